@@ -1,0 +1,49 @@
+PYTHON ?= python3
+VENV ?= .venv
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-slow lint env clean
+
+help:
+	@echo "make demo       install everything and run the demonstration"
+	@echo "make test       run the fast tests"
+	@echo "make test-slow  run the tests marked slow"
+	@echo "make lint       check style, formatting and types"
+	@echo "make env        only install, into $(VENV)"
+	@echo "make clean      remove $(VENV), caches and build outputs"
+	@echo
+	@echo "PYTHON=python3.13 picks the interpreter, VENV=DIR another environment."
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not one. Name one: make PYTHON=python3.13 ..." >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+env: $(STAMP)
+
+demo: $(STAMP)
+	$(PY) main.py
+
+test: $(STAMP)
+	$(PY) -m pytest -n 2
+
+# pytest exits with 5 when no test is marked slow.
+test-slow: $(STAMP)
+	$(PY) -m pytest -n 2 -m slow || [ $$? -eq 5 ]
+
+lint: $(STAMP)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+# VENV may name any folder, so only what looks like an environment is removed.
+clean:
+	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

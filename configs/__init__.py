@@ -1,0 +1,1 @@
+"""Configurations: each file is one experiment, `get_config(arg)` its settings."""

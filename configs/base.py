@@ -1,0 +1,117 @@
+"""Every setting, its default and what it means; the other files override what differs.
+
+The sections `model`, `loss`, `optim`, `train` and `data` decide the result; `eval` and `run` may
+change from one start to the next.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """GSTO-HRNet-W18-Small-v2 on data that an experiment must name."""
+    config = ConfigDict()
+    config.name = "base"  # of the run's folder and of the tables
+    config.seed = 0  # of the initial weights, the order of the pictures and the augmentation
+
+    config.model = model = ConfigDict()
+    model.variant = "w18_small_v2"  # the body: a key of gsto_jax.models.specs.VARIANTS
+    model.gfm = True  # gates the fusions (paper, section 3.2.1)
+    model.self_gate = True  # GFM gates each branch's own path too
+    model.gate = "released"  # form of GFM's gates: released | paper (eq. 4)
+    # Transition after stages 1, 2, 3: none | supervised | unsupervised | head_only (section 3.2.2).
+    model.gtm = ("none", "supervised", "supervised")
+    model.gtm_form = "released"  # released: gates the lowest branch | paper: the concatenation
+    model.upsample = "bilinear"  # in the fusions: bilinear | nearest
+    model.align_corners = False  # of every bilinear upsampling
+    model.init = "hrnet"  # hrnet: N(0, 0.001) | he: He normal, fan out, for runs from scratch
+    model.bn_momentum = 0.99  # share of the old running statistics kept (0.01 in PyTorch's terms)
+    model.dtype = "float32"  # compute dtype: float32 | bfloat16 | float64 (needs JAX_ENABLE_X64)
+
+    config.loss = loss = ConfigDict()
+    loss.stage_weights = (0.2, 0.3, 0.5, 1.0)  # of the heads after stages 1 to 4
+
+    config.optim = optim = ConfigDict()
+    optim.learning_rate = 0.01  # of step 0
+    optim.momentum = 0.9
+    optim.weight_decay = 5e-4  # on every parameter, BN and biases included
+    optim.poly_power = 0.9  # rate = learning_rate * (1 - step / steps) ** poly_power
+    optim.lr_lag = False  # step n at the rate of step n - 1, as the published training loop does
+
+    config.train = train = ConfigDict()
+    train.batch_size = 12  # over all devices and hosts
+    train.steps = 0  # length of the run; 0: by epochs
+    train.epochs = 0  # of floor(pictures / batch_size) steps each; 0: by steps
+
+    config.eval = evaluation = ConfigDict()
+    evaluation.batch_size = 1  # over all devices; pictures of one size share a batch
+    evaluation.absent = "exclude"  # class without truth and prediction: exclude | zero (as 0)
+    evaluation.pictures = -1  # how many samples become PNGs; -1: all
+
+    config.data = data = ConfigDict()
+    data.source = "folder"  # scenes: drawn on the fly | folder: image files and label PNGs
+    data.root = ""  # folder: the directory of the data set
+    data.list_file = ""  # folder: "{split}.txt" of lines "image label"; empty: the two below
+    data.images = ""  # folder: directory of the images, such as "leftImg8bit/{split}"
+    data.labels = ""  # folder: directory of the label PNGs
+    data.image_suffix = ".png"  # folder: an image's name less this ...
+    data.label_suffix = ".png"  # ... plus this is its label's
+    data.train_split = "train"  # what {split} stands for in training
+    data.eval_split = "val"  # and in evaluation
+    data.train_size = 0  # how many pictures to draw; folder: the first so many, 0: all
+    data.eval_size = 0  # the same of the evaluation split
+    data.image_size = (0, 0)  # scenes: height, width
+    data.classes = ()  # names, in the order of the train ids
+    data.palette = ()  # their RGB colours
+    data.id_map = ()  # pairs (id in the file, train id or ignore_label); empty: as in the file
+    data.ignore_label = 255  # train id of pixels that do not count
+    data.crop = (512, 1024)  # height, width of a training sample
+    data.base_size = 0  # long side at scale 1; 0: the picture's own
+    data.scale_min = 0.5  # scales are scale_min + k * scale_step ...
+    data.scale_step = 0.1
+    data.scale_count = 17  # ... with k below this
+    data.flip = True  # mirrors half of the training samples
+    data.mean = (0.485, 0.456, 0.406)  # of RGB in 0..1; ImageNet's
+    data.std = (0.229, 0.224, 0.225)
+    data.workers = 0  # processes that prepare training samples; 0: threads
+
+    config.run = run = ConfigDict()
+    run.log_every = 20  # steps between two lines of progress
+    run.compilation_cache = "~/.cache/gsto_jax/xla"  # compiled programs; empty: keeps none
+    return config.lock()
+
+
+def set_baseline(config: ConfigDict) -> None:
+    """Takes all gates and their heads away: plain HRNetV2."""
+    config.name += "-baseline"
+    config.model.gfm = False
+    config.model.gtm = ("none", "none", "none")
+
+
+def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
+    """Applies what stands behind the colon of `--config=FILE:ARG`.
+
+    Args:
+      config: the experiment's settings.
+      arg: comma-separated words: `baseline` (plain HRNetV2), `runlocal` (a few small steps).
+
+    Raises:
+      ValueError: an unknown word.
+    """
+    known = {"baseline": set_baseline, "runlocal": set_runlocal}
+    for word in filter(None, (arg or "").split(",")):
+        if word not in known:
+            raise ValueError(f"unknown config argument ':{word}': use {', '.join(known)}")
+        known[word](config)
+    return config
+
+
+def set_runlocal(config: ConfigDict) -> None:
+    """Makes the run short and small, to see that it works."""
+    config.name += "-runlocal"
+    config.train.batch_size = 2
+    config.train.steps, config.train.epochs = 4, 0
+    config.data.crop = tuple(min(side, 128) for side in config.data.crop)
+    config.data.base_size = min(config.data.base_size, 256)
+    config.data.train_size = 8
+    config.data.eval_size = 4
+    config.run.log_every = 1

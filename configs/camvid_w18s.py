@@ -1,0 +1,36 @@
+"""CamVid, SegNet's split of 11 classes: W18-Small-v2 from scratch.
+
+    python main.py --config=configs/camvid_w18s.py --config.data.root=DIR
+
+DIR holds `train.txt` and `val.txt`, whose lines name an image and its label PNG relative to DIR.
+700 steps of 8 crops. A run of 100 steps or fewer scores low: the running statistics of BN
+(`model.bn_momentum`) have not left their initial values by then.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from data_pipelines.labels import CAMVID
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """GSTO-HRNet-W18-Small-v2, or HRNetV2 with `:baseline`."""
+    config = base.get_config()
+    config.name = "camvid_w18s"
+
+    config.model.init = "he"
+
+    config.optim.learning_rate = 0.02
+
+    config.train.batch_size = 8
+    config.train.steps = 700
+
+    config.eval.batch_size = 4
+
+    config.data.list_file = "{split}.txt"
+    config.data.classes = CAMVID.names
+    config.data.palette = CAMVID.palette
+    config.data.id_map = CAMVID.id_map
+    config.data.crop = (240, 320)
+    config.data.scale_count = 16
+    return base.finish(config, arg)

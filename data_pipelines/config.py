@@ -1,0 +1,259 @@
+"""What the data pipelines are told: one frozen, validated record."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from data_pipelines.errors import DataError
+from data_pipelines.labels import IGNORE_LABEL, SCENES
+
+SOURCES = ("scenes", "folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Describes a data set and its augmentation. Lists are accepted and stored as tuples.
+
+    Attributes:
+        source: "scenes" (drawn street pictures, no files) or "folder" (image files).
+        root: folder only: the data set's directory.
+        list_file: folder only: a file under root, e.g. "{split}.txt", of `image label` lines;
+            empty: the two folders below are walked instead.
+        images, labels: folder only: directories under root, e.g. "leftImg8bit/{split}".
+        image_suffix, label_suffix: folder only: a label's name is its image's with the suffix
+            swapped, e.g. "_leftImg8bit.png" and "_gtFine_labelIds.png".
+        train_split, eval_split: what takes the place of {split}.
+        train_size, eval_size: how many pictures; folder: the first so many, 0 for all.
+        image_size: scenes only: (h, w).
+        classes: class names in the order of their train ids.
+        palette: one RGB colour for each class.
+        id_map: pairs (id in the file, train id); a train id may be 255 or `ignore_label` for
+            pixels that are not scored. Empty: files hold train ids.
+        ignore_label: the id of pixels that are not scored.
+        crop: (h, w) of a training picture.
+        base_size: the long side at scale 1; 0 stands for the picture's own.
+        scale_min, scale_step, scale_count: scales are scale_min + scale_step * k, k < scale_count.
+        flip: whether half of the training pictures are mirrored.
+        mean, std: RGB in 0..1, applied on the device.
+        workers: processes that prepare training batches; 0: threads of this process.
+
+    Raises:
+        DataError: a value that cannot work, with its name and the remedy.
+    """
+
+    source: str
+    root: str = ""
+    list_file: str = ""
+    images: str = ""
+    labels: str = ""
+    image_suffix: str = ""
+    label_suffix: str = ""
+    train_split: str = "train"
+    eval_split: str = "val"
+    train_size: int = 0
+    eval_size: int = 0
+    image_size: tuple[int, int] = (0, 0)
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    id_map: tuple[tuple[int, int], ...] = ()
+    ignore_label: int = IGNORE_LABEL
+    crop: tuple[int, int]
+    base_size: int = 0
+    scale_min: float = 0.5
+    scale_step: float = 0.1
+    scale_count: int = 17
+    flip: bool = True
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        self._freeze_sequences()
+        _require(
+            self.source in SOURCES, f"source is {self.source!r}", f"use one of {', '.join(SOURCES)}"
+        )
+        for name in ("train_split", "eval_split"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, str) and value, f"{name} is {value!r}", "name a split, e.g. 'val'"
+            )
+        self._check_classes()
+        self._check_augmentation()
+        if self.source == "scenes":
+            self._check_scenes()
+        else:
+            self._check_folder()
+
+    def _freeze_sequences(self) -> None:
+        for name in ("image_size", "classes", "palette", "id_map", "crop", "mean", "std"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, Iterable) and not isinstance(value, str),
+                f"{name} is {value!r}",
+                "give a list or a tuple",
+            )
+            object.__setattr__(self, name, _as_tuples(value))
+
+    def _check_classes(self) -> None:
+        count = len(self.classes)
+        _require(0 < count < 256, f"classes has {count} names", "give 1 to 255 class names")
+        for name in self.classes:
+            _require(
+                isinstance(name, str) and name, f"classes holds {name!r}", "every class is a name"
+            )
+            _require(
+                self.classes.count(name) == 1, f"classes holds {name!r} twice", "remove one of them"
+            )
+        _require(
+            len(self.palette) == count,
+            f"palette has {len(self.palette)} colours for {count} classes",
+            "give one RGB colour for each class",
+        )
+        for colour in self.palette:
+            _require(
+                _is_ints(colour, 3, 0, 255), f"palette holds {colour!r}", "a colour is 3 x 0..255"
+            )
+        _require(
+            _is_int(self.ignore_label, count, 255),
+            f"ignore_label is {self.ignore_label!r}",
+            f"use a value in {count}..255, which no class has (255 is usual)",
+        )
+        self._check_id_map(count)
+
+    def _check_id_map(self, count: int) -> None:
+        seen: set[int] = set()
+        for pair in self.id_map:
+            _require(
+                _is_ints(pair, 2, -1, 65535),
+                f"id_map holds {pair!r}",
+                "give pairs (id in the file, train id)",
+            )
+            raw, train = pair
+            _require(raw not in seen, f"id_map holds id {raw} twice", "keep one of them")
+            seen.add(raw)
+            _require(
+                0 <= train < count or train in (IGNORE_LABEL, self.ignore_label),
+                f"id_map sends {raw} to {train}",
+                f"use a train id in 0..{count - 1} or the ignore label {self.ignore_label}",
+            )
+
+    def _check_augmentation(self) -> None:
+        _require(_is_ints(self.crop, 2, 1), f"crop is {self.crop!r}", "give (height, width)")
+        _require(
+            _is_int(self.base_size, 0),
+            f"base_size is {self.base_size!r}",
+            "give the long side in pixels, or 0 for the picture's own",
+        )
+        _require(
+            _is_number(self.scale_min) and self.scale_min > 0,
+            f"scale_min is {self.scale_min!r}",
+            "give a positive number",
+        )
+        _require(
+            _is_number(self.scale_step) and self.scale_step >= 0,
+            f"scale_step is {self.scale_step!r}",
+            "give a number of at least 0",
+        )
+        _require(
+            _is_int(self.scale_count, 1),
+            f"scale_count is {self.scale_count!r}",
+            "give the number of scales, 1 for a single one",
+        )
+        _require(isinstance(self.flip, bool), f"flip is {self.flip!r}", "give True or False")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            _require(
+                len(value) == 3 and all(_is_number(v) and 0 <= v <= 1 for v in value),
+                f"{name} is {value!r}",
+                "give three RGB numbers in 0..1",
+            )
+        _require(all(v > 0 for v in self.std), f"std is {self.std!r}", "0 cannot divide")
+        _require(
+            _is_int(self.workers, 0),
+            f"workers is {self.workers!r}",
+            "give the number of processes, 0 for threads",
+        )
+
+    def _check_scenes(self) -> None:
+        for name in ("train_size", "eval_size"):
+            value = getattr(self, name)
+            _require(_is_int(value, 1), f"{name} is {value!r}", "scenes need a number of pictures")
+        _require(
+            _is_ints(self.image_size, 2, 16),
+            f"image_size is {self.image_size!r}",
+            "give scenes a (height, width) of at least 16 pixels each",
+        )
+        _require(
+            len(self.classes) == len(SCENES.names),
+            f"classes has {len(self.classes)} names",
+            f"scenes draw {len(SCENES.names)} classes: {', '.join(SCENES.names)}",
+        )
+        _require(not self.id_map, "id_map is set", "scenes draw train ids: leave it empty")
+
+    def _check_folder(self) -> None:
+        for name in ("train_size", "eval_size"):
+            value = getattr(self, name)
+            _require(_is_int(value, 0), f"{name} is {value!r}", "give a number, 0 for all pictures")
+        _require(
+            isinstance(self.root, str) and self.root,
+            f"root is {self.root!r}",
+            "give the data set's directory",
+        )
+        if self.list_file:
+            templates: tuple[str, ...] = ("list_file",)
+        else:
+            templates = ("images", "labels")
+            for name in ("images", "labels", "image_suffix", "label_suffix"):
+                value = getattr(self, name)
+                _require(
+                    isinstance(value, str) and value,
+                    f"{name} is {value!r}",
+                    "without a list_file the folder source needs images, labels and both suffixes",
+                )
+        for name in templates:
+            value = getattr(self, name)
+            try:
+                value.format(split="")
+            except (AttributeError, IndexError, KeyError, ValueError):
+                raise DataError(
+                    f"Data config: {name} is {value!r}; the only placeholder is {{split}}."
+                ) from None
+        first = getattr(self, templates[0])
+        _require(
+            "{split}" in first or self.train_split == self.eval_split,
+            f"{templates[0]} is {first!r}, the same for {self.train_split} and {self.eval_split}",
+            "put {split} in it",
+        )
+
+
+def _require(holds: object, fault: str, remedy: str) -> None:
+    if not holds:
+        raise DataError(f"Data config: {fault}; {remedy}.")
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return tuple(_as_tuples(item) for item in value)
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_int(value: object, low: int, high: int | None = None) -> bool:
+    return (
+        isinstance(value, Integral)
+        and not isinstance(value, bool)
+        and low <= int(value)
+        and (high is None or int(value) <= high)
+    )
+
+
+def _is_ints(value: object, count: int, low: int, high: int | None = None) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == count
+        and all(_is_int(item, low, high) for item in value)
+    )

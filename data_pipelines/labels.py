@@ -1,0 +1,136 @@
+"""Class tables: names, colours, and how the ids in the files become train ids."""
+
+from dataclasses import dataclass
+
+IGNORE_LABEL = 255
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of one data set.
+
+    Attributes:
+        name: the data set's name.
+        names: class names; the position of a name is its train id.
+        palette: one RGB colour (0..255) for each class.
+        id_map: pairs (id in the label file, train id); train id `IGNORE_LABEL` is not scored.
+            Empty: the files hold train ids already.
+
+    Raises:
+        ValueError: names and palette differ in length.
+
+    Example:
+        >>> CAMVID.names[CAMVID.train_id(3)]
+        'road'
+    """
+
+    name: str
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    id_map: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.palette):
+            raise ValueError(
+                f"{self.name}: {len(self.names)} names but {len(self.palette)} colours."
+            )
+
+    def train_id(self, raw: int) -> int:
+        """Returns the train id of an id found in a label file; KeyError if it has none."""
+        return dict(self.id_map)[raw] if self.id_map else raw
+
+
+_CITYSCAPES_CLASSES: tuple[tuple[int, str, Colour], ...] = (
+    (7, "road", (128, 64, 128)),
+    (8, "sidewalk", (244, 35, 232)),
+    (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)),
+    (13, "fence", (190, 153, 153)),
+    (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)),
+    (20, "traffic sign", (220, 220, 0)),
+    (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)),
+    (23, "sky", (70, 130, 180)),
+    (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)),
+    (26, "car", (0, 0, 142)),
+    (27, "truck", (0, 0, 70)),
+    (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)),
+    (32, "motorcycle", (0, 0, 230)),
+    (33, "bicycle", (119, 11, 32)),
+)
+
+
+def _cityscapes_id_map() -> tuple[tuple[int, int], ...]:
+    scored = {raw: train for train, (raw, _, _) in enumerate(_CITYSCAPES_CLASSES)}
+    # The licence plate's -1 cannot be stored in a PNG of unsigned bytes: it is found there as 255.
+    return tuple((raw, scored.get(raw, IGNORE_LABEL)) for raw in (*range(-1, 34), 255))
+
+
+CITYSCAPES = ClassTable(
+    name="cityscapes",
+    names=tuple(name for _, name, _ in _CITYSCAPES_CLASSES),
+    palette=tuple(colour for _, _, colour in _CITYSCAPES_CLASSES),
+    id_map=_cityscapes_id_map(),
+)
+
+CAMVID = ClassTable(
+    name="camvid",
+    names=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    palette=(
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
+    id_map=(*((i, i) for i in range(11)), (11, IGNORE_LABEL)),
+)
+
+SCENES = ClassTable(
+    name="scenes",
+    names=(
+        "road",
+        "sidewalk",
+        "building",
+        "vegetation",
+        "sky",
+        "pole",
+        "sign",
+        "car",
+        "person",
+    ),
+    palette=(
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (107, 142, 35),
+        (70, 130, 180),
+        (153, 153, 153),
+        (220, 220, 0),
+        (0, 0, 142),
+        (220, 20, 60),
+    ),
+)

@@ -1,0 +1,184 @@
+"""From a source to batches: shuffling, host slicing, padding."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+from absl import flags
+
+from data_pipelines.config import DataConfig
+from data_pipelines.errors import DataError
+from data_pipelines.folder import FolderSource
+from data_pipelines.scenes import ScenesSource
+from data_pipelines.transforms import RandomScaleCropFlip
+
+# Two threads, two elements ahead: more only holds memory.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+
+Batch = dict[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Random access to labelled pictures."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns image `h w 3` uint8 RGB, label `h w` uint8 train ids, index int."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Returns a name to save results under."""
+        ...
+
+
+def make_source(config: DataConfig, split: str) -> Source:
+    """Builds the source of a split.
+
+    Args:
+        config: the data set.
+        split: `config.train_split`, `config.eval_split`, or for folders any other.
+
+    Raises:
+        DataError: the split's files are not there, or scenes have no such split.
+    """
+    if config.source == "folder":
+        return FolderSource(config, split)
+    sizes = {config.eval_split: config.eval_size, config.train_split: config.train_size}
+    if split not in sizes:
+        raise DataError(f"Scenes have no split {split!r}; use {' or '.join(sizes)}.")
+    return ScenesSource(split, sizes[split], config.image_size)
+
+
+def train_batches(
+    config: DataConfig,
+    source: Source,
+    batch_size: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Batches of augmented pictures, for ever.
+
+    An epoch is `len(source) // batch_size` batches: its last pictures, too few for a batch, are
+    left out, different ones each epoch. Slicing by host comes last, so the hosts' batches
+    interleave to the stream of a single host.
+
+    Args:
+        config: the augmentation and the number of worker processes.
+        source: the pictures.
+        batch_size: over all hosts.
+        seed: of the order and the augmentation, 0 .. 2**32 - 1.
+        shard_index: this host's number.
+        shard_count: how many hosts there are.
+
+    Returns:
+        An iterator of dicts, b = batch_size // shard_count: image uint8 `b h w 3`, label uint8
+        `b h w`, size int32 `b 2` (rows and columns inside the picture), index int32 `b`. Its
+        `get_state()` and `set_state()` resume it exactly, with the same number of workers.
+
+    Raises:
+        DataError: the batch is larger than the source or does not divide by the hosts. While
+            iterating: whatever the source finds wrong with a file.
+    """
+    _check_shard(shard_index, shard_count)
+    if batch_size < 1 or batch_size % shard_count:
+        raise DataError(
+            f"Batch size {batch_size} does not divide over {shard_count} hosts;"
+            f" use a positive multiple of {shard_count}."
+        )
+    steps = len(source) // batch_size
+    if not steps:
+        raise DataError(
+            f"Batch size {batch_size} is larger than the training set of {len(source)} pictures;"
+            " use a smaller batch or more pictures."
+        )
+    augment = RandomScaleCropFlip(
+        crop=config.crop,
+        base_size=config.base_size,
+        scale_min=config.scale_min,
+        scale_step=config.scale_step,
+        scale_count=config.scale_count,
+        flip=config.flip,
+        ignore_label=config.ignore_label,
+    )
+    pictures = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augment)
+    stream = pictures[: steps * batch_size].repeat()
+    batches = stream[shard_index::shard_count].batch(batch_size // shard_count)
+    dataset = batches.to_iter_dataset(_READ)
+    if config.workers:
+        # grain's workers read absl flags, which only an absl program has parsed by now.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers))
+    return iter(dataset)
+
+
+def eval_batches(
+    source: Source,
+    batch_size: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    max_waiting: int = 64,
+) -> Iterator[Batch]:
+    """Batches of whole pictures, every picture of the source once over all shards.
+
+    Pictures of one size share a batch, and every batch of a size has the same shape: one that
+    lacks pictures repeats its last one with mask False. Shards may yield different numbers of
+    batches, so a caller must not join them in one collective computation.
+
+    Args:
+        source: the pictures.
+        batch_size: pictures in a batch of this shard.
+        shard_index: this shard's number.
+        shard_count: how many shards there are; each takes every `shard_count`-th picture.
+        max_waiting: how many pictures may wait for others of their size; beyond it the largest
+            unfinished batch is padded and leaves. It bounds the memory where sizes are many.
+
+    Returns:
+        An iterator of dicts: image uint8 `b h w 3`, label uint8 `b h w`, index int32 `b`, mask
+        bool `b`, True for the pictures to count.
+
+    Raises:
+        DataError: an impossible batch size or shard. While iterating: whatever the source finds
+            wrong with a file.
+    """
+    _check_shard(shard_index, shard_count)
+    if batch_size < 1:
+        raise DataError(f"Batch size {batch_size} is not positive; use at least 1.")
+    pictures = grain.MapDataset.source(source)[shard_index::shard_count].to_iter_dataset(_READ)
+    return _by_size(pictures, batch_size, max_waiting)
+
+
+def _by_size(
+    pictures: grain.IterDataset[dict[str, Any]], batch_size: int, max_waiting: int
+) -> Iterator[Batch]:
+    waiting: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    for picture in pictures:
+        size = picture["image"].shape
+        group = waiting.setdefault(size, [])
+        group.append(picture)
+        if len(group) == batch_size:
+            yield _padded_batch(waiting.pop(size), batch_size)
+        elif sum(map(len, waiting.values())) > max_waiting:
+            fullest = max(waiting, key=lambda size: len(waiting[size]))
+            yield _padded_batch(waiting.pop(fullest), batch_size)
+    for group in waiting.values():
+        yield _padded_batch(group, batch_size)
+
+
+def _padded_batch(pictures: list[dict[str, Any]], batch_size: int) -> Batch:
+    missing = batch_size - len(pictures)
+    rows = pictures + pictures[-1:] * missing
+    return {
+        "image": np.stack([row["image"] for row in rows]),
+        "label": np.stack([row["label"] for row in rows]),
+        "index": np.array([row["index"] for row in rows], np.int32),
+        "mask": np.arange(batch_size) < len(pictures),
+    }
+
+
+def _check_shard(shard_index: int, shard_count: int) -> None:
+    if not 0 <= shard_index < shard_count:
+        raise DataError(f"There is no shard {shard_index} of {shard_count}; count from 0.")

@@ -1,0 +1,50 @@
+"""GSTO (Gated Scale-Transfer Operation) for pixel labeling, in JAX and Flax (arXiv 2005.13363).
+
+The layers fit any Flax model; `HRNet` is GSTO-HRNet and its HRNetV2 baseline. Training,
+evaluation and their tools are modules of their own: `gsto_jax.train`, `gsto_jax.evaluate`, ...
+"""
+
+from gsto_jax.errors import UserError
+from gsto_jax.gate import apply_gates
+from gsto_jax.layers import (
+    GFM,
+    GTM,
+    BatchNorm,
+    Conv,
+    GateChain,
+    GSTOOutput,
+    MultiScaleFusion,
+    ScaleTransfer,
+    SegmentationHead,
+    SpatialGate,
+    SupervisedGSTO,
+    UnsupervisedGSTO,
+    resize,
+)
+from gsto_jax.models import PLAIN, VARIANTS, GSTOSpec, HRNet, HRNetSpec, Outputs
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GFM",
+    "GTM",
+    "PLAIN",
+    "VARIANTS",
+    "BatchNorm",
+    "Conv",
+    "GSTOOutput",
+    "GSTOSpec",
+    "GateChain",
+    "HRNet",
+    "HRNetSpec",
+    "MultiScaleFusion",
+    "Outputs",
+    "ScaleTransfer",
+    "SegmentationHead",
+    "SpatialGate",
+    "SupervisedGSTO",
+    "UnsupervisedGSTO",
+    "UserError",
+    "apply_gates",
+    "resize",
+]

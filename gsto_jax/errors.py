@@ -1,0 +1,9 @@
+"""The one exception that means "the user can fix this"."""
+
+
+class UserError(ValueError):
+    """A bad setting, path or file. The message names the thing and the remedy.
+
+    `main.py` prints the message alone and exits with status 2; any other exception is a defect of
+    this package and keeps its traceback.
+    """

@@ -1,0 +1,49 @@
+"""Evaluation over a whole set: whole images at a single scale."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gsto_jax.metrics import Scores, scores
+from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
+from gsto_jax.task import EVAL_INPUTS, Task, eval_step
+
+
+def evaluate(
+    task: Task,
+    variables: Any,
+    batches: Iterable[dict[str, np.ndarray]],
+    mesh: Mesh,
+    on_batch: Callable[[dict[str, np.ndarray], np.ndarray], None] = lambda batch, predictions: None,
+) -> Scores:
+    """Scores a network on a set; every size of image compiles once.
+
+    Args:
+      task: what was trained.
+      variables: of the network.
+      batches: see `eval_step`; images of one size in each.
+      mesh: the devices.
+      on_batch: called with each batch and its predictions `b h w` uint8.
+
+    Returns:
+      The scores of the summed confusion matrix.
+    """
+    whole, split = replicated(mesh), split_batch(mesh)
+    step_fn = jax.jit(
+        partial(eval_step, task),
+        in_shardings=(whole, split),
+        out_shardings=(whole, split),
+        compiler_options=compiler_options(mesh),
+    )
+    confusion = np.zeros((task.num_classes, task.num_classes), np.int64)
+    for batch in batches:
+        counts, predictions = step_fn(
+            variables, put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
+        )
+        confusion += np.asarray(counts)
+        on_batch(batch, np.asarray(predictions))
+    return scores(confusion, task.config.eval.absent)

@@ -1,0 +1,32 @@
+"""Layers: convolution, normalisation, resampling, gates, scale transfer, fusion, transition."""
+
+from gsto_jax.layers.conv import INITIALIZERS, Conv
+from gsto_jax.layers.fusion import GFM, MultiScaleFusion
+from gsto_jax.layers.gates import GateChain, SpatialGate
+from gsto_jax.layers.heads import SegmentationHead
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.resize import resize
+from gsto_jax.layers.scale_transfer import (
+    GSTOOutput,
+    ScaleTransfer,
+    SupervisedGSTO,
+    UnsupervisedGSTO,
+)
+from gsto_jax.layers.transition import GTM
+
+__all__ = [
+    "GFM",
+    "GTM",
+    "INITIALIZERS",
+    "BatchNorm",
+    "Conv",
+    "GSTOOutput",
+    "GateChain",
+    "MultiScaleFusion",
+    "ScaleTransfer",
+    "SegmentationHead",
+    "SpatialGate",
+    "SupervisedGSTO",
+    "UnsupervisedGSTO",
+    "resize",
+]

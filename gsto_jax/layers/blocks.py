@@ -1,0 +1,97 @@
+"""HRNet's building blocks: convolution + BN (+ ReLU), and the two residual units."""
+
+import flax.linen as nn
+import jax
+from jax import Array
+
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.norm import BatchNorm
+
+
+class ConvBN(nn.Module):
+    """Bias-free convolution, BN and, unless `relu` is off, ReLU.
+
+    Attributes:
+      features: output channels.
+      kernel_size: of the convolution.
+      stride: of the convolution.
+      relu: ends with a ReLU.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    relu: bool = True
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`."""
+        x = self.conv(self.features, self.kernel_size, self.stride, name="conv")(x)
+        x = self.norm(name="bn")(x, train)
+        return jax.nn.relu(x) if self.relu else x
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around an identity shortcut (stages 2 to 4)."""
+
+    features: int
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """`b h w features` -> the same shape."""
+        y = jax.nn.relu(self.norm(name="bn1")(self.conv(self.features, 3, name="conv1")(x), train))
+        y = self.norm(name="bn2")(self.conv(self.features, 3, name="conv2")(y), train)
+        return jax.nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed."""
+
+    planes: int
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """`b h w c` -> `b h w 4*planes`."""
+        y = jax.nn.relu(self.norm(name="bn1")(self.conv(self.planes, 1, name="conv1")(x), train))
+        y = jax.nn.relu(self.norm(name="bn2")(self.conv(self.planes, 3, name="conv2")(y), train))
+        y = self.norm(name="bn3")(self.conv(4 * self.planes, 1, name="conv3")(y), train)
+        if x.shape[-1] != 4 * self.planes:
+            parts = {"conv": self.conv, "norm": self.norm}
+            x = ConvBN(4 * self.planes, 1, relu=False, **parts, name="downsample")(x, train)
+        return jax.nn.relu(x + y)
+
+
+class DownChain(nn.Module):
+    """Halves the resolution `halvings` times by 3x3 stride-2 convolution, BN and ReLU.
+
+    Attributes:
+      features: channels of the result; the width is kept until the last convolution.
+      halvings: how many convolutions.
+      last_relu: the last convolution too ends with a ReLU.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+    """
+
+    features: int
+    halvings: int
+    last_relu: bool = False
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up)."""
+        parts = {"conv": self.conv, "norm": self.norm}
+        for k in range(self.halvings):
+            last = k == self.halvings - 1
+            width, relu = (self.features, self.last_relu) if last else (x.shape[-1], True)
+            x = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")(x, train)
+        return x

@@ -1,0 +1,89 @@
+"""Convolution as the reference networks define it, and its initialisers."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+ModuleDef = Any  # a Module class, or functools.partial of one
+KernelStd = Callable[[Sequence[int]], float]
+
+
+def hrnet_std(shape: Sequence[int]) -> float:
+    """Deviation of HRNet's published initialisation, whatever the kernel's shape."""
+    return 0.001
+
+
+def he_std(shape: Sequence[int]) -> float:
+    """Deviation of He's normal initialisation by fan out, for a kernel `kh kw c features`."""
+    height, width, _, features = shape
+    return math.sqrt(2 / (height * width * features))
+
+
+INITIALIZERS: dict[str, KernelStd] = {"hrnet": hrnet_std, "he": he_std}
+"""By config name: HRNet's published N(0, 0.001), and He normal (fan out) for runs from scratch."""
+
+
+class Conv(nn.Module):
+    """2-D convolution, `b h w c` -> `b ceil(h/stride) ceil(w/stride) features`.
+
+    Pads `dilation * (kernel_size // 2)` zeros on both sides, at stride 2 too, where XLA's "SAME"
+    would pad one side only. Computes in the dtype of its input; parameters are cast to it.
+
+    Attributes:
+      features: output channels.
+      kernel_size: height and width of the kernel.
+      stride: of both axes.
+      dilation: of both axes.
+      use_bias: adds a bias, drawn uniformly from +-1/sqrt(fan in).
+      parallel: how many equal, independent convolutions of one input the output channels hold,
+        side by side; the initial kernel of each has the deviation it would have alone.
+      kernel_std: deviation of the initial, normally distributed kernel, by its shape.
+      param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    dilation: int = 1
+    use_bias: bool = False
+    parallel: int = 1
+    kernel_std: KernelStd = he_std
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Convolves `x`."""
+        k, channels = self.kernel_size, x.shape[-1]
+        normal = nn.initializers.normal(self.initial_std(channels))
+        kernel = self.param("kernel", normal, (k, k, channels, self.features), self.param_dtype)
+        pad = self.dilation * (k // 2)
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel.astype(x.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", self._draw_bias, channels)
+        return y + bias.astype(x.dtype)[None, None, None]
+
+    def initial_std(self, channels: int) -> float:
+        """Deviation of the initial kernel over so many input channels."""
+        k = self.kernel_size
+        return self.kernel_std((k, k, channels, self.features // self.parallel))
+
+    def initial_bound(self, channels: int) -> float:
+        """Bound of the initial bias over so many input channels."""
+        return 1 / math.sqrt(self.kernel_size**2 * channels)
+
+    def _draw_bias(self, key: Array, channels: int) -> Array:
+        bound = self.initial_bound(channels)
+        return jax.random.uniform(key, (self.features,), self.param_dtype, -bound, bound)

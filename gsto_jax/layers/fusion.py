@@ -1,0 +1,104 @@
+"""Dense fusion of branches, plain (HRNet) and gated (GFM, section 3.2.1)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+from jax import Array
+
+from gsto_jax.gate import apply_gates
+from gsto_jax.layers.blocks import ConvBN, DownChain
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.gates import SpatialGate
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.resize import resize
+
+
+class MultiScaleFusion(nn.Module):
+    """Every target branch i becomes `relu(sum_j path_ij(gate_ij * branch_j))`.
+
+    Branch 0 has the highest resolution; each next one is half of it, rounded up. Upwards a path is
+    a 1x1 convolution and BN, then resampling to the target's size; downwards a chain of 3x3
+    stride-2 convolutions with BN and, on all but the last, ReLU; j = i is the identity.
+
+    Attributes:
+      gate: "none" (HRNet), "released" or "paper" (GFM).
+      self_gate: gates the identity path j = i too.
+      upsample: "bilinear" or "nearest".
+      align_corners: of the bilinear upsampling.
+      targets: how many branches to produce, from branch 0; None for all.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+    """
+
+    gate: str = "none"
+    self_gate: bool = True
+    upsample: str = "bilinear"
+    align_corners: bool = False
+    targets: int | None = None
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(
+        self, branches: Sequence[Array], train: bool = False
+    ) -> tuple[list[Array], dict[str, Array]]:
+        """Fuses branches `b h_j w_j c_j`.
+
+        Returns:
+          The fused branches, each of the shape it had, and the gates `b h_j w_j 1` by name
+          `gate{j}_to{i}` (source j, target i).
+        """
+        targets = range(len(branches) if self.targets is None else self.targets)
+        sources, gates = self._gate_sources(branches, targets, train)
+        fused = []
+        for i in targets:
+            transferred = [
+                self._transfer(sources[j][i], j, i, branches[i], train)
+                for j in range(len(branches))
+            ]
+            fused.append(jax.nn.relu(sum(transferred[1:], transferred[0])))
+        return fused, gates
+
+    def _gate_sources(
+        self, branches: Sequence[Array], targets: range, train: bool
+    ) -> tuple[list[dict[int, Array]], dict[str, Array]]:
+        """What each source sends to each target, and the gates that made it."""
+        if self.gate == "none":
+            return [dict.fromkeys(targets, branch) for branch in branches], {}
+        sources: list[dict[int, Array]] = []
+        named: dict[str, Array] = {}
+        for j, branch in enumerate(branches):
+            gated = [i for i in targets if i != j or self.self_gate]
+            sources.append({j: branch})
+            if not gated:
+                continue
+            gate = SpatialGate(
+                self.gate, len(gated), conv=self.conv, norm=self.norm, name=f"gate{j}"
+            )
+            maps, gates = apply_gates(branch, gate(branch, train))
+            for slot, i in enumerate(gated):
+                sources[j][i] = maps[slot]
+                named[f"gate{j}_to{i}"] = gates[..., slot : slot + 1]
+        return sources, named
+
+    def _transfer(self, x: Array, source: int, target: int, like: Array, train: bool) -> Array:
+        """Takes one map from the source's resolution and width to those of the target `like`."""
+        if source == target:
+            return x
+        parts = {"conv": self.conv, "norm": self.norm, "name": f"path{source}_to{target}"}
+        if source < target:
+            return DownChain(like.shape[-1], target - source, **parts)(x, train)
+        x = ConvBN(like.shape[-1], 1, relu=False, **parts)(x, train)
+        return resize(x, like.shape[1:3], self.upsample, self.align_corners)
+
+
+class GFM(MultiScaleFusion):
+    """Gated Fusion Module: `MultiScaleFusion` with a gate on every pair (source, target).
+
+    Example:
+      >>> fused, gates = GFM().apply(variables, [branch0, branch1, branch2])
+      >>> gates["gate2_to0"]  # what branch 2 lets through to branch 0, b h_2 w_2 1
+    """
+
+    gate: str = "released"

@@ -1,0 +1,39 @@
+"""Prediction heads on the branches of a stage."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.resize import resize
+
+
+def concatenate_branches(branches: Sequence[Array], align_corners: bool = False) -> Array:
+    """Upsamples all branches bilinearly to branch 0 and concatenates: `b h w sum(c_j)`."""
+    size = branches[0].shape[1:3]
+    return jnp.concatenate([resize(x, size, "bilinear", align_corners) for x in branches], axis=-1)
+
+
+class SegmentationHead(nn.Module):
+    """1x1 convolution, BN, ReLU and a 1x1 classifier, both convolutions with bias.
+
+    Attributes:
+      num_classes: channels of the logits.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+    """
+
+    num_classes: int
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """`b h w c` -> logits `b h w num_classes`."""
+        x = self.conv(x.shape[-1], 1, use_bias=True, name="conv")(x)
+        x = jax.nn.relu(self.norm(name="bn")(x, train))
+        return self.conv(self.num_classes, 1, use_bias=True, name="classifier")(x)

@@ -1,0 +1,54 @@
+"""Resampling of feature maps and logits, as PyTorch's `interpolate` defines it."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def resize(
+    x: Array, size: Sequence[int], method: str = "bilinear", align_corners: bool = False
+) -> Array:
+    """Resamples `b h w c` to `b size[0] size[1] c` without antialiasing.
+
+    Args:
+      x: `b h w c`.
+      size: target height and width; any ratio, up or down.
+      method: "bilinear" or "nearest".
+      align_corners: the centres of the corner pixels coincide; otherwise pixel centres lie at
+        half-integers (the form of HRNet's segmentation networks). "nearest" takes no notice.
+
+    Returns:
+      The resampled map in the dtype of `x`.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    if method not in ("bilinear", "nearest"):
+        raise ValueError(f"unknown resize method {method!r}: use 'bilinear' or 'nearest'")
+    if tuple(size) == x.shape[1:3]:
+        return x
+    shape = (x.shape[0], *size, x.shape[3])
+    if method == "nearest":
+        # Pixel i takes floor(i * source / target); jax.image.resize rounds at half-integers.
+        rows, columns = (np.arange(m) * n // m for n, m in zip(x.shape[1:3], size, strict=True))
+        return x[:, rows][:, :, columns]
+    if not align_corners:
+        return jax.image.resize(x, shape, method, antialias=False)
+    axes = [_corner_axis(n, m) for n, m in zip(x.shape[1:3], size, strict=True)]
+    scale, shift = jnp.array(axes).T
+    return jax.image.scale_and_translate(
+        x, shape, (1, 2), scale, shift, "bilinear", antialias=False
+    )
+
+
+def _corner_axis(source: int, target: int) -> tuple[float, float]:
+    """Scale and translation that put output centre i + 1/2 on input centre i / scale + 1/2."""
+    if source == 1:
+        return float(target), 0.0
+    if target == 1:
+        return 1.0, 0.0
+    scale = (target - 1) / (source - 1)
+    return scale, 0.5 - 0.5 * scale

@@ -1,0 +1,153 @@
+"""Scale transfer, plain and gated: the operation the paper is named after (section 3.1)."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+from jax import Array
+
+from gsto_jax.gate import apply_gates
+from gsto_jax.layers.blocks import DownChain
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.gates import SpatialGate
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.resize import resize
+
+RESAMPLING = ("bilinear", "nearest", "avg_pool", "strided_conv")
+
+
+class ScaleTransfer(nn.Module):
+    """Plain scale transfer ST: 1x1 convolution if channels change, then resampling (eq. 1, 2).
+
+    Attributes:
+      features: target channels; None keeps those of the input, without a convolution.
+      resample: "bilinear" or "nearest" (up), "avg_pool" or "strided_conv" (down), or a callable
+        that maps `b h w c` to the resampled map. "strided_conv" is a chain of 3x3 stride-2
+        convolutions with BN and, on all but the last, ReLU.
+      factor: ratio of the two resolutions, at least 1. Going down, odd sizes round up.
+      size: target height and width for "bilinear" and "nearest", in place of `factor`.
+      align_corners: of "bilinear".
+      conv: the convolution to use.
+      norm: the normalisation to use.
+
+    Example:
+      >>> up = ScaleTransfer(features=64, resample="bilinear", factor=2)
+      >>> up.init_with_output(key, jnp.ones((1, 8, 8, 128)))[0].shape
+      (1, 16, 16, 64)
+    """
+
+    features: int | None = None
+    resample: str | Callable[[Array], Array] = "bilinear"
+    factor: int = 2
+    size: Sequence[int] | None = None
+    align_corners: bool = False
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """`b h w c` -> `b H W features`, in the dtype of `x`.
+
+        Raises:
+          ValueError: an unknown resampling, or a factor that it cannot do.
+        """
+        if self.features is not None and self.features != x.shape[-1]:
+            x = self.conv(self.features, 1, name="project")(x)
+        if callable(self.resample):
+            return self.resample(x)
+        if self.resample in ("bilinear", "nearest"):
+            size = self.size or (x.shape[1] * self.factor, x.shape[2] * self.factor)
+            return resize(x, size, self.resample, self.align_corners)
+        if self.size is not None:
+            raise ValueError(f"'{self.resample}' takes a factor, not a size")
+        if self.resample == "avg_pool":
+            window = (self.factor, self.factor)
+            pooled = nn.avg_pool(x, window, window, padding="SAME", count_include_pad=False)
+            return pooled.astype(x.dtype)  # linen divides by counts in the widest float there is
+        if self.resample == "strided_conv":
+            return self._strided(x, train)
+        raise ValueError(
+            f"unknown resampling {self.resample!r}: use a callable, or one of "
+            f"{', '.join(RESAMPLING)}"
+        )
+
+    def _strided(self, x: Array, train: bool) -> Array:
+        halvings = self.factor.bit_length() - 1
+        if self.factor != 2**halvings:
+            raise ValueError(f"'strided_conv' halves: factor {self.factor} is not a power of two")
+        parts = {"conv": self.conv, "norm": self.norm, "name": "down"}
+        return DownChain(x.shape[-1], halvings, **parts)(x, train)
+
+
+class GSTOOutput(NamedTuple):
+    """The transferred map, the class logits of a supervised gate (else None), and the gate."""
+
+    features: Array
+    logits: Array | None
+    gate: Array | None
+
+
+class UnsupervisedGSTO(nn.Module):
+    """Gated scale transfer whose gate learns from the task alone (eq. 3, 4).
+
+    Attributes:
+      transfer: what to gate: a `ScaleTransfer`, any module called as `transfer(x, train)`, or a
+        plain function of the gated map.
+      form: of the gate, "released" or "paper".
+      conv: the convolution to use in the gate.
+      norm: the normalisation to use in the gate.
+
+    Example:
+      >>> down = UnsupervisedGSTO(ScaleTransfer(features=64, resample="avg_pool", factor=2))
+      >>> y = down.apply(variables, x).features
+    """
+
+    transfer: Callable[..., Array]
+    form: str = "released"
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> GSTOOutput:
+        """`b h w c` -> what the transfer makes of the gated map, and the gate `b h w 1`."""
+        gate = SpatialGate(self.form, conv=self.conv, norm=self.norm, name="gate")
+        (gated,), gates = apply_gates(x, gate(x, train))
+        return GSTOOutput(run_transfer(self.transfer, gated, train), None, gates)
+
+
+class SupervisedGSTO(nn.Module):
+    """Gated scale transfer whose gate reads class predictions of its own (eq. 3, 5, 6).
+
+    `P = conv1x1(F)` predicts `num_classes` classes; the gate is computed from `P`. Give the logits
+    `P`, upsampled to the labels, a loss of their own: that is the supervision.
+
+    Attributes:
+      transfer: what to gate, as in `UnsupervisedGSTO`.
+      num_classes: channels of the prediction.
+      form: of the gate, "released" or "paper".
+      conv: the convolution to use in predictor and gate.
+      norm: the normalisation to use in the gate.
+
+    Example:
+      >>> gsto = SupervisedGSTO(ScaleTransfer(features=64, factor=2), num_classes=19)
+      >>> y, class_logits, gate = gsto.apply(variables, x)
+    """
+
+    transfer: Callable[..., Array]
+    num_classes: int
+    form: str = "released"
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> GSTOOutput:
+        """`b h w c` -> the transferred gated map, class logits `b h w num_classes`, the gate."""
+        logits = self.conv(self.num_classes, 1, use_bias=True, name="predictor")(x)
+        gate = SpatialGate(self.form, conv=self.conv, norm=self.norm, name="gate")
+        (gated,), gates = apply_gates(x, gate(logits, train))
+        return GSTOOutput(run_transfer(self.transfer, gated, train), logits, gates)
+
+
+def run_transfer(transfer: Callable[..., Array], x: Array, train: bool) -> Array:
+    """Calls a transfer: modules take `train`, plain functions do not."""
+    return transfer(x, train) if isinstance(transfer, nn.Module) else transfer(x)

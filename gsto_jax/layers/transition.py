@@ -1,0 +1,99 @@
+"""The birth of a branch, plain (HRNet) and gated (GTM, section 3.2.2)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+from jax import Array
+
+from gsto_jax.gate import apply_gates
+from gsto_jax.layers.blocks import ConvBN, DownChain
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.gates import GateChain, check_form
+from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.scale_transfer import GSTOOutput, SupervisedGSTO, UnsupervisedGSTO
+
+GTM_KINDS = ("none", "supervised", "unsupervised", "head_only")
+
+
+class GTM(nn.Module):
+    """Gated Transition Module: makes the next, lowest-resolution branch from those of a stage.
+
+    Plain HRNet sends the lowest-resolution branch through a 3x3 stride-2 convolution, BN and ReLU.
+    Released form: a gate computed from all branches scales that branch first. Supervised, a
+    `SegmentationHead` on the concatenated branches predicts classes, and a `GateChain` over its
+    logits makes the gate; unsupervised, the chain reads the concatenation itself. Paper form: the
+    gate (eq. 4, or eq. 5 and 6) scales the concatenation, and a chain of 3x3 stride-2 convolutions
+    takes the product to the new branch.
+
+    Attributes:
+      features: channels of the new branch.
+      kind: "none" (plain), "supervised", "unsupervised", or "head_only" (a supervised head that
+        gates nothing, the paper's "w/ sup" control).
+      num_classes: of the supervised head.
+      form: "released" or "paper".
+      align_corners: of the upsampling before concatenation.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+
+    Example:
+      >>> branch, logits, gate = GTM(256, num_classes=19).apply(variables, [x0, x1, x2])
+      >>> # logits at the size of x0, gate at that of x2
+    """
+
+    features: int
+    kind: str = "supervised"
+    num_classes: int = 0
+    form: str = "released"
+    align_corners: bool = False
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, branches: Sequence[Array], train: bool = False) -> GSTOOutput:
+        """Makes a branch of half the resolution of the last one.
+
+        Args:
+          branches: `b h_j w_j c_j`, highest resolution first.
+          train: normalise by the batch's statistics.
+
+        Returns:
+          The new branch, the head's logits at the size of branch 0, and the gate.
+
+        Raises:
+          ValueError: an unknown kind or form, or a supervised kind without classes.
+        """
+        if self.kind not in GTM_KINDS:
+            raise ValueError(f"unknown GTM {self.kind!r}: use one of {', '.join(GTM_KINDS)}")
+        if self.kind in ("supervised", "head_only") and self.num_classes < 1:
+            raise ValueError(f"a {self.kind} GTM needs num_classes, the channels of its head")
+        check_form(self.form)
+        if self.form == "paper" and self.kind in ("supervised", "unsupervised"):
+            return self._paper(branches, train)
+        return self._released(branches, train)
+
+    def _released(self, branches: Sequence[Array], train: bool) -> GSTOOutput:
+        parts = {"conv": self.conv, "norm": self.norm}
+        logits, gate, lowest = None, None, branches[-1]
+        if self.kind != "none":
+            evidence = concatenate_branches(branches, self.align_corners)
+            if self.kind in ("supervised", "head_only"):
+                logits = SegmentationHead(self.num_classes, **parts, name="head")(evidence, train)
+                evidence = logits
+            if self.kind != "head_only":
+                kernel_size = 3 if self.kind == "supervised" else 1
+                chain = GateChain(len(branches) - 1, kernel_size, **parts, name="gate")
+                (lowest,), gate = apply_gates(lowest, chain(evidence, train))
+        branch = ConvBN(self.features, 3, stride=2, **parts, name="down")(lowest, train)
+        return GSTOOutput(branch, logits, gate)
+
+    def _paper(self, branches: Sequence[Array], train: bool) -> GSTOOutput:
+        parts = {"conv": self.conv, "norm": self.norm}
+        evidence = concatenate_branches(branches, self.align_corners)
+        chain = {"last_relu": True, **parts, "name": "down"}
+        down = DownChain(self.features, len(branches), **chain)
+        if self.kind == "unsupervised":
+            return UnsupervisedGSTO(down, "paper", **parts, name="gsto")(evidence, train)
+        return SupervisedGSTO(down, self.num_classes, "paper", **parts, name="gsto")(
+            evidence, train
+        )

@@ -1,0 +1,94 @@
+"""Segmentation scores, all from one confusion matrix summed over the whole set.
+
+IoU = TP / (TP + FP + FN) per class (paper, section 4).
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def confusion_matrix(
+    labels: Array, predictions: Array, num_classes: int, ignore_label: int = 255
+) -> Array:
+    """Counts pixels by true and predicted class, on the device.
+
+    Args:
+      labels: integers of any shape; `ignore_label` and anything outside `0..k-1` is not counted.
+      predictions: integers of the same shape in `0..k-1`.
+      num_classes: k.
+      ignore_label: label of the pixels to leave out.
+
+    Returns:
+      `k k` int32, rows true classes, columns predicted. Sum several in int64.
+    """
+    labels = labels.astype(jnp.int32)
+    valid = (labels != ignore_label) & (labels >= 0) & (labels < num_classes)
+    cells = jnp.where(valid, labels * num_classes + predictions.astype(jnp.int32), num_classes**2)
+    counts = jnp.bincount(cells.ravel(), length=num_classes**2 + 1)
+    return counts[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a set.
+
+    Attributes:
+      iou: per class, `k` floats in 0..1; NaN for a class left out of the mean.
+      accuracy: per class, share of its true pixels found; NaN without true pixels.
+      mean_iou: over the classes that count.
+      pixel_accuracy: share of all labelled pixels that are right.
+      mean_accuracy: mean of `accuracy` over the classes with true pixels.
+      left_out: indices of classes left out of the means: neither truth nor prediction.
+      confusion: `k k` int64.
+    """
+
+    iou: np.ndarray
+    accuracy: np.ndarray
+    mean_iou: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    left_out: tuple[int, ...]
+    confusion: np.ndarray
+
+
+def scores(confusion: np.ndarray, absent: str = "exclude") -> Scores:
+    """Scores from a summed confusion matrix.
+
+    Args:
+      confusion: `k k` integers, rows true classes.
+      absent: what a class with neither truth nor prediction does: "exclude" leaves it out of the
+        means, "zero" counts it as 0, as the released code does. In "zero" classes without true
+        pixels count as 0 in the mean accuracy too.
+
+    Raises:
+      ValueError: an unknown `absent`.
+    """
+    if absent not in ("exclude", "zero"):
+        raise ValueError(f"absent is {absent!r}: use 'exclude' or 'zero'")
+    confusion = np.asarray(confusion, np.int64)
+    hit, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    union = true + predicted - hit
+    iou = hit / np.maximum(union, 1)
+    accuracy = hit / np.maximum(true, 1)
+    left_out: tuple[int, ...] = ()
+    if absent == "exclude":
+        left_out = tuple(int(k) for k in np.flatnonzero(union == 0))
+        iou = np.where(union > 0, iou, np.nan)
+        accuracy = np.where(true > 0, accuracy, np.nan)
+    return Scores(
+        iou=iou,
+        accuracy=accuracy,
+        mean_iou=_mean(iou),
+        pixel_accuracy=float(hit.sum() / max(true.sum(), 1)),
+        mean_accuracy=_mean(accuracy),
+        left_out=left_out,
+        confusion=confusion,
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

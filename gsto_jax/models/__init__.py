@@ -1,0 +1,17 @@
+"""Networks, their specifications and their counts."""
+
+from gsto_jax.models.counts import Count, count, count_by_part
+from gsto_jax.models.hrnet import HRNet, Outputs
+from gsto_jax.models.specs import PLAIN, VARIANTS, GSTOSpec, HRNetSpec
+
+__all__ = [
+    "PLAIN",
+    "VARIANTS",
+    "Count",
+    "GSTOSpec",
+    "HRNet",
+    "HRNetSpec",
+    "Outputs",
+    "count",
+    "count_by_part",
+]

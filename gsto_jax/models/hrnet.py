@@ -1,0 +1,185 @@
+"""HRNetV2 and GSTO-HRNet for segmentation (paper, section 3.2 and Figure 3)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
+from gsto_jax.layers.conv import INITIALIZERS, Conv, ModuleDef
+from gsto_jax.layers.fusion import MultiScaleFusion
+from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.transition import GTM
+from gsto_jax.models.specs import GSTOSpec, HRNetSpec
+
+
+@struct.dataclass
+class Outputs:
+    """All that a network computes, by name; under `jit` what is not used costs nothing.
+
+    Attributes:
+      logits: `b h/4 w/4 k`, sizes rounded up.
+      stage_logits: the same shape for each stage with a supervised head: "stage2", "stage3".
+      branches: the branches that leave each stage: "stage1" to "stage4", lists of `b h_j w_j c_j`,
+        highest resolution first.
+      gates: gate maps `b h_j w_j 1` in (0, 1): "stage3/module0/gate2_to1" (GFM, source 2, target
+        1), "transition2" (GTM after stage 2).
+    """
+
+    logits: Array
+    stage_logits: dict[str, Array]
+    branches: dict[str, list[Array]]
+    gates: dict[str, Array]
+
+
+class HRModule(nn.Module):
+    """Parallel branches of basic blocks, then dense fusion."""
+
+    blocks: int
+    fusion: ModuleDef
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(
+        self, branches: Sequence[Array], train: bool = False
+    ) -> tuple[list[Array], dict[str, Array]]:
+        """Branches `b h_j w_j c_j` -> the same shapes, and the fusion's gates by name."""
+        deeper = []
+        for j, x in enumerate(branches):
+            for n in range(self.blocks):
+                name = f"branch{j}_block{n}"
+                x = BasicBlock(x.shape[-1], conv=self.conv, norm=self.norm, name=name)(x, train)
+            deeper.append(x)
+        return self.fusion(name="fusion")(deeper, train)
+
+
+class Transition(nn.Module):
+    """From the branches of one stage to those of the next.
+
+    A branch whose width changes (only after stage 1) passes a 3x3 convolution, BN and ReLU; the
+    others pass as they are; `GTM` makes the new one.
+    """
+
+    widths: Sequence[int]
+    gtm: ModuleDef
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(
+        self, branches: Sequence[Array], train: bool = False
+    ) -> tuple[list[Array], Array | None, Array | None]:
+        """`s` branches -> `s + 1` branches; class logits and gate of the GTM where it has them."""
+        kept = []
+        for i, (x, width) in enumerate(zip(branches, self.widths, strict=False)):
+            if x.shape[-1] != width:
+                x = ConvBN(width, 3, conv=self.conv, norm=self.norm, name=f"keep{i}")(x, train)
+            kept.append(x)
+        new, logits, gate = self.gtm(self.widths[-1], name="gtm")(branches, train)
+        return [*kept, new], logits, gate
+
+
+class HRNet(nn.Module):
+    """HRNetV2, or GSTO-HRNet, as `gsto` says, with the segmentation head.
+
+    Takes any size that a stride of 4 can: odd sizes and those that 32 does not divide included.
+
+    Attributes:
+      spec: the body.
+      gsto: the gates; `PLAIN` for HRNetV2.
+      num_classes: channels of the logits.
+      upsample: "bilinear" or "nearest", in the fusions.
+      align_corners: of every bilinear upsampling.
+      init_name: "hrnet" or "he", a key of `INITIALIZERS`.
+      bn_momentum: share of the old running statistics that a step keeps.
+      dtype: compute dtype of the body; BN statistics are at least float32.
+      param_dtype: dtype of parameters and running statistics.
+
+    Example:
+      >>> model = HRNet(VARIANTS["w18_small_v2"], GSTOSpec(), num_classes=19)
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+      >>> outputs = model.apply(variables, image)
+      >>> outputs.logits, outputs.gates["transition3"], outputs.branches["stage4"][3]
+    """
+
+    spec: HRNetSpec
+    gsto: GSTOSpec
+    num_classes: int
+    upsample: str = "bilinear"
+    align_corners: bool = False
+    init_name: str = "hrnet"
+    bn_momentum: float = 0.99
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> Outputs:
+        """Labels every pixel of a normalised image.
+
+        Args:
+          image: `b h w 3`, normalised RGB, any float dtype.
+          train: normalise by the batch's statistics and update the running ones.
+
+        Raises:
+          ValueError: the image is not `b h w 3`.
+        """
+        if image.ndim != 4 or image.shape[-1] != 3:
+            raise ValueError(f"HRNet takes images b h w 3, not {image.shape}")
+        kernel_std = INITIALIZERS[self.init_name]
+        parts: dict[str, ModuleDef] = {
+            "conv": partial(Conv, kernel_std=kernel_std, param_dtype=self.param_dtype),
+            "norm": partial(BatchNorm, momentum=self.bn_momentum, param_dtype=self.param_dtype),
+        }
+        fusion = partial(
+            MultiScaleFusion,
+            gate=self.gsto.gate if self.gsto.gfm else "none",
+            self_gate=self.gsto.self_gate,
+            upsample=self.upsample,
+            align_corners=self.align_corners,
+            **parts,
+        )
+        spec = self.spec
+        stage_logits: dict[str, Array] = {}
+        stage_branches: dict[str, list[Array]] = {}
+        gates: dict[str, Array] = {}
+
+        x = image.astype(self.dtype)
+        for k in (1, 2):
+            x = ConvBN(spec.stem_width, 3, stride=2, **parts, name=f"stem{k}")(x, train)
+        for n in range(spec.stage1_blocks):
+            x = Bottleneck(spec.stage1_planes, **parts, name=f"stage1_block{n}")(x, train)
+        branches = [x]
+        stage_branches["stage1"] = branches
+
+        for stage in (2, 3, 4):
+            gtm = partial(
+                GTM,
+                kind=self.gsto.gtm[stage - 2],
+                num_classes=self.num_classes,
+                form=self.gsto.gtm_form,
+                align_corners=self.align_corners,
+                **parts,
+            )
+            name = f"transition{stage - 1}"
+            transition = Transition(spec.widths[:stage], gtm, **parts, name=name)
+            branches, logits, gate = transition(branches, train)
+            if logits is not None:
+                stage_logits[f"stage{stage - 1}"] = logits
+            if gate is not None:
+                gates[name] = gate
+            for m in range(spec.modules[stage - 2]):
+                name = f"stage{stage}_module{m}"
+                module = HRModule(spec.blocks, fusion, **parts, name=name)
+                branches, fusion_gates = module(branches, train)
+                gates |= {f"stage{stage}/module{m}/{key}": g for key, g in fusion_gates.items()}
+            stage_branches[f"stage{stage}"] = branches
+
+        features = concatenate_branches(branches, self.align_corners)
+        logits = SegmentationHead(self.num_classes, **parts, name="head")(features, train)
+        return Outputs(logits, stage_logits, stage_branches, gates)

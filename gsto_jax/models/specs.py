@@ -1,0 +1,92 @@
+"""Architectures as data: HRNet's body by name, and the GSTO switches (paper, section 3.2)."""
+
+from dataclasses import dataclass
+
+from gsto_jax.errors import UserError
+from gsto_jax.layers.gates import GATE_FORMS
+from gsto_jax.layers.transition import GTM_KINDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class HRNetSpec:
+    """The body of an HRNet.
+
+    Attributes:
+      widths: channels of the branches, highest resolution (1/4) first; stage s holds s branches.
+      modules: multi-resolution modules in stages 2, 3 and 4.
+      blocks: basic blocks a branch in each module.
+      stage1_blocks: bottlenecks in stage 1.
+      stage1_planes: inner width of the bottlenecks; stage 1 puts out four times as many channels.
+      stem_width: channels of the two stem convolutions.
+    """
+
+    widths: tuple[int, int, int, int]
+    modules: tuple[int, int, int]
+    blocks: int
+    stage1_blocks: int
+    stage1_planes: int = 64
+    stem_width: int = 64
+
+
+def _hrnet(width: int, modules: tuple[int, int, int], blocks: int, stage1: int) -> HRNetSpec:
+    widths = (width, 2 * width, 4 * width, 8 * width)
+    return HRNetSpec(widths=widths, modules=modules, blocks=blocks, stage1_blocks=stage1)
+
+
+VARIANTS: dict[str, HRNetSpec] = {
+    "w18_small_v2": _hrnet(18, (1, 3, 2), blocks=2, stage1=2),
+    "w18": _hrnet(18, (1, 4, 3), blocks=4, stage1=4),
+    "w32": _hrnet(32, (1, 4, 3), blocks=4, stage1=4),
+    "w48": _hrnet(48, (1, 4, 3), blocks=4, stage1=4),
+    "mini": HRNetSpec(
+        widths=(16, 24, 32, 48),
+        modules=(1, 1, 1),
+        blocks=1,
+        stage1_blocks=1,
+        stage1_planes=8,
+        stem_width=16,
+    ),
+}
+"""Named bodies. "w18_small_v2" is the "W18" of Tables 1 to 4; "mini" is ours, for quick runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GSTOSpec:
+    """Where an HRNet gates its scale transfers. The defaults are the paper's GSTO-HRNet.
+
+    Attributes:
+      gfm: gates the fusions (section 3.2.1).
+      self_gate: GFM gates the identity path of each branch too.
+      gate: form of the GFM gates, "released" or "paper" (eq. 4).
+      gtm: kind of the transition after stages 1, 2 and 3 (section 3.2.2): "none", "supervised",
+        "unsupervised", or "head_only" (a supervised head that gates nothing).
+      gtm_form: "released" or "paper".
+    """
+
+    gfm: bool = True
+    self_gate: bool = True
+    gate: str = "released"
+    gtm: tuple[str, str, str] = ("none", "supervised", "supervised")
+    gtm_form: str = "released"
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a form or kind that does not exist."""
+        for name, value in (("gate", self.gate), ("gtm_form", self.gtm_form)):
+            if value not in GATE_FORMS:
+                raise UserError(f"model.{name} is {value!r}: use one of {', '.join(GATE_FORMS)}")
+        if len(self.gtm) != 3 or not set(self.gtm) <= set(GTM_KINDS):
+            raise UserError(
+                f"model.gtm is {self.gtm!r}: give one of {', '.join(GTM_KINDS)} for each of the "
+                "stages 1, 2 and 3"
+            )
+
+
+PLAIN = GSTOSpec(gfm=False, gtm=("none", "none", "none"))
+"""No gates: HRNetV2."""
+
+
+def variant(name: str) -> HRNetSpec:
+    """The body of that name. Raises UserError, listing the names, if there is none."""
+    if name not in VARIANTS:
+        raise UserError(f"model.variant {name!r} does not exist: use one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]

@@ -1,0 +1,59 @@
+"""Devices, and how arrays lie on them: the batch is split over the mesh axis "data"."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gsto_jax.errors import UserError
+
+DATA_AXIS = "data"
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices (or those given) along "data"."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(
+        (len(devices),), (DATA_AXIS,), devices=devices, axis_types=(AxisType.Auto,)
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """The first axis is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+    """Options for `jax.jit` on the devices of the mesh.
+
+    XLA's YNNPACK fusions make training steps slower on CPUs: 1.3 times as long for the quickstart
+    (`benchmarks/cpu_compiler_options.py`).
+    """
+    if mesh.devices.flat[0].platform == "cpu":
+        return {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return None
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this host's part of a batch on its devices; each array's first axis is the batch."""
+    sharding = split_batch(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def check_batch(batch_size: int, mesh: Mesh, field: str) -> None:
+    """Raises UserError unless the batch divides over the devices."""
+    devices: Any = mesh.size
+    if batch_size % devices:
+        below = batch_size - batch_size % devices
+        options = f"{below} or {below + devices}" if below else f"{devices}"
+        raise UserError(
+            f"config.{field} is {batch_size}, which does not divide over {devices} devices: "
+            f"use a multiple of {devices}, such as {options}"
+        )

@@ -1,0 +1,83 @@
+"""Tables for people (needs rich, from the `train` extra)."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from gsto_jax.config import Config
+from gsto_jax.metrics import Scores
+from gsto_jax.models.counts import Count, count_by_part
+from gsto_jax.models.published import SIZE, published
+from gsto_jax.task import network
+
+
+def describe_table(config: Config, num_classes: int) -> Table:
+    """Parameters and MACs of a network by stage, exact, with the paper's figures beside them."""
+    stages: dict[str, Count] = {}
+    for part, part_count in count_by_part(network(config.model, num_classes), SIZE).items():
+        stage = re.match(r"stem|head|[a-z]+\d", part)[0]  # type: ignore[index]
+        stages[stage] = stages.get(stage, Count()) + part_count
+    total = sum(stages.values(), Count())
+    model, (height, width) = config.model, SIZE
+    title = f"{config.name}: {model.variant}, {num_classes} classes, one image {height}x{width}"
+    table = Table(title=title, title_justify="left")
+    for column in ("part", "conv parameters", "conv+BN parameters", "MACs"):
+        table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
+    for stage, c in stages.items():
+        table.add_row(stage, str(c.conv_params), str(c.params), str(c.macs))
+    table.add_section()
+    table.add_row("total", str(total.conv_params), str(total.params), str(total.macs))
+    rounded = (f"{n / 1e6:.2f}M" for n in (total.conv_params, total.params))
+    table.add_row("", *rounded, f"{total.gmacs:.1f} x 2^30")
+    row = published(model.variant, model.gsto, num_classes)
+    if row is None:
+        table.caption = "The paper prints no count for this network."
+    else:
+        table.add_row("paper", row.params, "", f"{row.gflops} x 2^30")
+        table.caption = f"Paper: {row.place}."
+    table.caption_justify = "left"
+    return table
+
+
+def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
+    """IoU and accuracy by class, and their means, in percent."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("class", no_wrap=True)
+    for column in ("IoU", "accuracy", "true pixels"):
+        table.add_column(column, justify="right", no_wrap=True)
+    pixels = result.confusion.sum(1)
+    for k, name in enumerate(classes):
+        table.add_row(name, _percent(result.iou[k]), _percent(result.accuracy[k]), str(pixels[k]))
+    table.add_section()
+    mean = (_percent(result.mean_iou), _percent(result.mean_accuracy), str(pixels.sum()))
+    table.add_row("mean", *mean)
+    table.add_row("pixel accuracy", "", _percent(result.pixel_accuracy), "")
+    notes = []
+    if result.left_out:
+        names = ", ".join(classes[k] for k in result.left_out)
+        notes.append(f"Left out of the means, having neither truth nor prediction: {names}.")
+    unseen = np.isnan(result.accuracy) & ~np.isnan(result.iou)
+    if unseen.any():
+        names = ", ".join(classes[k] for k in np.flatnonzero(unseen).tolist())
+        notes.append(f"Left out of the mean accuracy, having no true pixel: {names}.")
+    table.caption = " ".join(notes)
+    return table
+
+
+def write_scores(path: Path, result: Scores, classes: Sequence[str]) -> None:
+    """Writes the scores as CSV: one line a class, then the means."""
+    rows = [
+        f"{name},{iou:.6f},{accuracy:.6f}"
+        for name, iou, accuracy in zip(classes, result.iou, result.accuracy, strict=True)
+    ]
+    rows.append(f"mean,{result.mean_iou:.6f},{result.mean_accuracy:.6f}")
+    rows.append(f"pixel accuracy,,{result.pixel_accuracy:.6f}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["class,iou,accuracy", *rows]) + "\n")
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.2f}"

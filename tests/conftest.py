@@ -1,0 +1,37 @@
+"""Settings that must stand before jax starts: four CPU devices, quick compiles, strict shapes."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+)
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".jax_cache"))
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Loads a golden file by its letter: `golden("a3")`."""
+
+    def load(letter):
+        (path,) = GOLDEN.glob(f"{letter}_*.npz")
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture
+def x64():
+    """Computes in float64 where asked to."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,160 @@
+"""Class tables, config validation, and what importing the package brings in."""
+
+import ast
+import dataclasses
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data_pipelines
+from data_pipelines import CAMVID, CITYSCAPES, SCENES, ClassTable, DataConfig, DataError
+
+PACKAGE = Path(data_pipelines.__file__).parent
+
+
+def test_cityscapes_table():
+    assert len(CITYSCAPES.names) == len(set(CITYSCAPES.palette)) == 19
+    raw_of = {CITYSCAPES.names[train]: raw for raw, train in CITYSCAPES.id_map if train != 255}
+    assert (raw_of["road"], raw_of["sky"], raw_of["bicycle"]) == (7, 23, 33)
+    assert sorted(train for _, train in CITYSCAPES.id_map if train != 255) == list(range(19))
+    assert {raw for raw, _ in CITYSCAPES.id_map} == {*range(-1, 34), 255}
+    assert CITYSCAPES.train_id(-1) == CITYSCAPES.train_id(0) == CITYSCAPES.train_id(29) == 255
+    assert CITYSCAPES.palette[CITYSCAPES.names.index("car")] == (0, 0, 142)
+
+
+def test_cityscapes_ids_equal_reference(golden):
+    ids = {k.split("/")[1]: v for k, v in golden("h1").items() if k.startswith("cityscapes/")}
+    for raw, train in zip(ids["ids"].tolist(), ids["train_ids"].tolist(), strict=True):
+        assert CITYSCAPES.train_id(raw) == (train if 0 <= train < 19 else 255)
+
+
+def test_camvid_and_scenes_tables():
+    assert len(CAMVID.names) == len(set(CAMVID.palette)) == 11
+    assert [CAMVID.train_id(raw) for raw in (0, 3, 10, 11)] == [0, 3, 10, 255]
+    assert len(SCENES.names) == len(set(SCENES.palette)) == 9
+    assert SCENES.train_id(4) == 4
+
+
+def test_table_needs_a_colour_for_each_name():
+    with pytest.raises(ValueError, match="2 names but 1 colours"):
+        ClassTable(name="odd", names=("a", "b"), palette=((0, 0, 0),))
+
+
+def test_lists_become_tuples(make_scenes_config):
+    config = make_scenes_config(
+        crop=[8, 9], palette=[list(colour) for colour in SCENES.palette], mean=[0.5] * 3
+    )
+    assert config.crop == (8, 9)
+    assert config.palette == SCENES.palette
+    assert config.mean == (0.5, 0.5, 0.5)
+    hash(config)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.crop = (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "zip"}, "source is 'zip'; use one of scenes, folder"),
+        ({"train_split": ""}, "train_split is ''"),
+        ({"crop": (0, 5)}, r"crop is \(0, 5\); give \(height, width\)"),
+        ({"crop": 5}, "crop is 5; give a list"),
+        ({"crop": "ab"}, "crop is 'ab'; give a list"),
+        ({"base_size": -1}, "base_size is -1"),
+        ({"scale_min": 0}, "scale_min is 0"),
+        ({"scale_step": -0.1}, "scale_step is -0.1"),
+        ({"scale_count": 0}, "scale_count is 0"),
+        ({"flip": 1}, "flip is 1; give True or False"),
+        ({"mean": (123, 117, 104)}, "mean is .*give three RGB numbers in 0..1"),
+        ({"std": (0.2, 0.0, 0.2)}, "std is .*0 cannot divide"),
+        ({"workers": -1}, "workers is -1"),
+        ({"classes": ()}, "classes has 0 names"),
+        ({"classes": ("a", "a"), "palette": ((0, 0, 0),) * 2}, "classes holds 'a' twice"),
+        ({"palette": ((0, 0, 0),)}, "palette has 1 colours for 9 classes"),
+        ({"palette": ((0, 0, 256),) * 9}, r"palette holds \(0, 0, 256\)"),
+        ({"ignore_label": 3}, r"ignore_label is 3; use a value in 9..255"),
+        ({"id_map": ((0, 0),)}, "id_map is set; scenes draw train ids"),
+        ({"id_map": ((0, 0), (0, 1))}, "id_map holds id 0 twice"),
+        ({"id_map": ((0, 9),)}, "id_map sends 0 to 9; use a train id in 0..8"),
+        ({"id_map": ((0, 1, 2),)}, r"id_map holds \(0, 1, 2\)"),
+        ({"train_size": 0}, "train_size is 0; scenes need"),
+        ({"image_size": (8, 8)}, r"image_size is \(8, 8\)"),
+        ({"classes": ("a",), "palette": ((0, 0, 0),)}, "classes has 1 names; scenes draw 9"),
+    ],
+)
+def test_wrong_scenes_values(make_scenes_config, changes, message):
+    with pytest.raises(DataError, match=message):
+        make_scenes_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"root": ""}, "root is ''; give the data set's directory"),
+        ({"labels": ""}, "labels is ''; without a list_file"),
+        ({"image_suffix": ""}, "image_suffix is ''"),
+        ({"images": "images/{part}"}, "the only placeholder is {split}"),
+        ({"images": "images"}, "images is 'images', the same for train and val; put {split}"),
+        ({"list_file": "all.txt"}, "list_file is 'all.txt', the same for train and val"),
+    ],
+)
+def test_wrong_folder_values(make_folder_config, tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        make_folder_config(tmp_path, **changes)
+
+
+def test_data_error_survives_pickling():
+    assert str(pickle.loads(pickle.dumps(DataError("a, b")))) == "a, b"
+    assert issubclass(DataError, ValueError)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+def test_imports_only_what_it_may(path):
+    allowed = {"PIL", "absl", "cv2", "grain", "numpy", "data_pipelines", *sys.stdlib_module_names}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        assert {name.split(".")[0] for name in names} <= allowed
+
+
+def test_works_where_jax_cannot_be_imported():
+    # grain itself imports jax where it finds it, so absence is what can be shown.
+    code = """
+import sys
+for name in ("jax", "flax", "tensorflow", "gsto_jax"):
+    sys.modules[name] = None
+from data_pipelines import SCENES, DataConfig, make_source, train_batches
+config = DataConfig(source="scenes", train_size=2, eval_size=1, image_size=(16, 16),
+                    classes=SCENES.names, palette=SCENES.palette, crop=(8, 8))
+print(next(train_batches(config, make_source(config, "train"), 2, 0))["image"].shape)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.strip() == "(2, 8, 8, 3)", done.stderr
+
+
+def test_defaults_are_the_usual_recipe():
+    config = DataConfig(
+        source="folder",
+        root="x",
+        list_file="{split}.txt",
+        classes=CAMVID.names,
+        palette=CAMVID.palette,
+        id_map=CAMVID.id_map,
+        crop=(240, 320),
+    )
+    assert (config.scale_min, config.scale_step, config.scale_count) == (0.5, 0.1, 17)
+    assert (config.ignore_label, config.workers, config.base_size) == (255, 0, 0)

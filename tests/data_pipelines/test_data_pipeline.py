@@ -1,0 +1,183 @@
+"""Batches: order, epochs, hosts, resuming, coverage, and errors on their way to the caller."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines import DataError, FolderSource, eval_batches, make_source, train_batches
+
+KEYS = ("image", "label", "size", "index")
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_shapes_and_dtypes(make_scenes_config):
+    config = make_scenes_config()
+    batch = next(train_batches(config, make_source(config, "train"), 4, seed=0))
+    assert {key: batch[key].shape for key in KEYS} == {
+        "image": (4, 24, 32, 3),
+        "label": (4, 24, 32),
+        "size": (4, 2),
+        "index": (4,),
+    }
+    assert [batch[key].dtype for key in KEYS] == [np.uint8, np.uint8, np.int32, np.int32]
+
+
+def test_deterministic_and_seeded(make_scenes_config, tiny_source):
+    config, source = make_scenes_config(), tiny_source(10)
+    first = take(train_batches(config, source, 2, seed=5), 7)
+    assert_same(first, take(train_batches(config, source, 2, seed=5), 7))
+    other = take(train_batches(config, source, 2, seed=6), 7)
+    assert [b["index"].tolist() for b in first] != [b["index"].tolist() for b in other]
+
+
+def test_epochs(make_scenes_config, tiny_source):
+    config = make_scenes_config()
+    batches = take(train_batches(config, tiny_source(11), 3, seed=0), 12)
+    epochs = np.concatenate([batch["index"] for batch in batches]).reshape(4, 9)
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 9
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
+    assert len({frozenset(epoch) for epoch in epochs.tolist()}) > 1  # others are left out
+
+
+def test_augmentation_differs_between_epochs(make_scenes_config, tiny_source):
+    config = make_scenes_config(crop=(6, 8))
+    views = {index: set() for index in range(4)}
+    for batch in take(train_batches(config, tiny_source(4), 4, seed=0), 6):
+        for image, index in zip(batch["image"], batch["index"], strict=True):
+            views[int(index)].add(image.tobytes())
+    assert all(len(seen) >= 5 for seen in views.values())
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_interleave_to_the_stream_of_one(make_scenes_config, tiny_source, hosts):
+    config, source = make_scenes_config(), tiny_source(20)
+    whole = take(train_batches(config, source, 6, seed=1), 7)
+    parts = [take(train_batches(config, source, 6, 1, host, hosts), 7) for host in range(hosts)]
+    for step, batch in enumerate(whole):
+        for key in KEYS:
+            joined = np.stack([part[step][key] for part in parts], axis=1)
+            np.testing.assert_array_equal(joined.reshape(batch[key].shape), batch[key])
+
+
+def test_hosts_draw_different_augmentations(make_scenes_config, tiny_source):
+    # One size of picture, eight columns to flip: equal draws would give equal sizes everywhere.
+    config, source = make_scenes_config(crop=(64, 64)), tiny_source(64, ((20, 40),))
+    first, second = (next(train_batches(config, source, 64, 3, host, 2)) for host in (0, 1))
+    assert 0.4 < np.mean((first["size"] != second["size"]).any(axis=1)) <= 1.0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resume_is_exact(make_scenes_config, tiny_source, workers):
+    config, source = make_scenes_config(workers=workers), tiny_source(10)
+    iterator = train_batches(config, source, 4, seed=2)
+    take(iterator, 3)
+    state = json.loads(json.dumps(iterator.get_state()))
+    expected = take(iterator, 4)
+    resumed = train_batches(config, source, 4, seed=2)
+    resumed.set_state(state)
+    assert_same(take(resumed, 4), expected)
+    iterator.close()
+    resumed.close()
+
+
+def test_workers_give_the_same_stream(make_scenes_config, tiny_source):
+    source = tiny_source(10)
+    threads = take(train_batches(make_scenes_config(), source, 4, seed=2), 5)
+    iterator = train_batches(make_scenes_config(workers=2), source, 4, seed=2)
+    assert_same(take(iterator, 5), threads)
+    iterator.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_file_errors_reach_the_caller(tree, make_folder_config, make_png, workers):
+    make_png(tree / "labels/val/x/one_ids.png", np.full((4, 6), 77))
+    config = make_folder_config(tree, workers=workers)
+    iterator = train_batches(config, FolderSource(config, "val"), 3, seed=0)
+    with pytest.raises(DataError) as caught:
+        next(iterator)
+    assert str(caught.value) == (
+        f"{tree}/labels/val/x/one_ids.png has unknown label ids: 77 (24 px);"
+        " add them to id_map (train ids 0..2, or 255 to ignore them)."
+    )
+    iterator.close()
+
+
+def test_eval_file_errors_reach_the_caller(tree, make_folder_config):
+    path = tree / "images/val/y/three_img.png"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"Cannot decode .*three_img.png"):
+        list(eval_batches(FolderSource(make_folder_config(tree), "val"), 2))
+
+
+def test_train_complaints(make_scenes_config, tiny_source):
+    config = make_scenes_config()
+    with pytest.raises(DataError, match="Batch size 11 is larger than the training set of 10"):
+        train_batches(config, tiny_source(10), 11, 0)
+    with pytest.raises(DataError, match=r"Batch size 4 does not divide over 3 hosts; use .* of 3"):
+        train_batches(config, tiny_source(10), 4, 0, 0, 3)
+    with pytest.raises(DataError, match="Batch size 0 does not divide"):
+        train_batches(config, tiny_source(10), 0, 0)
+    with pytest.raises(DataError, match="no shard 2 of 2; count from 0"):
+        train_batches(config, tiny_source(10), 4, 0, 2, 2)
+    with pytest.raises(DataError, match="Batch size 0 is not positive"):
+        eval_batches(tiny_source(3), 0)
+    with pytest.raises(DataError, match="no shard -1 of 1"):
+        eval_batches(tiny_source(3), 1, -1, 1)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 4])
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (7, 2), (13, 3), (16, 4), (5, 8)])
+@pytest.mark.parametrize("sizes", [((6, 8),), ((6, 8), (8, 6), (6, 9))])
+def test_eval_covers_every_picture_once(tiny_source, shards, count, batch_size, sizes):
+    source = tiny_source(count, sizes)
+    seen = []
+    for shard in range(shards):
+        for batch in eval_batches(source, batch_size, shard, shards):
+            assert batch["mask"].dtype == bool
+            assert batch["index"].dtype == np.int32
+            assert len(batch["image"]) == len(batch["label"]) == len(batch["index"]) == batch_size
+            real = int(batch["mask"].sum())
+            assert real >= 1
+            assert batch["mask"].tolist() == [True] * real + [False] * (batch_size - real)
+            for row, index in enumerate(batch["index"]):
+                item = source[int(index)]
+                np.testing.assert_array_equal(batch["image"][row], item["image"])
+                np.testing.assert_array_equal(batch["label"][row], item["label"])
+            assert (batch["index"][real:] == batch["index"][real - 1]).all()
+            seen.extend(batch["index"][batch["mask"]].tolist())
+    assert sorted(seen) == list(range(count))
+
+
+def test_eval_of_one_size_keeps_the_order(tiny_source):
+    batches = list(eval_batches(tiny_source(7), 3))
+    assert [batch["index"].tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
+
+
+def test_eval_memory_is_bounded(tiny_source):
+    sizes = tuple((4, 4 + i) for i in range(9))
+    read = []
+
+    class Counting(tiny_source):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    waiting, seen = 0, []
+    for batch in eval_batches(Counting(50, sizes), 16, max_waiting=5):
+        seen.extend(batch["index"][batch["mask"]].tolist())
+        waiting = max(waiting, len(read) - len(seen))
+    assert sorted(seen) == list(range(50))
+    assert waiting <= 5 + 3  # and what the reading threads hold

@@ -1,0 +1,137 @@
+"""Random scale, crop and flip: exact answers, statistics, and what moves together."""
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import Placement, RandomScaleCropFlip
+
+IDENTITY = {"scale_min": 1.0, "scale_step": 0.0, "scale_count": 1, "flip": False}
+
+
+def element(height: int, width: int) -> dict:
+    image = np.random.default_rng(3).integers(0, 250, (height, width, 3), np.uint8)
+    return {"image": image, "label": image[..., 0].copy(), "index": 7}
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_identity():
+    before = element(5, 9)
+    after = RandomScaleCropFlip(crop=(5, 9), **IDENTITY).random_map(before, rng())
+    np.testing.assert_array_equal(after["image"], before["image"])
+    np.testing.assert_array_equal(after["label"], before["label"])
+    np.testing.assert_array_equal(after["size"], [5, 9])
+    assert after["size"].dtype == after["index"].dtype == np.int32
+    assert after["index"] == 7
+    assert after["image"].dtype == after["label"].dtype == np.uint8
+
+
+def test_window_known_answer():
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    window = Placement(height=3, width=4, top=1, left=2, flip=False).window
+    np.testing.assert_array_equal(window(pixels, (2, 2), 99, cv2.INTER_LINEAR), [[6, 7], [10, 11]])
+    window = Placement(height=3, width=4, top=1, left=2, flip=True).window
+    np.testing.assert_array_equal(window(pixels, (2, 2), 99, cv2.INTER_LINEAR), [[5, 4], [9, 8]])
+
+
+def test_padding_is_right_and_below_even_when_flipped():
+    pixels = np.array([[1, 2]], np.uint8)
+    place = Placement(height=1, width=2, top=0, left=0, flip=True)
+    expected = [[2, 1, 99], [99, 99, 99]]
+    np.testing.assert_array_equal(place.window(pixels, (2, 3), 99, cv2.INTER_LINEAR), expected)
+    assert place.valid_size((2, 3)) == (1, 2)
+
+
+def test_resizing_by_half_and_by_two():
+    ramp = np.repeat(np.array([[0, 10, 20, 30]], np.uint8), 2, axis=0)
+    half = Placement(height=1, width=2, top=0, left=0, flip=False)
+    np.testing.assert_array_equal(half.window(ramp, (1, 2), 0, cv2.INTER_LINEAR), [[5, 25]])
+    double = Placement(height=4, width=8, top=0, left=0, flip=False)
+    np.testing.assert_array_equal(
+        double.window(ramp, (4, 8), 0, cv2.INTER_NEAREST_EXACT)[0],
+        [0, 0, 10, 10, 20, 20, 30, 30],
+    )
+
+
+def test_padding_values():
+    out = RandomScaleCropFlip(crop=(6, 7), ignore_label=200, **IDENTITY).random_map(
+        element(4, 5), rng()
+    )
+    np.testing.assert_array_equal(out["size"], [4, 5])
+    assert not out["image"][4:].any()
+    assert not out["image"][:, 5:].any()
+    assert (out["label"][4:] == 200).all()
+    assert (out["label"][:, 5:] == 200).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_label_moves_with_the_image(seed):
+    # Vertical stripes of 8 pixels: away from their edges both interpolations keep the value.
+    stripes = np.repeat(np.arange(1, 13, dtype=np.uint8) * 20, 8)
+    image = np.broadcast_to(stripes[None, :, None], (48, 96, 3)).copy()
+    transform = RandomScaleCropFlip(
+        crop=(40, 64), scale_min=0.5, scale_step=0.5, scale_count=4, ignore_label=0
+    )
+    out = transform.random_map({"image": image, "label": image[..., 0], "index": 0}, rng(seed))
+    red = out["image"][..., 0]
+    inside = np.isin(red, stripes)
+    assert inside.mean() > 0.5 * np.mean(out["label"] > 0)
+    np.testing.assert_array_equal(red[inside], out["label"][inside])
+    rows, columns = out["size"]
+    assert (out["label"][:rows, :columns] > 0).all()
+    assert not out["label"][rows:].any()
+    assert not out["label"][:, columns:].any()
+
+
+def test_unscaled_label_equals_the_image_exactly():
+    transform = RandomScaleCropFlip(
+        crop=(7, 8), scale_min=1.0, scale_step=0.0, scale_count=1, ignore_label=0
+    )
+    seen = set()
+    for seed in range(40):
+        out = transform.random_map(element(6, 12), rng(seed))
+        np.testing.assert_array_equal(out["image"][..., 0], out["label"])
+        seen.add(out["label"].tobytes())
+    assert len(seen) == 10  # five columns to start from, mirrored or not
+
+
+def test_scales_are_uniform_and_rounded():
+    transform = RandomScaleCropFlip(crop=(4, 4), base_size=2048, scale_count=16)
+    generator = rng(1)
+    places = [transform.draw((333, 500), generator) for _ in range(3200)]
+    widths, counts = np.unique([place.width for place in places], return_counts=True)
+    expected = [int(2048 * (0.5 + 0.1 * k) + 0.5) for k in range(16)]
+    np.testing.assert_array_equal(widths, expected)
+    assert counts.min() > 140 and counts.max() < 265  # 200 expected, deviation 14
+    assert all(place.height == int(333 * place.width / 500 + 0.5) for place in places)
+    flips = np.mean([place.flip for place in places])
+    assert 0.46 < flips < 0.54
+
+
+def test_base_size_zero_is_the_long_side():
+    transform = RandomScaleCropFlip(crop=(4, 4), scale_min=0.5, scale_step=0.0, scale_count=1)
+    place = transform.draw((31, 11), rng())
+    assert (place.height, place.width) == (16, 6)
+
+
+def test_positions_cover_the_picture():
+    transform = RandomScaleCropFlip(crop=(4, 6), **IDENTITY)
+    generator = rng(2)
+    places = [transform.draw((6, 9), generator) for _ in range(300)]
+    assert {place.top for place in places} == {0, 1, 2}
+    assert {place.left for place in places} == {0, 1, 2, 3}
+    assert not any(place.flip for place in places)
+
+
+def test_resizing_equals_reference(golden):
+    arrays = golden("h2")
+    height, width = arrays["aug/label_resized"].shape
+    place = Placement(height=height, width=width, top=0, left=0, flip=False)
+    label = place.window(arrays["aug/label"], (height, width), 255, cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(label, arrays["aug/label_resized"])
+    image = place.window(arrays["image_bgr_u8"], (height, width), 0, cv2.INTER_LINEAR)
+    # Builds of OpenCV may round a grey level apart.
+    assert np.abs(image.astype(int) - arrays["aug/image_resized"]).max() <= 1

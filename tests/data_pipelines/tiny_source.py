@@ -1,0 +1,25 @@
+"""A source for tests; worker processes import it, so it cannot live in a conftest."""
+
+from typing import Any
+
+import numpy as np
+
+
+class TinySource:
+    """Pictures whose pixels all hold the picture's index: light, and easy to recognise."""
+
+    def __init__(self, size: int, sizes: tuple[tuple[int, int], ...] = ((6, 8),)) -> None:
+        self._size = size
+        self._sizes = sizes
+
+    def __len__(self) -> int:
+        return self._size
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        height, width = self._sizes[index % len(self._sizes)]
+        image = np.random.default_rng(int(index)).integers(0, 256, (height, width, 3), np.uint8)
+        label = np.full((height, width), index, np.uint8)
+        return {"image": image, "label": label, "index": int(index)}

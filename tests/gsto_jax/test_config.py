@@ -1,0 +1,130 @@
+"""Every shipped configuration loads, validates and builds its network abstractly."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import base
+from data_pipelines import DataConfig
+from gsto_jax import UserError
+from gsto_jax.config import Config, differences
+from gsto_jax.task import Task, abstract_state
+
+NAMES = sorted(
+    path.stem
+    for path in (Path(__file__).parents[2] / "configs").glob("*.py")
+    if path.stem not in ("__init__", "base")
+)
+
+
+def load(name, arg=None):
+    config = importlib.import_module(f"configs.{name}").get_config(arg)
+    return config, json.loads(config.to_json())
+
+
+def settings(values):
+    return Config.from_dict({k: v for k, v in values.items() if k != "data"})
+
+
+def test_the_shipped_configurations():
+    assert set(NAMES) >= {"quickstart", "camvid_w18s", "cityscapes_w18s", "cityscapes_w48"}
+
+
+@pytest.mark.parametrize("arg", [None, "baseline", "runlocal", "baseline,runlocal"])
+@pytest.mark.parametrize("name", NAMES)
+def test_configurations_validate_and_build(name, arg):
+    config, values = load(name, arg)
+    assert config.is_locked
+    data = DataConfig(**values["data"] | {"root": "somewhere"})
+    task = Task(settings(values), len(data.classes), data.ignore_label, data.mean, data.std, 10)
+    state = abstract_state(task)
+    gated = [path for path, _ in jax.tree.leaves_with_path(state.params) if "gate" in str(path)]
+    assert bool(gated) == (not arg or "baseline" not in arg)
+    assert ("baseline" in config.name) == bool(arg and "baseline" in arg)
+    if arg and "runlocal" in arg:
+        assert task.config.train.total_steps(1000) <= 10
+
+
+def test_paper_recipe_of_cityscapes():
+    for name, variant in (("cityscapes_w18s", "w18_small_v2"), ("cityscapes_w48", "w48")):
+        config, values = load(name)
+        assert (config.model.variant, config.data.crop) == (variant, (512, 1024))
+        train = settings(values).train
+        assert (train.batch_size, train.epochs) == (12, 600)
+        # 2975 pictures: 247 whole batches an epoch.
+        assert train.total_steps(2975) == 600 * 247
+        assert (config.optim.learning_rate, config.optim.weight_decay) == (0.01, 5e-4)
+        scales = [
+            round(config.data.scale_min + k * config.data.scale_step, 6)
+            for k in range(config.data.scale_count)
+        ]
+        assert (scales[0], scales[-1], len(scales)) == (0.5, 2.1, 17)
+
+
+def test_every_field_of_base_is_explained():
+    """A field without a comment behind or above it says nothing to a newcomer."""
+    lines = Path(base.__file__).read_text().splitlines()
+    sections = ("model", "loss", "optim", "train", "evaluation", "data", "run")
+    fields = [
+        n
+        for n, line in enumerate(lines)
+        if line.strip().startswith(tuple(f"{s}." for s in sections))
+    ]
+    assert len(fields) > 40
+    bare = [lines[n].strip() for n in fields if "#" not in lines[n] and "#" not in lines[n - 1]]
+    assert bare == []
+
+
+def test_unknown_words_behind_the_colon():
+    with pytest.raises(ValueError, match="':basline': use baseline, runlocal"):
+        load("quickstart", "basline")
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("model", "variant", "w19", "'w19' does not exist: use one of w18_small_v2"),
+        ("model", "gtm", ["none"], "each of the stages"),
+        ("model", "dtype", "float16", "float32, bfloat16, float64"),
+        ("model", "dtype", "float64", "JAX_ENABLE_X64=1"),
+        ("model", "upsample", "cubic", "bilinear, nearest"),
+        ("model", "init", "zeros", "hrnet, he"),
+        ("model", "bn_momentum", 1.0, r"\[0, 1\)"),
+        ("loss", "stage_weights", [1.0, 1.0], "four weights"),
+        ("optim", "learning_rate", 0.0, "use > 0"),
+        ("train", "batch_size", 0, "at least 1"),
+        ("train", "epochs", 3, "set one of them"),
+        ("eval", "absent", "skip", "exclude, zero"),
+        ("eval", "pictures", -2, "-1"),
+        ("run", "log_every", 0, "at least 1"),
+    ],
+)
+def test_values_that_cannot_work_are_named(section, field, value, message):
+    _, values = load("quickstart")
+    values[section][field] = value
+    with pytest.raises(UserError, match=message) as error:
+        settings(values)
+    assert field.split("_")[0] in str(error.value)
+
+
+def test_missing_and_unknown_fields():
+    _, values = load("quickstart")
+    with pytest.raises(UserError, match=r"config\.train\.stepz is not a setting"):
+        settings(values | {"train": values["train"] | {"stepz": 3}})
+    del values["optim"]["momentum"]
+    with pytest.raises(UserError, match=r"config\.optim\.momentum is missing"):
+        settings(values)
+
+
+def test_differences_name_the_fields():
+    _, ours = load("quickstart")
+    _, theirs = load("quickstart", "baseline")
+    found = differences({"model": ours["model"]}, {"model": theirs["model"]})
+    assert found == [
+        "model.gfm (True against False)",
+        "model.gtm (['none', 'supervised', 'supervised'] against ['none', 'none', 'none'])",
+    ]
+    assert differences(ours, ours) == []

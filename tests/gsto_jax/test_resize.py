@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsto_jax import resize
+
+
+def nhwc(array, dtype):
+    return jnp.asarray(array.transpose(0, 2, 3, 1), dtype)
+
+
+def cases(arrays):
+    for name in arrays:
+        parts = name.split("/")
+        if parts[-1] in ("align_false", "align_true"):
+            yield parts[0], tuple(map(int, parts[1].split("x"))), parts[-1] == "align_true", name
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-6), ("float32", 2e-6)])
+def test_bilinear_equals_reference(golden, x64, dtype, bound):
+    arrays = golden("f")
+    checked = 0
+    for source, size, align_corners, name in cases(arrays):
+        ours = resize(nhwc(arrays[f"{source}/input"], dtype), size, "bilinear", align_corners)
+        reference = nhwc(arrays[name], np.float64)
+        assert ours.dtype == dtype
+        error = np.abs(ours - reference).max() / np.abs(reference).max()
+        assert error < bound, f"{name}: {error}"
+        checked += 1
+    assert checked >= 8
+
+
+def test_nearest_equals_reference(golden):
+    arrays = golden("f")
+    x = nhwc(arrays["s0/input"], np.float32)
+    for factor in (2, 4, 8):
+        size = (factor * x.shape[1], factor * x.shape[2])
+        expected = nhwc(arrays[f"s0/nearest_x{factor}"], np.float32)
+        np.testing.assert_array_equal(resize(x, size, "nearest"), expected)
+
+
+def test_nearest_at_odd_ratios_takes_the_floor():
+    x = jnp.arange(4.0).reshape(1, 1, 4, 1)
+    np.testing.assert_array_equal(
+        resize(x, (2, 7), "nearest")[0, :, :, 0], [[0, 0, 1, 1, 2, 2, 3]] * 2
+    )
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_gradient_equals_reference(golden, x64, align_corners):
+    arrays = golden("f")
+    x = nhwc(arrays["s0/input"], np.float64)
+    _, vjp = jax.vjp(lambda x: resize(x, (13, 9), "bilinear", align_corners), x)
+    (ours,) = vjp(nhwc(arrays["s0/13x9/cotangent"], np.float64))
+    expected = nhwc(arrays[f"s0/13x9/grad_align_{str(align_corners).lower()}"], np.float64)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_align_corners_of_single_rows_and_columns():
+    x = jnp.arange(4.0).reshape(1, 1, 4, 1)
+    np.testing.assert_array_equal(
+        resize(x, (3, 4), "bilinear", True)[0, :, :, 0], np.tile(np.arange(4.0), (3, 1))
+    )
+    np.testing.assert_array_equal(resize(x, (1, 1), "bilinear", True)[0, 0, 0, 0], 0)
+    np.testing.assert_allclose(resize(x, (1, 7), "bilinear", True)[0, 0, :, 0], np.arange(7) / 2)
+
+
+def test_same_size_is_the_identity_and_bad_methods_are_named():
+    x = jnp.ones((1, 3, 5, 2))
+    assert resize(x, (3, 5)) is x
+    with pytest.raises(ValueError, match="'cubic'"):
+        resize(x, (6, 10), "cubic")

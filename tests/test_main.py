@@ -1,0 +1,218 @@
+"""The command line, as a user meets it: one message and status 2 for whatever they can mend."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LABEL = np.zeros((40, 60), np.uint8)
+
+
+def run(*args, devices=1, cwd=ROOT):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(ROOT / "main.py"), *args]
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+
+
+def refused(*args, **kwargs):
+    """Runs what must be refused before anything compiles, and returns the message."""
+    done = run(*args, **kwargs)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "steps of" not in done.stdout, "the run had begun"
+    message = done.stderr.strip().splitlines()
+    assert len(message) == 1, done.stderr
+    assert message[0].startswith("error: ")
+    return message[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config.train.stepz=3"], "config.train.stepz: did you mean config.train.steps?"),
+        (["--config.nonsense=3"], "unknown setting config.nonsense: did you mean config."),
+        (["--config=configs/quickstart.py:basline"], "':basline': use baseline, runlocal"),
+        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
+        (["--config.train.steps=abc"], "--config.train.steps=abc"),
+        (["--mode=evil"], "<train|eval|describe>"),
+        (["--wrkdir=x"], "wrkdir"),
+        (["stray"], "unknown argument 'stray'"),
+        (["--config.model.variant=w19"], "'w19' does not exist"),
+        (["--config.data.scale_count=0"], "scale_count is 0"),
+        (["--mode=eval"], "give the folder of one as --workdir"),
+        (["--config=configs/camvid_w18s.py"], "root is ''"),
+        (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
+        (["--workdir=/proc/nope"], "cannot be written"),
+        (["--config.seed=-1"], "config.seed is -1"),
+    ],
+)
+def test_bad_commands(args, message):
+    assert message in refused(*args)
+
+
+def test_batches_that_do_not_divide():
+    assert "does not divide over 3 devices" in refused(
+        "--config.eval.batch_size=3", "--config.train.batch_size=8", devices=3
+    )
+
+
+def test_describe_prints_exact_counts():
+    done = run("--mode=describe", "--config=configs/cityscapes_w48.py")
+    assert done.returncode == 0, done.stderr
+    for figure in (
+        "65930442",
+        "66017124",
+        "766561886208",
+        "65.93M",
+        "713.9 x 2^30",
+        "714.0 x 2^30",
+    ):
+        assert figure in done.stdout
+    baseline = run("--mode=describe", "--config=configs/cityscapes_w18s.py:baseline")
+    for figure in ("3923091", "3939579", "76856885248", "3.92M", "71.6 x 2^30"):
+        assert figure in baseline.stdout
+
+
+def write_tree(root, labels):
+    """Pictures of 40x60 in two splits; `labels` maps a picture's number to its odd label."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 2)):
+        lines = []
+        for n in range(count):
+            for kind in ("image", "label"):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+            image, label = f"image/{split}/{n}.png", f"label/{split}/{n}.png"
+            cv2.imwrite(str(root / image), rng.integers(0, 255, (40, 60, 3)))
+            odd = labels.get(n, LABEL) if split == "train" else LABEL
+            cv2.imwrite(str(root / label), odd)
+            lines.append(f"{image} {label}")
+        (root / f"{split}.txt").write_text("\n".join(lines))
+    return [
+        "--config=configs/camvid_w18s.py:runlocal",
+        f"--config.data.root={root}",
+        f"--workdir={root / 'run'}",
+        "--config.data.train_size=0",
+        "--config.model.variant=mini",
+    ]
+
+
+def test_label_value_outside_the_table(tmp_path):
+    message = refused(*write_tree(tmp_path, {0: np.full_like(LABEL, 77)}))
+    assert str(tmp_path / "label/train/0.png") in message
+    assert "77 (2400 px)" in message
+    assert "id_map" in message
+
+
+def test_label_of_another_size(tmp_path):
+    message = refused(*write_tree(tmp_path, {0: LABEL[:20]}))
+    assert "Sizes differ" in message
+    assert "60x40" in message
+    assert "60x20" in message
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_corrupt_png(tmp_path, kind):
+    args = write_tree(tmp_path, {})
+    path = tmp_path / kind / "train/0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    assert f"Cannot decode {path}" in refused(*args)
+
+
+def test_empty_split(tmp_path):
+    args = write_tree(tmp_path, {})
+    (tmp_path / "val.txt").write_text("")
+    assert f"{tmp_path / 'val.txt'} is empty" in refused(*args)
+
+
+def test_paths_that_leave_the_data_set(tmp_path):
+    args = write_tree(tmp_path, {})
+    for line in (f"{tmp_path}/image/val/0.png label/val/0.png", "../image.png label/val/0.png"):
+        (tmp_path / "val.txt").write_text(line)
+        message = refused(*args)
+        assert f"{tmp_path / 'val.txt'}, line 1" in message
+        assert "lies outside the data set" in message
+
+
+def test_configuration_that_fails(tmp_path):
+    for text, message in (
+        ("import nonsense_module", "No module named 'nonsense_module'"),
+        (
+            "from configs import base\n\ndef get_config():\n"
+            "    config = base.get_config()\n    config.train.stepz = 3\n    return config\n",
+            'Did you mean "steps" instead of "stepz"?',
+        ),
+    ):
+        path = tmp_path / "odd.py"
+        path.write_text(text)
+        assert message in refused(f"--config={path}")
+
+
+def test_existing_run_is_kept(tmp_path):
+    args = write_tree(tmp_path, {})
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert "already holds a run" in refused(*args)
+
+
+def test_bad_label_met_while_training(tmp_path):
+    """The sample before the run misses it; the thread that meets it names it."""
+    args = write_tree(tmp_path, {n: np.full_like(LABEL, 77) for n in (1, 2, 3, 4)})
+    done = run(*args, "--config.train.steps=40")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(r"error: \S+label/train/[1234]\.png has unknown label ids: 77", done.stderr)
+
+
+def test_train_evaluate_and_evaluate_again(tmp_path):
+    workdir = tmp_path / "run"
+    args = ["--config=configs/quickstart.py:runlocal", f"--workdir={workdir}"]
+    done = run(*args, devices=2)
+    assert done.returncode == 0, done.stderr
+    assert "4 steps of 2 from 8 pictures, on 2 x cpu" in done.stdout
+    assert "step 4/4" in done.stdout
+    assert (workdir / "checkpoints" / "4").is_dir()
+    assert f"{workdir}/checkpoints/4" in done.stdout
+    pictures = sorted(path.name for path in (workdir / "eval-val").glob("*.png"))
+    assert len(pictures) == 4
+    assert cv2.imread(str(workdir / "eval-val" / pictures[0])).shape[1] == 4 * 256 + 12
+    first = (workdir / "eval-val" / "scores.csv").read_text()
+
+    again = run("--mode=eval", *args)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"mean IoU [\d.]+", again.stdout)[0] in done.stdout
+    np.testing.assert_allclose(
+        *(
+            [float(line.split(",")[1] or "nan") for line in text.splitlines()[1:]]
+            for text in (first, (workdir / "eval-val" / "scores.csv").read_text())
+        ),
+        atol=1e-4,
+    )
+
+    other = refused("--mode=eval", "--config=configs/quickstart.py:baseline", *args[1:])
+    assert "another network: model.gfm (True against False)" in other
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to a folder with camvid/")
+def test_camvid_runs(tmp_path):
+    root = Path(os.environ["GSTO_DATA"]) / "camvid"
+    done = run(
+        "--config=configs/camvid_w18s.py:runlocal",
+        f"--config.data.root={root}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.eval.pictures=3",
+        "--config.data.train_size=0",
+        "--config.data.eval_size=0",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 steps of 2 from 367 pictures" in done.stdout
+    assert "101 pictures" in done.stdout
+    assert len(list((tmp_path / "run" / "eval-val").rglob("*.png"))) == 3
