@@ -57,9 +57,11 @@ def run(config: ConfigDict, mode: str, workdir: str | None) -> None:
     from data_pipelines import DataConfig, make_source, train_batches
     from gsto_jax import checkpoint, parallel, train
     from gsto_jax.config import Config
+    from gsto_jax.host_memory import keep_freed_memory
     from gsto_jax.tables import describe_table
     from gsto_jax.task import Task, initial_state
 
+    keep_freed_memory()
     values = json.loads(config.to_json())
     settings = Config.from_dict({key: value for key, value in values.items() if key != "data"})
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)

@@ -33,11 +33,14 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Options for `jax.jit` on the devices of the mesh.
 
-    XLA's YNNPACK fusions make training steps slower on CPUs: 1.3 times as long for the quickstart
-    (`benchmarks/cpu_compiler_options.py`).
+    On CPUs: without YNNPACK, whose fusions make training slower, and with the seams of
+    `gsto_jax.layers.materialize` kept (`benchmarks/cpu_compiler_options.py` measures both).
     """
     if mesh.devices.flat[0].platform == "cpu":
-        return {"xla_cpu_experimental_ynn_fusion_type": ""}
+        return {
+            "xla_cpu_experimental_ynn_fusion_type": "",
+            "xla_disable_hlo_passes": "cse_barrier_expander",
+        }
     return None
 
 

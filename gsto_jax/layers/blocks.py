@@ -1,10 +1,10 @@
 """HRNet's building blocks: convolution + BN (+ ReLU), and the two residual units."""
 
 import flax.linen as nn
-import jax
 from jax import Array
 
 from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
 
 
@@ -32,7 +32,7 @@ class ConvBN(nn.Module):
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`."""
         x = self.conv(self.features, self.kernel_size, self.stride, name="conv")(x)
         x = self.norm(name="bn")(x, train)
-        return jax.nn.relu(x) if self.relu else x
+        return relu(x) if self.relu else x
 
 
 class BasicBlock(nn.Module):
@@ -45,9 +45,9 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """`b h w features` -> the same shape."""
-        y = jax.nn.relu(self.norm(name="bn1")(self.conv(self.features, 3, name="conv1")(x), train))
+        y = relu(self.norm(name="bn1")(self.conv(self.features, 3, name="conv1")(x), train))
         y = self.norm(name="bn2")(self.conv(self.features, 3, name="conv2")(y), train)
-        return jax.nn.relu(x + y)
+        return relu(x + y)
 
 
 class Bottleneck(nn.Module):
@@ -60,13 +60,13 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """`b h w c` -> `b h w 4*planes`."""
-        y = jax.nn.relu(self.norm(name="bn1")(self.conv(self.planes, 1, name="conv1")(x), train))
-        y = jax.nn.relu(self.norm(name="bn2")(self.conv(self.planes, 3, name="conv2")(y), train))
+        y = relu(self.norm(name="bn1")(self.conv(self.planes, 1, name="conv1")(x), train))
+        y = relu(self.norm(name="bn2")(self.conv(self.planes, 3, name="conv2")(y), train))
         y = self.norm(name="bn3")(self.conv(4 * self.planes, 1, name="conv3")(y), train)
         if x.shape[-1] != 4 * self.planes:
             parts = {"conv": self.conv, "norm": self.norm}
             x = ConvBN(4 * self.planes, 1, relu=False, **parts, name="downsample")(x, train)
-        return jax.nn.relu(x + y)
+        return relu(x + y)
 
 
 class DownChain(nn.Module):

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gsto_jax.layers.materialize import materialize
+
 ModuleDef = Any  # a Module class, or functools.partial of one
 KernelStd = Callable[[Sequence[int]], float]
 
@@ -70,6 +72,7 @@ class Conv(nn.Module):
             rhs_dilation=(self.dilation, self.dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        y = materialize(y)
         if not self.use_bias:
             return y
         bias = self.param("bias", self._draw_bias, channels)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 from jax import Array
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import ConvBN, DownChain
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.gates import SpatialGate
+from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
 
@@ -57,7 +57,7 @@ class MultiScaleFusion(nn.Module):
                 self._transfer(sources[j][i], j, i, branches[i], train)
                 for j in range(len(branches))
             ]
-            fused.append(jax.nn.relu(sum(transferred[1:], transferred[0])))
+            fused.append(relu(sum(transferred[1:], transferred[0])))
         return fused, gates
 
     def _gate_sources(

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
 
@@ -35,5 +35,5 @@ class SegmentationHead(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         """`b h w c` -> logits `b h w num_classes`."""
         x = self.conv(x.shape[-1], 1, use_bias=True, name="conv")(x)
-        x = jax.nn.relu(self.norm(name="bn")(x, train))
+        x = relu(self.norm(name="bn")(x, train))
         return self.conv(self.num_classes, 1, use_bias=True, name="classifier")(x)
