@@ -3,230 +3,230 @@
 The one place where the library, the data pipelines and the configurations meet.
 """
 
-import difflib
+import contextlib
 import json
-import re
+import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import app, flags
+from ml_collections import ConfigDict
 
 from configs import base
 
 if TYPE_CHECKING:
-    from jax.sharding import Mesh
     from rich.console import Console
 
     from data_pipelines import DataConfig, Source
+    from gsto_jax.config import Config
+    from gsto_jax.experiment import EvalSet, MetricWriter
     from gsto_jax.task import Task
-    from gsto_jax.train import Progress
+
+Values = dict[str, Any]
+Show = Callable[[Any], None]
 
 MODES = {
-    "train": "train, then evaluate",
+    "train": "train, or go on with the run in --workdir, then evaluate",
     "eval": "evaluate the newest checkpoint in --workdir",
+    "audit": "check every label of both splits, and count its classes",
     "describe": "print parameters and multiply-accumulates by stage",
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the mode that the flags name; returns the exit status, 2 for what the user can mend."""
+def main(argv: Sequence[str]) -> None:
+    """Runs the mode that the flags name; ends with status 2 for what the user can mend."""
     from data_pipelines import DataError
-    from gsto_jax.errors import UserError
+    from gsto_jax import cli
+    from gsto_jax.errors import TrainingError, UserError
 
+    args = flags.FLAGS
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}: settings start with --config.")
-        run(flags.FLAGS.config, flags.FLAGS.mode, flags.FLAGS.workdir)
+        run(args.config, args.mode, args.workdir, args.fork_from)
     except (UserError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        cli.refuse(str(error))
+    except TrainingError as error:
+        cli.refuse(str(error), status=1)
 
 
-def run(config: ConfigDict, mode: str, workdir: str | None) -> None:
-    """Builds what the mode needs and checks all of it before anything compiles."""
-    import jax
+def run(config: ConfigDict, mode: str, folder: str | None, fork_from: str | None) -> None:
+    """Does what the mode says; checks settings, data and folders before anything compiles."""
+    from gsto_jax.host_memory import keep_freed_memory
+
+    keep_freed_memory()  # works only before JAX finds its devices
+
     from rich.console import Console
 
-    from data_pipelines import DataConfig, make_source, train_batches
-    from gsto_jax import checkpoint, parallel, train
+    from data_pipelines import DataConfig
     from gsto_jax.config import Config
-    from gsto_jax.host_memory import keep_freed_memory
     from gsto_jax.tables import describe_table
-    from gsto_jax.task import Task, initial_state
 
-    keep_freed_memory()
     values = json.loads(config.to_json())
     settings = Config.from_dict({key: value for key, value in values.items() if key != "data"})
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)
+    show = partial(console.print, soft_wrap=True)
     if mode == "describe":
-        console.print(describe_table(settings, len(config.data.classes)))
-        return
-
-    data = DataConfig(**values["data"])
-    mesh = parallel.make_mesh()
-    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
-    eval_source = make_source(data, data.eval_split)
-    task = Task(settings, len(data.classes), data.ignore_label, data.mean, data.std)
-    _use_compilation_cache(settings.run.compilation_cache)
-
-    if mode == "train":
-        parallel.check_batch(settings.train.batch_size, mesh, "train.batch_size")
-        train_source = make_source(data, data.train_split)
-        task = replace(task, steps=settings.train.total_steps(len(train_source)))
-        shard = (jax.process_index(), jax.process_count())
-        batches = train_batches(
-            data, train_source, settings.train.batch_size, settings.seed, *shard
-        )
-        for source in (train_source, eval_source):
-            _check_sample(source)
-        folder = checkpoint.new_workdir(workdir, settings.name)
-        console.print(
-            f"{settings.name}: {task.steps} steps of {settings.train.batch_size} from "
-            f"{len(train_source)} pictures, on {mesh.size} x {jax.devices()[0].device_kind}"
-        )
-
-        def report(progress: "Progress") -> None:
-            console.print(_progress_line(progress), soft_wrap=True)
-
-        state = initial_state(task, mesh)
-        try:
-            state = train.fit(task, state, batches, mesh, report)
-        finally:
-            batches.close()
-        saved = checkpoint.save(folder, state, values)
+        show(describe_table(settings, len(config.data.classes)))
+    elif mode == "audit":
+        audit(DataConfig(**values["data"]), console)
+    elif mode == "eval":
+        evaluate(settings, DataConfig(**values["data"]), values, folder, show)
     else:
-        folder = checkpoint.existing_workdir(workdir)
-        saved, made_by = checkpoint.newest(folder)
-        _check_same_network(made_by, values)
-        state = checkpoint.load_state(saved, task, mesh)
-
-    _evaluate(task, state.variables, data, eval_source, mesh, folder, console)
-    console.print(f"checkpoint  {saved}", soft_wrap=True)
+        train(settings, DataConfig(**values["data"]), values, folder, fork_from, show)
 
 
-def _evaluate(
-    task: "Task",
-    variables: Any,
+def train(
+    settings: "Config",
     data: "DataConfig",
-    source: "Source",
-    mesh: "Mesh",
-    folder: Path,
-    console: "Console",
+    values: Values,
+    folder: str | None,
+    fork_from: str | None,
+    show: Show,
 ) -> None:
-    from data_pipelines import eval_batches
-    from gsto_jax import evaluate, tables
-    from gsto_jax.visualize import PictureWriter
-
-    settings = task.config.eval
-    name = f"eval-{data.eval_split}"
-    pictures = PictureWriter(
-        folder / name, data.classes, data.palette, data.ignore_label, settings.pictures, source.name
-    )
-    started = time.perf_counter()
-    batches = eval_batches(source, settings.batch_size)
-    result = evaluate.evaluate(task, variables, batches, mesh, pictures.write)
-    seconds = time.perf_counter() - started
-    title = f"{task.config.name} on {data.eval_split}: {len(source)} pictures in {seconds:.0f} s"
-    console.print(tables.score_table(result, data.classes, title))
-    tables.write_scores(folder / name / "scores.csv", result, data.classes)
-    console.print(f"mean IoU {100 * result.mean_iou:.2f}", style="bold")
-    console.print(f"scores      {folder / name / 'scores.csv'}", soft_wrap=True)
-    console.print(f"pictures    {folder / name} ({pictures.written} PNGs)", soft_wrap=True)
-
-
-def _check_sample(source: "Source", count: int = 8) -> None:
-    """Reads a few pictures spread over the source, so that bad data shows before a compile."""
-    for index in range(0, len(source), -(-len(source) // count)):
-        source[index]
-
-
-def _check_same_network(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    from gsto_jax.config import differences
-    from gsto_jax.errors import UserError
-
-    training_only = ("init", "bn_momentum", "dtype")
-
-    def network(values: dict[str, Any]) -> dict[str, Any]:
-        model = {k: v for k, v in values["model"].items() if k not in training_only}
-        return {"model": model, "data": {k: values["data"][k] for k in ("classes", "mean", "std")}}
-
-    found = differences(network(theirs), network(ours))
-    if found:
-        raise UserError(
-            "the checkpoint is of another network: "
-            + "; ".join(found)
-            + ". Give the --config that trained it"
-        )
-
-
-def _use_compilation_cache(folder: str) -> None:
+    """Begins a run or goes on with it, then evaluates it."""
     import jax
 
-    if folder and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    from data_pipelines import audit_sample, make_source, train_batches
+    from gsto_jax import parallel
+    from gsto_jax.experiment import Experiment
+    from gsto_jax.interrupt import Interrupt
+    from gsto_jax.workdir import Workdir, revision
+
+    mesh = parallel.make_mesh()
+    parallel.check_batch(settings.train.batch_size, mesh, "train.batch_size")
+    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
+    source = make_source(data, data.train_split)
+    steps = settings.train.total_steps(len(source))
+    task = replace(make_task(settings, data), steps=steps)
+    shard = (jax.process_index(), jax.process_count())
+    batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
+    eval_set, eval_source = make_eval_set(settings, data)
+    for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
+        found = audit_sample(pictures)
+        ignored = found.pixels[data.ignore_label] / found.total
+        seen = len(found.pixels.keys() - {data.ignore_label})
+        show(
+            f"labels of {split}: {found.records} of {len(pictures)} checked, {seen} of "
+            f"{task.num_classes} classes, {ignored:.1%} ignored"
+        )
+    parallel.use_compilation_cache(settings.run.compilation_cache)
+    workdir = Workdir(folder or f"runs/{settings.name}", hold=True)
+    with Interrupt() as interrupt, contextlib.closing(batches), contextlib.closing(workdir):
+        this = Experiment(task, values, mesh, workdir, eval_set, show)
+        state, position = this.start(Path(fork_from) if fork_from else None)
+        if position is not None:
+            batches.set_state(position)
+        step = int(state.step)
+        workdir.write_start([sys.executable, *sys.argv], step, revision(Path(__file__).parent))
+        optim = settings.optim
+        warmup = f", warm-up {optim.warmup_fraction:.0%}" if optim.warmup_fraction else ""
+        show(
+            f"{settings.name}: {steps} steps of {settings.train.batch_size} from {len(source)} "
+            f"pictures, learning rate {optim.learning_rate:g}{warmup}, on "
+            f"{mesh.size} x {jax.devices()[0].device_kind}"
+        )
+        show(f"workdir     {workdir.path}")
+        if settings.run.tensorboard and jax.process_index() == 0:
+            this = replace(this, writer=make_writer(workdir.path / "tensorboard"))
+        state = this.train(state, batches, interrupt)
+        step = int(state.step)
+        if step == steps and not interrupt():
+            this.evaluate(state, batches.get_state(), interrupt)
+        if interrupt():
+            show(f"stopped by {interrupt.received}: the same command goes on from step {step}")
+        elif step < steps:
+            show(f"stopped at step {step}, as run.stop_at says")
+        show(f"checkpoint  {workdir.checkpoints / str(step)}")
 
 
-def _progress_line(progress: "Progress") -> str:
-    losses = {k: v for k, v in progress.scalars.items() if k != "learning_rate"}
-    eta = str(timedelta(seconds=round(progress.eta)))
-    return " | ".join(
-        [
-            f"step {progress.step:>{len(str(progress.steps))}}/{progress.steps}",
-            f"{progress.rate:6.2f} steps/s",
-            f"eta {eta}",
-            *(f"{name} {value:.4f}" for name, value in losses.items()),
-            f"lr {progress.scalars['learning_rate']:.5f}",
-        ]
-    )
+def evaluate(
+    settings: "Config", data: "DataConfig", values: Values, folder: str | None, show: Show
+) -> None:
+    """Evaluates the newest checkpoint of a run."""
+    from gsto_jax import parallel, workdir
+    from gsto_jax.experiment import Experiment, load_for_evaluation
+
+    mesh = parallel.make_mesh()
+    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
+    task = make_task(settings, data)
+    eval_set, _ = make_eval_set(settings, data)
+    run_folder = workdir.existing(folder)
+    found = load_for_evaluation(run_folder, task, mesh, values, show)
+    parallel.use_compilation_cache(settings.run.compilation_cache)
+    Experiment(task, values, mesh, run_folder, eval_set, show).evaluate(found.state)
+    show(f"checkpoint  {found.path}")
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; one that cannot be read ends the program with one message."""
-    known = list(_flat(base.get_config()))
-    for arg in argv[1:]:
-        match = re.match(r"--?(?:no)?config\.([\w.]+)", arg)
-        if match and match[1] not in known:
-            nearest = difflib.get_close_matches(match[1], known, n=1, cutoff=0)[0]
-            _refuse(f"unknown setting config.{match[1]}: did you mean config.{nearest}?")
+def audit(data: "DataConfig", console: "Console") -> None:
+    """Checks every label of both splits. Raises DataError if any is wrong."""
+    from rich.progress import track
+
+    from data_pipelines import DataError, make_source
+    from data_pipelines import audit as audit_labels
+    from gsto_jax.tables import audit_table
+
+    problems: list[str] = []
+    for split in dict.fromkeys((data.train_split, data.eval_split)):
+        source = make_source(data, split)
+        progress = track(range(len(source)), split, console=console, transient=True)
+        found = audit_labels(source, progress)
+        title = f"{split}: {found.records} labels, {len(found.problems)} problems"
+        console.print(audit_table(found, data.classes, data.ignore_label, title))
+        problems += found.problems
+    for problem in problems:
+        console.print(problem, soft_wrap=True)
+    if problems:
+        raise DataError(f"{len(problems)} problems in the labels, named above.")
+
+
+def make_task(settings: "Config", data: "DataConfig") -> "Task":
+    """The task, without the length of the run."""
+    from gsto_jax.task import Task
+
+    weights = data.class_weights or None
+    classes = len(data.classes)
+    return Task(settings, classes, data.ignore_label, data.mean, data.std, class_weights=weights)
+
+
+def make_eval_set(settings: "Config", data: "DataConfig") -> tuple["EvalSet", "Source"]:
+    """The split to evaluate on, and its pictures."""
+    from data_pipelines import eval_batches, make_source
+    from gsto_jax.experiment import EvalSet
+    from gsto_jax.visualize import PictureWriter
+
+    source = make_source(data, data.eval_split)
+    chosen = settings.eval
+
+    def pictures(folder: Path) -> PictureWriter:
+        look = (data.classes, data.palette, data.ignore_label)
+        return PictureWriter(folder, *look, chosen.pictures, chosen.figures, source.name)
+
+    batches = partial(eval_batches, source, chosen.batch_size)
+    return EvalSet(data.eval_split, len(source), data.classes, batches, pictures), source
+
+
+def make_writer(folder: Path) -> "MetricWriter":
+    """Writes for TensorBoard; here and not in the library, which knows no TensorFlow."""
+    from gsto_jax.errors import UserError
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        # Reads the overrides at once, so it comes after the check.
-        config_flags.DEFINE_config_file(
-            "config", "configs/quickstart.py", "FILE[:WORDS]; --config.SECTION.FIELD=VALUE sets one"
-        )
-        flags.DEFINE_enum(
-            "mode", "train", list(MODES), "; ".join(f"{k}: {v}" for k, v in MODES.items())
-        )
-        flags.DEFINE_string(
-            "workdir", None, "folder of the run; when training, by default runs/NAME-DATE-TIME"
-        )
-        logging.set_verbosity(logging.WARNING)
-        rest = flags.FLAGS(argv)
-        _ = flags.FLAGS.config.name  # a file that cannot be loaded says so only when it is read
-        return rest
-    except Exception as error:  # a configuration is a program: it may fail in any way
-        # Its traceback stands in the text: the last line counts.
-        _refuse(re.sub(r"^\w+Error: ", "", str(error).strip().splitlines()[-1].strip()))
-
-
-def _flat(config: ConfigDict, place: str = "") -> Iterator[str]:
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _flat(value, f"{place}{name}.")
-        else:
-            yield f"{place}{name}"
-
-
-def _refuse(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+        from clu.metric_writers import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            f"run.tensorboard needs a package that is missing ({error}): install gsto-jax[train], "
+            "or give --config.run.tensorboard=False"
+        ) from error
+    return SummaryWriter(str(folder))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    # Not at the top: grain's workers import this file, and must not import JAX.
+    from gsto_jax import cli
+
+    app.run(main, flags_parser=partial(cli.parse, settings=base.get_config(), modes=MODES))

@@ -1,7 +1,8 @@
 """Every setting, its default and what it means; the other files override what differs.
 
-The sections `model`, `loss`, `optim`, `train` and `data` decide the result; `eval` and `run` may
-change from one start to the next.
+`seed`, `model`, `loss`, `optim`, `train` and `data` decide the result: a run goes on only with the
+values it began with. `name`, `eval`, `run` and, of `data`, `root`, `workers`, `eval_split` and
+`eval_size` may change from one start to the next.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +29,11 @@ def get_config() -> ConfigDict:
     model.dtype = "float32"  # compute dtype: float32 | bfloat16 | float64 (needs JAX_ENABLE_X64)
 
     config.loss = loss = ConfigDict()
+    loss.kind = "ce"  # of the last head: ce | ohem (hard pixels only)
     loss.stage_weights = (0.2, 0.3, 0.5, 1.0)  # of the heads after stages 1 to 4
+    loss.class_weights = False  # weighs pixels by data.class_weights
+    loss.ohem_threshold = 0.9  # ohem: a pixel is hard below this probability of its class ...
+    loss.ohem_kept = 43691  # ... or among so many hardest, an image (131072 for three)
 
     config.optim = optim = ConfigDict()
     optim.learning_rate = 0.01  # of step 0
@@ -36,9 +41,13 @@ def get_config() -> ConfigDict:
     optim.weight_decay = 5e-4  # on every parameter, BN and biases included
     optim.poly_power = 0.9  # rate = learning_rate * (1 - step / steps) ** poly_power
     optim.lr_lag = False  # step n at the rate of step n - 1, as the published training loop does
+    optim.warmup_fraction = 0.0  # of the steps, in which the rate rises linearly ...
+    optim.warmup_start = 0.1  # ... from this share of it
+    optim.ema_decay = 0.0  # of averaged parameters, which evaluation then uses; 0: none
 
     config.train = train = ConfigDict()
     train.batch_size = 12  # over all devices and hosts
+    train.accumulate = 1  # passes a batch in so many parts; BN normalises each by itself
     train.steps = 0  # length of the run; 0: by epochs
     train.epochs = 0  # of floor(pictures / batch_size) steps each; 0: by steps
 
@@ -46,6 +55,7 @@ def get_config() -> ConfigDict:
     evaluation.batch_size = 1  # over all devices; pictures of one size share a batch
     evaluation.absent = "exclude"  # class without truth and prediction: exclude | zero (as 0)
     evaluation.pictures = -1  # how many samples become PNGs; -1: all
+    evaluation.figures = 2  # how many samples show branches and gates too (Figure 1); -1: all
 
     config.data = data = ConfigDict()
     data.source = "folder"  # scenes: drawn on the fly | folder: image files and label PNGs
@@ -63,6 +73,7 @@ def get_config() -> ConfigDict:
     data.classes = ()  # names, in the order of the train ids
     data.palette = ()  # their RGB colours
     data.id_map = ()  # pairs (id in the file, train id or ignore_label); empty: as in the file
+    data.class_weights = ()  # one for each class, for loss.class_weights
     data.ignore_label = 255  # train id of pixels that do not count
     data.crop = (512, 1024)  # height, width of a training sample
     data.base_size = 0  # long side at scale 1; 0: the picture's own
@@ -76,6 +87,11 @@ def get_config() -> ConfigDict:
 
     config.run = run = ConfigDict()
     run.log_every = 20  # steps between two lines of progress
+    run.checkpoint_every = 200  # steps between two checkpoints
+    run.keep_checkpoints = 3  # the newest so many, and the best one evaluated
+    run.eval_every = 0  # steps between two evaluations; 0: only at the end
+    run.stop_at = 0  # this start ends after that step, and the next goes on; 0: at the end
+    run.tensorboard = True  # writes metrics and pictures for TensorBoard (imports TensorFlow)
     run.compilation_cache = "~/.cache/gsto_jax/xla"  # compiled programs; empty: keeps none
     return config.lock()
 
@@ -92,17 +108,38 @@ def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
 
     Args:
       config: the experiment's settings.
-      arg: comma-separated words: `baseline` (plain HRNetV2), `runlocal` (a few small steps).
+      arg: comma-separated words: `baseline` (plain HRNetV2), `batch=N` (another batch, see
+        `set_batch`), `runlocal` (a few small steps).
 
     Raises:
-      ValueError: an unknown word.
+      ValueError: an unknown word, or a batch that is no positive number.
     """
     known = {"baseline": set_baseline, "runlocal": set_runlocal}
     for word in filter(None, (arg or "").split(",")):
-        if word not in known:
-            raise ValueError(f"unknown config argument ':{word}': use {', '.join(known)}")
-        known[word](config)
+        name, _, value = word.partition("=")
+        if name == "batch" and value.isdecimal() and int(value) > 0:
+            set_batch(config, int(value))
+        elif word in known:
+            known[word](config)
+        else:
+            words = ", ".join([*known, "batch=N"])
+            raise ValueError(f"unknown config argument ':{word}': use {words}")
     return config
+
+
+def set_batch(config: ConfigDict, batch_size: int) -> None:
+    """Trains on the same number of pictures in batches of another size.
+
+    The linear rule: the learning rate changes as the batch does. A larger one warms up from the
+    original rate over the first 5 % of the steps.
+    """
+    ratio = batch_size / config.train.batch_size
+    config.name += f"-batch{batch_size}"
+    config.train.steps = round(config.train.steps / ratio)
+    config.train.batch_size = batch_size
+    config.optim.learning_rate *= ratio
+    if ratio > 1:
+        config.optim.warmup_fraction, config.optim.warmup_start = 0.05, 1 / ratio
 
 
 def set_runlocal(config: ConfigDict) -> None:
@@ -115,3 +152,4 @@ def set_runlocal(config: ConfigDict) -> None:
     config.data.train_size = 8
     config.data.eval_size = 4
     config.run.log_every = 1
+    config.run.tensorboard = False

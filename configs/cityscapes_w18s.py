@@ -31,4 +31,5 @@ def set_cityscapes(config: ConfigDict) -> None:
     config.data.classes = CITYSCAPES.names
     config.data.palette = CITYSCAPES.palette
     config.data.id_map = CITYSCAPES.id_map
+    config.data.class_weights = CITYSCAPES.weights
     config.data.base_size = 2048

@@ -30,6 +30,7 @@ class DataConfig:
         palette: one RGB colour for each class.
         id_map: pairs (id in the file, train id); a train id may be 255 or `ignore_label` for
             pixels that are not scored. Empty: files hold train ids.
+        class_weights: of the loss, one for each class; may be empty.
         ignore_label: the id of pixels that are not scored.
         crop: (h, w) of a training picture.
         base_size: the long side at scale 1; 0 stands for the picture's own.
@@ -57,6 +58,7 @@ class DataConfig:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     id_map: tuple[tuple[int, int], ...] = ()
+    class_weights: tuple[float, ...] = ()
     ignore_label: int = IGNORE_LABEL
     crop: tuple[int, int]
     base_size: int = 0
@@ -86,7 +88,16 @@ class DataConfig:
             self._check_folder()
 
     def _freeze_sequences(self) -> None:
-        for name in ("image_size", "classes", "palette", "id_map", "crop", "mean", "std"):
+        for name in (
+            "image_size",
+            "classes",
+            "palette",
+            "id_map",
+            "class_weights",
+            "crop",
+            "mean",
+            "std",
+        ):
             value = getattr(self, name)
             _require(
                 isinstance(value, Iterable) and not isinstance(value, str),
@@ -114,6 +125,12 @@ class DataConfig:
             _require(
                 _is_ints(colour, 3, 0, 255), f"palette holds {colour!r}", "a colour is 3 x 0..255"
             )
+        _require(
+            len(self.class_weights) in (0, count)
+            and all(_is_number(weight) and weight >= 0 for weight in self.class_weights),
+            f"class_weights is {self.class_weights!r}",
+            f"give {count} numbers of at least 0, or none",
+        )
         _require(
             _is_int(self.ignore_label, count, 255),
             f"ignore_label is {self.ignore_label!r}",

@@ -17,9 +17,10 @@ class ClassTable:
         palette: one RGB colour (0..255) for each class.
         id_map: pairs (id in the label file, train id); train id `IGNORE_LABEL` is not scored.
             Empty: the files hold train ids already.
+        weights: of the classes in a loss, where the data set's publications give them.
 
     Raises:
-        ValueError: names and palette differ in length.
+        ValueError: names, palette or weights differ in length.
 
     Example:
         >>> CAMVID.names[CAMVID.train_id(3)]
@@ -30,8 +31,11 @@ class ClassTable:
     names: tuple[str, ...]
     palette: tuple[Colour, ...]
     id_map: tuple[tuple[int, int], ...] = ()
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.weights) not in (0, len(self.names)):
+            raise ValueError(f"{self.name}: {len(self.names)} names, {len(self.weights)} weights.")
         if len(self.names) != len(self.palette):
             raise ValueError(
                 f"{self.name}: {len(self.names)} names but {len(self.palette)} colours."
@@ -76,6 +80,11 @@ CITYSCAPES = ClassTable(
     names=tuple(name for _, name, _ in _CITYSCAPES_CLASSES),
     palette=tuple(colour for _, _, colour in _CITYSCAPES_CLASSES),
     id_map=_cityscapes_id_map(),
+    # Those of HRNet's published runs.
+    weights=(
+        *(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),
+        *(0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507),
+    ),
 )
 
 CAMVID = ClassTable(

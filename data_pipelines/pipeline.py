@@ -7,6 +7,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from data_pipelines.audit import Inspection
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.folder import FolderSource
@@ -30,6 +31,10 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """Returns a name to save results under."""
+        ...
+
+    def inspect(self, index: int) -> Inspection:
+        """Returns what the label holds, and what is wrong with the record."""
         ...
 
 
@@ -58,7 +63,7 @@ def train_batches(
     seed: int,
     shard_index: int = 0,
     shard_count: int = 1,
-) -> grain.DatasetIterator[Batch]:
+) -> "TrainBatches":
     """Batches of augmented pictures, for ever.
 
     An epoch is `len(source) // batch_size` batches: its last pictures, too few for a batch, are
@@ -75,8 +80,7 @@ def train_batches(
 
     Returns:
         An iterator of dicts, b = batch_size // shard_count: image uint8 `b h w 3`, label uint8
-        `b h w`, size int32 `b 2` (rows and columns inside the picture), index int32 `b`. Its
-        `get_state()` and `set_state()` resume it exactly, with the same number of workers.
+        `b h w`, size int32 `b 2` (rows and columns inside the picture), index int32 `b`.
 
     Raises:
         DataError: the batch is larger than the source or does not divide by the hosts. While
@@ -106,13 +110,58 @@ def train_batches(
     pictures = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augment)
     stream = pictures[: steps * batch_size].repeat()
     batches = stream[shard_index::shard_count].batch(batch_size // shard_count)
-    dataset = batches.to_iter_dataset(_READ)
-    if config.workers:
-        # grain's workers read absl flags, which only an absl program has parsed by now.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.workers))
-    return iter(dataset)
+    return TrainBatches(batches, config.workers)
+
+
+class TrainBatches:
+    """An endless iterator over batches that resumes exactly.
+
+    Its state counts the batches taken, over all hosts, so that a run may go on with another number
+    of hosts or worker processes.
+
+    Args:
+        batches: this host's, by their number.
+        workers: processes that prepare them; 0: threads of this process.
+    """
+
+    def __init__(self, batches: grain.MapDataset[Batch], workers: int) -> None:
+        self._batches, self._workers = batches, workers
+        self._taken = 0
+        self._iterator: grain.DatasetIterator[Batch] | None = None
+
+    def __iter__(self) -> "TrainBatches":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator)
+        self._taken += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Returns where the iterator stands, as plain values."""
+        return {"batches": self._taken}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Moves the iterator to where it stood."""
+        self.close()
+        self._taken = state["batches"]
+
+    def close(self) -> None:
+        """Ends the worker processes; the next batch starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _start(self) -> grain.DatasetIterator[Batch]:
+        dataset = self._batches[self._taken :].to_iter_dataset(_READ)
+        if self._workers:
+            # grain's workers read absl flags, which only an absl program has parsed by now.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+        return iter(dataset)
 
 
 def eval_batches(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.audit import Inspection
 from data_pipelines.scene_street import draw_street
 
 _KEPT_PIXELS = 2**16
@@ -41,6 +42,12 @@ class ScenesSource:
     def name(self, index: int) -> str:
         """Returns a name to save results under."""
         return f"{self._split}_{index:06d}"
+
+    def inspect(self, index: int) -> Inspection:
+        """Draws a picture and tells what its label holds."""
+        values, counts = np.unique(self[index]["label"], return_counts=True)
+        pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        return Inspection(self.name(index), pixels, {})
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Draws a picture.

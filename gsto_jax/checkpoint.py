@@ -1,115 +1,249 @@
-"""Checkpoints: the train state and the configuration that made it, together (orbax)."""
+"""Checkpoints: the train state and all that is needed to go on from it, together (orbax).
 
-import time
-from collections.abc import Mapping
+A checkpoint is a folder named after its step. It holds `state`, the arrays of the train state, and
+`run`, one JSON record: the configuration, the state of the data iterator and the versions that
+wrote it. Orbax writes it under another name and renames it when it is whole.
+"""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax import serialization
 from jax.sharding import Mesh
 
 from gsto_jax.errors import UserError
 from gsto_jax.parallel import replicated
-from gsto_jax.task import Task, TrainState, abstract_state
+from gsto_jax.task import Task, TrainState, abstract_state, state_of
 
-FOLDER = "checkpoints"
+PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+NETWORK = ("params", "batch_stats", "step")
+
+Record = dict[str, Any]
 
 
-def new_workdir(path: str | None, name: str) -> Path:
-    """Makes the folder of a new run, before anything costly starts.
+class DamagedError(UserError):
+    """A checkpoint that cannot be read, though it was written whole."""
+
+    def __init__(self, checkpoint: Path, cause: Exception) -> None:
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+        super().__init__(f"checkpoint {checkpoint} is damaged ({reason})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+      path: its folder.
+      state: of training, on the devices of the mesh.
+      record: "config", "data" (state of the iterator), "versions", and whatever was saved beside.
+    """
+
+    path: Path
+    state: TrainState
+    record: Record
+
+    @property
+    def step(self) -> int:
+        """How many steps the state has taken."""
+        return int(self.path.name)
+
+
+class Checkpoints:
+    """The newest checkpoints in a folder.
 
     Args:
-      path: the folder, or None for `runs/NAME-DATE-TIME`.
-      name: of the configuration.
+      folder: absolute; made when the first one is saved.
+      keep: how many to keep; older ones go once a newer one is whole.
 
-    Raises:
-      UserError: it cannot be written, or already holds a run.
+    Use it as a context manager: leaving it waits for what is still being written.
     """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    workdir = Path(path or f"runs/{name}-{stamp}").expanduser().absolute()
-    if (workdir / FOLDER).exists():
-        raise UserError(
-            f"workdir {workdir} already holds a run: give another --workdir, or evaluate it with "
-            f"--mode=eval --workdir={workdir}"
-        )
-    _check_writable(workdir)
-    return workdir
 
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        self.folder = folder
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
-def save(workdir: Path, state: TrainState, config: Mapping[str, Any]) -> Path:
-    """Writes the state and the configuration as one checkpoint, atomically.
+    def __enter__(self) -> "Checkpoints":
+        return self
 
-    Returns:
-      The folder of the checkpoint.
-    """
-    with ocp.CheckpointManager(workdir / FOLDER) as manager:
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def save(self, state: TrainState, record: Mapping[str, Any]) -> Path:
+        """Copies the state and writes it in the background; `wait` tells when it is there.
+
+        A step that is there already is left as it is.
+
+        Returns:
+          The folder of the checkpoint.
+        """
         step = int(state.step)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(dict(config))
-        )
-        manager.save(step, args=args)
-        manager.wait_until_finished()
-    return workdir / FOLDER / str(step)
-
-
-def existing_workdir(path: str | None) -> Path:
-    """The folder of a run. Raises UserError where there is none, or it cannot be written."""
-    if path is None:
-        raise UserError("no run to evaluate: give the folder of one as --workdir")
-    workdir = Path(path).expanduser().absolute()
-    if not (workdir / FOLDER).is_dir():
-        raise UserError(
-            f"no checkpoint: {workdir / FOLDER} does not exist. Give the --workdir of a run"
-        )
-    _check_writable(workdir)
-    return workdir
-
-
-def newest(workdir: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a run and the configuration in it.
-
-    Raises:
-      UserError: there is no checkpoint.
-    """
-    with ocp.CheckpointManager(workdir / FOLDER) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(
-                f"no checkpoint: {workdir / FOLDER} is empty. Give the --workdir of a run"
+        if step not in self._manager.all_steps():
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(_to_dict(state)),
+                run=ocp.args.JsonSave({**record, "versions": versions()}),
             )
-        args = ocp.args.Composite(config=ocp.args.JsonRestore())
-        return workdir / FOLDER / str(step), manager.restore(step, args=args)["config"]
+            self._manager.save(step, args=args)
+        return self.folder / str(step)
+
+    def wait(self) -> None:
+        """Returns when everything saved is on the disk. Raises what went wrong in writing it."""
+        self._manager.wait_until_finished()
 
 
-def load_state(checkpoint: Path, task: Task, mesh: Mesh) -> TrainState:
+def versions() -> dict[str, str]:
+    """Versions of the packages that a checkpoint depends on, where they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in a folder, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+
+
+def read_record(checkpoint: Path) -> Record:
+    """The record of a checkpoint. Raises DamagedError."""
+    try:
+        with ocp.CheckpointManager(checkpoint.parent) as manager:
+            args = ocp.args.Composite(run=ocp.args.JsonRestore())
+            record = manager.restore(int(checkpoint.name), args=args)["run"]
+        if not isinstance(record, dict) or "config" not in record:
+            raise ValueError("its record holds no configuration")
+        return record
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise DamagedError(checkpoint, error) from error
+
+
+def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
     """The state in a checkpoint, on every device of the mesh.
 
+    Args:
+      checkpoint: its folder.
+      task: whose state it should be.
+      mesh: the devices.
+      fork: take over only what fits: with another optimiser than the task's, or with averaged
+        parameters that it lacks, those start anew from the parameters.
+
     Raises:
-      UserError: it is of another network than the task's.
+      UserError: it is of another network than the task's, or of another optimiser.
+      DamagedError: it cannot be read.
     """
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        abstract_state(task),
-    )
-    with ocp.CheckpointManager(checkpoint.parent) as manager:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        try:
-            return manager.restore(int(checkpoint.name), args=args)["state"]
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"checkpoint {checkpoint} is of another network: give the --config that trained it "
-                f"({str(error).splitlines()[0]})"
-            ) from error
-
-
-def _check_writable(workdir: Path) -> None:
+    expected = abstract_state(task)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"workdir {workdir} cannot be written ({error.strerror}): give a writable --workdir"
-        ) from error
+        with ocp.CheckpointManager(checkpoint.parent) as manager:
+            stored = manager.item_metadata(int(checkpoint.name))["state"].tree
+            _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
+            if not fork:
+                _require_same(checkpoint, stored, _to_dict(expected))
+            target = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=replicated(mesh)
+                ),
+                stored,
+            )
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            values = manager.restore(int(checkpoint.name), args=args)["state"]
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise DamagedError(checkpoint, error) from error
+    if fork:
+        fresh = _to_dict(state_of(task, values["params"], values["batch_stats"], mesh))
+        ours = {name for name in fresh if _describe(fresh[name]) == _describe(values.get(name, {}))}
+        values = fresh | {name: values[name] for name in ours}
+    values = {"ema": None} | values
+    return serialization.from_state_dict(expected, values)
+
+
+def load(
+    folder: Path,
+    task: Task,
+    mesh: Mesh,
+    check: Callable[[Record], None] = lambda record: None,
+    on_damage: Callable[[Path, str], None] = lambda path, message: None,
+) -> Checkpoint | None:
+    """The newest checkpoint of a folder that can be read.
+
+    Args:
+      folder: of the checkpoints.
+      task: whose state it should be.
+      mesh: the devices to put it on.
+      check: called with the record before the state is read; raises to refuse it.
+      on_damage: called with the folder of each newer one that is damaged, and a message.
+
+    Returns:
+      The checkpoint, or None where there is none.
+
+    Raises:
+      UserError: the checkpoint is of another network than the task's, or all are damaged.
+    """
+    found = steps(folder)
+    for step in reversed(found):
+        path = folder / str(step)
+        try:
+            record = read_record(path)
+            check(record)
+            return Checkpoint(path, read_state(path, task, mesh), record)
+        except DamagedError as error:
+            on_damage(path, str(error))
+    if found:
+        raise UserError(f"no checkpoint in {folder} can be read: restore it, or train anew")
+    return None
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Renames a damaged checkpoint, so that its step can be saved again. Returns its new place."""
+    stem, number = f"damaged-{checkpoint.name}", 1
+    place = checkpoint.with_name(stem)
+    while place.exists():
+        number += 1
+        place = checkpoint.with_name(f"{stem}-{number}")
+    checkpoint.rename(place)
+    return place
+
+
+def _to_dict(state: TrainState) -> dict[str, Any]:
+    values = serialization.to_state_dict(state)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _describe(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every array, by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(x.shape), str(x.dtype))
+        for path, x in leaves
+    }
+
+
+def _require_same(
+    checkpoint: Path, stored: Any, expected: Any, parts: Sequence[str] | None = None
+) -> None:
+    kind = "training state" if parts is None else "network"
+    names = sorted({*stored, *expected}) if parts is None else parts
+    theirs, ours = (_describe({n: tree.get(n, {}) for n in names}) for tree in (stored, expected))
+    for path in sorted({*theirs, *ours}):
+        if theirs.get(path) != ours.get(path):
+            there, here = (
+                "missing" if found is None else f"{found[1]}{list(found[0])}"
+                for found in (theirs.get(path), ours.get(path))
+            )
+            raise UserError(
+                f"checkpoint {checkpoint} is of another {kind}: {path} is {there} in it, but "
+                f"{here} here. Give the --config that trained it"
+            )

@@ -5,7 +5,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +77,17 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the heads' losses, stages 1 to 4."""
+    """Loss of the heads. See `gsto_jax.losses`."""
 
+    kind: str
     stage_weights: tuple[float, float, float, float]
+    class_weights: bool
+    ohem_threshold: float
+    ohem_kept: int
 
     def __post_init__(self) -> None:
-        """Raises UserError unless there are four weights, none negative, the last positive."""
+        """Raises UserError for values out of range."""
+        _one_of(self.kind, "loss.kind", ("ce", "ohem"))
         weights = tuple(self.stage_weights)
         object.__setattr__(self, "stage_weights", weights)
         _require(
@@ -91,6 +96,9 @@ class LossConfig:
             weights,
             "give four weights, none negative, the last one positive",
         )
+        threshold, kept = self.ohem_threshold, self.ohem_kept
+        _require(0 <= threshold <= 1, "loss.ohem_threshold", threshold, "use a probability, 0 to 1")
+        _require(kept >= 0, "loss.ohem_kept", kept, "use a number of pixels an image, 0 or more")
 
     @property
     def by_stage(self) -> dict[str, float]:
@@ -107,6 +115,9 @@ class OptimConfig:
     weight_decay: float
     poly_power: float
     lr_lag: bool
+    warmup_fraction: float
+    warmup_start: float
+    ema_decay: float
 
     def __post_init__(self) -> None:
         """Raises UserError for values out of range."""
@@ -114,6 +125,12 @@ class OptimConfig:
         _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "use [0, 1)")
         _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "use >= 0")
         _require(self.poly_power > 0, "optim.poly_power", self.poly_power, "use > 0")
+        for name in ("warmup_fraction", "warmup_start"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"optim.{name}", value, "use 0 to 1")
+        _require(
+            0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "use [0, 1), 0 for none"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +138,19 @@ class TrainConfig:
     """How long, and on how many images a step."""
 
     batch_size: int
+    accumulate: int
     steps: int
     epochs: int
 
     def __post_init__(self) -> None:
         """Raises UserError unless exactly one of steps and epochs says how long."""
         _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "use at least 1")
+        _require(
+            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            "train.accumulate",
+            self.accumulate,
+            f"use a divisor of train.batch_size, {self.batch_size}",
+        )
         _require(self.steps >= 0, "train.steps", self.steps, "use 0 (by epochs) or more")
         _require(self.epochs >= 0, "train.epochs", self.epochs, "use 0 (by steps) or more")
         if (self.steps > 0) == (self.epochs > 0):
@@ -147,12 +171,14 @@ class EvalConfig:
     batch_size: int
     absent: str
     pictures: int
+    figures: int
 
     def __post_init__(self) -> None:
         """Raises UserError for values out of range."""
         _require(self.batch_size >= 1, "eval.batch_size", self.batch_size, "use at least 1")
         _one_of(self.absent, "eval.absent", ("exclude", "zero"))
         _require(self.pictures >= -1, "eval.pictures", self.pictures, "use -1 (all), 0 or more")
+        _require(self.figures >= -1, "eval.figures", self.figures, "use -1 (all), 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +186,21 @@ class RunConfig:
     """What changes nothing in the result."""
 
     log_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    eval_every: int
+    stop_at: int
+    tensorboard: bool
     compilation_cache: str
 
     def __post_init__(self) -> None:
         """Raises UserError for values out of range."""
-        _require(self.log_every >= 1, "run.log_every", self.log_every, "use at least 1")
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            _require(value >= 1, f"run.{name}", value, "use at least 1")
+        for name in ("eval_every", "stop_at"):
+            value = getattr(self, name)
+            _require(value >= 0, f"run.{name}", value, "use a number of steps, 0 for none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,13 +244,69 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
     return cls(**built)
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], place: str = "") -> list[str]:
-    """Names, with both values, the settings in which two nested plain configs differ."""
-    found = []
-    for name in sorted(set(ours) | set(theirs)):
-        left, right = (side.get(name, "(not set)") for side in (ours, theirs))
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found += differences(left, right, f"{place}{name}.")
-        elif json.dumps(left, default=list) != json.dumps(right, default=list):
-            found.append(f"{place}{name} ({left!r} against {right!r})")
-    return found
+RUNTIME = "runtime"
+_KINDS = {
+    "seed": "optimiser",
+    "model": "model",
+    "loss": "optimiser",
+    "optim": "optimiser",
+    "train": "optimiser",
+    "data": "data",
+    "data.root": RUNTIME,
+    "data.workers": RUNTIME,
+    "data.eval_split": RUNTIME,
+    "data.eval_size": RUNTIME,
+    "name": RUNTIME,
+    "eval": RUNTIME,
+    "run": RUNTIME,
+}
+
+
+def kind(field: str) -> str:
+    """What a setting decides: "model", "data" or "optimiser" make the result, "runtime" does not.
+
+    Args:
+      field: its dotted name, such as "optim.momentum".
+
+    Raises:
+      KeyError: no section of the configuration has that name.
+    """
+    while field not in _KINDS and "." in field:
+        field = field.rpartition(".")[0]
+    return _KINDS[field]
+
+
+def changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignore: Sequence[str] = (RUNTIME,)
+) -> list[str]:
+    """The settings that decide the result and differ between two nested plain configurations.
+
+    Args:
+      old: of the run that exists.
+      new: of the one that would go on with it.
+      ignore: kinds of settings that may differ.
+
+    Returns:
+      For each its name, kind and both values, for people to read.
+    """
+    left, right = _flat(old), _flat(new)
+    return [
+        f"{field} ({kind(field)}): {left.get(field, 'not set')!r} in the run, "
+        f"{right.get(field, 'not set')!r} now"
+        for field in sorted({*left, *right})
+        if _plain(left.get(field)) != _plain(right.get(field)) and kind(field) not in ignore
+    ]
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, default=list)
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{place}{name}.")
+        else:
+            flat[place + name] = value
+    return flat

@@ -7,3 +7,7 @@ class UserError(ValueError):
     `main.py` prints the message alone and exits with status 2; any other exception is a defect of
     this package and keeps its traceback.
     """
+
+
+class TrainingError(Exception):
+    """A run that cannot go on, though its settings and data could be read."""

@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 
 from gsto_jax.metrics import Scores, scores
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
-from gsto_jax.task import EVAL_INPUTS, Task, eval_step
+from gsto_jax.task import EVAL_INPUTS, Maps, Task, eval_step
+
+OnBatch = Callable[[dict[str, np.ndarray], np.ndarray, Maps], None]
 
 
 def evaluate(
@@ -18,8 +20,9 @@ def evaluate(
     variables: Any,
     batches: Iterable[dict[str, np.ndarray]],
     mesh: Mesh,
-    on_batch: Callable[[dict[str, np.ndarray], np.ndarray], None] = lambda batch, predictions: None,
-) -> Scores:
+    on_batch: OnBatch = lambda batch, predictions, maps: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Scores | None:
     """Scores a network on a set; every size of image compiles once.
 
     Args:
@@ -27,23 +30,26 @@ def evaluate(
       variables: of the network.
       batches: see `eval_step`; images of one size in each.
       mesh: the devices.
-      on_batch: called with each batch and its predictions `b h w` uint8.
+      on_batch: called with each batch, its predictions `b h w` uint8 and the maps of `eval_step`,
+        which lie on the device.
+      stop: asked after each batch whether to give up.
 
     Returns:
-      The scores of the summed confusion matrix.
+      The scores of the summed confusion matrix; None if it was stopped.
     """
     whole, split = replicated(mesh), split_batch(mesh)
     step_fn = jax.jit(
         partial(eval_step, task),
         in_shardings=(whole, split),
-        out_shardings=(whole, split),
+        out_shardings=(whole, split, split),
         compiler_options=compiler_options(mesh),
     )
     confusion = np.zeros((task.num_classes, task.num_classes), np.int64)
     for batch in batches:
-        counts, predictions = step_fn(
-            variables, put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
-        )
+        inputs = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
+        counts, predictions, maps = step_fn(variables, inputs)
         confusion += np.asarray(counts)
-        on_batch(batch, np.asarray(predictions))
+        on_batch(batch, np.asarray(predictions), maps)
+        if stop():
+            return None
     return scores(confusion, task.config.eval.absent)

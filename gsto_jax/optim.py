@@ -1,7 +1,11 @@
-"""SGD with momentum as PyTorch defines it, and the poly learning rate (paper, section 4.3)."""
+"""SGD as PyTorch defines it, its learning rates (paper, section 4.3), and averaged parameters."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 
 def poly_schedule(
@@ -22,6 +26,21 @@ def poly_schedule(
     return lambda count: poly(jnp.maximum(count - 1, 0))
 
 
+def with_warmup(schedule: optax.Schedule, steps: int, start: float) -> optax.Schedule:
+    """Lets a schedule begin low: its rate times a factor that rises linearly to 1.
+
+    Args:
+      schedule: the rate without warm-up.
+      steps: how many of its steps are below the schedule.
+      start: the factor of step 0.
+    """
+
+    def rate(count: Any) -> Any:
+        return schedule(count) * (start + (1 - start) * jnp.minimum(count / steps, 1))
+
+    return rate
+
+
 def sgd(
     schedule: optax.Schedule, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
@@ -34,4 +53,16 @@ def sgd(
         optax.add_decayed_weights(weight_decay),
         optax.trace(decay=momentum),
         optax.scale_by_learning_rate(schedule),
+    )
+
+
+def averaged(average: Any, current: Any, decay: float, step: Array) -> Any:
+    """Exponential moving average of a tree, after step `step` (from 0).
+
+    Early steps count more, so that the initial values are soon forgotten: the decay of step n is
+    `min(decay, (1 + n) / (10 + n))`.
+    """
+    keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(
+        lambda old, new: (keep * old + (1 - keep) * new).astype(old.dtype), average, current
     )

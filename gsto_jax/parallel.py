@@ -1,6 +1,7 @@
 """Devices, and how arrays lie on them: the batch is split over the mesh axis "data"."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -60,3 +61,9 @@ def check_batch(batch_size: int, mesh: Mesh, field: str) -> None:
             f"config.{field} is {batch_size}, which does not divide over {devices} devices: "
             f"use a multiple of {devices}, such as {options}"
         )
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs in a folder, unless JAX was told another; "" keeps none."""
+    if folder and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -12,6 +14,7 @@ from gsto_jax.metrics import Scores
 from gsto_jax.models.counts import Count, count_by_part
 from gsto_jax.models.published import SIZE, published
 from gsto_jax.task import network
+from gsto_jax.train import Progress
 
 
 def describe_table(config: Config, num_classes: int) -> Table:
@@ -39,6 +42,45 @@ def describe_table(config: Config, num_classes: int) -> Table:
         table.add_row("paper", row.params, "", f"{row.gflops} x 2^30")
         table.caption = f"Paper: {row.place}."
     table.caption_justify = "left"
+    return table
+
+
+def progress_line(progress: Progress) -> str:
+    """One line: step, rate, time left, share of waiting for input, losses, learning rate."""
+    scalars = progress.scalars
+    losses = [f"{k} {v:.4f}" for k, v in scalars.items() if k.startswith("loss")]
+    eta = str(timedelta(seconds=round(progress.eta)))
+    return " | ".join(
+        [
+            f"step {progress.step:>{len(str(progress.steps))}}/{progress.steps}",
+            f"{progress.rate:6.2f} steps/s",
+            f"input {progress.input_wait:4.0%}",
+            f"eta {eta}",
+            *losses,
+            f"grad {scalars['gradient_norm']:.3g}",
+            f"lr {scalars['learning_rate']:.5f}",
+        ]
+    )
+
+
+def audit_table(audit: Any, classes: Sequence[str], ignore_label: int, title: str) -> Table:
+    """What labels hold: pixels, their share, and pictures by class (see `data_pipelines.audit`)."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("class", no_wrap=True)
+    for column in ("pixels", "share", "pictures"):
+        table.add_column(column, justify="right", no_wrap=True)
+
+    def add(name: str, pixels: int, pictures: int | None) -> None:
+        share = f"{100 * pixels / max(audit.total, 1):.2f}%"
+        table.add_row(name, str(pixels), share, "" if pictures is None else str(pictures))
+
+    for k, name in enumerate(classes):
+        add(name, audit.pixels[k], audit.pictures[k])
+    table.add_section()
+    add("ignored", audit.pixels[ignore_label], audit.pictures[ignore_label])
+    for value, count in sorted(audit.unknown.items()):
+        add(f"unknown id {value}", count, None)
+    add("all", audit.total, audit.records)
     return table
 
 

@@ -5,28 +5,29 @@ ahead-of-time compilation share them.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.config import Config, ModelConfig
+from gsto_jax.errors import UserError
 from gsto_jax.layers.resize import resize
-from gsto_jax.losses import deep_supervision
+from gsto_jax.losses import FINAL, deep_supervision, label_weight
 from gsto_jax.metrics import confusion_matrix
 from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import variant
-from gsto_jax.optim import poly_schedule, sgd
+from gsto_jax.optim import averaged, poly_schedule, sgd, with_warmup
 from gsto_jax.parallel import replicated
 
 Batch = dict[str, Array]
+Maps = dict[str, Array]
 TRAIN_INPUTS = ("image", "label", "size")
 EVAL_INPUTS = ("image", "label", "mask")
 """What the steps read of a batch; the rest of it stays on the host."""
@@ -41,17 +42,19 @@ class TrainState:
       params: of the network.
       batch_stats: running statistics of BN.
       opt_state: of the optimiser.
+      ema: moving averages of both, {"params", "batch_stats"}; None without `optim.ema_decay`.
     """
 
     step: Any
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What `model.apply` takes to predict: the averages, where there are any."""
+        return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def network(config: ModelConfig, num_classes: int) -> HRNet:
@@ -80,6 +83,10 @@ class Task:
       mean: RGB mean of the pixels, in 0..1.
       std: RGB standard deviation of the pixels, in 0..1.
       steps: length of the run, for the schedule.
+      class_weights: of the loss, one for each class; None for equal ones.
+
+    Raises:
+      UserError: the configuration switches class weights on, and there are none, or not k.
     """
 
     config: Config
@@ -88,6 +95,15 @@ class Task:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     steps: int = 1
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.loss.class_weights and len(self.class_weights or ()) != self.num_classes:
+            raise UserError(
+                f"config.loss.class_weights is on, and config.data.class_weights holds "
+                f"{len(self.class_weights or ())} numbers for {self.num_classes} classes: give one "
+                "for each, or switch it off"
+            )
 
     @cached_property
     def model(self) -> HRNet:
@@ -98,7 +114,9 @@ class Task:
     def schedule(self) -> optax.Schedule:
         """Learning rate by step."""
         optim = self.config.optim
-        return poly_schedule(optim.learning_rate, self.steps, optim.poly_power, optim.lr_lag)
+        rate = poly_schedule(optim.learning_rate, self.steps, optim.poly_power, optim.lr_lag)
+        warmup = round(optim.warmup_fraction * self.steps)
+        return with_warmup(rate, warmup, optim.warmup_start) if warmup else rate
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -109,21 +127,33 @@ class Task:
 
 def abstract_state(task: Task) -> TrainState:
     """Shapes and dtypes of the train state."""
-    variables = abstract_variables(task.model)
-    return _state(variables, jax.eval_shape(task.optimizer.init, variables["params"]))
+    return jax.eval_shape(partial(_first_state, task), abstract_variables(task.model))
 
 
 def initial_state(task: Task, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device of the mesh."""
+    return _put(task, initial_variables(task.model, task.config.seed), mesh)
+
+
+def state_of(task: Task, params: Any, batch_stats: Any, mesh: Mesh) -> TrainState:
+    """The state before the first step of a network with these parameters and statistics."""
+    return _put(task, {"params": params, "batch_stats": batch_stats}, mesh)
+
+
+def _put(task: Task, variables: Any, mesh: Mesh) -> TrainState:
     whole = replicated(mesh)
-    variables = jax.device_put(initial_variables(task.model, task.config.seed), whole)
-    init = jax.jit(task.optimizer.init, out_shardings=whole)
-    return jax.device_put(_state(variables, init(variables["params"])), whole)
+    return jax.jit(partial(_first_state, task), out_shardings=whole)(variables)
 
 
-def _state(variables: Any, opt_state: Any) -> TrainState:
-    step = np.zeros((), np.int32)
-    return TrainState(step, variables["params"], variables["batch_stats"], opt_state)
+def _first_state(task: Task, variables: Any) -> TrainState:
+    averages = jax.tree.map(jnp.copy, variables) if task.config.optim.ema_decay else None
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=task.optimizer.init(variables["params"]),
+        ema=averages,
+    )
 
 
 def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
@@ -149,43 +179,99 @@ def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
 def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     """One step of SGD.
 
+    With `train.accumulate` the batch passes in that many parts, whose gradients add up to the whole
+    batch's, with less memory. BN is what differs: it normalises each part by the part's own
+    statistics, and its running statistics move once a part. OHEM's threshold is each part's too.
+
     Args:
       task: what is trained.
       state: before the step.
       batch: "image" `b h w 3` uint8, "label" `b h w` integers, "size" `b 2` (see `normalize`).
 
     Returns:
-      The state after the step, and scalars: "loss", "loss/stage2" and so on for each head, and
-      "learning_rate".
+      The state after the step, and scalars: "loss", "loss/stage2" and so on for each head,
+      "learning_rate", "gradient_norm", and "finite", whether loss and gradient are.
     """
+    parts = task.config.train.accumulate
+    if parts == 1:
+        grads, losses, batch_stats = _gradient(task, state.params, state.batch_stats, batch, 1.0)
+    else:
+        grads, losses, batch_stats = _accumulate(task, state, batch, parts)
+
+    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        current = {"params": params, "batch_stats": batch_stats}
+        ema = averaged(ema, current, task.config.optim.ema_decay, state.step)
+    new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+    norm = optax.global_norm(grads)
+    scalars = losses | {
+        "learning_rate": task.schedule(state.step),
+        "gradient_norm": norm,
+        "finite": jnp.isfinite(norm) & jnp.isfinite(losses["loss"]),
+    }
+    return new_state, scalars
+
+
+def _gradient(
+    task: Task, params: Any, batch_stats: Any, batch: Batch, share: Array | float
+) -> tuple[Any, dict[str, Array], Any]:
+    """Gradient, losses and new running statistics of a batch, the first two times `share`."""
     images = normalize(task, batch["image"], batch["size"])
+    weights = task.class_weights if task.config.loss.class_weights else None
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables = {"params": params, "batch_stats": batch_stats}
         outputs, updates = task.model.apply(variables, images, train=True, mutable=["batch_stats"])
         assert isinstance(outputs, Outputs)
-        loss, parts = deep_supervision(
+        loss, by_stage = deep_supervision(
             outputs,
             batch["label"],
-            task.config.loss.by_stage,
+            task.config.loss,
             task.ignore_label,
             task.config.model.align_corners,
+            weights,
         )
-        return loss, (parts, updates["batch_stats"])
+        losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in by_stage.items()}
+        losses = jax.tree.map(lambda value: share * value, losses)
+        return share * loss, (losses, updates["batch_stats"])
 
-    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
-    new_state = TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
+    (_, (losses, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    return grads, losses, new_stats
+
+
+def _accumulate(
+    task: Task, state: TrainState, batch: Batch, parts: int
+) -> tuple[Any, dict[str, Array], Any]:
+    # Part n is every parts-th picture from n on, so each device holds its share of every part.
+    split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
+    if task.config.loss.kind == "ohem":
+        shares = jnp.full(parts, 1 / parts)
+    else:
+        weights = task.class_weights if task.config.loss.class_weights else None
+        counts = jax.vmap(
+            lambda labels: label_weight(labels, task.num_classes, task.ignore_label, weights)
+        )(split["label"])
+        shares = counts / jnp.maximum(counts.sum(), 1)
+
+    def body(carry: Any, part: Any) -> tuple[Any, None]:
+        grads, losses, batch_stats = carry
+        new_grads, new_losses, batch_stats = _gradient(task, state.params, batch_stats, *part)
+        add = partial(jax.tree.map, jnp.add)
+        return (add(grads, new_grads), add(losses, new_losses), batch_stats), None
+
+    first = {k: x[0] for k, x in split.items()}
+    shapes = jax.eval_shape(
+        partial(_gradient, task), state.params, state.batch_stats, first, shares[0]
     )
-    scalars = {"loss": loss, "learning_rate": task.schedule(state.step)}
-    return new_state, scalars | {f"loss/{stage}": part for stage, part in parts.items()}
+    grads, losses, _ = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    start = (grads, losses, state.batch_stats)
+    (grads, losses, batch_stats), _ = jax.lax.scan(body, start, (split, shares))
+    return grads, losses, batch_stats
 
 
-def predict_step(task: Task, variables: Any, images: Array) -> Array:
+def predict_step(task: Task, variables: Any, images: Array) -> tuple[Array, Outputs]:
     """Class of each pixel of whole images, single scale.
 
     Args:
@@ -194,16 +280,17 @@ def predict_step(task: Task, variables: Any, images: Array) -> Array:
       images: `b h w 3` uint8 RGB.
 
     Returns:
-      `b h w` uint8.
+      `b h w` uint8, and all that the network returned.
     """
     outputs = task.model.apply(variables, normalize(task, images))
     assert isinstance(outputs, Outputs)
     logits = outputs.logits.astype(jnp.promote_types(outputs.logits.dtype, jnp.float32))
     corners = task.config.model.align_corners
-    return resize(logits, images.shape[1:3], "bilinear", corners).argmax(-1).astype(jnp.uint8)
+    logits = resize(logits, images.shape[1:3], "bilinear", corners)
+    return logits.argmax(-1).astype(jnp.uint8), outputs
 
 
-def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Array]:
+def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Array, Maps]:
     """Predicts a batch and counts it.
 
     Args:
@@ -212,8 +299,16 @@ def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Array]:
       batch: "image" `b h w 3` uint8, "label" `b h w`, "mask" `b` bool: False for filling.
 
     Returns:
-      The confusion matrix `k k` int32 of the batch, and the predictions `b h w` uint8.
+      The confusion matrix `k k` int32 of the batch, the predictions `b h w` uint8, and the maps
+      that explain them, `b h w` float32 each: "branch/0" and so on, the mean over the channels of
+      each branch of the last stage (paper, Figure 1), and "gate/NAME".
     """
-    predictions = predict_step(task, variables, batch["image"])
+    predictions, outputs = predict_step(task, variables, batch["image"])
     labels = jnp.where(batch["mask"][:, None, None], batch["label"], task.ignore_label)
-    return confusion_matrix(labels, predictions, task.num_classes, task.ignore_label), predictions
+    confusion = confusion_matrix(labels, predictions, task.num_classes, task.ignore_label)
+    last = outputs.branches[FINAL]
+    maps = {f"branch/{n}": x.astype(jnp.float32).mean(-1) for n, x in enumerate(last)}
+    maps |= {
+        f"gate/{name}": gate[..., 0].astype(jnp.float32) for name, gate in outputs.gates.items()
+    }
+    return confusion, predictions, maps

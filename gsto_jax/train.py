@@ -1,14 +1,16 @@
 """The training loop."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gsto_jax.errors import TrainingError
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
 from gsto_jax.task import TRAIN_INPUTS, Task, TrainState, train_step
 
@@ -20,16 +22,36 @@ class Progress:
     Attributes:
       step: steps taken.
       steps: steps of the whole run.
-      rate: steps a second since the last report; the first report, after step 1, is mostly compile.
+      rate: steps a second since the last report; the first report, after one step, is mostly
+        compile.
+      input_wait: share of that time in which the loop waited for input, 0 to 1.
       eta: seconds to the end at that rate.
-      scalars: of the step just taken: "loss", "loss/stage2", "learning_rate", ...
+      scalars: of the step just taken: "loss", "loss/stage2", "learning_rate", "gradient_norm", ...
     """
 
     step: int
     steps: int
     rate: float
+    input_wait: float
     eta: float
     scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What happens around the steps. The loop calls each between two steps; none need be given.
+
+    Attributes:
+      report: after the first step, every `run.log_every` steps and after the last.
+      save: every `run.checkpoint_every` steps and after the last, with a state known to be finite.
+      evaluate: every `run.eval_every` steps but the last, after `save`.
+      stop: asked after each step whether to end early; the loop then saves.
+    """
+
+    report: Callable[[Progress], None] = lambda progress: None
+    save: Callable[[TrainState], None] = lambda state: None
+    evaluate: Callable[[TrainState], None] = lambda state: None
+    stop: Callable[[], bool] = lambda: False
 
 
 def fit(
@@ -37,20 +59,25 @@ def fit(
     state: TrainState,
     batches: Iterable[dict[str, np.ndarray]],
     mesh: Mesh,
-    report: Callable[[Progress], None] = lambda progress: None,
+    hooks: Hooks = Hooks(),
 ) -> TrainState:
-    """Trains to the end of the task.
+    """Trains to the end of the task, or until it is stopped.
 
     Args:
       task: what to train.
       state: where to start; it is donated, so use the returned one afterwards.
       batches: this host's batches, see `train_step`; must not end before the run.
       mesh: the devices.
-      report: called after the first step, every `config.run.log_every` steps, and after the last.
+      hooks: what to do between the steps.
 
     Returns:
-      The state after `task.steps` steps.
+      The state after `task.steps` steps, after step `run.stop_at` if that is set, or after the step
+      at which `hooks.stop` said so.
+
+    Raises:
+      TrainingError: loss or gradient is not finite. The message names the step and the losses.
     """
+    run = task.config.run
     step_fn = jax.jit(
         partial(train_step, task),
         in_shardings=(replicated(mesh), split_batch(mesh)),
@@ -60,17 +87,45 @@ def fit(
     )
     iterator: Iterator[dict[str, np.ndarray]] = iter(batches)
     start = int(state.step)
-    clock, mark, previous = time.perf_counter(), start, None
-    for step in range(start + 1, task.steps + 1):
+    end = min(task.steps, run.stop_at or task.steps)
+    clock, mark, waited, previous = time.perf_counter(), start, 0.0, None
+    for step in range(start + 1, end + 1):
+        before = time.perf_counter()
         batch = next(iterator)
+        waited += time.perf_counter() - before
         state, scalars = step_fn(state, put_batch({k: batch[k] for k in TRAIN_INPUTS}, mesh))
         # The host prepares one batch ahead of the device, never more.
-        jax.block_until_ready(previous)
+        _check_finite(previous, step - 1)
         previous = scalars
-        if step % task.config.run.log_every == 0 or step in (start + 1, task.steps):
-            values = {name: float(value) for name, value in scalars.items()}
+
+        stopping = hooks.stop()
+        last = stopping or step == end
+        if step % run.log_every == 0 or step == start + 1 or last:
+            values = {k: float(v) for k, v in scalars.items() if k != "finite"}
             now = time.perf_counter()
-            rate = (step - mark) / (now - clock)
-            report(Progress(step, task.steps, rate, (task.steps - step) / rate, values))
-            clock, mark = now, step
+            seconds = now - clock
+            rate = (step - mark) / seconds
+            eta = (task.steps - step) / rate
+            hooks.report(Progress(step, task.steps, rate, waited / seconds, eta, values))
+            clock, mark, waited = now, step, 0.0
+        evaluating = run.eval_every and step % run.eval_every == 0 and step < task.steps
+        if last or evaluating or step % run.checkpoint_every == 0:
+            _check_finite(scalars, step)
+            hooks.save(state)
+        if evaluating and not stopping:
+            hooks.evaluate(state)
+            clock, mark, waited = time.perf_counter(), step, 0.0
+        if stopping:
+            break
     return state
+
+
+def _check_finite(scalars: Mapping[str, Any] | None, step: int) -> None:
+    if scalars is None or bool(scalars["finite"]):
+        return
+    parts = ", ".join(
+        f"{name} {float(scalars[name]):g}"
+        for name in sorted(scalars)
+        if name.startswith("loss") or name == "gradient_norm"
+    )
+    raise TrainingError(f"step {step}: loss or gradient is not finite ({parts})")

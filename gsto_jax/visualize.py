@@ -1,16 +1,18 @@
 """Pictures of predictions (needs OpenCV, from the `train` extra)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-Color = tuple[int, int, int]
+from gsto_jax.canvas import PAPER, STRIP, Color, caption, row, write_png, write_text
+from gsto_jax.figures import branch_figure, gate_figure
 
 IGNORED: Color = (90, 90, 90)
 WRONG: Color = (230, 40, 40)
-_TEXT, _PAPER, _STRIP = (30, 30, 30), (255, 255, 255), 22
+_SHOWN = 4
 
 
 def color_mask(labels: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
@@ -60,23 +62,25 @@ def sample_panel(
         "prediction": color_mask(prediction, palette),
         f"errors ({1 - right:.1%} of pixels)": error_map(image, truth, prediction, ignore_label),
     }
-    columns = [np.vstack([_caption(name, tile.shape[1]), tile]) for name, tile in tiles.items()]
-    gap = np.full((columns[0].shape[0], 4, 3), _PAPER, np.uint8)
-    row = np.hstack([part for column in columns for part in (column, gap)][:-1])
+    tiled = row([np.vstack([caption(name, t.shape[1]), t]) for name, t in tiles.items()])
     present = [k for k in np.union1d(truth, prediction) if k < len(classes)]
-    legend = _legend([(classes[k], palette[k]) for k in present], row.shape[1])
-    return np.vstack([row, legend])
+    legend = _legend([(classes[k], palette[k]) for k in present], tiled.shape[1])
+    return np.vstack([tiled, legend])
 
 
 class PictureWriter:
-    """Writes a panel for each evaluated picture, up to a limit.
+    """Writes what an evaluation saw as PNGs, up to a limit.
+
+    `NAME.png` is the panel of a picture. The first ones also get `NAME_branches.png` and, with a
+    gated network, `NAME_gates.png` (see `gsto_jax.figures`).
 
     Args:
       folder: where to.
       classes: names.
       palette: colours.
       ignore_label: label of the pixels that do not count.
-      limit: how many at most; -1 for all.
+      limit: how many panels at most; -1 for all.
+      figures: how many pictures show branches and gates too; -1 for all.
       name: file name, less ".png", of the picture of an index; may hold slashes.
     """
 
@@ -87,51 +91,71 @@ class PictureWriter:
         palette: Sequence[Color],
         ignore_label: int,
         limit: int,
+        figures: int,
         name: Callable[[int], str],
     ) -> None:
         self.folder, self.classes, self.palette = folder, classes, palette
-        self.ignore_label, self.limit, self.name = ignore_label, limit, name
-        self.written = 0
+        self.ignore_label, self.name = ignore_label, name
+        self.limit, self.figures = limit, figures
+        self.written, self.seen = 0, 0
+        self.shown: dict[str, np.ndarray] = {}
+        """The first few pictures written, `h w 3`, by "kind/number": for TensorBoard."""
 
-    def write(self, batch: Mapping[str, np.ndarray], predictions: np.ndarray) -> None:
-        """Writes the pictures of a batch ("image", "label", "index", "mask") as PNGs.
+    def write(
+        self, batch: Mapping[str, np.ndarray], predictions: np.ndarray, maps: Mapping[str, Any]
+    ) -> None:
+        """Writes the pictures of a batch ("image", "label", "index", "mask").
+
+        Args:
+          batch: of whole pictures.
+          predictions: `b h w`.
+          maps: of `gsto_jax.task.eval_step`.
 
         Raises:
           ValueError: a name that leads out of the folder.
         """
-        for n in np.flatnonzero(batch["mask"]):
-            if self.written == self.limit:
-                return
-            panel = sample_panel(
-                batch["image"][n],
-                batch["label"][n],
-                predictions[n],
-                self.classes,
-                self.palette,
-                self.ignore_label,
+        for n in np.flatnonzero(batch["mask"]).tolist():
+            pictures = dict(self._pictures(batch, predictions, maps, n))
+            path = self._path(self.name(int(batch["index"][n])))
+            for kind, picture in pictures.items():
+                suffix = "" if kind == "sample" else f"_{kind}"
+                write_png(path.with_name(f"{path.name}{suffix}.png"), picture)
+                self.written += 1
+                if self.seen < _SHOWN:
+                    self.shown[f"{kind}/{self.seen}"] = picture
+            self.seen += 1
+
+    def _pictures(
+        self,
+        batch: Mapping[str, np.ndarray],
+        predictions: np.ndarray,
+        maps: Mapping[str, Any],
+        n: int,
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        image = batch["image"][n]
+        if self.seen < self.limit or self.limit < 0:
+            yield (
+                "sample",
+                sample_panel(
+                    image,
+                    batch["label"][n],
+                    predictions[n],
+                    self.classes,
+                    self.palette,
+                    self.ignore_label,
+                ),
             )
-            path = self.folder / f"{self.name(int(batch['index'][n]))}.png"
-            if self.folder.resolve() not in path.resolve().parents:
-                raise ValueError(f"the picture {path} would lie outside {self.folder}")
-            write_png(path, panel)
-            self.written += 1
+        if self.seen < self.figures or self.figures < 0:
+            of_picture = {name: np.asarray(values[n]) for name, values in maps.items()}
+            yield "branches", branch_figure(image, of_picture)
+            if any(name.startswith("gate/") for name in of_picture):
+                yield "gates", gate_figure(image, of_picture)
 
-
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes `h w 3` uint8 RGB. Raises OSError if that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"cannot write {path}")
-
-
-def _text(canvas: np.ndarray, text: str, x: int, y: int) -> None:
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _TEXT, 1, cv2.LINE_AA)
-
-
-def _caption(text: str, width: int) -> np.ndarray:
-    strip = np.full((_STRIP, width, 3), _PAPER, np.uint8)
-    _text(strip, text, 4, 15)
-    return strip
+    def _path(self, name: str) -> Path:
+        path = self.folder / name
+        if self.folder.resolve() not in path.resolve().parents:
+            raise ValueError(f"the picture {path} would lie outside {self.folder}")
+        return path
 
 
 def _legend(entries: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
@@ -142,9 +166,9 @@ def _legend(entries: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
             x, line = 4, line + 1
         placed.append((x, line, name, color))
         x += 34 + advance
-    canvas = np.full((_STRIP * (line + 1), width, 3), _PAPER, np.uint8)
+    canvas = np.full((STRIP * (line + 1), width, 3), PAPER, np.uint8)
     for x, line, name, color in placed:
-        top = line * _STRIP
+        top = line * STRIP
         cv2.rectangle(canvas, (x, top + 5), (x + 12, top + 17), color, -1)
-        _text(canvas, name, x + 17, top + 15)
+        write_text(canvas, name, x + 17, top + 15)
     return canvas

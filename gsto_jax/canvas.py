@@ -1,0 +1,46 @@
+"""Tiles of pictures with captions (needs OpenCV, from the `train` extra)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+Color = tuple[int, int, int]
+
+PAPER: Color = (255, 255, 255)
+STRIP = 22
+"""Height of a line of text, in pixels."""
+_TEXT: Color = (30, 30, 30)
+
+
+def write_text(canvas: np.ndarray, text: str, x: int, y: int) -> None:
+    """Writes a line of text onto a canvas, its baseline at `y`."""
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _TEXT, 1, cv2.LINE_AA)
+
+
+def caption(text: str, width: int) -> np.ndarray:
+    """A strip of text, `STRIP width 3` uint8."""
+    strip = np.full((STRIP, width, 3), PAPER, np.uint8)
+    write_text(strip, text, 4, 15)
+    return strip
+
+
+def row(tiles: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+    """Tiles of one height side by side."""
+    between = np.full((tiles[0].shape[0], gap, 3), PAPER, np.uint8)
+    return np.hstack([part for tile in tiles for part in (tile, between)][:-1])
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of tiles of one size; short rows are filled with paper."""
+    columns = max(map(len, rows))
+    empty = np.full_like(rows[0][0], PAPER)
+    return np.vstack([row([*tiles, *[empty] * (columns - len(tiles))]) for tiles in rows])
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes `h w 3` uint8 RGB. Raises OSError if that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"cannot write {path}")

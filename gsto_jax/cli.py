@@ -1,0 +1,67 @@
+"""The command line: flags, overrides of settings, and their errors as one message.
+
+Needs absl, from the `train` extra.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import NoReturn
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+
+def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> list[str]:
+    """Defines and parses the flags; a command line that cannot be read ends the program.
+
+    Args:
+      argv: the command line.
+      settings: a configuration with every field there is.
+      modes: what `--mode` may be, and what each does.
+
+    Returns:
+      The arguments that are no flags, the program's name first.
+    """
+    known = list(_flat(settings))
+    for arg in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([\w.]+)", arg)
+        if match and match[1] not in known:
+            nearest = difflib.get_close_matches(match[1], known, n=1, cutoff=0)[0]
+            refuse(f"unknown setting config.{match[1]}: did you mean config.{nearest}?")
+    try:
+        # Reads the overrides at once, so it comes after the check.
+        config_flags.DEFINE_config_file(
+            "config", "configs/quickstart.py", "FILE[:WORDS]; --config.SECTION.FIELD=VALUE sets one"
+        )
+        flags.DEFINE_enum(
+            "mode", "train", list(modes), "; ".join(f"{k}: {v}" for k, v in modes.items())
+        )
+        flags.DEFINE_string(
+            "workdir", None, "folder of the run; when training, by default runs/NAME"
+        )
+        flags.DEFINE_string(
+            "fork_from", None, "train: workdir or checkpoint of another run to start from"
+        )
+        logging.set_verbosity(logging.WARNING)
+        rest = flags.FLAGS(argv)
+        _ = flags.FLAGS.config.name  # a file that cannot be loaded says so only when it is read
+        return rest
+    except Exception as error:  # a configuration is a program: it may fail in any way
+        # Its traceback stands in the text: the last line counts.
+        refuse(re.sub(r"^\w+Error: ", "", str(error).strip().splitlines()[-1].strip()))
+
+
+def refuse(message: str, status: int = 2) -> NoReturn:
+    """Ends the program with one message. Status 2: the command or its input can be mended."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _flat(config: ConfigDict, place: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _flat(value, f"{place}{name}.")
+        else:
+            yield f"{place}{name}"

@@ -1,0 +1,305 @@
+"""A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jax.sharding import Mesh
+
+from gsto_jax import checkpoint, tables
+from gsto_jax.checkpoint import Checkpoints, Record
+from gsto_jax.config import changes
+from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.evaluate import evaluate
+from gsto_jax.metrics import Scores
+from gsto_jax.task import Task, TrainState, initial_state
+from gsto_jax.train import Hooks, Progress, fit
+from gsto_jax.visualize import PictureWriter
+from gsto_jax.workdir import Workdir
+
+Batches = Iterable[dict[str, np.ndarray]]
+
+
+class TrainBatches(Protocol):
+    """Batches that resume: what `data_pipelines.train_batches` returns."""
+
+    def __iter__(self) -> Any: ...
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+
+    def get_state(self) -> Any:
+        """Returns where the iterator stands, as plain values."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Moves the iterator to where it stood."""
+        ...
+
+
+class MetricWriter(Protocol):
+    """Where metrics go: any of `clu.metric_writers`."""
+
+    def write_scalars(self, step: int, scalars: Any) -> None:
+        """Writes numbers by name."""
+        ...
+
+    def write_images(self, step: int, images: Any) -> None:
+        """Writes pictures `n h w 3` by name."""
+        ...
+
+    def flush(self) -> None:
+        """Returns when all of it is written."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """What to evaluate on.
+
+    Attributes:
+      split: its name.
+      size: how many pictures it has.
+      classes: names of the classes.
+      batches: called for each evaluation; see `gsto_jax.evaluate`.
+      pictures: called for each evaluation with the folder for its pictures.
+    """
+
+    split: str
+    size: int
+    classes: tuple[str, ...]
+    batches: Callable[[], Batches]
+    pictures: Callable[[Path], PictureWriter]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run and where it stands in the world.
+
+    Attributes:
+      task: what is trained.
+      config: all settings as plain values, those of the data too.
+      mesh: the devices.
+      workdir: its folder.
+      eval_set: what it is evaluated on.
+      show: prints a line of text or a table.
+      writer: of metrics; None for none.
+    """
+
+    task: Task
+    config: Record
+    mesh: Mesh
+    workdir: Workdir
+    eval_set: EvalSet
+    show: Callable[[Any], None]
+    writer: MetricWriter | None = None
+
+    def start(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
+        """The state to train from, and that of the data iterator (None for its beginning).
+
+        A run that is there already goes on from its newest checkpoint. One that is damaged is set
+        aside, and the one before it serves.
+
+        Args:
+          fork_from: folder of another run, or of one of its checkpoints, for a new run to start
+            from. A run that is there already takes no notice.
+
+        Raises:
+          UserError: the run that is there was made with other settings, or has another network.
+        """
+        found = checkpoint.load(
+            self.workdir.checkpoints, self.task, self.mesh, self._check_settings, self._set_aside
+        )
+        self.workdir.write_config(self.config)
+        if found is not None:
+            self.show(f"goes on from step {found.step}: {found.path}")
+            return found.state, found.record["data"]
+        if fork_from is None:
+            return initial_state(self.task, self.mesh), None
+        path, record = _forkable(fork_from)
+        state = checkpoint.read_state(path, self.task, self.mesh, fork=True)
+        if int(state.step) >= self.task.steps:
+            raise UserError(
+                f"{path} is at step {int(state.step)}, and this run has {self.task.steps} steps: "
+                "give it more, or fork an earlier checkpoint"
+            )
+        self.show(f"starts from step {int(state.step)} of {path}")
+        return state, record["data"]
+
+    def train(
+        self, state: TrainState, batches: TrainBatches, stop: Callable[[], bool] = lambda: False
+    ) -> TrainState:
+        """Trains to the end, or until stopped; everything it reached is on the disk afterwards.
+
+        Raises:
+          TrainingError: loss or gradient is not finite; names the checkpoint to go on from.
+        """
+        run = self.task.config.run
+        step = int(state.step)
+        due = run.eval_every and step and step % run.eval_every == 0 and step < self.task.steps
+        with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
+
+            def save(state: TrainState) -> None:
+                checkpoints.save(state, {"config": self.config, "data": batches.get_state()})
+
+            def evaluate(state: TrainState) -> None:
+                self.evaluate(state, batches.get_state(), stop)
+
+            if due and step not in [line.get("step") for line in self.workdir.evaluations()]:
+                evaluate(state)
+            hooks = Hooks(self._report, save, evaluate, stop)
+            try:
+                return fit(self.task, state, batches, self.mesh, hooks)
+            except TrainingError as error:
+                checkpoints.wait()
+                raise TrainingError(f"{error}. {self._last_good()}") from None
+
+    def evaluate(
+        self, state: TrainState, data_state: Any = None, stop: Callable[[], bool] = lambda: False
+    ) -> Scores | None:
+        """Evaluates, and leaves scores and pictures in the run's folder.
+
+        Args:
+          state: what to evaluate.
+          data_state: of the data iterator. If given, the state is kept should it be the best.
+          stop: asked after each batch whether to give up.
+
+        Returns:
+          The scores, or None if it was stopped.
+        """
+        task, eval_set, step = self.task, self.eval_set, int(state.step)
+        folder = self.workdir.path / f"eval-{eval_set.split}"
+        pictures = eval_set.pictures(folder)
+        began = time.perf_counter()
+        scores = evaluate(
+            task, state.variables, eval_set.batches(), self.mesh, pictures.write, stop
+        )
+        if scores is None:
+            return None
+        seconds = time.perf_counter() - began
+        title = (
+            f"{task.config.name}, step {step}, on {eval_set.split}: {eval_set.size} pictures "
+            f"in {seconds:.0f} s"
+        )
+        self.show(tables.score_table(scores, eval_set.classes, title))
+        tables.write_scores(folder / "scores.csv", scores, eval_set.classes)
+        self.show(f"mean IoU {100 * scores.mean_iou:.2f}")
+        self.show(f"scores      {folder / 'scores.csv'}")
+        self.show(f"pictures    {folder} ({pictures.written} PNGs)")
+        self.workdir.write_evaluation(
+            {
+                "step": step,
+                "split": eval_set.split,
+                "pictures": eval_set.size,
+                "mean_iou": scores.mean_iou,
+                "pixel_accuracy": scores.pixel_accuracy,
+                "seconds": seconds,
+            }
+        )
+        if self.writer is not None:
+            self._write_scores(self.writer, step, scores, pictures)
+        if data_state is not None:
+            self._keep_best(state, data_state, scores)
+        return scores
+
+    def _keep_best(self, state: TrainState, data_state: Any, scores: Scores) -> None:
+        folder, best = self.workdir.best, float("-inf")
+        for step in checkpoint.steps(folder):
+            try:
+                best = max(best, checkpoint.read_record(folder / str(step))["mean_iou"])
+            except checkpoint.DamagedError as error:
+                self.show(f"warning: {error}")
+        if scores.mean_iou > best:
+            record = {"config": self.config, "data": data_state, "mean_iou": scores.mean_iou}
+            with Checkpoints(folder) as checkpoints:
+                checkpoints.save(state, record)
+
+    def _report(self, progress: Progress) -> None:
+        self.show(tables.progress_line(progress))
+        if self.writer is not None:
+            speed = {"steps_per_second": progress.rate, "input_wait": progress.input_wait}
+            self.writer.write_scalars(progress.step, progress.scalars | speed)
+
+    def _write_scores(
+        self, writer: MetricWriter, step: int, scores: Scores, pictures: PictureWriter
+    ) -> None:
+        values = {"mean_iou": scores.mean_iou, "pixel_accuracy": scores.pixel_accuracy}
+        values |= {f"iou/{k}": v for k, v in zip(self.eval_set.classes, scores.iou, strict=True)}
+        split = self.eval_set.split
+        writer.write_scalars(step, {f"{split}/{k}": float(v) for k, v in values.items()})
+        writer.write_images(
+            step, {f"{split}/{name}": image[None] for name, image in pictures.shown.items()}
+        )
+        writer.flush()
+
+    def _check_settings(self, record: Record) -> None:
+        found = changes(record["config"], self.config)
+        if found:
+            raise UserError(
+                f"workdir {self.workdir.path} holds a run with other settings: "
+                + "; ".join(found)
+                + f". Give another --workdir, with --fork_from={self.workdir.path} to start there"
+            )
+
+    def _set_aside(self, path: Path, message: str) -> None:
+        self.show(f"warning: {message}: it is kept as {checkpoint.set_aside(path)}")
+
+    def _last_good(self) -> str:
+        found = checkpoint.steps(self.workdir.checkpoints)
+        if not found:
+            return "No checkpoint had been written"
+        return f"The last good checkpoint is {self.workdir.checkpoints / str(found[-1])}"
+
+
+def load_for_evaluation(
+    workdir: Workdir, task: Task, mesh: Mesh, config: Record, warn: Callable[[str], None]
+) -> checkpoint.Checkpoint:
+    """The newest checkpoint of a run that can be read.
+
+    Raises:
+      UserError: it is of another network than the task's.
+    """
+    found = checkpoint.load(
+        workdir.checkpoints,
+        task,
+        mesh,
+        partial(_check_same_network, config),
+        lambda path, message: warn(f"warning: {message}: the one before it serves"),
+    )
+    assert found is not None, "checked by workdir.existing"
+    return found
+
+
+def _check_same_network(ours: Record, record: Record) -> None:
+    def network(config: Record) -> Record:
+        training_only = ("init", "bn_momentum", "dtype")
+        model = {k: v for k, v in config["model"].items() if k not in training_only}
+        return {"model": model, "data": {k: config["data"][k] for k in ("classes", "mean", "std")}}
+
+    found = changes(network(record["config"]), network(ours))
+    if found:
+        raise UserError(
+            "the checkpoint is of another network: "
+            + "; ".join(found)
+            + ". Give the --config that trained it"
+        )
+
+
+def _forkable(path: Path) -> tuple[Path, Record]:
+    path = path.expanduser().absolute()
+    if path.name.isdigit() and (path / "state").is_dir():
+        return path, checkpoint.read_record(path)
+    found = checkpoint.steps(path / "checkpoints")
+    for step in reversed(found):
+        try:
+            newest = path / "checkpoints" / str(step)
+            return newest, checkpoint.read_record(newest)
+        except checkpoint.DamagedError:
+            continue
+    raise UserError(
+        f"--fork_from={path} holds no checkpoint that can be read: give the --workdir of a run, or "
+        "a folder in its checkpoints/"
+    )

@@ -1,0 +1,160 @@
+"""The folder of a run: what is in it, and who may write to it.
+
+config.json          every setting
+starts.jsonl         one line for each start: command, versions, devices, revision, first step
+evaluations.jsonl    one line for each evaluation: step and scores
+checkpoints/STEP/    the newest checkpoints
+best/STEP/           the best one evaluated
+eval-SPLIT/          scores and pictures of the last evaluation
+tensorboard/         metrics and pictures over time
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+
+from gsto_jax.checkpoint import Record, steps, versions
+from gsto_jax.errors import UserError
+
+
+class Workdir:
+    """The folder of a run.
+
+    Args:
+      path: the folder; made if need be.
+      hold: keeps other processes from training in it until this one ends or calls `close`.
+
+    Raises:
+      UserError: it cannot be written, or another process holds it.
+    """
+
+    def __init__(self, path: str | Path, hold: bool = False) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        _check_writable(self.path)
+        self._lock = _lock(self.path) if hold else None
+
+    def close(self) -> None:
+        """Lets other processes train in the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def config(self) -> dict[str, Any] | None:
+        """The configuration of the run in the folder; None where there is none."""
+        try:
+            return json.loads((self.path / "config.json").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes the configuration, whole or not at all."""
+        part = self.path / ".config.json"
+        part.write_text(json.dumps(config, indent=2) + "\n")
+        part.replace(self.path / "config.json")
+
+    def write_start(self, command: Sequence[str], step: int, revision: str | None) -> None:
+        """Adds a line that says what runs here from now on."""
+        devices = jax.devices()
+        self._append(
+            "starts.jsonl",
+            {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": list(command),
+                "step": step,
+                "revision": revision,
+                "versions": {"python": platform.python_version(), **versions()},
+                "devices": f"{len(devices)} x {devices[0].device_kind}",
+                "processes": jax.process_count(),
+                "machine": f"{platform.system()} {platform.machine()}",
+            },
+        )
+
+    def write_evaluation(self, record: Record) -> None:
+        """Adds a line of scores."""
+        self._append("evaluations.jsonl", record)
+
+    def evaluations(self) -> list[Record]:
+        """All lines of scores, oldest first."""
+        path = self.path / "evaluations.jsonl"
+        found = []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # the process died while it wrote the line
+                continue
+        return found
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        with (self.path / name).open("a+b") as file:
+            if file.tell() and not _ends_a_line(file):
+                file.write(b"\n")
+            file.write((json.dumps(record) + "\n").encode())
+
+
+def existing(path: str | None) -> Workdir:
+    """The folder of a run that has checkpoints. Raises UserError where there is none."""
+    if path is None:
+        raise UserError("no run is named: give the folder of one as --workdir")
+    folder = Path(path).expanduser().absolute() / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"no checkpoint: {folder} does not exist. Give the --workdir of a run")
+    if not steps(folder):
+        raise UserError(f"no checkpoint: {folder} is empty. Give the --workdir of a run")
+    return Workdir(path)
+
+
+def revision(folder: Path) -> str | None:
+    """Commit of the git checkout that a folder is, with "+" if files differ; None elsewhere."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"workdir {folder} cannot be written ({error.strerror}): give a writable --workdir"
+        ) from error
+
+
+def _lock(folder: Path) -> IO[str]:
+    file = (folder / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise UserError(
+            f"workdir {folder} is in use by process {file.read().strip() or '?'}: wait for it, or "
+            "give another --workdir"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _ends_a_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
