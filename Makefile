@@ -28,7 +28,7 @@ $(STAMP): requirements.txt pyproject.toml
 env: $(STAMP)
 
 demo: $(STAMP)
-	$(PY) main.py
+	$(PY) main.py --workdir=runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(STAMP)
 	$(PY) -m pytest -n 2

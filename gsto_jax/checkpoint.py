@@ -5,8 +5,14 @@ A checkpoint is a folder named after its step. It holds `state`, the arrays of t
 wrote it. Orbax writes it under another name and renames it when it is whole.
 """
 
+import contextlib
+import gc
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +36,7 @@ Record = dict[str, Any]
 class DamagedError(UserError):
     """A checkpoint that cannot be read, though it was written whole."""
 
-    def __init__(self, checkpoint: Path, cause: Exception) -> None:
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]
+    def __init__(self, checkpoint: Path, reason: str) -> None:
         super().__init__(f"checkpoint {checkpoint} is damaged ({reason})")
 
 
@@ -118,15 +123,15 @@ def steps(folder: Path) -> list[int]:
 
 def read_record(checkpoint: Path) -> Record:
     """The record of a checkpoint. Raises DamagedError."""
-    try:
-        with ocp.CheckpointManager(checkpoint.parent) as manager:
-            args = ocp.args.Composite(run=ocp.args.JsonRestore())
-            record = manager.restore(int(checkpoint.name), args=args)["run"]
+
+    def read() -> Record:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            record = reader.restore(checkpoint / "run")
         if not isinstance(record, dict) or "config" not in record:
             raise ValueError("its record holds no configuration")
         return record
-    except Exception as error:  # whatever a damaged file makes the readers raise
-        raise DamagedError(checkpoint, error) from error
+
+    return _read(checkpoint, read)
 
 
 def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
@@ -144,30 +149,28 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
       DamagedError: it cannot be read.
     """
     expected = abstract_state(task)
-    try:
-        with ocp.CheckpointManager(checkpoint.parent) as manager:
-            stored = manager.item_metadata(int(checkpoint.name))["state"].tree
-            _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
-            if not fork:
-                _require_same(checkpoint, stored, _to_dict(expected))
-            target = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=replicated(mesh)
-                ),
-                stored,
-            )
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            values = manager.restore(int(checkpoint.name), args=args)["state"]
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the readers raise
-        raise DamagedError(checkpoint, error) from error
+
+    def read() -> dict[str, Any]:
+        with ocp.StandardCheckpointer() as reader:
+            return restore(reader, checkpoint / "state")
+
+    def restore(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
+        stored = reader.metadata(folder).item_metadata.tree
+        _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
+        if not fork:
+            _require_same(checkpoint, stored, _to_dict(expected))
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+            stored,
+        )
+        return reader.restore(folder, target)
+
+    values = _read(checkpoint, read)
     if fork:
         fresh = _to_dict(state_of(task, values["params"], values["batch_stats"], mesh))
         ours = {name for name in fresh if _describe(fresh[name]) == _describe(values.get(name, {}))}
         values = fresh | {name: values[name] for name in ours}
-    values = {"ema": None} | values
-    return serialization.from_state_dict(expected, values)
+    return serialization.from_state_dict(expected, {"ema": None} | values)
 
 
 def load(
@@ -215,6 +218,39 @@ def set_aside(checkpoint: Path) -> Path:
         place = checkpoint.with_name(f"{stem}-{number}")
     checkpoint.rename(place)
     return place
+
+
+def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:
+    with _quiet() as failed:
+        try:
+            return read()
+        except UserError:
+            raise
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            failed.append((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+    raise DamagedError(checkpoint, failed[0])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """Drops what the readers of the other arrays say when one array cannot be read.
+
+    Orbax reads all arrays at once and raises the first failure; the rest end as complaints of
+    Python about tasks nobody waited for, hundreds of them.
+    """
+    failed: list[str] = []
+    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    logger.disabled, sys.unraisablehook = True, lambda *_: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield failed
+            if failed:
+                gc.collect()
+                time.sleep(0.5)  # for the threads that read
+                gc.collect()
+    finally:
+        logger.disabled, sys.unraisablehook = False, hook
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:

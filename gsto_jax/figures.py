@@ -50,11 +50,12 @@ def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray
     # Released gates end in a ReLU and a sigmoid, so they lie in [0.5, 1).
     low = 0.5 if min(float(gate.min()) for gate in gates.values()) >= 0.5 else 0.0
     canvas = _tile(image)
+    grey = np.repeat(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
 
     def over(name: str, text: str) -> np.ndarray:
         values = gates[name]
         heat = _heat(values, low, 1.0, canvas.shape[:2])
-        mixed = cv2.addWeighted(heat, _OPACITY, canvas, 1 - _OPACITY, 0)
+        mixed = cv2.addWeighted(heat, _OPACITY, grey, 1 - _OPACITY, 0)
         return _captioned(f"{text}: {values.min():.2f} to {values.max():.2f}", mixed)
 
     first = [_captioned(f"image; gates from {low:g} (blue) to 1 (red)", canvas)]
@@ -91,7 +92,7 @@ def _heat(values: np.ndarray, low: float, high: float, size: Sequence[int]) -> n
     large = cv2.resize(
         (255 * scaled).astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST
     )
-    return cv2.cvtColor(cv2.applyColorMap(large, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(cv2.applyColorMap(large, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
 
 
 def _captioned(text: str, tile: np.ndarray) -> np.ndarray:

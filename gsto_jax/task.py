@@ -124,10 +124,15 @@ class Task:
         optim = self.config.optim
         return sgd(self.schedule, optim.momentum, optim.weight_decay)
 
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes and dtypes of the train state."""
+        return jax.eval_shape(partial(_first_state, self), abstract_variables(self.model))
+
 
 def abstract_state(task: Task) -> TrainState:
-    """Shapes and dtypes of the train state."""
-    return jax.eval_shape(partial(_first_state, task), abstract_variables(task.model))
+    """Shapes and dtypes of the train state; traced once a task."""
+    return task.abstract_state
 
 
 def initial_state(task: Task, mesh: Mesh) -> TrainState:
@@ -205,7 +210,7 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
         current = {"params": params, "batch_stats": batch_stats}
         ema = averaged(ema, current, task.config.optim.ema_decay, state.step)
     new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     scalars = losses | {
         "learning_rate": task.schedule(state.step),
         "gradient_norm": norm,

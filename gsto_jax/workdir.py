@@ -143,9 +143,10 @@ def _lock(folder: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
+        holder = file.read().strip() or "?"
+        file.close()
         raise UserError(
-            f"workdir {folder} is in use by process {file.read().strip() or '?'}: wait for it, or "
-            "give another --workdir"
+            f"workdir {folder} is in use by process {holder}: wait for it, or give another one"
         ) from None
     except OSError:
         pass  # a file system without locks

@@ -1,26 +1,17 @@
 """The command line, as a user meets it: one message and status 2 for whatever they can mend."""
 
+import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.program import run
+
 LABEL = np.zeros((40, 60), np.uint8)
-
-
-def run(*args, devices=1, cwd=ROOT):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(ROOT / "main.py"), *args]
-    return subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
 
 
 def refused(*args, **kwargs):
@@ -40,10 +31,10 @@ def refused(*args, **kwargs):
     [
         (["--config.train.stepz=3"], "config.train.stepz: did you mean config.train.steps?"),
         (["--config.nonsense=3"], "unknown setting config.nonsense: did you mean config."),
-        (["--config=configs/quickstart.py:basline"], "':basline': use baseline, runlocal"),
+        (["--config=configs/quickstart.py:basline"], "':basline': use baseline, runlocal, batch=N"),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
-        (["--mode=evil"], "<train|eval|describe>"),
+        (["--mode=evil"], "<train|eval|audit|describe>"),
         (["--wrkdir=x"], "wrkdir"),
         (["stray"], "unknown argument 'stray'"),
         (["--config.model.variant=w19"], "'w19' does not exist"),
@@ -53,6 +44,8 @@ def refused(*args, **kwargs):
         (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
         (["--workdir=/proc/nope"], "cannot be written"),
         (["--config.seed=-1"], "config.seed is -1"),
+        (["--config.loss.class_weights=True"], "config.data.class_weights holds 0 numbers for 9"),
+        (["--fork_from=/nope"], "--fork_from=/nope holds no checkpoint"),
     ],
 )
 def test_bad_commands(args, message):
@@ -156,12 +149,6 @@ def test_configuration_that_fails(tmp_path):
         assert message in refused(f"--config={path}")
 
 
-def test_existing_run_is_kept(tmp_path):
-    args = write_tree(tmp_path, {})
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    assert "already holds a run" in refused(*args)
-
-
 def test_bad_label_met_while_training(tmp_path):
     """The sample before the run misses it; the thread that meets it names it."""
     args = write_tree(tmp_path, {n: np.full_like(LABEL, 77) for n in (1, 2, 3, 4)})
@@ -174,16 +161,26 @@ def test_bad_label_met_while_training(tmp_path):
 def test_train_evaluate_and_evaluate_again(tmp_path):
     workdir = tmp_path / "run"
     args = ["--config=configs/quickstart.py:runlocal", f"--workdir={workdir}"]
-    done = run(*args, devices=2)
+    done = run(*args, "--config.run.tensorboard=True", "--config.run.eval_every=2", devices=2)
     assert done.returncode == 0, done.stderr
-    assert "4 steps of 2 from 8 pictures, on 2 x cpu" in done.stdout
+    assert "labels of train: 8 of 8 checked, 9 of 9 classes, 0.0% ignored" in done.stdout
+    assert "4 steps of 2 from 8 pictures, learning rate 0.1, on 2 x cpu" in done.stdout
     assert "step 4/4" in done.stdout
-    assert (workdir / "checkpoints" / "4").is_dir()
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert f"{workdir}/checkpoints/4" in done.stdout
     pictures = sorted(path.name for path in (workdir / "eval-val").glob("*.png"))
-    assert len(pictures) == 4
-    assert cv2.imread(str(workdir / "eval-val" / pictures[0])).shape[1] == 4 * 256 + 12
+    assert len(pictures) == 4 + 2 * 2
+    assert cv2.imread(str(workdir / "eval-val" / "val_000003.png")).shape[1] == 4 * 256 + 12
     first = (workdir / "eval-val" / "scores.csv").read_text()
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 4
+    (start,) = map(json.loads, (workdir / "starts.jsonl").read_text().splitlines())
+    assert start["command"][-len(args) :] == [*args[1:], *start["command"][-len(args) + 1 :]]
+    assert start["devices"] == "2 x cpu"
+    evaluations = [json.loads(x) for x in (workdir / "evaluations.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in evaluations] == [2, 4]
+    best = max(evaluations, key=lambda e: e["mean_iou"])["step"]
+    assert [path.name for path in (workdir / "best").iterdir()] == [str(best)]
+    check_events(workdir / "tensorboard", evaluations)
 
     again = run("--mode=eval", *args)
     assert again.returncode == 0, again.stderr
@@ -197,7 +194,42 @@ def test_train_evaluate_and_evaluate_again(tmp_path):
     )
 
     other = refused("--mode=eval", "--config=configs/quickstart.py:baseline", *args[1:])
-    assert "another network: model.gfm (True against False)" in other
+    assert "another network: model.gfm (model): True in the run, False now" in other
+
+
+def check_events(folder, evaluations):
+    """What TensorBoard would show of the run above."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    found = events.Tags()["tensors"]
+    scalars = {"loss", "loss/stage2", "loss/stage3", "loss/stage4", "learning_rate"}
+    scalars |= {"gradient_norm", "steps_per_second", "input_wait"}
+    assert scalars <= set(found)
+    assert [e.step for e in events.Tensors("loss")] == [1, 2, 3, 4]
+    assert {"val/iou/road", "val/iou/person", "val/pixel_accuracy"} <= set(found)
+    means = [(e.step, e.tensor_proto.float_val[0]) for e in events.Tensors("val/mean_iou")]
+    assert means == [(e["step"], pytest.approx(e["mean_iou"])) for e in evaluations]
+    for kind in ("sample", "branches", "gates"):
+        picture = events.Tensors(f"val/{kind}/0")[-1].tensor_proto.string_val[2]
+        assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1] > 600
+
+
+def test_audit(tmp_path):
+    args = write_tree(tmp_path, {3: np.full_like(LABEL, 77), 5: LABEL[:20]})
+    done = run("--mode=audit", *args)
+    assert done.returncode == 2
+    assert "train: 40 labels, 2 problems" in done.stdout
+    assert "val: 2 labels, 0 problems" in done.stdout
+    assert re.search(r"sky +│ +92400 +│ +97\.47% +│ +39 ", done.stdout), done.stdout
+    assert re.search(r"unknown id 77 +│ +2400 +│ +2\.53% ", done.stdout)
+    assert f"{tmp_path}/label/train/3.png has unknown label ids: 77 (2400 px)" in done.stdout
+    assert f"{tmp_path}/label/train/5.png is 60x20" in done.stdout
+    assert done.stderr.strip() == "error: 2 problems in the labels, named above."
+    clean = run("--mode=audit", "--config=configs/quickstart.py:runlocal")
+    assert clean.returncode == 0, clean.stderr
+    assert "train: 8 labels, 0 problems" in clean.stdout
 
 
 @pytest.mark.slow

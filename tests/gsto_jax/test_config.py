@@ -10,7 +10,7 @@ import pytest
 from configs import base
 from data_pipelines import DataConfig
 from gsto_jax import UserError
-from gsto_jax.config import Config, differences
+from gsto_jax.config import Config, changes, kind
 from gsto_jax.task import Task, abstract_state
 
 NAMES = sorted(
@@ -119,12 +119,55 @@ def test_missing_and_unknown_fields():
         settings(values)
 
 
-def test_differences_name_the_fields():
+def test_changes_name_the_fields_that_decide_the_result():
     _, ours = load("quickstart")
     _, theirs = load("quickstart", "baseline")
-    found = differences({"model": ours["model"]}, {"model": theirs["model"]})
-    assert found == [
-        "model.gfm (True against False)",
-        "model.gtm (['none', 'supervised', 'supervised'] against ['none', 'none', 'none'])",
+    assert changes(ours, ours) == []
+    theirs["run"]["log_every"] = 7
+    theirs["eval"]["batch_size"] = 5
+    theirs["data"]["workers"] = 3
+    theirs["optim"]["learning_rate"] = 0.5
+    theirs["data"]["flip"] = False
+    theirs["seed"] = 4
+    found = changes(ours, theirs)
+    assert [line.partition(":")[0] for line in found] == [
+        "data.flip (data)",
+        "model.gfm (model)",
+        "model.gtm (model)",
+        "optim.learning_rate (optimiser)",
+        "seed (optimiser)",
     ]
-    assert differences(ours, ours) == []
+    assert found[1] == "model.gfm (model): True in the run, False now"
+
+
+def test_every_setting_has_a_kind():
+    _, values = load("quickstart")
+
+    def walk(tree, place=""):
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{place}{name}.")
+            else:
+                yield f"{place}{name}"
+
+    kinds = {field: kind(field) for field in walk(values)}
+    assert set(kinds.values()) == {"model", "data", "optimiser", "runtime"}
+    free = {field.partition(".")[0] for field, which in kinds.items() if which == "runtime"}
+    assert free == {"name", "eval", "run", "data"}
+    of_data = {f for f in kinds if f.startswith("data.") and kinds[f] == "runtime"}
+    assert of_data == {"data.eval_size", "data.eval_split", "data.root", "data.workers"}
+
+
+def test_another_batch_follows_the_linear_rule():
+    _, plain = load("camvid_w18s")
+    _, double = load("camvid_w18s", "batch=16")
+    _, half = load("camvid_w18s", "batch=4,baseline")
+    assert [c["train"]["steps"] for c in (plain, double, half)] == [700, 350, 1400]
+    assert [c["optim"]["learning_rate"] for c in (plain, double, half)] == [0.02, 0.04, 0.01]
+    assert [c["optim"]["warmup_fraction"] for c in (plain, double, half)] == [0, 0.05, 0]
+    assert double["optim"]["warmup_start"] == 0.5
+    _, epochs = load("cityscapes_w48", "batch=24")
+    assert (epochs["train"]["epochs"], epochs["train"]["steps"]) == (600, 0)
+    for word in ("batch=0", "batch=x", "batch"):
+        with pytest.raises(ValueError, match="batch=N"):
+            load("camvid_w18s", word)

@@ -9,6 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import PLAIN, GSTOSpec, HRNet, HRNetSpec
+from gsto_jax.config import LossConfig
 from gsto_jax.errors import UserError
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables
@@ -17,7 +18,13 @@ from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, from_reference, to_refer
 SPEC = HRNetSpec(widths=(4, 8, 16, 32), modules=(1, 2, 2), blocks=1, stage1_blocks=1)
 # The states of a and b were run by plain BatchNorm; only a2 applies the gamma rule.
 PLAIN_GAMMA = replace(GSTO_FORMAT, absolute_gamma=False)
-WEIGHTS = {"stage2": 0.3, "stage3": 0.5, "stage4": 1.0}
+LOSS = LossConfig(
+    kind="ce",
+    stage_weights=(0.2, 0.3, 0.5, 1.0),
+    class_weights=False,
+    ohem_threshold=0.9,
+    ohem_kept=0,
+)
 
 
 def network(gsto=None, dtype=jnp.float64, **kwargs):
@@ -138,7 +145,7 @@ def train_step(model, variables, x, label):
         out, updates = model.apply(
             {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
         )
-        loss, parts = deep_supervision(out, label, WEIGHTS)
+        loss, parts = deep_supervision(out, label, LOSS)
         return loss, (parts, out, updates["batch_stats"])
 
     (loss, aux), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(variables["params"])

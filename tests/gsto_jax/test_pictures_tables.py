@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from gsto_jax.figures import branch_figure, gate_figure
 from gsto_jax.metrics import scores
 from gsto_jax.tables import score_table, write_scores
 from gsto_jax.visualize import IGNORED, WRONG, PictureWriter, color_mask, error_map, sample_panel
@@ -56,15 +57,15 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
         "index": np.array([4, 5, 5], np.int32),
         "mask": np.array([True, True, False]),
     }
-    writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, -1, lambda n: f"town/picture{n}")
-    writer.write(batch, np.stack([predicted()] * 3))
+    writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, lambda n: f"town/picture{n}")
+    writer.write(batch, np.stack([predicted()] * 3), {})
     assert writer.written == 2
     written = cv2.imread(str(tmp_path / "town" / "picture5.png"))
     expected = sample_panel(batch["image"][1], TRUTH, predicted(), CLASSES, PALETTE)
     np.testing.assert_array_equal(written[..., ::-1], expected)
-    limited = PictureWriter(tmp_path / "one", CLASSES, PALETTE, 255, 1, str)
-    limited.write(batch, np.stack([predicted()] * 3))
-    limited.write(batch, np.stack([predicted()] * 3))
+    limited = PictureWriter(tmp_path / "one", CLASSES, PALETTE, 255, 1, 0, str)
+    limited.write(batch, np.stack([predicted()] * 3), {})
+    limited.write(batch, np.stack([predicted()] * 3), {})
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["4.png"]
 
 
@@ -77,10 +78,10 @@ def test_writer_stays_in_its_folder(tmp_path):
     }
     for name in ("../outside", str(tmp_path / "outside")):
         writer = PictureWriter(
-            tmp_path / "in", CLASSES, PALETTE, 255, -1, lambda n, name=name: name
+            tmp_path / "in", CLASSES, PALETTE, 255, -1, 0, lambda n, name=name: name
         )
         with pytest.raises(ValueError, match="outside"):
-            writer.write(batch, predicted()[None])
+            writer.write(batch, predicted()[None], {})
     assert not (tmp_path / "outside.png").exists()
 
 
@@ -103,3 +104,74 @@ def test_score_table_and_file(tmp_path):
     assert lines[3] == "train,nan,nan"
     assert lines[4] == "mean,0.775000,0.875000"
     assert lines[5] == "pixel accuracy,,0.875000"
+
+
+def maps():
+    """Maps of three pictures whose second one differs from the others."""
+    steps = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 2, 3)
+    other = np.stack([np.zeros((2, 3), np.float32), steps[0], np.zeros((2, 3), np.float32)])
+    found = {f"branch/{n}": other * (n + 1) for n in range(4)}
+    found["gate/transition3"] = 0.5 + other / 2
+    for source in (0, 1):
+        for target in (0, 1):
+            for module in (0, 1):
+                name = f"gate/stage4/module{module}/gate{source}_to{target}"
+                found[name] = np.full((3, 2, 3), 0.5 + 0.1 * source + 0.2 * target, np.float32)
+    return found
+
+
+def test_branch_figure_scales_each_branch_to_its_own_range():
+    image = np.full((40, 60, 3), 90, np.uint8)
+    of_picture = {k: v[1] for k, v in maps().items()}
+    figure = branch_figure(image, of_picture)
+    height = round(40 * 320 / 60)
+    assert figure.shape == (22 + height, 5 * 320 + 4 * 4, 3)
+    tiles = [figure[22:, n * 324 : n * 324 + 320] for n in range(5)]
+    assert (tiles[0] == 90).all()
+    for tile in tiles[2:]:  # twice, three times as much is the same picture
+        np.testing.assert_array_equal(tile, tiles[1])
+    low, high = tiles[1][0, 0], tiles[1][-1, -1]
+    assert low[2] > 100 > low[0], "blue is low"
+    assert high[0] > 100 > high[2], "red is high"
+
+
+def test_gate_figure_shows_the_last_module_by_source_and_target():
+    image = np.full((40, 60, 3), 90, np.uint8)
+    figure = gate_figure(image, {k: v[1] for k, v in maps().items()})
+    height = 22 + round(40 * 320 / 60)
+    assert figure.shape == (3 * height, 2 * 320 + 4, 3)
+    centres = figure[height + height // 2 :: height, 160::324]
+    for source in (0, 1):
+        for target in (0, 1):
+            scaled = (0.1 * source + 0.2 * target) / 0.5  # of [0.5, 1]
+            colour = cv2.applyColorMap(np.full((1, 1), 255 * scaled, np.uint8), cv2.COLORMAP_JET)
+            expected = 0.6 * colour[0, 0, ::-1] + 0.4 * 90
+            np.testing.assert_allclose(centres[source, target], expected, atol=3)
+    ungated = {"gate/transition2": np.full((2, 3), 0.2, np.float32)}
+    assert gate_figure(image, ungated).shape == (height, 2 * 320 + 4, 3)
+
+
+def test_first_pictures_get_figures(tmp_path):
+    batch = {
+        "image": np.zeros((3, *TRUTH.shape, 3), np.uint8),
+        "label": np.stack([TRUTH] * 3),
+        "index": np.arange(3, dtype=np.int32),
+        "mask": np.ones(3, bool),
+    }
+    writer = PictureWriter(tmp_path / "gsto", CLASSES, PALETTE, 255, 1, 2, str)
+    writer.write(batch, np.stack([predicted()] * 3), maps())
+    names = sorted(path.name for path in (tmp_path / "gsto").iterdir())
+    assert names == ["0.png", "0_branches.png", "0_gates.png", "1_branches.png", "1_gates.png"]
+    assert writer.written == 5
+    assert set(writer.shown) == {
+        "sample/0",
+        *(f"{k}/{n}" for k in ("branches", "gates") for n in (0, 1)),
+    }
+    seen = cv2.imread(str(tmp_path / "gsto" / "1_branches.png"))[..., ::-1]
+    np.testing.assert_array_equal(
+        seen, branch_figure(batch["image"][1], {k: v[1] for k, v in maps().items()})
+    )
+    plain = PictureWriter(tmp_path / "plain", CLASSES, PALETTE, 255, 0, 1, str)
+    branches = {k: v for k, v in maps().items() if k.startswith("branch")}
+    plain.write(batch, np.stack([predicted()] * 3), branches)
+    assert [path.name for path in (tmp_path / "plain").iterdir()] == ["0_branches.png"]

@@ -3,18 +3,20 @@
 import importlib
 import json
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax import UserError, checkpoint
+from gsto_jax import UserError
 from gsto_jax.config import Config
+from gsto_jax.errors import TrainingError
 from gsto_jax.evaluate import evaluate
 from gsto_jax.parallel import check_batch, make_mesh, put_batch
-from gsto_jax.task import Task, TrainState, initial_state, normalize
-from gsto_jax.train import fit
+from gsto_jax.task import Task, abstract_state, initial_state, normalize, train_step
+from gsto_jax.train import Hooks, fit
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -28,9 +30,11 @@ def values(**model):
     return plain
 
 
-def make_task(steps, **model):
-    settings = Config.from_dict({k: v for k, v in values(**model).items() if k != "data"})
-    return Task(settings, 3, 255, MEAN, STD, steps)
+def make_task(steps, sections=None, class_weights=None, **model):
+    plain = {k: v for k, v in values(**model).items() if k != "data"}
+    for name, changes in (sections or {}).items():
+        plain[name] |= changes
+    return Task(Config.from_dict(plain), 3, 255, MEAN, STD, steps, class_weights)
 
 
 def batches(count=4, side=64):
@@ -59,7 +63,7 @@ def test_one_device_equals_four(x64):
         assert mesh.size == len(devices)
         seen = []
         start = initial_state(task, mesh)
-        state = fit(task, start, batches(), mesh, seen.append)
+        state = fit(task, start, batches(), mesh, Hooks(seen.append))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(start.params)), "not donated"
         states.append(jax.device_get(state))
         losses.append([progress.scalars["loss"] for progress in seen])
@@ -74,7 +78,12 @@ def test_one_device_equals_four(x64):
 def trained():
     """A short run on one device: task, state, what was reported."""
     task, mesh, seen = make_task(30), make_mesh(jax.devices()[:1]), []
-    return task, mesh, fit(task, initial_state(task, mesh), batches(), mesh, seen.append), seen
+    return (
+        task,
+        mesh,
+        fit(task, initial_state(task, mesh), batches(), mesh, Hooks(seen.append)),
+        seen,
+    )
 
 
 def test_a_run_learns_and_reports(trained):
@@ -88,7 +97,9 @@ def test_a_run_learns_and_reports(trained):
         "loss/stage3",
         "loss/stage4",
         "learning_rate",
+        "gradient_norm",
     }
+    assert all(0 <= p.input_wait <= 1 for p in seen)
     rates = [p.scalars["learning_rate"] for p in seen]
     base = task.config.optim.learning_rate
     expected = [base * (1 - (p.step - 1) / 30) ** 0.9 for p in seen]
@@ -101,8 +112,10 @@ def test_evaluation_counts_what_the_mask_lets_through(trained):
     batch = next(batches())
     masked = batch | {"mask": np.array([True, True, True, False])}
     seen = []
-    result = evaluate(task, state.variables, [batch, masked], mesh, lambda b, p: seen.append(p))
-    predictions = seen[0]
+    result = evaluate(
+        task, state.variables, [batch, masked], mesh, lambda b, p, m: seen.append((p, m))
+    )
+    predictions, maps = seen[0]
     assert predictions.shape == (4, 64, 64)
     expected = np.zeros((3, 3), np.int64)
     for labels, predicted in ((batch["label"], predictions), (batch["label"][:3], predictions[:3])):
@@ -110,6 +123,12 @@ def test_evaluation_counts_what_the_mask_lets_through(trained):
         np.add.at(expected, (labels[counted], predicted[counted]), 1)
     np.testing.assert_array_equal(result.confusion, expected)
     assert result.confusion.sum() == 7 * 62 * 64
+    assert {k: v.shape for k, v in maps.items() if "module" not in k} == {
+        **{f"branch/{n}": (4, 16 >> n, 16 >> n) for n in range(4)},
+        "gate/transition2": (4, 8, 8),
+        "gate/transition3": (4, 4, 4),
+    }
+    assert evaluate(task, state.variables, [batch], mesh, stop=lambda: True) is None
 
 
 def test_padding_is_zero_after_normalisation():
@@ -124,44 +143,6 @@ def test_padding_is_zero_after_normalisation():
     assert not x[1, :, 2:].any()
 
 
-def test_checkpoint_returns_bit_for_bit(trained, tmp_path):
-    task, mesh, state, _ = trained
-    saved = checkpoint.save(tmp_path, state, values())
-    assert saved == tmp_path / "checkpoints" / "30"
-    found, config = checkpoint.newest(tmp_path)
-    assert found == saved
-    assert config == values()
-    back = checkpoint.load_state(found, task, mesh)
-    assert isinstance(back, TrainState)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(back), jax.device_get(state))
-
-    four = checkpoint.load_state(found, task, make_mesh(jax.devices()[:4]))
-    assert len(four.step.sharding.device_set) == 4
-
-    other = make_task(30, gfm=False, gtm=("none",) * 3)
-    with pytest.raises(UserError, match="another network"):
-        checkpoint.load_state(found, other, mesh)
-    with pytest.raises(UserError, match="another network"):
-        checkpoint.load_state(found, replace(task, num_classes=5), mesh)
-
-
-def test_workdirs(tmp_path):
-    made = checkpoint.new_workdir(str(tmp_path / "a" / "b"), "name")
-    assert made.is_dir()
-    (made / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="already holds a run"):
-        checkpoint.new_workdir(str(made), "name")
-    with pytest.raises(UserError, match="is empty"):
-        checkpoint.newest(made)
-    with pytest.raises(UserError, match="does not exist"):
-        checkpoint.existing_workdir(str(tmp_path))
-    with pytest.raises(UserError, match="--workdir"):
-        checkpoint.existing_workdir(None)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
-        checkpoint.new_workdir(str(tmp_path / "file" / "run"), "name")
-
-
 def test_batches_must_divide_over_the_devices():
     mesh = make_mesh(jax.devices()[:4])
     check_batch(8, mesh, "train.batch_size")
@@ -171,3 +152,130 @@ def test_batches_must_divide_over_the_devices():
         check_batch(2, mesh, "train.batch_size")
     split = put_batch({"image": np.arange(8)}, mesh)["image"]
     assert [int(s.data[0]) for s in split.addressable_shards] == [0, 2, 4, 6]
+
+
+def one_step(task, batch, **state):
+    """The state after the first step of a task, and the scalars."""
+    mesh = make_mesh(jax.devices()[:1])
+    start = replace(initial_state(task, mesh), **state)
+    inputs = put_batch({k: batch[k] for k in ("image", "label", "size")}, mesh)
+    return jax.device_get(jax.jit(partial(train_step, task))(start, inputs))
+
+
+def test_accumulation_adds_up_to_the_whole_batch(x64):
+    """Exactly, but for BN: so every part holds the same pictures, with other labels ignored."""
+    batch = next(batches())
+    pair = {k: v[[0, 0, 1, 1]] for k, v in batch.items()}
+    pair["label"] = pair["label"].copy()
+    pair["label"][::2, 20:] = 255
+    sections, weights = {"loss": {"class_weights": True}}, (1.0, 2.0, 0.5)
+    whole = make_task(2, sections, weights, dtype="float64")
+    parts = make_task(2, sections | {"train": {"accumulate": 2}}, weights, dtype="float64")
+    (one, left), (two, right) = one_step(whole, pair), one_step(parts, pair)
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], rtol=1e-9, err_msg=name)
+    for x, y in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-10)
+    # BN moves once a part, by the statistics of the part.
+    means = [s.batch_stats["stem1"]["bn"]["mean"] for s in (one, two)]
+    twice = 1 + whole.config.model.bn_momentum
+    np.testing.assert_allclose(means[0] * twice, means[1], rtol=1e-6)
+
+
+def test_accumulated_ohem_runs_and_its_batch_must_divide():
+    task = make_task(2, {"train": {"accumulate": 2}, "loss": {"kind": "ohem", "ohem_kept": 50}})
+    _, scalars = one_step(task, next(batches()))
+    assert scalars["finite"]
+    assert scalars["loss/stage4"] > 0
+    with pytest.raises(UserError, match=r"train\.accumulate is 3: use a divisor"):
+        make_task(2, {"train": {"accumulate": 3}})
+
+
+def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
+    task = make_task(2, dtype="bfloat16")
+    assert {str(x.dtype) for x in jax.tree.leaves(abstract_state(task))} == {"float32", "int32"}
+    outputs = jax.eval_shape(
+        lambda v: task.model.apply(v, jnp.zeros((1, 64, 64, 3))), abstract_state(task).variables
+    )
+    assert outputs.logits.dtype == jnp.bfloat16
+    state, scalars = one_step(task, next(batches()))
+    exact, expected = one_step(make_task(2), next(batches()))
+    assert {str(x.dtype) for x in jax.tree.leaves(state.batch_stats)} == {"float32"}
+    assert scalars["loss"].dtype == np.float32
+    assert scalars["loss"] == pytest.approx(expected["loss"], rel=0.05)
+    assert scalars["loss"] != expected["loss"]
+    mean, wide = (s.batch_stats["stem1"]["bn"]["mean"] for s in (state, exact))
+    np.testing.assert_allclose(mean, wide, atol=0.02 * np.abs(wide).max())
+
+
+def test_averaged_parameters_serve_evaluation():
+    task = make_task(2, {"optim": {"ema_decay": 0.9}})
+    mesh = make_mesh(jax.devices()[:1])
+    start = jax.device_get(initial_state(task, mesh))
+    state, _ = one_step(task, next(batches()))
+    for kind in ("params", "batch_stats"):
+        for old, new, mean in zip(
+            *map(jax.tree.leaves, (start.ema[kind], getattr(state, kind), state.ema[kind])),
+            strict=True,
+        ):
+            np.testing.assert_allclose(mean, 0.1 * old + 0.9 * new, rtol=1e-4, atol=1e-6)
+    assert state.variables is state.ema
+    assert initial_state(make_task(2), mesh).ema is None
+
+
+def test_class_weights_need_one_number_a_class():
+    on = {"loss": {"class_weights": True}}
+    assert make_task(1, on, (1.0, 2.0, 3.0)).class_weights == (1.0, 2.0, 3.0)
+    for weights in (None, (1.0, 2.0)):
+        with pytest.raises(UserError, match=r"data\.class_weights holds \d numbers for 3 classes"):
+            make_task(1, on, weights)
+
+
+def test_hooks_are_called_when_they_should():
+    run = {"run": {"log_every": 100, "checkpoint_every": 3, "eval_every": 4}}
+    task, mesh = make_task(8, run), make_mesh(jax.devices()[:1])
+    seen = []
+    hooks = Hooks(
+        report=lambda progress: seen.append(("report", progress.step)),
+        save=lambda state: seen.append(("save", int(state.step))),
+        evaluate=lambda state: seen.append(("evaluate", int(state.step))),
+        stop=lambda: (
+            ("save", 6) in seen and ("stop", 7) not in seen and seen.append(("stop", 7)) is None
+        ),
+    )
+    state = fit(task, initial_state(task, mesh), batches(), mesh, hooks)
+    expected = [
+        ("report", 1),
+        ("save", 3),
+        ("save", 4),
+        ("evaluate", 4),
+        ("save", 6),
+        ("stop", 7),
+        ("report", 7),
+        ("save", 7),
+    ]
+    assert seen == expected
+    assert int(state.step) == 7
+    seen.clear()
+    state = fit(task, state, batches(), mesh, replace(hooks, stop=lambda: False))
+    assert seen == [("report", 8), ("save", 8)]
+    assert int(state.step) == 8
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
+    run = {"run": {"log_every": 1, "checkpoint_every": 1}, "optim": {"learning_rate": 1e30}}
+    task, mesh, saved = make_task(9, run), make_mesh(jax.devices()[:1]), []
+    with pytest.raises(
+        TrainingError,
+        match=r"step \d: loss or gradient is not finite \(gradient_norm .*, loss .*, loss/stage2 ",
+    ) as error:
+        fit(
+            task,
+            initial_state(task, mesh),
+            batches(),
+            mesh,
+            Hooks(save=lambda s: saved.append(jax.device_get(s))),
+        )
+    step = int(str(error.value).split()[1].rstrip(":"))
+    assert [int(s.step) for s in saved] == list(range(1, step))

@@ -1,0 +1,73 @@
+"""The audit counts every pixel and names every wrong file."""
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import DataConfig, DataError, FolderSource, ScenesSource, audit, audit_sample
+
+LABEL = np.array([[0, 0, 1], [1, 255, 1]], np.uint8).repeat(10, 0).repeat(10, 1)
+
+
+def folder(root, labels):
+    """A source of pictures of 20x30 with these labels."""
+    lines = []
+    for n, label in enumerate(labels):
+        cv2.imwrite(str(root / f"{n}.png"), np.zeros((20, 30, 3), np.uint8))
+        cv2.imwrite(str(root / f"{n}_label.png"), label)
+        lines.append(f"{n}.png {n}_label.png")
+    (root / "train.txt").write_text("\n".join(lines))
+    config = DataConfig(
+        source="folder",
+        root=str(root),
+        list_file="{split}.txt",
+        classes=("road", "sky", "train"),
+        palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)),
+        crop=(16, 16),
+    )
+    return FolderSource(config, "train")
+
+
+def test_counts(tmp_path):
+    seen = []
+    found = audit(folder(tmp_path, [LABEL, np.zeros_like(LABEL)]), on_record=lambda: seen.append(1))
+    assert found.records == len(seen) == 2
+    assert found.pixels == {0: 200 + 600, 1: 300, 255: 100}
+    assert found.pictures == {0: 2, 1: 1, 255: 1}
+    assert found.total == 1200
+    assert not found.problems
+
+
+def test_every_problem_is_named(tmp_path):
+    odd = LABEL.copy()
+    odd[:2, :5] = 77
+    source = folder(tmp_path, [LABEL, odd, LABEL[:10], LABEL])
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    found = audit(source)
+    assert found.unknown == {77: 10}
+    assert found.records == 4
+    assert len(found.problems) == 3
+    unknown, sizes, corrupt = found.problems
+    assert (
+        f"{tmp_path / '1_label.png'} has unknown label ids: 77 (10 px); add them to id_map"
+        in unknown
+    )
+    assert f"{tmp_path / '2.png'} is 30x20 but {tmp_path / '2_label.png'} is 30x10" in sizes
+    assert f"Cannot decode {tmp_path / '3.png'}" in corrupt
+    assert found.total == 600 + 600 + 300
+
+
+def test_a_sample_is_spread_and_refuses(tmp_path):
+    odd = np.full_like(LABEL, 9)
+    source = folder(tmp_path, [LABEL, odd, LABEL, LABEL])
+    assert audit_sample(source, 2).records == 2
+    with pytest.raises(DataError, match=r"1_label\.png has unknown .*See all .* --mode=audit"):
+        audit_sample(source, 4)
+
+
+def test_scenes_are_counted_as_drawn():
+    source = ScenesSource("val", 3, (32, 64))
+    found = audit(source)
+    drawn = np.bincount(np.concatenate([source[n]["label"].ravel() for n in range(3)]))
+    assert found.total == 3 * 32 * 64
+    assert {k: int(v) for k, v in enumerate(drawn) if v} == dict(found.pixels)

@@ -1,0 +1,230 @@
+"""Whatever ends a run, the same command goes on to the very numbers of an undisturbed one."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from gsto_jax import checkpoint
+from gsto_jax.config import Config
+from gsto_jax.parallel import make_mesh
+from gsto_jax.task import Task
+from tests import program
+
+STEPS = 8
+
+
+def command(workdir, *more):
+    return [
+        "--config=configs/quickstart.py:runlocal",
+        f"--workdir={workdir}",
+        f"--config.train.steps={STEPS}",
+        "--config.train.batch_size=4",
+        "--config.eval.batch_size=4",
+        "--config.eval.pictures=0",
+        "--config.eval.figures=0",
+        "--config.run.checkpoint_every=2",
+        *more,
+    ]
+
+
+def start(*args, devices=2):
+    return program.start(*args, devices=devices)
+
+
+def run(*args, devices=2):
+    return program.run(*args, devices=devices)
+
+
+def final_state(workdir, step=STEPS):
+    """Arrays of a checkpoint of a run."""
+    values = json.loads(quickstart.get_config("runlocal").to_json())
+    data = values.pop("data")
+    task = Task(Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"])
+    mesh = make_mesh(jax.devices()[:1])
+    folder = workdir / "checkpoints" / str(step)
+    record = checkpoint.read_record(folder)
+    assert record["data"] == {"batches": step}
+    return jax.device_get(checkpoint.read_state(folder, task, mesh))
+
+
+def losses(text):
+    """Step -> what its line of progress says of the losses."""
+    return dict(re.findall(r"step +(\d+)/\d+ .*?(loss .*)", text))
+
+
+def assert_same_run(workdir, undisturbed):
+    for ours, theirs in zip(
+        jax.tree.leaves(final_state(workdir)),
+        jax.tree.leaves(final_state(undisturbed)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run without disturbance on so many devices: its folder and its losses."""
+    made = {}
+
+    def make(devices):
+        if devices not in made:
+            workdir = tmp_path_factory.mktemp(f"undisturbed{devices}")
+            done = run(*command(workdir), devices=devices)
+            assert done.returncode == 0, done.stderr
+            made[devices] = workdir, losses(done.stdout)
+            assert len(made[devices][1]) == STEPS
+        return made[devices]
+
+    return make
+
+
+def disturb(process, after, how):
+    """Sends a signal once a line of progress came, `after` seconds later. Returns the output."""
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.startswith("step"):
+            break
+    time.sleep(after)
+    process.send_signal(how)
+    rest, errors = process.communicate()
+    return seen + rest, errors
+
+
+@pytest.mark.parametrize(
+    ("devices", "kills"),
+    [(2, 1), *(pytest.param(n, 3, marks=pytest.mark.slow) for n in (1, 2, 4))],
+)
+def test_killed_at_random_moments(tmp_path, undisturbed, devices, kills):
+    whole, expected = undisturbed(devices)
+    output = ""
+    for _ in range(kills):
+        process = start(*command(tmp_path), devices=devices)
+        text, _ = disturb(process, random.uniform(0, 3), signal.SIGKILL)
+        output += text
+        assert process.returncode in (-signal.SIGKILL, 0)
+    done = run(*command(tmp_path), devices=devices)
+    assert done.returncode == 0, done.stderr
+    for step, line in losses(output + done.stdout).items():
+        assert line == expected[step], f"step {step}"
+    assert_same_run(tmp_path, whole)
+
+
+def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
+    whole, expected = undisturbed(2)
+    process = start(*command(tmp_path, "--config.run.checkpoint_every=1000"))
+    text, errors = disturb(process, 0, signal.SIGTERM)
+    assert process.returncode == 0, errors
+    step = int(re.search(r"stopped by SIGTERM: the same command goes on from step (\d+)", text)[1])
+    assert 1 <= step < STEPS
+    assert checkpoint.steps(tmp_path / "checkpoints") == [step]
+    assert "mean IoU" not in text
+    done = run(*command(tmp_path))
+    assert f"goes on from step {step}: {tmp_path}/checkpoints/{step}" in done.stdout
+    assert set(losses(done.stdout)) == {str(n) for n in range(step + 1, STEPS + 1)}
+    assert losses(text) | losses(done.stdout) == expected
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
+    whole, _ = undisturbed(2)
+    partial = run(*command(tmp_path, "--config.run.stop_at=4"))
+    assert partial.returncode == 0, partial.stderr
+    assert "stopped at step 4, as run.stop_at says" in partial.stdout
+    arrays = tmp_path / "checkpoints" / "4" / "state"
+    for path in arrays.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = run(*command(tmp_path))
+    assert done.returncode == 0, done.stderr
+    kept = tmp_path / "checkpoints" / "damaged-4"
+    message = (
+        rf"warning: checkpoint {tmp_path}/checkpoints/4 is damaged \(.*\): it is kept as {kept}"
+    )
+    assert re.search(message, done.stdout), done.stdout
+    assert "goes on from step 2" in done.stdout
+    assert kept.is_dir()
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_finished_run_is_only_evaluated(tmp_path, undisturbed):
+    whole, _ = undisturbed(2)
+    shutil.copytree(whole, tmp_path / "copy")
+    done = run(*command(tmp_path / "copy"))
+    assert done.returncode == 0, done.stderr
+    assert losses(done.stdout) == {}
+    assert "mean IoU" in done.stdout
+    starts = (tmp_path / "copy" / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in starts] == [0, STEPS]
+
+
+def test_settings_that_decide_the_result_may_not_change(tmp_path, undisturbed):
+    whole, _ = undisturbed(2)
+    done = run(
+        *command(
+            whole, "--config.optim.momentum=0.5", "--config.run.log_every=3", "--config.seed=2"
+        )
+    )
+    assert done.returncode == 2
+    (message,) = done.stderr.strip().splitlines()
+    assert message == (
+        f"error: workdir {whole} holds a run with other settings: optim.momentum (optimiser): 0.9 "
+        "in the run, 0.5 now; seed (optimiser): 0 in the run, 2 now. Give another --workdir, with "
+        f"--fork_from={whole} to start there"
+    )
+
+
+@pytest.mark.slow
+def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
+    whole, expected = undisturbed(2)
+    source = whole / "checkpoints" / "6"
+    args = command(tmp_path, "--config.optim.momentum=0.5", f"--fork_from={source}")
+    done = run(*args)
+    assert done.returncode == 0, done.stderr
+    assert f"starts from step 6 of {source}" in done.stdout
+    found = losses(done.stdout)
+    assert set(found) == {"7", "8"}
+    assert found["7"] == expected["7"], "the same parameters and the same batch"
+    assert found["8"] != expected["8"], "another momentum"
+    done = run(*command(tmp_path / "more", f"--fork_from={whole}"))
+    assert done.returncode == 2
+    assert "is at step 8, and this run has 8 steps" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
+    done = run(*command(tmp_path, "--config.optim.learning_rate=1e18"))
+    assert done.returncode == 1
+    (message,) = done.stderr.strip().splitlines()
+    match = re.fullmatch(
+        r"error: step (\d+): loss or gradient is not finite \(gradient_norm .*, loss/stage4 \S+\)"
+        r"\. (The last good checkpoint is \S+/checkpoints/(\d+)|No checkpoint had been written)",
+        message,
+    )
+    assert match, message
+    kept = checkpoint.steps(tmp_path / "checkpoints")
+    assert [str(n) for n in kept[-1:]] == ([match[3]] if match[3] else [])
+    assert all(n < int(match[1]) for n in kept)
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    process = start(*command(tmp_path, "--config.train.steps=100000"))
+    try:
+        for line in process.stdout:
+            if line.startswith("workdir"):
+                break
+        done = run(*command(tmp_path, "--config.train.steps=100000"))
+        assert done.returncode == 2
+        assert f"{tmp_path} is in use by process {process.pid}" in done.stderr
+    finally:
+        process.kill()
+        process.communicate()
