@@ -26,7 +26,7 @@ from gsto_jax.errors import UserError
 
 
 class Workdir:
-    """The folder of a run.
+    """The folder of a run. Of several processes only the first one writes to it.
 
     Args:
       path: the folder; made if need be.
@@ -38,10 +38,11 @@ class Workdir:
 
     def __init__(self, path: str | Path, hold: bool = False) -> None:
         self.path = Path(path).expanduser().absolute()
+        self._writes = jax.process_index() == 0
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         _check_writable(self.path)
-        self._lock = _lock(self.path) if hold else None
+        self._lock = _lock(self.path) if hold and self._writes else None
 
     def close(self) -> None:
         """Lets other processes train in the folder."""
@@ -57,6 +58,8 @@ class Workdir:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration, whole or not at all."""
+        if not self._writes:
+            return
         part = self.path / ".config.json"
         part.write_text(json.dumps(config, indent=2) + "\n")
         part.replace(self.path / "config.json")
@@ -94,6 +97,8 @@ class Workdir:
         return found
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        if not self._writes:
+            return
         with (self.path / name).open("a+b") as file:
             if file.tell() and not _ends_a_line(file):
                 file.write(b"\n")

@@ -93,6 +93,23 @@ def test_resume_is_exact(make_scenes_config, tiny_source, workers):
     resumed.close()
 
 
+def test_another_number_of_hosts_may_go_on(make_scenes_config, tiny_source):
+    config, source = make_scenes_config(), tiny_source(20)
+    one = train_batches(config, source, 6, seed=1)
+    take(one, 4)
+    state = one.get_state()
+    assert state == {"batches": 4}
+    expected = take(one, 3)
+    hosts = [train_batches(config, source, 6, 1, host, 2) for host in range(2)]
+    for host in hosts:
+        host.set_state(state)
+    parts = [take(host, 3) for host in hosts]
+    for step, batch in enumerate(expected):
+        for key in KEYS:
+            joined = np.stack([part[step][key] for part in parts], axis=1)
+            np.testing.assert_array_equal(joined.reshape(batch[key].shape), batch[key])
+
+
 def test_workers_give_the_same_stream(make_scenes_config, tiny_source):
     source = tiny_source(10)
     threads = take(train_batches(make_scenes_config(), source, 4, seed=2), 5)
