@@ -247,4 +247,4 @@ def test_camvid_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "4 steps of 2 from 367 pictures" in done.stdout
     assert "101 pictures" in done.stdout
-    assert len(list((tmp_path / "run" / "eval-val").rglob("*.png"))) == 3
+    assert len(list((tmp_path / "run" / "eval-val").rglob("*.png"))) == 3 + 2 * 2
