@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -98,7 +99,10 @@ def train(
     from gsto_jax.workdir import Workdir, revision
 
     mesh = parallel.make_mesh()
-    parallel.check_batch(settings.train.batch_size, mesh, "train.batch_size")
+    part = settings.train.batch_size // settings.train.accumulate
+    whole = part == settings.train.batch_size
+    name = "train.batch_size" if whole else "train.batch_size / config.train.accumulate"
+    parallel.check_batch(part, mesh, name)
     parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
     source = make_source(data, data.train_split)
     steps = settings.train.total_steps(len(source))
@@ -117,7 +121,9 @@ def train(
     parallel.use_compilation_cache(settings.run.compilation_cache)
     workdir = Workdir(folder or f"runs/{settings.name}", hold=True)
     with Interrupt() as interrupt, contextlib.closing(batches), contextlib.closing(workdir):
-        this = Experiment(task, values, mesh, workdir, eval_set, show)
+        names = "\n".join(map(source.name, range(len(source))))
+        train_set = f"{len(source)} pictures, names {zlib.crc32(names.encode()):08x}"
+        this = Experiment(task, values, mesh, workdir, train_set, eval_set, show)
         state, position = this.start(Path(fork_from) if fork_from else None)
         if position is not None:
             batches.set_state(position)
@@ -158,13 +164,14 @@ def evaluate(
     run_folder = workdir.existing(folder)
     found = load_for_evaluation(run_folder, task, mesh, values, show)
     parallel.use_compilation_cache(settings.run.compilation_cache)
-    Experiment(task, values, mesh, run_folder, eval_set, show).evaluate(found.state)
+    this = Experiment(task, values, mesh, run_folder, found.record["train_set"], eval_set, show)
+    this.evaluate(found.state)
     show(f"checkpoint  {found.path}")
 
 
 def audit(data: "DataConfig", console: "Console") -> None:
     """Checks every label of both splits. Raises DataError if any is wrong."""
-    from rich.progress import track
+    from rich.progress import Progress
 
     from data_pipelines import DataError, make_source
     from data_pipelines import audit as audit_labels
@@ -173,8 +180,9 @@ def audit(data: "DataConfig", console: "Console") -> None:
     problems: list[str] = []
     for split in dict.fromkeys((data.train_split, data.eval_split)):
         source = make_source(data, split)
-        progress = track(range(len(source)), split, console=console, transient=True)
-        found = audit_labels(source, progress)
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task(split, total=len(source))
+            found = audit_labels(source, on_record=partial(progress.advance, bar))
         title = f"{split}: {found.records} labels, {len(found.problems)} problems"
         console.print(audit_table(found, data.classes, data.ignore_label, title))
         problems += found.problems

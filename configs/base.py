@@ -135,11 +135,12 @@ def set_batch(config: ConfigDict, batch_size: int) -> None:
     """
     ratio = batch_size / config.train.batch_size
     config.name += f"-batch{batch_size}"
-    config.train.steps = round(config.train.steps / ratio)
+    if config.train.steps:
+        config.train.steps = max(1, round(config.train.steps / ratio))
     config.train.batch_size = batch_size
     config.optim.learning_rate *= ratio
-    if ratio > 1:
-        config.optim.warmup_fraction, config.optim.warmup_start = 0.05, 1 / ratio
+    config.optim.warmup_fraction = 0.05 if ratio > 1 else 0.0
+    config.optim.warmup_start = min(1 / ratio, 1.0)
 
 
 def set_runlocal(config: ConfigDict) -> None:

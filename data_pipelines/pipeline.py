@@ -1,5 +1,6 @@
 """From a source to batches: shuffling, host slicing, padding."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -160,8 +161,14 @@ class TrainBatches:
             # grain's workers read absl flags, which only an absl program has parsed by now.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+            options = grain.MultiprocessingOptions(num_workers=self._workers)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupt)
         return iter(dataset)
+
+
+def _ignore_interrupt(index: int, count: int) -> None:
+    """Leaves Ctrl-C, which reaches every process of a terminal, to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def eval_batches(

@@ -95,7 +95,7 @@ class Checkpoints:
                 state=ocp.args.StandardSave(_to_dict(state)),
                 run=ocp.args.JsonSave({**record, "versions": versions()}),
             )
-            self._manager.save(step, args=args)
+            self._manager.save(step, args=args, force=True)  # older than the newest one too
         return self.folder / str(step)
 
     def wait(self) -> None:
@@ -179,6 +179,7 @@ def load(
     mesh: Mesh,
     check: Callable[[Record], None] = lambda record: None,
     on_damage: Callable[[Path, str], None] = lambda path, message: None,
+    fork: bool = False,
 ) -> Checkpoint | None:
     """The newest checkpoint of a folder that can be read.
 
@@ -187,26 +188,40 @@ def load(
       task: whose state it should be.
       mesh: the devices to put it on.
       check: called with the record before the state is read; raises to refuse it.
-      on_damage: called with the folder of each newer one that is damaged, and a message.
+      on_damage: called with the folder of each newer one that is damaged, and a message, once an
+        older one has been read.
+      fork: see `read_state`.
 
     Returns:
       The checkpoint, or None where there is none.
 
     Raises:
-      UserError: the checkpoint is of another network than the task's, or all are damaged.
+      UserError: the checkpoint is of another network than the task's, or none can be read.
     """
-    found = steps(folder)
-    for step in reversed(found):
+    damaged: list[tuple[Path, str]] = []
+    for step in reversed(steps(folder)):
         path = folder / str(step)
         try:
             record = read_record(path)
             check(record)
-            return Checkpoint(path, read_state(path, task, mesh), record)
+            found = Checkpoint(path, read_state(path, task, mesh, fork), record)
         except DamagedError as error:
-            on_damage(path, str(error))
-    if found:
-        raise UserError(f"no checkpoint in {folder} can be read: restore it, or train anew")
+            damaged.append((path, str(error)))
+            continue
+        for bad, message in damaged:
+            on_damage(bad, message)
+        return found
+    if damaged:
+        raise UserError(
+            f"no checkpoint in {folder} can be read; the newest: {damaged[0][1]}. Restore one, or "
+            "train anew with another --workdir"
+        )
     return None
+
+
+def set_aside_in(folder: Path) -> list[Path]:
+    """The damaged checkpoints that were renamed in a folder."""
+    return sorted(folder.glob("damaged-*"))
 
 
 def set_aside(checkpoint: Path) -> Path:

@@ -1,7 +1,7 @@
 """Evaluation over a whole set: whole images at a single scale."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -37,13 +37,7 @@ def evaluate(
     Returns:
       The scores of the summed confusion matrix; None if it was stopped.
     """
-    whole, split = replicated(mesh), split_batch(mesh)
-    step_fn = jax.jit(
-        partial(eval_step, task),
-        in_shardings=(whole, split),
-        out_shardings=(whole, split, split),
-        compiler_options=compiler_options(mesh),
-    )
+    step_fn = _compiled(task, mesh)
     confusion = np.zeros((task.num_classes, task.num_classes), np.int64)
     for batch in batches:
         inputs = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
@@ -53,3 +47,15 @@ def evaluate(
         if stop():
             return None
     return scores(confusion, task.config.eval.absent)
+
+
+@lru_cache(maxsize=4)
+def _compiled(task: Task, mesh: Mesh) -> Any:
+    """Kept, since a run evaluates many times."""
+    whole, split = replicated(mesh), split_batch(mesh)
+    return jax.jit(
+        partial(eval_step, task),
+        in_shardings=(whole, split),
+        out_shardings=(whole, split, split),
+        compiler_options=compiler_options(mesh),
+    )

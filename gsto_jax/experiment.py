@@ -1,5 +1,6 @@
 """A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class Experiment:
       config: all settings as plain values, those of the data too.
       mesh: the devices.
       workdir: its folder.
+      train_set: what tells the training set from another, in words.
       eval_set: what it is evaluated on.
       show: prints a line of text or a table.
       writer: of metrics; None for none.
@@ -93,6 +95,7 @@ class Experiment:
     config: Record
     mesh: Mesh
     workdir: Workdir
+    train_set: str
     eval_set: EvalSet
     show: Callable[[Any], None]
     writer: MetricWriter | None = None
@@ -113,21 +116,54 @@ class Experiment:
         found = checkpoint.load(
             self.workdir.checkpoints, self.task, self.mesh, self._check_settings, self._set_aside
         )
-        self.workdir.write_config(self.config)
+        if found is None and (damaged := checkpoint.set_aside_in(self.workdir.checkpoints)):
+            raise UserError(
+                f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
+                f"{damaged[-1]}: give another --workdir"
+            )
         if found is not None:
+            self.workdir.write_config(self.config)
             self.show(f"goes on from step {found.step}: {found.path}")
             return found.state, found.record["data"]
         if fork_from is None:
+            self.workdir.write_config(self.config)
             return initial_state(self.task, self.mesh), None
-        path, record = _forkable(fork_from)
-        state = checkpoint.read_state(path, self.task, self.mesh, fork=True)
-        if int(state.step) >= self.task.steps:
+        found = self._fork(fork_from)
+        self.workdir.write_config(self.config)
+        # The old run may go on, or lose this checkpoint: the new one keeps its own.
+        with Checkpoints(self.workdir.checkpoints) as checkpoints:
+            checkpoints.save(found.state, self._record(found.record["data"]))
+        self.show(f"starts from step {found.step} of {found.path}")
+        return found.state, found.record["data"]
+
+    def _fork(self, source: Path) -> checkpoint.Checkpoint:
+        path = source.expanduser().absolute()
+        found = None
+        if path.name.isdigit() and (path / "state").is_dir():
+            state = checkpoint.read_state(path, self.task, self.mesh, fork=True)
+            found = checkpoint.Checkpoint(path, state, checkpoint.read_record(path))
+        else:
+            found = checkpoint.load(
+                path / "checkpoints",
+                self.task,
+                self.mesh,
+                on_damage=lambda bad, message: self.show(f"warning: {message}"),
+                fork=True,
+            )
+        if found is None:
             raise UserError(
-                f"{path} is at step {int(state.step)}, and this run has {self.task.steps} steps: "
+                f"--fork_from={path} holds no checkpoint: give the --workdir of a run, or a folder "
+                "in its checkpoints/"
+            )
+        if found.step >= self.task.steps:
+            raise UserError(
+                f"{found.path} is at step {found.step}, and this run has {self.task.steps} steps: "
                 "give it more, or fork an earlier checkpoint"
             )
-        self.show(f"starts from step {int(state.step)} of {path}")
-        return state, record["data"]
+        return found
+
+    def _record(self, data_state: Any, **more: Any) -> Record:
+        return {"config": self.config, "train_set": self.train_set, "data": data_state, **more}
 
     def train(
         self, state: TrainState, batches: TrainBatches, stop: Callable[[], bool] = lambda: False
@@ -143,13 +179,15 @@ class Experiment:
         with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
 
             def save(state: TrainState) -> None:
-                checkpoints.save(state, {"config": self.config, "data": batches.get_state()})
+                checkpoints.save(state, self._record(batches.get_state()))
 
             def evaluate(state: TrainState) -> None:
                 self.evaluate(state, batches.get_state(), stop)
 
-            if due and step not in [line.get("step") for line in self.workdir.evaluations()]:
+            if due and not self._was_evaluated(step):
                 evaluate(state)
+                if stop():
+                    return state
             hooks = Hooks(self._report, save, evaluate, stop)
             try:
                 return fit(self.task, state, batches, self.mesh, hooks)
@@ -189,33 +227,53 @@ class Experiment:
         self.show(f"mean IoU {100 * scores.mean_iou:.2f}")
         self.show(f"scores      {folder / 'scores.csv'}")
         self.show(f"pictures    {folder} ({pictures.written} PNGs)")
+        if self.writer is not None:
+            self._write_scores(self.writer, step, scores, pictures)
+        if data_state is not None:
+            self._keep_best(state, data_state, scores)
+        # Last: whoever goes on with the run takes this line to mean that all of it is done.
         self.workdir.write_evaluation(
             {
                 "step": step,
                 "split": eval_set.split,
                 "pictures": eval_set.size,
+                "while_training": data_state is not None,
                 "mean_iou": scores.mean_iou,
                 "pixel_accuracy": scores.pixel_accuracy,
                 "seconds": seconds,
             }
         )
-        if self.writer is not None:
-            self._write_scores(self.writer, step, scores, pictures)
-        if data_state is not None:
-            self._keep_best(state, data_state, scores)
         return scores
 
+    def _was_evaluated(self, step: int) -> bool:
+        wanted = {"step": step, "split": self.eval_set.split, "while_training": True}
+        return any(wanted.items() <= line.items() for line in self.workdir.evaluations())
+
     def _keep_best(self, state: TrainState, data_state: Any, scores: Scores) -> None:
-        folder, best = self.workdir.best, float("-inf")
-        for step in checkpoint.steps(folder):
-            try:
-                best = max(best, checkpoint.read_record(folder / str(step))["mean_iou"])
-            except checkpoint.DamagedError as error:
-                self.show(f"warning: {error}")
-        if scores.mean_iou > best:
-            record = {"config": self.config, "data": data_state, "mean_iou": scores.mean_iou}
-            with Checkpoints(folder) as checkpoints:
-                checkpoints.save(state, record)
+        folder, step = self.workdir.best, int(state.step)
+        scored = {old: self._score(folder / str(old)) for old in checkpoint.steps(folder)}
+        before = checkpoint.steps(folder)
+        best = max(scored.values(), default=float("-inf"))
+        if scores.mean_iou <= best:
+            return
+        with Checkpoints(folder, keep=len(before) + 1) as checkpoints:
+            checkpoints.save(state, self._record(data_state, mean_iou=scores.mean_iou))
+        for old in before:
+            if old != step:
+                shutil.rmtree(folder / str(old))
+
+    def _score(self, best: Path) -> float:
+        """Mean IoU of a best checkpoint; minus infinity where it was measured on other pictures."""
+        try:
+            record = checkpoint.read_record(best)
+        except checkpoint.DamagedError as error:
+            self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(best)}")
+            return float("-inf")
+        same = all(
+            record["config"][section][name] == self.config[section][name]
+            for section, name in (("data", "eval_split"), ("data", "eval_size"), ("eval", "absent"))
+        )
+        return record["mean_iou"] if same else float("-inf")
 
     def _report(self, progress: Progress) -> None:
         self.show(tables.progress_line(progress))
@@ -236,6 +294,12 @@ class Experiment:
         writer.flush()
 
     def _check_settings(self, record: Record) -> None:
+        if record["train_set"] != self.train_set:
+            raise UserError(
+                f"workdir {self.workdir.path} holds a run on another training set: "
+                f"{record['train_set']} in the run, {self.train_set} now. Give it the old one, or "
+                "another --workdir"
+            )
         found = changes(record["config"], self.config)
         if found:
             raise UserError(
@@ -286,20 +350,3 @@ def _check_same_network(ours: Record, record: Record) -> None:
             + "; ".join(found)
             + ". Give the --config that trained it"
         )
-
-
-def _forkable(path: Path) -> tuple[Path, Record]:
-    path = path.expanduser().absolute()
-    if path.name.isdigit() and (path / "state").is_dir():
-        return path, checkpoint.read_record(path)
-    found = checkpoint.steps(path / "checkpoints")
-    for step in reversed(found):
-        try:
-            newest = path / "checkpoints" / str(step)
-            return newest, checkpoint.read_record(newest)
-        except checkpoint.DamagedError:
-            continue
-    raise UserError(
-        f"--fork_from={path} holds no checkpoint that can be read: give the --workdir of a run, or "
-        "a folder in its checkpoints/"
-    )

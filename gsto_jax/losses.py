@@ -78,7 +78,7 @@ def ohem_cross_entropy(
         lambda: jnp.asarray(threshold, p.dtype),
         lambda: kth_smallest(p, rank),
     )
-    hard = valid & (p < limit)
+    hard = valid & ~(p >= limit)  # a probability that is NaN counts, and shows
     return -jnp.where(hard, weight * log_p, 0).sum() / jnp.maximum(hard.sum(), 1)
 
 

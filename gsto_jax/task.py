@@ -98,6 +98,8 @@ class Task:
     class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
         if self.config.loss.class_weights and len(self.class_weights or ()) != self.num_classes:
             raise UserError(
                 f"config.loss.class_weights is on, and config.data.class_weights holds "
@@ -195,7 +197,7 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
 
     Returns:
       The state after the step, and scalars: "loss", "loss/stage2" and so on for each head,
-      "learning_rate", "gradient_norm", and "finite", whether loss and gradient are.
+      "learning_rate", "gradient_norm", and "finite", whether loss, gradient and state are.
     """
     parts = task.config.train.accumulate
     if parts == 1:
@@ -210,11 +212,11 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
         current = {"params": params, "batch_stats": batch_stats}
         ema = averaged(ema, current, task.config.optim.ema_decay, state.step)
     new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-    norm = optax.tree.norm(grads)
+    norm, new = optax.tree.norm(grads), (params, batch_stats)
     scalars = losses | {
         "learning_rate": task.schedule(state.step),
         "gradient_norm": norm,
-        "finite": jnp.isfinite(norm) & jnp.isfinite(losses["loss"]),
+        "finite": jnp.isfinite(jnp.stack([losses["loss"], norm, *map(optax.tree.norm, new)])).all(),
     }
     return new_state, scalars
 
@@ -249,7 +251,7 @@ def _gradient(
 def _accumulate(
     task: Task, state: TrainState, batch: Batch, parts: int
 ) -> tuple[Any, dict[str, Array], Any]:
-    # Part n is every parts-th picture from n on, so each device holds its share of every part.
+    # Part n is every parts-th picture from n on: of each device's own, so none has to move.
     split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
     if task.config.loss.kind == "ohem":
         shares = jnp.full(parts, 1 / parts)
@@ -258,7 +260,8 @@ def _accumulate(
         counts = jax.vmap(
             lambda labels: label_weight(labels, task.num_classes, task.ignore_label, weights)
         )(split["label"])
-        shares = counts / jnp.maximum(counts.sum(), 1)
+        total = counts.sum()
+        shares = counts / jnp.where(total > 0, total, 1)
 
     def body(carry: Any, part: Any) -> tuple[Any, None]:
         grads, losses, batch_stats = carry

@@ -75,7 +75,8 @@ def fit(
       at which `hooks.stop` said so.
 
     Raises:
-      TrainingError: loss or gradient is not finite. The message names the step and the losses.
+      TrainingError: loss, gradient or parameters are not finite. The message names the step and the
+        losses.
     """
     run = task.config.run
     step_fn = jax.jit(
@@ -91,7 +92,16 @@ def fit(
     clock, mark, waited, previous = time.perf_counter(), start, 0.0, None
     for step in range(start + 1, end + 1):
         before = time.perf_counter()
-        batch = next(iterator)
+        try:
+            batch = next(iterator)
+        except Exception:
+            # A signal to the whole group ends the worker processes before it reaches the loop.
+            if not hooks.stop():
+                raise
+            _check_finite(previous, step - 1)
+            if previous is not None:
+                hooks.save(state)
+            break
         waited += time.perf_counter() - before
         state, scalars = step_fn(state, put_batch({k: batch[k] for k in TRAIN_INPUTS}, mesh))
         # The host prepares one batch ahead of the device, never more.
@@ -115,6 +125,7 @@ def fit(
         if evaluating and not stopping:
             hooks.evaluate(state)
             clock, mark, waited = time.perf_counter(), step, 0.0
+            stopping = hooks.stop()
         if stopping:
             break
     return state
@@ -128,4 +139,4 @@ def _check_finite(scalars: Mapping[str, Any] | None, step: int) -> None:
         for name in sorted(scalars)
         if name.startswith("loss") or name == "gradient_norm"
     )
-    raise TrainingError(f"step {step}: loss or gradient is not finite ({parts})")
+    raise TrainingError(f"step {step}: loss, gradient or parameters are not finite ({parts})")

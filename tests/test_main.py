@@ -45,7 +45,7 @@ def refused(*args, **kwargs):
         (["--workdir=/proc/nope"], "cannot be written"),
         (["--config.seed=-1"], "config.seed is -1"),
         (["--config.loss.class_weights=True"], "config.data.class_weights holds 0 numbers for 9"),
-        (["--fork_from=/nope"], "--fork_from=/nope holds no checkpoint"),
+        (["--fork_from=/nope"], "--fork_from=/nope holds no checkpoint: give"),
     ],
 )
 def test_bad_commands(args, message):

@@ -31,6 +31,8 @@ def command(workdir, *more):
         "--config.eval.pictures=0",
         "--config.eval.figures=0",
         "--config.run.checkpoint_every=2",
+        "--config.run.eval_every=4",
+        "--config.optim.ema_decay=0.5",
         *more,
     ]
 
@@ -45,7 +47,9 @@ def run(*args, devices=2):
 
 def final_state(workdir, step=STEPS):
     """Arrays of a checkpoint of a run."""
-    values = json.loads(quickstart.get_config("runlocal").to_json())
+    config = quickstart.get_config("runlocal")
+    config.optim.ema_decay = 0.5
+    values = json.loads(config.to_json())
     data = values.pop("data")
     task = Task(Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"])
     mesh = make_mesh(jax.devices()[:1])
@@ -99,23 +103,39 @@ def disturb(process, after, how):
     return seen + rest, errors
 
 
+def evaluated(workdir):
+    """Steps and scores of the evaluations while training, the last line of each step."""
+    lines = map(json.loads, (workdir / "evaluations.jsonl").read_text().splitlines())
+    return {line["step"]: line["mean_iou"] for line in lines if line["while_training"]}
+
+
 @pytest.mark.parametrize(
     ("devices", "kills"),
-    [(2, 1), *(pytest.param(n, 3, marks=pytest.mark.slow) for n in (1, 2, 4))],
+    [(2, 1), *(pytest.param(n, 4, marks=pytest.mark.slow) for n in (1, 2, 4))],
 )
 def test_killed_at_random_moments(tmp_path, undisturbed, devices, kills):
     whole, expected = undisturbed(devices)
-    output = ""
-    for _ in range(kills):
+    seed = random.randrange(10**6)
+    rng, output, ends = random.Random(seed), "", []
+    print(f"moments drawn from seed {seed}")
+    for n in range(kills):
         process = start(*command(tmp_path), devices=devices)
-        text, _ = disturb(process, random.uniform(0, 3), signal.SIGKILL)
+        if n % 2:  # anywhere: set-up, restoring, steps, saving, evaluating
+            time.sleep(rng.uniform(0, 15))
+            process.kill()
+            text, _ = process.communicate()
+        else:
+            text, _ = disturb(process, rng.uniform(0, 2), signal.SIGKILL)
         output += text
-        assert process.returncode in (-signal.SIGKILL, 0)
+        ends.append(process.returncode)
+    assert ends[0] == -signal.SIGKILL, "no kill came in time"
     done = run(*command(tmp_path), devices=devices)
     assert done.returncode == 0, done.stderr
     for step, line in losses(output + done.stdout).items():
         assert line == expected[step], f"step {step}"
     assert_same_run(tmp_path, whole)
+    assert evaluated(tmp_path) == evaluated(whole)
+    assert checkpoint.steps(tmp_path / "best") == checkpoint.steps(whole / "best")
 
 
 def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
@@ -206,7 +226,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
     assert done.returncode == 1
     (message,) = done.stderr.strip().splitlines()
     match = re.fullmatch(
-        r"error: step (\d+): loss or gradient is not finite \(gradient_norm .*, loss/stage4 \S+\)"
+        r"error: step (\d+): loss, gradient or .* not finite \(gradient_norm .*, loss/stage4 \S+\)"
         r"\. (The last good checkpoint is \S+/checkpoints/(\d+)|No checkpoint had been written)",
         message,
     )

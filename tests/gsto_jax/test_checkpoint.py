@@ -29,12 +29,12 @@ def state_at(step):
     return replace(state, step=np.int32(step))
 
 
-def save(folder, *numbers, keep=5):
+def save(folder, *numbers, keep=5, record=RECORD):
     states = {}
     with Checkpoints(folder, keep) as checkpoints:
         for step in numbers:
             states[step] = state_at(step)
-            assert checkpoints.save(states[step], RECORD) == folder / str(step)
+            assert checkpoints.save(states[step], record) == folder / str(step)
     return states
 
 
@@ -125,7 +125,7 @@ def test_a_missing_part_falls_back(tmp_path):
 def test_all_damaged(tmp_path):
     save(tmp_path, 1)
     shutil.rmtree(tmp_path / "1" / "state")
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be read"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the newest: "):
         checkpoint.load(tmp_path, TASK, MESH)
     with pytest.raises(DamagedError, match="is damaged"):
         checkpoint.read_state(tmp_path / "1", TASK, MESH)

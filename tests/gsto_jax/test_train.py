@@ -258,9 +258,45 @@ def test_hooks_are_called_when_they_should():
     assert seen == expected
     assert int(state.step) == 7
     seen.clear()
+
+    def failing():
+        raise RuntimeError("the workers are gone")
+        yield
+
+    state = fit(task, state, failing(), mesh, replace(hooks, stop=lambda: True))
+    assert (int(state.step), seen) == (7, []), "nothing new to save"
+    with pytest.raises(RuntimeError, match="workers are gone"):
+        fit(task, state, failing(), mesh, replace(hooks, stop=lambda: False))
     state = fit(task, state, batches(), mesh, replace(hooks, stop=lambda: False))
     assert seen == [("report", 8), ("save", 8)]
     assert int(state.step) == 8
+
+
+def test_a_stop_while_evaluating_takes_no_further_step():
+    run = {"run": {"log_every": 100, "checkpoint_every": 100, "eval_every": 2}}
+    task, mesh, seen = make_task(8, run), make_mesh(jax.devices()[:1]), []
+    hooks = Hooks(
+        save=lambda state: seen.append(("save", int(state.step))),
+        evaluate=lambda state: seen.append(("evaluate", int(state.step))),
+        stop=lambda: ("evaluate", 2) in seen,
+    )
+    state = fit(task, initial_state(task, mesh), batches(), mesh, hooks)
+    assert seen == [("save", 2), ("evaluate", 2)]
+    assert int(state.step) == 2
+
+
+def test_worker_processes_that_die_of_the_same_signal_cost_nothing():
+    task, mesh, saved = make_task(8), make_mesh(jax.devices()[:1]), []
+
+    def ending():
+        yield next(batches())
+        yield next(batches())
+        raise RuntimeError("the workers are gone")
+
+    told = iter([False, False, True])
+    hooks = Hooks(save=lambda state: saved.append(int(state.step)), stop=lambda: next(told))
+    state = fit(task, initial_state(task, mesh), ending(), mesh, hooks)
+    assert (int(state.step), saved) == (2, [2])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
@@ -268,7 +304,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
     task, mesh, saved = make_task(9, run), make_mesh(jax.devices()[:1]), []
     with pytest.raises(
         TrainingError,
-        match=r"step \d: loss or gradient is not finite \(gradient_norm .*, loss .*, loss/stage2 ",
+        match=r"step \d: loss, gradient or .* not finite \(gradient_norm .*, loss .*, loss/stage2 ",
     ) as error:
         fit(
             task,

@@ -1,0 +1,158 @@
+"""A run's folder stays complete and true, however the run was made and ended."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gsto_jax import UserError, checkpoint, experiment
+from gsto_jax.experiment import EvalSet, Experiment
+from gsto_jax.metrics import scores
+from gsto_jax.workdir import Workdir
+from tests.gsto_jax.test_checkpoint import MESH, TASK, assert_same, save, state_at
+from tests.gsto_jax.test_train import make_task, values
+
+SET = "10 pictures"
+RECORD = {"config": values(), "data": {"batches": 3}, "train_set": SET}
+
+
+class Position:
+    """Batches that are never read."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise AssertionError("no step was to be taken")
+
+    def get_state(self):
+        return {"batches": 7}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """An experiment in `tmp_path/NAME` whose evaluations have the mean IoUs in `ious`."""
+    ious = []
+
+    def fixed(*args):
+        if args[-1]():
+            return None
+        wrong = round(1000 * (1 - ious.pop(0)))
+        return scores(np.array([[1000 - wrong, wrong], [0, 0]]))
+
+    monkeypatch.setattr(experiment, "evaluate", fixed)
+
+    def build(name="run", task=TASK, train_set=SET, **changes):
+        config = json.loads(json.dumps(values()))
+        for field, value in changes.items():
+            section, _, key = field.partition("__")
+            config[section][key] = value
+        pictures = SimpleNamespace(write=None, written=0, shown={})
+        eval_set = EvalSet("val", 4, ("a", "b"), lambda: [], lambda folder: pictures)
+        shown = []
+        made = Experiment(
+            task, config, MESH, Workdir(tmp_path / name), train_set, eval_set, shown.append
+        )
+        return made, shown, ious
+
+    return build
+
+
+def test_nothing_is_renamed_unless_an_older_checkpoint_serves(make, tmp_path):
+    run, shown, _ = make()
+    folder = tmp_path / "run" / "checkpoints"
+    save(folder, 1, 2, record=RECORD)
+    shutil.rmtree(folder / "2" / "state")
+    shutil.copytree(folder, tmp_path / "kept")
+    shutil.rmtree(folder / "1" / "state")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the newest: .*/2 is"):
+        run.start()
+    assert checkpoint.steps(folder) == [1, 2]
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "kept", folder)
+    state, position = run.start()
+    assert (int(state.step), position) == (1, {"batches": 3})
+    assert checkpoint.steps(folder) == [1]
+    assert shown[0].endswith(f"it is kept as {folder}/damaged-2")
+    shutil.rmtree(folder / "1")
+    with pytest.raises(UserError, match="holds only damaged checkpoints"):
+        run.start()
+
+
+def test_another_training_set_is_refused(make, tmp_path):
+    run, _, _ = make(train_set="9 pictures")
+    save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
+    with pytest.raises(UserError, match="10 pictures in the run, 9 pictures now"):
+        run.start()
+
+
+def test_a_fork_keeps_its_own_start(make, tmp_path):
+    old = tmp_path / "old" / "checkpoints"
+    states = save(old, 1, 2, record=RECORD)
+    shutil.rmtree(old / "2" / "state")
+    run, shown, _ = make(optim__momentum=0.5)
+    state, position = run.start(tmp_path / "old")
+    assert_same(state, states[1])
+    assert position == {"batches": 3}
+    assert shown[0].startswith(f"warning: checkpoint {old}/2 is damaged")
+    assert checkpoint.steps(old) == [1, 2], "not ours to rename"
+    save(old, 9, record=RECORD)
+    again, _ = run.start(tmp_path / "old")
+    assert_same(again, states[1])
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        make("third")[0].start(tmp_path / "nothing")
+
+
+def test_the_best_is_kept(make, tmp_path):
+    run, _, ious = make()
+    ious[:] = [0.5, 0.4, 0.6, 0.7]
+    for step, kept in ((4, 4), (5, 4), (6, 6), (3, 3)):
+        run.evaluate(state_at(step), {"batches": step})
+        assert checkpoint.steps(tmp_path / "run" / "best") == [kept]
+    assert [line["step"] for line in run.workdir.evaluations()] == [4, 5, 6, 3]
+    other, _, ious = make(eval__absent="zero")
+    ious[:] = [0.1]
+    other.evaluate(state_at(8), {"batches": 8})
+    assert checkpoint.steps(tmp_path / "run" / "best") == [8], "another measure"
+    shutil.rmtree(tmp_path / "run" / "best" / "8" / "run")
+    ious[:] = [0.05]
+    other.evaluate(state_at(9), {"batches": 9})
+    assert checkpoint.steps(tmp_path / "run" / "best") == [9]
+    assert (tmp_path / "run" / "best" / "damaged-8").is_dir()
+
+
+def test_an_evaluation_that_was_cut_off_comes_first(make):
+    task = make_task(30, {"run": {"eval_every": 5}})
+    run, _, ious = make(task=task)
+    ious[:] = [0.5, 0.5, 0.5]
+    run.evaluate(state_at(5))  # to look at it, from another process
+    stops = iter([True, True])
+    state = run.train(state_at(5), Position(), lambda: next(stops))
+    assert int(state.step) == 5
+    assert [line["while_training"] for line in run.workdir.evaluations()] == [False]
+    stops = iter([False, True])
+    state = run.train(state_at(5), Position(), lambda: next(stops))
+    assert int(state.step) == 5
+    assert [line["while_training"] for line in run.workdir.evaluations()] == [False, True]
+    with pytest.raises(AssertionError, match="no step"):
+        run.train(state_at(5), Position(), lambda: False)
+
+
+def test_the_line_of_an_evaluation_comes_last(make, monkeypatch):
+    run, _, ious = make()
+    ious[:] = [0.5]
+    monkeypatch.setattr(Experiment, "_keep_best", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.evaluate(state_at(5), {"batches": 5})
+    assert run.workdir.evaluations() == []
+
+
+def test_a_network_of_other_settings_is_named(make, tmp_path):
+    save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
+    run, _, _ = make(model__bn_momentum=0.5, run__log_every=7)
+    with pytest.raises(
+        UserError, match=r"model\.bn_momentum \(model\): \S+ in the run, 0.5 now\. Give"
+    ):
+        run.start()
