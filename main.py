@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +41,6 @@ MODES = {
 def main(argv: Sequence[str]) -> None:
     """Runs the mode that the flags name; ends with status 2 for what the user can mend."""
     from data_pipelines import DataError
-    from gsto_jax import cli
     from gsto_jax.errors import TrainingError, UserError
 
     args = flags.FLAGS
@@ -50,9 +49,9 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"unknown argument {argv[1]!r}: settings start with --config.")
         run(args.config, args.mode, args.workdir, args.fork_from)
     except (UserError, DataError) as error:
-        cli.refuse(str(error))
+        command_line.refuse(str(error))
     except TrainingError as error:
-        cli.refuse(str(error), status=1)
+        command_line.refuse(str(error), status=1)
 
 
 def run(config: ConfigDict, mode: str, folder: str | None, fork_from: str | None) -> None:
@@ -234,7 +233,4 @@ def make_writer(folder: Path) -> "MetricWriter":
 
 
 if __name__ == "__main__":
-    # Not at the top: grain's workers import this file, and must not import JAX.
-    from gsto_jax import cli
-
-    app.run(main, flags_parser=partial(cli.parse, settings=base.get_config(), modes=MODES))
+    app.run(main, flags_parser=partial(command_line.parse, settings=base.get_config(), modes=MODES))

@@ -16,7 +16,7 @@ from gsto_jax.task import Task, abstract_state
 NAMES = sorted(
     path.stem
     for path in (Path(__file__).parents[2] / "configs").glob("*.py")
-    if path.stem not in ("__init__", "base")
+    if path.stem not in ("__init__", "base", "command_line")
 )
 
 

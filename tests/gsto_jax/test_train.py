@@ -183,6 +183,7 @@ def test_accumulation_adds_up_to_the_whole_batch(x64):
     np.testing.assert_allclose(means[0] * twice, means[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_accumulated_ohem_runs_and_its_batch_must_divide():
     task = make_task(2, {"train": {"accumulate": 2}, "loss": {"kind": "ohem", "ohem_kept": 50}})
     _, scalars = one_step(task, next(batches()))
@@ -209,6 +210,7 @@ def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
     np.testing.assert_allclose(mean, wide, atol=0.02 * np.abs(wide).max())
 
 
+@pytest.mark.slow
 def test_averaged_parameters_serve_evaluation():
     task = make_task(2, {"optim": {"ema_decay": 0.9}})
     mesh = make_mesh(jax.devices()[:1])
@@ -233,8 +235,8 @@ def test_class_weights_need_one_number_a_class():
 
 
 def test_hooks_are_called_when_they_should():
-    run = {"run": {"log_every": 100, "checkpoint_every": 3, "eval_every": 4}}
-    task, mesh = make_task(8, run), make_mesh(jax.devices()[:1])
+    run = {"log_every": 100, "checkpoint_every": 3, "eval_every": 4, "stop_at": 8}
+    task, mesh = make_task(30, {"run": run}), make_mesh(jax.devices()[:1])
     seen = []
     hooks = Hooks(
         report=lambda progress: seen.append(("report", progress.step)),
@@ -268,13 +270,13 @@ def test_hooks_are_called_when_they_should():
     with pytest.raises(RuntimeError, match="workers are gone"):
         fit(task, state, failing(), mesh, replace(hooks, stop=lambda: False))
     state = fit(task, state, batches(), mesh, replace(hooks, stop=lambda: False))
-    assert seen == [("report", 8), ("save", 8)]
+    assert seen == [("report", 8), ("save", 8), ("evaluate", 8)]
     assert int(state.step) == 8
 
 
 def test_a_stop_while_evaluating_takes_no_further_step():
     run = {"run": {"log_every": 100, "checkpoint_every": 100, "eval_every": 2}}
-    task, mesh, seen = make_task(8, run), make_mesh(jax.devices()[:1]), []
+    task, mesh, seen = make_task(30, run), make_mesh(jax.devices()[:1]), []
     hooks = Hooks(
         save=lambda state: seen.append(("save", int(state.step))),
         evaluate=lambda state: seen.append(("evaluate", int(state.step))),
@@ -286,7 +288,7 @@ def test_a_stop_while_evaluating_takes_no_further_step():
 
 
 def test_worker_processes_that_die_of_the_same_signal_cost_nothing():
-    task, mesh, saved = make_task(8), make_mesh(jax.devices()[:1]), []
+    task, mesh, saved = make_task(30), make_mesh(jax.devices()[:1]), []
 
     def ending():
         yield next(batches())

@@ -1,6 +1,6 @@
 """The command line: flags, overrides of settings, and their errors as one message.
 
-Needs absl, from the `train` extra.
+Imports no JAX, so that a mistake is told at once.
 """
 
 import difflib
