@@ -18,6 +18,8 @@ from gsto_jax.parallel import make_mesh
 from gsto_jax.task import Task
 from tests import program
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 
@@ -109,10 +111,7 @@ def evaluated(workdir):
     return {line["step"]: line["mean_iou"] for line in lines if line["while_training"]}
 
 
-@pytest.mark.parametrize(
-    ("devices", "kills"),
-    [(2, 1), *(pytest.param(n, 4, marks=pytest.mark.slow) for n in (1, 2, 4))],
-)
+@pytest.mark.parametrize(("devices", "kills"), [(1, 4), (2, 4), (4, 4)])
 def test_killed_at_random_moments(tmp_path, undisturbed, devices, kills):
     whole, expected = undisturbed(devices)
     seed = random.randrange(10**6)
@@ -154,7 +153,6 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.slow
 def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
     whole, _ = undisturbed(2)
     partial = run(*command(tmp_path, "--config.run.stop_at=4"))
@@ -203,7 +201,6 @@ def test_settings_that_decide_the_result_may_not_change(tmp_path, undisturbed):
     )
 
 
-@pytest.mark.slow
 def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
     whole, expected = undisturbed(2)
     source = whole / "checkpoints" / "6"
@@ -220,7 +217,6 @@ def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
     assert "is at step 8, and this run has 8 steps" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
     done = run(*command(tmp_path, "--config.optim.learning_rate=1e18"))
     assert done.returncode == 1

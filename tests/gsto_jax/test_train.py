@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gsto_jax import UserError
+from gsto_jax.checkpoint import Checkpoints, load
 from gsto_jax.config import Config
 from gsto_jax.errors import TrainingError
 from gsto_jax.evaluate import evaluate
@@ -107,6 +108,23 @@ def test_a_run_learns_and_reports(trained):
     assert seen[-1].scalars["loss"] < 0.5 * seen[0].scalars["loss"]
 
 
+def test_a_run_that_goes_on_equals_an_undisturbed_one(trained, tmp_path):
+    """Bit for bit, through a checkpoint; whole programs are killed in tests/test_resume.py."""
+    _, mesh, whole, seen = trained
+    config = values()
+    part = make_task(30, {"run": {"stop_at": 13}})
+    with Checkpoints(tmp_path) as checkpoints:
+        hooks = Hooks(save=lambda state: checkpoints.save(state, {"config": config}))
+        fit(part, initial_state(part, mesh), batches(), mesh, hooks)
+    task, losses = make_task(30), []
+    found = load(tmp_path, task, mesh)
+    assert found.step == 13
+    hooks = Hooks(lambda progress: losses.append((progress.step, progress.scalars["loss"])))
+    state = fit(task, found.state, batches(), mesh, hooks)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole))
+    assert losses[1:] == [(p.step, p.scalars["loss"]) for p in seen if p.step > 14]
+
+
 def test_evaluation_counts_what_the_mask_lets_through(trained):
     task, mesh, state, _ = trained
     batch = next(batches())
@@ -162,6 +180,7 @@ def one_step(task, batch, **state):
     return jax.device_get(jax.jit(partial(train_step, task))(start, inputs))
 
 
+@pytest.mark.slow
 def test_accumulation_adds_up_to_the_whole_batch(x64):
     """Exactly, but for BN: so every part holds the same pictures, with other labels ignored."""
     batch = next(batches())
@@ -193,6 +212,7 @@ def test_accumulated_ohem_runs_and_its_batch_must_divide():
         make_task(2, {"train": {"accumulate": 3}})
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
     task = make_task(2, dtype="bfloat16")
     assert {str(x.dtype) for x in jax.tree.leaves(abstract_state(task))} == {"float32", "int32"}
