@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.errors import DataError
 
 
@@ -24,6 +26,12 @@ class Inspection:
     pixels: dict[int, int]
     unknown: dict[int, int]
     problems: tuple[str, ...] = ()
+
+
+def count_pixels(ids: np.ndarray) -> dict[int, int]:
+    """Returns how many pixels each id has that occurs."""
+    values, counts = np.unique(ids, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 @dataclass

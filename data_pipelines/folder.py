@@ -6,7 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipelines.audit import Inspection
+from data_pipelines.audit import Inspection, count_pixels
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.label_png import read_label
@@ -75,36 +75,37 @@ class FolderSource:
             DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids.
             IndexError: there is no such picture.
         """
-        _, image_path, label_path = self._entries[index]
-        image, raw = self._read(index)
-        if image.shape[:2] != raw.shape:
-            raise DataError(f"{_sizes_differ(image, raw, image_path, label_path)}.")
-        ids = self._lookup[raw]
-        if unknown := _unknown_ids(raw, ids):
-            raise DataError(f"{label_path} has {_unknown_text(unknown)}; {self._remedy}.")
+        image, ids, _, problems = self._read(index)
+        if problems:
+            raise DataError(f"{problems[0]}.")
         return {"image": image, "label": ids.astype(np.uint8), "index": int(index)}
 
     def inspect(self, index: int) -> Inspection:
         """Reads a picture and tells what its label holds, whatever is wrong with it."""
-        name, image_path, label_path = self._entries[index]
         try:
-            image, raw = self._read(index)
+            _, ids, unknown, problems = self._read(index)
         except DataError as error:
-            return Inspection(name, {}, {}, (str(error),))
+            return Inspection(self.name(index), {}, {}, (str(error),))
+        pixels = count_pixels(ids[ids != _UNKNOWN])
+        return Inspection(self.name(index), pixels, unknown, tuple(problems))
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, dict[int, int], list[str]]:
+        """Image, train ids, pixels by id in the file for ids that have none, and the problems."""
+        _, image_path, label_path = self._entries[index]
+        image = _read_image(image_path)
+        raw = _read_label(label_path)
         problems = []
         if image.shape[:2] != raw.shape:
-            problems.append(_sizes_differ(image, raw, image_path, label_path))
+            problems.append(
+                f"Sizes differ: {image_path} is {_size(image)} but {label_path} is {_size(raw)};"
+                " a label needs its image's size"
+            )
         ids = self._lookup[raw]
-        unknown = _unknown_ids(raw, ids)
+        missing = ids == _UNKNOWN
+        unknown = count_pixels(raw[missing]) if missing.any() else {}
         if unknown:
             problems.append(f"{label_path} has {_unknown_text(unknown)}; {self._remedy}")
-        values, counts = np.unique(ids[ids != _UNKNOWN], return_counts=True)
-        pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        return Inspection(name, pixels, unknown, tuple(problems))
-
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        _, image_path, label_path = self._entries[index]
-        return _read_image(image_path), _read_label(label_path)
+        return image, ids, unknown, problems
 
 
 Entry = tuple[str, Path, Path]
@@ -217,25 +218,10 @@ def _read_label(path: Path) -> np.ndarray:
     return raw
 
 
-def _unknown_ids(raw: np.ndarray, ids: np.ndarray) -> dict[int, int]:
-    unknown = ids == _UNKNOWN
-    if not unknown.any():
-        return {}
-    values, counts = np.unique(raw[unknown], return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
 def _unknown_text(unknown: dict[int, int]) -> str:
     shown = ", ".join(f"{value} ({count} px)" for value, count in list(unknown.items())[:8])
     more = f" and {len(unknown) - 8} more values" if len(unknown) > 8 else ""
     return f"unknown label ids: {shown}{more}"
-
-
-def _sizes_differ(image: np.ndarray, raw: np.ndarray, image_path: Path, label_path: Path) -> str:
-    return (
-        f"Sizes differ: {image_path} is {_size(image)} but {label_path} is {_size(raw)};"
-        " a label needs its image's size"
-    )
 
 
 def _size(image: np.ndarray) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.audit import Inspection
+from data_pipelines.audit import Inspection, count_pixels
 from data_pipelines.scene_street import draw_street
 
 _KEPT_PIXELS = 2**16
@@ -45,9 +45,7 @@ class ScenesSource:
 
     def inspect(self, index: int) -> Inspection:
         """Draws a picture and tells what its label holds."""
-        values, counts = np.unique(self[index]["label"], return_counts=True)
-        pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        return Inspection(self.name(index), pixels, {})
+        return Inspection(self.name(index), count_pixels(self[index]["label"]), {})
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Draws a picture.

@@ -167,7 +167,8 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
 
     values = _read(checkpoint, read)
     if fork:
-        fresh = _to_dict(state_of(task, values["params"], values["batch_stats"], mesh))
+        variables = {name: values[name] for name in ("params", "batch_stats")}
+        fresh = _to_dict(state_of(task, variables, mesh))
         ours = {name for name in fresh if _describe(fresh[name]) == _describe(values.get(name, {}))}
         values = fresh | {name: values[name] for name in ours}
     return serialization.from_state_dict(expected, {"ema": None} | values)

@@ -24,11 +24,12 @@ def branch_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarr
     Returns:
       uint8 RGB, one row of tiles.
     """
-    tiles = [_captioned("image", _tile(image))]
+    canvas = _tile(image)
+    tiles = [_captioned("image", canvas)]
     for n, values in enumerate(_branches(maps)):
         low, high = float(values.min()), float(values.max())
         text = f"branch {n}, {values.shape[1]}x{values.shape[0]}: {low:.2f} to {high:.2f}"
-        tiles.append(_captioned(text, _heat(values, low, high, _tile(image).shape[:2])))
+        tiles.append(_captioned(text, _heat(values, low, high, canvas.shape[:2])))
     return grid([tiles])
 
 

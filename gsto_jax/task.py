@@ -107,6 +107,11 @@ class Task:
                 "for each, or switch it off"
             )
 
+    @property
+    def loss_weights(self) -> tuple[float, ...] | None:
+        """Class weights that the loss uses; None where they are switched off."""
+        return self.class_weights if self.config.loss.class_weights else None
+
     @cached_property
     def model(self) -> HRNet:
         """The network."""
@@ -139,17 +144,12 @@ def abstract_state(task: Task) -> TrainState:
 
 def initial_state(task: Task, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device of the mesh."""
-    return _put(task, initial_variables(task.model, task.config.seed), mesh)
+    return state_of(task, initial_variables(task.model, task.config.seed), mesh)
 
 
-def state_of(task: Task, params: Any, batch_stats: Any, mesh: Mesh) -> TrainState:
-    """The state before the first step of a network with these parameters and statistics."""
-    return _put(task, {"params": params, "batch_stats": batch_stats}, mesh)
-
-
-def _put(task: Task, variables: Any, mesh: Mesh) -> TrainState:
-    whole = replicated(mesh)
-    return jax.jit(partial(_first_state, task), out_shardings=whole)(variables)
+def state_of(task: Task, variables: Any, mesh: Mesh) -> TrainState:
+    """The state before the first step of a network with these "params" and "batch_stats"."""
+    return jax.jit(partial(_first_state, task), out_shardings=replicated(mesh))(variables)
 
 
 def _first_state(task: Task, variables: Any) -> TrainState:
@@ -226,7 +226,6 @@ def _gradient(
 ) -> tuple[Any, dict[str, Array], Any]:
     """Gradient, losses and new running statistics of a batch, the first two times `share`."""
     images = normalize(task, batch["image"], batch["size"])
-    weights = task.class_weights if task.config.loss.class_weights else None
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         variables = {"params": params, "batch_stats": batch_stats}
@@ -238,7 +237,7 @@ def _gradient(
             task.config.loss,
             task.ignore_label,
             task.config.model.align_corners,
-            weights,
+            task.loss_weights,
         )
         losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in by_stage.items()}
         losses = jax.tree.map(lambda value: share * value, losses)
@@ -256,10 +255,8 @@ def _accumulate(
     if task.config.loss.kind == "ohem":
         shares = jnp.full(parts, 1 / parts)
     else:
-        weights = task.class_weights if task.config.loss.class_weights else None
-        counts = jax.vmap(
-            lambda labels: label_weight(labels, task.num_classes, task.ignore_label, weights)
-        )(split["label"])
+        settings = (task.num_classes, task.ignore_label, task.loss_weights)
+        counts = jax.vmap(lambda labels: label_weight(labels, *settings))(split["label"])
         total = counts.sum()
         shares = counts / jnp.where(total > 0, total, 1)
 

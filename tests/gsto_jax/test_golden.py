@@ -9,22 +9,16 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import PLAIN, GSTOSpec, HRNet, HRNetSpec
-from gsto_jax.config import LossConfig
 from gsto_jax.errors import UserError
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, from_reference, to_reference
+from tests.gsto_jax.loss_settings import loss_config
 
 SPEC = HRNetSpec(widths=(4, 8, 16, 32), modules=(1, 2, 2), blocks=1, stage1_blocks=1)
 # The states of a and b were run by plain BatchNorm; only a2 applies the gamma rule.
 PLAIN_GAMMA = replace(GSTO_FORMAT, absolute_gamma=False)
-LOSS = LossConfig(
-    kind="ce",
-    stage_weights=(0.2, 0.3, 0.5, 1.0),
-    class_weights=False,
-    ohem_threshold=0.9,
-    ohem_kept=0,
-)
+LOSS = loss_config()
 
 
 def network(gsto=None, dtype=jnp.float64, **kwargs):

@@ -9,9 +9,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet, HRNetSpec, UserError
-from gsto_jax.config import LossConfig
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables, initial_variables
+from tests.gsto_jax.loss_settings import loss_config
 
 TINY = HRNetSpec(
     widths=(4, 8, 12, 16),
@@ -120,13 +120,7 @@ def test_every_parameter_gets_a_finite_gradient(gsto):
     rng = np.random.default_rng(0)
     image = rng.standard_normal((2, 64, 96, 3)).astype(np.float32)
     label = rng.integers(0, 5, (2, 64, 96))
-    config = LossConfig(
-        kind="ce",
-        stage_weights=(1.0, 1.0, 1.0, 1.0),
-        class_weights=False,
-        ohem_threshold=0.9,
-        ohem_kept=0,
-    )
+    config = loss_config(stage_weights=(1.0, 1.0, 1.0, 1.0))
 
     def loss_fn(params):
         out, _ = model.apply({**variables, "params": params}, image, True, mutable=["batch_stats"])

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax.config import LossConfig
 from gsto_jax.losses import (
     cross_entropy,
     deep_supervision,
@@ -15,6 +14,7 @@ from gsto_jax.metrics import confusion_matrix, scores
 from gsto_jax.models import Outputs
 from gsto_jax.optim import averaged, poly_schedule, with_warmup
 from gsto_jax.parallel import make_mesh, split_batch
+from tests.gsto_jax.loss_settings import loss_config
 
 
 def reference_cases(arrays):
@@ -128,17 +128,6 @@ def test_any_ignore_label_and_bfloat16_logits():
     loss = cross_entropy(logits, label, ignore_label=7)
     assert loss.dtype == jnp.float32
     assert float(loss) == pytest.approx(np.log(4))
-
-
-def loss_config(**changes):
-    values = {
-        "kind": "ce",
-        "stage_weights": (0.2, 0.3, 0.5, 1.0),
-        "class_weights": False,
-        "ohem_threshold": 0.9,
-        "ohem_kept": 100,
-    }
-    return LossConfig(**values | changes)
 
 
 def test_deep_supervision_weights_the_heads():
