@@ -20,7 +20,9 @@ from gsto_jax import (
     apply_gates,
     resize,
 )
+from gsto_jax.layers.channel_sum import channel_sum
 from gsto_jax.layers.conv import he_std, hrnet_std
+from gsto_jax.layers.norm import batch_norm
 
 KEY = jax.random.key(0)
 
@@ -306,6 +308,38 @@ def test_batch_norm_statistics():
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_batch_norm_gradient_is_that_of_its_formula():
+    def formula(x, scale, bias):
+        centred = x - x.mean((0, 1, 2), keepdims=True)
+        deviation = jnp.sqrt(jnp.square(centred).mean((0, 1, 2), keepdims=True) + 1e-5)
+        return centred / deviation * scale[None, None, None] + bias[None, None, None]
+
+    with jax.enable_x64(True):
+        args = [jnp.asarray(normal(*s, dtype=float)) for s in ((2, 6, 5, 3), (3,), (3,))]
+        seen = jnp.asarray(normal(2, 6, 5, 3, seed=1, dtype=float))
+
+        def total(normalize, *args):
+            return jnp.sum(jnp.sin(normalize(*args)) * seen)
+
+        ours = jax.grad(partial(total, lambda *a: batch_norm(*a, 1e-5)[0]), (0, 1, 2))(*args)
+        theirs = jax.grad(partial(total, formula), (0, 1, 2))(*args)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_batch_norm_gradients_keep_their_dtypes():
+    x = jnp.asarray(normal(2, 4, 4, 3), jnp.bfloat16)
+    one = jnp.ones(3)
+    grads = jax.grad(lambda *a: batch_norm(*a, 1e-5)[0].sum(), (0, 1, 2))(x, one, one)
+    assert [g.dtype for g in grads] == [jnp.bfloat16, jnp.float32, jnp.float32]
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12, 2), (1, 7, 6, 3), (2, 1, 1, 4), (5, 3), (2, 0, 4, 3)])
+def test_channel_sum(shape):
+    x = np.random.default_rng(0).integers(-9, 9, shape).astype(np.float32)
+    np.testing.assert_array_equal(channel_sum(x), x.reshape(-1, shape[-1]).sum(0))
 
 
 def test_variance_far_from_zero():
