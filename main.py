@@ -33,6 +33,7 @@ Show = Callable[[Any], None]
 MODES = {
     "train": "train, or go on with the run in --workdir, then evaluate",
     "eval": "evaluate the newest checkpoint in --workdir",
+    "prepare": "make a data set of the downloads in --source, once",
     "audit": "check every label of both splits, and count its classes",
     "describe": "print parameters and multiply-accumulates by stage",
 }
@@ -47,7 +48,10 @@ def main(argv: Sequence[str]) -> None:
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}: settings start with --config.")
-        run(args.config, args.mode, args.workdir, args.fork_from)
+        if args.mode == "prepare":
+            prepare(args.config, args.source, args.partial)
+        else:
+            run(args.config, args.mode, args.workdir, args.fork_from)
     except (UserError, DataError) as error:
         command_line.refuse(str(error))
     except TrainingError as error:
@@ -60,16 +64,20 @@ def run(config: ConfigDict, mode: str, folder: str | None, fork_from: str | None
 
     keep_freed_memory()  # works only before JAX finds its devices
 
-    from rich.console import Console
-
     from data_pipelines import DataConfig
     from gsto_jax.config import Config
+    from gsto_jax.errors import UserError
     from gsto_jax.tables import describe_table
 
     values = json.loads(config.to_json())
     settings = Config.from_dict({key: value for key, value in values.items() if key != "data"})
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)
+    console = make_console()
     show = partial(console.print, soft_wrap=True)
+    if settings.task == "pose" and mode != "audit":
+        raise UserError(
+            f"{settings.name} is a pose task, for which there is no network yet: its data can be "
+            "prepared and audited"
+        )
     if mode == "describe":
         show(describe_table(settings, len(config.data.classes)))
     elif mode == "audit":
@@ -168,6 +176,44 @@ def evaluate(
     show(f"checkpoint  {found.path}")
 
 
+def prepare(config: ConfigDict, source: str | None, partial_set: bool) -> None:
+    """Makes a data set of downloads; needs no JAX."""
+    from rich.progress import Progress
+
+    from data_pipelines import DataConfig, DataError
+    from data_pipelines.builders import BUILDERS, prepare
+
+    data = DataConfig(**json.loads(config.to_json())["data"])
+    if data.source != "tfds" or data.name not in BUILDERS:
+        raise DataError(
+            f"{config.name} reads no data set that has to be prepared; those are"
+            f" {', '.join(BUILDERS)}."
+        )
+    if not source:
+        raise DataError("--mode=prepare needs --source, the folder of the downloads.")
+    console = make_console()
+    with Progress(console=console) as progress:
+        bars: dict[str, Any] = {}
+
+        def on_split(split: str, done: int, total: int) -> None:
+            if split not in bars:
+                bars[split] = progress.add_task(f"{data.name} {split}", total=total)
+            progress.update(bars[split], completed=done)
+
+        root, builder = Path(data.root).expanduser(), BUILDERS[data.name]()
+        folder = prepare(
+            builder, Path(source).expanduser(), root, data.storage, partial_set, on_split=on_split
+        )
+    console.print(f"data set  {folder}", soft_wrap=True)
+
+
+def make_console() -> "Console":
+    """Where people read."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 100, highlight=False, markup=False)
+
+
 def audit(data: "DataConfig", console: "Console") -> None:
     """Checks every label of both splits. Raises DataError if any is wrong."""
     from rich.progress import Progress
@@ -183,7 +229,12 @@ def audit(data: "DataConfig", console: "Console") -> None:
             bar = progress.add_task(split, total=len(source))
             found = audit_labels(source, on_record=partial(progress.advance, bar))
         title = f"{split}: {found.records} labels, {len(found.problems)} problems"
-        console.print(audit_table(found, data.classes, data.ignore_label, title))
+        if data.keypoints:
+            units = ("joint", "labelled", "persons")
+            table = audit_table(found, data.keypoints.names, data.ignore_label, title, units)
+        else:
+            table = audit_table(found, data.classes, data.ignore_label, title)
+        console.print(table)
         problems += found.problems
     for problem in problems:
         console.print(problem, soft_wrap=True)

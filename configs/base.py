@@ -1,17 +1,25 @@
 """Every setting, its default and what it means; the other files override what differs.
 
 `seed`, `model`, `loss`, `optim`, `train` and `data` decide the result: a run goes on only with the
-values it began with. `name`, `eval`, `run` and, of `data`, `root`, `workers`, `eval_split` and
-`eval_size` may change from one start to the next.
+values it began with. `name`, `eval`, `run` and, of `data`, `root`, `storage`, `workers`,
+`eval_split`, `eval_size` and `keypoints.detections` may change from one start to the next.
 """
 
+from collections.abc import Callable, Mapping
+
 from ml_collections import ConfigDict
+
+PREPARED = "~/gsto_data"
+"""Where prepared data sets lie, unless `config.data.root` says otherwise."""
+
+Word = Callable[[ConfigDict], None] | Callable[[ConfigDict, str], None]
 
 
 def get_config() -> ConfigDict:
     """GSTO-HRNet-W18-Small-v2 on data that an experiment must name."""
     config = ConfigDict()
     config.name = "base"  # of the run's folder and of the tables
+    config.task = "segmentation"  # segmentation | pose
     config.seed = 0  # of the initial weights, the order of the pictures and the augmentation
 
     config.model = model = ConfigDict()
@@ -58,8 +66,10 @@ def get_config() -> ConfigDict:
     evaluation.figures = 2  # how many samples show branches and gates too (Figure 1); -1: all
 
     config.data = data = ConfigDict()
-    data.source = "folder"  # scenes: drawn on the fly | folder: image files and label PNGs
-    data.root = ""  # folder: the directory of the data set
+    data.source = "folder"  # scenes: drawn on the fly | folder: image files | tfds: prepared
+    data.root = ""  # folder: directory of the data set; tfds: directory of prepared data sets
+    data.name = ""  # tfds: which of them
+    data.storage = "files"  # when preparing: files (as downloaded) | tiles (decode only the crop)
     data.list_file = ""  # folder: "{split}.txt" of lines "image label"; empty: the two below
     data.images = ""  # folder: directory of the images, such as "leftImg8bit/{split}"
     data.labels = ""  # folder: directory of the label PNGs
@@ -77,13 +87,25 @@ def get_config() -> ConfigDict:
     data.ignore_label = 255  # train id of pixels that do not count
     data.crop = (512, 1024)  # height, width of a training sample
     data.base_size = 0  # long side at scale 1; 0: the picture's own
+    data.fixed_size = (0, 0)  # height, width at scale 1 whatever the proportions; (0, 0): none
     data.scale_min = 0.5  # scales are scale_min + k * scale_step ...
     data.scale_step = 0.1
     data.scale_count = 17  # ... with k below this
     data.flip = True  # mirrors half of the training samples
+    data.flip_pairs = ()  # train ids that change places in a mirrored picture
     data.mean = (0.485, 0.456, 0.406)  # of RGB in 0..1; ImageNet's
     data.std = (0.229, 0.224, 0.225)
     data.workers = 0  # processes that prepare training samples; 0: threads
+
+    data.keypoints = keypoints = ConfigDict()
+    keypoints.names = ()  # of the joints; none: not a pose data set
+    keypoints.flip_pairs = ()  # joints that change places in a mirrored picture
+    keypoints.skeleton = ()  # pairs of joints to draw a line between
+    keypoints.sigmas = ()  # deviations of the object keypoint similarity
+    keypoints.padding = 1.25  # how much larger than a person's box the picture cut out is
+    keypoints.rotation = 45.0  # training pictures turn by at most so many degrees ...
+    keypoints.scale = 0.35  # ... and change their size by at most this share
+    keypoints.detections = ""  # JSON of boxes to evaluate on; empty: the true boxes
 
     config.run = run = ConfigDict()
     run.log_every = 20  # steps between two lines of progress
@@ -103,28 +125,43 @@ def set_baseline(config: ConfigDict) -> None:
     config.model.gtm = ("none", "none", "none")
 
 
-def finish(config: ConfigDict, arg: str | None) -> ConfigDict:
+def finish(
+    config: ConfigDict, arg: str | None, words: Mapping[str, Word] | None = None
+) -> ConfigDict:
     """Applies what stands behind the colon of `--config=FILE:ARG`.
 
     Args:
       config: the experiment's settings.
       arg: comma-separated words: `baseline` (plain HRNetV2), `batch=N` (another batch, see
         `set_batch`), `runlocal` (a few small steps).
+      words: more of them; one that ends in "=" takes what follows as its second argument.
 
     Raises:
-      ValueError: an unknown word, or a batch that is no positive number.
+      ValueError: an unknown word, or a value that it cannot take.
     """
-    known = {"baseline": set_baseline, "runlocal": set_runlocal}
+    known: dict[str, Word] = {"baseline": set_baseline, "runlocal": set_runlocal}
+    known |= {"batch=": _set_batch} | dict(words or {})
     for word in filter(None, (arg or "").split(",")):
-        name, _, value = word.partition("=")
-        if name == "batch" and value.isdecimal() and int(value) > 0:
-            set_batch(config, int(value))
-        elif word in known:
-            known[word](config)
-        else:
-            words = ", ".join([*known, "batch=N"])
-            raise ValueError(f"unknown config argument ':{word}': use {words}")
+        name, equals, value = word.partition("=")
+        change = known.get(name + equals)
+        if change is None:
+            shown = ", ".join(f"{word}..." if word.endswith("=") else word for word in known)
+            raise ValueError(f"unknown config argument ':{word}': use {shown}")
+        change(config, value) if equals else change(config)  # type: ignore[call-arg]
     return config
+
+
+def set_prepared(config: ConfigDict, name: str) -> None:
+    """Reads a data set that `--mode=prepare` made."""
+    config.data.source = "tfds"
+    config.data.root = PREPARED
+    config.data.name = name
+
+
+def _set_batch(config: ConfigDict, value: str) -> None:
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f":batch={value}: give a positive number")
+    set_batch(config, int(value))
 
 
 def set_batch(config: ConfigDict, batch_size: int) -> None:
@@ -150,6 +187,7 @@ def set_runlocal(config: ConfigDict) -> None:
     config.train.steps, config.train.epochs = 4, 0
     config.data.crop = tuple(min(side, 128) for side in config.data.crop)
     config.data.base_size = min(config.data.base_size, 256)
+    config.data.fixed_size = tuple(min(side, 256) for side in config.data.fixed_size)
     config.data.train_size = 8
     config.data.eval_size = 4
     config.run.log_every = 1

@@ -1,8 +1,10 @@
 """Cityscapes: GSTO-HRNet-W18-Small-v2 with the paper's recipe (section 4.3).
 
-    python main.py --config=configs/cityscapes_w18s.py --config.data.root=DIR
+    python main.py --mode=prepare --config=configs/cityscapes_w18s.py --source=DOWNLOADS
+    python main.py --config=configs/cityscapes_w18s.py
 
-DIR holds `leftImg8bit/` and `gtFine/` as downloaded. The paper's runs start from ImageNet weights.
+DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or what is in them.
+The paper's runs start from ImageNet weights.
 """
 
 from ml_collections import ConfigDict
@@ -12,11 +14,11 @@ from data_pipelines.labels import CITYSCAPES
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W18-Small-v2, or HRNetV2 with `:baseline`."""
+    """GSTO-HRNet-W18-Small-v2, or HRNetV2 with `:baseline`; `:trainval`, `:ohem`."""
     config = base.get_config()
     config.name = "cityscapes_w18s"
     set_cityscapes(config)
-    return base.finish(config, arg)
+    return base.finish(config, arg, CITYSCAPES_WORDS)
 
 
 def set_cityscapes(config: ConfigDict) -> None:
@@ -24,12 +26,25 @@ def set_cityscapes(config: ConfigDict) -> None:
     config.train.batch_size = 12
     config.train.epochs = 600
 
-    config.data.images = "leftImg8bit/{split}"
-    config.data.labels = "gtFine/{split}"
-    config.data.image_suffix = "_leftImg8bit.png"
-    config.data.label_suffix = "_gtFine_labelIds.png"
+    base.set_prepared(config, "cityscapes")
     config.data.classes = CITYSCAPES.names
     config.data.palette = CITYSCAPES.palette
     config.data.id_map = CITYSCAPES.id_map
     config.data.class_weights = CITYSCAPES.weights
     config.data.base_size = 2048
+
+
+def set_trainval(config: ConfigDict) -> None:
+    """Trains on val too, as for the test server: scores on val then say little."""
+    config.name += "-trainval"
+    config.data.train_split = "train+val"
+
+
+def set_ohem(config: ConfigDict) -> None:
+    """Trains the last head on hard pixels only."""
+    config.name += "-ohem"
+    config.loss.kind = "ohem"
+
+
+CITYSCAPES_WORDS = {"trainval": set_trainval, "ohem": set_ohem}
+"""What may stand behind the colon."""

@@ -1,20 +1,22 @@
 """Cityscapes: GSTO-HRNet-W48 with the paper's recipe (section 4.3, Table 4).
 
-    python main.py --config=configs/cityscapes_w48.py --config.data.root=DIR
+    python main.py --mode=prepare --config=configs/cityscapes_w48.py --source=DOWNLOADS
+    python main.py --config=configs/cityscapes_w48.py
 
-DIR holds `leftImg8bit/` and `gtFine/` as downloaded. The paper's runs start from ImageNet weights.
+DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or what is in them.
+The paper's runs start from ImageNet weights.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
-from configs.cityscapes_w18s import set_cityscapes
+from configs.cityscapes_w18s import CITYSCAPES_WORDS, set_cityscapes
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W48, or HRNetV2 with `:baseline`."""
+    """GSTO-HRNet-W48, or HRNetV2 with `:baseline`; `:trainval`, `:ohem`."""
     config = base.get_config()
     config.name = "cityscapes_w48"
     config.model.variant = "w48"
     set_cityscapes(config)
-    return base.finish(config, arg)
+    return base.finish(config, arg, CITYSCAPES_WORDS)

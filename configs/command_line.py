@@ -44,6 +44,10 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         flags.DEFINE_string(
             "fork_from", None, "train: workdir or checkpoint of another run to start from"
         )
+        flags.DEFINE_string("source", None, "prepare: folder of the downloads")
+        flags.DEFINE_bool(
+            "partial", False, "prepare: accept another number of records than the published one"
+        )
         logging.set_verbosity(logging.WARNING)
         rest = flags.FLAGS(argv)
         _ = flags.FLAGS.config.name  # a file that cannot be loaded says so only when it is read

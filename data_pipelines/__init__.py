@@ -1,10 +1,22 @@
 """Pictures and labels as NumPy batches, for training and evaluation; needs no accelerator."""
 
 from data_pipelines.audit import Audit, Inspection, audit, audit_sample
-from data_pipelines.config import DataConfig
+from data_pipelines.config import DataConfig, Keypoints
 from data_pipelines.errors import DataError
 from data_pipelines.folder import FolderSource
-from data_pipelines.labels import CAMVID, CITYSCAPES, IGNORE_LABEL, SCENES, ClassTable
+from data_pipelines.keypoints import COCO_KEYPOINTS, KeypointTable
+from data_pipelines.labels import (
+    CAMVID,
+    CITYSCAPES,
+    IGNORE_LABEL,
+    LIP,
+    PASCAL_CONTEXT_59,
+    PASCAL_CONTEXT_60,
+    SCENES,
+    ClassTable,
+)
+from data_pipelines.person_transforms import PersonCrop
+from data_pipelines.persons import PersonSource
 from data_pipelines.pipeline import (
     Source,
     TrainBatches,
@@ -13,12 +25,18 @@ from data_pipelines.pipeline import (
     train_batches,
 )
 from data_pipelines.scenes import ScenesSource
+from data_pipelines.tfds_source import TfdsSource
+from data_pipelines.tiles import Tiles, encode_tiles
 from data_pipelines.transforms import Placement, RandomScaleCropFlip
 
 __all__ = [
     "CAMVID",
     "CITYSCAPES",
+    "COCO_KEYPOINTS",
     "IGNORE_LABEL",
+    "LIP",
+    "PASCAL_CONTEXT_59",
+    "PASCAL_CONTEXT_60",
     "SCENES",
     "Audit",
     "ClassTable",
@@ -26,13 +44,20 @@ __all__ = [
     "DataError",
     "FolderSource",
     "Inspection",
+    "KeypointTable",
+    "Keypoints",
+    "PersonCrop",
+    "PersonSource",
     "Placement",
     "RandomScaleCropFlip",
     "ScenesSource",
     "Source",
+    "TfdsSource",
+    "Tiles",
     "TrainBatches",
     "audit",
     "audit_sample",
+    "encode_tiles",
     "eval_batches",
     "make_source",
     "train_batches",

@@ -1,6 +1,6 @@
 """What the data pipelines are told: one frozen, validated record."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -8,7 +8,67 @@ from typing import Any
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL, SCENES
 
-SOURCES = ("scenes", "folder")
+STORAGES = ("files", "tiles")
+SOURCES = ("scenes", "folder", "tfds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keypoints:
+    """The joints of persons, and how their pictures are cut out.
+
+    Attributes:
+        names: of the joints, in their order.
+        flip_pairs: joints that change places in a mirrored picture.
+        skeleton: pairs of joints to draw a line between.
+        sigmas: deviations of the object keypoint similarity, one a joint.
+        padding: how much larger than a person's box the picture cut out is.
+        rotation: training pictures turn by at most so many degrees.
+        scale: and change their size by at most this share.
+        detections: a JSON file of boxes to evaluate on, instead of the true ones.
+
+    Raises:
+        DataError: a value that cannot work, with its name and the remedy.
+    """
+
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...]
+    padding: float = 1.25
+    rotation: float = 45.0
+    scale: float = 0.35
+    detections: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("names", "flip_pairs", "skeleton", "sigmas"):
+            value = getattr(self, name)
+            _require(
+                isinstance(value, Iterable) and not isinstance(value, str),
+                f"keypoints.{name} is {value!r}",
+                "give a list or a tuple",
+            )
+            object.__setattr__(self, name, _as_tuples(value))
+        last = len(self.names) - 1
+        for name in ("flip_pairs", "skeleton"):
+            for pair in getattr(self, name):
+                _require(
+                    _is_ints(pair, 2, 0, last),
+                    f"keypoints.{name} holds {pair!r}",
+                    f"give pairs of joints in 0..{last}",
+                )
+        _require(
+            len(self.sigmas) == len(self.names)
+            and all(_is_number(value) and value > 0 for value in self.sigmas),
+            f"keypoints.sigmas is {self.sigmas!r}",
+            f"give a positive number for each of the {len(self.names)} joints",
+        )
+        for name, low, high in (("padding", 0.1, 10), ("rotation", 0, 180), ("scale", 0, 0.99)):
+            value = getattr(self, name)
+            _require(
+                _is_number(value) and low <= value <= high,
+                f"keypoints.{name} is {value!r}",
+                f"give a number in {low}..{high}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +76,11 @@ class DataConfig:
     """Describes a data set and its augmentation. Lists are accepted and stored as tuples.
 
     Attributes:
-        source: "scenes" (drawn street pictures, no files) or "folder" (image files).
-        root: folder only: the data set's directory.
+        source: "scenes" (drawn street pictures, no files), "folder" (image files) or "tfds" (a
+            prepared data set).
+        root: folder: the data set's directory; tfds: the directory of prepared data sets.
+        name: tfds only: of the data set.
+        storage: of pictures when a data set is prepared: "files" or "tiles".
         list_file: folder only: a file under root, e.g. "{split}.txt", of `image label` lines;
             empty: the two folders below are walked instead.
         images, labels: folder only: directories under root, e.g. "leftImg8bit/{split}".
@@ -35,9 +98,13 @@ class DataConfig:
         crop: (h, w) of a training picture.
         base_size: the long side at scale 1; 0 stands for the picture's own.
         scale_min, scale_step, scale_count: scales are scale_min + scale_step * k, k < scale_count.
+        fixed_size: (h, w) at scale 1 of every picture, whatever its proportions; (0, 0): as
+            base_size says.
         flip: whether half of the training pictures are mirrored.
+        flip_pairs: train ids (or joints) that change places in a mirrored picture.
         mean, std: RGB in 0..1, applied on the device.
         workers: processes that prepare training batches; 0: threads of this process.
+        keypoints: of a pose data set; None (or no names in it) for segmentation.
 
     Raises:
         DataError: a value that cannot work, with its name and the remedy.
@@ -45,6 +112,8 @@ class DataConfig:
 
     source: str
     root: str = ""
+    name: str = ""
+    storage: str = "files"
     list_file: str = ""
     images: str = ""
     labels: str = ""
@@ -65,13 +134,19 @@ class DataConfig:
     scale_min: float = 0.5
     scale_step: float = 0.1
     scale_count: int = 17
+    fixed_size: tuple[int, int] = (0, 0)
     flip: bool = True
+    flip_pairs: tuple[tuple[int, int], ...] = ()
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     workers: int = 0
+    keypoints: Keypoints | None = None
 
     def __post_init__(self) -> None:
         self._freeze_sequences()
+        if isinstance(self.keypoints, Mapping):
+            named = self.keypoints.get("names")
+            object.__setattr__(self, "keypoints", Keypoints(**self.keypoints) if named else None)
         _require(
             self.source in SOURCES, f"source is {self.source!r}", f"use one of {', '.join(SOURCES)}"
         )
@@ -80,12 +155,13 @@ class DataConfig:
             _require(
                 isinstance(value, str) and value, f"{name} is {value!r}", "name a split, e.g. 'val'"
             )
-        self._check_classes()
+        if self.keypoints is None:
+            self._check_classes()
         self._check_augmentation()
         if self.source == "scenes":
             self._check_scenes()
         else:
-            self._check_folder()
+            self._check_files()
 
     def _freeze_sequences(self) -> None:
         for name in (
@@ -95,6 +171,8 @@ class DataConfig:
             "id_map",
             "class_weights",
             "crop",
+            "fixed_size",
+            "flip_pairs",
             "mean",
             "std",
         ):
@@ -177,6 +255,17 @@ class DataConfig:
             f"scale_count is {self.scale_count!r}",
             "give the number of scales, 1 for a single one",
         )
+        _require(
+            _is_ints(self.fixed_size, 2, 0) and all(self.fixed_size) == any(self.fixed_size),
+            f"fixed_size is {self.fixed_size!r}",
+            "give (height, width), or (0, 0) for none",
+        )
+        for pair in self.flip_pairs:
+            _require(
+                _is_ints(pair, 2, 0, len(self.classes) - 1),
+                f"flip_pairs holds {pair!r}",
+                f"give pairs of train ids in 0..{len(self.classes) - 1}",
+            )
         _require(isinstance(self.flip, bool), f"flip is {self.flip!r}", "give True or False")
         for name in ("mean", "std"):
             value = getattr(self, name)
@@ -208,7 +297,7 @@ class DataConfig:
         )
         _require(not self.id_map, "id_map is set", "scenes draw train ids: leave it empty")
 
-    def _check_folder(self) -> None:
+    def _check_files(self) -> None:
         for name in ("train_size", "eval_size"):
             value = getattr(self, name)
             _require(_is_int(value, 0), f"{name} is {value!r}", "give a number, 0 for all pictures")
@@ -217,6 +306,18 @@ class DataConfig:
             f"root is {self.root!r}",
             "give the data set's directory",
         )
+        if self.source == "tfds":
+            _require(
+                isinstance(self.name, str) and self.name,
+                f"name is {self.name!r}",
+                "name the prepared data set",
+            )
+            _require(
+                self.storage in STORAGES,
+                f"storage is {self.storage!r}",
+                f"use {' or '.join(STORAGES)}",
+            )
+            return
         if self.list_file:
             templates: tuple[str, ...] = ("list_file",)
         else:

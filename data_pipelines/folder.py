@@ -3,19 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from data_pipelines.audit import Inspection, count_pixels
 from data_pipelines.config import DataConfig
+from data_pipelines.decode import decode_image, label_ids
 from data_pipelines.errors import DataError
-from data_pipelines.label_png import read_label
-from data_pipelines.labels import IGNORE_LABEL
+from data_pipelines.label_map import UNKNOWN, LabelMap
 
-# A file that cannot be decoded is reported by its name here, not by OpenCV as well.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-_UNKNOWN = -1
 _SHOWN = 3
 
 
@@ -52,11 +47,7 @@ class FolderSource:
         if limit := size.get(split, 0):
             self._entries = self._entries[:limit]
         _check_files(self._entries, split)
-        self._lookup = _lookup_table(config)
-        self._remedy = (
-            f"add them to id_map (train ids 0..{len(config.classes) - 1},"
-            f" or {config.ignore_label} to ignore them)"
-        )
+        self._label_map = LabelMap(config)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -86,25 +77,23 @@ class FolderSource:
             _, ids, unknown, problems = self._read(index)
         except DataError as error:
             return Inspection(self.name(index), {}, {}, (str(error),))
-        pixels = count_pixels(ids[ids != _UNKNOWN])
+        pixels = count_pixels(ids[ids != UNKNOWN])
         return Inspection(self.name(index), pixels, unknown, tuple(problems))
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, dict[int, int], list[str]]:
         """Image, train ids, pixels by id in the file for ids that have none, and the problems."""
         _, image_path, label_path = self._entries[index]
-        image = _read_image(image_path)
-        raw = _read_label(label_path)
+        image = decode_image(_read_bytes(image_path), str(image_path))
+        raw = label_ids(_read_bytes(label_path), str(label_path))
         problems = []
         if image.shape[:2] != raw.shape:
             problems.append(
                 f"Sizes differ: {image_path} is {_size(image)} but {label_path} is {_size(raw)};"
                 " a label needs its image's size"
             )
-        ids = self._lookup[raw]
-        missing = ids == _UNKNOWN
-        unknown = count_pixels(raw[missing]) if missing.any() else {}
+        ids, unknown = self._label_map(raw)
         if unknown:
-            problems.append(f"{label_path} has {_unknown_text(unknown)}; {self._remedy}")
+            problems.append(self._label_map.complaint(label_path, unknown))
         return image, ids, unknown, problems
 
 
@@ -173,55 +162,11 @@ def _check_files(entries: list[Entry], split: str) -> None:
         )
 
 
-def _lookup_table(config: DataConfig) -> np.ndarray:
-    """Returns the train id of every 16-bit id, `_UNKNOWN` where there is none."""
-    table = np.full(2**16, _UNKNOWN, np.int16)
-    pairs = config.id_map or (
-        *((i, i) for i in range(len(config.classes))),
-        (config.ignore_label, config.ignore_label),
-    )
-    for raw, train in pairs:
-        if raw >= 0:
-            table[raw] = config.ignore_label if train == IGNORE_LABEL else train
-    return table
-
-
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from None
-
-
-def _read_image(path: Path) -> np.ndarray:
-    data = _read_bytes(path)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise DataError(f"Cannot decode {path}: it is truncated or no image; replace the file.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _read_label(path: Path) -> np.ndarray:
-    try:
-        raw = read_label(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"Cannot decode {path}: it is truncated or no image ({error}); replace the file."
-        ) from error
-    if raw.ndim != 2 or raw.dtype not in (np.uint8, np.uint16):
-        channels = 1 if raw.ndim == 2 else raw.shape[2]
-        raise DataError(
-            f"{path} holds {channels} channels of {raw.dtype}; a label is one channel of 8 or 16"
-            " bit ids: convert its colours to ids first."
-        )
-    return raw
-
-
-def _unknown_text(unknown: dict[int, int]) -> str:
-    shown = ", ".join(f"{value} ({count} px)" for value, count in list(unknown.items())[:8])
-    more = f" and {len(unknown) - 8} more values" if len(unknown) > 8 else ""
-    return f"unknown label ids: {shown}{more}"
 
 
 def _size(image: np.ndarray) -> str:

@@ -17,6 +17,7 @@ class ClassTable:
         palette: one RGB colour (0..255) for each class.
         id_map: pairs (id in the label file, train id); train id `IGNORE_LABEL` is not scored.
             Empty: the files hold train ids already.
+        flip_pairs: train ids that change places in a mirrored picture.
         weights: of the classes in a loss, where the data set's publications give them.
 
     Raises:
@@ -32,6 +33,7 @@ class ClassTable:
     palette: tuple[Colour, ...]
     id_map: tuple[tuple[int, int], ...] = ()
     weights: tuple[float, ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.weights) not in (0, len(self.names)):
@@ -142,4 +144,51 @@ SCENES = ClassTable(
         (0, 0, 142),
         (220, 20, 60),
     ),
+)
+
+
+def _voc_palette(count: int) -> tuple[Colour, ...]:
+    """The usual colours of so many ids: the bits of an id, dealt to red, green and blue."""
+
+    def channel(number: int, start: int) -> int:
+        return sum((number >> (3 * k + start) & 1) << (7 - k) for k in range(8))
+
+    return tuple((channel(n, 0), channel(n, 1), channel(n, 2)) for n in range(count))
+
+
+LIP = ClassTable(
+    name="lip",
+    names=(
+        *("background", "hat", "hair", "glove", "sunglasses", "upper clothes", "dress", "coat"),
+        *("socks", "pants", "jumpsuit", "scarf", "skirt", "face", "left arm", "right arm"),
+        *("left leg", "right leg", "left shoe", "right shoe"),
+    ),
+    palette=_voc_palette(20),
+    id_map=(*((i, i) for i in range(20)), (255, IGNORE_LABEL)),
+    flip_pairs=((14, 15), (16, 17), (18, 19)),
+)
+
+_CONTEXT_NAMES = (
+    *("aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book"),
+    *("bottle", "building", "bus", "cabinet", "car", "cat", "ceiling", "chair", "cloth"),
+    *("computer", "cow", "cup", "curtain", "dog", "door", "fence", "floor", "flower", "food"),
+    *("grass", "ground", "horse", "keyboard", "light", "motorbike", "mountain", "mouse"),
+    *("person", "plate", "platform", "pottedplant", "road", "rock", "sheep", "shelves"),
+    *("sidewalk", "sign", "sky", "snow", "sofa", "table", "track", "train", "tree", "truck"),
+    *("tvmonitor", "wall", "water", "window", "wood"),
+)
+
+# In the records 0 is background, and the classes count from 1.
+PASCAL_CONTEXT_59 = ClassTable(
+    name="pascal_context",
+    names=_CONTEXT_NAMES,
+    palette=_voc_palette(60)[1:],
+    id_map=((0, IGNORE_LABEL), *((i + 1, i) for i in range(59)), (255, IGNORE_LABEL)),
+)
+
+PASCAL_CONTEXT_60 = ClassTable(
+    name="pascal_context",
+    names=("background", *_CONTEXT_NAMES),
+    palette=_voc_palette(60),
+    id_map=(*((i, i) for i in range(60)), (255, IGNORE_LABEL)),
 )

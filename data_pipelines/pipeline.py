@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import grain
@@ -12,7 +13,10 @@ from data_pipelines.audit import Inspection
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.folder import FolderSource
+from data_pipelines.person_transforms import PersonCrop
+from data_pipelines.persons import PersonSource
 from data_pipelines.scenes import ScenesSource
+from data_pipelines.tfds_source import TfdsSource
 from data_pipelines.transforms import RandomScaleCropFlip
 
 # Two threads, two elements ahead: more only holds memory.
@@ -27,7 +31,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns image `h w 3` uint8 RGB, label `h w` uint8 train ids, index int."""
+        """Returns image `h w 3` uint8 RGB, label `h w` uint8 train ids, index int.
+
+        Image and label are arrays, or what decodes as it is sliced like one.
+        """
         ...
 
     def name(self, index: int) -> str:
@@ -51,6 +58,10 @@ def make_source(config: DataConfig, split: str) -> Source:
     """
     if config.source == "folder":
         return FolderSource(config, split)
+    if config.source == "tfds":
+        return (
+            TfdsSource(config, split) if config.keypoints is None else PersonSource(config, split)
+        )
     sizes = {config.eval_split: config.eval_size, config.train_split: config.train_size}
     if split not in sizes:
         raise DataError(f"Scenes have no split {split!r}; use {' or '.join(sizes)}.")
@@ -81,7 +92,8 @@ def train_batches(
 
     Returns:
         An iterator of dicts, b = batch_size // shard_count: image uint8 `b h w 3`, label uint8
-        `b h w`, size int32 `b 2` (rows and columns inside the picture), index int32 `b`.
+        `b h w`, size int32 `b 2` (rows and columns inside the picture), index int32 `b`. Of
+        persons: what `PersonCrop` returns.
 
     Raises:
         DataError: the batch is larger than the source or does not divide by the hosts. While
@@ -99,19 +111,33 @@ def train_batches(
             f"Batch size {batch_size} is larger than the training set of {len(source)} pictures;"
             " use a smaller batch or more pictures."
         )
-    augment = RandomScaleCropFlip(
+    pictures = grain.MapDataset.source(source).seed(seed).shuffle().random_map(_augment(config))
+    stream = pictures[: steps * batch_size].repeat()
+    batches = stream[shard_index::shard_count].batch(batch_size // shard_count)
+    return TrainBatches(batches, config.workers)
+
+
+def _augment(config: DataConfig) -> grain.transforms.RandomMap:
+    if config.keypoints is not None:
+        return PersonCrop(
+            crop=config.crop,
+            padding=config.keypoints.padding,
+            rotation=config.keypoints.rotation,
+            scale=config.keypoints.scale,
+            flip=config.flip,
+            flip_pairs=config.keypoints.flip_pairs,
+        )
+    return RandomScaleCropFlip(
         crop=config.crop,
         base_size=config.base_size,
         scale_min=config.scale_min,
         scale_step=config.scale_step,
         scale_count=config.scale_count,
+        fixed_size=config.fixed_size,
         flip=config.flip,
+        flip_pairs=config.flip_pairs,
         ignore_label=config.ignore_label,
     )
-    pictures = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augment)
-    stream = pictures[: steps * batch_size].repeat()
-    batches = stream[shard_index::shard_count].batch(batch_size // shard_count)
-    return TrainBatches(batches, config.workers)
 
 
 class TrainBatches:
@@ -194,7 +220,7 @@ def eval_batches(
 
     Returns:
         An iterator of dicts: image uint8 `b h w 3`, label uint8 `b h w`, index int32 `b`, mask
-        bool `b`, True for the pictures to count.
+        bool `b`, True for the pictures to count. Of persons: what `PersonCrop` returns, and mask.
 
     Raises:
         DataError: an impossible batch size or shard. While iterating: whatever the source finds
@@ -203,8 +229,17 @@ def eval_batches(
     _check_shard(shard_index, shard_count)
     if batch_size < 1:
         raise DataError(f"Batch size {batch_size} is not positive; use at least 1.")
-    pictures = grain.MapDataset.source(source)[shard_index::shard_count].to_iter_dataset(_READ)
-    return _by_size(pictures, batch_size, max_waiting)
+    pictures = grain.MapDataset.source(source)[shard_index::shard_count]
+    if isinstance(source, PersonSource):
+        pictures = pictures.map(partial(_cut_out, source.config))
+    return _by_size(pictures.to_iter_dataset(_READ), batch_size, max_waiting)
+
+
+def _cut_out(config: DataConfig, person: dict[str, Any]) -> dict[str, Any]:
+    """A person's picture, without anything random."""
+    assert config.keypoints is not None
+    crop = PersonCrop(crop=config.crop, padding=config.keypoints.padding)
+    return crop.random_map(person, np.random.default_rng(0))
 
 
 def _by_size(
@@ -225,14 +260,10 @@ def _by_size(
 
 
 def _padded_batch(pictures: list[dict[str, Any]], batch_size: int) -> Batch:
-    missing = batch_size - len(pictures)
-    rows = pictures + pictures[-1:] * missing
-    return {
-        "image": np.stack([row["image"] for row in rows]),
-        "label": np.stack([row["label"] for row in rows]),
-        "index": np.array([row["index"] for row in rows], np.int32),
-        "mask": np.arange(batch_size) < len(pictures),
-    }
+    rows = pictures + pictures[-1:] * (batch_size - len(pictures))
+    batch = {key: np.stack([np.asarray(row[key]) for row in rows]) for key in rows[0]}
+    batch["index"] = batch["index"].astype(np.int32)
+    return batch | {"mask": np.arange(batch_size) < len(pictures)}
 
 
 def _check_shard(shard_index: int, shard_count: int) -> None:

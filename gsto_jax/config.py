@@ -208,6 +208,7 @@ class Config:
     """Everything but the data, which `data_pipelines.DataConfig` holds."""
 
     name: str
+    task: str
     seed: int
     model: ModelConfig
     loss: LossConfig
@@ -217,7 +218,8 @@ class Config:
     run: RunConfig
 
     def __post_init__(self) -> None:
-        """Raises UserError for a seed that no generator takes."""
+        """Raises UserError for an unknown task, or a seed that no generator takes."""
+        _one_of(self.task, "task", ("segmentation", "pose"))
         _require(0 <= self.seed < 2**32, "seed", self.seed, "use 0 to 2^32 - 1")
 
     @classmethod
@@ -246,6 +248,7 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
 
 RUNTIME = "runtime"
 _KINDS = {
+    "task": "model",
     "seed": "optimiser",
     "model": "model",
     "loss": "optimiser",
@@ -253,6 +256,8 @@ _KINDS = {
     "train": "optimiser",
     "data": "data",
     "data.root": RUNTIME,
+    "data.storage": RUNTIME,
+    "data.keypoints.detections": RUNTIME,
     "data.workers": RUNTIME,
     "data.eval_split": RUNTIME,
     "data.eval_size": RUNTIME,

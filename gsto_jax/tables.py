@@ -63,11 +63,25 @@ def progress_line(progress: Progress) -> str:
     )
 
 
-def audit_table(audit: Any, classes: Sequence[str], ignore_label: int, title: str) -> Table:
-    """What labels hold: pixels, their share, and pictures by class (see `data_pipelines.audit`)."""
+def audit_table(
+    audit: Any,
+    classes: Sequence[str],
+    ignore_label: int,
+    title: str,
+    units: tuple[str, str, str] = ("class", "pixels", "pictures"),
+) -> Table:
+    """What labels hold: pixels, their share, and pictures by class (see `data_pipelines.audit`).
+
+    Args:
+      audit: the counts.
+      classes: names of the classes, or joints.
+      ignore_label: label of the pixels that do not count.
+      title: of the table.
+      units: headings of the columns: what is told apart, what is counted, and in what.
+    """
     table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("class", no_wrap=True)
-    for column in ("pixels", "share", "pictures"):
+    table.add_column(units[0], no_wrap=True)
+    for column in (units[1], "share", units[2]):
         table.add_column(column, justify="right", no_wrap=True)
 
     def add(name: str, pixels: int, pictures: int | None) -> None:

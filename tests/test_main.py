@@ -31,10 +31,13 @@ def refused(*args, **kwargs):
     [
         (["--config.train.stepz=3"], "config.train.stepz: did you mean config.train.steps?"),
         (["--config.nonsense=3"], "unknown setting config.nonsense: did you mean config."),
-        (["--config=configs/quickstart.py:basline"], "':basline': use baseline, runlocal, batch=N"),
+        (
+            ["--config=configs/quickstart.py:basline"],
+            "':basline': use baseline, runlocal, batch=...",
+        ),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
-        (["--mode=evil"], "<train|eval|audit|describe>"),
+        (["--mode=evil"], "<train|eval|prepare|audit|describe>"),
         (["--wrkdir=x"], "wrkdir"),
         (["stray"], "unknown argument 'stray'"),
         (["--config.model.variant=w19"], "'w19' does not exist"),
@@ -56,6 +59,28 @@ def test_batches_that_do_not_divide():
     assert "does not divide over 3 devices" in refused(
         "--config.eval.batch_size=3", "--config.train.batch_size=8", devices=3
     )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config=configs/lip_w48.py"], "needs --source"),
+        (["--config=configs/lip_w48.py", "--source=/nope"], "There is no folder /nope"),
+        (["--source=/nope"], "quickstart reads no data set that has to be prepared"),
+        (["--config=configs/lip_w48.py", "--source=tests"], "looked for TrainVal_images.zip"),
+    ],
+)
+def test_preparing_what_is_not_there(tmp_path, args, message):
+    assert message in refused("--mode=prepare", *args, f"--config.data.root={tmp_path}")
+
+
+def test_data_that_was_not_prepared(tmp_path):
+    message = refused("--config=configs/lip_w48.py", f"--config.data.root={tmp_path}")
+    assert f"There is no data set {tmp_path / 'lip'}: prepare it once" in message
+
+
+def test_pose_has_no_network_yet():
+    assert "pose task" in refused("--config=configs/coco_pose_w32.py")
 
 
 def test_describe_prints_exact_counts():

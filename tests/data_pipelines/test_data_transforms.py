@@ -29,31 +29,93 @@ def test_identity():
     assert after["image"].dtype == after["label"].dtype == np.uint8
 
 
+def grey(values) -> np.ndarray:
+    return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
+
+
 def test_window_known_answer():
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    window = Placement(height=3, width=4, top=1, left=2, flip=False).window
-    np.testing.assert_array_equal(window(pixels, (2, 2), 99, cv2.INTER_LINEAR), [[6, 7], [10, 11]])
-    window = Placement(height=3, width=4, top=1, left=2, flip=True).window
-    np.testing.assert_array_equal(window(pixels, (2, 2), 99, cv2.INTER_LINEAR), [[5, 4], [9, 8]])
+    for flip, expected in ((False, [[6, 7], [10, 11]]), (True, [[5, 4], [9, 8]])):
+        place = Placement(height=3, width=4, top=1, left=2, flip=flip)
+        np.testing.assert_array_equal(place.label_window(pixels, (2, 2), 99), expected)
+        np.testing.assert_array_equal(place.image_window(grey(pixels), (2, 2)), grey(expected))
 
 
 def test_padding_is_right_and_below_even_when_flipped():
     pixels = np.array([[1, 2]], np.uint8)
     place = Placement(height=1, width=2, top=0, left=0, flip=True)
     expected = [[2, 1, 99], [99, 99, 99]]
-    np.testing.assert_array_equal(place.window(pixels, (2, 3), 99, cv2.INTER_LINEAR), expected)
+    np.testing.assert_array_equal(place.label_window(pixels, (2, 3), 99), expected)
+    expected = [[2, 1, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(place.image_window(grey(pixels), (2, 3)), grey(expected))
     assert place.valid_size((2, 3)) == (1, 2)
 
 
 def test_resizing_by_half_and_by_two():
     ramp = np.repeat(np.array([[0, 10, 20, 30]], np.uint8), 2, axis=0)
     half = Placement(height=1, width=2, top=0, left=0, flip=False)
-    np.testing.assert_array_equal(half.window(ramp, (1, 2), 0, cv2.INTER_LINEAR), [[5, 25]])
+    np.testing.assert_array_equal(half.image_window(grey(ramp), (1, 2)), grey([[5, 25]]))
     double = Placement(height=4, width=8, top=0, left=0, flip=False)
     np.testing.assert_array_equal(
-        double.window(ramp, (4, 8), 0, cv2.INTER_NEAREST_EXACT)[0],
-        [0, 0, 10, 10, 20, 20, 30, 30],
+        double.label_window(ramp, (4, 8), 0)[0], [0, 0, 10, 10, 20, 20, 30, 30]
     )
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_window_equals_resizing_all_and_cropping(seed):
+    """The image within one grey level, the label exactly, at any scale, place and mirroring."""
+    draw = rng(seed)
+    height, width = draw.integers(40, 200, 2).tolist()
+    image = cv2.GaussianBlur(draw.integers(0, 256, (height, width, 3), np.uint8), (5, 5), 0)
+    label = draw.integers(0, 9, (height, width), np.uint8)
+    target = (np.array([height, width]) * draw.uniform(0.5, 2.1, 2 if seed % 2 else 1)).astype(int)
+    crop = tuple(draw.integers(20, 150, 2).tolist())
+    top, left = (int(draw.integers(max(0, t - c) + 1)) for t, c in zip(target, crop, strict=True))
+    place = Placement(int(target[0]), int(target[1]), top, left, bool(draw.integers(2)))
+
+    def usual(pixels, interpolation, fill):
+        whole = cv2.resize(pixels, (place.width, place.height), interpolation=interpolation)
+        whole = whole[:, ::-1] if place.flip else whole
+        window = whole[top : top + crop[0], left : left + crop[1]]
+        out = np.full((*crop, *pixels.shape[2:]), fill, np.uint8)
+        out[: window.shape[0], : window.shape[1]] = window
+        return out
+
+    expected = usual(label, cv2.INTER_NEAREST, 255)
+    np.testing.assert_array_equal(place.label_window(label, crop, 255), expected)
+    expected = usual(image, cv2.INTER_LINEAR, 0).astype(int)
+    assert np.abs(place.image_window(image, crop) - expected).max() <= 1
+
+
+def test_window_reads_only_what_it_shows():
+    """A picture that counts what is sliced out of it."""
+    seen = []
+
+    class Counting:
+        shape = (1000, 2000, 3)
+
+        def __getitem__(self, where):
+            part = np.zeros(self.shape, np.uint8)[where]
+            seen.append(part.shape)
+            return part
+
+    Placement(2000, 4000, 100, 200, True).image_window(Counting(), (50, 80))
+    assert seen[0][0] <= 50 / 2 + 2 and seen[0][1] <= 80 / 2 + 2
+
+
+def test_mirrored_labels_swap_left_and_right():
+    label = np.array([[0, 3, 4, 9]], np.uint8)
+    transform = RandomScaleCropFlip(crop=(1, 4), flip_pairs=((3, 4),), **IDENTITY | {"flip": True})
+    before = {"image": grey(label), "label": label, "index": 0}
+    seen = {tuple(transform.random_map(before, rng(seed))["label"][0]) for seed in range(20)}
+    assert seen == {(0, 3, 4, 9), (9, 3, 4, 0)}
+
+
+def test_fixed_size_ignores_proportions():
+    transform = RandomScaleCropFlip(crop=(4, 4), fixed_size=(473, 473), scale_count=12)
+    places = [transform.draw((333, 500), rng(seed)) for seed in range(100)]
+    assert all(place.height == place.width for place in places)
+    assert {place.width for place in places} == {int(473 * (5 + k) / 10 + 0.5) for k in range(12)}
 
 
 def test_padding_values():
@@ -130,8 +192,8 @@ def test_resizing_equals_reference(golden):
     arrays = golden("h2")
     height, width = arrays["aug/label_resized"].shape
     place = Placement(height=height, width=width, top=0, left=0, flip=False)
-    label = place.window(arrays["aug/label"], (height, width), 255, cv2.INTER_NEAREST)
+    label = place.label_window(arrays["aug/label"], (height, width), 255)
     np.testing.assert_array_equal(label, arrays["aug/label_resized"])
-    image = place.window(arrays["image_bgr_u8"], (height, width), 0, cv2.INTER_LINEAR)
+    image = place.image_window(arrays["image_bgr_u8"], (height, width))
     # Builds of OpenCV may round a grey level apart.
     assert np.abs(image.astype(int) - arrays["aug/image_resized"]).max() <= 1

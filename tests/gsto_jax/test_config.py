@@ -30,7 +30,8 @@ def settings(values):
 
 
 def test_the_shipped_configurations():
-    assert set(NAMES) >= {"quickstart", "camvid_w18s", "cityscapes_w18s", "cityscapes_w48"}
+    expected = {"quickstart", "camvid_w18s", "cityscapes_w18s", "cityscapes_w48", "lip_w48"}
+    assert set(NAMES) >= expected | {"pascal_context_w48", "coco_pose_w32", "coco_pose_w48"}
 
 
 @pytest.mark.parametrize("arg", [None, "baseline", "runlocal", "baseline,runlocal"])
@@ -39,7 +40,8 @@ def test_configurations_validate_and_build(name, arg):
     config, values = load(name, arg)
     assert config.is_locked
     data = DataConfig(**values["data"] | {"root": "somewhere"})
-    task = Task(settings(values), len(data.classes), data.ignore_label, data.mean, data.std, 10)
+    outputs = len(data.keypoints.names) if config.task == "pose" else len(data.classes)
+    task = Task(settings(values), outputs, data.ignore_label, data.mean, data.std, 10)
     state = abstract_state(task)
     gated = [path for path, _ in jax.tree.leaves_with_path(state.params) if "gate" in str(path)]
     assert bool(gated) == (not arg or "baseline" not in arg)
@@ -64,14 +66,55 @@ def test_paper_recipe_of_cityscapes():
         assert (scales[0], scales[-1], len(scales)) == (0.5, 2.1, 17)
 
 
+@pytest.mark.parametrize(
+    ("name", "train", "optim", "crop", "scales", "pictures", "steps"),
+    [
+        ("lip_w48", (40, 150), (0.007, 5e-4), (473, 473), 12, 30462, 150 * 761),
+        ("pascal_context_w48", (16, 280), (0.004, 1e-4), (480, 480), 17, 4998, 280 * 312),
+    ],
+)
+def test_paper_recipes(name, train, optim, crop, scales, pictures, steps):
+    config, values = load(name)
+    assert (config.train.batch_size, config.train.epochs) == train
+    assert (config.optim.learning_rate, config.optim.weight_decay) == optim
+    assert (config.data.crop, config.data.scale_count) == (crop, scales)
+    assert settings(values).train.total_steps(pictures) == steps
+
+
+def test_words_of_data_sets():
+    both = load("cityscapes_w48", "trainval,ohem")[0]
+    assert (both.data.train_split, both.loss.kind) == ("train+val", "ohem")
+    assert both.name == "cityscapes_w48-trainval-ohem"
+    for count, last in (("59", 58), ("60", 59)):
+        config = load("pascal_context_w48", f"classes={count}")[0]
+        assert len(config.data.classes) == int(count)
+        assert config.data.id_map[-2] == (59, last)
+    with pytest.raises(ValueError, match=r"use baseline, runlocal, batch=\.\.\., classes=\.\.\."):
+        load("pascal_context_w48", "clases=59")
+    with pytest.raises(ValueError, match="use 59 or 60"):
+        load("pascal_context_w48", "classes=61")
+    for word in ("batch", "batch=0", "batch=x", "trainval=3"):
+        with pytest.raises(ValueError, match=word):
+            load("cityscapes_w48", word)
+
+
+def test_poses():
+    for name, batch in (("coco_pose_w32", 128), ("coco_pose_w48", 80)):
+        config, values = load(name)
+        assert (config.train.batch_size, config.train.epochs) == (batch, 210)
+        assert DataConfig(**values["data"]).keypoints.rotation == 45
+        # 149813 persons.
+        assert settings(values).train.total_steps(149813) == 210 * (149813 // batch)
+
+
 def test_every_field_of_base_is_explained():
     """A field without a comment behind or above it says nothing to a newcomer."""
     lines = Path(base.__file__).read_text().splitlines()
-    sections = ("model", "loss", "optim", "train", "evaluation", "data", "run")
+    sections = ("model", "loss", "optim", "train", "evaluation", "data", "keypoints", "run")
     fields = [
         n
         for n, line in enumerate(lines)
-        if line.strip().startswith(tuple(f"{s}." for s in sections))
+        if line.strip().startswith(tuple(f"{s}." for s in sections)) and "ConfigDict()" not in line
     ]
     assert len(fields) > 40
     bare = [lines[n].strip() for n in fields if "#" not in lines[n] and "#" not in lines[n - 1]]
@@ -155,7 +198,8 @@ def test_every_setting_has_a_kind():
     free = {field.partition(".")[0] for field, which in kinds.items() if which == "runtime"}
     assert free == {"name", "eval", "run", "data"}
     of_data = {f for f in kinds if f.startswith("data.") and kinds[f] == "runtime"}
-    assert of_data == {"data.eval_size", "data.eval_split", "data.root", "data.workers"}
+    plain = {"data.eval_size", "data.eval_split", "data.root", "data.storage", "data.workers"}
+    assert of_data == plain | {"data.keypoints.detections"}
 
 
 def test_another_batch_follows_the_linear_rule():
@@ -169,5 +213,5 @@ def test_another_batch_follows_the_linear_rule():
     _, epochs = load("cityscapes_w48", "batch=24")
     assert (epochs["train"]["epochs"], epochs["train"]["steps"]) == (600, 0)
     for word in ("batch=0", "batch=x", "batch"):
-        with pytest.raises(ValueError, match="batch=N"):
+        with pytest.raises(ValueError, match="batch"):
             load("camvid_w18s", word)

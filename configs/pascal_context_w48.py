@@ -1,0 +1,46 @@
+"""Pascal Context: GSTO-HRNet-W48 with the paper's recipe (section 4.3).
+
+    python main.py --mode=prepare --config=configs/pascal_context_w48.py --source=DOWNLOADS
+    python main.py --config=configs/pascal_context_w48.py[:classes=60]
+
+DOWNLOADS holds VOC 2010 (its tar, or JPEGImages/ and ImageSets/) and the labels: `trainval.tar.gz`
+of .mat files with `labels.txt`, or SegmentationClassContext/ of PNGs. The paper's runs start from
+ImageNet weights.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from data_pipelines.labels import PASCAL_CONTEXT_59, PASCAL_CONTEXT_60
+
+_TABLES = {"59": PASCAL_CONTEXT_59, "60": PASCAL_CONTEXT_60}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """GSTO-HRNet-W48 for 59 classes; `:classes=60` scores background too; `:baseline`."""
+    config = base.get_config()
+    config.name = "pascal_context_w48"
+    config.model.variant = "w48"
+
+    config.optim.learning_rate = 0.004
+    config.optim.weight_decay = 1e-4
+
+    config.train.batch_size = 16
+    config.train.epochs = 280
+
+    base.set_prepared(config, "pascal_context")
+    config.data.crop = (480, 480)
+    config.data.base_size = 520
+    set_classes(config, "59")
+    return base.finish(config, arg, {"classes=": set_classes})
+
+
+def set_classes(config: ConfigDict, count: str) -> None:
+    """59 classes, background ignored; or 60 with it. One prepared data set serves both."""
+    if count not in _TABLES:
+        raise ValueError(f":classes={count}: use {' or '.join(_TABLES)}")
+    table = _TABLES[count]
+    config.name = config.name.replace("-60", "") + ("-60" if count == "60" else "")
+    config.data.classes = table.names
+    config.data.palette = table.palette
+    config.data.id_map = table.id_map

@@ -1,0 +1,27 @@
+"""Data sets out of the files that people download."""
+
+from collections.abc import Callable
+
+from data_pipelines.builders.builder import Builder, Example, Item
+from data_pipelines.builders.cityscapes import cityscapes
+from data_pipelines.builders.coco_keypoints import coco_keypoints
+from data_pipelines.builders.lip import lip
+from data_pipelines.builders.pascal_context import pascal_context
+from data_pipelines.builders.prepare import VERSION, prepare
+
+BUILDERS: dict[str, Callable[[], Builder]] = {
+    "cityscapes": cityscapes,
+    "lip": lip,
+    "pascal_context": pascal_context,
+    "coco_keypoints": coco_keypoints,
+}
+"""By name of the data set."""
+
+__all__ = [
+    "BUILDERS",
+    "VERSION",
+    "Builder",
+    "Example",
+    "Item",
+    "prepare",
+]

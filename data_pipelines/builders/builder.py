@@ -1,0 +1,136 @@
+"""What a data set's builder is: which files it needs, and the records that it makes of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data_pipelines.decode import check_whole, decode_image, label_ids
+from data_pipelines.downloads import Downloads
+from data_pipelines.errors import DataError
+from data_pipelines.tiles import encode_tiles
+
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One record to be made.
+
+    Attributes:
+        name: unique in its split; results are saved under it.
+        image: path of the image in the downloads.
+        label: path of the label; "" where there is none.
+        more: other paths and values, by what they are.
+    """
+
+    name: str
+    image: str
+    label: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builder(ABC):
+    """Makes the records of a data set.
+
+    Attributes:
+        name: of the data set.
+        homepage: where it is published.
+        counts: of the published records by split.
+        counted: what is counted: "images", "persons".
+        shard_size: records in a file.
+    """
+
+    name: str
+    homepage: str
+    counts: Mapping[str, int]
+    counted: str = "images"
+    shard_size: int
+
+    @abstractmethod
+    def items(self, downloads: Downloads) -> dict[str, list[Item]]:
+        """Returns the records of each split, in order. Raises DataError in a wrong folder."""
+
+    @abstractmethod
+    def features(self, storage: str) -> dict[str, str]:
+        """Returns the kind of every feature: png, jpeg, label, instance, text, bytes or int."""
+
+    @abstractmethod
+    def example(self, downloads: Downloads, item: Item, storage: str) -> Example:
+        """Reads, checks and encodes a record. Raises DataError if it is wrong."""
+
+    def count(self, items: Sequence[Item]) -> int:
+        """Returns how many of `counted` so many records hold."""
+        return len(items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationBuilder(Builder):
+    """The part that all data sets of images and label maps share.
+
+    Attributes:
+        image_format: "png" or "jpeg".
+        instances: whether records hold instance ids too.
+    """
+
+    image_format: str
+    instances: bool = False
+
+    def features(self, storage: str) -> dict[str, str]:
+        """See `Builder.features`."""
+        tiled = storage == "tiles"
+        kinds = {
+            "name": "text",
+            "image": "bytes" if tiled else self.image_format,
+            "label": "bytes" if tiled else "label",
+        }
+        return kinds | ({"instance": "instance"} if self.instances else {})
+
+    def example(self, downloads: Downloads, item: Item, storage: str) -> Example:
+        """See `Builder.example`."""
+        image_bytes = downloads.read(item.image)
+        check_whole(image_bytes, item.image)
+        image = decode_image(image_bytes, item.image)
+        raw, label_bytes = self.label(downloads, item, image.shape[:2])
+        if raw.shape != image.shape[:2]:
+            raise DataError(
+                f"Sizes differ: {item.image} is {image.shape[1]}x{image.shape[0]} but {item.label}"
+                f" is {raw.shape[1]}x{raw.shape[0]}; a label needs its image's size."
+            )
+        made: Example = {"name": item.name}
+        if storage == "tiles":
+            made |= {"image": encode_tiles(image), "label": encode_tiles(raw)}
+        else:
+            made |= {"image": image_bytes, "label": label_bytes}
+        if self.instances:
+            path = item.more.get("instance", "")
+            made["instance"] = (
+                downloads.read(path) if path else encode_png(np.zeros_like(raw, np.uint16))
+            )
+        return made
+
+    def label(
+        self, downloads: Downloads, item: Item, size: tuple[int, int]
+    ) -> tuple[np.ndarray, bytes]:
+        """Returns a label's ids, `h w` uint8, and the same as a PNG."""
+        data = downloads.read(item.label)
+        raw = label_ids(data, item.label)
+        if raw.dtype != np.uint8:
+            raise DataError(f"{item.label} holds ids of 16 bits; ids up to 255 are expected.")
+        return raw, data
+
+
+def encode_png(ids: np.ndarray) -> bytes:
+    """Returns ids as a PNG."""
+    return cv2.imencode(".png", ids)[1].tobytes()
+
+
+def refuse_folder(downloads: Downloads, wanted: str) -> DataError:
+    """The error for a folder that holds something else."""
+    return DataError(
+        f"{downloads.source} is not the download: looked for {wanted}; found {downloads.summary()}."
+    )

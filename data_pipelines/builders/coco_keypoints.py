@@ -1,0 +1,110 @@
+"""COCO keypoints: `person_keypoints_*.json` and the images."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from data_pipelines.builders.builder import Builder, Example, Item, refuse_folder
+from data_pipelines.decode import check_whole
+from data_pipelines.downloads import Downloads
+from data_pipelines.errors import DataError
+from data_pipelines.persons import is_sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoKeypointsBuilder(Builder):
+    """One record an image, with all its annotations; a sample is one person of a record.
+
+    Training images without a sample are left out; those of val stay, since detectors find people
+    there too.
+    """
+
+    def count(self, items: Sequence[Item]) -> int:
+        """Returns how many samples the records hold."""
+        return sum(item.more["samples"] for item in items)
+
+    def items(self, downloads: Downloads) -> dict[str, list[Item]]:
+        """See `Builder.items`."""
+        found = downloads.match(r"person_keypoints_(?P<split>train|val)(?:20\d\d)?\.json")
+        if not found:
+            raise refuse_folder(
+                downloads,
+                "annotations_trainval2017.zip, train2017.zip and val2017.zip, or the folders"
+                " annotations/ (person_keypoints_train2017.json, ...), train2017/ and val2017/",
+            )
+        return {match["split"]: _items(downloads, match[0], match["split"]) for match in found}
+
+    def features(self, storage: str) -> dict[str, str]:
+        """See `Builder.features`."""
+        return {"name": "text", "image": "jpeg", "image_id": "int", "annotations": "text"}
+
+    def example(self, downloads: Downloads, item: Item, storage: str) -> Example:
+        """See `Builder.example`."""
+        data = downloads.read(item.image)
+        check_whole(data, item.image)
+        return {
+            "name": item.name,
+            "image": data,
+            "image_id": item.more["image_id"],
+            "annotations": json.dumps(item.more["annotations"], separators=(",", ":")),
+        }
+
+
+_KEPT = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoints", "keypoints")
+
+
+def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
+    try:
+        content = json.loads(downloads.read(listed))
+        images, annotations = content["images"], content["annotations"]
+        by_image: dict[int, list[dict[str, Any]]] = {}
+        for person in annotations:
+            if "keypoints" not in person:
+                raise DataError(
+                    f"{listed}: annotation {person.get('id')} has no keypoints; is it the"
+                    " instances file? person_keypoints_*.json is needed."
+                )
+            kept = {key: person[key] for key in _KEPT if key in person}
+            if len(kept["keypoints"]) % 3 or len(kept["bbox"]) != 4:
+                raise DataError(
+                    f"{listed}: annotation {person['id']} has {len(kept['keypoints'])} numbers of"
+                    " keypoints and a box of another length than 4; x, y, v for each joint and"
+                    " x, y, w, h are needed."
+                )
+            by_image.setdefault(person["image_id"], []).append(kept)
+        paths = {match["file"]: match[0] for match in downloads.match(_image_pattern(split))}
+        items = []
+        for image in sorted(images, key=lambda image: image["id"]):
+            persons = by_image.get(image["id"], [])
+            samples = sum(map(is_sample, persons))
+            if not samples and split == "train":
+                continue
+            if image["file_name"] not in paths:
+                raise DataError(
+                    f"{listed} lists {image['file_name']}, but {downloads.source} has no such image"
+                    f" in {split}2017/: is {split}2017.zip there, and whole?"
+                )
+            more = {"image_id": image["id"], "annotations": persons, "samples": samples}
+            name = image["file_name"].rsplit(".", 1)[0]
+            items.append(Item(name, paths[image["file_name"]], more=more))
+        return items
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{listed} is no JSON ({error}); download it again.") from None
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{listed} is no file of COCO keypoints: it lacks {error}.") from None
+
+
+def _image_pattern(split: str) -> str:
+    return rf"{split}(?:20\d\d)?/(?P<file>[^/]+\.(?:jpg|jpeg|png))"
+
+
+coco_keypoints = partial(
+    CocoKeypointsBuilder,
+    name="coco_keypoints",
+    homepage="https://cocodataset.org",
+    counts={"train": 149813, "val": 6352},
+    counted="persons",
+    shard_size=1024,
+)

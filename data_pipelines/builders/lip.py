@@ -1,0 +1,51 @@
+"""LIP (Look Into Person), single person: images, parsing PNGs and id lists."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from data_pipelines.builders.builder import Item, SegmentationBuilder, refuse_folder
+from data_pipelines.downloads import Downloads
+from data_pipelines.errors import DataError
+
+
+@dataclass(frozen=True)
+class LIPBuilder(SegmentationBuilder):
+    """Labels of 20 classes. Those of mirrored images are derived, by swapping left and right."""
+
+    def items(self, downloads: Downloads) -> dict[str, list[Item]]:
+        """See `Builder.items`."""
+        found = {
+            (kind, match["split"], match["name"]): match[0]
+            for kind, pattern in (
+                ("image", r"(?P<split>train|val)_images/(?P<name>[^/]+)\.jpg"),
+                ("label", r"(?P<split>train|val)_segmentations/(?P<name>[^/]+)\.png"),
+            )
+            for match in downloads.match(pattern)
+        }
+        splits: dict[str, list[Item]] = {}
+        for listed in downloads.match(r"(?P<split>train|val)_id\.txt"):
+            split = listed["split"]
+            for name in downloads.read(listed[0]).decode().split():
+                image = found.get(("image", split, name), "")
+                label = found.get(("label", split, name), "")
+                if not (image and label):
+                    missing = f"segmentations/{name}.png" if image else f"images/{name}.jpg"
+                    raise DataError(f"{listed[0]} lists {name}, but there is no {split}_{missing}.")
+                splits.setdefault(split, []).append(Item(name, image, label))
+        if not splits:
+            raise refuse_folder(
+                downloads,
+                "TrainVal_images.zip, TrainVal_parsing_annotations.zip, train_id.txt and"
+                " val_id.txt, or the folders out of them (train_images/, ...)",
+            )
+        return splits
+
+
+lip = partial(
+    LIPBuilder,
+    name="lip",
+    homepage="http://sysu-hcp.net/lip",
+    counts={"train": 30462, "val": 10000},
+    image_format="jpeg",
+    shard_size=1024,
+)

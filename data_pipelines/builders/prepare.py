@@ -1,0 +1,293 @@
+"""Writes a data set once: ArrayRecord files, and what tensorflow-datasets needs to read them.
+
+A file is written beside its place and moved there when it is whole; the folder gets its name when
+all files are in it. So whatever ends the program, what has the final name is complete, and the next
+call goes on with the first file that is missing.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from data_pipelines.builders.builder import Builder, Example, Item
+from data_pipelines.config import STORAGES
+from data_pipelines.downloads import Downloads
+from data_pipelines.errors import DataError
+from data_pipelines.tfds_source import UNFINISHED
+
+VERSION = "1.0.0"
+
+
+def prepare(
+    builder: Builder,
+    source: Path,
+    root: Path,
+    storage: str = "files",
+    partial: bool = False,
+    threads: int = 2,
+    on_split: Callable[[str, int, int], None] = lambda split, done, total: None,
+) -> Path:
+    """Turns downloads into a data set.
+
+    Args:
+        builder: of the data set.
+        source: folder of the downloads.
+        root: where data sets lie; this one becomes `root/NAME/VERSION`.
+        storage: "files" keeps the bytes of image files; "tiles" stores pictures so that a crop
+            decodes quickly.
+        partial: accepts another number of records than the published one.
+        threads: how many records are made at once.
+        on_split: called with a split, the records done and their number, from time to time.
+
+    Returns:
+        The folder. One that is complete already is left as it is.
+
+    Raises:
+        DataError: a wrong folder, a wrong record, another storage than what is there, or a disk
+            that is full; says what to do.
+    """
+    if storage not in STORAGES:
+        raise DataError(f"storage is {storage!r}; use {' or '.join(STORAGES)}.")
+    final = root / builder.name / VERSION
+    if final.is_dir():
+        there = json.loads((final / "plan.json").read_text())["storage"]
+        if there != storage:
+            raise DataError(
+                f"{final} holds the data set with storage {there!r}: give another"
+                " --config.data.root, or remove it to build it anew."
+            )
+        return final
+    downloads = Downloads(source)
+    try:
+        items = builder.items(downloads)
+        _check_counts(builder, items, source, partial)
+        work = final.with_name(f"{VERSION}{UNFINISHED}")
+        work.mkdir(parents=True, exist_ok=True)
+        with _held(work):
+            _keep_what_fits(work, builder, items, storage)
+            with ThreadPoolExecutor(threads) as pool:
+                build = _Build(work, builder, downloads, storage, pool, on_split)
+                for split, records in items.items():
+                    build.write(split, records)
+            _write_metadata(work, builder, items, storage)
+            os.rename(work, final)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DataError(
+                f"The disk of {root} is full ({error.strerror}): make room and give the same"
+                " command again, which goes on where this one ended."
+            ) from None
+        raise DataError(f"Cannot write {error.filename or root}: {error.strerror}.") from None
+    finally:
+        downloads.close()
+    return final
+
+
+def shards(count: int, size: int) -> list[range]:
+    """Splits so many records into files of at most `size`."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def shard_path(folder: Path, name: str, split: str, number: int, count: int) -> Path:
+    """Returns the place of a file, as tensorflow-datasets names it."""
+    return folder / f"{name}-{split}.array_record-{number:05d}-of-{count:05d}"
+
+
+def _check_counts(
+    builder: Builder, items: dict[str, list[Item]], source: Path, partial: bool
+) -> None:
+    for split, records in items.items():
+        names = [item.name for item in records]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError(f"{source} has {twice} of {split} twice; give one copy.")
+    if partial:
+        return
+    found = {split: builder.count(records) for split, records in items.items()}
+    wrong = [
+        f"{split} has {found.get(split, 0)} of {count}"
+        for split, count in builder.counts.items()
+        if found.get(split, 0) != count
+    ]
+    if wrong:
+        raise DataError(
+            f"{source} is not all of {builder.name}: {'; '.join(wrong)} {builder.counted}."
+            " Complete the download, or give --partial to build what is there."
+        )
+
+
+@contextmanager
+def _held(work: Path) -> Iterator[None]:
+    with (work / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"Another process is preparing {work}; wait for it.") from None
+        yield
+
+
+def _keep_what_fits(
+    work: Path, builder: Builder, items: dict[str, list[Item]], storage: str
+) -> None:
+    """Empties the folder, unless what is in it was begun from the same records."""
+    plan = {
+        "storage": storage,
+        "shard_size": builder.shard_size,
+        "splits": {
+            split: [len(records), zlib.crc32("\n".join(item.name for item in records).encode())]
+            for split, records in items.items()
+        },
+    }
+    path = work / "plan.json"
+    if path.is_file() and json.loads(path.read_text()) == plan:
+        return
+    for other in work.iterdir():
+        if other.name != ".lock":
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+    _write_text(path, json.dumps(plan))
+
+
+@dataclass(frozen=True)
+class _Build:
+    """Writes the files of one data set."""
+
+    work: Path
+    builder: Builder
+    downloads: Downloads
+    storage: str
+    pool: ThreadPoolExecutor
+    on_split: Callable[[str, int, int], None]
+
+    def write(self, split: str, items: Sequence[Item]) -> None:
+        """Writes the files of a split that are missing."""
+        parts = shards(len(items), self.builder.shard_size)
+        for number, part in enumerate(parts):
+            self.on_split(split, part.start, len(items))
+            path = shard_path(self.work, self.builder.name, split, number, len(parts))
+            if not path.exists():
+                self._write_file(path, split, items, part)
+        self.on_split(split, len(items), len(items))
+
+    def _write_file(self, path: Path, split: str, items: Sequence[Item], part: range) -> None:
+        features = _features(self.builder.features(self.storage))
+        chosen = [items[index] for index in part]
+        made = self.pool.map(self._example, chosen)
+        beside = path.with_name(f"{path.name}.partial")
+        # Records are compressed already, and read one by one.
+        writer = array_record_module.ArrayRecordWriter(str(beside), "group_size:1,uncompressed")
+        try:
+            for index, example in zip(part, made, strict=True):
+                with _naming(beside, items[index]):
+                    writer.write(features.serialize_example(example))
+                self.on_split(split, index + 1, len(items))
+            with _naming(beside, chosen[-1]):
+                writer.close()
+        finally:
+            if writer.is_open():
+                _close_quietly(writer)
+        reader = array_record_module.ArrayRecordReader(str(beside))
+        found = reader.num_records()
+        reader.close()
+        if found != len(part):
+            raise DataError(f"{beside} holds {found} of {len(part)} records; prepare again.")
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+
+    def _example(self, item: Item) -> Example:
+        return self.builder.example(self.downloads, item, self.storage)
+
+
+@contextmanager
+def _naming(path: Path, item: Item) -> Iterator[None]:
+    """Turns what the writer complains of into a message that names the record."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"Cannot write record {item.name} to {path} ({error}): if the disk is full, make room"
+            " and give the same command again, which goes on where this one ended."
+        ) from None
+
+
+def _close_quietly(writer: Any) -> None:
+    try:
+        writer.close()
+    except (RuntimeError, ValueError):
+        return
+
+
+def _write_metadata(
+    work: Path, builder: Builder, items: dict[str, list[Item]], storage: str
+) -> None:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import naming, splits
+
+    template = naming.ShardedFileTemplate(
+        data_dir=work,
+        dataset_name=builder.name,
+        filetype_suffix="array_record",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )
+    infos = []
+    for split, records in items.items():
+        parts = shards(len(records), builder.shard_size)
+        paths = [shard_path(work, builder.name, split, n, len(parts)) for n in range(len(parts))]
+        infos.append(
+            splits.SplitInfo(
+                name=split,
+                shard_lengths=[len(part) for part in parts],
+                num_bytes=sum(path.stat().st_size for path in paths),
+                filename_template=template.replace(split=split),
+            )
+        )
+        _write_text(work / f"names-{split}.txt", "".join(f"{item.name}\n" for item in records))
+        if any("samples" in item.more for item in records):
+            samples = [item.more["samples"] for item in records]
+            _write_text(work / f"samples-{split}.json", json.dumps(samples))
+    tfds.folder_dataset.write_metadata(
+        data_dir=work,
+        features=_features(builder.features(storage)),
+        split_infos=infos,
+        filename_template=template,
+        check_data=False,
+        description=f"{builder.name}, prepared by gsto_jax with storage {storage!r}",
+        homepage=builder.homepage,
+    )
+
+
+def _features(kinds: dict[str, str]) -> Any:
+    import tensorflow_datasets as tfds
+
+    image = tfds.features.Image
+    made = {
+        "text": tfds.features.Text,
+        "bytes": tfds.features.Text,
+        "int": lambda: tfds.features.Scalar(np.int64),
+        "png": lambda: image(encoding_format="png"),
+        "jpeg": lambda: image(encoding_format="jpeg"),
+        "label": lambda: image(shape=(None, None, 1), encoding_format="png"),
+        "instance": lambda: image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"),
+    }
+    return tfds.features.FeaturesDict({name: made[kind]() for name, kind in kinds.items()})
+
+
+def _write_text(path: Path, text: str) -> None:
+    beside = path.with_name(f"{path.name}.partial")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(beside, path)

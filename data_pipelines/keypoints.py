@@ -1,0 +1,42 @@
+"""Keypoint tables: names, mirror pairs, skeleton and the deviations of OKS."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KeypointTable:
+    """The joints of one data set.
+
+    Attributes:
+        name: the data set's name.
+        names: of the joints, in their order.
+        flip_pairs: joints that change places in a mirrored picture.
+        skeleton: pairs of joints to draw a line between.
+        sigmas: the deviations of the object keypoint similarity, one a joint.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    skeleton: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
+
+
+COCO_KEYPOINTS = KeypointTable(
+    name="coco_keypoints",
+    names=(
+        *("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
+        *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow"),
+        *("left_wrist", "right_wrist", "left_hip", "right_hip"),
+        *("left_knee", "right_knee", "left_ankle", "right_ankle"),
+    ),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    skeleton=(
+        *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7)),
+        *((6, 8), (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+    ),
+    sigmas=(
+        *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
+        *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+    ),
+)

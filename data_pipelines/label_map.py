@@ -1,0 +1,77 @@
+"""From the ids in label files to train ids."""
+
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.audit import count_pixels
+from data_pipelines.config import DataConfig
+from data_pipelines.errors import DataError
+from data_pipelines.labels import IGNORE_LABEL
+
+UNKNOWN = -1
+
+
+class LabelMap:
+    """Looks train ids up, and says which ids have none.
+
+    Args:
+        config: `id_map`, `classes` and `ignore_label`; without an `id_map` files hold train ids.
+
+    Attributes:
+        table: int16, the train id of every 16-bit id, `UNKNOWN` where there is none.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self.table = np.full(2**16, UNKNOWN, np.int16)
+        pairs = config.id_map or (
+            *((i, i) for i in range(len(config.classes))),
+            (config.ignore_label, config.ignore_label),
+        )
+        for raw, train in pairs:
+            if raw >= 0:
+                self.table[raw] = config.ignore_label if train == IGNORE_LABEL else train
+        self._remedy = (
+            f"add them to id_map (train ids 0..{len(config.classes) - 1},"
+            f" or {config.ignore_label} to ignore them)"
+        )
+
+    def __call__(self, raw: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
+        """Returns train ids (int16), and pixels by id for the ids that have none."""
+        ids = self.table[raw]
+        missing = ids == UNKNOWN
+        return ids, count_pixels(raw[missing]) if missing.any() else {}
+
+    def complaint(self, name: object, unknown: dict[int, int]) -> str:
+        """Says what is wrong with a label, and what to do."""
+        shown = ", ".join(f"{value} ({count} px)" for value, count in list(unknown.items())[:8])
+        more = f" and {len(unknown) - 8} more values" if len(unknown) > 8 else ""
+        return f"{name} has unknown label ids: {shown}{more}; {self._remedy}"
+
+
+class TrainIds:
+    """A label whose ids are looked up as it is sliced.
+
+    Args:
+        raw: ids of the file, `h w`: an array or what can be sliced like one.
+        label_map: the table.
+        name: of the record.
+
+    Attributes:
+        shape: `h w`.
+    """
+
+    def __init__(self, raw: Any, label_map: LabelMap, name: str) -> None:
+        self.shape = raw.shape
+        self._raw, self._map, self._name = raw, label_map, name
+
+    def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
+        """Returns train ids (uint8) of a rectangle. Raises DataError for ids that have none."""
+        ids, unknown = self._map(np.asarray(self._raw[where]))
+        if unknown:
+            raise DataError(f"{self._map.complaint(self._name, unknown)}.")
+        return ids.astype(np.uint8)
+
+    def __array__(self, dtype: None = None, copy: bool | None = None) -> np.ndarray:
+        """Looks all of it up."""
+        return self[:, :]

@@ -1,0 +1,112 @@
+"""From a person's box to the crop a pose network sees: one affine map for image and joints."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+
+def box_to_frame(
+    box: np.ndarray, crop: tuple[int, int], padding: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Widens a box to the crop's proportions, and pads it.
+
+    Args:
+        box: x, y, w, h in pixels.
+        crop: (h, w) of the network's input.
+        padding: factor of both sides.
+
+    Returns:
+        Centre x, y and size w, h, float64.
+    """
+    width, height = np.asarray(box[2:], np.float64)
+    aspect = crop[1] / crop[0]
+    if width > aspect * height:
+        height = width / aspect
+    else:
+        width = height * aspect
+    centre = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2], np.float64)
+    return centre, padding * np.array([width, height])
+
+
+def frame_to_crop(
+    centre: np.ndarray, width: float, rotation: float, crop: tuple[int, int]
+) -> np.ndarray:
+    """The map from a picture to the crop: its centre goes to the crop's, its width to the crop's.
+
+    Args:
+        centre: x, y in the picture.
+        width: of the frame in the picture.
+        rotation: in degrees; the picture turns counter-clockwise by it as seen.
+        crop: (h, w).
+
+    Returns:
+        `2 3` float64, for column vectors (x, y, 1).
+    """
+    factor = crop[1] / width
+    cos, sin = np.cos(np.deg2rad(rotation)) * factor, np.sin(np.deg2rad(rotation)) * factor
+    turn = np.array([[cos, sin], [-sin, cos]])
+    shift = np.array([crop[1] / 2, crop[0] / 2]) - turn @ centre
+    return np.concatenate([turn, shift[:, None]], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonCrop(grain.transforms.RandomMap):
+    """Cuts a person out, with random rotation, scale and mirror image in training.
+
+    Attributes:
+        crop: (h, w) of the result.
+        padding: how much larger than the box the frame is.
+        rotation: at most so many degrees, uniformly in both directions.
+        scale: the frame's size changes at most by this share, uniformly.
+        flip: whether half of the pictures are mirrored.
+        flip_pairs: joints that change places in a mirrored picture.
+    """
+
+    crop: tuple[int, int]
+    padding: float = 1.25
+    rotation: float = 0.0
+    scale: float = 0.0
+    flip: bool = False
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Transforms one element of a `PersonSource`.
+
+        Returns:
+            image `crop 3` uint8, 0 outside the picture; joints float32 `j 2` in pixels of the
+            crop; visible float32 `j`; centre, frame float32 (2,), which lead back to the picture
+            where nothing is random; box, score, image_id, person_id, index as they were.
+        """
+        centre, frame = box_to_frame(element["box"], self.crop, self.padding)
+        factor = 1 + self.scale * rng.uniform(-1, 1)
+        matrix = frame_to_crop(
+            centre, frame[0] * factor, self.rotation * rng.uniform(-1, 1), self.crop
+        )
+        joints, visible = element["joints"].astype(np.float64), element["visible"]
+        moved = joints @ matrix[:, :2].T + matrix[:, 2]
+        if self.flip and rng.integers(2):
+            # About w / 2 and not (w - 1) / 2: the frame's centre keeps its place, as published.
+            matrix = matrix * [[-1], [1]] + [[0, 0, self.crop[1]], [0, 0, 0]]
+            order = np.arange(len(joints))
+            for left, right in self.flip_pairs:
+                order[left], order[right] = right, left
+            moved = (joints @ matrix[:, :2].T + matrix[:, 2])[order]
+            visible = visible[order]
+        image = cv2.warpAffine(
+            element["image"], matrix, (self.crop[1], self.crop[0]), flags=cv2.INTER_LINEAR
+        )
+        return {
+            "image": image,
+            "joints": moved.astype(np.float32),
+            "visible": visible.astype(np.float32),
+            "centre": centre.astype(np.float32),
+            "frame": frame.astype(np.float32),
+            "box": element["box"],
+            "score": np.float32(element["score"]),
+            "image_id": np.int64(element["image_id"]),
+            "person_id": np.int64(element["person_id"]),
+            "index": np.int32(element["index"]),
+        }

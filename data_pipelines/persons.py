@@ -1,0 +1,177 @@
+"""Persons out of prepared COCO keypoints: one sample a person, of ground truth or of a detector."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.audit import Inspection
+from data_pipelines.config import DataConfig
+from data_pipelines.decode import decode_image
+from data_pipelines.errors import DataError
+from data_pipelines.tfds_source import Prepared, open_prepared
+
+
+def is_sample(person: dict[str, Any]) -> bool:
+    """Whether an annotation makes a sample: one person, with a joint that is labelled."""
+    _, _, width, height = person["bbox"]
+    labelled = any(person["keypoints"][2::3])
+    whole = not person.get("iscrowd", 0) and person["area"] > 0
+    return bool(labelled and whole and width > 0 and height > 0)
+
+
+@dataclass(frozen=True)
+class PersonSource:
+    """Random access to persons of a split.
+
+    Args:
+        config: which data set, and its joints. With `detections` a split's samples are the boxes
+            of that file, without joints.
+        split: "train" or "val".
+
+    Raises:
+        DataError: the data set or the file of detections is not there, or is something else.
+
+    Example:
+        >>> person = PersonSource(config, "val")[0]
+        >>> person["joints"].shape
+        (17, 2)
+    """
+
+    config: DataConfig
+    split: str
+    _records: Prepared = field(init=False)
+    _samples: Sequence[tuple[int, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        wanted = ("image", "image_id", "annotations")
+        records = open_prepared(self.config.root, self.config.name, self.split, wanted)
+        object.__setattr__(self, "_records", records)
+        keypoints = self.config.keypoints
+        assert keypoints is not None
+        use_boxes = self.split == self.config.eval_split and keypoints.detections
+        samples = self._detected(keypoints.detections) if use_boxes else self._annotated()
+        limits = {
+            self.config.train_split: self.config.train_size,
+            self.config.eval_split: self.config.eval_size,
+        }
+        limit = limits.get(self.split, 0)
+        object.__setattr__(self, "_samples", samples[:limit] if limit else samples)
+
+    def _annotated(self) -> list[tuple[int, Any]]:
+        """Record and number of the person in it, for each sample."""
+        counts: list[int] = []
+        for part in self.split.split("+"):
+            counts += json.loads((self._records.folder / f"samples-{part}.json").read_text())
+        return [(record, nth) for record, count in enumerate(counts) for nth in range(count)]
+
+    def _detected(self, detections: str) -> list[tuple[int, Any]]:
+        """Record and detection, for each box of a person."""
+        path = Path(detections).expanduser()
+        try:
+            boxes = json.loads(path.read_text())
+        except OSError as error:
+            raise DataError(f"Cannot read the detections {path}: {error.strerror}.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} is no JSON ({error}).") from None
+        if not isinstance(boxes, list) or not all(
+            isinstance(box, dict) and {"image_id", "category_id", "bbox", "score"} <= box.keys()
+            for box in boxes
+        ):
+            raise DataError(
+                f"{path} holds no detections: a list of image_id, category_id, bbox (x, y, w, h)"
+                " and score is needed."
+            )
+        of_image = {
+            int(Path(self._records.name(index)).name): index for index in range(len(self._records))
+        }
+        return [
+            (of_image[box["image_id"]], box)
+            for box in boxes
+            if box["category_id"] == 1 and box["image_id"] in of_image
+        ]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def name(self, index: int) -> str:
+        """Returns a name to save results under."""
+        record, which = self._samples[index]
+        name = self._records.name(record)
+        return f"{name}_{which}" if isinstance(which, int) else f"{name}_box{index}"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads a person.
+
+        Returns:
+            image: `h w 3` uint8 RGB; joints: float32 `j 2`, x and y in pixels of the image, its
+            first pixel's centre at 0; visible: float32 `j`, 1 for a labelled joint; box: float32
+            (4,) x, y, w, h; score: float; image_id, person_id: int (-1 for a detection); index.
+
+        Raises:
+            DataError: the record is damaged, or has another number of joints.
+            IndexError: there is no such person.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number, which = self._samples[index]
+        record = self._records[number]
+        name = f"record {self._records.name(number)} of {self._records.folder}"
+        image = decode_image(record["image"], f"the image of {name}")
+        names = self.config.keypoints.names if self.config.keypoints else ()
+        person = which
+        if isinstance(which, int):
+            person = [p for p in json.loads(record["annotations"]) if is_sample(p)][which]
+            keypoints = np.asarray(person["keypoints"], np.float32).reshape(-1, 3)
+            if len(keypoints) != len(names):
+                raise DataError(
+                    f"The {name} has {len(keypoints)} joints, the configuration {len(names)}."
+                )
+        else:
+            keypoints = np.zeros((len(names), 3), np.float32)
+        return {
+            "image": image,
+            "joints": keypoints[:, :2],
+            "visible": (keypoints[:, 2] > 0).astype(np.float32),
+            "box": np.asarray(_inside(person["bbox"], image.shape), np.float32),
+            "score": float(person.get("score", 1.0)),
+            "image_id": int(record["image_id"]),
+            "person_id": int(person.get("id", -1)),
+            "index": int(index),
+        }
+
+    def annotations(self) -> list[dict[str, Any]]:
+        """Returns every annotation of the split, as published: what COCO's evaluation needs."""
+        found: list[dict[str, Any]] = []
+        for index in range(len(self._records)):
+            found += json.loads(self._records[index]["annotations"])
+        return found
+
+    def inspect(self, index: int) -> Inspection:
+        """Reads a person, and tells which joints are labelled."""
+        try:
+            sample = self[index]
+        except (DataError, ValueError) as error:
+            return Inspection(self.name(index), {}, {}, (str(error),))
+        height, width = sample["image"].shape[:2]
+        seen = sample["visible"] > 0
+        x, y = sample["joints"][seen].T
+        outside = ((x < 0) | (y < 0) | (x > width) | (y > height)).any()
+        problems = (f"{self.name(index)} has a joint outside its image",) if outside else ()
+        return Inspection(
+            self.name(index), {k: 1 for k in np.flatnonzero(seen).tolist()}, {}, problems
+        )
+
+
+def _inside(box: Sequence[float], shape: Sequence[int]) -> tuple[float, float, float, float]:
+    """The part of a box inside its image, as the published recipe cuts it."""
+    x, y, width, height = box
+    left, top = max(0.0, x), max(0.0, y)
+    right = min(shape[1] - 1, left + max(0.0, width - 1))
+    bottom = min(shape[0] - 1, top + max(0.0, height - 1))
+    if right < left or bottom < top:
+        return x, y, width, height
+    return left, top, right - left, bottom - top

@@ -1,0 +1,196 @@
+"""Pictures and labels out of prepared data sets: `tfds.data_source`, decoded here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.audit import Inspection, count_pixels
+from data_pipelines.config import DataConfig
+from data_pipelines.decode import decode_image, label_ids
+from data_pipelines.errors import DataError
+from data_pipelines.label_map import UNKNOWN, LabelMap, TrainIds
+from data_pipelines.tiles import Tiles
+
+UNFINISHED = ".incomplete"
+"""What the folder of a data set ends with until it is complete."""
+
+# What tensorflow-datasets' own builders call the splits and features that ours name otherwise.
+_SPLITS = {"val": "validation"}
+_FEATURES = {"image": "image_left", "label": "segmentation_label", "name": "image_id"}
+_CONFIGS = ("", "semantic_segmentation")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One split of a prepared data set, or several joined by "+".
+
+    Attributes:
+        folder: of the data set.
+        names: of the records; empty if they are not listed beside it.
+        records: bytes and numbers by feature.
+        features: their names in this data set, by ours.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    records: Any
+    features: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads a record, pictures as the bytes of their files.
+
+        Raises:
+            DataError: it is damaged; names it.
+            IndexError: there is no such record.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            record = self.records[int(index)]
+        except Exception as error:  # the reader and the parser have no error of their own
+            raise DataError(
+                f"Record {self.name(index)} of {self.folder} is damaged"
+                f" ({str(error).splitlines()[0] if str(error) else type(error).__name__}); remove"
+                " the folder and prepare the data set again."
+            ) from None
+        return {ours: record[theirs] for ours, theirs in self.features.items()}
+
+    def name(self, index: int) -> str:
+        """Returns a record's name, or its number where names are not listed."""
+        return self.names[index] if self.names else f"{index:06d}"
+
+
+def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Prepared:
+    """Opens a data set that was prepared, or built by tensorflow-datasets as ArrayRecord.
+
+    Args:
+        root: where data sets lie.
+        name: of the data set.
+        split: or several, joined by "+".
+        wanted: the features to read, by our names; those that it lacks are left out.
+
+    Raises:
+        DataError: it is not there, has no such split, or cannot be read at random.
+    """
+    import tensorflow_datasets as tfds
+
+    base = Path(root).expanduser() / name
+    found = (path.parent for config in _CONFIGS for path in (base / config).glob("*/features.json"))
+    folders = [folder for folder in found if not folder.name.endswith(UNFINISHED)]
+    if not folders:
+        started = list(base.glob(f"*{UNFINISHED}"))
+        raise DataError(
+            f"There is no data set {base}{' (one is half prepared)' if started else ''}: prepare it"
+            " once with --mode=prepare --source=DOWNLOADS, and the same --config"
+        )
+    folder = sorted(folders)[-1]
+    builder = tfds.builder_from_directory(folder)
+    parts = []
+    for part in split.split("+"):
+        known = part if part in builder.info.splits else _SPLITS.get(part, part)
+        if known not in builder.info.splits:
+            raise DataError(
+                f"{folder} has no split {part!r}: it has {', '.join(sorted(builder.info.splits))}."
+            )
+        parts.append(known)
+    features = {
+        ours: theirs
+        for ours in wanted
+        for theirs in (ours, _FEATURES.get(ours, ours))
+        if theirs in builder.info.features
+    }
+    coded = {
+        name: tfds.decode.SkipDecoding()
+        for name, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    try:
+        records = builder.as_data_source(split="+".join(parts), decoders=coded)
+    except NotImplementedError as error:
+        raise DataError(
+            f"{folder} cannot be read at random ({error}): build it with"
+            ' file_format="array_record".'
+        ) from None
+    return Prepared(folder, _names(folder, split), records, features)
+
+
+def _names(folder: Path, split: str) -> tuple[str, ...]:
+    lists = [folder / f"names-{part}.txt" for part in split.split("+")]
+    if not all(path.is_file() for path in lists):
+        return ()
+    return tuple(name for path in lists for name in path.read_text().splitlines())
+
+
+class TfdsSource:
+    """Random access to the pictures of a prepared split.
+
+    Args:
+        config: which data set, and what its ids mean.
+        split: such as "train", or "train+val".
+
+    Raises:
+        DataError: see `open_prepared`.
+
+    Example:
+        >>> source = TfdsSource(config, "val")
+        >>> np.asarray(source[0]["image"]).shape
+        (1024, 2048, 3)
+    """
+
+    def __init__(self, config: DataConfig, split: str) -> None:
+        self._records = open_prepared(config.root, config.name, split, ("image", "label"))
+        self._label_map = LabelMap(config)
+        size = {config.train_split: config.train_size, config.eval_split: config.eval_size}
+        self._size = min(size.get(split, 0) or len(self._records), len(self._records))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def name(self, index: int) -> str:
+        """Returns a picture's name: a name to save results under."""
+        return self._records.name(index)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Reads a record; what is stored in tiles is decoded as it is sliced.
+
+        Returns:
+            image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; both arrays or what can be
+            sliced like one; index: int.
+
+        Raises:
+            DataError: it is damaged; slicing the label: it has unknown ids.
+            IndexError: there is no such record.
+        """
+        if not 0 <= index < self._size:
+            raise IndexError(index)
+        image, raw = self._pictures(index)
+        label = TrainIds(raw, self._label_map, self.name(index))
+        return {"image": image, "label": label, "index": int(index)}
+
+    def inspect(self, index: int) -> Inspection:
+        """Reads a record whole, and tells what its label holds."""
+        try:
+            image, raw = self._pictures(index)
+            np.asarray(image)
+            ids, unknown = self._label_map(np.asarray(raw))
+        except (DataError, ValueError) as error:
+            return Inspection(self.name(index), {}, {}, (str(error),))
+        problems = (self._label_map.complaint(self.name(index), unknown),) if unknown else ()
+        return Inspection(self.name(index), count_pixels(ids[ids != UNKNOWN]), unknown, problems)
+
+    def _pictures(self, index: int) -> tuple[Any, Any]:
+        record = self._records[index]
+        name = f"record {self.name(index)} of {self._records.folder}"
+        image, label = record["image"], record["label"]
+        if Tiles.are_in(image):
+            try:
+                return Tiles(image), Tiles(label)
+            except ValueError as error:
+                raise DataError(f"The {name} is damaged: {error}; prepare it again.") from None
+        return decode_image(image, f"the image of {name}"), label_ids(label, f"the label of {name}")

@@ -1,0 +1,168 @@
+"""Small trees in the layouts of the official downloads."""
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import scipy.io
+
+from data_pipelines import PASCAL_CONTEXT_59
+
+
+def image_bytes(seed: int, size=(40, 60), kind=".png") -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    return cv2.imencode(kind, cv2.GaussianBlur(noise, (5, 5), 0))[1].tobytes()
+
+
+def png(ids) -> bytes:
+    return cv2.imencode(".png", np.asarray(ids))[1].tobytes()
+
+
+def blocks(values, size=(40, 60)) -> np.ndarray:
+    """Vertical stripes of the values."""
+    columns = np.asarray(values)[np.arange(size[1]) * len(values) // size[1]]
+    return np.broadcast_to(columns, size).copy()
+
+
+def cityscapes_files(counts=(("train", 5), ("val", 3), ("test", 2)), size=(40, 60)) -> dict:
+    files = {"leftImg8bit/license.txt": b"", "gtFine/README": b""}
+    for split, count in counts:
+        for n in range(count):
+            name = f"{split}/ulm/ulm_{n:06d}_000019"
+            files[f"leftImg8bit/{name}_leftImg8bit.png"] = image_bytes(n, size)
+            truth = f"gtFine/{name}_gtFine"
+            files[f"{truth}_labelIds.png"] = png(blocks([7, 26, 24, 0, n], size).astype(np.uint8))
+            instances = blocks([7, 26000, 24001, 0, n], size).astype(np.uint16)
+            files[f"{truth}_instanceIds.png"] = png(instances)
+            files[f"{truth}_color.png"] = image_bytes(0, size)
+    return files
+
+
+def lip_files(count=3) -> dict:
+    files = {}
+    for split in ("train", "val"):
+        names = [f"{n}_{split}" for n in range(count)]
+        files[f"{split}_id.txt"] = "\n".join(names).encode()
+        for n, name in enumerate(names):
+            size = (50 + n, 30)
+            pixels = image_bytes(n, size, ".jpg")
+            files[f"TrainVal_images/{split}_images/{name}.jpg"] = pixels
+            label = png(blocks([0, 14, 15, 18], size).astype(np.uint8))
+            files[f"TrainVal_parsing_annotations/{split}_segmentations/{name}.png"] = label
+    return files
+
+
+def context_names() -> dict[int, str]:
+    """459 invented names, the 59 classes scattered among them."""
+    names = {n: f"thing{n}" for n in range(1, 460)}
+    places = np.random.default_rng(1).permutation(np.arange(1, 460))[:59].tolist()
+    return names | dict(zip(places, PASCAL_CONTEXT_59.names, strict=True))
+
+
+def context_files(kind: str, count=2) -> dict:
+    """`kind`: "mat" or "png"; the label of picture n shows background, class 1 + n and class 59."""
+    files = {}
+    by_name = {name: n for n, name in context_names().items()}
+    if kind == "mat":
+        listed = "".join(f"{n}: {name}\n" for n, name in context_names().items())
+        files["labels.txt"] = listed.encode()
+    for split in ("train", "val"):
+        names = [f"20{'08' if split == 'train' else '09'}_{n:06d}" for n in range(count)]
+        files[f"VOCdevkit/VOC2010/ImageSets/Main/{split}.txt"] = "\n".join(names).encode()
+        for n, name in enumerate(names):
+            files[f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg"] = image_bytes(n, kind=".jpg")
+            if kind == "mat":
+                shown = [PASCAL_CONTEXT_59.names[n], PASCAL_CONTEXT_59.names[58]]
+                none = next(k for k, other in context_names().items() if other.startswith("thing"))
+                ids = blocks([none, *(by_name[name] for name in shown)]).astype(np.uint16)
+                file = io.BytesIO()
+                scipy.io.savemat(file, {"LabelMap": ids}, do_compression=True)
+                files[f"trainval/{name}.mat"] = file.getvalue()
+            else:
+                ids = blocks([0, 1 + n, 59]).astype(np.uint8)
+                files[f"SegmentationClassContext/{name}.png"] = png(ids)
+    return files
+
+
+def person(number, image_id, box=(10.0, 5.0, 20.0, 30.0), labelled=17, **changes) -> dict:
+    joints = []
+    for k in range(17):
+        joints += [box[0] + k, box[1] + k, 2 if k % 2 else 1] if k < labelled else [0, 0, 0]
+    fields = {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": list(box),
+        "area": box[2] * box[3] / 2,
+        "iscrowd": 0,
+        "num_keypoints": labelled,
+        "keypoints": joints,
+        "segmentation": [],
+    }
+    return fields | changes
+
+
+def coco_files() -> dict:
+    """Train: two people, a crowd, no joints; a picture without people. Val: one person, none."""
+    files = {}
+    for split, people in (
+        (
+            "train",
+            [
+                person(1, 1),
+                person(2, 1, (30.0, 2.0, 25.0, 20.0), labelled=3),
+                person(3, 2, iscrowd=1),
+                person(4, 2, labelled=0),
+                person(5, 3),
+            ],
+        ),
+        ("val", [person(6, 11)]),
+    ):
+        ids = [1, 2, 3, 4] if split == "train" else [11, 12]
+        images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": 60, "height": 40} for n in ids]
+        content = {"images": images, "annotations": people, "categories": []}
+        files[f"annotations/person_keypoints_{split}2017.json"] = json.dumps(content).encode()
+        for n in ids:
+            files[f"{split}2017/{n:012d}.jpg"] = image_bytes(n, kind=".jpg")
+    return files
+
+
+def write_tree(root: Path, files: dict) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def write_zips(root: Path, files: dict, part=lambda name: name.split("/")[0]) -> Path:
+    """One zip for each first folder; files without one lie beside."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        if "/" not in name:
+            (root / name).write_bytes(data)
+            continue
+        with zipfile.ZipFile(root / f"{part(name)}.zip", "a") as archive:
+            archive.writestr(name, data)
+    return root
+
+
+def write_tars(root: Path, files: dict) -> Path:
+    """As Pascal Context comes: a tar of the images, a compressed one of the labels."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (
+        tarfile.open(root / "VOCtrainval_03-May-2010.tar", "w") as images,
+        tarfile.open(root / "trainval.tar.gz", "w:gz") as labels,
+    ):
+        for name, data in files.items():
+            if "/" not in name:
+                (root / name).write_bytes(data)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            (images if name.startswith("VOC") else labels).addfile(info, io.BytesIO(data))
+    return root

@@ -1,0 +1,131 @@
+"""Persons: the frame around a box, the map to the crop, and joints that move with the picture."""
+
+import numpy as np
+import pytest
+
+from data_pipelines import COCO_KEYPOINTS, DataError, Keypoints, PersonCrop
+from data_pipelines.person_transforms import box_to_frame, frame_to_crop
+
+PAIRS = COCO_KEYPOINTS.flip_pairs
+
+
+def test_frames_equal_the_reference(golden):
+    arrays = golden("g2")
+    boxes = arrays["box2cs/box_xywh"]
+    assert len(boxes) == 8
+    for box, centre, scale in zip(
+        boxes, arrays["box2cs/center"], arrays["box2cs/scale"], strict=True
+    ):
+        ours, size = box_to_frame(box, (384, 288), 1.25)
+        np.testing.assert_allclose(ours, centre, rtol=1e-6)
+        np.testing.assert_allclose(size, 200 * scale, rtol=1e-6)
+
+
+def test_maps_equal_the_reference(golden):
+    arrays = golden("g2")
+    for centre, scale, rotation, expected in zip(
+        *(arrays[f"affine/{name}"] for name in ("center", "scale", "rot_deg")),
+        arrays["f64/affine/fwd_288x384"],
+        strict=True,
+    ):
+        ours = frame_to_crop(centre, 200 * float(scale[0]), float(rotation), (384, 288))
+        # The reference computes points in float32.
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)
+
+
+def dots(joints, size=(90, 120)):
+    """A picture with a bright dot at each joint."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    image = np.zeros((*size, 3), np.float64)
+    for k, (x, y) in enumerate(joints):
+        image[..., k] = 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 18)
+    return image.astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_joints_move_with_the_picture(seed):
+    joints = np.array([[50.0, 40.0], [70.0, 30.0], [62.0, 55.0]], np.float32)
+    element = {
+        "image": dots(joints),
+        "joints": joints,
+        "visible": np.ones(3, np.float32),
+        "box": np.array([40, 20, 40, 45], np.float32),
+        "score": 1.0,
+        "image_id": 3,
+        "person_id": 4,
+        "index": 5,
+    }
+    crop = PersonCrop(crop=(128, 96), rotation=45, scale=0.35, flip=True, flip_pairs=((0, 1),))
+    out = crop.random_map(element, np.random.default_rng(seed))
+    peaks = [np.unravel_index(out["image"][..., k].argmax(), (128, 96))[::-1] for k in range(3)]
+    mirrored = np.abs(peaks[0] - out["joints"][0]).max() > 3
+    order = [1, 0, 2] if mirrored else [0, 1, 2]
+    np.testing.assert_allclose(np.array(peaks)[order], out["joints"], atol=1.5)
+    assert (out["index"], out["image_id"], out["person_id"]) == (5, 3, 4)
+
+
+def test_half_are_mirrored_and_the_centre_stays():
+    joints = np.array([[60.0, 45.0], [50.0, 40.0], [80.0, 30.0]], np.float32)
+    element = {
+        "image": np.zeros((90, 120, 3), np.uint8),
+        "joints": joints,
+        "visible": np.array([1, 0, 1], np.float32),
+        "box": np.array([45, 25, 30, 40], np.float32),
+        "score": 1.0,
+        "image_id": 0,
+        "person_id": 0,
+        "index": 0,
+    }
+    crop = PersonCrop(crop=(80, 60), flip=True, flip_pairs=((1, 2),))
+    out = [crop.random_map(element, np.random.default_rng(seed)) for seed in range(200)]
+    for one in out:
+        np.testing.assert_allclose(one["joints"][0], [30, 40])
+    mirrored = [one["visible"].tolist() == [1, 1, 0] for one in out]
+    assert 0.4 < np.mean(mirrored) < 0.6
+    plain, other = out[mirrored.index(False)], out[mirrored.index(True)]
+    np.testing.assert_allclose(other["joints"][1, 0], 60 - plain["joints"][2, 0])
+    np.testing.assert_allclose(other["joints"][1, 1], plain["joints"][2, 1])
+
+
+def test_crop_without_chance_is_the_frame():
+    element = {
+        "image": np.zeros((200, 300, 3), np.uint8),
+        "joints": np.array([[100.0, 50.0], [130.0, 50.0]], np.float32),
+        "visible": np.ones(2, np.float32),
+        "box": np.array([100, 50, 60, 80], np.float32),
+        "score": 1.0,
+        "image_id": 0,
+        "person_id": 0,
+        "index": 0,
+    }
+    out = PersonCrop(crop=(384, 288), padding=1.25).random_map(element, np.random.default_rng(0))
+    np.testing.assert_allclose(out["centre"], [130, 90])
+    np.testing.assert_allclose(out["frame"], [75, 100])
+    factor = 288 / 75
+    expected = [[144 - 30 * factor, 192 - 40 * factor], [144, 192 - 40 * factor]]
+    np.testing.assert_allclose(out["joints"], expected, rtol=1e-5)
+
+
+def test_coco_table():
+    assert len(COCO_KEYPOINTS.names) == len(COCO_KEYPOINTS.sigmas) == 17
+    for left, right in PAIRS:
+        names = COCO_KEYPOINTS.names[left], COCO_KEYPOINTS.names[right]
+        assert names[0].replace("left", "right") == names[1]
+        assert COCO_KEYPOINTS.sigmas[left] == COCO_KEYPOINTS.sigmas[right]
+    assert sum(COCO_KEYPOINTS.sigmas) == pytest.approx(1.138)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sigmas": (0.1,)}, r"keypoints.sigmas is \(0.1,\); give a positive number for each of"),
+        ({"flip_pairs": ((0, 2),)}, "keypoints.flip_pairs holds"),
+        ({"skeleton": ((0, 1, 1),)}, "keypoints.skeleton holds"),
+        ({"rotation": 200}, "keypoints.rotation is 200"),
+        ({"scale": 1.0}, "keypoints.scale is 1.0"),
+        ({"names": "ab"}, "keypoints.names is 'ab'"),
+    ],
+)
+def test_wrong_keypoints(changes, message):
+    with pytest.raises(DataError, match=message):
+        Keypoints(**{"names": ("a", "b"), "sigmas": (0.1, 0.1)} | changes)

@@ -1,0 +1,74 @@
+"""Tiles: the same pixels back, any rectangle of them, and damage that is noticed."""
+
+import numpy as np
+import pytest
+
+from data_pipelines import Tiles, encode_tiles
+
+
+def picture(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (128, 128, 3), (129, 257), (300, 70, 3), (5, 400, 4)])
+def test_round_trip(shape):
+    pixels = picture(*shape)
+    tiles = Tiles(encode_tiles(pixels))
+    assert tiles.shape == shape
+    np.testing.assert_array_equal(np.asarray(tiles), pixels)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_rectangle(seed):
+    draw = np.random.default_rng(seed)
+    height, width = draw.integers(1, 150, 2)
+    pixels = picture(height, width, 3, seed=seed)
+    tiles = Tiles(encode_tiles(pixels, side=int(draw.integers(1, 60))))
+    (top, bottom), (left, right) = np.sort(draw.integers(0, [[height], [width]], (2, 2)))
+    where = (slice(int(top), int(bottom) + 1), slice(int(left), int(right) + 1))
+    np.testing.assert_array_equal(tiles[where], pixels[where])
+
+
+def test_rectangles_past_the_edge_are_cut():
+    pixels = picture(20, 30)
+    np.testing.assert_array_equal(
+        Tiles(encode_tiles(pixels, 8))[15:99, -4:99], pixels[15:99, -4:99]
+    )
+    assert Tiles(encode_tiles(pixels, 8))[5:5, 3:9].shape == (0, 6)
+
+
+def test_only_the_tiles_that_are_touched_are_decoded():
+    """Damage elsewhere goes unnoticed until that place is read."""
+    pixels = picture(64, 64, 3)
+    data = bytearray(encode_tiles(pixels, 16))
+    data[-20:] = bytes(20)
+    tiles = Tiles(bytes(data))
+    np.testing.assert_array_equal(tiles[:32, :], pixels[:32])
+    with pytest.raises(ValueError, match="tile 15 is damaged"):
+        tiles[:, :]
+
+
+def test_damage():
+    data = encode_tiles(picture(40, 40))
+    for broken, message in (
+        (data[:-1], "cut off"),
+        (data[:20], "cut off"),
+        (data + b"x", "cut off"),
+        (b"", "no tiles"),
+        (b"\x89PNG" + data[4:], "no tiles"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Tiles(broken)
+
+
+def test_labels_take_few_bytes():
+    label = np.repeat(np.repeat(picture(4, 4), 64, axis=0), 64, axis=1)
+    assert len(encode_tiles(label)) < label.size / 50
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((2, 2), np.uint16), np.zeros(4, np.uint8), np.zeros((0, 3), np.uint8)]
+)
+def test_what_cannot_be_stored(pixels):
+    with pytest.raises(ValueError, match="tiles hold"):
+        encode_tiles(pixels)
