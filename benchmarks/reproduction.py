@@ -1,0 +1,144 @@
+"""Tables and loss curves of finished runs, for `docs/reproduction.md`.
+
+    python benchmarks/reproduction.py --plot=docs/NAME.png RUN...
+
+A RUN is a `--workdir`. Prints Markdown: scores, speed and IoU by class. The speed is that of the
+median report; a run that went on in several starts is one run.
+"""
+
+import csv
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from absl import app, flags
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
+
+PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
+TITLE = flags.DEFINE_string("title", "Training loss", "of the plot")
+SMOOTH = 15
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left behind.
+
+    Attributes:
+        name: its network and seed.
+        evaluation: the last line of evaluations.jsonl.
+        scores: IoU and accuracy by class.
+        curves: steps and values of each scalar.
+        starts: starts.jsonl.
+    """
+
+    name: str
+    evaluation: dict
+    scores: dict[str, tuple[str, str]]
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]
+    starts: list[dict]
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a finished run."""
+    config = json.loads((folder / "config.json").read_text())
+    network = "GSTO-HRNet" if config["model"]["gfm"] else "HRNetV2"
+    evaluation = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
+    with (folder / f"eval-{evaluation['split']}" / "scores.csv").open() as file:
+        scores = {row["class"]: (row["iou"], row["accuracy"]) for row in csv.DictReader(file)}
+    points: dict[str, dict[int, float]] = {}
+    for path in sorted((folder / "tensorboard").iterdir()):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.HasField("tensor") and not value.tensor.string_val:
+                    number = float(tensor_util.make_ndarray(value.tensor))
+                    points.setdefault(value.tag, {})[event.step] = number
+    curves = {
+        tag: (np.array(sorted(at)), np.array([at[step] for step in sorted(at)]))
+        for tag, at in points.items()
+    }
+    starts = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
+    return Run(f"{network}, seed {config['seed']}", evaluation, scores, curves, starts)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def summary(runs: list[Run]) -> str:
+    """Scores and speed, a run a line."""
+    rows = []
+    for run in runs:
+        _steps, rates = run.curves["steps_per_second"]
+        rows.append(
+            [
+                run.name,
+                f"{100 * run.evaluation['mean_iou']:.1f}",
+                f"{100 * run.evaluation['pixel_accuracy']:.1f}",
+                f"{1 / statistics.median(rates[1:].tolist()):.2f} s",
+                f"{run.evaluation['step']}",
+                f"{run.evaluation['seconds']:.0f} s",
+                str(len(run.starts)),
+            ]
+        )
+    head = ["network", "mIoU", "pixel accuracy", "a step", "steps", "evaluation", "starts"]
+    return table(head, rows)
+
+
+def by_class(runs: list[Run]) -> str:
+    """IoU in percent."""
+    classes = [name for name in runs[0].scores if name not in ("mean", "pixel accuracy")]
+    rows = [[c, *(f"{100 * float(run.scores[c][0]):.1f}" for run in runs)] for c in classes]
+    return table(["IoU", *(run.name for run in runs)], rows)
+
+
+def plot(runs: list[Run], path: Path) -> None:
+    """The loss over the steps, each point the mean of some reports."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), constrained_layout=True)
+    networks = list(dict.fromkeys(run.name.split(",")[0] for run in runs))
+    for run in runs:
+        steps, losses = run.curves["loss/stage4" if "loss/stage4" in run.curves else "loss"]
+        width = min(SMOOTH, len(losses))
+        smooth = np.convolve(losses, np.ones(width) / width, "valid")
+        network = run.name.split(",")[0]
+        nth = [other.name for other in runs if other.name.startswith(network)].index(run.name)
+        axes.plot(
+            steps[width - 1 :],
+            smooth,
+            color=f"C{networks.index(network)}",
+            linestyle=("-", "--", ":")[nth % 3],
+            label=run.name,
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"cross-entropy of the last head, mean of {SMOOTH} reports")
+    axes.set_title(TITLE.value)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the runs, prints the tables, draws the curves."""
+    if len(argv) < 2:
+        sys.exit(__doc__)
+    runs = [read_run(Path(folder)) for folder in argv[1:]]
+    print(summary(runs))
+    print(by_class(runs))
+    first = runs[0].starts[0]
+    print({key: first[key] for key in first if key not in ("command", "step")})
+    if PLOT.value:
+        plot(runs, Path(PLOT.value))
+
+
+if __name__ == "__main__":
+    app.run(main)
