@@ -1,9 +1,10 @@
 """Tables and loss curves of finished runs, for `docs/reproduction.md`.
 
-    python benchmarks/reproduction.py --plot=docs/NAME.png RUN...
+    python benchmarks/reproduction.py --plot=CURVES.png --maps=MAPS.png --picture=STEM RUN...
 
 A RUN is a `--workdir`. Prints Markdown: scores, speed and IoU by class. The speed is that of the
-median report; a run that went on in several starts is one run.
+median report; a run that went on in several starts is one run. The maps are each run's prediction
+and branches for one picture, without the photograph, which is not ours to publish.
 """
 
 import csv
@@ -24,8 +25,11 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util import tensor_util
 
 PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
+MAPS = flags.DEFINE_string("maps", None, "PNG to write predictions and branches to")
+PICTURE = flags.DEFINE_string("picture", None, "whose: its path below eval-SPLIT/, less .png")
 TITLE = flags.DEFINE_string("title", "Training loss", "of the plot")
 SMOOTH = 15
+GAP = 4
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Run:
         scores: IoU and accuracy by class.
         curves: steps and values of each scalar.
         starts: starts.jsonl.
+        pictures: folder of its evaluation.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Run:
     scores: dict[str, tuple[str, str]]
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     starts: list[dict]
+    pictures: Path
 
 
 def read_run(folder: Path) -> Run:
@@ -66,7 +72,8 @@ def read_run(folder: Path) -> Run:
         for tag, at in points.items()
     }
     starts = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
-    return Run(f"{network}, seed {config['seed']}", evaluation, scores, curves, starts)
+    pictures = folder / f"eval-{evaluation['split']}"
+    return Run(f"{network}, seed {config['seed']}", evaluation, scores, curves, starts, pictures)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -120,11 +127,39 @@ def plot(runs: list[Run], path: Path) -> None:
             label=run.name,
         )
     axes.set_xlabel("step")
-    axes.set_ylabel(f"cross-entropy of the last head, mean of {SMOOTH} reports")
+    axes.set_ylabel(f"loss of the last head, mean of {SMOOTH} reports")
     axes.set_title(TITLE.value)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def draw_maps(runs: list[Run], path: Path) -> None:
+    """Prediction and branches of each run, out of the pictures that its evaluation drew."""
+    figure, rows = plt.subplots(
+        len(runs), 1, figsize=(11, 1.9 * len(runs)), squeeze=False, constrained_layout=True
+    )
+    for run, (axes,) in zip(runs, rows, strict=True):
+        panel = plt.imread(run.pictures / f"{PICTURE.value}.png")
+        branches = plt.imread(run.pictures / f"{PICTURE.value}_branches.png")
+        # Four tiles: image, truth, prediction, errors; five: image and the branches.
+        width = (panel.shape[1] + GAP) // 4
+        tile = panel[:, 2 * width : 3 * width - GAP, :3]
+        others = branches[:, (branches.shape[1] + GAP) // 5 :, :3]
+        height = others.shape[0] - 22
+        shown = panel_body(tile, height)
+        axes.imshow(np.hstack([shown, np.ones((height, GAP, 3)), others[22:]]))
+        axes.set_title(f"{run.name}: prediction; branches 0 to 3", fontsize=9, loc="left")
+        axes.axis("off")
+    figure.savefig(path, dpi=110)
+
+
+def panel_body(tile: np.ndarray, height: int) -> np.ndarray:
+    """The picture of a tile, without caption and legend, at another height."""
+    body = tile[22 : 22 + tile.shape[1] * 3 // 4]
+    rows = np.arange(height) * body.shape[0] // height
+    columns = np.arange(height * 4 // 3) * body.shape[1] // (height * 4 // 3)
+    return body[rows][:, columns]
 
 
 def main(argv: list[str]) -> None:
@@ -138,6 +173,8 @@ def main(argv: list[str]) -> None:
     print({key: first[key] for key in first if key not in ("command", "step")})
     if PLOT.value:
         plot(runs, Path(PLOT.value))
+    if MAPS.value:
+        draw_maps(runs, Path(MAPS.value))
 
 
 if __name__ == "__main__":
