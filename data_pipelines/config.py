@@ -40,14 +40,7 @@ class Keypoints:
     detections: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("names", "flip_pairs", "skeleton", "sigmas"):
-            value = getattr(self, name)
-            _require(
-                isinstance(value, Iterable) and not isinstance(value, str),
-                f"keypoints.{name} is {value!r}",
-                "give a list or a tuple",
-            )
-            object.__setattr__(self, name, _as_tuples(value))
+        _freeze(self, ("names", "flip_pairs", "skeleton", "sigmas"), "keypoints.")
         last = len(self.names) - 1
         for name in ("flip_pairs", "skeleton"):
             for pair in getattr(self, name):
@@ -101,7 +94,7 @@ class DataConfig:
         fixed_size: (h, w) at scale 1 of every picture, whatever its proportions; (0, 0): as
             base_size says.
         flip: whether half of the training pictures are mirrored.
-        flip_pairs: train ids (or joints) that change places in a mirrored picture.
+        flip_pairs: train ids that change places in a mirrored picture.
         mean, std: RGB in 0..1, applied on the device.
         workers: processes that prepare training batches; 0: threads of this process.
         keypoints: of a pose data set; None (or no names in it) for segmentation.
@@ -163,8 +156,12 @@ class DataConfig:
         else:
             self._check_files()
 
+    def limit(self, split: str) -> int:
+        """How many pictures of a split to use; 0 for all."""
+        return {self.train_split: self.train_size, self.eval_split: self.eval_size}.get(split, 0)
+
     def _freeze_sequences(self) -> None:
-        for name in (
+        names = (
             "image_size",
             "classes",
             "palette",
@@ -175,14 +172,8 @@ class DataConfig:
             "flip_pairs",
             "mean",
             "std",
-        ):
-            value = getattr(self, name)
-            _require(
-                isinstance(value, Iterable) and not isinstance(value, str),
-                f"{name} is {value!r}",
-                "give a list or a tuple",
-            )
-            object.__setattr__(self, name, _as_tuples(value))
+        )
+        _freeze(self, names)
 
     def _check_classes(self) -> None:
         count = len(self.classes)
@@ -348,6 +339,18 @@ class DataConfig:
 def _require(holds: object, fault: str, remedy: str) -> None:
     if not holds:
         raise DataError(f"Data config: {fault}; {remedy}.")
+
+
+def _freeze(config: Any, names: Iterable[str], place: str = "") -> None:
+    """Makes tuples of the sequences in a frozen record."""
+    for name in names:
+        value = getattr(config, name)
+        _require(
+            isinstance(value, Iterable) and not isinstance(value, str),
+            f"{place}{name} is {value!r}",
+            "give a list or a tuple",
+        )
+        object.__setattr__(config, name, _as_tuples(value))
 
 
 def _as_tuples(value: Any) -> Any:

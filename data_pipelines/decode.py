@@ -27,7 +27,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if image is None:
-        raise DataError(f"Cannot decode {name}: it is truncated or no image; replace the file.")
+        raise _undecodable(name)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -37,9 +37,7 @@ def check_whole(data: bytes, name: str) -> None:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"Cannot decode {name}: it is truncated or no image ({error}); replace the file."
-        ) from None
+        raise _undecodable(name, f" ({error})") from None
 
 
 def label_ids(data: bytes, name: str) -> np.ndarray:
@@ -54,9 +52,7 @@ def label_ids(data: bytes, name: str) -> np.ndarray:
     try:
         raw = _stored_ids(data)
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"Cannot decode {name}: it is truncated or no image ({error}); replace the file."
-        ) from None
+        raise _undecodable(name, f" ({error})") from None
     if raw.ndim != 2 or raw.dtype not in (np.uint8, np.uint16):
         channels = 1 if raw.ndim == 2 else raw.shape[2]
         raise DataError(
@@ -64,6 +60,12 @@ def label_ids(data: bytes, name: str) -> np.ndarray:
             " bit ids: convert its colours to ids first."
         )
     return raw
+
+
+def _undecodable(name: str, reason: str = "") -> DataError:
+    return DataError(
+        f"Cannot decode {name}: it is truncated or no image{reason}; replace the file."
+    )
 
 
 def _stored_ids(data: bytes) -> np.ndarray:

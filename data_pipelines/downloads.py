@@ -103,9 +103,6 @@ class Downloads:
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise DataError(f"Cannot read {name} in {self.source}: {error}.") from None
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._readers
-
     def summary(self) -> str:
         """Returns what is there, in words."""
         if not self.names:

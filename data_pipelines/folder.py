@@ -43,8 +43,7 @@ class FolderSource:
             self._entries = _listed(root, config.list_file.format(split=split))
         else:
             self._entries = _walked(root, config, split)
-        size = {config.train_split: config.train_size, config.eval_split: config.eval_size}
-        if limit := size.get(split, 0):
+        if limit := config.limit(split):
             self._entries = self._entries[:limit]
         _check_files(self._entries, split)
         self._label_map = LabelMap(config)

@@ -86,15 +86,14 @@ class PersonCrop(grain.transforms.RandomMap):
             centre, frame[0] * factor, self.rotation * rng.uniform(-1, 1), self.crop
         )
         joints, visible = element["joints"].astype(np.float64), element["visible"]
-        moved = joints @ matrix[:, :2].T + matrix[:, 2]
         if self.flip and rng.integers(2):
             # About w / 2 and not (w - 1) / 2: the frame's centre keeps its place, as published.
             matrix = matrix * [[-1], [1]] + [[0, 0, self.crop[1]], [0, 0, 0]]
             order = np.arange(len(joints))
             for left, right in self.flip_pairs:
                 order[left], order[right] = right, left
-            moved = (joints @ matrix[:, :2].T + matrix[:, 2])[order]
-            visible = visible[order]
+            joints, visible = joints[order], visible[order]
+        moved = joints @ matrix[:, :2].T + matrix[:, 2]
         image = cv2.warpAffine(
             element["image"], matrix, (self.crop[1], self.crop[0]), flags=cv2.INTER_LINEAR
         )

@@ -54,11 +54,7 @@ class PersonSource:
         assert keypoints is not None
         use_boxes = self.split == self.config.eval_split and keypoints.detections
         samples = self._detected(keypoints.detections) if use_boxes else self._annotated()
-        limits = {
-            self.config.train_split: self.config.train_size,
-            self.config.eval_split: self.config.eval_size,
-        }
-        limit = limits.get(self.split, 0)
+        limit = self.config.limit(self.split)
         object.__setattr__(self, "_samples", samples[:limit] if limit else samples)
 
     def _annotated(self) -> list[tuple[int, Any]]:

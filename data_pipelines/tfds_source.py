@@ -146,8 +146,7 @@ class TfdsSource:
     def __init__(self, config: DataConfig, split: str) -> None:
         self._records = open_prepared(config.root, config.name, split, ("image", "label"))
         self._label_map = LabelMap(config)
-        size = {config.train_split: config.train_size, config.eval_split: config.eval_size}
-        self._size = min(size.get(split, 0) or len(self._records), len(self._records))
+        self._size = min(config.limit(split) or len(self._records), len(self._records))
 
     def __len__(self) -> int:
         return self._size

@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,7 +196,8 @@ class _Build:
                 writer.close()
         finally:
             if writer.is_open():
-                _close_quietly(writer)
+                with suppress(RuntimeError, ValueError):
+                    writer.close()
         reader = array_record_module.ArrayRecordReader(str(beside))
         found = reader.num_records()
         reader.close()
@@ -220,13 +221,6 @@ def _naming(path: Path, item: Item) -> Iterator[None]:
             f"Cannot write record {item.name} to {path} ({error}): if the disk is full, make room"
             " and give the same command again, which goes on where this one ended."
         ) from None
-
-
-def _close_quietly(writer: Any) -> None:
-    try:
-        writer.close()
-    except (RuntimeError, ValueError):
-        return
 
 
 def _write_metadata(
