@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from data_pipelines import DataConfig, Source
     from gsto_jax.config import Config
     from gsto_jax.experiment import EvalSet, MetricWriter
+    from gsto_jax.protocol import Protocol
     from gsto_jax.task import Task
 
 Values = dict[str, Any]
+DEFAULTS: Values = json.loads(base.get_config().to_json())
 Show = Callable[[Any], None]
 
 MODES = {
@@ -125,12 +127,14 @@ def train(
             f"labels of {split}: {found.records} of {len(pictures)} checked, {seen} of "
             f"{task.num_classes} classes, {ignored:.1%} ignored"
         )
+    writes = settings.run.tensorboard and jax.process_index() == 0
+    summary_writer = load_summary_writer() if writes else None
     parallel.use_compilation_cache(settings.run.compilation_cache)
     workdir = Workdir(folder or f"runs/{settings.name}", hold=True)
     with Interrupt() as interrupt, contextlib.closing(batches), contextlib.closing(workdir):
         names = "\n".join(map(source.name, range(len(source))))
         train_set = f"{len(source)} pictures, names {zlib.crc32(names.encode()):08x}"
-        this = Experiment(task, values, mesh, workdir, train_set, eval_set, show)
+        this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
         state, position = this.start(Path(fork_from) if fork_from else None)
         if position is not None:
             batches.set_state(position)
@@ -144,8 +148,8 @@ def train(
             f"{mesh.size} x {jax.devices()[0].device_kind}"
         )
         show(f"workdir     {workdir.path}")
-        if settings.run.tensorboard and jax.process_index() == 0:
-            this = replace(this, writer=make_writer(workdir.path / "tensorboard"))
+        if summary_writer is not None:
+            this = replace(this, writer=summary_writer(str(workdir.path / "tensorboard")))
         state = this.train(state, batches, interrupt)
         step = int(state.step)
         if step == steps and not interrupt():
@@ -154,7 +158,8 @@ def train(
             show(f"stopped by {interrupt.received}: the same command goes on from step {step}")
         elif step < steps:
             show(f"stopped at step {step}, as run.stop_at says")
-        show(f"checkpoint  {workdir.checkpoints / str(step)}")
+        if (newest := workdir.checkpoints / str(step)).is_dir():
+            show(f"checkpoint  {newest}")
 
 
 def evaluate(
@@ -171,7 +176,8 @@ def evaluate(
     run_folder = workdir.existing(folder)
     found = load_for_evaluation(run_folder, task, mesh, values, show)
     parallel.use_compilation_cache(settings.run.compilation_cache)
-    this = Experiment(task, values, mesh, run_folder, found.record["train_set"], eval_set, show)
+    train_set = found.record["train_set"]
+    this = Experiment(task, values, DEFAULTS, mesh, run_folder, train_set, eval_set, show)
     this.evaluate(found.state)
     show(f"checkpoint  {found.path}")
 
@@ -201,9 +207,18 @@ def prepare(config: ConfigDict, source: str | None, partial_set: bool) -> None:
             progress.update(bars[split], completed=done)
 
         root, builder = Path(data.root).expanduser(), BUILDERS[data.name]()
-        folder = prepare(
-            builder, Path(source).expanduser(), root, data.storage, partial_set, on_split=on_split
-        )
+        try:
+            folder = prepare(
+                builder,
+                Path(source).expanduser(),
+                root,
+                data.storage,
+                partial_set,
+                os.cpu_count() or 1,
+                on_split,
+            )
+        except KeyboardInterrupt:
+            raise DataError("Interrupted: the same command goes on where this ended.") from None
     console.print(f"data set  {folder}", soft_wrap=True)
 
 
@@ -253,7 +268,9 @@ def make_task(settings: "Config", data: "DataConfig") -> "Task":
 
 def make_eval_set(settings: "Config", data: "DataConfig") -> tuple["EvalSet", "Source"]:
     """The split to evaluate on, and its pictures."""
-    from data_pipelines import eval_batches, make_source
+    import jax
+
+    from data_pipelines import EvalBatches, make_source
     from gsto_jax.experiment import EvalSet
     from gsto_jax.visualize import PictureWriter
 
@@ -264,12 +281,34 @@ def make_eval_set(settings: "Config", data: "DataConfig") -> tuple["EvalSet", "S
         look = (data.classes, data.palette, data.ignore_label)
         return PictureWriter(folder, *look, chosen.pictures, chosen.figures, source.name)
 
-    batches = partial(eval_batches, source, chosen.batch_size)
-    return EvalSet(data.eval_split, len(source), data.classes, batches, pictures), source
+    hosts = jax.process_count()
+    batches = EvalBatches(data, source, chosen.batch_size // hosts, jax.process_index(), hosts)
+    protocol = make_protocol(settings, data)
+    return EvalSet(data.eval_split, len(source), data.classes, batches, protocol, pictures), source
 
 
-def make_writer(folder: Path) -> "MetricWriter":
-    """Writes for TensorBoard; here and not in the library, which knows no TensorFlow."""
+def make_protocol(settings: "Config", data: "DataConfig") -> "Protocol":
+    """How a picture is looked at in a test."""
+    from gsto_jax.protocol import Protocol
+
+    chosen = settings.eval
+    return Protocol(
+        scales=chosen.scales,
+        flip=chosen.flip,
+        window=chosen.window,
+        crop=chosen.crop if any(chosen.crop) else data.crop,
+        stride=chosen.stride,
+        edge=chosen.edge,
+        pad=data.mean if chosen.pad == "mean" else (0.0, 0.0, 0.0),
+        score=chosen.score,
+        base_size=data.base_size,
+        fixed_size=data.fixed_size,
+        flip_pairs=data.flip_pairs,
+    )
+
+
+def load_summary_writer() -> Callable[[str], "MetricWriter"]:
+    """What writes for TensorBoard; here and not in the library, which knows no TensorFlow."""
     from gsto_jax.errors import UserError
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -280,7 +319,7 @@ def make_writer(folder: Path) -> "MetricWriter":
             f"run.tensorboard needs a package that is missing ({error}): install gsto-jax[train], "
             "or give --config.run.tensorboard=False"
         ) from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 if __name__ == "__main__":

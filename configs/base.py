@@ -55,12 +55,22 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.batch_size = 12  # over all devices and hosts
-    train.accumulate = 1  # passes a batch in so many parts; BN normalises each by itself
+    # Passes a batch in so many parts; BN normalises each by itself, OHEM has a threshold for each.
+    train.accumulate = 1
     train.steps = 0  # length of the run; 0: by epochs
     train.epochs = 0  # of floor(pictures / batch_size) steps each; 0: by steps
 
     config.eval = evaluation = ConfigDict()
-    evaluation.batch_size = 1  # over all devices; pictures of one size share a batch
+    evaluation.batch_size = 1  # over all devices; pictures on one canvas share a batch
+    evaluation.scales = (1.0,)  # the scores at all of them are summed
+    evaluation.flip = False  # averages the logits with those of the mirror image
+    # whole: the picture in one look | slide: windows of `crop` | slide_enlarged: above scale 1
+    evaluation.window = "whole"
+    evaluation.crop = (0, 0)  # height, width of a sliding window; (0, 0): data.crop
+    evaluation.stride = 2 / 3  # of the windows, as a share of the crop
+    evaluation.edge = "pad"  # the last windows: pad (stick out) | shift (move inside)
+    evaluation.pad = "mean"  # what lies outside the picture: mean | black
+    evaluation.score = "exp"  # what is summed: exp of the logits, as published | softmax
     evaluation.absent = "exclude"  # class without truth and prediction: exclude | zero (as 0)
     evaluation.pictures = -1  # how many samples become PNGs; -1: all
     evaluation.figures = 2  # how many samples show branches and gates too (Figure 1); -1: all
@@ -133,14 +143,16 @@ def finish(
     Args:
       config: the experiment's settings.
       arg: comma-separated words: `baseline` (plain HRNetV2), `batch=N` (another batch, see
-        `set_batch`), `runlocal` (a few small steps).
+        `set_batch`), `ms` (test at several scales, mirrored too), `slide` (test by windows),
+        `runlocal` (a few small steps).
       words: more of them; one that ends in "=" takes what follows as its second argument.
 
     Raises:
       ValueError: an unknown word, or a value that it cannot take.
     """
-    known: dict[str, Word] = {"baseline": set_baseline, "runlocal": set_runlocal}
-    known |= {"batch=": _set_batch} | dict(words or {})
+    known: dict[str, Word] = {"baseline": set_baseline, "batch=": _set_batch}
+    known |= {"ms": set_multi_scale, "slide": set_slide, "runlocal": set_runlocal}
+    known |= words or {}
     for word in filter(None, (arg or "").split(",")):
         name, equals, value = word.partition("=")
         change = known.get(name + equals)
@@ -178,6 +190,17 @@ def set_batch(config: ConfigDict, batch_size: int) -> None:
     config.optim.learning_rate *= ratio
     config.optim.warmup_fraction = 0.05 if ratio > 1 else 0.0
     config.optim.warmup_start = min(1 / ratio, 1.0)
+
+
+def set_multi_scale(config: ConfigDict) -> None:
+    """Tests at the paper's scales (section 4.3), each mirrored too."""
+    config.eval.scales = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    config.eval.flip = True
+
+
+def set_slide(config: ConfigDict) -> None:
+    """Tests by windows of the size of training, with overlap."""
+    config.eval.window = "slide"
 
 
 def set_runlocal(config: ConfigDict) -> None:

@@ -26,6 +26,10 @@ def set_cityscapes(config: ConfigDict) -> None:
     config.train.batch_size = 12
     config.train.epochs = 600
 
+    config.eval.window = "slide_enlarged"
+    config.eval.crop = (1024, 2048)
+    config.eval.stride, config.eval.edge, config.eval.pad = 1.0, "shift", "black"
+
     base.set_prepared(config, "cityscapes")
     config.data.classes = CITYSCAPES.names
     config.data.palette = CITYSCAPES.palette
@@ -37,7 +41,7 @@ def set_cityscapes(config: ConfigDict) -> None:
 def set_trainval(config: ConfigDict) -> None:
     """Trains on val too, as for the test server: scores on val then say little."""
     config.name += "-trainval"
-    config.data.train_split = "train+val"
+    config.data.train_split = "trainval"
 
 
 def set_ohem(config: ConfigDict) -> None:

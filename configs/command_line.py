@@ -54,7 +54,8 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         return rest
     except Exception as error:  # a configuration is a program: it may fail in any way
         # Its traceback stands in the text: the last line counts.
-        refuse(re.sub(r"^\w+Error: ", "", str(error).strip().splitlines()[-1].strip()))
+        lines = str(error).strip().splitlines() or [f"{type(error).__name__} in the configuration"]
+        refuse(re.sub(r"^\w+Error: ", "", lines[-1].strip()))
 
 
 def refuse(message: str, status: int = 2) -> NoReturn:

@@ -24,6 +24,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.batch_size = 40
     config.train.epochs = 150
 
+    config.eval.flip = True
+
     base.set_prepared(config, "lip")
     config.data.classes = LIP.names
     config.data.palette = LIP.palette

@@ -28,6 +28,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.batch_size = 16
     config.train.epochs = 280
 
+    config.eval.window, config.eval.pad = "slide", "black"
+
     base.set_prepared(config, "pascal_context")
     config.data.crop = (480, 480)
     config.data.base_size = 520

@@ -18,9 +18,9 @@ from data_pipelines.labels import (
 from data_pipelines.person_transforms import PersonCrop
 from data_pipelines.persons import PersonSource
 from data_pipelines.pipeline import (
+    EvalBatches,
     Source,
     TrainBatches,
-    eval_batches,
     make_source,
     train_batches,
 )
@@ -42,6 +42,7 @@ __all__ = [
     "ClassTable",
     "DataConfig",
     "DataError",
+    "EvalBatches",
     "FolderSource",
     "Inspection",
     "KeypointTable",
@@ -58,7 +59,6 @@ __all__ = [
     "audit",
     "audit_sample",
     "encode_tiles",
-    "eval_batches",
     "make_source",
     "train_batches",
 ]

@@ -1,6 +1,8 @@
 """Pixels out of image and label files, with errors that name the file."""
 
 import io
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +31,19 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     if image is None:
         raise _undecodable(name)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
+    """Reads (h, w) out of the head of an image file, as it is stored.
+
+    Raises:
+        DataError: it is no image; names it.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _undecodable(name, f" ({error})") from None
 
 
 def check_whole(data: bytes, name: str) -> None:
@@ -62,6 +77,11 @@ def label_ids(data: bytes, name: str) -> np.ndarray:
     return raw
 
 
+def size_text(picture: Any) -> str:
+    """Returns "WIDTHxHEIGHT" of what has a shape `h w ...`, for messages."""
+    return f"{picture.shape[1]}x{picture.shape[0]}"
+
+
 def _undecodable(name: str, reason: str = "") -> DataError:
     return DataError(
         f"Cannot decode {name}: it is truncated or no image{reason}; replace the file."
@@ -69,9 +89,17 @@ def _undecodable(name: str, reason: str = "") -> DataError:
 
 
 def _stored_ids(data: bytes) -> np.ndarray:
-    # OpenCV would turn a palette PNG into colours; Pillow gives the stored indices.
     with Image.open(io.BytesIO(data)) as image:
         storage = image.tile[0].args if image.tile else None
+        grey = image.format == "PNG" and storage in ("L", "I;16B")
+        image.verify()  # the checksums of a PNG
+    if grey:
+        ids = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if ids is None:
+            raise ValueError("its pixels are damaged")
+        return ids
+    # OpenCV would turn a palette PNG into colours; Pillow gives the stored indices.
+    with Image.open(io.BytesIO(data)) as image:
         ids = np.asarray(image)
     if ids.dtype == bool:
         return ids.astype(np.uint8)

@@ -1,5 +1,7 @@
 """Files as they were downloaded: folders, zips and tars, seen as one tree."""
 
+import contextlib
+import errno
 import gzip
 import io
 import os
@@ -18,72 +20,95 @@ import scipy.io
 
 from data_pipelines.errors import DataError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that is full."""
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _SHOWN = 5
 
 
 class Downloads:
     """The files below a folder, members of its archives among them, by their paths.
 
-    A member's path starts where its archive lies. Nothing is unpacked, except that a compressed
-    tar is expanded to a plain one in a temporary folder, for random access.
+    A member's path starts where its archive lies; an archive in an archive is seen through too.
+    Nothing is unpacked, except that inner archives and compressed tars are put into a temporary
+    folder, for random access. Links are followed.
 
     Args:
         source: a folder, or one archive.
+        scratch: where the temporary folder is made; None for the system's place.
 
     Attributes:
         source: the same.
         names: paths relative to the source, sorted.
+        broken: what is wrong with the archives that cannot be opened.
 
     Raises:
-        DataError: the source is not there, or an archive in it is damaged.
+        DataError: the source is not there.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, scratch: Path | None = None) -> None:
         self.source = source
+        self.broken: list[str] = []
         self._readers: dict[str, Callable[[], bytes]] = {}
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        if source.is_dir():
-            files = sorted(path for path in source.rglob("*") if path.is_file())
-        elif source.is_file():
-            files = [source]
-        else:
+        self._open, self._scratch = contextlib.ExitStack(), scratch
+        self._folder: Path | None = None
+        if not source.exists():
             raise DataError(f"There is no folder {source}; give the folder of the downloads.")
         base = source if source.is_dir() else source.parent
-        for path in files:
-            place = path.relative_to(base).parent
-            try:
-                for name, reader in self._members(path):
-                    self._readers[(place / name).as_posix()] = reader
-            except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-                self.close()
-                raise DataError(
-                    f"Cannot open {path}: it is damaged or incomplete ({error}); download it again."
-                ) from None
+        try:
+            for path in _files(source):
+                self._add(path, path.relative_to(base).parent)
+        except BaseException:
+            self.close()
+            raise
         self.names = sorted(self._readers)
 
-    def _members(self, path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    def _add(self, path: Path, place: Path) -> None:
         name = path.name.lower()
-        if name.endswith(".zip"):
-            archive = zipfile.ZipFile(path)
-            for member in archive.infolist():
-                if not member.is_dir():
-                    yield member.filename, partial(archive.read, member)
-        elif name.endswith((".tar", ".tar.gz", ".tgz")):
-            plain = path if name.endswith(".tar") else self._expanded(path)
-            with tarfile.open(plain, "r:") as tar:
-                for info in tar:
-                    if info.isreg():
-                        yield info.name, partial(_read_at, plain, info.offset_data, info.size)
-        else:
-            yield path.name, path.read_bytes
+        try:
+            if name.endswith(".zip"):
+                self._add_zip(path, place)
+            elif name.endswith(_ARCHIVES):
+                self._add_tar(path if name.endswith(".tar") else self._expanded(path), place)
+            else:
+                self._readers[(place / path.name).as_posix()] = path.read_bytes
+        except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            self.broken.append(
+                f"Cannot open {path}: it is damaged or incomplete ({error}); download it again."
+            )
+
+    def _add_zip(self, path: Path, place: Path) -> None:
+        archive = self._open.enter_context(zipfile.ZipFile(path))
+        for member in archive.infolist():
+            inner = place / member.filename
+            if member.filename.lower().endswith(_ARCHIVES):
+                unpacked = self._temporary(inner.name)
+                with archive.open(member) as packed, unpacked.open("wb") as out:
+                    shutil.copyfileobj(packed, out)
+                self._add(unpacked, inner.parent)
+            elif not member.is_dir():
+                self._readers[inner.as_posix()] = partial(archive.read, member)
+
+    def _add_tar(self, path: Path, place: Path) -> None:
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                if info.isreg():
+                    reader = partial(_read_at, path, info.offset_data, info.size)
+                    self._readers[(place / info.name).as_posix()] = reader
 
     def _expanded(self, path: Path) -> Path:
-        if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="gsto-")
-        plain = Path(self._scratch.name) / f"{len(os.listdir(self._scratch.name))}.tar"
+        plain = self._temporary(f"{path.name}.tar")
         with gzip.open(path) as packed, plain.open("wb") as out:
             shutil.copyfileobj(packed, out)
         return plain
+
+    def _temporary(self, name: str) -> Path:
+        if self._folder is None:
+            made = tempfile.TemporaryDirectory(prefix="gsto-", dir=self._scratch)
+            self._folder = Path(self._open.enter_context(made))
+        return Path(tempfile.mkdtemp(dir=self._folder)) / name
 
     def match(self, pattern: str) -> list[re.Match[str]]:
         """Returns a match for each path whose end, from the start of a name, fits the pattern."""
@@ -100,8 +125,11 @@ class Downloads:
             raise DataError(f"{self.source} has no file {name}; restore it.")
         try:
             return self._readers[name]()
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise DataError(f"Cannot read {name} in {self.source}: {error}.") from None
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            # RuntimeError: encrypted, or packed in a way that Python does not know.
+            raise DataError(
+                f"Cannot read {name} in {self.source}: {error}; download it again."
+            ) from None
 
     def summary(self) -> str:
         """Returns what is there, in words."""
@@ -112,9 +140,23 @@ class Downloads:
         return f"{len(self.names)} files, such as {shown}"
 
     def close(self) -> None:
-        """Removes what was expanded."""
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        """Closes the archives, and removes what was expanded."""
+        self._open.close()
+
+
+def _files(source: Path) -> Iterator[Path]:
+    """The files below a folder, through links, each folder once."""
+    if source.is_file():
+        yield source
+        return
+    seen: set[str] = set()
+    for folder, below, names in os.walk(source, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        yield from (Path(folder) / name for name in sorted(names))
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines.audit import Inspection, count_pixels
 from data_pipelines.config import DataConfig
-from data_pipelines.decode import decode_image, label_ids
+from data_pipelines.decode import decode_image, image_size, label_ids, size_text
 from data_pipelines.errors import DataError
 from data_pipelines.label_map import UNKNOWN, LabelMap
 
@@ -36,7 +36,7 @@ class FolderSource:
     """
 
     def __init__(self, config: DataConfig, split: str) -> None:
-        root = Path(config.root)
+        root = Path(config.root).expanduser()
         if not root.is_dir():
             raise DataError(f"There is no directory {root}; set root to where the data set lies.")
         if config.list_file:
@@ -54,6 +54,11 @@ class FolderSource:
     def name(self, index: int) -> str:
         """Returns a picture's path without its ending: a name to save results under."""
         return self._entries[index][0]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (h, w) of a picture, from the head of its file. Raises DataError."""
+        path = self._entries[index][1]
+        return image_size(path, str(path))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a picture.
@@ -87,8 +92,8 @@ class FolderSource:
         problems = []
         if image.shape[:2] != raw.shape:
             problems.append(
-                f"Sizes differ: {image_path} is {_size(image)} but {label_path} is {_size(raw)};"
-                " a label needs its image's size"
+                f"Sizes differ: {image_path} is {size_text(image)} but {label_path} is"
+                f" {size_text(raw)}; a label needs its image's size"
             )
         ids, unknown = self._label_map(raw)
         if unknown:
@@ -166,7 +171,3 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from None
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"

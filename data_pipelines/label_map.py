@@ -43,18 +43,22 @@ class LabelMap:
         missing = ids == UNKNOWN
         return ids, count_pixels(raw[missing]) if missing.any() else {}
 
-    def known(self, raw: np.ndarray, name: str) -> np.ndarray:
-        """Returns train ids (uint8). Raises DataError for ids that have none."""
+    def check(self, raw: np.ndarray, name: str) -> None:
+        """Raises DataError for ids that have no train id."""
         if raw.dtype == np.uint8 and raw.size:
-            raw = np.ascontiguousarray(raw)
-            # Counting by OpenCV, and looking up, take a third of the time of NumPy's indexing.
-            counts = cv2.calcHist([raw], [0], None, [256], [0, 256]).ravel()
+            # OpenCV counts in a third of the time of NumPy's indexing.
+            counts = cv2.calcHist([np.ascontiguousarray(raw)], [0], None, [256], [0, 256]).ravel()
             if not counts[self.table[:256] == UNKNOWN].any():
-                return cv2.LUT(raw, self.table[:256].astype(np.uint8))
-        ids, missing = self(raw)
+                return
+        _, missing = self(raw)
         if missing:
             raise DataError(f"{self.complaint(name, missing)}.")
-        return ids.astype(np.uint8)
+
+    def known(self, raw: np.ndarray) -> np.ndarray:
+        """Returns train ids (uint8) of ids that were checked."""
+        if raw.dtype == np.uint8 and raw.size:
+            return cv2.LUT(np.ascontiguousarray(raw), self.table[:256].astype(np.uint8))
+        return self.table[raw].astype(np.uint8)
 
     def complaint(self, name: object, unknown: dict[int, int]) -> str:
         """Says what is wrong with a label, and what to do."""
@@ -67,21 +71,35 @@ class TrainIds:
     """A label whose ids are looked up as it is sliced.
 
     Args:
-        raw: ids of the file, `h w`: an array or what can be sliced like one.
+        raw: ids of the file, `h w`: an array, of which every id is checked at once, or what can be
+            sliced like one, where those are checked that are looked up.
         label_map: the table.
         name: of the record.
 
+    Raises:
+        DataError: an id has no train id.
+
     Attributes:
         shape: `h w`.
+        raw: the same.
     """
 
     def __init__(self, raw: Any, label_map: LabelMap, name: str) -> None:
-        self.shape = raw.shape
-        self._raw, self._map, self._name = raw, label_map, name
+        self.shape, self.raw = raw.shape, raw
+        self._map, self._name = label_map, name
+        self._checked = isinstance(raw, np.ndarray)
+        if self._checked:
+            label_map.check(raw, name)
+
+    def look_up(self, raw: np.ndarray) -> np.ndarray:
+        """Returns train ids (uint8) of ids out of it. Raises DataError for ids that have none."""
+        if not self._checked:
+            self._map.check(raw, self._name)
+        return self._map.known(raw)
 
     def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
         """Returns train ids (uint8) of a rectangle. Raises DataError for ids that have none."""
-        return self._map.known(np.asarray(self._raw[where]), self._name)
+        return self.look_up(np.asarray(self.raw[where]))
 
     def __array__(self, dtype: None = None, copy: bool | None = None) -> np.ndarray:
         """Looks all of it up."""

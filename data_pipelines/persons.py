@@ -12,7 +12,7 @@ from data_pipelines.audit import Inspection
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image
 from data_pipelines.errors import DataError
-from data_pipelines.tfds_source import Prepared, open_prepared
+from data_pipelines.tfds_source import Prepared, open_prepared, parts_of
 
 
 def is_sample(person: dict[str, Any]) -> bool:
@@ -59,36 +59,46 @@ class PersonSource:
 
     def _annotated(self) -> list[tuple[int, Any]]:
         """Record and number of the person in it, for each sample."""
-        counts: list[int] = []
-        for part in self.split.split("+"):
-            counts += json.loads((self._records.folder / f"samples-{part}.json").read_text())
+        counts = self._listed("samples")
         return [(record, nth) for record, count in enumerate(counts) for nth in range(count)]
+
+    def _listed(self, kind: str) -> list[int]:
+        """A number for each record, out of a file beside them."""
+        paths = (self._records.folder / f"{kind}-{part}.json" for part in parts_of(self.split))
+        try:
+            return [number for path in paths for number in json.loads(path.read_text())]
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self._records.folder} lacks a list of its {kind} ({error}); remove the folder"
+                " and prepare the data set again."
+            ) from None
 
     def _detected(self, detections: str) -> list[tuple[int, Any]]:
         """Record and detection, for each box of a person."""
         path = Path(detections).expanduser()
         try:
-            boxes = json.loads(path.read_text())
+            boxes = json.loads(path.read_bytes())
         except OSError as error:
             raise DataError(f"Cannot read the detections {path}: {error.strerror}.") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path} is no JSON ({error}).") from None
-        if not isinstance(boxes, list) or not all(
-            isinstance(box, dict) and {"image_id", "category_id", "bbox", "score"} <= box.keys()
-            for box in boxes
-        ):
+        if not isinstance(boxes, list) or not all(map(_is_detection, boxes)):
             raise DataError(
                 f"{path} holds no detections: a list of image_id, category_id, bbox (x, y, w, h)"
                 " and score is needed."
             )
-        of_image = {
-            int(Path(self._records.name(index)).name): index for index in range(len(self._records))
-        }
-        return [
+        of_image = {image_id: n for n, image_id in enumerate(self._listed("image_ids"))}
+        found = [
             (of_image[box["image_id"]], box)
             for box in boxes
             if box["category_id"] == 1 and box["image_id"] in of_image
         ]
+        if not found:
+            raise DataError(
+                f"{path} has no person in an image of {self.split}: none of its {len(boxes)} boxes"
+                f" is of category 1 with an image_id of {self._records.folder}."
+            )
+        return found
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -98,6 +108,10 @@ class PersonSource:
         record, which = self._samples[index]
         name = self._records.name(record)
         return f"{name}_{which}" if isinstance(which, int) else f"{name}_box{index}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (h, w) of what is cut out of the picture."""
+        return self.config.crop
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a person.
@@ -126,13 +140,15 @@ class PersonSource:
                 raise DataError(
                     f"The {name} has {len(keypoints)} joints, the configuration {len(names)}."
                 )
+            box = _inside(person["bbox"], image.shape)
         else:
             keypoints = np.zeros((len(names), 3), np.float32)
+            box = tuple(person["bbox"])  # as the detector gave it, like the published evaluation
         return {
             "image": image,
             "joints": keypoints[:, :2],
             "visible": (keypoints[:, 2] > 0).astype(np.float32),
-            "box": np.asarray(_inside(person["bbox"], image.shape), np.float32),
+            "box": np.asarray(box, np.float32),
             "score": float(person.get("score", 1.0)),
             "image_id": int(record["image_id"]),
             "person_id": int(person.get("id", -1)),
@@ -160,6 +176,16 @@ class PersonSource:
         return Inspection(
             self.name(index), {k: 1 for k in np.flatnonzero(seen).tolist()}, {}, problems
         )
+
+
+def _is_detection(box: Any) -> bool:
+    return (
+        isinstance(box, dict)
+        and {"image_id", "category_id", "bbox", "score"} <= box.keys()
+        and isinstance(box["bbox"], list)
+        and len(box["bbox"]) == 4
+        and all(isinstance(value, int | float) for value in (*box["bbox"], box["score"]))
+    )
 
 
 def _inside(box: Sequence[float], shape: Sequence[int]) -> tuple[float, float, float, float]:

@@ -2,7 +2,8 @@
 
 import signal
 from collections.abc import Iterator
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grain
@@ -10,6 +11,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.audit import Inspection
+from data_pipelines.canvases import Size, choose_canvases, plan_batches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.folder import FolderSource
@@ -17,7 +19,7 @@ from data_pipelines.person_transforms import PersonCrop
 from data_pipelines.persons import PersonSource
 from data_pipelines.scenes import ScenesSource
 from data_pipelines.tfds_source import TfdsSource
-from data_pipelines.transforms import RandomScaleCropFlip
+from data_pipelines.transforms import RandomScaleCropFlip, padded
 
 # Two threads, two elements ahead: more only holds memory.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
@@ -39,6 +41,10 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """Returns a name to save results under."""
+        ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (h, w) of a picture, without decoding it; of a person's, what is cut out."""
         ...
 
     def inspect(self, index: int) -> Inspection:
@@ -197,73 +203,103 @@ def _ignore_interrupt(index: int, count: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def eval_batches(
-    source: Source,
-    batch_size: int,
-    shard_index: int = 0,
-    shard_count: int = 1,
-    max_waiting: int = 64,
-) -> Iterator[Batch]:
+class EvalBatches:
     """Batches of whole pictures, every picture of the source once over all shards.
 
-    Pictures of one size share a batch, and every batch of a size has the same shape: one that
-    lacks pictures repeats its last one with mask False. Shards may yield different numbers of
-    batches, so a caller must not join them in one collective computation.
+    Pictures lie in the top left corner of a few canvases (`data_pipelines.canvases`), so that all
+    batches have one of few shapes. What is next is decided by the pictures' sizes alone: all shards
+    go through the same number of batches, of the same shapes. A batch that lacks pictures repeats
+    its last one with mask False. Batches are read ahead; each iteration starts from the beginning.
 
     Args:
+        config: the ignore label, and how persons are cut out.
         source: the pictures.
         batch_size: pictures in a batch of this shard.
         shard_index: this shard's number.
-        shard_count: how many shards there are; each takes every `shard_count`-th picture.
-        max_waiting: how many pictures may wait for others of their size; beyond it the largest
-            unfinished batch is padded and leaves. It bounds the memory where sizes are many.
+        shard_count: how many shards there are.
+        most_canvases: how many shapes of batches there may be.
 
-    Returns:
-        An iterator of dicts: image uint8 `b h w 3`, label uint8 `b h w`, index int32 `b`, mask
-        bool `b`, True for the pictures to count. Of persons: what `PersonCrop` returns, and mask.
+    Attributes:
+        sizes: (h, w) of the pictures by their canvas.
 
     Raises:
-        DataError: an impossible batch size or shard. While iterating: whatever the source finds
-            wrong with a file.
+        DataError: an impossible batch size or shard, or a picture whose size cannot be read. While
+            iterating: whatever the source finds wrong with a file.
     """
-    _check_shard(shard_index, shard_count)
-    if batch_size < 1:
-        raise DataError(f"Batch size {batch_size} is not positive; use at least 1.")
-    pictures = grain.MapDataset.source(source)[shard_index::shard_count]
-    if isinstance(source, PersonSource):
-        pictures = pictures.map(partial(_cut_out, source.config))
-    return _by_size(pictures.to_iter_dataset(_READ), batch_size, max_waiting)
+
+    def __init__(
+        self,
+        config: DataConfig,
+        source: Source,
+        batch_size: int,
+        shard_index: int = 0,
+        shard_count: int = 1,
+        most_canvases: int = 6,
+    ) -> None:
+        _check_shard(shard_index, shard_count)
+        if batch_size < 1:
+            raise DataError(f"Batch size {batch_size} is not positive; use at least 1.")
+        with ThreadPoolExecutor(4) as pool:
+            sizes = list(pool.map(source.size, range(len(source))))
+        plan = plan_batches(sizes, batch_size * shard_count, choose_canvases(sizes, most_canvases))
+        self.sizes: dict[Size, list[Size]] = {}
+        for canvas, indices in plan:
+            self.sizes.setdefault(canvas, []).extend(sizes[index] for index in indices)
+        places = [
+            _Place(canvas, indices[min(row, len(indices) - 1)], row < len(indices))
+            for canvas, indices in plan
+            for row in range(shard_index, batch_size * shard_count, shard_count)
+        ]
+        pictures = grain.MapDataset.source(_Laid(config, source, places))
+        self._batches = pictures.batch(batch_size)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields dicts.
+
+        Of pictures: image uint8 `b h w 3`, 0 beside the picture; label uint8 `b h w`, ignored
+        there; size int32 `b 2`, rows and columns that are picture; index int32 `b`; mask bool `b`,
+        True for the pictures to count. Of persons: what `PersonCrop` returns, and mask.
+        """
+        return iter(self._batches.to_iter_dataset(_READ))
 
 
-def _cut_out(config: DataConfig, person: dict[str, Any]) -> dict[str, Any]:
-    """A person's picture, without anything random."""
-    assert config.keypoints is not None
-    crop = PersonCrop(crop=config.crop, padding=config.keypoints.padding)
-    return crop.random_map(person, np.random.default_rng(0))
+@dataclass(frozen=True)
+class _Place:
+    canvas: Size
+    index: int
+    counts: bool
 
 
-def _by_size(
-    pictures: grain.IterDataset[dict[str, Any]], batch_size: int, max_waiting: int
-) -> Iterator[Batch]:
-    waiting: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-    for picture in pictures:
-        size = picture["image"].shape
-        group = waiting.setdefault(size, [])
-        group.append(picture)
-        if len(group) == batch_size:
-            yield _padded_batch(waiting.pop(size), batch_size)
-        elif sum(map(len, waiting.values())) > max_waiting:
-            fullest = max(waiting, key=lambda size: len(waiting[size]))
-            yield _padded_batch(waiting.pop(fullest), batch_size)
-    for group in waiting.values():
-        yield _padded_batch(group, batch_size)
+@dataclass(frozen=True)
+class _Laid:
+    """Pictures of a source, laid on canvases in the order of the places."""
 
+    config: DataConfig
+    source: Source
+    places: list[_Place]
 
-def _padded_batch(pictures: list[dict[str, Any]], batch_size: int) -> Batch:
-    rows = pictures + pictures[-1:] * (batch_size - len(pictures))
-    batch = {key: np.stack([np.asarray(row[key]) for row in rows]) for key in rows[0]}
-    batch["index"] = batch["index"].astype(np.int32)
-    return batch | {"mask": np.arange(batch_size) < len(pictures)}
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        place = self.places[number]
+        element = self.source[place.index]
+        if isinstance(self.source, PersonSource):
+            assert self.config.keypoints is not None
+            crop = PersonCrop(crop=self.config.crop, padding=self.config.keypoints.padding)
+            element = crop.random_map(element, np.random.default_rng(0))
+        else:
+            image, label = np.asarray(element["image"]), np.asarray(element["label"])
+            element = {
+                "image": padded(image, place.canvas, 0),
+                "label": padded(label, place.canvas, self.config.ignore_label),
+                "size": np.array(label.shape, np.int32),
+                "index": np.int32(place.index),
+            }
+        return element | {"mask": np.bool_(place.counts)}
 
 
 def _check_shard(shard_index: int, shard_count: int) -> None:

@@ -43,6 +43,10 @@ class ScenesSource:
         """Returns a name to save results under."""
         return f"{self._split}_{index:06d}"
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (h, w) of a picture."""
+        return self._image_size
+
     def inspect(self, index: int) -> Inspection:
         """Draws a picture and tells what its label holds."""
         return Inspection(self.name(index), count_pixels(self[index]["label"]), {})

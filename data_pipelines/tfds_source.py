@@ -1,5 +1,6 @@
 """Pictures and labels out of prepared data sets: `tfds.data_source`, decoded here."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from data_pipelines.audit import Inspection, count_pixels
 from data_pipelines.config import DataConfig
-from data_pipelines.decode import decode_image, label_ids
+from data_pipelines.decode import decode_image, image_size, label_ids, size_text
 from data_pipelines.errors import DataError
 from data_pipelines.label_map import UNKNOWN, LabelMap, TrainIds
 from data_pipelines.tiles import Tiles
@@ -59,6 +60,12 @@ class Prepared:
                 f" ({str(error).splitlines()[0] if str(error) else type(error).__name__}); remove"
                 " the folder and prepare the data set again."
             ) from None
+        missing = [theirs for theirs in self.features.values() if record.get(theirs) is None]
+        if missing:
+            raise DataError(
+                f"Record {self.name(index)} of {self.folder} is damaged (it lacks {missing[0]});"
+                " remove the folder and prepare the data set again."
+            )
         return {ours: record[theirs] for ours, theirs in self.features.items()}
 
     def name(self, index: int) -> str:
@@ -72,7 +79,7 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
     Args:
         root: where data sets lie.
         name: of the data set.
-        split: or several, joined by "+".
+        split: see `parts_of`.
         wanted: the features to read, by our names; those that it lacks are left out.
 
     Raises:
@@ -81,18 +88,17 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
     import tensorflow_datasets as tfds
 
     base = Path(root).expanduser() / name
-    found = (path.parent for config in _CONFIGS for path in (base / config).glob("*/features.json"))
-    folders = [folder for folder in found if not folder.name.endswith(UNFINISHED)]
-    if not folders:
+    found = (_newest_version(base / config) for config in _CONFIGS)
+    folder = next((folder for folder in found if folder is not None), None)
+    if folder is None:
         started = list(base.glob(f"*{UNFINISHED}"))
         raise DataError(
             f"There is no data set {base}{' (one is half prepared)' if started else ''}: prepare it"
             " once with --mode=prepare --source=DOWNLOADS, and the same --config"
         )
-    folder = sorted(folders)[-1]
     builder = tfds.builder_from_directory(folder)
     parts = []
-    for part in split.split("+"):
+    for part in parts_of(split):
         known = part if part in builder.info.splits else _SPLITS.get(part, part)
         if known not in builder.info.splits:
             raise DataError(
@@ -120,8 +126,23 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
     return Prepared(folder, _names(folder, split), records, features)
 
 
+def _newest_version(base: Path) -> Path | None:
+    """The folder with the highest version in its name; unfinished ones have longer names."""
+    folders = [
+        path.parent
+        for path in base.glob("*/features.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    ]
+    return max(folders, key=lambda folder: [*map(int, folder.name.split("."))], default=None)
+
+
+def parts_of(split: str) -> list[str]:
+    """The stored splits that one is made of: "train+val", or "trainval" for the same."""
+    return split.replace("trainval", "train+val").split("+")
+
+
 def _names(folder: Path, split: str) -> tuple[str, ...]:
-    lists = [folder / f"names-{part}.txt" for part in split.split("+")]
+    lists = [folder / f"names-{part}.txt" for part in parts_of(split)]
     if not all(path.is_file() for path in lists):
         return ()
     return tuple(name for path in lists for name in path.read_text().splitlines())
@@ -132,7 +153,7 @@ class TfdsSource:
 
     Args:
         config: which data set, and what its ids mean.
-        split: such as "train", or "train+val".
+        split: such as "train"; "trainval" and "train+val" join two.
 
     Raises:
         DataError: see `open_prepared`.
@@ -155,6 +176,14 @@ class TfdsSource:
         """Returns a picture's name: a name to save results under."""
         return self._records.name(index)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (h, w) of a picture, without decoding it. Raises DataError."""
+        image = self._records[index]["image"]
+        if Tiles.are_in(image):
+            height, width = self._tiles(image, index).shape[:2]
+            return height, width
+        return image_size(image, f"the image of {self._described(index)}")
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a record; what is stored in tiles is decoded as it is sliced.
 
@@ -163,7 +192,8 @@ class TfdsSource:
             sliced like one; index: int.
 
         Raises:
-            DataError: it is damaged; slicing the label: it has unknown ids.
+            DataError: it is damaged, image and label differ in size, or the label has unknown ids;
+                what is stored in tiles tells of those when they are decoded.
             IndexError: there is no such record.
         """
         if not 0 <= index < self._size:
@@ -184,12 +214,26 @@ class TfdsSource:
         return Inspection(self.name(index), count_pixels(ids[ids != UNKNOWN]), unknown, problems)
 
     def _pictures(self, index: int) -> tuple[Any, Any]:
-        record = self._records[index]
-        name = f"record {self.name(index)} of {self._records.folder}"
+        record, name = self._records[index], self._described(index)
         image, label = record["image"], record["label"]
         if Tiles.are_in(image):
-            try:
-                return Tiles(image), Tiles(label)
-            except ValueError as error:
-                raise DataError(f"The {name} is damaged: {error}; prepare it again.") from None
-        return decode_image(image, f"the image of {name}"), label_ids(label, f"the label of {name}")
+            image, label = self._tiles(image, index), self._tiles(label, index)
+        else:
+            image = decode_image(image, f"the image of {name}")
+            label = label_ids(label, f"the label of {name}")
+        if image.shape[:2] != label.shape:
+            raise DataError(
+                f"Sizes differ in {name}: the image is {size_text(image)}, the label"
+                f" {size_text(label)}; a label needs its image's size."
+            )
+        return image, label
+
+    def _tiles(self, data: bytes, index: int) -> Tiles:
+        try:
+            return Tiles(data)
+        except ValueError as error:
+            name = self._described(index)
+            raise DataError(f"The {name} is damaged: {error}; prepare it again.") from None
+
+    def _described(self, index: int) -> str:
+        return f"record {self.name(index)} of {self._records.folder}"

@@ -8,6 +8,8 @@ import cv2
 import grain
 import numpy as np
 
+from data_pipelines.label_map import TrainIds
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -46,7 +48,7 @@ class Placement:
         block = np.asarray(image[top:bottom, left:right])
         if (self.height, self.width) == image.shape[:2]:
             pixels = block[:rows, :columns]
-            pixels = pixels[:, ::-1] if self.flip else pixels
+            pixels = cv2.flip(pixels, 1) if self.flip else pixels
         else:
             step_y, step_x = image.shape[0] / self.height, image.shape[1] / self.width
             matrix = np.array(
@@ -61,7 +63,7 @@ class Placement:
                 borderMode=cv2.BORDER_REPLICATE,
             )
             pixels = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
-        return _padded(pixels, crop, 0)
+        return padded(pixels, crop, 0)
 
     def label_window(self, label: Any, crop: tuple[int, int], fill: int) -> np.ndarray:
         """Applies the decision to a label by nearest neighbours.
@@ -69,7 +71,8 @@ class Placement:
         It samples pixel corners, half a pixel off the image, as OpenCV and the published recipe do.
 
         Args:
-            label: `h w`, an array or what can be sliced like one.
+            label: `h w`, an array or what can be sliced like one. Of `TrainIds` only the pixels
+                sampled are looked up.
             crop: (h, w) of the window.
             fill: the value right of and below the picture.
 
@@ -80,8 +83,10 @@ class Placement:
         rows = _corners(self.top + np.arange(count_y), label.shape[0], self.height)
         columns = _corners(self._columns(count_x), label.shape[1], self.width)
         top, bottom, left, right = rows[0], rows[-1] + 1, columns.min(), columns.max() + 1
-        block = np.asarray(label[top:bottom, left:right])
-        return _padded(np.take(block[rows - top], columns - left, axis=1), crop, fill)
+        lazy = isinstance(label, TrainIds)
+        block = np.asarray((label.raw if lazy else label)[top:bottom, left:right])
+        ids = np.take(block[rows - top], columns - left, axis=1)
+        return padded(label.look_up(ids) if lazy else ids, crop, fill)
 
     def _columns(self, count: int) -> np.ndarray:
         """Columns of the resized picture that the window shows, in its order."""
@@ -112,7 +117,10 @@ def _corners(places: np.ndarray, source: int, target: int) -> np.ndarray:
     return np.minimum(np.floor(places * (1 / (target / source))).astype(int), source - 1)
 
 
-def _padded(pixels: np.ndarray, crop: tuple[int, int], fill: int) -> np.ndarray:
+def padded(pixels: np.ndarray, crop: tuple[int, int], fill: int) -> np.ndarray:
+    """Returns pixels `h w` or `h w c` in the top left corner of `crop`, the rest filled."""
+    if pixels.shape[:2] == tuple(crop):
+        return np.ascontiguousarray(pixels)
     out = np.full((*crop, *pixels.shape[2:]), fill, pixels.dtype)
     out[: pixels.shape[0], : pixels.shape[1]] = pixels
     return out

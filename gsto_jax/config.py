@@ -5,7 +5,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,16 +166,27 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Evaluation and its pictures."""
+    """Evaluation and its pictures. See `gsto_jax.protocol.Protocol` for how a picture is seen."""
 
     batch_size: int
+    scales: tuple[float, ...]
+    flip: bool
+    window: str
+    crop: tuple[int, int]
+    stride: float
+    edge: str
+    pad: str
+    score: str
     absent: str
     pictures: int
     figures: int
 
     def __post_init__(self) -> None:
         """Raises UserError for values out of range."""
+        for name in ("scales", "crop"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         _require(self.batch_size >= 1, "eval.batch_size", self.batch_size, "use at least 1")
+        _one_of(self.pad, "eval.pad", ("mean", "black"))
         _one_of(self.absent, "eval.absent", ("exclude", "zero"))
         _require(self.pictures >= -1, "eval.pictures", self.pictures, "use -1 (all), 0 or more")
         _require(self.figures >= -1, "eval.figures", self.figures, "use -1 (all), 0 or more")
@@ -247,6 +258,7 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
 
 
 RUNTIME = "runtime"
+OTHER = "other"
 _KINDS = {
     "task": "model",
     "seed": "optimiser",
@@ -273,33 +285,33 @@ def kind(field: str) -> str:
     Args:
       field: its dotted name, such as "optim.momentum".
 
-    Raises:
-      KeyError: no section of the configuration has that name.
+    Returns:
+      Its kind; "other" for what this version has no section for.
     """
     while field not in _KINDS and "." in field:
         field = field.rpartition(".")[0]
-    return _KINDS[field]
+    return _KINDS.get(field, OTHER)
 
 
 def changes(
-    old: Mapping[str, Any], new: Mapping[str, Any], ignore: Sequence[str] = (RUNTIME,)
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> list[str]:
     """The settings that decide the result and differ between two nested plain configurations.
 
     Args:
       old: of the run that exists.
       new: of the one that would go on with it.
-      ignore: kinds of settings that may differ.
+      defaults: of the settings that came after the run was made.
 
     Returns:
       For each its name, kind and both values, for people to read.
     """
-    left, right = _flat(old), _flat(new)
+    left, right = _flat(defaults or {}) | _flat(old), _flat(new)
     return [
         f"{field} ({kind(field)}): {left.get(field, 'not set')!r} in the run, "
         f"{right.get(field, 'not set')!r} now"
         for field in sorted({*left, *right})
-        if _plain(left.get(field)) != _plain(right.get(field)) and kind(field) not in ignore
+        if _plain(left.get(field)) != _plain(right.get(field)) and kind(field) != RUNTIME
     ]
 
 

@@ -1,52 +1,98 @@
-"""Evaluation over a whole set: whole images at a single scale."""
+"""Evaluation over a whole set, by one look at whole pictures or by another protocol."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
+from gsto_jax import protocol as protocols
+from gsto_jax.inference import counting, score_batch
 from gsto_jax.metrics import Scores, scores
-from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
+from gsto_jax.parallel import compiler_options, local_part, put_batch, replicated, split_batch
 from gsto_jax.task import EVAL_INPUTS, Maps, Task, eval_step
 
-OnBatch = Callable[[dict[str, np.ndarray], np.ndarray, Maps], None]
+Batch = Mapping[str, np.ndarray]
+OnBatch = Callable[[Batch, np.ndarray, Callable[[], Maps]], None]
+
+
+class EvalBatches(Protocol):
+    """Pictures on canvases: what `data_pipelines.EvalBatches` is."""
+
+    sizes: Mapping[protocols.Size, Sequence[protocols.Size]]
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
 
 
 def evaluate(
     task: Task,
     variables: Any,
-    batches: Iterable[dict[str, np.ndarray]],
+    batches: EvalBatches,
     mesh: Mesh,
+    protocol: protocols.Protocol = protocols.PLAIN,
     on_batch: OnBatch = lambda batch, predictions, maps: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
-    """Scores a network on a set; every size of image compiles once.
+    """Scores a network on a set; every canvas compiles once for each shape of windows.
+
+    The host handles what was predicted, and reads on, while the devices are at the next batch.
 
     Args:
       task: what was trained.
       variables: of the network.
-      batches: see `eval_step`; images of one size in each.
+      batches: this process' batches, see `eval_step`.
       mesh: the devices.
-      on_batch: called with each batch, its predictions `b h w` uint8 and the maps of `eval_step`,
-        which lie on the device.
+      protocol: how a picture is looked at.
+      on_batch: called with each batch, this process' predictions `b h w` uint8, and a function that
+        returns the maps of `eval_step`.
       stop: asked after each batch whether to give up.
 
     Returns:
-      The scores of the summed confusion matrix; None if it was stopped.
+      The scores of the confusion matrix, summed over all processes; None if it was stopped.
     """
-    step_fn = _compiled(task, mesh)
     confusion = np.zeros((task.num_classes, task.num_classes), np.int64)
-    for batch in batches:
-        inputs = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
-        counts, predictions, maps = step_fn(variables, inputs)
+
+    def finish(pending: tuple[Batch, Array, Array, Callable[[], Maps]]) -> None:
+        nonlocal confusion
+        batch, counts, predictions, maps = pending
         confusion += np.asarray(counts)
-        on_batch(batch, np.asarray(predictions), maps)
+        on_batch(batch, local_part(predictions), maps)
+
+    pending = None
+    for batch in batches:
+        started = batch, *_predict(task, variables, batch, mesh, protocol, batches.sizes)
+        if pending is not None:
+            finish(pending)
+        pending = started
         if stop():
             return None
+    if pending is not None:
+        finish(pending)
     return scores(confusion, task.config.eval.absent)
+
+
+def _predict(
+    task: Task,
+    variables: Any,
+    batch: Batch,
+    mesh: Mesh,
+    protocol: protocols.Protocol,
+    sizes: Mapping[protocols.Size, Sequence[protocols.Size]],
+) -> tuple[Array, Array, Callable[[], Maps]]:
+    """Counts, predictions and maps of a batch; all may still be under way."""
+    inputs = put_batch({name: batch[name] for name in EVAL_INPUTS}, mesh)
+    look = partial(_compiled(task, mesh), variables, inputs)
+    height, width = batch["image"].shape[1:3]
+    together = sizes[height, width]
+    if protocol.is_plain(together):
+        counts, predictions, maps = look()
+        return counts, predictions, lambda: jax.tree.map(local_part, maps)
+    found = score_batch(task, protocol, mesh, variables, batch, together)
+    counts, predictions = counting(task, mesh)(found, {k: inputs[k] for k in ("label", "mask")})
+    return counts, predictions, lambda: jax.tree.map(local_part, look()[2])
 
 
 @lru_cache(maxsize=4)

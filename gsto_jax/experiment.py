@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,17 +12,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import checkpoint, tables
+from gsto_jax import protocol as protocols
 from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.evaluate import evaluate
+from gsto_jax.evaluate import EvalBatches, evaluate
 from gsto_jax.metrics import Scores
 from gsto_jax.task import Task, TrainState, initial_state
 from gsto_jax.train import Hooks, Progress, fit
 from gsto_jax.visualize import PictureWriter
 from gsto_jax.workdir import Workdir
 
-Batches = Iterable[dict[str, np.ndarray]]
+_NOT_OF_THE_SCORE = ("batch_size", "pictures", "figures")
 
 
 class TrainBatches(Protocol):
@@ -65,14 +66,16 @@ class EvalSet:
       split: its name.
       size: how many pictures it has.
       classes: names of the classes.
-      batches: called for each evaluation; see `gsto_jax.evaluate`.
+      batches: of its pictures; every evaluation iterates over them.
+      protocol: how a picture is looked at.
       pictures: called for each evaluation with the folder for its pictures.
     """
 
     split: str
     size: int
     classes: tuple[str, ...]
-    batches: Callable[[], Batches]
+    batches: EvalBatches
+    protocol: protocols.Protocol
     pictures: Callable[[Path], PictureWriter]
 
 
@@ -83,6 +86,7 @@ class Experiment:
     Attributes:
       task: what is trained.
       config: all settings as plain values, those of the data too.
+      defaults: of all settings, for runs that were made before some of them came.
       mesh: the devices.
       workdir: its folder.
       train_set: what tells the training set from another, in words.
@@ -93,6 +97,7 @@ class Experiment:
 
     task: Task
     config: Record
+    defaults: Record
     mesh: Mesh
     workdir: Workdir
     train_set: str
@@ -194,6 +199,9 @@ class Experiment:
             except TrainingError as error:
                 checkpoints.wait()
                 raise TrainingError(f"{error}. {self._last_good()}") from None
+            finally:
+                if self.writer is not None:
+                    self.writer.flush()
 
     def evaluate(
         self, state: TrainState, data_state: Any = None, stop: Callable[[], bool] = lambda: False
@@ -213,14 +221,20 @@ class Experiment:
         pictures = eval_set.pictures(folder)
         began = time.perf_counter()
         scores = evaluate(
-            task, state.variables, eval_set.batches(), self.mesh, pictures.write, stop
+            task,
+            state.variables,
+            eval_set.batches,
+            self.mesh,
+            eval_set.protocol,
+            pictures.write,
+            stop,
         )
         if scores is None:
             return None
         seconds = time.perf_counter() - began
         title = (
-            f"{task.config.name}, step {step}, on {eval_set.split}: {eval_set.size} pictures "
-            f"in {seconds:.0f} s"
+            f"{task.config.name}, step {step}, on {eval_set.split}: {eval_set.size} pictures, "
+            f"{eval_set.protocol}, in {seconds:.0f} s"
         )
         self.show(tables.score_table(scores, eval_set.classes, title))
         tables.write_scores(folder / "scores.csv", scores, eval_set.classes)
@@ -237,6 +251,7 @@ class Experiment:
                 "step": step,
                 "split": eval_set.split,
                 "pictures": eval_set.size,
+                "protocol": str(eval_set.protocol),
                 "while_training": data_state is not None,
                 "mean_iou": scores.mean_iou,
                 "pixel_accuracy": scores.pixel_accuracy,
@@ -254,8 +269,10 @@ class Experiment:
         scored = {old: self._score(folder / str(old)) for old in checkpoint.steps(folder)}
         before = checkpoint.steps(folder)
         best = max(scored.values(), default=float("-inf"))
-        if scores.mean_iou <= best:
+        if not scores.mean_iou > best:  # or it is NaN: nothing was labelled
             return
+        if step in before:  # scored on other pictures
+            shutil.rmtree(folder / str(step))
         with Checkpoints(folder, keep=len(before) + 1) as checkpoints:
             checkpoints.save(state, self._record(data_state, mean_iou=scores.mean_iou))
         for old in before:
@@ -263,17 +280,20 @@ class Experiment:
                 shutil.rmtree(folder / str(old))
 
     def _score(self, best: Path) -> float:
-        """Mean IoU of a best checkpoint; minus infinity where it was measured on other pictures."""
+        """Mean IoU of a best checkpoint; minus infinity where it was measured otherwise."""
         try:
             record = checkpoint.read_record(best)
         except checkpoint.DamagedError as error:
             self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(best)}")
             return float("-inf")
-        same = all(
-            record["config"][section][name] == self.config[section][name]
-            for section, name in (("data", "eval_split"), ("data", "eval_size"), ("eval", "absent"))
-        )
+        same = self._measure(record["config"]) == self._measure(self.config)
         return record["mean_iou"] if same else float("-inf")
+
+    def _measure(self, config: Record) -> Record:
+        """The settings that decide a score."""
+        chosen = self.defaults["eval"] | config["eval"]
+        pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
+        return pictures | {k: v for k, v in chosen.items() if k not in _NOT_OF_THE_SCORE}
 
     def _report(self, progress: Progress) -> None:
         self.show(tables.progress_line(progress))
@@ -300,7 +320,7 @@ class Experiment:
                 f"{record['train_set']} in the run, {self.train_set} now. Give it the old one, or "
                 "another --workdir"
             )
-        found = changes(record["config"], self.config)
+        found = changes(record["config"], self.config, self.defaults)
         if found:
             raise UserError(
                 f"workdir {self.workdir.path} holds a run with other settings: "

@@ -131,6 +131,7 @@ def deep_supervision(
     ignore_label: int = 255,
     align_corners: bool = False,
     class_weights: Sequence[float] | None = None,
+    shares: tuple[Array | float, Array | float] = (1.0, 1.0),
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum of the losses of all heads: the last one is that of "stage4".
 
@@ -143,13 +144,14 @@ def deep_supervision(
       ignore_label: label of the pixels to leave out.
       align_corners: of the resampling of the logits.
       class_weights: `k` weights, or None.
+      shares: factors of the other heads' losses and of the last one's, where a batch is a part.
 
     Returns:
       The sum, and each head's own loss by stage.
     """
     settings = (ignore_label, align_corners, class_weights)
     losses = {
-        stage: cross_entropy(logits, labels, *settings)
+        stage: shares[0] * cross_entropy(logits, labels, *settings)
         for stage, logits in outputs.stage_logits.items()
     }
     if config.kind == "ohem":
@@ -157,7 +159,7 @@ def deep_supervision(
         loss = ohem_cross_entropy(outputs.logits, labels, config.ohem_threshold, kept, *settings)
     else:
         loss = cross_entropy(outputs.logits, labels, *settings)
-    losses[FINAL] = loss
+    losses[FINAL] = shares[1] * loss
     weights = config.by_stage
     return jnp.stack([weights[stage] * loss for stage, loss in losses.items()]).sum(), losses
 

@@ -51,6 +51,14 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def local_part(x: jax.Array) -> np.ndarray:
+    """This process' part of an array whose first axis is split over the devices."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
 def check_batch(batch_size: int, mesh: Mesh, field: str) -> None:
     """Raises UserError unless the batch divides over the devices."""
     devices: Any = mesh.size

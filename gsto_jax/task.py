@@ -29,7 +29,7 @@ from gsto_jax.parallel import replicated
 Batch = dict[str, Array]
 Maps = dict[str, Array]
 TRAIN_INPUTS = ("image", "label", "size")
-EVAL_INPUTS = ("image", "label", "mask")
+EVAL_INPUTS = ("image", "label", "size", "mask")
 """What the steps read of a batch; the rest of it stays on the host."""
 
 
@@ -188,7 +188,8 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
 
     With `train.accumulate` the batch passes in that many parts, whose gradients add up to the whole
     batch's, with less memory. BN is what differs: it normalises each part by the part's own
-    statistics, and its running statistics move once a part. OHEM's threshold is each part's too.
+    statistics, and its running statistics move once a part. With OHEM the last head differs too:
+    every part has a threshold of its own, and counts as one of so many.
 
     Args:
       task: what is trained.
@@ -201,7 +202,7 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
     """
     parts = task.config.train.accumulate
     if parts == 1:
-        grads, losses, batch_stats = _gradient(task, state.params, state.batch_stats, batch, 1.0)
+        grads, losses, batch_stats = _gradient(task, state.params, state.batch_stats, batch)
     else:
         grads, losses, batch_stats = _accumulate(task, state, batch, parts)
 
@@ -222,9 +223,13 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
 
 
 def _gradient(
-    task: Task, params: Any, batch_stats: Any, batch: Batch, share: Array | float
+    task: Task,
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    shares: tuple[Array | float, Array | float] = (1.0, 1.0),
 ) -> tuple[Any, dict[str, Array], Any]:
-    """Gradient, losses and new running statistics of a batch, the first two times `share`."""
+    """Gradient, losses and new running statistics of a batch; `shares` of `deep_supervision`."""
     images = normalize(task, batch["image"], batch["size"])
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
@@ -238,10 +243,10 @@ def _gradient(
             task.ignore_label,
             task.config.model.align_corners,
             task.loss_weights,
+            shares,
         )
         losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in by_stage.items()}
-        losses = jax.tree.map(lambda value: share * value, losses)
-        return share * loss, (losses, updates["batch_stats"])
+        return loss, (losses, updates["batch_stats"])
 
     (_, (losses, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
     return grads, losses, new_stats
@@ -252,13 +257,12 @@ def _accumulate(
 ) -> tuple[Any, dict[str, Array], Any]:
     # Part n is every parts-th picture from n on: of each device's own, so none has to move.
     split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
-    if task.config.loss.kind == "ohem":
-        shares = jnp.full(parts, 1 / parts)
-    else:
-        settings = (task.num_classes, task.ignore_label, task.loss_weights)
-        counts = jax.vmap(lambda labels: label_weight(labels, *settings))(split["label"])
-        total = counts.sum()
-        shares = counts / jnp.where(total > 0, total, 1)
+    settings = (task.num_classes, task.ignore_label, task.loss_weights)
+    counts = jax.vmap(lambda labels: label_weight(labels, *settings))(split["label"])
+    total = counts.sum()
+    share = counts / jnp.where(total > 0, total, 1)
+    ohem = task.config.loss.kind == "ohem"
+    shares = (share, jnp.full(parts, 1 / parts) if ohem else share)
 
     def body(carry: Any, part: Any) -> tuple[Any, None]:
         grads, losses, batch_stats = carry
@@ -266,49 +270,47 @@ def _accumulate(
         add = partial(jax.tree.map, jnp.add)
         return (add(grads, new_grads), add(losses, new_losses), batch_stats), None
 
-    first = {k: x[0] for k, x in split.items()}
-    shapes = jax.eval_shape(
-        partial(_gradient, task), state.params, state.batch_stats, first, shares[0]
-    )
+    first, one = jax.tree.map(lambda x: x[0], (split, shares))
+    shapes = jax.eval_shape(partial(_gradient, task), state.params, state.batch_stats, first, one)
     grads, losses, _ = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     start = (grads, losses, state.batch_stats)
     (grads, losses, batch_stats), _ = jax.lax.scan(body, start, (split, shares))
     return grads, losses, batch_stats
 
 
-def predict_step(task: Task, variables: Any, images: Array) -> tuple[Array, Outputs]:
-    """Class of each pixel of whole images, single scale.
+def logits(task: Task, variables: Any, images: Array) -> Array:
+    """From normalised images `b h w 3` to logits `b h/4 w/4 k` in at least float32."""
+    return _wide(_outputs(task, variables, images).logits)
 
-    Args:
-      task: what was trained.
-      variables: of the network.
-      images: `b h w 3` uint8 RGB.
 
-    Returns:
-      `b h w` uint8, and all that the network returned.
-    """
-    outputs = task.model.apply(variables, normalize(task, images))
+def _outputs(task: Task, variables: Any, images: Array) -> Outputs:
+    outputs = task.model.apply(variables, images)
     assert isinstance(outputs, Outputs)
-    logits = outputs.logits.astype(jnp.promote_types(outputs.logits.dtype, jnp.float32))
-    corners = task.config.model.align_corners
-    logits = resize(logits, images.shape[1:3], "bilinear", corners)
-    return logits.argmax(-1).astype(jnp.uint8), outputs
+    return outputs
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Array, Maps]:
-    """Predicts a batch and counts it.
+    """Predicts a batch by one look at whole pictures, and counts it.
 
     Args:
       task: what was trained.
       variables: of the network.
-      batch: "image" `b h w 3` uint8, "label" `b h w`, "mask" `b` bool: False for filling.
+      batch: "image" `b h w 3` uint8, "label" `b h w`, "size" `b 2` (see `normalize`), "mask" `b`
+        bool: False for filling.
 
     Returns:
       The confusion matrix `k k` int32 of the batch, the predictions `b h w` uint8, and the maps
       that explain them, `b h w` float32 each: "branch/0" and so on, the mean over the channels of
       each branch of the last stage (paper, Figure 1), and "gate/NAME".
     """
-    predictions, outputs = predict_step(task, variables, batch["image"])
+    outputs = _outputs(task, variables, normalize(task, batch["image"], batch["size"]))
+    corners = task.config.model.align_corners
+    scores = resize(_wide(outputs.logits), batch["image"].shape[1:3], "bilinear", corners)
+    predictions = scores.argmax(-1).astype(jnp.uint8)
     labels = jnp.where(batch["mask"][:, None, None], batch["label"], task.ignore_label)
     confusion = confusion_matrix(labels, predictions, task.num_classes, task.ignore_label)
     last = outputs.branches[FINAL]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -102,14 +101,17 @@ class PictureWriter:
         """The first few pictures written, `h w 3`, by "kind/number": for TensorBoard."""
 
     def write(
-        self, batch: Mapping[str, np.ndarray], predictions: np.ndarray, maps: Mapping[str, Any]
+        self,
+        batch: Mapping[str, np.ndarray],
+        predictions: np.ndarray,
+        maps: Callable[[], Mapping[str, np.ndarray]],
     ) -> None:
-        """Writes the pictures of a batch ("image", "label", "index", "mask").
+        """Writes the pictures of a batch ("image", "label", "size", "index", "mask").
 
         Args:
-          batch: of whole pictures.
+          batch: of whole pictures, in the top left corner each.
           predictions: `b h w`.
-          maps: of `gsto_jax.task.eval_step`.
+          maps: returns those of `gsto_jax.task.eval_step`; called only if they are to be shown.
 
         Raises:
           ValueError: a name that leads out of the folder.
@@ -129,24 +131,22 @@ class PictureWriter:
         self,
         batch: Mapping[str, np.ndarray],
         predictions: np.ndarray,
-        maps: Mapping[str, Any],
+        maps: Callable[[], Mapping[str, np.ndarray]],
         n: int,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        image = batch["image"][n]
+        height, width = batch["size"][n].tolist()
+        image, label, prediction = (
+            x[n, :height, :width] for x in (batch["image"], batch["label"], predictions)
+        )
+        look = (self.classes, self.palette, self.ignore_label)
         if self.seen < self.limit or self.limit < 0:
-            yield (
-                "sample",
-                sample_panel(
-                    image,
-                    batch["label"][n],
-                    predictions[n],
-                    self.classes,
-                    self.palette,
-                    self.ignore_label,
-                ),
-            )
+            yield "sample", sample_panel(image, label, prediction, *look)
         if self.seen < self.figures or self.figures < 0:
-            of_picture = {name: np.asarray(values[n]) for name, values in maps.items()}
+            canvas = predictions.shape[1:3]
+            of_picture = {
+                name: values[n][_share(values.shape[1:3], (height, width), canvas)]
+                for name, values in maps().items()
+            }
             yield "branches", branch_figure(image, of_picture)
             if any(name.startswith("gate/") for name in of_picture):
                 yield "gates", gate_figure(image, of_picture)
@@ -156,6 +156,14 @@ class PictureWriter:
         if self.folder.resolve() not in path.resolve().parents:
             raise ValueError(f"the picture {path} would lie outside {self.folder}")
         return path
+
+
+def _share(shape: Sequence[int], size: Sequence[int], canvas: Sequence[int]) -> tuple[slice, ...]:
+    """The part of a map of a canvas that shows the picture on it."""
+    return tuple(
+        slice(max(1, -(-side * part // whole)))
+        for side, part, whole in zip(shape, size, canvas, strict=True)
+    )
 
 
 def _legend(entries: Sequence[tuple[str, Color]], width: int) -> np.ndarray:

@@ -44,3 +44,16 @@ import gsto_jax.weights
 assert "data_pipelines" not in sys.modules and "configs" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_all_gating_goes_through_one_function():
+    """So that a kernel can take its place: no other module takes the sigmoid of anything."""
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "gsto_jax").rglob("*.py")
+        if any(
+            getattr(node, "attr", getattr(node, "id", None)) in ("sigmoid", "logistic", "expit")
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    }
+    assert users == {"gsto_jax/gate/api.py"}

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.data_pipelines import downloads_trees
 from tests.program import run
 
 LABEL = np.zeros((40, 60), np.uint8)
@@ -33,7 +34,7 @@ def refused(*args, **kwargs):
         (["--config.nonsense=3"], "unknown setting config.nonsense: did you mean config."),
         (
             ["--config=configs/quickstart.py:basline"],
-            "':basline': use baseline, runlocal, batch=...",
+            "':basline': use baseline, batch=..., ms, slide, runlocal",
         ),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
@@ -183,9 +184,10 @@ def test_bad_label_met_while_training(tmp_path):
     assert re.search(r"error: \S+label/train/[1234]\.png has unknown label ids: 77", done.stderr)
 
 
-def test_train_evaluate_and_evaluate_again(tmp_path):
+@pytest.mark.parametrize("word", ["", pytest.param("baseline,", marks=pytest.mark.slow)])
+def test_train_evaluate_and_evaluate_again(tmp_path, word):
     workdir = tmp_path / "run"
-    args = ["--config=configs/quickstart.py:runlocal", f"--workdir={workdir}"]
+    args = [f"--config=configs/quickstart.py:{word}runlocal", f"--workdir={workdir}"]
     done = run(*args, "--config.run.tensorboard=True", "--config.run.eval_every=2", devices=2)
     assert done.returncode == 0, done.stderr
     assert "labels of train: 8 of 8 checked, 9 of 9 classes, 0.0% ignored" in done.stdout
@@ -194,7 +196,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert f"{workdir}/checkpoints/4" in done.stdout
     pictures = sorted(path.name for path in (workdir / "eval-val").glob("*.png"))
-    assert len(pictures) == 4 + 2 * 2
+    assert len(pictures) == 4 + (2 if word else 2 * 2), "the plain network has no gates"
     assert cv2.imread(str(workdir / "eval-val" / "val_000003.png")).shape[1] == 4 * 256 + 12
     first = (workdir / "eval-val" / "scores.csv").read_text()
     assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 4
@@ -205,7 +207,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path):
     assert [e["step"] for e in evaluations] == [2, 4]
     best = max(evaluations, key=lambda e: e["mean_iou"])["step"]
     assert [path.name for path in (workdir / "best").iterdir()] == [str(best)]
-    check_events(workdir / "tensorboard", evaluations)
+    check_events(workdir / "tensorboard", evaluations, gated=not word)
 
     again = run("--mode=eval", *args)
     assert again.returncode == 0, again.stderr
@@ -218,11 +220,12 @@ def test_train_evaluate_and_evaluate_again(tmp_path):
         atol=1e-4,
     )
 
-    other = refused("--mode=eval", "--config=configs/quickstart.py:baseline", *args[1:])
-    assert "another network: model.gfm (model): True in the run, False now" in other
+    if not word:
+        other = refused("--mode=eval", "--config=configs/quickstart.py:baseline", *args[1:])
+        assert "another network: model.gfm (model): True in the run, False now" in other
 
 
-def check_events(folder, evaluations):
+def check_events(folder, evaluations, gated):
     """What TensorBoard would show of the run above."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
@@ -230,14 +233,15 @@ def check_events(folder, evaluations):
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
     found = events.Tags()["tensors"]
-    scalars = {"loss", "loss/stage2", "loss/stage3", "loss/stage4", "learning_rate"}
+    scalars = {"loss", "loss/stage4", "learning_rate"}
+    scalars |= {"loss/stage2", "loss/stage3"} if gated else set()
     scalars |= {"gradient_norm", "steps_per_second", "input_wait"}
     assert scalars <= set(found)
     assert [e.step for e in events.Tensors("loss")] == [1, 2, 3, 4]
     assert {"val/iou/road", "val/iou/person", "val/pixel_accuracy"} <= set(found)
     means = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("val/mean_iou")}
     assert means == {e["step"]: pytest.approx(e["mean_iou"]) for e in evaluations}
-    for kind in ("sample", "branches", "gates"):
+    for kind in ("sample", "branches", *(["gates"] if gated else [])):
         picture = events.Tensors(f"val/{kind}/0")[-1].tensor_proto.string_val[2]
         assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1] > 600
 
@@ -256,6 +260,27 @@ def test_audit(tmp_path):
     clean = run("--mode=audit", "--config=configs/quickstart.py:runlocal")
     assert clean.returncode == 0, clean.stderr
     assert "train: 8 labels, 0 problems" in clean.stdout
+
+
+@pytest.mark.slow
+def test_from_the_downloads_to_a_trained_network(tmp_path):
+    downloads = downloads_trees.write_zips(
+        tmp_path / "downloads", downloads_trees.cityscapes_files(size=(64, 128))
+    )
+    args = ["--config=configs/cityscapes_w18s.py:trainval,runlocal"]
+    args.append(f"--config.data.root={tmp_path / 'sets'}")
+    made = run("--mode=prepare", *args, f"--source={downloads}", "--partial")
+    assert made.returncode == 0, made.stderr
+    assert f"data set  {tmp_path}/sets/cityscapes/1.0.0" in made.stdout
+    assert "test has 2 of 1525" in refused("--mode=prepare", *args, f"--source={downloads}")
+    audited = run("--mode=audit", *args)
+    assert audited.returncode == 0, audited.stderr
+    assert "trainval: 8 labels, 0 problems" in audited.stdout
+    small = ["--config.model.variant=mini", "--config.data.workers=1", f"--workdir={tmp_path}/run"]
+    done = run(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
+    assert done.returncode == 0, done.stderr
+    assert "4 steps of 2 from 8 pictures" in done.stdout
+    assert "3 pictures, scales 0.5 1 + flip + slide_enlarged 1024x2048" in done.stdout
 
 
 @pytest.mark.slow

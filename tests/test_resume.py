@@ -111,14 +111,16 @@ def evaluated(workdir):
     return {line["step"]: line["mean_iou"] for line in lines if line["while_training"]}
 
 
-@pytest.mark.parametrize(("devices", "kills"), [(1, 4), (2, 4), (4, 4)])
-def test_killed_at_random_moments(tmp_path, undisturbed, devices, kills):
+@pytest.mark.parametrize(("devices", "workers"), [(1, 0), (2, 1), (4, 0)])
+def test_killed_at_random_moments(tmp_path, undisturbed, devices, workers):
+    """Whether threads or worker processes prepare the batches."""
     whole, expected = undisturbed(devices)
+    args = command(tmp_path, f"--config.data.workers={workers}")
     seed = random.randrange(10**6)
     rng, output, ends = random.Random(seed), "", []
     print(f"moments drawn from seed {seed}")
-    for n in range(kills):
-        process = start(*command(tmp_path), devices=devices)
+    for n in range(4):
+        process = start(*args, devices=devices)
         if n % 2:  # anywhere: set-up, restoring, steps, saving, evaluating
             time.sleep(rng.uniform(0, 15))
             process.kill()
@@ -128,7 +130,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed, devices, kills):
         output += text
         ends.append(process.returncode)
     assert ends[0] == -signal.SIGKILL, "no kill came in time"
-    done = run(*command(tmp_path), devices=devices)
+    done = run(*args, devices=devices)
     assert done.returncode == 0, done.stderr
     for step, line in losses(output + done.stdout).items():
         assert line == expected[step], f"step {step}"
@@ -217,19 +219,28 @@ def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
     assert "is at step 8, and this run has 8 steps" in done.stderr
 
 
-def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path):
-    done = run(*command(tmp_path, "--config.optim.learning_rate=1e18"))
+NOT_FINITE = (
+    r"error: step (\d+): loss, gradient or .* not finite \(gradient_norm .*, loss/stage4 \S+\)\. "
+)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, undisturbed):
+    whole, _ = undisturbed(2)
+    diverge = "--config.optim.learning_rate=1e18"
+    done = run(*command(tmp_path / "new", diverge, "--config.run.checkpoint_every=100"))
     assert done.returncode == 1
-    (message,) = done.stderr.strip().splitlines()
-    match = re.fullmatch(
-        r"error: step (\d+): loss, gradient or .* not finite \(gradient_norm .*, loss/stage4 \S+\)"
-        r"\. (The last good checkpoint is \S+/checkpoints/(\d+)|No checkpoint had been written)",
-        message,
+    assert re.fullmatch(NOT_FINITE + "No checkpoint had been written", done.stderr.strip())
+    assert checkpoint.steps(tmp_path / "new" / "checkpoints") == []
+    source = whole / "checkpoints" / "4"
+    done = run(*command(tmp_path / "fork", diverge, f"--fork_from={source}"))
+    assert done.returncode == 1
+    good = tmp_path / "fork" / "checkpoints"
+    found = re.fullmatch(
+        rf"{NOT_FINITE}The last good checkpoint is {good}/(\d+)", done.stderr.strip()
     )
-    assert match, message
-    kept = checkpoint.steps(tmp_path / "checkpoints")
-    assert [str(n) for n in kept[-1:]] == ([match[3]] if match[3] else [])
-    assert all(n < int(match[1]) for n in kept)
+    assert found, done.stderr
+    assert checkpoint.steps(good)[-1] == int(found[2]) < int(found[1])
+    assert np.isfinite(jax.tree.leaves(final_state(tmp_path / "fork", int(found[2])))[-1]).all()
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):

@@ -8,7 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipelines.decode import check_whole, decode_image, label_ids
+from data_pipelines.config import STORAGES
+from data_pipelines.decode import check_whole, decode_image, label_ids, size_text
 from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
 from data_pipelines.tiles import encode_tiles
@@ -43,6 +44,7 @@ class Builder(ABC):
         counts: of the published records by split.
         counted: what is counted: "images", "persons".
         shard_size: records in a file.
+        storages: how pictures may be stored.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Builder(ABC):
     counts: Mapping[str, int]
     counted: str = "images"
     shard_size: int
+    storages: tuple[str, ...] = STORAGES
 
     @abstractmethod
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
@@ -96,11 +99,7 @@ class SegmentationBuilder(Builder):
         check_whole(image_bytes, item.image)
         image = decode_image(image_bytes, item.image)
         raw, label_bytes = self.label(downloads, item, image.shape[:2])
-        if raw.shape != image.shape[:2]:
-            raise DataError(
-                f"Sizes differ: {item.image} is {image.shape[1]}x{image.shape[0]} but {item.label}"
-                f" is {raw.shape[1]}x{raw.shape[0]}; a label needs its image's size."
-            )
+        _check_size(item.label, raw, item.image, image)
         made: Example = {"name": item.name}
         if storage == "tiles":
             made |= {"image": encode_tiles(image), "label": encode_tiles(raw)}
@@ -108,9 +107,11 @@ class SegmentationBuilder(Builder):
             made |= {"image": image_bytes, "label": label_bytes}
         if self.instances:
             path = item.more.get("instance", "")
-            made["instance"] = (
-                downloads.read(path) if path else encode_png(np.zeros_like(raw, np.uint16))
-            )
+            if path:
+                made["instance"] = downloads.read(path)
+                _check_size(path, label_ids(made["instance"], path), item.image, image)
+            else:
+                made["instance"] = encode_png(np.zeros_like(raw, np.uint16))
         return made
 
     def label(
@@ -122,6 +123,14 @@ class SegmentationBuilder(Builder):
         if raw.dtype != np.uint8:
             raise DataError(f"{item.label} holds ids of 16 bits; ids up to 255 are expected.")
         return raw, data
+
+
+def _check_size(label_name: str, label: np.ndarray, image_name: str, image: np.ndarray) -> None:
+    if label.shape != image.shape[:2]:
+        raise DataError(
+            f"Sizes differ: {image_name} is {size_text(image)} but {label_name} is"
+            f" {size_text(label)}; a label needs its image's size."
+        )
 
 
 def encode_png(ids: np.ndarray) -> bytes:

@@ -67,11 +67,14 @@ def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
                     " instances file? person_keypoints_*.json is needed."
                 )
             kept = {key: person[key] for key in _KEPT if key in person}
-            if len(kept["keypoints"]) % 3 or len(kept["bbox"]) != 4:
+            if (
+                not (_are_numbers(kept["bbox"], 4) and _are_numbers(kept["keypoints"]))
+                or len(kept["keypoints"]) % 3
+            ):
                 raise DataError(
-                    f"{listed}: annotation {person['id']} has {len(kept['keypoints'])} numbers of"
-                    " keypoints and a box of another length than 4; x, y, v for each joint and"
-                    " x, y, w, h are needed."
+                    f"{listed}: annotation {person['id']} has the box {str(kept['bbox'])[:60]} and"
+                    f" the keypoints {str(kept['keypoints'])[:60]}; x, y, w, h and x, y, v for each"
+                    " joint are needed."
                 )
             by_image.setdefault(person["image_id"], []).append(kept)
         paths = {match["file"]: match[0] for match in downloads.match(_image_pattern(split))}
@@ -96,6 +99,14 @@ def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
         raise DataError(f"{listed} is no file of COCO keypoints: it lacks {error}.") from None
 
 
+def _are_numbers(values: Any, count: int | None = None) -> bool:
+    return (
+        isinstance(values, list)
+        and count in (None, len(values))
+        and all(isinstance(value, int | float) for value in values)
+    )
+
+
 def _image_pattern(split: str) -> str:
     return rf"{split}(?:20\d\d)?/(?P<file>[^/]+\.(?:jpg|jpeg|png))"
 
@@ -106,5 +117,6 @@ coco_keypoints = partial(
     homepage="https://cocodataset.org",
     counts={"train": 149813, "val": 6352},
     counted="persons",
+    storages=("files",),
     shard_size=1024,
 )

@@ -23,14 +23,17 @@ class LIPBuilder(SegmentationBuilder):
             for match in downloads.match(pattern)
         }
         splits: dict[str, list[Item]] = {}
-        for listed in downloads.match(r"(?P<split>train|val)_id\.txt"):
-            split = listed["split"]
-            for name in downloads.read(listed[0]).decode().split():
+        for split, (path, names) in _lists(downloads).items():
+            for name in names:
                 image = found.get(("image", split, name), "")
                 label = found.get(("label", split, name), "")
                 if not (image and label):
                     missing = f"segmentations/{name}.png" if image else f"images/{name}.jpg"
-                    raise DataError(f"{listed[0]} lists {name}, but there is no {split}_{missing}.")
+                    archive = "TrainVal_parsing_annotations" if image else "TrainVal_images"
+                    raise DataError(
+                        f"{path} lists {name}, but {downloads.source} has no {split}_{missing}: is"
+                        f" {archive}.zip there, and whole?"
+                    )
                 splits.setdefault(split, []).append(Item(name, image, label))
         if not splits:
             raise refuse_folder(
@@ -39,6 +42,17 @@ class LIPBuilder(SegmentationBuilder):
                 " val_id.txt, or the folders out of them (train_images/, ...)",
             )
         return splits
+
+
+def _lists(downloads: Downloads) -> dict[str, tuple[str, list[str]]]:
+    """Path and names of each split's list; several copies of one are one."""
+    lists: dict[str, tuple[str, list[str]]] = {}
+    for listed in downloads.match(r"(?P<split>train|val)_id\.txt"):
+        names = downloads.read(listed[0]).decode("utf-8-sig").split()
+        path, known = lists.setdefault(listed["split"], (listed[0], names))
+        if known != names:
+            raise DataError(f"{path} and {listed[0]} list different pictures; remove one of them.")
+    return lists
 
 
 lip = partial(

@@ -14,9 +14,10 @@ from data_pipelines.builders.builder import (
 )
 from data_pipelines.downloads import Downloads, read_mat
 from data_pipelines.errors import DataError
-from data_pipelines.labels import PASCAL_CONTEXT_59
+from data_pipelines.labels import IGNORE_LABEL, PASCAL_CONTEXT_59
 
 _NAMES = PASCAL_CONTEXT_59.names
+_STEM = r"(?P<name>\d{4}_\d{6})"
 # What the list of 59 classes calls three of the 459.
 _ALIASES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 
@@ -26,35 +27,41 @@ class PascalContextBuilder(SegmentationBuilder):
     """Records hold 0 for background and 1 to 59 in the alphabetical order of the classes.
 
     The labels come from `trainval/*.mat`, with `labels.txt` naming their 459 ids, or from PNGs of
-    60 ids. PNGs follow `59_labels.txt` where that lies beside them, else the alphabet.
+    60 ids. PNGs follow `59_labels.txt` where that lies beside them. Those of
+    `SegmentationClassContext/` may come without it, and then follow the alphabet.
     """
 
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
         """See `Builder.items`."""
-        images = {
-            m["name"]: m[0] for m in downloads.match(r"JPEGImages/(?P<name>\d{4}_\d{6})\.jpg")
-        }
-        mats = {m["name"]: m[0] for m in downloads.match(r"(?P<name>\d{4}_\d{6})\.mat")}
-        folder = r"(?:SegmentationClassContext|59_context_labels|59_contexts?)"
-        pngs = {
-            m["name"]: m[0] for m in downloads.match(rf"{folder}/(?P<name>\d{{4}}_\d{{6}})\.png")
-        }
-        labels = mats or pngs
-        lists = downloads.match(r"ImageSets/SegmentationContext/(?P<split>train|val)\.txt")
-        lists = lists or downloads.match(r"ImageSets/Main/(?P<split>train|val)\.txt")
+        images = {m["name"]: m[0] for m in _voc(downloads, rf"JPEGImages/{_STEM}\.jpg")}
+        mats = {m["name"]: m[0] for m in downloads.match(rf"{_STEM}\.mat")}
+        folder = r"(?P<folder>SegmentationClassContext|59_context\w*)"
+        found = downloads.match(rf"{folder}/{_STEM}\.png")
+        labels = mats or {m["name"]: m[0] for m in found}
+        split_list = r"(?P<split>train|val)\.txt"
+        lists = downloads.match(rf"ImageSets/SegmentationContext/{split_list}")
+        lists = lists or _voc(downloads, rf"ImageSets/Main/{split_list}")
         if not (images and labels and lists):
             raise refuse_folder(
                 downloads,
                 "VOC 2010 (JPEGImages/ and ImageSets/Main/train.txt, val.txt) and the labels:"
-                " trainval/*.mat with labels.txt, or SegmentationClassContext/*.png",
+                " trainval/*.mat with labels.txt, or SegmentationClassContext/*.png, or"
+                " 59_context_labels/*.png with 59_labels.txt",
             )
-        table = self._mat_table(downloads) if mats else self._png_table(downloads)
+        if mats:
+            table = self._mat_table(downloads)
+        else:
+            published = any(m["folder"].startswith("59") for m in found)
+            table = self._png_table(downloads, published)
         splits: dict[str, list[Item]] = {}
         for listed in lists:
             for name in downloads.read(listed[0]).decode().split():
                 if name not in labels or name not in images:
                     missing = f"label of {name}" if name in images else f"JPEGImages/{name}.jpg"
-                    raise DataError(f"{listed[0]} lists {name}, but there is no {missing}.")
+                    raise DataError(
+                        f"{listed[0]} lists {name}, but {downloads.source} has no {missing}: are"
+                        " the pictures of VOC 2010 and the labels there, and whole?"
+                    )
                 splits.setdefault(listed["split"], []).append(
                     Item(name, images[name], labels[name], {"table": table})
                 )
@@ -63,7 +70,7 @@ class PascalContextBuilder(SegmentationBuilder):
     def label(
         self, downloads: Downloads, item: Item, size: tuple[int, int]
     ) -> tuple[np.ndarray, bytes]:
-        """Returns ids 0 .. 59."""
+        """Returns ids 0 .. 59, and 255 where nothing is scored."""
         if item.label.endswith(".mat"):
             try:
                 raw = read_mat(downloads.read(item.label), "LabelMap")
@@ -71,14 +78,21 @@ class PascalContextBuilder(SegmentationBuilder):
                 raise DataError(
                     f"Cannot read LabelMap in {item.label} ({error}); replace the file."
                 ) from None
+            none = -1
         else:
             raw, _ = super().label(downloads, item, size)
+            none = IGNORE_LABEL
         table = item.more["table"]
-        if raw.ndim != 2 or raw.min() < 0 or raw.max() >= len(table) or (table[raw] > 59).any():
+        whole = raw.astype(np.int64)
+        ignored = whole == none
+        wrong = ~ignored & ((whole != raw) | (whole < 0) | (whole >= len(table)))
+        if raw.ndim != 2 or wrong.any():
+            value = raw[wrong][0] if wrong.any() else f"{raw.ndim} axes"
             raise DataError(
-                f"{item.label} holds ids up to {raw.max()}; up to {len(table) - 1} have a name."
+                f"{item.label} holds {value}: ids up to {len(table) - 1} have a name, and {none}"
+                " stands for none; replace the file."
             )
-        ids = table[raw]
+        ids = np.where(ignored, IGNORE_LABEL, table[np.where(ignored, 0, whole)]).astype(np.uint8)
         return ids, encode_png(ids)
 
     def _mat_table(self, downloads: Downloads) -> np.ndarray:
@@ -95,9 +109,13 @@ class PascalContextBuilder(SegmentationBuilder):
             table[by_name[name]] = ours
         return table
 
-    def _png_table(self, downloads: Downloads) -> np.ndarray:
-        """Our id of every id in a PNG; 255 stays out of it."""
+    def _png_table(self, downloads: Downloads, published: bool) -> np.ndarray:
+        """Our id of every id in a PNG."""
         listed = downloads.match(r"59_labels\.txt")
+        if not listed and published:
+            raise refuse_folder(
+                downloads, "59_labels.txt, which names the 59 ids of the published PNGs"
+            )
         if not listed:
             return np.arange(60, dtype=np.uint8)
         named = _read_list(downloads, listed[0][0])
@@ -108,6 +126,12 @@ class PascalContextBuilder(SegmentationBuilder):
                 raise DataError(f"{listed[0][0]} names {number}: {name}, none of the 59 classes.")
             table[number] = _NAMES.index(name) + 1
         return table
+
+
+def _voc(downloads: Downloads, pattern: str) -> list[re.Match[str]]:
+    """Files of VOC 2010, where other years lie beside it; else of whatever there is."""
+    found = downloads.match(pattern)
+    return [match for match in found if "VOC2010/" in match[0]] or found
 
 
 def _read_list(downloads: Downloads, name: str) -> dict[int, str]:

@@ -5,12 +5,12 @@ all files are in it. So whatever ends the program, what has the final name is co
 call goes on with the first file that is missing.
 """
 
-import errno
 import fcntl
 import json
 import os
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,12 +22,13 @@ import numpy as np
 from array_record.python import array_record_module
 
 from data_pipelines.builders.builder import Builder, Example, Item
-from data_pipelines.config import STORAGES
-from data_pipelines.downloads import Downloads
+from data_pipelines.downloads import FULL, Downloads
 from data_pipelines.errors import DataError
 from data_pipelines.tfds_source import UNFINISHED
 
 VERSION = "1.0.0"
+_PLAN = "plan.json"
+_LOCK = ".lock"
 
 
 def prepare(
@@ -58,24 +59,22 @@ def prepare(
         DataError: a wrong folder, a wrong record, another storage than what is there, or a disk
             that is full; says what to do.
     """
-    if storage not in STORAGES:
-        raise DataError(f"storage is {storage!r}; use {' or '.join(STORAGES)}.")
+    if storage not in builder.storages:
+        raise DataError(
+            f"storage is {storage!r}; {builder.name} takes {' or '.join(builder.storages)}."
+        )
     final = root / builder.name / VERSION
     if final.is_dir():
-        there = json.loads((final / "plan.json").read_text())["storage"]
-        if there != storage:
-            raise DataError(
-                f"{final} holds the data set with storage {there!r}: give another"
-                " --config.data.root, or remove it to build it anew."
-            )
+        _check_what_is_there(builder, final, storage, partial)
         return final
-    downloads = Downloads(source)
+    work = final.with_name(f"{VERSION}{UNFINISHED}")
+    downloads = None
     try:
-        items = builder.items(downloads)
-        _check_counts(builder, items, source, partial)
-        work = final.with_name(f"{VERSION}{UNFINISHED}")
         work.mkdir(parents=True, exist_ok=True)
         with _held(work):
+            # Beside the data set: the system's place for temporary files may be small.
+            downloads = Downloads(source, work.parent)
+            items = _items(builder, downloads, partial)
             _keep_what_fits(work, builder, items, storage)
             with ThreadPoolExecutor(threads) as pool:
                 build = _Build(work, builder, downloads, storage, pool, on_split)
@@ -84,14 +83,15 @@ def prepare(
             _write_metadata(work, builder, items, storage)
             os.rename(work, final)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             raise DataError(
                 f"The disk of {root} is full ({error.strerror}): make room and give the same"
                 " command again, which goes on where this one ended."
             ) from None
         raise DataError(f"Cannot write {error.filename or root}: {error.strerror}.") from None
     finally:
-        downloads.close()
+        if downloads is not None:
+            downloads.close()
     return final
 
 
@@ -105,37 +105,74 @@ def shard_path(folder: Path, name: str, split: str, number: int, count: int) -> 
     return folder / f"{name}-{split}.array_record-{number:05d}-of-{count:05d}"
 
 
-def _check_counts(
-    builder: Builder, items: dict[str, list[Item]], source: Path, partial: bool
-) -> None:
-    for split, records in items.items():
-        names = [item.name for item in records]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"{source} has {twice} of {split} twice; give one copy.")
-    if partial:
-        return
-    found = {split: builder.count(records) for split, records in items.items()}
+def _items(builder: Builder, downloads: Downloads, partial: bool) -> dict[str, list[Item]]:
+    """The records of each split, counted."""
+    try:
+        items = builder.items(downloads)
+        for split, records in items.items():
+            if not records:
+                raise DataError(f"{downloads.source} has no record of {split}.")
+            name, count = Counter(item.name for item in records).most_common(1)[0]
+            if count > 1:
+                raise DataError(f"{downloads.source} has {name} of {split} twice; give one copy.")
+        found = {split: builder.count(records) for split, records in items.items()}
+        if not partial and (wrong := _wrong_counts(builder, found)):
+            raise DataError(
+                f"{downloads.source} is not all of {builder.name}: {wrong}. Complete the download,"
+                " or give --partial to build what is there."
+            )
+        return items
+    except DataError as error:
+        if downloads.broken:  # what is missing may be in there
+            raise DataError(downloads.broken[0]) from error
+        raise
+
+
+def _wrong_counts(builder: Builder, found: dict[str, int]) -> str:
+    """Where the numbers differ from the published ones, in words; "" where they are equal."""
     wrong = [
         f"{split} has {found.get(split, 0)} of {count}"
         for split, count in builder.counts.items()
         if found.get(split, 0) != count
     ]
-    if wrong:
+    return f"{'; '.join(wrong)} {builder.counted}" if wrong else ""
+
+
+def _check_what_is_there(builder: Builder, final: Path, storage: str, partial: bool) -> None:
+    """Refuses a finished data set that is not what was asked for."""
+    remedy = "give another --config.data.root, or remove it to build it anew"
+    try:
+        plan = json.loads((final / _PLAN).read_text())
+        there, found = plan["storage"], plan["counts"]
+    except (OSError, ValueError, KeyError):
+        raise DataError(f"{final} was not made by --mode=prepare: {remedy}.") from None
+    if there != storage:
+        raise DataError(f"{final} holds the data set with storage {there!r}: {remedy}.")
+    if not partial and (wrong := _wrong_counts(builder, found)):
         raise DataError(
-            f"{source} is not all of {builder.name}: {'; '.join(wrong)} {builder.counted}."
-            " Complete the download, or give --partial to build what is there."
+            f"{final} is not all of {builder.name}: {wrong}. It was made with --partial: {remedy}."
         )
+
+
+def _remove_if_nothing_was_made(work: Path) -> None:
+    """Removes the working folder that holds no file of the data set, and its empty parent."""
+    with suppress(OSError):
+        if {path.name for path in work.iterdir()} <= {_LOCK}:
+            shutil.rmtree(work)
+            work.parent.rmdir()
 
 
 @contextmanager
 def _held(work: Path) -> Iterator[None]:
-    with (work / ".lock").open("w") as lock:
+    with (work / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise DataError(f"Another process is preparing {work}; wait for it.") from None
-        yield
+        try:
+            yield
+        finally:
+            _remove_if_nothing_was_made(work)
 
 
 def _keep_what_fits(
@@ -145,16 +182,18 @@ def _keep_what_fits(
     plan = {
         "storage": storage,
         "shard_size": builder.shard_size,
+        "counts": {split: builder.count(records) for split, records in items.items()},
         "splits": {
             split: [len(records), zlib.crc32("\n".join(item.name for item in records).encode())]
             for split, records in items.items()
         },
     }
-    path = work / "plan.json"
-    if path.is_file() and json.loads(path.read_text()) == plan:
-        return
+    path = work / _PLAN
+    with suppress(OSError, ValueError):
+        if json.loads(path.read_text()) == plan:
+            return
     for other in work.iterdir():
-        if other.name != ".lock":
+        if other.name != _LOCK:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
     _write_text(path, json.dumps(plan))
 
@@ -183,18 +222,21 @@ class _Build:
     def _write_file(self, path: Path, split: str, items: Sequence[Item], part: range) -> None:
         features = _features(self.builder.features(self.storage))
         chosen = [items[index] for index in part]
-        made = self.pool.map(self._example, chosen)
+        made = [self.pool.submit(self._example, item) for item in chosen]
         beside = path.with_name(f"{path.name}.partial")
         # Records are compressed already, and read one by one.
         writer = array_record_module.ArrayRecordWriter(str(beside), "group_size:1,uncompressed")
         try:
-            for index, example in zip(part, made, strict=True):
+            for index in part:
+                example = made.pop(0).result()
                 with _naming(beside, items[index]):
                     writer.write(features.serialize_example(example))
                 self.on_split(split, index + 1, len(items))
             with _naming(beside, chosen[-1]):
                 writer.close()
         finally:
+            for waiting in made:
+                waiting.cancel()
             if writer.is_open():
                 with suppress(RuntimeError, ValueError):
                     writer.close()
@@ -251,6 +293,8 @@ def _write_metadata(
         if any("samples" in item.more for item in records):
             samples = [item.more["samples"] for item in records]
             _write_text(work / f"samples-{split}.json", json.dumps(samples))
+            ids = [item.more["image_id"] for item in records]
+            _write_text(work / f"image_ids-{split}.json", json.dumps(ids))
     tfds.folder_dataset.write_metadata(
         data_dir=work,
         features=_features(builder.features(storage)),

@@ -1,6 +1,7 @@
 """Dense fusion of branches, plain (HRNet) and gated (GFM, section 3.2.1)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import flax.linen as nn
 from jax import Array
@@ -48,7 +49,16 @@ class MultiScaleFusion(nn.Module):
         Returns:
           The fused branches, each of the shape it had, and the gates `b h_j w_j 1` by name
           `gate{j}_to{i}` (source j, target i).
+
+        Raises:
+          ValueError: a branch is not half of the one before, rounded up.
         """
+        for above, below in pairwise(branch.shape[1:3] for branch in branches):
+            if below != tuple(-(-side // 2) for side in above):
+                raise ValueError(
+                    f"a branch of {below} follows one of {above}: each must be half of the one "
+                    "before, rounded up"
+                )
         targets = range(len(branches) if self.targets is None else self.targets)
         sources, gates = self._gate_sources(branches, targets, train)
         fused = []

@@ -22,6 +22,12 @@ def png(ids) -> bytes:
     return cv2.imencode(".png", np.asarray(ids))[1].tobytes()
 
 
+def mat(ids) -> bytes:
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"LabelMap": ids}, do_compression=True)
+    return file.getvalue()
+
+
 def blocks(values, size=(40, 60)) -> np.ndarray:
     """Vertical stripes of the values."""
     columns = np.asarray(values)[np.arange(size[1]) * len(values) // size[1]]
@@ -79,9 +85,7 @@ def context_files(kind: str, count=2) -> dict:
                 shown = [PASCAL_CONTEXT_59.names[n], PASCAL_CONTEXT_59.names[58]]
                 none = next(k for k, other in context_names().items() if other.startswith("thing"))
                 ids = blocks([none, *(by_name[name] for name in shown)]).astype(np.uint16)
-                file = io.BytesIO()
-                scipy.io.savemat(file, {"LabelMap": ids}, do_compression=True)
-                files[f"trainval/{name}.mat"] = file.getvalue()
+                files[f"trainval/{name}.mat"] = mat(ids)
             else:
                 ids = blocks([0, 1 + n, 59]).astype(np.uint8)
                 files[f"SegmentationClassContext/{name}.png"] = png(ids)

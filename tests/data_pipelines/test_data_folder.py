@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import CAMVID, CITYSCAPES, DataConfig, DataError, FolderSource, eval_batches
+from data_pipelines import CAMVID, CITYSCAPES, DataConfig, DataError, EvalBatches, FolderSource
 
 
 def test_walks_folders(tree, make_folder_config):
@@ -192,7 +192,7 @@ def test_real_camvid():
     assert set(np.unique(item["label"])) <= {*range(11), 255}
     # A street: sky above, road below.
     assert np.bincount(item["label"][-20:].ravel()).argmax() == CAMVID.names.index("road")
-    batches = list(eval_batches(source, 40))
+    batches = list(EvalBatches(config, source, 40))
     assert [batch["mask"].sum() for batch in batches] == [40, 40, 21]
 
 

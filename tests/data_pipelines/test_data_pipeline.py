@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines import DataError, FolderSource, eval_batches, make_source, train_batches
+from data_pipelines import DataError, EvalBatches, FolderSource, make_source, train_batches
 
 KEYS = ("image", "label", "size", "index")
 
@@ -136,7 +136,8 @@ def test_eval_file_errors_reach_the_caller(tree, make_folder_config):
     path = tree / "images/val/y/three_img.png"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(DataError, match=r"Cannot decode .*three_img.png"):
-        list(eval_batches(FolderSource(make_folder_config(tree), "val"), 2))
+        config = make_folder_config(tree)
+        list(EvalBatches(config, FolderSource(config, "val"), 2))
 
 
 def test_train_complaints(make_scenes_config, tiny_source):
@@ -150,51 +151,49 @@ def test_train_complaints(make_scenes_config, tiny_source):
     with pytest.raises(DataError, match="no shard 2 of 2; count from 0"):
         train_batches(config, tiny_source(10), 4, 0, 2, 2)
     with pytest.raises(DataError, match="Batch size 0 is not positive"):
-        eval_batches(tiny_source(3), 0)
+        EvalBatches(config, tiny_source(3), 0)
     with pytest.raises(DataError, match="no shard -1 of 1"):
-        eval_batches(tiny_source(3), 1, -1, 1)
+        EvalBatches(config, tiny_source(3), 1, -1, 1)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3, 4])
+@pytest.mark.parametrize("shards", [1, 2, 3, 8])
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (7, 2), (13, 3), (16, 4), (5, 8)])
-@pytest.mark.parametrize("sizes", [((6, 8),), ((6, 8), (8, 6), (6, 9))])
-def test_eval_covers_every_picture_once(tiny_source, shards, count, batch_size, sizes):
-    source = tiny_source(count, sizes)
-    seen = []
+@pytest.mark.parametrize("sizes", [((6, 8),), ((6, 8), (8, 6), (6, 9)), ((4, 9), (5, 8), (9, 2))])
+def test_eval_covers_every_picture_once(
+    make_scenes_config, tiny_source, shards, count, batch_size, sizes
+):
+    config, source = make_scenes_config(), tiny_source(count, sizes)
+    seen, shapes = [], []
     for shard in range(shards):
-        for batch in eval_batches(source, batch_size, shard, shards):
+        batches = EvalBatches(config, source, batch_size, shard, shards, most_canvases=2)
+        shapes.append([batch["image"].shape for batch in batches])
+        assert len(batches) == len(shapes[0])
+        for batch in batches:
             assert batch["mask"].dtype == bool
             assert batch["index"].dtype == np.int32
             assert len(batch["image"]) == len(batch["label"]) == len(batch["index"]) == batch_size
-            real = int(batch["mask"].sum())
-            assert real >= 1
-            assert batch["mask"].tolist() == [True] * real + [False] * (batch_size - real)
+            assert batch["image"].shape[1:3] in batches.sizes
             for row, index in enumerate(batch["index"]):
                 item = source[int(index)]
-                np.testing.assert_array_equal(batch["image"][row], item["image"])
-                np.testing.assert_array_equal(batch["label"][row], item["label"])
-            assert (batch["index"][real:] == batch["index"][real - 1]).all()
+                height, width = item["label"].shape
+                assert batch["size"][row].tolist() == [height, width]
+                np.testing.assert_array_equal(batch["image"][row, :height, :width], item["image"])
+                np.testing.assert_array_equal(batch["label"][row, :height, :width], item["label"])
+                assert (
+                    not batch["image"][row, height:].any()
+                    and not batch["image"][row, :, width:].any()
+                )
+                assert (batch["label"][row, height:] == 255).all()
+                assert (batch["label"][row, :, width:] == 255).all()
             seen.extend(batch["index"][batch["mask"]].tolist())
     assert sorted(seen) == list(range(count))
+    # All shards go through the same shapes, of which there are few.
+    assert all(other == shapes[0] for other in shapes)
+    assert len(set(shapes[0])) <= 2
 
 
-def test_eval_of_one_size_keeps_the_order(tiny_source):
-    batches = list(eval_batches(tiny_source(7), 3))
-    assert [batch["index"].tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
-
-
-def test_eval_memory_is_bounded(tiny_source):
-    sizes = tuple((4, 4 + i) for i in range(9))
-    read = []
-
-    class Counting(tiny_source):
-        def __getitem__(self, index):
-            read.append(index)
-            return super().__getitem__(index)
-
-    waiting, seen = 0, []
-    for batch in eval_batches(Counting(50, sizes), 16, max_waiting=5):
-        seen.extend(batch["index"][batch["mask"]].tolist())
-        waiting = max(waiting, len(read) - len(seen))
-    assert sorted(seen) == list(range(50))
-    assert waiting <= 5 + 3  # and what the reading threads hold
+def test_eval_of_one_size_keeps_the_order(make_scenes_config, tiny_source):
+    batches = EvalBatches(make_scenes_config(), tiny_source(7), 3)
+    for _ in range(2):
+        assert [b["index"].tolist() for b in batches] == [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
+        assert [b["mask"].tolist() for b in batches][2] == [True, False, False]

@@ -1,8 +1,12 @@
 """Prepared data sets: every format as it is downloaded, faults, and going on where it ended."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +18,9 @@ from downloads_trees import (
     cityscapes_files,
     coco_files,
     context_files,
+    context_names,
     lip_files,
+    mat,
     person,
     png,
     write_tars,
@@ -30,8 +36,8 @@ from data_pipelines import (
     PASCAL_CONTEXT_60,
     DataConfig,
     DataError,
+    EvalBatches,
     audit,
-    eval_batches,
     make_source,
     train_batches,
 )
@@ -86,6 +92,7 @@ def test_cityscapes(tmp_path, layout, storage):
         split: len(opened(tmp_path, "cityscapes", split)) for split in ("train", "val", "test")
     }
     assert sizes == {"train": 5, "val": 3, "test": 2}
+    assert len(opened(tmp_path, "cityscapes", "trainval")) == 8
     source = opened(tmp_path, "cityscapes", "train+val")
     assert [source.name(n) for n in (0, 4, 5)] == [
         "ulm/ulm_000000_000019",
@@ -222,7 +229,7 @@ def test_evaluation_sees_every_record_once(tmp_path_factory, hosts):
         seen = [
             index
             for host in range(hosts)
-            for batch in eval_batches(source, 2, host, hosts)
+            for batch in EvalBatches(config_of(root, name), source, 2, host, hosts)
             for index in batch["index"][batch["mask"]]
         ]
         assert sorted(seen) == list(range(len(source)))
@@ -446,6 +453,23 @@ WRONG = {
         },
         "annotation 7 has no keypoints",
     ),
+    "coco, nobody": (
+        "coco_keypoints",
+        coco_files()
+        | {"annotations/person_keypoints_train2017.json": b'{"images": [], "annotations": []}'},
+        "has no record of train",
+    ),
+    "coco, no box": (
+        "coco_keypoints",
+        coco_files()
+        | {
+            "annotations/person_keypoints_val2017.json": (
+                b'{"images": [], "annotations":'
+                b' [{"id": 7, "image_id": 1, "bbox": null, "keypoints": [1, 2, 2]}]}'
+            )
+        },
+        "annotation 7 has the box None",
+    ),
     "coco, missing image": (
         "coco_keypoints",
         without(coco_files(), "train2017/000000000003.jpg"),
@@ -503,6 +527,240 @@ def test_what_was_not_prepared(tmp_path):
     build(tmp_path, "lip")
     with pytest.raises(DataError, match="has no split 'test': it has train, val"):
         opened(tmp_path, "lip", "test")
+
+
+# What people have, rather than what the pages say
+
+
+def test_labels_of_lip_in_a_zip_within_a_zip(tmp_path):
+    """As the label archive of LIP comes; the id lists lie beside the pictures, and twice."""
+    files = lip_files()
+    lists = {f"TrainVal_images/{name}": files.pop(name) for name in ("train_id.txt", "val_id.txt")}
+    source = write_zips(tmp_path / "downloads", files | lists)
+    write_tree(source, {name.split("/")[1]: data for name, data in lists.items()})
+    outer = source / "TrainVal_parsing_annotations.zip"
+    inner = outer.read_bytes()
+    outer.unlink()
+    name = "TrainVal_parsing_annotations/TrainVal_parsing_annotations.zip"
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.writestr(name, inner)
+    prepare(BUILDERS["lip"](), source, tmp_path / "sets", partial=True)
+    assert [len(opened(tmp_path, "lip", split)) for split in ("train", "val")] == [3, 3]
+    assert sorted(path.name for path in (tmp_path / "sets/lip").iterdir()) == ["1.0.0"]
+    write_tree(source, {"val_id.txt": b"0_val\n"})
+    with pytest.raises(DataError, match=r"val_id.txt and .*val_id.txt list different pictures"):
+        prepare(BUILDERS["lip"](), source, tmp_path / "other", partial=True)
+
+
+def test_linked_folders(tmp_path):
+    tree = write_tree(tmp_path / "elsewhere", cityscapes_files())
+    source = tmp_path / "downloads"
+    source.mkdir()
+    for name in ("leftImg8bit", "gtFine"):
+        (source / name).symlink_to(tree / name, target_is_directory=True)
+    (tree / "gtFine" / "again").symlink_to(source, target_is_directory=True)
+    prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
+    assert len(opened(tmp_path, "cityscapes", "train")) == 5
+
+
+def test_published_context_pngs_need_their_list(tmp_path):
+    files = {
+        k.replace("SegmentationClassContext", "59_context_labels"): v
+        for k, v in context_files("png").items()
+    }
+    with pytest.raises(DataError, match=r"looked for 59_labels.txt"):
+        build(tmp_path, "pascal_context", files)
+
+
+def test_context_pixels_that_are_not_scored(tmp_path):
+    """255 in a PNG, -1 in a .mat, whatever its number type."""
+    expected = {59: [255, 255, 58], 60: [255, 0, 59]}
+    files = context_files("png")
+    files["SegmentationClassContext/2009_000000.png"] = png(blocks([255, 0, 59]).astype(np.uint8))
+    build(tmp_path / "png", "pascal_context", files)
+    files = context_files("mat")
+    last = next(n for n, name in context_names().items() if name == PASCAL_CONTEXT_59.names[58])
+    none = next(n for n, name in context_names().items() if name.startswith("thing"))
+    files["trainval/2009_000000.mat"] = mat(blocks([-1, none, last]).astype(np.float64))
+    build(tmp_path / "mat", "pascal_context", files)
+    for kind in ("png", "mat"):
+        for table in (PASCAL_CONTEXT_59, PASCAL_CONTEXT_60):
+            label = opened(tmp_path / kind, "pascal_context", "val", table)[0]["label"]
+            np.testing.assert_array_equal(label, blocks(expected[len(table.names)]))
+    for ids, message in (([-2, 1], "holds -2"), ([1, 460], "holds 460"), ([1.5, 2], r"holds 1\.5")):
+        files["trainval/2009_000000.mat"] = mat(blocks(ids))
+        with pytest.raises(DataError, match=rf"2009_000000.mat {message}: ids up to 459"):
+            build(tmp_path / str(ids), "pascal_context", files)
+
+
+def test_several_years_of_voc(tmp_path):
+    files = context_files("mat")
+    for year in ("VOC2007", "VOC2012"):
+        more = {k.replace("VOC2010", year): v for k, v in files.items() if "ImageSets" in k}
+        files |= {k: v + b"\n000005" for k, v in more.items()}
+    build(tmp_path, "pascal_context", files)
+    assert len(opened(tmp_path, "pascal_context", "train")) == 2
+
+
+def test_a_partial_set_does_not_pass_for_a_whole_one(tmp_path):
+    folder = build(tmp_path, "cityscapes")
+    with pytest.raises(DataError, match=r"train has 5 of 2975.*It was made with --partial"):
+        build(tmp_path, "cityscapes", partial=False)
+    (folder / "plan.json").write_text("{")
+    with pytest.raises(DataError, match=r"was not made by --mode=prepare: give another"):
+        build(tmp_path, "cityscapes")
+
+
+def test_which_folder_is_the_data_set(tmp_path):
+    """Ours before that of tensorflow-datasets, and never one that is unfinished, whoever's."""
+    folder = build(tmp_path, "cityscapes", cityscapes_files((("train", 2), ("val", 1))))
+    other = tmp_path / "other"
+    build(other, "cityscapes")
+    base = folder.parent
+    shutil.copytree(other / "sets/cityscapes/1.0.0", base / "semantic_segmentation" / "1.0.0")
+    shutil.copytree(other / "sets/cityscapes/1.0.0", base / "incomplete.ABC_1.0.0")
+    assert len(opened(tmp_path, "cityscapes", "train")) == 2
+    shutil.rmtree(folder)
+    assert len(opened(tmp_path, "cityscapes", "train")) == 5
+    shutil.rmtree(base / "semantic_segmentation")
+    with pytest.raises(DataError, match="There is no data set"):
+        opened(tmp_path, "cityscapes", "train")
+
+
+@pytest.mark.parametrize("wrong", ["cut", "size"])
+def test_instance_ids_are_checked(tmp_path, wrong):
+    files = cityscapes_files()
+    name = "gtFine/val/ulm/ulm_000001_000019_gtFine_instanceIds.png"
+    files[name] = files[name][:60] if wrong == "cut" else png(np.zeros((3, 4), np.uint16))
+    message = f"Cannot decode {name}" if wrong == "cut" else f"{name} is 4x3"
+    with pytest.raises(DataError, match=message):
+        build(tmp_path, "cityscapes", files)
+
+
+def test_sizes_of_records_built_elsewhere_are_compared(tmp_path):
+    build(tmp_path, "cityscapes")
+    source = opened(tmp_path, "cityscapes", "train")
+    records = source._records.records
+
+    class Odd:
+        def __len__(self):
+            return len(records)
+
+        def __getitem__(self, index):
+            return records[index] | {"label": png(np.zeros((8, 9), np.uint8))}
+
+    object.__setattr__(source._records, "records", Odd())
+    with pytest.raises(DataError, match=r"Sizes differ in record .*: the image is 60x40.* 9x8"):
+        source[0]
+    assert "Sizes differ" in source.inspect(0).problems[0]
+
+
+def test_a_record_that_lacks_its_image(tmp_path):
+    build(tmp_path, "lip")
+    source = opened(tmp_path, "lip", "val")
+    object.__setattr__(source._records, "records", [{"image": None, "label": b""}])
+    with pytest.raises(DataError, match=r"Record 0_val of .* is damaged \(it lacks image\)"):
+        source[0]
+
+
+def test_boxes_of_a_detector_stay_as_they_are(tmp_path):
+    build(tmp_path, "coco_keypoints")
+    boxes = tmp_path / "boxes.json"
+    detected = {"keypoints": {"detections": str(boxes)}}
+    box = {"image_id": 12, "category_id": 1, "bbox": [-5, 2, 100, 20], "score": 0.5}
+    boxes.write_text(json.dumps([box]))
+    source = opened(tmp_path, "coco_keypoints", "val", **detected)
+    np.testing.assert_array_equal(source[0]["box"], [-5, 2, 100, 20])
+    for changes, message in (
+        ({"bbox": [1, 2]}, "holds no detections"),
+        ({"score": "high"}, "holds no detections"),
+        ({"image_id": "12"}, "has no person in an image of val"),
+        ({"category_id": 3}, "has no person in an image of val"),
+    ):
+        boxes.write_text(json.dumps([box | changes]))
+        with pytest.raises(DataError, match=message):
+            opened(tmp_path, "coco_keypoints", "val", **detected)
+
+
+def test_image_names_need_not_be_numbers(tmp_path):
+    files = coco_files()
+    listed = "annotations/person_keypoints_val2017.json"
+    files[listed] = files[listed].replace(b"000000000012.jpg", b"im00012.jpg")
+    files["val2017/im00012.jpg"] = files.pop("val2017/000000000012.jpg")
+    build(tmp_path, "coco_keypoints", files)
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 30, 20], "score": 0.5}]')
+    detected = {"keypoints": {"detections": str(boxes)}}
+    assert opened(tmp_path, "coco_keypoints", "val", **detected)[0]["image_id"] == 12
+
+
+def test_tiles_are_for_pictures_with_labels(tmp_path):
+    with pytest.raises(DataError, match=r"storage is 'tiles'; coco_keypoints takes files"):
+        build(tmp_path, "coco_keypoints", storage="tiles")
+
+
+def test_broken_archives_that_are_not_needed(tmp_path):
+    source = write_zips(tmp_path / "downloads", cityscapes_files())
+    write_tree(source, {"holiday.zip": b"PK", "notes.tar.gz": b"<html>"})
+    prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
+    assert len(opened(tmp_path, "cityscapes", "train")) == 5
+    (source / "gtFine.zip").unlink()
+    with pytest.raises(DataError, match=r"Cannot open .*holiday.zip: it is damaged"):
+        prepare(BUILDERS["cityscapes"](), source, tmp_path / "other", partial=True)
+
+
+def test_a_refusal_leaves_nothing_behind(tmp_path):
+    with pytest.raises(DataError, match="There is no folder"):
+        prepare(BUILDERS["lip"](), tmp_path / "nope", tmp_path / "sets")
+    with pytest.raises(DataError, match="is not the download"):
+        build(tmp_path, "lip", coco_files())
+    assert not list((tmp_path / "sets").iterdir())
+
+
+KILLED = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from data_pipelines.builders import BUILDERS, prepare
+
+class Slow(type(BUILDERS["cityscapes"]())):
+    def example(self, downloads, item, storage):
+        time.sleep(0.2)
+        return super().example(downloads, item, storage)
+
+fields = BUILDERS["cityscapes"].keywords | {"shard_size": 2}
+prepare(Slow(**fields), Path(sys.argv[1]), Path(sys.argv[2]), partial=True)
+"""
+
+
+def test_killed_while_preparing(tmp_path):
+    """`kill -9`, and the same again: the files that were whole stay, the rest is made."""
+    source = write_tree(tmp_path / "downloads", cityscapes_files((("train", 20), ("val", 2))))
+    script = tmp_path / "prepare.py"
+    script.write_text(KILLED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(source), str(tmp_path / "sets")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.DEVNULL,
+    )
+    work = tmp_path / "sets/cityscapes/1.0.0.incomplete"
+    whole = []
+    while len(whole) < 3 and process.poll() is None:
+        time.sleep(0.02)
+        whole = [path for path in work.glob("cityscapes-train*") if path.suffix != ".partial"]
+    process.kill()
+    process.wait()
+    whole = [path for path in work.glob("cityscapes-train*") if path.suffix != ".partial"]
+    assert 3 <= len(whole) < 10
+    before = {path.name: path.stat().st_mtime_ns for path in whole}
+    small = replace(BUILDERS["cityscapes"](), shard_size=2)
+    folder = prepare(small, source, tmp_path / "sets", partial=True)
+    assert before == {name: (folder / name).stat().st_mtime_ns for name in before}
+    labels = [
+        int(np.asarray(opened(tmp_path, "cityscapes", "train")[n]["label"])[0, -1])
+        for n in range(20)
+    ]
+    assert labels == [CITYSCAPES.train_id(n) for n in range(20)]
 
 
 # Real files

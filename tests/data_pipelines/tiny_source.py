@@ -18,8 +18,11 @@ class TinySource:
     def name(self, index: int) -> str:
         return str(index)
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self._sizes[index % len(self._sizes)]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        height, width = self._sizes[index % len(self._sizes)]
+        height, width = self.size(index)
         image = np.random.default_rng(int(index)).integers(0, 256, (height, width, 3), np.uint8)
         label = np.full((height, width), index, np.uint8)
         return {"image": image, "label": label, "index": int(index)}

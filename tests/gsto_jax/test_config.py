@@ -83,7 +83,7 @@ def test_paper_recipes(name, train, optim, crop, scales, pictures, steps):
 
 def test_words_of_data_sets():
     both = load("cityscapes_w48", "trainval,ohem")[0]
-    assert (both.data.train_split, both.loss.kind) == ("train+val", "ohem")
+    assert (both.data.train_split, both.loss.kind) == ("trainval", "ohem")
     assert both.name == "cityscapes_w48-trainval-ohem"
     for count, last in (("59", 58), ("60", 59)):
         config = load("pascal_context_w48", f"classes={count}")[0]
@@ -181,6 +181,17 @@ def test_changes_name_the_fields_that_decide_the_result():
         "seed (optimiser)",
     ]
     assert found[1] == "model.gfm (model): True in the run, False now"
+
+
+def test_runs_made_before_a_setting_came_or_went():
+    _, defaults = load("quickstart")
+    ours, old = json.loads(json.dumps(defaults)), json.loads(json.dumps(defaults))
+    del old["optim"]["ema_decay"], old["eval"]["scales"]
+    assert changes(old, ours, defaults) == []
+    ours["optim"]["ema_decay"] = 0.9
+    assert changes(old, ours, defaults) == ["optim.ema_decay (optimiser): 0.0 in the run, 0.9 now"]
+    old["gone"] = {"field": 1}
+    assert "gone.field (other): 1 in the run, 'not set' now" in changes(old, ours, defaults)
 
 
 def test_every_setting_has_a_kind():

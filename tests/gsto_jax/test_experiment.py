@@ -10,6 +10,7 @@ import pytest
 from gsto_jax import UserError, checkpoint, experiment
 from gsto_jax.experiment import EvalSet, Experiment
 from gsto_jax.metrics import scores
+from gsto_jax.protocol import PLAIN
 from gsto_jax.workdir import Workdir
 from tests.gsto_jax.test_checkpoint import MESH, TASK, assert_same, save, state_at
 from tests.gsto_jax.test_train import make_task, values
@@ -39,7 +40,9 @@ def make(tmp_path, monkeypatch):
     def fixed(*args):
         if args[-1]():
             return None
-        wrong = round(1000 * (1 - ious.pop(0)))
+        if np.isnan(iou := ious.pop(0)):
+            return scores(np.zeros((2, 2)))
+        wrong = round(1000 * (1 - iou))
         return scores(np.array([[1000 - wrong, wrong], [0, 0]]))
 
     monkeypatch.setattr(experiment, "evaluate", fixed)
@@ -50,10 +53,17 @@ def make(tmp_path, monkeypatch):
             section, _, key = field.partition("__")
             config[section][key] = value
         pictures = SimpleNamespace(write=None, written=0, shown={})
-        eval_set = EvalSet("val", 4, ("a", "b"), lambda: [], lambda folder: pictures)
+        eval_set = EvalSet("val", 4, ("a", "b"), [], PLAIN, lambda folder: pictures)
         shown = []
         made = Experiment(
-            task, config, MESH, Workdir(tmp_path / name), train_set, eval_set, shown.append
+            task,
+            config,
+            values(),
+            MESH,
+            Workdir(tmp_path / name),
+            train_set,
+            eval_set,
+            shown.append,
         )
         return made, shown, ious
 
@@ -116,6 +126,15 @@ def test_the_best_is_kept(make, tmp_path):
     ious[:] = [0.1]
     other.evaluate(state_at(8), {"batches": 8})
     assert checkpoint.steps(tmp_path / "run" / "best") == [8], "another measure"
+    ious[:] = [float("nan")]
+    other.evaluate(state_at(7), {"batches": 7})
+    assert checkpoint.steps(tmp_path / "run" / "best") == [8], "nothing was labelled"
+    elsewhere, _, ious = make(data__eval_split="test")
+    ious[:] = [0.05]
+    elsewhere.evaluate(state_at(8), {"batches": 8})
+    record = checkpoint.read_record(tmp_path / "run" / "best" / "8")
+    assert (record["mean_iou"], record["config"]["data"]["eval_split"]) == (0.05, "test")
+    other, _, ious = make(eval__absent="zero")
     shutil.rmtree(tmp_path / "run" / "best" / "8" / "run")
     ious[:] = [0.05]
     other.evaluate(state_at(9), {"batches": 9})

@@ -54,18 +54,19 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
     batch = {
         "image": np.zeros((3, *TRUTH.shape, 3), np.uint8),
         "label": np.stack([TRUTH] * 3),
+        "size": np.array([TRUTH.shape] * 3),
         "index": np.array([4, 5, 5], np.int32),
         "mask": np.array([True, True, False]),
     }
     writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, lambda n: f"town/picture{n}")
-    writer.write(batch, np.stack([predicted()] * 3), {})
+    writer.write(batch, np.stack([predicted()] * 3), dict)
     assert writer.written == 2
     written = cv2.imread(str(tmp_path / "town" / "picture5.png"))
     expected = sample_panel(batch["image"][1], TRUTH, predicted(), CLASSES, PALETTE)
     np.testing.assert_array_equal(written[..., ::-1], expected)
     limited = PictureWriter(tmp_path / "one", CLASSES, PALETTE, 255, 1, 0, str)
-    limited.write(batch, np.stack([predicted()] * 3), {})
-    limited.write(batch, np.stack([predicted()] * 3), {})
+    limited.write(batch, np.stack([predicted()] * 3), dict)
+    limited.write(batch, np.stack([predicted()] * 3), dict)
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["4.png"]
 
 
@@ -73,6 +74,7 @@ def test_writer_stays_in_its_folder(tmp_path):
     batch = {
         "image": np.zeros((1, *TRUTH.shape, 3), np.uint8),
         "label": TRUTH[None],
+        "size": np.array([TRUTH.shape]),
         "index": np.zeros(1, np.int32),
         "mask": np.ones(1, bool),
     }
@@ -81,7 +83,7 @@ def test_writer_stays_in_its_folder(tmp_path):
             tmp_path / "in", CLASSES, PALETTE, 255, -1, 0, lambda n, name=name: name
         )
         with pytest.raises(ValueError, match="outside"):
-            writer.write(batch, predicted()[None], {})
+            writer.write(batch, predicted()[None], dict)
     assert not (tmp_path / "outside.png").exists()
 
 
@@ -155,11 +157,12 @@ def test_first_pictures_get_figures(tmp_path):
     batch = {
         "image": np.zeros((3, *TRUTH.shape, 3), np.uint8),
         "label": np.stack([TRUTH] * 3),
+        "size": np.array([TRUTH.shape] * 3),
         "index": np.arange(3, dtype=np.int32),
         "mask": np.ones(3, bool),
     }
     writer = PictureWriter(tmp_path / "gsto", CLASSES, PALETTE, 255, 1, 2, str)
-    writer.write(batch, np.stack([predicted()] * 3), maps())
+    writer.write(batch, np.stack([predicted()] * 3), maps)
     names = sorted(path.name for path in (tmp_path / "gsto").iterdir())
     assert names == ["0.png", "0_branches.png", "0_gates.png", "1_branches.png", "1_gates.png"]
     assert writer.written == 5
@@ -173,5 +176,34 @@ def test_first_pictures_get_figures(tmp_path):
     )
     plain = PictureWriter(tmp_path / "plain", CLASSES, PALETTE, 255, 0, 1, str)
     branches = {k: v for k, v in maps().items() if k.startswith("branch")}
-    plain.write(batch, np.stack([predicted()] * 3), branches)
+    plain.write(batch, np.stack([predicted()] * 3), lambda: branches)
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["0_branches.png"]
+
+
+def test_pictures_are_cut_off_their_canvas(tmp_path):
+    """A picture on a larger canvas gives the same pictures as alone."""
+    height, width = TRUTH.shape
+    image = np.random.default_rng(0).integers(0, 255, (1, height, width, 3), np.uint8)
+    batch = {"image": image, "label": TRUTH[None], "size": np.array([[height, width]])}
+    batch |= {"index": np.zeros(1, np.int32), "mask": np.ones(1, bool)}
+    quarter = {"branch/0": np.arange(height * width // 4.0).reshape(1, height // 2, width // 2)}
+
+    def on_canvas(x):
+        more = [(0, 0), (0, x.shape[1]), (0, x.shape[2])] + [(0, 0)] * (x.ndim - 3)
+        return np.pad(x, more, constant_values=7)
+
+    large = batch | {"image": on_canvas(image), "label": on_canvas(batch["label"])}
+    for name, given, predictions, shown in (
+        ("alone", batch, predicted()[None], quarter),
+        (
+            "canvas",
+            large,
+            on_canvas(predicted()[None]),
+            {k: on_canvas(v) for k, v in quarter.items()},
+        ),
+    ):
+        writer = PictureWriter(tmp_path / name, CLASSES, PALETTE, 255, 1, 1, str)
+        writer.write(given, predictions, lambda shown=shown: shown)
+    for name in ("0.png", "0_branches.png"):
+        alone, canvas = (cv2.imread(str(tmp_path / kind / name)) for kind in ("alone", "canvas"))
+        np.testing.assert_array_equal(alone, canvas)

@@ -125,13 +125,25 @@ def test_a_run_that_goes_on_equals_an_undisturbed_one(trained, tmp_path):
     assert losses[1:] == [(p.step, p.scalars["loss"]) for p in seen if p.step > 14]
 
 
+class OneSize(list):
+    """Batches whose pictures fill their canvas."""
+
+    @property
+    def sizes(self):
+        return {batch["image"].shape[1:3]: [batch["image"].shape[1:3]] for batch in self}
+
+
 def test_evaluation_counts_what_the_mask_lets_through(trained):
     task, mesh, state, _ = trained
     batch = next(batches())
     masked = batch | {"mask": np.array([True, True, True, False])}
     seen = []
     result = evaluate(
-        task, state.variables, [batch, masked], mesh, lambda b, p, m: seen.append((p, m))
+        task,
+        state.variables,
+        OneSize([batch, masked]),
+        mesh,
+        on_batch=lambda b, p, m: seen.append((p, m())),
     )
     predictions, maps = seen[0]
     assert predictions.shape == (4, 64, 64)
@@ -146,7 +158,7 @@ def test_evaluation_counts_what_the_mask_lets_through(trained):
         "gate/transition2": (4, 8, 8),
         "gate/transition3": (4, 4, 4),
     }
-    assert evaluate(task, state.variables, [batch], mesh, stop=lambda: True) is None
+    assert evaluate(task, state.variables, OneSize([batch]), mesh, stop=lambda: True) is None
 
 
 def test_padding_is_zero_after_normalisation():

@@ -1,0 +1,97 @@
+"""A few sizes for pictures of many: what compiles is one program a size."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Size = tuple[int, int]
+_DISTINCT = 96  # sizes to begin with; more are rounded up first
+
+
+@dataclass
+class _Group:
+    height: int
+    width: int
+    count: int
+
+    def joined(self, other: "_Group") -> "_Group":
+        return _Group(
+            max(self.height, other.height),
+            max(self.width, other.width),
+            self.count + other.count,
+        )
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width * self.count
+
+
+def choose_canvases(sizes: Sequence[Size], most: int = 6) -> list[Size]:
+    """Chooses the sizes to pad pictures to, with little padding.
+
+    Begins with every size, and joins the two whose union adds fewest pixels, until few are left.
+
+    Args:
+        sizes: (h, w) of each picture.
+        most: how many canvases at most.
+
+    Returns:
+        (h, w) of the canvases, smallest first; none if there is no picture. Each picture fits one.
+    """
+    counts, step = Counter(sizes), 8
+    while len(counts) > _DISTINCT:
+        rounded: Counter[Size] = Counter()
+        for (height, width), count in counts.items():
+            rounded[-(-height // step) * step, -(-width // step) * step] += count
+        counts, step = rounded, 2 * step
+    groups = [_Group(*size, count) for size, count in sorted(counts.items())]
+    while len(groups) > most:
+        pairs = [(a, b) for n, a in enumerate(groups) for b in groups[:n]]
+        first, second = min(pairs, key=lambda pair: _added(*pair))
+        groups = [group for group in groups if group is not first and group is not second]
+        groups.append(first.joined(second))
+    canvases = sorted(((g.height, g.width) for g in groups), key=lambda size: size[0] * size[1])
+    # Rounding up may have made a canvas larger than any picture on it.
+    placed: dict[Size, list[Size]] = {}
+    for size in set(sizes):
+        placed.setdefault(canvas_of(size, canvases), []).append(size)
+    return [
+        (max(height for height, _ in members), max(width for _, width in members))
+        for canvas in canvases
+        if (members := placed.get(canvas))
+    ]
+
+
+def _added(first: _Group, second: _Group) -> int:
+    return first.joined(second).area - first.area - second.area
+
+
+def canvas_of(size: Size, canvases: Sequence[Size]) -> Size:
+    """Returns the first canvas that a picture fits on. Raises ValueError if there is none."""
+    for canvas in canvases:
+        if size[0] <= canvas[0] and size[1] <= canvas[1]:
+            return canvas
+    raise ValueError(f"no canvas of {list(canvases)} holds a picture of {size}")
+
+
+def plan_batches(
+    sizes: Sequence[Size], batch_size: int, canvases: Sequence[Size]
+) -> list[tuple[Size, list[int]]]:
+    """Lays pictures of one canvas together.
+
+    Args:
+        sizes: (h, w) of each picture.
+        batch_size: pictures in a batch; the last one of a canvas may hold fewer.
+        canvases: smallest first.
+
+    Returns:
+        Canvas and pictures of each batch. Every picture is in one of them.
+    """
+    on: dict[Size, list[int]] = {canvas: [] for canvas in canvases}
+    for index, size in enumerate(sizes):
+        on[canvas_of(size, canvases)].append(index)
+    return [
+        (canvas, indices[start : start + batch_size])
+        for canvas, indices in on.items()
+        for start in range(0, len(indices), batch_size)
+    ]
