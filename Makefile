@@ -16,13 +16,15 @@ help:
 	@echo
 	@echo "PYTHON=python3.13 picks the interpreter, VENV=DIR another environment."
 
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): requirements.txt requirements-evaluation.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not one. Name one: make PYTHON=python3.13 ..." >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(VENV)/evaluation -r requirements-evaluation.txt
 	@touch $@
 
 env: $(STAMP)

@@ -35,6 +35,7 @@ Show = Callable[[Any], None]
 MODES = {
     "train": "train, or go on with the run in --workdir, then evaluate",
     "eval": "evaluate the newest checkpoint in --workdir",
+    "submit": "write its predictions for the test split as a zip for the benchmark's server",
     "prepare": "make a data set of the downloads in --source, once",
     "audit": "check every label of both splits, and count its classes",
     "describe": "print parameters and multiply-accumulates by stage",
@@ -86,6 +87,8 @@ def run(config: ConfigDict, mode: str, folder: str | None, fork_from: str | None
         audit(DataConfig(**values["data"]), console)
     elif mode == "eval":
         evaluate(settings, DataConfig(**values["data"]), values, folder, show)
+    elif mode == "submit":
+        submit(settings, DataConfig(**values["data"]), values, folder, show)
     else:
         train(settings, DataConfig(**values["data"]), values, folder, fork_from, show)
 
@@ -182,6 +185,41 @@ def evaluate(
     show(f"checkpoint  {found.path}")
 
 
+def submit(
+    settings: "Config", data: "DataConfig", values: Values, folder: str | None, show: Show
+) -> None:
+    """Writes predictions of the newest checkpoint of a run for `data.test_split`, as label ids."""
+    import jax
+
+    from gsto_jax import parallel, workdir
+    from gsto_jax.errors import UserError
+    from gsto_jax.evaluate import evaluate as evaluate_network
+    from gsto_jax.experiment import load_for_evaluation
+    from gsto_jax.submission import SubmissionWriter
+
+    if jax.process_count() > 1:
+        raise UserError("--mode=submit runs in one process: give it one host")
+    data = replace(data, eval_split=data.test_split, eval_size=0)
+    mesh = parallel.make_mesh()
+    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
+    task = make_task(settings, data)
+    eval_set, source = make_eval_set(settings, data)
+    run_folder = workdir.existing(folder)
+    found = load_for_evaluation(run_folder, task, mesh, values, show)
+    parallel.use_compilation_cache(settings.run.compilation_cache)
+    label_ids: dict[int, int] = {}
+    for label_id, train_id in data.id_map or ((k, k) for k in range(task.num_classes)):
+        if 0 <= train_id < task.num_classes:
+            label_ids.setdefault(train_id, label_id)
+    path = run_folder.path / f"submission-{data.test_split}.zip"
+    with SubmissionWriter(path, label_ids, source.name) as writer:
+        look = (eval_set.batches, mesh, eval_set.protocol)
+        evaluate_network(task, found.state.variables, *look, on_batch=writer.write)
+    show(f"{writer.written} pictures of {data.test_split}, {eval_set.protocol}")
+    show(f"submission  {path}")
+    show(f"checkpoint  {found.path}")
+
+
 def prepare(config: ConfigDict, source: str | None, partial_set: bool) -> None:
     """Makes a data set of downloads; needs no JAX."""
     from rich.progress import Progress
@@ -272,9 +310,10 @@ def make_eval_set(settings: "Config", data: "DataConfig") -> tuple["EvalSet", "S
 
     from data_pipelines import EvalBatches, make_source
     from gsto_jax.experiment import EvalSet
+    from gsto_jax.instance_scores import InstanceCounts
     from gsto_jax.visualize import PictureWriter
 
-    source = make_source(data, data.eval_split)
+    source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
     chosen = settings.eval
 
     def pictures(folder: Path) -> PictureWriter:
@@ -284,7 +323,14 @@ def make_eval_set(settings: "Config", data: "DataConfig") -> tuple["EvalSet", "S
     hosts = jax.process_count()
     batches = EvalBatches(data, source, chosen.batch_size // hosts, jax.process_index(), hosts)
     protocol = make_protocol(settings, data)
-    return EvalSet(data.eval_split, len(source), data.classes, batches, protocol, pictures), source
+
+    def instances() -> InstanceCounts | None:
+        if not getattr(source, "has_instances", False):
+            return None
+        return InstanceCounts(data.categories, data.instance_sizes, dict(data.id_map))
+
+    name, count = data.eval_split, len(source)
+    return EvalSet(name, count, data.classes, batches, protocol, pictures, instances), source
 
 
 def make_protocol(settings: "Config", data: "DataConfig") -> "Protocol":

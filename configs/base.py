@@ -2,7 +2,8 @@
 
 `seed`, `model`, `loss`, `optim`, `train` and `data` decide the result: a run goes on only with the
 values it began with. `name`, `eval`, `run` and, of `data`, `root`, `storage`, `workers`,
-`eval_split`, `eval_size` and `keypoints.detections` may change from one start to the next.
+`eval_split`, `test_split`, `eval_size`, `categories`, `instance_sizes` and
+`keypoints.detections` may change from one start to the next.
 """
 
 from collections.abc import Callable, Mapping
@@ -87,6 +88,7 @@ def get_config() -> ConfigDict:
     data.label_suffix = ".png"  # ... plus this is its label's
     data.train_split = "train"  # what {split} stands for in training
     data.eval_split = "val"  # and in evaluation
+    data.test_split = "test"  # and in submissions
     data.train_size = 0  # how many pictures to draw; folder: the first so many, 0: all
     data.eval_size = 0  # the same of the evaluation split
     data.image_size = (0, 0)  # scenes: height, width
@@ -94,6 +96,8 @@ def get_config() -> ConfigDict:
     data.palette = ()  # their RGB colours
     data.id_map = ()  # pairs (id in the file, train id or ignore_label); empty: as in the file
     data.class_weights = ()  # one for each class, for loss.class_weights
+    data.categories = ()  # the group of each class, for the IoU of groups
+    data.instance_sizes = ()  # average pixels of an instance, 0 for classes without, for iIoU
     data.ignore_label = 255  # train id of pixels that do not count
     data.crop = (512, 1024)  # height, width of a training sample
     data.base_size = 0  # long side at scale 1; 0: the picture's own

@@ -35,6 +35,8 @@ def set_cityscapes(config: ConfigDict) -> None:
     config.data.palette = CITYSCAPES.palette
     config.data.id_map = CITYSCAPES.id_map
     config.data.class_weights = CITYSCAPES.weights
+    config.data.categories = CITYSCAPES.categories
+    config.data.instance_sizes = CITYSCAPES.instance_sizes
     config.data.base_size = 2048
 
 

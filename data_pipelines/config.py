@@ -79,7 +79,8 @@ class DataConfig:
         images, labels: folder only: directories under root, e.g. "leftImg8bit/{split}".
         image_suffix, label_suffix: folder only: a label's name is its image's with the suffix
             swapped, e.g. "_leftImg8bit.png" and "_gtFine_labelIds.png".
-        train_split, eval_split: what takes the place of {split}.
+        train_split, eval_split, test_split: what takes the place of {split}; the last is for
+            submissions.
         train_size, eval_size: how many pictures; folder: the first so many, 0 for all.
         image_size: scenes only: (h, w).
         classes: class names in the order of their train ids.
@@ -87,6 +88,9 @@ class DataConfig:
         id_map: pairs (id in the file, train id); a train id may be 255 or `ignore_label` for
             pixels that are not scored. Empty: files hold train ids.
         class_weights: of the loss, one for each class; may be empty.
+        categories: the group of each class, for scores of groups; may be empty.
+        instance_sizes: average pixels of an instance by class, 0 for classes without, for scores of
+            instances; may be empty.
         ignore_label: the id of pixels that are not scored.
         crop: (h, w) of a training picture.
         base_size: the long side at scale 1; 0 stands for the picture's own.
@@ -114,6 +118,7 @@ class DataConfig:
     label_suffix: str = ""
     train_split: str = "train"
     eval_split: str = "val"
+    test_split: str = "test"
     train_size: int = 0
     eval_size: int = 0
     image_size: tuple[int, int] = (0, 0)
@@ -121,6 +126,8 @@ class DataConfig:
     palette: tuple[tuple[int, int, int], ...]
     id_map: tuple[tuple[int, int], ...] = ()
     class_weights: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+    instance_sizes: tuple[float, ...] = ()
     ignore_label: int = IGNORE_LABEL
     crop: tuple[int, int]
     base_size: int = 0
@@ -143,7 +150,7 @@ class DataConfig:
         _require(
             self.source in SOURCES, f"source is {self.source!r}", f"use one of {', '.join(SOURCES)}"
         )
-        for name in ("train_split", "eval_split"):
+        for name in ("train_split", "eval_split", "test_split"):
             value = getattr(self, name)
             _require(
                 isinstance(value, str) and value, f"{name} is {value!r}", "name a split, e.g. 'val'"
@@ -167,6 +174,8 @@ class DataConfig:
             "palette",
             "id_map",
             "class_weights",
+            "categories",
+            "instance_sizes",
             "crop",
             "fixed_size",
             "flip_pairs",
@@ -199,6 +208,14 @@ class DataConfig:
             and all(_is_number(weight) and weight >= 0 for weight in self.class_weights),
             f"class_weights is {self.class_weights!r}",
             f"give {count} numbers of at least 0, or none",
+        )
+        for name in ("categories", "instance_sizes"):
+            given = len(getattr(self, name))
+            _require(given in (0, count), f"{name} has {given} values", f"give {count}, or none")
+        _require(
+            all(_is_number(size) and size >= 0 for size in self.instance_sizes),
+            f"instance_sizes is {self.instance_sizes!r}",
+            "give numbers of at least 0",
         )
         _require(
             _is_int(self.ignore_label, count, 255),

@@ -19,9 +19,12 @@ class ClassTable:
             Empty: the files hold train ids already.
         flip_pairs: train ids that change places in a mirrored picture.
         weights: of the classes in a loss, where the data set's publications give them.
+        categories: the group of each class, where its benchmark scores groups.
+        instance_sizes: average pixels of an instance by class, 0 for classes without, where its
+            benchmark scores instances.
 
     Raises:
-        ValueError: names, palette or weights differ in length.
+        ValueError: names, palette, weights, categories or sizes differ in length.
 
     Example:
         >>> CAMVID.names[CAMVID.train_id(3)]
@@ -34,10 +37,14 @@ class ClassTable:
     id_map: tuple[tuple[int, int], ...] = ()
     weights: tuple[float, ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    categories: tuple[str, ...] = ()
+    instance_sizes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.weights) not in (0, len(self.names)):
-            raise ValueError(f"{self.name}: {len(self.names)} names, {len(self.weights)} weights.")
+        for field in ("weights", "categories", "instance_sizes"):
+            count = len(getattr(self, field))
+            if count not in (0, len(self.names)):
+                raise ValueError(f"{self.name}: {len(self.names)} names, {count} {field}.")
         if len(self.names) != len(self.palette):
             raise ValueError(
                 f"{self.name}: {len(self.names)} names but {len(self.palette)} colours."
@@ -48,6 +55,25 @@ class ClassTable:
         return dict(self.id_map)[raw] if self.id_map else raw
 
 
+_CITYSCAPES_INSTANCES = {
+    "person": 3462.4756337644,
+    "rider": 3930.4788056518,
+    "car": 12794.0202738185,
+    "truck": 27855.1264367816,
+    "bus": 35732.1511111111,
+    "train": 67583.7075812274,
+    "motorcycle": 6298.7200839748,
+    "bicycle": 4672.3249222261,
+}
+_CITYSCAPES_CATEGORIES = {
+    "flat": ("road", "sidewalk"),
+    "construction": ("building", "wall", "fence"),
+    "object": ("pole", "traffic light", "traffic sign"),
+    "nature": ("vegetation", "terrain"),
+    "sky": ("sky",),
+    "human": ("person", "rider"),
+    "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+}
 _CITYSCAPES_CLASSES: tuple[tuple[int, str, Colour], ...] = (
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
@@ -82,6 +108,15 @@ CITYSCAPES = ClassTable(
     names=tuple(name for _, name, _ in _CITYSCAPES_CLASSES),
     palette=tuple(colour for _, _, colour in _CITYSCAPES_CLASSES),
     id_map=_cityscapes_id_map(),
+    categories=tuple(
+        category
+        for _, name, _ in _CITYSCAPES_CLASSES
+        for category, members in _CITYSCAPES_CATEGORIES.items()
+        if name in members
+    ),
+    instance_sizes=tuple(
+        _CITYSCAPES_INSTANCES.get(name, 0.0) for _, name, _ in _CITYSCAPES_CLASSES
+    ),
     # Those of HRNet's published runs.
     weights=(
         *(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),

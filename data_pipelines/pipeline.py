@@ -52,12 +52,13 @@ class Source(Protocol):
         ...
 
 
-def make_source(config: DataConfig, split: str) -> Source:
+def make_source(config: DataConfig, split: str, instances: bool = False) -> Source:
     """Builds the source of a split.
 
     Args:
         config: the data set.
         split: `config.train_split`, `config.eval_split`, or for folders any other.
+        instances: reads instance ids too, where a prepared data set has them.
 
     Raises:
         DataError: the split's files are not there, or scenes have no such split.
@@ -65,9 +66,9 @@ def make_source(config: DataConfig, split: str) -> Source:
     if config.source == "folder":
         return FolderSource(config, split)
     if config.source == "tfds":
-        return (
-            TfdsSource(config, split) if config.keypoints is None else PersonSource(config, split)
-        )
+        if config.keypoints is not None:
+            return PersonSource(config, split)
+        return TfdsSource(config, split, instances)
     sizes = {config.eval_split: config.eval_size, config.train_split: config.train_size}
     if split not in sizes:
         raise DataError(f"Scenes have no split {split!r}; use {' or '.join(sizes)}.")
@@ -261,7 +262,8 @@ class EvalBatches:
 
         Of pictures: image uint8 `b h w 3`, 0 beside the picture; label uint8 `b h w`, ignored
         there; size int32 `b 2`, rows and columns that are picture; index int32 `b`; mask bool `b`,
-        True for the pictures to count. Of persons: what `PersonCrop` returns, and mask.
+        True for the pictures to count; instance uint16 `b h w` if the source reads it. Of persons:
+        what `PersonCrop` returns, and mask.
         """
         return iter(self._batches.to_iter_dataset(_READ))
 
@@ -293,7 +295,12 @@ class _Laid:
             element = crop.random_map(element, np.random.default_rng(0))
         else:
             image, label = np.asarray(element["image"]), np.asarray(element["label"])
-            element = {
+            more = {
+                name: padded(element[name], place.canvas, 0).astype(np.uint16)
+                for name in ("instance",)
+                if name in element
+            }
+            element = more | {
                 "image": padded(image, place.canvas, 0),
                 "label": padded(label, place.canvas, self.config.ignore_label),
                 "size": np.array(label.shape, np.int32),

@@ -154,6 +154,10 @@ class TfdsSource:
     Args:
         config: which data set, and what its ids mean.
         split: such as "train"; "trainval" and "train+val" join two.
+        instances: reads instance ids too, where the data set has them.
+
+    Attributes:
+        has_instances: whether elements hold "instance": ids `h w`, uint8 or uint16.
 
     Raises:
         DataError: see `open_prepared`.
@@ -164,8 +168,10 @@ class TfdsSource:
         (1024, 2048, 3)
     """
 
-    def __init__(self, config: DataConfig, split: str) -> None:
-        self._records = open_prepared(config.root, config.name, split, ("image", "label"))
+    def __init__(self, config: DataConfig, split: str, instances: bool = False) -> None:
+        wanted = ("image", "label", *(["instance"] if instances else []))
+        self._records = open_prepared(config.root, config.name, split, wanted)
+        self.has_instances = "instance" in self._records.features
         self._label_map = LabelMap(config)
         self._size = min(config.limit(split) or len(self._records), len(self._records))
 
@@ -198,14 +204,18 @@ class TfdsSource:
         """
         if not 0 <= index < self._size:
             raise IndexError(index)
-        image, raw = self._pictures(index)
+        record, name = self._records[index], self._described(index)
+        image, raw = self._pictures(record, index)
         label = TrainIds(raw, self._label_map, self.name(index))
-        return {"image": image, "label": label, "index": int(index)}
+        element = {"image": image, "label": label, "index": int(index)}
+        if self.has_instances:
+            element["instance"] = label_ids(record["instance"], f"the instance ids of {name}")
+        return element
 
     def inspect(self, index: int) -> Inspection:
         """Reads a record whole, and tells what its label holds."""
         try:
-            image, raw = self._pictures(index)
+            image, raw = self._pictures(self._records[index], index)
             np.asarray(image)
             ids, unknown = self._label_map(np.asarray(raw))
         except (DataError, ValueError) as error:
@@ -213,8 +223,8 @@ class TfdsSource:
         problems = (self._label_map.complaint(self.name(index), unknown),) if unknown else ()
         return Inspection(self.name(index), count_pixels(ids[ids != UNKNOWN]), unknown, problems)
 
-    def _pictures(self, index: int) -> tuple[Any, Any]:
-        record, name = self._records[index], self._described(index)
+    def _pictures(self, record: dict[str, Any], index: int) -> tuple[Any, Any]:
+        name = self._described(index)
         image, label = record["image"], record["label"]
         if Tiles.are_in(image):
             image, label = self._tiles(image, index), self._tiles(label, index)

@@ -11,18 +11,23 @@ from jax.sharding import Mesh
 
 from gsto_jax import protocol as protocols
 from gsto_jax.inference import counting, score_batch
+from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.metrics import Scores, scores
 from gsto_jax.parallel import compiler_options, local_part, put_batch, replicated, split_batch
-from gsto_jax.task import EVAL_INPUTS, Maps, Task, eval_step
+from gsto_jax.task import EVAL_INPUTS, Task, eval_step
 
 Batch = Mapping[str, np.ndarray]
-OnBatch = Callable[[Batch, np.ndarray, Callable[[], Maps]], None]
+GetMaps = Callable[[], Mapping[str, Any]]
+OnBatch = Callable[[Batch, np.ndarray, GetMaps], None]
 
 
 class EvalBatches(Protocol):
     """Pictures on canvases: what `data_pipelines.EvalBatches` is."""
 
-    sizes: Mapping[protocols.Size, Sequence[protocols.Size]]
+    @property
+    def sizes(self) -> Mapping[protocols.Size, Sequence[protocols.Size]]:
+        """Sizes (h, w) of the pictures by their canvas."""
+        ...
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
 
@@ -35,6 +40,7 @@ def evaluate(
     protocol: protocols.Protocol = protocols.PLAIN,
     on_batch: OnBatch = lambda batch, predictions, maps: None,
     stop: Callable[[], bool] = lambda: False,
+    instances: InstanceCounts | None = None,
 ) -> Scores | None:
     """Scores a network on a set; every canvas compiles once for each shape of windows.
 
@@ -49,17 +55,23 @@ def evaluate(
       on_batch: called with each batch, this process' predictions `b h w` uint8, and a function that
         returns the maps of `eval_step`.
       stop: asked after each batch whether to give up.
+      instances: counts the instances of batches that hold "instance" `b h w` ids.
 
     Returns:
-      The scores of the confusion matrix, summed over all processes; None if it was stopped.
+      The scores of the counts summed over all processes; None if it was stopped.
     """
-    confusion = np.zeros((task.num_classes, task.num_classes), np.int64)
+    total: dict[str, np.ndarray] = {}
 
-    def finish(pending: tuple[Batch, Array, Array, Callable[[], Maps]]) -> None:
-        nonlocal confusion
+    def finish(pending: tuple[Batch, dict[str, Array], Array, GetMaps]) -> None:
         batch, counts, predictions, maps = pending
-        confusion += np.asarray(counts)
-        on_batch(batch, local_part(predictions), maps)
+        for name, values in counts.items():
+            total[name] = total.get(name, 0) + np.asarray(values, np.int64)
+        ours = local_part(predictions)
+        if instances is not None:
+            for n in np.flatnonzero(batch["mask"]).tolist():
+                height, width = batch["size"][n]
+                instances.add(ours[n, :height, :width], batch["instance"][n, :height, :width])
+        on_batch(batch, ours, maps)
 
     pending = None
     for batch in batches:
@@ -71,7 +83,9 @@ def evaluate(
             return None
     if pending is not None:
         finish(pending)
-    return scores(confusion, task.config.eval.absent)
+    if instances is not None:
+        instances.gather()
+    return scores(total["confusion"], task.config.eval.absent, total["boundary"], instances)
 
 
 def _predict(
@@ -81,7 +95,7 @@ def _predict(
     mesh: Mesh,
     protocol: protocols.Protocol,
     sizes: Mapping[protocols.Size, Sequence[protocols.Size]],
-) -> tuple[Array, Array, Callable[[], Maps]]:
+) -> tuple[dict[str, Array], Array, GetMaps]:
     """Counts, predictions and maps of a batch; all may still be under way."""
     inputs = put_batch({name: batch[name] for name in EVAL_INPUTS}, mesh)
     look = partial(_compiled(task, mesh), variables, inputs)
@@ -91,7 +105,8 @@ def _predict(
         counts, predictions, maps = look()
         return counts, predictions, lambda: jax.tree.map(local_part, maps)
     found = score_batch(task, protocol, mesh, variables, batch, together)
-    counts, predictions = counting(task, mesh)(found, {k: inputs[k] for k in ("label", "mask")})
+    labels = {name: inputs[name] for name in ("label", "size", "mask")}
+    counts, predictions = counting(task, mesh)(found, labels)
     return counts, predictions, lambda: jax.tree.map(local_part, look()[2])
 
 

@@ -17,6 +17,7 @@ from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.evaluate import EvalBatches, evaluate
+from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.metrics import Scores
 from gsto_jax.task import Task, TrainState, initial_state
 from gsto_jax.train import Hooks, Progress, fit
@@ -68,6 +69,7 @@ class EvalSet:
       classes: names of the classes.
       batches: of its pictures; every evaluation iterates over them.
       protocol: how a picture is looked at.
+      instances: called for each evaluation for what counts instances; returns None if none does.
       pictures: called for each evaluation with the folder for its pictures.
     """
 
@@ -77,6 +79,7 @@ class EvalSet:
     batches: EvalBatches
     protocol: protocols.Protocol
     pictures: Callable[[Path], PictureWriter]
+    instances: Callable[[], InstanceCounts | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ class Experiment:
             eval_set.protocol,
             pictures.write,
             stop,
+            eval_set.instances(),
         )
         if scores is None:
             return None
@@ -255,6 +259,8 @@ class Experiment:
                 "while_training": data_state is not None,
                 "mean_iou": scores.mean_iou,
                 "pixel_accuracy": scores.pixel_accuracy,
+                "mean_accuracy": scores.mean_accuracy,
+                "mean_boundary_iou": scores.mean_boundary_iou,
                 "seconds": seconds,
             }
         )
@@ -305,6 +311,7 @@ class Experiment:
         self, writer: MetricWriter, step: int, scores: Scores, pictures: PictureWriter
     ) -> None:
         values = {"mean_iou": scores.mean_iou, "pixel_accuracy": scores.pixel_accuracy}
+        values["mean_boundary_iou"] = scores.mean_boundary_iou
         values |= {f"iou/{k}": v for k, v in zip(self.eval_set.classes, scores.iou, strict=True)}
         split = self.eval_set.split
         writer.write_scalars(step, {f"{split}/{k}": float(v) for k, v in values.items()})

@@ -15,7 +15,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.layers.resize import resize
-from gsto_jax.metrics import confusion_matrix
+from gsto_jax.metrics import pixel_counts
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
 from gsto_jax.protocol import Protocol, Size
 from gsto_jax.task import Task, logits, normalize
@@ -189,17 +189,17 @@ def _add_view(
 
 @lru_cache(maxsize=4)
 def counting(task: Task, mesh: Mesh) -> Any:
-    """The program that turns scores and a batch into its confusion matrix and its predictions.
+    """The program that turns scores `b H W k` and a batch into counts and predictions.
 
-    It takes scores `b H W k` and "label" `b H W`, "mask" `b`; it returns `k k` int32 over all
-    processes, and `b H W` uint8.
+    Those are the counts of `gsto_jax.metrics.pixel_counts` over all processes, and `b H W` uint8.
     """
     whole, split = replicated(mesh), split_batch(mesh)
 
-    def count(scores: Array, batch: Mapping[str, Array]) -> tuple[Array, Array]:
+    def count(scores: Array, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
         predictions = scores.argmax(-1).astype(jnp.uint8)
-        labels = jnp.where(batch["mask"][:, None, None], batch["label"], task.ignore_label)
-        counts = confusion_matrix(labels, predictions, task.num_classes, task.ignore_label)
-        return counts, predictions
+        return (
+            pixel_counts(predictions, batch, task.num_classes, task.ignore_label),
+            predictions,
+        )
 
     return jax.jit(count, in_shardings=(split, split), out_shardings=(whole, split))

@@ -3,11 +3,15 @@
 IoU = TP / (TP + FP + FN) per class (paper, section 4).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from gsto_jax.boundary import boundary_counts, boundary_iou
+from gsto_jax.instance_scores import CategoryScores, InstanceCounts
 
 
 def confusion_matrix(
@@ -31,6 +35,29 @@ def confusion_matrix(
     return counts[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
 
 
+def pixel_counts(
+    predictions: Array, batch: Mapping[str, Array], num_classes: int, ignore_label: int = 255
+) -> dict[str, Array]:
+    """What the scores of a batch need of its pixels, on the device.
+
+    Args:
+      predictions: `b h w` integers.
+      batch: "label" `b h w`, "size" `b 2` (rows and columns that are picture), "mask" `b`: False
+        for what counts nowhere.
+      num_classes: k.
+      ignore_label: label of the pixels to leave out.
+
+    Returns:
+      "confusion" `k k` and "boundary" `k 3` (`gsto_jax.boundary`), int32. Sum several in int64.
+    """
+    labels = jnp.where(batch["mask"][:, None, None], batch["label"], ignore_label)
+    settings = (num_classes, ignore_label)
+    return {
+        "confusion": confusion_matrix(labels, predictions, *settings),
+        "boundary": boundary_counts(labels, predictions, batch["size"], *settings),
+    }
+
+
 @dataclass(frozen=True)
 class Scores:
     """Scores of a set.
@@ -43,6 +70,9 @@ class Scores:
       mean_accuracy: mean of `accuracy` over the classes with true pixels.
       left_out: indices of classes left out of the means: neither truth nor prediction.
       confusion: `k k` int64.
+      boundary_iou: per class (`gsto_jax.boundary`); NaN without a boundary.
+      mean_boundary_iou: over the classes with one.
+      categories: IoU of categories and of instances, for data sets that have them.
     """
 
     iou: np.ndarray
@@ -52,16 +82,27 @@ class Scores:
     mean_accuracy: float
     left_out: tuple[int, ...]
     confusion: np.ndarray
+    boundary_iou: np.ndarray
+    mean_boundary_iou: float
+    categories: CategoryScores | None = None
 
 
-def scores(confusion: np.ndarray, absent: str = "exclude") -> Scores:
-    """Scores from a summed confusion matrix.
+def scores(
+    confusion: np.ndarray,
+    absent: str = "exclude",
+    boundary: np.ndarray | None = None,
+    instances: InstanceCounts | None = None,
+) -> Scores:
+    """Scores from counts summed over a set.
 
     Args:
       confusion: `k k` integers, rows true classes.
       absent: what a class with neither truth nor prediction does: "exclude" leaves it out of the
         means, "zero" counts it as 0, as the released code does. In "zero" classes without true
         pixels count as 0 in the mean accuracy too.
+
+      boundary: `k 3` of `gsto_jax.boundary`.
+      instances: of the same pictures.
 
     Raises:
       ValueError: an unknown `absent`.
@@ -78,6 +119,7 @@ def scores(confusion: np.ndarray, absent: str = "exclude") -> Scores:
         left_out = tuple(int(k) for k in np.flatnonzero(union == 0))
         iou = np.where(union > 0, iou, np.nan)
         accuracy = np.where(true > 0, accuracy, np.nan)
+    outlines = boundary_iou(np.zeros((len(hit), 3)) if boundary is None else boundary)
     return Scores(
         iou=iou,
         accuracy=accuracy,
@@ -86,6 +128,9 @@ def scores(confusion: np.ndarray, absent: str = "exclude") -> Scores:
         mean_accuracy=_mean(accuracy),
         left_out=left_out,
         confusion=confusion,
+        boundary_iou=outlines,
+        mean_boundary_iou=_mean(outlines),
+        categories=instances.scores(confusion) if instances is not None else None,
     )
 
 

@@ -1,5 +1,6 @@
 """Tables for people (needs rich, from the `train` extra)."""
 
+import csv
 import re
 from collections.abc import Sequence
 from datetime import timedelta
@@ -99,18 +100,30 @@ def audit_table(
 
 
 def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
-    """IoU and accuracy by class, and their means, in percent."""
+    """IoU, accuracy and boundary IoU by class, and their means, in percent; iIoU where there is."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("class", no_wrap=True)
-    for column in ("IoU", "accuracy", "true pixels"):
+    groups = result.categories
+    for column in ("IoU", "accuracy", "boundary IoU", *(["iIoU"] if groups else []), "true pixels"):
         table.add_column(column, justify="right", no_wrap=True)
     pixels = result.confusion.sum(1)
+    measures = [result.iou, result.accuracy, result.boundary_iou]
+    means = [result.mean_iou, result.mean_accuracy, result.mean_boundary_iou]
+    if groups:
+        measures.append(groups.instance_iou)
+        means.append(groups.mean_instance_iou)
     for k, name in enumerate(classes):
-        table.add_row(name, _percent(result.iou[k]), _percent(result.accuracy[k]), str(pixels[k]))
+        table.add_row(name, *(_percent(values[k]) for values in measures), str(pixels[k]))
     table.add_section()
-    mean = (_percent(result.mean_iou), _percent(result.mean_accuracy), str(pixels.sum()))
-    table.add_row("mean", *mean)
-    table.add_row("pixel accuracy", "", _percent(result.pixel_accuracy), "")
+    table.add_row("mean", *map(_percent, means), str(pixels.sum()))
+    table.add_row("pixel accuracy", "", _percent(result.pixel_accuracy))
+    if groups:
+        table.add_section()
+        for k, name in enumerate(groups.names):
+            ious = groups.iou[k], groups.category_instance_iou[k]
+            table.add_row(name, _percent(ious[0]), "", "", _percent(ious[1]))
+        ious = groups.mean_iou, groups.mean_category_instance_iou
+        table.add_row("mean of categories", _percent(ious[0]), "", "", _percent(ious[1]))
     notes = []
     if result.left_out:
         names = ", ".join(classes[k] for k in result.left_out)
@@ -124,15 +137,27 @@ def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
 
 
 def write_scores(path: Path, result: Scores, classes: Sequence[str]) -> None:
-    """Writes the scores as CSV: one line a class, then the means."""
-    rows = [
-        f"{name},{iou:.6f},{accuracy:.6f}"
-        for name, iou, accuracy in zip(classes, result.iou, result.accuracy, strict=True)
+    """Writes the scores as CSV: one line a class, then the means, then the categories."""
+    groups = result.categories
+    by_class = [result.iou, result.accuracy, result.boundary_iou]
+    means = [result.mean_iou, result.mean_accuracy, result.mean_boundary_iou]
+    by_class.append(groups.instance_iou if groups else np.full(len(classes), np.nan))
+    means.append(groups.mean_instance_iou if groups else float("nan"))
+    rows: list[tuple[str, Sequence[float | None]]] = [
+        (name, [float(values[k]) for values in by_class]) for k, name in enumerate(classes)
     ]
-    rows.append(f"mean,{result.mean_iou:.6f},{result.mean_accuracy:.6f}")
-    rows.append(f"pixel accuracy,,{result.pixel_accuracy:.6f}")
+    rows += [("mean", means), ("pixel accuracy", [None, result.pixel_accuracy, None, None])]
+    if groups:
+        pairs = zip(groups.names, groups.iou, groups.category_instance_iou, strict=True)
+        rows += [(f"category {name}", [iou, None, None, iiou]) for name, iou, iiou in pairs]
+        ious = groups.mean_iou, groups.mean_category_instance_iou
+        rows.append(("mean of categories", [ious[0], None, None, ious[1]]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(["class,iou,accuracy", *rows]) + "\n")
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "iou", "accuracy", "boundary_iou", "iiou"])
+        for name, values in rows:
+            writer.writerow([name, *("" if v is None else f"{v:.6f}" for v in values)])
 
 
 def _percent(value: float) -> str:

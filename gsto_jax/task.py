@@ -19,7 +19,7 @@ from gsto_jax.config import Config, ModelConfig
 from gsto_jax.errors import UserError
 from gsto_jax.layers.resize import resize
 from gsto_jax.losses import FINAL, deep_supervision, label_weight
-from gsto_jax.metrics import confusion_matrix
+from gsto_jax.metrics import pixel_counts
 from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import variant
@@ -293,7 +293,7 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Array, Maps]:
+def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[dict[str, Array], Array, Maps]:
     """Predicts a batch by one look at whole pictures, and counts it.
 
     Args:
@@ -303,7 +303,7 @@ def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Array, M
         bool: False for filling.
 
     Returns:
-      The confusion matrix `k k` int32 of the batch, the predictions `b h w` uint8, and the maps
+      The counts of `gsto_jax.metrics.pixel_counts`, the predictions `b h w` uint8, and the maps
       that explain them, `b h w` float32 each: "branch/0" and so on, the mean over the channels of
       each branch of the last stage (paper, Figure 1), and "gate/NAME".
     """
@@ -311,11 +311,10 @@ def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Array, M
     corners = task.config.model.align_corners
     scores = resize(_wide(outputs.logits), batch["image"].shape[1:3], "bilinear", corners)
     predictions = scores.argmax(-1).astype(jnp.uint8)
-    labels = jnp.where(batch["mask"][:, None, None], batch["label"], task.ignore_label)
-    confusion = confusion_matrix(labels, predictions, task.num_classes, task.ignore_label)
+    counts = pixel_counts(predictions, batch, task.num_classes, task.ignore_label)
     last = outputs.branches[FINAL]
     maps = {f"branch/{n}": x.astype(jnp.float32).mean(-1) for n, x in enumerate(last)}
     maps |= {
         f"gate/{name}": gate[..., 0].astype(jnp.float32) for name, gate in outputs.gates.items()
     }
-    return confusion, predictions, maps
+    return counts, predictions, maps

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from data_pipelines import CITYSCAPES
 from tests.data_pipelines import downloads_trees
 from tests.program import run
 
@@ -38,7 +40,7 @@ def refused(*args, **kwargs):
         ),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
-        (["--mode=evil"], "<train|eval|prepare|audit|describe>"),
+        (["--mode=evil"], "<train|eval|submit|prepare|audit|describe>"),
         (["--wrkdir=x"], "wrkdir"),
         (["stray"], "unknown argument 'stray'"),
         (["--config.model.variant=w19"], "'w19' does not exist"),
@@ -281,6 +283,18 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "4 steps of 2 from 8 pictures" in done.stdout
     assert "3 pictures, scales 0.5 1 + flip + slide_enlarged 1024x2048" in done.stdout
+    assert re.search(r"mean of categories │ +\d", done.stdout), "the prepared set has instances"
+    sent = run("--mode=submit", *args, *small)
+    assert sent.returncode == 0, sent.stderr
+    archive = tmp_path / "run" / "submission-test.zip"
+    assert f"submission  {archive}" in sent.stdout
+    with zipfile.ZipFile(archive) as pictures:
+        assert pictures.namelist() == [f"ulm_00000{n}_000019_pred.png" for n in (0, 1)]
+        ids = np.frombuffer(pictures.read("ulm_000001_000019_pred.png"), np.uint8)
+    ids = cv2.imdecode(ids, cv2.IMREAD_UNCHANGED)
+    assert ids.shape == (64, 128)
+    known = {raw for raw, train in CITYSCAPES.id_map if train != 255}
+    assert set(np.unique(ids).tolist()) <= known
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Prepared data sets: every format as it is downloaded, faults, and going on where it ended."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -715,6 +716,16 @@ def test_a_refusal_leaves_nothing_behind(tmp_path):
     with pytest.raises(DataError, match="is not the download"):
         build(tmp_path, "lip", coco_files())
     assert not list((tmp_path / "sets").iterdir())
+
+
+def test_only_one_process_prepares(tmp_path):
+    work = tmp_path / "sets/cityscapes/1.0.0.incomplete"
+    work.mkdir(parents=True)
+    with (work / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match=r"Another process is preparing .*incomplete; wait"):
+            build(tmp_path, "cityscapes")
+    build(tmp_path, "cityscapes")
 
 
 KILLED = """

@@ -12,6 +12,7 @@ from gsto_jax import PLAIN, GSTOSpec, HRNet, HRNetSpec
 from gsto_jax.errors import UserError
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables
+from gsto_jax.parallel import compiler_options, make_mesh
 from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, from_reference, to_reference
 from tests.gsto_jax.loss_settings import loss_config
 
@@ -132,7 +133,7 @@ def test_hrnetv2_eval(golden, a, x64, key, align_corners, dtype, bound):
     assert deviation(out.logits, golden("c")[key]) < bound
 
 
-def train_step(model, variables, x, label):
+def train_step(model, variables, x, label, options=None):
     """Loss, its parts, outputs, gradients and new running statistics of one step."""
 
     def loss_fn(params):
@@ -142,7 +143,8 @@ def train_step(model, variables, x, label):
         loss, parts = deep_supervision(out, label, LOSS)
         return loss, (parts, out, updates["batch_stats"])
 
-    (loss, aux), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(variables["params"])
+    step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=options)
+    (loss, aux), grads = step(variables["params"])
     parts, out, batch_stats = aux
     return loss, parts, out, to_reference({"params": grads}), to_reference({"b": batch_stats})
 
@@ -189,11 +191,15 @@ def test_gsto_train_float32(golden, a):
     )
     np.testing.assert_allclose(loss, b["loss"], rtol=1e-6)
     assert deviation(out.logits, b["out_final"]) < 1e-4
-    # A ReLU before the sigmoid leaves some gates nearly dead: BN then divides by a deviation near
-    # zero, and rounding decides at a pixel whether that ReLU lets its gradient through.
+    # One input of a ReLU on the lowest branch is 4e-7, of values up to 4: rounding decides whether
+    # its gradient passes, which is a thirtieth of the whole, since such a map has 12 pixels. Nearly
+    # dead gates add to it: BN divides by a deviation near zero. What lies behind both is exact.
     error = sum(np.square(g - b[f"grad/{key}"]).sum() for key, g in grads.items())
     size = sum(np.square(b[f"grad/{key}"]).sum() for key in grads)
-    assert np.sqrt(error / size) < 0.02
+    assert np.sqrt(error / size) < 0.05
+    for key in ("last_layer.0.weight", "last_layer.1.weight", "last_layer.3.weight"):
+        bound = 1e-5 * np.abs(b[f"grad/{key}"]).max()
+        np.testing.assert_allclose(grads[key], b[f"grad/{key}"], rtol=0, atol=bound, err_msg=key)
 
 
 def test_hrnetv2_train(golden, a, x64):
@@ -218,6 +224,25 @@ def test_hrnetv2_train(golden, a, x64):
     for key, value in stats.items():
         bound = 1e-6 * np.abs(c2[f"new/{key}"]).max()
         np.testing.assert_allclose(value, c2[f"new/{key}"], rtol=0, atol=bound, err_msg=key)
+
+
+def test_hrnetv2_train_float32(golden, a):
+    """With the compiler options of a real run, which decide how sums are taken."""
+    c2 = golden("c2")
+    model = network(PLAIN, jnp.float32)
+    state = without(state_of(a), "att", "last_layer_stage")
+    loss, _, out, grads, _ = train_step(
+        model,
+        load(model, state, HRNET_FORMAT),
+        nhwc(a["input"], jnp.float32),
+        jnp.asarray(c2["label"]),
+        compiler_options(make_mesh(jax.devices()[:1])),
+    )
+    np.testing.assert_allclose(loss, c2["loss"], rtol=1e-6)
+    assert deviation(out.logits, c2["out"]) < 1e-4
+    for key in (k.removeprefix("grad/") for k in c2 if k.startswith("grad/")):
+        bound = 2e-4 * max(np.abs(c2[f"grad/{key}"]).max(), 1e-4)
+        np.testing.assert_allclose(grads[key], c2[f"grad/{key}"], rtol=0, atol=bound, err_msg=key)
 
 
 def test_names_are_a_bijection(a):

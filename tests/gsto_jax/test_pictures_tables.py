@@ -101,11 +101,11 @@ def test_score_table_and_file(tmp_path):
     assert "Left out of the means, having neither truth nor prediction: train." in text
     write_scores(tmp_path / "deep" / "scores.csv", result, ("road", "sky", "train"))
     lines = (tmp_path / "deep" / "scores.csv").read_text().splitlines()
-    assert lines[0] == "class,iou,accuracy"
-    assert lines[1] == "road,0.750000,0.750000"
-    assert lines[3] == "train,nan,nan"
-    assert lines[4] == "mean,0.775000,0.875000"
-    assert lines[5] == "pixel accuracy,,0.875000"
+    assert lines[0] == "class,iou,accuracy,boundary_iou,iiou"
+    assert lines[1] == "road,0.750000,0.750000,nan,nan"
+    assert lines[3] == "train,nan,nan,nan,nan"
+    assert lines[4] == "mean,0.775000,0.875000,nan,nan"
+    assert lines[5] == "pixel accuracy,,0.875000,,"
 
 
 def maps():
