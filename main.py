@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,8 @@ def train(
             f"{task.num_classes} classes, {ignored:.1%} ignored"
         )
     writes = settings.run.tensorboard and jax.process_index() == 0
-    summary_writer = load_summary_writer() if writes else None
+    if writes:
+        check_tensorboard()
     parallel.use_compilation_cache(settings.run.compilation_cache)
     workdir = Workdir(folder or f"runs/{settings.name}", hold=True)
     with Interrupt() as interrupt, contextlib.closing(batches), contextlib.closing(workdir):
@@ -151,8 +153,8 @@ def train(
             f"{mesh.size} x {jax.devices()[0].device_kind}"
         )
         show(f"workdir     {workdir.path}")
-        if summary_writer is not None:
-            this = replace(this, writer=summary_writer(str(workdir.path / "tensorboard")))
+        if writes:
+            this = replace(this, writer=make_writer(workdir.path / "tensorboard"))
         state = this.train(state, batches, interrupt)
         step = int(state.step)
         if step == steps and not interrupt():
@@ -353,19 +355,25 @@ def make_protocol(settings: "Config", data: "DataConfig") -> "Protocol":
     )
 
 
-def load_summary_writer() -> Callable[[str], "MetricWriter"]:
-    """What writes for TensorBoard; here and not in the library, which knows no TensorFlow."""
+def check_tensorboard() -> None:
+    """Raises UserError unless the packages that TensorBoard's files need are installed."""
     from gsto_jax.errors import UserError
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        from clu.metric_writers import SummaryWriter
-    except ImportError as error:
+    # Found, not imported: that takes seconds, which a run that is refused should not.
+    missing = [name for name in ("clu", "tensorboard", "tensorflow") if not find_spec(name)]
+    if missing:
         raise UserError(
-            f"run.tensorboard needs a package that is missing ({error}): install gsto-jax[train], "
-            "or give --config.run.tensorboard=False"
-        ) from error
-    return SummaryWriter
+            f"run.tensorboard needs packages that are missing ({', '.join(missing)}): install "
+            "gsto-jax[train], or give --config.run.tensorboard=False"
+        )
+
+
+def make_writer(folder: Path) -> "MetricWriter":
+    """Writes for TensorBoard; here and not in the library, which knows no TensorFlow."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from clu.metric_writers import SummaryWriter
+
+    return SummaryWriter(str(folder))
 
 
 if __name__ == "__main__":
