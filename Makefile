@@ -3,6 +3,7 @@ VENV ?= .venv
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+EVALUATION := $(VENV)/evaluation/.installed
 
 .PHONY: help demo test test-slow lint env clean
 
@@ -16,15 +17,18 @@ help:
 	@echo
 	@echo "PYTHON=python3.13 picks the interpreter, VENV=DIR another environment."
 
-$(STAMP): requirements.txt requirements-evaluation.txt pyproject.toml
+$(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not one. Name one: make PYTHON=python3.13 ..." >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(EVALUATION): requirements-evaluation.txt $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-	  --target $(VENV)/evaluation -r requirements-evaluation.txt
+	  --target $(VENV)/evaluation -r $<
 	@touch $@
 
 env: $(STAMP)
@@ -32,11 +36,11 @@ env: $(STAMP)
 demo: $(STAMP)
 	$(PY) main.py --workdir=runs/demo-$$(date +%Y%m%d-%H%M%S)
 
-test: $(STAMP)
+test: $(EVALUATION)
 	$(PY) -m pytest -n 2
 
 # pytest exits with 5 when no test is marked slow.
-test-slow: $(STAMP)
+test-slow: $(EVALUATION)
 	$(PY) -m pytest -n 2 -m slow || [ $$? -eq 5 ]
 
 lint: $(STAMP)

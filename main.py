@@ -132,7 +132,7 @@ def train(
             f"{task.num_classes} classes, {ignored:.1%} ignored"
         )
     writes = settings.run.tensorboard and jax.process_index() == 0
-    if writes:
+    if settings.run.tensorboard:
         check_tensorboard()
     parallel.use_compilation_cache(settings.run.compilation_cache)
     workdir = Workdir(folder or f"runs/{settings.name}", hold=True)
@@ -177,8 +177,8 @@ def evaluate(
     mesh = parallel.make_mesh()
     parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
     task = make_task(settings, data)
-    eval_set, _ = make_eval_set(settings, data)
     run_folder = workdir.existing(folder)
+    eval_set, _ = make_eval_set(settings, data)
     found = load_for_evaluation(run_folder, task, mesh, values, show)
     parallel.use_compilation_cache(settings.run.compilation_cache)
     train_set = found.record["train_set"]
@@ -197,24 +197,25 @@ def submit(
     from gsto_jax.errors import UserError
     from gsto_jax.evaluate import evaluate as evaluate_network
     from gsto_jax.experiment import load_for_evaluation
-    from gsto_jax.submission import SubmissionWriter
+    from gsto_jax.submission import SubmissionWriter, label_ids
 
     if jax.process_count() > 1:
         raise UserError("--mode=submit runs in one process: give it one host")
-    data = replace(data, eval_split=data.test_split, eval_size=0)
+    if data.source == "scenes":
+        raise UserError(f"{settings.name} draws its pictures: there is no server to submit them to")
+    run_folder = workdir.existing(folder)
+    data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
     mesh = parallel.make_mesh()
     parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
     task = make_task(settings, data)
     eval_set, source = make_eval_set(settings, data)
-    run_folder = workdir.existing(folder)
+    path = run_folder.path / f"submission-{data.test_split}.zip"
+    names = list(map(source.name, range(len(source))))
+    ids = data.id_map or [(k, k) for k in range(task.num_classes)]
+    writer = SubmissionWriter(path, label_ids(ids, task.num_classes), names)
     found = load_for_evaluation(run_folder, task, mesh, values, show)
     parallel.use_compilation_cache(settings.run.compilation_cache)
-    label_ids: dict[int, int] = {}
-    for label_id, train_id in data.id_map or ((k, k) for k in range(task.num_classes)):
-        if 0 <= train_id < task.num_classes:
-            label_ids.setdefault(train_id, label_id)
-    path = run_folder.path / f"submission-{data.test_split}.zip"
-    with SubmissionWriter(path, label_ids, source.name) as writer:
+    with writer:
         look = (eval_set.batches, mesh, eval_set.protocol)
         evaluate_network(task, found.state.variables, *look, on_batch=writer.write)
     show(f"{writer.written} pictures of {data.test_split}, {eval_set.protocol}")
@@ -315,21 +316,21 @@ def make_eval_set(settings: "Config", data: "DataConfig") -> tuple["EvalSet", "S
     from gsto_jax.instance_scores import InstanceCounts
     from gsto_jax.visualize import PictureWriter
 
+    chosen, protocol = settings.eval, make_protocol(settings, data)
     source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
-    chosen = settings.eval
 
     def pictures(folder: Path) -> PictureWriter:
         look = (data.classes, data.palette, data.ignore_label)
         return PictureWriter(folder, *look, chosen.pictures, chosen.figures, source.name)
 
-    hosts = jax.process_count()
-    batches = EvalBatches(data, source, chosen.batch_size // hosts, jax.process_index(), hosts)
-    protocol = make_protocol(settings, data)
+    host, hosts = jax.process_index(), jax.process_count()
+    canvases = 6 if protocol.suits_any_canvas else chosen.canvases
+    batches = EvalBatches(data, source, chosen.batch_size // hosts, host, hosts, canvases)
 
     def instances() -> InstanceCounts | None:
-        if not getattr(source, "has_instances", False):
-            return None
-        return InstanceCounts(data.categories, data.instance_sizes, dict(data.id_map))
+        sizes = data.instance_sizes or (0.0,) * len(data.classes)
+        ids = dict(data.id_map) or {k: k for k in range(len(data.classes))}
+        return InstanceCounts(data.categories, sizes, ids) if data.categories else None
 
     name, count = data.eval_split, len(source)
     return EvalSet(name, count, data.classes, batches, protocol, pictures, instances), source

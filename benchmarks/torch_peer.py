@@ -221,6 +221,21 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore: int) -> to
     return F.cross_entropy(_resized(logits, labels.shape[1:]), labels, ignore_index=ignore)
 
 
+def check_settings(config: Config) -> None:
+    """Ends the program where a setting is not done here."""
+    model, optim = config.model, config.optim
+    done = (
+        set(model.gtm) <= {"none", "supervised"}
+        and (model.gate, model.gtm_form, model.upsample) == ("released", "released", "bilinear")
+        and (model.self_gate, model.align_corners, model.dtype) == (True, False, "float32")
+        and (config.loss.kind, config.loss.class_weights) == ("ce", False)
+        and (optim.warmup_fraction, optim.lr_lag, optim.ema_decay) == (0, False, 0)
+        and (config.train.accumulate, config.loss.stage_weights[-1]) == (1, 1)
+    )
+    if not done:
+        sys.exit("this peer does the released form at the usual settings only")
+
+
 def main(_: list[str]) -> None:
     """Trains, evaluates, prints."""
     logging.set_verbosity(logging.WARNING)
@@ -228,6 +243,7 @@ def main(_: list[str]) -> None:
     data = DataConfig(**values.pop("data"))
     config = Config.from_dict(values)
     model = network(config.model, len(data.classes))
+    check_settings(config)
     peer = Peer(model, initial_variables(model, config.seed))
     if INIT.value == "torch":
         peer.redraw(config.seed)

@@ -72,9 +72,14 @@ def get_config() -> ConfigDict:
     evaluation.edge = "pad"  # the last windows: pad (stick out) | shift (move inside)
     evaluation.pad = "mean"  # what lies outside the picture: mean | black
     evaluation.score = "exp"  # what is summed: exp of the logits, as published | softmax
+    # Pictures seen whole are padded to so many shapes, which compiles less and moves scores, most
+    # of all at odd sizes; 0: a shape for each size, as published.
+    evaluation.canvases = 0
     evaluation.absent = "exclude"  # class without truth and prediction: exclude | zero (as 0)
     evaluation.pictures = -1  # how many samples become PNGs; -1: all
-    evaluation.figures = 2  # how many samples show branches and gates too (Figure 1); -1: all
+    # How many samples show branches and gates too, of one look at the whole picture (Figure 1);
+    # -1: all. None where windows slide.
+    evaluation.figures = 2
 
     config.data = data = ConfigDict()
     data.source = "folder"  # scenes: drawn on the fly | folder: image files | tfds: prepared
@@ -100,7 +105,7 @@ def get_config() -> ConfigDict:
     data.instance_sizes = ()  # average pixels of an instance, 0 for classes without, for iIoU
     data.ignore_label = 255  # train id of pixels that do not count
     data.crop = (512, 1024)  # height, width of a training sample
-    data.base_size = 0  # long side at scale 1; 0: the picture's own
+    data.base_size = 0  # long side at scale 1, in tests too; 0: the picture's own
     data.fixed_size = (0, 0)  # height, width at scale 1 whatever the proportions; (0, 0): none
     data.scale_min = 0.5  # scales are scale_min + k * scale_step ...
     data.scale_step = 0.1
@@ -204,7 +209,8 @@ def set_multi_scale(config: ConfigDict) -> None:
 
 def set_slide(config: ConfigDict) -> None:
     """Tests by windows of the size of training, with overlap."""
-    config.eval.window = "slide"
+    config.eval.window, config.eval.crop = "slide", (0, 0)
+    config.eval.stride, config.eval.edge = 2 / 3, "pad"
 
 
 def set_runlocal(config: ConfigDict) -> None:
@@ -213,6 +219,7 @@ def set_runlocal(config: ConfigDict) -> None:
     config.train.batch_size = 2
     config.train.steps, config.train.epochs = 4, 0
     config.data.crop = tuple(min(side, 128) for side in config.data.crop)
+    config.eval.crop = tuple(min(side, 128) for side in config.eval.crop)
     config.data.base_size = min(config.data.base_size, 256)
     config.data.fixed_size = tuple(min(side, 256) for side in config.data.fixed_size)
     config.data.train_size = 8

@@ -39,6 +39,8 @@ def choose_canvases(sizes: Sequence[Size], most: int = 6) -> list[Size]:
         (h, w) of the canvases, smallest first; none if there is no picture. Each picture fits one.
     """
     counts, step = Counter(sizes), 8
+    if len(counts) <= most:
+        return sorted(counts, key=lambda size: size[0] * size[1])
     while len(counts) > _DISTINCT:
         rounded: Counter[Size] = Counter()
         for (height, width), count in counts.items():
@@ -89,7 +91,7 @@ def plan_batches(
     """
     on: dict[Size, list[int]] = {canvas: [] for canvas in canvases}
     for index, size in enumerate(sizes):
-        on[canvas_of(size, canvases)].append(index)
+        on[size if size in on else canvas_of(size, canvases)].append(index)
     return [
         (canvas, indices[start : start + batch_size])
         for canvas, indices in on.items()

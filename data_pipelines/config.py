@@ -213,6 +213,11 @@ class DataConfig:
             given = len(getattr(self, name))
             _require(given in (0, count), f"{name} has {given} values", f"give {count}, or none")
         _require(
+            bool(self.categories) or not self.instance_sizes,
+            "instance_sizes are given without categories",
+            "give the category of each class too",
+        )
+        _require(
             all(_is_number(size) and size >= 0 for size in self.instance_sizes),
             f"instance_sizes is {self.instance_sizes!r}",
             "give numbers of at least 0",

@@ -13,6 +13,8 @@ from data_pipelines.errors import DataError
 # A file that cannot be decoded is reported by its name here, not by OpenCV as well.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 # Pillow stretches grey of few bits to 0..255; these are the factors.
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
@@ -42,7 +44,7 @@ def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise _undecodable(name, f" ({error})") from None
 
 
@@ -51,7 +53,7 @@ def check_whole(data: bytes, name: str) -> None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise _undecodable(name, f" ({error})") from None
 
 
@@ -66,7 +68,7 @@ def label_ids(data: bytes, name: str) -> np.ndarray:
     """
     try:
         raw = _stored_ids(data)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise _undecodable(name, f" ({error})") from None
     if raw.ndim != 2 or raw.dtype not in (np.uint8, np.uint16):
         channels = 1 if raw.ndim == 2 else raw.shape[2]

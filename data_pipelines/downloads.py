@@ -22,7 +22,11 @@ from data_pipelines.errors import DataError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk that is full."""
+SCRATCH = "scratch-"
+"""What the name of a temporary folder begins with."""
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+# RuntimeError: encrypted, or packed in a way that Python does not know.
+_DAMAGE = (OSError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
 _SHOWN = 5
 
 
@@ -72,11 +76,12 @@ class Downloads:
                 self._add_tar(path if name.endswith(".tar") else self._expanded(path), place)
             else:
                 self._readers[(place / path.name).as_posix()] = path.read_bytes
-        except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+        except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
+            shown = self.source / place / path.name if self.source.is_dir() else path
             self.broken.append(
-                f"Cannot open {path}: it is damaged or incomplete ({error}); download it again."
+                f"Cannot open {shown}: it is damaged or incomplete ({error}); download it again."
             )
 
     def _add_zip(self, path: Path, place: Path) -> None:
@@ -106,9 +111,15 @@ class Downloads:
 
     def _temporary(self, name: str) -> Path:
         if self._folder is None:
-            made = tempfile.TemporaryDirectory(prefix="gsto-", dir=self._scratch)
+            made = tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._scratch)
             self._folder = Path(self._open.enter_context(made))
         return Path(tempfile.mkdtemp(dir=self._folder)) / name
+
+    def __enter__(self) -> "Downloads":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def match(self, pattern: str) -> list[re.Match[str]]:
         """Returns a match for each path whose end, from the start of a name, fits the pattern."""
@@ -125,8 +136,7 @@ class Downloads:
             raise DataError(f"{self.source} has no file {name}; restore it.")
         try:
             return self._readers[name]()
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            # RuntimeError: encrypted, or packed in a way that Python does not know.
+        except _DAMAGE as error:
             raise DataError(
                 f"Cannot read {name} in {self.source}: {error}; download it again."
             ) from None

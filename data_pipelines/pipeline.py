@@ -207,10 +207,11 @@ def _ignore_interrupt(index: int, count: int) -> None:
 class EvalBatches:
     """Batches of whole pictures, every picture of the source once over all shards.
 
-    Pictures lie in the top left corner of a few canvases (`data_pipelines.canvases`), so that all
-    batches have one of few shapes. What is next is decided by the pictures' sizes alone: all shards
-    go through the same number of batches, of the same shapes. A batch that lacks pictures repeats
-    its last one with mask False. Batches are read ahead; each iteration starts from the beginning.
+    Pictures of one size share a batch, or lie in the top left corner of a few canvases
+    (`data_pipelines.canvases`), so that all batches have one of few shapes. What is next is decided
+    by the pictures' sizes alone: all shards go through the same number of batches, of the same
+    shapes. A batch that lacks pictures repeats its last one with mask False. Batches are read
+    ahead; each iteration starts from the beginning.
 
     Args:
         config: the ignore label, and how persons are cut out.
@@ -218,10 +219,10 @@ class EvalBatches:
         batch_size: pictures in a batch of this shard.
         shard_index: this shard's number.
         shard_count: how many shards there are.
-        most_canvases: how many shapes of batches there may be.
+        most_canvases: how many shapes of batches there may be; 0: as many as sizes.
 
     Attributes:
-        sizes: (h, w) of the pictures by their canvas.
+        sizes: the different (h, w) of pictures by their canvas.
 
     Raises:
         DataError: an impossible batch size or shard, or a picture whose size cannot be read. While
@@ -235,17 +236,18 @@ class EvalBatches:
         batch_size: int,
         shard_index: int = 0,
         shard_count: int = 1,
-        most_canvases: int = 6,
+        most_canvases: int = 0,
     ) -> None:
         _check_shard(shard_index, shard_count)
         if batch_size < 1:
             raise DataError(f"Batch size {batch_size} is not positive; use at least 1.")
         with ThreadPoolExecutor(4) as pool:
             sizes = list(pool.map(source.size, range(len(source))))
-        plan = plan_batches(sizes, batch_size * shard_count, choose_canvases(sizes, most_canvases))
-        self.sizes: dict[Size, list[Size]] = {}
+        most = most_canvases or len(set(sizes))
+        plan = plan_batches(sizes, batch_size * shard_count, choose_canvases(sizes, most))
+        self.sizes: dict[Size, set[Size]] = {}
         for canvas, indices in plan:
-            self.sizes.setdefault(canvas, []).extend(sizes[index] for index in indices)
+            self.sizes.setdefault(canvas, set()).update(sizes[index] for index in indices)
         places = [
             _Place(canvas, indices[min(row, len(indices) - 1)], row < len(indices))
             for canvas, indices in plan

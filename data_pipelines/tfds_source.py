@@ -20,7 +20,8 @@ UNFINISHED = ".incomplete"
 
 # What tensorflow-datasets' own builders call the splits and features that ours name otherwise.
 _SPLITS = {"val": "validation"}
-_FEATURES = {"image": "image_left", "label": "segmentation_label", "name": "image_id"}
+_JOINED = {"trainval": ("train", "val")}
+_FEATURES = {"image": "image_left", "label": "segmentation_label"}
 _CONFIGS = ("", "semantic_segmentation")
 
 
@@ -138,7 +139,7 @@ def _newest_version(base: Path) -> Path | None:
 
 def parts_of(split: str) -> list[str]:
     """The stored splits that one is made of: "train+val", or "trainval" for the same."""
-    return split.replace("trainval", "train+val").split("+")
+    return [part for name in split.split("+") for part in _JOINED.get(name, (name,))]
 
 
 def _names(folder: Path, split: str) -> tuple[str, ...]:

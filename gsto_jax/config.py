@@ -177,6 +177,7 @@ class EvalConfig:
     edge: str
     pad: str
     score: str
+    canvases: int
     absent: str
     pictures: int
     figures: int
@@ -186,6 +187,7 @@ class EvalConfig:
         for name in ("scales", "crop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _require(self.batch_size >= 1, "eval.batch_size", self.batch_size, "use at least 1")
+        _require(self.canvases >= 0, "eval.canvases", self.canvases, "use 0 (exact) or more")
         _one_of(self.pad, "eval.pad", ("mean", "black"))
         _one_of(self.absent, "eval.absent", ("exclude", "zero"))
         _require(self.pictures >= -1, "eval.pictures", self.pictures, "use -1 (all), 0 or more")

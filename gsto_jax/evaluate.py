@@ -1,6 +1,6 @@
 """Evaluation over a whole set, by one look at whole pictures or by another protocol."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -25,8 +25,8 @@ class EvalBatches(Protocol):
     """Pictures on canvases: what `data_pipelines.EvalBatches` is."""
 
     @property
-    def sizes(self) -> Mapping[protocols.Size, Sequence[protocols.Size]]:
-        """Sizes (h, w) of the pictures by their canvas."""
+    def sizes(self) -> Mapping[protocols.Size, Collection[protocols.Size]]:
+        """The different sizes (h, w) of pictures by their canvas."""
         ...
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
@@ -41,6 +41,7 @@ def evaluate(
     on_batch: OnBatch = lambda batch, predictions, maps: None,
     stop: Callable[[], bool] = lambda: False,
     instances: InstanceCounts | None = None,
+    explained: int = 0,
 ) -> Scores | None:
     """Scores a network on a set; every canvas compiles once for each shape of windows.
 
@@ -53,9 +54,10 @@ def evaluate(
       mesh: the devices.
       protocol: how a picture is looked at.
       on_batch: called with each batch, this process' predictions `b h w` uint8, and a function that
-        returns the maps of `eval_step`.
+        returns the maps of `eval_step`, none where they are not known.
       stop: asked after each batch whether to give up.
       instances: counts the instances of batches that hold "instance" `b h w` ids.
+      explained: how many pictures need maps at least, -1 for all; unless windows slide.
 
     Returns:
       The scores of the counts summed over all processes; None if it was stopped.
@@ -68,14 +70,17 @@ def evaluate(
             total[name] = total.get(name, 0) + np.asarray(values, np.int64)
         ours = local_part(predictions)
         if instances is not None:
-            for n in np.flatnonzero(batch["mask"]).tolist():
+            for n in np.flatnonzero(batch["mask"] & ("instance" in batch)).tolist():
                 height, width = batch["size"][n]
                 instances.add(ours[n, :height, :width], batch["instance"][n, :height, :width])
         on_batch(batch, ours, maps)
 
-    pending = None
+    pending, seen = None, 0
     for batch in batches:
-        started = batch, *_predict(task, variables, batch, mesh, protocol, batches.sizes)
+        # By the batch's number, not by its pictures: every process must run the same programs.
+        wanted = protocol.window != "slide" and not 0 <= explained <= seen
+        seen += len(batch["image"])
+        started = batch, *_predict(task, variables, batch, mesh, protocol, batches.sizes, wanted)
         if pending is not None:
             finish(pending)
         pending = started
@@ -94,7 +99,8 @@ def _predict(
     batch: Batch,
     mesh: Mesh,
     protocol: protocols.Protocol,
-    sizes: Mapping[protocols.Size, Sequence[protocols.Size]],
+    sizes: Mapping[protocols.Size, Collection[protocols.Size]],
+    explain: bool,
 ) -> tuple[dict[str, Array], Array, GetMaps]:
     """Counts, predictions and maps of a batch; all may still be under way."""
     inputs = put_batch({name: batch[name] for name in EVAL_INPUTS}, mesh)
@@ -104,10 +110,11 @@ def _predict(
     if protocol.is_plain(together):
         counts, predictions, maps = look()
         return counts, predictions, lambda: jax.tree.map(local_part, maps)
+    maps = look()[2] if explain else {}
     found = score_batch(task, protocol, mesh, variables, batch, together)
     labels = {name: inputs[name] for name in ("label", "size", "mask")}
     counts, predictions = counting(task, mesh)(found, labels)
-    return counts, predictions, lambda: jax.tree.map(local_part, look()[2])
+    return counts, predictions, lambda: jax.tree.map(local_part, maps)
 
 
 @lru_cache(maxsize=4)

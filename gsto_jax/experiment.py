@@ -232,6 +232,7 @@ class Experiment:
             pictures.write,
             stop,
             eval_set.instances(),
+            task.config.eval.figures,
         )
         if scores is None:
             return None

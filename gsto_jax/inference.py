@@ -4,7 +4,7 @@ Pictures lie in the top left corner of a canvas, so that those of different size
 there is one for each pair of a canvas and a shape of windows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -34,12 +34,13 @@ def resample(x: Array, rows: Mapping[str, Array], columns: Mapping[str, Array]) 
     def along(x: Array, taps: Mapping[str, Array], axis: int) -> Array:
         shape = [1, 1, 1]
         shape[axis] = -1
-        first, second = (
-            jnp.take(x, taps["index"][:, t], axis)
-            * taps["weight"][:, t].reshape(shape).astype(x.dtype)
-            for t in (0, 1)
-        )
-        return first + second
+
+        def tap(t: int) -> Array:
+            weight = taps["weight"][:, t].reshape(shape).astype(x.dtype)
+            # Not a product alone: what has no weight may be infinite.
+            return jnp.where(weight > 0, jnp.take(x, taps["index"][:, t], axis) * weight, 0)
+
+        return tap(0) + tap(1)
 
     def both(x: Array, rows: Mapping[str, Array], columns: Mapping[str, Array]) -> Array:
         return along(along(x, rows, 0), columns, 1)
@@ -95,7 +96,7 @@ def _mirrored_classes(protocol: Protocol, num_classes: int) -> np.ndarray:
 
 
 def stacked_views(
-    protocol: Protocol, sizes: Sequence[Size], canvas: Size, together: Sequence[Size]
+    protocol: Protocol, sizes: Sequence[Size], canvas: Size, together: Collection[Size]
 ) -> list[dict[str, Any]]:
     """The views of a batch of pictures, one of each picture at a time.
 
@@ -122,7 +123,7 @@ def score_batch(
     mesh: Mesh,
     variables: Any,
     batch: Mapping[str, np.ndarray],
-    together: Sequence[Size],
+    together: Collection[Size],
 ) -> Array:
     """Scores of every class at every pixel.
 
@@ -143,14 +144,8 @@ def score_batch(
     sizes = [(int(height), int(width)) for height, width in batch["size"]]
     scores = begin(inputs)
     for taps in stacked_views(protocol, sizes, canvas, together):
-        scores = add(variables, inputs, put_tree(taps, mesh), scores)
+        scores = add(variables, inputs, put_batch(taps, mesh), scores)
     return scores
-
-
-def put_tree(tree: Any, mesh: Mesh) -> Any:
-    """Puts this process' part of arrays on its devices; the first axis is the batch."""
-    sharding = split_batch(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 @lru_cache(maxsize=4)

@@ -57,9 +57,12 @@ class InstanceCounts:
         """`k 2`: weighted hits and misses."""
         self.categories = np.zeros((len(self.names), 2))
         """The same of categories."""
+        self.pictures = 0
+        """How many were counted; without any, there are scores of categories alone."""
 
     def add(self, predictions: np.ndarray, instances: np.ndarray) -> None:
         """Counts a picture: predictions `h w` train ids, instances `h w` ids."""
+        self.pictures += 1
         found, places = np.unique(instances, return_inverse=True)
         places = places.reshape(-1)
         total = np.bincount(places, minlength=len(found))
@@ -83,8 +86,14 @@ class InstanceCounts:
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            gathered = multihost_utils.process_allgather((self.classes, self.categories))
-            self.classes, self.categories = (np.asarray(x).sum(0) for x in gathered)
+            ours = np.concatenate([self.classes.ravel(), self.categories.ravel(), [self.pictures]])
+            # As integers: JAX would round float64.
+            parts = np.asarray(multihost_utils.process_allgather(ours.view(np.uint32)))
+            total = parts.view(np.float64).sum(0)
+            self.classes, self.categories = (
+                part.reshape(-1, 2) for part in np.split(total[:-1], [self.classes.size])
+            )
+            self.pictures = int(total[-1])
 
     def scores(self, confusion: np.ndarray) -> CategoryScores:
         """Scores from these counts and the summed confusion matrix `k k`, rows true classes."""
@@ -95,17 +104,17 @@ class InstanceCounts:
         false = confusion.sum(0) - np.diag(confusion)
         instance_iou = self._instance_iou(self.classes, false)
         category_instance_iou = self._instance_iou(self.categories, predicted - hit)
-        has = np.array(self._sizes) > 0
+        has = (np.array(self._sizes) > 0) & (self.pictures > 0)
         instance_iou[~has] = np.nan
         category_instance_iou[~(member @ has)] = np.nan
         return CategoryScores(
             tuple(self.names),
             iou,
-            _mean(iou),
+            mean_known(iou),
             instance_iou,
-            _mean(instance_iou),
+            mean_known(instance_iou),
             category_instance_iou,
-            _mean(category_instance_iou),
+            mean_known(category_instance_iou),
         )
 
     def _instance_iou(self, counts: np.ndarray, false: np.ndarray) -> np.ndarray:
@@ -117,6 +126,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_known(values: np.ndarray) -> float:
+    """Mean of what is not NaN; NaN if all is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from gsto_jax.boundary import boundary_counts, boundary_iou
-from gsto_jax.instance_scores import CategoryScores, InstanceCounts
+from gsto_jax.instance_scores import CategoryScores, InstanceCounts, mean_known
 
 
 def confusion_matrix(
@@ -98,8 +98,8 @@ def scores(
     Args:
       confusion: `k k` integers, rows true classes.
       absent: what a class with neither truth nor prediction does: "exclude" leaves it out of the
-        means, "zero" counts it as 0, as the released code does. In "zero" classes without true
-        pixels count as 0 in the mean accuracy too.
+        means of IoU and accuracy, "zero" counts it as 0, as the released code does. In "zero"
+        classes without true pixels count as 0 in the mean accuracy too.
 
       boundary: `k 3` of `gsto_jax.boundary`.
       instances: of the same pictures.
@@ -123,17 +123,12 @@ def scores(
     return Scores(
         iou=iou,
         accuracy=accuracy,
-        mean_iou=_mean(iou),
+        mean_iou=mean_known(iou),
         pixel_accuracy=float(hit.sum() / max(true.sum(), 1)),
-        mean_accuracy=_mean(accuracy),
+        mean_accuracy=mean_known(accuracy),
         left_out=left_out,
         confusion=confusion,
         boundary_iou=outlines,
-        mean_boundary_iou=_mean(outlines),
+        mean_boundary_iou=mean_known(outlines),
         categories=instances.scores(confusion) if instances is not None else None,
     )
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")

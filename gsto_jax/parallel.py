@@ -1,6 +1,7 @@
 """Devices, and how arrays lie on them: the batch is split over the mesh axis "data"."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,11 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     return None
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this host's part of a batch on its devices; each array's first axis is the batch."""
+def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Puts this host's part of arrays on its devices; the first axis of each is the batch."""
     sharding = split_batch(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    put = partial(jax.make_array_from_process_local_data, sharding)
+    return jax.tree.map(put, dict(batch))
 
 
 def local_part(x: jax.Array) -> np.ndarray:

@@ -134,13 +134,20 @@ class Protocol:
         if self.flip:
             words.append("flip")
         if self.window != "whole":
-            words.append(f"{self.window} {self.crop[0]}x{self.crop[1]}")
+            words.append(f"{self.window} {self.crop[0]}x{self.crop[1]} by {self.stride:.3g}")
+        if self.score != "exp":
+            words.append(self.score)
         return " + ".join(words)
 
     def is_plain(self, sizes: Iterable[Size]) -> bool:
         """Whether it comes to one look at pictures of these sizes as they are."""
         once = self.scales == (1.0,) and not self.flip and not self._slides(1.0)
         return once and all(self.scaled(size, 1.0) == size for size in set(sizes))
+
+    @property
+    def suits_any_canvas(self) -> bool:
+        """Whether a picture's scores are the same on a larger canvas: no window ends with it."""
+        return self.window == "slide" or any(self.fixed_size)
 
     def scaled(self, size: Size, scale: float) -> Size:
         """Height and width of a picture at a scale."""

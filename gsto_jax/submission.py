@@ -1,13 +1,35 @@
-"""Predictions as a benchmark's server takes them: a zip of PNGs that hold label ids."""
+"""Predictions as a benchmark's server takes them: a zip of PNGs of label ids (needs OpenCV)."""
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import cv2
 import numpy as np
+
+from gsto_jax.errors import UserError
+
+
+def label_ids(id_map: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
+    """The label id of each train id, `256` uint8, from pairs (label id, train id).
+
+    The first pair of a train id counts.
+
+    Raises:
+      UserError: a class has no label id, or one that is not of 8 bits.
+    """
+    table = np.zeros(256, np.uint8)
+    for train_id in range(num_classes):
+        found = next((label for label, train in id_map if train == train_id), -1)
+        if not 0 <= found <= 255:
+            raise UserError(
+                f"class {train_id} has no label id in 0..255 in config.data.id_map: give it one"
+            )
+        table[train_id] = found
+    return table
 
 
 class SubmissionWriter:
@@ -17,18 +39,24 @@ class SubmissionWriter:
 
     Args:
       path: of the zip.
-      label_ids: label id by train id.
-      name: of the picture of an index; folders before it are dropped.
+      table: of `label_ids`.
+      names: of the pictures; folders before them are dropped.
+
+    Raises:
+      UserError: two pictures have one name, or they have numbers for names.
     """
 
-    def __init__(
-        self, path: Path, label_ids: Mapping[int, int], name: Callable[[int], str]
-    ) -> None:
-        self.path, self.written = path, 0
-        self._name, self._names = name, set[str]()
-        self._table = np.zeros(256, np.uint8)
-        for train_id, label_id in label_ids.items():
-            self._table[train_id] = label_id
+    def __init__(self, path: Path, table: np.ndarray, names: Sequence[str]) -> None:
+        self.path, self.written, self._table = path, 0, table
+        self._names = [name.rpartition("/")[2] for name in names]
+        name, count = Counter(self._names).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"{count} pictures are named {name}: a submission needs other names")
+        if all(name.isdecimal() for name in self._names):
+            raise UserError(
+                f"the pictures are numbered, such as {name}, and a server knows them by name: "
+                "prepare the data set with --mode=prepare, which keeps their names"
+            )
         self._beside = path.with_name(f"{path.name}.partial")
 
     def __enter__(self) -> "SubmissionWriter":
@@ -48,17 +76,10 @@ class SubmissionWriter:
             self._beside.unlink(missing_ok=True)
 
     def write(self, batch: Mapping[str, np.ndarray], predictions: np.ndarray, _: Any) -> None:
-        """Writes the pictures of a batch ("size", "index", "mask"); predictions `b h w` train ids.
-
-        Raises:
-          ValueError: two pictures of one name.
-        """
+        """Writes a batch ("size", "index", "mask") of predictions, `b h w` train ids."""
         for n in np.flatnonzero(batch["mask"]).tolist():
             height, width = batch["size"][n]
-            stem = self._name(int(batch["index"][n])).rpartition("/")[2]
-            if stem in self._names:
-                raise ValueError(f"two pictures are named {stem}")
-            self._names.add(stem)
+            stem = self._names[int(batch["index"][n])]
             ids = self._table[predictions[n, :height, :width]]
             self._zip.writestr(f"{stem}_pred.png", cv2.imencode(".png", ids)[1].tobytes())
             self.written += 1

@@ -1,6 +1,7 @@
 """Pictures of predictions (needs OpenCV, from the `train` extra)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -111,11 +112,12 @@ class PictureWriter:
         Args:
           batch: of whole pictures, in the top left corner each.
           predictions: `b h w`.
-          maps: returns those of `gsto_jax.task.eval_step`; called only if they are to be shown.
+          maps: returns those of `gsto_jax.task.eval_step`, or none; called only to show them.
 
         Raises:
           ValueError: a name that leads out of the folder.
         """
+        maps = cache(maps)
         for n in np.flatnonzero(batch["mask"]).tolist():
             pictures = dict(self._pictures(batch, predictions, maps, n))
             path = self._path(self.name(int(batch["index"][n])))
@@ -141,11 +143,12 @@ class PictureWriter:
         look = (self.classes, self.palette, self.ignore_label)
         if self.seen < self.limit or self.limit < 0:
             yield "sample", sample_panel(image, label, prediction, *look)
-        if self.seen < self.figures or self.figures < 0:
+        shown = maps() if self.seen < self.figures or self.figures < 0 else {}
+        if shown:
             canvas = predictions.shape[1:3]
             of_picture = {
                 name: values[n][_share(values.shape[1:3], (height, width), canvas)]
-                for name, values in maps().items()
+                for name, values in shown.items()
             }
             yield "branches", branch_figure(image, of_picture)
             if any(name.startswith("gate/") for name in of_picture):

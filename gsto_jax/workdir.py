@@ -6,6 +6,7 @@ evaluations.jsonl    one line for each evaluation: step and scores
 checkpoints/STEP/    the newest checkpoints
 best/STEP/           the best one evaluated
 eval-SPLIT/          scores and pictures of the last evaluation
+submission-SPLIT.zip predictions for a benchmark's server
 tensorboard/         metrics and pictures over time
 """
 

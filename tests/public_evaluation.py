@@ -1,4 +1,4 @@
-"""The public evaluation of Cityscapes, from the folder that `make env` puts it in."""
+"""The public evaluation of Cityscapes, from the folder that `make test` puts it in."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ def cityscapes(monkeypatch, pairs):
     """
     folder = Path(sys.prefix) / "evaluation"
     if not folder.is_dir():
-        pytest.fail(f"{folder} is missing: make env installs requirements-evaluation.txt there")
+        pytest.fail(f"{folder} is missing: make test installs requirements-evaluation.txt there")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(np, "in1d", np.isin, raising=False)  # gone from NumPy 2.4
     monkeypatch.setenv("CITYSCAPES_DATASET", "/")

@@ -22,7 +22,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from data_pipelines.builders.builder import Builder, Example, Item
-from data_pipelines.downloads import FULL, Downloads
+from data_pipelines.downloads import FULL, SCRATCH, Downloads
 from data_pipelines.errors import DataError
 from data_pipelines.tfds_source import UNFINISHED
 
@@ -68,15 +68,15 @@ def prepare(
         _check_what_is_there(builder, final, storage, partial)
         return final
     work = final.with_name(f"{VERSION}{UNFINISHED}")
-    downloads = None
     try:
         work.mkdir(parents=True, exist_ok=True)
         with _held(work):
-            # Beside the data set: the system's place for temporary files may be small.
-            downloads = Downloads(source, work.parent)
-            items = _items(builder, downloads, partial)
-            _keep_what_fits(work, builder, items, storage)
-            with ThreadPoolExecutor(threads) as pool:
+            for left in work.glob(f"{SCRATCH}*"):  # by a process that was killed
+                shutil.rmtree(left)
+            # Scratch goes here, since the system's place for temporary files may be small.
+            with Downloads(source, work) as downloads, ThreadPoolExecutor(threads) as pool:
+                items = _items(builder, downloads, partial)
+                _keep_what_fits(work, builder, items, storage)
                 build = _Build(work, builder, downloads, storage, pool, on_split)
                 for split, records in items.items():
                     build.write(split, records)
@@ -89,9 +89,6 @@ def prepare(
                 " command again, which goes on where this one ended."
             ) from None
         raise DataError(f"Cannot write {error.filename or root}: {error.strerror}.") from None
-    finally:
-        if downloads is not None:
-            downloads.close()
     return final
 
 
@@ -145,7 +142,9 @@ def _check_what_is_there(builder: Builder, final: Path, storage: str, partial: b
         plan = json.loads((final / _PLAN).read_text())
         there, found = plan["storage"], plan["counts"]
     except (OSError, ValueError, KeyError):
-        raise DataError(f"{final} was not made by --mode=prepare: {remedy}.") from None
+        raise DataError(
+            f"{final} was not made by this version's --mode=prepare: {remedy}."
+        ) from None
     if there != storage:
         raise DataError(f"{final} holds the data set with storage {there!r}: {remedy}.")
     if not partial and (wrong := _wrong_counts(builder, found)):
@@ -193,7 +192,7 @@ def _keep_what_fits(
         if json.loads(path.read_text()) == plan:
             return
     for other in work.iterdir():
-        if other.name != _LOCK:
+        if other.name != _LOCK and not other.name.startswith(SCRATCH):
             shutil.rmtree(other) if other.is_dir() else other.unlink()
     _write_text(path, json.dumps(plan))
 

@@ -608,7 +608,7 @@ def test_a_partial_set_does_not_pass_for_a_whole_one(tmp_path):
     with pytest.raises(DataError, match=r"train has 5 of 2975.*It was made with --partial"):
         build(tmp_path, "cityscapes", partial=False)
     (folder / "plan.json").write_text("{")
-    with pytest.raises(DataError, match=r"was not made by --mode=prepare: give another"):
+    with pytest.raises(DataError, match=r"was not made by this version's --mode=prepare"):
         build(tmp_path, "cityscapes")
 
 

@@ -38,7 +38,7 @@ def make(tmp_path, monkeypatch):
     ious = []
 
     def fixed(*args):
-        if args[-2]():
+        if args[6]():
             return None
         if np.isnan(iou := ious.pop(0)):
             return scores(np.zeros((2, 2)))

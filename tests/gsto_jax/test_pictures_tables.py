@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from gsto_jax.figures import branch_figure, gate_figure
+from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.metrics import scores
 from gsto_jax.tables import score_table, write_scores
 from gsto_jax.visualize import IGNORED, WRONG, PictureWriter, color_mask, error_map, sample_panel
@@ -106,6 +107,32 @@ def test_score_table_and_file(tmp_path):
     assert lines[3] == "train,nan,nan,nan,nan"
     assert lines[4] == "mean,0.775000,0.875000,nan,nan"
     assert lines[5] == "pixel accuracy,,0.875000,,"
+
+
+def test_scores_of_categories_and_instances(tmp_path):
+    counts = InstanceCounts(("flat", "thing", "thing"), (0, 5.0, 5.0), {1: 1, 2: 2})
+    counts.add(np.array([[1, 1, 1, 2]]), np.array([[1000 + 1, 1001, 2000 + 1, 2001]]))
+    confusion = np.array([[3, 1, 0], [0, 2, 0], [0, 1, 1]])
+    result = scores(
+        confusion, boundary=np.array([[1, 2, 2], [1, 1, 1], [0, 1, 0]]), instances=counts
+    )
+    classes = ("road", "car", "bus")
+    console = Console(record=True, width=100)
+    console.print(score_table(result, classes, "title"))
+    text = " ".join(console.export_text().replace("│", " ").split())
+    assert "car 50.00 100.00 100.00 71.43 2" in text
+    assert "mean 58.33 75.00 44.44" in text
+    assert "thing 80.00" in text
+    assert "mean of categories 77.50" in text
+    write_scores(tmp_path / "scores.csv", result, classes)
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert lines[2] == "car,0.500000,1.000000,1.000000,0.714286"
+    assert lines[6] == "category flat,0.750000,,,nan"
+    assert lines[8].startswith("mean of categories,0.775000,,,")
+    without = InstanceCounts(("flat", "thing", "thing"), (0, 5.0, 5.0), {1: 1, 2: 2})
+    alone = scores(confusion, instances=without)
+    assert alone.categories.mean_iou == result.categories.mean_iou
+    assert np.isnan(alone.categories.instance_iou).all()
 
 
 def maps():

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from gsto_jax import UserError
+from gsto_jax.evaluate import evaluate
 from gsto_jax.inference import score_batch, stacked_views, view_scores
+from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.parallel import make_mesh
 from gsto_jax.protocol import Protocol, linear_taps, window_starts
 from gsto_jax.task import eval_step, initial_state
@@ -161,9 +163,7 @@ def test_one_look_equals_the_plain_step(network):
     protocol = Protocol(pad=task.mean)
     found = score_batch(task, protocol, mesh, variables, batch, [(64, 64), (50, 41)])
     labels = {"label": np.zeros((2, 64, 64), np.uint8), "mask": np.ones(2, bool)}
-    _, predictions, _ = eval_step(
-        task, variables, {k: jnp.asarray(v) for k, v in (batch | labels).items()}
-    )
+    _, predictions, _ = jax.jit(partial(eval_step, task))(variables, batch | labels)
     for n, (height, width) in enumerate(batch["size"].tolist()):
         ours, theirs = found[n].argmax(-1)[:height, :width], predictions[n, :height, :width]
         np.testing.assert_array_equal(ours, theirs)
@@ -213,3 +213,73 @@ def test_few_programs_for_many_sizes():
 def test_impossible_protocols(changes, message):
     with pytest.raises(UserError, match=message):
         Protocol(**changes)
+
+
+def test_scores_that_overflow_stay_out_of_other_pixels():
+    """exp of a logit above 88 is infinite; it must not spread where its weight is 0."""
+    picture = np.zeros((40, 40, 3), np.float32)
+    picture[3, 5] = 95
+    protocol = Protocol(window="slide", crop=(24, 24), scales=(1.0, 1.5))
+    found = scores_of(protocol, lambda x: x, picture, (48, 48))
+    assert np.isinf(found[3, 5]).all()
+    assert np.isfinite(found[8:, 10:]).all()
+    assert not np.isnan(found).any()
+
+
+def test_evaluation_by_another_protocol(network):
+    """Counts what the scores of the protocol predict, instances and all."""
+    task, variables = network
+    sizes = [(60, 41), (33, 64), (64, 64)]
+    protocol = Protocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
+    rng, mesh = np.random.default_rng(0), make_mesh(jax.devices()[:1])
+    batch = pictures([*sizes, sizes[-1]], (64, 64)) | {"mask": np.array([True] * 3 + [False])}
+    batch["label"] = rng.integers(0, 3, (4, 64, 64)).astype(np.uint8)
+    batch["instance"] = rng.choice([0, 24, 24000, 24001], (4, 64, 64)).astype(np.uint16)
+    for n, (height, width) in enumerate(batch["size"]):
+        batch["label"][n, height:], batch["label"][n, :, width:] = 255, 255
+
+    class Once(list):
+        @property
+        def sizes(self):
+            return {(64, 64): set(sizes)}
+
+    counts, seen = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0}), []
+    result = evaluate(
+        task,
+        variables,
+        Once([batch]),
+        mesh,
+        protocol,
+        on_batch=lambda b, p, maps: seen.append((p, maps())),
+        instances=counts,
+        explained=-1,
+    )
+    found = score_batch(task, protocol, mesh, variables, batch, set(sizes))
+    predictions = np.asarray(found).argmax(-1)
+    np.testing.assert_array_equal(seen[0][0], predictions)
+    assert seen[0][1] == {}, "no maps of windows that slide"
+    expected, again = (
+        np.zeros((3, 3), np.int64),
+        InstanceCounts(("a", "a", "b"), (9, 0, 0), {24: 0}),
+    )
+    for n in range(3):
+        where = (n, slice(batch["size"][n, 0]), slice(batch["size"][n, 1]))
+        np.add.at(expected, (batch["label"][where], predictions[where]), 1)
+        again.add(predictions[where], batch["instance"][where])
+    np.testing.assert_array_equal(result.confusion, expected)
+    np.testing.assert_array_equal(counts.classes, again.classes)
+    assert np.isfinite(result.categories.instance_iou[0])
+    # Only whole pictures have maps, and only as many as are asked for.
+    whole, maps = Protocol(flip=True), []
+    for explained in (0, 4):
+        evaluate(
+            task,
+            variables,
+            Once([batch]),
+            mesh,
+            whole,
+            on_batch=lambda b, p, found: maps.append(set(found())),
+            explained=explained,
+        )
+    assert maps[0] == set()
+    assert {"branch/0", "gate/transition2"} <= maps[1]
