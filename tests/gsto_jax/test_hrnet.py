@@ -9,6 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet, HRNetSpec, UserError
+from gsto_jax.layers.conv import he_std
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from tests.gsto_jax.loss_settings import loss_config
@@ -171,3 +172,18 @@ def test_impossible_networks_are_named():
         GSTOSpec(gtm=("none", "none"))
     with pytest.raises(ValueError, match=r"b h w 3, not \(64, 64, 3\)"):
         HRNet(TINY, GSTOSpec(), 5).init(jax.random.key(0), jnp.zeros((64, 64, 3)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_initial_kernels_are_drawn_from_hes_distribution(seed):
+    """Mean and deviation of every kernel, and no kernel like another, within chance."""
+    model = HRNet(VARIANTS["w18_small_v2"], PLAIN, 11, init_name="he")
+    params = flatten_dict(initial_variables(model, seed)["params"], sep="/")
+    kernels = {name: x / he_std(x.shape) for name, x in params.items() if x.ndim == 4}
+    assert len(kernels) == 146
+    for name, x in kernels.items():
+        assert abs(x.mean()) < 5 / np.sqrt(x.size), name
+        assert abs(x.std() - 1) < 5 / np.sqrt(2 * x.size), name
+    same = np.stack([x.ravel() for x in kernels.values() if x.shape == (3, 3, 18, 18)])
+    alike = np.abs(np.corrcoef(same) - np.eye(len(same))).max()
+    assert alike < 5 / np.sqrt(same.shape[1])
