@@ -40,6 +40,7 @@ from gsto_jax.task import network
 CONFIG = config_flags.DEFINE_config_file("config", "configs/camvid_w18s.py", "FILE[:WORDS]")
 INIT = flags.DEFINE_enum("init", "ours", ["ours", "torch"], "who draws the weights")
 DATA = flags.DEFINE_enum("data", "ours", ["ours", "usual"], "who makes the batches")
+CHANNELS_FIRST = flags.DEFINE_bool("channels_first", False, "the other memory layout")
 STOP = flags.DEFINE_integer("stop", 0, "end after so many steps, without scores; 0: at the end")
 CSV = flags.DEFINE_string("csv", None, "file to append the scores to")
 
@@ -213,7 +214,8 @@ def normalized(data: DataConfig, images: np.ndarray, sizes: np.ndarray) -> torch
     for n, (height, width) in enumerate(sizes.tolist()):
         x[n, height:] = 0
         x[n, :, width:] = 0
-    return x.permute(0, 3, 1, 2)
+    x = x.permute(0, 3, 1, 2)
+    return x.contiguous() if CHANNELS_FIRST.value else x
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore: int) -> torch.Tensor:
