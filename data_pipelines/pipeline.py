@@ -1,9 +1,12 @@
 """From a source to batches: shuffling, host slicing, padding."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from typing import Any, Protocol
 
 import grain
@@ -195,13 +198,23 @@ class TrainBatches:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._workers)
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupt)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_follow_main_process)
         return iter(dataset)
 
 
-def _ignore_interrupt(index: int, count: int) -> None:
-    """Leaves Ctrl-C, which reaches every process of a terminal, to the main process."""
+def _follow_main_process(index: int, count: int) -> None:
+    """Makes a worker process end when the main one does, and not before.
+
+    Ctrl-C, which reaches every process of a terminal, is left to the main process. That one may be
+    killed without a chance to end its workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(main: Any) -> None:
+    main.join()
+    os._exit(1)
 
 
 class EvalBatches:
