@@ -31,7 +31,8 @@ from absl import app, flags, logging
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
-from data_pipelines import DataConfig, EvalBatches, RandomScaleCropFlip, make_source, train_batches
+from data_pipelines import DataConfig, EvalBatches, make_source, train_batches
+from data_pipelines.pipeline import augmentation
 from gsto_jax.config import Config
 from gsto_jax.metrics import scores
 from gsto_jax.models.initialize import initial_variables
@@ -168,14 +169,7 @@ def _resized(x: torch.Tensor, size: Any) -> torch.Tensor:
 def usual_batches(data: DataConfig, source: Any, batch_size: int, seed: int) -> Iterator[Any]:
     """OpenCV in the usual order, from decoded pictures, with a generator of its own."""
     rng, kept = np.random.default_rng(1000 + seed), {}
-    draw = RandomScaleCropFlip(
-        crop=data.crop,
-        base_size=data.base_size,
-        scale_min=data.scale_min,
-        scale_step=data.scale_step,
-        scale_count=data.scale_count,
-        flip=data.flip,
-    )
+    draw = augmentation(data)
     while True:
         order = rng.permutation(len(source))
         for start in range(0, len(source) - batch_size + 1, batch_size):

@@ -121,13 +121,14 @@ def train_batches(
             f"Batch size {batch_size} is larger than the training set of {len(source)} pictures;"
             " use a smaller batch or more pictures."
         )
-    pictures = grain.MapDataset.source(source).seed(seed).shuffle().random_map(_augment(config))
+    pictures = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augmentation(config))
     stream = pictures[: steps * batch_size].repeat()
     batches = stream[shard_index::shard_count].batch(batch_size // shard_count)
     return TrainBatches(batches, config.workers)
 
 
-def _augment(config: DataConfig) -> grain.transforms.RandomMap:
+def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop:
+    """Returns the random transform that the settings describe."""
     if config.keypoints is not None:
         return PersonCrop(
             crop=config.crop,

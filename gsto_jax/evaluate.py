@@ -103,17 +103,19 @@ def _predict(
     explain: bool,
 ) -> tuple[dict[str, Array], Array, GetMaps]:
     """Counts, predictions and maps of a batch; all may still be under way."""
-    inputs = put_batch({name: batch[name] for name in EVAL_INPUTS}, mesh)
-    look = partial(_compiled(task, mesh), variables, inputs)
+
+    def put(*names: str) -> dict[str, Any]:
+        return put_batch({name: batch[name] for name in names}, mesh)
+
     height, width = batch["image"].shape[1:3]
     together = sizes[height, width]
-    if protocol.is_plain(together):
-        counts, predictions, maps = look()
-        return counts, predictions, lambda: jax.tree.map(local_part, maps)
-    maps = look()[2] if explain else {}
-    found = score_batch(task, protocol, mesh, variables, batch, together)
-    labels = {name: inputs[name] for name in ("label", "size", "mask")}
-    counts, predictions = counting(task, mesh)(found, labels)
+    maps: Mapping[str, Array] = {}
+    plain = protocol.is_plain(together)
+    if plain or explain:
+        counts, predictions, maps = _compiled(task, mesh)(variables, put(*EVAL_INPUTS))
+    if not plain:
+        found = score_batch(task, protocol, mesh, variables, batch, together)
+        counts, predictions = counting(task, mesh)(found, put("label", "size", "mask"))
     return counts, predictions, lambda: jax.tree.map(local_part, maps)
 
 

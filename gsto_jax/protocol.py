@@ -57,12 +57,11 @@ class View:
 
     def arrays(self, canvas: Size) -> dict[str, dict[str, np.ndarray]]:
         """What the device needs, for a picture in the top left corner of a canvas."""
-        (height, width), (canvas_height, canvas_width) = self.shape, canvas
         taps = {
-            "rows": self.rows.padded(height),
-            "columns": self.columns.padded(width),
-            "back_rows": self.back_rows.padded(canvas_height),
-            "back_columns": self.back_columns.padded(canvas_width),
+            "rows": self.rows,
+            "columns": self.columns,
+            "back_rows": self.back_rows.padded(canvas[0]),
+            "back_columns": self.back_columns.padded(canvas[1]),
         }
         return {k: {"index": v.index, "weight": v.weight} for k, v in taps.items()}
 
