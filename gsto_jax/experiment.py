@@ -304,9 +304,11 @@ class Experiment:
 
     def _report(self, progress: Progress) -> None:
         self.show(tables.progress_line(progress))
+        speed = {"steps_per_second": progress.rate, "input_wait": progress.input_wait}
+        values = {name: float(value) for name, value in (progress.scalars | speed).items()}
+        self.workdir.write_training(progress.step, values)
         if self.writer is not None:
-            speed = {"steps_per_second": progress.rate, "input_wait": progress.input_wait}
-            self.writer.write_scalars(progress.step, progress.scalars | speed)
+            self.writer.write_scalars(progress.step, values)
 
     def _write_scores(
         self, writer: MetricWriter, step: int, scores: Scores, pictures: PictureWriter

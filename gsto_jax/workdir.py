@@ -2,6 +2,7 @@
 
 config.json          every setting
 starts.jsonl         one line for each start: command, versions, devices, revision, first step
+training.jsonl       one line for each report while training: step, losses, learning rate, speed
 evaluations.jsonl    one line for each evaluation: step and scores
 checkpoints/STEP/    the newest checkpoints
 best/STEP/           the best one evaluated
@@ -82,13 +83,29 @@ class Workdir:
             },
         )
 
+    def write_training(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds a line of numbers of a step."""
+        self._append("training.jsonl", {"step": step} | dict(scalars))
+
+    def training(self) -> list[Record]:
+        """Lines of numbers by step, ascending; a step that was taken twice counts once."""
+        by_step = {line["step"]: line for line in self._lines("training.jsonl")}
+        return [by_step[step] for step in sorted(by_step)]
+
     def write_evaluation(self, record: Record) -> None:
         """Adds a line of scores."""
         self._append("evaluations.jsonl", record)
 
     def evaluations(self) -> list[Record]:
         """All lines of scores, oldest first."""
-        path = self.path / "evaluations.jsonl"
+        return self._lines("evaluations.jsonl")
+
+    def starts(self) -> list[Record]:
+        """What ran here, oldest first."""
+        return self._lines("starts.jsonl")
+
+    def _lines(self, name: str) -> list[Record]:
+        path = self.path / name
         found = []
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
