@@ -121,6 +121,28 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
 
 
+def named(path: Path) -> list[Path]:
+    """The checkpoints that a path names, newest first: of a run, of a folder of them, or the one.
+
+    Args:
+      path: a workdir, its `checkpoints` or `best`, or a STEP in those.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = path.expanduser().absolute()
+    if path.name.isdigit() and (path / "state").is_dir():
+        return [path]
+    for folder in (path / "checkpoints", path):
+        if found := steps(folder):
+            return [folder / str(step) for step in reversed(found)]
+    problem = "holds no checkpoint" if path.is_dir() else "does not exist"
+    raise UserError(
+        f"checkpoint {path} {problem}: give the folder of a run, its best/, or a STEP in its "
+        "checkpoints/"
+    )
+
+
 def read_record(checkpoint: Path) -> Record:
     """The record of a checkpoint. Raises DamagedError."""
 

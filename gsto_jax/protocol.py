@@ -6,7 +6,7 @@ so one compiled program serves pictures of every size (`gsto_jax.inference`).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,8 @@ class Protocol:
       score: "exp" of the logits, as published, or "softmax".
       base_size: long side at scale 1; 0: the picture's own.
       fixed_size: (h, w) at scale 1 whatever the proportions; (0, 0): as base_size says.
+      multiple: sides at every scale are rounded up to multiples of it, so that pictures of many
+        sizes share few programs.
       flip_pairs: classes that change places in a mirrored picture.
 
     Raises:
@@ -103,6 +105,7 @@ class Protocol:
     score: str = "exp"
     base_size: int = 0
     fixed_size: Size = (0, 0)
+    multiple: int = 1
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -151,10 +154,13 @@ class Protocol:
     def scaled(self, size: Size, scale: float) -> Size:
         """Height and width of a picture at a scale."""
         if any(self.fixed_size):
-            height, width = (max(1, int(side * scale + 0.5)) for side in self.fixed_size)
-            return height, width
-        target = int((self.base_size or max(size)) * scale + 0.5)
-        height, width = (max(1, int(side * target / max(size) + 0.5)) for side in size)
+            exact = [side * scale for side in self.fixed_size]
+        else:
+            target = int((self.base_size or max(size)) * scale + 0.5)
+            exact = [side * target / max(size) for side in size]
+        height, width = (
+            -(-max(1, int(side + 0.5)) // self.multiple) * self.multiple for side in exact
+        )
         return height, width
 
     def rounds(self, sizes: Iterable[Size]) -> list["Round"]:
@@ -253,6 +259,28 @@ def _axis(source: int, target: int, window: int, starts: Sequence[int]) -> list[
 def _require(ok: bool, name: str, value: Any, remedy: str) -> None:
     if not ok:
         raise UserError(f"config.eval.{name} is {value!r}: {remedy}")
+
+
+def protocol_of(config: Mapping[str, Any]) -> Protocol:
+    """The test protocol that a whole configuration describes (see `gsto_jax.task.task_of`).
+
+    Raises:
+      UserError: a setting that cannot work.
+    """
+    chosen, data = config["eval"], config["data"]
+    return Protocol(
+        scales=chosen["scales"],
+        flip=chosen["flip"],
+        window=chosen["window"],
+        crop=chosen["crop"] if any(chosen["crop"]) else data["crop"],
+        stride=chosen["stride"],
+        edge=chosen["edge"],
+        pad=data["mean"] if chosen["pad"] == "mean" else (0.0, 0.0, 0.0),
+        score=chosen["score"],
+        base_size=data["base_size"],
+        fixed_size=data["fixed_size"],
+        flip_pairs=data["flip_pairs"],
+    )
 
 
 PLAIN = Protocol()

@@ -4,6 +4,7 @@ The steps are pure module-level functions of a `Task`, so that the training loop
 ahead-of-time compilation share them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -135,6 +136,28 @@ class Task:
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the train state."""
         return jax.eval_shape(partial(_first_state, self), abstract_variables(self.model))
+
+
+def task_of(config: Mapping[str, Any], steps: int = 1) -> Task:
+    """The task that a whole configuration describes.
+
+    Args:
+      config: all settings as plain values, those of the data too: what a checkpoint keeps.
+      steps: length of the run, for the schedule.
+
+    Raises:
+      UserError: a setting that cannot work.
+    """
+    data = config["data"]
+    return Task(
+        Config.from_dict({name: value for name, value in config.items() if name != "data"}),
+        len(data["classes"]),
+        data["ignore_label"],
+        data["mean"],
+        data["std"],
+        steps,
+        tuple(data["class_weights"]) or None,
+    )
 
 
 def abstract_state(task: Task) -> TrainState:
@@ -304,17 +327,33 @@ def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[dict[str, Array
 
     Returns:
       The counts of `gsto_jax.metrics.pixel_counts`, the predictions `b h w` uint8, and the maps
-      that explain them, `b h w` float32 each: "branch/0" and so on, the mean over the channels of
-      each branch of the last stage (paper, Figure 1), and "gate/NAME".
+      of `score_step`.
+    """
+    scores, maps = score_step(task, variables, batch)
+    predictions = scores.argmax(-1).astype(jnp.uint8)
+    counts = pixel_counts(predictions, batch, task.num_classes, task.ignore_label)
+    return counts, predictions, maps
+
+
+def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
+    """Scores a batch by one look at whole pictures.
+
+    Args:
+      task: what was trained.
+      variables: of the network.
+      batch: "image" `b h w 3` uint8 and "size" `b 2` (see `normalize`).
+
+    Returns:
+      Logits `b h w k` in at least float32, and the maps that explain them, `b h w` float32 each:
+      "branch/0" and so on, the mean over the channels of each branch of the last stage (paper,
+      Figure 1), and "gate/NAME".
     """
     outputs = _outputs(task, variables, normalize(task, batch["image"], batch["size"]))
     corners = task.config.model.align_corners
     scores = resize(_wide(outputs.logits), batch["image"].shape[1:3], "bilinear", corners)
-    predictions = scores.argmax(-1).astype(jnp.uint8)
-    counts = pixel_counts(predictions, batch, task.num_classes, task.ignore_label)
     last = outputs.branches[FINAL]
     maps = {f"branch/{n}": x.astype(jnp.float32).mean(-1) for n, x in enumerate(last)}
     maps |= {
         f"gate/{name}": gate[..., 0].astype(jnp.float32) for name, gate in outputs.gates.items()
     }
-    return counts, predictions, maps
+    return scores, maps
