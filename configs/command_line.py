@@ -44,6 +44,32 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         flags.DEFINE_string(
             "fork_from", None, "train: workdir or checkpoint of another run to start from"
         )
+        flags.DEFINE_string(
+            "checkpoint",
+            None,
+            "predict, export, eval, submit: a run, its best/, or a STEP in its checkpoints/",
+        )
+        flags.DEFINE_string("output", None, "predict, report, export: where to write")
+        flags.DEFINE_list(
+            "save",
+            ["overlay", "color", "ids"],
+            "predict: what to write of a picture; overlay, color, ids, branches, gates",
+        )
+        flags.DEFINE_integer(
+            "long_side",
+            None,
+            "predict: larger pictures are scaled down to this many pixels and their scores up"
+            " again; 0: none is; by default twice the long side of a training crop",
+            lower_bound=0,
+        )
+        flags.DEFINE_integer(
+            "multiple",
+            0,
+            "predict: the network sees sides rounded up to multiples of this; 1: as they are; 0: as"
+            " they are, unless that takes more than 6 shapes",
+            lower_bound=0,
+        )
+        flags.DEFINE_string("compare", None, "report: workdir of another run to set beside")
         flags.DEFINE_string("source", None, "prepare: folder of the downloads")
         flags.DEFINE_bool(
             "partial", False, "prepare: accept another number of records than the published one"

@@ -39,8 +39,9 @@ def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return np.vstack([row([*tiles, *[empty] * (columns - len(tiles))]) for tiles in rows])
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Writes `h w 3` uint8 RGB. Raises OSError if that fails."""
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Writes `h w 3` RGB or `h w` uint8, as the suffix says. Raises OSError if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+    stored = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(path), stored):
         raise OSError(f"cannot write {path}")

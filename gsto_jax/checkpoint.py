@@ -271,14 +271,18 @@ def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[list[str]]:
-    """Drops what the readers of the other arrays say when one array cannot be read.
+    """Drops what orbax logs, and what the readers of the other arrays say when one cannot be read.
 
     Orbax reads all arrays at once and raises the first failure; the rest end as complaints of
-    Python about tasks nobody waited for, hundreds of them.
+    Python about tasks nobody waited for, hundreds of them. It also warns of metadata that a part of
+    a checkpoint never has.
     """
     failed: list[str] = []
-    logger, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    logger.disabled, sys.unraisablehook = True, lambda *_: None
+    loggers, hook = [logging.getLogger(name) for name in ("asyncio", "absl")], sys.unraisablehook
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    sys.unraisablehook = lambda *_: None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -288,7 +292,9 @@ def _quiet() -> Iterator[list[str]]:
                 time.sleep(0.5)  # for the threads that read
                 gc.collect()
     finally:
-        logger.disabled, sys.unraisablehook = False, hook
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+        sys.unraisablehook = hook
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:

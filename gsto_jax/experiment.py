@@ -349,18 +349,28 @@ class Experiment:
 
 
 def load_for_evaluation(
-    workdir: Workdir, task: Task, mesh: Mesh, config: Record, warn: Callable[[str], None]
+    workdir: Workdir,
+    task: Task,
+    mesh: Mesh,
+    config: Record,
+    warn: Callable[[str], None],
+    chosen: Path | None = None,
 ) -> checkpoint.Checkpoint:
-    """The newest checkpoint of a run that can be read.
+    """The chosen checkpoint, or the newest one of a run that can be read.
 
     Raises:
       UserError: it is of another network than the task's.
     """
+    check = partial(_check_same_network, config)
+    if chosen is not None:
+        record = checkpoint.read_record(chosen)
+        check(record)
+        return checkpoint.Checkpoint(chosen, checkpoint.read_state(chosen, task, mesh), record)
     found = checkpoint.load(
         workdir.checkpoints,
         task,
         mesh,
-        partial(_check_same_network, config),
+        check,
         lambda path, message: warn(f"warning: {message}: the one before it serves"),
     )
     assert found is not None, "checked by workdir.existing"

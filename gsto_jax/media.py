@@ -1,19 +1,23 @@
 """Pictures and films from people's disks (needs OpenCV and Pillow, from the `train` extra)."""
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gsto_jax.errors import UserError
 
+# A film that cannot be read is reported by its name here, not by FFmpeg as well.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-_WHITE = (255, 255, 255)
+_ORIENTATION = 0x0112  # of Exif
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -40,8 +44,23 @@ def read_image(path: Path) -> np.ndarray:
                 turned = ImageOps.exif_transpose(image)
                 return _pixels(turned)
     except Exception as error:  # whatever a damaged file makes the decoders raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise UserError(f"cannot read {path}: it is damaged or no image ({reason})") from None
+        raise _unreadable(path, error) from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture, turned as it says, from the head of its file.
+
+    Raises:
+      UserError: it is missing, damaged or no image; names it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception as error:  # whatever a damaged file makes the decoders raise
+        raise _unreadable(path, error) from None
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
@@ -76,6 +95,14 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if isinstance(error, UnidentifiedImageError) or not str(error).strip():
+        reason = ""
+    else:
+        reason = f" ({str(error).strip().splitlines()[0]})"
+    return UserError(f"cannot read {path}: it is damaged or no image{reason}")
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # Pillow would cut these off at 255.
@@ -88,7 +115,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def video_size(path: Path) -> tuple[int, float]:
+def count_frames(path: Path) -> tuple[int, float]:
     """Number of frames, as the file's head has it, and frames a second.
 
     Raises:
@@ -118,7 +145,7 @@ def video_frames(path: Path) -> Iterator[np.ndarray]:
 
 
 def _opened(path: Path) -> "cv2.VideoCapture":
-    film = cv2.VideoCapture(str(path))
+    film = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     if not path.is_file() or not film.isOpened():
         raise UserError(f"cannot read {path}: it is damaged or no video")
     return film

@@ -105,13 +105,17 @@ class Predictor:
         Raises:
           UserError: there is no checkpoint, or it cannot be read or used.
         """
-        path = checkpoints.named(Path(checkpoint))[0]
-        config = _filled(defaults or {}, checkpoints.read_record(path)["config"])
-        if config["task"] != "segmentation":
-            raise UserError(f"checkpoint {path} is of the task {config['task']}, not segmentation")
-        task, data = task_of(config), config["data"]
-        mesh = make_mesh(jax.local_devices()[:1])
-        state = checkpoints.read_state(path, task, mesh)
+        path, *older = checkpoints.named(Path(checkpoint))
+        try:
+            config = _filled(defaults or {}, checkpoints.read_record(path)["config"])
+            if config["task"] != "segmentation":
+                raise UserError(f"checkpoint {path} is of a {config['task']} task")
+            task, data = task_of(config), config["data"]
+            mesh = make_mesh(jax.local_devices()[:1])
+            state = checkpoints.read_state(path, task, mesh)
+        except checkpoints.DamagedError as error:
+            remedy = f"name {older[0]}, the one before it" if older else "restore it"
+            raise UserError(f"{error}: {remedy}") from None
         limit = 2 * max(data["crop"]) if long_side is None else long_side
         if limit < 0 or multiple < 1:
             raise UserError(f"the long side is {limit}: give a number of pixels, or 0 for no limit")
@@ -126,6 +130,12 @@ class Predictor:
             path,
             config,
         )
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the network gates anything."""
+        gsto = self.task.config.model.gsto
+        return gsto.gfm or not set(gsto.gtm) <= {"none", "head_only"}
 
     def working_size(self, size: Size) -> Size:
         """Height and width at which a picture of this size is looked at, at scale 1."""

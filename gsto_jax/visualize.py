@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.canvas import PAPER, STRIP, Color, caption, row, write_png, write_text
+from gsto_jax.canvas import PAPER, STRIP, Color, caption, row, write_image, write_text
 from gsto_jax.figures import branch_figure, gate_figure
 
 IGNORED: Color = (90, 90, 90)
@@ -123,7 +123,7 @@ class PictureWriter:
             path = self._path(self.name(int(batch["index"][n])))
             for kind, picture in pictures.items():
                 suffix = "" if kind == "sample" else f"_{kind}"
-                write_png(path.with_name(f"{path.name}{suffix}.png"), picture)
+                write_image(path.with_name(f"{path.name}{suffix}.png"), picture)
                 self.written += 1
                 if self.seen < _SHOWN:
                     self.shown[f"{kind}/{self.seen}"] = picture

@@ -1,0 +1,16 @@
+"""What `python main.py --mode=NAME` does: a file for each mode, each with `run(args)`.
+
+Here, and only here, the library, the data pipelines and the configurations meet.
+"""
+
+MODES = {
+    "train": "train, or go on with the run in --workdir, then evaluate",
+    "eval": "evaluate the newest checkpoint in --workdir, or --checkpoint",
+    "submit": "write its predictions for the test split as a zip for the benchmark's server",
+    "predict": "predict the pictures, folders, videos or patterns that are named, by --checkpoint",
+    "report": "write a page about the run in --workdir, beside that in --compare",
+    "export": "write the network of --checkpoint as programs that need nothing of this project",
+    "prepare": "make a data set of the downloads in --source, once",
+    "audit": "check every label of both splits, and count its classes",
+    "describe": "print parameters and multiply-accumulates by stage",
+}

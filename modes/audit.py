@@ -1,0 +1,34 @@
+"""Checks every label of both splits, and counts its classes."""
+
+from functools import partial
+from typing import Any
+
+from rich.progress import Progress
+
+from data_pipelines import DataConfig, DataError, make_source
+from data_pipelines import audit as audit_labels
+from gsto_jax.tables import audit_table
+from modes.terminal import make_console, plain_values
+
+
+def run(args: Any) -> None:
+    """Audits. Raises DataError if any label is wrong."""
+    data, console = DataConfig(**plain_values(args.config)["data"]), make_console()
+    problems: list[str] = []
+    for split in dict.fromkeys((data.train_split, data.eval_split)):
+        source = make_source(data, split)
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task(split, total=len(source))
+            found = audit_labels(source, on_record=partial(progress.advance, bar))
+        title = f"{split}: {found.records} labels, {len(found.problems)} problems"
+        if data.keypoints:
+            units = ("joint", "labelled", "persons")
+            table = audit_table(found, data.keypoints.names, data.ignore_label, title, units)
+        else:
+            table = audit_table(found, data.classes, data.ignore_label, title)
+        console.print(table)
+        problems += found.problems
+    for problem in problems:
+        console.print(problem, soft_wrap=True)
+    if problems:
+        raise DataError(f"{len(problems)} problems in the labels, named above.")

@@ -1,0 +1,68 @@
+"""What several modes share: settings, the set to evaluate on, and the run."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from configs import base
+from data_pipelines import DataConfig, EvalBatches, Source, make_source
+from gsto_jax import checkpoint
+from gsto_jax.errors import UserError
+from gsto_jax.experiment import EvalSet
+from gsto_jax.instance_scores import InstanceCounts
+from gsto_jax.protocol import protocol_of
+from gsto_jax.task import Task, task_of
+from gsto_jax.visualize import PictureWriter
+from gsto_jax.workdir import Workdir, existing
+from modes.terminal import plain_values
+
+Values = dict[str, Any]
+DEFAULTS: Values = plain_values(base.get_config())
+
+
+def read_settings(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
+    """Checks all settings. Raises UserError or DataError for what cannot work."""
+    values = plain_values(config)
+    task = task_of(values)
+    if task.config.task == "pose":
+        raise UserError(
+            f"{task.config.name} is a pose task, for which there is no network yet: its data can "
+            "be prepared and audited"
+        )
+    return task, DataConfig(**values["data"]), values
+
+
+def make_eval_set(task: Task, data: DataConfig, values: Values) -> tuple[EvalSet, Source]:
+    """The split to evaluate on, and its pictures."""
+    chosen, protocol = task.config.eval, protocol_of(values)
+    source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
+
+    def pictures(folder: Path) -> PictureWriter:
+        look = (data.classes, data.palette, data.ignore_label)
+        return PictureWriter(folder, *look, chosen.pictures, chosen.figures, source.name)
+
+    host, hosts = jax.process_index(), jax.process_count()
+    canvases = 6 if protocol.suits_any_canvas else chosen.canvases
+    batches = EvalBatches(data, source, chosen.batch_size // hosts, host, hosts, canvases)
+
+    def instances() -> InstanceCounts | None:
+        sizes = data.instance_sizes or (0.0,) * len(data.classes)
+        ids = dict(data.id_map) or {k: k for k in range(len(data.classes))}
+        return InstanceCounts(data.categories, sizes, ids) if data.categories else None
+
+    name, count = data.eval_split, len(source)
+    return EvalSet(name, count, data.classes, batches, protocol, pictures, instances), source
+
+
+def run_folder(args: Any) -> tuple[Workdir, Path | None]:
+    """The run that --workdir or --checkpoint names, and the one checkpoint that the latter names.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not args.checkpoint:
+        return existing(args.workdir), None
+    path = checkpoint.named(Path(args.checkpoint))[0]
+    return Workdir(args.workdir or path.parents[1]), path

@@ -1,0 +1,24 @@
+"""Evaluates a checkpoint of a run."""
+
+from typing import Any
+
+from gsto_jax import parallel
+from gsto_jax.experiment import Experiment, load_for_evaluation
+from modes.common import DEFAULTS, make_eval_set, read_settings, run_folder
+from modes.terminal import make_show
+
+
+def run(args: Any) -> None:
+    """Evaluates. Raises UserError or DataError."""
+    task, data, values = read_settings(args.config)
+    settings, show = task.config, make_show()
+    mesh = parallel.make_mesh()
+    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
+    workdir, chosen = run_folder(args)
+    eval_set, _ = make_eval_set(task, data, values)
+    found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
+    parallel.use_compilation_cache(settings.run.compilation_cache)
+    train_set = found.record["train_set"]
+    this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
+    this.evaluate(found.state)
+    show(f"checkpoint  {found.path}")

@@ -1,0 +1,41 @@
+"""Writes predictions of a run for `data.test_split`, as label ids."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from gsto_jax import parallel
+from gsto_jax.errors import UserError
+from gsto_jax.evaluate import evaluate as evaluate_network
+from gsto_jax.experiment import load_for_evaluation
+from gsto_jax.submission import SubmissionWriter, label_ids
+from modes.common import make_eval_set, read_settings, run_folder
+from modes.terminal import make_show
+
+
+def run(args: Any) -> None:
+    """Writes the zip. Raises UserError or DataError."""
+    task, data, values = read_settings(args.config)
+    settings, show = task.config, make_show()
+    if jax.process_count() > 1:
+        raise UserError("--mode=submit runs in one process: give it one host")
+    if data.source == "scenes":
+        raise UserError(f"{settings.name} draws its pictures: there is no server to submit them to")
+    workdir, chosen = run_folder(args)
+    data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
+    mesh = parallel.make_mesh()
+    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
+    eval_set, source = make_eval_set(task, data, values)
+    path = workdir.path / f"submission-{data.test_split}.zip"
+    names = list(map(source.name, range(len(source))))
+    ids = data.id_map or [(k, k) for k in range(task.num_classes)]
+    writer = SubmissionWriter(path, label_ids(ids, task.num_classes), names)
+    found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
+    parallel.use_compilation_cache(settings.run.compilation_cache)
+    with writer:
+        look = (eval_set.batches, mesh, eval_set.protocol)
+        evaluate_network(task, found.state.variables, *look, on_batch=writer.write)
+    show(f"{writer.written} pictures of {data.test_split}, {eval_set.protocol}")
+    show(f"submission  {path}")
+    show(f"checkpoint  {found.path}")

@@ -1,0 +1,100 @@
+"""Begins a run or goes on with it, then evaluates it."""
+
+import contextlib
+import os
+import sys
+import zlib
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data_pipelines import audit_sample, make_source, train_batches
+from gsto_jax import parallel
+from gsto_jax.errors import UserError
+from gsto_jax.experiment import Experiment, MetricWriter
+from gsto_jax.interrupt import Interrupt
+from gsto_jax.workdir import Workdir, revision
+from modes.common import DEFAULTS, make_eval_set, read_settings
+from modes.terminal import make_show
+
+
+def run(args: Any) -> None:
+    """Trains. Raises UserError, DataError or TrainingError."""
+    task, data, values = read_settings(args.config)
+    settings, show = task.config, make_show()
+    mesh = parallel.make_mesh()
+    part = settings.train.batch_size // settings.train.accumulate
+    whole = part == settings.train.batch_size
+    name = "train.batch_size" if whole else "train.batch_size / config.train.accumulate"
+    parallel.check_batch(part, mesh, name)
+    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
+    source = make_source(data, data.train_split)
+    steps = settings.train.total_steps(len(source))
+    task = replace(task, steps=steps)
+    shard = (jax.process_index(), jax.process_count())
+    batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
+    eval_set, eval_source = make_eval_set(task, data, values)
+    for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
+        found = audit_sample(pictures)
+        ignored = found.pixels[data.ignore_label] / found.total
+        seen = len(found.pixels.keys() - {data.ignore_label})
+        show(
+            f"labels of {split}: {found.records} of {len(pictures)} checked, {seen} of "
+            f"{task.num_classes} classes, {ignored:.1%} ignored"
+        )
+    writes = settings.run.tensorboard and jax.process_index() == 0
+    if settings.run.tensorboard:
+        check_tensorboard()
+    parallel.use_compilation_cache(settings.run.compilation_cache)
+    workdir = Workdir(args.workdir or f"runs/{settings.name}", hold=True)
+    with Interrupt() as interrupt, contextlib.closing(batches), contextlib.closing(workdir):
+        names = "\n".join(map(source.name, range(len(source))))
+        train_set = f"{len(source)} pictures, names {zlib.crc32(names.encode()):08x}"
+        this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
+        state, position = this.start(Path(args.fork_from) if args.fork_from else None)
+        if position is not None:
+            batches.set_state(position)
+        step = int(state.step)
+        workdir.write_start([sys.executable, *sys.argv], step, revision(Path(__file__).parents[1]))
+        optim = settings.optim
+        warmup = f", warm-up {optim.warmup_fraction:.0%}" if optim.warmup_fraction else ""
+        show(
+            f"{settings.name}: {steps} steps of {settings.train.batch_size} from {len(source)} "
+            f"pictures, learning rate {optim.learning_rate:g}{warmup}, on "
+            f"{mesh.size} x {jax.devices()[0].device_kind}"
+        )
+        show(f"workdir     {workdir.path}")
+        if writes:
+            this = replace(this, writer=make_writer(workdir.path / "tensorboard"))
+        state = this.train(state, batches, interrupt)
+        step = int(state.step)
+        if step == steps and not interrupt():
+            this.evaluate(state, batches.get_state(), interrupt)
+        if interrupt():
+            show(f"stopped by {interrupt.received}: the same command goes on from step {step}")
+        elif step < steps:
+            show(f"stopped at step {step}, as run.stop_at says")
+        if (newest := workdir.checkpoints / str(step)).is_dir():
+            show(f"checkpoint  {newest}")
+
+
+def check_tensorboard() -> None:
+    """Raises UserError unless the packages that TensorBoard's files need are installed."""
+    # Found, not imported: that takes seconds, which a run that is refused should not.
+    missing = [name for name in ("clu", "tensorboard", "tensorflow") if not find_spec(name)]
+    if missing:
+        raise UserError(
+            f"run.tensorboard needs packages that are missing ({', '.join(missing)}): install "
+            "gsto-jax[train], or give --config.run.tensorboard=False"
+        )
+
+
+def make_writer(folder: Path) -> "MetricWriter":
+    """Writes for TensorBoard; here and not in the library, which knows no TensorFlow."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from clu.metric_writers import SummaryWriter
+
+    return SummaryWriter(str(folder))
