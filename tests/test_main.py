@@ -227,6 +227,46 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
         assert "another network: model.gfm (model): True in the run, False now" in other
 
 
+def test_predict(tmp_path):
+    """A photo, a picture nobody can read and a video, in a folder; nothing else is given."""
+    workdir, photos, output = tmp_path / "run", tmp_path / "photos", tmp_path / "out"
+    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
+    made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
+    assert made.returncode == 0, made.stderr
+    photos.mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (75, 101, 3), np.uint8)
+    cv2.imwrite(str(photos / "photo.png"), picture)
+    cv2.imwrite(str(photos / "grey.jpg"), picture[..., 0])
+    (photos / "broken.png").write_bytes((photos / "photo.png").read_bytes()[:200])
+    film = cv2.VideoWriter(str(photos / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
+    for _ in range(2):
+        film.write(picture[:48, :64])
+    film.release()
+    predict = ["--mode=predict", f"--checkpoint={workdir}", f"--output={output}"]
+    done = run(*predict, str(photos), "--save=overlay,ids,gates")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "3 of 4 predicted: overlay, ids, gates" in done.stdout
+    assert done.stderr.startswith(f"error: cannot read {photos}/broken.png: it is damaged")
+    assert len(done.stderr.splitlines()) == 1
+    written = {path.relative_to(output).as_posix() for path in output.rglob("*.*")}
+    assert written == {
+        "classes.csv",
+        *(f"overlay/{name}" for name in ("photo.jpg", "grey.jpg", "film.mp4")),
+        *(f"ids/{name}.png" for name in ("photo", "grey", "film/000000", "film/000001")),
+        *(f"gates/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
+    }
+    ids = cv2.imread(str(output / "ids" / "photo.png"), cv2.IMREAD_UNCHANGED)
+    assert ids.shape == (75, 101)
+    again = run(*predict, str(photos / "photo.png"), "--save=ids")
+    assert (again.returncode, again.stderr) == (0, "")
+    np.testing.assert_array_equal(ids, cv2.imread(str(output / "ids/photo.png"), -1))
+    assert "needs --checkpoint" in refused("--mode=predict", str(photos))
+    assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
+    best = run("--mode=eval", *args, f"--checkpoint={workdir / 'best'}")
+    assert best.returncode == 0, best.stderr
+    assert f"checkpoint  {workdir}/best/1" in best.stdout
+
+
 def check_events(folder, evaluations, gated):
     """What TensorBoard would show of the run above."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
