@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> None:
         importlib.import_module(f"modes.{args.mode}").run(args)
     except (UserError, DataError) as error:
         command_line.refuse(str(error))
+    except KeyboardInterrupt:
+        command_line.refuse("interrupted", status=130)
     except TrainingError as error:
         command_line.refuse(str(error), status=1)
 

@@ -51,11 +51,15 @@ def run(args: Any) -> None:
     with Progress(console=console) as progress:
         work = _Work(predictor, writer, explain, progress, failed)
         pictures = [entry for entry in inputs if not entry.is_video]
-        if pictures:
-            work.pictures(pictures)
-        for entry in inputs:
-            if entry.is_video:
-                work.video(entry)
+        try:
+            if pictures:
+                work.pictures(pictures)
+            for entry in inputs:
+                if entry.is_video:
+                    work.video(entry)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"{output} cannot be written ({reason}): make room for it") from None
     for message in failed:
         print(f"error: {message}", file=sys.stderr)
     done = len(inputs) - work.lost
