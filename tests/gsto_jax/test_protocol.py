@@ -234,6 +234,7 @@ def test_evaluation_by_another_protocol(network):
     rng, mesh = np.random.default_rng(0), make_mesh(jax.devices()[:1])
     batch = pictures([*sizes, sizes[-1]], (64, 64)) | {"mask": np.array([True] * 3 + [False])}
     batch["label"] = rng.integers(0, 3, (4, 64, 64)).astype(np.uint8)
+    batch["index"] = np.arange(4, dtype=np.int32)
     batch["instance"] = rng.choice([0, 24, 24000, 24001], (4, 64, 64)).astype(np.uint16)
     for n, (height, width) in enumerate(batch["size"]):
         batch["label"][n, height:], batch["label"][n, :, width:] = 255, 255
