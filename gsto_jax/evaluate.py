@@ -72,7 +72,8 @@ def evaluate(
         if instances is not None:
             for n in np.flatnonzero(batch["mask"] & ("instance" in batch)).tolist():
                 height, width = batch["size"][n]
-                instances.add(ours[n, :height, :width], batch["instance"][n, :height, :width])
+                ids = batch["instance"][n, :height, :width]
+                instances.add(ours[n, :height, :width], ids, int(batch["index"][n]))
         on_batch(batch, ours, maps)
 
     pending, seen = None, 0

@@ -1,10 +1,11 @@
 """Scores of pictures under a test protocol, all of it on the device.
 
-Pictures lie in the top left corner of a canvas, so that those of different sizes share a program:
-there is one for each pair of a canvas and a shape of windows.
+Pictures lie in the top left corner of a canvas, so that those of different sizes share programs:
+the network's compiles once for each shape of windows, and the small ones that lay windows over a
+canvas for each pair of the two.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,11 +18,8 @@ from jax.sharding import Mesh
 from gsto_jax.layers.resize import resize
 from gsto_jax.metrics import pixel_counts
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
-from gsto_jax.protocol import Protocol, Size
+from gsto_jax.protocol import Protocol, Round, Size
 from gsto_jax.task import Task, logits, normalize
-
-Apply = Callable[[Array], Array]
-"""From normalised windows `b h w 3` to logits `b h' w' k`."""
 
 
 def resample(x: Array, rows: Mapping[str, Array], columns: Mapping[str, Array]) -> Array:
@@ -48,42 +46,49 @@ def resample(x: Array, rows: Mapping[str, Array], columns: Mapping[str, Array]) 
     return jax.vmap(both)(x, rows, columns)
 
 
-def view_scores(
-    apply: Apply,
-    protocol: Protocol,
-    outside: Array,
-    align_corners: bool,
-    images: Array,
-    taps: Mapping[str, Any],
-) -> Array:
-    """What one window adds to the scores of each picture.
+def view_windows(
+    protocol: Protocol, outside: Array, images: Array, taps: Mapping[str, Any]
+) -> list[Array]:
+    """What one window shows of each picture.
 
     Args:
-      apply: the network.
       protocol: of the test.
       outside: `3`, normalised: what a window shows beside the picture.
-      align_corners: of the upsampling of the logits.
       images: `b H W 3`, normalised.
       taps: `View.arrays` of each picture, with a leading axis b.
 
     Returns:
-      `b H W k`, at least float32.
+      Windows `b h w 3`: one, and its mirror image where the protocol flips.
     """
     rows, columns = taps["rows"], taps["columns"]
     inside = rows["weight"].sum(-1)[:, :, None] * columns["weight"].sum(-1)[:, None]
     beside = (1 - inside)[..., None] * outside[None, None, None]
     window = resample(images, rows, columns) + beside
+    return [window, window[:, :, ::-1]] if protocol.flip else [window]
 
-    def upsampled(x: Array) -> Array:
-        return resize(apply(x), x.shape[1:3], "bilinear", align_corners)
 
-    if protocol.flip:
-        # One after the other by one piece of code: half the memory, and half to compile.
-        plain, mirrored = jax.lax.map(upsampled, jnp.stack([window, window[:, :, ::-1]]))
-        order = _mirrored_classes(protocol, plain.shape[-1])
-        found = (plain + mirrored[:, :, ::-1][..., order]) / 2
-    else:
-        found = upsampled(window)
+def view_scores(
+    protocol: Protocol,
+    align_corners: bool,
+    logits: Sequence[Array],
+    taps: Mapping[str, Any],
+) -> Array:
+    """What one window adds to the scores of each picture.
+
+    Args:
+      protocol: of the test.
+      align_corners: of the upsampling of the logits.
+      logits: `b h' w' k` of each of `view_windows`.
+      taps: see there.
+
+    Returns:
+      `b H W k`, at least float32.
+    """
+    size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
+    found, *mirrored = (resize(x, size, "bilinear", align_corners) for x in logits)
+    if mirrored:
+        order = _mirrored_classes(protocol, found.shape[-1])
+        found = (found + mirrored[0][:, :, ::-1][..., order]) / 2
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
     return resample(scores, taps["back_rows"], taps["back_columns"])
 
@@ -109,12 +114,23 @@ def stacked_views(
     Returns:
       For each view its taps, `b n 2`; see `view_scores`.
     """
-    rounds = protocol.rounds(together)
-    views = [protocol.views(size, rounds) for size in sizes]
+    rounds = _rounds(protocol, frozenset(together))
+    views = [_picture_views(protocol, size, rounds, canvas) for size in sizes]
     return [
-        jax.tree.map(lambda *leaves: np.stack(leaves), *[view.arrays(canvas) for view in same])
-        for same in zip(*views, strict=True)
+        jax.tree.map(lambda *leaves: np.stack(leaves), *same) for same in zip(*views, strict=True)
     ]
+
+
+@lru_cache(maxsize=64)
+def _rounds(protocol: Protocol, together: frozenset[Size]) -> tuple[Round, ...]:
+    return tuple(protocol.rounds(together))
+
+
+@lru_cache(maxsize=16)
+def _picture_views(
+    protocol: Protocol, size: Size, rounds: tuple[Round, ...], canvas: Size
+) -> list[dict[str, Any]]:
+    return [view.arrays(canvas) for view in protocol.views(size, rounds)]
 
 
 def score_batch(
@@ -138,48 +154,56 @@ def score_batch(
     Returns:
       `b H W k` on the devices, 0 beside the pictures; larger is likelier.
     """
-    add, begin = _programs(task, protocol, mesh)
-    inputs = put_batch({name: batch[name] for name in ("image", "size")}, mesh)
+    network, (begin, show, add) = _network(task, mesh), _programs(task, protocol, mesh)
+    inputs = put_batch({"image": batch["image"]}, mesh)["image"]
     canvas = batch["image"].shape[1:3]
     sizes = [(int(height), int(width)) for height, width in batch["size"]]
     scores = begin(inputs)
-    for taps in stacked_views(protocol, sizes, canvas, together):
-        scores = add(variables, inputs, put_batch(taps, mesh), scores)
+    for view in stacked_views(protocol, sizes, canvas, together):
+        taps = put_batch(view, mesh)
+        found = [network(variables, window) for window in show(inputs, taps)]
+        scores = add(scores, found, taps)
     return scores
 
 
 @lru_cache(maxsize=4)
-def _programs(task: Task, protocol: Protocol, mesh: Mesh) -> tuple[Any, Any]:
-    """Kept, since a run evaluates many times."""
+def _network(task: Task, mesh: Mesh) -> Any:
+    """The program of the network, from windows to logits: it compiles once for each shape of them.
+
+    By itself, since it is what takes long to compile; the others compile for each canvas.
+    """
     whole, split = replicated(mesh), split_batch(mesh)
-    add = jax.jit(
-        partial(_add_view, task, protocol),
-        in_shardings=(whole, split, split, split),
+    return jax.jit(
+        partial(logits, task),
+        in_shardings=(whole, split),
         out_shardings=split,
-        donate_argnums=3,
         compiler_options=compiler_options(mesh),
     )
 
-    def begin(batch: Mapping[str, Array]) -> Array:
-        dtype = jnp.promote_types(task.config.model.compute_dtype, jnp.float32)
-        return jnp.zeros((*batch["image"].shape[:3], task.num_classes), dtype)
 
-    return add, jax.jit(begin, in_shardings=(split,), out_shardings=split)
-
-
-def _add_view(
-    task: Task,
-    protocol: Protocol,
-    variables: Any,
-    batch: Mapping[str, Array],
-    taps: Mapping[str, Any],
-    scores: Array,
-) -> Array:
-    outside = normalize(task, 255 * jnp.asarray(protocol.pad, jnp.float32)[None, None, None])
-    apply = partial(logits, task, variables)
+@lru_cache(maxsize=4)
+def _programs(task: Task, protocol: Protocol, mesh: Mesh) -> tuple[Any, Any, Any]:
+    """The programs around the network. Kept, since a run evaluates many times."""
+    split = split_batch(mesh)
     corners = task.config.model.align_corners
-    images = normalize(task, batch["image"])
-    return scores + view_scores(apply, protocol, outside[0, 0, 0], corners, images, taps)
+
+    def begin(images: Array) -> Array:
+        dtype = jnp.promote_types(task.config.model.compute_dtype, jnp.float32)
+        return jnp.zeros((*images.shape[:3], task.num_classes), dtype)
+
+    def show(images: Array, taps: Mapping[str, Any]) -> list[Array]:
+        outside = normalize(task, 255 * jnp.asarray(protocol.pad, jnp.float32)[None, None, None])
+        return view_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
+
+    def add(scores: Array, logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
+        return scores + view_scores(protocol, corners, logits, taps)
+
+    compiled = partial(jax.jit, out_shardings=split, compiler_options=compiler_options(mesh))
+    return (
+        compiled(begin, in_shardings=split),
+        compiled(show, in_shardings=split),
+        compiled(add, in_shardings=split, donate_argnums=0),
+    )
 
 
 @lru_cache(maxsize=4)

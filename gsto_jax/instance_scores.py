@@ -5,7 +5,7 @@ instance, so that many small objects count as much as a large one:
 `iIoU = iTP / (iTP + FP + iFN)`. Categories group classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -39,7 +39,10 @@ class CategoryScores:
 
 
 class InstanceCounts:
-    """Weighted true positives and false negatives of classes, and of their categories.
+    """Hits and misses of every instance of a set.
+
+    They are weighted and summed in the order of the pictures, so that the sums are the same however
+    the set was split into batches and over processes.
 
     Args:
       categories: the category of each class.
@@ -52,48 +55,72 @@ class InstanceCounts:
     ) -> None:
         self.names = list(dict.fromkeys(categories))
         self._of_class = np.array([self.names.index(name) for name in categories])
-        self._sizes, self._train_ids = sizes, train_ids
-        self.classes = np.zeros((len(categories), 2))
-        """`k 2`: weighted hits and misses."""
-        self.categories = np.zeros((len(self.names), 2))
-        """The same of categories."""
+        self._sizes, self._train_ids = np.array(sizes, np.float64), train_ids
+        self._found = np.zeros((0, 5), np.int32)
+        """Picture, train id, pixels, hits, hits of the category: a row an instance."""
         self.pictures = 0
         """How many were counted; without any, there are scores of categories alone."""
 
-    def add(self, predictions: np.ndarray, instances: np.ndarray) -> None:
-        """Counts a picture: predictions `h w` train ids, instances `h w` ids."""
+    def add(self, predictions: np.ndarray, instances: np.ndarray, number: int = 0) -> None:
+        """Counts a picture.
+
+        Args:
+          predictions: `h w` train ids.
+          instances: `h w` ids, unsigned integers.
+          number: of the picture, which no other one has that has its own.
+        """
         self.pictures += 1
-        found, places = np.unique(instances, return_inverse=True)
-        places = places.reshape(-1)
-        total = np.bincount(places, minlength=len(found))
-        predicted = predictions.reshape(-1)
-        categories = self._of_class[predicted]
-        for number in np.flatnonzero(found > INSTANCE):
-            train_id = self._train_ids.get(int(found[number]) // INSTANCE, -1)
-            if not 0 <= train_id < len(self._sizes) or not self._sizes[train_id]:
-                continue
-            pixels = places == number
-            weight = self._sizes[train_id] / float(total[number])
-            category = self._of_class[train_id]
-            for counts, row, hits in (
-                (self.classes, train_id, np.count_nonzero(predicted[pixels] == train_id)),
-                (self.categories, category, np.count_nonzero(categories[pixels] == category)),
-            ):
-                counts[row] += hits * weight, (total[number] - hits) * weight
+        places, predicted = instances.ravel(), predictions.ravel()
+        pixels = np.bincount(places)
+        ids = np.flatnonzero(pixels)
+        train_ids = np.array([self._train_id(int(id_)) for id_ in ids])
+        ids, train_ids = ids[train_ids >= 0], train_ids[train_ids >= 0]
+        true = np.full(len(pixels), -1)
+        category = true.copy()
+        true[ids], category[ids] = train_ids, self._of_class[train_ids]
+        hits, near = (
+            np.bincount(places[truth[places] == found], minlength=len(pixels))[ids]
+            for truth, found in ((true, predicted), (category, self._of_class[predicted]))
+        )
+        rows = np.stack([np.full_like(ids, number), train_ids, pixels[ids], hits, near], axis=1)
+        self._found = np.concatenate([self._found, rows.astype(np.int32)])
+
+    def _train_id(self, instance: int) -> int:
+        """Of an instance; -1 for groups, and for classes without instances."""
+        train_id = self._train_ids.get(instance // INSTANCE, -1) if instance > INSTANCE else -1
+        return train_id if 0 <= train_id < len(self._sizes) and self._sizes[train_id] else -1
+
+    @property
+    def classes(self) -> np.ndarray:
+        """`k 2`: weighted hits and misses."""
+        return self._sums(self._of_class.size, lambda train_ids: train_ids, hits=3)
+
+    @property
+    def categories(self) -> np.ndarray:
+        """The same of categories."""
+        return self._sums(len(self.names), lambda train_ids: self._of_class[train_ids], hits=4)
+
+    def _sums(
+        self, length: int, place: Callable[[np.ndarray], np.ndarray], hits: int
+    ) -> np.ndarray:
+        found = self._found[np.argsort(self._found[:, 0], kind="stable")]
+        weight = self._sizes[found[:, 1]] / found[:, 2]
+        counts = np.stack([found[:, hits], found[:, 2] - found[:, hits]], axis=1)
+        sums = np.zeros((length, 2))
+        np.add.at(sums, place(found[:, 1]), counts * weight[:, None])
+        return sums
 
     def gather(self) -> None:
-        """Adds up what all processes counted."""
+        """Brings together what all processes counted."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            ours = np.concatenate([self.classes.ravel(), self.categories.ravel(), [self.pictures]])
-            # As integers: JAX would round float64.
-            parts = np.asarray(multihost_utils.process_allgather(ours.view(np.uint32)))
-            total = parts.view(np.float64).sum(0)
-            self.classes, self.categories = (
-                part.reshape(-1, 2) for part in np.split(total[:-1], [self.classes.size])
-            )
-            self.pictures = int(total[-1])
+            gather = multihost_utils.process_allgather
+            rows, pictures = np.asarray(gather(np.array([len(self._found), self.pictures]))).T
+            more = ((0, int(rows.max()) - len(self._found)), (0, 0))
+            parts = np.asarray(gather(np.pad(self._found, more)))
+            self._found = np.concatenate([p[:n] for p, n in zip(parts, rows, strict=True)])
+            self.pictures = int(pictures.sum())
 
     def scores(self, confusion: np.ndarray) -> CategoryScores:
         """Scores from these counts and the summed confusion matrix `k k`, rows true classes."""
@@ -104,7 +131,7 @@ class InstanceCounts:
         false = confusion.sum(0) - np.diag(confusion)
         instance_iou = self._instance_iou(self.classes, false)
         category_instance_iou = self._instance_iou(self.categories, predicted - hit)
-        has = (np.array(self._sizes) > 0) & (self.pictures > 0)
+        has = (self._sizes > 0) & (self.pictures > 0)
         instance_iou[~has] = np.nan
         category_instance_iou[~(member @ has)] = np.nan
         return CategoryScores(

@@ -114,3 +114,20 @@ def test_known_weights():
     np.testing.assert_allclose(found.instance_iou, [6 / 10, 2 / 5, np.nan])
     np.testing.assert_allclose(found.category_instance_iou, [10 / 14, np.nan])
     np.testing.assert_allclose(found.iou, [6 / 8, 1 / 3])
+
+
+def test_sums_follow_the_order_of_the_pictures():
+    """To the last bit: other orders round otherwise."""
+    pictures = [(*drawn(seed), predicted(seed, drawn(seed)[0])) for seed in range(5)]
+    sums = []
+    for order in (range(5), (3, 0, 4, 2, 1)):
+        counts = InstanceCounts(
+            CITYSCAPES.categories, CITYSCAPES.instance_sizes, dict(CITYSCAPES.id_map)
+        )
+        for n in order:
+            _, instances, predictions = pictures[n]
+            counts.add(predictions, instances, n)
+        sums.append((counts.classes, counts.categories))
+    np.testing.assert_array_equal(sums[0][0], sums[1][0])
+    np.testing.assert_array_equal(sums[0][1], sums[1][1])
+    assert (sums[0][0] > 0).any()

@@ -10,7 +10,7 @@ import pytest
 
 from gsto_jax import UserError
 from gsto_jax.evaluate import evaluate
-from gsto_jax.inference import score_batch, stacked_views, view_scores
+from gsto_jax.inference import score_batch, stacked_views, view_scores, view_windows
 from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.parallel import make_mesh
 from gsto_jax.protocol import Protocol, linear_taps, window_starts
@@ -62,7 +62,12 @@ def scores_of(protocol, apply, image, canvas=None):
     images = np.zeros((1, *canvas, 3), np.float32)
     images[0, : size[0], : size[1]] = image
     outside = jnp.asarray((np.float32(protocol.pad) - MEAN) / STD)
-    step = jax.jit(partial(view_scores, apply, protocol, outside, False))
+
+    @jax.jit
+    def step(images, taps):
+        logits = [apply(window) for window in view_windows(protocol, outside, images, taps)]
+        return view_scores(protocol, False, logits, taps)
+
     total = 0
     for taps in stacked_views(protocol, [size], canvas, [size]):
         total = total + step(images, taps)
@@ -234,6 +239,7 @@ def test_evaluation_by_another_protocol(network):
     rng, mesh = np.random.default_rng(0), make_mesh(jax.devices()[:1])
     batch = pictures([*sizes, sizes[-1]], (64, 64)) | {"mask": np.array([True] * 3 + [False])}
     batch["label"] = rng.integers(0, 3, (4, 64, 64)).astype(np.uint8)
+    batch["index"] = np.arange(4, dtype=np.int32)
     batch["instance"] = rng.choice([0, 24, 24000, 24001], (4, 64, 64)).astype(np.uint16)
     for n, (height, width) in enumerate(batch["size"]):
         batch["label"][n, height:], batch["label"][n, :, width:] = 255, 255

@@ -1,0 +1,128 @@
+"""One process of an evaluation: test_processes.py starts several of it, and calls it itself.
+
+python -m tests.gsto_jax.evaluation_process CASES DEVICES PORT COUNT INDEX FILE
+"""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines import SCENES, DataConfig, EvalBatches
+from gsto_jax.evaluate import evaluate
+from gsto_jax.instance_scores import InstanceCounts
+from gsto_jax.models.hrnet import Outputs
+from gsto_jax.parallel import make_mesh
+from gsto_jax.protocol import Protocol
+from gsto_jax.task import Task, initial_state
+from tests.gsto_jax.test_train import MEAN, STD, make_task
+
+CLASSES, LEVEL = 3, 80
+SETS = {
+    "small": ((37, 50), (50, 33), (37, 50), (29, 41), (37, 50), (50, 33), (37, 50)),
+    "large": tuple((200 + 7 * (n % 3), 331 - 20 * (n % 2)) for n in range(17)),
+}
+PROTOCOLS = {
+    "plain": {},
+    "scales and flip": {"scales": (0.75, 1.5), "flip": True},
+    "sliding": {"window": "slide", "crop": (32, 32), "scales": (0.75, 1.5), "pad": MEAN},
+    "one size": {"fixed_size": (48, 48), "flip": True},
+}
+
+
+class Pictures:
+    """Blocks of grey levels, one a class, and noise that makes labels differ from them."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def size(self, index):
+        return self.sizes[index]
+
+    def prediction(self, index):
+        """What the network of `FixedTask` sees."""
+        height, width = self.sizes[index]
+        coarse = np.random.default_rng(index).integers(
+            0, CLASSES, (height // 8 + 1, width // 8 + 1)
+        )
+        return coarse.repeat(8, 0)[:height].repeat(8, 1)[:, :width].astype(np.uint8)
+
+    def __getitem__(self, index):
+        prediction, rng = self.prediction(index), np.random.default_rng([index, 1])
+        noise = rng.integers(0, LEVEL // 3, (*prediction.shape, 3))
+        image = (LEVEL * prediction[..., None] + noise).astype(np.uint8)
+        label = np.roll(prediction, 3, 1)
+        label[:2] = 255
+        ids = 24000 + np.arange(label.size).reshape(label.shape) // 97 % 40
+        instance = np.where(label == 0, ids, label).astype(np.uint16)
+        return {"image": image, "label": label, "instance": instance, "index": index}
+
+
+class FixedTask(Task):
+    """Its network tells a pixel's class by its grey level, far from any tie."""
+
+    @property
+    def model(self):
+        def apply(_, images):
+            red = (images[..., 0] * STD[0] + MEAN[0]) * 255
+            level = (red + LEVEL // 3) / LEVEL
+            classes = jnp.clip(jnp.floor(level), 0, CLASSES - 1).astype(jnp.int32)
+            scores = 4 * jax.nn.one_hot(classes, CLASSES)
+            return Outputs(scores, {}, {"stage4": []}, {})
+
+        return SimpleNamespace(apply=apply)
+
+
+def run(network, pictures, protocol, batch_size, mesh, host=0, hosts=1):
+    """Evaluates; the counts and scores of the set, and this process' predictions by picture."""
+    task, source = make_task(1), Pictures(SETS[pictures])
+    variables = initial_state(task, mesh).variables if network == "mini" else {}
+    if network == "fixed":
+        task = FixedTask(task.config, CLASSES, 255, MEAN, STD)
+    look = {"classes": SCENES.names, "palette": SCENES.palette}
+    drawn = {"image_size": (64, 64), "train_size": 1, "eval_size": 1}
+    data = DataConfig(source="scenes", crop=(64, 64), **drawn, **look)
+    canvases = 0 if protocol == "plain" else 2
+    batches = EvalBatches(data, source, batch_size // hosts, host, hosts, canvases)
+    found = {}
+
+    def keep(batch, predictions, maps):
+        for n in np.flatnonzero(batch["mask"]):
+            height, width = batch["size"][n]
+            found[f"picture {batch['index'][n]}"] = predictions[n, :height, :width]
+
+    counts = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0})
+    look = Protocol(**PROTOCOLS[protocol])
+    scores = evaluate(task, variables, batches, mesh, look, keep, instances=counts)
+    return found | {
+        "confusion": scores.confusion,
+        "boundary": scores.boundary_iou,
+        "instances": counts.classes,
+        "instances of categories": counts.categories,
+        "instance scores": scores.categories.instance_iou,
+        "pictures": np.array(counts.pictures),
+    }
+
+
+def main(cases, devices, port, count, index, path):
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
+    mesh = make_mesh()
+    assert mesh.size == int(count) * int(devices)
+    results = {}
+    for number, case in enumerate(json.loads(cases)):
+        made = run(*case, mesh, int(index), int(count))
+        results |= {f"{number} {name}": value for name, value in made.items()}
+    np.savez(path, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
