@@ -1,7 +1,7 @@
 """One HTML page of a run, or of two side by side (needs the `train` extra).
 
-A page is a function of the files in the runs' folders, holds all that it shows, and asks for nothing
-from outside.
+A page is a function of the files in the runs' folders, holds all that it shows, and asks for
+nothing from outside.
 """
 
 from collections.abc import Mapping

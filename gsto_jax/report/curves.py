@@ -4,11 +4,12 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.style import context
 from matplotlib.ticker import LogLocator, NullLocator
 
 _SIZE = (328, 220)  # in pixels of the page: fits a phone, so that text keeps its size there
@@ -70,7 +71,7 @@ def chart(
     finite = [value for x in lines for value in x.values if np.isfinite(value)]
     if not finite:
         return None
-    style = {
+    style: dict[str, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,
         "font.family": "sans-serif",
@@ -84,7 +85,7 @@ def chart(
         "grid.color": _GRID,
         "lines.solid_capstyle": "round",
     }
-    with matplotlib.rc_context(style):
+    with context(["default", style]):
         figure = Figure(figsize=(_SIZE[0] / 72, _SIZE[1] / 72), dpi=72, layout="constrained")
         axes = figure.add_subplot()
         for n, line in enumerate(lines):
@@ -124,7 +125,8 @@ def _thinned(line: Line) -> tuple[np.ndarray, np.ndarray]:
     if len(steps) <= _POINTS:
         return steps, values
     parts = np.array_split(np.arange(len(steps)), _POINTS)
-    return tuple(np.array([x[part].mean() for part in parts]) for x in (steps, values))
+    steps, values = (np.array([x[part].mean() for part in parts]) for x in (steps, values))
+    return steps, values
 
 
 def _for_a_page(svg: str) -> Markup:

@@ -31,7 +31,7 @@ MEASURES = (
 COLUMNS = (("iou", "IoU"), ("accuracy", "accuracy"), ("boundary_iou", "boundary IoU"))
 _SHOWN = 4  # pictures at each end
 _FIGURES = 2
-_CURVES = (
+_CURVES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("gradient_norm", "gradient norm", {"log": True}),
     ("steps_per_second", "steps a second", {}),
     ("input_wait", "waiting for input, %", {"percent": True}),
@@ -109,10 +109,11 @@ def comparison_page(ours: Run, theirs: Run) -> str:
     for name in ("eval.absent", "data.ignore_label"):
         if ours.get(name) != theirs.get(name):
             warnings.append(f"{name} differs: {ours.get(name)} and {theirs.get(name)}.")
-    classes = []
-    for k, (name, values) in enumerate(one.scores[: len(one.classes)]):
-        a, b = values["iou"], two.scores[k][1]["iou"]
-        classes.append((name, a, b, a - b, int(one.confusion[k].sum())))
+    rows = zip(_by_class(one), two.scores, strict=False)
+    classes = [
+        (name, a["iou"], b["iou"], a["iou"] - b["iou"], pixels)
+        for (name, a, pixels), (_, b) in rows
+    ]
     headline = []
     for key, label in MEASURES:
         a, b = (_number(x.record.get(key)) for x in (one, two))
