@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from gsto_jax import eval_folder
 from gsto_jax.canvas import Color
@@ -145,7 +146,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "signed": _signed, "count": _count, "time": _time}
+    environment.filters |= {
+        "percent": _percent,
+        "signed": _signed,
+        "count": _count,
+        "time": _time,
+        "breakable": _breakable,
+    }
     environment.tests["known"] = lambda value: value is not None and math.isfinite(value)
     return environment
 
@@ -172,6 +179,11 @@ def _count(value: float) -> str:
 def _time(value: object) -> str:
     """A time of starts.jsonl for people."""
     return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d)?", r"\1 \2 ", str(value))
+
+
+def _breakable(text: str) -> Markup:
+    """A name that may go on in the next line after its punctuation."""
+    return Markup("<wbr>").join(re.split(r"(?<=[-_./])(?=.)", text))
 
 
 def _number(value: Any) -> float:
@@ -257,10 +269,11 @@ def _loss_keys(run: Run) -> list[str]:
 
 def _run_charts(run: Run) -> list[Chart]:
     parts = _loss_keys(run)[-4:]
+    parts = parts if len(parts) > 1 else []  # a single one is the total
     lines = [_line(run, "loss", "total"), *(_line(run, k, k.partition("/")[2]) for k in parts)]
     weights = run.get("loss.stage_weights")
     note = f"The total weighs stages 1 to {len(weights)} by {_value(weights)}." if weights else ""
-    charts = [chart("loss", lines, log=True, note=note if len(parts) > 1 else "")]
+    charts = [chart("loss", lines, log=True, note=note if parts else "")]
     charts.append(chart("learning rate", [_line(run, "learning_rate", "learning rate")]))
     for key, title, how in _CURVES:
         charts.append(chart(title, [_line(run, key, title)], **how))

@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ from tests.gsto_jax.report_runs import (
     make_run,
 )
 
-VOID = {"meta", "link", "img", "br", "input", "hr"}
+VOID = {"meta", "link", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -156,7 +157,8 @@ def test_names_are_escaped(made, tmp_path):
         assert f"--name={NASTY}" in page.text
 
 
-def test_the_same_files_give_the_same_page(made, tmp_path):
+def test_the_same_files_give_the_same_page(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1 / 0)  # which would start the devices
     first, second = (write_report(made[0], tmp_path / f"{n}.html").read_bytes() for n in (1, 2))
     assert first == second
     assert len(first) < 2e6
