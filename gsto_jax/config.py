@@ -311,7 +311,7 @@ def changes(
     Returns:
       For each its name, kind and both values, for people to read.
     """
-    left, right = _flat(defaults or {}) | _flat(old), _flat(new)
+    left, right = flat(defaults or {}) | flat(old), flat(new)
     return [
         f"{field} ({kind(field)}): {left.get(field, 'not set')!r} in the run, "
         f"{right.get(field, 'not set')!r} now"
@@ -324,11 +324,12 @@ def _plain(value: Any) -> str:
     return json.dumps(value, default=list)
 
 
-def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested plain settings by their dotted names, such as "optim.momentum"."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{place}{name}.")
+            found |= flat(value, f"{place}{name}.")
         else:
-            flat[place + name] = value
-    return flat
+            found[place + name] = value
+    return found

@@ -8,17 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import checkpoint, tables
+from gsto_jax import checkpoint, eval_folder, tables
 from gsto_jax import protocol as protocols
 from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.evaluate import EvalBatches, evaluate
+from gsto_jax.evaluate import Batch, EvalBatches, GetMaps, evaluate
 from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.metrics import Scores
+from gsto_jax.picture_scores import PictureScores
 from gsto_jax.task import Task, TrainState, initial_state
 from gsto_jax.train import Hooks, Progress, fit
 from gsto_jax.visualize import PictureWriter
@@ -221,7 +223,19 @@ class Experiment:
         """
         task, eval_set, step = self.task, self.eval_set, int(state.step)
         folder = self.workdir.path / f"eval-{eval_set.split}"
+        if jax.process_index() == 0:
+            eval_folder.begin(folder)
         pictures = eval_set.pictures(folder)
+        by_picture = PictureScores(eval_set.size, task.num_classes, task.ignore_label)
+
+        def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
+            drawn = pictures.write(batch, predictions, maps)
+            for n, kinds in drawn.items():
+                height, width = batch["size"][n]
+                whole = batch["label"][n], predictions[n]
+                label, prediction = (x[:height, :width] for x in whole)
+                by_picture.add(int(batch["index"][n]), label, prediction, kinds)
+
         began = time.perf_counter()
         scores = evaluate(
             task,
@@ -229,7 +243,7 @@ class Experiment:
             eval_set.batches,
             self.mesh,
             eval_set.protocol,
-            pictures.write,
+            on_batch,
             stop,
             eval_set.instances(),
             task.config.eval.figures,
@@ -242,7 +256,22 @@ class Experiment:
             f"{eval_set.protocol}, in {seconds:.0f} s"
         )
         self.show(tables.score_table(scores, eval_set.classes, title))
-        tables.write_scores(folder / "scores.csv", scores, eval_set.classes)
+        record = {
+            "step": step,
+            "split": eval_set.split,
+            "pictures": eval_set.size,
+            "protocol": str(eval_set.protocol),
+            "while_training": data_state is not None,
+            "mean_iou": scores.mean_iou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "mean_accuracy": scores.mean_accuracy,
+            "mean_boundary_iou": scores.mean_boundary_iou,
+            "seconds": seconds,
+        }
+        by_picture.gather()
+        if jax.process_index() == 0:
+            found = [by_picture.of(n, pictures.name(n)) for n in range(eval_set.size)]
+            eval_folder.finish(folder, record, scores, eval_set.classes, found)
         self.show(f"mean IoU {100 * scores.mean_iou:.2f}")
         self.show(f"scores      {folder / 'scores.csv'}")
         self.show(f"pictures    {folder} ({pictures.written} PNGs)")
@@ -251,20 +280,7 @@ class Experiment:
         if data_state is not None:
             self._keep_best(state, data_state, scores)
         # Last: whoever goes on with the run takes this line to mean that all of it is done.
-        self.workdir.write_evaluation(
-            {
-                "step": step,
-                "split": eval_set.split,
-                "pictures": eval_set.size,
-                "protocol": str(eval_set.protocol),
-                "while_training": data_state is not None,
-                "mean_iou": scores.mean_iou,
-                "pixel_accuracy": scores.pixel_accuracy,
-                "mean_accuracy": scores.mean_accuracy,
-                "mean_boundary_iou": scores.mean_boundary_iou,
-                "seconds": seconds,
-            }
-        )
+        self.workdir.write_evaluation(record)
         return scores
 
     def _was_evaluated(self, step: int) -> bool:

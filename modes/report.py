@@ -13,8 +13,8 @@ def run(args: Any) -> None:
     """Writes the page. Raises UserError."""
     if not args.workdir:
         raise UserError("no run is named: give the folder of one as --workdir")
-    workdir, output, compare = (
-        Path(path).expanduser().absolute() if path else None
-        for path in (args.workdir, args.output, args.compare)
+    output, compare = (
+        Path(path).expanduser() if path else None for path in (args.output, args.compare)
     )
-    make_show()(f"report      {write_report(workdir, output, compare, DEFAULTS)}")
+    page = write_report(Path(args.workdir).expanduser(), output, compare, DEFAULTS)
+    make_show()(f"report      {page.absolute()}")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import CITYSCAPES
+from gsto_jax import eval_folder
 from tests.data_pipelines import downloads_trees
 from tests.program import run
 
@@ -201,6 +202,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
     assert len(pictures) == 4 + (2 if word else 2 * 2), "the plain network has no gates"
     assert cv2.imread(str(workdir / "eval-val" / "val_000003.png")).shape[1] == 4 * 256 + 12
     first = (workdir / "eval-val" / "scores.csv").read_text()
+    check_pictures(workdir / "eval-val")
     assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 4
     (start,) = map(json.loads, (workdir / "starts.jsonl").read_text().splitlines())
     assert start["command"][-4:-2] == args
@@ -265,6 +267,18 @@ def test_predict(tmp_path):
     best = run("--mode=eval", *args, f"--checkpoint={workdir / 'best'}")
     assert best.returncode == 0, best.stderr
     assert f"checkpoint  {workdir}/best/1" in best.stdout
+
+
+def check_pictures(folder):
+    """The scores by picture of the run above add up to those of the set."""
+    found = eval_folder.read(folder)
+    right = sum(x.labelled_pixels * x.pixel_accuracy for x in found.pictures)
+    assert right == pytest.approx(np.trace(found.confusion), abs=0.5)
+    assert sum(x.labelled_pixels for x in found.pictures) == found.confusion.sum()
+    assert found.record["pixel_accuracy"] == pytest.approx(right / found.confusion.sum(), abs=1e-5)
+    assert [(x.name, x.height, x.width) for x in found.pictures][3] == ("val_000003", 128, 256)
+    drawn = {path for x in found.pictures for path in eval_folder.drawings(folder, x).values()}
+    assert drawn == set(folder.glob("*.png"))
 
 
 def check_events(folder, evaluations, gated):
