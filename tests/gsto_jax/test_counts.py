@@ -35,9 +35,19 @@ def test_counts_are_exact(variant, gsto, conv, params, macs):
     assert (total.conv_params, total.params, total.macs) == (conv, params, macs)
 
 
-def test_pose_form_of_gsto_counts_exactly():
-    total = count(HRNet(VARIANTS["w32"], GSTOSpec(), 17), (384, 288))
-    assert (total.conv_params, total.params, total.macs) == (29561408, 29620538, 19502948016)
+@pytest.mark.parametrize(
+    ("variant", "gsto", "conv", "params", "macs"),
+    [
+        ("w32", PLAIN, 28481777, 28536113, 17201258496),
+        ("w48", PLAIN, 63516161, 63595745, 35306606592),
+        ("w32", GSTOSpec(), 29561408, 29620538, 19502948016),
+        ("w48", GSTOSpec(), 65928000, 66014682, 40407324336),
+    ],
+)
+def test_pose_counts_are_exact(variant, gsto, conv, params, macs):
+    head = "v1" if gsto == PLAIN else "v2"
+    total = count(HRNet(VARIANTS[variant], gsto, 17, head=head), (384, 288))
+    assert (total.conv_params, total.params, total.macs) == (conv, params, macs)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.place)
