@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from gsto_jax.errors import UserError
 from gsto_jax.layers.conv import INITIALIZERS
+from gsto_jax.models.hrnet import HEADS
 from gsto_jax.models.specs import GSTOSpec, variant
 
 
@@ -36,6 +37,7 @@ class ModelConfig:
     gate: str
     gtm: tuple[str, str, str]
     gtm_form: str
+    head: str
     upsample: str
     align_corners: bool
     init: str
@@ -47,6 +49,7 @@ class ModelConfig:
         object.__setattr__(self, "gtm", tuple(self.gtm))
         variant(self.variant)
         _ = self.gsto
+        _one_of(self.head, "model.head", HEADS)
         _one_of(self.upsample, "model.upsample", ("bilinear", "nearest"))
         _one_of(self.init, "model.init", tuple(INITIALIZERS))
         _one_of(self.dtype, "model.dtype", ("float32", "bfloat16", "float64"))

@@ -102,6 +102,9 @@ def test_describe_prints_exact_counts():
     baseline = run("--mode=describe", "--config=configs/cityscapes_w18s.py:baseline")
     for figure in ("3923091", "3939579", "76856885248", "3.92M", "71.6 x 2^30"):
         assert figure in baseline.stdout
+    pose = run("--mode=describe", "--config=configs/coco_pose_w32.py:baseline")
+    for figure in ("17 joints", "384x288", "28481777", "28536113", "17201258496", "28.5M", "16.0"):
+        assert figure in pose.stdout
 
 
 def write_tree(root, labels):
