@@ -258,7 +258,7 @@ def _fresh(path: Path, batches: Sequence[np.ndarray]) -> list[dict[str, np.ndarr
     code = _RUN.format(reader=_READERS[path.name])
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
-        np.savez(given, **{str(n): batch for n, batch in enumerate(batches)})
+        np.savez(given, *batches)
         command = [sys.executable, "-I", "-c", code, *map(str, (path, given, found))]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -267,7 +267,7 @@ def _fresh(path: Path, batches: Sequence[np.ndarray]) -> list[dict[str, np.ndarr
             raise UserError(f"{path} does not run in a process of its own: {reason}")
         with np.load(found) as values:
             return [
-                {name: values[f"{n}/{name}"] for name in ("labels", "logits")}
+                {name: values[f"arr_{n}/{name}"] for name in ("labels", "logits")}
                 for n in range(len(batches))
             ]
 
@@ -332,16 +332,18 @@ def _inlined(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drops what jax2onnx says of the operations that it cannot load, none of them ours."""
-    logger = logging.getLogger("jax2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Drops what jax2onnx says of operations that it cannot load, none of them ours."""
+    loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _description(
@@ -380,7 +382,7 @@ def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            for (path, part), content in zip(parts.items(), contents.values(), strict=True):
+            for part, content in zip(parts.values(), contents.values(), strict=True):
                 part.write_bytes(content)
             # The description goes first and comes last: without it there is no export.
             for name in ("model.json", "model.jax", "model.onnx"):

@@ -47,8 +47,10 @@ def resize(
 
 
 def _nearest(source: int, target: int) -> Array | np.ndarray:
-    places = jnp.arange(target) if is_symbolic_dim(target) else np.arange(target)
-    return places * source // target
+    if is_symbolic_dim(source) or is_symbolic_dim(target):
+        places = jnp.arange(target) * source
+        return jax.lax.div(places, jnp.full_like(places, target))
+    return np.arange(target) * source // target
 
 
 def _corner_axis(source: int, target: int) -> tuple[float | Array, float | Array]:
@@ -56,8 +58,8 @@ def _corner_axis(source: int, target: int) -> tuple[float | Array, float | Array
     if is_symbolic_dim(source) or is_symbolic_dim(target):
         n, m = jnp.asarray(source), jnp.asarray(target)
         ratio = (m - 1) / jnp.maximum(n - 1, 1)
-        scale = jnp.where(n == 1, m, jnp.where(m == 1, 1, ratio))
-        return scale, jnp.where((n == 1) | (m == 1), 0, 0.5 - 0.5 * scale)
+        stretch = jnp.where(n == 1, m, jnp.where(m == 1, 1, ratio))
+        return stretch, jnp.where((n == 1) | (m == 1), 0, 0.5 - 0.5 * stretch)
     if source == 1:
         return float(target), 0.0
     if target == 1:
