@@ -234,6 +234,7 @@ class Experiment:
             eval_set.instances(),
             task.config.eval.figures,
         )
+        pictures.close()
         if scores is None:
             return None
         seconds = time.perf_counter() - began

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from gsto_jax.layers.materialize import materialize
 from gsto_jax.layers.resize import resize
 from gsto_jax.metrics import pixel_counts
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
@@ -84,13 +85,15 @@ def view_scores(
     Returns:
       `b H W k`, at least float32.
     """
-    size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
-    found, *mirrored = (resize(x, size, "bilinear", align_corners) for x in logits)
+    found, *mirrored = logits
     if mirrored:
+        # Before they are enlarged, which comes to the same and costs half.
         order = _mirrored_classes(protocol, found.shape[-1])
         found = (found + mirrored[0][:, :, ::-1][..., order]) / 2
+    size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
+    found = materialize(resize(found, size, "bilinear", align_corners))
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
-    return resample(scores, taps["back_rows"], taps["back_columns"])
+    return resample(materialize(scores), taps["back_rows"], taps["back_columns"])
 
 
 def _mirrored_classes(protocol: Protocol, num_classes: int) -> np.ndarray:
