@@ -21,10 +21,11 @@ from jax.sharding import Mesh
 from gsto_jax import checkpoint as checkpoints
 from gsto_jax.canvas import Color
 from gsto_jax.errors import UserError
-from gsto_jax.inference import resample, score_batch
+from gsto_jax.inference import score_batch
 from gsto_jax.media import read_image, to_rgb
 from gsto_jax.parallel import compiler_options, make_mesh
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
+from gsto_jax.resample import resample
 from gsto_jax.task import Task, score_step, task_of
 from gsto_jax.visualize import color_mask
 

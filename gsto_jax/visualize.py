@@ -67,7 +67,8 @@ def sample_panel(
         f"errors ({1 - right:.1%} of pixels)": error_map(image, truth, prediction, ignore_label),
     }
     tiled = row([np.vstack([caption(name, t.shape[1]), t]) for name, t in tiles.items()])
-    present = [k for k in np.union1d(truth, prediction) if k < len(classes)]
+    seen = sum(np.bincount(x.ravel(), minlength=256) for x in (truth, prediction))
+    present = [k for k in np.flatnonzero(seen) if k < len(classes)]
     legend = _legend([(classes[k], palette[k]) for k in present], tiled.shape[1])
     return np.vstack([tiled, legend])
 

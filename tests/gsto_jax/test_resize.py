@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gsto_jax import resize
+from gsto_jax.resample import enlarge
 
 
 def nhwc(array, dtype):
@@ -71,3 +72,13 @@ def test_same_size_is_the_identity_and_bad_methods_are_named():
     assert resize(x, (3, 5)) is x
     with pytest.raises(ValueError, match="'cubic'"):
         resize(x, (6, 10), "cubic")
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("source", "target"), [((5, 7), (19, 26)), ((1, 4), (3, 16)), ((6, 5), (1, 5))]
+)
+def test_enlarging_by_taps_is_the_same(source, target, align_corners):
+    x = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
+    expected = resize(x, target, "bilinear", align_corners)
+    np.testing.assert_allclose(enlarge(x, target, align_corners), expected, atol=2e-6)
