@@ -59,19 +59,20 @@ def _near_outline(labels: Array, size: Array) -> Array:
         (places < reach) | (places + reach >= side)
         for places, side in ((rows, height), (columns, width))
     ]
-    # Changes from a pixel to the next, below and to the right; a square without any is one label.
-    below = jnp.pad(labels[1:] != labels[:-1], ((0, 1), (0, 0)))
-    right = jnp.pad(labels[:, 1:] != labels[:, :-1], ((0, 0), (0, 1)))
-    changes = _in_squares(below, reach, (0, 1)) + _in_squares(right, reach, (1, 0))
-    return (changes > 0) | by_edge[0][:, None] | by_edge[1][None]
+    # A square holds another label where one of its blocks of two by two holds several.
+    corner = labels[:-1, :-1]
+    others = (labels[1:, :-1], labels[:-1, 1:], labels[1:, 1:])
+    mixed = jnp.stack([other != corner for other in others]).any(0)
+    inside = _in_squares(jnp.pad(mixed, ((0, 1), (0, 1))), reach)
+    return (inside > 0) | by_edge[0][:, None] | by_edge[1][None]
 
 
-def _in_squares(marks: Array, reach: Array, more: tuple[int, int]) -> Array:
-    """Marks in the square around each pixel, its last row or column left out but for `more`."""
+def _in_squares(marks: Array, reach: Array) -> Array:
+    """Marks in the square around each pixel, less its last row and column: `h w` int32."""
     sums = jnp.pad(jnp.cumsum(jnp.cumsum(marks.astype(jnp.int32), 0), 1), ((1, 0), (1, 0)))
-    for axis, (side, last) in enumerate(zip(marks.shape, more, strict=True)):
+    for axis, side in enumerate(marks.shape):
         places = jnp.arange(side)
-        after = jnp.clip(places + reach + last, 0, side)
+        after = jnp.clip(places + reach, 0, side)
         before = jnp.clip(places - reach, 0, side)
         sums = jnp.take(sums, after, axis) - jnp.take(sums, before, axis)
     return sums

@@ -262,6 +262,19 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
     return cls(**built)
 
 
+ADDED: dict[str, Any] = {"model": {"head": "v2"}}
+"""What settings were before they could be set, for checkpoints that are older."""
+
+
+def filled(config: Mapping[str, Any], defaults: Mapping[str, Any] = ADDED) -> dict[str, Any]:
+    """Nested plain values, with what they lack from the defaults."""
+    deeper = {
+        name: filled(value, defaults.get(name, {})) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+    }
+    return {**defaults, **deeper}
+
+
 RUNTIME = "runtime"
 OTHER = "other"
 _KINDS = {

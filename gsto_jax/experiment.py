@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -147,24 +147,20 @@ class Experiment:
         return found.state, found.record["data"]
 
     def _fork(self, source: Path) -> checkpoint.Checkpoint:
-        path = source.expanduser().absolute()
-        found = None
-        if path.name.isdigit() and (path / "state").is_dir():
-            state = checkpoint.read_state(path, self.task, self.mesh, fork=True)
-            found = checkpoint.Checkpoint(path, state, checkpoint.read_record(path))
-        else:
-            found = checkpoint.load(
-                path / "checkpoints",
-                self.task,
-                self.mesh,
-                on_damage=lambda bad, message: self.show(f"warning: {message}"),
-                fork=True,
-            )
-        if found is None:
+        try:
+            paths = checkpoint.named(source)
+        except UserError:
             raise UserError(
-                f"--fork_from={path} holds no checkpoint: give the --workdir of a run, or a folder "
-                "in its checkpoints/"
-            )
+                f"--fork_from={source} holds no checkpoint: give the --workdir of a run, its best/,"
+                " or a STEP in its checkpoints/"
+            ) from None
+        found = checkpoint.load_first(
+            paths,
+            self.task,
+            self.mesh,
+            on_damage=lambda bad, message: self.show(f"warning: {message}"),
+            fork=True,
+        )
         if found.step >= self.task.steps:
             raise UserError(
                 f"{found.path} is at step {found.step}, and this run has {self.task.steps} steps: "
@@ -223,12 +219,16 @@ class Experiment:
         """
         task, eval_set, step = self.task, self.eval_set, int(state.step)
         folder = self.workdir.path / f"eval-{eval_set.split}"
-        if jax.process_index() == 0:
-            eval_folder.begin(folder)
         pictures = eval_set.pictures(folder)
         by_picture = PictureScores(eval_set.size, task.num_classes, task.ignore_label)
 
+        begun = False
+
         def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
+            nonlocal begun
+            if not begun and jax.process_index() == 0:
+                eval_folder.begin(folder)  # not before: what is there stays until there is more
+            begun = True
             drawn = pictures.write(batch, predictions, maps)
             for n, kinds in drawn.items():
                 height, width = batch["size"][n]
@@ -248,6 +248,7 @@ class Experiment:
             eval_set.instances(),
             task.config.eval.figures,
         )
+        pictures.close()
         if scores is None:
             return None
         seconds = time.perf_counter() - began
@@ -370,27 +371,20 @@ def load_for_evaluation(
     mesh: Mesh,
     config: Record,
     warn: Callable[[str], None],
-    chosen: Path | None = None,
+    chosen: Sequence[Path] = (),
 ) -> checkpoint.Checkpoint:
-    """The chosen checkpoint, or the newest one of a run that can be read.
+    """The first of the chosen checkpoints, or else the newest of the run, that can be read.
 
     Raises:
-      UserError: it is of another network than the task's.
+      UserError: it is of another network than the task's, or none can be read.
     """
-    check = partial(_check_same_network, config)
-    if chosen is not None:
-        record = checkpoint.read_record(chosen)
-        check(record)
-        return checkpoint.Checkpoint(chosen, checkpoint.read_state(chosen, task, mesh), record)
-    found = checkpoint.load(
-        workdir.checkpoints,
+    return checkpoint.load_first(
+        chosen or checkpoint.named(workdir.path),
         task,
         mesh,
-        check,
+        partial(_check_same_network, config),
         lambda path, message: warn(f"warning: {message}: the one before it serves"),
     )
-    assert found is not None, "checked by workdir.existing"
-    return found
 
 
 def _check_same_network(ours: Record, record: Record) -> None:

@@ -15,35 +15,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.layers.resize import resize
+from gsto_jax.layers.materialize import materialize
 from gsto_jax.metrics import pixel_counts
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
 from gsto_jax.protocol import Protocol, Round, Size
+from gsto_jax.resample import enlarge, resample
 from gsto_jax.task import Task, logits, normalize
-
-
-def resample(x: Array, rows: Mapping[str, Array], columns: Mapping[str, Array]) -> Array:
-    """Resamples `b h w c` along both axes by taps `b n 2` and `b m 2` (`gsto_jax.protocol.Taps`).
-
-    Returns:
-      `b n m c` in the dtype of `x`.
-    """
-
-    def along(x: Array, taps: Mapping[str, Array], axis: int) -> Array:
-        shape = [1, 1, 1]
-        shape[axis] = -1
-
-        def tap(t: int) -> Array:
-            weight = taps["weight"][:, t].reshape(shape).astype(x.dtype)
-            # Not a product alone: what has no weight may be infinite.
-            return jnp.where(weight > 0, jnp.take(x, taps["index"][:, t], axis) * weight, 0)
-
-        return tap(0) + tap(1)
-
-    def both(x: Array, rows: Mapping[str, Array], columns: Mapping[str, Array]) -> Array:
-        return along(along(x, rows, 0), columns, 1)
-
-    return jax.vmap(both)(x, rows, columns)
 
 
 def view_windows(
@@ -84,13 +61,15 @@ def view_scores(
     Returns:
       `b H W k`, at least float32.
     """
-    size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
-    found, *mirrored = (resize(x, size, "bilinear", align_corners) for x in logits)
+    found, *mirrored = logits
     if mirrored:
+        # Before they are enlarged, which comes to the same and costs half.
         order = _mirrored_classes(protocol, found.shape[-1])
         found = (found + mirrored[0][:, :, ::-1][..., order]) / 2
+    size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
+    found = materialize(enlarge(found, size, align_corners))
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
-    return resample(scores, taps["back_rows"], taps["back_columns"])
+    return resample(materialize(scores), taps["back_rows"], taps["back_columns"])
 
 
 def _mirrored_classes(protocol: Protocol, num_classes: int) -> np.ndarray:

@@ -228,9 +228,15 @@ def window_starts(length: int, window: int, step: int, edge: str) -> list[int]:
     return [min(start, last) for start in starts] if edge == "shift" else starts
 
 
-def linear_taps(source: int, target: int) -> Taps:
-    """Bilinear resampling of an axis, pixel centres at half-integers, without antialiasing."""
-    centre = (np.arange(target) + 0.5) * (source / target) - 0.5
+def linear_taps(source: int, target: int, align_corners: bool = False) -> Taps:
+    """Bilinear resampling of an axis, pixel centres at half-integers, without antialiasing.
+
+    With `align_corners` the centres of the outermost pixels coincide.
+    """
+    if align_corners:
+        centre = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    else:
+        centre = (np.arange(target) + 0.5) * (source / target) - 0.5
     centre = np.clip(centre, 0, source - 1)
     low = np.floor(centre).astype(np.int32)
     index = np.stack([low, np.minimum(low + 1, source - 1)], axis=1)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from gsto_jax.config import Config, ModelConfig
 from gsto_jax.errors import UserError
-from gsto_jax.layers.resize import resize
+from gsto_jax.layers.materialize import materialize
 from gsto_jax.losses import FINAL, deep_supervision, label_weight
 from gsto_jax.metrics import pixel_counts
 from gsto_jax.models.hrnet import HRNet, Outputs
@@ -26,6 +26,7 @@ from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import variant
 from gsto_jax.optim import averaged, poly_schedule, sgd, with_warmup
 from gsto_jax.parallel import replicated
+from gsto_jax.resample import enlarge
 
 Batch = dict[str, Array]
 Maps = dict[str, Array]
@@ -350,8 +351,8 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
       Figure 1), and "gate/NAME".
     """
     outputs = _outputs(task, variables, normalize(task, batch["image"], batch["size"]))
-    corners = task.config.model.align_corners
-    scores = resize(_wide(outputs.logits), batch["image"].shape[1:3], "bilinear", corners)
+    size, corners = batch["image"].shape[1:3], task.config.model.align_corners
+    scores = materialize(enlarge(_wide(outputs.logits), size, corners))
     last = outputs.branches[FINAL]
     maps = {f"branch/{n}": x.astype(jnp.float32).mean(-1) for n, x in enumerate(last)}
     maps |= {

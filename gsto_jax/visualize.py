@@ -1,6 +1,8 @@
 """Pictures of predictions (needs OpenCV, from the `train` extra)."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -13,13 +15,15 @@ from gsto_jax.figures import branch_figure, gate_figure
 IGNORED: Color = (90, 90, 90)
 WRONG: Color = (230, 40, 40)
 _SHOWN = 4
+_WAITING = 16
+"""How many PNGs may wait to be written: they hold memory."""
 
 
 def color_mask(labels: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
     """Colours labels `h w`; those outside the palette (ignored ones) turn grey. `h w 3` uint8."""
     table = np.full((256, 3), IGNORED, np.uint8)
     table[: len(palette)] = palette
-    return table[labels]
+    return np.take(table, labels, axis=0)
 
 
 def error_map(
@@ -63,7 +67,8 @@ def sample_panel(
         f"errors ({1 - right:.1%} of pixels)": error_map(image, truth, prediction, ignore_label),
     }
     tiled = row([np.vstack([caption(name, t.shape[1]), t]) for name, t in tiles.items()])
-    present = [k for k in np.union1d(truth, prediction) if k < len(classes)]
+    seen = sum(np.bincount(x.ravel(), minlength=256) for x in (truth, prediction))
+    present = [k for k in np.flatnonzero(seen).tolist() if k < len(classes)]
     legend = _legend([(classes[k], palette[k]) for k in present], tiled.shape[1])
     return np.vstack([tiled, legend])
 
@@ -87,7 +92,7 @@ def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndar
 
 
 class PictureWriter:
-    """Writes what an evaluation saw as PNGs, up to a limit.
+    """Writes what an evaluation saw as PNGs, up to a limit, while the evaluation goes on.
 
     `NAME.png` is the panel of a picture. The first ones also get `NAME_branches.png` and, with a
     gated network, `NAME_gates.png` (see `gsto_jax.figures`).
@@ -118,6 +123,8 @@ class PictureWriter:
         self.written, self.seen = 0, 0
         self.shown: dict[str, np.ndarray] = {}
         """The first few pictures written, `h w 3`, by "kind/number": for TensorBoard."""
+        self._threads = ThreadPoolExecutor(4)
+        self._waiting: deque[Future[None]] = deque()
 
     def write(
         self,
@@ -138,6 +145,7 @@ class PictureWriter:
 
         Raises:
           ValueError: a name that leads out of the folder.
+          OSError: an earlier PNG could not be written.
         """
         maps, drawn = cache(maps), {}
         for n in np.flatnonzero(batch["mask"]).tolist():
@@ -145,13 +153,24 @@ class PictureWriter:
             path = self._path(self.name(int(batch["index"][n])))
             for kind, picture in pictures.items():
                 suffix = "" if kind == "sample" else f"_{kind}"
-                write_image(path.with_name(f"{path.name}{suffix}.png"), picture)
+                self._write(path.with_name(f"{path.name}{suffix}.png"), picture)
                 self.written += 1
                 if self.seen < _SHOWN:
                     self.shown[f"{kind}/{self.seen}"] = picture
             self.seen += 1
             drawn[n] = tuple(pictures)
         return drawn
+
+    def close(self) -> None:
+        """Returns when all PNGs are written. Raises OSError if that failed."""
+        self._threads.shutdown()
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def _write(self, path: Path, picture: np.ndarray) -> None:
+        self._waiting.append(self._threads.submit(write_image, path, picture))
+        if len(self._waiting) > _WAITING:
+            self._waiting.popleft().result()
 
     def _pictures(
         self,

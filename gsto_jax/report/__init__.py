@@ -26,7 +26,8 @@ def write_report(
       run: its folder.
       output: where to; RUN/report.html by default, RUN/report-against-NAME.html for two runs.
       compare: folder of another run to compare with, of the same classes, split and pictures.
-      defaults: of all settings; those that differ are marked.
+      defaults: of all settings; those that differ are marked, and runs that are too old to hold one
+        are taken to have it.
 
     Returns:
       Where it lies.
@@ -39,7 +40,10 @@ def write_report(
         name, html = "report.html", run_page(ours, defaults)
     else:
         theirs = read_run(compare)
-        name, html = f"report-against-{theirs.path.name}.html", comparison_page(ours, theirs)
+        name, html = (
+            f"report-against-{theirs.path.name}.html",
+            comparison_page(ours, theirs, defaults),
+        )
     path = ours.path / name if output is None else Path(output).expanduser().absolute()
     part = path.with_name(f".{path.name}.part")
     try:

@@ -43,9 +43,11 @@ class Panel:
 
 def read(path: Path) -> np.ndarray | None:
     """A PNG as `h w 3` uint8 RGB; None where there is none that can be read."""
-    if not path.is_file():
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
         return None
-    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 

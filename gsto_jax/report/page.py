@@ -91,11 +91,11 @@ def run_page(run: Run, defaults: Mapping[str, Any] | None = None) -> str:
     )
 
 
-def comparison_page(ours: Run, theirs: Run) -> str:
+def comparison_page(ours: Run, theirs: Run, defaults: Mapping[str, Any] | None = None) -> str:
     """The page of two runs, as HTML. Raises UserError where they cannot be compared."""
     one, two = comparable(ours, theirs)
     ours, theirs = told_apart(ours, theirs)
-    left, right = flat(ours.config), flat(theirs.config)
+    left, right = (flat(defaults or {}) | flat(run.config) for run in (ours, theirs))
     names = sorted({*left, *right} - {"name"})
     differing = [
         (name, _value(left.get(name)), _value(right.get(name)))

@@ -57,10 +57,11 @@ class Run:
     @property
     def network(self) -> str:
         """The network in words, such as "GSTO-HRNet-W18-Small-v2"."""
-        gates = [self.get("model.gfm", False), *(x != "none" for x in self.get("model.gtm", ()))]
+        kinds = set(self.get("model.gtm", ()))
+        gated = self.get("model.gfm", False) or not kinds <= {"none", "head_only"}
         words = str(self.get("model.variant", "")).split("_")
         variant = "-".join(x if x[:1] == "v" else x.capitalize() for x in words if x)
-        return "-".join(filter(None, ["GSTO-HRNet" if any(gates) else "HRNetV2", variant]))
+        return "-".join(filter(None, ["GSTO-HRNet" if gated else "HRNetV2", variant]))
 
     @property
     def data(self) -> str:

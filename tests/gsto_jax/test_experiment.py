@@ -52,7 +52,7 @@ def make(tmp_path, monkeypatch):
         for field, value in changes.items():
             section, _, key = field.partition("__")
             config[section][key] = value
-        pictures = SimpleNamespace(write=None, name=str, written=0, shown={})
+        pictures = SimpleNamespace(write=None, close=lambda: None, name=str, written=0, shown={})
         eval_set = EvalSet("val", 4, ("a", "b"), [], PLAIN, lambda folder: pictures)
         shown = []
         made = Experiment(

@@ -61,6 +61,7 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
     }
     writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, lambda n: f"town/picture{n}")
     writer.write(batch, np.stack([predicted()] * 3), dict)
+    writer.close()
     assert writer.written == 2
     written = cv2.imread(str(tmp_path / "town" / "picture5.png"))
     expected = sample_panel(batch["image"][1], TRUTH, predicted(), CLASSES, PALETTE)
@@ -68,6 +69,7 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
     limited = PictureWriter(tmp_path / "one", CLASSES, PALETTE, 255, 1, 0, str)
     limited.write(batch, np.stack([predicted()] * 3), dict)
     limited.write(batch, np.stack([predicted()] * 3), dict)
+    limited.close()
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["4.png"]
 
 
@@ -86,6 +88,17 @@ def test_writer_stays_in_its_folder(tmp_path):
         with pytest.raises(ValueError, match="outside"):
             writer.write(batch, predicted()[None], dict)
     assert not (tmp_path / "outside.png").exists()
+
+
+def test_a_png_that_cannot_be_written_ends_the_evaluation(tmp_path):
+    """It is written while the evaluation goes on, so it is told at the end, or before."""
+    (tmp_path / "0.png").mkdir()
+    batch = {"image": np.zeros((1, *TRUTH.shape, 3), np.uint8), "label": TRUTH[None]}
+    batch |= {"size": np.array([TRUTH.shape]), "index": np.zeros(1, np.int32)}
+    writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, str)
+    writer.write(batch | {"mask": np.ones(1, bool)}, predicted()[None], dict)
+    with pytest.raises(OSError, match=r"cannot write .*0\.png"):
+        writer.close()
 
 
 def test_score_table_and_file(tmp_path):
@@ -190,6 +203,7 @@ def test_first_pictures_get_figures(tmp_path):
     }
     writer = PictureWriter(tmp_path / "gsto", CLASSES, PALETTE, 255, 1, 2, str)
     writer.write(batch, np.stack([predicted()] * 3), maps)
+    writer.close()
     names = sorted(path.name for path in (tmp_path / "gsto").iterdir())
     assert names == ["0.png", "0_branches.png", "0_gates.png", "1_branches.png", "1_gates.png"]
     assert writer.written == 5
@@ -204,6 +218,7 @@ def test_first_pictures_get_figures(tmp_path):
     plain = PictureWriter(tmp_path / "plain", CLASSES, PALETTE, 255, 0, 1, str)
     branches = {k: v for k, v in maps().items() if k.startswith("branch")}
     plain.write(batch, np.stack([predicted()] * 3), lambda: branches)
+    plain.close()
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["0_branches.png"]
 
 
@@ -231,6 +246,7 @@ def test_pictures_are_cut_off_their_canvas(tmp_path):
     ):
         writer = PictureWriter(tmp_path / name, CLASSES, PALETTE, 255, 1, 1, str)
         writer.write(given, predictions, lambda shown=shown: shown)
+        writer.close()
     for name in ("0.png", "0_branches.png"):
         alone, canvas = (cv2.imread(str(tmp_path / kind / name)) for kind in ("alone", "canvas"))
         np.testing.assert_array_equal(alone, canvas)

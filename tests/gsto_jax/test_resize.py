@@ -5,6 +5,7 @@ import pytest
 from jax.export import export, symbolic_shape
 
 from gsto_jax import resize
+from gsto_jax.resample import enlarge
 
 METHODS = (("bilinear", False), ("bilinear", True), ("nearest", False))
 
@@ -91,3 +92,13 @@ def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
         found = program.call(x, np.zeros(target, np.int8))
         expected = resize(jnp.asarray(x), target, method, align_corners)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=f"{source} {target}")
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("source", "target"), [((5, 7), (19, 26)), ((1, 4), (3, 16)), ((6, 5), (1, 5))]
+)
+def test_enlarging_by_taps_is_the_same(source, target, align_corners):
+    x = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
+    expected = resize(x, target, "bilinear", align_corners)
+    np.testing.assert_allclose(enlarge(x, target, align_corners), expected, atol=2e-6)
