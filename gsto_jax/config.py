@@ -252,7 +252,7 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in sorted(set(values) ^ set(fields)):
         problem = "is missing" if name in fields else "is not a setting"
-        raise UserError(f"{place}.{name} {problem}")
+        raise UserError(f"{place}.{name} {problem}: is it of another version?")
     built = {
         name: _build(field.type, values[name], f"{place}.{name}")
         if dataclasses.is_dataclass(field.type)

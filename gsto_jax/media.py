@@ -115,7 +115,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
         if image.mode == "F" and most <= 1:
             return to_rgb((65535 * values).astype(np.uint16))
         if not image.mode.startswith("I;16") and most <= 255:
-            return to_rgb(values.astype(np.uint8))
+            return to_rgb(values.astype(np.uint8))  # 8 bits in a wider format
         return to_rgb(values.astype(np.uint16))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return to_rgb(np.asarray(image.convert("RGBA")))

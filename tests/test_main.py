@@ -47,6 +47,10 @@ def refused(*args, **kwargs):
         (["--config.model.variant=w19"], "'w19' does not exist"),
         (["--config.data.scale_count=0"], "scale_count is 0"),
         (["--mode=eval"], "give the folder of one as --workdir"),
+        (["--mode=report"], "give the folder of one as --workdir"),
+        (["--mode=export"], "--mode=export needs --checkpoint"),
+        (["--checkpoint=runs"], "--checkpoint is for --mode=eval or submit or predict or export"),
+        (["--mode=eval", "--save=ids"], "--save is for --mode=predict, not eval"),
         (["--config=configs/camvid_w18s.py"], "root is ''"),
         (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
         (["--workdir=/proc/nope"], "cannot be written"),
@@ -257,14 +261,21 @@ def test_predict(tmp_path):
     assert written == {
         "classes.csv",
         *(f"overlay/{name}" for name in ("photo.jpg", "grey.jpg", "film.mp4")),
-        *(f"ids/{name}.png" for name in ("photo", "grey", "film/000000", "film/000001")),
+        *(f"ids/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
         *(f"gates/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
     }
     ids = cv2.imread(str(output / "ids" / "photo.png"), cv2.IMREAD_UNCHANGED)
     assert ids.shape == (75, 101)
+    assert sorted(path.name for path in (output / "ids/film.mp4").iterdir()) == [
+        "000000.png",
+        "000001.png",
+    ]
     again = run(*predict, str(photos / "photo.png"), "--save=ids")
     assert (again.returncode, again.stderr) == (0, "")
     np.testing.assert_array_equal(ids, cv2.imread(str(output / "ids/photo.png"), -1))
+    mirrored = run(*predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True")
+    assert (mirrored.returncode, mirrored.stderr) == (0, "")
+    assert "only config.eval may" in refused(*predict, str(photos), "--config.model.gfm=False")
     assert "needs --checkpoint" in refused("--mode=predict", str(photos))
     assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
     best = run("--mode=eval", *args, f"--checkpoint={workdir / 'best'}")
