@@ -1,6 +1,7 @@
 """Linear resampling by two taps an axis, where no gradient is needed."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax import Array
 from gsto_jax.layers.resize import resize
 from gsto_jax.protocol import linear_taps
 
-AxisTaps = Mapping[str, Array]
+AxisTaps = Mapping[str, Any]
 """The fields of `gsto_jax.protocol.Taps`."""
 
 

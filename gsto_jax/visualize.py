@@ -68,7 +68,7 @@ def sample_panel(
     }
     tiled = row([np.vstack([caption(name, t.shape[1]), t]) for name, t in tiles.items()])
     seen = sum(np.bincount(x.ravel(), minlength=256) for x in (truth, prediction))
-    present = [k for k in np.flatnonzero(seen) if k < len(classes)]
+    present = [k for k in np.flatnonzero(seen).tolist() if k < len(classes)]
     legend = _legend([(classes[k], palette[k]) for k in present], tiled.shape[1])
     return np.vstack([tiled, legend])
 
