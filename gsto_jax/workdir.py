@@ -8,6 +8,7 @@ checkpoints/STEP/    the newest checkpoints
 best/STEP/           the best one evaluated
 eval-SPLIT/          scores and pictures of the last evaluation (`gsto_jax.eval_folder`)
 submission-SPLIT.zip predictions for a benchmark's server
+report.html          a page about the run
 tensorboard/         metrics and pictures over time
 """
 
