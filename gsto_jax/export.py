@@ -283,7 +283,7 @@ def _onnx(predictor: Predictor, run: Program, size: Size | None) -> bytes:
         from jax2onnx import to_onnx
 
         model = to_onnx(
-            lambda images: tuple(_inlined(closed.jaxpr, closed.consts, images)),
+            lambda images: tuple(_inlined(closed.jaxpr, closed.consts, [images], {})),
             [spec],
             model_name="gsto_jax",
             opset=_OPSET,
@@ -303,10 +303,13 @@ def _onnx(predictor: Predictor, run: Program, size: Size | None) -> bytes:
     return model.SerializeToString()
 
 
-def _inlined(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
+def _inlined(
+    jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], done: dict[Any, list[Any]]
+) -> list[Any]:
     """Evaluates a program, with all that it calls inlined, as for a device of no special kind.
 
-    What is left are operations on arrays, which every exporter knows.
+    What is left are operations on arrays, which every exporter knows; what is computed again, such
+    as the weights of a resampling between the same two sizes, is taken from `done`.
     """
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values |= zip(jaxpr.invars, args, strict=True)
@@ -314,18 +317,24 @@ def _inlined(jaxpr: Jaxpr, consts: Sequence[Any], *args: Any) -> list[Any]:
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
+    def name_of(atom: Any) -> Any:
+        return str(atom) if isinstance(atom, Literal) else id(values[atom])
+
     for eqn in jaxpr.eqns:
-        given, name, params = list(map(read, eqn.invars)), eqn.primitive.name, eqn.params
-        if name == "platform_index":
+        given, primitive, params = list(map(read, eqn.invars)), eqn.primitive, eqn.params
+        if primitive.name == "platform_index":
             found = [params["platforms"].index(None)]
-        elif name == "cond" and isinstance(given[0], int):
+        elif primitive.name == "cond" and isinstance(given[0], int):
             branch = params["branches"][given[0]]
-            found = _inlined(branch.jaxpr, branch.consts, *given[1:])
+            found = _inlined(branch.jaxpr, branch.consts, given[1:], done)
         elif inner := params.get("jaxpr") or params.get("call_jaxpr"):
-            found = _inlined(inner.jaxpr, inner.consts, *given)
+            found = _inlined(inner.jaxpr, inner.consts, given, done)
         else:
-            result = eqn.primitive.bind(*given, **params)
-            found = result if eqn.primitive.multiple_results else [result]
+            key = (primitive, str(params), *map(name_of, eqn.invars))
+            if key not in done:
+                result = primitive.bind(*given, **params)
+                done[key] = result if primitive.multiple_results else [result]
+            found = done[key]
         values |= zip(eqn.outvars, found, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
