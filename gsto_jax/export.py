@@ -40,7 +40,7 @@ from gsto_jax.task import logits, normalize
 
 FORMATS = ("jax", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
-EQUAL_LABELS = {"float32": 0.999, "bfloat16": 0.98}
+EQUAL_LABELS = {"float32": 0.999, "bfloat16": 0.95}
 LOGITS_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.1}
 """By dtype of the network: what `verify` lets pass, see `Check`."""
 _OPSET = 21
@@ -290,6 +290,8 @@ def _onnx(predictor: Predictor, run: Program, size: Size | None) -> bytes:
             input_names=["image"],
             output_names=["labels", "logits"],
         )
+        # jax2onnx notes shapes of what lies between, some of them wrong; runtimes find their own.
+        del model.graph.value_info[:]
         config = predictor.config["data"]
         properties = {
             "classes": json.dumps(predictor.classes),
