@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from gsto_jax.errors import UserError
 from gsto_jax.export import export, verify
 from gsto_jax.predictor import Predictor
@@ -22,6 +24,7 @@ def run(args: Any) -> None:
             raise UserError(f"--onnx_size={args.onnx_size}: give HEIGHTxWIDTH, such as 512x1024")
         size = (int(match[1]), int(match[2]))
     show = make_show()
+    jax.config.update("jax_platforms", "cpu")  # exact, for the comparison
     predictor = Predictor.load(args.checkpoint, defaults=DEFAULTS)
     folder = Path(args.output or "export").expanduser().absolute()
     for path in export(predictor, folder, args.formats, size):
