@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.layers.materialize import materialize
-from gsto_jax.metrics import pixel_counts
+from gsto_jax.metrics import best_class, pixel_counts
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
 from gsto_jax.protocol import Protocol, Round, Size
 from gsto_jax.resample import enlarge, resample
@@ -194,7 +194,7 @@ def counting(task: Task, mesh: Mesh) -> Any:
     whole, split = replicated(mesh), split_batch(mesh)
 
     def count(scores: Array, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
-        predictions = scores.argmax(-1).astype(jnp.uint8)
+        predictions = best_class(scores)
         return (
             pixel_counts(predictions, batch, task.num_classes, task.ignore_label),
             predictions,

@@ -20,7 +20,7 @@ from gsto_jax.config import Config, ModelConfig
 from gsto_jax.errors import UserError
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.losses import FINAL, deep_supervision, label_weight
-from gsto_jax.metrics import pixel_counts
+from gsto_jax.metrics import best_class, pixel_counts
 from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import variant
@@ -332,7 +332,7 @@ def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[dict[str, Array
       of `score_step`.
     """
     scores, maps = score_step(task, variables, batch)
-    predictions = scores.argmax(-1).astype(jnp.uint8)
+    predictions = best_class(scores)
     counts = pixel_counts(predictions, batch, task.num_classes, task.ignore_label)
     return counts, predictions, maps
 

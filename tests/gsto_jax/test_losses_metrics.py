@@ -10,7 +10,7 @@ from gsto_jax.losses import (
     label_weight,
     ohem_cross_entropy,
 )
-from gsto_jax.metrics import confusion_matrix, scores
+from gsto_jax.metrics import best_class, confusion_matrix, scores
 from gsto_jax.models import Outputs
 from gsto_jax.optim import averaged, poly_schedule, with_warmup
 from gsto_jax.parallel import make_mesh, split_batch
@@ -223,3 +223,12 @@ def test_averages_forget_their_start():
     np.testing.assert_allclose(tree["a"], 1 - kept, rtol=1e-6)
     late = averaged({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, 0.9, jnp.asarray(10_000))
     np.testing.assert_allclose(late["a"], 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 60])
+def test_the_best_class_is_the_first_of_the_largest(classes):
+    scores = np.random.default_rng(0).integers(0, 9, (2, 5, 7, classes)).astype(np.float32)
+    scores[0, 0, 0] = np.inf
+    found = jax.jit(best_class)(scores)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, scores.argmax(-1))
