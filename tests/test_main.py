@@ -257,7 +257,8 @@ def test_predict(tmp_path):
     assert "3 of 4 predicted: overlay, ids, gates" in done.stdout
     assert done.stderr.startswith(f"error: cannot read {photos}/broken.png: it is damaged")
     assert len(done.stderr.splitlines()) == 1
-    written = {path.relative_to(output).as_posix() for path in output.rglob("*.*")}
+    found = [path.relative_to(output) for path in output.rglob("*.*")]
+    written = {path.as_posix() for path in found if len(path.parts) < 3}
     assert written == {
         "classes.csv",
         *(f"overlay/{name}" for name in ("photo.jpg", "grey.jpg", "film.mp4")),
@@ -278,6 +279,14 @@ def test_predict(tmp_path):
     assert "only config.eval may" in refused(*predict, str(photos), "--config.model.gfm=False")
     assert "needs --checkpoint" in refused("--mode=predict", str(photos))
     assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
+    exported = run("--mode=export", *predict[1:2], f"--output={tmp_path}/x", "--formats=jax")
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout.count("100.0000% of the labels equal") == 3
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.jax", "model.json"]
+    page = run("--mode=report", f"--workdir={workdir}")
+    assert page.returncode == 0, page.stderr
+    assert page.stdout == f"report      {workdir}/report.html\n"
+    assert "quickstart-runlocal" in (workdir / "report.html").read_text()
     best = run("--mode=eval", *args, f"--checkpoint={workdir / 'best'}")
     assert best.returncode == 0, best.stderr
     assert f"checkpoint  {workdir}/best/1" in best.stdout
