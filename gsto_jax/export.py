@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,10 @@ from jax.extend.core import Jaxpr, Literal
 from gsto_jax.checkpoint import versions
 from gsto_jax.errors import UserError
 from gsto_jax.layers.resize import resize
-from gsto_jax.parallel import compiler_options
+from gsto_jax.parallel import compiler_options, make_mesh
 from gsto_jax.predictor import Predictor
 from gsto_jax.protocol import PLAIN, Size
-from gsto_jax.task import logits, normalize
+from gsto_jax.task import logits, normalize, task_of
 
 FORMATS = ("jax", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -105,7 +107,7 @@ def export(
         exported = jax.export.export(jax.jit(run), platforms=PLATFORMS)(spec)
         contents["model.jax"] = bytes(exported.serialize())
     if "onnx" in formats:
-        contents["model.onnx"] = _onnx(predictor, run, size)
+        contents["model.onnx"] = _onnx(predictor, size)
     described = json.dumps(_description(predictor, contents, size), indent=2) + "\n"
     contents["model.json"] = described.encode()
     return _write(Path(folder).expanduser(), contents)
@@ -272,7 +274,21 @@ def _fresh(path: Path, batches: Sequence[np.ndarray]) -> list[dict[str, np.ndarr
             ]
 
 
-def _onnx(predictor: Predictor, run: Program, size: Size | None) -> bytes:
+def _onnx(predictor: Predictor, size: Size | None) -> bytes:
+    # In a process of its own: jax2onnx leaves functions of its own in JAX.
+    variables = jax.tree.map(np.asarray, predictor.variables)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        given = (predictor.config, variables, predictor.path, size)
+        return pool.submit(_convert, *given).result()
+
+
+def _convert(config: Mapping[str, Any], variables: Any, path: Path, size: Size | None) -> bytes:
+    jax.config.update("jax_platforms", "cpu")
+    task, data = task_of(config), config["data"]
+    classes, palette = data["classes"], data["palette"]
+    mesh = make_mesh(jax.local_devices()[:1])
+    predictor = Predictor(task, variables, PLAIN, 0, classes, palette, mesh, path, config)
+    run = program(predictor)
     shape = symbolic_shape("b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3")
     spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
     # Traced here: jax2onnx puts functions of its own in place of some of JAX's while it traces, and
