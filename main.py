@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from absl import app, flags
 
 from configs import base, command_line
-from modes import MODES
+from modes import FLAGS, MODES
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,12 +20,20 @@ def main(argv: Sequence[str]) -> None:
     args = SimpleNamespace(**flags.FLAGS.flag_values_dict(), inputs=list(argv[1:]))
     try:
         if args.inputs and args.mode != "predict":
-            raise UserError(f"unknown argument {args.inputs[0]!r}: settings start with --config.")
+            raise UserError(
+                f"unknown argument {args.inputs[0]!r}: settings start with --config., and pictures "
+                "are for --mode=predict"
+            )
+        for name, readers in FLAGS.items():
+            if flags.FLAGS[name].present and args.mode not in readers:
+                raise UserError(f"--{name} is for --mode={' or '.join(readers)}, not {args.mode}")
         if args.mode != "prepare":
             keep_freed_memory()  # works only before JAX finds its devices
         importlib.import_module(f"modes.{args.mode}").run(args)
     except (UserError, DataError) as error:
         command_line.refuse(str(error))
+    except KeyboardInterrupt:
+        command_line.refuse("interrupted", status=130)
     except TrainingError as error:
         command_line.refuse(str(error), status=1)
 

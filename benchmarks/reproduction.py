@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         name: its network and seed.
-        evaluation: the last line of evaluations.jsonl.
+        evaluations: the lines of evaluations.jsonl.
         scores: IoU and accuracy by class.
         curves: steps and values of each scalar.
         starts: starts.jsonl.
@@ -46,18 +46,25 @@ class Run:
     """
 
     name: str
-    evaluation: dict
+    evaluations: list[dict]
     scores: dict[str, tuple[str, str]]
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     starts: list[dict]
     pictures: Path
+
+    @property
+    def evaluation(self) -> dict:
+        """The last one."""
+        return self.evaluations[-1]
 
 
 def read_run(folder: Path) -> Run:
     """Reads a finished run."""
     config = json.loads((folder / "config.json").read_text())
     network = "GSTO-HRNet" if config["model"]["gfm"] else "HRNetV2"
-    evaluation = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
+    lines = (folder / "evaluations.jsonl").read_text().splitlines()
+    evaluations = [json.loads(line) for line in lines]
+    evaluation = evaluations[-1]
     with (folder / f"eval-{evaluation['split']}" / "scores.csv").open() as file:
         scores = {row["class"]: (row["iou"], row["accuracy"]) for row in csv.DictReader(file)}
     points: dict[str, dict[int, float]] = {}
@@ -73,7 +80,7 @@ def read_run(folder: Path) -> Run:
     }
     starts = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
     pictures = folder / f"eval-{evaluation['split']}"
-    return Run(f"{network}, seed {config['seed']}", evaluation, scores, curves, starts, pictures)
+    return Run(f"{network}, seed {config['seed']}", evaluations, scores, curves, starts, pictures)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -100,6 +107,18 @@ def summary(runs: list[Run]) -> str:
         )
     head = ["network", "mIoU", "pixel accuracy", "a step", "steps", "evaluation", "starts"]
     return table(head, rows)
+
+
+def by_protocol(runs: list[Run]) -> str:
+    """Scores of every evaluation, a line each."""
+    names = ("mean_iou", "pixel_accuracy", "mean_accuracy", "mean_boundary_iou")
+    rows = []
+    for run in runs:
+        for line in run.evaluations:
+            scores = [f"{100 * line[name]:.1f}" for name in names]
+            rows.append([run.name, line["protocol"], *scores, f"{line['seconds']:.0f} s"])
+    head = ["mIoU", "pixel accuracy", "mean accuracy", "boundary IoU", "time"]
+    return table(["network", "test", *head], rows)
 
 
 def by_class(runs: list[Run]) -> str:
@@ -169,6 +188,7 @@ def main(argv: list[str]) -> None:
     runs = [read_run(Path(folder)) for folder in argv[1:]]
     print(summary(runs))
     print(by_class(runs))
+    print(by_protocol(runs))
     first = runs[0].starts[0]
     print({key: first[key] for key in first if key not in ("command", "step")})
     if PLOT.value:

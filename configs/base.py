@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     # Transition after stages 1, 2, 3: none | supervised | unsupervised | head_only (section 3.2.2).
     model.gtm = ("none", "supervised", "supervised")
     model.gtm_form = "released"  # released: gates the lowest branch | paper: the concatenation
+    model.head = "v2"  # v2: on all branches, concatenated | v1: on branch 0 (HRNet for pose)
     model.upsample = "bilinear"  # in the fusions: bilinear | nearest
     model.align_corners = False  # of every bilinear upsampling
     model.init = "hrnet"  # hrnet: N(0, 0.001) | he: He normal, fan out, for runs from scratch
@@ -138,8 +139,10 @@ def get_config() -> ConfigDict:
 
 
 def set_baseline(config: ConfigDict) -> None:
-    """Takes all gates and their heads away: plain HRNetV2."""
+    """Takes all gates and their heads away: plain HRNetV2, and for pose HRNet."""
     config.name += "-baseline"
+    if config.task == "pose":
+        config.model.head, config.model.upsample = "v1", "nearest"
     config.model.gfm = False
     config.model.gtm = ("none", "none", "none")
 

@@ -69,6 +69,10 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
             " they are, unless that takes more than 6 shapes",
             lower_bound=0,
         )
+        flags.DEFINE_list("formats", ["jax", "onnx"], "export: jax, onnx")
+        flags.DEFINE_string(
+            "onnx_size", None, "export: HEIGHTxWIDTH that the ONNX program takes; by default any"
+        )
         flags.DEFINE_string("compare", None, "report: workdir of another run to set beside")
         flags.DEFINE_string("source", None, "prepare: folder of the downloads")
         flags.DEFINE_bool(

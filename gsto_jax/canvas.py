@@ -11,6 +11,8 @@ Color = tuple[int, int, int]
 PAPER: Color = (255, 255, 255)
 STRIP = 22
 """Height of a line of text, in pixels."""
+GAP = 4
+"""Between tiles of a row, in pixels."""
 _TEXT: Color = (30, 30, 30)
 
 
@@ -26,7 +28,7 @@ def caption(text: str, width: int) -> np.ndarray:
     return strip
 
 
-def row(tiles: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+def row(tiles: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
     """Tiles of one height side by side."""
     between = np.full((tiles[0].shape[0], gap, 3), PAPER, np.uint8)
     return np.hstack([part for tile in tiles for part in (tile, between)][:-1])

@@ -204,10 +204,26 @@ def load(
     on_damage: Callable[[Path, str], None] = lambda path, message: None,
     fork: bool = False,
 ) -> Checkpoint | None:
-    """The newest checkpoint of a folder that can be read.
+    """The newest checkpoint of a folder that can be read, or None where there is none.
+
+    See `load_first`.
+    """
+    paths = [folder / str(step) for step in reversed(steps(folder))]
+    return load_first(paths, task, mesh, check, on_damage, fork) if paths else None
+
+
+def load_first(
+    paths: Sequence[Path],
+    task: Task,
+    mesh: Mesh,
+    check: Callable[[Record], None] = lambda record: None,
+    on_damage: Callable[[Path, str], None] = lambda path, message: None,
+    fork: bool = False,
+) -> Checkpoint:
+    """The first of some checkpoints that can be read.
 
     Args:
-      folder: of the checkpoints.
+      paths: of the checkpoints, at least one.
       task: whose state it should be.
       mesh: the devices to put it on.
       check: called with the record before the state is read; raises to refuse it.
@@ -215,15 +231,11 @@ def load(
         older one has been read.
       fork: see `read_state`.
 
-    Returns:
-      The checkpoint, or None where there is none.
-
     Raises:
       UserError: the checkpoint is of another network than the task's, or none can be read.
     """
     damaged: list[tuple[Path, str]] = []
-    for step in reversed(steps(folder)):
-        path = folder / str(step)
+    for path in paths:
         try:
             record = read_record(path)
             check(record)
@@ -234,12 +246,10 @@ def load(
         for bad, message in damaged:
             on_damage(bad, message)
         return found
-    if damaged:
-        raise UserError(
-            f"no checkpoint in {folder} can be read; the newest: {damaged[0][1]}. Restore one, or "
-            "train anew with another --workdir"
-        )
-    return None
+    raise UserError(
+        f"no checkpoint in {paths[0].parent} can be read; the newest: {damaged[0][1]}. Restore one,"
+        " or train anew with another --workdir"
+    )
 
 
 def set_aside_in(folder: Path) -> list[Path]:

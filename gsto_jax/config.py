@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from gsto_jax.errors import UserError
 from gsto_jax.layers.conv import INITIALIZERS
+from gsto_jax.models.hrnet import HEADS
 from gsto_jax.models.specs import GSTOSpec, variant
 
 
@@ -36,6 +37,7 @@ class ModelConfig:
     gate: str
     gtm: tuple[str, str, str]
     gtm_form: str
+    head: str
     upsample: str
     align_corners: bool
     init: str
@@ -47,6 +49,7 @@ class ModelConfig:
         object.__setattr__(self, "gtm", tuple(self.gtm))
         variant(self.variant)
         _ = self.gsto
+        _one_of(self.head, "model.head", HEADS)
         _one_of(self.upsample, "model.upsample", ("bilinear", "nearest"))
         _one_of(self.init, "model.init", tuple(INITIALIZERS))
         _one_of(self.dtype, "model.dtype", ("float32", "bfloat16", "float64"))
@@ -249,7 +252,7 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in sorted(set(values) ^ set(fields)):
         problem = "is missing" if name in fields else "is not a setting"
-        raise UserError(f"{place}.{name} {problem}")
+        raise UserError(f"{place}.{name} {problem}: is it of another version?")
     built = {
         name: _build(field.type, values[name], f"{place}.{name}")
         if dataclasses.is_dataclass(field.type)
@@ -257,6 +260,19 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
         for name, field in fields.items()
     }
     return cls(**built)
+
+
+ADDED: dict[str, Any] = {"model": {"head": "v2"}}
+"""What settings were before they could be set, for checkpoints that are older."""
+
+
+def filled(config: Mapping[str, Any], defaults: Mapping[str, Any] = ADDED) -> dict[str, Any]:
+    """Nested plain values, with what they lack from the defaults."""
+    deeper = {
+        name: filled(value, defaults.get(name, {})) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+    }
+    return {**defaults, **deeper}
 
 
 RUNTIME = "runtime"
@@ -311,7 +327,7 @@ def changes(
     Returns:
       For each its name, kind and both values, for people to read.
     """
-    left, right = _flat(defaults or {}) | _flat(old), _flat(new)
+    left, right = flat(defaults or {}) | flat(old), flat(new)
     return [
         f"{field} ({kind(field)}): {left.get(field, 'not set')!r} in the run, "
         f"{right.get(field, 'not set')!r} now"
@@ -324,11 +340,12 @@ def _plain(value: Any) -> str:
     return json.dumps(value, default=list)
 
 
-def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested plain settings by their dotted names, such as "optim.momentum"."""
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{place}{name}.")
+            found |= flat(value, f"{place}{name}.")
         else:
-            flat[place + name] = value
-    return flat
+            found[place + name] = value
+    return found

@@ -2,23 +2,25 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import checkpoint, tables
+from gsto_jax import checkpoint, eval_folder, tables
 from gsto_jax import protocol as protocols
 from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.evaluate import EvalBatches, evaluate
+from gsto_jax.evaluate import Batch, EvalBatches, GetMaps, evaluate
 from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.metrics import Scores
+from gsto_jax.picture_scores import PictureScores
 from gsto_jax.task import Task, TrainState, initial_state
 from gsto_jax.train import Hooks, Progress, fit
 from gsto_jax.visualize import PictureWriter
@@ -145,24 +147,20 @@ class Experiment:
         return found.state, found.record["data"]
 
     def _fork(self, source: Path) -> checkpoint.Checkpoint:
-        path = source.expanduser().absolute()
-        found = None
-        if path.name.isdigit() and (path / "state").is_dir():
-            state = checkpoint.read_state(path, self.task, self.mesh, fork=True)
-            found = checkpoint.Checkpoint(path, state, checkpoint.read_record(path))
-        else:
-            found = checkpoint.load(
-                path / "checkpoints",
-                self.task,
-                self.mesh,
-                on_damage=lambda bad, message: self.show(f"warning: {message}"),
-                fork=True,
-            )
-        if found is None:
+        try:
+            paths = checkpoint.named(source)
+        except UserError:
             raise UserError(
-                f"--fork_from={path} holds no checkpoint: give the --workdir of a run, or a folder "
-                "in its checkpoints/"
-            )
+                f"--fork_from={source} holds no checkpoint: give the --workdir of a run, its best/,"
+                " or a STEP in its checkpoints/"
+            ) from None
+        found = checkpoint.load_first(
+            paths,
+            self.task,
+            self.mesh,
+            on_damage=lambda bad, message: self.show(f"warning: {message}"),
+            fork=True,
+        )
         if found.step >= self.task.steps:
             raise UserError(
                 f"{found.path} is at step {found.step}, and this run has {self.task.steps} steps: "
@@ -222,6 +220,22 @@ class Experiment:
         task, eval_set, step = self.task, self.eval_set, int(state.step)
         folder = self.workdir.path / f"eval-{eval_set.split}"
         pictures = eval_set.pictures(folder)
+        by_picture = PictureScores(eval_set.size, task.num_classes, task.ignore_label)
+
+        begun = False
+
+        def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
+            nonlocal begun
+            if not begun and jax.process_index() == 0:
+                eval_folder.begin(folder)  # not before: what is there stays until there is more
+            begun = True
+            drawn = pictures.write(batch, predictions, maps)
+            for n, kinds in drawn.items():
+                height, width = batch["size"][n]
+                whole = batch["label"][n], predictions[n]
+                label, prediction = (x[:height, :width] for x in whole)
+                by_picture.add(int(batch["index"][n]), label, prediction, kinds)
+
         began = time.perf_counter()
         scores = evaluate(
             task,
@@ -229,7 +243,7 @@ class Experiment:
             eval_set.batches,
             self.mesh,
             eval_set.protocol,
-            pictures.write,
+            on_batch,
             stop,
             eval_set.instances(),
             task.config.eval.figures,
@@ -243,7 +257,22 @@ class Experiment:
             f"{eval_set.protocol}, in {seconds:.0f} s"
         )
         self.show(tables.score_table(scores, eval_set.classes, title))
-        tables.write_scores(folder / "scores.csv", scores, eval_set.classes)
+        record = {
+            "step": step,
+            "split": eval_set.split,
+            "pictures": eval_set.size,
+            "protocol": str(eval_set.protocol),
+            "while_training": data_state is not None,
+            "mean_iou": scores.mean_iou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "mean_accuracy": scores.mean_accuracy,
+            "mean_boundary_iou": scores.mean_boundary_iou,
+            "seconds": seconds,
+        }
+        by_picture.gather()
+        if jax.process_index() == 0:
+            found = [by_picture.of(n, pictures.name(n)) for n in range(eval_set.size)]
+            eval_folder.finish(folder, record, scores, eval_set.classes, found)
         self.show(f"mean IoU {100 * scores.mean_iou:.2f}")
         self.show(f"scores      {folder / 'scores.csv'}")
         self.show(f"pictures    {folder} ({pictures.written} PNGs)")
@@ -252,20 +281,7 @@ class Experiment:
         if data_state is not None:
             self._keep_best(state, data_state, scores)
         # Last: whoever goes on with the run takes this line to mean that all of it is done.
-        self.workdir.write_evaluation(
-            {
-                "step": step,
-                "split": eval_set.split,
-                "pictures": eval_set.size,
-                "protocol": str(eval_set.protocol),
-                "while_training": data_state is not None,
-                "mean_iou": scores.mean_iou,
-                "pixel_accuracy": scores.pixel_accuracy,
-                "mean_accuracy": scores.mean_accuracy,
-                "mean_boundary_iou": scores.mean_boundary_iou,
-                "seconds": seconds,
-            }
-        )
+        self.workdir.write_evaluation(record)
         return scores
 
     def _was_evaluated(self, step: int) -> bool:
@@ -355,27 +371,20 @@ def load_for_evaluation(
     mesh: Mesh,
     config: Record,
     warn: Callable[[str], None],
-    chosen: Path | None = None,
+    chosen: Sequence[Path] = (),
 ) -> checkpoint.Checkpoint:
-    """The chosen checkpoint, or the newest one of a run that can be read.
+    """The first of the chosen checkpoints, or else the newest of the run, that can be read.
 
     Raises:
-      UserError: it is of another network than the task's.
+      UserError: it is of another network than the task's, or none can be read.
     """
-    check = partial(_check_same_network, config)
-    if chosen is not None:
-        record = checkpoint.read_record(chosen)
-        check(record)
-        return checkpoint.Checkpoint(chosen, checkpoint.read_state(chosen, task, mesh), record)
-    found = checkpoint.load(
-        workdir.checkpoints,
+    return checkpoint.load_first(
+        chosen or checkpoint.named(workdir.path),
         task,
         mesh,
-        check,
+        partial(_check_same_network, config),
         lambda path, message: warn(f"warning: {message}: the one before it serves"),
     )
-    assert found is not None, "checked by workdir.existing"
-    return found
 
 
 def _check_same_network(ours: Record, record: Record) -> None:
@@ -384,7 +393,10 @@ def _check_same_network(ours: Record, record: Record) -> None:
         model = {k: v for k, v in config["model"].items() if k not in training_only}
         return {"model": model, "data": {k: config["data"][k] for k in ("classes", "mean", "std")}}
 
-    found = changes(network(record["config"]), network(ours))
+    theirs, mine = network(record["config"]), network(ours)
+    # A setting that came after the checkpoint says nothing of it; its arrays are compared anyway.
+    mine["model"] = {k: v for k, v in mine["model"].items() if k in theirs["model"]}
+    found = changes(theirs, mine)
     if found:
         raise UserError(
             "the checkpoint is of another network: "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from gsto_jax.canvas import caption, grid
+from gsto_jax.canvas import GAP, caption, grid
 
 _WIDTH = 320  # of a tile, in pixels
 _OPACITY = 0.6
@@ -31,6 +31,12 @@ def branch_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarr
         text = f"branch {n}, {values.shape[1]}x{values.shape[0]}: {low:.2f} to {high:.2f}"
         tiles.append(_captioned(text, _heat(values, low, high, canvas.shape[:2])))
     return grid([tiles])
+
+
+def branch_tiles(figure: np.ndarray) -> list[np.ndarray]:
+    """The tiles of a `branch_figure`, with their captions."""
+    starts = range(0, figure.shape[1], _WIDTH + GAP)
+    return [figure[:, x : x + _WIDTH] for x in starts]
 
 
 def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray:

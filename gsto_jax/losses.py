@@ -195,3 +195,41 @@ def _classes(num_classes: int) -> Array:
 
 def _row(weights: Sequence[float]) -> Array:
     return jnp.asarray(weights, float)[None, None, None]
+
+
+def heatmap_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
+    """Half the mean square error of each joint's heatmap, weighted.
+
+    Args:
+      outputs: `b h w j`.
+      targets: the same.
+      weights: `b j`, of the joints; None for 1.
+
+    Returns:
+      `b j`, at least float32.
+    """
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    difference = outputs - targets.astype(outputs.dtype)
+    if weights is not None:
+        difference = difference * weights.astype(outputs.dtype)[:, None, None]
+    return 0.5 * jnp.square(difference).mean((1, 2))
+
+
+def heatmap_loss(
+    outputs: Array, targets: Array, weights: Array | None = None, hardest: int = 0
+) -> Array:
+    """The loss of pose networks: the mean of `heatmap_error`.
+
+    Args:
+      outputs: `b h w j`.
+      targets: the same.
+      weights: `b j`.
+      hardest: of each picture only so many joints count, those of the largest error; 0: all.
+
+    Returns:
+      A scalar.
+    """
+    errors = heatmap_error(outputs, targets, weights)
+    if hardest:
+        errors = jax.lax.top_k(errors, hardest)[0]
+    return errors.mean()

@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,10 @@ from gsto_jax.errors import UserError
 # A film that cannot be read is reported by its name here, not by FFmpeg as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 _ORIENTATION = 0x0112  # of Exif
 
@@ -37,12 +39,9 @@ def read_image(path: Path) -> np.ndarray:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, which nothing here needs
-            with Image.open(io.BytesIO(data)) as image:
-                # Turned before anything is converted: that may drop what says how.
-                turned = ImageOps.exif_transpose(image)
-                return _pixels(turned)
+        with Image.open(io.BytesIO(data)) as image:
+            # Turned before anything is converted: that may drop what says how.
+            return _pixels(ImageOps.exif_transpose(image))
     except Exception as error:  # whatever a damaged file makes the decoders raise
         raise _unreadable(path, error) from None
 
@@ -54,11 +53,11 @@ def image_size(path: Path) -> tuple[int, int]:
       UserError: it is missing, damaged or no image; names it.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-                return (image.width, image.height) if turned else (image.height, image.width)
+        with Image.open(path) as image:
+            # Pillow would read all of a PNG to look for what follows its pixels.
+            known = image.format != "PNG" or "exif" in image.info
+            turned = known and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
     except Exception as error:  # whatever a damaged file makes the decoders raise
         raise _unreadable(path, error) from None
 
@@ -96,6 +95,9 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return UserError(f"cannot read {path}: it has more than {most} million pixels")
     if isinstance(error, UnidentifiedImageError) or not str(error).strip():
         reason = ""
     else:
@@ -107,9 +109,14 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # Pillow would cut these off at 255.
         values = np.asarray(image).astype(np.float64)
-        if image.mode == "F" and values.max(initial=0) <= 1:
-            values = values * 65535
-        return to_rgb(np.clip(values, 0, 65535).astype(np.uint16))
+        most = values.max()
+        if not (values.min() >= 0 and most <= 65535):
+            raise ValueError(f"values of {values.min():g} to {most:g}, not 0 to 65535")
+        if image.mode == "F" and most <= 1:
+            return to_rgb((65535 * values).astype(np.uint16))
+        if not image.mode.startswith("I;16") and most <= 255:
+            return to_rgb(values.astype(np.uint8))  # 8 bits in a wider format
+        return to_rgb(values.astype(np.uint16))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return to_rgb(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))

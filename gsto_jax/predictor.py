@@ -1,4 +1,4 @@
-"""Predicts pictures by a checkpoint alone: it carries every setting.
+"""Predicts pictures by a checkpoint alone: it carries every setting (needs the `train` extra).
 
 predictor = Predictor.load("runs/camvid_w18s")
 prediction = predictor(image)          # `h w 3` uint8 RGB, or the path of an image file
@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from gsto_jax import checkpoint as checkpoints
 from gsto_jax.canvas import Color
+from gsto_jax.config import filled
 from gsto_jax.errors import UserError
 from gsto_jax.inference import score_batch
 from gsto_jax.media import read_image, to_rgb
@@ -106,9 +107,13 @@ class Predictor:
         Raises:
           UserError: there is no checkpoint, or it cannot be read or used.
         """
+        if long_side is not None and long_side < 0:
+            raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
+        if multiple < 1:
+            raise UserError(f"sides cannot be multiples of {multiple}: give 1 or more")
         path, *older = checkpoints.named(Path(checkpoint))
         try:
-            config = _filled(defaults or {}, checkpoints.read_record(path)["config"])
+            config = filled(filled(checkpoints.read_record(path)["config"], defaults or {}))
             if config["task"] != "segmentation":
                 raise UserError(f"checkpoint {path} is of a {config['task']} task")
             task, data = task_of(config), config["data"]
@@ -117,14 +122,15 @@ class Predictor:
         except checkpoints.DamagedError as error:
             remedy = f"name {older[0]}, the one before it" if older else "restore it"
             raise UserError(f"{error}: {remedy}") from None
-        limit = 2 * max(data["crop"]) if long_side is None else long_side
-        if limit < 0 or multiple < 1:
-            raise UserError(f"the long side is {limit}: give a number of pixels, or 0 for no limit")
+        except KeyError as error:
+            raise UserError(
+                f"checkpoint {path} is too old to hold the setting {error}: give it in `defaults`"
+            ) from None
         return cls(
             task,
             state.variables,
             replace(protocol_of(config), multiple=multiple),
-            limit,
+            2 * max(data["crop"]) if long_side is None else long_side,
             tuple(data["classes"]),
             tuple(tuple(color) for color in data["palette"]),
             mesh,
@@ -135,16 +141,17 @@ class Predictor:
     @property
     def has_gates(self) -> bool:
         """Whether the network gates anything."""
-        gsto = self.task.config.model.gsto
-        return gsto.gfm or not set(gsto.gtm) <= {"none", "head_only"}
+        return self.task.config.model.gsto.has_gates
 
     def working_size(self, size: Size) -> Size:
         """Height and width at which a picture of this size is looked at, at scale 1."""
-        height, width = size
-        if 0 < self.long_side < max(size):
-            ratio = self.long_side / max(size)
-            height, width = max(1, round(height * ratio)), max(1, round(width * ratio))
-        return self.protocol.scaled((height, width), 1.0)
+        return self.protocol.scaled(self._reduced_size(size), 1.0)
+
+    def _reduced_size(self, size: Size) -> Size:
+        if not 0 < self.long_side < max(size):
+            return size
+        ratio = self.long_side / max(size)
+        return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
 
     def __call__(self, image: np.ndarray | str | Path, explain: bool = False) -> Prediction:
         """Labels every pixel of a picture of any size.
@@ -157,18 +164,11 @@ class Predictor:
           UserError: a file that is no image, or an array that is no picture.
         """
         picture = read_image(Path(image)) if isinstance(image, str | Path) else to_rgb(image)
-        scores, maps = self._scores(self._reduced(picture), explain)
-        labels = self._labels(scores, (picture.shape[0], picture.shape[1]))
+        size = (picture.shape[0], picture.shape[1])
+        scores, maps = self._scores(_shrunk(picture, self._reduced_size(size)), explain)
+        labels = self._labels(scores, size)
         found = {name: np.asarray(values[0]) for name, values in maps.items()}
         return Prediction(picture, labels, found, self.classes, self.palette)
-
-    def _reduced(self, picture: np.ndarray) -> np.ndarray:
-        height, width = picture.shape[:2]
-        if not 0 < self.long_side < max(height, width):
-            return picture
-        ratio = self.long_side / max(height, width)
-        size = max(1, round(width * ratio)), max(1, round(height * ratio))
-        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
     def _scores(self, picture: np.ndarray, explain: bool) -> tuple[Array, Mapping[str, Array]]:
         """Scores `1 h w k` of a picture, with padding beside it, and the maps."""
@@ -176,8 +176,14 @@ class Predictor:
         batch = {"image": picture[None], "size": np.array([size], np.int32)}
         maps: Mapping[str, Array] = {}
         plain = self.protocol.is_plain([size])
-        if plain or explain:
+        if plain:
             scores, maps = _scoring(self.task, self.mesh)(self.variables, batch)
+        elif explain:
+            # The maps are of one look, at the shape that the network sees anyway.
+            shape = self.protocol.scaled(size, 1.0)
+            shown = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
+            seen = {"image": shown[None], "size": np.array([shape], np.int32)}
+            _, maps = _scoring(self.task, self.mesh)(self.variables, seen)
         if not plain:
             # A canvas adds nothing to one picture's scores: its sides may be multiples too.
             more = [-side % self.protocol.multiple for side in size]
@@ -202,6 +208,12 @@ class Predictor:
         return np.asarray(_enlarged_best(scores, strips, across)).reshape(height, -1)[: size[0]]
 
 
+def _shrunk(picture: np.ndarray, size: Size) -> np.ndarray:
+    if picture.shape[:2] == size:
+        return picture
+    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+
+
 @lru_cache(maxsize=4)
 def _scoring(task: Task, mesh: Mesh) -> Any:
     return jax.jit(partial(score_step, task), compiler_options=compiler_options(mesh))
@@ -216,14 +228,3 @@ def _best(scores: Array) -> Array:
 def _enlarged_best(scores: Array, strips: Mapping[str, Array], columns: Any) -> Array:
     """Resamples scores and takes the best, strip by strip: all of a large picture is gigabytes."""
     return jax.lax.map(lambda rows: _best(resample(scores, rows, columns)[0]), strips)
-
-
-def _filled(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration, with what it lacks from the defaults."""
-    return {
-        **defaults,
-        **{
-            name: _filled(defaults.get(name, {}), value) if isinstance(value, Mapping) else value
-            for name, value in config.items()
-        },
-    }

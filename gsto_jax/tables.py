@@ -13,20 +13,26 @@ from rich.table import Table
 from gsto_jax.config import Config
 from gsto_jax.metrics import Scores
 from gsto_jax.models.counts import Count, count_by_part
-from gsto_jax.models.published import SIZE, published
+from gsto_jax.models.published import POSE_SIZE, SIZE, published
 from gsto_jax.task import network
 from gsto_jax.train import Progress
 
 
-def describe_table(config: Config, num_classes: int) -> Table:
-    """Parameters and MACs of a network by stage, exact, with the paper's figures beside them."""
+def describe_table(config: Config, outputs: int) -> Table:
+    """Parameters and MACs of a network by stage, exact, with the paper's figures beside them.
+
+    Args:
+      config: the settings.
+      outputs: how many classes, or joints.
+    """
     stages: dict[str, Count] = {}
-    for part, part_count in count_by_part(network(config.model, num_classes), SIZE).items():
+    size, unit = (POSE_SIZE, "joints") if config.task == "pose" else (SIZE, "classes")
+    for part, part_count in count_by_part(network(config.model, outputs), size).items():
         stage = re.match(r"stem|head|[a-z]+\d", part)[0]  # type: ignore[index]
         stages[stage] = stages.get(stage, Count()) + part_count
     total = sum(stages.values(), Count())
-    model, (height, width) = config.model, SIZE
-    title = f"{config.name}: {model.variant}, {num_classes} classes, one image {height}x{width}"
+    model, (height, width) = config.model, size
+    title = f"{config.name}: {model.variant}, {outputs} {unit}, one image {height}x{width}"
     table = Table(title=title, title_justify="left")
     for column in ("part", "conv parameters", "conv+BN parameters", "MACs"):
         table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
@@ -36,11 +42,12 @@ def describe_table(config: Config, num_classes: int) -> Table:
     table.add_row("total", str(total.conv_params), str(total.params), str(total.macs))
     rounded = (f"{n / 1e6:.2f}M" for n in (total.conv_params, total.params))
     table.add_row("", *rounded, f"{total.gmacs:.1f} x 2^30")
-    row = published(model.variant, model.gsto, num_classes)
+    row = published(model.variant, model.gsto, outputs, model.head, size)
     if row is None:
         table.caption = "The paper prints no count for this network."
     else:
-        table.add_row("paper", row.params, "", f"{row.gflops} x 2^30")
+        params = ("", row.params) if row.is_pose else (row.params, "")
+        table.add_row("paper", *params, f"{row.gflops} x 2^30")
         table.caption = f"Paper: {row.place}."
     table.caption_justify = "left"
     return table

@@ -65,6 +65,7 @@ def network(config: ModelConfig, num_classes: int) -> HRNet:
         variant(config.variant),
         config.gsto,
         num_classes,
+        head=config.head,
         upsample=config.upsample,
         align_corners=config.align_corners,
         init_name=config.init,

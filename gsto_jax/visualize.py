@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.canvas import PAPER, STRIP, Color, caption, row, write_image, write_text
+from gsto_jax.canvas import GAP, PAPER, STRIP, Color, caption, row, write_image, write_text
 from gsto_jax.figures import branch_figure, gate_figure
 
 IGNORED: Color = (90, 90, 90)
@@ -73,6 +73,24 @@ def sample_panel(
     return np.vstack([tiled, legend])
 
 
+def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndarray] | None:
+    """Image, truth, prediction and errors out of a panel; None if it is of another size.
+
+    Args:
+      panel: what `sample_panel` returned.
+      height: of the picture.
+      width: of the picture.
+
+    Returns:
+      `h w 3` each, by "image", "truth", "prediction", "errors".
+    """
+    if panel.shape[0] < STRIP + height or panel.shape[1] != 4 * width + 3 * GAP:
+        return None
+    starts = [n * (width + GAP) for n in range(4)]
+    tiles = [panel[STRIP : STRIP + height, x : x + width] for x in starts]
+    return dict(zip(("image", "truth", "prediction", "errors"), tiles, strict=True))
+
+
 class PictureWriter:
     """Writes what an evaluation saw as PNGs, up to a limit, while the evaluation goes on.
 
@@ -113,7 +131,7 @@ class PictureWriter:
         batch: Mapping[str, np.ndarray],
         predictions: np.ndarray,
         maps: Callable[[], Mapping[str, np.ndarray]],
-    ) -> None:
+    ) -> dict[int, tuple[str, ...]]:
         """Writes the pictures of a batch ("image", "label", "size", "index", "mask").
 
         Args:
@@ -121,11 +139,15 @@ class PictureWriter:
           predictions: `b h w`.
           maps: returns those of `gsto_jax.task.eval_step`, or none; called only to show them.
 
+        Returns:
+          By the place in the batch of those that count: what was written, of "sample", "branches"
+          and "gates".
+
         Raises:
           ValueError: a name that leads out of the folder.
           OSError: an earlier PNG could not be written.
         """
-        maps = cache(maps)
+        maps, drawn = cache(maps), {}
         for n in np.flatnonzero(batch["mask"]).tolist():
             pictures = dict(self._pictures(batch, predictions, maps, n))
             path = self._path(self.name(int(batch["index"][n])))
@@ -136,6 +158,8 @@ class PictureWriter:
                 if self.seen < _SHOWN:
                     self.shown[f"{kind}/{self.seen}"] = picture
             self.seen += 1
+            drawn[n] = tuple(pictures)
+        return drawn
 
     def close(self) -> None:
         """Returns when all PNGs are written. Raises OSError if that failed."""

@@ -6,8 +6,9 @@ training.jsonl       one line for each report while training: step, losses, lear
 evaluations.jsonl    one line for each evaluation: step and scores
 checkpoints/STEP/    the newest checkpoints
 best/STEP/           the best one evaluated
-eval-SPLIT/          scores and pictures of the last evaluation
+eval-SPLIT/          scores and pictures of the last evaluation (`gsto_jax.eval_folder`)
 submission-SPLIT.zip predictions for a benchmark's server
+report.html          a page about the run
 tensorboard/         metrics and pictures over time
 """
 
@@ -33,17 +34,24 @@ class Workdir:
     Args:
       path: the folder; made if need be.
       hold: keeps other processes from training in it until this one ends or calls `close`.
+      read_only: leaves it as it is, and starts no device; it must be a run.
 
     Raises:
-      UserError: it cannot be written, or another process holds it.
+      UserError: it cannot be written, another process holds it, or it is no run.
     """
 
-    def __init__(self, path: str | Path, hold: bool = False) -> None:
+    def __init__(self, path: str | Path, hold: bool = False, read_only: bool = False) -> None:
         self.path = Path(path).expanduser().absolute()
-        self._writes = jax.process_index() == 0
+        self._writes = not read_only and jax.process_index() == 0
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
-        _check_writable(self.path)
+        if not read_only:
+            _check_writable(self.path)
+        elif self.config() is None:
+            raise UserError(
+                f"{self.path} is no run: it has no config.json that can be read. Give the "
+                "--workdir of a run"
+            )
         self._lock = _lock(self.path) if hold and self._writes else None
 
     def close(self) -> None:

@@ -14,3 +14,18 @@ MODES = {
     "audit": "check every label of both splits, and count its classes",
     "describe": "print parameters and multiply-accumulates by stage",
 }
+
+FLAGS = {
+    "fork_from": ("train",),
+    "checkpoint": ("eval", "submit", "predict", "export"),
+    "output": ("predict", "report", "export"),
+    "save": ("predict",),
+    "long_side": ("predict",),
+    "multiple": ("predict",),
+    "compare": ("report",),
+    "formats": ("export",),
+    "onnx_size": ("export",),
+    "source": ("prepare",),
+    "partial": ("prepare",),
+}
+"""The flags that only some modes read."""

@@ -56,13 +56,19 @@ def make_eval_set(task: Task, data: DataConfig, values: Values) -> tuple[EvalSet
     return EvalSet(name, count, data.classes, batches, protocol, pictures, instances), source
 
 
-def run_folder(args: Any) -> tuple[Workdir, Path | None]:
-    """The run that --workdir or --checkpoint names, and the one checkpoint that the latter names.
+def run_folder(args: Any) -> tuple[Workdir, list[Path]]:
+    """The run that --workdir or --checkpoint names, and the checkpoints that the latter names.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or they are of two runs.
     """
     if not args.checkpoint:
-        return existing(args.workdir), None
-    path = checkpoint.named(Path(args.checkpoint))[0]
-    return Workdir(args.workdir or path.parents[1]), path
+        return existing(args.workdir), []
+    paths = checkpoint.named(Path(args.checkpoint))
+    run = paths[0].parents[1]
+    folder = Path(args.workdir).expanduser().absolute() if args.workdir else run
+    if folder == run and not (run / "config.json").exists():
+        raise UserError(f"{paths[0]} lies in no run: name a folder for the results as --workdir")
+    if folder != run and (folder / "config.json").exists():
+        raise UserError(f"--workdir={folder} is another run than that of {paths[0]}: leave it out")
+    return Workdir(folder), paths

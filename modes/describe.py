@@ -2,12 +2,15 @@
 
 from typing import Any
 
+from gsto_jax.config import Config
 from gsto_jax.tables import describe_table
-from modes.common import read_settings
-from modes.terminal import make_show
+from modes.terminal import make_show, plain_values
 
 
 def run(args: Any) -> None:
     """Describes the network. Raises UserError."""
-    task, _, _ = read_settings(args.config)
-    make_show()(describe_table(task.config, task.num_classes))
+    values = plain_values(args.config)
+    data = values.pop("data")
+    settings = Config.from_dict(values)
+    names = data["keypoints"]["names"] if settings.task == "pose" else data["classes"]
+    make_show()(describe_table(settings, len(names)))

@@ -16,6 +16,8 @@ from gsto_jax.media import count_frames, image_size, read_image, video_frames
 from gsto_jax.parallel import use_compilation_cache
 from gsto_jax.prediction_files import EXPLAINING, Input, PredictionWriter, find_inputs
 from gsto_jax.predictor import Prediction, Predictor
+from gsto_jax.protocol import protocol_of
+from gsto_jax.task import task_of
 from modes.common import DEFAULTS
 from modes.terminal import make_console
 
@@ -32,19 +34,24 @@ def run(args: Any) -> None:
     inputs = find_inputs(args.inputs, output)
     console = make_console()
     predictor = Predictor.load(args.checkpoint, args.long_side, max(1, args.multiple), DEFAULTS)
+    predictor = _with_settings(predictor, args)
     if "gates" in args.save and not predictor.has_gates:
         raise UserError(f"{predictor.path} is of a network without gates: leave them out of --save")
     writer = PredictionWriter(output, args.save, predictor.classes, predictor.palette)
-    if not args.multiple:
-        shapes = {predictor.working_size(size) for size in _sizes(inputs)}
+    if not args.multiple and not predictor.protocol.suits_any_canvas:
+        sizes = _sizes(inputs)
+        shapes = set(map(predictor.working_size, sizes))
         if len(shapes) > _SHAPES:
             predictor = replace(predictor, protocol=replace(predictor.protocol, multiple=_MULTIPLE))
-            rounded = {predictor.working_size(size) for size in _sizes(inputs)}
+            rounded = set(map(predictor.working_size, sizes))
             console.print(
                 f"{len(shapes)} shapes of pictures: scaled to {len(rounded)} whose sides are "
                 f"multiples of {_MULTIPLE}; --multiple=1 keeps them",
                 soft_wrap=True,
             )
+    for entry in inputs:
+        if entry.name.rpartition("/")[2] != entry.path.stem:
+            console.print(f"{entry.path} becomes {entry.name}", soft_wrap=True)
     use_compilation_cache(predictor.task.config.run.compilation_cache)
     failed: list[str] = []
     explain = bool(EXPLAINING & set(args.save))
@@ -66,6 +73,23 @@ def run(args: Any) -> None:
         sys.exit(1)
 
 
+def _with_settings(predictor: Predictor, args: Any) -> Predictor:
+    """Looks at pictures as --config.eval.FIELD says, in place of the checkpoint's settings."""
+    given = {name: value for name, value in vars(args).items() if name.startswith("config.")}
+    for name in given:
+        if not name.startswith("config.eval."):
+            raise UserError(
+                f"--{name}: the checkpoint has its settings; only config.eval may change"
+            )
+    if not given:
+        return predictor
+    changed = {name.removeprefix("config.eval."): value for name, value in given.items()}
+    config = {**predictor.config, "eval": {**predictor.config["eval"], **changed}}
+    task_of(config)  # checks them
+    multiple = predictor.protocol.multiple
+    return replace(predictor, protocol=replace(protocol_of(config), multiple=multiple))
+
+
 class _Work:
     def __init__(
         self,
@@ -84,21 +108,28 @@ class _Work:
         bar = self.progress.add_task("pictures", total=len(inputs))
         with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_AHEAD) as writers:
             reading: list[Future[np.ndarray]] = []
-            writing: list[Future[None]] = []
+            writing: list[tuple[Input, Future[None]]] = []
             for n, entry in enumerate(inputs):
                 while len(reading) < min(n + _AHEAD, len(inputs)):
                     reading.append(readers.submit(read_image, inputs[len(reading)].path))
                 try:
                     prediction = self._predicted(entry, reading[n].result())
-                    writing.append(writers.submit(self.writer.write, entry.name, prediction))
+                    write = writers.submit(self.writer.write, entry.name, prediction)
+                    writing.append((entry, write))
                 except UserError as error:
                     self._lose(str(error))
                 reading[n] = Future()  # lets go of the picture
                 while len(writing) > _AHEAD:
-                    writing.pop(0).result()
+                    self._written(*writing.pop(0))
                 self.progress.advance(bar)
             for left in writing:
-                left.result()
+                self._written(*left)
+
+    def _written(self, entry: Input, write: Future[None]) -> None:
+        try:
+            write.result()
+        except OSError as error:
+            self._lose(f"cannot write what {entry.path} shows: {error.strerror or error}")
 
     def video(self, entry: Input) -> None:
         """Predicts a video."""
@@ -122,9 +153,12 @@ class _Work:
         except UserError as error:
             self._lose(str(error))
             return
+        except OSError as error:
+            self._lose(f"cannot write what {entry.path} shows: {error.strerror or error}")
+            return
         if seen == 0:
             self._lose(f"cannot read {entry.path}: it holds no frame")
-        elif seen < frames:
+        elif seen < frames - rate:  # some files know their length in seconds only
             self.failed.append(f"{entry.path} ends after {seen} of {frames} frames: cut off?")
 
     def _predicted(self, entry: Input, image: np.ndarray) -> Prediction:

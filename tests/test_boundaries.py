@@ -21,9 +21,15 @@ def imported(path):
 @pytest.mark.parametrize(
     ("package", "forbidden"),
     [
-        ("gsto_jax", {"data_pipelines", "configs", "tensorflow", "tensorflow_datasets", "main"}),
-        ("data_pipelines", {"jax", "flax", "optax", "gsto_jax", "configs", "tensorflow", "main"}),
-        ("configs", {"jax", "flax", "tensorflow", "main"}),
+        (
+            "gsto_jax",
+            {"data_pipelines", "configs", "modes", "tensorflow", "tensorflow_datasets", "main"},
+        ),
+        (
+            "data_pipelines",
+            {"jax", "flax", "optax", "gsto_jax", "configs", "modes", "tensorflow", "main"},
+        ),
+        ("configs", {"jax", "flax", "tensorflow", "modes", "main"}),
     ],
 )
 def test_imports_point_one_way(package, forbidden):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import CITYSCAPES
+from gsto_jax import eval_folder
 from tests.data_pipelines import downloads_trees
 from tests.program import run
 
@@ -46,6 +47,10 @@ def refused(*args, **kwargs):
         (["--config.model.variant=w19"], "'w19' does not exist"),
         (["--config.data.scale_count=0"], "scale_count is 0"),
         (["--mode=eval"], "give the folder of one as --workdir"),
+        (["--mode=report"], "give the folder of one as --workdir"),
+        (["--mode=export"], "--mode=export needs --checkpoint"),
+        (["--checkpoint=runs"], "--checkpoint is for --mode=eval or submit or predict or export"),
+        (["--mode=eval", "--save=ids"], "--save is for --mode=predict, not eval"),
         (["--config=configs/camvid_w18s.py"], "root is ''"),
         (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
         (["--workdir=/proc/nope"], "cannot be written"),
@@ -101,6 +106,9 @@ def test_describe_prints_exact_counts():
     baseline = run("--mode=describe", "--config=configs/cityscapes_w18s.py:baseline")
     for figure in ("3923091", "3939579", "76856885248", "3.92M", "71.6 x 2^30"):
         assert figure in baseline.stdout
+    pose = run("--mode=describe", "--config=configs/coco_pose_w32.py:baseline")
+    for figure in ("17 joints", "384x288", "28481777", "28536113", "17201258496", "28.5M", "16.0"):
+        assert figure in pose.stdout
 
 
 def write_tree(root, labels):
@@ -201,6 +209,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
     assert len(pictures) == 4 + (2 if word else 2 * 2), "the plain network has no gates"
     assert cv2.imread(str(workdir / "eval-val" / "val_000003.png")).shape[1] == 4 * 256 + 12
     first = (workdir / "eval-val" / "scores.csv").read_text()
+    check_pictures(workdir / "eval-val")
     assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 4
     (start,) = map(json.loads, (workdir / "starts.jsonl").read_text().splitlines())
     assert start["command"][-4:-2] == args
@@ -225,6 +234,74 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
     if not word:
         other = refused("--mode=eval", "--config=configs/quickstart.py:baseline", *args[1:])
         assert "another network: model.gfm (model): True in the run, False now" in other
+
+
+def test_predict(tmp_path):
+    """A photo, a picture nobody can read and a video, in a folder; nothing else is given."""
+    workdir, photos, output = tmp_path / "run", tmp_path / "photos", tmp_path / "out"
+    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
+    made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
+    assert made.returncode == 0, made.stderr
+    photos.mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (75, 101, 3), np.uint8)
+    cv2.imwrite(str(photos / "photo.png"), picture)
+    cv2.imwrite(str(photos / "grey.jpg"), picture[..., 0])
+    (photos / "broken.png").write_bytes((photos / "photo.png").read_bytes()[:200])
+    film = cv2.VideoWriter(str(photos / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
+    for _ in range(2):
+        film.write(picture[:48, :64])
+    film.release()
+    predict = ["--mode=predict", f"--checkpoint={workdir}", f"--output={output}"]
+    done = run(*predict, str(photos), "--save=overlay,ids,gates")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "3 of 4 predicted: overlay, ids, gates" in done.stdout
+    assert done.stderr.startswith(f"error: cannot read {photos}/broken.png: it is damaged")
+    assert len(done.stderr.splitlines()) == 1
+    found = [path.relative_to(output) for path in output.rglob("*.*")]
+    written = {path.as_posix() for path in found if len(path.parts) < 3}
+    assert written == {
+        "classes.csv",
+        *(f"overlay/{name}" for name in ("photo.jpg", "grey.jpg", "film.mp4")),
+        *(f"ids/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
+        *(f"gates/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
+    }
+    ids = cv2.imread(str(output / "ids" / "photo.png"), cv2.IMREAD_UNCHANGED)
+    assert ids.shape == (75, 101)
+    assert sorted(path.name for path in (output / "ids/film.mp4").iterdir()) == [
+        "000000.png",
+        "000001.png",
+    ]
+    again = run(*predict, str(photos / "photo.png"), "--save=ids")
+    assert (again.returncode, again.stderr) == (0, "")
+    np.testing.assert_array_equal(ids, cv2.imread(str(output / "ids/photo.png"), -1))
+    mirrored = run(*predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True")
+    assert (mirrored.returncode, mirrored.stderr) == (0, "")
+    assert "only config.eval may" in refused(*predict, str(photos), "--config.model.gfm=False")
+    assert "needs --checkpoint" in refused("--mode=predict", str(photos))
+    assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
+    exported = run("--mode=export", *predict[1:2], f"--output={tmp_path}/x", "--formats=jax")
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout.count("100.0000% of the labels equal") == 3
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.jax", "model.json"]
+    page = run("--mode=report", f"--workdir={workdir}")
+    assert page.returncode == 0, page.stderr
+    assert page.stdout == f"report      {workdir}/report.html\n"
+    assert "quickstart-runlocal" in (workdir / "report.html").read_text()
+    best = run("--mode=eval", *args, f"--checkpoint={workdir / 'best'}")
+    assert best.returncode == 0, best.stderr
+    assert f"checkpoint  {workdir}/best/1" in best.stdout
+
+
+def check_pictures(folder):
+    """The scores by picture of the run above add up to those of the set."""
+    found = eval_folder.read(folder)
+    right = sum(x.labelled_pixels * x.pixel_accuracy for x in found.pictures)
+    assert right == pytest.approx(np.trace(found.confusion), abs=0.5)
+    assert sum(x.labelled_pixels for x in found.pictures) == found.confusion.sum()
+    assert found.record["pixel_accuracy"] == pytest.approx(right / found.confusion.sum(), abs=1e-5)
+    assert [(x.name, x.height, x.width) for x in found.pictures][3] == ("val_000003", 128, 256)
+    drawn = {path for x in found.pictures for path in eval_folder.drawings(folder, x).values()}
+    assert drawn == set(folder.glob("*.png"))
 
 
 def check_events(folder, evaluations, gated):

@@ -54,7 +54,8 @@ class MultiScaleFusion(nn.Module):
           ValueError: a branch is not half of the one before, rounded up.
         """
         for above, below in pairwise(branch.shape[1:3] for branch in branches):
-            if below != tuple(-(-side // 2) for side in above):
+            # Written as convolutions count, so that it holds of symbolic sizes too.
+            if below != tuple((side - 1) // 2 + 1 for side in above):
                 raise ValueError(
                     f"a branch of {below} follows one of {above}: each must be half of the one "
                     "before, rounded up"

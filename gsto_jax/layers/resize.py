@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.export import is_symbolic_dim
 
 
 def resize(
@@ -15,7 +16,8 @@ def resize(
 
     Args:
       x: `b h w c`.
-      size: target height and width; any ratio, up or down.
+      size: target height and width; any ratio, up or down. They and the sides of `x` may be the
+        symbols of `jax.export`.
       method: "bilinear" or "nearest".
       align_corners: the centres of the corner pixels coincide; otherwise pixel centres lie at
         half-integers (the form of HRNet's segmentation networks). "nearest" takes no notice.
@@ -33,7 +35,7 @@ def resize(
     shape = (x.shape[0], *size, x.shape[3])
     if method == "nearest":
         # Pixel i takes floor(i * source / target); jax.image.resize rounds at half-integers.
-        rows, columns = (np.arange(m) * n // m for n, m in zip(x.shape[1:3], size, strict=True))
+        rows, columns = (_nearest(n, m) for n, m in zip(x.shape[1:3], size, strict=True))
         return x[:, rows][:, :, columns]
     if not align_corners:
         return jax.image.resize(x, shape, method, antialias=False)
@@ -44,8 +46,20 @@ def resize(
     )
 
 
-def _corner_axis(source: int, target: int) -> tuple[float, float]:
+def _nearest(source: int, target: int) -> Array | np.ndarray:
+    if is_symbolic_dim(source) or is_symbolic_dim(target):
+        places = jnp.arange(target) * source
+        return jax.lax.div(places, jnp.full_like(places, target))
+    return np.arange(target) * source // target
+
+
+def _corner_axis(source: int, target: int) -> tuple[float | Array, float | Array]:
     """Scale and translation that put output centre i + 1/2 on input centre i / scale + 1/2."""
+    if is_symbolic_dim(source) or is_symbolic_dim(target):
+        n, m = jnp.asarray(source), jnp.asarray(target)
+        ratio = (m - 1) / jnp.maximum(n - 1, 1)
+        stretch = jnp.where(n == 1, m, jnp.where(m == 1, 1, ratio))
+        return stretch, jnp.where((n == 1) | (m == 1), 0, 0.5 - 0.5 * stretch)
     if source == 1:
         return float(target), 0.0
     if target == 1:

@@ -1,4 +1,4 @@
-"""HRNetV2 and GSTO-HRNet for segmentation (paper, section 3.2 and Figure 3)."""
+"""HRNet, HRNetV2 and GSTO-HRNet, for segmentation and pose (paper, section 3.2 and Figure 3)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from gsto_jax.errors import UserError
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
 from gsto_jax.layers.conv import INITIALIZERS, Conv, ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
@@ -17,16 +18,19 @@ from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.transition import GTM
 from gsto_jax.models.specs import GSTOSpec, HRNetSpec
 
+HEADS = ("v1", "v2")
+"""What leaves stage 4: branch 0 alone (HRNet, pose), or all branches (HRNetV2)."""
+
 
 @struct.dataclass
 class Outputs:
     """All that a network computes, by name; under `jit` what is not used costs nothing.
 
     Attributes:
-      logits: `b h/4 w/4 k`, sizes rounded up.
+      logits: `b h/4 w/4 k`, sizes rounded up: scores of classes, or heatmaps of joints.
       stage_logits: the same shape for each stage with a supervised head: "stage2", "stage3".
       branches: the branches that leave each stage: "stage1" to "stage4", lists of `b h_j w_j c_j`,
-        highest resolution first.
+        highest resolution first. With the head "v1" only branch 0 leaves stage 4.
       gates: gate maps `b h_j w_j 1` in (0, 1): "stage3/module0/gate2_to1" (GFM, source 2, target
         1), "transition2" (GTM after stage 2).
     """
@@ -86,14 +90,16 @@ class Transition(nn.Module):
 
 
 class HRNet(nn.Module):
-    """HRNetV2, or GSTO-HRNet, as `gsto` says, with the segmentation head.
+    """HRNet, HRNetV2 or GSTO-HRNet, as `head` and `gsto` say.
 
     Takes any size that a stride of 4 can: odd sizes and those that 32 does not divide included.
 
     Attributes:
       spec: the body.
       gsto: the gates; `PLAIN` for HRNetV2.
-      num_classes: channels of the logits.
+      num_classes: channels of the logits: classes, or joints.
+      head: "v2" (all branches, concatenated; segmentation, and GSTO-HRNet for pose) or "v1" (a 1x1
+        convolution on branch 0; HRNet for pose).
       upsample: "bilinear" or "nearest", in the fusions.
       align_corners: of every bilinear upsampling.
       init_name: "hrnet" or "he", a key of `INITIALIZERS`.
@@ -111,6 +117,7 @@ class HRNet(nn.Module):
     spec: HRNetSpec
     gsto: GSTOSpec
     num_classes: int
+    head: str = "v2"
     upsample: str = "bilinear"
     align_corners: bool = False
     init_name: str = "hrnet"
@@ -120,7 +127,7 @@ class HRNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Outputs:
-        """Labels every pixel of a normalised image.
+        """Scores every pixel of a normalised image.
 
         Args:
           image: `b h w 3`, normalised RGB, any float dtype.
@@ -128,7 +135,10 @@ class HRNet(nn.Module):
 
         Raises:
           ValueError: the image is not `b h w 3`.
+          UserError: an unknown head.
         """
+        if self.head not in HEADS:
+            raise UserError(f"model.head is {self.head!r}: use one of {', '.join(HEADS)}")
         if image.ndim != 4 or image.shape[-1] != 3:
             raise ValueError(f"HRNet takes images b h w 3, not {image.shape}")
         kernel_std = INITIALIZERS[self.init_name]
@@ -175,11 +185,16 @@ class HRNet(nn.Module):
                 gates[name] = gate
             for m in range(spec.modules[stage - 2]):
                 name = f"stage{stage}_module{m}"
-                module = HRModule(spec.blocks, fusion, **parts, name=name)
+                last = stage == 4 and m == spec.modules[-1] - 1
+                fuse = partial(fusion, targets=1) if last and self.head == "v1" else fusion
+                module = HRModule(spec.blocks, fuse, **parts, name=name)
                 branches, fusion_gates = module(branches, train)
                 gates |= {f"stage{stage}/module{m}/{key}": g for key, g in fusion_gates.items()}
             stage_branches[f"stage{stage}"] = branches
 
-        features = concatenate_branches(branches, self.align_corners)
-        logits = SegmentationHead(self.num_classes, **parts, name="head")(features, train)
+        if self.head == "v1":
+            logits = parts["conv"](self.num_classes, 1, use_bias=True, name="head")(branches[0])
+        else:
+            features = concatenate_branches(branches, self.align_corners)
+            logits = SegmentationHead(self.num_classes, **parts, name="head")(features, train)
         return Outputs(logits, stage_logits, stage_branches, gates)

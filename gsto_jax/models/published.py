@@ -1,11 +1,14 @@
 """The paper's printed parameter counts and costs, for comparison only: never our results."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from gsto_jax.models.specs import PLAIN, GSTOSpec
 
 SIZE = (1024, 2048)
-CLASSES = 19
+"""Height and width at which segmentation networks are counted, with 19 classes."""
+POSE_SIZE = (384, 288)
+"""The same of pose networks, with 17 joints."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,12 @@ class Row:
       place: table and row.
       variant: name of the body.
       gsto: its gates.
-      params: "#Param" as printed, in millions: convolution weights and biases.
-      gflops: "GFLOPs" as printed: MACs / 2^30 at 1024x2048 with 19 classes.
+      params: "#Param" as printed, in millions: convolution weights and biases; of pose networks
+        BN's scales and biases too.
+      gflops: "GFLOPs" as printed: MACs / 2^30.
+      outputs: classes or joints.
+      head: see `HRNet`.
+      size: (h, w) of the picture.
     """
 
     place: str
@@ -25,8 +32,17 @@ class Row:
     gsto: GSTOSpec
     params: str
     gflops: str
+    outputs: int = 19
+    head: str = "v2"
+    size: tuple[int, int] = SIZE
+
+    @property
+    def is_pose(self) -> bool:
+        """Whether it estimates poses."""
+        return self.size == POSE_SIZE
 
 
+_POSE: dict[str, Any] = {"outputs": 17, "size": POSE_SIZE}
 _NONE, _SUPERVISED, _UNSUPERVISED = "none", "supervised", "unsupervised"
 
 ROWS = (
@@ -56,10 +72,19 @@ ROWS = (
     ),
     Row("Table 4, HRNetV2-W48", "w48", PLAIN, "65.78M", "696.2"),
     Row("Table 4, GSTO-HRNet-W48", "w48", GSTOSpec(), "65.93M", "714.0"),
+    Row("Table 10, HRNet-W32", "w32", PLAIN, "28.5M", "16.0", head="v1", **_POSE),
+    Row("Table 10, HRNet-W48", "w48", PLAIN, "63.6M", "32.9", head="v1", **_POSE),
+    Row("Table 10, GSTO-HRNet-W32", "w32", GSTOSpec(), "29.6M", "18.2", **_POSE),
+    Row("Table 10, GSTO-HRNet-W48", "w48", GSTOSpec(), "66.0M", "37.6", **_POSE),
 )
 
 
-def published(variant: str, gsto: GSTOSpec, classes: int) -> Row | None:
-    """The paper's row for a network, if it has one."""
-    matches = (row for row in ROWS if (row.variant, row.gsto) == (variant, gsto))
-    return next(matches, None) if classes == CLASSES else None
+def published(
+    variant: str, gsto: GSTOSpec, outputs: int, head: str = "v2", size: tuple[int, int] = SIZE
+) -> Row | None:
+    """The paper's row for a network that is counted at a size, if it has one."""
+    wanted = (variant, gsto, outputs, head, size)
+    for row in ROWS:
+        if (row.variant, row.gsto, row.outputs, row.head, row.size) == wanted:
+            return row
+    return None

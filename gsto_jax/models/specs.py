@@ -80,6 +80,11 @@ class GSTOSpec:
                 "stages 1, 2 and 3"
             )
 
+    @property
+    def has_gates(self) -> bool:
+        """Whether it gates anything."""
+        return self.gfm or not set(self.gtm) <= {"none", "head_only"}
+
 
 PLAIN = GSTOSpec(gfm=False, gtm=("none", "none", "none"))
 """No gates: HRNetV2."""

@@ -3,9 +3,10 @@
 from gsto_jax.weights.reference import (
     GSTO_FORMAT,
     HRNET_FORMAT,
+    POSE_FORMAT,
     Format,
     from_reference,
     to_reference,
 )
 
-__all__ = ["GSTO_FORMAT", "HRNET_FORMAT", "Format", "from_reference", "to_reference"]
+__all__ = ["GSTO_FORMAT", "HRNET_FORMAT", "POSE_FORMAT", "Format", "from_reference", "to_reference"]

@@ -38,6 +38,7 @@ class Format:
 
 
 HRNET_FORMAT = Format("HRNetV2 segmentation", ignored=(r".*\.num_batches_tracked",))
+POSE_FORMAT = Format("HRNet pose", ignored=(r".*\.num_batches_tracked",))
 GSTO_FORMAT = Format(
     "GSTO-HRNet segmentation",
     ignored=(r"att1\..*", r".*\.num_batches_tracked"),
@@ -70,6 +71,7 @@ _MODULES = (
         r"stage(\d)_module(\d+)/fusion/path(\d)_to(\d)/step(\d)/bn",
         r"stage\1.\2.fuse_layers.\4.\3.\5.1",
     ),
+    (r"head", "final_layer"),
     (r"head/conv", "last_layer.0"),
     (r"head/bn", "last_layer.1"),
     (r"head/classifier", "last_layer.3"),

@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet
 from gsto_jax.models import count
 from gsto_jax.models.initialize import abstract_variables
-from gsto_jax.models.published import ROWS, SIZE, published
+from gsto_jax.models.published import POSE_SIZE, ROWS, published
 
 SUP, UNSUP, NONE, HEAD = "supervised", "unsupervised", "none", "head_only"
 
@@ -35,16 +35,28 @@ def test_counts_are_exact(variant, gsto, conv, params, macs):
     assert (total.conv_params, total.params, total.macs) == (conv, params, macs)
 
 
-def test_pose_form_of_gsto_counts_exactly():
-    total = count(HRNet(VARIANTS["w32"], GSTOSpec(), 17), (384, 288))
-    assert (total.conv_params, total.params, total.macs) == (29561408, 29620538, 19502948016)
+@pytest.mark.parametrize(
+    ("variant", "gsto", "conv", "params", "macs"),
+    [
+        ("w32", PLAIN, 28481777, 28536113, 17201258496),
+        ("w48", PLAIN, 63516161, 63595745, 35306606592),
+        ("w32", GSTOSpec(), 29561408, 29620538, 19502948016),
+        ("w48", GSTOSpec(), 65928000, 66014682, 40407324336),
+    ],
+)
+def test_pose_counts_are_exact(variant, gsto, conv, params, macs):
+    head = "v1" if gsto == PLAIN else "v2"
+    total = count(HRNet(VARIANTS[variant], gsto, 17, head=head), (384, 288))
+    assert (total.conv_params, total.params, total.macs) == (conv, params, macs)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.place)
 def test_printed_figures(row):
     """Our exact counts, rounded, are what the paper prints, but for two known misses."""
-    total = count(HRNet(VARIANTS[row.variant], row.gsto, 19), SIZE)
-    ours = (f"{total.conv_params / 1e6:.2f}M", f"{total.gmacs:.1f}")
+    model = HRNet(VARIANTS[row.variant], row.gsto, row.outputs, head=row.head)
+    total = count(model, row.size)
+    params = f"{total.params / 1e6:.1f}M" if row.is_pose else f"{total.conv_params / 1e6:.2f}M"
+    ours = (params, f"{total.gmacs:.1f}")
     misses = {
         "Table 4, HRNetV2-W48": ("65.77M", "696.2"),
         "Table 4, GSTO-HRNet-W48": ("65.93M", "713.9"),
@@ -56,6 +68,8 @@ def test_published_row_is_found_only_for_its_network():
     assert published("w48", GSTOSpec(), 19).gflops == "714.0"
     assert published("w48", GSTOSpec(), 11) is None
     assert published("w18", GSTOSpec(), 19) is None
+    assert published("w32", PLAIN, 17, "v1", POSE_SIZE).params == "28.5M"
+    assert published("w32", PLAIN, 17, "v2", POSE_SIZE) is None
 
 
 @pytest.mark.parametrize(("name", "gsto"), [("gsto", GSTOSpec()), ("plain", PLAIN)])

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gsto_jax import UserError, checkpoint, experiment
+from gsto_jax import UserError, checkpoint, eval_folder, experiment
 from gsto_jax.experiment import EvalSet, Experiment
 from gsto_jax.metrics import scores
 from gsto_jax.protocol import PLAIN
@@ -52,7 +52,7 @@ def make(tmp_path, monkeypatch):
         for field, value in changes.items():
             section, _, key = field.partition("__")
             config[section][key] = value
-        pictures = SimpleNamespace(write=None, close=lambda: None, written=0, shown={})
+        pictures = SimpleNamespace(write=None, close=lambda: None, name=str, written=0, shown={})
         eval_set = EvalSet("val", 4, ("a", "b"), [], PLAIN, lambda folder: pictures)
         shown = []
         made = Experiment(
@@ -166,6 +166,23 @@ def test_the_line_of_an_evaluation_comes_last(make, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         run.evaluate(state_at(5), {"batches": 5})
     assert run.workdir.evaluations() == []
+
+
+def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
+    run, _, ious = make()
+    folder = tmp_path / "run" / "eval-val"
+    ious[:] = [0.5, 0.75]
+    run.evaluate(state_at(5), {"batches": 5})
+    found = eval_folder.read(folder)
+    assert [found.record] == run.workdir.evaluations()
+    assert (found.record["step"], found.confusion.sum()) == (5, 1000)
+    assert [picture.name for picture in found.pictures] == ["0", "1", "2", "3"]
+    assert run.evaluate(state_at(6), stop=lambda: True) is None
+    assert eval_folder.read(folder).record["step"] == 5, "no picture of the other was written"
+    eval_folder.begin(folder)
+    assert eval_folder.read(folder) is None, "pictures may be of either"
+    run.evaluate(state_at(7))
+    assert eval_folder.read(folder).record == run.workdir.evaluations()[-1]
 
 
 def test_a_network_of_other_settings_is_named(make, tmp_path):

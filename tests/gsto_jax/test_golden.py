@@ -13,7 +13,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.parallel import compiler_options, make_mesh
-from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, from_reference, to_reference
+from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, POSE_FORMAT, from_reference, to_reference
 from tests.gsto_jax.loss_settings import loss_config
 
 SPEC = HRNetSpec(widths=(4, 8, 16, 32), modules=(1, 2, 2), blocks=1, stage1_blocks=1)
@@ -131,6 +131,37 @@ def test_hrnetv2_eval(golden, a, x64, key, align_corners, dtype, bound):
     variables = load(model, state, HRNET_FORMAT)
     out = jax.jit(model.apply)(variables, nhwc(a["input"], dtype))
     assert deviation(out.logits, golden("c")[key]) < bound
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-6), ("float32", 1e-5)])
+def test_pose_hrnet_eval(golden, x64, dtype, bound):
+    d = golden("d")
+    spec = HRNetSpec(widths=(4, 8, 12, 20), modules=(1, 1, 2), blocks=1, stage1_blocks=4)
+    dtype = jnp.dtype(dtype)
+    parts = {"head": "v1", "upsample": "nearest", "dtype": dtype, "param_dtype": dtype}
+    model = HRNet(spec, PLAIN, 17, **parts)
+    variables = load(model, state_of(d), POSE_FORMAT)
+    out = jax.jit(model.apply)(variables, nhwc(d["input"], dtype))
+    assert deviation(out.logits, d["out"]) < bound
+    assert [x.shape[-1] for x in out.branches["stage4"]] == [4]
+    back = to_reference(variables)
+    assert set(back) == set(state_of(d))
+
+
+def test_pose_gsto_eval(golden, a, x64):
+    d, d2 = golden("d"), golden("d2")
+    changed = {k: v for k, v in d2.items() if k.startswith("state_override/")}
+    state = state_of(a) | {k.removeprefix("state_override/"): v for k, v in changed.items()}
+    model = HRNet(SPEC, GSTOSpec(), 17, dtype=jnp.float64, param_dtype=jnp.float64)
+    out = jax.jit(model.apply)(load(model, state), nhwc(d["input"]))
+    assert deviation(out.logits, d2["out_final"]) < 1e-6
+    assert deviation(out.stage_logits["stage3"], d2["out_stage3"]) < 1e-6
+    assert deviation(out.stage_logits["stage2"], d2["out_stage2"]) < 1e-6
+
+
+def test_a_head_that_does_not_exist():
+    with pytest.raises(UserError, match=r"model\.head is 'v3': use one of v1, v2"):
+        abstract_variables(HRNet(SPEC, PLAIN, 17, head="v3"))
 
 
 def train_step(model, variables, x, label, options=None):

@@ -41,6 +41,8 @@ def test_grey_palette_and_16_bits(tmp_path):
         ("deep.png", Image.fromarray(grey.astype(np.uint16) * 257)),
         ("deep.tif", Image.fromarray(grey.astype(np.uint16) * 257)),
         ("float.tif", Image.fromarray(grey.astype(np.float32) / 255)),
+        ("int.tif", Image.fromarray(grey.astype(np.int32))),
+        ("float255.tif", Image.fromarray(grey.astype(np.float32))),
     ):
         image.save(tmp_path / name)
         np.testing.assert_allclose(read_image(tmp_path / name), three, atol=1, err_msg=name)
@@ -85,6 +87,10 @@ def test_files_that_cannot_be_read(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"cannot read .*{name}: it is damaged or no image"):
             read_image(tmp_path / name)
+    for values in (np.full((4, 4), np.nan), np.full((4, 4), -1.0), np.full((4, 4), 1e6)):
+        Image.fromarray(values.astype(np.float32)).save(tmp_path / "odd.tif")
+        with pytest.raises(UserError, match=r"odd.tif: .*, not 0 to 65535"):
+            read_image(tmp_path / "odd.tif")
     with pytest.raises(UserError, match=r"cannot read .*none.jpg: No such file"):
         read_image(tmp_path / "none.jpg")
     (tmp_path / "text.mp4").write_bytes(b"no film")

@@ -113,6 +113,12 @@ def test_settings_that_came_after_the_checkpoint(tmp_path):
         checkpoints.save(initial_state(task, MESH), {"config": plain, "data": None})
     with pytest.raises(UserError, match=r"config\.eval\.score is missing"):
         Predictor.load(tmp_path / "old")
+    plain = config()
+    del plain["data"]["mean"]
+    with Checkpoints(tmp_path / "older" / "checkpoints") as checkpoints:
+        checkpoints.save(initial_state(task, MESH), {"config": plain, "data": None})
+    with pytest.raises(UserError, match=r"too old to hold the setting 'mean'"):
+        Predictor.load(tmp_path / "older")
     found = Predictor.load(tmp_path / "old", defaults={"eval": {"score": "softmax"}})
     assert found.protocol.score == "softmax"
 
@@ -147,8 +153,10 @@ def test_sides_of_a_multiple(run):
     whole = picture((64, 96))
     np.testing.assert_array_equal(exact(whole).labels, rounded(whole).labels)
     assert rounded.working_size((70, 101)) == (96, 128)
-    labels = rounded(picture()).labels
+    found = rounded(picture(), explain=True)
+    labels = found.labels
     assert labels.shape == SIZE
+    assert found.maps["branch/0"].shape == (24, 32)
     large = exact(cv2.resize(picture(), (128, 96))).labels
     small = cv2.resize(large, SIZE[::-1], interpolation=cv2.INTER_NEAREST)
     assert (labels == small).mean() > 0.9
@@ -188,6 +196,7 @@ def make_files(folder, *names):
 def test_inputs(tmp_path):
     make_files(tmp_path, "a/1.jpg", "a/1.PNG", "a/b/1.jpg", "a/.hidden/1.jpg", "a/notes.txt")
     make_files(tmp_path, "a/film.mp4", "a/out/overlay/1.jpg", "odd.dat")
+    (tmp_path / "a/link.jpg").symlink_to(tmp_path / "odd.dat")
     out = tmp_path / "a" / "out"
 
     def names(*arguments):
@@ -199,14 +208,16 @@ def test_inputs(tmp_path):
         ("a/1.jpg", "1_jpg"),
         ("a/b/1.jpg", "b/1"),
         ("a/film.mp4", "film"),
+        ("a/link.jpg", "link"),
     ]
     assert names("a") == all_of_a
     assert names("a/1.PNG", "a", "a/film.mp4") == all_of_a, "each once"
-    assert names("a/**/*.jpg") == [("a/1.jpg", "1"), ("a/b/1.jpg", "b/1")]
+    assert names("a/**/1.*") == [("a/1.PNG", "1"), ("a/1.jpg", "1_jpg"), ("a/b/1.jpg", "b/1")]
     assert names("odd.dat") == [("odd.dat", "odd")], "named, so tried"
-    assert [entry.is_video for entry in find_inputs([str(tmp_path / "a")], out)] == [False] * 3 + [
-        True
-    ]
+    videos = [entry.is_video for entry in find_inputs([str(tmp_path / "a")], out)]
+    assert videos == [False, False, False, True, False]
+    beside = find_inputs([str(tmp_path / "a/1.jpg")], tmp_path / "a")
+    assert [entry.name for entry in beside] == ["1"], "the output may lie where the pictures are"
     for argument, message in (
         ("nope.jpg", "there is no file or folder"),
         ("*.bmp", "names no picture"),
@@ -214,8 +225,9 @@ def test_inputs(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             names(argument)
-    with pytest.raises(UserError, match="no picture is named"):
-        find_inputs([], out)
+    for arguments, message in (([], "no picture is named"), ([""], "an empty name")):
+        with pytest.raises(UserError, match=message):
+            find_inputs(arguments, out)
 
 
 def prediction(labels):
@@ -242,19 +254,33 @@ def test_what_is_written(tmp_path):
         lines = list(csv.reader(file))
     assert lines[1:] == [["0", "sky", "255", "0", "0"], ["1", 'a "b", c', "0", "0", "255"]]
 
-    def frames():
+    def frames(fails):
         yield entry
         yield prediction(1 - labels)
-        raise UserError("cut off")
+        if fails:
+            raise UserError("cut off")
+        yield entry
 
-    with pytest.raises(UserError, match="cut off"):
-        writer.write_video("film", 10, frames())
+    for name in ("film", "other"):
+        writer.write_video(name, 10, iter([entry]))
+    writer.write_video("film", 10, iter([entry, prediction(1 - labels)]))
+    for name in ("film", "new"):
+        with pytest.raises(UserError, match="cut off"):
+            writer.write_video(name, 10, frames(fails=True))
+    assert not list(tmp_path.rglob("new*")), "nothing of a film that failed"
     film = cv2.VideoCapture(str(tmp_path / "color/film.mp4"))
     assert (film.get(cv2.CAP_PROP_FRAME_COUNT), film.get(cv2.CAP_PROP_FPS)) == (2, 10)
     assert film.read()[1].shape == (22, 34, 3), "even sides"
-    second = cv2.imread(str(tmp_path / "ids/film/000001.png"), cv2.IMREAD_UNCHANGED)
+    second = cv2.imread(str(tmp_path / "ids/film.mp4/000001.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(second, 1 - labels)
+    assert len(list((tmp_path / "ids/film.mp4").iterdir())) == 2
+    assert len(list((tmp_path / "ids/other.mp4").iterdir())) == 1
     assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+    with pytest.raises(OSError, match="cannot write"):
+        writer.write_video("slow", -1, iter([entry]))
+    assert not list(tmp_path.rglob("slow*"))
+    with pytest.raises(UserError, match="predictions of other classes"):
+        PredictionWriter(tmp_path, ["ids"], ("a", "b"), entry.palette)
     with pytest.raises(UserError, match="--save=ids,masks: use some of overlay, color"):
         PredictionWriter(tmp_path, ["ids", "masks"], entry.classes, entry.palette)
     with pytest.raises(UserError, match="cannot be written"):

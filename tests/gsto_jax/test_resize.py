@@ -2,9 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.export import export, symbolic_shape
 
 from gsto_jax import resize
 from gsto_jax.resample import enlarge
+
+METHODS = (("bilinear", False), ("bilinear", True), ("nearest", False))
 
 
 def nhwc(array, dtype):
@@ -72,6 +75,23 @@ def test_same_size_is_the_identity_and_bad_methods_are_named():
     assert resize(x, (3, 5)) is x
     with pytest.raises(ValueError, match="'cubic'"):
         resize(x, (6, 10), "cubic")
+
+
+@pytest.mark.parametrize(("method", "align_corners"), METHODS)
+def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
+    """A program for all sizes, as an export is; sides of one pixel included."""
+    n, m, k, j = symbolic_shape("n, m, k, j")
+
+    def to_size_of(x, like):
+        return resize(x, like.shape, method, align_corners)
+
+    specs = jax.ShapeDtypeStruct((1, n, m, 2), "float32"), jax.ShapeDtypeStruct((k, j), "int8")
+    program = export(jax.jit(to_size_of))(*specs)
+    for source, target in (((3, 5), (7, 9)), ((1, 4), (5, 4)), ((4, 1), (1, 1)), ((6, 2), (12, 9))):
+        x = np.random.default_rng(0).standard_normal((1, *source, 2)).astype(np.float32)
+        found = program.call(x, np.zeros(target, np.int8))
+        expected = resize(jnp.asarray(x), target, method, align_corners)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=f"{source} {target}")
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -1,0 +1,168 @@
+"""What an evaluation leaves in a run's eval-SPLIT/: all of it is of one evaluation.
+
+scores.csv        by class, means, by category
+confusion.csv     pixels, rows true classes, columns predicted ones
+pictures.csv      by picture; which PNGs there are of it
+evaluation.json   step, split, protocol, scores: the line of evaluations.jsonl
+NAME.png ...      see `gsto_jax.visualize.PictureWriter`
+
+evaluation.json goes first and comes last: without it the rest may be of two evaluations.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gsto_jax.metrics import Scores
+from gsto_jax.picture_scores import KINDS, PictureScore
+from gsto_jax.tables import write_scores
+
+_RECORD, _SCORES, _CONFUSION, _PICTURES = (
+    "evaluation.json",
+    "scores.csv",
+    "confusion.csv",
+    "pictures.csv",
+)
+_FIELDS = ("name", "height", "width", "labelled_pixels", "pixel_accuracy", "mean_iou", *KINDS)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation, read back.
+
+    Attributes:
+      folder: where it lies.
+      record: step, split, protocol, scores.
+      classes: names.
+      scores: by row of scores.csv, by column; NaN where there is none.
+      confusion: `k k` int64, rows true classes.
+      pictures: of the set, in its order.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    classes: tuple[str, ...]
+    scores: Sequence[tuple[str, Mapping[str, float]]]
+    confusion: np.ndarray
+    pictures: tuple[PictureScore, ...]
+
+
+def begin(folder: Path) -> None:
+    """Says that what lies in a folder is no longer of one evaluation."""
+    for name in (_RECORD, _SCORES, _CONFUSION):
+        (folder / name).unlink(missing_ok=True)
+
+
+def finish(
+    folder: Path,
+    record: Mapping[str, Any],
+    scores: Scores,
+    classes: Sequence[str],
+    pictures: Sequence[PictureScore],
+) -> None:
+    """Writes all but the PNGs, and removes those of earlier evaluations.
+
+    Args:
+      folder: where to; made if need be.
+      record: of the evaluation.
+      scores: of the set.
+      classes: their names.
+      pictures: of the set, in its order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    now = {path for picture in pictures for path in drawings(folder, picture).values()}
+    for picture in [*_read_pictures(folder), *pictures]:
+        for path in _places(folder, picture.name).values():
+            if path not in now:
+                path.unlink(missing_ok=True)
+    write_scores(folder / _SCORES, scores, classes)
+    matrix = zip(classes, scores.confusion.tolist(), strict=True)
+    _write(folder / _CONFUSION, ["", *classes], ([name, *counts] for name, counts in matrix))
+    _write(folder / _PICTURES, _FIELDS, map(_row, pictures))
+    part = folder / f".{_RECORD}"
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.replace(folder / _RECORD)
+
+
+def read(folder: Path) -> Evaluation | None:
+    """The evaluation in a folder; None where there is none, or not all of one."""
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+        (_, *classes), *matrix = _lines(folder / _CONFUSION)
+        header, *rows = _lines(folder / _SCORES)
+        confusion = np.array([[int(n) for n in counts] for _, *counts in matrix], np.int64)
+        scores = [(name, _floats(header[1:], values)) for name, *values in rows]
+    except (OSError, ValueError, csv.Error):
+        return None
+    square = confusion.shape == (len(classes), len(classes))
+    if not square or [name for name, _ in scores[: len(classes)]] != classes:
+        return None
+    if not isinstance(record, dict):
+        return None
+    pictures = tuple(_read_pictures(folder))
+    return Evaluation(folder, record, tuple(classes), scores, confusion, pictures)
+
+
+def drawings(folder: Path, picture: PictureScore) -> dict[str, Path]:
+    """The PNGs of a picture, by their kind."""
+    return {k: v for k, v in _places(folder, picture.name).items() if k in picture.drawn}
+
+
+def _places(folder: Path, name: str) -> dict[str, Path]:
+    """Where its PNGs would lie; nowhere for a name that leads out of the folder."""
+    path = folder / name
+    if folder.resolve() not in path.resolve().parents:
+        return {}
+    suffixes = {kind: "" if kind == "sample" else f"_{kind}" for kind in KINDS}
+    return {kind: path.with_name(f"{path.name}{end}.png") for kind, end in suffixes.items()}
+
+
+def _row(picture: PictureScore) -> list[object]:
+    return [
+        picture.name,
+        picture.height,
+        picture.width,
+        picture.labelled_pixels,
+        f"{picture.pixel_accuracy:.6f}",
+        f"{picture.mean_iou:.6f}",
+        *(int(kind in picture.drawn) for kind in KINDS),
+    ]
+
+
+def _read_pictures(folder: Path) -> Iterator[PictureScore]:
+    """Those that pictures.csv lists; none where it is missing or damaged."""
+    try:
+        found = [
+            PictureScore(
+                name, int(h), int(w), int(labelled), float(accuracy), float(iou), _drawn(drawn)
+            )
+            for name, h, w, labelled, accuracy, iou, *drawn in _lines(folder / _PICTURES)[1:]
+        ]
+    except (OSError, ValueError, csv.Error):
+        return
+    yield from found
+
+
+def _drawn(flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(kind for kind, flag in zip(KINDS, flags, strict=True) if int(flag))
+
+
+def _floats(names: Sequence[str], values: Sequence[str]) -> dict[str, float]:
+    return {k: float(v or "nan") for k, v in zip(names, values, strict=True)}
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterator[list[object]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _lines(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))

@@ -1,0 +1,408 @@
+"""A checkpoint as files that run without this package: `model.jax`, `model.onnx`, `model.json`.
+
+The programs take pictures `b h w 3` uint8 RGB, of any number and size, and return a dict (in ONNX
+two outputs of the same names): "labels" `b h w` uint8, and "logits" `b ceil(h/4) ceil(w/4) k`
+float32, which bilinear resampling takes to the picture. Parameters and normalisation are inside.
+A picture is looked at once, as it is, whatever the test protocol of the run: that is
+`replace(predictor, protocol=PLAIN, long_side=0)`.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.export import symbolic_shape
+from jax.extend.core import Jaxpr, Literal
+
+from gsto_jax.checkpoint import versions
+from gsto_jax.errors import UserError
+from gsto_jax.layers.resize import resize
+from gsto_jax.parallel import compiler_options
+from gsto_jax.predictor import Predictor
+from gsto_jax.protocol import PLAIN, Size
+from gsto_jax.task import logits, normalize
+
+FORMATS = ("jax", "onnx")
+PLATFORMS = ("cpu", "cuda", "tpu")
+EQUAL_LABELS = {"float32": 0.999, "bfloat16": 0.95}
+LOGITS_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.1}
+"""By dtype of the network: what `verify` lets pass, see `Check`."""
+_OPSET = 21
+
+Program = Callable[[Array], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an artefact compares with its checkpoint on one batch.
+
+    Attributes:
+      file: its name.
+      shape: (b, h, w) of the batch.
+      equal: share of equal labels.
+      difference: largest difference of the logits over the largest logit.
+    """
+
+    file: str
+    shape: tuple[int, int, int]
+    equal: float
+    difference: float
+
+    def __str__(self) -> str:
+        """In words, for people."""
+        b, h, w = self.shape
+        return (
+            f"{self.file}: {b} of {h}x{w}, {self.equal:.4%} of the labels equal, logits within "
+            f"{self.difference:.1e} of the largest"
+        )
+
+
+def export(
+    predictor: Predictor,
+    folder: str | Path,
+    formats: Sequence[str] = FORMATS,
+    size: Size | None = None,
+) -> list[Path]:
+    """Writes a checkpoint as programs that need nothing of this package.
+
+    Everything is made before anything is written; each file appears whole or not at all, and
+    `model.json`, which describes them, last. A former export in the folder is replaced, all of it.
+
+    Args:
+      predictor: of the checkpoint.
+      folder: made if need be.
+      formats: any of `FORMATS`.
+      size: (h, w) that `model.onnx` takes, for runtimes that want it fixed; None: any. The number
+        of pictures is free, and `model.jax` takes any size.
+
+    Returns:
+      The files.
+
+    Raises:
+      UserError: an unknown format, packages that are missing, a network that a format cannot hold,
+        or a folder that cannot be written.
+    """
+    check_exportable(predictor, formats, size)
+    run, contents = program(predictor), {}
+    if "jax" in formats:
+        spec = jax.ShapeDtypeStruct(symbolic_shape("b, h, w, 3"), jnp.uint8)
+        exported = jax.export.export(jax.jit(run), platforms=PLATFORMS)(spec)
+        contents["model.jax"] = bytes(exported.serialize())
+    if "onnx" in formats:
+        contents["model.onnx"] = _onnx(predictor, run, size)
+    described = json.dumps(_description(predictor, contents, size), indent=2) + "\n"
+    contents["model.json"] = described.encode()
+    return _write(Path(folder).expanduser(), contents)
+
+
+def check_exportable(
+    predictor: Predictor, formats: Sequence[str] = FORMATS, size: Size | None = None
+) -> None:
+    """Raises UserError where `export` would: before anything is traced."""
+    if not formats or not set(formats) <= set(FORMATS):
+        raise UserError(f"formats of an export are {', '.join(FORMATS)}, not {tuple(formats)}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise UserError(f"the size of an export is {size}: give height and width in pixels")
+    dtype = predictor.task.config.model.dtype
+    if predictor.task.num_classes > 256:
+        raise UserError(
+            f"an export holds labels in 8 bits, and {predictor.path} has "
+            f"{predictor.task.num_classes} classes"
+        )
+    if dtype not in EQUAL_LABELS:
+        raise UserError(f"{predictor.path} computes in {dtype}: export float32 or bfloat16")
+    if "onnx" not in formats:
+        return
+    if dtype != "float32":
+        raise UserError(
+            f"{predictor.path} computes in {dtype}, which ONNX runtimes do not on a CPU: export "
+            "the format jax alone"
+        )
+    missing = [name for name in ("jax2onnx", "onnx", "onnxruntime") if not find_spec(name)]
+    if missing:
+        raise UserError(
+            f"the format onnx needs packages that are missing ({', '.join(missing)}): install "
+            "gsto-jax[onnx], or export the format jax alone"
+        )
+
+
+def program(predictor: Predictor) -> Program:
+    """What is exported: from pictures `b h w 3` uint8 to "labels" and "logits"."""
+    task, variables = predictor.task, jax.device_get(predictor.variables)
+
+    def run(images: Array) -> dict[str, Array]:
+        found = logits(task, variables, normalize(task, images))
+        corners = task.config.model.align_corners
+        scores = resize(found, images.shape[1:3], "bilinear", corners)
+        return {"labels": scores.argmax(-1).astype(jnp.uint8), "logits": found}
+
+    return run
+
+
+def verify(
+    predictor: Predictor, folder: str | Path, batches: Sequence[np.ndarray] | None = None
+) -> list[Check]:
+    """Compares an export with its checkpoint: each artefact in a fresh process, on the CPU.
+
+    That process imports NumPy, and JAX or onnxruntime, nothing of this package. The checkpoint
+    should be on a CPU too: accelerators compute convolutions less exactly.
+
+    Args:
+      predictor: of the checkpoint.
+      folder: of the export.
+      batches: pictures `b h w 3` uint8; None: a few random ones, of odd sizes too.
+
+    Raises:
+      UserError: there is no export, it is of another checkpoint, a process failed, or an artefact
+        differs by more than `EQUAL_LABELS` and `LOGITS_DIFFERENCE` allow.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        described = json.loads((folder / "model.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{folder} holds no export: model.json is missing or damaged") from None
+    if described["checkpoint"] != str(predictor.path):
+        raise UserError(f"{folder} is an export of {described['checkpoint']}: export it anew")
+    fixed = described["onnx_size"]
+    batches = random_batches() if batches is None else list(batches)
+    expected = [_expected(predictor, batch) for batch in batches]
+    checks = []
+    for name in described["files"]:
+        chosen, wanted = batches, expected
+        if name == "model.onnx" and fixed:
+            chosen = random_batches([(2, *fixed)])
+            wanted = [_expected(predictor, batch) for batch in chosen]
+        for batch, ours, theirs in zip(chosen, wanted, _fresh(folder / name, chosen), strict=True):
+            shape = (batch.shape[0], batch.shape[1], batch.shape[2])
+            equal = float((ours["labels"] == theirs["labels"]).mean())
+            error = np.abs(ours["logits"] - theirs["logits"]).max()
+            difference = float(error / np.abs(ours["logits"]).max())
+            checks.append(Check(name, shape, equal, difference))
+    dtype = predictor.task.config.model.dtype
+    for check in checks:
+        # Written so that a difference that is no number does not pass.
+        if not (
+            check.equal >= EQUAL_LABELS[dtype] and check.difference <= LOGITS_DIFFERENCE[dtype]
+        ):
+            raise UserError(
+                f"the export in {folder} differs from its checkpoint; {check}, but "
+                f"{EQUAL_LABELS[dtype]:.1%} and {LOGITS_DIFFERENCE[dtype]:.0e} are asked for. Do "
+                "not use it"
+            )
+    return checks
+
+
+def random_batches(
+    shapes: Sequence[tuple[int, int, int]] = ((1, 64, 96), (3, 97, 71), (2, 33, 130)),
+) -> list[np.ndarray]:
+    """Random pictures `b h w 3` uint8 of patches, for (b, h, w) each."""
+    rng, patch = np.random.default_rng(0), 8
+    found = []
+    for b, h, w in shapes:
+        coarse = rng.integers(0, 256, (b, -(-h // patch), -(-w // patch), 3), np.uint8)
+        found.append(coarse.repeat(patch, 1).repeat(patch, 2)[:, :h, :w])
+    return found
+
+
+def _expected(predictor: Predictor, batch: np.ndarray) -> dict[str, np.ndarray]:
+    plain = replace(predictor, protocol=PLAIN, long_side=0)
+    task, options = predictor.task, compiler_options(predictor.mesh)
+    network = jax.jit(lambda v, x: logits(task, v, normalize(task, x)), compiler_options=options)
+    return {
+        "labels": np.stack([plain(picture).labels for picture in batch]),
+        "logits": np.asarray(network(predictor.variables, batch)),
+    }
+
+
+_READERS = {
+    "model.jax": """
+from jax import export, jit
+call = jit(export.deserialize(bytearray(model)).call)
+""",
+    "model.onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+call = lambda image: dict(zip(["labels", "logits"], session.run(["labels", "logits"], {"image": image})))
+""",  # noqa: E501
+}
+_RUN = """
+import sys
+sys.modules["gsto_jax"] = None  # it must do without
+import numpy as np
+model = open(sys.argv[1], "rb").read()
+{reader}
+batches = np.load(sys.argv[2])
+found = {{n: call(batches[n]) for n in batches.files}}
+np.savez(sys.argv[3], **{{f"{{n}}/{{k}}": np.asarray(v) for n, o in found.items() for k, v in o.items()}})
+"""  # noqa: E501
+
+
+def _fresh(path: Path, batches: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What an artefact finds in batches, in a process of its own."""
+    code = _RUN.format(reader=_READERS[path.name])
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
+        np.savez(given, *batches)
+        command = [sys.executable, "-I", "-c", code, *map(str, (path, given, found))]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"{path} does not run in a process of its own: {reason}")
+        with np.load(found) as values:
+            return [
+                {name: values[f"arr_{n}/{name}"] for name in ("labels", "logits")}
+                for n in range(len(batches))
+            ]
+
+
+def _onnx(predictor: Predictor, run: Program, size: Size | None) -> bytes:
+    shape = symbolic_shape("b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3")
+    spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    # Traced here: jax2onnx puts functions of its own in place of some of JAX's while it traces, and
+    # those take no symbolic sizes.
+    closed = jax.make_jaxpr(lambda images: tuple(run(images).values()))(spec)
+    with _quiet():
+        import onnx
+        from jax2onnx import to_onnx
+
+        model = to_onnx(
+            lambda images: tuple(_inlined(closed.jaxpr, closed.consts, [images], {})),
+            [spec],
+            model_name="gsto_jax",
+            opset=_OPSET,
+            input_names=["image"],
+            output_names=["labels", "logits"],
+        )
+        # jax2onnx notes shapes of what lies between, some of them wrong; runtimes find their own.
+        del model.graph.value_info[:]
+        config = predictor.config["data"]
+        properties = {
+            "classes": json.dumps(predictor.classes),
+            "palette": json.dumps(predictor.palette),
+            "mean": json.dumps(config["mean"]),
+            "std": json.dumps(config["std"]),
+            "step": predictor.path.name,
+        }
+        onnx.helper.set_model_props(model, properties)
+        onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _inlined(
+    jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], done: dict[Any, list[Any]]
+) -> list[Any]:
+    """Evaluates a program, with all that it calls inlined, as for a device of no special kind.
+
+    What is left are operations on arrays, which every exporter knows; what is computed again, such
+    as the weights of a resampling between the same two sizes, is taken from `done`.
+    """
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= zip(jaxpr.invars, args, strict=True)
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    def name_of(atom: Any) -> Any:
+        return str(atom) if isinstance(atom, Literal) else id(values[atom])
+
+    for eqn in jaxpr.eqns:
+        given, primitive, params = list(map(read, eqn.invars)), eqn.primitive, eqn.params
+        if primitive.name == "platform_index":
+            found = [params["platforms"].index(None)]
+        elif primitive.name == "cond" and isinstance(given[0], int):
+            branch = params["branches"][given[0]]
+            found = _inlined(branch.jaxpr, branch.consts, given[1:], done)
+        elif inner := params.get("jaxpr") or params.get("call_jaxpr"):
+            found = _inlined(inner.jaxpr, inner.consts, given, done)
+        else:
+            key = (primitive, str(params), *map(name_of, eqn.invars))
+            if key not in done:
+                result = primitive.bind(*given, **params)
+                done[key] = result if primitive.multiple_results else [result]
+            found = done[key]
+        values |= zip(eqn.outvars, found, strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops what jax2onnx says of operations that it cannot load, none of them ours."""
+    loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _description(
+    predictor: Predictor, contents: dict[str, bytes], size: Size | None
+) -> dict[str, Any]:
+    data, classes = predictor.config["data"], len(predictor.classes)
+    packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "model.onnx" in contents]
+    return {
+        "checkpoint": str(predictor.path),
+        "step": int(predictor.path.name),
+        "classes": predictor.classes,
+        "palette": predictor.palette,
+        "mean": data["mean"],
+        "std": data["std"],
+        "input": {"name": "image", "shape": ["b", "h", "w", 3], "dtype": "uint8", "color": "RGB"},
+        "outputs": {
+            "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},
+            "logits": {
+                "shape": ["b", "ceil(h/4)", "ceil(w/4)", classes],
+                "dtype": "float32",
+            },
+        },
+        "onnx_size": size,
+        "platforms": PLATFORMS,
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in contents.items()
+        },
+        "versions": versions() | {name: version(name) for name in packages},
+        "settings": predictor.config,
+    }
+
+
+def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
+    parts = {folder / name: folder / f".{name}.partial" for name in contents}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for part, content in zip(parts.values(), contents.values(), strict=True):
+                part.write_bytes(content)
+            # The description goes first and comes last: without it there is no export.
+            for name in ("model.json", "model.jax", "model.onnx"):
+                (folder / name).unlink(missing_ok=True)
+            for path, part in parts.items():
+                part.replace(path)
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"export folder {folder} cannot be written ({error.strerror})") from error
+    return list(parts)

@@ -1,0 +1,104 @@
+"""Pictures that lie in a page, as data URIs (needs OpenCV, from the `train` extra)."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gsto_jax.canvas import Color
+from gsto_jax.visualize import panel_tiles
+
+_WIDTH = 480
+_JPEG, _LOSSLESS = 85, 101  # of OpenCV's JPEG and WebP
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture in a page.
+
+    Attributes:
+      uri: the picture itself.
+      alt: what it shows, in words.
+      width, height: in pixels.
+    """
+
+    uri: str
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Parts of a panel of `gsto_jax.visualize.sample_panel`, `h w 3` each, made small."""
+
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    errors: np.ndarray
+
+
+def read(path: Path) -> np.ndarray | None:
+    """A PNG as `h w 3` uint8 RGB; None where there is none that can be read."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def read_panel(path: Path, height: int, width: int) -> Panel | None:
+    """The panel of a picture of a size; None where there is none."""
+    drawn = read(path)
+    tiles = None if drawn is None else panel_tiles(drawn, height, width)
+    if tiles is None:
+        return None
+    # Between two labels lies a third, so label maps are not averaged.
+    labels = {k: _small(tiles[k], cv2.INTER_NEAREST) for k in ("truth", "prediction")}
+    return Panel(
+        image=_small(tiles["image"], cv2.INTER_AREA),
+        errors=_small(tiles["errors"], cv2.INTER_AREA),
+        **labels,
+    )
+
+
+def photograph(picture: np.ndarray, alt: str) -> Image:
+    """A picture `h w 3` uint8 RGB as JPEG."""
+    return _encoded(picture, alt, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG])
+
+
+def drawing(picture: np.ndarray, alt: str) -> Image:
+    """A picture `h w 3` uint8 RGB as WebP, without loss."""
+    return _encoded(picture, alt, ".webp", [cv2.IMWRITE_WEBP_QUALITY, _LOSSLESS])
+
+
+def classes_in(labels: Sequence[np.ndarray], palette: Sequence[Color]) -> list[int]:
+    """The classes whose colours are in coloured label maps."""
+    present = {number for picture in labels for number in np.unique(_numbers(picture)).tolist()}
+    shown = _numbers(np.array(palette, np.uint8).reshape(-1, 3)).tolist()
+    return [k for k, number in enumerate(shown) if number in present]
+
+
+def _numbers(colors: np.ndarray) -> np.ndarray:
+    """One number for each colour `... 3`."""
+    return colors.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def _small(picture: np.ndarray, interpolation: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    if width <= _WIDTH:
+        return picture
+    size = (_WIDTH, max(1, round(height * _WIDTH / width)))
+    return cv2.resize(picture, size, interpolation=interpolation)
+
+
+def _encoded(picture: np.ndarray, alt: str, suffix: str, settings: list[int]) -> Image:
+    done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)
+    assert done, f"OpenCV writes {suffix}"
+    kind = "jpeg" if suffix == ".jpg" else suffix[1:]
+    uri = f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+    return Image(uri, alt, picture.shape[1], picture.shape[0])

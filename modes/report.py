@@ -1,0 +1,20 @@
+"""Writes a page about a run, or about two side by side."""
+
+from pathlib import Path
+from typing import Any
+
+from gsto_jax.errors import UserError
+from gsto_jax.report import write_report
+from modes.common import DEFAULTS
+from modes.terminal import make_show
+
+
+def run(args: Any) -> None:
+    """Writes the page. Raises UserError."""
+    if not args.workdir:
+        raise UserError("no run is named: give the folder of one as --workdir")
+    output, compare = (
+        Path(path).expanduser() if path else None for path in (args.output, args.compare)
+    )
+    page = write_report(Path(args.workdir).expanduser(), output, compare, DEFAULTS)
+    make_show()(f"report      {page.absolute()}")

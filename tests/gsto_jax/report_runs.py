@@ -1,0 +1,117 @@
+"""Small runs as training and evaluation leave them, for tests of the report."""
+
+import json
+
+import numpy as np
+
+from gsto_jax import eval_folder
+from gsto_jax.metrics import scores
+from gsto_jax.picture_scores import PictureScores
+from gsto_jax.visualize import PictureWriter
+from gsto_jax.workdir import Workdir
+
+NASTY = '<b>&"'
+CLASSES = ("road", NASTY, "sky", "car")
+PALETTE = ((128, 64, 128), (250, 170, 30), (70, 130, 180), (0, 0, 142))
+NAMES = ("town/a", NASTY, "c", "d", "e", "f")
+SIZE = (30, 40)
+
+
+def config(**data):
+    return {
+        "name": f"run {NASTY}",
+        "seed": 3,
+        "model": {"variant": "w18_small_v2", "gfm": True, "gtm": ["none", "none", "supervised"]},
+        "loss": {"stage_weights": [0.2, 0.3, 0.5, 1.0]},
+        "train": {"steps": 40, "epochs": 0},
+        "eval": {"absent": "exclude"},
+        "data": {
+            "source": "folder",
+            "root": f"/data/{NASTY}",
+            "name": "",
+            "train_split": "train",
+            "eval_split": "val",
+            "classes": list(CLASSES),
+            "palette": [list(color) for color in PALETTE],
+            "ignore_label": 255,
+        }
+        | data,
+    }
+
+
+def labels(index, names=NAMES):
+    """The truth of a picture: stripes, some of them of no class."""
+    rows = np.arange(SIZE[0])[:, None] // 6
+    found = (rows + np.arange(SIZE[1]) // 8 + index) % 5
+    return np.where(found == 4, 255, found).astype(np.uint8)
+
+
+def predictions(index, seed):
+    """What a network said: some pictures better, some worse, as the seed has it."""
+    rng = np.random.default_rng(100 * seed + index)
+    truth = labels(index)
+    wrong = rng.random(SIZE) < rng.uniform(0.05, 0.6)
+    return np.where(wrong | (truth == 255), rng.integers(0, 4, SIZE), truth).astype(np.uint8)
+
+
+def maps():
+    found = {f"branch/{n}": np.arange(12.0).reshape(1, 3, 4) for n in range(4)}
+    return found | {
+        f"gate/stage4/module0/gate{n}_to{m}": np.full((1, 3, 4), 0.7)
+        for n in (0, 1)
+        for m in (0, 1)
+    }
+
+
+def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protocol="scale 1"):
+    """Leaves an evaluation in `folder`/eval-val and in the list of them; returns its scores."""
+    run = Workdir(folder)
+    place = folder / "eval-val"
+    writer = PictureWriter(place, CLASSES, PALETTE, 255, panels, figures, names.__getitem__)
+    by_picture = PictureScores(len(names), len(CLASSES), 255)
+    confusion = np.zeros((4, 4), np.int64)
+    eval_folder.begin(place)
+    for n in range(len(names)):
+        truth, said = labels(n), predictions(n, seed)
+        image = np.random.default_rng(n).integers(0, 255, (1, *SIZE, 3), np.uint8)
+        batch = {"image": image, "label": truth[None], "size": np.array([SIZE])}
+        batch |= {"index": np.array([n]), "mask": np.array([True])}
+        drawn = writer.write(batch, said[None], maps)
+        by_picture.add(n, truth, said, drawn[0])
+        counts = truth != 255
+        np.add.at(confusion, (truth[counts], said[counts]), 1)
+    result = scores(confusion, boundary=np.array([[1, 2, 3]] * 4))
+    record = {
+        "step": step,
+        "split": "val",
+        "pictures": len(names),
+        "protocol": protocol,
+        "while_training": True,
+        "mean_iou": result.mean_iou,
+        "pixel_accuracy": result.pixel_accuracy,
+        "mean_accuracy": result.mean_accuracy,
+        "mean_boundary_iou": result.mean_boundary_iou,
+        "seconds": 2.0,
+    }
+    pictures = [by_picture.of(n, name) for n, name in enumerate(names)]
+    eval_folder.finish(place, record, result, CLASSES, pictures)
+    run.write_evaluation(record)
+    return result
+
+
+def make_run(folder, seed=0, settings=None, **how):
+    """A run of 40 steps, evaluated at steps 20 and 40; returns its folder."""
+    run = Workdir(folder)
+    run.write_config(settings or config())
+    run.write_start(["python", "main.py", f"--name={NASTY}"], 0, "abc")
+    for step in (1, 10, 20, 30, 40):
+        values = {"loss": 9 / step, "loss/stage3": 6 / step, "loss/stage4": 5 / step}
+        values |= {"learning_rate": 0.01 * (41 - step), "gradient_norm": 3.0}
+        run.write_training(step, values | {"steps_per_second": 2.0, "input_wait": 0.01})
+    evaluate(folder, seed=seed + 7, step=20, **how)
+    evaluate(folder, seed=seed, step=40, **how)
+    return folder
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,214 @@
+"""An export gives the checkpoint's numbers, in processes that know nothing of this package."""
+
+import io
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from gsto_jax import UserError
+from gsto_jax import export as exporting
+from gsto_jax.checkpoint import Checkpoints
+from gsto_jax.export import PLATFORMS, export, random_batches, verify
+from gsto_jax.parallel import make_mesh
+from gsto_jax.predictor import Predictor
+from gsto_jax.task import initial_state, task_of
+from tests.gsto_jax.test_train import values
+
+ROOT = Path(__file__).parents[2]
+SIZES = [(1, 40, 56), (3, 37, 51)]
+SPREAD = {"mean": 0.1, "bias": 0.1, "var": 0.2, "scale": 0.2}
+
+
+def make_predictor(run, **model):
+    """Of a checkpoint of random numbers, whose logits differ from pixel to pixel."""
+    config, rng = values(init="he", **model), np.random.default_rng(0)
+    task, mesh = task_of(config), make_mesh(jax.devices()[:1])
+
+    def moved(path, x):
+        noise = rng.standard_normal(x.shape).clip(-2, 2).astype(x.dtype)
+        return x + SPREAD.get(path[-1].key, 0) * noise
+
+    start = initial_state(task, mesh)
+    parts = {
+        name: jax.tree_util.tree_map_with_path(moved, getattr(start, name))
+        for name in ("params", "batch_stats")
+    }
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save(replace(start, step=np.int32(7), **parts), {"config": config, "data": {}})
+    return Predictor.load(run)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A GSTO network's predictor, and the folder of its export."""
+    folder = tmp_path_factory.mktemp("export")
+    predictor = make_predictor(folder / "run")
+    files = export(predictor, folder / "out", ("jax",))
+    assert [path.name for path in files] == ["model.jax", "model.json"]
+    return predictor, folder / "out"
+
+
+def assert_equal(checks, file, sizes):
+    assert [(check.file, check.shape) for check in checks] == [(file, size) for size in sizes]
+    for check in checks:
+        assert check.equal >= 0.999
+        assert 0 <= check.difference < 1e-4
+
+
+def test_it_gives_the_checkpoints_numbers_in_a_fresh_process(exported):
+    predictor, folder = exported
+    batches = random_batches(SIZES)
+    assert len(np.unique(predictor(batches[0][0]).labels)) > 2, "shows nothing"
+    assert_equal(verify(predictor, folder, batches), "model.jax", SIZES)
+
+
+def test_it_says_what_it_is(exported):
+    predictor, folder = exported
+    content = (folder / "model.jax").read_bytes()
+    found = jax.export.deserialize(bytearray(content))
+    assert found.platforms == PLATFORMS == ("cpu", "cuda", "tpu")
+    assert [(str(x.dtype), str(x.shape)) for x in found.in_avals] == [("uint8", "(b, h, w, 3)")]
+    assert [str(x.dtype) for x in found.out_avals] == ["uint8", "float32"]
+    described = json.loads((folder / "model.json").read_text())
+    assert described["files"] == {
+        "model.jax": {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    }
+    assert (described["checkpoint"], described["step"]) == (str(predictor.path), 7)
+    assert described["classes"] == list(predictor.classes)
+    assert described["settings"] == predictor.config
+    assert described["outputs"]["logits"]["shape"][-1] == len(predictor.classes)
+
+
+def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
+    plain = {"gfm": False, "gtm": ("none",) * 3}
+    predictor = make_predictor(tmp_path / "run", align_corners=True, **plain)
+    export(predictor, tmp_path, ("jax",))
+    size = (1, 29, 70)
+    assert_equal(verify(predictor, tmp_path, random_batches([size])), "model.jax", [size])
+
+
+@pytest.mark.parametrize("changes", [{"upsample": "nearest"}, {"align_corners": True}])
+def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
+    """Traced and not run: `test_resize` has the values of what differs."""
+    model = replace(
+        exported[0].task.config.model,
+        gtm=("none", "unsupervised", "supervised"),
+        gtm_form="paper",
+        gate="paper",
+        **changes,
+    )
+    task = replace(exported[0].task, config=replace(exported[0].task.config, model=model))
+    variables = initial_state(task, exported[0].mesh).variables
+    run = exporting.program(replace(exported[0], task=task, variables=variables))
+    spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)
+    found = jax.eval_shape(run, spec)
+    assert str(found["labels"].shape) == "(b, h, w)"
+
+
+@pytest.mark.skipif(
+    not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
+    reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",
+)
+def test_onnx_gives_the_checkpoints_numbers(exported, tmp_path):
+    predictor, _ = exported
+    export(predictor, tmp_path, ("onnx",))
+    assert_equal(verify(predictor, tmp_path, random_batches(SIZES)), "model.onnx", SIZES)
+    import onnx
+
+    properties = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert json.loads(properties["classes"]) == list(predictor.classes)
+    assert properties["step"] == "7"
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"labels": np.ones((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))},
+        {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), 1.001)},
+        {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), np.nan)},
+    ],
+)
+def test_what_differs_is_refused(exported, monkeypatch, theirs):
+    ours = {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))}
+    batches = random_batches([(1, 9, 9)])
+    monkeypatch.setattr(exporting, "_expected", lambda *_: ours)
+    monkeypatch.setattr(exporting, "_fresh", lambda *_: [ours])
+    assert_equal(verify(*exported, batches), "model.jax", [(1, 9, 9)])
+    monkeypatch.setattr(exporting, "_fresh", lambda *_: [theirs])
+    with pytest.raises(UserError, match=r"differs from its checkpoint; model\.jax: 1 of 9x9"):
+        verify(*exported, batches)
+
+
+def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
+    predictor, folder = exported
+    with pytest.raises(UserError, match=r"formats of an export are jax, onnx, not \('tflite',\)"):
+        export(predictor, tmp_path, ("tflite",))
+    with pytest.raises(UserError, match=r"the size of an export is \(0, 5\)"):
+        export(predictor, tmp_path, ("jax",), (0, 5))
+    with pytest.raises(UserError, match="300 classes"):
+        many = replace(predictor, task=replace(predictor.task, num_classes=300))
+        export(many, tmp_path, ("jax",))
+    config = predictor.task.config
+    half = replace(config, model=replace(config.model, dtype="bfloat16"))
+    with pytest.raises(UserError, match=r"bfloat16.*export the format jax alone"):
+        export(replace(predictor, task=replace(predictor.task, config=half)), tmp_path)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnx" else name)
+    with pytest.raises(UserError, match=r"missing \(onnx\): install gsto-jax\[onnx\]"):
+        export(predictor, tmp_path)
+    with pytest.raises(UserError, match="holds no export"):
+        verify(predictor, tmp_path)
+    with pytest.raises(UserError, match=r"is an export of .*/7: export it anew"):
+        verify(replace(predictor, path=tmp_path), folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_replaces_all_of_the_former_or_nothing(tmp_path, monkeypatch):
+    former = {"model.jax": b"1", "model.onnx": b"2", "model.json": b"{}"}
+    exporting._write(tmp_path / "a", former)
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+
+    def content():
+        return {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "write_bytes", disk_full)
+        with pytest.raises(UserError, match=r"cannot be written \(No space left"):
+            exporting._write(tmp_path / "a", {"model.jax": b"3", "model.json": b"[]"})
+    assert content() == former | {"notes.txt": b"mine"}
+    exporting._write(tmp_path / "a", {"model.jax": b"3", "model.json": b"[]"})
+    assert content() == {"model.jax": b"3", "model.json": b"[]", "notes.txt": b"mine"}
+
+
+def disk_full(path, content):
+    raise OSError(28, "No space left on device")
+
+
+def test_the_serving_example_answers_pictures(exported):
+    predictor, folder = exported
+    picture = random_batches(SIZES[:1])[0][0]
+    command = [sys.executable, str(ROOT / "examples" / "serve.py"), folder / "model.jax", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = server.stdout.readline().strip()
+            png = io.BytesIO()
+            Image.fromarray(picture).save(png, "PNG")
+            with urllib.request.urlopen(url, png.getvalue(), timeout=60) as answer:
+                assert answer.headers["Content-Type"] == "image/png"
+                labels = np.asarray(Image.open(io.BytesIO(answer.read())))
+            with pytest.raises(urllib.error.HTTPError, match="400: no picture") as refused:
+                urllib.request.urlopen(url, b"no picture", timeout=60)
+            refused.value.close()
+        finally:
+            server.terminate()
+    assert (labels == predictor(picture).labels).mean() >= 0.999

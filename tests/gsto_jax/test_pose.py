@@ -1,0 +1,102 @@
+"""Heatmaps, their loss and the similarity of poses, against the published recipe's numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines import COCO_KEYPOINTS
+from gsto_jax.heatmaps import decode, encode, merge_mirrored, to_picture
+from gsto_jax.losses import heatmap_loss
+from gsto_jax.oks import rescore, similarity, suppress, suppress_softly
+
+SIGMAS = COCO_KEYPOINTS.sigmas
+
+
+def nhwc(x):
+    return jnp.asarray(x.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("case", ["big", "small"])
+def test_targets(golden, case):
+    arrays = {k.removeprefix(f"target/{case}/"): v for k, v in golden("g1").items()}
+    image, heatmap = (tuple(arrays[k][::-1].tolist()) for k in ("image_wh", "heatmap_wh"))
+    joints, visible = arrays["joints"][..., :2], arrays["joints_vis"][..., 0]
+    targets, weights = encode(joints, visible, image, heatmap, float(arrays["sigma"]))
+    np.testing.assert_array_equal(weights, arrays["target_weight"][..., 0])
+    np.testing.assert_allclose(targets.transpose(0, 3, 1, 2), arrays["target"], atol=1e-6)
+    assert set(np.unique(weights)) == ({1} if case == "big" else {0, 1})
+
+
+def test_decoding(golden):
+    arrays = {k.removeprefix("decode/"): v for k, v in golden("g2").items()}
+    maps = nhwc(arrays["heatmaps"])
+    centre, frame = arrays["center"], 200 * arrays["scale"]
+    plain, values = jax.jit(decode, static_argnums=1)(maps, "none")
+    np.testing.assert_array_equal(plain, arrays["max_preds"])
+    np.testing.assert_array_equal(values, arrays["maxvals"][..., 0])
+    size = maps.shape[1:3]
+    for refinement, key in (("none", "final_preds_no_post"), ("quarter", "final_preds")):
+        joints, _ = decode(maps, refinement)
+        found = to_picture(joints, centre, frame, size)
+        np.testing.assert_allclose(found, arrays[key], rtol=1e-5, atol=1e-3)
+
+
+def test_the_mirror_image(golden):
+    arrays = golden("g2")
+    mirrored, maps = nhwc(arrays["flip/output_flipped_raw"]), nhwc(arrays["decode/heatmaps"])[:1]
+    pairs = arrays["flip/pairs"].tolist()
+    zero = jnp.zeros_like(mirrored)
+    for shift, key in ((False, "flip_back"), (True, "flip_back_shifted")):
+        back = 2 * merge_mirrored(zero, mirrored, pairs, shift)
+        np.testing.assert_array_equal(back.transpose(0, 3, 1, 2), arrays[f"flip/{key}"])
+    merged = merge_mirrored(maps, mirrored, pairs).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(merged, arrays["flip/averaged_with_decode_heatmaps"], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("refinement", "bound"), [("none", 0.51), ("quarter", 0.26), ("dark", 0.01)]
+)
+def test_how_exact_decoding_is(refinement, bound):
+    """Of Gaussians around the joints' true places, which no encoding by whole pixels has."""
+    joints = np.random.default_rng(0).uniform(10, 30, (1, 17, 2))
+    y, x = np.mgrid[:48, :40]
+    squares = (x[..., None] - joints[:, None, None, :, 0]) ** 2
+    squares = squares + (y[..., None] - joints[:, None, None, :, 1]) ** 2
+    found, values = decode(jnp.asarray(np.exp(-squares / 8), jnp.float32), refinement, 2.0)
+    assert np.abs(found - joints).max() < bound
+    assert (np.asarray(values) > 0.9).all()
+
+
+def test_refinements_have_names():
+    with pytest.raises(ValueError, match="use one of none, quarter, dark"):
+        decode(jnp.zeros((1, 4, 4, 1)), "udp")
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("kind", "hardest"), [("mse", 0), ("ohkm8", 8)])
+def test_losses(golden, weighted, kind, hardest):
+    arrays = golden("g3")
+    weights = jnp.asarray(arrays["target_weight"][..., 0]) if weighted else None
+    targets = nhwc(arrays["target"])
+    loss, grad = jax.value_and_grad(heatmap_loss)(nhwc(arrays["output"]), targets, weights, hardest)
+    key = f"{kind}_weighted_{str(weighted).lower()}"
+    np.testing.assert_allclose(loss, arrays[f"{key}/loss"], rtol=1e-6)
+    np.testing.assert_allclose(grad.transpose(0, 3, 1, 2), arrays[f"{key}/grad"], atol=1e-9)
+
+
+def test_similarity_and_suppression(golden):
+    arrays = golden("g4")
+    poses, areas = arrays["f64/keypoints_xyv"], arrays["f64/area"]
+    scores = rescore(poses[..., 2], arrays["f64/box_score"], float(arrays["in_vis_thre_rescore"]))
+    np.testing.assert_allclose(scores, arrays["f64/rescored"], rtol=1e-12)
+    for visible, key in ((None, "oks_iou_row0"), (0.2, "oks_iou_row0_vis02")):
+        found = similarity(poses[0], poses[1:], areas[0], areas[1:], SIGMAS, visible)
+        np.testing.assert_allclose(found, arrays[f"f64/{key}"], rtol=1e-9)
+    for threshold in (0.9, 0.5, 0.3):
+        kept = suppress(poses, scores, areas, SIGMAS, threshold)
+        assert kept == arrays[f"oks_nms_{threshold}/keep"].tolist()
+        soft = suppress_softly(poses, scores, areas, SIGMAS, threshold)
+        assert soft == arrays[f"soft_oks_nms_{threshold}/keep"].tolist()
+    kept = suppress(poses, scores, areas, SIGMAS, 0.5, visible=0.2)
+    assert kept == arrays["oks_nms_0.5_vis0.2/keep"].tolist()
