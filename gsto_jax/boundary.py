@@ -69,7 +69,9 @@ def _near_outline(labels: Array, size: Array) -> Array:
 
 def _in_squares(marks: Array, reach: Array) -> Array:
     """Marks in the square around each pixel, less its last row and column: `h w` int32."""
-    sums = jnp.pad(jnp.cumsum(jnp.cumsum(marks.astype(jnp.int32), 0), 1), ((1, 0), (1, 0)))
+    sums = jnp.pad(
+        jnp.cumsum(jnp.cumsum(marks.astype(jnp.int32), axis=0), axis=1), ((1, 0), (1, 0))
+    )
     for axis, side in enumerate(marks.shape):
         places = jnp.arange(side)
         after = jnp.clip(places + reach, 0, side)
