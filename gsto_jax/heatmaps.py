@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gsto_jax.protocol import mirrored_order
+
 REFINEMENTS = ("none", "quarter", "dark")
 Size = tuple[int, int]
 
@@ -115,10 +117,7 @@ def merge_mirrored(
       shift: moves the second one column to the right: the grids of a picture and its mirror image
         do not meet where the network rounds sizes (the published test does so).
     """
-    order = np.arange(heatmaps.shape[-1])
-    for left, right in pairs:
-        order[left], order[right] = right, left
-    back = mirrored[:, :, ::-1][..., order]
+    back = mirrored[:, :, ::-1][..., mirrored_order(pairs, heatmaps.shape[-1])]
     if shift:
         back = jnp.concatenate([back[:, :, :1], back[:, :, :-1]], axis=2)
     return (heatmaps + back) / 2

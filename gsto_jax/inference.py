@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.metrics import best_class, pixel_counts
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
-from gsto_jax.protocol import Protocol, Round, Size
+from gsto_jax.protocol import Protocol, Round, Size, mirrored_order
 from gsto_jax.resample import enlarge, resample
 from gsto_jax.task import Task, logits, normalize
 
@@ -64,19 +64,12 @@ def view_scores(
     found, *mirrored = logits
     if mirrored:
         # Before they are enlarged, which comes to the same and costs half.
-        order = _mirrored_classes(protocol, found.shape[-1])
+        order = mirrored_order(protocol.flip_pairs, found.shape[-1])
         found = (found + mirrored[0][:, :, ::-1][..., order]) / 2
     size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
     found = materialize(enlarge(found, size, align_corners))
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
     return resample(materialize(scores), taps["back_rows"], taps["back_columns"])
-
-
-def _mirrored_classes(protocol: Protocol, num_classes: int) -> np.ndarray:
-    order = np.arange(num_classes)
-    for left, right in protocol.flip_pairs:
-        order[left], order[right] = right, left
-    return order
 
 
 def stacked_views(

@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -24,6 +23,7 @@ from gsto_jax.config import filled
 from gsto_jax.errors import UserError
 from gsto_jax.inference import score_batch
 from gsto_jax.media import read_image, to_rgb
+from gsto_jax.metrics import best_class
 from gsto_jax.parallel import compiler_options, make_mesh
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
 from gsto_jax.resample import resample
@@ -219,9 +219,7 @@ def _scoring(task: Task, mesh: Mesh) -> Any:
     return jax.jit(partial(score_step, task), compiler_options=compiler_options(mesh))
 
 
-@jax.jit
-def _best(scores: Array) -> Array:
-    return scores.argmax(-1).astype(jnp.uint8)
+_best = jax.jit(best_class)
 
 
 @jax.jit

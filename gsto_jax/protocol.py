@@ -267,6 +267,14 @@ def _require(ok: bool, name: str, value: Any, remedy: str) -> None:
         raise UserError(f"config.eval.{name} is {value!r}: {remedy}")
 
 
+def mirrored_order(pairs: Iterable[Sequence[int]], count: int) -> np.ndarray:
+    """Which of `count` classes or joints each one is in a mirrored picture, where pairs swap."""
+    order = np.arange(count)
+    for left, right in pairs:
+        order[left], order[right] = right, left
+    return order
+
+
 def protocol_of(config: Mapping[str, Any]) -> Protocol:
     """The test protocol that a whole configuration describes (see `gsto_jax.task.task_of`).
 

@@ -1,5 +1,6 @@
 """Architectures as data: HRNet's body by name, and the GSTO switches (paper, section 3.2)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gsto_jax.errors import UserError
@@ -83,7 +84,12 @@ class GSTOSpec:
     @property
     def has_gates(self) -> bool:
         """Whether it gates anything."""
-        return self.gfm or not set(self.gtm) <= {"none", "head_only"}
+        return has_gates(self.gfm, self.gtm)
+
+
+def has_gates(gfm: bool, gtm: Iterable[str]) -> bool:
+    """Whether a network of these settings gates anything (see `GSTOSpec`)."""
+    return gfm or not set(gtm) <= {"none", "head_only"}
 
 
 PLAIN = GSTOSpec(gfm=False, gtm=("none", "none", "none"))

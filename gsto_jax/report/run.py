@@ -11,6 +11,7 @@ from gsto_jax import eval_folder
 from gsto_jax.checkpoint import Record, steps
 from gsto_jax.errors import UserError
 from gsto_jax.eval_folder import Evaluation
+from gsto_jax.models.specs import has_gates
 from gsto_jax.workdir import Workdir
 
 
@@ -57,8 +58,7 @@ class Run:
     @property
     def network(self) -> str:
         """The network in words, such as "GSTO-HRNet-W18-Small-v2"."""
-        kinds = set(self.get("model.gtm", ()))
-        gated = self.get("model.gfm", False) or not kinds <= {"none", "head_only"}
+        gated = has_gates(self.get("model.gfm", False), self.get("model.gtm", ()))
         words = str(self.get("model.variant", "")).split("_")
         variant = "-".join(x if x[:1] == "v" else x.capitalize() for x in words if x)
         return "-".join(filter(None, ["GSTO-HRNet" if gated else "HRNetV2", variant]))
