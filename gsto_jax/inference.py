@@ -69,7 +69,10 @@ def view_scores(
     size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
     found = materialize(enlarge(found, size, align_corners))
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
-    return resample(materialize(scores), taps["back_rows"], taps["back_columns"])
+    back = taps["back_rows"], taps["back_columns"]
+    # Where each is read once, it need not lie in memory first.
+    once = back[0]["index"].shape[-1] == 1
+    return resample(scores if once else materialize(scores), *back)
 
 
 def stacked_views(
@@ -84,7 +87,7 @@ def stacked_views(
       together: the sizes of all pictures that lie on such a canvas.
 
     Returns:
-      For each view its taps, `b n 2`; see `view_scores`.
+      For each view its taps, `b n t`; see `view_scores`.
     """
     rounds = _rounds(protocol, frozenset(together))
     views = [_picture_views(protocol, size, rounds, canvas) for size in sizes]
@@ -126,15 +129,15 @@ def score_batch(
     Returns:
       `b H W k` on the devices, 0 beside the pictures; larger is likelier.
     """
-    network, (begin, show, add) = _network(task, mesh), _programs(task, protocol, mesh)
+    network, (show, begin, add) = _network(task, mesh), _programs(task, protocol, mesh)
     inputs = put_batch({"image": batch["image"]}, mesh)["image"]
     canvas = batch["image"].shape[1:3]
     sizes = [(int(height), int(width)) for height, width in batch["size"]]
-    scores = begin(inputs)
+    scores: Any = None
     for view in stacked_views(protocol, sizes, canvas, together):
         taps = put_batch(view, mesh)
         found = [network(variables, window) for window in show(inputs, taps)]
-        scores = add(scores, found, taps)
+        scores = begin(found, taps) if scores is None else add(scores, found, taps)
     return scores
 
 
@@ -159,21 +162,20 @@ def _programs(task: Task, protocol: Protocol, mesh: Mesh) -> tuple[Any, Any, Any
     split = split_batch(mesh)
     corners = task.config.model.align_corners
 
-    def begin(images: Array) -> Array:
-        dtype = jnp.promote_types(task.config.model.compute_dtype, jnp.float32)
-        return jnp.zeros((*images.shape[:3], task.num_classes), dtype)
-
     def show(images: Array, taps: Mapping[str, Any]) -> list[Array]:
         outside = normalize(task, 255 * jnp.asarray(protocol.pad, jnp.float32)[None, None, None])
         return view_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
 
+    def begin(logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
+        return view_scores(protocol, corners, logits, taps)
+
     def add(scores: Array, logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
-        return scores + view_scores(protocol, corners, logits, taps)
+        return scores + begin(logits, taps)
 
     compiled = partial(jax.jit, out_shardings=split, compiler_options=compiler_options(mesh))
     return (
-        compiled(begin, in_shardings=split),
         compiled(show, in_shardings=split),
+        compiled(begin, in_shardings=split),
         compiled(add, in_shardings=split, donate_argnums=0),
     )
 

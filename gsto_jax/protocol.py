@@ -25,8 +25,8 @@ class Taps:
     """Linear resampling along one axis: `out[n] = sum_t weight[n, t] * x[index[n, t]]`.
 
     Attributes:
-      index: `n 2` int32.
-      weight: `n 2` float32; both 0 where `out` lies outside what is sampled.
+      index: `n t` int32, t 1 or 2.
+      weight: `n t` float32; both 0 where `out` lies outside what is sampled.
     """
 
     index: np.ndarray
@@ -169,16 +169,17 @@ class Protocol:
         found = []
         for scale in self.scales:
             scaled = [self.scaled(size, scale) for size in sizes]
+            taps = 1 if all(self.scaled(size, scale) == size for size in sizes) else 2
             if self._slides(scale):
                 shape = self.crop
                 counts = [
                     len(self._starts(height, 0)) * len(self._starts(width, 1))
                     for height, width in scaled
                 ]
-                found.append(Round(scale, shape, max(counts)))
+                found.append(Round(scale, shape, max(counts), taps))
             else:
                 shape = (max(height for height, _ in scaled), max(width for _, width in scaled))
-                found.append(Round(scale, shape, 1))
+                found.append(Round(scale, shape, 1, taps))
         return found
 
     def views(self, size: Size, rounds: Iterable["Round"]) -> list[View]:
@@ -192,6 +193,7 @@ class Protocol:
                     scaled[n],
                     look.shape[n],
                     self._starts(scaled[n], n) if slides else [0],
+                    look.taps,
                 )
                 for n in (0, 1)
             )
@@ -213,11 +215,12 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Round:
-    """One scale: how many windows of which shape (h, w)."""
+    """One scale: how many windows of which shape (h, w), by how many taps (1: none is scaled)."""
 
     scale: float
     shape: Size
     count: int
+    taps: int
 
 
 def window_starts(length: int, window: int, step: int, edge: str) -> list[int]:
@@ -244,9 +247,14 @@ def linear_taps(source: int, target: int, align_corners: bool = False) -> Taps:
     return Taps(index, np.stack([1 - upper, upper], axis=1))
 
 
-def _axis(source: int, target: int, window: int, starts: Sequence[int]) -> list[tuple[Taps, Taps]]:
+def _axis(
+    source: int, target: int, window: int, starts: Sequence[int], taps: int
+) -> list[tuple[Taps, Taps]]:
     """For each window along an axis: taps into it, and back out of it."""
-    there, back = linear_taps(source, target), linear_taps(target, source)
+    there, back = (
+        Taps(found.index[:, :taps], found.weight[:, :taps])
+        for found in (linear_taps(source, target), linear_taps(target, source))
+    )
     covered = np.zeros(target)
     for start in starts:
         covered[start : start + window] += 1

@@ -15,7 +15,7 @@ AxisTaps = Mapping[str, Any]
 
 
 def resample(x: Array, rows: AxisTaps, columns: AxisTaps) -> Array:
-    """Resamples `b h w c` along both axes by taps `b n 2` and `b m 2`.
+    """Resamples `b h w c` along both axes by taps `b n t` and `b m t`.
 
     Returns:
       `b n m c` in the dtype of `x`.
@@ -50,4 +50,4 @@ def _along(x: Array, taps: AxisTaps, axis: int) -> Array:
         # Not a product alone: what has no weight may be infinite.
         return jnp.where(weight > 0, jnp.take(x, taps["index"][:, t], axis) * weight, 0)
 
-    return tap(0) + tap(1)
+    return sum((tap(t) for t in range(1, taps["index"].shape[1])), tap(0))

@@ -23,18 +23,24 @@ def color_mask(labels: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
     """Colours labels `h w`; those outside the palette (ignored ones) turn grey. `h w 3` uint8."""
     table = np.full((256, 3), IGNORED, np.uint8)
     table[: len(palette)] = palette
-    return np.take(table, labels, axis=0)
+    return _look_up(labels.astype(np.uint8), table)
+
+
+def _look_up(indices: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Rows of a table `256 3` at uint8 `h w`; several times faster than NumPy's own."""
+    return cv2.applyColorMap(indices, np.ascontiguousarray(table[:, None]))
 
 
 def error_map(
     image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignore_label: int = 255
 ) -> np.ndarray:
     """The image in faint grey, wrong pixels red, ignored ones dark. `h w 3` uint8."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    errors = np.repeat((128 + grey // 2)[..., None], 3, axis=-1)
-    errors[(truth != prediction) & (truth != ignore_label)] = WRONG
-    errors[truth == ignore_label] = IGNORED
-    return errors
+    shown = 128 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2
+    shown[truth != prediction] = 0
+    shown[truth == ignore_label] = 1
+    table = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
+    table[0], table[1] = WRONG, IGNORED
+    return _look_up(shown, table)
 
 
 def sample_panel(
@@ -59,7 +65,8 @@ def sample_panel(
       uint8 RGB, at least `4 w` wide.
     """
     counted = truth != ignore_label
-    right = float((truth == prediction)[counted].mean()) if counted.any() else float("nan")
+    total = np.count_nonzero(counted)
+    right = np.count_nonzero((truth == prediction) & counted) / total if total else float("nan")
     tiles = {
         "image": image,
         "truth": color_mask(truth, palette),
@@ -67,7 +74,7 @@ def sample_panel(
         f"errors ({1 - right:.1%} of pixels)": error_map(image, truth, prediction, ignore_label),
     }
     tiled = row([np.vstack([caption(name, t.shape[1]), t]) for name, t in tiles.items()])
-    seen = sum(np.bincount(x.ravel(), minlength=256) for x in (truth, prediction))
+    seen = sum(cv2.calcHist([x], [0], None, [256], [0, 256]) for x in (truth, prediction))
     present = [k for k in np.flatnonzero(seen).tolist() if k < len(classes)]
     legend = _legend([(classes[k], palette[k]) for k in present], tiled.shape[1])
     return np.vstack([tiled, legend])

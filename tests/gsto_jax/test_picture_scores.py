@@ -38,6 +38,7 @@ def test_a_picture_counts_where_it_is_labelled():
 
 PROCESS = """
 import sys
+from pathlib import Path
 import jax
 import numpy as np
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
@@ -49,31 +50,30 @@ for n in range(4):
     if n % 2 == jax.process_index():
         found.add(n, label, prediction, ("sample",) if n else ())
 found.gather()
-print([found.of(n, str(n)) for n in range(4)])
+Path(sys.argv[3]).write_text(str([found.of(n, str(n)) for n in range(4)]))
 """
 
 
-def test_each_of_two_processes_gets_all():
+def test_each_of_two_processes_gets_all(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    # Files, since what connects the processes prints where it likes.
+    files = [tmp_path / str(n) for n in (0, 1)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(n)],
+            [sys.executable, "-c", PROCESS, address, str(n), str(file)],
             cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            text=True,
         )
-        for n in (0, 1)
+        for n, file in enumerate(files)
     ]
-    lines = [process.communicate(timeout=120)[0].splitlines() for process in processes]
-    # Other lines come from what connects them.
-    printed = [line for found in lines for line in found if line.startswith("[PictureScore")]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
     alone = PictureScores(4, 3, 255)
     rng = np.random.default_rng(0)
     for n in range(4):
         alone.add(n, *rng.integers(0, 3, (2, 5, 7), np.uint8), ("sample",) if n else ())
-    assert printed == [str([alone.of(n, str(n)) for n in range(4)])] * 2
+    expected = str([alone.of(n, str(n)) for n in range(4)])
+    assert [file.read_text() for file in files] == [expected] * 2
 
 
 def finish(folder, found, names, step):

@@ -192,15 +192,23 @@ def test_scores_do_not_depend_on_the_batch(network, devices):
 
 
 def test_few_programs_for_many_sizes():
-    """Windows slide over every size by one program a canvas."""
+    """Windows slide over every size by one program a canvas, and one more at scale 1."""
     protocol = Protocol(scales=(0.5, 1.0, 1.75), window="slide", crop=(48, 40))
     sizes = [(h, w) for h in (30, 47, 64) for w in (25, 64)]
+    taps_by_size = {
+        tuple(
+            taps["back_rows"]["index"].shape
+            for taps in stacked_views(protocol, [size], (64, 64), sizes)
+        )
+        for size in sizes
+    }
+    assert len(taps_by_size) == 1, "every picture goes through the same programs"
     shapes = {
         tuple(x.shape for x in jax.tree.leaves(taps))
         for size in sizes
         for taps in stacked_views(protocol, [size], (64, 64), sizes)
     }
-    assert len(shapes) == 1
+    assert len(shapes) == 2
 
 
 @pytest.mark.parametrize(
