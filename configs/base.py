@@ -1,9 +1,9 @@
 """Every setting, its default and what it means; the other files override what differs.
 
-`seed`, `model`, `loss`, `optim`, `train` and `data` decide the result: a run goes on only with the
-values it began with. `name`, `eval`, `run` and, of `data`, `root`, `storage`, `workers`,
-`eval_split`, `test_split`, `eval_size`, `categories`, `instance_sizes` and
-`keypoints.detections` may change from one start to the next.
+`seed`, `model`, `loss`, `optim`, `train`, `data`, `pose.sigma` and `pose.hardest` decide the
+result: a run goes on only with the values it began with. `name`, `eval`, `run`, the rest of `pose`
+and, of `data`, `root`, `storage`, `workers`, `eval_split`, `test_split`, `eval_size`, `categories`,
+`instance_sizes` and `keypoints.detections` may change from one start to the next.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,10 +46,14 @@ def get_config() -> ConfigDict:
     loss.ohem_kept = 43691  # ... or among so many hardest, an image (131072 for three)
 
     config.optim = optim = ConfigDict()
+    optim.kind = "sgd"  # sgd | adam (with PyTorch's other settings)
+    optim.schedule = "poly"  # of the rate: poly | steps
     optim.learning_rate = 0.01  # of step 0
     optim.momentum = 0.9
     optim.weight_decay = 5e-4  # on every parameter, BN and biases included
-    optim.poly_power = 0.9  # rate = learning_rate * (1 - step / steps) ** poly_power
+    optim.milestones = ()  # steps: at each of these shares of the run ...
+    optim.decay = 0.1  # ... the rate is multiplied by this
+    optim.poly_power = 0.9  # poly: rate = learning_rate * (1 - step / steps) ** poly_power
     optim.lr_lag = False  # step n at the rate of step n - 1, as the published training loop does
     optim.warmup_fraction = 0.0  # of the steps, in which the rate rises linearly ...
     optim.warmup_start = 0.1  # ... from this share of it
@@ -81,6 +85,17 @@ def get_config() -> ConfigDict:
     # How many samples show branches and gates too, of one look at the whole picture (Figure 1);
     # -1: all. None where windows slide.
     evaluation.figures = 2
+
+    config.pose = pose = ConfigDict()
+    pose.sigma = 3.0  # of the joints' Gaussians, in pixels of the heatmap
+    pose.hardest = 0  # only so many joints of a person count in the loss, the worst; 0: all
+    # Where a joint lies: none (the largest pixel) | quarter (and a quarter pixel towards its larger
+    # neighbour, as published) | dark (the peak of a fitted Gaussian).
+    pose.refinement = "quarter"
+    pose.flip_shift = True  # eval.flip: moves the mirror image's heatmap by a pixel, as published
+    pose.visible = 0.2  # joints below this score count nothing in a pose's score
+    pose.suppression = "hard"  # of poses that are alike: hard (OKS-NMS) | soft | none
+    pose.similarity = 0.9  # OKS above which two poses are the same person's
 
     config.data = data = ConfigDict()
     data.source = "folder"  # scenes: drawn on the fly | folder: image files | tfds: prepared

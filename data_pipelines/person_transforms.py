@@ -78,7 +78,8 @@ class PersonCrop(grain.transforms.RandomMap):
         Returns:
             image `crop 3` uint8, 0 outside the picture; joints float32 `j 2` in pixels of the
             crop; visible float32 `j`; centre, frame float32 (2,), which lead back to the picture
-            where nothing is random; box, score, image_id, person_id, index as they were.
+            where nothing is random; original_joints float32 `j 2` in pixels of the picture; box,
+            area, score, image_id, person_id, index as they were.
         """
         centre, frame = box_to_frame(element["box"], self.crop, self.padding)
         factor = 1 + self.scale * rng.uniform(-1, 1)
@@ -100,10 +101,12 @@ class PersonCrop(grain.transforms.RandomMap):
         return {
             "image": image,
             "joints": moved.astype(np.float32),
+            "original_joints": element["joints"].astype(np.float32),
             "visible": visible.astype(np.float32),
             "centre": centre.astype(np.float32),
             "frame": frame.astype(np.float32),
             "box": element["box"],
+            "area": np.float32(element["area"]),
             "score": np.float32(element["score"]),
             "image_id": np.int64(element["image_id"]),
             "person_id": np.int64(element["person_id"]),

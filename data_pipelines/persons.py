@@ -45,6 +45,7 @@ class PersonSource:
     split: str
     _records: Prepared = field(init=False)
     _samples: Sequence[tuple[int, Any]] = field(init=False)
+    _left_out: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
         wanted = ("image", "image_id", "annotations")
@@ -56,6 +57,8 @@ class PersonSource:
         samples = self._detected(keypoints.detections) if use_boxes else self._annotated()
         limit = self.config.limit(self.split)
         object.__setattr__(self, "_samples", samples[:limit] if limit else samples)
+        rest = samples[limit:] if limit else []
+        object.__setattr__(self, "_left_out", frozenset(record for record, _ in rest))
 
     def _annotated(self) -> list[tuple[int, Any]]:
         """Record and number of the person in it, for each sample."""
@@ -119,7 +122,8 @@ class PersonSource:
         Returns:
             image: `h w 3` uint8 RGB; joints: float32 `j 2`, x and y in pixels of the image, its
             first pixel's centre at 0; visible: float32 `j`, 1 for a labelled joint; box: float32
-            (4,) x, y, w, h; score: float; image_id, person_id: int (-1 for a detection); index.
+            (4,) x, y, w, h; area: float, of the person in square pixels (a detection's box's);
+            score: float; image_id, person_id: int (-1 for a detection); index.
 
         Raises:
             DataError: the record is damaged, or has another number of joints.
@@ -149,6 +153,7 @@ class PersonSource:
             "joints": keypoints[:, :2],
             "visible": (keypoints[:, 2] > 0).astype(np.float32),
             "box": np.asarray(box, np.float32),
+            "area": float(person.get("area", box[2] * box[3])),
             "score": float(person.get("score", 1.0)),
             "image_id": int(record["image_id"]),
             "person_id": int(person.get("id", -1)),
@@ -161,6 +166,11 @@ class PersonSource:
         for index in range(len(self._records)):
             found += json.loads(self._records[index]["annotations"])
         return found
+
+    def image_ids(self) -> list[int]:
+        """Returns the ids of all pictures of the split, less those with persons left out."""
+        listed = enumerate(self._listed("image_ids"))
+        return [image_id for record, image_id in listed if record not in self._left_out]
 
     def inspect(self, index: int) -> Inspection:
         """Reads a person, and tells which joints are labelled."""

@@ -16,6 +16,8 @@ from gsto_jax.errors import UserError
 from gsto_jax.layers.conv import INITIALIZERS
 from gsto_jax.models.hrnet import HEADS
 from gsto_jax.models.specs import GSTOSpec, variant
+from gsto_jax.pose.heatmaps import REFINEMENTS
+from gsto_jax.pose.oks import SUPPRESSIONS
 
 
 def _require(ok: bool, field: str, value: object, remedy: str) -> None:
@@ -111,19 +113,34 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """SGD and its poly schedule."""
+    """The optimiser and its schedule. See `gsto_jax.optim`."""
 
+    kind: str
+    schedule: str
     learning_rate: float
     momentum: float
     weight_decay: float
     poly_power: float
     lr_lag: bool
+    milestones: tuple[float, ...]
+    decay: float
     warmup_fraction: float
     warmup_start: float
     ema_decay: float
 
     def __post_init__(self) -> None:
         """Raises UserError for values out of range."""
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        _one_of(self.kind, "optim.kind", ("sgd", "adam"))
+        _one_of(self.schedule, "optim.schedule", ("poly", "steps"))
+        _require(
+            all(0 < share < 1 for share in self.milestones)
+            and list(self.milestones) == sorted(self.milestones),
+            "optim.milestones",
+            self.milestones,
+            "give shares of the run between 0 and 1, ascending",
+        )
+        _require(0 < self.decay <= 1, "optim.decay", self.decay, "use a factor above 0, at most 1")
         _require(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "use > 0")
         _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "use [0, 1)")
         _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "use >= 0")
@@ -198,6 +215,28 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoseConfig:
+    """Heatmaps, and what becomes of the joints found in them. See `gsto_jax.pose`."""
+
+    sigma: float
+    hardest: int
+    refinement: str
+    flip_shift: bool
+    visible: float
+    suppression: str
+    similarity: float
+
+    def __post_init__(self) -> None:
+        """Raises UserError for values out of range."""
+        _require(self.sigma > 0, "pose.sigma", self.sigma, "use pixels of the heatmap, above 0")
+        _require(self.hardest >= 0, "pose.hardest", self.hardest, "use 0 (all joints) or more")
+        _one_of(self.refinement, "pose.refinement", REFINEMENTS)
+        _require(0 <= self.visible < 1, "pose.visible", self.visible, "use a score, [0, 1)")
+        _one_of(self.suppression, "pose.suppression", SUPPRESSIONS)
+        _require(0 < self.similarity <= 1, "pose.similarity", self.similarity, "use above 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What changes nothing in the result."""
 
@@ -231,6 +270,7 @@ class Config:
     optim: OptimConfig
     train: TrainConfig
     eval: EvalConfig
+    pose: PoseConfig
     run: RunConfig
 
     def __post_init__(self) -> None:
@@ -262,7 +302,19 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
     return cls(**built)
 
 
-ADDED: dict[str, Any] = {"model": {"head": "v2"}}
+ADDED: dict[str, Any] = {
+    "model": {"head": "v2"},
+    "optim": {"kind": "sgd", "schedule": "poly", "milestones": (), "decay": 0.1},
+    "pose": {
+        "sigma": 3.0,
+        "hardest": 0,
+        "refinement": "quarter",
+        "flip_shift": True,
+        "visible": 0.2,
+        "suppression": "hard",
+        "similarity": 0.9,
+    },
+}
 """What settings were before they could be set, for checkpoints that are older."""
 
 
@@ -296,6 +348,9 @@ _KINDS = {
     "data.eval_size": RUNTIME,
     "name": RUNTIME,
     "eval": RUNTIME,
+    "pose": RUNTIME,
+    "pose.sigma": "optimiser",
+    "pose.hardest": "optimiser",
     "run": RUNTIME,
 }
 

@@ -11,7 +11,7 @@ evaluation.json goes first and comes last: without it the rest may be of two eva
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,13 @@ def finish(
     folder.mkdir(parents=True, exist_ok=True)
     now = {path for picture in pictures for path in drawings(folder, picture).values()}
     for picture in [*_read_pictures(folder), *pictures]:
-        for path in _places(folder, picture.name).values():
+        for path in places(folder, picture.name).values():
             if path not in now:
                 path.unlink(missing_ok=True)
     write_scores(folder / _SCORES, scores, classes)
     matrix = zip(classes, scores.confusion.tolist(), strict=True)
-    _write(folder / _CONFUSION, ["", *classes], ([name, *counts] for name, counts in matrix))
-    _write(folder / _PICTURES, _FIELDS, map(_row, pictures))
+    write_table(folder / _CONFUSION, ["", *classes], ([name, *counts] for name, counts in matrix))
+    write_table(folder / _PICTURES, _FIELDS, map(_row, pictures))
     part = folder / f".{_RECORD}"
     part.write_text(json.dumps(record, indent=2) + "\n")
     part.replace(folder / _RECORD)
@@ -93,8 +93,8 @@ def read(folder: Path) -> Evaluation | None:
     """The evaluation in a folder; None where there is none, or not all of one."""
     try:
         record = json.loads((folder / _RECORD).read_text())
-        (_, *classes), *matrix = _lines(folder / _CONFUSION)
-        header, *rows = _lines(folder / _SCORES)
+        (_, *classes), *matrix = read_table(folder / _CONFUSION)
+        header, *rows = read_table(folder / _SCORES)
         confusion = np.array([[int(n) for n in counts] for _, *counts in matrix], np.int64)
         scores = [(name, _floats(header[1:], values)) for name, *values in rows]
     except (OSError, ValueError, csv.Error):
@@ -110,15 +110,15 @@ def read(folder: Path) -> Evaluation | None:
 
 def drawings(folder: Path, picture: PictureScore) -> dict[str, Path]:
     """The PNGs of a picture, by their kind."""
-    return {k: v for k, v in _places(folder, picture.name).items() if k in picture.drawn}
+    return {k: v for k, v in places(folder, picture.name).items() if k in picture.drawn}
 
 
-def _places(folder: Path, name: str) -> dict[str, Path]:
-    """Where its PNGs would lie; nowhere for a name that leads out of the folder."""
+def places(folder: Path, name: str, kinds: Sequence[str] = KINDS) -> dict[str, Path]:
+    """Where a sample's PNGs would lie; nowhere for a name that leads out of the folder."""
     path = folder / name
     if folder.resolve() not in path.resolve().parents:
         return {}
-    suffixes = {kind: "" if kind == "sample" else f"_{kind}" for kind in KINDS}
+    suffixes = {kind: "" if kind == "sample" else f"_{kind}" for kind in kinds}
     return {kind: path.with_name(f"{path.name}{end}.png") for kind, end in suffixes.items()}
 
 
@@ -141,7 +141,7 @@ def _read_pictures(folder: Path) -> Iterator[PictureScore]:
             PictureScore(
                 name, int(h), int(w), int(labelled), float(accuracy), float(iou), _drawn(drawn)
             )
-            for name, h, w, labelled, accuracy, iou, *drawn in _lines(folder / _PICTURES)[1:]
+            for name, h, w, labelled, accuracy, iou, *drawn in read_table(folder / _PICTURES)[1:]
         ]
     except (OSError, ValueError, csv.Error):
         return
@@ -156,13 +156,15 @@ def _floats(names: Sequence[str], values: Sequence[str]) -> dict[str, float]:
     return {k: float(v or "nan") for k, v in zip(names, values, strict=True)}
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterator[list[object]]) -> None:
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a CSV."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
 
 
-def _lines(path: Path) -> list[list[str]]:
+def read_table(path: Path) -> list[list[str]]:
+    """Reads a CSV."""
     with path.open(newline="") as file:
         return list(csv.reader(file))

@@ -1,29 +1,22 @@
 """A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
 
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import checkpoint, eval_folder, tables
-from gsto_jax import protocol as protocols
+from gsto_jax import checkpoint, tables
 from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.evaluate import Batch, EvalBatches, GetMaps, evaluate
-from gsto_jax.instance_scores import InstanceCounts
-from gsto_jax.metrics import Scores
-from gsto_jax.picture_scores import PictureScores
+from gsto_jax.eval_set import EvalSet, Outcome
 from gsto_jax.task import Task, TrainState, initial_state
 from gsto_jax.train import Hooks, Progress, fit
-from gsto_jax.visualize import PictureWriter
 from gsto_jax.workdir import Workdir
 
 _NOT_OF_THE_SCORE = ("batch_size", "pictures", "figures")
@@ -59,29 +52,6 @@ class MetricWriter(Protocol):
     def flush(self) -> None:
         """Returns when all of it is written."""
         ...
-
-
-@dataclass(frozen=True)
-class EvalSet:
-    """What to evaluate on.
-
-    Attributes:
-      split: its name.
-      size: how many pictures it has.
-      classes: names of the classes.
-      batches: of its pictures; every evaluation iterates over them.
-      protocol: how a picture is looked at.
-      instances: called for each evaluation for what counts instances; returns None if none does.
-      pictures: called for each evaluation with the folder for its pictures.
-    """
-
-    split: str
-    size: int
-    classes: tuple[str, ...]
-    batches: EvalBatches
-    protocol: protocols.Protocol
-    pictures: Callable[[Path], PictureWriter]
-    instances: Callable[[], InstanceCounts | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -206,7 +176,7 @@ class Experiment:
 
     def evaluate(
         self, state: TrainState, data_state: Any = None, stop: Callable[[], bool] = lambda: False
-    ) -> Scores | None:
+    ) -> Outcome | None:
         """Evaluates, and leaves scores and pictures in the run's folder.
 
         Args:
@@ -215,108 +185,64 @@ class Experiment:
           stop: asked after each batch whether to give up.
 
         Returns:
-          The scores, or None if it was stopped.
+          What was found, or None if it was stopped.
         """
-        task, eval_set, step = self.task, self.eval_set, int(state.step)
-        folder = self.workdir.path / f"eval-{eval_set.split}"
-        pictures = eval_set.pictures(folder)
-        by_picture = PictureScores(eval_set.size, task.num_classes, task.ignore_label)
-
-        begun = False
-
-        def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
-            nonlocal begun
-            if not begun and jax.process_index() == 0:
-                eval_folder.begin(folder)  # not before: what is there stays until there is more
-            begun = True
-            drawn = pictures.write(batch, predictions, maps)
-            for n, kinds in drawn.items():
-                height, width = batch["size"][n]
-                whole = batch["label"][n], predictions[n]
-                label, prediction = (x[:height, :width] for x in whole)
-                by_picture.add(int(batch["index"][n]), label, prediction, kinds)
-
-        began = time.perf_counter()
-        scores = evaluate(
-            task,
-            state.variables,
-            eval_set.batches,
-            self.mesh,
-            eval_set.protocol,
-            on_batch,
-            stop,
-            eval_set.instances(),
-            task.config.eval.figures,
-        )
-        pictures.close()
-        if scores is None:
+        step, split = int(state.step), self.eval_set.split
+        folder = self.workdir.path / f"eval-{split}"
+        about = {"step": step, "while_training": data_state is not None}
+        found = self.eval_set.evaluate(self.task, state.variables, self.mesh, folder, about, stop)
+        if found is None:
             return None
-        seconds = time.perf_counter() - began
-        title = (
-            f"{task.config.name}, step {step}, on {eval_set.split}: {eval_set.size} pictures, "
-            f"{eval_set.protocol}, in {seconds:.0f} s"
-        )
-        self.show(tables.score_table(scores, eval_set.classes, title))
-        record = {
-            "step": step,
-            "split": eval_set.split,
-            "pictures": eval_set.size,
-            "protocol": str(eval_set.protocol),
-            "while_training": data_state is not None,
-            "mean_iou": scores.mean_iou,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "mean_accuracy": scores.mean_accuracy,
-            "mean_boundary_iou": scores.mean_boundary_iou,
-            "seconds": seconds,
-        }
-        by_picture.gather()
-        if jax.process_index() == 0:
-            found = [by_picture.of(n, pictures.name(n)) for n in range(eval_set.size)]
-            eval_folder.finish(folder, record, scores, eval_set.classes, found)
-        self.show(f"mean IoU {100 * scores.mean_iou:.2f}")
-        self.show(f"scores      {folder / 'scores.csv'}")
-        self.show(f"pictures    {folder} ({pictures.written} PNGs)")
+        for shown in found.shown:
+            self.show(shown)
         if self.writer is not None:
-            self._write_scores(self.writer, step, scores, pictures)
+            scalars = {f"{split}/{name}": value for name, value in found.scalars.items()}
+            images = {f"{split}/{name}": image[None] for name, image in found.images.items()}
+            self.writer.write_scalars(step, scalars)
+            self.writer.write_images(step, images)
+            self.writer.flush()
         if data_state is not None:
-            self._keep_best(state, data_state, scores)
+            self._keep_best(state, data_state, found.record[self.eval_set.measure])
         # Last: whoever goes on with the run takes this line to mean that all of it is done.
-        self.workdir.write_evaluation(record)
-        return scores
+        self.workdir.write_evaluation(found.record)
+        return found
 
     def _was_evaluated(self, step: int) -> bool:
         wanted = {"step": step, "split": self.eval_set.split, "while_training": True}
         return any(wanted.items() <= line.items() for line in self.workdir.evaluations())
 
-    def _keep_best(self, state: TrainState, data_state: Any, scores: Scores) -> None:
+    def _keep_best(self, state: TrainState, data_state: Any, score: float) -> None:
         folder, step = self.workdir.best, int(state.step)
         scored = {old: self._score(folder / str(old)) for old in checkpoint.steps(folder)}
         before = checkpoint.steps(folder)
         best = max(scored.values(), default=float("-inf"))
-        if not scores.mean_iou > best:  # or it is NaN: nothing was labelled
+        if not score > best:  # or it is NaN: nothing was labelled
             return
         if step in before:  # scored on other pictures
             shutil.rmtree(folder / str(step))
         with Checkpoints(folder, keep=len(before) + 1) as checkpoints:
-            checkpoints.save(state, self._record(data_state, mean_iou=scores.mean_iou))
+            checkpoints.save(state, self._record(data_state, **{self.eval_set.measure: score}))
         for old in before:
             if old != step:
                 shutil.rmtree(folder / str(old))
 
     def _score(self, best: Path) -> float:
-        """Mean IoU of a best checkpoint; minus infinity where it was measured otherwise."""
+        """The score of a best checkpoint; minus infinity where it was measured otherwise."""
         try:
             record = checkpoint.read_record(best)
         except checkpoint.DamagedError as error:
             self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(best)}")
             return float("-inf")
         same = self._measure(record["config"]) == self._measure(self.config)
-        return record["mean_iou"] if same else float("-inf")
+        return record[self.eval_set.measure] if same else float("-inf")
 
     def _measure(self, config: Record) -> Record:
         """The settings that decide a score."""
         chosen = self.defaults["eval"] | config["eval"]
         pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
+        if config["task"] == "pose":
+            pictures |= {"pose": self.defaults["pose"] | config.get("pose", {})}
+            pictures |= {"detections": config["data"]["keypoints"]["detections"]}
         return pictures | {k: v for k, v in chosen.items() if k not in _NOT_OF_THE_SCORE}
 
     def _report(self, progress: Progress) -> None:
@@ -326,19 +252,6 @@ class Experiment:
         self.workdir.write_training(progress.step, values)
         if self.writer is not None:
             self.writer.write_scalars(progress.step, values)
-
-    def _write_scores(
-        self, writer: MetricWriter, step: int, scores: Scores, pictures: PictureWriter
-    ) -> None:
-        values = {"mean_iou": scores.mean_iou, "pixel_accuracy": scores.pixel_accuracy}
-        values["mean_boundary_iou"] = scores.mean_boundary_iou
-        values |= {f"iou/{k}": v for k, v in zip(self.eval_set.classes, scores.iou, strict=True)}
-        split = self.eval_set.split
-        writer.write_scalars(step, {f"{split}/{k}": float(v) for k, v in values.items()})
-        writer.write_images(
-            step, {f"{split}/{name}": image[None] for name, image in pictures.shown.items()}
-        )
-        writer.flush()
 
     def _check_settings(self, record: Record) -> None:
         if record["train_set"] != self.train_set:

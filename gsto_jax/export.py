@@ -38,7 +38,8 @@ from gsto_jax.layers.resize import resize
 from gsto_jax.parallel import compiler_options, make_mesh
 from gsto_jax.predictor import Predictor
 from gsto_jax.protocol import PLAIN, Size
-from gsto_jax.task import logits, normalize, task_of
+from gsto_jax.task import logits, normalize
+from gsto_jax.tasks import task_of
 
 FORMATS = ("jax", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -233,3 +233,35 @@ def heatmap_loss(
     if hardest:
         errors = jax.lax.top_k(errors, hardest)[0]
     return errors.mean()
+
+
+def heatmap_supervision(
+    outputs: Outputs,
+    targets: Array,
+    weights: Array,
+    config: LossConfig,
+    hardest: int = 0,
+    shares: tuple[Array | float, Array | float] = (1.0, 1.0),
+) -> tuple[Array, dict[str, Array]]:
+    """Weighted sum of the heatmap losses of all heads, as `deep_supervision` is of classes.
+
+    The hardest joints alone count in the last head. The others supervise gates, and take every one.
+
+    Args:
+      outputs: of the network, in training.
+      targets: `b h w j` of `gsto_jax.pose.heatmaps.encode`.
+      weights: `b j` of the same.
+      config: the weight of each head.
+      hardest: see `heatmap_loss`.
+      shares: see `deep_supervision`.
+
+    Returns:
+      The sum, and each head's own loss by stage.
+    """
+    losses = {
+        stage: shares[0] * heatmap_loss(heatmaps, targets, weights)
+        for stage, heatmaps in outputs.stage_logits.items()
+    }
+    losses[FINAL] = shares[1] * heatmap_loss(outputs.logits, targets, weights, hardest)
+    by_stage = config.by_stage
+    return jnp.stack([by_stage[stage] * loss for stage, loss in losses.items()]).sum(), losses

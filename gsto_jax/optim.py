@@ -1,5 +1,6 @@
-"""SGD as PyTorch defines it, its learning rates (paper, section 4.3), and averaged parameters."""
+"""SGD and Adam as PyTorch defines them, their learning rates (paper, section 4.3), and averages."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,21 @@ def poly_schedule(
     if not lag:
         return poly
     return lambda count: poly(jnp.maximum(count - 1, 0))
+
+
+def step_schedule(
+    learning_rate: float, steps: int, milestones: Sequence[float], decay: float = 0.1
+) -> optax.Schedule:
+    """Learning rate that falls by a factor at some steps.
+
+    Args:
+      learning_rate: of step 0.
+      steps: of the whole run.
+      milestones: shares of the run after which it falls, each of 0 to 1.
+      decay: the factor.
+    """
+    falls = {round(share * steps): decay for share in milestones}
+    return optax.piecewise_constant_schedule(learning_rate, falls)
 
 
 def with_warmup(schedule: optax.Schedule, steps: int, start: float) -> optax.Schedule:
@@ -52,6 +68,15 @@ def sgd(
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def adam(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """Adam with PyTorch's defaults; weight decay is added to the gradient, as there."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.scale_by_learning_rate(schedule),
     )
 

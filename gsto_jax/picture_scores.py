@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from gsto_jax.metrics import scores
+from gsto_jax.parallel import sum_over_processes
 
 KINDS = ("sample", "branches", "gates")
 """What `gsto_jax.visualize.PictureWriter` may draw of a picture."""
@@ -62,12 +62,7 @@ class PictureScores:
 
     def gather(self) -> None:
         """Brings together what all processes collected; each picture is of one of them."""
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            # As integers: JAX would round float64.
-            parts = np.asarray(multihost_utils.process_allgather(self._table.view(np.uint32)))
-            self._table = parts.view(np.float64).sum(0)
+        self._table = sum_over_processes(self._table)
 
     def of(self, index: int, name: str) -> PictureScore:
         """The scores of a picture, under its name."""

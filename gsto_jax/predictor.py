@@ -27,7 +27,8 @@ from gsto_jax.metrics import best_class
 from gsto_jax.parallel import compiler_options, make_mesh
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
 from gsto_jax.resample import resample
-from gsto_jax.task import Task, score_step, task_of
+from gsto_jax.task import Task, score_step
+from gsto_jax.tasks import task_of
 from gsto_jax.visualize import color_mask
 
 _STRIP = 64  # rows of a picture that are enlarged at a time

@@ -284,7 +284,7 @@ def mirrored_order(pairs: Iterable[Sequence[int]], count: int) -> np.ndarray:
 
 
 def protocol_of(config: Mapping[str, Any]) -> Protocol:
-    """The test protocol that a whole configuration describes (see `gsto_jax.task.task_of`).
+    """The test protocol that a whole configuration describes (see `gsto_jax.tasks.task_of`).
 
     Raises:
       UserError: a setting that cannot work.

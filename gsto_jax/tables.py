@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,15 @@ def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
         names = ", ".join(classes[k] for k in np.flatnonzero(unseen).tolist())
         notes.append(f"Left out of the mean accuracy, having no true pixel: {names}.")
     table.caption = " ".join(notes)
+    return table
+
+
+def pose_table(figures: Mapping[str, float], title: str) -> Table:
+    """The ten figures of COCO keypoints, in percent."""
+    table = Table(title=title, title_justify="left")
+    for column in figures:
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_row(*map(_percent, figures.values()))
     return table
 
 

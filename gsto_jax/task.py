@@ -4,10 +4,9 @@ The steps are pure module-level functions of a `Task`, so that the training loop
 ahead-of-time compilation share them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +23,15 @@ from gsto_jax.metrics import best_class, pixel_counts
 from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import variant
-from gsto_jax.optim import averaged, poly_schedule, sgd, with_warmup
+from gsto_jax.optim import adam, averaged, poly_schedule, sgd, step_schedule, with_warmup
 from gsto_jax.parallel import replicated
 from gsto_jax.resample import enlarge
 
 Batch = dict[str, Array]
 Maps = dict[str, Array]
-TRAIN_INPUTS = ("image", "label", "size")
+Shares = tuple[Array | float, Array | float]
 EVAL_INPUTS = ("image", "label", "size", "mask")
-"""What the steps read of a batch; the rest of it stays on the host."""
+"""What `eval_step` reads of a batch; the rest of it stays on the host."""
 
 
 @struct.dataclass
@@ -77,9 +76,10 @@ def network(config: ModelConfig, num_classes: int) -> HRNet:
 
 @dataclass(frozen=True)
 class Task:
-    """A segmentation task.
+    """A segmentation task; `gsto_jax.pose.task.PoseTask` is one of another kind.
 
     Attributes:
+      train_inputs: what the training step reads of a batch; the rest of it stays on the host.
       config: all settings but the data's.
       num_classes: k.
       ignore_label: label of the pixels that do not count.
@@ -91,6 +91,8 @@ class Task:
     Raises:
       UserError: the configuration switches class weights on, and there are none, or not k.
     """
+
+    train_inputs: ClassVar[tuple[str, ...]] = ("image", "label", "size")
 
     config: Config
     num_classes: int
@@ -124,7 +126,11 @@ class Task:
     def schedule(self) -> optax.Schedule:
         """Learning rate by step."""
         optim = self.config.optim
-        rate = poly_schedule(optim.learning_rate, self.steps, optim.poly_power, optim.lr_lag)
+        first = (optim.learning_rate, self.steps)
+        if optim.schedule == "poly":
+            rate = poly_schedule(*first, optim.poly_power, optim.lr_lag)
+        else:
+            rate = step_schedule(*first, optim.milestones, optim.decay)
         warmup = round(optim.warmup_fraction * self.steps)
         return with_warmup(rate, warmup, optim.warmup_start) if warmup else rate
 
@@ -132,6 +138,8 @@ class Task:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser."""
         optim = self.config.optim
+        if optim.kind == "adam":
+            return adam(self.schedule, optim.weight_decay)
         return sgd(self.schedule, optim.momentum, optim.weight_decay)
 
     @cached_property
@@ -139,27 +147,28 @@ class Task:
         """Shapes and dtypes of the train state."""
         return jax.eval_shape(partial(_first_state, self), abstract_variables(self.model))
 
+    def losses(
+        self, outputs: Outputs, batch: Batch, shares: Shares = (1.0, 1.0)
+    ) -> tuple[Array, dict[str, Array]]:
+        """The loss of a batch, and each head's own by stage (see `deep_supervision`)."""
+        return deep_supervision(
+            outputs,
+            batch["label"],
+            self.config.loss,
+            self.ignore_label,
+            self.config.model.align_corners,
+            self.loss_weights,
+            shares,
+        )
 
-def task_of(config: Mapping[str, Any], steps: int = 1) -> Task:
-    """The task that a whole configuration describes.
-
-    Args:
-      config: all settings as plain values, those of the data too: what a checkpoint keeps.
-      steps: length of the run, for the schedule.
-
-    Raises:
-      UserError: a setting that cannot work.
-    """
-    data = config["data"]
-    return Task(
-        Config.from_dict({name: value for name, value in config.items() if name != "data"}),
-        len(data["classes"]),
-        data["ignore_label"],
-        data["mean"],
-        data["std"],
-        steps,
-        tuple(data["class_weights"]) or None,
-    )
+    def shares(self, parts: Batch) -> Shares:
+        """What each part of a batch counts in `losses`, of inputs `parts b ...`."""
+        settings = (self.num_classes, self.ignore_label, self.loss_weights)
+        counts = jax.vmap(lambda labels: label_weight(labels, *settings))(parts["label"])
+        total = counts.sum()
+        share = counts / jnp.where(total > 0, total, 1)
+        same = jnp.full(share.shape, 1 / len(share))
+        return share, same if self.config.loss.kind == "ohem" else share
 
 
 def abstract_state(task: Task) -> TrainState:
@@ -209,7 +218,7 @@ def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
 
 
 def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-    """One step of SGD.
+    """One step of the optimiser.
 
     With `train.accumulate` the batch passes in that many parts, whose gradients add up to the whole
     batch's, with less memory. BN is what differs: it normalises each part by the part's own
@@ -219,7 +228,8 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
     Args:
       task: what is trained.
       state: before the step.
-      batch: "image" `b h w 3` uint8, "label" `b h w` integers, "size" `b 2` (see `normalize`).
+      batch: `task.train_inputs`: "image" `b h w 3` uint8, "label" `b h w` integers, "size" `b 2`
+        (see `normalize`); or those of a pose.
 
     Returns:
       The state after the step, and scalars: "loss", "loss/stage2" and so on for each head,
@@ -252,24 +262,16 @@ def _gradient(
     params: Any,
     batch_stats: Any,
     batch: Batch,
-    shares: tuple[Array | float, Array | float] = (1.0, 1.0),
+    shares: Shares = (1.0, 1.0),
 ) -> tuple[Any, dict[str, Array], Any]:
-    """Gradient, losses and new running statistics of a batch; `shares` of `deep_supervision`."""
-    images = normalize(task, batch["image"], batch["size"])
+    """Gradient, losses and new running statistics of a batch; `shares` of `Task.losses`."""
+    images = normalize(task, batch["image"], batch.get("size"))
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, updates = task.model.apply(variables, images, train=True, mutable=["batch_stats"])
         assert isinstance(outputs, Outputs)
-        loss, by_stage = deep_supervision(
-            outputs,
-            batch["label"],
-            task.config.loss,
-            task.ignore_label,
-            task.config.model.align_corners,
-            task.loss_weights,
-            shares,
-        )
+        loss, by_stage = task.losses(outputs, batch, shares)
         losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in by_stage.items()}
         return loss, (losses, updates["batch_stats"])
 
@@ -282,12 +284,7 @@ def _accumulate(
 ) -> tuple[Any, dict[str, Array], Any]:
     # Part n is every parts-th picture from n on: of each device's own, so none has to move.
     split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
-    settings = (task.num_classes, task.ignore_label, task.loss_weights)
-    counts = jax.vmap(lambda labels: label_weight(labels, *settings))(split["label"])
-    total = counts.sum()
-    share = counts / jnp.where(total > 0, total, 1)
-    ohem = task.config.loss.kind == "ohem"
-    shares = (share, jnp.full(parts, 1 / parts) if ohem else share)
+    shares = task.shares(split)
 
     def body(carry: Any, part: Any) -> tuple[Any, None]:
         grads, losses, batch_stats = carry
@@ -353,9 +350,13 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
     outputs = _outputs(task, variables, normalize(task, batch["image"], batch["size"]))
     size, corners = batch["image"].shape[1:3], task.config.model.align_corners
     scores = materialize(enlarge(_wide(outputs.logits), size, corners))
+    return scores, explanation(outputs)
+
+
+def explanation(outputs: Outputs) -> Maps:
+    """Maps `b h w` float32 that explain what a network saw; see `score_step`."""
     last = outputs.branches[FINAL]
     maps = {f"branch/{n}": x.astype(jnp.float32).mean(-1) for n, x in enumerate(last)}
-    maps |= {
+    return maps | {
         f"gate/{name}": gate[..., 0].astype(jnp.float32) for name, gate in outputs.gates.items()
     }
-    return scores, maps

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from gsto_jax.errors import TrainingError
 from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
-from gsto_jax.task import TRAIN_INPUTS, Task, TrainState, train_step
+from gsto_jax.task import Task, TrainState, train_step
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def fit(
                 hooks.save(state)
             break
         waited += time.perf_counter() - before
-        state, scalars = step_fn(state, put_batch({k: batch[k] for k in TRAIN_INPUTS}, mesh))
+        state, scalars = step_fn(state, put_batch({k: batch[k] for k in task.train_inputs}, mesh))
         # The host prepares one batch ahead of the device, never more.
         _check_finite(previous, step - 1)
         previous = scalars

@@ -1,22 +1,17 @@
 """Pictures of predictions (needs OpenCV, from the `train` extra)."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from gsto_jax.canvas import GAP, PAPER, STRIP, Color, caption, row, write_image, write_text
+from gsto_jax.canvas import GAP, PAPER, STRIP, Color, caption, row, write_text
 from gsto_jax.figures import branch_figure, gate_figure
+from gsto_jax.png_writer import PngWriter
 
 IGNORED: Color = (90, 90, 90)
 WRONG: Color = (230, 40, 40)
-_SHOWN = 4
-_WAITING = 16
-"""How many PNGs may wait to be written: they hold memory."""
 
 
 def color_mask(labels: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
@@ -98,11 +93,11 @@ def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndar
     return dict(zip(("image", "truth", "prediction", "errors"), tiles, strict=True))
 
 
-class PictureWriter:
-    """Writes what an evaluation saw as PNGs, up to a limit, while the evaluation goes on.
+class PictureWriter(PngWriter):
+    """Writes what an evaluation saw of whole pictures: `NAME.png` is the panel of a picture.
 
-    `NAME.png` is the panel of a picture. The first ones also get `NAME_branches.png` and, with a
-    gated network, `NAME_gates.png` (see `gsto_jax.figures`).
+    The first ones also get `NAME_branches.png` and, with a gated network, `NAME_gates.png` (see
+    `gsto_jax.figures`).
 
     Args:
       folder: where to.
@@ -124,91 +119,41 @@ class PictureWriter:
         figures: int,
         name: Callable[[int], str],
     ) -> None:
-        self.folder, self.classes, self.palette = folder, classes, palette
-        self.ignore_label, self.name = ignore_label, name
-        self.limit, self.figures = limit, figures
-        self.written, self.seen = 0, 0
-        self.shown: dict[str, np.ndarray] = {}
-        """The first few pictures written, `h w 3`, by "kind/number": for TensorBoard."""
-        self._threads = ThreadPoolExecutor(4)
-        self._waiting: deque[Future[None]] = deque()
+        super().__init__(folder, limit, figures, name)
+        self.classes, self.palette, self.ignore_label = classes, palette, ignore_label
 
-    def write(
-        self,
-        batch: Mapping[str, np.ndarray],
-        predictions: np.ndarray,
-        maps: Callable[[], Mapping[str, np.ndarray]],
-    ) -> dict[int, tuple[str, ...]]:
-        """Writes the pictures of a batch ("image", "label", "size", "index", "mask").
-
-        Args:
-          batch: of whole pictures, in the top left corner each.
-          predictions: `b h w`.
-          maps: returns those of `gsto_jax.task.eval_step`, or none; called only to show them.
-
-        Returns:
-          By the place in the batch of those that count: what was written, of "sample", "branches"
-          and "gates".
-
-        Raises:
-          ValueError: a name that leads out of the folder.
-          OSError: an earlier PNG could not be written.
-        """
-        maps, drawn = cache(maps), {}
-        for n in np.flatnonzero(batch["mask"]).tolist():
-            pictures = dict(self._pictures(batch, predictions, maps, n))
-            path = self._path(self.name(int(batch["index"][n])))
-            for kind, picture in pictures.items():
-                suffix = "" if kind == "sample" else f"_{kind}"
-                self._write(path.with_name(f"{path.name}{suffix}.png"), picture)
-                self.written += 1
-                if self.seen < _SHOWN:
-                    self.shown[f"{kind}/{self.seen}"] = picture
-            self.seen += 1
-            drawn[n] = tuple(pictures)
-        return drawn
-
-    def close(self) -> None:
-        """Returns when all PNGs are written. Raises OSError if that failed."""
-        self._threads.shutdown()
-        while self._waiting:
-            self._waiting.popleft().result()
-
-    def _write(self, path: Path, picture: np.ndarray) -> None:
-        self._waiting.append(self._threads.submit(write_image, path, picture))
-        if len(self._waiting) > _WAITING:
-            self._waiting.popleft().result()
-
-    def _pictures(
+    def draw(
         self,
         batch: Mapping[str, np.ndarray],
         predictions: np.ndarray,
         maps: Callable[[], Mapping[str, np.ndarray]],
         n: int,
     ) -> Iterator[tuple[str, np.ndarray]]:
+        """See `PngWriter.draw`; of "image", "label" and "size", and predictions `b h w`."""
         height, width = batch["size"][n].tolist()
         image, label, prediction = (
             x[n, :height, :width] for x in (batch["image"], batch["label"], predictions)
         )
         look = (self.classes, self.palette, self.ignore_label)
-        if self.seen < self.limit or self.limit < 0:
+        if self.is_drawn:
             yield "sample", sample_panel(image, label, prediction, *look)
-        shown = maps() if self.seen < self.figures or self.figures < 0 else {}
+        shown = maps() if self.is_explained else {}
         if shown:
             canvas = predictions.shape[1:3]
             of_picture = {
                 name: values[n][_share(values.shape[1:3], (height, width), canvas)]
                 for name, values in shown.items()
             }
-            yield "branches", branch_figure(image, of_picture)
-            if any(name.startswith("gate/") for name in of_picture):
-                yield "gates", gate_figure(image, of_picture)
+            yield from explanations(image, of_picture)
 
-    def _path(self, name: str) -> Path:
-        path = self.folder / name
-        if self.folder.resolve() not in path.resolve().parents:
-            raise ValueError(f"the picture {path} would lie outside {self.folder}")
-        return path
+
+def explanations(
+    image: np.ndarray, maps: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The figures of "branches" and, of a gated network, "gates"."""
+    yield "branches", branch_figure(image, maps)
+    if any(name.startswith("gate/") for name in maps):
+        yield "gates", gate_figure(image, maps)
 
 
 def _share(shape: Sequence[int], size: Sequence[int], canvas: Sequence[int]) -> tuple[slice, ...]:

@@ -7,13 +7,16 @@ import jax
 from ml_collections import ConfigDict
 
 from configs import base
-from data_pipelines import DataConfig, EvalBatches, Source, make_source
+from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
 from gsto_jax import checkpoint
 from gsto_jax.errors import UserError
-from gsto_jax.experiment import EvalSet
+from gsto_jax.eval_set import EvalSet
 from gsto_jax.instance_scores import InstanceCounts
+from gsto_jax.pose.eval_set import PoseSet
 from gsto_jax.protocol import protocol_of
-from gsto_jax.task import Task, task_of
+from gsto_jax.segmentation_set import SegmentationSet
+from gsto_jax.task import Task
+from gsto_jax.tasks import task_of
 from gsto_jax.visualize import PictureWriter
 from gsto_jax.workdir import Workdir, existing
 from modes.terminal import plain_values
@@ -26,16 +29,32 @@ def read_settings(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
     """Checks all settings. Raises UserError or DataError for what cannot work."""
     values = plain_values(config)
     task = task_of(values)
-    if task.config.task == "pose":
-        raise UserError(
-            f"{task.config.name} is a pose task, for which there is no network yet: its data can "
-            "be prepared and audited"
-        )
     return task, DataConfig(**values["data"]), values
 
 
 def make_eval_set(task: Task, data: DataConfig, values: Values) -> tuple[EvalSet, Source]:
-    """The split to evaluate on, and its pictures."""
+    """The split to evaluate on, and its pictures or persons."""
+    if task.config.task == "pose":
+        return make_pose_set(task, data)
+    return make_segmentation_set(task, data, values)
+
+
+def make_pose_set(task: Task, data: DataConfig) -> tuple[PoseSet, PersonSource]:
+    """The persons to evaluate on."""
+    source = make_source(data, data.eval_split)
+    assert isinstance(source, PersonSource) and data.keypoints is not None
+    host, hosts = jax.process_index(), jax.process_count()
+    batches = EvalBatches(data, source, task.config.eval.batch_size // hosts, host, hosts)
+    detections = Path(data.keypoints.detections).name
+    boxes = f"detector boxes {detections}" if detections else "ground-truth boxes"
+    truth = source.annotations(), source.image_ids()
+    return PoseSet(data.eval_split, len(source), boxes, batches, *truth, source.name), source
+
+
+def make_segmentation_set(
+    task: Task, data: DataConfig, values: Values
+) -> tuple[SegmentationSet, Source]:
+    """The labelled pictures to evaluate on."""
     chosen, protocol = task.config.eval, protocol_of(values)
     source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
 
@@ -53,7 +72,8 @@ def make_eval_set(task: Task, data: DataConfig, values: Values) -> tuple[EvalSet
         return InstanceCounts(data.categories, sizes, ids) if data.categories else None
 
     name, count = data.eval_split, len(source)
-    return EvalSet(name, count, data.classes, batches, protocol, pictures, instances), source
+    look = (data.classes, batches, protocol, pictures, instances)
+    return SegmentationSet(name, count, *look), source
 
 
 def run_folder(args: Any) -> tuple[Workdir, list[Path]]:

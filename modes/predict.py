@@ -17,7 +17,7 @@ from gsto_jax.parallel import use_compilation_cache
 from gsto_jax.prediction_files import EXPLAINING, Input, PredictionWriter, find_inputs
 from gsto_jax.predictor import Prediction, Predictor
 from gsto_jax.protocol import protocol_of
-from gsto_jax.task import task_of
+from gsto_jax.tasks import task_of
 from modes.common import DEFAULTS
 from modes.terminal import make_console
 

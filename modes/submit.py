@@ -10,7 +10,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.evaluate import evaluate as evaluate_network
 from gsto_jax.experiment import load_for_evaluation
 from gsto_jax.submission import SubmissionWriter, label_ids
-from modes.common import make_eval_set, read_settings, run_folder
+from modes.common import make_segmentation_set, read_settings, run_folder
 from modes.terminal import make_show
 
 
@@ -26,7 +26,7 @@ def run(args: Any) -> None:
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
     mesh = parallel.make_mesh()
     parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
-    eval_set, source = make_eval_set(task, data, values)
+    eval_set, source = make_segmentation_set(task, data, values)
     path = workdir.path / f"submission-{data.test_split}.zip"
     names = list(map(source.name, range(len(source))))
     ids = data.id_map or [(k, k) for k in range(task.num_classes)]

@@ -1,16 +1,17 @@
 """A run's folder stays complete and true, however the run was made and ended."""
 
+import contextlib
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gsto_jax import UserError, checkpoint, eval_folder, experiment
-from gsto_jax.experiment import EvalSet, Experiment
+from gsto_jax import UserError, checkpoint, eval_folder, segmentation_set
+from gsto_jax.experiment import Experiment
 from gsto_jax.metrics import scores
 from gsto_jax.protocol import PLAIN
+from gsto_jax.segmentation_set import SegmentationSet
 from gsto_jax.workdir import Workdir
 from tests.gsto_jax.test_checkpoint import MESH, TASK, assert_same, save, state_at
 from tests.gsto_jax.test_train import make_task, values
@@ -32,6 +33,12 @@ class Position:
         return {"batches": 7}
 
 
+class NoPictures(contextlib.nullcontext):
+    """A writer of pictures that never gets one."""
+
+    name, written, shown = str, 0, {}
+
+
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """An experiment in `tmp_path/NAME` whose evaluations have the mean IoUs in `ious`."""
@@ -45,15 +52,14 @@ def make(tmp_path, monkeypatch):
         wrong = round(1000 * (1 - iou))
         return scores(np.array([[1000 - wrong, wrong], [0, 0]]))
 
-    monkeypatch.setattr(experiment, "evaluate", fixed)
+    monkeypatch.setattr(segmentation_set, "evaluate", fixed)
 
     def build(name="run", task=TASK, train_set=SET, **changes):
         config = json.loads(json.dumps(values()))
         for field, value in changes.items():
             section, _, key = field.partition("__")
             config[section][key] = value
-        pictures = SimpleNamespace(write=None, close=lambda: None, name=str, written=0, shown={})
-        eval_set = EvalSet("val", 4, ("a", "b"), [], PLAIN, lambda folder: pictures)
+        eval_set = SegmentationSet("val", 4, ("a", "b"), [], PLAIN, NoPictures)
         shown = []
         made = Experiment(
             task,

@@ -22,7 +22,8 @@ from gsto_jax.checkpoint import Checkpoints
 from gsto_jax.export import PLATFORMS, export, random_batches, verify
 from gsto_jax.parallel import make_mesh
 from gsto_jax.predictor import Predictor
-from gsto_jax.task import initial_state, task_of
+from gsto_jax.task import initial_state
+from gsto_jax.tasks import task_of
 from tests.gsto_jax.test_train import values
 
 ROOT = Path(__file__).parents[2]

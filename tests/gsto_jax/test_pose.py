@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import COCO_KEYPOINTS
-from gsto_jax.heatmaps import decode, encode, merge_mirrored, to_picture
 from gsto_jax.losses import heatmap_loss
-from gsto_jax.oks import rescore, similarity, suppress, suppress_softly
+from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
+from gsto_jax.pose.oks import rescore, similarity, suppress, suppress_softly
 
 SIGMAS = COCO_KEYPOINTS.sigmas
 

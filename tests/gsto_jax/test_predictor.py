@@ -16,7 +16,8 @@ from gsto_jax.parallel import make_mesh
 from gsto_jax.prediction_files import KINDS, PredictionWriter, find_inputs
 from gsto_jax.predictor import Prediction, Predictor
 from gsto_jax.protocol import linear_taps, protocol_of
-from gsto_jax.task import initial_state, score_step, task_of
+from gsto_jax.task import initial_state, score_step
+from gsto_jax.tasks import task_of
 from tests.gsto_jax.test_train import values
 
 MESH = make_mesh(jax.devices()[:1])

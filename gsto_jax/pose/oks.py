@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SUPPRESSIONS = ("hard", "soft", "none")
+
 
 def similarity(
     pose: np.ndarray,

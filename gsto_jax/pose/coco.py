@@ -1,0 +1,127 @@
+"""Poses as COCO's benchmark takes and scores them (needs pycocotools, from the `train` extra)."""
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gsto_jax.config import PoseConfig
+from gsto_jax.errors import UserError
+from gsto_jax.pose.estimate import Poses
+from gsto_jax.pose.oks import rescore, suppress, suppress_softly
+
+FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+"""Average precision and recall over similarities 0.5 to 0.95, at 0.5 and 0.75, and of persons of
+medium and large area."""
+PERSON = 1
+Annotation = Mapping[str, Any]
+
+
+def results(
+    poses: Poses, sigmas: Sequence[float], config: PoseConfig, suppresses: bool = True
+) -> list[dict[str, Any]]:
+    """Poses in the benchmark's form, rescored, less those that say the same.
+
+    Args:
+      poses: of a set.
+      sigmas: deviation of each joint in the similarity.
+      config: how poses are scored and which are the same.
+      suppresses: False keeps all of them, in the order of the set.
+
+    Returns:
+      A list of image_id, category_id, keypoints (x, y, score for each joint) and score.
+    """
+    scores = rescore(poses.joints[..., 2], poses.box_scores, config.visible)
+    kept: Iterable[int] = range(len(scores))
+    if suppresses and config.suppression != "none":
+        kept = []
+        alike = suppress if config.suppression == "hard" else suppress_softly
+        for image in dict.fromkeys(poses.image_ids.tolist()):
+            ours = np.flatnonzero(poses.image_ids == image)
+            of_image = (poses.joints[ours], scores[ours], poses.areas[ours])
+            kept += ours[alike(*of_image, sigmas, config.similarity)].tolist()
+    return [
+        {
+            "image_id": int(poses.image_ids[n]),
+            "category_id": PERSON,
+            "keypoints": poses.joints[n].ravel().round(4).tolist(),
+            "score": float(scores[n]),
+        }
+        for n in kept
+    ]
+
+
+def evaluate_coco(
+    found: Sequence[Mapping[str, Any]],
+    annotations: Sequence[Annotation],
+    image_ids: Iterable[int],
+    sigmas: Sequence[float],
+) -> dict[str, float]:
+    """Scores poses by pycocotools, the benchmark's own evaluation.
+
+    Args:
+      found: of `results`.
+      annotations: of the set, as published.
+      image_ids: of all its pictures, those without a person too.
+      sigmas: see `results`.
+
+    Returns:
+      `FIGURES` by name, 0 to 1; NaN where no person of that area is labelled.
+
+    Raises:
+      UserError: a pose has another number of joints than the annotations.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    people = [_complete(person, n) for n, person in enumerate(annotations, 1)]
+    joints = {len(person["keypoints"]) for person in (*people, *found)}
+    if not joints <= {3 * len(sigmas)}:
+        raise UserError(
+            f"persons have {sorted(n // 3 for n in joints)} joints, and there are {len(sigmas)} "
+            "config.data.keypoints.sigmas: give one for each joint"
+        )
+    truth = COCO()
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": int(image)} for image in sorted(set(image_ids))],
+        "annotations": people,
+        "categories": [{"id": PERSON, "name": "person"}],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        # It takes no empty list; a pose without score changes nothing.
+        nothing = {"image_id": truth.dataset["images"][0]["id"], "category_id": PERSON}
+        nothing |= {"keypoints": [0.0] * 3 * len(sigmas), "score": 0.0}
+        ours = truth.loadRes([dict(pose) for pose in found] or [nothing])
+        judge = COCOeval(truth, ours, "keypoints")
+        judge.params.kpt_oks_sigmas = np.asarray(sigmas, float)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    values = np.where(np.asarray(judge.stats) < 0, np.nan, judge.stats)
+    return dict(zip(FIGURES, map(float, values), strict=True))
+
+
+def _complete(person: Annotation, number: int) -> dict[str, Any]:
+    """With what the evaluation reads and some files lack."""
+    visible = sum(v > 0 for v in person["keypoints"][2::3])
+    return {"iscrowd": 0, "num_keypoints": visible, "category_id": PERSON, **person, "id": number}
+
+
+def write_results(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the benchmark's JSON; a path that ends in .zip becomes its archive, for the server."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    text = json.dumps(found)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{path.stem}.json", text)
+    else:
+        part.write_text(text)
+    part.replace(path)

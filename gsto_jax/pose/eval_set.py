@@ -1,0 +1,146 @@
+"""An evaluation of a pose network from start to end, and what it leaves."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gsto_jax.eval_set import Outcome, Record
+from gsto_jax.parallel import sum_over_processes
+from gsto_jax.pose import folder as pose_folder
+from gsto_jax.pose.coco import FIGURES, evaluate_coco, results
+from gsto_jax.pose.estimate import Batch, GetMaps, estimate
+from gsto_jax.pose.folder import PersonScore
+from gsto_jax.pose.oks import similarity
+from gsto_jax.pose.pictures import KINDS, PoseWriter
+from gsto_jax.pose.task import PoseTask
+from gsto_jax.tables import pose_table
+from gsto_jax.task import Task
+
+
+@dataclass(frozen=True)
+class PoseSet:
+    """Persons cut out of pictures; an `EvalSet`.
+
+    Attributes:
+      split: its name.
+      size: how many persons it has.
+      boxes: whose boxes they are seen in, in words: true ones or a detector's.
+      batches: of its persons; every evaluation iterates over them.
+      annotations: of its pictures, as published.
+      image_ids: of its pictures, those without a person too.
+      name: file name, less ".png", of the person of an index.
+      measure: the score that tells which checkpoint is best.
+    """
+
+    split: str
+    size: int
+    boxes: str
+    batches: Iterable[Batch]
+    annotations: Sequence[Mapping[str, Any]]
+    image_ids: Sequence[int]
+    name: Callable[[int], str]
+    measure: str = "AP"
+
+    def evaluate(
+        self,
+        task: Task,
+        variables: Any,
+        mesh: Mesh,
+        folder: Path,
+        about: Record,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome | None:
+        """See `EvalSet.evaluate`."""
+        assert isinstance(task, PoseTask)
+        table = np.zeros((self.size, 2 + len(KINDS)))  # labelled joints, similarity, what is drawn
+        begun = False
+        began = time.perf_counter()
+
+        def on_batch(batch: Batch, joints: np.ndarray, maps: GetMaps) -> None:
+            nonlocal begun
+            if not begun and jax.process_index() == 0:
+                pose_folder.begin(folder)  # not before: what is there stays until there is more
+            begun = True
+            for n, kinds in pictures.write(batch, joints, maps).items():
+                drawn = (kind in kinds for kind in KINDS)
+                table[batch["index"][n]] = *_met(task, batch, joints, n), *drawn
+
+        with PoseWriter(folder, task, self.name) as pictures:
+            poses = estimate(task, variables, self.batches, self.size, mesh, on_batch, stop)
+        if poses is None:
+            return None
+        table = sum_over_processes(table)
+        seconds = time.perf_counter() - began
+        wanted = set(self.image_ids)
+        found = [
+            pose
+            for pose in results(poses, task.sigmas, task.config.pose)
+            if pose["image_id"] in wanted
+        ]
+        truth = [person for person in self.annotations if person["image_id"] in wanted]
+        figures = evaluate_coco(found, truth, self.image_ids, task.sigmas)
+        look = f"{self.boxes}{protocol(task)}"
+        record = about | {
+            "split": self.split,
+            "pictures": len(self.image_ids),
+            "persons": self.size,
+            "boxes": self.boxes,
+            "protocol": look,
+            **figures,
+            "seconds": seconds,
+        }
+        if jax.process_index() == 0:
+            persons = [
+                PersonScore(
+                    self.name(n),
+                    int(poses.image_ids[n]),
+                    int(table[n, 0]),
+                    float(table[n, 1]) if table[n, 0] else float("nan"),
+                    float(poses.joints[n, :, 2].mean()),
+                    float(poses.box_scores[n]),
+                    tuple(kind for kind, was in zip(KINDS, table[n, 2:], strict=True) if was),
+                )
+                for n in range(self.size)
+            ]
+            pose_folder.finish(folder, record, persons, found)
+        title = (
+            f"{task.config.name}, step {about['step']}, on {self.split}: {self.size} persons in "
+            f"{len(self.image_ids)} pictures, {look}, in {seconds:.0f} s"
+        )
+        shown = (
+            pose_table(figures, title),
+            f"AP {100 * figures['AP']:.2f} ({self.boxes})",
+            f"scores      {folder / 'scores.csv'}",
+            f"results     {folder / pose_folder.RESULTS}",
+            f"pictures    {folder} ({pictures.written} PNGs)",
+        )
+        scalars = {name: figures[name] for name in FIGURES if np.isfinite(figures[name])}
+        return Outcome(record, shown, scalars, pictures.shown)
+
+
+def protocol(task: PoseTask) -> str:
+    """How persons are looked at, in words that follow those of their boxes."""
+    pose = task.config.pose
+    words = []
+    if task.config.eval.flip:
+        words.append("flip" + (" shifted" if pose.flip_shift else ""))
+    words.append({"none": "argmax", "quarter": "quarter pixel", "dark": "DARK"}[pose.refinement])
+    if pose.suppression != "none":
+        soft = "soft " if pose.suppression == "soft" else ""
+        words.append(f"{soft}OKS-NMS {pose.similarity:g}")
+    return "".join(f" + {word}" for word in words)
+
+
+def _met(task: PoseTask, batch: Batch, joints: np.ndarray, n: int) -> tuple[float, float]:
+    """How many joints of a person are labelled, and how alike what was found is to them."""
+    visible, area = batch["visible"][n], batch["area"][n]
+    labelled = float((visible > 0).sum())
+    truth = np.concatenate([batch["original_joints"][n], visible[:, None]], -1)
+    alike = similarity(joints[n], truth[None], area, area[None], task.sigmas, visible=0)
+    return labelled, float(alike[0])

@@ -1,0 +1,145 @@
+"""What an evaluation of poses leaves in a run's eval-SPLIT/: all of it is of one evaluation.
+
+scores.csv        the ten figures of COCO
+persons.csv       by person: similarity to the truth, scores; which PNGs there are
+results.json      poses in the benchmark's form, as they were scored
+evaluation.json   step, split, boxes, protocol, scores: the line of evaluations.jsonl
+NAME.png ...      see `gsto_jax.pose.pictures.PoseWriter`
+
+evaluation.json goes first and comes last: without it the rest may be of two evaluations.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gsto_jax import eval_folder
+from gsto_jax.pose.coco import FIGURES, write_results
+from gsto_jax.pose.pictures import KINDS
+
+_RECORD, _SCORES, _PERSONS, RESULTS = (
+    "evaluation.json",
+    "scores.csv",
+    "persons.csv",
+    "results.json",
+)
+_FIELDS = ("name", "image_id", "labelled_joints", "similarity", "joint_score", "box_score", *KINDS)
+
+
+@dataclass(frozen=True)
+class PersonScore:
+    """How a person was met.
+
+    Attributes:
+      name: of the sample.
+      image_id: of its picture.
+      labelled: how many joints are labelled.
+      similarity: OKS to the truth over those; NaN without any.
+      joint_score: mean of the joints' scores.
+      box_score: of the box; 1 for true boxes.
+      drawn: kinds of PNGs there are.
+    """
+
+    name: str
+    image_id: int
+    labelled: int
+    similarity: float
+    joint_score: float
+    box_score: float
+    drawn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PoseEvaluation:
+    """An evaluation, read back: its folder, record, and persons in the order of the set."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    persons: tuple[PersonScore, ...]
+
+
+def begin(folder: Path) -> None:
+    """Says that what lies in a folder is no longer of one evaluation."""
+    for name in (_RECORD, _SCORES, RESULTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def finish(
+    folder: Path,
+    record: Mapping[str, Any],
+    persons: Sequence[PersonScore],
+    results: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes all but the PNGs, and removes those of earlier evaluations.
+
+    Args:
+      folder: where to; made if need be.
+      record: of the evaluation, the ten figures among it.
+      persons: of the set, in its order.
+      results: of `gsto_jax.pose.coco.results`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    now = {path for person in persons for path in drawings(folder, person).values()}
+    for person in [*_read_persons(folder), *persons]:
+        for path in eval_folder.places(folder, person.name, KINDS).values():
+            if path not in now:
+                path.unlink(missing_ok=True)
+    figures = [[name, f"{record[name]:.6f}"] for name in FIGURES]
+    eval_folder.write_table(folder / _SCORES, ["figure", "value"], figures)
+    eval_folder.write_table(folder / _PERSONS, _FIELDS, map(_row, persons))
+    write_results(folder / RESULTS, results)
+    part = folder / f".{_RECORD}"
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.replace(folder / _RECORD)
+
+
+def read(folder: Path) -> PoseEvaluation | None:
+    """The evaluation in a folder; None where there is none, or not all of one."""
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or not {*FIGURES} <= record.keys():
+        return None
+    return PoseEvaluation(folder, record, tuple(_read_persons(folder)))
+
+
+def drawings(folder: Path, person: PersonScore) -> dict[str, Path]:
+    """The PNGs of a person, by their kind."""
+    found = eval_folder.places(folder, person.name, KINDS)
+    return {kind: path for kind, path in found.items() if kind in person.drawn}
+
+
+def _row(person: PersonScore) -> list[object]:
+    numbers = (person.similarity, person.joint_score, person.box_score)
+    return [
+        person.name,
+        person.image_id,
+        person.labelled,
+        *(f"{value:.6f}" for value in numbers),
+        *(int(kind in person.drawn) for kind in KINDS),
+    ]
+
+
+def _read_persons(folder: Path) -> Iterator[PersonScore]:
+    """Those that persons.csv lists; none where it is missing or damaged."""
+    try:
+        rows = eval_folder.read_table(folder / _PERSONS)[1:]
+        found = [
+            PersonScore(
+                name,
+                int(image),
+                int(labelled),
+                float(alike),
+                float(joint_score),
+                float(box_score),
+                tuple(kind for kind, flag in zip(KINDS, drawn, strict=True) if int(flag)),
+            )
+            for name, image, labelled, alike, joint_score, box_score, *drawn in rows
+        ]
+    except (OSError, ValueError, TypeError, csv.Error):
+        return
+    yield from found

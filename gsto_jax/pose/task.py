@@ -1,0 +1,111 @@
+"""What pose networks are trained on, and how they see persons in a test."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from gsto_jax.errors import UserError
+from gsto_jax.losses import heatmap_supervision
+from gsto_jax.models.hrnet import Outputs
+from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
+from gsto_jax.task import Batch, Maps, Shares, Task, explanation, normalize
+
+
+@dataclass(frozen=True)
+class PoseTask(Task):
+    """Joints of persons that are cut out of pictures. See `Task` for the other attributes.
+
+    Attributes:
+      num_classes: j, how many joints.
+      joints: their names.
+      flip_pairs: joints that change places in a mirrored picture.
+      skeleton: pairs of joints to draw a line between.
+      sigmas: deviation of each joint in the object keypoint similarity.
+
+    Raises:
+      UserError: more hard joints are asked for than there are.
+    """
+
+    train_inputs: ClassVar[tuple[str, ...]] = ("image", "joints", "visible")
+
+    joints: tuple[str, ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("joints", "sigmas"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("flip_pairs", "skeleton"):
+            object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
+        if self.config.pose.hardest > len(self.joints):
+            raise UserError(
+                f"config.pose.hardest is {self.config.pose.hardest}, of {len(self.joints)} joints: "
+                "use at most as many, or 0 for all"
+            )
+
+    def losses(
+        self, outputs: Outputs, batch: Batch, shares: Shares = (1.0, 1.0)
+    ) -> tuple[Array, dict[str, Array]]:
+        """The loss of a batch, and each head's own by stage.
+
+        Args:
+          outputs: of the network.
+          batch: "image" `b h w 3`, "joints" `b j 2` (x, y in its pixels), "visible" `b j`.
+          shares: see `gsto_jax.losses.deep_supervision`.
+        """
+        image, heatmap = ((x.shape[1], x.shape[2]) for x in (batch["image"], outputs.logits))
+        pose = self.config.pose
+        targets, weights = encode(batch["joints"], batch["visible"], image, heatmap, pose.sigma)
+        return heatmap_supervision(
+            outputs, targets, weights, self.config.loss, pose.hardest, shares
+        )
+
+    def shares(self, parts: Batch) -> Shares:
+        """What each part of a batch counts in `losses`: all the same."""
+        same = jnp.full(len(parts["image"]), 1 / len(parts["image"]))
+        return same, same
+
+
+def heatmap_step(task: PoseTask, variables: dict, images: Array) -> tuple[Array, Maps]:
+    """Heatmaps of persons.
+
+    Args:
+      task: what was trained.
+      variables: of the network.
+      images: `b h w 3` uint8 RGB.
+
+    Returns:
+      `b h/4 w/4 j` in at least float32, and the maps of `gsto_jax.task.explanation`.
+    """
+    outputs = task.model.apply(variables, normalize(task, images))
+    assert isinstance(outputs, Outputs)
+    heatmaps = outputs.logits
+    return heatmaps.astype(jnp.promote_types(heatmaps.dtype, jnp.float32)), explanation(outputs)
+
+
+def joint_step(
+    task: PoseTask, heatmaps: Array, mirrored: Array | None, batch: Batch
+) -> tuple[Array, Array]:
+    """Joints of heatmaps.
+
+    Args:
+      task: what was trained.
+      heatmaps: `b h w j`.
+      mirrored: the same of the mirror images; None for none.
+      batch: "centre" and "frame" `b 2` (see `gsto_jax.pose.heatmaps.to_picture`).
+
+    Returns:
+      `b j 3`: x and y in pixels of the picture, and the heatmap's largest value; and the heatmaps
+      that they were found in.
+    """
+    pose = task.config.pose
+    if mirrored is not None:
+        heatmaps = merge_mirrored(heatmaps, mirrored, task.flip_pairs, pose.flip_shift)
+    found, scores = decode(heatmaps, pose.refinement, pose.sigma)
+    size = (heatmaps.shape[1], heatmaps.shape[2])
+    places = to_picture(found, batch["centre"], batch["frame"], size)
+    return jnp.concatenate([places, scores[..., None].astype(places.dtype)], -1), heatmaps

@@ -1,0 +1,117 @@
+"""An evaluation of a segmentation network from start to end, and what it leaves."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gsto_jax import eval_folder, tables
+from gsto_jax import protocol as protocols
+from gsto_jax.eval_set import Outcome, Record
+from gsto_jax.evaluate import Batch, EvalBatches, GetMaps, evaluate
+from gsto_jax.instance_scores import InstanceCounts
+from gsto_jax.picture_scores import PictureScores
+from gsto_jax.task import Task
+from gsto_jax.visualize import PictureWriter
+
+
+@dataclass(frozen=True)
+class SegmentationSet:
+    """Labelled pictures; an `EvalSet`.
+
+    Attributes:
+      split: its name.
+      size: how many pictures it has.
+      classes: names of the classes.
+      batches: of its pictures; every evaluation iterates over them.
+      protocol: how a picture is looked at.
+      instances: called for each evaluation for what counts instances; returns None if none does.
+      pictures: called for each evaluation with the folder for its pictures.
+      measure: the score that tells which checkpoint is best.
+    """
+
+    split: str
+    size: int
+    classes: tuple[str, ...]
+    batches: EvalBatches
+    protocol: protocols.Protocol
+    pictures: Callable[[Path], PictureWriter]
+    instances: Callable[[], InstanceCounts | None] = lambda: None
+    measure: str = "mean_iou"
+
+    def evaluate(
+        self,
+        task: Task,
+        variables: Any,
+        mesh: Mesh,
+        folder: Path,
+        about: Record,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome | None:
+        """See `EvalSet.evaluate`."""
+        pictures = self.pictures(folder)
+        by_picture = PictureScores(self.size, task.num_classes, task.ignore_label)
+        begun = False
+
+        def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
+            nonlocal begun
+            if not begun and jax.process_index() == 0:
+                eval_folder.begin(folder)  # not before: what is there stays until there is more
+            begun = True
+            drawn = pictures.write(batch, predictions, maps)
+            for n, kinds in drawn.items():
+                height, width = batch["size"][n]
+                whole = batch["label"][n], predictions[n]
+                label, prediction = (x[:height, :width] for x in whole)
+                by_picture.add(int(batch["index"][n]), label, prediction, kinds)
+
+        began = time.perf_counter()
+        with pictures:
+            scores = evaluate(
+                task,
+                variables,
+                self.batches,
+                mesh,
+                self.protocol,
+                on_batch,
+                stop,
+                self.instances(),
+                task.config.eval.figures,
+            )
+        if scores is None:
+            return None
+        seconds = time.perf_counter() - began
+        title = (
+            f"{task.config.name}, step {about['step']}, on {self.split}: {self.size} pictures, "
+            f"{self.protocol}, in {seconds:.0f} s"
+        )
+        record = about | {
+            "split": self.split,
+            "pictures": self.size,
+            "protocol": str(self.protocol),
+            "mean_iou": scores.mean_iou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "mean_accuracy": scores.mean_accuracy,
+            "mean_boundary_iou": scores.mean_boundary_iou,
+            "seconds": seconds,
+        }
+        by_picture.gather()
+        if jax.process_index() == 0:
+            found = [by_picture.of(n, pictures.name(n)) for n in range(self.size)]
+            eval_folder.finish(folder, record, scores, self.classes, found)
+        shown = (
+            tables.score_table(scores, self.classes, title),
+            f"mean IoU {100 * scores.mean_iou:.2f}",
+            f"scores      {folder / 'scores.csv'}",
+            f"pictures    {folder} ({pictures.written} PNGs)",
+        )
+        names = ("mean_iou", "pixel_accuracy", "mean_boundary_iou")
+        scalars = {name: float(record[name]) for name in names}
+        by_class = zip(self.classes, scores.iou, strict=True)
+        scalars |= {f"iou/{name}": float(value) for name, value in by_class}
+        return Outcome(record, shown, scalars, pictures.shown)
