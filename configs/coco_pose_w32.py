@@ -3,7 +3,8 @@
     python main.py --mode=prepare --config=configs/coco_pose_w32.py --source=DOWNLOADS
 
 DOWNLOADS holds `annotations_trainval2017.zip`, `train2017.zip` and `val2017.zip`, or what is in
-them. `--config.data.keypoints.detections=FILE` takes a detector's boxes for the evaluation.
+them; for test-dev `image_info_test2017.zip` and `test2017.zip` too.
+`--config.data.keypoints.detections=FILE` takes a detector's boxes for the evaluation.
 """
 
 from ml_collections import ConfigDict

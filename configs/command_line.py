@@ -52,8 +52,15 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         flags.DEFINE_string("output", None, "predict, report, export: where to write")
         flags.DEFINE_list(
             "save",
-            ["overlay", "color", "ids"],
-            "predict: what to write of a picture; overlay, color, ids, branches, gates",
+            None,
+            "predict: what to write of a picture; overlay, color, ids, branches, gates; of poses"
+            " overlay, heatmaps, branches, gates",
+        )
+        flags.DEFINE_string(
+            "boxes",
+            None,
+            "predict, of poses: x,y,w,h of each person, with ; between them, or a JSON file of"
+            " lists of boxes by picture; by default the whole picture is one person",
         )
         flags.DEFINE_integer(
             "long_side",

@@ -17,7 +17,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = base.get_config()
     config.name = "lsp_pose_w18s"
     set_coco(config)
-    config.model.bn_momentum = 0.9
+    config.model.init, config.model.bn_momentum = "he", 0.9
     config.train.batch_size, config.train.epochs, config.train.steps = 16, 0, 1800
     config.pose.sigma = 1.5
     config.data.crop = (128, 96)

@@ -55,6 +55,11 @@ class PersonSource:
         assert keypoints is not None
         use_boxes = self.split == self.config.eval_split and keypoints.detections
         samples = self._detected(keypoints.detections) if use_boxes else self._annotated()
+        if not samples:
+            raise DataError(
+                f"{self.split} of {records.folder} has no person with a labelled joint: give the"
+                " boxes of a detector, --config.data.keypoints.detections=FILE."
+            )
         limit = self.config.limit(self.split)
         object.__setattr__(self, "_samples", samples[:limit] if limit else samples)
         rest = samples[limit:] if limit else []

@@ -211,12 +211,12 @@ class Experiment:
         wanted = {"step": step, "split": self.eval_set.split, "while_training": True}
         return any(wanted.items() <= line.items() for line in self.workdir.evaluations())
 
-    def _keep_best(self, state: TrainState, data_state: Any, score: float) -> None:
+    def _keep_best(self, state: TrainState, data_state: Any, score: float | None) -> None:
         folder, step = self.workdir.best, int(state.step)
         scored = {old: self._score(folder / str(old)) for old in checkpoint.steps(folder)}
         before = checkpoint.steps(folder)
         best = max(scored.values(), default=float("-inf"))
-        if not score > best:  # or it is NaN: nothing was labelled
+        if score is None or not score > best:  # nothing was labelled, or it is no better
             return
         if step in before:  # scored on other pictures
             shutil.rmtree(folder / str(step))
@@ -304,7 +304,9 @@ def _check_same_network(ours: Record, record: Record) -> None:
     def network(config: Record) -> Record:
         training_only = ("init", "bn_momentum", "dtype")
         model = {k: v for k, v in config["model"].items() if k not in training_only}
-        return {"model": model, "data": {k: config["data"][k] for k in ("classes", "mean", "std")}}
+        data = {k: config["data"][k] for k in ("classes", "mean", "std")}
+        data["joints"] = config["data"].get("keypoints", {}).get("names", ())
+        return {"model": model, "data": data}
 
     theirs, mine = network(record["config"]), network(ours)
     # A setting that came after the checkpoint says nothing of it; its arrays are compared anyway.

@@ -3,24 +3,24 @@
 import csv
 import glob
 import io
+import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from gsto_jax.canvas import write_image
 from gsto_jax.errors import UserError
-from gsto_jax.figures import branch_figure, gate_figure
 from gsto_jax.media import IMAGES, VIDEOS
-from gsto_jax.predictor import Prediction
 
-KINDS = ("overlay", "color", "ids", "branches", "gates")
-EXPLAINING = {"branches", "gates"}
+FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
+EXPLAINING = {"heatmaps", "branches", "gates"}
 """Kinds that show what the network looked at."""
 
 
@@ -105,64 +105,50 @@ def _is_known(path: Path) -> bool:
 
 def _is_ours(path: Path, output: Path) -> bool:
     parents = path.resolve().parents
-    return any((output / kind).resolve() in parents for kind in KINDS)
+    return any((output / kind).resolve() in parents for kind in FOLDERS)
+
+
+class Drawn(Protocol):
+    """A prediction: that of `gsto_jax.predictor` or of `gsto_jax.pose.predictor`."""
+
+    def drawn(self, kind: str) -> np.ndarray:
+        """A picture of a kind, `h w 3` RGB or `h w`, uint8."""
+        ...
 
 
 class PredictionWriter:
     """Writes predictions into a folder for each kind.
 
-    `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (one channel of class indices, listed in
-    `classes.csv`), `branches/NAME.png`, `gates/NAME.png`. Of a video NAME.mp4 each, and the ids of
-    a frame as `ids/NAME.mp4/000000.png`. Each is written under another name and then renamed.
+    `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (one channel of class indices), and so on.
+    Of a video NAME.mp4 each, and the ids of a frame as `ids/NAME.mp4/000000.png`. Each is written
+    under another name and then renamed.
 
     Args:
       folder: where to.
-      kinds: some of `KINDS`.
-      classes: names.
-      palette: their colours.
+      kinds: of pictures to write.
+      known: kinds that predictions can draw.
 
     Raises:
-      UserError: an unknown kind, or a folder that cannot be written, or holds predictions of other
-        classes.
+      UserError: an unknown kind, or a folder that cannot be written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        kinds: Sequence[str],
-        classes: Sequence[str],
-        palette: Sequence[Sequence[int]],
-    ) -> None:
-        unknown = [kind for kind in kinds if kind not in KINDS]
+    def __init__(self, folder: Path, kinds: Sequence[str], known: Sequence[str]) -> None:
+        unknown = [kind for kind in kinds if kind not in known]
         if unknown or not kinds:
-            raise UserError(f"--save={','.join(kinds)}: use some of {', '.join(KINDS)}")
+            raise UserError(f"--save={','.join(kinds)}: use some of {', '.join(known)}")
         self.folder, self.kinds = folder, tuple(dict.fromkeys(kinds))
-        table = io.StringIO()
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(["id", "class", "red", "green", "blue"])
-        for k, (name, color) in enumerate(zip(classes, palette, strict=True)):
-            rows.writerow([k, name, *color])
-        path, part = folder / "classes.csv", folder / ".classes.csv.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.read_text() != table.getvalue():
-                raise UserError(
-                    f"{folder} holds predictions of other classes: give another --output"
-                )
-            part.write_text(table.getvalue())
-            part.replace(path)
         except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written ({error.strerror}): give a writable --output"
-            ) from None
+            raise _unwritable(folder, error) from None
 
-    def write(self, name: str, prediction: Prediction) -> None:
+    def write(self, name: str, prediction: Drawn) -> None:
         """Writes a picture. Raises OSError if that fails."""
         for kind in self.kinds:
             suffix = ".jpg" if kind == "overlay" else ".png"
-            _write_image(self.folder / kind / f"{name}{suffix}", _drawn(kind, prediction))
+            _write_image(self.folder / kind / f"{name}{suffix}", prediction.drawn(kind))
 
-    def write_video(self, name: str, rate: float, frames: Iterator[Prediction]) -> None:
+    def write_video(self, name: str, rate: float, frames: Iterator[Drawn]) -> None:
         """Writes a video, frame by frame.
 
         Args:
@@ -180,7 +166,7 @@ class PredictionWriter:
         try:
             for prediction in frames:
                 for kind, film in films.items():
-                    film.write(_drawn(kind, prediction))
+                    film.write(prediction.drawn(kind))
             for film in films.values():
                 film.finish()
         finally:
@@ -188,15 +174,57 @@ class PredictionWriter:
                 film.discard()
 
 
-def _drawn(kind: str, prediction: Prediction) -> np.ndarray:
-    draw: dict[str, Callable[[], np.ndarray]] = {
-        "overlay": prediction.overlay,
-        "color": prediction.colors,
-        "ids": lambda: prediction.labels,
-        "branches": lambda: branch_figure(prediction.image, prediction.maps),
-        "gates": lambda: gate_figure(prediction.image, prediction.maps),
-    }
-    return draw[kind]()
+def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> None:
+    """Writes `classes.csv`, which says what the ids and colours beside it stand for.
+
+    Raises:
+      UserError: the folder cannot be written, or holds predictions of other classes.
+    """
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["id", "class", "red", "green", "blue"])
+    for k, (name, color) in enumerate(zip(classes, palette, strict=True)):
+        rows.writerow([k, name, *color])
+    _write_first(folder / "classes.csv", table.getvalue(), "classes")
+
+
+def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequence[int]]) -> None:
+    """Writes `joints.json`, which says what the keypoints in `poses.json` stand for.
+
+    Raises:
+      UserError: the folder cannot be written, or holds predictions of other joints.
+    """
+    text = json.dumps({"joints": list(joints), "skeleton": [list(x) for x in skeleton]}, indent=1)
+    _write_first(folder / "joints.json", f"{text}\n", "joints")
+
+
+def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Adds the persons of each picture, by its name, to `poses.json`. Raises OSError."""
+    path, part = folder / "poses.json", folder / ".poses.json.part"
+    try:
+        earlier = json.loads(path.read_text())
+    except (OSError, ValueError):
+        earlier = {}
+    part.write_text(json.dumps({**earlier, **persons}) + "\n")
+    part.replace(path)
+
+
+def _write_first(path: Path, text: str, what: str) -> None:
+    """Writes a file, or finds it as it would be."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        if path.exists() and path.read_text() != text:
+            raise UserError(
+                f"{path.parent} holds predictions of other {what}: give another --output"
+            )
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder} cannot be written ({error.strerror}): give a writable --output")
 
 
 def _part_of(path: Path) -> Path:

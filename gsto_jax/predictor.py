@@ -5,7 +5,7 @@ prediction = predictor(image)          # `h w 3` uint8 RGB, or the path of an im
 prediction.labels, prediction.overlay()
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,20 +17,20 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax import checkpoint as checkpoints
 from gsto_jax.canvas import Color
-from gsto_jax.config import filled
 from gsto_jax.errors import UserError
+from gsto_jax.figures import branch_figure, gate_figure
 from gsto_jax.inference import score_batch
+from gsto_jax.loading import Trained, load_trained
 from gsto_jax.media import read_image, to_rgb
 from gsto_jax.metrics import best_class
-from gsto_jax.parallel import compiler_options, make_mesh
+from gsto_jax.parallel import compiler_options
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
 from gsto_jax.resample import resample
 from gsto_jax.task import Task, score_step
-from gsto_jax.tasks import task_of
 from gsto_jax.visualize import color_mask
 
+KINDS = ("overlay", "color", "ids", "branches", "gates")
 _STRIP = 64  # rows of a picture that are enlarged at a time
 
 
@@ -59,6 +59,17 @@ class Prediction:
     def overlay(self, opacity: float = 0.5) -> np.ndarray:
         """The picture with the labels' colours over it, `h w 3` uint8 RGB."""
         return cv2.addWeighted(self.colors(), opacity, self.image, 1 - opacity, 0)
+
+    def drawn(self, kind: str) -> np.ndarray:
+        """A picture of one of `KINDS`: `h w 3` RGB, but `h w` of "ids"; uint8."""
+        draw: dict[str, Callable[[], np.ndarray]] = {
+            "overlay": self.overlay,
+            "color": self.colors,
+            "ids": lambda: self.labels,
+            "branches": lambda: branch_figure(self.image, self.maps),
+            "gates": lambda: gate_figure(self.image, self.maps),
+        }
+        return draw[kind]()
 
 
 @dataclass(frozen=True)
@@ -112,30 +123,27 @@ class Predictor:
             raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
         if multiple < 1:
             raise UserError(f"sides cannot be multiples of {multiple}: give 1 or more")
-        path, *older = checkpoints.named(Path(checkpoint))
-        try:
-            config = filled(filled(checkpoints.read_record(path)["config"], defaults or {}))
-            if config["task"] != "segmentation":
-                raise UserError(f"checkpoint {path} is of a {config['task']} task")
-            task, data = task_of(config), config["data"]
-            mesh = make_mesh(jax.local_devices()[:1])
-            state = checkpoints.read_state(path, task, mesh)
-        except checkpoints.DamagedError as error:
-            remedy = f"name {older[0]}, the one before it" if older else "restore it"
-            raise UserError(f"{error}: {remedy}") from None
-        except KeyError as error:
+        return cls.of(load_trained(checkpoint, defaults), long_side, multiple)
+
+    @classmethod
+    def of(cls, trained: Trained, long_side: int | None = None, multiple: int = 1) -> "Predictor":
+        """Of a network that was read; see `load`. Raises UserError if it is of another task."""
+        task, config = trained.task, trained.config
+        if task.config.task != "segmentation":
             raise UserError(
-                f"checkpoint {path} is too old to hold the setting {error}: give it in `defaults`"
-            ) from None
+                f"checkpoint {trained.path} is of a {task.config.task} task: use "
+                "gsto_jax.pose.predictor.PosePredictor"
+            )
+        data = config["data"]
         return cls(
             task,
-            state.variables,
+            trained.variables,
             replace(protocol_of(config), multiple=multiple),
             2 * max(data["crop"]) if long_side is None else long_side,
             tuple(data["classes"]),
             tuple(tuple(color) for color in data["palette"]),
-            mesh,
-            path,
+            trained.mesh,
+            trained.path,
             config,
         )
 

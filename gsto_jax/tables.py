@@ -143,12 +143,14 @@ def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
     return table
 
 
-def pose_table(figures: Mapping[str, float], title: str) -> Table:
-    """The ten figures of COCO keypoints, in percent."""
+def pose_table(rows: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    """The ten figures of COCO keypoints, in percent, by what reached them."""
     table = Table(title=title, title_justify="left")
-    for column in figures:
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_row(*map(_percent, figures.values()))
+    table.add_column("figure", no_wrap=True)
+    for name in rows:
+        table.add_column(name, justify="right")
+    for figure in next(iter(rows.values())):
+        table.add_row(figure, *(_percent(values[figure]) for values in rows.values()))
     return table
 
 

@@ -147,6 +147,10 @@ class Task:
         """Shapes and dtypes of the train state."""
         return jax.eval_shape(partial(_first_state, self), abstract_variables(self.model))
 
+    def initial_variables(self) -> dict[str, Any]:
+        """The network's variables before training, as NumPy arrays."""
+        return initial_variables(self.model, self.config.seed)
+
     def losses(
         self, outputs: Outputs, batch: Batch, shares: Shares = (1.0, 1.0)
     ) -> tuple[Array, dict[str, Array]]:
@@ -178,7 +182,7 @@ def abstract_state(task: Task) -> TrainState:
 
 def initial_state(task: Task, mesh: Mesh) -> TrainState:
     """The state before the first step, on every device of the mesh."""
-    return state_of(task, initial_variables(task.model, task.config.seed), mesh)
+    return state_of(task, task.initial_variables(), mesh)
 
 
 def state_of(task: Task, variables: Any, mesh: Mesh) -> TrainState:

@@ -20,6 +20,7 @@ FLAGS = {
     "checkpoint": ("eval", "submit", "predict", "export"),
     "output": ("predict", "report", "export"),
     "save": ("predict",),
+    "boxes": ("predict",),
     "long_side": ("predict",),
     "multiple": ("predict",),
     "compare": ("report",),

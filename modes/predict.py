@@ -1,7 +1,10 @@
 """Predicts anyone's pictures and videos by a checkpoint alone."""
 
+import json
+import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +12,32 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
 from rich.progress import Progress
 
+from gsto_jax.config import RUNTIME, kind
 from gsto_jax.errors import UserError
+from gsto_jax.loading import Trained, load_trained
 from gsto_jax.media import count_frames, image_size, read_image, video_frames
 from gsto_jax.parallel import use_compilation_cache
-from gsto_jax.prediction_files import EXPLAINING, Input, PredictionWriter, find_inputs
-from gsto_jax.predictor import Prediction, Predictor
-from gsto_jax.protocol import protocol_of
+from gsto_jax.pose.predictor import KINDS as POSE_KINDS
+from gsto_jax.pose.predictor import PosePrediction, PosePredictor
+from gsto_jax.pose.task import PoseTask
+from gsto_jax.prediction_files import (
+    EXPLAINING,
+    Input,
+    PredictionWriter,
+    find_inputs,
+    write_classes,
+    write_joints,
+    write_poses,
+)
+from gsto_jax.predictor import KINDS, Prediction, Predictor
 from gsto_jax.tasks import task_of
 from modes.common import DEFAULTS
 from modes.terminal import make_console
+
+Predict = Callable[[Input, np.ndarray], Prediction | PosePrediction]
 
 _SHAPES = 6  # of pictures, before they are rounded to share some
 _MULTIPLE = 32
@@ -33,11 +51,71 @@ def run(args: Any) -> None:
     output = Path(args.output or "predictions").expanduser()
     inputs = find_inputs(args.inputs, output)
     console = make_console()
-    predictor = Predictor.load(args.checkpoint, args.long_side, max(1, args.multiple), DEFAULTS)
-    predictor = _with_settings(predictor, args)
-    if "gates" in args.save and not predictor.has_gates:
-        raise UserError(f"{predictor.path} is of a network without gates: leave them out of --save")
-    writer = PredictionWriter(output, args.save, predictor.classes, predictor.palette)
+    trained = _with_settings(load_trained(args.checkpoint, DEFAULTS), args)
+    pose = isinstance(trained.task, PoseTask)
+    known = POSE_KINDS if pose else KINDS
+    kinds = args.save or (("overlay",) if pose else ("overlay", "color", "ids"))
+    if "gates" in kinds and not trained.task.config.model.gsto.has_gates:
+        raise UserError(f"{trained.path} is of a network without gates: leave them out of --save")
+    explain = bool(EXPLAINING & set(kinds))
+    persons: dict[str, list[dict[str, Any]]] = {}
+    if pose:
+        predict = _pose_predictor(trained, args, explain, persons)
+    else:
+        if args.boxes:
+            raise UserError("--boxes is for poses, and the checkpoint is of a segmentation task")
+        predict = _segmenter(trained, args, explain, inputs, console)
+    writer = PredictionWriter(output, kinds, known)
+    if isinstance(trained.task, PoseTask):
+        write_joints(output, trained.task.joints, trained.task.skeleton)
+    else:
+        data = trained.config["data"]
+        write_classes(output, data["classes"], data["palette"])
+    for entry in inputs:
+        if entry.name.rpartition("/")[2] != entry.path.stem:
+            console.print(f"{entry.path} becomes {entry.name}", soft_wrap=True)
+    use_compilation_cache(trained.task.config.run.compilation_cache)
+    failed: list[str] = []
+    with Progress(console=console) as progress:
+        work = _Work(predict, writer, progress, failed)
+        pictures = [entry for entry in inputs if not entry.is_video]
+        if pictures:
+            work.pictures(pictures)
+        for entry in inputs:
+            if entry.is_video:
+                work.video(entry)
+    if persons:
+        write_poses(output, persons)
+    for message in failed:
+        print(f"error: {message}", file=sys.stderr)
+    done = len(inputs) - work.lost
+    console.print(f"{done} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
+    console.print(f"predictions {output.absolute()}", soft_wrap=True)
+    console.print(f"checkpoint  {trained.path}", soft_wrap=True)
+    if failed:
+        sys.exit(1)
+
+
+def _with_settings(trained: Trained, args: Any) -> Trained:
+    """Looks at pictures as --config.eval.FIELD says, in place of the checkpoint's settings."""
+    given = {name: value for name, value in vars(args).items() if name.startswith("config.")}
+    config = {**trained.config}
+    for field, value in given.items():
+        _, section, *name = field.split(".")
+        if section not in ("eval", "pose") or kind(f"{section}.{name[0]}") != RUNTIME:
+            raise UserError(
+                f"--{field}: the checkpoint has its settings; only those of config.eval, and what "
+                "config.pose makes of heatmaps, may change"
+            )
+        config[section] = {**config[section], name[0]: value}
+    return replace(trained, config=config, task=task_of(config)) if given else trained
+
+
+def _segmenter(
+    trained: Trained, args: Any, explain: bool, inputs: list[Input], console: Console
+) -> Predict:
+    """Labels pixels; pictures of many shapes are scaled to share some."""
+    predictor = Predictor.of(trained, args.long_side, max(1, args.multiple))
     if not args.multiple and not predictor.protocol.suits_any_canvas:
         sizes = _sizes(inputs)
         shapes = set(map(predictor.working_size, sizes))
@@ -49,57 +127,79 @@ def run(args: Any) -> None:
                 f"multiples of {_MULTIPLE}; --multiple=1 keeps them",
                 soft_wrap=True,
             )
-    for entry in inputs:
-        if entry.name.rpartition("/")[2] != entry.path.stem:
-            console.print(f"{entry.path} becomes {entry.name}", soft_wrap=True)
-    use_compilation_cache(predictor.task.config.run.compilation_cache)
-    failed: list[str] = []
-    explain = bool(EXPLAINING & set(args.save))
-    with Progress(console=console) as progress:
-        work = _Work(predictor, writer, explain, progress, failed)
-        pictures = [entry for entry in inputs if not entry.is_video]
-        if pictures:
-            work.pictures(pictures)
-        for entry in inputs:
-            if entry.is_video:
-                work.video(entry)
-    for message in failed:
-        print(f"error: {message}", file=sys.stderr)
-    done = len(inputs) - work.lost
-    console.print(f"{done} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
-    console.print(f"predictions {output.absolute()}", soft_wrap=True)
-    console.print(f"checkpoint  {predictor.path}", soft_wrap=True)
-    if failed:
-        sys.exit(1)
+    return lambda entry, image: predictor(image, explain)
 
 
-def _with_settings(predictor: Predictor, args: Any) -> Predictor:
-    """Looks at pictures as --config.eval.FIELD says, in place of the checkpoint's settings."""
-    given = {name: value for name, value in vars(args).items() if name.startswith("config.")}
-    for name in given:
-        if not name.startswith("config.eval."):
-            raise UserError(
-                f"--{name}: the checkpoint has its settings; only config.eval may change"
-            )
-    if not given:
-        return predictor
-    changed = {name.removeprefix("config.eval."): value for name, value in given.items()}
-    config = {**predictor.config, "eval": {**predictor.config["eval"], **changed}}
-    task_of(config)  # checks them
-    multiple = predictor.protocol.multiple
-    return replace(predictor, protocol=replace(protocol_of(config), multiple=multiple))
+def _pose_predictor(
+    trained: Trained, args: Any, explain: bool, persons: dict[str, list[dict[str, Any]]]
+) -> Predict:
+    """Finds the joints of the persons in boxes, and keeps them by the picture's name."""
+    for name in ("long_side", "multiple"):
+        if getattr(args, name):
+            raise UserError(f"--{name} is for segmentation, and the checkpoint is of a pose task")
+    predictor, boxes = PosePredictor.of(trained), _read_boxes(args.boxes)
+    frames: Counter[str] = Counter()
+
+    def predict(entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
+        of_picture = boxes
+        if isinstance(boxes, Mapping):
+            named = (str(entry.path), entry.path.name, entry.path.stem, entry.name)
+            of_picture = next((boxes[name] for name in named if name in boxes), None)
+            if of_picture is None:
+                raise UserError(f"{args.boxes} has no boxes of {entry.path}")
+        found = predictor(image, of_picture, explain)
+        name = f"{entry.name}.mp4/{frames[entry.name]:06d}" if entry.is_video else entry.name
+        frames[entry.name] += 1
+        persons[name] = found.persons()
+        return found
+
+    return predict
+
+
+def _read_boxes(text: str | None) -> Any:
+    """Boxes for every picture, or by picture; None for none."""
+    if not text:
+        return None
+    if re.fullmatch(r"[-+\d.,;eE\s]+", text):
+        try:
+            rows = [[float(x) for x in row.split(",")] for row in text.split(";") if row.strip()]
+        except ValueError:
+            rows = []
+        if not rows or any(len(row) != 4 for row in rows):
+            raise UserError(f"--boxes={text}: give x,y,w,h of each person, with ; between them")
+        return rows
+    try:
+        found = json.loads(Path(text).expanduser().read_text())
+    except OSError as error:
+        raise UserError(f"cannot read --boxes={text}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"--boxes={text} is no JSON ({error})") from None
+    fits = isinstance(found, dict) and all(
+        isinstance(rows, list)
+        and all(
+            isinstance(row, list)
+            and len(row) == 4
+            and all(isinstance(value, int | float) for value in row)
+            for row in rows
+        )
+        for rows in found.values()
+    )
+    if not fits:
+        raise UserError(
+            f'--boxes={text} holds no boxes: {{"picture.jpg": [[x, y, w, h], ...]}} is needed'
+        )
+    return found
 
 
 class _Work:
     def __init__(
         self,
-        predictor: Predictor,
+        predict: Predict,
         writer: PredictionWriter,
-        explain: bool,
         progress: Progress,
         failed: list[str],
     ) -> None:
-        self.predictor, self.writer, self.explain = predictor, writer, explain
+        self.predict, self.writer = predict, writer
         self.progress, self.failed = progress, failed
         self.lost = 0
 
@@ -141,7 +241,7 @@ class _Work:
         bar = self.progress.add_task(entry.path.name, total=frames or None)
         seen = 0
 
-        def predictions() -> Iterator[Prediction]:
+        def predictions() -> Iterator[Prediction | PosePrediction]:
             nonlocal seen
             for frame in video_frames(entry.path):
                 yield self._predicted(entry, frame)
@@ -161,9 +261,9 @@ class _Work:
         elif seen < frames - rate:  # some files know their length in seconds only
             self.failed.append(f"{entry.path} ends after {seen} of {frames} frames: cut off?")
 
-    def _predicted(self, entry: Input, image: np.ndarray) -> Prediction:
+    def _predicted(self, entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
         try:
-            return self.predictor(image, self.explain)
+            return self.predict(entry, image)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise

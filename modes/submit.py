@@ -1,16 +1,21 @@
-"""Writes predictions of a run for `data.test_split`, as label ids."""
+"""Writes predictions of a run for `data.test_split`: label ids, or poses."""
 
 from dataclasses import replace
 from typing import Any
 
 import jax
 
+from data_pipelines import DataConfig
 from gsto_jax import parallel
 from gsto_jax.errors import UserError
 from gsto_jax.evaluate import evaluate as evaluate_network
 from gsto_jax.experiment import load_for_evaluation
+from gsto_jax.pose.coco import results, write_results
+from gsto_jax.pose.estimate import estimate
+from gsto_jax.pose.eval_set import protocol
+from gsto_jax.pose.task import PoseTask
 from gsto_jax.submission import SubmissionWriter, label_ids
-from modes.common import make_segmentation_set, read_settings, run_folder
+from modes.common import Values, make_pose_set, make_segmentation_set, read_settings, run_folder
 from modes.terminal import make_show
 
 
@@ -22,6 +27,9 @@ def run(args: Any) -> None:
         raise UserError("--mode=submit runs in one process: give it one host")
     if data.source == "scenes":
         raise UserError(f"{settings.name} draws its pictures: there is no server to submit them to")
+    if isinstance(task, PoseTask):
+        _submit_poses(args, task, data, values)
+        return
     workdir, chosen = run_folder(args)
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
     mesh = parallel.make_mesh()
@@ -37,5 +45,26 @@ def run(args: Any) -> None:
         look = (eval_set.batches, mesh, eval_set.protocol)
         evaluate_network(task, found.state.variables, *look, on_batch=writer.write)
     show(f"{writer.written} pictures of {data.test_split}, {eval_set.protocol}")
+    show(f"submission  {path}")
+    show(f"checkpoint  {found.path}")
+
+
+def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -> None:
+    """Writes poses as COCO's server takes them."""
+    show = make_show()
+    workdir, chosen = run_folder(args)
+    mesh = parallel.make_mesh()
+    parallel.check_batch(task.config.eval.batch_size, mesh, "eval.batch_size")
+    split = data.test_split
+    persons, _ = make_pose_set(task, replace(data, eval_split=split, eval_size=0))
+    found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
+    parallel.use_compilation_cache(task.config.run.compilation_cache)
+    poses = estimate(task, found.state.variables, persons.batches, persons.size, mesh)
+    assert poses is not None, "nothing stops it"
+    published = "test-dev2017" if split == "test" else split
+    path = workdir.path / f"person_keypoints_{published}_{task.config.name}_results.zip"
+    kept = results(poses, task.sigmas, task.config.pose)
+    write_results(path, kept)
+    show(f"{len(kept)} poses of {persons.size} in {split}, {persons.boxes}{protocol(task)}")
     show(f"submission  {path}")
     show(f"checkpoint  {found.path}")

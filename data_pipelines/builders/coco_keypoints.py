@@ -1,4 +1,4 @@
-"""COCO keypoints: `person_keypoints_*.json` and the images."""
+"""COCO keypoints: `person_keypoints_*.json`, `image_info_test-dev*.json`, and the images."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class CocoKeypointsBuilder(Builder):
     """One record an image, with all its annotations; a sample is one person of a record.
 
     Training images without a sample are left out; those of val stay, since detectors find people
-    there too.
+    there too. Images of test-dev, which may be absent, have no annotations.
     """
 
     def count(self, items: Sequence[Item]) -> int:
@@ -34,7 +34,10 @@ class CocoKeypointsBuilder(Builder):
                 "annotations_trainval2017.zip, train2017.zip and val2017.zip, or the folders"
                 " annotations/ (person_keypoints_train2017.json, ...), train2017/ and val2017/",
             )
-        return {match["split"]: _items(downloads, match[0], match["split"]) for match in found}
+        items = {match["split"]: _items(downloads, match[0], match["split"]) for match in found}
+        for match in downloads.match(r"image_info_test-dev(?:20\d\d)?\.json"):
+            items["test"] = _items(downloads, match[0], "test")
+        return items
 
     def features(self, storage: str) -> dict[str, str]:
         """See `Builder.features`."""
@@ -58,7 +61,8 @@ _KEPT = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoi
 def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
     try:
         content = json.loads(downloads.read(listed))
-        images, annotations = content["images"], content["annotations"]
+        images = content["images"]
+        annotations = [] if split == "test" else content["annotations"]
         by_image: dict[int, list[dict[str, Any]]] = {}
         for person in annotations:
             if "keypoints" not in person:

@@ -18,7 +18,7 @@ from gsto_jax.parallel import (
     split_batch,
     sum_over_processes,
 )
-from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step
+from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, reread_step
 
 Batch = Mapping[str, np.ndarray]
 GetMaps = Callable[[], Mapping[str, Any]]
@@ -102,7 +102,7 @@ def find_joints(
     Returns:
       `b j 3` in pixels of the pictures; and "heatmaps" with the maps of `heatmap_step`.
     """
-    network, read = _programs(task, mesh)
+    network, read, _ = _programs(task, mesh)
     heatmaps, maps = network(variables, put_batch({"image": batch["image"]}, mesh)["image"])
     mirrored = None
     if task.config.eval.flip:
@@ -114,8 +114,23 @@ def find_joints(
     return joints, {"heatmaps": heatmaps, **maps}
 
 
+def reread_joints(task: PoseTask, mesh: Mesh, batch: Batch) -> Array:
+    """The true joints after encoding and decoding: the best that any network could do.
+
+    Args:
+      task: what was trained.
+      mesh: the devices.
+      batch: "image", "joints" and "visible" as in training, "centre" and "frame".
+
+    Returns:
+      `b j 3` in pixels of the pictures.
+    """
+    names = ("image", "joints", "visible", "centre", "frame")
+    return _programs(task, mesh)[2](put_batch({name: batch[name] for name in names}, mesh))
+
+
 @lru_cache(maxsize=4)
-def _programs(task: PoseTask, mesh: Mesh) -> tuple[Any, Any]:
+def _programs(task: PoseTask, mesh: Mesh) -> tuple[Any, Any, Any]:
     """Kept, since a run evaluates many times."""
     whole, split = replicated(mesh), split_batch(mesh)
     options = compiler_options(mesh)
@@ -131,4 +146,10 @@ def _programs(task: PoseTask, mesh: Mesh) -> tuple[Any, Any]:
         out_shardings=split,
         compiler_options=options,
     )
-    return network, read
+    reread = jax.jit(
+        partial(reread_step, task),
+        in_shardings=split,
+        out_shardings=split,
+        compiler_options=options,
+    )
+    return network, read, reread

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax.eval_set import Outcome, Record
-from gsto_jax.parallel import sum_over_processes
+from gsto_jax.parallel import local_part, sum_over_processes
 from gsto_jax.pose import folder as pose_folder
 from gsto_jax.pose.coco import FIGURES, evaluate_coco, results
-from gsto_jax.pose.estimate import Batch, GetMaps, estimate
+from gsto_jax.pose.estimate import Batch, GetMaps, estimate, reread_joints
 from gsto_jax.pose.folder import PersonScore
 from gsto_jax.pose.oks import similarity
 from gsto_jax.pose.pictures import KINDS, PoseWriter
@@ -59,6 +59,7 @@ class PoseSet:
         """See `EvalSet.evaluate`."""
         assert isinstance(task, PoseTask)
         table = np.zeros((self.size, 2 + len(KINDS)))  # labelled joints, similarity, what is drawn
+        reread = np.zeros((self.size, task.num_classes, 3))
         begun = False
         began = time.perf_counter()
 
@@ -67,24 +68,26 @@ class PoseSet:
             if not begun and jax.process_index() == 0:
                 pose_folder.begin(folder)  # not before: what is there stays until there is more
             begun = True
+            best = local_part(reread_joints(task, mesh, batch))
             for n, kinds in pictures.write(batch, joints, maps).items():
                 drawn = (kind in kinds for kind in KINDS)
                 table[batch["index"][n]] = *_met(task, batch, joints, n), *drawn
+                reread[batch["index"][n]] = best[n]
 
         with PoseWriter(folder, task, self.name) as pictures:
             poses = estimate(task, variables, self.batches, self.size, mesh, on_batch, stop)
         if poses is None:
             return None
-        table = sum_over_processes(table)
+        table, reread = sum_over_processes(table), sum_over_processes(reread)
         seconds = time.perf_counter() - began
-        wanted = set(self.image_ids)
-        found = [
-            pose
-            for pose in results(poses, task.sigmas, task.config.pose)
-            if pose["image_id"] in wanted
-        ]
-        truth = [person for person in self.annotations if person["image_id"] in wanted]
+        found = self._of_the_set(results(poses, task.sigmas, task.config.pose))
+        truth = self._of_the_set(self.annotations)
         figures = evaluate_coco(found, truth, self.image_ids, task.sigmas)
+        rows = {"network": figures}
+        if table[:, 0].any():
+            best = results(replace(poses, joints=reread), task.sigmas, task.config.pose)
+            ceiling = evaluate_coco(self._of_the_set(best), truth, self.image_ids, task.sigmas)
+            rows["encoding and decoding alone"] = ceiling
         look = f"{self.boxes}{protocol(task)}"
         record = about | {
             "split": self.split,
@@ -92,7 +95,8 @@ class PoseSet:
             "persons": self.size,
             "boxes": self.boxes,
             "protocol": look,
-            **figures,
+            **{name: value if np.isfinite(value) else None for name, value in figures.items()},
+            "ceiling_AP": rows.get("encoding and decoding alone", {}).get("AP"),
             "seconds": seconds,
         }
         if jax.process_index() == 0:
@@ -114,7 +118,7 @@ class PoseSet:
             f"{len(self.image_ids)} pictures, {look}, in {seconds:.0f} s"
         )
         shown = (
-            pose_table(figures, title),
+            pose_table(rows, title),
             f"AP {100 * figures['AP']:.2f} ({self.boxes})",
             f"scores      {folder / 'scores.csv'}",
             f"results     {folder / pose_folder.RESULTS}",
@@ -122,6 +126,10 @@ class PoseSet:
         )
         scalars = {name: figures[name] for name in FIGURES if np.isfinite(figures[name])}
         return Outcome(record, shown, scalars, pictures.shown)
+
+    def _of_the_set(self, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        wanted = set(self.image_ids)
+        return [pose for pose in found if pose["image_id"] in wanted]
 
 
 def protocol(task: PoseTask) -> str:

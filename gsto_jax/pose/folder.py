@@ -77,7 +77,7 @@ def finish(
 
     Args:
       folder: where to; made if need be.
-      record: of the evaluation, the ten figures among it.
+      record: of the evaluation, the ten figures among it; None for one that nobody is labelled for.
       persons: of the set, in its order.
       results: of `gsto_jax.pose.coco.results`.
     """
@@ -87,7 +87,8 @@ def finish(
         for path in eval_folder.places(folder, person.name, KINDS).values():
             if path not in now:
                 path.unlink(missing_ok=True)
-    figures = [[name, f"{record[name]:.6f}"] for name in FIGURES]
+    known = {name: record[name] for name in FIGURES if record[name] is not None}
+    figures = [[name, f"{known[name]:.6f}" if name in known else ""] for name in FIGURES]
     eval_folder.write_table(folder / _SCORES, ["figure", "value"], figures)
     eval_folder.write_table(folder / _PERSONS, _FIELDS, map(_row, persons))
     write_results(folder / RESULTS, results)

@@ -85,7 +85,8 @@ def decode(heatmaps: Array, refinement: str = "quarter", sigma: float = 2.0) -> 
 
     slope = jnp.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], -1)
     if refinement == "quarter":
-        shift = 0.25 * jnp.sign(slope)
+        # Of a joint in a pixel's middle both neighbours are the same, but for rounding.
+        shift = 0.25 * jnp.where(jnp.abs(slope) > 1e-6 * value[..., None], jnp.sign(slope), 0)
     else:
         slope, across = slope / 2, (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1)) / 4
         bend_x, bend_y = ((at(n, 1 - n) - 2 * at(0, 0) + at(-n, n - 1)) for n in (1, 0))

@@ -1,12 +1,15 @@
 """What pose networks are trained on, and how they see persons in a test."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from gsto_jax.errors import UserError
+from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
@@ -47,6 +50,18 @@ class PoseTask(Task):
                 "use at most as many, or 0 for all"
             )
 
+    def initial_variables(self) -> dict[str, Any]:
+        """The network's variables before training; whatever `model.init`, all heatmaps start low.
+
+        The last kernel of each head gets the deviation of the published initialisation: heatmaps
+        are nearly 0 everywhere, and their loss has no use for larger ones.
+        """
+        flat = flatten_dict(super().initial_variables())
+        for path, values in flat.items():
+            if path[-1] == "kernel" and (path[-2] == "classifier" or path[1:-1] == ("head",)):
+                flat[path] = values * (hrnet_std(values.shape) / values.std())
+        return unflatten_dict(flat)
+
     def losses(
         self, outputs: Outputs, batch: Batch, shares: Shares = (1.0, 1.0)
     ) -> tuple[Array, dict[str, Array]]:
@@ -57,12 +72,15 @@ class PoseTask(Task):
           batch: "image" `b h w 3`, "joints" `b j 2` (x, y in its pixels), "visible" `b j`.
           shares: see `gsto_jax.losses.deep_supervision`.
         """
-        image, heatmap = ((x.shape[1], x.shape[2]) for x in (batch["image"], outputs.logits))
-        pose = self.config.pose
-        targets, weights = encode(batch["joints"], batch["visible"], image, heatmap, pose.sigma)
-        return heatmap_supervision(
-            outputs, targets, weights, self.config.loss, pose.hardest, shares
-        )
+        targets = self.targets(batch, outputs.logits.shape[1:3])
+        hardest = self.config.pose.hardest
+        return heatmap_supervision(outputs, *targets, self.config.loss, hardest, shares)
+
+    def targets(self, batch: Batch, heatmap: Sequence[int]) -> tuple[Array, Array]:
+        """Heatmaps of a batch and their weights; see `gsto_jax.pose.heatmaps.encode`."""
+        height, width = batch["image"].shape[1:3]
+        sizes = (height, width), (heatmap[0], heatmap[1])
+        return encode(batch["joints"], batch["visible"], *sizes, self.config.pose.sigma)
 
     def shares(self, parts: Batch) -> Shares:
         """What each part of a batch counts in `losses`: all the same."""
@@ -109,3 +127,9 @@ def joint_step(
     size = (heatmaps.shape[1], heatmaps.shape[2])
     places = to_picture(found, batch["centre"], batch["frame"], size)
     return jnp.concatenate([places, scores[..., None].astype(places.dtype)], -1), heatmaps
+
+
+def reread_step(task: PoseTask, batch: Batch) -> Array:
+    """The true joints of a batch as `joint_step` finds them in their own heatmaps."""
+    heatmap = [-(-side // 4) for side in batch["image"].shape[1:3]]
+    return joint_step(task, task.targets(batch, heatmap)[0], None, batch)[0]

@@ -13,8 +13,8 @@ from gsto_jax.checkpoint import Checkpoints
 from gsto_jax.evaluate import evaluate
 from gsto_jax.inference import resample
 from gsto_jax.parallel import make_mesh
-from gsto_jax.prediction_files import KINDS, PredictionWriter, find_inputs
-from gsto_jax.predictor import Prediction, Predictor
+from gsto_jax.prediction_files import PredictionWriter, find_inputs, write_classes
+from gsto_jax.predictor import KINDS, Prediction, Predictor
 from gsto_jax.protocol import linear_taps, protocol_of
 from gsto_jax.task import initial_state, score_step
 from gsto_jax.tasks import task_of
@@ -240,7 +240,8 @@ def prediction(labels):
 def test_what_is_written(tmp_path):
     labels = np.random.default_rng(0).integers(0, 2, (21, 33)).astype(np.uint8)
     entry = prediction(labels)
-    writer = PredictionWriter(tmp_path, KINDS, entry.classes, entry.palette)
+    writer = PredictionWriter(tmp_path, KINDS, KINDS)
+    write_classes(tmp_path, entry.classes, entry.palette)
     writer.write("deep/x", entry)
     ids = cv2.imread(str(tmp_path / "ids/deep/x.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(ids, labels)
@@ -281,8 +282,8 @@ def test_what_is_written(tmp_path):
         writer.write_video("slow", -1, iter([entry]))
     assert not list(tmp_path.rglob("slow*"))
     with pytest.raises(UserError, match="predictions of other classes"):
-        PredictionWriter(tmp_path, ["ids"], ("a", "b"), entry.palette)
+        write_classes(tmp_path, ("a", "b"), entry.palette)
     with pytest.raises(UserError, match="--save=ids,masks: use some of overlay, color"):
-        PredictionWriter(tmp_path, ["ids", "masks"], entry.classes, entry.palette)
+        PredictionWriter(tmp_path, ["ids", "masks"], KINDS)
     with pytest.raises(UserError, match="cannot be written"):
-        PredictionWriter(tmp_path / "classes.csv" / "x", ["ids"], entry.classes, entry.palette)
+        PredictionWriter(tmp_path / "classes.csv" / "x", ["ids"], KINDS)

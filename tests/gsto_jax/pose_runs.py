@@ -1,0 +1,93 @@
+"""Tiny pose tasks and persons for the tests."""
+
+import importlib
+import json
+
+import numpy as np
+
+from data_pipelines import COCO_KEYPOINTS
+from gsto_jax.tasks import task_of
+
+SIZE = (64, 48)
+PAIRS = COCO_KEYPOINTS.flip_pairs
+
+
+def pose_values(**sections):
+    """The settings of `configs/coco_pose_w32.py` with a tiny network, as plain values."""
+    config = importlib.import_module("configs.coco_pose_w32").get_config()
+    plain = json.loads(config.to_json())
+    plain["model"] |= {"variant": "mini", "init": "he", "bn_momentum": 0.5}
+    plain["data"]["crop"] = list(SIZE)
+    plain["pose"]["sigma"] = 1.5
+    plain["eval"] |= {"batch_size": 4, "figures": 1}
+    for name, changes in sections.items():
+        plain[name] |= changes
+    return plain
+
+
+def pose_task(steps=10, **sections):
+    """A task of `pose_values`."""
+    return task_of(pose_values(**sections), steps)
+
+
+def persons(count=6, seed=0):
+    """Batches of one: grey noise with a bright spot at each joint, in a larger picture."""
+    rng = np.random.default_rng(seed)
+    height, width = SIZE
+    y, x = np.mgrid[:height, :width]
+    for n in range(count):
+        joints = rng.uniform((6, 6), (width - 6, height - 6), (17, 2)).astype(np.float32)
+        visible = (rng.random(17) < 0.8).astype(np.float32)
+        image = rng.integers(0, 60, (height, width, 3)).astype(np.float32)
+        for j in np.flatnonzero(visible):
+            near = np.exp(-((x - joints[j, 0]) ** 2 + (y - joints[j, 1]) ** 2) / 8)
+            color = np.random.default_rng(j).uniform(80, 190, 3)
+            image += near[..., None] * color
+        centre = rng.uniform(50, 100, 2).astype(np.float32)
+        frame = np.array([2 * width, 2 * height], np.float32)
+        middle = np.array([width / 2, height / 2])
+        yield {
+            "image": image.clip(0, 255).astype(np.uint8),
+            "joints": joints,
+            "original_joints": ((joints - middle) * 2 + centre).astype(np.float32),
+            "visible": visible,
+            "centre": centre,
+            "frame": frame,
+            "area": np.float32(frame.prod() / 3),
+            "box": np.array([*(centre - frame / 2.5), *(frame / 1.25)], np.float32),
+            "score": np.float32(1),
+            "image_id": np.int64(1000 + n // 2),
+            "person_id": np.int64(n),
+            "index": np.int32(n),
+        }
+
+
+def batches(size, count=6, seed=0):
+    """Persons in batches of a size; the last is filled up and masked."""
+    found = list(persons(count, seed))
+    made = []
+    for start in range(0, count, size):
+        rows = [found[min(n, count - 1)] for n in range(start, start + size)]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        made.append(batch | {"mask": np.arange(start, start + size) < count})
+    return made
+
+
+def annotations(count=6, seed=0):
+    """The same persons as COCO lists them."""
+    found = []
+    for row in persons(count, seed):
+        joints = np.concatenate([row["original_joints"], 2 * row["visible"][:, None]], -1)
+        found.append(
+            {
+                "id": int(row["person_id"]) + 1,
+                "image_id": int(row["image_id"]),
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": float(row["area"]),
+                "bbox": row["box"].tolist(),
+                "keypoints": (joints * joints[:, 2:].clip(0, 1)).ravel().tolist(),
+                "num_keypoints": int(row["visible"].sum()),
+            }
+        )
+    return found
