@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 
 from gsto_jax.report import write_report
-from tests.gsto_jax.report_runs import config, make_run
+from tests.gsto_jax.report_runs import config, make_pose_run, make_run, pose_config
 
 BROWSER = os.environ.get("GSTO_BROWSER")
 HOW = "set GSTO_BROWSER to the path of a Chromium, and install the package playwright"
@@ -64,10 +64,14 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     settings = config() | {"name": "plain", "model": {"variant": "w18_small_v2", "gfm": False}}
     runs = make_run(folder / "ours"), make_run(folder / "theirs", 1, settings)
+    plain = pose_config(gfm=False, head="v1") | {"name": "plain"}
+    poses = make_pose_run(folder / "poses"), make_pose_run(folder / "plain", 1, plain)
     defaults = config() | {"seed": 0}
     return {
         "run": write_report(runs[0], defaults=defaults),
         "comparison": write_report(runs[0], compare=runs[1]),
+        "poses": write_report(poses[0], defaults=defaults),
+        "comparison of poses": write_report(poses[0], compare=poses[1]),
     }
 
 
@@ -79,7 +83,7 @@ def browser():
         launched.close()
 
 
-@pytest.mark.parametrize("kind", ["run", "comparison"])
+@pytest.mark.parametrize("kind", ["run", "comparison", "poses", "comparison of poses"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(360, 740), (1280, 900)], ids=["phone", "desktop"])
 def test_it_reads_well_and_stands_alone(pages, browser, kind, scheme, size):

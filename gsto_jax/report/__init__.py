@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gsto_jax.errors import UserError
-from gsto_jax.report.page import comparison_page, run_page
-from gsto_jax.report.run import read_run
+from gsto_jax.report import pose_page, segmentation_page
+from gsto_jax.report.comparable import check_task
+from gsto_jax.report.run import read_run, told_apart
 from gsto_jax.workdir import Workdir
+
+_PAGES: Mapping[str, Any] = {"segmentation": segmentation_page, "pose": pose_page}
 
 
 def write_report(
@@ -25,7 +28,8 @@ def write_report(
     Args:
       run: its folder.
       output: where to; RUN/report.html by default, RUN/report-against-NAME.html for two runs.
-      compare: folder of another run to compare with, of the same classes, split and pictures.
+      compare: folder of another run to compare with, of the same task, split and pictures, and of
+        the same classes or joints.
       defaults: of all settings; those that differ are marked, and runs that are too old to hold one
         are taken to have it.
 
@@ -36,14 +40,14 @@ def write_report(
       UserError: a folder is no run, the two runs cannot be compared, or the page cannot be written.
     """
     ours = read_run(run)
+    pages = _PAGES[ours.task]
     if compare is None:
-        name, html = "report.html", run_page(ours, defaults)
+        name, html = "report.html", pages.run_page(ours, defaults)
     else:
-        theirs = read_run(compare)
-        name, html = (
-            f"report-against-{theirs.path.name}.html",
-            comparison_page(ours, theirs, defaults),
-        )
+        ours, theirs = told_apart(ours, read_run(compare))
+        check_task(ours, theirs)
+        name = f"report-against-{theirs.path.name}.html"
+        html = pages.comparison_page(ours, theirs, defaults)
     path = ours.path / name if output is None else Path(output).expanduser().absolute()
     part = path.with_name(f".{path.name}.part")
     try:

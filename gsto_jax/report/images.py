@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.canvas import Color
+from gsto_jax.canvas import GAP, STRIP, Color
 from gsto_jax.visualize import panel_tiles
 
 _WIDTH = 480
@@ -64,6 +64,17 @@ def read_panel(path: Path, height: int, width: int) -> Panel | None:
         errors=_small(tiles["errors"], cv2.INTER_AREA),
         **labels,
     )
+
+
+def read_row(path: Path, count: int) -> list[np.ndarray] | None:
+    """The tiles of a row of so many, without their captions; None where there is none."""
+    drawn = read(path)
+    if drawn is None or drawn.shape[0] <= STRIP:
+        return None
+    pitch, rest = divmod(drawn.shape[1] + GAP, count)
+    if rest or pitch <= GAP:
+        return None
+    return [drawn[STRIP:, n * pitch : (n + 1) * pitch - GAP] for n in range(count)]
 
 
 def photograph(picture: np.ndarray, alt: str) -> Image:

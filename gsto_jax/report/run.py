@@ -1,22 +1,29 @@
 """What the files of a run say, read once."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Generic, TypeVar
 
 from gsto_jax import eval_folder
 from gsto_jax.checkpoint import Record, steps
 from gsto_jax.errors import UserError
 from gsto_jax.eval_folder import Evaluation
 from gsto_jax.models.specs import has_gates
+from gsto_jax.pose import folder as pose_folder
+from gsto_jax.pose.folder import PoseEvaluation
 from gsto_jax.workdir import Workdir
+
+Found = TypeVar("Found", Evaluation, PoseEvaluation)
+_READERS: Mapping[str, Callable[[Path], Any]] = {
+    "segmentation": eval_folder.read,
+    "pose": pose_folder.read,
+}
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[Found]):
     """A run, read.
 
     Attributes:
@@ -38,13 +45,25 @@ class Run:
     evaluations: list[Record]
     starts: list[Record]
     best: int | None
-    by_split: Mapping[str, Evaluation]
+    by_split: Mapping[str, Found]
     split: str
 
     @property
-    def evaluation(self) -> Evaluation | None:
+    def evaluation(self) -> Found | None:
         """What the page shows of the newest evaluation; None where its files are not there."""
         return self.by_split.get(self.split)
+
+    @property
+    def record(self) -> Record | None:
+        """The newest evaluation: as its folder says, or where that is not whole, as the list."""
+        if self.evaluation:
+            return dict(self.evaluation.record)
+        return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def task(self) -> str:
+        """What was trained, "segmentation" or "pose"; runs from before there were two say none."""
+        return str(self.get("task", "segmentation"))
 
     def get(self, field: str, default: Any = None) -> Any:
         """A setting by its dotted name; the default where an old run has none."""
@@ -61,12 +80,16 @@ class Run:
         gated = has_gates(self.get("model.gfm", False), self.get("model.gtm", ()))
         words = str(self.get("model.variant", "")).split("_")
         variant = "-".join(x if x[:1] == "v" else x.capitalize() for x in words if x)
-        return "-".join(filter(None, ["GSTO-HRNet" if gated else "HRNetV2", variant]))
+        plain = "HRNet" if self.get("model.head") == "v1" else "HRNetV2"
+        return "-".join(filter(None, ["GSTO-HRNet" if gated else plain, variant]))
 
     @property
     def data(self) -> str:
         """The data set in words."""
         root = Path(str(self.get("data.root", ""))).name
+        if self.task == "pose":
+            joints = len(self.get("data.keypoints.names", ()))
+            return f"{self.get('data.name', '')} in {root}, {joints} joints"
         source = self.get("data.source", "")
         name = "drawn street scenes" if source == "scenes" else self.get("data.name") or root
         return f"{name or source}, {len(self.get('data.classes', ()))} classes"
@@ -82,15 +105,21 @@ class Run:
         )
 
 
-def read_run(run: Workdir | Path | str) -> Run:
-    """Reads a run. Raises UserError for a folder that is none."""
+def read_run(run: Workdir | Path | str) -> Run[Any]:
+    """Reads a run. Raises UserError for a folder that is none, or of a task that has no page."""
     path = run.path if isinstance(run, Workdir) else Path(run)
     folder = Workdir(path, read_only=True)
     config = folder.config()
     assert config is not None, "checked by Workdir"
+    task = config.get("task", "segmentation")
+    if task not in _READERS:
+        raise UserError(
+            f"{folder.path} is a run of the task {task!r}, which has no page: give one of "
+            f"{' or '.join(_READERS)}"
+        )
     evaluations = folder.evaluations()
     found = {x.name.removeprefix("eval-"): x for x in sorted(folder.path.glob("eval-*"))}
-    read = {split: eval_folder.read(x) for split, x in found.items()}
+    read = {split: _READERS[task](x) for split, x in found.items()}
     by_split = {split: x for split, x in read.items() if x is not None}
     newest = evaluations[-1].get("split") if evaluations else next(iter(by_split), None)
     best = steps(folder.best)
@@ -115,40 +144,6 @@ def told_apart(ours: Run, theirs: Run) -> tuple[Run, Run]:
     return replace(ours, label=key(ours)), replace(theirs, label=key(theirs))
 
 
-def comparable(ours: Run, theirs: Run) -> tuple[Evaluation, Evaluation]:
-    """The evaluations of two runs on the same pictures.
-
-    Raises:
-      UserError: they have none, or their classes, splits, pictures or labels differ.
-    """
-    for run, other in ((ours, theirs), (theirs, ours)):
-        classes, others = (list(x.get("data.classes", ())) for x in (run, other))
-        if classes != others:
-            only = [x for x in classes if x not in others] or classes
-            raise UserError(
-                f"{run.path} and {other.path} are of other classes ({', '.join(only[:5])} only in "
-                f"{run.path.name}, or in another order): compare runs of the same classes"
-            )
-    split = ours.split
-    for run in (ours, theirs):
-        if split not in run.by_split:
-            has = ", ".join(run.by_split) or "none"
-            raise UserError(
-                f"{run.path} has no complete evaluation on {split}, the split of {ours.path} "
-                f"(complete: {has}): evaluate it there with --mode=eval"
-            )
-    one, two = ours.by_split[split], theirs.by_split[split]
-    pictures = [[(p.name, p.height, p.width) for p in x.pictures] for x in (one, two)]
-    if all(pictures) and pictures[0] != pictures[1]:
-        odd = sorted(set(pictures[0]) ^ set(pictures[1]))
-        example = f", such as {odd[0][0]}" if odd else ", in another order"
-        raise UserError(
-            f"{ours.path} and {theirs.path} were evaluated on other pictures of {split}"
-            f"{example}: evaluate both on the same with --mode=eval"
-        )
-    if one.classes != two.classes or not np.array_equal(one.confusion.sum(1), two.confusion.sum(1)):
-        raise UserError(
-            f"{ours.path} and {theirs.path} were evaluated against other labels of {split}: "
-            "evaluate both on the same with --mode=eval"
-        )
-    return one, two
+def number(value: Any) -> float:
+    """A number of a record; NaN where it is none."""
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -5,9 +5,14 @@ import json
 import numpy as np
 
 from gsto_jax import eval_folder
+from gsto_jax.canvas import write_image
 from gsto_jax.metrics import scores
 from gsto_jax.picture_scores import PictureScores
-from gsto_jax.visualize import PictureWriter
+from gsto_jax.pose import folder as pose_folder
+from gsto_jax.pose.drawing import heatmap_figure, pose_panel
+from gsto_jax.pose.folder import PersonScore
+from gsto_jax.pose.pictures import KINDS
+from gsto_jax.visualize import PictureWriter, explanations
 from gsto_jax.workdir import Workdir
 
 NASTY = '<b>&"'
@@ -99,7 +104,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
     return result
 
 
-def make_run(folder, seed=0, settings=None, **how):
+def make_run(folder, seed=0, settings=None, evaluate=evaluate, **how):
     """A run of 40 steps, evaluated at steps 20 and 40; returns its folder."""
     run = Workdir(folder)
     run.write_config(settings or config())
@@ -111,6 +116,68 @@ def make_run(folder, seed=0, settings=None, **how):
     evaluate(folder, seed=seed + 7, step=20, **how)
     evaluate(folder, seed=seed, step=40, **how)
     return folder
+
+
+JOINTS = ("head", NASTY, "left_foot", "right_foot")
+PERSONS = ("town/a_0", "town/a_1", NASTY, "c_0", "d_0", "e_0")
+BOXES = "ground-truth boxes"
+
+
+def pose_config(**model):
+    found = config(name="coco_keypoints", classes=[], palette=[]) | {"task": "pose"}
+    found["model"] = {"variant": "w18_small_v2", "gfm": True, "head": "v2"} | model
+    found["pose"] = {"visible": 0.2}
+    found["data"]["keypoints"] = {"names": list(JOINTS), "sigmas": [0.05] * len(JOINTS)}
+    return found
+
+
+def evaluate_poses(
+    folder, seed=0, step=40, names=PERSONS, boxes=BOXES, labelled=True, panels=6, **figures
+):
+    """Leaves an evaluation of poses in `folder`/eval-val and in the list of them."""
+    place = folder / "eval-val"
+    rng = np.random.default_rng(seed)
+    persons = []
+    for n, name in enumerate(names):
+        kinds = KINDS if n < 1 else KINDS[:1] if n < panels else ()
+        alike, score = rng.random(2).tolist()
+        counts = (len(JOINTS), alike) if labelled else (0, float("nan"))
+        persons.append(PersonScore(name, n // 2, *counts, score, 0.5, kinds))
+        drawn = dict(_pose_pictures(n, labelled))
+        for kind, path in eval_folder.places(place, name, kinds).items():
+            write_image(path, drawn[kind])
+    values = dict(zip(pose_folder.FIGURES, rng.random(10).tolist(), strict=True))
+    record = {
+        "step": step,
+        "split": "val",
+        "pictures": 3,
+        "persons": len(names),
+        "boxes": boxes,
+        "protocol": f"{boxes} + flip",
+        "while_training": True,
+        **values,
+        "APM": float("nan"),
+        "ceiling_AP": 0.987,
+        "seconds": 2.0,
+    } | figures
+    pose_folder.finish(place, record, persons, [])
+    Workdir(folder).write_evaluation(record)
+
+
+def _pose_pictures(n, labelled):
+    """The PNGs of a person, by kind."""
+    image = np.random.default_rng(n).integers(0, 255, (32, 24, 3), np.uint8)
+    pose = np.array([[5.0, 5, 1], [20, 5, 1], [5, 25, 1], [20, 25, 0.1]])
+    heatmaps = np.linspace(0, 1, 8 * 6 * 4, dtype=np.float32).reshape(8, 6, 4)
+    bones = [(0, 1), (1, 2), (1, 3)]
+    yield "sample", pose_panel(image, pose if labelled else None, pose, heatmaps, bones)
+    yield "heatmaps", heatmap_figure(image, heatmaps, JOINTS)
+    yield from explanations(image, {name: values[0] for name, values in maps().items()})
+
+
+def make_pose_run(folder, seed=0, settings=None, **how):
+    """As `make_run`, of poses."""
+    return make_run(folder, seed, settings or pose_config(), evaluate_poses, **how)
 
 
 def change_json(path, **changes):
