@@ -8,6 +8,7 @@ import jax
 
 from gsto_jax.errors import UserError
 from gsto_jax.export import export, verify
+from gsto_jax.loading import load_trained
 from gsto_jax.predictor import Predictor
 from modes.common import DEFAULTS
 from modes.terminal import make_show
@@ -25,7 +26,13 @@ def run(args: Any) -> None:
         size = (int(match[1]), int(match[2]))
     show = make_show()
     jax.config.update("jax_platforms", "cpu")  # exact, for the comparison
-    predictor = Predictor.load(args.checkpoint, defaults=DEFAULTS)
+    trained = load_trained(args.checkpoint, DEFAULTS)
+    if trained.task.config.task != "segmentation":
+        raise UserError(
+            f"checkpoint {trained.path} is of a {trained.task.config.task} task: only segmentation "
+            "networks can be exported"
+        )
+    predictor = Predictor.of(trained)
     folder = Path(args.output or "export").expanduser().absolute()
     for path in export(predictor, folder, args.formats, size):
         show(f"export      {path} ({path.stat().st_size / 2**20:.1f} MiB)")

@@ -39,12 +39,13 @@ def run(args: Any) -> None:
     eval_set, eval_source = make_eval_set(task, data, values)
     for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
         found = audit_sample(pictures)
-        ignored = found.pixels[data.ignore_label] / found.total
         seen = len(found.pixels.keys() - {data.ignore_label})
-        show(
-            f"labels of {split}: {found.records} of {len(pictures)} checked, {seen} of "
-            f"{task.num_classes} classes, {ignored:.1%} ignored"
-        )
+        checked = f"{split}: {found.records} of {len(pictures)} checked, {seen} of"
+        if data.keypoints:
+            show(f"persons of {checked} {task.num_classes} joints are labelled")
+        else:
+            ignored = found.pixels[data.ignore_label] / found.total
+            show(f"labels of {checked} {task.num_classes} classes, {ignored:.1%} ignored")
     writes = settings.run.tensorboard and jax.process_index() == 0
     if settings.run.tensorboard:
         check_tensorboard()
@@ -63,7 +64,7 @@ def run(args: Any) -> None:
         warmup = f", warm-up {optim.warmup_fraction:.0%}" if optim.warmup_fraction else ""
         show(
             f"{settings.name}: {steps} steps of {settings.train.batch_size} from {len(source)} "
-            f"pictures, learning rate {optim.learning_rate:g}{warmup}, on "
+            f"{'persons' if data.keypoints else 'pictures'}, learning rate {optim.learning_rate:g}{warmup}, on "
             f"{mesh.size} x {jax.devices()[0].device_kind}"
         )
         show(f"workdir     {workdir.path}")

@@ -87,10 +87,6 @@ def test_data_that_was_not_prepared(tmp_path):
     assert f"There is no data set {tmp_path / 'lip'}: prepare it once" in message
 
 
-def test_pose_has_no_network_yet():
-    assert "pose task" in refused("--config=configs/coco_pose_w32.py")
-
-
 def test_describe_prints_exact_counts():
     done = run("--mode=describe", "--config=configs/cityscapes_w48.py")
     assert done.returncode == 0, done.stderr

@@ -72,7 +72,11 @@ class PosePrediction:
         """Box, keypoints (x, y, score of each joint) and score of each person, as plain values."""
         rows = zip(self.boxes.tolist(), self.poses, self.scores.tolist(), strict=True)
         return [
-            {"bbox": box, "keypoints": pose.ravel().round(3).tolist(), "score": round(score, 6)}
+            {
+                "bbox": box,
+                "keypoints": pose.ravel().astype(float).round(3).tolist(),
+                "score": round(score, 6),
+            }
             for box, pose, score in rows
         ]
 
