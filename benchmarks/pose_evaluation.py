@@ -4,10 +4,10 @@
         --config.data.root=DIR [--workdir=RUN] [--batches=1,32] [--csv=FILE]
 
 Evaluates the persons of `data.eval_split` as `--mode=eval` does, without its pictures, from records
-to poses; without a run, by a network of random weights. The reference is the published way: heatmaps
-of a batch come to the host, where NumPy finds each joint of each person in turn; ours stay on the
-device. Prints the ratio of both for each batch size, and to one person at a time. All is compiled
-before it is timed, and medians count. Writes CSV beside this file.
+to poses; without a run, by a network of random weights. The reference is the published way: a
+batch's heatmaps come to the host, where NumPy finds each joint of each person in turn; ours stay on
+the device. Prints the ratio of both for each batch size, and to one person at a time. All is
+compiled before it is timed, and medians count. Writes CSV beside this file.
 """
 
 import csv

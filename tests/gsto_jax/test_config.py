@@ -110,7 +110,7 @@ def test_poses():
 def test_every_field_of_base_is_explained():
     """A field without a comment behind or above it says nothing to a newcomer."""
     lines = Path(base.__file__).read_text().splitlines()
-    sections = ("model", "loss", "optim", "train", "evaluation", "data", "keypoints", "run")
+    sections = ("model", "loss", "optim", "train", "evaluation", "pose", "data", "keypoints", "run")
     fields = [
         n
         for n, line in enumerate(lines)
@@ -207,7 +207,7 @@ def test_every_setting_has_a_kind():
     kinds = {field: kind(field) for field in walk(values)}
     assert set(kinds.values()) == {"model", "data", "optimiser", "runtime"}
     free = {field.partition(".")[0] for field, which in kinds.items() if which == "runtime"}
-    assert free == {"name", "eval", "run", "data"}
+    assert free == {"name", "eval", "pose", "run", "data"}
     of_data = {f for f in kinds if f.startswith("data.") and kinds[f] == "runtime"}
     plain = {"data.eval_size", "data.eval_split", "data.root", "data.storage", "data.workers"}
     plain |= {"data.categories", "data.instance_sizes", "data.test_split"}
