@@ -62,9 +62,10 @@ def run(args: Any) -> None:
         workdir.write_start([sys.executable, *sys.argv], step, revision(Path(__file__).parents[1]))
         optim = settings.optim
         warmup = f", warm-up {optim.warmup_fraction:.0%}" if optim.warmup_fraction else ""
+        unit = "persons" if data.keypoints else "pictures"
         show(
             f"{settings.name}: {steps} steps of {settings.train.batch_size} from {len(source)} "
-            f"{'persons' if data.keypoints else 'pictures'}, learning rate {optim.learning_rate:g}{warmup}, on "
+            f"{unit}, learning rate {optim.learning_rate:g}{warmup}, on "
             f"{mesh.size} x {jax.devices()[0].device_kind}"
         )
         show(f"workdir     {workdir.path}")
