@@ -110,7 +110,9 @@ def get_config() -> ConfigDict:
     data.train_split = "train"  # what {split} stands for in training
     data.eval_split = "val"  # and in evaluation
     data.test_split = "test"  # and in submissions
-    data.train_size = 0  # how many pictures to draw; folder: the first so many, 0: all
+    # How many pictures to draw; folder: the first so many, 0: all; persons: those of the first
+    # pictures that hold so many.
+    data.train_size = 0
     data.eval_size = 0  # the same of the evaluation split
     data.image_size = (0, 0)  # scenes: height, width
     data.classes = ()  # names, in the order of the train ids

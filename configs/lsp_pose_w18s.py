@@ -21,6 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.batch_size, config.train.epochs, config.train.steps = 16, 0, 1800
     config.pose.sigma = 1.5
     config.data.crop = (128, 96)
+    config.eval.pictures = -1
     config.run.log_every, config.run.checkpoint_every, config.run.eval_every = 20, 100, 300
     return base.finish(config, arg, {"overfit": set_overfit})
 

@@ -157,11 +157,27 @@ class DataConfig:
             )
         if self.keypoints is None:
             self._check_classes()
+        else:
+            self._check_persons(self.keypoints)
         self._check_augmentation()
         if self.source == "scenes":
             self._check_scenes()
         else:
             self._check_files()
+
+    def _check_persons(self, keypoints: Keypoints) -> None:
+        _require(
+            _is_ints(self.crop, 2, 4) and not any(side % 4 for side in self.crop),
+            f"crop is {self.crop!r}",
+            "give persons a (height, width) of multiples of 4, the stride of heatmaps",
+        )
+        if keypoints.detections:
+            _require(
+                self.eval_split != self.train_split,
+                f"keypoints.detections are given, and eval_split is the training split,"
+                f" {self.train_split}",
+                "evaluate on another split, or on true boxes",
+            )
 
     def limit(self, split: str) -> int:
         """How many pictures of a split to use; 0 for all."""

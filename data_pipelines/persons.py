@@ -1,6 +1,8 @@
 """Persons out of prepared COCO keypoints: one sample a person, of ground truth or of a detector."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +47,7 @@ class PersonSource:
     split: str
     _records: Prepared = field(init=False)
     _samples: Sequence[tuple[int, Any]] = field(init=False)
-    _left_out: frozenset[int] = field(init=False)
+    _pictures: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
         wanted = ("image", "image_id", "annotations")
@@ -61,9 +63,9 @@ class PersonSource:
                 " boxes of a detector, --config.data.keypoints.detections=FILE."
             )
         limit = self.config.limit(self.split)
-        object.__setattr__(self, "_samples", samples[:limit] if limit else samples)
-        rest = samples[limit:] if limit else []
-        object.__setattr__(self, "_left_out", frozenset(record for record, _ in rest))
+        pictures = _first_pictures(samples, limit) if limit else frozenset(range(len(records)))
+        object.__setattr__(self, "_pictures", pictures)
+        object.__setattr__(self, "_samples", [x for x in samples if x[0] in pictures])
 
     def _annotated(self) -> list[tuple[int, Any]]:
         """Record and number of the person in it, for each sample."""
@@ -94,6 +96,12 @@ class PersonSource:
             raise DataError(
                 f"{path} holds no detections: a list of image_id, category_id, bbox (x, y, w, h)"
                 " and score is needed."
+            )
+        empty = [n for n, box in enumerate(boxes) if min(box["bbox"][2:]) <= 0]
+        if empty:
+            raise DataError(
+                f"{path} has {len(empty)} boxes without width or height, such as entry {empty[0]},"
+                f" {boxes[empty[0]]['bbox']}; remove them."
             )
         of_image = {image_id: n for n, image_id in enumerate(self._listed("image_ids"))}
         found = [
@@ -173,9 +181,9 @@ class PersonSource:
         return found
 
     def image_ids(self) -> list[int]:
-        """Returns the ids of all pictures of the split, less those with persons left out."""
+        """Returns the ids of all pictures of the split, or of those that a limit leaves."""
         listed = enumerate(self._listed("image_ids"))
-        return [image_id for record, image_id in listed if record not in self._left_out]
+        return [image_id for record, image_id in listed if record in self._pictures]
 
     def inspect(self, index: int) -> Inspection:
         """Reads a person, and tells which joints are labelled."""
@@ -199,8 +207,22 @@ def _is_detection(box: Any) -> bool:
         and {"image_id", "category_id", "bbox", "score"} <= box.keys()
         and isinstance(box["bbox"], list)
         and len(box["bbox"]) == 4
-        and all(isinstance(value, int | float) for value in (*box["bbox"], box["score"]))
+        and all(
+            isinstance(value, int | float) and math.isfinite(value)
+            for value in (*box["bbox"], box["score"])
+        )
     )
+
+
+def _first_pictures(samples: Sequence[tuple[int, Any]], limit: int) -> frozenset[int]:
+    """The first records that hold so many samples: a picture counts whole or not at all."""
+    counts = Counter(record for record, _ in samples)
+    chosen: list[int] = []
+    for record in counts:
+        if sum(counts[n] for n in chosen) >= limit:
+            break
+        chosen.append(record)
+    return frozenset(chosen)
 
 
 def _inside(box: Sequence[float], shape: Sequence[int]) -> tuple[float, float, float, float]:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from gsto_jax import checkpoint, tables
 from gsto_jax.checkpoint import Checkpoints, Record
-from gsto_jax.config import changes
+from gsto_jax.config import changes, filled
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.eval_set import EvalSet, Outcome
 from gsto_jax.task import Task, TrainState, initial_state
@@ -238,12 +238,12 @@ class Experiment:
 
     def _measure(self, config: Record) -> Record:
         """The settings that decide a score."""
-        chosen = self.defaults["eval"] | config["eval"]
+        config = filled(config, self.defaults)
         pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
         if config["task"] == "pose":
-            pictures |= {"pose": self.defaults["pose"] | config.get("pose", {})}
+            pictures |= {"pose": config["pose"]}
             pictures |= {"detections": config["data"]["keypoints"]["detections"]}
-        return pictures | {k: v for k, v in chosen.items() if k not in _NOT_OF_THE_SCORE}
+        return pictures | {k: v for k, v in config["eval"].items() if k not in _NOT_OF_THE_SCORE}
 
     def _report(self, progress: Progress) -> None:
         self.show(tables.progress_line(progress))
@@ -305,7 +305,7 @@ def _check_same_network(ours: Record, record: Record) -> None:
         training_only = ("init", "bn_momentum", "dtype")
         model = {k: v for k, v in config["model"].items() if k not in training_only}
         data = {k: config["data"][k] for k in ("classes", "mean", "std")}
-        data["joints"] = config["data"].get("keypoints", {}).get("names", ())
+        data["keypoints"] = {"names": config["data"].get("keypoints", {}).get("names", ())}
         return {"model": model, "data": data}
 
     theirs, mine = network(record["config"]), network(ours)

@@ -38,7 +38,10 @@ def step_schedule(
       milestones: shares of the run after which it falls, each of 0 to 1.
       decay: the factor.
     """
-    falls = {round(share * steps): decay for share in milestones}
+    falls: dict[int, float] = {}
+    for share in milestones:
+        step = round(share * steps)
+        falls[step] = falls.get(step, 1.0) * decay
     return optax.piecewise_constant_schedule(learning_rate, falls)
 
 

@@ -199,14 +199,33 @@ def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequenc
 
 
 def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Adds the persons of each picture, by its name, to `poses.json`. Raises OSError."""
+    """Writes `poses.json`: the persons of each picture, by its name.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     path, part = folder / "poses.json", folder / ".poses.json.part"
     try:
-        earlier = json.loads(path.read_text())
-    except (OSError, ValueError):
-        earlier = {}
-    part.write_text(json.dumps({**earlier, **persons}) + "\n")
-    part.replace(path)
+        part.write_text(json.dumps(persons) + "\n")
+        part.replace(path)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def read_poses(folder: Path) -> dict[str, Any]:
+    """What earlier predictions left in `poses.json`; empty where there is none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = folder / "poses.json"
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give another --output") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is none of ours: give another --output")
+    return found
 
 
 def _write_first(path: Path, text: str, what: str) -> None:

@@ -56,7 +56,7 @@ def describe_table(config: Config, outputs: int) -> Table:
 def progress_line(progress: Progress) -> str:
     """One line: step, rate, time left, share of waiting for input, losses, learning rate."""
     scalars = progress.scalars
-    losses = [f"{k} {v:.4f}" for k, v in scalars.items() if k.startswith("loss")]
+    losses = [f"{k} {v:.4g}" for k, v in scalars.items() if k.startswith("loss")]
     eta = str(timedelta(seconds=round(progress.eta)))
     return " | ".join(
         [

@@ -47,8 +47,17 @@ def make_pose_set(task: Task, data: DataConfig) -> tuple[PoseSet, PersonSource]:
     batches = EvalBatches(data, source, task.config.eval.batch_size // hosts, host, hosts)
     detections = Path(data.keypoints.detections).name
     boxes = f"detector boxes {detections}" if detections else "ground-truth boxes"
-    truth = source.annotations(), source.image_ids()
-    return PoseSet(data.eval_split, len(source), boxes, batches, *truth, source.name), source
+    found = PoseSet(
+        split=data.eval_split,
+        size=len(source),
+        boxes=boxes,
+        detected=bool(detections),
+        batches=batches,
+        annotations=source.annotations,
+        image_ids=source.image_ids(),
+        name=source.name,
+    )
+    return found, source
 
 
 def make_segmentation_set(

@@ -28,6 +28,7 @@ from gsto_jax.prediction_files import (
     Input,
     PredictionWriter,
     find_inputs,
+    read_poses,
     write_classes,
     write_joints,
     write_poses,
@@ -41,6 +42,7 @@ Predict = Callable[[Input, np.ndarray], Prediction | PosePrediction]
 
 _SHAPES = 6  # of pictures, before they are rounded to share some
 _MULTIPLE = 32
+_FRAMES = ".mp4/"  # between the name of a video and a frame's number
 _AHEAD = 3  # pictures that are read, or being written, at a time
 
 
@@ -59,6 +61,7 @@ def run(args: Any) -> None:
         raise UserError(f"{trained.path} is of a network without gates: leave them out of --save")
     explain = bool(EXPLAINING & set(kinds))
     persons: dict[str, list[dict[str, Any]]] = {}
+    earlier: dict[str, Any] = {}
     if pose:
         predict = _pose_predictor(trained, args, explain, persons)
     else:
@@ -68,6 +71,7 @@ def run(args: Any) -> None:
     writer = PredictionWriter(output, kinds, known)
     if isinstance(trained.task, PoseTask):
         write_joints(output, trained.task.joints, trained.task.skeleton)
+        earlier = read_poses(output)
     else:
         data = trained.config["data"]
         write_classes(output, data["classes"], data["palette"])
@@ -76,19 +80,25 @@ def run(args: Any) -> None:
             console.print(f"{entry.path} becomes {entry.name}", soft_wrap=True)
     use_compilation_cache(trained.task.config.run.compilation_cache)
     failed: list[str] = []
-    with Progress(console=console) as progress:
-        work = _Work(predict, writer, progress, failed)
-        pictures = [entry for entry in inputs if not entry.is_video]
-        if pictures:
-            work.pictures(pictures)
-        for entry in inputs:
-            if entry.is_video:
-                work.video(entry)
-    if persons:
-        write_poses(output, persons)
+    work = _Work(predict, writer, Progress(console=console), failed)
+    try:
+        with work.progress:
+            pictures = [entry for entry in inputs if not entry.is_video]
+            if pictures:
+                work.pictures(pictures)
+            for entry in inputs:
+                if entry.is_video:
+                    work.video(entry)
+    finally:
+        # However it ends: the skeletons that are drawn have their joints.
+        for entry in work.lost:
+            for name in [name for name in persons if _is_of(name, entry)]:
+                del persons[name]
+        if persons:
+            write_poses(output, earlier | persons)
     for message in failed:
         print(f"error: {message}", file=sys.stderr)
-    done = len(inputs) - work.lost
+    done = len(inputs) - len(work.lost)
     console.print(f"{done} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
     console.print(f"predictions {output.absolute()}", soft_wrap=True)
     console.print(f"checkpoint  {trained.path}", soft_wrap=True)
@@ -148,12 +158,16 @@ def _pose_predictor(
             if of_picture is None:
                 raise UserError(f"{args.boxes} has no boxes of {entry.path}")
         found = predictor(image, of_picture, explain)
-        name = f"{entry.name}.mp4/{frames[entry.name]:06d}" if entry.is_video else entry.name
+        name = f"{entry.name}{_FRAMES}{frames[entry.name]:06d}" if entry.is_video else entry.name
         frames[entry.name] += 1
         persons[name] = found.persons()
         return found
 
     return predict
+
+
+def _is_of(name: str, entry: Input) -> bool:
+    return name == entry.name or name.startswith(f"{entry.name}{_FRAMES}")
 
 
 def _read_boxes(text: str | None) -> Any:
@@ -201,7 +215,7 @@ class _Work:
     ) -> None:
         self.predict, self.writer = predict, writer
         self.progress, self.failed = progress, failed
-        self.lost = 0
+        self.lost: list[Input] = []
 
     def pictures(self, inputs: list[Input]) -> None:
         """Predicts pictures, while others are read and written."""
@@ -217,7 +231,7 @@ class _Work:
                     write = writers.submit(self.writer.write, entry.name, prediction)
                     writing.append((entry, write))
                 except UserError as error:
-                    self._lose(str(error))
+                    self._lose(entry, str(error))
                 reading[n] = Future()  # lets go of the picture
                 while len(writing) > _AHEAD:
                     self._written(*writing.pop(0))
@@ -229,14 +243,14 @@ class _Work:
         try:
             write.result()
         except OSError as error:
-            self._lose(f"cannot write what {entry.path} shows: {error.strerror or error}")
+            self._lose(entry, f"cannot write what {entry.path} shows: {error.strerror or error}")
 
     def video(self, entry: Input) -> None:
         """Predicts a video."""
         try:
             frames, rate = count_frames(entry.path)
         except UserError as error:
-            self._lose(str(error))
+            self._lose(entry, str(error))
             return
         bar = self.progress.add_task(entry.path.name, total=frames or None)
         seen = 0
@@ -251,13 +265,13 @@ class _Work:
         try:
             self.writer.write_video(entry.name, rate, predictions())
         except UserError as error:
-            self._lose(str(error))
+            self._lose(entry, str(error))
             return
         except OSError as error:
-            self._lose(f"cannot write what {entry.path} shows: {error.strerror or error}")
+            self._lose(entry, f"cannot write what {entry.path} shows: {error.strerror or error}")
             return
         if seen == 0:
-            self._lose(f"cannot read {entry.path}: it holds no frame")
+            self._lose(entry, f"cannot read {entry.path}: it holds no frame")
         elif seen < frames - rate:  # some files know their length in seconds only
             self.failed.append(f"{entry.path} ends after {seen} of {frames} frames: cut off?")
 
@@ -269,12 +283,12 @@ class _Work:
                 raise
             height, width = image.shape[:2]
             raise UserError(
-                f"{entry.path}, {width}x{height}, takes more memory than there is: give a "
-                "--long_side"
+                f"{entry.path}, {width}x{height}, takes more memory than there is: give a smaller "
+                "picture, or in segmentation a --long_side"
             ) from None
 
-    def _lose(self, message: str) -> None:
-        self.lost += 1
+    def _lose(self, entry: Input, message: str) -> None:
+        self.lost.append(entry)
         self.failed.append(message)
 
 

@@ -80,12 +80,7 @@ def evaluate_coco(
     from pycocotools.cocoeval import COCOeval
 
     people = [_complete(person, n) for n, person in enumerate(annotations, 1)]
-    joints = {len(person["keypoints"]) for person in (*people, *found)}
-    if not joints <= {3 * len(sigmas)}:
-        raise UserError(
-            f"persons have {sorted(n // 3 for n in joints)} joints, and there are {len(sigmas)} "
-            "config.data.keypoints.sigmas: give one for each joint"
-        )
+    check_joints((*people, *found), len(sigmas))
     truth = COCO()
     truth.dataset = {
         "info": {},
@@ -106,6 +101,16 @@ def evaluate_coco(
         judge.summarize()
     values = np.where(np.asarray(judge.stats) < 0, np.nan, judge.stats)
     return dict(zip(FIGURES, map(float, values), strict=True))
+
+
+def check_joints(persons: Iterable[Annotation], count: int) -> None:
+    """Raises UserError where a person has another number of joints."""
+    found = {len(person["keypoints"]) // 3 for person in persons}
+    if not found <= {count}:
+        raise UserError(
+            f"persons have {', '.join(map(str, sorted(found)))} joints, and config.data.keypoints "
+            f"describes {count}: its names and sigmas are one for each joint"
+        )
 
 
 def _complete(person: Annotation, number: int) -> dict[str, Any]:

@@ -52,7 +52,6 @@ def pose_panel(
     heatmaps: np.ndarray,
     skeleton: Sequence[Sequence[int]],
     visible: float = 0.2,
-    note: str = "",
 ) -> np.ndarray:
     """A person as it was seen, the true and the found skeleton, and all heatmaps over it.
 
@@ -63,7 +62,6 @@ def pose_panel(
       heatmaps: `h' w' j`.
       skeleton: pairs of joints.
       visible: found joints below this score are left out.
-      note: behind the caption of what was found.
 
     Returns:
       uint8 RGB, one row of tiles.
@@ -75,7 +73,7 @@ def pose_panel(
         labelled = (truth * scaled)[None]
         tiles.append(("truth", draw_poses(shown, labelled, skeleton, 1e-6)))
     found = draw_poses(shown, (pose * scaled)[None], skeleton, visible)
-    tiles.append((f"found{note}", found))
+    tiles.append(("found", found))
     tiles.append(("heatmaps", _over(shown, heatmaps.max(-1))))
     return grid([[_captioned(*tile) for tile in tiles]])
 

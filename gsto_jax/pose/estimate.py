@@ -115,7 +115,7 @@ def find_joints(
 
 
 def reread_joints(task: PoseTask, mesh: Mesh, batch: Batch) -> Array:
-    """The true joints after encoding and decoding: the best that any network could do.
+    """The true joints through their heatmaps and back: what the targets' whole pixels allow.
 
     Args:
       task: what was trained.

@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.eval_set import Outcome, Record
 from gsto_jax.parallel import local_part, sum_over_processes
 from gsto_jax.pose import folder as pose_folder
-from gsto_jax.pose.coco import FIGURES, evaluate_coco, results
+from gsto_jax.pose.coco import check_joints, evaluate_coco, results
 from gsto_jax.pose.estimate import Batch, GetMaps, estimate, reread_joints
 from gsto_jax.pose.folder import PersonScore
 from gsto_jax.pose.oks import similarity
@@ -21,6 +22,9 @@ from gsto_jax.pose.pictures import KINDS, PoseWriter
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.tables import pose_table
 from gsto_jax.task import Task
+
+CEILING = "truth through its heatmaps"
+"""What encoding and decoding alone allow: the true joints, encoded and found again."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,10 @@ class PoseSet:
     Attributes:
       split: its name.
       size: how many persons it has.
-      boxes: whose boxes they are seen in, in words: true ones or a detector's.
+      boxes: whose boxes they are seen in, in words.
+      detected: whether those are a detector's, which come without joints.
       batches: of its persons; every evaluation iterates over them.
-      annotations: of its pictures, as published.
+      annotations: returns those of its pictures, as published.
       image_ids: of its pictures, those without a person too.
       name: file name, less ".png", of the person of an index.
       measure: the score that tells which checkpoint is best.
@@ -41,8 +46,9 @@ class PoseSet:
     split: str
     size: int
     boxes: str
+    detected: bool
     batches: Iterable[Batch]
-    annotations: Sequence[Mapping[str, Any]]
+    annotations: Callable[[], Sequence[Mapping[str, Any]]]
     image_ids: Sequence[int]
     name: Callable[[int], str]
     measure: str = "AP"
@@ -58,8 +64,10 @@ class PoseSet:
     ) -> Outcome | None:
         """See `EvalSet.evaluate`."""
         assert isinstance(task, PoseTask)
+        truth = self._of_the_set(self.annotations())
+        check_joints(truth, len(task.sigmas))
         table = np.zeros((self.size, 2 + len(KINDS)))  # labelled joints, similarity, what is drawn
-        reread = np.zeros((self.size, task.num_classes, 3))
+        best: list[tuple[Batch, Array]] = []
         begun = False
         began = time.perf_counter()
 
@@ -68,26 +76,33 @@ class PoseSet:
             if not begun and jax.process_index() == 0:
                 pose_folder.begin(folder)  # not before: what is there stays until there is more
             begun = True
-            best = local_part(reread_joints(task, mesh, batch))
+            if not self.detected:
+                # Read at the end: it queues behind the next batch.
+                best.append((batch, reread_joints(task, mesh, batch)))
             for n, kinds in pictures.write(batch, joints, maps).items():
                 drawn = (kind in kinds for kind in KINDS)
                 table[batch["index"][n]] = *_met(task, batch, joints, n), *drawn
-                reread[batch["index"][n]] = best[n]
 
         with PoseWriter(folder, task, self.name) as pictures:
             poses = estimate(task, variables, self.batches, self.size, mesh, on_batch, stop)
         if poses is None:
             return None
-        table, reread = sum_over_processes(table), sum_over_processes(reread)
+        table = sum_over_processes(table)
         seconds = time.perf_counter() - began
         found = self._of_the_set(results(poses, task.sigmas, task.config.pose))
-        truth = self._of_the_set(self.annotations)
         figures = evaluate_coco(found, truth, self.image_ids, task.sigmas)
         rows = {"network": figures}
-        if table[:, 0].any():
-            best = results(replace(poses, joints=reread), task.sigmas, task.config.pose)
-            ceiling = evaluate_coco(self._of_the_set(best), truth, self.image_ids, task.sigmas)
-            rows["encoding and decoding alone"] = ceiling
+        if not self.detected:
+            reread = np.zeros_like(poses.joints)
+            for batch, joints in best:
+                reread[batch["index"][batch["mask"]]] = local_part(joints)[batch["mask"]]
+            poses_of_truth = replace(poses, joints=sum_over_processes(reread))
+            again = self._of_the_set(results(poses_of_truth, task.sigmas, task.config.pose))
+            rows[CEILING] = evaluate_coco(again, truth, self.image_ids, task.sigmas)
+        known = {
+            **figures,
+            "ceiling_AP": rows[CEILING]["AP"] if CEILING in rows else float("nan"),
+        }
         look = f"{self.boxes}{protocol(task)}"
         record = about | {
             "split": self.split,
@@ -95,8 +110,7 @@ class PoseSet:
             "persons": self.size,
             "boxes": self.boxes,
             "protocol": look,
-            **{name: value if np.isfinite(value) else None for name, value in figures.items()},
-            "ceiling_AP": rows.get("encoding and decoding alone", {}).get("AP"),
+            **{name: value if np.isfinite(value) else None for name, value in known.items()},
             "seconds": seconds,
         }
         if jax.process_index() == 0:
@@ -124,7 +138,8 @@ class PoseSet:
             f"results     {folder / pose_folder.RESULTS}",
             f"pictures    {folder} ({pictures.written} PNGs)",
         )
-        scalars = {name: figures[name] for name in FIGURES if np.isfinite(figures[name])}
+        whose = "detector_boxes" if self.detected else "ground_truth_boxes"
+        scalars = {f"{k}/{whose}": v for k, v in figures.items() if np.isfinite(v)}
         return Outcome(record, shown, scalars, pictures.shown)
 
     def _of_the_set(self, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -1,6 +1,6 @@
 """What an evaluation of poses leaves in a run's eval-SPLIT/: all of it is of one evaluation.
 
-scores.csv        the ten figures of COCO
+scores.csv        the ten figures of COCO, and for whose boxes
 persons.csv       by person: similarity to the truth, scores; which PNGs there are
 results.json      poses in the benchmark's form, as they were scored
 evaluation.json   step, split, boxes, protocol, scores: the line of evaluations.jsonl
@@ -89,6 +89,7 @@ def finish(
                 path.unlink(missing_ok=True)
     known = {name: record[name] for name in FIGURES if record[name] is not None}
     figures = [[name, f"{known[name]:.6f}" if name in known else ""] for name in FIGURES]
+    figures.append(["boxes", record["boxes"]])
     eval_folder.write_table(folder / _SCORES, ["figure", "value"], figures)
     eval_folder.write_table(folder / _PERSONS, _FIELDS, map(_row, persons))
     write_results(folder / RESULTS, results)

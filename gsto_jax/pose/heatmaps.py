@@ -137,7 +137,7 @@ def to_picture(joints: Array, centre: Array, frame: Array, heatmap: Size) -> Arr
       `b j 2`, x and y in pixels of the picture.
     """
     middle = jnp.asarray([heatmap[1] / 2, heatmap[0] / 2], jnp.float32)[None, None]
-    factor = (frame[:, 0] / heatmap[1])[:, None, None]
+    factor = (frame[:, 0] / heatmap[1])[:, None, None]  # of both axes, as published
     return (joints - middle) * factor + centre[:, None]
 
 

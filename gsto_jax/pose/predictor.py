@@ -140,8 +140,8 @@ class PosePredictor:
         maps: list[dict[str, np.ndarray]] = []
         for start in range(0, len(crops), _BATCH):
             part = crops[start : start + _BATCH]
-            # Two shapes of batches: of one person, and of many.
-            count = 1 if len(part) == 1 else _BATCH
+            # Few shapes of batches, since each compiles.
+            count = 1 << (len(part) - 1).bit_length()
             filled = part + part[-1:] * (count - len(part))
             batch = {name: np.stack([crop[name] for crop in filled]) for name in part[0]}
             joints, found = find_joints(self.task, self.trained.mesh, self.trained.variables, batch)

@@ -28,7 +28,7 @@ class PoseTask(Task):
       sigmas: deviation of each joint in the object keypoint similarity.
 
     Raises:
-      UserError: more hard joints are asked for than there are.
+      UserError: more hard joints are asked for than there are, or what only segmentation has.
     """
 
     train_inputs: ClassVar[tuple[str, ...]] = ("image", "joints", "visible")
@@ -39,22 +39,32 @@ class PoseTask(Task):
     sigmas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("joints", "sigmas"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("flip_pairs", "skeleton"):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
+        for field, value, plain in (
+            ("eval.scales", self.config.eval.scales, (1.0,)),
+            ("eval.window", self.config.eval.window, "whole"),
+            ("loss.kind", self.config.loss.kind, "ce"),
+            ("loss.class_weights", self.config.loss.class_weights, False),
+        ):
+            if value != plain:
+                raise UserError(
+                    f"config.{field} is {value!r}, which is for segmentation: leave it at {plain!r}"
+                )
         if self.config.pose.hardest > len(self.joints):
             raise UserError(
                 f"config.pose.hardest is {self.config.pose.hardest}, of {len(self.joints)} joints: "
                 "use at most as many, or 0 for all"
             )
+        super().__post_init__()
 
     def initial_variables(self) -> dict[str, Any]:
-        """The network's variables before training; whatever `model.init`, all heatmaps start low.
+        """The network's variables before training; whatever `model.init`, heatmaps start flat.
 
         The last kernel of each head gets the deviation of the published initialisation: heatmaps
-        are nearly 0 everywhere, and their loss has no use for larger ones.
+        are low nearly everywhere, and nothing is gained by unlearning others.
         """
         flat = flatten_dict(super().initial_variables())
         for path, values in flat.items():

@@ -196,10 +196,50 @@ def test_boxes_of_a_detector(tmp_path):
     assert len(source) == 1
     assert (source[0]["image_id"], source[0]["score"], source[0]["person_id"]) == (12, 0.5, -1)
     assert len(opened(tmp_path, "coco_keypoints", "train", **detected)) == 3
-    for text, message in (("{", "is no JSON"), ('[{"bbox": 1}]', "holds no detections")):
+    box = '[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 0, 20], "score": 0.5}]'
+    for text, message in (
+        ("{", "is no JSON"),
+        ('[{"bbox": 1}]', "holds no detections"),
+        (box, r"1 boxes without width or height, such as entry 0, \[1, 2, 0, 20\]"),
+        (box.replace("0.5", "NaN"), "holds no detections"),
+    ):
         boxes.write_text(text)
         with pytest.raises(DataError, match=message):
             opened(tmp_path, "coco_keypoints", "val", **detected)
+
+
+def test_a_limit_keeps_whole_pictures(tmp_path):
+    build(tmp_path, "coco_keypoints")
+    source = opened(tmp_path, "coco_keypoints", "train", train_size=1)
+    assert (len(source), source.image_ids()) == (2, [1])
+    boxes = tmp_path / "boxes.json"
+    rows = [(12, 1), (11, 2), (12, 3), (11, 4)]
+    boxes.write_text(
+        json.dumps(
+            [
+                {"image_id": image, "category_id": 1, "bbox": [x, 2, 9, 9], "score": 0.5}
+                for image, x in rows
+            ]
+        )
+    )
+    detected = {"keypoints": {"detections": str(boxes)}, "eval_size": 1}
+    source = opened(tmp_path, "coco_keypoints", "val", **detected)
+    assert [source[n]["box"][0] for n in range(len(source))] == [1, 3]
+    assert source.image_ids() == [12]
+    with pytest.raises(DataError, match="eval_split is the training split"):
+        opened(tmp_path, "coco_keypoints", "train", eval_split="train", **detected)
+
+
+def test_nobody_to_evaluate(tmp_path):
+    files = coco_files()
+    for name in [name for name in files if "val2017" in name]:
+        del files[name]
+    empty = {"images": [{"id": 21, "file_name": "000000000021.jpg"}]}
+    files["annotations/image_info_test-dev2017.json"] = json.dumps(empty).encode()
+    files["test2017/000000000021.jpg"] = files["train2017/000000000001.jpg"]
+    build(tmp_path, "coco_keypoints", files)
+    with pytest.raises(DataError, match="give the boxes of a detector"):
+        opened(tmp_path, "coco_keypoints", "test", eval_split="test")
 
 
 # Reading

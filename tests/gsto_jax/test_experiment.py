@@ -121,6 +121,17 @@ def test_a_fork_keeps_its_own_start(make, tmp_path):
         make("third")[0].start(tmp_path / "nothing")
 
 
+def test_the_best_of_an_older_version_still_counts(make, tmp_path):
+    """Its configuration lacks what came later: the task, and settings of the evaluation."""
+    run, _, ious = make()
+    old = json.loads(json.dumps(values()))
+    del old["task"], old["eval"]["score"], old["pose"]
+    save(tmp_path / "run" / "best", 4, record=RECORD | {"config": old, "mean_iou": 0.9})
+    ious[:] = [0.1]
+    run.evaluate(state_at(5), {"batches": 5})
+    assert checkpoint.steps(tmp_path / "run" / "best") == [4]
+
+
 def test_the_best_is_kept(make, tmp_path):
     run, _, ious = make()
     ious[:] = [0.5, 0.4, 0.6, 0.7]

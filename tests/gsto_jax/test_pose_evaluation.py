@@ -1,8 +1,13 @@
 """Poses from training to COCO's figures, predictions and what an evaluation leaves."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import jax
@@ -23,12 +28,12 @@ from gsto_jax.pose.crop import crop_person
 from gsto_jax.pose.drawing import draw_poses
 from gsto_jax.pose.estimate import Poses, estimate, reread_joints
 from gsto_jax.pose.eval_set import PoseSet
-from gsto_jax.pose.folder import PersonScore
 from gsto_jax.pose.pictures import KINDS, to_crop
 from gsto_jax.pose.predictor import PosePredictor
 from gsto_jax.predictor import Predictor
 from gsto_jax.task import initial_state, train_step
 from gsto_jax.train import fit
+from tests.gsto_jax import pose_process
 from tests.gsto_jax.pose_runs import SIZE, annotations, batches, pose_task, pose_values
 from tests.gsto_jax.test_train import make_task
 
@@ -73,7 +78,9 @@ def test_other_joints():
     poses = poses_of(people)
     found = results(poses, (0.05, 0.05, 0.1), PLAIN)
     assert evaluate_coco(found, people, [1], (0.05, 0.05, 0.1))["AP"] == 1
-    with pytest.raises(UserError, match=r"persons have \[3\] joints, and there are 17"):
+    with pytest.raises(
+        UserError, match=r"persons have 3 joints, and config\.data\.keypoints describes 17"
+    ):
         evaluate_coco(found, people, [1], SIGMAS)
 
 
@@ -120,7 +127,7 @@ def trained():
 def test_training_learns(trained):
     task, _, losses = trained
     assert losses[-1] < 0.5 * losses[0]
-    assert {"stage2", "stage3"} <= set(task.model.gsto.gtm) or len(losses) == 4
+    assert len(losses) == 4 and task.model.gsto.gtm == ("none", "supervised", "supervised")
 
 
 def test_parts_of_a_batch_add_up():
@@ -139,7 +146,7 @@ def test_parts_of_a_batch_add_up():
 
 
 def test_weights_of_joints():
-    """What is not labelled, or far outside, changes nothing."""
+    """Joints that are not labelled change nothing."""
     task = pose_task()
     (batch,) = batches(6)
     inputs = {name: jnp.asarray(batch[name]) for name in task.train_inputs}
@@ -194,8 +201,9 @@ def pose_set(**changes):
             "split": "val",
             "size": 6,
             "boxes": "ground-truth boxes",
+            "detected": False,
             "batches": Fixed(),
-            "annotations": people,
+            "annotations": lambda: people,
             "image_ids": sorted({p["image_id"] for p in people}),
             "name": lambda n: f"deep/person{n}",
         }
@@ -212,7 +220,7 @@ def test_an_evaluation_from_start_to_end(trained, tmp_path):
     assert record["AP"] > 0.5, "learnt by heart"
     assert 0.75 < record["ceiling_AP"] < 1, "a pixel of the heatmap is an eighth of a person"
     assert "ground-truth boxes" in str(outcome.shown[0].title)
-    assert outcome.scalars["AP"] == record["AP"] and record["APL"] is None
+    assert outcome.scalars["AP/ground_truth_boxes"] == record["AP"] and record["APL"] is None
     assert {"sample/0", "heatmaps/0", "branches/0", "gates/0"} <= set(outcome.images)
     read = pose_folder.read(tmp_path)
     assert read.record == record
@@ -231,6 +239,48 @@ def test_an_evaluation_from_start_to_end(trained, tmp_path):
     assert "person2.png" not in left and {"mine.png", "person1.png"} <= set(left)
 
 
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    folders = [tmp_path / name for name in ("alone", "together")]
+    flags = "--xla_backend_optimization_level=0"
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".jax_cache")}
+    command = [sys.executable, "-m", "tests.gsto_jax.pose_process", address, "2"]
+    started = [
+        subprocess.Popen(
+            [*command, str(index), str(folders[1])],
+            cwd=Path(__file__).parents[2],
+            env=os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        )
+        for index in (0, 1)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    alone = pose_process.evaluate(ONE, 0, 1, folders[0]).record
+    one, two = (pose_folder.read(folder) for folder in folders)
+    ours, theirs = ({k: v for k, v in x.record.items() if k != "seconds"} for x in (one, two))
+    assert ours == pytest.approx(theirs, abs=1e-6) and alone["AP"] == one.record["AP"]
+    for a, b in zip(one.persons, two.persons, strict=True):
+        assert (a.name, a.image_id, a.labelled) == (b.name, b.image_id, b.labelled)
+        assert b.similarity == pytest.approx(a.similarity, abs=1e-4)
+        assert "sample" in a.drawn and "sample" in b.drawn
+        assert all(path.is_file() for path in drawn(folders[1], b))
+
+
+@pytest.mark.slow
+def test_other_dtypes(trained):
+    """bfloat16 finds nearly the same joints as float32."""
+    task, state, _ = trained
+    model = replace(task.config.model, dtype="bfloat16")
+    rough = replace(task, config=replace(task.config, model=model))
+    exact = estimate(task, state.variables, batches(6), 6, ONE)
+    found = estimate(rough, state.variables, batches(6), 6, ONE)
+    assert np.isfinite(found.joints).all()
+    difference = np.abs(found.joints - exact.joints)[..., :2].max(-1)
+    assert np.median(difference) < 3, "pixels, of persons of 128"
+
+
 def drawn(folder, person):
     return pose_folder.drawings(folder, person).values()
 
@@ -242,11 +292,6 @@ def test_a_stopped_evaluation_leaves_what_was_there(trained, tmp_path):
     look = (task, state.variables, ONE, tmp_path, about)
     assert pose_set().evaluate(*look, stop=lambda: True) is None
     assert (tmp_path / "evaluation.json").exists()
-
-
-def test_similarity_of_a_person():
-    score = PersonScore("a", 1, 0, float("nan"), 0.5, 0.9)
-    assert pose_folder.drawings(pose_folder.Path("x"), score) == {}
 
 
 def test_to_the_crop_and_back():
@@ -310,7 +355,7 @@ def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
     assert nobody.poses.shape == (0, 17, 3)
     np.testing.assert_array_equal(nobody.overlay(), nobody.image)
     many = predictor(image, [*boxes] * 6)
-    np.testing.assert_allclose(many.poses[15:], np.tile(found.poses, (1, 1, 1)), atol=1e-3)
+    np.testing.assert_allclose(many.poses[15:], found.poses, atol=1e-3)
     with pytest.raises(UserError, match="is none: give x, y, width, height"):
         predictor(image, [(0, 0, 0, 5)])
     with pytest.raises(UserError, match=r"of a pose task: use gsto_jax\.pose\.predictor"):
@@ -377,6 +422,17 @@ def test_heatmaps_start_low():
 def test_settings_that_cannot_work():
     with pytest.raises(UserError, match=r"config\.pose\.hardest is 18, of 17 joints"):
         pose_task(pose={"hardest": 18})
+    for section, field, value in (
+        ("eval", "scales", (0.5, 1.0)),
+        ("eval", "window", "slide"),
+        ("loss", "kind", "ohem"),
+        ("loss", "class_weights", True),
+    ):
+        changed = {
+            section: {field: value, "crop": (32, 32)} if section == "eval" else {field: value}
+        }
+        with pytest.raises(UserError, match=rf"config\.{section}\.{field} is .* for segmentation"):
+            pose_task(**changed)
     for field, value, message in (
         ("sigma", 0, "use pixels"),
         ("refinement", "udp", "use one of none, quarter, dark"),
