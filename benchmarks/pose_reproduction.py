@@ -1,12 +1,15 @@
 """Tables and loss curves of finished pose runs, for `docs/reproduction.md`.
 
-    python benchmarks/pose_reproduction.py --plot=CURVES.png --title=TITLE RUN...
+    python benchmarks/pose_reproduction.py --plot=CURVES.png --title=TITLE \
+        --skeletons=PNG --annotations=person_keypoints_val.json RUN...
 
 A RUN is a `--workdir`. Prints Markdown: COCO's figures of the newest evaluation of each split, with
 what encoding and decoding alone allow, and the time that training took. The speed is that of the
-median report.
+median report. The skeletons are those of persons from the best met to the worst, true and found,
+without the photographs, which are not ours to publish.
 """
 
+import json
 import statistics
 import sys
 from pathlib import Path
@@ -16,21 +19,60 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from gsto_jax.canvas import caption, grid, write_image
 from gsto_jax.pose.coco import FIGURES
-from gsto_jax.report.run import read_run
+from gsto_jax.pose.drawing import draw_poses
+from gsto_jax.report.run import Run, read_run
 from gsto_jax.workdir import Workdir
 
 PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
+SKELETONS = flags.DEFINE_string("skeletons", None, "PNG to write skeletons to")
+ANNOTATIONS = flags.DEFINE_string("annotations", None, "JSON of the true joints of that split")
 TITLE = flags.DEFINE_string("title", "Loss of the last head", "of the plot")
+
+SIDE = 150  # of a skeleton's tile, in pixels
 
 
 def percent(value: float | None) -> str:
     """A share in percent; a dash for none."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def draw_skeletons(runs: list[Run], annotations: Path, path: Path) -> None:
+    """A row for the truth and each run; a column a person, in the order of the first run."""
+    people = json.loads(annotations.read_text())["annotations"]
+    truth = {p["image_id"]: p for p in people if any(p["keypoints"][2::3])}
+    first = runs[0].evaluation
+    scored = sorted(first.persons, key=lambda person: -person.similarity)
+    chosen = [scored[round(q * (len(scored) - 1))] for q in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)]
+    skeleton = runs[0].get("data.keypoints.skeleton")
+    true = {image: person["keypoints"] for image, person in truth.items()}
+    rows: list[tuple[str, dict, dict]] = [("truth", true, {})]
+    for run in runs:
+        found = json.loads((run.evaluation.folder / "results.json").read_text())
+        poses = {pose["image_id"]: pose["keypoints"] for pose in found}
+        similarity = {person.name: person.similarity for person in run.evaluation.persons}
+        rows.append((run.network.partition("-")[0], poses, similarity))
+    tiles = []
+    for label, poses, similarity in rows:
+        line = []
+        for person in chosen:
+            x, y, width, height = truth[person.image_id]["bbox"]
+            factor = SIDE / max(width, height)
+            pose = np.array(poses[person.image_id], float).reshape(-1, 3)
+            shown = np.array(truth[person.image_id]["keypoints"]).reshape(-1, 3)[:, 2] > 0
+            pose[:, :2] = (pose[:, :2] - [x + width / 2, y + height / 2]) * factor + SIDE / 2
+            pose[:, 2] = shown  # joints that are not labelled were not learnt
+            tile = draw_poses(np.full((SIDE, SIDE, 3), 235, np.uint8), pose[None], skeleton)
+            text = f"{label} {similarity[person.name]:.2f}" if similarity else label
+            line.append(np.vstack([caption(text, SIDE), tile]))
+        tiles.append(line)
+    write_image(path, grid(tiles))
 
 
 def main(argv: list[str]) -> None:
@@ -59,6 +101,8 @@ def main(argv: list[str]) -> None:
             f"| {run.network} | {last['step']} | {step:.2f} s | {minutes / 60:.0f} min | "
             f"{1000 * loss:.3f} / 1000 |"
         )
+    if SKELETONS.value:
+        draw_skeletons(runs, Path(ANNOTATIONS.value), Path(SKELETONS.value))
     if PLOT.value:
         figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
         for run in runs:
