@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,12 +22,8 @@ from gsto_jax.metrics import Scores
 from gsto_jax.picture_scores import KINDS, PictureScore
 from gsto_jax.tables import write_scores
 
-_RECORD, _SCORES, _CONFUSION, _PICTURES = (
-    "evaluation.json",
-    "scores.csv",
-    "confusion.csv",
-    "pictures.csv",
-)
+RECORD = "evaluation.json"
+_SCORES, _CONFUSION, _PICTURES = "scores.csv", "confusion.csv", "pictures.csv"
 _FIELDS = ("name", "height", "width", "labelled_pixels", "pixel_accuracy", "mean_iou", *KINDS)
 
 
@@ -54,7 +50,7 @@ class Evaluation:
 
 def begin(folder: Path) -> None:
     """Says that what lies in a folder is no longer of one evaluation."""
-    for name in (_RECORD, _SCORES, _CONFUSION):
+    for name in (RECORD, _SCORES, _CONFUSION):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -75,24 +71,18 @@ def finish(
       pictures: of the set, in its order.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    now = {path for picture in pictures for path in drawings(folder, picture).values()}
-    for picture in [*_read_pictures(folder), *pictures]:
-        for path in places(folder, picture.name).values():
-            if path not in now:
-                path.unlink(missing_ok=True)
+    remove_others(folder, [*_read_pictures(folder), *pictures], pictures)
     write_scores(folder / _SCORES, scores, classes)
     matrix = zip(classes, scores.confusion.tolist(), strict=True)
     write_table(folder / _CONFUSION, ["", *classes], ([name, *counts] for name, counts in matrix))
     write_table(folder / _PICTURES, _FIELDS, map(_row, pictures))
-    part = folder / f".{_RECORD}"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(folder / _RECORD)
+    write_record(folder, record)
 
 
 def read(folder: Path) -> Evaluation | None:
     """The evaluation in a folder; None where there is none, or not all of one."""
+    record = read_record(folder)
     try:
-        record = json.loads((folder / _RECORD).read_text())
         (_, *classes), *matrix = read_table(folder / _CONFUSION)
         header, *rows = read_table(folder / _SCORES)
         confusion = np.array([[int(n) for n in counts] for _, *counts in matrix], np.int64)
@@ -102,15 +92,56 @@ def read(folder: Path) -> Evaluation | None:
     square = confusion.shape == (len(classes), len(classes))
     if not square or [name for name, _ in scores[: len(classes)]] != classes:
         return None
-    if not isinstance(record, dict):
+    if record is None:
         return None
     pictures = tuple(_read_pictures(folder))
     return Evaluation(folder, record, tuple(classes), scores, confusion, pictures)
 
 
-def drawings(folder: Path, picture: PictureScore) -> dict[str, Path]:
-    """The PNGs of a picture, by their kind."""
-    return {k: v for k, v in places(folder, picture.name).items() if k in picture.drawn}
+class Sample(Protocol):
+    """A picture or a person of an evaluation: its name, and the kinds of PNGs there are of it."""
+
+    @property
+    def name(self) -> str:
+        """Of the sample."""
+        ...
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Kinds of PNGs."""
+        ...
+
+
+def drawings(folder: Path, sample: Sample, kinds: Sequence[str] = KINDS) -> dict[str, Path]:
+    """The PNGs of a sample, by their kind."""
+    return {k: v for k, v in places(folder, sample.name, kinds).items() if k in sample.drawn}
+
+
+def remove_others(
+    folder: Path, known: Iterable[Sample], now: Sequence[Sample], kinds: Sequence[str] = KINDS
+) -> None:
+    """Removes the PNGs of the known samples that are not of those of now."""
+    kept = {path for sample in now for path in drawings(folder, sample, kinds).values()}
+    for sample in known:
+        for path in places(folder, sample.name, kinds).values():
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes evaluation.json, whole or not at all."""
+    part = folder / f".{RECORD}"
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.replace(folder / RECORD)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What evaluation.json holds; None where there is none."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def places(folder: Path, name: str, kinds: Sequence[str] = KINDS) -> dict[str, Path]:

@@ -10,7 +10,6 @@ evaluation.json goes first and comes last: without it the rest may be of two eva
 """
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,8 @@ from gsto_jax import eval_folder
 from gsto_jax.pose.coco import FIGURES, write_results
 from gsto_jax.pose.pictures import KINDS
 
-_RECORD, _SCORES, _PERSONS, RESULTS = (
-    "evaluation.json",
-    "scores.csv",
-    "persons.csv",
-    "results.json",
-)
+RESULTS = "results.json"
+_SCORES, _PERSONS = "scores.csv", "persons.csv"
 _FIELDS = ("name", "image_id", "labelled_joints", "similarity", "joint_score", "box_score", *KINDS)
 
 
@@ -63,7 +58,7 @@ class PoseEvaluation:
 
 def begin(folder: Path) -> None:
     """Says that what lies in a folder is no longer of one evaluation."""
-    for name in (_RECORD, _SCORES, RESULTS):
+    for name in (eval_folder.RECORD, _SCORES, RESULTS):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -82,37 +77,27 @@ def finish(
       results: of `gsto_jax.pose.coco.results`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    now = {path for person in persons for path in drawings(folder, person).values()}
-    for person in [*_read_persons(folder), *persons]:
-        for path in eval_folder.places(folder, person.name, KINDS).values():
-            if path not in now:
-                path.unlink(missing_ok=True)
+    eval_folder.remove_others(folder, [*_read_persons(folder), *persons], persons, KINDS)
     known = {name: record[name] for name in FIGURES if record[name] is not None}
     figures = [[name, f"{known[name]:.6f}" if name in known else ""] for name in FIGURES]
     figures.append(["boxes", record["boxes"]])
     eval_folder.write_table(folder / _SCORES, ["figure", "value"], figures)
     eval_folder.write_table(folder / _PERSONS, _FIELDS, map(_row, persons))
     write_results(folder / RESULTS, results)
-    part = folder / f".{_RECORD}"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(folder / _RECORD)
+    eval_folder.write_record(folder, record)
 
 
 def read(folder: Path) -> PoseEvaluation | None:
     """The evaluation in a folder; None where there is none, or not all of one."""
-    try:
-        record = json.loads((folder / _RECORD).read_text())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict) or not {*FIGURES} <= record.keys():
+    record = eval_folder.read_record(folder)
+    if record is None or not {*FIGURES} <= record.keys():
         return None
     return PoseEvaluation(folder, record, tuple(_read_persons(folder)))
 
 
 def drawings(folder: Path, person: PersonScore) -> dict[str, Path]:
     """The PNGs of a person, by their kind."""
-    found = eval_folder.places(folder, person.name, KINDS)
-    return {kind: path for kind, path in found.items() if kind in person.drawn}
+    return eval_folder.drawings(folder, person, KINDS)
 
 
 def _row(person: PersonScore) -> list[object]:
