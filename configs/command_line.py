@@ -81,6 +81,7 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
             "onnx_size", None, "export: HEIGHTxWIDTH that the ONNX program takes; by default any"
         )
         flags.DEFINE_string("compare", None, "report: workdir of another run to set beside")
+        flags.DEFINE_string("topology", "v5e:2x2", "plan: chips to compile for, such as v5e:4x4")
         flags.DEFINE_string("source", None, "prepare: folder of the downloads")
         flags.DEFINE_bool(
             "partial", False, "prepare: accept another number of records than the published one"

@@ -113,7 +113,7 @@ def _predict(
     maps: Mapping[str, Array] = {}
     plain = protocol.is_plain(together)
     if plain or explain:
-        counts, predictions, maps = _compiled(task, mesh)(variables, put(*EVAL_INPUTS))
+        counts, predictions, maps = compiled_eval_step(task, mesh)(variables, put(*EVAL_INPUTS))
     if not plain:
         found = score_batch(task, protocol, mesh, variables, batch, together)
         counts, predictions = counting(task, mesh)(found, put("label", "size", "mask"))
@@ -121,8 +121,8 @@ def _predict(
 
 
 @lru_cache(maxsize=4)
-def _compiled(task: Task, mesh: Mesh) -> Any:
-    """Kept, since a run evaluates many times."""
+def compiled_eval_step(task: Task, mesh: Mesh) -> Any:
+    """`eval_step` under `jit` on a mesh; kept, since a run evaluates many times."""
     whole, split = replicated(mesh), split_batch(mesh)
     return jax.jit(
         partial(eval_step, task),

@@ -4,12 +4,14 @@ The steps are pure module-level functions of a `Task`, so that the training loop
 ahead-of-time compilation share them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import Array
@@ -29,6 +31,7 @@ from gsto_jax.resample import enlarge
 
 Batch = dict[str, Array]
 Maps = dict[str, Array]
+Shapes = dict[str, tuple[tuple[int, ...], Any]]
 Shares = tuple[Array | float, Array | float]
 EVAL_INPUTS = ("image", "label", "size", "mask")
 """What `eval_step` reads of a batch; the rest of it stays on the host."""
@@ -150,6 +153,21 @@ class Task:
     def initial_variables(self) -> dict[str, Any]:
         """The network's variables before training, as NumPy arrays."""
         return initial_variables(self.model, self.config.seed)
+
+    def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
+        """Shape and dtype of what a step reads of a batch of pictures (h, w), by name.
+
+        Args:
+          batch: how many pictures.
+          size: (h, w) of each.
+          step: "train" or "eval".
+        """
+        shapes: Shapes = {
+            "image": ((batch, *size, 3), np.uint8),
+            "label": ((batch, *size), np.uint8),
+            "size": ((batch, 2), np.int32),
+        }
+        return shapes if step == "train" else shapes | {"mask": ((batch,), np.bool_)}
 
     def losses(
         self, outputs: Outputs, batch: Batch, shares: Shares = (1.0, 1.0)

@@ -79,13 +79,7 @@ def fit(
         losses.
     """
     run = task.config.run
-    step_fn = jax.jit(
-        partial(train_step, task),
-        in_shardings=(replicated(mesh), split_batch(mesh)),
-        out_shardings=(replicated(mesh), replicated(mesh)),
-        donate_argnums=0,
-        compiler_options=compiler_options(mesh),
-    )
+    step_fn = compiled_train_step(task, mesh)
     iterator: Iterator[dict[str, np.ndarray]] = iter(batches)
     start = int(state.step)
     end = min(task.steps, run.stop_at or task.steps)
@@ -129,6 +123,17 @@ def fit(
         if stopping:
             break
     return state
+
+
+def compiled_train_step(task: Task, mesh: Mesh) -> Any:
+    """`train_step` under `jit` on a mesh; it donates the state."""
+    return jax.jit(
+        partial(train_step, task),
+        in_shardings=(replicated(mesh), split_batch(mesh)),
+        out_shardings=(replicated(mesh), replicated(mesh)),
+        donate_argnums=0,
+        compiler_options=compiler_options(mesh),
+    )
 
 
 def _check_finite(scalars: Mapping[str, Any] | None, step: int) -> None:

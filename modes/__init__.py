@@ -12,6 +12,7 @@ MODES = {
     "export": "write the network of --checkpoint as programs that need nothing of this project",
     "prepare": "make a data set of the downloads in --source, once",
     "audit": "check every label of both splits, and count its classes",
+    "plan": "compile the step for a --topology of TPUs that need not be here, and print its cost",
     "describe": "print parameters and multiply-accumulates by stage",
 }
 
@@ -24,6 +25,7 @@ FLAGS = {
     "long_side": ("predict",),
     "multiple": ("predict",),
     "compare": ("report",),
+    "topology": ("plan",),
     "formats": ("export",),
     "onnx_size": ("export",),
     "source": ("prepare",),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
@@ -13,7 +14,7 @@ from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
-from gsto_jax.task import Batch, Maps, Shares, Task, explanation, normalize
+from gsto_jax.task import Batch, Maps, Shapes, Shares, Task, explanation, normalize
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,14 @@ class PoseTask(Task):
             if path[-1] == "kernel" and (path[-2] == "classifier" or path[1:-1] == ("head",)):
                 flat[path] = values * (hrnet_std(values.shape) / values.std())
         return unflatten_dict(flat)
+
+    def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
+        """See `Task.abstract_batch`; of persons."""
+        return {
+            "image": ((batch, *size, 3), np.uint8),
+            "joints": ((batch, self.num_classes, 2), np.float32),
+            "visible": ((batch, self.num_classes), np.float32),
+        }
 
     def losses(
         self, outputs: Outputs, batch: Batch, shares: Shares = (1.0, 1.0)

@@ -1,0 +1,242 @@
+"""A compiled XLA program as text: what it runs, how often, and what that costs.
+
+XLA's own sums count the body of a loop once. Here a body counts as often as it runs.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from gsto_jax.errors import UserError
+
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
+_SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One operation.
+
+    Attributes:
+      name: unique in its program.
+      opcode: such as "fusion".
+      shape: text of its result's shape.
+      operands: names.
+      text: the whole line.
+      is_root: whether its computation returns it.
+    """
+
+    name: str
+    opcode: str
+    shape: str
+    operands: tuple[str, ...]
+    text: str
+    is_root: bool
+
+    @property
+    def cycles(self) -> int:
+        """XLA's estimate for TPUs; 0 where it gives none."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.text)
+        return int(found[1]) if found else 0
+
+    @property
+    def op_name(self) -> str:
+        """Where in the traced program it comes from; empty if unknown."""
+        found = re.search(r'op_name="([^"]*)"', self.text)
+        return found[1] if found else ""
+
+    def called(self, kind: str) -> str | None:
+        """The computation that it calls as "body", "condition", "calls" or "to_apply"."""
+        found = re.search(rf"[,\s]{kind}=%?([\w.\-]+)", self.text)
+        return found[1] if found else None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program, read from its text.
+
+    Attributes:
+      computations: their instructions, by name.
+      entry: name of the one that runs.
+    """
+
+    computations: Mapping[str, Sequence[Instruction]]
+    entry: str
+
+    @classmethod
+    def read(cls, text: str) -> "Program":
+        """Reads `compiled.as_text()`. Raises ValueError for a text that is no program."""
+        computations: dict[str, list[Instruction]] = {}
+        entry, current = "", None
+        for line in text.splitlines():
+            if opened := _COMPUTATION.match(line):
+                current = computations.setdefault(opened[2], [])
+                entry = opened[2] if opened[1] else entry
+            elif line.startswith("}"):
+                current = None
+            elif current is not None and (found := _INSTRUCTION.match(line)):
+                root, name, shape, opcode, rest = found.groups()
+                operands = tuple(re.findall(r"%([\w.\-]+)", _arguments(rest)))
+                current.append(Instruction(name, opcode, shape, operands, line, bool(root)))
+        if not entry:
+            raise ValueError("the text holds no entry computation")
+        return cls(computations, entry)
+
+    def runs(self) -> Iterator[tuple[Instruction, int]]:
+        """Every operation that runs by itself, and how often; those inside fusions do not.
+
+        Raises:
+          UserError: a loop runs nobody knows how often.
+        """
+        yield from self._runs(self.entry, 1)
+
+    def _runs(self, name: str, times: int) -> Iterator[tuple[Instruction, int]]:
+        for instruction in self.computations[name]:
+            if instruction.opcode == "while":
+                trips = self.trip_count(instruction)
+                body, condition = (instruction.called(kind) for kind in ("body", "condition"))
+                yield from self._runs(str(body), times * trips)
+                yield from self._runs(str(condition), times * (trips + 1))
+            elif instruction.opcode in ("call", "async-start"):
+                callee = instruction.called("to_apply") or instruction.called("calls")
+                yield from self._runs(str(callee), times)
+            elif instruction.opcode == "conditional":
+                for callee in self._branches(instruction):
+                    yield from self._runs(callee, times)
+            else:
+                yield instruction, times
+
+    def _branches(self, instruction: Instruction) -> list[str]:
+        """Computations of a conditional: all count, since any may run."""
+        found = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
+        if found:
+            return re.findall(r"%([\w.\-]+)", found[1])
+        return [
+            name
+            for kind in ("true_computation", "false_computation")
+            if (name := instruction.called(kind))
+        ]
+
+    def trip_count(self, loop: Instruction) -> int:
+        """How often the body of a `while` runs.
+
+        Read from XLA's note, or from a counter that steps by a constant from one constant to
+        another.
+
+        Raises:
+          UserError: neither is there.
+        """
+        if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
+            return int(noted[1])
+        condition, body = (str(loop.called(kind)) for kind in ("condition", "body"))
+        root = next(x for x in self.computations[condition] if x.is_root)
+        direction = re.search(r"direction=(\w+)", root.text)
+        if root.opcode == "compare" and direction and direction[1] in ("LT", "LE"):
+            index, stop = (self._element(condition, x) for x in root.operands[:2])
+            limit = self._constant(condition, root.operands[1])
+            if limit is None and isinstance(stop, int):
+                limit = self._start(loop, stop)
+            if isinstance(index, int) and limit is not None:
+                start, step = self._start(loop, index), self._step(loop, body, index)
+                if start is not None and step:
+                    last = limit + (direction[1] == "LE")
+                    return max(0, math.ceil((last - start) / step))
+        raise UserError(
+            f"the loop {loop.name} ({loop.op_name}) runs an unknown number of times, so what it "
+            "costs is unknown: give it a fixed number of steps"
+        )
+
+    def _element(self, computation: str, name: str) -> int | None:
+        """Which element of the loop's state a value is; None if it is none."""
+        found = self._follow(computation, name)
+        if found is None or found.opcode != "get-tuple-element":
+            return None
+        index = re.search(r"index=(\d+)", found.text)
+        return int(index[1]) if index else None
+
+    def _constant(self, computation: str, name: str) -> int | None:
+        found = self._follow(computation, name)
+        value = re.search(r"constant\((-?\d+)\)", found.text) if found else None
+        return int(value[1]) if value else None
+
+    def _start(self, loop: Instruction, index: int) -> int | None:
+        """The constant that an element of the loop's state begins with."""
+        home = self._home[loop.name]
+        state = self._follow(home, loop.operands[0])
+        if state is None or state.opcode != "tuple":
+            return None
+        return self._constant(home, state.operands[index])
+
+    def _step(self, loop: Instruction, body: str, index: int) -> int | None:
+        """What the body adds to an element of the loop's state."""
+        root = next(x for x in self.computations[body] if x.is_root)
+        if root.opcode != "tuple":
+            return None
+        added = self._follow(body, root.operands[index])
+        if added is None or added.opcode != "add":
+            return None
+        for mine, other in (added.operands, added.operands[::-1]):
+            if self._element(body, mine) == index:
+                constant = self._constant(body, other)
+                if constant is not None:
+                    return constant
+                place = self._element(body, other)  # carried along, unchanged
+                return self._start(loop, place) if place is not None else None
+        return None
+
+    def _follow(self, computation: str, name: str) -> Instruction | None:
+        """The operation that a value comes from, behind copies of it."""
+        found = self._named[computation].get(name)
+        while found is not None and found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+            found = self._named[computation].get(found.operands[0])
+        return found
+
+    @cached_property
+    def _named(self) -> dict[str, dict[str, Instruction]]:
+        return {
+            computation: {x.name: x for x in instructions}
+            for computation, instructions in self.computations.items()
+        }
+
+    @cached_property
+    def _home(self) -> dict[str, str]:
+        return {x.name: name for name, found in self.computations.items() for x in found}
+
+    def operand_bytes(self, instruction: Instruction) -> int:
+        """Bytes of what an operation reads and writes, as they lie unpadded; 0 for what is free."""
+        if instruction.opcode in _FREE:
+            return 0
+        named = self._named[self._home[instruction.name]]
+        read = sum(shape_bytes(named[x].shape) for x in instruction.operands if x in named)
+        return read + shape_bytes(instruction.shape)
+
+
+def shape_bytes(shape: str) -> int:
+    """Bytes of a shape in XLA's notation, such as "(f32[2,3]{1,0}, s32[])"; padding left out."""
+    bits = 0
+    for kind, sides, _ in _SHAPE.findall(shape):
+        width = _BITS.get(kind)
+        if width is None:
+            digits = re.search(r"(\d+)", kind)
+            width = int(digits[1]) if digits else 8
+        bits += width * math.prod(int(side) for side in sides.split(",") if side)
+    return -(-bits // 8)
+
+
+def _arguments(rest: str) -> str:
+    """What stands before the parenthesis that closes an operation's arguments."""
+    depth = 1
+    for place, letter in enumerate(rest):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if depth == 0:
+            return rest[:place]
+    return rest
