@@ -47,8 +47,8 @@ def on_the_host(heatmaps: Any, batch: Any) -> Any:
         for j in range(joints):
             values = heatmaps[n, ..., j]
             y, x = np.unravel_index(values.argmax(), values.shape)
-            place = np.array([x, y], float)
-            if 1 < x < width - 1 and 1 < y < height - 1:
+            place = np.array([x, y], float) * (values[y, x] > 0)
+            if values[y, x] > 0 and 1 < x < width - 1 and 1 < y < height - 1:
                 across, down = (
                     values[y, x + 1] - values[y, x - 1],
                     values[y + 1, x] - values[y - 1, x],

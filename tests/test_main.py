@@ -272,7 +272,7 @@ def test_predict(tmp_path):
     np.testing.assert_array_equal(ids, cv2.imread(str(output / "ids/photo.png"), -1))
     mirrored = run(*predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True")
     assert (mirrored.returncode, mirrored.stderr) == (0, "")
-    assert "only config.eval may" in refused(*predict, str(photos), "--config.model.gfm=False")
+    assert "only those of config.eval" in refused(*predict, str(photos), "--config.model.gfm=False")
     assert "needs --checkpoint" in refused("--mode=predict", str(photos))
     assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
     exported = run("--mode=export", *predict[1:2], f"--output={tmp_path}/x", "--formats=jax")
