@@ -41,7 +41,7 @@ def refused(*args, **kwargs):
         ),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
-        (["--mode=evil"], "<train|eval|submit|predict|report|export|prepare|audit|describe>"),
+        (["--mode=evil"], "<train|eval|submit|predict|report|export|prepare|audit|plan|describe>"),
         (["--wrkdir=x"], "wrkdir"),
         (["stray"], "unknown argument 'stray'"),
         (["--config.model.variant=w19"], "'w19' does not exist"),
