@@ -67,7 +67,7 @@ class PoseSet:
         truth = self._of_the_set(self.annotations())
         check_joints(truth, len(task.sigmas))
         table = np.zeros((self.size, 2 + len(KINDS)))  # labelled joints, similarity, what is drawn
-        best: list[tuple[Batch, Array]] = []
+        best: list[tuple[Batch, Array]] = []  # without the pictures, which would fill the memory
         begun = False
         began = time.perf_counter()
 
@@ -78,7 +78,8 @@ class PoseSet:
             begun = True
             if not self.detected:
                 # Read at the end: it queues behind the next batch.
-                best.append((batch, reread_joints(task, mesh, batch)))
+                places = {name: batch[name] for name in ("index", "mask")}
+                best.append((places, reread_joints(task, mesh, batch)))
             for n, kinds in pictures.write(batch, joints, maps).items():
                 drawn = (kind in kinds for kind in KINDS)
                 table[batch["index"][n]] = *_met(task, batch, joints, n), *drawn

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from gsto_jax.eval_folder import Sample
 from gsto_jax.figures import branch_tiles
 from gsto_jax.report import images
 from gsto_jax.report.images import Image
@@ -16,18 +17,6 @@ SHOWN = 4
 """How many samples at each end."""
 _FIGURES = 2
 _GONE = "Panels that are gone, or cannot be read, are left out."
-
-
-class Sample(Protocol):
-    """A picture or a person of an evaluation."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the set."""
-
-    @property
-    def drawn(self) -> tuple[str, ...]:
-        """Kinds of PNGs there are of it; "sample" is the panel."""
 
 
 S = TypeVar("S", bound=Sample)
