@@ -80,8 +80,15 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         flags.DEFINE_string(
             "onnx_size", None, "export: HEIGHTxWIDTH that the ONNX program takes; by default any"
         )
-        flags.DEFINE_string("compare", None, "report: workdir of another run to set beside")
-        flags.DEFINE_string("topology", "v5e:2x2", "plan: chips to compile for, such as v5e:4x4")
+        flags.DEFINE_string(
+            "compare",
+            None,
+            "report: workdir of another run to set beside; plan: another configuration, to which"
+            " the same settings apply",
+        )
+        flags.DEFINE_string(
+            "topology", "v5e:2x2", "plan: chips to compile for, such as v5e:4x4, h100 or h100:8"
+        )
         flags.DEFINE_string("source", None, "prepare: folder of the downloads")
         flags.DEFINE_bool(
             "partial", False, "prepare: accept another number of records than the published one"
@@ -91,9 +98,30 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         _ = flags.FLAGS.config.name  # a file that cannot be loaded says so only when it is read
         return rest
     except Exception as error:  # a configuration is a program: it may fail in any way
-        # Its traceback stands in the text: the last line counts.
-        lines = str(error).strip().splitlines() or [f"{type(error).__name__} in the configuration"]
-        refuse(re.sub(r"^\w+Error: ", "", lines[-1].strip()))
+        refuse(reason(error))
+
+
+def another(name: str) -> ConfigDict:
+    """A configuration beside that of `--config`, with the same overrides of settings.
+
+    Args:
+      name: FILE[:WORDS].
+
+    Raises:
+      Exception: the file cannot be loaded, or a word or an override is none of its own.
+    """
+    overrides = [arg for arg in sys.argv[1:] if re.match(r"--?(?:no)?config\.", arg)]
+    argv, values = ["", f"--config={name}", *overrides], flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    return holder.value
+
+
+def reason(error: Exception) -> str:
+    """Why a configuration could not be read, in a line."""
+    # Its traceback stands in the text: the last line counts.
+    lines = str(error).strip().splitlines() or [f"{type(error).__name__} in the configuration"]
+    return re.sub(r"^\w+Error: ", "", lines[-1].strip())
 
 
 def refuse(message: str, status: int = 2) -> NoReturn:

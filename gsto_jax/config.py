@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from gsto_jax.errors import UserError
+from gsto_jax.implementation import IMPLEMENTATIONS
 from gsto_jax.layers.conv import INITIALIZERS
+from gsto_jax.layers.norm import STATISTICS
 from gsto_jax.models.hrnet import HEADS
 from gsto_jax.models.specs import GSTOSpec, variant
 from gsto_jax.pose.heatmaps import REFINEMENTS
@@ -44,6 +46,10 @@ class ModelConfig:
     align_corners: bool
     init: str
     bn_momentum: float
+    bn_statistics: str
+    bn_groups: int
+    implementation: str
+    pack: bool
     dtype: str
 
     def __post_init__(self) -> None:
@@ -62,6 +68,9 @@ class ModelConfig:
             "set the environment variable JAX_ENABLE_X64=1 to compute in float64",
         )
         _require(0 <= self.bn_momentum < 1, "model.bn_momentum", self.bn_momentum, "use [0, 1)")
+        _one_of(self.implementation, "model.implementation", ("auto", *IMPLEMENTATIONS))
+        _one_of(self.bn_statistics, "model.bn_statistics", STATISTICS)
+        _require(self.bn_groups >= 1, "model.bn_groups", self.bn_groups, "use 1 or more")
 
     @property
     def gsto(self) -> GSTOSpec:
@@ -73,6 +82,11 @@ class ModelConfig:
             gtm=self.gtm,
             gtm_form=self.gtm_form,
         )
+
+    @property
+    def kernels(self) -> str | None:
+        """`implementation`, as functions take it: None for "auto"."""
+        return None if self.implementation == "auto" else self.implementation
 
     @property
     def compute_dtype(self) -> Any:

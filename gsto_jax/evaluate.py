@@ -13,7 +13,14 @@ from gsto_jax import protocol as protocols
 from gsto_jax.inference import counting, score_batch
 from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.metrics import Scores, scores
-from gsto_jax.parallel import compiler_options, local_part, put_batch, replicated, split_batch
+from gsto_jax.parallel import (
+    compiler_options,
+    local_part,
+    on_mesh,
+    put_batch,
+    replicated,
+    split_batch,
+)
 from gsto_jax.task import EVAL_INPUTS, Task, eval_step
 
 Batch = Mapping[str, np.ndarray]
@@ -125,7 +132,7 @@ def compiled_eval_step(task: Task, mesh: Mesh) -> Any:
     """`eval_step` under `jit` on a mesh; kept, since a run evaluates many times."""
     whole, split = replicated(mesh), split_batch(mesh)
     return jax.jit(
-        partial(eval_step, task),
+        on_mesh(partial(eval_step, task.on(mesh)), mesh),
         in_shardings=(whole, split),
         out_shardings=(whole, split, split),
         compiler_options=compiler_options(mesh),

@@ -302,7 +302,10 @@ def load_for_evaluation(
 
 def _check_same_network(ours: Record, record: Record) -> None:
     def network(config: Record) -> Record:
-        training_only = ("init", "bn_momentum", "dtype")
+        training_only = (
+            *("init", "bn_momentum", "bn_statistics", "bn_groups"),
+            *("dtype", "implementation", "pack"),
+        )
         model = {k: v for k, v in config["model"].items() if k not in training_only}
         data = {k: config["data"][k] for k in ("classes", "mean", "std")}
         data["keypoints"] = {"names": config["data"].get("keypoints", {}).get("names", ())}

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.metrics import best_class, pixel_counts
-from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
+from gsto_jax.parallel import compiler_options, on_mesh, put_batch, replicated, split_batch
 from gsto_jax.protocol import Protocol, Round, Size, mirrored_order
 from gsto_jax.resample import enlarge, resample
 from gsto_jax.task import Task, logits, normalize
@@ -149,7 +149,7 @@ def _network(task: Task, mesh: Mesh) -> Any:
     """
     whole, split = replicated(mesh), split_batch(mesh)
     return jax.jit(
-        partial(logits, task),
+        on_mesh(partial(logits, task.on(mesh)), mesh),
         in_shardings=(whole, split),
         out_shardings=split,
         compiler_options=compiler_options(mesh),

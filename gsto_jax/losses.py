@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.config import LossConfig
-from gsto_jax.layers.resize import resize
 from gsto_jax.models.hrnet import Outputs
+from gsto_jax.upsampled_loss import true_log_probability
 
 FINAL = "stage4"
 _BITS = 4  # of the value searched for, found in one pass over the pixels
@@ -20,6 +20,7 @@ def cross_entropy(
     ignore_label: int = 255,
     align_corners: bool = False,
     class_weights: Sequence[float] | None = None,
+    implementation: str | None = None,
 ) -> Array:
     """Mean cross-entropy over the pixels that are not ignored.
 
@@ -29,12 +30,13 @@ def cross_entropy(
       ignore_label: label of the pixels to leave out.
       align_corners: of the resampling.
       class_weights: `k` weights; the mean is then weighted by those of the pixels' classes.
+      implementation: of `true_log_probability`.
 
     Returns:
       A scalar; 0 where every pixel is ignored.
     """
     log_p, weight = _true_log_probability(
-        logits, labels, ignore_label, align_corners, class_weights
+        logits, labels, ignore_label, align_corners, class_weights, implementation
     )
     total = label_weight(labels, logits.shape[-1], ignore_label, class_weights)
     return -(weight * log_p).sum() / jnp.where(total > 0, total, 1)
@@ -48,6 +50,7 @@ def ohem_cross_entropy(
     ignore_label: int = 255,
     align_corners: bool = False,
     class_weights: Sequence[float] | None = None,
+    implementation: str | None = None,
 ) -> Array:
     """Mean cross-entropy over the hard pixels: online hard example mining.
 
@@ -63,12 +66,13 @@ def ohem_cross_entropy(
       ignore_label: label of the pixels to leave out.
       align_corners: of the resampling.
       class_weights: `k` weights of the pixels' losses. The mean still divides by their number.
+      implementation: of `true_log_probability`.
 
     Returns:
       A scalar; 0 where no pixel is hard.
     """
     log_p, weight = _true_log_probability(
-        logits, labels, ignore_label, align_corners, class_weights
+        logits, labels, ignore_label, align_corners, class_weights, implementation
     )
     valid = _valid(labels, logits.shape[-1], ignore_label)
     p = jax.lax.stop_gradient(jnp.where(valid, jnp.exp(log_p), jnp.inf))
@@ -132,6 +136,7 @@ def deep_supervision(
     align_corners: bool = False,
     class_weights: Sequence[float] | None = None,
     shares: tuple[Array | float, Array | float] = (1.0, 1.0),
+    implementation: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum of the losses of all heads: the last one is that of "stage4".
 
@@ -145,11 +150,12 @@ def deep_supervision(
       align_corners: of the resampling of the logits.
       class_weights: `k` weights, or None.
       shares: factors of the other heads' losses and of the last one's, where a batch is a part.
+      implementation: of `true_log_probability`.
 
     Returns:
       The sum, and each head's own loss by stage.
     """
-    settings = (ignore_label, align_corners, class_weights)
+    settings = (ignore_label, align_corners, class_weights, implementation)
     losses = {
         stage: shares[0] * cross_entropy(logits, labels, *settings)
         for stage, logits in outputs.stage_logits.items()
@@ -170,19 +176,17 @@ def _true_log_probability(
     ignore_label: int,
     align_corners: bool,
     class_weights: Sequence[float] | None,
+    implementation: str | None,
 ) -> tuple[Array, Array]:
     """Log-probability of each pixel's class and its weight, `b H W`; 0 where it is ignored."""
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    logits = resize(logits, labels.shape[1:3], "bilinear", align_corners)
-    valid = _valid(labels, logits.shape[-1], ignore_label)
-    # A comparison instead of a gather: its gradient is elementwise, not a scatter.
-    is_target = valid[..., None] & (
-        labels.astype(jnp.int32)[..., None] == _classes(logits.shape[-1])
-    )
-    log_p = jnp.where(is_target, jax.nn.log_softmax(logits), 0).sum(-1)
+    count = logits.shape[-1]
+    valid = _valid(labels, count, ignore_label)
+    classes = labels if ignore_label >= count else jnp.where(valid, labels.astype(jnp.int32), -1)
+    log_p = true_log_probability(logits, classes, align_corners, implementation)
     if class_weights is None:
         return log_p, valid.astype(log_p.dtype)
-    return log_p, (is_target * _row(class_weights)).sum(-1).astype(log_p.dtype)
+    is_class = valid[..., None] & (labels.astype(jnp.int32)[..., None] == _classes(count))
+    return log_p, (is_class * _row(class_weights)).sum(-1).astype(log_p.dtype)
 
 
 def _valid(labels: Array, num_classes: int, ignore_label: int) -> Array:

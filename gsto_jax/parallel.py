@@ -1,7 +1,7 @@
 """Devices, and how arrays lie on them: the batch is split over the mesh axis "data"."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gsto_jax.errors import UserError
+from gsto_jax.ops.packing import LANES
 
 DATA_AXIS = "data"
 
@@ -32,18 +33,45 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
+def lanes(mesh: Mesh) -> int:
+    """Channels that the devices compute on at once, where a map pads to them; else 0."""
+    return LANES if _platform(mesh) == "tpu" else 0
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`function`, traced so that its kernels know the mesh (`gsto_jax.implementation`)."""
+
+    @wraps(function)
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
+
+
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Options for `jax.jit` on the devices of the mesh.
 
     On CPUs: without YNNPACK, whose fusions make training slower, and with the seams of
     `gsto_jax.layers.materialize` kept (`benchmarks/cpu_compiler_options.py` measures both).
+    On TPUs: with few pictures a chip XLA would fold rows into the batch, and copy every map to do
+    so (docs/performance.md).
     """
-    if mesh.devices.flat[0].platform == "cpu":
+    if _platform(mesh) == "tpu":
+        return {
+            "xla_tpu_run_space_to_batch": "false",
+            "xla_tpu_run_space_to_batch_on_new_platforms": "false",
+        }
+    if _platform(mesh) == "cpu":
         return {
             "xla_cpu_experimental_ynn_fusion_type": "",
             "xla_disable_hlo_passes": "cse_barrier_expander",
         }
     return None
+
+
+def _platform(mesh: Mesh) -> str:
+    return str(mesh.devices.flat[0].platform)
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:

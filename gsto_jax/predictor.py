@@ -24,7 +24,7 @@ from gsto_jax.inference import score_batch
 from gsto_jax.loading import Trained, load_trained
 from gsto_jax.media import read_image, to_rgb
 from gsto_jax.metrics import best_class
-from gsto_jax.parallel import compiler_options
+from gsto_jax.parallel import compiler_options, on_mesh
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
 from gsto_jax.resample import resample
 from gsto_jax.task import Task, score_step
@@ -225,7 +225,9 @@ def _shrunk(picture: np.ndarray, size: Size) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _scoring(task: Task, mesh: Mesh) -> Any:
-    return jax.jit(partial(score_step, task), compiler_options=compiler_options(mesh))
+    return jax.jit(
+        on_mesh(partial(score_step, task.on(mesh)), mesh), compiler_options=compiler_options(mesh)
+    )
 
 
 _best = jax.jit(best_class)

@@ -5,9 +5,9 @@ ahead-of-time compilation share them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import variant
 from gsto_jax.optim import adam, averaged, poly_schedule, sgd, step_schedule, with_warmup
-from gsto_jax.parallel import replicated
+from gsto_jax.parallel import lanes, replicated
 from gsto_jax.resample import enlarge
 
 Batch = dict[str, Array]
@@ -61,8 +61,8 @@ class TrainState:
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def network(config: ModelConfig, num_classes: int) -> HRNet:
-    """The network that the settings describe."""
+def network(config: ModelConfig, num_classes: int, lanes: int = 0) -> HRNet:
+    """The network that the settings describe; `lanes` of `HRNet`."""
     return HRNet(
         variant(config.variant),
         config.gsto,
@@ -72,6 +72,10 @@ def network(config: ModelConfig, num_classes: int) -> HRNet:
         align_corners=config.align_corners,
         init_name=config.init,
         bn_momentum=config.bn_momentum,
+        bn_statistics=config.bn_statistics,
+        bn_groups=config.bn_groups,
+        implementation=config.kernels,
+        lanes=lanes,
         dtype=config.compute_dtype,
         param_dtype=jnp.promote_types(config.compute_dtype, jnp.float32),
     )
@@ -90,6 +94,7 @@ class Task:
       std: RGB standard deviation of the pixels, in 0..1.
       steps: length of the run, for the schedule.
       class_weights: of the loss, one for each class; None for equal ones.
+      lanes: of `HRNet`; see `on`.
 
     Raises:
       UserError: the configuration switches class weights on, and there are none, or not k.
@@ -104,6 +109,7 @@ class Task:
     std: tuple[float, float, float]
     steps: int = 1
     class_weights: tuple[float, ...] | None = None
+    lanes: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -123,7 +129,11 @@ class Task:
     @cached_property
     def model(self) -> HRNet:
         """The network."""
-        return network(self.config.model, self.num_classes)
+        return network(self.config.model, self.num_classes, self.lanes)
+
+    def on(self, mesh: Mesh) -> Self:
+        """The same task, its network laid out for these devices."""
+        return replace(self, lanes=lanes(mesh) if self.config.model.pack else 0)
 
     @cached_property
     def schedule(self) -> optax.Schedule:
@@ -181,6 +191,7 @@ class Task:
             self.config.model.align_corners,
             self.loss_weights,
             shares,
+            self.config.model.kernels,
         )
 
     def shares(self, parts: Batch) -> Shares:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax.errors import TrainingError
-from gsto_jax.parallel import compiler_options, put_batch, replicated, split_batch
+from gsto_jax.parallel import compiler_options, on_mesh, put_batch, replicated, split_batch
 from gsto_jax.task import Task, TrainState, train_step
 
 
@@ -128,7 +128,7 @@ def fit(
 def compiled_train_step(task: Task, mesh: Mesh) -> Any:
     """`train_step` under `jit` on a mesh; it donates the state."""
     return jax.jit(
-        partial(train_step, task),
+        on_mesh(partial(train_step, task.on(mesh)), mesh),
         in_shardings=(replicated(mesh), split_batch(mesh)),
         out_shardings=(replicated(mesh), replicated(mesh)),
         donate_argnums=0,

@@ -12,7 +12,8 @@ MODES = {
     "export": "write the network of --checkpoint as programs that need nothing of this project",
     "prepare": "make a data set of the downloads in --source, once",
     "audit": "check every label of both splits, and count its classes",
-    "plan": "compile the step for a --topology of TPUs that need not be here, and print its cost",
+    "plan": "compile the steps for a --topology of chips that need not be here, and print what they"
+    " cost, beside those of --compare",
     "describe": "print parameters and multiply-accumulates by stage",
 }
 
@@ -24,7 +25,7 @@ FLAGS = {
     "boxes": ("predict",),
     "long_side": ("predict",),
     "multiple": ("predict",),
-    "compare": ("report",),
+    "compare": ("report", "plan"),
     "topology": ("plan",),
     "formats": ("export",),
     "onnx_size": ("export",),

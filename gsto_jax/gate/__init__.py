@@ -1,5 +1,10 @@
-"""The gating operation itself, kept apart from the layers so that a fused kernel can serve it."""
+"""The gating operation itself, apart from the layers, so that kernels can serve it.
 
-from gsto_jax.gate.api import apply_gates
+api   the functions
+xla   what any device can do; it defines the numbers
+tpu   kernels
+"""
 
-__all__ = ["apply_gates"]
+from gsto_jax.gate.api import Gated, apply_gates, gated_maps
+
+__all__ = ["Gated", "apply_gates", "gated_maps"]

@@ -1,17 +1,147 @@
 """Gating: the only place in this package where a gate meets a feature map."""
 
+from functools import partial
+from typing import Any, NamedTuple
+
 import jax
+import jax.numpy as jnp
 from jax import Array
 
+from gsto_jax.gate import tpu, xla
+from gsto_jax.implementation import call
+from gsto_jax.ops.batch_norm import batch_norm
 
-def apply_gates(features: Array, gate_logits: Array) -> tuple[tuple[Array, ...], Array]:
-    """Scales a feature map by one or several gates, one scalar a pixel each (eq. 3).
+
+class Gated(NamedTuple):
+    """What `gated_maps` makes.
+
+    Attributes:
+      maps: `n` gated maps `b h w c` in the dtype of the features.
+      gates: `b h w n`, for those who look at them; what is not used costs nothing.
+      mean: of the logits, by gate, if they were normalised.
+      var: their biased variance.
+    """
+
+    maps: tuple[Array, ...]
+    gates: Array
+    mean: Array | None
+    var: Array | None
+
+
+def gated_maps(
+    features: Array,
+    kernel: Array,
+    scale: Array | None = None,
+    bias: Array | None = None,
+    *,
+    epsilon: float | None = None,
+    relu: bool = False,
+    shift: Array | None = None,
+    pack: int = 1,
+    implementation: str | None = None,
+    interpret: bool = False,
+) -> Gated:
+    """Scales a feature map by gates that it makes itself: one scalar a pixel each (eq. 3, 4).
+
+    `gated_n = sigmoid(act(scale_n * features . kernel_n + bias_n)) * features`: with neither scale
+    nor bias the paper's gate; with `relu`, and BN folded into both, the released one at inference.
+    With `epsilon` the logits are first normalised by their statistics over batch and pixels (BN in
+    training). The kernels read the map once, or twice where statistics come first, and write each
+    gated map once; backward they read map and gradients as often and write one gradient.
+
+    Args:
+      features: `b h w c`; bfloat16 and float32 for the kernels, any float for XLA.
+      kernel: `c n`, one column a gate.
+      scale: `n`, or None.
+      bias: `n`, with `scale` or not at all.
+      epsilon: added to the variance that normalises; None normalises nothing.
+      relu: the activation before the sigmoid; else none.
+      shift: `n`, near the mean of the logits: helps XLA to the statistics in one pass.
+      pack: of `features` (see `gsto_jax.ops.packing`).
+      implementation: "xla", "pallas_tpu", "pallas_gpu", or None to choose (see
+        `gsto_jax.implementation`).
+      interpret: runs the kernel by an interpreter, on any device.
+
+    Raises:
+      ValueError: shapes that do not fit, or an implementation that is unknown or cannot run.
+
+    Example:
+      >>> gated, other = gated_maps(features, kernel, relu=True).maps  # kernel c 2
+    """
+    channels, count = kernel.shape
+    if features.ndim != 4 or features.shape[-1] != channels * pack:
+        raise ValueError(
+            f"features {features.shape} packed by {pack} and a kernel {kernel.shape}: give maps "
+            f"b h w {channels * pack}"
+        )
+    if (scale is None) != (bias is None) or (epsilon is not None and scale is None):
+        raise ValueError("scale and bias belong together, and to logits that are normalised")
+    settings = {"epsilon": epsilon, "relu": relu, "pack": pack}
+    offers: dict[str, Any] = {"xla": partial(_by_xla, shift=shift, **settings)}
+    reason = tpu.reason_against(features.dtype)
+    if not reason:
+        form = tpu.Form(count, pack, relu, interpret)
+        offers["pallas_tpu"] = partial(_by_tpu, epsilon=epsilon, form=form)
+    refused = {"pallas_tpu": reason}
+    maps, mean, var = call(implementation, offers, refused, features, kernel, scale, bias)
+    before = xla.logits(features, kernel, pack)
+    if mean is not None:
+        factor = jax.lax.rsqrt(var + epsilon) * scale
+        before = xla.affine(before, factor, bias - mean * factor, pack)
+    else:
+        before = xla.affine(before, scale, bias, pack)
+    gates = jax.nn.sigmoid(jax.nn.relu(before) if relu else before).astype(features.dtype)
+    return Gated(maps, gates, mean, var)
+
+
+def _by_xla(
+    features: Array,
+    kernel: Array,
+    scale: Array | None,
+    bias: Array | None,
+    *,
+    epsilon: float | None,
+    relu: bool,
+    pack: int,
+    shift: Array | None,
+) -> tuple[tuple[Array, ...], Array | None, Array | None]:
+    before, mean, var = xla.logits(features, kernel, pack).astype(features.dtype), None, None
+    if epsilon is not None:
+        before, mean, var = batch_norm(before, scale, bias, epsilon, pack, shift)
+    else:
+        before = xla.affine(before, scale, bias, pack)
+    gates = jax.nn.sigmoid(jax.nn.relu(before) if relu else before)
+    return xla.scale_maps(features, gates, pack), mean, var
+
+
+def _by_tpu(
+    features: Array,
+    kernel: Array,
+    scale: Array | None,
+    bias: Array | None,
+    *,
+    epsilon: float | None,
+    form: tpu.Form,
+) -> tuple[tuple[Array, ...], Array | None, Array | None]:
+    if epsilon is not None:
+        return tpu.normalized_gates(features, kernel, scale, bias, epsilon, form)
+    if scale is None or bias is None:
+        scale = jnp.ones(kernel.shape[1], kernel.dtype)
+        bias = jnp.zeros_like(scale)
+    return tpu.affine_gates(features, kernel, scale, bias, form), None, None
+
+
+def apply_gates(
+    features: Array, gate_logits: Array, pack: int = 1
+) -> tuple[tuple[Array, ...], Array]:
+    """Scales a feature map by gates from elsewhere, one scalar a pixel each (eq. 3).
 
     `gated_n = sigmoid(gate_logits[..., n]) * features`, the gate shared by all channels.
 
     Args:
       features: `b h w c`, any float dtype.
       gate_logits: `b h w n`, the gates before their sigmoid.
+      pack: of both (see `gsto_jax.ops.packing`).
 
     Returns:
       `n` gated maps `b h w c` in the dtype of `features`, and the gates `b h w n`.
@@ -30,5 +160,4 @@ def apply_gates(features: Array, gate_logits: Array) -> tuple[tuple[Array, ...],
             "width: make the gate at the resolution of the map that it scales"
         )
     gates = jax.nn.sigmoid(gate_logits).astype(features.dtype)
-    count = gate_logits.shape[-1]
-    return tuple(gates[..., n : n + 1] * features for n in range(count)), gates
+    return xla.scale_maps(features, gates, pack), gates

@@ -1,5 +1,8 @@
 """HRNet's building blocks: convolution + BN (+ ReLU), and the two residual units."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import flax.linen as nn
 from jax import Array
 
@@ -28,10 +31,13 @@ class ConvBN(nn.Module):
     norm: ModuleDef = BatchNorm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`."""
-        x = self.conv(self.features, self.kernel_size, self.stride, name="conv")(x)
-        x = self.norm(name="bn")(x, train)
+    def __call__(
+        self, x: Array, train: bool = False, pack: int = 1, out_pack: int | None = None
+    ) -> Array:
+        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`; packed as `Conv` says."""
+        out_pack = pack if out_pack is None else out_pack
+        conv = self.conv(self.features, self.kernel_size, self.stride, name="conv")
+        x = self.norm(name="bn")(conv(x, pack, out_pack), train, out_pack)
         return relu(x) if self.relu else x
 
 
@@ -43,11 +49,12 @@ class BasicBlock(nn.Module):
     norm: ModuleDef = BatchNorm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """`b h w features` -> the same shape."""
-        y = relu(self.norm(name="bn1")(self.conv(self.features, 3, name="conv1")(x), train))
-        y = self.norm(name="bn2")(self.conv(self.features, 3, name="conv2")(y), train)
-        return relu(x + y)
+    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
+        """`b h w features`, or packed, -> the same shape."""
+        y = self.conv(self.features, 3, name="conv1")(x, pack)
+        y = relu(self.norm(name="bn1")(y, train, pack))
+        y = self.conv(self.features, 3, name="conv2")(y, pack)
+        return relu(x + self.norm(name="bn2")(y, train, pack))
 
 
 class Bottleneck(nn.Module):
@@ -58,14 +65,17 @@ class Bottleneck(nn.Module):
     norm: ModuleDef = BatchNorm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """`b h w c` -> `b h w 4*planes`."""
-        y = relu(self.norm(name="bn1")(self.conv(self.planes, 1, name="conv1")(x), train))
-        y = relu(self.norm(name="bn2")(self.conv(self.planes, 3, name="conv2")(y), train))
-        y = self.norm(name="bn3")(self.conv(4 * self.planes, 1, name="conv3")(y), train)
-        if x.shape[-1] != 4 * self.planes:
+    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
+        """`b h w c` -> `b h w 4*planes`, packed alike."""
+        y = self.conv(self.planes, 1, name="conv1")(x, pack)
+        y = relu(self.norm(name="bn1")(y, train, pack))
+        y = self.conv(self.planes, 3, name="conv2")(y, pack)
+        y = relu(self.norm(name="bn2")(y, train, pack))
+        y = self.conv(4 * self.planes, 1, name="conv3")(y, pack)
+        y = self.norm(name="bn3")(y, train, pack)
+        if x.shape[-1] != 4 * self.planes * pack:
             parts = {"conv": self.conv, "norm": self.norm}
-            x = ConvBN(4 * self.planes, 1, relu=False, **parts, name="downsample")(x, train)
+            x = ConvBN(4 * self.planes, 1, relu=False, **parts, name="downsample")(x, train, pack)
         return relu(x + y)
 
 
@@ -87,11 +97,20 @@ class DownChain(nn.Module):
     norm: ModuleDef = BatchNorm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up)."""
+    def __call__(self, x: Array, train: bool = False, packs: Sequence[int] | None = None) -> Array:
+        """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up).
+
+        Args:
+          x: the map.
+          train: normalise by the batch's statistics.
+          packs: how `x` is packed, then the result of each convolution; None for not at all.
+        """
         parts = {"conv": self.conv, "norm": self.norm}
-        for k in range(self.halvings):
+        packs = packs or [1] * (self.halvings + 1)
+        channels = x.shape[-1] // packs[0]
+        for k, pair in enumerate(pairwise(packs)):
             last = k == self.halvings - 1
-            width, relu = (self.features, self.last_relu) if last else (x.shape[-1], True)
-            x = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")(x, train)
+            width, relu = (self.features, self.last_relu) if last else (channels, True)
+            step = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")
+            x = step(x, train, *pair)
         return x

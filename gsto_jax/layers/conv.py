@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.layers.materialize import materialize
+from gsto_jax.ops.packing import packed_kernel, tile
 
 ModuleDef = Any  # a Module class, or functools.partial of one
 KernelStd = Callable[[Sequence[int]], float]
@@ -58,25 +59,39 @@ class Conv(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Convolves `x`."""
-        k, channels = self.kernel_size, x.shape[-1]
+    def __call__(self, x: Array, pack: int = 1, out_pack: int | None = None) -> Array:
+        """Convolves `x`.
+
+        Args:
+          x: `b h w c`, or packed by `pack` (see `gsto_jax.ops.packing`).
+          pack: of `x`; it divides the width.
+          out_pack: of the result; None for that of `x`.
+        """
+        k, channels = self.kernel_size, x.shape[-1] // pack
+        out_pack = pack if out_pack is None else out_pack
         normal = nn.initializers.normal(self.initial_std(channels))
         kernel = self.param("kernel", normal, (k, k, channels, self.features), self.param_dtype)
         pad = self.dilation * (k // 2)
+        across, stride, dilation = (pad, pad), self.stride, self.dilation
+        if pack > 1 or out_pack > 1:
+            kernel, stride, (left, right) = packed_kernel(
+                kernel, self.stride, self.dilation, pack, out_pack
+            )
+            width = -(-x.shape[2] * pack // self.stride) // out_pack
+            across, dilation = (left, stride * (width - 1) + right - (x.shape[2] - 1)), 1
         y = jax.lax.conv_general_dilated(
             x,
             kernel.astype(x.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            rhs_dilation=(self.dilation, self.dilation),
+            window_strides=(self.stride, stride),
+            padding=((pad, pad), across),
+            rhs_dilation=(self.dilation, dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         y = materialize(y)
         if not self.use_bias:
             return y
         bias = self.param("bias", self._draw_bias, channels)
-        return y + bias.astype(x.dtype)[None, None, None]
+        return y + tile(bias, out_pack).astype(x.dtype)[None, None, None]
 
     def initial_std(self, channels: int) -> float:
         """Deviation of the initial kernel over so many input channels."""

@@ -6,13 +6,13 @@ from itertools import pairwise
 import flax.linen as nn
 from jax import Array
 
-from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import ConvBN, DownChain
 from gsto_jax.layers.conv import Conv, ModuleDef
-from gsto_jax.layers.gates import SpatialGate
+from gsto_jax.layers.gates import SelfGated
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
+from gsto_jax.ops.packing import unpack, upsample
 
 
 class MultiScaleFusion(nn.Module):
@@ -27,6 +27,7 @@ class MultiScaleFusion(nn.Module):
       self_gate: gates the identity path j = i too.
       upsample: "bilinear" or "nearest".
       align_corners: of the bilinear upsampling.
+      implementation: of the gates (`gsto_jax.gate.gated_maps`).
       targets: how many branches to produce, from branch 0; None for all.
       conv: the convolution to use.
       norm: the normalisation to use.
@@ -36,15 +37,25 @@ class MultiScaleFusion(nn.Module):
     self_gate: bool = True
     upsample: str = "bilinear"
     align_corners: bool = False
+    implementation: str | None = None
     targets: int | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(
-        self, branches: Sequence[Array], train: bool = False
+        self,
+        branches: Sequence[Array],
+        train: bool = False,
+        packs: Sequence[int] | None = None,
     ) -> tuple[list[Array], dict[str, Array]]:
         """Fuses branches `b h_j w_j c_j`.
+
+        Args:
+          branches: the maps.
+          train: normalise by the batch's statistics.
+          packs: how each branch is packed (see `gsto_jax.ops.packing`): their sides halve
+            exactly, and `align_corners` is off. None for plain maps of any size.
 
         Returns:
           The fused branches, each of the shape it had, and the gates `b h_j w_j 1` by name
@@ -53,7 +64,10 @@ class MultiScaleFusion(nn.Module):
         Raises:
           ValueError: a branch is not half of the one before, rounded up.
         """
-        for above, below in pairwise(branch.shape[1:3] for branch in branches):
+        plain = packs is None
+        packs = packs or [1] * len(branches)
+        sizes = [(x.shape[1], x.shape[2] * by) for x, by in zip(branches, packs, strict=True)]
+        for above, below in pairwise(sizes):
             # Written as convolutions count, so that it holds of symbolic sizes too.
             if below != tuple((side - 1) // 2 + 1 for side in above):
                 raise ValueError(
@@ -61,18 +75,18 @@ class MultiScaleFusion(nn.Module):
                     "before, rounded up"
                 )
         targets = range(len(branches) if self.targets is None else self.targets)
-        sources, gates = self._gate_sources(branches, targets, train)
+        sources, gates = self._gate_sources(branches, targets, train, packs)
         fused = []
         for i in targets:
             transferred = [
-                self._transfer(sources[j][i], j, i, branches[i], train)
+                self._transfer(sources[j][i], j, i, branches[i], train, packs, plain)
                 for j in range(len(branches))
             ]
             fused.append(relu(sum(transferred[1:], transferred[0])))
         return fused, gates
 
     def _gate_sources(
-        self, branches: Sequence[Array], targets: range, train: bool
+        self, branches: Sequence[Array], targets: range, train: bool, packs: Sequence[int]
     ) -> tuple[list[dict[int, Array]], dict[str, Array]]:
         """What each source sends to each target, and the gates that made it."""
         if self.gate == "none":
@@ -84,24 +98,44 @@ class MultiScaleFusion(nn.Module):
             sources.append({j: branch})
             if not gated:
                 continue
-            gate = SpatialGate(
-                self.gate, len(gated), conv=self.conv, norm=self.norm, name=f"gate{j}"
+            gate = SelfGated(
+                self.gate,
+                len(gated),
+                self.implementation,
+                conv=self.conv,
+                norm=self.norm,
+                name=f"gate{j}",
             )
-            maps, gates = apply_gates(branch, gate(branch, train))
+            found = gate(branch, train, packs[j])
+            gates = unpack(found.gates, packs[j])
             for slot, i in enumerate(gated):
-                sources[j][i] = maps[slot]
+                sources[j][i] = found.maps[slot]
                 named[f"gate{j}_to{i}"] = gates[..., slot : slot + 1]
         return sources, named
 
-    def _transfer(self, x: Array, source: int, target: int, like: Array, train: bool) -> Array:
+    def _transfer(
+        self,
+        x: Array,
+        source: int,
+        target: int,
+        like: Array,
+        train: bool,
+        packs: Sequence[int],
+        plain: bool,
+    ) -> Array:
         """Takes one map from the source's resolution and width to those of the target `like`."""
         if source == target:
             return x
         parts = {"conv": self.conv, "norm": self.norm, "name": f"path{source}_to{target}"}
+        features = like.shape[-1] // packs[target]
         if source < target:
-            return DownChain(like.shape[-1], target - source, **parts)(x, train)
-        x = ConvBN(like.shape[-1], 1, relu=False, **parts)(x, train)
-        return resize(x, like.shape[1:3], self.upsample, self.align_corners)
+            down = DownChain(features, target - source, **parts)
+            return down(x, train, packs[source : target + 1])
+        x = ConvBN(features, 1, relu=False, **parts)(x, train, packs[source])
+        if plain:
+            return resize(x, like.shape[1:3], self.upsample, self.align_corners)
+        factor = like.shape[1] // x.shape[1]
+        return upsample(x, factor, packs[source], packs[target], self.upsample)
 
 
 class GFM(MultiScaleFusion):

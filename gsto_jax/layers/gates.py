@@ -1,9 +1,13 @@
 """The networks that compute a gate: logits before the sigmoid, which `apply_gates` takes."""
 
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 from jax import Array
 
+from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.norm import BatchNorm
@@ -35,17 +39,70 @@ class SpatialGate(nn.Module):
     norm: ModuleDef = BatchNorm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """`b h w c` -> logits `b h w gates`.
+    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
+        """`b h w c`, or packed, -> logits `b h w gates`, packed alike.
 
         Raises:
           ValueError: an unknown form.
         """
         check_form(self.form)
-        logits = self.conv(self.gates, 1, parallel=self.gates, name="conv")(x)
+        logits = self.conv(self.gates, 1, parallel=self.gates, name="conv")(x, pack)
         if self.form == "paper":
             return logits
-        return jax.nn.relu(self.norm(name="bn")(logits, train))
+        return jax.nn.relu(self.norm(name="bn")(logits, train, pack))
+
+
+class SelfGated(nn.Module):
+    """Maps scaled by the gates of `SpatialGate`, in one operation where a kernel can.
+
+    Attributes:
+      form: "released" or "paper".
+      gates: how many independent gates.
+      implementation: of `gsto_jax.gate.gated_maps`.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+
+    Example:
+      >>> first, second = SelfGated(gates=2).apply(variables, features).maps
+    """
+
+    form: str = "released"
+    gates: int = 1
+    implementation: str | None = None
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Gated:
+        """`b h w c`, or packed, -> `gates` maps like it, and the gates.
+
+        Raises:
+          ValueError: an unknown form.
+        """
+        check_form(self.form)
+        conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
+        logits = conv(x, pack)
+        kernel = conv.variables["params"]["kernel"][0, 0]
+        released = self.form == "released"
+        fuse = partial(
+            *(gated_maps, x, kernel),
+            relu=released,
+            pack=pack,
+            implementation=self.implementation,
+        )
+        if not released:
+            return fuse()
+        norm = self.norm(name="bn")
+        if norm.groups > 1 and train:
+            maps, gates = apply_gates(x, jax.nn.relu(norm(logits, train, pack)), pack)
+            return Gated(maps, gates, None, None)
+
+        def fused(scale: Array, bias: Array, epsilon: float | None) -> tuple[Gated, Any, Any]:
+            found = fuse(scale, bias, epsilon=epsilon)
+            return found, found.mean, found.var
+
+        gated: Gated = norm(logits, train, pack, fused)
+        return gated
 
 
 class GateChain(nn.Module):

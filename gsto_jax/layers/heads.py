@@ -10,10 +10,21 @@ from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
+from gsto_jax.ops.packing import unpack
 
 
-def concatenate_branches(branches: Sequence[Array], align_corners: bool = False) -> Array:
-    """Upsamples all branches bilinearly to branch 0 and concatenates: `b h w sum(c_j)`."""
+def concatenate_branches(
+    branches: Sequence[Array], align_corners: bool = False, packs: Sequence[int] | None = None
+) -> Array:
+    """Upsamples all branches bilinearly to branch 0 and concatenates: `b h w sum(c_j)`.
+
+    Args:
+      branches: `b h_j w_j c_j`.
+      align_corners: of the upsampling.
+      packs: how they are packed; None for not at all. The result is plain.
+    """
+    packs = packs or [1] * len(branches)
+    branches = [unpack(x, by) for x, by in zip(branches, packs, strict=False)]
     size = branches[0].shape[1:3]
     return jnp.concatenate([resize(x, size, "bilinear", align_corners) for x in branches], axis=-1)
 

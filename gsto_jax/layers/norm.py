@@ -1,6 +1,6 @@
 """Batch normalisation with the running-statistics rule of the reference networks."""
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.layers.channel_sum import channel_sum
+from gsto_jax.ops.batch_norm import affine, batch_norm
+
+STATISTICS = ("two_pass", "one_pass")
+Fused = Callable[[Array, Array, float | None], tuple[Any, Any, Any]]
 
 
 class BatchNorm(nn.Module):
@@ -16,101 +19,81 @@ class BatchNorm(nn.Module):
 
     Differs from `flax.linen.BatchNorm` in two ways. The running variance takes the unbiased
     estimate (n - 1), as PyTorch's does. The variance is the mean of squared deviations, so data far
-    from zero keep theirs; the one-pass formula can return 0. Statistics are at least float32.
+    from zero keep theirs; flax's formula can return 0. Statistics are at least float32.
     Under `jit` with a sharded batch they are those of the global batch: no axis name is needed.
 
     Attributes:
       momentum: share of the old running statistic that a step keeps (0.99 is PyTorch's 0.01).
       epsilon: added to the variance.
+      statistics: "two_pass" subtracts the mean before it squares. "one_pass" subtracts the running
+        mean instead, so that one reading of the map gives mean and variance; the variance then has
+        a relative rounding error of about 1e-7 (1 + (mean - running mean)^2 / variance).
+      groups: the batch falls into so many equal parts, each normalised by its own statistics. On
+        as many devices, or a divisor of their number, no part waits for the others.
       param_dtype: dtype of scale, bias and the running statistics.
     """
 
     momentum: float = 0.99
     epsilon: float = 1e-5
+    statistics: str = "two_pass"
+    groups: int = 1
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """Normalises `x`, by the batch's statistics if `train`, else by the running ones."""
-        channels = (x.shape[-1],)
+    def __call__(
+        self, x: Array, train: bool = False, pack: int = 1, fused: Fused | None = None
+    ) -> Any:
+        """Normalises `x`, by the batch's statistics if `train`, else by the running ones.
+
+        Args:
+          x: `b h w c`, or packed by `pack` (see `gsto_jax.ops.packing`).
+          train: which statistics.
+          pack: of `x`.
+          fused: does the arithmetic in place of this layer, which then only keeps parameters and
+            statistics. Called with scale, bias and epsilon in training; else with the factor and
+            offset that BN comes to, and None. Returns a result, mean and variance.
+
+        Raises:
+          ValueError: unknown `statistics`, or `groups` that do not divide the batch.
+        """
+        if self.statistics not in STATISTICS:
+            raise ValueError(f"unknown statistics {self.statistics!r}: use one of {STATISTICS}")
+        channels = (x.shape[-1] // pack,)
         scale = self.param("scale", nn.initializers.ones, channels, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, self.param_dtype)
 
-        if train:
-            y, mean, var = batch_norm(x, scale, bias, self.epsilon)
-            if not self.is_initializing():
-                count = x.size // x.shape[-1]
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = self._update(running_mean.value, mean)
-                running_var.value = self._update(running_var.value, unbiased)
-            return y
-        return _affine(x, running_mean.value, running_var.value, scale, bias, self.epsilon)
+        if not train:
+            mean, var = running_mean.value, running_var.value
+            if fused is not None:
+                factor = jax.lax.rsqrt(var + self.epsilon) * scale
+                return fused(factor, bias - mean * factor, None)[0]
+            return affine(x, mean, var, scale, bias, self.epsilon, pack)
+        shift = running_mean.value if self.statistics == "one_pass" else None
+        parts = 1 if self.is_initializing() else self.groups
+        if fused is not None:
+            y, mean, var = fused(scale, bias, self.epsilon)
+        else:
+            y, mean, var = self._normalize(x, scale, bias, shift, pack, parts)
+        if not self.is_initializing():
+            count = x.size // channels[0] // parts
+            unbiased = var * (count / max(count - 1, 1))
+            running_mean.value = self._update(running_mean.value, mean)
+            running_var.value = self._update(running_var.value, unbiased)
+        return y
+
+    def _normalize(
+        self, x: Array, scale: Array, bias: Array, shift: Array | None, pack: int, parts: int
+    ) -> tuple[Array, Array, Array]:
+        if parts == 1:
+            return batch_norm(x, scale, bias, self.epsilon, pack, shift)
+        if x.shape[0] % parts:
+            raise ValueError(f"{parts} groups do not divide a batch of {x.shape[0]}")
+        split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+        each = jax.vmap(lambda part: batch_norm(part, scale, bias, self.epsilon, pack, shift))
+        y, mean, var = each(split)
+        return y.reshape(x.shape), mean.mean(0), var.mean(0)
 
     def _update(self, old: Array, new: Array) -> Array:
         return self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def batch_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
-    """Normalises `x` by its own statistics; the gradient costs two sums over the pixels.
-
-    Args:
-      x: `b h w c`, any number of axes before the channels.
-      scale: `c`.
-      bias: `c`.
-      epsilon: added to the variance.
-
-    Returns:
-      The normalised map in the dtype of `x`, and mean and (biased) variance by channel in at least
-      float32. No gradient flows through the statistics, and forward-mode differentiation (`jvp`) of
-      it is not defined.
-    """
-    wide = _wide(x)
-    count = x.size // x.shape[-1]
-    mean = channel_sum(wide) / count
-    var = channel_sum(jnp.square(wide - _row(mean, x))) / count
-    return _affine(x, mean, var, scale, bias, epsilon), mean, var
-
-
-def _forward(
-    x: Array, scale: Array, bias: Array, epsilon: float
-) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    y, mean, var = batch_norm(x, scale, bias, epsilon)
-    return (y, mean, var), (x, scale, bias, mean, var)
-
-
-def _backward(
-    epsilon: float, saved: tuple[Array, ...], gradients: tuple[Array, Array, Array]
-) -> tuple[Array, Array, Array]:
-    x, scale, bias, mean, var = saved
-    count = x.size // x.shape[-1]
-    inverse = jax.lax.rsqrt(var + epsilon)
-    centred, gradient = _wide(x) - _row(mean, x), _wide(gradients[0])
-    total, weighted = channel_sum(gradient), channel_sum(gradient * centred)
-    slope = jnp.square(inverse) * weighted / count
-    rest = gradient - _row(total / count, x) - centred * _row(slope, x)
-    return (
-        (rest * _row(inverse * scale.astype(inverse.dtype), x)).astype(x.dtype),
-        (weighted * inverse).astype(scale.dtype),
-        total.astype(bias.dtype),
-    )
-
-
-batch_norm.defvjp(_forward, _backward)
-
-
-def _affine(x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    wide = _wide(x)
-    factor = jax.lax.rsqrt(var.astype(wide.dtype) + epsilon) * scale.astype(wide.dtype)
-    y = (wide - _row(mean.astype(wide.dtype), x)) * _row(factor, x)
-    return (y + _row(bias.astype(wide.dtype), x)).astype(x.dtype)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _row(vector: Array, x: Array) -> Array:
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))

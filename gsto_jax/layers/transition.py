@@ -12,6 +12,7 @@ from gsto_jax.layers.gates import GateChain, check_form
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.scale_transfer import GSTOOutput, SupervisedGSTO, UnsupervisedGSTO
+from gsto_jax.ops.packing import pack, unpack
 
 GTM_KINDS = ("none", "supervised", "unsupervised", "head_only")
 
@@ -50,15 +51,22 @@ class GTM(nn.Module):
     norm: ModuleDef = BatchNorm
 
     @nn.compact
-    def __call__(self, branches: Sequence[Array], train: bool = False) -> GSTOOutput:
+    def __call__(
+        self,
+        branches: Sequence[Array],
+        train: bool = False,
+        packs: Sequence[int] | None = None,
+    ) -> GSTOOutput:
         """Makes a branch of half the resolution of the last one.
 
         Args:
           branches: `b h_j w_j c_j`, highest resolution first.
           train: normalise by the batch's statistics.
+          packs: how the branches are packed (see `gsto_jax.ops.packing`), then how the new one
+            shall be; None for not at all.
 
         Returns:
-          The new branch, the head's logits at the size of branch 0, and the gate.
+          The new branch, the head's logits at the size of branch 0, and the gate, both plain.
 
         Raises:
           ValueError: an unknown kind or form, or a supervised kind without classes.
@@ -68,32 +76,36 @@ class GTM(nn.Module):
         if self.kind in ("supervised", "head_only") and self.num_classes < 1:
             raise ValueError(f"a {self.kind} GTM needs num_classes, the channels of its head")
         check_form(self.form)
+        packs = packs or [1] * (len(branches) + 1)
         if self.form == "paper" and self.kind in ("supervised", "unsupervised"):
-            return self._paper(branches, train)
-        return self._released(branches, train)
+            return self._paper(branches, train, packs)
+        return self._released(branches, train, packs)
 
-    def _released(self, branches: Sequence[Array], train: bool) -> GSTOOutput:
+    def _released(self, branches: Sequence[Array], train: bool, packs: Sequence[int]) -> GSTOOutput:
         parts = {"conv": self.conv, "norm": self.norm}
         logits, gate, lowest = None, None, branches[-1]
         if self.kind != "none":
-            evidence = concatenate_branches(branches, self.align_corners)
+            evidence = concatenate_branches(branches, self.align_corners, packs)
             if self.kind in ("supervised", "head_only"):
                 logits = SegmentationHead(self.num_classes, **parts, name="head")(evidence, train)
                 evidence = logits
             if self.kind != "head_only":
                 kernel_size = 3 if self.kind == "supervised" else 1
                 chain = GateChain(len(branches) - 1, kernel_size, **parts, name="gate")
-                (lowest,), gate = apply_gates(lowest, chain(evidence, train))
-        branch = ConvBN(self.features, 3, stride=2, **parts, name="down")(lowest, train)
-        return GSTOOutput(branch, logits, gate)
+                scores = pack(chain(evidence, train), packs[-2])
+                (lowest,), gate = apply_gates(lowest, scores, packs[-2])
+                gate = unpack(gate, packs[-2])
+        down = ConvBN(self.features, 3, stride=2, **parts, name="down")
+        return GSTOOutput(down(lowest, train, *packs[-2:]), logits, gate)
 
-    def _paper(self, branches: Sequence[Array], train: bool) -> GSTOOutput:
+    def _paper(self, branches: Sequence[Array], train: bool, packs: Sequence[int]) -> GSTOOutput:
         parts = {"conv": self.conv, "norm": self.norm}
-        evidence = concatenate_branches(branches, self.align_corners)
+        evidence = concatenate_branches(branches, self.align_corners, packs)
         chain = {"last_relu": True, **parts, "name": "down"}
         down = DownChain(self.features, len(branches), **chain)
         if self.kind == "unsupervised":
-            return UnsupervisedGSTO(down, "paper", **parts, name="gsto")(evidence, train)
-        return SupervisedGSTO(down, self.num_classes, "paper", **parts, name="gsto")(
-            evidence, train
-        )
+            made = UnsupervisedGSTO(down, "paper", **parts, name="gsto")(evidence, train)
+        else:
+            gsto = SupervisedGSTO(down, self.num_classes, "paper", **parts, name="gsto")
+            made = gsto(evidence, train)
+        return made._replace(features=pack(made.features, packs[-1]))

@@ -17,6 +17,7 @@ from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.transition import GTM
 from gsto_jax.models.specs import GSTOSpec, HRNetSpec
+from gsto_jax.ops.packing import pack, packs_of, unpack
 
 HEADS = ("v1", "v2")
 """What leaves stage 4: branch 0 alone (HRNet, pose), or all branches (HRNetV2)."""
@@ -51,16 +52,21 @@ class HRModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self, branches: Sequence[Array], train: bool = False
+        self,
+        branches: Sequence[Array],
+        train: bool = False,
+        packs: Sequence[int] | None = None,
     ) -> tuple[list[Array], dict[str, Array]]:
-        """Branches `b h_j w_j c_j` -> the same shapes, and the fusion's gates by name."""
+        """Branches `b h_j w_j c_j`, or packed, -> the same shapes, and the gates by name."""
         deeper = []
         for j, x in enumerate(branches):
+            by = packs[j] if packs else 1
             for n in range(self.blocks):
                 name = f"branch{j}_block{n}"
-                x = BasicBlock(x.shape[-1], conv=self.conv, norm=self.norm, name=name)(x, train)
+                block = BasicBlock(x.shape[-1] // by, conv=self.conv, norm=self.norm, name=name)
+                x = block(x, train, by)
             deeper.append(x)
-        return self.fusion(name="fusion")(deeper, train)
+        return self.fusion(name="fusion")(deeper, train, packs)
 
 
 class Transition(nn.Module):
@@ -77,15 +83,30 @@ class Transition(nn.Module):
 
     @nn.compact
     def __call__(
-        self, branches: Sequence[Array], train: bool = False
+        self,
+        branches: Sequence[Array],
+        train: bool = False,
+        packs: Sequence[int] | None = None,
+        out_packs: Sequence[int] | None = None,
     ) -> tuple[list[Array], Array | None, Array | None]:
-        """`s` branches -> `s + 1` branches; class logits and gate of the GTM where it has them."""
+        """`s` branches -> `s + 1` branches; class logits and gate of the GTM where it has them.
+
+        Args:
+          branches: the maps.
+          train: normalise by the batch's statistics.
+          packs: how they are packed; None for not at all.
+          out_packs: how the results shall be; those whose width stays are packed already.
+        """
+        packs = packs or [1] * len(branches)
+        out_packs = out_packs or [1] * (len(branches) + 1)
         kept = []
         for i, (x, width) in enumerate(zip(branches, self.widths, strict=False)):
-            if x.shape[-1] != width:
-                x = ConvBN(width, 3, conv=self.conv, norm=self.norm, name=f"keep{i}")(x, train)
+            if x.shape[-1] != width * packs[i]:
+                keep = ConvBN(width, 3, conv=self.conv, norm=self.norm, name=f"keep{i}")
+                x = keep(x, train, packs[i], out_packs[i])
             kept.append(x)
-        new, logits, gate = self.gtm(self.widths[-1], name="gtm")(branches, train)
+        gtm = self.gtm(self.widths[-1], name="gtm")
+        new, logits, gate = gtm(branches, train, [*packs, out_packs[-1]])
         return [*kept, new], logits, gate
 
 
@@ -104,6 +125,11 @@ class HRNet(nn.Module):
       align_corners: of every bilinear upsampling.
       init_name: "hrnet" or "he", a key of `INITIALIZERS`.
       bn_momentum: share of the old running statistics that a step keeps.
+      bn_statistics: of `BatchNorm`.
+      bn_groups: of `BatchNorm`.
+      implementation: of the gates (`gsto_jax.gate.gated_maps`).
+      lanes: packs narrow maps until they fill so many channels, where the image's sides divide by
+        32 and corners are not aligned: 128 on TPUs, 0 elsewhere. No parameter or result changes.
       dtype: compute dtype of the body; BN statistics are at least float32.
       param_dtype: dtype of parameters and running statistics.
 
@@ -122,6 +148,10 @@ class HRNet(nn.Module):
     align_corners: bool = False
     init_name: str = "hrnet"
     bn_momentum: float = 0.99
+    bn_statistics: str = "two_pass"
+    bn_groups: int = 1
+    implementation: str | None = None
+    lanes: int = 0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -144,7 +174,13 @@ class HRNet(nn.Module):
         kernel_std = INITIALIZERS[self.init_name]
         parts: dict[str, ModuleDef] = {
             "conv": partial(Conv, kernel_std=kernel_std, param_dtype=self.param_dtype),
-            "norm": partial(BatchNorm, momentum=self.bn_momentum, param_dtype=self.param_dtype),
+            "norm": partial(
+                BatchNorm,
+                momentum=self.bn_momentum,
+                statistics=self.bn_statistics,
+                groups=self.bn_groups,
+                param_dtype=self.param_dtype,
+            ),
         }
         fusion = partial(
             MultiScaleFusion,
@@ -152,6 +188,7 @@ class HRNet(nn.Module):
             self_gate=self.gsto.self_gate,
             upsample=self.upsample,
             align_corners=self.align_corners,
+            implementation=self.implementation,
             **parts,
         )
         spec = self.spec
@@ -159,13 +196,15 @@ class HRNet(nn.Module):
         stage_branches: dict[str, list[Array]] = {}
         gates: dict[str, Array] = {}
 
-        x = image.astype(self.dtype)
-        for k in (1, 2):
-            x = ConvBN(spec.stem_width, 3, stride=2, **parts, name=f"stem{k}")(x, train)
+        body, packs = self._packs(image.shape[1:3])
+        x = pack(image.astype(self.dtype), 2 * body if packs else 1)
+        for k, by in ((1, 2 * body if packs else 1), (2, body)):
+            stem = ConvBN(spec.stem_width, 3, stride=2, **parts, name=f"stem{k}")
+            x = stem(x, train, by, body)
         for n in range(spec.stage1_blocks):
-            x = Bottleneck(spec.stage1_planes, **parts, name=f"stage1_block{n}")(x, train)
-        branches = [x]
-        stage_branches["stage1"] = branches
+            x = Bottleneck(spec.stage1_planes, **parts, name=f"stage1_block{n}")(x, train, body)
+        branches, current = [x], [body]
+        stage_branches["stage1"] = [unpack(x, body)]
 
         for stage in (2, 3, 4):
             gtm = partial(
@@ -178,7 +217,8 @@ class HRNet(nn.Module):
             )
             name = f"transition{stage - 1}"
             transition = Transition(spec.widths[:stage], gtm, **parts, name=name)
-            branches, logits, gate = transition(branches, train)
+            following = packs[:stage] if packs else None
+            branches, logits, gate = transition(branches, train, current, following)
             if logits is not None:
                 stage_logits[f"stage{stage - 1}"] = logits
             if gate is not None:
@@ -188,13 +228,29 @@ class HRNet(nn.Module):
                 last = stage == 4 and m == spec.modules[-1] - 1
                 fuse = partial(fusion, targets=1) if last and self.head == "v1" else fusion
                 module = HRModule(spec.blocks, fuse, **parts, name=name)
-                branches, fusion_gates = module(branches, train)
+                branches, fusion_gates = module(branches, train, following)
                 gates |= {f"stage{stage}/module{m}/{key}": g for key, g in fusion_gates.items()}
-            stage_branches[f"stage{stage}"] = branches
+            current = list(following or [1] * stage)
+            stage_branches[f"stage{stage}"] = [
+                unpack(x, by) for x, by in zip(branches, current, strict=False)
+            ]
 
+        final = stage_branches["stage4"]
         if self.head == "v1":
-            logits = parts["conv"](self.num_classes, 1, use_bias=True, name="head")(branches[0])
+            logits = parts["conv"](self.num_classes, 1, use_bias=True, name="head")(final[0])
         else:
-            features = concatenate_branches(branches, self.align_corners)
+            features = concatenate_branches(final, self.align_corners)
             logits = SegmentationHead(self.num_classes, **parts, name="head")(features, train)
         return Outputs(logits, stage_logits, stage_branches, gates)
+
+    def _packs(self, size: Sequence[int]) -> tuple[int, tuple[int, ...] | None]:
+        """How stem and stage 1 are packed, and the branches; 1 and None for not at all."""
+        if not self.lanes or self.align_corners or any(side % 32 for side in size):
+            return 1, None
+        spec = self.spec
+        packs = packs_of(spec.widths, self.lanes)
+        (body,) = packs_of([max(spec.stem_width, spec.stage1_planes)], self.lanes)
+        body = min(body, packs[0])
+        widths = [size[1] // (4 << n) for n in range(4)]
+        fits = all(width % by == 0 for width, by in zip(widths, packs, strict=True))
+        return (body, packs) if fits else (1, None)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from gsto_jax.parallel import (
     compiler_options,
     local_part,
+    on_mesh,
     put_batch,
     replicated,
     split_batch,
@@ -135,7 +136,7 @@ def _programs(task: PoseTask, mesh: Mesh) -> tuple[Any, Any, Any]:
     whole, split = replicated(mesh), split_batch(mesh)
     options = compiler_options(mesh)
     network = jax.jit(
-        partial(heatmap_step, task),
+        on_mesh(partial(heatmap_step, task.on(mesh)), mesh),
         in_shardings=(whole, split),
         out_shardings=split,
         compiler_options=options,

@@ -1,0 +1,408 @@
+"""Gates by kernels for TPUs: a map is read once a phase, and no logits are stored.
+
+The pixels of a map are the rows of a matrix, its (packed) channels the lanes. The matrix unit makes
+the logits of all gates, and carries gates to the lanes of their channels and sums over the lanes
+back. A map that XLA lays out by rows, columns, batch and channels is such a matrix as it is.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from gsto_jax.implementation import per_shard
+
+_BLOCK = 2**17  # numbers of one map a step
+_MEMORY = 64 * 2**20
+_wide = jnp.float32
+Pair = tuple[Array, Array]
+
+
+class Form(NamedTuple):
+    """What is fixed when a program is traced.
+
+    Attributes:
+      gates: how many.
+      pack: of the map.
+      relu: a ReLU before the sigmoid.
+      interpret: runs the kernels by an interpreter.
+    """
+
+    gates: int
+    pack: int
+    relu: bool
+    interpret: bool
+
+
+def reason_against(dtype: Any) -> str:
+    """Why the kernels cannot take such a map; empty if they can."""
+    if jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
+        return ""
+    return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
+
+
+# One phase: the logits pass a given affine.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def affine_gates(
+    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
+) -> tuple[Array, ...]:
+    """Maps `b h w c` scaled by `sigmoid(factor * features . kernel + offset)`, one for each gate."""
+    return _apply(features, kernel, factor, offset, form)
+
+
+def _affine_forward(
+    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    saved = features, kernel, factor, offset
+    return _apply(*saved, form), saved
+
+
+def _affine_backward(
+    form: Form, saved: tuple[Array, ...], gradients: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    features, kernel, factor, offset = saved
+    zero = jnp.zeros_like(factor)
+    coefficients = jnp.stack([factor, offset, zero, zero, zero])
+    found, slopes, total, weighted = _back(features, kernel, coefficients, gradients, form)
+    return (
+        found,
+        slopes.astype(kernel.dtype),
+        weighted.astype(factor.dtype),
+        total.astype(offset.dtype),
+    )
+
+
+affine_gates.defvjp(_affine_forward, _affine_backward)
+
+
+# Two phases: the logits are normalised by their own statistics first.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def normalized_gates(
+    features: Array, kernel: Array, scale: Array, bias: Array, epsilon: float, form: Form
+) -> tuple[tuple[Array, ...], Array, Array]:
+    """As `affine_gates`, behind BN of the logits; also their mean and (biased) variance.
+
+    No gradient flows through the statistics that it returns.
+    """
+    return _normalized_forward(features, kernel, scale, bias, epsilon, form)[0]
+
+
+def _normalized_forward(
+    features: Array, kernel: Array, scale: Array, bias: Array, epsilon: float, form: Form
+) -> tuple[tuple[tuple[Array, ...], Array, Array], tuple[Array, ...]]:
+    mean, var = _statistics(features, kernel, form)
+    factor = scale * jax.lax.rsqrt(var + epsilon)
+    maps = _apply(features, kernel, factor, bias - mean * factor, form)
+    return (maps, mean, var), (features, kernel, scale, bias, mean, var)
+
+
+def _normalized_backward(
+    epsilon: float, form: Form, saved: tuple[Array, ...], gradients: tuple[Any, Array, Array]
+) -> tuple[Array, ...]:
+    features, kernel, scale, bias, mean, var = saved
+    inverse = jax.lax.rsqrt(var + epsilon)
+    factor = scale * inverse
+    offset, zero = bias - mean * factor, jnp.zeros_like(factor)
+    count = features.size // kernel.shape[0]
+    coefficients = jnp.stack([factor, offset, mean, zero, zero])
+    total, weighted = _sums(features, kernel, coefficients, gradients[0], form)
+    weighted = weighted * inverse
+    # What the logits' mean and variance pass on: factor * (-total - normalised * weighted) / n.
+    constant, slope = -factor * total / count, -factor * inverse * weighted / count
+    coefficients = jnp.stack([factor, offset, mean, constant, slope])
+    found, slopes, _, _ = _back(features, kernel, coefficients, gradients[0], form)
+    return (
+        found,
+        slopes.astype(kernel.dtype),
+        weighted.astype(scale.dtype),
+        total.astype(bias.dtype),
+    )
+
+
+normalized_gates.defvjp(_normalized_forward, _normalized_backward)
+
+
+# The kernels, each on one device's part of the batch.
+
+
+def _statistics(features: Array, kernel: Array, form: Form) -> Pair:
+    """Mean and variance of the logits, from those of blocks (Chan's formula)."""
+
+    def run(features: Array, kernel: Array) -> tuple[Array, Array]:
+        rows = _rows(features)
+        size, steps = _steps(rows)
+        part = pl.BlockSpec((1, 2, form.pack * form.gates), lambda i: (i, 0, 0))
+        shape = jax.ShapeDtypeStruct((steps, 2, form.pack * form.gates), _wide)
+        (found,) = _call(
+            _statistics_kernel,
+            rows,
+            (),
+            (_spread_in(kernel, form, rows.dtype),),
+            [(part, shape)],
+            form,
+        )
+        counts = np.minimum(size, len(rows) - size * np.arange(steps)).astype(np.float32)
+        return found, jnp.asarray(counts)
+
+    found, counts = per_shard(run, (True, False), (True, True))(features, kernel)
+    # `steps 2 pack gates`; every slot of a block saw as many pixels.
+    found = found.reshape(len(found), 2, form.pack, form.gates)
+    weight = (counts / (counts.sum() * form.pack))[:, None, None]
+    mean = (weight * found[:, 0]).sum((0, 1))
+    apart = jnp.square(found[:, 0] - mean[None, None])
+    return mean, (weight * (found[:, 1] + apart)).sum((0, 1))
+
+
+def _apply(
+    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
+) -> tuple[Array, ...]:
+    def run(features: Array, kernel: Array, factor: Array, offset: Array) -> tuple[Array, ...]:
+        rows = _rows(features)
+        block = _block(rows)
+        out = jax.ShapeDtypeStruct(rows.shape, rows.dtype)
+        tables = (
+            _spread_in(kernel, form, rows.dtype),
+            _spread_out(rows, form),
+            _row([factor, offset], form),
+        )
+        found = _call(_apply_kernel, rows, (), tables, [(block, out)] * form.gates, form)
+        return tuple(_unrow(x, features) for x in found)
+
+    split = (True, False, False, False)
+    return per_shard(run, split, (True,) * form.gates)(features, kernel, factor, offset)
+
+
+def _sums(
+    features: Array, kernel: Array, coefficients: Array, gradients: Sequence[Array], form: Form
+) -> Pair:
+    """Sums over the pixels: of the gradient behind the affine, and of it times centred logits."""
+
+    def run(features: Array, kernel: Array, coefficients: Array, *gradients: Array) -> Array:
+        rows = _rows(features)
+        tables = (
+            _spread_in(kernel, form, rows.dtype),
+            _spread_out(rows, form),
+            _row(coefficients, form),
+        )
+        total = _whole((1, 2, form.pack * form.gates))
+        (found,) = _call(_sums_kernel, rows, list(map(_rows, gradients)), tables, [total], form)
+        return found
+
+    split = (True, False, False, *([True] * form.gates))
+    found = per_shard(run, split, True)(features, kernel, coefficients, *gradients)
+    total, weighted = found.sum(0).reshape(2, form.pack, form.gates).sum(1)
+    return total, weighted
+
+
+def _back(
+    features: Array, kernel: Array, coefficients: Array, gradients: Sequence[Array], form: Form
+) -> tuple[Array, Array, Array, Array]:
+    """Gradients of the map and the kernel, and the two sums."""
+
+    def run(
+        features: Array, kernel: Array, coefficients: Array, *gradients: Array
+    ) -> tuple[Array, Array, Array]:
+        rows = _rows(features)
+        lanes, columns = rows.shape[1], form.pack * form.gates
+        tables = (
+            _spread_in(kernel, form, rows.dtype),
+            _spread_out(rows, form),
+            _row(coefficients, form),
+        )
+        out = (_block(rows), jax.ShapeDtypeStruct(rows.shape, rows.dtype))
+        outs = [out, _whole((1, lanes, columns)), _whole((1, 2, columns))]
+        found = _call(_back_kernel, rows, list(map(_rows, gradients)), tables, outs, form)
+        return _unrow(found[0], features), found[1], found[2]
+
+    split = (True, False, False, *([True] * form.gates))
+    found, slopes, sums = per_shard(run, split, (True, True, True))(
+        features, kernel, coefficients, *gradients
+    )
+    channels, gates, pack = *kernel.shape, form.pack
+    # Of the products of all slots with all, a slot's own are the kernel's.
+    slopes = slopes.sum(0).reshape(pack, channels, pack, gates)
+    slopes = sum(slopes[q, :, q] for q in range(pack))
+    total, weighted = sums.sum(0).reshape(2, pack, gates).sum(1)
+    return found, slopes, total, weighted
+
+
+def _statistics_kernel(form: Form, count: int, features: Any, into: Any, out: Any) -> None:
+    size = features.shape[0]
+    logits = _dot(_real(features[...], count), into[...])
+    here = jnp.minimum(size, count - pl.program_id(0) * size).astype(_wide)
+    mean = logits.sum(0, keepdims=True) / here
+    apart = _real(jnp.square(logits - mean), count)
+    out[0, pl.ds(0, 1)] = mean
+    out[0, pl.ds(1, 1)] = apart.sum(0, keepdims=True) / here
+
+
+def _apply_kernel(
+    form: Form, count: int, features: Any, into: Any, spread: Any, affine: Any, *outs: Any
+) -> None:
+    x = features[...]
+    gate, _, _ = _gate(form, x, into, affine)
+    gate = gate.astype(x.dtype)
+    for n, out in enumerate(outs):
+        out[...] = (_dot(gate, spread[n]) * x.astype(_wide)).astype(x.dtype)
+
+
+def _sums_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
+    gradients, (into, spread, affine, sums) = refs[: form.gates], refs[form.gates :]
+    _start(sums)
+    x = _real(features[...], count)
+    gradients = [_real(gradient[...], count) for gradient in gradients]
+    _, change, logits = _change(form, x, gradients, into, spread, affine)
+    _add_sums(sums, change, logits - affine[pl.ds(2, 1)])
+
+
+def _back_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
+    gradients, (into, spread, affine, out, slopes, sums) = refs[: form.gates], refs[form.gates :]
+    _start(slopes, sums)
+    x = _real(features[...], count)
+    gradients = [_real(gradient[...], count) for gradient in gradients]
+    gate, change, logits = _change(form, x, gradients, into, spread, affine)
+    centred = logits - affine[pl.ds(2, 1)]
+    _add_sums(sums, change, centred)
+    behind = affine[pl.ds(0, 1)] * change + affine[pl.ds(3, 1)] + affine[pl.ds(4, 1)] * centred
+    behind, gate = behind.astype(x.dtype), gate.astype(x.dtype)
+    total = _dot(behind, into[...], (1, 1))
+    for n, gradient in enumerate(gradients):
+        total += _dot(gate, spread[n]) * gradient.astype(_wide)
+    out[...] = total.astype(x.dtype)
+    slopes[0] += _dot(x, behind, (0, 0))
+
+
+def _gate(form: Form, x: Array, into: Any, affine: Any) -> tuple[Array, Array, Array]:
+    """Gates, what stands before the sigmoid, and logits, each `rows pack*gates`."""
+    logits = _dot(x, into[...])
+    before = affine[pl.ds(0, 1)] * logits + affine[pl.ds(1, 1)]
+    if form.relu:
+        before = jnp.maximum(before, 0)
+    return jax.nn.sigmoid(before), before, logits
+
+
+def _change(
+    form: Form, x: Array, gradients: Sequence[Array], into: Any, spread: Any, affine: Any
+) -> tuple[Array, Array, Array]:
+    """Gates, the gradient behind the affine, and logits."""
+    gate, before, logits = _gate(form, x, into, affine)
+    total = jnp.zeros_like(gate)
+    for n, gradient in enumerate(gradients):
+        product = x.astype(_wide) * gradient.astype(_wide)
+        if x.dtype == jnp.bfloat16:
+            # Two halves of the product: the matrix unit would round it to one.
+            high = product.astype(x.dtype)
+            low = (product - high.astype(_wide)).astype(x.dtype)
+            total += _dot(high, spread[n], (1, 1)) + _dot(low, spread[n], (1, 1))
+        else:
+            total += _dot(product, spread[n], (1, 1))
+    change = total * gate * (1 - gate)
+    return gate, jnp.where(before > 0, change, 0) if form.relu else change, logits
+
+
+def _dot(a: Array, b: Array, contract: tuple[int, int] = (1, 0)) -> Array:
+    return jax.lax.dot_general(
+        a,
+        b,
+        (((contract[0],), (contract[1],)), ((), ())),
+        precision=None if a.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST,
+        preferred_element_type=_wide,
+    )
+
+
+def _real(x: Array, count: int) -> Array:
+    """Zeros where a block reaches beyond the last row."""
+    if count % x.shape[0] == 0:
+        return x
+    row = pl.program_id(0) * x.shape[0] + jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    return jnp.where(row < count, x, jnp.zeros_like(x))
+
+
+def _start(*sums: Any) -> None:
+    @pl.when(pl.program_id(0) == 0)
+    def _() -> None:
+        for ref in sums:
+            ref[...] = jnp.zeros_like(ref)
+
+
+def _add_sums(sums: Any, change: Array, centred: Array) -> None:
+    sums[0, pl.ds(0, 1)] += change.sum(0, keepdims=True)
+    sums[0, pl.ds(1, 1)] += (change * centred).sum(0, keepdims=True)
+
+
+def _call(
+    kernel: Any,
+    rows: Array,
+    more: Sequence[Array],
+    tables: Sequence[Array],
+    outs: Sequence[tuple[pl.BlockSpec, jax.ShapeDtypeStruct]],
+    form: Form,
+) -> Any:
+    maps = [rows, *more]
+    _, steps = _steps(rows)
+    return pl.pallas_call(
+        partial(kernel, form, len(rows)),
+        grid=(steps,),
+        in_specs=[*([_block(rows)] * len(maps)), *(_whole(x.shape)[0] for x in tables)],
+        out_specs=[spec for spec, _ in outs],
+        out_shape=[shape for _, shape in outs],
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=_MEMORY),
+        interpret=form.interpret,
+        name=kernel.__name__.strip("_").replace("_kernel", "_gates"),
+    )(*maps, *tables)
+
+
+def _steps(rows: Array) -> tuple[int, int]:
+    """Rows of a block, and how many blocks there are."""
+    lanes = -(-rows.shape[1] // 128) * 128
+    size = max(_BLOCK // lanes // 16 * 16, 16)
+    return size, -(-rows.shape[0] // size)
+
+
+def _block(rows: Array) -> pl.BlockSpec:
+    return pl.BlockSpec((_steps(rows)[0], rows.shape[1]), lambda i: (i, 0))
+
+
+def _whole(shape: tuple[int, ...]) -> tuple[pl.BlockSpec, jax.ShapeDtypeStruct]:
+    return (
+        pl.BlockSpec(shape, lambda i: (0,) * len(shape)),
+        jax.ShapeDtypeStruct(shape, _wide),
+    )
+
+
+def _rows(x: Array) -> Array:
+    """`b h w c` -> `h*w*b c`: nothing moves in a program whose batch lies second to last."""
+    return x.transpose(1, 2, 0, 3).reshape(-1, x.shape[3])
+
+
+def _unrow(rows: Array, like: Array) -> Array:
+    batch, height, width, channels = like.shape
+    return rows.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
+
+
+def _spread_in(kernel: Array, form: Form, dtype: Any) -> Array:
+    """The kernel `c gates` for packed pixels: `pack*c pack*gates`, slots apart."""
+    return jnp.kron(jnp.eye(form.pack, dtype=kernel.dtype), kernel).astype(dtype)
+
+
+def _spread_out(rows: Array, form: Form) -> Array:
+    """For each gate, ones from its columns to its pixel's channels: `gates pack*gates pack*c`."""
+    ones = np.zeros((form.gates, form.pack, form.gates, form.pack, rows.shape[1] // form.pack))
+    for gate in range(form.gates):
+        ones[gate, range(form.pack), gate, range(form.pack)] = 1
+    return jnp.asarray(ones.reshape(form.gates, form.pack * form.gates, -1), rows.dtype)
+
+
+def _row(vectors: Any, form: Form) -> Array:
+    """Vectors over the gates as rows over the columns of the logits."""
+    return jnp.tile(jnp.stack(list(vectors)).astype(_wide), (1, form.pack))
