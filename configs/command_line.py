@@ -114,6 +114,7 @@ def another(name: str) -> ConfigDict:
     argv, values = ["", f"--config={name}", *overrides], flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     values(argv)
+    _ = holder.value.name  # a file that cannot be loaded says so only when it is read
     return holder.value
 
 

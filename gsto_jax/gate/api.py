@@ -76,8 +76,8 @@ def gated_maps(
         )
     if (scale is None) != (bias is None) or (epsilon is not None and scale is None):
         raise ValueError("scale and bias belong together, and to logits that are normalised")
-    settings = {"epsilon": epsilon, "relu": relu, "pack": pack}
-    offers: dict[str, Any] = {"xla": partial(_by_xla, shift=shift, **settings)}
+    by_xla = partial(_by_xla, epsilon=epsilon, relu=relu, pack=pack, shift=shift)
+    offers: dict[str, Any] = {"xla": by_xla}
     reason = tpu.reason_against(features.dtype)
     if not reason:
         form = tpu.Form(count, pack, relu, interpret)
@@ -85,7 +85,7 @@ def gated_maps(
     refused = {"pallas_tpu": reason}
     maps, mean, var = call(implementation, offers, refused, features, kernel, scale, bias)
     before = xla.logits(features, kernel, pack)
-    if mean is not None:
+    if epsilon is not None and scale is not None and bias is not None:
         factor = jax.lax.rsqrt(var + epsilon) * scale
         before = xla.affine(before, factor, bias - mean * factor, pack)
     else:

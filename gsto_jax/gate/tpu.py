@@ -54,7 +54,7 @@ def reason_against(dtype: Any) -> str:
 def affine_gates(
     features: Array, kernel: Array, factor: Array, offset: Array, form: Form
 ) -> tuple[Array, ...]:
-    """Maps `b h w c` scaled by `sigmoid(factor * features . kernel + offset)`, one for each gate."""
+    """Maps `b h w c` scaled by `sigmoid(factor * features . kernel + offset)`, one a gate."""
     return _apply(features, kernel, factor, offset, form)
 
 
@@ -170,11 +170,7 @@ def _apply(
         rows = _rows(features)
         block = _block(rows)
         out = jax.ShapeDtypeStruct(rows.shape, rows.dtype)
-        tables = (
-            _spread_in(kernel, form, rows.dtype),
-            _spread_out(rows, form),
-            _row([factor, offset], form),
-        )
+        tables = _tables(rows, kernel, jnp.stack([factor, offset]), form)
         found = _call(_apply_kernel, rows, (), tables, [(block, out)] * form.gates, form)
         return tuple(_unrow(x, features) for x in found)
 
@@ -189,11 +185,7 @@ def _sums(
 
     def run(features: Array, kernel: Array, coefficients: Array, *gradients: Array) -> Array:
         rows = _rows(features)
-        tables = (
-            _spread_in(kernel, form, rows.dtype),
-            _spread_out(rows, form),
-            _row(coefficients, form),
-        )
+        tables = _tables(rows, kernel, coefficients, form)
         total = _whole((1, 2, form.pack * form.gates))
         (found,) = _call(_sums_kernel, rows, list(map(_rows, gradients)), tables, [total], form)
         return found
@@ -214,11 +206,7 @@ def _back(
     ) -> tuple[Array, Array, Array]:
         rows = _rows(features)
         lanes, columns = rows.shape[1], form.pack * form.gates
-        tables = (
-            _spread_in(kernel, form, rows.dtype),
-            _spread_out(rows, form),
-            _row(coefficients, form),
-        )
+        tables = _tables(rows, kernel, coefficients, form)
         out = (_block(rows), jax.ShapeDtypeStruct(rows.shape, rows.dtype))
         outs = [out, _whole((1, lanes, columns)), _whole((1, 2, columns))]
         found = _call(_back_kernel, rows, list(map(_rows, gradients)), tables, outs, form)
@@ -260,8 +248,8 @@ def _sums_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
     gradients, (into, spread, affine, sums) = refs[: form.gates], refs[form.gates :]
     _start(sums)
     x = _real(features[...], count)
-    gradients = [_real(gradient[...], count) for gradient in gradients]
-    _, change, logits = _change(form, x, gradients, into, spread, affine)
+    given = [_real(gradient[...], count) for gradient in gradients]
+    _, change, logits = _change(form, x, given, into, spread, affine)
     _add_sums(sums, change, logits - affine[pl.ds(2, 1)])
 
 
@@ -269,14 +257,14 @@ def _back_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
     gradients, (into, spread, affine, out, slopes, sums) = refs[: form.gates], refs[form.gates :]
     _start(slopes, sums)
     x = _real(features[...], count)
-    gradients = [_real(gradient[...], count) for gradient in gradients]
-    gate, change, logits = _change(form, x, gradients, into, spread, affine)
+    given = [_real(gradient[...], count) for gradient in gradients]
+    gate, change, logits = _change(form, x, given, into, spread, affine)
     centred = logits - affine[pl.ds(2, 1)]
     _add_sums(sums, change, centred)
     behind = affine[pl.ds(0, 1)] * change + affine[pl.ds(3, 1)] + affine[pl.ds(4, 1)] * centred
     behind, gate = behind.astype(x.dtype), gate.astype(x.dtype)
     total = _dot(behind, into[...], (1, 1))
-    for n, gradient in enumerate(gradients):
+    for n, gradient in enumerate(given):
         total += _dot(gate, spread[n]) * gradient.astype(_wide)
     out[...] = total.astype(x.dtype)
     slopes[0] += _dot(x, behind, (0, 0))
@@ -390,6 +378,12 @@ def _unrow(rows: Array, like: Array) -> Array:
     return rows.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
 
 
+def _tables(rows: Array, kernel: Array, vectors: Array, form: Form) -> tuple[Array, ...]:
+    """What every block reads: kernel, ones, and vectors over the gates as rows."""
+    into, out = _spread_in(kernel, form, rows.dtype), _spread_out(rows, form)
+    return into, out, jnp.tile(vectors.astype(_wide), (1, form.pack))
+
+
 def _spread_in(kernel: Array, form: Form, dtype: Any) -> Array:
     """The kernel `c gates` for packed pixels: `pack*c pack*gates`, slots apart."""
     return jnp.kron(jnp.eye(form.pack, dtype=kernel.dtype), kernel).astype(dtype)
@@ -401,8 +395,3 @@ def _spread_out(rows: Array, form: Form) -> Array:
     for gate in range(form.gates):
         ones[gate, range(form.pack), gate, range(form.pack)] = 1
     return jnp.asarray(ones.reshape(form.gates, form.pack * form.gates, -1), rows.dtype)
-
-
-def _row(vectors: Any, form: Form) -> Array:
-    """Vectors over the gates as rows over the columns of the logits."""
-    return jnp.tile(jnp.stack(list(vectors)).astype(_wide), (1, form.pack))

@@ -43,6 +43,8 @@ class Conv(nn.Module):
       stride: of both axes.
       dilation: of both axes.
       use_bias: adds a bias, drawn uniformly from +-1/sqrt(fan in).
+      cancelled_bias: normalisation by the batch follows, which takes the bias out again: its
+        gradient is 0, and not computed.
       parallel: how many equal, independent convolutions of one input the output channels hold,
         side by side; the initial kernel of each has the deviation it would have alone.
       kernel_std: deviation of the initial, normally distributed kernel, by its shape.
@@ -54,6 +56,7 @@ class Conv(nn.Module):
     stride: int = 1
     dilation: int = 1
     use_bias: bool = False
+    cancelled_bias: bool = False
     parallel: int = 1
     kernel_std: KernelStd = he_std
     param_dtype: Any = jnp.float32
@@ -91,6 +94,8 @@ class Conv(nn.Module):
         if not self.use_bias:
             return y
         bias = self.param("bias", self._draw_bias, channels)
+        if self.cancelled_bias:
+            bias = jax.lax.stop_gradient(bias)
         return y + tile(bias, out_pack).astype(x.dtype)[None, None, None]
 
     def initial_std(self, channels: int) -> float:

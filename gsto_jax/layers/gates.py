@@ -1,6 +1,5 @@
 """The networks that compute a gate: logits before the sigmoid, which `apply_gates` takes."""
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -84,12 +83,18 @@ class SelfGated(nn.Module):
         logits = conv(x, pack)
         kernel = conv.variables["params"]["kernel"][0, 0]
         released = self.form == "released"
-        fuse = partial(
-            *(gated_maps, x, kernel),
-            relu=released,
-            pack=pack,
-            implementation=self.implementation,
-        )
+
+        def fuse(
+            scale: Array | None = None, bias: Array | None = None, epsilon: float | None = None
+        ) -> Gated:
+            return gated_maps(
+                *(x, kernel, scale, bias),
+                epsilon=epsilon,
+                relu=released,
+                pack=pack,
+                implementation=self.implementation,
+            )
+
         if not released:
             return fuse()
         norm = self.norm(name="bn")
@@ -98,7 +103,7 @@ class SelfGated(nn.Module):
             return Gated(maps, gates, None, None)
 
         def fused(scale: Array, bias: Array, epsilon: float | None) -> tuple[Gated, Any, Any]:
-            found = fuse(scale, bias, epsilon=epsilon)
+            found = fuse(scale, bias, epsilon)
             return found, found.mean, found.var
 
         gated: Gated = norm(logits, train, pack, fused)
@@ -124,12 +129,20 @@ class GateChain(nn.Module):
     norm: ModuleDef = BatchNorm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """`b h w c` -> logits `b h/2^halvings w/2^halvings 1` (sizes rounded up)."""
+    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
+        """`b h w c` -> logits `b h/2^halvings w/2^halvings 1` (sizes rounded up).
+
+        Args:
+          x: the plain map.
+          train: normalise by the batch's statistics.
+          pack: of the one channel at the first resolution; `2^halvings` divides it. The result is
+            packed by `pack / 2^halvings`.
+        """
         parts = {"conv": self.conv, "norm": self.norm}
-        x = ConvBN(1, self.kernel_size, **parts, name="cbr0")(x, train)
+        x = ConvBN(1, self.kernel_size, **parts, name="cbr0")(x, train, 1, pack)
         for k in range(1, self.halvings + 1):
-            x = ConvBN(1, 3, stride=2, **parts, name=f"cbr{k}")(x, train)
+            x = ConvBN(1, 3, stride=2, **parts, name=f"cbr{k}")(x, train, pack, max(pack // 2, 1))
+            pack = max(pack // 2, 1)
         return x
 
 

@@ -45,6 +45,7 @@ class SegmentationHead(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """`b h w c` -> logits `b h w num_classes`."""
-        x = self.conv(x.shape[-1], 1, use_bias=True, name="conv")(x)
+        conv = self.conv(x.shape[-1], 1, use_bias=True, cancelled_bias=train, name="conv")
+        x = conv(x)
         x = relu(self.norm(name="bn")(x, train))
         return self.conv(self.num_classes, 1, use_bias=True, name="classifier")(x)

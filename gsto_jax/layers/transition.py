@@ -1,5 +1,6 @@
 """The birth of a branch, plain (HRNet) and gated (GTM, section 3.2.2)."""
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.scale_transfer import GSTOOutput, SupervisedGSTO, UnsupervisedGSTO
 from gsto_jax.ops.packing import pack, unpack
 
+_CHAIN_PACK = 16  # of the one channel of a chain, where maps are packed
 GTM_KINDS = ("none", "supervised", "unsupervised", "head_only")
 
 
@@ -76,12 +78,15 @@ class GTM(nn.Module):
         if self.kind in ("supervised", "head_only") and self.num_classes < 1:
             raise ValueError(f"a {self.kind} GTM needs num_classes, the channels of its head")
         check_form(self.form)
+        plain = packs is None
         packs = packs or [1] * (len(branches) + 1)
         if self.form == "paper" and self.kind in ("supervised", "unsupervised"):
             return self._paper(branches, train, packs)
-        return self._released(branches, train, packs)
+        return self._released(branches, train, packs, plain)
 
-    def _released(self, branches: Sequence[Array], train: bool, packs: Sequence[int]) -> GSTOOutput:
+    def _released(
+        self, branches: Sequence[Array], train: bool, packs: Sequence[int], plain: bool
+    ) -> GSTOOutput:
         parts = {"conv": self.conv, "norm": self.norm}
         logits, gate, lowest = None, None, branches[-1]
         if self.kind != "none":
@@ -91,8 +96,12 @@ class GTM(nn.Module):
                 evidence = logits
             if self.kind != "head_only":
                 kernel_size = 3 if self.kind == "supervised" else 1
-                chain = GateChain(len(branches) - 1, kernel_size, **parts, name="gate")
-                scores = pack(chain(evidence, train), packs[-2])
+                halvings = len(branches) - 1
+                chain = GateChain(halvings, kernel_size, **parts, name="gate")
+                by = 1 if plain else math.gcd(evidence.shape[2], _CHAIN_PACK)
+                by = by if by >> halvings else 1
+                scores = unpack(chain(evidence, train, by), max(by >> halvings, 1))
+                scores = pack(scores, packs[-2])
                 (lowest,), gate = apply_gates(lowest, scores, packs[-2])
                 gate = unpack(gate, packs[-2])
         down = ConvBN(self.features, 3, stride=2, **parts, name="down")

@@ -20,9 +20,9 @@ from gsto_jax import (
     apply_gates,
     resize,
 )
-from gsto_jax.ops.channel_sum import channel_sum
 from gsto_jax.layers.conv import he_std, hrnet_std
 from gsto_jax.layers.norm import batch_norm
+from gsto_jax.ops.channel_sum import channel_sum
 
 KEY = jax.random.key(0)
 

@@ -59,7 +59,6 @@ def test_a_pixel_written_out(implementation):
     logits, labels = case()
     found = true_log_probability(logits, labels, False, implementation, interpret=True)
     x = np.asarray(logits, np.float64)[0]
-    (top, bottom), (left, right) = (1 - 0.875 + 0.5, 0), (0, 0)
     down, across = 5.5 / 4 - 0.5, 2.5 / 4 - 0.5
     top, left = 1 - down, 1 - across
     z = top * (left * x[0, 0] + across * x[0, 1]) + down * (left * x[1, 0] + across * x[1, 1])

@@ -1,0 +1,267 @@
+"""The gate by kernels, by XLA, and written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsto_jax import HRNet
+from gsto_jax.gate import gated_maps
+from gsto_jax.layers.gates import SelfGated, SpatialGate
+from gsto_jax.models.initialize import initial_variables
+from gsto_jax.models.specs import GSTOSpec, HRNetSpec
+from gsto_jax.ops.packing import pack, unpack
+
+EPSILON = 1e-5
+KEY = jax.random.key(0)
+
+
+def operands(batch, height, width, channels, gates, dtype=np.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((batch, height, width, channels)).astype(np.float32)
+    kernel, scale, bias = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((channels, gates), (gates,), (gates,))
+    )
+    cotangents = rng.standard_normal((gates, *features.shape)).astype(np.float32)
+    return jnp.asarray(features, dtype), kernel, 1 + 0.3 * scale, 0.5 * bias, cotangents
+
+
+def run(args, by=1, implementation="xla", **kwargs):
+    """Maps, statistics and all gradients, of plain operands."""
+    features, kernel, scale, bias, cotangents = args
+
+    def f(features, kernel, scale, bias):
+        affine = (None, None) if scale is None else (scale, bias)
+        found = gated_maps(
+            *(pack(features, by), kernel, *affine),
+            pack=by,
+            implementation=implementation,
+            interpret=True,
+            **kwargs,
+        )
+        maps = [unpack(x, by) for x in found.maps]
+        total = sum(
+            (x.astype(jnp.float32) * c).sum() for x, c in zip(maps, cotangents, strict=True)
+        )
+        return total, (maps, unpack(found.gates, by), found.mean, found.var)
+
+    wanted = (0, 1) if scale is None else (0, 1, 2, 3)
+    return jax.jit(jax.grad(f, wanted, has_aux=True))(features, kernel, scale, bias)
+
+
+def close(ours, theirs, bound=2e-6):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound * max(np.abs(b).max(), 1e-3))
+
+
+FORMS = {
+    "released, training": {"epsilon": EPSILON, "relu": True},
+    "released, folded": {"relu": True},
+    "affine": {},
+}
+SHAPES = [  # batch, height, width, channels, gates, pack
+    (2, 4, 8, 18, 3, 4),
+    (1, 3, 5, 7, 1, 1),
+    (2, 5, 6, 48, 4, 2),
+    (1, 50, 45, 5, 2, 1),  # more pixels than a block, and not a multiple of one
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels_equal_xla(shape, form):
+    *sizes, by = shape
+    args = operands(*sizes)
+    ours = run(args, by, "pallas_tpu", **FORMS[form])
+    close(ours, run(args, **FORMS[form]))
+
+
+def test_many_blocks(monkeypatch):
+    """Sums run over blocks, the last of which reaches beyond the map."""
+    monkeypatch.setattr("gsto_jax.gate.tpu._BLOCK", 128 * 48)
+    args = operands(1, 10, 13, 6, 2)
+    for form in FORMS.values():
+        close(run(args, 1, "pallas_tpu", **form), run(args, **form))
+
+
+def test_the_paper_form_written_out():
+    features, kernel, _, _, cotangents = operands(2, 3, 4, 6, 2)
+    x, w = np.asarray(features, np.float64), np.asarray(kernel, np.float64)
+    gates = 1 / (1 + np.exp(-(x @ w)))
+    maps = [gates[..., n : n + 1] * x for n in range(2)]
+    through = np.stack([(c * x).sum(-1) for c in cotangents], -1) * gates * (1 - gates)
+    gradient = sum(gates[..., n : n + 1] * cotangents[n] for n in range(2)) + through @ w.T
+    slopes = np.einsum("bhwc,bhwn->cn", x, through)
+    args = (features, kernel, None, None, cotangents)
+    for implementation in ("xla", "pallas_tpu"):
+        gradients, (found, shown, mean, var) = run(args, 1, implementation)
+        close((gradients, found, shown), ((gradient, slopes), maps, gates), 1e-6)
+        assert mean is None and var is None
+
+
+def test_training_form_written_out():
+    args = features, kernel, scale, bias, _ = operands(2, 3, 4, 6, 2)
+    z = np.asarray(features, np.float64) @ kernel
+    mean, var = z.mean((0, 1, 2)), z.var((0, 1, 2))
+    y = np.maximum((z - mean) / np.sqrt(var + EPSILON) * scale + bias, 0)
+    gates = 1 / (1 + np.exp(-y))
+    maps = [gates[..., n : n + 1] * features for n in range(2)]
+    for implementation in ("xla", "pallas_tpu"):
+        _, found = run(args, 1, implementation, **FORMS["released, training"])
+        close(found, (maps, gates, mean, var), 1e-6)
+        assert gates.min() >= 0.5
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bfloat16_accumulates_in_float32(form):
+    """Against float32 arithmetic on the same, rounded map; relative to the largest value.
+
+    A ReLU may open for one and not for the other, so a pixel in a hundred may differ more.
+    """
+    args = operands(2, 6, 8, 48, 3, jnp.bfloat16)
+    rounded = np.asarray(args[1].astype(jnp.bfloat16), np.float32)
+    args = (args[0], rounded, *args[2:])
+    exact = run((args[0].astype(jnp.float32), *args[1:]), **FORMS[form])
+    ours = run(args, 2, "pallas_tpu", **FORMS[form])
+    assert ours[1][0][0].dtype == jnp.bfloat16 and ours[0][0].dtype == jnp.bfloat16
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        off = np.abs(a - b) > 0.02 * np.abs(b).max()
+        assert off.mean() <= 0.01
+
+
+def test_logits_far_from_zero_keep_their_variance():
+    features, _kernel, scale, bias, cotangents = operands(2, 16, 16, 1, 1)
+    args = (features + 1e4, np.ones((1, 1), np.float32), scale, bias, cotangents)
+    _, (_, _, mean, var) = run(args, 1, "pallas_tpu", epsilon=EPSILON, relu=True)
+    np.testing.assert_allclose(mean, 1e4 + np.asarray(features).mean(), rtol=1e-6)
+    np.testing.assert_allclose(var, np.asarray(features).var(), rtol=1e-3)
+
+
+def test_which_one_runs():
+    features, kernel, scale, bias, _ = operands(8, 4, 8, 18, 2)
+
+    def program(implementation, platform, **kwargs):
+        f = jax.jit(
+            lambda x: (
+                gated_maps(*(x, kernel, scale, bias), implementation=implementation, **kwargs).maps
+            )
+        )
+        return f.trace(features).lower(lowering_platforms=(platform,)).as_text()
+
+    assert program(None, "tpu").count("tpu_custom_call") == 1
+    assert program("pallas_tpu", "tpu", epsilon=EPSILON, relu=True).count("tpu_custom_call") == 2
+    assert "tpu_custom_call" not in program("xla", "tpu")
+    assert "tpu_custom_call" not in program(None, "cpu")
+
+
+def test_a_named_one_that_cannot_run_says_why():
+    features, kernel, scale, _bias, _ = operands(1, 2, 2, 3, 1)
+    with pytest.raises(ValueError, match="'pallas_tpu' cannot run here: it takes bfloat16 and fl"):
+        gated_maps(features.astype(jnp.float16), kernel, implementation="pallas_tpu")
+    with pytest.raises(ValueError, match="Only interpret mode is supported on CPU"):
+        jax.jit(lambda x: gated_maps(x, kernel, implementation="pallas_tpu").maps)(features)
+    with pytest.raises(ValueError, match="unknown implementation 'triton'"):
+        gated_maps(features, kernel, implementation="triton")
+    with pytest.raises(ValueError, match="give maps b h w 6"):
+        gated_maps(features, kernel, pack=2)
+    with pytest.raises(ValueError, match="belong together"):
+        gated_maps(features, kernel, scale)
+
+
+def test_each_device_runs_the_kernel_on_its_part():
+    """Statistics and sums are those of the whole batch."""
+    args = operands(8, 4, 6, 5, 2)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    features, kernel, scale, bias, cotangents = args
+
+    def f(features, kernel, scale, bias):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            found = gated_maps(
+                *(features, kernel, scale, bias),
+                epsilon=EPSILON,
+                relu=True,
+                implementation="pallas_tpu",
+                interpret=True,
+            )
+        total = sum((x * c).sum() for x, c in zip(found.maps, cotangents, strict=True))
+        return total, (list(found.maps), found.gates, found.mean, found.var)
+
+    step = jax.jit(jax.grad(f, (0, 1, 2, 3), has_aux=True), in_shardings=(split, None, None, None))
+    compiled = step.lower(features, kernel, scale, bias).compile()
+    assert "all-reduce" in compiled.as_text()
+    found = compiled(jax.device_put(features, split), kernel, scale, bias)
+    close(found, run(args, **FORMS["released, training"]))
+
+
+@pytest.mark.parametrize("form", ["released", "paper"])
+@pytest.mark.parametrize("train", [True, False])
+def test_self_gated_is_spatial_gate_and_product(form, train):
+    """The same parameters, running statistics and maps."""
+    x = operands(2, 4, 6, 5, 3)[0]
+    gate, fused = SpatialGate(form, 3), SelfGated(form, 3)
+    variables = gate.init(KEY, x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, fused.init(KEY, x))
+    logits, updates = gate.apply(variables, x, train, mutable=["batch_stats"])
+    found, fused_updates = fused.apply(variables, x, train, mutable=["batch_stats"])
+    close((found.gates, fused_updates), (jax.nn.sigmoid(logits), updates), 1e-6)
+    close(list(found.maps), [jax.nn.sigmoid(logits[..., n : n + 1]) * x for n in range(3)], 1e-6)
+
+
+SPEC = HRNetSpec(
+    widths=(4, 8, 16, 32),
+    modules=(1, 1, 1),
+    blocks=1,
+    stage1_blocks=1,
+    stem_width=8,
+    stage1_planes=8,
+)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"upsample": "nearest"},
+        {"head": "v1", "gsto": GSTOSpec(gfm=False, gtm=("none",) * 3)},
+        {"gsto": GSTOSpec(gate="paper", gtm_form="paper")},
+        {"gsto": GSTOSpec(gtm=("unsupervised",) * 3)},
+    ],
+    ids=["gsto", "nearest", "plain v1", "paper", "unsupervised"],
+)
+def test_a_packed_network_is_the_same_network(kwargs, x64):
+    """Outputs, running statistics and gradients, to rounding in float64."""
+    settings = {"gsto": GSTOSpec(), "init_name": "he"} | kwargs
+    dtypes = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+    model = HRNet(SPEC, num_classes=3, **settings, **dtypes)
+    variables = initial_variables(model, 0)
+    image = jax.random.normal(KEY, (2, 32, 64, 3), jnp.float64)
+
+    def step(model):
+        def loss(params):
+            whole = {"params": params, "batch_stats": variables["batch_stats"]}
+            out, updates = model.apply(whole, image, train=True, mutable=["batch_stats"])
+            heads = [out.logits, *out.stage_logits.values()]
+            return sum(jnp.sin(x).sum() for x in heads), (out, updates)
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+    plain = step(model)
+    packed = step(model.clone(lanes=16))
+    assert jax.tree.structure(plain) == jax.tree.structure(packed)
+    close(packed, plain, 1e-9)
+    evaluated = [jax.jit(m.apply)(variables, image) for m in (model, model.clone(lanes=16))]
+    close(*evaluated[::-1], 1e-9)
+
+
+def test_sizes_that_do_not_fit_are_not_packed():
+    model = HRNet(SPEC, GSTOSpec(), 3, lanes=16)
+    assert model._packs((64, 96)) == (2, (4, 2, 1, 1))
+    assert model._packs((60, 96)) == (1, None)
+    assert model._packs((473, 473)) == (1, None)
+    assert model.clone(align_corners=True)._packs((64, 96)) == (1, None)
+    assert model.clone(lanes=0)._packs((64, 96)) == (1, None)

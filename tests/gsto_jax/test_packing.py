@@ -1,0 +1,127 @@
+"""What packed maps go through equals what plain ones do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsto_jax.layers import BatchNorm, Conv, resize
+from gsto_jax.models.specs import VARIANTS
+from gsto_jax.ops.packing import LANES, pack, packed_kernel, packs_of, unpack, upsample
+
+X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 5)), jnp.float32)
+KEY = jax.random.key(0)
+
+
+def test_pack_lays_neighbours_one_behind_the_other():
+    packed = pack(X, 4)
+    assert packed.shape == (2, 6, 2, 20)
+    np.testing.assert_array_equal(packed[0, 0, 1, 5:10], X[0, 0, 5])
+    np.testing.assert_array_equal(unpack(packed, 4), X)
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "dilation", "by", "out"),
+    [
+        *((3, 1, 1, 2, 2), (3, 1, 1, 4, 4), (3, 2, 1, 4, 2), (3, 2, 1, 2, 1), (3, 2, 1, 2, 2)),
+        *((3, 1, 2, 4, 4), (1, 1, 1, 2, 4), (1, 1, 1, 1, 4), (3, 1, 1, 1, 8), (5, 2, 1, 8, 4)),
+    ],
+)
+def test_convolutions(kernel_size, stride, dilation, by, out):
+    conv = Conv(7, kernel_size, stride, dilation, use_bias=True)
+    variables = conv.init(KEY, X)
+    packed = conv.apply(variables, pack(X, by), by, out)
+    np.testing.assert_allclose(unpack(packed, out), conv.apply(variables, X), atol=1e-5)
+
+
+def test_packings_that_do_not_fit():
+    with pytest.raises(ValueError, match="stride 2 cannot lead from a packing of 4 to 1"):
+        packed_kernel(jnp.zeros((3, 3, 1, 1)), 2, 1, 4, 1)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+@pytest.mark.parametrize(
+    ("factor", "by", "out"),
+    [(2, 1, 1), (2, 2, 4), (4, 1, 2), (8, 1, 4), (8, 2, 1), (2, 2, 1), (1, 2, 2), (4, 2, 8)],
+)
+def test_upsampling(factor, by, out, method):
+    size = (X.shape[1] * factor, X.shape[2] * factor)
+
+    def both(x):
+        return resize(x, size, method), unpack(upsample(pack(x, by), factor, by, out, method), out)
+
+    plain, packed = both(X)
+    np.testing.assert_allclose(packed, plain, atol=2e-6)
+    weights = jnp.cos(jnp.arange(plain.size, dtype=jnp.float32)).reshape(plain.shape)
+    ours, theirs = (jax.grad(lambda x, n=n: (both(x)[n] * weights).sum())(X) for n in (1, 0))
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("statistics", ["two_pass", "one_pass"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_batch_norm(statistics, groups):
+    norm = BatchNorm(statistics=statistics, groups=groups)
+    variables = norm.init(KEY, X)
+
+    def f(x, by):
+        y, updates = norm.apply(variables, pack(x, by), True, by, mutable=["batch_stats"])
+        return jnp.sin(unpack(y, by)).sum(), updates
+
+    plain, packed = (jax.value_and_grad(f, has_aux=True)(X, by) for by in (1, 4))
+    for a, b in zip(jax.tree.leaves(packed), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_one_pass_equals_two():
+    """Also where the running mean is off by some deviations."""
+    x = X + 7
+    for momentum in (0.99, 0.0):
+        found = []
+        for statistics in ("one_pass", "two_pass"):
+            norm = BatchNorm(momentum=momentum, statistics=statistics)
+            variables = norm.init(KEY, x)
+            y, updates = norm.apply(variables, x, True, mutable=["batch_stats"])
+            found.append((y, updates))
+        for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
+def test_groups_are_normalised_apart():
+    norm = BatchNorm(momentum=0.0, groups=2)
+    variables = norm.init(KEY, X)
+    y, updates = norm.apply(variables, X, True, mutable=["batch_stats"])
+    for part in (0, 1):
+        alone, _ = BatchNorm().apply(variables, X[part : part + 1], True, mutable=["batch_stats"])
+        np.testing.assert_allclose(y[part : part + 1], alone, atol=1e-5)
+    means = np.asarray(X).mean((1, 2))
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], means.mean(0), atol=1e-6)
+    with pytest.raises(ValueError, match="3 groups do not divide a batch of 2"):
+        BatchNorm(groups=3).apply(variables, X, True, mutable=["batch_stats"])
+
+
+def test_groups_on_as_many_devices_wait_for_nobody():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+
+    def reduces(groups):
+        norm = BatchNorm(groups=groups)
+        variables = norm.init(KEY, X)
+
+        def f(x):
+            y, _ = norm.apply(variables, x, True, mutable=["batch_stats"])
+            return y
+
+        step = jax.jit(f, in_shardings=split, out_shardings=split)
+        return step.lower(X).compile().as_text().count(" all-reduce(")
+
+    assert reduces(1) > 0
+    assert reduces(2) == 0
+
+
+def test_packs_fill_the_lanes():
+    assert packs_of(VARIANTS["w18_small_v2"].widths) == (4, 2, 1, 1)
+    assert packs_of(VARIANTS["w32"].widths) == (4, 2, 1, 1)
+    assert packs_of(VARIANTS["w48"].widths) == (2, 1, 1, 1)
+    assert packs_of(VARIANTS["w48"].widths, 0) == (1, 1, 1, 1)
+    assert packs_of((3, 200)) == (2, 1)
+    assert LANES == 128
