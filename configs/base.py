@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     model.bn_momentum = 0.99  # share of the old running statistics kept (0.01 in PyTorch's terms)
     model.bn_statistics = "one_pass"  # one_pass | two_pass: how often BN reads a map (BatchNorm)
     model.bn_groups = 1  # parts of the batch that BN normalises apart; as many as chips: no waiting
+    model.remat = False  # keeps less for the gradient, and computes it again
     model.implementation = "auto"  # of gates and losses: auto | xla | pallas_tpu | pallas_gpu
     model.pack = True  # on TPUs: neighbouring pixels share the lanes that few channels leave empty
     model.dtype = "float32"  # compute dtype: float32 | bfloat16 | float64 (needs JAX_ENABLE_X64)

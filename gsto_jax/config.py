@@ -48,6 +48,7 @@ class ModelConfig:
     bn_momentum: float
     bn_statistics: str
     bn_groups: int
+    remat: bool
     implementation: str
     pack: bool
     dtype: str

@@ -304,7 +304,7 @@ def _check_same_network(ours: Record, record: Record) -> None:
     def network(config: Record) -> Record:
         training_only = (
             *("init", "bn_momentum", "bn_statistics", "bn_groups"),
-            *("dtype", "implementation", "pack"),
+            *("dtype", "remat", "implementation", "pack"),
         )
         model = {k: v for k, v in config["model"].items() if k not in training_only}
         data = {k: config["data"][k] for k in ("classes", "mean", "std")}

@@ -74,6 +74,7 @@ def network(config: ModelConfig, num_classes: int, lanes: int = 0) -> HRNet:
         bn_momentum=config.bn_momentum,
         bn_statistics=config.bn_statistics,
         bn_groups=config.bn_groups,
+        remat=config.remat,
         implementation=config.kernels,
         lanes=lanes,
         dtype=config.compute_dtype,

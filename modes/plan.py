@@ -1,38 +1,106 @@
-"""Compiles the train and eval steps for TPUs that need not be here, and prints what they cost."""
+"""Compiles the train and eval steps for chips that need not be here, and prints what they cost."""
 
-from importlib.metadata import version
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
+from configs import command_line
+from data_pipelines import DataConfig
 from gsto_jax.errors import UserError
 from gsto_jax.parallel import check_batch
-from gsto_jax.plan.machines import memory_of, tpu_mesh
-from gsto_jax.plan.measure import plan
-from gsto_jax.plan.tables import plan_table
+from gsto_jax.plan.fit import largest
+from gsto_jax.plan.machines import Machine, machine
+from gsto_jax.plan.measure import DoesNotFit, Plan, plan, state_bytes
+from gsto_jax.plan.tables import compare_table, plan_table
+from gsto_jax.task import Task
 from modes.common import read_settings
-from modes.terminal import make_show
+from modes.terminal import Show, make_show
+
+_USABLE = 0.98
+"""Share of a chip's memory that programs get of it."""
 
 
 def run(args: Any) -> None:
     """Plans. Raises UserError or DataError."""
-    task, data, _ = read_settings(args.config)
-    settings, show = task.config, make_show()
+    show = make_show()
+    jax.config.update("jax_platforms", "cpu")  # or it would look for the chips
+    jax.config.update("jax_enable_compilation_cache", False)  # it keeps no schedules of kernels
     if jax.process_count() > 1:
         raise UserError("--mode=plan runs in one process")
-    jax.config.update("jax_platforms", "cpu")
-    mesh, memory = tpu_mesh(args.topology), memory_of(args.topology)
-    steps = [("train", settings.train.batch_size)]
-    if settings.task == "segmentation":
-        steps.append(("eval", mesh.size))
-    for _, batch in steps:
-        check_batch(batch, mesh, "train.batch_size")
-    for step, batch in steps:
-        found = plan(task, mesh, batch, data.crop, step)
-        size = f"{data.crop[0]}x{data.crop[1]}"
-        title = (
-            f"{settings.name}, {step} step of {found.batch} x {size} a chip in "
-            f"{settings.model.dtype}, on {args.topology}"
-        )
-        show(plan_table(found, memory, title))
-    show(f"versions    jax {jax.__version__}, libtpu {version('libtpu')}")
+    configs: list[ConfigDict] = [args.config]
+    if args.compare:
+        try:
+            configs.append(command_line.another(args.compare))
+        except Exception as error:  # a configuration is a program: it may fail in any way
+            raise UserError(f"--compare={args.compare}: {command_line.reason(error)}") from None
+    settings = [read_settings(config)[:2] for config in configs]
+    target = machine(args.topology)
+    steps = [dict(_steps(task, target)) for task, _ in settings]
+    for step in ("train", "eval"):
+        found = []
+        for (task, data), batches in zip(settings, steps, strict=True):
+            found.append(_plan(task, data, target, step, batches[step], show))
+            config, size = task.config, f"{data.crop[0]}x{data.crop[1]}"
+            title = (
+                f"{config.name}, {step} step of {found[-1].batch} x {size} a chip in "
+                f"{config.model.dtype}, on {args.topology}"
+            )
+            show(plan_table(found[-1], target.memory, title))
+        if len(found) == 2:
+            one, two = (config.name for config in configs)
+            names = one, two if two != one else args.compare
+            title = f"{step} step of two configurations, on {args.topology}"
+            show(compare_table(found[0], found[1], names, title))
+    show(f"versions    {', '.join(_versions(target))}")
+
+
+def _steps(task: Task, target: Machine) -> Iterator[tuple[str, int]]:
+    """The steps and their batches over all chips. Raises UserError for one that does not divide."""
+    train, chips = task.config.train, target.mesh.size
+    whole = "train.batch_size" if train.accumulate == 1 else ""
+    name = whole or "train.batch_size / config.train.accumulate"
+    check_batch(train.batch_size // train.accumulate, target.mesh, name)
+    yield "train", train.batch_size
+    yield "eval", -(-task.config.eval.batch_size // chips) * chips
+
+
+def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, show: Show) -> Plan:
+    """A step; if it does not fit, of the largest batch that does, which is said."""
+    unit = target.mesh.size * (task.config.train.accumulate if step == "train" else 1)
+
+    def attempt(units: int) -> Plan:
+        try:
+            found = plan(task, target, units * unit, data.crop, step)
+        except DoesNotFit as error:
+            show(str(error))
+            raise
+        if units * unit != batch:
+            show(f"{units * unit} pictures fit, {found.peak / 2**30:.1f} GiB")
+        return found
+
+    try:
+        return attempt(batch // unit)
+    except DoesNotFit as error:
+        usable = _USABLE * target.memory
+        found = largest(attempt, error, batch // unit, state_bytes(task), usable)
+        if found is None:
+            raise UserError(
+                f"{error}, and no smaller batch does: give a smaller config.data.crop, or "
+                "config.model.dtype=bfloat16"
+            ) from None
+        chips = target.mesh.size
+        show(f"the largest batch that fits is {found.batch * chips}, {found.batch} a chip")
+        return found
+
+
+def _versions(target: Machine) -> Iterator[str]:
+    compilers = {"tpu": ["libtpu"], "cuda": ["jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12"]}
+    yield f"jax {jax.__version__}"
+    for name in compilers.get(target.platform, []):
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            yield f"{name} unknown"

@@ -127,6 +127,8 @@ class HRNet(nn.Module):
       bn_momentum: share of the old running statistics that a step keeps.
       bn_statistics: of `BatchNorm`.
       bn_groups: of `BatchNorm`.
+      remat: keeps of each module of stages 2 to 4 only what goes in, and computes the rest again
+        for the gradient: less memory, more work.
       implementation: of the gates (`gsto_jax.gate.gated_maps`).
       lanes: packs narrow maps until they fill so many channels, where the image's sides divide by
         32 and corners are not aligned: 128 on TPUs, 0 elsewhere. No parameter or result changes.
@@ -150,6 +152,7 @@ class HRNet(nn.Module):
     bn_momentum: float = 0.99
     bn_statistics: str = "two_pass"
     bn_groups: int = 1
+    remat: bool = False
     implementation: str | None = None
     lanes: int = 0
     dtype: Any = jnp.float32
@@ -191,6 +194,8 @@ class HRNet(nn.Module):
             implementation=self.implementation,
             **parts,
         )
+        # of the arguments, `train` and `packs` are no arrays
+        hr_module = nn.remat(HRModule, static_argnums=(2, 3)) if self.remat else HRModule
         spec = self.spec
         stage_logits: dict[str, Array] = {}
         stage_branches: dict[str, list[Array]] = {}
@@ -227,7 +232,7 @@ class HRNet(nn.Module):
                 name = f"stage{stage}_module{m}"
                 last = stage == 4 and m == spec.modules[-1] - 1
                 fuse = partial(fusion, targets=1) if last and self.head == "v1" else fusion
-                module = HRModule(spec.blocks, fuse, **parts, name=name)
+                module = hr_module(spec.blocks, fuse, **parts, name=name)
                 branches, fusion_gates = module(branches, train, following)
                 gates |= {f"stage{stage}/module{m}/{key}": g for key, g in fusion_gates.items()}
             current = list(following or [1] * stage)

@@ -1,6 +1,11 @@
 """What a step costs on chips that are not here: compiled ahead of time, and read.
 
-hlo       a compiled program, with its loops multiplied out
+shapes    XLA's notation of arrays: bytes, with and without padding
+hlo       a compiled program: what runs, and how often
+costs     what one operation costs, counted as XLA counts
+schedule  how long a kernel takes, by the compiler's final schedule of it
 machines  chips by name: topologies, memory
 measure   the train and eval steps of a configuration on one of them
+fit       the largest batch that fits
+tables    all of it for people
 """

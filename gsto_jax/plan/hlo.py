@@ -1,25 +1,25 @@
-"""A compiled XLA program as text: what it runs, how often, and what that costs.
+"""An XLA program as text: what it runs, and how often.
 
 XLA's own sums count the body of a loop once. Here a body counts as often as it runs.
 """
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from gsto_jax.errors import UserError
+from gsto_jax.plan.shapes import Array, arrays
 
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
     *("collective-permute", "collective-broadcast"),
 )
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
-_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
-_SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_KERNELS = {"tpu_custom_call", "mosaic_gpu_v2", "mosaic_gpu", "__gpu$xla.gpu.triton"}
+"""How calls of Pallas kernels are named among all other custom calls, most of them harmless."""
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,26 @@ class Instruction:
         return int(found[1]) if found else 0
 
     @property
+    def target(self) -> str:
+        """What a custom call calls; empty for other operations."""
+        found = re.search(r'custom_call_target="([^"]*)"', self.text)
+        return found[1] if found else ""
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is a Pallas kernel, which XLA does not see into."""
+        return self.target in _KERNELS
+
+    @property
     def op_name(self) -> str:
         """Where in the traced program it comes from; empty if unknown."""
         found = re.search(r'op_name="([^"]*)"', self.text)
         return found[1] if found else ""
+
+    @property
+    def callee(self) -> str:
+        """The computation that a fusion, a call or a background operation runs."""
+        return str(self.called("calls") or self.called("to_apply"))
 
     def called(self, kind: str) -> str | None:
         """The computation that it calls as "body", "condition", "calls" or "to_apply"."""
@@ -85,46 +101,45 @@ class Program:
                 current = None
             elif current is not None and (found := _INSTRUCTION.match(line)):
                 root, name, shape, opcode, rest = found.groups()
-                operands = tuple(re.findall(r"%([\w.\-]+)", _arguments(rest)))
+                operands = tuple(re.findall(r"%?([\w.\-]+)(?:,|$)", _arguments(rest)))
                 current.append(Instruction(name, opcode, shape, operands, line, bool(root)))
         if not entry:
             raise ValueError("the text holds no entry computation")
         return cls(computations, entry)
 
-    def runs(self) -> Iterator[tuple[Instruction, int]]:
+    def runs(
+        self, price: Callable[[Instruction], float] = lambda x: x.cycles
+    ) -> Iterator[tuple[Instruction, int]]:
         """Every operation that runs by itself, and how often; those inside fusions do not.
+
+        Of a conditional's branches the dearest counts.
+
+        Args:
+          price: of one pass of an operation, to compare branches by.
 
         Raises:
           UserError: a loop runs nobody knows how often.
         """
-        yield from self._runs(self.entry, 1)
+        yield from self._runs(self.entry, 1, price)
 
-    def _runs(self, name: str, times: int) -> Iterator[tuple[Instruction, int]]:
+    def _runs(
+        self, name: str, times: int, price: Callable[[Instruction], float]
+    ) -> Iterator[tuple[Instruction, int]]:
         for instruction in self.computations[name]:
             if instruction.opcode == "while":
                 trips = self.trip_count(instruction)
                 body, condition = (instruction.called(kind) for kind in ("body", "condition"))
-                yield from self._runs(str(body), times * trips)
-                yield from self._runs(str(condition), times * (trips + 1))
-            elif instruction.opcode in ("call", "async-start"):
-                callee = instruction.called("to_apply") or instruction.called("calls")
-                yield from self._runs(str(callee), times)
+                yield from self._runs(str(body), times * trips, price)
+                yield from self._runs(str(condition), times * (trips + 1), price)
+            elif instruction.opcode == "call" or (
+                instruction.opcode.endswith("-start") and instruction.called("calls")
+            ):
+                yield from self._runs(instruction.callee, times, price)
             elif instruction.opcode == "conditional":
-                for callee in self._branches(instruction):
-                    yield from self._runs(callee, times)
+                branches = [list(self._runs(x, times, price)) for x in _branches(instruction)]
+                yield from max(branches, key=lambda runs: sum(price(x) * n for x, n in runs))
             else:
                 yield instruction, times
-
-    def _branches(self, instruction: Instruction) -> list[str]:
-        """Computations of a conditional: all count, since any may run."""
-        found = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
-        if found:
-            return re.findall(r"%([\w.\-]+)", found[1])
-        return [
-            name
-            for kind in ("true_computation", "false_computation")
-            if (name := instruction.called(kind))
-        ]
 
     def trip_count(self, loop: Instruction) -> int:
         """How often the body of a `while` runs.
@@ -138,7 +153,7 @@ class Program:
         if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
             return int(noted[1])
         condition, body = (str(loop.called(kind)) for kind in ("condition", "body"))
-        root = next(x for x in self.computations[condition] if x.is_root)
+        root = self.root(condition)
         direction = re.search(r"direction=(\w+)", root.text)
         if root.opcode == "compare" and direction and direction[1] in ("LT", "LE"):
             index, stop = (self._element(condition, x) for x in root.operands[:2])
@@ -178,7 +193,7 @@ class Program:
 
     def _step(self, loop: Instruction, body: str, index: int) -> int | None:
         """What the body adds to an element of the loop's state."""
-        root = next(x for x in self.computations[body] if x.is_root)
+        root = self.root(body)
         if root.opcode != "tuple":
             return None
         added = self._follow(body, root.operands[index])
@@ -211,25 +226,39 @@ class Program:
     def _home(self) -> dict[str, str]:
         return {x.name: name for name, found in self.computations.items() for x in found}
 
-    def operand_bytes(self, instruction: Instruction) -> int:
-        """Bytes of what an operation reads and writes, as they lie unpadded; 0 for what is free."""
-        if instruction.opcode in _FREE:
-            return 0
+    def find(self, computation: str, name: str) -> Instruction:
+        """An operation by name."""
+        return self._named[computation][name]
+
+    def root(self, computation: str) -> Instruction:
+        """What a computation returns."""
+        return next(x for x in self.computations[computation] if x.is_root)
+
+    def operands(self, instruction: Instruction) -> list[list[Array]]:
+        """The arrays of each operand."""
         named = self._named[self._home[instruction.name]]
-        read = sum(shape_bytes(named[x].shape) for x in instruction.operands if x in named)
-        return read + shape_bytes(instruction.shape)
+        return [arrays(named[x].shape) for x in instruction.operands if x in named]
+
+    def users(self, computation: str, name: str) -> Sequence[Instruction]:
+        """The operations that read a value."""
+        return self._users[computation].get(name, ())
+
+    @cached_property
+    def _users(self) -> dict[str, dict[str, list[Instruction]]]:
+        found: dict[str, dict[str, list[Instruction]]] = {}
+        for computation, instructions in self.computations.items():
+            users = found.setdefault(computation, {})
+            for user in instructions:
+                for name in dict.fromkeys(user.operands):
+                    users.setdefault(name, []).append(user)
+        return found
 
 
-def shape_bytes(shape: str) -> int:
-    """Bytes of a shape in XLA's notation, such as "(f32[2,3]{1,0}, s32[])"; padding left out."""
-    bits = 0
-    for kind, sides, _ in _SHAPE.findall(shape):
-        width = _BITS.get(kind)
-        if width is None:
-            digits = re.search(r"(\d+)", kind)
-            width = int(digits[1]) if digits else 8
-        bits += width * math.prod(int(side) for side in sides.split(",") if side)
-    return -(-bits // 8)
+def _branches(conditional: Instruction) -> list[str]:
+    """The computations of which one runs."""
+    if found := re.search(r"branch_computations=\{([^}]*)\}", conditional.text):
+        return re.findall(r"%?([\w.\-]+)", found[1])
+    return [str(conditional.called(f"{kind}_computation")) for kind in ("true", "false")]
 
 
 def _arguments(rest: str) -> str:

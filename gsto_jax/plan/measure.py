@@ -1,57 +1,115 @@
 """The train and eval steps of a task, compiled for chips that are not here, and what they cost."""
 
+import itertools
 import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from gsto_jax.errors import UserError
 from gsto_jax.evaluate import compiled_eval_step
 from gsto_jax.parallel import replicated, split_batch
-from gsto_jax.plan.hlo import COLLECTIVES, Instruction, Program, shape_bytes
+from gsto_jax.plan import costs, schedule
+from gsto_jax.plan.hlo import Instruction, Program
+from gsto_jax.plan.machines import Machine
+from gsto_jax.plan.shapes import arrays, shape_bytes
+from gsto_jax.pose import estimate
+from gsto_jax.pose.task import PoseTask
 from gsto_jax.protocol import Size
 from gsto_jax.task import Task, abstract_state
 from gsto_jax.train import compiled_train_step
 
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
 _LAYER = re.compile(r"(?:^|[/(])((?:stem|stage|transition|head)\w*)")
+_MEMORY = re.compile(r"Used ([\d.]+)(\w) of|\(([\d.]+)(\w)\) exceeds")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class DoesNotFit(UserError):
+    """A step needs more memory than a chip has.
+
+    Attributes:
+      used: bytes that it needs; None if the compiler does not say.
+    """
+
+    def __init__(self, message: str, used: float | None) -> None:
+        super().__init__(message)
+        self.used = used
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What some operations cost a chip, as XLA estimates it; loops are multiplied out.
+    """What some operations cost a chip; loops are multiplied out.
 
     Attributes:
-      cycles: of XLA's own operations.
-      bytes: read and written, as shapes say; what stays on the chip counts too.
+      cycles: of XLA's own operations, as XLA estimates them.
+      kernels: cycles of kernels, by their final schedules and bytes; another currency.
+      bytes: read and written, padded to tiles; what stays on the chip counts too.
     """
 
-    cycles: int = 0
-    bytes: int = 0
+    cycles: float = 0
+    kernels: float = 0
+    bytes: float = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.cycles + other.cycles, self.bytes + other.bytes)
+        parts = (
+            (self.cycles, other.cycles),
+            (self.kernels, other.kernels),
+            (self.bytes, other.bytes),
+        )
+        return Cost(*map(sum, parts))
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(self.cycles * times, self.kernels * times, self.bytes * times)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What is dearest comes first by; by bytes where there are no cycles."""
+        return self.cycles + self.kernels, self.bytes
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a part of the network costs.
+
+    Attributes:
+      name: such as "stage3_module0 backward".
+      cost: of all its operations.
+      dearest: the operation that costs most.
+      share: of that in the cost, 0 to 1.
+    """
+
+    name: str
+    cost: Cost
+    dearest: str
+    share: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a step costs a chip.
+    """What a step costs a chip, loops multiplied out.
 
     Attributes:
       step: "train" or "eval".
       batch: pictures a chip.
       peak: bytes of memory.
-      flops: floating-point operations, by XLA, bodies of loops once.
-      bytes: accessed, by XLA, and what the other passes of loops add.
-      cycles: XLA's estimates, loops multiplied out; an estimate, not a time.
-      loop_bytes: what loops add to XLA's own sum of bytes.
+      flops: floating-point operations.
+      bytes: accessed, as XLA counts them; kernels' operands and results.
+      cost: of all operations; estimates, not times.
+      looped: floating-point operations and bytes in `flops` and `bytes` that are of other passes of
+        a loop than the first.
       collectives: by kind, how many and their bytes.
-      layers: cost by part of the network, the most expensive first.
-      kernels: custom calls, which XLA does not see into.
+      layers: the parts of the network, the dearest first.
+      kernels: calls of kernels.
+      unscheduled: those of them whose schedule is unknown, so that only their bytes count.
       seconds: that compiling took.
     """
 
@@ -60,93 +118,206 @@ class Plan:
     peak: int
     flops: float
     bytes: float
-    cycles: int
-    loop_bytes: int
+    cost: Cost
+    looped: tuple[float, float]
     collectives: Mapping[str, tuple[int, int]]
-    layers: tuple[tuple[str, Cost], ...]
+    layers: tuple[Layer, ...]
     kernels: int
+    unscheduled: int
     seconds: float
 
 
-def plan(task: Task, mesh: Mesh, batch: int, size: Size, step: str = "train") -> Plan:
+def plan(task: Task, machine: Machine, batch: int, size: Size, step: str = "train") -> Plan:
     """Compiles a step and reads what it costs.
 
     Args:
       task: what is trained.
-      mesh: the chips.
+      machine: the chips.
       batch: pictures over all chips; divides by their number.
       size: (h, w) of a picture.
       step: "train" or "eval".
 
     Raises:
-      UserError: the step does not fit into the memory of the chips, or holds a loop of unknown
-        length.
+      DoesNotFit: the step does not fit into the memory of the chips.
+      UserError: it holds a loop of unknown length.
     """
-    inputs = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=split_batch(mesh))
-        for name, (shape, dtype) in task.abstract_batch(batch, size, step).items()
-    }
-    whole = replicated(mesh)
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract_state(task)
-    )
+    chips = machine.mesh.size
+    lowered = _lower(task, machine, batch, size, step)
+    if machine.schedules:
+        schedule.clear(machine.schedules)
     began = time.perf_counter()
     try:
-        if step == "train":
-            compiled = compiled_train_step(task, mesh).lower(state, inputs).compile()
-        else:
-            compiled = compiled_eval_step(task, mesh).lower(state.variables, inputs).compile()
+        compiled = lowered.compile(compiler_options=dict(machine.options) or None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", str(error))
-        how = f", {used[1]} of {used[2]}" if used else ""
-        raise UserError(
-            f"the {step} step of {batch} pictures over {mesh.size} chips does not fit{how}: give a "
-            "smaller train.batch_size, or more train.accumulate"
-        ) from None
-    return read(compiled, step, batch // mesh.size, time.perf_counter() - began)
+        raise _does_not_fit(step, batch, machine, _used(str(error))) from None
+    seconds = time.perf_counter() - began
+    peak = peak_memory(compiled)
+    if machine.memory and peak > machine.memory:
+        raise _does_not_fit(step, batch, machine, peak)
+    return _Reading(compiled, lowered, machine).plan(step, batch // chips, seconds)
 
 
-def read(compiled: Any, step: str, batch: int, seconds: float) -> Plan:
-    """What a compiled step costs; see `plan`."""
-    program = Program.read(compiled.as_text())
-    layers: dict[str, Cost] = defaultdict(Cost)
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    again, kernels = 0, 0
-    for instruction, times in program.runs():
-        size = program.operand_bytes(instruction)
-        cost = Cost(instruction.cycles * times, size * times)
-        layers[layer_of(instruction)] += cost
-        again += size * (times - 1)
-        kernels += times * (instruction.opcode == "custom-call")
-        kind = instruction.opcode.removesuffix("-start")
-        if kind in COLLECTIVES:
-            counts[kind] += times
-            sizes[kind] += shape_bytes(instruction.shape) * times
-    cost = compiled.cost_analysis()
+def state_bytes(task: Task) -> int:
+    """Bytes of parameters and of the optimiser's state, which a step holds whatever the batch."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_state(task)))
+
+
+def peak_memory(compiled: Any) -> int:
+    """Bytes of a chip's memory that a program takes."""
     memory = compiled.memory_analysis()
-    peak = getattr(memory, "peak_memory_in_bytes", 0) or (
+    return getattr(memory, "peak_memory_in_bytes", 0) or (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    ranked = sorted(layers.items(), key=lambda item: (-item[1].cycles, -item[1].bytes))
-    return Plan(
-        step=step,
-        batch=batch,
-        peak=peak,
-        flops=float(cost["flops"]),
-        bytes=float(cost["bytes accessed"]) + again,
-        cycles=sum(x.cycles for x in layers.values()),
-        loop_bytes=again,
-        collectives={kind: (counts[kind], sizes[kind]) for kind in counts},
-        layers=tuple(ranked),
-        kernels=kernels,
-        seconds=seconds,
+
+
+def _lower(task: Task, machine: Machine, batch: int, size: Size, step: str) -> Any:
+    mesh = machine.mesh
+    whole, split = replicated(mesh), split_batch(mesh)
+    inputs = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
+        for name, (shape, dtype) in task.abstract_batch(batch, size, step).items()
+    }
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract_state(task)
     )
+    if step == "train":
+        traced = compiled_train_step(task, mesh).trace(state, inputs)
+    elif isinstance(task, PoseTask):
+        traced = estimate._programs(task, mesh)[0].trace(state.variables, inputs["image"])
+    else:
+        traced = compiled_eval_step(task, mesh).trace(state.variables, inputs)
+    return traced.lower(lowering_platforms=(machine.platform,))
+
+
+def _used(message: str) -> float | None:
+    """Bytes that a program needs, by what the compiler says of one that does not fit."""
+    found = _MEMORY.search(message)
+    if found is None:
+        return None
+    number, unit = (x for x in found.groups() if x)
+    return float(number) * _UNITS.get(unit, 1)
+
+
+def _does_not_fit(step: str, batch: int, machine: Machine, used: float | None) -> DoesNotFit:
+    how = f", {used / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB" if used else ""
+    message = f"the {step} step of {batch} pictures over {machine.mesh.size} chips does not fit"
+    return DoesNotFit(message + how, used)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A compiled step, and what stands in it.
+
+    Attributes:
+      compiled: the step.
+      lowered: the same before it was compiled.
+      machine: what for.
+    """
+
+    compiled: Any
+    lowered: Any
+    machine: Machine
+
+    @cached_property
+    def program(self) -> Program:
+        return Program.read(self.compiled.as_text())
+
+    def cost(self, instruction: Instruction) -> Cost:
+        """Of one pass of an operation."""
+        size = costs.accessed(self.program, instruction)
+        if not instruction.is_kernel:
+            return Cost(instruction.cycles, 0, size)
+        rate = self.machine.bytes_per_cycle
+        memory = costs.fetched(self.program, instruction) / rate if rate else 0.0
+        return Cost(0, max(self.scheduled(instruction) or 0, memory), size)
+
+    def scheduled(self, kernel: Instruction) -> int | None:
+        """Cycles of a kernel's schedule; None if there is none."""
+        return self._schedules.get(self._kind(kernel))
+
+    def _kind(self, kernel: Instruction) -> tuple[Any, ...]:
+        """What a kernel does and on what: libtpu schedules those that share it once."""
+        body = re.search(r'"body":"([^"]*)"', kernel.text)
+        operands = (tuple(shape) for shape in self.program.operands(kernel))
+        return body and body[1], tuple(arrays(kernel.shape)), *operands
+
+    @cached_property
+    def _schedules(self) -> dict[tuple[Any, ...], int]:
+        found: dict[tuple[Any, ...], int] = {}
+        if self.machine.schedules is None:
+            return found
+        for x in itertools.chain.from_iterable(self.program.computations.values()):
+            if x.is_kernel and (text := schedule.written(self.machine.schedules, x.name)):
+                found[self._kind(x)] = schedule.bundles(text)
+        return found
+
+    def price(self, instruction: Instruction) -> float:
+        """By which a conditional's branches are compared."""
+        cycles, size = self.cost(instruction).rank
+        return cycles if self.machine.bytes_per_cycle else size
+
+    def plan(self, step: str, batch: int, seconds: float) -> Plan:
+        """All that is known of the step."""
+        parts: dict[str, dict[str, Cost]] = defaultdict(lambda: defaultdict(Cost))
+        counts: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        looped, own, missed = Counter[str](), 0, 0
+        kernels = unscheduled = 0
+        for instruction, times in self.program.runs(self.price):
+            cost = self.cost(instruction)
+            parts[layer_of(instruction)][operation_of(instruction)] += cost * times
+            claimed = costs.estimated(instruction)
+            flops = claimed.get("flops", 0) or costs.flops(self.program, instruction)
+            size = int(cost.bytes)
+            looped.update(flops=flops * (times - 1), bytes=size * (times - 1))
+            own += size * times
+            if instruction.is_kernel:
+                missed += size - claimed.get("bytes_accessed", 0)
+                kernels += times
+                unscheduled += times * (self.scheduled(instruction) is None)
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                counts[kind] += times
+                sizes[kind] += shape_bytes(instruction.shape) * times
+        if seen := self.compiled.cost_analysis():
+            all_flops = seen.get("flops", 0) + looped["flops"]
+            all_bytes = seen.get("bytes accessed", 0) + looped["bytes"] + missed
+        else:
+            all_flops, all_bytes = self.traced_flops(), own
+        layers = [_layer(name, operations) for name, operations in parts.items()]
+        return Plan(
+            step=step,
+            batch=batch,
+            peak=peak_memory(self.compiled),
+            flops=all_flops,
+            bytes=all_bytes,
+            cost=sum((x.cost for x in layers), Cost()),
+            looped=(looped["flops"], looped["bytes"]),
+            collectives={kind: (counts[kind], sizes[kind]) for kind in counts},
+            layers=tuple(sorted(layers, key=lambda x: x.cost.rank, reverse=True)),
+            kernels=kernels,
+            unscheduled=unscheduled,
+            seconds=seconds,
+        )
+
+    def traced_flops(self) -> float:
+        """Of the program before it was compiled, where libraries hide what they compute after."""
+        program = Program.read(self.lowered.as_text(dialect="hlo"))
+        whole = sum(costs.flops(program, x) * times for x, times in program.runs())
+        return whole / self.machine.mesh.size
+
+
+def _layer(name: str, operations: Mapping[str, Cost]) -> Layer:
+    whole = sum(operations.values(), Cost())
+    dearest = max(operations, key=lambda x: operations[x].rank)
+    by = 0 if whole.rank[0] else 1
+    part, all_ = (x.rank[by] for x in (operations[dearest], whole))
+    return Layer(name, whole, dearest, part / all_ if all_ else 1.0)
 
 
 def layer_of(instruction: Instruction) -> str:
@@ -156,3 +327,8 @@ def layer_of(instruction: Instruction) -> str:
         return "loss, optimiser, rest"
     way = " backward" if "transpose(" in instruction.op_name else ""
     return f"{found[1]}{way}"
+
+
+def operation_of(instruction: Instruction) -> str:
+    """What an operation does: its name in JAX if it has one, such as "conv_general_dilated"."""
+    return instruction.op_name.rsplit("/", 1)[-1] or instruction.opcode

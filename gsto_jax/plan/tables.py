@@ -1,10 +1,17 @@
 """What a step costs, for people (needs rich, from the `train` extra)."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
 from rich.table import Table
 
-from gsto_jax.plan.measure import Plan
+from gsto_jax.plan.measure import Cost, Plan
 
 _SHOWN = 12
+_ESTIMATES = (
+    "Cycles are XLA's estimates of its own operations, not times; loops are multiplied out, and of "
+    "branches the dearest counts."
+)
 
 
 def plan_table(found: Plan, memory: int, title: str) -> Table:
@@ -16,32 +23,107 @@ def plan_table(found: Plan, memory: int, title: str) -> Table:
       title: of the table.
     """
     table = Table(title=title, title_justify="left", caption_justify="left")
-    for column in ("a chip", "Mcycles", "GB", ""):
-        table.add_column(column, justify="left" if column == "a chip" else "right")
-    fits = "fits" if found.peak <= memory else "does not fit"
+    measures: dict[str, Callable[[Cost], float]] = {
+        "est. Mcycles": lambda cost: cost.cycles / 1e6,
+        "Mcycles of kernels": lambda cost: cost.kernels / 1e6,
+        "GB": lambda cost: cost.bytes / 1e9,
+    }
+    measures = {name: of for name, of in measures.items() if of(found.cost)}
+    table.add_column("a chip", no_wrap=True)
+    for name in measures:
+        table.add_column(name, justify="right")
+    table.add_column("")
+
+    def add(name: str, cost: Cost | None, note: str = "", parts: int = 1) -> None:
+        cells = (f"{of(cost) / parts:.3f}" if cost else "" for of in measures.values())
+        table.add_row(name, *cells, note)
+
     share = f"{found.peak / 2**30:.2f} of {memory / 2**30:.0f} GiB"
-    table.add_row("memory at its peak", "", "", f"{share}, {fits}")
-    table.add_row("floating-point operations", "", "", f"{found.flops / 1e9:.1f} G")
-    table.add_row("all", f"{found.cycles / 1e6:.2f}", f"{found.bytes / 1e9:.2f}", "")
-    table.add_row(
-        "a picture",
-        f"{found.cycles / 1e6 / found.batch:.2f}",
-        f"{found.bytes / 1e9 / found.batch:.2f}",
-        "",
-    )
+    add("memory at its peak", None, f"{share}, fits")
+    add("floating-point operations", None, f"{found.flops / 1e9:.2f} G")
+    whole = replace(found.cost, bytes=found.bytes)
+    add("all", whole)
+    add("a picture", whole, parts=found.batch)
     table.add_section()
     for kind, (count, size) in found.collectives.items():
-        table.add_row(kind, "", f"{size / 1e9:.3f}", f"{count} times")
+        add(kind, None, f"{size / 1e9:.3f} GB, {count} times")
     table.add_section()
-    for name, cost in found.layers[:_SHOWN]:
-        table.add_row(name, f"{cost.cycles / 1e6:.2f}", f"{cost.bytes / 1e9:.2f}", "")
-    notes = [
-        "Cycles are XLA's estimates of its own operations, with loops multiplied out, not times. "
-        "GB of all are those that XLA counts as accessed; of the parts, operands and results.",
-    ]
-    if found.loop_bytes:
-        notes.append(f"Loops add {found.loop_bytes / 1e9:.2f} GB to XLA's own sum.")
-    if found.kernels:
-        notes.append(f"{found.kernels} custom calls, whose cycles are not in the sum.")
-    table.caption = " ".join([*notes, f"Compiled in {found.seconds:.0f} s."])
+    for layer in found.layers[:_SHOWN]:
+        add(layer.name, layer.cost, f"{layer.share:.0%} {layer.dearest}")
+    table.caption = " ".join(_notes(found))
     return table
+
+
+def compare_table(first: Plan, other: Plan, names: tuple[str, str], title: str) -> Table:
+    """Two steps side by side, and how much more the second costs.
+
+    Args:
+      first: a step.
+      other: that of another configuration.
+      names: of the two configurations.
+      title: of the table.
+    """
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in ("a chip", *names, "ratio"):
+        table.add_column(column, justify="left" if column == "a chip" else "right")
+
+    def add(name: str, one: float, two: float, digits: int = 2) -> None:
+        ratio = f"{two / one:.2f}" if one else "-"
+        table.add_row(name, f"{one:.{digits}f}", f"{two:.{digits}f}", ratio)
+
+    add("pictures", first.batch, other.batch, 0)
+    add("GiB at its peak", first.peak / 2**30, other.peak / 2**30)
+    add("s to compile", first.seconds, other.seconds, 0)
+    measures = {
+        "est. Mcycles": [x.cost.cycles / 1e6 for x in (first, other)],
+        "est. Mcycles of kernels": [x.cost.kernels / 1e6 for x in (first, other)],
+        "GFLOP": [x.flops / 1e9 for x in (first, other)],
+        "GB accessed": [x.bytes / 1e9 for x in (first, other)],
+    }
+    measures = {name: values for name, values in measures.items() if any(values)}
+    for name, (one, two) in measures.items():
+        add(name, one, two)
+    table.add_section()
+    for name, (one, two) in measures.items():
+        add(f"{name} a picture", one / first.batch, two / other.batch)
+    table.add_section()
+    for kind in dict.fromkeys((*first.collectives, *other.collectives)):
+        (count, size), (count_2, size_2) = (x.collectives.get(kind, (0, 0)) for x in (first, other))
+        add(f"{kind}s", count, count_2, 0)
+        add(f"GB of {kind}", size / 1e9, size_2 / 1e9, 3)
+    table.add_section()
+    by_name = [{layer.name: layer.cost for layer in x.layers} for x in (first, other)]
+    rows = {name: [x.get(name, Cost()) for x in by_name] for name in by_name[0] | by_name[1]}
+    has_cycles = any(cost.rank[0] for pair in rows.values() for cost in pair)
+    ranked = sorted(rows.items(), key=lambda row: max(x.rank for x in row[1]), reverse=True)
+    for name, pair in ranked[:_SHOWN]:
+        if has_cycles:
+            add(f"Mcycles of {name}", pair[0].rank[0] / 1e6, pair[1].rank[0] / 1e6, 3)
+        else:
+            add(f"GB of {name}", pair[0].bytes / 1e9, pair[1].bytes / 1e9, 3)
+    table.caption = _ESTIMATES if has_cycles else "Cycles are not estimated."
+    return table
+
+
+def _notes(found: Plan) -> Iterator[str]:
+    if found.cost.rank[0]:
+        yield _ESTIMATES
+        yield "Bytes are those that XLA counts as accessed, padded to tiles, on the chip too."
+    else:
+        yield (
+            "Cycles are not estimated for these chips. Operations are those of the program as it "
+            "was traced, bytes those that XLA would count of the compiled one; loops are "
+            "multiplied out."
+        )
+    if any(found.looped):
+        flops, size = found.looped
+        yield f"Loops add {flops / 1e9:.2f} G operations and {size / 1e9:.2f} GB to XLA's own sums."
+    if found.kernels:
+        yield (
+            f"{found.kernels} calls of Pallas kernels: operands and results count once; their "
+            "cycles are the bundles of their schedules, without stalls, or the time that their "
+            "bytes take if that is more, and compare to no others."
+        )
+    if found.unscheduled:
+        yield f"{found.unscheduled} of them left no schedule, so that only their bytes count."
+    yield f"Compiled in {found.seconds:.0f} s."

@@ -265,3 +265,24 @@ def test_sizes_that_do_not_fit_are_not_packed():
     assert model._packs((473, 473)) == (1, None)
     assert model.clone(align_corners=True)._packs((64, 96)) == (1, None)
     assert model.clone(lanes=0)._packs((64, 96)) == (1, None)
+
+
+def test_remat_changes_no_gradient():
+    model = HRNet(SPEC, GSTOSpec(), 3, init_name="he", lanes=16)
+    variables = initial_variables(model, 0)
+    image = jax.random.normal(KEY, (1, 32, 32, 3))
+
+    def gradient(model):
+        def loss(params):
+            whole = {"params": params, "batch_stats": variables["batch_stats"]}
+            out, updates = model.apply(whole, image, train=True, mutable=["batch_stats"])
+            return jnp.sin(out.logits).sum(), updates
+
+        traced = jax.jit(jax.grad(loss, has_aux=True)).trace(variables["params"])
+        return traced.jaxpr.pretty_print().count("remat"), traced.lower().compile()(
+            variables["params"]
+        )
+
+    (none, kept), (some, again) = gradient(model), gradient(model.clone(remat=True))
+    assert none == 0 and some >= 3
+    close(again, kept, 1e-5)
