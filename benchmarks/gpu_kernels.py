@@ -26,6 +26,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gsto_jax.gate import gated_maps
@@ -38,8 +39,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "affine": {"relu": True},
 }
 FIELDS = (
-    *("form", "channels", "dtype", "gates", "kernel", "registers", "spill_bytes", "shared_bytes"),
-    *("warps", "bytes", "minimum", "bytes_over_minimum"),
+    *("form", "channels", "dtype", "gates", "kernel", "registers", "spill_bytes", "warps"),
+    *("bytes", "minimum", "bytes_over_minimum"),
 )
 
 
@@ -98,16 +99,15 @@ def _compiled(traced: Any, ptxas: Path) -> dict[str, dict[str, int]]:
         for path in Path(folder).glob("*.ptx"):
             for name in re.findall(r"\.entry (\w+_gates)\(", path.read_text()):
                 said = _output(ptxas, "-v", f"-arch={DEVICE}", path, "-o", os.devnull)
-                registers, spilled, shared = (
+                registers, spilled = (
                     sum(map(int, re.findall(rf"(\d+) {what}", said)))
-                    for what in ("registers", "bytes spill", "bytes smem")
+                    for what in ("registers", "bytes spill")
                 )
-                threads = int(re.search(r"\.reqntid (\d+)|\.maxntid (\d+)", path.read_text())[1])
+                threads = int(re.search(r"\.reqntid (\d+)", path.read_text())[1])
                 blocks = 65536 // (-(-registers // 8) * 8 * threads)
                 found[name] = {
                     "registers": registers,
                     "spill_bytes": spilled,
-                    "shared_bytes": shared,
                     "warps": min(blocks * threads // 32, 64),
                 }
     return found
@@ -117,7 +117,7 @@ def _bytes(jaxpr: Any, size: int) -> Iterator[tuple[str, int, int]]:
     """Name, bytes and number of maps of each kernel in a program; a map has `size` bytes."""
     for equation in jaxpr.eqns:
         if equation.primitive.name != "pallas_call":
-            for inner in jax.core.jaxprs_in_params(equation.params):
+            for inner in jaxprs_in_params(equation.params):
                 yield from _bytes(inner, size)
             continue
         taken, made = (

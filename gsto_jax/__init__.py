@@ -5,7 +5,7 @@ evaluation and their tools are modules of their own: `gsto_jax.train`, `gsto_jax
 """
 
 from gsto_jax.errors import UserError
-from gsto_jax.gate import apply_gates
+from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers import (
     GFM,
     GTM,
@@ -16,6 +16,7 @@ from gsto_jax.layers import (
     MultiScaleFusion,
     ScaleTransfer,
     SegmentationHead,
+    SelfGated,
     SpatialGate,
     SupervisedGSTO,
     UnsupervisedGSTO,
@@ -35,16 +36,19 @@ __all__ = [
     "GSTOOutput",
     "GSTOSpec",
     "GateChain",
+    "Gated",
     "HRNet",
     "HRNetSpec",
     "MultiScaleFusion",
     "Outputs",
     "ScaleTransfer",
     "SegmentationHead",
+    "SelfGated",
     "SpatialGate",
     "SupervisedGSTO",
     "UnsupervisedGSTO",
     "UserError",
     "apply_gates",
+    "gated_maps",
     "resize",
 ]

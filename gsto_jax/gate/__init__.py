@@ -2,7 +2,8 @@
 
 api   the functions
 xla   what any device can do; it defines the numbers
-tpu   kernels
+tpu   kernels for TPUs
+gpu   kernels for NVIDIA GPUs
 """
 
 from gsto_jax.gate.api import Gated, apply_gates, gated_maps

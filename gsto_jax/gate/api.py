@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.gate import tpu, xla
+from gsto_jax.gate import gpu, tpu, xla
 from gsto_jax.implementation import call
 from gsto_jax.ops.batch_norm import batch_norm
 
@@ -47,10 +47,13 @@ def gated_maps(
     nor bias the paper's gate; with `relu`, and BN folded into both, the released one at inference.
     With `epsilon` the logits are first normalised by their statistics over batch and pixels (BN in
     training). The kernels read the map once, or twice where statistics come first, and write each
-    gated map once; backward they read map and gradients as often and write one gradient.
+    gated map once; backward they read map and gradients as often and write one gradient. No GPU has
+    timed the kernels for GPUs yet, so they run only where they are asked for: left to choose, a GPU
+    gets XLA.
 
     Args:
-      features: `b h w c`; bfloat16 and float32 for the kernels, any float for XLA.
+      features: `b h w c`; bfloat16 and float32 for the kernels, any float for XLA. Those for GPUs
+        take them unpacked, and up to 8 gates.
       kernel: `c n`, one column a gate.
       scale: `n`, or None.
       bias: `n`, with `scale` or not at all.
@@ -78,11 +81,18 @@ def gated_maps(
         raise ValueError("scale and bias belong together, and to logits that are normalised")
     by_xla = partial(_by_xla, epsilon=epsilon, relu=relu, pack=pack, shift=shift)
     offers: dict[str, Any] = {"xla": by_xla}
-    reason = tpu.reason_against(features.dtype)
-    if not reason:
+    refused = {
+        "pallas_tpu": tpu.reason_against(features.dtype),
+        "pallas_gpu": gpu.reason_against(features.dtype, count, pack),
+    }
+    by_kernels = partial(_by_kernels, epsilon=epsilon)
+    if not refused["pallas_tpu"]:
         form = tpu.Form(count, pack, relu, interpret)
-        offers["pallas_tpu"] = partial(_by_tpu, epsilon=epsilon, form=form)
-    refused = {"pallas_tpu": reason}
+        offers["pallas_tpu"] = partial(by_kernels, kernels=tpu, form=form)
+    if not refused["pallas_gpu"]:
+        offers["pallas_gpu"] = partial(
+            by_kernels, kernels=gpu, form=gpu.Form(count, relu, interpret)
+        )
     maps, mean, var = call(implementation, offers, refused, features, kernel, scale, bias)
     before = xla.logits(features, kernel, pack)
     if epsilon is not None and scale is not None and bias is not None:
@@ -114,21 +124,22 @@ def _by_xla(
     return xla.scale_maps(features, gates, pack), mean, var
 
 
-def _by_tpu(
+def _by_kernels(
     features: Array,
     kernel: Array,
     scale: Array | None,
     bias: Array | None,
     *,
     epsilon: float | None,
-    form: tpu.Form,
+    kernels: Any,
+    form: Any,
 ) -> tuple[tuple[Array, ...], Array | None, Array | None]:
     if epsilon is not None:
-        return tpu.normalized_gates(features, kernel, scale, bias, epsilon, form)
+        return kernels.normalized_gates(features, kernel, scale, bias, epsilon, form)
     if scale is None or bias is None:
         scale = jnp.ones(kernel.shape[1], kernel.dtype)
         bias = jnp.zeros_like(scale)
-    return tpu.affine_gates(features, kernel, scale, bias, form), None, None
+    return kernels.affine_gates(features, kernel, scale, bias, form), None, None
 
 
 def apply_gates(

@@ -2,7 +2,7 @@
 
 from gsto_jax.layers.conv import INITIALIZERS, Conv
 from gsto_jax.layers.fusion import GFM, MultiScaleFusion
-from gsto_jax.layers.gates import GateChain, SpatialGate
+from gsto_jax.layers.gates import GateChain, SelfGated, SpatialGate
 from gsto_jax.layers.heads import SegmentationHead
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
@@ -25,6 +25,7 @@ __all__ = [
     "MultiScaleFusion",
     "ScaleTransfer",
     "SegmentationHead",
+    "SelfGated",
     "SpatialGate",
     "SupervisedGSTO",
     "UnsupervisedGSTO",

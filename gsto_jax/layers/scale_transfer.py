@@ -9,7 +9,7 @@ from jax import Array
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import DownChain
 from gsto_jax.layers.conv import Conv, ModuleDef
-from gsto_jax.layers.gates import SpatialGate
+from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
 
@@ -94,6 +94,7 @@ class UnsupervisedGSTO(nn.Module):
       transfer: what to gate: a `ScaleTransfer`, any module called as `transfer(x, train)`, or a
         plain function of the gated map.
       form: of the gate, "released" or "paper".
+      implementation: of the gate (`gsto_jax.gate.gated_maps`).
       conv: the convolution to use in the gate.
       norm: the normalisation to use in the gate.
 
@@ -104,15 +105,18 @@ class UnsupervisedGSTO(nn.Module):
 
     transfer: Callable[..., Array]
     form: str = "released"
+    implementation: str | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> GSTOOutput:
         """`b h w c` -> what the transfer makes of the gated map, and the gate `b h w 1`."""
-        gate = SpatialGate(self.form, conv=self.conv, norm=self.norm, name="gate")
-        (gated,), gates = apply_gates(x, gate(x, train))
-        return GSTOOutput(run_transfer(self.transfer, gated, train), None, gates)
+        gate = SelfGated(
+            self.form, 1, self.implementation, conv=self.conv, norm=self.norm, name="gate"
+        )
+        found = gate(x, train)
+        return GSTOOutput(run_transfer(self.transfer, found.maps[0], train), None, found.gates)
 
 
 class SupervisedGSTO(nn.Module):

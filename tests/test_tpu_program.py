@@ -1,0 +1,78 @@
+"""The train step of a shipped configuration, compiled for a TPU (needs GSTO_LIBTPU, a folder)."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBTPU = os.environ.get("GSTO_LIBTPU", "")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not LIBTPU, reason="GSTO_LIBTPU names no folder that holds libtpu"),
+]
+
+PROGRAM = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+from configs import quickstart
+from gsto_jax.parallel import split_batch, replicated
+from gsto_jax.plan.machines import machine
+from gsto_jax.task import abstract_state
+from gsto_jax.train import compiled_train_step
+from modes.common import read_settings
+
+config = quickstart.get_config()
+config.model.dtype = "bfloat16"
+config.model.implementation = sys.argv[1]
+config.train.batch_size = 32
+mesh = machine("v5e:2x2").mesh
+task, data, _ = read_settings(config)
+inputs = {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=split_batch(mesh))
+    for name, (shape, dtype) in task.abstract_batch(32, data.crop, "train").items()
+}
+state = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+    abstract_state(task),
+)
+print(compiled_train_step(task, mesh).lower(state, inputs).compile().as_text())
+"""
+
+
+def program(implementation):
+    path = os.pathsep.join([str(ROOT), LIBTPU])
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM, implementation],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
+
+
+def test_the_step_of_quickstart_runs_the_kernels():
+    """Forward and backward, in two phases each, where maps lie as the kernels want them."""
+    text = program("auto")
+    calls = [line for line in text.splitlines() if 'custom_call_target="tpu_custom_call"' in line]
+    names = {re.match(r"\s*(?:ROOT )?%(\w+?)[.\d]* =", line)[1] for line in calls}
+    for kernel in ("statistics_gates", "apply_gates", "sums_gates", "back_gates"):
+        assert any(kernel in name for name in names), (kernel, names)
+    assert len(calls) >= 30
+    # What the gates read comes from no relayout.
+    for line in calls:
+        if "apply_gates" in line:
+            features = re.search(r"custom-call\(%([\w.-]+)", line)[1]
+            made = re.search(rf"%{re.escape(features)} = \S+ ([\w-]+)\(", text)[1]
+            assert made in ("bitcast", "fusion", "copy-done", "custom-call"), (features, made)
+
+
+def test_xla_alone_runs_none():
+    assert "tpu_custom_call" not in program("xla")
