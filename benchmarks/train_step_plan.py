@@ -14,10 +14,13 @@ same versions. The CSV beside this file keeps the rows that were not asked for.
 import argparse
 import csv
 import importlib
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 

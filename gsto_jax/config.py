@@ -90,6 +90,11 @@ class ModelConfig:
         return None if self.implementation == "auto" else self.implementation
 
     @property
+    def loss_kernels(self) -> str | None:
+        """The same for the loss, which has no kernel for GPUs."""
+        return "xla" if self.implementation == "pallas_gpu" else self.kernels
+
+    @property
     def compute_dtype(self) -> Any:
         """The dtype that `dtype` names."""
         return jnp.dtype(self.dtype)
@@ -289,8 +294,16 @@ class Config:
     run: RunConfig
 
     def __post_init__(self) -> None:
-        """Raises UserError for an unknown task, or a seed that no generator takes."""
+        """Raises UserError for an unknown task, a bad seed, or groups of BN that do not divide."""
         _one_of(self.task, "task", ("segmentation", "pose"))
+        part = self.train.batch_size // self.train.accumulate
+        _require(
+            part % self.model.bn_groups == 0,
+            "model.bn_groups",
+            self.model.bn_groups,
+            f"use a divisor of the {part} pictures that pass at a time (train.batch_size / "
+            "train.accumulate)",
+        )
         _require(0 <= self.seed < 2**32, "seed", self.seed, "use 0 to 2^32 - 1")
 
     @classmethod
@@ -318,7 +331,14 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
 
 
 ADDED: dict[str, Any] = {
-    "model": {"head": "v2"},
+    "model": {
+        "head": "v2",
+        "bn_statistics": "two_pass",
+        "bn_groups": 1,
+        "remat": False,
+        "implementation": "auto",
+        "pack": True,
+    },
     "optim": {"kind": "sgd", "schedule": "poly", "milestones": (), "decay": 0.1},
     "pose": {
         "sigma": 3.0,
@@ -348,6 +368,11 @@ _KINDS = {
     "task": "model",
     "seed": "optimiser",
     "model": "model",
+    "model.bn_statistics": RUNTIME,
+    "model.bn_groups": "optimiser",
+    "model.remat": RUNTIME,
+    "model.implementation": RUNTIME,
+    "model.pack": RUNTIME,
     "loss": "optimiser",
     "optim": "optimiser",
     "train": "optimiser",

@@ -35,7 +35,7 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 
 def lanes(mesh: Mesh) -> int:
     """Channels that the devices compute on at once, where a map pads to them; else 0."""
-    return LANES if _platform(mesh) == "tpu" else 0
+    return LANES if platform_of(mesh) == "tpu" else 0
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -57,12 +57,12 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     On TPUs: with few pictures a chip XLA would fold rows into the batch, and copy every map to do
     so (docs/performance.md).
     """
-    if _platform(mesh) == "tpu":
+    if platform_of(mesh) == "tpu":
         return {
             "xla_tpu_run_space_to_batch": "false",
             "xla_tpu_run_space_to_batch_on_new_platforms": "false",
         }
-    if _platform(mesh) == "cpu":
+    if platform_of(mesh) == "cpu":
         return {
             "xla_cpu_experimental_ynn_fusion_type": "",
             "xla_disable_hlo_passes": "cse_barrier_expander",
@@ -70,8 +70,10 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     return None
 
 
-def _platform(mesh: Mesh) -> str:
-    return str(mesh.devices.flat[0].platform)
+def platform_of(mesh: Mesh) -> str:
+    """What the devices are: "cpu", "gpu" or "tpu"."""
+    name = str(mesh.devices.flat[0].platform)
+    return "gpu" if name in ("cuda", "rocm") else name
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:

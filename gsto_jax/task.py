@@ -26,13 +26,15 @@ from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import variant
 from gsto_jax.optim import adam, averaged, poly_schedule, sgd, step_schedule, with_warmup
-from gsto_jax.parallel import lanes, replicated
+from gsto_jax.parallel import lanes, platform_of, replicated
 from gsto_jax.resample import enlarge
 
 Batch = dict[str, Array]
 Maps = dict[str, Array]
 Shapes = dict[str, tuple[tuple[int, ...], Any]]
 Shares = tuple[Array | float, Array | float]
+KERNELS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
+"""Kinds of devices by the kernels for them."""
 EVAL_INPUTS = ("image", "label", "size", "mask")
 """What `eval_step` reads of a batch; the rest of it stays on the host."""
 
@@ -133,7 +135,17 @@ class Task:
         return network(self.config.model, self.num_classes, self.lanes)
 
     def on(self, mesh: Mesh) -> Self:
-        """The same task, its network laid out for these devices."""
+        """The same task, its network laid out for these devices.
+
+        Raises:
+          UserError: `model.implementation` names a kernel for others.
+        """
+        named, platform = self.config.model.implementation, platform_of(mesh)
+        if named.startswith("pallas") and KERNELS[named] != platform:
+            raise UserError(
+                f"config.model.implementation is {named!r}, and these devices are of the kind "
+                f"{platform!r}: use auto or xla"
+            )
         return replace(self, lanes=lanes(mesh) if self.config.model.pack else 0)
 
     @cached_property
@@ -192,7 +204,7 @@ class Task:
             self.config.model.align_corners,
             self.loss_weights,
             shares,
-            self.config.model.kernels,
+            self.config.model.loss_kernels,
         )
 
     def shares(self, parts: Batch) -> Shares:

@@ -17,7 +17,7 @@ class Gated(NamedTuple):
 
     Attributes:
       maps: `n` gated maps `b h w c` in the dtype of the features.
-      gates: `b h w n`, for those who look at them; what is not used costs nothing.
+      gates: `b h w n`, for those who look at them; under `jit`, what is not used costs nothing.
       mean: of the logits, by gate, if they were normalised.
       var: their biased variance.
     """
@@ -65,6 +65,9 @@ def gated_maps(
         `gsto_jax.implementation`).
       interpret: runs the kernel by an interpreter, on any device.
 
+    On several devices a kernel has to know the mesh, since XLA cannot divide it: call it under
+    `jax.set_mesh(mesh)`, as anything that holds it, or inside `jax.shard_map`.
+
     Raises:
       ValueError: shapes that do not fit, or an implementation that is unknown or cannot run.
 
@@ -82,8 +85,8 @@ def gated_maps(
     by_xla = partial(_by_xla, epsilon=epsilon, relu=relu, pack=pack, shift=shift)
     offers: dict[str, Any] = {"xla": by_xla}
     refused = {
-        "pallas_tpu": tpu.reason_against(features.dtype),
-        "pallas_gpu": gpu.reason_against(features.dtype, count, pack),
+        "pallas_tpu": tpu.reason_against(features.shape, features.dtype),
+        "pallas_gpu": gpu.reason_against(features.shape, features.dtype, count, pack),
     }
     by_kernels = partial(_by_kernels, epsilon=epsilon)
     if not refused["pallas_tpu"]:
@@ -94,14 +97,9 @@ def gated_maps(
             by_kernels, kernels=gpu, form=gpu.Form(count, relu, interpret)
         )
     maps, mean, var = call(implementation, offers, refused, features, kernel, scale, bias)
-    before = xla.logits(features, kernel, pack)
-    if epsilon is not None and scale is not None and bias is not None:
-        factor = jax.lax.rsqrt(var + epsilon) * scale
-        before = xla.affine(before, factor, bias - mean * factor, pack)
-    else:
-        before = xla.affine(before, scale, bias, pack)
-    gates = jax.nn.sigmoid(jax.nn.relu(before) if relu else before).astype(features.dtype)
-    return Gated(maps, gates, mean, var)
+    # Anew, for those who look at the gates: no kernel stores them.
+    gates, _, _ = _gates(features, kernel, scale, bias, epsilon, relu, pack, shift)
+    return Gated(maps, gates.astype(features.dtype), mean, var)
 
 
 def _by_xla(
@@ -115,13 +113,27 @@ def _by_xla(
     pack: int,
     shift: Array | None,
 ) -> tuple[tuple[Array, ...], Array | None, Array | None]:
-    before, mean, var = xla.logits(features, kernel, pack).astype(features.dtype), None, None
+    gates, mean, var = _gates(features, kernel, scale, bias, epsilon, relu, pack, shift)
+    return xla.scale_maps(features, gates, pack), mean, var
+
+
+def _gates(
+    features: Array,
+    kernel: Array,
+    scale: Array | None,
+    bias: Array | None,
+    epsilon: float | None,
+    relu: bool,
+    pack: int,
+    shift: Array | None,
+) -> tuple[Array, Array | None, Array | None]:
+    before, mean, var = xla.logits(features, kernel, pack), None, None
     if epsilon is not None:
-        before, mean, var = batch_norm(before, scale, bias, epsilon, pack, shift)
+        rounded = before.astype(features.dtype)
+        before, mean, var = batch_norm(rounded, scale, bias, epsilon, pack, shift)
     else:
         before = xla.affine(before, scale, bias, pack)
-    gates = jax.nn.sigmoid(jax.nn.relu(before) if relu else before)
-    return xla.scale_maps(features, gates, pack), mean, var
+    return jax.nn.sigmoid(jax.nn.relu(before) if relu else before), mean, var
 
 
 def _by_kernels(

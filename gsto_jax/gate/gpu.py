@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 
+from gsto_jax import implementation
 from gsto_jax.implementation import per_shard
 
 
@@ -98,7 +99,7 @@ class Tile(NamedTuple):
     mask: Array | None
 
 
-def reason_against(dtype: Any, gates: int, pack: int) -> str:
+def reason_against(shape: Sequence[Any], dtype: Any, gates: int, pack: int) -> str:
     """Why the kernels cannot take such a map; empty if they can."""
     if triton is None:
         return f"JAX {jax.__version__} has no Triton back end of Pallas"
@@ -108,7 +109,7 @@ def reason_against(dtype: Any, gates: int, pack: int) -> str:
         return f"it takes maps as they are, not packed by {pack}, which serves TPUs"
     if gates > MOST_GATES:
         return f"it takes up to {MOST_GATES} gates, not {gates}"
-    return ""
+    return implementation.reason_against(shape)
 
 
 # One phase: the logits pass a given affine.

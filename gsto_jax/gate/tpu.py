@@ -16,6 +16,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from gsto_jax import implementation
 from gsto_jax.implementation import per_shard
 
 _BLOCK = 2**17  # numbers of one map a step
@@ -40,10 +41,10 @@ class Form(NamedTuple):
     interpret: bool
 
 
-def reason_against(dtype: Any) -> str:
+def reason_against(shape: Sequence[Any], dtype: Any) -> str:
     """Why the kernels cannot take such a map; empty if they can."""
     if jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
-        return ""
+        return implementation.reason_against(shape)
     return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
 
 

@@ -12,11 +12,12 @@ from gsto_jax.ops.packing import packed_kernel, tile
 
 def logits(features: Array, kernel: Array, pack: int) -> Array:
     """`b h w pack*c` -> `b h w pack*n`, at least float32."""
-    placed = packed_kernel(kernel[None, None], 1, 1, pack, pack)[0][0, 0]
+    if pack > 1:
+        kernel = packed_kernel(kernel[None, None], 1, 1, pack, pack)[0][0, 0]
     wide = jnp.promote_types(features.dtype, jnp.float32)
     return jax.lax.dot_general(
         features,
-        placed.astype(features.dtype),
+        kernel.astype(features.dtype),
         (((3,), (0,)), ((), ())),
         preferred_element_type=wide,
     )

@@ -9,6 +9,7 @@ from jax import Array
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.packing import hints
 
 
 class ConvBN(nn.Module):
@@ -37,7 +38,8 @@ class ConvBN(nn.Module):
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`; packed as `Conv` says."""
         out_pack = pack if out_pack is None else out_pack
         conv = self.conv(self.features, self.kernel_size, self.stride, name="conv")
-        x = self.norm(name="bn")(conv(x, pack, out_pack), train, out_pack)
+        x = conv(x, *hints(pack, out_pack))
+        x = self.norm(name="bn")(x, train, *hints(out_pack))
         return relu(x) if self.relu else x
 
 
@@ -51,10 +53,10 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
         """`b h w features`, or packed, -> the same shape."""
-        y = self.conv(self.features, 3, name="conv1")(x, pack)
-        y = relu(self.norm(name="bn1")(y, train, pack))
-        y = self.conv(self.features, 3, name="conv2")(y, pack)
-        return relu(x + self.norm(name="bn2")(y, train, pack))
+        y = self.conv(self.features, 3, name="conv1")(x, *hints(pack))
+        y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
+        y = self.conv(self.features, 3, name="conv2")(y, *hints(pack))
+        return relu(x + self.norm(name="bn2")(y, train, *hints(pack)))
 
 
 class Bottleneck(nn.Module):
@@ -67,12 +69,12 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
         """`b h w c` -> `b h w 4*planes`, packed alike."""
-        y = self.conv(self.planes, 1, name="conv1")(x, pack)
-        y = relu(self.norm(name="bn1")(y, train, pack))
-        y = self.conv(self.planes, 3, name="conv2")(y, pack)
-        y = relu(self.norm(name="bn2")(y, train, pack))
-        y = self.conv(4 * self.planes, 1, name="conv3")(y, pack)
-        y = self.norm(name="bn3")(y, train, pack)
+        y = self.conv(self.planes, 1, name="conv1")(x, *hints(pack))
+        y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
+        y = self.conv(self.planes, 3, name="conv2")(y, *hints(pack))
+        y = relu(self.norm(name="bn2")(y, train, *hints(pack)))
+        y = self.conv(4 * self.planes, 1, name="conv3")(y, *hints(pack))
+        y = self.norm(name="bn3")(y, train, *hints(pack))
         if x.shape[-1] != 4 * self.planes * pack:
             parts = {"conv": self.conv, "norm": self.norm}
             x = ConvBN(4 * self.planes, 1, relu=False, **parts, name="downsample")(x, train, pack)

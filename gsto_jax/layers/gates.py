@@ -6,10 +6,12 @@ import flax.linen as nn
 import jax
 from jax import Array
 
+from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.packing import hints
 
 GATE_FORMS = ("released", "paper")
 
@@ -45,10 +47,11 @@ class SpatialGate(nn.Module):
           ValueError: an unknown form.
         """
         check_form(self.form)
-        logits = self.conv(self.gates, 1, parallel=self.gates, name="conv")(x, pack)
+        conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
+        logits = conv(x, *hints(pack))
         if self.form == "paper":
             return logits
-        return jax.nn.relu(self.norm(name="bn")(logits, train, pack))
+        return jax.nn.relu(self.norm(name="bn")(logits, train, *hints(pack)))
 
 
 class SelfGated(nn.Module):
@@ -77,37 +80,47 @@ class SelfGated(nn.Module):
 
         Raises:
           ValueError: an unknown form.
+          UserError: a kernel is named that cannot run here.
         """
         check_form(self.form)
-        conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
-        logits = conv(x, pack)
-        kernel = conv.variables["params"]["kernel"][0, 0]
         released = self.form == "released"
+        conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
+        norm = self.norm(name="bn") if released else None
+        logits = conv(x, *hints(pack))
+        if reason := _reason_against_fusion(conv, norm, train):
+            if self.implementation in ("pallas_tpu", "pallas_gpu"):
+                raise UserError(f"implementation {self.implementation!r} cannot run here: {reason}")
+            if norm is not None:
+                logits = jax.nn.relu(norm(logits, train, *hints(pack)))
+            return Gated(*apply_gates(x, logits, pack), None, None)
+        kernel = conv.variables["params"]["kernel"][0, 0]
 
-        def fuse(
-            scale: Array | None = None, bias: Array | None = None, epsilon: float | None = None
-        ) -> Gated:
-            return gated_maps(
+        def fused(
+            scale: Array | None, bias: Array | None, epsilon: float | None, shift: Array | None
+        ) -> tuple[Gated, Any, Any]:
+            found = gated_maps(
                 *(x, kernel, scale, bias),
                 epsilon=epsilon,
                 relu=released,
+                shift=shift,
                 pack=pack,
                 implementation=self.implementation,
             )
-
-        if not released:
-            return fuse()
-        norm = self.norm(name="bn")
-        if norm.groups > 1 and train:
-            maps, gates = apply_gates(x, jax.nn.relu(norm(logits, train, pack)), pack)
-            return Gated(maps, gates, None, None)
-
-        def fused(scale: Array, bias: Array, epsilon: float | None) -> tuple[Gated, Any, Any]:
-            found = fuse(scale, bias, epsilon)
             return found, found.mean, found.var
 
+        if norm is None:
+            return fused(None, None, None, None)[0]
         gated: Gated = norm(logits, train, pack, fused)
         return gated
+
+
+def _reason_against_fusion(conv: nn.Module, norm: nn.Module | None, train: bool) -> str:
+    """Why gates cannot be made and applied in one operation; empty if they can."""
+    if not isinstance(conv, Conv) or not isinstance(norm, BatchNorm | None):
+        return "its convolution and normalisation are not this package's own"
+    if train and norm is not None and norm.groups > 1:
+        return "BN normalises groups of the batch apart (model.bn_groups)"
+    return ""
 
 
 class GateChain(nn.Module):

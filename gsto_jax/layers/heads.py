@@ -45,7 +45,9 @@ class SegmentationHead(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """`b h w c` -> logits `b h w num_classes`."""
-        conv = self.conv(x.shape[-1], 1, use_bias=True, cancelled_bias=train, name="conv")
-        x = conv(x)
-        x = relu(self.norm(name="bn")(x, train))
+        norm = self.norm(name="bn")
+        own = isinstance(norm, BatchNorm) and getattr(self.conv, "func", self.conv) is Conv
+        cancelled = {"cancelled_bias": True} if train and own else {}
+        conv = self.conv(x.shape[-1], 1, use_bias=True, **cancelled, name="conv")
+        x = relu(norm(conv(x), train))
         return self.conv(self.num_classes, 1, use_bias=True, name="classifier")(x)

@@ -11,7 +11,7 @@ from jax import Array
 from gsto_jax.ops.batch_norm import affine, batch_norm
 
 STATISTICS = ("two_pass", "one_pass")
-Fused = Callable[[Array, Array, float | None], tuple[Any, Any, Any]]
+Fused = Callable[[Array, Array, float | None, Array | None], tuple[Any, Any, Any]]
 
 
 class BatchNorm(nn.Module):
@@ -50,8 +50,9 @@ class BatchNorm(nn.Module):
           train: which statistics.
           pack: of `x`.
           fused: does the arithmetic in place of this layer, which then only keeps parameters and
-            statistics. Called with scale, bias and epsilon in training; else with the factor and
-            offset that BN comes to, and None. Returns a result, mean and variance.
+            statistics. Called with scale, bias, epsilon and the mean to subtract first (or None) in
+            training; else with the factor and offset that BN comes to, None and None. Returns a
+            result, mean and variance.
 
         Raises:
           ValueError: unknown `statistics`, or `groups` that do not divide the batch.
@@ -68,12 +69,12 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
             if fused is not None:
                 factor = jax.lax.rsqrt(var + self.epsilon) * scale
-                return fused(factor, bias - mean * factor, None)[0]
+                return fused(factor, bias - mean * factor, None, None)[0]
             return affine(x, mean, var, scale, bias, self.epsilon, pack)
         shift = running_mean.value if self.statistics == "one_pass" else None
         parts = 1 if self.is_initializing() else self.groups
         if fused is not None:
-            y, mean, var = fused(scale, bias, self.epsilon)
+            y, mean, var = fused(scale, bias, self.epsilon, shift)
         else:
             y, mean, var = self._normalize(x, scale, bias, shift, pack, parts)
         if not self.is_initializing():

@@ -35,6 +35,11 @@ def unpack(x: Array, by: int) -> Array:
     return x.reshape(batch, height, width * by, channels // by)
 
 
+def hints(*packs: int) -> tuple[int, ...]:
+    """The packings as further arguments of a layer; none for plain maps, which any layer takes."""
+    return packs if max(packs) > 1 else ()
+
+
 def tile(vector: Array, by: int) -> Array:
     """A vector over channels `c` as one over packed channels `by*c`."""
     return vector if by == 1 else jnp.tile(vector, by)

@@ -12,10 +12,6 @@ from functools import cached_property
 from gsto_jax.errors import UserError
 from gsto_jax.plan.shapes import Array, arrays
 
-COLLECTIVES = (
-    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
-    *("collective-permute", "collective-broadcast"),
-)
 _KERNELS = {"tpu_custom_call", "mosaic_gpu_v2", "mosaic_gpu", "__gpu$xla.gpu.triton"}
 """How calls of Pallas kernels are named among all other custom calls, most of them harmless."""
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")

@@ -15,6 +15,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from gsto_jax import implementation
 from gsto_jax.implementation import per_shard
 
 _STRIP = 32  # rows of labels: a tile of uint8
@@ -26,6 +27,8 @@ def reason_against(
     logits: tuple[int, ...], dtype: Any, classes: tuple[int, ...], align_corners: bool
 ) -> str:
     """Why the kernel cannot take these shapes; empty if it can."""
+    if reason := implementation.reason_against([*logits, *classes[1:]]):
+        return reason
     height, factor = logits[1], classes[1] // max(logits[1], 1)
     if align_corners:
         return "it does not align corners"

@@ -1,5 +1,7 @@
 """The kernel against what XLA computes, and against the sum written out."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,12 +136,33 @@ def test_each_device_runs_the_kernel_on_its_part():
     np.testing.assert_allclose(together[1], alone[1], rtol=1e-4, atol=2e-6)
 
 
-def test_the_loss_is_the_same_by_both():
+@pytest.mark.parametrize("ignore", [IGNORE, 3])
+def test_ignored_pixels_teach_nothing(ignore, monkeypatch):
+    """By the kernel and by XLA, also where the label to ignore is the number of a class."""
     logits, labels = case()
-    for weights in (None, tuple(np.linspace(0.5, 2, 19))):
-        settings = (IGNORE, False, weights)
-        xla, gradient = jax.value_and_grad(cross_entropy)(logits, labels, *settings, "xla")
-        assert np.isfinite(float(xla)) and float(jnp.abs(gradient).max()) > 0
-        np.testing.assert_allclose(
-            float(cross_entropy(logits, labels, *settings)), float(xla), rtol=1e-6
-        )
+    weights = tuple(np.linspace(0.5, 2, 19))
+
+    def loss(implementation):
+        def f(x):
+            return cross_entropy(x, labels, ignore, False, weights, implementation)
+
+        return jax.value_and_grad(f)(logits)
+
+    xla = loss("xla")
+    monkeypatch.setattr(
+        "gsto_jax.losses.true_log_probability", partial(true_log_probability, interpret=True)
+    )
+    kernel = loss("pallas_tpu")
+    np.testing.assert_allclose(float(kernel[0]), float(xla[0]), rtol=1e-6)
+    np.testing.assert_allclose(kernel[1], xla[1], rtol=1e-4, atol=1e-8)
+    kept = np.asarray(labels) != ignore
+    assert (~kept).sum() > 0 and np.abs(xla[1]).max() > 0
+
+
+def test_free_sizes_and_batches_that_do_not_divide_are_xlas():
+    logits, labels = case(3)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        assert jax.jit(true_log_probability)(logits, labels).shape == labels.shape
+        with pytest.raises(ValueError, match="batch of 3 does not divide over the 2 devices of 'd"):
+            true_log_probability(logits, labels, implementation="pallas_tpu")
