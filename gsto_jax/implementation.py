@@ -48,7 +48,7 @@ def call(
 
 
 def reason_against(shape: Sequence[Any]) -> str:
-    """Why no kernel can take a map of this shape, whose first side is the batch; empty if one can."""
+    """Why no kernel can take a map of this shape, the batch first; empty if one can."""
     if any(map(is_symbolic_dim, shape)):
         return "it needs sizes that are known"
     _, axis, devices = _mesh()

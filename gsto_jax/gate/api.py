@@ -98,7 +98,9 @@ def gated_maps(
         )
     maps, mean, var = call(implementation, offers, refused, features, kernel, scale, bias)
     # Anew, for those who look at the gates: no kernel stores them.
-    gates, _, _ = _gates(features, kernel, scale, bias, epsilon, relu, pack, shift)
+    gates, _, _ = _gates(
+        xla.logits(features, kernel, pack), scale, bias, epsilon, relu, pack, shift
+    )
     return Gated(maps, gates.astype(features.dtype), mean, var)
 
 
@@ -113,13 +115,15 @@ def _by_xla(
     pack: int,
     shift: Array | None,
 ) -> tuple[tuple[Array, ...], Array | None, Array | None]:
-    gates, mean, var = _gates(features, kernel, scale, bias, epsilon, relu, pack, shift)
+    logits = xla.logits(features, kernel, pack)
+    if epsilon is not None:
+        logits = logits.astype(features.dtype)  # as they are stored
+    gates, mean, var = _gates(logits, scale, bias, epsilon, relu, pack, shift)
     return xla.scale_maps(features, gates, pack), mean, var
 
 
 def _gates(
-    features: Array,
-    kernel: Array,
+    logits: Array,
     scale: Array | None,
     bias: Array | None,
     epsilon: float | None,
@@ -127,12 +131,11 @@ def _gates(
     pack: int,
     shift: Array | None,
 ) -> tuple[Array, Array | None, Array | None]:
-    before, mean, var = xla.logits(features, kernel, pack), None, None
+    mean, var = None, None
     if epsilon is not None:
-        rounded = before.astype(features.dtype)
-        before, mean, var = batch_norm(rounded, scale, bias, epsilon, pack, shift)
+        before, mean, var = batch_norm(logits, scale, bias, epsilon, pack, shift)
     else:
-        before = xla.affine(before, scale, bias, pack)
+        before = xla.affine(logits, scale, bias, pack)
     return jax.nn.sigmoid(jax.nn.relu(before) if relu else before), mean, var
 
 

@@ -97,6 +97,7 @@ class Transition(nn.Module):
           packs: how they are packed; None for not at all.
           out_packs: how the results shall be; those whose width stays are packed already.
         """
+        plain = packs is None or out_packs is None
         packs = packs or [1] * len(branches)
         out_packs = out_packs or [1] * (len(branches) + 1)
         kept = []
@@ -106,7 +107,8 @@ class Transition(nn.Module):
                 x = keep(x, train, packs[i], out_packs[i])
             kept.append(x)
         gtm = self.gtm(self.widths[-1], name="gtm")
-        new, logits, gate = gtm(branches, train, [*packs, out_packs[-1]])
+        around = None if plain else [*packs, out_packs[-1]]
+        new, logits, gate = gtm(branches, train, around)
         return [*kept, new], logits, gate
 
 

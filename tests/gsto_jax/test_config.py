@@ -210,7 +210,10 @@ def test_every_setting_has_a_kind():
     kinds = {field: kind(field) for field in walk(values)}
     assert set(kinds.values()) == {"model", "data", "optimiser", "runtime"}
     free = {field.partition(".")[0] for field, which in kinds.items() if which == "runtime"}
-    assert free == {"name", "eval", "pose", "run", "data"}
+    assert free == {"name", "eval", "pose", "run", "data", "model"}
+    of_model = {f for f in kinds if f.startswith("model.") and kinds[f] == "runtime"}
+    names = ("bn_statistics", "remat", "implementation", "pack")
+    assert of_model == {f"model.{name}" for name in names}
     of_data = {f for f in kinds if f.startswith("data.") and kinds[f] == "runtime"}
     plain = {"data.eval_size", "data.eval_split", "data.root", "data.storage", "data.workers"}
     plain |= {"data.categories", "data.instance_sizes", "data.test_split"}

@@ -236,7 +236,7 @@ def test_layers_of_others_are_not_fused():
     class Scale(nn.Module):
         @nn.compact
         def __call__(self, x, train=False):
-            return x * self.param("scale", nn.initializers.ones, (x.shape[-1],))
+            return x * self.param("scale", nn.initializers.ones, (1, 1, 1, x.shape[-1]))
 
     x = operands(2, 4, 6, 5, 2)[0]
     module = SelfGated("released", 2, norm=Scale)
