@@ -8,7 +8,6 @@ its own part of a sum over pixels, and XLA adds these up.
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from gsto_jax import implementation
+from gsto_jax.gate.gradients import operations
 from gsto_jax.implementation import per_shard
 
 
@@ -110,90 +110,6 @@ def reason_against(shape: Sequence[Any], dtype: Any, gates: int, pack: int) -> s
     if gates > MOST_GATES:
         return f"it takes up to {MOST_GATES} gates, not {gates}"
     return implementation.reason_against(shape)
-
-
-# One phase: the logits pass a given affine.
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def affine_gates(
-    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
-) -> tuple[Array, ...]:
-    """Maps `b h w c` scaled by `sigmoid(factor * features . kernel + offset)`, one a gate."""
-    return _apply(features, kernel, factor, offset, form)
-
-
-def _affine_forward(
-    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    saved = features, kernel, factor, offset
-    return _apply(*saved, form), saved
-
-
-def _affine_backward(
-    form: Form, saved: tuple[Array, ...], gradients: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    features, kernel, factor, offset = saved
-    coefficients = jnp.stack([factor, offset])
-    found, slopes, total, weighted = _back(features, kernel, coefficients, gradients, form)
-    return (
-        found,
-        slopes.astype(kernel.dtype),
-        weighted.astype(factor.dtype),
-        total.astype(offset.dtype),
-    )
-
-
-affine_gates.defvjp(_affine_forward, _affine_backward)
-
-
-# Two phases: the logits are normalised by their own statistics first.
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def normalized_gates(
-    features: Array, kernel: Array, scale: Array, bias: Array, epsilon: float, form: Form
-) -> tuple[tuple[Array, ...], Array, Array]:
-    """As `affine_gates`, behind BN of the logits; also their mean and (biased) variance.
-
-    No gradient flows through the statistics that it returns.
-    """
-    return _normalized_forward(features, kernel, scale, bias, epsilon, form)[0]
-
-
-def _normalized_forward(
-    features: Array, kernel: Array, scale: Array, bias: Array, epsilon: float, form: Form
-) -> tuple[tuple[tuple[Array, ...], Array, Array], tuple[Array, ...]]:
-    mean, var = _statistics(features, kernel, form)
-    factor = scale * jax.lax.rsqrt(var + epsilon)
-    maps = _apply(features, kernel, factor, bias - mean * factor, form)
-    return (maps, mean, var), (features, kernel, scale, bias, mean, var)
-
-
-def _normalized_backward(
-    epsilon: float, form: Form, saved: tuple[Array, ...], gradients: tuple[Any, Array, Array]
-) -> tuple[Array, ...]:
-    features, kernel, scale, bias, mean, var = saved
-    inverse = jax.lax.rsqrt(var + epsilon)
-    factor = scale * inverse
-    offset = bias - mean * factor
-    count = features.size // kernel.shape[0]
-    coefficients = jnp.stack([factor, offset, mean])
-    total, weighted = _sums(features, kernel, coefficients, gradients[0], form)
-    weighted = weighted * inverse
-    # What the logits' mean and variance pass on: factor * (-total - normalised * weighted) / n.
-    constant, slope = -factor * total / count, -factor * inverse * weighted / count
-    coefficients = jnp.stack([factor, offset, mean, constant, slope])
-    found, slopes, _, _ = _back(features, kernel, coefficients, gradients[0], form)
-    return (
-        found,
-        slopes.astype(kernel.dtype),
-        weighted.astype(scale.dtype),
-        total.astype(bias.dtype),
-    )
-
-
-normalized_gates.defvjp(_normalized_forward, _normalized_backward)
 
 
 # The kernels, each on one device's part of the batch.
@@ -460,3 +376,6 @@ def _lanes(kernel: Array, tiling: Tiling, dtype: Any) -> Array:
     """The kernel `c n`, rounded as the map is, as rows of lanes in float32."""
     wide = kernel.astype(dtype).astype(_wide).T
     return jnp.pad(wide, ((0, 0), (0, tiling.lanes - tiling.channels)))
+
+
+affine_gates, normalized_gates = operations(_statistics, _apply, _sums, _back)

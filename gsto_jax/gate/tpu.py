@@ -17,10 +17,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from gsto_jax import implementation
+from gsto_jax.gate.gradients import operations
 from gsto_jax.implementation import per_shard
 
 _BLOCK = 2**17  # numbers of one map a step
 _MEMORY = 64 * 2**20
+_COEFFICIENTS = 5  # of `gradients`; those that are not given are 0
 _wide = jnp.float32
 Pair = tuple[Array, Array]
 
@@ -46,91 +48,6 @@ def reason_against(shape: Sequence[Any], dtype: Any) -> str:
     if jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
         return implementation.reason_against(shape)
     return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
-
-
-# One phase: the logits pass a given affine.
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def affine_gates(
-    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
-) -> tuple[Array, ...]:
-    """Maps `b h w c` scaled by `sigmoid(factor * features . kernel + offset)`, one a gate."""
-    return _apply(features, kernel, factor, offset, form)
-
-
-def _affine_forward(
-    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    saved = features, kernel, factor, offset
-    return _apply(*saved, form), saved
-
-
-def _affine_backward(
-    form: Form, saved: tuple[Array, ...], gradients: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    features, kernel, factor, offset = saved
-    zero = jnp.zeros_like(factor)
-    coefficients = jnp.stack([factor, offset, zero, zero, zero])
-    found, slopes, total, weighted = _back(features, kernel, coefficients, gradients, form)
-    return (
-        found,
-        slopes.astype(kernel.dtype),
-        weighted.astype(factor.dtype),
-        total.astype(offset.dtype),
-    )
-
-
-affine_gates.defvjp(_affine_forward, _affine_backward)
-
-
-# Two phases: the logits are normalised by their own statistics first.
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def normalized_gates(
-    features: Array, kernel: Array, scale: Array, bias: Array, epsilon: float, form: Form
-) -> tuple[tuple[Array, ...], Array, Array]:
-    """As `affine_gates`, behind BN of the logits; also their mean and (biased) variance.
-
-    No gradient flows through the statistics that it returns.
-    """
-    return _normalized_forward(features, kernel, scale, bias, epsilon, form)[0]
-
-
-def _normalized_forward(
-    features: Array, kernel: Array, scale: Array, bias: Array, epsilon: float, form: Form
-) -> tuple[tuple[tuple[Array, ...], Array, Array], tuple[Array, ...]]:
-    mean, var = _statistics(features, kernel, form)
-    factor = scale * jax.lax.rsqrt(var + epsilon)
-    maps = _apply(features, kernel, factor, bias - mean * factor, form)
-    return (maps, mean, var), (features, kernel, scale, bias, mean, var)
-
-
-def _normalized_backward(
-    epsilon: float, form: Form, saved: tuple[Array, ...], gradients: tuple[Any, Array, Array]
-) -> tuple[Array, ...]:
-    features, kernel, scale, bias, mean, var = saved
-    inverse = jax.lax.rsqrt(var + epsilon)
-    factor = scale * inverse
-    offset, zero = bias - mean * factor, jnp.zeros_like(factor)
-    count = features.size // kernel.shape[0]
-    coefficients = jnp.stack([factor, offset, mean, zero, zero])
-    total, weighted = _sums(features, kernel, coefficients, gradients[0], form)
-    weighted = weighted * inverse
-    # What the logits' mean and variance pass on: factor * (-total - normalised * weighted) / n.
-    constant, slope = -factor * total / count, -factor * inverse * weighted / count
-    coefficients = jnp.stack([factor, offset, mean, constant, slope])
-    found, slopes, _, _ = _back(features, kernel, coefficients, gradients[0], form)
-    return (
-        found,
-        slopes.astype(kernel.dtype),
-        weighted.astype(scale.dtype),
-        total.astype(bias.dtype),
-    )
-
-
-normalized_gates.defvjp(_normalized_forward, _normalized_backward)
 
 
 # The kernels, each on one device's part of the batch.
@@ -382,7 +299,8 @@ def _unrow(rows: Array, like: Array) -> Array:
 def _tables(rows: Array, kernel: Array, vectors: Array, form: Form) -> tuple[Array, ...]:
     """What every block reads: kernel, ones, and vectors over the gates as rows."""
     into, out = _spread_in(kernel, form, rows.dtype), _spread_out(rows, form)
-    return into, out, jnp.tile(vectors.astype(_wide), (1, form.pack))
+    vectors = jnp.pad(vectors.astype(_wide), ((0, _COEFFICIENTS - len(vectors)), (0, 0)))
+    return into, out, jnp.tile(vectors, (1, form.pack))
 
 
 def _spread_in(kernel: Array, form: Form, dtype: Any) -> Array:
@@ -396,3 +314,6 @@ def _spread_out(rows: Array, form: Form) -> Array:
     for gate in range(form.gates):
         ones[gate, range(form.pack), gate, range(form.pack)] = 1
     return jnp.asarray(ones.reshape(form.gates, form.pack * form.gates, -1), rows.dtype)
+
+
+affine_gates, normalized_gates = operations(_statistics, _apply, _sums, _back)

@@ -172,7 +172,7 @@ def upsample(
     return (y * jnp.asarray(down, wide) * jnp.asarray(across, wide)).astype(x.dtype)
 
 
-def _weight(distance: np.ndarray, factor: int, method: str) -> np.ndarray:
+def _weight(distance: np.ndarray, method: str) -> np.ndarray:
     """What an output pixel takes of an input pixel so far from it, in input pixels."""
     if method == "nearest":
         return (np.abs(distance) < 0.5).astype(float)
@@ -188,7 +188,7 @@ def _weights(factor: int, pack: int, out_pack: int, method: str) -> tuple[np.nda
     offsets = np.arange(-reach, reach + 1)
     q, r = np.arange(pack), np.arange(out_pack)
     centre = (out_pack * offsets[:, None, None] + r + 0.5) / factor - 0.5
-    weights = _weight(centre - q[:, None], factor, method)
+    weights = _weight(centre - q[:, None], method)
     used = np.flatnonzero(weights.any((1, 2)))
     first, last = used[0], used[-1]
     # Position t of the kernel meets step * X = Y + t - padding: the offsets run backwards.
@@ -201,4 +201,4 @@ def _border(side: int, factor: int, method: str) -> np.ndarray:
     centre = (np.arange(side * factor) + 0.5) / factor - 0.5
     near = np.floor(centre)[:, None] + np.arange(2)
     inside = (near >= 0) & (near < side)
-    return 1 / (_weight(centre[:, None] - near, factor, method) * inside).sum(1)
+    return 1 / (_weight(centre[:, None] - near, method) * inside).sum(1)
