@@ -44,8 +44,12 @@ from gsto_jax.tasks import task_of
 FORMATS = ("jax", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
 EQUAL_LABELS = {"float32": 0.999, "bfloat16": 0.95}
-LOGITS_DIFFERENCE = {"float32": 1e-4, "bfloat16": 0.1}
-"""By dtype of the network: what `verify` lets pass, see `Check`."""
+LOGITS_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.1}
+"""By dtype of the network: what `verify` lets pass, see `Check`.
+
+With free sizes the weights of a resampling are computed at run time, in float32: where sides do not
+halve exactly, a network that was hardly trained makes 1e-4 of their rounding.
+"""
 _OPSET = 21
 
 Program = Callable[[Array], dict[str, Array]]

@@ -135,7 +135,9 @@ class Task:
         return network(self.config.model, self.num_classes, self.lanes)
 
     def on(self, mesh: Mesh) -> Self:
-        """The same task, its network laid out for these devices.
+        """The same task, its network and its kernels those for these devices.
+
+        Left to choose, GPUs get XLA's operations: no GPU has timed the kernels for them yet.
 
         Raises:
           UserError: `model.implementation` names a kernel for others.
@@ -146,7 +148,14 @@ class Task:
                 f"config.model.implementation is {named!r}, and these devices are of the kind "
                 f"{platform!r}: use auto or xla"
             )
-        return replace(self, lanes=lanes(mesh) if self.config.model.pack else 0)
+        # named here, so that nothing traces kernels for other devices
+        chosen = "xla" if named == "auto" and platform != "tpu" else named
+        model = replace(self.config.model, implementation=chosen)
+        return replace(
+            self,
+            config=replace(self.config, model=model),
+            lanes=lanes(mesh) if model.pack else 0,
+        )
 
     @cached_property
     def schedule(self) -> optax.Schedule:
