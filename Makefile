@@ -37,11 +37,11 @@ demo: $(STAMP)
 	$(PY) main.py --workdir=runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(EVALUATION)
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist worksteal
 
 # pytest exits with 5 when no test is marked slow.
 test-slow: $(EVALUATION)
-	$(PY) -m pytest -n 2 -m slow || [ $$? -eq 5 ]
+	$(PY) -m pytest -n 2 --dist worksteal -m slow || [ $$? -eq 5 ]
 
 lint: $(STAMP)
 	$(PY) -m ruff check

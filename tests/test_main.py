@@ -190,7 +190,8 @@ def test_bad_label_met_while_training(tmp_path):
     assert re.search(r"error: \S+label/train/[1234]\.png has unknown label ids: 77", done.stderr)
 
 
-@pytest.mark.parametrize("word", ["", pytest.param("baseline,", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["", "baseline,"])
 def test_train_evaluate_and_evaluate_again(tmp_path, word):
     workdir = tmp_path / "run"
     args = [f"--config=configs/quickstart.py:{word}runlocal", f"--workdir={workdir}"]
@@ -275,7 +276,16 @@ def test_predict(tmp_path):
     assert "only those of config.eval" in refused(*predict, str(photos), "--config.model.gfm=False")
     assert "needs --checkpoint" in refused("--mode=predict", str(photos))
     assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
-    exported = run("--mode=export", *predict[1:2], f"--output={tmp_path}/x", "--formats=jax")
+
+
+@pytest.mark.slow
+def test_export_report_and_the_best_checkpoint(tmp_path):
+    workdir = tmp_path / "run"
+    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
+    made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
+    assert made.returncode == 0, made.stderr
+    checkpoint = f"--checkpoint={workdir}"
+    exported = run("--mode=export", checkpoint, f"--output={tmp_path}/x", "--formats=jax")
     assert exported.returncode == 0, exported.stderr
     assert exported.stdout.count("100.0000% of the labels equal") == 3
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.jax", "model.json"]

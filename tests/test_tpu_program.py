@@ -41,14 +41,15 @@ state = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
     abstract_state(task),
 )
-print(compiled_train_step(task, mesh).lower(state, inputs).compile().as_text())
+lowered = compiled_train_step(task, mesh).lower(state, inputs)
+print((lowered.compile() if sys.argv[2] == "compiled" else lowered).as_text())
 """
 
 
-def program(implementation):
+def program(implementation, form):
     path = os.pathsep.join([str(ROOT), LIBTPU])
     found = subprocess.run(
-        [sys.executable, "-c", PROGRAM, implementation],
+        [sys.executable, "-c", PROGRAM, implementation, form],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
         capture_output=True,
@@ -60,7 +61,7 @@ def program(implementation):
 
 def test_the_step_of_quickstart_runs_the_kernels():
     """Forward and backward, in two phases each, where maps lie as the kernels want them."""
-    text = program("auto")
+    text = program("auto", "compiled")
     calls = [line for line in text.splitlines() if 'custom_call_target="tpu_custom_call"' in line]
     names = {re.match(r"\s*(?:ROOT )?%(\w+?)[.\d]* =", line)[1] for line in calls}
     for kernel in ("statistics_gates", "apply_gates", "sums_gates", "back_gates"):
@@ -74,5 +75,6 @@ def test_the_step_of_quickstart_runs_the_kernels():
             assert made in ("bitcast", "fusion", "copy-done", "custom-call"), (features, made)
 
 
-def test_xla_alone_runs_none():
-    assert "tpu_custom_call" not in program("xla")
+def test_xla_alone_asks_for_none():
+    assert "tpu_custom_call" in program("auto", "lowered")
+    assert "tpu_custom_call" not in program("xla", "lowered")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -11,7 +12,8 @@ from configs import base
 from data_pipelines import DataConfig
 from gsto_jax import UserError
 from gsto_jax.config import Config, changes, kind
-from gsto_jax.task import Task, abstract_state
+from gsto_jax.models.initialize import abstract_variables
+from gsto_jax.task import Task, network
 
 NAMES = sorted(
     path.stem
@@ -23,6 +25,12 @@ NAMES = sorted(
 def load(name, arg=None):
     config = importlib.import_module(f"configs.{name}").get_config(arg)
     return config, json.loads(config.to_json())
+
+
+@cache
+def parameters(model, outputs):
+    """Of a network; most configurations share theirs with others."""
+    return abstract_variables(network(model, outputs))["params"]
 
 
 def settings(values):
@@ -42,8 +50,8 @@ def test_configurations_validate_and_build(name, arg):
     data = DataConfig(**values["data"] | {"root": "somewhere"})
     outputs = len(data.keypoints.names) if config.task == "pose" else len(data.classes)
     task = Task(settings(values), outputs, data.ignore_label, data.mean, data.std, 10)
-    state = abstract_state(task)
-    gated = [path for path, _ in jax.tree.leaves_with_path(state.params) if "gate" in str(path)]
+    params = parameters(task.config.model, outputs)
+    gated = [path for path, _ in jax.tree.leaves_with_path(params) if "gate" in str(path)]
     assert bool(gated) == (not arg or "baseline" not in arg)
     assert ("baseline" in config.name) == bool(arg and "baseline" in arg)
     if arg and "runlocal" in arg:

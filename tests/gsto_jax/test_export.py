@@ -91,6 +91,7 @@ def test_it_says_what_it_is(exported):
     assert described["outputs"]["logits"]["shape"][-1] == len(predictor.classes)
 
 
+@pytest.mark.slow
 def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
     plain = {"gfm": False, "gtm": ("none",) * 3}
     predictor = make_predictor(tmp_path / "run", align_corners=True, **plain)
@@ -117,6 +118,7 @@ def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
     assert str(found["labels"].shape) == "(b, h, w)"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
     reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",

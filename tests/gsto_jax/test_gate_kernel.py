@@ -12,7 +12,7 @@ from gsto_jax import BatchNorm, HRNet
 from gsto_jax.gate import gated_maps
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.models.initialize import initial_variables
-from gsto_jax.models.specs import GSTOSpec, HRNetSpec
+from gsto_jax.models.specs import PLAIN, GSTOSpec, HRNetSpec
 from gsto_jax.ops.packing import pack, unpack
 
 EPSILON = 1e-5
@@ -286,13 +286,16 @@ SPEC = HRNetSpec(
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {},
-        {"upsample": "nearest"},
-        {"head": "v1", "gsto": GSTOSpec(gfm=False, gtm=("none",) * 3)},
-        {"gsto": GSTOSpec(gate="paper", gtm_form="paper")},
-        {"gsto": GSTOSpec(gtm=("unsupervised",) * 3)},
+        pytest.param({}, id="gsto"),
+        pytest.param({"head": "v1", "gsto": PLAIN}, id="plain v1"),
+        pytest.param({"upsample": "nearest"}, id="nearest", marks=pytest.mark.slow),
+        pytest.param(
+            {"gsto": GSTOSpec(gate="paper", gtm_form="paper")}, id="paper", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"gsto": GSTOSpec(gtm=("unsupervised",) * 3)}, id="unsupervised", marks=pytest.mark.slow
+        ),
     ],
-    ids=["gsto", "nearest", "plain v1", "paper", "unsupervised"],
 )
 def test_a_packed_network_is_the_same_network(kwargs, x64):
     """Outputs, running statistics and gradients, to rounding in float64."""
@@ -328,6 +331,7 @@ def test_sizes_that_do_not_fit_are_not_packed():
     assert model.clone(lanes=0)._packs((64, 96)) == (1, None)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient():
     model = HRNet(SPEC, GSTOSpec(), 3, init_name="he", lanes=16)
     variables = initial_variables(model, 0)

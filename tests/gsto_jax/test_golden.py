@@ -214,6 +214,7 @@ def test_gsto_train_float64(golden, a, x64):
         np.testing.assert_allclose(value, expected[key], rtol=0, atol=bound, err_msg=key)
 
 
+@pytest.mark.slow
 def test_gsto_train_float32(golden, a):
     b = golden("b")
     model = network(dtype=jnp.float32)
@@ -257,6 +258,7 @@ def test_hrnetv2_train(golden, a, x64):
         np.testing.assert_allclose(value, c2[f"new/{key}"], rtol=0, atol=bound, err_msg=key)
 
 
+@pytest.mark.slow
 def test_hrnetv2_train_float32(golden, a):
     """With the compiler options of a real run, which decide how sums are taken."""
     c2 = golden("c2")

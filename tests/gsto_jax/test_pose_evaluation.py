@@ -130,6 +130,7 @@ def test_training_learns(trained):
     assert len(losses) == 4 and task.model.gsto.gtm == ("none", "supervised", "supervised")
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up():
     """The loss of a batch is the mean of its parts', each with its own share."""
     task = pose_task(train={"accumulate": 3, "batch_size": 6})
@@ -328,6 +329,7 @@ def test_crops_equal_those_of_an_evaluation(box):
     assert np.abs(ours["image"].astype(int) - theirs["image"]).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
     task, state, _ = trained
     plain = pose_values()

@@ -90,6 +90,7 @@ def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
     np.testing.assert_array_equal(found.labels, seen[0])
 
 
+@pytest.mark.slow
 def test_every_name_of_a_checkpoint(run, tmp_path):
     folder, _, _ = run
     for path in (folder, folder / "checkpoints", folder / "checkpoints" / "0"):
@@ -105,6 +106,7 @@ def test_every_name_of_a_checkpoint(run, tmp_path):
         Predictor.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_settings_that_came_after_the_checkpoint(tmp_path):
     plain = config()
     del plain["eval"]["score"]

@@ -94,7 +94,8 @@ def test_fixed_predictions_score_the_same_at_any_batch_size(fixed, protocol):
 
 
 @pytest.mark.parametrize(
-    ("count", "devices"), [(2, 1), (2, 2), pytest.param(3, 1, marks=pytest.mark.slow)]
+    ("count", "devices"),
+    [(2, 2), *(pytest.param(count, 1, marks=pytest.mark.slow) for count in (2, 3))],
 )
 def test_fixed_predictions_score_the_same_by_several_processes(fixed, tmp_path, count, devices):
     cases = [("fixed", "small", protocol, 2 * count) for protocol in PROTOCOLS]
@@ -110,6 +111,7 @@ def pixels_that_differ(found, expected):
     return differ, sum(expected[name].size for name in names)
 
 
+@pytest.mark.slow
 def test_a_network_predicts_the_same_by_two_processes(tmp_path):
     (found,) = processes(tmp_path, [("mini", "small", "sliding", 2)], 2, 1)
     expected = one_process("mini", "small", "sliding", 1)

@@ -56,6 +56,7 @@ def batches(count=4, side=64):
         yield batch
 
 
+@pytest.mark.slow
 def test_one_device_equals_four(x64):
     task = make_task(3, dtype="float64")
     states, losses = [], []
@@ -108,6 +109,7 @@ def test_a_run_learns_and_reports(trained):
     assert seen[-1].scalars["loss"] < 0.5 * seen[0].scalars["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_equals_an_undisturbed_one(trained, tmp_path):
     """Bit for bit, through a checkpoint; whole programs are killed in tests/test_resume.py."""
     _, mesh, whole, seen = trained
@@ -266,6 +268,7 @@ def test_class_weights_need_one_number_a_class():
             make_task(1, on, weights)
 
 
+@pytest.mark.slow
 def test_hooks_are_called_when_they_should():
     run = {"log_every": 100, "checkpoint_every": 3, "eval_every": 4, "stop_at": 8}
     task, mesh = make_task(30, {"run": run}), make_mesh(jax.devices()[:1])
@@ -319,6 +322,7 @@ def test_a_stop_while_evaluating_takes_no_further_step():
     assert int(state.step) == 2
 
 
+@pytest.mark.slow
 def test_worker_processes_that_die_of_the_same_signal_cost_nothing():
     task, mesh, saved = make_task(30), make_mesh(jax.devices()[:1]), []
 
