@@ -123,7 +123,7 @@ def ours(folder: Path, step: str, network: str, batch: int) -> Run:
     variables, arrays = read_inputs(folder, network, batch)
     inputs = put_batch(arrays, mesh)
     if step == "inference":
-        forward = jax.jit(partial(logits, task), compiler_options=compiler_options(mesh))
+        forward = jax.jit(partial(logits, task.on(mesh)), compiler_options=compiler_options(mesh))
         variables = jax.device_put(variables, replicated(mesh))
         images = inputs["normalized"]
         return lambda: {"logits": jax.block_until_ready(forward(variables, images))}

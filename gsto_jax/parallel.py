@@ -52,8 +52,9 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Options for `jax.jit` on the devices of the mesh.
 
-    On CPUs: without YNNPACK, whose fusions make training slower, and with the seams of
-    `gsto_jax.layers.materialize` kept (`benchmarks/cpu_compiler_options.py` measures both).
+    On CPUs: YNNPACK for convolutions alone, since its other fusions make training slower, and with
+    the seams of `gsto_jax.layers.materialize` kept (`benchmarks/cpu_compiler_options.py` measures
+    both).
     On TPUs: with few pictures a chip XLA would fold rows into the batch, and copy every map to do
     so (docs/performance.md).
     """
@@ -64,7 +65,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
         }
     if platform_of(mesh) == "cpu":
         return {
-            "xla_cpu_experimental_ynn_fusion_type": "",
+            "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
             "xla_disable_hlo_passes": "cse_barrier_expander",
         }
     return None
