@@ -98,7 +98,13 @@ def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def train(decoder: type[nnx.Module], steps: int) -> tuple[Network, list[float]]:
     """Trains from scratch: the network, and the loss of each step."""
-    model = Network(decoder, nnx.Rngs(jax.random.key(0, impl="rbg")))
+
+    @nnx.jit
+    def create() -> Network:
+        key = jax.random.key(0, impl="rbg")  # compiles sooner than the default
+        return Network(decoder, nnx.Rngs(key))
+
+    model = create()
     optimizer = nnx.Optimizer(model, optax.sgd(0.1, momentum=0.9), wrt=nnx.Param)
     losses = [float(train_step(model, optimizer, *drawn_squares(n))) for n in range(steps)]
     return model, losses

@@ -21,7 +21,7 @@ CLASSES = 3
 WIDTH = 32
 PATCH = 8
 STRIDES = (2, 4, 8, 16)
-OPTIMIZER = optax.adam(3e-3)
+OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
 
 class ViT(nn.Module):
@@ -92,16 +92,16 @@ class Segmenter(nn.Module):
 
 @partial(jax.jit, static_argnums=0)
 def train_step(
-    model: nn.Module, variables: Any, state: Any, image: Array, labels: Array
+    model: nn.Module, variables: Any, momentum: Any, image: Array, labels: Array
 ) -> tuple[Any, Any, Array]:
-    """One step of Adam: new variables, its new state, and the loss before it."""
+    """One step of SGD: new variables, new momentum, and the loss before it."""
 
     def loss_fn(variables: Any) -> Array:
         return cross_entropy(model.apply(variables, image), labels)
 
     loss, gradient = jax.value_and_grad(loss_fn)(variables)
-    updates, state = OPTIMIZER.update(gradient, state)
-    return optax.apply_updates(variables, updates), state, loss
+    updates, momentum = OPTIMIZER.update(gradient, momentum)
+    return optax.apply_updates(variables, updates), momentum, loss
 
 
 def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,15 +116,15 @@ def train(model: nn.Module, steps: int) -> tuple[Any, list[float]]:
     """Trains from scratch: the variables, and the loss of each step."""
     key = jax.random.key(0, impl="rbg")  # compiles sooner than the default
     variables = jax.jit(model.init)(key, drawn_squares(0)[0])
-    state = OPTIMIZER.init(variables)
+    momentum = OPTIMIZER.init(variables)
     losses = []
     for step in range(steps):
-        variables, state, loss = train_step(model, variables, state, *drawn_squares(step))
+        variables, momentum, loss = train_step(model, variables, momentum, *drawn_squares(step))
         losses.append(float(loss))
     return variables, losses
 
 
-def main(steps: int = 60) -> None:
+def main(steps: int = 40) -> None:
     """Trains both and prints their losses."""
     for name, model in {"plain": Segmenter(), "with GSTO": Segmenter(neck=GatedNeck)}.items():
         variables, losses = train(model, steps)
