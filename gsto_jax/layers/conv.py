@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gsto_jax.errors import UserError
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.ops.packing import packed_kernel, tile
 
@@ -70,7 +71,15 @@ class Conv(nn.Module):
           x: `b h w c`, or packed by `pack` (see `gsto_jax.ops.packing`).
           pack: of `x`; it divides the width.
           out_pack: of the result; None for that of `x`.
+
+        Raises:
+          UserError: `x` is no map `b h w c`.
         """
+        if x.ndim != 4:
+            raise UserError(
+                f"a convolution over {x.shape}: give maps b h w c (tokens b n c: reshape them to "
+                "the grid they lie in)"
+            )
         k, channels = self.kernel_size, x.shape[-1] // pack
         out_pack = pack if out_pack is None else out_pack
         normal = nn.initializers.normal(self.initial_std(channels))

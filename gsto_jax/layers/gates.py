@@ -1,5 +1,6 @@
 """The networks that compute a gate: logits before the sigmoid, which `apply_gates` takes."""
 
+from dataclasses import field
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,15 @@ from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.packing import hints
 
 GATE_FORMS = ("released", "paper")
+
+
+def _conv() -> ModuleDef:
+    """The default of `conv` in classes whose parameters are called so too.
+
+    A default in the class itself would be taken for a method by `flax.nnx.bridge.ToNNX`, which then
+    does not find the parameters.
+    """
+    return Conv
 
 
 class SpatialGate(nn.Module):
@@ -36,7 +46,7 @@ class SpatialGate(nn.Module):
 
     form: str = "released"
     gates: int = 1
-    conv: ModuleDef = Conv
+    conv: ModuleDef = field(default_factory=_conv)
     norm: ModuleDef = BatchNorm
 
     @nn.compact
@@ -45,13 +55,16 @@ class SpatialGate(nn.Module):
 
         Raises:
           ValueError: an unknown form.
+          UserError: flax's BatchNorm as `norm`.
         """
         check_form(self.form)
         conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
         logits = conv(x, *hints(pack))
         if self.form == "paper":
             return logits
-        return jax.nn.relu(self.norm(name="bn")(logits, train, *hints(pack)))
+        norm = self.norm(name="bn")
+        check_norm(norm)
+        return jax.nn.relu(norm(logits, train, *hints(pack)))
 
 
 class SelfGated(nn.Module):
@@ -71,7 +84,7 @@ class SelfGated(nn.Module):
     form: str = "released"
     gates: int = 1
     implementation: str | None = None
-    conv: ModuleDef = Conv
+    conv: ModuleDef = field(default_factory=_conv)
     norm: ModuleDef = BatchNorm
 
     @nn.compact
@@ -80,12 +93,13 @@ class SelfGated(nn.Module):
 
         Raises:
           ValueError: an unknown form.
-          UserError: a kernel is named that cannot run here.
+          UserError: a kernel is named that cannot run here, or flax's BatchNorm as `norm`.
         """
         check_form(self.form)
         released = self.form == "released"
         conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
         norm = self.norm(name="bn") if released else None
+        check_norm(norm)
         logits = conv(x, *hints(pack))
         if reason := _reason_against_fusion(conv, norm, train):
             if self.implementation in ("pallas_tpu", "pallas_gpu"):
@@ -163,3 +177,12 @@ def check_form(form: str) -> None:
     """Raises ValueError for a gate form that does not exist."""
     if form not in GATE_FORMS:
         raise ValueError(f"unknown gate form {form!r}: use one of {', '.join(GATE_FORMS)}")
+
+
+def check_norm(norm: nn.Module | None) -> None:
+    """Raises UserError for flax's BatchNorm: it would take `train` for its very opposite."""
+    if isinstance(norm, nn.BatchNorm):
+        raise UserError(
+            "a gate calls its norm as norm(x, train), and flax.linen.BatchNorm would read that as "
+            "use_running_average: give gsto_jax.BatchNorm"
+        )

@@ -1,5 +1,6 @@
 """Scale transfer, plain and gated: the operation the paper is named after (section 3.1)."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -91,8 +92,8 @@ class UnsupervisedGSTO(nn.Module):
     """Gated scale transfer whose gate learns from the task alone (eq. 3, 4).
 
     Attributes:
-      transfer: what to gate: a `ScaleTransfer`, any module called as `transfer(x, train)`, or a
-        plain function of the gated map.
+      transfer: what to gate: a `ScaleTransfer`, any other module, or a plain function of the gated
+        map. Modules whose call takes an argument `train` are called as `transfer(x, train)`.
       form: of the gate, "released" or "paper".
       implementation: of the gate (`gsto_jax.gate.gated_maps`).
       conv: the convolution to use in the gate.
@@ -153,5 +154,8 @@ class SupervisedGSTO(nn.Module):
 
 
 def run_transfer(transfer: Callable[..., Array], x: Array, train: bool) -> Array:
-    """Calls a transfer: modules take `train`, plain functions do not."""
-    return transfer(x, train) if isinstance(transfer, nn.Module) else transfer(x)
+    """Calls a transfer, with `train` if it is a module that takes it."""
+    if isinstance(transfer, nn.Module):
+        takes = inspect.signature(transfer.__call__).parameters
+        return transfer(x, train) if "train" in takes else transfer(x)
+    return transfer(x)
