@@ -20,6 +20,9 @@ from gsto_jax.workdir import Workdir, revision
 from modes.common import DEFAULTS, make_eval_set, read_settings
 from modes.terminal import make_show
 
+PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
+"""Prepared data sets whose published scores start from ImageNet weights."""
+
 
 def run(args: Any) -> None:
     """Trains. Raises UserError, DataError or TrainingError."""
@@ -58,6 +61,11 @@ def run(args: Any) -> None:
         state, position = this.start(Path(args.fork_from) if args.fork_from else None)
         if position is not None:
             batches.set_state(position)
+        elif data.name in PRETRAINED and not settings.init_from:
+            show(
+                "note: starts from random weights, and the published scores from ImageNet weights: "
+                "name a file of them as --config.init_from (docs/weights.md)"
+            )
         step = int(state.step)
         workdir.write_start([sys.executable, *sys.argv], step, revision(Path(__file__).parents[1]))
         optim = settings.optim
