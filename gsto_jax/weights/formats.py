@@ -97,7 +97,7 @@ FORMATS = (GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, IMAGENET_FORMAT, RESNET_FORMA
 
 def format_of(keys: Iterable[str]) -> Format:
     """The kind of a file by its keys. Raises UserError where it is none that is known."""
-    keys = list(keys)
+    keys = [plain_key(key) for key in keys]
     for form in FORMATS:
         if any(re.fullmatch(form.sign, key) for key in keys):
             return form

@@ -259,10 +259,15 @@ def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             strides = [step // value.itemsize for step in value.strides]
             parts += [_text(key), b"ctorch._utils\n_rebuild_tensor_v2\n(", *storage, _integer(0)]
             parts += [_integers(value.shape), _integers(strides), b"\x89", empty, b"tR"]
-            archive.writestr(f"archive/data/{n}", value.astype(dtype, copy=False).tobytes())
-        archive.writestr("archive/data.pkl", b"".join([*parts, b"u."]))
-        archive.writestr("archive/byteorder", b"little")
-        archive.writestr("archive/version", b"3\n")
+            _put(archive, f"data/{n}", value.astype(dtype, copy=False).tobytes())
+        _put(archive, "data.pkl", b"".join([*parts, b"u."]))
+        _put(archive, "byteorder", b"little")
+        _put(archive, "version", b"3\n")
+
+
+def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    # ZipInfo's own date, so that the same arrays make the same file.
+    archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
 
 
 def _text(value: str) -> bytes:

@@ -33,12 +33,12 @@ def weights(shapes):
         if name.endswith("num_batches_tracked"):
             made[name] = np.zeros(shape, np.int64)
             continue
-        if len(shape) > 1:  # kernels, such that maps keep their size
-            value = rng.standard_normal(shape, np.float32) * np.sqrt(2 / np.prod(shape[1:]))
+        if len(shape) > 1:  # kernels, such that maps stay within some hundreds
+            value = rng.standard_normal(shape, np.float32) / np.sqrt(2 * np.prod(shape[1:]))
         elif name.endswith(("running_var", "weight")):
             value = rng.uniform(0.5, 1.5, shape)
         else:
-            value = 0.1 * rng.standard_normal(shape)
+            value = 0.3 * rng.standard_normal(shape)
         made[name] = value.astype(np.float32)
     return made
 
