@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from gsto_jax.tasks import task_of
 from gsto_jax.weights import read_state
-from modes.common import read_settings
+from modes.terminal import plain_values
 from modes.train import start_note
 from tests.program import run
 
@@ -20,11 +21,12 @@ def test_the_four_data_sets_say_where_the_published_scores_start():
     for name in {*PUBLISHED, "quickstart", "camvid_w18s", "lsp_pose_w18s"}:
         config = importlib.import_module(f"configs.{name}").get_config()
         assert config.init_from == ""
-        task, data, _ = read_settings(config)
-        if note := start_note(task.config, data.name):
+        settings = task_of(plain_values(config)).config
+        if note := start_note(settings, config.data.name):
             said.add(name)
             assert "published scores from ImageNet weights" in note
-        assert start_note(replace(task.config, init_from="weights.pth"), data.name) is None
+        given = replace(settings, init_from="weights.pth")
+        assert start_note(given, config.data.name) is None
     assert said == PUBLISHED
 
 

@@ -1,6 +1,7 @@
 """Parameters and running statistics under the names that other implementations give them."""
 
 from gsto_jax.weights.files import (
+    SUFFIXES,
     Imported,
     export_weights,
     format_for,
@@ -27,6 +28,7 @@ __all__ = [
     "IMAGENET_FORMAT",
     "POSE_FORMAT",
     "RESNET_FORMAT",
+    "SUFFIXES",
     "Format",
     "Imported",
     "Match",

@@ -139,6 +139,7 @@ def _interpret(data: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
         del stack[at:]
         return found
 
+    arg: Any
     for opcode, arg, _ in pickletools.genops(data):
         name = opcode.name
         if name in ("PROTO", "FRAME"):
