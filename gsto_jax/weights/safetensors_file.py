@@ -43,7 +43,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("its header is no table")
         header.pop(_METADATA, None)
         return _arrays(header, memoryview(data)[8 + length :])
-    except (ValueError, TypeError, KeyError, RecursionError, struct.error) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, struct.error) as error:
         raise UserError(
             f"{path} is no safetensors file, or damaged or cut off ({error}): get it again"
         ) from None

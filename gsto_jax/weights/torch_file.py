@@ -1,7 +1,7 @@
 """PyTorch's zip files of tensors, read and written by NumPy alone.
 
 `torch.save` pickles, and a pickle can call any function there is. This reader calls none: it knows
-the few pickle instructions and the few names that tensors need, and refuses all others by name.
+the few pickle opcodes and the few names that tensors need, and refuses all others by name.
 """
 
 import math
@@ -38,7 +38,10 @@ _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
 }
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_DAMAGE = (zipfile.BadZipFile, EOFError, ValueError, IndexError, KeyError, TypeError, struct.error)
+_DAMAGE = (
+    *(zipfile.BadZipFile, EOFError, ValueError, IndexError, KeyError, TypeError, struct.error),
+    *(OverflowError, NotImplementedError),  # of numbers that NumPy and zipfile do not take
+)
 _DIMENSIONS = 16
 
 
@@ -129,7 +132,7 @@ class _Archive:
 
 
 def _interpret(data: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
-    """Runs the instructions of a pickle that make tensors and plain values; see the module."""
+    """Runs the opcodes of a pickle that make tensors and plain values; see the module."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
 
@@ -194,7 +197,7 @@ def _interpret(data: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
             stack.pop()
             _of(dict, stack[-1])
         else:
-            raise _Fault(f"has the pickle instruction {name}, which no tensor needs")
+            raise _Fault(f"has the pickle opcode {name}, which no tensor needs")
     (value,) = stack
     return value
 

@@ -404,13 +404,13 @@ def test_no_pickle_is_run(tmp_path, protocol, legacy):
     assert proof.exists(), "the test could not have failed"
 
 
-def test_other_names_and_instructions_are_refused(tmp_path):
+def test_other_names_and_opcodes_are_refused(tmp_path):
     scalar = pickle.dumps({"best": np.float64(1)}, 2)
     with pytest.raises(UserError, match=r"asks for numpy\.\S*scalar, which no tensor needs"):
         read_state(torch_zip(tmp_path / "a.pth", scalar))
-    with pytest.raises(UserError, match="the pickle instruction EMPTY_SET"):
+    with pytest.raises(UserError, match="the pickle opcode EMPTY_SET"):
         read_state(torch_zip(tmp_path / "b.pth", pickle.dumps({"a": {1, 2}}, 4)))
-    with pytest.raises(UserError, match=r"the pickle instruction INST"):
+    with pytest.raises(UserError, match=r"the pickle opcode INST"):
         read_state(torch_zip(tmp_path / "c.pth", b"(X\x02\0\0\0idios\nsystem\n."))
 
 
@@ -455,6 +455,8 @@ def test_tensors_are_views_of_storages(tmp_path):
     for bad in ({"offset": -1}, {"size": (-2, 3)}, {"size": (2,)}):
         with pytest.raises(UserError, match="a tensor that cannot be"):
             read(**bad)
+    with pytest.raises(UserError, match="damaged"):
+        read(size=(0, 2**30, 2**30, 2**30), stride=(1, 1, 1, 1))
     with pytest.raises(UserError, match="holds 24 bytes, and should hold 4000000000"):
         read(count=10**9)
     with pytest.raises(UserError, match=r"lacks archive/data/1"):
@@ -531,6 +533,7 @@ def test_damaged_safetensors_are_refused(tmp_path):
         ({"x": entry([1], 0, 4)}, bytes(8), None, "longer than its arrays"),
         ({"x": entry([4], 0, 4, dtype="F8_E4M3")}, bytes(4), None, "of the kind F8_E4M3"),
         ({"x": {}}, b"", None, "damaged"),
+        ({"x": entry([0, 10**30], 0, 0)}, b"", None, "damaged"),
     ):
         with pytest.raises(UserError, match=problem):
             attempt(header, data, length)
