@@ -1,9 +1,9 @@
 """Every setting, its default and what it means; the other files override what differs.
 
-`seed`, `model`, `loss`, `optim`, `train`, `data`, `pose.sigma` and `pose.hardest` decide the
-result: a run goes on only with the values it began with. `name`, `eval`, `run`, the rest of `pose`
-and, of `data`, `root`, `storage`, `workers`, `eval_split`, `test_split`, `eval_size`, `categories`,
-`instance_sizes` and `keypoints.detections` may change from one start to the next.
+`init_from`, `seed`, `model`, `loss`, `optim`, `train`, `data`, `pose.sigma` and `pose.hardest`
+decide the result: a run goes on only with the values it began with. `name`, `eval`, `run`, the rest
+of `pose` and, of `data`, `root`, `storage`, `workers`, `eval_split`, `test_split`, `eval_size`,
+`categories`, `instance_sizes` and `keypoints.detections` may change from one start to the next.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.name = "base"  # of the run's folder and of the tables
     config.task = "segmentation"  # segmentation | pose
+    # A .pth or .safetensors file whose weights the run starts from (docs/weights.md); empty: none.
+    config.init_from = ""
     config.seed = 0  # of the initial weights, the order of the pictures and the augmentation
 
     config.model = model = ConfigDict()

@@ -76,7 +76,9 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
             " they are, unless that takes more than 6 shapes",
             lower_bound=0,
         )
-        flags.DEFINE_list("formats", ["jax", "onnx"], "export: jax, onnx")
+        flags.DEFINE_list(
+            "formats", ["jax", "onnx"], "export: jax, onnx; weights alone: safetensors, pth"
+        )
         flags.DEFINE_string(
             "onnx_size", None, "export: HEIGHTxWIDTH that the ONNX program takes; by default any"
         )

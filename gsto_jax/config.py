@@ -284,6 +284,7 @@ class Config:
 
     name: str
     task: str
+    init_from: str
     seed: int
     model: ModelConfig
     loss: LossConfig
@@ -331,6 +332,7 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
 
 
 ADDED: dict[str, Any] = {
+    "init_from": "",
     "model": {
         "head": "v2",
         "bn_statistics": "two_pass",
@@ -366,6 +368,7 @@ RUNTIME = "runtime"
 OTHER = "other"
 _KINDS = {
     "task": "model",
+    "init_from": "model",
     "seed": "optimiser",
     "model": "model",
     "model.bn_statistics": RUNTIME,

@@ -15,8 +15,9 @@ from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes, filled
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.eval_set import EvalSet, Outcome
-from gsto_jax.task import Task, TrainState, initial_state
+from gsto_jax.task import Task, TrainState, state_of
 from gsto_jax.train import Hooks, Progress, fit
+from gsto_jax.weights import import_weights, upsampling_note
 from gsto_jax.workdir import Workdir
 
 _NOT_OF_THE_SCORE = ("batch_size", "pictures", "figures")
@@ -84,14 +85,16 @@ class Experiment:
         """The state to train from, and that of the data iterator (None for its beginning).
 
         A run that is there already goes on from its newest checkpoint. One that is damaged is set
-        aside, and the one before it serves.
+        aside, and the one before it serves. A new run starts from the weights in `init_from`, where
+        the settings name a file.
 
         Args:
           fork_from: folder of another run, or of one of its checkpoints, for a new run to start
             from. A run that is there already takes no notice.
 
         Raises:
-          UserError: the run that is there was made with other settings, or has another network.
+          UserError: the run that is there was made with other settings, or has another network; the
+            weights cannot be read, or do not fit.
         """
         found = checkpoint.load(
             self.workdir.checkpoints, self.task, self.mesh, self._check_settings, self._set_aside
@@ -106,8 +109,14 @@ class Experiment:
             self.show(f"goes on from step {found.step}: {found.path}")
             return found.state, found.record["data"]
         if fork_from is None:
+            variables = self._first_variables()
             self.workdir.write_config(self.config)
-            return initial_state(self.task, self.mesh), None
+            return state_of(self.task, variables, self.mesh), None
+        if self.task.config.init_from:
+            raise UserError(
+                f"--fork_from={fork_from} and config.init_from={self.task.config.init_from} both "
+                "say where to start: leave one of them out"
+            )
         found = self._fork(fork_from)
         self.workdir.write_config(self.config)
         # The old run may go on, or lose this checkpoint: the new one keeps its own.
@@ -115,6 +124,18 @@ class Experiment:
             checkpoints.save(found.state, self._record(found.record["data"]))
         self.show(f"starts from step {found.step} of {found.path}")
         return found.state, found.record["data"]
+
+    def _first_variables(self) -> Any:
+        variables = self.task.initial_variables()
+        settings = self.task.config
+        if not settings.init_from:
+            return variables
+        found = import_weights(settings.init_from, variables)
+        self.workdir.write_init_from(found.record)
+        self.show(f"starts from {found.coverage}")
+        if note := upsampling_note(found.form, settings.model):
+            self.show(note)
+        return found.match.variables
 
     def _fork(self, source: Path) -> checkpoint.Checkpoint:
         try:

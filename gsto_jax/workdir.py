@@ -1,6 +1,7 @@
 """The folder of a run: what is in it, and who may write to it.
 
 config.json          every setting
+init_from.json       the file of weights that the run started from, if any: path, SHA-256, coverage
 starts.jsonl         one line for each start: command, versions, devices, revision, first step
 training.jsonl       one line for each report while training: step, losses, learning rate, speed
 evaluations.jsonl    one line for each evaluation: step and scores
@@ -69,11 +70,18 @@ class Workdir:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration, whole or not at all."""
+        self._write("config.json", config)
+
+    def write_init_from(self, record: Mapping[str, Any]) -> None:
+        """Writes which weights the run started from, whole or not at all."""
+        self._write("init_from.json", record)
+
+    def _write(self, name: str, values: Mapping[str, Any]) -> None:
         if not self._writes:
             return
-        part = self.path / ".config.json"
-        part.write_text(json.dumps(config, indent=2) + "\n")
-        part.replace(self.path / "config.json")
+        part = self.path / f".{name}"
+        part.write_text(json.dumps(values, indent=2) + "\n")
+        part.replace(self.path / name)
 
     def write_start(self, command: Sequence[str], step: int, revision: str | None) -> None:
         """Adds a line that says what runs here from now on."""

@@ -1,4 +1,7 @@
-"""Writes a network as programs that need nothing of this project, and compares them with it."""
+"""Writes a network as programs that need nothing of this project, and compares them with it.
+
+Or its weights alone, under the names of other implementations.
+"""
 
 import re
 from pathlib import Path
@@ -8,8 +11,9 @@ import jax
 
 from gsto_jax.errors import UserError
 from gsto_jax.export import export, verify
-from gsto_jax.loading import load_trained
+from gsto_jax.loading import Trained, load_trained
 from gsto_jax.predictor import Predictor
+from gsto_jax.weights import SUFFIXES, export_weights, format_for
 from modes.common import DEFAULTS
 from modes.terminal import make_show
 
@@ -27,15 +31,35 @@ def run(args: Any) -> None:
     show = make_show()
     jax.config.update("jax_platforms", "cpu")  # exact, for the comparison
     trained = load_trained(args.checkpoint, DEFAULTS)
+    folder = Path(args.output or "export").expanduser().absolute()
+    programs = [name for name in args.formats if f".{name}" not in SUFFIXES]
+    for name in args.formats:
+        if name not in programs:
+            show(f"export      {write_weights(trained, folder / f'weights.{name}')}")
+    if args.formats and not programs:
+        show(f"checkpoint  {trained.path}")
+        return
     if trained.task.config.task != "segmentation":
         raise UserError(
             f"checkpoint {trained.path} is of a {trained.task.config.task} task: only segmentation "
             "networks can be exported"
         )
     predictor = Predictor.of(trained)
-    folder = Path(args.output or "export").expanduser().absolute()
-    for path in export(predictor, folder, args.formats, size):
+    for path in export(predictor, folder, programs, size):
         show(f"export      {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     for check in verify(predictor, folder):
         show(f"compared    {check}")
     show(f"checkpoint  {predictor.path}")
+
+
+def write_weights(trained: Trained, path: Path) -> str:
+    """Writes the weights under the names of HRNet, or of the released GSTO, and says which."""
+    form = format_for(trained.task.config.model)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        export_weights(path, trained.variables, form)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): give a writable --output"
+        ) from None
+    return f"{path} ({form.name} names, {path.stat().st_size / 2**20:.1f} MiB)"

@@ -13,12 +13,16 @@ import jax
 
 from data_pipelines import audit_sample, make_source, train_batches
 from gsto_jax import parallel
+from gsto_jax.config import Config
 from gsto_jax.errors import UserError
 from gsto_jax.experiment import Experiment, MetricWriter
 from gsto_jax.interrupt import Interrupt
 from gsto_jax.workdir import Workdir, revision
 from modes.common import DEFAULTS, make_eval_set, read_settings
 from modes.terminal import make_show
+
+PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
+"""Prepared data sets whose published scores start from ImageNet weights."""
 
 
 def run(args: Any) -> None:
@@ -58,6 +62,8 @@ def run(args: Any) -> None:
         state, position = this.start(Path(args.fork_from) if args.fork_from else None)
         if position is not None:
             batches.set_state(position)
+        elif note := start_note(settings, data.name):
+            show(note)
         step = int(state.step)
         workdir.write_start([sys.executable, *sys.argv], step, revision(Path(__file__).parents[1]))
         optim = settings.optim
@@ -81,6 +87,17 @@ def run(args: Any) -> None:
             show(f"stopped at step {step}, as run.stop_at says")
         if (newest := workdir.checkpoints / str(step)).is_dir():
             show(f"checkpoint  {newest}")
+
+
+def start_note(settings: Config, data_set: str) -> str | None:
+    """What to know of a run that starts otherwise than those behind the published scores."""
+    from_scratch = settings.model.init == "he"  # on purpose
+    if data_set not in PRETRAINED or settings.init_from or from_scratch:
+        return None
+    return (
+        "note: starts from random weights, and the published scores from ImageNet weights: name a "
+        "file of them as --config.init_from (docs/weights.md)"
+    )
 
 
 def check_tensorboard() -> None:

@@ -365,6 +365,7 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     done = run(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
     assert done.returncode == 0, done.stderr
     assert "4 steps of 2 from 8 pictures" in done.stdout
+    assert done.stdout.count("the published scores from ImageNet weights") == 1
     assert "3 pictures, scales 0.5 1 + flip + slide_enlarged 128x128 by 1" in done.stdout
     assert re.search(r"mean of categories │ +\d", done.stdout), "the prepared set has instances"
     sent = run("--mode=submit", *args, *small)

@@ -1,12 +1,44 @@
 """Parameters and running statistics under the names that other implementations give them."""
 
-from gsto_jax.weights.reference import (
+from gsto_jax.weights.files import (
+    SUFFIXES,
+    Imported,
+    export_weights,
+    format_for,
+    import_weights,
+    read_state,
+    upsampling_note,
+)
+from gsto_jax.weights.formats import (
+    FORMATS,
     GSTO_FORMAT,
     HRNET_FORMAT,
+    IMAGENET_FORMAT,
     POSE_FORMAT,
+    RESNET_FORMAT,
     Format,
-    from_reference,
-    to_reference,
+    format_of,
 )
+from gsto_jax.weights.reference import Match, from_reference, match, to_reference
 
-__all__ = ["GSTO_FORMAT", "HRNET_FORMAT", "POSE_FORMAT", "Format", "from_reference", "to_reference"]
+__all__ = [
+    "FORMATS",
+    "GSTO_FORMAT",
+    "HRNET_FORMAT",
+    "IMAGENET_FORMAT",
+    "POSE_FORMAT",
+    "RESNET_FORMAT",
+    "SUFFIXES",
+    "Format",
+    "Imported",
+    "Match",
+    "export_weights",
+    "format_for",
+    "format_of",
+    "from_reference",
+    "import_weights",
+    "match",
+    "read_state",
+    "to_reference",
+    "upsampling_note",
+]

@@ -1,17 +1,22 @@
 """A run's folder stays complete and true, however the run was made and ended."""
 
 import contextlib
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from gsto_jax import UserError, checkpoint, eval_folder, segmentation_set
 from gsto_jax.experiment import Experiment
 from gsto_jax.metrics import scores
+from gsto_jax.models.initialize import initial_variables
 from gsto_jax.protocol import PLAIN
 from gsto_jax.segmentation_set import SegmentationSet
+from gsto_jax.weights import GSTO_FORMAT, export_weights
 from gsto_jax.workdir import Workdir
 from tests.gsto_jax.test_checkpoint import MESH, TASK, assert_same, save, state_at
 from tests.gsto_jax.test_train import make_task, values
@@ -119,6 +124,43 @@ def test_a_fork_keeps_its_own_start(make, tmp_path):
     assert_same(again, states[1])
     with pytest.raises(UserError, match="holds no checkpoint"):
         make("third")[0].start(tmp_path / "nothing")
+
+
+def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    variables = initial_variables(TASK.model, seed=5)
+    export_weights(path, variables, GSTO_FORMAT)
+    task = replace(TASK, config=replace(TASK.config, init_from=str(path)))
+    plain, shown, _ = make(task=task)
+    run = replace(plain, config=plain.config | {"init_from": str(path)})
+    with pytest.raises(UserError, match=r"--fork_from=\S+ and config\.init_from=\S+ both say"):
+        run.start(tmp_path / "old")
+    state, position = run.start()
+    assert (int(state.step), position) == (0, None)
+    found = flatten_dict({"params": state.params, "batch_stats": state.batch_stats})
+    for name, value in flatten_dict(variables).items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+    assert shown == [
+        f"starts from {len(found)} of {len(found)} arrays from {path} (GSTO-HRNet); fresh: none"
+    ]
+    record = json.loads((tmp_path / "run" / "init_from.json").read_text())
+    assert record["path"] == str(path)
+    assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert run.workdir.config()["init_from"] == str(path)
+    path.unlink()
+    save(tmp_path / "run" / "checkpoints", 1, record=RECORD | {"config": run.config})
+    state, _ = run.start()
+    assert int(state.step) == 1 and shown[-1].startswith("goes on from step 1")
+    with pytest.raises(UserError, match=r"init_from \(model\): '\S+' in the run, '' now"):
+        plain.start()
+
+
+def test_weights_that_cannot_be_had_leave_no_run(make, tmp_path):
+    task = replace(TASK, config=replace(TASK.config, init_from=str(tmp_path / "none.pth")))
+    run, _, _ = make(task=task)
+    with pytest.raises(UserError, match=r"none\.pth: the file does not exist"):
+        run.start()
+    assert run.workdir.config() is None
 
 
 def test_the_best_of_an_older_version_still_counts(make, tmp_path):

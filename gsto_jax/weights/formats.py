@@ -1,0 +1,111 @@
+"""The kinds of state files: how they are told apart, what they lack, what of them is left out."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gsto_jax.errors import UserError
+from gsto_jax.weights.names import Path, hrnet_keys, torchvision_keys
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of state file.
+
+    Attributes:
+      name: for messages.
+      ignored: patterns of the keys that carry nothing for us; any other key must find its place.
+      absolute_gamma: the reference uses `|weight| + 1e-5` as BN scale; import applies that rule.
+      sign: pattern of a key that tells files of this kind from those further down in `FORMATS`.
+      prefix: stands before every key in the files that were released; files without it will do.
+      fresh: patterns of the modules of ours that files may lack, by what people call them.
+      keys: the keys that a leaf of ours holds, by its path below the collection and the length of
+        its last axis.
+    """
+
+    name: str
+    ignored: tuple[str, ...] = ()
+    absolute_gamma: bool = False
+    sign: str = ""
+    prefix: str = ""
+    fresh: Mapping[str, str] = field(default_factory=dict)
+    keys: Callable[[Path, int], list[str]] = hrnet_keys
+
+    def ignores(self, key: str) -> bool:
+        """Whether the format declares this key as one to leave out."""
+        return any(re.fullmatch(pattern, key) for pattern in self.ignored)
+
+    def fresh_part(self, path: Path) -> str | None:
+        """What people call the part that a leaf of ours belongs to, if files may lack it."""
+        place = "/".join(path[:-1])
+        parts = (name for name, pattern in self.fresh.items() if re.fullmatch(pattern, place))
+        return next(parts, None)
+
+
+_COUNTERS = r".*\.num_batches_tracked"
+_LOSS = r"loss\..*"  # what a network was saved with that holds its loss
+# The step to a new branch, where the paper's form of GTM takes its place.
+_TRANSITION = r"transition(\d)\.\1\.0\.[01]\.\w+"
+_GATES = {
+    "gates of GFM": r"stage\d_module\d+/fusion/gate\d/.*",
+    "gates of GTM": r"transition\d/gtm/gate/.*",
+    "heads of GTM": r"transition\d/gtm/head/.*",
+    "GTM in the paper's form": r"transition\d/gtm/(gsto|down/step\d)/.*",
+}
+_HEAD = {"head": r"head(/.*)?"}
+
+GSTO_FORMAT = Format(
+    "GSTO-HRNet",
+    # att1 gates nothing that was published.
+    ignored=(_COUNTERS, _LOSS, r"att1\..*"),
+    absolute_gamma=True,
+    sign=r"stage\d\.\d+\.att_layers\..*|att[23]\..*",
+    prefix="model.",
+)
+POSE_FORMAT = Format(
+    "HRNet pose", ignored=(_COUNTERS, _TRANSITION), sign=r"final_layer\.weight", fresh=_GATES
+)
+HRNET_FORMAT = Format(
+    "HRNetV2 segmentation",
+    ignored=(_COUNTERS, _LOSS, _TRANSITION),
+    sign=r"last_layer\..*",
+    fresh=_GATES,
+)
+IMAGENET_FORMAT = Format(
+    "HRNet ImageNet",
+    ignored=(
+        *(_COUNTERS, _TRANSITION),
+        # The classifier.
+        *(r"incre_modules\..*", r"downsamp_modules\..*", r"final_layer\.[01]\..*"),
+        r"classifier\..*",
+        # Of the last fusion, HRNet for pose makes branch 0 alone.
+        r"stage4\.\d+\.fuse_layers\.[123]\..*",
+    ),
+    sign=r"stage4\..*",
+    fresh=_HEAD | _GATES,
+)
+RESNET_FORMAT = Format(
+    "torchvision ResNet",
+    ignored=(_COUNTERS, r"fc\..*"),
+    sign=r"layer4\..*",
+    fresh={"all but the encoder": r"(?!(\w+/)?(stem|stage\d_block\d+)/).*"},
+    keys=torchvision_keys,
+)
+FORMATS = (GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, IMAGENET_FORMAT, RESNET_FORMAT)
+"""The kinds of files that can be told by their keys, in the order in which they are tried."""
+
+
+def format_of(keys: Iterable[str]) -> Format:
+    """The kind of a file by its keys. Raises UserError where it is none that is known."""
+    keys = [plain_key(key) for key in keys]
+    for form in FORMATS:
+        if any(re.fullmatch(form.sign, key) for key in keys):
+            return form
+    shown = ", ".join(sorted(keys)[:5]) or "none"
+    names = ", ".join(form.name for form in FORMATS)
+    raise UserError(f"its keys ({shown} ...) are of no network that is known: use one of {names}")
+
+
+def plain_key(key: str) -> str:
+    """A key without the prefixes that wrappers of a network leave in front of it."""
+    return re.sub(r"^(module\.)*(model\.)?", "", key)

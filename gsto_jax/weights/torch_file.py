@@ -1,0 +1,287 @@
+"""PyTorch's zip files of tensors, read and written by NumPy alone.
+
+`torch.save` pickles, and a pickle can call any function there is. This reader calls none: it knows
+the few pickle opcodes and the few names that tensors need, and refuses all others by name.
+"""
+
+import math
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from gsto_jax.errors import UserError
+
+_STORAGES = {
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": np.dtype(jnp.bfloat16),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
+}
+_DICT = "collections.OrderedDict"
+_TENSOR = "torch._utils._rebuild_tensor_v2"
+_PARAMETER = "torch._utils._rebuild_parameter"
+_NAMES = {*_STORAGES, _DICT, _TENSOR, _PARAMETER}
+_VALUES = {
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+}
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_DAMAGE = (
+    *(zipfile.BadZipFile, EOFError, ValueError, IndexError, KeyError, TypeError, struct.error),
+    *(OverflowError, NotImplementedError),  # of numbers that NumPy and zipfile do not take
+)
+_DIMENSIONS = 16
+
+
+class _Name(str):
+    """A name that a pickle asks for. It stays a name."""
+
+
+class _Fault(Exception):
+    """What is wrong with the file."""
+
+
+class _Mark:
+    """Where a list of items begins on the stack."""
+
+
+_MARK = _Mark()
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote: NumPy arrays in plain dicts, lists and tuples.
+
+    Args:
+      path: a file in the zip format, that of `torch.save` since PyTorch 1.6.
+
+    Raises:
+      UserError: it asks for anything but tensors and plain values, is damaged, or is in the older
+        format.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:1] == b"\x80":
+        raise UserError(
+            f"{path} is in PyTorch's format before 1.6, which is not read here. If you trust it, "
+            f'convert it where PyTorch is: torch.save(torch.load("{path.name}", map_location="cpu")'
+            f', "{path.stem}.zip.pth")'
+        )
+    if start != b"PK\x03\x04":
+        raise UserError(f"{path} is no file of torch.save: give a .pth or a .safetensors file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _Archive(archive, path.stat().st_size).read()
+    except _Fault as fault:
+        raise UserError(f"{path} {fault}") from None
+    except _DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is damaged or cut off ({reason}): get it again") from None
+
+
+class _Archive:
+    """The files in the zip: the pickle, and the numbers of each storage."""
+
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+        self._archive = archive
+        self._storages: dict[str, np.ndarray] = {}
+        infos = archive.infolist()
+        if any(x.compress_type != zipfile.ZIP_STORED or x.flag_bits & 1 for x in infos):
+            raise _Fault("is compressed or encrypted, which torch.save never does")
+        if sum(x.file_size for x in infos) > size:  # one part of the file under several names
+            raise _Fault("claims to hold more than its size")
+        pickles = [x.filename for x in infos if x.filename.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            raise _Fault("is a zip file, but not one of torch.save")
+        self._folder = pickles[0].removesuffix("data.pkl")
+        order = self._folder + "byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise _Fault("holds big-endian numbers, which are not read here")
+
+    def read(self) -> Any:
+        return _interpret(self._archive.read(self._folder + "data.pkl"), self._storage)
+
+    def _storage(self, identity: Any) -> np.ndarray:
+        match identity:
+            case ("storage", _Name() as kind, str(key), str(), int(count)) if kind in _STORAGES:
+                dtype, name = _STORAGES[kind], f"{self._folder}data/{key}"
+            case _:
+                raise _Fault("refers to something that is no storage of numbers")
+        if key not in self._storages:
+            if name not in self._archive.namelist():
+                raise _Fault(f"lacks {name}, the numbers of a tensor")
+            held, wanted = self._archive.getinfo(name).file_size, count * dtype.itemsize
+            if held != wanted:
+                raise _Fault(f"is damaged: {name} holds {held} bytes, and should hold {wanted}")
+            self._storages[key] = np.frombuffer(self._archive.read(name), dtype)
+        storage = self._storages[key]
+        if storage.dtype != dtype or storage.size != count:
+            raise _Fault(f"describes {name} in two ways")
+        return storage
+
+
+def _interpret(data: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
+    """Runs the opcodes of a pickle that make tensors and plain values; see the module."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def items() -> list[Any]:
+        at = max(n for n, value in enumerate(stack) if value is _MARK)
+        found = stack[at + 1 :]
+        del stack[at:]
+        return found
+
+    arg: Any
+    for opcode, arg, _ in pickletools.genops(data):
+        name = opcode.name
+        if name in ("PROTO", "FRAME"):
+            continue
+        if name == "STOP":
+            break
+        if name in _VALUES:
+            stack.append(arg)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name == "EMPTY_DICT":
+            stack.append({})
+        elif name == "EMPTY_LIST":
+            stack.append([])
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            memo[arg] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[arg])
+        elif name == "TUPLE":
+            stack.append(tuple(items()))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name in ("APPEND", "APPENDS"):
+            added = items() if name == "APPENDS" else [stack.pop()]
+            _of(list, stack[-1]).extend(added)
+        elif name in ("SETITEM", "SETITEMS"):
+            added = items() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            for key, value in zip(added[::2], added[1::2], strict=True):
+                if not isinstance(key, str | int):
+                    raise _Fault("has a dictionary whose keys are no names")
+                _of(dict, stack[-1])[key] = value
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            # `arg` holds module and name with a space between
+            asked = arg.replace(" ", ".", 1) if name == "GLOBAL" else ".".join(_pop(stack, 2))
+            if asked not in _NAMES:
+                raise _Fault(
+                    f"asks for {asked}, which no tensor needs: nothing of it was run. If you trust "
+                    "the file, save its state_dict alone where PyTorch is"
+                )
+            stack.append(_Name(asked))
+        elif name == "BINPERSID":
+            stack.append(storage(stack.pop()))
+        elif name == "REDUCE":
+            function, args = _pop(stack, 2)
+            stack.append(_call(function, args))
+        elif name == "BUILD":  # the versions of modules, which a state_dict has as an attribute
+            stack.pop()
+            _of(dict, stack[-1])
+        else:
+            raise _Fault(f"has the pickle opcode {name}, which no tensor needs")
+    (value,) = stack
+    return value
+
+
+def _pop(stack: list[Any], count: int) -> list[Any]:
+    found = stack[-count:]
+    del stack[-count:]
+    return found
+
+
+def _of(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise _Fault(f"is damaged: something else stands where a {kind.__name__} should")
+    return value
+
+
+def _call(function: Any, args: Any) -> Any:
+    """What the call of one of the three names in `_NAMES` that can be called gives."""
+    match _of(_Name, function), _of(tuple, args):
+        case (str(name), ()) if name == _DICT:
+            return {}
+        case (str(name), (np.ndarray() as data, *_)) if name == _PARAMETER:
+            return data
+        case (str(name), (np.ndarray() as data, int(offset), tuple(size), tuple(stride), *_)) if (
+            name == _TENSOR
+        ):
+            return _tensor(data, offset, size, stride)
+        case _:
+            raise _Fault(f"calls {function} in a way that makes no tensor")
+
+
+def _tensor(
+    data: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+) -> np.ndarray:
+    numbers = (offset, *size, *stride)
+    if any(not isinstance(n, int) or n < 0 for n in numbers) or len(size) != len(stride):
+        raise _Fault("describes a tensor that cannot be")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if (
+        len(size) > _DIMENSIONS
+        or math.prod(size) > data.size
+        or (0 not in size) > (last < data.size)
+    ):
+        raise _Fault(f"describes a tensor of shape {size} that is larger than its storage")
+    if 0 in size:
+        return np.zeros(size, data.dtype)
+    steps = tuple(step * data.itemsize for step in stride)
+    return np.lib.stride_tricks.as_strided(data[offset:], size, steps, writeable=False)
+
+
+def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by name as a `state_dict` that `torch.load` reads, `weights_only` too."""
+    kinds = {dtype: name.rpartition(".")[2] for name, dtype in _STORAGES.items()}
+    empty = b"ccollections\nOrderedDict\n)R"
+    parts = [b"\x80\x02", empty, b"("]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for n, (key, array) in enumerate(arrays.items()):
+            value = np.ascontiguousarray(array).reshape(array.shape)
+            dtype = value.dtype.newbyteorder("<")
+            kind = kinds[dtype].encode()
+            storage = [b"(", _text("storage"), b"ctorch\n" + kind + b"\n", _text(str(n))]
+            storage += [_text("cpu"), _integer(value.size), b"tQ"]
+            strides = [step // value.itemsize for step in value.strides]
+            parts += [_text(key), b"ctorch._utils\n_rebuild_tensor_v2\n(", *storage, _integer(0)]
+            parts += [_integers(value.shape), _integers(strides), b"\x89", empty, b"tR"]
+            _put(archive, f"data/{n}", value.astype(dtype, copy=False).tobytes())
+        _put(archive, "data.pkl", b"".join([*parts, b"u."]))
+        _put(archive, "byteorder", b"little")
+        _put(archive, "version", b"3\n")
+
+
+def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    # ZipInfo's own date, so that the same arrays make the same file.
+    archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def _integer(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def _integers(values: Any) -> bytes:
+    return b"(" + b"".join(map(_integer, values)) + b"t"
