@@ -48,5 +48,5 @@ def set_gsto(config: ConfigDict, value: str) -> None:
     config.model.context_gsto = KINDS[value]
 
 
-CONTEXT_WORDS = {**CITYSCAPES_WORDS, "gsto=": set_gsto}
+CONTEXT_WORDS: dict[str, base.Word] = {**CITYSCAPES_WORDS, "gsto=": set_gsto}
 """What may stand behind the colon."""

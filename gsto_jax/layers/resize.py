@@ -59,7 +59,7 @@ def adaptive_average_pool(x: Array, bins: int) -> Array:
     """
     rows, columns = (_parts(side, bins) for side in x.shape[1:3])
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    exact = {"precision": "highest", "preferred_element_type": wide}
+    exact: dict[str, Any] = {"precision": "highest", "preferred_element_type": wide}
     sums = jnp.einsum("bhwc,ih->biwc", x, rows.astype(x.dtype), **exact)
     sums = jnp.einsum("biwc,jw->bijc", sums, columns.astype(wide), **exact)
     sizes = rows.sum(1)[:, None] * columns.sum(1)[None]

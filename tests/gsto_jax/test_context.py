@@ -279,8 +279,16 @@ def batches(side=64):
         yield batch
 
 
-@pytest.mark.parametrize(("context", "gsto"), [("ppm", "supervised"), ("aspp", "unsupervised")])
-def test_a_run_trains_all_heads_and_evaluates(context, gsto):
+@pytest.mark.parametrize(
+    ("context", "gsto"),
+    [
+        ("ppm", "supervised"),
+        pytest.param("ppm", "unsupervised", marks=pytest.mark.slow),
+        pytest.param("aspp", "supervised", marks=pytest.mark.slow),
+        pytest.param("aspp", "unsupervised", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_trains_every_parameter(context, gsto):
     """Without decay a parameter that moved had a gradient: every one does."""
     sections = {"run": {"log_every": 1}, "optim": {"weight_decay": 0.0}}
     task = make_task(context, gsto, **sections, model={"remat": context == "aspp"})
