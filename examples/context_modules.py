@@ -98,6 +98,4 @@ if __name__ == "__main__":
     parser.add_argument("gates", nargs="?", default="supervised", choices=CONTEXT_KINDS)
     chosen = parser.parse_args()
     losses = train(chosen.module, chosen.gates)
-    print(
-        f"{chosen.module}, {chosen.gates}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last"
-    )
+    print(f"{chosen.module}, {chosen.gates}: loss from {losses[0]:.3f} to {losses[-1]:.3f}")
