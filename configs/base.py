@@ -26,13 +26,16 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of the initial weights, the order of the pictures and the augmentation
 
     config.model = model = ConfigDict()
-    model.variant = "w18_small_v2"  # the body: a key of gsto_jax.models.specs.VARIANTS
+    model.variant = "w18_small_v2"  # the body: a key of gsto_jax.models.specs.VARIANTS or RESNETS
     model.gfm = True  # gates the fusions (paper, section 3.2.1)
     model.self_gate = True  # GFM gates each branch's own path too
     model.gate = "released"  # form of GFM's gates: released | paper (eq. 4)
     # Transition after stages 1, 2, 3: none | supervised | unsupervised | head_only (section 3.2.2).
     model.gtm = ("none", "supervised", "supervised")
     model.gtm_form = "released"  # released: gates the lowest branch | paper: the concatenation
+    model.context = "none"  # on a ResNet: ppm | aspp (Table 6); none: an HRNet
+    # Gates of the context module: none | supervised | unsupervised | head_only.
+    model.context_gsto = "none"
     model.head = "v2"  # v2: on all branches, concatenated | v1: on branch 0 (HRNet for pose)
     model.upsample = "bilinear"  # in the fusions: bilinear | nearest
     model.align_corners = False  # of every bilinear upsampling
@@ -48,6 +51,7 @@ def get_config() -> ConfigDict:
     config.loss = loss = ConfigDict()
     loss.kind = "ce"  # of the last head: ce | ohem (hard pixels only)
     loss.stage_weights = (0.2, 0.3, 0.5, 1.0)  # of the heads after stages 1 to 4
+    loss.context_weight = 0.4  # of the predictor in a context module
     loss.class_weights = False  # weighs pixels by data.class_weights
     loss.ohem_threshold = 0.9  # ohem: a pixel is hard below this probability of its class ...
     loss.ohem_kept = 43691  # ... or among so many hardest, an image (131072 for three)
@@ -163,12 +167,13 @@ def get_config() -> ConfigDict:
 
 
 def set_baseline(config: ConfigDict) -> None:
-    """Takes all gates and their heads away: plain HRNetV2, and for pose HRNet."""
+    """Takes all gates and their heads away: plain HRNetV2, for pose HRNet, or a plain module."""
     config.name += "-baseline"
     if config.task == "pose":
         config.model.head, config.model.upsample = "v1", "nearest"
     config.model.gfm = False
     config.model.gtm = ("none", "none", "none")
+    config.model.context_gsto = "none"
 
 
 def finish(

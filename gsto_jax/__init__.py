@@ -1,15 +1,19 @@
 """GSTO (Gated Scale-Transfer Operation) for pixel labeling, in JAX and Flax (arXiv 2005.13363).
 
-The layers fit any Flax model; `HRNet` is GSTO-HRNet and its HRNetV2 baseline. Training,
-evaluation and their tools are modules of their own: `gsto_jax.train`, `gsto_jax.evaluate`, ...
+The layers fit any Flax model; `HRNet` is GSTO-HRNet and its HRNetV2 baseline, `ContextNet` a
+ResNet with PPM or ASPP. Training, evaluation and their tools are modules of their own:
+`gsto_jax.train`, `gsto_jax.evaluate`, ...
 """
 
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers import (
+    ASPP,
     GFM,
     GTM,
+    PPM,
     BatchNorm,
+    ContextOutput,
     Conv,
     GateChain,
     GSTOOutput,
@@ -22,16 +26,32 @@ from gsto_jax.layers import (
     UnsupervisedGSTO,
     resize,
 )
-from gsto_jax.models import PLAIN, VARIANTS, GSTOSpec, HRNet, HRNetSpec, Outputs
+from gsto_jax.models import (
+    PLAIN,
+    RESNETS,
+    VARIANTS,
+    ContextNet,
+    GSTOSpec,
+    HRNet,
+    HRNetSpec,
+    Outputs,
+    ResNet,
+    ResNetSpec,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASPP",
     "GFM",
     "GTM",
     "PLAIN",
+    "PPM",
+    "RESNETS",
     "VARIANTS",
     "BatchNorm",
+    "ContextNet",
+    "ContextOutput",
     "Conv",
     "GSTOOutput",
     "GSTOSpec",
@@ -41,6 +61,8 @@ __all__ = [
     "HRNetSpec",
     "MultiScaleFusion",
     "Outputs",
+    "ResNet",
+    "ResNetSpec",
     "ScaleTransfer",
     "SegmentationHead",
     "SelfGated",

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 
 from gsto_jax.errors import UserError
 from gsto_jax.implementation import IMPLEMENTATIONS
+from gsto_jax.layers.context import CONTEXT_KINDS, CONTEXTS
 from gsto_jax.layers.conv import INITIALIZERS
 from gsto_jax.layers.norm import STATISTICS
 from gsto_jax.models.hrnet import HEADS
-from gsto_jax.models.specs import GSTOSpec, variant
+from gsto_jax.models.specs import RESNETS, GSTOSpec, ResNetSpec, has_gates, variant
 from gsto_jax.pose.heatmaps import REFINEMENTS
 from gsto_jax.pose.oks import SUPPRESSIONS
 
@@ -31,9 +32,18 @@ def _one_of(value: str, field: str, choices: tuple[str, ...]) -> None:
     _require(value in choices, field, value, f"use one of {', '.join(choices)}")
 
 
+_HRNET_ONLY: dict[str, Any] = {
+    "gfm": False,
+    "gtm": ("none", "none", "none"),
+    "head": "v2",
+    "upsample": "bilinear",
+}
+"""Settings that say nothing of a ResNet, and what they then have to be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network. See `GSTOSpec` and `HRNet` for the fields."""
+    """Which network. See `GSTOSpec`, `HRNet` and `ContextNet` for the fields."""
 
     variant: str
     gfm: bool
@@ -41,6 +51,8 @@ class ModelConfig:
     gate: str
     gtm: tuple[str, str, str]
     gtm_form: str
+    context: str
+    context_gsto: str
     head: str
     upsample: str
     align_corners: bool
@@ -56,8 +68,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Raises UserError for values that no network has."""
         object.__setattr__(self, "gtm", tuple(self.gtm))
-        variant(self.variant)
+        body = variant(self.variant)
         _ = self.gsto
+        _one_of(self.context, "model.context", ("none", *CONTEXTS))
+        _one_of(self.context_gsto, "model.context_gsto", CONTEXT_KINDS)
         _one_of(self.head, "model.head", HEADS)
         _one_of(self.upsample, "model.upsample", ("bilinear", "nearest"))
         _one_of(self.init, "model.init", tuple(INITIALIZERS))
@@ -72,6 +86,21 @@ class ModelConfig:
         _one_of(self.implementation, "model.implementation", ("auto", *IMPLEMENTATIONS))
         _one_of(self.bn_statistics, "model.bn_statistics", STATISTICS)
         _require(self.bn_groups >= 1, "model.bn_groups", self.bn_groups, "use 1 or more")
+        if isinstance(body, ResNetSpec):
+            self._check_context()
+            return
+        for name in ("context", "context_gsto"):
+            remedy = f"leave it at 'none', or set model.variant to one of {', '.join(RESNETS)}"
+            _require(getattr(self, name) == "none", f"model.{name}", getattr(self, name), remedy)
+
+    def _check_context(self) -> None:
+        """A ResNet has a context module, and nothing of what only an HRNet has."""
+        remedy = f"use one of {', '.join(CONTEXTS)} on {self.variant}"
+        _require(self.context != "none", "model.context", self.context, remedy)
+        for name, plain in _HRNET_ONLY.items():
+            value = getattr(self, name)
+            remedy = f"it is for HRNets, so set it to {plain!r} for {self.variant}"
+            _require(value == plain, f"model.{name}", value, remedy)
 
     @property
     def gsto(self) -> GSTOSpec:
@@ -83,6 +112,17 @@ class ModelConfig:
             gtm=self.gtm,
             gtm_form=self.gtm_form,
         )
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether it gates anything."""
+        return has_gates(self.gfm, (*self.gtm, self.context_gsto))
+
+    @property
+    def output_stride(self) -> int:
+        """How many times smaller than the picture the logits are."""
+        body = variant(self.variant)
+        return body.output_stride if isinstance(body, ResNetSpec) else 4
 
     @property
     def kernels(self) -> str | None:
@@ -106,6 +146,7 @@ class LossConfig:
 
     kind: str
     stage_weights: tuple[float, float, float, float]
+    context_weight: float
     class_weights: bool
     ohem_threshold: float
     ohem_kept: int
@@ -121,14 +162,17 @@ class LossConfig:
             weights,
             "give four weights, none negative, the last one positive",
         )
+        context = self.context_weight
+        _require(context >= 0, "loss.context_weight", context, "use 0 or more")
         threshold, kept = self.ohem_threshold, self.ohem_kept
         _require(0 <= threshold <= 1, "loss.ohem_threshold", threshold, "use a probability, 0 to 1")
         _require(kept >= 0, "loss.ohem_kept", kept, "use a number of pixels an image, 0 or more")
 
     @property
     def by_stage(self) -> dict[str, float]:
-        """Weight by "stage1" to "stage4"."""
-        return {f"stage{n}": weight for n, weight in enumerate(self.stage_weights, 1)}
+        """Weight by "stage1" to "stage4", and "context"."""
+        stages = {f"stage{n}": weight for n, weight in enumerate(self.stage_weights, 1)}
+        return stages | {"context": self.context_weight}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,12 +379,15 @@ ADDED: dict[str, Any] = {
     "init_from": "",
     "model": {
         "head": "v2",
+        "context": "none",
+        "context_gsto": "none",
         "bn_statistics": "two_pass",
         "bn_groups": 1,
         "remat": False,
         "implementation": "auto",
         "pack": True,
     },
+    "loss": {"context_weight": 0.4},
     "optim": {"kind": "sgd", "schedule": "poly", "milestones": (), "decay": 0.1},
     "pose": {
         "sigma": 3.0,

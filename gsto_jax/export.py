@@ -2,9 +2,9 @@
 
 The programs take pictures `b h w 3` uint8 RGB, of any number and size, and return a dict (in ONNX
 two outputs of the same names): "labels" `b h w` uint8, and "logits" `b ceil(h/4) ceil(w/4) k`
-float32, which bilinear resampling takes to the picture. Parameters and normalisation are inside.
-A picture is looked at once, as it is, whatever the test protocol of the run: that is
-`replace(predictor, protocol=PLAIN, long_side=0)`.
+float32 (8 for 4 with a context module), which bilinear resampling takes to the picture. Parameters
+and normalisation are inside. A picture is looked at once, as it is, whatever the test protocol of
+the run: that is `replace(predictor, protocol=PLAIN, long_side=0)`.
 """
 
 import contextlib
@@ -382,6 +382,7 @@ def _description(
     predictor: Predictor, contents: dict[str, bytes], size: Size | None
 ) -> dict[str, Any]:
     data, classes = predictor.config["data"], len(predictor.classes)
+    stride = predictor.task.config.model.output_stride
     packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "model.onnx" in contents]
     return {
         "checkpoint": str(predictor.path),
@@ -394,7 +395,7 @@ def _description(
         "outputs": {
             "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},
             "logits": {
-                "shape": ["b", "ceil(h/4)", "ceil(w/4)", classes],
+                "shape": ["b", f"ceil(h/{stride})", f"ceil(w/{stride})", classes],
                 "dtype": "float32",
             },
         },

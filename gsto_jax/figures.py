@@ -42,9 +42,9 @@ def branch_tiles(figure: np.ndarray) -> list[np.ndarray]:
 def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray:
     """The gates over the picture: blue lets through least, red most.
 
-    The first row shows the picture and the gates of the GTMs, each at the resolution of what it
-    scales. Below, the GFM gates of the last module: a row for each source branch, a column for each
-    target.
+    The first row shows the picture and the gates of the GTMs, or of a context module, each at the
+    resolution of what it scales. Below, the GFM gates of the last module: a row for each source
+    branch, a column for each target.
 
     Args:
       image: `h w 3` uint8 RGB.
@@ -67,6 +67,7 @@ def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray
 
     first = [_captioned(f"image; gates from {low:g} (blue) to 1 (red)", canvas)]
     first += [over(name, f"GTM, {name}") for name in sorted(gates) if name.startswith("transition")]
+    first += [over(name, name) for name in gates if name.startswith("context/")]
     rows = [first]
     fusions = [name for name in gates if "/gate" in name]
     if fusions:

@@ -150,7 +150,7 @@ class Predictor:
     @property
     def has_gates(self) -> bool:
         """Whether the network gates anything."""
-        return self.task.config.model.gsto.has_gates
+        return self.task.config.model.has_gates
 
     def working_size(self, size: Size) -> Size:
         """Height and width at which a picture of this size is looked at, at scale 1."""

@@ -28,11 +28,12 @@ def describe_table(config: Config, outputs: int) -> Table:
     stages: dict[str, Count] = {}
     size, unit = (POSE_SIZE, "joints") if config.task == "pose" else (SIZE, "classes")
     for part, part_count in count_by_part(network(config.model, outputs), size).items():
-        stage = re.match(r"stem|head|[a-z]+\d", part)[0]  # type: ignore[index]
+        stage = re.match(r"stem|head|[a-z]+\d?", part)[0]  # type: ignore[index]
         stages[stage] = stages.get(stage, Count()) + part_count
     total = sum(stages.values(), Count())
     model, (height, width) = config.model, size
-    title = f"{config.name}: {model.variant}, {outputs} {unit}, one image {height}x{width}"
+    body = model.variant + (f" with {model.context}" if model.context != "none" else "")
+    title = f"{config.name}: {body}, {outputs} {unit}, one image {height}x{width}"
     table = Table(title=title, title_justify="left")
     for column in ("part", "conv parameters", "conv+BN parameters", "MACs"):
         table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)

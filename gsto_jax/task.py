@@ -22,9 +22,10 @@ from gsto_jax.errors import UserError
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.losses import FINAL, deep_supervision, label_weight
 from gsto_jax.metrics import best_class, pixel_counts
+from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
-from gsto_jax.models.specs import variant
+from gsto_jax.models.specs import ResNetSpec, variant
 from gsto_jax.optim import adam, averaged, poly_schedule, sgd, step_schedule, with_warmup
 from gsto_jax.parallel import lanes, platform_of, replicated
 from gsto_jax.resample import enlarge
@@ -63,24 +64,25 @@ class TrainState:
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def network(config: ModelConfig, num_classes: int, lanes: int = 0) -> HRNet:
+def network(config: ModelConfig, num_classes: int, lanes: int = 0) -> HRNet | ContextNet:
     """The network that the settings describe; `lanes` of `HRNet`."""
+    body = variant(config.variant)
+    shared: dict[str, Any] = {
+        "num_classes": num_classes,
+        "align_corners": config.align_corners,
+        "init_name": config.init,
+        "bn_momentum": config.bn_momentum,
+        "bn_statistics": config.bn_statistics,
+        "bn_groups": config.bn_groups,
+        "remat": config.remat,
+        "implementation": config.kernels,
+        "dtype": config.compute_dtype,
+        "param_dtype": jnp.promote_types(config.compute_dtype, jnp.float32),
+    }
+    if isinstance(body, ResNetSpec):
+        return ContextNet(body, config.context, config.context_gsto, **shared)
     return HRNet(
-        variant(config.variant),
-        config.gsto,
-        num_classes,
-        head=config.head,
-        upsample=config.upsample,
-        align_corners=config.align_corners,
-        init_name=config.init,
-        bn_momentum=config.bn_momentum,
-        bn_statistics=config.bn_statistics,
-        bn_groups=config.bn_groups,
-        remat=config.remat,
-        implementation=config.kernels,
-        lanes=lanes,
-        dtype=config.compute_dtype,
-        param_dtype=jnp.promote_types(config.compute_dtype, jnp.float32),
+        body, config.gsto, head=config.head, upsample=config.upsample, lanes=lanes, **shared
     )
 
 
@@ -130,7 +132,7 @@ class Task:
         return self.class_weights if self.config.loss.class_weights else None
 
     @cached_property
-    def model(self) -> HRNet:
+    def model(self) -> HRNet | ContextNet:
         """The network."""
         return network(self.config.model, self.num_classes, self.lanes)
 
@@ -356,7 +358,10 @@ def _accumulate(
 
 
 def logits(task: Task, variables: Any, images: Array) -> Array:
-    """From normalised images `b h w 3` to logits `b h/4 w/4 k` in at least float32."""
+    """From normalised images `b h w 3` to logits `b h/s w/s k` in at least float32.
+
+    The stride s is `output_stride` of `task.config.model`.
+    """
     return _wide(_outputs(task, variables, images).logits)
 
 

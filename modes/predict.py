@@ -57,7 +57,7 @@ def run(args: Any) -> None:
     pose = isinstance(trained.task, PoseTask)
     known = POSE_KINDS if pose else KINDS
     kinds = args.save or (("overlay",) if pose else ("overlay", "color", "ids"))
-    if "gates" in kinds and not trained.task.config.model.gsto.has_gates:
+    if "gates" in kinds and not trained.task.config.model.has_gates:
         raise UserError(f"{trained.path} is of a network without gates: leave them out of --save")
     explain = bool(EXPLAINING & set(kinds))
     persons: dict[str, list[dict[str, Any]]] = {}

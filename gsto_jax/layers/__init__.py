@@ -1,11 +1,12 @@
-"""Layers: convolution, normalisation, resampling, gates, scale transfer, fusion, transition."""
+"""Layers: convolution, normalisation, resampling, gates, scale transfer, fusion, context."""
 
+from gsto_jax.layers.context import ASPP, PPM, BranchGates, ContextOutput
 from gsto_jax.layers.conv import INITIALIZERS, Conv
 from gsto_jax.layers.fusion import GFM, MultiScaleFusion
 from gsto_jax.layers.gates import GateChain, SelfGated, SpatialGate
-from gsto_jax.layers.heads import SegmentationHead
+from gsto_jax.layers.heads import FCNHead, SegmentationHead
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.layers.resize import resize
+from gsto_jax.layers.resize import adaptive_average_pool, resize
 from gsto_jax.layers.scale_transfer import (
     GSTOOutput,
     ScaleTransfer,
@@ -15,11 +16,16 @@ from gsto_jax.layers.scale_transfer import (
 from gsto_jax.layers.transition import GTM
 
 __all__ = [
+    "ASPP",
     "GFM",
     "GTM",
     "INITIALIZERS",
+    "PPM",
     "BatchNorm",
+    "BranchGates",
+    "ContextOutput",
     "Conv",
+    "FCNHead",
     "GSTOOutput",
     "GateChain",
     "MultiScaleFusion",
@@ -29,5 +35,6 @@ __all__ = [
     "SpatialGate",
     "SupervisedGSTO",
     "UnsupervisedGSTO",
+    "adaptive_average_pool",
     "resize",
 ]

@@ -20,6 +20,7 @@ class ConvBN(nn.Module):
       kernel_size: of the convolution.
       stride: of the convolution.
       relu: ends with a ReLU.
+      dilation: of the convolution.
       conv: the convolution to use.
       norm: the normalisation to use.
     """
@@ -28,6 +29,7 @@ class ConvBN(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     relu: bool = True
+    dilation: int = 1
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
@@ -37,7 +39,9 @@ class ConvBN(nn.Module):
     ) -> Array:
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`; packed as `Conv` says."""
         out_pack = pack if out_pack is None else out_pack
-        conv = self.conv(self.features, self.kernel_size, self.stride, name="conv")
+        conv = self.conv(
+            self.features, self.kernel_size, self.stride, **_dilated(self.dilation), name="conv"
+        )
         x = conv(x, *hints(pack, out_pack))
         x = self.norm(name="bn")(x, train, *hints(out_pack))
         return relu(x) if self.relu else x
@@ -60,24 +64,35 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed."""
+    """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed.
+
+    Attributes:
+      planes: inner width.
+      stride: of the 3x3 convolution and the shortcut.
+      dilation: of the 3x3 convolution.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+    """
 
     planes: int
+    stride: int = 1
+    dilation: int = 1
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w c` -> `b h w 4*planes`, packed alike."""
+        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) 4*planes`, packed alike."""
         y = self.conv(self.planes, 1, name="conv1")(x, *hints(pack))
         y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
-        y = self.conv(self.planes, 3, name="conv2")(y, *hints(pack))
+        spatial = self.conv(self.planes, 3, self.stride, **_dilated(self.dilation), name="conv2")
+        y = spatial(y, *hints(pack))
         y = relu(self.norm(name="bn2")(y, train, *hints(pack)))
         y = self.conv(4 * self.planes, 1, name="conv3")(y, *hints(pack))
         y = self.norm(name="bn3")(y, train, *hints(pack))
-        if x.shape[-1] != 4 * self.planes * pack:
-            parts = {"conv": self.conv, "norm": self.norm}
-            x = ConvBN(4 * self.planes, 1, relu=False, **parts, name="downsample")(x, train, pack)
+        if self.stride != 1 or x.shape[-1] != 4 * self.planes * pack:
+            parts = {"conv": self.conv, "norm": self.norm, "name": "downsample"}
+            x = ConvBN(4 * self.planes, 1, self.stride, relu=False, **parts)(x, train, pack)
         return relu(x + y)
 
 
@@ -116,3 +131,8 @@ class DownChain(nn.Module):
             step = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")
             x = step(x, train, *pair)
         return x
+
+
+def _dilated(dilation: int) -> dict[str, int]:
+    """The dilation as a further argument of a layer; none where there is none."""
+    return {"dilation": dilation} if dilation > 1 else {}

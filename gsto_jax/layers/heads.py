@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
@@ -50,4 +51,27 @@ class SegmentationHead(nn.Module):
         cancelled = {"cancelled_bias": True} if train and own else {}
         conv = self.conv(x.shape[-1], 1, use_bias=True, **cancelled, name="conv")
         x = relu(norm(conv(x), train))
+        return self.conv(self.num_classes, 1, use_bias=True, name="classifier")(x)
+
+
+class FCNHead(nn.Module):
+    """3x3 convolution, BN, ReLU and a 1x1 classifier with bias.
+
+    Attributes:
+      num_classes: channels of the logits.
+      features: channels between the two convolutions.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+    """
+
+    num_classes: int
+    features: int
+    conv: ModuleDef = Conv
+    norm: ModuleDef = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """`b h w c` -> logits `b h w num_classes`."""
+        parts = {"conv": self.conv, "norm": self.norm}
+        x = ConvBN(self.features, 3, **parts, name="cbr")(x, train)
         return self.conv(self.num_classes, 1, use_bias=True, name="classifier")(x)

@@ -1,6 +1,7 @@
 """Resampling of feature maps and logits, as PyTorch's `interpolate` defines it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,32 @@ def resize(
     return jax.image.scale_and_translate(
         x, shape, (1, 2), scale, shift, "bilinear", antialias=False
     )
+
+
+def adaptive_average_pool(x: Array, bins: int) -> Array:
+    """Means of `b h w c` over `bins x bins` parts, as PyTorch's `adaptive_avg_pool2d` cuts them.
+
+    Part i of n pixels runs from floor(i n / bins) to ceil((i + 1) n / bins): parts may share a
+    pixel, and none is empty however small the map. The sides of `x` may be the symbols of
+    `jax.export`.
+
+    Returns:
+      `b bins bins c` in the dtype of `x`, summed in at least float32.
+    """
+    rows, columns = (_parts(side, bins) for side in x.shape[1:3])
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    exact: dict[str, Any] = {"precision": "highest", "preferred_element_type": wide}
+    sums = jnp.einsum("bhwc,ih->biwc", x, rows.astype(x.dtype), **exact)
+    sums = jnp.einsum("biwc,jw->bijc", sums, columns.astype(wide), **exact)
+    sizes = rows.sum(1)[:, None] * columns.sum(1)[None]
+    return (sums / sizes.astype(wide)[None, ..., None]).astype(x.dtype)
+
+
+def _parts(side: int, bins: int) -> Array | np.ndarray:
+    """Which pixels belong to which part: `bins side` of True and False."""
+    library: Any = jnp if is_symbolic_dim(side) else np
+    pixels, part = library.arange(side)[None], library.arange(bins)[:, None]
+    return (pixels >= part * side // bins) & (pixels < -(-(part + 1) * side // bins))
 
 
 def _nearest(source: int, target: int) -> Array | np.ndarray:

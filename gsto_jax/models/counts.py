@@ -47,6 +47,8 @@ class Count:
 def count_by_part(model: nn.Module, size: tuple[int, int]) -> dict[str, Count]:
     """Counts each top-level part of `model` on one `size[0] x size[1]` RGB image.
 
+    The parts of an encoder count as parts of the whole.
+
     Nothing is computed: the real network runs under `eval_shape`, and every convolution and
     normalisation that it calls is counted. `sum(parts.values(), Count())` is the whole.
     """
@@ -66,7 +68,8 @@ def count_by_part(model: nn.Module, size: tuple[int, int]) -> dict[str, Count]:
                 )
             else:
                 count = Count(bn_params=params)
-            parts[module.path[0]] = parts.get(module.path[0], Count()) + count
+            part = next(name for name in module.path if name != "encoder")
+            parts[part] = parts.get(part, Count()) + count
         return out
 
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)

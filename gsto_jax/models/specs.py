@@ -1,4 +1,4 @@
-"""Architectures as data: HRNet's body by name, and the GSTO switches (paper, section 3.2)."""
+"""Architectures as data: bodies by name, and HRNet's GSTO switches (paper, section 3.2)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,6 +52,31 @@ VARIANTS: dict[str, HRNetSpec] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResNetSpec:
+    """The body of a ResNet, all of it bottlenecks.
+
+    Attributes:
+      blocks: bottlenecks in stages 1 to 4.
+      planes: inner width of the bottlenecks of stage 1, which doubles from stage to stage; stages
+        put out four times as many channels.
+      stem_width: channels of the stem.
+      output_stride: of the last stage, 8, 16 or 32; stages that would go beyond it dilate.
+    """
+
+    blocks: tuple[int, int, int, int]
+    planes: int = 64
+    stem_width: int = 64
+    output_stride: int = 8
+
+
+RESNETS: dict[str, ResNetSpec] = {
+    "resnet50": ResNetSpec(blocks=(3, 4, 6, 3)),
+    "resnet_mini": ResNetSpec(blocks=(1, 1, 1, 1), planes=8, stem_width=16),
+}
+"""Named bodies for context modules. "resnet50" is that of Table 6; "resnet_mini" is ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GSTOSpec:
     """Where an HRNet gates its scale transfers. The defaults are the paper's GSTO-HRNet.
 
@@ -96,8 +121,9 @@ PLAIN = GSTOSpec(gfm=False, gtm=("none", "none", "none"))
 """No gates: HRNetV2."""
 
 
-def variant(name: str) -> HRNetSpec:
+def variant(name: str) -> HRNetSpec | ResNetSpec:
     """The body of that name. Raises UserError, listing the names, if there is none."""
-    if name not in VARIANTS:
-        raise UserError(f"model.variant {name!r} does not exist: use one of {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+    bodies: dict[str, HRNetSpec | ResNetSpec] = {**VARIANTS, **RESNETS}
+    if name not in bodies:
+        raise UserError(f"model.variant {name!r} does not exist: use one of {', '.join(bodies)}")
+    return bodies[name]

@@ -47,6 +47,7 @@ class PoseTask(Task):
         for field, value, plain in (
             ("eval.scales", self.config.eval.scales, (1.0,)),
             ("eval.window", self.config.eval.window, "whole"),
+            ("model.context", self.config.model.context, "none"),
             ("loss.kind", self.config.loss.kind, "ce"),
             ("loss.class_weights", self.config.loss.class_weights, False),
         ):

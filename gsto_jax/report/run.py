@@ -76,10 +76,15 @@ class Run(Generic[Found]):
 
     @property
     def network(self) -> str:
-        """The network in words, such as "GSTO-HRNet-W18-Small-v2"."""
-        gated = has_gates(self.get("model.gfm", False), self.get("model.gtm", ()))
+        """The network in words, such as "GSTO-HRNet-W18-Small-v2" or "PPM-ResNet50"."""
+        context = self.get("model.context", "none")
+        kinds = (*self.get("model.gtm", ()), self.get("model.context_gsto", "none"))
+        gated = has_gates(self.get("model.gfm", False), kinds)
         words = str(self.get("model.variant", "")).split("_")
         variant = "-".join(x if x[:1] == "v" else x.capitalize() for x in words if x)
+        if context != "none":
+            body = variant.replace("Resnet", "ResNet")
+            return "-".join(filter(None, ["GSTO" if gated else "", context.upper(), body]))
         plain = "HRNet" if self.get("model.head") == "v1" else "HRNetV2"
         return "-".join(filter(None, ["GSTO-HRNet" if gated else plain, variant]))
 

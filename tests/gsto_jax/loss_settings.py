@@ -8,6 +8,7 @@ def loss_config(**changes):
     values = {
         "kind": "ce",
         "stage_weights": (0.2, 0.3, 0.5, 1.0),
+        "context_weight": 0.4,
         "class_weights": False,
         "ohem_threshold": 0.9,
         "ohem_kept": 100,

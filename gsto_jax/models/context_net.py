@@ -1,0 +1,122 @@
+"""Dilated ResNets with a context module, plain and gated (paper, Table 6 and Figure 4)."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from gsto_jax.layers.context import CONTEXTS
+from gsto_jax.layers.conv import INITIALIZERS, Conv, ModuleDef
+from gsto_jax.layers.heads import FCNHead
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.models.hrnet import Outputs
+from gsto_jax.models.resnet import ResNet
+from gsto_jax.models.specs import ResNetSpec
+
+_SHARES = {"ppm": 4, "aspp": 8}
+"""How many times fewer channels a context module has than the map that it reads."""
+
+
+class ContextNet(nn.Module):
+    """Encoder, context module and a 1x1 classifier: a PSPNet with PPM, a DeepLabv3 with ASPP.
+
+    An auxiliary head on stage 3 (3x3 convolution to a quarter of its channels, BN, ReLU, 1x1
+    classifier) helps training and is left out of predictions. Its loss usually weighs 0.4, as
+    `configs/cityscapes_r50_ppm.py` has it. The paper does not say what the predictor of a
+    supervised context module weighs: `loss.context_weight` is 0.4 too.
+
+    Logits lie at `spec.output_stride`, an eighth for the paper's networks. Of `Outputs`,
+    `stage_logits` holds "stage3" (the auxiliary head) and, where there is a predictor, "context";
+    `branches` the map of each stage; `gates` "context/bin1" and so on, or "context/rate12" ...
+    "context/image".
+
+    Attributes:
+      spec: the body.
+      context: "ppm" or "aspp".
+      gsto: gates of the context module: "none", "supervised", "unsupervised" or "head_only".
+      num_classes: channels of the logits.
+      align_corners: of every bilinear upsampling.
+      init_name: "hrnet" or "he", a key of `INITIALIZERS`.
+      bn_momentum: share of the old running statistics that a step keeps.
+      bn_statistics: of `BatchNorm`.
+      bn_groups: of `BatchNorm`.
+      remat: of `ResNet`.
+      implementation: of the gates (`gsto_jax.gate.gated_maps`).
+      dtype: compute dtype of the body; BN statistics are at least float32.
+      param_dtype: dtype of parameters and running statistics.
+
+    Example:
+      >>> model = ContextNet(RESNETS["resnet50"], "ppm", "supervised", num_classes=19)
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+      >>> outputs = model.apply(variables, image)
+      >>> outputs.logits, outputs.stage_logits["context"], outputs.gates["context/bin6"]
+    """
+
+    spec: ResNetSpec
+    context: str
+    gsto: str
+    num_classes: int
+    align_corners: bool = False
+    init_name: str = "he"
+    bn_momentum: float = 0.99
+    bn_statistics: str = "two_pass"
+    bn_groups: int = 1
+    remat: bool = False
+    implementation: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> Outputs:
+        """Scores every pixel of a normalised image.
+
+        Args:
+          image: `b h w 3`, normalised RGB, any float dtype and size.
+          train: normalise by the batch's statistics and update the running ones.
+
+        Raises:
+          ValueError: the image is not `b h w 3`, or an unknown context module or kind of gates.
+        """
+        if self.context not in CONTEXTS:
+            raise ValueError(
+                f"unknown context module {self.context!r}: use one of {', '.join(CONTEXTS)}"
+            )
+        if image.ndim != 4 or image.shape[-1] != 3:
+            raise ValueError(f"ContextNet takes images b h w 3, not {image.shape}")
+        kernel_std = INITIALIZERS[self.init_name]
+        parts: dict[str, ModuleDef] = {
+            "conv": partial(Conv, kernel_std=kernel_std, param_dtype=self.param_dtype),
+            "norm": partial(
+                BatchNorm,
+                momentum=self.bn_momentum,
+                statistics=self.bn_statistics,
+                groups=self.bn_groups,
+                param_dtype=self.param_dtype,
+            ),
+        }
+        encoder = ResNet(self.spec, self.remat, **parts, name="encoder")
+        stages = encoder(image.astype(self.dtype), train)
+        third, last = stages[2:]
+        auxiliary = FCNHead(self.num_classes, third.shape[-1] // 4, **parts, name="auxiliary")
+        context = CONTEXTS[self.context](
+            last.shape[-1] // _SHARES[self.context],
+            gsto=self.gsto,
+            num_classes=self.num_classes,
+            align_corners=self.align_corners,
+            implementation=self.implementation,
+            **parts,
+            name="context",
+        )
+        found = context(last, train)
+        classifier = parts["conv"](self.num_classes, 1, use_bias=True, name="classifier")
+        stage_logits = {"stage3": auxiliary(third, train)}
+        if found.logits is not None:
+            stage_logits["context"] = found.logits
+        return Outputs(
+            classifier(found.features),
+            stage_logits,
+            {f"stage{n}": [x] for n, x in enumerate(stages, 1)},
+            {f"context/{name}": gate for name, gate in found.gates.items()},
+        )
