@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
     # Transition after stages 1, 2, 3: none | supervised | unsupervised | head_only (section 3.2.2).
     model.gtm = ("none", "supervised", "supervised")
     model.gtm_form = "released"  # released: gates the lowest branch | paper: the concatenation
+    model.attention = "none"  # other gates (Table 3): none | channel | spatial ...
+    model.attention_place = "block"  # ... after each: block | layer | transfer (AttentionSpec)
     model.head = "v2"  # v2: on all branches, concatenated | v1: on branch 0 (HRNet for pose)
     model.upsample = "bilinear"  # in the fusions: bilinear | nearest
     model.align_corners = False  # of every bilinear upsampling
@@ -167,6 +169,7 @@ def set_baseline(config: ConfigDict) -> None:
         config.model.head, config.model.upsample = "v1", "nearest"
     config.model.gfm = False
     config.model.gtm = ("none", "none", "none")
+    config.model.attention = "none"
 
 
 def finish(

@@ -17,7 +17,7 @@ from gsto_jax.implementation import IMPLEMENTATIONS
 from gsto_jax.layers.conv import INITIALIZERS
 from gsto_jax.layers.norm import STATISTICS
 from gsto_jax.models.hrnet import HEADS
-from gsto_jax.models.specs import GSTOSpec, variant
+from gsto_jax.models.specs import AttentionSpec, GSTOSpec, variant
 from gsto_jax.pose.heatmaps import REFINEMENTS
 from gsto_jax.pose.oks import SUPPRESSIONS
 
@@ -33,7 +33,7 @@ def _one_of(value: str, field: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network. See `GSTOSpec` and `HRNet` for the fields."""
+    """Which network. See `GSTOSpec`, `AttentionSpec` and `HRNet` for the fields."""
 
     variant: str
     gfm: bool
@@ -50,6 +50,8 @@ class ModelConfig:
     bn_groups: int
     remat: bool
     implementation: str
+    attention: str
+    attention_place: str
     pack: bool
     dtype: str
 
@@ -57,7 +59,7 @@ class ModelConfig:
         """Raises UserError for values that no network has."""
         object.__setattr__(self, "gtm", tuple(self.gtm))
         variant(self.variant)
-        _ = self.gsto
+        _ = self.gsto, self.attention_spec
         _one_of(self.head, "model.head", HEADS)
         _one_of(self.upsample, "model.upsample", ("bilinear", "nearest"))
         _one_of(self.init, "model.init", tuple(INITIALIZERS))
@@ -83,6 +85,11 @@ class ModelConfig:
             gtm=self.gtm,
             gtm_form=self.gtm_form,
         )
+
+    @property
+    def attention_spec(self) -> AttentionSpec:
+        """The gates that are not GSTO's."""
+        return AttentionSpec(kind=self.attention, place=self.attention_place)
 
     @property
     def kernels(self) -> str | None:
@@ -337,6 +344,8 @@ ADDED: dict[str, Any] = {
         "bn_groups": 1,
         "remat": False,
         "implementation": "auto",
+        "attention": "none",
+        "attention_place": "block",
         "pack": True,
     },
     "optim": {"kind": "sgd", "schedule": "poly", "milestones": (), "decay": 0.1},

@@ -78,6 +78,7 @@ def network(config: ModelConfig, num_classes: int, lanes: int = 0) -> HRNet:
         bn_groups=config.bn_groups,
         remat=config.remat,
         implementation=config.kernels,
+        attention=config.attention_spec,
         lanes=lanes,
         dtype=config.compute_dtype,
         param_dtype=jnp.promote_types(config.compute_dtype, jnp.float32),

@@ -41,7 +41,11 @@ def refused(*args, **kwargs):
         ),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
-        (["--mode=evil"], "<train|eval|submit|predict|report|export|prepare|audit|plan|describe>"),
+        (["--mode=evil"], "predict|report|export|prepare|audit|plan|describe|tables>"),
+        (
+            ["--config=configs/ablation.py:row=t9"],
+            "row=t9 does not exist: use one of t1-baseline, ",
+        ),
         (["--wrkdir=x"], "wrkdir"),
         (["stray"], "unknown argument 'stray'"),
         (["--config.model.variant=w19"], "'w19' does not exist"),

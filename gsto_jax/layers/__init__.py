@@ -1,5 +1,6 @@
 """Layers: convolution, normalisation, resampling, gates, scale transfer, fusion, transition."""
 
+from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
 from gsto_jax.layers.conv import INITIALIZERS, Conv
 from gsto_jax.layers.fusion import GFM, MultiScaleFusion
 from gsto_jax.layers.gates import GateChain, SelfGated, SpatialGate
@@ -19,6 +20,7 @@ __all__ = [
     "GTM",
     "INITIALIZERS",
     "BatchNorm",
+    "ChannelAttention",
     "Conv",
     "GSTOOutput",
     "GateChain",
@@ -26,6 +28,7 @@ __all__ = [
     "ScaleTransfer",
     "SegmentationHead",
     "SelfGated",
+    "SpatialAttention",
     "SpatialGate",
     "SupervisedGSTO",
     "UnsupervisedGSTO",

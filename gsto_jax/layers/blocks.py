@@ -6,6 +6,7 @@ from itertools import pairwise
 import flax.linen as nn
 from jax import Array
 
+from gsto_jax.layers.attention import NoAttention
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
@@ -44,37 +45,58 @@ class ConvBN(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around an identity shortcut (stages 2 to 4)."""
+    """Two 3x3 convolutions around an identity shortcut (stages 2 to 4).
+
+    Attributes:
+      features: channels.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+      attention: what follows each convolution with its BN.
+    """
 
     features: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+    attention: ModuleDef = NoAttention
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
         """`b h w features`, or packed, -> the same shape."""
         y = self.conv(self.features, 3, name="conv1")(x, *hints(pack))
         y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
+        y = self.attention(name="attention1")(y, pack)
         y = self.conv(self.features, 3, name="conv2")(y, *hints(pack))
-        return relu(x + self.norm(name="bn2")(y, train, *hints(pack)))
+        y = self.norm(name="bn2")(y, train, *hints(pack))
+        return relu(x + self.attention(name="attention2")(y, pack))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed."""
+    """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed.
+
+    Attributes:
+      planes: channels of the first two convolutions.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+      attention: what follows each convolution with its BN; not the projection.
+    """
 
     planes: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+    attention: ModuleDef = NoAttention
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
         """`b h w c` -> `b h w 4*planes`, packed alike."""
         y = self.conv(self.planes, 1, name="conv1")(x, *hints(pack))
         y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
+        y = self.attention(name="attention1")(y, pack)
         y = self.conv(self.planes, 3, name="conv2")(y, *hints(pack))
         y = relu(self.norm(name="bn2")(y, train, *hints(pack)))
+        y = self.attention(name="attention2")(y, pack)
         y = self.conv(4 * self.planes, 1, name="conv3")(y, *hints(pack))
         y = self.norm(name="bn3")(y, train, *hints(pack))
+        y = self.attention(name="attention3")(y, pack)
         if x.shape[-1] != 4 * self.planes * pack:
             parts = {"conv": self.conv, "norm": self.norm}
             x = ConvBN(4 * self.planes, 1, relu=False, **parts, name="downsample")(x, train, pack)

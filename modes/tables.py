@@ -1,0 +1,22 @@
+"""Prints every table of the paper that has counts: ours, exact, beside theirs. Needs no data."""
+
+from typing import Any
+
+import jax
+
+from gsto_jax.models.published import ROWS
+from gsto_jax.tables import paper_table
+from modes.terminal import make_show
+
+
+def run(args: Any) -> None:
+    """Counts every network of the tables."""
+    jax.config.update("jax_platforms", "cpu")  # nothing is computed
+    show = make_show()
+    show(
+        "conv, conv+BN   parameters of convolutions, and those with BN's scales and biases\n"
+        "MACs            weights times output pixels of every convolution that runs\n"
+        "paper           its #Param (with BN's for poses) / its GFLOPs, which are MACs / 2^30\n"
+    )
+    for number in sorted({row.table for row in ROWS}):
+        show(paper_table(number))
