@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.table import Table
 from gsto_jax.config import Config
 from gsto_jax.metrics import Scores
 from gsto_jax.models.counts import Count, count_by_part
-from gsto_jax.models.published import POSE_SIZE, ROWS, SIZE, published
+from gsto_jax.models.published import POSE_SIZE, ROWS, SIZE, Row, published
 from gsto_jax.task import network
 from gsto_jax.train import Progress
 
@@ -53,9 +53,13 @@ def describe_table(config: Config, outputs: int) -> Table:
     return table
 
 
-def paper_table(number: int) -> Table:
-    """Our exact counts of a table of the paper, beside what it prints, with match or miss."""
-    rows = [row for row in ROWS if row.table == number]
+def paper_tables(rows: Sequence[Row] = ROWS) -> Iterator[Table]:
+    """Our exact counts of each table of the paper, beside what it prints, with match or miss."""
+    for number in sorted({row.table for row in rows}):
+        yield _paper_table(number, [row for row in rows if row.table == number])
+
+
+def _paper_table(number: int, rows: Sequence[Row]) -> Table:
     height, width = rows[0].size
     unit = "joints" if rows[0].is_pose else "classes"
     title = f"Table {number}: one image {height}x{width}, {rows[0].outputs} {unit}"

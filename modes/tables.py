@@ -4,8 +4,7 @@ from typing import Any
 
 import jax
 
-from gsto_jax.models.published import ROWS
-from gsto_jax.tables import paper_table
+from gsto_jax.tables import paper_tables
 from modes.terminal import make_show
 
 
@@ -18,5 +17,5 @@ def run(args: Any) -> None:
         "MACs            weights times output pixels of every convolution that runs\n"
         "paper           its #Param (with BN's for poses) / its GFLOPs, which are MACs / 2^30\n"
     )
-    for number in sorted({row.table for row in ROWS}):
-        show(paper_table(number))
+    for table in paper_tables():
+        show(table)

@@ -111,6 +111,16 @@ def test_describe_prints_exact_counts():
         assert figure in pose.stdout
 
 
+@pytest.mark.slow
+def test_tables_of_the_paper():
+    done = run("--mode=tables")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^Table (\d+):", done.stdout, re.M) == ["1", "2", "3", "4", "7", "10"]
+    assert re.findall(r"miss: (\S+)", done.stdout) == ["65.78M", "714.0"] * 2
+    assert len(re.findall(r" match ", done.stdout)) == 16
+    assert all(n in done.stdout for n in ("3941147", "65930442", "766561886208", "63516161"))
+
+
 def write_tree(root, labels):
     """Pictures of 40x60 in two splits; `labels` maps a picture's number to its odd label."""
     rng = np.random.default_rng(0)

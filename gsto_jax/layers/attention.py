@@ -65,7 +65,8 @@ class SpatialAttention(nn.Module):
         *place, lanes = x.shape
         pixels = x.reshape(*place, pack, lanes // pack)
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        both = jnp.stack([pixels.mean(-1, wide).astype(x.dtype), pixels.max(-1)], axis=-1)
+        mean = pixels.mean(-1, wide, keepdims=True).astype(x.dtype)
+        both = jnp.concatenate([mean, pixels.max(-1, keepdims=True)], axis=-1)
         conv = self.conv(1, self.kernel_size, name="conv")
         logits = conv(both.reshape(*place, 2 * pack), *hints(pack))
         (scaled,), _ = apply_gates(x, logits, pack)

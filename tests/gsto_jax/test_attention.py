@@ -117,13 +117,14 @@ def shapes(kind, place, lanes=0):
 
 @pytest.mark.parametrize(("kind", "place"), PLACES)
 def test_places(kind, place):
-    """Nothing else comes, goes or takes another name or shape, nor where maps are packed."""
+    """Nothing else comes, goes, or takes another name or shape, nor where maps are packed."""
     layers = {"channel": ("squeeze", "excite"), "spatial": ("conv",)}[kind]
     bare, found = shapes("none", "block"), shapes(kind, place)
     wanted = {f"{where}/{layer}/kernel" for where in PLACES[kind, place] for layer in layers}
     assert {name: found[name] for name in found.keys() - wanted} == bare
     assert wanted <= found.keys()
-    assert shapes(kind, place, 16) == found
+    if kind == "channel":  # whose kernels would be others if it took packed channels for its own
+        assert shapes(kind, place, 16) == found
 
 
 @pytest.mark.parametrize(("kind", "place"), [("channel", "transfer"), ("spatial", "layer")])

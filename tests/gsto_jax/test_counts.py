@@ -1,14 +1,17 @@
 """Every count of the reference, and the frozen names of our parameters."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from flax.traverse_util import flatten_dict
+from rich.console import Console
 
 from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet
 from gsto_jax.models import AttentionSpec, count
 from gsto_jax.models.initialize import abstract_variables
-from gsto_jax.models.published import POSE_SIZE, ROWS, published
+from gsto_jax.models.published import POSE_SIZE, ROWS, Row, published
+from gsto_jax.tables import paper_tables
 
 EXACT = {
     "t1-baseline": (3923091, 3939579, 76856885248),
@@ -42,10 +45,23 @@ EXACT = {
 BY_KEY = {row.key: row for row in ROWS}
 
 
+MISSES = {
+    "t4-hrnetv2-w48": (("65.77M", "696.2"), ["65.78M"]),
+    "t4-gsto-w48": (("65.93M", "713.9"), ["714.0"]),
+}
+MISSES |= {key.replace("t4", "t7"): value for key, value in MISSES.items()}
+
+
 @pytest.mark.parametrize("key", EXACT)
 def test_counts_are_exact(key):
-    total = BY_KEY[key].count
+    """And, rounded, they are what the paper prints, but for two known misses."""
+    row = BY_KEY[key]
+    total = row.count
     assert (total.conv_params, total.params, total.macs) == EXACT[key]
+    ours, misses = MISSES.get(key, ((row.params, row.gflops), []))
+    assert row.misses == misses
+    assert all(figure in row.note for figure in misses)
+    assert (row.ours == ours) if row.params else (row.table == 1)
 
 
 @pytest.mark.parametrize(
@@ -58,26 +74,6 @@ def test_counts_are_exact(key):
 def test_counts_of_the_full_w18(gsto, exact):
     total = count(HRNet(VARIANTS["w18"], gsto, 19), (1024, 2048))
     assert (total.conv_params, total.params, total.macs) == exact
-
-
-MISSES = {
-    "t4-hrnetv2-w48": (("65.77M", "696.2"), ["65.78M"]),
-    "t4-gsto-w48": (("65.93M", "713.9"), ["714.0"]),
-}
-MISSES |= {key.replace("t4", "t7"): value for key, value in MISSES.items()}
-
-
-@pytest.mark.parametrize("key", EXACT)
-def test_printed_figures(key):
-    """Our exact counts, rounded, are what the paper prints, but for two known misses."""
-    row = BY_KEY[key]
-    ours, misses = MISSES.get(key, ((row.params, row.gflops), []))
-    assert row.misses == misses
-    assert all(figure in row.note for figure in misses)
-    if row.params:
-        assert row.ours == ours
-    else:
-        assert row.table == 1
 
 
 def test_every_row_of_the_tables_is_counted_above():
@@ -96,6 +92,25 @@ def test_published_row_is_found_only_for_its_network():
     assert published("w18_small_v2", PLAIN, 19, attention=channel).key == "t3-channel-layer"
     assert published("w18_small_v2", PLAIN, 19).key == "t4-hrnetv2-w18"
     assert published("w18_small_v2", GSTOSpec(gtm=("none",) * 3), 19).key == "t2-gfm"
+
+
+def test_tables_say_match_and_miss():
+    row = Row(3, "ours", "", "mini", PLAIN, outputs=3, size=(64, 64))
+    total = row.count
+    params, gflops = row.ours
+    printed = replace(row, key="printed", params=params, gflops=gflops)
+    missed = replace(row, key="missed", params="9.99M", gflops=gflops, note="Nobody knows.")
+    far = replace(row, key="elsewhere", table=2)
+    second, third = paper_tables([row, printed, missed, far])
+    console = Console(record=True, width=100)
+    for table in (second, third):
+        console.print(table)
+    lines = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
+    exact = [str(total.conv_params), str(total.params), str(total.macs), f"{total.gmacs:.3f}"]
+    assert ["elsewhere", *exact, "-"] in lines
+    assert ["printed", *exact, params, "/", gflops, "match"] in lines
+    assert ["missed", *exact, "9.99M", "/", gflops, "miss:", "9.99M"] in lines
+    assert (second.caption, third.caption) == ("No printed count is known.", "Nobody knows.")
 
 
 @pytest.mark.parametrize(("name", "gsto"), [("gsto", GSTOSpec()), ("plain", PLAIN)])
