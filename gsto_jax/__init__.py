@@ -22,7 +22,7 @@ from gsto_jax.layers import (
     UnsupervisedGSTO,
     resize,
 )
-from gsto_jax.models import PLAIN, VARIANTS, GSTOSpec, HRNet, HRNetSpec, Outputs
+from gsto_jax.models import PLAIN, VARIANTS, AttentionSpec, GSTOSpec, HRNet, HRNetSpec, Outputs
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ __all__ = [
     "GTM",
     "PLAIN",
     "VARIANTS",
+    "AttentionSpec",
     "BatchNorm",
     "Conv",
     "GSTOOutput",

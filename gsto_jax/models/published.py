@@ -86,10 +86,7 @@ def _count(
     head: str,
     size: tuple[int, int],
 ) -> Count:
-    body = VARIANTS[variant]
-    # of the gates' implementations the one that is traced fastest
-    gates: dict[str, Any] = {"attention": attention, "implementation": "xla"}
-    return count(HRNet(body, gsto, outputs, head, **gates), size)
+    return count(HRNet(VARIANTS[variant], gsto, outputs, head, attention=attention), size)
 
 
 def _gtm(kind: str, *stages: int) -> Any:

@@ -81,7 +81,9 @@ class Run(Generic[Found]):
         words = str(self.get("model.variant", "")).split("_")
         variant = "-".join(x if x[:1] == "v" else x.capitalize() for x in words if x)
         plain = "HRNet" if self.get("model.head") == "v1" else "HRNetV2"
-        return "-".join(filter(None, ["GSTO-HRNet" if gated else plain, variant]))
+        name = "-".join(filter(None, ["GSTO-HRNet" if gated else plain, variant]))
+        other = self.get("model.attention", "none")
+        return name if other == "none" else f"{name} with {other} gates"
 
     @property
     def data(self) -> str:

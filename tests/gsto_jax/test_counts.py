@@ -94,6 +94,20 @@ def test_published_row_is_found_only_for_its_network():
     assert published("w18_small_v2", GSTOSpec(gtm=("none",) * 3), 19).key == "t2-gfm"
 
 
+def test_the_printed_tables_are_these():
+    page = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text()
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `t")]
+    cells = {line[0].strip(" `"): [cell.strip() for cell in line[2:]] for line in lines}
+    assert cells.keys() == EXACT.keys()
+    for key, (*exact, gmacs, printed, verdict) in cells.items():
+        row = BY_KEY[key]
+        assert tuple(map(int, exact)) == EXACT[key]
+        assert gmacs == f"{EXACT[key][2] / 2**30:.3f}"
+        assert printed == (f"{row.params} / {row.gflops}" if row.params else "-")
+        misses = MISSES.get(key, (None, []))[1]
+        assert verdict == (f"miss: {misses[0]}" if misses else "match" if row.params else "-")
+
+
 def test_tables_say_match_and_miss():
     row = Row(3, "ours", "", "mini", PLAIN, outputs=3, size=(64, 64))
     total = row.count
