@@ -36,6 +36,8 @@ def get_config() -> ConfigDict:
     model.context = "none"  # on a ResNet: ppm | aspp (Table 6); none: an HRNet
     # Gates of the context module: none | supervised | unsupervised | head_only.
     model.context_gsto = "none"
+    model.attention = "none"  # other gates (Table 3): none | channel | spatial ...
+    model.attention_place = "block"  # ... after each: block | layer | transfer (AttentionSpec)
     model.head = "v2"  # v2: on all branches, concatenated | v1: on branch 0 (HRNet for pose)
     model.upsample = "bilinear"  # in the fusions: bilinear | nearest
     model.align_corners = False  # of every bilinear upsampling
@@ -174,6 +176,7 @@ def set_baseline(config: ConfigDict) -> None:
     config.model.gfm = False
     config.model.gtm = ("none", "none", "none")
     config.model.context_gsto = "none"
+    config.model.attention = "none"
 
 
 def finish(

@@ -18,7 +18,14 @@ from gsto_jax.layers.context import CONTEXT_KINDS, CONTEXTS
 from gsto_jax.layers.conv import INITIALIZERS
 from gsto_jax.layers.norm import STATISTICS
 from gsto_jax.models.hrnet import HEADS
-from gsto_jax.models.specs import RESNETS, GSTOSpec, ResNetSpec, has_gates, variant
+from gsto_jax.models.specs import (
+    RESNETS,
+    AttentionSpec,
+    GSTOSpec,
+    ResNetSpec,
+    has_gates,
+    variant,
+)
 from gsto_jax.pose.heatmaps import REFINEMENTS
 from gsto_jax.pose.oks import SUPPRESSIONS
 
@@ -35,6 +42,7 @@ def _one_of(value: str, field: str, choices: tuple[str, ...]) -> None:
 _HRNET_ONLY: dict[str, Any] = {
     "gfm": False,
     "gtm": ("none", "none", "none"),
+    "attention": "none",
     "head": "v2",
     "upsample": "bilinear",
 }
@@ -43,7 +51,7 @@ _HRNET_ONLY: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network. See `GSTOSpec`, `HRNet` and `ContextNet` for the fields."""
+    """Which network. See `GSTOSpec`, `AttentionSpec`, `HRNet` and `ContextNet` for the fields."""
 
     variant: str
     gfm: bool
@@ -62,6 +70,8 @@ class ModelConfig:
     bn_groups: int
     remat: bool
     implementation: str
+    attention: str
+    attention_place: str
     pack: bool
     dtype: str
 
@@ -69,7 +79,7 @@ class ModelConfig:
         """Raises UserError for values that no network has."""
         object.__setattr__(self, "gtm", tuple(self.gtm))
         body = variant(self.variant)
-        _ = self.gsto
+        _ = self.gsto, self.attention_spec
         _one_of(self.context, "model.context", ("none", *CONTEXTS))
         _one_of(self.context_gsto, "model.context_gsto", CONTEXT_KINDS)
         _one_of(self.head, "model.head", HEADS)
@@ -112,6 +122,11 @@ class ModelConfig:
             gtm=self.gtm,
             gtm_form=self.gtm_form,
         )
+
+    @property
+    def attention_spec(self) -> AttentionSpec:
+        """The gates that are not GSTO's."""
+        return AttentionSpec(kind=self.attention, place=self.attention_place)
 
     @property
     def has_gates(self) -> bool:
@@ -385,6 +400,8 @@ ADDED: dict[str, Any] = {
         "bn_groups": 1,
         "remat": False,
         "implementation": "auto",
+        "attention": "none",
+        "attention_place": "block",
         "pack": True,
     },
     "loss": {"context_weight": 0.4},

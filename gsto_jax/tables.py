@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.table import Table
 from gsto_jax.config import Config
 from gsto_jax.metrics import Scores
 from gsto_jax.models.counts import Count, count_by_part
-from gsto_jax.models.published import POSE_SIZE, SIZE, published
+from gsto_jax.models.published import POSE_SIZE, ROWS, SIZE, Row, published
 from gsto_jax.task import network
 from gsto_jax.train import Progress
 
@@ -43,7 +43,7 @@ def describe_table(config: Config, outputs: int) -> Table:
     table.add_row("total", str(total.conv_params), str(total.params), str(total.macs))
     rounded = (f"{n / 1e6:.2f}M" for n in (total.conv_params, total.params))
     table.add_row("", *rounded, f"{total.gmacs:.1f} x 2^30")
-    row = published(model.variant, model.gsto, outputs, model.head, size)
+    row = published(model.variant, model.gsto, outputs, model.head, size, model.attention_spec)
     if row is None:
         table.caption = "The paper prints no count for this network."
     else:
@@ -51,6 +51,32 @@ def describe_table(config: Config, outputs: int) -> Table:
         table.add_row("paper", *params, f"{row.gflops} x 2^30")
         table.caption = f"Paper: {row.place}."
     table.caption_justify = "left"
+    return table
+
+
+def paper_tables(rows: Sequence[Row] = ROWS) -> Iterator[Table]:
+    """Our exact counts of each table of the paper, beside what it prints, with match or miss."""
+    for number in sorted({row.table for row in rows}):
+        yield _paper_table(number, [row for row in rows if row.table == number])
+
+
+def _paper_table(number: int, rows: Sequence[Row]) -> Table:
+    height, width = rows[0].size
+    unit = "joints" if rows[0].is_pose else "classes"
+    title = f"Table {number}: one image {height}x{width}, {rows[0].outputs} {unit}"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in ("row", "conv", "conv+BN", "MACs", "/ 2^30", "paper", ""):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    table.columns[0].justify = "left"
+    for row in rows:
+        total, printed = row.count, row.params and f"{row.params} / {row.gflops}"
+        exact = (str(n) for n in (total.conv_params, total.params, total.macs))
+        verdict = f"miss: {', '.join(row.misses)}" if row.misses else "match" if printed else ""
+        table.add_row(row.key, *exact, f"{total.gmacs:.3f}", printed or "-", verdict)
+    notes = [row.note for row in rows if row.note]
+    if not any(row.params for row in rows):
+        notes.insert(0, "No printed count is known.")
+    table.caption = " ".join(notes)
     return table
 
 

@@ -82,7 +82,13 @@ def network(config: ModelConfig, num_classes: int, lanes: int = 0) -> HRNet | Co
     if isinstance(body, ResNetSpec):
         return ContextNet(body, config.context, config.context_gsto, **shared)
     return HRNet(
-        body, config.gsto, head=config.head, upsample=config.upsample, lanes=lanes, **shared
+        body,
+        config.gsto,
+        head=config.head,
+        upsample=config.upsample,
+        attention=config.attention_spec,
+        lanes=lanes,
+        **shared,
     )
 
 

@@ -15,6 +15,7 @@ MODES = {
     "plan": "compile the steps for a --topology of chips that need not be here, and print what they"
     " cost, beside those of --compare",
     "describe": "print parameters and multiply-accumulates by stage",
+    "tables": "print the counts of every network of the paper's tables, beside what it prints",
 }
 
 FLAGS = {

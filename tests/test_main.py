@@ -41,7 +41,11 @@ def refused(*args, **kwargs):
         ),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
-        (["--mode=evil"], "<train|eval|submit|predict|report|export|prepare|audit|plan|describe>"),
+        (["--mode=evil"], "predict|report|export|prepare|audit|plan|describe|tables>"),
+        (
+            ["--config=configs/ablation.py:row=t9"],
+            "row=t9 does not exist: use one of t1-baseline, ",
+        ),
         (["--wrkdir=x"], "wrkdir"),
         (["stray"], "unknown argument 'stray'"),
         (["--config.model.variant=w19"], "'w19' does not exist"),
@@ -105,6 +109,16 @@ def test_describe_prints_exact_counts():
     pose = run("--mode=describe", "--config=configs/coco_pose_w32.py:baseline")
     for figure in ("17 joints", "384x288", "28481777", "28536113", "17201258496", "28.5M", "16.0"):
         assert figure in pose.stdout
+
+
+@pytest.mark.slow
+def test_tables_of_the_paper():
+    done = run("--mode=tables")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^Table (\d+):", done.stdout, re.M) == ["1", "2", "3", "4", "7", "10"]
+    assert re.findall(r"miss: (\S+)", done.stdout) == ["65.78M", "714.0"] * 2
+    assert len(re.findall(r" match ", done.stdout)) == 16
+    assert all(n in done.stdout for n in ("3941147", "65930442", "766561886208", "63516161"))
 
 
 def write_tree(root, labels):

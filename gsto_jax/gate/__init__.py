@@ -7,6 +7,6 @@ tpu   kernels for TPUs
 gpu   kernels for NVIDIA GPUs
 """
 
-from gsto_jax.gate.api import Gated, apply_gates, gated_maps
+from gsto_jax.gate.api import Gated, apply_channel_gates, apply_gates, gated_maps
 
-__all__ = ["Gated", "apply_gates", "gated_maps"]
+__all__ = ["Gated", "apply_channel_gates", "apply_gates", "gated_maps"]

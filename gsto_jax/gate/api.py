@@ -187,3 +187,27 @@ def apply_gates(
         )
     gates = jax.nn.sigmoid(gate_logits).astype(features.dtype)
     return xla.scale_maps(features, gates, pack), gates
+
+
+def apply_channel_gates(features: Array, gate_logits: Array, pack: int = 1) -> Array:
+    """Scales a feature map by gates over channels, one scalar a channel of each picture (Table 3).
+
+    Args:
+      features: `b h w c`, any float dtype.
+      gate_logits: `b 1 1 c`, the gates before their sigmoid.
+      pack: of the features (see `gsto_jax.ops.packing`).
+
+    Returns:
+      `sigmoid(gate_logits) * features`, in the shape and dtype of `features`.
+
+    Raises:
+      ValueError: the two do not share `b` and `c`.
+    """
+    batch, _, _, lanes = features.shape
+    if gate_logits.shape != (batch, 1, 1, lanes // pack):
+        raise ValueError(
+            f"channel gates {gate_logits.shape} and features {features.shape} packed by {pack}: "
+            f"give gates {(batch, 1, 1, lanes // pack)}"
+        )
+    gates = jax.nn.sigmoid(gate_logits).astype(features.dtype)
+    return (jnp.tile(gates, pack) if pack > 1 else gates) * features

@@ -1,5 +1,6 @@
 """Layers: convolution, normalisation, resampling, gates, scale transfer, fusion, context."""
 
+from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
 from gsto_jax.layers.context import ASPP, PPM, BranchGates, ContextOutput
 from gsto_jax.layers.conv import INITIALIZERS, Conv
 from gsto_jax.layers.fusion import GFM, MultiScaleFusion
@@ -23,6 +24,7 @@ __all__ = [
     "PPM",
     "BatchNorm",
     "BranchGates",
+    "ChannelAttention",
     "ContextOutput",
     "Conv",
     "FCNHead",
@@ -32,6 +34,7 @@ __all__ = [
     "ScaleTransfer",
     "SegmentationHead",
     "SelfGated",
+    "SpatialAttention",
     "SpatialGate",
     "SupervisedGSTO",
     "UnsupervisedGSTO",

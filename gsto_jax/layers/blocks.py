@@ -6,6 +6,7 @@ from itertools import pairwise
 import flax.linen as nn
 from jax import Array
 
+from gsto_jax.layers.attention import NoAttention
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
@@ -48,19 +49,29 @@ class ConvBN(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around an identity shortcut (stages 2 to 4)."""
+    """Two 3x3 convolutions around an identity shortcut (stages 2 to 4).
+
+    Attributes:
+      features: channels.
+      conv: the convolution to use.
+      norm: the normalisation to use.
+      attention: what follows each convolution with its BN.
+    """
 
     features: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+    attention: ModuleDef = NoAttention
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
         """`b h w features`, or packed, -> the same shape."""
         y = self.conv(self.features, 3, name="conv1")(x, *hints(pack))
         y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
+        y = self.attention(name="attention1")(y, pack)
         y = self.conv(self.features, 3, name="conv2")(y, *hints(pack))
-        return relu(x + self.norm(name="bn2")(y, train, *hints(pack)))
+        y = self.norm(name="bn2")(y, train, *hints(pack))
+        return relu(x + self.attention(name="attention2")(y, pack))
 
 
 class Bottleneck(nn.Module):
@@ -72,6 +83,7 @@ class Bottleneck(nn.Module):
       dilation: of the 3x3 convolution.
       conv: the convolution to use.
       norm: the normalisation to use.
+      attention: what follows each convolution with its BN; not the projection.
     """
 
     planes: int
@@ -79,17 +91,21 @@ class Bottleneck(nn.Module):
     dilation: int = 1
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+    attention: ModuleDef = NoAttention
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) 4*planes`, packed alike."""
         y = self.conv(self.planes, 1, name="conv1")(x, *hints(pack))
         y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
+        y = self.attention(name="attention1")(y, pack)
         spatial = self.conv(self.planes, 3, self.stride, **_dilated(self.dilation), name="conv2")
         y = spatial(y, *hints(pack))
         y = relu(self.norm(name="bn2")(y, train, *hints(pack)))
+        y = self.attention(name="attention2")(y, pack)
         y = self.conv(4 * self.planes, 1, name="conv3")(y, *hints(pack))
         y = self.norm(name="bn3")(y, train, *hints(pack))
+        y = self.attention(name="attention3")(y, pack)
         if self.stride != 1 or x.shape[-1] != 4 * self.planes * pack:
             parts = {"conv": self.conv, "norm": self.norm, "name": "downsample"}
             x = ConvBN(4 * self.planes, 1, self.stride, relu=False, **parts)(x, train, pack)

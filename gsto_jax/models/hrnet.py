@@ -10,13 +10,14 @@ from flax import struct
 from jax import Array
 
 from gsto_jax.errors import UserError
+from gsto_jax.layers.attention import Attention, NoAttention, attention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
 from gsto_jax.layers.conv import INITIALIZERS, Conv, ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.transition import GTM
-from gsto_jax.models.specs import GSTOSpec, HRNetSpec
+from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
 from gsto_jax.ops.packing import pack, packs_of, unpack
 
 HEADS = ("v1", "v2")
@@ -49,6 +50,7 @@ class HRModule(nn.Module):
     fusion: ModuleDef
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+    attention: Attention = Attention()
 
     @nn.compact
     def __call__(
@@ -58,14 +60,15 @@ class HRModule(nn.Module):
         packs: Sequence[int] | None = None,
     ) -> tuple[list[Array], dict[str, Array]]:
         """Branches `b h_j w_j c_j`, or packed, -> the same shapes, and the gates by name."""
+        parts = {"conv": self.conv, "norm": self.norm, "attention": self.attention.conv}
         deeper = []
         for j, x in enumerate(branches):
             by = packs[j] if packs else 1
             for n in range(self.blocks):
                 name = f"branch{j}_block{n}"
-                block = BasicBlock(x.shape[-1] // by, conv=self.conv, norm=self.norm, name=name)
-                x = block(x, train, by)
-            deeper.append(x)
+                x = BasicBlock(x.shape[-1] // by, **parts, name=name)(x, train, by)
+                x = self.attention.unit(name=f"{name}_attention")(x, by)
+            deeper.append(self.attention.branch(name=f"branch{j}_attention")(x, by))
         return self.fusion(name="fusion")(deeper, train, packs)
 
 
@@ -80,6 +83,7 @@ class Transition(nn.Module):
     gtm: ModuleDef
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+    attention: ModuleDef = NoAttention
 
     @nn.compact
     def __call__(
@@ -106,9 +110,10 @@ class Transition(nn.Module):
                 keep = ConvBN(width, 3, conv=self.conv, norm=self.norm, name=f"keep{i}")
                 x = keep(x, train, packs[i], out_packs[i])
             kept.append(x)
+        lowest = self.attention(name="attention")(branches[-1], packs[-1])
         gtm = self.gtm(self.widths[-1], name="gtm")
         around = None if plain else [*packs, out_packs[-1]]
-        new, logits, gate = gtm(branches, train, around)
+        new, logits, gate = gtm([*branches[:-1], lowest], train, around)
         return [*kept, new], logits, gate
 
 
@@ -132,6 +137,7 @@ class HRNet(nn.Module):
       remat: keeps of each module of stages 2 to 4 only what goes in, and computes the rest again
         for the gradient: less memory, more work.
       implementation: of the gates (`gsto_jax.gate.gated_maps`).
+      attention: the gates of Table 3, in place of GSTO's or beside them; `NO_ATTENTION` for none.
       lanes: packs narrow maps until they fill so many channels, where the image's sides divide by
         32 and corners are not aligned: 128 on TPUs, 0 elsewhere. No parameter or result changes.
       dtype: compute dtype of the body; BN statistics are at least float32.
@@ -156,6 +162,7 @@ class HRNet(nn.Module):
     bn_groups: int = 1
     remat: bool = False
     implementation: str | None = None
+    attention: AttentionSpec = NO_ATTENTION
     lanes: int = 0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -187,6 +194,7 @@ class HRNet(nn.Module):
                 param_dtype=self.param_dtype,
             ),
         }
+        after = attention(self.attention.kind, self.attention.place, parts["conv"])
         fusion = partial(
             MultiScaleFusion,
             gate=self.gsto.gate if self.gsto.gfm else "none",
@@ -208,8 +216,10 @@ class HRNet(nn.Module):
         for k, by in ((1, 2 * body if packs else 1), (2, body)):
             stem = ConvBN(spec.stem_width, 3, stride=2, **parts, name=f"stem{k}")
             x = stem(x, train, by, body)
+            x = after.conv(name=f"stem{k}_attention")(x, body)
         for n in range(spec.stage1_blocks):
-            x = Bottleneck(spec.stage1_planes, **parts, name=f"stage1_block{n}")(x, train, body)
+            unit = {**parts, "attention": after.conv, "name": f"stage1_block{n}"}
+            x = Bottleneck(spec.stage1_planes, **unit)(x, train, body)
         branches, current = [x], [body]
         stage_branches["stage1"] = [unpack(x, body)]
 
@@ -223,7 +233,8 @@ class HRNet(nn.Module):
                 **parts,
             )
             name = f"transition{stage - 1}"
-            transition = Transition(spec.widths[:stage], gtm, **parts, name=name)
+            of_stage = {**parts, "attention": after.transition, "name": name}
+            transition = Transition(spec.widths[:stage], gtm, **of_stage)
             following = packs[:stage] if packs else None
             branches, logits, gate = transition(branches, train, current, following)
             if logits is not None:
@@ -234,7 +245,7 @@ class HRNet(nn.Module):
                 name = f"stage{stage}_module{m}"
                 last = stage == 4 and m == spec.modules[-1] - 1
                 fuse = partial(fusion, targets=1) if last and self.head == "v1" else fusion
-                module = hr_module(spec.blocks, fuse, **parts, name=name)
+                module = hr_module(spec.blocks, fuse, **parts, attention=after, name=name)
                 branches, fusion_gates = module(branches, train, following)
                 gates |= {f"stage{stage}/module{m}/{key}": g for key, g in fusion_gates.items()}
             current = list(following or [1] * stage)

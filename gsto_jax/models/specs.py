@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gsto_jax.errors import UserError
+from gsto_jax.layers.attention import ATTENTION, ATTENTION_PLACES
 from gsto_jax.layers.gates import GATE_FORMS
 from gsto_jax.layers.transition import GTM_KINDS
 
@@ -116,6 +117,38 @@ def has_gates(gfm: bool, gtm: Iterable[str]) -> bool:
     """Whether a network of these settings gates anything (see `GSTOSpec`)."""
     return gfm or not set(gtm) <= {"none", "head_only"}
 
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """Other gates than GSTO's (paper, Table 3). The defaults are none.
+
+    Attributes:
+      kind: "none", "channel" (squeeze-and-excitation) or "spatial" (7x7 on mean and maximum).
+      place: "block" (after each branch of a module), "layer" (after each residual unit, or each
+        convolution if spatial) or "transfer" (where maps change their scale); see
+        `gsto_jax.layers.attention.attention`.
+    """
+
+    kind: str = "none"
+    place: str = "block"
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a kind or place that does not exist, or spatial gates twice."""
+        for name, value, choices in (
+            ("attention", self.kind, ATTENTION),
+            ("attention_place", self.place, ATTENTION_PLACES),
+        ):
+            if value not in choices:
+                raise UserError(f"model.{name} is {value!r}: use one of {', '.join(choices)}")
+        if (self.kind, self.place) == ("spatial", "transfer"):
+            raise UserError(
+                "model.attention is 'spatial' and model.attention_place 'transfer': spatial gates "
+                "on the scale transfer are GSTO, so use model.gfm and model.gtm"
+            )
+
+
+NO_ATTENTION = AttentionSpec()
+"""GSTO's gates alone, or none."""
 
 PLAIN = GSTOSpec(gfm=False, gtm=("none", "none", "none"))
 """No gates: HRNetV2."""

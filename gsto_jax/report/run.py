@@ -86,7 +86,9 @@ class Run(Generic[Found]):
             body = variant.replace("Resnet", "ResNet")
             return "-".join(filter(None, ["GSTO" if gated else "", context.upper(), body]))
         plain = "HRNet" if self.get("model.head") == "v1" else "HRNetV2"
-        return "-".join(filter(None, ["GSTO-HRNet" if gated else plain, variant]))
+        name = "-".join(filter(None, ["GSTO-HRNet" if gated else plain, variant]))
+        other = self.get("model.attention", "none")
+        return name if other == "none" else f"{name} with {other} gates"
 
     @property
     def data(self) -> str:

@@ -51,6 +51,7 @@ _GATES = {
     "gates of GTM": r"transition\d/gtm/gate/.*",
     "heads of GTM": r"transition\d/gtm/head/.*",
     "GTM in the paper's form": r"transition\d/gtm/(gsto|down/step\d)/.*",
+    "other gates": r"(.*/)?(\w+_)?attention\d?/.*",
 }
 _HEAD = {"head": r"head(/.*)?"}
 

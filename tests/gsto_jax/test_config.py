@@ -8,10 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from configs import base
+from configs import ablation, base
 from data_pipelines import DataConfig
 from gsto_jax import UserError
 from gsto_jax.config import Config, changes, kind
+from gsto_jax.models import published
 from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.task import Task, network
 
@@ -106,6 +107,42 @@ def test_words_of_data_sets():
             load("cityscapes_w48", word)
 
 
+def test_rows_of_the_tables_are_the_networks_that_are_counted():
+    counted = {row.key: row for row in published.ROWS if row.table <= 4}
+    assert counted.keys() == ablation.ROWS.keys()
+    for key, row in counted.items():
+        config, values = load("ablation", f"row={key}")
+        model = settings(values).model
+        ours = (model.variant, model.gsto, model.attention_spec, model.head)
+        assert ours == (row.variant, row.gsto, row.attention, row.head), key
+        assert (len(config.data.classes), config.name) == (row.outputs, f"{key}-cityscapes")
+
+
+def test_words_of_the_ablations():
+    for data, other in ablation.DATA.items():
+        expected = other.get_config()
+        for words in (f"row=t2-gtm-3,data={data}", f"data={data},row=t2-gtm-3"):
+            config, _ = load("ablation", words)
+            assert config.name == f"t2-gtm-3-{data}"
+            assert config.model.gtm == ("none", "none", "supervised")
+            assert config.model.init == expected.model.init
+            for section in ("data", "optim", "train", "eval", "loss"):
+                assert config[section] == expected[section]
+    small, _ = load("ablation", "mini,data=scenes,row=t4-gsto-w48,runlocal")
+    assert (small.model.variant, small.name) == ("mini", "t4-gsto-w48-scenes-mini-runlocal")
+    bare, _ = load("ablation", "row=t3-spatial-layer,baseline")
+    assert (bare.model.gfm, bare.model.attention) == (False, "none")
+    assert load("ablation", "trainval")[0].data.train_split == "trainval"
+    for words, message in (
+        ("row=t5-x", "row=t5-x does not exist: use one of t1-baseline, .*, t4-gsto-w48"),
+        ("row=t1-gfm,data=lip", "data=lip does not exist: use one of cityscapes, camvid, scenes"),
+        ("row", "':row': use baseline, .*, row=..., data=..., mini"),
+        ("data=scenes,trainval", "':trainval': use"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load("ablation", words)
+
+
 def test_poses():
     for name, batch in (("coco_pose_w32", 128), ("coco_pose_w48", 80)):
         config, values = load(name)
@@ -147,6 +184,8 @@ def test_unknown_words_behind_the_colon():
         ("model", "bn_statistics", "three", "one of two_pass, one_pass"),
         ("model", "bn_groups", 0, "use 1 or more"),
         ("model", "implementation", "cuda", "one of auto, xla, pallas_tpu, pallas_gpu"),
+        ("model", "attention", "pixel", "one of none, channel, spatial"),
+        ("model", "attention_place", "stem", "one of block, layer, transfer"),
         ("loss", "stage_weights", [1.0, 1.0], "four weights"),
         ("optim", "learning_rate", 0.0, "use > 0"),
         ("train", "batch_size", 0, "at least 1"),

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import jax
@@ -15,6 +16,7 @@ import pytest
 from gsto_jax import UserError
 from gsto_jax.report import images, write_report
 from gsto_jax.report.curves import Line, chart
+from gsto_jax.report.run import Run
 from gsto_jax.workdir import Workdir
 from tests.gsto_jax.report_runs import (
     CLASSES,
@@ -331,6 +333,16 @@ def test_pictures_are_made_small_without_mixing_labels(tmp_path):
     uri = images.drawing(small.truth, "x").uri
     data = np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
     np.testing.assert_array_equal(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], small.truth)
+
+
+def test_networks_in_words():
+    def words(**model):
+        return Run(Path(), "", {"model": model}, [], [], [], None, {}, "").network
+
+    assert words(variant="w18_small_v2", gfm=True) == "GSTO-HRNet-W18-Small-v2"
+    assert words(variant="w48") == "HRNetV2-W48"
+    assert words(variant="w48", attention="none") == "HRNetV2-W48"
+    assert words(variant="w48", attention="channel") == "HRNetV2-W48 with channel gates"
 
 
 def test_charts():

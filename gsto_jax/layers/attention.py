@@ -1,0 +1,123 @@
+"""The gates that the paper's Table 3 sets beside its own: over channels, and over a neighbourhood.
+
+The paper prints their counts and not their forms. Those here are the usual ones, and give its
+figures; where two forms count alike, the docstrings say which was taken.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gsto_jax.gate import apply_channel_gates, apply_gates
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.ops.packing import hints, unpack
+
+ATTENTION_PLACES = ("block", "layer", "transfer")
+
+
+class ChannelAttention(nn.Module):
+    """Squeeze-and-excitation: scales each channel by a gate from the means of all.
+
+    Mean over the pixels, a 1x1 convolution to `channels / reduction`, ReLU, a 1x1 convolution back,
+    sigmoid; neither has a bias.
+
+    Attributes:
+      reduction: of the channels in between, of which there is at least one.
+      conv: the convolution to use.
+    """
+
+    reduction: int = 16
+    conv: ModuleDef = Conv
+
+    @nn.compact
+    def __call__(self, x: Array, pack: int = 1) -> Array:
+        """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        row = unpack(x.mean((1, 2), wide, keepdims=True), pack)  # b 1 pack c
+        means = row.mean(2, keepdims=True).astype(x.dtype)
+        channels = means.shape[-1]
+        squeeze = self.conv(max(channels // self.reduction, 1), 1, name="squeeze")
+        logits = self.conv(channels, 1, name="excite")(jax.nn.relu(squeeze(means)))
+        return apply_channel_gates(x, logits, pack)
+
+
+class SpatialAttention(nn.Module):
+    """Scales each pixel by a gate from its neighbourhood: what CBAM calls spatial attention.
+
+    Mean and maximum over the channels, a bias-free convolution of both to one channel, sigmoid.
+    Without BN: the paper's counts leave open whether there is one.
+
+    Attributes:
+      kernel_size: of the convolution.
+      conv: the convolution to use.
+    """
+
+    kernel_size: int = 7
+    conv: ModuleDef = Conv
+
+    @nn.compact
+    def __call__(self, x: Array, pack: int = 1) -> Array:
+        """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+        *place, lanes = x.shape
+        pixels = x.reshape(*place, pack, lanes // pack)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        mean = pixels.mean(-1, wide, keepdims=True).astype(x.dtype)
+        both = jnp.concatenate([mean, pixels.max(-1, keepdims=True)], axis=-1)
+        conv = self.conv(1, self.kernel_size, name="conv")
+        logits = conv(both.reshape(*place, 2 * pack), *hints(pack))
+        (scaled,), _ = apply_gates(x, logits, pack)
+        return scaled
+
+
+class NoAttention(nn.Module):
+    """Stands where there is no attention: the map as it is."""
+
+    def __call__(self, x: Array, pack: int = 1) -> Array:
+        """Returns `x`."""
+        return x
+
+
+ATTENTION = {"none": NoAttention, "channel": ChannelAttention, "spatial": SpatialAttention}
+"""By config name."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What follows the parts of an HRNet; each is called as `layer(name=...)(x, pack)`.
+
+    Attributes:
+      conv: every convolution of stem, stage 1 and branches, with its BN and ReLU; the last one of a
+        residual unit before the shortcut is added. Not the projection of a shortcut.
+      unit: every residual unit of stages 2 to 4, its shortcut added.
+      branch: every branch of a module, before the fusion, so for all its targets alike.
+      transition: the map that a transition makes the new branch of.
+    """
+
+    conv: ModuleDef = NoAttention
+    unit: ModuleDef = NoAttention
+    branch: ModuleDef = NoAttention
+    transition: ModuleDef = NoAttention
+
+
+def attention(kind: str, place: str, conv: ModuleDef = Conv) -> Attention:
+    """The rows of the paper's Table 3, but for the last one, which is GSTO itself.
+
+    Args:
+      kind: a key of `ATTENTION`.
+      place: "block": after each branch of a module, which is what the paper calls a block. "layer":
+        after each residual unit of stages 2 to 4 (channels), or each convolution (spatial).
+        "transfer": combined with the scale transfer: before fusions and transitions. The counts say
+        one gate a branch, not one for each target; so within a module that is "block", and what
+        differs are the transitions.
+      conv: the convolution to use.
+    """
+    layer = partial(ATTENTION[kind], conv=conv) if kind != "none" else NoAttention
+    if place == "block":
+        return Attention(branch=layer)
+    if place == "transfer":
+        return Attention(branch=layer, transition=layer)
+    return Attention(unit=layer) if kind == "channel" else Attention(conv=layer)

@@ -1,0 +1,156 @@
+"""The other gates of Table 3: known answers, places, packed maps. Counts are in test_counts.py."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from gsto_jax import PLAIN, HRNet, HRNetSpec, UserError
+from gsto_jax.config import filled
+from gsto_jax.gate import apply_channel_gates
+from gsto_jax.layers import ChannelAttention, SpatialAttention
+from gsto_jax.models import AttentionSpec
+from gsto_jax.models.initialize import abstract_variables, initial_variables
+from gsto_jax.ops.packing import pack, unpack
+
+TINY = HRNetSpec(
+    widths=(4, 8, 16, 32),
+    modules=(1, 1, 1),
+    blocks=1,
+    stage1_blocks=1,
+    stage1_planes=8,
+    stem_width=8,
+)
+KEY = jax.random.key(0)
+X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 32)), jnp.float32)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+
+
+def test_channel_attention_is_squeeze_and_excitation():
+    layer = ChannelAttention()
+    variables = layer.init(KEY, X)
+    squeeze, excite = (variables["params"][n]["kernel"][0, 0] for n in ("squeeze", "excite"))
+    assert (squeeze.shape, excite.shape) == ((32, 2), (2, 32))
+    hidden = np.maximum(np.asarray(X, np.float64).mean((1, 2)) @ np.asarray(squeeze), 0)
+    expected = sigmoid(hidden @ np.asarray(excite))[:, None, None] * np.asarray(X)
+    np.testing.assert_allclose(layer.apply(variables, X), expected, atol=1e-6)
+    narrow = ChannelAttention().init(KEY, X[..., :3])["params"]
+    assert narrow["squeeze"]["kernel"].shape == (1, 1, 3, 1)
+
+
+def test_spatial_attention_reads_mean_and_maximum_of_49_pixels():
+    layer = SpatialAttention()
+    variables = layer.init(KEY, X)
+    kernel = np.asarray(variables["params"]["conv"]["kernel"])
+    assert kernel.shape == (7, 7, 2, 1)
+    both = np.stack([np.asarray(X).mean(-1), np.asarray(X).max(-1)], -1)
+    padded = np.pad(both, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    logits = np.zeros(X.shape[:3])
+    for i, j in np.ndindex(6, 8):
+        logits[:, i, j] = (padded[:, i : i + 7, j : j + 7] * kernel[..., 0]).sum((1, 2, 3))
+    expected = sigmoid(logits)[..., None] * np.asarray(X)
+    np.testing.assert_allclose(layer.apply(variables, X), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [ChannelAttention(), SpatialAttention()])
+@pytest.mark.parametrize("by", [2, 4])
+def test_packed_maps_fare_as_plain_ones(layer, by):
+    variables = layer.init(KEY, X)
+
+    def both(x):
+        return layer.apply(variables, x), unpack(layer.apply(variables, pack(x, by), by), by)
+
+    plain, packed = both(X)
+    np.testing.assert_allclose(packed, plain, atol=2e-6)
+    weights = jnp.cos(jnp.arange(X.size, dtype=jnp.float32)).reshape(X.shape)
+    ours, theirs = (jax.grad(lambda x, n=n: (both(x)[n] * weights).sum())(X) for n in (1, 0))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_bfloat16_stays():
+    for layer in (ChannelAttention(), SpatialAttention()):
+        x = X.astype(jnp.bfloat16)
+        assert layer.init_with_output(KEY, x)[0].dtype == jnp.bfloat16
+
+
+def test_channel_gates_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"give gates \(2, 1, 1, 16\)"):
+        apply_channel_gates(X, jnp.zeros((2, 1, 1, 32)), 2)
+
+
+PLACES = {
+    ("channel", "block"): {
+        f"stage{s}_module0/branch{j}_attention" for s in (2, 3, 4) for j in range(s)
+    },
+    ("channel", "layer"): {
+        f"stage{s}_module0/branch{j}_block0_attention" for s in (2, 3, 4) for j in range(s)
+    },
+    ("spatial", "layer"): {
+        *("stem1_attention", "stem2_attention"),
+        *(f"stage1_block0/attention{n}" for n in (1, 2, 3)),
+        *(
+            f"stage{s}_module0/branch{j}_block0/attention{n}"
+            for s in (2, 3, 4)
+            for j in range(s)
+            for n in (1, 2)
+        ),
+    },
+}
+PLACES["spatial", "block"] = PLACES["channel", "block"]
+PLACES["channel", "transfer"] = PLACES["channel", "block"] | {
+    f"transition{n}/attention" for n in (1, 2, 3)
+}
+
+
+@cache
+def shapes(kind, place, lanes=0):
+    model = HRNet(TINY, PLAIN, 3, attention=AttentionSpec(kind=kind, place=place), lanes=lanes)
+    params = flatten_dict(abstract_variables(model)["params"], sep="/")
+    return {name: leaf.shape for name, leaf in params.items()}
+
+
+@pytest.mark.parametrize(("kind", "place"), PLACES)
+def test_places(kind, place):
+    """Nothing else comes, goes, or takes another name or shape, nor where maps are packed."""
+    layers = {"channel": ("squeeze", "excite"), "spatial": ("conv",)}[kind]
+    bare, found = shapes("none", "block"), shapes(kind, place)
+    wanted = {f"{where}/{layer}/kernel" for where in PLACES[kind, place] for layer in layers}
+    assert {name: found[name] for name in found.keys() - wanted} == bare
+    assert wanted <= found.keys()
+    if kind == "channel":  # whose kernels would be others if it took packed channels for its own
+        assert shapes(kind, place, 16) == found
+
+
+@pytest.mark.parametrize(("kind", "place"), [("channel", "transfer"), ("spatial", "layer")])
+def test_a_packed_network_is_the_same_network(kind, place):
+    spec = AttentionSpec(kind=kind, place=place)
+    model = HRNet(TINY, PLAIN, 3, init_name="he", attention=spec)
+    assert model.clone(lanes=16)._packs((32, 32)) == (2, (4, 2, 1, 1))
+    variables = initial_variables(model, 0)
+    image = jax.random.normal(KEY, (1, 32, 32, 3))
+    plain, packed = (
+        jax.jit(lambda image, m=m: m.apply(variables, image).logits)(image)
+        for m in (model, model.clone(lanes=16))
+    )
+    assert np.ptp(plain) > 0
+    np.testing.assert_allclose(packed, plain, rtol=0, atol=1e-4 * float(np.abs(plain).max()))
+
+
+def test_what_is_not_there_is_named():
+    with pytest.raises(UserError, match="attention is 'spacial': use one of none, channel"):
+        AttentionSpec(kind="spacial")
+    with pytest.raises(UserError, match="attention_place is 'unit': use one of block, layer, tran"):
+        AttentionSpec(kind="channel", place="unit")
+    with pytest.raises(UserError, match=r"are GSTO, so use model\.gfm"):
+        AttentionSpec(kind="spatial", place="transfer")
+
+
+def test_older_runs_have_none():
+    model = filled({"model": {"gfm": True}})["model"]
+    assert (model["attention"], model["attention_place"]) == ("none", "block")
