@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from gsto_jax import PLAIN, GSTOSpec, HRNet, HRNetSpec, UserError
+from gsto_jax import PLAIN, AttentionSpec, GSTOSpec, HRNet, HRNetSpec, UserError
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import VARIANTS
 from gsto_jax.weights import (
@@ -233,6 +233,20 @@ def test_pose_networks_and_what_starts_fresh():
     assert found.fresh == {"head": 2}
     with pytest.raises(UserError, match=r"missing stage4\.0\.fuse_layers\.1"):
         match(state, shapes_of(network(GSTOSpec(), classes=17)), POSE_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [("channel", "block"), ("channel", "layer"), ("channel", "transfer"), ("spatial", "layer")],
+)
+def test_other_gates_start_fresh(kind, place):
+    paths = {}
+    for attention in (AttentionSpec(), AttentionSpec(kind=kind, place=place)):
+        model = network(attention=attention)
+        paths[attention.kind] = set(flatten_dict(abstract_variables(model)["params"]))
+    assert paths[kind] > paths["none"]
+    named = {IMAGENET_FORMAT.fresh_part(path) for path in paths[kind] - paths["none"]}
+    assert named == {"other gates"}
 
 
 def test_gates_and_heads_start_fresh_and_keep_their_values():
