@@ -66,11 +66,21 @@ class SpatialAttention(nn.Module):
         pixels = x.reshape(*place, pack, lanes // pack)
         wide = jnp.promote_types(x.dtype, jnp.float32)
         mean = pixels.mean(-1, wide, keepdims=True).astype(x.dtype)
-        both = jnp.concatenate([mean, pixels.max(-1, keepdims=True)], axis=-1)
+        both = jnp.concatenate([mean, maximum(pixels)], axis=-1)
         conv = self.conv(1, self.kernel_size, name="conv")
         logits = conv(both.reshape(*place, 2 * pack), *hints(pack))
         (scaled,), _ = apply_gates(x, logits, pack)
         return scaled
+
+
+def maximum(x: Array) -> Array:
+    """Maximum over the last axis, which stays; its gradient goes to the first place that has it.
+
+    That of `jnp.max` compares `x` with the maximum again. Where a compiler computes `x` anew for
+    that, rounded otherwise, no place has it, and the gradient is 0 / 0.
+    """
+    place = jax.nn.one_hot(jnp.argmax(x, axis=-1), x.shape[-1], dtype=x.dtype)
+    return (x * place).sum(-1, keepdims=True)
 
 
 class NoAttention(nn.Module):

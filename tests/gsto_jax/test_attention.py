@@ -12,6 +12,7 @@ from gsto_jax import PLAIN, HRNet, HRNetSpec, UserError
 from gsto_jax.config import filled
 from gsto_jax.gate import apply_channel_gates
 from gsto_jax.layers import ChannelAttention, SpatialAttention
+from gsto_jax.layers.attention import maximum
 from gsto_jax.models import AttentionSpec
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.ops.packing import pack, unpack
@@ -56,6 +57,14 @@ def test_spatial_attention_reads_mean_and_maximum_of_49_pixels():
         logits[:, i, j] = (padded[:, i : i + 7, j : j + 7] * kernel[..., 0]).sum((1, 2, 3))
     expected = sigmoid(logits)[..., None] * np.asarray(X)
     np.testing.assert_allclose(layer.apply(variables, X), expected, atol=1e-5)
+
+
+def test_the_gradient_of_a_maximum_goes_to_one_place():
+    x = jnp.array([[-3.0, -1.0, -1.0], [0.0, 0.0, 0.0], [1.0, 2.0, 5.0]])
+    y, pull = jax.vjp(maximum, x)
+    np.testing.assert_array_equal(y, [[-1], [0], [5]])
+    (gradient,) = pull(jnp.array([[2.0], [3.0], [4.0]]))
+    np.testing.assert_array_equal(gradient, [[0, 2, 0], [3, 0, 0], [0, 0, 4]])
 
 
 @pytest.mark.parametrize("layer", [ChannelAttention(), SpatialAttention()])
