@@ -136,6 +136,11 @@ def check_exportable(
         raise UserError(f"{predictor.path} computes in {dtype}: export float32 or bfloat16")
     if "onnx" not in formats:
         return
+    if predictor.task.config.model.context != "none":
+        raise UserError(
+            f"{predictor.path} has a ResNet, whose pooling the ONNX runtime does not take: export "
+            "the format jax alone"
+        )
     if dtype != "float32":
         raise UserError(
             f"{predictor.path} computes in {dtype}, which ONNX runtimes do not on a CPU: export "

@@ -1,10 +1,6 @@
 """ResNet with bottlenecks, its last stages dilated: an encoder for context modules."""
 
-from functools import reduce
-
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.layers.blocks import Bottleneck, ConvBN
@@ -48,7 +44,7 @@ class ResNet(nn.Module):
         spec, parts = self.spec, {"conv": self.conv, "norm": self.norm}
         bottleneck = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         x = ConvBN(spec.stem_width, 7, 2, **parts, name="stem")(image, train)
-        x = max_pool(x)
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         stages: list[Array] = []
         reached, dilation = 4, 1
         for stage, blocks in enumerate(spec.blocks, 1):
@@ -68,18 +64,3 @@ class ResNet(nn.Module):
                 x = block(x, train)
             stages.append(x)
         return stages
-
-
-def max_pool(x: Array) -> Array:
-    """3x3 max pooling at stride 2 of `b h w c`, none of it negative: sizes rounded up.
-
-    The largest of three slices, along one axis and then the other: ONNX has no pooling of maps that
-    end in their channels.
-    """
-    for axis in (1, 2):
-        side, beside = x.shape[axis], [(0, 0)] * x.ndim
-        beside[axis] = (1, 1)
-        padded = jnp.pad(x, beside)
-        taps = [jax.lax.slice_in_dim(padded, k, k + side, 2, axis) for k in range(3)]
-        x = reduce(jnp.maximum, taps)
-    return x

@@ -4,8 +4,8 @@ import importlib
 import json
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +14,12 @@ from flax.traverse_util import flatten_dict
 
 from gsto_jax import ASPP, PPM, RESNETS, ContextNet, ResNet, ResNetSpec, UserError
 from gsto_jax.config import Config, filled
+from gsto_jax.export import check_exportable
 from gsto_jax.figures import branch_tiles, gate_figure
 from gsto_jax.layers import adaptive_average_pool
 from gsto_jax.layers.context import CONTEXT_KINDS
 from gsto_jax.models import count
 from gsto_jax.models.initialize import abstract_variables, initial_variables
-from gsto_jax.models.resnet import max_pool
 from gsto_jax.parallel import make_mesh
 from gsto_jax.task import Task, initial_state, network, score_step
 from gsto_jax.train import Hooks, fit
@@ -121,13 +121,6 @@ def test_dilated_stages_hold_the_strided_network():
     for ours, theirs, step in zip(dense, strided, (1, 1, 2, 4), strict=True):
         close = {"rtol": 1e-4, "atol": 1e-4 * float(np.abs(theirs).max())}
         np.testing.assert_allclose(ours[:, ::step, ::step], theirs, **close)
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 1)])
-def test_max_pool_is_that_of_linen(height, width):
-    x = np.abs(normal(2, height, width, 3))
-    theirs = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), theirs)
 
 
 @pytest.mark.parametrize(("stride", "last"), [(8, (10, 7)), (16, (5, 4)), (32, (3, 2))])
@@ -407,3 +400,11 @@ def test_pose_refuses_context_modules():
     config = Config.from_dict(values("ppm", "none") | {"task": "pose"})
     with pytest.raises(UserError, match=r"model\.context is 'ppm', which is for segmentation"):
         PoseTask(config, 2, 255, (0.5,) * 3, (0.25,) * 3, joints=("a", "b"), sigmas=(1.0, 1.0))
+
+
+def test_onnx_is_refused_before_anything_is_traced():
+    task = make_task("ppm", "none")
+    predictor = SimpleNamespace(task=task, path="RUN")
+    check_exportable(predictor, ["jax"])
+    with pytest.raises(UserError, match=r"RUN has a ResNet, .* export the format jax alone"):
+        check_exportable(predictor, ["jax", "onnx"])
