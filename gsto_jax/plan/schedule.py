@@ -17,6 +17,7 @@ LABEL = "final_bundles"
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|\d+)\s+([A-Z]*)\s*:\s*(>*)\s*\{(.*)\}(.*)$")
 _BRANCH = re.compile(r"sbr\.rel \(!?%(\w+)\) target = \$region(\d+)")
 _VALUE = re.compile(r"%(\w+) = (\S+) +(?:\(!?%\w+\), )?([^;/\n]*)")
+_STORE = re.compile(r"= sst (\[smem:\[#\w+\]\]) %(\w+)")
 _STAGES = re.compile(r"iteration index, stage = [1-9]")
 """In the loop over a grid whose blocks come and go while others are computed."""
 _FILLING = 2
@@ -52,6 +53,11 @@ def bundles(text: str) -> int:
     if not lines:
         raise ValueError("the text holds no bundles")
     values = {name: (op, rest) for name, op, rest in _VALUE.findall(text)}
+    # Where registers ran out, a value was put away and fetched again.
+    put_away = dict(_STORE.findall(text))
+    for name, (op, rest) in values.items():
+        if op == "sld" and (place := rest.split()[0]) in put_away:
+            values[name] = values.get(put_away[place], (op, rest))
     times = [1] * len(lines)
     for start, head in enumerate(lines):
         if head.mark != "LB":
@@ -89,16 +95,16 @@ def clear(folder: Path) -> None:
 
 
 def _trips(values: Mapping[str, tuple[str, str]], test: str) -> int:
-    """How often a loop runs that counts from one constant to another.
+    """How often a loop runs that counts from one constant to another, or to a `_number`.
 
     Args:
       values: operation and arguments of each value.
       test: name of that which ends the loop.
     """
     op, arguments = values.get(test, ("", ""))
-    found = re.match(r"%(\w+), (-?\d+)", arguments)
-    if op.startswith("scmp.ge.s32") and found:
-        limit = int(found[2])
+    found = re.match(r"%(\w+), %?(-?\w+)", arguments)
+    limit = _number(values, found[2]) if found else None
+    if op.startswith("scmp.ge.s32") and found and limit is not None:
         op, arguments = values.get(found[1], ("", ""))
         step = re.match(r"(\d+), %(\w+)", arguments)
         if op == "sadd.s32" and step:
@@ -114,3 +120,26 @@ def _trips(values: Mapping[str, tuple[str, str]], test: str) -> int:
         "a kernel holds a loop that runs an unknown number of times, so what it costs is unknown: "
         "give it a fixed number of steps"
     )
+
+
+def _number(values: Mapping[str, tuple[str, str]], name: str) -> int | None:
+    """A constant, or what a number is for a whole block; None if it is neither.
+
+    Where blocks do not divide a map, the last one has fewer rows: the smaller of what is left and
+    of a block's. Loops copy them, first many at a time and then one by one.
+    """
+    if re.fullmatch(r"-?\d+", name):
+        return int(name)
+    op, arguments = values.get(name, ("", ""))
+    if op == "sshrl.u32" and (found := re.match(r"%(\w+), (\d+)", arguments)):
+        number = _number(values, found[1])
+        return None if number is None else number >> int(found[2])
+    if op == "sand.u32" and (found := re.match(r"(\d+), %(\w+)", arguments)):
+        number = _number(values, found[2])
+        return None if number is None else number & int(found[1])
+    if op == "smov" and (found := re.match(r"\(!%(\w+), (%\w+)\), (\d+)", arguments)):
+        test, left, block = found.groups()
+        compared, pair = values.get(test, ("", ""))
+        if compared.startswith("scmp.lt.s32") and pair.startswith(f"{left}, {block}"):
+            return int(block)
+    return None

@@ -412,6 +412,30 @@ def test_schedules_of_kernels(limit, inner):
     assert schedule.bundles(text.replace("STAGED", "")) == 1 + 18 * once + 1
 
 
+@pytest.mark.parametrize(
+    ("limit", "trips"),
+    [("sshrl.u32 %s51_s1, 5 ", 1), ("sand.u32 31, %s51_s1 ", 2), ("sshrl.u32 %s51_s1, 1 ", 5)],
+)
+def test_loops_over_the_rows_of_a_block(limit, trips):
+    """A block of 42 rows, or fewer at the end of the map: the whole block counts."""
+    rows = "   0x0   :  { %s51_s1 = smov (!%p52_p1, %s53_s1), 42 }\n"
+    rows += "   0x0   :  { %p52_p1 = scmp.lt.s32.totalorder %s53_s1, 42 }\n"
+    rows += f"   0x0   :  {{ %s50_s1 = {limit}}}\n"
+    text = SCHEDULE.replace("STAGED", "").replace("%s9_s6, LIMIT", "%s9_s6, %s50_s1")
+    text = text.replace("   0x1 LB", rows + "   0x1 LB")
+    # From 3, by 4.
+    assert schedule.bundles(text) == 3 + 1 + 18 * (5 * trips + 6) + 1
+
+
+def test_counters_that_were_put_away():
+    text = SCHEDULE.replace("STAGED", "").replace("%s9_s6, LIMIT", "%s60_s1, 19")
+    store = "   : >> { %17 = sst [smem:[#allocation4_spill]] %s9_s6 ;; %v5_v1"
+    text = text.replace("   : >> { %v5_v1", store)
+    load = " ;; %s60_s1 = sld [smem:[#allocation4_spill]]  }\n   0x8"
+    text = text.replace(" }\n   0x8", load)
+    assert schedule.bundles(text) == 1 + 18 * (5 * 4 + 6) + 1
+
+
 def test_loops_of_unknown_length_in_kernels_are_refused():
     text = SCHEDULE.replace("%s9_s6, LIMIT", "%s9_s6, %s99_s1")
     with pytest.raises(UserError, match="a kernel holds a loop that runs an unknown number"):
