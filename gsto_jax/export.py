@@ -50,6 +50,8 @@ LOGITS_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.1}
 With free sizes the weights of a resampling are computed at run time, in float32: where sides do not
 halve exactly, a network that was hardly trained makes 1e-4 of their rounding.
 """
+OTHERS = ("weights.safetensors", "weights.pth")
+"""What else `--mode=export` writes beside the programs, of the same checkpoint."""
 _OPSET = 21
 
 Program = Callable[[Array], dict[str, Array]]
@@ -423,7 +425,7 @@ def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
             for part, content in zip(parts.values(), contents.values(), strict=True):
                 part.write_bytes(content)
             # The description goes first and comes last: without it there is no export.
-            for name in ("model.json", "model.jax", "model.onnx"):
+            for name in ("model.json", "model.jax", "model.onnx", *OTHERS):
                 (folder / name).unlink(missing_ok=True)
             for path, part in parts.items():
                 part.replace(path)

@@ -4,6 +4,7 @@ Or its weights alone, under the names of other implementations.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,32 @@ def run(args: Any) -> None:
     trained = load_trained(args.checkpoint, DEFAULTS)
     folder = Path(args.output or "export").expanduser().absolute()
     programs = [name for name in args.formats if f".{name}" not in SUFFIXES]
-    for name in args.formats:
-        if name not in programs:
-            show(f"export      {write_weights(trained, folder / f'weights.{name}')}")
-    if args.formats and not programs:
-        show(f"checkpoint  {trained.path}")
-        return
+    weights = [name for name in args.formats if name not in programs]
+    if programs or not weights:
+        write_programs(trained, folder, programs, size, show)
+    for name in weights:
+        show(f"export      {write_weights(trained, folder / f'weights.{name}')}")
+    show(f"checkpoint  {trained.path}")
+
+
+def write_programs(
+    trained: Trained,
+    folder: Path,
+    formats: list[str],
+    size: tuple[int, int] | None,
+    show: Callable[[str], None],
+) -> None:
+    """Writes the network as programs, and compares them with it."""
     if trained.task.config.task != "segmentation":
         raise UserError(
             f"checkpoint {trained.path} is of a {trained.task.config.task} task: only segmentation "
             "networks can be exported"
         )
     predictor = Predictor.of(trained)
-    for path in export(predictor, folder, programs, size):
+    for path in export(predictor, folder, formats, size):
         show(f"export      {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     for check in verify(predictor, folder):
         show(f"compared    {check}")
-    show(f"checkpoint  {predictor.path}")
 
 
 def write_weights(trained: Trained, path: Path) -> str:

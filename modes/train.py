@@ -91,7 +91,8 @@ def run(args: Any) -> None:
 
 def start_note(settings: Config, data_set: str) -> str | None:
     """What to know of a run that starts otherwise than those behind the published scores."""
-    from_scratch = settings.model.init == "he"  # on purpose
+    # He's initial values are for that, but for a ResNet, which has no others.
+    from_scratch = settings.model.init == "he" and settings.model.context == "none"
     if data_set not in PRETRAINED or settings.init_from or from_scratch:
         return None
     return (

@@ -13,7 +13,7 @@ from modes.train import start_note
 from tests.program import run
 
 PUBLISHED = {"cityscapes_w18s", "cityscapes_w48", "lip_w48", "pascal_context_w48"}
-PUBLISHED |= {"coco_pose_w32", "coco_pose_w48"}
+PUBLISHED |= {"coco_pose_w32", "coco_pose_w48", "cityscapes_r50_ppm", "cityscapes_r50_aspp"}
 
 
 def test_the_four_data_sets_say_where_the_published_scores_start():

@@ -55,7 +55,7 @@ class BranchGates(nn.Module):
       num_classes: of the predictor.
       form: of the gates, "paper" or "released".
       implementation: of gates that the map itself makes (`gsto_jax.gate.gated_maps`).
-      conv: the convolution to use.
+      conv: the convolution to use. This package's own starts gates at a deviation of 0.001.
       norm: the normalisation to use.
     """
 

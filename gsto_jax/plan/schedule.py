@@ -54,7 +54,10 @@ def bundles(text: str) -> int:
         raise ValueError("the text holds no bundles")
     values = {name: (op, rest) for name, op, rest in _VALUE.findall(text)}
     # Where registers ran out, a value was put away and fetched again.
-    put_away = dict(_STORE.findall(text))
+    stores: dict[str, set[str]] = {}
+    for place, name in _STORE.findall(text):
+        stores.setdefault(place, set()).add(name)
+    put_away = {place: names.pop() for place, names in stores.items() if len(names) == 1}
     for name, (op, rest) in values.items():
         if op == "sld" and (place := rest.split()[0]) in put_away:
             values[name] = values.get(put_away[place], (op, rest))

@@ -140,11 +140,25 @@ def export_weights(path: str | Path, variables: Variables, form: Format) -> None
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"weights {path}: name a file that ends in {' or '.join(SUFFIXES)}")
-    SUFFIXES[path.suffix](path, to_reference(variables, form))
+    state, part = to_reference(variables, form), path.with_name(f".{path.name}.partial")
+    try:
+        SUFFIXES[path.suffix](part, state)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def format_for(config: ModelConfig) -> Format:
-    """The format whose networks are those that the settings describe."""
+    """The format whose networks are those that the settings describe.
+
+    Raises:
+      UserError: there is none.
+    """
+    if config.context != "none" or config.attention != "none":
+        raise UserError(
+            "no other implementation has names for context modules or for the gates of Table 3, so "
+            "their weights cannot be exported: export the format jax"
+        )
     if config.gsto.has_gates or set(config.gtm) != {"none"}:
         return GSTO_FORMAT
     return POSE_FORMAT if config.head == "v1" else HRNET_FORMAT

@@ -60,8 +60,9 @@ GSTO_FORMAT = Format(
     # att1 gates nothing that was published.
     ignored=(_COUNTERS, _LOSS, r"att1\..*"),
     absolute_gamma=True,
-    sign=r"stage\d\.\d+\.att_layers\..*|att[23]\..*",
+    sign=r"stage\d\.\d+\.att_layers\..*|att\d\..*|last_layer_stage\d\..*",
     prefix="model.",
+    fresh={"other gates": _GATES["other gates"]},
 )
 POSE_FORMAT = Format(
     "HRNet pose", ignored=(_COUNTERS, _TRANSITION), sign=r"final_layer\.weight", fresh=_GATES

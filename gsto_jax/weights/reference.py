@@ -84,9 +84,10 @@ def match(state: Mapping[str, np.ndarray], variables: Variables, form: Format) -
             shape = arrays[0].shape if value is None else value.shape
             problems.append(f"{keys[0]} has shape {shape}, our {'/'.join(path)} {leaf.shape}")
             continue
+        value = value.astype(leaf.dtype)
         if form.absolute_gamma and path[-1] == "scale":
             value = np.abs(value) + np.asarray(_GAMMA, value.dtype)
-        filled[path] = value.astype(leaf.dtype)
+        filled[path] = value
     unused = [key for key in plain if key not in used and not form.ignores(key)]
     problems += [f"unused {key}" for key in unused]
     if problems:

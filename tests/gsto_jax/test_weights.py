@@ -235,6 +235,21 @@ def test_pose_networks_and_what_starts_fresh():
         match(state, shapes_of(network(GSTOSpec(), classes=17)), POSE_FORMAT)
 
 
+@pytest.mark.parametrize("gtm", [("head_only",) * 3, ("supervised", "none", "none")])
+def test_every_gtm_is_told_as_gsto_by_its_keys(tmp_path, gtm):
+    """Or the rule for BN scales would be left out when the file is read."""
+    model = network(GSTOSpec(gfm=False, gtm=gtm))
+    ours = initial_variables(model, 0)
+    path = tmp_path / "weights.safetensors"
+    export_weights(path, ours, GSTO_FORMAT)
+    assert [x.name for x in tmp_path.iterdir()] == [path.name]
+    found = import_weights(path, jax.tree.map(np.zeros_like, ours))
+    assert found.form is GSTO_FORMAT
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found.match.variables, ours
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "place"),
     [("channel", "block"), ("channel", "layer"), ("channel", "transfer"), ("spatial", "layer")],
