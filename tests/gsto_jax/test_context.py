@@ -281,15 +281,8 @@ def batches(side=64):
         yield batch
 
 
-@pytest.mark.parametrize(
-    ("context", "gsto"),
-    [
-        ("ppm", "supervised"),
-        pytest.param("ppm", "unsupervised", marks=pytest.mark.slow),
-        pytest.param("aspp", "supervised", marks=pytest.mark.slow),
-        pytest.param("aspp", "unsupervised", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("context", "gsto"), [("ppm", "supervised"), ("aspp", "unsupervised")])
 def test_a_run_trains_every_parameter(context, gsto):
     """Without decay a parameter that moved had a gradient: every one does."""
     sections = {"run": {"log_every": 1}, "optim": {"weight_decay": 0.0}}

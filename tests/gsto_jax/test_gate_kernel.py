@@ -287,7 +287,7 @@ SPEC = HRNetSpec(
     "kwargs",
     [
         pytest.param({}, id="gsto"),
-        pytest.param({"head": "v1", "gsto": PLAIN}, id="plain v1"),
+        pytest.param({"head": "v1", "gsto": PLAIN}, id="plain v1", marks=pytest.mark.slow),
         pytest.param({"upsample": "nearest"}, id="nearest", marks=pytest.mark.slow),
         pytest.param(
             {"gsto": GSTOSpec(gate="paper", gtm_form="paper")}, id="paper", marks=pytest.mark.slow

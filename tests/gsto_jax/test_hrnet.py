@@ -114,7 +114,13 @@ def test_bfloat16_computes_with_float32_parameters():
 MAY_BE_ZERO = ("gate", "head/conv/bias")
 
 
-@pytest.mark.parametrize("gsto", [GSTOSpec(), GSTOSpec(gate="paper", gtm_form="paper")])
+@pytest.mark.parametrize(
+    "gsto",
+    [
+        GSTOSpec(),
+        pytest.param(GSTOSpec(gate="paper", gtm_form="paper"), marks=pytest.mark.slow),
+    ],
+)
 def test_every_parameter_gets_a_finite_gradient(gsto):
     model = HRNet(TINY, gsto, 5, init_name="he")
     variables = initial_variables(model, 0)

@@ -491,7 +491,7 @@ def test_a_step_that_does_not_fit(monkeypatch):
     assert error.value.used == measure.peak_memory(small.compile()) > 1000
 
 
-@pytest.mark.parametrize("step", ["train", "eval"])
+@pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
 def test_the_steps_of_a_pose_task(step):
     found = plan(pose_task(4), Machine(make_mesh(jax.devices()[:1])), 2, (64, 48), step)
     assert found.flops > 1e6 and found.batch == 2
