@@ -1,14 +1,15 @@
 """What a train step costs on a TPU that is not here, by ahead-of-time compilation.
 
-    python benchmarks/train_step_plan.py                  # all rows: an hour on two cores
+    python benchmarks/train_step_plan.py                  # all rows: three hours of one core
     python benchmarks/train_step_plan.py gsto-w18s hrnet-w18s
 
-Needs the `tpu` extra. Compiles the very train step of Cityscapes' configurations in bfloat16 for
-`v5e:2x2` and reads what it costs a picture (`gsto_jax.plan`): GB accessed (kernels' operands and
-results, tiles and padding included), XLA's estimated cycles, cycles of kernels by their final
-schedules, memory at its peak. Prints each beside a straightforward port of the network, one
-convolution and one BN a gate, flax's BN and full-size logits, measured in the same way with the
-same versions. The CSV beside this file keeps the rows that were not asked for.
+Needs the `tpu` extra, and 16 GB of memory for GSTO-W48. Compiles the very train step of
+Cityscapes' configurations in bfloat16 for `v5e:2x2` and reads what it costs a picture
+(`gsto_jax.plan`): GB accessed (kernels' operands and results, tiles and padding included), XLA's
+estimated cycles, cycles of kernels by their final schedules, memory at its peak. Prints each
+beside a straightforward port of the network, one convolution and one BN a gate, flax's BN and
+full-size logits, measured in the same way with the same versions. The CSV beside this file keeps
+the rows that were not asked for.
 """
 
 import argparse
