@@ -14,12 +14,15 @@ from flax import nnx, traverse_util
 from examples import fpn, nnx_bridge, unet, vit_neck
 from gsto_jax import (
     ScaleTransfer,
+    SegmentationHead,
     SelfGated,
     SpatialGate,
     SupervisedGSTO,
     UnsupervisedGSTO,
     UserError,
 )
+from gsto_jax.layers import SpatialAttention
+from gsto_jax.layers.blocks import ConvBN
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "porting.md").read_text()
@@ -285,10 +288,19 @@ def test_tokens_and_foreign_norms_are_refused():
         refused(layer(norm=nn.BatchNorm), features, "give gsto_jax.BatchNorm")
 
 
-@pytest.mark.parametrize("gate", [SelfGated, SpatialGate])
-def test_the_bridge_finds_the_gates_parameters(gate):
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (SelfGated(), (1, 1, 8, 1)),
+        (SpatialGate(), (1, 1, 8, 1)),
+        (ConvBN(4), (3, 3, 8, 4)),
+        (SegmentationHead(3), (1, 1, 8, 8)),
+        (SpatialAttention(), (7, 7, 2, 1)),
+    ],
+)
+def test_the_bridge_finds_the_parameters(layer, shape):
     """A class attribute `conv` would hide them."""
     bridged = nnx.eval_shape(
-        lambda: nnx.bridge.ToNNX(gate(), nnx.Rngs(0)).lazy_init(np.ones((1, 2, 2, 8), np.float32))
+        lambda: nnx.bridge.ToNNX(layer, nnx.Rngs(0)).lazy_init(np.ones((1, 2, 2, 8), np.float32))
     )
-    assert bridged.conv["kernel"].shape == (1, 1, 8, 1)
+    assert bridged.conv["kernel"].shape == shape

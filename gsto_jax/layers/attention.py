@@ -4,7 +4,8 @@ The paper prints their counts and not their forms. Those here are the usual ones
 figures; where two forms count alike, the docstrings say which was taken.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_channel_gates, apply_gates
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.ops.packing import hints, unpack
 
 ATTENTION_PLACES = ("block", "layer", "transfer")
@@ -57,7 +58,7 @@ class SpatialAttention(nn.Module):
     """
 
     kernel_size: int = 7
-    conv: ModuleDef = Conv
+    conv: ModuleDef = field(default_factory=default_conv)
 
     @nn.compact
     def __call__(self, x: Array, pack: int = 1) -> Array:
@@ -83,15 +84,20 @@ def maximum(x: Array) -> Array:
     return (x * place).sum(-1, keepdims=True)
 
 
-class NoAttention(nn.Module):
-    """Stands where there is no attention: the map as it is."""
+def no_attention(name: str) -> Callable[..., Array]:
+    """Stands where there is no attention: leaves a map as it is."""
 
-    def __call__(self, x: Array, pack: int = 1) -> Array:
-        """Returns `x`."""
+    def unchanged(x: Array, pack: int = 1) -> Array:
         return x
 
+    return unchanged
 
-ATTENTION = {"none": NoAttention, "channel": ChannelAttention, "spatial": SpatialAttention}
+
+ATTENTION: dict[str, ModuleDef] = {
+    "none": no_attention,
+    "channel": ChannelAttention,
+    "spatial": SpatialAttention,
+}
 """By config name."""
 
 
@@ -107,10 +113,10 @@ class Attention:
       transition: the map that a transition makes the new branch of.
     """
 
-    conv: ModuleDef = NoAttention
-    unit: ModuleDef = NoAttention
-    branch: ModuleDef = NoAttention
-    transition: ModuleDef = NoAttention
+    conv: ModuleDef = no_attention
+    unit: ModuleDef = no_attention
+    branch: ModuleDef = no_attention
+    transition: ModuleDef = no_attention
 
 
 def attention(kind: str, place: str, conv: ModuleDef = Conv) -> Attention:
@@ -125,7 +131,7 @@ def attention(kind: str, place: str, conv: ModuleDef = Conv) -> Attention:
         differs are the transitions.
       conv: the convolution to use.
     """
-    layer = partial(ATTENTION[kind], conv=conv) if kind != "none" else NoAttention
+    layer = partial(ATTENTION[kind], conv=conv) if kind != "none" else no_attention
     if place == "block":
         return Attention(branch=layer)
     if place == "transfer":

@@ -1,13 +1,14 @@
 """HRNet's building blocks: convolution + BN (+ ReLU), and the two residual units."""
 
 from collections.abc import Sequence
+from dataclasses import field
 from itertools import pairwise
 
 import flax.linen as nn
 from jax import Array
 
-from gsto_jax.layers.attention import NoAttention
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.attention import no_attention
+from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.packing import hints
@@ -31,7 +32,7 @@ class ConvBN(nn.Module):
     stride: int = 1
     relu: bool = True
     dilation: int = 1
-    conv: ModuleDef = Conv
+    conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
 
     @nn.compact
@@ -61,7 +62,7 @@ class BasicBlock(nn.Module):
     features: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-    attention: ModuleDef = NoAttention
+    attention: ModuleDef = no_attention
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
@@ -91,7 +92,7 @@ class Bottleneck(nn.Module):
     dilation: int = 1
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-    attention: ModuleDef = NoAttention
+    attention: ModuleDef = no_attention
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:

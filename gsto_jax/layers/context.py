@@ -145,13 +145,7 @@ class PPM(nn.Module):
         """
         parts = {"conv": self.conv, "norm": self.norm}
         names = [f"bin{bins}" for bins in self.bins]
-        gates = BranchGates(
-            names,
-            *(self.gsto, self.num_classes, self.form, self.implementation),
-            **parts,
-            name="gates",
-        )
-        maps, logits, found = gates(x, train)
+        maps, logits, found = _gates_of(self, names)(x, train)
         branches = [x]
         for name, bins, gated in zip(names, self.bins, maps, strict=True):
             y = adaptive_average_pool(gated, bins)
@@ -205,13 +199,7 @@ class ASPP(nn.Module):
         """
         parts = {"conv": self.conv, "norm": self.norm}
         names = [*(f"rate{rate}" for rate in self.rates), "image"]
-        gates = BranchGates(
-            names,
-            *(self.gsto, self.num_classes, self.form, self.implementation),
-            **parts,
-            name="gates",
-        )
-        (*maps, seen), logits, found = gates(x, train)
+        (*maps, seen), logits, found = _gates_of(self, names)(x, train)
         branches = [ConvBN(self.features, 1, **parts, name="point")(x, train)]
         for name, rate, gated in zip(names, self.rates, maps, strict=False):
             atrous = ConvBN(self.features, 3, dilation=rate, **parts, name=name)
@@ -221,6 +209,12 @@ class ASPP(nn.Module):
         branches.append(resize(mean, x.shape[1:3], "bilinear", self.align_corners))
         fuse = ConvBN(self.features, 1, **parts, name="fuse")
         return ContextOutput(fuse(jnp.concatenate(branches, -1), train), logits, found)
+
+
+def _gates_of(module: PPM | ASPP, branches: Sequence[str]) -> BranchGates:
+    parts = {"conv": module.conv, "norm": module.norm, "name": "gates"}
+    kinds = (module.gsto, module.num_classes, module.form, module.implementation)
+    return BranchGates(branches, *kinds, **parts)
 
 
 CONTEXTS = {"ppm": PPM, "aspp": ASPP}

@@ -127,6 +127,15 @@ class Conv(nn.Module):
         return jax.random.uniform(key, (self.features,), self.param_dtype, -bound, bound)
 
 
+def default_conv() -> ModuleDef:
+    """`Conv`, as the default of `conv` in classes one of whose parts is called "conv" too.
+
+    A default in the class itself would be taken for a method by `flax.nnx.bridge.ToNNX`, which then
+    does not find the parameters.
+    """
+    return Conv
+
+
 def _product(x: Array, kernel: Array) -> Array:
     """The 1x1 convolution of `x` as a product of matrices."""
     y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]

@@ -10,20 +10,11 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.packing import hints
 
 GATE_FORMS = ("released", "paper")
-
-
-def _conv() -> ModuleDef:
-    """The default of `conv` in classes whose parameters are called so too.
-
-    A default in the class itself would be taken for a method by `flax.nnx.bridge.ToNNX`, which then
-    does not find the parameters.
-    """
-    return Conv
 
 
 class SpatialGate(nn.Module):
@@ -46,7 +37,7 @@ class SpatialGate(nn.Module):
 
     form: str = "released"
     gates: int = 1
-    conv: ModuleDef = field(default_factory=_conv)
+    conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
 
     @nn.compact
@@ -84,7 +75,7 @@ class SelfGated(nn.Module):
     form: str = "released"
     gates: int = 1
     implementation: str | None = None
-    conv: ModuleDef = field(default_factory=_conv)
+    conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
 
     @nn.compact

@@ -1,13 +1,14 @@
 """Prediction heads on the branches of a stage."""
 
 from collections.abc import Sequence
+from dataclasses import field
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
@@ -40,7 +41,7 @@ class SegmentationHead(nn.Module):
     """
 
     num_classes: int
-    conv: ModuleDef = Conv
+    conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
 
     @nn.compact

@@ -1,6 +1,5 @@
 """Dilated ResNets with a context module, plain and gated (paper, Table 6 and Figure 4)."""
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,10 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.layers.context import CONTEXTS
-from gsto_jax.layers.conv import INITIALIZERS, Conv, ModuleDef
 from gsto_jax.layers.heads import FCNHead
-from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.models.hrnet import Outputs
+from gsto_jax.models.parts import parts_of
 from gsto_jax.models.resnet import ResNet
 from gsto_jax.models.specs import ResNetSpec
 
@@ -85,17 +83,7 @@ class ContextNet(nn.Module):
             )
         if image.ndim != 4 or image.shape[-1] != 3:
             raise ValueError(f"ContextNet takes images b h w 3, not {image.shape}")
-        kernel_std = INITIALIZERS[self.init_name]
-        parts: dict[str, ModuleDef] = {
-            "conv": partial(Conv, kernel_std=kernel_std, param_dtype=self.param_dtype),
-            "norm": partial(
-                BatchNorm,
-                momentum=self.bn_momentum,
-                statistics=self.bn_statistics,
-                groups=self.bn_groups,
-                param_dtype=self.param_dtype,
-            ),
-        }
+        parts = parts_of(self)
         encoder = ResNet(self.spec, self.remat, **parts, name="encoder")
         stages = encoder(image.astype(self.dtype), train)
         third, last = stages[2:]

@@ -10,13 +10,14 @@ from flax import struct
 from jax import Array
 
 from gsto_jax.errors import UserError
-from gsto_jax.layers.attention import Attention, NoAttention, attention
+from gsto_jax.layers.attention import Attention, attention, no_attention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
-from gsto_jax.layers.conv import INITIALIZERS, Conv, ModuleDef
+from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.transition import GTM
+from gsto_jax.models.parts import parts_of
 from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
 from gsto_jax.ops.packing import pack, packs_of, unpack
 
@@ -83,7 +84,7 @@ class Transition(nn.Module):
     gtm: ModuleDef
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-    attention: ModuleDef = NoAttention
+    attention: ModuleDef = no_attention
 
     @nn.compact
     def __call__(
@@ -183,17 +184,7 @@ class HRNet(nn.Module):
             raise UserError(f"model.head is {self.head!r}: use one of {', '.join(HEADS)}")
         if image.ndim != 4 or image.shape[-1] != 3:
             raise ValueError(f"HRNet takes images b h w 3, not {image.shape}")
-        kernel_std = INITIALIZERS[self.init_name]
-        parts: dict[str, ModuleDef] = {
-            "conv": partial(Conv, kernel_std=kernel_std, param_dtype=self.param_dtype),
-            "norm": partial(
-                BatchNorm,
-                momentum=self.bn_momentum,
-                statistics=self.bn_statistics,
-                groups=self.bn_groups,
-                param_dtype=self.param_dtype,
-            ),
-        }
+        parts = parts_of(self)
         after = attention(self.attention.kind, self.attention.place, parts["conv"])
         fusion = partial(
             MultiScaleFusion,

@@ -7,23 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from gsto_jax.errors import UserError
+from gsto_jax.weights.dtypes import DTYPES
 
-_DTYPES = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(jnp.bfloat16),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
 _METADATA = "__metadata__"
 
 
@@ -53,9 +41,9 @@ def _arrays(header: Mapping[str, Any], data: memoryview) -> dict[str, np.ndarray
     found = {}
     spans = []
     for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
+        if entry["dtype"] not in DTYPES:
             raise ValueError(f"{name} is of the kind {entry['dtype']}, which is not read here")
-        dtype, shape, (begin, end) = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         if any(not isinstance(n, int) or n < 0 for n in (*shape, begin, end)):
             raise ValueError(f"{name} has a size or an offset that cannot be")
         if end > len(data) or end - begin != math.prod(shape) * dtype.itemsize:
@@ -81,7 +69,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays by name."""
-    names = {dtype: name for name, dtype in _DTYPES.items()}
+    names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {_METADATA: {"format": "pt"}}
     values, reached = [], 0
     for key, array in arrays.items():

@@ -12,22 +12,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from gsto_jax.errors import UserError
+from gsto_jax.weights.dtypes import DTYPES
 
 _STORAGES = {
-    "torch.DoubleStorage": np.dtype("<f8"),
-    "torch.FloatStorage": np.dtype("<f4"),
-    "torch.HalfStorage": np.dtype("<f2"),
-    "torch.BFloat16Storage": np.dtype(jnp.bfloat16),
-    "torch.LongStorage": np.dtype("<i8"),
-    "torch.IntStorage": np.dtype("<i4"),
-    "torch.ShortStorage": np.dtype("<i2"),
-    "torch.CharStorage": np.dtype("i1"),
-    "torch.ByteStorage": np.dtype("u1"),
-    "torch.BoolStorage": np.dtype("?"),
+    f"torch.{name}Storage": DTYPES[kind]
+    for kind, name in {
+        "F64": "Double",
+        "F32": "Float",
+        "F16": "Half",
+        "BF16": "BFloat16",
+        "I64": "Long",
+        "I32": "Int",
+        "I16": "Short",
+        "I8": "Char",
+        "U8": "Byte",
+        "BOOL": "Bool",
+    }.items()
 }
 _DICT = "collections.OrderedDict"
 _TENSOR = "torch._utils._rebuild_tensor_v2"

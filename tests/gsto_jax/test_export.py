@@ -138,7 +138,7 @@ def test_onnx_gives_the_checkpoints_numbers(exported, tmp_path):
     "theirs",
     [
         {"labels": np.ones((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))},
-        {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), 1.01)},
+        {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), 1.002)},
         {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), np.nan)},
     ],
 )
