@@ -1,12 +1,19 @@
-"""Settings that must stand before jax starts: four CPU devices, quick compiles, strict shapes."""
+"""Settings that must stand before jax starts: four CPU devices, quick compiles, strict shapes.
+
+With GSTO_TEST_GPU=1 a GPU computes instead, in full float32: meant for the golden arrays and the
+kernels for GPUs (`pytest tests/gsto_jax/test_golden.py tests/gsto_jax/test_gate_gpu.py`).
+"""
 
 import os
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+ON_GPU = os.environ.get("GSTO_TEST_GPU") == "1"
+os.environ["JAX_PLATFORMS"] = "cuda,cpu" if ON_GPU else "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
+if ON_GPU:
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
 import jax
 import numpy as np

@@ -62,6 +62,7 @@ def test_logits_far_from_zero_keep_their_variance():
     np.testing.assert_allclose(var, np.asarray(features).var(), rtol=1e-3)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="needs four devices")
 def test_each_device_runs_the_kernel_on_its_part():
     """Statistics and sums are those of the whole batch."""
     args = operands(8, 4, 6, 5, 2)
@@ -125,7 +126,10 @@ def test_a_named_one_that_cannot_run_says_why(monkeypatch):
     refused("it takes bfloat16 and float32, not float16", features.astype(jnp.float16))
     refused("it takes maps as they are, not packed by 2", kernel=kernel[:2], pack=2)
     refused("it takes up to 8 gates, not 9", kernel=jnp.ones((4, 9)))
-    with pytest.raises(ValueError, match="Only interpret mode is supported on CPU"):
+    with (
+        jax.default_device(jax.devices("cpu")[0]),
+        pytest.raises(ValueError, match="Only interpret mode is supported on CPU"),
+    ):
         jax.jit(lambda x: gated_maps(x, kernel, implementation="pallas_gpu").maps)(features)
     monkeypatch.setattr(gpu, "triton", None)
     refused(f"JAX {jax.__version__} has no Triton back end")

@@ -40,7 +40,7 @@ def run(args, by=1, implementation="xla", **kwargs):
             *(pack(features, by), kernel, *affine),
             pack=by,
             implementation=implementation,
-            interpret=True,
+            interpret=jax.default_backend() == "cpu",
             **kwargs,
         )
         maps = [unpack(x, by) for x in found.maps]
