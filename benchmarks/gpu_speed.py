@@ -227,6 +227,7 @@ def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
         memory = compiled.memory_analysis()
         peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes
         spent = milliseconds(run, jax.block_until_ready, args)
+        print(f"{key} {name}: {spent:.2f} ms", flush=True)
         yield {"row": key, "step": name, "ms": spent, "peak_GiB": f"{peak / 2**30:.2f}"}
     scalars = train()
     assert np.isfinite(float(scalars["loss"])), scalars
