@@ -16,6 +16,7 @@ and writes CSV beside this file.
 import argparse
 import csv
 import importlib
+import itertools
 import json
 import os
 import statistics
@@ -228,7 +229,7 @@ def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
         peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes
         spent = milliseconds(run, jax.block_until_ready, args)
         print(f"{key} {name}: {spent:.2f} ms", flush=True)
-        yield {"row": key, "step": name, "ms": spent, "peak_GiB": f"{peak / 2**30:.2f}"}
+        yield {"row": key, "step": name, "ms": f"{spent:.2f}", "peak_GiB": f"{peak / 2**30:.2f}"}
     scalars = train()
     assert np.isfinite(float(scalars["loss"])), scalars
 
@@ -274,24 +275,19 @@ def measure_peer(key: str, args: Any) -> Iterator[dict[str, Any]]:
 
     for name, run in {"train": train, "inference": infer}.items():
         spent = milliseconds(run, lambda _: torch.cuda.synchronize(), args)
-        yield {"row": key, "step": name, "ms": spent}
+        yield {"row": key, "step": name, "ms": f"{spent:.2f}"}
 
 
-def with_ratios(
-    ours: Sequence[dict[str, Any]], peers: Sequence[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def with_ratios(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Times beside PyTorch's of the same network, and our HRNetV2's of its width."""
-    times = {(row["row"], row["step"]): row["ms"] for row in ours}
-    theirs = {(row["row"], row["step"]): row["ms"] for row in peers}
-    for row in ours:
-        key, step, spent = row["row"], row["step"], row["ms"]
-        base = times.get((f"hrnet-{key.split('-')[1]}", step))
-        peer = theirs.get((key.removesuffix("-kernels"), step))
+    times = {(row["row"], row["step"]): float(row["ms"]) for row in rows}
+    for row in rows:
+        key, spent = row["row"], float(row["ms"])
+        base = times.get((f"hrnet-{key.split('-')[1]}", row["step"]))
+        peer = float(row["peer_ms"] or 0)
         yield row | {
-            "ms": f"{spent:.2f}",
             "images_a_second": f"{IMAGES / spent * 1e3:.1f}",
             "over_hrnetv2": f"{spent / base:.3f}" if base else "",
-            "peer_ms": f"{peer:.2f}" if peer else "",
             "ours_over_peer": f"{spent / peer:.3f}" if peer else "",
         }
 
@@ -315,24 +311,34 @@ def main() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     device = jax.devices()[0].device_kind.replace(" ", "_")
     print(f"{device}, jax {jax.__version__}", flush=True)
-    found = list(measure_gates(args)) if "gates" in asked and args.calls else []
-    write(found, "gates", device, args)
+    if "gates" in asked and args.calls:
+        write(list(measure_gates(args)), "gates", device, args)
     ours = [row for key in ROWS if key in asked for row in measure_network(key, args)]
-    write(list(with_ratios(ours, [])), "networks", device, args)
+    peers: dict[tuple[str, str], str] = {}
     if ours and not args.no_peer:
-        keys = {key.removesuffix("-kernels"): None for key in ROWS if key in asked}
-        peers = [row for key in keys for row in measure_peer(key, args)]
-        write(list(with_ratios(ours, peers)), "networks", device, args)
+        for key in {key.removesuffix("-kernels"): None for key in ROWS if key in asked}:
+            for row in measure_peer(key, args):
+                peers[key, row["step"]] = row["ms"]
+    for row in ours:
+        row["peer_ms"] = peers.get((row["row"].removesuffix("-kernels"), row["step"]), "")
+    write(ours, "networks", device, args)
 
 
 def write(rows: Sequence[dict[str, Any]], name: str, device: str, args: Any) -> None:
-    """Prints rows, and keeps them in a file."""
+    """Prints rows, and keeps them in a file; of networks, the rows that were not asked for too."""
     if not rows:
         return
+    stem = args.csv or str(Path(__file__).with_suffix(""))
+    path = Path(f"{stem}_{name}_{device}_jax{jax.__version__}.csv")
+    if name == "networks":
+        known = list(csv.DictReader(path.open())) if path.exists() else []
+        by_key = {(row["row"], row["step"]): row for row in [*known, *rows]}
+        steps = ("train", "inference")
+        kept = [by_key[key] for key in itertools.product(ROWS, steps) if key in by_key]
+        rows = list(with_ratios(kept))
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    stem = args.csv or str(Path(__file__).with_suffix(""))
-    with Path(f"{stem}_{name}_{device}_jax{jax.__version__}.csv").open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
