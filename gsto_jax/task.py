@@ -145,7 +145,7 @@ class Task:
     def on(self, mesh: Mesh) -> Self:
         """The same task, its network and its kernels those for these devices.
 
-        Left to choose, GPUs get XLA's operations: no GPU has timed the kernels for them yet.
+        Left to choose, GPUs get XLA's operations, which were as fast (docs/performance.md).
 
         Raises:
           UserError: `model.implementation` names a kernel for others.

@@ -47,9 +47,9 @@ def gated_maps(
     nor bias the paper's gate; with `relu`, and BN folded into both, the released one at inference.
     With `epsilon` the logits are first normalised by their statistics over batch and pixels (BN in
     training). The kernels read the map once, or twice where statistics come first, and write each
-    gated map once; backward they read map and gradients as often and write one gradient. No GPU has
-    timed the kernels for GPUs yet, so they run only where they are asked for: left to choose, a GPU
-    gets XLA.
+    gated map once; backward they read map and gradients as often and write one gradient. On GPUs
+    XLA was as fast in the networks (docs/performance.md), so the kernels for them run only where
+    they are asked for.
 
     Args:
       features: `b h w c`; bfloat16 and float32 for the kernels, any float for XLA. Those for GPUs

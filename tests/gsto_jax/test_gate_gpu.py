@@ -111,7 +111,7 @@ def test_which_one_runs():
         kernels_by_platform("pallas_gpu", "tpu")
 
 
-def test_none_is_chosen_for_gpus_before_one_has_timed_it():
+def test_left_to_choose_a_gpu_gets_xla():
     assert kernels_by_platform(None, "cuda") == {"triton": 0, "tpu_custom_call": 0}
     assert kernels_by_platform(None, "tpu")["tpu_custom_call"] > 0
 
