@@ -5,11 +5,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.style import context
 
 from gsto_jax.sweep.results import POWER, Results
 
-_INK, _SEED, _PAIR, _BAND = "#1a2733", "#3b7dd8", "#c3ccd6", "#eceff3"
+_INK, _SEED, _PAIR, _BAND = "#1a2733", "#3b7dd8", "#c3ccd6", "#e6eaef"
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sweep",
@@ -30,8 +31,9 @@ def draw(results: Results, *paths: Path) -> None:
       paths: files to write; their suffixes tell the format.
     """
     with context(["default", _STYLE]):
-        figure = Figure(figsize=(9.6, 1.9 + 0.55 * len(results.rows)), layout="constrained")
-        scores, differences = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        size = 10, 1.9 + 0.55 * len(results.rows)
+        figure = Figure(size, layout=ConstrainedLayoutEngine(w_pad=0.12, wspace=0.04))
+        scores, differences = figure.subplots(1, 2, sharey=True, width_ratios=(5, 4))
         _draw_scores(scores, results)
         _draw_differences(differences, results)
         names = [f"{x.row.name}\n{x.row.parameters:,} parameters" for x in results.rows]
@@ -42,6 +44,8 @@ def draw(results: Results, *paths: Path) -> None:
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="x", color=_BAND, linewidth=0.8)
             axes.set_axisbelow(True)
+            axes.use_sticky_edges = False  # room beside the bands
+            axes.margins(x=0.05)
         figure.suptitle(
             f"{results.title}: {len(results.outcomes)} runs, {len(results.seeds)} seeds",
             x=0.01,
@@ -88,7 +92,7 @@ def _draw_differences(axes: Axes, results: Results) -> None:
         _mark(axes, change.mean, change.low, change.high, n - 0.22)
     axes.set_xlabel(
         f"difference from {results.reference}, points\n"
-        f"band: true differences that {POWER:.0%} power would miss"
+        f"band: smaller than what {POWER:.0%} power would find"
     )
 
 

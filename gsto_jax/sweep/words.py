@@ -9,7 +9,7 @@ from gsto_jax.sweep.results import LEVEL, POWER, Results, RowResult
 
 _HEADINGS = (
     *("row", "parameters", "runs", "mean", "s.d.", "95 % interval"),
-    *("difference", "95 % interval", "p", "p (Holm)", "detectable"),
+    *("difference", "its interval", "p", "p (Holm)", "detectable"),
 )
 _NOT_IN_THE_TERMINAL = ("parameters", "s.d.", "p")  # which may be narrow
 
@@ -19,12 +19,12 @@ def table(results: Results) -> Table:
     title = f"{results.title}: {results.measure} of the last step, {_runs(results)}"
     caption = (
         f"Differences from {results.reference}, in points, by seed. Detectable: the smallest true "
-        f"difference found with {POWER:.0%} power at {LEVEL:.0%}."
+        f"one that this test finds with {POWER:.0%} power at {LEVEL:.0%}."
     )
     made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     shown = [n for n, heading in enumerate(_HEADINGS) if heading not in _NOT_IN_THE_TERMINAL]
     for n in shown:
-        made.add_column(_HEADINGS[n], justify="right" if n else "left", no_wrap=True)
+        made.add_column(_HEADINGS[n], justify="right" if n else "left", overflow="fold")
     for found in results.rows:
         cells = _cells(found)
         made.add_row(*(cells[n].replace(" to ", "..") for n in shown))
@@ -79,13 +79,13 @@ def _verdicts(results: Results) -> Iterator[str]:
             f"{name} is {abs(change.mean):.2f} points {kind} than {results.reference} on average "
             f"({interval}, {change.count} pairs, p {_p(found.p)} after correction)"
         )
-        seen = f"a true difference of {difference.detectable:.2f} or more would have been found"
+        seen = f"a true difference of {difference.detectable:.2f} would have been found"
         if found.p <= LEVEL:
             yield f"{said}: a difference."
         elif difference.p <= LEVEL:
             yield f"{said}: a difference by itself, but not among so many comparisons."
         else:
-            yield f"{said}: no difference was seen; {seen} in {POWER:.0%} of such sweeps."
+            yield f"{said}: no difference was seen; {seen} in {POWER:.0%} of such comparisons."
 
 
 def _notes(results: Results) -> Iterator[str]:
@@ -114,8 +114,9 @@ def _notes(results: Results) -> Iterator[str]:
     )
     yield (
         f"Detectable: the smallest true difference that this test finds with {POWER:.0%} power, "
-        "given the spread of the differences that was seen (noncentral t). Smaller ones may be "
-        "there and go unseen. With few seeds that spread, too, is known poorly."
+        "given the spread of the differences that was seen (noncentral t), in a test of one row "
+        "alone; Holm's correction asks for more. Smaller ones may be there and go unseen. With few "
+        "seeds that spread, too, is known poorly."
     )
     yield (
         "The spread is that of seeds (initial values, order, augmentation) on one training set "
