@@ -121,17 +121,18 @@ def overrides() -> list[str]:
     return [arg for arg in sys.argv[1:] if re.match(r"--?(?:no)?config\.", arg)]
 
 
-def another(name: str, more: Sequence[str] = ()) -> ConfigDict:
-    """A configuration beside that of `--config`, with the same overrides of settings.
+def another(name: str, changed: Sequence[str] | None = None) -> ConfigDict:
+    """A configuration beside that of `--config`.
 
     Args:
       name: FILE[:WORDS].
-      more: overrides of its own, as arguments; they come last.
+      changed: arguments that override its settings; None for those of this command line.
 
     Raises:
       Exception: the file cannot be loaded, or a word or an override is none of its own.
     """
-    argv, values = ["", f"--config={name}", *overrides(), *more], flags.FlagValues()
+    changed = overrides() if changed is None else changed
+    argv, values = ["", f"--config={name}", *changed], flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     values(argv)
     _ = holder.value.name  # a file that cannot be loaded says so only when it is read

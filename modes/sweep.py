@@ -208,12 +208,11 @@ def read_rows(text: str | None, file: str) -> list[Row]:
         raise UserError("a sweep has many seeds: give --seeds in place of --config.seed")
     if not any(re.match(r"--?(no)?config\.run\.tensorboard\b", arg) for arg in given):
         given = ["--config.run.tensorboard=False", *given]  # takes each run seconds, and TensorFlow
-    rows = [_row(part, file, given) for part in parts]
-    names = [row.name for row in rows]
+    names = [_name(part) for part in parts]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"--rows={text}: two rows are {name}")
-    return rows
+    return [_row(part, file, given) for part in parts]
 
 
 def _row(text: str, file: str, given: Sequence[str]) -> Row:
@@ -229,10 +228,10 @@ def _row(text: str, file: str, given: Sequence[str]) -> Row:
             file = part
         elif part != AS_IS:
             words.append(part)
-    whole = ",".join([file, *words]) if ":" in file else ":".join([file, ",".join(words)])
-    whole = whole.removesuffix(":")
+    file, _, given_words = file.partition(":")
+    whole = ":".join(filter(None, [file, ",".join(filter(None, [given_words, *words]))]))
     try:
-        config = command_line.another(whole, own)
+        config = command_line.another(whole, [*given, *own])
     except Exception as error:  # a configuration is a program: it may fail in any way
         raise UserError(f"--rows: {text}: {command_line.reason(error)}") from None
     task, data, values = read_settings(config)
