@@ -48,8 +48,8 @@ def run(args: Any) -> None:
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
     show = make_show()
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    rows = read_rows(args.rows, file)
     seeds = seeds_of(args.seeds)
+    rows = read_rows(args.rows, file)
     reference = args.reference or rows[0].name
     if reference not in [row.name for row in rows]:
         names = ", ".join(row.name for row in rows)
