@@ -3,10 +3,11 @@
     python main.py --config=configs/ablation.py:row=t1-gfm
     python main.py --config=configs/ablation.py:row=t1-gfm,data=scenes,mini
 
-`data=` takes `cityscapes` (the paper's, and what is meant without the word), `camvid` or `scenes`,
-each with the recipe of its own configuration; `mini` is a narrow body that two cores train in
-minutes, in place of the row's. `python main.py --mode=tables` prints what the rows count. Table 5
-has no rows here: what it compares is not known to us. Table 10 is `coco_pose_w32`, `coco_pose_w48`.
+`:t1-gfm` is short for `:row=t1-gfm`. `data=` takes `cityscapes` (the paper's, and what is meant
+without the word), `camvid` or `scenes`, each with the recipe of its own configuration; `mini` is a
+narrow body that two cores train in minutes, in place of the row's. `python main.py --mode=tables`
+prints what the rows count. Table 5 has no rows here: what it compares is not known to us. Table 10
+is `coco_pose_w32`, `coco_pose_w48`.
 """
 
 from collections.abc import Mapping
@@ -59,6 +60,8 @@ ROWS = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """`row=`, by default GSTO-HRNet-W18-Small-v2; `data=`; `mini`; and what the data set knows."""
+    given = (arg or "").split(",")
+    arg = ",".join(f"row={word}" if word in ROWS else word for word in given)
     row = _choice(arg, "row", ROWS, "t4-gsto-w18")
     data = _choice(arg, "data", DATA, "cityscapes")
     config = DATA[data].get_config()

@@ -6,7 +6,7 @@ Imports no JAX, so that a mistake is told at once.
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from absl import flags, logging
@@ -91,6 +91,19 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         flags.DEFINE_string(
             "topology", "v5e:2x2", "plan: chips to compile for, such as v5e:4x4, h100 or h100:8"
         )
+        flags.DEFINE_string(
+            "rows",
+            None,
+            "sweep: what to compare, with commas between; each is what changes in --config: words"
+            " and settings, such as optim.momentum=0.8, with + between; as-is; or another FILE",
+        )
+        flags.DEFINE_string(
+            "seeds", "3", "sweep: how many seeds each row is trained with, from 0; or a list: 4,5,"
+        )
+        flags.DEFINE_string(
+            "reference", None, "sweep: the row that the others are compared with; the first one"
+        )
+        flags.DEFINE_integer("jobs", 1, "sweep: how many runs are trained at once", lower_bound=1)
         flags.DEFINE_string("source", None, "prepare: folder of the downloads")
         flags.DEFINE_bool(
             "partial", False, "prepare: accept another number of records than the published one"
@@ -103,17 +116,23 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         refuse(reason(error))
 
 
-def another(name: str) -> ConfigDict:
-    """A configuration beside that of `--config`, with the same overrides of settings.
+def overrides() -> list[str]:
+    """The arguments of this command line that change settings."""
+    return [arg for arg in sys.argv[1:] if re.match(r"--?(?:no)?config\.", arg)]
+
+
+def another(name: str, changed: Sequence[str] | None = None) -> ConfigDict:
+    """A configuration beside that of `--config`.
 
     Args:
       name: FILE[:WORDS].
+      changed: arguments that override its settings; None for those of this command line.
 
     Raises:
       Exception: the file cannot be loaded, or a word or an override is none of its own.
     """
-    overrides = [arg for arg in sys.argv[1:] if re.match(r"--?(?:no)?config\.", arg)]
-    argv, values = ["", f"--config={name}", *overrides], flags.FlagValues()
+    changed = overrides() if changed is None else changed
+    argv, values = ["", f"--config={name}", *changed], flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     values(argv)
     _ = holder.value.name  # a file that cannot be loaded says so only when it is read

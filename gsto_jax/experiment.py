@@ -254,17 +254,10 @@ class Experiment:
         except checkpoint.DamagedError as error:
             self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(best)}")
             return float("-inf")
-        same = self._measure(record["config"]) == self._measure(self.config)
-        return record[self.eval_set.measure] if same else float("-inf")
-
-    def _measure(self, config: Record) -> Record:
-        """The settings that decide a score."""
-        config = filled(config, self.defaults)
-        pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
-        if config["task"] == "pose":
-            pictures |= {"pose": config["pose"]}
-            pictures |= {"detections": config["data"]["keypoints"]["detections"]}
-        return pictures | {k: v for k, v in config["eval"].items() if k not in _NOT_OF_THE_SCORE}
+        theirs, ours = (
+            score_settings(config, self.defaults) for config in (record["config"], self.config)
+        )
+        return record[self.eval_set.measure] if theirs == ours else float("-inf")
 
     def _report(self, progress: Progress) -> None:
         self.show(tables.progress_line(progress))
@@ -297,6 +290,16 @@ class Experiment:
         if not found:
             return "No checkpoint had been written"
         return f"The last good checkpoint is {self.workdir.checkpoints / str(found[-1])}"
+
+
+def score_settings(config: Record, defaults: Record) -> Record:
+    """The settings, of all that a run has, that decide how its score is measured."""
+    config = filled(config, defaults)
+    pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
+    if config["task"] == "pose":
+        pictures |= {"pose": config["pose"]}
+        pictures |= {"detections": config["data"]["keypoints"]["detections"]}
+    return pictures | {k: v for k, v in config["eval"].items() if k not in _NOT_OF_THE_SCORE}
 
 
 def load_for_evaluation(

@@ -5,6 +5,7 @@ Here, and only here, the library, the data pipelines and the configurations meet
 
 MODES = {
     "train": "train, or go on with the run in --workdir, then evaluate",
+    "sweep": "train several rows with several seeds each, and compare their scores",
     "eval": "evaluate the newest checkpoint in --workdir, or --checkpoint",
     "submit": "write its predictions for the test split as a zip for the benchmark's server",
     "predict": "predict the pictures, folders, videos or patterns that are named, by --checkpoint",
@@ -30,6 +31,10 @@ FLAGS = {
     "topology": ("plan",),
     "formats": ("export",),
     "onnx_size": ("export",),
+    "rows": ("sweep",),
+    "seeds": ("sweep",),
+    "reference": ("sweep",),
+    "jobs": ("sweep",),
     "source": ("prepare",),
     "partial": ("prepare",),
 }

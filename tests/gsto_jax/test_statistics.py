@@ -1,0 +1,87 @@
+"""Against published answers, and integrals done another way."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from gsto_jax.statistics import compare, detectable, holm, power_of, summarize
+
+# Student's sleep data: extra hours of ten patients with each of two drugs (Biometrika 6, 1908).
+FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+
+def test_mean_and_interval():
+    found = summarize([1, 2, 3, 4])
+    assert (found.count, found.mean) == (4, 2.5)
+    assert found.deviation == pytest.approx(math.sqrt(5 / 3))
+    half = 3.182446305 * math.sqrt(5 / 3) / 2  # t of 3 degrees of freedom, from the tables
+    assert (found.low, found.high) == pytest.approx((2.5 - half, 2.5 + half))
+
+
+def test_one_value_has_no_interval():
+    found = summarize([7.0])
+    assert (found.count, found.mean) == (1, 7.0)
+    assert all(map(math.isnan, (found.deviation, found.low, found.high)))
+    assert math.isnan(summarize([]).mean)
+    alone = compare([1.0], [2.0])
+    assert alone.summary.mean == -1
+    assert math.isnan(alone.p) and math.isnan(alone.detectable)
+
+
+def test_the_paired_test_of_students_data():
+    """R's `t.test(paired = TRUE)` prints t = -4.0621, p = 0.002833, -2.4598858 -0.7001142."""
+    found = compare(FIRST, SECOND)
+    assert found.summary.mean == pytest.approx(-1.58)
+    assert found.p == pytest.approx(0.002833, abs=5e-7)
+    interval = found.summary.low, found.summary.high
+    assert interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
+    assert found.p == pytest.approx(stats.ttest_rel(FIRST, SECOND).pvalue)
+    assert found.detectable == pytest.approx(detectable(found.summary.deviation, 10))
+
+
+def test_differences_without_spread():
+    assert compare([1, 2, 3], [1, 2, 3]).p == 1
+    assert compare([2, 3, 4], [1, 2, 3]).p == 0
+    with pytest.raises(ValueError, match="zip"):
+        compare([1, 2, 3], [1, 2])
+
+
+def test_holm():
+    """R's `p.adjust(method = "holm")`."""
+    assert holm([0.01, 0.04, 0.03, 0.02]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
+    assert holm([0.5, 0.001, 0.9]) == pytest.approx([1, 0.003, 1])
+    corrected = holm([0.01, math.nan, 0.04])
+    assert math.isnan(corrected[1])
+    assert [corrected[0], corrected[2]] == pytest.approx([0.02, 0.04])
+    assert holm([]) == []
+
+
+def test_power_of_a_published_example():
+    """G*Power's manual, difference between two dependent means: dz 0.421637, 50 pairs, 0.832114."""
+    assert power_of(0.4216370, 50) == pytest.approx(0.832114, abs=1e-6)
+    assert power_of(-0.4216370, 50) == pytest.approx(0.832114, abs=1e-6)
+    assert power_of(0, 8) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 16])
+def test_what_is_detectable_is_found_with_that_power(count):
+    """By integrating over the variance that is estimated, without the noncentral t."""
+    deviation, freedom = 1.7, count - 1
+    shift = detectable(deviation, count) / deviation * math.sqrt(count)
+    critical = stats.t.ppf(0.975, freedom)
+
+    def found(chi2):
+        bound = critical * math.sqrt(chi2 / freedom)
+        tails = stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift)
+        return stats.chi2.pdf(chi2, freedom) * tails
+
+    assert integrate.quad(found, 0, np.inf, limit=200)[0] == pytest.approx(0.8, abs=1e-6)
+
+
+def test_few_pairs_find_less_than_the_normal_distribution_promises():
+    normal = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / math.sqrt(3)
+    assert detectable(1, 3) > 2 * normal
+    assert detectable(1, 2000) == pytest.approx(normal * math.sqrt(3 / 2000), rel=1e-3)

@@ -1,0 +1,236 @@
+"""Plans, processes and results of a sweep, with runs that are made up."""
+
+import csv
+import json
+import signal
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+
+from configs import ablation, base
+from gsto_jax.errors import UserError
+from gsto_jax.sweep import plan
+from gsto_jax.sweep.figure import draw
+from gsto_jax.sweep.outcome import last_words, outcome_of, step_of
+from gsto_jax.sweep.pool import Watch, run_all
+from gsto_jax.sweep.results import as_csv, as_json, results_of
+from gsto_jax.sweep.words import markdown
+
+DEFAULTS = json.loads(base.get_config().to_json())
+
+
+def row(name, **changed):
+    config = ablation.get_config(f"{name},data=scenes,mini")
+    with config.unlocked():
+        config.update_from_flattened_dict(changed)
+    return plan.Row(name, (f"--config={name}",), json.loads(config.to_json()), 20, 264313)
+
+
+ROWS = [row("t1-baseline"), row("t1-gfm"), row("t1-both")]
+
+
+def finish(run, score, **changed):
+    """Leaves what a run leaves."""
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps(run.config))
+    training = [
+        {"step": 1, "steps_per_second": 0.1},
+        {"step": 11, "steps_per_second": 2.0},
+        {"step": 20, "steps_per_second": 3.0},
+    ]
+    (run.folder / "training.jsonl").write_text("\n".join(map(json.dumps, training)) + "\n")
+    start = {"devices": "1 x chip", "versions": {"jax": "0.1"}, "revision": "abc"}
+    (run.folder / "starts.jsonl").write_text(json.dumps(start) + "\n")
+    line = {"step": 20, "while_training": True, "split": "val", "seconds": 4.0}
+    line |= {"mean_iou": score, "pixel_accuracy": 0.9} | changed
+    (run.folder / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
+
+
+class Fake:
+    """A process that ends by itself after some looks, or once it is told to."""
+
+    log: ClassVar = []
+
+    def __init__(self, run, looks=2, status=0):
+        self.run, self.looks, self.status = run, looks, status
+        self.log.append(("begin", run.name))
+
+    def poll(self):
+        self.looks -= 1
+        return self.status if self.looks < 0 else None
+
+    def send_signal(self, number):
+        self.log.append((signal.Signals(number).name, self.run.name))
+        self.looks = 1
+
+    def kill(self):
+        self.log.append(("kill", self.run.name))
+
+    def wait(self):
+        return -9
+
+
+@pytest.fixture
+def log(monkeypatch):
+    monkeypatch.setattr(Fake, "log", [])
+    return Fake.log
+
+
+def test_seeds():
+    assert plan.seeds_of("3") == [0, 1, 2]
+    assert plan.seeds_of("4,7") == [4, 7]
+    assert plan.seeds_of("5,") == [5]
+    for text in ("", "x", "0", "-1", "1,1", "2,x", ","):
+        with pytest.raises(UserError, match="--seeds="):
+            plan.seeds_of(text)
+
+
+def test_runs_go_seed_by_seed(tmp_path):
+    runs = plan.runs_of(ROWS[:2], [0, 1], tmp_path)
+    names = [run.name for run in runs]
+    assert names == [f"{name} seed {n}" for n in (0, 1) for name in ("t1-baseline", "t1-gfm")]
+    assert runs[3].folder == tmp_path / "t1-gfm" / "seed1"
+    assert runs[3].log == tmp_path / "t1-gfm" / "seed1.log"
+    assert runs[3].config["seed"] == 1
+    own = "--config.seed=1", f"--workdir={runs[3].folder}"
+    assert runs[3].arguments == ("--mode=train", "--config=t1-gfm", *own)
+
+
+def test_rows_that_are_evaluated_otherwise_are_refused():
+    plan.check_comparable([*ROWS, row("t1-both", **{"eval.batch_size": 2})], DEFAULTS)
+    with pytest.raises(UserError, match=r"t1-baseline and t1-both .* \(flip\)"):
+        plan.check_comparable([*ROWS[:2], row("t1-both", **{"eval.flip": True})], DEFAULTS)
+
+
+def test_what_is_paired():
+    assert plan.unpaired(ROWS) == []
+    other = row("t1-gfm", **{"train.batch_size": 8, "data.eval_size": 3, "optim.momentum": 0.5})
+    assert plan.unpaired([*ROWS, other]) == ["train.batch_size"]
+    assert plan.unpaired([ROWS[0], row("t1-gfm", **{"data.flip": False})]) == ["data.flip"]
+
+
+def test_a_run_begun_otherwise_is_refused(tmp_path):
+    runs = plan.runs_of(ROWS[:2], [0, 1], tmp_path)
+    found = [run.config for run in runs[:3]] + [None]
+    plan.check_unchanged(runs, found, DEFAULTS)
+    longer = runs[1].config | {"train": {**runs[1].config["train"], "steps": 5}}
+    with pytest.raises(UserError) as caught:
+        plan.check_unchanged(runs, [found[0], longer, found[2], None], DEFAULTS)
+    message = str(caught.value)
+    assert message.startswith("1 of 4 runs are there with other settings, such as ")
+    assert f"{runs[1].folder}: train.steps (optimiser): 5 in the run, 1600 now" in message
+
+
+def test_a_finished_run_is_recognised(tmp_path):
+    run, other = plan.runs_of(ROWS[:1], [0, 1], tmp_path)
+    assert outcome_of(run, DEFAULTS) is None
+    finish(run, 0.5)
+    found = outcome_of(run, DEFAULTS)
+    assert (found.row, found.seed, found.score) == ("t1-baseline", 0, 0.5)
+    assert found.seconds == pytest.approx(1 / 0.1 + 10 / 2 + 9 / 3 + 4)
+    assert step_of(run.folder) == 20
+    finish(other, 0.5, step=10)
+    assert outcome_of(other, DEFAULTS) is None, "not of the last step"
+    flipped = row("t1-baseline", **{"eval.flip": True})
+    assert outcome_of(replace(run, row=flipped), DEFAULTS) is None, "evaluated otherwise"
+
+
+def test_the_last_words_of_a_run(tmp_path):
+    log = tmp_path / "seed0.log"
+    assert last_words(log) == "it left no log"
+    log.write_text("error: of long ago\n")
+    start = log.stat().st_size
+    assert last_words(log, start) == "it said nothing"
+    with log.open("a") as file:
+        file.write("step 1\nerror: step 1: loss is not finite\nsome library's goodbye\n\n")
+    assert last_words(log, start) == "step 1: loss is not finite"
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_so_many_run_at_once(tmp_path, log, jobs):
+    runs = plan.runs_of(ROWS, [0, 1], tmp_path)
+    most = []
+    watch = Watch(tick=lambda running: most.append(len(running)))
+    ended = run_all(runs, jobs, Fake, watch, pause=0)
+    assert list(ended) == runs
+    assert max(most) == jobs
+    assert log == [("begin", run.name) for run in runs]
+
+
+def test_a_failure_ends_no_other(tmp_path, log):
+    runs = plan.runs_of(ROWS, [0], tmp_path)
+    ended = run_all(runs, 2, lambda run: Fake(run, status=int(run is runs[0])), pause=0)
+    assert [ended[run] for run in runs] == [1, 0, 0]
+
+
+def test_when_stopped_what_runs_is_told_and_nothing_begins(tmp_path, log):
+    runs = plan.runs_of(ROWS, [0, 1], tmp_path)
+    told = []
+    watch = Watch(tick=lambda running: told.append(True), stop=lambda: bool(told))
+    ended = run_all(runs, 2, lambda run: Fake(run, looks=100), watch, pause=0)
+    assert list(ended) == runs[:2]
+    names = [run.name for run in runs[:2]]
+    assert log == [(what, name) for what in ("begin", "SIGTERM") for name in names]
+
+
+def test_no_process_outlives_the_sweep(tmp_path, log):
+    runs = plan.runs_of(ROWS, [0], tmp_path)
+
+    def interrupted(running):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all(runs, 2, Fake, Watch(tick=interrupted), pause=0)
+    assert log[2:] == [("kill", runs[0].name), ("kill", runs[1].name)]
+
+
+SCORES = {
+    "t1-baseline": [0.60, 0.62, 0.61, 0.63],
+    "t1-gfm": [0.61, 0.63, 0.62, 0.64],  # one point above each
+    "t1-both": [0.60, 0.63, None, 0.62],
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    runs = plan.runs_of(ROWS, range(4), tmp_path)
+    for run in runs:
+        if (score := SCORES[run.row.name][run.seed]) is not None:
+            finish(run, score)
+    outcomes = [found for run in runs if (found := outcome_of(run, DEFAULTS))]
+    missing = {"t1-both seed 2": "failed with status 1 (it fell): some.log"}
+    return results_of("a title", runs, outcomes, "t1-baseline", missing)
+
+
+def test_rows_are_compared_by_seed(results):
+    baseline, gfm, both = results.rows
+    assert baseline.difference is None
+    assert baseline.summary.mean == pytest.approx(61.5)
+    assert gfm.difference.summary.mean == pytest.approx(1)
+    assert gfm.difference.summary.deviation == pytest.approx(0, abs=1e-9)
+    assert both.difference.summary.count == 3
+    assert both.difference.summary.mean == pytest.approx(0)
+    assert both.p == pytest.approx(1)
+    assert gfm.p == pytest.approx(2 * gfm.difference.p)
+
+
+def test_the_files_of_a_sweep(tmp_path, results):
+    values = json.loads(as_json(results))
+    assert values["missing"] == {"t1-both seed 2": "failed with status 1 (it fell): some.log"}
+    assert [len(x["scores"]) for x in values["rows"]] == [4, 4, 3]
+    assert values["rows"][0]["difference"] is None and values["rows"][0]["p_holm"] is None
+    assert values["rows"][1]["difference"]["summary"]["mean"] == pytest.approx(1)
+    lines = list(csv.DictReader(as_csv(results).splitlines()))
+    assert len(lines) == 11
+    assert lines[0]["mean_iou"] == "0.600000" and lines[0]["versions"] == "jax=0.1"
+    assert lines[0]["seconds"] == "22.0" and lines[0]["steps"] == "20"
+    text = markdown(results)
+    assert "11 of 12 runs (3 rows x 4 seeds)" in text
+    assert "t1-gfm is 1.00 points higher than t1-baseline" in text
+    assert "t1-both seed 2: failed with status 1 (it fell): some.log" in text
+    assert "3 pairs, p 1.0000 after correction): no difference was seen" in text
+    draw(results, tmp_path / "sweep.png", tmp_path / "sweep.svg")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "sweep.svg").read_text()
+    assert all(name in picture for name in SCORES)
