@@ -91,6 +91,12 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         flags.DEFINE_string(
             "topology", "v5e:2x2", "plan: chips to compile for, such as v5e:4x4, h100 or h100:8"
         )
+        flags.DEFINE_string(
+            "plan_json",
+            None,
+            "plan: file to write to what was found; train: such a file of this very step, to say"
+            " what share of its speed is reached",
+        )
         flags.DEFINE_string("source", None, "prepare: folder of the downloads")
         flags.DEFINE_bool(
             "partial", False, "prepare: accept another number of records than the published one"
