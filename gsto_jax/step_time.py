@@ -1,8 +1,8 @@
 """Where the time of training goes: waiting for input, waiting for the device, the rest on the host.
 
 The loop hands a step to the device and goes on at once, up to one step ahead. So the time that it
-takes to hand one over says nothing; what it spends waiting does, and it waits in two places alone,
-for a batch and for a step to end. Reading a clock around both splits the loop's time without one
+takes to hand one over says nothing; what it spends waiting does, and it waits for two things alone,
+a batch and numbers of a step. Reading a clock around both splits the loop's time without one
 synchronisation that would not be there anyway (docs/observability.md).
 """
 
