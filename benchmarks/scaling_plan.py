@@ -256,8 +256,9 @@ def plot(rows: Sequence[Found], path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, series in zip(figure.subplots(1, 2, sharey=True), ("weak", "strong"), strict=True):
         of = f"{EACH} pictures a chip" if series == "weak" else f"{ALL} pictures over all chips"
-        axes.set(title=f"{series}: {of}", xlabel="chips", xscale="log")
+        axes.set(title=f"{series}: {of}", xlabel="chips (x: does not fit)", xscale="log")
         axes.set_xticks(list(GRIDS), list(map(str, GRIDS)), minor=False)
+        axes.set_xlim(3, 340)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         kinds = dict.fromkeys((found["network"], found["bn"]) for found in rows)
@@ -278,8 +279,10 @@ def plot(rows: Sequence[Found], path: Path) -> None:
             axes.plot(chips, bounds[0], "o-", color=f"C{n}", label=label)
             missing = [int(found["chips"]) for found in own if not times(found)]
             axes.plot(missing, [0] * len(missing), "x", color=f"C{n}")
-    axes.legend(fontsize="small")
     figure.axes[0].set(ylabel="expected efficiency, %", ylim=(-4, 108))
+    figure.axes[0].legend(
+        fontsize="small", loc="lower left", title="band: collectives hidden or not"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -1,5 +1,6 @@
 """The time of a step on paper, by hand; plans as files, and what a run does with them."""
 
+import importlib
 import json
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from gsto_jax.plan import record
 from gsto_jax.plan.estimate import LINKS, Estimate, Links, collectives_seconds, estimate
 from gsto_jax.plan.measure import Cost, Plan
 from gsto_jax.plan.tables import time_line
+from modes import plan as plan_mode
 from tests.gsto_jax.test_train import values
 
 FLAT = Links(bandwidth=1e9, latency=0.0, ring=16)
@@ -169,3 +171,25 @@ def test_plans_of_other_chips_and_what_is_no_plan(written, tmp_path):
             record.planned_seconds(path, config, chips())
     with pytest.raises(UserError, match="cannot be written"):
         record.write(path / "below" / "plan.json", {})
+
+
+def test_the_mode_writes_what_a_run_reads(tmp_path, monkeypatch, capsys):
+    mesh = SimpleNamespace(**vars(chips()), shape={"data": 4})
+    target = SimpleNamespace(mesh=mesh, memory=2**34, platform="tpu")
+    monkeypatch.setattr(plan_mode.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(plan_mode, "machine", lambda topology: target)
+
+    def planned(task, machine, batch, size, step):
+        return a_plan(step=step, batch=batch // 4)
+
+    monkeypatch.setattr(plan_mode, "plan", planned)
+    config, path = (
+        importlib.import_module("configs.quickstart").get_config(),
+        tmp_path / "plan.json",
+    )
+    args = SimpleNamespace(config=config, compare=None, topology="v5e:2x2", plan_json=str(path))
+    plan_mode.run(args)
+    shown = capsys.readouterr().out
+    assert shown.count("time        20.00 to 20.55 ms on paper") == 2
+    assert f"plan        {path}" in shown
+    assert record.planned_seconds(path, values(), mesh) == pytest.approx(0.020)
