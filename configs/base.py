@@ -163,6 +163,8 @@ def get_config() -> ConfigDict:
     run.keep_checkpoints = 3  # the newest so many, and the best one evaluated
     run.eval_every = 0  # steps between two evaluations; 0: only at the end
     run.stop_at = 0  # this start ends after that step, and the next goes on; 0: at the end
+    run.profile_start = 0  # step from which a profile is recorded; 0: only on SIGUSR1
+    run.profile_steps = 5  # how many steps a profile holds (docs/observability.md)
     run.tensorboard = True  # writes metrics and pictures for TensorBoard (imports TensorFlow)
     run.compilation_cache = "~/.cache/gsto_jax/xla"  # compiled programs; empty: keeps none
     return config.lock()

@@ -104,6 +104,12 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
             "reference", None, "sweep: the row that the others are compared with; the first one"
         )
         flags.DEFINE_integer("jobs", 1, "sweep: how many runs are trained at once", lower_bound=1)
+        flags.DEFINE_string(
+            "plan_json",
+            None,
+            "plan: file to write to what was found; train: such a file of this very step, to say"
+            " what share of its speed is reached",
+        )
         flags.DEFINE_string("source", None, "prepare: folder of the downloads")
         flags.DEFINE_bool(
             "partial", False, "prepare: accept another number of records than the published one"

@@ -324,15 +324,17 @@ class RunConfig:
     keep_checkpoints: int
     eval_every: int
     stop_at: int
+    profile_start: int
+    profile_steps: int
     tensorboard: bool
     compilation_cache: str
 
     def __post_init__(self) -> None:
         """Raises UserError for values out of range."""
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints", "profile_steps"):
             value = getattr(self, name)
             _require(value >= 1, f"run.{name}", value, "use at least 1")
-        for name in ("eval_every", "stop_at"):
+        for name in ("eval_every", "stop_at", "profile_start"):
             value = getattr(self, name)
             _require(value >= 0, f"run.{name}", value, "use a number of steps, 0 for none")
 
@@ -415,6 +417,7 @@ ADDED: dict[str, Any] = {
         "suppression": "hard",
         "similarity": 0.9,
     },
+    "run": {"profile_start": 0, "profile_steps": 5},
 }
 """What settings were before they could be set, for checkpoints that are older."""
 

@@ -15,6 +15,8 @@ from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes, filled
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.eval_set import EvalSet, Outcome
+from gsto_jax.profiling import Profiler
+from gsto_jax.speed import Workload
 from gsto_jax.task import Task, TrainState, state_of
 from gsto_jax.train import Hooks, Progress, fit
 from gsto_jax.weights import import_weights, upsampling_note
@@ -69,6 +71,7 @@ class Experiment:
       eval_set: what it is evaluated on.
       show: prints a line of text or a table.
       writer: of metrics; None for none.
+      workload: what a step does, to tell how fast the run is; None: only times are told.
     """
 
     task: Task
@@ -80,6 +83,7 @@ class Experiment:
     eval_set: EvalSet
     show: Callable[[Any], None]
     writer: MetricWriter | None = None
+    workload: Workload | None = None
 
     def start(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
         """The state to train from, and that of the data iterator (None for its beginning).
@@ -185,9 +189,12 @@ class Experiment:
                 evaluate(state)
                 if stop():
                     return state
-            hooks = Hooks(self._report, save, evaluate, stop)
+            folder = self.workdir.path / "profile"
+            profiler = Profiler(folder, run.profile_steps, run.profile_start, self.show)
+            hooks = Hooks(self._report, save, evaluate, stop, profile=profiler)
             try:
-                return fit(self.task, state, batches, self.mesh, hooks)
+                with profiler:
+                    return fit(self.task, state, batches, self.mesh, hooks)
             except TrainingError as error:
                 checkpoints.wait()
                 raise TrainingError(f"{error}. {self._last_good()}") from None
@@ -260,9 +267,18 @@ class Experiment:
         return record[self.eval_set.measure] if theirs == ours else float("-inf")
 
     def _report(self, progress: Progress) -> None:
-        self.show(tables.progress_line(progress))
-        speed = {"steps_per_second": progress.rate, "input_wait": progress.input_wait}
-        values = {name: float(value) for name, value in (progress.scalars | speed).items()}
+        taken = progress.time
+        speed = self.workload.figures(taken) if self.workload else {}
+        self.show(tables.progress_line(progress, speed))
+        times = {
+            "steps_per_second": progress.rate,
+            "input_wait": progress.input_wait,
+            "step_seconds": taken.whole,
+            "step_seconds/input": taken.input,
+            "step_seconds/device": taken.device,
+            "step_seconds/host": taken.host,
+        }
+        values = {k: float(v) for k, v in (progress.scalars | times | speed).items()}
         self.workdir.write_training(progress.step, values)
         if self.writer is not None:
             self.writer.write_scalars(progress.step, values)

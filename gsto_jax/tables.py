@@ -80,9 +80,15 @@ def _paper_table(number: int, rows: Sequence[Row]) -> Table:
     return table
 
 
-def progress_line(progress: Progress) -> str:
-    """One line: step, rate, time left, share of waiting for input, losses, learning rate."""
-    scalars = progress.scalars
+def progress_line(progress: Progress, speed: Mapping[str, float] | None = None) -> str:
+    """One line: step, rate, shares of waiting, time left, losses, learning rate.
+
+    Args:
+      progress: where the run stands.
+      speed: of `gsto_jax.speed.Workload.figures`; shares of peak and plan are shown if known.
+    """
+    scalars, taken, speed = progress.scalars, progress.time, speed or {}
+    shares = {"peak": speed.get("peak_share"), "plan": speed.get("plan_share")}
     losses = [f"{k} {v:.4g}" for k, v in scalars.items() if k.startswith("loss")]
     eta = str(timedelta(seconds=round(progress.eta)))
     return " | ".join(
@@ -90,6 +96,8 @@ def progress_line(progress: Progress) -> str:
             f"step {progress.step:>{len(str(progress.steps))}}/{progress.steps}",
             f"{progress.rate:6.2f} steps/s",
             f"input {progress.input_wait:4.0%}",
+            f"device {taken.share(taken.device):4.0%}",
+            *(f"{name} {share:.1%}" for name, share in shares.items() if share is not None),
             f"eta {eta}",
             *losses,
             f"grad {scalars['gradient_norm']:.3g}",

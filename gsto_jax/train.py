@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from gsto_jax.errors import TrainingError
 from gsto_jax.parallel import compiler_options, on_mesh, put_batch, replicated, split_batch
+from gsto_jax.step_time import StepTime, Stopwatch
 from gsto_jax.task import Task, TrainState, train_step
 
 
@@ -22,19 +23,27 @@ class Progress:
     Attributes:
       step: steps taken.
       steps: steps of the whole run.
-      rate: steps a second since the last report; the first report, after one step, is mostly
+      time: of a step, the mean since the last report; the first report, after one step, is mostly
         compile.
-      input_wait: share of that time in which the loop waited for input, 0 to 1.
-      eta: seconds to the end at that rate.
+      eta: seconds to the end at that speed.
       scalars: of the step just taken: "loss", "loss/stage2", "learning_rate", "gradient_norm", ...
     """
 
     step: int
     steps: int
-    rate: float
-    input_wait: float
+    time: StepTime
     eta: float
     scalars: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Steps a second."""
+        return 1 / self.time.whole
+
+    @property
+    def input_wait(self) -> float:
+        """Share of the time in which the loop waited for input, 0 to 1."""
+        return self.time.share(self.time.input)
 
 
 @dataclass(frozen=True)
@@ -46,12 +55,15 @@ class Hooks:
       save: every `run.checkpoint_every` steps and after the last, with a state known to be finite.
       evaluate: every `run.eval_every` steps but the last, after `save`.
       stop: asked after each step whether to end early; the loop then saves.
+      profile: told before each step its number and what the one before it returned; what it does
+        counts as no step's time.
     """
 
     report: Callable[[Progress], None] = lambda progress: None
     save: Callable[[TrainState], None] = lambda state: None
     evaluate: Callable[[TrainState], None] = lambda state: None
     stop: Callable[[], bool] = lambda: False
+    profile: Callable[[int, Any], None] = lambda step, previous: None
 
 
 def fit(
@@ -60,6 +72,7 @@ def fit(
     batches: Iterable[dict[str, np.ndarray]],
     mesh: Mesh,
     hooks: Hooks = Hooks(),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
     """Trains to the end of the task, or until it is stopped.
 
@@ -69,6 +82,7 @@ def fit(
       batches: this host's batches, see `train_step`; must not end before the run.
       mesh: the devices.
       hooks: what to do between the steps.
+      clock: seconds.
 
     Returns:
       The state after `task.steps` steps, after step `run.stop_at` if that is set, or after the step
@@ -83,11 +97,13 @@ def fit(
     iterator: Iterator[dict[str, np.ndarray]] = iter(batches)
     start = int(state.step)
     end = min(task.steps, run.stop_at or task.steps)
-    clock, mark, waited, previous = time.perf_counter(), start, 0.0, None
+    watch, mark, previous = Stopwatch(clock), start, None
     for step in range(start + 1, end + 1):
-        before = time.perf_counter()
+        with watch.part("away"):
+            hooks.profile(step, previous)
         try:
-            batch = next(iterator)
+            with watch.part("input"):
+                batch = next(iterator)
         except Exception:
             # A signal to the whole group ends the worker processes before it reaches the loop.
             if not hooks.stop():
@@ -96,29 +112,30 @@ def fit(
             if previous is not None:
                 hooks.save(state)
             break
-        waited += time.perf_counter() - before
-        state, scalars = step_fn(state, put_batch({k: batch[k] for k in task.train_inputs}, mesh))
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
+            state, scalars = step_fn(state, inputs)
         # The host prepares one batch ahead of the device, never more.
-        _check_finite(previous, step - 1)
+        with watch.part("device"):
+            _check_finite(previous, step - 1)
         previous = scalars
 
         stopping = hooks.stop()
         last = stopping or step == end
         if step % run.log_every == 0 or step == start + 1 or last:
-            values = {k: float(v) for k, v in scalars.items() if k != "finite"}
-            now = time.perf_counter()
-            seconds = now - clock
-            rate = (step - mark) / seconds
-            eta = (task.steps - step) / rate
-            hooks.report(Progress(step, task.steps, rate, waited / seconds, eta, values))
-            clock, mark, waited = now, step, 0.0
+            with watch.part("device"):
+                values = {k: float(v) for k, v in scalars.items() if k != "finite"}
+            taken, mark = watch.lap(step - mark), step
+            eta = (task.steps - step) * taken.whole
+            hooks.report(Progress(step, task.steps, taken, eta, values))
         evaluating = run.eval_every and step % run.eval_every == 0 and step < task.steps
         if last or evaluating or step % run.checkpoint_every == 0:
-            _check_finite(scalars, step)
+            with watch.part("device"):
+                _check_finite(scalars, step)
             hooks.save(state)
         if evaluating and not stopping:
-            hooks.evaluate(state)
-            clock, mark, waited = time.perf_counter(), step, 0.0
+            with watch.part("away"):
+                hooks.evaluate(state)
             stopping = hooks.stop()
         if stopping:
             break

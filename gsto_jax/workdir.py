@@ -3,7 +3,8 @@
 config.json          every setting
 init_from.json       the file of weights that the run started from, if any: path, SHA-256, coverage
 starts.jsonl         one line for each start: command, versions, devices, revision, first step
-training.jsonl       one line for each report while training: step, losses, learning rate, speed
+training.jsonl       one line for each report while training: step, losses, learning rate, and where
+                     the time goes (docs/observability.md)
 evaluations.jsonl    one line for each evaluation: step and scores
 checkpoints/STEP/    the newest checkpoints
 best/STEP/           the best one evaluated
@@ -12,6 +13,7 @@ eval-SPLIT/          scores and pictures of the last evaluation (`gsto_jax.eval_
 submission-SPLIT.zip predictions for a benchmark's server
 report.html          a page about the run
 tensorboard/         metrics and pictures over time
+profile/             records of a few steps, where asked for (`gsto_jax.profiling`)
 """
 
 import fcntl

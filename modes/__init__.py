@@ -29,6 +29,7 @@ FLAGS = {
     "multiple": ("predict",),
     "compare": ("report", "plan"),
     "topology": ("plan",),
+    "plan_json": ("plan", "train"),
     "formats": ("export",),
     "onnx_size": ("export",),
     "rows": ("sweep",),

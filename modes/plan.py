@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,13 +12,15 @@ from configs import command_line
 from data_pipelines import DataConfig
 from gsto_jax.errors import UserError
 from gsto_jax.parallel import check_batch
+from gsto_jax.plan import record
+from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.fit import largest
 from gsto_jax.plan.machines import Machine, machine
 from gsto_jax.plan.measure import DoesNotFit, Plan, plan, state_bytes
-from gsto_jax.plan.tables import compare_table, plan_table
+from gsto_jax.plan.tables import compare_table, plan_table, time_line
 from gsto_jax.task import Task
 from modes.common import read_settings
-from modes.terminal import Show, make_show
+from modes.terminal import Show, make_show, plain_values
 
 _USABLE = 0.98
 """Share of a chip's memory that programs get of it."""
@@ -37,6 +40,7 @@ def run(args: Any) -> None:
         except Exception as error:  # a configuration is a program: it may fail in any way
             raise UserError(f"--compare={args.compare}: {command_line.reason(error)}") from None
     settings = [read_settings(config)[:2] for config in configs]
+    plans: list[Plan] = []  # of the first configuration
     target = machine(args.topology)
     steps = [dict(_steps(task, target)) for task, _ in settings]
     for step in ("train", "eval"):
@@ -49,11 +53,18 @@ def run(args: Any) -> None:
                 f"{config.model.dtype}, on {args.topology}"
             )
             show(plan_table(found[-1], target.memory, title))
+            show(time_line(estimate(found[-1], args.topology)))
+        plans.append(found[0])
         if len(found) == 2:
             one, two = (config.name for config in configs)
             names = one, two if two != one else args.compare
             title = f"{step} step of two configurations, on {args.topology}"
             show(compare_table(found[0], found[1], names, title))
+    if args.plan_json:
+        path = Path(args.plan_json)
+        values = record.record(plain_values(args.config), plans, args.topology, target)
+        record.write(path, values | {"versions": list(_versions(target))})
+        show(f"plan        {path}")
     show(f"versions    {', '.join(_versions(target))}")
 
 

@@ -17,6 +17,8 @@ from gsto_jax.config import Config
 from gsto_jax.errors import UserError
 from gsto_jax.experiment import Experiment, MetricWriter
 from gsto_jax.interrupt import Interrupt
+from gsto_jax.plan.record import planned_seconds
+from gsto_jax.speed import workload
 from gsto_jax.workdir import Workdir, revision
 from modes.common import DEFAULTS, make_eval_set, read_settings
 from modes.terminal import make_show
@@ -50,6 +52,7 @@ def run(args: Any) -> None:
         else:
             ignored = found.pixels[data.ignore_label] / found.total
             show(f"labels of {checked} {task.num_classes} classes, {ignored:.1%} ignored")
+    planned = planned_seconds(Path(args.plan_json), values, mesh) if args.plan_json else None
     writes = settings.run.tensorboard and jax.process_index() == 0
     if settings.run.tensorboard:
         check_tensorboard()
@@ -75,6 +78,7 @@ def run(args: Any) -> None:
             f"{mesh.size} x {jax.devices()[0].device_kind}"
         )
         show(f"workdir     {workdir.path}")
+        this = replace(this, workload=workload(task, mesh, data.crop, planned))
         if writes:
             this = replace(this, writer=make_writer(workdir.path / "tensorboard"))
         state = this.train(state, batches, interrupt)

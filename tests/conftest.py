@@ -7,19 +7,18 @@ kernels for GPUs (`pytest tests/gsto_jax/test_golden.py tests/gsto_jax/test_gate
 import os
 from pathlib import Path
 
-ON_GPU = os.environ.get("GSTO_TEST_GPU") == "1"
-os.environ["JAX_PLATFORMS"] = "cuda,cpu" if ON_GPU else "cpu"
+os.environ["JAX_PLATFORMS"] = "cuda,cpu" if os.environ.get("GSTO_TEST_GPU") == "1" else "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
-if ON_GPU:
-    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
 import jax
 import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".jax_cache"))
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,5 +7,7 @@ schedule  how long a kernel takes, by the compiler's final schedule of it
 machines  chips by name: topologies, memory
 measure   the train and eval steps of a configuration on one of them
 fit       the largest batch that fits
+estimate  how long a step takes, on paper
+record    a plan as a file, which a run compares itself with
 tables    all of it for people
 """

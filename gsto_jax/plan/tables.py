@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from rich.table import Table
 
+from gsto_jax.plan.estimate import Estimate
 from gsto_jax.plan.measure import Cost, Plan
 
 _SHOWN = 12
@@ -52,6 +53,18 @@ def plan_table(found: Plan, memory: int, title: str) -> Table:
         add(layer.name, layer.cost, f"{layer.share:.0%} {layer.dearest}")
     table.caption = " ".join(_notes(found))
     return table
+
+
+def time_line(times: Estimate) -> str:
+    """How long a step takes on paper (`gsto_jax.plan.estimate`), in a line."""
+    parts = f"memory {1e3 * times.memory:.2f} ms, cores {1e3 * times.cores:.2f} ms"
+    if times.collectives:
+        span = f"{1e3 * times.least:.2f} to {1e3 * times.most:.2f} ms"
+        return (
+            f"time        {span} on paper ({parts}, collectives {1e3 * times.collectives:.2f} ms)"
+        )
+    unknown = "; collectives are not modelled" if times.collectives is None else ""
+    return f"time        at least {1e3 * times.least:.2f} ms on paper ({parts}{unknown})"
 
 
 def compare_table(first: Plan, other: Plan, names: tuple[str, str], title: str) -> Table:

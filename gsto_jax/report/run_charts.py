@@ -10,8 +10,12 @@ from gsto_jax.report.settings import words
 _CURVES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("gradient_norm", "gradient norm", {"log": True}),
     ("steps_per_second", "steps a second", {}),
+    ("examples_per_second", "examples a second", {}),
     ("input_wait", "waiting for input, %", {"percent": True}),
+    ("peak_share", "share of the chip's peak, %", {"percent": True}),
+    ("plan_share", "share of the plan, %", {"percent": True}),
 )
+_SPLIT = "Waiting for input, waiting for the device, and the rest on the host: they are all of it."
 
 
 def run_charts(run: Run, measure: tuple[str, str]) -> list[Chart]:
@@ -25,6 +29,8 @@ def run_charts(run: Run, measure: tuple[str, str]) -> list[Chart]:
     charts.append(chart("learning rate", [_line(run, "learning_rate", "learning rate")]))
     for key, title, how in _CURVES:
         charts.append(chart(title, [_line(run, key, title)], **how))
+    split = [_line(run, f"step_seconds/{name}", name) for name in ("input", "device", "host")]
+    charts.append(chart("seconds of a step", split, log=True, note=_SPLIT))
     charts.append(_evaluation_chart([run], *measure))
     return _drawn(charts)
 

@@ -17,6 +17,7 @@ from gsto_jax import UserError
 from gsto_jax.report import images, write_report
 from gsto_jax.report.curves import Line, chart
 from gsto_jax.report.run import Run
+from gsto_jax.report.run_charts import run_charts
 from gsto_jax.workdir import Workdir
 from tests.gsto_jax.report_runs import (
     CLASSES,
@@ -354,3 +355,24 @@ def test_charts():
     long = chart("loss", [Line("a", list(range(100_000)), [1.0] * 100_000)])
     assert len(long.svg) < 20_000
     assert "50 at step 1" in chart("share", [Line("a", [1], [0.5])], percent=True).summary
+
+
+def test_charts_of_where_the_time_went():
+    lines = [
+        {
+            "step": step,
+            "step_seconds/input": 0.1,
+            "step_seconds/device": 0.2 * step,
+            "step_seconds/host": 0.3,
+            "examples_per_second": 8.0,
+            "plan_share": 0.25,
+        }
+        for step in (1, 2)
+    ]
+    run = Run(Path(), "", {}, lines, [], [], None, {}, "")
+    found = {drawn.title: drawn for drawn in run_charts(run, ("mean_iou", "mean IoU"))}
+    split = found["seconds of a step"].summary
+    assert "device 0.2 at step 1, 0.4 at step 2" in split
+    assert "input 0.1 at step 1" in split and "host 0.3 at step 1" in split
+    assert "25 at step 1" in found["share of the plan, %"].summary
+    assert "share of the chip's peak, %" not in found, "no chip of a known peak"

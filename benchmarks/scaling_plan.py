@@ -1,0 +1,373 @@
+"""How training scales over the chips of a v5e pod, on paper: compiled ahead of time, then computed.
+
+    python benchmarks/scaling_plan.py                         # all rows: most of a day of one core
+    python benchmarks/scaling_plan.py w18s-weak-4 w18s-weak-16
+    python benchmarks/scaling_plan.py --list                  # the rows, and which are there
+    python benchmarks/scaling_plan.py --table --plot          # of the rows that are there
+    python benchmarks/scaling_plan.py quickstart-weak-4 --csv=/tmp/trial.csv   # a small network
+
+Needs the `tpu` extra, 16 GB of memory for W48, and no TPU. Compiles the very train step of
+Cityscapes' configurations in bfloat16 for 4, 16, 64 and 256 chips: 2 pictures a chip ("weak") and
+512 pictures over all ("strong"), with the statistics of BN over all chips and, in the rows that end
+in "groups", over the pictures of each chip. The CSV holds what the compiled program says of itself,
+row by row, and keeps the rows that were not asked for; a step that two rows share is compiled once.
+A row whose batch does not fit is a row, too: it is not compiled where fewer pictures a chip did not
+fit, or where a row that fits needs so much for a picture that this one is beyond twice the memory.
+
+Times come from `gsto_jax.plan.estimate`: the longer of bytes over bandwidth and cycles over the
+clock, and the collectives either hidden behind that or after it. Efficiency is the pictures a
+second and chip over those of the row of the same series with the fewest chips that fits, 4 if it
+does.
+"""
+
+import argparse
+import csv
+import importlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import jax
+
+from gsto_jax.plan.estimate import LINKS, Estimate, collectives_seconds
+from gsto_jax.plan.machines import TPUS, machine
+from gsto_jax.plan.measure import DoesNotFit, plan
+from modes.common import read_settings
+
+CHIP = "v5e"
+GRIDS = {4: (2, 2), 16: (4, 4), 64: (8, 8), 256: (16, 16)}
+EACH, ALL = 2, 512
+"""Pictures a chip of the weak series, and over all chips of the strong one."""
+NETWORKS = {
+    "w18s": ("cityscapes_w18s", tuple(GRIDS)),
+    "w48": ("cityscapes_w48", (4, 256)),
+    "quickstart": ("quickstart", tuple(GRIDS)),
+}
+NOT_ASKED_FOR = "quickstart"
+"""Only to see that all of it works: its rows are compiled where they are named."""
+BEYOND = 2
+"""A batch that needs so many times the memory, by a smaller one, is not tried."""
+
+Found = Mapping[str, Any]
+
+
+class Row(NamedTuple):
+    """A step.
+
+    Attributes:
+      network: of `NETWORKS`.
+      series: "weak" or "strong".
+      chips: of `GRIDS`.
+      images: a chip.
+      bn: "all", or "groups": statistics of each chip's pictures.
+    """
+
+    network: str
+    series: str
+    chips: int
+    images: int
+    bn: str
+
+    @property
+    def name(self) -> str:
+        """As it is asked for."""
+        end = "" if self.bn == "all" else f"-{self.bn}"
+        return f"{self.network}-{self.series}-{self.chips}{end}"
+
+    @property
+    def step(self) -> tuple[str, ...]:
+        """What is compiled, as it stands in the CSV: rows of both series may share it."""
+        return self.network, str(self.chips), str(self.images), self.bn
+
+
+def _rows() -> Iterator[Row]:
+    """Those with few pictures a chip first: they tell of some others that they cannot fit."""
+    for network, (_, sizes) in NETWORKS.items():
+        found = [
+            Row(network, series, chips, EACH if series == "weak" else ALL // chips, bn)
+            for bn, series, chips in product(("all", "groups"), ("weak", "strong"), sizes)
+        ]
+        yield from sorted(found, key=lambda row: (row.bn, row.images, row.chips))
+
+
+ROWS = {row.name: row for row in _rows()}
+MEASURED = (
+    *("fits", "why_not", "peak_GiB", "GB", "Mcycles_xla", "Mcycles_kernels", "GFLOP"),
+    *("kernel_calls", "collectives", "compile_s"),
+)
+FIELDS = ("row", *Row._fields, *MEASURED)
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Compiles a row's step; all of it is of one chip."""
+    config = importlib.import_module(f"configs.{NETWORKS[row.network][0]}").get_config()
+    target = machine(f"{CHIP}:{'x'.join(map(str, GRIDS[row.chips]))}")
+    config.model.dtype = "bfloat16"
+    config.model.bn_groups = row.chips if row.bn == "groups" else 1
+    config.train.batch_size = row.images * row.chips
+    task, data, _ = read_settings(config)
+    began = time.perf_counter()
+    try:
+        found = plan(task, target, config.train.batch_size, data.crop)
+    except DoesNotFit as error:
+        peak = round(error.used / 2**30, 3) if error.used else ""
+        seconds = round(time.perf_counter() - began)
+        return {"fits": "no", "why_not": str(error), "peak_GiB": peak, "compile_s": seconds}
+    return {
+        "fits": "yes",
+        "peak_GiB": round(found.peak / 2**30, 3),
+        "GB": round(found.bytes / 1e9, 4),
+        "Mcycles_xla": round(found.cost.cycles / 1e6, 4),
+        "Mcycles_kernels": round(found.cost.kernels / 1e6, 4),
+        "GFLOP": round(found.flops / 1e9, 1),
+        "kernel_calls": found.kernels,
+        "collectives": written(found.collectives),
+        "compile_s": round(found.seconds),
+    }
+
+
+def written(collectives: Mapping[str, tuple[int, int]]) -> str:
+    """Kinds with how many and their bytes, such as "all-reduce 191 143400000; all-gather 2 80"."""
+    return "; ".join(f"{kind} {count} {size}" for kind, (count, size) in collectives.items())
+
+
+def read(collectives: str) -> dict[str, tuple[int, int]]:
+    """What `written` wrote."""
+    parts = (part.split() for part in collectives.split("; ") if part)
+    return {kind: (int(count), int(size)) for kind, count, size in parts}
+
+
+def cannot_fit(row: Row, rows: Sequence[Found]) -> str | None:
+    """Why a row's batch does not fit, if other rows tell; None if one has to try.
+
+    What a chip holds grows with its pictures and not with the number of chips.
+
+    Args:
+      row: the row.
+      rows: those of the CSV.
+    """
+    memory = TPUS[CHIP].memory
+    for other in rows:
+        images = int(other["images"])
+        if (other["network"], other["bn"]) != (row.network, row.bn) or images > row.images:
+            continue
+        if other["fits"] == "no":
+            return f"not compiled: {images} a chip do not fit ({other['row']})"
+        needed = float(other["peak_GiB"]) * row.images / images
+        if needed > BEYOND * memory:
+            return (
+                f"not compiled: about {needed:.0f} of {memory} GiB, by the "
+                f"{float(other['peak_GiB']):.2f} GiB of {images} a chip ({other['row']})"
+            )
+    return None
+
+
+def times(found: Found) -> Estimate | None:
+    """How long a row's step takes on paper; None where it does not fit."""
+    if found["fits"] != "yes":
+        return None
+    chip, cycles = TPUS[CHIP], float(found["Mcycles_xla"]) + float(found["Mcycles_kernels"])
+    sides = GRIDS[int(found["chips"])]
+    return Estimate(
+        memory=float(found["GB"]) / chip.bandwidth,
+        cores=cycles / (chip.clock * 1e3),
+        collectives=collectives_seconds(read(found["collectives"]), sides, LINKS[CHIP]),
+    )
+
+
+def rate(found: Found, hidden: bool) -> float | None:
+    """Pictures a second and chip, with collectives hidden or not; None where it does not fit."""
+    seconds = times(found)
+    if seconds is None:
+        return None
+    return int(found["images"]) / (seconds.least if hidden else seconds.most)
+
+
+def efficiency(found: Found, rows: Sequence[Found], hidden: bool) -> tuple[float, int] | None:
+    """Pictures a second and chip over those of the fewest chips of the same series that fit.
+
+    Args:
+      found: a row.
+      rows: all of them.
+      hidden: whether collectives hide behind the rest.
+
+    Returns:
+      The ratio, and how many chips it is to; None where the row does not fit.
+    """
+    own = rate(found, hidden)
+    if own is None:
+        return None
+    alike = [
+        other
+        for other in rows
+        if all(other[k] == found[k] for k in ("network", "series", "bn")) and times(other)
+    ]
+    first = min(alike, key=lambda other: int(other["chips"]))
+    base = rate(first, hidden)
+    assert base is not None, "it fits"
+    return own / base, int(first["chips"])
+
+
+def table(rows: Sequence[Found]) -> str:
+    """Markdown, a line a row."""
+    heads = (
+        *("row", "chips", "a chip", "GiB", "GB", "Mcycles", "collectives", "MB"),
+        *("chip, ms", "collectives, ms", "step, ms", "pictures/s", "efficiency, %", "of"),
+    )
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for found in rows:
+        start = [found["row"], found["chips"], found["images"], found["peak_GiB"] or "-"]
+        seconds = times(found)
+        if seconds is None:
+            why = f"does not fit: {found['why_not']}"
+            lines.append(f"| {' | '.join([*start, why, *[''] * (len(heads) - len(start) - 1)])} |")
+            continue
+        ratios = [efficiency(found, rows, hidden) for hidden in (False, True)]
+        assert ratios[0] and ratios[1] and seconds.collectives is not None
+        kinds = read(found["collectives"])
+        cycles = float(found["Mcycles_xla"]) + float(found["Mcycles_kernels"])
+        whole = int(found["images"]) * int(found["chips"])
+        cells = (
+            f"{float(found['GB']):.2f}",
+            f"{cycles:.2f}",
+            ", ".join(f"{count} {kind}" for kind, (count, _) in kinds.items()),
+            f"{sum(size for _, size in kinds.values()) / 1e6:.1f}",
+            f"{1e3 * max(seconds.memory, seconds.cores):.1f}",
+            f"{1e3 * seconds.collectives:.2f}",
+            f"{1e3 * seconds.least:.1f} to {1e3 * seconds.most:.1f}",
+            f"{whole / seconds.most:.0f} to {whole / seconds.least:.0f}",
+            " to ".join(f"{100 * x:.0f}" for x in sorted((ratios[0][0], ratios[1][0]))),
+            f"{ratios[0][1]} chips",
+        )
+        lines.append(f"| {' | '.join([*start, *cells])} |")
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Found], path: Path) -> None:
+    """Draws the efficiency of both series over the chips; a band from most to least time."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, series in zip(figure.subplots(1, 2, sharey=True), ("weak", "strong"), strict=True):
+        of = f"{EACH} pictures a chip" if series == "weak" else f"{ALL} pictures over all chips"
+        axes.set(title=f"{series}: {of}", xlabel="chips (x: does not fit)", xscale="log")
+        axes.set_xticks(list(GRIDS), list(map(str, GRIDS)), minor=False)
+        axes.set_xlim(3, 340)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        kinds = dict.fromkeys((found["network"], found["bn"]) for found in rows)
+        for n, (network, bn) in enumerate(kinds):
+            own = [
+                found
+                for found in rows
+                if (found["network"], found["bn"], found["series"]) == (network, bn, series)
+            ]
+            fit = sorted((x for x in own if times(x)), key=lambda x: int(x["chips"]))
+            label = f"{network}, BN over {'all chips' if bn == 'all' else 'each chip'}"
+            chips = [int(found["chips"]) for found in fit]
+            bounds = [
+                [100 * (efficiency(found, rows, hidden) or (0.0, 0))[0] for found in fit]
+                for hidden in (False, True)
+            ]
+            axes.fill_between(chips, *bounds, color=f"C{n}", alpha=0.2)
+            axes.plot(chips, bounds[0], "o-", color=f"C{n}", label=label)
+            missing = [int(found["chips"]) for found in own if not times(found)]
+            axes.plot(missing, [0] * len(missing), "x", color=f"C{n}")
+    figure.axes[0].set(ylabel="expected efficiency, %", ylim=(-4, 108))
+    figure.axes[0].legend(
+        fontsize="small", loc="lower left", title="band: collectives hidden or not"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def saved(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV, in the order of `ROWS`."""
+    if not path.exists():
+        return []
+    with path.open() as file:
+        known = {found["row"]: found for found in csv.DictReader(file)}
+    return [known[name] for name in ROWS if name in known]
+
+
+def save(path: Path, found: Found) -> None:
+    """Puts a row into a CSV, in place of the one that is there."""
+    known = {x["row"]: x for x in saved(path)} | {found["row"]: found}
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(known[name] for name in ROWS if name in known)
+    part.replace(path)
+
+
+def found_of(row: Row, rows: Sequence[Found]) -> dict[str, Any]:
+    """A row by others that share its step or say that it cannot fit, or compiled."""
+    about = {"row": row.name} | row._asdict()
+    for other in rows:
+        if tuple(other[k] for k in ("network", "chips", "images", "bn")) == row.step:
+            return about | {name: other[name] for name in MEASURED}
+    why = cannot_fit(row, rows)
+    return about | ({"fits": "no", "why_not": why} if why else measure(row))
+
+
+def default_csv() -> Path:
+    """Beside this file, by the versions of JAX and of the compiler."""
+    try:
+        compiler = version("libtpu")
+    except PackageNotFoundError:
+        compiler = "none"
+    here = Path(__file__)
+    return here.with_name(f"{here.stem}_{CHIP}_jax{jax.__version__}_libtpu{compiler}.csv")
+
+
+def main() -> None:
+    """Measures row by row, or shows what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", help="all that are not there yet, if none is given")
+    parser.add_argument("--csv", type=Path, help="what holds the rows; by default beside this file")
+    parser.add_argument("--list", action="store_true", help="prints their names")
+    parser.add_argument("--table", action="store_true", help="prints them as Markdown")
+    parser.add_argument("--plot", nargs="?", type=Path, const=Path("docs/tpu_scaling.png"))
+    args = parser.parse_args()
+    if unknown := set(args.rows) - set(ROWS):
+        parser.error(f"no rows {', '.join(sorted(unknown))}: --list prints those that there are")
+    path = args.csv or default_csv()
+    rows = saved(path)
+    there = {found["row"] for found in rows}
+    if args.list:
+        print("\n".join(f"{name}{' (there)' if name in there else ''}" for name in ROWS))
+        return
+    if args.table or args.plot:
+        if not rows:
+            parser.error(f"{path} holds no rows: measure some first")
+        if args.table:
+            print(table(rows))
+        if args.plot:
+            plot(rows, args.plot)
+            print(args.plot)
+        return
+    jax.config.update("jax_platforms", "cpu")  # or it would look for the chips
+    jax.config.update("jax_enable_compilation_cache", False)  # it keeps no schedules of kernels
+    wanted = [name for name in ROWS if ROWS[name].network != NOT_ASKED_FOR and name not in there]
+    for name in args.rows or wanted:
+        others = [found for found in saved(path) if found["row"] != name]
+        found = found_of(ROWS[name], others)
+        save(path, found)
+        seconds = times(found)
+        shown = (
+            f"{found['peak_GiB']} GiB, {1e3 * seconds.least:.2f} to {1e3 * seconds.most:.2f} ms"
+            if seconds
+            else f"does not fit: {found['why_not']}"
+        )
+        print(f"{name}: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

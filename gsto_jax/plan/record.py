@@ -1,0 +1,107 @@
+"""A plan as a file, which a run compares itself with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from gsto_jax.errors import UserError
+from gsto_jax.plan.estimate import estimate
+from gsto_jax.plan.machines import Machine
+from gsto_jax.plan.measure import Plan
+
+_NO_TIME = ("init", "bn_momentum")
+"""Settings of a network that a step takes as long with as without."""
+
+
+def record(
+    config: Mapping[str, Any], plans: Sequence[Plan], topology: str, machine: Machine
+) -> dict[str, Any]:
+    """A plan of a configuration's steps as plain values.
+
+    Args:
+      config: every setting, as plain values.
+      plans: of the steps.
+      topology: such as "v5e:4x4".
+      machine: the same.
+    """
+    about = {"topology": topology} | _about(config, machine.mesh)
+    steps = {}
+    for found in plans:
+        times = estimate(found, topology)
+        steps[found.step] = {
+            "batch": found.batch * machine.mesh.size,
+            "peak_bytes": found.peak,
+            "bytes": found.bytes,
+            "flops": found.flops,
+            "cycles": found.cost.cycles,
+            "kernel_cycles": found.cost.kernels,
+            "collectives": {kind: list(sums) for kind, sums in found.collectives.items()},
+            "seconds": {
+                "memory": times.memory,
+                "cores": times.cores,
+                "collectives": times.collectives,
+                "least": times.least,
+                "most": times.most,
+            },
+        }
+    return about | {"steps": steps}
+
+
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes it, whole or not at all. Raises UserError where it cannot be written."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(values, indent=2) + "\n")
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"--plan_json={path} cannot be written ({error.strerror})") from None
+
+
+def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
+    """The least time of a train step by a plan that was written, of this very step.
+
+    Args:
+      path: the file.
+      config: every setting of the run, as plain values.
+      mesh: its devices.
+
+    Raises:
+      UserError: it cannot be read, or it is of another step or other chips.
+    """
+    try:
+        values = json.loads(path.read_text())
+        theirs = {name: values[name] for name in _about(config, mesh)}
+        step = values["steps"]["train"]
+        theirs["batch"], seconds = step["batch"], float(step["seconds"]["least"])
+    except OSError as error:
+        raise UserError(f"--plan_json={path} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"--plan_json={path} is no plan: make one with --mode=plan") from None
+    ours = _about(config, mesh) | {"batch": config["train"]["batch_size"]}
+    for name, value in json.loads(json.dumps(ours)).items():
+        if theirs[name] != value:
+            raise UserError(
+                f"--plan_json={path} is of another step: {name} is {theirs[name]} in the plan, and "
+                f"{value} here. Make a plan of this one"
+            )
+    if not seconds > 0:
+        raise UserError(f"--plan_json={path} is no plan: its step takes {seconds} s")
+    return seconds
+
+
+def _about(config: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """What decides the time of a step, but for the batch."""
+    data, pose = config["data"], config["task"] == "pose"
+    return {
+        "device_kind": mesh.devices.flat[0].device_kind,
+        "chips": mesh.size,
+        "crop": data["crop"],
+        "outputs": len(data["keypoints"]["names"] if pose else data["classes"]),
+        "loss.kind": config["loss"]["kind"],
+        "train.accumulate": config["train"]["accumulate"],
+        **{f"model.{k}": v for k, v in config["model"].items() if k not in _NO_TIME},
+    }

@@ -1,0 +1,130 @@
+"""The scaling benchmark without its compiler: rows, what cannot fit, times, efficiency, its CSV."""
+
+import pytest
+
+from benchmarks import scaling_plan
+from benchmarks.scaling_plan import ROWS, Row, cannot_fit, efficiency, found_of, plot, rate, table
+
+MEASURED = {
+    "fits": "yes",
+    "peak_GiB": "1.5",
+    "GB": "16.38",  # 20 ms of v5e's memory
+    "Mcycles_xla": "30",
+    "Mcycles_kernels": "15",  # 30 ms at 1.5 GHz with the others
+    "GFLOP": "100",
+    "kernel_calls": "3",
+    "collectives": "all-reduce 100 9000000",
+    "compile_s": "60",
+}
+
+
+def found(name, **changes):
+    row = ROWS[name]
+    about = {"row": name} | {k: str(v) for k, v in row._asdict().items()}
+    return dict.fromkeys(scaling_plan.FIELDS, "") | about | MEASURED | changes
+
+
+def refused(name):
+    return found(name, fits="no", why_not="the train step does not fit", peak_GiB="17.0", GB="")
+
+
+def test_rows():
+    assert ROWS["w18s-strong-64-groups"] == Row("w18s", "strong", 64, 8, "groups")
+    assert [x.images for x in ROWS.values() if x.name.startswith("w48-weak")] == [2] * 4
+    assert {x.chips for x in ROWS.values() if x.network == "w48"} == {4, 256}
+    assert {x.chips * x.images for x in ROWS.values() if x.series == "strong"} == {512}
+    assert sum(x.network == "w18s" for x in ROWS.values()) == 2 * 2 * 4
+    assert ROWS["w18s-strong-256"].step == ROWS["w18s-weak-256"].step
+
+
+def test_collectives_come_back():
+    kinds = {"all-reduce": (191, 143_400_000), "all-gather": (2, 80)}
+    assert scaling_plan.read(scaling_plan.written(kinds)) == kinds
+    assert scaling_plan.read("") == {}
+
+
+def test_times_of_a_row():
+    times = scaling_plan.times(found("w18s-weak-4"))
+    assert times.memory == pytest.approx(0.020)
+    assert times.cores == pytest.approx(0.030)
+    assert times.collectives == pytest.approx(13.5e6 / 90e9 + 400e-6)
+    assert rate(found("w18s-weak-4"), hidden=True) == pytest.approx(2 / 0.030)
+    assert rate(found("w18s-weak-4"), hidden=False) == pytest.approx(2 / 0.03055)
+    assert scaling_plan.times(refused("w18s-weak-4")) is None
+
+
+def test_efficiency_is_to_the_fewest_chips_that_fit():
+    rows = [
+        found("w18s-weak-4"),
+        found("w18s-weak-16", Mcycles_xla="45"),  # 40 ms
+        found("w18s-weak-4-groups", Mcycles_xla="1"),  # another series
+        refused("w18s-strong-16"),
+        found("w18s-strong-64", Mcycles_xla="105"),  # 80 ms of 8 pictures
+        found("w18s-strong-256"),  # 30 ms of 2
+    ]
+    assert efficiency(rows[0], rows, True) == (1.0, 4)
+    assert efficiency(rows[1], rows, True) == pytest.approx((0.75, 4))
+    # collectives over 4x4: 2 x 15/16 x 9 MB over two links, 2 x 6 hops each
+    most = 0.040 + 16.875e6 / 90e9 + 1200e-6
+    assert efficiency(rows[1], rows, False) == pytest.approx((0.03055 / most, 4))
+    assert efficiency(rows[3], rows, True) is None
+    assert efficiency(rows[5], rows, True) == pytest.approx(((2 / 0.030) / (8 / 0.080), 64))
+
+
+def test_what_cannot_fit_is_known_from_other_rows():
+    row = ROWS["w18s-strong-4"]  # 128 a chip
+    assert cannot_fit(row, []) is None
+    assert cannot_fit(row, [refused("w18s-strong-16")]) == (
+        "not compiled: 32 a chip do not fit (w18s-strong-16)"
+    )
+    # 0.5 GiB at 2 a chip come to 32 of 16 GiB: not beyond twice the memory, so one has to try
+    assert cannot_fit(row, [found("w18s-weak-4", peak_GiB="0.5")]) is None
+    assert "about 35 of 16 GiB" in cannot_fit(row, [found("w18s-weak-4", peak_GiB="0.55")])
+    assert cannot_fit(row, [refused("w18s-strong-16-groups")]) is None
+    assert cannot_fit(row, [refused("quickstart-strong-16")]) is None
+    assert cannot_fit(ROWS["w18s-strong-64"], [refused("w18s-strong-16")]) is None
+
+
+def test_a_row_is_compiled_only_where_nothing_tells(monkeypatch):
+    compiled = []
+
+    def measure(row):
+        compiled.append(row.name)
+        return dict(MEASURED)
+
+    monkeypatch.setattr(scaling_plan, "measure", measure)
+    rows = [found("w18s-weak-256"), refused("w18s-strong-16")]
+    shared = found_of(ROWS["w18s-strong-256"], rows)
+    assert shared["row"] == "w18s-strong-256" and shared["series"] == "strong"
+    assert shared["GB"] == "16.38"
+    assert found_of(ROWS["w18s-strong-4"], rows)["fits"] == "no"
+    assert compiled == []
+    assert found_of(ROWS["w18s-strong-64"], rows)["fits"] == "yes"
+    assert compiled == ["w18s-strong-64"]
+
+
+def test_the_csv_keeps_other_rows(tmp_path):
+    path = tmp_path / "rows.csv"
+    for row in (found("w18s-weak-16"), refused("w18s-strong-16"), found("w18s-weak-4")):
+        scaling_plan.save(path, row)
+    scaling_plan.save(path, found("w18s-weak-16", GB="1"))
+    lines = path.read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == [
+        "w18s-weak-4",
+        "w18s-weak-16",
+        "w18s-strong-16",
+    ]
+    assert scaling_plan.saved(path)[1]["GB"] == "1"
+
+
+def test_table_and_plot(tmp_path):
+    rows = [found("w18s-weak-4"), found("w18s-weak-16"), refused("w18s-strong-16")]
+    head, rule, *lines = table(rows).splitlines()
+    assert len({line.count("|") for line in (head, rule, *lines)}) == 1
+    assert lines[0] == (
+        "| w18s-weak-4 | 4 | 2 | 1.5 | 16.38 | 45.00 | 100 all-reduce | 9.0 | 30.0 | 0.55 | "
+        "30.0 to 30.5 | 262 to 267 | 100 to 100 | 4 chips |"
+    )
+    assert "does not fit: the train step does not fit" in lines[2]
+    plot(rows, tmp_path / "plots" / "scaling.png")
+    assert (tmp_path / "plots" / "scaling.png").read_bytes().startswith(b"\x89PNG")
