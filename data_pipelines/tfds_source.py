@@ -13,6 +13,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image, image_size, label_ids, size_text
 from data_pipelines.errors import DataError
 from data_pipelines.label_map import UNKNOWN, LabelMap, TrainIds
+from data_pipelines.limits import is_outside
 from data_pipelines.tiles import Tiles
 
 UNFINISHED = ".incomplete"
@@ -97,7 +98,10 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
             f"There is no data set {base}{' (one is half prepared)' if started else ''}: prepare it"
             " once with --mode=prepare --source=DOWNLOADS, and the same --config"
         )
-    builder = tfds.builder_from_directory(folder)
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # of a library that takes its own files as sound
+        raise _damaged(folder, error) from None
     parts = []
     for part in parts_of(split):
         known = part if part in builder.info.splits else _SPLITS.get(part, part)
@@ -124,7 +128,22 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
             f"{folder} cannot be read at random ({error}): build it with"
             ' file_format="array_record".'
         ) from None
-    return Prepared(folder, _names(folder, split), records, features)
+    except Exception as error:
+        raise _damaged(folder, error) from None
+    names = _names(folder, split)
+    if names and len(names) != len(records):
+        raise DataError(
+            f"{folder} names {len(names)} records of {split} and holds {len(records)}; remove it"
+            " and prepare the data set again."
+        )
+    return Prepared(folder, names, records, features)
+
+
+def _damaged(folder: Path, error: Exception) -> DataError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return DataError(
+        f"{folder} is damaged ({reason}); remove the folder and prepare the data set again."
+    )
 
 
 def _newest_version(base: Path) -> Path | None:
@@ -146,7 +165,17 @@ def _names(folder: Path, split: str) -> tuple[str, ...]:
     lists = [folder / f"names-{part}.txt" for part in parts_of(split)]
     if not all(path.is_file() for path in lists):
         return ()
-    return tuple(name for path in lists for name in path.read_text().splitlines())
+    try:
+        names = tuple(name for path in lists for name in path.read_text("utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read the names of the records in {folder}: {error}.") from None
+    for name in names:  # results are saved under them
+        if is_outside(name):
+            raise DataError(
+                f"{folder} names a record {name!r}, which leads out of the folder of results;"
+                " remove it and prepare the data set again."
+            )
+    return names
 
 
 class TfdsSource:
