@@ -298,6 +298,8 @@ def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
                 "checkpoint": saved[-1] if saved else 0,
             }
             rows.append(row)
+            if table:
+                _write(table, rows)
         if problems := faults_of(workdir, expected, arrays):
             kept = ROOT / f"fault-seed{seed}-run{run}"
             shutil.copytree(workdir, kept)
@@ -306,17 +308,19 @@ def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
         shutil.rmtree(workdir)
         if run % 10 == 0:
             print(f"{done} kills, {run} runs, {time.monotonic() - began:.0f} s", flush=True)
-    if table:
-        with table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
     saving = sum(row["found"] == "saving" for row in rows)
     print(
         f"{done} kills in {run} runs, {time.monotonic() - began:.0f} s; {saving} while a checkpoint"
         f" was being written; runs that differ: {wrong or 'none'}"
     )
     return 1 if wrong else 0
+
+
+def _write(table: Path, rows: Sequence[dict]) -> None:
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ class TfdsSource:
         """Returns (h, w) of a picture, without decoding it. Raises DataError."""
         image = self._records[index]["image"]
         if Tiles.are_in(image):
-            height, width = self._tiles(image, index).shape[:2]
+            height, width = self._tiles(image, "image", index).shape[:2]
             return height, width
         return image_size(image, f"the image of {self._described(index)}")
 
@@ -248,7 +248,7 @@ class TfdsSource:
             image, raw = self._pictures(self._records[index], index)
             np.asarray(image)
             ids, unknown = self._label_map(np.asarray(raw))
-        except (DataError, ValueError) as error:
+        except DataError as error:
             return Inspection(self.name(index), {}, {}, (str(error),))
         problems = (self._label_map.complaint(self.name(index), unknown),) if unknown else ()
         return Inspection(self.name(index), count_pixels(ids[ids != UNKNOWN]), unknown, problems)
@@ -257,7 +257,7 @@ class TfdsSource:
         name = self._described(index)
         image, label = record["image"], record["label"]
         if Tiles.are_in(image):
-            image, label = self._tiles(image, index), self._tiles(label, index)
+            image, label = self._tiles(image, "image", index), self._tiles(label, "label", index)
         else:
             image = decode_image(image, f"the image of {name}")
             label = label_ids(label, f"the label of {name}")
@@ -268,12 +268,8 @@ class TfdsSource:
             )
         return image, label
 
-    def _tiles(self, data: bytes, index: int) -> Tiles:
-        try:
-            return Tiles(data)
-        except ValueError as error:
-            name = self._described(index)
-            raise DataError(f"The {name} is damaged: {error}; prepare it again.") from None
+    def _tiles(self, data: bytes, kind: str, index: int) -> Tiles:
+        return Tiles(data, f"The {kind} of {self._described(index)}")
 
     def _described(self, index: int) -> str:
         return f"record {self.name(index)} of {self._records.folder}"

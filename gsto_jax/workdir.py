@@ -64,9 +64,10 @@ class Workdir:
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in the folder; None where there is none."""
         try:
-            return json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError):
+            found = json.loads((self.path / "config.json").read_text())
+        except (OSError, ValueError, RecursionError):
             return None
+        return found if isinstance(found, dict) else None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration, whole or not at all."""
@@ -106,7 +107,8 @@ class Workdir:
 
     def training(self) -> list[Record]:
         """Lines of numbers by step, ascending; a step that was taken twice counts once."""
-        by_step = {line["step"]: line for line in self._lines("training.jsonl")}
+        lines = self._lines("training.jsonl")
+        by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}
         return [by_step[step] for step in sorted(by_step)]
 
     def write_evaluation(self, record: Record) -> None:
@@ -124,11 +126,14 @@ class Workdir:
     def _lines(self, name: str) -> list[Record]:
         path = self.path / name
         found = []
-        for line in path.read_text().splitlines() if path.exists() else ():
+        text = path.read_text("utf-8", "replace") if path.exists() else ""
+        for line in text.splitlines():
             try:
-                found.append(json.loads(line))
-            except ValueError:  # the process died while it wrote the line
+                record = json.loads(line)
+            except (ValueError, RecursionError):  # the process died while it wrote the line
                 continue
+            if isinstance(record, dict):
+                found.append(record)
         return found
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
