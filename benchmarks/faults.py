@@ -31,9 +31,10 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -67,12 +68,11 @@ def prepare_imports(cache: Path) -> None:
     import modes.train  # noqa: F401
 
 
-def use_small_network() -> None:
-    """Puts a network of three layers in the place of any other; the rest of the program stays."""
+def small_network() -> Callable[..., Any]:
+    """What makes a network of three layers, whatever the settings: for `gsto_jax.task.network`."""
     import flax.linen as nn
     import jax
 
-    from gsto_jax import task
     from gsto_jax.layers.conv import Conv
     from gsto_jax.layers.norm import BatchNorm
     from gsto_jax.models.hrnet import Outputs
@@ -82,11 +82,10 @@ def use_small_network() -> None:
 
         @nn.compact
         def __call__(self, images: jax.Array, train: bool = False) -> Outputs:
-            maps = Conv(8, 3, 4)(images)
-            maps = nn.relu(BatchNorm()(maps, train))
+            maps = nn.relu(BatchNorm()(Conv(8, 3, 4)(images), train))
             return Outputs(Conv(self.classes, 1)(maps), {}, {"stage4": [maps]}, {})
 
-    task.network = lambda config, classes, lanes=0: Small(classes)
+    return lambda config, classes, lanes=0: Small(classes)
 
 
 def start(workdir: Path, output: Path, more: Sequence[str] = ()) -> int:
@@ -241,7 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     prepare_imports(args.cache)
     if not args.network:
-        use_small_network()
+        from gsto_jax import task
+
+        task.network = small_network()
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=args.folder))
     try:
         return _kill_many(args.kills, args.seed, args.csv, folder)

@@ -163,6 +163,7 @@ def draw(rng: random.Random, seeds: Sequence[bytes], smart: Callable[[bytes], by
 
 def config_target() -> Target:
     """Overrides of settings, through the command line to the checked settings."""
+    import modes.common  # noqa: F401  here, since each input has a process of its own
     from configs import base
 
     names = list(_flat_names(base.get_config().to_dict()))

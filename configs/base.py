@@ -163,6 +163,7 @@ def get_config() -> ConfigDict:
     run.keep_checkpoints = 3  # the newest so many, and the best one evaluated
     run.eval_every = 0  # steps between two evaluations; 0: only at the end
     run.stop_at = 0  # this start ends after that step, and the next goes on; 0: at the end
+    run.stall_seconds = 60.0  # a step that waits longer says for what; 0: none does
     run.tensorboard = True  # writes metrics and pictures for TensorBoard (imports TensorFlow)
     run.compilation_cache = "~/.cache/gsto_jax/xla"  # compiled programs; empty: keeps none
     return config.lock()

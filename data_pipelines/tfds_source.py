@@ -14,6 +14,7 @@ from data_pipelines.decode import decode_image, image_size, label_ids, size_text
 from data_pipelines.errors import DataError
 from data_pipelines.label_map import UNKNOWN, LabelMap, TrainIds
 from data_pipelines.limits import is_outside
+from data_pipelines.reading import read_again
 from data_pipelines.tiles import Tiles
 
 UNFINISHED = ".incomplete"
@@ -55,7 +56,12 @@ class Prepared:
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
-            record = self.records[int(index)]
+            record = read_again(
+                lambda: self.records[int(index)], f"record {self.name(index)} of {self.folder}"
+            )
+        except OSError as error:
+            place = f"record {self.name(index)} of {self.folder}"
+            raise DataError(f"Cannot read {place}: {error.strerror or error}.") from None
         except Exception as error:  # the reader and the parser have no error of their own
             raise DataError(
                 f"Record {self.name(index)} of {self.folder} is damaged"

@@ -46,12 +46,15 @@ class Hooks:
       save: every `run.checkpoint_every` steps and after the last, with a state known to be finite.
       evaluate: every `run.eval_every` steps but the last, after `save`.
       stop: asked after each step whether to end early; the loop then saves.
+      waits: told what the loop waits for, of `gsto_jax.watchdog.STAGES`, and for which step; and,
+        without a name, that it goes on.
     """
 
     report: Callable[[Progress], None] = lambda progress: None
     save: Callable[[TrainState], None] = lambda state: None
     evaluate: Callable[[TrainState], None] = lambda state: None
     stop: Callable[[], bool] = lambda: False
+    waits: Callable[..., None] = lambda stage="", step=0: None
 
 
 def fit(
@@ -86,6 +89,7 @@ def fit(
     clock, mark, waited, previous = time.perf_counter(), start, 0.0, None
     for step in range(start + 1, end + 1):
         before = time.perf_counter()
+        hooks.waits("input", step)
         try:
             batch = next(iterator)
         except Exception:
@@ -97,6 +101,7 @@ def fit(
                 hooks.save(state)
             break
         waited += time.perf_counter() - before
+        hooks.waits("device", step)
         state, scalars = step_fn(state, put_batch({k: batch[k] for k in task.train_inputs}, mesh))
         # The host prepares one batch ahead of the device, never more.
         _check_finite(previous, step - 1)
@@ -115,7 +120,9 @@ def fit(
         evaluating = run.eval_every and step % run.eval_every == 0 and step < task.steps
         if last or evaluating or step % run.checkpoint_every == 0:
             _check_finite(scalars, step)
+            hooks.waits("checkpoint", step)
             hooks.save(state)
+        hooks.waits()
         if evaluating and not stopping:
             hooks.evaluate(state)
             clock, mark, waited = time.perf_counter(), step, 0.0

@@ -27,7 +27,7 @@ from typing import IO, Any
 import jax
 
 from gsto_jax.checkpoint import Record, steps, versions
-from gsto_jax.errors import UserError
+from gsto_jax.errors import TrainingError, UserError
 
 
 class Workdir:
@@ -139,10 +139,16 @@ class Workdir:
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self._writes:
             return
-        with (self.path / name).open("a+b") as file:
-            if file.tell() and not _ends_a_line(file):
-                file.write(b"\n")
-            file.write((json.dumps(record) + "\n").encode())
+        try:
+            with (self.path / name).open("a+b") as file:
+                if file.tell() and not _ends_a_line(file):
+                    file.write(b"\n")
+                file.write((json.dumps(record) + "\n").encode())
+        except OSError as error:
+            raise TrainingError(
+                f"workdir {self.path} can no longer be written ({error.strerror}: {name}): make "
+                "room or bring it back, and give the same command again"
+            ) from None
 
 
 def existing(path: str | None) -> Workdir:
