@@ -1,4 +1,5 @@
-"""Training runs of a few steps inside the process of the tests: the program's own, but its network."""
+"""Training runs of a few steps inside the process of the tests: the program's, with a network of
+three layers, and without the evaluation at the end (`test_random_kills.py` has that)."""
 
 import contextlib
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from benchmarks.faults import small_network
 from configs import quickstart
 from gsto_jax import checkpoint, task
+from gsto_jax.experiment import Experiment
 from gsto_jax.parallel import make_mesh
 from modes import train as mode
 from modes.common import read_settings
@@ -30,10 +32,15 @@ def settings(**run):
     return config
 
 
+def make_small(patch):
+    patch.setattr(task, "network", small_network())
+    patch.setattr(Experiment, "evaluate", lambda *args: None)
+
+
 @pytest.fixture
 def train(monkeypatch):
     """Trains in a folder, as `main.py` does; `run.NAME` by keyword."""
-    monkeypatch.setattr(task, "network", small_network())
+    make_small(monkeypatch)
 
     def run(workdir, **changes):
         config = settings(**changes)
@@ -64,7 +71,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(task, "network", small_network())
+        make_small(patch)
         mode.run(SimpleNamespace(config=settings(), workdir=str(folder), fork_from=None))
     return folder
 
