@@ -183,7 +183,16 @@ class TrainBatches:
     def __next__(self) -> Batch:
         if self._iterator is None:
             self._iterator = self._start()
-        batch = next(self._iterator)
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):  # grain has no error of its own
+                raise
+            reason = str(error).split(". ")[0]
+            raise DataError(
+                f"The input stopped: {reason}. If nobody ended the process, the machine lacked"
+                " memory for it: use fewer workers. The same command goes on with the run."
+            ) from None
         self._taken += 1
         return batch
 

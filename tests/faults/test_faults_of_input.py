@@ -1,6 +1,7 @@
 """A source of data that stalls, fails for a while, or fails for good."""
 
 import errno
+import multiprocessing
 import threading
 import time
 from dataclasses import dataclass
@@ -114,6 +115,22 @@ def test_a_worker_process_that_stalls_is_named(tmp_path):
     assert len(got) == 1
 
 
+@pytest.mark.slow
+def test_a_worker_process_that_is_killed():
+    values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
+    config = DataConfig(**values)
+    batches = train_batches(config, make_source(config, "train"), 2, 0)
+    try:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        with pytest.raises(DataError, match=r"worker process .* exit code -9\. .*memory"):
+            for _ in range(100):  # some are ready
+                next(batches)
+    finally:
+        batches.close()
+
+
 def test_what_is_read_is_noted_only_while_it_is():
     source = make_source(DataConfig(**plain_values(quickstart.get_config())["data"]), "train")
     watched = Watched(source)
@@ -147,14 +164,14 @@ def test_a_source_that_fails_for_a_while_is_read_again(monkeypatch, caplog):
 def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr(reading.time, "sleep", waits.append)
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
+    for folder in ("images/val", "labels/val"):
+        (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.png").write_bytes(b"x")
     config = DataConfig(
         source="folder",
         root=str(tmp_path),
-        images="images",
-        labels="labels",
+        images="images/{split}",
+        labels="labels/{split}",
         image_suffix=".png",
         label_suffix=".png",
         classes=("a",),
@@ -164,7 +181,7 @@ def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
     source = FolderSource(config, "val")
     read, calls = failing(99, bytes)
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: read())
-    with pytest.raises(DataError, match=rf"^Cannot read {tmp_path}/images/a.png: Input/output"):
+    with pytest.raises(DataError, match=rf"^Cannot read {tmp_path}/images/val/a.png: Input/output"):
         source[0]
     assert (len(calls), waits) == (6, list(reading.PAUSES))
 

@@ -1,4 +1,4 @@
-"""Files from anywhere are data: nothing of them is run, leads out of them, or outgrows its bounds."""
+"""Files from anywhere are data: nothing of them is run, leads out of them, or grows unchecked."""
 
 import gzip
 import io
@@ -38,17 +38,23 @@ def png_head(width, height):
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+# Pillow warns of half its own limit; that is no refusal.
+pillow_warns = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+
+
+@pillow_warns
 @pytest.mark.parametrize("size", [(16385, 8192), (2**31 - 1, 2**31 - 1), (40000, 40000)])
 def test_a_picture_that_says_it_is_huge(tmp_path, size):
     data = png_head(*size)
     for read in (decode_image, image_size, label_ids):
-        with pytest.raises(DataError, match=r"a.png (is too large: .*134 million pixels|.*)"):
+        with pytest.raises(DataError, match="^a.png is too large: .*134 million pixels"):
             read(data, "a.png")
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(UserError, match=r"a.png: "):
         media.read_image(tmp_path / "a.png")
 
 
+@pillow_warns
 def test_the_limit_on_pictures_is_said():
     with pytest.raises(DataError, match=r"^a.png is too large: 16385x8192, more than 134 million"):
         decode_image(png_head(16385, 8192), "a.png")
@@ -150,8 +156,9 @@ def test_a_mat_that_expands(monkeypatch):
 
 
 def test_a_mat_that_says_it_is_huge():
-    file = io.BytesIO()
-    scipy.io.savemat(file, {"LabelMap": np.empty((3, 3), object)})
+    file, cells = io.BytesIO(), np.empty((3, 3), object)
+    cells[:] = 1
+    scipy.io.savemat(file, {"LabelMap": cells})
     with pytest.raises(ValueError, match=r"it is (cell|object)"):
         read_mat(file.getvalue(), "LabelMap")
     file = io.BytesIO()
