@@ -71,13 +71,11 @@ class Target:
     Attributes:
       make: draws an input.
       read: reads it; returns, or raises.
-      share: how often it is drawn.
       alone: each input gets a process of its own.
     """
 
     make: Callable[[random.Random], bytes]
     read: Callable[[bytes, Path], None]
-    share: int = 1
     alone: bool = False
 
 
@@ -278,7 +276,7 @@ def config_target() -> Target:
         _, _, values = read_settings(flags.FLAGS.config)
         protocol_of(values)
 
-    return Target(make, read, share=3, alone=True)
+    return Target(make, read, alone=True)
 
 
 def _flat_names(values: dict[str, Any], place: str = "") -> Iterator[str]:
@@ -362,9 +360,7 @@ def picture_target() -> Target:
         if refused:
             raise refused[0]
 
-    return Target(
-        lambda rng: draw(rng, seeds, lambda seed: _smart_picture(seed, rng)), read, share=3
-    )
+    return Target(lambda rng: draw(rng, seeds, lambda seed: _smart_picture(seed, rng)), read)
 
 
 def label_target() -> Target:
@@ -409,7 +405,7 @@ def label_target() -> Target:
             raise
         assert label.dtype == np.uint8 and set(np.unique(label)) <= {0, 1, 2, 255}
 
-    return Target(lambda rng: draw(rng, seeds, lambda seed: smart(seed, rng)), read, share=2)
+    return Target(lambda rng: draw(rng, seeds, lambda seed: smart(seed, rng)), read)
 
 
 # JSON
@@ -437,7 +433,7 @@ def coco_target() -> Target:
                     builder.example(downloads, item, "files")
                 builder.count(items)
 
-    return Target(lambda rng: json_text(seed, rng), read, share=2)
+    return Target(lambda rng: json_text(seed, rng), read)
 
 
 def run_target() -> Target:
@@ -503,7 +499,7 @@ def _weights(suffix: str, smart: Callable[[bytes, random.Random], bytes]) -> Tar
         for value in state.values():
             value.sum()
 
-    return Target(lambda rng: draw(rng, [seed], lambda seed: smart(seed, rng)), read, share=3)
+    return Target(lambda rng: draw(rng, [seed], lambda seed: smart(seed, rng)), read)
 
 
 def safetensors_target() -> Target:
@@ -628,7 +624,7 @@ def tiles_target() -> Target:
             _clear(error, "the picture x")
             raise
 
-    return Target(lambda rng: draw(rng, seeds, lambda seed: smart(seed, rng)), read, share=2)
+    return Target(lambda rng: draw(rng, seeds, lambda seed: smart(seed, rng)), read)
 
 
 def prepared_target(name: str, storage: str) -> Target:
@@ -693,7 +689,7 @@ def prepared_target(name: str, storage: str) -> Target:
             for value in source[index].values():
                 np.asarray(value)
 
-    return Target(make, read, share=2)
+    return Target(make, read)
 
 
 # Downloads
@@ -792,22 +788,22 @@ def mat_target() -> Target:
     return Target(lambda rng: draw(rng, seeds, lambda seed: smart(seed, rng)), read)
 
 
-def targets() -> dict[str, Callable[[], Target]]:
-    """All of them by name; those that are called may take seconds to make."""
+def targets() -> dict[str, tuple[int, Callable[[], Target]]]:
+    """How often each is drawn, and what makes it, by name; those that import most come last."""
     return {
-        "config": config_target,
-        "picture": picture_target,
-        "label": label_target,
-        "coco_json": coco_target,
-        "run_json": run_target,
-        "safetensors": safetensors_target,
-        "pth": torch_target,
-        "tiles": tiles_target,
-        "records": lambda: prepared_target("cityscapes", "files"),
-        "records_in_tiles": lambda: prepared_target("cityscapes", "tiles"),
-        "persons": lambda: prepared_target("coco_keypoints", "files"),
-        "archive": archive_target,
-        "mat": mat_target,
+        "config": (3, config_target),
+        "picture": (3, picture_target),
+        "label": (2, label_target),
+        "safetensors": (3, safetensors_target),
+        "pth": (3, torch_target),
+        "tiles": (2, tiles_target),
+        "run_json": (1, run_target),
+        "coco_json": (2, coco_target),
+        "mat": (1, mat_target),
+        "archive": (1, archive_target),
+        "records": (2, lambda: prepared_target("cityscapes", "files")),
+        "records_in_tiles": (2, lambda: prepared_target("cityscapes", "tiles")),
+        "persons": (2, lambda: prepared_target("coco_keypoints", "files")),
     }
 
 
@@ -900,11 +896,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.disable(logging.CRITICAL)
     known = targets()
     chosen = args.only.split(",") if args.only else list(known)
-    made = {name: known[name]() for name in chosen}
-    shares = sum(target.share for target in made.values())
+    shares = sum(known[name][0] for name in chosen)
     rows, failed, began = [], 0, time.monotonic()
-    for name, target in made.items():
-        count = max(1, round(args.inputs * target.share / shares))
+    for name in chosen:
+        share, make = known[name]
+        target, count = make(), max(1, round(args.inputs * share / shares))
         inputs = [target.make(random.Random(f"{args.seed} {name} {n}")) for n in range(count)]
         counts: Counter[str] = Counter()
         for n, (kind, reason) in enumerate(outcomes(target, inputs)):

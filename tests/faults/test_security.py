@@ -47,7 +47,7 @@ pillow_warns = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWa
 def test_a_picture_that_says_it_is_huge(tmp_path, size):
     data = png_head(*size)
     for read in (decode_image, image_size, label_ids):
-        with pytest.raises(DataError, match="^a.png is too large: .*134 million pixels"):
+        with pytest.raises(DataError, match=r"^a.png is too large: .*134 million pixels"):
             read(data, "a.png")
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(UserError, match=r"a.png: "):
