@@ -44,6 +44,8 @@ MEMORY = 2 * 2**30
 """Bytes of address space that an input may take beyond what the imports take."""
 SECONDS = 20
 """Of processor time for one input."""
+TOGETHER = 50
+"""Inputs that one process reads, unless it dies."""
 _NUMBERS = (0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63)
 _ODD: tuple[Any, ...] = (
     *(
@@ -71,12 +73,10 @@ class Target:
     Attributes:
       make: draws an input.
       read: reads it; returns, or raises.
-      alone: each input gets a process of its own.
     """
 
     make: Callable[[random.Random], bytes]
     read: Callable[[bytes, Path], None]
-    alone: bool = False
 
 
 def hurt(data: bytes, rng: random.Random, others: Sequence[bytes] = ()) -> bytes:
@@ -161,7 +161,7 @@ def draw(rng: random.Random, seeds: Sequence[bytes], smart: Callable[[bytes], by
 
 def config_target() -> Target:
     """Overrides of settings, through the command line to the checked settings."""
-    import modes.common  # noqa: F401  here, since each input has a process of its own
+    import modes.common  # noqa: F401  here, and not in each process
     from configs import base
 
     names = list(_flat_names(base.get_config().to_dict()))
@@ -264,19 +264,24 @@ def config_target() -> Target:
         from modes.common import read_settings
 
         sys.argv = ["main.py", *json.loads(data)]
-        told = io.StringIO()
+        told, before = io.StringIO(), set(flags.FLAGS)
         try:
-            with redirect_stderr(told):
-                command_line.parse(sys.argv, base.get_config(), MODES)
-        except SystemExit as end:
-            message = told.getvalue()
-            if end.code != 2 or not message.startswith("error: ") or message.count("\n") > 1:
-                raise AssertionError(f"ended with {end.code} and said {message!r}") from None
-            raise UserError(message) from None
-        _, _, values = read_settings(flags.FLAGS.config)
-        protocol_of(values)
+            try:
+                with redirect_stderr(told):
+                    command_line.parse(sys.argv, base.get_config(), MODES)
+            except SystemExit as end:
+                message = told.getvalue()
+                if end.code != 2 or not message.startswith("error: ") or message.count("\n") > 1:
+                    raise AssertionError(f"ended with {end.code} and said {message!r}") from None
+                raise UserError(message) from None
+            _, _, values = read_settings(flags.FLAGS.config)
+            protocol_of(values)
+        finally:  # as if nothing had been parsed, for the next one
+            for name in set(flags.FLAGS) - before:
+                delattr(flags.FLAGS, name)
+            flags.FLAGS.unparse_flags()
 
-    return Target(make, read, alone=True)
+    return Target(make, read)
 
 
 def _flat_names(values: dict[str, Any], place: str = "") -> Iterator[str]:
@@ -858,7 +863,7 @@ def outcomes(target: Target, inputs: Sequence[bytes]) -> Iterator[tuple[str, str
     """The outcome of each input, in forked processes; one that dies has failed."""
     at = 0
     while at < len(inputs):
-        part = inputs[at : at + (1 if target.alone else 50)]
+        part = inputs[at : at + TOGETHER]
         read, write = os.pipe()
         if not (process := os.fork()):
             os.close(read)

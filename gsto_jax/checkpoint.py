@@ -72,6 +72,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
         self.folder = folder
+        logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs what it raises as well
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
@@ -137,6 +138,10 @@ class Checkpoints:
 
 _FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
 """How storage says that there is no room."""
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
 
 
 def versions() -> dict[str, str]:
