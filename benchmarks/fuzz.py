@@ -861,6 +861,9 @@ def _child(target: Target, inputs: Sequence[bytes], write: int) -> None:
 
 def outcomes(target: Target, inputs: Sequence[bytes]) -> Iterator[tuple[str, str]]:
     """The outcome of each input, in forked processes; one that dies has failed."""
+    import data_pipelines  # noqa: F401
+    import gsto_jax.errors  # noqa: F401  once, and not in each process
+
     at = 0
     while at < len(inputs):
         part = inputs[at : at + TOGETHER]

@@ -102,7 +102,7 @@ class Downloads:
                 raise
             shown = self.source / place / path.name if self.source.is_dir() else path
             self.broken.append(
-                f"Cannot open {shown}: it is damaged or incomplete ({error}); download it again."
+                f"Cannot open {shown}: it is damaged or incomplete ({_short(error)}); download it again."
             )
 
     def _add_zip(self, path: Path, place: Path, depth: int) -> None:
@@ -165,7 +165,7 @@ class Downloads:
             return self._readers[name]()
         except _DAMAGE as error:
             raise DataError(
-                f"Cannot read {name} in {self.source}: {error}; download it again."
+                f"Cannot read {name} in {self.source}: {_short(error)}; download it again."
             ) from None
 
     def read_json(self, name: str) -> Any:
@@ -218,6 +218,11 @@ def _member(place: Path, name: str, archive: str) -> Path:
     if is_outside(name):
         raise _refusal(archive, f"its member {name!r} leads out of it")
     return place / name
+
+
+def _short(error: Exception) -> str:
+    """What is wrong, without all the bytes of the file that zipfile may quote."""
+    return (str(error) or type(error).__name__)[:200]
 
 
 def _refusal(archive: Path | str, reason: str) -> DataError:
@@ -273,7 +278,7 @@ def read_mat(data: bytes, variable: str) -> np.ndarray:
         found = scipy.io.loadmat(io.BytesIO(plain), variable_names=[variable])[variable]
         return np.asarray(found)
     except Exception as error:  # a file that is something else makes loadmat fail in any way
-        raise ValueError(f"{error}") from None
+        raise ValueError(_short(error)) from None
 
 
 _NUMBERS = {

@@ -16,6 +16,7 @@ _METADATA = "__metadata__"
 MOST_HEADER = 2**24
 """Bytes of a header: more than any network here could need, and Python makes twenty of each."""
 _DIMENSIONS = 16
+_SHOWN = 200  # letters of what is wrong, names out of the file among them
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -39,7 +40,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             return _arrays(header, memoryview(file.read()))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, struct.error) as error:
         raise UserError(
-            f"{path} is no safetensors file, or damaged or cut off ({error}): get it again"
+            f"{path} is no safetensors file, or damaged or cut off ({str(error)[:_SHOWN]}): get it again"
         ) from None
 
 

@@ -93,7 +93,8 @@ def read_torch(path: Path) -> Any:
     except _Fault as fault:
         raise UserError(f"{path} {fault}") from None
     except _DAMAGE as error:
-        reason = str(error) or type(error).__name__
+        # zipfile may quote all of the file.
+        reason = (str(error) or type(error).__name__)[:_SHOWN]
         raise UserError(f"{path} is damaged or cut off ({reason}): get it again") from None
 
 

@@ -245,6 +245,23 @@ def test_weights_that_lie(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_message_does_not_quote_the_file(tmp_path):
+    """The name in a local head is said to be 60000 bytes long, and zipfile shows all of them."""
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"x" * 2**17)
+    data = bytearray(path.read_bytes())
+    data[26:28] = struct.pack("<H", 60000)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged or cut off \(File name in") as error:
+        read_state(path)
+    assert len(str(error.value)) < 400
+    path.rename(tmp_path / "a.zip")
+    with Downloads(tmp_path) as downloads, pytest.raises(DataError, match="Cannot read") as error:
+        downloads.read("archive/data.pkl")
+    assert len(str(error.value)) < 500
+
+
 def test_names_of_records_that_lead_out_of_the_results(tmp_path):
     from data_pipelines.tfds_source import _names
 
