@@ -102,7 +102,8 @@ class Downloads:
                 raise
             shown = self.source / place / path.name if self.source.is_dir() else path
             self.broken.append(
-                f"Cannot open {shown}: it is damaged or incomplete ({_short(error)}); download it again."
+                f"Cannot open {shown}: it is damaged or incomplete ({_short(error)}); download it"
+                " again."
             )
 
     def _add_zip(self, path: Path, place: Path, depth: int) -> None:

@@ -40,7 +40,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             return _arrays(header, memoryview(file.read()))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, struct.error) as error:
         raise UserError(
-            f"{path} is no safetensors file, or damaged or cut off ({str(error)[:_SHOWN]}): get it again"
+            f"{path} is no safetensors file, or damaged or cut off ({str(error)[:_SHOWN]}): get it "
+            "again"
         ) from None
 
 
