@@ -715,8 +715,8 @@ def archive_target() -> Target:
             "inner.tar.gz",
         ]
         chosen = rng.sample(names, rng.randrange(1, 4)) if rng.random() < 0.5 else names[:2]
-        bomb = rng.random() < 0.1
-        content = lambda: bytes(2**28) if bomb else rng.randbytes(30)  # noqa: E731
+        bomb = rng.random() < 0.05
+        content = lambda: bytes(2**27) if bomb else rng.randbytes(30)  # noqa: E731
         out = io.BytesIO()
         kind = rng.choice((".zip", ".tar", ".tar.gz"))
         if kind == ".zip":
@@ -771,13 +771,12 @@ def mat_target() -> Target:
     ids = np.arange(24, dtype=np.uint16).reshape(4, 6)
     plain = io.BytesIO()
     scipy.io.savemat(plain, {"LabelMap": ids, "other": [[1, 2], "x"]})
-    seeds = [mat(ids), plain.getvalue()]
+    seeds, bomb = [mat(ids), plain.getvalue()], zlib.compress(bytes(2**28), 1)
 
     def smart(seed: bytes, rng: random.Random) -> bytes:
-        inner = hurt(plain.getvalue()[128:], rng)
-        if rng.random() < 0.2:
-            inner = bytes(2**28)
-        part = zlib.compress(inner, 1)
+        part = zlib.compress(hurt(plain.getvalue()[128:], rng), 1)
+        if rng.random() < 0.05:
+            part = bomb
         return plain.getvalue()[:128] + struct.pack("<II", 15, len(part)) + part
 
     def read(data: bytes, folder: Path) -> None:
