@@ -165,6 +165,7 @@ def get_config() -> ConfigDict:
     run.stop_at = 0  # this start ends after that step, and the next goes on; 0: at the end
     run.profile_start = 0  # step from which a profile is recorded; 0: only on SIGUSR1
     run.profile_steps = 5  # how many steps a profile holds (docs/observability.md)
+    run.stall_seconds = 60.0  # a step that waits longer says for what; 0: none does
     run.tensorboard = True  # writes metrics and pictures for TensorBoard (imports TensorFlow)
     run.compilation_cache = "~/.cache/gsto_jax/xla"  # compiled programs; empty: keeps none
     return config.lock()

@@ -1,6 +1,10 @@
 """Pixels out of image and label files, with errors that name the file."""
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +13,33 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.errors import DataError
+from data_pipelines.limits import MOST_PIXELS
 
 # A file that cannot be decoded is reported by its name here, not by OpenCV as well.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# Pillow's readers fail in many ways over a damaged file; MemoryError and a KeyboardInterrupt pass.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, EOFError),
+    *(AttributeError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 # Pillow stretches grey of few bits to 0..255; these are the factors.
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Decodes an image of any format that OpenCV reads, as it is stored.
+    """Decodes an image of any format that both Pillow and OpenCV read, as it is stored.
 
     Returns:
         `h w 3` uint8 RGB.
 
     Raises:
-        DataError: it is truncated or no image; names it.
+        DataError: it is truncated, no image, or has more than `MOST_PIXELS`; names it.
     """
+    image_size(data, name)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    image = _by_opencv(data, flags)
     if image is None:
         raise _undecodable(name)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -41,20 +51,14 @@ def image_size(data: bytes | Path, name: str) -> tuple[int, int]:
     Raises:
         DataError: it is no image; names it.
     """
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            return image.height, image.width
-    except _UNREADABLE as error:
-        raise _undecodable(name, f" ({error})") from None
+    with _opened(data, name) as image:
+        return image.height, image.width
 
 
 def check_whole(data: bytes, name: str) -> None:
     """Raises DataError if an image file is cut off or corrupt, where OpenCV may let it pass."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except _UNREADABLE as error:
-        raise _undecodable(name, f" ({error})") from None
+    with _opened(data, name) as image:
+        image.load()
 
 
 def label_ids(data: bytes, name: str) -> np.ndarray:
@@ -64,12 +68,10 @@ def label_ids(data: bytes, name: str) -> np.ndarray:
         `h w` uint8 or uint16: the ids of an image of 1 to 16 bits a pixel, grey or palette.
 
     Raises:
-        DataError: it is truncated, no image, or holds colours; names it.
+        DataError: it is truncated, no image, has more than `MOST_PIXELS`, or holds colours; names
+            it.
     """
-    try:
-        raw = _stored_ids(data)
-    except _UNREADABLE as error:
-        raise _undecodable(name, f" ({error})") from None
+    raw = _stored_ids(data, name)
     if raw.ndim != 2 or raw.dtype not in (np.uint8, np.uint16):
         channels = 1 if raw.ndim == 2 else raw.shape[2]
         raise DataError(
@@ -90,18 +92,55 @@ def _undecodable(name: str, reason: str = "") -> DataError:
     )
 
 
-def _stored_ids(data: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(data)) as image:
-        storage = image.tile[0].args if image.tile else None
+@contextmanager
+def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
+    """Opens an image; whatever Pillow finds wrong with it, then or later, is told by its name.
+
+    Raises:
+        DataError: it is no image, damaged, or has more than `MOST_PIXELS`.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise _too_large(name, f"{image.width}x{image.height}, ")
+            yield image
+    except DataError:
+        raise
+    except Image.DecompressionBombError:
+        raise _too_large(name) from None
+    except _UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise _undecodable(name, f" ({reason})") from None
+
+
+def _too_large(name: str, size: str = "") -> DataError:
+    return DataError(
+        f"{name} is too large: {size}more than {MOST_PIXELS // 10**6} million pixels; scale it"
+        " down, or replace the file."
+    )
+
+
+def _by_opencv(data: bytes, flags: int) -> np.ndarray | None:
+    """What OpenCV makes of an image whose size was checked; None where it cannot."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:
+        return None
+
+
+def _stored_ids(data: bytes, name: str) -> np.ndarray:
+    with _opened(data, name) as image:
+        tiles = getattr(image, "tile", None)
+        storage = tiles[0].args if tiles else None
         grey = image.format == "PNG" and storage in ("L", "I;16B")
         image.verify()  # the checksums of a PNG
     if grey:
-        ids = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        ids = _by_opencv(data, cv2.IMREAD_UNCHANGED)
         if ids is None:
-            raise ValueError("its pixels are damaged")
+            raise _undecodable(name, " (its pixels are damaged)")
         return ids
     # OpenCV would turn a palette PNG into colours; Pillow gives the stored indices.
-    with Image.open(io.BytesIO(data)) as image:
+    with _opened(data, name) as image:
         ids = np.asarray(image)
     if ids.dtype == bool:
         return ids.astype(np.uint8)

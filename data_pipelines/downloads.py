@@ -4,9 +4,10 @@ import contextlib
 import errno
 import gzip
 import io
+import math
 import os
 import re
-import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -14,11 +15,21 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import scipy.io
 
 from data_pipelines.errors import DataError
+from data_pipelines.json_file import read_json
+from data_pipelines.limits import (
+    FREE_EXPANSION,
+    MOST_EXPANSION,
+    MOST_FILE,
+    MOST_NESTING,
+    MOST_TEXT,
+    is_outside,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk that is full."""
@@ -26,7 +37,10 @@ SCRATCH = "scratch-"
 """What the name of a temporary folder begins with."""
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 # RuntimeError: encrypted, or packed in a way that Python does not know.
-_DAMAGE = (OSError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+_DAMAGE = (
+    *(OSError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError),
+    *(struct.error, ValueError, LookupError, OverflowError),  # of heads that make no sense
+)
 _SHOWN = 5
 
 
@@ -35,7 +49,10 @@ class Downloads:
 
     A member's path starts where its archive lies; an archive in an archive is seen through too.
     Nothing is unpacked, except that inner archives and compressed tars are put into a temporary
-    folder, for random access. Links are followed.
+    folder, for random access. Links in the folder are followed, links in archives are not.
+
+    Archives may come from anywhere: a member whose path leads out of its archive is refused, and so
+    is what is larger than `data_pipelines.limits` allows, before room is made for it.
 
     Args:
         source: a folder, or one archive.
@@ -47,7 +64,7 @@ class Downloads:
         broken: what is wrong with the archives that cannot be opened.
 
     Raises:
-        DataError: the source is not there.
+        DataError: the source is not there, or an archive is one that no data set needs.
     """
 
     def __init__(self, source: Path, scratch: Path | None = None) -> None:
@@ -67,46 +84,57 @@ class Downloads:
             raise
         self.names = sorted(self._readers)
 
-    def _add(self, path: Path, place: Path) -> None:
+    def _add(self, path: Path, place: Path, depth: int = 0) -> None:
         name = path.name.lower()
         try:
+            if depth > MOST_NESTING:
+                raise _refusal(place / path.name, f"archives lie {depth} deep in others")
             if name.endswith(".zip"):
-                self._add_zip(path, place)
+                self._add_zip(path, place, depth)
             elif name.endswith(_ARCHIVES):
                 self._add_tar(path if name.endswith(".tar") else self._expanded(path), place)
             else:
                 self._readers[(place / path.name).as_posix()] = path.read_bytes
+        except DataError:
+            raise
         except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
             shown = self.source / place / path.name if self.source.is_dir() else path
             self.broken.append(
-                f"Cannot open {shown}: it is damaged or incomplete ({error}); download it again."
+                f"Cannot open {shown}: it is damaged or incomplete ({_short(error)}); download it"
+                " again."
             )
 
-    def _add_zip(self, path: Path, place: Path) -> None:
+    def _add_zip(self, path: Path, place: Path, depth: int) -> None:
         archive = self._open.enter_context(zipfile.ZipFile(path))
         for member in archive.infolist():
-            inner = place / member.filename
+            if member.is_dir():
+                continue
+            inner = _member(place, member.filename, path.name)
             if member.filename.lower().endswith(_ARCHIVES):
                 unpacked = self._temporary(inner.name)
                 with archive.open(member) as packed, unpacked.open("wb") as out:
-                    shutil.copyfileobj(packed, out)
-                self._add(unpacked, inner.parent)
-            elif not member.is_dir():
-                self._readers[inner.as_posix()] = partial(archive.read, member)
+                    _copy(packed, out, member.compress_size, inner)
+                self._add(unpacked, inner.parent, depth + 1)
+            else:
+                self._readers[inner.as_posix()] = partial(_read_member, archive, member)
 
     def _add_tar(self, path: Path, place: Path) -> None:
-        with tarfile.open(path, "r:") as tar:
+        size = path.stat().st_size
+        with _TarFile(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
-                if info.isreg():
-                    reader = partial(_read_at, path, info.offset_data, info.size)
-                    self._readers[(place / info.name).as_posix()] = reader
+                if not info.isreg():
+                    continue
+                if info.offset_data + info.size > size:
+                    raise EOFError(f"{info.name} is cut off")
+                reader = partial(_read_at, path, info.offset_data, info.size)
+                self._readers[_member(place, info.name, path.name).as_posix()] = reader
 
     def _expanded(self, path: Path) -> Path:
         plain = self._temporary(f"{path.name}.tar")
         with gzip.open(path) as packed, plain.open("wb") as out:
-            shutil.copyfileobj(packed, out)
+            _copy(packed, out, path.stat().st_size, path)
         return plain
 
     def _temporary(self, name: str) -> Path:
@@ -138,8 +166,16 @@ class Downloads:
             return self._readers[name]()
         except _DAMAGE as error:
             raise DataError(
-                f"Cannot read {name} in {self.source}: {error}; download it again."
+                f"Cannot read {name} in {self.source}: {_short(error)}; download it again."
             ) from None
+
+    def read_json(self, name: str) -> Any:
+        """Reads a JSON file.
+
+        Raises:
+            DataError: it cannot be read, or see `data_pipelines.json_file.read_json`.
+        """
+        return read_json(self.read(name), name)
 
     def summary(self) -> str:
         """Returns what is there, in words."""
@@ -169,7 +205,57 @@ def _files(source: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(names))
 
 
+class _TarFile(io.FileIO):
+    """A tar whose heads cannot ask for more than heads need, nor for more than it has."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= FREE_EXPANSION:
+            raise tarfile.ReadError(f"a head of {size} bytes")
+        return super().read(size)
+
+
+def _member(place: Path, name: str, archive: str) -> Path:
+    """The path of an archive's member. Raises DataError where it leads out of the archive."""
+    if is_outside(name):
+        raise _refusal(archive, f"its member {name!r} leads out of it")
+    return place / name
+
+
+def _short(error: Exception) -> str:
+    """What is wrong, without all the bytes of the file that zipfile may quote."""
+    return (str(error) or type(error).__name__)[:200]
+
+
+def _refusal(archive: Path | str, reason: str) -> DataError:
+    return DataError(
+        f"{archive} is refused: {reason}, which no published data set does; download it again from"
+        " where it was published."
+    )
+
+
+def _copy(packed: Any, out: IO[bytes], size: int, name: Path) -> None:
+    """Expands an archive into a file, but never a small one into a large one."""
+    most = max(FREE_EXPANSION, MOST_EXPANSION * size)
+    done = 0
+    while part := packed.read(2**20):
+        done += len(part)
+        if done > most:
+            raise _refusal(name, f"its {size} bytes expand to more than {most}")
+        out.write(part)
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    _check_length(member.file_size)
+    return archive.read(member)
+
+
+def _check_length(size: int) -> None:
+    if size > MOST_FILE:
+        raise EOFError(f"it says that it has {size} bytes, and {MOST_FILE} is the most")
+
+
 def _read_at(path: Path, offset: int, size: int) -> bytes:
+    _check_length(size)
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(size)
@@ -179,8 +265,48 @@ def _read_at(path: Path, offset: int, size: int) -> bytes:
 
 
 def read_mat(data: bytes, variable: str) -> np.ndarray:
-    """Reads one array of a MATLAB file. Raises ValueError if it is not in it."""
+    """Reads one array of numbers of a MATLAB file (version 5, as `save -v6` or `-v7` writes).
+
+    Raises:
+        ValueError: it is not in it, damaged, or larger than `MOST_TEXT`.
+    """
     try:
-        return np.asarray(scipy.io.loadmat(io.BytesIO(data))[variable])
+        plain = _plain_mat(data)
+        kinds = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))}
+        shape, kind = kinds[variable]
+        if kind not in _NUMBERS or math.prod(shape) > len(plain):
+            raise ValueError(f"it is {kind} of shape {shape} in {len(plain)} bytes")
+        found = scipy.io.loadmat(io.BytesIO(plain), variable_names=[variable])[variable]
+        return np.asarray(found)
     except Exception as error:  # a file that is something else makes loadmat fail in any way
-        raise ValueError(f"{error}") from None
+        raise ValueError(_short(error)) from None
+
+
+_NUMBERS = {
+    *("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+    *("single", "double", "logical"),
+}
+
+
+def _plain_mat(data: bytes) -> bytes:
+    """The same file without compression: what follows may trust the length of what it reads."""
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    if order is None:
+        raise ValueError("it is no MATLAB file of version 5")
+    parts, at, room = [data[:128]], 128, MOST_TEXT
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, at)
+        part = data[at + 8 : at + 8 + size]
+        if kind == _COMPRESSED:
+            plain = zlib.decompressobj()
+            part = plain.decompress(part, room)
+            if plain.unconsumed_tail:
+                raise ValueError(f"it expands to more than {MOST_TEXT} bytes")
+        else:
+            part = data[at : at + 8] + part
+        parts.append(part)
+        room, at = room - len(part), at + 8 + size
+    return b"".join(parts)
+
+
+_COMPRESSED = 15

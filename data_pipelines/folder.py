@@ -10,6 +10,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image, image_size, label_ids, size_text
 from data_pipelines.errors import DataError
 from data_pipelines.label_map import UNKNOWN, LabelMap
+from data_pipelines.reading import read_again
 
 _SHOWN = 3
 
@@ -168,6 +169,6 @@ def _check_files(entries: list[Entry], split: str) -> None:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_again(path.read_bytes, str(path))
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from None

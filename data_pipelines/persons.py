@@ -14,7 +14,10 @@ from data_pipelines.audit import Inspection
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image
 from data_pipelines.errors import DataError
+from data_pipelines.json_file import read_json
 from data_pipelines.tfds_source import Prepared, open_prepared, parts_of
+
+_MOST_PERSONS = 10_000  # in one picture; COCO has up to 20 that are labelled
 
 
 def is_sample(person: dict[str, Any]) -> bool:
@@ -70,14 +73,22 @@ class PersonSource:
     def _annotated(self) -> list[tuple[int, Any]]:
         """Record and number of the person in it, for each sample."""
         counts = self._listed("samples")
+        if not all(0 <= count <= _MOST_PERSONS for count in counts):
+            raise DataError(
+                f"{self._records.folder} says that a picture has {max(counts)} or {min(counts)}"
+                " persons; remove the folder and prepare the data set again."
+            )
         return [(record, nth) for record, count in enumerate(counts) for nth in range(count)]
 
     def _listed(self, kind: str) -> list[int]:
         """A number for each record, out of a file beside them."""
         paths = (self._records.folder / f"{kind}-{part}.json" for part in parts_of(self.split))
         try:
-            return [number for path in paths for number in json.loads(path.read_text())]
-        except (OSError, ValueError) as error:
+            listed = [number for path in paths for number in read_json(path.read_bytes(), path)]
+            if len(listed) != len(self._records) or not all(type(n) is int for n in listed):
+                raise ValueError(f"it does not hold one number for each of the {kind}")
+            return listed
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"{self._records.folder} lacks a list of its {kind} ({error}); remove the folder"
                 " and prepare the data set again."
@@ -87,11 +98,10 @@ class PersonSource:
         """Record and detection, for each box of a person."""
         path = Path(detections).expanduser()
         try:
-            boxes = json.loads(path.read_bytes())
+            data = path.read_bytes()
         except OSError as error:
             raise DataError(f"Cannot read the detections {path}: {error.strerror}.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is no JSON ({error}).") from None
+        boxes = read_json(data, path)
         if not isinstance(boxes, list) or not all(map(_is_detection, boxes)):
             raise DataError(
                 f"{path} holds no detections: a list of image_id, category_id, bbox (x, y, w, h)"
@@ -149,17 +159,15 @@ class PersonSource:
         name = f"record {self._records.name(number)} of {self._records.folder}"
         image = decode_image(record["image"], f"the image of {name}")
         names = self.config.keypoints.names if self.config.keypoints else ()
-        person = which
         if isinstance(which, int):
-            person = [p for p in json.loads(record["annotations"]) if is_sample(p)][which]
-            keypoints = np.asarray(person["keypoints"], np.float32).reshape(-1, 3)
+            person, keypoints = self._person(record["annotations"], which, name)
             if len(keypoints) != len(names):
                 raise DataError(
                     f"The {name} has {len(keypoints)} joints, the configuration {len(names)}."
                 )
             box = _inside(person["bbox"], image.shape)
         else:
-            keypoints = np.zeros((len(names), 3), np.float32)
+            person, keypoints = which, np.zeros((len(names), 3), np.float32)
             box = tuple(person["bbox"])  # as the detector gave it, like the published evaluation
         return {
             "image": image,
@@ -172,6 +180,24 @@ class PersonSource:
             "person_id": int(person.get("id", -1)),
             "index": int(index),
         }
+
+    @staticmethod
+    def _person(annotations: bytes, which: int, name: str) -> tuple[dict[str, Any], np.ndarray]:
+        """One person out of the text of a record, and its keypoints `j 3`."""
+        try:
+            persons = read_json(annotations, f"the annotations of {name}")
+            person = [person for person in persons if is_sample(person)][which]
+            numbers = (*person["bbox"], person["area"], person["id"])
+            if len(numbers) != 6 or not all(map(math.isfinite, numbers)):
+                raise ValueError(f"box, area and id are {numbers}")
+            return person, np.asarray(person["keypoints"], np.float32).reshape(-1, 3)
+        except DataError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise DataError(
+                f"The annotations of {name} are damaged ({error}); remove the folder and prepare"
+                " the data set again."
+            ) from None
 
     def annotations(self) -> list[dict[str, Any]]:
         """Returns every annotation of the split, as published: what COCO's evaluation needs."""

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import parent_process
@@ -20,6 +20,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.folder import FolderSource
 from data_pipelines.person_transforms import PersonCrop
 from data_pipelines.persons import PersonSource
+from data_pipelines.reading import Watched
 from data_pipelines.scenes import ScenesSource
 from data_pipelines.tfds_source import TfdsSource
 from data_pipelines.transforms import RandomScaleCropFlip, padded
@@ -121,10 +122,13 @@ def train_batches(
             f"Batch size {batch_size} is larger than the training set of {len(source)} pictures;"
             " use a smaller batch or more pictures."
         )
-    pictures = grain.MapDataset.source(source).seed(seed).shuffle().random_map(augmentation(config))
+    watched = Watched(source)
+    pictures = (
+        grain.MapDataset.source(watched).seed(seed).shuffle().random_map(augmentation(config))
+    )
     stream = pictures[: steps * batch_size].repeat()
     batches = stream[shard_index::shard_count].batch(batch_size // shard_count)
-    return TrainBatches(batches, config.workers)
+    return TrainBatches(batches, config.workers, watched.waits_for)
 
 
 def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop:
@@ -160,10 +164,16 @@ class TrainBatches:
     Args:
         batches: this host's, by their number.
         workers: processes that prepare them; 0: threads of this process.
+        waits_for: tells what is being read.
     """
 
-    def __init__(self, batches: grain.MapDataset[Batch], workers: int) -> None:
-        self._batches, self._workers = batches, workers
+    def __init__(
+        self,
+        batches: grain.MapDataset[Batch],
+        workers: int,
+        waits_for: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._batches, self._workers, self._waits_for = batches, workers, waits_for
         self._taken = 0
         self._iterator: grain.DatasetIterator[Batch] | None = None
 
@@ -173,13 +183,26 @@ class TrainBatches:
     def __next__(self) -> Batch:
         if self._iterator is None:
             self._iterator = self._start()
-        batch = next(self._iterator)
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):  # grain has no error of its own
+                raise
+            reason = str(error).split(". ")[0]
+            raise DataError(
+                f"The input stopped: {reason}. If nobody ended the process, the machine lacked"
+                " memory for it: use fewer workers. The same command goes on with the run."
+            ) from None
         self._taken += 1
         return batch
 
     def get_state(self) -> dict[str, int]:
         """Returns where the iterator stands, as plain values."""
         return {"batches": self._taken}
+
+    def waits_for(self) -> str:
+        """Returns which pictures are being read now, and for how long; "" if none is."""
+        return self._waits_for()
 
     def set_state(self, state: dict[str, int]) -> None:
         """Moves the iterator to where it stood."""

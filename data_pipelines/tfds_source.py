@@ -13,6 +13,8 @@ from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image, image_size, label_ids, size_text
 from data_pipelines.errors import DataError
 from data_pipelines.label_map import UNKNOWN, LabelMap, TrainIds
+from data_pipelines.limits import is_outside
+from data_pipelines.reading import read_again
 from data_pipelines.tiles import Tiles
 
 UNFINISHED = ".incomplete"
@@ -54,7 +56,12 @@ class Prepared:
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
-            record = self.records[int(index)]
+            record = read_again(
+                lambda: self.records[int(index)], f"record {self.name(index)} of {self.folder}"
+            )
+        except OSError as error:
+            place = f"record {self.name(index)} of {self.folder}"
+            raise DataError(f"Cannot read {place}: {error.strerror or error}.") from None
         except Exception as error:  # the reader and the parser have no error of their own
             raise DataError(
                 f"Record {self.name(index)} of {self.folder} is damaged"
@@ -97,7 +104,10 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
             f"There is no data set {base}{' (one is half prepared)' if started else ''}: prepare it"
             " once with --mode=prepare --source=DOWNLOADS, and the same --config"
         )
-    builder = tfds.builder_from_directory(folder)
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # of a library that takes its own files as sound
+        raise _damaged(folder, error) from None
     parts = []
     for part in parts_of(split):
         known = part if part in builder.info.splits else _SPLITS.get(part, part)
@@ -124,7 +134,22 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
             f"{folder} cannot be read at random ({error}): build it with"
             ' file_format="array_record".'
         ) from None
-    return Prepared(folder, _names(folder, split), records, features)
+    except Exception as error:
+        raise _damaged(folder, error) from None
+    names = _names(folder, split)
+    if names and len(names) != len(records):
+        raise DataError(
+            f"{folder} names {len(names)} records of {split} and holds {len(records)}; remove it"
+            " and prepare the data set again."
+        )
+    return Prepared(folder, names, records, features)
+
+
+def _damaged(folder: Path, error: Exception) -> DataError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return DataError(
+        f"{folder} is damaged ({reason}); remove the folder and prepare the data set again."
+    )
 
 
 def _newest_version(base: Path) -> Path | None:
@@ -146,7 +171,17 @@ def _names(folder: Path, split: str) -> tuple[str, ...]:
     lists = [folder / f"names-{part}.txt" for part in parts_of(split)]
     if not all(path.is_file() for path in lists):
         return ()
-    return tuple(name for path in lists for name in path.read_text().splitlines())
+    try:
+        names = tuple(name for path in lists for name in path.read_text("utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read the names of the records in {folder}: {error}.") from None
+    for name in names:  # results are saved under them
+        if is_outside(name):
+            raise DataError(
+                f"{folder} names a record {name!r}, which leads out of the folder of results;"
+                " remove it and prepare the data set again."
+            )
+    return names
 
 
 class TfdsSource:
@@ -187,7 +222,7 @@ class TfdsSource:
         """Returns (h, w) of a picture, without decoding it. Raises DataError."""
         image = self._records[index]["image"]
         if Tiles.are_in(image):
-            height, width = self._tiles(image, index).shape[:2]
+            height, width = self._tiles(image, "image", index).shape[:2]
             return height, width
         return image_size(image, f"the image of {self._described(index)}")
 
@@ -219,7 +254,7 @@ class TfdsSource:
             image, raw = self._pictures(self._records[index], index)
             np.asarray(image)
             ids, unknown = self._label_map(np.asarray(raw))
-        except (DataError, ValueError) as error:
+        except DataError as error:
             return Inspection(self.name(index), {}, {}, (str(error),))
         problems = (self._label_map.complaint(self.name(index), unknown),) if unknown else ()
         return Inspection(self.name(index), count_pixels(ids[ids != UNKNOWN]), unknown, problems)
@@ -228,7 +263,7 @@ class TfdsSource:
         name = self._described(index)
         image, label = record["image"], record["label"]
         if Tiles.are_in(image):
-            image, label = self._tiles(image, index), self._tiles(label, index)
+            image, label = self._tiles(image, "image", index), self._tiles(label, "label", index)
         else:
             image = decode_image(image, f"the image of {name}")
             label = label_ids(label, f"the label of {name}")
@@ -239,12 +274,8 @@ class TfdsSource:
             )
         return image, label
 
-    def _tiles(self, data: bytes, index: int) -> Tiles:
-        try:
-            return Tiles(data)
-        except ValueError as error:
-            name = self._described(index)
-            raise DataError(f"The {name} is damaged: {error}; prepare it again.") from None
+    def _tiles(self, data: bytes, kind: str, index: int) -> Tiles:
+        return Tiles(data, f"The {kind} of {self._described(index)}")
 
     def _described(self, index: int) -> str:
         return f"record {self.name(index)} of {self._records.folder}"

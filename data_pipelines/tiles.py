@@ -6,13 +6,18 @@ stream starts with a header and the end of every tile, in rows of tiles from the
 
 import struct
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 import zstandard
 
+from data_pipelines.errors import DataError
+from data_pipelines.limits import MOST_PIXELS
+
 _MAGIC = b"GTL1"
 _HEADER = struct.Struct("<4sIIHH")  # magic, height, width, channels, side of a tile
 _SIDE = 128
+_CHANNELS = 4
 
 
 def encode_tiles(pixels: np.ndarray, side: int = _SIDE, level: int = 3) -> bytes:
@@ -27,9 +32,14 @@ def encode_tiles(pixels: np.ndarray, side: int = _SIDE, level: int = 3) -> bytes
         What `Tiles` reads.
 
     Raises:
-        ValueError: other dtypes or shapes, or an empty picture.
+        ValueError: other dtypes or shapes, an empty picture, or more than four channels.
     """
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not pixels.size:
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim not in (2, 3)
+        or not pixels.size
+        or (pixels.ndim == 3 and pixels.shape[2] > _CHANNELS)
+    ):
         raise ValueError(f"tiles hold h w or h w c of uint8, not {pixels.shape} {pixels.dtype}")
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 0
@@ -50,34 +60,38 @@ class Tiles:
 
     Args:
         data: from `encode_tiles`.
+        name: what to call it in messages.
 
     Attributes:
         shape: `h w` or `h w c`.
 
     Raises:
-        ValueError: the data is cut off, or something else.
+        DataError: the data is cut off, something else, or of more than `MOST_PIXELS`; names it.
 
     Example:
         >>> np.asarray(Tiles(encode_tiles(pixels))).shape == pixels.shape
         True
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, name: str = "The picture") -> None:
+        self._name = name
         if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-            raise ValueError("it holds no tiles")
+            raise self._damaged("it holds no tiles")
         _, height, width, channels, self._side = _HEADER.unpack_from(data)
         self.shape: tuple[int, ...] = (height, width, channels) if channels else (height, width)
-        if not self._side:
-            raise ValueError("it holds no tiles")
+        if not self._side or channels > _CHANNELS:
+            raise self._damaged("it holds no tiles")
+        if height * width > MOST_PIXELS:
+            raise self._damaged(f"it says that it is {width}x{height}, which is too large")
         self._across = -(-width // self._side)
         count = -(-height // self._side) * self._across
         start = _HEADER.size + 4 * count
         if len(data) < start:
-            raise ValueError("it is cut off")
+            raise self._damaged("it is cut off")
         ends = np.frombuffer(data, "<u4", count, _HEADER.size) + start
         self._places = [start, *ends.tolist()]
         if len(data) != self._places[-1] or any(a > b for a, b in pairwise(self._places)):
-            raise ValueError("it is cut off")
+            raise self._damaged("it is cut off")
         self._data = memoryview(data)
 
     @staticmethod
@@ -93,7 +107,7 @@ class Tiles:
         """Decodes a rectangle. Steps other than 1 are not possible.
 
         Raises:
-            ValueError: a tile cannot be decompressed.
+            DataError: a tile cannot be decompressed; names the picture.
         """
         (top, bottom, _), (left, right, _) = (
             part.indices(size) for part, size in zip(where, self.shape[:2], strict=True)
@@ -133,10 +147,15 @@ class Tiles:
             min(self._side, self.shape[1] - column * self._side),
             *self.shape[2:],
         )
+        packed, wanted = self._data[self._places[number] : self._places[number + 1]], prod(shape)
         try:
-            raw = decompressor.decompress(
-                self._data[self._places[number] : self._places[number + 1]]
-            )
+            # Its own word for the size, which zstd makes room for before it reads on.
+            if zstandard.frame_content_size(packed) != wanted:
+                raise ValueError("it is of another size")
+            raw = decompressor.decompress(packed)
             return np.frombuffer(raw, np.uint8).reshape(shape)
         except (zstandard.ZstdError, ValueError) as error:
-            raise ValueError(f"tile {number} is damaged ({error})") from None
+            raise self._damaged(f"tile {number} is damaged ({error})") from None
+
+    def _damaged(self, reason: str) -> DataError:
+        return DataError(f"{self._name} is damaged: {reason}; prepare it again.")

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from jax.sharding import Mesh
 
-from gsto_jax.errors import UserError
+from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.parallel import replicated
 from gsto_jax.task import Task, TrainState, abstract_state, state_of
 
@@ -72,14 +72,18 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
         self.folder = folder
+        logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs what it raises as well
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What ended the block counts for more than what else cannot be written because of it.
+        quiet = contextlib.suppress(TrainingError) if kind else contextlib.nullcontext()
+        with quiet, self._writing():
+            self._manager.close()
 
     def save(self, state: TrainState, record: Mapping[str, Any]) -> Path:
         """Copies the state and writes it in the background; `wait` tells when it is there.
@@ -88,19 +92,56 @@ class Checkpoints:
 
         Returns:
           The folder of the checkpoint.
+
+        Raises:
+          TrainingError: this one, or the one before it, cannot be written: the disk is full, or the
+            folder is gone. The older ones are whole.
         """
         step = int(state.step)
+        if not self.folder.is_dir():
+            raise TrainingError(
+                f"checkpoint of step {step}: {self.folder} is gone, and nothing more is saved there"
+            )
         if step not in self._manager.all_steps():
             args = ocp.args.Composite(
                 state=ocp.args.StandardSave(_to_dict(state)),
                 run=ocp.args.JsonSave({**record, "versions": versions()}),
             )
-            self._manager.save(step, args=args, force=True)  # older than the newest one too
+            with self._writing():
+                self._manager.save(step, args=args, force=True)  # older than the newest one too
         return self.folder / str(step)
 
     def wait(self) -> None:
-        """Returns when everything saved is on the disk. Raises what went wrong in writing it."""
-        self._manager.wait_until_finished()
+        """Returns when everything saved is on the disk. Raises TrainingError if it cannot be."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what orbax and its storage raise, now or from the background, into one error."""
+        try:
+            yield
+        except Exception as error:
+            text = str(error)
+            if any(word in text for word in _FULL):
+                reason = "the disk is full: make room"
+            elif not self.folder.is_dir():
+                reason = "the folder is gone"
+            else:
+                first = (text.strip().splitlines() or [type(error).__name__])[0]
+                reason = f"{first[:200]}: see to that"
+            raise TrainingError(
+                f"a checkpoint cannot be written to {self.folder}; {reason}, and give the same "
+                "command again, which goes on from the last one that is whole"
+            ) from None
+
+
+_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
+"""How storage says that there is no room."""
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
 
 
 def versions() -> dict[str, str]:

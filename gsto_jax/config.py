@@ -5,9 +5,10 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -326,6 +327,7 @@ class RunConfig:
     stop_at: int
     profile_start: int
     profile_steps: int
+    stall_seconds: float
     tensorboard: bool
     compilation_cache: str
 
@@ -337,6 +339,8 @@ class RunConfig:
         for name in ("eval_every", "stop_at", "profile_start"):
             value = getattr(self, name)
             _require(value >= 0, f"run.{name}", value, "use a number of steps, 0 for none")
+        stall = self.stall_seconds
+        _require(stall >= 0, "run.stall_seconds", stall, "use seconds, 0 to watch nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,13 +387,39 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
     for name in sorted(set(values) ^ set(fields)):
         problem = "is missing" if name in fields else "is not a setting"
         raise UserError(f"{place}.{name} {problem}: is it of another version?")
-    built = {
-        name: _build(field.type, values[name], f"{place}.{name}")
-        if dataclasses.is_dataclass(field.type)
-        else values[name]
-        for name, field in fields.items()
-    }
+    built = {}
+    for name, field in fields.items():
+        value, where = values[name], f"{place}.{name}"
+        if dataclasses.is_dataclass(field.type):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{where} is {str(value)[:_SHOWN]}: give a section of settings")
+            built[name] = _build(field.type, value, where)
+            continue
+        if not _fits(value, field.type):
+            raise UserError(f"{where} is {repr(value)[:_SHOWN]}: give {_wanted(field.type)}")
+        built[name] = value
     return cls(**built)
+
+
+_SHOWN = 100  # letters of a value in a message
+_WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False"}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a setting's type; how many a tuple holds is its section's to check."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(v, get_args(kind)[0]) for v in value)
+    if kind is float:  # NaN is not below anything
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    return isinstance(value, kind)
+
+
+def _wanted(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return f"a list, each of them {_WORDS[get_args(kind)[0]]}"
+    return _WORDS[kind]
 
 
 ADDED: dict[str, Any] = {
@@ -417,7 +447,7 @@ ADDED: dict[str, Any] = {
         "suppression": "hard",
         "similarity": 0.9,
     },
-    "run": {"profile_start": 0, "profile_steps": 5},
+    "run": {"stall_seconds": 60.0, "profile_start": 0, "profile_steps": 5},
 }
 """What settings were before they could be set, for checkpoints that are older."""
 

@@ -139,7 +139,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """What evaluation.json holds; None where there is none."""
     try:
         record = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

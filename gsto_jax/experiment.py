@@ -1,5 +1,6 @@
 """A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from gsto_jax.profiling import Profiler
 from gsto_jax.speed import Workload
 from gsto_jax.task import Task, TrainState, state_of
 from gsto_jax.train import Hooks, Progress, fit
+from gsto_jax.watchdog import Watchdog
 from gsto_jax.weights import import_weights, upsampling_note
 from gsto_jax.workdir import Workdir
 
@@ -172,7 +174,8 @@ class Experiment:
         """Trains to the end, or until stopped; everything it reached is on the disk afterwards.
 
         Raises:
-          TrainingError: loss or gradient is not finite; names the checkpoint to go on from.
+          TrainingError: loss or gradient is not finite, or the folder cannot be written; names the
+            checkpoint to go on from.
         """
         run = self.task.config.run
         step = int(state.step)
@@ -191,12 +194,15 @@ class Experiment:
                     return state
             folder = self.workdir.path / "profile"
             profiler = Profiler(folder, run.profile_steps, run.profile_start, self.show)
-            hooks = Hooks(self._report, save, evaluate, stop, profile=profiler)
+            details = {"input": getattr(batches, "waits_for", str)}
+            watchdog = Watchdog(run.stall_seconds, self.show, details)
+            hooks = Hooks(self._report, save, evaluate, stop, watchdog, profiler)
             try:
-                with profiler:
+                with watchdog, profiler:
                     return fit(self.task, state, batches, self.mesh, hooks)
             except TrainingError as error:
-                checkpoints.wait()
+                with contextlib.suppress(TrainingError):  # this one is told
+                    checkpoints.wait()
                 raise TrainingError(f"{error}. {self._last_good()}") from None
             finally:
                 if self.writer is not None:

@@ -55,6 +55,8 @@ class Hooks:
       save: every `run.checkpoint_every` steps and after the last, with a state known to be finite.
       evaluate: every `run.eval_every` steps but the last, after `save`.
       stop: asked after each step whether to end early; the loop then saves.
+      waits: told what the loop waits for, of `gsto_jax.watchdog.STAGES`, and for which step; and,
+        without a name, that it goes on.
       profile: told before each step its number and what the one before it returned; what it does
         counts as no step's time.
     """
@@ -63,6 +65,7 @@ class Hooks:
     save: Callable[[TrainState], None] = lambda state: None
     evaluate: Callable[[TrainState], None] = lambda state: None
     stop: Callable[[], bool] = lambda: False
+    waits: Callable[..., None] = lambda stage="", step=0: None
     profile: Callable[[int, Any], None] = lambda step, previous: None
 
 
@@ -101,6 +104,7 @@ def fit(
     for step in range(start + 1, end + 1):
         with watch.part("away"):
             hooks.profile(step, previous)
+        hooks.waits("input", step)
         try:
             with watch.part("input"):
                 batch = next(iterator)
@@ -112,6 +116,7 @@ def fit(
             if previous is not None:
                 hooks.save(state)
             break
+        hooks.waits("device", step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
             state, scalars = step_fn(state, inputs)
@@ -132,7 +137,9 @@ def fit(
         if last or evaluating or step % run.checkpoint_every == 0:
             with watch.part("device"):
                 _check_finite(scalars, step)
+            hooks.waits("checkpoint", step)
             hooks.save(state)
+        hooks.waits()
         if evaluating and not stopping:
             with watch.part("away"):
                 hooks.evaluate(state)

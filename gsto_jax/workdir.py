@@ -29,7 +29,7 @@ from typing import IO, Any
 import jax
 
 from gsto_jax.checkpoint import Record, steps, versions
-from gsto_jax.errors import UserError
+from gsto_jax.errors import TrainingError, UserError
 
 
 class Workdir:
@@ -66,9 +66,10 @@ class Workdir:
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in the folder; None where there is none."""
         try:
-            return json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError):
+            found = json.loads((self.path / "config.json").read_text())
+        except (OSError, ValueError, RecursionError):
             return None
+        return found if isinstance(found, dict) else None
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration, whole or not at all."""
@@ -108,7 +109,8 @@ class Workdir:
 
     def training(self) -> list[Record]:
         """Lines of numbers by step, ascending; a step that was taken twice counts once."""
-        by_step = {line["step"]: line for line in self._lines("training.jsonl")}
+        lines = self._lines("training.jsonl")
+        by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}
         return [by_step[step] for step in sorted(by_step)]
 
     def write_evaluation(self, record: Record) -> None:
@@ -126,20 +128,29 @@ class Workdir:
     def _lines(self, name: str) -> list[Record]:
         path = self.path / name
         found = []
-        for line in path.read_text().splitlines() if path.exists() else ():
+        text = path.read_text("utf-8", "replace") if path.exists() else ""
+        for line in text.splitlines():
             try:
-                found.append(json.loads(line))
-            except ValueError:  # the process died while it wrote the line
+                record = json.loads(line)
+            except (ValueError, RecursionError):  # the process died while it wrote the line
                 continue
+            if isinstance(record, dict):
+                found.append(record)
         return found
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self._writes:
             return
-        with (self.path / name).open("a+b") as file:
-            if file.tell() and not _ends_a_line(file):
-                file.write(b"\n")
-            file.write((json.dumps(record) + "\n").encode())
+        try:
+            with (self.path / name).open("a+b") as file:
+                if file.tell() and not _ends_a_line(file):
+                    file.write(b"\n")
+                file.write((json.dumps(record) + "\n").encode())
+        except OSError as error:
+            raise TrainingError(
+                f"workdir {self.path} can no longer be written ({error.strerror}: {name}): make "
+                "room or bring it back, and give the same command again"
+            ) from None
 
 
 def existing(path: str | None) -> Workdir:

@@ -186,7 +186,7 @@ def _read_boxes(text: str | None) -> Any:
         found = json.loads(Path(text).expanduser().read_text())
     except OSError as error:
         raise UserError(f"cannot read --boxes={text}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--boxes={text} is no JSON ({error})") from None
     fits = isinstance(found, dict) and all(
         isinstance(rows, list)

@@ -60,7 +60,7 @@ _KEPT = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoi
 
 def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
     try:
-        content = json.loads(downloads.read(listed))
+        content = downloads.read_json(listed)
         images = content["images"]
         annotations = [] if split == "test" else content["annotations"]
         by_image: dict[int, list[dict[str, Any]]] = {}
@@ -97,10 +97,10 @@ def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
             name = image["file_name"].rsplit(".", 1)[0]
             items.append(Item(name, paths[image["file_name"]], more=more))
         return items
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{listed} is no JSON ({error}); download it again.") from None
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{listed} is no file of COCO keypoints: it lacks {error}.") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(
+            f"{listed} is no file of COCO keypoints: {error} is missing or of a wrong kind."
+        ) from None
 
 
 def _are_numbers(values: Any, count: int | None = None) -> bool:

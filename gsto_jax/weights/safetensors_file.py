@@ -13,6 +13,10 @@ from gsto_jax.errors import UserError
 from gsto_jax.weights.dtypes import DTYPES
 
 _METADATA = "__metadata__"
+MOST_HEADER = 2**24
+"""Bytes of a header: more than any network here could need, and Python makes twenty of each."""
+_DIMENSIONS = 16
+_SHOWN = 200  # letters of what is wrong, names out of the file among them
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -21,19 +25,23 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file is damaged, or holds numbers of a kind that NumPy lacks.
     """
-    data = path.read_bytes()
+    size = path.stat().st_size
     try:
-        (length,) = struct.unpack_from("<Q", data)
-        if length > len(data) - 8:
-            raise ValueError("its header is longer than the file")
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_unique)
-        if not isinstance(header, dict):
-            raise ValueError("its header is no table")
-        header.pop(_METADATA, None)
-        return _arrays(header, memoryview(data)[8 + length :])
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ValueError("its header is longer than the file")
+            if length > MOST_HEADER:
+                raise ValueError(f"its header of {length} bytes is longer than {MOST_HEADER}")
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
+            if not isinstance(header, dict):
+                raise ValueError("its header is no table")
+            header.pop(_METADATA, None)
+            return _arrays(header, memoryview(file.read()))
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, struct.error) as error:
         raise UserError(
-            f"{path} is no safetensors file, or damaged or cut off ({error}): get it again"
+            f"{path} is no safetensors file, or damaged or cut off ({str(error)[:_SHOWN]}): get it "
+            "again"
         ) from None
 
 
@@ -44,7 +52,9 @@ def _arrays(header: Mapping[str, Any], data: memoryview) -> dict[str, np.ndarray
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{name} is of the kind {entry['dtype']}, which is not read here")
         dtype, shape, (begin, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        if any(not isinstance(n, int) or n < 0 for n in (*shape, begin, end)):
+        if len(shape) > _DIMENSIONS or any(
+            type(n) is not int or not 0 <= n < 2**63 for n in (*shape, begin, end)
+        ):
             raise ValueError(f"{name} has a size or an offset that cannot be")
         if end > len(data) or end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"the offsets of {name} fit neither its shape nor the file")

@@ -44,8 +44,12 @@ _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, 
 _DAMAGE = (
     *(zipfile.BadZipFile, EOFError, ValueError, IndexError, KeyError, TypeError, struct.error),
     *(OverflowError, NotImplementedError),  # of numbers that NumPy and zipfile do not take
+    *(StopIteration, RuntimeError, AttributeError),
 )
 _DIMENSIONS = 16
+MOST_PICKLE = 2**24
+"""Bytes of the pickle, which holds names and shapes alone: more than any network here needs."""
+_SHOWN = 100  # letters of a name out of the file
 
 
 class _Name(str):
@@ -89,7 +93,8 @@ def read_torch(path: Path) -> Any:
     except _Fault as fault:
         raise UserError(f"{path} {fault}") from None
     except _DAMAGE as error:
-        reason = str(error) or type(error).__name__
+        # zipfile may quote all of the file.
+        reason = (str(error) or type(error).__name__)[:_SHOWN]
         raise UserError(f"{path} is damaged or cut off ({reason}): get it again") from None
 
 
@@ -108,6 +113,8 @@ class _Archive:
         if len(pickles) != 1:
             raise _Fault("is a zip file, but not one of torch.save")
         self._folder = pickles[0].removesuffix("data.pkl")
+        if archive.getinfo(pickles[0]).file_size > MOST_PICKLE:
+            raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes")
         order = self._folder + "byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise _Fault("holds big-endian numbers, which are not read here")
@@ -140,7 +147,7 @@ def _interpret(data: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
     memo: dict[int, Any] = {}
 
     def items() -> list[Any]:
-        at = max(n for n, value in enumerate(stack) if value is _MARK)
+        at = next(n for n in range(len(stack) - 1, -1, -1) if stack[n] is _MARK)
         found = stack[at + 1 :]
         del stack[at:]
         return found
@@ -187,8 +194,8 @@ def _interpret(data: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
             asked = arg.replace(" ", ".", 1) if name == "GLOBAL" else ".".join(_pop(stack, 2))
             if asked not in _NAMES:
                 raise _Fault(
-                    f"asks for {asked}, which no tensor needs: nothing of it was run. If you trust "
-                    "the file, save its state_dict alone where PyTorch is"
+                    f"asks for {asked[:_SHOWN]}, which no tensor needs: nothing of it was run. If "
+                    "you trust the file, save its state_dict alone where PyTorch is"
                 )
             stack.append(_Name(asked))
         elif name == "BINPERSID":

@@ -1,0 +1,195 @@
+"""A source of data that stalls, fails for a while, or fails for good."""
+
+import errno
+import multiprocessing
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from configs import quickstart
+from data_pipelines import DataConfig, DataError, make_source, reading, train_batches
+from data_pipelines.folder import FolderSource
+from data_pipelines.reading import Watched, read_again
+from gsto_jax.watchdog import Watchdog
+from modes import train as mode
+from modes.terminal import plain_values
+
+
+@dataclass
+class Stalling:
+    """A source one of whose pictures comes only when it is let through."""
+
+    source: object
+    gate: object
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def __getitem__(self, index):
+        if index == 5:
+            assert self.gate.wait(120)
+        return self.source[index]
+
+
+def test_a_source_that_stalls_is_named(tmp_path, train, same, monkeypatch, capsys):
+    gate, make, say = threading.Event(), mode.make_source, Watchdog._say
+    monkeypatch.setattr(mode, "make_source", lambda *args: Stalling(make(*args), gate))
+
+    def say_and_let_through(self, stage, step, waited):
+        named = stage == "input" and "train_000005" in self._details["input"]()
+        say(self, stage, step, waited)
+        if named:
+            gate.set()
+
+    monkeypatch.setattr(Watchdog, "_say", say_and_let_through)
+    train(tmp_path, stall_seconds=0.2)
+    told = capsys.readouterr().out
+    assert "s for its input: reading train_000005 for" in told, told
+    same(tmp_path)
+
+
+def test_a_watchdog_speaks_again_when_the_wait_has_doubled():
+    told, twice = [], threading.Event()
+
+    def tell(text):
+        told.append(text)
+        if len(told) == 2:
+            twice.set()
+
+    with Watchdog(0.05, tell, {"checkpoint": lambda: "to /disk"}) as watch:
+        watch("input", 3)
+        watch("checkpoint", 4)
+        assert twice.wait(60)
+        watch()
+    assert all(line.startswith("warning: step 4 has waited ") for line in told)
+    assert all(line.endswith(" s for a checkpoint to be written: to /disk") for line in told)
+
+
+def test_nobody_watches_for_zero_seconds():
+    before = threading.active_count()
+    with Watchdog(0, print) as watch:
+        watch("input", 1)
+        assert threading.active_count() == before
+
+
+class FromFile:
+    """A source in a worker process, which waits for a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 8
+
+    def name(self, index):
+        return f"picture {index}"
+
+    def __getitem__(self, index):
+        while not self.path.exists():
+            time.sleep(0.01)
+        image, label = np.zeros((32, 64, 3), np.uint8), np.zeros((32, 64), np.uint8)
+        return {"image": image, "label": label, "index": index}
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_stalls_is_named(tmp_path):
+    values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
+    batches = train_batches(DataConfig(**values), FromFile(tmp_path / "go"), 2, 0)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(next(batches)))
+    reader.start()
+    try:
+        while not (told := batches.waits_for()):
+            assert reader.is_alive()
+            time.sleep(0.05)
+    finally:
+        (tmp_path / "go").touch()
+        reader.join()
+        batches.close()
+    assert told.startswith("reading picture ")
+    assert len(got) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_is_killed():
+    values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
+    config = DataConfig(**values)
+    batches = train_batches(config, make_source(config, "train"), 2, 0)
+    try:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        with pytest.raises(DataError, match=r"Worker process .* exit code -9\. .*memory"):
+            for _ in range(100):  # some are ready
+                next(batches)
+    finally:
+        batches.close()
+
+
+def test_what_is_read_is_noted_only_while_it_is():
+    source = make_source(DataConfig(**plain_values(quickstart.get_config())["data"]), "train")
+    watched = Watched(source)
+    assert watched[3]["index"] == 3
+    assert watched.waits_for() == ""
+    with pytest.raises(IndexError):
+        watched[len(source)]
+
+
+def failing(times, read, number=errno.EIO):
+    calls = []
+
+    def fail():
+        calls.append(1)
+        if len(calls) <= times:
+            raise OSError(number, "Input/output error")
+        return read()
+
+    return fail, calls
+
+
+def test_a_source_that_fails_for_a_while_is_read_again(monkeypatch, caplog):
+    waits = []
+    monkeypatch.setattr(reading.time, "sleep", waits.append)
+    read, calls = failing(3, lambda: b"data")
+    assert read_again(read, "a.png") == b"data"
+    assert (len(calls), waits) == (4, [0.5, 1.0, 2.0])
+    assert caplog.messages[0] == "cannot read a.png (Input/output error): trying again in 0.5 s"
+
+
+def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(reading.time, "sleep", waits.append)
+    for folder in ("images/val", "labels/val"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").write_bytes(b"x")
+    config = DataConfig(
+        source="folder",
+        root=str(tmp_path),
+        images="images/{split}",
+        labels="labels/{split}",
+        image_suffix=".png",
+        label_suffix=".png",
+        classes=("a",),
+        palette=((0, 0, 0),),
+        crop=(4, 4),
+    )
+    source = FolderSource(config, "val")
+    read, calls = failing(99, bytes)
+    monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: read())
+    with pytest.raises(DataError, match=rf"^Cannot read {tmp_path}/images/val/a.png: Input/output"):
+        source[0]
+    assert (len(calls), waits) == (6, list(reading.PAUSES))
+
+
+def test_a_missing_file_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(reading.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    read, calls = failing(1, bytes, errno.ENOENT)
+    with pytest.raises(FileNotFoundError):
+        read_again(read, "a.png")
+    assert len(calls) == 1

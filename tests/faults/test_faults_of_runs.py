@@ -1,0 +1,180 @@
+"""What happens to a run from outside: the folder, the disk, the clock, the numbers."""
+
+import contextlib
+import gc
+import itertools
+import resource
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from data_pipelines.pipeline import TrainBatches
+from gsto_jax import checkpoint
+from gsto_jax.errors import TrainingError
+from gsto_jax.workdir import Workdir
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own of 8 MB; None where mounting one is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    yield folder if mounted else None
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder, left):
+    """Fills a disk but for so many bytes. Returns the file that does it."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with filler.open("r+b") as file:
+        file.truncate(filler.stat().st_size - left)
+    return filler
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size):
+    """A limit on the size of files: writing fails in the same way, with another number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# Orbax's threads end as complaints of Python about what nobody waited for.
+threads_complain = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+)
+
+
+@threads_complain
+def test_a_disk_that_fills_during_a_checkpoint(tmp_path, small_disk, train, same):
+    workdir = (small_disk or tmp_path) / "run"
+    train(workdir, stop_at=4)
+    assert checkpoint.steps(workdir / "checkpoints") == [2, 4]
+    message = rf"the disk is full: make room, and give the same command .*{workdir}/checkpoints/4$"
+    if small_disk is None:
+        with files_no_larger_than(2000), pytest.raises(TrainingError, match=message):
+            train(workdir)
+    else:
+        filler = fill(small_disk, left=32 * 1024)
+        with pytest.raises(TrainingError, match=message):
+            train(workdir)
+        filler.unlink()
+    gc.collect()
+    assert checkpoint.steps(workdir / "checkpoints")[:2] == [2, 4]
+    same(workdir, step=4)
+    train(workdir)
+    same(workdir)
+
+
+@pytest.mark.slow
+def test_a_newest_checkpoint_that_is_cut_off(tmp_path, train, same, capsys):
+    train(tmp_path, stop_at=4)
+    for path in (tmp_path / "checkpoints" / "4" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    train(tmp_path)
+    told = capsys.readouterr().out
+    assert f"warning: checkpoint {tmp_path}/checkpoints/4 is damaged" in told
+    assert "goes on from step 2" in told
+    same(tmp_path)
+
+
+def test_a_workdir_that_is_removed(tmp_path, train, same, monkeypatch):
+    workdir, write = tmp_path / "run", Workdir.write_training
+
+    def write_then_remove(self, step, scalars):
+        write(self, step, scalars)
+        if step == 3:
+            workdir.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(Workdir, "write_training", write_then_remove)
+    with pytest.raises(TrainingError, match=rf"{workdir} can no longer be written .*training"):
+        train(workdir, checkpoint_every=4)
+    assert not (workdir / "checkpoints" / "4").exists()
+    monkeypatch.setattr(Workdir, "write_training", write)
+    train(workdir)
+    same(workdir)
+
+
+@pytest.mark.slow
+def test_a_folder_of_checkpoints_that_is_removed(tmp_path, train, same, monkeypatch):
+    write = Workdir.write_training
+
+    def write_then_remove(self, step, scalars):
+        write(self, step, scalars)
+        if step == 3:
+            (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(Workdir, "write_training", write_then_remove)
+    with pytest.raises(TrainingError, match=rf"step 4: {tmp_path}/checkpoints is gone"):
+        train(tmp_path, checkpoint_every=4)  # none is being written at that moment
+    monkeypatch.setattr(Workdir, "write_training", write)
+    train(tmp_path)
+    same(tmp_path)
+
+
+def test_a_clock_that_is_moved(tmp_path, train, same, monkeypatch):
+    """Years between two starts, minutes back and forth at every look during each.
+
+    Neither steps nor going on depend on it. (Orbax takes a write that seems to last five minutes
+    for one that hangs: a leap beyond that during a write ends the run as a full disk does.)
+    """
+    look = time.time
+    for years, stop_at in ((-3, 4), (3, 0)):
+        moves = itertools.cycle((0, -100, 100, 30))
+        start = 365 * 86400 * years
+        monkeypatch.setattr(
+            time, "time", lambda start=start, moves=moves: look() + start + next(moves)
+        )
+        train(tmp_path, stop_at=stop_at)
+    same(tmp_path)
+
+
+def test_pixels_that_are_not_numbers(tmp_path, train, same, monkeypatch):
+    read = TrainBatches.__next__
+
+    def spoiled(self):
+        batch = read(self)
+        if self.get_state()["batches"] == 5:
+            image = batch["image"].astype(np.float32)
+            image[0, 3, 3] = np.nan
+            return batch | {"image": image}
+        return batch
+
+    monkeypatch.setattr(TrainBatches, "__next__", spoiled)
+    good = tmp_path / "checkpoints" / "4"
+    message = rf"^step 5: loss, gradient or parameters are not finite .* checkpoint is {good}$"
+    with pytest.raises(TrainingError, match=message):
+        train(tmp_path)
+    same(tmp_path, step=4)
+    monkeypatch.setattr(TrainBatches, "__next__", read)
+    train(tmp_path)
+    same(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_line_that_was_cut_off(tmp_path, train, same):
+    """As a kill leaves it: the next start goes on behind it, and readers pass it over."""
+    train(tmp_path, stop_at=4)
+    path = tmp_path / "training.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    (tmp_path / "config.json").write_text("{")
+    train(tmp_path)
+    assert [line["step"] for line in Workdir(tmp_path).training()] == [1, 2, 3, 5, 6, 7, 8]
+    assert Workdir(tmp_path).config()["train"]["steps"] == 8
+    same(tmp_path)

@@ -1,0 +1,285 @@
+"""Files from anywhere are data: nothing of them is run, leads out of them, or grows unchecked."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import zstandard
+
+from data_pipelines import DataError
+from data_pipelines.decode import decode_image, image_size, label_ids
+from data_pipelines.downloads import Downloads, read_mat
+from data_pipelines.json_file import read_json
+from data_pipelines.limits import FREE_EXPANSION, MOST_FILE, MOST_PIXELS
+from data_pipelines.tiles import Tiles
+from gsto_jax import UserError, checkpoint, media
+from gsto_jax.weights import safetensors_file
+from gsto_jax.weights.files import read_state
+
+ROOT = Path(__file__).parents[2]
+
+
+def png_head(width, height):
+    def chunk(name, body):
+        check = struct.pack(">I", zlib.crc32(name + body))
+        return struct.pack(">I", len(body)) + name + body + check
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+# Pillow warns of half its own limit; that is no refusal.
+pillow_warns = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+
+
+@pillow_warns
+@pytest.mark.parametrize("size", [(16385, 8192), (2**31 - 1, 2**31 - 1), (40000, 40000)])
+def test_a_picture_that_says_it_is_huge(tmp_path, size):
+    data = png_head(*size)
+    for read in (decode_image, image_size, label_ids):
+        with pytest.raises(DataError, match=r"^a.png is too large: .*134 million pixels"):
+            read(data, "a.png")
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(UserError, match=r"a.png: "):
+        media.read_image(tmp_path / "a.png")
+
+
+@pillow_warns
+def test_the_limit_on_pictures_is_said():
+    with pytest.raises(DataError, match=r"^a.png is too large: 16385x8192, more than 134 million"):
+        decode_image(png_head(16385, 8192), "a.png")
+    assert image_size(png_head(16384, 8192), "a.png") == (8192, 16384)
+    assert MOST_PIXELS == 16384 * 8192
+
+
+def tile(packed, height=16, width=16, channels=3, side=16):
+    head = struct.pack("<4sIIHH", b"GTL1", height, width, channels, side)
+    return head + struct.pack("<I", len(packed)) + packed
+
+
+def test_a_tile_that_expands():
+    whole = tile(zstandard.compress(bytes(16 * 16 * 3)))
+    assert not np.asarray(Tiles(whole)).any()
+    with pytest.raises(DataError, match=r"^the image is damaged: tile 0 .* another size"):
+        np.asarray(Tiles(tile(zstandard.compress(bytes(2**26))), "the image"))
+    with pytest.raises(DataError, match="too large"):
+        Tiles(tile(b"", 2**31, 2**31, 3, 2**16 - 1))
+    with pytest.raises(DataError, match="holds no tiles"):
+        Tiles(tile(b"", channels=2**16 - 1))
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "..\\x.png"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_member_that_leads_out_of_its_archive(tmp_path, name, kind):
+    path = tmp_path / f"archive.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, b"x")
+    else:
+        with tarfile.open(path, "w") as tar:
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(DataError, match=rf"archive.{kind} is refused: .* leads out of it"):
+        Downloads(tmp_path)
+
+
+def test_links_in_an_archive_are_not_followed(tmp_path):
+    with tarfile.open(tmp_path / "archive.tar", "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            info = tarfile.TarInfo(f"link{kind.decode()}.png")
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    with Downloads(tmp_path) as downloads:
+        assert downloads.names == []
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_an_archive_that_expands(tmp_path, kind):
+    """Half a megabyte that would become more than a hundred times as much."""
+    bomb = gzip.compress(bytes(FREE_EXPANSION + 2**22), 9)
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("inner.tar", bytes(FREE_EXPANSION + 2**22))
+    else:
+        (tmp_path / "a.tar.gz").write_bytes(bomb)
+    with pytest.raises(DataError, match=r"is refused: its \d+ bytes expand to more than"):
+        Downloads(tmp_path, tmp_path)
+    assert not list(tmp_path.glob("scratch-*"))
+
+
+def test_archives_without_end(tmp_path):
+    data = b"end"
+    for _ in range(6):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("inner.zip", data)
+        data = file.getvalue()
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match="archives lie 4 deep in others"):
+        Downloads(tmp_path, tmp_path)
+
+
+def test_a_member_that_says_it_is_huge(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x.json", b"12345")
+        archive.getinfo("x.json").file_size = MOST_FILE + 1
+    info = tarfile.TarInfo("y.json")
+    info.size = 2**40
+    (tmp_path / "b.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    head = tarfile.TarInfo("z")
+    head.type, head.size = tarfile.XHDTYPE, 2**33
+    (tmp_path / "c.tar").write_bytes(head.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with Downloads(tmp_path) as downloads:
+        with pytest.raises(DataError, match=r"Cannot read x.json .* is the most"):
+            downloads.read("x.json")
+        assert len(downloads.broken) == 2
+        assert "y.json is cut off" in downloads.broken[0]
+        assert "a head of" in downloads.broken[1]
+
+
+def test_a_mat_that_expands(monkeypatch):
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"LabelMap": np.zeros((200, 200), np.uint8)}, do_compression=True)
+    assert read_mat(file.getvalue(), "LabelMap").shape == (200, 200)
+    monkeypatch.setattr("data_pipelines.downloads.MOST_TEXT", 30_000)
+    with pytest.raises(ValueError, match="expands to more than 30000 bytes"):
+        read_mat(file.getvalue(), "LabelMap")
+
+
+def test_a_mat_that_says_it_is_huge():
+    file, cells = io.BytesIO(), np.empty((3, 3), object)
+    cells[:] = 1
+    scipy.io.savemat(file, {"LabelMap": cells})
+    with pytest.raises(ValueError, match=r"it is (cell|object)"):
+        read_mat(file.getvalue(), "LabelMap")
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"LabelMap": np.zeros((3, 3), np.uint8)})
+    data = file.getvalue().replace(struct.pack("<ii", 3, 3), struct.pack("<ii", 2**30, 2**30))
+    with pytest.raises(ValueError, match=r"of shape \(1073741824, 1073741824\) in"):
+        read_mat(data, "LabelMap")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"[" * 10**6, "is nested too deeply"),
+        (b"[" + b"9" * 10**5 + b"]", "is no JSON .*digits"),
+        (b"\xff\xfe", "is no JSON"),
+    ],
+)
+def test_json_of_absurd_depth_or_numbers(data, message):
+    with pytest.raises(DataError, match=f"^a.json {message}"):
+        read_json(data, "a.json")
+
+
+def safetensors(header, numbers=b"", length=None):
+    text = json.dumps(header).encode() if isinstance(header, dict) else header
+    return struct.pack("<Q", len(text) if length is None else length) + text + numbers
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (safetensors({}, length=2**63), "longer than the file"),
+        (safetensors(b" " * (safetensors_file.MOST_HEADER + 1)), "is longer than 16777216"),
+        (safetensors(b"[" * 10**6), "recursion"),
+        (
+            safetensors({"a": {"dtype": "F32", "shape": [9] * 10**5, "data_offsets": [0, 0]}}),
+            "a size or an offset that cannot be",
+        ),
+        (
+            safetensors({"a": {"dtype": "F32", "shape": [2**61], "data_offsets": [0, 4]}}, b"1234"),
+            "fit neither its shape nor the file",
+        ),
+        (
+            safetensors(
+                {k: {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]} for k in "ab"}, b"1234"
+            ),
+            "overlap",
+        ),
+    ],
+)
+def test_safetensors_that_lie(tmp_path, data, message):
+    (tmp_path / "a.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read_state(tmp_path / "a.safetensors")
+
+
+def torch_zip(path, pickled, packing=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/data/0", bytes(4))
+
+
+class Command:
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def test_weights_that_lie(tmp_path, monkeypatch):
+    """What `tests/gsto_jax/test_weights.py` does not have: sizes, and work without end."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.pth"
+    torch_zip(path, b"\x80\x02" + b"0" * 2**24 + b".")
+    with pytest.raises(UserError, match="describes its tensors in more than"):
+        read_state(path)
+    torch_zip(path, bytes(2**27), zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="compressed"):
+        read_state(path)
+    # A search from the bottom of this stack for each mark would take hours.
+    torch_zip(path, b"\x80\x02" + b"N" * 10**6 + b"(t" * 10**5 + b".")
+    with pytest.raises(UserError, match="damaged or cut off"):
+        read_state(path)
+    torch_zip(path, pickle.dumps({"a": Command()}, protocol=2))
+    with pytest.raises(UserError, match=r"asks for (posix|nt).system, .*: nothing of it was run"):
+        read_state(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_message_does_not_quote_the_file(tmp_path):
+    """The name in a local head is said to be 60000 bytes long, and zipfile shows all of them."""
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"x" * 2**17)
+    data = bytearray(path.read_bytes())
+    data[26:28] = struct.pack("<H", 60000)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged or cut off \(File name in") as error:
+        read_state(path)
+    assert len(str(error.value)) < 400
+    path.rename(tmp_path / "a.zip")
+    with Downloads(tmp_path) as downloads, pytest.raises(DataError, match="Cannot read") as error:
+        downloads.read("archive/data.pkl")
+    assert len(str(error.value)) < 500
+
+
+def test_names_of_records_that_lead_out_of_the_results(tmp_path):
+    from data_pipelines.tfds_source import _names
+
+    (tmp_path / "names-val.txt").write_text("a\n../../b\n")
+    with pytest.raises(DataError, match=r"names a record '../../b', which leads out"):
+        _names(tmp_path, "val")
+
+
+def test_a_checkpoint_runs_no_pickle(tmp_path, monkeypatch, train):
+    """Nothing unpickles while a run goes on from a checkpoint, or while one is looked at."""
+    train(tmp_path, stop_at=2)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a pickle was read")
+
+    for name in ("load", "loads", "Unpickler", "_Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    found = checkpoint.read_record(tmp_path / "checkpoints" / "2")
+    assert found["data"] == {"batches": 2}
+    train(tmp_path, stop_at=4)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [2, 4]
