@@ -24,6 +24,7 @@ UNFINISHED = ".incomplete"
 _SPLITS = {"val": "validation"}
 _JOINED = {"trainval": ("train", "val")}
 _FEATURES = {"image": "image_left", "label": "segmentation_label"}
+_OPTIONAL = ("instance",)
 _CONFIGS = ("", "semantic_segmentation")
 
 
@@ -88,10 +89,11 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
         root: where data sets lie.
         name: of the data set.
         split: see `parts_of`.
-        wanted: the features to read, by our names; those that it lacks are left out.
+        wanted: the features to read, by our names; instance ids may be lacking.
 
     Raises:
-        DataError: it is not there, has no such split, or cannot be read at random.
+        DataError: it is not there, has no such split, lacks a feature, is damaged, or cannot be
+            read at random.
     """
     import tensorflow_datasets as tfds
 
@@ -122,6 +124,11 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
         for theirs in (ours, _FEATURES.get(ours, ours))
         if theirs in builder.info.features
     }
+    if missing := [ours for ours in wanted if ours not in features and ours not in _OPTIONAL]:
+        raise DataError(
+            f"{folder} has no {' and no '.join(missing)} in its records: is it another data set? If"
+            " not, remove the folder and prepare it again."
+        )
     coded = {
         name: tfds.decode.SkipDecoding()
         for name, feature in builder.info.features.items()

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -26,7 +27,7 @@ from gsto_jax import UserError, checkpoint, media
 from gsto_jax.weights import safetensors_file
 from gsto_jax.weights.files import read_state
 
-ROOT = Path(__file__).parents[2]
+sys.path.append(str(Path(__file__).parents[1] / "data_pipelines"))  # trees of downloads
 
 
 def png_head(width, height):
@@ -283,3 +284,22 @@ def test_a_checkpoint_runs_no_pickle(tmp_path, monkeypatch, train):
     assert found["data"] == {"batches": 2}
     train(tmp_path, stop_at=4)
     assert checkpoint.steps(tmp_path / "checkpoints") == [2, 4]
+
+
+def test_a_prepared_set_that_lacks_a_feature(tmp_path):
+    """What the fuzz found: the list of features is a file too."""
+    from downloads_trees import coco_files, write_tree
+
+    from data_pipelines.builders import BUILDERS, prepare
+    from data_pipelines.tfds_source import open_prepared
+
+    source = write_tree(tmp_path / "downloads", coco_files())
+    builder = BUILDERS["coco_keypoints"]()
+    final = prepare(builder, source, tmp_path / "sets", partial=True)
+    features = final / "features.json"
+    found = json.loads(features.read_text())
+    del found["featuresDict"]["features"]["image_id"]
+    features.write_text(json.dumps(found))
+    wanted = ("image", "image_id", "annotations")
+    with pytest.raises(DataError, match=rf"^{final} has no image_id in its records"):
+        open_prepared(str(tmp_path / "sets"), "coco_keypoints", "val", wanted)
