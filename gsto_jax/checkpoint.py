@@ -8,6 +8,7 @@ wrote it. Orbax writes it under another name and renames it when it is whole.
 import contextlib
 import gc
 import importlib.metadata
+import json
 import logging
 import sys
 import time
@@ -22,8 +23,9 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from jax.sharding import Mesh
 
+from gsto_jax import distributed
 from gsto_jax.errors import UserError
-from gsto_jax.parallel import replicated
+from gsto_jax.parallel import placed
 from gsto_jax.task import Task, TrainState, abstract_state, state_of
 
 PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -157,7 +159,7 @@ def read_record(checkpoint: Path) -> Record:
 
 
 def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
-    """The state in a checkpoint, on every device of the mesh.
+    """The state in a checkpoint, on the devices of the mesh, whatever devices wrote it.
 
     Args:
       checkpoint: its folder.
@@ -181,8 +183,11 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
         _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
         if not fork:
             _require_same(checkpoint, stored, _to_dict(expected))
+        sharded = task.config.parallel.shard_parameters
         target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=placed(leaf, mesh, sharded)
+            ),
             stored,
         )
         return reader.restore(folder, target)
@@ -208,7 +213,8 @@ def load(
 
     See `load_first`.
     """
-    paths = [folder / str(step) for step in reversed(steps(folder))]
+    seen = json.loads(distributed.from_first(json.dumps(steps(folder))))
+    paths = [folder / str(step) for step in reversed(seen)]
     return load_first(paths, task, mesh, check, on_damage, fork) if paths else None
 
 
@@ -236,12 +242,15 @@ def load_first(
     """
     damaged: list[tuple[Path, str]] = []
     for path in paths:
+        found, message = None, "a process could not read its part"
         try:
             record = read_record(path)
             check(record)
             found = Checkpoint(path, read_state(path, task, mesh, fork), record)
         except DamagedError as error:
-            damaged.append((path, str(error)))
+            message = str(error)
+        if not distributed.all_say(found is not None) or found is None:
+            damaged.append((path, message))
             continue
         for bad, message in damaged:
             on_damage(bad, message)

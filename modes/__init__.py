@@ -30,6 +30,11 @@ FLAGS = {
     "topology": ("plan",),
     "formats": ("export",),
     "onnx_size": ("export",),
+    "coordinator": ("train", "eval"),
+    "processes": ("train", "eval"),
+    "process": ("train", "eval"),
+    "distributed": ("train", "eval"),
+    "join_timeout": ("train", "eval"),
     "source": ("prepare",),
     "partial": ("prepare",),
 }
