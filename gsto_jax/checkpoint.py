@@ -149,7 +149,8 @@ def read_record(checkpoint: Path) -> Record:
     """The record of a checkpoint. Raises DamagedError."""
 
     def read() -> Record:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        handler = ocp.JsonCheckpointHandler()
+        with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
             record = reader.restore(checkpoint / "run")
         if not isinstance(record, dict) or "config" not in record:
             raise ValueError("its record holds no configuration")
@@ -175,7 +176,7 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
     expected = abstract_state(task)
 
     def read() -> dict[str, Any]:
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
             return restore(reader, checkpoint / "state")
 
     def restore(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
@@ -275,6 +276,14 @@ def set_aside(checkpoint: Path) -> Path:
         place = checkpoint.with_name(f"{stem}-{number}")
     checkpoint.rename(place)
     return place
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For reading: a process that finds damage must not leave the others waiting for it."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
 
 
 def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:

@@ -260,20 +260,23 @@ class _Watch(threading.Thread):
             threading.Event(),
         )
         self._ending = threading.Lock()
+        self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
         self._calls, self._stop_at = 0, 0
         self._published: int | None = None
         self._beat, self._seen = 0, {n: ("", time.monotonic()) for n in range(_count())}
         self._hosts = dict.fromkeys(range(_count()), "")
 
     def start(self) -> None:
+        self._set("alive", f"0 {self._host}")
         super().start()
-        if self._me:
-            threading.Thread(target=self._listen, daemon=True).start()
+        self._listener.start()
 
     def end(self) -> None:
-        """Stops watching."""
+        """Stops watching. Both threads must be gone before the interpreter is."""
         self._over.set()
+        self._set("over", "")
         self.join()
+        self._listener.join()
 
     def asked(self) -> bool:
         """See `Stop`."""
@@ -299,7 +302,7 @@ class _Watch(threading.Thread):
     def _listen(self) -> None:
         """Notes at once that process 0 is gone: JAX then ends the process, and says less."""
         try:
-            _client().blocking_key_value_get("gsto/never", _LONG)
+            _client().blocking_key_value_get(f"{_NOW}over/{self._me}", _LONG)
         except Exception as error:
             if not self._over.is_set():
                 self._lose(0, str(error))
