@@ -44,6 +44,8 @@ def main(argv: Sequence[str]) -> None:
         if not distributed.several():
             raise
         distributed.await_reason()  # the loss of another process fails here first
+        if broken := distributed.broken(error):
+            distributed.fail(broken, 1)
         traceback.print_exc()
         distributed.fail(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", 1)
 

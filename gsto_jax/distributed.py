@@ -212,6 +212,14 @@ def await_reason() -> None:
         time.sleep(4 * PERIOD)
 
 
+def broken(error: Exception) -> str:
+    """What an error says of a connection to another process; empty for any other error."""
+    text = str(error).strip()
+    if "Gloo" not in text:
+        return ""
+    return f"another process is gone ({text.splitlines()[0][:200]}). {_AGAIN}"
+
+
 def leave() -> None:
     """Waits for the other processes to reach their end too."""
     global _watch

@@ -125,4 +125,4 @@ if __name__ == "__main__":
         distributed.fail(str(error), 2)
     except Exception as error:
         distributed.await_reason()
-        distributed.fail(f"{type(error).__name__}: {str(error).splitlines()[0]}", 1)
+        distributed.fail(distributed.broken(error) or repr(error), 1)

@@ -87,9 +87,7 @@ def test_convolution_and_resize_reach_over_the_seams(rows, stride):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)])
 def test_kernels_of_gates_take_a_part_of_the_height(name):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4, 4, 16)).astype(np.float32)
@@ -165,3 +163,28 @@ def test_a_picture_split_over_devices_is_the_same(x64, rows, space):
     found, counts, _ = everything(task_of(space, dtype="float64"), mesh, batch)
     assert_close(found, expected, 1e-6, 1e-9)
     jax.tree.map(np.testing.assert_array_equal, counts, counted)
+
+
+@pytest.mark.slow
+def test_a_state_split_over_devices_is_the_same(tmp_path):
+    mesh, batch = make_mesh(), next(batches())
+    split, together = task_of(sharded=True), task_of()
+    inputs = put_batch({k: batch[k] for k in split.train_inputs}, mesh)
+    state = initial_state(split, mesh)
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
+    held = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
+    assert sum(held) < 0.45 * sum(x.nbytes for x in jax.tree.leaves(state))
+    new, scalars = compiled_train_step(split, mesh)(state, inputs)
+    for leaf in jax.tree.leaves(new):
+        assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
+    expected, known = compiled_train_step(together, mesh)(initial_state(together, mesh), inputs)
+    assert_close((new, scalars), (expected, known), 1e-4, 1e-6)
+    with Checkpoints(tmp_path) as checkpoints:
+        folder = checkpoints.save(new, {"config": {}})
+    for task, devices in ((split, 2), (together, 1)):
+        read = read_state(folder, task, make_mesh(jax.devices()[:devices]))
+        jax.tree.map(np.testing.assert_array_equal, read, new)
+        parts = devices if task is split else 1
+        for leaf in jax.tree.leaves(read):
+            assert leaf.sharding.spec == parameter_spec(leaf.shape, parts)
