@@ -13,7 +13,7 @@ from gsto_jax import UserError
 from gsto_jax.checkpoint import Checkpoints, read_state
 from gsto_jax.evaluate import compiled_eval_step
 from gsto_jax.gate import gated_maps
-from gsto_jax.layers import resize
+from gsto_jax.layers import Conv, resize
 from gsto_jax.ops.space import along_space
 from gsto_jax.parallel import (
     check_batch,
@@ -85,6 +85,17 @@ def test_convolution_and_resize_reach_over_the_seams(rows, stride):
     assert "collective-permute" in compiled.as_text()
     for ours, theirs in zip(compiled(x), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "stride"), [(2, 1), (4, 2)])
+def test_few_rows_are_not_split(rows, stride):
+    """XLA doubles a 3x3 convolution from or to two rows, one on each of two devices."""
+    x = np.random.default_rng(0).normal(size=(4, rows, 3, 8)).astype(np.float32)
+    conv = Conv(8, 3, stride)
+    variables = conv.init(jax.random.key(0), x)
+    expected = conv.apply(variables, x)
+    found = compiled_on(make_mesh(space=2), partial(conv.apply, variables))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)])
