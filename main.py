@@ -1,6 +1,7 @@
 """Trains, evaluates and uses networks: `python main.py --config=configs/NAME.py --mode=MODE`."""
 
 import importlib
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from modes import FLAGS, MODES
 def main(argv: Sequence[str]) -> None:
     """Runs the mode that the flags name; ends with status 2 for what the user can mend."""
     from data_pipelines import DataError
+    from gsto_jax import distributed
     from gsto_jax.errors import TrainingError, UserError
     from gsto_jax.host_memory import keep_freed_memory
 
@@ -29,13 +31,42 @@ def main(argv: Sequence[str]) -> None:
                 raise UserError(f"--{name} is for --mode={' or '.join(readers)}, not {args.mode}")
         if args.mode != "prepare":
             keep_freed_memory()  # works only before JAX finds its devices
+        _join(args)
         importlib.import_module(f"modes.{args.mode}").run(args)
+        distributed.leave()
     except (UserError, DataError) as error:
-        command_line.refuse(str(error))
+        distributed.fail(str(error), 2)
     except KeyboardInterrupt:
-        command_line.refuse("interrupted", status=130)
+        distributed.fail("interrupted", 130)
     except TrainingError as error:
-        command_line.refuse(str(error), status=1)
+        distributed.fail(str(error), 1)
+    except Exception as error:
+        if not distributed.several():
+            raise
+        distributed.await_reason()  # the loss of another process fails here first
+        if broken := distributed.broken(error):
+            distributed.fail(broken, 1)
+        traceback.print_exc()
+        distributed.fail(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", 1)
+
+
+def _join(args: SimpleNamespace) -> None:
+    """Joins the other processes, where the flags say that there are any."""
+    from gsto_jax import distributed
+    from gsto_jax.errors import UserError
+
+    by_hand = {"coordinator": args.coordinator, "processes": args.processes}
+    by_hand |= {"process": args.process}
+    given = [name for name, value in by_hand.items() if value is not None]
+    if given and (args.distributed or len(given) < len(by_hand)):
+        raise UserError(
+            "several processes take --coordinator=HOST:PORT, --processes=N and --process=K "
+            "together, or --distributed alone"
+        )
+    if given:
+        distributed.connect(distributed.Place(**by_hand), args.join_timeout)
+    elif args.distributed:
+        distributed.connect(None, args.join_timeout)
 
 
 if __name__ == "__main__":

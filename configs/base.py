@@ -1,9 +1,10 @@
 """Every setting, its default and what it means; the other files override what differs.
 
 `init_from`, `seed`, `model`, `loss`, `optim`, `train`, `data`, `pose.sigma` and `pose.hardest`
-decide the result: a run goes on only with the values it began with. `name`, `eval`, `run`, the rest
-of `pose` and, of `data`, `root`, `storage`, `workers`, `eval_split`, `test_split`, `eval_size`,
-`categories`, `instance_sizes` and `keypoints.detections` may change from one start to the next.
+decide the result: a run goes on only with the values it began with. `name`, `eval`, `parallel`,
+`run`, the rest of `pose` and, of `data`, `root`, `storage`, `workers`, `eval_split`, `test_split`,
+`eval_size`, `categories`, `instance_sizes` and `keypoints.detections` may change from one start to
+the next.
 """
 
 from collections.abc import Callable, Mapping
@@ -156,6 +157,12 @@ def get_config() -> ConfigDict:
     keypoints.rotation = 45.0  # training pictures turn by at most so many degrees ...
     keypoints.scale = 0.35  # ... and change their size by at most this share
     keypoints.detections = ""  # JSON of boxes to evaluate on; empty: the true boxes
+
+    config.parallel = parallel = ConfigDict()
+    parallel.space = (
+        1  # devices that share a picture, each a part of its height (docs/distributed.md)
+    )
+    parallel.shard_parameters = False  # each device keeps a part of parameters and optimiser state
 
     config.run = run = ConfigDict()
     run.log_every = 20  # steps between two lines of progress

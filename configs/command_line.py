@@ -110,6 +110,19 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
             "plan: file to write to what was found; train: such a file of this very step, to say"
             " what share of its speed is reached",
         )
+        flags.DEFINE_string(
+            "coordinator",
+            None,
+            "train, eval, by several processes: HOST:PORT of process 0 (docs/distributed.md)",
+        )
+        flags.DEFINE_integer("processes", None, "... how many there are", lower_bound=1)
+        flags.DEFINE_integer("process", None, "... which of them this is, from 0", lower_bound=0)
+        flags.DEFINE_bool(
+            "distributed", False, "... as the environment says: TPU pods, Slurm, Open MPI"
+        )
+        flags.DEFINE_integer(
+            "join_timeout", 90, "... seconds for all of them to come", lower_bound=1
+        )
         flags.DEFINE_string("source", None, "prepare: folder of the downloads")
         flags.DEFINE_bool(
             "partial", False, "prepare: accept another number of records than the published one"

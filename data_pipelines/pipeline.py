@@ -90,8 +90,8 @@ def train_batches(
     """Batches of augmented pictures, for ever.
 
     An epoch is `len(source) // batch_size` batches: its last pictures, too few for a batch, are
-    left out, different ones each epoch. Slicing by host comes last, so the hosts' batches
-    interleave to the stream of a single host.
+    left out, different ones each epoch. Slicing by host comes last: the hosts' batches, one behind
+    the other, are the batch of a single host.
 
     Args:
         config: the augmentation and the number of worker processes.
@@ -127,7 +127,7 @@ def train_batches(
         grain.MapDataset.source(watched).seed(seed).shuffle().random_map(augmentation(config))
     )
     stream = pictures[: steps * batch_size].repeat()
-    batches = stream[shard_index::shard_count].batch(batch_size // shard_count)
+    batches = stream.batch(batch_size // shard_count)[shard_index::shard_count]
     return TrainBatches(batches, config.workers, watched.waits_for)
 
 

@@ -8,6 +8,7 @@ wrote it. Orbax writes it under another name and renames it when it is whole.
 import contextlib
 import gc
 import importlib.metadata
+import json
 import logging
 import sys
 import time
@@ -22,8 +23,9 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from jax.sharding import Mesh
 
+from gsto_jax import distributed
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.parallel import replicated
+from gsto_jax.parallel import placed
 from gsto_jax.task import Task, TrainState, abstract_state, state_of
 
 PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -188,7 +190,8 @@ def read_record(checkpoint: Path) -> Record:
     """The record of a checkpoint. Raises DamagedError."""
 
     def read() -> Record:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        handler = ocp.JsonCheckpointHandler()
+        with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
             record = reader.restore(checkpoint / "run")
         if not isinstance(record, dict) or "config" not in record:
             raise ValueError("its record holds no configuration")
@@ -198,7 +201,7 @@ def read_record(checkpoint: Path) -> Record:
 
 
 def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
-    """The state in a checkpoint, on every device of the mesh.
+    """The state in a checkpoint, on the devices of the mesh, whatever devices wrote it.
 
     Args:
       checkpoint: its folder.
@@ -214,7 +217,7 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
     expected = abstract_state(task)
 
     def read() -> dict[str, Any]:
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
             return restore(reader, checkpoint / "state")
 
     def restore(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
@@ -222,8 +225,11 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
         _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
         if not fork:
             _require_same(checkpoint, stored, _to_dict(expected))
+        sharded = task.config.parallel.shard_parameters
         target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=placed(leaf, mesh, sharded)
+            ),
             stored,
         )
         return reader.restore(folder, target)
@@ -249,7 +255,8 @@ def load(
 
     See `load_first`.
     """
-    paths = [folder / str(step) for step in reversed(steps(folder))]
+    seen = json.loads(distributed.from_first(json.dumps(steps(folder))))
+    paths = [folder / str(step) for step in reversed(seen)]
     return load_first(paths, task, mesh, check, on_damage, fork) if paths else None
 
 
@@ -277,12 +284,15 @@ def load_first(
     """
     damaged: list[tuple[Path, str]] = []
     for path in paths:
+        found, message = None, "a process could not read its part"
         try:
             record = read_record(path)
             check(record)
             found = Checkpoint(path, read_state(path, task, mesh, fork), record)
         except DamagedError as error:
-            damaged.append((path, str(error)))
+            message = str(error)
+        if not distributed.all_say(found is not None) or found is None:
+            damaged.append((path, message))
             continue
         for bad, message in damaged:
             on_damage(bad, message)
@@ -307,6 +317,14 @@ def set_aside(checkpoint: Path) -> Path:
         place = checkpoint.with_name(f"{stem}-{number}")
     checkpoint.rename(place)
     return place
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For reading: a process that finds damage must not leave the others waiting for it."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
 
 
 def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:

@@ -344,6 +344,18 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the work is divided over the devices. See `gsto_jax.parallel`."""
+
+    space: int
+    shard_parameters: bool
+
+    def __post_init__(self) -> None:
+        """Raises UserError for values out of range."""
+        _require(self.space >= 1, "parallel.space", self.space, "use 1 (whole pictures) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything but the data, which `data_pipelines.DataConfig` holds."""
 
@@ -357,6 +369,7 @@ class Config:
     train: TrainConfig
     eval: EvalConfig
     pose: PoseConfig
+    parallel: ParallelConfig
     run: RunConfig
 
     def __post_init__(self) -> None:
@@ -447,6 +460,7 @@ ADDED: dict[str, Any] = {
         "suppression": "hard",
         "similarity": 0.9,
     },
+    "parallel": {"space": 1, "shard_parameters": False},
     "run": {"stall_seconds": 60.0, "profile_start": 0, "profile_steps": 5},
 }
 """What settings were before they could be set, for checkpoints that are older."""
@@ -491,6 +505,7 @@ _KINDS = {
     "pose": RUNTIME,
     "pose.sigma": "optimiser",
     "pose.hardest": "optimiser",
+    "parallel": RUNTIME,
     "run": RUNTIME,
 }
 

@@ -1,6 +1,7 @@
 """A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import checkpoint, tables
+from gsto_jax import checkpoint, distributed, tables
 from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes, filled
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.eval_set import EvalSet, Outcome
+from gsto_jax.parallel import whole
 from gsto_jax.profiling import Profiler
 from gsto_jax.speed import Workload
 from gsto_jax.task import Task, TrainState, state_of
@@ -224,7 +226,8 @@ class Experiment:
         step, split = int(state.step), self.eval_set.split
         folder = self.workdir.path / f"eval-{split}"
         about = {"step": step, "while_training": data_state is not None}
-        found = self.eval_set.evaluate(self.task, state.variables, self.mesh, folder, about, stop)
+        variables = whole(state.variables, self.mesh)  # gathered once, not with every batch
+        found = self.eval_set.evaluate(self.task, variables, self.mesh, folder, about, stop)
         if found is None:
             return None
         for shown in found.shown:
@@ -243,22 +246,32 @@ class Experiment:
 
     def _was_evaluated(self, step: int) -> bool:
         wanted = {"step": step, "split": self.eval_set.split, "while_training": True}
-        return any(wanted.items() <= line.items() for line in self.workdir.evaluations())
+        was = any(wanted.items() <= line.items() for line in self.workdir.evaluations())
+        return bool(json.loads(distributed.from_first(json.dumps(was))))
 
     def _keep_best(self, state: TrainState, data_state: Any, score: float | None) -> None:
         folder, step = self.workdir.best, int(state.step)
+        plan = self._plan_for_best(folder, step, score) if distributed.is_first() else None
+        keep = json.loads(distributed.from_first(json.dumps(plan)))
+        if keep is None:
+            return
+        with Checkpoints(folder, keep) as checkpoints:
+            checkpoints.save(state, self._record(data_state, **{self.eval_set.measure: score}))
+        if distributed.is_first():
+            for old in checkpoint.steps(folder):
+                if old != step:
+                    shutil.rmtree(folder / str(old))
+
+    def _plan_for_best(self, folder: Path, step: int, score: float | None) -> int | None:
+        """How many checkpoints the folder may hold with this one; None if it is not the best."""
         scored = {old: self._score(folder / str(old)) for old in checkpoint.steps(folder)}
         before = checkpoint.steps(folder)
         best = max(scored.values(), default=float("-inf"))
         if score is None or not score > best:  # nothing was labelled, or it is no better
-            return
+            return None
         if step in before:  # scored on other pictures
             shutil.rmtree(folder / str(step))
-        with Checkpoints(folder, keep=len(before) + 1) as checkpoints:
-            checkpoints.save(state, self._record(data_state, **{self.eval_set.measure: score}))
-        for old in before:
-            if old != step:
-                shutil.rmtree(folder / str(old))
+        return len(before) + 1
 
     def _score(self, best: Path) -> float:
         """The score of a best checkpoint; minus infinity where it was measured otherwise."""
@@ -305,7 +318,9 @@ class Experiment:
             )
 
     def _set_aside(self, path: Path, message: str) -> None:
-        self.show(f"warning: {message}: it is kept as {checkpoint.set_aside(path)}")
+        if distributed.is_first():
+            self.show(f"warning: {message}: it is kept as {checkpoint.set_aside(path)}")
+        distributed.together()
 
     def _last_good(self) -> str:
         found = checkpoint.steps(self.workdir.checkpoints)

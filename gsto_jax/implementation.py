@@ -8,6 +8,7 @@ from jax.export import is_symbolic_dim
 from jax.sharding import PartitionSpec
 
 from gsto_jax.errors import UserError
+from gsto_jax.ops.space import DATA_AXIS, SPACE_AXIS
 
 IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu")
 
@@ -47,51 +48,76 @@ def call(
     return offers[implementation](*operands)
 
 
-def reason_against(shape: Sequence[Any]) -> str:
-    """Why no kernel can take a map of this shape, the batch first; empty if one can."""
+BATCH, MAPS, PARTS, WHOLE = "batch", "maps", "parts", "whole"
+"""How an array of `per_shard` lies: its batch split; its batch and its height; one of each device
+behind the other; on every device."""
+
+
+def reason_against(shape: Sequence[Any], height: bool = True) -> str:
+    """Why no kernel can take a map of this shape; empty if one can.
+
+    Args:
+      shape: `b h ...`.
+      height: whether the kernel takes a part of the height as well as all of it.
+    """
     if any(map(is_symbolic_dim, shape)):
         return "it needs sizes that are known"
-    _, axis, devices = _mesh()
+    _, axis, devices, space = _mesh()
     if shape[0] % devices:
         return f"a batch of {shape[0]} does not divide over the {devices} devices of {axis!r}"
+    if space > 1 and not height:
+        return f"it takes whole pictures, and {space} devices of {SPACE_AXIS!r} share them"
+    if shape[1] % space:
+        return f"{shape[1]} rows do not divide over the {space} devices of {SPACE_AXIS!r}"
     return ""
 
 
 def per_shard(
-    function: Callable[..., Any], split: Sequence[bool], out_split: Any
+    function: Callable[..., Any], split: Sequence[str], out_split: Any
 ) -> Callable[..., Any]:
-    """`function` on each device's part of the batch, under the mesh in force.
+    """`function` on each device's part of the arrays, under the mesh in force.
 
     XLA cannot divide a kernel over devices by itself. The mesh is that of `jax.set_mesh` or
-    `jax.sharding.use_abstract_mesh`; its axis "data", or else its first one, splits the batch.
-    Without a mesh, with one device along that axis, or inside a `shard_map` over it, the function
-    is left as it is.
+    `jax.sharding.use_abstract_mesh`; its axis "data", or else its first one, splits the batch, and
+    an axis "space" the height. Without a mesh, with one device along both, or inside a `shard_map`
+    over it, the function is left as it is.
 
     Args:
       function: of arrays.
-      split: for each argument, whether its first axis is the batch; the others are whole.
-      out_split: the same for the results, in their structure.
+      split: how each argument lies: BATCH, MAPS or WHOLE.
+      out_split: the same for the results, in their structure; PARTS too.
     """
-    mesh, axis, devices = _mesh()
-    if devices == 1:
+    mesh, axis, devices, space = _mesh()
+    if devices * space == 1:
         return function
-
-    def spec(batched: bool) -> PartitionSpec:
-        return PartitionSpec(axis) if batched else PartitionSpec()
-
+    rows = SPACE_AXIS if space > 1 else None
+    specs = {
+        BATCH: PartitionSpec(axis),
+        MAPS: PartitionSpec(axis, rows) if rows else PartitionSpec(axis),
+        PARTS: PartitionSpec((axis, rows)) if rows else PartitionSpec(axis),
+        WHOLE: PartitionSpec(),
+    }
     return jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=tuple(map(spec, split)),
-        out_specs=jax.tree.map(spec, out_split),
+        in_specs=tuple(specs[name] for name in split),
+        out_specs=jax.tree.map(lambda name: specs[name], out_split),
         check_vma=False,
     )
 
 
-def _mesh() -> tuple[Any, str, int]:
-    """The mesh in force, the axis that splits the batch, and the devices along it that do."""
+def _mesh() -> tuple[Any, str, int, int]:
+    """The mesh in force, the axis that splits the batch, and the devices along it that do.
+
+    The last number is that of the devices that split the height.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return mesh, "", 1
-    axis = "data" if "data" in mesh.axis_names else mesh.axis_names[0]
-    return mesh, axis, 1 if axis in mesh.manual_axes else mesh.shape[axis]
+        return mesh, "", 1, 1
+    axis = DATA_AXIS if DATA_AXIS in mesh.axis_names else mesh.axis_names[0]
+
+    def along(name: str) -> int:
+        split = name in mesh.axis_names and name not in mesh.manual_axes
+        return mesh.shape[name] if split else 1
+
+    return mesh, axis, along(axis), along(SPACE_AXIS)

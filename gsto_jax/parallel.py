@@ -1,5 +1,11 @@
-"""Devices, and how arrays lie on them: the batch is split over the mesh axis "data"."""
+"""Devices, and how arrays lie on them.
 
+The batch is split over the mesh axis "data". An axis "space", where there is one, splits the height
+of every map (`gsto_jax.ops.space`). The state lies on every device, or in parts over "data".
+"""
+
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
@@ -11,16 +17,42 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gsto_jax.errors import UserError
 from gsto_jax.ops.packing import LANES
+from gsto_jax.ops.space import DATA_AXIS, SPACE_AXIS
 
-DATA_AXIS = "data"
+SMALL = 2**12
+"""Numbers of an array that is not worth splitting: gathering it takes longer than holding it."""
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices (or those given) along "data"."""
+def make_mesh(devices: Sequence[jax.Device] | None = None, space: int = 1) -> Mesh:
+    """A mesh of all devices (or those given) along "data", or along "data" and "space".
+
+    Args:
+      devices: what to use.
+      space: how many of them share a picture; 1 makes no such axis.
+
+    Raises:
+      UserError: `space` does not divide the devices of every process.
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(
-        (len(devices),), (DATA_AXIS,), devices=devices, axis_types=(AxisType.Auto,)
-    )
+    if space == 1:
+        return jax.make_mesh(
+            (len(devices),), (DATA_AXIS,), devices=devices, axis_types=(AxisType.Auto,)
+        )
+    # Those that share a picture are of one process, which reads it once.
+    found = Counter(device.process_index for device in devices)
+    if any(count % space for count in found.values()):
+        raise UserError(
+            f"config.parallel.space is {space}, and a process has {min(found.values())} devices: "
+            "use a divisor of that"
+        )
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    grid = np.array(ordered).reshape(-1, space)
+    return Mesh(grid, (DATA_AXIS, SPACE_AXIS), axis_types=(AxisType.Auto,) * 2)
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return int(mesh.shape[DATA_AXIS])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -29,8 +61,47 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over the devices."""
+    """The first axis is split over "data"."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def placed(tree: Any, mesh: Mesh, sharded: bool) -> Any:
+    """Shardings of a train state, or of a part of it.
+
+    Args:
+      tree: of arrays, or of their shapes.
+      mesh: the devices.
+      sharded: splits large arrays over "data" (`parameter_spec`); else every device holds all.
+
+    Returns:
+      A sharding for each array; one for all of them where that does.
+    """
+    if not sharded:
+        return replicated(mesh)
+    parts = batch_parts(mesh)
+    return jax.tree.map(lambda x: NamedSharding(mesh, parameter_spec(x.shape, parts)), tree)
+
+
+def parameter_spec(shape: Sequence[int], parts: int) -> PartitionSpec:
+    """How an array of the train state is split into parts: along its largest axis that divides.
+
+    Of several such axes the last one. Arrays below `SMALL` numbers stay whole, and those of which
+    no axis divides.
+    """
+    axes = [(side, axis) for axis, side in enumerate(shape) if side % parts == 0]
+    if parts == 1 or not axes or math.prod(shape) < SMALL:
+        return PartitionSpec()
+    _, axis = max(axes)
+    return PartitionSpec(*[None] * axis, DATA_AXIS)
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Arrays of which every device holds all, gathered where they lie in parts."""
+    everywhere = replicated(mesh)
+    leaves = jax.tree.leaves(tree)
+    if all(x.sharding.is_equivalent_to(everywhere, x.ndim) for x in leaves):
+        return tree
+    return jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
 
 
 def lanes(mesh: Mesh) -> int:
@@ -85,11 +156,11 @@ def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
 
 
 def local_part(x: jax.Array) -> np.ndarray:
-    """This process' part of an array whose first axis is split over the devices."""
+    """This process' part of an array whose first axis is split over "data"."""
     if x.is_fully_addressable:
         return np.asarray(x)
-    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
+    parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
 def sum_over_processes(table: np.ndarray) -> np.ndarray:
@@ -105,13 +176,15 @@ def sum_over_processes(table: np.ndarray) -> np.ndarray:
 
 def check_batch(batch_size: int, mesh: Mesh, field: str) -> None:
     """Raises UserError unless the batch divides over the devices."""
-    devices: Any = mesh.size
-    if batch_size % devices:
-        below = batch_size - batch_size % devices
-        options = f"{below} or {below + devices}" if below else f"{devices}"
+    parts = batch_parts(mesh)
+    if batch_size % parts:
+        below = batch_size - batch_size % parts
+        options = f"{below} or {below + parts}" if below else f"{parts}"
+        space = mesh.size // parts
+        over = f"{parts} devices" if space == 1 else f"{parts} groups of {space} devices"
         raise UserError(
-            f"config.{field} is {batch_size}, which does not divide over {devices} devices: "
-            f"use a multiple of {devices}, such as {options}"
+            f"config.{field} is {batch_size}, which does not divide over {over}: "
+            f"use a multiple of {parts}, such as {options}"
         )
 
 

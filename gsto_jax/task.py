@@ -27,7 +27,7 @@ from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import ResNetSpec, variant
 from gsto_jax.optim import adam, averaged, poly_schedule, sgd, step_schedule, with_warmup
-from gsto_jax.parallel import lanes, platform_of, replicated
+from gsto_jax.parallel import lanes, placed, platform_of
 from gsto_jax.resample import enlarge
 
 Batch = dict[str, Array]
@@ -239,14 +239,19 @@ def abstract_state(task: Task) -> TrainState:
     return task.abstract_state
 
 
+def placing(task: Task, mesh: Mesh) -> Any:
+    """Shardings of the train state: one for each array, or one for all."""
+    return placed(abstract_state(task), mesh, task.config.parallel.shard_parameters)
+
+
 def initial_state(task: Task, mesh: Mesh) -> TrainState:
-    """The state before the first step, on every device of the mesh."""
+    """The state before the first step, on the devices of the mesh."""
     return state_of(task, task.initial_variables(), mesh)
 
 
 def state_of(task: Task, variables: Any, mesh: Mesh) -> TrainState:
     """The state before the first step of a network with these "params" and "batch_stats"."""
-    return jax.jit(partial(_first_state, task), out_shardings=replicated(mesh))(variables)
+    return jax.jit(partial(_first_state, task), out_shardings=placing(task, mesh))(variables)
 
 
 def _first_state(task: Task, variables: Any) -> TrainState:

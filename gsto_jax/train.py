@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from gsto_jax.errors import TrainingError
 from gsto_jax.parallel import compiler_options, on_mesh, put_batch, replicated, split_batch
 from gsto_jax.step_time import StepTime, Stopwatch
-from gsto_jax.task import Task, TrainState, train_step
+from gsto_jax.task import Task, TrainState, placing, train_step
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ def compiled_train_step(task: Task, mesh: Mesh) -> Any:
     """`train_step` under `jit` on a mesh; it donates the state."""
     return jax.jit(
         on_mesh(partial(train_step, task.on(mesh)), mesh),
-        in_shardings=(replicated(mesh), split_batch(mesh)),
-        out_shardings=(replicated(mesh), replicated(mesh)),
+        in_shardings=(placing(task, mesh), split_batch(mesh)),
+        out_shardings=(placing(task, mesh), replicated(mesh)),
         donate_argnums=0,
         compiler_options=compiler_options(mesh),
     )

@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,12 @@ from typing import IO, Any
 
 import jax
 
+from gsto_jax import distributed
 from gsto_jax.checkpoint import Record, steps, versions
 from gsto_jax.errors import TrainingError, UserError
+
+_SEEN = 30.0
+"""Seconds until a shared file system shows on one host what another one wrote."""
 
 
 class Workdir:
@@ -62,6 +67,29 @@ class Workdir:
         """Lets other processes train in the folder."""
         if self._lock is not None:
             self._lock.close()
+
+    def check_shared(self) -> None:
+        """Compares the folder over all processes, which each must call this.
+
+        Raises:
+          UserError: it is not that of process 0. The other processes end with that too.
+        """
+        sign = self.path / ".shared"
+        if self._writes:
+            sign.write_text(secrets.token_hex(8))
+        told = distributed.from_first(sign.read_text() if self._writes else "")
+        end = time.monotonic() + _SEEN
+        while not (sign.exists() and sign.read_text() == told):
+            if time.monotonic() > end:
+                raise UserError(
+                    f"--workdir={self.path} of process {jax.process_index()} "
+                    f"({platform.node()}) is not the folder that process 0 sees there: give one "
+                    "that all hosts share"
+                )
+            time.sleep(0.5)
+        distributed.together()
+        if self._writes:
+            sign.unlink()
 
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in the folder; None where there is none."""

@@ -36,6 +36,11 @@ FLAGS = {
     "seeds": ("sweep",),
     "reference": ("sweep",),
     "jobs": ("sweep",),
+    "coordinator": ("train", "eval"),
+    "processes": ("train", "eval"),
+    "process": ("train", "eval"),
+    "distributed": ("train", "eval"),
+    "join_timeout": ("train", "eval"),
     "source": ("prepare",),
     "partial": ("prepare",),
 }

@@ -1,5 +1,7 @@
 """What several modes share: settings, the set to evaluate on, and the run."""
 
+import platform
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
-from gsto_jax import checkpoint
+from gsto_jax import checkpoint, distributed
+from gsto_jax.config import flat
 from gsto_jax.errors import UserError
 from gsto_jax.eval_set import EvalSet
 from gsto_jax.instance_scores import InstanceCounts
@@ -18,10 +21,12 @@ from gsto_jax.segmentation_set import SegmentationSet
 from gsto_jax.task import Task
 from gsto_jax.tasks import task_of
 from gsto_jax.visualize import PictureWriter
-from gsto_jax.workdir import Workdir, existing
-from modes.terminal import plain_values
+from gsto_jax.workdir import Workdir, existing, revision
+from modes.terminal import Show, make_show, plain_values
 
 Values = dict[str, Any]
+OF_A_HOST = ("data.root", "data.workers", "run.compilation_cache")
+"""Settings that may differ from host to host."""
 DEFAULTS: Values = plain_values(base.get_config())
 
 
@@ -83,6 +88,39 @@ def make_segmentation_set(
     name, count = data.eval_split, len(source)
     look = (data.classes, batches, protocol, pictures, instances)
     return SegmentationSet(name, count, *look), source
+
+
+def agree(args: Any, values: Values, **more: Any) -> None:
+    """Compares with the other processes what all must have in common.
+
+    Args:
+      args: the command line.
+      values: all settings.
+      **more: what tells this process' data from others.
+
+    Raises:
+      UserError: names the first difference.
+    """
+    settings = {f"config.{k}": v for k, v in flat(values).items() if k not in OF_A_HOST}
+    command = {f"--{name}": getattr(args, name) for name in ("mode", "fork_from", "checkpoint")}
+    about = {
+        "the code's revision": revision(Path(__file__).parents[1]),
+        "python": platform.python_version(),
+    }
+    about |= {f"the version of {name}": found for name, found in checkpoint.versions().items()}
+    devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    distributed.agree(command | settings | about | {"devices": devices} | more)
+
+
+def fingerprint(source: Source) -> str:
+    """What tells a set of pictures or persons from another, in words."""
+    names = "\n".join(map(source.name, range(len(source))))
+    return f"{len(source)} pictures, names {zlib.crc32(names.encode()):08x}"
+
+
+def shower() -> Show:
+    """Prints a line of text or a table; of several processes the first one does."""
+    return make_show() if distributed.is_first() else lambda shown: None
 
 
 def run_folder(args: Any) -> tuple[Workdir, list[Path]]:

@@ -4,18 +4,27 @@ from typing import Any
 
 from gsto_jax import parallel
 from gsto_jax.experiment import Experiment, load_for_evaluation
-from modes.common import DEFAULTS, make_eval_set, read_settings, run_folder
-from modes.terminal import make_show
+from modes.common import (
+    DEFAULTS,
+    agree,
+    fingerprint,
+    make_eval_set,
+    read_settings,
+    run_folder,
+    shower,
+)
 
 
 def run(args: Any) -> None:
     """Evaluates. Raises UserError or DataError."""
     task, data, values = read_settings(args.config)
-    settings, show = task.config, make_show()
-    mesh = parallel.make_mesh()
+    settings, show = task.config, shower()
+    mesh = parallel.make_mesh(space=settings.parallel.space)
     parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
     workdir, chosen = run_folder(args)
-    eval_set, _ = make_eval_set(task, data, values)
+    eval_set, source = make_eval_set(task, data, values)
+    agree(args, values, **{"the evaluation set": fingerprint(source)})
+    workdir.check_shared()
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     parallel.use_compilation_cache(settings.run.compilation_cache)
     train_set = found.record["train_set"]

@@ -1,6 +1,7 @@
 """Compiles the train and eval steps for chips that need not be here, and prints what they cost."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import command_line
 from data_pipelines import DataConfig
 from gsto_jax.errors import UserError
-from gsto_jax.parallel import check_batch
+from gsto_jax.parallel import batch_parts, check_batch, make_mesh
 from gsto_jax.plan import record
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.fit import largest
@@ -41,15 +42,20 @@ def run(args: Any) -> None:
             raise UserError(f"--compare={args.compare}: {command_line.reason(error)}") from None
     settings = [read_settings(config)[:2] for config in configs]
     plans: list[Plan] = []  # of the first configuration
-    target = machine(args.topology)
-    steps = [dict(_steps(task, target)) for task, _ in settings]
+    chips = machine(args.topology)
+    targets = [_divided(task, chips) for task, _ in settings]
+    steps = [
+        dict(_steps(task, target)) for (task, _), target in zip(settings, targets, strict=True)
+    ]
     for step in ("train", "eval"):
         found = []
-        for (task, data), batches in zip(settings, steps, strict=True):
+        for (task, data), batches, target in zip(settings, steps, targets, strict=True):
             found.append(_plan(task, data, target, step, batches[step], show))
             config, size = task.config, f"{data.crop[0]}x{data.crop[1]}"
+            space = config.parallel.space
+            each = "a chip" if space == 1 else f"for each {space} chips"
             title = (
-                f"{config.name}, {step} step of {found[-1].batch} x {size} a chip in "
+                f"{config.name}, {step} step of {found[-1].batch} x {size} {each} in "
                 f"{config.model.dtype}, on {args.topology}"
             )
             show(plan_table(found[-1], target.memory, title))
@@ -62,25 +68,35 @@ def run(args: Any) -> None:
             show(compare_table(found[0], found[1], names, title))
     if args.plan_json:
         path = Path(args.plan_json)
-        values = record.record(plain_values(args.config), plans, args.topology, target)
-        record.write(path, values | {"versions": list(_versions(target))})
+        values = record.record(plain_values(args.config), plans, args.topology, targets[0])
+        record.write(path, values | {"versions": list(_versions(chips))})
         show(f"plan        {path}")
-    show(f"versions    {', '.join(_versions(target))}")
+    show(f"versions    {', '.join(_versions(chips))}")
+
+
+def _divided(task: Task, chips: Machine) -> Machine:
+    """The chips, those that share a picture side by side."""
+    space = task.config.parallel.space
+    return (
+        chips
+        if space == 1
+        else replace(chips, mesh=make_mesh(list(chips.mesh.devices.flat), space))
+    )
 
 
 def _steps(task: Task, target: Machine) -> Iterator[tuple[str, int]]:
     """The steps and their batches over all chips. Raises UserError for one that does not divide."""
-    train, chips = task.config.train, target.mesh.size
+    train, parts = task.config.train, batch_parts(target.mesh)
     whole = "train.batch_size" if train.accumulate == 1 else ""
     name = whole or "train.batch_size / config.train.accumulate"
     check_batch(train.batch_size // train.accumulate, target.mesh, name)
     yield "train", train.batch_size
-    yield "eval", -(-task.config.eval.batch_size // chips) * chips
+    yield "eval", -(-task.config.eval.batch_size // parts) * parts
 
 
 def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, show: Show) -> Plan:
     """A step; if it does not fit, of the largest batch that does, which is said."""
-    unit = target.mesh.size * (task.config.train.accumulate if step == "train" else 1)
+    unit = batch_parts(target.mesh) * (task.config.train.accumulate if step == "train" else 1)
 
     def attempt(units: int) -> Plan:
         try:
@@ -96,14 +112,15 @@ def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, 
         return attempt(batch // unit)
     except DoesNotFit as error:
         usable = _USABLE * target.memory
-        found = largest(attempt, error, batch // unit, state_bytes(task), usable)
+        found = largest(attempt, error, batch // unit, state_bytes(task, target.mesh), usable)
         if found is None:
             raise UserError(
                 f"{error}, and no smaller batch does: give a smaller config.data.crop, or "
                 "config.model.dtype=bfloat16"
             ) from None
-        chips = target.mesh.size
-        show(f"the largest batch that fits is {found.batch * chips}, {found.batch} a chip")
+        parts = batch_parts(target.mesh)
+        each = "a chip" if parts == target.mesh.size else f"for each {target.mesh.size // parts}"
+        show(f"the largest batch that fits is {found.batch * parts}, {found.batch} {each}")
         return found
 
 

@@ -32,7 +32,7 @@ def run(args: Any) -> None:
         return
     workdir, chosen = run_folder(args)
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(space=task.config.parallel.space)
     parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
     eval_set, source = make_segmentation_set(task, data, values)
     path = workdir.path / f"submission-{data.test_split}.zip"
@@ -53,7 +53,7 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     """Writes poses as COCO's server takes them."""
     show = make_show()
     workdir, chosen = run_folder(args)
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(space=task.config.parallel.space)
     parallel.check_batch(task.config.eval.batch_size, mesh, "eval.batch_size")
     split = data.test_split
     persons, _ = make_pose_set(task, replace(data, eval_split=split, eval_size=0))

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-import zlib
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 
 from data_pipelines import audit_sample, make_source, train_batches
-from gsto_jax import parallel
+from gsto_jax import distributed, parallel
 from gsto_jax.config import Config
 from gsto_jax.errors import UserError
 from gsto_jax.experiment import Experiment, MetricWriter
@@ -20,8 +19,7 @@ from gsto_jax.interrupt import Interrupt
 from gsto_jax.plan.record import planned_seconds
 from gsto_jax.speed import workload
 from gsto_jax.workdir import Workdir, revision
-from modes.common import DEFAULTS, make_eval_set, read_settings
-from modes.terminal import make_show
+from modes.common import DEFAULTS, agree, fingerprint, make_eval_set, read_settings, shower
 
 PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
 """Prepared data sets whose published scores start from ImageNet weights."""
@@ -30,8 +28,8 @@ PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
 def run(args: Any) -> None:
     """Trains. Raises UserError, DataError or TrainingError."""
     task, data, values = read_settings(args.config)
-    settings, show = task.config, make_show()
-    mesh = parallel.make_mesh()
+    settings, show = task.config, shower()
+    mesh = parallel.make_mesh(space=settings.parallel.space)
     part = settings.train.batch_size // settings.train.accumulate
     whole = part == settings.train.batch_size
     name = "train.batch_size" if whole else "train.batch_size / config.train.accumulate"
@@ -43,6 +41,8 @@ def run(args: Any) -> None:
     shard = (jax.process_index(), jax.process_count())
     batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
     eval_set, eval_source = make_eval_set(task, data, values)
+    train_set, others = fingerprint(source), fingerprint(eval_source)
+    agree(args, values, **{"the training set": train_set, "the evaluation set": others})
     for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
         found = audit_sample(pictures)
         seen = len(found.pixels.keys() - {data.ignore_label})
@@ -59,8 +59,8 @@ def run(args: Any) -> None:
     parallel.use_compilation_cache(settings.run.compilation_cache)
     workdir = Workdir(args.workdir or f"runs/{settings.name}", hold=True)
     with Interrupt() as interrupt, contextlib.closing(batches), contextlib.closing(workdir):
-        names = "\n".join(map(source.name, range(len(source))))
-        train_set = f"{len(source)} pictures, names {zlib.crc32(names.encode()):08x}"
+        workdir.check_shared()
+        stop = distributed.Stop(lambda: interrupt.received)
         this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
         state, position = this.start(Path(args.fork_from) if args.fork_from else None)
         if position is not None:
@@ -81,12 +81,12 @@ def run(args: Any) -> None:
         this = replace(this, workload=workload(task, mesh, data.crop, planned))
         if writes:
             this = replace(this, writer=make_writer(workdir.path / "tensorboard"))
-        state = this.train(state, batches, interrupt)
+        state = this.train(state, batches, stop)
         step = int(state.step)
-        if step == steps and not interrupt():
-            this.evaluate(state, batches.get_state(), interrupt)
-        if interrupt():
-            show(f"stopped by {interrupt.received}: the same command goes on from step {step}")
+        if step == steps and not stop():
+            this.evaluate(state, batches.get_state(), stop)
+        if stop():
+            show(f"stopped by {stop.received}: the same command goes on from step {step}")
         elif step < steps:
             show(f"stopped at step {step}, as run.stop_at says")
         if (newest := workdir.checkpoints / str(step)).is_dir():

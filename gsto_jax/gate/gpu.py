@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 
 from gsto_jax import implementation
 from gsto_jax.gate.gradients import operations
-from gsto_jax.implementation import per_shard
+from gsto_jax.implementation import MAPS, PARTS, WHOLE, per_shard
 
 
 def _back_end() -> Any:
@@ -127,7 +127,7 @@ def _statistics(features: Array, kernel: Array, form: Form) -> Pair:
         here = np.minimum(tiling.rows, tiling.pixels - tiling.rows * np.arange(tiling.steps))
         return found, jnp.asarray(here.astype(np.float32))
 
-    found, counts = per_shard(run, (True, False), (True, True))(features, kernel)
+    found, counts = per_shard(run, (MAPS, WHOLE), (PARTS, PARTS))(features, kernel)
     weight = (counts / counts.sum())[:, None]
     mean = (weight * found[:, 0]).sum(0)
     apart = jnp.square(found[:, 0] - mean[None])
@@ -146,7 +146,7 @@ def _apply(
         return tuple(x.reshape(features.shape) for x in found)
 
     coefficients = jnp.stack([factor, offset]).astype(_wide)
-    return per_shard(run, (True, False, False), (True,) * form.gates)(
+    return per_shard(run, (MAPS, WHOLE, WHOLE), (MAPS,) * form.gates)(
         features, kernel, coefficients
     )
 
@@ -164,8 +164,8 @@ def _sums(
         (found,) = _call(_sums_kernel, tiling, maps, [into, coefficients], outs, form)
         return found
 
-    split = (True, False, False, *([True] * form.gates))
-    found = per_shard(run, split, True)(features, kernel, coefficients.astype(_wide), *gradients)
+    split = (MAPS, WHOLE, WHOLE, *([MAPS] * form.gates))
+    found = per_shard(run, split, PARTS)(features, kernel, coefficients.astype(_wide), *gradients)
     total, weighted = found.sum(0)
     return total, weighted
 
@@ -194,8 +194,8 @@ def _back(
         none = jnp.zeros((1, 2, form.gates), _wide)
         return found.reshape(features.shape), slopes, *(sums or [none])
 
-    split = (True, False, False, *([True] * form.gates))
-    found, slopes, sums = per_shard(run, split, (True, True, True))(
+    split = (MAPS, WHOLE, WHOLE, *([MAPS] * form.gates))
+    found, slopes, sums = per_shard(run, split, (MAPS, PARTS, PARTS))(
         features, kernel, coefficients.astype(_wide), *gradients
     )
     total, weighted = sums.sum(0)

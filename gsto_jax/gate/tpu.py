@@ -18,7 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from gsto_jax import implementation
 from gsto_jax.gate.gradients import operations
-from gsto_jax.implementation import per_shard
+from gsto_jax.implementation import MAPS, PARTS, WHOLE, per_shard
 
 _BLOCK = 2**17  # numbers of one map a step
 _MEMORY = 64 * 2**20
@@ -72,7 +72,7 @@ def _statistics(features: Array, kernel: Array, form: Form) -> Pair:
         counts = np.minimum(size, len(rows) - size * np.arange(steps)).astype(np.float32)
         return found, jnp.asarray(counts)
 
-    found, counts = per_shard(run, (True, False), (True, True))(features, kernel)
+    found, counts = per_shard(run, (MAPS, WHOLE), (PARTS, PARTS))(features, kernel)
     # `steps 2 pack gates`; every slot of a block saw as many pixels.
     found = found.reshape(len(found), 2, form.pack, form.gates)
     weight = (counts / (counts.sum() * form.pack))[:, None, None]
@@ -92,8 +92,8 @@ def _apply(
         found = _call(_apply_kernel, rows, (), tables, [(block, out)] * form.gates, form)
         return tuple(_unrow(x, features) for x in found)
 
-    split = (True, False, False, False)
-    return per_shard(run, split, (True,) * form.gates)(features, kernel, factor, offset)
+    split = (MAPS, WHOLE, WHOLE, WHOLE)
+    return per_shard(run, split, (MAPS,) * form.gates)(features, kernel, factor, offset)
 
 
 def _sums(
@@ -108,8 +108,8 @@ def _sums(
         (found,) = _call(_sums_kernel, rows, list(map(_rows, gradients)), tables, [total], form)
         return found
 
-    split = (True, False, False, *([True] * form.gates))
-    found = per_shard(run, split, True)(features, kernel, coefficients, *gradients)
+    split = (MAPS, WHOLE, WHOLE, *([MAPS] * form.gates))
+    found = per_shard(run, split, PARTS)(features, kernel, coefficients, *gradients)
     total, weighted = found.sum(0).reshape(2, form.pack, form.gates).sum(1)
     return total, weighted
 
@@ -130,8 +130,8 @@ def _back(
         found = _call(_back_kernel, rows, list(map(_rows, gradients)), tables, outs, form)
         return _unrow(found[0], features), found[1], found[2]
 
-    split = (True, False, False, *([True] * form.gates))
-    found, slopes, sums = per_shard(run, split, (True, True, True))(
+    split = (MAPS, WHOLE, WHOLE, *([MAPS] * form.gates))
+    found, slopes, sums = per_shard(run, split, (MAPS, PARTS, PARTS))(
         features, kernel, coefficients, *gradients
     )
     channels, gates, pack = *kernel.shape, form.pack

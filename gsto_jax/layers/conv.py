@@ -13,6 +13,7 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.ops.packing import packed_kernel, tile
+from gsto_jax.ops.space import along_space
 
 ModuleDef = Any  # a Module class, or functools.partial of one
 KernelStd = Callable[[Sequence[int]], float]
@@ -99,13 +100,14 @@ class Conv(nn.Module):
             rhs_dilation=(self.dilation, dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        x = along_space(x, rows=-(-x.shape[1] // self.stride))
         kernel = kernel.astype(x.dtype)
         if kernel.shape[:2] == (1, 1) and self.stride == 1:
             # XLA for CPUs has faster products of matrices than convolutions.
             y = jax.lax.platform_dependent(x, kernel, cpu=_product, default=convolve)
         else:
             y = convolve(x, kernel)
-        y = materialize(y)
+        y = materialize(along_space(y))
         if not self.use_bias:
             return y
         bias = self.param("bias", self._draw_bias, channels)

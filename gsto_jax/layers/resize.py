@@ -9,6 +9,8 @@ import numpy as np
 from jax import Array
 from jax.export import is_symbolic_dim
 
+from gsto_jax.ops.space import along_space
+
 
 def resize(
     x: Array, size: Sequence[int], method: str = "bilinear", align_corners: bool = False
@@ -37,14 +39,15 @@ def resize(
     if method == "nearest":
         # Pixel i takes floor(i * source / target); jax.image.resize rounds at half-integers.
         rows, columns = (_nearest(n, m) for n, m in zip(x.shape[1:3], size, strict=True))
-        return x[:, rows][:, :, columns]
+        return along_space(x[:, rows][:, :, columns])
     if not align_corners:
-        return jax.image.resize(x, shape, method, antialias=False)
+        return along_space(jax.image.resize(x, shape, method, antialias=False))
     axes = [_corner_axis(n, m) for n, m in zip(x.shape[1:3], size, strict=True)]
     scale, shift = jnp.array(axes).T
-    return jax.image.scale_and_translate(
+    resized = jax.image.scale_and_translate(
         x, shape, (1, 2), scale, shift, "bilinear", antialias=False
     )
+    return along_space(resized)
 
 
 def adaptive_average_pool(x: Array, bins: int) -> Array:

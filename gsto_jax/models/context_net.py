@@ -12,6 +12,7 @@ from gsto_jax.models.hrnet import Outputs
 from gsto_jax.models.parts import parts_of
 from gsto_jax.models.resnet import ResNet
 from gsto_jax.models.specs import ResNetSpec
+from gsto_jax.ops.space import along_space
 
 _SHARES = {"ppm": 4, "aspp": 8}
 """How many times fewer channels a context module has than the map that it reads."""
@@ -85,7 +86,7 @@ class ContextNet(nn.Module):
             raise ValueError(f"ContextNet takes images b h w 3, not {image.shape}")
         parts = parts_of(self)
         encoder = ResNet(self.spec, self.remat, **parts, name="encoder")
-        stages = encoder(image.astype(self.dtype), train)
+        stages = encoder(along_space(image.astype(self.dtype)), train)
         third, last = stages[2:]
         auxiliary = FCNHead(self.num_classes, third.shape[-1] // 4, **parts, name="auxiliary")
         context = CONTEXTS[self.context](

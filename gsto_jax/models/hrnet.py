@@ -20,6 +20,7 @@ from gsto_jax.layers.transition import GTM
 from gsto_jax.models.parts import parts_of
 from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
 from gsto_jax.ops.packing import pack, packs_of, unpack
+from gsto_jax.ops.space import along_space
 
 HEADS = ("v1", "v2")
 """What leaves stage 4: branch 0 alone (HRNet, pose), or all branches (HRNetV2)."""
@@ -203,7 +204,7 @@ class HRNet(nn.Module):
         gates: dict[str, Array] = {}
 
         body, packs = self._packs(image.shape[1:3])
-        x = pack(image.astype(self.dtype), 2 * body if packs else 1)
+        x = pack(along_space(image.astype(self.dtype)), 2 * body if packs else 1)
         for k, by in ((1, 2 * body if packs else 1), (2, body)):
             stem = ConvBN(spec.stem_width, 3, stride=2, **parts, name=f"stem{k}")
             x = stem(x, train, by, body)

@@ -1,6 +1,7 @@
 """The train and eval steps of a task, compiled for chips that are not here, and what they cost."""
 
 import itertools
+import math
 import re
 import time
 from collections import Counter, defaultdict
@@ -10,10 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import jax
+from jax.sharding import Mesh, NamedSharding
 
 from gsto_jax.errors import UserError
 from gsto_jax.evaluate import compiled_eval_step
-from gsto_jax.parallel import replicated, split_batch
+from gsto_jax.parallel import batch_parts, replicated, split_batch
 from gsto_jax.plan import costs, schedule
 from gsto_jax.plan.hlo import Instruction, Program
 from gsto_jax.plan.machines import Machine
@@ -21,7 +23,7 @@ from gsto_jax.plan.shapes import arrays, shape_bytes
 from gsto_jax.pose import estimate
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.protocol import Size
-from gsto_jax.task import Task, abstract_state
+from gsto_jax.task import Task, TrainState, abstract_state, placing
 from gsto_jax.train import compiled_train_step
 
 COLLECTIVES = (
@@ -133,7 +135,7 @@ def plan(task: Task, machine: Machine, batch: int, size: Size, step: str = "trai
     Args:
       task: what is trained.
       machine: the chips.
-      batch: pictures over all chips; divides by their number.
+      batch: pictures over all chips; divides by the parts of a batch on their mesh.
       size: (h, w) of a picture.
       step: "train" or "eval".
 
@@ -141,7 +143,6 @@ def plan(task: Task, machine: Machine, batch: int, size: Size, step: str = "trai
       DoesNotFit: the step does not fit into the memory of the chips.
       UserError: it holds a loop of unknown length.
     """
-    chips = machine.mesh.size
     lowered = _lower(task, machine, batch, size, step)
     if machine.schedules:
         schedule.clear(machine.schedules)
@@ -156,12 +157,28 @@ def plan(task: Task, machine: Machine, batch: int, size: Size, step: str = "trai
     peak = peak_memory(compiled)
     if machine.memory and peak > machine.memory:
         raise _does_not_fit(step, batch, machine, peak)
-    return _Reading(compiled, lowered, machine).plan(step, batch // chips, seconds)
+    return _Reading(compiled, lowered, machine).plan(
+        step, batch // batch_parts(machine.mesh), seconds
+    )
 
 
-def state_bytes(task: Task) -> int:
-    """Bytes of parameters and of the optimiser's state, which a step holds whatever the batch."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_state(task)))
+def state_bytes(task: Task, mesh: Mesh) -> int:
+    """Bytes of the train state that a chip holds, whatever the batch."""
+
+    def size(x: Any) -> int:
+        return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+    return sum(map(size, jax.tree.leaves(_placed_state(task, mesh))))
+
+
+def _placed_state(task: Task, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the train state."""
+    shapes, places = abstract_state(task), placing(task, mesh)
+    if isinstance(places, NamedSharding):
+        places = jax.tree.map(lambda _: places, shapes)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+    )
 
 
 def peak_memory(compiled: Any) -> int:
@@ -182,15 +199,17 @@ def _lower(task: Task, machine: Machine, batch: int, size: Size, step: str) -> A
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
         for name, (shape, dtype) in task.abstract_batch(batch, size, step).items()
     }
-    state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract_state(task)
-    )
     if step == "train":
-        traced = compiled_train_step(task, mesh).trace(state, inputs)
-    elif isinstance(task, PoseTask):
-        traced = estimate._programs(task, mesh)[0].trace(state.variables, inputs["image"])
+        traced = compiled_train_step(task, mesh).trace(_placed_state(task, mesh), inputs)
+        return traced.lower(lowering_platforms=(machine.platform,))
+    variables = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+        abstract_state(task).variables,
+    )
+    if isinstance(task, PoseTask):
+        traced = estimate._programs(task, mesh)[0].trace(variables, inputs["image"])
     else:
-        traced = compiled_eval_step(task, mesh).trace(state.variables, inputs)
+        traced = compiled_eval_step(task, mesh).trace(variables, inputs)
     return traced.lower(lowering_platforms=(machine.platform,))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from gsto_jax.errors import UserError
+from gsto_jax.parallel import batch_parts
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
 from gsto_jax.plan.measure import Plan
@@ -32,7 +33,7 @@ def record(
     for found in plans:
         times = estimate(found, topology)
         steps[found.step] = {
-            "batch": found.batch * machine.mesh.size,
+            "batch": found.batch * batch_parts(machine.mesh),
             "peak_bytes": found.peak,
             "bytes": found.bytes,
             "flops": found.flops,
@@ -103,5 +104,6 @@ def _about(config: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
         "outputs": len(data["keypoints"]["names"] if pose else data["classes"]),
         "loss.kind": config["loss"]["kind"],
         "train.accumulate": config["train"]["accumulate"],
+        **{f"parallel.{k}": v for k, v in config["parallel"].items()},
         **{f"model.{k}": v for k, v in config["model"].items() if k not in _NO_TIME},
     }

@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from gsto_jax import implementation
-from gsto_jax.implementation import per_shard
+from gsto_jax.implementation import BATCH, per_shard
 
 _STRIP = 32  # rows of labels: a tile of uint8
 _MEMORY = 48 * 2**20
@@ -27,7 +27,7 @@ def reason_against(
     logits: tuple[int, ...], dtype: Any, classes: tuple[int, ...], align_corners: bool
 ) -> str:
     """Why the kernel cannot take these shapes; empty if it can."""
-    if reason := implementation.reason_against([*logits, *classes[1:]]):
+    if reason := implementation.reason_against([*logits, *classes[1:]], height=False):
         return reason
     height, factor = logits[1], classes[1] // max(logits[1], 1)
     if align_corners:
@@ -54,13 +54,13 @@ def true_log_probability(logits: Array, classes: Array, interpret: bool = False)
 
 
 def _forward(logits: Array, classes: Array, interpret: bool) -> tuple[Array, tuple[Array, ...]]:
-    run = per_shard(partial(_run_forward, interpret=interpret), (True, True), (True, True))
+    run = per_shard(partial(_run_forward, interpret=interpret), (BATCH, BATCH), (BATCH, BATCH))
     log_p, normalizer = run(logits, classes)
     return log_p, (logits, classes, normalizer)
 
 
 def _backward(interpret: bool, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Any]:
-    run = per_shard(partial(_run_backward, interpret=interpret), (True,) * 4, True)
+    run = per_shard(partial(_run_backward, interpret=interpret), (BATCH,) * 4, BATCH)
     return run(*saved, gradient), np.zeros(saved[1].shape, jax.dtypes.float0)
 
 

@@ -257,7 +257,7 @@ def test_every_setting_has_a_kind():
     kinds = {field: kind(field) for field in walk(values)}
     assert set(kinds.values()) == {"model", "data", "optimiser", "runtime"}
     free = {field.partition(".")[0] for field, which in kinds.items() if which == "runtime"}
-    assert free == {"name", "eval", "pose", "run", "data", "model"}
+    assert free == {"name", "eval", "parallel", "pose", "run", "data", "model"}
     of_model = {f for f in kinds if f.startswith("model.") and kinds[f] == "runtime"}
     names = ("bn_statistics", "remat", "implementation", "pack")
     assert of_model == {f"model.{name}" for name in names}

@@ -1,0 +1,128 @@
+"""One process of several: test_distributed.py starts them, and says what becomes of each.
+
+python -m tests.gsto_jax.peer_process SCENARIO PORT COUNT INDEX
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gsto_jax import distributed
+from gsto_jax.errors import UserError
+from gsto_jax.interrupt import Interrupt
+from gsto_jax.parallel import make_mesh, replicated
+
+STEPS = 400
+
+
+def steps(stop=lambda: False, at=lambda step: None):
+    """Steps that no process can take alone. Returns the last one."""
+    mesh = make_mesh()
+    ours = np.full((1, 4), jax.process_index(), np.float32)
+    x = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), ours)
+    add = jax.jit(lambda x: x.sum(), out_shardings=replicated(mesh))
+    before = None
+    for step in range(1, STEPS + 1):
+        found = add(x)
+        if before is not None:
+            before.block_until_ready()
+        before = found
+        at(step)
+        if stop():
+            break
+        time.sleep(0.02)
+    print("step", step, float(found), flush=True)
+    return step
+
+
+def stopping(index):
+    """One process gets SIGTERM: all end at one step."""
+
+    def at(step):
+        if index == 1 and step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with Interrupt() as interrupt:
+        stop = distributed.Stop(lambda: interrupt.received)
+        steps(stop, at)
+        print(stop.received, flush=True)
+
+
+def failing(index):
+    """One process has something to say while the others are in a step."""
+
+    def at(step):
+        if index == 1 and step == 5:
+            raise UserError("the file x.png is damaged: replace it")
+
+    steps(at=at)
+
+
+def failing_first(index):
+    """The coordinator fails; the others wait for it."""
+    if index == 0:
+        raise UserError("workdir is in use")
+    distributed.together()
+
+
+def dying(index):
+    """One process is gone without a word."""
+
+    def at(step):
+        if index == 1 and step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    steps(at=at)
+
+
+def dying_idle(index):
+    """The same, while the others wait for nothing that a device or a connection could tell."""
+    if index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Event().wait()
+
+
+def dying_first(index):
+    """The coordinator is gone without a word."""
+    if index == 0:
+        distributed.from_first("here")
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.from_first("")
+    threading.Event().wait()
+
+
+def agreeing(index):
+    """They compare settings; the third differs in the second of them."""
+    values = {"a": 1, "b": [1, 2], "c": 3}
+    distributed.agree(values)
+    print("agreed", flush=True)
+    distributed.agree(values | ({"b": [1, 3], "c": 4} if index == 2 else {}))
+    threading.Event().wait()
+
+
+def ordinary(index):
+    """What they tell each other, and an end that waits for all."""
+    print(distributed.from_first(f"of {index}"), distributed.all_say(True), flush=True)
+    print(distributed.all_say(index != 1), flush=True)
+    time.sleep(index)
+
+
+if __name__ == "__main__":
+    scenario, port, count, index = sys.argv[1:]
+    distributed.LOST = 10.0
+    place = distributed.Place(f"localhost:{port}", int(count), int(index))
+    distributed.connect(place, 120)
+    try:
+        globals()[scenario](int(index))
+        distributed.leave()
+    except UserError as error:
+        distributed.fail(str(error), 2)
+    except Exception as error:
+        distributed.await_reason()
+        distributed.fail(distributed.broken(error) or repr(error), 1)

@@ -1,0 +1,170 @@
+"""Processes come together, agree, stop at one step, and none outlives another."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gsto_jax import UserError
+from gsto_jax.distributed import Place, Stop, agree, all_say, from_first, several, together
+from tests import program
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def play(scenario, count):
+    """Status, output and errors of each process."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.gsto_jax.peer_process", scenario, str(port), str(count)]
+    started = [
+        subprocess.Popen(
+            [*command, str(index)],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    try:
+        texts = [process.communicate(timeout=500) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return [(process.returncode, *text) for process, text in zip(started, texts, strict=True)]
+
+
+def errors_of(text):
+    """The lines that this package wrote."""
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+def test_one_process_is_always_agreed():
+    assert not several()
+    assert from_first("x") == "x"
+    assert all_say(True) and not all_say(False)
+    agree({"a": 1})
+    together()
+    noted = []
+    stop = Stop(lambda: noted[0] if noted else None)
+    assert not stop() and stop.received is None
+    noted.append("SIGTERM")
+    assert stop() and stop.received == "SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("host0", 2, 0), "--coordinator=host0: give HOST:PORT"),
+        (("host0:port", 2, 0), "give HOST:PORT"),
+        (("host0:80", 2, 2), "--process=2 of --processes=2: number the processes 0 to 1"),
+    ],
+)
+def test_no_place_for_a_process(place, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Place(*place)
+
+
+@pytest.mark.slow
+def test_what_processes_tell_each_other():
+    for code, out, errors in play("ordinary", 3):
+        assert code == 0, errors
+        assert out.splitlines()[-2:] == ["of 0 True", "False"]
+
+
+@pytest.mark.slow
+def test_a_difference_is_named_on_every_process():
+    host = socket.gethostname()
+    for index, (code, out, errors) in enumerate(play("agreeing", 3)):
+        assert code == 2, errors
+        assert "agreed" in out
+        (message,) = errors_of(errors)
+        theirs = "" if index == 2 else f"process 2 ({host}) ended: "
+        assert message == (
+            f"error: {theirs}process 2 ({host}) and process 0 were not started alike: b is [1, 3] "
+            "here and [1, 2] there. Start the same command, of the same version, on every host"
+        )
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_ends_all_at_one_step():
+    host = socket.gethostname()
+    ends = play("stopping", 2)
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    step, why = (line for line in ends[0][1].splitlines() if not line.startswith("[Gloo]"))
+    assert ends[1][1].splitlines()[-2:] == [step, why]
+    assert 5 <= int(step.split()[1]) < 400
+    assert why == f"SIGTERM of process 1 ({host})"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "guilty", "message"),
+    [
+        ("failing", 1, "the file x.png is damaged: replace it"),
+        ("failing_first", 0, "workdir is in use"),
+    ],
+)
+def test_an_error_of_one_ends_all(scenario, guilty, message):
+    ends = play(scenario, 2)
+    assert [code for code, _, _ in ends] == [2, 2], ends
+    assert errors_of(ends[guilty][2]) == [f"error: {message}"]
+    told = f"error: process {guilty} ({socket.gethostname()}) ended: {message}"
+    assert errors_of(ends[1 - guilty][2]) == [told]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "guilty", "message"),
+    [
+        ("dying", 1, "another process is gone .*Gloo|process 1 .* is gone"),
+        ("dying_idle", 1, "process 1 .* is gone: no sign of life for 10 s. The same command"),
+        (
+            "dying_first",
+            0,
+            "process 0 .*, which coordinates|the leader task was preempted",
+        ),
+    ],
+)
+def test_none_outlives_one_that_is_killed(scenario, guilty, message):
+    """Of the coordinator's end JAX may tell first, and end the process by SIGABRT."""
+    ends = play(scenario, 2)
+    assert ends[guilty][0] == -9
+    code, _, errors = ends[1 - guilty]
+    assert code in ((1, -6) if guilty == 0 else (1,)), errors
+    assert re.search(message, errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("process", "missing"), [(0, "process 1 did not come"), (1, "process 0 does not answer there")]
+)
+def test_a_host_that_does_not_come(tmp_path, process, missing):
+    place = f"localhost:{free_port()}"
+    done = program.run(
+        f"--workdir={tmp_path}",
+        f"--coordinator={place}",
+        "--processes=2",
+        f"--process={process}",
+        "--join_timeout=5",
+    )
+    assert done.returncode == 2
+    (message,) = errors_of(done.stderr)
+    assert message == (
+        f"error: process {process} of 2 ({socket.gethostname()}) waited 5 s for the others at "
+        f"{place}, and {missing}: start the same command on every host, with --process=0 to 1, "
+        "within that time (--join_timeout), and see that each host reaches that of process 0"
+    )
+    assert "Traceback" not in done.stderr and "Check failure" not in done.stderr

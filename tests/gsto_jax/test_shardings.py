@@ -1,0 +1,201 @@
+"""Pictures split over devices, and a state split over them, change no result."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from gsto_jax import UserError
+from gsto_jax.checkpoint import Checkpoints, read_state
+from gsto_jax.evaluate import compiled_eval_step
+from gsto_jax.gate import gated_maps
+from gsto_jax.layers import Conv, resize
+from gsto_jax.ops.space import along_space
+from gsto_jax.parallel import (
+    check_batch,
+    make_mesh,
+    on_mesh,
+    parameter_spec,
+    put_batch,
+    replicated,
+    whole,
+)
+from gsto_jax.task import EVAL_INPUTS, _gradient, initial_state
+from gsto_jax.train import compiled_train_step
+from gsto_jax.upsampled_loss import true_log_probability
+from tests.gsto_jax.test_train import batches, make_task
+
+
+def compiled_on(mesh, function):
+    """`function` of arrays that every device holds."""
+    return jax.jit(on_mesh(function, mesh), in_shardings=replicated(mesh))
+
+
+def test_how_an_array_is_split():
+    big = 4096
+    assert parameter_spec((3, 3, 64, 128), 4) == PartitionSpec(None, None, None, "data")
+    assert parameter_spec((3, 3, 128, 66), 4) == PartitionSpec(None, None, "data")
+    assert parameter_spec((3, 3, 64, 64), 4) == PartitionSpec(None, None, None, "data")
+    assert parameter_spec((4 * big, 3), 4) == PartitionSpec("data")
+    assert parameter_spec((big - 1,), 1) == PartitionSpec()
+    assert parameter_spec((3, 3, 33, 33), 4) == PartitionSpec()  # none divides
+    assert parameter_spec((64, 63), 4) == PartitionSpec()  # small
+    assert parameter_spec((), 4) == PartitionSpec()
+
+
+def test_devices_that_share_a_picture():
+    mesh = make_mesh(space=2)
+    assert dict(mesh.shape) == {"data": 2, "space": 2}
+    assert [[d.id for d in row] for row in mesh.devices] == [[0, 1], [2, 3]]
+    check_batch(6, mesh, "train.batch_size")
+    with pytest.raises(UserError, match="over 2 groups of 2 devices: use a multiple of 2"):
+        check_batch(5, mesh, "train.batch_size")
+    with pytest.raises(UserError, match=r"parallel.space is 3, and a process has 4 devices"):
+        make_mesh(space=3)
+
+
+def test_outside_a_mesh_nothing_is_split():
+    x = jnp.ones((1, 4, 4, 1))
+    assert along_space(x) is x
+    with jax.sharding.use_abstract_mesh(make_mesh().abstract_mesh):
+        assert along_space(x) is x
+
+
+@pytest.mark.parametrize(("rows", "stride"), [(16, 1), (9, 2)])
+def test_convolution_and_resize_reach_over_the_seams(rows, stride):
+    """Heights that do not divide too."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, rows, 6, 4)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 4, 5)).astype(np.float32)
+
+    def f(x):
+        conv = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = conv(along_space(x), kernel, (stride, stride), ((1, 1), (1, 1)))
+        return resize(jnp.tanh(y), (rows, 6)).sum(3)
+
+    def value_and_gradient(x):
+        return f(x), jax.grad(lambda x: (f(x) ** 2).sum())(x)
+
+    expected = jax.jit(value_and_gradient)(x)
+    compiled = compiled_on(make_mesh(space=4), value_and_gradient).lower(x).compile()
+    assert "collective-permute" in compiled.as_text()
+    for ours, theirs in zip(compiled(x), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "stride"), [(2, 1), (4, 2)])
+def test_few_rows_are_not_split(rows, stride):
+    """XLA doubles a 3x3 convolution from or to two rows, one on each of two devices."""
+    x = np.random.default_rng(0).normal(size=(4, rows, 3, 8)).astype(np.float32)
+    conv = Conv(8, 3, stride)
+    variables = conv.init(jax.random.key(0), x)
+    expected = conv.apply(variables, x)
+    found = compiled_on(make_mesh(space=2), partial(conv.apply, variables))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)])
+def test_kernels_of_gates_take_a_part_of_the_height(name):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 4, 16)).astype(np.float32)
+    kernel = rng.normal(size=(16, 2)).astype(np.float32)
+    scale, bias = np.float32([1, 2]), np.float32([0.1, 0.2])
+
+    def f(x, **kwargs):
+        made = gated_maps(x, kernel, scale, bias, epsilon=1e-5, relu=True, **kwargs)
+        return jnp.concatenate(made.maps, -1), made.mean, made.var
+
+    def all_of_it(x, **kwargs):
+        change = jax.grad(lambda x: (f(x, **kwargs)[0] ** 2).sum())(x)
+        return *f(x, **kwargs), change
+
+    expected = jax.jit(partial(all_of_it, implementation="xla"))(x)
+    by_kernel = partial(all_of_it, implementation=name, interpret=True)
+    found = compiled_on(make_mesh(space=2), by_kernel)(x)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="3 rows do not divide over the 2 devices of 'space'"):
+        compiled_on(make_mesh(space=2), by_kernel).trace(x[:, :3])
+
+
+def test_the_kernel_of_the_loss_takes_whole_pictures():
+    logits, classes = jnp.zeros((2, 32, 32, 4)), jnp.zeros((2, 128, 128), jnp.uint8)
+    named = partial(true_log_probability, implementation="pallas_tpu")
+    with pytest.raises(UserError, match="takes whole pictures, and 2 devices of 'space'"):
+        compiled_on(make_mesh(space=2), named).trace(logits, classes)
+    left = compiled_on(make_mesh(space=2), true_log_probability).trace(logits, classes)
+    assert "pallas_call" not in str(left.jaxpr)
+
+
+def task_of(space=1, sharded=False, **model):
+    task = make_task(3, **model)
+    parallel = replace(task.config.parallel, space=space, shard_parameters=sharded)
+    return replace(task, config=replace(task.config, parallel=parallel))
+
+
+def a_batch(rows):
+    batch = next(batches(4, 96))
+    cut = {k: batch[k][:, :rows] for k in ("image", "label")}
+    size = np.minimum(batch["size"], (rows, 90))
+    return batch | cut | {"size": size.astype(np.int32)}
+
+
+def everything(task, mesh, batch):
+    """Losses, gradients, a step's new state, and what an evaluation sees."""
+    state = initial_state(task, mesh)
+    inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
+    gradient = jax.jit(on_mesh(partial(_gradient, task.on(mesh)), mesh))
+    grads, losses, _ = gradient(state.params, state.batch_stats, inputs)
+    seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
+    variables = whole(state.variables, mesh)
+    counts, predictions, maps = compiled_eval_step(task, mesh)(variables, seen)
+    new, scalars = compiled_train_step(task, mesh)(state, inputs)
+    return (grads, losses, new, scalars, maps), (counts, predictions), new
+
+
+def assert_close(found, expected, rtol, atol):
+    paths = jax.tree.leaves_with_path(expected)
+    for (path, theirs), ours in zip(paths, jax.tree.leaves(found), strict=True):
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "space"), [(64, 2), (72, 4)])
+def test_a_picture_split_over_devices_is_the_same(x64, rows, space):
+    """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
+    batch, one = a_batch(rows), make_mesh(jax.devices()[:1])
+    expected, counted, _ = everything(task_of(dtype="float64"), one, batch)
+    mesh = make_mesh(space=space)
+    found, counts, _ = everything(task_of(space, dtype="float64"), mesh, batch)
+    assert_close(found, expected, 1e-6, 1e-9)
+    jax.tree.map(np.testing.assert_array_equal, counts, counted)
+
+
+@pytest.mark.slow
+def test_a_state_split_over_devices_is_the_same(tmp_path):
+    mesh, batch = make_mesh(), next(batches())
+    split, together = task_of(sharded=True), task_of()
+    inputs = put_batch({k: batch[k] for k in split.train_inputs}, mesh)
+    state = initial_state(split, mesh)
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
+    held = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
+    assert sum(held) < 0.45 * sum(x.nbytes for x in jax.tree.leaves(state))
+    new, scalars = compiled_train_step(split, mesh)(state, inputs)
+    for leaf in jax.tree.leaves(new):
+        assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
+    expected, known = compiled_train_step(together, mesh)(initial_state(together, mesh), inputs)
+    assert_close((new, scalars), (expected, known), 1e-4, 1e-6)
+    with Checkpoints(tmp_path) as checkpoints:
+        folder = checkpoints.save(new, {"config": {}})
+    for task, devices in ((split, 2), (together, 1)):
+        read = read_state(folder, task, make_mesh(jax.devices()[:devices]))
+        jax.tree.map(np.testing.assert_array_equal, read, new)
+        parts = devices if task is split else 1
+        for leaf in jax.tree.leaves(read):
+            assert leaf.sharding.spec == parameter_spec(leaf.shape, parts)
