@@ -32,6 +32,12 @@ def settings(**run):
     return config
 
 
+def arguments(workdir, config):
+    """The command line of a run, with only these given."""
+    others = dict.fromkeys(("fork_from", "checkpoint", "plan_json"))
+    return SimpleNamespace(mode="train", config=config, workdir=str(workdir), **others)
+
+
 def make_small(patch):
     patch.setattr(task, "network", small_network())
     patch.setattr(Experiment, "evaluate", lambda *args: None)
@@ -43,8 +49,7 @@ def train(monkeypatch):
     make_small(monkeypatch)
 
     def run(workdir, **changes):
-        config = settings(**changes)
-        mode.run(SimpleNamespace(config=config, workdir=str(workdir), fork_from=None))
+        mode.run(arguments(workdir, settings(**changes)))
 
     return run
 
@@ -72,7 +77,7 @@ def undisturbed(tmp_path_factory):
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         make_small(patch)
-        mode.run(SimpleNamespace(config=settings(), workdir=str(folder), fork_from=None))
+        mode.run(arguments(folder, settings()))
     return folder
 
 
