@@ -192,7 +192,8 @@ def test_a_state_split_over_devices_is_the_same(tmp_path):
     for leaf in jax.tree.leaves(new):
         assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
     expected, known = compiled_train_step(together, mesh)(initial_state(together, mesh), inputs)
-    assert_close((new, scalars), (expected, known), 1e-4, 1e-5)
+    # Of float32: a change of 1e-7 in the pictures moves some gradients of this network by 6e-4.
+    assert_close((new, scalars), (expected, known), 1e-3, 1e-5)
     with Checkpoints(tmp_path) as checkpoints:
         folder = checkpoints.save(new, {"config": {}})
     for task, devices in ((split, 2), (together, 1)):
