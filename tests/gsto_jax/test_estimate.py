@@ -117,7 +117,8 @@ def test_the_time_in_a_line():
 
 def chips(kind="TPU v5 lite", size=4):
     device = SimpleNamespace(device_kind=kind)
-    return SimpleNamespace(size=size, devices=SimpleNamespace(flat=[device]))
+    flat = SimpleNamespace(flat=[device])
+    return SimpleNamespace(size=size, devices=flat, shape={"data": size})
 
 
 @pytest.fixture
@@ -174,8 +175,7 @@ def test_plans_of_other_chips_and_what_is_no_plan(written, tmp_path):
 
 
 def test_the_mode_writes_what_a_run_reads(tmp_path, monkeypatch, capsys):
-    mesh = SimpleNamespace(**vars(chips()), shape={"data": 4})
-    target = SimpleNamespace(mesh=mesh, memory=2**34, platform="tpu")
+    target = SimpleNamespace(mesh=chips(), memory=2**34, platform="tpu")
     monkeypatch.setattr(plan_mode.jax.config, "update", lambda *_: None)
     monkeypatch.setattr(plan_mode, "machine", lambda topology: target)
 
