@@ -192,4 +192,4 @@ def test_the_mode_writes_what_a_run_reads(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert shown.count("time        20.00 to 20.55 ms on paper") == 2
     assert f"plan        {path}" in shown
-    assert record.planned_seconds(path, values(), mesh) == pytest.approx(0.020)
+    assert record.planned_seconds(path, values(), chips()) == pytest.approx(0.020)
