@@ -79,7 +79,7 @@ def test_no_place_for_a_process(place, message):
 
 @pytest.mark.slow
 def test_what_processes_tell_each_other():
-    for code, out, errors in play("ordinary", 3):
+    for code, out, errors in play("ordinary", 4):
         assert code == 0, errors
         assert out.splitlines()[-2:] == ["of 0 True", "False"]
 
