@@ -126,8 +126,8 @@ def train_batches(
     pictures = (
         grain.MapDataset.source(watched).seed(seed).shuffle().random_map(augmentation(config))
     )
-    stream = pictures[: steps * batch_size].repeat()
-    batches = stream.batch(batch_size // shard_count)[shard_index::shard_count]
+    epoch = pictures[: steps * batch_size].batch(batch_size // shard_count)
+    batches = epoch.repeat()[shard_index::shard_count]
     return TrainBatches(batches, config.workers, watched.waits_for)
 
 

@@ -61,7 +61,7 @@ def test_augmentation_differs_between_epochs(make_scenes_config, tiny_source):
     assert all(len(seen) >= 5 for seen in views.values())
 
 
-@pytest.mark.parametrize("hosts", [2, 3])
+@pytest.mark.parametrize("hosts", [1, 2, 3, 6])
 def test_the_batches_of_hosts_are_the_batch_of_one(make_scenes_config, tiny_source, hosts):
     config, source = make_scenes_config(), tiny_source(20)
     whole = take(train_batches(config, source, 6, seed=1), 7)
