@@ -98,8 +98,8 @@ def parameter_spec(shape: Sequence[int], parts: int) -> PartitionSpec:
 def whole(tree: Any, mesh: Mesh) -> Any:
     """Arrays of which every device holds all, gathered where they lie in parts."""
     everywhere = replicated(mesh)
-    leaves = jax.tree.leaves(tree)
-    if all(x.sharding.is_equivalent_to(everywhere, x.ndim) for x in leaves):
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    if all(x.sharding.is_equivalent_to(everywhere, x.ndim) for x in arrays):
         return tree
     return jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
 
