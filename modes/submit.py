@@ -40,10 +40,11 @@ def run(args: Any) -> None:
     ids = data.id_map or [(k, k) for k in range(task.num_classes)]
     writer = SubmissionWriter(path, label_ids(ids, task.num_classes), names)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
+    variables = parallel.whole(found.state.variables, mesh)
     parallel.use_compilation_cache(settings.run.compilation_cache)
     with writer:
         look = (eval_set.batches, mesh, eval_set.protocol)
-        evaluate_network(task, found.state.variables, *look, on_batch=writer.write)
+        evaluate_network(task, variables, *look, on_batch=writer.write)
     show(f"{writer.written} pictures of {data.test_split}, {eval_set.protocol}")
     show(f"submission  {path}")
     show(f"checkpoint  {found.path}")
@@ -58,8 +59,9 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     split = data.test_split
     persons, _ = make_pose_set(task, replace(data, eval_split=split, eval_size=0))
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
+    variables = parallel.whole(found.state.variables, mesh)
     parallel.use_compilation_cache(task.config.run.compilation_cache)
-    poses = estimate(task, found.state.variables, persons.batches, persons.size, mesh)
+    poses = estimate(task, variables, persons.batches, persons.size, mesh)
     assert poses is not None, "nothing stops it"
     published = "test-dev2017" if split == "test" else split
     path = workdir.path / f"person_keypoints_{published}_{task.config.name}_results.zip"
