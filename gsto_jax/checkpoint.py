@@ -125,6 +125,8 @@ class Checkpoints:
             yield
         except Exception as error:
             text = str(error)
+            if distributed.broken(error):
+                raise  # not the disk's fault
             if any(word in text for word in _FULL):
                 reason = "the disk is full: make room"
             elif not self.folder.is_dir():
