@@ -172,9 +172,7 @@ def peer(folder: Path, step: str, network: str, batch: int, layout: str) -> Run:
 
     def train() -> dict[str, Any]:
         logits, heads = net(images, train=True)
-        loss = torch_peer.cross_entropy(logits, labels, 255)
-        for stage, head in heads.items():
-            loss = loss + weights[stage] * torch_peer.cross_entropy(head, labels, 255)
+        loss, _ = torch_peer.supervised_loss(logits, heads, labels, weights, 255)
         sgd.zero_grad()
         loss.backward()
         if not norms:

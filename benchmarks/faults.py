@@ -251,6 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
+    from gsto_jax.checkpoint import steps
+
     whole = folder / "undisturbed"
     for _ in range(2):  # the first one compiles
         shutil.rmtree(whole, ignore_errors=True)
@@ -284,9 +286,7 @@ def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
                 continue
             kill(process)
             done += 1
-            saved = sorted(
-                int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if p.name.isdigit()
-            )
+            saved = steps(workdir / "checkpoints")
             partial_ones = [p.name for p in (workdir / "checkpoints").glob("*tmp*")]
             row = {
                 "kill": done,

@@ -260,10 +260,7 @@ def measure_peer(key: str, args: Any) -> Iterator[dict[str, Any]]:
 
     def train() -> Any:
         with torch.autocast("cuda", torch.bfloat16):
-            last, heads = net(images, train=True)
-            loss = torch_peer.cross_entropy(last, labels, 255)
-            for stage, head in heads.items():
-                loss = loss + weights[stage] * torch_peer.cross_entropy(head, labels, 255)
+            loss, _ = torch_peer.supervised_loss(*net(images, train=True), labels, weights, 255)
         sgd.zero_grad()
         loss.backward()
         sgd.step()

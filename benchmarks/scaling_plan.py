@@ -35,9 +35,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 
-from gsto_jax.plan.estimate import LINKS, Estimate, collectives_seconds
+from gsto_jax.plan.estimate import Estimate, on_tpus
 from gsto_jax.plan.machines import TPUS, machine
 from gsto_jax.plan.measure import DoesNotFit, plan
+from gsto_jax.whole_file import replacing
 from modes.common import read_settings
 
 CHIP = "v5e"
@@ -172,13 +173,13 @@ def times(found: Found) -> Estimate | None:
     """How long a row's step takes on paper; None where it does not fit."""
     if found["fits"] != "yes":
         return None
-    chip, cycles = TPUS[CHIP], float(found["Mcycles_xla"]) + float(found["Mcycles_kernels"])
-    sides = GRIDS[int(found["chips"])]
-    return Estimate(
-        memory=float(found["GB"]) / chip.bandwidth,
-        cores=cycles / (chip.clock * 1e3),
-        collectives=collectives_seconds(read(found["collectives"]), sides, LINKS[CHIP]),
-    )
+    size, cycles = 1e9 * float(found["GB"]), 1e6 * mega_cycles(found)
+    return on_tpus(CHIP, GRIDS[int(found["chips"])], size, cycles, read(found["collectives"]))
+
+
+def mega_cycles(found: Found) -> float:
+    """Of XLA's operations and of kernels."""
+    return float(found["Mcycles_xla"]) + float(found["Mcycles_kernels"])
 
 
 def rate(found: Found, hidden: bool) -> float | None:
@@ -231,11 +232,10 @@ def table(rows: Sequence[Found]) -> str:
         ratios = [efficiency(found, rows, hidden) for hidden in (False, True)]
         assert ratios[0] and ratios[1] and seconds.collectives is not None
         kinds = read(found["collectives"])
-        cycles = float(found["Mcycles_xla"]) + float(found["Mcycles_kernels"])
         whole = int(found["images"]) * int(found["chips"])
         cells = (
             f"{float(found['GB']):.2f}",
-            f"{cycles:.2f}",
+            f"{mega_cycles(found):.2f}",
             ", ".join(f"{count} {kind}" for kind, (count, _) in kinds.items()),
             f"{sum(size for _, size in kinds.values()) / 1e6:.1f}",
             f"{1e3 * max(seconds.memory, seconds.cores):.1f}",
@@ -299,12 +299,10 @@ def saved(path: Path) -> list[dict[str, Any]]:
 def save(path: Path, found: Found) -> None:
     """Puts a row into a CSV, in place of the one that is there."""
     known = {x["row"]: x for x in saved(path)} | {found["row"]: found}
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(known[name] for name in ROWS if name in known)
-    part.replace(path)
 
 
 def found_of(row: Row, rows: Sequence[Found]) -> dict[str, Any]:

@@ -217,6 +217,15 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore: int) -> to
     return F.cross_entropy(_resized(logits, labels.shape[1:]), labels, ignore_index=ignore)
 
 
+def supervised_loss(
+    logits: torch.Tensor, heads: dict[str, Any], labels: torch.Tensor, weights: Any, ignore: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """That of all heads, by the weights of their stages, and that of the last one alone."""
+    last = cross_entropy(logits, labels, ignore)
+    others = (weights[k] * cross_entropy(head, labels, ignore) for k, head in heads.items())
+    return last + sum(others), last
+
+
 def check_settings(config: Config) -> None:
     """Ends the program where a setting is not done here."""
     model, optim = config.model, config.optim
@@ -262,11 +271,7 @@ def main(_: list[str]) -> None:
         batch = next(batches)
         labels = torch.tensor(batch["label"].astype(np.int64))
         logits, heads = peer(normalized(data, batch["image"], batch["size"]), train=True)
-        last = cross_entropy(logits, labels, data.ignore_label)
-        loss = last + sum(
-            weights[stage] * cross_entropy(head, labels, data.ignore_label)
-            for stage, head in heads.items()
-        )
+        loss, last = supervised_loss(logits, heads, labels, weights, data.ignore_label)
         sgd.zero_grad()
         loss.backward()
         sgd.step()

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, first_line
 from data_pipelines.limits import MOST_PIXELS
 
 # A file that cannot be decoded is reported by its name here, not by OpenCV as well.
@@ -109,8 +109,7 @@ def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise _too_large(name) from None
     except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise _undecodable(name, f" ({reason})") from None
+        raise _undecodable(name, f" ({first_line(error)})") from None
 
 
 def _too_large(name: str, size: str = "") -> DataError:

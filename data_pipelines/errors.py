@@ -1,4 +1,4 @@
-"""The one error that the data pipelines raise for a person to read."""
+"""The one error that the data pipelines raise for a person to read, and what others say."""
 
 
 class DataError(ValueError):
@@ -7,3 +7,8 @@ class DataError(ValueError):
     The message is one sentence or two: it names the file or the value, and what to do about it.
     It holds nothing but that text, so it crosses worker processes unchanged.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, in one line of 200 letters at most."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.audit import Inspection, count_pixels
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image, image_size, label_ids, size_text
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, first_line
 from data_pipelines.label_map import UNKNOWN, LabelMap, TrainIds
 from data_pipelines.limits import is_outside
 from data_pipelines.reading import read_again
@@ -153,9 +153,9 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
 
 
 def _damaged(folder: Path, error: Exception) -> DataError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return DataError(
-        f"{folder} is damaged ({reason}); remove the folder and prepare the data set again."
+        f"{folder} is damaged ({first_line(error)}); remove the folder and prepare the data set"
+        " again."
     )
 
 

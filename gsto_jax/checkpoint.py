@@ -8,7 +8,6 @@ wrote it. Orbax writes it under another name and renames it when it is whole.
 import contextlib
 import gc
 import importlib.metadata
-import json
 import logging
 import sys
 import time
@@ -257,8 +256,7 @@ def load(
 
     See `load_first`.
     """
-    seen = json.loads(distributed.from_first(json.dumps(steps(folder))))
-    paths = [folder / str(step) for step in reversed(seen)]
+    paths = [folder / str(step) for step in reversed(distributed.from_first(steps(folder)))]
     return load_first(paths, task, mesh, check, on_damage, fork) if paths else None
 
 

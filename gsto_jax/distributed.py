@@ -160,7 +160,7 @@ def agree(values: Mapping[str, Any]) -> None:
     if not several():
         return
     ours = json.loads(json.dumps(values, default=list))
-    theirs = json.loads(from_first(json.dumps(ours)))
+    theirs = from_first(ours)
     for name in dict.fromkeys([*theirs, *ours]):
         here, there = ours.get(name, "nothing"), theirs.get(name, "nothing")
         if here != there:
@@ -172,15 +172,15 @@ def agree(values: Mapping[str, Any]) -> None:
     together()
 
 
-def from_first(value: str) -> str:
-    """What process 0 gives, for all; each process must call this as often as the others."""
+def from_first(value: Any) -> Any:
+    """The plain value that process 0 gives, for all; each must call this as often as the others."""
     if not several():
         return value
     key = f"gsto/said/{_next()}"
     if is_first():
-        _client().key_value_set(key, value)
+        _client().key_value_set(key, json.dumps(value))
         return value
-    return _client().blocking_key_value_get(key, _LONG)
+    return json.loads(_client().blocking_key_value_get(key, _LONG))
 
 
 def together() -> None:

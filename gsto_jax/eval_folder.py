@@ -21,6 +21,7 @@ import numpy as np
 from gsto_jax.metrics import Scores
 from gsto_jax.picture_scores import KINDS, PictureScore
 from gsto_jax.tables import write_scores
+from gsto_jax.whole_file import replacing
 
 RECORD = "evaluation.json"
 _SCORES, _CONFUSION, _PICTURES = "scores.csv", "confusion.csv", "pictures.csv"
@@ -130,9 +131,8 @@ def remove_others(
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes evaluation.json, whole or not at all."""
-    part = folder / f".{RECORD}"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(folder / RECORD)
+    with replacing(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -247,12 +246,12 @@ class Experiment:
     def _was_evaluated(self, step: int) -> bool:
         wanted = {"step": step, "split": self.eval_set.split, "while_training": True}
         was = any(wanted.items() <= line.items() for line in self.workdir.evaluations())
-        return bool(json.loads(distributed.from_first(json.dumps(was))))
+        return bool(distributed.from_first(was))
 
     def _keep_best(self, state: TrainState, data_state: Any, score: float | None) -> None:
         folder, step = self.workdir.best, int(state.step)
         plan = self._plan_for_best(folder, step, score) if distributed.is_first() else None
-        keep = json.loads(distributed.from_first(json.dumps(plan)))
+        keep = distributed.from_first(plan)
         if keep is None:
             return
         with Checkpoints(folder, keep) as checkpoints:

@@ -18,6 +18,7 @@ import numpy as np
 from gsto_jax.canvas import write_image
 from gsto_jax.errors import UserError
 from gsto_jax.media import IMAGES, VIDEOS
+from gsto_jax.whole_file import replacing
 
 FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
 EXPLAINING = {"heatmaps", "branches", "gates"}
@@ -204,10 +205,9 @@ def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]
     Raises:
       UserError: it cannot be written.
     """
-    path, part = folder / "poses.json", folder / ".poses.json.part"
     try:
-        part.write_text(json.dumps(persons) + "\n")
-        part.replace(path)
+        with replacing(folder / "poses.json") as part:
+            part.write_text(json.dumps(persons) + "\n")
     except OSError as error:
         raise _unwritable(folder, error) from None
 
@@ -230,14 +230,13 @@ def read_poses(folder: Path) -> dict[str, Any]:
 
 def _write_first(path: Path, text: str, what: str) -> None:
     """Writes a file, or finds it as it would be."""
-    part = path.with_name(f".{path.name}.part")
     try:
         if path.exists() and path.read_text() != text:
             raise UserError(
                 f"{path.parent} holds predictions of other {what}: give another --output"
             )
-        part.write_text(text)
-        part.replace(path)
+        with replacing(path) as part:
+            part.write_text(text)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
 

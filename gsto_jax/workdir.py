@@ -32,6 +32,7 @@ import jax
 from gsto_jax import distributed
 from gsto_jax.checkpoint import Record, steps, versions
 from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.whole_file import replacing
 
 _SEEN = 30.0
 """Seconds until a shared file system shows on one host what another one wrote."""
@@ -74,6 +75,8 @@ class Workdir:
         Raises:
           UserError: it is not that of process 0. The other processes end with that too.
         """
+        if not distributed.several():
+            return
         sign = self.path / ".shared"
         if self._writes:
             sign.write_text(secrets.token_hex(8))
@@ -110,9 +113,8 @@ class Workdir:
     def _write(self, name: str, values: Mapping[str, Any]) -> None:
         if not self._writes:
             return
-        part = self.path / f".{name}"
-        part.write_text(json.dumps(values, indent=2) + "\n")
-        part.replace(self.path / name)
+        with replacing(self.path / name) as part:
+            part.write_text(json.dumps(values, indent=2) + "\n")
 
     def write_start(self, command: Sequence[str], step: int, revision: str | None) -> None:
         """Adds a line that says what runs here from now on."""

@@ -2,6 +2,7 @@
 
 import platform
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +91,19 @@ def make_segmentation_set(
     return SegmentationSet(name, count, *look), source
 
 
-def agree(args: Any, values: Values, **more: Any) -> None:
+def agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:
     """Compares with the other processes what all must have in common.
 
     Args:
       args: the command line.
       values: all settings.
-      **more: what tells this process' data from others.
+      sources: what this process reads, by what it is called.
 
     Raises:
       UserError: names the first difference.
     """
+    if not distributed.several():
+        return
     settings = {f"config.{k}": v for k, v in flat(values).items() if k not in OF_A_HOST}
     command = {f"--{name}": getattr(args, name) for name in ("mode", "fork_from", "checkpoint")}
     about = {
@@ -109,7 +112,8 @@ def agree(args: Any, values: Values, **more: Any) -> None:
     }
     about |= {f"the version of {name}": found for name, found in checkpoint.versions().items()}
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    distributed.agree(command | settings | about | {"devices": devices} | more)
+    sets = {name: fingerprint(source) for name, source in sources.items()}
+    distributed.agree(command | settings | about | {"devices": devices} | sets)
 
 
 def fingerprint(source: Source) -> str:

@@ -7,7 +7,6 @@ from gsto_jax.experiment import Experiment, load_for_evaluation
 from modes.common import (
     DEFAULTS,
     agree,
-    fingerprint,
     make_eval_set,
     read_settings,
     run_folder,
@@ -23,7 +22,7 @@ def run(args: Any) -> None:
     parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
     workdir, chosen = run_folder(args)
     eval_set, source = make_eval_set(task, data, values)
-    agree(args, values, **{"the evaluation set": fingerprint(source)})
+    agree(args, values, {"the evaluation set": source})
     workdir.check_shared()
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     parallel.use_compilation_cache(settings.run.compilation_cache)

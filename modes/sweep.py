@@ -18,7 +18,7 @@ from data_pipelines import make_source
 from gsto_jax.config import flat
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.interrupt import Interrupt
-from gsto_jax.models.counts import count_by_part
+from gsto_jax.models.counts import count
 from gsto_jax.models.published import SIZE
 from gsto_jax.sweep.figure import draw
 from gsto_jax.sweep.outcome import Outcome, last_words, outcome_of, settings_of, step_of
@@ -34,6 +34,7 @@ from gsto_jax.sweep.pool import Watch, run_all
 from gsto_jax.sweep.results import as_csv, as_json, results_of
 from gsto_jax.sweep.words import markdown, table
 from gsto_jax.task import network
+from gsto_jax.whole_file import replacing
 from gsto_jax.workdir import Workdir
 from modes.common import DEFAULTS, read_settings
 from modes.terminal import make_console, make_show, plain_values
@@ -182,9 +183,8 @@ def finish(
     results = results_of(title, runs, found, reference, missing)
     texts = {"json": as_json(results), "csv": as_csv(results), "md": markdown(results)}
     for suffix, text in texts.items():
-        part = folder / f".sweep.{suffix}"
-        part.write_text(text)
-        part.replace(folder / f"sweep.{suffix}")
+        with replacing(folder / f"sweep.{suffix}") as part:
+            part.write_text(text)
     draw(results, folder / "sweep.png", folder / "sweep.svg")
     make_console().print(table(results))
     show(f"results     {folder}/sweep.md (.json, .csv, .png, .svg)")
@@ -240,10 +240,7 @@ def _row(text: str, file: str, given: Sequence[str]) -> Row:
         arguments=(f"--config={whole}", *given, *own),
         config=values,
         steps=task.config.train.total_steps(len(make_source(data, data.train_split))),
-        parameters=sum(
-            part.params
-            for part in count_by_part(network(task.config.model, task.num_classes), SIZE).values()
-        ),
+        parameters=count(network(task.config.model, task.num_classes), SIZE).params,
     )
 
 

@@ -41,8 +41,7 @@ def run(args: Any) -> None:
     shard = (jax.process_index(), jax.process_count())
     batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
     eval_set, eval_source = make_eval_set(task, data, values)
-    train_set, others = fingerprint(source), fingerprint(eval_source)
-    agree(args, values, **{"the training set": train_set, "the evaluation set": others})
+    agree(args, values, {"the training set": source, "the evaluation set": eval_source})
     for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
         found = audit_sample(pictures)
         seen = len(found.pixels.keys() - {data.ignore_label})
@@ -61,6 +60,7 @@ def run(args: Any) -> None:
     with Interrupt() as interrupt, contextlib.closing(batches), contextlib.closing(workdir):
         workdir.check_shared()
         stop = distributed.Stop(lambda: interrupt.received)
+        train_set = fingerprint(source)
         this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
         state, position = this.start(Path(args.fork_from) if args.fork_from else None)
         if position is not None:

@@ -83,12 +83,8 @@ def estimate(plan: Plan, topology: str) -> Estimate:
     chip, _, shape = topology.partition(":")
     sides = [int(side) for side in shape.split("x")] if shape else [1]
     if chip in TPUS:
-        found = TPUS[chip]
-        cores = (plan.cost.cycles + plan.cost.kernels) / (found.clock * 1e9)
-        return Estimate(
-            memory=plan.bytes / (found.bandwidth * 1e9),
-            cores=cores,
-            collectives=collectives_seconds(plan.collectives, sides, LINKS.get(chip)),
+        return on_tpus(
+            chip, sides, plan.bytes, plan.cost.cycles + plan.cost.kernels, plan.collectives
         )
     if chip in GPUS:
         gpu = GPUS[chip]
@@ -100,6 +96,30 @@ def estimate(plan: Plan, topology: str) -> Estimate:
         )
     known = ", ".join((*TPUS, *GPUS))
     raise UserError(f"nothing is known of the chip {chip!r}: use one of {known}")
+
+
+def on_tpus(
+    chip: str,
+    sides: Sequence[int],
+    size: float,
+    cycles: float,
+    collectives: Mapping[str, tuple[int, int]],
+) -> Estimate:
+    """Estimates the time of a step on a grid of TPUs.
+
+    Args:
+      chip: of `TPUS`.
+      sides: of the grid.
+      size: bytes that a chip reads and writes.
+      cycles: of its cores.
+      collectives: see `collectives_seconds`.
+    """
+    found = TPUS[chip]
+    return Estimate(
+        memory=size / (found.bandwidth * 1e9),
+        cores=cycles / (found.clock * 1e9),
+        collectives=collectives_seconds(collectives, sides, LINKS.get(chip)),
+    )
 
 
 def collectives_seconds(

@@ -12,6 +12,7 @@ from gsto_jax.parallel import batch_parts
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
 from gsto_jax.plan.measure import Plan
+from gsto_jax.whole_file import replacing
 
 _NO_TIME = ("init", "bn_momentum")
 """Settings of a network that a step takes as long with as without."""
@@ -53,11 +54,10 @@ def record(
 
 def write(path: Path, values: Mapping[str, Any]) -> None:
     """Writes it, whole or not at all. Raises UserError where it cannot be written."""
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(values, indent=2) + "\n")
-        part.replace(path)
+        with replacing(path) as part:
+            part.write_text(json.dumps(values, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--plan_json={path} cannot be written ({error.strerror})") from None
 

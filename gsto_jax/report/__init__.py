@@ -12,6 +12,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.report import pose_page, segmentation_page
 from gsto_jax.report.comparable import check_task
 from gsto_jax.report.run import read_run, told_apart
+from gsto_jax.whole_file import replacing
 from gsto_jax.workdir import Workdir
 
 _PAGES: Mapping[str, Any] = {"segmentation": segmentation_page, "pose": pose_page}
@@ -49,14 +50,10 @@ def write_report(
         name = f"report-against-{theirs.path.name}.html"
         html = pages.comparison_page(ours, theirs, defaults)
     path = ours.path / name if output is None else Path(output).expanduser().absolute()
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as part:
             part.write_text(html, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"the report {path} cannot be written ({error.strerror}): give another --output"

@@ -21,6 +21,7 @@ from gsto_jax.weights.formats import (
 from gsto_jax.weights.reference import Match, Variables, match, to_reference
 from gsto_jax.weights.safetensors_file import read_safetensors, write_safetensors
 from gsto_jax.weights.torch_file import read_torch, write_torch
+from gsto_jax.whole_file import replacing
 
 SUFFIXES: Mapping[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     ".safetensors": write_safetensors,
@@ -140,12 +141,9 @@ def export_weights(path: str | Path, variables: Variables, form: Format) -> None
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"weights {path}: name a file that ends in {' or '.join(SUFFIXES)}")
-    state, part = to_reference(variables, form), path.with_name(f".{path.name}.partial")
-    try:
+    state = to_reference(variables, form)
+    with replacing(path) as part:
         SUFFIXES[path.suffix](part, state)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def format_for(config: ModelConfig) -> Format:
