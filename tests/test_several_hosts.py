@@ -1,8 +1,9 @@
-"""The program by two processes takes the steps of one, whichever of them dies on the way."""
+"""The program by several processes does what one does, whichever of them dies on the way."""
 
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -54,14 +55,14 @@ def by_one(workdir, *more):
     return out
 
 
-def by_two(workdir, *more, kill=None):
-    """Status, output and errors of two processes of two devices; one may die after a step."""
+def by_several(workdir, *more, count=2, devices=2, kill=None):
+    """Status, output and errors of processes that run together; one may die after a step."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = f"--coordinator=localhost:{free.getsockname()[1]}"
     processes = [
-        start(2, command(workdir, place, "--processes=2", f"--process={k}", *more))
-        for k in range(2)
+        start(devices, command(workdir, place, f"--processes={count}", f"--process={k}", *more))
+        for k in range(count)
     ]
     seen = ""
     try:
@@ -77,7 +78,7 @@ def by_two(workdir, *more, kill=None):
             process.kill()
             process.wait()
     codes = [process.returncode for process in processes]
-    return codes, [seen + texts[0][0], texts[1][0]], [errors for _, errors in texts]
+    return codes, [seen + texts[0][0], *(out for out, _ in texts[1:])], [x for _, x in texts]
 
 
 def final_state(workdir):
@@ -107,17 +108,31 @@ def alone(tmp_path_factory):
     return workdir
 
 
-def test_two_processes_train_as_one(tmp_path, alone):
-    codes, outs, errors = by_two(tmp_path)
-    assert codes == [0, 0], errors
+@pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 1)])
+def test_several_processes_train_as_one(tmp_path, alone, count, devices):
+    codes, outs, errors = by_several(tmp_path, count=count, devices=devices)
+    assert codes == [0] * count, errors
     assert len(re.findall(r"^step ", outs[0], re.MULTILINE)) == 3
-    assert "step " not in outs[1], "only process 0 reports"
+    assert not any("step " in out for out in outs[1:]), "only process 0 reports"
     assert_same_run(tmp_path, alone)
+
+
+def test_several_processes_evaluate_as_one(tmp_path, alone):
+    """The checkpoint of one process on one device, evaluated by two with four."""
+    shutil.copytree(alone, tmp_path / "run")
+    tables = []
+    for run in (by_one, by_several):
+        found = run(tmp_path / "run", "--mode=eval")
+        assert run is by_one or found[0] == [0, 0], found
+        (path,) = (tmp_path / "run").glob("eval-val*/scores.csv")
+        tables.append(path.read_text())
+        shutil.rmtree(path.parent)
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize("kill", [0, 1])
 def test_one_that_dies_ends_the_other_and_one_goes_on_alone(tmp_path, alone, kill):
-    codes, _, errors = by_two(tmp_path, kill=kill)
+    codes, _, errors = by_several(tmp_path, kill=kill)
     assert codes[kill] == -9
     assert codes[1 - kill] not in (0, -9), "a message and an end of its own"
     assert re.search("is gone|the leader task was preempted", errors[1 - kill]), errors
