@@ -72,7 +72,10 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
 
     def seen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, SegmentationHead) and context.method_name == "__call__":
-            heads.append((context.module.path, args[0].shape))
+            branches, _, packs = args
+            widths = [x.shape[-1] // by for x, by in zip(branches, packs, strict=False)]
+            batch, height, width, _ = branches[0].shape
+            heads.append((context.module.path, (batch, height, width * packs[0], sum(widths))))
         return call(*args, **kwargs)
 
     images = jax.ShapeDtypeStruct((IMAGES, *SIZE, 3), jnp.bfloat16)

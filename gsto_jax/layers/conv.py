@@ -102,17 +102,12 @@ class Conv(nn.Module):
         )
         x = along_space(x, rows=-(-x.shape[1] // self.stride))
         kernel = kernel.astype(x.dtype)
-        if kernel.shape[:2] == (1, 1) and self.stride == 1:
-            # XLA for CPUs has faster products of matrices than convolutions.
-            y = jax.lax.platform_dependent(x, kernel, cpu=_product, default=convolve)
-        else:
-            y = convolve(x, kernel)
+        one = kernel.shape[:2] == (1, 1) and self.stride == 1
+        y = project(x, kernel) if one else convolve(x, kernel)
         y = materialize(along_space(y))
         if not self.use_bias:
             return y
-        bias = self.param("bias", self._draw_bias, channels)
-        if self.cancelled_bias:
-            bias = jax.lax.stop_gradient(bias)
+        bias = self.drawn_bias(channels)
         return y + tile(bias, out_pack).astype(x.dtype)[None, None, None]
 
     def initial_std(self, channels: int) -> float:
@@ -123,6 +118,11 @@ class Conv(nn.Module):
     def initial_bound(self, channels: int) -> float:
         """Bound of the initial bias over so many input channels."""
         return 1 / math.sqrt(self.kernel_size**2 * channels)
+
+    def drawn_bias(self, channels: int) -> Array:
+        """The bias over so many input channels; constant if it is cancelled."""
+        bias = self.param("bias", self._draw_bias, channels)
+        return jax.lax.stop_gradient(bias) if self.cancelled_bias else bias
 
     def _draw_bias(self, key: Array, channels: int) -> Array:
         bound = self.initial_bound(channels)
@@ -138,7 +138,21 @@ def default_conv() -> ModuleDef:
     return Conv
 
 
+def project(x: Array, kernel: Array) -> Array:
+    """The convolution of `b h w c` by a kernel `1 1 c features`.
+
+    XLA for CPUs has faster products of matrices than convolutions; XLA for TPUs lays the result of
+    a product otherwise than convolutions take it.
+    """
+    convolve = partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return jax.lax.platform_dependent(x, kernel, cpu=_product, default=convolve)
+
+
 def _product(x: Array, kernel: Array) -> Array:
-    """The 1x1 convolution of `x` as a product of matrices."""
     y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
     return y.reshape(*x.shape[:-1], -1)

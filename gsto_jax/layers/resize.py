@@ -1,6 +1,7 @@
 """Resampling of feature maps and logits, as PyTorch's `interpolate` defines it."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.export import is_symbolic_dim
 
+from gsto_jax.ops.enlarge import enlarge_by, integer_factors
 from gsto_jax.ops.space import along_space
 
 
@@ -41,7 +43,12 @@ def resize(
         rows, columns = (_nearest(n, m) for n, m in zip(x.shape[1:3], size, strict=True))
         return along_space(x[:, rows][:, :, columns])
     if not align_corners:
-        return along_space(jax.image.resize(x, shape, method, antialias=False))
+        whole = partial(jax.image.resize, shape=shape, method=method, antialias=False)
+        by = integer_factors(x, size)
+        if by is None:
+            return along_space(whole(x))
+        fast = partial(enlarge_by, factors=by)
+        return along_space(jax.lax.platform_dependent(x, cpu=fast, default=whole))
     axes = [_corner_axis(n, m) for n, m in zip(x.shape[1:3], size, strict=True)]
     scale, shift = jnp.array(axes).T
     resized = jax.image.scale_and_translate(

@@ -90,10 +90,12 @@ class GTM(nn.Module):
         parts = {"conv": self.conv, "norm": self.norm}
         logits, gate, lowest = None, None, branches[-1]
         if self.kind != "none":
-            evidence = concatenate_branches(branches, self.align_corners, packs)
-            if self.kind in ("supervised", "head_only"):
-                logits = SegmentationHead(self.num_classes, **parts, name="head")(evidence, train)
-                evidence = logits
+            if self.kind == "unsupervised":
+                evidence = concatenate_branches(branches, self.align_corners, packs)
+            else:
+                of_head = {**parts, "align_corners": self.align_corners, "name": "head"}
+                head = SegmentationHead(self.num_classes, **of_head)
+                evidence = logits = head(branches, train, packs)
             if self.kind != "head_only":
                 kernel_size = 3 if self.kind == "supervised" else 1
                 halvings = len(branches) - 1

@@ -14,7 +14,7 @@ from gsto_jax.layers.attention import Attention, attention, no_attention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
-from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
+from gsto_jax.layers.heads import SegmentationHead
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.transition import GTM
 from gsto_jax.models.parts import parts_of
@@ -245,12 +245,13 @@ class HRNet(nn.Module):
                 unpack(x, by) for x, by in zip(branches, current, strict=False)
             ]
 
-        final = stage_branches["stage4"]
         if self.head == "v1":
-            logits = parts["conv"](self.num_classes, 1, use_bias=True, name="head")(final[0])
+            final = stage_branches["stage4"][0]
+            logits = parts["conv"](self.num_classes, 1, use_bias=True, name="head")(final)
         else:
-            features = concatenate_branches(final, self.align_corners)
-            logits = SegmentationHead(self.num_classes, **parts, name="head")(features, train)
+            of_head = {**parts, "align_corners": self.align_corners, "name": "head"}
+            head = SegmentationHead(self.num_classes, **of_head)
+            logits = head(branches, train, current)
         return Outputs(logits, stage_logits, stage_branches, gates)
 
     def _packs(self, size: Sequence[int]) -> tuple[int, tuple[int, ...] | None]:

@@ -140,12 +140,49 @@ def upsample(
     """
     if factor == 1 and pack == out_pack:
         return x
+    same = np.eye(x.shape[-1] // pack)
+    precision = None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+    return project_and_upsample(x, same, factor, pack, out_pack, method, precision)
+
+
+def project_and_upsample(
+    x: Array,
+    kernel: Array | np.ndarray,
+    factor: int,
+    pack: int = 1,
+    out_pack: int = 1,
+    method: str = "bilinear",
+    precision: jax.lax.Precision | None = None,
+) -> Array:
+    """Enlarges a packed map and convolves it 1x1, which commute: one transposed convolution.
+
+    Args:
+      x: `b h w pack*c`.
+      kernel: `c features`.
+      factor: of both sides; a power of two.
+      pack: of `x`.
+      out_pack: of the result, a divisor of `factor * pack`.
+      method: "bilinear" (half-pixel centres) or "nearest".
+      precision: of the products.
+
+    Returns:
+      `b h*factor W out_pack*features` in the dtype of `x`.
+    """
     _, height, width, lanes = x.shape
     rows, row_pad = _weights(factor, 1, 1, method)
     columns, column_pad = _weights(factor, pack, out_pack, method)
-    channels = lanes // pack
-    kernel = np.einsum("a,eqr,ij->aeqirj", rows[:, 0, 0], columns, np.eye(channels))
-    kernel = kernel.reshape(len(rows), len(columns), lanes, out_pack * channels)
+    features = kernel.shape[1]
+    shape = (len(rows), len(columns), lanes, out_pack * features)
+    spread = np.einsum("a,eqr->aeqr", rows[:, 0, 0], columns)
+    if isinstance(kernel, np.ndarray):
+        placed = np.einsum("aeqr,ij->aeqirj", spread, kernel)
+    else:
+        placed = jnp.einsum(
+            "aeqr,ij->aeqirj",
+            jnp.asarray(spread, kernel.dtype),
+            kernel,
+            precision=jax.lax.Precision.HIGHEST,
+        )
     steps = (factor, factor * pack // out_pack)
     sizes = height * factor, width * factor * pack // out_pack
     pads = [
@@ -157,17 +194,17 @@ def upsample(
     wide = jnp.promote_types(x.dtype, jnp.float32)
     y = jax.lax.conv_general_dilated(
         x,
-        jnp.asarray(kernel, x.dtype),
+        jnp.asarray(placed.reshape(shape), x.dtype),
         window_strides=(1, 1),
         padding=pads,
         lhs_dilation=steps,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST,
+        precision=precision,
     ).astype(wide)
     # At the border the weights that fall outside are shared out among those inside.
     down = _border(height, factor, method)[None, :, None, None]
     across = np.repeat(
-        _border(width * pack, factor, method).reshape(1, 1, -1, out_pack), channels, 3
+        _border(width * pack, factor, method).reshape(1, 1, -1, out_pack), features, 3
     )
     return (y * jnp.asarray(down, wide) * jnp.asarray(across, wide)).astype(x.dtype)
 

@@ -5,9 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax.layers import BatchNorm, Conv, resize
+from gsto_jax.layers import BatchNorm, Conv, SegmentationHead, resize
 from gsto_jax.models.specs import VARIANTS
-from gsto_jax.ops.packing import LANES, pack, packed_kernel, packs_of, unpack, upsample
+from gsto_jax.ops.packing import (
+    LANES,
+    pack,
+    packed_kernel,
+    packs_of,
+    project_and_upsample,
+    unpack,
+    upsample,
+)
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 5)), jnp.float32)
 KEY = jax.random.key(0)
@@ -55,6 +63,60 @@ def test_upsampling(factor, by, out, method):
     weights = jnp.cos(jnp.arange(plain.size, dtype=jnp.float32)).reshape(plain.shape)
     ours, theirs = (jax.grad(lambda x, n=n: (both(x)[n] * weights).sum())(X) for n in (1, 0))
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize(("factor", "by", "out"), [(2, 2, 4), (4, 1, 2), (1, 2, 2)])
+def test_projecting_commutes_with_upsampling(factor, by, out):
+    kernel = jnp.asarray(np.random.default_rng(1).standard_normal((X.shape[-1], 3)), jnp.float32)
+    weights = jnp.cos(jnp.arange(2 * 6 * 8 * factor**2 * 3, dtype=jnp.float32))
+
+    def one(x, kernel):
+        return unpack(project_and_upsample(pack(x, by), kernel, factor, by, out), out)
+
+    def other(x, kernel):
+        return unpack(upsample(pack(x, by), factor, by, out), out) @ kernel
+
+    found, expected = (
+        jax.value_and_grad(lambda *a, f=f: f(*a).ravel() @ weights, (0, 1))(X, kernel)
+        for f in (one, other)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(one(X, kernel), other(X, kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_head_of_packed_branches(train):
+    """The convolution of branches one by one is that of their concatenation, gradients too."""
+    rng = np.random.default_rng(2)
+    packs, shapes = (4, 2, 1), [(2, 8, 16, 6), (2, 4, 8, 10), (2, 2, 4, 7)]
+    branches = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+    head = SegmentationHead(5)
+    variables = head.init(KEY, branches, packs=(1, 1, 1))
+    packed_form = jax.eval_shape(
+        lambda: head.init(KEY, list(map(pack, branches, packs)), packs=packs)
+    )
+    assert jax.tree.map(jnp.shape, packed_form) == jax.tree.map(jnp.shape, variables)
+
+    def run(params, branches, packs):
+        y, _ = head.apply(
+            variables | {"params": params},
+            list(map(pack, branches, packs)),
+            train,
+            packs,
+            mutable=["batch_stats"],
+        )
+        return jnp.sin(y).sum(), y
+
+    (_, ours), slopes = jax.value_and_grad(run, (0, 1), has_aux=True)(
+        variables["params"], branches, packs
+    )
+    (_, theirs), expected = jax.value_and_grad(run, (0, 1), has_aux=True)(
+        variables["params"], branches, (1, 1, 1)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (slopes, expected)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize("statistics", ["two_pass", "one_pass"])

@@ -5,6 +5,7 @@ import pytest
 from jax.export import export, symbolic_shape
 
 from gsto_jax import resize
+from gsto_jax.ops.enlarge import enlarge_by, integer_factors
 from gsto_jax.resample import enlarge
 
 METHODS = (("bilinear", False), ("bilinear", True), ("nearest", False))
@@ -59,6 +60,32 @@ def test_gradient_equals_reference(golden, x64, align_corners):
     (ours,) = vjp(nhwc(arrays["s0/13x9/cotangent"], np.float64))
     expected = nhwc(arrays[f"s0/13x9/grad_align_{str(align_corners).lower()}"], np.float64)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("source", "factors"), [((5, 7), (4, 4)), ((3, 4), (2, 8)), ((1, 6), (3, 1)), ((1, 1), (2, 5))]
+)
+def test_enlarging_by_integers_on_cpus(x64, source, factors):
+    """Its own gradient too; what an infinite pixel has no part in stays finite."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, *source, 3)))
+    size = tuple(side * by for side, by in zip(source, factors, strict=True))
+    assert integer_factors(x, size) == factors
+    assert integer_factors(x, (size[0] + 1, size[1])) is None or source[0] == 1
+    cotangent = jnp.asarray(rng.standard_normal((2, *size, 3)))
+    (ours, pull), (theirs, expected) = (
+        jax.vjp(f, x)
+        for f in (
+            lambda x: enlarge_by(x, factors),
+            lambda x: jax.image.resize(x, cotangent.shape, "bilinear", antialias=False),
+        )
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(pull(cotangent)[0], expected(cotangent)[0], rtol=0, atol=1e-12)
+    if factors == (4, 4):
+        found = enlarge_by(x.at[:, 0, 0].set(jnp.inf), factors)
+        assert not jnp.isnan(found).any()
+        assert jnp.isfinite(found[:, 6:]).all()
 
 
 def test_align_corners_of_single_rows_and_columns():
