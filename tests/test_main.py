@@ -250,6 +250,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
         assert "another network: model.gfm (model): True in the run, False now" in other
 
 
+@pytest.mark.slow
 def test_predict(tmp_path):
     """A photo, a picture nobody can read and a video, in a folder; nothing else is given."""
     workdir, photos, output = tmp_path / "run", tmp_path / "photos", tmp_path / "out"

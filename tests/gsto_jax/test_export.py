@@ -67,6 +67,7 @@ def assert_equal(checks, file, sizes):
         assert 0 <= check.difference < 1e-3
 
 
+@pytest.mark.slow
 def test_it_gives_the_checkpoints_numbers_in_a_fresh_process(exported):
     predictor, folder = exported
     batches = random_batches(SIZES)

@@ -466,7 +466,7 @@ def test_layers_by_their_names():
     assert operation_of(named("")) == "add"
 
 
-@pytest.mark.parametrize("step", ["train", "eval"])
+@pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
 def test_the_steps_of_a_segmentation_task(step):
     """On CPUs XLA estimates no cycles; the rest is there."""
     chips = Machine(make_mesh(jax.devices()[:2]), memory=2**34)

@@ -68,8 +68,11 @@ class OnePicture:
     "settings",
     [
         {},
-        {"scales": (0.5, 1.0), "flip": True},
-        {"window": "slide", "crop": (64, 64), "flip": False, "scales": (1.0,)},
+        pytest.param({"scales": (0.5, 1.0), "flip": True}, marks=pytest.mark.slow),
+        pytest.param(
+            {"window": "slide", "crop": (64, 64), "flip": False, "scales": (1.0,)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
@@ -150,6 +153,7 @@ def test_large_pictures_are_looked_at_smaller(run):
     )
 
 
+@pytest.mark.slow
 def test_sides_of_a_multiple(run):
     folder, _, _ = run
     exact, rounded = Predictor.load(folder), Predictor.load(folder, multiple=32)
