@@ -8,7 +8,7 @@ from jax import Array
 
 from gsto_jax.layers.conv import Conv, project
 from gsto_jax.layers.materialize import materialize
-from gsto_jax.ops.packing import packed_kernel, project_and_upsample, tile
+from gsto_jax.ops.packing import packed_kernel, project_and_upsample
 from gsto_jax.ops.space import along_space
 
 
@@ -35,16 +35,10 @@ class BranchConv(Conv):
         """
         widths = [x.shape[-1] // by for x, by in zip(branches, packs, strict=False)]
         channels, out_pack = sum(widths), packs[0]
-        normal = nn.initializers.normal(self.initial_std(channels))
-        kernel = self.param("kernel", normal, (1, 1, channels, self.features), self.param_dtype)
         starts = [sum(widths[:j]) for j in range(1, len(widths))]
-        parts = jnp.split(kernel[0, 0], starts)
+        parts = jnp.split(self.drawn_kernel(channels)[0, 0], starts)
         placed, _, _ = packed_kernel(parts[0][None, None], 1, 1, out_pack, out_pack)
         y = project(branches[0], placed.astype(branches[0].dtype))
         for j in range(1, len(branches)):
             y += project_and_upsample(branches[j], parts[j], 2**j, packs[j], out_pack)
-        y = materialize(along_space(y))
-        if not self.use_bias:
-            return y
-        bias = self.drawn_bias(channels)
-        return y + tile(bias, out_pack).astype(y.dtype)[None, None, None]
+        return self.add_bias(materialize(along_space(y)), channels, out_pack)

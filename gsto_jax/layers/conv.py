@@ -83,8 +83,7 @@ class Conv(nn.Module):
             )
         k, channels = self.kernel_size, x.shape[-1] // pack
         out_pack = pack if out_pack is None else out_pack
-        normal = nn.initializers.normal(self.initial_std(channels))
-        kernel = self.param("kernel", normal, (k, k, channels, self.features), self.param_dtype)
+        kernel = self.drawn_kernel(channels)
         pad = self.dilation * (k // 2)
         across, stride, dilation = (pad, pad), self.stride, self.dilation
         if pack > 1 or out_pack > 1:
@@ -104,11 +103,7 @@ class Conv(nn.Module):
         kernel = kernel.astype(x.dtype)
         one = kernel.shape[:2] == (1, 1) and self.stride == 1
         y = project(x, kernel) if one else convolve(x, kernel)
-        y = materialize(along_space(y))
-        if not self.use_bias:
-            return y
-        bias = self.drawn_bias(channels)
-        return y + tile(bias, out_pack).astype(x.dtype)[None, None, None]
+        return self.add_bias(materialize(along_space(y)), channels, out_pack)
 
     def initial_std(self, channels: int) -> float:
         """Deviation of the initial kernel over so many input channels."""
@@ -119,10 +114,20 @@ class Conv(nn.Module):
         """Bound of the initial bias over so many input channels."""
         return 1 / math.sqrt(self.kernel_size**2 * channels)
 
-    def drawn_bias(self, channels: int) -> Array:
-        """The bias over so many input channels; constant if it is cancelled."""
+    def drawn_kernel(self, channels: int) -> Array:
+        """The parameter `k k channels features`."""
+        normal = nn.initializers.normal(self.initial_std(channels))
+        k = self.kernel_size
+        return self.param("kernel", normal, (k, k, channels, self.features), self.param_dtype)
+
+    def add_bias(self, y: Array, channels: int, pack: int) -> Array:
+        """`y`, packed by `pack`, with the bias over so many input channels, if there is one."""
+        if not self.use_bias:
+            return y
         bias = self.param("bias", self._draw_bias, channels)
-        return jax.lax.stop_gradient(bias) if self.cancelled_bias else bias
+        if self.cancelled_bias:
+            bias = jax.lax.stop_gradient(bias)
+        return y + tile(bias, pack).astype(y.dtype)[None, None, None]
 
     def _draw_bias(self, key: Array, channels: int) -> Array:
         bound = self.initial_bound(channels)
