@@ -40,12 +40,14 @@ class Row(NamedTuple):
       images: a chip.
       implementation: of `model.implementation`.
       port: GB and Mcycles a picture, and GiB, of a straightforward port; None where unknown.
+      remat: of `model.remat`.
     """
 
     config: str
     images: int
     implementation: str = "auto"
     port: tuple[float | None, float | None, float | None] = (None, None, None)
+    remat: bool = False
 
 
 ROWS = {
@@ -55,6 +57,7 @@ ROWS = {
     "hrnet-w48": Row("cityscapes_w48:baseline", 8, port=(25.7, 55.7, 1.73)),
     "gsto-w48": Row("cityscapes_w48", 8, port=(36.6, 76.9, 1.73)),
     "gsto-w48-xla": Row("cityscapes_w48", 8, "xla", (36.6, 76.9, 1.73)),
+    "gsto-w48-remat": Row("cityscapes_w48", 8, port=(36.6, 76.9, 1.73), remat=True),
     "gsto-w48-at-3": Row("cityscapes_w48", 3, port=(94.5, 172.9, 3.53)),
 }
 
@@ -67,6 +70,7 @@ def measure(row: Row) -> dict[str, Any]:
     target = machine(TOPOLOGY)
     config.model.dtype = "bfloat16"
     config.model.implementation = row.implementation
+    config.model.remat = row.remat
     config.train.batch_size = row.images * target.mesh.size
     task, data, _ = read_settings(config)
     found = plan(task, target, config.train.batch_size, data.crop)
@@ -75,6 +79,7 @@ def measure(row: Row) -> dict[str, Any]:
     return {
         "config": row.config,
         "implementation": row.implementation,
+        "remat": row.remat,
         "images_a_chip": images,
         "GB": round(found.bytes / 1e9 / images, 3),
         "Mcycles_xla": round(found.cost.cycles / 1e6 / images, 3),
