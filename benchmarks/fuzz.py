@@ -19,6 +19,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import random
 import resource
 import signal
@@ -31,7 +32,7 @@ import traceback
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -520,12 +521,14 @@ def safetensors_target() -> Target:
 
 
 def torch_target() -> Target:
-    """Files of `torch.save`: other pickles, and other members of the zip."""
+    """Files of `torch.save`: other pickles, other members of the zip, the format before 1.6."""
 
     def smart(seed: bytes, rng: random.Random) -> bytes:
         archive = zipfile.ZipFile(io.BytesIO(seed))
         files = {name: archive.read(name) for name in archive.namelist()}
         key = next(name for name in files if name.endswith("data.pkl"))
+        if rng.random() < 0.3:
+            return _before_zip(files, key, rng)
         match rng.randrange(6):
             case 0 | 1 | 2:
                 files[key] = hurt(files[key], rng)
@@ -545,6 +548,23 @@ def torch_target() -> Target:
         return hurt(data, rng) if rng.random() < 0.1 else data
 
     return _weights(".pth", smart)
+
+
+def _before_zip(files: Mapping[str, bytes], pickled: str, rng: random.Random) -> bytes:
+    """The same in the format before PyTorch 1.6, with one part hurt, or all of it."""
+    data = {name.rpartition("/")[2]: files[name] for name in files if "/data/" in name}
+    parts = [
+        *(pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2)),
+        pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, 2),
+        files[pickled],
+        pickle.dumps(list(data), 2),
+        *(struct.pack("<q", len(numbers) // 4) + numbers for numbers in data.values()),
+    ]
+    n = rng.randrange(len(parts) + 1)
+    if n == len(parts):
+        return hurt(b"".join(parts), rng)
+    parts[n] = hurt(parts[n], rng)
+    return b"".join(parts)
 
 
 _OPCODES = (

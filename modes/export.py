@@ -63,13 +63,14 @@ def write_programs(
 
 
 def write_weights(trained: Trained, path: Path) -> str:
-    """Writes the weights under the names of HRNet, or of the released GSTO, and says which."""
+    """Writes the weights under the names of another implementation, and says whose."""
     form = format_for(trained.task.config.model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        export_weights(path, trained.variables, form)
+        missing = export_weights(path, trained.variables, form)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}): give a writable --output"
         ) from None
-    return f"{path} ({form.name} names, {path.stat().st_size / 2**20:.1f} MiB)"
+    without = f", without {' and '.join(form.fresh)}: {missing} arrays" if missing else ""
+    return f"{path} ({form.name} names{without}, {path.stat().st_size / 2**20:.1f} MiB)"

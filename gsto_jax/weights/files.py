@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
@@ -15,6 +16,7 @@ from gsto_jax.weights.formats import (
     HRNET_FORMAT,
     IMAGENET_FORMAT,
     POSE_FORMAT,
+    RESNET_FORMAT,
     Format,
     format_of,
 )
@@ -127,13 +129,16 @@ def import_weights(path: str | Path, variables: Variables, form: Format | None =
     return Imported(path, digest, form, found)
 
 
-def export_weights(path: str | Path, variables: Variables, form: Format) -> None:
+def export_weights(path: str | Path, variables: Variables, form: Format) -> int:
     """Writes a network's variables under the keys of another implementation.
 
     Args:
       path: a file, whose suffix (`SUFFIXES`) says how.
       variables: of the network.
       form: whose keys.
+
+    Returns:
+      How many arrays were left out, which only partial forms do.
 
     Raises:
       UserError: another suffix, or the other implementation has nothing like a module of ours.
@@ -144,19 +149,23 @@ def export_weights(path: str | Path, variables: Variables, form: Format) -> None
     state = to_reference(variables, form)
     with replacing(path) as part:
         SUFFIXES[path.suffix](part, state)
+    paths = (key[1:] for key in flatten_dict(dict(variables)))
+    return sum(form.partial and form.fresh_part(key) is not None for key in paths)
 
 
 def format_for(config: ModelConfig) -> Format:
-    """The format whose networks are those that the settings describe.
+    """The format whose networks are those that the settings describe, or begin with one.
 
     Raises:
       UserError: there is none.
     """
-    if config.context != "none" or config.attention != "none":
+    if config.attention != "none":
         raise UserError(
-            "no other implementation has names for context modules or for the gates of Table 3, so "
-            "their weights cannot be exported: export the format jax"
+            "no other implementation has names for the gates of Table 3, so their weights cannot "
+            "be exported: export the format jax"
         )
+    if config.context != "none":
+        return RESNET_FORMAT
     if config.gsto.has_gates or set(config.gtm) != {"none"}:
         return GSTO_FORMAT
     return POSE_FORMAT if config.head == "v1" else HRNET_FORMAT

@@ -19,6 +19,7 @@ class Format:
       sign: pattern of a key that tells files of this kind from those further down in `FORMATS`.
       prefix: stands before every key in the files that were released; files without it will do.
       fresh: patterns of the modules of ours that files may lack, by what people call them.
+      partial: files that are written lack those too.
       keys: the keys that a leaf of ours holds, by its path below the collection and the length of
         its last axis.
     """
@@ -29,6 +30,7 @@ class Format:
     sign: str = ""
     prefix: str = ""
     fresh: Mapping[str, str] = field(default_factory=dict)
+    partial: bool = False
     keys: Callable[[Path, int], list[str]] = hrnet_keys
 
     def ignores(self, key: str) -> bool:
@@ -91,6 +93,7 @@ RESNET_FORMAT = Format(
     ignored=(_COUNTERS, r"fc\..*"),
     sign=r"layer4\..*",
     fresh={"all but the encoder": r"(?!(\w+/)?(stem|stage\d_block\d+)/).*"},
+    partial=True,
     keys=torchvision_keys,
 )
 FORMATS = (GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, IMAGENET_FORMAT, RESNET_FORMAT)

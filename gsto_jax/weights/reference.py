@@ -112,7 +112,7 @@ def to_reference(variables: Variables, form: Format = HRNET_FORMAT) -> dict[str,
       variables: of a network, or a part of them.
       form: whose keys. With the rule for BN scales, these are stored such that the rule gives ours
         back; negative ones, which it cannot give, turn positive together with the kernel before
-        them, which computes the same.
+        them, which computes the same. A partial form gives what it has alone.
 
     Raises:
       UserError: the reference has nothing like a module of ours.
@@ -122,6 +122,8 @@ def to_reference(variables: Variables, form: Format = HRNET_FORMAT) -> dict[str,
         leaves = _storable(leaves)
     state: dict[str, np.ndarray] = {}
     for path, leaf in leaves.items():
+        if form.partial and form.fresh_part(path[1:]) is not None:
+            continue
         keys = form.keys(path[1:], leaf.shape[-1])
         for key, part in zip(keys, np.split(np.asarray(leaf), len(keys), axis=-1), strict=True):
             state[form.prefix + key] = part.transpose(3, 2, 0, 1) if part.ndim == 4 else part

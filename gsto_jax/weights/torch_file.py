@@ -1,16 +1,17 @@
-"""PyTorch's zip files of tensors, read and written by NumPy alone.
+"""PyTorch's files of tensors, read and written by NumPy alone.
 
 `torch.save` pickles, and a pickle can call any function there is. This reader calls none: it knows
 the few pickle opcodes and the few names that tensors need, and refuses all others by name.
 """
 
+import io
 import math
 import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -48,7 +49,9 @@ _DAMAGE = (
 )
 _DIMENSIONS = 16
 MOST_PICKLE = 2**24
-"""Bytes of the pickle, which holds names and shapes alone: more than any network here needs."""
+"""Bytes of a pickle, which holds names and shapes alone: more than any network here needs."""
+_OLD_MAGIC, _OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
+"""What a file of the format before PyTorch 1.6 begins with, each as a pickle of its own."""
 _SHOWN = 100  # letters of a name out of the file
 
 
@@ -71,31 +74,103 @@ def read_torch(path: Path) -> Any:
     """What `torch.save` wrote: NumPy arrays in plain dicts, lists and tuples.
 
     Args:
-      path: a file in the zip format, that of `torch.save` since PyTorch 1.6.
+      path: a zip file, as PyTorch writes it since 1.6, or a file of pickles, as it did before.
 
     Raises:
-      UserError: it asks for anything but tensors and plain values, is damaged, or is in the older
-        format.
+      UserError: it asks for anything but tensors and plain values, or is damaged.
     """
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start[:1] == b"\x80":
-        raise UserError(
-            f"{path} is in PyTorch's format before 1.6, which is not read here. If you trust it, "
-            f'convert it where PyTorch is: torch.save(torch.load("{path.name}", map_location="cpu")'
-            f', "{path.stem}.zip.pth")'
-        )
-    if start != b"PK\x03\x04":
-        raise UserError(f"{path} is no file of torch.save: give a .pth or a .safetensors file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _Archive(archive, path.stat().st_size).read()
+        with path.open("rb") as file:
+            start = file.read(4)
+            file.seek(0)
+            if start[:1] == b"\x80":
+                return _Pickles(file, path.stat().st_size).read()
+            if start != b"PK\x03\x04":
+                raise _Fault("is no file of torch.save: give a .pth or a .safetensors file")
+            with zipfile.ZipFile(file) as archive:
+                return _Archive(archive, path.stat().st_size).read()
     except _Fault as fault:
         raise UserError(f"{path} {fault}") from None
     except _DAMAGE as error:
         # zipfile may quote all of the file.
         reason = (str(error) or type(error).__name__)[:_SHOWN]
         raise UserError(f"{path} is damaged or cut off ({reason}): get it again") from None
+
+
+class _Pickles:
+    """The format before 1.6: four pickles, a fifth with the keys of storages, and their numbers."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+        self._wanted: dict[str, tuple[np.dtype[Any], int]] = {}
+        self._storages: dict[str, np.ndarray] = {}
+
+    def read(self) -> Any:
+        if self._next() != _OLD_MAGIC or self._next() != _OLD_VERSION:
+            raise _Fault("is no file of torch.save: give a .pth or a .safetensors file")
+        match self._next():
+            case {"little_endian": True}:
+                pass
+            case _:
+                raise _Fault("holds big-endian numbers, which are not read here")
+        # The numbers come after the tensors that they are of, so those are read twice.
+        start = self._file.tell()
+        self._next(self._note)
+        keys = _of(list, self._next())
+        for key in keys:
+            self._fill(key)
+        self._file.seek(start)
+        return self._next(self._storage)
+
+    def _next(self, storage: Callable[[Any], np.ndarray] | None = None) -> Any:
+        start = self._file.tell()
+        data = io.BytesIO(self._file.read(MOST_PICKLE + 1))
+        try:
+            value = _interpret(data, storage or _no_storage)
+        except ValueError:
+            if len(data.getvalue()) > MOST_PICKLE:
+                raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes") from None
+            raise
+        self._file.seek(start + data.tell())
+        return value
+
+    def _note(self, identity: Any) -> np.ndarray:
+        """Numbers that take no memory, in place of those that the file holds further on."""
+        key, dtype, count = _described(identity)
+        if self._wanted.setdefault(key, (dtype, count)) != (dtype, count):
+            raise _Fault(f"describes storage {key} in two ways")
+        return np.broadcast_to(np.zeros((), dtype), count)
+
+    def _fill(self, key: Any) -> None:
+        if key not in self._wanted:
+            raise _Fault(f"holds numbers of no tensor: {str(key)[:_SHOWN]}")
+        dtype, count = self._wanted[key]
+        (held,) = struct.unpack("<q", self._file.read(8))
+        size = count * dtype.itemsize
+        if held != count or size > self._size - self._file.tell():
+            raise _Fault(f"is damaged: storage {key} should hold {size} bytes")
+        self._storages[key] = np.frombuffer(self._file.read(size), dtype)
+
+    def _storage(self, identity: Any) -> np.ndarray:
+        key, *_ = _described(identity)
+        if key not in self._storages:
+            raise _Fault(f"lacks storage {key}, the numbers of a tensor")
+        return self._storages[key]
+
+
+def _no_storage(identity: Any) -> np.ndarray:
+    raise _Fault("refers to a storage where none can be")
+
+
+def _described(identity: Any) -> tuple[str, np.dtype[Any], int]:
+    """Key, dtype and length of a storage."""
+    match identity:
+        case ("storage", _Name() as kind, str(key), str(), int(count), *view) if (
+            kind in _STORAGES and count >= 0 and view in ([], [None])
+        ):
+            return key, _STORAGES[kind], count
+        case _:
+            raise _Fault("refers to something that is no storage of numbers")
 
 
 class _Archive:
@@ -123,11 +198,8 @@ class _Archive:
         return _interpret(self._archive.read(self._folder + "data.pkl"), self._storage)
 
     def _storage(self, identity: Any) -> np.ndarray:
-        match identity:
-            case ("storage", _Name() as kind, str(key), str(), int(count)) if kind in _STORAGES:
-                dtype, name = _STORAGES[kind], f"{self._folder}data/{key}"
-            case _:
-                raise _Fault("refers to something that is no storage of numbers")
+        key, dtype, count = _described(identity)
+        name = f"{self._folder}data/{key}"
         if key not in self._storages:
             if name not in self._archive.namelist():
                 raise _Fault(f"lacks {name}, the numbers of a tensor")
@@ -141,7 +213,7 @@ class _Archive:
         return storage
 
 
-def _interpret(data: bytes, storage: Callable[[Any], np.ndarray]) -> Any:
+def _interpret(data: bytes | BinaryIO, storage: Callable[[Any], np.ndarray]) -> Any:
     """Runs the opcodes of a pickle that make tensors and plain values; see the module."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax import PLAIN, HRNet, HRNetSpec, UserError
 from gsto_jax.config import filled
@@ -149,6 +149,31 @@ def test_a_packed_network_is_the_same_network(kind, place):
     )
     assert np.ptp(plain) > 0
     np.testing.assert_allclose(packed, plain, rtol=0, atol=1e-4 * float(np.abs(plain).max()))
+
+
+@pytest.mark.parametrize(("kind", "place"), PLACES)
+def test_every_gate_moves_the_logits(kind, place):
+    attention = AttentionSpec(kind=kind, place=place)
+    model = HRNet(TINY, PLAIN, 3, init_name="he", attention=attention)
+    variables = initial_variables(model, 0)
+    params = flatten_dict(variables["params"], sep="/")
+    gates = {
+        # Maps are positive, so that ReLU lets through what these make of them.
+        name: jnp.abs(leaf) if "squeeze" in name else jnp.asarray(leaf)
+        for name, leaf in params.items()
+        if "attention" in name
+    }
+    image = jax.random.normal(KEY, (1, 32, 32, 3))
+
+    @jax.jit
+    @jax.grad
+    def gradient(gates):
+        tree = unflatten_dict(params | gates, sep="/")
+        logits = model.apply(variables | {"params": tree}, image).logits
+        return (logits * jnp.cos(jnp.arange(logits.size)).reshape(logits.shape)).sum()
+
+    still = {name for name, leaf in gradient(gates).items() if not np.abs(leaf).max() > 0}
+    assert gates and not still
 
 
 def test_what_is_not_there_is_named():

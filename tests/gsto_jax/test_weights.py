@@ -9,6 +9,7 @@ import struct
 import zipfile
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import PLAIN, AttentionSpec, GSTOSpec, HRNet, HRNetSpec, UserError
+from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
-from gsto_jax.models.specs import VARIANTS
+from gsto_jax.models.resnet import ResNet
+from gsto_jax.models.specs import RESNETS, VARIANTS
 from gsto_jax.weights import (
     FORMATS,
     GSTO_FORMAT,
@@ -36,11 +39,13 @@ from gsto_jax.weights import (
     to_reference,
     upsampling_note,
 )
+from gsto_jax.weights.torch_file import write_torch
 from tests.golden.make_timm import image, kept, weights
 from tests.gsto_jax.test_train import make_task
 
 GOLDEN = HRNetSpec(widths=(4, 8, 16, 32), modules=(1, 2, 2), blocks=1, stage1_blocks=1)
 SPEC = replace(GOLDEN, modules=(1, 1, 1))
+GOLDEN_FILES = Path(__file__).parents[1] / "golden"
 SUFFIXES = (".pth", ".safetensors")
 
 
@@ -134,7 +139,76 @@ def test_timm_networks_give_the_same_features(golden, variant):
     assert_equal_arrays(without(back, "last_layer"), {key: state[key] for key in body})
 
 
+def test_torchvisions_resnet_gives_the_same_features(golden, tmp_path):
+    """From a file, into the dilated encoder of a network with a context module."""
+    arrays = golden("k")
+    shapes = {
+        str(key): tuple(map(int, shape.split("x"))) if shape else ()
+        for key, shape in zip(arrays["keys"], arrays["shapes"], strict=True)
+    }
+    state = weights(shapes)
+    write_torch(tmp_path / "resnet50.pth", state)
+    model = ContextNet(RESNETS["resnet50"], "ppm", "supervised", 19)
+    found = import_weights(tmp_path / "resnet50.pth", initial_variables(model, 0))
+    assert found.form is RESNET_FORMAT and list(found.match.fresh) == ["all but the encoder"]
+    assert found.match.loaded == sum(
+        not key.startswith("fc.") and not key.endswith("tracked") for key in shapes
+    )
+    x = jnp.asarray(image().transpose(0, 2, 3, 1))
+    encoder = {kind: tree["encoder"] for kind, tree in found.match.variables.items()}
+    stages = jax.jit(ResNet(RESNETS["resnet50"]).apply)(encoder, x)
+    for n, stage in enumerate(stages, 1):
+        expected = arrays[f"stage{n}"].transpose(0, 2, 3, 1)
+        ours = np.asarray(stage)[..., kept(stage.shape[-1])]
+        assert ours.shape == expected.shape and np.abs(expected).max() > 1
+        assert np.abs(ours - expected).max() < 1e-4 * np.abs(expected).max()
+    missing = export_weights(tmp_path / "back.pth", found.match.variables, RESNET_FORMAT)
+    assert missing == found.match.fresh["all but the encoder"]
+    body = {key: state[key] for key in state if not RESNET_FORMAT.ignores(key)}
+    assert_equal_arrays(read_state(tmp_path / "back.pth"), body)
+
+
 # There and back.
+
+
+@pytest.mark.parametrize("name", ["j_torch_zip.pth", "j_torch_before_1_6.pth"])
+def test_what_pytorch_writes_is_read(golden, name):
+    found, expected = read_state(GOLDEN_FILES / name), golden("j")
+    assert list(found) == list(expected)
+    for key, value in found.items():
+        named = key if key.startswith(("float", "bfloat", "int", "uint", "bool")) else "float32"
+        assert value.dtype == named and value.shape == expected[key].shape, key
+        np.testing.assert_array_equal(value.astype(np.float64), expected[key], err_msg=key)
+
+
+def test_files_from_before_pytorch_1_6_that_are_damaged(tmp_path):
+    data = (GOLDEN_FILES / "j_torch_before_1_6.pth").read_bytes()
+    path = tmp_path / "old.pth"
+
+    def attempt(changed, problem):
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=problem):
+            read_state(path)
+
+    def swap(old, new):
+        assert data.count(old) == 1 and len(old) == len(new)
+        return data.replace(old, new)
+
+    for cut in (5, 20, len(data) // 2, len(data) - 1):
+        attempt(data[:cut], "is damaged")
+    attempt(pickle.dumps(7, 2) + data, r"is no file of torch\.save")
+    attempt(swap(b"little_endian", b"little_Endian"), "big-endian")
+    attempt(swap(b"DoubleStorage", b"QUInt8Storage"), r"asks for torch\.QUInt8Storage")
+    three = struct.pack("<q3f", 12, 0, 1, 2)  # a storage's length, and how it begins
+    attempt(swap(three, struct.pack("<q", 2**60) + three[8:]), "is damaged: storage")
+    lists = [n for n in range(len(data)) if data[n : n + 2] == b"\x80\x02"]
+    last = lists[-1]
+    keys = pickle.loads(data[last:])
+    rest = data[last + len(pickle.dumps(keys, 2)) :]
+    assert data[last:] == pickle.dumps(keys, 2) + rest
+    attempt(data[:last] + pickle.dumps(keys[:-1], 2) + rest, "lacks storage|is damaged")
+    attempt(data[:last] + pickle.dumps(["x", *keys[1:]], 2) + rest, "numbers of no tensor: x")
+    attempt(data[:last] + pickle.dumps(7, 2) + rest, "where a list should")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -419,14 +493,12 @@ def test_no_pickle_is_run(tmp_path, protocol, legacy):
         pickled = pickle.dumps({"conv1.weight": call}, protocol)
         path = tmp_path / "weights.pth"
         if legacy:
-            path.write_bytes(pickled)
+            head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+            path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + pickled)
         else:
             torch_zip(path, pickled)
         name = "posix.system|builtins.eval|__builtin__.eval"
-        match_ = (
-            "format before 1.6.*torch.save.torch.load" if legacy else f"asks for ({name}), .*run"
-        )
-        with pytest.raises(UserError, match=match_):
+        with pytest.raises(UserError, match=f"asks for ({name}), .*run"):
             read_state(path)
         assert not proof.exists()
     pickle.loads(pickle.dumps(Runs(os.system, f"touch {proof}"), protocol))
@@ -580,6 +652,9 @@ def test_every_format_is_told_from_the_others():
     assert format_for(make_task(1).config.model) is GSTO_FORMAT
     assert format_for(plain) is HRNET_FORMAT
     assert format_for(replace(plain, head="v1")) is POSE_FORMAT
+    assert format_for(replace(plain, variant="resnet_mini", context="ppm")) is RESNET_FORMAT
+    with pytest.raises(UserError, match="the gates of Table 3"):
+        format_for(replace(plain, attention="spatial"))
     assert upsampling_note(HRNET_FORMAT, plain) is None
     assert upsampling_note(IMAGENET_FORMAT, replace(plain, upsample="nearest")) is None
     assert "nearest" in upsampling_note(IMAGENET_FORMAT, plain)
