@@ -1,12 +1,13 @@
 """What a train step costs on a TPU that is not here, by ahead-of-time compilation.
 
-    python benchmarks/train_step_plan.py                  # all rows: three hours of one core
+    python benchmarks/train_step_plan.py                  # all rows: five hours of one core
     python benchmarks/train_step_plan.py gsto-w18s hrnet-w18s
 
 Needs the `tpu` extra, and 16 GB of memory for GSTO-W48. Compiles the very train step of
 Cityscapes' configurations in bfloat16 for `v5e:2x2` and reads what it costs a picture
 (`gsto_jax.plan`): GB accessed (kernels' operands and results, tiles and padding included), XLA's
-estimated cycles, cycles of kernels by their final schedules, memory at its peak. Prints each
+estimated cycles, cycles of kernels by their final schedules, memory at its peak; of the kernels of
+gates also what they move in the step, and what copies right before and behind them do. Prints each
 beside a straightforward port of the network, one convolution and one BN a gate, flax's BN and
 full-size logits, measured in the same way with the same versions. The CSV beside this file keeps
 the rows that were not asked for.
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 
 from gsto_jax.plan.machines import machine
-from gsto_jax.plan.measure import plan
+from gsto_jax.plan.measure import Calls, plan
 from modes.common import read_settings
 
 TOPOLOGY = "v5e:2x2"
@@ -74,6 +75,7 @@ def measure(row: Row) -> dict[str, Any]:
     config.train.batch_size = row.images * target.mesh.size
     task, data, _ = read_settings(config)
     found = plan(task, target, config.train.batch_size, data.crop)
+    gates = sum((x for name, x in found.calls.items() if "gates" in name), Calls())
     count, size = (sum(x) for x in zip(*found.collectives.values(), strict=True))
     images = row.images
     return {
@@ -87,6 +89,8 @@ def measure(row: Row) -> dict[str, Any]:
         "GFLOP": round(found.flops / 1e9 / images, 1),
         "peak_GiB": round(found.peak / 2**30 / images, 3),
         "kernel_calls": found.kernels,
+        "gates_GB": round(gates.bytes / 1e9 / images, 4),
+        "copies_beside_gates_GB": round(gates.moved / 1e9 / images, 4),
         "collectives": count,
         "collective_MB": round(size / 1e6, 1),
         "compile_s": round(found.seconds),

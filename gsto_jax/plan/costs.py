@@ -7,6 +7,7 @@ in the background counts where it starts and where it is waited for.
 
 import math
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gsto_jax.plan.shapes import Array, arrays, numbers
@@ -24,6 +25,7 @@ _ONE_A_NUMBER = {
     *("reduce-precision", "remainder", "round-nearest-afz", "round-nearest-even", "select"),
     *("shift-left", "shift-right-arithmetic", "shift-right-logical", "sign", "subtract", "xor"),
 }
+_MOVES = {"copy", "transpose"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
 _LIBRARIES = ("__cublas", "__cudnn")
 """How custom calls of what reads and writes all that it is given begin, on GPUs."""
@@ -74,6 +76,29 @@ def fetched(program: "Program", kernel: "Instruction") -> int:
     """Bytes that a kernel moves between the chip's memory and its cores, each once."""
     shapes = [arrays(kernel.shape), *program.operands(kernel)]
     return sum(x.padded_bytes for shape in shapes for x in shape if not x.on_chip)
+
+
+def relayouts(program: "Program", kernel: "Instruction") -> Iterator["Instruction"]:
+    """Right before and behind a kernel, what only brings a map into another order."""
+    home = program.home(kernel)
+    for name in kernel.operands:
+        operand = program.behind(home, name, ("bitcast", "copy-done", "copy-start"))
+        if operand is not None and _only_moves(program, operand):
+            yield operand
+    found = [kernel]
+    while found:
+        for user in program.users(home, found.pop().name):
+            if user.opcode in ("bitcast", "get-tuple-element", "copy-done", "copy-start"):
+                found.append(user)
+            elif _only_moves(program, user):
+                yield user
+
+
+def _only_moves(program: "Program", instruction: "Instruction") -> bool:
+    if instruction.opcode == "fusion":
+        inside = {x.opcode for x in program.computations[instruction.callee]}
+        return bool(inside & _MOVES) and inside <= _MOVES | {"parameter", "bitcast", "reshape"}
+    return instruction.opcode in _MOVES
 
 
 def _reducer(program: "Program", instruction: "Instruction", kind: str) -> int:

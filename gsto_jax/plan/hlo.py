@@ -5,7 +5,7 @@ XLA's own sums count the body of a loop once. Here a body counts as often as it 
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -206,10 +206,18 @@ class Program:
 
     def _follow(self, computation: str, name: str) -> Instruction | None:
         """The operation that a value comes from, behind copies of it."""
+        return self.behind(computation, name, ("copy", "bitcast", "copy-done", "copy-start"))
+
+    def behind(self, computation: str, name: str, opcodes: Collection[str]) -> Instruction | None:
+        """What makes a value, behind operations of these kinds; None for what has no name."""
         found = self._named[computation].get(name)
-        while found is not None and found.opcode in ("copy", "bitcast", "copy-done", "copy-start"):
+        while found is not None and found.opcode in opcodes:
             found = self._named[computation].get(found.operands[0])
         return found
+
+    def home(self, instruction: Instruction) -> str:
+        """The computation that an operation is of."""
+        return self._home[instruction.name]
 
     @cached_property
     def _named(self) -> dict[str, dict[str, Instruction]]:

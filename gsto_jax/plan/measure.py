@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from gsto_jax.parallel import batch_parts, replicated, split_batch
 from gsto_jax.plan import costs, schedule
 from gsto_jax.plan.hlo import Instruction, Program
 from gsto_jax.plan.machines import Machine
-from gsto_jax.plan.shapes import arrays, shape_bytes
+from gsto_jax.plan.shapes import arrays, parts, shape_bytes
 from gsto_jax.pose import estimate
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.protocol import Size
@@ -96,6 +96,24 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Calls:
+    """Of a kernel, all calls together.
+
+    Attributes:
+      count: how many.
+      bytes: that they read and write.
+      moved: bytes of what right before and behind them only brings maps into another order.
+    """
+
+    count: int = 0
+    bytes: int = 0
+    moved: int = 0
+
+    def __add__(self, other: "Calls") -> "Calls":
+        return Calls(self.count + other.count, self.bytes + other.bytes, self.moved + other.moved)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a step costs a chip, loops multiplied out.
 
@@ -111,6 +129,7 @@ class Plan:
       collectives: by kind, how many and their bytes.
       layers: the parts of the network, the dearest first.
       kernels: calls of kernels.
+      calls: of each kernel by its name.
       unscheduled: those of them whose schedule is unknown, so that only their bytes count.
       seconds: that compiling took.
     """
@@ -127,6 +146,7 @@ class Plan:
     kernels: int
     unscheduled: int
     seconds: float
+    calls: Mapping[str, Calls] = field(default_factory=dict)
 
 
 def plan(task: Task, machine: Machine, batch: int, size: Size, step: str = "train") -> Plan:
@@ -287,6 +307,8 @@ class _Reading:
         sizes: Counter[str] = Counter()
         looped, own, missed = Counter[str](), 0, 0
         kernels = unscheduled = 0
+        calls: dict[str, Calls] = defaultdict(Calls)
+        moves: set[str] = set()  # one may stand between two kernels
         for instruction, times in self.program.runs(self.price):
             cost = self.cost(instruction)
             parts[layer_of(instruction)][operation_of(instruction)] += cost * times
@@ -299,10 +321,17 @@ class _Reading:
                 missed += size - claimed.get("bytes_accessed", 0)
                 kernels += times
                 unscheduled += times * (self.scheduled(instruction) is None)
+                found = {x.name: x for x in costs.relayouts(self.program, instruction)}
+                moved = sum(
+                    costs.accessed(self.program, found[name]) for name in found.keys() - moves
+                )
+                moves |= found.keys()
+                name = re.sub(r"[.\d]+$", "", instruction.name)
+                calls[name] += Calls(times, size * times, moved * times)
             kind = instruction.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
                 counts[kind] += times
-                sizes[kind] += shape_bytes(instruction.shape) * times
+                sizes[kind] += result_bytes(instruction) * times
         if seen := self.compiled.cost_analysis():
             all_flops = seen.get("flops", 0) + looped["flops"]
             all_bytes = seen.get("bytes accessed", 0) + looped["bytes"] + missed
@@ -322,6 +351,7 @@ class _Reading:
             kernels=kernels,
             unscheduled=unscheduled,
             seconds=seconds,
+            calls=dict(calls),
         )
 
     def traced_flops(self) -> float:
@@ -337,6 +367,14 @@ def _layer(name: str, operations: Mapping[str, Cost]) -> Layer:
     by = 0 if whole.rank[0] else 1
     part, all_ = (x.rank[by] for x in (operations[dearest], whole))
     return Layer(name, whole, dearest, part / all_ if all_ else 1.0)
+
+
+def result_bytes(collective: Instruction) -> int:
+    """Of what a collective gives; some that run in the background also name what they read."""
+    shape = collective.shape
+    if collective.opcode in ("all-gather-start", "collective-permute-start"):
+        shape = parts(shape)[1]
+    return shape_bytes(shape)
 
 
 def layer_of(instruction: Instruction) -> str:

@@ -63,6 +63,20 @@ def arrays(shape: str) -> list[Array]:
     return found
 
 
+def parts(shape: str) -> list[str]:
+    """What a tuple holds, such as "f32[2]{0}" and "(s32[], s32[])"; of an array, itself."""
+    if not shape.startswith("("):
+        return [shape]
+    found, depth = [""], 0
+    for letter in shape[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [part.strip() for part in found]
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """The numbers of a list such as "8,128"."""
     return tuple(int(number) for number in text.split(",") if number)

@@ -49,6 +49,10 @@ def plan_table(found: Plan, memory: int, title: str) -> Table:
     for kind, (count, size) in found.collectives.items():
         add(kind, None, f"{size / 1e9:.3f} GB, {count} times")
     table.add_section()
+    for name, calls in sorted(found.calls.items(), key=lambda item: -item[1].bytes):
+        note = f"{calls.bytes / 1e9:.3f} GB, {calls.count} times"
+        add(name, None, note + (f", copies beside {calls.moved / 1e9:.3f}" if calls.moved else ""))
+    table.add_section()
     for layer in found.layers[:_SHOWN]:
         add(layer.name, layer.cost, f"{layer.share:.0%} {layer.dearest}")
     table.caption = " ".join(_notes(found))

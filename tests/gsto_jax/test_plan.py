@@ -1,6 +1,7 @@
 """Programs are read as they run: loops multiplied out, kernels counted, unknown loops refused."""
 
 import math
+import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -20,8 +21,18 @@ from gsto_jax.plan import costs, machines, measure, schedule
 from gsto_jax.plan.fit import largest
 from gsto_jax.plan.hlo import Instruction, Program
 from gsto_jax.plan.machines import Machine, machine
-from gsto_jax.plan.measure import Cost, DoesNotFit, Layer, Plan, layer_of, operation_of, plan
-from gsto_jax.plan.shapes import arrays, shape_bytes
+from gsto_jax.plan.measure import (
+    Calls,
+    Cost,
+    DoesNotFit,
+    Layer,
+    Plan,
+    layer_of,
+    operation_of,
+    plan,
+    result_bytes,
+)
+from gsto_jax.plan.shapes import arrays, parts, shape_bytes
 from gsto_jax.plan.tables import compare_table, plan_table
 from tests.gsto_jax.pose_runs import pose_task
 from tests.gsto_jax.test_train import make_task
@@ -217,6 +228,22 @@ def test_what_lies_on_the_chip():
     ]
 
 
+def test_what_a_collective_gives():
+    """Some that run in the background name what they read, and their scratch, beside it."""
+    assert parts("f32[2]{0}") == ["f32[2]{0}"]
+    assert parts("((f32[2,3]{1,0}), (s8[4]{0}, u32[]), u32[])") == [
+        *("(f32[2,3]{1,0})", "(s8[4]{0}, u32[])", "u32[]")
+    ]
+    for opcode, shape, size in (
+        ("all-reduce", "(f32[8]{0}, f32[2]{0})", 40),
+        ("all-reduce-start", "f32[8]{0:T(128)}", 32),
+        ("all-gather-start", "(f32[8]{0:T(128)}, f32[32]{0:T(128)})", 128),
+        ("all-gather-start", "((f32[8]{0}, s8[4]{0}), (f32[32]{0}, s8[16]{0}))", 144),
+        ("collective-permute-start", "(f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)})", 32),
+    ):
+        assert result_bytes(Instruction("x", opcode, shape, (), "", False)) == size
+
+
 def convolved(x, w, **options):
     return lax.conv_general_dilated(
         x, w, dimension_numbers=("NHWC", "HWIO", "NHWC"), **{"window_strides": (1, 1), **options}
@@ -376,6 +403,56 @@ def test_kernels(tmp_path, monkeypatch, claim, bundles, cycles):
     assert found.layers[0].cost.bytes >= 5 * 3 * PADDED
     assert found.bytes == pytest.approx(5 * 3 * PADDED, rel=1e-2)
     assert found.flops == 5 * (700 * bool(claim) + 1) + 6
+
+
+BESIDE = """
+HloModule beside
+
+%turned (x: bf16[64,96]) -> bf16[96,64] {
+  %x = bf16[64,96]{1,0} parameter(0)
+  ROOT %y = bf16[96,64]{1,0} transpose(%x), dimensions={1,0}
+}
+
+%added (u: bf16[64,96]) -> bf16[64,96] {
+  %u = bf16[64,96]{1,0} parameter(0)
+  %c = bf16[64,96]{1,0} copy(%u)
+  ROOT %v = bf16[64,96]{1,0} add(%c, %c)
+}
+
+ENTRY %main (p: bf16[64,96], q: bf16[64,96]) -> (bf16[96,64], bf16[64,96]) {
+  %p = bf16[64,96]{1,0} parameter(0)
+  %q = bf16[64,96]{1,0} parameter(1)
+  %copy = bf16[64,96]{0,1} copy(%p)
+  %cs = (bf16[64,96]{0,1:S(1)}, bf16[64,96]{0,1}, u32[]{:S(2)}) copy-start(%copy)
+  %cd = bf16[64,96]{0,1:S(1)} copy-done(%cs)
+  %made = bf16[64,96]{1,0} fusion(%q), kind=kLoop, calls=%added
+  %gates.1 = (bf16[64,96]{1,0}, bf16[64,96]{1,0}) custom-call(%cd, %made), \
+custom_call_target="tpu_custom_call"
+  %one = bf16[64,96]{1,0} get-tuple-element(%gates.1), index=0
+  %two = bf16[64,96]{1,0} get-tuple-element(%gates.1), index=1
+  %turn = bf16[96,64]{1,0} fusion(%one), kind=kLoop, calls=%turned
+  %last = bf16[64,96]{1,0} fusion(%two), kind=kLoop, calls=%added
+  %gates.2 = bf16[64,96]{1,0} custom-call(%copy), custom_call_target="tpu_custom_call"
+  ROOT %out = (bf16[96,64]{1,0}, bf16[64,96]{1,0}) tuple(%turn, %gates.2)
+}
+"""
+
+
+def test_copies_beside_kernels():
+    """A copy that two kernels read counts once; what also computes is none."""
+    size = 64 * 96 * 2
+    program = Program.read(BESIDE)
+    first, second = (x for x, _ in program.runs() if x.is_kernel)
+    assert [x.name for x in costs.relayouts(program, first)] == ["copy", "turn"]
+    assert [x.name for x in costs.relayouts(program, second)] == ["copy"]
+    compiled = SimpleNamespace(
+        as_text=lambda: BESIDE,
+        cost_analysis=lambda: {"flops": 1.0, "bytes accessed": 1.0},
+        memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=77),
+    )
+    chips = Machine(make_mesh(jax.devices()[:1]), 2**30, 546.0)
+    found = measure._Reading(compiled, None, chips).plan("train", 1, 1.0)
+    assert found.calls == {"gates": Calls(2, 6 * size, 4 * size)}
 
 
 ITSELF = "   0x1   :  { %v1 = vadd.f32 %v2, %v3 }\n"
@@ -539,6 +616,10 @@ def test_tables():
     assert rows["head"] == ["4.000", "1.000", "3.000", "50% conv"]
     assert rows["all-reduce"][-1] == "0.004 GB, 3 times"
     assert "7 calls of Pallas kernels" in table.caption and "not times" in table.caption
+    calls = {"gates": Calls(3, 2 * 10**9, 10**9), "loss": Calls(1, 10**9)}
+    rows = cells(plan_table(a_plan(calls=calls), 2**34, "a step"))
+    assert rows["gates"][-1] == "2.000 GB, 3 times, copies beside 1.000"
+    assert rows["loss"][-1] == "1.000 GB, 1 times"
     bare = plan_table(a_plan(cost=Cost(bytes=3e9), kernels=0), 2**34, "a step")
     assert [str(column.header) for column in bare.columns] == ["a chip", "GB", ""]
     assert "Cycles are not estimated" in bare.caption
@@ -628,18 +709,19 @@ def test_another_configuration_takes_the_same_settings(monkeypatch):
     assert command_line.reason(error.value).endswith("No such file or directory: 'configs/nope.py'")
 
 
-needs_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is not installed")
-
-
-def one_tpu():
+@pytest.fixture
+def one_tpu(monkeypatch):
+    monkeypatch.syspath_prepend(os.environ.get("GSTO_LIBTPU", ""))
+    if find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
     found = machine("v5e:2x2")
     return replace(found, mesh=make_mesh(list(found.mesh.devices.flat[:1])))
 
 
-@needs_libtpu
-def test_a_loop_for_tpus_costs_what_its_unrolled_form_costs():
-    chip, shapes = one_tpu(), ((2048, 1024), (1024, 1024))
-    loop, flat = (read(f, *shapes, chips=chip) for f in (scanned, unrolled))
+@pytest.mark.slow
+def test_a_loop_for_tpus_costs_what_its_unrolled_form_costs(one_tpu):
+    shapes = ((2048, 1024), (1024, 1024))
+    loop, flat = (read(f, *shapes, chips=one_tpu) for f in (scanned, unrolled))
     assert loop.flops == pytest.approx(flat.flops, rel=0.01)
     # XLA estimates both alike, but a loop copies its state and an unrolled one need not.
     assert loop.cost.cycles == pytest.approx(flat.cost.cycles, rel=0.15)
@@ -647,8 +729,8 @@ def test_a_loop_for_tpus_costs_what_its_unrolled_form_costs():
     assert loop.bytes == pytest.approx(loop.cost.bytes, rel=0.15)
 
 
-@needs_libtpu
-def test_a_kernel_for_tpus():
+@pytest.mark.slow
+def test_a_kernel_for_tpus(one_tpu):
     from jax.experimental import pallas as pl
 
     def halve(x, y):
@@ -657,11 +739,12 @@ def test_a_kernel_for_tpus():
     block = pl.BlockSpec((64, 1024), lambda i: (i, 0))
     shape = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
     kernel = pl.pallas_call(halve, grid=(16,), in_specs=[block], out_specs=block, out_shape=shape)
-    chip = one_tpu()
-    once = read(kernel, (1024, 1024), chips=chip)
+    once = read(kernel, (1024, 1024), chips=one_tpu)
     assert (once.kernels, once.unscheduled) == (1, 0)
     assert once.bytes == 2 * 4 * 2**20
     assert once.cost.kernels == pytest.approx(2 * 4 * 2**20 / (819 / 1.5))  # memory is the limit
-    looped = read(lambda x: lax.fori_loop(0, 5, lambda _, x: kernel(x), x), shape.shape, chips=chip)
+    looped = read(
+        lambda x: lax.fori_loop(0, 5, lambda _, x: kernel(x), x), shape.shape, chips=one_tpu
+    )
     assert (looped.kernels, looped.unscheduled) == (5, 0)
     assert looped.bytes > 5 * once.bytes
