@@ -4,19 +4,24 @@
 
 Needs the `tpu` extra. For each branch of W18, W32 and W48 at 8 crops of 512x1024 a chip, in
 bfloat16, packed as the network packs it, compiles gates and gradient in the released form in
-training (two phases each way) for v5e, v5p and v6e, with maps laid out as convolutions leave them.
-The minimum is two readings of the map and one writing a gated map; backward two readings of the map
-and of each cotangent, and one writing. Both in bytes as tiles fill memory; what XLA does around
-the kernels counts. For the ratio copies in the background, by which XLA brings maps to the cores
-ahead of a kernel, count what crosses the chip's memory, and the kernel's reading there nothing; the
-column `accessed_MB` counts all as XLA does. On v5e the same by XLA alone stands beside it. Rows
-that the CSV beside this file holds already are not compiled again: all take 30 minutes of a core.
+training (two phases each way) for v5e, v5p and v6e, with maps laid out as convolutions leave them;
+for v5e also at the sizes of poses, Pascal Context and LIP, the paper's form, the released one at
+inference (BN folded, forward alone), and float32. The minimum, in the form with two phases: two
+readings of the map and one writing a gated map; backward two readings of the map and of each
+cotangent, and one writing. In the others one reading in place of two. Both in bytes as tiles fill
+memory; what XLA does around the kernels counts. For the ratio copies in the background, by which
+XLA brings maps to the cores ahead of a kernel, count what crosses the chip's memory, and the
+kernel's reading there nothing; the column `accessed_MB` counts all as XLA does. On v5e the same by
+XLA alone stands beside the first rows. Rows that the CSV beside this file holds already are not
+compiled again: all take an hour of a core.
 """
 
 import csv
 import itertools
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +43,48 @@ TOPOLOGIES = {
 }
 """And whose bytes are counted on them."""
 NETWORKS = ("w18_small_v2", "w32", "w48")
-BATCH, SIZE = 8, (128, 256)
-KEYS = ("topology", "network", "branch", "gates")
+BATCH, SIZE, TRAINING = 8, (512, 1024), "released, training"
+FORMS = {TRAINING: (2, 2), "paper, training": (1, 1), "released, inference": (1, 0)}
+"""How often the map is read, forward, and what is read backward."""
+
+
+class Row(NamedTuple):
+    """Gates of one branch.
+
+    Attributes:
+      topology: of `TOPOLOGIES`.
+      network: of `VARIANTS`.
+      size: of the picture, such as "512x1024".
+      form: of `FORMS`.
+      dtype: of the maps.
+      branch: from 0.
+      gates: how many.
+    """
+
+    topology: str
+    network: str
+    size: str
+    form: str
+    dtype: str
+    branch: str
+    gates: str
+
+
+def _rows() -> Iterator[Row]:
+    first, size = next(iter(TOPOLOGIES)), "x".join(map(str, SIZE))
+    kinds = [
+        *((topology, x, size, TRAINING, "bfloat16") for topology in TOPOLOGIES for x in NETWORKS),
+        *((first, x, "384x288", TRAINING, "bfloat16") for x in ("w32", "w48")),
+        *((first, "w48", x, TRAINING, "bfloat16") for x in ("480x480", "473x473")),
+        *((first, x, size, form, "bfloat16") for form in list(FORMS)[1:] for x in NETWORKS[::2]),
+        *((first, x, size, TRAINING, "float32") for x in NETWORKS[::2]),
+    ]
+    for kind, gates in itertools.product(kinds, (2, 3, 4)):
+        yield from (Row(*kind, str(branch), str(gates)) for branch in range(gates))
+
+
 FIELDS = (
-    *(*KEYS, "shape", "minimum_MB", "pallas_tpu_MB", "pallas_tpu_over_minimum"),
+    *(*Row._fields, "shape", "minimum_MB", "pallas_tpu_MB", "pallas_tpu_over_minimum"),
     *("pallas_tpu_accessed_MB", "xla_MB", "xla_over_minimum", "xla_accessed_MB"),
 )
 
@@ -60,59 +103,77 @@ def crossing(program: Program, instruction: Instruction) -> int:
     return costs.accessed(program, instruction)
 
 
-def measure(topology: str, network: str, branch: int, gates: int) -> dict[str, object]:
+def measure(row: Row) -> dict[str, object]:
     """One branch that sends to so many targets."""
-    channels, pack = (f(VARIANTS[network].widths)[branch] for f in (tuple, packs_of))
-    height, width = (side >> branch for side in SIZE)
+    branch, gates = int(row.branch), int(row.gates)
+    size = [int(side) for side in row.size.split("x")]
+    widths = VARIANTS[row.network].widths
+    packed = all(side % 32 == 0 for side in size)  # as in `HRNet`
+    channels, pack = widths[branch], packs_of(widths)[branch] if packed else 1
+    height, width = (-(-side // (4 << branch)) for side in size)
     shape = (BATCH, height, width // pack, pack * channels)
-    device = machine(topology).mesh.devices.flat[0]
+    device = machine(row.topology).mesh.devices.flat[0]
     whole = SingleDeviceSharding(device)
     lain = Format(Layout(major_to_minor=(1, 2, 0, 3)), whole)
-    features = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=lain)
-    kernel, scale, bias = (
+    features = jax.ShapeDtypeStruct(shape, row.dtype, sharding=lain)
+    kernel, *affine = (
         jax.ShapeDtypeStruct(x, jnp.float32, sharding=whole)
         for x in ((channels, gates), (gates,), (gates,))
     )
+    if row.form == "paper, training":
+        affine = []
+    settings = {"epsilon": 1e-5} if row.form == TRAINING else {}
 
-    def both(implementation, features, kernel, scale, bias, cotangents):  # type: ignore[no-untyped-def]
+    def both(implementation, features, cotangents, kernel, *affine):  # type: ignore[no-untyped-def]
         def maps(*operands):  # type: ignore[no-untyped-def]
             return gated_maps(
-                *operands, epsilon=1e-5, relu=True, pack=pack, implementation=implementation
+                *operands,
+                relu=bool(affine),
+                pack=pack,
+                implementation=implementation,
+                **settings,
             ).maps
 
-        found, pull = jax.vjp(maps, features, kernel, scale, bias)
+        if row.form == "released, inference":
+            return maps(features, kernel, *affine)
+        found, pull = jax.vjp(maps, features, kernel, *affine)
         return found, pull(cotangents)
 
-    row: dict[str, object] = {"shape": "x".join(map(str, shape))}
-    tile = arrays(f"bf16[{','.join(map(str, shape))}]{{3,0,2,1:T(8,128)(2,1)}}")[0].padded_bytes
-    least = tile * ((2 + gates) + (2 + 2 * gates + 1))
-    for implementation in TOPOLOGIES[topology]:
+    found: dict[str, object] = {"shape": "x".join(map(str, shape))}
+    tiles = "T(8,128)(2,1)" if row.dtype == "bfloat16" else "T(8,128)"
+    kind = {"bfloat16": "bf16", "float32": "f32"}[row.dtype]
+    tile = arrays(f"{kind}[{','.join(map(str, shape))}]{{3,0,2,1:{tiles}}}")[0].padded_bytes
+    forward, backward = FORMS[row.form]
+    least = tile * (forward + gates + (backward * (1 + gates) + 1) * (backward > 0))
+    gated, gradients = (lain,) * gates, (lain, *(whole for _ in (kernel, *affine)))
+    for implementation in TOPOLOGIES[row.topology]:
+        if implementation == "xla" and (row.form, row.size) != (TRAINING, "512x1024"):
+            continue
         step = jax.jit(
             lambda *a, name=implementation: both(name, *a),
-            out_shardings=((lain,) * gates, (lain, whole, whole, whole)),
+            out_shardings=(gated, gradients) if backward else gated,
         )
-        program = Program.read(
-            step.lower(features, kernel, scale, bias, (features,) * gates).compile().as_text()
-        )
+        lowered = step.lower(features, (features,) * gates, kernel, *affine)
+        program = Program.read(lowered.compile().as_text())
         accessed = sum(costs.accessed(program, x) * times for x, times in program.runs())
         total = sum(crossing(program, x) * times for x, times in program.runs())
         kernels = sum(times for x, times in program.runs() if x.is_kernel)
-        row |= {
+        found |= {
             f"{implementation}_MB": round(total / 1e6, 1),
             f"{implementation}_over_minimum": round(total / least, 3),
             f"{implementation}_accessed_MB": round(accessed / 1e6, 1),
         }
-        assert (kernels == 4) == (implementation == "pallas_tpu"), kernels
-    return row | {"minimum_MB": round(least / 1e6, 1)}
+        wanted = (forward + backward) * (implementation == "pallas_tpu")
+        assert kernels == wanted, (row, kernels)
+    return found | {"minimum_MB": round(least / 1e6, 1)}
 
 
-def write(path: Path, rows: dict[tuple[str, ...], dict[str, str]]) -> None:
-    """Writes the rows that there are, topology by topology."""
-    order = list(TOPOLOGIES)
+def write(path: Path, rows: Mapping[Row, Mapping[str, object]]) -> None:
+    """Writes the rows that there are."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[key] for key in sorted(rows, key=lambda key: order.index(key[0])))
+        writer.writerows(rows[row] for row in _rows() if row in rows)
 
 
 def main() -> None:
@@ -120,19 +181,23 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # or it would look for the chips
     versions = f"jax{jax.__version__}_libtpu{version('libtpu')}"
     path = Path(__file__).with_name(f"{Path(__file__).stem}_tpus_{versions}.csv")
-    rows = list(csv.DictReader(path.open())) if path.exists() else []
-    known = {tuple(row[key] for key in KEYS): row for row in rows}
-    for topology, network, stage in itertools.product(TOPOLOGIES, NETWORKS, (2, 3, 4)):
-        for branch in range(stage):
-            key = (topology, network, str(branch), str(stage))
-            if key not in known:
-                row = dict(zip(KEYS, key, strict=True))
-                row |= measure(topology, network, branch, stage)
-                known[key] = {name: str(row.get(name, "")) for name in FIELDS}
-                print(*known[key].values(), sep="  ", flush=True)
-                write(path, known)
-    worst = max(known.values(), key=lambda row: float(row["pallas_tpu_over_minimum"]))
-    print(f"at most {worst['pallas_tpu_over_minimum']} times the minimum, at {worst['shape']}")
+    there = list(csv.DictReader(path.open())) if path.exists() else []
+    known: dict[Row, dict[str, object]] = {
+        Row(*(found[key] for key in Row._fields)): dict(found) for found in there
+    }
+    for row in _rows():
+        if row not in known:
+            found = row._asdict() | measure(row)
+            known[row] = {name: found.get(name, "") for name in FIELDS}
+            print(*known[row].values(), sep="  ", flush=True)
+            write(path, known)
+    for form in dict.fromkeys((row.form, row.dtype) for row in known):
+        of_form = [found for row, found in known.items() if (row.form, row.dtype) == form]
+        worst = max(of_form, key=lambda found: float(str(found["pallas_tpu_over_minimum"])))
+        print(
+            f"{', '.join(form)}: at most {worst['pallas_tpu_over_minimum']} times the minimum, at "
+            f"{worst['shape']}"
+        )
 
 
 if __name__ == "__main__":
