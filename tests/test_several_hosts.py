@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -56,7 +57,10 @@ def by_one(workdir, *more):
 
 
 def by_several(workdir, *more, count=2, devices=2, kill=None):
-    """Status, output and errors of processes that run together; one may die after a step."""
+    """Status, output and errors of processes that run together.
+
+    One may be killed, in the third step or soon after it, when the first checkpoint is whole.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = f"--coordinator=localhost:{free.getsockname()[1]}"
@@ -69,10 +73,14 @@ def by_several(workdir, *more, count=2, devices=2, kill=None):
         if kill is not None:
             for line in processes[0].stdout:
                 seen += line
-                if line.startswith("step"):
+                if re.match(r"step +2/", line):
                     break
+            while not (workdir / "checkpoints" / "1").exists():
+                time.sleep(0.01)
             processes[kill].kill()
-        texts = [process.communicate(timeout=900) for process in processes]
+        # Two minutes is what whoever is left may take to see it.
+        limit = 900 if kill is None else 120
+        texts = [process.communicate(timeout=limit) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -131,27 +139,49 @@ def test_several_processes_evaluate_as_one(tmp_path, alone):
 
 
 @pytest.mark.parametrize("kill", [0, 1])
-def test_one_that_dies_ends_the_other_and_one_goes_on_alone(tmp_path, alone, kill):
+def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
     codes, _, errors = by_several(tmp_path, kill=kill)
     assert codes[kill] == -9
     assert codes[1 - kill] not in (0, -9), "a message and an end of its own"
     assert re.search("is gone|the leader task was preempted", errors[1 - kill]), errors
-    out = by_one(tmp_path)
-    if "goes on from step" not in out:  # it died before the first checkpoint was whole
-        assert len(re.findall(r"^step ", out, re.MULTILINE)) == 3
+    codes, outs, errors = by_several(tmp_path)
+    assert codes == [0, 0], errors
+    (begun,) = re.findall(r"goes on from step (\d)", outs[0])
+    assert len(re.findall(r"^step ", outs[0], re.MULTILINE)) == 3 - int(begun) < 3
     assert_same_run(tmp_path, alone)
 
 
-def test_another_configuration_on_one_host(tmp_path):
+def two_that_differ(first, second):
+    """Errors and status of two processes that the same run was meant to have."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = f"--coordinator=localhost:{free.getsockname()[1]}"
-    momentum = [(), ("--config.optim.momentum=0.5",)]
     processes = [
-        start(1, command(tmp_path, place, "--processes=2", f"--process={k}", *more))
-        for k, more in enumerate(momentum)
+        start(1, [*args, place, "--processes=2", f"--process={k}"])
+        for k, args in enumerate((first, second))
     ]
-    ends = [(process.communicate(timeout=600)[1], process.returncode) for process in processes]
+    try:
+        return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_another_folder_on_one_host(tmp_path):
+    ends = two_that_differ(command(tmp_path / "a"), command(tmp_path / "b"))
+    host = socket.gethostname()
+    message = (
+        f"--workdir={tmp_path / 'b'} of process 1 ({host}) is not the folder that process 0 sees "
+        "there: give one that all hosts share\n"
+    )
+    assert [code for _, code in ends] == [2, 2], ends
+    assert ends[1][0].endswith(f"error: {message}")
+    assert ends[0][0].endswith(f"error: process 1 ({host}) ended: {message}")
+
+
+def test_another_configuration_on_one_host(tmp_path):
+    ends = two_that_differ(command(tmp_path), command(tmp_path, "--config.optim.momentum=0.5"))
     host = socket.gethostname()
     message = (
         f"process 1 ({host}) and process 0 were not started alike: config.optim.momentum is 0.5 "
