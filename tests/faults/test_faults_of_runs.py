@@ -98,8 +98,10 @@ def test_a_newest_checkpoint_that_is_cut_off(tmp_path, train, same, capsys):
     same(tmp_path)
 
 
-def test_a_workdir_that_is_removed(tmp_path, train, same, monkeypatch):
+def test_a_workdir_that_is_removed(tmp_path, train, same, monkeypatch, capsys):
+    """And comes back, as a mount does."""
     workdir, write = tmp_path / "run", Workdir.write_training
+    train(workdir, stop_at=2)
 
     def write_then_remove(self, step, scalars):
         write(self, step, scalars)
@@ -108,16 +110,20 @@ def test_a_workdir_that_is_removed(tmp_path, train, same, monkeypatch):
 
     monkeypatch.setattr(Workdir, "write_training", write_then_remove)
     with pytest.raises(TrainingError, match=rf"{workdir} can no longer be written .*training"):
-        train(workdir, checkpoint_every=4)
-    assert not (workdir / "checkpoints" / "4").exists()
+        train(workdir)
+    assert not workdir.exists()
     monkeypatch.setattr(Workdir, "write_training", write)
+    (tmp_path / "elsewhere").rename(workdir)
+    capsys.readouterr()
     train(workdir)
+    assert "goes on from step 2" in capsys.readouterr().out
     same(workdir)
 
 
 @pytest.mark.slow
-def test_a_folder_of_checkpoints_that_is_removed(tmp_path, train, same, monkeypatch):
+def test_a_folder_of_checkpoints_that_is_removed(tmp_path, train, same, monkeypatch, capsys):
     write = Workdir.write_training
+    train(tmp_path, stop_at=2)
 
     def write_then_remove(self, step, scalars):
         write(self, step, scalars)
@@ -126,9 +132,12 @@ def test_a_folder_of_checkpoints_that_is_removed(tmp_path, train, same, monkeypa
 
     monkeypatch.setattr(Workdir, "write_training", write_then_remove)
     with pytest.raises(TrainingError, match=rf"step 4: {tmp_path}/checkpoints is gone"):
-        train(tmp_path, checkpoint_every=4)  # none is being written at that moment
+        train(tmp_path)
     monkeypatch.setattr(Workdir, "write_training", write)
+    (tmp_path / "elsewhere").rename(tmp_path / "checkpoints")
+    capsys.readouterr()
     train(tmp_path)
+    assert "goes on from step 2" in capsys.readouterr().out
     same(tmp_path)
 
 
