@@ -1,5 +1,7 @@
 """What packed maps go through equals what plain ones do."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,6 +183,26 @@ def test_groups_on_as_many_devices_wait_for_nobody():
 
     assert reduces(1) > 0
     assert reduces(2) == 0
+
+
+def test_groups_of_several_devices_sum_among_themselves():
+    """Two devices each: nothing is gathered, and results are those of one device."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x = jax.random.normal(KEY, (8, 4, 6, 8))
+    norm = BatchNorm(groups=2)
+    variables = norm.init(KEY, x)
+
+    def f(x):
+        y, pull = jax.vjp(lambda x: norm.apply(variables, x, True, mutable=["batch_stats"])[0], x)
+        return y, pull(jnp.cos(y))[0]
+
+    step = jax.jit(f, in_shardings=split, out_shardings=(split, split)).lower(x).compile()
+    text = step.as_text()
+    assert " all-reduce(" in text
+    assert not re.search(r" (all-gather|all-to-all|collective-permute)", text)
+    for ours, alone in zip(step(jax.device_put(x, split)), jax.jit(f)(x), strict=True):
+        np.testing.assert_allclose(ours, alone, atol=1e-5)
 
 
 def test_packs_fill_the_lanes():
