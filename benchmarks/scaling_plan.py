@@ -11,8 +11,8 @@ Cityscapes' configurations in bfloat16 for 4, 16, 64 and 256 chips: 2 pictures a
 512 pictures over all ("strong"), with the statistics of BN over all chips and, in the rows that end
 in "groups", over the pictures of each chip. The CSV holds what the compiled program says of itself,
 row by row, and keeps the rows that were not asked for; a step that two rows share is compiled once.
-A row whose batch does not fit is a row, too: it is not compiled where fewer pictures a chip did not
-fit, or where a row that fits needs so much for a picture that this one is beyond twice the memory.
+More than 8 pictures a chip go through in parts of 8 (`train.accumulate`), since a chip has no room
+for more of W48; a row whose batch still does not fit is a row, too.
 
 Times come from `gsto_jax.plan.estimate`: the longer of bytes over bandwidth and cycles over the
 clock, and the collectives either hidden behind that or after it. Efficiency is the pictures a
@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 
 from gsto_jax.plan.estimate import Estimate, on_tpus
-from gsto_jax.plan.machines import TPUS, machine
+from gsto_jax.plan.machines import machine
 from gsto_jax.plan.measure import DoesNotFit, plan
 from gsto_jax.whole_file import replacing
 from modes.common import read_settings
@@ -52,8 +52,8 @@ NETWORKS = {
 }
 NOT_ASKED_FOR = "quickstart"
 """Only to see that all of it works: its rows are compiled where they are named."""
-BEYOND = 2
-"""A batch that needs so many times the memory, by a smaller one, is not tried."""
+PART = 8
+"""Pictures that a chip takes at once."""
 
 Found = Mapping[str, Any]
 
@@ -82,13 +82,18 @@ class Row(NamedTuple):
         return f"{self.network}-{self.series}-{self.chips}{end}"
 
     @property
+    def parts(self) -> int:
+        """In how many a chip's pictures go through."""
+        return max(1, self.images // PART)
+
+    @property
     def step(self) -> tuple[str, ...]:
         """What is compiled, as it stands in the CSV: rows of both series may share it."""
         return self.network, str(self.chips), str(self.images), self.bn
 
 
 def _rows() -> Iterator[Row]:
-    """Those with few pictures a chip first: they tell of some others that they cannot fit."""
+    """In the order of the table."""
     for network, (_, sizes) in NETWORKS.items():
         found = [
             Row(network, series, chips, EACH if series == "weak" else ALL // chips, bn)
@@ -111,7 +116,7 @@ def measure(row: Row) -> dict[str, Any]:
     target = machine(f"{CHIP}:{'x'.join(map(str, GRIDS[row.chips]))}")
     config.model.dtype = "bfloat16"
     config.model.bn_groups = row.chips if row.bn == "groups" else 1
-    config.train.batch_size = row.images * row.chips
+    config.train.batch_size, config.train.accumulate = row.images * row.chips, row.parts
     task, data, _ = read_settings(config)
     began = time.perf_counter()
     try:
@@ -142,31 +147,6 @@ def read(collectives: str) -> dict[str, tuple[int, int]]:
     """What `written` wrote."""
     parts = (part.split() for part in collectives.split("; ") if part)
     return {kind: (int(count), int(size)) for kind, count, size in parts}
-
-
-def cannot_fit(row: Row, rows: Sequence[Found]) -> str | None:
-    """Why a row's batch does not fit, if other rows tell; None if one has to try.
-
-    What a chip holds grows with its pictures and not with the number of chips.
-
-    Args:
-      row: the row.
-      rows: those of the CSV.
-    """
-    memory = TPUS[CHIP].memory
-    for other in rows:
-        images = int(other["images"])
-        if (other["network"], other["bn"]) != (row.network, row.bn) or images > row.images:
-            continue
-        if other["fits"] == "no":
-            return f"not compiled: {images} a chip do not fit ({other['row']})"
-        needed = float(other["peak_GiB"]) * row.images / images
-        if needed > BEYOND * memory:
-            return (
-                f"not compiled: about {needed:.0f} of {memory} GiB, by the "
-                f"{float(other['peak_GiB']):.2f} GiB of {images} a chip ({other['row']})"
-            )
-    return None
 
 
 def times(found: Found) -> Estimate | None:
@@ -223,7 +203,9 @@ def table(rows: Sequence[Found]) -> str:
     )
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for found in rows:
-        start = [found["row"], found["chips"], found["images"], found["peak_GiB"] or "-"]
+        parts = ROWS[found["row"]].parts
+        images = found["images"] if parts == 1 else f"{parts} x {int(found['images']) // parts}"
+        start = [found["row"], found["chips"], images, found["peak_GiB"] or "-"]
         seconds = times(found)
         if seconds is None:
             why = f"does not fit: {found['why_not']}"
@@ -306,13 +288,12 @@ def save(path: Path, found: Found) -> None:
 
 
 def found_of(row: Row, rows: Sequence[Found]) -> dict[str, Any]:
-    """A row by others that share its step or say that it cannot fit, or compiled."""
+    """A row by another that shares its step, or compiled."""
     about = {"row": row.name} | row._asdict()
     for other in rows:
         if tuple(other[k] for k in ("network", "chips", "images", "bn")) == row.step:
             return about | {name: other[name] for name in MEASURED}
-    why = cannot_fit(row, rows)
-    return about | ({"fits": "no", "why_not": why} if why else measure(row))
+    return about | measure(row)
 
 
 def default_csv() -> Path:
