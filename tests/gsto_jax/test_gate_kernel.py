@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax import BatchNorm, HRNet
+from gsto_jax import BatchNorm, HRNet, losses
 from gsto_jax.gate import gated_maps
+from gsto_jax.layers import gates as gates_of_layers
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.models.initialize import initial_variables
 from gsto_jax.models.specs import PLAIN, GSTOSpec, HRNetSpec
@@ -320,6 +321,44 @@ def test_a_packed_network_is_the_same_network(kwargs, x64):
     close(packed, plain, 1e-9)
     evaluated = [jax.jit(m.apply)(variables, image) for m in (model, model.clone(lanes=16))]
     close(*evaluated[::-1], 1e-9)
+
+
+@pytest.mark.slow
+def test_the_network_with_all_kernels_is_the_same_network(monkeypatch):
+    """Packed, gates and loss by the kernels for TPUs, against plain maps and XLA, in float32."""
+    calls, original = [], losses.true_log_probability
+
+    def gates_by_kernels(*args, **kwargs):
+        calls.append("gates")
+        return gated_maps(*args, **kwargs | {"implementation": "pallas_tpu", "interpret": True})
+
+    def loss_by_kernel(logits, classes, align_corners, _):
+        calls.append("loss")
+        return original(logits, classes, align_corners, "pallas_tpu", interpret=True)
+
+    model = HRNet(SPEC, GSTOSpec(), 3, init_name="he")
+    variables = initial_variables(model, 0)
+    image = jax.random.normal(KEY, (2, 32, 64, 3))
+    labels = jax.random.randint(KEY, (2, 32, 64), 0, 4, jnp.int32)
+
+    def step(model):
+        def loss(params):
+            whole = {"params": params, "batch_stats": variables["batch_stats"]}
+            out, updates = model.apply(whole, image, train=True, mutable=["batch_stats"])
+            heads = [out.logits, *out.stage_logits.values()]
+            return sum(losses.cross_entropy(x, labels, 3) for x in heads), updates
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+    plain = step(model)
+    monkeypatch.setattr(gates_of_layers, "gated_maps", gates_by_kernels)
+    monkeypatch.setattr(losses, "true_log_probability", loss_by_kernel)
+    fast = step(model.clone(lanes=16))
+    assert calls.count("gates") >= 2 + 3 + 4 and calls.count("loss") == 3
+    (loss, stats), gradient = plain
+    close(fast[0], (loss, stats), 1e-4)
+    for ours, theirs in zip(*map(jax.tree.leaves, (fast[1], gradient)), strict=True):
+        assert np.abs(ours - theirs).max() <= 2e-3 * np.abs(theirs).max() + 1e-5
 
 
 def test_sizes_that_do_not_fit_are_not_packed():
