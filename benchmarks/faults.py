@@ -319,7 +319,7 @@ def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
 
 def _write(table: Path, rows: Sequence[dict]) -> None:
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -942,7 +942,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(rows[-1], f"{time.monotonic() - began:.0f} s", flush=True)
     if args.csv:
         with args.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ("target", "inputs", *KINDS))
+            writer = csv.DictWriter(file, ("target", "inputs", *KINDS), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     total = {k: sum(row[k] for row in rows) for k in ("inputs", *KINDS)}

@@ -1,5 +1,6 @@
 """The train step of a shipped configuration, compiled for a TPU (needs GSTO_LIBTPU, a folder)."""
 
+import json
 import os
 import re
 import subprocess
@@ -78,3 +79,29 @@ def test_the_step_of_quickstart_runs_the_kernels():
 def test_xla_alone_asks_for_none():
     assert "tpu_custom_call" in program("auto", "lowered")
     assert "tpu_custom_call" not in program("xla", "lowered")
+
+
+def test_the_program_plans_with_its_compiler(tmp_path):
+    """Pictures and state split over chips, whose collectives are then there."""
+    found = subprocess.run(
+        [
+            *(sys.executable, "main.py", "--mode=plan", "--topology=v5e:2x2"),
+            *("--config=configs/quickstart.py:baseline", "--config.train.batch_size=8"),
+            *("--config.model.variant=resnet_mini", "--config.model.context=ppm"),
+            *("--config.parallel.space=2", "--config.parallel.shard_parameters=True"),
+            f"--plan_json={tmp_path / 'plan.json'}",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": LIBTPU, "XLA_FLAGS": "", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    train, evaluation = re.split(r"eval step of", found.stdout)
+    assert "train step of 4 x 96x128 for each 2 chips in float32, on v5e:2x2" in train
+    for kind in ("collective-permute", "all-gather", "all-reduce"):
+        assert re.search(rf"│ {kind} ", train), (kind, train)
+    assert re.search(r"memory at its peak .* of 16 GiB, fits", evaluation)
+    assert "libtpu 0" in found.stdout
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["topology"] == "v5e:2x2" and plan["steps"]["train"]["batch"] == 8
