@@ -5,12 +5,13 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EVALUATION := $(VENV)/evaluation/.installed
 
-.PHONY: help demo test test-slow lint env clean
+.PHONY: help demo test test-slow test-long lint env clean
 
 help:
 	@echo "make demo       install everything and run the demonstration"
 	@echo "make test       run the fast tests"
-	@echo "make test-slow  run the tests marked slow"
+	@echo "make test-slow  run the tests marked slow, which CI does too"
+	@echo "make test-long  run the tests marked long, which it does not"
 	@echo "make lint       check style, formatting and types"
 	@echo "make env        only install, into $(VENV)"
 	@echo "make clean      remove $(VENV), caches and build outputs"
@@ -41,7 +42,10 @@ test: $(EVALUATION)
 
 # pytest exits with 5 when no test is marked slow.
 test-slow: $(EVALUATION)
-	$(PY) -m pytest -n 2 --dist worksteal -m slow || [ $$? -eq 5 ]
+	$(PY) -m pytest -n 2 --dist worksteal -m "slow and not long" || [ $$? -eq 5 ]
+
+test-long: $(EVALUATION)
+	$(PY) -m pytest -n 2 --dist worksteal -m long
 
 lint: $(STAMP)
 	$(PY) -m ruff check
