@@ -111,7 +111,9 @@ def evaluated(workdir):
     return {line["step"]: line["mean_iou"] for line in lines if line["while_training"]}
 
 
-@pytest.mark.parametrize(("devices", "workers"), [(1, 0), (2, 1), (4, 0)])
+@pytest.mark.parametrize(
+    ("devices", "workers"), [(1, 0), (2, 1), pytest.param(4, 0, marks=pytest.mark.long)]
+)
 def test_killed_at_random_moments(tmp_path, undisturbed, devices, workers):
     """Whether threads or worker processes prepare the batches."""
     whole, expected = undisturbed(devices)

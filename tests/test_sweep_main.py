@@ -163,6 +163,7 @@ def wait_for(path, process):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     done = program.run(*sweep(whole, "--jobs=2"))

@@ -120,7 +120,13 @@ def test_a_network_predicts_the_same_by_two_processes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name == "sliding" else [])
+        for name in PROTOCOLS
+    ],
+)
 def test_at_most_one_pixel_in_a_million_differs(tmp_path, protocol):
     expected = one_process("mini", "large", protocol, 1)
     others = [

@@ -167,7 +167,7 @@ def assert_close(found, expected, rtol, share):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rows", "space"), [(64, 2), (72, 4)])
+@pytest.mark.parametrize(("rows", "space"), [pytest.param(64, 2, marks=pytest.mark.long), (72, 4)])
 def test_a_picture_split_over_devices_is_the_same(x64, rows, space):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, one = a_batch(rows), make_mesh(jax.devices()[:1])
