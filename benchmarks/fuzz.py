@@ -558,7 +558,10 @@ def _before_zip(files: Mapping[str, bytes], pickled: str, rng: random.Random) ->
         pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, 2),
         files[pickled],
         pickle.dumps(list(data), 2),
-        *(struct.pack("<q", len(numbers) // 4) + numbers for numbers in data.values()),
+        *(
+            struct.pack("<q", array.size) + numbers
+            for array, numbers in zip(_state().values(), data.values(), strict=True)
+        ),
     ]
     n = rng.randrange(len(parts) + 1)
     if n == len(parts):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -49,6 +50,24 @@ def start(devices, args):
     )
 
 
+@contextmanager
+def together(commands, devices):
+    """Processes of one run, each with so many devices; none outlives it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = f"--coordinator=localhost:{free.getsockname()[1]}"
+    processes = [
+        start(devices, [*args, place, f"--processes={len(commands)}", f"--process={k}"])
+        for k, args in enumerate(commands)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def by_one(workdir, *more):
     process = start(1, command(workdir, *more))
     out, errors = process.communicate(timeout=900)
@@ -61,15 +80,8 @@ def by_several(workdir, *more, count=2, devices=2, kill=None):
 
     One may be killed, in the third step or soon after it, when the first checkpoint is whole.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        place = f"--coordinator=localhost:{free.getsockname()[1]}"
-    processes = [
-        start(devices, command(workdir, place, f"--processes={count}", f"--process={k}", *more))
-        for k in range(count)
-    ]
     seen = ""
-    try:
+    with together([command(workdir, *more)] * count, devices) as processes:
         if kill is not None:
             for line in processes[0].stdout:
                 seen += line
@@ -81,10 +93,6 @@ def by_several(workdir, *more, count=2, devices=2, kill=None):
         # Two minutes is what whoever is left may take to see it.
         limit = 900 if kill is None else 120
         texts = [process.communicate(timeout=limit) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
     codes = [process.returncode for process in processes]
     return codes, [seen + texts[0][0], *(out for out, _ in texts[1:])], [x for _, x in texts]
 
@@ -153,19 +161,8 @@ def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
 
 def two_that_differ(first, second):
     """Errors and status of two processes that the same run was meant to have."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        place = f"--coordinator=localhost:{free.getsockname()[1]}"
-    processes = [
-        start(1, [*args, place, "--processes=2", f"--process={k}"])
-        for k, args in enumerate((first, second))
-    ]
-    try:
+    with together([first, second], devices=1) as processes:
         return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def test_another_folder_on_one_host(tmp_path):

@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -128,9 +128,8 @@ class Plan:
         a loop than the first.
       collectives: by kind, how many and their bytes.
       layers: the parts of the network, the dearest first.
-      kernels: calls of kernels.
       calls: of each kernel by its name.
-      unscheduled: those of them whose schedule is unknown, so that only their bytes count.
+      unscheduled: those calls whose schedule is unknown, so that only their bytes count.
       seconds: that compiling took.
     """
 
@@ -143,10 +142,14 @@ class Plan:
     looped: tuple[float, float]
     collectives: Mapping[str, tuple[int, int]]
     layers: tuple[Layer, ...]
-    kernels: int
+    calls: Mapping[str, Calls]
     unscheduled: int
     seconds: float
-    calls: Mapping[str, Calls] = field(default_factory=dict)
+
+    @property
+    def kernels(self) -> int:
+        """Calls of all kernels."""
+        return sum(x.count for x in self.calls.values())
 
 
 def plan(task: Task, machine: Machine, batch: int, size: Size, step: str = "train") -> Plan:
@@ -306,7 +309,7 @@ class _Reading:
         counts: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
         looped, own, missed = Counter[str](), 0, 0
-        kernels = unscheduled = 0
+        unscheduled = 0
         calls: dict[str, Calls] = defaultdict(Calls)
         moves: set[str] = set()  # one may stand between two kernels
         for instruction, times in self.program.runs(self.price):
@@ -319,15 +322,15 @@ class _Reading:
             own += size * times
             if instruction.is_kernel:
                 missed += size - claimed.get("bytes_accessed", 0)
-                kernels += times
                 unscheduled += times * (self.scheduled(instruction) is None)
-                found = {x.name: x for x in costs.relayouts(self.program, instruction)}
-                moved = sum(
-                    costs.accessed(self.program, found[name]) for name in found.keys() - moves
-                )
-                moves |= found.keys()
+                moved = {
+                    x.name: costs.accessed(self.program, x)
+                    for x in costs.relayouts(self.program, instruction)
+                    if x.name not in moves
+                }
+                moves.update(moved)
                 name = re.sub(r"[.\d]+$", "", instruction.name)
-                calls[name] += Calls(times, size * times, moved * times)
+                calls[name] += Calls(times, size * times, sum(moved.values()) * times)
             kind = instruction.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
                 counts[kind] += times
@@ -348,10 +351,9 @@ class _Reading:
             looped=(looped["flops"], looped["bytes"]),
             collectives={kind: (counts[kind], sizes[kind]) for kind in counts},
             layers=tuple(sorted(layers, key=lambda x: x.cost.rank, reverse=True)),
-            kernels=kernels,
+            calls=dict(calls),
             unscheduled=unscheduled,
             seconds=seconds,
-            calls=dict(calls),
         )
 
     def traced_flops(self) -> float:

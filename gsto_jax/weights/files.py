@@ -149,8 +149,7 @@ def export_weights(path: str | Path, variables: Variables, form: Format) -> int:
     state = to_reference(variables, form)
     with replacing(path) as part:
         SUFFIXES[path.suffix](part, state)
-    paths = (key[1:] for key in flatten_dict(dict(variables)))
-    return sum(form.partial and form.fresh_part(key) is not None for key in paths)
+    return sum(form.leaves_out(path[1:]) for path in flatten_dict(dict(variables)))
 
 
 def format_for(config: ModelConfig) -> Format:

@@ -37,6 +37,10 @@ class Format:
         """Whether the format declares this key as one to leave out."""
         return any(re.fullmatch(pattern, key) for pattern in self.ignored)
 
+    def leaves_out(self, path: Path) -> bool:
+        """Whether files that are written lack a leaf of ours."""
+        return self.partial and self.fresh_part(path) is not None
+
     def fresh_part(self, path: Path) -> str | None:
         """What people call the part that a leaf of ours belongs to, if files may lack it."""
         place = "/".join(path[:-1])

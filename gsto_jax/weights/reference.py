@@ -122,7 +122,7 @@ def to_reference(variables: Variables, form: Format = HRNET_FORMAT) -> dict[str,
         leaves = _storable(leaves)
     state: dict[str, np.ndarray] = {}
     for path, leaf in leaves.items():
-        if form.partial and form.fresh_part(path[1:]) is not None:
+        if form.leaves_out(path[1:]):
             continue
         keys = form.keys(path[1:], leaf.shape[-1])
         for key, part in zip(keys, np.split(np.asarray(leaf), len(keys), axis=-1), strict=True):

@@ -52,6 +52,7 @@ MOST_PICKLE = 2**24
 """Bytes of a pickle, which holds names and shapes alone: more than any network here needs."""
 _OLD_MAGIC, _OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
 """What a file of the format before PyTorch 1.6 begins with, each as a pickle of its own."""
+_FOREIGN = "is no file of torch.save: give a .pth or a .safetensors file"
 _SHOWN = 100  # letters of a name out of the file
 
 
@@ -86,7 +87,7 @@ def read_torch(path: Path) -> Any:
             if start[:1] == b"\x80":
                 return _Pickles(file, path.stat().st_size).read()
             if start != b"PK\x03\x04":
-                raise _Fault("is no file of torch.save: give a .pth or a .safetensors file")
+                raise _Fault(_FOREIGN)
             with zipfile.ZipFile(file) as archive:
                 return _Archive(archive, path.stat().st_size).read()
     except _Fault as fault:
@@ -106,33 +107,33 @@ class _Pickles:
         self._storages: dict[str, np.ndarray] = {}
 
     def read(self) -> Any:
-        if self._next() != _OLD_MAGIC or self._next() != _OLD_VERSION:
-            raise _Fault("is no file of torch.save: give a .pth or a .safetensors file")
-        match self._next():
+        head = io.BytesIO(self._file.read(MOST_PICKLE + 1))
+        try:
+            start, keys = self._describe(head)
+        except ValueError:
+            if head.tell() > MOST_PICKLE:
+                raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes") from None
+            raise
+        self._file.seek(head.tell())
+        for key in keys:
+            self._fill(key)
+        # The numbers come after the tensors that they are of, so those are interpreted twice.
+        head.seek(start)
+        return _interpret(head, self._storage)
+
+    def _describe(self, head: BinaryIO) -> tuple[int, list[Any]]:
+        """Where the tensors are described, and the keys of storages as their numbers come."""
+        heads = (_interpret(head, _no_storage) == wanted for wanted in (_OLD_MAGIC, _OLD_VERSION))
+        if not all(heads):
+            raise _Fault(_FOREIGN)
+        match _interpret(head, _no_storage):
             case {"little_endian": True}:
                 pass
             case _:
                 raise _Fault("holds big-endian numbers, which are not read here")
-        # The numbers come after the tensors that they are of, so those are read twice.
-        start = self._file.tell()
-        self._next(self._note)
-        keys = _of(list, self._next())
-        for key in keys:
-            self._fill(key)
-        self._file.seek(start)
-        return self._next(self._storage)
-
-    def _next(self, storage: Callable[[Any], np.ndarray] | None = None) -> Any:
-        start = self._file.tell()
-        data = io.BytesIO(self._file.read(MOST_PICKLE + 1))
-        try:
-            value = _interpret(data, storage or _no_storage)
-        except ValueError:
-            if len(data.getvalue()) > MOST_PICKLE:
-                raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes") from None
-            raise
-        self._file.seek(start + data.tell())
-        return value
+        start = head.tell()
+        _interpret(head, self._note)
+        return start, _of(list, _interpret(head, _no_storage))
 
     def _note(self, identity: Any) -> np.ndarray:
         """Numbers that take no memory, in place of those that the file holds further on."""

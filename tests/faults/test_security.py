@@ -26,6 +26,7 @@ from data_pipelines.tiles import Tiles
 from gsto_jax import UserError, checkpoint, media
 from gsto_jax.weights import safetensors_file
 from gsto_jax.weights.files import read_state
+from gsto_jax.weights.torch_file import _OLD_MAGIC
 
 sys.path.append(str(Path(__file__).parents[1] / "data_pipelines"))  # trees of downloads
 
@@ -231,6 +232,10 @@ def test_weights_that_lie(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.pth"
     torch_zip(path, b"\x80\x02" + b"0" * 2**24 + b".")
+    with pytest.raises(UserError, match="describes its tensors in more than"):
+        read_state(path)
+    old = b"".join(pickle.dumps(x, 2) for x in (_OLD_MAGIC, 1001, {"little_endian": True}))
+    path.write_bytes(old + b"\x80\x02X" + struct.pack("<I", 2**24) + bytes(2**24) + b".")
     with pytest.raises(UserError, match="describes its tensors in more than"):
         read_state(path)
     torch_zip(path, bytes(2**27), zipfile.ZIP_DEFLATED)

@@ -28,7 +28,7 @@ def a_plan(**changes):
         "looped": (0, 0),
         "collectives": {"all-reduce": (100, 9_000_000)},
         "layers": (),
-        "kernels": 3,
+        "calls": {},
         "unscheduled": 0,
         "seconds": 60.0,
     }

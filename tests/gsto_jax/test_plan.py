@@ -596,7 +596,8 @@ def a_plan(**values):
     layers = (Layer("head", cost, "conv", 0.5), Layer("stem1", Cost(1e6, 0, 1e9), "add", 1.0))
     known = {"step": "train", "batch": 2, "peak": 2**30, "flops": 5e9, "bytes": 8e9, "cost": cost}
     known |= {"looped": (0, 0), "collectives": {"all-reduce": (3, 4e6)}, "layers": layers}
-    return Plan(**{**known, "kernels": 7, "unscheduled": 0, "seconds": 9.0, **values})
+    known |= {"calls": {"gate": Calls(7)}, "unscheduled": 0, "seconds": 9.0}
+    return Plan(**known | values)
 
 
 def cells(table):
@@ -620,7 +621,7 @@ def test_tables():
     rows = cells(plan_table(a_plan(calls=calls), 2**34, "a step"))
     assert rows["gates"][-1] == "2.000 GB, 3 times, copies beside 1.000"
     assert rows["loss"][-1] == "1.000 GB, 1 times"
-    bare = plan_table(a_plan(cost=Cost(bytes=3e9), kernels=0), 2**34, "a step")
+    bare = plan_table(a_plan(cost=Cost(bytes=3e9), calls={}), 2**34, "a step")
     assert [str(column.header) for column in bare.columns] == ["a chip", "GB", ""]
     assert "Cycles are not estimated" in bare.caption
 
@@ -711,7 +712,8 @@ def test_another_configuration_takes_the_same_settings(monkeypatch):
 
 @pytest.fixture
 def one_tpu(monkeypatch):
-    monkeypatch.syspath_prepend(os.environ.get("GSTO_LIBTPU", ""))
+    if folder := os.environ.get("GSTO_LIBTPU"):
+        monkeypatch.syspath_prepend(folder)
     if find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
     found = machine("v5e:2x2")
