@@ -10,7 +10,14 @@ Needs the `tpu` extra, 16 GB of memory for W48, and no TPU. Compiles the very tr
 Cityscapes' configurations in bfloat16 for 4, 16, 64 and 256 chips: 2 pictures a chip ("weak") and
 512 pictures over all ("strong"), with the statistics of BN over all chips and, in the rows that end
 in "groups", over the pictures of each chip. The CSV holds what the compiled program says of itself,
-row by row, and keeps the rows that were not asked for; a step that two rows share is compiled once.
+row by row, and keeps the rows that were not asked for.
+
+Nine tenths of compiling make machine code, and more chips with the same pictures each run the same
+program, but for who takes part in its sums. So where a row that was compiled whole differs from
+another in chips alone, both are compiled until they are optimised; if at most 1 in 100 operations
+are in one of them only, the other takes what the first has measured. "like" names it, "unlike" is
+that share.
+
 More than 8 pictures a chip go through in parts of 8 (`train.accumulate`), since a chip has no room
 for more of W48; a row whose batch still does not fit is a row, too.
 
@@ -23,12 +30,16 @@ does.
 import argparse
 import csv
 import importlib
+import os
+import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -36,6 +47,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 
 from gsto_jax.plan.estimate import Estimate, on_tpus
+from gsto_jax.plan.hlo import Program
+from gsto_jax.plan.likeness import difference, operations
 from gsto_jax.plan.machines import machine
 from gsto_jax.plan.measure import DoesNotFit, plan
 from gsto_jax.whole_file import replacing
@@ -54,6 +67,8 @@ NOT_ASKED_FOR = "quickstart"
 """Only to see that all of it works: its rows are compiled where they are named."""
 PART = 8
 """Pictures that a chip takes at once."""
+LIKE = 0.01
+"""Share of operations that two programs need not share to count as alike."""
 
 Found = Mapping[str, Any]
 
@@ -107,7 +122,7 @@ MEASURED = (
     *("fits", "why_not", "peak_GiB", "GB", "Mcycles_xla", "Mcycles_kernels", "GFLOP"),
     *("kernel_calls", "collectives", "compile_s"),
 )
-FIELDS = ("row", *Row._fields, *MEASURED)
+FIELDS = ("row", *Row._fields, *MEASURED, "like", "unlike")
 
 
 def measure(row: Row) -> dict[str, Any]:
@@ -200,6 +215,7 @@ def table(rows: Sequence[Found]) -> str:
     heads = (
         *("row", "chips", "a chip", "GiB", "GB", "Mcycles", "collectives", "MB"),
         *("chip, ms", "collectives, ms", "step, ms", "pictures/s", "efficiency, %", "of"),
+        "measured in",
     )
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for found in rows:
@@ -226,6 +242,7 @@ def table(rows: Sequence[Found]) -> str:
             f"{whole / seconds.most:.0f} to {whole / seconds.least:.0f}",
             " to ".join(f"{100 * x:.0f}" for x in sorted((ratios[0][0], ratios[1][0]))),
             f"{ratios[0][1]} chips",
+            f"{found['like']}, {100 * float(found['unlike']):.2f} % apart" if found["like"] else "",
         )
         lines.append(f"| {' | '.join([*start, *cells])} |")
     return "\n".join(lines)
@@ -287,13 +304,65 @@ def save(path: Path, found: Found) -> None:
         writer.writerows(known[name] for name in ROWS if name in known)
 
 
+def optimised(row: Row) -> Counter[str] | None:
+    """The operations of a row's step before machine code is made; None if there are none.
+
+    A process compiles, and is stopped where it has written them down.
+    """
+    with TemporaryDirectory(prefix="gsto_scaling_") as folder:
+        # Where all that it leaves lies, too.
+        told = {"XLA_FLAGS": f"--xla_dump_to={folder} --xla_dump_hlo_as_text", "TMPDIR": folder}
+        compiler = subprocess.Popen(
+            [sys.executable, __file__, row.name, f"--csv={folder}/rows.csv"],
+            env=os.environ | told,
+            stdout=subprocess.DEVNULL,
+        )
+        later = "_after_buffer_assignment"  # the same again, when the first is whole
+        try:
+            while not (found := list(Path(folder).glob(f"*.after_optimizations{later}.txt"))):
+                if compiler.poll() is not None:
+                    return None
+                time.sleep(1)
+        finally:
+            compiler.kill()
+            compiler.wait()
+        text = found[0].with_name(found[0].name.replace(later, "")).read_text()
+        return operations(Program.read(text))
+
+
+def alike(row: Row, rows: Sequence[Found]) -> dict[str, Any] | None:
+    """What a row of other chips has measured, if its program is the same; None if there is none."""
+    began = time.perf_counter()
+    others = [x for x in rows if _but_for_chips(x) == _but_for_chips(row._asdict())]
+    others = [x for x in others if x["fits"] == "yes" and not x["like"]]
+    own = optimised(row) if others else None
+    if own is None:
+        return None
+    apart = {}
+    for other in others:
+        theirs = optimised(ROWS[other["row"]])
+        if theirs is not None:
+            apart[other["row"]] = difference(own, theirs)
+    like = min(apart, key=lambda name: apart[name], default=None)
+    if like is None or apart[like] > LIKE:
+        return None
+    (found,) = (x for x in others if x["row"] == like)
+    measured = {name: found[name] for name in MEASURED}
+    seconds = round(time.perf_counter() - began)
+    return measured | {"compile_s": seconds, "like": like, "unlike": f"{apart[like]:.5f}"}
+
+
+def _but_for_chips(found: Found) -> tuple[str, ...]:
+    return tuple(str(found[k]) for k in ("network", "images", "bn"))
+
+
 def found_of(row: Row, rows: Sequence[Found]) -> dict[str, Any]:
-    """A row by another that shares its step, or compiled."""
+    """A row by another that shares its step, by one that is alike, or compiled."""
     about = {"row": row.name} | row._asdict()
     for other in rows:
         if tuple(other[k] for k in ("network", "chips", "images", "bn")) == row.step:
-            return about | {name: other[name] for name in MEASURED}
-    return about | measure(row)
+            return about | {name: other[name] for name in (*MEASURED, "like", "unlike")}
+    return about | (alike(row, rows) or measure(row))
 
 
 def default_csv() -> Path:

@@ -1,5 +1,7 @@
 """The scaling benchmark without its compiler: rows, times, efficiency, its CSV."""
 
+from collections import Counter
+
 import pytest
 
 from benchmarks import scaling_plan
@@ -89,6 +91,29 @@ def test_a_step_that_two_rows_share_is_compiled_once(monkeypatch):
     assert compiled == ["w18s-strong-64"]
 
 
+def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch):
+    programs = {
+        "w18s-weak-4": {"a": 500, "b": 500},
+        "w18s-weak-16": {"a": 500, "b": 480, "c": 20},
+        "w18s-weak-64": {"a": 500, "b": 495, "d": 5},
+        "w18s-strong-64": {"a": 10},
+    }
+    monkeypatch.setattr(scaling_plan, "measure", lambda row: MEASURED | {"GB": "7"})
+    monkeypatch.setattr(scaling_plan, "optimised", lambda row: Counter(programs[row.name]))
+    rows = [found("w18s-weak-4"), found("w18s-weak-4-groups"), refused("w18s-strong-16")]
+    like = found_of(ROWS["w18s-weak-64"], rows)
+    assert (like["row"], like["chips"], like["GB"]) == ("w18s-weak-64", 64, "16.38")
+    assert (like["like"], like["unlike"]) == ("w18s-weak-4", "0.00500")
+    assert "w18s-weak-4, 0.50 % apart |" in table([rows[0], {k: str(v) for k, v in like.items()}])
+    # Too far apart; and nothing to be like.
+    for name in ("w18s-weak-16", "w18s-strong-64"):
+        whole = found_of(ROWS[name], rows)
+        assert whole["GB"] == "7" and not whole.get("like")
+    # What is only like another stands for none.
+    rows = [{k: str(v) for k, v in like.items()}]
+    assert found_of(ROWS["w18s-weak-4"], rows)["GB"] == "7"
+
+
 def test_the_csv_keeps_other_rows(tmp_path):
     path = tmp_path / "rows.csv"
     for row in (found("w18s-weak-16"), refused("w18s-strong-16"), found("w18s-weak-4")):
@@ -109,7 +134,7 @@ def test_table_and_plot(tmp_path):
     assert len({line.count("|") for line in (head, rule, *lines)}) == 1
     assert lines[0] == (
         "| w18s-weak-4 | 4 | 2 | 1.5 | 16.38 | 45.00 | 100 all-reduce | 9.0 | 30.0 | 0.55 | "
-        "30.0 to 30.5 | 262 to 267 | 100 to 100 | 4 chips |"
+        "30.0 to 30.5 | 262 to 267 | 100 to 100 | 4 chips |  |"
     )
     assert "does not fit: the train step does not fit" in lines[1]
     assert lines[2].startswith("| w18s-strong-16 | 16 | 4 x 8 | 1.5 | 16.38 |")

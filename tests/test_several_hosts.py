@@ -124,9 +124,12 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("count", "devices"), [(2, 2), (4, 1)])
-def test_several_processes_train_as_one(tmp_path, alone, count, devices):
-    codes, outs, errors = by_several(tmp_path, count=count, devices=devices)
+SPLIT = ("--config.parallel.space=2", "--config.parallel.shard_parameters=true")
+
+
+@pytest.mark.parametrize(("count", "devices", "more"), [(2, 2, ()), (4, 1, ()), (2, 2, SPLIT)])
+def test_several_processes_train_as_one(tmp_path, alone, count, devices, more):
+    codes, outs, errors = by_several(tmp_path, *more, count=count, devices=devices)
     assert codes == [0] * count, errors
     assert len(re.findall(r"^step ", outs[0], re.MULTILINE)) == 3
     assert not any("step " in out for out in outs[1:]), "only process 0 reports"
