@@ -122,7 +122,8 @@ class Plan:
       batch: pictures a chip.
       peak: bytes of memory.
       flops: floating-point operations.
-      bytes: accessed, as XLA counts them; kernels' operands and results.
+      bytes: accessed, as XLA counts them, or the sum of `cost` where a loop runs more than once;
+        kernels' operands and results.
       cost: of all operations; estimates, not times.
       looped: floating-point operations and bytes in `flops` and `bytes` that are of other passes of
         a loop than the first.
@@ -337,7 +338,8 @@ class _Reading:
                 sizes[kind] += result_bytes(instruction) * times
         if seen := self.compiled.cost_analysis():
             all_flops = seen.get("flops", 0) + looped["flops"]
-            all_bytes = seen.get("bytes accessed", 0) + looped["bytes"] + missed
+            # In loops XLA counts some operations as often as they run, and the others once.
+            all_bytes = own if looped["bytes"] else seen.get("bytes accessed", 0) + missed
         else:
             all_flops, all_bytes = self.traced_flops(), own
         layers = [_layer(name, operations) for name, operations in parts.items()]

@@ -134,7 +134,11 @@ def _notes(found: Plan) -> Iterator[str]:
         )
     if any(found.looped):
         flops, size = found.looped
-        yield f"Loops add {flops / 1e9:.2f} G operations and {size / 1e9:.2f} GB to XLA's own sums."
+        yield (
+            f"Loops add {flops / 1e9:.2f} G operations to XLA's own sum. It counts some bytes in "
+            "loops as often as they are moved and others once, so bytes are summed here: "
+            f"{size / 1e9:.2f} GB are of further passes."
+        )
     if found.kernels:
         yield (
             f"{found.kernels} calls of Pallas kernels: operands and results count once; their "

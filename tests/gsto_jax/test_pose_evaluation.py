@@ -33,6 +33,7 @@ from gsto_jax.pose.predictor import PosePredictor
 from gsto_jax.predictor import Predictor
 from gsto_jax.task import initial_state, train_step
 from gsto_jax.train import fit
+from tests import program
 from tests.gsto_jax import pose_process
 from tests.gsto_jax.pose_runs import SIZE, annotations, batches, pose_task, pose_values
 from tests.gsto_jax.test_train import make_task
@@ -246,14 +247,13 @@ def test_two_processes_find_what_one_does(tmp_path):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     folders = [tmp_path / name for name in ("alone", "together")]
-    flags = "--xla_backend_optimization_level=0"
     cache = {"JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".jax_cache")}
     command = [sys.executable, "-m", "tests.gsto_jax.pose_process", address, "2"]
     started = [
         subprocess.Popen(
             [*command, str(index), str(folders[1])],
             cwd=Path(__file__).parents[2],
-            env=os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            env=os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK},
         )
         for index in (0, 1)
     ]

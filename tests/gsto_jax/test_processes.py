@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from gsto_jax.parallel import make_mesh
+from tests import program
 from tests.gsto_jax.evaluation_process import CLASSES, PROTOCOLS, SETS, Pictures, run
 
 ROOT = Path(__file__).parents[2]
-FLAGS = "--xla_backend_optimization_level=0"
 
 
 def processes(folder, cases, count, devices):
@@ -30,7 +30,7 @@ def processes(folder, cases, count, devices):
         subprocess.Popen(
             [*command, *map(str, (devices, port, count, index, path))],
             cwd=ROOT,
-            env=os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS},
+            env=os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK},
             stderr=subprocess.PIPE,
             text=True,
         )
