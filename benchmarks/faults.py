@@ -269,7 +269,7 @@ def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
         while not ended:
             before, aim = _last_step(output), ""
             output.unlink(missing_ok=True)
-            born = time.monotonic()
+            born, began_at = time.monotonic(), time.time()
             process = start(workdir, output)
             if done == kills:
                 ended = wait(process, output)
@@ -287,13 +287,15 @@ def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
             kill(process)
             done += 1
             saved = steps(workdir / "checkpoints")
-            partial_ones = [p.name for p in (workdir / "checkpoints").glob("*tmp*")]
+            # Those of earlier kills may still lie there.
+            partial = (workdir / "checkpoints").glob("*tmp*")
+            saving = any(path.stat().st_mtime >= began_at for path in partial)
             row = {
                 "kill": done,
                 "run": run,
                 "moment_s": round(time.monotonic() - born, 3),
                 "aim": aim,
-                "found": "saving" if partial_ones else "",
+                "found": "saving" if saving else "",
                 "steps_before": before,
                 "steps_after": _last_step(output),
                 "checkpoint": saved[-1] if saved else 0,
@@ -309,9 +311,9 @@ def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
         shutil.rmtree(workdir)
         if run % 10 == 0:
             print(f"{done} kills, {run} runs, {time.monotonic() - began:.0f} s", flush=True)
-    saving = sum(row["found"] == "saving" for row in rows)
+    during = sum(row["found"] == "saving" for row in rows)
     print(
-        f"{done} kills in {run} runs, {time.monotonic() - began:.0f} s; {saving} while a checkpoint"
+        f"{done} kills in {run} runs, {time.monotonic() - began:.0f} s; {during} while a checkpoint"
         f" was being written; runs that differ: {wrong or 'none'}"
     )
     return 1 if wrong else 0

@@ -14,9 +14,10 @@ row by row, and keeps the rows that were not asked for.
 
 Nine tenths of compiling make machine code, and more chips with the same pictures each run the same
 program, but for who takes part in its sums. So where a row that was compiled whole differs from
-another in chips alone, both are compiled until they are optimised; if at most 1 in 100 operations
-are in one of them only, the other takes what the first has measured. "like" names it, "unlike" is
-that share.
+another in chips alone, both are compiled until they are optimised. If operations that only one of
+them runs move at most 1 in 100 bytes, the other takes what the first has measured, all but its
+collectives: "like" names it, "unlike" is that share, "compile_s" how long it took to see. `--whole`
+compiles all the same, such as after a change of the network.
 
 More than 8 pictures a chip go through in parts of 8 (`train.accumulate`), since a chip has no room
 for more of W48; a row whose batch still does not fit is a row, too.
@@ -30,11 +31,11 @@ does.
 import argparse
 import csv
 import importlib
+import math
 import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
@@ -50,7 +51,7 @@ from gsto_jax.plan.estimate import Estimate, on_tpus
 from gsto_jax.plan.hlo import Program
 from gsto_jax.plan.likeness import difference, operations
 from gsto_jax.plan.machines import machine
-from gsto_jax.plan.measure import DoesNotFit, plan
+from gsto_jax.plan.measure import DoesNotFit, collectives, plan
 from gsto_jax.whole_file import replacing
 from modes.common import read_settings
 
@@ -68,7 +69,7 @@ NOT_ASKED_FOR = "quickstart"
 PART = 8
 """Pictures that a chip takes at once."""
 LIKE = 0.01
-"""Share of operations that two programs need not share to count as alike."""
+"""Share of bytes that operations may move which two programs do not share, if they are alike."""
 
 Found = Mapping[str, Any]
 
@@ -100,11 +101,6 @@ class Row(NamedTuple):
     def parts(self) -> int:
         """In how many a chip's pictures go through."""
         return max(1, self.images // PART)
-
-    @property
-    def step(self) -> tuple[str, ...]:
-        """What is compiled, as it stands in the CSV: rows of both series may share it."""
-        return self.network, str(self.chips), str(self.images), self.bn
 
 
 def _rows() -> Iterator[Row]:
@@ -200,9 +196,7 @@ def efficiency(found: Found, rows: Sequence[Found], hidden: bool) -> tuple[float
     if own is None:
         return None
     alike = [
-        other
-        for other in rows
-        if all(other[k] == found[k] for k in ("network", "series", "bn")) and times(other)
+        other for other in rows if _same(other, found, "network", "series", "bn") and times(other)
     ]
     first = min(alike, key=lambda other: int(other["chips"]))
     base = rate(first, hidden)
@@ -291,7 +285,8 @@ def saved(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with path.open() as file:
-        known = {found["row"]: found for found in csv.DictReader(file)}
+        lines = [dict.fromkeys(FIELDS, "") | found for found in csv.DictReader(file)]
+    known = {found["row"]: found for found in lines}
     return [known[name] for name in ROWS if name in known]
 
 
@@ -304,63 +299,83 @@ def save(path: Path, found: Found) -> None:
         writer.writerows(known[name] for name in ROWS if name in known)
 
 
-def optimised(row: Row) -> Counter[str] | None:
-    """The operations of a row's step before machine code is made; None if there are none.
+def optimised(row: Row) -> Program | None:
+    """A row's step before machine code is made; None if it does not come that far.
 
-    A process compiles, and is stopped where it has written them down.
+    A process compiles, and is stopped where it has written the program down.
+
+    Raises:
+      RuntimeError: it compiled all of it, and wrote none down.
     """
     with TemporaryDirectory(prefix="gsto_scaling_") as folder:
+        flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
         # Where all that it leaves lies, too.
-        told = {"XLA_FLAGS": f"--xla_dump_to={folder} --xla_dump_hlo_as_text", "TMPDIR": folder}
+        told = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}", "TMPDIR": folder}
+        table = Path(folder) / "rows.csv"
         compiler = subprocess.Popen(
-            [sys.executable, __file__, row.name, f"--csv={folder}/rows.csv"],
+            [sys.executable, __file__, row.name, "--whole", f"--csv={table}"],
             env=os.environ | told,
             stdout=subprocess.DEVNULL,
         )
         later = "_after_buffer_assignment"  # the same again, when the first is whole
         try:
-            while not (found := list(Path(folder).glob(f"*.after_optimizations{later}.txt"))):
+            while not (written := list(Path(folder).glob(f"*.after_optimizations{later}.txt"))):
                 if compiler.poll() is not None:
+                    if any(found["fits"] == "yes" for found in saved(table)):
+                        raise RuntimeError(f"{row.name}: the compiler left no optimised program")
                     return None
                 time.sleep(1)
         finally:
             compiler.kill()
             compiler.wait()
-        text = found[0].with_name(found[0].name.replace(later, "")).read_text()
-        return operations(Program.read(text))
+        (path,) = written
+        return Program.read(path.with_name(path.name.replace(later, "")).read_text())
 
 
 def alike(row: Row, rows: Sequence[Found]) -> dict[str, Any] | None:
     """What a row of other chips has measured, if its program is the same; None if there is none."""
     began = time.perf_counter()
-    others = [x for x in rows if _but_for_chips(x) == _but_for_chips(row._asdict())]
-    others = [x for x in others if x["fits"] == "yes" and not x["like"]]
+    others = {
+        found["chips"]: found
+        for found in rows
+        if _same(found, row._asdict(), "network", "images", "bn")
+        and found["fits"] == "yes"
+        and not found["like"]
+    }
     own = optimised(row) if others else None
     if own is None:
         return None
-    apart = {}
-    for other in others:
-        theirs = optimised(ROWS[other["row"]])
-        if theirs is not None:
-            apart[other["row"]] = difference(own, theirs)
-    like = min(apart, key=lambda name: apart[name], default=None)
-    if like is None or apart[like] > LIKE:
-        return None
-    (found,) = (x for x in others if x["row"] == like)
-    measured = {name: found[name] for name in MEASURED}
-    seconds = round(time.perf_counter() - began)
-    return measured | {"compile_s": seconds, "like": like, "unlike": f"{apart[like]:.5f}"}
+    its = operations(own)
+    for chips in sorted(others, key=lambda x: abs(math.log(int(x) / row.chips))):
+        theirs = optimised(ROWS[others[chips]["row"]])
+        apart = difference(its, operations(theirs)) if theirs else 1.0
+        if apart <= LIKE:
+            return {name: others[chips][name] for name in MEASURED} | {
+                "collectives": written(collectives(own.runs())),
+                "compile_s": round(time.perf_counter() - began),
+                "like": others[chips]["row"],
+                "unlike": f"{apart:.5f}",
+            }
+    return None
 
 
-def _but_for_chips(found: Found) -> tuple[str, ...]:
-    return tuple(str(found[k]) for k in ("network", "images", "bn"))
+def _same(first: Found, second: Found, *fields: str) -> bool:
+    return all(str(first[k]) == str(second[k]) for k in fields)
 
 
-def found_of(row: Row, rows: Sequence[Found]) -> dict[str, Any]:
-    """A row by another that shares its step, by one that is alike, or compiled."""
+def found_of(row: Row, rows: Sequence[Found], whole: bool = False) -> dict[str, Any]:
+    """A row by another that shares its step, by one that is alike, or compiled.
+
+    Args:
+      row: which.
+      rows: those that are there.
+      whole: compile it whatever is there.
+    """
     about = {"row": row.name} | row._asdict()
+    if whole:
+        return about | measure(row)
     for other in rows:
-        if tuple(other[k] for k in ("network", "chips", "images", "bn")) == row.step:
+        if _same(other, about, "network", "chips", "images", "bn"):
             return about | {name: other[name] for name in (*MEASURED, "like", "unlike")}
     return about | (alike(row, rows) or measure(row))
 
@@ -380,6 +395,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", help="all that are not there yet, if none is given")
     parser.add_argument("--csv", type=Path, help="what holds the rows; by default beside this file")
+    parser.add_argument("--whole", action="store_true", help="takes nothing from other rows")
     parser.add_argument("--list", action="store_true", help="prints their names")
     parser.add_argument("--table", action="store_true", help="prints them as Markdown")
     parser.add_argument("--plot", nargs="?", type=Path, const=Path("docs/tpu_scaling.png"))
@@ -406,7 +422,7 @@ def main() -> None:
     wanted = [name for name in ROWS if ROWS[name].network != NOT_ASKED_FOR and name not in there]
     for name in args.rows or wanted:
         others = [found for found in saved(path) if found["row"] != name]
-        found = found_of(ROWS[name], others)
+        found = found_of(ROWS[name], others, args.whole)
         save(path, found)
         seconds = times(found)
         shown = (

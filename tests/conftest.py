@@ -7,10 +7,11 @@ kernels for GPUs (`pytest tests/gsto_jax/test_golden.py tests/gsto_jax/test_gate
 import os
 from pathlib import Path
 
-from tests.program import QUICK
+from tests.program import KEPT, QUICK
 
 os.environ["JAX_PLATFORMS"] = "cuda,cpu" if os.environ.get("GSTO_TEST_GPU") == "1" else "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=4 {QUICK}"
+os.environ.update(KEPT)
 
 import jax
 import numpy as np
@@ -19,8 +20,6 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ["JAX_PLATFORMS"] != "cpu":
     jax.config.update("jax_default_matmul_precision", "highest")
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 GOLDEN = Path(__file__).parent / "golden"
 

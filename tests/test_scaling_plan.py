@@ -1,11 +1,12 @@
 """The scaling benchmark without its compiler: rows, times, efficiency, its CSV."""
 
-from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from benchmarks import scaling_plan
 from benchmarks.scaling_plan import ROWS, Row, efficiency, found_of, plot, rate, table
+from gsto_jax.plan.hlo import Program
 
 MEASURED = {
     "fits": "yes",
@@ -37,7 +38,7 @@ def test_rows():
     assert {x.chips * x.images for x in ROWS.values() if x.series == "strong"} == {512}
     assert sum(x.network == "w18s" for x in ROWS.values()) == 2 * 2 * 4
     assert [ROWS[f"w18s-strong-{n}"].parts for n in (4, 16, 64, 256)] == [16, 4, 1, 1]
-    assert ROWS["w18s-strong-256"].step == ROWS["w18s-weak-256"].step
+    assert ROWS["w18s-strong-256"][2:] == ROWS["w18s-weak-256"][2:]
 
 
 def test_collectives_come_back():
@@ -91,27 +92,76 @@ def test_a_step_that_two_rows_share_is_compiled_once(monkeypatch):
     assert compiled == ["w18s-strong-64"]
 
 
+def program(shapes, collectives=1):
+    """Adds numbers of these shapes; so many all-reduces give 16 bytes each."""
+    lines = ["  %few = f32[4] parameter(9)"]
+    lines += [f"  %a{n} = f32[{shape}] parameter({n})" for n, shape in enumerate(shapes)]
+    lines += [f"  %b{n} = f32[{shape}] add(%a{n}, %a{n})" for n, shape in enumerate(shapes)]
+    lines += [f"  %c{n} = f32[4] all-reduce(%few), replica_groups={{}}" for n in range(collectives)]
+    lines[-1] = lines[-1].replace("  %", "  ROOT %")
+    return Program.read("\n".join(["ENTRY %main () -> f32[4] {", *lines, "}"]))
+
+
 def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch):
-    programs = {
-        "w18s-weak-4": {"a": 500, "b": 500},
-        "w18s-weak-16": {"a": 500, "b": 480, "c": 20},
-        "w18s-weak-64": {"a": 500, "b": 495, "d": 5},
-        "w18s-strong-64": {"a": 10},
+    compiled = {
+        "w18s-weak-4": program([9000, 990]),
+        "w18s-weak-16": program([9000, 900, 90]),
+        "w18s-weak-64": program([9000, 990], collectives=2),
+        "w18s-weak-256": program([9000, 991]),
+        "w18s-strong-64": program([8]),
     }
+    seen = []
+
+    def optimised(row):
+        seen.append(row.name)
+        return compiled[row.name]
+
     monkeypatch.setattr(scaling_plan, "measure", lambda row: MEASURED | {"GB": "7"})
-    monkeypatch.setattr(scaling_plan, "optimised", lambda row: Counter(programs[row.name]))
-    rows = [found("w18s-weak-4"), found("w18s-weak-4-groups"), refused("w18s-strong-16")]
+    monkeypatch.setattr(scaling_plan, "optimised", optimised)
+    rows = [
+        found("w18s-weak-4", GB="5"),
+        found("w18s-weak-16"),
+        found("w18s-weak-4-groups"),
+        refused("w18s-weak-256"),
+    ]
+    # The next one, 16 chips, is too far apart, and 256 do not fit.
     like = found_of(ROWS["w18s-weak-64"], rows)
-    assert (like["row"], like["chips"], like["GB"]) == ("w18s-weak-64", 64, "16.38")
-    assert (like["like"], like["unlike"]) == ("w18s-weak-4", "0.00500")
-    assert "w18s-weak-4, 0.50 % apart |" in table([rows[0], {k: str(v) for k, v in like.items()}])
-    # Too far apart; and nothing to be like.
-    for name in ("w18s-weak-16", "w18s-strong-64"):
-        whole = found_of(ROWS[name], rows)
-        assert whole["GB"] == "7" and not whole.get("like")
-    # What is only like another stands for none.
-    rows = [{k: str(v) for k, v in like.items()}]
-    assert found_of(ROWS["w18s-weak-4"], rows)["GB"] == "7"
+    assert seen == ["w18s-weak-64", "w18s-weak-16", "w18s-weak-4"]
+    assert (like["row"], like["chips"], like["GB"]) == ("w18s-weak-64", 64, "5")
+    assert like["collectives"] == "all-reduce 2 32"
+    assert like["like"] == "w18s-weak-4" and 0 < float(like["unlike"]) < 0.001
+    assert "w18s-weak-4, 0.0" in table([rows[0], {k: str(v) for k, v in like.items()}])
+    assert found_of(ROWS["w18s-weak-64"], rows, whole=True)["GB"] == "7"
+    # What is only like another stands for none, and what does not fit is like none.
+    for others in ([{k: str(v) for k, v in like.items()}], [refused("w18s-weak-256")]):
+        seen.clear()
+        assert found_of(ROWS["w18s-weak-16"], others)["GB"] == "7" and not seen
+
+
+COMPILER = """
+import os, sys, time
+if "{ends}":
+    sys.exit()
+folder = os.environ["XLA_FLAGS"].split("xla_dump_to=")[1].split()[0]
+for end in ("", "_after_buffer_assignment"):
+    with open(f"{{folder}}/module_0.cl_1.after_optimizations{{end}}.txt", "w") as file:
+        file.write("ENTRY %main () -> f32[4] {{\\n  ROOT %a = f32[4] parameter(0)\\n}}\\n")
+open("{left}", "w").write(folder)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("ends", ["", "yes"])
+def test_a_compiler_is_stopped_where_its_program_is_optimised(tmp_path, monkeypatch, ends):
+    fake, left = tmp_path / "compiler.py", tmp_path / "left"
+    fake.write_text(COMPILER.format(ends=ends, left=left))
+    monkeypatch.setattr(scaling_plan, "__file__", str(fake))
+    program = scaling_plan.optimised(ROWS["w18s-weak-4"])
+    if ends:
+        assert program is None
+    else:
+        assert [x.name for x, _ in program.runs()] == ["a"]
+        assert not Path(left.read_text()).exists()
 
 
 def test_the_csv_keeps_other_rows(tmp_path):

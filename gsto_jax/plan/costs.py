@@ -1,8 +1,8 @@
 """What one operation costs, counted as XLA counts: floating-point operations and bytes.
 
-XLA's own sums count a loop's body once. These are for the rest of its passes, so they follow XLA's
-rules, the crude ones too: a value that two operations of a fusion read may count twice, and a copy
-in the background counts where it starts and where it is waited for.
+XLA's own sums count most of a loop's body once. These are for all of its passes, so they follow
+XLA's rules, the crude ones too: a value that two operations of a fusion read may count twice, and a
+copy in the background counts where it starts and where it is waited for.
 """
 
 import math

@@ -1,6 +1,6 @@
 """An XLA program as text: what it runs, and how often.
 
-XLA's own sums count the body of a loop once. Here a body counts as often as it runs.
+XLA's own sums count most of a loop's body once. Here a body counts as often as it runs.
 """
 
 import math
@@ -136,6 +136,12 @@ class Program:
                 yield from max(branches, key=lambda runs: sum(price(x) * n for x, n in runs))
             else:
                 yield instruction, times
+
+    @cached_property
+    def loops(self) -> bool:
+        """Whether a loop's body runs more than once."""
+        found = (x for inside in self.computations.values() for x in inside)
+        return any(x.opcode == "while" and self.trip_count(x) > 1 for x in found)
 
     def trip_count(self, loop: Instruction) -> int:
         """How often the body of a `while` runs.

@@ -10,24 +10,28 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from gsto_jax.plan import costs
 from gsto_jax.plan.hlo import Instruction, Program
 
 _LEFT_OUT = re.compile(
-    r", (?:channel_id|replica_groups|calls|to_apply|metadata|backend_config|frontend_attributes)=.*"
+    r", (?:channel_id|replica_groups|calls|to_apply|metadata|backend_config|frontend_attributes)="
+    r".*?(?=, [a-z_]+=|$)"
 )
-"""Who takes part, where it comes from, how it is carried out; all of it stands behind the rest."""
+"""Who takes part, where it comes from, how it is carried out; what is called is looked into."""
 _FLOAT = re.compile(r"((?:bf|f)\d+\[[\d,]*\]\S* constant)\(.*")
 _NAME = re.compile(r"%[\w.\-]+")
+_CALLED = ("calls", "to_apply", "select", "scatter")
 
 
 def operations(program: Program) -> Counter[str]:
-    """What a program runs and how often, without names and values of numbers.
+    """What a program runs, without names and values of numbers, by the bytes that it moves.
 
     Args:
       program: optimised, so that layouts and places in memory count, too.
 
     Returns:
-      Digests of operations, those inside fusions included, with how often each runs.
+      Digests of operations, those inside fusions included, with the bytes that all their runs read
+      and write.
 
     Raises:
       UserError: a loop runs nobody knows how often.
@@ -36,24 +40,37 @@ def operations(program: Program) -> Counter[str]:
     found: Counter[str] = Counter()
     for x, times in program.runs():
         operands = "; ".join(map(str, program.operands(x)))
-        kernel = re.sub(r"[.\d]+$", "", x.name) if x.is_kernel else ""
         line = _without_names([x]).removeprefix("ROOT ")
-        text = f"{kernel} {line} {operands} {_body(program, x.callee, bodies)}"
-        found[hashlib.sha256(text.encode()).hexdigest()] += times
+        text = f"{_kernel(x)} {line} {operands} {_inside(program, x, bodies)}"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        found[digest] += costs.accessed(program, x) * times
     return found
 
 
 def difference(first: Counter[str], second: Counter[str]) -> float:
-    """The share of operations that only one of two programs runs, 0 to 1."""
+    """The share of bytes that operations move which only one of two programs runs, 0 to 1."""
     apart = (first - second).total() + (second - first).total()
     return apart / max(1, first.total() + second.total())
 
 
+def _kernel(instruction: Instruction) -> str:
+    """Which Pallas kernel is called, and what it does; empty for other operations."""
+    if not instruction.is_kernel:
+        return ""
+    body = re.search(r'"body":"([^"]*)"', instruction.text)
+    return re.sub(r"[.\d]+$", "", instruction.name) + (body[1] if body else "")
+
+
+def _inside(program: Program, instruction: Instruction, known: dict[str, str]) -> str:
+    """What a fusion, a reduction or a background operation runs inside, as text."""
+    names = filter(None, (instruction.called(kind) for kind in _CALLED))
+    return "\n".join(_body(program, name, known) for name in names)
+
+
 def _body(program: Program, name: str, known: dict[str, str]) -> str:
-    """What a fusion or a background operation runs inside, as text."""
     if name not in known:
         inside = program.computations.get(name, ())
-        deeper = (_body(program, x.callee, known) for x in inside)
+        deeper = (_inside(program, x, known) for x in inside)
         known[name] = "\n".join([_without_names(inside), *filter(None, deeper)])
     return known[name]
 

@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -307,13 +307,12 @@ class _Reading:
     def plan(self, step: str, batch: int, seconds: float) -> Plan:
         """All that is known of the step."""
         parts: dict[str, dict[str, Cost]] = defaultdict(lambda: defaultdict(Cost))
-        counts: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
         looped, own, missed = Counter[str](), 0, 0
         unscheduled = 0
         calls: dict[str, Calls] = defaultdict(Calls)
         moves: set[str] = set()  # one may stand between two kernels
-        for instruction, times in self.program.runs(self.price):
+        runs = list(self.program.runs(self.price))
+        for instruction, times in runs:
             cost = self.cost(instruction)
             parts[layer_of(instruction)][operation_of(instruction)] += cost * times
             claimed = costs.estimated(instruction)
@@ -332,14 +331,10 @@ class _Reading:
                 moves.update(moved)
                 name = re.sub(r"[.\d]+$", "", instruction.name)
                 calls[name] += Calls(times, size * times, sum(moved.values()) * times)
-            kind = instruction.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
-                counts[kind] += times
-                sizes[kind] += result_bytes(instruction) * times
         if seen := self.compiled.cost_analysis():
             all_flops = seen.get("flops", 0) + looped["flops"]
             # In loops XLA counts some operations as often as they run, and the others once.
-            all_bytes = own if looped["bytes"] else seen.get("bytes accessed", 0) + missed
+            all_bytes = own if self.program.loops else seen.get("bytes accessed", 0) + missed
         else:
             all_flops, all_bytes = self.traced_flops(), own
         layers = [_layer(name, operations) for name, operations in parts.items()]
@@ -351,7 +346,7 @@ class _Reading:
             bytes=all_bytes,
             cost=sum((x.cost for x in layers), Cost()),
             looped=(looped["flops"], looped["bytes"]),
-            collectives={kind: (counts[kind], sizes[kind]) for kind in counts},
+            collectives=collectives(runs),
             layers=tuple(sorted(layers, key=lambda x: x.cost.rank, reverse=True)),
             calls=dict(calls),
             unscheduled=unscheduled,
@@ -371,6 +366,21 @@ def _layer(name: str, operations: Mapping[str, Cost]) -> Layer:
     by = 0 if whole.rank[0] else 1
     part, all_ = (x.rank[by] for x in (operations[dearest], whole))
     return Layer(name, whole, dearest, part / all_ if all_ else 1.0)
+
+
+def collectives(runs: Iterable[tuple[Instruction, int]]) -> dict[str, tuple[int, int]]:
+    """How many collectives of each kind run, and the bytes that they give.
+
+    Args:
+      runs: operations and how often, such as `Program.runs` gives.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for instruction, times in runs:
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in COLLECTIVES:
+            count, size = found.get(kind, (0, 0))
+            found[kind] = count + times, size + result_bytes(instruction) * times
+    return found
 
 
 def result_bytes(collective: Instruction) -> int:

@@ -125,7 +125,7 @@ def compare_table(first: Plan, other: Plan, names: tuple[str, str], title: str) 
 def _notes(found: Plan) -> Iterator[str]:
     if found.cost.rank[0]:
         yield _ESTIMATES
-        yield "Bytes are those that XLA counts as accessed, padded to tiles, on the chip too."
+        yield "Bytes are counted as XLA counts what is accessed: padded to tiles, on the chip too."
     else:
         yield (
             "Cycles are not estimated for these chips. Operations are those of the program as it "

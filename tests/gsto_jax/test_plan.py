@@ -453,6 +453,8 @@ def test_copies_beside_kernels():
     chips = Machine(make_mesh(jax.devices()[:1]), 2**30, 546.0)
     found = measure._Reading(compiled, None, chips).plan("train", 1, 1.0)
     assert found.calls == {"gates": Calls(2, 6 * size, 4 * size)}
+    # Nothing loops, so it is XLA's sum, and what XLA does not see.
+    assert found.bytes == 1 + 6 * size
 
 
 ITSELF = "   0x1   :  { %v1 = vadd.f32 %v2, %v3 }\n"
@@ -728,7 +730,7 @@ def test_a_loop_for_tpus_costs_what_its_unrolled_form_costs(one_tpu):
     # XLA estimates both alike, but a loop copies its state and an unrolled one need not.
     assert loop.cost.cycles == pytest.approx(flat.cost.cycles, rel=0.15)
     assert flat.bytes < loop.bytes < 3 * flat.bytes
-    assert loop.bytes == loop.cost.bytes
+    assert loop.bytes == loop.cost.bytes and flat.bytes == pytest.approx(flat.cost.bytes, rel=0.1)
 
 
 @pytest.mark.slow

@@ -25,12 +25,11 @@ def processes(folder, cases, count, devices):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "tests.gsto_jax.evaluation_process", json.dumps(cases)]
     paths = [folder / f"{index}.npz" for index in range(count)]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / "tests" / ".jax_cache")}
     started = [
         subprocess.Popen(
             [*command, *map(str, (devices, port, count, index, path))],
             cwd=ROOT,
-            env=os.environ | cache | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK},
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK},
             stderr=subprocess.PIPE,
             text=True,
         )
