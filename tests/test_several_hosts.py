@@ -124,10 +124,15 @@ def alone(tmp_path_factory):
     return workdir
 
 
-SPLIT = ("--config.parallel.space=2", "--config.parallel.shard_parameters=true")
-
-
-@pytest.mark.parametrize(("count", "devices", "more"), [(2, 2, ()), (4, 1, ()), (2, 2, SPLIT)])
+@pytest.mark.parametrize(
+    ("count", "devices", "more"),
+    [
+        (2, 2, ()),
+        (4, 1, ()),
+        (2, 2, ("--config.parallel.shard_parameters=true",)),
+        (2, 2, ("--config.parallel.space=2",)),
+    ],
+)
 def test_several_processes_train_as_one(tmp_path, alone, count, devices, more):
     codes, outs, errors = by_several(tmp_path, *more, count=count, devices=devices)
     assert codes == [0] * count, errors
