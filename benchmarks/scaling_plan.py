@@ -319,7 +319,7 @@ def optimised(row: Row) -> Program | None:
         )
         later = "_after_buffer_assignment"  # the same again, when the first is whole
         try:
-            while not (written := list(Path(folder).glob(f"*.after_optimizations{later}.txt"))):
+            while not (dumps := list(Path(folder).glob(f"*.after_optimizations{later}.txt"))):
                 if compiler.poll() is not None:
                     if any(found["fits"] == "yes" for found in saved(table)):
                         raise RuntimeError(f"{row.name}: the compiler left no optimised program")
@@ -328,7 +328,7 @@ def optimised(row: Row) -> Program | None:
         finally:
             compiler.kill()
             compiler.wait()
-        (path,) = written
+        (path,) = dumps
         return Program.read(path.with_name(path.name.replace(later, "")).read_text())
 
 

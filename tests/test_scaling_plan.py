@@ -108,7 +108,6 @@ def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch
         "w18s-weak-16": program([9000, 900, 90]),
         "w18s-weak-64": program([9000, 990], collectives=2),
         "w18s-weak-256": program([9000, 991]),
-        "w18s-strong-64": program([8]),
     }
     seen = []
 

@@ -94,7 +94,7 @@ def test_fixed_predictions_score_the_same_at_any_batch_size(fixed, protocol):
 
 @pytest.mark.parametrize(
     ("count", "devices"),
-    [(2, 2), *(pytest.param(count, 1, marks=pytest.mark.slow) for count in (3, 4))],
+    [(2, 2), *(pytest.param(count, 1, marks=pytest.mark.slow) for count in (2, 3, 4))],
 )
 def test_fixed_predictions_score_the_same_by_several_processes(fixed, tmp_path, count, devices):
     cases = [("fixed", "small", protocol, 2 * count) for protocol in PROTOCOLS]
