@@ -101,14 +101,8 @@ class Experiment:
 
         Raises:
           UserError: the run that is there was made with other settings, or has another network; the
-            weights cannot be read, or do not fit; pictures and the state are both split.
+            weights cannot be read, or do not fit.
         """
-        parallel = self.task.config.parallel
-        if parallel.space > 1 and parallel.shard_parameters:
-            raise UserError(
-                "config.parallel.space and config.parallel.shard_parameters come to wrong "
-                "gradients together: set one of them"
-            )
         found = checkpoint.load(
             self.workdir.checkpoints, self.task, self.mesh, self._check_settings, self._set_aside
         )

@@ -104,6 +104,17 @@ def whole(tree: Any, mesh: Mesh) -> Any:
     return jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
 
 
+def gathered(tree: Any) -> Any:
+    """Arrays of the mesh in force, whole on each of its devices while a traced step computes.
+
+    Without that, XLA's partitioner splits a convolution along a kernel's split channels, and with
+    "space" doubles some of them (tests/gsto_jax/test_shardings.py).
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
 def lanes(mesh: Mesh) -> int:
     """Channels that the devices compute on at once, where a map pads to them; else 0."""
     return LANES if platform_of(mesh) == "tpu" else 0

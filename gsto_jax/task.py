@@ -27,7 +27,7 @@ from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import ResNetSpec, variant
 from gsto_jax.optim import adam, averaged, poly_schedule, sgd, step_schedule, with_warmup
-from gsto_jax.parallel import lanes, placed, platform_of
+from gsto_jax.parallel import gathered, lanes, placed, platform_of
 from gsto_jax.resample import enlarge
 
 Batch = dict[str, Array]
@@ -303,11 +303,14 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
       The state after the step, and scalars: "loss", "loss/stage2" and so on for each head,
       "learning_rate", "gradient_norm", and "finite", whether loss, gradient and state are.
     """
+    params, batch_stats = state.params, state.batch_stats
+    if task.config.parallel.shard_parameters:
+        params, batch_stats = gathered((params, batch_stats))
     parts = task.config.train.accumulate
     if parts == 1:
-        grads, losses, batch_stats = _gradient(task, state.params, state.batch_stats, batch)
+        grads, losses, batch_stats = _gradient(task, params, batch_stats, batch)
     else:
-        grads, losses, batch_stats = _accumulate(task, state, batch, parts)
+        grads, losses, batch_stats = _accumulate(task, params, batch_stats, batch, parts)
 
     updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -348,7 +351,7 @@ def _gradient(
 
 
 def _accumulate(
-    task: Task, state: TrainState, batch: Batch, parts: int
+    task: Task, params: Any, batch_stats: Any, batch: Batch, parts: int
 ) -> tuple[Any, dict[str, Array], Any]:
     # Part n is every parts-th picture from n on: of each device's own, so none has to move.
     split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
@@ -356,14 +359,14 @@ def _accumulate(
 
     def body(carry: Any, part: Any) -> tuple[Any, None]:
         grads, losses, batch_stats = carry
-        new_grads, new_losses, batch_stats = _gradient(task, state.params, batch_stats, *part)
+        new_grads, new_losses, batch_stats = _gradient(task, params, batch_stats, *part)
         add = partial(jax.tree.map, jnp.add)
         return (add(grads, new_grads), add(losses, new_losses), batch_stats), None
 
     first, one = jax.tree.map(lambda x: x[0], (split, shares))
-    shapes = jax.eval_shape(partial(_gradient, task), state.params, state.batch_stats, first, one)
+    shapes = jax.eval_shape(partial(_gradient, task), params, batch_stats, first, one)
     grads, losses, _ = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    start = (grads, losses, state.batch_stats)
+    start = (grads, losses, batch_stats)
     (grads, losses, batch_stats), _ = jax.lax.scan(body, start, (split, shares))
     return grads, losses, batch_stats
 

@@ -109,14 +109,6 @@ def test_another_training_set_is_refused(make, tmp_path):
         run.start()
 
 
-def test_pictures_and_the_state_are_not_split_together(make, tmp_path):
-    parallel = replace(TASK.config.parallel, space=2, shard_parameters=True)
-    run, _, _ = make(task=replace(TASK, config=replace(TASK.config, parallel=parallel)))
-    with pytest.raises(UserError, match=r"parallel\.space and config\.parallel\.shard_parameters"):
-        run.start()
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
 def test_a_fork_keeps_its_own_start(make, tmp_path):
     old = tmp_path / "old" / "checkpoints"
     states = save(old, 1, 2, record=RECORD)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gsto_jax import UserError
 from gsto_jax.checkpoint import Checkpoints, read_state
@@ -17,6 +17,7 @@ from gsto_jax.layers import Conv, resize
 from gsto_jax.ops.space import along_space
 from gsto_jax.parallel import (
     check_batch,
+    gathered,
     make_mesh,
     on_mesh,
     parameter_spec,
@@ -98,6 +99,36 @@ def test_few_rows_are_not_split(rows, stride):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("axis", [2, 3])
+def test_kernels_in_parts_are_gathered_before_pictures_in_parts_meet_them(axis):
+    """XLA doubles such a convolution, or its gradient, where it meets a part of the kernel."""
+    mesh = make_mesh(space=2)
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    conv = partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(4, 4, 6, 32)), rng.normal(size=(3, 3, 32, 32))
+    x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+
+    def f(x, kernel):
+        return conv(along_space(x), kernel)
+
+    def value_and_gradient(x, kernel):
+        kernel = gathered(kernel)
+        change = jax.grad(lambda *args: (f(*args) ** 2).sum(), (0, 1))(x, kernel)
+        return f(x, kernel), *change
+
+    expected = jax.jit(value_and_gradient)(x, kernel)
+    by_parts = jax.jit(on_mesh(value_and_gradient, mesh), out_shardings=(None, None, split))
+    found = by_parts(x, jax.device_put(kernel, split))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+
+
 @pytest.mark.parametrize("name", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)])
 def test_kernels_of_gates_take_a_part_of_the_height(name):
     rng = np.random.default_rng(0)
@@ -149,9 +180,9 @@ def everything(task, mesh, batch):
     state = initial_state(task, mesh)
     inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
     gradient = jax.jit(on_mesh(partial(_gradient, task.on(mesh)), mesh))
-    grads, losses, _ = gradient(state.params, state.batch_stats, inputs)
-    seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
     variables = whole(state.variables, mesh)
+    grads, losses, _ = gradient(variables["params"], variables["batch_stats"], inputs)
+    seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
     counts, predictions, maps = compiled_eval_step(task, mesh)(variables, seen)
     new, scalars = compiled_train_step(task, mesh)(state, inputs)
     return (grads, losses, new, scalars, maps), (counts, predictions), new
@@ -167,13 +198,16 @@ def assert_close(found, expected, rtol, share):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rows", "space"), [pytest.param(64, 2, marks=pytest.mark.long), (72, 4)])
-def test_a_picture_split_over_devices_is_the_same(x64, rows, space):
+@pytest.mark.parametrize(
+    ("rows", "space", "sharded"),
+    [(64, 2, True), pytest.param(64, 2, False, marks=pytest.mark.long), (72, 4, False)],
+)
+def test_a_picture_split_over_devices_is_the_same(x64, rows, space, sharded):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, one = a_batch(rows), make_mesh(jax.devices()[:1])
     expected, counted, _ = everything(task_of(dtype="float64"), one, batch)
     mesh = make_mesh(space=space)
-    found, counts, _ = everything(task_of(space, dtype="float64"), mesh, batch)
+    found, counts, _ = everything(task_of(space, sharded, dtype="float64"), mesh, batch)
     assert_close(found, expected, 1e-6, 1e-9)
     jax.tree.map(np.testing.assert_array_equal, counts, counted)
 
