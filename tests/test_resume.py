@@ -112,7 +112,12 @@ def evaluated(workdir):
 
 
 @pytest.mark.parametrize(
-    ("devices", "workers"), [(1, 0), (2, 1), pytest.param(4, 0, marks=pytest.mark.long)]
+    ("devices", "workers"),
+    [
+        pytest.param(1, 0, marks=pytest.mark.long),
+        (2, 1),
+        pytest.param(4, 0, marks=pytest.mark.long),
+    ],
 )
 def test_killed_at_random_moments(tmp_path, undisturbed, devices, workers):
     """Whether threads or worker processes prepare the batches."""

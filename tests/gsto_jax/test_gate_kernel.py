@@ -289,12 +289,12 @@ SPEC = HRNetSpec(
     [
         pytest.param({}, id="gsto"),
         pytest.param({"head": "v1", "gsto": PLAIN}, id="plain v1", marks=pytest.mark.slow),
-        pytest.param({"upsample": "nearest"}, id="nearest", marks=pytest.mark.slow),
+        pytest.param({"upsample": "nearest"}, id="nearest", marks=pytest.mark.long),
         pytest.param(
             {"gsto": GSTOSpec(gate="paper", gtm_form="paper")}, id="paper", marks=pytest.mark.slow
         ),
         pytest.param(
-            {"gsto": GSTOSpec(gtm=("unsupervised",) * 3)}, id="unsupervised", marks=pytest.mark.slow
+            {"gsto": GSTOSpec(gtm=("unsupervised",) * 3)}, id="unsupervised", marks=pytest.mark.long
         ),
     ],
 )

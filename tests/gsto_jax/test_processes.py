@@ -122,7 +122,7 @@ def test_a_network_predicts_the_same_by_two_processes(tmp_path):
 @pytest.mark.parametrize(
     "protocol",
     [
-        pytest.param(name, marks=[pytest.mark.long] if name == "sliding" else [])
+        pytest.param(name, marks=[] if name == "scales and flip" else [pytest.mark.long])
         for name in PROTOCOLS
     ],
 )

@@ -107,7 +107,7 @@ def without(state, start):
     "variant",
     [
         "w18_small_v2",
-        pytest.param("w18", marks=pytest.mark.slow),
+        pytest.param("w18", marks=pytest.mark.long),
         pytest.param("w48", marks=pytest.mark.slow),
     ],
 )
