@@ -119,8 +119,7 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
 
     task, data, values = read_settings(config)
     mesh = parallel.make_mesh()
-    parallel.check_batch(task.config.eval.batch_size, mesh, "eval.batch_size")
-    eval_set, source = make_eval_set(task, data, values)
+    eval_set, source = make_eval_set(task, data, values, mesh)
     if folder:
         run = workdir.existing(folder)
         state = load_for_evaluation(run, task, mesh, values, print).state

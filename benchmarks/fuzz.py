@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -470,6 +471,53 @@ def run_target() -> Target:
     return Target(make, read)
 
 
+def given_target() -> Target:
+    """Other JSON that a command names, or finds: plans, boxes, earlier poses, an export."""
+    from configs import quickstart
+    from gsto_jax.plan import record
+
+    config = quickstart.get_config().to_dict()
+    device = SimpleNamespace(device_kind="cpu")
+    mesh: Any = SimpleNamespace(size=1, devices=SimpleNamespace(flat=[device]), shape={"data": 1})
+    step = {"batch": config["train"]["batch_size"], "seconds": {"least": 0.5}}
+    seeds = {
+        "plan.json": record._about(config, mesh) | {"steps": {"train": step}},
+        "boxes.json": {"a.jpg": [[1, 2, 30, 40.5]], "b.jpg": []},
+        "poses.json": {"a.jpg": [{"score": 0.5, "keypoints": [[1.0, 2.0, 0.5]]}]},
+        "model.json": {"checkpoint": "run/7", "onnx_size": None, "files": {}},
+    }
+
+    def make(rng: random.Random) -> bytes:
+        name = rng.choice(list(seeds))
+        return json.dumps([name, json_text(seeds[name], rng).decode("latin-1")]).encode()
+
+    def read(data: bytes, folder: Path) -> None:
+        from gsto_jax.errors import UserError
+        from gsto_jax.export import verify
+        from gsto_jax.prediction_files import read_poses
+        from modes.predict import _read_boxes
+
+        name, text = json.loads(data)
+        path = folder / name
+        path.write_bytes(text.encode("latin-1"))
+        predictor: Any = SimpleNamespace(path="run/7", task=task_of(config))
+        readers = {
+            "plan.json": lambda: record.planned_seconds(path, config, mesh),
+            "boxes.json": lambda: _read_boxes(str(path)),
+            "poses.json": lambda: read_poses(folder),
+            "model.json": lambda: verify(predictor, folder, []),
+        }
+        try:
+            readers[name]()
+        except UserError as error:
+            _clear(error, str(folder))
+            raise
+
+    from gsto_jax.tasks import task_of
+
+    return Target(make, read)
+
+
 # Weights
 
 
@@ -743,7 +791,9 @@ def archive_target() -> Target:
         out = io.BytesIO()
         kind = rng.choice((".zip", ".tar", ".tar.gz"))
         if kind == ".zip":
-            with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            deflate = zipfile.ZIP_DEFLATED
+            packing = rng.choice((*[deflate] * 6, zipfile.ZIP_STORED, zipfile.ZIP_BZIP2))
+            with zipfile.ZipFile(out, "w", packing, compresslevel=1) as archive:
                 for name in chosen:
                     archive.writestr(name, content())
         else:
@@ -825,6 +875,7 @@ def targets() -> dict[str, tuple[int, Callable[[], Target]]]:
         "pth": (3, torch_target),
         "tiles": (2, tiles_target),
         "run_json": (1, run_target),
+        "given_json": (1, given_target),
         "coco_json": (2, coco_target),
         "mat": (1, mat_target),
         "archive": (1, archive_target),

@@ -81,7 +81,7 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     config.eval.batch_size = batch_size
     task, data, values = read_settings(config)
     mesh = parallel.make_mesh()
-    persons, _ = make_pose_set(task, data)
+    persons, _ = make_pose_set(task, data, mesh)
     if folder:
         run = workdir.existing(folder)
         state = load_for_evaluation(run, task, mesh, values, print).state

@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
     train.epochs = 0  # of floor(pictures / batch_size) steps each; 0: by steps
 
     config.eval = evaluation = ConfigDict()
-    evaluation.batch_size = 1  # over all devices; pictures on one canvas share a batch
+    evaluation.batch_size = 1  # over all devices, rounded up to divide; of one canvas
     evaluation.scales = (1.0,)  # the scores at all of them are summed
     evaluation.flip = False  # averages the logits with those of the mirror image
     # whole: the picture in one look | slide: windows of `crop` | slide_enlarged: above scale 1

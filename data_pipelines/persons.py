@@ -1,6 +1,5 @@
 """Persons out of prepared COCO keypoints: one sample a person, of ground truth or of a detector."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -203,7 +202,11 @@ class PersonSource:
         """Returns every annotation of the split, as published: what COCO's evaluation needs."""
         found: list[dict[str, Any]] = []
         for index in range(len(self._records)):
-            found += json.loads(self._records[index]["annotations"])
+            name = f"record {self._records.name(index)} of {self._records.folder}"
+            persons = read_json(self._records[index]["annotations"], f"the annotations of {name}")
+            if not isinstance(persons, list):
+                raise DataError(f"The annotations of {name} are damaged; prepare it again.")
+            found += persons
         return found
 
     def image_ids(self) -> list[int]:

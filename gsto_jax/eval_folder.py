@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gsto_jax.json_file import parse
 from gsto_jax.metrics import Scores
 from gsto_jax.picture_scores import KINDS, PictureScore
 from gsto_jax.tables import write_scores
@@ -138,8 +139,8 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What evaluation.json holds; None where there is none."""
     try:
-        record = json.loads((folder / RECORD).read_text())
-    except (OSError, ValueError, RecursionError):
+        record = parse((folder / RECORD).read_text())
+    except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
 

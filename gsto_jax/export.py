@@ -34,6 +34,7 @@ from jax.extend.core import Jaxpr, Literal
 
 from gsto_jax.checkpoint import versions
 from gsto_jax.errors import UserError
+from gsto_jax.json_file import parse
 from gsto_jax.layers.resize import resize
 from gsto_jax.parallel import compiler_options, make_mesh
 from gsto_jax.predictor import Predictor
@@ -188,16 +189,18 @@ def verify(
     """
     folder = Path(folder).expanduser()
     try:
-        described = json.loads((folder / "model.json").read_text())
-    except (OSError, ValueError):
+        described = parse((folder / "model.json").read_text())
+        source, fixed, names = (described[k] for k in ("checkpoint", "onnx_size", "files"))
+        if not set(names) <= set(_READERS):
+            raise ValueError(f"it names {names}")
+    except (OSError, ValueError, LookupError, TypeError):
         raise UserError(f"{folder} holds no export: model.json is missing or damaged") from None
-    if described["checkpoint"] != str(predictor.path):
-        raise UserError(f"{folder} is an export of {described['checkpoint']}: export it anew")
-    fixed = described["onnx_size"]
+    if source != str(predictor.path):
+        raise UserError(f"{folder} is an export of {source}: export it anew")
     batches = random_batches() if batches is None else list(batches)
     expected = [_expected(predictor, batch) for batch in batches]
     checks = []
-    for name in described["files"]:
+    for name in names:
         chosen, wanted = batches, expected
         if name == "model.onnx" and fixed:
             chosen = random_batches([(2, *fixed)])

@@ -199,6 +199,15 @@ def check_batch(batch_size: int, mesh: Mesh, field: str) -> None:
         )
 
 
+def rounded_batch(batch_size: int, mesh: Mesh) -> int:
+    """The smallest batch that holds as many and divides over the devices.
+
+    For evaluation, where what fills a batch up counts for nothing.
+    """
+    parts = batch_parts(mesh)
+    return -(-batch_size // parts) * parts
+
+
 def use_compilation_cache(folder: str) -> None:
     """Keeps compiled programs in a folder, unless JAX was told another; "" keeps none."""
     if folder and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ import numpy as np
 
 from gsto_jax.canvas import write_image
 from gsto_jax.errors import UserError
+from gsto_jax.json_file import parse
 from gsto_jax.media import IMAGES, VIDEOS
 from gsto_jax.whole_file import replacing
 
@@ -220,7 +221,7 @@ def read_poses(folder: Path) -> dict[str, Any]:
     """
     path = folder / "poses.json"
     try:
-        found = json.loads(path.read_text()) if path.exists() else {}
+        found = parse(path.read_text()) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): give another --output") from None
     if not isinstance(found, dict):

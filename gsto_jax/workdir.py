@@ -32,6 +32,7 @@ import jax
 from gsto_jax import distributed
 from gsto_jax.checkpoint import Record, steps, versions
 from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.json_file import parse
 from gsto_jax.whole_file import replacing
 
 _SEEN = 30.0
@@ -97,8 +98,8 @@ class Workdir:
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in the folder; None where there is none."""
         try:
-            found = json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError, RecursionError):
+            found = parse((self.path / "config.json").read_text())
+        except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -161,8 +162,8 @@ class Workdir:
         text = path.read_text("utf-8", "replace") if path.exists() else ""
         for line in text.splitlines():
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):  # the process died while it wrote the line
+                record = parse(line)
+            except ValueError:  # the process died while it wrote the line
                 continue
             if isinstance(record, dict):
                 found.append(record)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import base
@@ -16,6 +17,7 @@ from gsto_jax.config import flat
 from gsto_jax.errors import UserError
 from gsto_jax.eval_set import EvalSet
 from gsto_jax.instance_scores import InstanceCounts
+from gsto_jax.parallel import rounded_batch
 from gsto_jax.pose.eval_set import PoseSet
 from gsto_jax.protocol import protocol_of
 from gsto_jax.segmentation_set import SegmentationSet
@@ -38,19 +40,20 @@ def read_settings(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
     return task, DataConfig(**values["data"]), values
 
 
-def make_eval_set(task: Task, data: DataConfig, values: Values) -> tuple[EvalSet, Source]:
+def make_eval_set(
+    task: Task, data: DataConfig, values: Values, mesh: Mesh
+) -> tuple[EvalSet, Source]:
     """The split to evaluate on, and its pictures or persons."""
     if task.config.task == "pose":
-        return make_pose_set(task, data)
-    return make_segmentation_set(task, data, values)
+        return make_pose_set(task, data, mesh)
+    return make_segmentation_set(task, data, values, mesh)
 
 
-def make_pose_set(task: Task, data: DataConfig) -> tuple[PoseSet, PersonSource]:
+def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseSet, PersonSource]:
     """The persons to evaluate on."""
     source = make_source(data, data.eval_split)
     assert isinstance(source, PersonSource) and data.keypoints is not None
-    host, hosts = jax.process_index(), jax.process_count()
-    batches = EvalBatches(data, source, task.config.eval.batch_size // hosts, host, hosts)
+    batches = EvalBatches(data, source, *_batch_of_host(task, mesh))
     detections = Path(data.keypoints.detections).name
     boxes = f"detector boxes {detections}" if detections else "ground-truth boxes"
     found = PoseSet(
@@ -67,7 +70,7 @@ def make_pose_set(task: Task, data: DataConfig) -> tuple[PoseSet, PersonSource]:
 
 
 def make_segmentation_set(
-    task: Task, data: DataConfig, values: Values
+    task: Task, data: DataConfig, values: Values, mesh: Mesh
 ) -> tuple[SegmentationSet, Source]:
     """The labelled pictures to evaluate on."""
     chosen, protocol = task.config.eval, protocol_of(values)
@@ -77,9 +80,8 @@ def make_segmentation_set(
         look = (data.classes, data.palette, data.ignore_label)
         return PictureWriter(folder, *look, chosen.pictures, chosen.figures, source.name)
 
-    host, hosts = jax.process_index(), jax.process_count()
     canvases = 6 if protocol.suits_any_canvas else chosen.canvases
-    batches = EvalBatches(data, source, chosen.batch_size // hosts, host, hosts, canvases)
+    batches = EvalBatches(data, source, *_batch_of_host(task, mesh), canvases)
 
     def instances() -> InstanceCounts | None:
         sizes = data.instance_sizes or (0.0,) * len(data.classes)
@@ -89,6 +91,13 @@ def make_segmentation_set(
     name, count = data.eval_split, len(source)
     look = (data.classes, batches, protocol, pictures, instances)
     return SegmentationSet(name, count, *look), source
+
+
+def _batch_of_host(task: Task, mesh: Mesh) -> tuple[int, int, int]:
+    """Pictures of a batch of evaluation that this host reads, which host it is, and of how many."""
+    hosts = jax.process_count()
+    batch = rounded_batch(task.config.eval.batch_size, mesh)
+    return batch // hosts, jax.process_index(), hosts
 
 
 def agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import command_line
 from data_pipelines import DataConfig
 from gsto_jax.errors import UserError
-from gsto_jax.parallel import batch_parts, check_batch, make_mesh
+from gsto_jax.parallel import batch_parts, check_batch, make_mesh, rounded_batch
 from gsto_jax.plan import record
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.fit import largest
@@ -86,12 +86,12 @@ def _divided(task: Task, chips: Machine) -> Machine:
 
 def _steps(task: Task, target: Machine) -> Iterator[tuple[str, int]]:
     """The steps and their batches over all chips. Raises UserError for one that does not divide."""
-    train, parts = task.config.train, batch_parts(target.mesh)
+    train = task.config.train
     whole = "train.batch_size" if train.accumulate == 1 else ""
     name = whole or "train.batch_size / config.train.accumulate"
     check_batch(train.batch_size // train.accumulate, target.mesh, name)
     yield "train", train.batch_size
-    yield "eval", -(-task.config.eval.batch_size // parts) * parts
+    yield "eval", rounded_batch(task.config.eval.batch_size, target.mesh)
 
 
 def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, show: Show) -> Plan:

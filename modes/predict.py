@@ -1,6 +1,5 @@
 """Predicts anyone's pictures and videos by a checkpoint alone."""
 
-import json
 import re
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ from rich.progress import Progress
 
 from gsto_jax.config import RUNTIME, kind
 from gsto_jax.errors import UserError
+from gsto_jax.json_file import parse
 from gsto_jax.loading import Trained, load_trained
 from gsto_jax.media import count_frames, image_size, read_image, video_frames
 from gsto_jax.parallel import use_compilation_cache
@@ -183,10 +183,10 @@ def _read_boxes(text: str | None) -> Any:
             raise UserError(f"--boxes={text}: give x,y,w,h of each person, with ; between them")
         return rows
     try:
-        found = json.loads(Path(text).expanduser().read_text())
+        found = parse(Path(text).expanduser().read_text())
     except OSError as error:
         raise UserError(f"cannot read --boxes={text}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"--boxes={text} is no JSON ({error})") from None
     fits = isinstance(found, dict) and all(
         isinstance(rows, list)

@@ -33,8 +33,7 @@ def run(args: Any) -> None:
     workdir, chosen = run_folder(args)
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
     mesh = parallel.make_mesh(space=task.config.parallel.space)
-    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
-    eval_set, source = make_segmentation_set(task, data, values)
+    eval_set, source = make_segmentation_set(task, data, values, mesh)
     path = workdir.path / f"submission-{data.test_split}.zip"
     names = list(map(source.name, range(len(source))))
     ids = data.id_map or [(k, k) for k in range(task.num_classes)]
@@ -55,9 +54,8 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     show = make_show()
     workdir, chosen = run_folder(args)
     mesh = parallel.make_mesh(space=task.config.parallel.space)
-    parallel.check_batch(task.config.eval.batch_size, mesh, "eval.batch_size")
     split = data.test_split
-    persons, _ = make_pose_set(task, replace(data, eval_split=split, eval_size=0))
+    persons, _ = make_pose_set(task, replace(data, eval_split=split, eval_size=0), mesh)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     variables = parallel.whole(found.state.variables, mesh)
     parallel.use_compilation_cache(task.config.run.compilation_cache)

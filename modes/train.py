@@ -34,13 +34,12 @@ def run(args: Any) -> None:
     whole = part == settings.train.batch_size
     name = "train.batch_size" if whole else "train.batch_size / config.train.accumulate"
     parallel.check_batch(part, mesh, name)
-    parallel.check_batch(settings.eval.batch_size, mesh, "eval.batch_size")
     source = make_source(data, data.train_split)
     steps = settings.train.total_steps(len(source))
     task = replace(task, steps=steps)
     shard = (jax.process_index(), jax.process_count())
     batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
-    eval_set, eval_source = make_eval_set(task, data, values)
+    eval_set, eval_source = make_eval_set(task, data, values, mesh)
     agree(args, values, {"the training set": source, "the evaluation set": eval_source})
     for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
         found = audit_sample(pictures)

@@ -24,6 +24,7 @@ from array_record.python import array_record_module
 from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.downloads import FULL, SCRATCH, Downloads
 from data_pipelines.errors import DataError
+from data_pipelines.json_file import read_json
 from data_pipelines.tfds_source import UNFINISHED
 
 VERSION = "1.0.0"
@@ -139,9 +140,9 @@ def _check_what_is_there(builder: Builder, final: Path, storage: str, partial: b
     """Refuses a finished data set that is not what was asked for."""
     remedy = "give another --config.data.root, or remove it to build it anew"
     try:
-        plan = json.loads((final / _PLAN).read_text())
-        there, found = plan["storage"], plan["counts"]
-    except (OSError, ValueError, KeyError):
+        plan = read_json((final / _PLAN).read_text(), final / _PLAN)
+        there, found = plan["storage"], dict(plan["counts"])
+    except (OSError, ValueError, LookupError, TypeError):
         raise DataError(
             f"{final} was not made by this version's --mode=prepare: {remedy}."
         ) from None
@@ -189,7 +190,7 @@ def _keep_what_fits(
     }
     path = work / _PLAN
     with suppress(OSError, ValueError):
-        if json.loads(path.read_text()) == plan:
+        if read_json(path.read_text(), path) == plan:
             return
     for other in work.iterdir():
         if other.name != _LOCK and not other.name.startswith(SCRATCH):

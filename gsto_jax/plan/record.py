@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from gsto_jax.errors import UserError
+from gsto_jax.json_file import parse
 from gsto_jax.parallel import batch_parts
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
@@ -74,7 +75,7 @@ def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
       UserError: it cannot be read, or it is of another step or other chips.
     """
     try:
-        values = json.loads(path.read_text())
+        values = parse(path.read_text())
         theirs = {name: values[name] for name in _about(config, mesh)}
         step = values["steps"]["train"]
         theirs["batch"], seconds = step["batch"], float(step["seconds"]["least"])

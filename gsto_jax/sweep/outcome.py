@@ -1,11 +1,11 @@
 """What a run of a sweep left in its folder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gsto_jax.experiment import score_settings
+from gsto_jax.json_file import parse
 from gsto_jax.sweep.plan import Run
 from gsto_jax.workdir import Workdir
 
@@ -80,8 +80,8 @@ def step_of(folder: Path) -> int:
         with (folder / "training.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
             lines = file.read().splitlines()
-        return int(json.loads(lines[-1])["step"])
-    except (OSError, ValueError, LookupError):  # there is none, or it is being written
+        return int(parse(lines[-1])["step"])
+    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is being written
         return 0
 
 

@@ -8,6 +8,7 @@ import pickle
 import struct
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import scipy.io
 import zstandard
+from PIL import Image
 
 from data_pipelines import DataError
 from data_pipelines.decode import decode_image, image_size, label_ids
@@ -52,7 +54,8 @@ def test_a_picture_that_says_it_is_huge(tmp_path, size):
         with pytest.raises(DataError, match=r"^a.png is too large: .*134 million pixels"):
             read(data, "a.png")
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(UserError, match=r"a.png: "):
+    beyond = size[0] * size[1] > 2 * Image.MAX_IMAGE_PIXELS
+    with pytest.raises(UserError, match=r"a.png: .*pixels" if beyond else r"a.png: "):
         media.read_image(tmp_path / "a.png")
 
 
@@ -148,6 +151,47 @@ def test_a_member_that_says_it_is_huge(tmp_path):
         assert "a head of" in downloads.broken[1]
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("name", ["x.json", "inner.tar"])
+def test_a_member_whose_packing_has_no_bound(tmp_path, kind, name):
+    """Python expands all of such a member however little is asked for."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", kind) as archive:
+        archive.writestr(name, bytes(2**20))
+    with pytest.raises(DataError, match=rf"{name} is refused: it is packed otherwise than by"):
+        Downloads(tmp_path)
+
+
+def test_a_member_that_says_it_is_small(tmp_path):
+    path, size = tmp_path / "a.zip", 2**26
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.json", bytes(size))
+    says = path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 5))
+    path.write_bytes(says)
+    with Downloads(tmp_path) as downloads:
+        tracemalloc.start()
+        with pytest.raises(DataError, match=r"Cannot read x.json .*CRC"):
+            downloads.read("x.json")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_a_mat_that_expands_behind_one_that_fills_the_room(monkeypatch):
+    def packed(size, whole=True):
+        data = zlib.compress(bytes(size), 9)
+        data = data if whole else data[:-4]
+        return struct.pack("<II", 15, len(data)) + data
+
+    monkeypatch.setattr("data_pipelines.downloads.MOST_TEXT", 30_000)
+    data = bytes(126) + b"IM" + packed(30_000, whole=False) + packed(2**26)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="expands to more than 30000 bytes"):
+        read_mat(data, "LabelMap")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**21
+
+
 def test_a_mat_that_expands(monkeypatch):
     file = io.BytesIO()
     scipy.io.savemat(file, {"LabelMap": np.zeros((200, 200), np.uint8)}, do_compression=True)
@@ -181,6 +225,13 @@ def test_a_mat_that_says_it_is_huge():
 def test_json_of_absurd_depth_or_numbers(data, message):
     with pytest.raises(DataError, match=f"^a.json {message}"):
         read_json(data, "a.json")
+
+
+def test_json_that_is_too_long(monkeypatch):
+    monkeypatch.setattr("data_pipelines.json_file.MOST_TEXT", 10)
+    assert read_json(b"[1, 2, 3 ]", "a.json") == [1, 2, 3]
+    with pytest.raises(DataError, match=r"^a.json has 11 bytes, and 10 is the most"):
+        read_json(b"[1, 2, 3  ]", "a.json")
 
 
 def safetensors(header, numbers=b"", length=None):

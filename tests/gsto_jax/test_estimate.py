@@ -166,7 +166,14 @@ def test_plans_of_other_chips_and_what_is_no_plan(written, tmp_path):
         record.planned_seconds(path, config, chips(size=16))
     with pytest.raises(UserError, match="cannot be read"):
         record.planned_seconds(tmp_path / "none.json", config, chips())
-    for text in ("{", "[]", "{}", path.read_text().replace('"least": 0.02', '"least": null')):
+    nested = "[" * 200_000
+    for text in (
+        "{",
+        "[]",
+        "{}",
+        nested,
+        path.read_text().replace('"least": 0.02', '"least": null'),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match="is no plan: make one with --mode=plan"):
             record.planned_seconds(path, config, chips())

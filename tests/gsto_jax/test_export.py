@@ -172,6 +172,13 @@ def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
         export(predictor, tmp_path)
     with pytest.raises(UserError, match="holds no export"):
         verify(predictor, tmp_path)
+    damaged = tmp_path / "model.json"
+    foreign = '{"checkpoint": 1, "onnx_size": 1, "files": ["x"]}'
+    for text in ("[", "[]", "{}", "[" * 200_000, foreign):
+        damaged.write_text(text)
+        with pytest.raises(UserError, match="holds no export"):
+            verify(predictor, tmp_path)
+    damaged.unlink()
     with pytest.raises(UserError, match=r"is an export of .*/7: export it anew"):
         verify(replace(predictor, path=tmp_path), folder)
     assert list(tmp_path.iterdir()) == []

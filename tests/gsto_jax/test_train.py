@@ -15,7 +15,7 @@ from gsto_jax.checkpoint import Checkpoints, load
 from gsto_jax.config import Config
 from gsto_jax.errors import TrainingError
 from gsto_jax.evaluate import evaluate
-from gsto_jax.parallel import check_batch, make_mesh, put_batch
+from gsto_jax.parallel import check_batch, make_mesh, put_batch, rounded_batch
 from gsto_jax.task import Task, abstract_state, initial_state, normalize, train_step
 from gsto_jax.train import Hooks, fit
 
@@ -182,6 +182,7 @@ def test_batches_must_divide_over_the_devices():
         check_batch(6, mesh, "train.batch_size")
     with pytest.raises(UserError, match=r"such as 4$"):
         check_batch(2, mesh, "train.batch_size")
+    assert [rounded_batch(n, mesh) for n in (1, 4, 5)] == [4, 4, 8]
     split = put_batch({"image": np.arange(8)}, mesh)["image"]
     assert [int(s.data[0]) for s in split.addressable_shards] == [0, 2, 4, 6]
 
