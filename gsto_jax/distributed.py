@@ -198,6 +198,18 @@ def all_say(yes: bool) -> bool:
     return all(client.blocking_key_value_get(f"{place}{n}", _LONG) == "1" for n in range(_count()))
 
 
+def of_this_process(show: Callable[[str], None]) -> Callable[[str], None]:
+    """Shows a line that concerns one process: the first shows it as any, others name themselves.
+
+    Args:
+      show: what process 0 shows lines by.
+    """
+    if is_first():
+        return show
+    name = f"process {_state().process_id} ({socket.gethostname()})"
+    return lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
 def fail(message: str, status: int) -> NoReturn:
     """Prints why this process ends, tells the others, who then end too, and exits."""
     if _watch is None:

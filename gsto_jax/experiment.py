@@ -194,9 +194,10 @@ class Experiment:
                 if stop():
                     return state
             folder = self.workdir.path / "profile"
-            profiler = Profiler(folder, run.profile_steps, run.profile_start, self.show)
+            tell = distributed.of_this_process(self.show)
+            profiler = Profiler(folder, run.profile_steps, run.profile_start, tell)
             details = {"input": getattr(batches, "waits_for", str)}
-            watchdog = Watchdog(run.stall_seconds, self.show, details)
+            watchdog = Watchdog(run.stall_seconds, tell, details)
             hooks = Hooks(self._report, save, evaluate, stop, watchdog, profiler)
             try:
                 with watchdog, profiler:

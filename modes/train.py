@@ -55,8 +55,12 @@ def run(args: Any) -> None:
     if settings.run.tensorboard:
         check_tensorboard()
     parallel.use_compilation_cache(settings.run.compilation_cache)
-    workdir = Workdir(args.workdir or f"runs/{settings.name}", hold=True)
-    with Interrupt() as interrupt, contextlib.closing(batches), contextlib.closing(workdir):
+    folder = args.workdir or f"runs/{settings.name}"
+    with (
+        Interrupt() as interrupt,
+        contextlib.closing(batches),
+        contextlib.closing(Workdir(folder, hold=True)) as workdir,
+    ):
         workdir.check_shared()
         stop = distributed.Stop(lambda: interrupt.received)
         train_set = fingerprint(source)

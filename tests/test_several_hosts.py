@@ -75,10 +75,11 @@ def by_one(workdir, *more):
     return out
 
 
-def by_several(workdir, *more, count=2, devices=2, kill=None):
+def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
     """Status, output and errors of processes that run together.
 
-    One may be killed, in the third step or soon after it, when the first checkpoint is whole.
+    One may be killed, in the third step or soon after it, when the first checkpoint is whole; or
+    be told to end, by SIGTERM, after the first step.
     """
     seen = ""
     with together([command(workdir, *more)] * count, devices) as processes:
@@ -90,6 +91,12 @@ def by_several(workdir, *more, count=2, devices=2, kill=None):
             while not (workdir / "checkpoints" / "1").exists():
                 time.sleep(0.01)
             processes[kill].kill()
+        if tell is not None:
+            for line in processes[0].stdout:
+                seen += line
+                if line.startswith("step"):
+                    break
+            processes[tell].terminate()
         # Two minutes is what whoever is left may take to see it.
         limit = 900 if kill is None else 120
         texts = [process.communicate(timeout=limit) for process in processes]
@@ -155,14 +162,33 @@ def test_several_processes_evaluate_as_one(tmp_path, alone):
 
 @pytest.mark.parametrize("kill", [0, 1])
 def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
+    """By as many processes as before, or by one of another number of devices."""
     codes, _, errors = by_several(tmp_path, kill=kill)
     assert codes[kill] == -9
     assert codes[1 - kill] not in (0, -9), "a message and an end of its own"
     assert re.search("is gone|the leader task was preempted", errors[1 - kill]), errors
-    codes, outs, errors = by_several(tmp_path)
+    if kill:
+        text = by_one(tmp_path)
+    else:
+        codes, (text, _), errors = by_several(tmp_path)
+        assert codes == [0, 0], errors
+    (begun,) = re.findall(r"goes on from step (\d)", text)
+    assert len(re.findall(r"^step ", text, re.MULTILINE)) == 3 - int(begun) < 3
+    assert_same_run(tmp_path, alone)
+
+
+def test_a_signal_to_one_saves_what_others_go_on_from(tmp_path, alone):
+    """As a preemption ends a host: two processes of one device stop, one of two goes on."""
+    rare = "--config.run.checkpoint_every=1000"
+    codes, (text, _), errors = by_several(tmp_path, rare, devices=1, tell=1)
     assert codes == [0, 0], errors
-    (begun,) = re.findall(r"goes on from step (\d)", outs[0])
-    assert len(re.findall(r"^step ", outs[0], re.MULTILINE)) == 3 - int(begun) < 3
+    told = rf"stopped by SIGTERM of process 1 \({socket.gethostname()}\): the same command goes on"
+    (step,) = re.findall(rf"{told} from step (\d)", text)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [int(step)]
+    process = start(2, command(tmp_path))
+    text, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    assert f"goes on from step {step}" in text
     assert_same_run(tmp_path, alone)
 
 

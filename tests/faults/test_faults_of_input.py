@@ -2,9 +2,11 @@
 
 import errno
 import multiprocessing
+import re
 import threading
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from configs import quickstart
 from data_pipelines import DataConfig, DataError, make_source, reading, train_batches
 from data_pipelines.folder import FolderSource
 from data_pipelines.reading import Watched, read_again
+from gsto_jax import distributed
 from gsto_jax.watchdog import Watchdog
 from modes import train as mode
 from modes.terminal import plain_values
@@ -52,6 +55,30 @@ def test_a_source_that_stalls_is_named(tmp_path, train, same, monkeypatch, capsy
     told = capsys.readouterr().out
     assert "s for its input: reading train_000005 for" in told, told
     same(tmp_path)
+
+
+def test_every_process_names_what_stalls_in_it(tmp_path, train, monkeypatch, capsys):
+    """As process 3 of a run, which shows nothing else."""
+    gate, make, say = threading.Event(), mode.make_source, Watchdog._say
+    monkeypatch.setattr(mode, "make_source", lambda *args: Stalling(make(*args), gate))
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    state = SimpleNamespace(process_id=3, num_processes=1)
+    monkeypatch.setattr(distributed, "_state", lambda: state)
+
+    def say_and_let_through(self, stage, step, waited):
+        say(self, stage, step, waited)
+        if stage == "input" and "train_000005" in self._details["input"]():
+            gate.set()
+
+    monkeypatch.setattr(Watchdog, "_say", say_and_let_through)
+    train(tmp_path, stall_seconds=0.2, stop_at=3)
+    out, errors = capsys.readouterr()
+    assert "step" not in out
+    assert re.search(
+        r"^process 3 \(\S+\): warning: .* for its input: reading train_000005 for",
+        errors,
+        re.MULTILINE,
+    ), errors
 
 
 def test_a_watchdog_speaks_again_when_the_wait_has_doubled():

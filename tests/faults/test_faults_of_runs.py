@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import itertools
+import os
 import resource
+import signal
 import subprocess
 import time
 
@@ -13,6 +15,7 @@ import pytest
 from data_pipelines.pipeline import TrainBatches
 from gsto_jax import checkpoint
 from gsto_jax.errors import TrainingError
+from gsto_jax.experiment import Experiment
 from gsto_jax.workdir import Workdir
 
 
@@ -138,6 +141,39 @@ def test_a_folder_of_checkpoints_that_is_removed(tmp_path, train, same, monkeypa
     capsys.readouterr()
     train(tmp_path)
     assert "goes on from step 2" in capsys.readouterr().out
+    same(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_end(tmp_path, train, same, monkeypatch, capsys, number):
+    """As a preemption sends it, and as Ctrl-C does."""
+    report = Experiment._report
+
+    def report_and_signal(self, progress):
+        report(self, progress)
+        if progress.step == 4:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "_report", report_and_signal)
+        train(tmp_path, log_every=1)
+    told = f"stopped by {number.name}: the same command goes on from step 5"
+    assert told in capsys.readouterr().out
+    assert checkpoint.steps(tmp_path / "checkpoints") == [2, 4, 5]
+    train(tmp_path)
+    same(tmp_path)
+
+
+def test_a_profile_asked_for_where_there_are_no_steps(tmp_path, train, same, monkeypatch):
+    """By the process number in .lock, while the run begins and while it is evaluated."""
+
+    def ask(*_):
+        os.kill(int((tmp_path / ".lock").read_text()), signal.SIGUSR1)
+
+    monkeypatch.setattr(Experiment, "evaluate", ask)
+    monkeypatch.setattr(Workdir, "write_start", ask)
+    train(tmp_path)
+    assert not (tmp_path / "profile").exists()
     same(tmp_path)
 
 

@@ -1,6 +1,8 @@
 """One process of several: test_distributed.py starts them, and says what becomes of each.
 
 python -m tests.gsto_jax.peer_process SCENARIO PORT COUNT INDEX
+
+Port 0: where the others are is for the environment to say.
 """
 
 import os
@@ -117,7 +119,7 @@ if __name__ == "__main__":
     scenario, port, count, index = sys.argv[1:]
     distributed.LOST = 10.0
     place = distributed.Place(f"localhost:{port}", int(count), int(index))
-    distributed.connect(place, 120)
+    distributed.connect(place if int(port) else None, 120)
     try:
         globals()[scenario](int(index))
         distributed.leave()

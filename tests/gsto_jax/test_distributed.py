@@ -22,15 +22,17 @@ def free_port():
         return free.getsockname()[1]
 
 
-def play(scenario, count):
-    """Status, output and errors of each process."""
-    port = free_port()
+def play(scenario, count, told_by=None):
+    """Status, output and errors of each process; `told_by` makes the variables that place one."""
+    port = free_port() if told_by is None else 0
     command = [sys.executable, "-m", "tests.gsto_jax.peer_process", scenario, str(port), str(count)]
     started = [
         subprocess.Popen(
             [*command, str(index)],
             cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            env=os.environ
+            | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+            | (told_by(index, count) if told_by else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -82,6 +84,45 @@ def test_what_processes_tell_each_other():
     for code, out, errors in play("ordinary", 4):
         assert code == 0, errors
         assert out.splitlines()[-2:] == ["of 0 True", "False"]
+
+
+def slurm(index, count):
+    """What `srun` tells a task. The port follows from the number of the job."""
+    return {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+    }
+
+
+def open_mpi(index, count):
+    """What `mpirun` tells a rank."""
+    return {
+        "OMPI_MCA_orte_hnp_uri": f"{2**12 * (os.getpid() + 1)}.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": str(count),
+        "OMPI_COMM_WORLD_RANK": str(index),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told_by", [slurm, open_mpi])
+def test_the_environment_says_who_is_who(told_by):
+    for code, out, errors in play("ordinary", 2, told_by):
+        assert code == 0, errors
+        assert out.splitlines()[-2:] == ["of 0 True", "False"]
+
+
+def test_an_environment_that_says_nothing(tmp_path):
+    done = program.run(f"--workdir={tmp_path / 'run'}", "--distributed")
+    assert done.returncode == 2
+    (message,) = errors_of(done.stderr)
+    assert message.startswith("error: --distributed finds no TPU pod, Slurm or Open MPI around it")
+    assert message.endswith("give --coordinator=HOST:PORT --processes=N --process=K")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
