@@ -234,7 +234,15 @@ def test_its_links_name_files_that_exist():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet",
+        pytest.param("fpn", marks=pytest.mark.long),
+        pytest.param("vit_neck", marks=pytest.mark.long),
+        "nnx_bridge",
+    ],
+)
 def test_each_file_runs_by_itself(name):
     run = subprocess.run(
         [sys.executable, f"examples/{name}.py"],

@@ -76,6 +76,7 @@ def test_the_step_of_quickstart_runs_the_kernels():
             assert made in ("bitcast", "fusion", "copy-done", "custom-call"), (features, made)
 
 
+@pytest.mark.long
 def test_xla_alone_asks_for_none():
     assert "tpu_custom_call" in program("auto", "lowered")
     assert "tpu_custom_call" not in program("xla", "lowered")

@@ -282,7 +282,10 @@ def batches(side=64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("context", "gsto"), [("ppm", "supervised"), ("aspp", "unsupervised")])
+@pytest.mark.parametrize(
+    ("context", "gsto"),
+    [("ppm", "supervised"), pytest.param("aspp", "unsupervised", marks=pytest.mark.long)],
+)
 def test_a_run_trains_every_parameter(context, gsto):
     """Without decay a parameter that moved had a gradient: every one does."""
     sections = {"run": {"log_every": 1}, "optim": {"weight_decay": 0.0}}

@@ -92,7 +92,7 @@ def test_it_says_what_it_is(exported):
     assert described["outputs"]["logits"]["shape"][-1] == len(predictor.classes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
     plain = {"gfm": False, "gtm": ("none",) * 3}
     predictor = make_predictor(tmp_path / "run", align_corners=True, **plain)

@@ -288,7 +288,7 @@ SPEC = HRNetSpec(
     "kwargs",
     [
         pytest.param({}, id="gsto"),
-        pytest.param({"head": "v1", "gsto": PLAIN}, id="plain v1", marks=pytest.mark.slow),
+        pytest.param({"head": "v1", "gsto": PLAIN}, id="plain v1", marks=pytest.mark.long),
         pytest.param({"upsample": "nearest"}, id="nearest", marks=pytest.mark.long),
         pytest.param(
             {"gsto": GSTOSpec(gate="paper", gtm_form="paper")}, id="paper", marks=pytest.mark.slow

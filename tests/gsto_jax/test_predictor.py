@@ -71,7 +71,7 @@ class OnePicture:
         pytest.param({"scales": (0.5, 1.0), "flip": True}, marks=pytest.mark.slow),
         pytest.param(
             {"window": "slide", "crop": (64, 64), "flip": False, "scales": (1.0,)},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
     ],
 )
