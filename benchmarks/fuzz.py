@@ -18,6 +18,7 @@ import base64
 import csv
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -981,7 +982,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, failed, began = [], 0, time.monotonic()
     for name in chosen:
         share, make = known[name]
-        target, count = make(), max(1, round(args.inputs * share / shares))
+        target, count = make(), math.ceil(args.inputs * share / shares)
         inputs = [target.make(random.Random(f"{args.seed} {name} {n}")) for n in range(count)]
         counts: Counter[str] = Counter()
         for n, (kind, reason) in enumerate(outcomes(target, inputs)):
