@@ -211,7 +211,9 @@ def test_bad_label_met_while_training(tmp_path):
 def test_train_evaluate_and_evaluate_again(tmp_path, word):
     workdir = tmp_path / "run"
     args = [f"--config=configs/quickstart.py:{word}runlocal", f"--workdir={workdir}"]
-    done = run(*args, "--config.run.tensorboard=True", "--config.run.eval_every=2", devices=2)
+    more = ["--config.run.tensorboard=True", "--config.run.eval_every=2"]
+    more.append("--config.eval.batch_size=1")  # rounded up
+    done = run(*args, *more, devices=2)
     assert done.returncode == 0, done.stderr
     assert "labels of train: 8 of 8 checked, 9 of 9 classes, 0.0% ignored" in done.stdout
     assert "4 steps of 2 from 8 pictures, learning rate 0.1, on 2 x cpu" in done.stdout
@@ -225,7 +227,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
     check_pictures(workdir / "eval-val")
     assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 4
     (start,) = map(json.loads, (workdir / "starts.jsonl").read_text().splitlines())
-    assert start["command"][-4:-2] == args
+    assert start["command"][-5:] == args + more
     assert start["devices"] == "2 x cpu"
     evaluations = [json.loads(x) for x in (workdir / "evaluations.jsonl").read_text().splitlines()]
     assert [e["step"] for e in evaluations] == [2, 4]
