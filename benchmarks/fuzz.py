@@ -474,6 +474,7 @@ def run_target() -> Target:
 
 def given_target() -> Target:
     """Other JSON that a command names, or finds: plans, boxes, earlier poses, an export."""
+    import modes.predict  # noqa: F401  here, and not in each process
     from configs import quickstart
     from gsto_jax.plan import record
 
@@ -485,7 +486,7 @@ def given_target() -> Target:
         "plan.json": record._about(config, mesh) | {"steps": {"train": step}},
         "boxes.json": {"a.jpg": [[1, 2, 30, 40.5]], "b.jpg": []},
         "poses.json": {"a.jpg": [{"score": 0.5, "keypoints": [[1.0, 2.0, 0.5]]}]},
-        "model.json": {"checkpoint": "run/7", "onnx_size": None, "files": {}},
+        "model.json": {"checkpoint": "run/7", "onnx_size": [4, 6], "files": ["model.onnx"]},
     }
 
     def make(rng: random.Random) -> bytes:
@@ -494,27 +495,24 @@ def given_target() -> Target:
 
     def read(data: bytes, folder: Path) -> None:
         from gsto_jax.errors import UserError
-        from gsto_jax.export import verify
+        from gsto_jax.export import read_description
         from gsto_jax.prediction_files import read_poses
         from modes.predict import _read_boxes
 
         name, text = json.loads(data)
         path = folder / name
         path.write_bytes(text.encode("latin-1"))
-        predictor: Any = SimpleNamespace(path="run/7", task=task_of(config))
         readers = {
             "plan.json": lambda: record.planned_seconds(path, config, mesh),
             "boxes.json": lambda: _read_boxes(str(path)),
             "poses.json": lambda: read_poses(folder),
-            "model.json": lambda: verify(predictor, folder, []),
+            "model.json": lambda: read_description(folder),
         }
         try:
             readers[name]()
         except UserError as error:
             _clear(error, str(folder))
             raise
-
-    from gsto_jax.tasks import task_of
 
     return Target(make, read)
 

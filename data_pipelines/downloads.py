@@ -114,9 +114,8 @@ class Downloads:
             if member.is_dir():
                 continue
             inner = _member(place, member.filename, path.name)
-            if member.compress_type not in _BOUNDED:
-                raise _refusal(inner, "it is packed otherwise than by deflate")
             if member.filename.lower().endswith(_ARCHIVES):
+                _check_packing(member)
                 unpacked = self._temporary(inner.name)
                 with archive.open(member) as packed, unpacked.open("wb") as out:
                     _copy(packed, out, min(member.compress_size, path.stat().st_size), inner)
@@ -249,13 +248,19 @@ def _copy(packed: Any, out: IO[bytes], size: int, name: Path) -> None:
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    _check_packing(member)
     _check_length(member.file_size)
     with archive.open(member) as file:
-        # Without a number it would expand whatever there is, and then compare.
+        # Without a number it would expand whatever there is; for 0 it would not compare the sum.
         data = file.read(max(1, member.file_size))
     if len(data) != member.file_size:
         raise EOFError(f"{member.filename} is cut off")
     return data
+
+
+def _check_packing(member: zipfile.ZipInfo) -> None:
+    if member.compress_type not in _BOUNDED:
+        raise EOFError(f"{member.filename} is neither stored nor deflated: pack it so")
 
 
 def _check_length(size: int) -> None:

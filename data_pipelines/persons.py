@@ -205,7 +205,10 @@ class PersonSource:
             name = f"record {self._records.name(index)} of {self._records.folder}"
             persons = read_json(self._records[index]["annotations"], f"the annotations of {name}")
             if not isinstance(persons, list):
-                raise DataError(f"The annotations of {name} are damaged; prepare it again.")
+                raise DataError(
+                    f"The annotations of {name} are damaged; remove the folder and prepare the data"
+                    " set again."
+                )
             found += persons
         return found
 

@@ -188,13 +188,7 @@ def verify(
         differs by more than `EQUAL_LABELS` and `LOGITS_DIFFERENCE` allow.
     """
     folder = Path(folder).expanduser()
-    try:
-        described = parse((folder / "model.json").read_text())
-        source, fixed, names = (described[k] for k in ("checkpoint", "onnx_size", "files"))
-        if not set(names) <= set(_READERS):
-            raise ValueError(f"it names {names}")
-    except (OSError, ValueError, LookupError, TypeError):
-        raise UserError(f"{folder} holds no export: model.json is missing or damaged") from None
+    source, names, fixed = read_description(folder)
     if source != str(predictor.path):
         raise UserError(f"{folder} is an export of {source}: export it anew")
     batches = random_batches() if batches is None else list(batches)
@@ -223,6 +217,27 @@ def verify(
                 "not use it"
             )
     return checks
+
+
+def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
+    """Of which checkpoint an export is, its artefacts, and the only (h, w) that ONNX takes, if any.
+
+    Raises:
+      UserError: there is no export, or its `model.json` is damaged.
+    """
+    try:
+        described = parse((folder / "model.json").read_text())
+        names, fixed = list(described["files"]), described["onnx_size"]
+        if not names or not set(names) <= set(_READERS):
+            raise ValueError(f"it names {names}")
+        if fixed is not None:
+            height, width = map(int, fixed)
+            fixed = height, width
+            if min(fixed) < 1:
+                raise ValueError(f"its size is {fixed}")
+        return str(described["checkpoint"]), names, fixed
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
+        raise UserError(f"{folder} holds no export: model.json is missing or damaged") from None
 
 
 def random_batches(

@@ -4,13 +4,15 @@ import signal
 from types import FrameType
 from typing import Any
 
+from gsto_jax import profiling
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_PASSED_OVER = signal.SIGUSR1
-"""Asks for a profile (`gsto_jax.profiling`), and must end nothing where there are no steps."""
 
 
 class Interrupt:
-    """Notes SIGTERM and SIGINT instead of dying of them, and of SIGUSR1, while it is entered.
+    """Notes SIGTERM and SIGINT instead of dying of them, while it is entered.
+
+    Nor does the process die of what asks for a profile, where there are no steps to record.
 
     A second SIGINT (Ctrl-C) does what it always does.
     """
@@ -26,7 +28,7 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        self._before[_PASSED_OVER] = signal.signal(_PASSED_OVER, signal.SIG_IGN)
+        self._before[profiling.SIGNAL] = signal.signal(profiling.SIGNAL, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""JSON out of files that may hold anything."""
+"""JSON of a run, a plan or a prediction, which anybody may have changed."""
 
 import json
 from typing import Any

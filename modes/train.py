@@ -37,8 +37,6 @@ def run(args: Any) -> None:
     source = make_source(data, data.train_split)
     steps = settings.train.total_steps(len(source))
     task = replace(task, steps=steps)
-    shard = (jax.process_index(), jax.process_count())
-    batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
     eval_set, eval_source = make_eval_set(task, data, values, mesh)
     agree(args, values, {"the training set": source, "the evaluation set": eval_source})
     for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
@@ -56,6 +54,8 @@ def run(args: Any) -> None:
         check_tensorboard()
     parallel.use_compilation_cache(settings.run.compilation_cache)
     folder = args.workdir or f"runs/{settings.name}"
+    shard = (jax.process_index(), jax.process_count())
+    batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
     with (
         Interrupt() as interrupt,
         contextlib.closing(batches),

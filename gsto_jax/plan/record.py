@@ -1,6 +1,7 @@
 """A plan as a file, which a run compares itself with."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
         theirs["batch"], seconds = step["batch"], float(step["seconds"]["least"])
     except OSError as error:
         raise UserError(f"--plan_json={path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise UserError(f"--plan_json={path} is no plan: make one with --mode=plan") from None
     ours = _about(config, mesh) | {"batch": config["train"]["batch_size"]}
     for name, value in json.loads(json.dumps(ours)).items():
@@ -90,7 +91,7 @@ def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
                 f"--plan_json={path} is of another step: {name} is {theirs[name]} in the plan, and "
                 f"{value} here. Make a plan of this one"
             )
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise UserError(f"--plan_json={path} is no plan: its step takes {seconds} s")
     return seconds
 

@@ -81,7 +81,8 @@ def step_of(folder: Path) -> int:
             file.seek(max(0, file.seek(0, 2) - 4096))
             lines = file.read().splitlines()
         return int(parse(lines[-1])["step"])
-    except (OSError, ValueError, LookupError, TypeError):  # there is none, or it is being written
+    # There is none, or it is being written.
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return 0
 
 

@@ -40,7 +40,9 @@ class Stalling:
         return self.source[index]
 
 
-def test_a_source_that_stalls_is_named(tmp_path, train, same, monkeypatch, capsys):
+@pytest.fixture
+def stalling(monkeypatch):
+    """Picture 5 comes when the watchdog has named it."""
     gate, make, say = threading.Event(), mode.make_source, Watchdog._say
     monkeypatch.setattr(mode, "make_source", lambda *args: Stalling(make(*args), gate))
 
@@ -51,26 +53,22 @@ def test_a_source_that_stalls_is_named(tmp_path, train, same, monkeypatch, capsy
             gate.set()
 
     monkeypatch.setattr(Watchdog, "_say", say_and_let_through)
+
+
+@pytest.mark.usefixtures("stalling")
+def test_a_source_that_stalls_is_named(tmp_path, train, same, capsys):
     train(tmp_path, stall_seconds=0.2)
     told = capsys.readouterr().out
     assert "s for its input: reading train_000005 for" in told, told
     same(tmp_path)
 
 
+@pytest.mark.usefixtures("stalling")
 def test_every_process_names_what_stalls_in_it(tmp_path, train, monkeypatch, capsys):
     """As process 3 of a run, which shows nothing else."""
-    gate, make, say = threading.Event(), mode.make_source, Watchdog._say
-    monkeypatch.setattr(mode, "make_source", lambda *args: Stalling(make(*args), gate))
     monkeypatch.setattr(distributed, "is_first", lambda: False)
     state = SimpleNamespace(process_id=3, num_processes=1)
     monkeypatch.setattr(distributed, "_state", lambda: state)
-
-    def say_and_let_through(self, stage, step, waited):
-        say(self, stage, step, waited)
-        if stage == "input" and "train_000005" in self._details["input"]():
-            gate.set()
-
-    monkeypatch.setattr(Watchdog, "_say", say_and_let_through)
     train(tmp_path, stall_seconds=0.2, stop_at=3)
     out, errors = capsys.readouterr()
     assert "step" not in out

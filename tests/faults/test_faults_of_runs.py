@@ -165,15 +165,17 @@ def test_a_signal_to_end(tmp_path, train, same, monkeypatch, capsys, number):
 
 
 def test_a_profile_asked_for_where_there_are_no_steps(tmp_path, train, same, monkeypatch):
-    """By the process number in .lock, while the run begins and while it is evaluated."""
+    """By the process number in .lock, while the run begins and while it is evaluated at its end."""
+    asked = []
 
     def ask(*_):
+        asked.append(1)
         os.kill(int((tmp_path / ".lock").read_text()), signal.SIGUSR1)
 
     monkeypatch.setattr(Experiment, "evaluate", ask)
     monkeypatch.setattr(Workdir, "write_start", ask)
     train(tmp_path)
-    assert not (tmp_path / "profile").exists()
+    assert len(asked) == 2 and not (tmp_path / "profile").exists()
     same(tmp_path)
 
 

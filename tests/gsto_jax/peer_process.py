@@ -118,8 +118,10 @@ def ordinary(index):
 if __name__ == "__main__":
     scenario, port, count, index = sys.argv[1:]
     distributed.LOST = 10.0
-    place = distributed.Place(f"localhost:{port}", int(count), int(index))
-    distributed.connect(place if int(port) else None, 120)
+    place = None
+    if int(port):
+        place = distributed.Place(f"localhost:{port}", int(count), int(index))
+    distributed.connect(place, 120)
     try:
         globals()[scenario](int(index))
         distributed.leave()

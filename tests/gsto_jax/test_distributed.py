@@ -14,6 +14,7 @@ from gsto_jax.distributed import Place, Stop, agree, all_say, from_first, severa
 from tests import program
 
 ROOT = Path(__file__).parents[2]
+ALONE = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_"))}
 
 
 def free_port():
@@ -24,15 +25,16 @@ def free_port():
 
 def play(scenario, count, told_by=None):
     """Status, output and errors of each process; `told_by` makes the variables that place one."""
-    port = free_port() if told_by is None else 0
-    command = [sys.executable, "-m", "tests.gsto_jax.peer_process", scenario, str(port), str(count)]
+    port, flag = free_port(), told_by is None
+    command = [sys.executable, "-m", "tests.gsto_jax.peer_process", scenario]
+    command += [str(port) if flag else "0", str(count)]
     started = [
         subprocess.Popen(
             [*command, str(index)],
             cwd=ROOT,
-            env=os.environ
+            env=ALONE
             | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-            | (told_by(index, count) if told_by else {}),
+            | ({} if flag else told_by(index, count) | {"JAX_COORDINATOR_PORT": str(port)}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -87,9 +89,9 @@ def test_what_processes_tell_each_other():
 
 
 def slurm(index, count):
-    """What `srun` tells a task. The port follows from the number of the job."""
+    """What `srun` tells a task."""
     return {
-        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_NTASKS": str(count),
@@ -101,7 +103,7 @@ def slurm(index, count):
 def open_mpi(index, count):
     """What `mpirun` tells a rank."""
     return {
-        "OMPI_MCA_orte_hnp_uri": f"{2**12 * (os.getpid() + 1)}.0;tcp://127.0.0.1:34911",
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:34911",
         "OMPI_COMM_WORLD_SIZE": str(count),
         "OMPI_COMM_WORLD_RANK": str(index),
         "OMPI_COMM_WORLD_LOCAL_RANK": str(index),

@@ -173,8 +173,15 @@ def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds no export"):
         verify(predictor, tmp_path)
     damaged = tmp_path / "model.json"
-    foreign = '{"checkpoint": 1, "onnx_size": 1, "files": ["x"]}'
-    for text in ("[", "[]", "{}", "[" * 200_000, foreign):
+    wrong = (
+        {"onnx_size": None, "files": ["x"]},
+        {"onnx_size": None, "files": []},
+        {"onnx_size": 1, "files": ["model.onnx"]},
+        {"onnx_size": [4], "files": ["model.onnx"]},
+        {"onnx_size": [-4, 4], "files": ["model.onnx"]},
+    )
+    lines = (json.dumps({"checkpoint": str(predictor.path)} | x) for x in wrong)
+    for text in ("[", "[]", "{}", "[" * 200_000, *lines):
         damaged.write_text(text)
         with pytest.raises(UserError, match="holds no export"):
             verify(predictor, tmp_path)
