@@ -155,7 +155,7 @@ class PersonSource:
             raise IndexError(index)
         number, which = self._samples[index]
         record = self._records[number]
-        name = f"record {self._records.name(number)} of {self._records.folder}"
+        name = self._called(number)
         image = decode_image(record["image"], f"the image of {name}")
         names = self.config.keypoints.names if self.config.keypoints else ()
         if isinstance(which, int):
@@ -180,6 +180,10 @@ class PersonSource:
             "index": int(index),
         }
 
+    def _called(self, number: int) -> str:
+        """A record, as messages name it."""
+        return f"record {self._records.name(number)} of {self._records.folder}"
+
     @staticmethod
     def _person(annotations: bytes, which: int, name: str) -> tuple[dict[str, Any], np.ndarray]:
         """One person out of the text of a record, and its keypoints `j 3`."""
@@ -202,7 +206,7 @@ class PersonSource:
         """Returns every annotation of the split, as published: what COCO's evaluation needs."""
         found: list[dict[str, Any]] = []
         for index in range(len(self._records)):
-            name = f"record {self._records.name(index)} of {self._records.folder}"
+            name = self._called(index)
             persons = read_json(self._records[index]["annotations"], f"the annotations of {name}")
             if not isinstance(persons, list):
                 raise DataError(

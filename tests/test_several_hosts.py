@@ -75,6 +75,16 @@ def by_one(workdir, *more, devices=1):
     return out
 
 
+def read_until(process, pattern):
+    """What a process printed up to a line that begins so."""
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if re.match(pattern, line):
+            break
+    return seen
+
+
 def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
     """Status, output and errors of processes that run together.
 
@@ -84,18 +94,12 @@ def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
     seen = ""
     with together([command(workdir, *more)] * count, devices) as processes:
         if kill is not None:
-            for line in processes[0].stdout:
-                seen += line
-                if re.match(r"step +2/", line):
-                    break
+            seen = read_until(processes[0], r"step +2/")
             while not (workdir / "checkpoints" / "1").exists():
                 time.sleep(0.01)
             processes[kill].kill()
         if tell is not None:
-            for line in processes[0].stdout:
-                seen += line
-                if line.startswith("workdir"):
-                    break
+            seen = read_until(processes[0], "workdir")
             processes[tell].terminate()
         # Two minutes is what whoever is left may take to see it.
         limit = 900 if kill is None else 120
