@@ -2,7 +2,7 @@
 
 XLA's own sums count most of a loop's body once. These are for all of its passes, so they follow
 XLA's rules, the crude ones too: a value that two operations of a fusion read may count twice, and a
-copy in the background counts where it starts and where it is waited for.
+copy or slice in the background counts where it starts and where it is waited for.
 """
 
 import math
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gsto_jax.plan.shapes import Array, arrays, numbers
+from gsto_jax.plan.shapes import Array, arrays, numbers, parts
 
 if TYPE_CHECKING:
     from gsto_jax.plan.hlo import Instruction, Program
@@ -145,8 +145,10 @@ def accessed(program: "Program", instruction: "Instruction") -> int:
     if opcode == "copy-done":
         return 2 * made
     if opcode.endswith(("-done", "-update")):
-        return 0
-    if opcode in _SLICES:
+        return made if _waits_for_slice(program, instruction) else 0
+    if opcode.removesuffix("-start") in _SLICES:
+        if opcode.endswith("-start"):  # its shape is of what it reads, of the slice and of flags
+            made = _padded(arrays(parts(instruction.shape)[1]))
         return 2 * made + sum(read[1:])
     if opcode == "dynamic-update-slice":
         return 2 * read[1] + sum(read[2:])
@@ -156,6 +158,14 @@ def accessed(program: "Program", instruction: "Instruction") -> int:
         written = sum(_written(program, x) for x in _results(program, instruction.callee))
         return written + sum(_read_inside(program, instruction.callee, x) for x in parameters)
     return made + sum(read)
+
+
+def _waits_for_slice(program: "Program", done: "Instruction") -> bool:
+    """Whether a slice in the background ends here, written as one operation or as a computation."""
+    if done.opcode == "async-done":
+        start = program.find(program.home(done), done.operands[0])
+        return start.opcode == "async-start" and program.root(start.callee).opcode in _SLICES
+    return done.opcode.removesuffix("-done") in _SLICES
 
 
 def _results(program: "Program", computation: str) -> list["Instruction"]:

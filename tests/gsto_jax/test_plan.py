@@ -329,6 +329,35 @@ def test_bytes_of_fusions():
     assert found["x"] == 0
 
 
+IN_BACKGROUND = """
+HloModule background
+
+%taking (a: bf16[64,128]) -> bf16[16,128] {
+  %a = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %taken = bf16[16,128]{1,0:T(8,128)(2,1)S(1)} slice(%a), slice={[0:16], [0:128]}
+}
+
+ENTRY %main (x: bf16[64,128]) -> bf16[16,128] {
+  %x = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %start = ((bf16[64,128]{1,0:T(8,128)(2,1)}), bf16[16,128]{1,0:T(8,128)(2,1)S(1)}, s32[]) START
+  ROOT %done = bf16[16,128]{1,0:T(8,128)(2,1)S(1)} DONE(%start)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "done"),
+    [
+        ("async-start(%x), calls=%taking", "async-done"),
+        ("slice-start(%x), slice={[0:16], [0:128]}", "slice-done"),
+    ],
+)
+def test_bytes_of_a_slice_in_the_background(start, done):
+    """XLA writes it in two ways, and counts what is taken three times, not what it is of."""
+    text = IN_BACKGROUND.replace("START", start).replace("DONE", done)
+    assert sum_of(costs.accessed, Program.read(text)) == 3 * 2 * 16 * 128
+
+
 def test_bytes_are_those_that_xla_counts():
     def function(x, w):
         y = jnp.tanh(x @ w).sum(0) + x[3]
@@ -731,6 +760,24 @@ def test_a_loop_for_tpus_costs_what_its_unrolled_form_costs(one_tpu):
     assert loop.cost.cycles == pytest.approx(flat.cost.cycles, rel=0.15)
     assert flat.bytes < loop.bytes < 3 * flat.bytes
     assert loop.bytes == loop.cost.bytes and flat.bytes == pytest.approx(flat.cost.bytes, rel=0.1)
+
+
+@pytest.mark.slow
+def test_bytes_are_those_that_xla_counts_for_tpus(one_tpu):
+    """Weights come in slices, in the background."""
+
+    def layers(x, *weights):
+        for w in weights:
+            x = jnp.tanh(x @ w)
+        return x
+
+    whole = NamedSharding(one_tpu.mesh, PartitionSpec())
+    shapes = [jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=whole)] * 9
+    compiled = jax.jit(layers).trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
+    program = Program.read(compiled.as_text())
+    assert any(x.opcode == "slice-start" for x, _ in program.runs())
+    found = sum_of(costs.accessed, program)
+    assert found == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.001)
 
 
 @pytest.mark.slow
