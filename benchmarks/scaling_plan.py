@@ -409,6 +409,8 @@ def main() -> None:
         print("\n".join(f"{name}{' (there)' if name in there else ''}" for name in ROWS))
         return
     if args.table or args.plot:
+        if not rows and not args.csv:  # shown by who has another compiler, or none
+            rows = saved(max(path.parent.glob(f"{Path(__file__).stem}_{CHIP}_*.csv"), default=path))
         if not rows:
             parser.error(f"{path} holds no rows: measure some first")
         if args.table:

@@ -28,8 +28,12 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
     for arg in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([\w.]+)", arg)
         if match and match[1] not in known:
-            nearest = difflib.get_close_matches(match[1], known, n=1, cutoff=0)[0]
-            refuse(f"unknown setting config.{match[1]}: did you mean config.{nearest}?")
+            near = difflib.get_close_matches(match[1], known, n=1, cutoff=0.4)
+            what = f"did you mean config.{near[0]}?" if near else "configs/base.py holds all"
+            refuse(f"unknown setting config.{match[1]}: {what}")
+        match = re.match(r"--?config=([^:]*)", arg)
+        if match and not match[1].endswith(".py"):
+            refuse(f"--config={match[1]}: give a Python file, such as configs/quickstart.py")
     try:
         # Reads the overrides at once, so it comes after the check.
         config_flags.DEFINE_config_file(
@@ -162,7 +166,10 @@ def reason(error: Exception) -> str:
     """Why a configuration could not be read, in a line."""
     # Its traceback stands in the text: the last line counts.
     lines = str(error).strip().splitlines() or [f"{type(error).__name__} in the configuration"]
-    return re.sub(r"^\w+Error: ", "", lines[-1].strip())
+    text = re.sub(r"^\w+Error: ", "", lines[-1].strip())
+    if found := re.fullmatch(r"\[Errno 2\] No such file or directory: '(.*\.py)'", text):
+        return f"there is no configuration {found[1]}: configs/ holds those that come with this"
+    return text
 
 
 def refuse(message: str, status: int = 2) -> NoReturn:

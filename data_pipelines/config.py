@@ -364,7 +364,7 @@ class DataConfig:
                 value.format(split="")
             except (AttributeError, IndexError, KeyError, ValueError):
                 raise DataError(
-                    f"Data config: {name} is {value!r}; the only placeholder is {{split}}."
+                    f"config.data: {name} is {value!r}; the only placeholder is {{split}}."
                 ) from None
         first = getattr(self, templates[0])
         _require(
@@ -376,7 +376,7 @@ class DataConfig:
 
 def _require(holds: object, fault: str, remedy: str) -> None:
     if not holds:
-        raise DataError(f"Data config: {fault}; {remedy}.")
+        raise DataError(f"config.data: {fault}; {remedy}.")
 
 
 def _freeze(config: Any, names: Iterable[str], place: str = "") -> None:

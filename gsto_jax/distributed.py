@@ -65,7 +65,8 @@ def connect(place: Place | None = None, wait: float = 90) -> None:
         process ends with a message.
 
     Raises:
-      UserError: the environment says nothing, or the processes cannot be joined.
+      UserError: the environment says nothing, the port is in use, or the processes cannot be
+        joined.
     """
     global _watch
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -79,6 +80,8 @@ def connect(place: Place | None = None, wait: float = 90) -> None:
             "process_id": place.process,
             "cluster_detection_method": "deactivate",
         }
+        if place.process == 0:
+            _check_port(int(place.coordinator.rpartition(":")[2]))
     # JAX would end the process by a signal, with a trace of its own code.
     timer = threading.Timer(wait, _nobody_came, (place, wait))
     timer.daemon = True
@@ -102,6 +105,18 @@ def connect(place: Place | None = None, wait: float = 90) -> None:
     if jax.distributed.is_initialized() and _count() > 1:
         _watch = _Watch()
         _watch.start()
+
+
+def _check_port(port: int) -> None:
+    """Raises UserError if another program listens there: JAX's server would share its port."""
+    try:
+        # Not where a run of before left connections: `create_server` reuses those.
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise UserError(
+            f"--coordinator: port {port} of this host cannot be used ({error.strerror}). Another "
+            "run may be there: wait until it has ended, or give another port, on every host"
+        ) from None
 
 
 def _nobody_came(place: Place | None, wait: float) -> None:
@@ -164,10 +179,11 @@ def agree(values: Mapping[str, Any]) -> None:
     for name in dict.fromkeys([*theirs, *ours]):
         here, there = ours.get(name, "nothing"), theirs.get(name, "nothing")
         if here != there:
+            own = f"process {_state().process_id}"
             raise UserError(
-                f"process {_state().process_id} ({socket.gethostname()}) and process 0 were not "
-                f"started alike: {name} is {here!r} here and {there!r} there. Start the same "
-                "command, of the same version, on every host"
+                f"{own} ({socket.gethostname()}) and process 0 were not started alike: {name} is "
+                f"{here!r} on {own} and {there!r} on process 0. Start the same command, of the "
+                "same version, on every host"
             )
     together()
 

@@ -184,6 +184,7 @@ class Experiment:
         with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
 
             def save(state: TrainState) -> None:
+                self.workdir.check_there()
                 checkpoints.save(state, self._record(batches.get_state()))
 
             def evaluate(state: TrainState) -> None:
@@ -286,6 +287,7 @@ class Experiment:
         return record[self.eval_set.measure] if theirs == ours else float("-inf")
 
     def _report(self, progress: Progress) -> None:
+        self.workdir.check_there()
         taken = progress.time
         speed = self.workload.figures(taken) if self.workload else {}
         self.show(tables.progress_line(progress, speed))

@@ -126,7 +126,10 @@ def check_exportable(
 ) -> None:
     """Raises UserError where `export` would: before anything is traced."""
     if not formats or not set(formats) <= set(FORMATS):
-        raise UserError(f"formats of an export are {', '.join(FORMATS)}, not {tuple(formats)}")
+        raise UserError(
+            f"an export has no format {', '.join(formats) or '(none)'}: give {', '.join(FORMATS)}, "
+            "or for the weights alone safetensors, pth"
+        )
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise UserError(f"the size of an export is {size}: give height and width in pixels")
     dtype = predictor.task.config.model.dtype
@@ -152,8 +155,8 @@ def check_exportable(
     missing = [name for name in ("jax2onnx", "onnx", "onnxruntime") if not find_spec(name)]
     if missing:
         raise UserError(
-            f"the format onnx needs packages that are missing ({', '.join(missing)}): install "
-            "gsto-jax[onnx], or export the format jax alone"
+            f"the format onnx needs packages that are missing ({', '.join(missing)}): pip "
+            "install '.[onnx]' in a clone, or export the format jax alone"
         )
 
 

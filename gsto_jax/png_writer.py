@@ -7,9 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from gsto_jax.canvas import write_image
+from gsto_jax.parallel import sum_over_processes
 
 _SHOWN = 4
 _WAITING = 16
@@ -19,6 +21,8 @@ _WAITING = 16
 class PngWriter(ABC):
     """Writes pictures of samples up to a limit; a context that ends when all are written.
 
+    Several processes share the limits, and each draws of its own samples.
+
     Args:
       folder: where to.
       limit: how many samples are drawn at most; -1 for all.
@@ -26,17 +30,21 @@ class PngWriter(ABC):
       name: file name, less ".png", of the sample of an index; may hold slashes.
 
     Attributes:
-      written: how many PNGs.
+      written: how many PNGs, by this process.
       shown: the first few pictures, `h w 3`, by "kind/number": for TensorBoard.
     """
 
     def __init__(self, folder: Path, limit: int, figures: int, name: Callable[[int], str]) -> None:
         self.folder, self.name = folder, name
-        self.limit, self.figures = limit, figures
+        self.limit, self.figures = _of_this_process(limit), _of_this_process(figures)
         self.written, self.seen = 0, 0
         self.shown: dict[str, np.ndarray] = {}
         self._threads = ThreadPoolExecutor(4)
         self._waiting: deque[Future[None]] = deque()
+
+    def written_by_all(self) -> int:
+        """How many PNGs all processes have written, which each must call together."""
+        return int(sum_over_processes(np.array([self.written], np.float64))[0])
 
     @abstractmethod
     def draw(
@@ -116,3 +124,9 @@ class PngWriter(ABC):
         if self.folder.resolve() not in path.resolve().parents:
             raise ValueError(f"the picture {path} would lie outside {self.folder}")
         return path
+
+
+def _of_this_process(limit: int) -> int:
+    """Of a limit for all processes, the part of this one; -1, for all, stays."""
+    count, first = jax.process_count(), jax.process_index()
+    return limit if limit < 0 else limit // count + (first < limit % count)

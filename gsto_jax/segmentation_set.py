@@ -108,7 +108,7 @@ class SegmentationSet:
             tables.score_table(scores, self.classes, title),
             f"mean IoU {100 * scores.mean_iou:.2f}",
             f"scores      {folder / 'scores.csv'}",
-            f"pictures    {folder} ({pictures.written} PNGs)",
+            f"pictures    {folder} ({pictures.written_by_all()} PNGs)",
         )
         names = ("mean_iou", "pixel_accuracy", "mean_boundary_iou")
         scalars = {name: float(record[name]) for name in names}

@@ -90,7 +90,7 @@ def progress_line(progress: Progress, speed: Mapping[str, float] | None = None) 
     scalars, taken, speed = progress.scalars, progress.time, speed or {}
     shares = {"peak": speed.get("peak_share"), "plan": speed.get("plan_share")}
     losses = [f"{k} {v:.4g}" for k, v in scalars.items() if k.startswith("loss")]
-    eta = str(timedelta(seconds=round(progress.eta)))
+    eta = "-" if progress.eta is None else str(timedelta(seconds=round(progress.eta)))
     return " | ".join(
         [
             f"step {progress.step:>{len(str(progress.steps))}}/{progress.steps}",

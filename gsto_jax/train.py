@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,14 +26,14 @@ class Progress:
       steps: steps of the whole run.
       time: of a step, the mean since the last report; the first report, after one step, is mostly
         compile.
-      eta: seconds to the end at that speed.
+      eta: seconds to the end at that speed; None after a first step that is not the last.
       scalars: of the step just taken: "loss", "loss/stage2", "learning_rate", "gradient_norm", ...
     """
 
     step: int
     steps: int
     time: StepTime
-    eta: float
+    eta: float | None
     scalars: dict[str, float]
 
     @property
@@ -116,7 +117,7 @@ def fit(
             if previous is not None:
                 hooks.save(state)
             break
-        hooks.waits("device", step)
+        hooks.waits("device" if step > start + 1 else "compile", step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
             state, scalars = step_fn(state, inputs)
@@ -131,7 +132,8 @@ def fit(
             with watch.part("device"):
                 values = {k: float(v) for k, v in scalars.items() if k != "finite"}
             taken, mark = watch.lap(step - mark), step
-            eta = (task.steps - step) * taken.whole
+            left = task.steps - step
+            eta = None if left and step == start + 1 else left * taken.whole
             hooks.report(Progress(step, task.steps, taken, eta, values))
         evaluating = run.eval_every and step % run.eval_every == 0 and step < task.steps
         if last or evaluating or step % run.checkpoint_every == 0:
@@ -163,9 +165,13 @@ def compiled_train_step(task: Task, mesh: Mesh) -> Any:
 def _check_finite(scalars: Mapping[str, Any] | None, step: int) -> None:
     if scalars is None or bool(scalars["finite"]):
         return
-    parts = ", ".join(
-        f"{name} {float(scalars[name]):g}"
+    found = {
+        name: float(scalars[name])
         for name in sorted(scalars)
         if name.startswith("loss") or name == "gradient_norm"
-    )
-    raise TrainingError(f"step {step}: loss, gradient or parameters are not finite ({parts})")
+    }
+    what = "loss or gradient are"
+    if all(map(math.isfinite, found.values())):
+        what = "parameters after it are"
+    parts = ", ".join(f"{name} {value:g}" for name, value in found.items())
+    raise TrainingError(f"step {step}: {what} not finite ({parts})")

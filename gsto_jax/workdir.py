@@ -23,6 +23,7 @@ import platform
 import secrets
 import subprocess
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -69,6 +70,17 @@ class Workdir:
         """Lets other processes train in the folder."""
         if self._lock is not None:
             self._lock.close()
+
+    def check_there(self) -> None:
+        """Raises TrainingError if the folder that this process holds was removed.
+
+        What is being written in the background may bring it back, but not what was in it.
+        """
+        if self._lock is not None and not (self.path / ".lock").exists():
+            raise TrainingError(
+                f"workdir {self.path} was removed while the run went on: bring it back, and give "
+                "the same command again"
+            )
 
     def check_shared(self) -> None:
         """Compares the folder over all processes, which each must call this.
@@ -209,12 +221,23 @@ def revision(folder: Path) -> str | None:
         return None
 
 
+def code_checksum(folders: Sequence[Path]) -> str:
+    """Of the Python files in some folders: what tells code from other code without git."""
+    found = 0
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            found = zlib.crc32(str(path.relative_to(folder)).encode() + path.read_bytes(), found)
+    return f"{found:08x}"
+
+
 def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink(missing_ok=True)
+    except FileExistsError:
+        raise UserError(f"workdir {folder} is a file: give a folder as --workdir") from None
     except OSError as error:
         raise UserError(
             f"workdir {folder} cannot be written ({error.strerror}): give a writable --workdir"

@@ -10,6 +10,9 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+import data_pipelines
+import gsto_jax
+import modes
 from configs import base
 from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
 from gsto_jax import checkpoint, distributed
@@ -24,7 +27,7 @@ from gsto_jax.segmentation_set import SegmentationSet
 from gsto_jax.task import Task
 from gsto_jax.tasks import task_of
 from gsto_jax.visualize import PictureWriter
-from gsto_jax.workdir import Workdir, existing, revision
+from gsto_jax.workdir import Workdir, code_checksum, existing, revision
 from modes.terminal import Show, make_show, plain_values
 
 Values = dict[str, Any]
@@ -117,6 +120,9 @@ def agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:
     command = {f"--{name}": getattr(args, name) for name in ("mode", "fork_from", "checkpoint")}
     about = {
         "the code's revision": revision(Path(__file__).parents[1]),
+        "the checksum of the code": code_checksum(
+            [Path(package.__path__[0]) for package in (gsto_jax, data_pipelines, modes)]
+        ),
         "python": platform.python_version(),
     }
     about |= {f"the version of {name}": found for name, found in checkpoint.versions().items()}

@@ -114,14 +114,16 @@ def check_tensorboard() -> None:
     missing = [name for name in ("clu", "tensorboard", "tensorflow") if not find_spec(name)]
     if missing:
         raise UserError(
-            f"run.tensorboard needs packages that are missing ({', '.join(missing)}): install "
-            "gsto-jax[train], or give --config.run.tensorboard=False"
+            f"run.tensorboard needs packages that are missing ({', '.join(missing)}): pip "
+            "install '.[train]' in a clone, or give --config.run.tensorboard=False"
         )
 
 
 def make_writer(folder: Path) -> "MetricWriter":
     """Writes for TensorBoard; here and not in the library, which knows no TensorFlow."""
+    # Or TensorFlow, which computes nothing here, says what it would compute with.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from clu.metric_writers import SummaryWriter
 
     return SummaryWriter(str(folder))

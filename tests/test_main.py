@@ -39,7 +39,6 @@ def refused(*args, **kwargs):
             ["--config=configs/quickstart.py:basline"],
             "':basline': use baseline, batch=..., ms, slide, runlocal",
         ),
-        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
         (["--mode=evil"], "predict|report|export|prepare|audit|plan|describe|tables>"),
         (
@@ -60,7 +59,11 @@ def refused(*args, **kwargs):
         (["--mode=eval", "--save=ids"], "--save is for --mode=predict, not eval"),
         (["--config=configs/camvid_w18s.py"], "root is ''"),
         (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
+        (["--config=configs/nope.py"], "no configuration configs/nope.py: configs/ holds those"),
+        (["--config=README.md"], "--config=README.md: give a Python file, such as"),
+        (["--config.qqq=3"], "unknown setting config.qqq: configs/base.py holds all"),
         (["--workdir=/proc/nope"], "cannot be written"),
+        (["--workdir=README.md"], "README.md is a file: give a folder"),
         (["--config.seed=-1"], "config.seed is -1"),
         (["--config.loss.class_weights=True"], "config.data.class_weights holds 0 numbers for 9"),
         (["--fork_from=/nope"], "--fork_from=/nope holds no checkpoint: give"),
@@ -113,7 +116,7 @@ def test_describe_prints_exact_counts():
         assert figure in pose.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tables_of_the_paper():
     done = run("--mode=tables")
     assert done.returncode == 0, done.stderr
@@ -207,7 +210,7 @@ def test_bad_label_met_while_training(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", ["", "baseline,"])
+@pytest.mark.parametrize("word", ["", pytest.param("baseline,", marks=pytest.mark.long)])
 def test_train_evaluate_and_evaluate_again(tmp_path, word):
     workdir = tmp_path / "run"
     args = [f"--config=configs/quickstart.py:{word}runlocal", f"--workdir={workdir}"]

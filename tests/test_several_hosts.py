@@ -216,9 +216,30 @@ def test_another_configuration_on_one_host(tmp_path):
     host = socket.gethostname()
     message = (
         f"process 1 ({host}) and process 0 were not started alike: config.optim.momentum is 0.5 "
-        "here and 0.9 there. Start the same command, of the same version, on every host\n"
+        "on process 1 and 0.9 on process 0. Start the same command, of the same version, on every "
+        "host\n"
     )
     assert [code for _, code in ends] == [2, 2]
     assert ends[1][0].endswith(f"error: {message}")
     assert ends[0][0].endswith(f"error: process 1 ({host}) ended: {message}")
     assert not os.path.exists(tmp_path / "config.json")
+
+
+def test_other_code_on_one_host(tmp_path):
+    """As it is unpacked on hosts from an archive, where no git can tell."""
+    programs = []
+    for name in ("first", "second"):
+        for part in ("gsto_jax", "data_pipelines", "modes", "configs"):
+            shutil.copytree(program.ROOT / part, tmp_path / name / part)
+        programs.append(shutil.copy(program.ROOT / "main.py", tmp_path / name))
+    with (tmp_path / "second" / "gsto_jax" / "losses.py").open("a") as file:
+        file.write("# another loss\n")
+    arguments = command(tmp_path / "run")[2:]
+    ends = two_that_differ(*([sys.executable, path, *arguments] for path in programs))
+    message = (
+        r"process 1 \(.*\) and process 0 were not started alike: the checksum of the code is "
+        r"'\w{8}' on process 1 and '\w{8}' on process 0\. Start the same command, of the same "
+        r"version, on every host\n"
+    )
+    assert [code for _, code in ends] == [2, 2], ends
+    assert re.search(rf"error: {message}$", ends[1][0])

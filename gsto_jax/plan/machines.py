@@ -164,7 +164,7 @@ def machine(topology: str) -> Machine:
 
 def _tpus(topology: str, chip: Tpu) -> Machine:
     if not _installed("libtpu"):
-        raise UserError("a plan for TPUs needs libtpu: install gsto-jax[tpu]")
+        raise UserError("a plan for TPUs needs libtpu: pip install '.[tpu]' in a clone")
     os.environ.update(_ENVIRONMENT)  # JAX has put warnings in their place by now
     schedules = Path(_schedules().name)
     mesh = _mesh(topology, "libtpu", {"topology_name": topology, "platform": "tpu"})
@@ -189,7 +189,9 @@ def _gpus(topology: str, chip: Gpu, shape: str) -> Machine:
     if not all(
         map(_installed, ("jax_plugins.xla_cuda12", "jax_cuda12_plugin", "nvidia.cuda_nvcc"))
     ):
-        raise UserError("a plan for GPUs needs JAX's plugin and nvcc: install gsto-jax[cuda]")
+        raise UserError(
+            "a plan for GPUs needs JAX's plugin and nvcc: pip install '.[cuda]' in a clone"
+        )
     mesh = _mesh(
         topology,
         "JAX's plugin",

@@ -137,7 +137,7 @@ class PoseSet:
             f"AP {100 * figures['AP']:.2f} ({self.boxes})",
             f"scores      {folder / 'scores.csv'}",
             f"results     {folder / pose_folder.RESULTS}",
-            f"pictures    {folder} ({pictures.written} PNGs)",
+            f"pictures    {folder} ({pictures.written_by_all()} PNGs)",
         )
         whose = "detector_boxes" if self.detected else "ground_truth_boxes"
         scalars = {f"{k}/{whose}": v for k, v in figures.items() if np.isfinite(v)}

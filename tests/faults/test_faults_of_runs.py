@@ -112,7 +112,7 @@ def test_a_workdir_that_is_removed(tmp_path, train, same, monkeypatch, capsys):
             workdir.rename(tmp_path / "elsewhere")
 
     monkeypatch.setattr(Workdir, "write_training", write_then_remove)
-    with pytest.raises(TrainingError, match=rf"{workdir} can no longer be written .*training"):
+    with pytest.raises(TrainingError, match=rf"{workdir} was removed while the run went on: bring"):
         train(workdir)
     assert not workdir.exists()
     monkeypatch.setattr(Workdir, "write_training", write)
@@ -209,7 +209,7 @@ def test_pixels_that_are_not_numbers(tmp_path, train, same, monkeypatch):
 
     monkeypatch.setattr(TrainBatches, "__next__", spoiled)
     good = tmp_path / "checkpoints" / "4"
-    message = rf"^step 5: loss, gradient or parameters are not finite .* checkpoint is {good}$"
+    message = rf"^step 5: loss or gradient are not finite .* checkpoint is {good}$"
     with pytest.raises(TrainingError, match=message):
         train(tmp_path)
     same(tmp_path, step=4)

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from gsto_jax import UserError
-from gsto_jax.distributed import Place, Stop, agree, all_say, from_first, several, together
+from gsto_jax.distributed import (
+    Place,
+    Stop,
+    _check_port,
+    agree,
+    all_say,
+    from_first,
+    several,
+    together,
+)
 from tests import program
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +90,18 @@ def test_no_place_for_a_process(place, message):
         Place(*place)
 
 
+def test_a_port_that_another_run_has():
+    """JAX's server would share it, and each run take the processes of the other for its own."""
+    with socket.socket(socket.AF_INET6) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("::", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} .*in use.* give another port"):
+            _check_port(port)
+    _check_port(port)
+
+
 @pytest.mark.slow
 def test_what_processes_tell_each_other():
     for code, out, errors in play("ordinary", 4):
@@ -137,7 +158,8 @@ def test_a_difference_is_named_on_every_process():
         theirs = "" if index == 2 else f"process 2 ({host}) ended: "
         assert message == (
             f"error: {theirs}process 2 ({host}) and process 0 were not started alike: b is [1, 3] "
-            "here and [1, 2] there. Start the same command, of the same version, on every host"
+            "on process 2 and [1, 2] on process 0. Start the same command, of the same version, on "
+            "every host"
         )
 
 

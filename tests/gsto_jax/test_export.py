@@ -156,7 +156,9 @@ def test_what_differs_is_refused(exported, monkeypatch, theirs):
 
 def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
     predictor, folder = exported
-    with pytest.raises(UserError, match=r"formats of an export are jax, onnx, not \('tflite',\)"):
+    with pytest.raises(
+        UserError, match=r"no format tflite: give jax, onnx, or for the weights alone"
+    ):
         export(predictor, tmp_path, ("tflite",))
     with pytest.raises(UserError, match=r"the size of an export is \(0, 5\)"):
         export(predictor, tmp_path, ("jax",), (0, 5))

@@ -1,4 +1,5 @@
 import cv2
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -71,6 +72,17 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
     limited.write(batch, np.stack([predicted()] * 3), dict)
     limited.close()
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["4.png"]
+
+
+def test_several_processes_share_the_limits(tmp_path, monkeypatch):
+    def limits(limit, figures, process):
+        monkeypatch.setattr(jax, "process_count", lambda: 3)
+        monkeypatch.setattr(jax, "process_index", lambda: process)
+        writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, limit, figures, str)
+        return writer.limit, writer.figures
+
+    assert [limits(5, 1, k) for k in range(3)] == [(2, 1), (2, 0), (1, 0)]
+    assert [limits(-1, 0, k) for k in range(3)] == [(-1, 0)] * 3
 
 
 def test_writer_stays_in_its_folder(tmp_path):

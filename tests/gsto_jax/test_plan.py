@@ -716,14 +716,14 @@ def test_topologies_have_names():
 
 def test_what_is_not_installed_is_said(monkeypatch):
     monkeypatch.setattr(machines, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=re.escape("needs libtpu: install gsto-jax[tpu]")):
+    with pytest.raises(UserError, match=re.escape("needs libtpu: pip install '.[tpu]'")):
         machine("v5e:2x2")
 
     def not_even_its_parent(name):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(machines, "find_spec", not_even_its_parent)
-    with pytest.raises(UserError, match=re.escape("install gsto-jax[cuda]")):
+    with pytest.raises(UserError, match=re.escape("pip install '.[cuda]'")):
         machine("h100")
 
 

@@ -1,5 +1,6 @@
 """Where a step's time goes, by a clock that the test moves, and what that comes to a second."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -78,7 +79,7 @@ def test_the_parts_are_all_of_a_step(monkeypatch):
     assert sum(p.time.whole * n for p, n in zip(seen, (1, 1, 2, 2), strict=True)) == clock.time
     assert seen[-1].rate == 1 / 1.75
     assert seen[-1].input_wait == 0.25 / 1.75
-    assert [p.eta for p in seen] == [5 * 1.75, 4 * 1.75, 2 * 1.75, 0.0]
+    assert [p.eta for p in seen] == [None, 4 * 1.75, 2 * 1.75, 0.0]
 
 
 def test_what_is_no_step_counts_nowhere(monkeypatch):
@@ -155,3 +156,4 @@ def test_progress_line():
     )
     assert "peak" not in progress_line(progress)
     assert "plan 50.0%" in progress_line(progress, {"plan_share": 0.5})
+    assert "eta - |" in progress_line(replace(progress, eta=None))

@@ -343,7 +343,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
     task, mesh, saved = make_task(9, run), make_mesh(jax.devices()[:1]), []
     with pytest.raises(
         TrainingError,
-        match=r"step \d: loss, gradient or .* not finite \(gradient_norm .*, loss .*, loss/stage2 ",
+        match=r"step \d: loss or gradient are not finite \(gradient_norm .*, loss .*, loss/stage2 ",
     ) as error:
         fit(
             task,

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
 
 from gsto_jax import UserError
-from gsto_jax.workdir import Workdir, existing, revision
+from gsto_jax.errors import TrainingError
+from gsto_jax.workdir import Workdir, code_checksum, existing, revision
 
 
 def test_it_is_made_and_held_by_one(tmp_path):
@@ -60,6 +62,31 @@ def test_a_line_cut_off_by_a_crash_hurts_no_other(tmp_path):
         file.write('{"step": ')
     run.write_evaluation({"step": 3})
     assert [line["step"] for line in run.evaluations()] == [1, 3]
+
+
+def test_one_that_is_removed_is_missed(tmp_path):
+    held = Workdir(tmp_path / "run", hold=True)
+    held.check_there()
+    shutil.rmtree(held.path)
+    (held.path / "checkpoints").mkdir(parents=True)  # what was being written comes back
+    with pytest.raises(TrainingError, match=r"run was removed .*give the same command again"):
+        held.check_there()
+    held.close()
+    Workdir(tmp_path / "other").check_there()  # held by nobody
+
+
+def test_code_is_told_apart_without_git(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "a.py").write_text("x = 1\n")
+        (folder / "notes.txt").write_text(folder.name)
+    assert code_checksum([first]) == code_checksum([second]) != code_checksum([first, second])
+    (second / "inner" / "a.py").write_text("x = 2\n")
+    assert code_checksum([first]) != code_checksum([second])
+    (second / "inner" / "a.py").write_text("x = 1\n")
+    (second / "inner" / "a.py").rename(second / "inner" / "b.py")
+    assert code_checksum([first]) != code_checksum([second])
 
 
 def test_revision(tmp_path):
