@@ -4,6 +4,7 @@ Everything here speaks through the key-value store of `jax.distributed`, not thr
 that it has an end also where a device would wait for ever. With one process all of it does nothing.
 """
 
+import errno
 import json
 import os
 import socket
@@ -113,9 +114,11 @@ def _check_port(port: int) -> None:
         # Not where a run of before left connections: `create_server` reuses those.
         socket.create_server(("", port)).close()
     except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            return  # it may do for JAX's server
         raise UserError(
-            f"--coordinator: port {port} of this host cannot be used ({error.strerror}). Another "
-            "run may be there: wait until it has ended, or give another port, on every host"
+            f"--coordinator: port {port} of this host cannot be used ({os.strerror(error.errno)}). "
+            "Another run may be there: wait until it has ended, or give another port, on every host"
         ) from None
 
 
