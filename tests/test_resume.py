@@ -227,7 +227,8 @@ def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
 
 
 NOT_FINITE = (
-    r"error: step (\d+): loss or gradient are not finite \(gradient_norm .*, loss/stage4 \S+\)\. "
+    r"error: step (\d+): (?:loss or gradient|parameters after it) are not finite "
+    r"\(gradient_norm .*, loss/stage4 \S+\)\. "
 )
 
 

@@ -338,12 +338,12 @@ def test_worker_processes_that_die_of_the_same_signal_cost_nothing():
     assert (int(state.step), saved) == (2, [2])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
+def test_a_step_that_is_not_finite_stops_the_run_before_it_is_saved():
     run = {"run": {"log_every": 1, "checkpoint_every": 1}, "optim": {"learning_rate": 1e30}}
     task, mesh, saved = make_task(9, run), make_mesh(jax.devices()[:1]), []
     with pytest.raises(
         TrainingError,
-        match=r"step \d: loss or gradient are not finite \(gradient_norm .*, loss .*, loss/stage2 ",
+        match=r"step 1: parameters after it are not finite \(gradient_norm .*, loss .*, loss/sta",
     ) as error:
         fit(
             task,
