@@ -170,7 +170,7 @@ def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"bfloat16.*export the format jax alone"):
         export(replace(predictor, task=replace(predictor.task, config=half)), tmp_path)
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnx" else name)
-    with pytest.raises(UserError, match=r"missing \(onnx\): install gsto-jax\[onnx\]"):
+    with pytest.raises(UserError, match=r"missing \(onnx\): pip install '.\[onnx\]'"):
         export(predictor, tmp_path)
     with pytest.raises(UserError, match="holds no export"):
         verify(predictor, tmp_path)

@@ -738,7 +738,7 @@ def test_another_configuration_takes_the_same_settings(monkeypatch):
     assert command_line.reason(error.value).startswith("unknown config argument ':nope'")
     with pytest.raises(Exception, match=r"configs/nope\.py") as error:
         command_line.another("configs/nope.py")
-    assert command_line.reason(error.value).endswith("No such file or directory: 'configs/nope.py'")
+    assert command_line.reason(error.value).startswith("there is no configuration configs/nope.py:")
 
 
 @pytest.fixture
