@@ -56,6 +56,12 @@ class Place:
                 f"0 to {self.processes - 1}"
             )
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the coordinator."""
+        host, _, port = self.coordinator.rpartition(":")
+        return host.strip("[]"), int(port)
+
 
 def connect(place: Place | None = None, wait: float = 90) -> None:
     """Joins the other processes. Call it before anything looks for devices.
@@ -82,7 +88,7 @@ def connect(place: Place | None = None, wait: float = 90) -> None:
             "cluster_detection_method": "deactivate",
         }
         if place.process == 0:
-            _check_port(int(place.coordinator.rpartition(":")[2]))
+            _check_port(place.address[1])
     # JAX would end the process by a signal, with a trace of its own code.
     timer = threading.Timer(wait, _nobody_came, (place, wait))
     timer.daemon = True
@@ -127,11 +133,10 @@ def _nobody_came(place: Place | None, wait: float) -> None:
     if place is None:
         _print(f"{socket.gethostname()} {waited}, and not all came: {_start_all('')}")
     else:
-        host, _, port = place.coordinator.rpartition(":")
         missing = "not all came"
         if place.process == 0 and place.processes == 2:
             missing = "process 1 did not come"
-        elif place.process and not _listens(host.strip("[]"), int(port)):
+        elif place.process and not _listens(*place.address):
             missing = "process 0 does not answer there"
         _print(
             f"process {place.process} of {place.processes} ({socket.gethostname()}) {waited} at "

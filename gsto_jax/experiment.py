@@ -287,7 +287,6 @@ class Experiment:
         return record[self.eval_set.measure] if theirs == ours else float("-inf")
 
     def _report(self, progress: Progress) -> None:
-        self.workdir.check_there()
         taken = progress.time
         speed = self.workload.figures(taken) if self.workload else {}
         self.show(tables.progress_line(progress, speed))

@@ -36,7 +36,7 @@ class PngWriter(ABC):
 
     def __init__(self, folder: Path, limit: int, figures: int, name: Callable[[int], str]) -> None:
         self.folder, self.name = folder, name
-        self.limit, self.figures = _of_this_process(limit), _of_this_process(figures)
+        self.limit, self.figures = _own_part(limit), _own_part(figures)
         self.written, self.seen = 0, 0
         self.shown: dict[str, np.ndarray] = {}
         self._threads = ThreadPoolExecutor(4)
@@ -126,7 +126,7 @@ class PngWriter(ABC):
         return path
 
 
-def _of_this_process(limit: int) -> int:
+def _own_part(limit: int) -> int:
     """Of a limit for all processes, the part of this one; -1, for all, stays."""
     count, first = jax.process_count(), jax.process_index()
     return limit if limit < 0 else limit // count + (first < limit % count)

@@ -101,6 +101,7 @@ class SegmentationSet:
             "seconds": seconds,
         }
         by_picture.gather()
+        written = pictures.written_by_all()
         if jax.process_index() == 0:
             found = [by_picture.of(n, pictures.name(n)) for n in range(self.size)]
             eval_folder.finish(folder, record, scores, self.classes, found)
@@ -108,7 +109,7 @@ class SegmentationSet:
             tables.score_table(scores, self.classes, title),
             f"mean IoU {100 * scores.mean_iou:.2f}",
             f"scores      {folder / 'scores.csv'}",
-            f"pictures    {folder} ({pictures.written_by_all()} PNGs)",
+            f"pictures    {folder} ({written} PNGs)",
         )
         names = ("mean_iou", "pixel_accuracy", "mean_boundary_iou")
         scalars = {name: float(record[name]) for name in names}

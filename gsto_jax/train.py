@@ -103,6 +103,7 @@ def fit(
     end = min(task.steps, run.stop_at or task.steps)
     watch, mark, previous = Stopwatch(clock), start, None
     for step in range(start + 1, end + 1):
+        first = step == start + 1
         with watch.part("away"):
             hooks.profile(step, previous)
         hooks.waits("input", step)
@@ -117,7 +118,7 @@ def fit(
             if previous is not None:
                 hooks.save(state)
             break
-        hooks.waits("device" if step > start + 1 else "compile", step)
+        hooks.waits("compile" if first else "device", step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
             state, scalars = step_fn(state, inputs)
@@ -128,12 +129,12 @@ def fit(
 
         stopping = hooks.stop()
         last = stopping or step == end
-        if step % run.log_every == 0 or step == start + 1 or last:
+        if step % run.log_every == 0 or first or last:
             with watch.part("device"):
                 values = {k: float(v) for k, v in scalars.items() if k != "finite"}
             taken, mark = watch.lap(step - mark), step
             left = task.steps - step
-            eta = None if left and step == start + 1 else left * taken.whole
+            eta = None if left and first else left * taken.whole
             hooks.report(Progress(step, task.steps, taken, eta, values))
         evaluating = run.eval_every and step % run.eval_every == 0 and step < task.steps
         if last or evaluating or step % run.checkpoint_every == 0:

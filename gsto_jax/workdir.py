@@ -184,6 +184,7 @@ class Workdir:
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self._writes:
             return
+        self.check_there()
         try:
             with (self.path / name).open("a+b") as file:
                 if file.tell() and not _ends_a_line(file):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gsto_jax.plan.shapes import Array, arrays, numbers, parts
+from gsto_jax.plan.shapes import Array, arrays, numbers
 
 if TYPE_CHECKING:
     from gsto_jax.plan.hlo import Instruction, Program
@@ -147,9 +147,7 @@ def accessed(program: "Program", instruction: "Instruction") -> int:
     if opcode.endswith(("-done", "-update")):
         return made if _waits_for_slice(program, instruction) else 0
     if opcode.removesuffix("-start") in _SLICES:
-        if opcode.endswith("-start"):  # its shape is of what it reads, of the slice and of flags
-            made = _padded(arrays(parts(instruction.shape)[1]))
-        return 2 * made + sum(read[1:])
+        return 2 * _padded(arrays(instruction.result)) + sum(read[1:])
     if opcode == "dynamic-update-slice":
         return 2 * read[1] + sum(read[2:])
     if opcode == "fusion":

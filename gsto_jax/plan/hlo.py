@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gsto_jax.errors import UserError
-from gsto_jax.plan.shapes import Array, arrays
+from gsto_jax.plan.shapes import Array, arrays, parts
 
 _KERNELS = {"tpu_custom_call", "mosaic_gpu_v2", "mosaic_gpu", "__gpu$xla.gpu.triton"}
 """How calls of Pallas kernels are named among all other custom calls, most of them harmless."""
+_NAME_OPERANDS = {
+    *("all-gather-start", "collective-permute-start"),
+    *("slice-start", "dynamic-slice-start", "gather-start"),
+}
+"""Operations whose shape is a tuple of what they read, what they give, and perhaps flags."""
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
 
@@ -37,6 +42,11 @@ class Instruction:
     operands: tuple[str, ...]
     text: str
     is_root: bool
+
+    @property
+    def result(self) -> str:
+        """Text of the shape of what it gives, less what it reads, which some name beside it."""
+        return parts(self.shape)[1] if self.opcode in _NAME_OPERANDS else self.shape
 
     @property
     def cycles(self) -> int:

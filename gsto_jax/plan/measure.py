@@ -19,7 +19,7 @@ from gsto_jax.parallel import batch_parts, replicated, split_batch
 from gsto_jax.plan import costs, schedule
 from gsto_jax.plan.hlo import Instruction, Program
 from gsto_jax.plan.machines import Machine
-from gsto_jax.plan.shapes import arrays, parts, shape_bytes
+from gsto_jax.plan.shapes import arrays, shape_bytes
 from gsto_jax.pose import estimate
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.protocol import Size
@@ -384,11 +384,8 @@ def collectives(runs: Iterable[tuple[Instruction, int]]) -> dict[str, tuple[int,
 
 
 def result_bytes(collective: Instruction) -> int:
-    """Of what a collective gives; some that run in the background also name what they read."""
-    shape = collective.shape
-    if collective.opcode in ("all-gather-start", "collective-permute-start"):
-        shape = parts(shape)[1]
-    return shape_bytes(shape)
+    """Of what a collective gives."""
+    return shape_bytes(collective.result)
 
 
 def layer_of(instruction: Instruction) -> str:

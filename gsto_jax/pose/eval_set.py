@@ -89,6 +89,7 @@ class PoseSet:
         if poses is None:
             return None
         table = sum_over_processes(table)
+        written = pictures.written_by_all()
         seconds = time.perf_counter() - began
         found = self._of_the_set(results(poses, task.sigmas, task.config.pose))
         figures = evaluate_coco(found, truth, self.image_ids, task.sigmas)
@@ -137,7 +138,7 @@ class PoseSet:
             f"AP {100 * figures['AP']:.2f} ({self.boxes})",
             f"scores      {folder / 'scores.csv'}",
             f"results     {folder / pose_folder.RESULTS}",
-            f"pictures    {folder} ({pictures.written_by_all()} PNGs)",
+            f"pictures    {folder} ({written} PNGs)",
         )
         whose = "detector_boxes" if self.detected else "ground_truth_boxes"
         scalars = {f"{k}/{whose}": v for k, v in figures.items() if np.isfinite(v)}
