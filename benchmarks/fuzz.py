@@ -349,16 +349,17 @@ def picture_target() -> Target:
         seeds.append(file.getvalue())
 
     def read(data: bytes, folder: Path) -> None:
-        from data_pipelines.decode import check_whole, decode_image, image_size, label_ids
+        from data_pipelines.decode import check_whole, decode_image, image_head, label_ids
         from gsto_jax import media
+        from gsto_jax.image_files import ImageRule
 
-        path = folder / "picture.png"
+        path, rule = folder / "picture.png", ImageRule()
         path.write_bytes(data)
         refused = []
         for reader in (
-            *(lambda: decode_image(data, str(path)), lambda: image_size(path, str(path))),
-            *(lambda: check_whole(data, str(path)), lambda: label_ids(data, str(path))),
-            *(lambda: media.read_image(path), lambda: media.image_size(path)),
+            *(lambda: decode_image(data, str(path), rule), lambda: image_head(path, str(path))),
+            *(lambda: check_whole(data, str(path)), lambda: label_ids(data, str(path), rule)),
+            *(lambda: media.read_image(path), lambda: media.image_head(path)),
         ):
             try:
                 reader()

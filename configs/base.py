@@ -121,6 +121,10 @@ def get_config() -> ConfigDict:
     data.labels = ""  # folder: directory of the label PNGs
     data.image_suffix = ".png"  # folder: an image's name less this ...
     data.label_suffix = ".png"  # ... plus this is its label's
+    # How image files become RGB (docs/data.md), in training, tests and predictions alike.
+    data.alpha = "white"  # behind transparent pixels: white | black; drop: their hidden color
+    data.orientation = "upright"  # upright: turned as EXIF says | stored: as the file's rows are
+    data.bit_depth = 0  # bits that 16-bit files really use, such as 10 or 12; 0: their own range
     data.train_split = "train"  # what {split} stands for in training
     data.eval_split = "val"  # and in evaluation
     data.test_split = "test"  # and in submissions

@@ -39,6 +39,7 @@ def set_coco(config: ConfigDict) -> None:
     config.pose.sigma = 3.0
 
     base.set_prepared(config, COCO_KEYPOINTS.name)
+    config.data.orientation = "stored"  # as published: annotations are of the files' rows
     config.data.crop = (384, 288)
     config.data.keypoints.names = COCO_KEYPOINTS.names
     config.data.keypoints.flip_pairs = COCO_KEYPOINTS.flip_pairs

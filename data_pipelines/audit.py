@@ -12,6 +12,30 @@ from data_pipelines.errors import DataError
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A fault of one record, or a suspicion; as text "SUBJECT has FAULT: DETAIL; REMEDY".
+
+    Attributes:
+        subject: the file or record.
+        fault: a noun phrase, the same for all records that have this fault.
+        detail: what is special about this record.
+        remedy: what to do, the same for all records too.
+        share: of the record's pixels that are concerned; None where it does not apply.
+    """
+
+    subject: str
+    fault: str
+    detail: str = ""
+    remedy: str = ""
+    share: float | None = None
+
+    def __str__(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{self.subject} has {self.fault}{detail}{remedy}"
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What one label holds.
 
@@ -20,12 +44,14 @@ class Inspection:
         pixels: number of pixels by train id, the ignore label among them.
         unknown: number of pixels by id in the file, for ids that have no train id.
         problems: what is wrong with the record, in words that name its files.
+        warnings: what looks wrong, and does not keep it from use.
     """
 
     name: str
     pixels: dict[int, int]
     unknown: dict[int, int]
     problems: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
 
 
 def count_pixels(ids: np.ndarray) -> dict[int, int]:
@@ -44,6 +70,7 @@ class Audit:
         pictures: in how many labels each train id occurs.
         unknown: number of pixels by id in the files, for ids that have no train id.
         problems: what is wrong, in words that name the files.
+        warnings: what looks wrong.
     """
 
     records: int = 0
@@ -51,6 +78,7 @@ class Audit:
     pictures: Counter[int] = field(default_factory=Counter)
     unknown: Counter[int] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -64,6 +92,7 @@ class Audit:
         self.pictures.update(inspection.pixels.keys())
         self.unknown.update(inspection.unknown)
         self.problems.extend(inspection.problems)
+        self.warnings.extend(inspection.warnings)
 
 
 def audit(

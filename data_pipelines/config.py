@@ -7,6 +7,7 @@ from typing import Any
 
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL, SCENES
+from gsto_jax.image_files import ImageRule
 
 STORAGES = ("files", "tiles")
 SOURCES = ("scenes", "folder", "tfds")
@@ -79,6 +80,7 @@ class DataConfig:
         images, labels: folder only: directories under root, e.g. "leftImg8bit/{split}".
         image_suffix, label_suffix: folder only: a label's name is its image's with the suffix
             swapped, e.g. "_leftImg8bit.png" and "_gtFine_labelIds.png".
+        alpha, orientation, bit_depth: how image files become RGB; see `ImageRule`.
         train_split, eval_split, test_split: what takes the place of {split}; the last is for
             submissions.
         train_size, eval_size: how many pictures; folder: the first so many, 0 for all.
@@ -116,6 +118,9 @@ class DataConfig:
     labels: str = ""
     image_suffix: str = ""
     label_suffix: str = ""
+    alpha: str = "white"
+    orientation: str = "upright"
+    bit_depth: int = 0
     train_split: str = "train"
     eval_split: str = "val"
     test_split: str = "test"
@@ -155,6 +160,10 @@ class DataConfig:
             _require(
                 isinstance(value, str) and value, f"{name} is {value!r}", "name a split, e.g. 'val'"
             )
+        try:
+            _ = self.image_rule
+        except ValueError as error:
+            raise DataError(f"config.data: {error}.") from None
         if self.keypoints is None:
             self._check_classes()
         else:
@@ -178,6 +187,11 @@ class DataConfig:
                 f" {self.train_split}",
                 "evaluate on another split, or on true boxes",
             )
+
+    @property
+    def image_rule(self) -> ImageRule:
+        """How image files become RGB."""
+        return ImageRule(alpha=self.alpha, orientation=self.orientation, bit_depth=self.bit_depth)
 
     def limit(self, split: str) -> int:
         """How many pictures of a split to use; 0 for all."""

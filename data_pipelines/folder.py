@@ -7,10 +7,12 @@ import numpy as np
 
 from data_pipelines.audit import Inspection, count_pixels
 from data_pipelines.config import DataConfig
-from data_pipelines.decode import decode_image, image_size, label_ids, size_text
+from data_pipelines.decode import decode_image, image_head, label_ids
 from data_pipelines.errors import DataError
+from data_pipelines.image_audit import image_warnings, size_problem
 from data_pipelines.label_map import UNKNOWN, LabelMap
 from data_pipelines.reading import read_again
+from gsto_jax.image_files import Decoded
 
 _SHOWN = 3
 
@@ -19,8 +21,8 @@ class FolderSource:
     """Random access to the pictures of one split under a root directory.
 
     Pairs come from the split's list file (`image label` a line, relative to the root) or, without
-    one, from walking the image folder and swapping the suffix of every path. Pixels are taken as
-    stored: an EXIF orientation is not applied, since no label file carries one.
+    one, from walking the image folder and swapping the suffix of every path. Images and labels
+    are read by the config's `image_rule`.
 
     Args:
         config: where the files are and what their ids mean.
@@ -48,6 +50,7 @@ class FolderSource:
             self._entries = self._entries[:limit]
         _check_files(self._entries, split)
         self._label_map = LabelMap(config)
+        self._rule = config.image_rule
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -59,7 +62,7 @@ class FolderSource:
     def size(self, index: int) -> tuple[int, int]:
         """Returns (h, w) of a picture, from the head of its file. Raises DataError."""
         path = self._entries[index][1]
-        return image_size(path, str(path))
+        return image_head(path, str(path)).size_by(self._rule)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a picture.
@@ -71,35 +74,34 @@ class FolderSource:
             DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids.
             IndexError: there is no such picture.
         """
-        image, ids, _, problems = self._read(index)
+        decoded, ids, _, problems = self._read(index)
         if problems:
             raise DataError(f"{problems[0]}.")
-        return {"image": image, "label": ids.astype(np.uint8), "index": int(index)}
+        return {"image": decoded.pixels, "label": ids.astype(np.uint8), "index": int(index)}
 
     def inspect(self, index: int) -> Inspection:
         """Reads a picture and tells what its label holds, whatever is wrong with it."""
         try:
-            _, ids, unknown, problems = self._read(index)
+            decoded, ids, unknown, problems = self._read(index)
         except DataError as error:
             return Inspection(self.name(index), {}, {}, (str(error),))
         pixels = count_pixels(ids[ids != UNKNOWN])
-        return Inspection(self.name(index), pixels, unknown, tuple(problems))
+        warnings = image_warnings(str(self._entries[index][1]), decoded, self._rule)
+        return Inspection(self.name(index), pixels, unknown, tuple(problems), warnings)
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, dict[int, int], list[str]]:
+    def _read(self, index: int) -> tuple[Decoded, np.ndarray, dict[int, int], list[str]]:
         """Image, train ids, pixels by id in the file for ids that have none, and the problems."""
         _, image_path, label_path = self._entries[index]
-        image = decode_image(_read_bytes(image_path), str(image_path))
-        raw = label_ids(_read_bytes(label_path), str(label_path))
-        problems = []
-        if image.shape[:2] != raw.shape:
-            problems.append(
-                f"Sizes differ: {image_path} is {size_text(image)} but {label_path} is"
-                f" {size_text(raw)}; a label needs its image's size"
-            )
+        image, label = str(image_path), str(label_path)
+        decoded = decode_image(_read_bytes(image_path), image, self._rule)
+        raw = label_ids(_read_bytes(label_path), label, self._rule)
+        height, width = raw.shape
+        sizes = size_problem(image, decoded, self._rule, label, (height, width))
+        problems = [sizes] if sizes else []
         ids, unknown = self._label_map(raw)
         if unknown:
             problems.append(self._label_map.complaint(label_path, unknown))
-        return image, ids, unknown, problems
+        return decoded, ids, unknown, problems
 
 
 Entry = tuple[str, Path, Path]

@@ -2,8 +2,6 @@
 
 import re
 
-MOST_PIXELS = 2**27
-"""Pixels of a picture: 16384 x 8192, 400 MB as RGB. The largest of the data sets here has 2**21."""
 MOST_TEXT = 2**29
 """Bytes of a JSON file, a list or a .mat. COCO's largest, of all training persons, has 2**28."""
 MOST_FILE = 2**30

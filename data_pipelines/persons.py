@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.audit import Inspection
+from data_pipelines.audit import Finding, Inspection
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image
 from data_pipelines.errors import DataError
+from data_pipelines.image_audit import check_listed_size, image_warnings
 from data_pipelines.json_file import read_json
 from data_pipelines.tfds_source import Prepared, open_prepared, parts_of
+from gsto_jax.image_files import Decoded
 
 _MOST_PERSONS = 10_000  # in one picture; COCO has up to 20 that are labelled
 
@@ -52,7 +54,7 @@ class PersonSource:
     _pictures: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        wanted = ("image", "image_id", "annotations")
+        wanted = ("image", "image_id", "annotations", "height", "width")
         records = open_prepared(self.config.root, self.config.name, self.split, wanted)
         object.__setattr__(self, "_records", records)
         keypoints = self.config.keypoints
@@ -154,9 +156,8 @@ class PersonSource:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, which = self._samples[index]
-        record = self._records[number]
-        name = self._called(number)
-        image = decode_image(record["image"], f"the image of {name}")
+        record, name = self._records[number], self._called(number)
+        image = self._decode(record, name).pixels
         names = self.config.keypoints.names if self.config.keypoints else ()
         if isinstance(which, int):
             person, keypoints = self._person(record["annotations"], which, name)
@@ -179,6 +180,14 @@ class PersonSource:
             "person_id": int(person.get("id", -1)),
             "index": int(index),
         }
+
+    def _decode(self, record: dict[str, Any], name: str) -> Decoded:
+        """Decodes the image of a record, of the size that its annotations are of."""
+        rule = self.config.image_rule
+        decoded = decode_image(record["image"], f"the image of {name}", rule)
+        listed = int(record.get("height", 0)), int(record.get("width", 0))
+        check_listed_size(f"The image of {name}", decoded, rule, listed)
+        return decoded
 
     def _called(self, number: int) -> str:
         """A record, as messages name it."""
@@ -232,9 +241,16 @@ class PersonSource:
         x, y = sample["joints"][seen].T
         outside = ((x < 0) | (y < 0) | (x > width) | (y > height)).any()
         problems = (f"{self.name(index)} has a joint outside its image",) if outside else ()
-        return Inspection(
-            self.name(index), {k: 1 for k in np.flatnonzero(seen).tolist()}, {}, problems
-        )
+        joints = {k: 1 for k in np.flatnonzero(seen).tolist()}
+        return Inspection(self.name(index), joints, {}, problems, self._image_warnings(index))
+
+    def _image_warnings(self, index: int) -> tuple[Finding, ...]:
+        """Finds what looks wrong about an image; once, with the first person in it."""
+        number, _ = self._samples[index]
+        if index > 0 and self._samples[index - 1][0] == number:
+            return ()
+        decoded = self._decode(self._records[number], self._called(number))
+        return image_warnings(self._records.name(number), decoded, self.config.image_rule)
 
 
 def _is_detection(box: Any) -> bool:

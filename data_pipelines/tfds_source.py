@@ -1,8 +1,8 @@
 """Pictures and labels out of prepared data sets: `tfds.data_source`, decoded here."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,26 @@ import numpy as np
 
 from data_pipelines.audit import Inspection, count_pixels
 from data_pipelines.config import DataConfig
-from data_pipelines.decode import decode_image, image_size, label_ids, size_text
+from data_pipelines.decode import decode_image, image_head, label_ids, size_text
 from data_pipelines.errors import DataError, first_line
+from data_pipelines.image_audit import contrast_warnings, image_warnings, size_problem
+from data_pipelines.json_file import read_json
 from data_pipelines.label_map import UNKNOWN, LabelMap, TrainIds
 from data_pipelines.limits import is_outside
 from data_pipelines.reading import read_again
 from data_pipelines.tiles import Tiles
+from gsto_jax.image_files import Decoded, ImageRule
 
 UNFINISHED = ".incomplete"
 """What the folder of a data set ends with until it is complete."""
+PLAN = "plan.json"
+"""What a data set was prepared of: storage, counts, and of tiles the image rule."""
 
 # What tensorflow-datasets' own builders call the splits and features that ours name otherwise.
 _SPLITS = {"val": "validation"}
 _JOINED = {"trainval": ("train", "val")}
 _FEATURES = {"image": "image_left", "label": "segmentation_label"}
-_OPTIONAL = ("instance",)
+_OPTIONAL = ("instance", "height", "width")
 _CONFIGS = ("", "semantic_segmentation")
 
 
@@ -174,6 +179,26 @@ def parts_of(split: str) -> list[str]:
     return [part for name in split.split("+") for part in _JOINED.get(name, (name,))]
 
 
+def check_tiles(folder: Path, rule: ImageRule) -> None:
+    """Raises DataError if the tiles of a data set were made by another image rule."""
+    path = folder / PLAN
+    if not path.is_file():
+        return
+    plan = read_json(path.read_bytes(), path)
+    made = plan.get("image_rule") if isinstance(plan, dict) else None
+    if made and made != asdict(rule):
+        differ = [name for name, value in asdict(rule).items() if made.get(name) != value]
+        raise DataError(
+            f"{folder} holds tiles of images that were read with {_settings(made, differ)}, and"
+            f" this run reads with {_settings(asdict(rule), differ)}: change the setting, or remove"
+            " the folder and prepare the data set again."
+        )
+
+
+def _settings(rule: Mapping[str, Any], names: Iterable[str]) -> str:
+    return " and ".join(f"data.{name}={rule.get(name)}" for name in names)
+
+
 def _names(folder: Path, split: str) -> tuple[str, ...]:
     lists = [folder / f"names-{part}.txt" for part in parts_of(split)]
     if not all(path.is_file() for path in lists):
@@ -215,6 +240,8 @@ class TfdsSource:
         wanted = ("image", "label", *(["instance"] if instances else []))
         self._records = open_prepared(config.root, config.name, split, wanted)
         self.has_instances = "instance" in self._records.features
+        self._rule = config.image_rule
+        check_tiles(self._records.folder, self._rule)
         self._label_map = LabelMap(config)
         self._size = min(config.limit(split) or len(self._records), len(self._records))
 
@@ -231,7 +258,7 @@ class TfdsSource:
         if Tiles.are_in(image):
             height, width = self._tiles(image, "image", index).shape[:2]
             return height, width
-        return image_size(image, f"the image of {self._described(index)}")
+        return image_head(image, f"the image of {self._described(index)}").size_by(self._rule)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a record; what is stored in tiles is decoded as it is sliced.
@@ -250,36 +277,47 @@ class TfdsSource:
         record, name = self._records[index], self._described(index)
         image, raw = self._pictures(record, index)
         label = TrainIds(raw, self._label_map, self.name(index))
-        element = {"image": image, "label": label, "index": int(index)}
+        pixels = image.pixels if isinstance(image, Decoded) else image
+        element = {"image": pixels, "label": label, "index": int(index)}
         if self.has_instances:
-            element["instance"] = label_ids(record["instance"], f"the instance ids of {name}")
+            place = f"the instance ids of {name}"
+            element["instance"] = label_ids(record["instance"], place, self._rule)
         return element
 
     def inspect(self, index: int) -> Inspection:
         """Reads a record whole, and tells what its label holds."""
         try:
             image, raw = self._pictures(self._records[index], index)
-            np.asarray(image)
+            warnings = (
+                image_warnings(self.name(index), image, self._rule)
+                if isinstance(image, Decoded)
+                else contrast_warnings(self.name(index), np.asarray(image))
+            )
             ids, unknown = self._label_map(np.asarray(raw))
         except DataError as error:
             return Inspection(self.name(index), {}, {}, (str(error),))
         problems = (self._label_map.complaint(self.name(index), unknown),) if unknown else ()
-        return Inspection(self.name(index), count_pixels(ids[ids != UNKNOWN]), unknown, problems)
+        pixels = count_pixels(ids[ids != UNKNOWN])
+        return Inspection(self.name(index), pixels, unknown, problems, warnings)
 
-    def _pictures(self, record: dict[str, Any], index: int) -> tuple[Any, Any]:
+    def _pictures(self, record: dict[str, Any], index: int) -> tuple[Decoded | Tiles, Any]:
+        """Image and label of a record, the image decoded or in tiles."""
         name = self._described(index)
         image, label = record["image"], record["label"]
         if Tiles.are_in(image):
             image, label = self._tiles(image, "image", index), self._tiles(label, "label", index)
-        else:
-            image = decode_image(image, f"the image of {name}")
-            label = label_ids(label, f"the label of {name}")
-        if image.shape[:2] != label.shape:
-            raise DataError(
-                f"Sizes differ in {name}: the image is {size_text(image)}, the label"
-                f" {size_text(label)}; a label needs its image's size."
-            )
-        return image, label
+            if image.shape[:2] != label.shape:
+                raise DataError(
+                    f"Sizes differ in {name}: the image is {size_text(image)}, the label"
+                    f" {size_text(label)}; a label needs its image's size."
+                )
+            return image, label
+        decoded = decode_image(image, f"the image of {name}", self._rule)
+        ids = label_ids(label, f"the label of {name}", self._rule)
+        size = (ids.shape[0], ids.shape[1])
+        if problem := size_problem("the image", decoded, self._rule, "the label", size):
+            raise DataError(f"In {name}: {problem}.")
+        return decoded, ids
 
     def _tiles(self, data: bytes, kind: str, index: int) -> Tiles:
         return Tiles(data, f"The {kind} of {self._described(index)}")

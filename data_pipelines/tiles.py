@@ -12,7 +12,7 @@ import numpy as np
 import zstandard
 
 from data_pipelines.errors import DataError
-from data_pipelines.limits import MOST_PIXELS
+from gsto_jax.image_files import MAX_PIXELS
 
 _MAGIC = b"GTL1"
 _HEADER = struct.Struct("<4sIIHH")  # magic, height, width, channels, side of a tile
@@ -66,7 +66,7 @@ class Tiles:
         shape: `h w` or `h w c`.
 
     Raises:
-        DataError: the data is cut off, something else, or of more than `MOST_PIXELS`; names it.
+        DataError: the data is cut off, something else, or of more than `MAX_PIXELS`; names it.
 
     Example:
         >>> np.asarray(Tiles(encode_tiles(pixels))).shape == pixels.shape
@@ -81,7 +81,7 @@ class Tiles:
         self.shape: tuple[int, ...] = (height, width, channels) if channels else (height, width)
         if not self._side or channels > _CHANNELS:
             raise self._damaged("it holds no tiles")
-        if height * width > MOST_PIXELS:
+        if height * width > MAX_PIXELS:
             raise self._damaged(f"it says that it is {width}x{height}, which is too large")
         self._across = -(-width // self._side)
         count = -(-height // self._side) * self._across

@@ -3,42 +3,49 @@
 The layers fit any Flax model; `HRNet` is GSTO-HRNet and its HRNetV2 baseline, `ContextNet` a
 ResNet with PPM or ASPP. Training, evaluation and their tools are modules of their own:
 `gsto_jax.train`, `gsto_jax.evaluate`, ...
+
+Names are imported when they are first used, so that the modules without JAX, such as
+`gsto_jax.image_files`, load without it.
 """
 
-from gsto_jax.errors import UserError
-from gsto_jax.gate import Gated, apply_gates, gated_maps
-from gsto_jax.layers import (
-    ASPP,
-    GFM,
-    GTM,
-    PPM,
-    BatchNorm,
-    ContextOutput,
-    Conv,
-    GateChain,
-    GSTOOutput,
-    MultiScaleFusion,
-    ScaleTransfer,
-    SegmentationHead,
-    SelfGated,
-    SpatialGate,
-    SupervisedGSTO,
-    UnsupervisedGSTO,
-    resize,
-)
-from gsto_jax.models import (
-    PLAIN,
-    RESNETS,
-    VARIANTS,
-    AttentionSpec,
-    ContextNet,
-    GSTOSpec,
-    HRNet,
-    HRNetSpec,
-    Outputs,
-    ResNet,
-    ResNetSpec,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gsto_jax.errors import UserError
+    from gsto_jax.gate import Gated, apply_gates, gated_maps
+    from gsto_jax.layers import (
+        ASPP,
+        GFM,
+        GTM,
+        PPM,
+        BatchNorm,
+        ContextOutput,
+        Conv,
+        GateChain,
+        GSTOOutput,
+        MultiScaleFusion,
+        ScaleTransfer,
+        SegmentationHead,
+        SelfGated,
+        SpatialGate,
+        SupervisedGSTO,
+        UnsupervisedGSTO,
+    )
+    from gsto_jax.layers.resize import resize
+    from gsto_jax.models import (
+        PLAIN,
+        RESNETS,
+        VARIANTS,
+        AttentionSpec,
+        ContextNet,
+        GSTOSpec,
+        HRNet,
+        HRNetSpec,
+        Outputs,
+        ResNet,
+        ResNetSpec,
+    )
 
 __version__ = "0.1.0"
 
@@ -76,3 +83,18 @@ __all__ = [
     "gated_maps",
     "resize",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Imports a public name, or raises AttributeError."""
+        if name in __all__:
+            for module in ("errors", "gate", "layers", "models"):
+                value = getattr(import_module(f"{__name__}.{module}"), name, None)
+                if value is not None:
+                    globals()[name] = value
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

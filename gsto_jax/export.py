@@ -18,7 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -419,6 +419,7 @@ def _description(
         "palette": predictor.palette,
         "mean": data["mean"],
         "std": data["std"],
+        "image_rule": asdict(predictor.rule),
         "input": {"name": "image", "shape": ["b", "h", "w", 3], "dtype": "uint8", "color": "RGB"},
         "outputs": {
             "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},

@@ -20,9 +20,10 @@ from jax.sharding import Mesh
 from gsto_jax.canvas import Color
 from gsto_jax.errors import UserError
 from gsto_jax.figures import branch_figure, gate_figure
+from gsto_jax.image_files import ImageRule
 from gsto_jax.inference import score_batch
 from gsto_jax.loading import Trained, load_trained
-from gsto_jax.media import read_image, to_rgb
+from gsto_jax.media import load_rgb
 from gsto_jax.metrics import best_class
 from gsto_jax.parallel import compiler_options, on_mesh
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
@@ -148,6 +149,11 @@ class Predictor:
         )
 
     @property
+    def rule(self) -> ImageRule:
+        """How image files become RGB, as in training."""
+        return ImageRule.of(self.config["data"])
+
+    @property
     def has_gates(self) -> bool:
         """Whether the network gates anything."""
         return self.task.config.model.has_gates
@@ -172,7 +178,7 @@ class Predictor:
         Raises:
           UserError: a file that is no image, or an array that is no picture.
         """
-        picture = read_image(Path(image)) if isinstance(image, str | Path) else to_rgb(image)
+        picture = load_rgb(image, self.rule)
         size = (picture.shape[0], picture.shape[1])
         scores, maps = self._scores(_shrunk(picture, self._reduced_size(size)), explain)
         labels = self._labels(scores, size)

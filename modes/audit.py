@@ -15,6 +15,7 @@ def run(args: Any) -> None:
     """Audits. Raises DataError if any label is wrong."""
     data, console = DataConfig(**plain_values(args.config)["data"]), make_console()
     problems: list[str] = []
+    warnings: list[str] = []
     for split in dict.fromkeys((data.train_split, data.eval_split)):
         source = make_source(data, split)
         with Progress(console=console, transient=True) as progress:
@@ -28,6 +29,9 @@ def run(args: Any) -> None:
             table = audit_table(found, data.classes, data.ignore_label, title)
         console.print(table)
         problems += found.problems
+        warnings += map(str, found.warnings)
+    for warning in warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
     for problem in problems:
         console.print(problem, soft_wrap=True)
     if problems:

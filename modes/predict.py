@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from rich.progress import Progress
 
 from gsto_jax.config import RUNTIME, kind
 from gsto_jax.errors import UserError
+from gsto_jax.image_files import Head, ImageRule
 from gsto_jax.json_file import parse
 from gsto_jax.loading import Trained, load_trained
-from gsto_jax.media import count_frames, image_size, read_image, video_frames
+from gsto_jax.media import count_frames, image_head, read_image, video_frames
 from gsto_jax.parallel import use_compilation_cache
 from gsto_jax.pose.predictor import KINDS as POSE_KINDS
 from gsto_jax.pose.predictor import PosePrediction, PosePredictor
@@ -43,6 +44,7 @@ Predict = Callable[[Input, np.ndarray], Prediction | PosePrediction]
 _SHAPES = 6  # of pictures, before they are rounded to share some
 _MULTIPLE = 32
 _FRAMES = ".mp4/"  # between the name of a video and a frame's number
+_IMAGE_SETTINGS = tuple(field.name for field in fields(ImageRule))
 _AHEAD = 3  # pictures that are read, or being written, at a time
 
 
@@ -80,7 +82,10 @@ def run(args: Any) -> None:
             console.print(f"{entry.path} becomes {entry.name}", soft_wrap=True)
     use_compilation_cache(trained.task.config.run.compilation_cache)
     failed: list[str] = []
-    work = _Work(predict, writer, Progress(console=console), failed)
+    rule = ImageRule.of(trained.config["data"])
+    if rule.orientation == "stored":
+        _warn_of_orientations(inputs, console)
+    work = _Work(predict, rule, writer, Progress(console=console), failed)
     try:
         with work.progress:
             pictures = [entry for entry in inputs if not entry.is_video]
@@ -112,12 +117,18 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
     config = {**trained.config}
     for field, value in given.items():
         _, section, *name = field.split(".")
-        if section not in ("eval", "pose") or kind(f"{section}.{name[0]}") != RUNTIME:
+        shows = section in ("eval", "pose") and kind(f"{section}.{name[0]}") == RUNTIME
+        if not shows and (section != "data" or name[0] not in _IMAGE_SETTINGS):
             raise UserError(
-                f"--{field}: the checkpoint has its settings; only those of config.eval, and what "
-                "config.pose makes of heatmaps, may change"
+                f"--{field}: the checkpoint has its settings; only those of config.eval, what "
+                "config.pose makes of heatmaps, and how image files are read "
+                f"(config.data.{', '.join(_IMAGE_SETTINGS)}) may change"
             )
         config[section] = {**config[section], name[0]: value}
+    try:
+        ImageRule.of(config["data"])
+    except ValueError as error:
+        raise UserError(f"config.data: {error}") from None
     return replace(trained, config=config, task=task_of(config)) if given else trained
 
 
@@ -127,7 +138,7 @@ def _segmenter(
     """Labels pixels; pictures of many shapes are scaled to share some."""
     predictor = Predictor.of(trained, args.long_side, max(1, args.multiple))
     if not args.multiple and not predictor.protocol.suits_any_canvas:
-        sizes = _sizes(inputs)
+        sizes = {head.size_by(predictor.rule) for _, head in _heads(inputs)}
         shapes = set(map(predictor.working_size, sizes))
         if len(shapes) > _SHAPES:
             predictor = replace(predictor, protocol=replace(predictor.protocol, multiple=_MULTIPLE))
@@ -209,11 +220,12 @@ class _Work:
     def __init__(
         self,
         predict: Predict,
+        rule: ImageRule,
         writer: PredictionWriter,
         progress: Progress,
         failed: list[str],
     ) -> None:
-        self.predict, self.writer = predict, writer
+        self.predict, self.rule, self.writer = predict, rule, writer
         self.progress, self.failed = progress, failed
         self.lost: list[Input] = []
 
@@ -225,7 +237,8 @@ class _Work:
             writing: list[tuple[Input, Future[None]]] = []
             for n, entry in enumerate(inputs):
                 while len(reading) < min(n + _AHEAD, len(inputs)):
-                    reading.append(readers.submit(read_image, inputs[len(reading)].path))
+                    path = inputs[len(reading)].path
+                    reading.append(readers.submit(read_image, path, self.rule))
                 try:
                     prediction = self._predicted(entry, reading[n].result())
                     write = writers.submit(self.writer.write, entry.name, prediction)
@@ -292,13 +305,22 @@ class _Work:
         self.failed.append(message)
 
 
-def _sizes(inputs: list[Input]) -> set[tuple[int, int]]:
-    """Sizes of the pictures, of those that can be read."""
-    found = set()
+def _heads(inputs: list[Input]) -> Iterator[tuple[Input, Head]]:
+    """Yields the heads of the images, of those that can be read."""
     for entry in inputs:
         try:
             if not entry.is_video:
-                found.add(image_size(entry.path))
+                yield entry, image_head(entry.path)
         except UserError:
             continue
-    return found
+
+
+def _warn_of_orientations(inputs: list[Input], console: Console) -> None:
+    """Says which images are not turned as they say, since the run reads them as stored."""
+    turned = [entry for entry, head in _heads(inputs) if head.orientation != 1]
+    if turned:
+        console.print(
+            f"warning: {len(turned)} images have an EXIF orientation, such as {turned[0].path}, "
+            "and are read as stored, as in training: --config.data.orientation=upright turns them",
+            soft_wrap=True,
+        )

@@ -30,7 +30,8 @@ def run(args: Any) -> None:
                 bars[split] = progress.add_task(f"{data.name} {split}", total=total)
             progress.update(bars[split], completed=done)
 
-        root, builder = Path(data.root).expanduser(), BUILDERS[data.name]()
+        root = Path(data.root).expanduser()
+        builder = BUILDERS[data.name](rule=data.image_rule)
         try:
             folder = prepare(
                 builder,

@@ -9,13 +9,13 @@ from data_pipelines.builders.lip import lip
 from data_pipelines.builders.pascal_context import pascal_context
 from data_pipelines.builders.prepare import VERSION, prepare
 
-BUILDERS: dict[str, Callable[[], Builder]] = {
+BUILDERS: dict[str, Callable[..., Builder]] = {
     "cityscapes": cityscapes,
     "lip": lip,
     "pascal_context": pascal_context,
     "coco_keypoints": coco_keypoints,
 }
-"""By name of the data set."""
+"""By name of the data set; each takes `rule`, by which images are read."""
 
 __all__ = [
     "BUILDERS",

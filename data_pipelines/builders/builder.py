@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 
 from data_pipelines.config import STORAGES
-from data_pipelines.decode import check_whole, decode_image, label_ids, size_text
+from data_pipelines.decode import check_whole, decode_image, label_ids
 from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
+from data_pipelines.image_audit import size_problem
 from data_pipelines.tiles import encode_tiles
+from gsto_jax.image_files import Decoded, ImageRule
 
 Example = dict[str, Any]
 
@@ -45,6 +47,7 @@ class Builder(ABC):
         counted: what is counted: "images", "persons".
         shard_size: records in a file.
         storages: how pictures may be stored.
+        rule: how image files become RGB, where they are decoded for tiles or to be checked.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Builder(ABC):
     counted: str = "images"
     shard_size: int
     storages: tuple[str, ...] = STORAGES
+    rule: ImageRule = field(default_factory=ImageRule)
 
     @abstractmethod
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
@@ -97,9 +101,10 @@ class SegmentationBuilder(Builder):
         """See `Builder.example`."""
         image_bytes = downloads.read(item.image)
         check_whole(image_bytes, item.image)
-        image = decode_image(image_bytes, item.image)
+        decoded = decode_image(image_bytes, item.image, self.rule)
+        image = decoded.pixels
         raw, label_bytes = self.label(downloads, item, image.shape[:2])
-        _check_size(item.label, raw, item.image, image)
+        self._check_size(item.label, raw, item.image, decoded)
         made: Example = {"name": item.name}
         if storage == "tiles":
             made |= {"image": encode_tiles(image), "label": encode_tiles(raw)}
@@ -109,7 +114,8 @@ class SegmentationBuilder(Builder):
             path = item.more.get("instance", "")
             if path:
                 made["instance"] = downloads.read(path)
-                _check_size(path, label_ids(made["instance"], path), item.image, image)
+                instances = label_ids(made["instance"], path, self.rule)
+                self._check_size(path, instances, item.image, decoded)
             else:
                 made["instance"] = encode_png(np.zeros_like(raw, np.uint16))
         return made
@@ -119,18 +125,17 @@ class SegmentationBuilder(Builder):
     ) -> tuple[np.ndarray, bytes]:
         """Returns a label's ids, `h w` uint8, and the same as a PNG."""
         data = downloads.read(item.label)
-        raw = label_ids(data, item.label)
+        raw = label_ids(data, item.label, self.rule)
         if raw.dtype != np.uint8:
             raise DataError(f"{item.label} holds ids of 16 bits; ids up to 255 are expected.")
         return raw, data
 
-
-def _check_size(label_name: str, label: np.ndarray, image_name: str, image: np.ndarray) -> None:
-    if label.shape != image.shape[:2]:
-        raise DataError(
-            f"Sizes differ: {image_name} is {size_text(image)} but {label_name} is"
-            f" {size_text(label)}; a label needs its image's size."
-        )
+    def _check_size(
+        self, label_name: str, label: np.ndarray, image_name: str, decoded: Decoded
+    ) -> None:
+        size = (label.shape[0], label.shape[1])
+        if problem := size_problem(image_name, decoded, self.rule, label_name, size):
+            raise DataError(f"{problem}.")
 
 
 def encode_png(ids: np.ndarray) -> bytes:

@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from data_pipelines.builders.builder import Builder, Example, Item, refuse_folder
-from data_pipelines.decode import check_whole
+from data_pipelines.decode import check_whole, decode_image
 from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
+from data_pipelines.image_audit import check_listed_size
 from data_pipelines.persons import is_sample
 
 
@@ -41,16 +42,21 @@ class CocoKeypointsBuilder(Builder):
 
     def features(self, storage: str) -> dict[str, str]:
         """See `Builder.features`."""
-        return {"name": "text", "image": "jpeg", "image_id": "int", "annotations": "text"}
+        numbers = dict.fromkeys(("image_id", "height", "width"), "int")
+        return {"name": "text", "image": "jpeg", "annotations": "text"} | numbers
 
     def example(self, downloads: Downloads, item: Item, storage: str) -> Example:
         """See `Builder.example`."""
         data = downloads.read(item.image)
         check_whole(data, item.image)
+        size = item.more["size"]
+        check_listed_size(item.image, decode_image(data, item.image, self.rule), self.rule, size)
         return {
             "name": item.name,
             "image": data,
             "image_id": item.more["image_id"],
+            "height": size[0],
+            "width": size[1],
             "annotations": json.dumps(item.more["annotations"], separators=(",", ":")),
         }
 
@@ -94,6 +100,7 @@ def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
                     f" in {split}2017/: is {split}2017.zip there, and whole?"
                 )
             more = {"image_id": image["id"], "annotations": persons, "samples": samples}
+            more["size"] = tuple(_listed_side(image.get(side)) for side in ("height", "width"))
             name = image["file_name"].rsplit(".", 1)[0]
             items.append(Item(name, paths[image["file_name"]], more=more))
         return items
@@ -101,6 +108,11 @@ def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
         raise DataError(
             f"{listed} is no file of COCO keypoints: {error} is missing or of a wrong kind."
         ) from None
+
+
+def _listed_side(value: Any) -> int:
+    """Returns the height or width that the JSON gives an image; 0 where it gives none."""
+    return value if type(value) is int and 0 < value < 2**31 else 0
 
 
 def _are_numbers(values: Any, count: int | None = None) -> bool:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,9 @@ from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.downloads import FULL, SCRATCH, Downloads
 from data_pipelines.errors import DataError
 from data_pipelines.json_file import read_json
-from data_pipelines.tfds_source import UNFINISHED
+from data_pipelines.tfds_source import PLAN, UNFINISHED, check_tiles
 
 VERSION = "1.0.0"
-_PLAN = "plan.json"
 _LOCK = ".lock"
 
 
@@ -140,7 +139,7 @@ def _check_what_is_there(builder: Builder, final: Path, storage: str, partial: b
     """Refuses a finished data set that is not what was asked for."""
     remedy = "give another --config.data.root, or remove it to build it anew"
     try:
-        plan = read_json((final / _PLAN).read_text(), final / _PLAN)
+        plan = read_json((final / PLAN).read_text(), final / PLAN)
         there, found = plan["storage"], dict(plan["counts"])
     except (OSError, ValueError, LookupError, TypeError):
         raise DataError(
@@ -148,6 +147,7 @@ def _check_what_is_there(builder: Builder, final: Path, storage: str, partial: b
         ) from None
     if there != storage:
         raise DataError(f"{final} holds the data set with storage {there!r}: {remedy}.")
+    check_tiles(final, builder.rule)
     if not partial and (wrong := _wrong_counts(builder, found)):
         raise DataError(
             f"{final} is not all of {builder.name}: {wrong}. It was made with --partial: {remedy}."
@@ -181,6 +181,7 @@ def _keep_what_fits(
     """Empties the folder, unless what is in it was begun from the same records."""
     plan = {
         "storage": storage,
+        "image_rule": asdict(builder.rule) if storage == "tiles" else None,
         "shard_size": builder.shard_size,
         "counts": {split: builder.count(records) for split, records in items.items()},
         "splits": {
@@ -188,7 +189,7 @@ def _keep_what_fits(
             for split, records in items.items()
         },
     }
-    path = work / _PLAN
+    path = work / PLAN
     with suppress(OSError, ValueError):
         if read_json(path.read_text(), path) == plan:
             return

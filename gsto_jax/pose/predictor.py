@@ -15,8 +15,9 @@ import numpy as np
 from gsto_jax.canvas import PAPER
 from gsto_jax.errors import UserError
 from gsto_jax.figures import branch_figure, gate_figure
+from gsto_jax.image_files import ImageRule
 from gsto_jax.loading import Trained, load_trained
-from gsto_jax.media import read_image, to_rgb
+from gsto_jax.media import load_rgb
 from gsto_jax.pose.crop import crop_person
 from gsto_jax.pose.drawing import draw_poses, heatmap_figure
 from gsto_jax.pose.estimate import find_joints
@@ -110,6 +111,11 @@ class PosePredictor:
             )
         return cls(trained, trained.task)
 
+    @property
+    def rule(self) -> ImageRule:
+        """How image files become RGB, as in training."""
+        return ImageRule.of(self.trained.config["data"])
+
     def __call__(
         self,
         image: np.ndarray | str | Path,
@@ -126,7 +132,7 @@ class PosePredictor:
         Raises:
           UserError: a file that is no image, an array that is no picture, or a box that is none.
         """
-        picture = read_image(Path(image)) if isinstance(image, str | Path) else to_rgb(image)
+        picture = load_rgb(image, self.rule)
         height, width = picture.shape[:2]
         given = np.asarray([(0, 0, width, height)] if boxes is None else boxes, np.float64)
         given = given.reshape(-1, 4) if given.size else np.zeros((0, 4))

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from gsto_jax import UserError
-from gsto_jax.media import count_frames, image_size, read_image, to_rgb, video_frames
+from gsto_jax.image_files import ImageRule
+from gsto_jax.media import count_frames, image_head, read_image, to_rgb, video_frames
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (20, 31, 3), np.uint8)
@@ -29,7 +30,7 @@ def test_a_photo_is_turned_as_it_says(tmp_path, orientation):
     path = tmp_path / "photo.png"
     Image.fromarray(np.ascontiguousarray(undo[orientation](PICTURE))).save(path, exif=exif)
     np.testing.assert_array_equal(read_image(path), PICTURE)
-    assert image_size(path) == (20, 31)
+    assert image_head(path).size_by(ImageRule()) == (20, 31)
 
 
 def test_grey_palette_and_16_bits(tmp_path):
@@ -85,7 +86,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ("cut.jpg", whole.read_bytes()[:-40]),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"cannot read .*{name}: it is damaged or no image"):
+        with pytest.raises(UserError, match=f"cannot read .*{name}: it is truncated or no image"):
             read_image(tmp_path / name)
     for values in (np.full((4, 4), np.nan), np.full((4, 4), -1.0), np.full((4, 4), 1e6)):
         Image.fromarray(values.astype(np.float32)).save(tmp_path / "odd.tif")

@@ -1,0 +1,288 @@
+"""One reader: the pixels of every kind of image file, by every rule."""
+
+import io
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from gsto_jax import UserError
+from gsto_jax.image_files import ImageError, ImageRule, decode, exif_orientation, read_head, to_rgb
+from gsto_jax.media import load_rgb
+from tests.image_bytes import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, chunk, exif, png, tiff
+
+RNG = np.random.default_rng(0)
+DEEP = RNG.integers(0, 2**16, (20, 31, 4)).astype("<u2")
+DEEP[:, :10, 3], DEEP[:, 10:20, 3], DEEP[:, 20:, 3] = 0, 128 * 257, 65535
+BYTES = (DEEP >> 8).astype(np.uint8)
+COLORS, ALPHA = BYTES[..., :3], BYTES[..., 3]
+GRAY = np.repeat(COLORS[..., :1], 3, axis=2)
+UNDO = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x, -1),
+}
+
+
+def saved(image, form, **options):
+    """The content of a file that Pillow writes."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def laid_over(background, colors=COLORS, alpha=ALPHA):
+    share = alpha[..., None].astype(np.float64) / 255
+    return np.floor(colors * share + background * (1 - share) + 0.5).astype(np.uint8)
+
+
+def read(data, **rule):
+    return decode(data, ImageRule(**rule)).pixels
+
+
+def paletted(**options):
+    """A palette image whose colors 0 and 1 are transparent and half transparent."""
+    image = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) % 3, "P")
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    return saved(image, "PNG", **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "colors", "alpha"),
+    [
+        (png(BYTES, RGBA), COLORS, ALPHA),
+        (png(BYTES[..., [0, 3]], GREY_ALPHA), GRAY, ALPHA),
+        (png(DEEP, RGBA, 16), COLORS, ALPHA),
+        (png(DEEP[..., [0, 3]], GREY_ALPHA, 16), GRAY, ALPHA),
+        (tiff(BYTES.copy(), extra=2), COLORS, ALPHA),
+        (tiff(DEEP, extra=2), COLORS, ALPHA),
+        (saved(Image.fromarray(BYTES), "WEBP", lossless=True, exact=True), COLORS, ALPHA),
+        (saved(Image.fromarray(BYTES), "TGA"), COLORS, ALPHA),
+    ],
+    ids=["rgba", "la", "rgba16", "la16", "tiff", "tiff16", "webp", "tga"],
+)
+def test_alpha(data, colors, alpha):
+    np.testing.assert_array_equal(read(data, alpha="drop"), colors)
+    for behind, value in (("white", 255), ("black", 0)):
+        np.testing.assert_array_equal(read(data, alpha=behind), laid_over(value, colors, alpha))
+    np.testing.assert_array_equal(read(data), read(data, alpha="white"))
+
+
+def test_premultiplied_alpha():
+    share = DEEP[..., 3:].astype(np.float64) / 65535
+    data = tiff(np.dstack([DEEP[..., :3] * share, DEEP[..., 3]]).astype("<u2"), extra=1)
+    np.testing.assert_allclose(read(data), laid_over(255).astype(float), atol=1)
+    np.testing.assert_array_equal(read(tiff(DEEP, extra=0)), COLORS)  # the fourth is no alpha
+
+
+def test_transparent_colors_of_palettes():
+    table = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])
+    ids = np.arange(6).reshape(2, 3) % 3
+    np.testing.assert_array_equal(read(paletted()), table[ids])
+    for given, alpha in ((bytes([0, 128]), (0, 128, 255)), (1, (255, 0, 255))):
+        data = paletted(transparency=given)
+        expected = laid_over(255, table[ids], np.array(alpha)[ids])
+        np.testing.assert_array_equal(read(data), expected)
+        np.testing.assert_array_equal(read(data, alpha="drop"), table[ids])
+    gif = saved(Image.open(io.BytesIO(paletted())), "GIF", transparency=2)
+    np.testing.assert_array_equal(read(gif)[ids == 2], np.full((2, 3), 255))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_a_transparent_grey_value(depth):
+    values = DEEP[..., 0] >> (16 - depth)
+    key = int(values[3, 4])
+    grey = values if depth == 8 else (values.astype(int) * 255 // (2**depth - 1))
+    grey = (values >> 8) if depth == 16 else grey
+    data = png(values, GREY, depth, before=chunk(b"tRNS", key.to_bytes(2, "big")))
+    expected = np.where(values == key, 255, grey)
+    np.testing.assert_array_equal(read(data)[..., 1], expected)
+    np.testing.assert_array_equal(read(data, alpha="drop")[..., 1], grey)
+
+
+@pytest.mark.parametrize(("depth", "colors"), [(8, BYTES[..., :3]), (16, DEEP[..., :3])])
+def test_a_transparent_color(depth, colors):
+    key = b"".join(int(value).to_bytes(2, "big") for value in colors[3, 4])
+    data = png(colors, RGB, depth, before=chunk(b"tRNS", key))
+    expected = COLORS.copy()
+    expected[(colors == colors[3, 4]).all(-1)] = 0
+    np.testing.assert_array_equal(read(data, alpha="black"), expected)
+    np.testing.assert_array_equal(read(data, alpha="drop"), COLORS)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "late PNG", "WEBP", "AVIF", "TIFF", "deep TIFF"])
+def test_orientation(form, orientation):
+    smooth = cv2.resize(COLORS[::7, ::7], (16, 24), interpolation=cv2.INTER_LINEAR)
+    stored = np.ascontiguousarray(UNDO[orientation](smooth))
+    if form == "late PNG":
+        data = png(stored, RGB, after=chunk(b"eXIf", exif(orientation)))
+    elif form.endswith("TIFF"):
+        values = stored.astype("<u2") * 257 if form == "deep TIFF" else stored
+        data = tiff(values, orientation=orientation)
+    else:
+        options = {"lossless": True} if form == "WEBP" else {"quality": 100}
+        options |= {"JPEG": {"subsampling": 0}, "AVIF": {"subsampling": "4:4:4"}}.get(form, {})
+        tags = b"Exif\0\0" + exif(orientation, ">")
+        data = saved(Image.fromarray(stored), form, exif=tags, **options)
+    for rule, expected in ((ImageRule(), smooth), (ImageRule(orientation="stored"), stored)):
+        pixels = decode(data, rule).pixels
+        np.testing.assert_allclose(pixels, expected.astype(float), atol=4)
+        assert pixels.flags.c_contiguous
+        assert read_head(data).size_by(rule) == expected.shape[:2]
+
+
+def test_what_is_no_orientation():
+    for data in (b"", b"Exif\0\0", b"II*\0\x08", exif(0), exif(9), exif(6)[:12], b"XX" + exif(6)):
+        assert exif_orientation(data) == 1
+    for order in "<>":
+        for kind in (3, 4):
+            assert exif_orientation(exif(6, order, kind)) == 6
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_files_that_use_few_of_their_bits(bits):
+    """Grey and color, PNG and TIFF, of 16 and 32 bits, and arrays."""
+    low = (DEEP >> (16 - bits)).astype("<u2")
+    low[0, 0] = 2**bits - 1
+    expected = (low >> (bits - 8)).astype(np.uint8)
+    alpha = np.full_like(low[..., :1], 65535)  # is of the file's own range
+    for data in (
+        png(low[..., :3], RGB, 16),
+        png(np.dstack([low[..., :3], alpha]), RGBA, 16),
+        tiff(low[..., :3].copy()),
+        tiff(low[..., :3].astype("<i4")),
+        tiff(low[..., :3].astype("<f4")),
+        b"P6 31 20 65535\n" + low[..., :3].astype(">u2").tobytes(),
+    ):
+        np.testing.assert_array_equal(read(data, bit_depth=bits), expected[..., :3])
+    for data in (
+        png(low[..., 0], GREY, 16),
+        tiff(low[..., 0].copy()),
+        tiff((2**bits - 1 - low[..., 0]).astype("<u2"), photometric=0),
+        tiff(low[..., 0].astype("<i4")),
+        b"P5 31 20 65535\n" + low[..., 0].astype(">u2").tobytes(),
+        saved(Image.fromarray(low[..., 0].copy()), "JPEG2000", irreversible=False),
+    ):
+        decoded = decode(data, ImageRule(bit_depth=bits))
+        np.testing.assert_array_equal(decoded.pixels[..., 2], expected[..., 0])
+        assert decoded.used_bits == bits
+    rule = ImageRule(bit_depth=bits)
+    np.testing.assert_array_equal(to_rgb(low[..., :3], rule), expected[..., :3])
+    with_alpha = np.dstack([low[..., :3], alpha])
+    np.testing.assert_array_equal(load_rgb(with_alpha, rule), expected[..., :3])
+    assert decode(png(low, RGBA, 16)).bits == 16
+    if bits < 16:
+        assert decode(png(low[..., 0], GREY, 16)).used_bits == bits
+    # What has 8 bits, or names its largest value, is the same by every depth.
+    np.testing.assert_array_equal(read(png(COLORS, RGB), bit_depth=bits), COLORS)
+    named = b"P5 31 20 1023\n" + (DEEP[..., 0] >> 6).astype(">u2").tobytes()
+    np.testing.assert_allclose(read(named, bit_depth=bits)[..., 0], BYTES[..., 0], atol=1)
+
+
+def test_values_beyond_the_bit_depth():
+    for data in (png(DEEP, RGBA, 16), tiff(DEEP[..., 0].copy()), tiff(DEEP[..., :3].copy())):
+        with pytest.raises(ImageError, match=r"values of \d+ to 65\d+, not 0 to 1023.*bit_depth"):
+            read(data, bit_depth=10)
+    with pytest.raises(UserError, match="not 0 to 1023"):
+        load_rgb(DEEP[..., :3], ImageRule(bit_depth=10))
+
+
+def test_wide_numbers():
+    """Float of 0..1 and 0..255, signed and unsigned integers, grey and color, as 8-bit files."""
+    for colors in (COLORS, COLORS[..., 0]):
+        expected = COLORS if colors.ndim == 3 else GRAY
+        for values in (
+            colors.astype("<f4") / 255,
+            colors.astype("<f8") / 255,
+            colors.astype("<f4"),
+            colors.astype("<i4"),
+            colors.astype("<u4"),
+            colors.astype("<i2"),
+        ):
+            np.testing.assert_array_equal(read(tiff(values)), expected, err_msg=values.dtype)
+    np.testing.assert_array_equal(read(tiff(DEEP[..., :3].astype("<i4"))), COLORS)
+    for values, reason in (
+        (np.full((4, 4), np.nan, "<f4"), "not 0 to 65535"),
+        (np.full((4, 4, 3), -1, "<i4"), "values of -1 to -1, not 0 to 65535"),
+        (np.full((4, 4), 70000, "<i4"), "values of 70000 to 70000, not 0 to 65535"),
+        (np.zeros((4, 4, 3), "<f2"), "a TIFF of a kind that is not supported"),
+        (np.zeros((4, 4, 2), "<u2"), "a TIFF of 2 channels in 16 bits is not supported"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            read(tiff(values))
+    with pytest.raises(ImageError, match="3 channels in separate planes of 16 bits"):
+        read(tiff(DEEP[..., :3].copy(), planes=2))
+    np.testing.assert_array_equal(read(tiff(COLORS.copy(), planes=2)), COLORS)
+
+
+def test_frames_and_color_spaces():
+    """Of several frames the first, palettes of few bits, one bit, CMYK as Pillow converts it."""
+    first, second = Image.fromarray(COLORS), Image.fromarray(COLORS[::-1].copy())
+    for form in ("PNG", "TIFF", "WEBP"):
+        options = {"lossless": True} if form == "WEBP" else {}
+        data = saved(first, form, save_all=True, append_images=[second], **options)
+        np.testing.assert_array_equal(read(data), COLORS, err_msg=form)
+    bits = BYTES[..., 0] > 127
+    for data in (saved(Image.fromarray(bits), "PNG"), saved(Image.fromarray(bits), "TIFF")):
+        np.testing.assert_array_equal(read(data)[..., 0], bits * 255)
+    ids = BYTES[..., 0] % 4
+    palette = chunk(b"PLTE", bytes(range(12)))
+    expected = np.arange(12).reshape(4, 3)[ids]
+    np.testing.assert_array_equal(read(png(ids, PALETTE, 2, before=palette)), expected)
+    flat = Image.new("CMYK", (16, 16), (200, 30, 60, 20))
+    for data in (saved(flat, "JPEG", quality=100), saved(flat, "TIFF")):
+        np.testing.assert_array_equal(read(data)[3, 3], (51, 207, 180))
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("PNG", {}),
+        ("JPEG", {"quality": 95, "subsampling": 0}),
+        ("JPEG", {"quality": 75, "subsampling": 2}),
+        ("JPEG", {"quality": 60, "progressive": True}),
+    ],
+)
+def test_plain_files_are_what_opencv_decodes(form, options):
+    """So that results on published data stay as they are."""
+    large = cv2.resize(COLORS, (200, 150))
+    for image in (large, large[..., 0]):
+        data = saved(Image.fromarray(np.ascontiguousarray(image)), form, **options)
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(read(data), bgr[..., ::-1])
+
+
+def test_rules_that_do_not_exist():
+    for values, message in (
+        ({"alpha": "grey"}, "alpha is 'grey'; use one of white, black, drop"),
+        ({"orientation": "up"}, "orientation is 'up'; use one of upright, stored"),
+        ({"bit_depth": 7}, "bit_depth is 7; give the bits that 16-bit files use, 8 to 16, or 0"),
+        ({"bit_depth": 12.0}, "bit_depth is 12.0"),
+        ({"bit_depth": True}, "bit_depth is True"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ImageRule(**values)
+
+
+def test_a_large_image_is_read_without_a_word(tmp_path):
+    """12000 x 9000 pixels, as some phones take; the head alone, since decoding takes memory."""
+    head = png(np.zeros((1, 1), np.uint8), GREY)
+    sizes = (12000).to_bytes(4, "big") + (9000).to_bytes(4, "big")
+    body = b"IHDR" + sizes + head[24:29]
+    (tmp_path / "x.png").write_bytes(head[:8] + chunk(body[:4], body[4:]) + head[33:])
+    code = (
+        "import sys; from pathlib import Path; from gsto_jax.image_files import read_head;"
+        "print(read_head(Path(sys.argv[1])).size)"
+    )
+    command = [sys.executable, "-W", "always", "-c", code, str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(9000, 12000)\n", "")
