@@ -24,7 +24,12 @@ Size = tuple[int, int]
 
 
 def size_problem(
-    image_name: str, decoded: Decoded, rule: ImageRule, label_name: str, label_size: Size
+    image_name: str,
+    decoded: Decoded,
+    rule: ImageRule,
+    label_name: str,
+    label_size: Size,
+    place: str = "",
 ) -> str:
     """Describes a label whose size differs from its image's; "" where both are equal.
 
@@ -34,6 +39,7 @@ def size_problem(
         rule: by which it was read.
         label_name: path of the label.
         label_size: height and width of the label, as read.
+        place: where the two are, such as " in record 3".
     """
     size = decoded.pixels.shape[:2]
     if size == label_size:
@@ -43,8 +49,8 @@ def size_problem(
         turned = size == label_size[::-1]
         remedy = "one of them is turned" if turned else "a label needs its image's size"
     return (
-        f"Sizes differ: {image_name} is {_text(size)} but {label_name} is {_text(label_size)};"
-        f" {remedy}"
+        f"Sizes differ{place}: {image_name} is {_text(size)} but {label_name} is"
+        f" {_text(label_size)}; {remedy}"
     )
 
 

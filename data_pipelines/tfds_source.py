@@ -315,8 +315,9 @@ class TfdsSource:
         decoded = decode_image(image, f"the image of {name}", self._rule)
         ids = label_ids(label, f"the label of {name}", self._rule)
         size = (ids.shape[0], ids.shape[1])
-        if problem := size_problem("the image", decoded, self._rule, "the label", size):
-            raise DataError(f"In {name}: {problem}.")
+        problem = size_problem("the image", decoded, self._rule, "the label", size, f" in {name}")
+        if problem:
+            raise DataError(f"{problem}.")
         return decoded, ids
 
     def _tiles(self, data: bytes, kind: str, index: int) -> Tiles:

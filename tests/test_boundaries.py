@@ -1,4 +1,7 @@
-"""Imports point one way: the library knows neither data, configurations nor TensorFlow."""
+"""Imports point one way: the library knows neither data, configurations nor TensorFlow.
+
+The data pipelines import of the library what imports no JAX.
+"""
 
 import ast
 import subprocess
@@ -7,15 +10,23 @@ from pathlib import Path
 
 import pytest
 
+import gsto_jax
+
 ROOT = Path(__file__).parents[1]
+JAX_FREE = ("gsto_jax.image_files",)
+"""What the data pipelines may import of the library."""
 
 
 def imported(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield (node.module or "").split(".")[0]
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            yield name if name in JAX_FREE else name.split(".")[0]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +50,37 @@ def test_imports_point_one_way(package, forbidden):
         assert not set(imported(path)) & forbidden, path
 
 
+def test_what_the_data_pipelines_share_imports_no_jax():
+    """So that worker processes hold no device, and servers need no network."""
+    code = f"""
+import importlib, sys
+for name in {JAX_FREE!r}: importlib.import_module(name)
+import gsto_jax
+assert "HRNet" in dir(gsto_jax) and gsto_jax.UserError.__name__ == "UserError"
+loaded = {{"jax", "flax", "optax", "ml_collections"}} & sys.modules.keys()
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_public_names_are_imported_when_used():
+    for name in gsto_jax.__all__:
+        assert getattr(gsto_jax, name) is not None
+    assert set(gsto_jax.__all__) <= set(dir(gsto_jax))
+    with pytest.raises(AttributeError, match="module 'gsto_jax' has no attribute 'HRNett'"):
+        _ = gsto_jax.HRNett
+    # What type checkers see is what there is.
+    tree = ast.parse((ROOT / "gsto_jax" / "__init__.py").read_text())
+    static = [
+        alias.name
+        for branch in tree.body
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in branch.body
+        for alias in node.names
+    ]
+    assert sorted(static) == sorted(gsto_jax.__all__)
+
+
 def test_the_library_imports_no_training_extra():
     """`import gsto_jax` works where only the core dependencies are installed."""
     extras = ["cv2", "grain", "PIL", "tensorflow", "tensorflow_datasets", "clu"]
@@ -47,6 +89,7 @@ import sys
 for name in {extras!r}: sys.modules[name] = None
 import gsto_jax, gsto_jax.task, gsto_jax.train, gsto_jax.evaluate, gsto_jax.checkpoint
 import gsto_jax.weights
+for name in gsto_jax.__all__: getattr(gsto_jax, name)
 assert "data_pipelines" not in sys.modules and "configs" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

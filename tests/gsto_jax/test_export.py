@@ -25,6 +25,7 @@ from gsto_jax.predictor import Predictor
 from gsto_jax.task import initial_state
 from gsto_jax.tasks import task_of
 from tests.gsto_jax.test_train import values
+from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
 ROOT = Path(__file__).parents[2]
 SIZES = [(1, 40, 56), (3, 37, 51)]
@@ -88,6 +89,8 @@ def test_it_says_what_it_is(exported):
     }
     assert (described["checkpoint"], described["step"]) == (str(predictor.path), 7)
     assert described["classes"] == list(predictor.classes)
+    rule = {"alpha": "white", "orientation": "upright", "bit_depth": 0}
+    assert described["image_rule"] == rule
     assert described["settings"] == predictor.config
     assert described["outputs"]["logits"]["shape"][-1] == len(predictor.classes)
 
@@ -217,18 +220,35 @@ def disk_full(path, content):
 def test_the_serving_example_answers_pictures(exported):
     predictor, folder = exported
     picture = random_batches(SIZES[:1])[0][0]
-    command = [sys.executable, str(ROOT / "examples" / "serve.py"), folder / "model.jax", "0"]
+    command = [sys.executable, str(ROOT / "examples" / "serve.py"), folder, "0"]
+    photo = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    photo[:20, :30, 3] = 0
+    (folder / "photo.png").write_bytes(png(photo, RGBA, before=chunk(b"eXIf", exif(3))))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = server.stdout.readline().strip()
-            png = io.BytesIO()
-            Image.fromarray(picture).save(png, "PNG")
-            with urllib.request.urlopen(url, png.getvalue(), timeout=60) as answer:
+            with urllib.request.urlopen(url, png(picture, RGB), timeout=60) as answer:
                 assert answer.headers["Content-Type"] == "image/png"
                 labels = np.asarray(Image.open(io.BytesIO(answer.read())))
+            content = (folder / "photo.png").read_bytes()
+            with urllib.request.urlopen(url, content, timeout=60) as answer:
+                turned = np.asarray(Image.open(io.BytesIO(answer.read())))
             with pytest.raises(urllib.error.HTTPError, match="400: no image that") as refused:
                 urllib.request.urlopen(url, b"no picture", timeout=60)
             refused.value.close()
         finally:
             server.terminate()
     assert (labels == predictor(picture).labels).mean() >= 0.999
+    expected = predictor(folder / "photo.png")
+    assert (expected.image[-20:, -30:] == 255).all(), "turned, and white behind"
+    assert (turned == expected.labels).mean() >= 0.999
+    assert (turned != labels).mean() > 0.1
+
+
+def test_the_serving_example_says_how_it_is_called(tmp_path):
+    script = [sys.executable, str(ROOT / "examples" / "serve.py")]
+    done = subprocess.run([*script, "--help"], capture_output=True, text=True, check=True)
+    assert "usage: serve.py [-h] [--host HOST] model [port]" in done.stdout
+    done = subprocess.run([*script, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"there is no {tmp_path / 'model.jax'}: give the folder that" in done.stderr

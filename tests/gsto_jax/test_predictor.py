@@ -1,6 +1,8 @@
 """A checkpoint alone predicts what an evaluation of its run predicts."""
 
 import csv
+from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -11,14 +13,17 @@ from PIL import Image
 from gsto_jax import UserError
 from gsto_jax.checkpoint import Checkpoints
 from gsto_jax.evaluate import evaluate
+from gsto_jax.image_files import ImageRule
 from gsto_jax.inference import resample
 from gsto_jax.parallel import make_mesh
+from gsto_jax.pose.predictor import PosePredictor
 from gsto_jax.prediction_files import PredictionWriter, find_inputs, write_classes
 from gsto_jax.predictor import KINDS, Prediction, Predictor
 from gsto_jax.protocol import linear_taps, protocol_of
 from gsto_jax.task import initial_state, score_step
 from gsto_jax.tasks import task_of
 from tests.gsto_jax.test_train import values
+from tests.image_bytes import RGBA, chunk, exif, png
 
 MESH = make_mesh(jax.devices()[:1])
 SIZE = (70, 101)
@@ -107,6 +112,27 @@ def test_every_name_of_a_checkpoint(run, tmp_path):
     (tmp_path / "checkpoints" / "7" / "state").mkdir(parents=True)
     with pytest.raises(UserError, match=r"is damaged .*restore it"):
         Predictor.load(tmp_path)
+
+
+def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
+    """As in training; an array is the image already, but for alpha and depth."""
+    predictor = Predictor.load(run[0])
+    assert predictor.rule == ImageRule()
+    deep = np.dstack([picture().astype(np.uint16) << 4, np.zeros(SIZE, np.uint16)])
+    deep[:, 50:, 3] = 65535
+    (tmp_path / "x.png").write_bytes(png(deep, RGBA, 16, before=chunk(b"eXIf", exif(3))))
+    settings = {"alpha": "black", "orientation": "stored", "bit_depth": 12}
+    other = replace(
+        predictor, config={**predictor.config, "data": predictor.config["data"] | settings}
+    )
+    expected = picture() * (deep[..., 3:] > 0)
+    for image in (tmp_path / "x.png", deep):
+        np.testing.assert_array_equal(other(image).image, expected)
+    pose = PosePredictor(SimpleNamespace(config=other.config), None)
+    assert other.rule == pose.rule == ImageRule(**settings)
+    default = predictor(tmp_path / "x.png").image
+    assert (default[:, -50:] == 255).all()
+    np.testing.assert_array_equal(default[::-1, ::-1][:, 50:], picture()[:, 50:] >> 4)
 
 
 @pytest.mark.slow

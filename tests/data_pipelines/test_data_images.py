@@ -1,0 +1,247 @@
+"""Image files of every kind are the same pixels in all sources, and the audit names odd ones."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from downloads_trees import cityscapes_files, coco_files, lip_files, write_tree
+from downloads_trees import png as label_png
+from PIL import Image
+
+from data_pipelines import (
+    CITYSCAPES,
+    COCO_KEYPOINTS,
+    LIP,
+    DataConfig,
+    DataError,
+    EvalBatches,
+    FolderSource,
+    audit,
+    make_source,
+)
+from data_pipelines.builders import BUILDERS, prepare
+from gsto_jax.image_files import ImageRule
+from gsto_jax.media import read_image
+from tests.image_bytes import GREY, GREY_ALPHA, RGB, RGBA, chunk, exif, png, tiff
+
+RNG = np.random.default_rng(1)
+DEEP = RNG.integers(0, 2**16, (12, 18, 4)).astype("<u2")
+BYTES = (DEEP >> 8).astype(np.uint8)
+TURNED = chunk(b"eXIf", exif(6))  # `np.rot90(upright)` is stored
+KINDS = {
+    "rgba.png": png(BYTES, RGBA),
+    "la.png": png(BYTES[..., [0, 3]], GREY_ALPHA),
+    "rgba16.png": png(DEEP, RGBA, 16),
+    "la16.png": png(DEEP[..., [0, 3]], GREY_ALPHA, 16),
+    "key.png": png(BYTES[..., 0], GREY, before=chunk(b"tRNS", bytes([0, BYTES[0, 0, 0]]))),
+    "turned.png": png(np.rot90(BYTES), RGBA, before=TURNED),
+    "turned.tif": tiff(np.rot90(DEEP[..., :3]).copy(), orientation=6),
+    "mirrored.png": png(BYTES[:, ::-1, :3], RGB, before=chunk(b"eXIf", exif(2))),
+    "deep.png": png(DEEP[..., :3], RGB, 16),
+    "deep.tif": tiff(DEEP[..., 0].copy()),
+    "float.tif": tiff(BYTES[..., 0].astype("<f4")),
+    "int.tif": tiff(BYTES[..., :3].astype("<i4")),
+}
+
+
+def write_folder(root, images, labels=None, **changes):
+    """Writes image files by name, each with its label, of zeros unless given; their config."""
+    lines = []
+    for name, data in images.items():
+        label = (labels or {}).get(name, np.zeros((12, 18), np.uint8))
+        (root / name).write_bytes(data)
+        content = label if isinstance(label, bytes) else label_png(label)
+        (root / f"{name}.label.png").write_bytes(content)
+        lines.append(f"{name} {name}.label.png")
+    (root / "train.txt").write_text("\n".join(lines))
+    fields = {"source": "folder", "root": str(root), "list_file": "{split}.txt", "crop": (8, 8)}
+    fields |= {"classes": ("a", "b"), "palette": ((0, 0, 0), (1, 1, 1))}
+    return DataConfig(**fields | changes)
+
+
+def folder(root, images, labels=None, **changes):
+    return FolderSource(write_folder(root, images, labels, **changes), "train")
+
+
+@pytest.mark.parametrize("rule", [{}, {"alpha": "drop"}, {"alpha": "black", "bit_depth": 16}])
+def test_training_evaluation_and_prediction_see_the_same(tmp_path, rule):
+    config = write_folder(tmp_path, KINDS, **rule)
+    source = FolderSource(config, "train")
+    batches = EvalBatches(config, source, 1)
+    seen = {int(batch["index"][0]): batch for batch in batches}
+    for index, name in enumerate(KINDS):
+        expected = read_image(tmp_path / name, ImageRule(**rule))
+        np.testing.assert_array_equal(source[index]["image"], expected, err_msg=name)
+        assert source.size(index) == expected.shape[:2] == (12, 18)
+        np.testing.assert_array_equal(seen[index]["image"][0, :12, :18], expected, err_msg=name)
+
+
+def test_orientation_of_labels(tmp_path):
+    """Labels without one are as stored; what a tool copied from the photo turns both alike."""
+    ids = (BYTES[..., 0] > 127).astype(np.uint8)
+    turned = png(np.rot90(ids), GREY, before=TURNED)
+    images = {"a.png": KINDS["turned.png"], "b.png": KINDS["turned.png"]}
+    labels = {"a.png": ids, "b.png": turned}
+    source = folder(tmp_path, images, labels)
+    for index in (0, 1):
+        np.testing.assert_array_equal(source[index]["label"], ids)
+    stored = folder(tmp_path, images, labels | {"a.png": np.rot90(ids)}, orientation="stored")
+    for index in (0, 1):
+        np.testing.assert_array_equal(stored[index]["label"], np.rot90(ids))
+        assert stored[index]["image"].shape == (18, 12, 3)
+
+
+def test_the_setting_by_which_image_and_label_agree_is_named(tmp_path):
+    images = {"a.png": KINDS["turned.png"], "b.png": KINDS["rgba.png"]}
+    upright = folder(tmp_path, images, {"a.png": np.zeros((18, 12), np.uint8)})
+    message = r"a.png is 18x12 but .*a.png.label.png is 12x18; its EXIF orientation 6 \(turned"
+    with pytest.raises(DataError, match=message + r" right\) is applied: data.orientation=stored"):
+        upright[0]
+    assert [p for p in audit(upright).problems if "data.orientation=stored would agree" in str(p)]
+    stored = folder(tmp_path, images, orientation="stored")
+    with pytest.raises(DataError, match=r"is not applied: data.orientation=upright would agree"):
+        stored[0]
+    plain = folder(tmp_path, images, {"b.png": np.zeros((18, 12), np.uint8)})
+    with pytest.raises(DataError, match=r"b.png is 18x12 .* is 12x18; one of them is turned"):
+        plain[1]
+
+
+def test_the_audit_names_odd_images(tmp_path):
+    few = (DEEP[..., 0] >> 6).astype("<u2")
+    few[0, 0] = 1023
+    images = {
+        "fine.png": png(BYTES[..., :3], RGB),
+        "mirrored.png": KINDS["mirrored.png"],
+        "black.png": png(np.zeros((12, 18), np.uint8), GREY),
+        "flat.png": png(np.full((12, 18), 130), GREY),
+        "few.png": png(few, GREY, 16),
+        "few.tif": tiff(few.astype("<i4")),
+        "clear.png": png(np.dstack([BYTES[..., :3], np.zeros((12, 18), np.uint8)]), RGBA),
+        "deep.png": KINDS["deep.png"],
+    }
+    found = audit(folder(tmp_path, images))
+    assert found.problems == []
+    depth = "values of 10 bits in a file of 16: it is read as nearly black; set data.bit_depth=10"
+    assert [str(warning).removeprefix(f"{tmp_path}/") for warning in found.warnings] == [
+        "mirrored.png has an EXIF orientation: 2, mirrored; data.orientation is 'upright', so it is"
+        " applied: see that the labels agree",
+        "black.png has black pixels only",
+        "flat.png has hardly any contrast: its values are 130 to 130 of 0 to 255",
+        *(
+            f"{name} has {depth}, or as many bits as any image uses"
+            for name in images
+            if "w." in name
+        ),
+        "clear.png has hardly any contrast: its values are 255 to 255 of 0 to 255",
+    ]
+    rule = {"orientation": "stored", "bit_depth": 10, "alpha": "drop"}
+    del images["deep.png"]
+    names = [
+        str(warning).rpartition("/")[2]
+        for warning in audit(folder(tmp_path, images, **rule)).warnings
+    ]
+    assert [name.partition(" ")[0] for name in names] == ["mirrored.png", "black.png", "flat.png"]
+    assert "so it is not applied" in names[0]
+
+
+def config(root, name, **changes):
+    fields = {"source": "tfds", "root": str(root / "sets"), "name": name, "crop": (24, 32)}
+    if name == "coco_keypoints":
+        fields |= {"classes": (), "palette": (), "crop": (64, 48)}
+        fields["keypoints"] = {"names": COCO_KEYPOINTS.names, "sigmas": COCO_KEYPOINTS.sigmas}
+    else:
+        table = {"cityscapes": CITYSCAPES, "lip": LIP}[name]
+        fields |= {"classes": table.names, "palette": table.palette, "id_map": table.id_map}
+    return DataConfig(**fields | changes)
+
+
+def build(root, name, files, storage="files", **rule):
+    builder = BUILDERS[name](rule=ImageRule(**rule))
+    return prepare(builder, write_tree(root / "downloads", files), root / "sets", storage, True)
+
+
+def test_prepared_images_follow_the_rule(tmp_path):
+    """Pixels in tiles are decoded when they are prepared, by a rule that the run must have too."""
+    files = cityscapes_files()
+    name = next(name for name in files if name.startswith("leftImg8bit/val"))
+    photo = RNG.integers(0, 256, (40, 60, 4), np.uint8)
+    files[name] = png(photo[::-1, ::-1], RGBA, before=chunk(b"eXIf", exif(3)))
+    for storage in ("files", "tiles"):
+        root = tmp_path / storage
+        build(root, "cityscapes", files, storage)
+        source = make_source(config(root, "cityscapes"), "val")
+        expected = read_image(root / "downloads" / name)
+        np.testing.assert_array_equal(np.asarray(source[0]["image"]), expected)
+        assert len(audit(source).warnings) == (storage == "files")
+    other = config(tmp_path / "files", "cityscapes", alpha="drop", orientation="stored")
+    stored = make_source(other, "val")[0]["image"]
+    np.testing.assert_array_equal(stored, photo[::-1, ::-1, :3])
+    message = "holds tiles of images that were read with data.alpha=white and data.orientation=upr"
+    for attempt in (
+        lambda: make_source(config(root, "cityscapes", alpha="drop", orientation="stored"), "val"),
+        lambda: build(root, "cityscapes", files, "tiles", alpha="drop", orientation="stored"),
+    ):
+        with pytest.raises(DataError, match=message):
+            attempt()
+
+
+def test_sizes_in_preparing_name_the_setting(tmp_path):
+    files = lip_files()
+    name = next(name for name in files if name.endswith(".jpg"))
+    photo = Image.open(io.BytesIO(files[name]))
+    data = io.BytesIO()
+    photo.save(data, "JPEG", exif=b"Exif\0\0" + exif(6))
+    with pytest.raises(DataError, match=r"is applied: data.orientation=stored would agree"):
+        build(tmp_path, "lip", files | {name: data.getvalue()})
+
+
+def test_the_sizes_of_coco_are_compared(tmp_path):
+    """They tell whether annotations are of the stored rows or of the image as viewers show it."""
+    files = coco_files()
+    name = next(name for name in files if name.startswith("val2017/"))
+    photo = Image.open(io.BytesIO(files[name]))
+    data = io.BytesIO()
+    photo.save(data, "JPEG", exif=b"Exif\0\0" + exif(6))
+    files[name] = data.getvalue()
+    message = r"is 40x60, but its annotations are of an image of 60x40: its EXIF orientation 6"
+    with pytest.raises(
+        DataError, match=f"{name.split('/')[1]} {message}.*orientation=stored would"
+    ):
+        build(tmp_path, "coco_keypoints", files)
+    build(tmp_path, "coco_keypoints", files, orientation="stored")
+    stored = make_source(config(tmp_path, "coco_keypoints", orientation="stored"), "val")
+    assert stored[0]["image"].shape == (40, 60, 3)
+    assert [warning.fault for warning in audit(stored).warnings] == ["an EXIF orientation"]
+    upright = make_source(config(tmp_path, "coco_keypoints"), "val")
+    with pytest.raises(DataError, match=f"The image of record .* {message}"):
+        upright[0]
+    assert "orientation=stored would agree" in str(audit(upright).problems[0])
+
+
+@pytest.mark.parametrize("sizes", [{}, {"width": 0, "height": None}, {"width": 30, "height": 20}])
+def test_sizes_that_coco_does_not_give_or_gives_wrong(tmp_path, sizes):
+    files = coco_files()
+    listed = "annotations/person_keypoints_val2017.json"
+    content = json.loads(files[listed])
+    for image in content["images"]:
+        for side in ("width", "height"):
+            del image[side]
+        image |= sizes
+    files[listed] = json.dumps(content).encode()
+    if sizes.get("width"):
+        with pytest.raises(DataError, match=r"is 60x40, .* of 30x20: it is another image; replace"):
+            build(tmp_path, "coco_keypoints", files)
+    else:
+        build(tmp_path, "coco_keypoints", files)
+        assert len(make_source(config(tmp_path, "coco_keypoints"), "val")) == 1
+
+
+def test_settings_that_do_not_exist(tmp_path):
+    for changes, message in (
+        ({"alpha": "pink"}, "config.data: alpha is 'pink'; use one of white, black, drop"),
+        ({"orientation": "left"}, "config.data: orientation is 'left'; use one of upright, stored"),
+        ({"bit_depth": 20}, "config.data: bit_depth is 20; give the bits"),
+    ):
+        with pytest.raises(DataError, match=message):
+            folder(tmp_path, {}, **changes)
