@@ -449,7 +449,7 @@ ADDED: dict[str, Any] = {
         "attention_place": "block",
         "pack": True,
     },
-    "data": {"alpha": "drop", "orientation": "stored", "bit_depth": 0},
+    "data": {"alpha": "white", "orientation": "upright", "bit_depth": 0},
     "loss": {"context_weight": 0.4},
     "optim": {"kind": "sgd", "schedule": "poly", "milestones": (), "decay": 0.1},
     "pose": {

@@ -210,7 +210,7 @@ def test_maps_and_drawings(run, tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(picture()).save(path)
     np.testing.assert_array_equal(predictor(path).labels, found.labels)
-    with pytest.raises(UserError, match="a picture has the shape"):
+    with pytest.raises(UserError, match="an image has the shape"):
         predictor(np.zeros((3, 4, 5), np.uint8))
 
 
