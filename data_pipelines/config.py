@@ -191,7 +191,7 @@ class DataConfig:
     @property
     def image_rule(self) -> ImageRule:
         """How image files become RGB."""
-        return ImageRule(alpha=self.alpha, orientation=self.orientation, bit_depth=self.bit_depth)
+        return ImageRule.of(vars(self))
 
     def limit(self, split: str) -> int:
         """How many pictures of a split to use; 0 for all."""
