@@ -1,10 +1,10 @@
 """Every setting, its default and what it means; the other files override what differs.
 
-`init_from`, `seed`, `model`, `loss`, `optim`, `train`, `data`, `pose.sigma` and `pose.hardest`
-decide the result: a run goes on only with the values it began with. `name`, `eval`, `parallel`,
-`run`, the rest of `pose` and, of `data`, `root`, `storage`, `workers`, `eval_split`, `test_split`,
-`eval_size`, `categories`, `instance_sizes` and `keypoints.detections` may change from one start to
-the next.
+`init_from`, `init_prefix`, `seed`, `model`, `loss`, `optim`, `train`, `data`, `pose.sigma` and
+`pose.hardest` decide the result: a run goes on only with the values it began with. `name`, `eval`,
+`parallel`, `run`, the rest of `pose` and, of `data`, `root`, `storage`, `workers`, `eval_split`,
+`test_split`, `eval_size`, `categories`, `instance_sizes` and `keypoints.detections` may change from
+one start to the next.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +24,9 @@ def get_config() -> ConfigDict:
     config.task = "segmentation"  # segmentation | pose
     # A .pth or .safetensors file whose weights the run starts from (docs/weights.md); empty: none.
     config.init_from = ""
+    # Of the keys in that file, such as "state_dict_ema." for its averaged weights; empty: none;
+    # auto: found by the network's own keys.
+    config.init_prefix = "auto"
     config.seed = 0  # of the initial weights, the order of the pictures and the augmentation
 
     config.model = model = ConfigDict()

@@ -362,6 +362,7 @@ class Config:
     name: str
     task: str
     init_from: str
+    init_prefix: str
     seed: int
     model: ModelConfig
     loss: LossConfig
@@ -437,6 +438,7 @@ def _wanted(kind: Any) -> str:
 
 ADDED: dict[str, Any] = {
     "init_from": "",
+    "init_prefix": "auto",
     "model": {
         "head": "v2",
         "context": "none",
@@ -481,6 +483,7 @@ OTHER = "other"
 _KINDS = {
     "task": "model",
     "init_from": "model",
+    "init_prefix": "model",
     "seed": "optimiser",
     "model": "model",
     "model.bn_statistics": RUNTIME,

@@ -137,12 +137,12 @@ class Experiment:
         settings = self.task.config
         if not settings.init_from:
             return variables
-        found = import_weights(settings.init_from, variables)
-        self.workdir.write_init_from(found.record)
-        self.show(f"starts from {found.coverage}")
-        if note := upsampling_note(found.form, settings.model):
+        imported = import_weights(settings.init_from, variables, prefix=settings.init_prefix)
+        self.workdir.write_init_from(imported.record)
+        self.show(f"starts from {imported.coverage}")
+        if note := upsampling_note(imported.form, settings.model):
             self.show(note)
-        return found.match.variables
+        return imported.match.variables
 
     def _fork(self, source: Path) -> checkpoint.Checkpoint:
         try:

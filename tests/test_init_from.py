@@ -59,4 +59,4 @@ def test_exported_weights_start_another_run(tmp_path):
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "next" / "init_from.json").read_text())
     assert record["loaded"] == record["total"] and record["fresh"] == {}
-    assert f"arrays from {path} (GSTO-HRNet); fresh: none" in done.stdout
+    assert f"arrays from {path} (GSTO-HRNet)\n" in done.stdout

@@ -10,6 +10,7 @@ from gsto_jax.weights.files import (
     upsampling_note,
 )
 from gsto_jax.weights.formats import (
+    BODY_FORMAT,
     FORMATS,
     GSTO_FORMAT,
     HRNET_FORMAT,
@@ -19,9 +20,12 @@ from gsto_jax.weights.formats import (
     Format,
     format_of,
 )
+from gsto_jax.weights.prefixes import AUTO, locate
 from gsto_jax.weights.reference import Match, from_reference, match, to_reference
 
 __all__ = [
+    "AUTO",
+    "BODY_FORMAT",
     "FORMATS",
     "GSTO_FORMAT",
     "HRNET_FORMAT",
@@ -37,6 +41,7 @@ __all__ = [
     "format_of",
     "from_reference",
     "import_weights",
+    "locate",
     "match",
     "read_state",
     "to_reference",

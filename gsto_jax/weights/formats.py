@@ -48,7 +48,8 @@ class Format:
         return next(parts, None)
 
 
-_COUNTERS = r".*\.num_batches_tracked"
+# BN's, and those of averaged weights in PyTorch and mmengine.
+_COUNTERS = r".*\.num_batches_tracked|n_averaged|steps"
 _LOSS = r"loss\..*"  # what a network was saved with that holds its loss
 # The step to a new branch, where the paper's form of GTM takes its place.
 _TRANSITION = r"transition(\d)\.\1\.0\.[01]\.\w+"
@@ -60,6 +61,9 @@ _GATES = {
     "other gates": r"(.*/)?(\w+_)?attention\d?/.*",
 }
 _HEAD = {"head": r"head(/.*)?"}
+# HRNet for pose makes branch 0 alone in its last fusion.
+_LAST_FUSION = {"last fusion": r"stage4_module\d+/fusion/path\d_to[123]/.*"}
+_EMA_BUFFERS = r"ema_\w+"  # mmcv's hook keeps averages so, beside the network that they are of
 
 GSTO_FORMAT = Format(
     "GSTO-HRNet",
@@ -71,26 +75,36 @@ GSTO_FORMAT = Format(
     fresh={"other gates": _GATES["other gates"]},
 )
 POSE_FORMAT = Format(
-    "HRNet pose", ignored=(_COUNTERS, _TRANSITION), sign=r"final_layer\.weight", fresh=_GATES
+    "HRNet pose",
+    # A GSTO network for pose has the head of segmentation.
+    ignored=(_COUNTERS, _TRANSITION, _EMA_BUFFERS, r"final_layer\.(weight|bias)"),
+    sign=r"final_layer\.weight",
+    fresh=_HEAD | _LAST_FUSION | _GATES,
 )
 HRNET_FORMAT = Format(
     "HRNetV2 segmentation",
-    ignored=(_COUNTERS, _LOSS, _TRANSITION),
+    ignored=(_COUNTERS, _LOSS, _TRANSITION, _EMA_BUFFERS),
     sign=r"last_layer\..*",
     fresh=_GATES,
 )
+# Of the last fusion, a network for pose takes branch 0 alone.
+_OTHER_BRANCHES = r"stage4\.\d+\.fuse_layers\.[123]\..*"
 IMAGENET_FORMAT = Format(
     "HRNet ImageNet",
     ignored=(
-        *(_COUNTERS, _TRANSITION),
-        # The classifier.
+        *(_COUNTERS, _TRANSITION, _OTHER_BRANCHES),
+        # The classifier, in the official code and in the files of HRNet pose.
         *(r"incre_modules\..*", r"downsamp_modules\..*", r"final_layer\.[01]\..*"),
-        r"classifier\..*",
-        # Of the last fusion, HRNet for pose makes branch 0 alone.
-        r"stage4\.\d+\.fuse_layers\.[123]\..*",
+        *(r"classifier\..*", r"head\.\d\..*"),
     ),
-    sign=r"stage4\..*",
+    sign=r"(incre_modules|downsamp_modules|head\.\d)\..*",
     fresh=_HEAD | _GATES,
+)
+BODY_FORMAT = Format(
+    "HRNet without a head",
+    ignored=(_COUNTERS, _TRANSITION, _OTHER_BRANCHES, _EMA_BUFFERS, _LOSS),
+    sign=r"stage4\..*",
+    fresh=_HEAD | _LAST_FUSION | _GATES,
 )
 RESNET_FORMAT = Format(
     "torchvision ResNet",
@@ -100,21 +114,20 @@ RESNET_FORMAT = Format(
     partial=True,
     keys=torchvision_keys,
 )
-FORMATS = (GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, IMAGENET_FORMAT, RESNET_FORMAT)
+FORMATS = (GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, IMAGENET_FORMAT, BODY_FORMAT, RESNET_FORMAT)
 """The kinds of files that can be told by their keys, in the order in which they are tried."""
 
 
 def format_of(keys: Iterable[str]) -> Format:
-    """The kind of a file by its keys. Raises UserError where it is none that is known."""
-    keys = [plain_key(key) for key in keys]
+    """The kind of a network's state by its keys. Raises UserError where it is none that is known.
+
+    Args:
+      keys: without prefixes.
+    """
+    keys = list(keys)
     for form in FORMATS:
         if any(re.fullmatch(form.sign, key) for key in keys):
             return form
-    shown = ", ".join(sorted(keys)[:5]) or "none"
+    listed = ", ".join(sorted(keys)[:5]) or "none"
     names = ", ".join(form.name for form in FORMATS)
-    raise UserError(f"its keys ({shown} ...) are of no network that is known: use one of {names}")
-
-
-def plain_key(key: str) -> str:
-    """A key without the prefixes that wrappers of a network leave in front of it."""
-    return re.sub(r"^(module\.)*(model\.)?", "", key)
+    raise UserError(f"its keys ({listed} ...) are of no network that is known: use one of {names}")

@@ -3,8 +3,8 @@
 They keep convolution kernels as `o i h w`, ours are `h w i o`.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,15 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.errors import UserError
-from gsto_jax.weights.formats import HRNET_FORMAT, Format, plain_key
+from gsto_jax.weights.formats import HRNET_FORMAT, Format
 from gsto_jax.weights.names import Path
+from gsto_jax.weights.prefixes import locate
 
 Variables = Mapping[str, Any]  # {"params": tree, "batch_stats": tree}
 _GAMMA = 1e-5  # that the released GSTO adds to BN's scale
+
+
+Names = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,25 @@ class Match:
 
     Attributes:
       variables: all of them.
-      loaded: how many arrays came from the state.
-      fresh: how many did not, by the parts of the network that the format declares.
+      loaded_names: of our arrays that came from the state, by the network's parts.
+      fresh_names: of our arrays that did not, by the parts that the format declares.
+      left_out: keys of the state that carry nothing for this network, by their first words.
     """
 
     variables: dict[str, Any]
-    loaded: int
-    fresh: Mapping[str, int]
+    loaded_names: Names
+    fresh_names: Names
+    left_out: Names
+
+    @property
+    def loaded(self) -> int:
+        """How many arrays came from the state."""
+        return sum(map(len, self.loaded_names.values()))
+
+    @property
+    def fresh(self) -> dict[str, int]:
+        """How many arrays did not come from the state, by the parts that the format declares."""
+        return {part: len(names) for part, names in self.fresh_names.items()}
 
     @property
     def total(self) -> int:
@@ -43,7 +59,7 @@ def match(state: Mapping[str, np.ndarray], variables: Variables, form: Format) -
     """Fills our variables from a state.
 
     Args:
-      state: arrays by the reference's keys, prefixes of wrappers or not.
+      state: arrays by the reference's keys, without prefixes.
       variables: our variables: what the state lacks, and the format says it may, keeps its values.
         Where it lacks nothing, shapes (from `jax.eval_shape`) will do.
       form: which kind of state it is.
@@ -54,31 +70,24 @@ def match(state: Mapping[str, np.ndarray], variables: Variables, form: Format) -
     Raises:
       UserError: naming the keys that are missing, unused, or of another shape.
     """
-    plain = {plain_key(key): np.asarray(array) for key, array in state.items()}
-    if len(plain) != len(state):
-        raise UserError(f"this {form.name} state holds keys that differ in their prefix alone")
     used: set[str] = set()
-    fresh: Counter[str] = Counter()
+    fresh: dict[Path, str] = {}
+    loaded: list[Path] = []
     problems: list[str] = []
     filled: dict[Path, np.ndarray] = {}
     for path, leaf in flatten_dict(dict(variables)).items():
         part = form.fresh_part(path[1:])
-        try:
-            keys = form.keys(path[1:], leaf.shape[-1])
-        except UserError:
-            if part is None:
-                raise
-            keys = []
-        if part is not None and not any(key in plain for key in keys):
-            fresh[part] += 1
+        keys = _keys(path, leaf, form, part)
+        if part is not None and not any(key in state for key in keys):
+            fresh[path] = part
             filled[path] = leaf
             continue
         used.update(keys)
-        missing = [key for key in keys if key not in plain]
-        if missing:
+        loaded.append(path)
+        if missing := [key for key in keys if key not in state]:
             problems += [f"missing {key} (our {'/'.join(path)})" for key in missing]
             continue
-        arrays = [_to_ours(plain[key]) for key in keys]
+        arrays = [_to_ours(np.asarray(state[key])) for key in keys]
         value = arrays[0] if len(arrays) == 1 else _side_by_side(arrays)
         if value is None or value.shape != leaf.shape:
             shape = arrays[0].shape if value is None else value.shape
@@ -88,21 +97,64 @@ def match(state: Mapping[str, np.ndarray], variables: Variables, form: Format) -
         if form.absolute_gamma and path[-1] == "scale":
             value = np.abs(value) + np.asarray(_GAMMA, value.dtype)
         filled[path] = value
-    unused = [key for key in plain if key not in used and not form.ignores(key)]
-    problems += [f"unused {key}" for key in unused]
+    problems += _half_parts(loaded, fresh, form)
+    unused = [key for key in state if key not in used]
+    problems += [f"unused {key}" for key in unused if not form.ignores(key)]
     if problems:
-        shown = sorted(problems)[:20]
-        if len(problems) > len(shown):
-            shown.append(f"and {len(problems) - len(shown)} more")
-        raise UserError(f"this is not a {form.name} state of this network: {'; '.join(shown)}")
-    return Match(unflatten_dict(filled), len(filled) - fresh.total(), dict(fresh))
+        listed = sorted(problems)[:20]
+        if len(problems) > len(listed):
+            listed.append(f"and {len(problems) - len(listed)} more")
+        raise UserError(f"this is not a {form.name} state of this network: {'; '.join(listed)}")
+    return Match(
+        unflatten_dict(filled),
+        _grouped((part_of_network(path), "/".join(path[1:])) for path in loaded),
+        _grouped((part, "/".join(path[1:])) for path, part in fresh.items()),
+        _grouped((_first_words(key), key) for key in unused),
+    )
+
+
+def _keys(path: Path, leaf: Any, form: Format, part: str | None) -> list[str]:
+    """Returns the keys of one of our leaves; none where it is of a part that states may lack."""
+    try:
+        return form.keys(path[1:], leaf.shape[-1])
+    except UserError:
+        if part is None:
+            raise
+        return []
+
+
+def _half_parts(loaded: list[Path], fresh: Mapping[Path, str], form: Format) -> list[str]:
+    """Returns what is missing of modules that a state may lack, and holds a part of."""
+    begun = {(form.fresh_part(path[1:]), path[1]) for path in loaded}
+    return [
+        f"missing the key of our {'/'.join(path)}, and there is a part of its {part}"
+        for path, part in fresh.items()
+        if (part, path[1]) in begun
+    ]
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for group, name in pairs:
+        groups.setdefault(group, []).append(name)
+    return groups
+
+
+def part_of_network(path: Path) -> str:
+    """Returns the part of a network that a leaf belongs to, such as "stage2"."""
+    return re.sub(r"(_module|_block)\d+$", "", re.sub(r"^stem\d$", "stem", path[1]))
+
+
+def _first_words(key: str) -> str:
+    last = key.rpartition(".")[2]
+    return last if last == "num_batches_tracked" else key.partition(".")[0]
 
 
 def from_reference(
     state: Mapping[str, np.ndarray], variables: Variables, form: Format
 ) -> dict[str, Any]:
-    """Our variables out of a state; see `match`."""
-    return match(state, variables, form).variables
+    """Our variables out of a state, whose keys may have a prefix; see `match`."""
+    return match(locate(state, variables).state, variables, form).variables
 
 
 def to_reference(variables: Variables, form: Format = HRNET_FORMAT) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """PyTorch's files of tensors, read and written by NumPy alone.
 
 `torch.save` pickles, and a pickle can call any function there is. This reader calls none: it knows
-the few pickle opcodes and the few names that tensors need, and refuses all others by name.
+the few pickle opcodes and the few names that tensors need. Whatever else a pickle would make by a
+call is not made: an `Unread` stands in its place.
 """
 
 import io
@@ -60,6 +61,17 @@ class _Name(str):
     """A name that a pickle asks for. It stays a name."""
 
 
+class Unread:
+    """Stands for an object that only a call could make, such as the options of a training run.
+
+    Attributes:
+      name: of the function or class that the pickle asks for.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class _Fault(Exception):
     """What is wrong with the file."""
 
@@ -77,8 +89,11 @@ def read_torch(path: Path) -> Any:
     Args:
       path: a zip file, as PyTorch writes it since 1.6, or a file of pickles, as it did before.
 
+    Returns:
+      Arrays and plain values, and an `Unread` for everything else.
+
     Raises:
-      UserError: it asks for anything but tensors and plain values, or is damaged.
+      UserError: it holds tensors of an unknown kind, or is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -255,30 +270,30 @@ def _interpret(data: bytes | BinaryIO, storage: Callable[[Any], np.ndarray]) -> 
             stack[-count:] = [tuple(stack[-count:])]
         elif name in ("APPEND", "APPENDS"):
             added = items() if name == "APPENDS" else [stack.pop()]
-            _of(list, stack[-1]).extend(added)
+            if not isinstance(stack[-1], Unread):
+                _of(list, stack[-1]).extend(added)
         elif name in ("SETITEM", "SETITEMS"):
             added = items() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
             for key, value in zip(added[::2], added[1::2], strict=True):
                 if not isinstance(key, str | int):
                     raise _Fault("has a dictionary whose keys are no names")
-                _of(dict, stack[-1])[key] = value
+                if not isinstance(stack[-1], Unread):
+                    _of(dict, stack[-1])[key] = value
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             # `arg` holds module and name with a space between
             asked = arg.replace(" ", ".", 1) if name == "GLOBAL" else ".".join(_pop(stack, 2))
-            if asked not in _NAMES:
-                raise _Fault(
-                    f"asks for {asked[:_SHOWN]}, which no tensor needs: nothing of it was run. If "
-                    "you trust the file, save its state_dict alone where PyTorch is"
-                )
-            stack.append(_Name(asked))
+            if asked.startswith("torch.") and asked.endswith("Storage") and asked not in _NAMES:
+                raise _Fault(f"asks for {asked[:_SHOWN]}, a kind of numbers that is not read here")
+            stack.append(_Name(asked) if asked in _NAMES else Unread(asked[:_SHOWN]))
         elif name == "BINPERSID":
             stack.append(storage(stack.pop()))
-        elif name == "REDUCE":
+        elif name in ("REDUCE", "NEWOBJ"):
             function, args = _pop(stack, 2)
-            stack.append(_call(function, args))
+            stack.append(function if isinstance(function, Unread) else _call(function, args))
         elif name == "BUILD":  # the versions of modules, which a state_dict has as an attribute
             stack.pop()
-            _of(dict, stack[-1])
+            if not isinstance(stack[-1], Unread):
+                _of(dict, stack[-1])
         else:
             raise _Fault(f"has the pickle opcode {name}, which no tensor needs")
     (value,) = stack

@@ -143,9 +143,11 @@ def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
     found = flatten_dict({"params": state.params, "batch_stats": state.batch_stats})
     for name, value in flatten_dict(variables).items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
-    assert shown == [
-        f"starts from {len(found)} of {len(found)} arrays from {path} (GSTO-HRNet); fresh: none"
-    ]
+    (report,) = shown
+    count = len(found)
+    assert report.startswith(f"starts from {count} of {count} arrays from {path} (GSTO-HRNet)\n")
+    assert "the prefix 'model.' of its keys was taken off" in report
+    assert report.endswith("\n  fresh     none")
     record = json.loads((tmp_path / "run" / "init_from.json").read_text())
     assert record["path"] == str(path)
     assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()

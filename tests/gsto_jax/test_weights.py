@@ -174,6 +174,7 @@ def test_torchvisions_resnet_gives_the_same_features(golden, tmp_path):
 @pytest.mark.parametrize("name", ["j_torch_zip.pth", "j_torch_before_1_6.pth"])
 def test_what_pytorch_writes_is_read(golden, name):
     found, expected = read_state(GOLDEN_FILES / name), golden("j")
+    found = {key.removeprefix("state_dict."): value for key, value in found.items()}
     assert list(found) == list(expected)
     for key, value in found.items():
         named = key if key.startswith(("float", "bfloat", "int", "uint", "bool")) else "float32"
@@ -220,10 +221,9 @@ def test_an_hrnet_file_comes_back_bit_for_bit(tmp_path, suffix):
     found = import_weights(first, initial_variables(model, 1))
     assert (found.form, found.match.fresh) == (HRNET_FORMAT, {})
     count = len(flatten_dict(found.match.variables))
-    assert (
-        found.coverage
-        == f"{count} of {count} arrays from {first} ({HRNET_FORMAT.name}); fresh: none"
-    )
+    first_line, *_, last_line = found.coverage.splitlines()
+    assert first_line == f"{count} of {count} arrays from {first} ({HRNET_FORMAT.name})"
+    assert last_line == "  fresh     none"
     assert found.sha256 == hashlib.sha256(first.read_bytes()).hexdigest()
     export_weights(second, found.match.variables, HRNET_FORMAT)
     assert_equal_arrays(read_state(second), state)
@@ -305,8 +305,6 @@ def test_pose_networks_and_what_starts_fresh():
     assert match(state, shapes_of(pose), POSE_FORMAT).fresh == {}
     found = match(imagenet_state(), initial_variables(pose, 0), IMAGENET_FORMAT)
     assert found.fresh == {"head": 2}
-    with pytest.raises(UserError, match=r"missing stage4\.0\.fuse_layers\.1"):
-        match(state, shapes_of(network(GSTOSpec(), classes=17)), POSE_FORMAT)
 
 
 @pytest.mark.parametrize("gtm", [("head_only",) * 3, ("supervised", "none", "none")])
@@ -440,7 +438,7 @@ def test_states_that_do_not_fit_are_refused_by_name(tmp_path, suffix):
         attempt(state, spec=replace(SPEC, modules=(1, 2, 1)))
     with pytest.raises(UserError, match=r"unused layer1\.1\."):
         attempt(random_state(network(spec=replace(SPEC, stage1_blocks=2))))
-    with pytest.raises(UserError, match="differ in their prefix alone"):
+    with pytest.raises(UserError, match=r"unused model\.bn1\.bias"):
         attempt(state | {"model.bn1.bias": state["bn1.bias"]})
     with pytest.raises(UserError, match=r"its keys \(fc\.bias \.\.\.\) are of no network"):
         attempt({"fc.bias": np.zeros(3, np.float32)})
@@ -452,13 +450,14 @@ def test_gates_of_unlike_shapes_are_refused_by_name():
     key = "model.stage2.0.att_layers.1.0.0.weight"
     state[key] = np.zeros((1, 4, 3, 3), np.float32)
     with pytest.raises(UserError, match=r"stage2\.0\.att_layers\.0\.0\.0\.weight has shape"):
-        match(state, shapes_of(model), GSTO_FORMAT)
+        from_reference(state, shapes_of(model), GSTO_FORMAT)
 
 
 def test_paths_that_are_no_files(tmp_path):
-    for path, problem in ((tmp_path / "none.pth", "does not exist"), (tmp_path, "is a folder")):
-        with pytest.raises(UserError, match=f"{path}: the file {problem}: give a .pth or a"):
-            read_state(path)
+    with pytest.raises(UserError, match=r"none\.pth: the file does not exist: give a .pth or a"):
+        read_state(tmp_path / "none.pth")
+    with pytest.raises(UserError, match=f"{tmp_path}: the folder holds no weights: give a .pth or"):
+        read_state(tmp_path)
     (tmp_path / "text.pth").write_text("weights")
     with pytest.raises(UserError, match=r"is no file of torch\.save"):
         read_state(tmp_path / "text.pth")
@@ -495,6 +494,8 @@ def test_no_pickle_is_run(tmp_path, protocol, legacy):
         if legacy:
             head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
             path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + pickled)
+            with path.open("ab") as file:
+                file.write(pickle.dumps([], 2))  # the keys of its storages
         else:
             torch_zip(path, pickled)
         name = "posix.system|builtins.eval|__builtin__.eval"
@@ -507,7 +508,7 @@ def test_no_pickle_is_run(tmp_path, protocol, legacy):
 
 def test_other_names_and_opcodes_are_refused(tmp_path):
     scalar = pickle.dumps({"best": np.float64(1)}, 2)
-    with pytest.raises(UserError, match=r"asks for numpy\.\S*scalar, which no tensor needs"):
+    with pytest.raises(UserError, match=r"best asks for numpy\.\S*scalar, which no tensor needs"):
         read_state(torch_zip(tmp_path / "a.pth", scalar))
     with pytest.raises(UserError, match="the pickle opcode EMPTY_SET"):
         read_state(torch_zip(tmp_path / "b.pth", pickle.dumps({"a": {1, 2}}, 4)))
@@ -600,10 +601,7 @@ def test_damaged_zip_files_are_refused(tmp_path):
 
 def test_training_checkpoints_hold_a_state(tmp_path):
     state = {"epoch": 3, "rate": 0.1, "best": None, "done": True, "state_dict": {}}
-    with pytest.raises(UserError, match="of no network that is known"):
-        import_weights(torch_zip(tmp_path / "a.pth", pickle.dumps(state, 2)), {})
-    del state["state_dict"]
-    with pytest.raises(UserError, match="holds no state_dict: epoch is a int"):
+    with pytest.raises(UserError, match="holds no state_dict: there is no tensor in it"):
         read_state(torch_zip(tmp_path / "a.pth", pickle.dumps(state, 2)))
     with pytest.raises(UserError, match="holds a list, and not a state_dict"):
         read_state(torch_zip(tmp_path / "a.pth", pickle.dumps([1], 2)))
@@ -647,7 +645,7 @@ def test_damaged_safetensors_are_refused(tmp_path):
 
 
 def test_every_format_is_told_from_the_others():
-    assert len({form.name for form in FORMATS}) == len(FORMATS) == 5
+    assert len({form.name for form in FORMATS}) == len(FORMATS) == 6
     plain = replace(make_task(1).config.model, gfm=False, gtm=("none",) * 3)
     assert format_for(make_task(1).config.model) is GSTO_FORMAT
     assert format_for(plain) is HRNET_FORMAT
