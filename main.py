@@ -1,6 +1,7 @@
 """Trains, evaluates and uses networks: `python main.py --config=configs/NAME.py --mode=MODE`."""
 
 import importlib
+import sys
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,8 @@ def main(argv: Sequence[str]) -> None:
     from gsto_jax import distributed
     from gsto_jax.errors import TrainingError, UserError
     from gsto_jax.host_memory import keep_freed_memory
+    from gsto_jax.whole_file import disk_problem
+    from modes.platforms import check_platform
 
     args = SimpleNamespace(**flags.FLAGS.flag_values_dict(), inputs=list(argv[1:]))
     try:
@@ -29,6 +32,8 @@ def main(argv: Sequence[str]) -> None:
         for name, readers in FLAGS.items():
             if flags.FLAGS[name].present and args.mode not in readers:
                 raise UserError(f"--{name} is for --mode={' or '.join(readers)}, not {args.mode}")
+        if note := check_platform(args.mode):
+            print(note, file=sys.stderr)
         if args.mode != "prepare":
             keep_freed_memory()  # works only before JAX finds its devices
         _join(args)
@@ -41,6 +46,8 @@ def main(argv: Sequence[str]) -> None:
     except TrainingError as error:
         distributed.fail(str(error), 1)
     except Exception as error:
+        if message := disk_problem(error):
+            distributed.fail(message, 1)
         if not distributed.several():
             raise
         distributed.await_reason()  # the loss of another process fails here first

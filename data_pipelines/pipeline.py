@@ -1,5 +1,6 @@
 """From a source to batches: shuffling, host slicing, padding."""
 
+import errno
 import os
 import signal
 import threading
@@ -22,11 +23,14 @@ from data_pipelines.person_transforms import PersonCrop
 from data_pipelines.persons import PersonSource
 from data_pipelines.reading import Watched
 from data_pipelines.scenes import ScenesSource
+from data_pipelines.shared_memory import check_shared_memory, shared_memory_error
 from data_pipelines.tfds_source import TfdsSource
 from data_pipelines.transforms import RandomScaleCropFlip, padded
 
 # Two threads, two elements ahead: more only holds memory.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+_BUS_ERROR = 7
+"""Signal that ends a process which writes to shared memory that is not there."""
 
 Batch = dict[str, np.ndarray]
 
@@ -122,11 +126,14 @@ def train_batches(
             f"Batch size {batch_size} is larger than the training set of {len(source)} pictures;"
             " use a smaller batch or more pictures."
         )
+    height, width = config.crop
+    batch = batch_size // shard_count
+    check_shared_memory(config.workers, 4 * height * width * batch)  # RGB and a label
     watched = Watched(source)
     pictures = (
         grain.MapDataset.source(watched).seed(seed).shuffle().random_map(augmentation(config))
     )
-    epoch = pictures[: steps * batch_size].batch(batch_size // shard_count)
+    epoch = pictures[: steps * batch_size].batch(batch)
     batches = epoch.repeat()[shard_index::shard_count]
     return TrainBatches(batches, config.workers, watched.waits_for)
 
@@ -181,14 +188,21 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = self._start()
         try:
+            if self._iterator is None:
+                self._iterator = self._start()
             batch = next(self._iterator)
+        except OSError as error:
+            # Semaphores and arrays both lie in shared memory.
+            if not self._workers or error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                raise
+            raise shared_memory_error(str(error.strerror)) from None
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):  # grain has no error of its own
                 raise
             reason = str(error).split(". ")[0]
+            if f"exit code -{_BUS_ERROR}" in reason:
+                raise shared_memory_error(reason) from None
             raise DataError(
                 f"The input stopped: {reason}. If nobody ended the process, the machine lacked"
                 " memory for it: use fewer workers. The same command goes on with the run."

@@ -58,8 +58,9 @@ class Watched:
     def __init__(self, source: Any) -> None:
         self._source = source
         file, self._path = tempfile.mkstemp(prefix="gsto_jax-reading-")
-        os.truncate(file, 8 * len(source))
-        os.close(file)
+        # Written, since a mapped file that only has the length ends the process on a full disk.
+        with os.fdopen(file, "wb") as notes:
+            notes.write(bytes(8 * len(source)))
         self._notes: np.ndarray | None = None
         weakref.finalize(self, Path(self._path).unlink, missing_ok=True)
 

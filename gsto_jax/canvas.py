@@ -1,10 +1,13 @@
 """Tiles of pictures with captions (needs OpenCV, from the `train` extra)."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from gsto_jax.whole_file import named
 
 Color = tuple[int, int, int]
 
@@ -42,8 +45,19 @@ def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Writes `h w 3` RGB or `h w` uint8, as the suffix says. Raises OSError if that fails."""
+    """Writes `h w 3` RGB or `h w` uint8, as the suffix says, whole or not at all.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(path), stored):
-        raise OSError(f"cannot write {path}")
+    # Encoded first: OpenCV says nothing of a disk that is full, and leaves what it has written.
+    data = cv2.imencode(path.suffix, stored)[1].tobytes()
+    part = path.with_name(f".{threading.get_ident()}.part")
+    try:
+        with named(path):
+            part.write_bytes(data)
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

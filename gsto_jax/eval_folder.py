@@ -189,8 +189,8 @@ def _floats(names: Sequence[str], values: Sequence[str]) -> dict[str, float]:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV."""
-    with path.open("w", newline="") as file:
+    """Writes a CSV, whole or not at all."""
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -41,6 +41,7 @@ from gsto_jax.predictor import Predictor
 from gsto_jax.protocol import PLAIN, Size
 from gsto_jax.task import logits, normalize
 from gsto_jax.tasks import task_of
+from gsto_jax.whole_file import is_full
 
 FORMATS = ("jax", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -455,5 +456,7 @@ def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
             for part in parts.values():
                 part.unlink(missing_ok=True)
     except OSError as error:
+        if is_full(error):
+            raise
         raise UserError(f"export folder {folder} cannot be written ({error.strerror})") from error
     return list(parts)

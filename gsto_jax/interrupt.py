@@ -28,7 +28,8 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        self._before[profiling.SIGNAL] = signal.signal(profiling.SIGNAL, signal.SIG_IGN)
+        if profiling.SIGNAL is not None:
+            self._before[profiling.SIGNAL] = signal.signal(profiling.SIGNAL, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_: object) -> None:

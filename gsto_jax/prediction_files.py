@@ -1,6 +1,7 @@
 """Whose pictures are predicted, and what is written of them (needs OpenCV and Pillow)."""
 
 import csv
+import errno
 import glob
 import io
 import json
@@ -19,7 +20,7 @@ from gsto_jax.canvas import write_image
 from gsto_jax.errors import UserError
 from gsto_jax.json_file import parse
 from gsto_jax.media import IMAGES, VIDEOS
-from gsto_jax.whole_file import replacing
+from gsto_jax.whole_file import is_full, replacing
 
 FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
 EXPLAINING = {"heatmaps", "branches", "gates"}
@@ -148,7 +149,7 @@ class PredictionWriter:
         """Writes a picture. Raises OSError if that fails."""
         for kind in self.kinds:
             suffix = ".jpg" if kind == "overlay" else ".png"
-            _write_image(self.folder / kind / f"{name}{suffix}", prediction.drawn(kind))
+            write_image(self.folder / kind / f"{name}{suffix}", prediction.drawn(kind))
 
     def write_video(self, name: str, rate: float, frames: Iterator[Drawn]) -> None:
         """Writes a video, frame by frame.
@@ -232,17 +233,19 @@ def read_poses(folder: Path) -> dict[str, Any]:
 def _write_first(path: Path, text: str, what: str) -> None:
     """Writes a file, or finds it as it would be."""
     try:
-        if path.exists() and path.read_text() != text:
+        if path.exists() and path.read_text("utf-8") != text:
             raise UserError(
                 f"{path.parent} holds predictions of other {what}: give another --output"
             )
         with replacing(path) as part:
-            part.write_text(text)
+            part.write_text(text, "utf-8", newline="\n")
     except OSError as error:
         raise _unwritable(path.parent, error) from None
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
+def _unwritable(folder: Path, error: OSError) -> Exception:
+    if is_full(error):
+        return error
     return UserError(f"{folder} cannot be written ({error.strerror}): give a writable --output")
 
 
@@ -251,21 +254,13 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{threading.get_ident()}.part{path.suffix}")
 
 
-def _write_image(path: Path, image: np.ndarray) -> None:
-    part = _part_of(path)
-    try:
-        write_image(part, image)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 class _Film:
     """A video, there once it is finished."""
 
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.part, self.rate = path, _part_of(path), rate
         self._film: cv2.VideoWriter | None = None
+        self._count = 0
 
     def write(self, frame: np.ndarray) -> None:
         # Half the resolution in colour: sides must be even.
@@ -277,12 +272,21 @@ class _Film:
             self._film = cv2.VideoWriter(str(self.part), cv2.CAP_FFMPEG, code, self.rate, size)
             if not self._film.isOpened():
                 raise OSError(f"cannot write {self.path}, {size[0]}x{size[1]}")
+        self._count += 1
         self._film.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def finish(self) -> None:
-        if self._film is not None:
-            self._film.release()
-            self.part.replace(self.path)
+        if self._film is None:
+            return
+        self._film.release()
+        # OpenCV says nothing of a disk that is full: a video whose end is missing has no frames.
+        reader = cv2.VideoCapture(str(self.part))
+        count = round(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
+        reader.release()
+        if count < self._count:
+            problem = f"{count} of {self._count} frames were written: is the disk full?"
+            raise OSError(errno.EIO, problem, str(self.path))
+        self.part.replace(self.path)
 
     def discard(self) -> None:
         """Removes what is not finished."""

@@ -9,14 +9,15 @@ from typing import Any
 
 import jax
 
-SIGNAL = signal.SIGUSR1
+SIGNAL = getattr(signal, "SIGUSR1", None)
+"""Signal that asks for a profile; None where there is none, as on Windows."""
 
 
 class Profiler:
     """Records what host and devices do during some steps, while it is entered.
 
-    SIGUSR1 asks for the next `steps` steps, however often it comes. Records never overlap, and
-    one that cannot be written is told of and ends nothing.
+    SIGUSR1, where the system has it, asks for the next `steps` steps, however often it comes.
+    Records never overlap, and one that cannot be written is told of and ends nothing.
 
     Args:
       folder: for the records, as TensorBoard and Perfetto read them.
@@ -57,14 +58,15 @@ class Profiler:
         self._last = step
 
     def __enter__(self) -> "Profiler":
-        if threading.current_thread() is threading.main_thread():  # Python allows no other
+        # Python allows no other thread.
+        if SIGNAL is not None and threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(SIGNAL, self._ask)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._first:
             self._end()
-        if self._handler is not None:
+        if SIGNAL is not None and self._handler is not None:
             signal.signal(SIGNAL, self._handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """Predictions as a benchmark's server takes them: a zip of PNGs of label ids (needs OpenCV)."""
 
+import contextlib
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 
 from gsto_jax.errors import UserError
+from gsto_jax.whole_file import replacing
 
 
 def label_ids(id_map: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
@@ -57,10 +59,11 @@ class SubmissionWriter:
                 f"the pictures are numbered, such as {name}, and a server knows them by name: "
                 "prepare the data set with --mode=prepare, which keeps their names"
             )
-        self._beside = path.with_name(f"{path.name}.partial")
+        self._files = contextlib.ExitStack()
 
     def __enter__(self) -> "SubmissionWriter":
-        self._zip = zipfile.ZipFile(self._beside, "w")
+        part = self._files.enter_context(replacing(self.path))
+        self._zip = self._files.enter_context(zipfile.ZipFile(part, "w"))
         return self
 
     def __exit__(
@@ -69,11 +72,7 @@ class SubmissionWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._zip.close()
-        if error is None:
-            self._beside.replace(self.path)
-        else:
-            self._beside.unlink(missing_ok=True)
+        self._files.__exit__(kind, error, trace)
 
     def write(self, batch: Mapping[str, np.ndarray], predictions: np.ndarray, _: Any) -> None:
         """Writes a batch ("size", "index", "mask") of predictions, `b h w` train ids."""

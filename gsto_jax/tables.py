@@ -16,6 +16,7 @@ from gsto_jax.models.counts import Count, count_by_part
 from gsto_jax.models.published import POSE_SIZE, ROWS, SIZE, Row, published
 from gsto_jax.task import network
 from gsto_jax.train import Progress
+from gsto_jax.whole_file import replacing
 
 
 def describe_table(config: Config, outputs: int) -> Table:
@@ -206,7 +207,7 @@ def write_scores(path: Path, result: Scores, classes: Sequence[str]) -> None:
         ious = groups.mean_iou, groups.mean_category_instance_iou
         rows.append(("mean of categories", [ious[0], None, None, ious[1]]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", "iou", "accuracy", "boundary_iou", "iiou"])
         for name, values in rows:

@@ -16,7 +16,6 @@ tensorboard/         metrics and pictures over time
 profile/             records of a few steps, where asked for (`gsto_jax.profiling`)
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -34,7 +33,12 @@ from gsto_jax import distributed
 from gsto_jax.checkpoint import Record, steps, versions
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.json_file import parse
-from gsto_jax.whole_file import replacing
+from gsto_jax.whole_file import named, replacing
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _SEEN = 30.0
 """Seconds until a shared file system shows on one host what another one wrote."""
@@ -45,7 +49,8 @@ class Workdir:
 
     Args:
       path: the folder; made if need be.
-      hold: keeps other processes from training in it until this one ends or calls `close`.
+      hold: keeps other processes from training in it until this one ends or calls `close`; not on
+        Windows, and not on file systems without locks.
       read_only: leaves it as it is, and starts no device; it must be a run.
 
     Raises:
@@ -248,7 +253,8 @@ def _check_writable(folder: Path) -> None:
 def _lock(folder: Path) -> IO[str]:
     file = (folder / ".lock").open("a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "?"
@@ -258,9 +264,10 @@ def _lock(folder: Path) -> IO[str]:
         ) from None
     except OSError:
         pass  # a file system without locks
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with named(folder / ".lock"):
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
     return file
 
 

@@ -15,6 +15,7 @@ from gsto_jax.export import export, verify
 from gsto_jax.loading import Trained, load_trained
 from gsto_jax.predictor import Predictor
 from gsto_jax.weights import SUFFIXES, export_weights, format_for
+from gsto_jax.whole_file import is_full
 from modes.common import DEFAULTS
 from modes.terminal import make_show
 
@@ -69,6 +70,8 @@ def write_weights(trained: Trained, path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         missing = export_weights(path, trained.variables, form)
     except OSError as error:
+        if is_full(error):
+            raise
         raise UserError(
             f"{path} cannot be written ({error.strerror}): give a writable --output"
         ) from None

@@ -36,6 +36,7 @@ from gsto_jax.prediction_files import (
 )
 from gsto_jax.predictor import KINDS, Prediction, Predictor
 from gsto_jax.tasks import task_of
+from gsto_jax.whole_file import is_full
 from modes.common import DEFAULTS
 from modes.terminal import make_console
 
@@ -256,6 +257,8 @@ class _Work:
         try:
             write.result()
         except OSError as error:
+            if is_full(error):
+                raise
             self._lose(entry, f"cannot write what {entry.path} shows: {error.strerror or error}")
 
     def video(self, entry: Input) -> None:
@@ -281,6 +284,8 @@ class _Work:
             self._lose(entry, str(error))
             return
         except OSError as error:
+            if is_full(error):
+                raise
             self._lose(entry, f"cannot write what {entry.path} shows: {error.strerror or error}")
             return
         if seen == 0:

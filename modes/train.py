@@ -1,10 +1,8 @@
 """Begins a run or goes on with it, then evaluates it."""
 
 import contextlib
-import os
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,13 @@ import jax
 from data_pipelines import audit_sample, make_source, train_batches
 from gsto_jax import distributed, parallel
 from gsto_jax.config import Config
-from gsto_jax.errors import UserError
-from gsto_jax.experiment import Experiment, MetricWriter
+from gsto_jax.experiment import Experiment
 from gsto_jax.interrupt import Interrupt
 from gsto_jax.plan.record import planned_seconds
 from gsto_jax.speed import workload
 from gsto_jax.workdir import Workdir, revision
 from modes.common import DEFAULTS, agree, fingerprint, make_eval_set, read_settings, shower
+from modes.tensorboard import TensorBoardWriter, check_tensorboard
 
 PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
 """Prepared data sets whose published scores start from ImageNet weights."""
@@ -83,7 +81,7 @@ def run(args: Any) -> None:
         show(f"workdir     {workdir.path}")
         this = replace(this, workload=workload(task, mesh, data.crop, planned))
         if writes:
-            this = replace(this, writer=make_writer(workdir.path / "tensorboard"))
+            this = replace(this, writer=TensorBoardWriter(workdir.path / "tensorboard"))
         state = this.train(state, batches, stop)
         step = int(state.step)
         if step == steps and not stop():
@@ -106,24 +104,3 @@ def start_note(settings: Config, data_set: str) -> str | None:
         "note: starts from random weights, and the published scores from ImageNet weights: name a "
         "file of them as --config.init_from (docs/weights.md)"
     )
-
-
-def check_tensorboard() -> None:
-    """Raises UserError unless the packages that TensorBoard's files need are installed."""
-    # Found, not imported: that takes seconds, which a run that is refused should not.
-    missing = [name for name in ("clu", "tensorboard", "tensorflow") if not find_spec(name)]
-    if missing:
-        raise UserError(
-            f"run.tensorboard needs packages that are missing ({', '.join(missing)}): pip "
-            "install '.[train]' in a clone, or give --config.run.tensorboard=False"
-        )
-
-
-def make_writer(folder: Path) -> "MetricWriter":
-    """Writes for TensorBoard; here and not in the library, which knows no TensorFlow."""
-    # Or TensorFlow, which computes nothing here, says what it would compute with.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    from clu.metric_writers import SummaryWriter
-
-    return SummaryWriter(str(folder))

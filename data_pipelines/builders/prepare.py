@@ -5,7 +5,6 @@ all files are in it. So whatever ends the program, what has the final name is co
 call goes on with the first file that is missing.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -164,6 +163,12 @@ def _remove_if_nothing_was_made(work: Path) -> None:
 
 @contextmanager
 def _held(work: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:
+        raise DataError(
+            "Data sets are prepared on Linux or macOS: this system has no file locks (fcntl)."
+        ) from None
     with (work / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from gsto_jax.parallel import batch_parts
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
 from gsto_jax.plan.measure import Plan
-from gsto_jax.whole_file import replacing
+from gsto_jax.whole_file import is_full, replacing
 
 _NO_TIME = ("init", "bn_momentum")
 """Settings of a network that a step takes as long with as without."""
@@ -61,6 +61,8 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
         with replacing(path) as part:
             part.write_text(json.dumps(values, indent=2) + "\n")
     except OSError as error:
+        if is_full(error):
+            raise
         raise UserError(f"--plan_json={path} cannot be written ({error.strerror})") from None
 
 

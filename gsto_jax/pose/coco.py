@@ -14,6 +14,7 @@ from gsto_jax.config import PoseConfig
 from gsto_jax.errors import UserError
 from gsto_jax.pose.estimate import Poses
 from gsto_jax.pose.oks import rescore, suppress, suppress_softly
+from gsto_jax.whole_file import replacing
 
 FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """Average precision and recall over similarities 0.5 to 0.95, at 0.5 and 0.75, and of persons of
@@ -122,11 +123,10 @@ def _complete(person: Annotation, number: int) -> dict[str, Any]:
 def write_results(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Writes the benchmark's JSON; a path that ends in .zip becomes its archive, for the server."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     text = json.dumps(found)
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(f"{path.stem}.json", text)
-    else:
-        part.write_text(text)
-    part.replace(path)
+    with replacing(path) as part:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(f"{path.stem}.json", text)
+        else:
+            part.write_text(text)

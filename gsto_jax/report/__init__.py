@@ -12,7 +12,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.report import pose_page, segmentation_page
 from gsto_jax.report.comparable import check_task
 from gsto_jax.report.run import read_run, told_apart
-from gsto_jax.whole_file import replacing
+from gsto_jax.whole_file import is_full, replacing
 from gsto_jax.workdir import Workdir
 
 _PAGES: Mapping[str, Any] = {"segmentation": segmentation_page, "pose": pose_page}
@@ -55,6 +55,8 @@ def write_report(
         with replacing(path) as part:
             part.write_text(html, encoding="utf-8")
     except OSError as error:
+        if is_full(error):
+            raise
         raise UserError(
             f"the report {path} cannot be written ({error.strerror}): give another --output"
         ) from error

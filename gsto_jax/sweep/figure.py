@@ -9,6 +9,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.style import context
 
 from gsto_jax.sweep.results import POWER, Results
+from gsto_jax.whole_file import replacing
 
 _INK, _SEED, _PAIR, _BAND = "#1a2733", "#3b7dd8", "#c3ccd6", "#e6eaef"
 _STYLE = {
@@ -54,7 +55,8 @@ def draw(results: Results, *paths: Path) -> None:
         )
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(path, dpi=150, metadata=metadata)
+            with replacing(path) as part:
+                figure.savefig(part, dpi=150, metadata=metadata, format=path.suffix[1:])
 
 
 def _draw_scores(axes: Axes, results: Results) -> None:

@@ -2,6 +2,7 @@
 three layers, and without the evaluation at the end (`test_random_kills.py` has that)."""
 
 import contextlib
+import subprocess
 from types import SimpleNamespace
 
 import jax
@@ -85,3 +86,18 @@ def undisturbed(tmp_path_factory):
 def same(train, undisturbed):
     """Asserts that a run came to the arrays of the undisturbed one."""
     return lambda workdir, step=STEPS: assert_same(workdir, undisturbed, step)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own of 8 MB; None where mounting one is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    yield folder if mounted else None
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -6,7 +6,6 @@ import itertools
 import os
 import resource
 import signal
-import subprocess
 import time
 
 import numpy as np
@@ -17,21 +16,6 @@ from gsto_jax import checkpoint
 from gsto_jax.errors import TrainingError
 from gsto_jax.experiment import Experiment
 from gsto_jax.workdir import Workdir
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of its own of 8 MB; None where mounting one is not allowed."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    yield folder if mounted else None
-    if mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(folder, left):

@@ -1,0 +1,343 @@
+"""A disk that fills or refuses, under all that writes files; and shared memory that ends."""
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import DataError, pipeline, shared_memory
+from data_pipelines.pipeline import TrainBatches
+from gsto_jax import UserError, eval_folder, export
+from gsto_jax.canvas import write_image
+from gsto_jax.errors import TrainingError
+from gsto_jax.plan import record as plan_record
+from gsto_jax.png_writer import PngWriter
+from gsto_jax.pose.coco import write_results
+from gsto_jax.prediction_files import PredictionWriter, write_classes, write_joints, write_poses
+from gsto_jax.submission import SubmissionWriter
+from gsto_jax.weights.safetensors_file import write_safetensors
+from gsto_jax.weights.torch_file import write_torch
+from gsto_jax.whole_file import disk_problem, is_full, replacing
+from gsto_jax.workdir import Workdir
+from tests.faults.test_faults_of_runs import files_no_larger_than, fill
+from tests.program import environment, run
+
+ROOT = Path(__file__).parents[2]
+NOISE = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+TABLE = [["x" * 50, n] for n in range(100)]
+
+
+class Predicted:
+    def drawn(self, kind):
+        return NOISE
+
+
+def submission(path):
+    batch = {"mask": np.ones(1, bool), "size": np.array([(96, 96)]), "index": np.zeros(1, int)}
+    with SubmissionWriter(path, np.arange(256, dtype=np.uint8), ["a"]) as writer:
+        writer.write(batch, NOISE[None, ..., 0], None)
+
+
+def weights(write):
+    def replace(path):
+        with replacing(path) as part:
+            write(part, {"a": np.ones(1000, np.float32)})
+
+    return replace
+
+
+WRITERS = {
+    "image.png": lambda path: write_image(path, NOISE),
+    "image.jpg": lambda path: write_image(path, NOISE),
+    "pictures.csv": lambda path: eval_folder.write_table(path, ["a", "b"], TABLE),
+    "evaluation.json": lambda path: eval_folder.write_record(path.parent, {"a": ["x"] * 1000}),
+    "results.json": lambda path: write_results(path, [{"a": n} for n in range(1000)]),
+    "results.zip": lambda path: write_results(
+        path, [{"a": str(hash(str(n)))} for n in range(1000)]
+    ),
+    "submission.zip": submission,
+    "weights.safetensors": weights(write_safetensors),
+    "weights.pth": weights(write_torch),
+    "plan.json": lambda path: plan_record.write(path, {"a": ["x"] * 1000}),
+    "classes.csv": lambda path: write_classes(path.parent, ["x" * 999], [(0, 0, 0)]),
+    "joints.json": lambda path: write_joints(path.parent, ["x"] * 999, []),
+    "poses.json": lambda path: write_poses(path.parent, {"a": [{"x": 1}] * 999}),
+    "config.json": lambda path: Workdir(path.parent).write_config({"a": ["x"] * 999}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_is_there_whole_or_as_it_was(tmp_path, name):
+    path = tmp_path / name
+    WRITERS[name](path)
+    before = path.read_bytes()
+    assert len(before) > 500
+    with files_no_larger_than(100), pytest.raises(OSError) as caught:
+        WRITERS[name](path)
+    assert (path.read_bytes(), caught.value.errno) == (before, errno.EFBIG)
+    assert [left.name for left in tmp_path.iterdir()] == [name]
+    assert disk_problem(caught.value) == (
+        f"{path} cannot be written or read (File too large): make room, and give the same command "
+        "again"
+    )
+
+
+@pytest.mark.parametrize("kind", ["overlay", "ids"])
+def test_a_video_is_there_whole_or_not_at_all(tmp_path, kind):
+    writer = PredictionWriter(tmp_path, [kind], [kind])
+    frames = [Predicted()] * 12
+    writer.write_video("film", 2.0, iter(frames))
+    film = tmp_path / kind / "film.mp4"
+    size = film.stat().st_size if kind == "overlay" else len(list(film.iterdir()))
+    with files_no_larger_than(2000), pytest.raises(OSError) as caught:
+        writer.write_video("film", 2.0, iter(frames))
+    assert (film.stat().st_size if kind == "overlay" else len(list(film.iterdir()))) == size
+    assert [left.name for left in (tmp_path / kind).iterdir()] == ["film.mp4"]
+    assert str(film) in str(caught.value) or is_full(caught.value)
+
+
+class Noise(PngWriter):
+    def draw(self, batch, predictions, maps, n):
+        yield "sample", NOISE
+
+
+def test_pngs_of_an_evaluation(tmp_path):
+    batch = {"mask": np.ones(3, bool), "index": np.arange(3)}
+    with (
+        files_no_larger_than(100),
+        pytest.raises(OSError, match="File too large") as caught,
+        Noise(tmp_path, -1, 0, str) as writer,
+    ):
+        writer.write(batch, None, dict)
+    assert caught.value.filename.startswith(str(tmp_path)) and not list(tmp_path.iterdir())
+
+
+def test_an_export(tmp_path):
+    contents = {"model.jax": bytes(1000), "model.json": b"{}"}
+    export._write(tmp_path, contents)
+    with files_no_larger_than(100), pytest.raises(OSError, match="File too large"):
+        export._write(tmp_path, contents)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"export folder .* cannot be written"):
+        export._write(tmp_path / "file", contents)
+
+
+@pytest.mark.slow
+def test_tensorboard(tmp_path, monkeypatch):
+    """TensorFlow's errors are none of the system's."""
+    from tensorflow.errors import ResourceExhaustedError
+
+    from modes.tensorboard import TensorBoardWriter
+
+    def fail(*args):
+        raise ResourceExhaustedError(None, None, f"{tmp_path}/events; No space left on device\nx")
+
+    writer = TensorBoardWriter(tmp_path)
+    writer.write_scalars(1, {"a": 1.0})
+    writer.flush()
+    monkeypatch.setattr(writer._writer, "write_images", fail)
+    with pytest.raises(TrainingError) as caught:
+        writer.write_images(1, {"a": NOISE[None]})
+    assert str(caught.value) == (
+        f"TensorBoard's files in {tmp_path} cannot be written (No space left on device): make "
+        "room, or give --config.run.tensorboard=False, and give the same command again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EROFS, "make it writable or choose another place"),
+        (errno.EACCES, "make it writable or choose another place"),
+        (errno.EIO, "make it writable or choose another place"),
+    ],
+)
+def test_what_is_said_of_a_disk(number, remedy):
+    error = OSError(number, os.strerror(number), "/run/scores.csv")
+    assert disk_problem(error) == (
+        f"/run/scores.csv cannot be written or read ({os.strerror(number)}): {remedy}, and give "
+        "the same command again"
+    )
+    assert is_full(error) == (remedy == "make room")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a"), OSError("a"), OSError(errno.ENOENT, "a"), ConnectionError(111, "a")]
+)
+def test_other_errors_stay_what_they_are(error):
+    assert disk_problem(error) is None
+
+
+def test_one_message_and_status_1():
+    code = """
+import errno, functools, main, modes.tables
+from main import base, command_line
+
+def fail(args):
+    raise OSError(errno.ENOSPC, "No space left on device", "/run/scores.csv")
+
+modes.tables.run = fail
+parse = functools.partial(command_line.parse, settings=base.get_config(), modes=main.MODES)
+main.app.run(main.main, argv=["main.py", "--mode=tables"], flags_parser=parse)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: /run/scores.csv cannot be written or read (No space left on device): make room, "
+        "and give the same command again\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_during_an_evaluation(small_disk):
+    if small_disk is None:
+        pytest.skip("mounting a disk needs root")
+    args = ["--config=configs/quickstart.py:runlocal", f"--workdir={small_disk}/run"]
+    done = run(*args, "--config.train.steps=1", "--config.run.tensorboard=False")
+    assert done.returncode == 0, done.stderr
+    folder = small_disk / "run" / "eval-val"
+    record = folder / "evaluation.json"
+    assert json.loads(record.read_text())["step"] == 1
+    filler = fill(small_disk, left=0)
+    done = run(*args, "--mode=eval", "--config.train.steps=1", "--config.run.tensorboard=False")
+    assert done.returncode == 1
+    assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+    assert "No space left on device): make room, and give the same command again" in done.stderr
+    assert not record.exists() and not list(folder.rglob("*.part"))
+    for path in folder.rglob("*.png"):
+        assert cv2.imread(str(path)) is not None
+    filler.unlink()
+    done = run(*args, "--mode=eval", "--config.train.steps=1", "--config.run.tensorboard=False")
+    assert done.returncode == 0 and record.exists()
+
+
+# Shared memory.
+
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """Sets how much shared memory there is, in MiB."""
+
+    def of(total, free):
+        usage = Usage(total * 2**20, (total - free) * 2**20, free * 2**20)
+        monkeypatch.setattr(shared_memory, "FOLDER", tmp_path)
+        monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: usage)
+
+    return of
+
+
+def test_shared_memory_is_compared_with_the_need(shared, monkeypatch):
+    shared(64, 64)
+    shared_memory.check_shared_memory(2, 8 * 2**20)  # three a worker and two more
+    shared_memory.check_shared_memory(0, 2**40)
+    shared(64, 63)
+    with pytest.raises(DataError) as caught:
+        shared_memory.check_shared_memory(2, 8 * 2**20)
+    assert str(caught.value) == (
+        f"2 workers hand over batches of 8.0 MiB through {shared_memory.FOLDER}, and need up to"
+        " 64.0 MiB there: 63.0 MiB are free. To mend it, give --config.data.workers=0, fewer"
+        " workers or a smaller batch, or more shared memory (docker run --shm-size=2g)."
+    )
+    monkeypatch.setattr(shared_memory, "FOLDER", Path("/nowhere"))  # as on other systems
+    shared_memory.check_shared_memory(2, 2**40)
+
+
+def test_batches_are_not_begun_without_shared_memory(shared):
+    shared(64, 1)
+    config = SimpleNamespace(crop=(512, 512), workers=1)
+    with pytest.raises(DataError, match=r"batches of 4\.0 MiB .* up to 20\.0 MiB there: 1\.0 MiB"):
+        pipeline.train_batches(config, range(100), 8, 0, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            RuntimeError("Worker process was terminated unexpectedly with exit code -7. More."),
+            "Worker process was terminated unexpectedly with exit code -7",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_shared_memory_that_ends_is_named(shared, monkeypatch, error, reason):
+    shared(64, 3)
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(TrainBatches, "_start", fail)
+    with pytest.raises(DataError) as caught:
+        next(TrainBatches(None, workers=2))
+    assert f"The input stopped: {reason}. The workers' shared memory" in str(caught.value)
+    assert "ran out: 3.0 MiB of 64.0 MiB are free now" in str(caught.value)
+    assert "--config.data.workers=0" in str(caught.value)
+
+
+def test_other_ends_of_workers_are_told_as_before(monkeypatch):
+    def fail(self):
+        raise RuntimeError("Worker process was terminated unexpectedly with exit code -9. More.")
+
+    monkeypatch.setattr(TrainBatches, "_start", fail)
+    with pytest.raises(DataError, match=r"exit code -9\. .*lacked memory"):
+        next(TrainBatches(None, workers=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "message"), [("2m", "need up to 5.0 MiB"), ("8k", "ran out")])
+def test_workers_on_a_machine_with_little(tmp_path, size, message):
+    """In a name space of its own, where /dev/shm is as small as a container's."""
+    code = tmp_path / "workers.py"
+    code.write_text(f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from configs import quickstart
+from data_pipelines import DataConfig, DataError, make_source, shared_memory, train_batches
+from modes.terminal import plain_values
+
+if __name__ == "__main__":
+    values = plain_values(quickstart.get_config("runlocal"))["data"]
+    config = DataConfig(**(values | {{"workers": 1, "crop": (256, 256), "image_size": (256, 512)}}))
+    if {size!r} == "8k":
+        shared_memory.check_shared_memory.__globals__["_PER_WORKER"] = 0
+        shared_memory.check_shared_memory.__globals__["_OF_CONSUMER"] = 0
+    try:
+        batches = train_batches(config, make_source(config, "train"), 4, 0)
+        for _ in range(20):
+            next(batches)
+    except DataError as error:
+        print(error)
+""")
+    mount = f"mount -t tmpfs -o size={size} none /dev/shm && exec {sys.executable} {code}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount], capture_output=True, text=True, env=environment()
+    )
+    if "Operation not permitted" in done.stderr:
+        pytest.skip("mounting needs root")
+    assert message in done.stdout and "--config.data.workers=0" in done.stdout, done.stderr
+
+
+def test_notes_of_reading_are_written_before_they_are_mapped(tmp_path, monkeypatch):
+    """A mapped file without room ends the process; a written one raises."""
+    from data_pipelines.reading import Watched
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with contextlib.suppress(OSError), files_no_larger_than(100):
+        Watched(range(10**4))
+        pytest.fail("nothing was written")
+    Watched(range(10))
