@@ -1,6 +1,7 @@
 """Networks from files of other implementations, and files for them."""
 
 import hashlib
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ SUFFIXES: Mapping[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     ".pth": write_torch,
 }
 """What files of weights may be called when they are written, and how that is done."""
-_NAMED = 3  # arrays of a group in the report
+_WIDTH = 100  # letters of a line in the report
 _LONGEST = 100  # letters of a name in the report
 
 
@@ -67,7 +68,7 @@ class Imported:
         lines = [
             f"{self.match.loaded} of {self.match.total} arrays from {self.path} ({self.form.name})",
             *(f"  note      {note}" for note in self._notes()),
-            f"  loaded    {', '.join(counts) or 'none'}",
+            *_wrapped(f"loaded    {', '.join(counts) or 'none'}"),
         ]
         for title, groups in (("fresh", self.match.fresh_names), ("left out", self.left_out)):
             lines += [f"  {title:9} {_group(part, names)}" for part, names in groups.items()]
@@ -104,9 +105,17 @@ class Imported:
 
 
 def _group(part: str, names: list[str]) -> str:
-    more = " ..." if len(names) > _NAMED else ""
-    listed = ", ".join(name[:_LONGEST] for name in names[:_NAMED])
-    return f"{part[:_LONGEST]} ({len(names)}): {listed}{more}"
+    """Returns the size of a group and so many of its names as fit in a line."""
+    text = f"{part[:_LONGEST]} ({len(names)}): {names[0][:_LONGEST]}"
+    count = 1
+    while count < len(names) and len(text) + len(names[count]) < _WIDTH - 18:
+        text += f", {names[count]}"
+        count += 1
+    return text if count == len(names) else f"{text} ..."
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent=" " * 12)
 
 
 @dataclass(frozen=True)

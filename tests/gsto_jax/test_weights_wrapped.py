@@ -535,7 +535,7 @@ def test_what_starts_fresh_and_what_is_left_out_is_named(tmp_path):
     assert "stem (10)" in loaded
     assert all(f"stage{n} (" in loaded for n in (1, 2, 3, 4))
     (head,) = [line for line in lines if line.startswith("  fresh     head (8): ")]
-    assert head.count("head/") == 3 and head.endswith(" ...")
+    assert head.count("head/") > 2 and head.endswith(" ...") and max(map(len, lines[1:])) <= 100
     assert "  left out  classifier (1): classifier.bias" in lines
     record = imported.record
     assert json.loads(json.dumps(record)) == record
