@@ -1,6 +1,7 @@
 """Trains, evaluates and uses networks: `python main.py --config=configs/NAME.py --mode=MODE`."""
 
 import importlib
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ def main(argv: Sequence[str]) -> None:
     from modes.platforms import check_platform
 
     args = SimpleNamespace(**flags.FLAGS.flag_values_dict(), inputs=list(argv[1:]))
+    # Of a checkpoint that fails, it would show the same error for every array.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         if args.inputs and args.mode != "predict":
             raise UserError(

@@ -10,13 +10,14 @@ from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 
+import main
+from benchmarks.faults import small_network
 from data_pipelines import DataError, pipeline, shared_memory
 from data_pipelines.pipeline import TrainBatches
-from gsto_jax import UserError, eval_folder, export
+from gsto_jax import UserError, eval_folder, export, host_memory, task
 from gsto_jax.canvas import write_image
 from gsto_jax.errors import TrainingError
 from gsto_jax.plan import record as plan_record
@@ -28,8 +29,11 @@ from gsto_jax.weights.safetensors_file import write_safetensors
 from gsto_jax.weights.torch_file import write_torch
 from gsto_jax.whole_file import disk_problem, is_full, replacing
 from gsto_jax.workdir import Workdir
+from modes import eval as evaluate
+from modes import tables, train
+from tests.faults.conftest import arguments, settings
 from tests.faults.test_faults_of_runs import files_no_larger_than, fill
-from tests.program import environment, run
+from tests.program import environment
 
 ROOT = Path(__file__).parents[2]
 NOISE = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
@@ -180,49 +184,62 @@ def test_other_errors_stay_what_they_are(error):
     assert disk_problem(error) is None
 
 
-def test_one_message_and_status_1():
-    code = """
-import errno, functools, main, modes.tables
-from main import base, command_line
+class Flags(dict):
+    """A command line that names a mode alone."""
 
-def fail(args):
-    raise OSError(errno.ENOSPC, "No space left on device", "/run/scores.csv")
+    def flag_values_dict(self):
+        names = ("coordinator", "processes", "process", "distributed")
+        return dict.fromkeys(names) | {"mode": "tables"}
 
-modes.tables.run = fail
-parse = functools.partial(command_line.parse, settings=base.get_config(), modes=main.MODES)
-main.app.run(main.main, argv=["main.py", "--mode=tables"], flags_parser=parse)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
+    def __missing__(self, name):
+        return SimpleNamespace(present=False)
+
+
+def test_one_message_and_status_1(monkeypatch, capsys):
+    def fail(args):
+        raise OSError(errno.ENOSPC, "No space left on device", "/run/scores.csv")
+
+    monkeypatch.setattr(tables, "run", fail)
+    monkeypatch.setattr(main, "flags", SimpleNamespace(FLAGS=Flags()))
+    monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        main.main(["main.py"])
+    assert caught.value.code == 1
+    assert capsys.readouterr() == (
+        "",
         "error: /run/scores.csv cannot be written or read (No space left on device): make room, "
-        "and give the same command again\n"
+        "and give the same command again\n",
     )
 
 
-@pytest.mark.slow
-def test_a_disk_that_fills_during_an_evaluation(small_disk):
+def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatch):
+    """The evaluation's folder lies on it; the rest of the run is elsewhere."""
     if small_disk is None:
         pytest.skip("mounting a disk needs root")
-    args = ["--config=configs/quickstart.py:runlocal", f"--workdir={small_disk}/run"]
-    done = run(*args, "--config.train.steps=1", "--config.run.tensorboard=False")
-    assert done.returncode == 0, done.stderr
-    folder = small_disk / "run" / "eval-val"
+    monkeypatch.setattr(task, "network", small_network())
+    config = settings(tensorboard=False)
+    config.train.steps, config.eval.pictures = 1, -1
+    folder = small_disk / "eval-val"
+    folder.mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "eval-val").symlink_to(folder)
+    arguments_of_run = arguments(tmp_path / "run", config)
+    train.run(arguments_of_run)
     record = folder / "evaluation.json"
     assert json.loads(record.read_text())["step"] == 1
+    sizes = {path.name: path.stat().st_size for path in folder.glob("*.png")}
+    assert len(sizes) == config.data.eval_size
     filler = fill(small_disk, left=0)
-    done = run(*args, "--mode=eval", "--config.train.steps=1", "--config.run.tensorboard=False")
-    assert done.returncode == 1
-    assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
-    assert "No space left on device): make room, and give the same command again" in done.stderr
-    assert not record.exists() and not list(folder.rglob("*.part"))
-    for path in folder.rglob("*.png"):
-        assert cv2.imread(str(path)) is not None
+    with pytest.raises(OSError) as caught:
+        evaluate.run(arguments_of_run)
+    assert caught.value.errno == errno.ENOSPC and "eval-val" in caught.value.filename
+    assert "(No space left on device): make room" in disk_problem(caught.value)
+    assert not record.exists(), "the rest may be of two evaluations"
+    assert {path.name: path.stat().st_size for path in folder.glob("*.png")} == sizes
+    assert not list(folder.rglob("*.part"))
     filler.unlink()
-    done = run(*args, "--mode=eval", "--config.train.steps=1", "--config.run.tensorboard=False")
-    assert done.returncode == 0 and record.exists()
+    evaluate.run(arguments_of_run)
+    assert json.loads(record.read_text())["step"] == 1
 
 
 # Shared memory.
