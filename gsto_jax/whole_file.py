@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FULL = ("ENOSPC", "EDQUOT", "EFBIG")
-_REFUSED = ("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENAMETOOLONG")
+_REFUSED = ("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENAMETOOLONG", "EISDIR", "ENOTDIR")
 
 
 @contextmanager
@@ -60,7 +60,8 @@ def disk_problem(error: BaseException) -> str | None:
     if name not in (*_FULL, *_REFUSED):
         return None
     remedy = "make room" if name in _FULL else "make it writable or choose another place"
+    path = error.filename2 or error.filename or "a file"
     return (
-        f"{error.filename or 'a file'} cannot be written or read ({error.strerror}): {remedy}, and "
-        "give the same command again"
+        f"{path} cannot be written or read ({error.strerror}): {remedy}, and give the same command "
+        "again"
     )

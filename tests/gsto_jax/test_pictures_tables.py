@@ -9,6 +9,7 @@ from gsto_jax.instance_scores import InstanceCounts
 from gsto_jax.metrics import scores
 from gsto_jax.tables import score_table, write_scores
 from gsto_jax.visualize import IGNORED, WRONG, PictureWriter, color_mask, error_map, sample_panel
+from gsto_jax.whole_file import disk_problem
 
 CLASSES, PALETTE = ("road", "sky"), ((10, 20, 30), (200, 210, 220))
 TRUTH = np.array([[0, 0, 1], [1, 255, 1]], np.uint8).repeat(40, 0).repeat(40, 1)
@@ -109,8 +110,13 @@ def test_a_png_that_cannot_be_written_ends_the_evaluation(tmp_path):
     batch |= {"size": np.array([TRUTH.shape]), "index": np.zeros(1, np.int32)}
     writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, str)
     writer.write(batch | {"mask": np.ones(1, bool)}, predicted()[None], dict)
-    with pytest.raises(OSError, match=r"cannot write .*0\.png"):
+    with pytest.raises(OSError, match=r"Is a directory: .*0\.png") as caught:
         writer.close()
+    assert disk_problem(caught.value) == (
+        f"{tmp_path}/0.png cannot be written or read (Is a directory): make it writable or choose "
+        "another place, and give the same command again"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
 
 
 def test_score_table_and_file(tmp_path):

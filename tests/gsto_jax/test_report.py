@@ -294,13 +294,22 @@ def test_folders_that_are_no_run(made, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_an_old_page_stays_where_a_new_one_fails(made, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (28, OSError, r"full: .*page\.html"),
+        (13, UserError, r"page\.html cannot be written \(full\)"),
+    ],
+)
+def test_an_old_page_stays_where_a_new_one_fails(
+    made, tmp_path, monkeypatch, number, kind, message
+):
     path = write_report(made[0], tmp_path / "deep" / "page.html")
     before = path.read_bytes()
     monkeypatch.setattr(
-        "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError(number, "full"))
     )
-    with pytest.raises(UserError, match=r"page\.html cannot be written \(full\)"):
+    with pytest.raises(kind, match=message):
         write_report(made[1], path)
     assert path.read_bytes() == before
     assert [x.name for x in path.parent.iterdir()] == ["page.html"]
