@@ -93,20 +93,26 @@ def test_imports_and_files(tmp_path):
 
 
 PREDICTS = """
-import pathlib
-from types import SimpleNamespace
+import functools, pathlib
+import main
 import numpy as np
+from absl import app
+from configs import base, command_line
 from gsto_jax.export import export, verify
 from gsto_jax.predictor import Predictor
-from modes import predict
 
 checkpoint, picture, output = map(pathlib.Path, sys.argv[1:])
 predictor = Predictor.load(checkpoint)
 prediction = predictor(np.asarray(PIL.Image.open(picture)))
 files = export(predictor, output / "export", ("jax",))
 print(*[check.equal for check in verify(predictor, output / "export")])
-predict.run(SimpleNamespace(mode="predict", checkpoint=str(checkpoint), output=str(output),
-    inputs=[str(picture)], save=["ids"], boxes=None, long_side=0, multiple=1))
+parse = functools.partial(command_line.parse, settings=base.get_config(), modes=main.MODES)
+command = ["main.py", "--mode=predict", f"--checkpoint={checkpoint}", f"--output={output}",
+           "--save=ids", str(picture)]
+try:
+    app.run(main.main, argv=command, flags_parser=parse)
+except SystemExit as end:
+    assert not end.code
 ids = np.asarray(PIL.Image.open(output / "ids" / f"{picture.stem}.png"))
 assert (ids == prediction.labels).all()
 print("done")
