@@ -274,7 +274,7 @@ def test_predict(tmp_path):
     done = run(*predict, str(photos), "--save=overlay,ids,gates")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "3 of 4 predicted: overlay, ids, gates" in done.stdout
-    assert done.stderr.startswith(f"error: cannot read {photos}/broken.png: it is damaged")
+    assert done.stderr.startswith(f"error: cannot read {photos}/broken.png: it is truncated")
     assert len(done.stderr.splitlines()) == 1
     found = [path.relative_to(output) for path in output.rglob("*.*")]
     written = {path.as_posix() for path in found if len(path.parts) < 3}

@@ -170,17 +170,17 @@ def _head_of(image: Image.Image, file: BinaryIO) -> Head:
     if image.format == "TIFF":
         tags = dict(image.tag_v2)  # type: ignore[attr-defined]
         return _head_of_tags(tags, size, identified=True)
-    exif = image.info.get("exif", b"")
-    orientation = exif_orientation(exif)
+    orientation = exif_orientation(image.info.get("exif", b""))
     if image.format in ("JPEG", "MPO"):
         return Head(size, orientation, "opencv" if image.mode in ("L", "RGB") else "pillow")
     animated = False
     if image.format == "PNG":
-        if not exif:  # it may stand behind the pixels
-            orientation = exif_orientation(_png_exif(file))
+        exif, is_whole = _png_exif(file)
+        orientation = exif_orientation(exif)
         animated = getattr(image, "is_animated", False)
         if storage in ("L", "RGB") and "transparency" not in image.info and not animated:
-            return Head(size, orientation, "opencv")
+            # Of a PNG that is cut off Pillow says so; libpng prints it by itself.
+            return Head(size, orientation, "opencv" if is_whole else "pillow")
     grey = image.mode in ("I", "F") or image.mode.startswith("I;16")
     color = storage == ("RGB", 65535) or (isinstance(storage, str) and storage.endswith(";16B"))
     return Head(size, orientation, "deep" if grey or (color and not animated) else "pillow")
@@ -226,15 +226,22 @@ def tag_values(tags: Mapping[int, Any], tag: int, default: int) -> tuple[int, ..
     return tuple(value) if isinstance(value, tuple) else (value,)
 
 
-def _png_exif(file: BinaryIO) -> bytes:
-    """Returns the eXIf chunk of a PNG, wherever it stands; b"" where there is none."""
+def _png_exif(file: BinaryIO) -> tuple[bytes, bool]:
+    """Returns the eXIf chunk of a PNG, which may follow the pixels, and whether the file is whole.
+
+    The chunk is b"" where there is none.
+    """
     file.seek(8)
+    exif = b""
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
+        if kind == b"IEND":
+            return exif, len(file.read(4)) == 4
         if kind == b"eXIf":
-            return file.read(length)
+            exif = file.read(length)
+            length = 0
         file.seek(length + 4, io.SEEK_CUR)
-    return b""
+    return exif, False
 
 
 def storage_of(image: Image.Image) -> Any:

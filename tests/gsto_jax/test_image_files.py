@@ -261,6 +261,17 @@ def test_plain_files_are_what_opencv_decodes(form, options):
         np.testing.assert_array_equal(read(data), bgr[..., ::-1])
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_files_that_are_cut_off(form, capfd):
+    """Said once, with Pillow's reason, and by no C library beside it."""
+    data = saved(Image.fromarray(cv2.resize(COLORS, (200, 150))), form)
+    for kept in (0, 20, 100, len(data) // 2, len(data) - 40):
+        with pytest.raises(ImageError, match=r"it is truncated or no image.*; replace the file"):
+            read(data[:kept])
+    np.testing.assert_array_equal(read(data + b"more"), read(data))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_rules_that_do_not_exist():
     for values, message in (
         ({"alpha": "grey"}, "alpha is 'grey'; use one of white, black, drop"),
