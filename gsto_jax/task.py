@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.config import Config, ModelConfig
-from gsto_jax.errors import UserError
+from gsto_jax.errors import StatisticsError, UserError
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.losses import FINAL, deep_supervision, label_weight
 from gsto_jax.metrics import best_class, pixel_counts
@@ -340,7 +340,12 @@ def _gradient(
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         variables = {"params": params, "batch_stats": batch_stats}
-        outputs, updates = task.model.apply(variables, images, train=True, mutable=["batch_stats"])
+        try:
+            outputs, updates = task.model.apply(
+                variables, images, train=True, mutable=["batch_stats"]
+            )
+        except StatisticsError as error:
+            raise _too_few_values(task, images.shape, error) from None
         assert isinstance(outputs, Outputs)
         loss, by_stage = task.losses(outputs, batch, shares)
         losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in by_stage.items()}
@@ -348,6 +353,18 @@ def _gradient(
 
     (_, (losses, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
     return grads, losses, new_stats
+
+
+def _too_few_values(task: Task, shape: Sequence[int], error: StatisticsError) -> UserError:
+    """Names the settings that leave a BatchNorm fewer than two values per channel."""
+    train, model = task.config.train, task.config.model
+    return UserError(
+        f"{str(error).partition(':')[0]} would see fewer than 2 values per channel in training: "
+        f"config.train.batch_size is {train.batch_size}, config.train.accumulate "
+        f"{train.accumulate} and config.model.bn_groups {model.bn_groups}, so it normalizes "
+        f"{shape[0] // model.bn_groups} crops of {shape[1]} x {shape[2]} at a time. Use a larger "
+        "batch, less accumulation, fewer groups or a larger config.data.crop"
+    )
 
 
 def _accumulate(

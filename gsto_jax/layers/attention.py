@@ -15,6 +15,7 @@ from jax import Array
 
 from gsto_jax.gate import apply_channel_gates, apply_gates
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import hints, unpack
 
 ATTENTION_PLACES = ("block", "layer", "transfer")
@@ -37,6 +38,7 @@ class ChannelAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array, pack: int = 1) -> Array:
         """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+        x = as_floating(x)
         wide = jnp.promote_types(x.dtype, jnp.float32)
         row = unpack(x.mean((1, 2), wide, keepdims=True), pack)  # b 1 pack c
         means = row.mean(2, keepdims=True).astype(x.dtype)
@@ -63,6 +65,7 @@ class SpatialAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array, pack: int = 1) -> Array:
         """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+        x = as_floating(x)
         *place, lanes = x.shape
         pixels = x.reshape(*place, pack, lanes // pack)
         wide = jnp.promote_types(x.dtype, jnp.float32)

@@ -105,8 +105,8 @@ class PPM(nn.Module):
 
     For each number of bins the map is gated, pooled adaptively, sent through a 1x1 convolution, BN
     and ReLU, and upsampled; a 3x3 convolution, BN and ReLU joins all of that with the map itself.
-    No dropout. One bin of a batch of one is one value a channel, which BN in training takes to its
-    bias: train with at least two pictures.
+    No dropout. One bin of a batch of one is one value per channel, which BatchNorm refuses in
+    training: train on at least two images.
 
     Attributes:
       features: channels of each pooled branch and of the result. Usual: a quarter of the map's.
@@ -161,7 +161,7 @@ class ASPP(nn.Module):
     A 1x1 convolution of the map; for each rate the gated map under a 3x3 convolution of that
     dilation; and the gated map's mean over the picture under a 1x1 convolution, upsampled: all with
     BN and ReLU, joined by a 1x1 convolution, BN and ReLU. No dropout, no 3x3 convolution before the
-    classifier. The mean of a batch of one is one value a channel: see `PPM`.
+    classifier. The mean of a batch of one is one value per channel: see `PPM`.
 
     Attributes:
       features: channels of each branch and of the result. Usual: an eighth of the map's.

@@ -12,6 +12,7 @@ from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import hints
 
 GATE_FORMS = ("released", "paper")
@@ -92,6 +93,7 @@ class SelfGated(nn.Module):
         norm = self.norm(name="bn") if released else None
         check_norm(norm)
         logits = conv(x, *hints(pack))
+        x = as_floating(x, logits.dtype)
         if reason := _reason_against_fusion(conv, norm, train):
             if self.implementation in ("pallas_tpu", "pallas_gpu"):
                 raise UserError(f"implementation {self.implementation!r} cannot run here: {reason}")

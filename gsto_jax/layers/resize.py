@@ -11,6 +11,7 @@ from jax import Array
 from jax.export import is_symbolic_dim
 
 from gsto_jax.ops.enlarge import enlarge_by, integer_factors
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.space import along_space
 
 
@@ -28,13 +29,15 @@ def resize(
         half-integers (the form of HRNet's segmentation networks). "nearest" takes no notice.
 
     Returns:
-      The resampled map in the dtype of `x`.
+      The resampled map in the dtype of `x`; integers become float32 where they are interpolated.
 
     Raises:
       ValueError: an unknown method.
     """
     if method not in ("bilinear", "nearest"):
         raise ValueError(f"unknown resize method {method!r}: use 'bilinear' or 'nearest'")
+    if method == "bilinear":
+        x = as_floating(x)
     if tuple(size) == x.shape[1:3]:
         return x
     shape = (x.shape[0], *size, x.shape[3])
@@ -65,8 +68,9 @@ def adaptive_average_pool(x: Array, bins: int) -> Array:
     `jax.export`.
 
     Returns:
-      `b bins bins c` in the dtype of `x`, summed in at least float32.
+      `b bins bins c` in the dtype of `x` (float32 for integers), summed in at least float32.
     """
+    x = as_floating(x)
     rows, columns = (_parts(side, bins) for side in x.shape[1:3])
     wide = jnp.promote_types(x.dtype, jnp.float32)
     exact: dict[str, Any] = {"precision": "highest", "preferred_element_type": wide}

@@ -13,6 +13,7 @@ from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
+from gsto_jax.ops.floating import as_floating
 
 RESAMPLING = ("bilinear", "nearest", "avg_pool", "strided_conv")
 
@@ -47,7 +48,9 @@ class ScaleTransfer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """`b h w c` -> `b H W features`, in the dtype of `x`.
+        """`b h w c` -> `b H W features`, in the dtype of `x`; integers become float32.
+
+        "nearest" without a convolution keeps integers, since it only copies them.
 
         Raises:
           ValueError: an unknown resampling, or a factor that it cannot do.
@@ -62,7 +65,7 @@ class ScaleTransfer(nn.Module):
         if self.size is not None:
             raise ValueError(f"'{self.resample}' takes a factor, not a size")
         if self.resample == "avg_pool":
-            window = (self.factor, self.factor)
+            x, window = as_floating(x), (self.factor, self.factor)
             pooled = nn.avg_pool(x, window, window, padding="SAME", count_include_pad=False)
             return pooled.astype(x.dtype)  # linen divides by counts in the widest float there is
         if self.resample == "strided_conv":
