@@ -77,6 +77,8 @@ def gated_maps(
     """
     kernel = as_floating(kernel)
     features = as_floating(features, kernel.dtype)
+    if kernel.ndim != 2:
+        raise ValueError(f"kernel must be c n, one column per gate; got shape {kernel.shape}")
     channels, count = kernel.shape
     if features.ndim != 4 or features.shape[-1] != channels * pack:
         raise ValueError(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_channel_gates, apply_gates
+from gsto_jax.layers.checks import COUNT, check, factory, one_of
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import hints, unpack
@@ -34,6 +35,11 @@ class ChannelAttention(nn.Module):
 
     reduction: int = 16
     conv: ModuleDef = Conv
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, reduction=COUNT, conv=factory)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, pack: int = 1) -> Array:
@@ -61,6 +67,11 @@ class SpatialAttention(nn.Module):
 
     kernel_size: int = 7
     conv: ModuleDef = field(default_factory=default_conv)
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, kernel_size=COUNT, conv=factory)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, pack: int = 1) -> Array:
@@ -133,7 +144,12 @@ def attention(kind: str, place: str, conv: ModuleDef = Conv) -> Attention:
         one gate a branch, not one for each target; so within a module that is "block", and what
         differs are the transitions.
       conv: the convolution to use.
+
+    Raises:
+      ValueError: an unknown kind or place.
     """
+    one_of(tuple(ATTENTION))("attention: kind", kind)
+    one_of(ATTENTION_PLACES)("attention: place", place)
     layer = partial(ATTENTION[kind], conv=conv) if kind != "none" else no_attention
     if place == "block":
         return Attention(branch=layer)

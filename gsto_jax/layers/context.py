@@ -23,6 +23,7 @@ from jax import Array
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import ConvBN
+from gsto_jax.layers.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check, each, flag, text
 from gsto_jax.layers.conv import Conv, ModuleDef, hrnet_std
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.layers.norm import BatchNorm
@@ -66,6 +67,17 @@ class BranchGates(nn.Module):
     implementation: str | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            branches=each(text),
+            num_classes=at_least(0),
+            implementation=IMPLEMENTATION,
+            **PARTS,
+        )
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -136,6 +148,19 @@ class PPM(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            features=COUNT,
+            bins=each(COUNT),
+            num_classes=at_least(0),
+            align_corners=flag,
+            implementation=IMPLEMENTATION,
+            **PARTS,
+        )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:
         """`b h w c` -> `b h w features`, logits of the predictor, gates by "bin1" and so on.
@@ -189,6 +214,19 @@ class ASPP(nn.Module):
     implementation: str | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            features=COUNT,
+            rates=each(COUNT),
+            num_classes=at_least(0),
+            align_corners=flag,
+            implementation=IMPLEMENTATION,
+            **PARTS,
+        )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:

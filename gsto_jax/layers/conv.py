@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.errors import UserError
+from gsto_jax.layers.checks import COUNT, check, flag, floating, function
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import packed_kernel, tile
@@ -65,6 +66,21 @@ class Conv(nn.Module):
     parallel: int = 1
     kernel_std: KernelStd = he_std
     param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            features=COUNT,
+            kernel_size=COUNT,
+            stride=COUNT,
+            dilation=COUNT,
+            parallel=COUNT,
+            use_bias=flag,
+            kernel_std=function,
+            param_dtype=floating,
+        )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, pack: int = 1, out_pack: int | None = None) -> Array:

@@ -10,6 +10,7 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers.blocks import ConvBN
+from gsto_jax.layers.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.floating import as_floating
@@ -40,6 +41,11 @@ class SpatialGate(nn.Module):
     gates: int = 1
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, gates=COUNT, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
@@ -78,6 +84,11 @@ class SelfGated(nn.Module):
     implementation: str | None = None
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, gates=COUNT, implementation=IMPLEMENTATION, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Gated:
@@ -147,6 +158,11 @@ class GateChain(nn.Module):
     kernel_size: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, halvings=at_least(0), kernel_size=COUNT, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:

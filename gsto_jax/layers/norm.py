@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.errors import StatisticsError
+from gsto_jax.layers.checks import COUNT, between, check, floating
 from gsto_jax.ops.batch_norm import affine, batch_norm
 from gsto_jax.ops.floating import as_floating
 
@@ -40,6 +41,13 @@ class BatchNorm(nn.Module):
     statistics: str = "two_pass"
     groups: int = 1
     param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self, momentum=between(0, 1), epsilon=between(0, 1), groups=COUNT, param_dtype=floating
+        )
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -94,11 +102,10 @@ class BatchNorm(nn.Module):
             raise ValueError(f"{parts} groups do not divide a batch of {x.shape[0]}")
         count = x.size // x.shape[-1] * pack // parts
         if count < 2 and not self.is_initializing():
-            batch, height, width, _ = x.shape
             raise StatisticsError(
-                f"BatchNorm {'/'.join(self.path)}: {batch} maps of {height} x {width * pack} in "
-                f"groups={parts} leave {count} values per channel, and training needs at least 2: "
-                "use a larger batch, larger maps or fewer groups"
+                f"BatchNorm {'/'.join(self.path)}: a map {x.shape} in groups={parts} leaves "
+                f"{count} values per channel, and training needs at least 2: use a larger batch, "
+                "larger maps or fewer groups"
             )
         return count
 
