@@ -36,7 +36,7 @@ class BatchNorm(nn.Module):
       param_dtype: dtype of scale, bias and the running statistics.
     """
 
-    momentum: float = 0.99
+    momentum: float | Array = 0.99
     epsilon: float = 1e-5
     statistics: str = "two_pass"
     groups: int = 1
@@ -120,4 +120,5 @@ class BatchNorm(nn.Module):
         return y.reshape(x.shape), mean.mean(0), var.mean(0)
 
     def _update(self, old: Array, new: Array) -> Array:
-        return self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
+        average = self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
+        return average.astype(old.dtype)

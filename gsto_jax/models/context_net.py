@@ -60,7 +60,7 @@ class ContextNet(nn.Module):
     num_classes: int
     align_corners: bool = False
     init_name: str = "he"
-    bn_momentum: float = 0.99
+    bn_momentum: float | Array = 0.99
     bn_statistics: str = "two_pass"
     bn_groups: int = 1
     remat: bool = False

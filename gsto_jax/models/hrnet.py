@@ -169,7 +169,7 @@ class HRNet(nn.Module):
     upsample: str = "bilinear"
     align_corners: bool = False
     init_name: str = "hrnet"
-    bn_momentum: float = 0.99
+    bn_momentum: float | Array = 0.99
     bn_statistics: str = "two_pass"
     bn_groups: int = 1
     remat: bool = False
