@@ -162,11 +162,15 @@ class CompiledTrainStep:
     Args:
       task: what is trained.
       mesh: the devices.
+
+    Attributes:
+      values: returns the hyperparameters of a step by its number; a program that was lowered and
+        compiled takes them as its third argument.
     """
 
     def __init__(self, task: Task, mesh: Mesh) -> None:
         everywhere = replicated(mesh)
-        self._values = jax.jit(partial(hyperparameters, task), out_shardings=everywhere)
+        self.values = jax.jit(partial(hyperparameters, task), out_shardings=everywhere)
         self._step = jax.jit(
             on_mesh(partial(train_step, task.on(mesh)), mesh),
             in_shardings=(placing(task, mesh), split_batch(mesh), everywhere),
@@ -178,13 +182,13 @@ class CompiledTrainStep:
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         """Takes a step; see `train_step`."""
         new: tuple[TrainState, dict[str, jax.Array]]
-        new = self._step(state, batch, self._values(state.step))
+        new = self._step(state, batch, self.values(state.step))
         return new
 
     def trace(self, state: Any, batch: Any) -> Any:
         """Traces the step for arrays, or for their shapes."""
         step = jax.ShapeDtypeStruct((), np.int32)
-        return self._step.trace(state, batch, jax.eval_shape(self._values, step))
+        return self._step.trace(state, batch, jax.eval_shape(self.values, step))
 
     def lower(self, state: Any, batch: Any) -> Any:
         """Lowers the step for arrays, or for their shapes."""
