@@ -8,10 +8,23 @@ from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 
-from absl import app, flags
 
-from configs import base, command_line
-from modes import FLAGS, MODES
+def missing_package(error: ModuleNotFoundError) -> str:
+    """Returns what to do about a package of the extra `train` that is not installed."""
+    return (
+        f"main.py needs the package {error.name}, which is not installed: run pip install "
+        "'.[train]' in the clone"
+    )
+
+
+try:
+    from absl import app, flags
+
+    from configs import base, command_line
+    from modes import FLAGS, MODES
+except ModuleNotFoundError as error:
+    print(missing_package(error), file=sys.stderr)
+    sys.exit(2)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -80,4 +93,11 @@ def _join(args: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=partial(command_line.parse, settings=base.get_config(), modes=MODES))
+    parse = partial(command_line.parse, settings=base.get_config(), modes=MODES)
+    try:
+        app.run(main, flags_parser=parse)
+    except ModuleNotFoundError as error:
+        if error.name not in command_line.TRAIN_PACKAGES:
+            raise
+        print(missing_package(error), file=sys.stderr)
+        sys.exit(2)

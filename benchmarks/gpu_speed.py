@@ -211,7 +211,8 @@ def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
     variables = jax.device_put(task.initial_variables(), replicated(mesh))
     state = state_of(task, variables, mesh)
     inputs = {name: batch[name] for name in task.train_inputs}
-    step = compiled_train_step(task, mesh).lower(state, inputs).compile()
+    train_step = compiled_train_step(task, mesh)
+    step = train_step.lower(state, inputs).compile()
     images = jnp.zeros((IMAGES, *SIZE, 3), jnp.bfloat16)
     forward = jax.jit(partial(logits, task.on(mesh)), compiler_options=options)
     forward = forward.lower(variables, images).compile()
@@ -220,7 +221,7 @@ def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
 
     def train() -> Any:
         nonlocal state
-        state, scalars = step(state, inputs)
+        state, scalars = step(state, inputs, train_step.values(state.step))
         return scalars
 
     runs = {"train": (train, step), "inference": (partial(forward, variables, images), forward)}

@@ -46,7 +46,9 @@ def get_config() -> ConfigDict:
     model.upsample = "bilinear"  # in the fusions: bilinear | nearest
     model.align_corners = False  # of every bilinear upsampling
     model.init = "hrnet"  # hrnet: N(0, 0.001) | he: He normal, fan out, for runs from scratch
-    model.bn_momentum = 0.99  # share of the old running statistics kept (0.01 in PyTorch's terms)
+    # Share of the old running statistics that a step keeps (0.01 in PyTorch's terms); step n keeps
+    # (1 + n) / (10 + n) where that is less, so that short runs forget the initial values.
+    model.bn_momentum = 0.99
     model.bn_statistics = "one_pass"  # one_pass | two_pass: how often BN reads a map (BatchNorm)
     model.bn_groups = 1  # parts of the batch that BN normalises apart; as many as chips: no waiting
     model.remat = False  # keeps less for the gradient, and computes it again

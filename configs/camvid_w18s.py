@@ -3,8 +3,7 @@
     python main.py --config=configs/camvid_w18s.py --config.data.root=DIR
 
 DIR holds `train.txt` and `val.txt`, whose lines name an image and its label PNG relative to DIR.
-700 steps of 8 crops. A run of 100 steps or fewer scores low: the running statistics of BN
-(`model.bn_momentum`) have not left their initial values by then.
+700 steps of 8 crops.
 """
 
 from ml_collections import ConfigDict

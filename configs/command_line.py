@@ -12,6 +12,13 @@ from typing import NoReturn
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+TRAIN_PACKAGES = (
+    *("cv2", "PIL", "grain", "array_record", "clu", "jinja2", "markupsafe", "matplotlib"),
+    *("pycocotools", "rich", "scipy", "tensorboard", "tensorflow", "tensorflow_datasets"),
+    *("zstandard", "importlib_resources"),
+)
+"""Modules of the extra `train`: `main.py` names the remedy where one is missing."""
+
 
 def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> list[str]:
     """Defines and parses the flags; a command line that cannot be read ends the program.
@@ -136,6 +143,8 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
         _ = flags.FLAGS.config.name  # a file that cannot be loaded says so only when it is read
         return rest
     except Exception as error:  # a configuration is a program: it may fail in any way
+        if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_PACKAGES:
+            raise
         refuse(reason(error))
 
 

@@ -16,7 +16,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.model.variant = "mini"
     config.model.init = "he"
-    config.model.bn_momentum = 0.95  # the run is too short for 0.99 to forget the initial values
+    config.model.bn_momentum = 0.95  # the network changes fast, so older statistics say little
 
     config.optim.learning_rate = 0.1
     config.optim.weight_decay = 1e-4

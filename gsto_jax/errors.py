@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this"."""
+"""Exceptions: what the user can fix, and what ends a run."""
 
 
 class UserError(ValueError):
@@ -7,6 +7,10 @@ class UserError(ValueError):
     `main.py` prints the message alone and exits with status 2; any other exception is a defect of
     this package and keeps its traceback.
     """
+
+
+class StatisticsError(ValueError):
+    """BatchNorm in training sees fewer than two values per channel, which have no variance."""
 
 
 class TrainingError(Exception):

@@ -62,6 +62,8 @@ def reason_against(shape: Sequence[Any], height: bool = True) -> str:
     """
     if any(map(is_symbolic_dim, shape)):
         return "it needs sizes that are known"
+    if 0 in shape:
+        return f"it takes at least one image, and the map is {tuple(shape)}"
     _, axis, devices, space = _mesh()
     if shape[0] % devices:
         return f"a batch of {shape[0]} does not divide over the {devices} devices of {axis!r}"

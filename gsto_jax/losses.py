@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.config import LossConfig
+from gsto_jax.hyperparameters import LossValues, loss_values
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.upsampled_loss import true_log_probability
 
@@ -45,8 +46,8 @@ def cross_entropy(
 def ohem_cross_entropy(
     logits: Array,
     labels: Array,
-    threshold: float,
-    min_kept: int,
+    threshold: Array | float,
+    min_kept: Array | int,
     ignore_label: int = 255,
     align_corners: bool = False,
     class_weights: Sequence[float] | None = None,
@@ -137,6 +138,7 @@ def deep_supervision(
     class_weights: Sequence[float] | None = None,
     shares: tuple[Array | float, Array | float] = (1.0, 1.0),
     implementation: str | None = None,
+    values: LossValues | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum of the losses of all heads: the last one is that of "stage4".
 
@@ -151,23 +153,26 @@ def deep_supervision(
       class_weights: `k` weights, or None.
       shares: factors of the other heads' losses and of the last one's, where a batch is a part.
       implementation: of `true_log_probability`.
+      values: weights and limits in place of those of `config`.
 
     Returns:
       The sum, and each head's own loss by stage.
     """
+    values = loss_values(config) if values is None else values
     settings = (ignore_label, align_corners, class_weights, implementation)
     losses = {
         stage: shares[0] * cross_entropy(logits, labels, *settings)
         for stage, logits in outputs.stage_logits.items()
     }
     if config.kind == "ohem":
-        kept = config.ohem_kept * labels.shape[0]
-        loss = ohem_cross_entropy(outputs.logits, labels, config.ohem_threshold, kept, *settings)
+        kept = values.ohem_kept * labels.shape[0]
+        loss = ohem_cross_entropy(outputs.logits, labels, values.ohem_threshold, kept, *settings)
     else:
         loss = cross_entropy(outputs.logits, labels, *settings)
     losses[FINAL] = shares[1] * loss
-    weights = config.by_stage
-    return jnp.stack([weights[stage] * loss for stage, loss in losses.items()]).sum(), losses
+    return jnp.stack(
+        [values.by_stage[stage] * loss for stage, loss in losses.items()]
+    ).sum(), losses
 
 
 def _true_log_probability(
@@ -246,6 +251,7 @@ def heatmap_supervision(
     config: LossConfig,
     hardest: int = 0,
     shares: tuple[Array | float, Array | float] = (1.0, 1.0),
+    values: LossValues | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum of the heatmap losses of all heads, as `deep_supervision` is of classes.
 
@@ -258,14 +264,17 @@ def heatmap_supervision(
       config: the weight of each head.
       hardest: see `heatmap_loss`.
       shares: see `deep_supervision`.
+      values: weights in place of those of `config`.
 
     Returns:
       The sum, and each head's own loss by stage.
     """
+    values = loss_values(config) if values is None else values
     losses = {
         stage: shares[0] * heatmap_loss(heatmaps, targets, weights)
         for stage, heatmaps in outputs.stage_logits.items()
     }
     losses[FINAL] = shares[1] * heatmap_loss(outputs.logits, targets, weights, hardest)
-    by_stage = config.by_stage
-    return jnp.stack([by_stage[stage] * loss for stage, loss in losses.items()]).sum(), losses
+    return jnp.stack(
+        [values.by_stage[stage] * loss for stage, loss in losses.items()]
+    ).sum(), losses

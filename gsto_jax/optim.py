@@ -84,13 +84,17 @@ def adam(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransfo
     )
 
 
-def averaged(average: Any, current: Any, decay: float, step: Array) -> Any:
-    """Exponential moving average of a tree, after step `step` (from 0).
+def early_decay(decay: Any, step: Array) -> Array:
+    """Returns the decay of a moving average at step n (from 0): `min(decay, (1 + n) / (10 + n))`.
 
-    Early steps count more, so that the initial values are soon forgotten: the decay of step n is
-    `min(decay, (1 + n) / (10 + n))`.
+    Early steps count more, so that the initial values are soon forgotten.
     """
-    keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def averaged(average: Any, current: Any, decay: Any, step: Array) -> Any:
+    """Exponential moving average of a tree, after step `step` (from 0); see `early_decay`."""
+    keep = early_decay(decay, step)
     return jax.tree.map(
         lambda old, new: (keep * old + (1 - keep) * new).astype(old.dtype), average, current
     )

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from rich.table import Table
 
@@ -19,31 +20,38 @@ from gsto_jax.train import Progress
 from gsto_jax.whole_file import replacing
 
 
-def describe_table(config: Config, outputs: int) -> Table:
-    """Parameters and MACs of a network by stage, exact, with the paper's figures beside them.
+def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Table:
+    """Builds a table of the exact parameters and MACs by stage, beside the paper's figures.
 
     Args:
       config: the settings.
       outputs: how many classes, or joints.
+      crop: (h, w) of a training sample, to count MACs there too; empty for the paper's size alone.
     """
-    stages: dict[str, Count] = {}
     size, unit = (POSE_SIZE, "joints") if config.task == "pose" else (SIZE, "classes")
-    for part, part_count in count_by_part(network(config.model, outputs), size).items():
-        stage = re.match(r"stem|head|[a-z]+\d?", part)[0]  # type: ignore[index]
-        stages[stage] = stages.get(stage, Count()) + part_count
+    own = (crop[0], crop[1]) if len(crop) == 2 and tuple(crop) != size else None
+    model_of_counts = network(config.model, outputs)
+    stages = _counts_by_stage(model_of_counts, size)
+    own_stages = _counts_by_stage(model_of_counts, own) if own else {}
     total = sum(stages.values(), Count())
     model, (height, width) = config.model, size
     body = model.variant + (f" with {model.context}" if model.context != "none" else "")
     title = f"{config.name}: {body}, {outputs} {unit}, one image {height}x{width}"
     table = Table(title=title, title_justify="left")
-    for column in ("part", "conv parameters", "conv+BN parameters", "MACs"):
+    columns = ["part", "conv parameters", "conv+BN parameters", "MACs"]
+    if own:
+        columns.append(f"MACs, data.crop {own[0]}x{own[1]}")
+    for column in columns:
         table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
-    for stage, c in stages.items():
-        table.add_row(stage, str(c.conv_params), str(c.params), str(c.macs))
-    table.add_section()
-    table.add_row("total", str(total.conv_params), str(total.params), str(total.macs))
-    rounded = (f"{n / 1e6:.2f}M" for n in (total.conv_params, total.params))
-    table.add_row("", *rounded, f"{total.gmacs:.1f} x 2^30")
+    own_total = sum(own_stages.values(), Count())
+    for stage, c in (stages | {"total": total}).items():
+        own_macs = [str((own_stages | {"total": own_total})[stage].macs)] if own else []
+        if stage == "total":
+            table.add_section()
+        table.add_row(stage, str(c.conv_params), str(c.params), str(c.macs), *own_macs)
+    rounded = [f"{n / 1e6:.2f}M" for n in (total.conv_params, total.params)]
+    rounded += [f"{c.gmacs:.1f} x 2^30" for c in ([total, own_total] if own else [total])]
+    table.add_row("", *rounded)
     row = published(model.variant, model.gsto, outputs, model.head, size, model.attention_spec)
     if row is None:
         table.caption = "The paper prints no count for this network."
@@ -53,6 +61,14 @@ def describe_table(config: Config, outputs: int) -> Table:
         table.caption = f"Paper: {row.place}."
     table.caption_justify = "left"
     return table
+
+
+def _counts_by_stage(model: nn.Module, size: tuple[int, int]) -> dict[str, Count]:
+    stages: dict[str, Count] = {}
+    for part, part_count in count_by_part(model, size).items():
+        stage = re.match(r"stem|head|[a-z]+\d?", part)[0]  # type: ignore[index]
+        stages[stage] = stages.get(stage, Count()) + part_count
+    return stages
 
 
 def paper_tables(rows: Sequence[Row] = ROWS) -> Iterator[Table]:

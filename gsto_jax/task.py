@@ -18,7 +18,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.config import Config, ModelConfig
-from gsto_jax.errors import UserError
+from gsto_jax.errors import StatisticsError, UserError
+from gsto_jax.hyperparameters import Hyperparameters, hyperparameters, optimizer
 from gsto_jax.layers.materialize import materialize
 from gsto_jax.losses import FINAL, deep_supervision, label_weight
 from gsto_jax.metrics import best_class, pixel_counts
@@ -26,7 +27,7 @@ from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import ResNetSpec, variant
-from gsto_jax.optim import adam, averaged, poly_schedule, sgd, step_schedule, with_warmup
+from gsto_jax.optim import averaged, poly_schedule, step_schedule, with_warmup
 from gsto_jax.parallel import gathered, lanes, placed, platform_of
 from gsto_jax.resample import enlarge
 
@@ -178,14 +179,6 @@ class Task:
         return with_warmup(rate, warmup, optim.warmup_start) if warmup else rate
 
     @cached_property
-    def optimizer(self) -> optax.GradientTransformation:
-        """The optimiser."""
-        optim = self.config.optim
-        if optim.kind == "adam":
-            return adam(self.schedule, optim.weight_decay)
-        return sgd(self.schedule, optim.momentum, optim.weight_decay)
-
-    @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the train state."""
         return jax.eval_shape(partial(_first_state, self), abstract_variables(self.model))
@@ -210,18 +203,23 @@ class Task:
         return shapes if step == "train" else shapes | {"mask": ((batch,), np.bool_)}
 
     def losses(
-        self, outputs: Outputs, batch: Batch, shares: Shares = (1.0, 1.0)
+        self,
+        outputs: Outputs,
+        batch: Batch,
+        shares: Shares = (1.0, 1.0),
+        values: Hyperparameters | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """The loss of a batch, and each head's own by stage (see `deep_supervision`)."""
+        """Computes the loss of a batch, and each head's own by stage (see `deep_supervision`)."""
         return deep_supervision(
             outputs,
             batch["label"],
             self.config.loss,
             self.ignore_label,
             self.config.model.align_corners,
-            self.loss_weights,
+            self.loss_weights if values is None else values.class_weights,
             shares,
             self.config.model.loss_kernels,
+            None if values is None else values.loss,
         )
 
     def shares(self, parts: Batch) -> Shares:
@@ -260,7 +258,9 @@ def _first_state(task: Task, variables: Any) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        opt_state=task.optimizer.init(variables["params"]),
+        opt_state=_optimizer(task, hyperparameters(task, jnp.zeros((), jnp.int32))).init(
+            variables["params"]
+        ),
         ema=averages,
     )
 
@@ -285,7 +285,9 @@ def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
     return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], x, 0)
 
 
-def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+def train_step(
+    task: Task, state: TrainState, batch: Batch, values: Hyperparameters | None = None
+) -> tuple[TrainState, dict[str, Array]]:
     """One step of the optimiser.
 
     With `train.accumulate` the batch passes in that many parts, whose gradients add up to the whole
@@ -298,34 +300,43 @@ def train_step(task: Task, state: TrainState, batch: Batch) -> tuple[TrainState,
       state: before the step.
       batch: `task.train_inputs`: "image" `b h w 3` uint8, "label" `b h w` integers, "size" `b 2`
         (see `normalize`); or those of a pose.
+      values: numbers of this step; None: those of the task, as constants of the program.
 
     Returns:
       The state after the step, and scalars: "loss", "loss/stage2" and so on for each head,
       "learning_rate", "gradient_norm", and "finite", whether loss, gradient and state are.
     """
+    if values is None:
+        values = hyperparameters(task, state.step)
     params, batch_stats = state.params, state.batch_stats
     if task.config.parallel.shard_parameters:
         params, batch_stats = gathered((params, batch_stats))
     parts = task.config.train.accumulate
     if parts == 1:
-        grads, losses, batch_stats = _gradient(task, params, batch_stats, batch)
+        first = replace(values, bn_momentum=values.bn_momentum[0])
+        grads, losses, batch_stats = _gradient(task, params, batch_stats, batch, first)
     else:
-        grads, losses, batch_stats = _accumulate(task, params, batch_stats, batch, parts)
+        grads, losses, batch_stats = _accumulate(task, params, batch_stats, batch, values)
 
-    updates, opt_state = task.optimizer.update(grads, state.opt_state, state.params)
+    optimizer_of_step = _optimizer(task, values)
+    updates, opt_state = optimizer_of_step.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
         current = {"params": params, "batch_stats": batch_stats}
-        ema = averaged(ema, current, task.config.optim.ema_decay, state.step)
+        ema = averaged(ema, current, values.ema_decay, state.step)
     new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
     norm, new = optax.tree.norm(grads), (params, batch_stats)
     scalars = losses | {
-        "learning_rate": task.schedule(state.step),
+        "learning_rate": values.learning_rate,
         "gradient_norm": norm,
         "finite": jnp.isfinite(jnp.stack([losses["loss"], norm, *map(optax.tree.norm, new)])).all(),
     }
     return new_state, scalars
+
+
+def _optimizer(task: Task, values: Hyperparameters) -> optax.GradientTransformation:
+    return optimizer(task.config.optim.kind, values)
 
 
 def _gradient(
@@ -333,16 +344,21 @@ def _gradient(
     params: Any,
     batch_stats: Any,
     batch: Batch,
+    values: Hyperparameters,
     shares: Shares = (1.0, 1.0),
 ) -> tuple[Any, dict[str, Array], Any]:
-    """Gradient, losses and new running statistics of a batch; `shares` of `Task.losses`."""
+    """Returns gradient, losses and new running statistics of a batch; `shares` of `Task.losses`."""
+    model = task.model.clone(bn_momentum=values.bn_momentum)
     images = normalize(task, batch["image"], batch.get("size"))
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         variables = {"params": params, "batch_stats": batch_stats}
-        outputs, updates = task.model.apply(variables, images, train=True, mutable=["batch_stats"])
+        try:
+            outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        except StatisticsError as error:
+            raise _too_few_values(task, images.shape, error) from None
         assert isinstance(outputs, Outputs)
-        loss, by_stage = task.losses(outputs, batch, shares)
+        loss, by_stage = task.losses(outputs, batch, shares, values)
         losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in by_stage.items()}
         return loss, (losses, updates["batch_stats"])
 
@@ -350,24 +366,42 @@ def _gradient(
     return grads, losses, new_stats
 
 
+def _too_few_values(task: Task, shape: Sequence[int], error: StatisticsError) -> UserError:
+    """Names the settings that leave a BatchNorm fewer than two values per channel."""
+    train, model = task.config.train, task.config.model
+    return UserError(
+        f"{str(error).partition(':')[0]} would see fewer than 2 values per channel in training: "
+        f"config.train.batch_size is {train.batch_size}, config.train.accumulate "
+        f"{train.accumulate} and config.model.bn_groups {model.bn_groups}, so it normalizes "
+        f"{shape[0] // model.bn_groups} crops of {shape[1]} x {shape[2]} at a time. Use a larger "
+        "batch, less accumulation, fewer groups or a larger config.data.crop"
+    )
+
+
 def _accumulate(
-    task: Task, params: Any, batch_stats: Any, batch: Batch, parts: int
+    task: Task, params: Any, batch_stats: Any, batch: Batch, values: Hyperparameters
 ) -> tuple[Any, dict[str, Array], Any]:
     # Part n is every parts-th picture from n on: of each device's own, so none has to move.
+    parts = task.config.train.accumulate
     split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
     shares = task.shares(split)
 
     def body(carry: Any, part: Any) -> tuple[Any, None]:
         grads, losses, batch_stats = carry
-        new_grads, new_losses, batch_stats = _gradient(task, params, batch_stats, *part)
+        batch, shares, momentum = part
+        of_part = replace(values, bn_momentum=momentum)
+        new_grads, new_losses, batch_stats = _gradient(
+            task, params, batch_stats, batch, of_part, shares
+        )
         add = partial(jax.tree.map, jnp.add)
         return (add(grads, new_grads), add(losses, new_losses), batch_stats), None
 
-    first, one = jax.tree.map(lambda x: x[0], (split, shares))
-    shapes = jax.eval_shape(partial(_gradient, task), params, batch_stats, first, one)
+    first, one, momentum = jax.tree.map(lambda x: x[0], (split, shares, values.bn_momentum))
+    of_first = replace(values, bn_momentum=momentum)
+    shapes = jax.eval_shape(partial(_gradient, task), params, batch_stats, first, of_first, one)
     grads, losses, _ = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     start = (grads, losses, batch_stats)
-    (grads, losses, batch_stats), _ = jax.lax.scan(body, start, (split, shares))
+    (grads, losses, batch_stats), _ = jax.lax.scan(body, start, (split, shares, values.bn_momentum))
     return grads, losses, batch_stats
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax.errors import TrainingError
+from gsto_jax.hyperparameters import hyperparameters
 from gsto_jax.parallel import compiler_options, on_mesh, put_batch, replicated, split_batch
 from gsto_jax.step_time import StepTime, Stopwatch
 from gsto_jax.task import Task, TrainState, placing, train_step
@@ -152,15 +153,51 @@ def fit(
     return state
 
 
-def compiled_train_step(task: Task, mesh: Mesh) -> Any:
-    """`train_step` under `jit` on a mesh; it donates the state."""
-    return jax.jit(
-        on_mesh(partial(train_step, task.on(mesh)), mesh),
-        in_shardings=(placing(task, mesh), split_batch(mesh)),
-        out_shardings=(placing(task, mesh), replicated(mesh)),
-        donate_argnums=0,
-        compiler_options=compiler_options(mesh),
-    )
+class CompiledTrainStep:
+    """`train_step` under `jit` on a mesh; it donates the state.
+
+    Its hyperparameters come from a program of their own, which compiles in no time: learning rate,
+    number of steps and the like are arguments of the step, not constants in it.
+
+    Args:
+      task: what is trained.
+      mesh: the devices.
+
+    Attributes:
+      values: returns the hyperparameters of a step by its number; a program that was lowered and
+        compiled takes them as its third argument.
+    """
+
+    def __init__(self, task: Task, mesh: Mesh) -> None:
+        everywhere = replicated(mesh)
+        self.values = jax.jit(partial(hyperparameters, task), out_shardings=everywhere)
+        self._step = jax.jit(
+            on_mesh(partial(train_step, task.on(mesh)), mesh),
+            in_shardings=(placing(task, mesh), split_batch(mesh), everywhere),
+            out_shardings=(placing(task, mesh), everywhere),
+            donate_argnums=0,
+            compiler_options=compiler_options(mesh),
+        )
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Takes a step; see `train_step`."""
+        new: tuple[TrainState, dict[str, jax.Array]]
+        new = self._step(state, batch, self.values(state.step))
+        return new
+
+    def trace(self, state: Any, batch: Any) -> Any:
+        """Traces the step for arrays, or for their shapes."""
+        step = jax.ShapeDtypeStruct((), np.int32)
+        return self._step.trace(state, batch, jax.eval_shape(self.values, step))
+
+    def lower(self, state: Any, batch: Any) -> Any:
+        """Lowers the step for arrays, or for their shapes."""
+        return self.trace(state, batch).lower()
+
+
+def compiled_train_step(task: Task, mesh: Mesh) -> CompiledTrainStep:
+    """Returns the training step for the devices of a mesh; it compiles with its first call."""
+    return CompiledTrainStep(task, mesh)
 
 
 def _check_finite(scalars: Mapping[str, Any] | None, step: int) -> None:

@@ -13,4 +13,4 @@ def run(args: Any) -> None:
     data = values.pop("data")
     settings = Config.from_dict(values)
     names = data["keypoints"]["names"] if settings.task == "pose" else data["classes"]
-    make_show()(describe_table(settings, len(names)))
+    make_show()(describe_table(settings, len(names), data["crop"]))

@@ -107,3 +107,19 @@ def test_all_gating_goes_through_one_folder():
     }
     assert "gsto_jax/gate/api.py" in users
     assert {str(Path(user).parent) for user in users} == {"gsto_jax/gate"}
+
+
+@pytest.mark.parametrize("package", ["ml_collections", "cv2"])
+def test_main_names_the_remedy_for_a_missing_package(package):
+    code = f"""
+import runpy, sys
+sys.modules[{package!r}] = None
+sys.argv = ["main.py", "--mode=describe"]
+runpy.run_path("main.py", run_name="__main__")
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr == (
+        f"main.py needs the package {package}, which is not installed: run pip install '.[train]' "
+        "in the clone\n"
+    )

@@ -10,6 +10,7 @@ from jax import Array
 from gsto_jax.gate import gpu, tpu, xla
 from gsto_jax.implementation import call
 from gsto_jax.ops.batch_norm import batch_norm
+from gsto_jax.ops.floating import as_floating
 
 
 class Gated(NamedTuple):
@@ -74,6 +75,10 @@ def gated_maps(
     Example:
       >>> gated, other = gated_maps(features, kernel, relu=True).maps  # kernel c 2
     """
+    kernel = as_floating(kernel)
+    features = as_floating(features, kernel.dtype)
+    if kernel.ndim != 2:
+        raise ValueError(f"kernel must be c n, one column per gate; got shape {kernel.shape}")
     channels, count = kernel.shape
     if features.ndim != 4 or features.shape[-1] != channels * pack:
         raise ValueError(
@@ -185,6 +190,8 @@ def apply_gates(
             f"gates {gate_logits.shape} and features {features.shape} must share batch, height and "
             "width: make the gate at the resolution of the map that it scales"
         )
+    gate_logits = as_floating(gate_logits)
+    features = as_floating(features, gate_logits.dtype)
     gates = jax.nn.sigmoid(gate_logits).astype(features.dtype)
     return xla.scale_maps(features, gates, pack), gates
 
@@ -209,5 +216,7 @@ def apply_channel_gates(features: Array, gate_logits: Array, pack: int = 1) -> A
             f"channel gates {gate_logits.shape} and features {features.shape} packed by {pack}: "
             f"give gates {(batch, 1, 1, lanes // pack)}"
         )
+    gate_logits = as_floating(gate_logits)
+    features = as_floating(features, gate_logits.dtype)
     gates = jax.nn.sigmoid(gate_logits).astype(features.dtype)
     return (jnp.tile(gates, pack) if pack > 1 else gates) * features

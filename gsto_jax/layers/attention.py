@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_channel_gates, apply_gates
+from gsto_jax.layers.checks import COUNT, check, factory, one_of
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import hints, unpack
 
 ATTENTION_PLACES = ("block", "layer", "transfer")
@@ -34,9 +36,15 @@ class ChannelAttention(nn.Module):
     reduction: int = 16
     conv: ModuleDef = Conv
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, reduction=COUNT, conv=factory)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, pack: int = 1) -> Array:
         """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+        x = as_floating(x)
         wide = jnp.promote_types(x.dtype, jnp.float32)
         row = unpack(x.mean((1, 2), wide, keepdims=True), pack)  # b 1 pack c
         means = row.mean(2, keepdims=True).astype(x.dtype)
@@ -60,9 +68,15 @@ class SpatialAttention(nn.Module):
     kernel_size: int = 7
     conv: ModuleDef = field(default_factory=default_conv)
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, kernel_size=COUNT, conv=factory)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, pack: int = 1) -> Array:
         """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+        x = as_floating(x)
         *place, lanes = x.shape
         pixels = x.reshape(*place, pack, lanes // pack)
         wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -130,7 +144,12 @@ def attention(kind: str, place: str, conv: ModuleDef = Conv) -> Attention:
         one gate a branch, not one for each target; so within a module that is "block", and what
         differs are the transitions.
       conv: the convolution to use.
+
+    Raises:
+      ValueError: an unknown kind or place.
     """
+    one_of(tuple(ATTENTION))("attention: kind", kind)
+    one_of(ATTENTION_PLACES)("attention: place", place)
     layer = partial(ATTENTION[kind], conv=conv) if kind != "none" else no_attention
     if place == "block":
         return Attention(branch=layer)

@@ -8,6 +8,7 @@ import flax.linen as nn
 from jax import Array
 
 from gsto_jax.layers.attention import no_attention
+from gsto_jax.layers.checks import COUNT, PARTS, at_least, check, flag
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
@@ -34,6 +35,19 @@ class ConvBN(nn.Module):
     dilation: int = 1
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            features=COUNT,
+            kernel_size=COUNT,
+            stride=COUNT,
+            dilation=COUNT,
+            relu=flag,
+            **PARTS,
+        )
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -64,6 +78,11 @@ class BasicBlock(nn.Module):
     norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, features=COUNT, **PARTS)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
         """`b h w features`, or packed, -> the same shape."""
@@ -93,6 +112,11 @@ class Bottleneck(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, planes=COUNT, stride=COUNT, dilation=COUNT, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
@@ -129,6 +153,11 @@ class DownChain(nn.Module):
     last_relu: bool = False
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, features=COUNT, halvings=at_least(0), last_relu=flag, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, packs: Sequence[int] | None = None) -> Array:

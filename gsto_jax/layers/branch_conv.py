@@ -8,6 +8,7 @@ from jax import Array
 
 from gsto_jax.layers.conv import Conv, project
 from gsto_jax.layers.materialize import materialize
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import packed_kernel, project_and_upsample
 from gsto_jax.ops.space import along_space
 
@@ -33,6 +34,7 @@ class BranchConv(Conv):
         Returns:
           `b h_0 w_0 features`, packed as branch 0.
         """
+        branches = [as_floating(x, self.param_dtype) for x in branches]
         widths = [x.shape[-1] // by for x, by in zip(branches, packs, strict=False)]
         channels, out_pack = sum(widths), packs[0]
         starts = [sum(widths[:j]) for j in range(1, len(widths))]

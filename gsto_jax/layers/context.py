@@ -23,6 +23,7 @@ from jax import Array
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import ConvBN
+from gsto_jax.layers.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check, each, flag, text
 from gsto_jax.layers.conv import Conv, ModuleDef, hrnet_std
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.layers.norm import BatchNorm
@@ -67,6 +68,17 @@ class BranchGates(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            branches=each(text),
+            num_classes=at_least(0),
+            implementation=IMPLEMENTATION,
+            **PARTS,
+        )
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self, x: Array, train: bool = False
@@ -105,8 +117,8 @@ class PPM(nn.Module):
 
     For each number of bins the map is gated, pooled adaptively, sent through a 1x1 convolution, BN
     and ReLU, and upsampled; a 3x3 convolution, BN and ReLU joins all of that with the map itself.
-    No dropout. One bin of a batch of one is one value a channel, which BN in training takes to its
-    bias: train with at least two pictures.
+    No dropout. One bin of a batch of one is one value per channel, which BatchNorm refuses in
+    training: train on at least two images.
 
     Attributes:
       features: channels of each pooled branch and of the result. Usual: a quarter of the map's.
@@ -136,6 +148,19 @@ class PPM(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            features=COUNT,
+            bins=each(COUNT),
+            num_classes=at_least(0),
+            align_corners=flag,
+            implementation=IMPLEMENTATION,
+            **PARTS,
+        )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:
         """`b h w c` -> `b h w features`, logits of the predictor, gates by "bin1" and so on.
@@ -161,7 +186,7 @@ class ASPP(nn.Module):
     A 1x1 convolution of the map; for each rate the gated map under a 3x3 convolution of that
     dilation; and the gated map's mean over the picture under a 1x1 convolution, upsampled: all with
     BN and ReLU, joined by a 1x1 convolution, BN and ReLU. No dropout, no 3x3 convolution before the
-    classifier. The mean of a batch of one is one value a channel: see `PPM`.
+    classifier. The mean of a batch of one is one value per channel: see `PPM`.
 
     Attributes:
       features: channels of each branch and of the result. Usual: an eighth of the map's.
@@ -189,6 +214,19 @@ class ASPP(nn.Module):
     implementation: str | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            features=COUNT,
+            rates=each(COUNT),
+            num_classes=at_least(0),
+            align_corners=flag,
+            implementation=IMPLEMENTATION,
+            **PARTS,
+        )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.errors import UserError
+from gsto_jax.layers.checks import COUNT, check, flag, floating, function
 from gsto_jax.layers.materialize import materialize
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import packed_kernel, tile
 from gsto_jax.ops.space import along_space
 
@@ -38,7 +40,8 @@ class Conv(nn.Module):
     """2-D convolution, `b h w c` -> `b ceil(h/stride) ceil(w/stride) features`.
 
     Pads `dilation * (kernel_size // 2)` zeros on both sides, at stride 2 too, where XLA's "SAME"
-    would pad one side only. Computes in the dtype of its input; parameters are cast to it.
+    would pad one side only. Computes in the dtype of its input, of integers in that of the
+    parameters; parameters are cast to it.
 
     Attributes:
       features: output channels.
@@ -64,6 +67,21 @@ class Conv(nn.Module):
     kernel_std: KernelStd = he_std
     param_dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            features=COUNT,
+            kernel_size=COUNT,
+            stride=COUNT,
+            dilation=COUNT,
+            parallel=COUNT,
+            use_bias=flag,
+            kernel_std=function,
+            param_dtype=floating,
+        )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, pack: int = 1, out_pack: int | None = None) -> Array:
         """Convolves `x`.
@@ -81,6 +99,7 @@ class Conv(nn.Module):
                 f"a convolution over {x.shape}: give maps b h w c (tokens b n c: reshape them to "
                 "the grid they lie in)"
             )
+        x = as_floating(x, self.param_dtype)
         k, channels = self.kernel_size, x.shape[-1] // pack
         out_pack = pack if out_pack is None else out_pack
         kernel = self.drawn_kernel(channels)
@@ -159,5 +178,5 @@ def project(x: Array, kernel: Array) -> Array:
 
 
 def _product(x: Array, kernel: Array) -> Array:
-    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-    return y.reshape(*x.shape[:-1], -1)
+    y = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ kernel[0, 0]
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])

@@ -7,8 +7,18 @@ import flax.linen as nn
 from jax import Array
 
 from gsto_jax.layers.blocks import ConvBN, DownChain
+from gsto_jax.layers.checks import (
+    COUNT,
+    IMPLEMENTATION,
+    METHODS,
+    PARTS,
+    check,
+    flag,
+    one_of,
+    optional,
+)
 from gsto_jax.layers.conv import Conv, ModuleDef
-from gsto_jax.layers.gates import SelfGated
+from gsto_jax.layers.gates import GATE_FORMS, SelfGated
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
@@ -41,6 +51,20 @@ class MultiScaleFusion(nn.Module):
     targets: int | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            gate=one_of(("none", *GATE_FORMS)),
+            self_gate=flag,
+            upsample=one_of(METHODS),
+            align_corners=flag,
+            implementation=IMPLEMENTATION,
+            targets=optional(COUNT),
+            **PARTS,
+        )
+        super().__post_init__()
 
     @nn.compact
     def __call__(

@@ -10,8 +10,10 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers.blocks import ConvBN
+from gsto_jax.layers.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import hints
 
 GATE_FORMS = ("released", "paper")
@@ -39,6 +41,11 @@ class SpatialGate(nn.Module):
     gates: int = 1
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, gates=COUNT, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
@@ -78,6 +85,11 @@ class SelfGated(nn.Module):
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, gates=COUNT, implementation=IMPLEMENTATION, **PARTS)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Gated:
         """`b h w c`, or packed, -> `gates` maps like it, and the gates.
@@ -92,6 +104,7 @@ class SelfGated(nn.Module):
         norm = self.norm(name="bn") if released else None
         check_norm(norm)
         logits = conv(x, *hints(pack))
+        x = as_floating(x, logits.dtype)
         if reason := _reason_against_fusion(conv, norm, train):
             if self.implementation in ("pallas_tpu", "pallas_gpu"):
                 raise UserError(f"implementation {self.implementation!r} cannot run here: {reason}")
@@ -145,6 +158,11 @@ class GateChain(nn.Module):
     kernel_size: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, halvings=at_least(0), kernel_size=COUNT, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:

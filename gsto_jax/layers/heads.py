@@ -10,6 +10,7 @@ from jax import Array
 
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.branch_conv import BranchConv
+from gsto_jax.layers.checks import COUNT, PARTS, check, flag
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
@@ -51,6 +52,11 @@ class SegmentationHead(nn.Module):
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
     align_corners: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, num_classes=COUNT, align_corners=flag, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -99,6 +105,11 @@ class FCNHead(nn.Module):
     features: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, num_classes=COUNT, features=COUNT, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -10,7 +10,9 @@ import numpy as np
 from jax import Array
 from jax.export import is_symbolic_dim
 
+from gsto_jax.layers.checks import COUNT, METHODS, check_map, each
 from gsto_jax.ops.enlarge import enlarge_by, integer_factors
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.space import along_space
 
 
@@ -28,13 +30,18 @@ def resize(
         half-integers (the form of HRNet's segmentation networks). "nearest" takes no notice.
 
     Returns:
-      The resampled map in the dtype of `x`.
+      The resampled map in the dtype of `x`; integers become float32 where they are interpolated.
 
     Raises:
-      ValueError: an unknown method.
+      TypeError: `size` does not hold integers.
+      ValueError: an unknown method, a size below 1, or a map that is not `b h w c` with pixels.
     """
-    if method not in ("bilinear", "nearest"):
+    check_map(x, "resize")
+    each(COUNT, 2)("resize: size", size)
+    if method not in METHODS:
         raise ValueError(f"unknown resize method {method!r}: use 'bilinear' or 'nearest'")
+    if method == "bilinear":
+        x = as_floating(x)
     if tuple(size) == x.shape[1:3]:
         return x
     shape = (x.shape[0], *size, x.shape[3])
@@ -65,8 +72,11 @@ def adaptive_average_pool(x: Array, bins: int) -> Array:
     `jax.export`.
 
     Returns:
-      `b bins bins c` in the dtype of `x`, summed in at least float32.
+      `b bins bins c` in the dtype of `x` (float32 for integers), summed in at least float32.
     """
+    check_map(x, "adaptive_average_pool")
+    COUNT("adaptive_average_pool: bins", bins)
+    x = as_floating(x)
     rows, columns = (_parts(side, bins) for side in x.shape[1:3])
     wide = jnp.promote_types(x.dtype, jnp.float32)
     exact: dict[str, Any] = {"precision": "highest", "preferred_element_type": wide}

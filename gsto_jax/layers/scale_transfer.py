@@ -9,10 +9,22 @@ from jax import Array
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import DownChain
+from gsto_jax.layers.checks import (
+    COUNT,
+    IMPLEMENTATION,
+    PARTS,
+    check,
+    each,
+    flag,
+    function,
+    one_of_or_callable,
+    optional,
+)
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.resize import resize
+from gsto_jax.ops.floating import as_floating
 
 RESAMPLING = ("bilinear", "nearest", "avg_pool", "strided_conv")
 
@@ -45,9 +57,24 @@ class ScaleTransfer(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            features=optional(COUNT),
+            resample=one_of_or_callable(RESAMPLING),
+            factor=COUNT,
+            size=optional(each(COUNT, 2)),
+            align_corners=flag,
+            **PARTS,
+        )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """`b h w c` -> `b H W features`, in the dtype of `x`.
+        """`b h w c` -> `b H W features`, in the dtype of `x`; integers become float32.
+
+        "nearest" without a convolution keeps integers, since it only copies them.
 
         Raises:
           ValueError: an unknown resampling, or a factor that it cannot do.
@@ -62,15 +89,10 @@ class ScaleTransfer(nn.Module):
         if self.size is not None:
             raise ValueError(f"'{self.resample}' takes a factor, not a size")
         if self.resample == "avg_pool":
-            window = (self.factor, self.factor)
+            x, window = as_floating(x), (self.factor, self.factor)
             pooled = nn.avg_pool(x, window, window, padding="SAME", count_include_pad=False)
             return pooled.astype(x.dtype)  # linen divides by counts in the widest float there is
-        if self.resample == "strided_conv":
-            return self._strided(x, train)
-        raise ValueError(
-            f"unknown resampling {self.resample!r}: use a callable, or one of "
-            f"{', '.join(RESAMPLING)}"
-        )
+        return self._strided(x, train)
 
     def _strided(self, x: Array, train: bool) -> Array:
         halvings = self.factor.bit_length() - 1
@@ -110,6 +132,11 @@ class UnsupervisedGSTO(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, transfer=function, implementation=IMPLEMENTATION, **PARTS)
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> GSTOOutput:
         """`b h w c` -> what the transfer makes of the gated map, and the gate `b h w 1`."""
@@ -143,6 +170,11 @@ class SupervisedGSTO(nn.Module):
     form: str = "released"
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, transfer=function, num_classes=COUNT, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> GSTOOutput:

@@ -8,6 +8,7 @@ from jax import Array
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import ConvBN, DownChain
+from gsto_jax.layers.checks import COUNT, PARTS, at_least, check, flag
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.gates import GateChain, check_form
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
@@ -51,6 +52,11 @@ class GTM(nn.Module):
     align_corners: bool = False
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, features=COUNT, num_classes=at_least(0), align_corners=flag, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(

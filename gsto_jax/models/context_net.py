@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from gsto_jax.layers.checks import COUNT, NETWORK, check, check_map, instance_of
 from gsto_jax.layers.context import CONTEXTS
 from gsto_jax.layers.heads import FCNHead
 from gsto_jax.models.hrnet import Outputs
@@ -59,7 +60,7 @@ class ContextNet(nn.Module):
     num_classes: int
     align_corners: bool = False
     init_name: str = "he"
-    bn_momentum: float = 0.99
+    bn_momentum: float | Array = 0.99
     bn_statistics: str = "two_pass"
     bn_groups: int = 1
     remat: bool = False
@@ -67,12 +68,19 @@ class ContextNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self, spec=instance_of(ResNetSpec, 'RESNETS["resnet50"]'), num_classes=COUNT, **NETWORK
+        )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Outputs:
         """Scores every pixel of a normalised image.
 
         Args:
-          image: `b h w 3`, normalised RGB, any float dtype and size.
+          image: `b h w 3`, normalised RGB, any dtype and size; `b` may be 0.
           train: normalise by the batch's statistics and update the running ones.
 
         Raises:
@@ -82,8 +90,7 @@ class ContextNet(nn.Module):
             raise ValueError(
                 f"unknown context module {self.context!r}: use one of {', '.join(CONTEXTS)}"
             )
-        if image.ndim != 4 or image.shape[-1] != 3:
-            raise ValueError(f"ContextNet takes images b h w 3, not {image.shape}")
+        check_map(image, "ContextNet", channels=3)
         parts = parts_of(self)
         encoder = ResNet(self.spec, self.remat, **parts, name="encoder")
         stages = encoder(along_space(image.astype(self.dtype)), train)

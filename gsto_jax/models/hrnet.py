@@ -12,6 +12,16 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.layers.attention import Attention, attention, no_attention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
+from gsto_jax.layers.checks import (
+    COUNT,
+    METHODS,
+    NETWORK,
+    at_least,
+    check,
+    check_map,
+    instance_of,
+    one_of,
+)
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
 from gsto_jax.layers.heads import SegmentationHead
@@ -159,7 +169,7 @@ class HRNet(nn.Module):
     upsample: str = "bilinear"
     align_corners: bool = False
     init_name: str = "hrnet"
-    bn_momentum: float = 0.99
+    bn_momentum: float | Array = 0.99
     bn_statistics: str = "two_pass"
     bn_groups: int = 1
     remat: bool = False
@@ -169,12 +179,26 @@ class HRNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(
+            self,
+            spec=instance_of(HRNetSpec, 'VARIANTS["w18_small_v2"]'),
+            gsto=instance_of(GSTOSpec, "GSTOSpec()"),
+            num_classes=COUNT,
+            upsample=one_of(METHODS),
+            attention=instance_of(AttentionSpec, "AttentionSpec()"),
+            lanes=at_least(0),
+            **NETWORK,
+        )
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Outputs:
         """Scores every pixel of a normalised image.
 
         Args:
-          image: `b h w 3`, normalised RGB, any float dtype.
+          image: `b h w 3`, normalised RGB, any dtype; `b` may be 0.
           train: normalise by the batch's statistics and update the running ones.
 
         Raises:
@@ -183,8 +207,7 @@ class HRNet(nn.Module):
         """
         if self.head not in HEADS:
             raise UserError(f"model.head is {self.head!r}: use one of {', '.join(HEADS)}")
-        if image.ndim != 4 or image.shape[-1] != 3:
-            raise ValueError(f"HRNet takes images b h w 3, not {image.shape}")
+        check_map(image, "HRNet", channels=3)
         parts = parts_of(self)
         after = attention(self.attention.kind, self.attention.place, parts["conv"])
         fusion = partial(

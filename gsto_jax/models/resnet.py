@@ -4,6 +4,7 @@ import flax.linen as nn
 from jax import Array
 
 from gsto_jax.layers.blocks import Bottleneck, ConvBN
+from gsto_jax.layers.checks import PARTS, check, flag, instance_of
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.models.specs import ResNetSpec
@@ -37,6 +38,11 @@ class ResNet(nn.Module):
     remat: bool = False
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        check(self, spec=instance_of(ResNetSpec, 'RESNETS["resnet50"]'), remat=flag, **PARTS)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> list[Array]:

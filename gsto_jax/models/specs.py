@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gsto_jax.errors import UserError
 from gsto_jax.layers.attention import ATTENTION, ATTENTION_PLACES
+from gsto_jax.layers.checks import COUNT, check, each, flag, one_of, text
 from gsto_jax.layers.gates import GATE_FORMS
 from gsto_jax.layers.transition import GTM_KINDS
 
@@ -28,6 +29,11 @@ class HRNetSpec:
     stage1_blocks: int
     stage1_planes: int = 64
     stem_width: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the attribute and what it takes."""
+        counts = dict.fromkeys(("blocks", "stage1_blocks", "stage1_planes", "stem_width"), COUNT)
+        check(self, widths=each(COUNT, 4), modules=each(COUNT, 3), **counts)
 
 
 def _hrnet(width: int, modules: tuple[int, int, int], blocks: int, stage1: int) -> HRNetSpec:
@@ -69,6 +75,11 @@ class ResNetSpec:
     stem_width: int = 64
     output_stride: int = 8
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError, naming the attribute and what it takes."""
+        stride = one_of((8, 16, 32))
+        check(self, blocks=each(COUNT, 4), planes=COUNT, stem_width=COUNT, output_stride=stride)
+
 
 RESNETS: dict[str, ResNetSpec] = {
     "resnet50": ResNetSpec(blocks=(3, 4, 6, 3)),
@@ -98,6 +109,7 @@ class GSTOSpec:
 
     def __post_init__(self) -> None:
         """Raises UserError for a form or kind that does not exist."""
+        check(self, gfm=flag, self_gate=flag, gtm=each(text))
         for name, value in (("gate", self.gate), ("gtm_form", self.gtm_form)):
             if value not in GATE_FORMS:
                 raise UserError(f"model.{name} is {value!r}: use one of {', '.join(GATE_FORMS)}")
@@ -134,6 +146,7 @@ class AttentionSpec:
 
     def __post_init__(self) -> None:
         """Raises UserError for a kind or place that does not exist, or spatial gates twice."""
+        check(self, kind=text, place=text)
         for name, value, choices in (
             ("attention", self.kind, ATTENTION),
             ("attention_place", self.place, ATTENTION_PLACES),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gsto_jax.ops.floating import as_floating
 from gsto_jax.protocol import mirrored_order
 
 REFINEMENTS = ("none", "quarter", "dark")
@@ -67,6 +68,7 @@ def decode(heatmaps: Array, refinement: str = "quarter", sigma: float = 2.0) -> 
     """
     if refinement not in REFINEMENTS:
         raise ValueError(f"refinement is {refinement!r}: use one of {', '.join(REFINEMENTS)}")
+    heatmaps = as_floating(heatmaps)
     batch, height, width, count = heatmaps.shape
     flat = heatmaps.reshape(batch, height * width, count)
     best, value = flat.argmax(1), flat.max(1)
@@ -81,7 +83,7 @@ def decode(heatmaps: Array, refinement: str = "quarter", sigma: float = 2.0) -> 
     def at(dx: int, dy: int) -> Array:
         rows, columns = jnp.clip(y + dy, 0, height - 1), jnp.clip(x + dx, 0, width - 1)
         index = (rows * width + columns)[:, None]
-        return jnp.take_along_axis(maps.reshape(batch, -1, count), index, 1)[:, 0]
+        return jnp.take_along_axis(maps.reshape(flat.shape), index, 1)[:, 0]
 
     slope = jnp.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], -1)
     if refinement == "quarter":
@@ -118,6 +120,7 @@ def merge_mirrored(
       shift: moves the second one column to the right: the grids of a picture and its mirror image
         do not meet where the network rounds sizes (the published test does so).
     """
+    heatmaps, mirrored = as_floating(heatmaps), as_floating(mirrored)
     back = mirrored[:, :, ::-1][..., mirrored_order(pairs, heatmaps.shape[-1])]
     if shift:
         back = jnp.concatenate([back[:, :, :1], back[:, :, :-1]], axis=2)

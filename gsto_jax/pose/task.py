@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from gsto_jax.errors import UserError
+from gsto_jax.hyperparameters import Hyperparameters
 from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.hrnet import Outputs
@@ -83,7 +84,11 @@ class PoseTask(Task):
         }
 
     def losses(
-        self, outputs: Outputs, batch: Batch, shares: Shares = (1.0, 1.0)
+        self,
+        outputs: Outputs,
+        batch: Batch,
+        shares: Shares = (1.0, 1.0),
+        values: Hyperparameters | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """The loss of a batch, and each head's own by stage.
 
@@ -91,10 +96,12 @@ class PoseTask(Task):
           outputs: of the network.
           batch: "image" `b h w 3`, "joints" `b j 2` (x, y in its pixels), "visible" `b j`.
           shares: see `gsto_jax.losses.deep_supervision`.
+          values: of the step; None: those of the configuration.
         """
         targets = self.targets(batch, outputs.logits.shape[1:3])
         hardest = self.config.pose.hardest
-        return heatmap_supervision(outputs, *targets, self.config.loss, hardest, shares)
+        of_loss = None if values is None else values.loss
+        return heatmap_supervision(outputs, *targets, self.config.loss, hardest, shares, of_loss)
 
     def targets(self, batch: Batch, heatmap: Sequence[int]) -> tuple[Array, Array]:
         """Heatmaps of a batch and their weights; see `gsto_jax.pose.heatmaps.encode`."""
