@@ -7,63 +7,63 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
+
+from modes import FLAGS, MODES
+from modes.interrupt import ENDS, Interrupt, exit_now
+
+OWN = ("configs", "data_pipelines", "gsto_jax", "modes")
+"""Packages of the clone: where one is missing, no `pip install` brings it."""
 
 
-def missing_package(error: ModuleNotFoundError) -> str:
-    """Returns what to do about a package of the extra `train` that is not installed."""
-    return (
-        f"main.py needs the package {error.name}, which is not installed: run pip install "
-        "'.[train]' in the clone"
-    )
-
-
-try:
-    from absl import app, flags
-
-    from configs import base, command_line
-    from modes import FLAGS, MODES
-except ModuleNotFoundError as error:
-    print(missing_package(error), file=sys.stderr)
-    sys.exit(2)
-
-
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], interrupt: Interrupt | None = None) -> None:
     """Runs the mode that the flags name; ends with status 2 for what the user can mend."""
-    from data_pipelines import DataError
-    from gsto_jax import distributed
-    from gsto_jax.errors import TrainingError, UserError
-    from gsto_jax.host_memory import keep_freed_memory
-    from gsto_jax.whole_file import disk_problem
-    from modes.platforms import check_platform
+    from absl import flags
+
+    from modes.terminal import make_reporter
 
     args = SimpleNamespace(**flags.FLAGS.flag_values_dict(), inputs=list(argv[1:]))
+    with make_reporter() as reporter:
+        if interrupt is not None:
+            interrupt.stages = reporter.stages
+        _run(args, reporter, interrupt)
+
+
+def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> None:
+    from configs.command_line import fit
+    from modes.terminal import Starting
+
     # Of a checkpoint that fails, it would show the same error for every array.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    starting = Starting()
+    if not args.process:
+        reporter.began(starting)
+    from data_pipelines import DataError
+    from gsto_jax import distributed, reporting
+    from gsto_jax.errors import TrainingError, UserError
+    from gsto_jax.whole_file import disk_problem
+
     try:
-        if args.inputs and args.mode != "predict":
-            raise UserError(
-                f"unknown argument {args.inputs[0]!r}: settings start with --config., and pictures "
-                "are for --mode=predict"
-            )
-        for name, readers in FLAGS.items():
-            if flags.FLAGS[name].present and args.mode not in readers:
-                raise UserError(f"--{name} is for --mode={' or '.join(readers)}, not {args.mode}")
-        if note := check_platform(args.mode):
-            print(note, file=sys.stderr)
-        if args.mode != "prepare":
-            keep_freed_memory()  # works only before JAX finds its devices
+        _check(args)
         _join(args)
-        importlib.import_module(f"modes.{args.mode}").run(args)
+        mode = importlib.import_module(f"modes.{args.mode}")
+        if not args.process:
+            reporter.ended(starting)
+        with reporting.reporting_to(reporter if distributed.is_first() else None):
+            mode.run(args)
         distributed.leave()
     except (UserError, DataError) as error:
-        distributed.fail(str(error), 2)
+        distributed.fail(fit(str(error)), 2)
     except KeyboardInterrupt:
-        distributed.fail("interrupted", 130)
+        if distributed.several():
+            received = interrupt.received if interrupt is not None else None
+            distributed.fail(*ENDS[received or "SIGINT"])
+        raise
     except TrainingError as error:
-        distributed.fail(str(error), 1)
+        distributed.fail(fit(str(error)), 1)
     except Exception as error:
         if message := disk_problem(error):
-            distributed.fail(message, 1)
+            distributed.fail(fit(message), 1)
         if not distributed.several():
             raise
         distributed.await_reason()  # the loss of another process fails here first
@@ -71,6 +71,28 @@ def main(argv: Sequence[str]) -> None:
             distributed.fail(broken, 1)
         traceback.print_exc()
         distributed.fail(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", 1)
+
+
+def _check(args: SimpleNamespace) -> None:
+    """Raises UserError for arguments that the mode does not take."""
+    from absl import flags
+
+    from gsto_jax.errors import UserError
+    from gsto_jax.host_memory import keep_freed_memory
+    from modes.platforms import check_platform
+
+    if args.inputs and args.mode != "predict":
+        raise UserError(
+            f"unknown argument {args.inputs[0]!r}: settings start with --config., and pictures "
+            "are for --mode=predict"
+        )
+    for name, readers in FLAGS.items():
+        if flags.FLAGS[name].present and args.mode not in readers:
+            raise UserError(f"--{name} is for --mode={' or '.join(readers)}, not {args.mode}")
+    if note := check_platform(args.mode):
+        print(note, file=sys.stderr)
+    if args.mode != "prepare":
+        keep_freed_memory()  # works only before JAX finds its devices
 
 
 def _join(args: SimpleNamespace) -> None:
@@ -92,12 +114,36 @@ def _join(args: SimpleNamespace) -> None:
         distributed.connect(None, args.join_timeout)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags; see `configs.command_line.parse`. Prints a help page that is asked for."""
+    from configs import base, command_line
+    from modes import help
+
+    if page := help.page(argv):
+        print(page, end="")
+        sys.exit()
+    return command_line.parse(argv, base.get_config(), MODES)
+
+
+def start() -> None:
+    """Runs the program, and ends with status 130 for Ctrl-C at any moment."""
+    with Interrupt(raises=True) as interrupt:
+        try:
+            from absl import app
+
+            app.run(partial(main, interrupt=interrupt), flags_parser=parse)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in OWN:
+                raise
+            print(
+                f"main.py needs the package {error.name}, which is not installed: run pip install "
+                "'.[train]' in the clone",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+        except KeyboardInterrupt:
+            exit_now(*ENDS[interrupt.received or "SIGINT"])
+
+
 if __name__ == "__main__":
-    parse = partial(command_line.parse, settings=base.get_config(), modes=MODES)
-    try:
-        app.run(main, flags_parser=parse)
-    except ModuleNotFoundError as error:
-        if error.name not in command_line.TRAIN_PACKAGES:
-            raise
-        print(missing_package(error), file=sys.stderr)
-        sys.exit(2)
+    start()

@@ -168,9 +168,8 @@ def get_config() -> ConfigDict:
     keypoints.detections = ""  # JSON of boxes to evaluate on; empty: the true boxes
 
     config.parallel = parallel = ConfigDict()
-    parallel.space = (
-        1  # devices that share a picture, each a part of its height (docs/distributed.md)
-    )
+    # Devices that share a picture, each a part of its height (docs/distributed.md).
+    parallel.space = 1
     parallel.shard_parameters = False  # each device keeps a part of parameters and optimiser state
 
     config.run = run = ConfigDict()

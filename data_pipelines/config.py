@@ -347,7 +347,7 @@ class DataConfig:
         _require(
             isinstance(self.root, str) and self.root,
             f"root is {self.root!r}",
-            "give the data set's directory",
+            "give the dataset's directory as --config.data.root=FOLDER",
         )
         if self.source == "tfds":
             _require(
@@ -378,7 +378,7 @@ class DataConfig:
                 value.format(split="")
             except (AttributeError, IndexError, KeyError, ValueError):
                 raise DataError(
-                    f"config.data: {name} is {value!r}; the only placeholder is {{split}}."
+                    f"config.data.{name} is {value!r}; the only placeholder is {{split}}."
                 ) from None
         first = getattr(self, templates[0])
         _require(
@@ -390,7 +390,7 @@ class DataConfig:
 
 def _require(holds: object, fault: str, remedy: str) -> None:
     if not holds:
-        raise DataError(f"config.data: {fault}; {remedy}.")
+        raise DataError(f"config.data.{fault}; {remedy}.")
 
 
 def _freeze(config: Any, names: Iterable[str], place: str = "") -> None:

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from jax.sharding import Mesh
 
-from gsto_jax import distributed
+from gsto_jax import distributed, reporting
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.parallel import placed
 from gsto_jax.task import Task, TrainState, abstract_state, state_of
@@ -83,7 +83,7 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # What ended the block counts for more than what else cannot be written because of it.
         quiet = contextlib.suppress(TrainingError) if kind else contextlib.nullcontext()
-        with quiet, self._writing():
+        with quiet, self._writing(), reporting.stage("writing checkpoints"):
             self._manager.close()
 
     def save(self, state: TrainState, record: Mapping[str, Any]) -> Path:
@@ -114,7 +114,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved is on the disk. Raises TrainingError if it cannot be."""
-        with self._writing():
+        with self._writing(), reporting.stage("writing checkpoints"):
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
@@ -286,9 +286,10 @@ def load_first(
     for path in paths:
         found, message = None, "a process could not read its part"
         try:
-            record = read_record(path)
-            check(record)
-            found = Checkpoint(path, read_state(path, task, mesh, fork), record)
+            with reporting.stage(f"reading checkpoint {path.name}"):
+                record = read_record(path)
+                check(record)
+                found = Checkpoint(path, read_state(path, task, mesh, fork), record)
         except DamagedError as error:
             message = str(error)
         if not distributed.all_say(found is not None) or found is None:

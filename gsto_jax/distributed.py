@@ -242,6 +242,14 @@ def fail(message: str, status: int) -> NoReturn:
     _watch.fail(message, status)
 
 
+def end(message: str) -> NoReturn:
+    """Prints why all processes end, and ends them at once and without an error."""
+    if _watch is None:
+        print(message, flush=True)
+        os._exit(0)
+    _watch.fail(message, 0)
+
+
 def await_reason() -> None:
     """Gives the watch time to end this process, where another one's failure was the reason."""
     if _watch is not None:
@@ -411,7 +419,7 @@ class _Watch(threading.Thread):
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()  # another thread is at it
         sys.stdout.flush()
-        _print(message)
+        _print(message, status)
         try:
             if told:
                 self._set("failed", json.dumps([status, told]))
@@ -452,5 +460,5 @@ def _count() -> int:
     return int(_state().num_processes)
 
 
-def _print(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+def _print(message: str, status: int = 1) -> None:
+    print(f"{'error: ' if status else ''}{message}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from gsto_jax.parallel import (
     replicated,
     split_batch,
 )
+from gsto_jax.reporting import ReportedProgram
 from gsto_jax.task import EVAL_INPUTS, Task, eval_step
 
 Batch = Mapping[str, np.ndarray]
@@ -131,9 +132,10 @@ def _predict(
 def compiled_eval_step(task: Task, mesh: Mesh) -> Any:
     """`eval_step` under `jit` on a mesh; kept, since a run evaluates many times."""
     whole, split = replicated(mesh), split_batch(mesh)
-    return jax.jit(
+    program = jax.jit(
         on_mesh(partial(eval_step, task.on(mesh)), mesh),
         in_shardings=(whole, split),
         out_shardings=(whole, split, split),
         compiler_options=compiler_options(mesh),
     )
+    return ReportedProgram(program, "the eval step")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import checkpoint, distributed, tables
+from gsto_jax import checkpoint, distributed, reporting, tables
 from gsto_jax.checkpoint import Checkpoints, Record
 from gsto_jax.config import changes, filled
 from gsto_jax.errors import TrainingError, UserError
@@ -188,6 +188,7 @@ class Experiment:
                 checkpoints.save(state, self._record(batches.get_state()))
 
             def evaluate(state: TrainState) -> None:
+                checkpoints.wait()  # so that the process may end at any moment of an evaluation
                 self.evaluate(state, batches.get_state(), stop)
 
             if due and not self._was_evaluated(step):
@@ -199,9 +200,18 @@ class Experiment:
             profiler = Profiler(folder, run.profile_steps, run.profile_start, tell)
             details = {"input": getattr(batches, "waits_for", str)}
             watchdog = Watchdog(run.stall_seconds, tell, details)
-            hooks = Hooks(self._report, save, evaluate, stop, watchdog, profiler)
+            end = min(self.task.steps, run.stop_at or self.task.steps)
+            training = reporting.stage("training", total=end, completed=step)
+
+            def waits(stage: str = "", step: int = 0) -> None:
+                # A compilation is a stage that is reported by itself.
+                watchdog(stage if stage != "compile" else "", step)
+                if not stage:  # a step is done
+                    advance(1)
+
+            hooks = Hooks(self._report, save, evaluate, stop, waits, profiler)
             try:
-                with watchdog, profiler:
+                with watchdog, profiler, training as advance:
                     return fit(self.task, state, batches, self.mesh, hooks)
             except TrainingError as error:
                 with contextlib.suppress(TrainingError):  # this one is told

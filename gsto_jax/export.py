@@ -32,6 +32,7 @@ from jax import Array
 from jax.export import symbolic_shape
 from jax.extend.core import Jaxpr, Literal
 
+from gsto_jax import reporting
 from gsto_jax.checkpoint import versions
 from gsto_jax.errors import UserError
 from gsto_jax.json_file import parse
@@ -113,10 +114,12 @@ def export(
     run, contents = program(predictor), {}
     if "jax" in formats:
         spec = jax.ShapeDtypeStruct(symbolic_shape("b, h, w, 3"), jnp.uint8)
-        exported = jax.export.export(jax.jit(run), platforms=PLATFORMS)(spec)
-        contents["model.jax"] = bytes(exported.serialize())
+        with reporting.stage("exporting model.jax", announce=True):
+            exported = jax.export.export(jax.jit(run), platforms=PLATFORMS)(spec)
+            contents["model.jax"] = bytes(exported.serialize())
     if "onnx" in formats:
-        contents["model.onnx"] = _onnx(predictor, size)
+        with reporting.stage("exporting model.onnx", announce=True):
+            contents["model.onnx"] = _onnx(predictor, size)
     described = json.dumps(_description(predictor, contents, size), indent=2) + "\n"
     contents["model.json"] = described.encode()
     return _write(Path(folder).expanduser(), contents)
@@ -196,14 +199,20 @@ def verify(
     if source != str(predictor.path):
         raise UserError(f"{folder} is an export of {source}: export it anew")
     batches = random_batches() if batches is None else list(batches)
-    expected = [_expected(predictor, batch) for batch in batches]
+    with reporting.stage("predicting random images", len(batches)) as advance:
+        expected = []
+        for batch in batches:
+            expected.append(_expected(predictor, batch))
+            advance(1)
     checks = []
     for name in names:
         chosen, wanted = batches, expected
         if name == "model.onnx" and fixed:
             chosen = random_batches([(2, *fixed)])
             wanted = [_expected(predictor, batch) for batch in chosen]
-        for batch, ours, theirs in zip(chosen, wanted, _fresh(folder / name, chosen), strict=True):
+        with reporting.stage(f"running {name} in a process of its own", announce=True):
+            results = _fresh(folder / name, chosen)
+        for batch, ours, theirs in zip(chosen, wanted, results, strict=True):
             shape = (batch.shape[0], batch.shape[1], batch.shape[2])
             equal = float((ours["labels"] == theirs["labels"]).mean())
             error = np.abs(ours["logits"] - theirs["logits"]).max()

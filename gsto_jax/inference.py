@@ -19,6 +19,7 @@ from gsto_jax.layers.materialize import materialize
 from gsto_jax.metrics import best_class, pixel_counts
 from gsto_jax.parallel import compiler_options, on_mesh, put_batch, replicated, split_batch
 from gsto_jax.protocol import Protocol, Round, Size, mirrored_order
+from gsto_jax.reporting import ReportedProgram
 from gsto_jax.resample import enlarge, resample
 from gsto_jax.task import Task, logits, normalize
 
@@ -148,12 +149,13 @@ def _network(task: Task, mesh: Mesh) -> Any:
     By itself, since it is what takes long to compile; the others compile for each canvas.
     """
     whole, split = replicated(mesh), split_batch(mesh)
-    return jax.jit(
+    program = jax.jit(
         on_mesh(partial(logits, task.on(mesh)), mesh),
         in_shardings=(whole, split),
         out_shardings=split,
         compiler_options=compiler_options(mesh),
     )
+    return ReportedProgram(program, "the network")
 
 
 @lru_cache(maxsize=4)

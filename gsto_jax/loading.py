@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from gsto_jax import checkpoint as checkpoints
+from gsto_jax import reporting
 from gsto_jax.config import filled
 from gsto_jax.errors import UserError
 from gsto_jax.parallel import make_mesh
@@ -47,10 +48,8 @@ def load_trained(checkpoint: str | Path, defaults: Mapping[str, Any] | None = No
     """
     path, *older = checkpoints.named(Path(checkpoint))
     try:
-        config = filled(filled(checkpoints.read_record(path)["config"], defaults or {}))
-        task = task_of(config)
-        mesh = make_mesh(jax.local_devices()[:1])
-        state = checkpoints.read_state(path, task, mesh)
+        with reporting.stage(f"reading checkpoint {path.name}"):
+            return _read(path, defaults or {})
     except checkpoints.DamagedError as error:
         remedy = f"name {older[0]}, the one before it" if older else "restore it"
         raise UserError(f"{error}: {remedy}") from None
@@ -58,4 +57,11 @@ def load_trained(checkpoint: str | Path, defaults: Mapping[str, Any] | None = No
         raise UserError(
             f"checkpoint {path} is too old to hold the setting {error}: give it in `defaults`"
         ) from None
+
+
+def _read(path: Path, defaults: Mapping[str, Any]) -> Trained:
+    config = filled(filled(checkpoints.read_record(path)["config"], defaults))
+    task = task_of(config)
+    mesh = make_mesh(jax.local_devices()[:1])
+    state = checkpoints.read_state(path, task, mesh)
     return Trained(task, state.variables, mesh, path, config)

@@ -27,6 +27,7 @@ from gsto_jax.media import load_rgb
 from gsto_jax.metrics import best_class
 from gsto_jax.parallel import compiler_options, on_mesh
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
+from gsto_jax.reporting import ReportedProgram
 from gsto_jax.resample import resample
 from gsto_jax.task import Task, score_step
 from gsto_jax.visualize import color_mask
@@ -231,9 +232,10 @@ def _shrunk(picture: np.ndarray, size: Size) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _scoring(task: Task, mesh: Mesh) -> Any:
-    return jax.jit(
+    program = jax.jit(
         on_mesh(partial(score_step, task.on(mesh)), mesh), compiler_options=compiler_options(mesh)
     )
+    return ReportedProgram(program, "the network")
 
 
 _best = jax.jit(best_class)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import eval_folder, tables
+from gsto_jax import eval_folder, reporting, tables
 from gsto_jax import protocol as protocols
 from gsto_jax.eval_set import Outcome, Record
 from gsto_jax.evaluate import Batch, EvalBatches, GetMaps, evaluate
@@ -63,6 +63,7 @@ class SegmentationSet:
             if not begun and jax.process_index() == 0:
                 eval_folder.begin(folder)  # not before: what is there stays until there is more
             begun = True
+            advance(int(batch["mask"].sum()) * jax.process_count())
             drawn = pictures.write(batch, predictions, maps)
             for n, kinds in drawn.items():
                 height, width = batch["size"][n]
@@ -71,7 +72,8 @@ class SegmentationSet:
                 by_picture.add(int(batch["index"][n]), label, prediction, kinds)
 
         began = time.perf_counter()
-        with pictures:
+        evaluating = reporting.stage(f"evaluating {self.split}", total=self.size, resumable=True)
+        with pictures, evaluating as advance:
             scores = evaluate(
                 task,
                 variables,

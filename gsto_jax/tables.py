@@ -98,27 +98,25 @@ def _paper_table(number: int, rows: Sequence[Row]) -> Table:
 
 
 def progress_line(progress: Progress, speed: Mapping[str, float] | None = None) -> str:
-    """One line: step, rate, shares of waiting, time left, losses, learning rate.
+    """Returns one line that fits 100 columns: step, rate, shares of waiting, time left, loss.
 
     Args:
       progress: where the run stands.
       speed: of `gsto_jax.speed.Workload.figures`; shares of peak and plan are shown if known.
     """
     scalars, taken, speed = progress.scalars, progress.time, speed or {}
-    shares = {"peak": speed.get("peak_share"), "plan": speed.get("plan_share")}
-    losses = [f"{k} {v:.4g}" for k, v in scalars.items() if k.startswith("loss")]
+    shares = {"input": progress.input_wait, "device": taken.share(taken.device)}
+    shares |= {
+        name: speed[f"{name}_share"] for name in ("peak", "plan") if f"{name}_share" in speed
+    }
     eta = "-" if progress.eta is None else str(timedelta(seconds=round(progress.eta)))
     return " | ".join(
         [
             f"step {progress.step:>{len(str(progress.steps))}}/{progress.steps}",
-            f"{progress.rate:6.2f} steps/s",
-            f"input {progress.input_wait:4.0%}",
-            f"device {taken.share(taken.device):4.0%}",
-            *(f"{name} {share:.1%}" for name, share in shares.items() if share is not None),
+            f"{progress.rate:.2f}/s",
+            " ".join(f"{name} {share:.0%}" for name, share in shares.items()),
             f"eta {eta}",
-            *losses,
-            f"grad {scalars['gradient_norm']:.3g}",
-            f"lr {scalars['learning_rate']:.5f}",
+            f"loss {scalars['loss']:.4g} lr {scalars['learning_rate']:.3g}",
         ]
     )
 

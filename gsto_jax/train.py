@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gsto_jax import reporting
 from gsto_jax.errors import TrainingError
 from gsto_jax.hyperparameters import hyperparameters
 from gsto_jax.parallel import compiler_options, on_mesh, put_batch, replicated, split_batch
@@ -57,8 +59,8 @@ class Hooks:
       save: every `run.checkpoint_every` steps and after the last, with a state known to be finite.
       evaluate: every `run.eval_every` steps but the last, after `save`.
       stop: asked after each step whether to end early; the loop then saves.
-      waits: told what the loop waits for, of `gsto_jax.watchdog.STAGES`, and for which step; and,
-        without a name, that it goes on.
+      waits: told what the loop waits for, "compile" or one of `gsto_jax.watchdog.STAGES`, and for
+        which step; and, without a name, that the step is done.
       profile: told before each step its number and what the one before it returned; what it does
         counts as no step's time.
     """
@@ -109,7 +111,7 @@ def fit(
             hooks.profile(step, previous)
         hooks.waits("input", step)
         try:
-            with watch.part("input"):
+            with watch.part("input"), _first(first, "reading the first batch"):
                 batch = next(iterator)
         except Exception:
             # A signal to the whole group ends the worker processes before it reaches the loop.
@@ -120,7 +122,8 @@ def fit(
                 hooks.save(state)
             break
         hooks.waits("compile" if first else "device", step)
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        compiling = _first(first, "compiling the train step", announce=True)
+        with compiling, jax.profiler.StepTraceAnnotation("train", step_num=step):
             inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
             state, scalars = step_fn(state, inputs)
         # The host prepares one batch ahead of the device, never more.
@@ -198,6 +201,13 @@ class CompiledTrainStep:
 def compiled_train_step(task: Task, mesh: Mesh) -> CompiledTrainStep:
     """Returns the training step for the devices of a mesh; it compiles with its first call."""
     return CompiledTrainStep(task, mesh)
+
+
+def _first(first: bool, description: str, announce: bool = False) -> Any:
+    """Reports what only the first step waits for, when the state is still that on the disk."""
+    if not first:
+        return nullcontext()
+    return reporting.stage(description, announce=announce, resumable=True)
 
 
 def _check_finite(scalars: Mapping[str, Any] | None, step: int) -> None:

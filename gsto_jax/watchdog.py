@@ -79,7 +79,6 @@ class Watchdog:
 
 STAGES = {
     "input": "its input",
-    "compile": "its program, which is compiled first",
     "device": "the device",
     "checkpoint": "a checkpoint to be written",
 }

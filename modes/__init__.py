@@ -19,6 +19,22 @@ MODES = {
     "tables": "print the counts of every network of the paper's tables, beside what it prints",
 }
 
+EXAMPLES = {
+    "train": "python main.py --config=configs/camvid_w18s.py --config.data.root=data",
+    "sweep": "python main.py --mode=sweep --config=configs/ablation.py --rows=t1-baseline,t1-gfm",
+    "eval": "python main.py --mode=eval --workdir=runs/camvid_w18s --config.eval.flip=True",
+    "submit": "python main.py --mode=submit --workdir=runs/cityscapes_w48",
+    "predict": "python main.py --mode=predict --checkpoint=runs/quickstart photos/ film.mp4",
+    "report": "python main.py --mode=report --workdir=runs/a --compare=runs/b",
+    "export": "python main.py --mode=export --checkpoint=runs/quickstart --output=exported",
+    "prepare": "python main.py --mode=prepare --config=configs/lip_w48.py --source=downloads",
+    "audit": "python main.py --mode=audit --config=configs/camvid_w18s.py --config.data.root=data",
+    "plan": "python main.py --mode=plan --config=configs/cityscapes_w18s.py --topology=v5e:2x2",
+    "describe": "python main.py --mode=describe --config=configs/cityscapes_w48.py",
+    "tables": "python main.py --mode=tables",
+}
+"""A command for each mode."""
+
 FLAGS = {
     "fork_from": ("train",),
     "checkpoint": ("eval", "submit", "predict", "export"),

@@ -1,12 +1,10 @@
 """Checks every label of both splits, and counts its classes."""
 
-from functools import partial
 from typing import Any
-
-from rich.progress import Progress
 
 from data_pipelines import DataConfig, DataError, make_source
 from data_pipelines import audit as audit_labels
+from gsto_jax import reporting
 from gsto_jax.tables import audit_table
 from modes.terminal import make_console, plain_values
 
@@ -18,9 +16,8 @@ def run(args: Any) -> None:
     warnings: list[str] = []
     for split in dict.fromkeys((data.train_split, data.eval_split)):
         source = make_source(data, split)
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task(split, total=len(source))
-            found = audit_labels(source, on_record=partial(progress.advance, bar))
+        with reporting.stage(f"auditing {split}", len(source), resumable=True) as advance:
+            found = audit_labels(source, on_record=advance)
         title = f"{split}: {found.records} labels, {len(found.problems)} problems"
         if data.keypoints:
             units = ("joint", "labelled", "persons")

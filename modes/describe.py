@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gsto_jax import reporting
 from gsto_jax.config import Config
 from gsto_jax.tables import describe_table
 from modes.terminal import make_show, plain_values
@@ -13,4 +14,6 @@ def run(args: Any) -> None:
     data = values.pop("data")
     settings = Config.from_dict(values)
     names = data["keypoints"]["names"] if settings.task == "pose" else data["classes"]
-    make_show()(describe_table(settings, len(names), data["crop"]))
+    with reporting.stage("counting parameters"):
+        table = describe_table(settings, len(names), data["crop"])
+    make_show()(table)

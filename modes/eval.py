@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gsto_jax import parallel
+from gsto_jax import parallel, reporting
 from gsto_jax.experiment import Experiment, load_for_evaluation
 from modes.common import (
     DEFAULTS,
@@ -20,7 +20,8 @@ def run(args: Any) -> None:
     settings, show = task.config, shower()
     mesh = parallel.make_mesh(space=settings.parallel.space)
     workdir, chosen = run_folder(args)
-    eval_set, source = make_eval_set(task, data, values, mesh)
+    with reporting.stage("reading the data"):
+        eval_set, source = make_eval_set(task, data, values, mesh)
     agree(args, values, {"the evaluation set": source})
     workdir.check_shared()
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)

@@ -10,7 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from configs import command_line
+from configs.loading import ConfigError
 from data_pipelines import DataConfig
+from gsto_jax import reporting
 from gsto_jax.errors import UserError
 from gsto_jax.parallel import batch_parts, check_batch, make_mesh, rounded_batch
 from gsto_jax.plan import record
@@ -38,8 +40,8 @@ def run(args: Any) -> None:
     if args.compare:
         try:
             configs.append(command_line.another(args.compare))
-        except Exception as error:  # a configuration is a program: it may fail in any way
-            raise UserError(f"--compare={args.compare}: {command_line.reason(error)}") from None
+        except ConfigError as error:
+            raise UserError(f"--compare={args.compare}: {error}") from None
     settings = [read_settings(config)[:2] for config in configs]
     plans: list[Plan] = []  # of the first configuration
     chips = machine(args.topology)
@@ -100,7 +102,8 @@ def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, 
 
     def attempt(units: int) -> Plan:
         try:
-            found = plan(task, target, units * unit, data.crop, step)
+            with reporting.compiling(f"the {step} step of {units * unit} images"):
+                found = plan(task, target, units * unit, data.crop, step)
         except DoesNotFit as error:
             show(str(error))
             raise

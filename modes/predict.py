@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
+from gsto_jax import reporting
 from gsto_jax.config import RUNTIME, kind
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import Head, ImageRule
@@ -86,9 +86,9 @@ def run(args: Any) -> None:
     rule = ImageRule.of(trained.config["data"])
     if rule.orientation == "stored":
         _warn_of_orientations(inputs, console)
-    work = _Work(predict, rule, writer, Progress(console=console), failed)
+    work = _Work(predict, rule, writer, failed)
     try:
-        with work.progress:
+        with reporting.stage("predicting", len(inputs)) as work.advance:
             pictures = [entry for entry in inputs if not entry.is_video]
             if pictures:
                 work.pictures(pictures)
@@ -223,16 +223,14 @@ class _Work:
         predict: Predict,
         rule: ImageRule,
         writer: PredictionWriter,
-        progress: Progress,
         failed: list[str],
     ) -> None:
-        self.predict, self.rule, self.writer = predict, rule, writer
-        self.progress, self.failed = progress, failed
+        self.predict, self.rule, self.writer, self.failed = predict, rule, writer, failed
+        self.advance: reporting.Advance
         self.lost: list[Input] = []
 
     def pictures(self, inputs: list[Input]) -> None:
         """Predicts pictures, while others are read and written."""
-        bar = self.progress.add_task("pictures", total=len(inputs))
         with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_AHEAD) as writers:
             reading: list[Future[np.ndarray]] = []
             writing: list[tuple[Input, Future[None]]] = []
@@ -249,7 +247,7 @@ class _Work:
                 reading[n] = Future()  # lets go of the picture
                 while len(writing) > _AHEAD:
                     self._written(*writing.pop(0))
-                self.progress.advance(bar)
+                self.advance()
             for left in writing:
                 self._written(*left)
 
@@ -268,7 +266,6 @@ class _Work:
         except UserError as error:
             self._lose(entry, str(error))
             return
-        bar = self.progress.add_task(entry.path.name, total=frames or None)
         seen = 0
 
         def predictions() -> Iterator[Prediction | PosePrediction]:
@@ -276,10 +273,11 @@ class _Work:
             for frame in video_frames(entry.path):
                 yield self._predicted(entry, frame)
                 seen += 1
-                self.progress.advance(bar)
+                advance()
 
         try:
-            self.writer.write_video(entry.name, rate, predictions())
+            with reporting.stage(f"predicting {entry.path.name}", frames or None) as advance:
+                self.writer.write_video(entry.name, rate, predictions())
         except UserError as error:
             self._lose(entry, str(error))
             return
@@ -288,6 +286,7 @@ class _Work:
                 raise
             self._lose(entry, f"cannot write what {entry.path} shows: {error.strerror or error}")
             return
+        self.advance()
         if seen == 0:
             self._lose(entry, f"cannot read {entry.path}: it holds no frame")
         elif seen < frames - rate:  # some files know their length in seconds only

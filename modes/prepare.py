@@ -1,14 +1,14 @@
 """Makes a data set of downloads; needs no JAX."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from data_pipelines import DataConfig, DataError
 from data_pipelines.builders import BUILDERS, prepare
-from modes.terminal import make_console, plain_values
+from gsto_jax import reporting
+from modes.terminal import make_show, plain_values
 
 
 def run(args: Any) -> None:
@@ -21,14 +21,16 @@ def run(args: Any) -> None:
         )
     if not args.source:
         raise DataError("--mode=prepare needs --source, the folder of the downloads.")
-    console = make_console()
-    with Progress(console=console) as progress:
-        bars: dict[str, Any] = {}
+    with ExitStack() as stages:
+        completed: dict[str, int] = {}
+        advance: dict[str, reporting.Advance] = {}
 
         def on_split(split: str, done: int, total: int) -> None:
-            if split not in bars:
-                bars[split] = progress.add_task(f"{data.name} {split}", total=total)
-            progress.update(bars[split], completed=done)
+            if split not in advance:
+                stage = reporting.stage(f"preparing {data.name} {split}", total)
+                advance[split] = stages.enter_context(stage)
+            advance[split](done - completed.get(split, 0))
+            completed[split] = done
 
         root = Path(data.root).expanduser()
         builder = BUILDERS[data.name](rule=data.image_rule)
@@ -43,5 +45,6 @@ def run(args: Any) -> None:
                 on_split,
             )
         except KeyboardInterrupt:
-            raise DataError("Interrupted: the same command goes on where this ended.") from None
-    console.print(f"data set  {folder}", soft_wrap=True)
+            make_show()("interrupted: the same command goes on where this ended")
+            raise
+    make_show()(f"data set  {folder}")

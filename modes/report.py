@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from gsto_jax import reporting
 from gsto_jax.errors import UserError
 from gsto_jax.report import write_report
 from modes.common import DEFAULTS
@@ -16,5 +17,6 @@ def run(args: Any) -> None:
     output, compare = (
         Path(path).expanduser() if path else None for path in (args.output, args.compare)
     )
-    page = write_report(Path(args.workdir).expanduser(), output, compare, DEFAULTS)
+    with reporting.stage("writing the report"):
+        page = write_report(Path(args.workdir).expanduser(), output, compare, DEFAULTS)
     make_show()(f"report      {page.absolute()}")

@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from data_pipelines import DataConfig
-from gsto_jax import parallel
+from gsto_jax import parallel, reporting
 from gsto_jax.errors import UserError
+from gsto_jax.evaluate import Batch, GetMaps
 from gsto_jax.evaluate import evaluate as evaluate_network
 from gsto_jax.experiment import load_for_evaluation
 from gsto_jax.pose.coco import results, write_results
@@ -33,7 +35,8 @@ def run(args: Any) -> None:
     workdir, chosen = run_folder(args)
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
     mesh = parallel.make_mesh(space=task.config.parallel.space)
-    eval_set, source = make_segmentation_set(task, data, values, mesh)
+    with reporting.stage("reading the data"):
+        eval_set, source = make_segmentation_set(task, data, values, mesh)
     path = workdir.path / f"submission-{data.test_split}.zip"
     names = list(map(source.name, range(len(source))))
     ids = data.id_map or [(k, k) for k in range(task.num_classes)]
@@ -41,9 +44,14 @@ def run(args: Any) -> None:
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     variables = parallel.whole(found.state.variables, mesh)
     parallel.use_compilation_cache(settings.run.compilation_cache)
-    with writer:
+    with writer, reporting.stage(f"predicting {data.test_split}", len(names)) as advance:
+
+        def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
+            writer.write(batch, predictions, maps)
+            advance(int(batch["mask"].sum()))
+
         look = (eval_set.batches, mesh, eval_set.protocol)
-        evaluate_network(task, variables, *look, on_batch=writer.write)
+        evaluate_network(task, variables, *look, on_batch=on_batch)
     show(f"{writer.written} pictures of {data.test_split}, {eval_set.protocol}")
     show(f"submission  {path}")
     show(f"checkpoint  {found.path}")
@@ -55,11 +63,20 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     workdir, chosen = run_folder(args)
     mesh = parallel.make_mesh(space=task.config.parallel.space)
     split = data.test_split
-    persons, _ = make_pose_set(task, replace(data, eval_split=split, eval_size=0), mesh)
+    with reporting.stage("reading the data"):
+        persons, _ = make_pose_set(task, replace(data, eval_split=split, eval_size=0), mesh)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     variables = parallel.whole(found.state.variables, mesh)
     parallel.use_compilation_cache(task.config.run.compilation_cache)
-    poses = estimate(task, variables, persons.batches, persons.size, mesh)
+    with reporting.stage(f"predicting {split}", persons.size) as advance:
+        poses = estimate(
+            task,
+            variables,
+            persons.batches,
+            persons.size,
+            mesh,
+            on_batch=lambda batch, joints, maps: advance(int(batch["mask"].sum())),
+        )
     assert poses is not None, "nothing stops it"
     published = "test-dev2017" if split == "test" else split
     path = workdir.path / f"person_keypoints_{published}_{task.config.name}_results.zip"

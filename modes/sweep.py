@@ -5,23 +5,30 @@ import re
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
-from ml_collections import config_flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from configs import base, command_line
+from configs import base, command_line, loading
+from configs.loading import ConfigError
 from data_pipelines import make_source
+from gsto_jax import reporting
 from gsto_jax.config import flat
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.interrupt import Interrupt
 from gsto_jax.models.counts import count
 from gsto_jax.models.published import SIZE
 from gsto_jax.sweep.figure import draw
-from gsto_jax.sweep.outcome import Outcome, last_words, outcome_of, settings_of, step_of
+from gsto_jax.sweep.outcome import (
+    Outcome,
+    last_words,
+    outcome_of,
+    settings_of,
+    stage_of,
+    step_of,
+)
 from gsto_jax.sweep.plan import (
     Row,
     Run,
@@ -37,6 +44,7 @@ from gsto_jax.task import network
 from gsto_jax.whole_file import replacing
 from gsto_jax.workdir import Workdir
 from modes.common import DEFAULTS, read_settings
+from modes.interrupt import Interrupt
 from modes.terminal import make_console, make_show, plain_values
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -48,9 +56,10 @@ def run(args: Any) -> None:
     """Sweeps. Raises UserError or DataError, or TrainingError where runs failed."""
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
     show = make_show()
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    file = command_line.config_file()
     seeds = seeds_of(args.seeds)
-    rows = read_rows(args.rows, file)
+    with reporting.stage("reading the rows"):
+        rows = read_rows(args.rows, file)
     reference = args.reference or rows[0].name
     if reference not in [row.name for row in rows]:
         names = ", ".join(row.name for row in rows)
@@ -65,11 +74,11 @@ def run(args: Any) -> None:
         kept = f", {len(finished)} of them done already" if finished else ""
         show(f"{len(rows)} rows x {len(seeds)} seeds: {len(runs)} runs{kept}, {args.jobs} at once")
         show(f"workdir     {folder}")
-        with Interrupt() as interrupt:
+        with Interrupt(unit="the step of each run") as interrupt:
             todo = [run for run in runs if run not in finished]
             trained = Sweep(runs, args.jobs, interrupt)
             trained.train(todo)
-        finish(folder, file, runs, reference, trained.reasons)
+        finish(folder, file.removeprefix(f"{loading.ROOT}/"), runs, reference, trained.reasons)
     finally:
         holder.close()
     if interrupt():
@@ -102,7 +111,8 @@ class Sweep:
         self._runs, self._jobs, self._interrupt = runs, jobs, interrupt
         self._begins: dict[Run, int] = {}
         console = make_console()
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        text = TextColumn("{task.description}", markup=False)
+        columns = text, BarColumn(20), MofNCompleteColumn()
         self._progress = Progress(
             *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
         )
@@ -110,8 +120,11 @@ class Sweep:
 
     def train(self, todo: Sequence[Run]) -> None:
         """Trains what is left to do."""
-        with self._progress:
-            done = len(self._runs) - len(todo)
+        done = len(self._runs) - len(todo)
+        overall: Any = nullcontext(lambda: None)
+        if self._progress.disable:
+            overall = reporting.stage("training runs", len(self._runs), completed=done)
+        with self._progress, overall as self._advance:
             self._all = self._progress.add_task("runs", total=len(self._runs), completed=done)
             watch = Watch(self._began, self._ended, self._tick, self._interrupt)
             run_all(todo, self._jobs, self._launch, watch)
@@ -137,6 +150,7 @@ class Sweep:
         self._progress.remove_task(self._bars.pop(run))
         if found is not None:
             self._progress.advance(self._all)
+            self._advance()
             self._say(_line(found))
         elif self._interrupt():
             self.reasons[run.name] = "stopped"
@@ -149,7 +163,11 @@ class Sweep:
     def _tick(self, running: Collection[Run]) -> None:
         if not self._progress.disable:
             for run in running:
-                self._progress.update(self._bars[run], completed=step_of(run.folder))
+                name = run.name
+                if doing := stage_of(run.log, self._begins[run]):
+                    name += f": {doing}"
+                bar = self._bars[run]
+                self._progress.update(bar, completed=step_of(run.folder), description=name)
 
     def _say(self, text: str) -> None:
         self._progress.console.print(text, soft_wrap=True)
@@ -232,8 +250,10 @@ def _row(text: str, file: str, given: Sequence[str]) -> Row:
     whole = ":".join(filter(None, [file, ",".join(filter(None, [given_words, *words]))]))
     try:
         config = command_line.another(whole, [*given, *own])
-    except Exception as error:  # a configuration is a program: it may fail in any way
-        raise UserError(f"--rows: {text}: {command_line.reason(error)}") from None
+    except ConfigError as error:
+        nearest = [near for word in words if (near := loading.nearest(word))]
+        reason = f"did you mean {nearest[0]}?" if nearest else error
+        raise UserError(f"--rows: {text}: {reason}") from None
     task, data, values = read_settings(config)
     return Row(
         name=_name(text),

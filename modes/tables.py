@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from gsto_jax import reporting
 from gsto_jax.tables import paper_tables
 from modes.terminal import make_show
 
@@ -17,5 +18,6 @@ def run(args: Any) -> None:
         "MACs            weights times output pixels of every convolution that runs\n"
         "paper           its #Param (with BN's for poses) / its GFLOPs, which are MACs / 2^30\n"
     )
-    for table in paper_tables():
-        show(table)
+    with reporting.stage("counting the paper's networks"):
+        for table in paper_tables():
+            show(table)

@@ -1,7 +1,9 @@
 """Begins a run or goes on with it, then evaluates it."""
 
 import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,14 @@ from typing import Any
 import jax
 
 from data_pipelines import audit_sample, make_source, train_batches
-from gsto_jax import distributed, parallel
+from gsto_jax import distributed, parallel, profiling, reporting
 from gsto_jax.config import Config
 from gsto_jax.experiment import Experiment
-from gsto_jax.interrupt import Interrupt
 from gsto_jax.plan.record import planned_seconds
 from gsto_jax.speed import workload
 from gsto_jax.workdir import Workdir, revision
 from modes.common import DEFAULTS, agree, fingerprint, make_eval_set, read_settings, shower
+from modes.interrupt import Interrupt, end_children
 from modes.tensorboard import TensorBoardWriter, check_tensorboard
 
 PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
@@ -32,13 +34,15 @@ def run(args: Any) -> None:
     whole = part == settings.train.batch_size
     name = "train.batch_size" if whole else "train.batch_size / config.train.accumulate"
     parallel.check_batch(part, mesh, name)
-    source = make_source(data, data.train_split)
-    steps = settings.train.total_steps(len(source))
-    task = replace(task, steps=steps)
-    eval_set, eval_source = make_eval_set(task, data, values, mesh)
+    with reporting.stage("reading the data"):
+        source = make_source(data, data.train_split)
+        steps = settings.train.total_steps(len(source))
+        task = replace(task, steps=steps)
+        eval_set, eval_source = make_eval_set(task, data, values, mesh)
     agree(args, values, {"the training set": source, "the evaluation set": eval_source})
     for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
-        found = audit_sample(pictures)
+        with reporting.stage(f"auditing a sample of {split}"):
+            found = audit_sample(pictures)
         seen = len(found.pixels.keys() - {data.ignore_label})
         checked = f"{split}: {found.records} of {len(pictures)} checked, {seen} of"
         if data.keypoints:
@@ -55,7 +59,8 @@ def run(args: Any) -> None:
     shard = (jax.process_index(), jax.process_count())
     batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
     with (
-        Interrupt() as interrupt,
+        Interrupt(stages=reporting.stages, end=end_run) as interrupt,
+        profiling_ignored(),
         contextlib.closing(batches),
         contextlib.closing(Workdir(folder, hold=True)) as workdir,
     ):
@@ -63,7 +68,8 @@ def run(args: Any) -> None:
         stop = distributed.Stop(lambda: interrupt.received)
         train_set = fingerprint(source)
         this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
-        state, position = this.start(Path(args.fork_from) if args.fork_from else None)
+        with reporting.stage("setting up the network", resumable=True):
+            state, position = this.start(Path(args.fork_from) if args.fork_from else None)
         if position is not None:
             batches.set_state(position)
         elif note := start_note(settings, data.name):
@@ -81,7 +87,8 @@ def run(args: Any) -> None:
         show(f"workdir     {workdir.path}")
         this = replace(this, workload=workload(task, mesh, data.crop, planned))
         if writes:
-            this = replace(this, writer=TensorBoardWriter(workdir.path / "tensorboard"))
+            with reporting.stage("loading TensorBoard", resumable=True):
+                this = replace(this, writer=TensorBoardWriter(workdir.path / "tensorboard"))
         state = this.train(state, batches, stop)
         step = int(state.step)
         if step == steps and not stop():
@@ -92,6 +99,25 @@ def run(args: Any) -> None:
             show(f"stopped at step {step}, as run.stop_at says")
         if (newest := workdir.checkpoints / str(step)).is_dir():
             show(f"checkpoint  {newest}")
+
+
+def end_run(message: str) -> None:
+    """Ends this process and its children with a message; other processes of the run end too."""
+    end_children()
+    distributed.end(message)
+
+
+@contextlib.contextmanager
+def profiling_ignored() -> Iterator[None]:
+    """Ignores the signal that asks for a profile, where there are no steps to record."""
+    if profiling.SIGNAL is None:
+        yield
+        return
+    handler = signal.signal(profiling.SIGNAL, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(profiling.SIGNAL, handler)
 
 
 def start_note(settings: Config, data_set: str) -> str | None:

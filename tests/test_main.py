@@ -57,10 +57,17 @@ def refused(*args, **kwargs):
         (["--mode=sweep", "--rows=as-is", "--reference=x"], "is no row: use one of as-is"),
         (["--checkpoint=runs"], "--checkpoint is for --mode=eval or submit or predict or export"),
         (["--mode=eval", "--save=ids"], "--save is for --mode=predict, not eval"),
-        (["--config=configs/camvid_w18s.py"], "root is ''"),
+        (
+            ["--config=configs/camvid_w18s.py"],
+            "config.data.root is ''; give the dataset's directory as --config.data.root=FOLDER",
+        ),
         (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
         (["--config=configs/nope.py"], "no configuration configs/nope.py: configs/ holds those"),
-        (["--config=README.md"], "--config=README.md: give a Python file, such as"),
+        (["--config=README.md"], "'README.md' is no Python file: give one, such as configs/qu"),
+        (["--config=camvid_w18s"], "camvid_w18s: did you mean configs/camvid_w18s.py?"),
+        (["--config=lip_w48s.py:ms"], "lip_w48s.py: did you mean configs/lip_w48.py:ms?"),
+        (["--mode=plan", "--compare=README.md"], "--compare=README.md: 'README.md' is no Python"),
+        (["--mode=sweep", "--rows=camvid_w18s"], "--rows: camvid_w18s: did you mean configs/cam"),
         (["--config.qqq=3"], "unknown setting config.qqq: configs/base.py holds all"),
         (["--workdir=/proc/nope"], "cannot be written"),
         (["--workdir=README.md"], "README.md is a file: give a folder"),
@@ -71,6 +78,12 @@ def refused(*args, **kwargs):
 )
 def test_bad_commands(args, message):
     assert message in refused(*args)
+
+
+def test_no_configuration_is_needed_in_another_folder(tmp_path):
+    assert "give the folder of one as --workdir" in refused("--mode=report", cwd=tmp_path)
+    message = refused("--config=configs/camvid_w18s.py", cwd=tmp_path)
+    assert "config.data.root is ''" in message
 
 
 def test_batches_that_do_not_divide():
@@ -192,7 +205,7 @@ def test_configuration_that_fails(tmp_path):
         (
             "from configs import base\n\ndef get_config():\n"
             "    config = base.get_config()\n    config.train.stepz = 3\n    return config\n",
-            'Did you mean "steps" instead of "stepz"?',
+            "odd.py, line 5: unknown setting config.train.stepz: did you mean config.train.steps?",
         ),
     ):
         path = tmp_path / "odd.py"
@@ -307,16 +320,19 @@ def test_export_report_and_the_best_checkpoint(tmp_path):
     made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
     assert made.returncode == 0, made.stderr
     checkpoint = f"--checkpoint={workdir}"
-    exported = run("--mode=export", checkpoint, f"--output={tmp_path}/x", "--formats=jax")
+    # From another folder, where no configuration lies.
+    elsewhere = {"cwd": tmp_path}
+    exported = run("--mode=export", checkpoint, "--output=x", "--formats=jax", **elsewhere)
     assert exported.returncode == 0, exported.stderr
     assert exported.stdout.count("100.0000% of the labels equal") == 3
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.jax", "model.json"]
-    page = run("--mode=report", f"--workdir={workdir}")
+    page = run("--mode=report", f"--workdir={workdir}", **elsewhere)
     assert page.returncode == 0, page.stderr
-    assert page.stdout == f"report      {workdir}/report.html\n"
+    assert page.stdout.endswith(f"report      {workdir}/report.html\n")
     assert "quickstart-runlocal" in (workdir / "report.html").read_text()
-    best = run("--mode=eval", *args, f"--checkpoint={workdir / 'best'}")
+    best = run("--mode=eval", f"--checkpoint={workdir / 'best'}", **elsewhere)
     assert best.returncode == 0, best.stderr
+    assert "quickstart-runlocal, step 1, on val" in best.stdout, "the settings are the run's"
     assert f"checkpoint  {workdir}/best/1" in best.stdout
 
 

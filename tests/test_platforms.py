@@ -60,10 +60,10 @@ for name in ["gsto_jax", "gsto_jax.export", "gsto_jax.predictor", "gsto_jax.pose
              "modes.describe", "modes.tables"]:
     importlib.import_module(name)
 from gsto_jax.canvas import write_image
-from gsto_jax.interrupt import Interrupt
 from gsto_jax.prediction_files import PredictionWriter, write_classes
 from gsto_jax.profiling import Profiler
 from gsto_jax.workdir import Workdir
+from modes.interrupt import Interrupt, end_children
 
 class Prediction:
     def drawn(self, kind):
@@ -76,6 +76,7 @@ writer.write_video("film", 2.0, iter([Prediction()] * 2))
 write_classes(folder, ["Straße"], [(1, 2, 3)])
 with Interrupt() as interrupt, Profiler(folder / "profile", steps=1) as profiler:
     profiler(1)
+end_children()
 workdir = Workdir(folder / "run", hold=True)
 workdir.write_config({"a": 1})
 workdir.close()

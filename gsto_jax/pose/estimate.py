@@ -20,6 +20,7 @@ from gsto_jax.parallel import (
     sum_over_processes,
 )
 from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, reread_step
+from gsto_jax.reporting import ReportedProgram
 
 Batch = Mapping[str, np.ndarray]
 GetMaps = Callable[[], Mapping[str, Any]]
@@ -153,4 +154,4 @@ def _programs(task: PoseTask, mesh: Mesh) -> tuple[Any, Any, Any]:
         out_shardings=split,
         compiler_options=options,
     )
-    return network, read, reread
+    return ReportedProgram(network, "the network"), read, reread

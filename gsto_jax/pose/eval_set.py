@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from gsto_jax import reporting
 from gsto_jax.eval_set import Outcome, Record
 from gsto_jax.parallel import local_part, sum_over_processes
 from gsto_jax.pose import folder as pose_folder
@@ -76,6 +77,7 @@ class PoseSet:
             if not begun and jax.process_index() == 0:
                 pose_folder.begin(folder)  # not before: what is there stays until there is more
             begun = True
+            advance(int(batch["mask"].sum()) * jax.process_count())
             if not self.detected:
                 # Read at the end: it queues behind the next batch.
                 places = {name: batch[name] for name in ("index", "mask")}
@@ -84,7 +86,8 @@ class PoseSet:
                 drawn = (kind in kinds for kind in KINDS)
                 table[batch["index"][n]] = *_met(task, batch, joints, n), *drawn
 
-        with PoseWriter(folder, task, self.name) as pictures:
+        evaluating = reporting.stage(f"evaluating {self.split}", total=self.size, resumable=True)
+        with PoseWriter(folder, task, self.name) as pictures, evaluating as advance:
             poses = estimate(task, variables, self.batches, self.size, mesh, on_batch, stop)
         if poses is None:
             return None

@@ -1,5 +1,6 @@
 """What a run of a sweep left in its folder."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,23 @@ def step_of(folder: Path) -> int:
     # There is none, or it is being written.
     except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return 0
+
+
+def stage_of(log: Path, start: int = 0) -> str:
+    """Returns the end of a run's log where that is no step of training; at most 44 columns.
+
+    Args:
+      log: its output.
+      start: the byte where that of its last start begins.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(max(start, file.seek(0, 2) - 1024))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    line = lines[-1].strip() if lines else ""
+    return "" if line.startswith("step ") else textwrap.shorten(line, 44, placeholder=" ...")
 
 
 def last_words(log: Path, start: int = 0) -> str:

@@ -93,7 +93,10 @@ def test_wrong_scenes_values(make_scenes_config, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"root": ""}, "root is ''; give the data set's directory"),
+        (
+            {"root": ""},
+            "config.data.root is ''; give the dataset's directory as --config.data",
+        ),
         ({"labels": ""}, "labels is ''; without a list_file"),
         ({"image_suffix": ""}, "image_suffix is ''"),
         ({"images": "images/{part}"}, "the only placeholder is {split}"),

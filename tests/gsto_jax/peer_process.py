@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gsto_jax import distributed
 from gsto_jax.errors import UserError
-from gsto_jax.interrupt import Interrupt
 from gsto_jax.parallel import make_mesh, replicated
+from modes.interrupt import Interrupt
 
 STEPS = 400
 
@@ -54,6 +54,13 @@ def stopping(index):
         stop = distributed.Stop(lambda: interrupt.received)
         steps(stop, at)
         print(stop.received, flush=True)
+
+
+def ending(index):
+    """One process ends all, while the others wait for nothing that could tell them."""
+    if index == 1:
+        distributed.end("stopped by SIGTERM while compiling the train step")
+    threading.Event().wait()
 
 
 def failing(index):

@@ -19,7 +19,7 @@ from gsto_jax.task import Task, network
 NAMES = sorted(
     path.stem
     for path in (Path(__file__).parents[2] / "configs").glob("*.py")
-    if path.stem not in ("__init__", "base", "command_line")
+    if path.stem not in ("__init__", "base", "command_line", "loading")
 )
 
 

@@ -175,6 +175,16 @@ def test_a_signal_to_one_ends_all_at_one_step():
 
 
 @pytest.mark.slow
+def test_one_that_ends_while_compiling_ends_all_without_an_error():
+    for index, (code, _, errors) in enumerate(play("ending", 3)):
+        assert code == 0, errors
+        assert errors_of(errors) == []
+        words = "stopped by SIGTERM while compiling the train step"
+        lines = [line for line in errors.splitlines() if words in line]
+        assert len(lines) == 1 and (lines[0] == words) == (index == 1), errors
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "guilty", "message"),
     [

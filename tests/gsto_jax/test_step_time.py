@@ -151,9 +151,16 @@ def test_progress_line():
     progress = Progress(20, 400, StepTime(0.1, 0.3, 0.1), 190.0, scalars)
     line = progress_line(progress, {"peak_share": 0.123, "examples_per_second": 1.0})
     assert line == (
-        "step  20/400 |   2.00 steps/s | input  20% | device  60% | peak 12.3% | eta 0:03:10 | "
-        "loss 0.5 | grad 2 | lr 0.01000"
+        "step  20/400 | 2.00/s | input 20% device 60% peak 12% | eta 0:03:10 | loss 0.5 lr 0.01"
     )
     assert "peak" not in progress_line(progress)
-    assert "plan 50.0%" in progress_line(progress, {"plan_share": 0.5})
+    assert "plan 50%" in progress_line(progress, {"plan_share": 0.5})
     assert "eta - |" in progress_line(replace(progress, eta=None))
+
+
+def test_progress_lines_fit_a_terminal():
+    scalars = {"loss": 0.123456, "loss/stage2": 1.0, "gradient_norm": 0.00123456}
+    scalars["learning_rate"] = 0.00123456
+    progress = Progress(160000, 160000, StepTime(0.0, 0.08, 0.001), 35999.0, scalars)
+    line = progress_line(progress, {"peak_share": 0.123})
+    assert len(line) <= 100, line

@@ -1,0 +1,226 @@
+"""Ctrl-C and SIGTERM at any moment: acknowledged at once, ended within a second, no orphans."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import program
+
+BUSY = """
+import hashlib, subprocess
+from types import SimpleNamespace
+from modes.interrupt import PATIENCE, Interrupt
+
+PATIENCE.update({{True: 0.3, False: 0.3}})
+words = "compiling the train step"
+stage = SimpleNamespace(description=words, announce=True, resumable={resumable})
+child = subprocess.Popen(["sleep", "600"])
+with Interrupt(raises={raises}, stages=lambda: [stage]) as interrupt:
+    print(child.pid, flush=True)
+    # Keeps the main thread away from Python's own signal handlers, as a compilation does.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+@contextlib.contextmanager
+def busy(raises=False, resumable=False):
+    """A process inside a long C function: the process, and the id of a child of it."""
+    code = BUSY.format(raises=raises, resumable=resumable)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=program.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    child = int(process.stdout.readline())
+    try:
+        time.sleep(0.1)
+        yield process, child
+    finally:
+        for ended in (process.pid, child):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(ended, signal.SIGKILL)
+        process.communicate()
+
+
+def is_gone(process):
+    """Whether a process has ended; who started it may not have asked yet."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert condition()
+
+
+@pytest.mark.parametrize(("raises", "verb"), [(False, "stops"), (True, "ends")])
+def test_the_first_is_acknowledged_and_the_second_ends_all(raises, verb):
+    with busy(raises) as (process, child):
+        process.send_signal(signal.SIGINT)
+        expected = f"Ctrl-C: {verb} after compiling the train step; again to stop now\n"
+        assert process.stderr.readline() == expected
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(3) == 130
+        assert process.stderr.read() == "error: interrupted\n"
+        wait_until(lambda: is_gone(child), 1)
+
+
+def test_sigterm_ends_what_loses_nothing():
+    with busy(resumable=True) as (process, child):
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readline() == "SIGTERM: stops after compiling the train step\n"
+        assert process.wait(6) == 0
+        words = "stopped by SIGTERM while compiling the train step: the same command goes on\n"
+        assert process.stderr.read() == words
+        wait_until(lambda: is_gone(child), 1)
+
+
+def test_sigterm_lets_go_on_what_would_lose_work():
+    with busy() as (process, _):
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readline() == "SIGTERM: stops after compiling the train step\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(3) == 130
+
+
+def test_an_interrupt_that_meets_a_callback_is_raised_again():
+    """As JAX's callback of garbage collection, which drops exceptions."""
+    code = """
+import gc, os, signal, time
+from modes.interrupt import Interrupt
+
+def interrupt(phase, info):
+    gc.callbacks.remove(interrupt)
+    os.kill(os.getpid(), signal.SIGINT)
+
+with Interrupt(raises=True):
+    gc.callbacks.append(interrupt)
+    try:
+        gc.collect()
+        time.sleep(30)
+    except KeyboardInterrupt:
+        print("raised")
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.returncode) == ("raised\n", 0)
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_is_raised_when_a_long_call_returns():
+    code = """
+import hashlib, os, signal, threading, time
+from modes.interrupt import Interrupt
+
+with Interrupt(raises=True):
+    began = time.monotonic()
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        while time.monotonic() < began + 30:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
+    except KeyboardInterrupt:
+        print("raised")
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.stdout, done.returncode) == ("raised\n", 0)
+
+
+def test_the_handlers_of_before_come_back():
+    from modes.interrupt import Interrupt
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interrupt() as interrupt:
+        assert not interrupt()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt() and interrupt.received == "SIGTERM"
+    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert after == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def children_of(process):
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def command(workdir, *more):
+    return [
+        "--config=configs/quickstart.py:runlocal",
+        f"--workdir={workdir}",
+        "--config.model.variant=mini",
+        "--config.train.steps=100000",
+        "--config.data.workers=1",
+        "--config.run.checkpoint_every=5",
+        *more,
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.0, 0.5, 1.5, 3.0, 5.0, 8.0, 12.0, 18.0, 25.0])
+def test_twice_at_any_moment_of_a_start(tmp_path, moment):
+    """Loading, reading data, setting up, compiling, training, saving: never another status."""
+    process = program.start(*command(tmp_path, "--config.run.compilation_cache="))
+    time.sleep(0.4 + moment)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.6)
+    children = children_of(process.pid)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert time.monotonic() - began < 3
+    assert "Traceback" not in errors and "Fatal" not in errors
+    for child in children:
+        wait_until(lambda child=child: is_gone(child), 3)
+
+
+@pytest.mark.slow
+def test_sigterm_while_compiling(tmp_path):
+    process = program.start(
+        *command(tmp_path, "--config.model.variant=w18_small_v2", "--config.data.crop=(96,160)")
+    )
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.startswith("compiling the train step"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    rest, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert time.monotonic() - began < 10
+    words = "stopped by SIGTERM while compiling the train step: the same command goes on"
+    assert words in rest + errors
+    assert not (tmp_path / "checkpoints").is_dir() or not list(tmp_path.glob("checkpoints/[0-9]*"))
+
+
+@pytest.mark.slow
+def test_one_while_training_saves(tmp_path):
+    process = program.start(*command(tmp_path))
+    for line in process.stdout:
+        if re.match(r"step +2/", line):
+            break
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert errors.startswith("Ctrl-C: stops after this step; again to stop now\n")
+    step = re.search(r"stopped by SIGINT: the same command goes on from step (\d+)", rest)[1]
+    assert (tmp_path / "checkpoints" / step / "state").is_dir()

@@ -1,0 +1,176 @@
+"""Configuration files: where they are found, and what a mistake in one reads like."""
+
+import json
+
+import pytest
+
+from configs import base, command_line, loading
+from configs.loading import ConfigError, load, of_run
+from modes import EXAMPLES, FLAGS, MODES, help
+
+START = "from configs import base\n\ndef get_config(arg=None):\n    config = base.get_config()\n"
+END = "    return config\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            f"{START}    config.train.stepz = 3\n{END}",
+            ", line 5: unknown setting config.train.stepz: did you mean config.train.steps?",
+        ),
+        (
+            f"{START}    optim = config.optim\n    optim.momntum = 3.0\n{END}",
+            ", line 6: unknown setting config.optim.momntum: did you mean config.optim.momentum?",
+        ),
+        (
+            f"{START}    config.data.keypoints.sigma = ()\n{END}",
+            ", line 5: unknown setting config.data.keypoints.sigma: did you mean "
+            "config.data.keypoints.sigmas?",
+        ),
+        (
+            f"{START}    if config.trian.steps:\n        pass\n{END}",
+            ", line 5: unknown setting config.trian: did you mean config.train?",
+        ),
+        (
+            f"{START}    config.eval.update(scale=(1.0,))\n{END}",
+            ", line 5: unknown setting config.eval.scale: did you mean config.eval.scales?",
+        ),
+        (
+            f"{START}    config['sede'] = 4\n{END}",
+            ", line 5: unknown setting config.sede: did you mean config.seed?",
+        ),
+        (
+            f"{START}    config.unlock()\n    config.model.varient = True\n{END}",
+            ": unknown setting config.model.varient: did you mean config.model.variant?",
+        ),
+        (
+            f"{START}    config.train.steps = 'many'\n{END}",
+            ", line 5: config.train.steps is 'many': give a whole number",
+        ),
+        (
+            f"{START}    config.data.crop = 512\n{END}",
+            ", line 5: config.data.crop is 512: give a tuple",
+        ),
+        (
+            f"{START}    config.model = 'w48'\n{END}",
+            ", line 5: config.model is 'w48': give no value to a section",
+        ),
+        (f"{START}    if config.seed = 3:\n{END}", ", line 5: cannot assign to attribute here"),
+        (f"{START}    config.seed = steps\n{END}", ", line 5: name 'steps' is not defined"),
+        (f"{START}    config.seed = {{}}['a']\n{END}", ", line 5: KeyError: 'a'"),
+        ("import nonsense_module\n", ", line 1: No module named 'nonsense_module'"),
+        ("import sys\nsys.exit(3)\n", ", line 2: SystemExit: 3"),
+        ("steps = 4\n", " defines no function get_config(arg=None)"),
+        (START, " returns nothing: return base.get_config() with your changes"),
+        ("def get_config(arg=None):\n    return {}\n", " returns a dict: return base.get_config()"),
+        (
+            f"{START}    config.unlock()\n    del config.seed\n{END}",
+            ": config.seed is missing: start from base.get_config()",
+        ),
+        ("def get_config(arg):\n    return arg\n", " needs words after a colon"),
+        ("\x00", ": SyntaxError: source code string cannot contain null bytes"),
+    ],
+)
+def test_mistakes_name_file_line_and_setting(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(str(path))
+    assert f"{path}{message}" in str(caught.value) or (
+        "get_config() in" in str(caught.value) and message in str(caught.value)
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_words_that_are_not_taken(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(START.replace("arg=None", "") + END)
+    load(str(path))
+    with pytest.raises(ConfigError, match="takes no words after a colon"):
+        load(f"{path}:baseline")
+    with pytest.raises(ConfigError, match=r"^unknown config argument ':basline': use baseline"):
+        load("configs/quickstart.py:basline")
+
+
+def test_files_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("configs/quickstart.py:runlocal").name == "quickstart-runlocal"
+    (tmp_path / "configs").mkdir()
+    ours = START + "    config.name = 'ours'\n" + END
+    (tmp_path / "configs" / "quickstart.py").write_text(ours)
+    assert load("configs/quickstart.py").name == "ours", "the working directory comes first"
+
+
+@pytest.mark.parametrize("place", ["", "best", "checkpoints/20"])
+def test_a_run_has_its_settings(tmp_path, place):
+    config = load("configs/camvid_w18s.py:baseline,runlocal")
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert of_run(tmp_path / place) == config
+    values = json.loads(config.to_json()) | {"colour": 3}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="it has the setting colour"):
+        of_run(tmp_path / place)
+
+
+def test_a_checkpoint_alone_has_its_settings(tmp_path):
+    config = load("configs/camvid_w18s.py")
+    (tmp_path / "20" / "run").mkdir(parents=True)
+    record = {"config": json.loads(config.to_json()), "data": None}
+    (tmp_path / "20" / "run" / "metadata").write_text(json.dumps(record))
+    assert of_run(tmp_path / "20") == config
+    assert of_run(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ([], "quickstart"),
+        (["--workdir={run}"], "camvid_w18s"),
+        (["--mode=eval", "--workdir={run}"], "camvid_w18s"),
+        (["--mode", "submit", "--checkpoint", "{run}/best"], "camvid_w18s"),
+        (["--mode=eval", "--workdir={run}", "--config=configs/lip_w48.py"], "lip_w48"),
+        (["--mode=eval", "--workdir={run}", "--config", "configs/lip_w48.py"], "lip_w48"),
+        (["--mode=describe", "--workdir={run}"], "quickstart"),
+        (["--workdir={run}/new"], "quickstart"),
+    ],
+)
+def test_which_settings_a_command_line_means(tmp_path, argv, name):
+    (tmp_path / "config.json").write_text(load("configs/camvid_w18s.py").to_json())
+    argv = ["main.py", *(arg.format(run=tmp_path) for arg in argv)]
+    assert command_line._config(argv, command_line.value_of("config", argv)).name == name
+
+
+def test_a_command_line_without_config():
+    argv = ["main.py", "--config", "x.py", "--seeds=3", "-config=y.py", "--config.seed=4", "a.png"]
+    argv += ["--", "--config=z.py"]
+    rest = ["main.py", "--seeds=3", "--config.seed=4", "a.png", "--", "--config=z.py"]
+    assert command_line._without_config(argv) == rest
+
+
+def test_help_pages_fit_a_terminal_and_name_everything():
+    pages = {mode: help.page(["main.py", f"--mode={mode}", "--help"]) for mode in MODES}
+    main = help.page(["main.py", "-h"])
+    for text in (main, *pages.values(), help.page(["main.py", "--help_config="])):
+        assert max(map(len, text.splitlines())) <= 100
+    assert all(f"\n  {mode} " in main for mode in MODES)
+    assert sum(line.startswith("  --") for line in main.splitlines()) == 10
+    assert main.count("  python main.py --") == 3 + 2, "three examples, and where more is"
+    for mode, text in pages.items():
+        assert EXAMPLES[mode] in text and MODES[mode] in text.replace("\n", " ")
+        listed = {line.split()[0] for line in text.splitlines() if line.startswith("  --")}
+        assert {f"--{name}" for name, readers in FLAGS.items() if mode in readers} <= listed
+    assert help.page(["main.py", "--mode=train"]) is None
+
+
+def test_every_setting_is_found_with_its_comment():
+    comments = help.setting_comments()
+    assert set(comments) == set(loading.flat(base.get_config()))
+    assert sum(not comment for comment in comments.values()) < 5
+    page = help.page(["main.py", "--help_config=Optim"])
+    assert "optim.learning_rate = 0.01\n      of step 0\n" in page
+    named, _, mentioned = page.partition("others whose comment mentions")
+    assert "shard_parameters" in mentioned and "shard_parameters" not in named
+    page = help.page(["main.py", "--help_config=crop", "--config=configs/camvid_w18s.py"])
+    crop = load("configs/camvid_w18s.py").data.crop
+    assert "values of configs/camvid_w18s.py" in page and f"data.crop = {crop}" in page
