@@ -1,7 +1,9 @@
 """Pictures and films from people's disks (needs OpenCV and Pillow, from the `train` extra)."""
 
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -108,8 +110,26 @@ def video_frames(path: Path) -> Iterator[np.ndarray]:
         film.release()
 
 
+@contextmanager
+def opencv_name(path: Path) -> Iterator[str]:
+    """Yields a name under which OpenCV opens a file for reading or writing.
+
+    OpenCV crashes on names that are not UTF-8, so such a file is opened through a link.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / f"file{path.suffix}"
+            link.symlink_to(path.absolute())
+            yield str(link)
+    else:
+        yield str(path)
+
+
 def _opened(path: Path) -> "cv2.VideoCapture":
-    film = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    with opencv_name(path) as name:
+        film = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     if not path.is_file() or not film.isOpened():
         raise UserError(f"cannot read {path}: it is damaged or no video")
     return film

@@ -4,7 +4,6 @@ import csv
 import errno
 import glob
 import io
-import json
 import os
 import shutil
 import threading
@@ -18,8 +17,8 @@ import numpy as np
 
 from gsto_jax.canvas import write_image
 from gsto_jax.errors import UserError
-from gsto_jax.json_file import parse
-from gsto_jax.media import IMAGES, VIDEOS
+from gsto_jax.json_file import dumps, parse
+from gsto_jax.media import IMAGES, VIDEOS, opencv_name
 from gsto_jax.whole_file import is_full, replacing
 
 FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
@@ -197,7 +196,7 @@ def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequenc
     Raises:
       UserError: the folder cannot be written, or holds predictions of other joints.
     """
-    text = json.dumps({"joints": list(joints), "skeleton": [list(x) for x in skeleton]}, indent=1)
+    text = dumps({"joints": list(joints), "skeleton": [list(x) for x in skeleton]}, indent=1)
     _write_first(folder / "joints.json", f"{text}\n", "joints")
 
 
@@ -209,7 +208,7 @@ def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]
     """
     try:
         with replacing(folder / "poses.json") as part:
-            part.write_text(json.dumps(persons) + "\n")
+            part.write_text(dumps(persons) + "\n")
     except OSError as error:
         raise _unwritable(folder, error) from None
 
@@ -269,7 +268,8 @@ class _Film:
         if self._film is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             code, size = cv2.VideoWriter.fourcc(*"mp4v"), (frame.shape[1], frame.shape[0])
-            self._film = cv2.VideoWriter(str(self.part), cv2.CAP_FFMPEG, code, self.rate, size)
+            with opencv_name(self.part) as name:
+                self._film = cv2.VideoWriter(name, cv2.CAP_FFMPEG, code, self.rate, size)
             if not self._film.isOpened():
                 raise OSError(f"cannot write {self.path}, {size[0]}x{size[1]}")
         self._count += 1
