@@ -18,6 +18,9 @@ from gsto_jax.task import network
 from gsto_jax.train import Progress
 from gsto_jax.whole_file import replacing
 
+_UNKNOWN = 8
+"""How many unknown ids an audit lists one by one."""
+
 
 def describe_table(config: Config, outputs: int) -> Table:
     """Parameters and MACs of a network by stage, exact, with the paper's figures beside them.
@@ -136,8 +139,11 @@ def audit_table(
         add(name, audit.pixels[k], audit.pictures[k])
     table.add_section()
     add("ignored", audit.pixels[ignore_label], audit.pictures[ignore_label])
-    for value, count in sorted(audit.unknown.items()):
+    unknown = audit.unknown.most_common()
+    for value, count in sorted(unknown[:_UNKNOWN]):
         add(f"unknown id {value}", count, None)
+    if rest := unknown[_UNKNOWN:]:
+        add(f"{len(rest)} other unknown ids", sum(count for _, count in rest), None)
     add("all", audit.total, audit.records)
     return table
 

@@ -30,6 +30,7 @@ import jax
 
 from gsto_jax import distributed
 from gsto_jax.checkpoint import Record, steps, versions
+from gsto_jax.disk import readable
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.json_file import dumps, parse
 from gsto_jax.whole_file import named, replacing
@@ -236,6 +237,11 @@ def code_checksum(folders: Sequence[Path]) -> str:
 
 
 def _check_writable(folder: Path) -> None:
+    if readable(str(folder)) != str(folder):
+        raise UserError(
+            f"workdir {str(folder)!r} is not UTF-8, and checkpoints cannot be written there: give "
+            "another --workdir"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

@@ -47,7 +47,7 @@ def test_every_problem_is_named(tmp_path):
     assert found.unknown == {77: 10}
     assert found.records == 4
     assert len(found.problems) == 3
-    unknown, sizes, corrupt = found.problems
+    unknown, sizes, corrupt = map(str, found.problems)
     assert (
         f"{tmp_path / '1_label.png'} has unknown label ids: 77 (10 px); add them to id_map"
         in unknown
