@@ -1,6 +1,6 @@
 """Pictures and labels as NumPy batches, for training and evaluation; needs no accelerator."""
 
-from data_pipelines.audit import Audit, Finding, Inspection, audit, audit_sample, group
+from data_pipelines.audit import Audit, Finding, Inspection, audit, group
 from data_pipelines.config import DataConfig, Keypoints
 from data_pipelines.errors import DataError
 from data_pipelines.folder import FolderSource
@@ -60,7 +60,6 @@ __all__ = [
     "Tiles",
     "TrainBatches",
     "audit",
-    "audit_sample",
     "check_split",
     "distinct_colors",
     "encode_tiles",

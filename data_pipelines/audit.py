@@ -169,17 +169,6 @@ def sample_indices(size: int, count: int = 16) -> range:
     return range(0, size, -(-size // count))
 
 
-def audit_sample(source: Any, count: int = 16) -> Audit:
-    """Inspects a few labels, spread evenly over a source.
-
-    Raises:
-        DataError: one of them is wrong.
-    """
-    result = audit(source, sample_indices(len(source), count))
-    refuse(result)
-    return result
-
-
 def refuse(audit: Audit, more: str = "") -> None:
     """Raises DataError if an audit of some labels met a problem.
 

@@ -1,5 +1,8 @@
 """Labels that mean something else: refused or named before step 1, and by the audit."""
 
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -284,3 +287,43 @@ def test_a_palette_is_made_of_distinct_colors(make_folder_config, tmp_path):
 def test_the_report_says_what_is_missing(opened):
     source, config = opened([full(0, 2)])
     assert report_labels(audit(source), config, "val", trains=True).missing == "'b'"
+
+
+REAL = {
+    "camvid": table(CAMVID, list_file="{split}.txt"),
+    "cityscapes_layout_camvid": table(
+        CITYSCAPES,
+        images="leftImg8bit/{split}",
+        labels="gtFine/{split}",
+        image_suffix="_leftImg8bit.png",
+        label_suffix="_gtFine_labelIds.png",
+    ),
+    "lip_sample": table(LIP, images="{split}_images", labels="{split}_segmentations"),
+    "ccp_parsing": {
+        "images": "{split}_images",
+        "labels": "{split}_segmentations",
+        "classes": tuple(f"class {k}" for k in range(59)),
+    },
+    "voc_sample": {
+        "images": "JPEGImages",
+        "labels": "SegmentationClass",
+        "classes": tuple(f"class {k}" for k in range(21)),
+        "train_split": "val",
+    },
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_labels_raise_no_false_alarm(make_folder_config, name):
+    root = os.environ.get("GSTO_DATA")
+    if not root or not Path(root, name).is_dir():
+        pytest.skip(f"GSTO_DATA names no folder that holds {name}")
+    fields = {"image_suffix": "", "label_suffix": "", "palette": ()} | REAL[name]
+    config = make_folder_config(Path(root, name), **fields)
+    source = FolderSource(config, "val")
+    found, report = check_split(source, config, "val", trains=True)
+    assert (source.warnings, report.problems, report.warnings) == ((), (), ())
+    whole = audit(source)
+    assert whole.problems == whole.warnings == []
+    assert report_labels(whole, config, "val", trains=True).warnings == ()
+    assert found.records <= whole.records
