@@ -124,8 +124,8 @@ def get_config() -> ConfigDict:
     data.list_file = ""  # folder: "{split}.txt" of lines "image label"; empty: the two below
     data.images = ""  # folder: directory of the images, such as "leftImg8bit/{split}"
     data.labels = ""  # folder: directory of the label PNGs
-    data.image_suffix = ".png"  # folder: an image's name less this ...
-    data.label_suffix = ".png"  # ... plus this is its label's
+    data.image_suffix = ""  # folder: an image's name less this; empty: any image format's ...
+    data.label_suffix = ""  # ... plus this is its label's; likewise
     # How image files become RGB (docs/data.md), in training, tests and predictions alike.
     data.alpha = "white"  # behind transparent pixels: white | black; drop: their hidden color
     data.orientation = "upright"  # upright: turned as EXIF says | stored: as the file's rows are
@@ -139,7 +139,7 @@ def get_config() -> ConfigDict:
     data.eval_size = 0  # the same of the evaluation split
     data.image_size = (0, 0)  # scenes: height, width
     data.classes = ()  # names, in the order of the train ids
-    data.palette = ()  # their RGB colours
+    data.palette = ()  # their RGB colours; empty: distinct ones
     data.id_map = ()  # pairs (id in the file, train id or ignore_label); empty: as in the file
     data.class_weights = ()  # one for each class, for loss.class_weights
     data.categories = ()  # the group of each class, for the IoU of groups

@@ -1,10 +1,11 @@
 """Pictures and labels as NumPy batches, for training and evaluation; needs no accelerator."""
 
-from data_pipelines.audit import Audit, Inspection, audit, audit_sample
+from data_pipelines.audit import Audit, Finding, Inspection, audit, group
 from data_pipelines.config import DataConfig, Keypoints
 from data_pipelines.errors import DataError
 from data_pipelines.folder import FolderSource
 from data_pipelines.keypoints import COCO_KEYPOINTS, KeypointTable
+from data_pipelines.label_checks import check_split, report_labels
 from data_pipelines.labels import (
     CAMVID,
     CITYSCAPES,
@@ -14,6 +15,7 @@ from data_pipelines.labels import (
     PASCAL_CONTEXT_60,
     SCENES,
     ClassTable,
+    distinct_colors,
 )
 from data_pipelines.person_transforms import PersonCrop
 from data_pipelines.persons import PersonSource
@@ -43,6 +45,7 @@ __all__ = [
     "DataConfig",
     "DataError",
     "EvalBatches",
+    "Finding",
     "FolderSource",
     "Inspection",
     "KeypointTable",
@@ -57,8 +60,11 @@ __all__ = [
     "Tiles",
     "TrainBatches",
     "audit",
-    "audit_sample",
+    "check_split",
+    "distinct_colors",
     "encode_tiles",
+    "group",
     "make_source",
+    "report_labels",
     "train_batches",
 ]

@@ -1,13 +1,14 @@
 """Audit of labels: what a split holds, and which of its files are wrong."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.disk import named_few
 from data_pipelines.errors import DataError
 
 
@@ -35,29 +36,57 @@ class Finding:
         return f"{self.subject} has {self.fault}{detail}{remedy}"
 
 
+def unreadable(subject: str, error: Exception) -> Finding:
+    """Returns the finding for a record that cannot be read, of which the error says why."""
+    return Finding(subject, "files that cannot be used", str(error).rstrip("."))
+
+
+def group(findings: Iterable[Finding]) -> list[str]:
+    """Returns one line for all findings of the same fault, with their number and first names."""
+    by_fault: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        by_fault.setdefault((finding.fault, finding.remedy), []).append(finding)
+    return [
+        str(members[0]) if len(members) == 1 else _line(members) for members in by_fault.values()
+    ]
+
+
+def _line(members: Sequence[Finding]) -> str:
+    first = members[0]
+    shares = [finding.share for finding in members if finding.share is not None]
+    share = f" ({np.mean(shares):.1%} of their pixels)" if shares else ""
+    detail = f" ({first.detail})" if first.detail else ""
+    names = [f"{first.subject}{detail}", *(finding.subject for finding in members[1:])]
+    remedy = f"; {first.remedy}" if first.remedy else ""
+    return f"{len(members)} records have {first.fault}{share}: {named_few(names)}{remedy}"
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What one label holds.
 
     Attributes:
-        name: of the picture.
+        name: of the image.
         pixels: number of pixels by train id, the ignore label among them.
         unknown: number of pixels by id in the file, for ids that have no train id.
-        problems: what is wrong with the record, in words that name its files.
+        ids: number of pixels by id in the file, for all ids.
+        problems: what is wrong with the record.
         warnings: what looks wrong, and does not keep it from use.
     """
 
     name: str
-    pixels: dict[int, int]
-    unknown: dict[int, int]
-    problems: tuple[str, ...] = ()
+    pixels: dict[int, int] = field(default_factory=dict)
+    unknown: dict[int, int] = field(default_factory=dict)
+    ids: dict[int, int] = field(default_factory=dict)
+    problems: tuple[Finding, ...] = ()
     warnings: tuple[Finding, ...] = ()
 
 
 def count_pixels(ids: np.ndarray) -> dict[int, int]:
-    """Returns how many pixels each id has that occurs."""
-    values, counts = np.unique(ids, return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    """Returns how many pixels each id has that occurs; ids are unsigned integers."""
+    counts = np.bincount(ids.ravel())
+    values = np.flatnonzero(counts)
+    return dict(zip(values.tolist(), counts[values].tolist(), strict=True))
 
 
 @dataclass
@@ -69,7 +98,9 @@ class Audit:
         pixels: number of pixels by train id, the ignore label among them.
         pictures: in how many labels each train id occurs.
         unknown: number of pixels by id in the files, for ids that have no train id.
-        problems: what is wrong, in words that name the files.
+        ids: number of pixels by id in the files, for all ids.
+        holding: for each record that was read its name, and the train ids in its label.
+        problems: what is wrong.
         warnings: what looks wrong.
     """
 
@@ -77,7 +108,9 @@ class Audit:
     pixels: Counter[int] = field(default_factory=Counter)
     pictures: Counter[int] = field(default_factory=Counter)
     unknown: Counter[int] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
+    ids: Counter[int] = field(default_factory=Counter)
+    holding: list[tuple[str, frozenset[int]]] = field(default_factory=list)
+    problems: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
 
     @property
@@ -91,8 +124,11 @@ class Audit:
         self.pixels.update(inspection.pixels)
         self.pictures.update(inspection.pixels.keys())
         self.unknown.update(inspection.unknown)
+        self.ids.update(inspection.ids)
         self.problems.extend(inspection.problems)
         self.warnings.extend(inspection.warnings)
+        if inspection.pixels:
+            self.holding.append((inspection.name, frozenset(inspection.pixels)))
 
 
 def audit(
@@ -100,35 +136,46 @@ def audit(
     indices: Iterable[int] | None = None,
     threads: int = 4,
     on_record: Callable[[], None] = lambda: None,
+    enough: Callable[[Audit], bool] = lambda audit: False,
+    result: Audit | None = None,
 ) -> Audit:
     """Inspects labels of a source.
 
     Args:
-        source: the pictures; see `data_pipelines.pipeline.Source`.
+        source: the images; see `data_pipelines.pipeline.Source`.
         indices: which of them; None for all.
         threads: how many read at once.
         on_record: called after each.
+        enough: asked after each whether the rest may be left out.
+        result: counts of other labels to add to.
 
     Returns:
         The counts and problems, in the order of the indices.
     """
-    result = Audit()
+    result = Audit() if result is None else result
     with ThreadPoolExecutor(threads) as pool:
         for inspection in pool.map(
             source.inspect, range(len(source)) if indices is None else indices
         ):
             result.add(inspection)
             on_record()
+            if enough(result):
+                break  # which cancels what has not begun
     return result
 
 
-def audit_sample(source: Any, count: int = 16) -> Audit:
-    """Inspects a few labels, spread evenly over a source.
+def sample_indices(size: int, count: int = 16) -> range:
+    """Returns a few indices, spread evenly over so many records."""
+    return range(0, size, -(-size // count))
 
-    Raises:
-        DataError: one of them is wrong.
+
+def refuse(audit: Audit, more: str = "") -> None:
+    """Raises DataError if an audit of some labels met a problem.
+
+    Args:
+        audit: of some labels.
+        more: what else to say.
     """
-    result = audit(source, range(0, len(source), -(-len(source) // count)))
-    if result.problems:
-        raise DataError(f"{result.problems[0]}. See all such files with --mode=audit.")
-    return result
+    if audit.problems:
+        more = f" ({more})" if more else ""
+        raise DataError(f"{group(audit.problems)[0]}{more}. See all with --mode=audit.")

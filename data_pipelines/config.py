@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from data_pipelines.errors import DataError
-from data_pipelines.labels import IGNORE_LABEL, SCENES
+from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
 from gsto_jax.image_files import ImageRule
 
 STORAGES = ("files", "tiles")
@@ -79,14 +79,15 @@ class DataConfig:
             empty: the two folders below are walked instead.
         images, labels: folder only: directories under root, e.g. "leftImg8bit/{split}".
         image_suffix, label_suffix: folder only: a label's name is its image's with the suffix
-            swapped, e.g. "_leftImg8bit.png" and "_gtFine_labelIds.png".
+            swapped, e.g. "_leftImg8bit.png" and "_gtFine_labelIds.png"; empty for the suffix of any
+            image format. Upper and lower case are the same.
         alpha, orientation, bit_depth: how image files become RGB; see `ImageRule`.
         train_split, eval_split, test_split: what takes the place of {split}; the last is for
             submissions.
         train_size, eval_size: how many pictures; folder: the first so many, 0 for all.
         image_size: scenes only: (h, w).
         classes: class names in the order of their train ids.
-        palette: one RGB colour for each class.
+        palette: one RGB colour for each class; empty for distinct ones of our choice.
         id_map: pairs (id in the file, train id); a train id may be 255 or `ignore_label` for
             pixels that are not scored. Empty: files hold train ids.
         class_weights: of the loss, one for each class; may be empty.
@@ -128,7 +129,7 @@ class DataConfig:
     eval_size: int = 0
     image_size: tuple[int, int] = (0, 0)
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
     id_map: tuple[tuple[int, int], ...] = ()
     class_weights: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
@@ -149,6 +150,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         self._freeze_sequences()
+        if not self.palette:
+            object.__setattr__(self, "palette", distinct_colors(len(self.classes)))
         if isinstance(self.keypoints, Mapping):
             named = self.keypoints.get("names")
             object.__setattr__(self, "keypoints", Keypoints(**self.keypoints) if named else None)
@@ -216,7 +219,12 @@ class DataConfig:
 
     def _check_classes(self) -> None:
         count = len(self.classes)
-        _require(0 < count < 256, f"classes has {count} names", "give 1 to 255 class names")
+        _require(
+            1 < count < 256,
+            f"classes has {count} name{'s' if count != 1 else ''}",
+            "give 2 to 255 class names; where one thing is told from the rest, the rest is a class"
+            " too, such as ('background', 'road')",
+        )
         for name in self.classes:
             _require(
                 isinstance(name, str) and name, f"classes holds {name!r}", "every class is a name"
@@ -238,6 +246,11 @@ class DataConfig:
             and all(_is_number(weight) and weight >= 0 for weight in self.class_weights),
             f"class_weights is {self.class_weights!r}",
             f"give {count} numbers of at least 0, or none",
+        )
+        _require(
+            not self.class_weights or any(self.class_weights),
+            f"class_weights is {self.class_weights!r}",
+            "give some class a weight above 0, or nothing is learned",
         )
         for name in ("categories", "instance_sizes"):
             given = len(getattr(self, name))
@@ -365,12 +378,19 @@ class DataConfig:
             templates: tuple[str, ...] = ("list_file",)
         else:
             templates = ("images", "labels")
-            for name in ("images", "labels", "image_suffix", "label_suffix"):
+            for name in templates:
                 value = getattr(self, name)
                 _require(
                     isinstance(value, str) and value,
                     f"{name} is {value!r}",
-                    "without a list_file the folder source needs images, labels and both suffixes",
+                    "without a list_file the folder source needs the directories images and labels",
+                )
+            for name in ("image_suffix", "label_suffix"):
+                value = getattr(self, name)
+                _require(
+                    isinstance(value, str),
+                    f"{name} is {value!r}",
+                    "give what names end with, such as '_ids.png', or '' for any image format",
                 )
         for name in templates:
             value = getattr(self, name)

@@ -5,14 +5,13 @@ import errno
 import gzip
 import io
 import math
-import os
 import re
 import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 import scipy.io
 
+from data_pipelines.disk import decode_text, list_files
 from data_pipelines.errors import DataError
 from data_pipelines.json_file import read_json
 from data_pipelines.limits import (
@@ -30,6 +30,7 @@ from data_pipelines.limits import (
     MOST_TEXT,
     is_outside,
 )
+from gsto_jax.disk import is_hidden
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk that is full."""
@@ -48,6 +49,8 @@ _BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 class Downloads:
     """The files below a folder, members of its archives among them, by their paths.
+
+    Hidden files are left out, as are those that systems leave (`gsto_jax.disk.is_hidden`).
 
     A member's path starts where its archive lies; an archive in an archive is seen through too.
     Nothing is unpacked, except that inner archives and compressed tars are put into a temporary
@@ -79,7 +82,8 @@ class Downloads:
             raise DataError(f"There is no folder {source}; give the folder of the downloads.")
         base = source if source.is_dir() else source.parent
         try:
-            for path in _files(source):
+            files = [source / name for name in list_files(source)] if source.is_dir() else [source]
+            for path in files:
                 self._add(path, path.relative_to(base).parent)
         except BaseException:
             self.close()
@@ -111,7 +115,7 @@ class Downloads:
     def _add_zip(self, path: Path, place: Path, depth: int) -> None:
         archive = self._open.enter_context(zipfile.ZipFile(path))
         for member in archive.infolist():
-            if member.is_dir():
+            if member.is_dir() or is_hidden(member.filename):
                 continue
             inner = _member(place, member.filename, path.name)
             if member.filename.lower().endswith(_ARCHIVES):
@@ -127,7 +131,7 @@ class Downloads:
         size = path.stat().st_size
         with _TarFile(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
-                if not info.isreg():
+                if not info.isreg() or is_hidden(info.name):
                     continue
                 if info.offset_data + info.size > size:
                     raise EOFError(f"{info.name} is cut off")
@@ -153,7 +157,11 @@ class Downloads:
         self.close()
 
     def match(self, pattern: str) -> list[re.Match[str]]:
-        """Returns a match for each path whose end, from the start of a name, fits the pattern."""
+        """Returns a match for each path whose end, from the start of a name, fits the pattern.
+
+        A suffix at the pattern's end, such as that of PNG, matches in upper case too.
+        """
+        pattern = re.sub(r"(\\\.\w+)$", r"(?i:\1)", pattern)
         compiled = re.compile(rf"(?:^|.*/){pattern}$")
         return [found for name in self.names if (found := compiled.match(name))]
 
@@ -171,6 +179,10 @@ class Downloads:
             raise DataError(
                 f"Cannot read {name} in {self.source}: {_short(error)}; download it again."
             ) from None
+
+    def read_text(self, name: str) -> str:
+        """Reads a list or table, see `data_pipelines.disk.decode_text`. Raises DataError."""
+        return decode_text(self.read(name), name)
 
     def read_json(self, name: str) -> Any:
         """Reads a JSON file.
@@ -191,21 +203,6 @@ class Downloads:
     def close(self) -> None:
         """Closes the archives, and removes what was expanded."""
         self._open.close()
-
-
-def _files(source: Path) -> Iterator[Path]:
-    """The files below a folder, through links, each folder once."""
-    if source.is_file():
-        yield source
-        return
-    seen: set[str] = set()
-    for folder, below, names in os.walk(source, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below.sort()
-        yield from (Path(folder) / name for name in sorted(names))
 
 
 class _TarFile(io.FileIO):

@@ -1,36 +1,46 @@
 """Pictures and labels from files."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipelines.audit import Inspection, count_pixels
+from data_pipelines.audit import Finding, Inspection, unreadable
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image, image_head, label_ids
+from data_pipelines.disk import named_few, unique_names
 from data_pipelines.errors import DataError
+from data_pipelines.folder_pairs import Pairs, pair_folders
 from data_pipelines.image_audit import image_warnings, size_problem
-from data_pipelines.label_map import UNKNOWN, LabelMap
+from data_pipelines.image_list import read_pairs
+from data_pipelines.label_inspection import inspect_label
+from data_pipelines.label_map import LabelMap
 from data_pipelines.reading import read_again
 from gsto_jax.image_files import Decoded
 
-_SHOWN = 3
+Entry = tuple[str, Path, Path]
 
 
 class FolderSource:
     """Random access to the pictures of one split under a root directory.
 
-    Pairs come from the split's list file (`image label` a line, relative to the root) or, without
-    one, from walking the image folder and swapping the suffix of every path. Images and labels
-    are read by the config's `image_rule`.
+    Pairs come from the split's list file (`image label` a line, relative to the root; see
+    `data_pipelines.image_list`) or, without one, from the files below the image folder and those
+    of the same path, but for the suffix, below the label folder. Hidden files are left out. Images
+    and labels are read by the config's `image_rule`.
 
     Args:
         config: where the files are and what their ids mean.
         split: takes the place of {split} in the config's templates.
 
     Raises:
-        DataError: root, list, folder or a file is missing, a list line is no pair, or the split
-            is empty. No picture is opened to find out.
+        DataError: root, list, folder or a file is missing, an image has no label, a list line is
+            no pair, or the split is empty. No image is opened to find out.
+
+    Attributes:
+        warnings: files that are left out, and other suspicions, in words.
 
     Example:
         >>> source = FolderSource(config, "val")
@@ -43,11 +53,13 @@ class FolderSource:
         if not root.is_dir():
             raise DataError(f"There is no directory {root}; set root to where the data set lies.")
         if config.list_file:
-            self._entries = _listed(root, config.list_file.format(split=split))
+            pairs = _listed(root, config.list_file.format(split=split))
         else:
-            self._entries = _walked(root, config, split)
-        if limit := config.limit(split):
-            self._entries = self._entries[:limit]
+            pairs = _walked(root, config, split)
+        self.warnings = pairs.warnings
+        names = unique_names(pairs.stems, [path.suffix for path in pairs.images])
+        entries = list(zip(names, pairs.images, pairs.labels, strict=True))
+        self._entries: list[Entry] = entries[: config.limit(split) or None]
         _check_files(self._entries, split)
         self._label_map = LabelMap(config)
         self._rule = config.image_rule
@@ -56,7 +68,10 @@ class FolderSource:
         return len(self._entries)
 
     def name(self, index: int) -> str:
-        """Returns a picture's path without its ending: a name to save results under."""
+        """Returns a picture's path without its ending: a name to save results under.
+
+        No two are the same, not even on systems without case; see `unique_names`.
+        """
         return self._entries[index][0]
 
     def size(self, index: int) -> tuple[int, int]:
@@ -74,98 +89,70 @@ class FolderSource:
             DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids.
             IndexError: there is no such picture.
         """
-        decoded, ids, _, problems = self._read(index)
-        if problems:
-            raise DataError(f"{problems[0]}.")
-        return {"image": decoded.pixels, "label": ids.astype(np.uint8), "index": int(index)}
+        decoded, raw, _, mismatch = self._read(index)
+        if mismatch is not None:
+            raise DataError(f"{mismatch}.")
+        self._label_map.check(raw, str(self._entries[index][2]))
+        label = self._label_map.known(raw)
+        return {"image": decoded.pixels, "label": label, "index": int(index)}
 
     def inspect(self, index: int) -> Inspection:
         """Reads a picture and tells what its label holds, whatever is wrong with it."""
+        name = self.name(index)
         try:
-            decoded, ids, unknown, problems = self._read(index)
+            decoded, raw, data, mismatch = self._read(index)
         except DataError as error:
-            return Inspection(self.name(index), {}, {}, (str(error),))
-        pixels = count_pixels(ids[ids != UNKNOWN])
-        warnings = image_warnings(str(self._entries[index][1]), decoded, self._rule)
-        return Inspection(self.name(index), pixels, unknown, tuple(problems), warnings)
+            return Inspection(name, problems=(unreadable(name, error),))
+        _, image, label = self._entries[index]
+        found = inspect_label(name, str(label), raw, self._label_map, data)
+        return replace(
+            found,
+            problems=found.problems if mismatch is None else (mismatch, *found.problems),
+            warnings=(*image_warnings(str(image), decoded, self._rule), *found.warnings),
+        )
 
-    def _read(self, index: int) -> tuple[Decoded, np.ndarray, dict[int, int], list[str]]:
-        """Image, train ids, pixels by id in the file for ids that have none, and the problems."""
+    def _read(self, index: int) -> tuple[Decoded, np.ndarray, bytes, Finding | None]:
+        """Returns the image, the ids in the label file, that file, and whether the sizes differ."""
         _, image_path, label_path = self._entries[index]
         image, label = str(image_path), str(label_path)
         decoded = decode_image(_read_bytes(image_path), image, self._rule)
-        raw = label_ids(_read_bytes(label_path), label, self._rule)
-        height, width = raw.shape
-        sizes = size_problem(image, decoded, self._rule, label, (height, width))
-        problems = [sizes] if sizes else []
-        ids, unknown = self._label_map(raw)
-        if unknown:
-            problems.append(self._label_map.complaint(label_path, unknown))
-        return decoded, ids, unknown, problems
+        data = _read_bytes(label_path)
+        raw = label_ids(data, label, self._rule)
+        size = (raw.shape[0], raw.shape[1])
+        return decoded, raw, data, size_problem(image, decoded, self._rule, label, size)
 
 
-Entry = tuple[str, Path, Path]
-
-
-def _listed(root: Path, list_name: str) -> list[Entry]:
+def _listed(root: Path, list_name: str) -> Pairs:
     path = root / list_name
     if not path.is_file():
         raise DataError(f"There is no list file {path}; check root, list_file and the split.")
-    entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        if len(fields) != 2:
-            raise DataError(
-                f"{path}, line {number}: {line.strip()!r} is not `image label`, two paths relative"
-                f" to {root} with a space between."
-            )
-        image, label = fields
-        for name in fields:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise DataError(
-                    f"{path}, line {number}: {name} lies outside the data set; give paths relative"
-                    f" to {root}, without '..'."
-                )
-        entries.append((Path(image).with_suffix("").as_posix(), root / image, root / label))
-    if not entries:
+    pairs = read_pairs(_read_bytes(path), path, root)
+    if not pairs:
         raise DataError(f"{path} is empty; list one `image label` pair a line.")
-    return entries
+    return Pairs(
+        stems=tuple(os.path.splitext(image.replace("\\", "/"))[0] for image, _, _, _ in pairs),
+        images=tuple(image for _, _, image, _ in pairs),
+        labels=tuple(label for _, _, _, label in pairs),
+        warnings=(),
+    )
 
 
-def _walked(root: Path, config: DataConfig, split: str) -> list[Entry]:
+def _walked(root: Path, config: DataConfig, split: str) -> Pairs:
     images = root / config.images.format(split=split)
     labels = root / config.labels.format(split=split)
     for field, folder in (("images", images), ("labels", labels)):
         if not folder.is_dir():
             raise DataError(f"There is no directory {folder}; check root, {field} and the split.")
-    files = sorted(path.relative_to(images).as_posix() for path in images.rglob("*"))
-    stems = [
-        name.removesuffix(config.image_suffix)
-        for name in files
-        if name.endswith(config.image_suffix)
-    ]
-    if not stems:
-        seen = f" (it holds {', '.join(files[:_SHOWN])} ...)" if files else ""
-        raise DataError(
-            f"{images} has no file that ends in {config.image_suffix!r}{seen};"
-            " check images, image_suffix and the split."
-        )
-    return [
-        (stem, images / (stem + config.image_suffix), labels / (stem + config.label_suffix))
-        for stem in stems
-    ]
+    suffixes = config.image_suffix, config.label_suffix
+    return pair_folders(images, labels, *suffixes, config.limit(split))
 
 
 def _check_files(entries: list[Entry], split: str) -> None:
     missing = [path for _, *pair in entries for path in pair if not path.is_file()]
     if missing:
-        shown = ", ".join(str(path) for path in missing[:_SHOWN])
         raise DataError(
             f"{len(missing)} of the {2 * len(entries)} files of split {split!r} are missing:"
-            f" {shown}{' ...' if len(missing) > _SHOWN else ''};"
-            " restore them, or correct the list or the suffixes."
+            f" {named_few(missing)}; restore them, or correct the list or the suffixes."
         )
 
 

@@ -30,8 +30,8 @@ def size_problem(
     label_name: str,
     label_size: Size,
     place: str = "",
-) -> str:
-    """Describes a label whose size differs from its image's; "" where both are equal.
+) -> Finding | None:
+    """Finds a label whose size differs from its image's.
 
     Args:
         image_name: path of the image.
@@ -43,15 +43,13 @@ def size_problem(
     """
     size = decoded.pixels.shape[:2]
     if size == label_size:
-        return ""
+        return None
     remedy = agreeing_rule(decoded, rule, label_size)
     if not remedy:
         turned = size == label_size[::-1]
         remedy = "one of them is turned" if turned else "a label needs its image's size"
-    return (
-        f"Sizes differ{place}: {image_name} is {_text(size)} but {label_name} is"
-        f" {_text(label_size)}; {remedy}"
-    )
+    sizes = f"{image_name} is {_text(size)} but {label_name} is {_text(label_size)}"
+    return Finding(f"{label_name}{place}", "another size than its image", sizes, remedy)
 
 
 def agreeing_rule(decoded: Decoded, rule: ImageRule, expected: Size) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipelines.audit import count_pixels
+from data_pipelines.audit import Finding, count_pixels
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL
@@ -52,7 +52,7 @@ class LabelMap:
                 return
         _, missing = self(raw)
         if missing:
-            raise DataError(f"{self.complaint(name, missing)}.")
+            raise DataError(f"{self.finding(name, missing, raw.size)}.")
 
     def known(self, raw: np.ndarray) -> np.ndarray:
         """Returns train ids (uint8) of ids that were checked."""
@@ -60,11 +60,18 @@ class LabelMap:
             return cv2.LUT(np.ascontiguousarray(raw), self.table[:256].astype(np.uint8))
         return self.table[raw].astype(np.uint8)
 
-    def complaint(self, name: object, unknown: dict[int, int]) -> str:
-        """Says what is wrong with a label, and what to do."""
+    def finding(self, name: object, unknown: dict[int, int], size: int) -> Finding:
+        """Returns the finding for a label with unknown ids.
+
+        Args:
+            name: of the label.
+            unknown: pixels by id.
+            size: how many pixels the label has.
+        """
         shown = ", ".join(f"{value} ({count} px)" for value, count in list(unknown.items())[:8])
         more = f" and {len(unknown) - 8} more values" if len(unknown) > 8 else ""
-        return f"{name} has unknown label ids: {shown}{more}; {self._remedy}"
+        share = sum(unknown.values()) / max(size, 1)
+        return Finding(str(name), "unknown label ids", f"{shown}{more}", self._remedy, share)
 
 
 class TrainIds:

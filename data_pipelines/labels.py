@@ -191,6 +191,12 @@ def _voc_palette(count: int) -> tuple[Colour, ...]:
     return tuple((channel(n, 0), channel(n, 1), channel(n, 2)) for n in range(count))
 
 
+def distinct_colors(count: int) -> tuple[Colour, ...]:
+    """Returns so many RGB colors, those of PASCAL VOC, with grays last: ignored pixels are gray."""
+    colors = _voc_palette(256)
+    return tuple(sorted(colors, key=lambda color: color[0] == color[1] == color[2] != 0)[:count])
+
+
 LIP = ClassTable(
     name="lip",
     names=(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.audit import Finding, Inspection
+from data_pipelines.audit import Finding, Inspection, unreadable
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image
 from data_pipelines.errors import DataError
@@ -127,6 +127,11 @@ class PersonSource:
             )
         return found
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See `data_pipelines.pipeline.Source`."""
+        return ()
+
     def __len__(self) -> int:
         return len(self._samples)
 
@@ -232,17 +237,19 @@ class PersonSource:
 
     def inspect(self, index: int) -> Inspection:
         """Reads a person, and tells which joints are labelled."""
+        name = self.name(index)
         try:
             sample = self[index]
         except (DataError, ValueError) as error:
-            return Inspection(self.name(index), {}, {}, (str(error),))
+            return Inspection(name, problems=(unreadable(name, error),))
         height, width = sample["image"].shape[:2]
         seen = sample["visible"] > 0
         x, y = sample["joints"][seen].T
         outside = ((x < 0) | (y < 0) | (x > width) | (y > height)).any()
-        problems = (f"{self.name(index)} has a joint outside its image",) if outside else ()
+        problems = (Finding(name, "a joint outside its image"),) if outside else ()
         joints = {k: 1 for k in np.flatnonzero(seen).tolist()}
-        return Inspection(self.name(index), joints, {}, problems, self._image_warnings(index))
+        warnings = self._image_warnings(index)
+        return Inspection(name, joints, problems=problems, warnings=warnings)
 
     def _image_warnings(self, index: int) -> tuple[Finding, ...]:
         """Finds what looks wrong about an image; once, with the first person in it."""

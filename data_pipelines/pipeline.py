@@ -38,6 +38,11 @@ Batch = dict[str, np.ndarray]
 class Source(Protocol):
     """Random access to labelled pictures."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Files that are left out, and what else looks wrong without reading any."""
+        ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:

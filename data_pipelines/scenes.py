@@ -30,6 +30,8 @@ class ScenesSource:
         (128, 256, 3)
     """
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(self, split: str, size: int, image_size: tuple[int, int], seed: int = 0) -> None:
         self._split = split
         self._size = size
@@ -49,7 +51,8 @@ class ScenesSource:
 
     def inspect(self, index: int) -> Inspection:
         """Draws a picture and tells what its label holds."""
-        return Inspection(self.name(index), count_pixels(self[index]["label"]), {})
+        pixels = count_pixels(self[index]["label"])
+        return Inspection(self.name(index), pixels, ids=pixels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Draws a picture.

@@ -2,19 +2,20 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_pipelines.audit import Inspection, count_pixels
+from data_pipelines.audit import Inspection, unreadable
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image, image_head, label_ids, size_text
 from data_pipelines.errors import DataError, first_line
 from data_pipelines.image_audit import contrast_warnings, image_warnings, size_problem
 from data_pipelines.json_file import read_json
-from data_pipelines.label_map import UNKNOWN, LabelMap, TrainIds
+from data_pipelines.label_inspection import inspect_label
+from data_pipelines.label_map import LabelMap, TrainIds
 from data_pipelines.limits import is_outside
 from data_pipelines.reading import read_again
 from data_pipelines.tiles import Tiles
@@ -236,6 +237,8 @@ class TfdsSource:
         (1024, 2048, 3)
     """
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(self, config: DataConfig, split: str, instances: bool = False) -> None:
         wanted = ("image", "label", *(["instance"] if instances else []))
         self._records = open_prepared(config.root, config.name, split, wanted)
@@ -286,19 +289,20 @@ class TfdsSource:
 
     def inspect(self, index: int) -> Inspection:
         """Reads a record whole, and tells what its label holds."""
+        name = self.name(index)
         try:
-            image, raw = self._pictures(self._records[index], index)
+            record = self._records[index]
+            image, raw = self._pictures(record, index)
             warnings = (
-                image_warnings(self.name(index), image, self._rule)
+                image_warnings(name, image, self._rule)
                 if isinstance(image, Decoded)
-                else contrast_warnings(self.name(index), np.asarray(image))
+                else contrast_warnings(name, np.asarray(image))
             )
-            ids, unknown = self._label_map(np.asarray(raw))
+            ids = np.asarray(raw)
         except DataError as error:
-            return Inspection(self.name(index), {}, {}, (str(error),))
-        problems = (self._label_map.complaint(self.name(index), unknown),) if unknown else ()
-        pixels = count_pixels(ids[ids != UNKNOWN])
-        return Inspection(self.name(index), pixels, unknown, problems, warnings)
+            return Inspection(name, problems=(unreadable(name, error),))
+        found = inspect_label(name, name, ids, self._label_map, record["label"])
+        return replace(found, warnings=(*warnings, *found.warnings))
 
     def _pictures(self, record: dict[str, Any], index: int) -> tuple[Decoded | Tiles, Any]:
         """Image and label of a record, the image decoded or in tiles."""

@@ -53,7 +53,11 @@ def write_image(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     # Encoded first: OpenCV says nothing of a disk that is full, and leaves what it has written.
-    data = cv2.imencode(path.suffix, stored)[1].tobytes()
+    # Its own writer takes no name that is not UTF-8 either.
+    try:
+        data = cv2.imencode(path.suffix, stored)[1].tobytes()
+    except cv2.error as error:
+        raise OSError(f"cannot write {path}: {error.err or error}") from None
     part = path.with_name(f".{threading.get_ident()}.part")
     try:
         with named(path):

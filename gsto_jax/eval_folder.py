@@ -10,7 +10,6 @@ evaluation.json goes first and comes last: without it the rest may be of two eva
 """
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gsto_jax.json_file import parse
+from gsto_jax.json_file import dumps, parse
 from gsto_jax.metrics import Scores
 from gsto_jax.picture_scores import KINDS, PictureScore
-from gsto_jax.tables import write_scores
+from gsto_jax.tables import csv_number, write_scores
 from gsto_jax.whole_file import replacing
 
 RECORD = "evaluation.json"
@@ -133,7 +132,7 @@ def remove_others(
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes evaluation.json, whole or not at all."""
     with replacing(folder / RECORD) as part:
-        part.write_text(json.dumps(record, indent=2) + "\n")
+        part.write_text(dumps(record, indent=2) + "\n")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -160,8 +159,8 @@ def _row(picture: PictureScore) -> list[object]:
         picture.height,
         picture.width,
         picture.labelled_pixels,
-        f"{picture.pixel_accuracy:.6f}",
-        f"{picture.mean_iou:.6f}",
+        csv_number(picture.pixel_accuracy),
+        csv_number(picture.mean_iou),
         *(int(kind in picture.drawn) for kind in KINDS),
     ]
 
@@ -171,7 +170,13 @@ def _read_pictures(folder: Path) -> Iterator[PictureScore]:
     try:
         found = [
             PictureScore(
-                name, int(h), int(w), int(labelled), float(accuracy), float(iou), _drawn(drawn)
+                name,
+                int(h),
+                int(w),
+                int(labelled),
+                number(accuracy),
+                number(iou),
+                _drawn(drawn),
             )
             for name, h, w, labelled, accuracy, iou, *drawn in read_table(folder / _PICTURES)[1:]
         ]
@@ -185,12 +190,20 @@ def _drawn(flags: Sequence[str]) -> tuple[str, ...]:
 
 
 def _floats(names: Sequence[str], values: Sequence[str]) -> dict[str, float]:
-    return {k: float(v or "nan") for k, v in zip(names, values, strict=True)}
+    return {k: number(v) for k, v in zip(names, values, strict=True)}
+
+
+def number(text: str) -> float:
+    """Returns a number out of a CSV; NaN for an empty cell. Raises ValueError."""
+    return float(text or "nan")
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Writes a CSV, whole or not at all."""
-    with replacing(path) as part, part.open("w", newline="") as file:
+    with (
+        replacing(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
@@ -198,5 +211,5 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
 
 def read_table(path: Path) -> list[list[str]]:
     """Reads a CSV."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.reader(file))

@@ -262,6 +262,12 @@ class Experiment:
 
     def _keep_best(self, state: TrainState, data_state: Any, score: float | None) -> None:
         folder, step = self.workdir.best, int(state.step)
+        if score is None or not np.isfinite(score):
+            self.show(
+                f"no best checkpoint: nothing in {self.eval_set.split} is labeled, so there is no "
+                f"{self.eval_set.measure} to choose by"
+            )
+            return
         plan = self._plan_for_best(folder, step, score) if distributed.is_first() else None
         keep = distributed.from_first(plan)
         if keep is None:
@@ -273,12 +279,12 @@ class Experiment:
                 if old != step:
                     shutil.rmtree(folder / str(old))
 
-    def _plan_for_best(self, folder: Path, step: int, score: float | None) -> int | None:
+    def _plan_for_best(self, folder: Path, step: int, score: float) -> int | None:
         """How many checkpoints the folder may hold with this one; None if it is not the best."""
         scored = {old: self._score(folder / str(old)) for old in checkpoint.steps(folder)}
         before = checkpoint.steps(folder)
         best = max(scored.values(), default=float("-inf"))
-        if score is None or not score > best:  # nothing was labelled, or it is no better
+        if not score > best:
             return None
         if step in before:  # scored on other pictures
             shutil.rmtree(folder / str(step))

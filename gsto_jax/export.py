@@ -35,7 +35,7 @@ from jax.extend.core import Jaxpr, Literal
 from gsto_jax import reporting
 from gsto_jax.checkpoint import versions
 from gsto_jax.errors import UserError
-from gsto_jax.json_file import parse
+from gsto_jax.json_file import dumps, parse
 from gsto_jax.layers.resize import resize
 from gsto_jax.parallel import compiler_options, make_mesh
 from gsto_jax.predictor import Predictor
@@ -120,7 +120,7 @@ def export(
     if "onnx" in formats:
         with reporting.stage("exporting model.onnx", announce=True):
             contents["model.onnx"] = _onnx(predictor, size)
-    described = json.dumps(_description(predictor, contents, size), indent=2) + "\n"
+    described = dumps(_description(predictor, contents, size), indent=2) + "\n"
     contents["model.json"] = described.encode()
     return _write(Path(folder).expanduser(), contents)
 

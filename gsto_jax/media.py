@@ -1,7 +1,9 @@
 """Pictures and films from people's disks (needs OpenCV and Pillow, from the `train` extra)."""
 
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,10 +16,6 @@ from gsto_jax.image_files import to_rgb as array_to_rgb
 # A film that cannot be read is reported by its name here, not by FFmpeg as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-IMAGES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
-    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
@@ -108,8 +106,26 @@ def video_frames(path: Path) -> Iterator[np.ndarray]:
         film.release()
 
 
+@contextmanager
+def opencv_name(path: Path) -> Iterator[str]:
+    """Yields a name under which OpenCV opens a file for reading or writing.
+
+    OpenCV crashes on names that are not UTF-8, so such a file is opened through a link.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / f"file{path.suffix}"
+            link.symlink_to(path.absolute())
+            yield str(link)
+    else:
+        yield str(path)
+
+
 def _opened(path: Path) -> "cv2.VideoCapture":
-    film = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    with opencv_name(path) as name:
+        film = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
     if not path.is_file() or not film.isOpened():
         raise UserError(f"cannot read {path}: it is damaged or no video")
     return film

@@ -82,9 +82,9 @@ class Scores:
     Attributes:
       iou: per class, `k` floats in 0..1; NaN for a class left out of the mean.
       accuracy: per class, share of its true pixels found; NaN without true pixels.
-      mean_iou: over the classes that count.
-      pixel_accuracy: share of all labelled pixels that are right.
-      mean_accuracy: mean of `accuracy` over the classes with true pixels.
+      mean_iou: over the classes that count; NaN without a labeled pixel.
+      pixel_accuracy: share of all labeled pixels that are right; NaN without any.
+      mean_accuracy: mean of `accuracy` over the classes with true pixels; NaN without any.
       left_out: indices of classes left out of the means: neither truth nor prediction.
       confusion: `k k` int64.
       boundary_iou: per class (`gsto_jax.boundary`); NaN without a boundary.
@@ -117,9 +117,11 @@ def scores(
       absent: what a class with neither truth nor prediction does: "exclude" leaves it out of the
         means of IoU and accuracy, "zero" counts it as 0, as the released code does. In "zero"
         classes without true pixels count as 0 in the mean accuracy too.
-
       boundary: `k 3` of `gsto_jax.boundary`.
       instances: of the same pictures.
+
+    Returns:
+      The scores. Without a labeled pixel every one of them is NaN, in "zero" too.
 
     Raises:
       ValueError: an unknown `absent`.
@@ -132,7 +134,8 @@ def scores(
     iou = hit / np.maximum(union, 1)
     accuracy = hit / np.maximum(true, 1)
     left_out: tuple[int, ...] = ()
-    if absent == "exclude":
+    labeled = int(true.sum())
+    if absent == "exclude" or not labeled:
         left_out = tuple(int(k) for k in np.flatnonzero(union == 0))
         iou = np.where(union > 0, iou, np.nan)
         accuracy = np.where(true > 0, accuracy, np.nan)
@@ -141,7 +144,7 @@ def scores(
         iou=iou,
         accuracy=accuracy,
         mean_iou=mean_known(iou),
-        pixel_accuracy=float(hit.sum() / max(true.sum(), 1)),
+        pixel_accuracy=float(hit.sum() / labeled) if labeled else float("nan"),
         mean_accuracy=mean_known(accuracy),
         left_out=left_out,
         confusion=confusion,

@@ -56,8 +56,8 @@ class PictureScores:
         cells = label[counts].astype(np.intp) * self.num_classes + prediction[counts]
         confusion = np.bincount(cells, minlength=self.num_classes**2)
         result = scores(confusion.reshape(self.num_classes, self.num_classes))
-        accuracy = result.pixel_accuracy if len(cells) else np.nan
-        self._table[index, :5] = *label.shape, len(cells), accuracy, result.mean_iou
+        numbers = result.pixel_accuracy, result.mean_iou
+        self._table[index, :5] = *label.shape, len(cells), *numbers
         self._table[index, 5:] = [kind in drawn for kind in KINDS]
 
     def gather(self) -> None:

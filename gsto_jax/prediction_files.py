@@ -4,11 +4,10 @@ import csv
 import errno
 import glob
 import io
-import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +16,10 @@ import cv2
 import numpy as np
 
 from gsto_jax.canvas import write_image
+from gsto_jax.disk import IMAGES, TEXTS, is_hidden, readable, walk_files
 from gsto_jax.errors import UserError
-from gsto_jax.json_file import parse
-from gsto_jax.media import IMAGES, VIDEOS
+from gsto_jax.json_file import dumps, parse
+from gsto_jax.media import VIDEOS, opencv_name
 from gsto_jax.whole_file import is_full, replacing
 
 FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
@@ -45,13 +45,18 @@ class Input:
         return self.path.suffix.lower() in VIDEOS
 
 
-def find_inputs(arguments: Sequence[str], output: Path) -> list[Input]:
+def find_inputs(
+    arguments: Sequence[str],
+    output: Path,
+    on_left_out: Callable[[Path], None] = lambda path: None,
+) -> list[Input]:
     """Files that arguments name, each once.
 
     Args:
-      arguments: files, folders (all pictures and videos in them and below) and patterns such as
-        "photos/**/*.jpg".
+      arguments: files, folders (all pictures and videos in them and below, through links, but no
+        hidden ones) and patterns such as "photos/**/*.jpg".
       output: folder for what will be written; what earlier predictions left there is not taken.
+      on_left_out: called with each file that has the suffix of no image, video or text.
 
     Returns:
       In the order of the arguments, sorted within each; no two names are equal.
@@ -63,7 +68,8 @@ def find_inputs(arguments: Sequence[str], output: Path) -> list[Input]:
         raise UserError("no picture is named: give files, folders or patterns behind the flags")
     found: dict[Path, tuple[Path, str]] = {}
     for argument in arguments:
-        inside = [(path, name) for path, name in _named(argument) if not _is_ours(path, output)]
+        named = _named(argument, on_left_out)
+        inside = [(path, name) for path, name in named if not _is_ours(path, output)]
         if not inside:
             raise UserError(f"{argument!r} names no picture or video")
         for path, name in inside:
@@ -71,30 +77,40 @@ def find_inputs(arguments: Sequence[str], output: Path) -> list[Input]:
     taken: set[str] = set()
     inputs = []
     for path, name in found.values():
+        name = readable(name)
         unique, number = name, 1
         while unique.casefold() in taken:
             number += 1
-            suffix = path.suffix.lstrip(".")
+            suffix = readable(path.suffix.lstrip("."))
             unique = f"{name}_{suffix}" if number == 2 else f"{name}_{suffix}{number}"
         taken.add(unique.casefold())
         inputs.append(Input(path, unique))
     return inputs
 
 
-def _named(argument: str) -> Iterator[tuple[Path, str]]:
+def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
     place = Path(argument).expanduser()
     if not argument:
         raise UserError("one of the pictures has an empty name")
     if place.is_file():
         yield place, place.stem
     elif place.is_dir():
-        for path in sorted(place.rglob("*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
-            if path.is_file() and not hidden and _is_known(path):
+        try:
+            names = walk_files(place)
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+        for path in map(place.joinpath, names):
+            if _is_known(path):
                 yield path, path.relative_to(place).with_suffix("").as_posix()
+            elif path.suffix.lower() not in TEXTS:
+                on_left_out(path)
     elif glob.has_magic(argument):
         matches = sorted(map(Path, glob.glob(str(place), recursive=True)))
-        files = [path for path in matches if path.is_file() and _is_known(path)]
+        files = [
+            path
+            for path in matches
+            if path.is_file() and _is_known(path) and not is_hidden(path.name)
+        ]
         base = Path(os.path.commonpath([path.parent for path in files])) if files else place
         for path in files:
             yield path, path.relative_to(base).with_suffix("").as_posix()
@@ -197,7 +213,7 @@ def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequenc
     Raises:
       UserError: the folder cannot be written, or holds predictions of other joints.
     """
-    text = json.dumps({"joints": list(joints), "skeleton": [list(x) for x in skeleton]}, indent=1)
+    text = dumps({"joints": list(joints), "skeleton": [list(x) for x in skeleton]}, indent=1)
     _write_first(folder / "joints.json", f"{text}\n", "joints")
 
 
@@ -209,7 +225,7 @@ def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]
     """
     try:
         with replacing(folder / "poses.json") as part:
-            part.write_text(json.dumps(persons) + "\n")
+            part.write_text(dumps(persons) + "\n")
     except OSError as error:
         raise _unwritable(folder, error) from None
 
@@ -233,12 +249,12 @@ def read_poses(folder: Path) -> dict[str, Any]:
 def _write_first(path: Path, text: str, what: str) -> None:
     """Writes a file, or finds it as it would be."""
     try:
-        if path.exists() and path.read_text("utf-8") != text:
+        if path.exists() and path.read_text("utf-8", "replace") != text:
             raise UserError(
                 f"{path.parent} holds predictions of other {what}: give another --output"
             )
         with replacing(path) as part:
-            part.write_text(text, "utf-8", newline="\n")
+            part.write_text(text, "utf-8", "surrogateescape", newline="\n")
     except OSError as error:
         raise _unwritable(path.parent, error) from None
 
@@ -269,7 +285,8 @@ class _Film:
         if self._film is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             code, size = cv2.VideoWriter.fourcc(*"mp4v"), (frame.shape[1], frame.shape[0])
-            self._film = cv2.VideoWriter(str(self.part), cv2.CAP_FFMPEG, code, self.rate, size)
+            with opencv_name(self.part) as name:
+                self._film = cv2.VideoWriter(name, cv2.CAP_FFMPEG, code, self.rate, size)
             if not self._film.isOpened():
                 raise OSError(f"cannot write {self.path}, {size[0]}x{size[1]}")
         self._count += 1

@@ -96,10 +96,7 @@ class SegmentationSet:
             "split": self.split,
             "pictures": self.size,
             "protocol": str(self.protocol),
-            "mean_iou": scores.mean_iou,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "mean_accuracy": scores.mean_accuracy,
-            "mean_boundary_iou": scores.mean_boundary_iou,
+            **{name: _known(getattr(scores, name)) for name in _MEANS},
             "seconds": seconds,
         }
         by_picture.gather()
@@ -109,12 +106,21 @@ class SegmentationSet:
             eval_folder.finish(folder, record, scores, self.classes, found)
         shown = (
             tables.score_table(scores, self.classes, title),
-            f"mean IoU {100 * scores.mean_iou:.2f}",
+            f"mean IoU {tables.percent(scores.mean_iou)}",
             f"scores      {folder / 'scores.csv'}",
             f"pictures    {folder} ({written} PNGs)",
         )
         names = ("mean_iou", "pixel_accuracy", "mean_boundary_iou")
-        scalars = {name: float(record[name]) for name in names}
+        scalars = {name: getattr(scores, name) for name in names}
         by_class = zip(self.classes, scores.iou, strict=True)
         scalars |= {f"iou/{name}": float(value) for name, value in by_class}
+        scalars = {name: value for name, value in scalars.items() if np.isfinite(value)}
         return Outcome(record, shown, scalars, pictures.shown)
+
+
+_MEANS = ("mean_iou", "pixel_accuracy", "mean_accuracy", "mean_boundary_iou")
+
+
+def _known(value: float) -> float | None:
+    """Returns a score for a record: None, which JSON has, where it is NaN."""
+    return value if np.isfinite(value) else None

@@ -19,6 +19,9 @@ from gsto_jax.task import network
 from gsto_jax.train import Progress
 from gsto_jax.whole_file import replacing
 
+_UNKNOWN = 8
+"""How many unknown ids an audit lists one by one."""
+
 
 def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Table:
     """Builds a table of the exact parameters and MACs by stage, beside the paper's figures.
@@ -150,8 +153,11 @@ def audit_table(
         add(name, audit.pixels[k], audit.pictures[k])
     table.add_section()
     add("ignored", audit.pixels[ignore_label], audit.pictures[ignore_label])
-    for value, count in sorted(audit.unknown.items()):
+    unknown = audit.unknown.most_common()
+    for value, count in sorted(unknown[:_UNKNOWN]):
         add(f"unknown id {value}", count, None)
+    if rest := unknown[_UNKNOWN:]:
+        add(f"{len(rest)} other unknown ids", sum(count for _, count in rest), None)
     add("all", audit.total, audit.records)
     return table
 
@@ -170,17 +176,17 @@ def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
         measures.append(groups.instance_iou)
         means.append(groups.mean_instance_iou)
     for k, name in enumerate(classes):
-        table.add_row(name, *(_percent(values[k]) for values in measures), str(pixels[k]))
+        table.add_row(name, *(percent(values[k]) for values in measures), str(pixels[k]))
     table.add_section()
-    table.add_row("mean", *map(_percent, means), str(pixels.sum()))
-    table.add_row("pixel accuracy", "", _percent(result.pixel_accuracy))
+    table.add_row("mean", *map(percent, means), str(pixels.sum()))
+    table.add_row("pixel accuracy", "", percent(result.pixel_accuracy))
     if groups:
         table.add_section()
         for k, name in enumerate(groups.names):
             ious = groups.iou[k], groups.category_instance_iou[k]
-            table.add_row(name, _percent(ious[0]), "", "", _percent(ious[1]))
+            table.add_row(name, percent(ious[0]), "", "", percent(ious[1]))
         ious = groups.mean_iou, groups.mean_category_instance_iou
-        table.add_row("mean of categories", _percent(ious[0]), "", "", _percent(ious[1]))
+        table.add_row("mean of categories", percent(ious[0]), "", "", percent(ious[1]))
     notes = []
     if result.left_out:
         names = ", ".join(classes[k] for k in result.left_out)
@@ -200,7 +206,7 @@ def pose_table(rows: Mapping[str, Mapping[str, float]], title: str) -> Table:
     for name in rows:
         table.add_column(name, justify="right")
     for figure in next(iter(rows.values())):
-        table.add_row(figure, *(_percent(values[figure]) for values in rows.values()))
+        table.add_row(figure, *(percent(values[figure]) for values in rows.values()))
     return table
 
 
@@ -221,12 +227,21 @@ def write_scores(path: Path, result: Scores, classes: Sequence[str]) -> None:
         ious = groups.mean_iou, groups.mean_category_instance_iou
         rows.append(("mean of categories", [ious[0], None, None, ious[1]]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, part.open("w", newline="") as file:
+    with (
+        replacing(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["class", "iou", "accuracy", "boundary_iou", "iiou"])
         for name, values in rows:
-            writer.writerow([name, *("" if v is None else f"{v:.6f}" for v in values)])
+            writer.writerow([name, *map(csv_number, values)])
 
 
-def _percent(value: float) -> str:
+def csv_number(value: float | None) -> str:
+    """Returns a number for a CSV; empty where there is none, or it is NaN."""
+    return "" if value is None or not np.isfinite(value) else f"{value:.6f}"
+
+
+def percent(value: float) -> str:
+    """Returns a share in percent for people; "-" for NaN."""
     return "-" if np.isnan(value) else f"{100 * value:.2f}"

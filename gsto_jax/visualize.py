@@ -61,12 +61,15 @@ def sample_panel(
     """
     counted = truth != ignore_label
     total = np.count_nonzero(counted)
-    right = np.count_nonzero((truth == prediction) & counted) / total if total else float("nan")
+    wrong = "nothing is labeled"
+    if total:
+        right = np.count_nonzero((truth == prediction) & counted) / total
+        wrong = f"{1 - right:.1%} of pixels"
     tiles = {
         "image": image,
         "truth": color_mask(truth, palette),
         "prediction": color_mask(prediction, palette),
-        f"errors ({1 - right:.1%} of pixels)": error_map(image, truth, prediction, ignore_label),
+        f"errors ({wrong})": error_map(image, truth, prediction, ignore_label),
     }
     tiled = row([np.vstack([caption(name, t.shape[1]), t]) for name, t in tiles.items()])
     seen = sum(cv2.calcHist([x], [0], None, [256], [0, 256]) for x in (truth, prediction))

@@ -16,7 +16,6 @@ tensorboard/         metrics and pictures over time
 profile/             records of a few steps, where asked for (`gsto_jax.profiling`)
 """
 
-import json
 import os
 import platform
 import secrets
@@ -31,8 +30,9 @@ import jax
 
 from gsto_jax import distributed
 from gsto_jax.checkpoint import Record, steps, versions
+from gsto_jax.disk import readable
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.json_file import parse
+from gsto_jax.json_file import dumps, parse
 from gsto_jax.whole_file import named, replacing
 
 try:
@@ -132,7 +132,7 @@ class Workdir:
         if not self._writes:
             return
         with replacing(self.path / name) as part:
-            part.write_text(json.dumps(values, indent=2) + "\n")
+            part.write_text(dumps(values, indent=2) + "\n")
 
     def write_start(self, command: Sequence[str], step: int, revision: str | None) -> None:
         """Adds a line that says what runs here from now on."""
@@ -194,7 +194,7 @@ class Workdir:
             with (self.path / name).open("a+b") as file:
                 if file.tell() and not _ends_a_line(file):
                     file.write(b"\n")
-                file.write((json.dumps(record) + "\n").encode())
+                file.write((dumps(record) + "\n").encode())
         except OSError as error:
             raise TrainingError(
                 f"workdir {self.path} can no longer be written ({error.strerror}: {name}): make "
@@ -237,6 +237,11 @@ def code_checksum(folders: Sequence[Path]) -> str:
 
 
 def _check_writable(folder: Path) -> None:
+    if readable(str(folder)) != str(folder):
+        raise UserError(
+            f"workdir {str(folder)!r} is not UTF-8, and checkpoints cannot be written there: give "
+            "another --workdir"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

@@ -1,35 +1,57 @@
 """Checks every label of both splits, and counts its classes."""
 
+from functools import partial
 from typing import Any
 
-from data_pipelines import DataConfig, DataError, make_source
+from data_pipelines import DataConfig, DataError, group, make_source, report_labels
 from data_pipelines import audit as audit_labels
 from gsto_jax import reporting
 from gsto_jax.tables import audit_table
-from modes.terminal import make_console, plain_values
+from modes.terminal import Show, make_console, plain_values
 
 
 def run(args: Any) -> None:
-    """Audits. Raises DataError if any label is wrong."""
-    data, console = DataConfig(**plain_values(args.config)["data"]), make_console()
-    problems: list[str] = []
-    warnings: list[str] = []
-    for split in dict.fromkeys((data.train_split, data.eval_split)):
-        source = make_source(data, split)
-        with reporting.stage(f"auditing {split}", len(source), resumable=True) as advance:
-            found = audit_labels(source, on_record=advance)
-        title = f"{split}: {found.records} labels, {len(found.problems)} problems"
-        if data.keypoints:
-            units = ("joint", "labelled", "persons")
-            table = audit_table(found, data.keypoints.names, data.ignore_label, title, units)
-        else:
-            table = audit_table(found, data.classes, data.ignore_label, title)
-        console.print(table)
-        problems += found.problems
-        warnings += map(str, found.warnings)
-    for warning in warnings:
-        console.print(f"warning: {warning}", soft_wrap=True)
+    """Audits. Raises DataError if any label is wrong, or a split cannot teach or be scored."""
+    data = DataConfig(**plain_values(args.config)["data"])
+    show = partial(make_console().print, soft_wrap=True)
+    problems = [
+        line
+        for split in dict.fromkeys((data.train_split, data.eval_split))
+        for line in _audit(split, data, show)
+    ]
     for problem in problems:
-        console.print(problem, soft_wrap=True)
+        show(f"problem: {problem}")
     if problems:
-        raise DataError(f"{len(problems)} problems in the labels, named above.")
+        raise DataError("the labels cannot be used as they are: the problems are named above.")
+
+
+def _audit(split: str, data: DataConfig, show: Show) -> list[str]:
+    """Shows what the labels of a split hold; returns what is wrong with them."""
+    source = make_source(data, split)
+    with reporting.stage(f"auditing {split}", len(source), resumable=True) as advance:
+        found = audit_labels(source, on_record=advance)
+    lines, warnings = group(found.problems), [*source.warnings, *group(found.warnings)]
+    notes: list[str] = []
+    if data.keypoints is None:
+        report = report_labels(found, data, split, split == data.train_split)
+        if report.missing:
+            notes.append(f"note: {split}: no label holds {report.missing}")
+        lines += report.problems
+        warnings = [*source.warnings, *report.warnings]
+    title = f"{split}: {found.records} labels, {_count(found.problems, lines)}"
+    if data.keypoints:
+        units = ("joint", "labelled", "persons")
+        table = audit_table(found, data.keypoints.names, data.ignore_label, title, units)
+    else:
+        table = audit_table(found, data.classes, data.ignore_label, title)
+    show(table)
+    for line in (*notes, *(f"warning: {warning}" for warning in warnings)):
+        show(line)
+    return lines
+
+
+def _count(findings: list[Any], lines: list[str]) -> str:
+    """Returns how many records are wrong, and in how many ways."""
+    count = len(findings) + len(lines) - len(group(findings))
+    kinds = f" of {len(lines)} kinds" if count > len(lines) > 1 else ""
+    return f"{count} problem{'s' * (count != 1)}{kinds}"

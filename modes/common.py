@@ -2,7 +2,7 @@
 
 import platform
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,12 @@ def fingerprint(source: Source) -> str:
 def shower() -> Show:
     """Prints a line of text or a table; of several processes the first one does."""
     return make_show() if distributed.is_first() else lambda shown: None
+
+
+def show_warnings(warnings: Iterable[str], show: Show) -> None:
+    """Shows what looks wrong with a data set, a line each."""
+    for warning in warnings:
+        show(f"warning: {warning}")
 
 
 def run_folder(args: Any) -> tuple[Workdir, list[Path]]:

@@ -10,6 +10,7 @@ from modes.common import (
     make_eval_set,
     read_settings,
     run_folder,
+    show_warnings,
     shower,
 )
 
@@ -23,6 +24,7 @@ def run(args: Any) -> None:
     with reporting.stage("reading the data"):
         eval_set, source = make_eval_set(task, data, values, mesh)
     agree(args, values, {"the evaluation set": source})
+    show_warnings(source.warnings, show)
     workdir.check_shared()
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     parallel.use_compilation_cache(settings.run.compilation_cache)

@@ -46,6 +46,7 @@ _SHAPES = 6  # of pictures, before they are rounded to share some
 _MULTIPLE = 32
 _FRAMES = ".mp4/"  # between the name of a video and a frame's number
 _IMAGE_SETTINGS = tuple(field.name for field in fields(ImageRule))
+_SHOWN = 3  # names of files that are left out
 _AHEAD = 3  # pictures that are read, or being written, at a time
 
 
@@ -54,8 +55,17 @@ def run(args: Any) -> None:
     if not args.checkpoint:
         raise UserError("--mode=predict needs --checkpoint: a run, its best/, or a checkpoint")
     output = Path(args.output or "predictions").expanduser()
-    inputs = find_inputs(args.inputs, output)
+    left_out: list[Path] = []
+    inputs = find_inputs(args.inputs, output, left_out.append)
     console = make_console()
+    if left_out:
+        names = ", ".join(path.name for path in left_out[:_SHOWN])
+        more = " ..." if len(left_out) > _SHOWN else ""
+        console.print(
+            f"warning: {len(left_out)} files have the suffix of no image or video and are left out:"
+            f" {names}{more}",
+            soft_wrap=True,
+        )
     trained = _with_settings(load_trained(args.checkpoint, DEFAULTS), args)
     pose = isinstance(trained.task, PoseTask)
     known = POSE_KINDS if pose else KINDS

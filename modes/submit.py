@@ -17,7 +17,14 @@ from gsto_jax.pose.estimate import estimate
 from gsto_jax.pose.eval_set import protocol
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.submission import SubmissionWriter, label_ids
-from modes.common import Values, make_pose_set, make_segmentation_set, read_settings, run_folder
+from modes.common import (
+    Values,
+    make_pose_set,
+    make_segmentation_set,
+    read_settings,
+    run_folder,
+    show_warnings,
+)
 from modes.terminal import make_show
 
 
@@ -37,6 +44,7 @@ def run(args: Any) -> None:
     mesh = parallel.make_mesh(space=task.config.parallel.space)
     with reporting.stage("reading the data"):
         eval_set, source = make_segmentation_set(task, data, values, mesh)
+    show_warnings(source.warnings, show)
     path = workdir.path / f"submission-{data.test_split}.zip"
     names = list(map(source.name, range(len(source))))
     ids = data.id_map or [(k, k) for k in range(task.num_classes)]

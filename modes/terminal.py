@@ -1,5 +1,6 @@
 """The terminal: lines, tables, and the progress of long operations. Needs no JAX."""
 
+import io
 import json
 import sys
 import threading
@@ -15,6 +16,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
+
+from data_pipelines.labels import distinct_colors
 
 Show = Callable[[Any], None]
 WIDTH = 100
@@ -35,9 +38,15 @@ class _Console(Console):
         return False
 
 
-@cache
 def make_console() -> Console:
     """Returns the console that all output goes through, so that lines stay above live bars."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of file names that are not UTF-8
+    return _console()
+
+
+@cache
+def _console() -> Console:
     return _Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
 
 
@@ -64,8 +73,11 @@ def print_block(block: Any) -> None:
 
 
 def plain_values(config: ConfigDict) -> dict[str, Any]:
-    """All settings as plain values."""
-    return json.loads(config.to_json())
+    """All settings as plain values, the default palette among them."""
+    values = json.loads(config.to_json())
+    data = values["data"]
+    data["palette"] = data["palette"] or [list(x) for x in distinct_colors(len(data["classes"]))]
+    return values
 
 
 @dataclass(eq=False)

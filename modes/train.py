@@ -10,14 +10,22 @@ from typing import Any
 
 import jax
 
-from data_pipelines import audit_sample, make_source, train_batches
+from data_pipelines import check_split, make_source, train_batches
 from gsto_jax import distributed, parallel, profiling, reporting
 from gsto_jax.config import Config
 from gsto_jax.experiment import Experiment
 from gsto_jax.plan.record import planned_seconds
 from gsto_jax.speed import workload
 from gsto_jax.workdir import Workdir, revision
-from modes.common import DEFAULTS, agree, fingerprint, make_eval_set, read_settings, shower
+from modes.common import (
+    DEFAULTS,
+    agree,
+    fingerprint,
+    make_eval_set,
+    read_settings,
+    show_warnings,
+    shower,
+)
 from modes.interrupt import Interrupt, end_children
 from modes.tensorboard import TensorBoardWriter, check_tensorboard
 
@@ -40,16 +48,22 @@ def run(args: Any) -> None:
         task = replace(task, steps=steps)
         eval_set, eval_source = make_eval_set(task, data, values, mesh)
     agree(args, values, {"the training set": source, "the evaluation set": eval_source})
-    for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
+    for split, trains, part_source in (
+        (data.train_split, True, source),
+        (data.eval_split, False, eval_source),
+    ):
         with reporting.stage(f"auditing a sample of {split}"):
-            found = audit_sample(pictures)
+            found, report = check_split(part_source, data, split, trains, show)
         seen = len(found.pixels.keys() - {data.ignore_label})
-        checked = f"{split}: {found.records} of {len(pictures)} checked, {seen} of"
+        checked = f"{split}: {found.records} of {len(part_source)} checked, {seen} of"
         if data.keypoints:
             show(f"persons of {checked} {task.num_classes} joints are labelled")
         else:
             ignored = found.pixels[data.ignore_label] / found.total
-            show(f"labels of {checked} {task.num_classes} classes, {ignored:.1%} ignored")
+            absent = f" (none of {report.missing})" if report.missing else ""
+            classes = f"{task.num_classes} classes{absent}"
+            show(f"labels of {checked} {classes}, {ignored:.1%} ignored")
+        show_warnings((*part_source.warnings, *report.warnings), show)
     planned = planned_seconds(Path(args.plan_json), values, mesh) if args.plan_json else None
     writes = settings.run.tensorboard and jax.process_index() == 0
     if settings.run.tensorboard:

@@ -13,7 +13,7 @@ import pytest
 import gsto_jax
 
 ROOT = Path(__file__).parents[1]
-JAX_FREE = ("gsto_jax.image_files",)
+JAX_FREE = ("gsto_jax.disk", "gsto_jax.image_files")
 """What the data pipelines may import of the library."""
 
 

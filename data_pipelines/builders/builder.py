@@ -143,6 +143,11 @@ def encode_png(ids: np.ndarray) -> bytes:
     return cv2.imencode(".png", ids)[1].tobytes()
 
 
+def and_more(lacking: Sequence[str]) -> str:
+    """Returns how many records a message about the first one stands for, in brackets."""
+    return f" (and {len(lacking) - 1} more lack a file)" if len(lacking) > 1 else ""
+
+
 def refuse_folder(downloads: Downloads, wanted: str) -> DataError:
     """The error for a folder that holds something else."""
     return DataError(

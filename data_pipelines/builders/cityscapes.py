@@ -8,6 +8,7 @@ import numpy as np
 from data_pipelines.builders.builder import (
     Item,
     SegmentationBuilder,
+    and_more,
     encode_png,
     refuse_folder,
 )
@@ -29,15 +30,22 @@ class CityscapesBuilder(SegmentationBuilder):
                 rf"gtFine/{stem}_gtFine_(?P<kind>labelIds|instanceIds)\.png"
             )
         }
-        for found in downloads.match(rf"leftImg8bit/{stem}_leftImg8bit\.png"):
+        images = downloads.match(rf"leftImg8bit/{stem}_leftImg8bit\.png")
+        lacking = [
+            found["stem"]
+            for found in images
+            if found["split"] != "test"
+            and not all((found["stem"], kind) in truth for kind in ("labelIds", "instanceIds"))
+        ]
+        for found in images:
             name, split = found["stem"], found["split"]
             label = truth.get((name, "labelIds"), "")
             instance = truth.get((name, "instanceIds"), "")
             if split != "test" and not (label and instance):
                 kind = "instanceIds" if label else "labelIds"
                 raise DataError(
-                    f"{found[0]} has no gtFine/{name}_gtFine_{kind}.png in {downloads.source}:"
-                    " is gtFine_trainvaltest.zip there, and whole?"
+                    f"{found[0]} has no gtFine/{name}_gtFine_{kind}.png in {downloads.source}"
+                    f"{and_more(lacking)}: is gtFine_trainvaltest.zip there, and whole?"
                 )
             splits.setdefault(split, []).append(
                 Item(name.split("/", 1)[1], found[0], label, {"instance": instance})

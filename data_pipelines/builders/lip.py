@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from data_pipelines.builders.builder import Item, SegmentationBuilder, refuse_folder
+from data_pipelines.builders.builder import Item, SegmentationBuilder, and_more, refuse_folder
 from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
 
@@ -24,17 +24,20 @@ class LIPBuilder(SegmentationBuilder):
         }
         splits: dict[str, list[Item]] = {}
         for split, (path, names) in _lists(downloads).items():
-            for name in names:
-                image = found.get(("image", split, name), "")
-                label = found.get(("label", split, name), "")
-                if not (image and label):
-                    missing = f"segmentations/{name}.png" if image else f"images/{name}.jpg"
-                    archive = "TrainVal_parsing_annotations" if image else "TrainVal_images"
-                    raise DataError(
-                        f"{path} lists {name}, but {downloads.source} has no {split}_{missing}: is"
-                        f" {archive}.zip there, and whole?"
-                    )
-                splits.setdefault(split, []).append(Item(name, image, label))
+            files = {
+                name: (found.get(("image", split, name), ""), found.get(("label", split, name), ""))
+                for name in names
+            }
+            lacking = [name for name, pair in files.items() if not all(pair)]
+            if lacking:
+                name, (image, _) = lacking[0], files[lacking[0]]
+                missing = f"segmentations/{name}.png" if image else f"images/{name}.jpg"
+                archive = "TrainVal_parsing_annotations" if image else "TrainVal_images"
+                raise DataError(
+                    f"{path} lists {name}, but {downloads.source} has no {split}_{missing}"
+                    f"{and_more(lacking)}: is {archive}.zip there, and whole?"
+                )
+            splits[split] = [Item(name, *files[name]) for name in names]
         if not splits:
             raise refuse_folder(
                 downloads,
@@ -48,7 +51,8 @@ def _lists(downloads: Downloads) -> dict[str, tuple[str, list[str]]]:
     """Path and names of each split's list; several copies of one are one."""
     lists: dict[str, tuple[str, list[str]]] = {}
     for listed in downloads.match(r"(?P<split>train|val)_id\.txt"):
-        names = downloads.read(listed[0]).decode("utf-8-sig").split()
+        lines = map(str.strip, downloads.read_text(listed[0]).splitlines())
+        names = [line for line in lines if line]
         path, known = lists.setdefault(listed["split"], (listed[0], names))
         if known != names:
             raise DataError(f"{path} and {listed[0]} list different pictures; remove one of them.")

@@ -9,6 +9,7 @@ import numpy as np
 from data_pipelines.builders.builder import (
     Item,
     SegmentationBuilder,
+    and_more,
     encode_png,
     refuse_folder,
 )
@@ -55,13 +56,17 @@ class PascalContextBuilder(SegmentationBuilder):
             table = self._png_table(downloads, published)
         splits: dict[str, list[Item]] = {}
         for listed in lists:
-            for name in downloads.read(listed[0]).decode().split():
-                if name not in labels or name not in images:
-                    missing = f"label of {name}" if name in images else f"JPEGImages/{name}.jpg"
-                    raise DataError(
-                        f"{listed[0]} lists {name}, but {downloads.source} has no {missing}: are"
-                        " the pictures of VOC 2010 and the labels there, and whole?"
-                    )
+            names = downloads.read_text(listed[0]).split()
+            lacking = [name for name in names if name not in labels or name not in images]
+            if lacking:
+                name = lacking[0]
+                missing = f"label of {name}" if name in images else f"JPEGImages/{name}.jpg"
+                raise DataError(
+                    f"{listed[0]} lists {name}, but {downloads.source} has no {missing}"
+                    f"{and_more(lacking)}: are the pictures of VOC 2010 and the labels there, and"
+                    " whole?"
+                )
+            for name in names:
                 splits.setdefault(listed["split"], []).append(
                     Item(name, images[name], labels[name], {"table": table})
                 )
@@ -136,7 +141,7 @@ def _voc(downloads: Downloads, pattern: str) -> list[re.Match[str]]:
 
 def _read_list(downloads: Downloads, name: str) -> dict[int, str]:
     """Reads lines like `12: bed`."""
-    pairs = re.findall(r"^\s*(\d+)\s*[:\s]\s*(.+?)\s*$", downloads.read(name).decode(), re.M)
+    pairs = re.findall(r"^\s*(\d+)\s*[:\s]\s*(.+?)\s*$", downloads.read_text(name), re.M)
     if not pairs:
         raise DataError(f"{name} has no line like `12: bed`.")
     return {int(number): label.replace(" ", "") for number, label in pairs}

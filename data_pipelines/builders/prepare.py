@@ -25,6 +25,7 @@ from data_pipelines.downloads import FULL, SCRATCH, Downloads
 from data_pipelines.errors import DataError
 from data_pipelines.json_file import read_json
 from data_pipelines.tfds_source import PLAN, UNFINISHED, check_tiles
+from gsto_jax.disk import readable
 
 VERSION = "1.0.0"
 _LOCK = ".lock"
@@ -62,6 +63,8 @@ def prepare(
         raise DataError(
             f"storage is {storage!r}; {builder.name} takes {' or '.join(builder.storages)}."
         )
+    if readable(str(root)) != str(root):
+        raise DataError(f"root is {str(root)!r}, which is not UTF-8; give another one.")
     final = root / builder.name / VERSION
     if final.is_dir():
         _check_what_is_there(builder, final, storage, partial)
@@ -111,6 +114,11 @@ def _items(builder: Builder, downloads: Downloads, partial: bool) -> dict[str, l
             name, count = Counter(item.name for item in records).most_common(1)[0]
             if count > 1:
                 raise DataError(f"{downloads.source} has {name} of {split} twice; give one copy.")
+            if odd := [item.name for item in records if readable(item.name) != item.name]:
+                raise DataError(
+                    f"{downloads.source} has {len(odd)} records whose names are not UTF-8, such as"
+                    f" {odd[0]!r}; rename their files."
+                )
         found = {split: builder.count(records) for split, records in items.items()}
         if not partial and (wrong := _wrong_counts(builder, found)):
             raise DataError(

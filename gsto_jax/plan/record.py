@@ -9,7 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from gsto_jax.errors import UserError
-from gsto_jax.json_file import parse
+from gsto_jax.json_file import dumps, parse
 from gsto_jax.parallel import batch_parts
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
@@ -59,7 +59,7 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            part.write_text(json.dumps(values, indent=2) + "\n")
+            part.write_text(dumps(values, indent=2) + "\n")
     except OSError as error:
         if is_full(error):
             raise

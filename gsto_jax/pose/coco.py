@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from gsto_jax.config import PoseConfig
 from gsto_jax.errors import UserError
+from gsto_jax.json_file import dumps
 from gsto_jax.pose.estimate import Poses
 from gsto_jax.pose.oks import rescore, suppress, suppress_softly
 from gsto_jax.whole_file import replacing
@@ -123,7 +123,7 @@ def _complete(person: Annotation, number: int) -> dict[str, Any]:
 def write_results(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Writes the benchmark's JSON; a path that ends in .zip becomes its archive, for the server."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found)
+    text = dumps(found)
     with replacing(path) as part:
         if path.suffix == ".zip":
             with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:

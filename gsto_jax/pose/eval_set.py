@@ -21,7 +21,7 @@ from gsto_jax.pose.folder import PersonScore
 from gsto_jax.pose.oks import similarity
 from gsto_jax.pose.pictures import KINDS, PoseWriter
 from gsto_jax.pose.task import PoseTask
-from gsto_jax.tables import pose_table
+from gsto_jax.tables import percent, pose_table
 from gsto_jax.task import Task
 
 CEILING = "truth through its heatmaps"
@@ -138,7 +138,7 @@ class PoseSet:
         )
         shown = (
             pose_table(rows, title),
-            f"AP {100 * figures['AP']:.2f} ({self.boxes})",
+            f"AP {percent(figures['AP'])} ({self.boxes})",
             f"scores      {folder / 'scores.csv'}",
             f"results     {folder / pose_folder.RESULTS}",
             f"pictures    {folder} ({written} PNGs)",

@@ -18,6 +18,7 @@ from typing import Any
 from gsto_jax import eval_folder
 from gsto_jax.pose.coco import FIGURES, write_results
 from gsto_jax.pose.pictures import KINDS
+from gsto_jax.tables import csv_number
 
 RESULTS = "results.json"
 _SCORES, _PERSONS = "scores.csv", "persons.csv"
@@ -106,7 +107,7 @@ def _row(person: PersonScore) -> list[object]:
         person.name,
         person.image_id,
         person.labelled,
-        *(f"{value:.6f}" for value in numbers),
+        *map(csv_number, numbers),
         *(int(kind in person.drawn) for kind in KINDS),
     ]
 
@@ -120,9 +121,9 @@ def _read_persons(folder: Path) -> Iterator[PersonScore]:
                 name,
                 int(image),
                 int(labelled),
-                float(alike),
-                float(joint_score),
-                float(box_score),
+                eval_folder.number(alike),
+                eval_folder.number(joint_score),
+                eval_folder.number(box_score),
                 tuple(kind for kind, flag in zip(KINDS, drawn, strict=True) if int(flag)),
             )
             for name, image, labelled, alike, joint_score, box_score, *drawn in rows

@@ -53,7 +53,7 @@ def write_report(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            part.write_text(html, encoding="utf-8")
+            part.write_text(html, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         if is_full(error):
             raise

@@ -3,12 +3,11 @@
 import csv
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from gsto_jax.json_file import dumps
 from gsto_jax.statistics import Difference, Summary, compare, holm, summarize
 from gsto_jax.sweep.outcome import Outcome
 from gsto_jax.sweep.plan import Row, Run, unpaired
@@ -153,7 +152,7 @@ def as_json(results: Results) -> str:
         "rows": rows,
         "runs": [dataclasses.asdict(outcome) for outcome in results.outcomes],
     }
-    return json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
+    return dumps(values, indent=2) + "\n"
 
 
 def as_csv(results: Results) -> str:
@@ -178,11 +177,3 @@ def as_csv(results: Results) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return file.getvalue()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

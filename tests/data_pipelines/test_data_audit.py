@@ -4,8 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import DataConfig, DataError, FolderSource, ScenesSource, audit, audit_sample
+from data_pipelines import DataConfig, DataError, FolderSource, ScenesSource, audit, check_split
 
+CLASSES = {
+    "list_file": "{split}.txt",
+    "classes": ("road", "sky", "train"),
+    "crop": (16, 16),
+}
 LABEL = np.array([[0, 0, 1], [1, 255, 1]], np.uint8).repeat(10, 0).repeat(10, 1)
 
 
@@ -20,10 +25,7 @@ def folder(root, labels):
     config = DataConfig(
         source="folder",
         root=str(root),
-        list_file="{split}.txt",
-        classes=("road", "sky", "train"),
-        palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)),
-        crop=(16, 16),
+        **CLASSES,
     )
     return FolderSource(config, "train")
 
@@ -47,7 +49,7 @@ def test_every_problem_is_named(tmp_path):
     assert found.unknown == {77: 10}
     assert found.records == 4
     assert len(found.problems) == 3
-    unknown, sizes, corrupt = found.problems
+    unknown, sizes, corrupt = map(str, found.problems)
     assert (
         f"{tmp_path / '1_label.png'} has unknown label ids: 77 (10 px); add them to id_map"
         in unknown
@@ -60,9 +62,10 @@ def test_every_problem_is_named(tmp_path):
 def test_a_sample_is_spread_and_refuses(tmp_path):
     odd = np.full_like(LABEL, 9)
     source = folder(tmp_path, [LABEL, odd, LABEL, LABEL])
-    assert audit_sample(source, 2).records == 2
+    config = DataConfig(source="folder", root=str(tmp_path), **CLASSES)
+    assert check_split(source, config, "train", trains=True, count=2)[0].records == 2
     with pytest.raises(DataError, match=r"1_label\.png has unknown .*See all .* --mode=audit"):
-        audit_sample(source, 4)
+        check_split(source, config, "train", trains=True, count=4)
 
 
 def test_scenes_are_counted_as_drawn():

@@ -82,7 +82,8 @@ def test_lists_become_tuples(make_scenes_config):
         ({"id_map": ((0, 1, 2),)}, r"id_map holds \(0, 1, 2\)"),
         ({"train_size": 0}, "train_size is 0; scenes need"),
         ({"image_size": (8, 8)}, r"image_size is \(8, 8\)"),
-        ({"classes": ("a",), "palette": ((0, 0, 0),)}, "classes has 1 names; scenes draw 9"),
+        ({"classes": ("a", "b"), "palette": ()}, "classes has 2 names; scenes draw 9"),
+        ({"classes": ("a",), "palette": ()}, "classes has 1 name; give 2 to 255 class names"),
     ],
 )
 def test_wrong_scenes_values(make_scenes_config, changes, message):
@@ -98,7 +99,7 @@ def test_wrong_scenes_values(make_scenes_config, changes, message):
             "config.data.root is ''; give the dataset's directory as --config.data",
         ),
         ({"labels": ""}, "labels is ''; without a list_file"),
-        ({"image_suffix": ""}, "image_suffix is ''"),
+        ({"image_suffix": None}, "image_suffix is None; give what names end with"),
         ({"images": "images/{part}"}, "the only placeholder is {split}"),
         ({"images": "images"}, "images is 'images', the same for train and val; put {split}"),
         ({"list_file": "all.txt"}, "list_file is 'all.txt', the same for train and val"),

@@ -200,8 +200,7 @@ def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
         labels="labels/{split}",
         image_suffix=".png",
         label_suffix=".png",
-        classes=("a",),
-        palette=((0, 0, 0),),
+        classes=("a", "b"),
         crop=(4, 4),
     )
     source = FolderSource(config, "val")

@@ -186,13 +186,14 @@ def test_the_best_is_kept(make, tmp_path):
         run.evaluate(state_at(step), {"batches": step})
         assert checkpoint.steps(tmp_path / "run" / "best") == [kept]
     assert [line["step"] for line in run.workdir.evaluations()] == [4, 5, 6, 3]
-    other, _, ious = make(eval__absent="zero")
+    other, shown, ious = make(eval__absent="zero")
     ious[:] = [0.1]
     other.evaluate(state_at(8), {"batches": 8})
     assert checkpoint.steps(tmp_path / "run" / "best") == [8], "another measure"
     ious[:] = [float("nan")]
     other.evaluate(state_at(7), {"batches": 7})
     assert checkpoint.steps(tmp_path / "run" / "best") == [8], "nothing was labelled"
+    assert any("no best checkpoint: nothing in val is labeled" in str(line) for line in shown)
     elsewhere, _, ious = make(data__eval_split="test")
     ious[:] = [0.05]
     elsewhere.evaluate(state_at(8), {"batches": 8})

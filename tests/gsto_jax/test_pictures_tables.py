@@ -134,9 +134,9 @@ def test_score_table_and_file(tmp_path):
     write_scores(tmp_path / "deep" / "scores.csv", result, ("road", "sky", "train"))
     lines = (tmp_path / "deep" / "scores.csv").read_text().splitlines()
     assert lines[0] == "class,iou,accuracy,boundary_iou,iiou"
-    assert lines[1] == "road,0.750000,0.750000,nan,nan"
-    assert lines[3] == "train,nan,nan,nan,nan"
-    assert lines[4] == "mean,0.775000,0.875000,nan,nan"
+    assert lines[1] == "road,0.750000,0.750000,,"
+    assert lines[3] == "train,,,,"
+    assert lines[4] == "mean,0.775000,0.875000,,"
     assert lines[5] == "pixel accuracy,,0.875000,,"
 
 
@@ -158,7 +158,7 @@ def test_scores_of_categories_and_instances(tmp_path):
     write_scores(tmp_path / "scores.csv", result, classes)
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[2] == "car,0.500000,1.000000,1.000000,0.714286"
-    assert lines[6] == "category flat,0.750000,,,nan"
+    assert lines[6] == "category flat,0.750000,,,"
     assert lines[8].startswith("mean of categories,0.775000,,,")
     without = InstanceCounts(("flat", "thing", "thing"), (0, 5.0, 5.0), {1: 1, 2: 2})
     alone = scores(confusion, instances=without)

@@ -246,6 +246,15 @@ def test_inputs(tmp_path):
     assert names("a") == all_of_a
     assert names("a/1.PNG", "a", "a/film.mp4") == all_of_a, "each once"
     assert names("a/**/1.*") == [("a/1.PNG", "1"), ("a/1.jpg", "1_jpg"), ("a/b/1.jpg", "b/1")]
+    make_files(tmp_path, "a/.DS_Store", "a/._1.jpg", "a/__MACOSX/1.jpg", "disk/far.jpg", "a/x.heic")
+    (tmp_path / "a/linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/back").symlink_to(tmp_path / "a")
+    left_out = []
+    linked = find_inputs([str(tmp_path / "a")], out, left_out.append)
+    assert [entry.name for entry in linked] == [*(name for _, name in all_of_a), "linked/far"]
+    assert [path.name for path in left_out] == ["x.heic"]
+    for path in (tmp_path / "a/linked", tmp_path / "disk/back", tmp_path / "a/x.heic"):
+        path.unlink()
     assert names("odd.dat") == [("odd.dat", "odd")], "named, so tried"
     videos = [entry.is_video for entry in find_inputs([str(tmp_path / "a")], out)]
     assert videos == [False, False, False, True, False]

@@ -1,0 +1,329 @@
+"""Labels that mean something else: refused or named before step 1, and by the audit."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import (
+    CAMVID,
+    CITYSCAPES,
+    LIP,
+    PASCAL_CONTEXT_59,
+    DataError,
+    Finding,
+    FolderSource,
+    audit,
+    check_split,
+    distinct_colors,
+    group,
+    report_labels,
+)
+from data_pipelines.label_checks import shifted_ids, suggest_map
+from data_pipelines.label_inspection import altered_share, lossy_format
+from data_pipelines.label_map import LabelMap
+
+
+@pytest.fixture
+def opened(tmp_path, make_folder_config):
+    """Writes labels as files of split `val`, and opens them with changed settings."""
+
+    def build(labels, suffix=".png", **changes):
+        for n, label in enumerate(labels):
+            label = np.asarray(label, np.uint8)
+            image = np.linspace(0, 255, label.size).reshape(*label.shape, 1).repeat(3, -1)
+            for path, array in (
+                (tmp_path / f"images/val/{n:03d}.png", image.astype(np.uint8)),
+                (tmp_path / f"labels/val/{n:03d}{suffix}", label),
+            ):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(cv2.imencode(path.suffix, array)[1].tobytes())
+        fields = {"image_suffix": "", "label_suffix": "", "palette": ()}
+        config = make_folder_config(tmp_path, **fields | changes)
+        return FolderSource(config, "val"), config
+
+    return build
+
+
+def checked(opened, trains=True):
+    source, config = opened
+    told = []
+    found, report = check_split(source, config, "val", trains, told.append)
+    return found, report, told
+
+
+def full(*ids, shape=(4, 6)):
+    """A label that holds these ids in equal parts."""
+    return np.resize(np.repeat(ids, -(-shape[0] * shape[1] // len(ids))), shape)
+
+
+BINARY = {"classes": ("background", "road")}
+
+
+def test_masks_of_0_and_255_are_refused_with_the_remedy(opened):
+    message = (
+        r"nothing is to be learned .*: the 3 labels of val hold the class 'background' alone"
+        r" \(id 255 is ignored, 50\.0% of all pixels\); the files hold the ids 0, 255 for 2 classes"
+        r".* give data\.id_map=\(\(0, 0\), \(255, 1\)\)\.$"
+    )
+    with pytest.raises(DataError, match=message):
+        checked(opened([full(0, 255)] * 3, **BINARY))
+    remedy = opened([full(0, 255)] * 3, **BINARY, id_map=((0, 0), (255, 1)))
+    found, report, _ = checked(remedy)
+    assert found.pixels == {0: 36, 1: 36}
+    assert report == type(report)()
+    assert set(np.unique(remedy[0][0]["label"])) == {0, 1}
+
+
+def test_a_mask_of_other_values_gets_its_map(opened):
+    for labels, classes, pairs in (
+        (full(0, 128, 255), ("a", "b", "c"), r"\(0, 0\), \(128, 1\), \(255, 2\)"),
+        (full(0, 200), ("a", "b"), r"\(0, 0\), \(200, 1\)"),
+        (full(1, 2), ("a", "b"), r"\(1, 0\), \(2, 1\)"),
+        (full(0, 127, 255), ("a", "b"), r"\(0, 0\), \(127, 1\)"),
+    ):
+        with pytest.raises(DataError, match=rf"unknown label ids.*give data\.id_map=\({pairs}\)"):
+            checked(opened([labels], classes=classes))
+    with pytest.raises(DataError, match=r"unknown .*\(0, 0\), \(255, 1\)"):
+        checked(opened([full(0, 255)], **BINARY, ignore_label=254))
+
+
+def test_a_split_of_one_class_teaches_nothing_but_can_be_scored(opened):
+    split = opened([full(1), full(1, 255)])
+    with pytest.raises(DataError, match=r"the 2 labels of val hold the class 'b' alone"):
+        checked(split)
+    _, report, _ = checked(split, trains=False)
+    assert report.warnings[0].startswith("scores will say nothing of other classes: the 2 labels")
+    assert report.missing == "'a', 'c'"
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_split_without_a_labeled_pixel_is_refused(opened, trains):
+    action = "trained on" if trains else "scored"
+    message = rf"no pixel in the 2 labels of val is labeled, so that it cannot be {action} \(id 255"
+    with pytest.raises(DataError, match=message):
+        checked(opened([full(255)] * 2), trains)
+    mapped = opened([full(7, 9)] * 2, id_map=((7, 255), (9, 200), (1, 0)), ignore_label=200)
+    with pytest.raises(DataError, match=r"\(ids 7, 9 are ignored, 100\.0% of all pixels\)"):
+        checked(mapped, trains)
+
+
+def test_a_rare_class_is_looked_for_in_all_labels(opened):
+    labels = [full(0)] * 50
+    labels[29] = full(0, 2)
+    found, report, told = checked(opened(labels))
+    assert told == ["val: 13 labels hold one class: looking through all 50"]
+    assert found.pixels[2] == 12
+    assert 13 < found.records <= 50
+    assert report.missing == "'b'"
+    source, config = opened(labels)
+    found, _ = check_split(source, config, "val", trains=False)
+    assert found.records == 13, "one class can be scored"
+
+
+def test_labels_without_a_labeled_pixel_are_named(opened):
+    _, report, _ = checked(opened([full(0, 1, 2), full(255), full(255), full(0, 1)]))
+    assert report.warnings == ("val: 2 of 4 labels have no labeled pixel: 001, 002",)
+
+
+def test_a_class_that_no_id_stands_for_is_named(opened):
+    _, report, _ = checked(opened([full(0, 1)], id_map=((0, 0), (1, 1), (255, 255))))
+    assert report.warnings == ("no id of data.id_map stands for 'c': add one",)
+
+
+def test_one_class_alone_is_no_task(make_folder_config, tmp_path):
+    for classes in (("road",), ()):
+        with pytest.raises(DataError, match=r"classes has \d names?; give 2 to 255 class names"):
+            make_folder_config(tmp_path, classes=classes, palette=())
+
+
+def test_weights_of_nothing_teach_nothing(make_folder_config, tmp_path):
+    with pytest.raises(DataError, match=r"class_weights is \(0, 0\.0, 0\); give some class"):
+        make_folder_config(tmp_path, class_weights=(0, 0.0, 0))
+    assert make_folder_config(tmp_path, class_weights=(0, 1, 0))
+
+
+def table(name, **changes):
+    fields = {"classes": name.names, "id_map": name.id_map, "palette": ()}
+    return fields | changes
+
+
+def test_an_inherited_map_that_shifts_classes_is_noticed(opened):
+    _, report, _ = checked(opened([full(*range(1, 12), shape=(11, 6))] * 2, **table(CAMVID)))
+    (warning,) = report.warnings
+    assert "files hold the ids 1 to 11, and data.id_map reads 0 to 10 and ignores 11" in warning
+    assert "'sky' never occurs. If the ids start at 1, give data.id_map=((1, 0), (2, 1)" in warning
+    with pytest.raises(DataError, match=r"unknown .*does not know 11.*start at 1"):
+        checked(opened([full(*range(1, 12), shape=(11, 6))], **table(CAMVID, id_map=())))
+
+
+@pytest.mark.parametrize(
+    ("classes", "ids", "expected"),
+    [
+        (CAMVID, range(12), ""),
+        (CAMVID, range(1, 11), ""),  # no sky, nothing ignored
+        (CAMVID, [2, 5, 11, 255], "start at 1"),
+        (CAMVID, [0, 11], ""),
+        (CAMVID, [3, 11, 40], ""),
+        (CITYSCAPES, [0, *range(1, 34)], ""),
+        (LIP, [*range(20), 255], ""),
+        (LIP, [*range(1, 21)], "does not know 20"),
+        (PASCAL_CONTEXT_59, range(60), ""),
+        (PASCAL_CONTEXT_59, range(59), "reads 1 to 59 and ignores 0, so that 'wood' never occurs"),
+        (PASCAL_CONTEXT_59, [0, 2, 5, 9, 58], ""),  # a few images
+    ],
+)
+def test_only_shifted_ids_look_shifted(make_folder_config, tmp_path, classes, ids, expected):
+    config = make_folder_config(tmp_path, **table(classes))
+    text = shifted_ids(config, list(ids))
+    assert (expected in text) if expected else text == ""
+
+
+def test_a_map_is_suggested_for_as_many_ids_as_classes(make_folder_config, tmp_path):
+    config = make_folder_config(tmp_path)
+    assert "((0, 0), (7, 1), (99, 2))" in suggest_map(config, [99, 0, 7, 255])
+    assert suggest_map(config, [0, 1]) == suggest_map(config, [0, 1, 2, 3]) == ""
+
+
+def blob(seed):
+    """A label of large shapes, as they are drawn by people."""
+    rng = np.random.default_rng(seed)
+    label = np.zeros((96, 128), np.uint8)
+    for k in (1, 2, 1, 2):
+        center = tuple(int(x) for x in rng.integers(20, 90, 2))
+        cv2.circle(label, center, int(rng.integers(8, 30)), k, -1)
+    return label
+
+
+@pytest.mark.parametrize("quality", [75, 90, 95])
+@pytest.mark.parametrize("factor", [1, 40, 127])
+def test_jpeg_labels_are_lossy_and_their_share_is_estimated(
+    make_folder_config, tmp_path, quality, factor
+):
+    label = blob(quality) * factor
+    data = cv2.imencode(".jpg", label, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    altered = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    label_map = LabelMap(
+        make_folder_config(tmp_path, id_map=tuple((k * factor, k) for k in range(3)))
+    )
+    truth, estimate = (altered != label).mean(), altered_share(altered, label_map)
+    assert truth > 0.01
+    assert 0.005 < estimate < truth + 0.02
+    if factor > 1:  # neighboring ids change without a trace
+        assert estimate == pytest.approx(truth, abs=0.02)
+    assert altered_share(label, label_map) < 0.002
+    assert lossy_format(data) == "JPEG"
+
+
+def test_formats_that_alter_ids():
+    label = blob(0)
+    lossy = cv2.imencode(".webp", label, [cv2.IMWRITE_WEBP_QUALITY, 80])[1].tobytes()
+    lossless = cv2.imencode(".webp", label, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
+    assert (lossy_format(lossy), lossy_format(lossless)) == ("lossy WebP", "")
+    assert lossy_format(cv2.imencode(".png", label)[1].tobytes()) == ""
+    assert lossy_format(b"") == ""
+
+
+def test_jpeg_labels_are_one_line_of_the_audit(opened):
+    source, config = opened(
+        [blob(n) * 40 for n in range(9)], ".jpg", id_map=((0, 0), (40, 1), (80, 2))
+    )
+    found = audit(source)
+    (line,) = group(found.problems)
+    assert line.startswith("9 records have a label stored as JPEG, which alters ids (")
+    assert "000.jpg (" in line
+    assert "% of its pixels look altered, and " in line
+    assert "001.jpg, " in line
+    assert "002.jpg ...; save label maps as PNG" in line
+    with pytest.raises(DataError, match=r"9 records have .*JPEG.* See all with --mode=audit\.$"):
+        checked((source, config))
+
+
+def test_a_jpeg_label_of_known_ids_alone_is_a_warning(opened):
+    every = tuple((k, min(k // 30, 2)) for k in range(256))
+    source, config = opened([blob(n) * 40 for n in range(2)], ".jpg", id_map=every)
+    found, report, _ = checked((source, config))
+    assert not found.problems
+    assert report.warnings[0].startswith("2 records have a label stored as JPEG")
+
+
+def test_findings_of_one_fault_are_one_line():
+    many = [Finding(f"{n}.png", "unknown ids", f"{n} px", "map them", n / 1000) for n in range(468)]
+    alone = Finding("x.png", "a joint outside its image")
+    lines = group([*many[:9], alone, *many[9:]])
+    assert lines == [
+        "468 records have unknown ids (23.3% of their pixels): 0.png (0 px), 1.png, 2.png ...; map"
+        " them",
+        "x.png has a joint outside its image",
+    ]
+    assert group(many[5:6]) == ["5.png has unknown ids: 5 px; map them"]
+    assert group([]) == []
+
+
+def test_messages_end_once(opened):
+    source, config = opened([full(0, 1)] * 2)
+    for path in (source._entries[0][1], source._entries[1][1]):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="2 records have files that cannot be used") as raised:
+        checked((source, config))
+    assert ".." not in str(raised.value).replace(" ...", "")
+    assert str(raised.value).endswith("replace the file), 001. See all with --mode=audit.")
+
+
+def test_a_palette_is_made_of_distinct_colors(make_folder_config, tmp_path):
+    for count in (2, 3, 20, 60, 255):
+        colors = np.array(distinct_colors(count)).astype(int)
+        apart = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + 999 * np.eye(count)
+        assert apart.min() >= (60 if count <= 60 else 30)
+        assert np.linalg.norm(colors - 90, axis=-1).min() > 25, "ignored pixels are gray"
+    config = make_folder_config(tmp_path, palette=())
+    assert config.palette == distinct_colors(3) == distinct_colors(9)[:3]
+    with pytest.raises(DataError, match="palette has 1 colours for 3 classes"):
+        make_folder_config(tmp_path, palette=((0, 0, 0),))
+
+
+def test_the_report_says_what_is_missing(opened):
+    source, config = opened([full(0, 2)])
+    assert report_labels(audit(source), config, "val", trains=True).missing == "'b'"
+
+
+REAL = {
+    "camvid": table(CAMVID, list_file="{split}.txt"),
+    "cityscapes_layout_camvid": table(
+        CITYSCAPES,
+        images="leftImg8bit/{split}",
+        labels="gtFine/{split}",
+        image_suffix="_leftImg8bit.png",
+        label_suffix="_gtFine_labelIds.png",
+    ),
+    "lip_sample": table(LIP, images="{split}_images", labels="{split}_segmentations"),
+    "ccp_parsing": {
+        "images": "{split}_images",
+        "labels": "{split}_segmentations",
+        "classes": tuple(f"class {k}" for k in range(59)),
+    },
+    "voc_sample": {
+        "images": "JPEGImages",
+        "labels": "SegmentationClass",
+        "classes": tuple(f"class {k}" for k in range(21)),
+        "train_split": "val",
+    },
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_labels_raise_no_false_alarm(make_folder_config, name):
+    root = os.environ.get("GSTO_DATA")
+    if not root or not Path(root, name).is_dir():
+        pytest.skip(f"GSTO_DATA names no folder that holds {name}")
+    fields = {"image_suffix": "", "label_suffix": "", "palette": ()} | REAL[name]
+    config = make_folder_config(Path(root, name), **fields)
+    source = FolderSource(config, "val")
+    found, report = check_split(source, config, "val", trains=True)
+    assert (source.warnings, report.problems, report.warnings) == ((), (), ())
+    whole = audit(source)
+    assert whole.problems == whole.warnings == []
+    assert report_labels(whole, config, "val", trains=True).warnings == ()
+    assert found.records <= whole.records

@@ -1,0 +1,107 @@
+"""What the modes say of labels before anything is compiled, in this process."""
+
+import os
+import re
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from configs import base
+from data_pipelines import DataError
+from modes import audit, train
+from modes.terminal import plain_values
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, np.asarray(array, np.uint8))[1].tobytes())
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Writes `label(n)` of so many images as files of both splits; returns the command line."""
+
+    def build(label, count=5, suffix=".png", **changes):
+        for split in ("train", "val"):
+            for n in range(count):
+                write(tmp_path / f"data/img/{split}/{n}.jpg", np.mgrid[:32, :48, :3][1] * 5)
+                write(tmp_path / f"data/ids/{split}/{n}{suffix}", label(n))
+        config = base.get_config()
+        config.train.batch_size, config.train.steps = 4, 1
+        config.data.root = str(tmp_path / "data")
+        config.data.images, config.data.labels = "img/{split}", "ids/{split}"
+        config.data.classes = ("background", "road")
+        config.data.crop = (32, 32)
+        for name, value in changes.items():
+            with config.data.unlocked():
+                config.data[name] = value
+        return SimpleNamespace(config=config, workdir=str(tmp_path / "run"), plan_json=None)
+
+    return build
+
+
+def halves(*ids):
+    return lambda n: np.repeat(np.resize(ids, 48)[None], 32, axis=0)
+
+
+def test_masks_of_0_and_255_end_before_step_1(arguments, tmp_path, capsys):
+    args = arguments(halves(0, 255))
+    with pytest.raises(DataError, match=r"nothing is to be learned .*id_map=\(\(0, 0\), \(255, 1"):
+        train.run(args)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="the problems are named above"):
+        audit.run(args)
+    out = capsys.readouterr().out
+    assert "train: 5 labels, 1 problem\n" in out
+    assert "problem: nothing is to be learned" in out
+    assert "warning: scores will say nothing of other classes: the 5 labels of val" in out
+
+
+def test_the_audit_names_each_kind_once(arguments, capsys):
+    args = arguments(lambda n: halves(0, 1, n + 40)(n), count=30)
+    odd = os.fsdecode(b"caf\xe9")
+    root = args.config.data.root
+    with open(f"{root}/ids/val/{odd}.png", "wb") as file:
+        file.write(b"")
+    with pytest.raises(DataError):
+        audit.run(args)
+    out = capsys.readouterr().out
+    (line,) = [
+        line for line in out.splitlines() if line.startswith("problem") and "/train/" in line
+    ]
+    assert "30 records have unknown label ids (33.3% of their pixels): " in line
+    assert "train/0.png (40 (512 px)), " in line
+    assert re.search(r"train: 30 labels, 30 problems\n", out)
+    assert re.search(r"22 other unknown ids +│ +11264 │", out)
+    assert "1 label has no image" in out
+
+
+def test_the_audit_of_jpeg_labels_is_one_line(arguments, capsys):
+    circle = cv2.circle(np.zeros((32, 48), np.uint8), (20, 15), 10, 255, -1)
+    args = arguments(lambda n: circle, suffix=".jpg", id_map=((0, 0), (255, 1)))
+    with pytest.raises(DataError):
+        audit.run(args)
+    out = capsys.readouterr().out
+    assert out.count("JPEG, which alters ids") == 2, "once a split"
+    assert re.search(r"5 records have a label stored as JPEG, .* \(\d+\.\d% of their pixels\)", out)
+
+
+def test_clean_labels_pass_without_a_warning(arguments, capsys):
+    audit.run(arguments(halves(0, 1, 255)))
+    out = capsys.readouterr().out
+    assert out.count("5 labels, 0 problems") == 2
+    assert not re.search("warning|note|problem:", out)
+
+
+def test_a_class_that_does_not_occur_is_named(arguments, capsys):
+    audit.run(arguments(halves(0, 1), classes=("background", "road", "car")))
+    assert "note: train: no label holds 'car'" in capsys.readouterr().out
+
+
+def test_settings_hold_the_default_palette(arguments):
+    config = arguments(halves(0, 1), count=1).config
+    assert plain_values(config)["data"]["palette"] == [[0, 0, 0], [128, 0, 0]]
+    config.data.palette = ((1, 2, 3), (4, 5, 6))
+    assert plain_values(config)["data"]["palette"] == [[1, 2, 3], [4, 5, 6]]
