@@ -68,8 +68,16 @@ def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseSet, Pe
         annotations=source.annotations,
         image_ids=source.image_ids(),
         name=source.name,
+        category_id=source.category.id,
     )
     return found, source
+
+
+def notes_of(source: Source) -> list[str]:
+    """Returns what people should know of an evaluation set before it is used, in sentences."""
+    if not isinstance(source, PersonSource):
+        return []
+    return [*source.notes, *filter(None, [source.lacks_truth()])]
 
 
 def make_segmentation_set(

@@ -8,6 +8,7 @@ from modes.common import (
     DEFAULTS,
     agree,
     make_eval_set,
+    notes_of,
     read_settings,
     run_folder,
     shower,
@@ -22,6 +23,8 @@ def run(args: Any) -> None:
     workdir, chosen = run_folder(args)
     with reporting.stage("reading the data"):
         eval_set, source = make_eval_set(task, data, values, mesh)
+    for note in notes_of(source):
+        show(f"note: {note}")
     agree(args, values, {"the evaluation set": source})
     workdir.check_shared()
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)

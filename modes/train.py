@@ -17,7 +17,15 @@ from gsto_jax.experiment import Experiment
 from gsto_jax.plan.record import planned_seconds
 from gsto_jax.speed import workload
 from gsto_jax.workdir import Workdir, revision
-from modes.common import DEFAULTS, agree, fingerprint, make_eval_set, read_settings, shower
+from modes.common import (
+    DEFAULTS,
+    agree,
+    fingerprint,
+    make_eval_set,
+    notes_of,
+    read_settings,
+    shower,
+)
 from modes.interrupt import Interrupt, end_children
 from modes.tensorboard import TensorBoardWriter, check_tensorboard
 
@@ -39,6 +47,8 @@ def run(args: Any) -> None:
         steps = settings.train.total_steps(len(source))
         task = replace(task, steps=steps)
         eval_set, eval_source = make_eval_set(task, data, values, mesh)
+    for line in notes_of(eval_source):
+        show(f"note: {line}")
     agree(args, values, {"the training set": source, "the evaluation set": eval_source})
     for split, pictures in ((data.train_split, source), (data.eval_split, eval_source)):
         with reporting.stage(f"auditing a sample of {split}"):
