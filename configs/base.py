@@ -166,6 +166,8 @@ def get_config() -> ConfigDict:
     keypoints.rotation = 45.0  # training pictures turn by at most so many degrees ...
     keypoints.scale = 0.35  # ... and change their size by at most this share
     keypoints.detections = ""  # JSON of boxes to evaluate on; empty: the true boxes
+    # Name or id of the category in COCO files; empty: the only one with keypoints, or "person".
+    keypoints.category = ""
 
     config.parallel = parallel = ConfigDict()
     # Devices that share a picture, each a part of its height (docs/distributed.md).

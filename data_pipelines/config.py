@@ -26,6 +26,8 @@ class Keypoints:
         rotation: training pictures turn by at most so many degrees.
         scale: and change their size by at most this share.
         detections: a JSON file of boxes to evaluate on, instead of the true ones.
+        category: name or id of the category in the COCO file; "": the only one with keypoints, or
+            else "person".
 
     Raises:
         DataError: a value that cannot work, with its name and the remedy.
@@ -39,9 +41,17 @@ class Keypoints:
     rotation: float = 45.0
     scale: float = 0.35
     detections: str = ""
+    category: str = ""
 
     def __post_init__(self) -> None:
         _freeze(self, ("names", "flip_pairs", "skeleton", "sigmas"), "keypoints.")
+        category = self.category
+        _require(
+            isinstance(category, str) or _is_int(category, 0),
+            f"keypoints.category is {category!r}",
+            "give the name or id of a category, or ''",
+        )
+        object.__setattr__(self, "category", str(category))
         last = len(self.names) - 1
         for name in ("flip_pairs", "skeleton"):
             for pair in getattr(self, name):

@@ -67,6 +67,7 @@ class Downloads:
         source: the same.
         names: paths relative to the source, sorted.
         broken: what is wrong with the archives that cannot be opened.
+        notes: what people should know of the files, though a data set can be made of them.
 
     Raises:
         DataError: the source is not there, or an archive is one that no data set needs.
@@ -75,6 +76,7 @@ class Downloads:
     def __init__(self, source: Path, scratch: Path | None = None) -> None:
         self.source = source
         self.broken: list[str] = []
+        self.notes: list[str] = []
         self._readers: dict[str, Callable[[], bytes]] = {}
         self._open, self._scratch = contextlib.ExitStack(), scratch
         self._folder: Path | None = None

@@ -21,7 +21,8 @@ def box_to_frame(
     Returns:
         Centre x, y and size w, h, float64.
     """
-    width, height = np.asarray(box[2:], np.float64)
+    # A frame of nothing would send joints to infinity.
+    width, height = np.maximum(np.asarray(box[2:], np.float64), 1)
     aspect = crop[1] / crop[0]
     if width > aspect * height:
         height = width / aspect

@@ -10,23 +10,17 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.audit import Finding, Inspection, unreadable
+from data_pipelines.boxes import box_inside, box_outside
+from data_pipelines.coco_entries import MOST_PERSONS, integer_id, is_sample
+from data_pipelines.coco_file import Category
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode_image
+from data_pipelines.detections import read_detections
 from data_pipelines.errors import DataError
 from data_pipelines.image_audit import check_listed_size, image_warnings
 from data_pipelines.json_file import read_json
 from data_pipelines.tfds_source import Prepared, open_prepared, parts_of
 from gsto_jax.image_files import Decoded
-
-_MOST_PERSONS = 10_000  # in one picture; COCO has up to 20 that are labelled
-
-
-def is_sample(person: dict[str, Any]) -> bool:
-    """Whether an annotation makes a sample: one person, with a joint that is labelled."""
-    _, _, width, height = person["bbox"]
-    labelled = any(person["keypoints"][2::3])
-    whole = not person.get("iscrowd", 0) and person["area"] > 0
-    return bool(labelled and whole and width > 0 and height > 0)
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,10 @@ class PersonSource:
         config: which data set, and its joints. With `detections` a split's samples are the boxes
             of that file, without joints.
         split: "train" or "val".
+
+    Attributes:
+        category: of the persons, as the COCO file numbers it.
+        notes: what people should know of the samples, a sentence each.
 
     Raises:
         DataError: the data set or the file of detections is not there, or is something else.
@@ -49,6 +47,8 @@ class PersonSource:
 
     config: DataConfig
     split: str
+    category: Category = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
     _records: Prepared = field(init=False)
     _samples: Sequence[tuple[int, Any]] = field(init=False)
     _pictures: frozenset[int] = field(init=False)
@@ -59,6 +59,7 @@ class PersonSource:
         object.__setattr__(self, "_records", records)
         keypoints = self.config.keypoints
         assert keypoints is not None
+        object.__setattr__(self, "category", self._read_category(keypoints.category))
         use_boxes = self.split == self.config.eval_split and keypoints.detections
         samples = self._detected(keypoints.detections) if use_boxes else self._annotated()
         if not samples:
@@ -71,10 +72,39 @@ class PersonSource:
         object.__setattr__(self, "_pictures", pictures)
         object.__setattr__(self, "_samples", [x for x in samples if x[0] in pictures])
 
+    def lacks_truth(self) -> str:
+        """Returns why poses cannot be scored, in words; "" where they can be."""
+        samples = self._listed("samples")
+        if any(samples[record] for record in self._pictures):
+            return ""
+        return (
+            f"none of {len(self._pictures)} images of {self.split} has a {self.category.name}"
+            " with a labeled joint: there will be no AP"
+        )
+
+    def _read_category(self, wanted: str) -> Category:
+        """Returns the category that the data set was prepared for."""
+        path = self._records.folder / "category.json"
+        try:
+            values = read_json(path.read_bytes(), path)
+            category = Category(integer_id(values["id"], str(path)), str(values["name"]))
+        except (OSError, ValueError, TypeError, LookupError) as error:
+            raise DataError(
+                f"{self._records.folder} lacks its category ({error}); remove the folder and"
+                " prepare the data set again."
+            ) from None
+        if wanted and not category.is_called(wanted):
+            raise DataError(
+                f"{self._records.folder} holds persons of category {category}, and"
+                f" config.data.keypoints.category is {wanted!r}; prepare the data set with it in"
+                " another --config.data.root."
+            )
+        return category
+
     def _annotated(self) -> list[tuple[int, Any]]:
         """Record and number of the person in it, for each sample."""
         counts = self._listed("samples")
-        if not all(0 <= count <= _MOST_PERSONS for count in counts):
+        if not all(0 <= count <= MOST_PERSONS for count in counts):
             raise DataError(
                 f"{self._records.folder} says that a picture has {max(counts)} or {min(counts)}"
                 " persons; remove the folder and prepare the data set again."
@@ -97,40 +127,28 @@ class PersonSource:
 
     def _detected(self, detections: str) -> list[tuple[int, Any]]:
         """Record and detection, for each box of a person."""
+        of_image = {image_id: n for n, image_id in enumerate(self._image_ids())}
         path = Path(detections).expanduser()
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"Cannot read the detections {path}: {error.strerror}.") from None
-        boxes = read_json(data, path)
-        if not isinstance(boxes, list) or not all(map(_is_detection, boxes)):
+        boxes, notes = read_detections(path, self.category, of_image, self.split)
+        self.notes.extend(notes)
+        return boxes
+
+    def _image_ids(self) -> list[int]:
+        """Returns the id of each record's image. Raises DataError if two have the same."""
+        ids = self._listed("image_ids")
+        repeated, count = Counter(ids).most_common(1)[0] if ids else (0, 0)
+        if count > 1:
             raise DataError(
-                f"{path} holds no detections: a list of image_id, category_id, bbox (x, y, w, h)"
-                " and score is needed."
+                f"{count} images of {self.split} in {self._records.folder} have the id {repeated},"
+                " so their persons cannot be told apart; evaluate on one split, or number them anew"
+                " and prepare again."
             )
-        empty = [n for n, box in enumerate(boxes) if min(box["bbox"][2:]) <= 0]
-        if empty:
-            raise DataError(
-                f"{path} has {len(empty)} boxes without width or height, such as entry {empty[0]},"
-                f" {boxes[empty[0]]['bbox']}; remove them."
-            )
-        of_image = {image_id: n for n, image_id in enumerate(self._listed("image_ids"))}
-        found = [
-            (of_image[box["image_id"]], box)
-            for box in boxes
-            if box["category_id"] == 1 and box["image_id"] in of_image
-        ]
-        if not found:
-            raise DataError(
-                f"{path} has no person in an image of {self.split}: none of its {len(boxes)} boxes"
-                f" is of category 1 with an image_id of {self._records.folder}."
-            )
-        return found
+        return ids
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """See `data_pipelines.pipeline.Source`."""
-        return ()
+        return (*self.notes, *filter(None, [self.lacks_truth()]))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -170,7 +188,7 @@ class PersonSource:
                 raise DataError(
                     f"The {name} has {len(keypoints)} joints, the configuration {len(names)}."
                 )
-            box = _inside(person["bbox"], image.shape)
+            box = box_inside(person["bbox"], image.shape)
         else:
             person, keypoints = which, np.zeros((len(names), 3), np.float32)
             box = tuple(person["bbox"])  # as the detector gave it, like the published evaluation
@@ -232,7 +250,7 @@ class PersonSource:
 
     def image_ids(self) -> list[int]:
         """Returns the ids of all pictures of the split, or of those that a limit leaves."""
-        listed = enumerate(self._listed("image_ids"))
+        listed = enumerate(self._image_ids())
         return [image_id for record, image_id in listed if record in self._pictures]
 
     def inspect(self, index: int) -> Inspection:
@@ -245,11 +263,16 @@ class PersonSource:
         height, width = sample["image"].shape[:2]
         seen = sample["visible"] > 0
         x, y = sample["joints"][seen].T
-        outside = ((x < 0) | (y < 0) | (x > width) | (y > height)).any()
-        problems = (Finding(name, "a joint outside its image"),) if outside else ()
-        joints = {k: 1 for k in np.flatnonzero(seen).tolist()}
+        box, problems = sample["box"].tolist(), []
+        if ((x < 0) | (y < 0) | (x > width) | (y > height)).any():
+            problems.append(Finding(name, "a joint outside its image"))
+        if box_outside(box, (height, width)):
+            detail = f"{box} in {width}x{height} pixels"
+            remedy = "give x, y, w, h in pixels of the image"
+            problems.append(Finding(name, "a box outside its image", detail, remedy))
+        labeled = {k: 1 for k in np.flatnonzero(seen).tolist()}
         warnings = self._image_warnings(index)
-        return Inspection(name, joints, problems=problems, warnings=warnings)
+        return Inspection(name, labeled, problems=tuple(problems), warnings=warnings)
 
     def _image_warnings(self, index: int) -> tuple[Finding, ...]:
         """Finds what looks wrong about an image; once, with the first person in it."""
@@ -258,19 +281,6 @@ class PersonSource:
             return ()
         decoded = self._decode(self._records[number], self._called(number))
         return image_warnings(self._records.name(number), decoded, self.config.image_rule)
-
-
-def _is_detection(box: Any) -> bool:
-    return (
-        isinstance(box, dict)
-        and {"image_id", "category_id", "bbox", "score"} <= box.keys()
-        and isinstance(box["bbox"], list)
-        and len(box["bbox"]) == 4
-        and all(
-            isinstance(value, int | float) and math.isfinite(value)
-            for value in (*box["bbox"], box["score"])
-        )
-    )
 
 
 def _first_pictures(samples: Sequence[tuple[int, Any]], limit: int) -> frozenset[int]:
@@ -282,14 +292,3 @@ def _first_pictures(samples: Sequence[tuple[int, Any]], limit: int) -> frozenset
             break
         chosen.append(record)
     return frozenset(chosen)
-
-
-def _inside(box: Sequence[float], shape: Sequence[int]) -> tuple[float, float, float, float]:
-    """The part of a box inside its image, as the published recipe cuts it."""
-    x, y, width, height = box
-    left, top = max(0.0, x), max(0.0, y)
-    right = min(shape[1] - 1, left + max(0.0, width - 1))
-    bottom = min(shape[0] - 1, top + max(0.0, height - 1))
-    if right < left or bottom < top:
-        return x, y, width, height
-    return left, top, right - left, bottom - top

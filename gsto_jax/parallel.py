@@ -175,14 +175,14 @@ def local_part(x: jax.Array) -> np.ndarray:
 
 
 def sum_over_processes(table: np.ndarray) -> np.ndarray:
-    """The sum of a float64 array over all processes, exact where each entry is of one of them."""
+    """Sums a float64 or int64 array over all processes, exact where each entry is of one."""
     if jax.process_count() == 1:
         return table
     from jax.experimental import multihost_utils
 
-    # As integers: JAX would round float64.
+    # In halves: JAX would round float64, and cut int64 off.
     parts = np.asarray(multihost_utils.process_allgather(table.view(np.uint32)))
-    return parts.view(np.float64).sum(0)
+    return parts.view(table.dtype).sum(0)
 
 
 def check_batch(batch_size: int, mesh: Mesh, field: str) -> None:

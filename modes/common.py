@@ -68,6 +68,7 @@ def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseSet, Pe
         annotations=source.annotations,
         image_ids=source.image_ids(),
         name=source.name,
+        category_id=source.category.id,
     )
     return found, source
 

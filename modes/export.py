@@ -54,7 +54,7 @@ def write_programs(
     if trained.task.config.task != "segmentation":
         raise UserError(
             f"checkpoint {trained.path} is of a {trained.task.config.task} task: only segmentation "
-            "networks can be exported"
+            "networks can be exported as programs: --formats=safetensors,pth writes its weights"
         )
     predictor = Predictor.of(trained)
     for path in export(predictor, folder, formats, size):

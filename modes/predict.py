@@ -1,9 +1,8 @@
 """Predicts anyone's pictures and videos by a checkpoint alone."""
 
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from gsto_jax import reporting
 from gsto_jax.config import RUNTIME, kind
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import Head, ImageRule
-from gsto_jax.json_file import parse
 from gsto_jax.loading import Trained, load_trained
 from gsto_jax.media import count_frames, image_head, read_image, video_frames
 from gsto_jax.parallel import use_compilation_cache
@@ -38,6 +36,7 @@ from gsto_jax.predictor import KINDS, Prediction, Predictor
 from gsto_jax.tasks import task_of
 from gsto_jax.whole_file import is_full
 from modes.common import DEFAULTS
+from modes.person_boxes import read_boxes
 from modes.terminal import make_console
 
 Predict = Callable[[Input, np.ndarray], Prediction | PosePrediction]
@@ -75,8 +74,9 @@ def run(args: Any) -> None:
     explain = bool(EXPLAINING & set(kinds))
     persons: dict[str, list[dict[str, Any]]] = {}
     earlier: dict[str, Any] = {}
+    empty: list[tuple[str, list[float]]] = []  # persons without a joint to draw
     if pose:
-        predict = _pose_predictor(trained, args, explain, persons)
+        predict = _pose_predictor(trained, args, explain, inputs, console, persons, empty)
     else:
         if args.boxes:
             raise UserError("--boxes is for poses, and the checkpoint is of a segmentation task")
@@ -114,6 +114,8 @@ def run(args: Any) -> None:
             write_poses(output, earlier | persons)
     for message in failed:
         print(f"error: {message}", file=sys.stderr)
+    if empty and isinstance(trained.task, PoseTask):
+        console.print(_empty_note(empty, trained.task.config.pose.visible), soft_wrap=True)
     done = len(inputs) - len(work.lost)
     console.print(f"{done} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
     console.print(f"predictions {output.absolute()}", soft_wrap=True)
@@ -163,68 +165,48 @@ def _segmenter(
 
 
 def _pose_predictor(
-    trained: Trained, args: Any, explain: bool, persons: dict[str, list[dict[str, Any]]]
+    trained: Trained,
+    args: Any,
+    explain: bool,
+    inputs: list[Input],
+    console: Console,
+    persons: dict[str, list[dict[str, Any]]],
+    empty: list[tuple[str, list[float]]],
 ) -> Predict:
-    """Finds the joints of the persons in boxes, and keeps them by the picture's name."""
+    """Finds the joints of the persons in boxes, and keeps them by the name of their image."""
     for name in ("long_side", "multiple"):
         if getattr(args, name):
             raise UserError(f"--{name} is for segmentation, and the checkpoint is of a pose task")
-    predictor, boxes = PosePredictor.of(trained), _read_boxes(args.boxes)
-    frames: Counter[str] = Counter()
+    predictor, frames = PosePredictor.of(trained), Counter[str]()
+    boxes_of = read_boxes(args.boxes, inputs, console)
 
     def predict(entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
-        of_picture = boxes
-        if isinstance(boxes, Mapping):
-            named = (str(entry.path), entry.path.name, entry.path.stem, entry.name)
-            of_picture = next((boxes[name] for name in named if name in boxes), None)
-            if of_picture is None:
-                raise UserError(f"{args.boxes} has no boxes of {entry.path}")
-        found = predictor(image, of_picture, explain)
+        boxes = boxes_of(entry)
+        try:
+            found = predictor(image, boxes, explain)
+        except UserError as error:
+            raise UserError(f"{entry.path}: {error}") from None
         name = f"{entry.name}{_FRAMES}{frames[entry.name]:06d}" if entry.is_video else entry.name
         frames[entry.name] += 1
         persons[name] = found.persons()
+        for n in found.without_joints():
+            empty.append((name, found.boxes[n].tolist()))
         return found
 
     return predict
 
 
+def _empty_note(empty: Sequence[tuple[str, list[float]]], visible: float) -> str:
+    """Returns which persons have a box in the overlay instead of a skeleton, in words."""
+    some = ", ".join(f"{name} {[round(x, 1) for x in box]}" for name, box in empty[:3])
+    return (
+        f"note: no joint of {len(empty)} persons scores {visible:g} (pose.visible) or more, so "
+        f"that overlays show their boxes: {some}{', ...' if len(empty) > 3 else ''}"
+    )
+
+
 def _is_of(name: str, entry: Input) -> bool:
     return name == entry.name or name.startswith(f"{entry.name}{_FRAMES}")
-
-
-def _read_boxes(text: str | None) -> Any:
-    """Boxes for every picture, or by picture; None for none."""
-    if not text:
-        return None
-    if re.fullmatch(r"[-+\d.,;eE\s]+", text):
-        try:
-            rows = [[float(x) for x in row.split(",")] for row in text.split(";") if row.strip()]
-        except ValueError:
-            rows = []
-        if not rows or any(len(row) != 4 for row in rows):
-            raise UserError(f"--boxes={text}: give x,y,w,h of each person, with ; between them")
-        return rows
-    try:
-        found = parse(Path(text).expanduser().read_text())
-    except OSError as error:
-        raise UserError(f"cannot read --boxes={text}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"--boxes={text} is no JSON ({error})") from None
-    fits = isinstance(found, dict) and all(
-        isinstance(rows, list)
-        and all(
-            isinstance(row, list)
-            and len(row) == 4
-            and all(isinstance(value, int | float) for value in row)
-            for row in rows
-        )
-        for rows in found.values()
-    )
-    if not fits:
-        raise UserError(
-            f'--boxes={text} holds no boxes: {{"picture.jpg": [[x, y, w, h], ...]}} is needed'
-        )
-    return found
 
 
 class _Work:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines import DataConfig, DataError
-from data_pipelines.builders import BUILDERS, prepare
+from data_pipelines.builders import BUILDERS, make_builder, prepare
 from gsto_jax import reporting
 from modes.terminal import make_show, plain_values
 
@@ -32,17 +32,19 @@ def run(args: Any) -> None:
             advance[split](done - completed.get(split, 0))
             completed[split] = done
 
-        root = Path(data.root).expanduser()
-        builder = BUILDERS[data.name](rule=data.image_rule)
+        def on_note(note: str) -> None:
+            make_show()(f"note: {note}")
+
         try:
             folder = prepare(
-                builder,
+                make_builder(data),
                 Path(args.source).expanduser(),
-                root,
+                Path(data.root).expanduser(),
                 data.storage,
                 args.partial,
                 os.cpu_count() or 1,
                 on_split,
+                on_note,
             )
         except KeyboardInterrupt:
             make_show()("interrupted: the same command goes on where this ended")

@@ -72,7 +72,8 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     mesh = parallel.make_mesh(space=task.config.parallel.space)
     split = data.test_split
     with reporting.stage("reading the data"):
-        persons, _ = make_pose_set(task, replace(data, eval_split=split, eval_size=0), mesh)
+        persons, source = make_pose_set(task, replace(data, eval_split=split, eval_size=0), mesh)
+    show_warnings(source.notes, show)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     variables = parallel.whole(found.state.variables, mesh)
     parallel.use_compilation_cache(task.config.run.compilation_cache)
@@ -88,7 +89,7 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     assert poses is not None, "nothing stops it"
     published = "test-dev2017" if split == "test" else split
     path = workdir.path / f"person_keypoints_{published}_{task.config.name}_results.zip"
-    kept = results(poses, task.sigmas, task.config.pose)
+    kept = results(poses, task.sigmas, task.config.pose, category_id=persons.category_id)
     write_results(path, kept)
     show(f"{len(kept)} poses of {persons.size} in {split}, {persons.boxes}{protocol(task)}")
     show(f"submission  {path}")

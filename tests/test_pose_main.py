@@ -22,17 +22,34 @@ SMALL = (
 TRAIN = ("--config.train.steps=4", "--config.train.batch_size=2", "--config.run.log_every=1")
 
 
+FIRST = 12345678901234567
+"""Added to ids of images: float64 has no such number."""
+
+
 def write_downloads(root):
-    """Three persons in two training pictures, one in val and none in another, three in test-dev."""
+    """Three persons in two training images, one in val and none in another, three in test-dev.
+
+    Persons are category 0, beside a dog; ids of images have 17 digits.
+    """
     import sys
 
     sys.path.insert(0, str(Path(__file__).parent / "data_pipelines"))
     from downloads_trees import coco_files, image_bytes
 
-    images = [{"id": n, "file_name": f"{n:012d}.jpg"} for n in (21, 22)]
+    images = [{"id": FIRST + n, "file_name": f"{n:012d}.jpg"} for n in (21, 22)]
     files = coco_files() | {
         "annotations/image_info_test-dev2017.json": json.dumps({"images": images}).encode()
     }
+    for name in [name for name in files if "person_keypoints" in name]:
+        content = json.loads(files[name])
+        content["categories"] = [{"id": 0, "name": "person"}, {"id": 1, "name": "dog"}]
+        for image in content["images"]:
+            image["id"] += FIRST
+        for person in content["annotations"]:
+            person |= {"image_id": person["image_id"] + FIRST, "category_id": 0}
+        dog = content["annotations"][0] | {"category_id": 1, "id": 99}
+        content["annotations"].append(dog)
+        files[name] = json.dumps(content).encode()
     for n in (21, 22):
         files[f"test2017/{n:012d}.jpg"] = image_bytes(n, kind=".jpg")
     for name, data in files.items():
@@ -40,7 +57,7 @@ def write_downloads(root):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     boxes = [
-        {"image_id": n, "category_id": 1, "bbox": [5, 5, 20, 30], "score": 0.9 - n / 100}
+        {"image_id": FIRST + n, "category_id": 0, "bbox": [5, 5, 20, 30], "score": 0.9 - n / 100}
         for n in (11, 12, 21, 22)
     ]
     (root / "boxes.json").write_text(json.dumps(boxes))
@@ -53,6 +70,9 @@ def test_from_downloads_to_a_submission(tmp_path):
     data = f"--config.data.root={tmp_path / 'sets'}"
     made = run("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
     assert made.returncode == 0, made.stderr
+    assert "persons are category 'person' (id 0); left out: 1 of 'dog' (id 1)" in made.stdout
+    kept = run("--mode=prepare", CONFIG, data, f"--source={tmp_path}", "--partial")
+    assert f"is kept as it was built from {downloads} (train 3, val 1" in kept.stdout, kept.stderr
     trained = run(CONFIG, data, *SMALL, *TRAIN, f"--workdir={work}")
     assert trained.returncode == 0, trained.stderr
     assert "4 steps of 2 from 3 persons" in trained.stdout
@@ -72,7 +92,10 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert f"submission  {path}" in sent.stdout
     with zipfile.ZipFile(path) as archive:
         poses = json.loads(archive.read(f"{path.stem}.json"))
-    assert sorted(pose["image_id"] for pose in poses) == [21, 22]
+    assert sorted(pose["image_id"] for pose in poses) == [FIRST + 21, FIRST + 22]
+    assert {pose["category_id"] for pose in poses} == {0}
+    saved = json.loads((work / "eval-val" / "results.json").read_text())
+    assert {pose["image_id"] for pose in saved} == {FIRST + 11, FIRST + 12}
     assert run("--mode=submit", CONFIG, data, *SMALL, f"--workdir={work}").returncode == 2
 
     picture = downloads / "val2017" / f"{11:012d}.jpg"
@@ -84,9 +107,13 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert predicted.returncode == 0, predicted.stderr
     persons = json.loads((tmp_path / "out" / "poses.json").read_text())
     assert [len(rows) for rows in persons.values()] == [2]
+    # After four steps all heatmaps are low.
+    assert "no joint of 2 persons scores 0.2 (pose.visible) or more" in predicted.stdout
     overlay = cv2.imread(str(tmp_path / "out" / "overlay" / f"{11:012d}.jpg"))
     assert overlay.shape == (40, 60, 3)
     other = picture.with_name(f"{12:012d}.jpg")
+    outside = run("--mode=predict", *named, "--boxes=70,5,20,30", str(other))
+    assert outside.returncode == 1 and "lies outside the image of 60x40 pixels" in outside.stderr
     lost = run("--mode=predict", *named, f"--boxes={boxes}", str(other))
     assert (lost.returncode, "has no boxes of" in lost.stderr) == (1, True)
     whole = run("--mode=predict", *named, str(other))

@@ -1,13 +1,15 @@
 """Data sets out of the files that people download."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.builders.cityscapes import cityscapes
-from data_pipelines.builders.coco_keypoints import coco_keypoints
+from data_pipelines.builders.coco_keypoints import CocoKeypointsBuilder, coco_keypoints
 from data_pipelines.builders.lip import lip
 from data_pipelines.builders.pascal_context import pascal_context
 from data_pipelines.builders.prepare import VERSION, prepare
+from data_pipelines.config import DataConfig
 
 BUILDERS: dict[str, Callable[..., Builder]] = {
     "cityscapes": cityscapes,
@@ -17,11 +19,21 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
 }
 """By name of the data set; each takes `rule`, by which images are read."""
 
+
+def make_builder(config: DataConfig) -> Builder:
+    """Returns the builder of a configured data set, with its image rule, joints and category."""
+    builder = replace(BUILDERS[config.name](), rule=config.image_rule)
+    if isinstance(builder, CocoKeypointsBuilder):
+        return replace(builder, keypoints=config.keypoints)
+    return builder
+
+
 __all__ = [
     "BUILDERS",
     "VERSION",
     "Builder",
     "Example",
     "Item",
+    "make_builder",
     "prepare",
 ]

@@ -74,6 +74,26 @@ class Builder(ABC):
         """Returns how many of `counted` so many records hold."""
         return len(items)
 
+    def content(self, item: Item) -> str:
+        """Returns what of a record is known before its files are read, to tell it from others."""
+        return item.name
+
+    def of_records(self, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+        """Returns what all records share and a setting decides, as plain values."""
+        return {}
+
+    def conflict(self, of_records: Mapping[str, Any]) -> str:
+        """Returns how a finished data set differs from the settings, in words; "" if it fits.
+
+        Args:
+          of_records: what the method of that name returned when it was built.
+        """
+        return ""
+
+    def side_files(self, items: Mapping[str, Sequence[Item]]) -> dict[str, str]:
+        """Returns the text of files to write beside the records, by name."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationBuilder(Builder):

@@ -1,17 +1,21 @@
 """COCO keypoints: `person_keypoints_*.json`, `image_info_test-dev*.json`, and the images."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from data_pipelines.boxes import box_outside
 from data_pipelines.builders.builder import Builder, Example, Item, refuse_folder
+from data_pipelines.builders.coco_images import CocoImages
+from data_pipelines.coco_entries import MOST_PERSONS, Person, is_sample
+from data_pipelines.coco_file import Category, KeypointFile, read_image_list, read_keypoint_file
+from data_pipelines.config import Keypoints
 from data_pipelines.decode import check_whole, decode_image
 from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
 from data_pipelines.image_audit import check_listed_size
-from data_pipelines.persons import is_sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +24,12 @@ class CocoKeypointsBuilder(Builder):
 
     Training images without a sample are left out; those of val stay, since detectors find people
     there too. Images of test-dev, which may be absent, have no annotations.
+
+    Attributes:
+      keypoints: the configured joints and category; None: any number of joints.
     """
+
+    keypoints: Keypoints | None = None
 
     def count(self, items: Sequence[Item]) -> int:
         """Returns how many samples the records hold."""
@@ -35,10 +44,58 @@ class CocoKeypointsBuilder(Builder):
                 "annotations_trainval2017.zip, train2017.zip and val2017.zip, or the folders"
                 " annotations/ (person_keypoints_train2017.json, ...), train2017/ and val2017/",
             )
-        items = {match["split"]: _items(downloads, match[0], match["split"]) for match in found}
+        files: dict[str, tuple[str, KeypointFile]] = {}
+        for match in found:
+            split, listed = match["split"], match[0]
+            if split in files:
+                raise DataError(
+                    f"{downloads.source} has {files[split][0]} and {listed}; keep one of them."
+                )
+            files[split] = listed, self._read(downloads, listed)
+        category = _one_category(files)
+        items = {
+            split: _persons(downloads, listed, split, content)
+            for split, (listed, content) in files.items()
+        }
         for match in downloads.match(r"image_info_test-dev(?:20\d\d)?\.json"):
-            items["test"] = _items(downloads, match[0], "test")
+            images, notes = read_image_list(downloads.read_json(match[0]), match[0])
+            downloads.notes += notes.lines()
+            items["test"] = _items(downloads, match[0], "test", images, {}, category)
         return items
+
+    def _read(self, downloads: Downloads, listed: str) -> KeypointFile:
+        wanted = (self.keypoints.category, self.keypoints.names) if self.keypoints else ("", ())
+        content = read_keypoint_file(downloads.read_json(listed), listed, *wanted)
+        downloads.notes += content.notes
+        return content
+
+    def content(self, item: Item) -> str:
+        """See `Builder.content`."""
+        return f"{item.name} {json.dumps(item.more)}"
+
+    def of_records(self, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+        """See `Builder.of_records`: the category."""
+        return next(item.more["category"] for records in items.values() for item in records)
+
+    def conflict(self, of_records: Mapping[str, Any]) -> str:
+        """See `Builder.conflict`."""
+        category = Category(of_records["id"], of_records["name"])
+        wanted = self.keypoints.category if self.keypoints else ""
+        return (
+            ""
+            if not wanted or category.is_called(wanted)
+            else (
+                f"persons of category {category}, and config.data.keypoints.category is {wanted!r}"
+            )
+        )
+
+    def side_files(self, items: Mapping[str, Sequence[Item]]) -> dict[str, str]:
+        """See `Builder.side_files`: the category, and for each record its id and samples."""
+        files = {"category.json": json.dumps(self.of_records(items))}
+        for split, records in items.items():
+            for kind, key in (("samples", "samples"), ("image_ids", "image_id")):
+                files[f"{kind}-{split}.json"] = json.dumps([item.more[key] for item in records])
+        return files
 
     def features(self, storage: str) -> dict[str, str]:
         """See `Builder.features`."""
@@ -49,8 +106,14 @@ class CocoKeypointsBuilder(Builder):
         """See `Builder.example`."""
         data = downloads.read(item.image)
         check_whole(data, item.image)
-        size = item.more["size"]
-        check_listed_size(item.image, decode_image(data, item.image, self.rule), self.rule, size)
+        decoded, size = decode_image(data, item.image, self.rule), tuple(item.more["size"])
+        check_listed_size(item.image, decoded, self.rule, size)
+        for person in filter(is_sample, item.more["annotations"]):
+            if message := box_outside(person["bbox"], decoded.pixels.shape):
+                raise DataError(
+                    f"Annotation {person['id']} of {item.image} has {message}; give x, y, w, h in"
+                    " pixels of the image, or remove it."
+                )
         return {
             "name": item.name,
             "image": data,
@@ -61,53 +124,34 @@ class CocoKeypointsBuilder(Builder):
         }
 
 
-_KEPT = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "num_keypoints", "keypoints")
+def _one_category(files: Mapping[str, tuple[str, KeypointFile]]) -> Category:
+    """Returns the category of all files. Raises DataError where their ids differ."""
+    (first, content), *others = files.values()
+    for listed, other in others:
+        if other.category.id != content.category.id:
+            raise DataError(
+                f"{first} has persons as category {content.category}, {listed} as"
+                f" {other.category}; give both the same id, or choose one with"
+                " config.data.keypoints.category."
+            )
+    return content.category
 
 
-def _items(downloads: Downloads, listed: str, split: str) -> list[Item]:
-    try:
-        content = downloads.read_json(listed)
-        images = content["images"]
-        annotations = [] if split == "test" else content["annotations"]
-        by_image: dict[int, list[dict[str, Any]]] = {}
-        for person in annotations:
-            if "keypoints" not in person:
-                raise DataError(
-                    f"{listed}: annotation {person.get('id')} has no keypoints; is it the"
-                    " instances file? person_keypoints_*.json is needed."
-                )
-            kept = {key: person[key] for key in _KEPT if key in person}
-            if (
-                not (_are_numbers(kept["bbox"], 4) and _are_numbers(kept["keypoints"]))
-                or len(kept["keypoints"]) % 3
-            ):
-                raise DataError(
-                    f"{listed}: annotation {person['id']} has the box {str(kept['bbox'])[:60]} and"
-                    f" the keypoints {str(kept['keypoints'])[:60]}; x, y, w, h and x, y, v for each"
-                    " joint are needed."
-                )
-            by_image.setdefault(person["image_id"], []).append(kept)
-        paths = {match["file"]: match[0] for match in downloads.match(_image_pattern(split))}
-        items = []
-        for image in sorted(images, key=lambda image: image["id"]):
-            persons = by_image.get(image["id"], [])
-            samples = sum(map(is_sample, persons))
-            if not samples and split == "train":
-                continue
-            if image["file_name"] not in paths:
-                raise DataError(
-                    f"{listed} lists {image['file_name']}, but {downloads.source} has no such image"
-                    f" in {split}2017/: is {split}2017.zip there, and whole?"
-                )
-            more = {"image_id": image["id"], "annotations": persons, "samples": samples}
-            more["size"] = tuple(_listed_side(image.get(side)) for side in ("height", "width"))
-            name = image["file_name"].rsplit(".", 1)[0]
-            items.append(Item(name, paths[image["file_name"]], more=more))
-        return items
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+def _persons(downloads: Downloads, listed: str, split: str, content: KeypointFile) -> list[Item]:
+    """Returns the records of an annotated split; of training, those with a sample."""
+    images = [
+        image
+        for image in content.images
+        if split != "train" or any(map(is_sample, content.persons[image["id"]]))
+    ]
+    if content.images and not images:
+        count = sum(map(len, content.persons.values()))
         raise DataError(
-            f"{listed} is no file of COCO keypoints: {error} is missing or of a wrong kind."
-        ) from None
+            f"{listed} has no sample of category {content.category}: none of the {count}"
+            f" annotations in its {len(content.images)} images has a labeled joint, a box"
+            " and an area above 0, and is no crowd. See config.data.keypoints.category."
+        )
+    return _items(downloads, listed, split, images, content.persons, content.category)
 
 
 def _listed_side(value: Any) -> int:
@@ -115,16 +159,41 @@ def _listed_side(value: Any) -> int:
     return value if type(value) is int and 0 < value < 2**31 else 0
 
 
-def _are_numbers(values: Any, count: int | None = None) -> bool:
-    return (
-        isinstance(values, list)
-        and count in (None, len(values))
-        and all(isinstance(value, int | float) for value in values)
-    )
-
-
-def _image_pattern(split: str) -> str:
-    return rf"{split}(?:20\d\d)?/(?P<file>[^/]+\.(?:jpg|jpeg|png))"
+def _items(
+    downloads: Downloads,
+    listed: str,
+    split: str,
+    images: Sequence[Mapping[str, Any]],
+    persons: Mapping[int, Sequence[Person]],
+    category: Category,
+) -> list[Item]:
+    files = CocoImages(downloads, split, listed)
+    paths = [files.path(image["file_name"]) for image in images]
+    first: dict[str, str] = {}
+    for path, image in zip(paths, images, strict=True):
+        if path in first:
+            raise DataError(
+                f"{listed} lists {first[path]} and {image['file_name']}, which are both {path};"
+                " list each image once."
+            )
+        first[path] = image["file_name"]
+    items = []
+    for image, path, name in zip(images, paths, files.names(paths), strict=True):
+        annotations = persons.get(image["id"], [])
+        if len(annotations) > MOST_PERSONS:
+            raise DataError(
+                f"{listed} has {len(annotations)} annotations of {path}, and {MOST_PERSONS} is the"
+                " most; remove the wrong ones."
+            )
+        more = {
+            "image_id": image["id"],
+            "annotations": annotations,
+            "samples": sum(map(is_sample, annotations)),
+            "category": {"id": category.id, "name": category.name},
+            "size": [_listed_side(image.get(side)) for side in ("height", "width")],
+        }
+        items.append(Item(name, path, more=more))
+    return items
 
 
 coco_keypoints = partial(

@@ -39,6 +39,7 @@ def prepare(
     partial: bool = False,
     threads: int = 2,
     on_split: Callable[[str, int, int], None] = lambda split, done, total: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> Path:
     """Turns downloads into a data set.
 
@@ -51,9 +52,10 @@ def prepare(
         partial: accepts another number of records than the published one.
         threads: how many records are made at once.
         on_split: called with a split, the records done and their number, from time to time.
+        on_note: called with what people should know of the downloads, and of a folder that is kept.
 
     Returns:
-        The folder. One that is complete already is left as it is.
+        The folder. One that is complete already is left as it is, and nothing is read.
 
     Raises:
         DataError: a wrong folder, a wrong record, another storage than what is there, or a disk
@@ -67,7 +69,7 @@ def prepare(
         raise DataError(f"root is {str(root)!r}, which is not UTF-8; give another one.")
     final = root / builder.name / VERSION
     if final.is_dir():
-        _check_what_is_there(builder, final, storage, partial)
+        on_note(_keep_existing(builder, final, source, storage, partial))
         return final
     work = final.with_name(f"{VERSION}{UNFINISHED}")
     try:
@@ -78,7 +80,9 @@ def prepare(
             # Scratch goes here, since the system's place for temporary files may be small.
             with Downloads(source, work) as downloads, ThreadPoolExecutor(threads) as pool:
                 items = _items(builder, downloads, partial)
-                _keep_what_fits(work, builder, items, storage)
+                for note in downloads.notes:
+                    on_note(note)
+                _keep_what_fits(work, builder, items, storage, source)
                 build = _Build(work, builder, downloads, storage, pool, on_split)
                 for split, records in items.items():
                     build.write(split, records)
@@ -142,12 +146,13 @@ def _wrong_counts(builder: Builder, found: dict[str, int]) -> str:
     return f"{'; '.join(wrong)} {builder.counted}" if wrong else ""
 
 
-def _check_what_is_there(builder: Builder, final: Path, storage: str, partial: bool) -> None:
-    """Refuses a finished data set that is not what was asked for."""
+def _keep_existing(builder: Builder, final: Path, source: Path, storage: str, partial: bool) -> str:
+    """Returns what a finished data set holds, in words. Raises DataError if it does not fit."""
     remedy = "give another --config.data.root, or remove it to build it anew"
     try:
         plan = read_json((final / PLAN).read_text(), final / PLAN)
         there, found = plan["storage"], dict(plan["counts"])
+        of_records, built_from = dict(plan["of_records"]), str(plan["source"])
     except (OSError, ValueError, LookupError, TypeError):
         raise DataError(
             f"{final} was not made by this version's --mode=prepare: {remedy}."
@@ -159,6 +164,14 @@ def _check_what_is_there(builder: Builder, final: Path, storage: str, partial: b
         raise DataError(
             f"{final} is not all of {builder.name}: {wrong}. It was made with --partial: {remedy}."
         )
+    if conflict := builder.conflict(of_records):
+        raise DataError(f"{final} holds {conflict}: {remedy}.")
+    counts = ", ".join(f"{split} {count}" for split, count in found.items())
+    return (
+        f"{final} is kept as it was built from {built_from} ({counts} {builder.counted}): nothing"
+        f" was read from {source.absolute()}. To build it from there, remove that folder or give"
+        " another --config.data.root"
+    )
 
 
 def _remove_if_nothing_was_made(work: Path) -> None:
@@ -189,18 +202,20 @@ def _held(work: Path) -> Iterator[None]:
 
 
 def _keep_what_fits(
-    work: Path, builder: Builder, items: dict[str, list[Item]], storage: str
+    work: Path, builder: Builder, items: dict[str, list[Item]], storage: str, source: Path
 ) -> None:
     """Empties the folder, unless what is in it was begun from the same records."""
     plan = {
+        "source": str(source.absolute()),
         "storage": storage,
         "image_rule": asdict(builder.rule) if storage == "tiles" else None,
         "shard_size": builder.shard_size,
         "counts": {split: builder.count(records) for split, records in items.items()},
         "splits": {
-            split: [len(records), zlib.crc32("\n".join(item.name for item in records).encode())]
+            split: [len(records), zlib.crc32("\n".join(map(builder.content, records)).encode())]
             for split, records in items.items()
         },
+        "of_records": builder.of_records(items),
     }
     path = work / PLAN
     with suppress(OSError, ValueError):
@@ -304,11 +319,8 @@ def _write_metadata(
             )
         )
         _write_text(work / f"names-{split}.txt", "".join(f"{item.name}\n" for item in records))
-        if any("samples" in item.more for item in records):
-            samples = [item.more["samples"] for item in records]
-            _write_text(work / f"samples-{split}.json", json.dumps(samples))
-            ids = [item.more["image_id"] for item in records]
-            _write_text(work / f"image_ids-{split}.json", json.dumps(ids))
+    for name, text in builder.side_files(items).items():
+        _write_text(work / name, text)
     tfds.folder_dataset.write_metadata(
         data_dir=work,
         features=_features(builder.features(storage)),

@@ -20,11 +20,16 @@ FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL
 """Average precision and recall over similarities 0.5 to 0.95, at 0.5 and 0.75, and of persons of
 medium and large area."""
 PERSON = 1
+"""Id of the only category in COCO's own files of keypoints."""
 Annotation = Mapping[str, Any]
 
 
 def results(
-    poses: Poses, sigmas: Sequence[float], config: PoseConfig, suppresses: bool = True
+    poses: Poses,
+    sigmas: Sequence[float],
+    config: PoseConfig,
+    suppresses: bool = True,
+    category_id: int = PERSON,
 ) -> list[dict[str, Any]]:
     """Poses in the benchmark's form, rescored, less those that say the same.
 
@@ -33,6 +38,7 @@ def results(
       sigmas: deviation of each joint in the similarity.
       config: how poses are scored and which are the same.
       suppresses: False keeps all of them, in the order of the set.
+      category_id: of the persons, as the data set's file numbers it.
 
     Returns:
       A list of image_id, category_id, keypoints (x, y, score for each joint) and score.
@@ -49,7 +55,7 @@ def results(
     return [
         {
             "image_id": int(poses.image_ids[n]),
-            "category_id": PERSON,
+            "category_id": category_id,
             "keypoints": poses.joints[n].ravel().round(4).tolist(),
             "score": float(scores[n]),
         }
@@ -62,37 +68,49 @@ def evaluate_coco(
     annotations: Sequence[Annotation],
     image_ids: Iterable[int],
     sigmas: Sequence[float],
+    category_id: int = PERSON,
 ) -> dict[str, float]:
     """Scores poses by pycocotools, the benchmark's own evaluation.
 
     Args:
       found: of `results`.
-      annotations: of the set, as published.
+      annotations: of the set, as published; those of other categories do not count. A joint is
+        labeled where its flag is above 0, whatever `num_keypoints` says.
       image_ids: of all its pictures, those without a person too.
       sigmas: see `results`.
+      category_id: of the persons.
 
     Returns:
-      `FIGURES` by name, 0 to 1; NaN where no person of that area is labelled.
+      `FIGURES` by name, 0 to 1; NaN where no person of that area is labeled, as without images.
 
     Raises:
-      UserError: a pose has another number of joints than the annotations.
+      UserError: a pose has another number of joints than the annotations, or is of another image.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    people = [_complete(person, n) for n, person in enumerate(annotations, 1)]
+    of_category = [x for x in annotations if x.get("category_id", category_id) == category_id]
+    people = [_complete(person, n, category_id) for n, person in enumerate(of_category, 1)]
     check_joints((*people, *found), len(sigmas))
+    images = sorted(set(image_ids))
+    if not images:
+        return dict.fromkeys(FIGURES, float("nan"))
+    if unlisted := {pose["image_id"] for pose in found}.difference(images):
+        raise UserError(
+            f"{len(unlisted)} images of poses are not among image_ids, such as {min(unlisted)}:"
+            " give the ids of all images that are evaluated, and poses of no other"
+        )
     truth = COCO()
     truth.dataset = {
         "info": {},
-        "images": [{"id": int(image)} for image in sorted(set(image_ids))],
+        "images": [{"id": int(image)} for image in images],
         "annotations": people,
-        "categories": [{"id": PERSON, "name": "person"}],
+        "categories": [{"id": category_id, "name": "person"}],
     }
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         # It takes no empty list; a pose without score changes nothing.
-        nothing = {"image_id": truth.dataset["images"][0]["id"], "category_id": PERSON}
+        nothing = {"image_id": truth.dataset["images"][0]["id"], "category_id": category_id}
         nothing |= {"keypoints": [0.0] * 3 * len(sigmas), "score": 0.0}
         ours = truth.loadRes([dict(pose) for pose in found] or [nothing])
         judge = COCOeval(truth, ours, "keypoints")
@@ -114,10 +132,11 @@ def check_joints(persons: Iterable[Annotation], count: int) -> None:
         )
 
 
-def _complete(person: Annotation, number: int) -> dict[str, Any]:
-    """With what the evaluation reads and some files lack."""
-    visible = sum(v > 0 for v in person["keypoints"][2::3])
-    return {"iscrowd": 0, "num_keypoints": visible, "category_id": PERSON, **person, "id": number}
+def _complete(person: Annotation, number: int, category_id: int) -> dict[str, Any]:
+    """Returns an annotation with what the evaluation reads and some files lack."""
+    labeled = sum(v > 0 for v in person["keypoints"][2::3])
+    fixed = {"id": number, "category_id": category_id, "num_keypoints": labeled}
+    return {"iscrowd": 0, **person, **fixed}
 
 
 def write_results(path: Path, found: Sequence[Mapping[str, Any]]) -> None:

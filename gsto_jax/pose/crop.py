@@ -24,9 +24,10 @@ def crop_person(
       `gsto_jax.pose.heatmaps.to_picture`).
     """
     x, y, width, height = (float(value) for value in box)
+    width, height = max(1.0, width), max(1.0, height)  # a frame of nothing has no joints
     aspect = size[1] / size[0]
     frame = padding * np.array([max(width, height * aspect), max(height, width / aspect)])
-    centre = np.array([x + width / 2, y + height / 2])
+    centre = np.array([x + float(box[2]) / 2, y + float(box[3]) / 2])
     factor = size[1] / frame[0]
     shift = np.array([size[1] / 2, size[0] / 2]) - factor * centre
     matrix = np.concatenate([factor * np.eye(2), shift[:, None]], axis=1)

@@ -10,6 +10,7 @@ from gsto_jax.canvas import Color, caption, grid
 
 _HEIGHT = 320  # of a panel's tile, in pixels
 _OPACITY = 0.6
+_NO_JOINT = (220, 30, 30)  # color of the box of a person without visible joints
 
 
 def draw_poses(
@@ -17,6 +18,7 @@ def draw_poses(
     poses: np.ndarray,
     skeleton: Sequence[Sequence[int]],
     visible: float = 0.2,
+    boxes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draws skeletons over a picture.
 
@@ -25,6 +27,7 @@ def draw_poses(
       poses: `n j 3`: x and y in its pixels, and score.
       skeleton: pairs of joints to draw a line between.
       visible: joints below this score, and lines to them, are left out.
+      boxes: `n 4`, x, y, w, h: that of a person without any joint left is drawn, and says so.
 
     Returns:
       `h w 3` uint8 RGB.
@@ -32,17 +35,34 @@ def draw_poses(
     canvas = np.ascontiguousarray(image.copy())
     height, width = canvas.shape[:2]
     thick = max(1, round(max(height, width) / 200))
-    for pose in poses:
+    for n, pose in enumerate(poses):
+        if boxes is not None and not (pose[:, 2] >= visible).any():
+            _draw_empty(canvas, boxes[n], visible, thick)
         places = [_place(x, y) for x, y, _ in pose]
         seen = pose[:, 2] >= visible
-        for n, (a, b) in enumerate(skeleton):
+        for line, (a, b) in enumerate(skeleton):
             if seen[a] and seen[b]:
-                color = _color(n, len(skeleton))
+                color = _color(line, len(skeleton))
                 cv2.line(canvas, places[a], places[b], color, thick, cv2.LINE_AA)
         for j in np.flatnonzero(seen).tolist():
             cv2.circle(canvas, places[j], thick + 1, (255, 255, 255), -1, cv2.LINE_AA)
             cv2.circle(canvas, places[j], thick, _color(j, len(pose)), -1, cv2.LINE_AA)
     return canvas
+
+
+def _draw_empty(canvas: np.ndarray, box: np.ndarray, visible: float, thick: int) -> None:
+    """Draws the box of a person whose joints all score below a threshold, with that text."""
+    x, y, width, height = map(float, box)
+    corners = _place(x, y), _place(x + width, y + height)
+    cv2.rectangle(canvas, *corners, (255, 255, 255), thick + 2, cv2.LINE_AA)
+    cv2.rectangle(canvas, *corners, _NO_JOINT, thick, cv2.LINE_AA)
+    scale = max(0.35, canvas.shape[0] / 1000)
+    text, font = f"no joint above {visible:g}", cv2.FONT_HERSHEY_SIMPLEX
+    # Inside the image, wherever the box is.
+    left = max(2, corners[0][0] + thick + 2)
+    base = min(max(corners[0][1] + round(30 * scale), round(30 * scale)), canvas.shape[0] - 4)
+    cv2.putText(canvas, text, (left, base), font, scale, (255, 255, 255), 3 * thick, cv2.LINE_AA)
+    cv2.putText(canvas, text, (left, base), font, scale, _NO_JOINT, thick, cv2.LINE_AA)
 
 
 def pose_panel(
@@ -72,7 +92,8 @@ def pose_panel(
     if truth is not None:
         labelled = (truth * scaled)[None]
         tiles.append(("truth", draw_poses(shown, labelled, skeleton, 1e-6)))
-    found = draw_poses(shown, (pose * scaled)[None], skeleton, visible)
+    border = np.array([[0, 0, shown.shape[1] - 1, shown.shape[0] - 1]])  # for want of joints
+    found = draw_poses(shown, (pose * scaled)[None], skeleton, visible, border)
     tiles.append(("found", found))
     tiles.append(("heatmaps", _over(shown, heatmaps.max(-1))))
     return grid([[_captioned(*tile) for tile in tiles]])

@@ -71,14 +71,17 @@ def estimate(
     Returns:
       The poses of all processes; None if it was stopped.
     """
-    table = np.zeros((size, 3 * task.num_classes + 3))
+    table = np.zeros((size, 3 * task.num_classes + 2))
+    image_ids = np.zeros(size, np.int64)  # apart: float64 would round those above 2**53
 
     def finish(pending: tuple[Batch, Array, GetMaps]) -> None:
         batch, joints, maps = pending
         ours = local_part(joints)
         for n in np.flatnonzero(batch["mask"]).tolist():
-            row = (*ours[n].ravel(), batch["score"][n], batch["frame"][n].prod(dtype=float))
-            table[batch["index"][n]] = *row, batch["image_id"][n]
+            index = batch["index"][n]
+            area = batch["frame"][n].prod(dtype=float)
+            table[index] = *ours[n].ravel(), batch["score"][n], area
+            image_ids[index] = batch["image_id"][n]
         on_batch(batch, ours, maps)
 
     pending = None
@@ -92,8 +95,8 @@ def estimate(
     if pending is not None:
         finish(pending)
     table = sum_over_processes(table)  # each person is of one process
-    found = table[:, :-3].reshape(size, task.num_classes, 3)
-    return Poses(found, table[:, -3], table[:, -2], table[:, -1].astype(np.int64))
+    places = table[:, :-2].reshape(size, task.num_classes, 3)
+    return Poses(places, table[:, -2], table[:, -1], sum_over_processes(image_ids))
 
 
 def find_joints(

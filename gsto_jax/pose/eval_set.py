@@ -15,8 +15,8 @@ from gsto_jax import reporting
 from gsto_jax.eval_set import Outcome, Record
 from gsto_jax.parallel import local_part, sum_over_processes
 from gsto_jax.pose import folder as pose_folder
-from gsto_jax.pose.coco import check_joints, evaluate_coco, results
-from gsto_jax.pose.estimate import Batch, GetMaps, estimate, reread_joints
+from gsto_jax.pose.coco import PERSON, check_joints, evaluate_coco, results
+from gsto_jax.pose.estimate import Batch, GetMaps, Poses, estimate, reread_joints
 from gsto_jax.pose.folder import PersonScore
 from gsto_jax.pose.oks import similarity
 from gsto_jax.pose.pictures import KINDS, PoseWriter
@@ -41,6 +41,7 @@ class PoseSet:
       annotations: returns those of its pictures, as published.
       image_ids: of its pictures, those without a person too.
       name: file name, less ".png", of the person of an index.
+      category_id: of the persons, in the annotations and in results.
       measure: the score that tells which checkpoint is best.
     """
 
@@ -52,6 +53,7 @@ class PoseSet:
     annotations: Callable[[], Sequence[Mapping[str, Any]]]
     image_ids: Sequence[int]
     name: Callable[[int], str]
+    category_id: int = PERSON
     measure: str = "AP"
 
     def evaluate(
@@ -94,16 +96,14 @@ class PoseSet:
         table = sum_over_processes(table)
         written = pictures.written_by_all()
         seconds = time.perf_counter() - began
-        found = self._of_the_set(results(poses, task.sigmas, task.config.pose))
-        figures = evaluate_coco(found, truth, self.image_ids, task.sigmas)
+        found, figures = self._score(task, poses, truth)
         rows = {"network": figures}
         if not self.detected:
             reread = np.zeros_like(poses.joints)
             for batch, joints in best:
                 reread[batch["index"][batch["mask"]]] = local_part(joints)[batch["mask"]]
             poses_of_truth = replace(poses, joints=sum_over_processes(reread))
-            again = self._of_the_set(results(poses_of_truth, task.sigmas, task.config.pose))
-            rows[CEILING] = evaluate_coco(again, truth, self.image_ids, task.sigmas)
+            rows[CEILING] = self._score(task, poses_of_truth, truth)[1]
         known = {
             **figures,
             "ceiling_AP": rows[CEILING]["AP"] if CEILING in rows else float("nan"),
@@ -138,7 +138,7 @@ class PoseSet:
         )
         shown = (
             pose_table(rows, title),
-            f"AP {percent(figures['AP'])} ({self.boxes})",
+            self._headline(figures["AP"]),
             f"scores      {folder / 'scores.csv'}",
             f"results     {folder / pose_folder.RESULTS}",
             f"pictures    {folder} ({written} PNGs)",
@@ -146,6 +146,18 @@ class PoseSet:
         whose = "detector_boxes" if self.detected else "ground_truth_boxes"
         scalars = {f"{k}/{whose}": v for k, v in figures.items() if np.isfinite(v)}
         return Outcome(record, shown, scalars, pictures.shown)
+
+    def _score(
+        self, task: PoseTask, poses: Poses, truth: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Mapping[str, Any]], dict[str, float]]:
+        """Returns poses in the benchmark's form, and its figures."""
+        config, category = task.config.pose, self.category_id
+        kept = self._of_the_set(results(poses, task.sigmas, config, category_id=category))
+        return kept, evaluate_coco(kept, truth, self.image_ids, task.sigmas, category)
+
+    def _headline(self, precision: float) -> str:
+        reason = f": {self.split} has no person with a labeled joint to score"
+        return f"AP {percent(precision)} ({self.boxes}){reason if np.isnan(precision) else ''}"
 
     def _of_the_set(self, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         wanted = set(self.image_ids)

@@ -31,15 +31,15 @@ def encode(
       sigma: deviation of the Gaussians in pixels of the heatmap; beyond three of them all is 0.
 
     Returns:
-      `b h w j` float32, 0 for joints that are not labelled; and their weights `b j` float32: those
-      of `visible`, but 0 where no pixel of the heatmap lies within three sigmas.
+      `b h w j` float32, 0 for joints that are not labelled; and their weights `b j` float32: 1 for
+      labelled joints, but 0 where no pixel of the heatmap lies within three sigmas.
     """
     stride = jnp.asarray([image[1] / heatmap[1], image[0] / heatmap[0]], jnp.float32)
     centre = jnp.trunc(joints / stride[None, None] + 0.5)  # towards zero, as published
     reach = 3 * sigma
     limit = jnp.asarray([heatmap[1], heatmap[0]], jnp.float32)[None, None]
     inside = ((centre - reach < limit) & (centre + reach + 1 >= 0)).all(-1)
-    weight = jnp.where(inside, visible, 0).astype(jnp.float32)
+    weight = (inside & (visible > 0)).astype(jnp.float32)  # of 2 as of 1, of -1 as of 0
 
     def along(length: int, axis: int) -> tuple[Array, Array]:
         offset = jnp.arange(length, dtype=jnp.float32)[None, :, None] - centre[:, None, :, axis]

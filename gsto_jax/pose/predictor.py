@@ -23,6 +23,7 @@ from gsto_jax.pose.drawing import draw_poses, heatmap_figure
 from gsto_jax.pose.estimate import find_joints
 from gsto_jax.pose.oks import rescore
 from gsto_jax.pose.task import PoseTask
+from gsto_jax.protocol import Size
 
 KINDS = ("overlay", "heatmaps", "branches", "gates")
 _BATCH = 16
@@ -51,8 +52,18 @@ class PosePrediction:
     task: PoseTask
 
     def overlay(self) -> np.ndarray:
-        """The picture with all skeletons over it, `h w 3` uint8 RGB."""
-        return draw_poses(self.image, self.poses, self.task.skeleton, self.task.config.pose.visible)
+        """Draws all skeletons over the image, and the box of a person without any visible joint.
+
+        Returns:
+          `h w 3` uint8 RGB.
+        """
+        visible = self.task.config.pose.visible
+        return draw_poses(self.image, self.poses, self.task.skeleton, visible, self.boxes)
+
+    def without_joints(self) -> list[int]:
+        """Returns the persons whose joints all score below `pose.visible`."""
+        below = self.poses[..., 2].max(-1, initial=-np.inf) < self.task.config.pose.visible
+        return np.flatnonzero(below).tolist()
 
     def drawn(self, kind: str) -> np.ndarray:
         """A picture `h w 3` of one of `KINDS`; all but the overlay show a person a row."""
@@ -126,22 +137,20 @@ class PosePredictor:
 
         Args:
           image: `h w 3` RGB, `h w` grey or `h w 4` RGBA, uint8 or uint16; or the path of a file.
-          boxes: x, y, w, h of each person; None: the whole picture is one.
+          boxes: `n 4`, x, y, w, h of each person in pixels; None: the whole picture is one.
           explain: also returns what the network saw, and its maps.
 
         Raises:
-          UserError: a file that is no image, an array that is no picture, or a box that is none.
+          UserError: a file that is no image, an array that is no picture, or a box without area,
+            outside the image, or in shares of it.
         """
         picture = load_rgb(image, self.rule)
         height, width = picture.shape[:2]
-        given = np.asarray([(0, 0, width, height)] if boxes is None else boxes, np.float64)
-        given = given.reshape(-1, 4) if given.size else np.zeros((0, 4))
-        for box in given:
-            if not (np.isfinite(box).all() and box[2] > 0 and box[3] > 0):
-                raise UserError(f"the box {box.tolist()} is none: give x, y, width, height > 0")
+        whole = [(0, 0, width, height)]
+        person_boxes = check_boxes(whole if boxes is None else boxes, (height, width))
         data = self.trained.config["data"]
         look = (tuple(data["crop"]), data["keypoints"]["padding"])
-        crops = [crop_person(picture, box, *look) for box in given]
+        crops = [crop_person(picture, box, *look) for box in person_boxes]
         poses: list[np.ndarray] = []
         maps: list[dict[str, np.ndarray]] = []
         for start in range(0, len(crops), _BATCH):
@@ -159,10 +168,53 @@ class PosePredictor:
         visible = self.task.config.pose.visible
         return PosePrediction(
             picture,
-            given,
+            person_boxes,
             found_poses,
             rescore(found_poses[..., 2], np.ones(len(found_poses)), visible),
             np.stack([crop["image"] for crop in crops]) if explain and crops else none[:0],
             {name: np.concatenate([m[name] for m in maps]) for name in maps[0]} if maps else {},
             self.task,
         )
+
+
+def check_boxes(boxes: Sequence[Sequence[float]] | np.ndarray, size: Size) -> np.ndarray:
+    """Checks boxes of persons.
+
+    Args:
+      boxes: `n 4`, x, y, w, h in pixels; one box alone may be `4`.
+      size: (h, w) of the image.
+
+    Returns:
+      `n 4` float64.
+
+    Raises:
+      UserError: another shape, or a box that is not finite, has no area, lies outside the image, or
+        is given in shares of the image; names it.
+    """
+    try:
+        checked = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+        raise UserError("boxes is no array of numbers: give x, y, width, height a row") from None
+    if not checked.size:
+        return np.zeros((0, 4))
+    if checked.shape[-1:] != (4,) or checked.ndim > 2:
+        shape = " x ".join(map(str, checked.shape))
+        remedy = "; leave the scores out, boxes[:, :4]" if checked.shape[-1:] == (5,) else ""
+        raise UserError(f"boxes is {shape}: give n x 4 of x, y, width, height{remedy}")
+    checked = checked.reshape(-1, 4)
+    for n, box in enumerate(checked):
+        name = f"box {n}, {box.tolist()},"
+        if not (np.isfinite(box).all() and box[2] > 0 and box[3] > 0):
+            raise UserError(f"{name} has no area: give x, y, width, height > 0")
+        if (box >= 0).all() and (box <= 1).all() and max(size) > 1:
+            raise UserError(
+                f"{name} lies in 0..1: give pixels, x and width times {size[1]}, y and height "
+                f"times {size[0]}"
+            )
+        x, y, width, height = box
+        if not (x < size[1] and y < size[0] and x + width > 0 and y + height > 0):
+            raise UserError(
+                f"{name} lies outside the image of {size[1]}x{size[0]} pixels: give x, y, width, "
+                "height in its pixels"
+            )
+    return checked

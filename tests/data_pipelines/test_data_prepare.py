@@ -199,9 +199,10 @@ def test_boxes_of_a_detector(tmp_path):
     box = '[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 0, 20], "score": 0.5}]'
     for text, message in (
         ("{", "is no JSON"),
-        ('[{"bbox": 1}]', "holds no detections"),
-        (box, r"1 boxes without width or height, such as entry 0, \[1, 2, 0, 20\]"),
-        (box.replace("0.5", "NaN"), "holds no detections"),
+        ("{}", "holds no detections"),
+        ('[{"bbox": 1}]', "entry 0 has no image_id"),
+        (box, r"entry 0 has the bbox \[1, 2, 0, 20\], without width or height"),
+        (box.replace("0,", "9,").replace("0.5", "NaN"), "entry 0 has the score nan"),
     ):
         boxes.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -509,7 +510,7 @@ WRONG = {
                 b' [{"id": 7, "image_id": 1, "bbox": null, "keypoints": [1, 2, 2]}]}'
             )
         },
-        "annotation 7 has the box None",
+        "annotation 7 .* has the box None",
     ),
     "coco, missing image": (
         "coco_keypoints",
@@ -713,10 +714,11 @@ def test_boxes_of_a_detector_stay_as_they_are(tmp_path):
     source = opened(tmp_path, "coco_keypoints", "val", **detected)
     np.testing.assert_array_equal(source[0]["box"], [-5, 2, 100, 20])
     for changes, message in (
-        ({"bbox": [1, 2]}, "holds no detections"),
-        ({"score": "high"}, "holds no detections"),
-        ({"image_id": "12"}, "has no person in an image of val"),
-        ({"category_id": 3}, "has no person in an image of val"),
+        ({"bbox": [1, 2]}, r"entry 0 has the bbox \[1, 2\]"),
+        ({"score": "high"}, "entry 0 has the score 'high'"),
+        ({"image_id": "12"}, "entry 0 has the image_id '12'; ids are integers"),
+        ({"image_id": 99}, "has no box of category .* 1 of images that val lacks, .* image_id 99"),
+        ({"category_id": 3}, r"no box of category 'person' \(id 1\).* 1 of category_id 3"),
     ):
         boxes.write_text(json.dumps([box | changes]))
         with pytest.raises(DataError, match=message):

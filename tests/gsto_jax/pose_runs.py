@@ -10,6 +10,8 @@ from gsto_jax.tasks import task_of
 
 SIZE = (64, 48)
 PAIRS = COCO_KEYPOINTS.flip_pairs
+FIRST_IMAGE = 12345678901234567
+"""Id of the first image: float64 has no such number."""
 
 
 def pose_values(**sections):
@@ -56,7 +58,7 @@ def persons(count=6, seed=0):
             "area": np.float32(frame.prod() / 3),
             "box": np.array([*(centre - frame / 2.5), *(frame / 1.25)], np.float32),
             "score": np.float32(1),
-            "image_id": np.int64(1000 + n // 2),
+            "image_id": np.int64(FIRST_IMAGE + n // 2),
             "person_id": np.int64(n),
             "index": np.int32(n),
         }

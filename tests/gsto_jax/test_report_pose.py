@@ -59,6 +59,16 @@ def test_figures_are_those_of_the_files(made, tmp_path):
     assert "AP of evaluations, %" in page.text
 
 
+def test_a_ceiling_of_100_loses_nothing(tmp_path):
+    for name, ceiling, text in (
+        ("whole", 1.0, "an AP of 100.00: the resolution of the heatmaps costs nothing here."),
+        ("rounded", 0.99997, "an AP of 100.00: the resolution of the heatmaps costs nothing here."),
+        ("less", 0.99991, "an AP of 99.99: the rest is lost to the resolution."),
+    ):
+        run = make_pose_run(tmp_path / name, ceiling_AP=ceiling)
+        assert text in Page(write_report(run, tmp_path / f"{name}.html")).text
+
+
 def test_spread_and_ends(made, tmp_path):
     page = Page(write_report(made[0], tmp_path / "page.html"))
     found = persons(made[0])

@@ -1,0 +1,231 @@
+"""COCO keypoint files as people's tools write them: ids and categories."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from coco_trees import KEYPOINTS, PERSON, TRAIN, VAL, build, content_of, edited
+from downloads_trees import person
+from test_data_prepare import config_of, opened
+
+from data_pipelines import COCO_KEYPOINTS, DataError, EvalBatches
+from data_pipelines.coco_entries import MOST_ID
+from data_pipelines.coco_file import read_keypoint_file
+
+# Ids
+
+
+@pytest.mark.parametrize("image_id", [0, 2**53 + 1, 12345678901234567, MOST_ID])
+def test_ids_are_kept_exactly(tmp_path, image_id):
+    """Whatever an id's size: in the records, the batches, and a detector's boxes."""
+
+    def change(content):
+        content["images"][0]["id"] = image_id
+        content["annotations"][0] |= {"image_id": image_id, "id": image_id}
+
+    folder = build(tmp_path, val=edited(VAL, change))
+    assert json.loads((folder / "image_ids-val.json").read_text()).count(image_id) == 1
+    source = opened(tmp_path, "coco_keypoints", "val")
+    assert (source[0]["image_id"], source[0]["person_id"]) == (image_id, image_id)
+    (batch,) = EvalBatches(config_of(tmp_path, "coco_keypoints"), source, 1)
+    assert batch["image_id"].tolist() == [image_id] and batch["image_id"].dtype == np.int64
+    assert [p["image_id"] for p in source.annotations()] == [image_id]
+    boxes = tmp_path / "boxes.json"
+    box = {"image_id": image_id, "category_id": 1, "bbox": [1, 2, 30, 20], "score": 0.5}
+    near = box | {"image_id": image_id - 1 if image_id else 1}
+    boxes.write_text(json.dumps([box, near]))
+    detected = {"keypoints": {"detections": str(boxes)}}
+    source = opened(tmp_path, "coco_keypoints", "val", **detected)
+    assert len(source) == 1 and source[0]["image_id"] == image_id
+    assert "1 of 2 boxes; left out: 1 of images that val lacks" in source.notes[0]
+
+
+WRONG_IDS = {
+    "17": "'17'; ids are integers",
+    1.5: "1.5; ids are integers",
+    True: "True; ids are integers",
+    2**63: f"{2**63}; ids lie in 0..{MOST_ID}",
+    10**30: r"\d+; ids lie in",
+    -1: "-1; ids lie in",
+    1e17: "1e\\+17; ids are integers",
+    float("nan"): "nan; ids are integers",
+}
+
+
+@pytest.mark.parametrize("kind", ["image", "annotation", "image_id", "category_id", "category"])
+@pytest.mark.parametrize("value", WRONG_IDS, ids=repr)
+def test_wrong_ids_are_named(kind, value):
+    content = content_of(person(7, 1))
+    entry, field = {
+        "image": (content["images"][0], "id"),
+        "category": (content["categories"][0], "id"),
+        "annotation": (content["annotations"][0], "id"),
+    }.get(kind, (content["annotations"][0], kind))
+    entry[field] = value
+    with pytest.raises(DataError, match=rf"x\.json: .*entry 0\) has the \w+ {WRONG_IDS[value]}"):
+        read_keypoint_file(content, "x.json")
+    del entry[field]
+    if kind == "category_id":  # the file has one category
+        assert read_keypoint_file(content, "x.json").persons[1][0]["category_id"] == 1
+        return
+    with pytest.raises(DataError, match=r"x\.json: .*entry 0\) has no (image_)?id; give it an"):
+        read_keypoint_file(content, "x.json")
+
+
+def test_ids_written_as_floats_are_read_and_said():
+    content = content_of(person(7.0, 1.0), person(8, 1))
+    content["images"][0]["id"] = 1.0
+    checked = read_keypoint_file(content, "x.json")
+    assert [(p["id"], p["image_id"]) for p in checked.persons[1]] == [(7, 1), (8, 1)]
+    assert type(checked.persons[1][0]["id"]) is int
+    assert checked.notes == [
+        "x.json: 3 ids are written as floats, and are read as integers: image 1.jpg, annotation 7,"
+        " annotation 7"
+    ]
+
+
+def test_what_is_there_twice():
+    with pytest.raises(DataError, match=r"annotation 7 \(entry 1\) has the id of entry 0"):
+        read_keypoint_file(content_of(person(7, 1), person(7, 2)), "x.json")
+    with pytest.raises(DataError, match=r"image '1\.jpg' \(entry 1\) has the id of '1\.jpg'"):
+        read_keypoint_file(content_of(images=(1, 1)), "x.json")
+    content = content_of(person(7, 1))
+    content["images"][1]["file_name"] = "1.jpg"
+    with pytest.raises(DataError, match=r"\(entry 1\) has the file_name of '1\.jpg' \(entry 0\)"):
+        read_keypoint_file(content, "x.json")
+
+
+def test_persons_of_unlisted_images_are_counted():
+    people = [person(7, 1), person(8, 5), person(9, 6), person(10, 5), person(11, 6)]
+    checked = read_keypoint_file(content_of(*people), "x.json")
+    assert {n: len(of_image) for n, of_image in checked.persons.items()} == {1: 1, 2: 0}
+    assert checked.notes == [
+        "x.json: 4 annotations of images that it does not list are left out: annotation 8 of"
+        " image_id 5, annotation 9 of image_id 6, annotation 10 of image_id 5, ..."
+    ]
+
+
+def test_ids_that_two_splits_share(tmp_path):
+    def change(content):
+        content["images"][0]["id"] = content["annotations"][0]["image_id"] = 1
+
+    build(tmp_path, val=edited(VAL, change))
+    joined = opened(tmp_path, "coco_keypoints", "train+val", eval_split="train+val")
+    assert len(joined) == 4
+    with pytest.raises(DataError, match=r"2 images of train\+val .* have the id 1, so"):
+        joined.image_ids()
+
+
+# Categories
+
+
+DOG = {"id": 3, "name": "dog", "keypoints": ["nose", "tail"]}
+
+
+def dog(number, image_id):
+    return person(number, image_id) | {"category_id": 3, "keypoints": [5, 5, 2, 9, 9, 2]}
+
+
+@pytest.mark.parametrize(
+    ("categories", "wanted", "chosen"),
+    [
+        ((PERSON,), "", 1),
+        ((PERSON | {"id": 0},), "", 0),
+        ((PERSON | {"id": 2, "name": "player"},), "", 2),
+        ((PERSON, DOG), "", 1),
+        ((PERSON, DOG), "dog", 3),
+        ((PERSON, DOG), "3", 3),
+        ((PERSON, {"id": 2, "name": "ball"}), "", 1),
+        (({"id": 2, "name": "ball"}, PERSON | {"id": 9, "name": "player"}), "", 9),
+        (({"id": 4, "name": "ball"}, {"id": 5, "name": "Person"}), "", 5),
+    ],
+)
+def test_the_category_is_chosen(categories, wanted, chosen):
+    checked = read_keypoint_file(content_of(categories=categories), "x.json", wanted)
+    assert checked.category.id == chosen
+
+
+def test_categories_that_cannot_be_chosen():
+    two = (PERSON | {"id": 4, "name": "adult"}, PERSON | {"id": 5, "name": "child"})
+    listing = r"'adult' \(id 4\), 'child' \(id 5\)"
+    with pytest.raises(DataError, match=rf"several categories, {listing}: set config\.data\.key"):
+        read_keypoint_file(content_of(categories=two), "x.json")
+    with pytest.raises(DataError, match=rf"no categories called 'cat', .* it has {listing}"):
+        read_keypoint_file(content_of(categories=two), "x.json", "cat")
+    with pytest.raises(DataError, match=rf"annotation 7 .* category_id 1, .* it has {listing}"):
+        read_keypoint_file(content_of(person(7, 1), categories=two), "x.json", "4")
+    with pytest.raises(DataError, match="two categories of id 4"):
+        read_keypoint_file(content_of(categories=(two[0], two[1] | {"id": 4})), "x.json")
+
+
+def test_joints_of_the_category_are_those_of_the_configuration():
+    names = list(COCO_KEYPOINTS.names)
+    turned = PERSON | {"keypoints": [names[0], names[2], names[1], *names[3:]]}
+    with pytest.raises(DataError, match=r"keypoint 1 of .* is right_eye, and left_eye in config"):
+        read_keypoint_file(content_of(categories=(turned,)), "x.json", "", names)
+    with pytest.raises(DataError, match=r"has 2 keypoints, config\.data\.keypoints\.names 17"):
+        read_keypoint_file(content_of(categories=(DOG,)), "x.json", "", names)
+    other = PERSON | {"keypoints": [f"joint {n}" for n in range(17)]}  # names are free
+    read_keypoint_file(content_of(categories=(other,)), "x.json", "", names)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_one_category_from_prepare_to_detections(tmp_path, number):
+    """Only persons become samples and truth, whatever the number of their category."""
+    categories = [PERSON | {"id": number}, DOG]
+
+    def change(content):
+        for entry in content["annotations"]:
+            entry["category_id"] = number
+        content["annotations"].append(dog(99, content["images"][0]["id"]))
+        content["categories"] = categories
+
+    notes = []
+    build(tmp_path, edited(TRAIN, change), edited(VAL, change), on_note=notes.append)
+    left_out = f"persons are category 'person' (id {number}); left out: 1 of 'dog' (id 3)"
+    assert notes == [f"{name}: {left_out}" for name in (TRAIN, VAL)]
+    for split, ids in (("train", [1, 2, 5]), ("val", [6])):
+        source = opened(tmp_path, "coco_keypoints", split)
+        assert source.category.id == number
+        assert [source[n]["person_id"] for n in range(len(source))] == ids
+        assert {p["category_id"] for p in source.annotations()} == {number}
+    boxes = tmp_path / "boxes.json"
+    box = {"image_id": 12, "category_id": number, "bbox": [1, 2, 30, 20], "score": 0.5}
+    boxes.write_text(json.dumps([box, box | {"category_id": 1}, box | {"category_id": 3}]))
+    detected = opened(
+        tmp_path, "coco_keypoints", "val", keypoints={"detections": str(boxes), "category": number}
+    )
+    assert len(detected) == 1
+    assert "left out: 1 of category_id 1, 1 of category_id 3" in detected.notes[0]
+    with pytest.raises(DataError, match=r"holds persons of category 'person'.* is 'dog'; prepare"):
+        opened(tmp_path, "coco_keypoints", "val", keypoints={"category": "dog"})
+    with pytest.raises(DataError, match=r"holds persons of category .* remove it to build it anew"):
+        build(tmp_path, keypoints=replace(KEYPOINTS, category="dog"))
+
+
+def test_both_files_number_the_category_alike(tmp_path):
+    def change(content):
+        content["annotations"][0]["category_id"] = 2
+        content["categories"] = [PERSON | {"id": 2}]
+
+    with pytest.raises(DataError, match=r"category 'person' \(id 1\), .*val2017\.json as"):
+        build(tmp_path, val=edited(VAL, change))
+
+
+def test_a_split_without_a_person_of_the_category(tmp_path):
+    """Said before a step, or an evaluation that has nothing to score."""
+
+    def change(content):
+        content["annotations"] = []
+
+    with pytest.raises(DataError, match=r"train2017\.json has no sample of category 'person'"):
+        build(tmp_path, train=edited(TRAIN, change))
+    build(tmp_path, val=edited(VAL, change))
+    with pytest.raises(DataError, match="has no person with a labelled joint: give the boxes of"):
+        opened(tmp_path, "coco_keypoints", "val")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text('[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 30, 20], "score": 0.5}]')
+    source = opened(tmp_path, "coco_keypoints", "val", keypoints={"detections": str(boxes)})
+    assert "none of 2 images of val has a person with a labeled joint" in source.lacks_truth()
+    assert opened(tmp_path, "coco_keypoints", "train").lacks_truth() == ""
