@@ -1,24 +1,19 @@
 """Checks every label of both splits, and counts its classes."""
 
-from functools import partial
 from typing import Any
 
 from data_pipelines import DataConfig, DataError, group, make_source, report_labels
 from data_pipelines import audit as audit_labels
 from gsto_jax import reporting
 from gsto_jax.tables import audit_table
-from modes.terminal import Show, make_console, plain_values
+from modes.terminal import Show, make_show, plain_values
 
 
 def run(args: Any) -> None:
     """Audits. Raises DataError if any label is wrong, or a split cannot teach or be scored."""
-    data = DataConfig(**plain_values(args.config)["data"])
-    show = partial(make_console().print, soft_wrap=True)
-    problems = [
-        line
-        for split in dict.fromkeys((data.train_split, data.eval_split))
-        for line in _audit(split, data, show)
-    ]
+    data, show = DataConfig(**plain_values(args.config)["data"]), make_show()
+    splits = dict.fromkeys((data.train_split, data.eval_split))
+    problems = [line for split in splits for line in _audit(split, data, show)]
     for problem in problems:
         show(f"problem: {problem}")
     if problems:

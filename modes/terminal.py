@@ -17,8 +17,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from data_pipelines.labels import distinct_colors
-
 Show = Callable[[Any], None]
 WIDTH = 100
 """Columns of tables where the output is no terminal."""
@@ -74,6 +72,9 @@ def print_block(block: Any) -> None:
 
 def plain_values(config: ConfigDict) -> dict[str, Any]:
     """All settings as plain values, the default palette among them."""
+    # Not before the terminal shows that the program starts: this import takes two seconds.
+    from data_pipelines.labels import distinct_colors
+
     values = json.loads(config.to_json())
     data = values["data"]
     data["palette"] = data["palette"] or [list(x) for x in distinct_colors(len(data["classes"]))]
