@@ -107,8 +107,10 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert predicted.returncode == 0, predicted.stderr
     persons = json.loads((tmp_path / "out" / "poses.json").read_text())
     assert [len(rows) for rows in persons.values()] == [2]
-    # After four steps all heatmaps are low.
-    assert "no joint of 2 persons scores 0.2 (pose.visible) or more" in predicted.stdout
+    best = [max(row["keypoints"][2::3]) for rows in persons.values() for row in rows]
+    low = sum(score < 0.2 for score in best)
+    note = f"no joint of {low} persons scores 0.2 (pose.visible) or more"
+    assert (note in predicted.stdout) == (low > 0), (best, predicted.stdout)
     overlay = cv2.imread(str(tmp_path / "out" / "overlay" / f"{11:012d}.jpg"))
     assert overlay.shape == (40, 60, 3)
     other = picture.with_name(f"{12:012d}.jpg")

@@ -240,6 +240,17 @@ def test_a_person_without_visible_joints_is_a_box():
     )
 
 
+def test_persons_without_visible_joints_are_named():
+    from modes import predict
+
+    empty = [(f"town/{n}", [10.0, 20.04, 30.0, 40.0]) for n in range(4)]
+    assert predict._empty_note(empty[:1], 0.2) == (
+        "note: no joint of 1 persons scores 0.2 (pose.visible) or more, so that overlays show their"
+        " boxes: town/0 [10.0, 20.0, 30.0, 40.0]"
+    )
+    assert predict._empty_note(empty, 0.2).endswith("town/2 [10.0, 20.0, 30.0, 40.0], ...")
+
+
 # Boxes by image
 
 
