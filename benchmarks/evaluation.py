@@ -55,7 +55,8 @@ def passes(task: Any, eval_set: Any) -> Counter:
     seen = 0
     for batch in eval_set.batches:
         shape = batch["image"].shape[:3]
-        together = eval_set.batches.sizes[shape[1:]]
+        first = tuple(batch["size"][0].tolist())
+        together = protocol.alike(eval_set.batches.sizes[shape[1:]], first)
         plain = protocol.is_plain(together)
         explained = protocol.window != "slide" and not 0 <= figures <= seen
         seen += shape[0]

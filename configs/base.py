@@ -9,7 +9,7 @@ one start to the next.
 
 from collections.abc import Callable, Mapping
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 PREPARED = "~/gsto_data"
 """Where prepared data sets lie, unless `config.data.root` says otherwise."""
@@ -94,11 +94,13 @@ def get_config() -> ConfigDict:
     evaluation.crop = (0, 0)  # height, width of a sliding window; (0, 0): data.crop
     evaluation.stride = 2 / 3  # of the windows, as a share of the crop
     evaluation.edge = "pad"  # the last windows: pad (stick out) | shift (move inside)
-    evaluation.pad = "mean"  # what lies outside the picture: mean | black
+    # What lies outside the image: edge (its outermost pixels, repeated) | mean | black.
+    evaluation.pad = "edge"
+    # Images scored whole are padded right and below to multiples of so many pixels, and their
+    # scores cut back; 32 scores best, larger ones let more sizes share a program
+    # (docs/evaluation.md). "published": images as they are, as in the published code.
+    evaluation.pad_to = FieldReference(32, field_type=object)
     evaluation.score = "exp"  # what is summed: exp of the logits, as published | softmax
-    # Pictures seen whole are padded to so many shapes, which compiles less and moves scores, most
-    # of all at odd sizes; 0: a shape for each size, as published.
-    evaluation.canvases = 0
     evaluation.absent = "exclude"  # class without truth and prediction: exclude | zero (as 0)
     evaluation.pictures = -1  # how many samples become PNGs; -1: all
     # How many samples show branches and gates too, of one look at the whole picture (Figure 1);
@@ -254,6 +256,11 @@ def set_batch(config: ConfigDict, batch_size: int) -> None:
     config.optim.learning_rate *= ratio
     config.optim.warmup_fraction = 0.05 if ratio > 1 else 0.0
     config.optim.warmup_start = min(1 / ratio, 1.0)
+
+
+def set_published(config: ConfigDict) -> None:
+    """Tests images as they are, whatever their sizes, as the published code does."""
+    config.eval.pad_to, config.eval.pad = "published", "mean"
 
 
 def set_multi_scale(config: ConfigDict) -> None:

@@ -24,6 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.batch_size = 8
     config.train.steps = 700
 
+    base.set_published(config)
     config.eval.batch_size = 4
 
     config.data.list_file = "{split}.txt"

@@ -75,6 +75,7 @@ def define_flags(modes: Mapping[str, str]) -> None:
         "predict: what to write of a picture; overlay, color, ids, branches, gates; of poses"
         " overlay, heatmaps, branches, gates",
     )
+    flags.DEFINE_bool("legend", False, "predict: puts the names of the classes below overlays")
     flags.DEFINE_string(
         "boxes",
         None,
@@ -84,15 +85,8 @@ def define_flags(modes: Mapping[str, str]) -> None:
     flags.DEFINE_integer(
         "long_side",
         None,
-        "predict: larger pictures are scaled down to this many pixels and their scores up"
+        "predict, export: larger images are scaled down to this many pixels and their scores up"
         " again; 0: none is; by default twice the long side of a training crop",
-        lower_bound=0,
-    )
-    flags.DEFINE_integer(
-        "multiple",
-        0,
-        "predict: the network sees sides rounded up to multiples of this; 1: as they are; 0: as"
-        " they are, unless that takes more than 6 shapes",
         lower_bound=0,
     )
     flags.DEFINE_list(

@@ -24,6 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.batch_size = 40
     config.train.epochs = 150
 
+    base.set_published(config)
     config.eval.flip = True
 
     base.set_prepared(config, "lip")

@@ -28,6 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.batch_size = 16
     config.train.epochs = 280
 
+    base.set_published(config)
     config.eval.window, config.eval.pad = "slide", "black"
 
     base.set_prepared(config, "pascal_context")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 Size = tuple[int, int]
+Bucket = tuple[Size, ...]
+"""What images that share batches have in common; first the (h, w) that they are padded to."""
 _DISTINCT = 96  # sizes to begin with; more are rounded up first
 
 
@@ -76,24 +78,22 @@ def canvas_of(size: Size, canvases: Sequence[Size]) -> Size:
     raise ValueError(f"no canvas of {list(canvases)} holds a picture of {size}")
 
 
-def plan_batches(
-    sizes: Sequence[Size], batch_size: int, canvases: Sequence[Size]
-) -> list[tuple[Size, list[int]]]:
-    """Lays pictures of one canvas together.
+def plan_batches(buckets: Sequence[Bucket], batch_size: int) -> list[tuple[Size, list[int]]]:
+    """Groups images of one bucket into batches, the smallest padded shapes first.
 
     Args:
-        sizes: (h, w) of each picture.
-        batch_size: pictures in a batch; the last one of a canvas may hold fewer.
-        canvases: smallest first.
+        buckets: of each image.
+        batch_size: images in a batch; the last one of a bucket may hold fewer.
 
     Returns:
-        Canvas and pictures of each batch. Every picture is in one of them.
+        Padded shape and images of each batch. Every image is in one of them.
     """
-    on: dict[Size, list[int]] = {canvas: [] for canvas in canvases}
-    for index, size in enumerate(sizes):
-        on[size if size in on else canvas_of(size, canvases)].append(index)
+    members: dict[Bucket, list[int]] = {}
+    for index, bucket in enumerate(buckets):
+        members.setdefault(bucket, []).append(index)
+    ordered = sorted(members, key=lambda bucket: (bucket[0][0] * bucket[0][1], bucket))
     return [
-        (canvas, indices[start : start + batch_size])
-        for canvas, indices in on.items()
-        for start in range(0, len(indices), batch_size)
+        (bucket[0], members[bucket][start : start + batch_size])
+        for bucket in ordered
+        for start in range(0, len(members[bucket]), batch_size)
     ]

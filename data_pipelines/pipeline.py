@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.audit import Inspection
-from data_pipelines.canvases import Size, choose_canvases, plan_batches
+from data_pipelines.canvases import Bucket, Size, canvas_of, choose_canvases, plan_batches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.folder import FolderSource
@@ -263,8 +263,8 @@ def _end_with(main: Any) -> None:
 class EvalBatches:
     """Batches of whole pictures, every picture of the source once over all shards.
 
-    Pictures of one size share a batch, or lie in the top left corner of a few canvases
-    (`data_pipelines.canvases`), so that all batches have one of few shapes. What is next is decided
+    Pictures of one bucket share a batch, in the top left corner of its padded shape; or they lie
+    on a few canvases (`data_pipelines.canvases`) chosen for little padding. What is next is decided
     by the pictures' sizes alone: all shards go through the same number of batches, of the same
     shapes. A batch that lacks pictures repeats its last one with mask False. Batches are read
     ahead; each iteration starts from the beginning.
@@ -275,10 +275,11 @@ class EvalBatches:
         batch_size: pictures in a batch of this shard.
         shard_index: this shard's number.
         shard_count: how many shards there are.
-        most_canvases: how many shapes of batches there may be; 0: as many as sizes.
+        most_canvases: how many shapes of batches there may be; 0: as many as buckets.
+        bucket: returns the bucket of an image of a size (h, w); images of one size by default.
 
     Attributes:
-        sizes: the different (h, w) of pictures by their canvas.
+        sizes: the different (h, w) of pictures by their canvas or padded shape.
 
     Raises:
         DataError: an impossible batch size or shard, or a picture whose size cannot be read. While
@@ -293,14 +294,18 @@ class EvalBatches:
         shard_index: int = 0,
         shard_count: int = 1,
         most_canvases: int = 0,
+        bucket: Callable[[Size], Bucket] = lambda size: (size,),
     ) -> None:
         _check_shard(shard_index, shard_count)
         if batch_size < 1:
             raise DataError(f"Batch size {batch_size} is not positive; use at least 1.")
         with ThreadPoolExecutor(4) as pool:
             sizes = list(pool.map(source.size, range(len(source))))
-        most = most_canvases or len(set(sizes))
-        plan = plan_batches(sizes, batch_size * shard_count, choose_canvases(sizes, most))
+        if most_canvases:
+            canvases = choose_canvases(sizes, most_canvases)
+            bucket = lambda size: (size if size in canvases else canvas_of(size, canvases),)  # noqa: E731
+        buckets = {size: bucket(size) for size in set(sizes)}
+        plan = plan_batches([buckets[size] for size in sizes], batch_size * shard_count)
         self.sizes: dict[Size, set[Size]] = {}
         for canvas, indices in plan:
             self.sizes.setdefault(canvas, set()).update(sizes[index] for index in indices)

@@ -16,12 +16,12 @@ STRIP = 22
 """Height of a line of text, in pixels."""
 GAP = 4
 """Between tiles of a row, in pixels."""
-_TEXT: Color = (30, 30, 30)
+TEXT: Color = (30, 30, 30)
 
 
 def write_text(canvas: np.ndarray, text: str, x: int, y: int) -> None:
     """Writes a line of text onto a canvas, its baseline at `y`."""
-    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _TEXT, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, TEXT, 1, cv2.LINE_AA)
 
 
 def caption(text: str, width: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from gsto_jax.models.specs import (
     has_gates,
     variant,
 )
+from gsto_jax.padding import PUBLISHED
 from gsto_jax.pose.heatmaps import REFINEMENTS
 from gsto_jax.pose.oks import SUPPRESSIONS
 
@@ -276,8 +277,8 @@ class EvalConfig:
     stride: float
     edge: str
     pad: str
+    pad_to: int | str
     score: str
-    canvases: int
     absent: str
     pictures: int
     figures: int
@@ -287,8 +288,13 @@ class EvalConfig:
         for name in ("scales", "crop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _require(self.batch_size >= 1, "eval.batch_size", self.batch_size, "use at least 1")
-        _require(self.canvases >= 0, "eval.canvases", self.canvases, "use 0 (exact) or more")
-        _one_of(self.pad, "eval.pad", ("mean", "black"))
+        _require(
+            self.pad_to == PUBLISHED or (type(self.pad_to) is int and self.pad_to >= 1),
+            "eval.pad_to",
+            self.pad_to,
+            f"give a number of pixels, such as 32, or '{PUBLISHED}'",
+        )
+        _one_of(self.pad, "eval.pad", ("edge", "mean", "black"))
         _one_of(self.absent, "eval.absent", ("exclude", "zero"))
         _require(self.pictures >= -1, "eval.pictures", self.pictures, "use -1 (all), 0 or more")
         _require(self.figures >= -1, "eval.figures", self.figures, "use -1 (all), 0 or more")
@@ -399,6 +405,8 @@ class Config:
 def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in sorted(set(values) ^ set(fields)):
+        if f"{place}.{name}" in REMOVED:
+            continue
         problem = "is missing" if name in fields else "is not a setting"
         raise UserError(f"{place}.{name} {problem}: is it of another version?")
     built = {}
@@ -416,7 +424,13 @@ def _build(cls: Any, values: Mapping[str, Any], place: str) -> Any:
 
 
 _SHOWN = 100  # letters of a value in a message
-_WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False"}
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    bool: "True or False",
+    int | str: "a whole number or a text",
+}
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -463,10 +477,15 @@ ADDED: dict[str, Any] = {
         "suppression": "hard",
         "similarity": 0.9,
     },
+    "eval": {"pad_to": 32},
     "parallel": {"space": 1, "shard_parameters": False},
     "run": {"stall_seconds": 60.0, "profile_start": 0, "profile_steps": 5},
 }
 """What settings were before they could be set, for checkpoints that are older."""
+
+
+REMOVED = ("config.eval.canvases",)
+"""Settings that older checkpoints hold and that decide nothing anymore."""
 
 
 def filled(config: Mapping[str, Any], defaults: Mapping[str, Any] = ADDED) -> dict[str, Any]:

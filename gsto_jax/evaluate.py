@@ -51,7 +51,7 @@ def evaluate(
     instances: InstanceCounts | None = None,
     explained: int = 0,
 ) -> Scores | None:
-    """Scores a network on a set; every canvas compiles once for each shape of windows.
+    """Scores a network on a set; every padded shape compiles once for each shape of windows.
 
     The host handles what was predicted, and reads on, while the devices are at the next batch.
 
@@ -117,7 +117,8 @@ def _predict(
         return put_batch({name: batch[name] for name in names}, mesh)
 
     height, width = batch["image"].shape[1:3]
-    together = sizes[height, width]
+    # All images of a batch are alike, so any of them serves.
+    together = protocol.alike(sizes[height, width], tuple(batch["size"][0].tolist()))
     maps: Mapping[str, Array] = {}
     plain = protocol.is_plain(together)
     if plain or explain:

@@ -1,14 +1,14 @@
 """A checkpoint as files that run without this package: `model.jax`, `model.onnx`, `model.json`.
 
-The programs take pictures `b h w 3` uint8 RGB, of any number and size, and return a dict (in ONNX
-two outputs of the same names): "labels" `b h w` uint8, and "logits" `b ceil(h/4) ceil(w/4) k`
-float32 (8 for 4 with a context module), which bilinear resampling takes to the picture. Parameters
-and normalisation are inside. A picture is looked at once, as it is, whatever the test protocol of
-the run: that is `replace(predictor, protocol=PLAIN, long_side=0)`.
+The programs take images `b h w 3` uint8 RGB, of any number and size, and return a dict (in ONNX
+two outputs of the same names): "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of the
+image as the network saw it. All that `--mode=predict` does between decoding an image and its labels
+is inside: scaling to `long_side` and back, padding, normalization (`gsto_jax.one_pass`). Only the
+scales, the mirror image and the windows of a test protocol are not: see `one_pass_predictor`.
 """
 
 import contextlib
-import hashlib
+import dataclasses
 import json
 import logging
 import os
@@ -18,8 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,19 +32,17 @@ from jax.export import symbolic_shape
 from jax.extend.core import Jaxpr, Literal
 
 from gsto_jax import reporting
-from gsto_jax.checkpoint import versions
 from gsto_jax.errors import UserError
+from gsto_jax.export_description import PLATFORMS, describe_export
 from gsto_jax.json_file import dumps, parse
-from gsto_jax.layers.resize import resize
-from gsto_jax.parallel import compiler_options, make_mesh
+from gsto_jax.one_pass import one_pass_of, predict_once
+from gsto_jax.parallel import make_mesh
 from gsto_jax.predictor import Predictor
-from gsto_jax.protocol import PLAIN, Size
-from gsto_jax.task import logits, normalize
+from gsto_jax.protocol import Size
 from gsto_jax.tasks import task_of
 from gsto_jax.whole_file import is_full
 
 FORMATS = ("jax", "onnx")
-PLATFORMS = ("cpu", "cuda", "tpu")
 EQUAL_LABELS = {"float32": 0.999, "bfloat16": 0.95}
 LOGITS_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.1}
 """By dtype of the network: what `verify` lets pass, see `Check`.
@@ -67,7 +64,7 @@ class Check:
     Attributes:
       file: its name.
       shape: (b, h, w) of the batch.
-      equal: share of equal labels.
+      equal: share of labels that are those of `Predictor`.
       difference: largest difference of the logits over the largest logit.
     """
 
@@ -120,7 +117,7 @@ def export(
     if "onnx" in formats:
         with reporting.stage("exporting model.onnx", announce=True):
             contents["model.onnx"] = _onnx(predictor, size)
-    described = dumps(_description(predictor, contents, size), indent=2) + "\n"
+    described = dumps(describe_export(predictor, contents, size), indent=2) + "\n"
     contents["model.json"] = described.encode()
     return _write(Path(folder).expanduser(), contents)
 
@@ -167,14 +164,13 @@ def check_exportable(
 def program(predictor: Predictor) -> Program:
     """What is exported: from pictures `b h w 3` uint8 to "labels" and "logits"."""
     task, variables = predictor.task, jax.device_get(predictor.variables)
+    protocol, long_side = one_pass_of(predictor.protocol), predictor.long_side
+    return lambda images: predict_once(task, variables, protocol, long_side, images)
 
-    def run(images: Array) -> dict[str, Array]:
-        found = logits(task, variables, normalize(task, images))
-        corners = task.config.model.align_corners
-        scores = resize(found, images.shape[1:3], "bilinear", corners)
-        return {"labels": scores.argmax(-1).astype(jnp.uint8), "logits": found}
 
-    return run
+def one_pass_predictor(predictor: Predictor) -> Predictor:
+    """Returns the predictor whose labels an export gives."""
+    return replace(predictor, protocol=one_pass_of(predictor.protocol))
 
 
 def verify(
@@ -188,7 +184,7 @@ def verify(
     Args:
       predictor: of the checkpoint.
       folder: of the export.
-      batches: pictures `b h w 3` uint8; None: a few random ones, of odd sizes too.
+      batches: images `b h w 3` uint8; None: random ones, of odd sizes and above the limit too.
 
     Raises:
       UserError: there is no export, it is of another checkpoint, a process failed, or an artefact
@@ -198,7 +194,8 @@ def verify(
     source, names, fixed = read_description(folder)
     if source != str(predictor.path):
         raise UserError(f"{folder} is an export of {source}: export it anew")
-    batches = random_batches() if batches is None else list(batches)
+    if batches is None:
+        batches = random_batches(shapes_to_check(predictor.long_side))
     with reporting.stage("predicting random images", len(batches)) as advance:
         expected = []
         for batch in batches:
@@ -253,10 +250,17 @@ def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
         raise UserError(f"{folder} holds no export: model.json is missing or damaged") from None
 
 
-def random_batches(
-    shapes: Sequence[tuple[int, int, int]] = ((1, 64, 96), (3, 97, 71), (2, 33, 130)),
-) -> list[np.ndarray]:
-    """Random pictures `b h w 3` uint8 of patches, for (b, h, w) each."""
+def shapes_to_check(long_side: int) -> list[tuple[int, int, int]]:
+    """Returns (b, h, w) of images to compare: whole multiples, odd sizes, and above a limit."""
+    shapes = [(1, 64, 96), (3, 97, 71)]
+    if long_side:
+        height = round(1.3 * long_side)
+        shapes.append((1, height, height * 3 // 4 + 1))
+    return shapes
+
+
+def random_batches(shapes: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
+    """Returns random images `b h w 3` uint8 of patches, for (b, h, w) each."""
     rng, patch = np.random.default_rng(0), 8
     found = []
     for b, h, w in shapes:
@@ -266,13 +270,9 @@ def random_batches(
 
 
 def _expected(predictor: Predictor, batch: np.ndarray) -> dict[str, np.ndarray]:
-    plain = replace(predictor, protocol=PLAIN, long_side=0)
-    task, options = predictor.task, compiler_options(predictor.mesh)
-    network = jax.jit(lambda v, x: logits(task, v, normalize(task, x)), compiler_options=options)
-    return {
-        "labels": np.stack([plain(picture).labels for picture in batch]),
-        "logits": np.asarray(network(predictor.variables, batch)),
-    }
+    """Computes labels as `--mode=predict` does, and logits."""
+    labels = np.stack([one_pass_predictor(predictor)(image).labels for image in batch])
+    return {"labels": labels, "logits": np.asarray(jax.jit(program(predictor))(batch)["logits"])}
 
 
 _READERS = {
@@ -318,19 +318,19 @@ def _fresh(path: Path, batches: Sequence[np.ndarray]) -> list[dict[str, np.ndarr
 
 
 def _onnx(predictor: Predictor, size: Size | None) -> bytes:
-    # In a process of its own: jax2onnx leaves functions of its own in JAX.
-    variables = jax.tree.map(np.asarray, predictor.variables)
+    # In a process of its own: jax2onnx leaves functions of its own in JAX. Devices and programs
+    # cannot be sent there.
+    fields = {field.name: getattr(predictor, field.name) for field in dataclasses.fields(predictor)}
+    fields["variables"] = jax.tree.map(np.asarray, predictor.variables)
+    del fields["mesh"], fields["task"]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        given = (predictor.config, variables, predictor.path, size)
-        return pool.submit(_convert, *given).result()
+        return pool.submit(_convert, fields, size).result()
 
 
-def _convert(config: Mapping[str, Any], variables: Any, path: Path, size: Size | None) -> bytes:
+def _convert(fields: Mapping[str, Any], size: Size | None) -> bytes:
     jax.config.update("jax_platforms", "cpu")
-    task, data = task_of(config), config["data"]
-    classes, palette = data["classes"], data["palette"]
     mesh = make_mesh(jax.local_devices()[:1])
-    predictor = Predictor(task, variables, PLAIN, 0, classes, palette, mesh, path, config)
+    predictor = Predictor(**fields, task=task_of(fields["config"]), mesh=mesh)
     run = program(predictor)
     shape = symbolic_shape("b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3")
     spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
@@ -414,39 +414,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _description(
-    predictor: Predictor, contents: dict[str, bytes], size: Size | None
-) -> dict[str, Any]:
-    data, classes = predictor.config["data"], len(predictor.classes)
-    stride = predictor.task.config.model.output_stride
-    packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "model.onnx" in contents]
-    return {
-        "checkpoint": str(predictor.path),
-        "step": int(predictor.path.name),
-        "classes": predictor.classes,
-        "palette": predictor.palette,
-        "mean": data["mean"],
-        "std": data["std"],
-        "image_rule": asdict(predictor.rule),
-        "input": {"name": "image", "shape": ["b", "h", "w", 3], "dtype": "uint8", "color": "RGB"},
-        "outputs": {
-            "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},
-            "logits": {
-                "shape": ["b", f"ceil(h/{stride})", f"ceil(w/{stride})", classes],
-                "dtype": "float32",
-            },
-        },
-        "onnx_size": size,
-        "platforms": PLATFORMS,
-        "files": {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in contents.items()
-        },
-        "versions": versions() | {name: version(name) for name in packages},
-        "settings": predictor.config,
-    }
 
 
 def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:

@@ -42,7 +42,14 @@ def view_windows(
     inside = rows["weight"].sum(-1)[:, :, None] * columns["weight"].sum(-1)[:, None]
     beside = (1 - inside)[..., None] * outside[None, None, None]
     window = resample(images, rows, columns) + beside
-    return [window, window[:, :, ::-1]] if protocol.flip else [window]
+    if not protocol.flip:
+        return [window]
+    return [window, _mirrored(window, taps) if "mirror" in taps else window[:, :, ::-1]]
+
+
+def _mirrored(window: Array, taps: Mapping[str, Any]) -> Array:
+    """Mirrors the part of windows `b h w c` that lies inside the images; see `View.mirror`."""
+    return jax.vmap(lambda x, columns: jnp.take(x, columns, 1))(window, taps["mirror"]["index"])
 
 
 def view_scores(
@@ -63,12 +70,19 @@ def view_scores(
       `b H W k`, at least float32.
     """
     found, *mirrored = logits
-    if mirrored:
-        # Before they are enlarged, which comes to the same and costs half.
-        order = mirrored_order(protocol.flip_pairs, found.shape[-1])
-        found = (found + mirrored[0][:, :, ::-1][..., order]) / 2
     size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
-    found = materialize(enlarge(found, size, align_corners))
+    enlarged = partial(enlarge, size=size, align_corners=align_corners)
+    if not mirrored:
+        found = materialize(enlarged(found))
+    else:
+        other = mirrored[0][..., mirrored_order(protocol.flip_pairs, found.shape[-1])]
+        if "mirror" in taps:
+            # Logits of a padded mirror image lie on another grid: they meet at full size.
+            other = _mirrored(enlarged(other), taps)
+            found = materialize((enlarged(found) + other) / 2)
+        else:
+            # Before they are enlarged, which comes to the same and costs half.
+            found = materialize(enlarged((found + other[:, :, ::-1]) / 2))
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
     back = taps["back_rows"], taps["back_columns"]
     # Where each is read once, it need not lie in memory first.
@@ -165,7 +179,8 @@ def _programs(task: Task, protocol: Protocol, mesh: Mesh) -> tuple[Any, Any, Any
     corners = task.config.model.align_corners
 
     def show(images: Array, taps: Mapping[str, Any]) -> list[Array]:
-        outside = normalize(task, 255 * jnp.asarray(protocol.pad, jnp.float32)[None, None, None])
+        pad = protocol.pad or task.mean  # None: windows show nothing of it
+        outside = normalize(task, 255 * jnp.asarray(pad, jnp.float32)[None, None, None])
         return view_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
 
     def begin(logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:

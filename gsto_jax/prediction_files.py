@@ -1,7 +1,6 @@
 """Whose pictures are predicted, and what is written of them (needs OpenCV and Pillow)."""
 
 import csv
-import errno
 import glob
 import io
 import os
@@ -12,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 from gsto_jax.canvas import write_image
 from gsto_jax.disk import IMAGES, TEXTS, is_hidden, readable, walk_files
 from gsto_jax.errors import UserError
 from gsto_jax.json_file import dumps, parse
-from gsto_jax.media import VIDEOS, opencv_name
+from gsto_jax.media import VIDEOS
+from gsto_jax.predictor import Prediction
+from gsto_jax.video_writer import VideoWriter
 from gsto_jax.whole_file import is_full, replacing
 
 FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
@@ -146,16 +146,24 @@ class PredictionWriter:
       folder: where to.
       kinds: of pictures to write.
       known: kinds that predictions can draw.
+      legend: puts the names of the classes below overlays of labels: those in the image, or in a
+        video all.
+
+    Attributes:
+      codecs: of the videos that were written, keys of `gsto_jax.video_writer.CODECS`.
 
     Raises:
       UserError: an unknown kind, or a folder that cannot be written.
     """
 
-    def __init__(self, folder: Path, kinds: Sequence[str], known: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, kinds: Sequence[str], known: Sequence[str], legend: bool = False
+    ) -> None:
         unknown = [kind for kind in kinds if kind not in known]
         if unknown or not kinds:
             raise UserError(f"--save={','.join(kinds)}: use some of {', '.join(known)}")
-        self.folder, self.kinds = folder, tuple(dict.fromkeys(kinds))
+        self.folder, self.kinds, self.legend = folder, tuple(dict.fromkeys(kinds)), legend
+        self.codecs: set[str] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -165,7 +173,7 @@ class PredictionWriter:
         """Writes a picture. Raises OSError if that fails."""
         for kind in self.kinds:
             suffix = ".jpg" if kind == "overlay" else ".png"
-            write_image(self.folder / kind / f"{name}{suffix}", prediction.drawn(kind))
+            write_image(self.folder / kind / f"{name}{suffix}", self._drawn(prediction, kind))
 
     def write_video(self, name: str, rate: float, frames: Iterator[Drawn]) -> None:
         """Writes a video, frame by frame.
@@ -178,19 +186,29 @@ class PredictionWriter:
         Raises:
           OSError: a file cannot be written.
         """
-        films = {
-            kind: (_Frames if kind == "ids" else _Film)(self.folder / kind / f"{name}.mp4", rate)
-            for kind in self.kinds
-        }
+        films: dict[str, _Frames | VideoWriter] = {}
+        for kind in self.kinds:
+            path = self.folder / kind / f"{name}.mp4"
+            films[kind] = (
+                _Frames(path) if kind == "ids" else VideoWriter(path, _part_of(path), rate)
+            )
         try:
             for prediction in frames:
                 for kind, film in films.items():
-                    film.write(prediction.drawn(kind))
+                    film.write(self._drawn(prediction, kind, whole_legend=True))
             for film in films.values():
                 film.finish()
+                if isinstance(film, VideoWriter) and film.codec:
+                    self.codecs.add(film.codec)
         finally:
             for film in films.values():
                 film.discard()
+
+    def _drawn(self, prediction: Drawn, kind: str, whole_legend: bool = False) -> np.ndarray:
+        image = prediction.drawn(kind)
+        if kind == "overlay" and self.legend and isinstance(prediction, Prediction):
+            return prediction.with_legend(image, whole_legend)
+        return image
 
 
 def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> None:
@@ -270,52 +288,10 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{threading.get_ident()}.part{path.suffix}")
 
 
-class _Film:
-    """A video, there once it is finished."""
-
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.part, self.rate = path, _part_of(path), rate
-        self._film: cv2.VideoWriter | None = None
-        self._count = 0
-
-    def write(self, frame: np.ndarray) -> None:
-        # Half the resolution in colour: sides must be even.
-        height, width = frame.shape[:2]
-        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
-        if self._film is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            code, size = cv2.VideoWriter.fourcc(*"mp4v"), (frame.shape[1], frame.shape[0])
-            with opencv_name(self.part) as name:
-                self._film = cv2.VideoWriter(name, cv2.CAP_FFMPEG, code, self.rate, size)
-            if not self._film.isOpened():
-                raise OSError(f"cannot write {self.path}, {size[0]}x{size[1]}")
-        self._count += 1
-        self._film.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-
-    def finish(self) -> None:
-        if self._film is None:
-            return
-        self._film.release()
-        # OpenCV says nothing of a disk that is full: a video whose end is missing has no frames.
-        reader = cv2.VideoCapture(str(self.part))
-        count = round(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
-        reader.release()
-        if count < self._count:
-            problem = f"{count} of {self._count} frames were written: is the disk full?"
-            raise OSError(errno.EIO, problem, str(self.path))
-        self.part.replace(self.path)
-
-    def discard(self) -> None:
-        """Removes what is not finished."""
-        if self._film is not None:
-            self._film.release()
-        self.part.unlink(missing_ok=True)
-
-
 class _Frames:
     """A folder of numbered PNGs, there once it is finished."""
 
-    def __init__(self, path: Path, rate: float) -> None:
+    def __init__(self, path: Path) -> None:
         self.path, self.part, self.count = path, _part_of(path), 0
         shutil.rmtree(self.part, ignore_errors=True)
 

@@ -6,7 +6,7 @@ prediction.labels, prediction.overlay()
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ from gsto_jax.errors import UserError
 from gsto_jax.figures import branch_figure, gate_figure
 from gsto_jax.image_files import ImageRule
 from gsto_jax.inference import score_batch
+from gsto_jax.legend import add_legend
 from gsto_jax.loading import Trained, load_trained
 from gsto_jax.media import load_rgb
 from gsto_jax.metrics import best_class
+from gsto_jax.padding import cut_map, reduced_size
 from gsto_jax.parallel import compiler_options, on_mesh
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
 from gsto_jax.reporting import ReportedProgram
 from gsto_jax.resample import resample
 from gsto_jax.task import Task, score_step
+from gsto_jax.tasks import task_of
 from gsto_jax.visualize import color_mask
 
 KINDS = ("overlay", "color", "ids", "branches", "gates")
@@ -61,6 +64,16 @@ class Prediction:
     def overlay(self, opacity: float = 0.5) -> np.ndarray:
         """The picture with the labels' colours over it, `h w 3` uint8 RGB."""
         return cv2.addWeighted(self.colors(), opacity, self.image, 1 - opacity, 0)
+
+    def with_legend(self, image: np.ndarray, whole: bool = False) -> np.ndarray:
+        """Puts a legend below an image of the prediction.
+
+        Args:
+          image: `h w 3` uint8 RGB, such as `overlay` returns.
+          whole: lists all classes, in place of those that are in the image.
+        """
+        present = None if whole else np.unique(self.labels).tolist()
+        return add_legend(image, self.classes, self.palette, present)
 
     def drawn(self, kind: str) -> np.ndarray:
         """A picture of one of `KINDS`: `h w 3` RGB, but `h w` of "ids"; uint8."""
@@ -106,7 +119,7 @@ class Predictor:
         cls,
         checkpoint: str | Path,
         long_side: int | None = None,
-        multiple: int = 1,
+        pad_to: int | str | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> "Predictor":
         """Reads a network and its test protocol.
@@ -115,7 +128,8 @@ class Predictor:
           checkpoint: a run's folder, its `best`, or one checkpoint; of several the newest.
           long_side: of the largest pictures to look at as they are; None: twice the long side of a
             training crop; 0: no limit.
-          multiple: see `gsto_jax.protocol.Protocol`.
+          pad_to: the setting `eval.pad_to`: sides are padded to multiples of it, or "published" for
+            images as they are; None: as the checkpoint says.
           defaults: of settings that the checkpoint is too old to hold.
 
         Raises:
@@ -123,12 +137,12 @@ class Predictor:
         """
         if long_side is not None and long_side < 0:
             raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
-        if multiple < 1:
-            raise UserError(f"sides cannot be multiples of {multiple}: give 1 or more")
-        return cls.of(load_trained(checkpoint, defaults), long_side, multiple)
+        return cls.of(load_trained(checkpoint, defaults), long_side, pad_to)
 
     @classmethod
-    def of(cls, trained: Trained, long_side: int | None = None, multiple: int = 1) -> "Predictor":
+    def of(
+        cls, trained: Trained, long_side: int | None = None, pad_to: int | str | None = None
+    ) -> "Predictor":
         """Of a network that was read; see `load`. Raises UserError if it is of another task."""
         task, config = trained.task, trained.config
         if task.config.task != "segmentation":
@@ -136,11 +150,14 @@ class Predictor:
                 f"checkpoint {trained.path} is of a {task.config.task} task: use "
                 "gsto_jax.pose.predictor.PosePredictor"
             )
+        if pad_to is not None:
+            config = {**config, "eval": {**config["eval"], "pad_to": pad_to}}
+            task = task_of(config)
         data = config["data"]
         return cls(
             task,
             trained.variables,
-            replace(protocol_of(config), multiple=multiple),
+            protocol_of(config),
             2 * max(data["crop"]) if long_side is None else long_side,
             tuple(data["classes"]),
             tuple(tuple(color) for color in data["palette"]),
@@ -159,16 +176,6 @@ class Predictor:
         """Whether the network gates anything."""
         return self.task.config.model.has_gates
 
-    def working_size(self, size: Size) -> Size:
-        """Height and width at which a picture of this size is looked at, at scale 1."""
-        return self.protocol.scaled(self._reduced_size(size), 1.0)
-
-    def _reduced_size(self, size: Size) -> Size:
-        if not 0 < self.long_side < max(size):
-            return size
-        ratio = self.long_side / max(size)
-        return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
-
     def __call__(self, image: np.ndarray | str | Path, explain: bool = False) -> Prediction:
         """Labels every pixel of a picture of any size.
 
@@ -181,35 +188,34 @@ class Predictor:
         """
         picture = load_rgb(image, self.rule)
         size = (picture.shape[0], picture.shape[1])
-        scores, maps = self._scores(_shrunk(picture, self._reduced_size(size)), explain)
+        scores, maps = self._scores(_shrunk(picture, reduced_size(size, self.long_side)), explain)
         labels = self._labels(scores, size)
-        found = {name: np.asarray(values[0]) for name, values in maps.items()}
-        return Prediction(picture, labels, found, self.classes, self.palette)
+        return Prediction(picture, labels, maps, self.classes, self.palette)
 
-    def _scores(self, picture: np.ndarray, explain: bool) -> tuple[Array, Mapping[str, Array]]:
-        """Scores `1 h w k` of a picture, with padding beside it, and the maps."""
-        height, width = size = (picture.shape[0], picture.shape[1])
-        batch = {"image": picture[None], "size": np.array([size], np.int32)}
-        maps: Mapping[str, Array] = {}
+    def _scores(self, image: np.ndarray, explain: bool) -> tuple[Array, Mapping[str, Any]]:
+        """Returns scores `1 h w k` of an image `h w 3` float32, and the maps."""
+        height, width = size = (image.shape[0], image.shape[1])
+        shape = self.protocol.padded(size)
         plain = self.protocol.is_plain([size])
+        maps: Mapping[str, Any] = {}
         if plain:
-            scores, maps = _scoring(self.task, self.mesh)(self.variables, batch)
-        elif explain:
-            # The maps are of one look, at the shape that the network sees anyway.
-            shape = self.protocol.scaled(size, 1.0)
-            shown = cv2.resize(picture, shape[::-1], interpolation=cv2.INTER_LINEAR)
-            seen = {"image": shown[None], "size": np.array([shape], np.int32)}
-            _, maps = _scoring(self.task, self.mesh)(self.variables, seen)
-        if not plain:
-            # A canvas adds nothing to one picture's scores: its sides may be multiples too.
-            more = [-side % self.protocol.multiple for side in size]
-            image = np.pad(batch["image"], ((0, 0), (0, more[0]), (0, more[1]), (0, 0)))
-            batch = batch | {"image": image}
-            together = [size]
-            scores = score_batch(
-                self.task, self.protocol, self.mesh, self.variables, batch, together
-            )
+            scores, maps = self._pass(image, shape)
+        else:
+            batch = _batch_of(image, shape)
+            scores = score_batch(self.task, self.protocol, self.mesh, self.variables, batch, [size])
+        if explain and not plain:
+            # The maps are of one pass, at the shape that the network sees anyway.
+            scaled = self.protocol.scaled(size, 1.0)
+            resized = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+            _, maps = self._pass(resized, self.protocol.padded(scaled))
         return scores[:, :height, :width], maps if explain else {}
+
+    def _pass(self, image: np.ndarray, shape: Size) -> tuple[Array, Mapping[str, Any]]:
+        """Returns scores `1 H W k` of a padded image, and the maps of the image alone."""
+        scoring = _scoring(self.task, self.mesh)
+        scores, maps = scoring(self.variables, _batch_of(image, shape))
+        size = image.shape[:2]
+        return scores, {name: cut_map(np.asarray(x[0]), size, shape) for name, x in maps.items()}
 
     def _labels(self, scores: Array, size: Size) -> np.ndarray:
         if scores.shape[1:3] == size:
@@ -224,10 +230,19 @@ class Predictor:
         return np.asarray(_enlarged_best(scores, strips, across)).reshape(height, -1)[: size[0]]
 
 
-def _shrunk(picture: np.ndarray, size: Size) -> np.ndarray:
-    if picture.shape[:2] == size:
-        return picture
-    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+def _shrunk(image: np.ndarray, size: Size) -> np.ndarray:
+    """Scales an image down to `h w 3` float32; not to uint8, so that exports can do the same."""
+    image = image.astype(np.float32)
+    if image.shape[:2] == size:
+        return image
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _batch_of(image: np.ndarray, shape: Size) -> dict[str, np.ndarray]:
+    """Returns a batch of one image in the top left corner of a padded shape."""
+    height, width = image.shape[:2]
+    more = ((0, 0), (0, shape[0] - height), (0, shape[1] - width), (0, 0))
+    return {"image": np.pad(image[None], more), "size": np.array([[height, width]], np.int32)}
 
 
 @lru_cache(maxsize=4)

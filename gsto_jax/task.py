@@ -28,6 +28,7 @@ from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import ResNetSpec, variant
 from gsto_jax.optim import averaged, poly_schedule, step_schedule, with_warmup
+from gsto_jax.padding import replicate_edges
 from gsto_jax.parallel import gathered, lanes, placed, platform_of
 from gsto_jax.resample import enlarge
 
@@ -285,6 +286,23 @@ def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
     return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], x, 0)
 
 
+def normalize_padded(task: Task, images: Array, size: Array) -> Array:
+    """Normalizes images and fills the padding beside them as `eval.pad` says.
+
+    Args:
+      task: holds mean, standard deviation and settings.
+      images: `b h w 3` RGB in 0..255, 0 beside the image.
+      size: `b 2` integers, rows and columns that are image.
+
+    Returns:
+      `b h w 3` float32.
+    """
+    pad = task.config.eval.pad
+    if pad == "mean":
+        return normalize(task, images, size)
+    return normalize(task, replicate_edges(images, size) if pad == "edge" else images)
+
+
 def train_step(
     task: Task, state: TrainState, batch: Batch, values: Hyperparameters | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -455,7 +473,7 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
       "branch/0" and so on, the mean over the channels of each branch of the last stage (paper,
       Figure 1), and "gate/NAME".
     """
-    outputs = _outputs(task, variables, normalize(task, batch["image"], batch["size"]))
+    outputs = _outputs(task, variables, normalize_padded(task, batch["image"], batch["size"]))
     size, corners = batch["image"].shape[1:3], task.config.model.align_corners
     scores = materialize(enlarge(_wide(outputs.logits), size, corners))
     return scores, explanation(outputs)

@@ -6,8 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.canvas import GAP, PAPER, STRIP, Color, caption, row, write_text
+from gsto_jax.canvas import GAP, STRIP, Color, caption, row
 from gsto_jax.figures import branch_figure, gate_figure
+from gsto_jax.legend import draw_legend
+from gsto_jax.padding import cut_map
 from gsto_jax.png_writer import PngWriter
 
 IGNORED: Color = (90, 90, 90)
@@ -74,8 +76,8 @@ def sample_panel(
     tiled = row([np.vstack([caption(name, t.shape[1]), t]) for name, t in tiles.items()])
     seen = sum(cv2.calcHist([x], [0], None, [256], [0, 256]) for x in (truth, prediction))
     present = [k for k in np.flatnonzero(seen).tolist() if k < len(classes)]
-    legend = _legend([(classes[k], palette[k]) for k in present], tiled.shape[1])
-    return np.vstack([tiled, legend])
+    listed = [classes[k] for k in present], [palette[k] for k in present]
+    return np.vstack([tiled, draw_legend(*listed, tiled.shape[1])])
 
 
 def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndarray] | None:
@@ -144,8 +146,7 @@ class PictureWriter(PngWriter):
         if shown:
             canvas = predictions.shape[1:3]
             of_picture = {
-                name: values[n][_share(values.shape[1:3], (height, width), canvas)]
-                for name, values in shown.items()
+                name: cut_map(values[n], (height, width), canvas) for name, values in shown.items()
             }
             yield from explanations(image, of_picture)
 
@@ -157,27 +158,3 @@ def explanations(
     yield "branches", branch_figure(image, maps)
     if any(name.startswith("gate/") for name in maps):
         yield "gates", gate_figure(image, maps)
-
-
-def _share(shape: Sequence[int], size: Sequence[int], canvas: Sequence[int]) -> tuple[slice, ...]:
-    """The part of a map of a canvas that shows the picture on it."""
-    return tuple(
-        slice(max(1, -(-side * part // whole)))
-        for side, part, whole in zip(shape, size, canvas, strict=True)
-    )
-
-
-def _legend(entries: Sequence[tuple[str, Color]], width: int) -> np.ndarray:
-    placed, x, line = [], 4, 0
-    for name, color in entries:
-        (advance, _), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
-        if x + 34 + advance > width and x > 4:
-            x, line = 4, line + 1
-        placed.append((x, line, name, color))
-        x += 34 + advance
-    canvas = np.full((STRIP * (line + 1), width, 3), PAPER, np.uint8)
-    for x, line, name, color in placed:
-        top = line * STRIP
-        cv2.rectangle(canvas, (x, top + 5), (x + 12, top + 17), color, -1)
-        write_text(canvas, name, x + 17, top + 15)
-    return canvas

@@ -16,6 +16,7 @@ import modes
 from configs import base
 from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
 from gsto_jax import checkpoint, distributed
+from gsto_jax.compiled_shapes import compilation_note
 from gsto_jax.config import flat
 from gsto_jax.errors import UserError
 from gsto_jax.eval_set import EvalSet
@@ -84,8 +85,10 @@ def make_segmentation_set(
         look = (data.classes, data.palette, data.ignore_label)
         return PictureWriter(folder, *look, chosen.pictures, chosen.figures, source.name)
 
-    canvases = 6 if protocol.suits_any_canvas else chosen.canvases
-    batches = EvalBatches(data, source, *_batch_of_host(task, mesh), canvases)
+    # Where it changes no score, images of all sizes share a few shapes.
+    canvases = 6 if protocol.suits_any_canvas else 0
+    host = _batch_of_host(task, mesh)
+    batches = EvalBatches(data, source, *host, canvases, protocol.bucket)
 
     def instances() -> InstanceCounts | None:
         sizes = data.instance_sizes or (0.0,) * len(data.classes)
@@ -95,6 +98,14 @@ def make_segmentation_set(
     name, count = data.eval_split, len(source)
     look = (data.classes, batches, protocol, pictures, instances)
     return SegmentationSet(name, count, *look), source
+
+
+def show_compilation(eval_set: EvalSet, show: Show) -> None:
+    """Says for how many shapes of images the network will compile, if there are several."""
+    if isinstance(eval_set, SegmentationSet):
+        sizes = {size for sizes in eval_set.batches.sizes.values() for size in sizes}
+        if note := compilation_note(eval_set.protocol, sizes):
+            show(f"evaluation  {note}")
 
 
 def _batch_of_host(task: Task, mesh: Mesh) -> tuple[int, int, int]:

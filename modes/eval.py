@@ -10,6 +10,7 @@ from modes.common import (
     make_eval_set,
     read_settings,
     run_folder,
+    show_compilation,
     show_warnings,
     shower,
 )
@@ -30,5 +31,6 @@ def run(args: Any) -> None:
     parallel.use_compilation_cache(settings.run.compilation_cache)
     train_set = found.record["train_set"]
     this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
+    show_compilation(eval_set, show)
     this.evaluate(found.state)
     show(f"checkpoint  {found.path}")

@@ -12,6 +12,7 @@ import jax
 
 from gsto_jax.errors import UserError
 from gsto_jax.export import export, verify
+from gsto_jax.export_description import preprocessing
 from gsto_jax.loading import Trained, load_trained
 from gsto_jax.predictor import Predictor
 from gsto_jax.weights import SUFFIXES, export_weights, format_for
@@ -37,7 +38,7 @@ def run(args: Any) -> None:
     programs = [name for name in args.formats if f".{name}" not in SUFFIXES]
     weights = [name for name in args.formats if name not in programs]
     if programs or not weights:
-        write_programs(trained, folder, programs, size, show)
+        write_programs(trained, folder, programs, size, show, args.long_side)
     for name in weights:
         show(f"export      {write_weights(trained, folder / f'weights.{name}')}")
     show(f"checkpoint  {trained.path}")
@@ -49,6 +50,7 @@ def write_programs(
     formats: list[str],
     size: tuple[int, int] | None,
     show: Callable[[str], None],
+    long_side: int | None = None,
 ) -> None:
     """Writes the network as programs, and compares them with it."""
     if trained.task.config.task != "segmentation":
@@ -56,7 +58,9 @@ def write_programs(
             f"checkpoint {trained.path} is of a {trained.task.config.task} task: only segmentation "
             "networks can be exported as programs: --formats=safetensors,pth writes its weights"
         )
-    predictor = Predictor.of(trained)
+    predictor = Predictor.of(trained, long_side)
+    if protocol := preprocessing(predictor)["test_protocol"]:
+        show(f"note: predict tests by {protocol}; the programs pass an image once, at scale 1")
     for path in export(predictor, folder, formats, size):
         show(f"export      {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     for check in verify(predictor, folder):

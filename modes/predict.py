@@ -13,11 +13,13 @@ import numpy as np
 from rich.console import Console
 
 from gsto_jax import reporting
+from gsto_jax.compiled_shapes import compilation_note
 from gsto_jax.config import RUNTIME, kind
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import Head, ImageRule
 from gsto_jax.loading import Trained, load_trained
 from gsto_jax.media import count_frames, image_head, read_image, video_frames
+from gsto_jax.padding import reduced_size
 from gsto_jax.parallel import use_compilation_cache
 from gsto_jax.pose.predictor import KINDS as POSE_KINDS
 from gsto_jax.pose.predictor import PosePrediction, PosePredictor
@@ -34,6 +36,7 @@ from gsto_jax.prediction_files import (
 )
 from gsto_jax.predictor import KINDS, Prediction, Predictor
 from gsto_jax.tasks import task_of
+from gsto_jax.video_writer import CODECS
 from gsto_jax.whole_file import is_full
 from modes.common import DEFAULTS
 from modes.person_boxes import read_boxes
@@ -41,8 +44,6 @@ from modes.terminal import make_console
 
 Predict = Callable[[Input, np.ndarray], Prediction | PosePrediction]
 
-_SHAPES = 6  # of pictures, before they are rounded to share some
-_MULTIPLE = 32
 _FRAMES = ".mp4/"  # between the name of a video and a frame's number
 _IMAGE_SETTINGS = tuple(field.name for field in fields(ImageRule))
 _SHOWN = 3  # names of files that are left out
@@ -81,7 +82,7 @@ def run(args: Any) -> None:
         if args.boxes:
             raise UserError("--boxes is for poses, and the checkpoint is of a segmentation task")
         predict = _segmenter(trained, args, explain, inputs, console)
-    writer = PredictionWriter(output, kinds, known)
+    writer = PredictionWriter(output, kinds, known, args.legend)
     if isinstance(trained.task, PoseTask):
         write_joints(output, trained.task.joints, trained.task.skeleton)
         earlier = read_poses(output)
@@ -118,6 +119,8 @@ def run(args: Any) -> None:
         console.print(_empty_note(empty, trained.task.config.pose.visible), soft_wrap=True)
     done = len(inputs) - len(work.lost)
     console.print(f"{done} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
+    for codec in sorted(writer.codecs - {"avc1"}):
+        console.print(f"videos      {CODECS[codec]}", soft_wrap=True)
     console.print(f"predictions {output.absolute()}", soft_wrap=True)
     console.print(f"checkpoint  {trained.path}", soft_wrap=True)
     if failed:
@@ -148,19 +151,12 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
 def _segmenter(
     trained: Trained, args: Any, explain: bool, inputs: list[Input], console: Console
 ) -> Predict:
-    """Labels pixels; pictures of many shapes are scaled to share some."""
-    predictor = Predictor.of(trained, args.long_side, max(1, args.multiple))
-    if not args.multiple and not predictor.protocol.suits_any_canvas:
-        sizes = {head.size_by(predictor.rule) for _, head in _heads(inputs)}
-        shapes = set(map(predictor.working_size, sizes))
-        if len(shapes) > _SHAPES:
-            predictor = replace(predictor, protocol=replace(predictor.protocol, multiple=_MULTIPLE))
-            rounded = set(map(predictor.working_size, sizes))
-            console.print(
-                f"{len(shapes)} shapes of pictures: scaled to {len(rounded)} whose sides are "
-                f"multiples of {_MULTIPLE}; --multiple=1 keeps them",
-                soft_wrap=True,
-            )
+    """Returns what labels the pixels of images; says so if many shapes will compile."""
+    predictor = Predictor.of(trained, args.long_side)
+    sizes = {head.size_by(predictor.rule) for _, head in _heads(inputs)}
+    sizes = {reduced_size(size, predictor.long_side) for size in sizes}
+    if note := compilation_note(predictor.protocol, sizes):
+        console.print(note, soft_wrap=True)
     return lambda entry, image: predictor(image, explain)
 
 
@@ -174,7 +170,7 @@ def _pose_predictor(
     empty: list[tuple[str, list[float]]],
 ) -> Predict:
     """Finds the joints of the persons in boxes, and keeps them by the name of their image."""
-    for name in ("long_side", "multiple"):
+    for name in ("long_side", "legend"):
         if getattr(args, name):
             raise UserError(f"--{name} is for segmentation, and the checkpoint is of a pose task")
     predictor, frames = PosePredictor.of(trained), Counter[str]()

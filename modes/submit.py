@@ -23,6 +23,7 @@ from modes.common import (
     make_segmentation_set,
     read_settings,
     run_folder,
+    show_compilation,
     show_warnings,
 )
 from modes.terminal import make_show
@@ -52,6 +53,7 @@ def run(args: Any) -> None:
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     variables = parallel.whole(found.state.variables, mesh)
     parallel.use_compilation_cache(settings.run.compilation_cache)
+    show_compilation(eval_set, show)
     with writer, reporting.stage(f"predicting {data.test_split}", len(names)) as advance:
 
         def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:

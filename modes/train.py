@@ -14,6 +14,7 @@ from data_pipelines import check_split, make_source, train_batches
 from gsto_jax import distributed, parallel, profiling, reporting
 from gsto_jax.config import Config
 from gsto_jax.experiment import Experiment
+from gsto_jax.padding import DIVISOR, PUBLISHED, Size, round_up
 from gsto_jax.plan.record import planned_seconds
 from gsto_jax.speed import workload
 from gsto_jax.workdir import Workdir, revision
@@ -23,6 +24,7 @@ from modes.common import (
     fingerprint,
     make_eval_set,
     read_settings,
+    show_compilation,
     show_warnings,
     shower,
 )
@@ -98,6 +100,9 @@ def run(args: Any) -> None:
             f"{unit}, learning rate {optim.learning_rate:g}{warmup}, on "
             f"{mesh.size} x {jax.devices()[0].device_kind}"
         )
+        if note := crop_note(settings, data.crop):
+            show(note)
+        show_compilation(eval_set, show)
         show(f"workdir     {workdir.path}")
         this = replace(this, workload=workload(task, mesh, data.crop, planned))
         if writes:
@@ -132,6 +137,21 @@ def profiling_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(profiling.SIGNAL, handler)
+
+
+def crop_note(settings: Config, crop: Size) -> str | None:
+    """Returns a warning about a training crop that the network's strides do not divide.
+
+    Published recipes, which `eval.pad_to` marks, keep theirs (LIP: 473x473).
+    """
+    stride = 8 if settings.model.context != "none" else DIVISOR
+    larger = round_up(crop, stride)
+    if settings.task != "segmentation" or settings.eval.pad_to == PUBLISHED or crop == larger:
+        return None
+    return (
+        f"warning: config.data.crop is {crop[0]}x{crop[1]}, which {stride} does not divide: maps "
+        f"inside the network are misaligned, unlike in tests; use {larger[0]}x{larger[1]}"
+    )
 
 
 def start_note(settings: Config, data_set: str) -> str | None:

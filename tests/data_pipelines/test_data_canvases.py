@@ -55,5 +55,12 @@ def test_hundreds_of_sizes_still_fit():
 
 def test_batches_hold_one_canvas_each():
     sizes = [(4, 4), (8, 8), (3, 4), (4, 4), (8, 7)]
-    plan = plan_batches(sizes, 2, [(4, 4), (8, 8)])
+    plan = plan_batches([(canvas_of(size, [(4, 4), (8, 8)]),) for size in sizes], 2)
     assert plan == [((4, 4), [0, 2]), ((4, 4), [3]), ((8, 8), [1, 4])]
+
+
+def test_buckets_of_one_padded_shape_stay_apart():
+    """Images that are padded alike at one scale and not at another share no batch."""
+    buckets = [((64, 64), (96, 96)), ((32, 64), (64, 96)), ((64, 64), (96, 64))] * 2
+    plan = plan_batches(buckets, 4)
+    assert plan == [((32, 64), [1, 4]), ((64, 64), [2, 5]), ((64, 64), [0, 3])]

@@ -192,6 +192,23 @@ def test_eval_covers_every_picture_once(
     assert len(set(shapes[0])) <= 2
 
 
+def test_eval_images_of_a_bucket_share_its_padded_shape(make_scenes_config, tiny_source):
+    """The first shape of a bucket is the batch's; the others keep images apart, on all shards."""
+
+    def bucket(size):
+        height, width = size
+        return ((-(-height // 8) * 8, -(-width // 8) * 8), (height // 5, 1))
+
+    source = tiny_source(8, ((3, 9), (4, 16), (6, 10), (8, 9)))
+    members = {(0, 4, 1, 5): (8, 16), (2, 6, 3, 7): (8, 16)}
+    for shard in range(2):
+        batches = list(EvalBatches(make_scenes_config(), source, 2, shard, 2, bucket=bucket))
+        assert len(batches) == 2
+        for batch in batches:
+            shape = next(v for k, v in members.items() if set(batch["index"].tolist()) < set(k))
+            assert batch["image"].shape[1:3] == batch["label"].shape[1:3] == shape
+
+
 def test_eval_of_one_size_keeps_the_order(make_scenes_config, tiny_source):
     batches = EvalBatches(make_scenes_config(), tiny_source(7), 3)
     for _ in range(2):

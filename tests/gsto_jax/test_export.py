@@ -6,9 +6,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 
 import jax
@@ -24,6 +26,7 @@ from gsto_jax.parallel import make_mesh
 from gsto_jax.predictor import Predictor
 from gsto_jax.task import initial_state
 from gsto_jax.tasks import task_of
+from tests.gsto_jax.onnx_labels import equal_labels
 from tests.gsto_jax.test_train import values
 from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
@@ -136,6 +139,28 @@ def test_onnx_gives_the_checkpoints_numbers(exported, tmp_path):
     properties = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert json.loads(properties["classes"]) == list(predictor.classes)
     assert properties["step"] == "7"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
+    reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",
+)
+def test_onnx_labels_as_the_predictor_does():
+    """Whatever becomes of an image before the network; of one convolution, so within seconds."""
+    cases = [
+        (80, {}),
+        (80, {"pad": "mean"}),
+        (0, {"pad": "black", "pad_to": 4}),
+        (80, {"pad_to": "published"}),
+        (80, {"data": {"base_size": 90}}),
+        (80, {"data": {"fixed_size": (45, 53)}, "score": "softmax"}),
+        (80, {}, (97, 129)),
+    ]
+    # In a process of its own: jax2onnx leaves functions of its own in JAX.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for case in cases:
+            assert min(pool.submit(equal_labels, *case).result()) >= 0.999, case
 
 
 @pytest.mark.parametrize(

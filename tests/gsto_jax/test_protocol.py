@@ -61,7 +61,7 @@ def scores_of(protocol, apply, image, canvas=None):
     canvas = canvas or size
     images = np.zeros((1, *canvas, 3), np.float32)
     images[0, : size[0], : size[1]] = image
-    outside = jnp.asarray((np.float32(protocol.pad) - MEAN) / STD)
+    outside = jnp.asarray((np.float32(protocol.pad or MEAN) - MEAN) / STD)
 
     @jax.jit
     def step(images, taps):
@@ -165,7 +165,7 @@ def test_one_look_equals_the_plain_step(network):
     task, variables = network
     batch = pictures([(64, 64), (50, 41)], (64, 64))
     mesh = make_mesh(jax.devices()[:1])
-    protocol = Protocol(pad=task.mean)
+    protocol = Protocol(pad=None)
     found = score_batch(task, protocol, mesh, variables, batch, [(64, 64), (50, 41)])
     labels = {"label": np.zeros((2, 64, 64), np.uint8), "mask": np.ones(2, bool)}
     _, predictions, _ = jax.jit(partial(eval_step, task))(variables, batch | labels)

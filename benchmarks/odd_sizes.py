@@ -1,0 +1,161 @@
+"""Scores of images whose sides 32 does not divide, by how they are padded before the network.
+
+    python benchmarks/odd_sizes.py --checkpoint=RUN [--sizes=125x253,353x481] [--images=60]
+        [--multiples=1,4,8,16,32,64] [--contents=mean,edge,reflect] [--flip] [--csv=FILE]
+
+Images are padded right and below to multiples of a number of pixels, scored by one pass at scale 1,
+and the logits cut back. Multiple 1 is the published way: no padding, and logits of ceil(h/4) rows
+stretched to h. Drawn scenes are drawn at each size; the evaluation images of any other dataset are
+cut to it from their top left corner. Prints a table and appends it as CSV beside this file.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines import DataConfig, make_source
+from gsto_jax.loading import load_trained
+from gsto_jax.metrics import best_class, confusion_matrix, scores
+from gsto_jax.parallel import compiler_options, make_mesh
+from gsto_jax.resample import enlarge
+from gsto_jax.task import Task, logits, normalize
+from modes.common import DEFAULTS
+
+Size = tuple[int, int]
+CONTENTS = {"mean": "constant", "edge": "edge", "reflect": "reflect"}
+"""Modes of `np.pad` by the content of the padding; the mean of normalized images is 0."""
+SIZES = "128x256,125x253,353x481,97x129,375x500,333x500,360x480,241x319"
+
+
+def read_samples(config: dict[str, Any], size: Size, count: int) -> list[tuple[Any, Any]]:
+    """Reads the first evaluation images and label maps at a size; fewer if there are fewer."""
+    data = config["data"] | {"eval_size": count}
+    if data["source"] == "scenes":
+        data["image_size"] = size
+    source = make_source(DataConfig(**data), data["eval_split"])
+    samples = []
+    for index in range(len(source)):
+        element = source[index]
+        image, label = (np.asarray(element[name]) for name in ("image", "label"))
+        if image.shape[0] >= size[0] and image.shape[1] >= size[1]:
+            samples.append((image[: size[0], : size[1]], label[: size[0], : size[1]]))
+    return samples
+
+
+def pad_right_and_below(image: Any, multiple: int, content: str) -> np.ndarray:
+    """Pads a normalized image `h w 3` to multiples of a number of pixels."""
+    below, right = (-side % multiple for side in image.shape[:2])
+    return np.pad(image, ((0, below), (0, right), (0, 0)), CONTENTS[content])
+
+
+@partial(jax.jit, static_argnums=(0, 3), compiler_options=compiler_options(make_mesh()))
+def score(task: Task, variables: Any, padded: Any, size: Size, label: Any, mirrored: Any) -> Any:
+    """Computes the confusion matrix of a padded normalized image, and of its mirror if any."""
+
+    def cut(x: Any) -> Any:
+        whole = enlarge(logits(task, variables, x[None]), x.shape[:2], False)
+        return whole[:, : size[0], : size[1]]
+
+    values = cut(padded)
+    if mirrored is not None:
+        values = values + cut(mirrored)[:, :, ::-1]
+    predictions = best_class(values)[0]
+    return confusion_matrix(label, predictions, task.num_classes, task.ignore_label)
+
+
+def mean_iou(
+    trained: Any, samples: list[tuple[Any, Any]], multiple: int, content: str, flip: bool
+) -> float:
+    """Returns the mean IoU in percent of images padded one way."""
+    total: Any = 0
+    for image, label in samples:
+        x = np.asarray(normalize(trained.task, jnp.asarray(image)[None])[0])
+        padded = pad_right_and_below(x, multiple, content)
+        mirrored = pad_right_and_below(x[:, ::-1], multiple, content) if flip else None
+        size = (image.shape[0], image.shape[1])
+        total += np.asarray(score(trained.task, trained.variables, padded, size, label, mirrored))
+    return 100 * scores(np.asarray(total, np.int64)).mean_iou
+
+
+def main() -> None:
+    """Measures every size, prints the table and appends it to the CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--root", default="", help="directory of the dataset, if it moved")
+    parser.add_argument("--sizes", default=SIZES)
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--multiples", default="1,4,8,16,32,64")
+    parser.add_argument("--contents", default="mean,edge,reflect")
+    parser.add_argument("--flip", action="store_true")
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+
+    trained = load_trained(args.checkpoint, DEFAULTS)
+    config = dict(trained.config)
+    if args.root:
+        config["data"] = config["data"] | {"root": args.root}
+    ways = [
+        (multiple, content)
+        for multiple in map(int, args.multiples.split(","))
+        for content in (args.contents.split(",") if multiple > 1 else ["mean"])
+    ]
+    rows = []
+    for text in args.sizes.split(","):
+        height, width = map(int, text.split("x"))
+        samples = read_samples(config, (height, width), args.images)
+        programs: dict[tuple[Any, ...], float] = {}
+        for multiple, content in ways:
+            shape = tuple(-(-side // multiple) * multiple for side in (height, width))
+            # Without padding the content is none, so the score is known.
+            key = (shape, content if shape != (height, width) else "")
+            if key not in programs:
+                programs[key] = mean_iou(trained, samples, multiple, content, args.flip)
+            row = {
+                "network": f"{config['name']}-{config['model']['variant']}",
+                "size": text,
+                "images": len(samples),
+                "flip": int(args.flip),
+                "multiple": multiple,
+                "content": content if multiple > 1 else "published",
+                "shape": "x".join(map(str, shape)),
+                "mean_iou": f"{programs[key]:.2f}",
+            }
+            rows.append(row)
+            print(" ".join(map(str, row.values())), flush=True)
+        jax.clear_caches()
+    show_table(rows, ways)
+    stem = f"odd_sizes_{platform.machine()}_jax{jax.__version__}_opencv{cv2.__version__}.csv"
+    path = args.csv or Path(__file__).parent / stem
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator=os.linesep)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def show_table(rows: list[dict[str, Any]], ways: list[tuple[int, str]]) -> None:
+    """Prints a row for each size and a column for each kind of padding, then their means."""
+    names = ["published" if m == 1 else f"{m} {content}" for m, content in ways]
+    print(f"| size | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+    table = [rows[n : n + len(ways)] for n in range(0, len(rows), len(ways))]
+    for line in table:
+        print(f"| {line[0]['size']} | {' | '.join(row['mean_iou'] for row in line)} |")
+    means = np.mean([[float(row["mean_iou"]) for row in line] for line in table], 0)
+    print(f"| mean | {' | '.join(f'{mean:.2f}' for mean in means)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A task whose network is one convolution: what surrounds a network is tested in milliseconds."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gsto_jax.config import Config
+from gsto_jax.models.hrnet import Outputs
+from gsto_jax.parallel import make_mesh
+from gsto_jax.predictor import Predictor
+from gsto_jax.protocol import protocol_of
+from gsto_jax.task import Task
+from tests.gsto_jax.test_train import MEAN, STD, values
+
+CLASSES = 4
+
+
+def convolution(x):
+    """A random filter of stride 4, `b h w 3` to `b ceil(h/4) ceil(w/4) 4`, that sees 7 pixels."""
+    kernel = np.random.default_rng(0).normal(size=(7, 7, 3, CLASSES)).astype(np.float32) / 7
+    return jax.lax.conv_general_dilated(
+        x,
+        jnp.asarray(kernel),
+        (4, 4),
+        [(3, 3), (3, 3)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class SmallTask(Task):
+    """Its network is `convolution`."""
+
+    @property
+    def model(self):
+        def apply(_, images):
+            logits = convolution(images)
+            return Outputs(logits, {}, {"stage4": [logits, logits[:, ::2, ::2]]}, {})
+
+        return SimpleNamespace(apply=apply)
+
+
+def image_of(size, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def make_predictor(long_side=0, data=None, **evaluation):
+    config = values()
+    config["eval"] |= evaluation
+    config["data"] |= data or {}
+    settings = Config.from_dict({k: v for k, v in config.items() if k != "data"})
+    task = SmallTask(settings, 4, 255, MEAN, STD)
+    protocol = protocol_of(config)
+    palette = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+    names = ("a", "b", "c", "d")
+    return Predictor(
+        task,
+        {},
+        protocol,
+        long_side,
+        names,
+        palette,
+        make_mesh(jax.devices()[:1]),
+        Path("run/7"),
+        config,
+    )
