@@ -127,7 +127,8 @@ def parse(argv: list[str]) -> list[str]:
 
 def start() -> None:
     """Runs the program, and ends with status 130 for Ctrl-C at any moment."""
-    with Interrupt(raises=True) as interrupt:
+    loading = SimpleNamespace(description="starting", announce=False, resumable=True)
+    with Interrupt(raises=True, stages=lambda: [loading]) as interrupt:
         try:
             from absl import app
 

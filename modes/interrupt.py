@@ -37,7 +37,8 @@ class Interrupt:
       raises: whether the first signal raises KeyboardInterrupt in the main thread, which suits
         operations that have nothing to save; otherwise the caller asks whether to stop.
       stages: returns the operations under way (`gsto_jax.reporting.Stage`), outermost first. Inside
-        a resumable one SIGTERM ends the process after `PATIENCE`.
+        a resumable one SIGTERM ends the process after `PATIENCE`, and where the first signal
+        raises, that one ends it at once.
       end: ends the process with a message after such a SIGTERM.
       unit: what is done before the caller stops, where no stage is announced.
 
@@ -85,7 +86,10 @@ class Interrupt:
         again, self._again = self._again or self.received is None, False
         self.received = self.received or signal.Signals(number).name
         if self._raises and again:
-            raise KeyboardInterrupt
+            if _importing(frame):
+                self._lost = True  # comes again: an exception crashes C++ that is being loaded
+            else:
+                raise KeyboardInterrupt
 
     def _note_lost(self, unraisable: Any) -> None:
         """Notes a KeyboardInterrupt that met a callback, such as JAX's in garbage collection."""
@@ -106,6 +110,8 @@ class Interrupt:
                 for number in filter(SIGNALS.__contains__, numbers):
                     if first is None:
                         first, since = number, time.monotonic()
+                        if self._raises and any(stage.resumable for stage in self.stages()):
+                            exit_now(*ENDS[signal.Signals(number).name])
                         self._acknowledge(number)
                     elif number == signal.SIGINT and own:
                         own -= 1
@@ -178,6 +184,15 @@ def _descendants() -> list[int]:
         found += below
         parents += below
     return found
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded in a frame or below it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _forget() -> None:
