@@ -26,7 +26,7 @@ from gsto_jax.legend import add_legend
 from gsto_jax.loading import Trained, load_trained
 from gsto_jax.media import load_rgb
 from gsto_jax.metrics import best_class
-from gsto_jax.padding import cut_map, reduced_size
+from gsto_jax.padding import DIVISOR, PUBLISHED, cut_map, reduced_size
 from gsto_jax.parallel import compiler_options, on_mesh
 from gsto_jax.protocol import Protocol, Size, linear_taps, protocol_of
 from gsto_jax.reporting import ReportedProgram
@@ -129,7 +129,8 @@ class Predictor:
           long_side: of the largest pictures to look at as they are; None: twice the long side of a
             training crop; 0: no limit.
           pad_to: the setting `eval.pad_to`: sides are padded to multiples of it, or "published" for
-            images as they are; None: as the checkpoint says.
+            images as they are; None: as the checkpoint says, but 32 where it says "published" and
+            scores images whole and in their own size (see `_for_any_image`).
           defaults: of settings that the checkpoint is too old to hold.
 
         Raises:
@@ -150,8 +151,9 @@ class Predictor:
                 f"checkpoint {trained.path} is of a {task.config.task} task: use "
                 "gsto_jax.pose.predictor.PosePredictor"
             )
-        if pad_to is not None:
-            config = {**config, "eval": {**config["eval"], "pad_to": pad_to}}
+        changes = _for_any_image(config) if pad_to is None else {"pad_to": pad_to}
+        if changes:
+            config = {**config, "eval": {**config["eval"], **changes}}
             task = task_of(config)
         data = config["data"]
         return cls(
@@ -228,6 +230,18 @@ class Predictor:
         }
         across = {"index": columns.index[None], "weight": columns.weight[None]}
         return np.asarray(_enlarged_best(scores, strips, across)).reshape(height, -1)[: size[0]]
+
+
+def _for_any_image(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings of `eval` that label images of any size best (docs/evaluation.md).
+
+    A published protocol keeps images as they are, for the published scores on its own data set. A
+    network that was trained and is tested at one fixed size keeps that size.
+    """
+    evaluation, has_own_size = config["eval"], not any(config["data"]["fixed_size"])
+    is_whole = evaluation["window"] != "slide"
+    published = evaluation["pad_to"] == PUBLISHED
+    return {"pad_to": DIVISOR, "pad": "edge"} if published and is_whole and has_own_size else {}
 
 
 def _shrunk(image: np.ndarray, size: Size) -> np.ndarray:

@@ -152,7 +152,7 @@ def _segmenter(
     trained: Trained, args: Any, explain: bool, inputs: list[Input], console: Console
 ) -> Predict:
     """Returns what labels the pixels of images; says so if many shapes will compile."""
-    predictor = Predictor.of(trained, args.long_side)
+    predictor = Predictor.of(trained, args.long_side, vars(args).get("config.eval.pad_to"))
     sizes = {head.size_by(predictor.rule) for _, head in _heads(inputs)}
     sizes = {reduced_size(size, predictor.long_side) for size in sizes}
     if note := compilation_note(predictor.protocol, sizes):

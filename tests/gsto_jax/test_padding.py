@@ -2,20 +2,30 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base, cityscapes_r50_aspp, lip_w48, pascal_context_w48, quickstart
+from configs import (
+    base,
+    cityscapes_r50_aspp,
+    cityscapes_w48,
+    lip_w48,
+    pascal_context_w48,
+    quickstart,
+)
 from gsto_jax import UserError
 from gsto_jax.compiled_shapes import compilation_note, compiled_shapes
 from gsto_jax.config import ADDED, Config, filled
 from gsto_jax.inference import score_batch
+from gsto_jax.loading import Trained
 from gsto_jax.one_pass import one_pass_of, predict_once
 from gsto_jax.padding import cut_map, reduced_size, replicate_edges, round_up, scaled_size
 from gsto_jax.parallel import make_mesh
+from gsto_jax.predictor import Predictor
 from gsto_jax.protocol import Protocol, protocol_of
 from gsto_jax.task import normalize_padded, score_step
 from gsto_jax.tasks import task_of
@@ -259,3 +269,21 @@ def test_a_training_crop_that_does_not_divide():
     plain = {"gfm": False, "gtm": ("none",) * 3}
     dilated = replace(settings.model, variant="resnet50", context="ppm", **plain)
     assert crop_note(replace(settings, model=dilated), (104, 136)) is None
+
+
+@pytest.mark.parametrize(
+    ("module", "pad_to", "expected"),
+    [
+        (cityscapes_w48, None, (32, None)),  # scored whole
+        (cityscapes_w48, "published", (0, (0.0, 0.0, 0.0))),
+        (cityscapes_w48, 64, (64, (0.0, 0.0, 0.0))),
+        (lip_w48, None, (0, MEAN)),  # trained and tested at 473x473
+        (pascal_context_w48, None, (0, (0.0, 0.0, 0.0))),  # by windows
+        (quickstart, None, (32, None)),
+    ],
+)
+def test_any_image_is_padded_unless_asked_otherwise(module, pad_to, expected):
+    config = json.loads(module.get_config().to_json())
+    trained = Trained(task_of(config), {}, MESH, Path("run/7"), config)
+    protocol = Predictor.of(trained, pad_to=pad_to).protocol
+    assert (protocol.pad_to, protocol.pad) == expected
