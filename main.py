@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -128,22 +129,16 @@ def parse(argv: list[str]) -> list[str]:
 def start() -> None:
     """Runs the program, and ends with status 130 for Ctrl-C at any moment."""
     loading = SimpleNamespace(description="starting", announce=False, resumable=True)
-    with Interrupt(raises=True, stages=lambda: [loading]) as interrupt:
-        try:
-            from absl import app
+    try:
+        with Interrupt(raises=True, stages=lambda: [loading]) as interrupt:
+            try:
+                from absl import app
 
-            app.run(partial(main, interrupt=interrupt), flags_parser=parse)
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] in OWN:
-                raise
-            print(
-                f"main.py needs the package {error.name}, which is not installed: run pip install "
-                "'.[train]' in the clone",
-                file=sys.stderr,
-            )
-            sys.exit(2)
-        except KeyboardInterrupt:
-            exit_now(*ENDS[interrupt.received or "SIGINT"])
+                app.run(partial(main, interrupt=interrupt), flags_parser=parse)
+            except KeyboardInterrupt:
+                exit_now(*ENDS[interrupt.received or "SIGINT"])
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # an exception at Python's own end may crash
 
 
 if __name__ == "__main__":
