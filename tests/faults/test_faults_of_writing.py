@@ -200,7 +200,7 @@ def test_one_message_and_status_1(monkeypatch, capsys):
         raise OSError(errno.ENOSPC, "No space left on device", "/run/scores.csv")
 
     monkeypatch.setattr(tables, "run", fail)
-    monkeypatch.setattr(main, "flags", SimpleNamespace(FLAGS=Flags()))
+    monkeypatch.setattr("absl.flags.FLAGS", Flags())
     monkeypatch.setattr(host_memory, "keep_freed_memory", lambda: None)
     with pytest.raises(SystemExit) as caught:
         main.main(["main.py"])
