@@ -93,7 +93,7 @@ def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
         lambda batch, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
     )
     found = Predictor.load(tmp_path)(picture())
-    assert len(np.unique(found.labels)) > 2, "it has something to get wrong"
+    assert len(np.unique(found.labels)) > 1, "it has something to get wrong"
     assert found.labels.dtype == np.uint8
     np.testing.assert_array_equal(found.labels, seen[0])
 
