@@ -133,16 +133,16 @@ def test_size_and_callable_resampling():
 
 
 @pytest.mark.parametrize(
-    ("transfer", "message"),
+    ("arguments", "message"),
     [
-        (ScaleTransfer(resample="cubic"), "'cubic'"),
-        (ScaleTransfer(resample="strided_conv", factor=3), "factor 3 is not a power of two"),
-        (ScaleTransfer(resample="avg_pool", size=(2, 2)), "takes a factor"),
+        ({"resample": "cubic"}, "'cubic'"),
+        ({"resample": "strided_conv", "factor": 3}, "factor 3 is not a power of two"),
+        ({"resample": "avg_pool", "size": (2, 2)}, "takes a factor"),
     ],
 )
-def test_impossible_transfers_are_named(transfer, message):
+def test_impossible_transfers_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        transfer.init(KEY, normal(1, 4, 6, 3))
+        ScaleTransfer(**arguments).init(KEY, normal(1, 4, 6, 3))
 
 
 # GSTO
