@@ -15,6 +15,8 @@ from modes.interrupt import ENDS, Interrupt, exit_now
 
 OWN = ("configs", "data_pipelines", "gsto_jax", "modes")
 """Packages of the clone: where one is missing, no `pip install` brings it."""
+OF_CHECKPOINT = ("predict", "report", "export")
+"""Modes whose settings are those of a run or checkpoint."""
 
 
 def main(argv: Sequence[str], interrupt: Interrupt | None = None) -> None:
@@ -87,6 +89,7 @@ def _check(args: SimpleNamespace) -> None:
             f"unknown argument {args.inputs[0]!r}: settings start with --config., and pictures "
             "are for --mode=predict"
         )
+    _check_settings(args.mode)
     for name, readers in FLAGS.items():
         if flags.FLAGS[name].present and args.mode not in readers:
             raise UserError(f"--{name} is for --mode={' or '.join(readers)}, not {args.mode}")
@@ -94,6 +97,20 @@ def _check(args: SimpleNamespace) -> None:
         print(note, file=sys.stderr)
     if args.mode != "prepare":
         keep_freed_memory()  # works only before JAX finds its devices
+
+
+def _check_settings(mode: str) -> None:
+    """Raises UserError for settings given to a mode that takes them from a run or checkpoint."""
+    from configs import command_line
+    from gsto_jax.errors import UserError
+
+    if mode not in OF_CHECKPOINT:
+        return
+    named = [] if command_line.value_of("config", sys.argv) is None else ["--config"]
+    if mode != "predict":  # which takes some settings, and checks them itself
+        named += command_line.overrides()
+    if named:
+        raise UserError(f"{named[0]} is not for --mode={mode}: the checkpoint has its settings")
 
 
 def _join(args: SimpleNamespace) -> None:

@@ -165,6 +165,8 @@ def _check_complete(config: Any, file: str) -> None:
         )
     known, names = list(flat(base.get_config())), set(flat(config))
     for name in sorted(names.difference(known)):
+        if any(setting.startswith(f"{name}.") for setting in known):
+            raise ConfigError(f"{file}: a value replaces config.{name}: give {_TYPES[ConfigDict]}")
         raise ConfigError(f"{file}: {unknown_setting(name, known)}")
     for name in known:
         if name not in names:

@@ -140,6 +140,8 @@ def setting_comments() -> dict[str, str]:
     name, above = "", ""
     for line in Path(base.__file__).read_text().splitlines():
         code, _, comment = (part.strip() for part in line.partition("#"))
+        if code.startswith("return config"):  # the end of the settings
+            break
         if match := re.match(r"(\w+)\.(\w+) = (?:(\w+) = ConfigDict)?", code):
             name = sections.get(match[1], "?") + match[2]
             if match[3]:

@@ -45,6 +45,10 @@ END = "    return config\n"
             ": unknown setting config.model.varient: did you mean config.model.variant?",
         ),
         (
+            f"{START}    config.model = None\n{END}",
+            ": a value replaces config.model: give no value to a section, but to a setting in it",
+        ),
+        (
             f"{START}    config.train.steps = 'many'\n{END}",
             ", line 5: config.train.steps is 'many': give a whole number",
         ),
@@ -167,6 +171,7 @@ def test_every_setting_is_found_with_its_comment():
     comments = help.setting_comments()
     assert set(comments) == set(loading.flat(base.get_config()))
     assert sum(not comment for comment in comments.values()) < 5
+    assert comments["run.compilation_cache"] == "compiled programs; empty: keeps none"
     page = help.page(["main.py", "--help_config=Optim"])
     assert "optim.learning_rate = 0.01\n      of step 0\n" in page
     named, _, mentioned = page.partition("others whose comment mentions")

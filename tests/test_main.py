@@ -64,6 +64,15 @@ def refused(*args, **kwargs):
         ),
         (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
         (["--config=configs/nope.py"], "no configuration configs/nope.py: configs/ holds those"),
+        (
+            ["--mode=predict", "--config=configs/lip_w48.py:ms", "--checkpoint=x", "x.jpg"],
+            "--config is not for --mode=predict: the checkpoint has its settings",
+        ),
+        (
+            ["--mode=export", "--checkpoint=x", "--config.eval.pad_to=published"],
+            "--config.eval.pad_to=published is not for --mode=export",
+        ),
+        (["--mode=report", "--workdir=x", "--noconfig.eval.flip"], "is not for --mode=report"),
         (["--config=README.md"], "'README.md' is no Python file: give one, such as configs/qu"),
         (["--config=camvid_w18s"], "camvid_w18s: did you mean configs/camvid_w18s.py?"),
         (["--config=lip_w48s.py:ms"], "lip_w48s.py: did you mean configs/lip_w48.py:ms?"),

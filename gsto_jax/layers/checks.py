@@ -28,6 +28,15 @@ def check(layer: Any, **rules: Rule) -> None:
         rule(f"{type(layer).__name__}: {name}", getattr(layer, name))
 
 
+def check_rank(x: Array, name: str) -> None:
+    """Raises ValueError unless `x` is a batch of maps, such as for tokens `b n c`."""
+    if x.ndim != 4:
+        raise ValueError(
+            f"{name} takes maps b h w c, not {x.shape} (tokens b n c: reshape them to the grid "
+            "they lie in)"
+        )
+
+
 def check_map(x: Array, name: str, channels: int | None = None) -> None:
     """Raises ValueError unless `x` is `b h w c` with pixels and, where given, so many channels."""
     if x.ndim != 4 or (channels is not None and x.shape[-1] != channels):

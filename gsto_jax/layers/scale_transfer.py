@@ -14,6 +14,7 @@ from gsto_jax.layers.checks import (
     IMPLEMENTATION,
     PARTS,
     check,
+    check_rank,
     each,
     flag,
     function,
@@ -77,7 +78,7 @@ class ScaleTransfer(nn.Module):
         "nearest" without a convolution keeps integers, since it only copies them.
 
         Raises:
-          ValueError: an unknown resampling, or a factor that it cannot do.
+          ValueError: `x` is no map `b h w c`, or the resampling cannot do the factor.
         """
         if self.features is not None and self.features != x.shape[-1]:
             x = self.conv(self.features, 1, name="project")(x)
@@ -86,6 +87,7 @@ class ScaleTransfer(nn.Module):
         if self.resample in ("bilinear", "nearest"):
             size = self.size or (x.shape[1] * self.factor, x.shape[2] * self.factor)
             return resize(x, size, self.resample, self.align_corners)
+        check_rank(x, f"'{self.resample}'")
         if self.size is not None:
             raise ValueError(f"'{self.resample}' takes a factor, not a size")
         if self.resample == "avg_pool":

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -68,7 +69,8 @@ def match(state: Mapping[str, np.ndarray], variables: Variables, form: Format) -
       NumPy arrays in the dtypes of `variables`.
 
     Raises:
-      UserError: naming the keys that are missing, unused, or of another shape.
+      UserError: naming the keys that are missing, unused, of another shape, or no finite
+        floating-point numbers.
     """
     used: set[str] = set()
     fresh: dict[Path, str] = {}
@@ -93,6 +95,9 @@ def match(state: Mapping[str, np.ndarray], variables: Variables, form: Format) -
             shape = arrays[0].shape if value is None else value.shape
             problems.append(f"{keys[0]} has shape {shape}, our {'/'.join(path)} {leaf.shape}")
             continue
+        if problem := _bad_numbers(value):
+            problems.append(f"{keys[0]} {problem}")
+            continue
         value = value.astype(leaf.dtype)
         if form.absolute_gamma and path[-1] == "scale":
             value = np.abs(value) + np.asarray(_GAMMA, value.dtype)
@@ -111,6 +116,14 @@ def match(state: Mapping[str, np.ndarray], variables: Variables, form: Format) -
         _grouped((part, "/".join(path[1:])) for path, part in fresh.items()),
         _grouped((_first_words(key), key) for key in unused),
     )
+
+
+def _bad_numbers(value: np.ndarray) -> str:
+    """Returns why an array cannot be one of a network, such as quantized weights; "" if it can."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return f"holds {value.dtype}, not floating-point numbers"
+    bad = value.size - np.count_nonzero(np.isfinite(value))
+    return f"has {bad} of {value.size} values that are not finite" if bad else ""
 
 
 def _keys(path: Path, leaf: Any, form: Format, part: str | None) -> list[str]:

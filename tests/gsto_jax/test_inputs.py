@@ -200,6 +200,13 @@ def test_maps_without_pixels_are_refused():
             run(jnp.zeros((2, 0, 3, 1)))
 
 
+@pytest.mark.parametrize("resample", ["avg_pool", "strided_conv", "bilinear", "nearest"])
+@pytest.mark.parametrize("shape", [(2, 196, 8), (8, 8, 8), (1, 1, 8, 8, 8)])
+def test_transfers_take_maps_alone(resample, shape):
+    with pytest.raises((ValueError, UserError), match="maps b h w c"):
+        gsto_jax.ScaleTransfer(8, resample, 2).init(KEY, jnp.zeros(shape))
+
+
 # BatchNorm needs two values per channel
 
 

@@ -516,6 +516,21 @@ def test_shards_and_indices_that_disagree(state, sharded):
     attempt("is missing beside it")
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda x: np.full_like(x, np.nan), r"conv1\.weight has \d+ of \d+ values .* not finite"),
+        (lambda x: np.where(x == x.max(), np.inf, x), r"conv1\.weight has 1 of"),
+        (lambda x: x.astype(np.int8), r"conv1\.weight holds int8, not floating-point numbers"),
+    ],
+)
+def test_numbers_that_are_no_weights(state, tmp_path, damage, message):
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, state | {"conv1.weight": damage(state["conv1.weight"])})
+    with pytest.raises(UserError, match=message):
+        import_weights(path, blank(SEGMENTATION))
+
+
 def test_folders_with_one_file_or_several(state, tmp_path):
     write_safetensors(tmp_path / "a.safetensors", state)
     save_torch(tmp_path / "a.pth", {key: value + 1 for key, value in state.items()})
