@@ -51,6 +51,10 @@ _HRNET_ONLY: dict[str, Any] = {
 """Settings that say nothing of a ResNet, and what they then have to be."""
 
 
+_PAD_TO = range(4, 4097, 4)
+"""Multiples that sides may be padded to: logits have a quarter of the resolution at least."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network. See `GSTOSpec`, `AttentionSpec`, `HRNet` and `ContextNet` for the fields."""
@@ -289,10 +293,11 @@ class EvalConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _require(self.batch_size >= 1, "eval.batch_size", self.batch_size, "use at least 1")
         _require(
-            self.pad_to == PUBLISHED or (type(self.pad_to) is int and self.pad_to >= 1),
+            self.pad_to == PUBLISHED or (type(self.pad_to) is int and self.pad_to in _PAD_TO),
             "eval.pad_to",
             self.pad_to,
-            f"give a number of pixels, such as 32, or '{PUBLISHED}'",
+            f"give a number of pixels that 4 divides, such as 32, up to {_PAD_TO[-1]}, or "
+            f"'{PUBLISHED}'",
         )
         _one_of(self.pad, "eval.pad", ("edge", "mean", "black"))
         _one_of(self.absent, "eval.absent", ("exclude", "zero"))

@@ -243,7 +243,7 @@ def test_published_recipes_stay_published():
     assert ADDED["eval"]["pad_to"] == base.get_config().eval.pad_to
 
 
-@pytest.mark.parametrize("value", [0, -4, "32", "publshed", 1.5, True, None])
+@pytest.mark.parametrize("value", [0, 1, -4, 33, 10**6, "32", "publshed", 1.5, True, None])
 def test_impossible_multiples(value):
     config = {name: section for name, section in values().items() if name != "data"}
     config["eval"]["pad_to"] = value
