@@ -152,6 +152,15 @@ def start() -> None:
                 from absl import app
 
                 app.run(partial(main, interrupt=interrupt), flags_parser=parse)
+            except ModuleNotFoundError as error:
+                if (error.name or "").partition(".")[0] in OWN:
+                    raise
+                print(
+                    f"main.py needs the package {error.name}, which is not installed: run pip "
+                    "install '.[train]' in the clone",
+                    file=sys.stderr,
+                )
+                sys.exit(2)
             except KeyboardInterrupt:
                 exit_now(*ENDS[interrupt.received or "SIGINT"])
     finally:

@@ -1,5 +1,6 @@
 """Reads COCO keypoint files: images, categories, and the persons of one category."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -217,8 +218,9 @@ def _check_joint_names(category: Category, joints: Sequence[str], name: str) -> 
             f"{name}: category {category} has {len(theirs)} keypoints, config.data.keypoints.names"
             f" {len(ours)}; describe the file's keypoints there, or choose another category."
         )
-    if theirs != ours and sorted(theirs) == sorted(ours):
-        n = next(n for n, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
+    plain = [[re.sub(r"[\W_]", "", joint.casefold()) for joint in each] for each in (theirs, ours)]
+    if plain[0] != plain[1] and sorted(plain[0]) == sorted(plain[1]):
+        n = next(n for n, (a, b) in enumerate(zip(*plain, strict=True)) if a != b)
         raise DataError(
             f"{name}: keypoint {n} of category {category} is {theirs[n]}, and {ours[n]} in"
             " config.data.keypoints.names; give names, flip_pairs, skeleton and sigmas in the"

@@ -62,7 +62,11 @@ def label_ids(data: bytes, name: str, rule: ImageRule) -> np.ndarray:
         raw = _stored_ids(data)
         if raw.ndim == 2 and raw.dtype in (np.uint8, np.uint16):
             return read_head(data).orient(raw, rule)
-    channels = 1 if raw.ndim == 2 else raw.shape[2]
+    if raw.ndim == 2:
+        raise DataError(
+            f"{name} holds {raw.dtype} values; save its ids as integers of 8 or 16 bits."
+        )
+    channels = raw.shape[2]
     raise DataError(
         f"{name} holds {channels} channels of {raw.dtype}; a label is one channel of 8 or 16"
         " bit ids: convert its colours to ids first."

@@ -1,6 +1,7 @@
 """Pictures and labels from files."""
 
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,21 @@ def _listed(root: Path, list_name: str) -> Pairs:
         stems=tuple(os.path.splitext(image.replace("\\", "/"))[0] for image, _, _, _ in pairs),
         images=tuple(image for _, _, image, _ in pairs),
         labels=tuple(label for _, _, _, label in pairs),
-        warnings=(),
+        warnings=_listed_again(path, [(image, label) for _, _, image, label in pairs]),
     )
+
+
+def _listed_again(path: Path, pairs: list[tuple[Path, Path]]) -> tuple[str, ...]:
+    """Returns a warning for images that a list names more than once, with one label or others."""
+    counts = Counter(image for image, _ in pairs)
+    labels = Counter(image for image, _ in set(pairs))
+    again = [image for image, count in counts.items() if count > 1]
+    if not again:
+        return ()
+    others = sum(labels[image] > 1 for image in again)
+    differ = f", {others} of them with different labels" if others else ""
+    noun = "image" if len(again) == 1 else "images"
+    return (f"{path} names {len(again)} {noun} more than once{differ}: {named_few(again)}",)
 
 
 def _walked(root: Path, config: DataConfig, split: str) -> Pairs:

@@ -59,9 +59,10 @@ def pair_folders(
     ]
     unlabeled = [image for image, stem in chosen.items() if stem not in by_stem]
     if unlabeled:
+        expected = _expected(chosen[unlabeled[0]], label_suffix, orphans, label_files.others)
         raise DataError(
             f"{len(unlabeled)} of the {len(chosen)} images in {images} have no label in {labels}:"
-            f" {named_few(unlabeled)}{_expected(chosen[unlabeled[0]], label_suffix, orphans)}."
+            f" {named_few(unlabeled)}{expected}."
             " Label them, take them out, or correct image_suffix and label_suffix."
         )
     for image, stem in chosen.items():
@@ -109,11 +110,13 @@ def _split_by_suffix(folder: Path, other: Path, suffix: str, other_suffix: str) 
     return _Files({name: stem for name, stem in stems.items() if stem is not None}, others)
 
 
-def _expected(stem: str, label_suffix: str, orphans: list[str]) -> str:
+def _expected(stem: str, label_suffix: str, orphans: list[str], others: list[str]) -> str:
     """Returns which label was looked for, and what lies there instead."""
     text = f" (looked for {stem}{label_suffix or '.png or another image format'})"
     if orphans:
         text += f"; {len(orphans)} labels have no image: {named_few(sorted(orphans))}"
+    elif others:
+        text += f"; the label folder holds {named_few(others)}"
     return text
 
 

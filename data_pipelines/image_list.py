@@ -19,7 +19,8 @@ def read_pairs(data: bytes, path: Path, root: Path) -> list[tuple[str, str, Path
 
     Each line names an image and its label. A tab separates them where there is one. Names with
     spaces may stand in quotes; else the line is split at the blank, comma or semicolon at which
-    both parts name files. Empty lines and those that begin with "#" are left out.
+    both parts name files. Empty lines are left out, as are those that begin with "#" and name
+    no files.
 
     Args:
         data: the content of the list.
@@ -35,9 +36,16 @@ def read_pairs(data: bytes, path: Path, root: Path) -> list[tuple[str, str, Path
     pairs = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", decode_text(data, path)), start=1):
         line = line.strip()
-        if line and not line.startswith("#"):
+        if line and not _is_comment(line, root):
             pairs.append(_pair(line, f"{path}, line {number}", root))
     return pairs
+
+
+def _is_comment(line: str, root: Path) -> bool:
+    """Returns whether a line begins with "#" and names no files."""
+    return line.startswith("#") and not any(
+        all(_find(root, name) for name in pair) for pair in _readings(line)
+    )
 
 
 def _pair(line: str, place: str, root: Path) -> tuple[str, str, Path, Path]:

@@ -122,11 +122,14 @@ def suggest_map(config: DataConfig, ids: Collection[int]) -> str:
         ids: that occur in its files.
     """
     held = sorted(ids)
-    if len(held) > len(config.classes) and config.ignore_label in held:
-        held.remove(config.ignore_label)
+    ignored = config.ignore_label
+    ignores = len(held) > len(config.classes) and ignored in held
+    if ignores:
+        held.remove(ignored)
     if len(held) != len(config.classes) or len(held) > _NAMED:
         return ""
     pairs = ", ".join(f"({raw}, {train})" for train, raw in enumerate(held))
+    pairs += f", ({ignored}, {ignored})" if ignores else ""
     return (
         f"the files hold the ids {', '.join(map(str, held))} for {len(held)} classes: if that is"
         f" their order, give data.id_map=({pairs})"

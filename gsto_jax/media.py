@@ -41,7 +41,7 @@ def read_image(path: Path, rule: ImageRule | None = None) -> np.ndarray:
 
 
 def load_rgb(image: np.ndarray | str | Path, rule: ImageRule | None = None) -> np.ndarray:
-    """Returns an image that is given as an array or as the path of a file, `h w 3` uint8 RGB.
+    """Returns an image, an array, of Pillow, or the path of a file, as `h w 3` uint8 RGB.
 
     Raises:
       UserError: see `read_image` and `to_rgb`.

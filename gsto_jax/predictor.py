@@ -182,7 +182,8 @@ class Predictor:
         """Labels every pixel of a picture of any size.
 
         Args:
-          image: `h w 3` RGB, `h w` grey or `h w 4` RGBA, uint8 or uint16; or the path of a file.
+          image: `h w 3` RGB, `h w` grey or `h w 4` RGBA, uint8 or uint16; an image of Pillow; or
+            the path of a file.
           explain: also returns the maps of branches and gates.
 
         Raises:

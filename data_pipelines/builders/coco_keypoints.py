@@ -9,7 +9,7 @@ from typing import Any
 from data_pipelines.boxes import box_outside
 from data_pipelines.builders.builder import Builder, Example, Item, refuse_folder
 from data_pipelines.builders.coco_images import CocoImages
-from data_pipelines.coco_entries import MOST_PERSONS, Person, is_sample
+from data_pipelines.coco_entries import MOST_PERSONS, Person, is_number, is_sample
 from data_pipelines.coco_file import Category, KeypointFile, read_image_list, read_keypoint_file
 from data_pipelines.config import Keypoints
 from data_pipelines.decode import check_whole, decode_image
@@ -144,19 +144,22 @@ def _persons(downloads: Downloads, listed: str, split: str, content: KeypointFil
         for image in content.images
         if split != "train" or any(map(is_sample, content.persons[image["id"]]))
     ]
-    if content.images and not images:
+    if not content.images:
+        raise DataError(f"{listed} lists no images; those of {split} are needed.")
+    if not images:
         count = sum(map(len, content.persons.values()))
         raise DataError(
             f"{listed} has no sample of category {content.category}: none of the {count}"
             f" annotations in its {len(content.images)} images has a labeled joint, a box"
             " and an area above 0, and is no crowd. See config.data.keypoints.category."
+            + "".join(f" {note}." for note in content.notes)
         )
     return _items(downloads, listed, split, images, content.persons, content.category)
 
 
 def _listed_side(value: Any) -> int:
     """Returns the height or width that the JSON gives an image; 0 where it gives none."""
-    return value if type(value) is int and 0 < value < 2**31 else 0
+    return int(value) if is_number(value) and value == int(value) and 0 < value < 2**31 else 0
 
 
 def _items(

@@ -6,10 +6,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from gsto_jax.image_files.head import (
     Head,
     TiffTag,
+    exif_orientation,
     open_image,
     read_head,
     storage_of,
@@ -65,11 +67,12 @@ def decode(data: bytes, rule: ImageRule | None = None) -> Decoded:
     return Decoded(head.orient(pixels, rule), head)
 
 
-def to_rgb(image: np.ndarray, rule: ImageRule | None = None) -> np.ndarray:
+def to_rgb(image: np.ndarray | Image.Image, rule: ImageRule | None = None) -> np.ndarray:
     """Converts an array to RGB as `decode` does a file: grey, transparent, of 16 bits.
 
     Args:
-      image: `h w`, `h w 1`, `h w 3` or `h w 4`, uint8, uint16 or bool.
+      image: `h w`, `h w 1`, `h w 3` or `h w 4`, uint8, uint16 or bool; or an image of Pillow, whose
+        colors and orientation become what they would out of its file.
       rule: None for the default one.
 
     Returns:
@@ -78,7 +81,10 @@ def to_rgb(image: np.ndarray, rule: ImageRule | None = None) -> np.ndarray:
     Raises:
       ImageError: another shape or dtype, or values beyond the rule's `bit_depth`.
     """
-    rule, image = rule or ImageRule(), np.asarray(image)
+    rule = rule or ImageRule()
+    if isinstance(image, Image.Image):
+        return _from_pillow(image, rule)
+    image = np.asarray(image)
     shape, dtype = image.shape, image.dtype
     channels = shape[2] if image.ndim == 3 else 1
     if image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
@@ -105,14 +111,29 @@ def _decode_by_pillow(data: bytes, rule: ImageRule) -> np.ndarray:
     with open_image(data) as image:
         storage = storage_of(image)
         image.load()
-        if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa"):
-            key = image.info.get("transparency")
-            if key is None:
-                return np.array(image.convert("RGB"))
-            if isinstance(key, int) and storage in STRETCHED:
-                image.info["transparency"] = key * STRETCHED[storage]
-        rgba = np.asarray(image.convert("RGBA"))
+        key = image.info.get("transparency")
+        if isinstance(key, int) and storage in STRETCHED:
+            image.info["transparency"] = key * STRETCHED[storage]
+        return _colors_of(image, rule)
+
+
+def _colors_of(image: Image.Image, rule: ImageRule) -> np.ndarray:
+    """Converts an image of 8 bits a channel to RGB, whatever its mode."""
+    transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
+    if not transparent and "transparency" not in image.info:
+        return np.array(image.convert("RGB"))
+    rgba = np.asarray(image.convert("RGBA"))
     return _compose(rgba[..., :3], rgba[..., 3:], rule.alpha)
+
+
+def _from_pillow(image: Image.Image, rule: ImageRule) -> np.ndarray:
+    image.load()  # turns a TIFF
+    orientation = exif_orientation(image.info.get("exif", b"")) if image.format != "TIFF" else 1
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        pixels = to_rgb(np.asarray(image), rule)
+    else:
+        pixels = _colors_of(image, rule)
+    return Head((image.height, image.width), orientation, "pillow").orient(pixels, rule)
 
 
 def _decode_deep(data: bytes, head: Head, rule: ImageRule) -> tuple[np.ndarray, int, int]:
@@ -144,9 +165,10 @@ def _deep_values(data: bytes, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.n
                 key, storage = image.info.get("transparency"), storage_of(image)
                 grey = np.array(image)[..., None]
                 grey = grey.astype(grey.dtype.newbyteorder("="), copy=False)
-                if image.format == "PPM" and isinstance(storage, tuple):
+                if grey.dtype.kind != "f" and image.format == "PPM" and isinstance(storage, tuple):
                     # Scaled by Pillow to 16 bits, from the largest value that the file names.
                     grey = (grey >> 8).astype(np.uint8)
+                own = 0 if grey.dtype.kind == "f" else own
                 return grey, None if key is None else grey != key, own
     except ImageError:
         if not tags:

@@ -194,7 +194,8 @@ def _head_of_tags(tags: Mapping[int, Any], size: tuple[int, int], identified: bo
     deep = max(tag_values(tags, TiffTag.BITS, 1)) > 8 or set(
         tag_values(tags, TiffTag.FORMAT, 1)
     ) != {1}
-    deep = deep and tags.get(TiffTag.PHOTOMETRIC, 1) in (0, 1, 2)
+    # What Pillow does not know may be one of those too, of 8 bits.
+    deep = (deep or not identified) and tags.get(TiffTag.PHOTOMETRIC, 1) in (0, 1, 2)
     return Head(size, orientation, "deep" if deep else "pillow", turned=True, tags=tags)
 
 

@@ -166,6 +166,11 @@ def test_joints_of_the_category_are_those_of_the_configuration():
         read_keypoint_file(content_of(categories=(turned,)), "x.json", "", names)
     with pytest.raises(DataError, match=r"has 2 keypoints, config\.data\.keypoints\.names 17"):
         read_keypoint_file(content_of(categories=(DOG,)), "x.json", "", names)
+    spelled = PERSON | {"keypoints": [x.replace("_", " ").title() for x in names]}
+    read_keypoint_file(content_of(categories=(spelled,)), "x.json", "", names)
+    spelled["keypoints"][:2] = spelled["keypoints"][1::-1]
+    with pytest.raises(DataError, match=r"keypoint 0 of .* is Left Eye, and nose in config"):
+        read_keypoint_file(content_of(categories=(spelled,)), "x.json", "", names)
     other = PERSON | {"keypoints": [f"joint {n}" for n in range(17)]}  # names are free
     read_keypoint_file(content_of(categories=(other,)), "x.json", "", names)
 
@@ -221,6 +226,11 @@ def test_a_split_without_a_person_of_the_category(tmp_path):
 
     with pytest.raises(DataError, match=r"train2017\.json has no sample of category 'person'"):
         build(tmp_path, train=edited(TRAIN, change))
+    unlisted = edited(TRAIN, lambda content: [p.update(image_id=9) for p in content["annotations"]])
+    with pytest.raises(DataError, match=r"none of the 0 .* 5 annotations of images that it does"):
+        build(tmp_path, train=unlisted)
+    with pytest.raises(DataError, match=r"val2017\.json lists no images"):
+        build(tmp_path, val=content_of(images=()))
     build(tmp_path, val=edited(VAL, change))
     with pytest.raises(DataError, match="has no person with a labelled joint: give the boxes of"):
         opened(tmp_path, "coco_keypoints", "val")

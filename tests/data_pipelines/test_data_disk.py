@@ -167,6 +167,16 @@ def test_images_without_label_are_counted_and_named(tmp_path, opened):
     assert len(opened(eval_size=2)) == 2, "the first so many have labels"
 
 
+def test_labels_that_are_no_images_are_named(tmp_path, opened):
+    add(tmp_path, "a.jpg")
+    (tmp_path / "ids/val").mkdir(parents=True)
+    (tmp_path / "ids/val/a.json").touch()
+    with pytest.raises(
+        DataError, match=r"looked for a\.png .*; the label folder holds a\.json\. Label"
+    ):
+        opened()
+
+
 def test_labels_without_image_are_counted_and_named(tmp_path, opened):
     add(tmp_path, "a.jpg", "a.png")
     for name in ("z", "b", "c", "d"):
@@ -265,6 +275,26 @@ def test_names_with_spaces_in_lists(tmp_path, opened, line):
     text = line.format("img/val/my photo, the 1st.jpg", "ids/val/my mask  1.png")
     (tmp_path / "val.txt").write_text(text)
     assert names(opened(list_file="{split}.txt")) == ["img/val/my photo, the 1st"]
+
+
+def test_a_list_that_names_an_image_again(tmp_path, opened):
+    for name in "abc":
+        add(tmp_path, f"{name}.jpg", f"{name}.png")
+    pairs = [f"img/val/{image}.jpg ids/val/{label}.png" for image, label in ("aa", "bb", "cc")]
+    (tmp_path / "val.txt").write_text("\n".join(pairs))
+    assert opened(list_file="{split}.txt").warnings == ()
+    lines = [*pairs, pairs[0], "img/val/b.jpg ids/val/c.png"]
+    (tmp_path / "val.txt").write_text("\n".join(lines))
+    (warning,) = opened(list_file="{split}.txt").warnings
+    assert "names 2 images more than once, 1 of them with different labels: " in warning
+    assert warning.endswith(f"{tmp_path / 'img/val/a.jpg'}, {tmp_path / 'img/val/b.jpg'}")
+
+
+def test_a_name_that_begins_as_a_comment_does(tmp_path, opened):
+    write(tmp_path / "#1 a.png", LABEL)
+    add(tmp_path, "a.jpg", "a.png")
+    (tmp_path / "val.txt").write_text("# 1.png a.png\n#1 a.png ids/val/a.png\n")
+    assert names(opened(list_file="{split}.txt")) == ["#1 a"]
 
 
 def test_a_list_that_can_be_read_in_two_ways_is_refused(tmp_path, opened):

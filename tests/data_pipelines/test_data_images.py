@@ -219,7 +219,7 @@ def test_the_sizes_of_coco_are_compared(tmp_path):
     assert "orientation=stored would agree" in str(audit(upright).problems[0])
 
 
-@pytest.mark.parametrize("sizes", [{}, {"width": 0, "height": None}, {"width": 30, "height": 20}])
+@pytest.mark.parametrize("sizes", [{}, {"width": 0, "height": None}, {"width": 30, "height": 20.0}])
 def test_sizes_that_coco_does_not_give_or_gives_wrong(tmp_path, sizes):
     files = coco_files()
     listed = "annotations/person_keypoints_val2017.json"

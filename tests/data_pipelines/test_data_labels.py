@@ -21,9 +21,12 @@ from data_pipelines import (
     group,
     report_labels,
 )
+from data_pipelines.decode import label_ids
 from data_pipelines.label_checks import shifted_ids, suggest_map
 from data_pipelines.label_inspection import altered_share, lossy_format
 from data_pipelines.label_map import LabelMap
+from gsto_jax.image_files import ImageRule
+from tests.image_bytes import tiff
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def test_a_mask_of_other_values_gets_its_map(opened):
         (full(0, 128, 255), ("a", "b", "c"), r"\(0, 0\), \(128, 1\), \(255, 2\)"),
         (full(0, 200), ("a", "b"), r"\(0, 0\), \(200, 1\)"),
         (full(1, 2), ("a", "b"), r"\(1, 0\), \(2, 1\)"),
-        (full(0, 127, 255), ("a", "b"), r"\(0, 0\), \(127, 1\)"),
+        (full(0, 127, 255), ("a", "b"), r"\(0, 0\), \(127, 1\), \(255, 255\)"),
     ):
         with pytest.raises(DataError, match=rf"unknown label ids.*give data\.id_map=\({pairs}\)"):
             checked(opened([labels], classes=classes))
@@ -183,7 +186,8 @@ def test_only_shifted_ids_look_shifted(make_folder_config, tmp_path, classes, id
 
 def test_a_map_is_suggested_for_as_many_ids_as_classes(make_folder_config, tmp_path):
     config = make_folder_config(tmp_path)
-    assert "((0, 0), (7, 1), (99, 2))" in suggest_map(config, [99, 0, 7, 255])
+    assert "((0, 0), (7, 1), (99, 2), (255, 255))" in suggest_map(config, [99, 0, 7, 255])
+    assert "((0, 0), (7, 1), (255, 2))" in suggest_map(config, [0, 7, 255])
     assert suggest_map(config, [0, 1]) == suggest_map(config, [0, 1, 2, 3]) == ""
 
 
@@ -215,6 +219,12 @@ def test_jpeg_labels_are_lossy_and_their_share_is_estimated(
         assert estimate == pytest.approx(truth, abs=0.02)
     assert altered_share(label, label_map) < 0.002
     assert lossy_format(data) == "JPEG"
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<i4"])
+def test_labels_of_other_numbers_say_which(dtype):
+    with pytest.raises(DataError, match=r"a\.tif holds (float|int)32 values; save its ids as"):
+        label_ids(tiff(np.eye(4).astype(dtype)), "a.tif", ImageRule())
 
 
 def test_formats_that_alter_ids():

@@ -499,7 +499,7 @@ WRONG = {
         "coco_keypoints",
         coco_files()
         | {"annotations/person_keypoints_train2017.json": b'{"images": [], "annotations": []}'},
-        "has no record of train",
+        "lists no images; those of train are needed",
     ),
     "coco, no box": (
         "coco_keypoints",

@@ -196,6 +196,33 @@ def test_values_beyond_the_bit_depth():
         load_rgb(DEEP[..., :3], ImageRule(bit_depth=10))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(Image.fromarray(COLORS), "PNG", exif=exif(6)),
+        saved(Image.fromarray(COLORS), "JPEG", exif=exif(3)),
+        saved(Image.fromarray(COLORS), "TIFF", tiffinfo={274: 5}),
+        saved(Image.fromarray(COLORS).convert("CMYK"), "TIFF"),
+        saved(Image.fromarray(COLORS).convert("LA"), "PNG"),
+        saved(Image.fromarray(BYTES), "PNG", exif=exif(8)),
+        paletted(transparency=bytes([0, 128])),
+        paletted(),
+        png(DEEP[..., 0], GREY, 16),
+        png(COLORS[..., 0] & 1, GREY, 1),
+    ],
+)
+def test_images_of_pillow_are_read_as_their_files(data):
+    for rule in (ImageRule(), ImageRule(alpha="black")):
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_array_equal(load_rgb(image, rule), decode(data, rule).pixels)
+
+
+def test_floating_point_of_another_format():
+    values = np.flipud(COLORS[..., 0]).astype("<f4") / 255
+    data = b"Pf\n31 20\n-1.0\n" + values.tobytes()  # the last row comes first
+    np.testing.assert_array_equal(read(data), GRAY)
+
+
 def test_wide_numbers():
     """Float of 0..1 and 0..255, signed and unsigned integers, grey and color, as 8-bit files."""
     for colors in (COLORS, COLORS[..., 0]):
@@ -216,6 +243,7 @@ def test_wide_numbers():
         (np.full((4, 4), 70000, "<i4"), "values of 70000 to 70000, not 0 to 65535"),
         (np.zeros((4, 4, 3), "<f2"), "a TIFF of a kind that is not supported"),
         (np.zeros((4, 4, 2), "<u2"), "a TIFF of 2 channels in 16 bits is not supported"),
+        (np.zeros((4, 4, 5), np.uint8), "a TIFF of 5 channels in 8 bits is not supported"),
     ):
         with pytest.raises(ImageError, match=reason):
             read(tiff(values))
