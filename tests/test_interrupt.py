@@ -201,8 +201,13 @@ def command(workdir, *more):
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", [0.0, 0.5, 1.5, 3.0, 5.0, 8.0, 12.0, 18.0, 25.0])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *(pytest.param(seconds, marks=pytest.mark.slow) for seconds in (0.5, 3.0, 8.0)),
+        *(pytest.param(seconds, marks=pytest.mark.long) for seconds in (0.0, 1.5, 5.0, 12.0, 25.0)),
+    ],
+)
 def test_twice_at_any_moment_of_a_start(tmp_path, moment):
     """Loading, reading data, setting up, compiling, training, saving: never another status."""
     process = program.start(*command(tmp_path, "--config.run.compilation_cache="))

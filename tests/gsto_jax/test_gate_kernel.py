@@ -287,7 +287,7 @@ SPEC = HRNetSpec(
 @pytest.mark.parametrize(
     "kwargs",
     [
-        pytest.param({}, id="gsto"),
+        pytest.param({}, id="gsto", marks=pytest.mark.slow),
         pytest.param({"head": "v1", "gsto": PLAIN}, id="plain v1", marks=pytest.mark.long),
         pytest.param({"upsample": "nearest"}, id="nearest", marks=pytest.mark.long),
         pytest.param(

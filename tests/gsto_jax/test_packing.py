@@ -87,7 +87,7 @@ def test_projecting_commutes_with_upsampling(factor, by, out):
     np.testing.assert_allclose(one(X, kernel), other(X, kernel), atol=1e-5)
 
 
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_head_of_packed_branches(train):
     """The convolution of branches one by one is that of their concatenation, gradients too."""
     rng = np.random.default_rng(2)
@@ -121,7 +121,9 @@ def test_head_of_packed_branches(train):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.parametrize("statistics", ["two_pass", "one_pass"])
+@pytest.mark.parametrize(
+    "statistics", [pytest.param("two_pass", marks=pytest.mark.slow), "one_pass"]
+)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_batch_norm(statistics, groups):
     norm = BatchNorm(statistics=statistics, groups=groups)

@@ -22,7 +22,10 @@ def cases(arrays):
             yield parts[0], tuple(map(int, parts[1].split("x"))), parts[-1] == "align_true", name
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-6), ("float32", 2e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [("float64", 1e-6), pytest.param("float32", 2e-6, marks=pytest.mark.slow)],
+)
 def test_bilinear_equals_reference(golden, x64, dtype, bound):
     arrays = golden("f")
     checked = 0
