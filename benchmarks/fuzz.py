@@ -498,14 +498,15 @@ def given_target() -> Target:
         from gsto_jax.errors import UserError
         from gsto_jax.export import read_description
         from gsto_jax.prediction_files import read_poses
-        from modes.predict import _read_boxes
+        from modes.person_boxes import read_boxes
+        from modes.terminal import make_console
 
         name, text = json.loads(data)
         path = folder / name
         path.write_bytes(text.encode("latin-1"))
         readers = {
             "plan.json": lambda: record.planned_seconds(path, config, mesh),
-            "boxes.json": lambda: _read_boxes(str(path)),
+            "boxes.json": lambda: read_boxes(str(path), [], make_console()),
             "poses.json": lambda: read_poses(folder),
             "model.json": lambda: read_description(folder),
         }
