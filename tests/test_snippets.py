@@ -61,15 +61,14 @@ def test_snippets_without_files_run(path):
 
 @pytest.mark.slow
 def test_weights_go_out_and_come_back_as_shown(tmp_path, monkeypatch):
-    (code,) = (code for path, _, code in SNIPPETS if path == "docs/weights.md" and "imported" in code)
+    of_weights = (code for path, _, code in SNIPPETS if path == "docs/weights.md")
+    (code,) = (code for code in of_weights if "imported" in code)
     monkeypatch.chdir(tmp_path)
     setup, use = code.split("imported = ")
     names = {"__name__": "snippet"}
     exec(setup, names)
     variables = names["initial_variables"](names["model"], seed=3)
     names["export_weights"]("weights.pth", variables, names["GSTO_FORMAT"])
-    exec(
-        "imported = " + use.replace("model.apply(", "jax.jit(model.apply)(").replace("jax.jit", "jit"),
-        names | {"jit": jax.jit},
-    )
+    use = use.replace("model.apply(", "jit(model.apply)(")
+    exec("imported = " + use, names | {"jit": jax.jit})
     assert (tmp_path / "back.safetensors").stat().st_size > 10**7
