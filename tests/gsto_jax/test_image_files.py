@@ -12,7 +12,7 @@ from PIL import Image
 from gsto_jax import UserError
 from gsto_jax.image_files import ImageError, ImageRule, decode, exif_orientation, read_head, to_rgb
 from gsto_jax.media import load_rgb
-from tests.image_bytes import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, chunk, exif, png, tiff
+from tests.image_bytes import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, UNDO, chunk, exif, png, tiff
 
 RNG = np.random.default_rng(0)
 DEEP = RNG.integers(0, 2**16, (20, 31, 4)).astype("<u2")
@@ -20,16 +20,6 @@ DEEP[:, :10, 3], DEEP[:, 10:20, 3], DEEP[:, 20:, 3] = 0, 128 * 257, 65535
 BYTES = (DEEP >> 8).astype(np.uint8)
 COLORS, ALPHA = BYTES[..., :3], BYTES[..., 3]
 GRAY = np.repeat(COLORS[..., :1], 3, axis=2)
-UNDO = {
-    1: lambda x: x,
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: np.rot90(x, 1),
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: np.rot90(x, -1),
-}
 
 
 def saved(image, form, **options):

@@ -8,6 +8,7 @@ from PIL import Image
 from gsto_jax import UserError
 from gsto_jax.image_files import ImageRule
 from gsto_jax.media import count_frames, image_head, read_image, to_rgb, video_frames
+from tests.image_bytes import UNDO
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (20, 31, 3), np.uint8)
@@ -15,20 +16,10 @@ PICTURE = RNG.integers(0, 256, (20, 31, 3), np.uint8)
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photo_is_turned_as_it_says(tmp_path, orientation):
-    undo = {
-        1: lambda x: x,
-        2: lambda x: x[:, ::-1],
-        3: lambda x: x[::-1, ::-1],
-        4: lambda x: x[::-1],
-        5: lambda x: x.swapaxes(0, 1),
-        6: lambda x: np.rot90(x, 1),
-        7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-        8: lambda x: np.rot90(x, -1),
-    }
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "photo.png"
-    Image.fromarray(np.ascontiguousarray(undo[orientation](PICTURE))).save(path, exif=exif)
+    Image.fromarray(np.ascontiguousarray(UNDO[orientation](PICTURE))).save(path, exif=exif)
     np.testing.assert_array_equal(read_image(path), PICTURE)
     assert image_head(path).size_by(ImageRule()) == (20, 31)
 
