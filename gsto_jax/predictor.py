@@ -130,7 +130,7 @@ class Predictor:
             training crop; 0: no limit.
           pad_to: the setting `eval.pad_to`: sides are padded to multiples of it, or "published" for
             images as they are; None: as the checkpoint says, but 32 where it says "published" and
-            scores images whole and in their own size (see `_for_any_image`).
+            scores images whole and in their own size.
           defaults: of settings that the checkpoint is too old to hold.
 
         Raises:
@@ -239,10 +239,10 @@ def _for_any_image(config: Mapping[str, Any]) -> dict[str, Any]:
     A published protocol keeps images as they are, for the published scores on its own data set. A
     network that was trained and is tested at one fixed size keeps that size.
     """
-    evaluation, has_own_size = config["eval"], not any(config["data"]["fixed_size"])
-    is_whole = evaluation["window"] != "slide"
-    published = evaluation["pad_to"] == PUBLISHED
-    return {"pad_to": DIVISOR, "pad": "edge"} if published and is_whole and has_own_size else {}
+    evaluation, is_fixed = config["eval"], any(config["data"]["fixed_size"])
+    if evaluation["pad_to"] != PUBLISHED or evaluation["window"] == "slide" or is_fixed:
+        return {}
+    return {"pad_to": DIVISOR, "pad": "edge"}
 
 
 def _shrunk(image: np.ndarray, size: Size) -> np.ndarray:
