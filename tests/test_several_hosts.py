@@ -35,6 +35,16 @@ SETTINGS = (
 )
 
 
+PATIENT = """
+import runpy, sys
+import modes.interrupt
+modes.interrupt.PATIENCE[False] = 600.0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs the program so that a SIGTERM while it compiles lets the first step end."""
+
+
 def command(workdir, *more):
     return [sys.executable, str(program.ROOT / "main.py"), *SETTINGS, f"--workdir={workdir}", *more]
 
@@ -91,8 +101,10 @@ def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
     One may be killed, in the third step or soon after it, when the first checkpoint is whole; or
     be told to end, by SIGTERM, before the first step, whose compiling takes longer than to agree.
     """
-    seen = ""
-    with together([command(workdir, *more)] * count, devices) as processes:
+    seen, args = "", command(workdir, *more)
+    if tell is not None:
+        args = [sys.executable, "-c", PATIENT, *args[1:]]
+    with together([args] * count, devices) as processes:
         if kill is not None:
             seen = read_until(processes[0], r"step +2/")
             while not (workdir / "checkpoints" / "1").exists():

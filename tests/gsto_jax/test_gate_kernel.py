@@ -374,7 +374,7 @@ def test_sizes_that_do_not_fit_are_not_packed():
 def test_remat_changes_no_gradient():
     model = HRNet(SPEC, GSTOSpec(), 3, init_name="he", lanes=16)
     variables = initial_variables(model, 0)
-    image = jax.random.normal(KEY, (1, 32, 32, 3))
+    image = jax.random.normal(KEY, (1, 64, 64, 3))
 
     def gradient(model):
         def loss(params):

@@ -13,6 +13,7 @@ from gsto_jax import UserError
 from gsto_jax.checkpoint import Checkpoints, read_state
 from gsto_jax.evaluate import compiled_eval_step
 from gsto_jax.gate import gated_maps
+from gsto_jax.hyperparameters import hyperparameters
 from gsto_jax.layers import Conv, resize
 from gsto_jax.ops.space import along_space
 from gsto_jax.parallel import (
@@ -178,8 +179,10 @@ def everything(task, mesh, batch):
     """A step, gradients, losses and maps; and what an evaluation counts and predicts."""
     state = initial_state(task, mesh)
     inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
+    values = hyperparameters(task, jnp.int32(0))
+    values = replace(values, bn_momentum=values.bn_momentum[0])
     gradient = jax.jit(on_mesh(partial(_gradient, task.on(mesh)), mesh))
-    grads, losses, _ = gradient(state.params, state.batch_stats, inputs)
+    grads, losses, _ = gradient(state.params, state.batch_stats, inputs, values)
     seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
     counts, predictions, maps = compiled_eval_step(task, mesh)(state.variables, seen)
     return (a_step(task, mesh, batch), grads, losses, maps), (counts, predictions)
