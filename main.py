@@ -42,9 +42,10 @@ def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> N
     if not args.process:
         reporter.began(starting)
     from data_pipelines import DataError
-    from gsto_jax import distributed, reporting
+    from gsto_jax import reporting
+    from gsto_jax.devices import processes
     from gsto_jax.errors import TrainingError, UserError
-    from gsto_jax.whole_file import disk_problem
+    from gsto_jax.files import disk_problem
 
     try:
         _check(args)
@@ -52,36 +53,36 @@ def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> N
         mode = importlib.import_module(f"modes.{args.mode}")
         if not args.process:
             reporter.ended(starting)
-        with reporting.reporting_to(reporter if distributed.is_first() else None):
+        with reporting.reporting_to(reporter if processes.is_first() else None):
             mode.run(args)
-        distributed.leave()
+        processes.leave()
     except (UserError, DataError) as error:
-        distributed.fail(fit(str(error)), 2)
+        processes.fail(fit(str(error)), 2)
     except KeyboardInterrupt:
-        if distributed.several():
+        if processes.several():
             received = interrupt.received if interrupt is not None else None
-            distributed.fail(*ENDS[received or "SIGINT"])
+            processes.fail(*ENDS[received or "SIGINT"])
         raise
     except TrainingError as error:
-        distributed.fail(fit(str(error)), 1)
+        processes.fail(fit(str(error)), 1)
     except Exception as error:
         if message := disk_problem(error):
-            distributed.fail(fit(message), 1)
-        if not distributed.several():
+            processes.fail(fit(message), 1)
+        if not processes.several():
             raise
-        distributed.await_reason()  # the loss of another process fails here first
-        if broken := distributed.broken(error):
-            distributed.fail(broken, 1)
+        processes.await_reason()  # the loss of another process fails here first
+        if broken := processes.broken(error):
+            processes.fail(broken, 1)
         traceback.print_exc()
-        distributed.fail(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", 1)
+        processes.fail(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", 1)
 
 
 def _check(args: SimpleNamespace) -> None:
     """Raises UserError for arguments that the mode does not take."""
     from absl import flags
 
+    from gsto_jax.devices.host_memory import keep_freed_memory
     from gsto_jax.errors import UserError
-    from gsto_jax.host_memory import keep_freed_memory
     from modes.platforms import check_platform
 
     if args.inputs and args.mode != "predict":
@@ -115,7 +116,7 @@ def _check_settings(mode: str) -> None:
 
 def _join(args: SimpleNamespace) -> None:
     """Joins the other processes, where the flags say that there are any."""
-    from gsto_jax import distributed
+    from gsto_jax.devices import processes
     from gsto_jax.errors import UserError
 
     by_hand = {"coordinator": args.coordinator, "processes": args.processes}
@@ -127,9 +128,9 @@ def _join(args: SimpleNamespace) -> None:
             "together, or --distributed alone"
         )
     if given:
-        distributed.connect(distributed.Place(**by_hand), args.join_timeout)
+        processes.connect(processes.Place(**by_hand), args.join_timeout)
     elif args.distributed:
-        distributed.connect(None, args.join_timeout)
+        processes.connect(None, args.join_timeout)
 
 
 def parse(argv: list[str]) -> list[str]:

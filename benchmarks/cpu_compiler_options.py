@@ -23,9 +23,9 @@ import jax
 import numpy as np
 
 from gsto_jax.config import Config
-from gsto_jax.host_memory import keep_freed_memory
-from gsto_jax.parallel import compiler_options, make_mesh, put_batch
-from gsto_jax.task import Task, initial_state, train_step
+from gsto_jax.devices.host_memory import keep_freed_memory
+from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
+from gsto_jax.training.task import Task, initial_state, train_step
 
 ROUNDS = 5
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from gsto_jax.host_memory import keep_freed_memory
+from gsto_jax.devices.host_memory import keep_freed_memory
 
 CORES = 2
 NETWORKS = {"HRNetV2": "baseline", "GSTO-HRNet": ""}
@@ -62,7 +62,7 @@ def settings(network: str) -> tuple[Any, dict[str, Any]]:
 
 def make_task(network: str) -> Any:
     """What is trained."""
-    from gsto_jax.task import Task
+    from gsto_jax.training.task import Task
 
     config, data = settings(network)
     return Task(config, len(data["classes"]), 255, data["mean"], data["std"], 100_000)
@@ -84,7 +84,7 @@ def write_inputs(folder: Path, size: tuple[int, int], batches: Sequence[int]) ->
     from flax.traverse_util import flatten_dict
 
     from gsto_jax.models.initialize import abstract_variables
-    from gsto_jax.task import normalize
+    from gsto_jax.training.task import normalize
 
     rng = np.random.default_rng(0)
     for network in NETWORKS:
@@ -115,9 +115,9 @@ def ours(folder: Path, step: str, network: str, batch: int) -> Run:
     """The product's program."""
     import jax
 
-    from gsto_jax.parallel import compiler_options, make_mesh, put_batch, replicated
-    from gsto_jax.task import logits, state_of
-    from gsto_jax.train import compiled_train_step
+    from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated
+    from gsto_jax.training.loop import compiled_train_step
+    from gsto_jax.training.task import logits, state_of
 
     task, mesh = make_task(network), make_mesh(jax.devices("cpu")[:1])
     variables, arrays = read_inputs(folder, network, batch)

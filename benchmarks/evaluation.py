@@ -83,8 +83,8 @@ def network_alone(task: Any, variables: Any, mesh: Any, shapes: Counter) -> Any:
     import jax
     import numpy as np
 
-    from gsto_jax.parallel import compiler_options, put_batch
-    from gsto_jax.task import logits
+    from gsto_jax.devices.mesh import compiler_options, put_batch
+    from gsto_jax.training.task import logits
 
     network = jax.jit(partial(logits, task), compiler_options=compiler_options(mesh))
     rng = np.random.default_rng(0)
@@ -113,13 +113,14 @@ def seconds(run: Any) -> tuple[float, float]:
 
 def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) -> dict[str, Any]:
     """Evaluates by a configuration; a row of the table."""
-    from gsto_jax import parallel, workdir
-    from gsto_jax.experiment import Experiment, load_for_evaluation
-    from gsto_jax.task import initial_state
+    from gsto_jax.devices.mesh import make_mesh
+    from gsto_jax.runs import workdir
+    from gsto_jax.runs.experiment import Experiment, load_for_evaluation
+    from gsto_jax.training.task import initial_state
     from modes.common import make_eval_set, read_settings
 
     task, data, values = read_settings(config)
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     eval_set, source = make_eval_set(task, data, values, mesh)
     if folder:
         run = workdir.existing(folder)
@@ -180,7 +181,7 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
 
 def main(_: list[str]) -> None:
     """Measures each protocol, prints and writes the result."""
-    from gsto_jax.host_memory import keep_freed_memory
+    from gsto_jax.devices.host_memory import keep_freed_memory
 
     keep_freed_memory()
     import cv2

@@ -69,7 +69,7 @@ def prepare_imports(cache: Path) -> None:
 
 
 def small_network() -> Callable[..., Any]:
-    """What makes a network of three layers, whatever the settings: for `gsto_jax.task.network`."""
+    """Builds networks of three layers, whatever the settings; replaces `task.network`."""
     import flax.linen as nn
     import jax
 
@@ -176,7 +176,7 @@ def _digest(folder: Path) -> str:
     import orbax.checkpoint as ocp
 
     warnings.simplefilter("ignore")  # orbax would rather be told where to put the arrays
-    from gsto_jax.checkpoint import read_record
+    from gsto_jax.runs.checkpoint import read_record
 
     if read_record(folder)["data"] != {"batches": STEPS}:
         return "the data stands elsewhere"
@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.chdir(ROOT)
     prepare_imports(args.cache)
     if not args.network:
-        from gsto_jax import task
+        from gsto_jax.training import task
 
         task.network = small_network()
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=args.folder))
@@ -252,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
-    from gsto_jax.checkpoint import steps
+    from gsto_jax.runs.checkpoint import steps
 
     whole = folder / "undisturbed"
     for _ in range(2):  # the first one compiles

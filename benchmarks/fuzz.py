@@ -262,7 +262,7 @@ def config_target() -> Target:
 
         from configs import command_line
         from gsto_jax.errors import UserError
-        from gsto_jax.protocol import protocol_of
+        from gsto_jax.segmentation.protocol import protocol_of
         from modes import MODES
         from modes.common import read_settings
 
@@ -349,9 +349,9 @@ def picture_target() -> Target:
         seeds.append(file.getvalue())
 
     def read(data: bytes, folder: Path) -> None:
-        from data_pipelines.decode import check_whole, decode_image, image_head, label_ids
-        from gsto_jax import media
+        from data_pipelines.files.images import check_whole, decode_image, image_head, label_ids
         from gsto_jax.image_files import ImageRule
+        from gsto_jax.predict import media
 
         path, rule = folder / "picture.png", ImageRule()
         path.write_bytes(data)
@@ -430,7 +430,7 @@ def coco_target() -> Target:
 
     def read(data: bytes, folder: Path) -> None:
         from data_pipelines.builders import BUILDERS
-        from data_pipelines.downloads import Downloads
+        from data_pipelines.files.archives import Downloads
 
         for other, content in (files | {name: data}).items():
             (folder / other).parent.mkdir(parents=True, exist_ok=True)
@@ -460,7 +460,7 @@ def run_target() -> Target:
         return json.dumps([name, base64.b64encode(text).decode()]).encode()
 
     def read(data: bytes, folder: Path) -> None:
-        from gsto_jax.workdir import Workdir
+        from gsto_jax.runs.workdir import Workdir
 
         name, text = json.loads(data)
         for other, value in seeds.items():
@@ -496,8 +496,8 @@ def given_target() -> Target:
 
     def read(data: bytes, folder: Path) -> None:
         from gsto_jax.errors import UserError
-        from gsto_jax.export import read_description
-        from gsto_jax.prediction_files import read_poses
+        from gsto_jax.predict.export import read_description
+        from gsto_jax.predict.files import read_poses
         from modes.person_boxes import read_boxes
         from modes.terminal import make_console
 
@@ -671,7 +671,7 @@ def tiles_target() -> Target:
     """Pictures in tiles."""
     import numpy as np
 
-    from data_pipelines.tiles import encode_tiles
+    from data_pipelines.files.tiles import encode_tiles
 
     pixels = np.random.default_rng(0).integers(0, 9, (40, 50, 3), np.uint8)
     seeds = [encode_tiles(pixels, 16), encode_tiles(pixels[..., 0], 16)]
@@ -691,7 +691,7 @@ def tiles_target() -> Target:
         return head + struct.pack("<I", len(packed)) + packed
 
     def read(data: bytes, folder: Path) -> None:
-        from data_pipelines.tiles import Tiles
+        from data_pipelines.files.tiles import Tiles
 
         try:
             tiles = Tiles(data, "the picture x")
@@ -820,7 +820,7 @@ def archive_target() -> Target:
 
     def read(data: bytes, folder: Path) -> None:
         from data_pipelines import DataError
-        from data_pipelines.downloads import Downloads
+        from data_pipelines.files.archives import Downloads
 
         kind, text = json.loads(data)
         inside = folder / "downloads"
@@ -854,7 +854,7 @@ def mat_target() -> Target:
         return plain.getvalue()[:128] + struct.pack("<II", 15, len(part)) + part
 
     def read(data: bytes, folder: Path) -> None:
-        from data_pipelines.downloads import read_mat
+        from data_pipelines.files.archives import read_mat
 
         try:
             np.asarray(read_mat(data, "LabelMap"))

@@ -35,10 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsto_jax.config import Config
+from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated
 from gsto_jax.gate import gated_maps
-from gsto_jax.parallel import compiler_options, make_mesh, put_batch, replicated
-from gsto_jax.task import Task, logits, state_of
-from gsto_jax.train import compiled_train_step
+from gsto_jax.training.loop import compiled_train_step
+from gsto_jax.training.task import Task, logits, state_of
 
 SIZE, IMAGES = (512, 1024), 8
 CACHED = 256 << 20  # bytes; no GPU of today holds as much

@@ -72,15 +72,16 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from gsto_jax import parallel, workdir
-    from gsto_jax.experiment import load_for_evaluation
+    from gsto_jax.devices.mesh import make_mesh
     from gsto_jax.pose.estimate import estimate, find_joints
-    from gsto_jax.task import initial_state
+    from gsto_jax.runs import workdir
+    from gsto_jax.runs.experiment import load_for_evaluation
+    from gsto_jax.training.task import initial_state
     from modes.common import make_pose_set, read_settings
 
     config.eval.batch_size = batch_size
     task, data, values = read_settings(config)
-    mesh = parallel.make_mesh()
+    mesh = make_mesh()
     persons, _ = make_pose_set(task, data, mesh)
     if folder:
         run = workdir.existing(folder)
@@ -128,7 +129,7 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
 
 def main(_: list[str]) -> None:
     """Measures each batch size, prints and writes the result."""
-    from gsto_jax.host_memory import keep_freed_memory
+    from gsto_jax.devices.host_memory import keep_freed_memory
 
     keep_freed_memory()
     import jax

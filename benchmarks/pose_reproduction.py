@@ -24,11 +24,11 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gsto_jax.canvas import caption, grid, write_image
+from gsto_jax.drawing.tiles import caption, grid, write_image
 from gsto_jax.pose.coco import FIGURES
 from gsto_jax.pose.drawing import draw_poses
 from gsto_jax.report.run import Run, read_run
-from gsto_jax.workdir import Workdir
+from gsto_jax.runs.workdir import Workdir
 
 PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
 SKELETONS = flags.DEFINE_string("skeletons", None, "PNG to write skeletons to")

@@ -47,12 +47,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 
+from gsto_jax.files import replacing
 from gsto_jax.plan.estimate import Estimate, on_tpus
 from gsto_jax.plan.hlo import Program
 from gsto_jax.plan.likeness import difference, operations
 from gsto_jax.plan.machines import machine
 from gsto_jax.plan.measure import DoesNotFit, collectives, plan
-from gsto_jax.whole_file import replacing
 from modes.common import read_settings
 
 CHIP = "v5e"

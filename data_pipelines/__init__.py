@@ -1,11 +1,9 @@
 """Pictures and labels as NumPy batches, for training and evaluation; needs no accelerator."""
 
-from data_pipelines.audit import Audit, Finding, Inspection, audit, group
 from data_pipelines.config import DataConfig, Keypoints
 from data_pipelines.errors import DataError
-from data_pipelines.folder import FolderSource
+from data_pipelines.files.tiles import Tiles, encode_tiles
 from data_pipelines.keypoints import COCO_KEYPOINTS, KeypointTable
-from data_pipelines.label_checks import check_split, report_labels
 from data_pipelines.labels import (
     CAMVID,
     CITYSCAPES,
@@ -17,8 +15,6 @@ from data_pipelines.labels import (
     ClassTable,
     distinct_colors,
 )
-from data_pipelines.person_transforms import PersonCrop
-from data_pipelines.persons import PersonSource
 from data_pipelines.pipeline import (
     EvalBatches,
     Source,
@@ -26,10 +22,14 @@ from data_pipelines.pipeline import (
     make_source,
     train_batches,
 )
-from data_pipelines.scenes import ScenesSource
-from data_pipelines.tfds_source import TfdsSource
-from data_pipelines.tiles import Tiles, encode_tiles
-from data_pipelines.transforms import Placement, RandomScaleCropFlip
+from data_pipelines.sources.audit import Audit, Finding, Inspection, audit, group
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.label_checks import check_split, report_labels
+from data_pipelines.sources.persons import PersonSource
+from data_pipelines.sources.prepared import TfdsSource
+from data_pipelines.synthetic.source import ScenesSource
+from data_pipelines.transforms.pose import PersonCrop
+from data_pipelines.transforms.segmentation import Placement, RandomScaleCropFlip
 
 __all__ = [
     "CAMVID",

@@ -14,18 +14,18 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipelines.audit import Inspection
-from data_pipelines.canvases import Bucket, Size, canvas_of, choose_canvases, plan_batches
+from data_pipelines.buckets import Bucket, Size, canvas_of, choose_canvases, plan_batches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.folder import FolderSource
-from data_pipelines.person_transforms import PersonCrop
-from data_pipelines.persons import PersonSource
-from data_pipelines.reading import Watched
-from data_pipelines.scenes import ScenesSource
+from data_pipelines.files.retry import Watched
 from data_pipelines.shared_memory import check_shared_memory, shared_memory_error
-from data_pipelines.tfds_source import TfdsSource
-from data_pipelines.transforms import RandomScaleCropFlip, padded
+from data_pipelines.sources.audit import Inspection
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.persons import PersonSource
+from data_pipelines.sources.prepared import TfdsSource
+from data_pipelines.synthetic.source import ScenesSource
+from data_pipelines.transforms.pose import PersonCrop
+from data_pipelines.transforms.segmentation import RandomScaleCropFlip, padded
 
 # Two threads, two elements ahead: more only holds memory.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
@@ -264,7 +264,7 @@ class EvalBatches:
     """Batches of whole pictures, every picture of the source once over all shards.
 
     Pictures of one bucket share a batch, in the top left corner of its padded shape; or they lie
-    on a few canvases (`data_pipelines.canvases`) chosen for little padding. What is next is decided
+    on a few canvases (`data_pipelines.buckets`) chosen for little padding. What is next is decided
     by the pictures' sizes alone: all shards go through the same number of batches, of the same
     shapes. A batch that lacks pictures repeats its last one with mask False. Batches are read
     ahead; each iteration starts from the beginning.

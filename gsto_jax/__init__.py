@@ -2,7 +2,7 @@
 
 The layers fit any Flax model; `HRNet` is GSTO-HRNet and its HRNetV2 baseline, `ContextNet` a
 ResNet with PPM or ASPP. Training, evaluation and their tools are modules of their own:
-`gsto_jax.train`, `gsto_jax.evaluate`, ...
+`gsto_jax.training.loop`, `gsto_jax.segmentation.evaluate`, ...
 
 Names are imported when they are first used, so that the modules without JAX, such as
 `gsto_jax.image_files`, load without it.

@@ -27,7 +27,7 @@ from gsto_jax.models.specs import (
     has_gates,
     variant,
 )
-from gsto_jax.padding import PUBLISHED
+from gsto_jax.ops.padding import PUBLISHED
 from gsto_jax.pose.heatmaps import REFINEMENTS
 from gsto_jax.pose.oks import SUPPRESSIONS
 
@@ -198,7 +198,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimiser and its schedule. See `gsto_jax.optim`."""
+    """The optimiser and its schedule. See `gsto_jax.training.optim`."""
 
     kind: str
     schedule: str
@@ -271,7 +271,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Evaluation and its pictures. See `gsto_jax.protocol.Protocol` for how a picture is seen."""
+    """Evaluation and its images; see `gsto_jax.segmentation.protocol.Protocol`."""
 
     batch_size: int
     scales: tuple[float, ...]
@@ -356,7 +356,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """How the work is divided over the devices. See `gsto_jax.parallel`."""
+    """How the work is divided over the devices. See `gsto_jax.devices.mesh`."""
 
     space: int
     shard_parameters: bool

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.layers.resize import resize
-from gsto_jax.protocol import linear_taps
+from gsto_jax.segmentation.protocol import linear_taps
 
 AxisTaps = Mapping[str, Any]
-"""The fields of `gsto_jax.protocol.Taps`."""
+"""The fields of `gsto_jax.segmentation.protocol.Taps`."""
 
 
 def resample(x: Array, rows: AxisTaps, columns: AxisTaps) -> Array:

@@ -1,11 +1,13 @@
 """Checks every label of both splits, and counts its classes."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from rich.table import Table
 
 from data_pipelines import DataConfig, DataError, group, make_source, report_labels
 from data_pipelines import audit as audit_labels
 from gsto_jax import reporting
-from gsto_jax.tables import audit_table
 from modes.terminal import Show, make_show, plain_values
 
 
@@ -50,3 +52,45 @@ def _count(findings: list[Any], lines: list[str]) -> str:
     count = len(findings) + len(lines) - len(group(findings))
     kinds = f" of {len(lines)} kinds" if count > len(lines) > 1 else ""
     return f"{count} problem{'s' * (count != 1)}{kinds}"
+
+
+_UNKNOWN = 8
+"""How many unknown ids an audit lists one by one."""
+
+
+def audit_table(
+    audit: Any,
+    classes: Sequence[str],
+    ignore_label: int,
+    title: str,
+    units: tuple[str, str, str] = ("class", "pixels", "pictures"),
+) -> Table:
+    """Tabulates what labels hold: pixels, their share, and images by class.
+
+    Args:
+      audit: the counts.
+      classes: names of the classes, or joints.
+      ignore_label: label of the pixels that do not count.
+      title: of the table.
+      units: headings of the columns: what is told apart, what is counted, and in what.
+    """
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column(units[0], no_wrap=True)
+    for column in (units[1], "share", units[2]):
+        table.add_column(column, justify="right", no_wrap=True)
+
+    def add(name: str, pixels: int, pictures: int | None) -> None:
+        share = f"{100 * pixels / max(audit.total, 1):.2f}%"
+        table.add_row(name, str(pixels), share, "" if pictures is None else str(pictures))
+
+    for k, name in enumerate(classes):
+        add(name, audit.pixels[k], audit.pictures[k])
+    table.add_section()
+    add("ignored", audit.pixels[ignore_label], audit.pictures[ignore_label])
+    unknown = audit.unknown.most_common()
+    for value, count in sorted(unknown[:_UNKNOWN]):
+        add(f"unknown id {value}", count, None)
+    if rest := unknown[_UNKNOWN:]:
+        add(f"{len(rest)} other unknown ids", sum(count for _, count in rest), None)
+    add("all", audit.total, audit.records)
+    return table

@@ -15,20 +15,21 @@ import gsto_jax
 import modes
 from configs import base
 from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
-from gsto_jax import checkpoint, distributed
-from gsto_jax.compiled_shapes import compilation_note
 from gsto_jax.config import flat
+from gsto_jax.devices import processes
+from gsto_jax.devices.mesh import rounded_batch
 from gsto_jax.errors import UserError
-from gsto_jax.eval_set import EvalSet
-from gsto_jax.instance_scores import InstanceCounts
-from gsto_jax.parallel import rounded_batch
+from gsto_jax.evaluation.eval_set import EvalSet
 from gsto_jax.pose.eval_set import PoseSet
-from gsto_jax.protocol import protocol_of
-from gsto_jax.segmentation_set import SegmentationSet
-from gsto_jax.task import Task
-from gsto_jax.tasks import task_of
-from gsto_jax.visualize import PictureWriter
-from gsto_jax.workdir import Workdir, code_checksum, existing, revision
+from gsto_jax.runs import checkpoint
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.workdir import Workdir, code_checksum, existing, revision
+from gsto_jax.segmentation.compiled_shapes import compilation_note
+from gsto_jax.segmentation.eval_set import SegmentationSet
+from gsto_jax.segmentation.instance_iou import InstanceCounts
+from gsto_jax.segmentation.panels import PictureWriter
+from gsto_jax.segmentation.protocol import protocol_of
+from gsto_jax.training.task import Task
 from modes.terminal import Show, make_show, plain_values
 
 Values = dict[str, Any]
@@ -126,7 +127,7 @@ def agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:
     Raises:
       UserError: names the first difference.
     """
-    if not distributed.several():
+    if not processes.several():
         return
     settings = {f"config.{k}": v for k, v in flat(values).items() if k not in OF_A_HOST}
     command = {f"--{name}": getattr(args, name) for name in ("mode", "fork_from", "checkpoint")}
@@ -140,7 +141,7 @@ def agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:
     about |= {f"the version of {name}": found for name, found in checkpoint.versions().items()}
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     sets = {name: fingerprint(source) for name, source in sources.items()}
-    distributed.agree(command | settings | about | {"devices": devices} | sets)
+    processes.agree(command | settings | about | {"devices": devices} | sets)
 
 
 def fingerprint(source: Source) -> str:
@@ -151,7 +152,7 @@ def fingerprint(source: Source) -> str:
 
 def shower() -> Show:
     """Prints a line of text or a table; of several processes the first one does."""
-    return make_show() if distributed.is_first() else lambda shown: None
+    return make_show() if processes.is_first() else lambda shown: None
 
 
 def show_warnings(warnings: Iterable[str], show: Show) -> None:

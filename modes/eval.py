@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from gsto_jax import parallel, reporting
-from gsto_jax.experiment import Experiment, load_for_evaluation
+from gsto_jax import reporting
+from gsto_jax.devices.mesh import make_mesh, use_compilation_cache
+from gsto_jax.runs.experiment import Experiment, load_for_evaluation
 from modes.common import (
     DEFAULTS,
     agree,
@@ -20,7 +21,7 @@ def run(args: Any) -> None:
     """Evaluates. Raises UserError or DataError."""
     task, data, values = read_settings(args.config)
     settings, show = task.config, shower()
-    mesh = parallel.make_mesh(space=settings.parallel.space)
+    mesh = make_mesh(space=settings.parallel.space)
     workdir, chosen = run_folder(args)
     with reporting.stage("reading the data"):
         eval_set, source = make_eval_set(task, data, values, mesh)
@@ -28,7 +29,7 @@ def run(args: Any) -> None:
     show_warnings(source.warnings, show)
     workdir.check_shared()
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
-    parallel.use_compilation_cache(settings.run.compilation_cache)
+    use_compilation_cache(settings.run.compilation_cache)
     train_set = found.record["train_set"]
     this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
     show_compilation(eval_set, show)

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from gsto_jax.errors import UserError
-from gsto_jax.export import export, verify
-from gsto_jax.export_description import preprocessing
-from gsto_jax.loading import Trained, load_trained
-from gsto_jax.predictor import Predictor
+from gsto_jax.files import is_full
+from gsto_jax.predict.export import export, verify
+from gsto_jax.predict.export_description import preprocessing
+from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.weights import SUFFIXES, export_weights, format_for
-from gsto_jax.whole_file import is_full
 from modes.common import DEFAULTS
 from modes.terminal import make_show
 

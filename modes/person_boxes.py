@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from gsto_jax.errors import UserError
-from gsto_jax.json_file import parse
-from gsto_jax.prediction_files import Input
+from gsto_jax.files import parse_json
+from gsto_jax.predict.files import Input
 
 Boxes = Sequence[Sequence[float]]
 
@@ -81,7 +81,9 @@ def _parse_rows(text: str) -> Boxes:
 
 def _read_file(text: str) -> Mapping[str, Boxes]:
     try:
-        boxes = parse(Path(text).expanduser().read_bytes())  # bytes, which may begin with a BOM
+        boxes = parse_json(
+            Path(text).expanduser().read_bytes()
+        )  # bytes, which may begin with a BOM
     except OSError as error:
         raise UserError(f"cannot read --boxes={text}: {error.strerror}") from None
     except ValueError as error:

@@ -13,15 +13,15 @@ from configs import command_line
 from configs.loading import ConfigError
 from data_pipelines import DataConfig
 from gsto_jax import reporting
+from gsto_jax.devices.mesh import batch_parts, check_batch, make_mesh, rounded_batch
 from gsto_jax.errors import UserError
-from gsto_jax.parallel import batch_parts, check_batch, make_mesh, rounded_batch
 from gsto_jax.plan import record
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.fit import largest
 from gsto_jax.plan.machines import Machine, machine
 from gsto_jax.plan.measure import DoesNotFit, Plan, plan, state_bytes
 from gsto_jax.plan.tables import compare_table, plan_table, time_line
-from gsto_jax.task import Task
+from gsto_jax.training.task import Task
 from modes.common import read_settings
 from modes.terminal import Show, make_show, plain_values
 

@@ -13,18 +13,14 @@ import numpy as np
 from rich.console import Console
 
 from gsto_jax import reporting
-from gsto_jax.compiled_shapes import compilation_note
 from gsto_jax.config import RUNTIME, kind
+from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
+from gsto_jax.files import is_full
 from gsto_jax.image_files import Head, ImageRule
-from gsto_jax.loading import Trained, load_trained
-from gsto_jax.media import count_frames, image_head, read_image, video_frames
-from gsto_jax.padding import reduced_size
-from gsto_jax.parallel import use_compilation_cache
-from gsto_jax.pose.predictor import KINDS as POSE_KINDS
-from gsto_jax.pose.predictor import PosePrediction, PosePredictor
+from gsto_jax.ops.padding import reduced_size
 from gsto_jax.pose.task import PoseTask
-from gsto_jax.prediction_files import (
+from gsto_jax.predict.files import (
     EXPLAINING,
     Input,
     PredictionWriter,
@@ -34,10 +30,14 @@ from gsto_jax.prediction_files import (
     write_joints,
     write_poses,
 )
-from gsto_jax.predictor import KINDS, Prediction, Predictor
-from gsto_jax.tasks import task_of
-from gsto_jax.video_writer import CODECS
-from gsto_jax.whole_file import is_full
+from gsto_jax.predict.media import count_frames, image_head, read_image, video_frames
+from gsto_jax.predict.pose import KINDS as POSE_KINDS
+from gsto_jax.predict.pose import PosePrediction, PosePredictor
+from gsto_jax.predict.segmentation import KINDS, Prediction, Predictor
+from gsto_jax.predict.video_writer import CODECS
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.trained import Trained, load_trained
+from gsto_jax.segmentation.compiled_shapes import compilation_note
 from modes.common import DEFAULTS
 from modes.person_boxes import read_boxes
 from modes.terminal import make_console

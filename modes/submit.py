@@ -7,16 +7,17 @@ import jax
 import numpy as np
 
 from data_pipelines import DataConfig
-from gsto_jax import parallel, reporting
+from gsto_jax import reporting
+from gsto_jax.devices.mesh import make_mesh, use_compilation_cache, whole
 from gsto_jax.errors import UserError
-from gsto_jax.evaluate import Batch, GetMaps
-from gsto_jax.evaluate import evaluate as evaluate_network
-from gsto_jax.experiment import load_for_evaluation
 from gsto_jax.pose.coco import results, write_results
 from gsto_jax.pose.estimate import estimate
 from gsto_jax.pose.eval_set import protocol
 from gsto_jax.pose.task import PoseTask
-from gsto_jax.submission import SubmissionWriter, label_ids
+from gsto_jax.runs.experiment import load_for_evaluation
+from gsto_jax.segmentation.evaluate import Batch, GetMaps
+from gsto_jax.segmentation.evaluate import evaluate as evaluate_network
+from gsto_jax.segmentation.submission import SubmissionWriter, label_ids
 from modes.common import (
     Values,
     make_pose_set,
@@ -42,7 +43,7 @@ def run(args: Any) -> None:
         return
     workdir, chosen = run_folder(args)
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
-    mesh = parallel.make_mesh(space=task.config.parallel.space)
+    mesh = make_mesh(space=task.config.parallel.space)
     with reporting.stage("reading the data"):
         eval_set, source = make_segmentation_set(task, data, values, mesh)
     show_warnings(source.warnings, show)
@@ -51,8 +52,8 @@ def run(args: Any) -> None:
     ids = data.id_map or [(k, k) for k in range(task.num_classes)]
     writer = SubmissionWriter(path, label_ids(ids, task.num_classes), names)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
-    variables = parallel.whole(found.state.variables, mesh)
-    parallel.use_compilation_cache(settings.run.compilation_cache)
+    variables = whole(found.state.variables, mesh)
+    use_compilation_cache(settings.run.compilation_cache)
     show_compilation(eval_set, show)
     with writer, reporting.stage(f"predicting {data.test_split}", len(names)) as advance:
 
@@ -71,14 +72,14 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     """Writes poses as COCO's server takes them."""
     show = make_show()
     workdir, chosen = run_folder(args)
-    mesh = parallel.make_mesh(space=task.config.parallel.space)
+    mesh = make_mesh(space=task.config.parallel.space)
     split = data.test_split
     with reporting.stage("reading the data"):
         persons, source = make_pose_set(task, replace(data, eval_split=split, eval_size=0), mesh)
     show_warnings(source.notes, show)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
-    variables = parallel.whole(found.state.variables, mesh)
-    parallel.use_compilation_cache(task.config.run.compilation_cache)
+    variables = whole(found.state.variables, mesh)
+    use_compilation_cache(task.config.run.compilation_cache)
     with reporting.stage(f"predicting {split}", persons.size) as advance:
         poses = estimate(
             task,

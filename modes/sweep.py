@@ -18,8 +18,10 @@ from data_pipelines import make_source
 from gsto_jax import reporting
 from gsto_jax.config import flat
 from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.files import replacing
 from gsto_jax.models.counts import count
 from gsto_jax.models.published import SIZE
+from gsto_jax.runs.workdir import Workdir
 from gsto_jax.sweep.figure import draw
 from gsto_jax.sweep.outcome import (
     Outcome,
@@ -40,9 +42,7 @@ from gsto_jax.sweep.plan import (
 from gsto_jax.sweep.pool import Watch, run_all
 from gsto_jax.sweep.results import as_csv, as_json, results_of
 from gsto_jax.sweep.words import markdown, table
-from gsto_jax.task import network
-from gsto_jax.whole_file import replacing
-from gsto_jax.workdir import Workdir
+from gsto_jax.training.task import network
 from modes.common import DEFAULTS, read_settings
 from modes.interrupt import Interrupt
 from modes.terminal import make_console, make_show, plain_values

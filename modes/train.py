@@ -11,13 +11,17 @@ from typing import Any
 import jax
 
 from data_pipelines import check_split, make_source, train_batches
-from gsto_jax import distributed, parallel, profiling, reporting
+from gsto_jax import reporting
 from gsto_jax.config import Config
-from gsto_jax.experiment import Experiment
-from gsto_jax.padding import DIVISOR, PUBLISHED, Size, round_up
+from gsto_jax.devices import processes
+from gsto_jax.devices.mesh import check_batch, make_mesh, use_compilation_cache
+from gsto_jax.ops.padding import DIVISOR, PUBLISHED, round_up
 from gsto_jax.plan.record import planned_seconds
-from gsto_jax.speed import workload
-from gsto_jax.workdir import Workdir, revision
+from gsto_jax.runs.experiment import Experiment
+from gsto_jax.runs.workdir import Workdir, revision
+from gsto_jax.training import profiling
+from gsto_jax.training.throughput import workload
+from gsto_jax.types import Size
 from modes.common import (
     DEFAULTS,
     agree,
@@ -39,11 +43,11 @@ def run(args: Any) -> None:
     """Trains. Raises UserError, DataError or TrainingError."""
     task, data, values = read_settings(args.config)
     settings, show = task.config, shower()
-    mesh = parallel.make_mesh(space=settings.parallel.space)
+    mesh = make_mesh(space=settings.parallel.space)
     part = settings.train.batch_size // settings.train.accumulate
     whole = part == settings.train.batch_size
     name = "train.batch_size" if whole else "train.batch_size / config.train.accumulate"
-    parallel.check_batch(part, mesh, name)
+    check_batch(part, mesh, name)
     with reporting.stage("reading the data"):
         source = make_source(data, data.train_split)
         steps = settings.train.total_steps(len(source))
@@ -70,7 +74,7 @@ def run(args: Any) -> None:
     writes = settings.run.tensorboard and jax.process_index() == 0
     if settings.run.tensorboard:
         check_tensorboard()
-    parallel.use_compilation_cache(settings.run.compilation_cache)
+    use_compilation_cache(settings.run.compilation_cache)
     folder = args.workdir or f"runs/{settings.name}"
     shard = (jax.process_index(), jax.process_count())
     batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
@@ -81,7 +85,7 @@ def run(args: Any) -> None:
         contextlib.closing(Workdir(folder, hold=True)) as workdir,
     ):
         workdir.check_shared()
-        stop = distributed.Stop(lambda: interrupt.received)
+        stop = processes.Stop(lambda: interrupt.received)
         train_set = fingerprint(source)
         this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
         with reporting.stage("setting up the network", resumable=True):
@@ -123,7 +127,7 @@ def run(args: Any) -> None:
 def end_run(message: str) -> None:
     """Ends this process and its children with a message; other processes of the run end too."""
     end_children()
-    distributed.end(message)
+    processes.end(message)
 
 
 @contextlib.contextmanager

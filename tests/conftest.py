@@ -1,7 +1,8 @@
 """Settings that must stand before jax starts: four CPU devices, quick compiles, strict shapes.
 
 With GSTO_TEST_GPU=1 a GPU computes instead, in full float32: meant for the golden arrays and the
-kernels for GPUs (`pytest tests/gsto_jax/test_golden.py tests/gsto_jax/test_gate_gpu.py`).
+kernels for GPUs (`pytest tests/gsto_jax/models/test_golden.py
+tests/gsto_jax/gate/test_gate_gpu.py`).
 """
 
 import os

@@ -13,7 +13,7 @@ import pytest
 import gsto_jax
 
 ROOT = Path(__file__).parents[1]
-JAX_FREE = ("gsto_jax.disk", "gsto_jax.image_files")
+JAX_FREE = ("gsto_jax.files", "gsto_jax.image_files")
 """What the data pipelines may import of the library."""
 
 
@@ -87,7 +87,8 @@ def test_the_library_imports_no_training_extra():
     code = f"""
 import sys
 for name in {extras!r}: sys.modules[name] = None
-import gsto_jax, gsto_jax.task, gsto_jax.train, gsto_jax.evaluate, gsto_jax.checkpoint
+import gsto_jax, gsto_jax.training.task, gsto_jax.training.loop
+import gsto_jax.segmentation.evaluate, gsto_jax.runs.checkpoint
 import gsto_jax.weights
 for name in gsto_jax.__all__: getattr(gsto_jax, name)
 assert "data_pipelines" not in sys.modules and "configs" not in sys.modules

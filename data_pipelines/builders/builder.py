@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from data_pipelines.config import STORAGES
-from data_pipelines.decode import check_whole, decode_image, label_ids
-from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
-from data_pipelines.image_audit import size_problem
-from data_pipelines.tiles import encode_tiles
+from data_pipelines.files.archives import Downloads
+from data_pipelines.files.images import check_whole, decode_image, label_ids
+from data_pipelines.files.tiles import encode_tiles
+from data_pipelines.sources.image_audit import size_problem
 from gsto_jax.image_files import Decoded, ImageRule
 
 Example = dict[str, Any]

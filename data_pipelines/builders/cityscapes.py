@@ -12,8 +12,8 @@ from data_pipelines.builders.builder import (
     encode_png,
     refuse_folder,
 )
-from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
+from data_pipelines.files.archives import Downloads
 
 
 @dataclass(frozen=True)

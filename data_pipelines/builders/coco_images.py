@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
-from data_pipelines.limits import is_outside
+from data_pipelines.files.archives import Downloads
+from data_pipelines.files.limits import is_outside
 
 _SPLIT_FOLDER = re.compile(r"(?:^|/)(?:train|val|test)(?:20\d\d)?/")
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")

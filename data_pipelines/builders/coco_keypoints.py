@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from data_pipelines.boxes import box_outside
 from data_pipelines.builders.builder import Builder, Example, Item, refuse_folder
 from data_pipelines.builders.coco_images import CocoImages
-from data_pipelines.coco_entries import MOST_PERSONS, Person, is_number, is_sample
-from data_pipelines.coco_file import Category, KeypointFile, read_image_list, read_keypoint_file
 from data_pipelines.config import Keypoints
-from data_pipelines.decode import check_whole, decode_image
-from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
-from data_pipelines.image_audit import check_listed_size
+from data_pipelines.files.archives import Downloads
+from data_pipelines.files.images import check_whole, decode_image
+from data_pipelines.sources.boxes import box_outside
+from data_pipelines.sources.coco_entries import MOST_PERSONS, Person, is_number, is_sample
+from data_pipelines.sources.coco_file import (
+    Category,
+    KeypointFile,
+    read_image_list,
+    read_keypoint_file,
+)
+from data_pipelines.sources.image_audit import check_listed_size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from data_pipelines.builders.builder import Item, SegmentationBuilder, and_more, refuse_folder
-from data_pipelines.downloads import Downloads
 from data_pipelines.errors import DataError
+from data_pipelines.files.archives import Downloads
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from data_pipelines.builders.builder import (
     encode_png,
     refuse_folder,
 )
-from data_pipelines.downloads import Downloads, read_mat
 from data_pipelines.errors import DataError
+from data_pipelines.files.archives import Downloads, read_mat
 from data_pipelines.labels import IGNORE_LABEL, PASCAL_CONTEXT_59
 
 _NAMES = PASCAL_CONTEXT_59.names

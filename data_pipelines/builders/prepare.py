@@ -21,11 +21,11 @@ import numpy as np
 from array_record.python import array_record_module
 
 from data_pipelines.builders.builder import Builder, Example, Item
-from data_pipelines.downloads import FULL, SCRATCH, Downloads
 from data_pipelines.errors import DataError
-from data_pipelines.json_file import read_json
-from data_pipelines.tfds_source import PLAN, UNFINISHED, check_tiles
-from gsto_jax.disk import readable
+from data_pipelines.files.archives import FULL, SCRATCH, Downloads
+from data_pipelines.files.json import read_json
+from data_pipelines.sources.prepared import PLAN, UNFINISHED, check_tiles
+from gsto_jax.files import readable
 
 VERSION = "1.0.0"
 _LOCK = ".lock"

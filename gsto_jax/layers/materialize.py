@@ -9,7 +9,7 @@ def materialize(x: Array) -> Array:
 
     XLA for CPUs fuses cheap elementwise work into each of its consumers. Along the residual paths
     of a deep network the chains grow long, and every consumer would compute them anew. Takes
-    effect with the options of `gsto_jax.parallel.compiler_options`; other devices see nothing.
+    effect with the options of `gsto_jax.devices.mesh.compiler_options`; other devices see nothing.
     """
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda v: v)
 

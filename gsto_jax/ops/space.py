@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec
 DATA_AXIS, SPACE_AXIS = "data", "space"
 _FEWEST = 2
 """Rows that a device must have: XLA's partitioner doubles a 3x3 convolution from or to two rows,
-one on each of two devices (tests/gsto_jax/test_shardings.py)."""
+one on each of two devices (tests/gsto_jax/devices/test_shardings.py)."""
 
 
 def along_space(x: Array, rows: int | None = None) -> Array:

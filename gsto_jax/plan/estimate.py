@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from gsto_jax.errors import UserError
 from gsto_jax.plan.machines import GPUS, TPUS
 from gsto_jax.plan.measure import Plan
-from gsto_jax.speed import PEAKS
+from gsto_jax.training.throughput import PEAKS
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
-from gsto_jax.parallel import make_mesh
 from gsto_jax.plan import schedule
 
 

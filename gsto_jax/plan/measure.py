@@ -13,18 +13,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from gsto_jax.devices.mesh import batch_parts, replicated, split_batch
 from gsto_jax.errors import UserError
-from gsto_jax.evaluate import compiled_eval_step
-from gsto_jax.parallel import batch_parts, replicated, split_batch
 from gsto_jax.plan import costs, schedule
 from gsto_jax.plan.hlo import Instruction, Program
 from gsto_jax.plan.machines import Machine
 from gsto_jax.plan.shapes import arrays, shape_bytes
 from gsto_jax.pose import estimate
 from gsto_jax.pose.task import PoseTask
-from gsto_jax.protocol import Size
-from gsto_jax.task import Task, TrainState, abstract_state, placing
-from gsto_jax.train import compiled_train_step
+from gsto_jax.segmentation.evaluate import compiled_eval_step
+from gsto_jax.segmentation.protocol import Size
+from gsto_jax.training.loop import compiled_train_step
+from gsto_jax.training.task import Task, TrainState, abstract_state, placing
 
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),

@@ -8,13 +8,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from gsto_jax.devices.mesh import batch_parts
 from gsto_jax.errors import UserError
-from gsto_jax.json_file import dumps, parse
-from gsto_jax.parallel import batch_parts
+from gsto_jax.files import is_full, parse_json, replacing, to_json
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
 from gsto_jax.plan.measure import Plan
-from gsto_jax.whole_file import is_full, replacing
 
 _NO_TIME = ("init", "bn_momentum")
 """Settings of a network that a step takes as long with as without."""
@@ -59,7 +58,7 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            part.write_text(dumps(values, indent=2) + "\n")
+            part.write_text(to_json(values, indent=2) + "\n")
     except OSError as error:
         if is_full(error):
             raise
@@ -78,7 +77,7 @@ def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
       UserError: it cannot be read, or it is of another step or other chips.
     """
     try:
-        values = parse(path.read_text())
+        values = parse_json(path.read_text())
         theirs = {name: values[name] for name in _about(config, mesh)}
         step = values["steps"]["train"]
         theirs["batch"], seconds = step["batch"], float(step["seconds"]["least"])

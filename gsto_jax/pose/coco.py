@@ -11,10 +11,9 @@ import numpy as np
 
 from gsto_jax.config import PoseConfig
 from gsto_jax.errors import UserError
-from gsto_jax.json_file import dumps
+from gsto_jax.files import replacing, to_json
 from gsto_jax.pose.estimate import Poses
 from gsto_jax.pose.oks import rescore, suppress, suppress_softly
-from gsto_jax.whole_file import replacing
 
 FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """Average precision and recall over similarities 0.5 to 0.95, at 0.5 and 0.75, and of persons of
@@ -142,7 +141,7 @@ def _complete(person: Annotation, number: int, category_id: int) -> dict[str, An
 def write_results(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Writes the benchmark's JSON; a path that ends in .zip becomes its archive, for the server."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = dumps(found)
+    text = to_json(found)
     with replacing(path) as part:
         if path.suffix == ".zip":
             with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from gsto_jax.canvas import Color, caption, grid
+from gsto_jax.drawing.tiles import Color, caption, grid
 
 _HEIGHT = 320  # of a panel's tile, in pixels
 _OPACITY = 0.6

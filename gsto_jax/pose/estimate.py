@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.parallel import (
+from gsto_jax.devices.mesh import (
     compiler_options,
     local_part,
     on_mesh,

@@ -12,17 +12,18 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax import reporting
-from gsto_jax.eval_set import Outcome, Record
-from gsto_jax.parallel import local_part, sum_over_processes
-from gsto_jax.pose import folder as pose_folder
+from gsto_jax.devices.mesh import local_part, sum_over_processes
+from gsto_jax.evaluation.eval_set import Outcome, Record
+from gsto_jax.evaluation.percent import percent
+from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.coco import PERSON, check_joints, evaluate_coco, results
 from gsto_jax.pose.estimate import Batch, GetMaps, Poses, estimate, reread_joints
-from gsto_jax.pose.folder import PersonScore
 from gsto_jax.pose.oks import similarity
-from gsto_jax.pose.pictures import KINDS, PoseWriter
+from gsto_jax.pose.panels import KINDS, PoseWriter
+from gsto_jax.pose.results import PersonScore
+from gsto_jax.pose.tables import pose_table
 from gsto_jax.pose.task import PoseTask
-from gsto_jax.tables import percent, pose_table
-from gsto_jax.task import Task
+from gsto_jax.training.task import Task
 
 CEILING = "truth through its heatmaps"
 """What encoding and decoding alone allow: the true joints, encoded and found again."""

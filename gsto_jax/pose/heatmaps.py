@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.protocol import mirrored_order
+from gsto_jax.segmentation.protocol import mirrored_order
+from gsto_jax.types import Size
 
 REFINEMENTS = ("none", "quarter", "dark")
-Size = tuple[int, int]
 
 
 def encode(

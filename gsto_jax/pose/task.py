@@ -10,12 +10,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from gsto_jax.errors import UserError
-from gsto_jax.hyperparameters import Hyperparameters
 from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
-from gsto_jax.task import Batch, Maps, Shapes, Shares, Task, explanation, normalize
+from gsto_jax.training.hyperparameters import Hyperparameters
+from gsto_jax.training.task import Batch, Maps, Shapes, Shares, Task, explanation, normalize
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def heatmap_step(task: PoseTask, variables: dict, images: Array) -> tuple[Array,
       images: `b h w 3` uint8 RGB.
 
     Returns:
-      `b h/4 w/4 j` in at least float32, and the maps of `gsto_jax.task.explanation`.
+      `b h/4 w/4 j` in at least float32, and the maps of `gsto_jax.training.task.explanation`.
     """
     outputs = task.model.apply(variables, normalize(task, images))
     assert isinstance(outputs, Outputs)

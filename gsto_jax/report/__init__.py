@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gsto_jax.errors import UserError
+from gsto_jax.files import is_full, replacing
 from gsto_jax.report import pose_page, segmentation_page
 from gsto_jax.report.comparable import check_task
 from gsto_jax.report.run import read_run, told_apart
-from gsto_jax.whole_file import is_full, replacing
-from gsto_jax.workdir import Workdir
+from gsto_jax.runs.workdir import Workdir
 
 _PAGES: Mapping[str, Any] = {"segmentation": segmentation_page, "pose": pose_page}
 

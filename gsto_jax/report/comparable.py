@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.errors import UserError
-from gsto_jax.eval_folder import Evaluation
-from gsto_jax.pose.folder import PoseEvaluation
+from gsto_jax.evaluation.eval_folder import Evaluation
+from gsto_jax.pose.results import PoseEvaluation
 from gsto_jax.report.run import Found, Run
 
 

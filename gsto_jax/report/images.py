@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.canvas import GAP, STRIP, Color
-from gsto_jax.visualize import panel_tiles
+from gsto_jax.drawing.tiles import GAP, STRIP, Color
+from gsto_jax.segmentation.panels import panel_tiles
 
 _WIDTH = 480
 _JPEG, _LOSSLESS = 85, 101  # of OpenCV's JPEG and WebP
@@ -33,7 +33,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Panel:
-    """Parts of a panel of `gsto_jax.visualize.sample_panel`, `h w 3` each, made small."""
+    """Parts of a panel of `gsto_jax.segmentation.panels.sample_panel`, `h w 3` each, made small."""
 
     image: np.ndarray
     truth: np.ndarray

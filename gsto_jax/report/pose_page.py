@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gsto_jax.pose import folder
+from gsto_jax.pose import results
 from gsto_jax.pose.coco import FIGURES
-from gsto_jax.pose.folder import PersonScore, PoseEvaluation
+from gsto_jax.pose.results import PersonScore, PoseEvaluation
 from gsto_jax.report import images
 from gsto_jax.report.comparable import comparable_poses
 from gsto_jax.report.page import (
@@ -85,7 +85,7 @@ def comparison_page(
 
 def _details(found: PoseEvaluation) -> dict[str, Any]:
     """What only a complete evaluation tells."""
-    drawings = ((x.name, folder.drawings(found.folder, x)) for x in found.persons)
+    drawings = ((x.name, results.drawings(found.folder, x)) for x in found.persons)
     ranking = best_and_worst(
         found.persons, _similarity, lambda person: _shown(found, person), _NOUN
     )
@@ -133,7 +133,7 @@ def _bins(similarities: Sequence[float]) -> list[tuple[float, float, int]]:
 
 def _panel(found: PoseEvaluation, person: PersonScore) -> dict[str, np.ndarray] | None:
     """Tiles of `gsto_jax.pose.drawing.pose_panel`; None where there are none that can be read."""
-    path = folder.drawings(found.folder, person).get("sample")
+    path = results.drawings(found.folder, person).get("sample")
     kinds = ["image", *(["truth"] if person.labelled else []), "found", "heatmaps"]
     tiles = images.read_row(path, len(kinds)) if path else None
     return dict(zip(kinds, tiles, strict=True)) if tiles else None

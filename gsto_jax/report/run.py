@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from gsto_jax import eval_folder
-from gsto_jax.checkpoint import Record, steps
 from gsto_jax.errors import UserError
-from gsto_jax.eval_folder import Evaluation
+from gsto_jax.evaluation import eval_folder
+from gsto_jax.evaluation.eval_folder import Evaluation
 from gsto_jax.models.specs import has_gates
-from gsto_jax.pose import folder as pose_folder
-from gsto_jax.pose.folder import PoseEvaluation
-from gsto_jax.workdir import Workdir
+from gsto_jax.pose import results as pose_folder
+from gsto_jax.pose.results import PoseEvaluation
+from gsto_jax.runs.checkpoint import Record, steps
+from gsto_jax.runs.workdir import Workdir
 
 Found = TypeVar("Found", Evaluation, PoseEvaluation)
 _READERS: Mapping[str, Callable[[Path], Any]] = {

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from gsto_jax import eval_folder
-from gsto_jax.canvas import Color
-from gsto_jax.eval_folder import Evaluation
-from gsto_jax.picture_scores import PictureScore
+from gsto_jax.drawing.tiles import Color
+from gsto_jax.evaluation import eval_folder
+from gsto_jax.evaluation.eval_folder import Evaluation
 from gsto_jax.report import images
 from gsto_jax.report.comparable import comparable
 from gsto_jax.report.page import comparison_contents, differ, run_contents, settings_differ
 from gsto_jax.report.rendering import render
 from gsto_jax.report.run import Run
 from gsto_jax.report.samples import Shown, best_and_worst, figures, most_different
+from gsto_jax.segmentation.image_scores import PictureScore
 
 MEASURES = (
     ("mean_iou", "mean IoU"),

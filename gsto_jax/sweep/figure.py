@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.style import context
 
+from gsto_jax.files import replacing
 from gsto_jax.sweep.results import POWER, Results
-from gsto_jax.whole_file import replacing
 
 _INK, _SEED, _PAIR, _BAND = "#1a2733", "#3b7dd8", "#c3ccd6", "#e6eaef"
 _STYLE = {

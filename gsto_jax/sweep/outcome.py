@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsto_jax.experiment import score_settings
-from gsto_jax.json_file import parse
+from gsto_jax.files import parse_json
+from gsto_jax.runs.experiment import score_settings
+from gsto_jax.runs.workdir import Workdir
 from gsto_jax.sweep.plan import Run
-from gsto_jax.workdir import Workdir
 
 Record = dict[str, Any]
 
@@ -81,7 +81,7 @@ def step_of(folder: Path) -> int:
         with (folder / "training.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
             lines = file.read().splitlines()
-        return int(parse(lines[-1])["step"])
+        return int(parse_json(lines[-1])["step"])
     # There is none, or it is being written.
     except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from gsto_jax.config import changes, flat, kind
 from gsto_jax.errors import UserError
-from gsto_jax.experiment import score_settings
+from gsto_jax.runs.experiment import score_settings
 
 Record = dict[str, Any]
 

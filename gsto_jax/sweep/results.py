@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gsto_jax.json_file import dumps
+from gsto_jax.files import to_json
 from gsto_jax.statistics import Difference, Summary, compare, holm, summarize
 from gsto_jax.sweep.outcome import Outcome
 from gsto_jax.sweep.plan import Row, Run, unpaired
@@ -152,7 +152,7 @@ def as_json(results: Results) -> str:
         "rows": rows,
         "runs": [dataclasses.asdict(outcome) for outcome in results.outcomes],
     }
-    return dumps(values, indent=2) + "\n"
+    return to_json(values, indent=2) + "\n"
 
 
 def as_csv(results: Results) -> str:

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
+from gsto_jax.files import replacing
 from gsto_jax.weights.checkpoint_tree import flatten_tree
 from gsto_jax.weights.formats import (
     GSTO_FORMAT,
@@ -27,7 +28,6 @@ from gsto_jax.weights.reference import Match, Names, Variables, match, to_refere
 from gsto_jax.weights.safetensors_file import read_safetensors, write_safetensors
 from gsto_jax.weights.shards import INDEX, read_shards, weights_file
 from gsto_jax.weights.torch_file import Unread, read_torch, write_torch
-from gsto_jax.whole_file import replacing
 
 SUFFIXES: Mapping[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     ".safetensors": write_safetensors,

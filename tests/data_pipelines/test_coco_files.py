@@ -10,8 +10,8 @@ from downloads_trees import person
 from test_data_prepare import config_of, opened
 
 from data_pipelines import COCO_KEYPOINTS, DataError, EvalBatches
-from data_pipelines.coco_entries import MOST_ID
-from data_pipelines.coco_file import read_keypoint_file
+from data_pipelines.sources.coco_entries import MOST_ID
+from data_pipelines.sources.coco_file import read_keypoint_file
 
 # Ids
 

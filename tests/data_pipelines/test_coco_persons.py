@@ -13,11 +13,11 @@ from downloads_trees import coco_files, image_bytes, person, write_tree
 from test_data_prepare import opened, real
 
 from data_pipelines import COCO_KEYPOINTS, DataError, audit
-from data_pipelines.boxes import box_inside
 from data_pipelines.builders import BUILDERS, prepare
-from data_pipelines.coco_entries import is_sample
-from data_pipelines.coco_file import read_keypoint_file
-from data_pipelines.person_transforms import PersonCrop, box_to_frame
+from data_pipelines.sources.boxes import box_inside
+from data_pipelines.sources.coco_entries import is_sample
+from data_pipelines.sources.coco_file import read_keypoint_file
+from data_pipelines.transforms.pose import PersonCrop, box_to_frame
 
 # Flags, boxes, areas
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.canvases import canvas_of, choose_canvases, plan_batches
+from data_pipelines.buckets import canvas_of, choose_canvases, plan_batches
 
 
 def padding(sizes, canvases):

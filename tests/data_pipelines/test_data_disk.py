@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import DataError, FolderSource
-from data_pipelines.disk import decode_text, list_files, unique_names, without_suffix
-from data_pipelines.downloads import Downloads
-from gsto_jax.disk import is_hidden, readable
+from data_pipelines.files.archives import Downloads
+from data_pipelines.files.disk import decode_text, list_files, unique_names, without_suffix
+from gsto_jax.files import is_hidden, readable
 
 LABEL = np.array([[0, 1, 2, 2, 1, 255]] * 4, np.uint8)
 

@@ -22,7 +22,7 @@ from data_pipelines import (
 )
 from data_pipelines.builders import BUILDERS, prepare
 from gsto_jax.image_files import ImageRule
-from gsto_jax.media import read_image
+from gsto_jax.predict.media import read_image
 from tests.image_bytes import GREY, GREY_ALPHA, RGB, RGBA, chunk, exif, png, tiff
 
 RNG = np.random.default_rng(1)

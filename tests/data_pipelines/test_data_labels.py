@@ -21,10 +21,10 @@ from data_pipelines import (
     group,
     report_labels,
 )
-from data_pipelines.decode import label_ids
-from data_pipelines.label_checks import shifted_ids, suggest_map
-from data_pipelines.label_inspection import altered_share, lossy_format
-from data_pipelines.label_map import LabelMap
+from data_pipelines.files.images import label_ids
+from data_pipelines.sources.label_checks import shifted_ids, suggest_map
+from data_pipelines.sources.label_inspection import altered_share, lossy_format
+from data_pipelines.sources.label_map import LabelMap
 from gsto_jax.image_files import ImageRule
 from tests.image_bytes import tiff
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import Tiles, encode_tiles
-from data_pipelines.scene_street import draw_street
+from data_pipelines.synthetic.street import draw_street
 
 
 def picture(*shape, seed=0):

@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks.faults import small_network
 from configs import quickstart
-from gsto_jax import checkpoint, task
-from gsto_jax.experiment import Experiment
-from gsto_jax.parallel import make_mesh
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.runs import checkpoint
+from gsto_jax.runs.experiment import Experiment
+from gsto_jax.training import task
 from modes import train as mode
 from modes.common import read_settings
 

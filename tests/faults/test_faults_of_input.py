@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from data_pipelines import DataConfig, DataError, make_source, reading, train_batches
-from data_pipelines.folder import FolderSource
-from data_pipelines.reading import Watched, read_again
-from gsto_jax import distributed
-from gsto_jax.watchdog import Watchdog
+from data_pipelines import DataConfig, DataError, make_source, train_batches
+from data_pipelines.files import retry
+from data_pipelines.files.retry import Watched, read_again
+from data_pipelines.sources.folder import FolderSource
+from gsto_jax.devices import processes
+from gsto_jax.training.watchdog import Watchdog
 from modes import train as mode
 from modes.terminal import plain_values
 
@@ -66,9 +67,9 @@ def test_a_source_that_stalls_is_named(tmp_path, train, same, capsys):
 @pytest.mark.usefixtures("stalling")
 def test_every_process_names_what_stalls_in_it(tmp_path, train, monkeypatch, capsys):
     """As process 3 of a run, which shows nothing else."""
-    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
     state = SimpleNamespace(process_id=3, num_processes=1)
-    monkeypatch.setattr(distributed, "_state", lambda: state)
+    monkeypatch.setattr(processes, "_state", lambda: state)
     train(tmp_path, stall_seconds=0.2, stop_at=3)
     out, errors = capsys.readouterr()
     assert "step" not in out
@@ -180,7 +181,7 @@ def failing(times, read, number=errno.EIO):
 
 def test_a_source_that_fails_for_a_while_is_read_again(monkeypatch, caplog):
     waits = []
-    monkeypatch.setattr(reading.time, "sleep", waits.append)
+    monkeypatch.setattr(retry.time, "sleep", waits.append)
     read, calls = failing(3, lambda: b"data")
     assert read_again(read, "a.png") == b"data"
     assert (len(calls), waits) == (4, [0.5, 1.0, 2.0])
@@ -189,7 +190,7 @@ def test_a_source_that_fails_for_a_while_is_read_again(monkeypatch, caplog):
 
 def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
     waits = []
-    monkeypatch.setattr(reading.time, "sleep", waits.append)
+    monkeypatch.setattr(retry.time, "sleep", waits.append)
     for folder in ("images/val", "labels/val"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.png").write_bytes(b"x")
@@ -208,11 +209,11 @@ def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: read())
     with pytest.raises(DataError, match=rf"^Cannot read {tmp_path}/images/val/a.png: Input/output"):
         source[0]
-    assert (len(calls), waits) == (6, list(reading.PAUSES))
+    assert (len(calls), waits) == (6, list(retry.PAUSES))
 
 
 def test_a_missing_file_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(reading.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: pytest.fail("it waited"))
     read, calls = failing(1, bytes, errno.ENOENT)
     with pytest.raises(FileNotFoundError):
         read_again(read, "a.png")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.pipeline import TrainBatches
-from gsto_jax import checkpoint
 from gsto_jax.errors import TrainingError
-from gsto_jax.experiment import Experiment
-from gsto_jax.workdir import Workdir
+from gsto_jax.runs import checkpoint
+from gsto_jax.runs.experiment import Experiment
+from gsto_jax.runs.workdir import Workdir
 
 
 def fill(folder, left):

@@ -17,18 +17,22 @@ import main
 from benchmarks.faults import small_network
 from data_pipelines import DataError, pipeline, shared_memory
 from data_pipelines.pipeline import TrainBatches
-from gsto_jax import UserError, eval_folder, export, host_memory, task
-from gsto_jax.canvas import write_image
+from gsto_jax import UserError
+from gsto_jax.devices import host_memory
+from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import TrainingError
+from gsto_jax.evaluation import eval_folder
+from gsto_jax.evaluation.png_writer import PngWriter
+from gsto_jax.files import disk_problem, is_full, replacing
 from gsto_jax.plan import record as plan_record
-from gsto_jax.png_writer import PngWriter
 from gsto_jax.pose.coco import write_results
-from gsto_jax.prediction_files import PredictionWriter, write_classes, write_joints, write_poses
-from gsto_jax.submission import SubmissionWriter
+from gsto_jax.predict import export
+from gsto_jax.predict.files import PredictionWriter, write_classes, write_joints, write_poses
+from gsto_jax.runs.workdir import Workdir
+from gsto_jax.segmentation.submission import SubmissionWriter
+from gsto_jax.training import task
 from gsto_jax.weights.safetensors_file import write_safetensors
 from gsto_jax.weights.torch_file import write_torch
-from gsto_jax.whole_file import disk_problem, is_full, replacing
-from gsto_jax.workdir import Workdir
 from modes import eval as evaluate
 from modes import tables, train
 from tests.faults.conftest import arguments, settings
@@ -351,7 +355,7 @@ if __name__ == "__main__":
 
 def test_notes_of_reading_are_written_before_they_are_mapped(tmp_path, monkeypatch):
     """A mapped file without room ends the process; a written one raises."""
-    from data_pipelines.reading import Watched
+    from data_pipelines.files.retry import Watched
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with contextlib.suppress(OSError), files_no_larger_than(100):

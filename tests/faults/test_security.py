@@ -20,13 +20,15 @@ import scipy.io
 import zstandard
 
 from data_pipelines import DataError
-from data_pipelines.decode import decode_image, image_head, label_ids
-from data_pipelines.downloads import Downloads, read_mat
-from data_pipelines.json_file import read_json
-from data_pipelines.limits import FREE_EXPANSION, MOST_FILE
-from data_pipelines.tiles import Tiles
-from gsto_jax import UserError, checkpoint, media
+from data_pipelines.files.archives import Downloads, read_mat
+from data_pipelines.files.images import decode_image, image_head, label_ids
+from data_pipelines.files.json import read_json
+from data_pipelines.files.limits import FREE_EXPANSION, MOST_FILE
+from data_pipelines.files.tiles import Tiles
+from gsto_jax import UserError
 from gsto_jax.image_files import MAX_PIXELS, ImageRule
+from gsto_jax.predict import media
+from gsto_jax.runs import checkpoint
 from gsto_jax.weights import safetensors_file
 from gsto_jax.weights.files import read_state
 from gsto_jax.weights.torch_file import _OLD_MAGIC
@@ -194,7 +196,7 @@ def test_a_mat_that_expands_behind_one_that_fills_the_room(monkeypatch):
         data = data if whole else data[:-4]
         return struct.pack("<II", 15, len(data)) + data
 
-    monkeypatch.setattr("data_pipelines.downloads.MOST_TEXT", 30_000)
+    monkeypatch.setattr("data_pipelines.files.archives.MOST_TEXT", 30_000)
     data = bytes(126) + b"IM" + packed(30_000, whole=False) + packed(2**26)
     refused = pytest.raises(ValueError, match="expands to more than 30000 bytes")
     with allocating_less_than(2**21), refused:
@@ -205,7 +207,7 @@ def test_a_mat_that_expands(monkeypatch):
     file = io.BytesIO()
     scipy.io.savemat(file, {"LabelMap": np.zeros((200, 200), np.uint8)}, do_compression=True)
     assert read_mat(file.getvalue(), "LabelMap").shape == (200, 200)
-    monkeypatch.setattr("data_pipelines.downloads.MOST_TEXT", 30_000)
+    monkeypatch.setattr("data_pipelines.files.archives.MOST_TEXT", 30_000)
     with pytest.raises(ValueError, match="expands to more than 30000 bytes"):
         read_mat(file.getvalue(), "LabelMap")
 
@@ -237,7 +239,7 @@ def test_json_of_absurd_depth_or_numbers(data, message):
 
 
 def test_json_that_is_too_long(monkeypatch):
-    monkeypatch.setattr("data_pipelines.json_file.MOST_TEXT", 10)
+    monkeypatch.setattr("data_pipelines.files.json.MOST_TEXT", 10)
     assert read_json(b"[1, 2, 3 ]", "a.json") == [1, 2, 3]
     with pytest.raises(DataError, match=r"^a.json has 11 bytes, and 10 is the most"):
         read_json(b"[1, 2, 3  ]", "a.json")
@@ -288,7 +290,7 @@ class Command:
 
 
 def test_weights_that_lie(tmp_path, monkeypatch):
-    """What `tests/gsto_jax/test_weights.py` does not have: sizes, and work without end."""
+    """What `tests/gsto_jax/weights/test_weights.py` does not have: sizes, and work without end."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.pth"
     torch_zip(path, b"\x80\x02" + b"0" * 2**24 + b".")
@@ -329,7 +331,7 @@ def test_a_message_does_not_quote_the_file(tmp_path):
 
 
 def test_names_of_records_that_lead_out_of_the_results(tmp_path):
-    from data_pipelines.tfds_source import _names
+    from data_pipelines.sources.prepared import _names
 
     (tmp_path / "names-val.txt").write_text("a\n../../b\n")
     with pytest.raises(DataError, match=r"names a record '../../b', which leads out"):
@@ -356,7 +358,7 @@ def test_a_prepared_set_that_lacks_a_feature(tmp_path):
     from downloads_trees import coco_files, write_tree
 
     from data_pipelines.builders import BUILDERS, prepare
-    from data_pipelines.tfds_source import open_prepared
+    from data_pipelines.sources.prepared import open_prepared
 
     source = write_tree(tmp_path / "downloads", coco_files())
     builder = BUILDERS["coco_keypoints"]()

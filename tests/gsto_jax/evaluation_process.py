@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import SCENES, DataConfig, EvalBatches
-from gsto_jax.evaluate import evaluate
-from gsto_jax.instance_scores import InstanceCounts
+from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.models.hrnet import Outputs
-from gsto_jax.parallel import make_mesh
-from gsto_jax.protocol import Protocol
-from gsto_jax.task import Task, initial_state
-from tests.gsto_jax.test_train import MEAN, STD, make_task
+from gsto_jax.segmentation.evaluate import evaluate
+from gsto_jax.segmentation.instance_iou import InstanceCounts
+from gsto_jax.segmentation.protocol import Protocol
+from gsto_jax.training.task import Task, initial_state
+from tests.gsto_jax.training.test_train import MEAN, STD, make_task
 
 CLASSES, LEVEL = 3, 80
 SETS = {

@@ -1,9 +1,9 @@
-"""Labels by ONNX of a network of one convolution; in a process of its own (`gsto_jax.export`)."""
+"""Labels by ONNX of a network of one convolution, in a process of its own."""
 
 import jax
 import jax.numpy as jnp
 
-from gsto_jax import export
+from gsto_jax.predict import export
 from tests.gsto_jax.small_network import image_of, make_predictor
 
 

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gsto_jax import distributed
+from gsto_jax.devices import processes
+from gsto_jax.devices.mesh import make_mesh, replicated
 from gsto_jax.errors import UserError
-from gsto_jax.parallel import make_mesh, replicated
 from modes.interrupt import Interrupt
 
 STEPS = 400
@@ -51,7 +51,7 @@ def stopping(index):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with Interrupt() as interrupt:
-        stop = distributed.Stop(lambda: interrupt.received)
+        stop = processes.Stop(lambda: interrupt.received)
         steps(stop, at)
         print(stop.received, flush=True)
 
@@ -59,7 +59,7 @@ def stopping(index):
 def ending(index):
     """One process ends all, while the others wait for nothing that could tell them."""
     if index == 1:
-        distributed.end("stopped by SIGTERM while compiling the train step")
+        processes.end("stopped by SIGTERM while compiling the train step")
     threading.Event().wait()
 
 
@@ -77,7 +77,7 @@ def failing_first(index):
     """The coordinator fails; the others wait for it."""
     if index == 0:
         raise UserError("workdir is in use")
-    distributed.together()
+    processes.together()
 
 
 def dying(index):
@@ -100,40 +100,40 @@ def dying_idle(index):
 def dying_first(index):
     """The coordinator is gone without a word."""
     if index == 0:
-        distributed.from_first("here")
+        processes.from_first("here")
         os.kill(os.getpid(), signal.SIGKILL)
-    distributed.from_first("")
+    processes.from_first("")
     threading.Event().wait()
 
 
 def agreeing(index):
     """They compare settings; the third differs in the second of them."""
     values = {"a": 1, "b": [1, 2], "c": 3}
-    distributed.agree(values)
+    processes.agree(values)
     print("agreed", flush=True)
-    distributed.agree(values | ({"b": [1, 3], "c": 4} if index == 2 else {}))
+    processes.agree(values | ({"b": [1, 3], "c": 4} if index == 2 else {}))
     threading.Event().wait()
 
 
 def ordinary(index):
     """What they tell each other, and an end that waits for all."""
-    print(distributed.from_first(f"of {index}"), distributed.all_say(True), flush=True)
-    print(distributed.all_say(index != 1), flush=True)
+    print(processes.from_first(f"of {index}"), processes.all_say(True), flush=True)
+    print(processes.all_say(index != 1), flush=True)
     time.sleep(index)
 
 
 if __name__ == "__main__":
     scenario, port, count, index = sys.argv[1:]
-    distributed.LOST = 10.0
+    processes.LOST = 10.0
     place = None
     if int(port):
-        place = distributed.Place(f"localhost:{port}", int(count), int(index))
-    distributed.connect(place, 120)
+        place = processes.Place(f"localhost:{port}", int(count), int(index))
+    processes.connect(place, 120)
     try:
         globals()[scenario](int(index))
-        distributed.leave()
+        processes.leave()
     except UserError as error:
-        distributed.fail(str(error), 2)
+        processes.fail(str(error), 2)
     except Exception as error:
-        distributed.await_reason()
-        distributed.fail(distributed.broken(error) or repr(error), 1)
+        processes.await_reason()
+        processes.fail(processes.broken(error) or repr(error), 1)

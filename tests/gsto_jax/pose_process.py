@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jax
 
-from gsto_jax.parallel import make_mesh
+from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.pose.eval_set import PoseSet
-from gsto_jax.task import initial_state
+from gsto_jax.training.task import initial_state
 from tests.gsto_jax.pose_runs import annotations, batches, pose_task
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from data_pipelines import COCO_KEYPOINTS
-from gsto_jax.tasks import task_of
+from gsto_jax.runs.tasks import task_of
 
 SIZE = (64, 48)
 PAIRS = COCO_KEYPOINTS.flip_pairs

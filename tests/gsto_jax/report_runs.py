@@ -4,16 +4,17 @@ import json
 
 import numpy as np
 
-from gsto_jax import eval_folder
-from gsto_jax.canvas import write_image
-from gsto_jax.metrics import scores
-from gsto_jax.picture_scores import PictureScores
-from gsto_jax.pose import folder as pose_folder
+from gsto_jax.drawing.heat_maps import explanations
+from gsto_jax.drawing.tiles import write_image
+from gsto_jax.evaluation import eval_folder
+from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.drawing import heatmap_figure, pose_panel
-from gsto_jax.pose.folder import PersonScore
-from gsto_jax.pose.pictures import KINDS
-from gsto_jax.visualize import PictureWriter, explanations
-from gsto_jax.workdir import Workdir
+from gsto_jax.pose.panels import KINDS
+from gsto_jax.pose.results import PersonScore
+from gsto_jax.runs.workdir import Workdir
+from gsto_jax.segmentation.image_scores import PictureScores
+from gsto_jax.segmentation.metrics import scores
+from gsto_jax.segmentation.panels import PictureWriter
 
 NASTY = '<b>&"'
 CLASSES = ("road", NASTY, "sky", "car")

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsto_jax.config import Config
+from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.models.hrnet import Outputs
-from gsto_jax.parallel import make_mesh
-from gsto_jax.predictor import Predictor
-from gsto_jax.protocol import protocol_of
-from gsto_jax.task import Task
-from tests.gsto_jax.test_train import MEAN, STD, values
+from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.segmentation.protocol import protocol_of
+from gsto_jax.training.task import Task
+from tests.gsto_jax.training.test_train import MEAN, STD, values
 
 CLASSES = 4
 

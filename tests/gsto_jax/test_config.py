@@ -14,7 +14,7 @@ from gsto_jax import UserError
 from gsto_jax.config import Config, changes, kind
 from gsto_jax.models import published
 from gsto_jax.models.initialize import abstract_variables
-from gsto_jax.task import Task, network
+from gsto_jax.training.task import Task, network
 
 NAMES = sorted(
     path.stem

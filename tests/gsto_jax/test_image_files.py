@@ -11,7 +11,7 @@ from PIL import Image
 
 from gsto_jax import UserError
 from gsto_jax.image_files import ImageError, ImageRule, decode, exif_orientation, read_head, to_rgb
-from gsto_jax.media import load_rgb
+from gsto_jax.predict.media import load_rgb
 from tests.image_bytes import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, UNDO, chunk, exif, png, tiff
 
 RNG = np.random.default_rng(0)

@@ -15,8 +15,8 @@ from gsto_jax.layers import FCNHead, adaptive_average_pool, resize
 from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN, DownChain
 from gsto_jax.pose.heatmaps import REFINEMENTS, decode, merge_mirrored
-from gsto_jax.task import train_step
-from tests.gsto_jax.test_train import make_task
+from gsto_jax.training.task import train_step
+from tests.gsto_jax.training.test_train import make_task
 
 KEY = jax.random.key(0)
 

@@ -1,0 +1,1 @@
+"""Files to arrays: images, tiles, archives, JSON, and reads that are retried."""

@@ -1,0 +1,28 @@
+"""JSON out of files that may hold anything."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.errors import DataError
+from data_pipelines.files.limits import MOST_TEXT
+
+
+def read_json(data: bytes | str, name: Path | str) -> Any:
+    """Reads JSON.
+
+    Args:
+        data: the content of a file.
+        name: what to call it in messages.
+
+    Raises:
+        DataError: it is no JSON, larger than `MOST_TEXT`, or nested beyond reason; names it.
+    """
+    if len(data) > MOST_TEXT:
+        raise DataError(f"{name} has {len(data)} bytes, and {MOST_TEXT} is the most; replace it.")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise DataError(f"{name} is nested too deeply to be read; replace it.") from None
+    except ValueError as error:  # its own, that of Unicode, and that of numbers of 5000 digits
+        raise DataError(f"{name} is no JSON ({error}); replace it.") from None

@@ -1,0 +1,1 @@
+"""Random access to the examples of a dataset, and checks of them."""

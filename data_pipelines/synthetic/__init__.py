@@ -1,0 +1,1 @@
+"""Street scenes drawn on the fly."""

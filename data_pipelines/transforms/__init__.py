@@ -1,0 +1,1 @@
+"""Random and fixed transforms of examples, one module per task."""

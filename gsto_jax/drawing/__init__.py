@@ -1,0 +1,1 @@
+"""Image tiles, heat maps and legends."""

@@ -1,0 +1,1 @@
+"""What the evaluation of any task shares: the loop, the results folder, PNGs."""

@@ -1,0 +1,23 @@
+"""Losses: on the pixels of label maps, and on the heatmaps of joints."""
+
+from gsto_jax.losses.heatmap import heatmap_error, heatmap_loss, heatmap_supervision
+from gsto_jax.losses.pixel import (
+    FINAL,
+    cross_entropy,
+    deep_supervision,
+    kth_smallest,
+    label_weight,
+    ohem_cross_entropy,
+)
+
+__all__ = [
+    "FINAL",
+    "cross_entropy",
+    "deep_supervision",
+    "heatmap_error",
+    "heatmap_loss",
+    "heatmap_supervision",
+    "kth_smallest",
+    "label_weight",
+    "ohem_cross_entropy",
+]

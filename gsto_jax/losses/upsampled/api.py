@@ -1,0 +1,37 @@
+"""The log-probability of each pixel's class under logits of a lower resolution."""
+
+from functools import partial
+
+from jax import Array
+
+from gsto_jax.implementation import call
+from gsto_jax.losses.upsampled import tpu, xla
+
+
+def true_log_probability(
+    logits: Array,
+    classes: Array,
+    align_corners: bool = False,
+    implementation: str | None = None,
+    interpret: bool = False,
+) -> Array:
+    """Upsamples logits bilinearly to the labels and reads the log-softmax at each pixel's class.
+
+    Args:
+      logits: `b h w k`, any float dtype; computed in at least float32.
+      classes: `b H W` uint8 or int32; a pixel whose number is none of `0..k-1` gets 0.
+      align_corners: of the upsampling.
+      implementation: "xla", "pallas_tpu", or None to choose (see `gsto_jax.implementation`).
+      interpret: runs the kernel by an interpreter, on any device.
+
+    Returns:
+      `b H W`, at least float32.
+
+    Raises:
+      ValueError: the implementation is unknown, or cannot take this.
+    """
+    offers = {"xla": partial(xla.true_log_probability, align_corners=align_corners)}
+    reason = tpu.reason_against(logits.shape, logits.dtype, classes.shape, align_corners)
+    if not reason:
+        offers["pallas_tpu"] = partial(tpu.true_log_probability, interpret=interpret)
+    return call(implementation, offers, {"pallas_tpu": reason}, logits, classes)

@@ -1,0 +1,1 @@
+"""Predictions on users' images and videos, and exported models."""

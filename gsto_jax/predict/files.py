@@ -1,0 +1,317 @@
+"""Whose pictures are predicted, and what is written of them (needs OpenCV and Pillow)."""
+
+import csv
+import glob
+import io
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from gsto_jax.drawing.tiles import write_image
+from gsto_jax.errors import UserError
+from gsto_jax.files import (
+    IMAGES,
+    TEXTS,
+    is_full,
+    is_hidden,
+    parse_json,
+    readable,
+    replacing,
+    to_json,
+    walk_files,
+)
+from gsto_jax.predict.media import VIDEOS
+from gsto_jax.predict.segmentation import Prediction
+from gsto_jax.predict.video_writer import VideoWriter
+
+FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
+EXPLAINING = {"heatmaps", "branches", "gates"}
+"""Kinds that show what the network looked at."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file to predict.
+
+    Attributes:
+      path: its place, as it was named.
+      name: of what is written, less the suffix; may hold slashes.
+    """
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it has many frames, by its suffix."""
+        return self.path.suffix.lower() in VIDEOS
+
+
+def find_inputs(
+    arguments: Sequence[str],
+    output: Path,
+    on_left_out: Callable[[Path], None] = lambda path: None,
+) -> list[Input]:
+    """Files that arguments name, each once.
+
+    Args:
+      arguments: files, folders (all pictures and videos in them and below, through links, but no
+        hidden ones) and patterns such as "photos/**/*.jpg".
+      output: folder for what will be written; what earlier predictions left there is not taken.
+      on_left_out: called with each file that has the suffix of no image, video or text.
+
+    Returns:
+      In the order of the arguments, sorted within each; no two names are equal.
+
+    Raises:
+      UserError: an argument names nothing; or there is none.
+    """
+    if not arguments:
+        raise UserError("no picture is named: give files, folders or patterns behind the flags")
+    found: dict[Path, tuple[Path, str]] = {}
+    for argument in arguments:
+        named = _named(argument, on_left_out)
+        inside = [(path, name) for path, name in named if not _is_ours(path, output)]
+        if not inside:
+            raise UserError(f"{argument!r} names no picture or video")
+        for path, name in inside:
+            found.setdefault(path.resolve(), (path, name))
+    taken: set[str] = set()
+    inputs = []
+    for path, name in found.values():
+        name = readable(name)
+        unique, number = name, 1
+        while unique.casefold() in taken:
+            number += 1
+            suffix = readable(path.suffix.lstrip("."))
+            unique = f"{name}_{suffix}" if number == 2 else f"{name}_{suffix}{number}"
+        taken.add(unique.casefold())
+        inputs.append(Input(path, unique))
+    return inputs
+
+
+def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
+    place = Path(argument).expanduser()
+    if not argument:
+        raise UserError("one of the pictures has an empty name")
+    if place.is_file():
+        yield place, place.stem
+    elif place.is_dir():
+        try:
+            names = walk_files(place)
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+        for path in map(place.joinpath, names):
+            if _is_known(path):
+                yield path, path.relative_to(place).with_suffix("").as_posix()
+            elif path.suffix.lower() not in TEXTS:
+                on_left_out(path)
+    elif glob.has_magic(argument):
+        matches = sorted(map(Path, glob.glob(str(place), recursive=True)))
+        files = [
+            path
+            for path in matches
+            if path.is_file() and _is_known(path) and not is_hidden(path.name)
+        ]
+        base = Path(os.path.commonpath([path.parent for path in files])) if files else place
+        for path in files:
+            yield path, path.relative_to(base).with_suffix("").as_posix()
+    else:
+        raise UserError(f"there is no file or folder {argument}")
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in (*IMAGES, *VIDEOS)
+
+
+def _is_ours(path: Path, output: Path) -> bool:
+    parents = path.resolve().parents
+    return any((output / kind).resolve() in parents for kind in FOLDERS)
+
+
+class Drawn(Protocol):
+    """A prediction: that of `gsto_jax.predict.segmentation` or of `gsto_jax.predict.pose`."""
+
+    def drawn(self, kind: str) -> np.ndarray:
+        """A picture of a kind, `h w 3` RGB or `h w`, uint8."""
+        ...
+
+
+class PredictionWriter:
+    """Writes predictions into a folder for each kind.
+
+    `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (one channel of class indices), and so on.
+    Of a video NAME.mp4 each, and the ids of a frame as `ids/NAME.mp4/000000.png`. Each is written
+    under another name and then renamed.
+
+    Args:
+      folder: where to.
+      kinds: of pictures to write.
+      known: kinds that predictions can draw.
+      legend: puts the names of the classes below overlays of labels: those in the image, or in a
+        video all.
+
+    Attributes:
+      codecs: of the videos that were written, keys of `gsto_jax.predict.video_writer.CODECS`.
+
+    Raises:
+      UserError: an unknown kind, or a folder that cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, kinds: Sequence[str], known: Sequence[str], legend: bool = False
+    ) -> None:
+        unknown = [kind for kind in kinds if kind not in known]
+        if unknown or not kinds:
+            raise UserError(f"--save={','.join(kinds)}: use some of {', '.join(known)}")
+        self.folder, self.kinds, self.legend = folder, tuple(dict.fromkeys(kinds)), legend
+        self.codecs: set[str] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+
+    def write(self, name: str, prediction: Drawn) -> None:
+        """Writes a picture. Raises OSError if that fails."""
+        for kind in self.kinds:
+            suffix = ".jpg" if kind == "overlay" else ".png"
+            write_image(self.folder / kind / f"{name}{suffix}", self._drawn(prediction, kind))
+
+    def write_video(self, name: str, rate: float, frames: Iterator[Drawn]) -> None:
+        """Writes a video, frame by frame.
+
+        Args:
+          name: of the files.
+          rate: frames a second.
+          frames: of one size each. Should they raise, nothing is kept.
+
+        Raises:
+          OSError: a file cannot be written.
+        """
+        films: dict[str, _Frames | VideoWriter] = {}
+        for kind in self.kinds:
+            path = self.folder / kind / f"{name}.mp4"
+            films[kind] = (
+                _Frames(path) if kind == "ids" else VideoWriter(path, _part_of(path), rate)
+            )
+        try:
+            for prediction in frames:
+                for kind, film in films.items():
+                    film.write(self._drawn(prediction, kind, whole_legend=True))
+            for film in films.values():
+                film.finish()
+                if isinstance(film, VideoWriter) and film.codec:
+                    self.codecs.add(film.codec)
+        finally:
+            for film in films.values():
+                film.discard()
+
+    def _drawn(self, prediction: Drawn, kind: str, whole_legend: bool = False) -> np.ndarray:
+        image = prediction.drawn(kind)
+        if kind == "overlay" and self.legend and isinstance(prediction, Prediction):
+            return prediction.with_legend(image, whole_legend)
+        return image
+
+
+def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> None:
+    """Writes `classes.csv`, which says what the ids and colours beside it stand for.
+
+    Raises:
+      UserError: the folder cannot be written, or holds predictions of other classes.
+    """
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["id", "class", "red", "green", "blue"])
+    for k, (name, color) in enumerate(zip(classes, palette, strict=True)):
+        rows.writerow([k, name, *color])
+    _write_first(folder / "classes.csv", table.getvalue(), "classes")
+
+
+def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequence[int]]) -> None:
+    """Writes `joints.json`, which says what the keypoints in `poses.json` stand for.
+
+    Raises:
+      UserError: the folder cannot be written, or holds predictions of other joints.
+    """
+    text = to_json({"joints": list(joints), "skeleton": [list(x) for x in skeleton]}, indent=1)
+    _write_first(folder / "joints.json", f"{text}\n", "joints")
+
+
+def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Writes `poses.json`: the persons of each picture, by its name.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        with replacing(folder / "poses.json") as part:
+            part.write_text(to_json(persons) + "\n")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def read_poses(folder: Path) -> dict[str, Any]:
+    """What earlier predictions left in `poses.json`; empty where there is none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = folder / "poses.json"
+    try:
+        found = parse_json(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give another --output") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is none of ours: give another --output")
+    return found
+
+
+def _write_first(path: Path, text: str, what: str) -> None:
+    """Writes a file, or finds it as it would be."""
+    try:
+        if path.exists() and path.read_text("utf-8", "replace") != text:
+            raise UserError(
+                f"{path.parent} holds predictions of other {what}: give another --output"
+            )
+        with replacing(path) as part:
+            part.write_text(text, "utf-8", "surrogateescape", newline="\n")
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> Exception:
+    if is_full(error):
+        return error
+    return UserError(f"{folder} cannot be written ({error.strerror}): give a writable --output")
+
+
+def _part_of(path: Path) -> Path:
+    """Where a file is written first: a name that is short, and of this thread alone."""
+    return path.with_name(f".{threading.get_ident()}.part{path.suffix}")
+
+
+class _Frames:
+    """A folder of numbered PNGs, there once it is finished."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.part, self.count = path, _part_of(path), 0
+        shutil.rmtree(self.part, ignore_errors=True)
+
+    def write(self, frame: np.ndarray) -> None:
+        write_image(self.part / f"{self.count:06d}.png", frame)
+        self.count += 1
+
+    def finish(self) -> None:
+        if self.count:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.part.replace(self.path)
+
+    def discard(self) -> None:
+        """Removes what is not finished."""
+        shutil.rmtree(self.part, ignore_errors=True)

@@ -1,0 +1,220 @@
+"""Poses of the persons in anyone's pictures (needs OpenCV and Pillow, from the `train` extra).
+
+predictor = PosePredictor.load("runs/coco_pose_w32")
+prediction = predictor(image, boxes)   # `h w 3` uint8 RGB or a file; x, y, w, h of each person
+prediction.poses, prediction.overlay()
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
+from gsto_jax.drawing.tiles import PAPER
+from gsto_jax.errors import UserError
+from gsto_jax.image_files import ImageRule
+from gsto_jax.pose.drawing import draw_poses, heatmap_figure
+from gsto_jax.pose.estimate import find_joints
+from gsto_jax.pose.oks import rescore
+from gsto_jax.pose.task import PoseTask
+from gsto_jax.predict.crop import crop_person
+from gsto_jax.predict.media import load_rgb
+from gsto_jax.runs.trained import Trained, load_trained
+from gsto_jax.segmentation.protocol import Size
+
+KINDS = ("overlay", "heatmaps", "branches", "gates")
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class PosePrediction:
+    """The poses of the persons in a picture.
+
+    Attributes:
+      image: the picture, `h w 3` uint8 RGB.
+      boxes: `n 4`, x, y, w, h of each person.
+      poses: `n j 3`, x and y in pixels of the picture, and score.
+      scores: `n`, of the poses: the mean of their joints above `pose.visible`.
+      crops: what the network saw of each person, `n h w 3`; empty unless asked for.
+      maps: "heatmaps" `n h/4 w/4 j`, and those of the branches and gates; empty unless asked for.
+      task: what was trained: names of the joints, skeleton.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    poses: np.ndarray
+    scores: np.ndarray
+    crops: np.ndarray
+    maps: Mapping[str, np.ndarray]
+    task: PoseTask
+
+    def overlay(self) -> np.ndarray:
+        """Draws all skeletons over the image, and the box of a person without any visible joint.
+
+        Returns:
+          `h w 3` uint8 RGB.
+        """
+        visible = self.task.config.pose.visible
+        return draw_poses(self.image, self.poses, self.task.skeleton, visible, self.boxes)
+
+    def without_joints(self) -> list[int]:
+        """Returns the persons whose joints all score below `pose.visible`."""
+        below = self.poses[..., 2].max(-1, initial=-np.inf) < self.task.config.pose.visible
+        return np.flatnonzero(below).tolist()
+
+    def drawn(self, kind: str) -> np.ndarray:
+        """A picture `h w 3` of one of `KINDS`; all but the overlay show a person a row."""
+        if kind == "overlay":
+            return self.overlay()
+        draw: dict[str, Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]] = {
+            "heatmaps": lambda crop, maps: heatmap_figure(crop, maps["heatmaps"], self.task.joints),
+            "branches": branch_figure,
+            "gates": gate_figure,
+        }
+        persons = [
+            draw[kind](crop, {name: values[n] for name, values in self.maps.items()})
+            for n, crop in enumerate(self.crops)
+        ]
+        return np.vstack(persons) if persons else np.full((1, 1, 3), PAPER, np.uint8)
+
+    def persons(self) -> list[dict[str, Any]]:
+        """Box, keypoints (x, y, score of each joint) and score of each person, as plain values."""
+        rows = zip(self.boxes.tolist(), self.poses, self.scores.tolist(), strict=True)
+        return [
+            {
+                "bbox": box,
+                "keypoints": pose.ravel().astype(float).round(3).tolist(),
+                "score": round(score, 6),
+            }
+            for box, pose, score in rows
+        ]
+
+
+@dataclass(frozen=True)
+class PosePredictor:
+    """A trained pose network.
+
+    Attributes:
+      trained: the network.
+      task: what was trained.
+    """
+
+    trained: Trained
+    task: PoseTask
+
+    @classmethod
+    def load(
+        cls, checkpoint: str | Path, defaults: Mapping[str, Any] | None = None
+    ) -> "PosePredictor":
+        """Reads a network; see `gsto_jax.runs.trained.load_trained` for arguments and errors."""
+        return cls.of(load_trained(checkpoint, defaults))
+
+    @classmethod
+    def of(cls, trained: Trained) -> "PosePredictor":
+        """Of a network that was read. Raises UserError if it is of another task."""
+        if not isinstance(trained.task, PoseTask):
+            raise UserError(
+                f"checkpoint {trained.path} is of a {trained.task.config.task} task: use "
+                "gsto_jax.predict.segmentation.Predictor"
+            )
+        return cls(trained, trained.task)
+
+    @property
+    def rule(self) -> ImageRule:
+        """How image files become RGB, as in training."""
+        return ImageRule.of(self.trained.config["data"])
+
+    def __call__(
+        self,
+        image: np.ndarray | str | Path,
+        boxes: Sequence[Sequence[float]] | None = None,
+        explain: bool = False,
+    ) -> PosePrediction:
+        """Finds the joints of persons.
+
+        Args:
+          image: `h w 3` RGB, `h w` grey or `h w 4` RGBA, uint8 or uint16; or the path of a file.
+          boxes: `n 4`, x, y, w, h of each person in pixels; None: the whole picture is one.
+          explain: also returns what the network saw, and its maps.
+
+        Raises:
+          UserError: a file that is no image, an array that is no picture, or a box without area,
+            outside the image, or in shares of it.
+        """
+        picture = load_rgb(image, self.rule)
+        height, width = picture.shape[:2]
+        whole = [(0, 0, width, height)]
+        person_boxes = check_boxes(whole if boxes is None else boxes, (height, width))
+        data = self.trained.config["data"]
+        look = (tuple(data["crop"]), data["keypoints"]["padding"])
+        crops = [crop_person(picture, box, *look) for box in person_boxes]
+        poses: list[np.ndarray] = []
+        maps: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(crops), _BATCH):
+            part = crops[start : start + _BATCH]
+            # Few shapes of batches, since each compiles.
+            count = 1 << (len(part) - 1).bit_length()
+            filled = part + part[-1:] * (count - len(part))
+            batch = {name: np.stack([crop[name] for crop in filled]) for name in part[0]}
+            joints, found = find_joints(self.task, self.trained.mesh, self.trained.variables, batch)
+            poses.append(np.asarray(joints)[: len(part)])
+            if explain:
+                maps.append({k: np.asarray(v)[: len(part)] for k, v in found.items()})
+        none = np.zeros((0, self.task.num_classes, 3), np.float32)
+        found_poses = np.concatenate([none, *poses])
+        visible = self.task.config.pose.visible
+        return PosePrediction(
+            picture,
+            person_boxes,
+            found_poses,
+            rescore(found_poses[..., 2], np.ones(len(found_poses)), visible),
+            np.stack([crop["image"] for crop in crops]) if explain and crops else none[:0],
+            {name: np.concatenate([m[name] for m in maps]) for name in maps[0]} if maps else {},
+            self.task,
+        )
+
+
+def check_boxes(boxes: Sequence[Sequence[float]] | np.ndarray, size: Size) -> np.ndarray:
+    """Checks boxes of persons.
+
+    Args:
+      boxes: `n 4`, x, y, w, h in pixels; one box alone may be `4`.
+      size: (h, w) of the image.
+
+    Returns:
+      `n 4` float64.
+
+    Raises:
+      UserError: another shape, or a box that is not finite, has no area, lies outside the image, or
+        is given in shares of the image; names it.
+    """
+    try:
+        checked = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+        raise UserError("boxes is no array of numbers: give x, y, width, height a row") from None
+    if not checked.size:
+        return np.zeros((0, 4))
+    if checked.shape[-1:] != (4,) or checked.ndim > 2:
+        shape = " x ".join(map(str, checked.shape))
+        remedy = "; leave the scores out, boxes[:, :4]" if checked.shape[-1:] == (5,) else ""
+        raise UserError(f"boxes is {shape}: give n x 4 of x, y, width, height{remedy}")
+    checked = checked.reshape(-1, 4)
+    for n, box in enumerate(checked):
+        name = f"box {n}, {box.tolist()},"
+        if not (np.isfinite(box).all() and box[2] > 0 and box[3] > 0):
+            raise UserError(f"{name} has no area: give x, y, width, height > 0")
+        if (box >= 0).all() and (box <= 1).all() and max(size) > 1:
+            raise UserError(
+                f"{name} lies in 0..1: give pixels, x and width times {size[1]}, y and height "
+                f"times {size[0]}"
+            )
+        x, y, width, height = box
+        if not (x < size[1] and y < size[0] and x + width > 0 and y + height > 0):
+            raise UserError(
+                f"{name} lies outside the image of {size[1]}x{size[0]} pixels: give x, y, width, "
+                "height in its pixels"
+            )
+    return checked

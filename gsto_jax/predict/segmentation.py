@@ -1,0 +1,277 @@
+"""Predicts pictures by a checkpoint alone: it carries every setting (needs the `train` extra).
+
+predictor = Predictor.load("runs/camvid_w18s")
+prediction = predictor(image)          # `h w 3` uint8 RGB, or the path of an image file
+prediction.labels, prediction.overlay()
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from gsto_jax.devices.mesh import compiler_options, on_mesh
+from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
+from gsto_jax.drawing.legend import add_legend
+from gsto_jax.drawing.tiles import Color
+from gsto_jax.errors import UserError
+from gsto_jax.image_files import ImageRule
+from gsto_jax.ops.padding import DIVISOR, PUBLISHED, cut_map, reduced_size
+from gsto_jax.predict.media import load_rgb
+from gsto_jax.reporting import ReportedProgram
+from gsto_jax.resample import resample
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.trained import Trained, load_trained
+from gsto_jax.segmentation.inference import score_batch
+from gsto_jax.segmentation.metrics import best_class
+from gsto_jax.segmentation.panels import color_mask
+from gsto_jax.segmentation.protocol import Protocol, Size, linear_taps, protocol_of
+from gsto_jax.training.task import Task, score_step
+
+KINDS = ("overlay", "color", "ids", "branches", "gates")
+_STRIP = 64  # rows of a picture that are enlarged at a time
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network sees in a picture.
+
+    Attributes:
+      image: the picture, `h w 3` uint8 RGB.
+      labels: class of each pixel, `h w` uint8.
+      maps: of `gsto_jax.training.task.score_step`, `h' w'` float32 by name; empty unless asked for.
+      classes: names.
+      palette: their colours.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    maps: Mapping[str, np.ndarray]
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+    def colors(self) -> np.ndarray:
+        """The labels in colours, `h w 3` uint8 RGB."""
+        return color_mask(self.labels, self.palette)
+
+    def overlay(self, opacity: float = 0.5) -> np.ndarray:
+        """The picture with the labels' colours over it, `h w 3` uint8 RGB."""
+        return cv2.addWeighted(self.colors(), opacity, self.image, 1 - opacity, 0)
+
+    def with_legend(self, image: np.ndarray, whole: bool = False) -> np.ndarray:
+        """Puts a legend below an image of the prediction.
+
+        Args:
+          image: `h w 3` uint8 RGB, such as `overlay` returns.
+          whole: lists all classes, in place of those that are in the image.
+        """
+        present = None if whole else np.unique(self.labels).tolist()
+        return add_legend(image, self.classes, self.palette, present)
+
+    def drawn(self, kind: str) -> np.ndarray:
+        """A picture of one of `KINDS`: `h w 3` RGB, but `h w` of "ids"; uint8."""
+        draw: dict[str, Callable[[], np.ndarray]] = {
+            "overlay": self.overlay,
+            "color": self.colors,
+            "ids": lambda: self.labels,
+            "branches": lambda: branch_figure(self.image, self.maps),
+            "gates": lambda: gate_figure(self.image, self.maps),
+        }
+        return draw[kind]()
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network and how it looks at pictures.
+
+    Attributes:
+      task: what was trained.
+      variables: of the network.
+      protocol: how a picture is looked at.
+      long_side: pictures with a longer side are scaled down to it, and their scores up again; 0
+        for none.
+      classes: names.
+      palette: their colours.
+      mesh: the device to work on.
+      path: of the checkpoint.
+      config: all settings of the run.
+    """
+
+    task: Task
+    variables: Any
+    protocol: Protocol
+    long_side: int
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    mesh: Mesh
+    path: Path
+    config: Mapping[str, Any]
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        long_side: int | None = None,
+        pad_to: int | str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> "Predictor":
+        """Reads a network and its test protocol.
+
+        Args:
+          checkpoint: a run's folder, its `best`, or one checkpoint; of several the newest.
+          long_side: of the largest pictures to look at as they are; None: twice the long side of a
+            training crop; 0: no limit.
+          pad_to: the setting `eval.pad_to`: sides are padded to multiples of it, or "published" for
+            images as they are; None: as the checkpoint says, but 32 where it says "published" and
+            scores images whole and in their own size.
+          defaults: of settings that the checkpoint is too old to hold.
+
+        Raises:
+          UserError: there is no checkpoint, or it cannot be read or used.
+        """
+        if long_side is not None and long_side < 0:
+            raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
+        return cls.of(load_trained(checkpoint, defaults), long_side, pad_to)
+
+    @classmethod
+    def of(
+        cls, trained: Trained, long_side: int | None = None, pad_to: int | str | None = None
+    ) -> "Predictor":
+        """Of a network that was read; see `load`. Raises UserError if it is of another task."""
+        task, config = trained.task, trained.config
+        if task.config.task != "segmentation":
+            raise UserError(
+                f"checkpoint {trained.path} is of a {task.config.task} task: use "
+                "gsto_jax.predict.pose.PosePredictor"
+            )
+        changes = _for_any_image(config) if pad_to is None else {"pad_to": pad_to}
+        if changes:
+            config = {**config, "eval": {**config["eval"], **changes}}
+            task = task_of(config)
+        data = config["data"]
+        return cls(
+            task,
+            trained.variables,
+            protocol_of(config),
+            2 * max(data["crop"]) if long_side is None else long_side,
+            tuple(data["classes"]),
+            tuple(tuple(color) for color in data["palette"]),
+            trained.mesh,
+            trained.path,
+            config,
+        )
+
+    @property
+    def rule(self) -> ImageRule:
+        """How image files become RGB, as in training."""
+        return ImageRule.of(self.config["data"])
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the network gates anything."""
+        return self.task.config.model.has_gates
+
+    def __call__(self, image: np.ndarray | str | Path, explain: bool = False) -> Prediction:
+        """Labels every pixel of a picture of any size.
+
+        Args:
+          image: `h w 3` RGB, `h w` grey or `h w 4` RGBA, uint8 or uint16; an image of Pillow; or
+            the path of a file.
+          explain: also returns the maps of branches and gates.
+
+        Raises:
+          UserError: a file that is no image, or an array that is no picture.
+        """
+        picture = load_rgb(image, self.rule)
+        size = (picture.shape[0], picture.shape[1])
+        scores, maps = self._scores(_shrunk(picture, reduced_size(size, self.long_side)), explain)
+        labels = self._labels(scores, size)
+        return Prediction(picture, labels, maps, self.classes, self.palette)
+
+    def _scores(self, image: np.ndarray, explain: bool) -> tuple[Array, Mapping[str, Any]]:
+        """Returns scores `1 h w k` of an image `h w 3` float32, and the maps."""
+        height, width = size = (image.shape[0], image.shape[1])
+        shape = self.protocol.padded(size)
+        plain = self.protocol.is_plain([size])
+        maps: Mapping[str, Any] = {}
+        if plain:
+            scores, maps = self._pass(image, shape)
+        else:
+            batch = _batch_of(image, shape)
+            scores = score_batch(self.task, self.protocol, self.mesh, self.variables, batch, [size])
+        if explain and not plain:
+            # The maps are of one pass, at the shape that the network sees anyway.
+            scaled = self.protocol.scaled(size, 1.0)
+            resized = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+            _, maps = self._pass(resized, self.protocol.padded(scaled))
+        return scores[:, :height, :width], maps if explain else {}
+
+    def _pass(self, image: np.ndarray, shape: Size) -> tuple[Array, Mapping[str, Any]]:
+        """Returns scores `1 H W k` of a padded image, and the maps of the image alone."""
+        scoring = _scoring(self.task, self.mesh)
+        scores, maps = scoring(self.variables, _batch_of(image, shape))
+        size = image.shape[:2]
+        return scores, {name: cut_map(np.asarray(x[0]), size, shape) for name, x in maps.items()}
+
+    def _labels(self, scores: Array, size: Size) -> np.ndarray:
+        if scores.shape[1:3] == size:
+            return np.asarray(_best(scores)[0])
+        height = -(-size[0] // _STRIP) * _STRIP
+        rows, columns = (linear_taps(a, b) for a, b in zip(scores.shape[1:3], size, strict=True))
+        strips = {
+            "index": rows.padded(height).index.reshape(-1, 1, _STRIP, 2),
+            "weight": rows.padded(height).weight.reshape(-1, 1, _STRIP, 2),
+        }
+        across = {"index": columns.index[None], "weight": columns.weight[None]}
+        return np.asarray(_enlarged_best(scores, strips, across)).reshape(height, -1)[: size[0]]
+
+
+def _for_any_image(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings of `eval` that label images of any size best (docs/evaluation.md).
+
+    A published protocol keeps images as they are, for the published scores on its own data set. A
+    network that was trained and is tested at one fixed size keeps that size.
+    """
+    evaluation, is_fixed = config["eval"], any(config["data"]["fixed_size"])
+    if evaluation["pad_to"] != PUBLISHED or evaluation["window"] == "slide" or is_fixed:
+        return {}
+    return {"pad_to": DIVISOR, "pad": "edge"}
+
+
+def _shrunk(image: np.ndarray, size: Size) -> np.ndarray:
+    """Scales an image down to `h w 3` float32; not to uint8, so that exports can do the same."""
+    image = image.astype(np.float32)
+    if image.shape[:2] == size:
+        return image
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _batch_of(image: np.ndarray, shape: Size) -> dict[str, np.ndarray]:
+    """Returns a batch of one image in the top left corner of a padded shape."""
+    height, width = image.shape[:2]
+    more = ((0, 0), (0, shape[0] - height), (0, shape[1] - width), (0, 0))
+    return {"image": np.pad(image[None], more), "size": np.array([[height, width]], np.int32)}
+
+
+@lru_cache(maxsize=4)
+def _scoring(task: Task, mesh: Mesh) -> Any:
+    program = jax.jit(
+        on_mesh(partial(score_step, task.on(mesh)), mesh), compiler_options=compiler_options(mesh)
+    )
+    return ReportedProgram(program, "the network")
+
+
+_best = jax.jit(best_class)
+
+
+@jax.jit
+def _enlarged_best(scores: Array, strips: Mapping[str, Array], columns: Any) -> Array:
+    """Resamples scores and takes the best, strip by strip: all of a large picture is gigabytes."""
+    return jax.lax.map(lambda rows: _best(resample(scores, rows, columns)[0]), strips)

@@ -1,0 +1,1 @@
+"""Training runs: workdir, checkpoints, experiments, and loading of trained networks."""

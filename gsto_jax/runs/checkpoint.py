@@ -1,0 +1,400 @@
+"""Checkpoints: the train state and all that is needed to go on from it, together (orbax).
+
+A checkpoint is a folder named after its step. It holds `state`, the arrays of the train state, and
+`run`, one JSON record: the configuration, the state of the data iterator and the versions that
+wrote it. Orbax writes it under another name and renames it when it is whole.
+"""
+
+import contextlib
+import gc
+import importlib.metadata
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import serialization
+from jax.sharding import Mesh
+
+from gsto_jax import reporting
+from gsto_jax.devices import processes
+from gsto_jax.devices.mesh import placed
+from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.training.task import Task, TrainState, abstract_state, state_of
+
+PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+NETWORK = ("params", "batch_stats", "step")
+
+Record = dict[str, Any]
+
+
+class DamagedError(UserError):
+    """A checkpoint that cannot be read, though it was written whole."""
+
+    def __init__(self, checkpoint: Path, reason: str) -> None:
+        super().__init__(f"checkpoint {checkpoint} is damaged ({reason})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+      path: its folder.
+      state: of training, on the devices of the mesh.
+      record: "config", "data" (state of the iterator), "versions", and whatever was saved beside.
+    """
+
+    path: Path
+    state: TrainState
+    record: Record
+
+    @property
+    def step(self) -> int:
+        """How many steps the state has taken."""
+        return int(self.path.name)
+
+
+class Checkpoints:
+    """The newest checkpoints in a folder.
+
+    Args:
+      folder: absolute; made when the first one is saved.
+      keep: how many to keep; older ones go once a newer one is whole.
+
+    Use it as a context manager: leaving it waits for what is still being written.
+    """
+
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        self.folder = folder
+        logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs what it raises as well
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(folder, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What ended the block counts for more than what else cannot be written because of it.
+        quiet = contextlib.suppress(TrainingError) if kind else contextlib.nullcontext()
+        with quiet, self._writing(), reporting.stage("writing checkpoints"):
+            self._manager.close()
+
+    def save(self, state: TrainState, record: Mapping[str, Any]) -> Path:
+        """Copies the state and writes it in the background; `wait` tells when it is there.
+
+        A step that is there already is left as it is.
+
+        Returns:
+          The folder of the checkpoint.
+
+        Raises:
+          TrainingError: this one, or the one before it, cannot be written: the disk is full, or the
+            folder is gone. The older ones are whole.
+        """
+        step = int(state.step)
+        if not self.folder.is_dir():
+            raise TrainingError(
+                f"checkpoint of step {step}: {self.folder} is gone, and nothing more is saved there"
+            )
+        if step not in self._manager.all_steps():
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(_to_dict(state)),
+                run=ocp.args.JsonSave({**record, "versions": versions()}),
+            )
+            with self._writing():
+                self._manager.save(step, args=args, force=True)  # older than the newest one too
+        return self.folder / str(step)
+
+    def wait(self) -> None:
+        """Returns when everything saved is on the disk. Raises TrainingError if it cannot be."""
+        with self._writing(), reporting.stage("writing checkpoints"):
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what orbax and its storage raise, now or from the background, into one error."""
+        try:
+            yield
+        except Exception as error:
+            text = str(error)
+            if processes.broken(error):
+                raise  # not the disk's fault
+            if any(word in text for word in _FULL):
+                reason = "the disk is full: make room"
+            elif not self.folder.is_dir():
+                reason = "the folder is gone"
+            else:
+                first = (text.strip().splitlines() or [type(error).__name__])[0]
+                reason = f"{first[:200]}: see to that"
+            raise TrainingError(
+                f"a checkpoint cannot be written to {self.folder}; {reason}, and give the same "
+                "command again, which goes on from the last one that is whole"
+            ) from None
+
+
+_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
+"""How storage says that there is no room."""
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a checkpoint depends on, where they are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in a folder, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+
+
+def named(path: Path) -> list[Path]:
+    """The checkpoints that a path names, newest first: of a run, of a folder of them, or the one.
+
+    Args:
+      path: a workdir, its `checkpoints` or `best`, or a STEP in those.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = path.expanduser().absolute()
+    if path.name.isdigit() and (path / "state").is_dir():
+        return [path]
+    for folder in (path / "checkpoints", path):
+        if found := steps(folder):
+            return [folder / str(step) for step in reversed(found)]
+    problem = "holds no checkpoint" if path.is_dir() else "does not exist"
+    raise UserError(
+        f"checkpoint {path} {problem}: give the folder of a run, its best/, or a STEP in its "
+        "checkpoints/"
+    )
+
+
+def read_record(checkpoint: Path) -> Record:
+    """The record of a checkpoint. Raises DamagedError."""
+
+    def read() -> Record:
+        handler = ocp.JsonCheckpointHandler()
+        with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
+            record = reader.restore(checkpoint / "run")
+        if not isinstance(record, dict) or "config" not in record:
+            raise ValueError("its record holds no configuration")
+        return record
+
+    return _read(checkpoint, read)
+
+
+def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
+    """The state in a checkpoint, on the devices of the mesh, whatever devices wrote it.
+
+    Args:
+      checkpoint: its folder.
+      task: whose state it should be.
+      mesh: the devices.
+      fork: take over only what fits: with another optimiser than the task's, or with averaged
+        parameters that it lacks, those start anew from the parameters.
+
+    Raises:
+      UserError: it is of another network than the task's, or of another optimiser.
+      DamagedError: it cannot be read.
+    """
+    expected = abstract_state(task)
+
+    def read() -> dict[str, Any]:
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
+            return restore(reader, checkpoint / "state")
+
+    def restore(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
+        stored = reader.metadata(folder).item_metadata.tree
+        _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
+        if not fork:
+            _require_same(checkpoint, stored, _to_dict(expected))
+        sharded = task.config.parallel.shard_parameters
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=placed(leaf, mesh, sharded)
+            ),
+            stored,
+        )
+        return reader.restore(folder, target)
+
+    values = _read(checkpoint, read)
+    if fork:
+        variables = {name: values[name] for name in ("params", "batch_stats")}
+        fresh = _to_dict(state_of(task, variables, mesh))
+        ours = {name for name in fresh if _describe(fresh[name]) == _describe(values.get(name, {}))}
+        values = fresh | {name: values[name] for name in ours}
+    return serialization.from_state_dict(expected, {"ema": None} | values)
+
+
+def load(
+    folder: Path,
+    task: Task,
+    mesh: Mesh,
+    check: Callable[[Record], None] = lambda record: None,
+    on_damage: Callable[[Path, str], None] = lambda path, message: None,
+    fork: bool = False,
+) -> Checkpoint | None:
+    """The newest checkpoint of a folder that can be read, or None where there is none.
+
+    See `load_first`.
+    """
+    paths = [folder / str(step) for step in reversed(processes.from_first(steps(folder)))]
+    return load_first(paths, task, mesh, check, on_damage, fork) if paths else None
+
+
+def load_first(
+    paths: Sequence[Path],
+    task: Task,
+    mesh: Mesh,
+    check: Callable[[Record], None] = lambda record: None,
+    on_damage: Callable[[Path, str], None] = lambda path, message: None,
+    fork: bool = False,
+) -> Checkpoint:
+    """The first of some checkpoints that can be read.
+
+    Args:
+      paths: of the checkpoints, at least one.
+      task: whose state it should be.
+      mesh: the devices to put it on.
+      check: called with the record before the state is read; raises to refuse it.
+      on_damage: called with the folder of each newer one that is damaged, and a message, once an
+        older one has been read.
+      fork: see `read_state`.
+
+    Raises:
+      UserError: the checkpoint is of another network than the task's, or none can be read.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in paths:
+        found, message = None, "a process could not read its part"
+        try:
+            with reporting.stage(f"reading checkpoint {path.name}"):
+                record = read_record(path)
+                check(record)
+                found = Checkpoint(path, read_state(path, task, mesh, fork), record)
+        except DamagedError as error:
+            message = str(error)
+        if not processes.all_say(found is not None) or found is None:
+            damaged.append((path, message))
+            continue
+        for bad, message in damaged:
+            on_damage(bad, message)
+        return found
+    raise UserError(
+        f"no checkpoint in {paths[0].parent} can be read; the newest: {damaged[0][1]}. Restore one,"
+        " or train anew with another --workdir"
+    )
+
+
+def set_aside_in(folder: Path) -> list[Path]:
+    """The damaged checkpoints that were renamed in a folder."""
+    return sorted(folder.glob("damaged-*"))
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Renames a damaged checkpoint, so that its step can be saved again. Returns its new place."""
+    stem, number = f"damaged-{checkpoint.name}", 1
+    place = checkpoint.with_name(stem)
+    while place.exists():
+        number += 1
+        place = checkpoint.with_name(f"{stem}-{number}")
+    checkpoint.rename(place)
+    return place
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For reading: a process that finds damage must not leave the others waiting for it."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+
+
+def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:
+    with _quiet() as failed:
+        try:
+            return read()
+        except UserError:
+            raise
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            failed.append((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+    raise DamagedError(checkpoint, failed[0])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """Drops what orbax logs, and what the readers of the other arrays say when one cannot be read.
+
+    Orbax reads all arrays at once and raises the first failure; the rest end as complaints of
+    Python about tasks nobody waited for, hundreds of them. It also warns of metadata that a part of
+    a checkpoint never has.
+    """
+    failed: list[str] = []
+    loggers, hook = [logging.getLogger(name) for name in ("asyncio", "absl")], sys.unraisablehook
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    sys.unraisablehook = lambda *_: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield failed
+            if failed:
+                gc.collect()
+                time.sleep(0.5)  # for the threads that read
+                gc.collect()
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+        sys.unraisablehook = hook
+
+
+def _to_dict(state: TrainState) -> dict[str, Any]:
+    values = serialization.to_state_dict(state)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _describe(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every array, by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(x.shape), str(x.dtype))
+        for path, x in leaves
+    }
+
+
+def _require_same(
+    checkpoint: Path, stored: Any, expected: Any, parts: Sequence[str] | None = None
+) -> None:
+    kind = "training state" if parts is None else "network"
+    names = sorted({*stored, *expected}) if parts is None else parts
+    theirs, ours = (_describe({n: tree.get(n, {}) for n in names}) for tree in (stored, expected))
+    for path in sorted({*theirs, *ours}):
+        if theirs.get(path) != ours.get(path):
+            there, here = (
+                "missing" if found is None else f"{found[1]}{list(found[0])}"
+                for found in (theirs.get(path), ours.get(path))
+            )
+            raise UserError(
+                f"checkpoint {checkpoint} is of another {kind}: {path} is {there} in it, but "
+                f"{here} here. Give the --config that trained it"
+            )

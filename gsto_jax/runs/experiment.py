@@ -1,0 +1,403 @@
+"""A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jax.sharding import Mesh
+
+from gsto_jax import reporting
+from gsto_jax.config import changes, filled
+from gsto_jax.devices import processes
+from gsto_jax.devices.mesh import whole
+from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.evaluation.eval_set import EvalSet, Outcome
+from gsto_jax.runs import checkpoint
+from gsto_jax.runs.checkpoint import Checkpoints, Record
+from gsto_jax.runs.workdir import Workdir
+from gsto_jax.training.loop import Hooks, Progress, fit, progress_line
+from gsto_jax.training.profiling import Profiler
+from gsto_jax.training.task import Task, TrainState, state_of
+from gsto_jax.training.throughput import Workload
+from gsto_jax.training.watchdog import Watchdog
+from gsto_jax.weights import import_weights, upsampling_note
+
+_NOT_OF_THE_SCORE = ("batch_size", "pictures", "figures")
+
+
+class TrainBatches(Protocol):
+    """Batches that resume: what `data_pipelines.train_batches` returns."""
+
+    def __iter__(self) -> Any: ...
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+
+    def get_state(self) -> Any:
+        """Returns where the iterator stands, as plain values."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Moves the iterator to where it stood."""
+        ...
+
+
+class MetricWriter(Protocol):
+    """Where metrics go: any of `clu.metric_writers`."""
+
+    def write_scalars(self, step: int, scalars: Any) -> None:
+        """Writes numbers by name."""
+        ...
+
+    def write_images(self, step: int, images: Any) -> None:
+        """Writes pictures `n h w 3` by name."""
+        ...
+
+    def flush(self) -> None:
+        """Returns when all of it is written."""
+        ...
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run and where it stands in the world.
+
+    Attributes:
+      task: what is trained.
+      config: all settings as plain values, those of the data too.
+      defaults: of all settings, for runs that were made before some of them came.
+      mesh: the devices.
+      workdir: its folder.
+      train_set: what tells the training set from another, in words.
+      eval_set: what it is evaluated on.
+      show: prints a line of text or a table.
+      writer: of metrics; None for none.
+      workload: what a step does, to tell how fast the run is; None: only times are told.
+    """
+
+    task: Task
+    config: Record
+    defaults: Record
+    mesh: Mesh
+    workdir: Workdir
+    train_set: str
+    eval_set: EvalSet
+    show: Callable[[Any], None]
+    writer: MetricWriter | None = None
+    workload: Workload | None = None
+
+    def start(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
+        """The state to train from, and that of the data iterator (None for its beginning).
+
+        A run that is there already goes on from its newest checkpoint. One that is damaged is set
+        aside, and the one before it serves. A new run starts from the weights in `init_from`, where
+        the settings name a file.
+
+        Args:
+          fork_from: folder of another run, or of one of its checkpoints, for a new run to start
+            from. A run that is there already takes no notice.
+
+        Raises:
+          UserError: the run that is there was made with other settings, or has another network; the
+            weights cannot be read, or do not fit.
+        """
+        found = checkpoint.load(
+            self.workdir.checkpoints, self.task, self.mesh, self._check_settings, self._set_aside
+        )
+        if found is None and (damaged := checkpoint.set_aside_in(self.workdir.checkpoints)):
+            raise UserError(
+                f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
+                f"{damaged[-1]}: give another --workdir"
+            )
+        if found is not None:
+            self.workdir.write_config(self.config)
+            self.show(f"goes on from step {found.step}: {found.path}")
+            return found.state, found.record["data"]
+        if fork_from is None:
+            variables = self._first_variables()
+            self.workdir.write_config(self.config)
+            return state_of(self.task, variables, self.mesh), None
+        if self.task.config.init_from:
+            raise UserError(
+                f"--fork_from={fork_from} and config.init_from={self.task.config.init_from} both "
+                "say where to start: leave one of them out"
+            )
+        found = self._fork(fork_from)
+        self.workdir.write_config(self.config)
+        # The old run may go on, or lose this checkpoint: the new one keeps its own.
+        with Checkpoints(self.workdir.checkpoints) as checkpoints:
+            checkpoints.save(found.state, self._record(found.record["data"]))
+        self.show(f"starts from step {found.step} of {found.path}")
+        return found.state, found.record["data"]
+
+    def _first_variables(self) -> Any:
+        variables = self.task.initial_variables()
+        settings = self.task.config
+        if not settings.init_from:
+            return variables
+        imported = import_weights(settings.init_from, variables, prefix=settings.init_prefix)
+        self.workdir.write_init_from(imported.record)
+        self.show(f"starts from {imported.coverage}")
+        if note := upsampling_note(imported.form, settings.model):
+            self.show(note)
+        return imported.match.variables
+
+    def _fork(self, source: Path) -> checkpoint.Checkpoint:
+        try:
+            paths = checkpoint.named(source)
+        except UserError:
+            raise UserError(
+                f"--fork_from={source} holds no checkpoint: give the --workdir of a run, its best/,"
+                " or a STEP in its checkpoints/"
+            ) from None
+        found = checkpoint.load_first(
+            paths,
+            self.task,
+            self.mesh,
+            on_damage=lambda bad, message: self.show(f"warning: {message}"),
+            fork=True,
+        )
+        if found.step >= self.task.steps:
+            raise UserError(
+                f"{found.path} is at step {found.step}, and this run has {self.task.steps} steps: "
+                "give it more, or fork an earlier checkpoint"
+            )
+        return found
+
+    def _record(self, data_state: Any, **more: Any) -> Record:
+        return {"config": self.config, "train_set": self.train_set, "data": data_state, **more}
+
+    def train(
+        self, state: TrainState, batches: TrainBatches, stop: Callable[[], bool] = lambda: False
+    ) -> TrainState:
+        """Trains to the end, or until stopped; everything it reached is on the disk afterwards.
+
+        Raises:
+          TrainingError: loss or gradient is not finite, or the folder cannot be written; names the
+            checkpoint to go on from.
+        """
+        run = self.task.config.run
+        step = int(state.step)
+        due = run.eval_every and step and step % run.eval_every == 0 and step < self.task.steps
+        with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
+
+            def save(state: TrainState) -> None:
+                self.workdir.check_there()
+                checkpoints.save(state, self._record(batches.get_state()))
+
+            def evaluate(state: TrainState) -> None:
+                checkpoints.wait()  # so that the process may end at any moment of an evaluation
+                self.evaluate(state, batches.get_state(), stop)
+
+            if due and not self._was_evaluated(step):
+                evaluate(state)
+                if stop():
+                    return state
+            folder = self.workdir.path / "profile"
+            tell = processes.of_this_process(self.show)
+            profiler = Profiler(folder, run.profile_steps, run.profile_start, tell)
+            details = {"input": getattr(batches, "waits_for", str)}
+            watchdog = Watchdog(run.stall_seconds, tell, details)
+            end = min(self.task.steps, run.stop_at or self.task.steps)
+            training = reporting.stage("training", total=end, completed=step)
+
+            def waits(stage: str = "", step: int = 0) -> None:
+                # A compilation is a stage that is reported by itself.
+                watchdog(stage if stage != "compile" else "", step)
+                if not stage:  # a step is done
+                    advance(1)
+
+            hooks = Hooks(self._report, save, evaluate, stop, waits, profiler)
+            try:
+                with watchdog, profiler, training as advance:
+                    return fit(self.task, state, batches, self.mesh, hooks)
+            except TrainingError as error:
+                with contextlib.suppress(TrainingError):  # this one is told
+                    checkpoints.wait()
+                raise TrainingError(f"{error}. {self._last_good()}") from None
+            finally:
+                if self.writer is not None:
+                    self.writer.flush()
+
+    def evaluate(
+        self, state: TrainState, data_state: Any = None, stop: Callable[[], bool] = lambda: False
+    ) -> Outcome | None:
+        """Evaluates, and leaves scores and pictures in the run's folder.
+
+        Args:
+          state: what to evaluate.
+          data_state: of the data iterator. If given, the state is kept should it be the best.
+          stop: asked after each batch whether to give up.
+
+        Returns:
+          What was found, or None if it was stopped.
+        """
+        step, split = int(state.step), self.eval_set.split
+        folder = self.workdir.path / f"eval-{split}"
+        about = {"step": step, "while_training": data_state is not None}
+        variables = whole(state.variables, self.mesh)  # gathered once, not with every batch
+        found = self.eval_set.evaluate(self.task, variables, self.mesh, folder, about, stop)
+        if found is None:
+            return None
+        for shown in found.shown:
+            self.show(shown)
+        if self.writer is not None:
+            scalars = {f"{split}/{name}": value for name, value in found.scalars.items()}
+            images = {f"{split}/{name}": image[None] for name, image in found.images.items()}
+            self.writer.write_scalars(step, scalars)
+            self.writer.write_images(step, images)
+            self.writer.flush()
+        if data_state is not None:
+            self._keep_best(state, data_state, found.record[self.eval_set.measure])
+        # Last: whoever goes on with the run takes this line to mean that all of it is done.
+        self.workdir.write_evaluation(found.record)
+        return found
+
+    def _was_evaluated(self, step: int) -> bool:
+        wanted = {"step": step, "split": self.eval_set.split, "while_training": True}
+        was = any(wanted.items() <= line.items() for line in self.workdir.evaluations())
+        return bool(processes.from_first(was))
+
+    def _keep_best(self, state: TrainState, data_state: Any, score: float | None) -> None:
+        folder, step = self.workdir.best, int(state.step)
+        if score is None or not np.isfinite(score):
+            self.show(
+                f"no best checkpoint: nothing in {self.eval_set.split} is labeled, so there is no "
+                f"{self.eval_set.measure} to choose by"
+            )
+            return
+        plan = self._plan_for_best(folder, step, score) if processes.is_first() else None
+        keep = processes.from_first(plan)
+        if keep is None:
+            return
+        with Checkpoints(folder, keep) as checkpoints:
+            checkpoints.save(state, self._record(data_state, **{self.eval_set.measure: score}))
+        if processes.is_first():
+            for old in checkpoint.steps(folder):
+                if old != step:
+                    shutil.rmtree(folder / str(old))
+
+    def _plan_for_best(self, folder: Path, step: int, score: float) -> int | None:
+        """How many checkpoints the folder may hold with this one; None if it is not the best."""
+        scored = {old: self._score(folder / str(old)) for old in checkpoint.steps(folder)}
+        before = checkpoint.steps(folder)
+        best = max(scored.values(), default=float("-inf"))
+        if not score > best:
+            return None
+        if step in before:  # scored on other pictures
+            shutil.rmtree(folder / str(step))
+        return len(before) + 1
+
+    def _score(self, best: Path) -> float:
+        """The score of a best checkpoint; minus infinity where it was measured otherwise."""
+        try:
+            record = checkpoint.read_record(best)
+        except checkpoint.DamagedError as error:
+            self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(best)}")
+            return float("-inf")
+        theirs, ours = (
+            score_settings(config, self.defaults) for config in (record["config"], self.config)
+        )
+        return record[self.eval_set.measure] if theirs == ours else float("-inf")
+
+    def _report(self, progress: Progress) -> None:
+        taken = progress.time
+        speed = self.workload.figures(taken) if self.workload else {}
+        self.show(progress_line(progress, speed))
+        times = {
+            "steps_per_second": progress.rate,
+            "input_wait": progress.input_wait,
+            "step_seconds": taken.whole,
+            "step_seconds/input": taken.input,
+            "step_seconds/device": taken.device,
+            "step_seconds/host": taken.host,
+        }
+        values = {k: float(v) for k, v in (progress.scalars | times | speed).items()}
+        self.workdir.write_training(progress.step, values)
+        if self.writer is not None:
+            self.writer.write_scalars(progress.step, values)
+
+    def _check_settings(self, record: Record) -> None:
+        if record["train_set"] != self.train_set:
+            raise UserError(
+                f"workdir {self.workdir.path} holds a run on another training set: "
+                f"{record['train_set']} in the run, {self.train_set} now. Give it the old one, or "
+                "another --workdir"
+            )
+        found = changes(record["config"], self.config, self.defaults)
+        if found:
+            raise UserError(
+                f"workdir {self.workdir.path} holds a run with other settings: "
+                + "; ".join(found)
+                + f". Give another --workdir, with --fork_from={self.workdir.path} to start there"
+            )
+
+    def _set_aside(self, path: Path, message: str) -> None:
+        if processes.is_first():
+            self.show(f"warning: {message}: it is kept as {checkpoint.set_aside(path)}")
+        processes.together()
+
+    def _last_good(self) -> str:
+        found = checkpoint.steps(self.workdir.checkpoints)
+        if not found:
+            return "No checkpoint had been written"
+        return f"The last good checkpoint is {self.workdir.checkpoints / str(found[-1])}"
+
+
+def score_settings(config: Record, defaults: Record) -> Record:
+    """The settings, of all that a run has, that decide how its score is measured."""
+    config = filled(config, defaults)
+    pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
+    if config["task"] == "pose":
+        pictures |= {"pose": config["pose"]}
+        pictures |= {"detections": config["data"]["keypoints"]["detections"]}
+    return pictures | {k: v for k, v in config["eval"].items() if k not in _NOT_OF_THE_SCORE}
+
+
+def load_for_evaluation(
+    workdir: Workdir,
+    task: Task,
+    mesh: Mesh,
+    config: Record,
+    warn: Callable[[str], None],
+    chosen: Sequence[Path] = (),
+) -> checkpoint.Checkpoint:
+    """The first of the chosen checkpoints, or else the newest of the run, that can be read.
+
+    Raises:
+      UserError: it is of another network than the task's, or none can be read.
+    """
+    return checkpoint.load_first(
+        chosen or checkpoint.named(workdir.path),
+        task,
+        mesh,
+        partial(_check_same_network, config),
+        lambda path, message: warn(f"warning: {message}: the one before it serves"),
+    )
+
+
+def _check_same_network(ours: Record, record: Record) -> None:
+    def network(config: Record) -> Record:
+        training_only = (
+            *("init", "bn_momentum", "bn_statistics", "bn_groups"),
+            *("dtype", "remat", "implementation", "pack"),
+        )
+        model = {k: v for k, v in config["model"].items() if k not in training_only}
+        data = {k: config["data"][k] for k in ("classes", "mean", "std")}
+        data["keypoints"] = {"names": config["data"].get("keypoints", {}).get("names", ())}
+        return {"model": model, "data": data}
+
+    theirs, mine = network(record["config"]), network(ours)
+    # A setting that came after the checkpoint says nothing of it; its arrays are compared anyway.
+    mine["model"] = {k: v for k, v in mine["model"].items() if k in theirs["model"]}
+    found = changes(theirs, mine)
+    if found:
+        raise UserError(
+            "the checkpoint is of another network: "
+            + "; ".join(found)
+            + ". Give the --config that trained it"
+        )

@@ -1,0 +1,216 @@
+"""Scores of pictures under a test protocol, all of it on the device.
+
+Pictures lie in the top left corner of a canvas, so that those of different sizes share programs:
+the network's compiles once for each shape of windows, and the small ones that lay windows over a
+canvas for each pair of the two.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from gsto_jax.devices.mesh import compiler_options, on_mesh, put_batch, replicated, split_batch
+from gsto_jax.layers.materialize import materialize
+from gsto_jax.reporting import ReportedProgram
+from gsto_jax.resample import enlarge, resample
+from gsto_jax.segmentation.metrics import best_class, pixel_counts
+from gsto_jax.segmentation.protocol import Protocol, Round, Size, mirrored_order
+from gsto_jax.training.task import Task, logits, normalize
+
+
+def view_windows(
+    protocol: Protocol, outside: Array, images: Array, taps: Mapping[str, Any]
+) -> list[Array]:
+    """What one window shows of each picture.
+
+    Args:
+      protocol: of the test.
+      outside: `3`, normalised: what a window shows beside the picture.
+      images: `b H W 3`, normalised.
+      taps: `View.arrays` of each picture, with a leading axis b.
+
+    Returns:
+      Windows `b h w 3`: one, and its mirror image where the protocol flips.
+    """
+    rows, columns = taps["rows"], taps["columns"]
+    inside = rows["weight"].sum(-1)[:, :, None] * columns["weight"].sum(-1)[:, None]
+    beside = (1 - inside)[..., None] * outside[None, None, None]
+    window = resample(images, rows, columns) + beside
+    if not protocol.flip:
+        return [window]
+    return [window, _mirrored(window, taps) if "mirror" in taps else window[:, :, ::-1]]
+
+
+def _mirrored(window: Array, taps: Mapping[str, Any]) -> Array:
+    """Mirrors the part of windows `b h w c` that lies inside the images; see `View.mirror`."""
+    return jax.vmap(lambda x, columns: jnp.take(x, columns, 1))(window, taps["mirror"]["index"])
+
+
+def view_scores(
+    protocol: Protocol,
+    align_corners: bool,
+    logits: Sequence[Array],
+    taps: Mapping[str, Any],
+) -> Array:
+    """What one window adds to the scores of each picture.
+
+    Args:
+      protocol: of the test.
+      align_corners: of the upsampling of the logits.
+      logits: `b h' w' k` of each of `view_windows`.
+      taps: see there.
+
+    Returns:
+      `b H W k`, at least float32.
+    """
+    found, *mirrored = logits
+    size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
+    enlarged = partial(enlarge, size=size, align_corners=align_corners)
+    if not mirrored:
+        found = materialize(enlarged(found))
+    else:
+        other = mirrored[0][..., mirrored_order(protocol.flip_pairs, found.shape[-1])]
+        if "mirror" in taps:
+            # Logits of a padded mirror image lie on another grid: they meet at full size.
+            other = _mirrored(enlarged(other), taps)
+            found = materialize((enlarged(found) + other) / 2)
+        else:
+            # Before they are enlarged, which comes to the same and costs half.
+            found = materialize(enlarged((found + other[:, :, ::-1]) / 2))
+    scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
+    back = taps["back_rows"], taps["back_columns"]
+    # Where each is read once, it need not lie in memory first.
+    once = back[0]["index"].shape[-1] == 1
+    return resample(scores if once else materialize(scores), *back)
+
+
+def stacked_views(
+    protocol: Protocol, sizes: Sequence[Size], canvas: Size, together: Collection[Size]
+) -> list[dict[str, Any]]:
+    """The views of a batch of pictures, one of each picture at a time.
+
+    Args:
+      protocol: of the test.
+      sizes: (h, w) of the pictures.
+      canvas: what they lie on.
+      together: the sizes of all pictures that lie on such a canvas.
+
+    Returns:
+      For each view its taps, `b n t`; see `view_scores`.
+    """
+    rounds = _rounds(protocol, frozenset(together))
+    views = [_picture_views(protocol, size, rounds, canvas) for size in sizes]
+    return [
+        jax.tree.map(lambda *leaves: np.stack(leaves), *same) for same in zip(*views, strict=True)
+    ]
+
+
+@lru_cache(maxsize=64)
+def _rounds(protocol: Protocol, together: frozenset[Size]) -> tuple[Round, ...]:
+    return tuple(protocol.rounds(together))
+
+
+@lru_cache(maxsize=16)
+def _picture_views(
+    protocol: Protocol, size: Size, rounds: tuple[Round, ...], canvas: Size
+) -> list[dict[str, Any]]:
+    return [view.arrays(canvas) for view in protocol.views(size, rounds)]
+
+
+def score_batch(
+    task: Task,
+    protocol: Protocol,
+    mesh: Mesh,
+    variables: Any,
+    batch: Mapping[str, np.ndarray],
+    together: Collection[Size],
+) -> Array:
+    """Scores of every class at every pixel.
+
+    Args:
+      task: what was trained.
+      protocol: of the test.
+      mesh: the devices.
+      variables: of the network.
+      batch: this process' part: "image" `b H W 3` uint8 and "size" `b 2`.
+      together: see `stacked_views`.
+
+    Returns:
+      `b H W k` on the devices, 0 beside the pictures; larger is likelier.
+    """
+    network, (show, begin, add) = _network(task, mesh), _programs(task, protocol, mesh)
+    inputs = put_batch({"image": batch["image"]}, mesh)["image"]
+    canvas = batch["image"].shape[1:3]
+    sizes = [(int(height), int(width)) for height, width in batch["size"]]
+    scores: Any = None
+    for view in stacked_views(protocol, sizes, canvas, together):
+        taps = put_batch(view, mesh)
+        found = [network(variables, window) for window in show(inputs, taps)]
+        scores = begin(found, taps) if scores is None else add(scores, found, taps)
+    return scores
+
+
+@lru_cache(maxsize=4)
+def _network(task: Task, mesh: Mesh) -> Any:
+    """The program of the network, from windows to logits: it compiles once for each shape of them.
+
+    By itself, since it is what takes long to compile; the others compile for each canvas.
+    """
+    whole, split = replicated(mesh), split_batch(mesh)
+    program = jax.jit(
+        on_mesh(partial(logits, task.on(mesh)), mesh),
+        in_shardings=(whole, split),
+        out_shardings=split,
+        compiler_options=compiler_options(mesh),
+    )
+    return ReportedProgram(program, "the network")
+
+
+@lru_cache(maxsize=4)
+def _programs(task: Task, protocol: Protocol, mesh: Mesh) -> tuple[Any, Any, Any]:
+    """The programs around the network. Kept, since a run evaluates many times."""
+    split = split_batch(mesh)
+    corners = task.config.model.align_corners
+
+    def show(images: Array, taps: Mapping[str, Any]) -> list[Array]:
+        pad = protocol.pad or task.mean  # None: windows show nothing of it
+        outside = normalize(task, 255 * jnp.asarray(pad, jnp.float32)[None, None, None])
+        return view_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
+
+    def begin(logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
+        return view_scores(protocol, corners, logits, taps)
+
+    def add(scores: Array, logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
+        return scores + begin(logits, taps)
+
+    compiled = partial(jax.jit, out_shardings=split, compiler_options=compiler_options(mesh))
+    return (
+        compiled(show, in_shardings=split),
+        compiled(begin, in_shardings=split),
+        compiled(add, in_shardings=split, donate_argnums=0),
+    )
+
+
+@lru_cache(maxsize=4)
+def counting(task: Task, mesh: Mesh) -> Any:
+    """The program that turns scores `b H W k` and a batch into counts and predictions.
+
+    Those are the counts of `gsto_jax.segmentation.metrics.pixel_counts` over all processes, and `b
+    H W` uint8.
+    """
+    whole, split = replicated(mesh), split_batch(mesh)
+
+    def count(scores: Array, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+        predictions = best_class(scores)
+        return (
+            pixel_counts(predictions, batch, task.num_classes, task.ignore_label),
+            predictions,
+        )
+
+    return jax.jit(count, in_shardings=(split, split), out_shardings=(whole, split))

@@ -1,0 +1,245 @@
+"""Processes come together, agree, stop at one step, and none outlives another."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gsto_jax import UserError
+from gsto_jax.devices.processes import (
+    Place,
+    Stop,
+    _check_port,
+    agree,
+    all_say,
+    from_first,
+    several,
+    together,
+)
+from tests import program
+
+ROOT = Path(__file__).parents[3]
+ALONE = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_"))}
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def play(scenario, count, told_by=None):
+    """Status, output and errors of each process; `told_by` makes the variables that place one."""
+    port, flag = free_port(), told_by is None
+    command = [sys.executable, "-m", "tests.gsto_jax.peer_process", scenario]
+    command += [str(port) if flag else "0", str(count)]
+    started = [
+        subprocess.Popen(
+            [*command, str(index)],
+            cwd=ROOT,
+            env=ALONE
+            | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+            | ({} if flag else told_by(index, count) | {"JAX_COORDINATOR_PORT": str(port)}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    try:
+        texts = [process.communicate(timeout=500) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return [(process.returncode, *text) for process, text in zip(started, texts, strict=True)]
+
+
+def errors_of(text):
+    """The lines that this package wrote."""
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+def test_one_process_is_always_agreed():
+    assert not several()
+    assert from_first("x") == "x"
+    assert all_say(True) and not all_say(False)
+    agree({"a": 1})
+    together()
+    noted = []
+    stop = Stop(lambda: noted[0] if noted else None)
+    assert not stop() and stop.received is None
+    noted.append("SIGTERM")
+    assert stop() and stop.received == "SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("host0", 2, 0), "--coordinator=host0: give HOST:PORT"),
+        (("host0:port", 2, 0), "give HOST:PORT"),
+        (("host0:80", 2, 2), "--process=2 of --processes=2: number the processes 0 to 1"),
+    ],
+)
+def test_no_place_for_a_process(place, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Place(*place)
+
+
+def test_a_port_that_another_run_has():
+    """JAX's server would share it, and each run take the processes of the other for its own."""
+    with socket.socket(socket.AF_INET6) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("::", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} .*in use.* give another port"):
+            _check_port(port)
+    _check_port(port)
+
+
+@pytest.mark.slow
+def test_what_processes_tell_each_other():
+    for code, out, errors in play("ordinary", 4):
+        assert code == 0, errors
+        assert out.splitlines()[-2:] == ["of 0 True", "False"]
+
+
+def slurm(index, count):
+    """What `srun` tells a task."""
+    return {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+    }
+
+
+def open_mpi(index, count):
+    """What `mpirun` tells a rank."""
+    return {
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:34911",
+        "OMPI_COMM_WORLD_SIZE": str(count),
+        "OMPI_COMM_WORLD_RANK": str(index),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told_by", [slurm, open_mpi])
+def test_the_environment_says_who_is_who(told_by):
+    for code, out, errors in play("ordinary", 2, told_by):
+        assert code == 0, errors
+        assert out.splitlines()[-2:] == ["of 0 True", "False"]
+
+
+def test_an_environment_that_says_nothing(tmp_path):
+    done = program.run(f"--workdir={tmp_path / 'run'}", "--distributed")
+    assert done.returncode == 2
+    (message,) = errors_of(done.stderr)
+    assert message.startswith("error: --distributed finds no TPU pod, Slurm or Open MPI around it")
+    assert message.endswith("give --coordinator=HOST:PORT --processes=N --process=K")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_difference_is_named_on_every_process():
+    host = socket.gethostname()
+    for index, (code, out, errors) in enumerate(play("agreeing", 3)):
+        assert code == 2, errors
+        assert "agreed" in out
+        (message,) = errors_of(errors)
+        theirs = "" if index == 2 else f"process 2 ({host}) ended: "
+        assert message == (
+            f"error: {theirs}process 2 ({host}) and process 0 were not started alike: b is [1, 3] "
+            "on process 2 and [1, 2] on process 0. Start the same command, of the same version, on "
+            "every host"
+        )
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_ends_all_at_one_step():
+    host = socket.gethostname()
+    ends = play("stopping", 2)
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    step, why = (line for line in ends[0][1].splitlines() if not line.startswith("[Gloo]"))
+    assert ends[1][1].splitlines()[-2:] == [step, why]
+    assert 5 <= int(step.split()[1]) < 400
+    assert why == f"SIGTERM of process 1 ({host})"
+
+
+@pytest.mark.slow
+def test_one_that_ends_while_compiling_ends_all_without_an_error():
+    for index, (code, _, errors) in enumerate(play("ending", 3)):
+        assert code == 0, errors
+        assert errors_of(errors) == []
+        words = "stopped by SIGTERM while compiling the train step"
+        lines = [line for line in errors.splitlines() if words in line]
+        assert len(lines) == 1 and (lines[0] == words) == (index == 1), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "guilty", "message"),
+    [
+        ("failing", 1, "the file x.png is damaged: replace it"),
+        ("failing_first", 0, "workdir is in use"),
+    ],
+)
+def test_an_error_of_one_ends_all(scenario, guilty, message):
+    ends = play(scenario, 2)
+    assert [code for code, _, _ in ends] == [2, 2], ends
+    assert errors_of(ends[guilty][2]) == [f"error: {message}"]
+    told = f"error: process {guilty} ({socket.gethostname()}) ended: {message}"
+    assert errors_of(ends[1 - guilty][2]) == [told]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "guilty", "message"),
+    [
+        ("dying", 1, "another process is gone .*Gloo|process 1 .* is gone"),
+        ("dying_idle", 1, "process 1 .* is gone: no sign of life for 10 s. The same command"),
+        (
+            "dying_first",
+            0,
+            "process 0 .*, which coordinates|the leader task was preempted",
+        ),
+    ],
+)
+def test_none_outlives_one_that_is_killed(scenario, guilty, message):
+    """Of the coordinator's end JAX may tell first, and end the process by SIGABRT."""
+    ends = play(scenario, 2)
+    assert ends[guilty][0] == -9
+    code, _, errors = ends[1 - guilty]
+    assert code in ((1, -6) if guilty == 0 else (1,)), errors
+    assert re.search(message, errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("process", "missing"), [(0, "process 1 did not come"), (1, "process 0 does not answer there")]
+)
+def test_a_host_that_does_not_come(tmp_path, process, missing):
+    place = f"localhost:{free_port()}"
+    done = program.run(
+        f"--workdir={tmp_path}",
+        f"--coordinator={place}",
+        "--processes=2",
+        f"--process={process}",
+        "--join_timeout=5",
+    )
+    assert done.returncode == 2
+    (message,) = errors_of(done.stderr)
+    assert message == (
+        f"error: process {process} of 2 ({socket.gethostname()}) waited 5 s for the others at "
+        f"{place}, and {missing}: start the same command on every host, with --process=0 to 1, "
+        "within that time (--join_timeout), and see that each host reaches that of process 0"
+    )
+    assert "Traceback" not in done.stderr and "Check failure" not in done.stderr

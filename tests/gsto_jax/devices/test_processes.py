@@ -1,0 +1,139 @@
+"""An evaluation by several processes gives what one process gives, at any batch size."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from gsto_jax.devices.mesh import make_mesh
+from tests import program
+from tests.gsto_jax.evaluation_process import CLASSES, PROTOCOLS, SETS, Pictures, run
+
+ROOT = Path(__file__).parents[3]
+
+
+def processes(folder, cases, count, devices):
+    """The results of each case by `count` processes of so many devices, merged."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.gsto_jax.evaluation_process", json.dumps(cases)]
+    paths = [folder / f"{index}.npz" for index in range(count)]
+    started = [
+        subprocess.Popen(
+            [*command, *map(str, (devices, port, count, index, path))],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index, path in enumerate(paths)
+    ]
+    try:
+        ends = [(process.communicate(timeout=500)[1], process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert not any(code for _, code in ends), "\n".join(errors for errors, _ in ends)
+    merged = [{} for _ in cases]
+    for path in paths:
+        with np.load(path) as results:
+            for key, value in results.items():
+                number, _, name = key.partition(" ")
+                if not name.startswith("picture "):
+                    np.testing.assert_array_equal(merged[int(number)].get(name, value), value)
+                else:
+                    assert name not in merged[int(number)], "a picture was counted twice"
+                merged[int(number)][name] = value
+    return merged
+
+
+def one_process(*case, devices=1):
+    return run(*case, make_mesh(jax.devices()[:devices]))
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def fixed():
+    """Of one process, a picture at a time."""
+    return {protocol: one_process("fixed", "small", protocol, 1) for protocol in PROTOCOLS}
+
+
+def test_the_counts_are_those_of_the_predictions(fixed):
+    source = Pictures(SETS["small"])
+    expected = np.zeros((CLASSES, CLASSES), np.int64)
+    for index in range(len(source)):
+        prediction, label = source.prediction(index), source[index]["label"]
+        np.testing.assert_array_equal(fixed["plain"][f"picture {index}"], prediction)
+        np.add.at(expected, (label[label < 255], prediction[label < 255]), 1)
+    np.testing.assert_array_equal(fixed["plain"]["confusion"], expected)
+    for found in fixed.values():
+        assert found["pictures"] == len(source)
+        assert found["confusion"].sum() == expected.sum()
+        assert found["boundary"].min() > 0 and found["instances"].all(axis=1).any()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_fixed_predictions_score_the_same_at_any_batch_size(fixed, protocol):
+    for batch_size, devices in ((3, 1), (4, 4)):
+        found = one_process("fixed", "small", protocol, batch_size, devices=devices)
+        assert_equal(found, fixed[protocol])
+
+
+@pytest.mark.parametrize(
+    ("count", "devices"),
+    [(2, 2), *(pytest.param(count, 1, marks=pytest.mark.slow) for count in (2, 3, 4))],
+)
+def test_fixed_predictions_score_the_same_by_several_processes(fixed, tmp_path, count, devices):
+    cases = [("fixed", "small", protocol, 2 * count) for protocol in PROTOCOLS]
+    for case, found in zip(cases, processes(tmp_path, cases, count, devices), strict=True):
+        assert_equal(found, fixed[case[2]])
+
+
+def pixels_that_differ(found, expected):
+    """How many predicted pixels differ, and how many there are."""
+    names = [name for name in expected if name.startswith("picture ")]
+    assert {name for name in found if name.startswith("picture ")} == set(names)
+    differ = sum(np.count_nonzero(found[name] != expected[name]) for name in names)
+    return differ, sum(expected[name].size for name in names)
+
+
+@pytest.mark.slow
+def test_a_network_predicts_the_same_by_two_processes(tmp_path):
+    (found,) = processes(tmp_path, [("mini", "small", "sliding", 2)], 2, 1)
+    expected = one_process("mini", "small", "sliding", 1)
+    assert pixels_that_differ(found, expected)[0] == 0
+    assert_equal(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(name, marks=[] if name == "scales and flip" else [pytest.mark.long])
+        for name in PROTOCOLS
+    ],
+)
+def test_at_most_one_pixel_in_a_million_differs(tmp_path, protocol):
+    expected = one_process("mini", "large", protocol, 1)
+    others = [
+        *processes(tmp_path, [("mini", "large", protocol, size) for size in (2, 6)], 2, 1),
+        *processes(tmp_path, [("mini", "large", protocol, 4)], 2, 2),
+        one_process("mini", "large", protocol, 5),
+    ]
+    for found in others:
+        differ, pixels = pixels_that_differ(found, expected)
+        assert pixels > 1e6
+        assert differ <= pixels / 1e6

@@ -1,0 +1,248 @@
+"""Pictures split over devices, and a state split over them, change no result."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gsto_jax import UserError
+from gsto_jax.devices.mesh import (
+    check_batch,
+    gathered,
+    make_mesh,
+    on_mesh,
+    parameter_spec,
+    put_batch,
+    replicated,
+)
+from gsto_jax.gate import gated_maps
+from gsto_jax.layers import Conv, resize
+from gsto_jax.losses.upsampled import true_log_probability
+from gsto_jax.ops.space import along_space
+from gsto_jax.runs.checkpoint import Checkpoints, read_state
+from gsto_jax.segmentation.evaluate import compiled_eval_step
+from gsto_jax.training.hyperparameters import hyperparameters
+from gsto_jax.training.loop import compiled_train_step
+from gsto_jax.training.task import EVAL_INPUTS, _gradient, initial_state
+from tests.gsto_jax.training.test_train import batches, make_task
+
+
+def compiled_on(mesh, function):
+    """`function` of arrays that every device holds."""
+    return jax.jit(on_mesh(function, mesh), in_shardings=replicated(mesh))
+
+
+def test_how_an_array_is_split():
+    big = 4096
+    assert parameter_spec((3, 3, 64, 128), 4) == PartitionSpec(None, None, None, "data")
+    assert parameter_spec((3, 3, 128, 66), 4) == PartitionSpec(None, None, "data")
+    assert parameter_spec((3, 3, 64, 64), 4) == PartitionSpec(None, None, None, "data")
+    assert parameter_spec((4 * big, 3), 4) == PartitionSpec("data")
+    assert parameter_spec((big - 1,), 1) == PartitionSpec()
+    assert parameter_spec((3, 3, 33, 33), 4) == PartitionSpec()  # none divides
+    assert parameter_spec((64, 63), 4) == PartitionSpec()  # small
+    assert parameter_spec((), 4) == PartitionSpec()
+
+
+def test_devices_that_share_a_picture():
+    mesh = make_mesh(space=2)
+    assert dict(mesh.shape) == {"data": 2, "space": 2}
+    assert [[d.id for d in row] for row in mesh.devices] == [[0, 1], [2, 3]]
+    check_batch(6, mesh, "train.batch_size")
+    with pytest.raises(UserError, match="over 2 groups of 2 devices: use a multiple of 2"):
+        check_batch(5, mesh, "train.batch_size")
+    with pytest.raises(UserError, match=r"parallel.space is 3, and a process has 4 devices"):
+        make_mesh(space=3)
+
+
+def test_outside_a_mesh_nothing_is_split():
+    x = jnp.ones((1, 4, 4, 1))
+    assert along_space(x) is x
+    with jax.sharding.use_abstract_mesh(make_mesh().abstract_mesh):
+        assert along_space(x) is x
+
+
+@pytest.mark.parametrize(("rows", "stride"), [(16, 1), (9, 2)])
+def test_convolution_and_resize_reach_over_the_seams(rows, stride):
+    """Heights that do not divide too."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, rows, 6, 4)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 4, 5)).astype(np.float32)
+
+    def f(x):
+        conv = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = conv(along_space(x), kernel, (stride, stride), ((1, 1), (1, 1)))
+        return resize(jnp.tanh(y), (rows, 6)).sum(3)
+
+    def value_and_gradient(x):
+        return f(x), jax.grad(lambda x: (f(x) ** 2).sum())(x)
+
+    expected = jax.jit(value_and_gradient)(x)
+    compiled = compiled_on(make_mesh(space=4), value_and_gradient).lower(x).compile()
+    assert "collective-permute" in compiled.as_text()
+    for ours, theirs in zip(compiled(x), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "stride"), [(2, 1), (4, 2)])
+def test_few_rows_are_not_split(rows, stride):
+    """XLA doubles a 3x3 convolution from or to two rows, one on each of two devices."""
+    x = np.random.default_rng(0).normal(size=(4, rows, 3, 8)).astype(np.float32)
+    conv = Conv(8, 3, stride)
+    variables = conv.init(jax.random.key(0), x)
+    expected = conv.apply(variables, x)
+    found = compiled_on(make_mesh(space=2), partial(conv.apply, variables))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_kernels_in_parts_are_gathered_before_pictures_in_parts_meet_them(axis):
+    """XLA doubles such a convolution, or its gradient, where it meets a part of the kernel."""
+    mesh = make_mesh(space=2)
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    conv = partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(4, 4, 6, 32)), rng.normal(size=(3, 3, 32, 32))
+    x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+
+    def f(x, kernel):
+        return conv(along_space(x), kernel)
+
+    def value_and_gradient(x, kernel):
+        kernel = gathered(kernel)
+        change = jax.grad(lambda *args: (f(*args) ** 2).sum(), (0, 1))(x, kernel)
+        return f(x, kernel), *change
+
+    expected = jax.jit(value_and_gradient)(x, kernel)
+    by_parts = jax.jit(on_mesh(value_and_gradient, mesh), out_shardings=(None, None, split))
+    found = by_parts(x, jax.device_put(kernel, split))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)])
+def test_kernels_of_gates_take_a_part_of_the_height(name):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 4, 16)).astype(np.float32)
+    kernel = rng.normal(size=(16, 2)).astype(np.float32)
+    scale, bias = np.float32([1, 2]), np.float32([0.1, 0.2])
+
+    def f(x, **kwargs):
+        made = gated_maps(x, kernel, scale, bias, epsilon=1e-5, relu=True, **kwargs)
+        return jnp.concatenate(made.maps, -1), made.mean, made.var
+
+    def all_of_it(x, **kwargs):
+        change = jax.grad(lambda x: (f(x, **kwargs)[0] ** 2).sum())(x)
+        return *f(x, **kwargs), change
+
+    expected = jax.jit(partial(all_of_it, implementation="xla"))(x)
+    by_kernel = partial(all_of_it, implementation=name, interpret=True)
+    found = compiled_on(make_mesh(space=2), by_kernel)(x)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="3 rows do not divide over the 2 devices of 'space'"):
+        compiled_on(make_mesh(space=2), by_kernel).trace(x[:, :3])
+
+
+def test_the_kernel_of_the_loss_takes_whole_pictures():
+    logits, classes = jnp.zeros((2, 32, 32, 4)), jnp.zeros((2, 128, 128), jnp.uint8)
+    named = partial(true_log_probability, implementation="pallas_tpu")
+    with pytest.raises(UserError, match="takes whole pictures, and 2 devices of 'space'"):
+        compiled_on(make_mesh(space=2), named).trace(logits, classes)
+    left = compiled_on(make_mesh(space=2), true_log_probability).trace(logits, classes)
+    assert "pallas_call" not in str(left.jaxpr)
+
+
+def task_of(space=1, sharded=False, **model):
+    task = make_task(3, **model)
+    parallel = replace(task.config.parallel, space=space, shard_parameters=sharded)
+    return replace(task, config=replace(task.config, parallel=parallel))
+
+
+def a_batch(rows):
+    batch = next(batches(4, 96))
+    cut = {k: batch[k][:, :rows] for k in ("image", "label")}
+    size = np.minimum(batch["size"], (rows, 90))
+    return batch | cut | {"size": size.astype(np.int32)}
+
+
+def everything(task, mesh, batch):
+    """A step, gradients, losses and maps; and what an evaluation counts and predicts."""
+    state = initial_state(task, mesh)
+    inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
+    values = hyperparameters(task, jnp.int32(0))
+    values = replace(values, bn_momentum=values.bn_momentum[0])
+    gradient = jax.jit(on_mesh(partial(_gradient, task.on(mesh)), mesh))
+    grads, losses, _ = gradient(state.params, state.batch_stats, inputs, values)
+    seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
+    counts, predictions, maps = compiled_eval_step(task, mesh)(state.variables, seen)
+    return (a_step(task, mesh, batch), grads, losses, maps), (counts, predictions)
+
+
+def a_step(task, mesh, batch):
+    """The state after a step, and its scalars."""
+    inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
+    return compiled_train_step(task, mesh)(initial_state(task, mesh), inputs)
+
+
+def assert_close(found, expected, rtol, share):
+    """Up to a share of each number, or of the largest in its array or of 1."""
+    paths = jax.tree.leaves_with_path(expected)
+    for (path, theirs), ours in zip(paths, jax.tree.leaves(found), strict=True):
+        name = jax.tree_util.keystr(path)
+        atol = share * max(np.abs(theirs).max(), 1)
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_picture_split_over_devices_is_the_same(x64):
+    """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
+    batch, one = a_batch(72), make_mesh(jax.devices()[:1])
+    expected, counted = everything(task_of(dtype="float64"), one, batch)
+    found, counts = everything(task_of(4, dtype="float64"), make_mesh(space=4), batch)
+    assert_close(found, expected, 1e-6, 1e-9)
+    jax.tree.map(np.testing.assert_array_equal, counts, counted)
+
+
+@pytest.mark.slow
+def test_pictures_and_state_split_over_devices_are_the_same(x64):
+    """The state is split over the two devices that see the same rows."""
+    batch, one = a_batch(64), make_mesh(jax.devices()[:1])
+    expected = a_step(task_of(dtype="float64"), one, batch)
+    both = task_of(2, sharded=True, dtype="float64")
+    assert_close(a_step(both, make_mesh(space=2), batch), expected, 1e-6, 1e-9)
+
+
+@pytest.mark.slow
+def test_a_state_split_over_devices_is_the_same(tmp_path):
+    mesh, batch = make_mesh(), next(batches())
+    split, together = task_of(sharded=True), task_of()
+    inputs = put_batch({k: batch[k] for k in split.train_inputs}, mesh)
+    state = initial_state(split, mesh)
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
+    held = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
+    assert sum(held) < 0.45 * sum(x.nbytes for x in jax.tree.leaves(state))
+    new, scalars = compiled_train_step(split, mesh)(state, inputs)
+    for leaf in jax.tree.leaves(new):
+        assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
+    expected, known = compiled_train_step(together, mesh)(initial_state(together, mesh), inputs)
+    # Of float32: a change of 1e-7 in the pictures moves some gradients of this network by 6e-4.
+    assert_close((new, scalars), (expected, known), 1e-3, 1e-5)
+    with Checkpoints(tmp_path) as checkpoints:
+        folder = checkpoints.save(new, {"config": {}})
+    for task, devices in ((split, 2), (together, 1)):
+        read = read_state(folder, task, make_mesh(jax.devices()[:devices]))
+        jax.tree.map(np.testing.assert_array_equal, read, new)
+        parts = devices if task is split else 1
+        for leaf in jax.tree.leaves(read):
+            assert leaf.sharding.spec == parameter_spec(leaf.shape, parts)

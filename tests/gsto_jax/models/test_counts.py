@@ -1,0 +1,137 @@
+"""Every count of the reference, and the frozen names of our parameters."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flax.traverse_util import flatten_dict
+from rich.console import Console
+
+from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet
+from gsto_jax.models import AttentionSpec, count
+from gsto_jax.models.initialize import abstract_variables
+from gsto_jax.models.published import POSE_SIZE, ROWS, Row, published
+from modes.tables import paper_tables
+
+EXACT = {
+    "t1-baseline": (3923091, 3939579, 76856885248),
+    "t1-baseline-sup": (4016196, 4033556, 88995725312),
+    "t1-gfm": (3926493, 3943107, 76936511488),
+    "t1-gtm-unsup": (3923554, 3940054, 76914696192),
+    "t1-gtm-sup": (4016736, 4034108, 89063628800),
+    "t1-both": (4020138, 4037636, 89143255040),
+    "t2-gfm": (3926493, 3943107, 76936511488),
+    "t2-gtm-3": (3945097, 3961969, 79353978880),
+    "t2-gtm-23": (3949292, 3966276, 79893372928),
+    "t2-gtm-123": (4020138, 4037636, 89143255040),
+    # Of Table 3 the reference has all conv parameters; MACs of the last row, else a few digits.
+    "t3-channel-block": (3932235, 3948723, 76856894392),
+    "t3-channel-layer": (3941379, 3957867, 76856903536),
+    "t3-channel-transfer": (3941147, 3957635, 76856903304),
+    "t3-spatial-block": (3924953, 3941441, 76957638656),
+    "t3-spatial-layer": (3931323, 3947811, 77401194496),
+    "t3-spatial-transfer": (3926956, 3943582, 76994322432),
+    "t4-hrnetv2-w18": (3923091, 3939579, 76856885248),
+    "t4-gsto-w18": (3949292, 3966276, 79893372928),
+    "t4-hrnetv2-w48": (65773843, 65859379, 747513053184),
+    "t4-gsto-w48": (65930442, 66017124, 766561886208),
+    "t7-hrnetv2-w48": (65773843, 65859379, 747513053184),
+    "t7-gsto-w48": (65930442, 66017124, 766561886208),
+    "t10-hrnet-w32": (28481777, 28536113, 17201258496),
+    "t10-hrnet-w48": (63516161, 63595745, 35306606592),
+    "t10-gsto-w32": (29561408, 29620538, 19502948016),
+    "t10-gsto-w48": (65928000, 66014682, 40407324336),
+}
+BY_KEY = {row.key: row for row in ROWS}
+
+
+MISSES = {
+    "t4-hrnetv2-w48": (("65.77M", "696.2"), ["65.78M"]),
+    "t4-gsto-w48": (("65.93M", "713.9"), ["714.0"]),
+}
+MISSES |= {key.replace("t4", "t7"): value for key, value in MISSES.items()}
+
+
+@pytest.mark.parametrize("key", EXACT)
+def test_counts_are_exact(key):
+    """And, rounded, they are what the paper prints, but for two known misses."""
+    row = BY_KEY[key]
+    total = row.count
+    assert (total.conv_params, total.params, total.macs) == EXACT[key]
+    ours, misses = MISSES.get(key, ((row.params, row.gflops), []))
+    assert row.misses == misses
+    assert all(figure in row.note for figure in misses)
+    assert (row.ours == ours) if row.params else (row.table == 1)
+
+
+@pytest.mark.parametrize(
+    ("gsto", "exact"),
+    [
+        (PLAIN, (9606643, 9641119, 147401048064)),
+        (GSTOSpec(), (9634302, 9669324, 150467616768)),
+    ],
+)
+def test_counts_of_the_full_w18(gsto, exact):
+    total = count(HRNet(VARIANTS["w18"], gsto, 19), (1024, 2048))
+    assert (total.conv_params, total.params, total.macs) == exact
+
+
+def test_every_row_of_the_tables_is_counted_above():
+    assert list(BY_KEY) == [row.key for row in ROWS]
+    assert BY_KEY.keys() == EXACT.keys()
+    assert {row.table for row in ROWS} == {1, 2, 3, 4, 7, 10}
+
+
+def test_published_row_is_found_only_for_its_network():
+    assert published("w48", GSTOSpec(), 19).gflops == "714.0"
+    assert published("w48", GSTOSpec(), 11) is None
+    assert published("w18", GSTOSpec(), 19) is None
+    assert published("w32", PLAIN, 17, "v1", POSE_SIZE).params == "28.5M"
+    assert published("w32", PLAIN, 17, "v2", POSE_SIZE) is None
+    channel = AttentionSpec(kind="channel", place="layer")
+    assert published("w18_small_v2", PLAIN, 19, attention=channel).key == "t3-channel-layer"
+    assert published("w18_small_v2", PLAIN, 19).key == "t4-hrnetv2-w18"
+    assert published("w18_small_v2", GSTOSpec(gtm=("none",) * 3), 19).key == "t2-gfm"
+
+
+def test_the_printed_tables_are_these():
+    page = (Path(__file__).parents[3] / "docs" / "ablations.md").read_text()
+    page, _, _ = page.partition("## Sweeps")
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `t")]
+    cells = {line[0].strip(" `"): [cell.strip() for cell in line[2:]] for line in lines}
+    assert cells.keys() == EXACT.keys()
+    for key, (*exact, gmacs, printed, verdict) in cells.items():
+        row = BY_KEY[key]
+        assert tuple(map(int, exact)) == EXACT[key]
+        assert gmacs == f"{EXACT[key][2] / 2**30:.3f}"
+        assert printed == (f"{row.params} / {row.gflops}" if row.params else "-")
+        misses = MISSES.get(key, (None, []))[1]
+        assert verdict == (f"miss: {misses[0]}" if misses else "match" if row.params else "-")
+
+
+def test_tables_say_match_and_miss():
+    row = Row(3, "ours", "", "mini", PLAIN, outputs=3, size=(64, 64))
+    total = row.count
+    params, gflops = row.ours
+    printed = replace(row, key="printed", params=params, gflops=gflops)
+    missed = replace(row, key="missed", params="9.99M", gflops=gflops, note="Nobody knows.")
+    far = replace(row, key="elsewhere", table=2)
+    second, third = paper_tables([row, printed, missed, far])
+    console = Console(record=True, width=100)
+    for table in (second, third):
+        console.print(table)
+    lines = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
+    exact = [str(total.conv_params), str(total.params), str(total.macs), f"{total.gmacs:.3f}"]
+    assert ["elsewhere", *exact, "-"] in lines
+    assert ["printed", *exact, params, "/", gflops, "match"] in lines
+    assert ["missed", *exact, "9.99M", "/", gflops, "miss:", "9.99M"] in lines
+    assert (second.caption, third.caption) == ("No printed count is known.", "Nobody knows.")
+
+
+@pytest.mark.parametrize(("name", "gsto"), [("gsto", GSTOSpec()), ("plain", PLAIN)])
+def test_variable_names_are_frozen(name, gsto):
+    """Checkpoints depend on these names: a change here breaks every saved run."""
+    variables = abstract_variables(HRNet(VARIANTS["w18_small_v2"], gsto, 19))
+    ours = [f"{'/'.join(k)} {v.shape}" for k, v in sorted(flatten_dict(variables).items())]
+    frozen = Path(__file__).parents[1] / f"names_w18_small_v2_{name}.txt"
+    assert ours == frozen.read_text().splitlines()

@@ -1,0 +1,801 @@
+"""Programs are read as they run: loops multiplied out, kernels counted, unknown loops refused."""
+
+import math
+import os
+import re
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from configs import command_line
+from gsto_jax import UserError
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.plan import costs, machines, measure, schedule
+from gsto_jax.plan.fit import largest
+from gsto_jax.plan.hlo import Instruction, Program
+from gsto_jax.plan.machines import Machine, machine
+from gsto_jax.plan.measure import (
+    Calls,
+    Cost,
+    DoesNotFit,
+    Layer,
+    Plan,
+    layer_of,
+    operation_of,
+    plan,
+    result_bytes,
+)
+from gsto_jax.plan.shapes import arrays, parts, shape_bytes
+from gsto_jax.plan.tables import compare_table, plan_table
+from tests.gsto_jax.pose_runs import pose_task
+from tests.gsto_jax.training.test_train import make_task
+
+LENGTH = 16
+
+
+def scanned(x, w):
+    def body(x, _):
+        return lax.optimization_barrier(jnp.tanh(x @ w)), None
+
+    return lax.scan(body, x, None, length=LENGTH)[0].sum()
+
+
+def unrolled(x, w):
+    for _ in range(LENGTH):
+        x = lax.optimization_barrier(jnp.tanh(x @ w))
+    return x.sum()
+
+
+def lower(function, *shapes, sharding=None):
+    specs = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding) for shape in shapes]
+    return jax.jit(function).lower(*specs)
+
+
+def text_of(function, *shapes):
+    return lower(function, *shapes).compile().as_text()
+
+
+def count(program, word):
+    return sum(times for x, times in program.runs() if word in x.op_name)
+
+
+def sum_of(measured, program, word=""):
+    return sum(measured(program, x) * n for x, n in program.runs() if word in x.op_name)
+
+
+def read(function, *shapes, chips=None):
+    chips = chips or Machine(make_mesh(jax.devices()[:1]))
+    if chips.schedules:
+        schedule.clear(chips.schedules)
+    lowered = lower(
+        function, *shapes, sharding=NamedSharding(chips.mesh, PartitionSpec()) if chips else None
+    )
+    return measure._Reading(lowered.compile(), lowered, chips).plan("train", 1, 0.0)
+
+
+def test_a_loop_costs_what_its_unrolled_form_costs():
+    """XLA's own sums count the body of a loop once."""
+    shapes = (64, 32), (32, 32)
+    loop, flat = (Program.read(text_of(f, *shapes)) for f in (scanned, unrolled))
+    assert count(loop, "dot_general") == count(flat, "dot_general") == LENGTH
+    operations = LENGTH * 2 * 64 * 32 * 32
+    moved = LENGTH * 4 * (2 * 64 * 32 + 32 * 32)
+    for program in (loop, flat):
+        assert sum_of(costs.flops, program, "dot_general") == operations
+        assert sum_of(costs.accessed, program, "dot_general") == moved
+    found, expected = (read(f, *shapes) for f in (scanned, unrolled))
+    own = lower(scanned, *shapes).compile().cost_analysis()["flops"]
+    assert own < operations / 8
+    assert found.flops == pytest.approx(expected.flops, rel=0.01) == pytest.approx(operations, 0.02)
+    assert found.looped[0] == pytest.approx(operations * (LENGTH - 1) / LENGTH, rel=0.01)
+    assert expected.looped == (0, 0)
+
+
+COUNTED = """
+HloModule counted, is_scheduled=true
+
+%condition (state: (s32[], f32[4], s32[])) -> pred[] {
+  %stop = s32[]{:T(128)} constant(STOP)
+  %state = (s32[]{:T(128)}, f32[4]{0:T(128)S(1)}, s32[]{:T(128)}) parameter(0)
+  %at = s32[]{:T(128)} get-tuple-element(%state), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%at, %stop), direction=LT, metadata={op_name="while/cond/lt"}
+}
+
+%body (state.1: (s32[], f32[4], s32[])) -> (s32[], f32[4], s32[]) {
+  %state.1 = (s32[]{:T(128)}, f32[4]{0:T(128)S(1)}, s32[]{:T(128)}) parameter(0)
+  %at.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  %step = s32[]{:T(128)} get-tuple-element(%state.1), index=2
+  %next = s32[]{:T(128)} add(%at.1, %step)
+  %x = f32[4]{0:T(128)S(1)} get-tuple-element(%state.1), index=1
+  %sine = f32[4]{0:T(128)S(1)} sine(%x), backend_config={"window_config":{"estimated_cycles":"70"}}
+  ROOT %tuple.1 = (s32[], f32[4], s32[]) tuple(%next, %sine, %step)
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0:T(128)} parameter(0)
+  %zero = s32[]{:T(128)} constant(2)
+  %three = s32[]{:T(128)} constant(3)
+  %start = s32[]{:T(128)} copy(%zero)
+  %tuple = (s32[]{:T(128)}, f32[4]{0:T(128)}, s32[]{:T(128)}) tuple(%start, %p, %three)
+  %while = (s32[], f32[4], s32[]) while(%tuple), condition=%condition, body=%body
+  ROOT %out = f32[4]{0:T(128)} get-tuple-element(%while), index=1
+}
+"""
+
+
+@pytest.mark.parametrize(("stop", "runs"), [(17, 5), (18, 6), (2, 0), (-5, 0)])
+def test_a_counter_tells_how_often(stop, runs):
+    """Programs for TPUs carry no note of it: from 2 by 3 up to a stop."""
+    program = Program.read(COUNTED.replace("STOP", str(stop)))
+    assert sum(x.cycles * times for x, times in program.runs()) == 70 * runs
+    # Four numbers fill a tile of 128; in and out.
+    assert sum(costs.accessed(program, x) * n for x, n in program.runs() if x.cycles) == 1024 * runs
+
+
+def test_loops_in_loops():
+    def nested(x):
+        def inner(_, x):
+            return jnp.sin(x)
+
+        return lax.fori_loop(0, 5, lambda _, x: lax.fori_loop(0, 3, inner, x), x)
+
+    lowered = lower(nested, (8, 8))
+    for text in (lowered.compile().as_text(), lowered.as_text(dialect="hlo")):
+        program = Program.read(text)
+        assert sum(n for x, n in program.runs() if x.opcode == "sine" or "/sin" in x.op_name) == 15
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    def halves(x):
+        return lax.while_loop(lambda x: x.sum() > 1, lambda x: x / 2, x)
+
+    program = Program.read(text_of(halves, (4, 4)))
+    with pytest.raises(UserError, match="runs an unknown number of times"):
+        list(program.runs())
+    with pytest.raises(ValueError, match="no entry"):
+        Program.read("HloModule nothing")
+
+
+BRANCHES = """
+HloModule branches
+
+%cheap (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %cheaper = f32[8]{0} negate(%a), backend_config={"estimated_cycles":"10"}
+}
+
+%dear (b: f32[8]) -> f32[8] {
+  %b = f32[8]{0} parameter(0)
+  %one = f32[8]{0} sine(%b), backend_config={"estimated_cycles":"8"}
+  ROOT %two = f32[8]{0} cosine(%one), backend_config={"estimated_cycles":"9"}
+}
+
+ENTRY %main (i: s32[], p: f32[8]) -> f32[8] {
+  %i = s32[] parameter(0)
+  %p = f32[8]{0} parameter(1)
+  ROOT %c = f32[8]{0} conditional(%i, %p, %p), branch_computations={%cheap, %dear}
+}
+"""
+
+
+def test_of_branches_the_dearest_counts():
+    program = Program.read(BRANCHES)
+    assert [x.name for x, _ in program.runs()][-2:] == ["one", "two"]
+    found = [x.name for x, _ in program.runs(lambda x: x.opcode == "negate")]
+    assert found[-1] == "cheaper" and "one" not in found
+    old = "true_computation=%cheap, false_computation=%dear"
+    program = Program.read(BRANCHES.replace("branch_computations={%cheap, %dear}", old))
+    assert sum(x.cycles * n for x, n in program.runs()) == 17
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "padded"),
+    [
+        ("f32[2,3]{1,0}", 24, 24),
+        ("f32[2,3]", 24, 24),
+        ("bf16[256,512]{1,0:T(8,128)(2,1)S(1)}", 262144, 262144),
+        ("(s32[], pred[7]{0}, f32[])", 15, 15),
+        ("u8[3]{0}", 3, 3),
+        ("s4[3]{0}", 2, 2),
+        ("token[]", 0, 0),
+        # Columns are the fastest but one: 256 of them, and 18 channels above lie in no tile.
+        ("bf16[8,128,256,18]{2,1,3,0:T(8,128)(2,1)}", 9437184, 9437184),
+        # 18 channels fill 128 lanes.
+        ("bf16[8,128,256,18]{3,2,1,0:T(8,128)(2,1)}", 9437184, 67108864),
+        # 18 channels are the fastest, and 8 pictures fill the rows of a tile.
+        ("bf16[8,128,256,18]{3,0,2,1:T(8,128)(2,1)}", 9437184, 67108864),
+        ("bf16[3,128,256,18]{3,0,2,1:T(8,128)(2,1)}", 3538944, 67108864),
+        ("f32[5]{0:T(128)}", 20, 512),
+        ("s32[]{:T(128)}", 4, 512),
+        ("(f32[5]{0:T(128)}, u32[]{:S(2)})", 24, 516),
+    ],
+)
+def test_bytes_of_shapes(shape, size, padded):
+    assert shape_bytes(shape) == size
+    assert sum(x.padded_bytes for x in arrays(shape)) == padded
+
+
+def test_what_lies_on_the_chip():
+    assert [x.on_chip for x in arrays("(f32[8]{0:T(128)S(1)}, u32[]{:S(2)}, f32[2])")] == [
+        *(True, False, False)
+    ]
+
+
+def test_what_a_collective_gives():
+    """Some that run in the background name what they read, and their scratch, beside it."""
+    assert parts("f32[2]{0}") == ["f32[2]{0}"]
+    assert parts("((f32[2,3]{1,0}), (s8[4]{0}, u32[]), u32[])") == [
+        *("(f32[2,3]{1,0})", "(s8[4]{0}, u32[])", "u32[]")
+    ]
+    for opcode, shape, size in (
+        ("all-reduce", "(f32[8]{0}, f32[2]{0})", 40),
+        ("all-reduce-start", "f32[8]{0:T(128)}", 32),
+        ("all-gather-start", "(f32[8]{0:T(128)}, f32[32]{0:T(128)})", 128),
+        ("all-gather-start", "((f32[8]{0}, s8[4]{0}), (f32[32]{0}, s8[16]{0}))", 144),
+        ("collective-permute-start", "(f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)})", 32),
+    ):
+        assert result_bytes(Instruction("x", opcode, shape, (), "", False)) == size
+
+
+def convolved(x, w, **options):
+    return lax.conv_general_dilated(
+        x, w, dimension_numbers=("NHWC", "HWIO", "NHWC"), **{"window_strides": (1, 1), **options}
+    )
+
+
+def pooled(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+X, W = (2, 9, 12, 6), (3, 3, 6, 4)
+PROGRAMS = {
+    "same": (partial(convolved, padding="SAME"), X, W),
+    "strided": (partial(convolved, padding=((1, 1), (0, 2)), window_strides=(2, 3)), X, W),
+    "cropped": (partial(convolved, padding=((-1, 0), (0, -1))), X, W),
+    "dilated": (partial(convolved, padding="SAME", rhs_dilation=(2, 1)), X, W),
+    "enlarging": (partial(convolved, padding=((2, 1), (1, 2)), lhs_dilation=(2, 2)), X, W),
+    "grouped": (partial(convolved, padding="SAME", feature_group_count=3), X, (3, 3, 2, 9)),
+    "batches": (partial(convolved, padding="SAME", batch_group_count=2), X, W),
+    "gradient": (jax.grad(lambda x, w: (convolved(x, w, padding="SAME") ** 2).sum(), 1), X, W),
+    "product": (lambda x, y: jnp.einsum("bij,bkj->bik", x, y), (3, 4, 5), (3, 6, 5)),
+    "elementwise": (lambda x: jnp.where(x > 0, x * x + 1, jnp.abs(x)), X),
+    "sum": (lambda x: x.sum((1, 2)), X),
+    "pool": (pooled, X),
+    "pool's gradient": (jax.grad(lambda x: pooled(x).sum()), X),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_operations_are_those_that_xla_counts(name):
+    function, *shapes = PROGRAMS[name]
+    lowered = lower(function, *shapes)
+    program = Program.read(lowered.as_text(dialect="hlo"))
+    assert sum_of(costs.flops, program) == lowered.cost_analysis()["flops"] > 0
+
+
+FUSED = """
+HloModule fused
+
+%inner (q: f32[64,128]) -> f32[64,128] {
+  %q = f32[64,128]{1,0} parameter(0)
+  ROOT %copied = f32[64,128]{1,0} bitcast(%q)
+}
+
+%sliced (a: f32[64,128], i: s32[], twice: f32[64,128]) -> f32[1,128] {
+  %a = f32[64,128]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %twice = f32[64,128]{1,0} parameter(2)
+  %row = f32[1,128]{1,0} dynamic-slice(%a, %i, %i), dynamic_slice_sizes={1,128}
+  %first = f32[64,128]{1,0} fusion(%twice), kind=kLoop, calls=%inner
+  %second = f32[64,128]{1,0} fusion(%twice), kind=kLoop, calls=%inner
+  %both = f32[64,128]{1,0} add(%first, %second)
+  %part = f32[1,128]{1,0} slice(%both), slice={[0:1], [0:128]}
+  ROOT %made = f32[1,128]{1,0} add(%row, %part)
+}
+
+%changed (c: f32[64,128], u: f32[1,128], j: s32[]) -> f32[64,128] {
+  %c = f32[64,128]{1,0} parameter(0)
+  %u = f32[1,128]{1,0} parameter(1)
+  %j = s32[] parameter(2)
+  ROOT %update = f32[64,128]{1,0} dynamic-update-slice(%c, %u, %j, %j)
+}
+
+ENTRY %main (x: f32[64,128], n: s32[]) -> f32[64,128] {
+  %x = f32[64,128]{1,0} parameter(0)
+  %n = s32[] parameter(1)
+  %start = (f32[64,128]{1,0}, f32[64,128]{1,0}, u32[]) copy-start(%x)
+  %done = f32[64,128]{1,0} copy-done(%start)
+  %take = f32[1,128]{1,0} fusion(%x, %n, %done), kind=kLoop, calls=%sliced
+  ROOT %put = f32[64,128]{1,0} fusion(%x, %take, %n), kind=kLoop, calls=%changed
+}
+"""
+
+
+def test_bytes_of_fusions():
+    """A fusion reads of an operand what its slices show, and writes what changes."""
+    program = Program.read(FUSED)
+    found = {x.name: costs.accessed(program, x) for x, _ in program.runs()}
+    row, whole, number = 512, 64 * 512, 4
+    assert found["take"] == row + row + number + 2 * whole
+    assert found["put"] == row + row + row + number
+    assert found["start"] == found["done"] == 2 * whole
+    assert found["x"] == 0
+
+
+IN_BACKGROUND = """
+HloModule background
+
+%taking (a: bf16[64,128]) -> bf16[16,128] {
+  %a = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %taken = bf16[16,128]{1,0:T(8,128)(2,1)S(1)} slice(%a), slice={[0:16], [0:128]}
+}
+
+ENTRY %main (x: bf16[64,128]) -> bf16[16,128] {
+  %x = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %start = ((bf16[64,128]{1,0:T(8,128)(2,1)}), bf16[16,128]{1,0:T(8,128)(2,1)S(1)}, s32[]) START
+  ROOT %done = bf16[16,128]{1,0:T(8,128)(2,1)S(1)} DONE(%start)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "done"),
+    [
+        ("async-start(%x), calls=%taking", "async-done"),
+        ("slice-start(%x), slice={[0:16], [0:128]}", "slice-done"),
+    ],
+)
+def test_bytes_of_a_slice_in_the_background(start, done):
+    """XLA writes it in two ways, and counts what is taken three times, not what it is of."""
+    text = IN_BACKGROUND.replace("START", start).replace("DONE", done)
+    assert sum_of(costs.accessed, Program.read(text)) == 3 * 2 * 16 * 128
+
+
+def test_bytes_are_those_that_xla_counts():
+    def function(x, w):
+        y = jnp.tanh(x @ w).sum(0) + x[3]
+        return x.at[2].set(y), jnp.transpose(x)[:, :5]
+
+    compiled = lower(function, (64, 64), (64, 64)).compile()
+    found = sum_of(costs.accessed, Program.read(compiled.as_text()))
+    assert found == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.01)
+
+
+KERNEL = """
+HloModule kernels
+
+%body (s: (s32[], bf16[64,96])) -> (s32[], bf16[64,96]) {
+  %s = (s32[], bf16[64,96]{1,0:T(8,128)(2,1)}) parameter(0)
+  %k = s32[] get-tuple-element(%s), index=0
+  %one = s32[] constant(1)
+  %more = s32[] add(%k, %one)
+  %v = bf16[64,96]{1,0:T(8,128)(2,1)} get-tuple-element(%s), index=1
+  %room = u8[4096]{0} custom-call(), custom_call_target="AllocateBuffer"
+  %gate.1 = bf16[64,96]{1,0:T(8,128)(2,1)S(1)} custom-call(%v, %v), \
+custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"body":"TUzv"CLAIM}}
+  ROOT %t = (s32[], bf16[64,96]) tuple(%more, %gate.1)
+}
+
+%goes_on (s.1: (s32[], bf16[64,96])) -> pred[] {
+  %s.1 = (s32[], bf16[64,96]{1,0:T(8,128)(2,1)}) parameter(0)
+  %k.1 = s32[] get-tuple-element(%s.1), index=0
+  %five = s32[] constant(5)
+  ROOT %lt = pred[] compare(%k.1, %five), direction=LT
+}
+
+ENTRY %main (p: bf16[64,96]) -> bf16[64,96] {
+  %p = bf16[64,96]{1,0:T(8,128)(2,1)} parameter(0)
+  %zero = s32[] constant(0)
+  %state = (s32[], bf16[64,96]{1,0:T(8,128)(2,1)}) tuple(%zero, %p)
+  %while = (s32[], bf16[64,96]) while(%state), condition=%goes_on, body=%body
+  ROOT %out = bf16[64,96]{1,0:T(8,128)(2,1)} get-tuple-element(%while), index=1
+}
+"""
+CLAIM = ',"cost_estimate":{"flops":"700","transcendentals":"9","bytes_accessed":"5000"}'
+PADDED = 64 * 128 * 2
+
+
+def compiled_kernel(claim):
+    """What libtpu would return: XLA counts of a kernel what it claims, and a loop once."""
+    loop = 5 * 4 + 4 + 4 + 1
+    return SimpleNamespace(
+        as_text=lambda: KERNEL.replace("CLAIM", claim),
+        cost_analysis=lambda: {
+            "flops": 2.0 + 700 * bool(claim),
+            "bytes accessed": loop + 5000.0 * bool(claim),
+        },
+        memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=77),
+    )
+
+
+@pytest.mark.parametrize("claim", ["", CLAIM])
+@pytest.mark.parametrize(("bundles", "cycles"), [(300, 300), (20, 2 * PADDED / 546), (None, 60.0)])
+def test_kernels(tmp_path, monkeypatch, claim, bundles, cycles):
+    """Their bytes are those of their operands and results; their cycles the larger of two."""
+    if bundles:
+        (tmp_path / "17-gate.1-01-final_bundles.txt").write_text(ITSELF * bundles)
+        (tmp_path / "17-gate.1-00-schedule-analysis_final_bundles.txt").write_text("no schedule")
+        (tmp_path / "17-other-gate.1-01-final_bundles.txt").write_text(ITSELF)
+    chips = Machine(make_mesh(jax.devices()[:1]), 2**30, 546.0, tmp_path)
+    found = measure._Reading(compiled_kernel(claim), None, chips).plan("train", 1, 1.0)
+    assert (found.kernels, found.unscheduled) == (5, 0 if bundles else 5)
+    assert found.cost.kernels == pytest.approx(5 * cycles, rel=1e-2)
+    assert found.cost.cycles == 0
+    # The result stays on the chip: that counts as accessed, but takes no time.
+    assert found.layers[0].cost.bytes >= 5 * 3 * PADDED
+    assert found.bytes == pytest.approx(5 * 3 * PADDED, rel=1e-2)
+    assert found.flops == 5 * (700 * bool(claim) + 1) + 6
+
+
+BESIDE = """
+HloModule beside
+
+%turned (x: bf16[64,96]) -> bf16[96,64] {
+  %x = bf16[64,96]{1,0} parameter(0)
+  ROOT %y = bf16[96,64]{1,0} transpose(%x), dimensions={1,0}
+}
+
+%added (u: bf16[64,96]) -> bf16[64,96] {
+  %u = bf16[64,96]{1,0} parameter(0)
+  %c = bf16[64,96]{1,0} copy(%u)
+  ROOT %v = bf16[64,96]{1,0} add(%c, %c)
+}
+
+ENTRY %main (p: bf16[64,96], q: bf16[64,96]) -> (bf16[96,64], bf16[64,96]) {
+  %p = bf16[64,96]{1,0} parameter(0)
+  %q = bf16[64,96]{1,0} parameter(1)
+  %copy = bf16[64,96]{0,1} copy(%p)
+  %cs = (bf16[64,96]{0,1:S(1)}, bf16[64,96]{0,1}, u32[]{:S(2)}) copy-start(%copy)
+  %cd = bf16[64,96]{0,1:S(1)} copy-done(%cs)
+  %made = bf16[64,96]{1,0} fusion(%q), kind=kLoop, calls=%added
+  %gates.1 = (bf16[64,96]{1,0}, bf16[64,96]{1,0}) custom-call(%cd, %made), \
+custom_call_target="tpu_custom_call"
+  %one = bf16[64,96]{1,0} get-tuple-element(%gates.1), index=0
+  %two = bf16[64,96]{1,0} get-tuple-element(%gates.1), index=1
+  %turn = bf16[96,64]{1,0} fusion(%one), kind=kLoop, calls=%turned
+  %last = bf16[64,96]{1,0} fusion(%two), kind=kLoop, calls=%added
+  %gates.2 = bf16[64,96]{1,0} custom-call(%copy), custom_call_target="tpu_custom_call"
+  ROOT %out = (bf16[96,64]{1,0}, bf16[64,96]{1,0}) tuple(%turn, %gates.2)
+}
+"""
+
+
+def test_copies_beside_kernels():
+    """A copy that two kernels read counts once; what also computes is none."""
+    size = 64 * 96 * 2
+    program = Program.read(BESIDE)
+    first, second = (x for x, _ in program.runs() if x.is_kernel)
+    assert [x.name for x in costs.relayouts(program, first)] == ["copy", "turn"]
+    assert [x.name for x in costs.relayouts(program, second)] == ["copy"]
+    compiled = SimpleNamespace(
+        as_text=lambda: BESIDE,
+        cost_analysis=lambda: {"flops": 1.0, "bytes accessed": 1.0},
+        memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=77),
+    )
+    chips = Machine(make_mesh(jax.devices()[:1]), 2**30, 546.0)
+    found = measure._Reading(compiled, None, chips).plan("train", 1, 1.0)
+    assert found.calls == {"gates": Calls(2, 6 * size, 4 * size)}
+    # Nothing loops, so it is XLA's sum, and what XLA does not see.
+    assert found.bytes == 1 + 6 * size
+
+
+ITSELF = "   0x1   :  { %v1 = vadd.f32 %v2, %v3 }\n"
+SCHEDULE = """= control target key start
+LB: loop body
+= control target key end
+
+     0   :  { %s12_s0 = smov 0  ;;  %s99_s1 = inlined_call_operand.hbm [shape: f32[1024,1024]] }
+   0x1 LB: > { %s4_s2 = sadd.s32 4294967295, %s7_s3 STAGED  ;;  \
+%s7_s3 = sphi %s12_s0, %s31_s5 } /* Start region 61 :: Start region 21 */
+   0x2   : > { %s8_s5 = sadd.s32 1, %s7_s3  ;;  %s20_s4 = smov 3 }
+   0x3   : > { %s31_s5 = smov %s8_s5 }
+   0x4 LB: >> { %s9_s6 = sadd.s32 4, %s10_s6  ;;  \
+%s10_s6 = sphi %s20_s4, %s9_s6 } /* Start region 7 */
+   0x5   : >> { %p3_p1 = scmp.ge.s32.totalorder %s9_s6, LIMIT /* loop exit test */ }
+   0x6   : >> { %v5_v1 = vadd.f32 %v2_v2, %v3_v3  ;;  %15 = sbr.rel (!%p3_p1) target = $region7 }
+   0x7   : >> { %v6_v1 = vadd.f32 %v5_v1, %v3_v3 }
+   0x8   :  {}
+   0x9   : > { %p4_p2 = scmp.ge.s32.totalorder (%p3_p1), %s8_s5, 18 /* loop exit test */ }
+   0xa   :  { %16 = sbr.rel (!%p4_p2) target = $region61 }
+   0xb   :  {}
+   0xc   :  { %vm = vsyncpa [#allocation3], 1 }
+"""
+STAGED = "/* iteration index, stage = 1 */"
+
+
+@pytest.mark.parametrize(("limit", "inner"), [(700, 175), (4, 1), (16, 4), (19, 4), (20, 5)])
+def test_schedules_of_kernels(limit, inner):
+    """The grid's loop runs twice more than the grid has steps, where blocks come and go."""
+    text = SCHEDULE.replace("LIMIT", str(limit))
+    # Bundles of the inner loop, with the delay behind its branch; of the outer one; around both.
+    once = 5 * inner + (3 + 1 + 2)
+    assert schedule.bundles(text.replace("STAGED", STAGED)) == 1 + 16 * once + 1
+    assert schedule.bundles(text.replace("STAGED", "")) == 1 + 18 * once + 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "trips"),
+    [("sshrl.u32 %s51_s1, 5 ", 1), ("sand.u32 31, %s51_s1 ", 2), ("sshrl.u32 %s51_s1, 1 ", 5)],
+)
+def test_loops_over_the_rows_of_a_block(limit, trips):
+    """A block of 42 rows, or fewer at the end of the map: the whole block counts."""
+    rows = "   0x0   :  { %s51_s1 = smov (!%p52_p1, %s53_s1), 42 }\n"
+    rows += "   0x0   :  { %p52_p1 = scmp.lt.s32.totalorder %s53_s1, 42 }\n"
+    rows += f"   0x0   :  {{ %s50_s1 = {limit}}}\n"
+    text = SCHEDULE.replace("STAGED", "").replace("%s9_s6, LIMIT", "%s9_s6, %s50_s1")
+    text = text.replace("   0x1 LB", rows + "   0x1 LB")
+    # From 3, by 4.
+    assert schedule.bundles(text) == 3 + 1 + 18 * (5 * trips + 6) + 1
+
+
+def test_counters_that_were_put_away():
+    text = SCHEDULE.replace("STAGED", "").replace("%s9_s6, LIMIT", "%s60_s1, 19")
+    store = "   : >> { %17 = sst [smem:[#allocation4_spill]] %s9_s6 ;; %v5_v1"
+    text = text.replace("   : >> { %v5_v1", store)
+    load = " ;; %s60_s1 = sld [smem:[#allocation4_spill]]  }\n   0x8"
+    text = text.replace(" }\n   0x8", load)
+    assert schedule.bundles(text) == 1 + 18 * (5 * 4 + 6) + 1
+
+
+def test_loops_of_unknown_length_in_kernels_are_refused():
+    text = SCHEDULE.replace("%s9_s6, LIMIT", "%s9_s6, %s99_s1")
+    with pytest.raises(UserError, match="a kernel holds a loop that runs an unknown number"):
+        schedule.bundles(text)
+    with pytest.raises(ValueError, match="no bundles"):
+        schedule.bundles("nothing")
+
+
+def test_schedules_lie_in_a_folder(tmp_path):
+    (tmp_path / "123-a.b-1-01-final_bundles.txt").write_text("text")
+    assert schedule.written(tmp_path, "a.b-1") == "text"
+    assert schedule.written(tmp_path, "aXb-1") is schedule.written(tmp_path, "b-1") is None
+    schedule.clear(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def named(op_name):
+    text = f'  %x = f32[] add(%a, %b), metadata={{op_name="{op_name}"}}'
+    return Instruction("x", "add", "f32[]", ("a", "b"), text, False)
+
+
+def test_layers_by_their_names():
+    branch = named("jit(train_step)/jvp(HRNet)/stage3_module1/branch0/conv")
+    assert (layer_of(branch), operation_of(branch)) == ("stage3_module1", "conv")
+    found = layer_of(named("jit(train_step)/transpose(jvp(HRNet))/transition2/gtm/head/mul"))
+    assert found == "transition2 backward"
+    assert layer_of(named("jit(train_step)/mul")) == "loss, optimiser, rest"
+    assert operation_of(named("")) == "add"
+
+
+@pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
+def test_the_steps_of_a_segmentation_task(step):
+    """On CPUs XLA estimates no cycles; the rest is there."""
+    chips = Machine(make_mesh(jax.devices()[:2]), memory=2**34)
+    found = plan(make_task(4), chips, 4, (32, 32), step)
+    assert (found.batch, found.step) == (4 // chips.mesh.size, step)
+    assert found.flops > 1e6 and found.bytes > 1e6 and found.peak > 1e5
+    assert ("all-reduce" in found.collectives) == (chips.mesh.size > 1)
+    names = {layer.name for layer in found.layers}
+    assert {"stem1", "stage4_module0", "head"} <= names
+    assert ("head backward" in names) == (step == "train")
+    assert sum(x.cost.bytes for x in found.layers) == found.cost.bytes
+    assert "fits" in cells(plan_table(found, 2**34, "a step"))["memory at its peak"][-1]
+
+
+def test_a_step_that_does_not_fit(monkeypatch):
+    """Not all compilers refuse it."""
+    small = lower(unrolled, (64, 32), (32, 32))
+    monkeypatch.setattr(measure, "_lower", lambda *args: small)
+    chips = Machine(make_mesh(jax.devices()[:1]), memory=1000)
+    with pytest.raises(DoesNotFit, match="the train step of 4 pictures over 1 chips") as error:
+        plan(make_task(4), chips, 4, (32, 32))
+    assert error.value.used == measure.peak_memory(small.compile()) > 1000
+
+
+@pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
+def test_the_steps_of_a_pose_task(step):
+    found = plan(pose_task(4), Machine(make_mesh(jax.devices()[:1])), 2, (64, 48), step)
+    assert found.flops > 1e6 and found.batch == 2
+
+
+@pytest.mark.parametrize(
+    ("message", "used"),
+    [
+        (
+            "total memory required for HLO temporaries (29.85G) exceeds available HBM (15.75G).",
+            29.85,
+        ),
+        ("Ran out of memory in memory space hbm. Used 18.50G of 15.75G hbm.", 18.5),
+        ("Used 512.00M of 256.00M hbm", 0.5),
+        ("something else", None),
+    ],
+)
+def test_what_the_compiler_says_that_a_step_needs(message, used):
+    found = measure._used(message)
+    assert found == used if used is None else found == pytest.approx(used * 2**30)
+
+
+def a_plan(**values):
+    cost = Cost(4e6, 1e6, 3e9)
+    layers = (Layer("head", cost, "conv", 0.5), Layer("stem1", Cost(1e6, 0, 1e9), "add", 1.0))
+    known = {"step": "train", "batch": 2, "peak": 2**30, "flops": 5e9, "bytes": 8e9, "cost": cost}
+    known |= {"looped": (0, 0), "collectives": {"all-reduce": (3, 4e6)}, "layers": layers}
+    known |= {"calls": {"gate": Calls(7)}, "unscheduled": 0, "seconds": 9.0}
+    return Plan(**known | values)
+
+
+def cells(table):
+    columns = [list(column.cells) for column in table.columns]
+    return {name: row for name, *row in zip(*columns, strict=True)}
+
+
+def test_tables():
+    table = plan_table(a_plan(), 2**34, "a step")
+    assert [str(column.header) for column in table.columns] == [
+        *("a chip", "est. Mcycles", "Mcycles of kernels", "GB", "")
+    ]
+    rows = cells(table)
+    assert rows["memory at its peak"][-1] == "1.00 of 16 GiB, fits"
+    assert rows["all"] == ["4.000", "1.000", "8.000", ""]
+    assert rows["a picture"] == ["2.000", "0.500", "4.000", ""]
+    assert rows["head"] == ["4.000", "1.000", "3.000", "50% conv"]
+    assert rows["all-reduce"][-1] == "0.004 GB, 3 times"
+    assert "7 calls of Pallas kernels" in table.caption and "not times" in table.caption
+    calls = {"gates": Calls(3, 2 * 10**9, 10**9), "loss": Calls(1, 10**9)}
+    rows = cells(plan_table(a_plan(calls=calls), 2**34, "a step"))
+    assert rows["gates"][-1] == "2.000 GB, 3 times, copies beside 1.000"
+    assert rows["loss"][-1] == "1.000 GB, 1 times"
+    bare = plan_table(a_plan(cost=Cost(bytes=3e9), calls={}), 2**34, "a step")
+    assert [str(column.header) for column in bare.columns] == ["a chip", "GB", ""]
+    assert "Cycles are not estimated" in bare.caption
+
+
+def test_two_plans_side_by_side():
+    other = a_plan(batch=4, bytes=4e9, collectives={}, cost=Cost(6e6, 0, 3e9), layers=())
+    rows = cells(compare_table(a_plan(), other, ("one", "two"), "steps"))
+    assert rows["pictures"] == ["2", "4", "2.00"]
+    assert rows["GB accessed"] == ["8.00", "4.00", "0.50"]
+    assert rows["GB accessed a picture"] == ["4.00", "1.00", "0.25"]
+    assert rows["est. Mcycles"] == ["4.00", "6.00", "1.50"]
+    assert rows["est. Mcycles of kernels"] == ["1.00", "0.00", "0.00"]
+    assert rows["all-reduces"] == ["3", "0", "0.00"]
+    assert rows["Mcycles of head"] == ["5.000", "0.000", "0.00"]
+
+
+@pytest.mark.parametrize("fits", range(12))
+@pytest.mark.parametrize("says", [True, False])
+def test_the_largest_batch_that_fits(fits, says):
+    """Memory in proportion to the batch is seen through at once."""
+    tried, memory = [], 100 + 10 * fits + 5
+
+    def attempt(units):
+        tried.append(units)
+        used = 100 + 10 * units
+        if used > memory:
+            raise DoesNotFit("full", used if says else None)
+        return a_plan(batch=units, peak=used)
+
+    full = DoesNotFit("full", 100 + 120 if says else None)
+    found = largest(attempt, full, 12, 100, memory)
+    assert (found.batch if found else 0) == fits
+    assert len(tried) <= (2 if says else 4)
+    assert len(set(tried)) == len(tried)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.5, 3])
+def test_the_largest_batch_whatever_memory_does(exponent):
+    """Where it grows otherwise, a few compilations more find it."""
+    for fits in (1, 7, 100, 499):
+        tried = []
+
+        def used(units):
+            return units**exponent
+
+        def attempt(units, fits=fits, tried=tried):
+            tried.append(units)
+            if units > fits:
+                raise DoesNotFit("full", used(units))
+            return a_plan(batch=units, peak=used(units))
+
+        found = largest(attempt, DoesNotFit("full", used(500)), 500, 0, used(fits) + 1e-3)
+        assert found.batch == fits and len(tried) <= 6 + math.ceil(math.log2(500))
+
+
+def test_topologies_have_names():
+    for name in ("v5e", "v7:2x2", "v5e:", "h100:0", "h100:2x2x2", "h100:x"):
+        with pytest.raises(UserError, match="give a chip and a shape, such as v4:2x2"):
+            machine(name)
+
+
+def test_what_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setattr(machines, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=re.escape("needs libtpu: pip install '.[tpu]'")):
+        machine("v5e:2x2")
+
+    def not_even_its_parent(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(machines, "find_spec", not_even_its_parent)
+    with pytest.raises(UserError, match=re.escape("pip install '.[cuda]'")):
+        machine("h100")
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # how ml_collections loads a file
+def test_another_configuration_takes_the_same_settings(monkeypatch):
+    argv = ["main.py", "--config=x.py", "--config.seed=7", "--mode=plan", "--config.train.steps=9"]
+    monkeypatch.setattr("sys.argv", argv)
+    found = command_line.another("configs/quickstart.py:baseline,batch=8")
+    assert (found.name, found.seed, found.train.steps) == ("quickstart-baseline-batch8", 7, 9)
+    with pytest.raises(Exception, match="unknown config argument") as error:
+        command_line.another("configs/quickstart.py:nope")
+    assert command_line.reason(error.value).startswith("unknown config argument ':nope'")
+    with pytest.raises(Exception, match=r"configs/nope\.py") as error:
+        command_line.another("configs/nope.py")
+    assert command_line.reason(error.value).startswith("there is no configuration configs/nope.py:")
+
+
+@pytest.fixture
+def one_tpu(monkeypatch):
+    if folder := os.environ.get("GSTO_LIBTPU"):
+        monkeypatch.syspath_prepend(folder)
+    if find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
+    found = machine("v5e:2x2")
+    return replace(found, mesh=make_mesh(list(found.mesh.devices.flat[:1])))
+
+
+@pytest.mark.slow
+def test_a_loop_for_tpus_costs_what_its_unrolled_form_costs(one_tpu):
+    shapes = ((2048, 1024), (1024, 1024))
+    loop, flat = (read(f, *shapes, chips=one_tpu) for f in (scanned, unrolled))
+    assert loop.flops == pytest.approx(flat.flops, rel=0.01)
+    # XLA estimates both alike, but a loop copies its state and an unrolled one need not.
+    assert loop.cost.cycles == pytest.approx(flat.cost.cycles, rel=0.15)
+    assert flat.bytes < loop.bytes < 3 * flat.bytes
+    assert loop.bytes == loop.cost.bytes and flat.bytes == pytest.approx(flat.cost.bytes, rel=0.1)
+
+
+@pytest.mark.slow
+def test_bytes_are_those_that_xla_counts_for_tpus(one_tpu):
+    """Weights come in slices, in the background."""
+
+    def layers(x, *weights):
+        for w in weights:
+            x = jnp.tanh(x @ w)
+        return x
+
+    whole = NamedSharding(one_tpu.mesh, PartitionSpec())
+    shapes = [jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=whole)] * 9
+    compiled = jax.jit(layers).trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
+    program = Program.read(compiled.as_text())
+    assert any(x.opcode == "slice-start" for x, _ in program.runs())
+    found = sum_of(costs.accessed, program)
+    assert found == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.001)
+
+
+@pytest.mark.slow
+def test_a_kernel_for_tpus(one_tpu):
+    from jax.experimental import pallas as pl
+
+    def halve(x, y):
+        y[...] = jnp.exp(x[...])
+
+    block = pl.BlockSpec((64, 1024), lambda i: (i, 0))
+    shape = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
+    kernel = pl.pallas_call(halve, grid=(16,), in_specs=[block], out_specs=block, out_shape=shape)
+    once = read(kernel, (1024, 1024), chips=one_tpu)
+    assert (once.kernels, once.unscheduled) == (1, 0)
+    assert once.bytes == 2 * 4 * 2**20
+    assert once.cost.kernels == pytest.approx(2 * 4 * 2**20 / (819 / 1.5))  # memory is the limit
+    looped = read(
+        lambda x: lax.fori_loop(0, 5, lambda _, x: kernel(x), x), shape.shape, chips=one_tpu
+    )
+    assert (looped.kernels, looped.unscheduled) == (5, 0)
+    assert looped.bytes > 5 * once.bytes

@@ -1,0 +1,461 @@
+"""Poses from training to COCO's figures, predictions and what an evaluation leaves."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_pipelines import COCO_KEYPOINTS, PersonCrop
+from gsto_jax import UserError
+from gsto_jax.config import PoseConfig
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.pose import results as pose_folder
+from gsto_jax.pose.coco import FIGURES, evaluate_coco, results, write_results
+from gsto_jax.pose.drawing import draw_poses
+from gsto_jax.pose.estimate import Poses, estimate, reread_joints
+from gsto_jax.pose.eval_set import PoseSet
+from gsto_jax.pose.panels import KINDS, to_crop
+from gsto_jax.predict.crop import crop_person
+from gsto_jax.predict.pose import PosePredictor
+from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.runs.checkpoint import Checkpoints
+from gsto_jax.training.loop import fit
+from gsto_jax.training.optim import adam, step_schedule
+from gsto_jax.training.task import initial_state, train_step
+from tests import program
+from tests.gsto_jax import pose_process
+from tests.gsto_jax.pose_runs import (
+    FIRST_IMAGE,
+    SIZE,
+    annotations,
+    batches,
+    pose_task,
+    pose_values,
+)
+from tests.gsto_jax.training.test_train import make_task
+
+ONE = make_mesh(jax.devices()[:1])
+SIGMAS = COCO_KEYPOINTS.sigmas
+PLAIN = PoseConfig(**pose_values()["pose"])
+
+
+def poses_of(people, noise=0.0):
+    """Annotations as poses, moved by so much."""
+    joints = np.array([p["keypoints"] for p in people], float).reshape(len(people), -1, 3)
+    joints[..., :2] += np.random.default_rng(0).normal(0, 1, joints[..., :2].shape) * noise
+    joints[..., 2] = joints[..., 2] > 0
+    areas = np.array([p["area"] for p in people])
+    images = np.array([p["image_id"] for p in people])
+    return Poses(joints, np.ones(len(people)), areas, images)
+
+
+def test_the_truth_has_ap_1():
+    people = annotations(8)
+    ids = sorted({p["image_id"] for p in people} | {5})
+    found = results(poses_of(people), SIGMAS, PLAIN)
+    figures = evaluate_coco(found, people, ids, SIGMAS)
+    assert tuple(figures) == FIGURES
+    assert [figures[name] for name in ("AP", "AP50", "AP75", "AR")] == [1.0] * 4
+    assert np.isnan(figures["APM"]) == all(p["area"] > 96**2 for p in people)
+    # One pose of eight missing: eleven or so of the 101 recalls cannot be reached.
+    lacking = evaluate_coco(found[1:], people, ids, SIGMAS)
+    assert lacking["AR"] == pytest.approx(7 / 8)
+    assert lacking["AP"] == pytest.approx(np.ceil(101 * 7 / 8) / 101, abs=0.011)
+    worse = evaluate_coco(results(poses_of(people, 6.0), SIGMAS, PLAIN), people, ids, SIGMAS)
+    assert 0 < worse["AP"] < worse["AP50"] <= 1
+    assert evaluate_coco([], people, ids, SIGMAS)["AP"] == 0
+
+
+def test_other_joints():
+    """Nothing stands for 17: three joints, with deviations of their own."""
+    people = [
+        {"image_id": 1, "area": 5000.0, "bbox": [0, 0, 9, 9], "keypoints": [*xyv]}
+        for xyv in ([10, 10, 2, 50, 20, 1, 30, 80, 2], [110, 10, 2, 0, 0, 0, 130, 80, 2])
+    ]
+    poses = poses_of(people)
+    found = results(poses, (0.05, 0.05, 0.1), PLAIN)
+    assert evaluate_coco(found, people, [1], (0.05, 0.05, 0.1))["AP"] == 1
+    with pytest.raises(
+        UserError, match=r"persons have 3 joints, and config\.data\.keypoints describes 17"
+    ):
+        evaluate_coco(found, people, [1], SIGMAS)
+
+
+def test_poses_that_say_the_same():
+    poses = poses_of(annotations(2))
+    twice = Poses(*(np.concatenate([x, x]) for x in vars(poses).values()))
+    twice.box_scores[:] = [0.9, 0.8, 0.7, 0.95]
+    kept = results(twice, SIGMAS, PLAIN)
+    assert [pose["score"] for pose in kept] == pytest.approx([0.95, 0.9])
+    assert len(results(twice, SIGMAS, replace(PLAIN, suppression="none"))) == 4
+    soft = results(twice, SIGMAS, replace(PLAIN, suppression="soft"))
+    assert len(soft) == 4 and {pose["image_id"] for pose in soft} == {FIRST_IMAGE}
+
+
+def test_results_go_to_the_server(tmp_path):
+    found = results(poses_of(annotations(2)), SIGMAS, PLAIN)
+    write_results(tmp_path / "x_results.zip", found)
+    with zipfile.ZipFile(tmp_path / "x_results.zip") as archive:
+        assert archive.namelist() == ["x_results.json"]
+        (first, *_) = json.loads(archive.read("x_results.json"))
+    assert sorted(first) == ["category_id", "image_id", "keypoints", "score"]
+    assert len(first["keypoints"]) == 51
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A tiny network that has learnt the six persons by heart."""
+    task = pose_task(60, optim={"learning_rate": 3e-3}, run={"log_every": 20})
+    (batch,) = batches(6)
+    losses = []
+
+    class Again:
+        def __iter__(self):
+            while True:
+                yield batch
+
+    from gsto_jax.training.loop import Hooks
+
+    hooks = Hooks(report=lambda progress: losses.append(progress.scalars["loss"]))
+    state = fit(task, initial_state(task, ONE), Again(), ONE, hooks)
+    return task, state, losses
+
+
+def test_training_learns(trained):
+    task, _, losses = trained
+    assert losses[-1] < 0.5 * losses[0]
+    assert len(losses) == 4 and task.model.gsto.gtm == ("none", "supervised", "supervised")
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_add_up():
+    """The loss of a batch is the mean of its parts', each with its own share."""
+    task = pose_task(train={"accumulate": 3, "batch_size": 6})
+    (batch,) = batches(6)
+    state = initial_state(task, ONE)
+    inputs = {name: jnp.asarray(batch[name]) for name in task.train_inputs}
+    _, scalars = jax.jit(train_step, static_argnums=0)(task, state, inputs)
+    alone = pose_task()
+    step = jax.jit(train_step, static_argnums=0)
+    parts = [step(alone, state, {k: v[n::3] for k, v in inputs.items()})[1] for n in range(3)]
+    for name in ("loss", "loss/stage2", "loss/stage4"):
+        mean = np.mean([part[name] for part in parts])
+        np.testing.assert_allclose(scalars[name], mean, rtol=1e-5)
+
+
+def test_weights_of_joints():
+    """Joints that are not labelled change nothing."""
+    task = pose_task()
+    (batch,) = batches(6)
+    inputs = {name: jnp.asarray(batch[name]) for name in task.train_inputs}
+    moved = jnp.where(inputs["visible"][..., None] > 0, inputs["joints"], 20.0)
+    outputs = jax.eval_shape(task.model.apply, initial_state(task, ONE).variables, inputs["image"])
+    rng = np.random.default_rng(0)
+    outputs = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), outputs)
+    loss, by_stage = task.losses(outputs, inputs)
+    same, _ = task.losses(outputs, {**inputs, "joints": moved})
+    np.testing.assert_array_equal(loss, same)
+    weights = task.config.loss.by_stage
+    total = sum(weights[stage] * value for stage, value in by_stage.items())
+    np.testing.assert_allclose(loss, total, rtol=1e-6)
+    assert set(by_stage) == {"stage2", "stage3", "stage4"}
+
+
+def test_any_batch_and_devices(trained):
+    """The poses of a set do not depend on how it is cut."""
+    task, state, _ = trained
+    whole = estimate(task, state.variables, batches(6), 6, ONE)
+    four = make_mesh(jax.devices()[:4])
+    for size, mesh in ((1, ONE), (4, ONE), (4, four)):
+        parts = estimate(task, jax.device_get(state.variables), batches(size), 6, mesh)
+        np.testing.assert_allclose(parts.joints, whole.joints, atol=1e-3)
+        np.testing.assert_array_equal(parts.image_ids, FIRST_IMAGE + np.arange(6) // 2)
+    assert estimate(task, state.variables, batches(2), 6, ONE, stop=lambda: True) is None
+
+
+def test_the_ceiling():
+    """Encoding and decoding alone lose at most half a pixel of the heatmap."""
+    (batch,) = batches(6)
+    for refinement in ("none", "quarter"):
+        task = pose_task(pose={"refinement": refinement})
+        found = np.asarray(reread_joints(task, ONE, batch))
+        error = np.abs(found[..., :2] - batch["original_joints"])[batch["visible"] > 0]
+        assert error.max() <= 0.5 * 8 + 1e-2, "a heatmap pixel is 8 of the picture's"
+        assert (found[..., 2] > 0.9)[batch["visible"] > 0].all()
+        assert (found[..., 2] == 0)[batch["visible"] == 0].all()
+
+
+class Fixed:
+    """Two persons a batch, as `data_pipelines.EvalBatches` yields them."""
+
+    def __iter__(self):
+        return iter(batches(2))
+
+
+def pose_set(**changes):
+    people = annotations()
+    return PoseSet(
+        **{
+            "split": "val",
+            "size": 6,
+            "boxes": "ground-truth boxes",
+            "detected": False,
+            "batches": Fixed(),
+            "annotations": lambda: people,
+            "image_ids": sorted({p["image_id"] for p in people}),
+            "name": lambda n: f"deep/person{n}",
+        }
+        | changes
+    )
+
+
+def test_an_evaluation_from_start_to_end(trained, tmp_path):
+    task, state, _ = trained
+    about = {"step": 60, "while_training": False}
+    outcome = pose_set().evaluate(task, state.variables, ONE, tmp_path, about)
+    record = outcome.record
+    assert record["persons"] == 6 and record["pictures"] == 3
+    assert record["AP"] > 0.5, "learnt by heart"
+    assert 0.75 < record["ceiling_AP"] < 1, "a pixel of the heatmap is an eighth of a person"
+    assert "ground-truth boxes" in str(outcome.shown[0].title)
+    assert outcome.scalars["AP/ground_truth_boxes"] == record["AP"] and record["APL"] is None
+    assert {"sample/0", "heatmaps/0", "branches/0", "gates/0"} <= set(outcome.images)
+    read = pose_folder.read(tmp_path)
+    assert read.record == record
+    assert [p.name for p in read.persons] == [f"deep/person{n}" for n in range(6)]
+    assert read.persons[0].drawn == KINDS
+    assert read.persons[5].drawn == ("sample",)
+    assert all(path.is_file() for p in read.persons for path in drawn(tmp_path, p))
+    saved = json.loads((tmp_path / "results.json").read_text())
+    again = evaluate_coco(saved, annotations(), pose_set().image_ids, SIGMAS)
+    assert again["AP"] == pytest.approx(record["AP"], abs=1e-6)
+    # What else a picture's evaluation left is gone, and what is not ours stays.
+    (tmp_path / "mine.png").touch()
+    fewer = replace(task, config=replace(task.config, eval=replace(task.config.eval, pictures=2)))
+    pose_set().evaluate(fewer, state.variables, ONE, tmp_path, about)
+    left = sorted(p.name for p in tmp_path.rglob("*.png"))
+    assert "person2.png" not in left and {"mine.png", "person1.png"} <= set(left)
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    folders = [tmp_path / name for name in ("alone", "together")]
+    command = [sys.executable, "-m", "tests.gsto_jax.pose_process", address, "2"]
+    started = [
+        subprocess.Popen(
+            [*command, str(index), str(folders[1])],
+            cwd=Path(__file__).parents[3],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": program.QUICK},
+        )
+        for index in (0, 1)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    alone = pose_process.evaluate(ONE, 0, 1, folders[0]).record
+    one, two = (pose_folder.read(folder) for folder in folders)
+    ours, theirs = ({k: v for k, v in x.record.items() if k != "seconds"} for x in (one, two))
+    assert ours == pytest.approx(theirs, abs=1e-6) and alone["AP"] == one.record["AP"]
+    for a, b in zip(one.persons, two.persons, strict=True):
+        assert (a.name, a.image_id, a.labelled) == (b.name, b.image_id, b.labelled)
+        assert b.similarity == pytest.approx(a.similarity, abs=1e-4)
+        assert "sample" in a.drawn and "sample" in b.drawn
+        assert all(path.is_file() for path in drawn(folders[1], b))
+
+
+@pytest.mark.slow
+def test_other_dtypes(trained):
+    """bfloat16 finds nearly the same joints as float32."""
+    task, state, _ = trained
+    model = replace(task.config.model, dtype="bfloat16")
+    rough = replace(task, config=replace(task.config, model=model))
+    exact = estimate(task, state.variables, batches(6), 6, ONE)
+    found = estimate(rough, state.variables, batches(6), 6, ONE)
+    assert np.isfinite(found.joints).all()
+    difference = np.abs(found.joints - exact.joints)[..., :2].max(-1)
+    assert np.median(difference) < 3, "pixels, of persons of 128"
+
+
+def drawn(folder, person):
+    return pose_folder.drawings(folder, person).values()
+
+
+def test_a_stopped_evaluation_leaves_what_was_there(trained, tmp_path):
+    task, state, _ = trained
+    (tmp_path / "evaluation.json").write_text("{}")
+    about = {"step": 1, "while_training": True}
+    look = (task, state.variables, ONE, tmp_path, about)
+    assert pose_set().evaluate(*look, stop=lambda: True) is None
+    assert (tmp_path / "evaluation.json").exists()
+
+
+def test_to_the_crop_and_back():
+    (batch,) = batches(3, 3)
+    for n in range(3):
+        joints = np.concatenate([batch["original_joints"][n], np.ones((17, 1))], -1)
+        shape = batch["image"][n].shape
+        found = to_crop(joints, batch["centre"][n], batch["frame"][n], shape)
+        np.testing.assert_allclose(found[:, :2], batch["joints"][n], atol=1e-3)
+
+
+def test_skeletons_are_drawn_where_joints_are():
+    image = np.zeros((60, 80, 3), np.uint8)
+    pose = np.array([[10, 10, 1], [70, 50, 1], [40, 5, 0.1]], float)
+    found = draw_poses(image, pose[None], [(0, 1), (1, 2)])
+    assert found[30, 40].any() and found[10, 10].any() and found[50, 70].any()
+    assert not found[5, 40].any(), "below the score"
+    assert not image.any(), "a copy"
+    far = np.array([[1e9, -1e9, 1], [5, 5, 1], [np.inf, 3, 1]])
+    draw_poses(image, far[None], [(0, 1)])
+
+
+@pytest.mark.parametrize("box", [(10, 20, 40, 90), (0, 0, 160, 120), (-20, 50, 60, 20)])
+def test_crops_equal_those_of_an_evaluation(box):
+    image = cv2.resize(
+        np.random.default_rng(0).integers(0, 255, (12, 16, 3)).astype(np.uint8), (160, 120)
+    )
+    element = {"image": image, "joints": np.zeros((17, 2)), "visible": np.zeros(17), "area": 1.0}
+    element |= {"box": np.array(box, np.float32), "score": 1, "image_id": 1, "person_id": 1}
+    theirs = PersonCrop(crop=SIZE).random_map(element | {"index": 0}, np.random.default_rng(0))
+    ours = crop_person(image, box, SIZE, 1.25)
+    for name in ("centre", "frame"):
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
+    assert np.abs(ours["image"].astype(int) - theirs["image"]).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
+    task, state, _ = trained
+    plain = pose_values()
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, {"config": plain, "data": None, "train_set": ""})
+    predictor = PosePredictor.load(tmp_path)
+    image = np.random.default_rng(1).integers(0, 255, (120, 90), np.uint8)
+    boxes = [(5, 5, 60, 90), (20, 10, 50, 50), (0, 0, 90, 120)]
+    found = predictor(image, boxes, explain=True)
+    assert found.image.shape == (120, 90, 3) and found.poses.shape == (3, 17, 3)
+    crops = [crop_person(found.image, box, SIZE, 1.25) for box in boxes]
+    batch = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
+    batch |= {"score": np.ones(3), "image_id": np.zeros(3), "index": np.arange(3)}
+    batch["mask"] = np.ones(3, bool)
+    evaluated = estimate(task, state.variables, [batch], 3, ONE)
+    np.testing.assert_allclose(found.poses, evaluated.joints, atol=1e-3)
+    for kind in ("overlay", "heatmaps", "branches", "gates"):
+        assert found.drawn(kind).dtype == np.uint8
+    assert found.drawn("overlay").shape == (120, 90, 3)
+    rows = found.persons()
+    assert len(rows) == 3 and rows[1]["bbox"] == [20, 10, 50, 50]
+    whole = predictor(image)
+    np.testing.assert_allclose(whole.poses[0], found.poses[2], atol=1e-3)
+    nobody = predictor(image, [])
+    assert nobody.poses.shape == (0, 17, 3)
+    np.testing.assert_array_equal(nobody.overlay(), nobody.image)
+    many = predictor(image, [*boxes] * 6)
+    np.testing.assert_allclose(many.poses[15:], found.poses, atol=1e-3)
+    with pytest.raises(UserError, match=r"box 0, .* has no area: give x, y, width, height"):
+        predictor(image, [(0, 0, 0, 5)])
+    with pytest.raises(UserError, match=r"of a pose task: use gsto_jax\.pose\.predictor"):
+        Predictor.load(tmp_path)
+
+
+def test_a_segmentation_network_has_no_joints(tmp_path):
+    from tests.gsto_jax.predict.test_predictor import config, save
+
+    save(tmp_path, config())
+    with pytest.raises(UserError, match=r"segmentation task: use gsto_jax\.predictor"):
+        PosePredictor.load(tmp_path)
+
+
+def test_adam_and_its_steps():
+    """Against the update rule written out, weight decay in the gradient as PyTorch has it."""
+    rate = step_schedule(1e-3, 210, (170 / 210, 200 / 210))
+    rates = [float(rate(n)) for n in (0, 169, 170, 199, 200, 209)]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
+    optimizer = adam(lambda count: 0.1, 0.01)
+    params = np.array([1.0, -2.0, 0.5])
+    state, ours = optimizer.init(jnp.asarray(params)), jnp.asarray(params)
+    mean, square = np.zeros(3), np.zeros(3)
+    rng = np.random.default_rng(0)
+    for step in range(1, 6):
+        grad = rng.normal(size=3)
+        updates, state = optimizer.update(jnp.asarray(grad), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        grad = grad + 0.01 * params
+        mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad**2
+        step_size = mean / (1 - 0.9**step)
+        params = params - 0.1 * step_size / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(ours, params, rtol=1e-5)
+
+
+def test_the_recipe():
+    """The paper's: Adam at 1e-3, a tenth of it after 170 and 200 of 210 epochs, at both sizes."""
+    spe = 149813 // 128
+    task = pose_task(210 * spe)
+    edges = (0, 170 * spe - 1, 170 * spe, 200 * spe - 1, 200 * spe)
+    np.testing.assert_allclose(
+        [float(task.schedule(n)) for n in edges], [1e-3] * 2 + [1e-4] * 2 + [1e-5], rtol=1e-6
+    )
+    import importlib
+
+    for word, crop, sigma in ((None, (384, 288), 3), ("256x192", (256, 192), 2)):
+        config = importlib.import_module("configs.coco_pose_w32").get_config(word)
+        assert (tuple(config.data.crop), config.pose.sigma) == (crop, sigma)
+        assert config.optim.kind == "adam" and config.eval.flip
+
+
+def test_heatmaps_start_low():
+    for gtm in (("none",) * 3, ("none", "supervised", "supervised")):
+        variables = pose_task(model={"gtm": gtm}).initial_variables()
+        kernels = [variables["params"]["head"]["classifier"]["kernel"]]
+        if "supervised" in gtm:
+            kernels.append(
+                variables["params"]["transition2"]["gtm"]["head"]["classifier"]["kernel"]
+            )
+        for kernel in kernels:
+            assert kernel.std() == pytest.approx(0.001, rel=1e-3)
+
+
+def test_settings_that_cannot_work():
+    with pytest.raises(UserError, match=r"config\.pose\.hardest is 18, of 17 joints"):
+        pose_task(pose={"hardest": 18})
+    for section, field, value in (
+        ("eval", "scales", (0.5, 1.0)),
+        ("eval", "window", "slide"),
+        ("loss", "kind", "ohem"),
+        ("loss", "class_weights", True),
+    ):
+        changed = {
+            section: {field: value, "crop": (32, 32)} if section == "eval" else {field: value}
+        }
+        with pytest.raises(UserError, match=rf"config\.{section}\.{field} is .* for segmentation"):
+            pose_task(**changed)
+    for field, value, message in (
+        ("sigma", 0, "use pixels"),
+        ("refinement", "udp", "use one of none, quarter, dark"),
+        ("suppression", "on", "use one of hard, soft, none"),
+        ("similarity", 0, "use above 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pose_task(pose={field: value})
+    with pytest.raises(UserError, match="use one of sgd, adam"):
+        make_task(1, {"optim": {"kind": "adagrad"}})
+    with pytest.raises(UserError, match="shares of the run"):
+        make_task(1, {"optim": {"milestones": (170, 200)}})
+    plain = pose_values()
+    plain["data"]["keypoints"]["names"] = ()
+    from gsto_jax.runs.tasks import task_of
+
+    with pytest.raises(UserError, match="needs joints"):
+        task_of(plain)

@@ -1,0 +1,279 @@
+"""An export gives the checkpoint's numbers, in processes that know nothing of this package."""
+
+import io
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from gsto_jax import UserError
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.predict import export as exporting
+from gsto_jax.predict.export import PLATFORMS, export, random_batches, verify
+from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.runs.checkpoint import Checkpoints
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.training.task import initial_state
+from tests.gsto_jax.onnx_labels import equal_labels
+from tests.gsto_jax.training.test_train import values
+from tests.image_bytes import RGB, RGBA, chunk, exif, png
+
+ROOT = Path(__file__).parents[3]
+SIZES = [(1, 40, 56), (3, 37, 51)]
+SPREAD = {"mean": 0.1, "bias": 0.1, "var": 0.2, "scale": 0.2}
+
+
+def make_predictor(run, **model):
+    """Of a checkpoint of random numbers, whose logits differ from pixel to pixel."""
+    config, rng = values(init="he", **model), np.random.default_rng(0)
+    task, mesh = task_of(config), make_mesh(jax.devices()[:1])
+
+    def moved(path, x):
+        noise = rng.standard_normal(x.shape).clip(-2, 2).astype(x.dtype)
+        return x + SPREAD.get(path[-1].key, 0) * noise
+
+    start = initial_state(task, mesh)
+    parts = {
+        name: jax.tree_util.tree_map_with_path(moved, getattr(start, name))
+        for name in ("params", "batch_stats")
+    }
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save(replace(start, step=np.int32(7), **parts), {"config": config, "data": {}})
+    return Predictor.load(run)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A GSTO network's predictor, and the folder of its export."""
+    folder = tmp_path_factory.mktemp("export")
+    predictor = make_predictor(folder / "run")
+    files = export(predictor, folder / "out", ("jax",))
+    assert [path.name for path in files] == ["model.jax", "model.json"]
+    return predictor, folder / "out"
+
+
+def assert_equal(checks, file, sizes):
+    assert [(check.file, check.shape) for check in checks] == [(file, size) for size in sizes]
+    for check in checks:
+        assert check.equal >= 0.999
+        assert 0 <= check.difference < 1e-3
+
+
+@pytest.mark.slow
+def test_it_gives_the_checkpoints_numbers_in_a_fresh_process(exported):
+    predictor, folder = exported
+    batches = random_batches(SIZES)
+    assert len(np.unique(predictor(batches[0][0]).labels)) > 2, "shows nothing"
+    assert_equal(verify(predictor, folder, batches), "model.jax", SIZES)
+
+
+def test_it_says_what_it_is(exported):
+    predictor, folder = exported
+    content = (folder / "model.jax").read_bytes()
+    found = jax.export.deserialize(bytearray(content))
+    assert found.platforms == PLATFORMS == ("cpu", "cuda", "tpu")
+    assert [(str(x.dtype), str(x.shape)) for x in found.in_avals] == [("uint8", "(b, h, w, 3)")]
+    assert [str(x.dtype) for x in found.out_avals] == ["uint8", "float32"]
+    described = json.loads((folder / "model.json").read_text())
+    assert described["files"] == {
+        "model.jax": {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    }
+    assert (described["checkpoint"], described["step"]) == (str(predictor.path), 7)
+    assert described["classes"] == list(predictor.classes)
+    rule = {"alpha": "white", "orientation": "upright", "bit_depth": 0}
+    assert described["image_rule"] == rule
+    assert described["settings"] == predictor.config
+    assert described["outputs"]["logits"]["shape"][-1] == len(predictor.classes)
+
+
+@pytest.mark.long
+def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
+    plain = {"gfm": False, "gtm": ("none",) * 3}
+    predictor = make_predictor(tmp_path / "run", align_corners=True, **plain)
+    export(predictor, tmp_path, ("jax",))
+    size = (1, 29, 70)
+    assert_equal(verify(predictor, tmp_path, random_batches([size])), "model.jax", [size])
+
+
+@pytest.mark.parametrize("changes", [{"upsample": "nearest"}, {"align_corners": True}])
+def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
+    """Traced and not run: `test_resize` has the values of what differs."""
+    model = replace(
+        exported[0].task.config.model,
+        gtm=("none", "unsupervised", "supervised"),
+        gtm_form="paper",
+        gate="paper",
+        **changes,
+    )
+    task = replace(exported[0].task, config=replace(exported[0].task.config, model=model))
+    variables = initial_state(task, exported[0].mesh).variables
+    run = exporting.program(replace(exported[0], task=task, variables=variables))
+    spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)
+    found = jax.eval_shape(run, spec)
+    assert str(found["labels"].shape) == "(b, h, w)"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
+    reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",
+)
+def test_onnx_gives_the_checkpoints_numbers(exported, tmp_path):
+    predictor, _ = exported
+    export(predictor, tmp_path, ("onnx",))
+    assert_equal(verify(predictor, tmp_path, random_batches(SIZES)), "model.onnx", SIZES)
+    import onnx
+
+    properties = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert json.loads(properties["classes"]) == list(predictor.classes)
+    assert properties["step"] == "7"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
+    reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",
+)
+def test_onnx_labels_as_the_predictor_does():
+    """Whatever becomes of an image before the network; of one convolution, so within seconds."""
+    cases = [
+        (80, {}),
+        (80, {"pad": "mean"}),
+        (0, {"pad": "black", "pad_to": 4}),
+        (80, {"pad_to": "published"}),
+        (80, {"data": {"base_size": 90}}),
+        (80, {"data": {"fixed_size": (45, 53)}, "score": "softmax"}),
+        (80, {}, (97, 129)),
+    ]
+    # In a process of its own: jax2onnx leaves functions of its own in JAX.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        for case in cases:
+            assert min(pool.submit(equal_labels, *case).result()) >= 0.999, case
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"labels": np.ones((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))},
+        {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), 1.002)},
+        {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), np.nan)},
+    ],
+)
+def test_what_differs_is_refused(exported, monkeypatch, theirs):
+    ours = {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))}
+    batches = random_batches([(1, 9, 9)])
+    monkeypatch.setattr(exporting, "_expected", lambda *_: ours)
+    monkeypatch.setattr(exporting, "_fresh", lambda *_: [ours])
+    assert_equal(verify(*exported, batches), "model.jax", [(1, 9, 9)])
+    monkeypatch.setattr(exporting, "_fresh", lambda *_: [theirs])
+    with pytest.raises(UserError, match=r"differs from its checkpoint; model\.jax: 1 of 9x9"):
+        verify(*exported, batches)
+
+
+def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
+    predictor, folder = exported
+    with pytest.raises(
+        UserError, match=r"no format tflite: give jax, onnx, or for the weights alone"
+    ):
+        export(predictor, tmp_path, ("tflite",))
+    with pytest.raises(UserError, match=r"the size of an export is \(0, 5\)"):
+        export(predictor, tmp_path, ("jax",), (0, 5))
+    with pytest.raises(UserError, match="300 classes"):
+        many = replace(predictor, task=replace(predictor.task, num_classes=300))
+        export(many, tmp_path, ("jax",))
+    config = predictor.task.config
+    half = replace(config, model=replace(config.model, dtype="bfloat16"))
+    with pytest.raises(UserError, match=r"bfloat16.*export the format jax alone"):
+        export(replace(predictor, task=replace(predictor.task, config=half)), tmp_path)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnx" else name)
+    with pytest.raises(UserError, match=r"missing \(onnx\): pip install '.\[onnx\]'"):
+        export(predictor, tmp_path)
+    with pytest.raises(UserError, match="holds no export"):
+        verify(predictor, tmp_path)
+    damaged = tmp_path / "model.json"
+    wrong = (
+        {"onnx_size": None, "files": ["x"]},
+        {"onnx_size": None, "files": []},
+        {"onnx_size": 1, "files": ["model.onnx"]},
+        {"onnx_size": [4], "files": ["model.onnx"]},
+        {"onnx_size": [-4, 4], "files": ["model.onnx"]},
+    )
+    lines = (json.dumps({"checkpoint": str(predictor.path)} | x) for x in wrong)
+    for text in ("[", "[]", "{}", "[" * 200_000, *lines):
+        damaged.write_text(text)
+        with pytest.raises(UserError, match="holds no export"):
+            verify(predictor, tmp_path)
+    damaged.unlink()
+    with pytest.raises(UserError, match=r"is an export of .*/7: export it anew"):
+        verify(replace(predictor, path=tmp_path), folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_replaces_all_of_the_former_or_nothing(tmp_path, monkeypatch):
+    former = {"model.jax": b"1", "model.onnx": b"2", "model.json": b"{}"}
+    exporting._write(tmp_path / "a", former)
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+
+    def content():
+        return {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "write_bytes", disk_full)
+        with pytest.raises(OSError, match="No space left"):  # the command line says so
+            exporting._write(tmp_path / "a", {"model.jax": b"3", "model.json": b"[]"})
+    assert content() == former | {"notes.txt": b"mine"}
+    exporting._write(tmp_path / "a", {"model.jax": b"3", "model.json": b"[]"})
+    assert content() == {"model.jax": b"3", "model.json": b"[]", "notes.txt": b"mine"}
+
+
+def disk_full(path, content):
+    raise OSError(28, "No space left on device")
+
+
+def test_the_serving_example_answers_pictures(exported):
+    predictor, folder = exported
+    picture = random_batches(SIZES[:1])[0][0]
+    command = [sys.executable, str(ROOT / "examples" / "serve.py"), folder, "0"]
+    photo = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    photo[:20, :30, 3] = 0
+    (folder / "photo.png").write_bytes(png(photo, RGBA, before=chunk(b"eXIf", exif(3))))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = server.stdout.readline().strip()
+            with urllib.request.urlopen(url, png(picture, RGB), timeout=60) as answer:
+                assert answer.headers["Content-Type"] == "image/png"
+                labels = np.asarray(Image.open(io.BytesIO(answer.read())))
+            content = (folder / "photo.png").read_bytes()
+            with urllib.request.urlopen(url, content, timeout=60) as answer:
+                turned = np.asarray(Image.open(io.BytesIO(answer.read())))
+            with pytest.raises(urllib.error.HTTPError, match="400: no image that") as refused:
+                urllib.request.urlopen(url, b"no picture", timeout=60)
+            refused.value.close()
+        finally:
+            server.terminate()
+    assert (labels == predictor(picture).labels).mean() >= 0.999
+    expected = predictor(folder / "photo.png")
+    assert (expected.image[-20:, -30:] == 255).all(), "turned, and white behind"
+    assert (turned == expected.labels).mean() >= 0.999
+    assert (turned != labels).mean() > 0.1
+
+
+def test_the_serving_example_says_how_it_is_called(tmp_path):
+    script = [sys.executable, str(ROOT / "examples" / "serve.py")]
+    done = subprocess.run([*script, "--help"], capture_output=True, text=True, check=True)
+    assert "usage: serve.py [-h] [--host HOST] model [port]" in done.stdout
+    done = subprocess.run([*script, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"there is no {tmp_path / 'model.jax'}: give the folder that" in done.stderr

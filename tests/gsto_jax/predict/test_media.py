@@ -1,0 +1,104 @@
+"""Pictures as people have them: turned, grey, transparent, of 16 bits, damaged."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from gsto_jax import UserError
+from gsto_jax.image_files import ImageRule
+from gsto_jax.predict.media import count_frames, image_head, read_image, to_rgb, video_frames
+from tests.image_bytes import UNDO
+
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (20, 31, 3), np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_as_it_says(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.ascontiguousarray(UNDO[orientation](PICTURE))).save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), PICTURE)
+    assert image_head(path).size_by(ImageRule()) == (20, 31)
+
+
+def test_grey_palette_and_16_bits(tmp_path):
+    grey = PICTURE[..., 0]
+    three = np.repeat(grey[..., None], 3, -1)
+    for name, image in (
+        ("grey.png", Image.fromarray(grey)),
+        ("palette.gif", Image.fromarray(grey).convert("P")),
+        ("deep.png", Image.fromarray(grey.astype(np.uint16) * 257)),
+        ("deep.tif", Image.fromarray(grey.astype(np.uint16) * 257)),
+        ("float.tif", Image.fromarray(grey.astype(np.float32) / 255)),
+        ("int.tif", Image.fromarray(grey.astype(np.int32))),
+        ("float255.tif", Image.fromarray(grey.astype(np.float32))),
+    ):
+        image.save(tmp_path / name)
+        np.testing.assert_allclose(read_image(tmp_path / name), three, atol=1, err_msg=name)
+    Image.fromarray(grey > 127).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "bits.png"), (three > 127) * 255)
+
+
+def test_transparent_parts_are_white(tmp_path):
+    alpha = np.zeros((20, 31), np.uint8)
+    alpha[:, 10:20], alpha[:, 20:] = 128, 255
+    Image.fromarray(np.dstack([PICTURE, alpha])).save(tmp_path / "x.png")
+    found = read_image(tmp_path / "x.png")
+    assert (found[:, :10] == 255).all()
+    np.testing.assert_array_equal(found[:, 20:], PICTURE[:, 20:])
+    half = PICTURE[:, 10:20] * (128 / 255) + 255 * (127 / 255)
+    np.testing.assert_allclose(found[:, 10:20], half, atol=0.51)
+
+
+def test_arrays():
+    grey = PICTURE[..., 0]
+    np.testing.assert_array_equal(to_rgb(PICTURE), PICTURE)
+    for shaped in (grey, grey[..., None], grey.astype(np.uint16) * 257):
+        np.testing.assert_array_equal(to_rgb(shaped), np.repeat(grey[..., None], 3, -1))
+    for odd, message in (
+        (np.zeros((4, 4, 2), np.uint8), "not (4, 4, 2)"),
+        (np.zeros((0, 4, 3), np.uint8), "not (0, 4, 3)"),
+        (np.zeros((4, 4, 3)), "not float64"),
+    ):
+        with pytest.raises(UserError) as error:
+            to_rgb(odd)
+        assert message in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(PICTURE).save(whole)
+    for name, content in (
+        ("empty.jpg", b""),
+        ("text.png", b"no picture"),
+        ("cut.jpg", whole.read_bytes()[:-40]),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"cannot read .*{name}: it is truncated or no image"):
+            read_image(tmp_path / name)
+    for values in (np.full((4, 4), np.nan), np.full((4, 4), -1.0), np.full((4, 4), 1e6)):
+        Image.fromarray(values.astype(np.float32)).save(tmp_path / "odd.tif")
+        with pytest.raises(UserError, match=r"odd.tif: .*, not 0 to 65535"):
+            read_image(tmp_path / "odd.tif")
+    with pytest.raises(UserError, match=r"cannot read .*none.jpg: No such file"):
+        read_image(tmp_path / "none.jpg")
+    (tmp_path / "text.mp4").write_bytes(b"no film")
+    for name in ("text.mp4", "none.mp4"):
+        with pytest.raises(UserError, match=f"cannot read .*{name}: it is damaged or no video"):
+            count_frames(tmp_path / name)
+
+
+def test_a_video(tmp_path):
+    path = tmp_path / "film.mp4"
+    film = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12, (64, 48))
+    for grey in (40, 120, 200):
+        film.write(np.full((48, 64, 3), (grey, 30, 30), np.uint8))
+    film.release()
+    assert count_frames(path) == (3, 12.0)
+    frames = list(video_frames(path))
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
+    for frame, grey in zip(frames, (40, 120, 200), strict=True):
+        np.testing.assert_allclose(frame.mean((0, 1)), (30, 30, grey), atol=6)

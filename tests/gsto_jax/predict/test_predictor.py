@@ -1,0 +1,315 @@
+"""A checkpoint alone predicts what an evaluation of its run predicts."""
+
+import csv
+from dataclasses import replace
+from types import SimpleNamespace
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from gsto_jax import UserError
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.image_files import ImageRule
+from gsto_jax.predict.files import PredictionWriter, find_inputs, write_classes
+from gsto_jax.predict.pose import PosePredictor
+from gsto_jax.predict.segmentation import KINDS, Prediction, Predictor
+from gsto_jax.runs.checkpoint import Checkpoints
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.segmentation.evaluate import evaluate
+from gsto_jax.segmentation.inference import resample
+from gsto_jax.segmentation.protocol import linear_taps, protocol_of
+from gsto_jax.training.task import initial_state, score_step
+from tests.gsto_jax.training.test_train import values
+from tests.image_bytes import RGBA, chunk, exif, png
+
+MESH = make_mesh(jax.devices()[:1])
+SIZE = (70, 101)
+
+
+def picture(size=SIZE, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def config(**sections):
+    plain = values(variant="mini", init="he")
+    for name, changes in sections.items():
+        plain[name] |= changes
+    return plain
+
+
+def save(folder, plain):
+    """A checkpoint of random weights that predicts several classes."""
+    task = task_of(plain)
+    state = initial_state(task, MESH)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(state, {"config": plain, "data": None, "train_set": ""})
+    return task, state.variables
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, *save(folder, config())
+
+
+class OnePicture:
+    sizes = {(96, 128): {SIZE}}  # noqa: RUF012
+
+    def __iter__(self):
+        yield {
+            "image": np.pad(picture(), ((0, 26), (0, 27), (0, 0)))[None],
+            "label": np.zeros((1, 96, 128), np.uint8),
+            "size": np.array([SIZE], np.int32),
+            "index": np.zeros(1, np.int32),
+            "mask": np.ones(1, bool),
+        }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        pytest.param({"scales": (0.5, 1.0), "flip": True}, marks=pytest.mark.slow),
+        pytest.param(
+            {"window": "slide", "crop": (64, 64), "flip": False, "scales": (1.0,)},
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
+    plain = config(eval=settings)
+    task, variables = save(tmp_path, plain)
+    seen = []
+    evaluate(
+        task,
+        variables,
+        OnePicture(),
+        MESH,
+        protocol_of(plain),
+        lambda batch, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
+    )
+    found = Predictor.load(tmp_path)(picture())
+    assert len(np.unique(found.labels)) > 1, "it has something to get wrong"
+    assert found.labels.dtype == np.uint8
+    np.testing.assert_array_equal(found.labels, seen[0])
+
+
+@pytest.mark.slow
+def test_every_name_of_a_checkpoint(run, tmp_path):
+    folder, _, _ = run
+    for path in (folder, folder / "checkpoints", folder / "checkpoints" / "0"):
+        assert Predictor.load(path).path == folder / "checkpoints" / "0"
+    for path, message in (
+        (tmp_path, "holds no checkpoint"),
+        (tmp_path / "nope", "does not exist: give the folder of a run"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Predictor.load(path)
+    (tmp_path / "checkpoints" / "7" / "state").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"is damaged .*restore it"):
+        Predictor.load(tmp_path)
+
+
+def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
+    """As in training; an array is the image already, but for alpha and depth."""
+    predictor = Predictor.load(run[0])
+    assert predictor.rule == ImageRule()
+    deep = np.dstack([picture().astype(np.uint16) << 4, np.zeros(SIZE, np.uint16)])
+    deep[:, 50:, 3] = 65535
+    (tmp_path / "x.png").write_bytes(png(deep, RGBA, 16, before=chunk(b"eXIf", exif(3))))
+    settings = {"alpha": "black", "orientation": "stored", "bit_depth": 12}
+    other = replace(
+        predictor, config={**predictor.config, "data": predictor.config["data"] | settings}
+    )
+    expected = picture() * (deep[..., 3:] > 0)
+    for image in (tmp_path / "x.png", deep):
+        np.testing.assert_array_equal(other(image).image, expected)
+    pose = PosePredictor(SimpleNamespace(config=other.config), None)
+    assert other.rule == pose.rule == ImageRule(**settings)
+    default = predictor(tmp_path / "x.png").image
+    assert (default[:, -50:] == 255).all()
+    np.testing.assert_array_equal(default[::-1, ::-1][:, 50:], picture()[:, 50:] >> 4)
+
+
+@pytest.mark.slow
+def test_settings_that_came_after_the_checkpoint(tmp_path):
+    plain = config()
+    del plain["eval"]["score"]
+    save(tmp_path, config())
+    task = task_of(config())
+    with Checkpoints(tmp_path / "old" / "checkpoints") as checkpoints:
+        checkpoints.save(initial_state(task, MESH), {"config": plain, "data": None})
+    with pytest.raises(UserError, match=r"config\.eval\.score is missing"):
+        Predictor.load(tmp_path / "old")
+    plain = config()
+    del plain["data"]["mean"]
+    with Checkpoints(tmp_path / "older" / "checkpoints") as checkpoints:
+        checkpoints.save(initial_state(task, MESH), {"config": plain, "data": None})
+    with pytest.raises(UserError, match=r"too old to hold the setting 'mean'"):
+        Predictor.load(tmp_path / "older")
+    found = Predictor.load(tmp_path / "old", defaults={"eval": {"score": "softmax"}})
+    assert found.protocol.score == "softmax"
+
+
+def test_large_pictures_are_looked_at_smaller(run):
+    folder, task, variables = run
+    large = picture((140, 202))
+    predictor = Predictor.load(folder, long_side=101)
+    found = predictor(large)
+    assert found.labels.shape == (140, 202)
+
+    small = cv2.resize(large.astype(np.float32), SIZE[::-1], interpolation=cv2.INTER_AREA)
+    padded = np.pad(small, ((0, 26), (0, 27), (0, 0)), "edge")
+    batch = {"image": padded[None], "size": np.array([(96, 128)], np.int32)}
+    scores, _ = jax.jit(score_step, static_argnums=0)(task, variables, batch)
+    scores = scores[:, : SIZE[0], : SIZE[1]]
+    taps = [
+        {"index": t.index[None], "weight": t.weight[None]}
+        for t in (linear_taps(a, b) for a, b in zip(SIZE, (140, 202), strict=True))
+    ]
+    expected = resample(scores, *taps)[0].argmax(-1)
+    assert (found.labels != expected).mean() < 1e-3
+    np.testing.assert_array_equal(
+        Predictor.load(folder, long_side=0)(large).labels,
+        Predictor.load(folder)(large).labels,
+        err_msg="the limit is twice the crop",
+    )
+
+
+def test_maps_and_drawings(run, tmp_path):
+    folder, _, _ = run
+    predictor = Predictor.load(folder)
+    assert predictor.has_gates
+    assert predictor(picture()).maps == {}
+    found = predictor(picture(), explain=True)
+    assert found.maps["branch/0"].shape == (18, 26)
+    assert found.maps["gate/transition2"].shape == (9, 13)
+    color = np.array(predictor.palette)[found.labels]
+    np.testing.assert_array_equal(found.colors(), color)
+    np.testing.assert_allclose(found.overlay(), (picture() + color) / 2, atol=0.51)
+
+    path = tmp_path / "x.png"
+    Image.fromarray(picture()).save(path)
+    np.testing.assert_array_equal(predictor(path).labels, found.labels)
+    with pytest.raises(UserError, match="an image has the shape"):
+        predictor(np.zeros((3, 4, 5), np.uint8))
+
+
+def test_a_network_without_gates(tmp_path):
+    save(tmp_path, config(model={"gfm": False, "gtm": ("none", "none", "head_only")}))
+    assert not Predictor.load(tmp_path).has_gates
+
+
+def make_files(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_inputs(tmp_path):
+    make_files(tmp_path, "a/1.jpg", "a/1.PNG", "a/b/1.jpg", "a/.hidden/1.jpg", "a/notes.txt")
+    make_files(tmp_path, "a/film.mp4", "a/out/overlay/1.jpg", "odd.dat")
+    (tmp_path / "a/link.jpg").symlink_to(tmp_path / "odd.dat")
+    out = tmp_path / "a" / "out"
+
+    def names(*arguments):
+        found = find_inputs([str(tmp_path / argument) for argument in arguments], out)
+        return [(str(entry.path.relative_to(tmp_path)), entry.name) for entry in found]
+
+    all_of_a = [
+        ("a/1.PNG", "1"),
+        ("a/1.jpg", "1_jpg"),
+        ("a/b/1.jpg", "b/1"),
+        ("a/film.mp4", "film"),
+        ("a/link.jpg", "link"),
+    ]
+    assert names("a") == all_of_a
+    assert names("a/1.PNG", "a", "a/film.mp4") == all_of_a, "each once"
+    assert names("a/**/1.*") == [("a/1.PNG", "1"), ("a/1.jpg", "1_jpg"), ("a/b/1.jpg", "b/1")]
+    make_files(tmp_path, "a/.DS_Store", "a/._1.jpg", "a/__MACOSX/1.jpg", "disk/far.jpg", "a/x.heic")
+    (tmp_path / "a/linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/back").symlink_to(tmp_path / "a")
+    left_out = []
+    linked = find_inputs([str(tmp_path / "a")], out, left_out.append)
+    assert [entry.name for entry in linked] == [*(name for _, name in all_of_a), "linked/far"]
+    assert [path.name for path in left_out] == ["x.heic"]
+    for path in (tmp_path / "a/linked", tmp_path / "disk/back", tmp_path / "a/x.heic"):
+        path.unlink()
+    assert names("odd.dat") == [("odd.dat", "odd")], "named, so tried"
+    videos = [entry.is_video for entry in find_inputs([str(tmp_path / "a")], out)]
+    assert videos == [False, False, False, True, False]
+    beside = find_inputs([str(tmp_path / "a/1.jpg")], tmp_path / "a")
+    assert [entry.name for entry in beside] == ["1"], "the output may lie where the pictures are"
+    for argument, message in (
+        ("nope.jpg", "there is no file or folder"),
+        ("*.bmp", "names no picture"),
+        ("a/.hidden/../out", "names no picture"),
+    ):
+        with pytest.raises(UserError, match=message):
+            names(argument)
+    for arguments, message in (([], "no picture is named"), ([""], "an empty name")):
+        with pytest.raises(UserError, match=message):
+            find_inputs(arguments, out)
+
+
+def prediction(labels):
+    maps = {"branch/0": np.eye(4, dtype=np.float32), "gate/transition2": np.eye(4)}
+    shown = np.full((*labels.shape, 3), 100, np.uint8)
+    return Prediction(shown, labels, maps, ("sky", 'a "b", c'), ((255, 0, 0), (0, 0, 255)))
+
+
+def test_what_is_written(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 2, (21, 33)).astype(np.uint8)
+    entry = prediction(labels)
+    writer = PredictionWriter(tmp_path, KINDS, KINDS)
+    write_classes(tmp_path, entry.classes, entry.palette)
+    writer.write("deep/x", entry)
+    ids = cv2.imread(str(tmp_path / "ids/deep/x.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(ids, labels)
+    assert ids.ndim == 2
+    color = cv2.imread(str(tmp_path / "color/deep/x.png"))[..., ::-1]
+    np.testing.assert_array_equal(color, entry.colors())
+    overlay = cv2.imread(str(tmp_path / "overlay/deep/x.jpg"))
+    assert overlay.shape == (21, 33, 3)
+    for kind in ("branches", "gates"):
+        assert cv2.imread(str(tmp_path / kind / "deep/x.png")).shape[1] > 600
+    with (tmp_path / "classes.csv").open() as file:
+        lines = list(csv.reader(file))
+    assert lines[1:] == [["0", "sky", "255", "0", "0"], ["1", 'a "b", c', "0", "0", "255"]]
+
+    def frames(fails):
+        yield entry
+        yield prediction(1 - labels)
+        if fails:
+            raise UserError("cut off")
+        yield entry
+
+    for name in ("film", "other"):
+        writer.write_video(name, 10, iter([entry]))
+    writer.write_video("film", 10, iter([entry, prediction(1 - labels)]))
+    for name in ("film", "new"):
+        with pytest.raises(UserError, match="cut off"):
+            writer.write_video(name, 10, frames(fails=True))
+    assert not list(tmp_path.rglob("new*")), "nothing of a film that failed"
+    film = cv2.VideoCapture(str(tmp_path / "color/film.mp4"))
+    assert (film.get(cv2.CAP_PROP_FRAME_COUNT), film.get(cv2.CAP_PROP_FPS)) == (2, 10)
+    assert film.read()[1].shape == (22, 34, 3), "even sides"
+    second = cv2.imread(str(tmp_path / "ids/film.mp4/000001.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(second, 1 - labels)
+    assert len(list((tmp_path / "ids/film.mp4").iterdir())) == 2
+    assert len(list((tmp_path / "ids/other.mp4").iterdir())) == 1
+    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+    with pytest.raises(OSError, match="cannot write"):
+        writer.write_video("slow", -1, iter([entry]))
+    assert not list(tmp_path.rglob("slow*"))
+    with pytest.raises(UserError, match="predictions of other classes"):
+        write_classes(tmp_path, ("a", "b"), entry.palette)
+    with pytest.raises(UserError, match="--save=ids,masks: use some of overlay, color"):
+        PredictionWriter(tmp_path, ["ids", "masks"], KINDS)
+    with pytest.raises(UserError, match="cannot be written"):
+        PredictionWriter(tmp_path / "classes.csv" / "x", ["ids"], KINDS)

@@ -1,0 +1,141 @@
+"""Checkpoints come back bit for bit, or say what is wrong with them."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from gsto_jax import UserError
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.runs import checkpoint
+from gsto_jax.runs.checkpoint import Checkpoints, DamagedError
+from gsto_jax.training.task import TrainState, abstract_state
+from tests.gsto_jax.training.test_train import make_task, values
+
+RECORD = {"config": values(), "data": {"batches": 3}}
+
+
+TASK, MESH = make_task(30), make_mesh(jax.devices()[:1])
+
+
+def state_at(step):
+    """A state of random numbers, so that no two arrays are equal."""
+    rng = np.random.default_rng(step)
+    state = jax.tree.map(
+        lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract_state(TASK)
+    )
+    return replace(state, step=np.int32(step))
+
+
+def save(folder, *numbers, keep=5, record=RECORD):
+    states = {}
+    with Checkpoints(folder, keep) as checkpoints:
+        for step in numbers:
+            states[step] = state_at(step)
+            assert checkpoints.save(states[step], record) == folder / str(step)
+    return states
+
+
+def assert_same(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)
+
+
+def test_a_checkpoint_returns_bit_for_bit(tmp_path):
+    states = save(tmp_path / "c", 3)
+    found = checkpoint.load(tmp_path / "c", TASK, MESH)
+    assert (found.step, found.path) == (3, tmp_path / "c" / "3")
+    assert {k: found.record[k] for k in RECORD} == RECORD
+    assert found.record["versions"]["jax"] == jax.__version__
+    assert isinstance(found.state, TrainState)
+    assert_same(found.state, states[3])
+    four = checkpoint.load(tmp_path / "c", TASK, make_mesh(jax.devices()[:4])).state
+    assert len(four.step.sharding.device_set) == 4
+    assert_same(four, states[3])
+
+
+def test_only_the_newest_are_kept_and_none_is_written_twice(tmp_path):
+    save(tmp_path, 1, 2, 3, keep=2)
+    assert checkpoint.steps(tmp_path) == [2, 3]
+    written = (tmp_path / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
+    save(tmp_path, 3, keep=2)
+    assert (tmp_path / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == written
+
+
+def test_nothing_there():
+    assert checkpoint.steps(Path("/nope")) == []
+
+
+def test_another_network_is_refused_before_anything_is_read(tmp_path):
+    save(tmp_path, 3)
+    for other, what in (
+        (make_task(30, gfm=False, gtm=("none",) * 3), "another network: batch_stats/stage2"),
+        (replace(make_task(30), num_classes=5), r"another network: params/\S+classifier/bias is"),
+        (make_task(30, {"optim": {"ema_decay": 0.9}}), "another training state: ema/"),
+    ):
+        with pytest.raises(UserError, match=what):
+            checkpoint.load(tmp_path, other, MESH)
+
+
+def test_a_fork_takes_over_what_fits(tmp_path):
+    (state,) = save(tmp_path, 3).values()
+    task = make_task(50, {"optim": {"ema_decay": 0.9}})
+    forked = checkpoint.read_state(tmp_path / "3", task, MESH, fork=True)
+    assert_same(replace(forked, ema=None), state)
+    assert_same(forked.ema, {"params": state.params, "batch_stats": state.batch_stats})
+    with pytest.raises(UserError, match="another network"):
+        checkpoint.read_state(tmp_path / "3", replace(task, num_classes=5), MESH, fork=True)
+
+
+@pytest.mark.slow
+def test_any_truncated_file_falls_back_or_does_no_harm(tmp_path):
+    """Each file of the newest checkpoint in turn: the one before it serves, or it is unhurt."""
+    states = save(tmp_path / "whole", 1, 2)
+    newest = tmp_path / "whole" / "2"
+    names = sorted(p.relative_to(newest) for p in newest.rglob("*") if p.is_file())
+    fell_back = set()
+    for name in names:
+        folder = tmp_path / "hurt"
+        shutil.copytree(tmp_path / "whole", folder)
+        content = (folder / "2" / name).read_bytes()
+        (folder / "2" / name).write_bytes(content[: len(content) // 2])
+        messages = []
+        found = checkpoint.load(
+            folder, TASK, MESH, on_damage=lambda p, m, seen=messages: seen.append((p, m))
+        )
+        assert_same(found.state, states[found.step])
+        assert {k: found.record[k] for k in RECORD} == RECORD
+        if found.step == 1:
+            fell_back.add(name.parts[0])
+            ((path, message),) = messages
+            assert path == folder / "2"
+            assert message.startswith(f"checkpoint {path} is damaged (")
+        shutil.rmtree(folder)
+    assert fell_back >= {"state", "run"}
+
+
+def test_a_missing_part_falls_back(tmp_path):
+    for part in ("state", "run"):
+        save(tmp_path / part, 1, 2)
+        shutil.rmtree(tmp_path / part / "2" / part)
+        assert checkpoint.load(tmp_path / part, TASK, MESH).step == 1
+
+
+def test_all_damaged(tmp_path):
+    save(tmp_path, 1)
+    shutil.rmtree(tmp_path / "1" / "state")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the newest: "):
+        checkpoint.load(tmp_path, TASK, MESH)
+    with pytest.raises(DamagedError, match="is damaged"):
+        checkpoint.read_state(tmp_path / "1", TASK, MESH)
+
+
+def test_damaged_ones_are_kept_under_another_name(tmp_path):
+    for place in ("damaged-7", "damaged-7-2"):
+        (tmp_path / "7").mkdir()
+        assert checkpoint.set_aside(tmp_path / "7") == tmp_path / place
+    assert checkpoint.steps(tmp_path) == []
+    save(tmp_path, 7)
+    assert checkpoint.steps(tmp_path) == [7]

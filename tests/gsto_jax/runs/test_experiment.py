@@ -1,0 +1,262 @@
+"""A run's folder stays complete and true, however the run was made and ended."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from gsto_jax import UserError
+from gsto_jax.evaluation import eval_folder
+from gsto_jax.models.initialize import initial_variables
+from gsto_jax.runs import checkpoint
+from gsto_jax.runs.experiment import Experiment
+from gsto_jax.runs.workdir import Workdir
+from gsto_jax.segmentation import eval_set as segmentation_set
+from gsto_jax.segmentation.eval_set import SegmentationSet
+from gsto_jax.segmentation.metrics import scores
+from gsto_jax.segmentation.protocol import PLAIN
+from gsto_jax.weights import GSTO_FORMAT, export_weights
+from tests.gsto_jax.runs.test_checkpoint import MESH, TASK, assert_same, save, state_at
+from tests.gsto_jax.training.test_train import make_task, values
+
+SET = "10 pictures"
+RECORD = {"config": values(), "data": {"batches": 3}, "train_set": SET}
+
+
+class Position:
+    """Batches that are never read."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise AssertionError("no step was to be taken")
+
+    def get_state(self):
+        return {"batches": 7}
+
+
+class NoPictures(contextlib.nullcontext):
+    """A writer of pictures that never gets one."""
+
+    name, shown = str, {}
+
+    def written_by_all(self):
+        return 0
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """An experiment in `tmp_path/NAME` whose evaluations have the mean IoUs in `ious`."""
+    ious = []
+
+    def fixed(*args):
+        if args[6]():
+            return None
+        if np.isnan(iou := ious.pop(0)):
+            return scores(np.zeros((2, 2)))
+        wrong = round(1000 * (1 - iou))
+        return scores(np.array([[1000 - wrong, wrong], [0, 0]]))
+
+    monkeypatch.setattr(segmentation_set, "evaluate", fixed)
+
+    def build(name="run", task=TASK, train_set=SET, **changes):
+        config = json.loads(json.dumps(values()))
+        for field, value in changes.items():
+            section, _, key = field.partition("__")
+            config[section][key] = value
+        eval_set = SegmentationSet("val", 4, ("a", "b"), [], PLAIN, NoPictures)
+        shown = []
+        made = Experiment(
+            task,
+            config,
+            values(),
+            MESH,
+            Workdir(tmp_path / name),
+            train_set,
+            eval_set,
+            shown.append,
+        )
+        return made, shown, ious
+
+    return build
+
+
+def test_nothing_is_renamed_unless_an_older_checkpoint_serves(make, tmp_path):
+    run, shown, _ = make()
+    folder = tmp_path / "run" / "checkpoints"
+    save(folder, 1, 2, record=RECORD)
+    shutil.rmtree(folder / "2" / "state")
+    shutil.copytree(folder, tmp_path / "kept")
+    shutil.rmtree(folder / "1" / "state")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the newest: .*/2 is"):
+        run.start()
+    assert checkpoint.steps(folder) == [1, 2]
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "kept", folder)
+    state, position = run.start()
+    assert (int(state.step), position) == (1, {"batches": 3})
+    assert checkpoint.steps(folder) == [1]
+    assert shown[0].endswith(f"it is kept as {folder}/damaged-2")
+    shutil.rmtree(folder / "1")
+    with pytest.raises(UserError, match="holds only damaged checkpoints"):
+        run.start()
+
+
+def test_another_training_set_is_refused(make, tmp_path):
+    run, _, _ = make(train_set="9 pictures")
+    save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
+    with pytest.raises(UserError, match="10 pictures in the run, 9 pictures now"):
+        run.start()
+
+
+def test_a_fork_keeps_its_own_start(make, tmp_path):
+    old = tmp_path / "old" / "checkpoints"
+    states = save(old, 1, 2, record=RECORD)
+    shutil.rmtree(old / "2" / "state")
+    run, shown, _ = make(optim__momentum=0.5)
+    state, position = run.start(tmp_path / "old")
+    assert_same(state, states[1])
+    assert position == {"batches": 3}
+    assert shown[0].startswith(f"warning: checkpoint {old}/2 is damaged")
+    assert checkpoint.steps(old) == [1, 2], "not ours to rename"
+    save(old, 9, record=RECORD)
+    again, _ = run.start(tmp_path / "old")
+    assert_same(again, states[1])
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        make("third")[0].start(tmp_path / "nothing")
+
+
+def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    variables = initial_variables(TASK.model, seed=5)
+    export_weights(path, variables, GSTO_FORMAT)
+    task = replace(TASK, config=replace(TASK.config, init_from=str(path)))
+    plain, shown, _ = make(task=task)
+    run = replace(plain, config=plain.config | {"init_from": str(path)})
+    with pytest.raises(UserError, match=r"--fork_from=\S+ and config\.init_from=\S+ both say"):
+        run.start(tmp_path / "old")
+    state, position = run.start()
+    assert (int(state.step), position) == (0, None)
+    found = flatten_dict({"params": state.params, "batch_stats": state.batch_stats})
+    for name, value in flatten_dict(variables).items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+    (report,) = shown
+    count = len(found)
+    assert report.startswith(f"starts from {count} of {count} arrays from {path} (GSTO-HRNet)\n")
+    assert "the prefix 'model.' of its keys was taken off" in report
+    assert report.endswith("\n  fresh     none")
+    record = json.loads((tmp_path / "run" / "init_from.json").read_text())
+    assert record["path"] == str(path)
+    assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert run.workdir.config()["init_from"] == str(path)
+    path.unlink()
+    save(tmp_path / "run" / "checkpoints", 1, record=RECORD | {"config": run.config})
+    state, _ = run.start()
+    assert int(state.step) == 1 and shown[-1].startswith("goes on from step 1")
+    with pytest.raises(UserError, match=r"init_from \(model\): '\S+' in the run, '' now"):
+        plain.start()
+
+
+def test_weights_that_cannot_be_had_leave_no_run(make, tmp_path):
+    task = replace(TASK, config=replace(TASK.config, init_from=str(tmp_path / "none.pth")))
+    run, _, _ = make(task=task)
+    with pytest.raises(UserError, match=r"none\.pth: the file does not exist"):
+        run.start()
+    assert run.workdir.config() is None
+
+
+def test_the_best_of_an_older_version_still_counts(make, tmp_path):
+    """Its configuration lacks what came later: the task, and settings of the evaluation."""
+    run, _, ious = make()
+    old = json.loads(json.dumps(values()))
+    del old["task"], old["eval"]["score"], old["pose"]
+    save(tmp_path / "run" / "best", 4, record=RECORD | {"config": old, "mean_iou": 0.9})
+    ious[:] = [0.1]
+    run.evaluate(state_at(5), {"batches": 5})
+    assert checkpoint.steps(tmp_path / "run" / "best") == [4]
+
+
+def test_the_best_is_kept(make, tmp_path):
+    run, _, ious = make()
+    ious[:] = [0.5, 0.4, 0.6, 0.7]
+    for step, kept in ((4, 4), (5, 4), (6, 6), (3, 3)):
+        run.evaluate(state_at(step), {"batches": step})
+        assert checkpoint.steps(tmp_path / "run" / "best") == [kept]
+    assert [line["step"] for line in run.workdir.evaluations()] == [4, 5, 6, 3]
+    other, shown, ious = make(eval__absent="zero")
+    ious[:] = [0.1]
+    other.evaluate(state_at(8), {"batches": 8})
+    assert checkpoint.steps(tmp_path / "run" / "best") == [8], "another measure"
+    ious[:] = [float("nan")]
+    other.evaluate(state_at(7), {"batches": 7})
+    assert checkpoint.steps(tmp_path / "run" / "best") == [8], "nothing was labelled"
+    assert any("no best checkpoint: nothing in val is labeled" in str(line) for line in shown)
+    elsewhere, _, ious = make(data__eval_split="test")
+    ious[:] = [0.05]
+    elsewhere.evaluate(state_at(8), {"batches": 8})
+    record = checkpoint.read_record(tmp_path / "run" / "best" / "8")
+    assert (record["mean_iou"], record["config"]["data"]["eval_split"]) == (0.025, "test")
+    other, _, ious = make(eval__absent="zero")
+    shutil.rmtree(tmp_path / "run" / "best" / "8" / "run")
+    ious[:] = [0.05]
+    other.evaluate(state_at(9), {"batches": 9})
+    assert checkpoint.steps(tmp_path / "run" / "best") == [9]
+    assert (tmp_path / "run" / "best" / "damaged-8").is_dir()
+
+
+def test_an_evaluation_that_was_cut_off_comes_first(make):
+    task = make_task(30, {"run": {"eval_every": 5}})
+    run, _, ious = make(task=task)
+    ious[:] = [0.5, 0.5, 0.5]
+    run.evaluate(state_at(5))  # to look at it, from another process
+    stops = iter([True, True])
+    state = run.train(state_at(5), Position(), lambda: next(stops))
+    assert int(state.step) == 5
+    assert [line["while_training"] for line in run.workdir.evaluations()] == [False]
+    stops = iter([False, True])
+    state = run.train(state_at(5), Position(), lambda: next(stops))
+    assert int(state.step) == 5
+    assert [line["while_training"] for line in run.workdir.evaluations()] == [False, True]
+    with pytest.raises(AssertionError, match="no step"):
+        run.train(state_at(5), Position(), lambda: False)
+
+
+def test_the_line_of_an_evaluation_comes_last(make, monkeypatch):
+    run, _, ious = make()
+    ious[:] = [0.5]
+    monkeypatch.setattr(Experiment, "_keep_best", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run.evaluate(state_at(5), {"batches": 5})
+    assert run.workdir.evaluations() == []
+
+
+def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
+    run, _, ious = make()
+    folder = tmp_path / "run" / "eval-val"
+    ious[:] = [0.5, 0.75]
+    run.evaluate(state_at(5), {"batches": 5})
+    found = eval_folder.read(folder)
+    assert [found.record] == run.workdir.evaluations()
+    assert (found.record["step"], found.confusion.sum()) == (5, 1000)
+    assert [picture.name for picture in found.pictures] == ["0", "1", "2", "3"]
+    assert run.evaluate(state_at(6), stop=lambda: True) is None
+    assert eval_folder.read(folder).record["step"] == 5, "no picture of the other was written"
+    eval_folder.begin(folder)
+    assert eval_folder.read(folder) is None, "pictures may be of either"
+    run.evaluate(state_at(7))
+    assert eval_folder.read(folder).record == run.workdir.evaluations()[-1]
+
+
+def test_a_network_of_other_settings_is_named(make, tmp_path):
+    save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
+    run, _, _ = make(model__bn_momentum=0.5, run__log_every=7)
+    with pytest.raises(
+        UserError, match=r"model\.bn_momentum \(model\): \S+ in the run, 0.5 now\. Give"
+    ):
+        run.start()

@@ -1,0 +1,100 @@
+"""The folder of a run."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from gsto_jax import UserError
+from gsto_jax.errors import TrainingError
+from gsto_jax.runs.workdir import Workdir, code_checksum, existing, revision
+
+
+def test_it_is_made_and_held_by_one(tmp_path):
+    held = Workdir(tmp_path / "a" / "b", hold=True)
+    assert held.path.is_dir()
+    with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        Workdir(held.path, hold=True)
+    Workdir(held.path)  # evaluation may read it
+    held.close()
+    Workdir(held.path, hold=True).close()
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written .*give a writable --workdir"):
+        Workdir(tmp_path / "file" / "run")
+
+
+def test_runs_to_evaluate_must_be_there(tmp_path):
+    with pytest.raises(UserError, match="--workdir"):
+        existing(None)
+    with pytest.raises(UserError, match="does not exist"):
+        existing(str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="is empty"):
+        existing(str(tmp_path))
+    (tmp_path / "checkpoints" / "3").mkdir()
+    assert existing(str(tmp_path)).path == tmp_path
+
+
+def test_it_explains_itself(tmp_path):
+    run = Workdir(tmp_path)
+    assert run.config() is None
+    run.write_config({"seed": 1})
+    run.write_config({"seed": 2})
+    assert run.config() == {"seed": 2}
+    run.write_start(["python", "main.py", "--x"], 7, "abc")
+    run.write_start(["python", "main.py"], 9, None)
+    first, second = map(json.loads, (tmp_path / "starts.jsonl").read_text().splitlines())
+    assert first["command"] == ["python", "main.py", "--x"]
+    assert (first["step"], first["revision"], second["step"]) == (7, "abc", 9)
+    assert first["devices"] == "4 x cpu"
+    assert {"python", "jax", "flax", "numpy"} <= first["versions"].keys()
+
+
+def test_a_line_cut_off_by_a_crash_hurts_no_other(tmp_path):
+    run = Workdir(tmp_path)
+    run.write_evaluation({"step": 1})
+    with (tmp_path / "evaluations.jsonl").open("a") as file:
+        file.write('{"step": ')
+    run.write_evaluation({"step": 3})
+    assert [line["step"] for line in run.evaluations()] == [1, 3]
+
+
+def test_one_that_is_removed_is_missed(tmp_path):
+    held = Workdir(tmp_path / "run", hold=True)
+    held.check_there()
+    shutil.rmtree(held.path)
+    (held.path / "checkpoints").mkdir(parents=True)  # what was being written comes back
+    with pytest.raises(TrainingError, match=r"run was removed .*give the same command again"):
+        held.check_there()
+    held.close()
+    Workdir(tmp_path / "other").check_there()  # held by nobody
+
+
+def test_code_is_told_apart_without_git(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "a.py").write_text("x = 1\n")
+        (folder / "notes.txt").write_text(folder.name)
+    assert code_checksum([first]) == code_checksum([second]) != code_checksum([first, second])
+    (second / "inner" / "a.py").write_text("x = 2\n")
+    assert code_checksum([first]) != code_checksum([second])
+    (second / "inner" / "a.py").write_text("x = 1\n")
+    (second / "inner" / "a.py").rename(second / "inner" / "b.py")
+    assert code_checksum([first]) != code_checksum([second])
+
+
+def test_revision(tmp_path):
+    assert revision(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    clean = revision(tmp_path)
+    assert len(clean) == 40
+    (tmp_path / "new").touch()
+    assert revision(tmp_path) == clean + "+"

@@ -1,0 +1,299 @@
+"""Test protocols: the published scores (golden h2), odd sizes, devices, and impossible settings."""
+
+from functools import partial
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsto_jax import UserError
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.segmentation.evaluate import evaluate
+from gsto_jax.segmentation.inference import score_batch, stacked_views, view_scores, view_windows
+from gsto_jax.segmentation.instance_iou import InstanceCounts
+from gsto_jax.segmentation.protocol import Protocol, linear_taps, window_starts
+from gsto_jax.training.task import eval_step, initial_state
+from tests.gsto_jax.training.test_train import make_task
+
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+SLIDE = {"window": "slide", "crop": (64, 96), "base_size": 160}
+PUBLISHED = {
+    "base/s1.0": {**SLIDE, "scales": (1.0,)},
+    "base/all_flip": {**SLIDE, "scales": (0.5, 1.0, 1.25), "flip": True},
+    "base/s0.4_pad": {**SLIDE, "scales": (0.4,)},
+    "cityscapes/all_flip": {
+        **SLIDE,
+        "scales": (0.5, 1.0, 1.25),
+        "flip": True,
+        "window": "slide_enlarged",
+        "stride": 1.0,
+        "edge": "shift",
+    },
+    "cityscapes_fullcrop/all_flip": {
+        **SLIDE,
+        "scales": (0.5, 1.0, 1.25),
+        "flip": True,
+        "window": "slide_enlarged",
+        "crop": (128, 160),
+        "stride": 1.0,
+        "edge": "shift",
+    },
+}
+
+
+def convolution(kernel, bias, stride, x):
+    """The reference's one-layer network; kernel `o i h w`."""
+    y = jax.lax.conv_general_dilated(
+        x,
+        jnp.asarray(kernel.transpose(2, 3, 1, 0)),
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+def scores_of(protocol, apply, image, canvas=None):
+    """Scores of one picture `h w 3`, normalised, on a canvas."""
+    size = image.shape[:2]
+    canvas = canvas or size
+    images = np.zeros((1, *canvas, 3), np.float32)
+    images[0, : size[0], : size[1]] = image
+    outside = jnp.asarray((np.float32(protocol.pad or MEAN) - MEAN) / STD)
+
+    @jax.jit
+    def step(images, taps):
+        logits = [apply(window) for window in view_windows(protocol, outside, images, taps)]
+        return view_scores(protocol, False, logits, taps)
+
+    total = 0
+    for taps in stacked_views(protocol, [size], canvas, [size]):
+        total = total + step(images, taps)
+    return np.asarray(total[0, : size[0], : size[1]])
+
+
+@pytest.fixture(scope="module")
+def h2(golden):
+    return golden("h2")
+
+
+@pytest.fixture(scope="module")
+def image(h2):
+    made = (h2["image_bgr_u8"][..., ::-1].astype(np.float32) / 255 - MEAN) / STD
+    np.testing.assert_allclose(
+        made[:16, :16].transpose(2, 0, 1), h2["input_corner_16x16"][0], atol=1e-6
+    )
+    return made
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("canvas", [None, (144, 192)])
+def test_published_scores(h2, image, name, canvas):
+    apply = partial(convolution, h2["conv_weight"], h2["conv_bias"], 4)
+    found = scores_of(Protocol(**PUBLISHED[name]), apply, image, canvas)
+    expected = h2[name][0].transpose(1, 2, 0)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+
+
+def test_published_flip_swaps_left_and_right(h2):
+    protocol = Protocol(flip=True, flip_pairs=((14, 15), (16, 17), (18, 19)))
+    kernel = h2["lip/conv_weight"]
+    stride = 4 if kernel.shape[-1] == 3 else 1
+    apply = partial(convolution, kernel, np.zeros(20, np.float32), stride)
+    found = scores_of(protocol, apply, h2["lip/input"][0].transpose(1, 2, 0))
+    np.testing.assert_allclose(found, h2["lip/out_flip"][0].transpose(1, 2, 0), rtol=2e-5)
+
+
+@pytest.mark.parametrize("scale", ["0.4", "0.5", "1.25"])
+def test_taps_resize_as_opencv_does(h2, image, scale):
+    protocol = Protocol(base_size=160)
+    height, width = protocol.scaled((128, 160), float(scale))
+    assert [height, width] == h2[f"resized_hw/{scale}"].tolist()
+    rows, columns = linear_taps(128, height), linear_taps(160, width)
+    resized = (image[rows.index] * rows.weight[..., None, None]).sum(1)
+    resized = (resized[:, columns.index] * columns.weight[..., None]).sum(2)
+    expected = h2[f"resized_hwc/{scale}"]
+    found = resized[-expected.shape[0] :, -expected.shape[1] :]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_windows_cover_an_axis():
+    assert window_starts(160, 96, 64, "pad") == [0, 64]
+    assert window_starts(200, 96, 64, "pad") == [0, 64, 128]
+    assert window_starts(200, 96, 96, "shift") == [0, 96, 104]
+    assert window_starts(50, 96, 64, "pad") == window_starts(50, 96, 96, "shift") == [0]
+
+
+@pytest.mark.parametrize("edge", ["pad", "shift"])
+@pytest.mark.parametrize("size", [(97, 131), (40, 200), (33, 40)])
+def test_a_network_that_copies_gives_back_the_picture(size, edge):
+    """Windows, however they overlap or stick out, weigh every pixel once."""
+    picture = np.random.default_rng(0).normal(size=(*size, 3)).astype(np.float32)
+    protocol = Protocol(window="slide", crop=(48, 64), edge=edge)
+    found = scores_of(protocol, lambda x: x, picture, (100, 208))
+    np.testing.assert_allclose(found, np.exp(picture), rtol=1e-5)
+
+
+def test_scales_follow_the_data_set():
+    assert Protocol().scaled((375, 500), 0.75) == (281, 375)
+    assert Protocol(base_size=520).scaled((500, 375), 1.0) == (520, 390)
+    assert Protocol(fixed_size=(473, 473)).scaled((60, 30), 1.25) == (591, 591)
+    assert Protocol(base_size=2048, window="slide_enlarged", crop=(4, 4)).is_plain([(1024, 2048)])
+    assert not Protocol(base_size=520).is_plain([(1024, 2048)])
+    assert not Protocol(flip=True).is_plain([(8, 8)])
+    assert str(Protocol(scales=(0.5, 1), flip=True)) == "scales 0.5 1 + flip"
+
+
+def pictures(sizes, canvas):
+    rng = np.random.default_rng(3)
+    batch = np.zeros((len(sizes), *canvas, 3), np.uint8)
+    for n, (height, width) in enumerate(sizes):
+        low = cv2.resize(rng.integers(0, 255, (4, 5, 3), np.uint8), (width, height))
+        batch[n, :height, :width] = low
+    return {"image": batch, "size": np.array(sizes, np.int32)}
+
+
+@pytest.fixture(scope="module")
+def network():
+    task = make_task(1)
+    return task, initial_state(task, make_mesh(jax.devices()[:1])).variables
+
+
+def test_one_look_equals_the_plain_step(network):
+    task, variables = network
+    batch = pictures([(64, 64), (50, 41)], (64, 64))
+    mesh = make_mesh(jax.devices()[:1])
+    protocol = Protocol(pad=None)
+    found = score_batch(task, protocol, mesh, variables, batch, [(64, 64), (50, 41)])
+    labels = {"label": np.zeros((2, 64, 64), np.uint8), "mask": np.ones(2, bool)}
+    _, predictions, _ = jax.jit(partial(eval_step, task))(variables, batch | labels)
+    for n, (height, width) in enumerate(batch["size"].tolist()):
+        ours, theirs = found[n].argmax(-1)[:height, :width], predictions[n, :height, :width]
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_scores_do_not_depend_on_the_batch(network, devices):
+    """Neighbours, their number and the devices move a score by rounding alone."""
+    task, variables = network
+    sizes = [(60, 41), (33, 64), (64, 64), (20, 30)]
+    protocol = Protocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
+    batch = pictures(sizes, (64, 64))
+    whole = score_batch(task, protocol, make_mesh(jax.devices()[:devices]), variables, batch, sizes)
+    one = make_mesh(jax.devices()[:1])
+    for n, (height, width) in enumerate(sizes):
+        alone = {k: v[n : n + 1] for k, v in batch.items()}
+        found = score_batch(task, protocol, one, variables, alone, [sizes[n]])
+        np.testing.assert_allclose(
+            np.asarray(whole)[n, :height, :width], np.asarray(found)[0, :height, :width], rtol=1e-4
+        )
+
+
+def test_few_programs_for_many_sizes():
+    """Windows slide over every size by one program a canvas, and one more at scale 1."""
+    protocol = Protocol(scales=(0.5, 1.0, 1.75), window="slide", crop=(48, 40))
+    sizes = [(h, w) for h in (30, 47, 64) for w in (25, 64)]
+    taps_by_size = {
+        tuple(
+            taps["back_rows"]["index"].shape
+            for taps in stacked_views(protocol, [size], (64, 64), sizes)
+        )
+        for size in sizes
+    }
+    assert len(taps_by_size) == 1, "every picture goes through the same programs"
+    shapes = {
+        tuple(x.shape for x in jax.tree.leaves(taps))
+        for size in sizes
+        for taps in stacked_views(protocol, [size], (64, 64), sizes)
+    }
+    assert len(shapes) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window": "round"}, r"eval\.window is 'round': use one of whole, slide"),
+        ({"scales": ()}, r"eval\.scales is \(\): give positive numbers"),
+        ({"scales": (0.0,)}, r"eval\.scales"),
+        ({"stride": 0}, r"eval\.stride is 0"),
+        ({"window": "slide"}, r"eval\.crop is \(0, 0\): give height and width"),
+        ({"score": "log"}, r"eval\.score is 'log'"),
+        ({"edge": "wrap"}, r"eval\.edge"),
+    ],
+)
+def test_impossible_protocols(changes, message):
+    with pytest.raises(UserError, match=message):
+        Protocol(**changes)
+
+
+def test_scores_that_overflow_stay_out_of_other_pixels():
+    """exp of a logit above 88 is infinite; it must not spread where its weight is 0."""
+    picture = np.zeros((40, 40, 3), np.float32)
+    picture[3, 5] = 95
+    protocol = Protocol(window="slide", crop=(24, 24), scales=(1.0, 1.5))
+    found = scores_of(protocol, lambda x: x, picture, (48, 48))
+    assert np.isinf(found[3, 5]).all()
+    assert np.isfinite(found[8:, 10:]).all()
+    assert not np.isnan(found).any()
+
+
+def test_evaluation_by_another_protocol(network):
+    """Counts what the scores of the protocol predict, instances and all."""
+    task, variables = network
+    sizes = [(60, 41), (33, 64), (64, 64)]
+    protocol = Protocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
+    rng, mesh = np.random.default_rng(0), make_mesh(jax.devices()[:1])
+    batch = pictures([*sizes, sizes[-1]], (64, 64)) | {"mask": np.array([True] * 3 + [False])}
+    batch["label"] = rng.integers(0, 3, (4, 64, 64)).astype(np.uint8)
+    batch["index"] = np.arange(4, dtype=np.int32)
+    batch["instance"] = rng.choice([0, 24, 24000, 24001], (4, 64, 64)).astype(np.uint16)
+    for n, (height, width) in enumerate(batch["size"]):
+        batch["label"][n, height:], batch["label"][n, :, width:] = 255, 255
+
+    class Once(list):
+        @property
+        def sizes(self):
+            return {(64, 64): set(sizes)}
+
+    counts, seen = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0}), []
+    result = evaluate(
+        task,
+        variables,
+        Once([batch]),
+        mesh,
+        protocol,
+        on_batch=lambda b, p, maps: seen.append((p, maps())),
+        instances=counts,
+        explained=-1,
+    )
+    found = score_batch(task, protocol, mesh, variables, batch, set(sizes))
+    predictions = np.asarray(found).argmax(-1)
+    np.testing.assert_array_equal(seen[0][0], predictions)
+    assert seen[0][1] == {}, "no maps of windows that slide"
+    expected, again = (
+        np.zeros((3, 3), np.int64),
+        InstanceCounts(("a", "a", "b"), (9, 0, 0), {24: 0}),
+    )
+    for n in range(3):
+        where = (n, slice(batch["size"][n, 0]), slice(batch["size"][n, 1]))
+        np.add.at(expected, (batch["label"][where], predictions[where]), 1)
+        again.add(predictions[where], batch["instance"][where])
+    np.testing.assert_array_equal(result.confusion, expected)
+    np.testing.assert_array_equal(counts.classes, again.classes)
+    assert np.isfinite(result.categories.instance_iou[0])
+    # Only whole pictures have maps, and only as many as are asked for.
+    whole, maps = Protocol(flip=True), []
+    for explained in (0, 4):
+        evaluate(
+            task,
+            variables,
+            Once([batch]),
+            mesh,
+            whole,
+            on_batch=lambda b, p, found: maps.append(set(found())),
+            explained=explained,
+        )
+    assert maps[0] == set()
+    assert {"branch/0", "gate/transition2"} <= maps[1]

@@ -1,0 +1,150 @@
+"""A score over nothing is neither 0 nor 100: it is missing, in every file and on every page."""
+
+import io
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.evaluation.eval_folder import number, read
+from gsto_jax.files import to_json
+from gsto_jax.plan import record as plan_record
+from gsto_jax.pose import results as pose_folder
+from gsto_jax.pose.coco import write_results
+from gsto_jax.pose.results import PersonScore
+from gsto_jax.predict.files import write_poses
+from gsto_jax.report import write_report
+from gsto_jax.runs.workdir import Workdir
+from gsto_jax.segmentation import eval_set as segmentation_set
+from gsto_jax.segmentation.eval_set import SegmentationSet
+from gsto_jax.segmentation.instance_iou import InstanceCounts
+from gsto_jax.segmentation.metrics import scores
+from gsto_jax.segmentation.panels import PictureWriter, sample_panel
+from gsto_jax.segmentation.protocol import PLAIN
+
+CLASSES, PALETTE = ("road", "sky"), ((0, 0, 0), (9, 9, 9))
+NAN = float("nan")
+
+
+def strict(text):
+    """Parses JSON as a parser without NaN does."""
+
+    def refuse(token):
+        raise AssertionError(f"{token} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("absent", ["exclude", "zero"])
+def test_without_a_labeled_pixel_every_score_is_missing(absent):
+    groups = InstanceCounts(("flat", "above"), (0.0, 0.0), {0: 0, 1: 1})
+    found = scores(np.zeros((2, 2)), absent, np.zeros((2, 3)), groups)
+    means = (found.mean_iou, found.pixel_accuracy, found.mean_accuracy, found.mean_boundary_iou)
+    assert np.isnan(means).all()
+    assert np.isnan([*found.iou, *found.accuracy, *found.boundary_iou]).all()
+    assert np.isnan([*found.categories.iou, found.categories.mean_iou]).all()
+    assert np.isnan(found.categories.mean_instance_iou)
+
+
+def test_published_zeros_stay_where_something_is_labeled():
+    found = scores(np.array([[5, 0], [0, 0]]), "zero")
+    assert (found.mean_iou, found.pixel_accuracy, found.mean_accuracy) == (0.5, 1.0, 0.5)
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """A run whose only evaluation met an image of ignored pixels."""
+
+    def one_batch(*args):
+        image, label = np.zeros((1, 4, 6, 3), np.uint8), np.full((1, 4, 6), 255, np.uint8)
+        batch = {"image": image, "label": label, "size": np.array([[4, 6]])}
+        batch |= {"index": np.zeros(1, np.int32), "mask": np.ones(1, bool)}
+        args[5](batch, np.zeros((1, 4, 6), np.uint8), dict)
+        return scores(np.zeros((2, 2)))
+
+    monkeypatch.setattr(segmentation_set, "evaluate", one_batch)
+
+    def pictures(folder):
+        return PictureWriter(folder, CLASSES, PALETTE, 255, -1, 0, str)
+
+    workdir = Workdir(tmp_path / "run")
+    workdir.write_config({"name": "run", "data": {"classes": CLASSES, "palette": PALETTE}})
+    workdir.write_training(3, {"loss": math.inf, "gradient_norm": NAN, "learning_rate": 0.1})
+    folder = workdir.path / "eval-val"
+    eval_set = SegmentationSet("val", 1, CLASSES, [], PLAIN, pictures)
+    config = SimpleNamespace(name="run", eval=SimpleNamespace(figures=0))
+    task = SimpleNamespace(num_classes=2, ignore_label=255, config=config)
+    outcome = eval_set.evaluate(task, {}, make_mesh(), folder, {"step": 3})
+    workdir.write_evaluation(outcome.record)
+    return workdir.path, outcome
+
+
+def test_files_of_an_evaluation_without_labels_are_strict(evaluated):
+    run, outcome = evaluated
+    for name in ("evaluations.jsonl", "training.jsonl", "eval-val/evaluation.json"):
+        text = (run / name).read_text()
+        line = strict(text)
+        assert line["step"] == 3
+    assert strict((run / "evaluations.jsonl").read_text())["mean_iou"] is None
+    assert strict((run / "training.jsonl").read_text())["loss"] is None
+    for path in run.rglob("*.csv"):
+        assert "nan" not in path.read_text().lower(), path
+    assert "mean,,,,\n" in (run / "eval-val/scores.csv").read_text()
+    assert "0,4,6,0,,,1,0,0\n" in (run / "eval-val/pictures.csv").read_text()
+    assert not any("iou" in name or "accuracy" in name for name in outcome.scalars)
+
+
+def test_people_see_a_dash_where_nothing_is_labeled(evaluated):
+    run, outcome = evaluated
+    console = Console(width=100, record=True, file=io.StringIO())
+    for shown in outcome.shown:
+        console.print(shown, soft_wrap=True)
+    text = console.export_text()
+    assert "mean IoU -\n" in text
+    assert "nan" not in text.lower().replace(str(run).lower(), "")
+    page = write_report(run).read_text()
+    assert "<b>–</b>" in page
+    assert ">nan" not in page.lower()
+    picture = read(run / "eval-val").pictures[0]
+    assert np.isnan([picture.mean_iou, picture.pixel_accuracy]).all()
+
+
+def test_a_panel_says_that_nothing_is_labeled(monkeypatch):
+    captions = []
+    monkeypatch.setattr(
+        "gsto_jax.segmentation.panels.caption",
+        lambda text, width: captions.append(text) or np.zeros((22, width, 3), np.uint8),
+    )
+    image, ignored = np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 255, np.uint8)
+    sample_panel(image, ignored, np.zeros_like(ignored), CLASSES, PALETTE)
+    sample_panel(image, np.zeros_like(ignored), np.zeros_like(ignored), CLASSES, PALETTE)
+    assert captions[3::4] == ["errors (nothing is labeled)", "errors (0.0% of pixels)"]
+
+
+def test_every_writer_of_json_is_strict(tmp_path):
+    assert strict(to_json({"a": [NAN, (1.5, -math.inf)], "b": "NaN"})) == {
+        "a": [None, [1.5, None]],
+        "b": "NaN",
+    }
+    write_poses(tmp_path, {"a": [{"score": NAN}]})
+    write_results(tmp_path / "results.json", [{"score": NAN, "keypoints": [0.0]}])
+    plan_record.write(tmp_path / "plan.json", {"seconds": math.inf})
+    for path in tmp_path.iterdir():
+        assert "null" in path.read_text(), path
+        strict(path.read_text())
+
+
+def test_persons_without_a_joint_have_an_empty_cell(tmp_path):
+    record = dict.fromkeys(pose_folder.FIGURES) | {"boxes": "true"}
+    person = PersonScore("a", 7, 0, NAN, 0.25, 1.0)
+    pose_folder.finish(tmp_path, record, [person], [])
+    assert "a,7,0,,0.250000,1.000000" in (tmp_path / "persons.csv").read_text()
+    (back,) = pose_folder.read(tmp_path).persons
+    assert math.isnan(back.similarity)
+    assert back.box_score == 1.0
+    with pytest.raises(ValueError, match="nothing"):
+        number("nothing")

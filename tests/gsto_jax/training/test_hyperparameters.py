@@ -1,0 +1,158 @@
+"""Learning rates, lengths and the like are arguments of the compiled step, not constants in it."""
+
+from functools import cached_property, partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsto_jax import BatchNorm, Conv, Outputs
+from gsto_jax.config import Config
+from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
+from gsto_jax.training.hyperparameters import hyperparameters
+from gsto_jax.training.loop import compiled_train_step
+from gsto_jax.training.optim import early_decay
+from gsto_jax.training.task import Task, initial_state, train_step
+from tests.gsto_jax.training.test_train import MEAN, STD, make_task, values
+
+OTHER = {
+    "optim": {
+        "learning_rate": 0.3,
+        "momentum": 0.5,
+        "weight_decay": 0.0,
+        "poly_power": 2.0,
+        "lr_lag": True,
+        "warmup_fraction": 0.2,
+        "warmup_start": 0.5,
+        "ema_decay": 0.3,
+    },
+    "loss": {
+        "stage_weights": (0.0, 0.1, 0.9, 2.0),
+        "context_weight": 0.7,
+        "ohem_threshold": 0.4,
+        "ohem_kept": 7,
+    },
+    "model": {"bn_momentum": 0.6},
+}
+BASE = {"optim": {"ema_decay": 0.9}}
+
+
+class Tiny(nn.Module):
+    """A network with BatchNorm and two heads, small enough to compile in a moment."""
+
+    bn_momentum: float | jax.Array = 0.99
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        x = Conv(4, 3, stride=4, name="conv")(image)
+        x = BatchNorm(momentum=self.bn_momentum, name="bn")(x, train)
+        stage = Conv(3, name="stage")(x)
+        return Outputs(Conv(3, use_bias=True, name="head")(x), {"stage3": stage}, {}, {})
+
+
+class TinyTask(Task):
+    @cached_property
+    def model(self):
+        return Tiny(self.config.model.bn_momentum)
+
+
+def tiny_task(steps=10, sections=(), class_weights=None, seed=0):
+    plain = {k: v for k, v in values().items() if k != "data"} | {"seed": seed}
+    for name, changes in dict(sections).items():
+        plain[name] = plain[name] | changes
+    return TinyTask(Config.from_dict(plain), 3, 255, MEAN, STD, steps, class_weights)
+
+
+def lowered(task, side=16):
+    shapes = task.abstract_batch(4, (side, side), "train")
+    inputs = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+    mesh = make_mesh(jax.devices()[:1])
+    return compiled_train_step(task, mesh).lower(task.abstract_state, inputs).as_text()
+
+
+def batch_of(seed=0, side=16):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(90, 250, (4, side, side, 3), np.uint8),
+        "label": rng.integers(0, 3, (4, side, side), np.uint8),
+        "size": np.full((4, 2), side, np.int32),
+    }
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_other_settings_lower_to_the_same_program(kind):
+    base, other = ({**BASE["optim"], "kind": kind}, {**OTHER["optim"], "kind": kind})
+    more = {"milestones": (0.2, 0.7), "decay": 0.5, "schedule": "steps"}
+    weighted = {"kind": "ohem", "class_weights": True}
+    same = lowered(tiny_task(10, {"optim": base, "loss": weighted}, (1.0, 1.0, 1.0)))
+    others = {"optim": other | more, "loss": weighted | OTHER["loss"], "model": OTHER["model"]}
+    assert lowered(tiny_task(300, others, (0.2, 3.0, 1.5), seed=9)) == same
+    assert lowered(tiny_task(10, {"optim": base | {"ema_decay": 0.0}})) != same
+
+
+@pytest.mark.slow
+def test_other_settings_lower_to_the_same_program_of_hrnet():
+    for accumulate in ({}, {"train": {"accumulate": 2}}):
+        first = make_task(100, BASE | accumulate)
+        second = make_task(
+            333, {k: OTHER[k] for k in ("optim", "loss")} | accumulate, **OTHER["model"]
+        )
+        assert lowered(first, 64) == lowered(second, 64)
+
+
+def test_arguments_train_as_constants_do():
+    task = tiny_task(10, {"optim": OTHER["optim"], "loss": {"kind": "ohem", "ohem_kept": 20}})
+    mesh = make_mesh(jax.devices()[:1])
+    by_arguments, by_constants = initial_state(task, mesh), initial_state(task, mesh)
+    step, options = compiled_train_step(task, mesh), compiler_options(mesh)
+    constant_step = jax.jit(partial(train_step, task), compiler_options=options)
+    for n in range(5):
+        inputs = put_batch(batch_of(n), mesh)
+        by_arguments, scalars = step(by_arguments, inputs)
+        by_constants, expected = constant_step(by_constants, inputs)
+        assert float(scalars["learning_rate"]) == float(expected["learning_rate"])
+    for ours, theirs in zip(*map(jax.tree.leaves, (by_arguments, by_constants)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_values_follow_the_step():
+    task = tiny_task(100, OTHER | {"train": {"accumulate": 2}}, (1.0, 2.0, 3.0))
+    for n in (0, 3, 60):
+        now = hyperparameters(task, jnp.int32(n))
+        assert float(now.learning_rate) == float(task.schedule(n))
+        # Step n moves the running statistics the (2 n + 1)-th and the (2 n + 2)-th time.
+        expected = [min(0.6, (1 + u) / (10 + u)) for u in (2 * n, 2 * n + 1)]
+        np.testing.assert_allclose(now.bn_momentum, expected, rtol=1e-6)
+        assert (now.momentum, now.weight_decay, now.ema_decay) == (0.5, 0.0, 0.3)
+        assert now.loss.by_stage["stage4"] == 2.0
+    assert hyperparameters(tiny_task(), jnp.int32(0)).class_weights is None
+
+
+# Running statistics of short runs
+
+
+def test_early_decay():
+    decays = [float(early_decay(0.99, jnp.int32(n))) for n in (0, 8, 889, 890, 10**6)]
+    np.testing.assert_allclose(decays, [0.1, 0.5, 890 / 899, 0.99, 0.99], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "accumulate"), [(3, 1), (12, 1), (3, 4)])
+def test_running_statistics_leave_their_start_within_a_few_steps(steps, accumulate):
+    rates = {"learning_rate": 1e-6}
+    task = tiny_task(steps, {"optim": rates, "train": {"accumulate": accumulate}})
+    mesh = make_mesh(jax.devices()[:1])
+    state, step = initial_state(task, mesh), compiled_train_step(task, mesh)
+    params = jax.device_get(state.params)
+    for n in range(steps):
+        state, _ = step(state, put_batch(batch_of(n, 32), mesh))
+    images = np.concatenate([batch_of(n, 32)["image"] for n in range(steps)])
+    pixels = ((images / 255 - MEAN) / STD).astype(np.float32)
+    maps = Conv(4, 3, stride=4).apply({"params": params["conv"]}, pixels)
+    mean, var = (np.asarray(v) for v in (maps.mean((0, 1, 2)), maps.var((0, 1, 2))))
+    deviation = np.sqrt(var)
+    assert np.abs(mean / deviation).max() > 1  # far from the start, mean 0
+    running = jax.device_get(state.batch_stats)["bn"]
+    assert np.abs((running["mean"] - mean) / deviation).max() < 0.2
+    np.testing.assert_allclose(running["var"], var, rtol=0.25)

@@ -1,0 +1,135 @@
+"""Profiles hold the steps that were asked for, change no result, and their faults end nothing."""
+
+import os
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.training import loop
+from gsto_jax.training.loop import Hooks, fit
+from gsto_jax.training.profiling import SIGNAL, Profiler
+from gsto_jax.training.task import initial_state
+from tests.gsto_jax.training.test_train import batches, make_task
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What was asked of JAX's profiler, instead of a record."""
+    made = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: made.append("begin"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: made.append("end"))
+    return made
+
+
+def drive(profiler, steps, calls, ask_before=()):
+    for step in steps:
+        if step in ask_before:
+            os.kill(os.getpid(), SIGNAL)
+        profiler(step, None)
+        calls.append(step)
+
+
+def test_steps_that_were_asked_for_beforehand(tmp_path, calls):
+    told = []
+    with Profiler(tmp_path, steps=2, start=3, tell=told.append) as profiler:
+        drive(profiler, range(1, 7), calls)
+    assert calls == [1, 2, "begin", 3, 4, "end", 5, 6]
+    assert told == [f"profile     steps 3 to 4: {tmp_path}"]
+
+
+def test_a_signal_asks_for_the_next_steps(tmp_path, calls):
+    """One that comes while steps are recorded asks for nothing more; the old handler returns."""
+    before = signal.getsignal(SIGNAL)
+    with Profiler(tmp_path, steps=2, tell=lambda line: None) as profiler:
+        drive(profiler, range(1, 9), calls, ask_before=(2, 3, 7))
+    assert calls == [1, "begin", 2, 3, "end", 4, 5, 6, "begin", 7, 8, "end"]
+    assert signal.getsignal(SIGNAL) == before
+
+
+def test_a_run_that_ends_early_ends_its_profile(tmp_path, calls):
+    told = []
+    with Profiler(tmp_path, 5, 2, told.append) as profiler:
+        drive(profiler, range(1, 4), calls)
+    assert calls == [1, "begin", 2, 3, "end"]
+    assert told == [f"profile     steps 2 to 3: {tmp_path}"]
+
+
+def test_a_profile_that_cannot_be_made_is_told_of(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no room")
+
+    told = []
+    monkeypatch.setattr(jax.profiler, "start_trace", fails)
+    with Profiler(tmp_path, 1, 1, told.append) as profiler:
+        drive(profiler, (1, 2), [])
+    assert told == ["warning: step 1 cannot be profiled (no room)"]
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", fails)
+    with Profiler(tmp_path, 1, 1, told.append) as profiler:
+        drive(profiler, (1, 2), [])
+    assert told[1:] == ["warning: the profile of steps 1 to 1 cannot be written (no room)"]
+
+
+def test_other_threads_get_no_signals(tmp_path, calls):
+    """Python sets handlers in the main thread alone; what was asked for beforehand works."""
+
+    def work():
+        with Profiler(tmp_path, 1, 1, lambda line: None) as profiler:
+            drive(profiler, (1, 2), calls)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert calls == ["begin", 1, "end", 2]
+
+
+def traces(folder):
+    return [path for path in folder.rglob("*.xplane.pb") if path.stat().st_size]
+
+
+def test_a_record_is_written(tmp_path):
+    step = jax.jit(lambda x: x * 2 + 1)
+    x = jnp.ones(8)
+    with Profiler(tmp_path / "profile", 2, 2, lambda line: None) as profiler:
+        for number in range(1, 6):
+            profiler(number, x)
+            x = step(x)
+    (path,) = traces(tmp_path / "profile")
+    assert path.parent.parent == tmp_path / "profile" / "plugins" / "profile"
+    np.testing.assert_array_equal(x, np.full(8, 63.0))
+
+
+@pytest.mark.slow
+def test_training_is_the_same_with_a_profile(tmp_path, monkeypatch):
+    """Bit for bit, with records of steps 2 and 3 and, by a signal, of the last one."""
+    task, mesh = make_task(5), make_mesh(jax.devices()[:2])
+    step = loop.compiled_train_step(task, mesh)  # compiles once for both runs
+    monkeypatch.setattr(loop, "compiled_train_step", lambda task, mesh: step)
+
+    def losses_and_state(**hooks):
+        losses = []
+        hooks = Hooks(lambda p: losses.append(p.scalars), **hooks)
+        state = fit(task, initial_state(task, mesh), batches(), mesh, hooks)
+        return jax.device_get(state), losses
+
+    plain = losses_and_state()
+    told = []
+    with Profiler(tmp_path, 2, 2, told.append) as profiler:
+
+        def profile(step, previous):
+            if step == 5:
+                os.kill(os.getpid(), SIGNAL)
+            profiler(step, previous)
+
+        profiled = losses_and_state(profile=profile)
+    assert told == [
+        f"profile     steps 2 to 3: {tmp_path}",
+        f"profile     steps 5 to 5: {tmp_path}",
+    ]
+    assert len(traces(tmp_path)) == 2
+    jax.tree.map(np.testing.assert_array_equal, plain, profiled)

@@ -1,0 +1,165 @@
+"""Where a step's time goes, by a clock that the test moves, and what that comes to a second."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import flax.linen as nn
+import pytest
+
+from gsto_jax.layers.conv import Conv
+from gsto_jax.training import loop
+from gsto_jax.training.loop import Hooks, Progress, fit, progress_line
+from gsto_jax.training.step_time import StepTime, Stopwatch
+from gsto_jax.training.throughput import Workload, workload
+from tests.gsto_jax.training.test_train import make_task
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self):
+        self.time = 0.0
+
+    def __call__(self):
+        return self.time
+
+    def passes(self, seconds, result=None):
+        self.time += seconds
+        return result
+
+
+class Awaited:
+    """A number of a step that the device ends later: it takes so long to read it first."""
+
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds = clock, seconds
+
+    def _read(self):
+        self.clock.passes(self.seconds)
+        self.seconds = 0.0
+
+    def __bool__(self):
+        self._read()
+        return True
+
+    def __float__(self):
+        self._read()
+        return 1.5
+
+
+def run(monkeypatch, hooks=None, **settings):
+    """Steps that take 0.25 s of input, 0.5 s of handing over and 1 s of the device: reports."""
+    clock, seen = Clock(), []
+
+    def step_fn(state, inputs):
+        clock.passes(0.5)
+        ended = Awaited(clock, 1.0)
+        return SimpleNamespace(step=state.step + 1), {"loss": ended, "finite": ended}
+
+    def batches():
+        while True:
+            clock.passes(0.25)
+            yield dict.fromkeys(("image", "label", "size"))
+
+    monkeypatch.setattr(loop, "compiled_train_step", lambda task, mesh: step_fn)
+    monkeypatch.setattr(loop, "put_batch", lambda batch, mesh: batch)
+    task = make_task(6, {"run": {"log_every": 2, "checkpoint_every": 100} | settings})
+    given = hooks(clock) if hooks else {}
+    state = SimpleNamespace(step=0)
+    fit(task, state, batches(), None, Hooks(seen.append, **given), clock)
+    return clock, seen
+
+
+def test_the_parts_are_all_of_a_step(monkeypatch):
+    clock, seen = run(monkeypatch)
+    assert [p.step for p in seen] == [1, 2, 4, 6]
+    # A report waits for the step that it is of, so the second one has one step's wait, not two.
+    assert [p.time for p in seen] == [StepTime(0.25, 1.0, 0.5)] * 4
+    assert sum(p.time.whole * n for p, n in zip(seen, (1, 1, 2, 2), strict=True)) == clock.time
+    assert seen[-1].rate == 1 / 1.75
+    assert seen[-1].input_wait == 0.25 / 1.75
+    assert [p.eta for p in seen] == [None, 4 * 1.75, 2 * 1.75, 0.0]
+
+
+def test_what_is_no_step_counts_nowhere(monkeypatch):
+    def hooks(clock):
+        return {
+            "evaluate": lambda state: clock.passes(100.0),
+            "profile": lambda step, previous: clock.passes(10.0),
+            "save": lambda state: clock.passes(4.0),  # of the host, in the interval after it
+        }
+
+    clock, seen = run(monkeypatch, hooks, eval_every=4)
+    assert [p.time for p in seen] == [*[StepTime(0.25, 1.0, 0.5)] * 3, StepTime(0.25, 1.0, 2.5)]
+    assert clock.time == 6 * 1.75 + 6 * 10 + 100 + 2 * 4
+
+
+def test_a_part_that_fails_counts_too():
+    clock = Clock()
+    watch = Stopwatch(clock)
+    with pytest.raises(StopIteration), watch.part("input"):
+        clock.passes(3.0)
+        raise StopIteration
+    clock.passes(1.0)
+    assert watch.lap(2) == StepTime(1.5, 0.0, 0.5)
+    assert watch.lap(1) == StepTime(0.0, 0.0, 0.0)
+    assert StepTime(0.0, 0.0, 0.0).share(0.0) == 0.0
+
+
+def test_figures():
+    work = Workload(examples=32, flops=6e12, chips=4, peak=200e12, planned=0.4)
+    found = work.figures(StepTime(0.1, 0.3, 0.1))
+    assert found == pytest.approx(
+        {
+            "examples_per_second": 64.0,
+            "examples_per_second_chip": 16.0,
+            "tflops_per_second_chip": 96.0,
+            "peak_share": 0.48,
+            "plan_share": 0.8,
+        }
+    )
+    unknown = Workload(32, 6e12, 4).figures(StepTime(0.1, 0.3, 0.1))
+    assert set(found) - set(unknown) == {"peak_share", "plan_share"}
+    assert work.figures(StepTime(0.0, 0.0, 0.0)) == {}
+
+
+class TwoConvolutions(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = Conv(features=8, kernel_size=3, stride=2, name="first")(x)
+        return Conv(features=5, kernel_size=1, name="second")(x)
+
+
+def test_the_work_of_a_network():
+    """By hand: two operations a product, and three passes."""
+    settings = SimpleNamespace(train=SimpleNamespace(batch_size=12))
+    task = SimpleNamespace(model=TwoConvolutions(), config=settings)
+
+    def on(kind):
+        device = SimpleNamespace(device_kind=kind)
+        return SimpleNamespace(size=4, devices=SimpleNamespace(flat=[device]))
+
+    products = (3 * 3 * 3 * 8 + 8 * 5) * 32 * 48
+    found = workload(task, on("TPU v5 lite"), (64, 96), 0.5)
+    assert found == Workload(12, 6 * products, 4, 197e12, 0.5)
+    assert workload(task, on("cpu"), (64, 96)) == Workload(12, 6 * products, 4)
+
+
+def test_progress_line():
+    scalars = {"loss": 0.5, "gradient_norm": 2.0, "learning_rate": 0.01}
+    progress = Progress(20, 400, StepTime(0.1, 0.3, 0.1), 190.0, scalars)
+    line = progress_line(progress, {"peak_share": 0.123, "examples_per_second": 1.0})
+    assert line == (
+        "step  20/400 | 2.00/s | input 20% device 60% peak 12% | eta 0:03:10 | loss 0.5 lr 0.01"
+    )
+    assert "peak" not in progress_line(progress)
+    assert "plan 50%" in progress_line(progress, {"plan_share": 0.5})
+    assert "eta - |" in progress_line(replace(progress, eta=None))
+
+
+def test_progress_lines_fit_a_terminal():
+    scalars = {"loss": 0.123456, "loss/stage2": 1.0, "gradient_norm": 0.00123456}
+    scalars["learning_rate"] = 0.00123456
+    progress = Progress(160000, 160000, StepTime(0.0, 0.08, 0.001), 35999.0, scalars)
+    line = progress_line(progress, {"peak_share": 0.123})
+    assert len(line) <= 100, line

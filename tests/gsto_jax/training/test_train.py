@@ -1,0 +1,356 @@
+"""The run: one device equals four, it learns, its checkpoint returns, and its faults are named."""
+
+import importlib
+import json
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsto_jax import UserError
+from gsto_jax.config import Config
+from gsto_jax.devices.mesh import check_batch, make_mesh, put_batch, rounded_batch
+from gsto_jax.errors import TrainingError
+from gsto_jax.runs.checkpoint import Checkpoints, load
+from gsto_jax.segmentation.evaluate import evaluate
+from gsto_jax.training.loop import Hooks, fit
+from gsto_jax.training.task import Task, abstract_state, initial_state, normalize, train_step
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def values(**model):
+    config = importlib.import_module("configs.quickstart").get_config()
+    plain = json.loads(config.to_json())
+    plain["model"] |= model
+    plain["run"]["log_every"] = 2
+    plain["eval"]["batch_size"] = 4
+    return plain
+
+
+def make_task(steps, sections=None, class_weights=None, **model):
+    plain = {k: v for k, v in values(**model).items() if k != "data"}
+    for name, changes in (sections or {}).items():
+        plain[name] |= changes
+    return Task(Config.from_dict(plain), 3, 255, MEAN, STD, steps, class_weights)
+
+
+def batches(count=4, side=64):
+    """The same few pictures for ever: class by brightness, a border of ignored pixels."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 3, (count, side // 16, side // 16))
+    label = coarse.repeat(16, 1).repeat(16, 2).astype(np.uint8)
+    image = (60 + 80 * label[..., None] + rng.integers(0, 40, (*label.shape, 3))).astype(np.uint8)
+    label[:, :2] = 255
+    batch = {
+        "image": image,
+        "label": label,
+        "size": np.full((count, 2), side, np.int32),
+        "index": np.arange(count, dtype=np.int32),
+        "mask": np.ones(count, bool),
+    }
+    while True:
+        yield batch
+
+
+@pytest.mark.slow
+def test_one_device_equals_four(x64):
+    task = make_task(3, dtype="float64")
+    states, losses = [], []
+    for devices in (jax.devices()[:1], jax.devices()[:4]):
+        mesh = make_mesh(devices)
+        assert mesh.size == len(devices)
+        seen = []
+        start = initial_state(task, mesh)
+        state = fit(task, start, batches(), mesh, Hooks(seen.append))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(start.params)), "not donated"
+        states.append(jax.device_get(state))
+        losses.append([progress.scalars["loss"] for progress in seen])
+        spread = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
+        assert spread == {len(devices)}
+    np.testing.assert_allclose(*losses, rtol=1e-9)
+    for one, four in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_allclose(one, four, rtol=1e-6, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A short run on one device: task, state, what was reported."""
+    task, mesh, seen = make_task(30), make_mesh(jax.devices()[:1]), []
+    return (
+        task,
+        mesh,
+        fit(task, initial_state(task, mesh), batches(), mesh, Hooks(seen.append)),
+        seen,
+    )
+
+
+def test_a_run_learns_and_reports(trained):
+    task, _, state, seen = trained
+    assert int(state.step) == 30
+    assert [p.step for p in seen] == [1, *range(2, 31, 2)]
+    assert seen[-1].eta == 0
+    assert set(seen[0].scalars) == {
+        "loss",
+        "loss/stage2",
+        "loss/stage3",
+        "loss/stage4",
+        "learning_rate",
+        "gradient_norm",
+    }
+    assert all(0 <= p.input_wait <= 1 for p in seen)
+    rates = [p.scalars["learning_rate"] for p in seen]
+    base = task.config.optim.learning_rate
+    expected = [base * (1 - (p.step - 1) / 30) ** 0.9 for p in seen]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    assert seen[-1].scalars["loss"] < 0.5 * seen[0].scalars["loss"]
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_equals_an_undisturbed_one(trained, tmp_path):
+    """Bit for bit, through a checkpoint; programs are killed in tests/modes/test_resume.py."""
+    _, mesh, whole, seen = trained
+    config = values()
+    part = make_task(30, {"run": {"stop_at": 13}})
+    with Checkpoints(tmp_path) as checkpoints:
+        hooks = Hooks(save=lambda state: checkpoints.save(state, {"config": config}))
+        fit(part, initial_state(part, mesh), batches(), mesh, hooks)
+    task, losses = make_task(30), []
+    found = load(tmp_path, task, mesh)
+    assert found.step == 13
+    hooks = Hooks(lambda progress: losses.append((progress.step, progress.scalars["loss"])))
+    state = fit(task, found.state, batches(), mesh, hooks)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole))
+    assert losses[1:] == [(p.step, p.scalars["loss"]) for p in seen if p.step > 14]
+
+
+class OneSize(list):
+    """Batches whose pictures fill their canvas."""
+
+    @property
+    def sizes(self):
+        return {batch["image"].shape[1:3]: [batch["image"].shape[1:3]] for batch in self}
+
+
+def test_evaluation_counts_what_the_mask_lets_through(trained):
+    task, mesh, state, _ = trained
+    batch = next(batches())
+    masked = batch | {"mask": np.array([True, True, True, False])}
+    seen = []
+    result = evaluate(
+        task,
+        state.variables,
+        OneSize([batch, masked]),
+        mesh,
+        on_batch=lambda b, p, m: seen.append((p, m())),
+    )
+    predictions, maps = seen[0]
+    assert predictions.shape == (4, 64, 64)
+    expected = np.zeros((3, 3), np.int64)
+    for labels, predicted in ((batch["label"], predictions), (batch["label"][:3], predictions[:3])):
+        counted = labels != 255
+        np.add.at(expected, (labels[counted], predicted[counted]), 1)
+    np.testing.assert_array_equal(result.confusion, expected)
+    assert result.confusion.sum() == 7 * 62 * 64
+    assert {k: v.shape for k, v in maps.items() if "module" not in k} == {
+        **{f"branch/{n}": (4, 16 >> n, 16 >> n) for n in range(4)},
+        "gate/transition2": (4, 8, 8),
+        "gate/transition3": (4, 4, 4),
+    }
+    assert evaluate(task, state.variables, OneSize([batch]), mesh, stop=lambda: True) is None
+
+
+def test_padding_is_zero_after_normalisation():
+    task = make_task(1)
+    image = np.full((2, 4, 6, 3), 128, np.uint8)
+    size = np.array([[4, 6], [3, 2]], np.int32)
+    x = np.asarray(normalize(task, jnp.asarray(image), jnp.asarray(size)))
+    inside = (np.float32(128 / 255) - np.float32(MEAN)) / np.float32(STD)
+    np.testing.assert_allclose(x[0], np.broadcast_to(inside, (4, 6, 3)), rtol=1e-5)
+    np.testing.assert_allclose(x[1, :3, :2], np.broadcast_to(inside, (3, 2, 3)), rtol=1e-5)
+    assert not x[1, 3:].any()
+    assert not x[1, :, 2:].any()
+
+
+def test_batches_must_divide_over_the_devices():
+    mesh = make_mesh(jax.devices()[:4])
+    check_batch(8, mesh, "train.batch_size")
+    with pytest.raises(UserError, match=r"train\.batch_size is 6.*4 devices.*such as 4 or 8"):
+        check_batch(6, mesh, "train.batch_size")
+    with pytest.raises(UserError, match=r"such as 4$"):
+        check_batch(2, mesh, "train.batch_size")
+    assert [rounded_batch(n, mesh) for n in (1, 4, 5)] == [4, 4, 8]
+    split = put_batch({"image": np.arange(8)}, mesh)["image"]
+    assert [int(s.data[0]) for s in split.addressable_shards] == [0, 2, 4, 6]
+
+
+def one_step(task, batch, **state):
+    """The state after the first step of a task, and the scalars."""
+    mesh = make_mesh(jax.devices()[:1])
+    start = replace(initial_state(task, mesh), **state)
+    inputs = put_batch({k: batch[k] for k in ("image", "label", "size")}, mesh)
+    return jax.device_get(jax.jit(partial(train_step, task))(start, inputs))
+
+
+@pytest.mark.slow
+def test_accumulation_adds_up_to_the_whole_batch(x64):
+    """Exactly, but for BN: so every part holds the same pictures, with other labels ignored."""
+    batch = next(batches())
+    pair = {k: v[[0, 0, 1, 1]] for k, v in batch.items()}
+    pair["label"] = pair["label"].copy()
+    pair["label"][::2, 20:] = 255
+    sections, weights = {"loss": {"class_weights": True}}, (1.0, 2.0, 0.5)
+    whole = make_task(2, sections, weights, dtype="float64")
+    parts = make_task(2, sections | {"train": {"accumulate": 2}}, weights, dtype="float64")
+    (one, left), (two, right) = one_step(whole, pair), one_step(parts, pair)
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], rtol=1e-9, err_msg=name)
+    for x, y in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-10)
+    # BN moves once a part, by the statistics of the part.
+    means = [s.batch_stats["stem1"]["bn"]["mean"] for s in (one, two)]
+    # One update keeps 1/10 of the start, which is 0, a second one 2/11 of the first.
+    np.testing.assert_allclose(means[0] / 0.9 * (2 / 11 * 0.9 + 9 / 11), means[1], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_accumulated_ohem_runs_and_its_batch_must_divide():
+    task = make_task(2, {"train": {"accumulate": 2}, "loss": {"kind": "ohem", "ohem_kept": 50}})
+    _, scalars = one_step(task, next(batches()))
+    assert scalars["finite"]
+    assert scalars["loss/stage4"] > 0
+    with pytest.raises(UserError, match=r"train\.accumulate is 3: use a divisor"):
+        make_task(2, {"train": {"accumulate": 3}})
+
+
+@pytest.mark.slow
+def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
+    task = make_task(2, dtype="bfloat16")
+    assert {str(x.dtype) for x in jax.tree.leaves(abstract_state(task))} == {"float32", "int32"}
+    outputs = jax.eval_shape(
+        lambda v: task.model.apply(v, jnp.zeros((1, 64, 64, 3))), abstract_state(task).variables
+    )
+    assert outputs.logits.dtype == jnp.bfloat16
+    state, scalars = one_step(task, next(batches()))
+    exact, expected = one_step(make_task(2), next(batches()))
+    assert {str(x.dtype) for x in jax.tree.leaves(state.batch_stats)} == {"float32"}
+    assert scalars["loss"].dtype == np.float32
+    assert scalars["loss"] == pytest.approx(expected["loss"], rel=0.05)
+    assert scalars["loss"] != expected["loss"]
+    mean, wide = (s.batch_stats["stem1"]["bn"]["mean"] for s in (state, exact))
+    np.testing.assert_allclose(mean, wide, atol=0.02 * np.abs(wide).max())
+
+
+@pytest.mark.slow
+def test_averaged_parameters_serve_evaluation():
+    task = make_task(2, {"optim": {"ema_decay": 0.9}})
+    mesh = make_mesh(jax.devices()[:1])
+    start = jax.device_get(initial_state(task, mesh))
+    state, _ = one_step(task, next(batches()))
+    for kind in ("params", "batch_stats"):
+        for old, new, mean in zip(
+            *map(jax.tree.leaves, (start.ema[kind], getattr(state, kind), state.ema[kind])),
+            strict=True,
+        ):
+            np.testing.assert_allclose(mean, 0.1 * old + 0.9 * new, rtol=1e-4, atol=1e-6)
+    assert state.variables is state.ema
+    assert initial_state(make_task(2), mesh).ema is None
+
+
+def test_class_weights_need_one_number_a_class():
+    on = {"loss": {"class_weights": True}}
+    assert make_task(1, on, (1.0, 2.0, 3.0)).class_weights == (1.0, 2.0, 3.0)
+    for weights in (None, (1.0, 2.0)):
+        with pytest.raises(UserError, match=r"data\.class_weights holds \d numbers for 3 classes"):
+            make_task(1, on, weights)
+
+
+@pytest.mark.slow
+def test_hooks_are_called_when_they_should():
+    run = {"log_every": 100, "checkpoint_every": 3, "eval_every": 4, "stop_at": 8}
+    task, mesh = make_task(30, {"run": run}), make_mesh(jax.devices()[:1])
+    seen = []
+    hooks = Hooks(
+        report=lambda progress: seen.append(("report", progress.step)),
+        save=lambda state: seen.append(("save", int(state.step))),
+        evaluate=lambda state: seen.append(("evaluate", int(state.step))),
+        stop=lambda: (
+            ("save", 6) in seen and ("stop", 7) not in seen and seen.append(("stop", 7)) is None
+        ),
+    )
+    state = fit(task, initial_state(task, mesh), batches(), mesh, hooks)
+    expected = [
+        ("report", 1),
+        ("save", 3),
+        ("save", 4),
+        ("evaluate", 4),
+        ("save", 6),
+        ("stop", 7),
+        ("report", 7),
+        ("save", 7),
+    ]
+    assert seen == expected
+    assert int(state.step) == 7
+    seen.clear()
+
+    def failing():
+        raise RuntimeError("the workers are gone")
+        yield
+
+    state = fit(task, state, failing(), mesh, replace(hooks, stop=lambda: True))
+    assert (int(state.step), seen) == (7, []), "nothing new to save"
+    with pytest.raises(RuntimeError, match="workers are gone"):
+        fit(task, state, failing(), mesh, replace(hooks, stop=lambda: False))
+    state = fit(task, state, batches(), mesh, replace(hooks, stop=lambda: False))
+    assert seen == [("report", 8), ("save", 8), ("evaluate", 8)]
+    assert int(state.step) == 8
+
+
+def test_a_stop_while_evaluating_takes_no_further_step():
+    run = {"run": {"log_every": 100, "checkpoint_every": 100, "eval_every": 2}}
+    task, mesh, seen = make_task(30, run), make_mesh(jax.devices()[:1]), []
+    hooks = Hooks(
+        save=lambda state: seen.append(("save", int(state.step))),
+        evaluate=lambda state: seen.append(("evaluate", int(state.step))),
+        stop=lambda: ("evaluate", 2) in seen,
+    )
+    state = fit(task, initial_state(task, mesh), batches(), mesh, hooks)
+    assert seen == [("save", 2), ("evaluate", 2)]
+    assert int(state.step) == 2
+
+
+@pytest.mark.slow
+def test_worker_processes_that_die_of_the_same_signal_cost_nothing():
+    task, mesh, saved = make_task(30), make_mesh(jax.devices()[:1]), []
+
+    def ending():
+        yield next(batches())
+        yield next(batches())
+        raise RuntimeError("the workers are gone")
+
+    told = iter([False, False, True])
+    hooks = Hooks(save=lambda state: saved.append(int(state.step)), stop=lambda: next(told))
+    state = fit(task, initial_state(task, mesh), ending(), mesh, hooks)
+    assert (int(state.step), saved) == (2, [2])
+
+
+def test_a_step_that_is_not_finite_stops_the_run_before_it_is_saved():
+    run = {"run": {"log_every": 1, "checkpoint_every": 1}, "optim": {"learning_rate": 1e30}}
+    task, mesh, saved = make_task(9, run), make_mesh(jax.devices()[:1]), []
+    with pytest.raises(
+        TrainingError,
+        match=r"step 1: parameters after it are not finite \(gradient_norm .*, loss .*, loss/sta",
+    ) as error:
+        fit(
+            task,
+            initial_state(task, mesh),
+            batches(),
+            mesh,
+            Hooks(save=lambda s: saved.append(jax.device_get(s))),
+        )
+    step = int(str(error.value).split()[1].rstrip(":"))
+    assert [int(s.step) for s in saved] == list(range(1, step))

@@ -1,0 +1,658 @@
+"""Weights of other implementations: the same features, the same arrays back, every fault named."""
+
+import hashlib
+import importlib
+import json
+import os
+import pickle
+import struct
+import zipfile
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from gsto_jax import PLAIN, AttentionSpec, GSTOSpec, HRNet, HRNetSpec, UserError
+from gsto_jax.models.context_net import ContextNet
+from gsto_jax.models.initialize import abstract_variables, initial_variables
+from gsto_jax.models.resnet import ResNet
+from gsto_jax.models.specs import RESNETS, VARIANTS
+from gsto_jax.weights import (
+    FORMATS,
+    GSTO_FORMAT,
+    HRNET_FORMAT,
+    IMAGENET_FORMAT,
+    POSE_FORMAT,
+    RESNET_FORMAT,
+    export_weights,
+    format_for,
+    format_of,
+    from_reference,
+    import_weights,
+    match,
+    read_state,
+    to_reference,
+    upsampling_note,
+)
+from gsto_jax.weights.torch_file import write_torch
+from tests.golden.make_timm import image, kept, weights
+from tests.gsto_jax.training.test_train import make_task
+
+GOLDEN = HRNetSpec(widths=(4, 8, 16, 32), modules=(1, 2, 2), blocks=1, stage1_blocks=1)
+SPEC = replace(GOLDEN, modules=(1, 1, 1))
+GOLDEN_FILES = Path(__file__).parents[2] / "golden"
+SUFFIXES = (".pth", ".safetensors")
+
+
+def network(gsto=PLAIN, spec=SPEC, classes=19, **kwargs):
+    return HRNet(spec, gsto, classes, **kwargs)
+
+
+def random_state(model, form=HRNET_FORMAT):
+    """A state of random numbers for a network, as a file of that kind holds it."""
+    rng = np.random.default_rng(0)
+    state = {}
+    for key, shape in to_reference_shapes(model, form).items():
+        positive = key.endswith(("running_var", ".weight")) and len(shape) == 1
+        value = rng.uniform(0.5, 1.5, shape) if positive else rng.standard_normal(shape)
+        state[key] = value.astype(np.float32)
+    return state
+
+
+@lru_cache
+def shapes_of(model):
+    return abstract_variables(model)
+
+
+def to_reference_shapes(model, form):
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes_of(model))
+    return {key: value.shape for key, value in to_reference(variables, form).items()}
+
+
+CLASSIFIER = {
+    "incre_modules.0.0.conv1.weight": np.zeros((8, 4, 1, 1), np.float32),
+    "downsamp_modules.0.0.bias": np.zeros(8, np.float32),
+    "final_layer.0.weight": np.zeros((8, 8, 1, 1), np.float32),
+    "final_layer.1.running_mean": np.zeros(8, np.float32),
+    "classifier.bias": np.zeros(3, np.float32),
+    "bn1.num_batches_tracked": np.array(7),
+}
+
+
+def imagenet_state():
+    state = random_state(network())
+    return without(state, "last_layer") | CLASSIFIER
+
+
+def assert_equal_arrays(found, expected):
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype and found[key].shape == value.shape, key
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def without(state, start):
+    return {k: v for k, v in state.items() if not k.startswith(start)}
+
+
+# The same features in both frameworks.
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "w18_small_v2",
+        pytest.param("w18", marks=pytest.mark.long),
+        pytest.param("w48", marks=pytest.mark.slow),
+    ],
+)
+def test_timm_networks_give_the_same_features(golden, variant):
+    arrays = golden("i")
+    name = f"hrnet_{variant}"
+    shapes = {
+        str(key): tuple(map(int, shape.split("x"))) if shape else ()
+        for key, shape in zip(arrays[f"{name}/keys"], arrays[f"{name}/shapes"], strict=True)
+    }
+    keys = set(to_reference_shapes(network(spec=VARIANTS[variant]), HRNET_FORMAT))
+    body = {key: shape for key, shape in shapes.items() if key in keys}
+    rest = {key: np.zeros(shapes[key], np.float32) for key in shapes if key not in body}
+    assert rest and all(map(IMAGENET_FORMAT.ignores, rest))
+    state = weights(body) | rest
+    model = network(spec=VARIANTS[variant], upsample="nearest")
+    assert format_of(state) is IMAGENET_FORMAT
+    found = match(state, initial_variables(model, 0), IMAGENET_FORMAT)
+    assert found.fresh == {"head": 8}
+    x = jnp.asarray(image().transpose(0, 2, 3, 1))
+    branches = jax.jit(lambda v, x: model.apply(v, x).branches["stage4"])(found.variables, x)
+    assert len(branches) == 4
+    for n, branch in enumerate(branches):
+        expected = arrays[f"{name}/branch{n}"].transpose(0, 2, 3, 1)
+        ours = np.asarray(branch)[..., kept(branch.shape[-1])]
+        assert ours.shape == expected.shape and np.abs(expected).max() > 1
+        assert np.abs(ours - expected).max() < 1e-4 * np.abs(expected).max()
+    back = to_reference(found.variables)
+    assert_equal_arrays(without(back, "last_layer"), {key: state[key] for key in body})
+
+
+def test_torchvisions_resnet_gives_the_same_features(golden, tmp_path):
+    """From a file, into the dilated encoder of a network with a context module."""
+    arrays = golden("k")
+    shapes = {
+        str(key): tuple(map(int, shape.split("x"))) if shape else ()
+        for key, shape in zip(arrays["keys"], arrays["shapes"], strict=True)
+    }
+    state = weights(shapes)
+    write_torch(tmp_path / "resnet50.pth", state)
+    model = ContextNet(RESNETS["resnet50"], "ppm", "supervised", 19)
+    found = import_weights(tmp_path / "resnet50.pth", initial_variables(model, 0))
+    assert found.form is RESNET_FORMAT and list(found.match.fresh) == ["all but the encoder"]
+    assert found.match.loaded == sum(
+        not key.startswith("fc.") and not key.endswith("tracked") for key in shapes
+    )
+    x = jnp.asarray(image().transpose(0, 2, 3, 1))
+    encoder = {kind: tree["encoder"] for kind, tree in found.match.variables.items()}
+    stages = jax.jit(ResNet(RESNETS["resnet50"]).apply)(encoder, x)
+    for n, stage in enumerate(stages, 1):
+        expected = arrays[f"stage{n}"].transpose(0, 2, 3, 1)
+        ours = np.asarray(stage)[..., kept(stage.shape[-1])]
+        assert ours.shape == expected.shape and np.abs(expected).max() > 1
+        assert np.abs(ours - expected).max() < 1e-4 * np.abs(expected).max()
+    missing = export_weights(tmp_path / "back.pth", found.match.variables, RESNET_FORMAT)
+    assert missing == found.match.fresh["all but the encoder"]
+    body = {key: state[key] for key in state if not RESNET_FORMAT.ignores(key)}
+    assert_equal_arrays(read_state(tmp_path / "back.pth"), body)
+
+
+# There and back.
+
+
+@pytest.mark.parametrize("name", ["j_torch_zip.pth", "j_torch_before_1_6.pth"])
+def test_what_pytorch_writes_is_read(golden, name):
+    found, expected = read_state(GOLDEN_FILES / name), golden("j")
+    found = {key.removeprefix("state_dict."): value for key, value in found.items()}
+    assert list(found) == list(expected)
+    for key, value in found.items():
+        named = key if key.startswith(("float", "bfloat", "int", "uint", "bool")) else "float32"
+        assert value.dtype == named and value.shape == expected[key].shape, key
+        np.testing.assert_array_equal(value.astype(np.float64), expected[key], err_msg=key)
+
+
+def test_files_from_before_pytorch_1_6_that_are_damaged(tmp_path):
+    data = (GOLDEN_FILES / "j_torch_before_1_6.pth").read_bytes()
+    path = tmp_path / "old.pth"
+
+    def attempt(changed, problem):
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=problem):
+            read_state(path)
+
+    def swap(old, new):
+        assert data.count(old) == 1 and len(old) == len(new)
+        return data.replace(old, new)
+
+    for cut in (5, 20, len(data) // 2, len(data) - 1):
+        attempt(data[:cut], "is damaged")
+    attempt(pickle.dumps(7, 2) + data, r"is no file of torch\.save")
+    attempt(swap(b"little_endian", b"little_Endian"), "big-endian")
+    attempt(swap(b"DoubleStorage", b"QUInt8Storage"), r"asks for torch\.QUInt8Storage")
+    three = struct.pack("<q3f", 12, 0, 1, 2)  # a storage's length, and how it begins
+    attempt(swap(three, struct.pack("<q", 2**60) + three[8:]), "is damaged: storage")
+    lists = [n for n in range(len(data)) if data[n : n + 2] == b"\x80\x02"]
+    last = lists[-1]
+    keys = pickle.loads(data[last:])
+    rest = data[last + len(pickle.dumps(keys, 2)) :]
+    assert data[last:] == pickle.dumps(keys, 2) + rest
+    attempt(data[:last] + pickle.dumps(keys[:-1], 2) + rest, "lacks storage|is damaged")
+    attempt(data[:last] + pickle.dumps(["x", *keys[1:]], 2) + rest, "numbers of no tensor: x")
+    attempt(data[:last] + pickle.dumps(7, 2) + rest, "where a list should")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_hrnet_file_comes_back_bit_for_bit(tmp_path, suffix):
+    model = network()
+    state = random_state(model)
+    first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    export_weights(first, from_reference(state, shapes_of(model), HRNET_FORMAT), HRNET_FORMAT)
+    found = import_weights(first, initial_variables(model, 1))
+    assert (found.form, found.match.fresh) == (HRNET_FORMAT, {})
+    count = len(flatten_dict(found.match.variables))
+    first_line, *_, last_line = found.coverage.splitlines()
+    assert first_line == f"{count} of {count} arrays from {first} ({HRNET_FORMAT.name})"
+    assert last_line == "  fresh     none"
+    assert found.sha256 == hashlib.sha256(first.read_bytes()).hexdigest()
+    export_weights(second, found.match.variables, HRNET_FORMAT)
+    assert_equal_arrays(read_state(second), state)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_released_gsto_keeps_its_effective_gamma_and_its_outputs(golden, tmp_path):
+    a, a2 = golden("a"), golden("a2")
+    state = {k.removeprefix("state/"): v for k, v in a.items() if k.startswith("state/")}
+    state |= {k.removeprefix("weight/"): v for k, v in a2.items() if k.startswith("weight/")}
+    released = {f"model.{k}": v for k, v in state.items()} | {
+        "model.bn1.num_batches_tracked": np.array(3),
+        "loss.criterion.weight": np.ones(19, np.float32),
+    }
+    assert format_of(map(str, state)) is GSTO_FORMAT
+    model = network(GSTOSpec(), GOLDEN)
+    first = from_reference(released, shapes_of(model), GSTO_FORMAT)
+    assert min(np.min(v) for p, v in flatten_dict(first).items() if p[-1] == "scale") > 0
+    export_weights(tmp_path / "a.pth", first, GSTO_FORMAT)
+    written = read_state(tmp_path / "a.pth")
+    assert set(written) == {k for k in released if k.startswith("model.")} - {
+        "model.bn1.num_batches_tracked",
+        *(k for k in released if k.startswith("model.att1.")),
+    }
+    again = import_weights(tmp_path / "a.pth", shapes_of(model)).match.variables
+    for path, value in flatten_dict(first).items():
+        found = flatten_dict(again)[path]
+        if path[-1] == "scale":
+            np.testing.assert_allclose(found, value, rtol=1e-6, err_msg="/".join(path))
+        else:
+            np.testing.assert_array_equal(found, value)
+    x = jnp.asarray(a["input"].transpose(0, 2, 3, 1), jnp.float32)
+    apply = jax.jit(lambda v: model.apply(v, x).logits)
+    expected = a2["out_final"].transpose(0, 2, 3, 1)
+    for variables in (first, again):
+        assert np.abs(np.asarray(apply(variables)) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_negative_gammas_are_exported_as_what_computes_the_same():
+    """Of a kernel with a bias and of one without, on the layers themselves."""
+    rng = np.random.default_rng(0)
+
+    def part(*names):
+        conv, bn = ({name: rng.standard_normal(8) for name in names} for names in names)
+        kernel = {"kernel": rng.standard_normal((1, 1, 4, 8))}
+        stats = {"bn": {"mean": rng.standard_normal(8), "var": rng.uniform(1, 2, 8)}}
+        return {"conv": kernel | conv, "bn": bn}, stats
+
+    trees = {"stem1": part((), ("scale", "bias")), "head": part(("bias",), ("scale", "bias"))}
+    scale = trees["stem1"][0]["bn"]["scale"]
+    scale[:3] = (-0.5, 0, 2e-6)
+    variables = {
+        "params": {name: tree[0] for name, tree in trees.items()},
+        "batch_stats": {name: tree[1] for name, tree in trees.items()},
+    }
+    state = to_reference(variables, GSTO_FORMAT)
+    assert (state["model.bn1.weight"] >= 0).all()
+    again = from_reference(state, variables, GSTO_FORMAT)
+    x = rng.standard_normal((6, 4))
+
+    def apply(tree, name):
+        conv, bn = tree["params"][name]["conv"], tree["params"][name]["bn"]
+        stats = tree["batch_stats"][name]["bn"]
+        y = x @ conv["kernel"][0, 0] + conv.get("bias", 0)
+        return (y - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * bn["scale"] + bn["bias"]
+
+    for name in trees:
+        ours, theirs = apply(variables, name), apply(again, name)
+        small = np.abs(variables["params"][name]["bn"]["scale"]) < 1e-5
+        np.testing.assert_allclose(theirs[:, ~small], ours[:, ~small], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(theirs[:, small], ours[:, small], atol=2e-4)
+    assert (again["params"]["stem1"]["bn"]["scale"][:1] > 0).all()
+
+
+def test_pose_networks_and_what_starts_fresh():
+    pose = network(classes=17, head="v1", upsample="nearest")
+    state = random_state(pose)
+    assert format_of(state) is POSE_FORMAT
+    assert match(state, shapes_of(pose), POSE_FORMAT).fresh == {}
+    found = match(imagenet_state(), initial_variables(pose, 0), IMAGENET_FORMAT)
+    assert found.fresh == {"head": 2}
+
+
+@pytest.mark.parametrize("gtm", [("head_only",) * 3, ("supervised", "none", "none")])
+def test_every_gtm_is_told_as_gsto_by_its_keys(tmp_path, gtm):
+    """Or the rule for BN scales would be left out when the file is read."""
+    model = network(GSTOSpec(gfm=False, gtm=gtm))
+    ours = initial_variables(model, 0)
+    path = tmp_path / "weights.safetensors"
+    export_weights(path, ours, GSTO_FORMAT)
+    assert [x.name for x in tmp_path.iterdir()] == [path.name]
+    found = import_weights(path, jax.tree.map(np.zeros_like, ours))
+    assert found.form is GSTO_FORMAT
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found.match.variables, ours
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [("channel", "block"), ("channel", "layer"), ("channel", "transfer"), ("spatial", "layer")],
+)
+def test_other_gates_start_fresh(kind, place):
+    paths = {}
+    for attention in (AttentionSpec(), AttentionSpec(kind=kind, place=place)):
+        model = network(attention=attention)
+        paths[attention.kind] = set(flatten_dict(abstract_variables(model)["params"]))
+    assert paths[kind] > paths["none"]
+    named = {IMAGENET_FORMAT.fresh_part(path) for path in paths[kind] - paths["none"]}
+    assert named == {"other gates"}
+
+
+def test_gates_and_heads_start_fresh_and_keep_their_values():
+    model = network(GSTOSpec())
+    ours = initial_variables(model, 0)
+    found = match(imagenet_state(), ours, IMAGENET_FORMAT)
+    # A gate has a kernel and four of BN; GTM's chains have two and three links.
+    assert found.fresh == {
+        "head": 8,
+        "gates of GFM": 5 * (2 + 3 + 4),
+        "gates of GTM": 5 * (2 + 3),
+        "heads of GTM": 16,
+    }
+    assert found.total == len(flatten_dict(ours)) == found.loaded + sum(found.fresh.values())
+    for path, value in flatten_dict(found.variables).items():
+        same = np.array_equal(value, flatten_dict(ours)[path])
+        assert same == (IMAGENET_FORMAT.fresh_part(path[1:]) is not None), path
+    paper = network(GSTOSpec(gate="paper", gtm_form="paper"))
+    state = imagenet_state()
+    found = match(state, initial_variables(paper, 0), IMAGENET_FORMAT)
+    assert "GTM in the paper's form" in found.fresh
+    segmentation = random_state(network())
+    assert format_of(segmentation) is HRNET_FORMAT
+    found = match(segmentation, ours, HRNET_FORMAT)
+    assert set(found.fresh) == {"gates of GFM", "gates of GTM", "heads of GTM"}
+
+
+def test_the_names_of_torchvision():
+    """The encoder as a plain tree, in a module and not; what lies around it starts fresh."""
+
+    def norm(width):
+        return {"scale": np.ones(width), "bias": np.zeros(width)}
+
+    def conv(*shape):
+        return {"kernel": np.ones(shape)}
+
+    block = {
+        "conv1": conv(1, 1, 64, 64),
+        "bn1": norm(64),
+        "conv2": conv(3, 3, 64, 64),
+        "bn2": norm(64),
+        "conv3": conv(1, 1, 64, 256),
+        "bn3": norm(256),
+        "downsample": {"conv": conv(1, 1, 64, 256), "bn": norm(256)},
+    }
+    encoder = {"stem": {"conv": conv(7, 7, 3, 64), "bn": norm(64)}, "stage1_block0": block}
+    encoder["stage4_block2"] = {"conv3": conv(1, 1, 512, 2048)}
+    keys = {
+        "conv1.weight",
+        "bn1.weight",
+        "bn1.bias",
+        *(f"layer1.0.conv{n}.weight" for n in (1, 2, 3)),
+        *(f"layer1.0.bn{n}.{leaf}" for n in (1, 2, 3) for leaf in ("weight", "bias")),
+        "layer1.0.downsample.0.weight",
+        "layer1.0.downsample.1.weight",
+        "layer1.0.downsample.1.bias",
+        "layer4.2.conv3.weight",
+    }
+    head = {"classifier": {"kernel": np.full((1, 1, 4, 4), 3.0)}, "conv": conv(1, 1, 2, 2)}
+    for tree in (encoder, {"encoder": encoder}):
+        state = to_reference({"params": tree}, RESNET_FORMAT)
+        assert set(state) == keys and state["conv1.weight"].shape == (64, 3, 7, 7)
+        state |= {"fc.weight": np.zeros((1000, 2048)), "bn1.num_batches_tracked": np.array(1)}
+        assert format_of(state) is RESNET_FORMAT
+        found = match(state, {"params": tree | {"context": head}}, RESNET_FORMAT)
+        assert (found.loaded, found.fresh) == (len(keys), {"all but the encoder": 2})
+    stats = {"stem": {"bn": {"mean": np.zeros(64), "var": np.ones(64)}}}
+    assert set(to_reference({"batch_stats": stats}, RESNET_FORMAT)) == {
+        "bn1.running_mean",
+        "bn1.running_var",
+    }
+    with pytest.raises(UserError, match=r"missing layer1\.0\.bn2\.bias"):
+        del state["layer1.0.bn2.bias"]
+        match(state, {"params": encoder}, RESNET_FORMAT)
+
+
+# Faults.
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_states_that_do_not_fit_are_refused_by_name(tmp_path, suffix):
+    state = random_state(network())
+    path = tmp_path / f"weights{suffix}"
+    save = importlib.import_module("gsto_jax.weights.files").SUFFIXES[suffix]
+
+    def attempt(changed, form=None, spec=SPEC):
+        save(path, changed)
+        import_weights(path, shapes_of(network(spec=spec)), form)
+
+    attempt(state)
+    attempt({f"module.{k}": v for k, v in state.items()})
+    lacking = {k: v for k, v in state.items() if k != "bn1.bias"}
+    with pytest.raises(UserError, match=rf"{path}: .*missing bn1\.bias \(our params/stem1/bn/bias"):
+        attempt(lacking)
+    with pytest.raises(UserError, match=r"HRNetV2 segmentation .*unused extra\.weight"):
+        attempt(state | {"extra.weight": np.zeros(3, np.float32)})
+    with pytest.raises(UserError, match=r"last_layer\.3\.bias has shape \(7,\), our .* \(19,\)"):
+        attempt(state | {"last_layer.3.bias": np.zeros(7, np.float32)})
+    with pytest.raises(UserError, match=r"has shape .*; and \d+ more"):
+        attempt(state, spec=replace(SPEC, widths=(8, 16, 32, 64)))
+    with pytest.raises(UserError, match=r"missing stage3\.1\."):
+        attempt(state, spec=replace(SPEC, modules=(1, 2, 1)))
+    with pytest.raises(UserError, match=r"unused layer1\.1\."):
+        attempt(random_state(network(spec=replace(SPEC, stage1_blocks=2))))
+    with pytest.raises(UserError, match=r"unused model\.bn1\.bias"):
+        attempt(state | {"model.bn1.bias": state["bn1.bias"]})
+    with pytest.raises(UserError, match=r"its keys \(fc\.bias \.\.\.\) are of no network"):
+        attempt({"fc.bias": np.zeros(3, np.float32)})
+
+
+def test_gates_of_unlike_shapes_are_refused_by_name():
+    model = network(GSTOSpec())
+    state = random_state(model, GSTO_FORMAT)
+    key = "model.stage2.0.att_layers.1.0.0.weight"
+    state[key] = np.zeros((1, 4, 3, 3), np.float32)
+    with pytest.raises(UserError, match=r"stage2\.0\.att_layers\.0\.0\.0\.weight has shape"):
+        from_reference(state, shapes_of(model), GSTO_FORMAT)
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(UserError, match=r"none\.pth: the file does not exist: give a .pth or a"):
+        read_state(tmp_path / "none.pth")
+    with pytest.raises(UserError, match=f"{tmp_path}: the folder holds no weights: give a .pth or"):
+        read_state(tmp_path)
+    (tmp_path / "text.pth").write_text("weights")
+    with pytest.raises(UserError, match=r"is no file of torch\.save"):
+        read_state(tmp_path / "text.pth")
+    with pytest.raises(UserError, match=r"ends in \.safetensors or \.pth"):
+        export_weights(tmp_path / "weights.npz", {}, HRNET_FORMAT)
+
+
+class Runs:
+    """Pickles as a call."""
+
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+def torch_zip(path, pickled, **data):
+    """A zip file as `torch.save` makes it, of any pickle and numbers."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for key, value in data.items():
+            archive.writestr(f"archive/data/{key.removeprefix('s')}", value)
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_no_pickle_is_run(tmp_path, protocol, legacy):
+    proof = tmp_path / "it_ran"
+    for call in (Runs(os.system, f"touch {proof}"), Runs(eval, f"open({str(proof)!r}, 'w')")):
+        pickled = pickle.dumps({"conv1.weight": call}, protocol)
+        path = tmp_path / "weights.pth"
+        if legacy:
+            head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+            path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + pickled)
+            with path.open("ab") as file:
+                file.write(pickle.dumps([], 2))  # the keys of its storages
+        else:
+            torch_zip(path, pickled)
+        name = "posix.system|builtins.eval|__builtin__.eval"
+        with pytest.raises(UserError, match=f"asks for ({name}), .*run"):
+            read_state(path)
+        assert not proof.exists()
+    pickle.loads(pickle.dumps(Runs(os.system, f"touch {proof}"), protocol))
+    assert proof.exists(), "the test could not have failed"
+
+
+def test_other_names_and_opcodes_are_refused(tmp_path):
+    scalar = pickle.dumps({"best": np.float64(1)}, 2)
+    with pytest.raises(UserError, match=r"best asks for numpy\.\S*scalar, which no tensor needs"):
+        read_state(torch_zip(tmp_path / "a.pth", scalar))
+    with pytest.raises(UserError, match="the pickle opcode EMPTY_SET"):
+        read_state(torch_zip(tmp_path / "b.pth", pickle.dumps({"a": {1, 2}}, 4)))
+    with pytest.raises(UserError, match=r"the pickle opcode INST"):
+        read_state(torch_zip(tmp_path / "c.pth", b"(X\x02\0\0\0idios\nsystem\n."))
+
+
+def tensor(kind=b"FloatStorage", count=6, offset=0, size=(2, 3), stride=(3, 1), key=b"0"):
+    """A pickle of a dict with one tensor "x"."""
+
+    def numbers(values):
+        return b"(" + b"".join(b"J" + struct.pack("<i", n) for n in values) + b"t"
+
+    def text(value):
+        return b"X" + struct.pack("<I", len(value)) + value
+
+    storage = b"(" + text(b"storage") + b"ctorch\n" + kind + b"\n" + text(key) + text(b"cpu")
+    storage += b"J" + struct.pack("<i", count) + b"tQ"
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"J" + struct.pack("<i", offset)
+    call += numbers(size) + numbers(stride) + b"\x89ccollections\nOrderedDict\n)RtR"
+    return b"\x80\x02}" + text(b"x") + call + b"s."
+
+
+def test_tensors_are_views_of_storages(tmp_path):
+    data = np.arange(6, dtype=np.float32)
+
+    def read(data=data, **kwargs):
+        return read_state(torch_zip(tmp_path / "x.pth", tensor(**kwargs), s0=data.tobytes()))["x"]
+
+    np.testing.assert_array_equal(read(), [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(read(size=(3, 2), stride=(1, 3)), [[0, 3], [1, 4], [2, 5]])
+    np.testing.assert_array_equal(read(size=(2,), stride=(1,), offset=4), [4, 5])
+    assert read(size=(), stride=(), offset=5) == 5
+    assert read(size=(0, 3), stride=(3, 1)).shape == (0, 3)
+    half = np.array([1.5, -2], jnp.bfloat16)
+    found = read(half, kind=b"BFloat16Storage", count=2, size=(2,), stride=(1,))
+    assert found.dtype == jnp.bfloat16 and found.tolist() == [1.5, -2]
+    for bad in (
+        {"size": (2, 4), "stride": (4, 1)},
+        {"offset": 1},
+        {"size": (10**9,), "stride": (0,)},
+        {"size": (2, 3), "stride": (2**30, 1)},
+    ):
+        with pytest.raises(UserError, match="larger than its storage"):
+            read(**bad)
+    for bad in ({"offset": -1}, {"size": (-2, 3)}, {"size": (2,)}):
+        with pytest.raises(UserError, match="a tensor that cannot be"):
+            read(**bad)
+    with pytest.raises(UserError, match="damaged"):
+        read(size=(0, 2**30, 2**30, 2**30), stride=(1, 1, 1, 1))
+    with pytest.raises(UserError, match="holds 24 bytes, and should hold 4000000000"):
+        read(count=10**9)
+    with pytest.raises(UserError, match=r"lacks archive/data/1"):
+        read(key=b"1")
+    with pytest.raises(UserError, match=r"asks for torch\.QUInt8Storage"):
+        read(kind=b"QUInt8Storage")
+
+
+def test_damaged_zip_files_are_refused(tmp_path):
+    whole = tmp_path / "whole.pth"
+    export_weights(
+        whole,
+        from_reference(random_state(network()), shapes_of(network()), HRNET_FORMAT),
+        HRNET_FORMAT,
+    )
+    data = whole.read_bytes()
+    for cut in (5, len(data) // 2, len(data) - 10):
+        (tmp_path / "cut.pth").write_bytes(data[:cut])
+        with pytest.raises(UserError, match="is damaged or cut off"):
+            read_state(tmp_path / "cut.pth")
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    (tmp_path / "changed.pth").write_bytes(changed)
+    with pytest.raises(UserError, match=r"damaged"):
+        read_state(tmp_path / "changed.pth")
+    with zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with pytest.raises(UserError, match="is compressed or encrypted"):
+        read_state(tmp_path / "packed.pth")
+    with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
+        archive.writestr("readme", "")
+    with pytest.raises(UserError, match=r"not one of torch\.save"):
+        read_state(tmp_path / "other.pth")
+    for pickled in (b"", b"\x80\x02}", b"\x80\x02h\x05.", b"\x80\x02u.", b"\x80\x02K\x01K\x02s."):
+        with pytest.raises(UserError, match="damaged"):
+            read_state(torch_zip(tmp_path / "pickle.pth", pickled))
+    with pytest.raises(UserError, match="keys are no names"):
+        read_state(torch_zip(tmp_path / "pickle.pth", b"\x80\x02})K\x02s."))
+
+
+def test_training_checkpoints_hold_a_state(tmp_path):
+    state = {"epoch": 3, "rate": 0.1, "best": None, "done": True, "state_dict": {}}
+    with pytest.raises(UserError, match="holds no state_dict: there is no tensor in it"):
+        read_state(torch_zip(tmp_path / "a.pth", pickle.dumps(state, 2)))
+    with pytest.raises(UserError, match="holds a list, and not a state_dict"):
+        read_state(torch_zip(tmp_path / "a.pth", pickle.dumps([1], 2)))
+
+
+def test_damaged_safetensors_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+
+    def attempt(header, data=b"", length=None):
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+        return read_state(path)
+
+    def entry(shape, *offsets, dtype="F32"):
+        return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+    good = attempt({"__metadata__": {"format": "pt"}, "x": entry([2], 0, 8)}, bytes(8))
+    assert good["x"].shape == (2,)
+    for header, data, length, problem in (
+        ({}, b"", 2**60, "header is longer than the file"),
+        (b"{", b"", None, "damaged"),
+        ([], b"", None, "no table"),
+        (b'{"x": 1, "x": 2}', b"", None, "stands twice"),
+        ({"x": entry([2], 0, 8)}, bytes(4), None, "offsets of x fit neither"),
+        ({"x": entry([3], 0, 8)}, bytes(8), None, "offsets of x fit neither"),
+        ({"x": entry([-2], 0, -8)}, bytes(8), None, "cannot be"),
+        ({"x": entry([1], 0, 4), "y": entry([1], 0, 4)}, bytes(4), None, "overlap"),
+        ({"x": entry([1], 0, 4)}, bytes(8), None, "longer than its arrays"),
+        ({"x": entry([4], 0, 4, dtype="F8_E4M3")}, bytes(4), None, "of the kind F8_E4M3"),
+        ({"x": {}}, b"", None, "damaged"),
+        ({"x": entry([0, 10**30], 0, 0)}, b"", None, "damaged"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            attempt(header, data, length)
+    path.write_bytes(b"12")
+    with pytest.raises(UserError, match="damaged or cut off"):
+        read_state(path)
+
+
+# In runs.
+
+
+def test_every_format_is_told_from_the_others():
+    assert len({form.name for form in FORMATS}) == len(FORMATS) == 6
+    plain = replace(make_task(1).config.model, gfm=False, gtm=("none",) * 3)
+    assert format_for(make_task(1).config.model) is GSTO_FORMAT
+    assert format_for(plain) is HRNET_FORMAT
+    assert format_for(replace(plain, head="v1")) is POSE_FORMAT
+    assert format_for(replace(plain, variant="resnet_mini", context="ppm")) is RESNET_FORMAT
+    with pytest.raises(UserError, match="the gates of Table 3"):
+        format_for(replace(plain, attention="spatial"))
+    assert upsampling_note(HRNET_FORMAT, plain) is None
+    assert upsampling_note(IMAGENET_FORMAT, replace(plain, upsample="nearest")) is None
+    assert "nearest" in upsampling_note(IMAGENET_FORMAT, plain)

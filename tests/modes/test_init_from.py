@@ -1,0 +1,62 @@
+"""`config.init_from` and the export of weights, as a user meets them."""
+
+import importlib
+import json
+from dataclasses import replace
+
+import pytest
+
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.weights import read_state
+from modes.terminal import plain_values
+from modes.train import start_note
+from tests.program import run
+
+PUBLISHED = {"cityscapes_w18s", "cityscapes_w48", "lip_w48", "pascal_context_w48"}
+PUBLISHED |= {"coco_pose_w32", "coco_pose_w48", "cityscapes_r50_ppm", "cityscapes_r50_aspp"}
+
+
+def test_the_four_data_sets_say_where_the_published_scores_start():
+    said = set()
+    for name in {*PUBLISHED, "quickstart", "camvid_w18s", "lsp_pose_w18s"}:
+        config = importlib.import_module(f"configs.{name}").get_config()
+        assert config.init_from == ""
+        settings = task_of(plain_values(config)).config
+        if note := start_note(settings, config.data.name):
+            said.add(name)
+            assert "published scores from ImageNet weights" in note
+        given = replace(settings, init_from="weights.pth")
+        assert start_note(given, config.data.name) is None
+    assert said == PUBLISHED
+
+
+def test_a_file_that_is_not_there_ends_the_run_before_it_begins(tmp_path):
+    args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
+    done = run(*args, f"--config.init_from={tmp_path}/none.pth")
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        f"error: weights {tmp_path}/none.pth: the file does not exist: give a .pth or a "
+        ".safetensors file"
+    )
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_exported_weights_start_another_run(tmp_path):
+    args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
+    assert run(*args).returncode == 0
+    exported = run(
+        "--mode=export",
+        f"--checkpoint={tmp_path}/run",
+        "--formats=safetensors,pth",
+        f"--output={tmp_path}/export",
+    )
+    assert exported.returncode == 0, exported.stderr
+    path = tmp_path / "export" / "weights.pth"
+    assert f"export      {path} (GSTO-HRNet names" in exported.stdout
+    assert set(read_state(path)) == set(read_state(path.with_suffix(".safetensors")))
+    done = run(args[0], f"--workdir={tmp_path}/next", f"--config.init_from={path}")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "next" / "init_from.json").read_text())
+    assert record["loaded"] == record["total"] and record["fresh"] == {}
+    assert f"arrays from {path} (GSTO-HRNet)\n" in done.stdout

@@ -1,0 +1,448 @@
+"""The command line, as a user meets it: one message and status 2 for whatever they can mend."""
+
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import CITYSCAPES
+from gsto_jax.evaluation import eval_folder
+from tests.data_pipelines import downloads_trees
+from tests.program import run
+
+LABEL = np.zeros((40, 60), np.uint8)
+LABEL[:, 30:] = 1
+
+
+def refused(*args, **kwargs):
+    """Runs what must be refused before anything compiles, and returns the message."""
+    done = run(*args, **kwargs)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "steps of" not in done.stdout, "the run had begun"
+    message = done.stderr.strip().splitlines()
+    assert len(message) == 1, done.stderr
+    assert message[0].startswith("error: ")
+    return message[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config.train.stepz=3"], "config.train.stepz: did you mean config.train.steps?"),
+        (["--config.nonsense=3"], "unknown setting config.nonsense: did you mean config."),
+        (
+            ["--config=configs/quickstart.py:basline"],
+            "':basline': use baseline, batch=..., ms, slide, runlocal",
+        ),
+        (["--config.train.steps=abc"], "--config.train.steps=abc"),
+        (["--mode=evil"], "predict|report|export|prepare|audit|plan|describe|tables>"),
+        (
+            ["--config=configs/ablation.py:row=t9"],
+            "row=t9 does not exist: use one of t1-baseline, ",
+        ),
+        (["--wrkdir=x"], "wrkdir"),
+        (["stray"], "unknown argument 'stray'"),
+        (["--config.model.variant=w19"], "'w19' does not exist"),
+        (["--config.data.scale_count=0"], "scale_count is 0"),
+        (["--mode=eval"], "give the folder of one as --workdir"),
+        (["--mode=report"], "give the folder of one as --workdir"),
+        (["--mode=export"], "--mode=export needs --checkpoint"),
+        (["--rows=as-is"], "--rows is for --mode=sweep, not train"),
+        (["--mode=sweep", "--rows=as-is", "--seeds=0"], "--seeds=0: give how many"),
+        (["--mode=sweep", "--rows=as-is", "--reference=x"], "is no row: use one of as-is"),
+        (["--checkpoint=runs"], "--checkpoint is for --mode=eval or submit or predict or export"),
+        (["--mode=eval", "--save=ids"], "--save is for --mode=predict, not eval"),
+        (
+            ["--config=configs/camvid_w18s.py"],
+            "config.data.root is ''; give the dataset's directory as --config.data.root=FOLDER",
+        ),
+        (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
+        (["--config=configs/nope.py"], "no configuration configs/nope.py: configs/ holds those"),
+        (
+            ["--mode=predict", "--config=configs/lip_w48.py:ms", "--checkpoint=x", "x.jpg"],
+            "--config is not for --mode=predict: the checkpoint has its settings",
+        ),
+        (
+            ["--mode=export", "--checkpoint=x", "--config.eval.pad_to=published"],
+            "--config.eval.pad_to=published is not for --mode=export",
+        ),
+        (["--mode=report", "--workdir=x", "--noconfig.eval.flip"], "is not for --mode=report"),
+        (["--config=README.md"], "'README.md' is no Python file: give one, such as configs/qu"),
+        (["--config=camvid_w18s"], "camvid_w18s: did you mean configs/camvid_w18s.py?"),
+        (["--config=lip_w48s.py:ms"], "lip_w48s.py: did you mean configs/lip_w48.py:ms?"),
+        (["--mode=plan", "--compare=README.md"], "--compare=README.md: 'README.md' is no Python"),
+        (["--mode=sweep", "--rows=camvid_w18s"], "--rows: camvid_w18s: did you mean configs/cam"),
+        (["--config.qqq=3"], "unknown setting config.qqq: configs/base.py holds all"),
+        (["--workdir=/proc/nope"], "cannot be written"),
+        (["--workdir=README.md"], "README.md is a file: give a folder"),
+        (["--config.seed=-1"], "config.seed is -1"),
+        (["--config.loss.class_weights=True"], "config.data.class_weights holds 0 numbers for 9"),
+        (["--fork_from=/nope"], "--fork_from=/nope holds no checkpoint: give"),
+    ],
+)
+def test_bad_commands(args, message):
+    assert message in refused(*args)
+
+
+def test_no_configuration_is_needed_in_another_folder(tmp_path):
+    assert "give the folder of one as --workdir" in refused("--mode=report", cwd=tmp_path)
+    message = refused("--config=configs/camvid_w18s.py", cwd=tmp_path)
+    assert "config.data.root is ''" in message
+
+
+def test_batches_that_do_not_divide():
+    message = refused("--config.train.batch_size=8", devices=3)
+    assert "config.train.batch_size is 8, which does not divide over 3 devices" in message
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config=configs/lip_w48.py"], "needs --source"),
+        (["--config=configs/lip_w48.py", "--source=/nope"], "There is no folder /nope"),
+        (["--source=/nope"], "quickstart reads no data set that has to be prepared"),
+        (["--config=configs/lip_w48.py", "--source=tests"], "looked for TrainVal_images.zip"),
+    ],
+)
+def test_preparing_what_is_not_there(tmp_path, args, message):
+    assert message in refused("--mode=prepare", *args, f"--config.data.root={tmp_path}")
+
+
+def test_data_that_was_not_prepared(tmp_path):
+    message = refused("--config=configs/lip_w48.py", f"--config.data.root={tmp_path}")
+    assert f"There is no data set {tmp_path / 'lip'}: prepare it once" in message
+
+
+def test_describe_prints_exact_counts():
+    done = run("--mode=describe", "--config=configs/cityscapes_w48.py")
+    assert done.returncode == 0, done.stderr
+    for figure in (
+        "65930442",
+        "66017124",
+        "766561886208",
+        "65.93M",
+        "713.9 x 2^30",
+        "714.0 x 2^30",
+    ):
+        assert figure in done.stdout
+    baseline = run("--mode=describe", "--config=configs/cityscapes_w18s.py:baseline")
+    for figure in ("3923091", "3939579", "76856885248", "3.92M", "71.6 x 2^30"):
+        assert figure in baseline.stdout
+    pose = run("--mode=describe", "--config=configs/coco_pose_w32.py:baseline")
+    for figure in ("17 joints", "384x288", "28481777", "28536113", "17201258496", "28.5M", "16.0"):
+        assert figure in pose.stdout
+
+
+@pytest.mark.long
+def test_tables_of_the_paper():
+    done = run("--mode=tables")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^Table (\d+):", done.stdout, re.M) == ["1", "2", "3", "4", "7", "10"]
+    assert re.findall(r"miss: (\S+)", done.stdout) == ["65.78M", "714.0"] * 2
+    assert len(re.findall(r" match ", done.stdout)) == 16
+    assert all(n in done.stdout for n in ("3941147", "65930442", "766561886208", "63516161"))
+
+
+def write_tree(root, labels):
+    """Pictures of 40x60 in two splits; `labels` maps a picture's number to its odd label."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("val", 2)):
+        lines = []
+        for n in range(count):
+            for kind in ("image", "label"):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+            image, label = f"image/{split}/{n}.png", f"label/{split}/{n}.png"
+            cv2.imwrite(str(root / image), rng.integers(0, 255, (40, 60, 3)))
+            odd = labels.get(n, LABEL) if split == "train" else LABEL
+            cv2.imwrite(str(root / label), odd)
+            lines.append(f"{image} {label}")
+        (root / f"{split}.txt").write_text("\n".join(lines))
+    return [
+        "--config=configs/camvid_w18s.py:runlocal",
+        f"--config.data.root={root}",
+        f"--workdir={root / 'run'}",
+        "--config.data.train_size=0",
+        "--config.model.variant=mini",
+    ]
+
+
+def test_label_value_outside_the_table(tmp_path):
+    message = refused(*write_tree(tmp_path, {0: np.full_like(LABEL, 77)}))
+    assert str(tmp_path / "label/train/0.png") in message
+    assert "77 (2400 px)" in message
+    assert "id_map" in message
+
+
+def test_label_of_another_size(tmp_path):
+    message = refused(*write_tree(tmp_path, {0: LABEL[:20]}))
+    assert "has another size than its image" in message
+    assert "60x40" in message
+    assert "60x20" in message
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_corrupt_png(tmp_path, kind):
+    args = write_tree(tmp_path, {})
+    path = tmp_path / kind / "train/0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    assert f"Cannot decode {path}" in refused(*args)
+
+
+def test_empty_split(tmp_path):
+    args = write_tree(tmp_path, {})
+    (tmp_path / "val.txt").write_text("")
+    assert f"{tmp_path / 'val.txt'} is empty" in refused(*args)
+
+
+def test_paths_that_leave_the_data_set(tmp_path):
+    args = write_tree(tmp_path, {})
+    for line in (f"{tmp_path}/image/val/0.png label/val/0.png", "../image.png label/val/0.png"):
+        (tmp_path / "val.txt").write_text(line)
+        message = refused(*args)
+        assert f"{tmp_path / 'val.txt'}, line 1" in message
+        assert "lies outside the data set" in message
+
+
+def test_configuration_that_fails(tmp_path):
+    for text, message in (
+        ("import nonsense_module", "No module named 'nonsense_module'"),
+        (
+            "from configs import base\n\ndef get_config():\n"
+            "    config = base.get_config()\n    config.train.stepz = 3\n    return config\n",
+            "odd.py, line 5: unknown setting config.train.stepz: did you mean config.train.steps?",
+        ),
+    ):
+        path = tmp_path / "odd.py"
+        path.write_text(text)
+        assert message in refused(f"--config={path}")
+
+
+def test_bad_label_met_while_training(tmp_path):
+    """The sample before the run misses it; the thread that meets it names it."""
+    args = write_tree(tmp_path, {n: np.full_like(LABEL, 77) for n in (1, 2, 3, 4)})
+    done = run(*args, "--config.train.steps=40")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(r"error: \S+label/train/[1234]\.png has unknown label ids: 77", done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["", pytest.param("baseline,", marks=pytest.mark.long)])
+def test_train_evaluate_and_evaluate_again(tmp_path, word):
+    workdir = tmp_path / "run"
+    args = [f"--config=configs/quickstart.py:{word}runlocal", f"--workdir={workdir}"]
+    more = ["--config.run.tensorboard=True", "--config.run.eval_every=2"]
+    more.append("--config.eval.batch_size=1")  # rounded up
+    done = run(*args, *more, devices=2)
+    assert done.returncode == 0, done.stderr
+    assert "labels of train: 8 of 8 checked, 9 of 9 classes, 0.0% ignored" in done.stdout
+    assert "4 steps of 2 from 8 pictures, learning rate 0.1, on 2 x cpu" in done.stdout
+    assert "step 4/4" in done.stdout
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert f"{workdir}/checkpoints/4" in done.stdout
+    pictures = sorted(path.name for path in (workdir / "eval-val").glob("*.png"))
+    assert len(pictures) == 4 + (2 if word else 2 * 2), "the plain network has no gates"
+    assert cv2.imread(str(workdir / "eval-val" / "val_000003.png")).shape[1] == 4 * 256 + 12
+    first = (workdir / "eval-val" / "scores.csv").read_text()
+    check_pictures(workdir / "eval-val")
+    assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 4
+    (start,) = map(json.loads, (workdir / "starts.jsonl").read_text().splitlines())
+    assert start["command"][-5:] == args + more
+    assert start["devices"] == "2 x cpu"
+    evaluations = [json.loads(x) for x in (workdir / "evaluations.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in evaluations] == [2, 4]
+    best = max(evaluations, key=lambda e: e["mean_iou"])["step"]
+    assert [path.name for path in (workdir / "best").iterdir()] == [str(best)]
+    check_events(workdir / "tensorboard", evaluations, gated=not word)
+
+    again = run("--mode=eval", *args)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"mean IoU [\d.]+", again.stdout)[0] in done.stdout
+    np.testing.assert_allclose(
+        *(
+            [float(line.split(",")[1] or "nan") for line in text.splitlines()[1:]]
+            for text in (first, (workdir / "eval-val" / "scores.csv").read_text())
+        ),
+        atol=1e-4,
+    )
+
+    if not word:
+        other = refused("--mode=eval", "--config=configs/quickstart.py:baseline", *args[1:])
+        assert "another network: model.gfm (model): True in the run, False now" in other
+
+
+@pytest.mark.slow
+def test_predict(tmp_path):
+    """A photo, a picture nobody can read and a video, in a folder; nothing else is given."""
+    workdir, photos, output = tmp_path / "run", tmp_path / "photos", tmp_path / "out"
+    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
+    made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
+    assert made.returncode == 0, made.stderr
+    photos.mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (75, 101, 3), np.uint8)
+    cv2.imwrite(str(photos / "photo.png"), picture)
+    cv2.imwrite(str(photos / "grey.jpg"), picture[..., 0])
+    (photos / "broken.png").write_bytes((photos / "photo.png").read_bytes()[:200])
+    film = cv2.VideoWriter(str(photos / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
+    for _ in range(2):
+        film.write(picture[:48, :64])
+    film.release()
+    predict = ["--mode=predict", f"--checkpoint={workdir}", f"--output={output}"]
+    done = run(*predict, str(photos), "--save=overlay,ids,gates")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "3 of 4 predicted: overlay, ids, gates" in done.stdout
+    assert done.stderr.startswith(f"error: cannot read {photos}/broken.png: it is truncated")
+    assert len(done.stderr.splitlines()) == 1
+    found = [path.relative_to(output) for path in output.rglob("*.*")]
+    written = {path.as_posix() for path in found if len(path.parts) < 3}
+    assert written == {
+        "classes.csv",
+        *(f"overlay/{name}" for name in ("photo.jpg", "grey.jpg", "film.mp4")),
+        *(f"ids/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
+        *(f"gates/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
+    }
+    ids = cv2.imread(str(output / "ids" / "photo.png"), cv2.IMREAD_UNCHANGED)
+    assert ids.shape == (75, 101)
+    assert sorted(path.name for path in (output / "ids/film.mp4").iterdir()) == [
+        "000000.png",
+        "000001.png",
+    ]
+    again = run(*predict, str(photos / "photo.png"), "--save=ids")
+    assert (again.returncode, again.stderr) == (0, "")
+    np.testing.assert_array_equal(ids, cv2.imread(str(output / "ids/photo.png"), -1))
+    mirrored = run(*predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True")
+    assert (mirrored.returncode, mirrored.stderr) == (0, "")
+    assert "only those of config.eval" in refused(*predict, str(photos), "--config.model.gfm=False")
+    assert "needs --checkpoint" in refused("--mode=predict", str(photos))
+    assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
+
+
+@pytest.mark.slow
+def test_export_report_and_the_best_checkpoint(tmp_path):
+    workdir = tmp_path / "run"
+    args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
+    made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
+    assert made.returncode == 0, made.stderr
+    checkpoint = f"--checkpoint={workdir}"
+    # From another folder, where no configuration lies.
+    elsewhere = {"cwd": tmp_path}
+    exported = run("--mode=export", checkpoint, "--output=x", "--formats=jax", **elsewhere)
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout.count("100.0000% of the labels equal") == 3
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.jax", "model.json"]
+    page = run("--mode=report", f"--workdir={workdir}", **elsewhere)
+    assert page.returncode == 0, page.stderr
+    assert page.stdout.endswith(f"report      {workdir}/report.html\n")
+    assert "quickstart-runlocal" in (workdir / "report.html").read_text()
+    best = run("--mode=eval", f"--checkpoint={workdir / 'best'}", **elsewhere)
+    assert best.returncode == 0, best.stderr
+    assert "quickstart-runlocal, step 1, on val" in best.stdout, "the settings are the run's"
+    assert f"checkpoint  {workdir}/best/1" in best.stdout
+
+
+def check_pictures(folder):
+    """The scores by picture of the run above add up to those of the set."""
+    found = eval_folder.read(folder)
+    right = sum(x.labelled_pixels * x.pixel_accuracy for x in found.pictures)
+    assert right == pytest.approx(np.trace(found.confusion), abs=0.5)
+    assert sum(x.labelled_pixels for x in found.pictures) == found.confusion.sum()
+    assert found.record["pixel_accuracy"] == pytest.approx(right / found.confusion.sum(), abs=1e-5)
+    assert [(x.name, x.height, x.width) for x in found.pictures][3] == ("val_000003", 128, 256)
+    drawn = {path for x in found.pictures for path in eval_folder.drawings(folder, x).values()}
+    assert drawn == set(folder.glob("*.png"))
+
+
+def check_events(folder, evaluations, gated):
+    """What TensorBoard would show of the run above."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    found = events.Tags()["tensors"]
+    scalars = {"loss", "loss/stage4", "learning_rate"}
+    scalars |= {"loss/stage2", "loss/stage3"} if gated else set()
+    scalars |= {"gradient_norm", "steps_per_second", "input_wait", "step_seconds/device"}
+    scalars |= {"examples_per_second_chip", "tflops_per_second_chip"}
+    assert scalars <= set(found)
+    assert [e.step for e in events.Tensors("loss")] == [1, 2, 3, 4]
+    assert {"val/iou/road", "val/iou/person", "val/pixel_accuracy"} <= set(found)
+    means = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("val/mean_iou")}
+    assert means == {e["step"]: pytest.approx(e["mean_iou"]) for e in evaluations}
+    for kind in ("sample", "branches", *(["gates"] if gated else [])):
+        picture = events.Tensors(f"val/{kind}/0")[-1].tensor_proto.string_val[2]
+        assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1] > 600
+
+
+def test_audit(tmp_path):
+    args = write_tree(tmp_path, {3: np.full_like(LABEL, 77), 5: LABEL[:20]})
+    done = run("--mode=audit", *args)
+    assert done.returncode == 2
+    assert "train: 40 labels, 2 problems" in done.stdout
+    assert "val: 2 labels, 0 problems" in done.stdout
+    assert re.search(r"sky +│ +46200 +│ +48\.73% +│ +39 ", done.stdout), done.stdout
+    assert re.search(r"unknown id 77 +│ +2400 +│ +2\.53% ", done.stdout)
+    assert f"{tmp_path}/label/train/3.png has unknown label ids: 77 (2400 px)" in done.stdout
+    assert f"{tmp_path}/label/train/5.png is 60x20" in done.stdout
+    assert "labels cannot be used as they are: the problems are named above" in done.stderr
+    clean = run("--mode=audit", "--config=configs/quickstart.py:runlocal")
+    assert clean.returncode == 0, clean.stderr
+    assert "train: 8 labels, 0 problems" in clean.stdout
+
+
+@pytest.mark.slow
+def test_from_the_downloads_to_a_trained_network(tmp_path):
+    downloads = downloads_trees.write_zips(
+        tmp_path / "downloads", downloads_trees.cityscapes_files(size=(64, 128))
+    )
+    args = ["--config=configs/cityscapes_w18s.py:trainval,runlocal"]
+    args.append(f"--config.data.root={tmp_path / 'sets'}")
+    made = run("--mode=prepare", *args, f"--source={downloads}", "--partial")
+    assert made.returncode == 0, made.stderr
+    assert f"data set  {tmp_path}/sets/cityscapes/1.0.0" in made.stdout
+    assert "test has 2 of 1525" in refused("--mode=prepare", *args, f"--source={downloads}")
+    audited = run("--mode=audit", *args)
+    assert audited.returncode == 0, audited.stderr
+    assert "trainval: 8 labels, 0 problems" in audited.stdout
+    small = ["--config.model.variant=mini", "--config.data.workers=1", f"--workdir={tmp_path}/run"]
+    done = run(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
+    assert done.returncode == 0, done.stderr
+    assert "4 steps of 2 from 8 pictures" in done.stdout
+    assert done.stdout.count("the published scores from ImageNet weights") == 1
+    assert "3 pictures, scales 0.5 1 + flip + slide_enlarged 128x128 by 1" in done.stdout
+    assert re.search(r"mean of categories │ +\d", done.stdout), "the prepared set has instances"
+    sent = run("--mode=submit", *args, *small)
+    assert sent.returncode == 0, sent.stderr
+    archive = tmp_path / "run" / "submission-test.zip"
+    assert f"submission  {archive}" in sent.stdout
+    with zipfile.ZipFile(archive) as pictures:
+        assert pictures.namelist() == [f"ulm_00000{n}_000019_pred.png" for n in (0, 1)]
+        ids = np.frombuffer(pictures.read("ulm_000001_000019_pred.png"), np.uint8)
+    ids = cv2.imdecode(ids, cv2.IMREAD_UNCHANGED)
+    assert ids.shape == (64, 128)
+    known = {raw for raw, train in CITYSCAPES.id_map if train != 255}
+    assert set(np.unique(ids).tolist()) <= known
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to a folder with camvid/")
+def test_camvid_runs(tmp_path):
+    root = Path(os.environ["GSTO_DATA"]) / "camvid"
+    done = run(
+        "--config=configs/camvid_w18s.py:runlocal",
+        f"--config.data.root={root}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.eval.pictures=3",
+        "--config.data.train_size=0",
+        "--config.data.eval_size=0",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4 steps of 2 from 367 pictures" in done.stdout
+    assert "101 pictures" in done.stdout
+    assert len(list((tmp_path / "run" / "eval-val").rglob("*.png"))) == 3 + 2 * 2

@@ -1,0 +1,169 @@
+"""The program on human poses, from downloads to the server's file."""
+
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import cv2
+import pytest
+
+from tests.program import run
+
+CONFIG = "--config=configs/lsp_pose_w18s.py"
+SMALL = (
+    "--config.model.variant=mini",
+    "--config.data.crop=(64,48)",
+    "--config.run.tensorboard=False",
+    "--config.run.eval_every=0",
+    "--config.eval.batch_size=2",
+)
+TRAIN = ("--config.train.steps=4", "--config.train.batch_size=2", "--config.run.log_every=1")
+
+
+FIRST = 12345678901234567
+"""Added to ids of images: float64 has no such number."""
+
+
+def write_downloads(root):
+    """Three persons in two training images, one in val and none in another, three in test-dev.
+
+    Persons are category 0, beside a dog; ids of images have 17 digits.
+    """
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "data_pipelines"))
+    from downloads_trees import coco_files, image_bytes
+
+    images = [{"id": FIRST + n, "file_name": f"{n:012d}.jpg"} for n in (21, 22)]
+    files = coco_files() | {
+        "annotations/image_info_test-dev2017.json": json.dumps({"images": images}).encode()
+    }
+    for name in [name for name in files if "person_keypoints" in name]:
+        content = json.loads(files[name])
+        content["categories"] = [{"id": 0, "name": "person"}, {"id": 1, "name": "dog"}]
+        for image in content["images"]:
+            image["id"] += FIRST
+        for person in content["annotations"]:
+            person |= {"image_id": person["image_id"] + FIRST, "category_id": 0}
+        dog = content["annotations"][0] | {"category_id": 1, "id": 99}
+        content["annotations"].append(dog)
+        files[name] = json.dumps(content).encode()
+    for n in (21, 22):
+        files[f"test2017/{n:012d}.jpg"] = image_bytes(n, kind=".jpg")
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    boxes = [
+        {"image_id": FIRST + n, "category_id": 0, "bbox": [5, 5, 20, 30], "score": 0.9 - n / 100}
+        for n in (11, 12, 21, 22)
+    ]
+    (root / "boxes.json").write_text(json.dumps(boxes))
+
+
+@pytest.mark.slow
+def test_from_downloads_to_a_submission(tmp_path):
+    downloads, work = tmp_path / "downloads", tmp_path / "run"
+    write_downloads(downloads)
+    data = f"--config.data.root={tmp_path / 'sets'}"
+    made = run("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
+    assert made.returncode == 0, made.stderr
+    assert "persons are category 'person' (id 0); left out: 1 of 'dog' (id 1)" in made.stdout
+    kept = run("--mode=prepare", CONFIG, data, f"--source={tmp_path}", "--partial")
+    assert f"is kept as it was built from {downloads} (train 3, val 1" in kept.stdout, kept.stderr
+    trained = run(CONFIG, data, *SMALL, *TRAIN, f"--workdir={work}")
+    assert trained.returncode == 0, trained.stderr
+    assert "4 steps of 2 from 3 persons" in trained.stdout
+    assert re.search(r"AP [\d.]+ \(ground-truth boxes\)", trained.stdout)
+    assert "truth through" in trained.stdout
+    again = run("--mode=eval", CONFIG, data, *SMALL, f"--workdir={work}")
+    shown = re.compile(r"AP [\d.]+ \(")
+    assert shown.search(again.stdout)[0] == shown.search(trained.stdout)[0]
+
+    detections = f"--config.data.keypoints.detections={downloads / 'boxes.json'}"
+    args = (CONFIG, data, *SMALL, detections, f"--workdir={work}")
+    detected = run("--mode=eval", *args)
+    assert "2 persons in 2 pictures, detector boxes boxes.json" in detected.stdout, detected.stderr
+    sent = run("--mode=submit", *args)
+    assert sent.returncode == 0, sent.stderr
+    path = work / "person_keypoints_test-dev2017_lsp_pose_w18s_results.zip"
+    assert f"submission  {path}" in sent.stdout
+    with zipfile.ZipFile(path) as archive:
+        poses = json.loads(archive.read(f"{path.stem}.json"))
+    assert sorted(pose["image_id"] for pose in poses) == [FIRST + 21, FIRST + 22]
+    assert {pose["category_id"] for pose in poses} == {0}
+    saved = json.loads((work / "eval-val" / "results.json").read_text())
+    assert {pose["image_id"] for pose in saved} == {FIRST + 11, FIRST + 12}
+    assert run("--mode=submit", CONFIG, data, *SMALL, f"--workdir={work}").returncode == 2
+
+    picture = downloads / "val2017" / f"{11:012d}.jpg"
+    boxes = tmp_path / "by_picture.json"
+    boxes.write_text(json.dumps({picture.name: [[1, 2, 30, 30], [20, 5, 30, 30]]}))
+    out = f"--output={tmp_path / 'out'}"
+    named = (f"--checkpoint={work}", out, "--save=overlay,heatmaps,branches,gates")
+    predicted = run("--mode=predict", *named, f"--boxes={boxes}", str(picture))
+    assert predicted.returncode == 0, predicted.stderr
+    persons = json.loads((tmp_path / "out" / "poses.json").read_text())
+    assert [len(rows) for rows in persons.values()] == [2]
+    best = [max(row["keypoints"][2::3]) for rows in persons.values() for row in rows]
+    low = sum(score < 0.2 for score in best)
+    note = f"no joint of {low} persons scores 0.2 (pose.visible) or more"
+    assert (note in predicted.stdout) == (low > 0), (best, predicted.stdout)
+    overlay = cv2.imread(str(tmp_path / "out" / "overlay" / f"{11:012d}.jpg"))
+    assert overlay.shape == (40, 60, 3)
+    other = picture.with_name(f"{12:012d}.jpg")
+    outside = run("--mode=predict", *named, "--boxes=70,5,20,30", str(other))
+    assert outside.returncode == 1 and "lies outside the image of 60x40 pixels" in outside.stderr
+    lost = run("--mode=predict", *named, f"--boxes={boxes}", str(other))
+    assert (lost.returncode, "has no boxes of" in lost.stderr) == (1, True)
+    whole = run("--mode=predict", *named, str(other))
+    assert whole.returncode == 0, whole.stderr
+    assert len(json.loads((tmp_path / "out" / "poses.json").read_text())) == 2
+    for flags, message in (
+        (["--long_side=100"], "--long_side is for segmentation"),
+        (["--save=ids"], "use some of overlay, heatmaps"),
+        (["--boxes=1,2"], "give x,y,w,h"),
+        (["--config.pose.sigma=2.0"], "the checkpoint has its settings"),
+    ):
+        done = run("--mode=predict", f"--checkpoint={work}", out, *flags, str(other))
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    page = run("--mode=report", f"--workdir={work}")
+    assert page.returncode == 0, page.stderr
+    exported = run("--mode=export", f"--checkpoint={work}", out)
+    assert "only segmentation networks can be exported" in exported.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to the real data sets")
+def test_real_persons_and_a_detectors_boxes(tmp_path):
+    """The truth of the four pictures has AP 1, and every box of the file becomes a pose."""
+    from configs import lsp_pose_w18s
+    from data_pipelines import DataConfig, PersonSource
+    from gsto_jax.config import PoseConfig
+    from gsto_jax.pose.coco import evaluate_coco, results
+    from modes.terminal import plain_values
+    from tests.gsto_jax.pose.test_pose_evaluation import poses_of
+
+    source = Path(os.environ["GSTO_DATA"]) / "coco_kp"
+    data = f"--config.data.root={tmp_path}"
+    made = run("--mode=prepare", CONFIG, data, f"--source={source}", "--partial")
+    assert made.returncode == 0, made.stderr
+    config = lsp_pose_w18s.get_config()
+    config.data.root = str(tmp_path)
+    values = plain_values(config)
+    persons = PersonSource(DataConfig(**values["data"]), "val")
+    labelled = [p for p in persons.annotations() if any(p["keypoints"][2::3])]
+    assert (len(persons), len(labelled), len(persons.image_ids())) == (12, 12, 4)
+    sigmas = values["data"]["keypoints"]["sigmas"]
+    found = results(poses_of(labelled), sigmas, PoseConfig(**values["pose"]))
+    figures = evaluate_coco(found, persons.annotations(), persons.image_ids(), sigmas)
+    assert figures["AP"] == figures["AR"] == 1
+
+    (boxes,) = (source / "person_detection_results").glob("*.json")
+    detections = f"--config.data.keypoints.detections={boxes}"
+    work = f"--workdir={tmp_path / 'run'}"
+    trained = run(CONFIG, data, *SMALL, *TRAIN, detections, work)
+    assert trained.returncode == 0, trained.stderr
+    assert f"118 persons in 4 pictures, detector boxes {boxes.name}" in trained.stdout

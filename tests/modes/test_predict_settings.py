@@ -1,0 +1,55 @@
+"""How predict reads image files: as in training, unless the command line says otherwise."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from configs import coco_pose_w32
+from gsto_jax import UserError
+from gsto_jax.image_files import ImageRule
+from gsto_jax.predict.files import find_inputs
+from gsto_jax.runs.trained import Trained
+from modes import predict
+from tests.image_bytes import RGB, chunk, exif, png
+
+CONFIG = json.loads(coco_pose_w32.get_config().to_json())
+TRAINED = Trained(None, None, None, "run/checkpoints/7", CONFIG)
+
+
+def with_settings(**settings):
+    flags = {f"config.data.{name}": value for name, value in settings.items()}
+    return predict._with_settings(TRAINED, SimpleNamespace(**flags)).config["data"]
+
+
+def test_the_run_of_coco_reads_files_as_published():
+    assert ImageRule.of(CONFIG["data"]) == ImageRule(orientation="stored")
+
+
+def test_the_command_line_may_change_how_files_are_read():
+    settings = {"alpha": "black", "orientation": "upright", "bit_depth": 12}
+    assert ImageRule.of(with_settings(**settings)) == ImageRule(**settings)
+    for name, value, message in (
+        ("bit_depth", 3, "config.data: bit_depth is 3; give the bits"),
+        ("alpha", "red", "config.data: alpha is 'red'; use one of"),
+        ("mean", (0, 0, 0), r"--config.data.mean: .*alpha, orientation, bit_depth\) may change"),
+    ):
+        with pytest.raises(UserError, match=message):
+            with_settings(**{name: value})
+
+
+def test_images_that_are_not_turned_are_said(tmp_path):
+    photo = np.zeros((4, 6, 3), np.uint8)
+    for name, orientation in (("a.png", 1), ("b.png", 6), ("c.png", 3)):
+        (tmp_path / name).write_bytes(png(photo, RGB, before=chunk(b"eXIf", exif(orientation))))
+    (tmp_path / "damaged.png").write_bytes(b"x")
+    inputs = find_inputs([str(tmp_path)], tmp_path / "out")
+    console = Console(record=True, width=100)
+    predict._warn_of_orientations(inputs, console)
+    said = console.export_text()
+    assert f"warning: 2 images have an EXIF orientation, such as {tmp_path / 'b.png'}" in said
+    assert "--config.data.orientation=upright turns them" in said
+    predict._warn_of_orientations(inputs[:1], console)
+    assert console.export_text() == ""

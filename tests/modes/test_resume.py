@@ -1,0 +1,264 @@
+"""Whatever ends a run, the same command goes on to the very numbers of an undisturbed one."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from gsto_jax.config import Config
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.runs import checkpoint
+from gsto_jax.training.task import Task
+from tests import program
+
+pytestmark = pytest.mark.slow
+
+STEPS = 8
+
+
+def command(workdir, *more):
+    return [
+        "--config=configs/quickstart.py:runlocal",
+        f"--workdir={workdir}",
+        f"--config.train.steps={STEPS}",
+        "--config.train.batch_size=4",
+        "--config.eval.batch_size=4",
+        "--config.eval.pictures=0",
+        "--config.eval.figures=0",
+        "--config.run.checkpoint_every=2",
+        "--config.run.eval_every=4",
+        "--config.optim.ema_decay=0.5",
+        *more,
+    ]
+
+
+def start(*args, devices=2):
+    return program.start(*args, devices=devices)
+
+
+def run(*args, devices=2):
+    return program.run(*args, devices=devices)
+
+
+def final_state(workdir, step=STEPS):
+    """Arrays of a checkpoint of a run."""
+    config = quickstart.get_config("runlocal")
+    config.optim.ema_decay = 0.5
+    values = json.loads(config.to_json())
+    data = values.pop("data")
+    task = Task(Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"])
+    mesh = make_mesh(jax.devices()[:1])
+    folder = workdir / "checkpoints" / str(step)
+    record = checkpoint.read_record(folder)
+    assert record["data"] == {"batches": step}
+    return jax.device_get(checkpoint.read_state(folder, task, mesh))
+
+
+def losses(text):
+    """Step -> what its line of progress says of the losses."""
+    return dict(re.findall(r"step +(\d+)/\d+ .*?(loss .*)", text))
+
+
+def assert_same_run(workdir, undisturbed):
+    for ours, theirs in zip(
+        jax.tree.leaves(final_state(workdir)),
+        jax.tree.leaves(final_state(undisturbed)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run without disturbance on so many devices: its folder and its losses."""
+    made = {}
+
+    def make(devices):
+        if devices not in made:
+            workdir = tmp_path_factory.mktemp(f"undisturbed{devices}")
+            done = run(*command(workdir), devices=devices)
+            assert done.returncode == 0, done.stderr
+            made[devices] = workdir, losses(done.stdout)
+            assert len(made[devices][1]) == STEPS
+        return made[devices]
+
+    return make
+
+
+def disturb(process, after, how):
+    """Sends a signal once a line of progress came, `after` seconds later. Returns the output."""
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.startswith("step"):
+            break
+    time.sleep(after)
+    process.send_signal(how)
+    rest, errors = process.communicate()
+    return seen + rest, errors
+
+
+def evaluated(workdir):
+    """Steps and scores of the evaluations while training, the last line of each step."""
+    lines = map(json.loads, (workdir / "evaluations.jsonl").read_text().splitlines())
+    return {line["step"]: line["mean_iou"] for line in lines if line["while_training"]}
+
+
+@pytest.mark.parametrize(
+    ("devices", "workers"),
+    [
+        pytest.param(1, 0, marks=pytest.mark.long),
+        (2, 1),
+        pytest.param(4, 0, marks=pytest.mark.long),
+    ],
+)
+def test_killed_at_random_moments(tmp_path, undisturbed, devices, workers):
+    """Whether threads or worker processes prepare the batches."""
+    whole, expected = undisturbed(devices)
+    args = command(tmp_path, f"--config.data.workers={workers}")
+    seed = random.randrange(10**6)
+    rng, output, ends = random.Random(seed), "", []
+    print(f"moments drawn from seed {seed}")
+    for n in range(4):
+        process = start(*args, devices=devices)
+        if n % 2:  # anywhere: set-up, restoring, steps, saving, evaluating
+            time.sleep(rng.uniform(0, 15))
+            process.kill()
+            text, _ = process.communicate()
+        else:
+            text, _ = disturb(process, rng.uniform(0, 2), signal.SIGKILL)
+        output += text
+        ends.append(process.returncode)
+    assert ends[0] == -signal.SIGKILL, "no kill came in time"
+    done = run(*args, devices=devices)
+    assert done.returncode == 0, done.stderr
+    for step, line in losses(output + done.stdout).items():
+        assert line == expected[step], f"step {step}"
+    assert_same_run(tmp_path, whole)
+    assert evaluated(tmp_path) == evaluated(whole)
+    assert checkpoint.steps(tmp_path / "best") == checkpoint.steps(whole / "best")
+
+
+def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
+    whole, expected = undisturbed(2)
+    process = start(*command(tmp_path, "--config.run.checkpoint_every=1000"))
+    text, errors = disturb(process, 0, signal.SIGTERM)
+    assert process.returncode == 0, errors
+    step = int(re.search(r"stopped by SIGTERM: the same command goes on from step (\d+)", text)[1])
+    assert 1 <= step < STEPS
+    assert checkpoint.steps(tmp_path / "checkpoints") == [step]
+    assert "mean IoU" not in text
+    done = run(*command(tmp_path))
+    assert f"goes on from step {step}: {tmp_path}/checkpoints/{step}" in done.stdout
+    assert set(losses(done.stdout)) == {str(n) for n in range(step + 1, STEPS + 1)}
+    assert losses(text) | losses(done.stdout) == expected
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
+    whole, _ = undisturbed(2)
+    partial = run(*command(tmp_path, "--config.run.stop_at=4"))
+    assert partial.returncode == 0, partial.stderr
+    assert "stopped at step 4, as run.stop_at says" in partial.stdout
+    arrays = tmp_path / "checkpoints" / "4" / "state"
+    for path in arrays.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = run(*command(tmp_path))
+    assert done.returncode == 0, done.stderr
+    kept = tmp_path / "checkpoints" / "damaged-4"
+    message = (
+        rf"warning: checkpoint {tmp_path}/checkpoints/4 is damaged \(.*\): it is kept as {kept}"
+    )
+    assert re.search(message, done.stdout), done.stdout
+    assert "goes on from step 2" in done.stdout
+    assert kept.is_dir()
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_finished_run_is_only_evaluated(tmp_path, undisturbed):
+    whole, _ = undisturbed(2)
+    shutil.copytree(whole, tmp_path / "copy")
+    done = run(*command(tmp_path / "copy"))
+    assert done.returncode == 0, done.stderr
+    assert losses(done.stdout) == {}
+    assert "mean IoU" in done.stdout
+    starts = (tmp_path / "copy" / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in starts] == [0, STEPS]
+
+
+def test_settings_that_decide_the_result_may_not_change(tmp_path, undisturbed):
+    whole, _ = undisturbed(2)
+    done = run(
+        *command(
+            whole, "--config.optim.momentum=0.5", "--config.run.log_every=3", "--config.seed=2"
+        )
+    )
+    assert done.returncode == 2
+    (message,) = done.stderr.strip().splitlines()
+    assert message == (
+        f"error: workdir {whole} holds a run with other settings: optim.momentum (optimiser): 0.9 "
+        "in the run, 0.5 now; seed (optimiser): 0 in the run, 2 now. Give another --workdir, with "
+        f"--fork_from={whole} to start there"
+    )
+
+
+def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
+    whole, expected = undisturbed(2)
+    source = whole / "checkpoints" / "6"
+    args = command(tmp_path, "--config.optim.momentum=0.5", f"--fork_from={source}")
+    done = run(*args)
+    assert done.returncode == 0, done.stderr
+    assert f"starts from step 6 of {source}" in done.stdout
+    found = losses(done.stdout)
+    assert set(found) == {"7", "8"}
+    assert found["7"] == expected["7"], "the same parameters and the same batch"
+    assert found["8"] != expected["8"], "another momentum"
+    done = run(*command(tmp_path / "more", f"--fork_from={whole}"))
+    assert done.returncode == 2
+    assert "is at step 8, and this run has 8 steps" in done.stderr
+
+
+NOT_FINITE = (
+    r"error: step (\d+): (?:loss or gradient|parameters after it) are not finite "
+    r"\(gradient_norm .*, loss/stage4 \S+\)\. "
+)
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, undisturbed):
+    whole, _ = undisturbed(2)
+    diverge = "--config.optim.learning_rate=1e18"
+    done = run(*command(tmp_path / "new", diverge, "--config.run.checkpoint_every=100"))
+    assert done.returncode == 1
+    assert re.fullmatch(NOT_FINITE + "No checkpoint had been written", done.stderr.strip())
+    assert checkpoint.steps(tmp_path / "new" / "checkpoints") == []
+    source = whole / "checkpoints" / "4"
+    done = run(*command(tmp_path / "fork", diverge, f"--fork_from={source}"))
+    assert done.returncode == 1
+    good = tmp_path / "fork" / "checkpoints"
+    message = done.stderr.strip().splitlines()[-1]  # orbax may warn of the checkpoint it reads
+    found = re.fullmatch(rf"{NOT_FINITE}The last good checkpoint is {good}/(\d+)", message)
+    assert found, done.stderr
+    assert checkpoint.steps(good)[-1] == int(found[2]) < int(found[1])
+    assert np.isfinite(jax.tree.leaves(final_state(tmp_path / "fork", int(found[2])))[-1]).all()
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    process = start(*command(tmp_path, "--config.train.steps=100000"))
+    try:
+        for line in process.stdout:
+            if line.startswith("workdir"):
+                break
+        done = run(*command(tmp_path, "--config.train.steps=100000"))
+        assert done.returncode == 2
+        assert f"{tmp_path} is in use by process {process.pid}" in done.stderr
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,257 @@
+"""The program by several processes does what one does, whichever of them dies on the way."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from gsto_jax.config import Config
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.runs import checkpoint
+from gsto_jax.training.task import Task
+from tests import program
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = (
+    "--config=configs/quickstart.py:runlocal",
+    "--config.data.image_size=(32,64)",
+    "--config.data.crop=(32,64)",
+    "--config.train.batch_size=4",
+    "--config.eval.batch_size=4",
+    "--config.run.checkpoint_every=1",
+    "--config.run.stop_at=3",
+    "--config.model.dtype=float64",
+)
+
+
+PATIENT = """
+import runpy, sys
+import modes.interrupt
+modes.interrupt.PATIENCE[False] = 600.0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs the program so that a SIGTERM while it compiles lets the first step end."""
+
+
+def command(workdir, *more):
+    return [sys.executable, str(program.ROOT / "main.py"), *SETTINGS, f"--workdir={workdir}", *more]
+
+
+def start(devices, args):
+    return subprocess.Popen(
+        args,
+        cwd=program.ROOT,
+        env=program.environment(devices) | {"JAX_ENABLE_X64": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def together(commands, devices):
+    """Processes of one run, each with so many devices; none outlives it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = f"--coordinator=localhost:{free.getsockname()[1]}"
+    processes = [
+        start(devices, [*args, place, f"--processes={len(commands)}", f"--process={k}"])
+        for k, args in enumerate(commands)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def by_one(workdir, *more, devices=1):
+    process = start(devices, command(workdir, *more))
+    out, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    return out
+
+
+def read_until(process, pattern):
+    """What a process printed up to a line that begins so."""
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if re.match(pattern, line):
+            break
+    return seen
+
+
+def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
+    """Status, output and errors of processes that run together.
+
+    One may be killed, in the third step or soon after it, when the first checkpoint is whole; or
+    be told to end, by SIGTERM, before the first step, whose compiling takes longer than to agree.
+    """
+    seen, args = "", command(workdir, *more)
+    if tell is not None:
+        args = [sys.executable, "-c", PATIENT, *args[1:]]
+    with together([args] * count, devices) as processes:
+        if kill is not None:
+            seen = read_until(processes[0], r"step +2/")
+            while not (workdir / "checkpoints" / "1").exists():
+                time.sleep(0.01)
+            processes[kill].kill()
+        if tell is not None:
+            seen = read_until(processes[0], "workdir")
+            processes[tell].terminate()
+        # Two minutes is what whoever is left may take to see it.
+        limit = 900 if kill is None else 120
+        texts = [process.communicate(timeout=limit) for process in processes]
+    codes = [process.returncode for process in processes]
+    return codes, [seen + texts[0][0], *(out for out, _ in texts[1:])], [x for _, x in texts]
+
+
+def final_state(workdir):
+    config = quickstart.get_config("runlocal")
+    config.model.dtype = "float64"
+    values = json.loads(config.to_json())
+    data = values.pop("data")
+    with jax.enable_x64(True):
+        task = Task(Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"])
+        mesh = make_mesh(jax.devices()[:1])
+        state = checkpoint.read_state(workdir / "checkpoints" / "3", task, mesh)
+        return jax.tree.map(np.asarray, state)
+
+
+def assert_same_run(workdir, other):
+    """But for the order of sums: 5e-13 after a step, where one was measured, 2e-11 after two."""
+    pairs = zip(*map(jax.tree.leaves, map(final_state, (workdir, other))), strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7 * np.abs(theirs).max())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run by one process on one device."""
+    workdir = tmp_path_factory.mktemp("alone")
+    by_one(workdir)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("count", "devices", "more"),
+    [
+        (2, 2, ()),
+        (4, 1, ()),
+        (2, 2, ("--config.parallel.space=2", "--config.parallel.shard_parameters=true")),
+    ],
+)
+def test_several_processes_train_as_one(tmp_path, alone, count, devices, more):
+    codes, outs, errors = by_several(tmp_path, *more, count=count, devices=devices)
+    assert codes == [0] * count, errors
+    assert len(re.findall(r"^step ", outs[0], re.MULTILINE)) == 3
+    assert not any("step " in out for out in outs[1:]), "only process 0 reports"
+    assert_same_run(tmp_path, alone)
+
+
+def test_several_processes_evaluate_as_one(tmp_path, alone):
+    """The checkpoint of one process on one device, evaluated by two with four, whatever a batch."""
+    shutil.copytree(alone, tmp_path / "run")
+    tables = []
+    for run in (by_one, by_several):
+        found = run(tmp_path / "run", "--mode=eval", "--config.eval.batch_size=3")
+        assert run is by_one or found[0] == [0, 0], found
+        (path,) = (tmp_path / "run").glob("eval-val*/scores.csv")
+        tables.append(path.read_text())
+        shutil.rmtree(path.parent)
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("kill", [0, 1])
+def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
+    """By as many processes as before, or by one of another number of devices."""
+    codes, _, errors = by_several(tmp_path, kill=kill)
+    assert codes[kill] == -9
+    assert codes[1 - kill] not in (0, -9), "a message and an end of its own"
+    assert re.search("is gone|the leader task was preempted", errors[1 - kill]), errors
+    if kill:
+        text = by_one(tmp_path)
+    else:
+        codes, (text, _), errors = by_several(tmp_path)
+        assert codes == [0, 0], errors
+    (begun,) = re.findall(r"goes on from step (\d)", text)
+    assert len(re.findall(r"^step ", text, re.MULTILINE)) == 3 - int(begun) < 3
+    assert_same_run(tmp_path, alone)
+
+
+def test_a_signal_to_one_saves_what_others_go_on_from(tmp_path, alone):
+    """As a preemption ends a host: two processes of one device stop, one of two goes on."""
+    rare = "--config.run.checkpoint_every=1000"
+    codes, (text, _), errors = by_several(tmp_path, rare, devices=1, tell=1)
+    assert codes == [0, 0], errors
+    told = rf"stopped by SIGTERM of process 1 \({socket.gethostname()}\): the same command goes on"
+    (step,) = re.findall(rf"{told} from step (\d)", text)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [int(step)] and 1 <= int(step) < 3
+    assert f"goes on from step {step}" in by_one(tmp_path, devices=2)
+    assert_same_run(tmp_path, alone)
+
+
+def two_that_differ(first, second):
+    """Errors and status of two processes that the same run was meant to have."""
+    with together([first, second], devices=1) as processes:
+        return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+
+
+def test_another_folder_on_one_host(tmp_path):
+    ends = two_that_differ(command(tmp_path / "a"), command(tmp_path / "b"))
+    host = socket.gethostname()
+    message = (
+        f"--workdir={tmp_path / 'b'} of process 1 ({host}) is not the folder that process 0 sees "
+        "there: give one that all hosts share\n"
+    )
+    assert [code for _, code in ends] == [2, 2], ends
+    assert ends[1][0].endswith(f"error: {message}")
+    assert ends[0][0].endswith(f"error: process 1 ({host}) ended: {message}")
+
+
+def test_another_configuration_on_one_host(tmp_path):
+    ends = two_that_differ(command(tmp_path), command(tmp_path, "--config.optim.momentum=0.5"))
+    host = socket.gethostname()
+    message = (
+        f"process 1 ({host}) and process 0 were not started alike: config.optim.momentum is 0.5 "
+        "on process 1 and 0.9 on process 0. Start the same command, of the same version, on every "
+        "host\n"
+    )
+    assert [code for _, code in ends] == [2, 2]
+    assert ends[1][0].endswith(f"error: {message}")
+    assert ends[0][0].endswith(f"error: process 1 ({host}) ended: {message}")
+    assert not os.path.exists(tmp_path / "config.json")
+
+
+def test_other_code_on_one_host(tmp_path):
+    """As it is unpacked on hosts from an archive, where no git can tell."""
+    programs = []
+    for name in ("first", "second"):
+        for part in ("gsto_jax", "data_pipelines", "modes", "configs"):
+            shutil.copytree(program.ROOT / part, tmp_path / name / part)
+        programs.append(shutil.copy(program.ROOT / "main.py", tmp_path / name))
+    with (tmp_path / "second" / "gsto_jax" / "losses.py").open("a") as file:
+        file.write("# another loss\n")
+    arguments = command(tmp_path / "run")[2:]
+    ends = two_that_differ(*([sys.executable, path, *arguments] for path in programs))
+    message = (
+        r"process 1 \(.*\) and process 0 were not started alike: the checksum of the code is "
+        r"'\w{8}' on process 1 and '\w{8}' on process 0\. Start the same command, of the same "
+        r"version, on every host\n"
+    )
+    assert [code for _, code in ends] == [2, 2], ends
+    assert re.search(rf"error: {message}$", ends[1][0])

@@ -1,0 +1,208 @@
+"""A sweep through the command line: its rows, what is paired, and how it goes on."""
+
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import ablation
+from data_pipelines import DataConfig, make_source, train_batches
+from gsto_jax.config import Config
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.errors import UserError
+from gsto_jax.runs import checkpoint
+from gsto_jax.training.task import Task
+from modes.sweep import environment, read_rows
+from tests import program
+
+# ml_collections loads configurations by it.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
+
+CONFIG = "configs/ablation.py:data=scenes,mini"
+
+
+@pytest.fixture
+def command_line(monkeypatch):
+    """What the rows read overrides from."""
+
+    def give(*args):
+        monkeypatch.setattr(sys, "argv", ["main.py", *args])
+
+    give()
+    return give
+
+
+def test_rows_are_words_settings_and_files(command_line):
+    command_line("--config.train.steps=7", "--config.optim.momentum=0.5")
+    text = "as-is,t1-gfm+optim.momentum=0.8,row=t1-baseline,configs/quickstart.py+baseline"
+    as_is, gfm, baseline, other = read_rows(text, CONFIG)
+    names = [row.name for row in (as_is, gfm, baseline, other)]
+    assert names == ["as-is", "t1-gfm+optim.momentum=0.8", "t1-baseline", "quickstart+baseline"]
+    assert as_is.config["model"]["gtm"] == ["none", "supervised", "supervised"]
+    assert gfm.config["model"]["gtm"] == ["none"] * 3 and gfm.config["model"]["gfm"]
+    assert [row.config["optim"]["momentum"] for row in (as_is, gfm)] == [0.5, 0.8]
+    assert {row.steps for row in (as_is, gfm, baseline, other)} == {7}
+    assert gfm.arguments == (
+        f"--config={CONFIG},t1-gfm",
+        "--config.run.tensorboard=False",
+        "--config.train.steps=7",
+        "--config.optim.momentum=0.5",
+        "--config.optim.momentum=0.8",
+    )
+    assert not gfm.config["run"]["tensorboard"]
+    assert other.arguments[0] == "--config=configs/quickstart.py:baseline"
+    assert baseline.parameters == other.parameters < gfm.parameters < as_is.parameters
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides", "message"),
+    [
+        (None, (), "needs --rows"),
+        ("as-is,as-is", (), "two rows are as-is"),
+        ("nonsense", (), "--rows: nonsense: unknown config argument ':nonsense': use baseline"),
+        ("as-is+seed=4", (), "sets the seed: give --seeds"),
+        ("as-is", ("--config.seed=3",), "give --seeds in place of --config.seed"),
+        ("train.steps=x", (), "train.steps"),
+    ],
+)
+def test_rows_that_cannot_be(command_line, rows, overrides, message):
+    command_line(*overrides)
+    with pytest.raises(UserError) as caught:
+        read_rows(rows, CONFIG)
+    assert message in str(caught.value)
+
+
+def test_processes_that_share_a_device_leave_each_other_memory():
+    assert environment({}, 2)["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in environment({}, 1)
+    assert environment({"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}, 2).keys() == {
+        "PYTHONUNBUFFERED",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    }
+
+
+def settings(row, seed):
+    config = ablation.get_config(f"{row},data=scenes,mini,runlocal")
+    config.seed = seed
+    values = json.loads(config.to_json())
+    data = values.pop("data")
+    task = Task(Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"])
+    return task, DataConfig(**data)
+
+
+def test_one_seed_gives_all_rows_the_same_batches():
+    def batches(row, seed):
+        _, data = settings(row, seed)
+        source = make_source(data, data.train_split)
+        return list(itertools.islice(train_batches(data, source, 2, seed, 0, 1), 6))
+
+    ours, theirs, others = batches("t1-baseline", 3), batches("t1-both", 3), batches("t1-both", 4)
+    for name in ("image", "label"):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one[name], other[name])
+        assert any((x[name] != y[name]).any() for x, y in zip(ours, others, strict=True))
+
+
+def test_one_seed_gives_layers_that_rows_share_the_same_values():
+    def values(row, seed):
+        task, _ = settings(row, seed)
+        return dict(jax.tree_util.tree_leaves_with_path(task.initial_variables()["params"]))
+
+    ours, others = (values("t1-baseline", seed) for seed in (3, 4))
+    theirs = values("t1-both", 3)
+    shared = [path for path in ours if path in theirs and ours[path].shape == theirs[path].shape]
+    assert len(shared) > 0.9 * len(ours)
+    for path in shared:
+        np.testing.assert_array_equal(ours[path], theirs[path])
+    kernels = [path for path in shared if np.ptp(ours[path])]
+    assert kernels and all((ours[path] != others[path]).any() for path in kernels)
+
+
+STEPS = 12
+ROWS = ("t1-baseline", "t1-gtm-sup")
+
+
+def sweep(workdir, *more):
+    return [
+        "--mode=sweep",
+        f"--config={CONFIG},runlocal",
+        f"--rows={','.join(ROWS)}",
+        "--seeds=2",
+        f"--workdir={workdir}",
+        f"--config.train.steps={STEPS}",
+        "--config.run.checkpoint_every=1",
+        "--config.eval.pictures=0",
+        "--config.eval.figures=0",
+        *more,
+    ]
+
+
+def final_state(folder):
+    row = folder.parent.name
+    task, _ = settings(row, 0)
+    path = folder / "checkpoints" / str(STEPS)
+    state = checkpoint.read_state(path, task, make_mesh(jax.devices()[:1]))
+    return jax.tree.leaves(jax.device_get(state))
+
+
+def scores(workdir):
+    runs = json.loads((workdir / "sweep.json").read_text())["runs"]
+    return {(x["row"], x["seed"]): x["score"] for x in runs}
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = program.run(*sweep(whole, "--jobs=2"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = [(row, seed) for row in ROWS for seed in (0, 1)]
+    assert scores(whole).keys() == set(runs)
+
+    process = program.start(*sweep(cut))
+    first, second = (cut / row / "seed0" for row in ROWS)
+    wait_for(first / "training.jsonl", process)
+    os.kill(int((first / ".lock").read_text()), signal.SIGKILL)
+    wait_for(second / "config.json", process)  # the crash of one run did not end the sweep
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 1, stderr
+    log = first.with_name("seed0.log")
+    assert f"failed      {ROWS[0]} seed 0: {log}" in stdout
+    assert "stopped by SIGTERM: the same command goes on" in stdout
+    assert "1 of 4 runs failed" in stderr
+    log = second.with_name("seed0.log")
+    assert "stopped by SIGTERM" in log.read_text(), "the run was told, and saved"
+    assert not (cut / "sweep.json").exists()
+
+    refused = program.run(*sweep(cut, "--config.train.steps=7"))
+    assert refused.returncode == 2
+    assert "train.steps (optimiser): 12 in the run, 7 now" in refused.stderr
+
+    done = program.run(*sweep(cut))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "goes on from step" in log.read_text()
+    assert scores(cut) == scores(whole)
+    for row, seed in runs:
+        ours, theirs = (final_state(folder / row / f"seed{seed}") for folder in (cut, whole))
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    finished = [path.stat().st_mtime_ns for path in sorted(cut.glob("*/seed*/*.jsonl"))]
+    done = program.run(*sweep(cut))
+    assert "4 runs, 4 of them done already" in done.stdout
+    again = [path.stat().st_mtime_ns for path in sorted(cut.glob("*/seed*/*.jsonl"))]
+    assert again == finished, "what was done is not done again"
+    assert scores(cut) == scores(whole)

@@ -1,0 +1,108 @@
+"""The train step of a shipped configuration, compiled for a TPU (needs GSTO_LIBTPU, a folder)."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LIBTPU = os.environ.get("GSTO_LIBTPU", "")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not LIBTPU, reason="GSTO_LIBTPU names no folder that holds libtpu"),
+]
+
+PROGRAM = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+from configs import quickstart
+from gsto_jax.devices.mesh import split_batch, replicated
+from gsto_jax.plan.machines import machine
+from gsto_jax.training.task import abstract_state
+from gsto_jax.training.loop import compiled_train_step
+from modes.common import read_settings
+
+config = quickstart.get_config()
+config.model.dtype = "bfloat16"
+config.model.implementation = sys.argv[1]
+config.train.batch_size = 32
+mesh = machine("v5e:2x2").mesh
+task, data, _ = read_settings(config)
+inputs = {
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=split_batch(mesh))
+    for name, (shape, dtype) in task.abstract_batch(32, data.crop, "train").items()
+}
+state = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+    abstract_state(task),
+)
+lowered = compiled_train_step(task, mesh).lower(state, inputs)
+print((lowered.compile() if sys.argv[2] == "compiled" else lowered).as_text())
+"""
+
+
+def program(implementation, form):
+    path = os.pathsep.join([str(ROOT), LIBTPU])
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM, implementation, form],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
+
+
+def test_the_step_of_quickstart_runs_the_kernels():
+    """Forward and backward, in two phases each, where maps lie as the kernels want them."""
+    text = program("auto", "compiled")
+    calls = [line for line in text.splitlines() if 'custom_call_target="tpu_custom_call"' in line]
+    names = {re.match(r"\s*(?:ROOT )?%(\w+?)[.\d]* =", line)[1] for line in calls}
+    for kernel in ("statistics_gates", "apply_gates", "sums_gates", "back_gates"):
+        assert any(kernel in name for name in names), (kernel, names)
+    assert len(calls) >= 30
+    # What the gates read comes from no relayout.
+    for line in calls:
+        if "apply_gates" in line:
+            features = re.search(r"custom-call\(%([\w.-]+)", line)[1]
+            made = re.search(rf"%{re.escape(features)} = \S+ ([\w-]+)\(", text)[1]
+            assert made in ("bitcast", "fusion", "copy-done", "custom-call"), (features, made)
+
+
+@pytest.mark.long
+def test_xla_alone_asks_for_none():
+    assert "tpu_custom_call" in program("auto", "lowered")
+    assert "tpu_custom_call" not in program("xla", "lowered")
+
+
+def test_the_program_plans_with_its_compiler(tmp_path):
+    """Pictures and state split over chips, whose collectives are then there."""
+    found = subprocess.run(
+        [
+            *(sys.executable, "main.py", "--mode=plan", "--topology=v5e:2x2"),
+            *("--config=configs/quickstart.py:baseline", "--config.train.batch_size=8"),
+            *("--config.model.variant=resnet_mini", "--config.model.context=ppm"),
+            *("--config.parallel.space=2", "--config.parallel.shard_parameters=True"),
+            f"--plan_json={tmp_path / 'plan.json'}",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": LIBTPU, "XLA_FLAGS": "", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    train, evaluation = re.split(r", eval step of", found.stdout)
+    assert "train step of 4 x 96x128 for each 2 chips in float32, on v5e:2x2" in train
+    for kind in ("collective-permute", "all-gather", "all-reduce"):
+        assert re.search(rf"│ {kind} ", train), (kind, train)
+    assert re.search(r"memory at its peak .* of 16 GiB, fits", evaluation)
+    assert "libtpu 0" in found.stdout
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["topology"] == "v5e:2x2" and plan["steps"]["train"]["batch"] == 8
