@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from gsto_jax.layers.context import CONTEXT_KINDS
-from tests.gsto_jax.models.test_context import COUNTS
+from tests.gsto_jax.context_counts import COUNTS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "context.md").read_text()

@@ -1,10 +1,8 @@
 """What happens to a run from outside: the folder, the disk, the clock, the numbers."""
 
-import contextlib
 import gc
 import itertools
 import os
-import resource
 import signal
 import time
 
@@ -16,29 +14,7 @@ from gsto_jax.errors import TrainingError
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir
-
-
-def fill(folder, left):
-    """Fills a disk but for so many bytes. Returns the file that does it."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    with filler.open("r+b") as file:
-        file.truncate(filler.stat().st_size - left)
-    return filler
-
-
-@contextlib.contextmanager
-def files_no_larger_than(size):
-    """A limit on the size of files: writing fails in the same way, with another number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
+from tests.faults.disks import files_no_larger_than, fill
 
 # Orbax's threads end as complaints of Python about what nobody waited for.
 threads_complain = pytest.mark.filterwarnings(

@@ -36,7 +36,7 @@ from gsto_jax.weights.torch_file import write_torch
 from modes import eval as evaluate
 from modes import tables, train
 from tests.faults.conftest import arguments, settings
-from tests.faults.test_faults_of_runs import files_no_larger_than, fill
+from tests.faults.disks import files_no_larger_than, fill
 from tests.program import environment
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import Protocol
 from gsto_jax.training.task import Task, initial_state
-from tests.gsto_jax.training.test_train import MEAN, STD, make_task
+from tests.gsto_jax.small_task import MEAN, STD, make_task
 
 CLASSES, LEVEL = 3, 80
 SETS = {

@@ -14,7 +14,7 @@ from gsto_jax.models.hrnet import Outputs
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.segmentation.protocol import protocol_of
 from gsto_jax.training.task import Task
-from tests.gsto_jax.training.test_train import MEAN, STD, values
+from tests.gsto_jax.small_task import MEAN, STD, values
 
 CLASSES = 4
 

@@ -16,7 +16,7 @@ from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN, DownChain
 from gsto_jax.pose.heatmaps import REFINEMENTS, decode, merge_mirrored
 from gsto_jax.training.task import train_step
-from tests.gsto_jax.training.test_train import make_task
+from tests.gsto_jax.small_task import make_task
 
 KEY = jax.random.key(0)
 

@@ -123,7 +123,7 @@ print("done")
 
 @pytest.mark.slow
 def test_predict_and_export(tmp_path):
-    from tests.gsto_jax.predict.test_predictor import config, picture, save
+    from tests.gsto_jax.saved_runs import config, picture, save
 
     save(tmp_path / "run", config())
     cv2.imwrite(str(tmp_path / "a.png"), picture())

@@ -144,7 +144,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     from gsto_jax.config import PoseConfig
     from gsto_jax.pose.coco import evaluate_coco, results
     from modes.terminal import plain_values
-    from tests.gsto_jax.pose.test_pose_evaluation import poses_of
+    from tests.gsto_jax.pose_poses import poses_of
 
     source = Path(os.environ["GSTO_DATA"]) / "coco_kp"
     data = f"--config.data.root={tmp_path}"

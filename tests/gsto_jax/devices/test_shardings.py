@@ -28,7 +28,7 @@ from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.training.hyperparameters import hyperparameters
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import EVAL_INPUTS, _gradient, initial_state
-from tests.gsto_jax.training.test_train import batches, make_task
+from tests.gsto_jax.small_task import batches, make_task
 
 
 def compiled_on(mesh, function):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gsto_jax.gate import gated_maps, gpu
-from tests.gsto_jax.gate.test_gate_kernel import FORMS, close, operands, run
+from tests.gsto_jax.gate_operands import FORMS, close, operands, run
 
 BY = (1, "pallas_gpu")
 TRAINING = FORMS["released, training"]

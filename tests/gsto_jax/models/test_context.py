@@ -23,6 +23,7 @@ from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.predict.export import check_exportable
 from gsto_jax.training.loop import Hooks, fit
 from gsto_jax.training.task import Task, initial_state, network, score_step
+from tests.gsto_jax.context_counts import COUNTS
 
 KEY = jax.random.key(0)
 MODULES = {
@@ -40,17 +41,6 @@ def sigmoid(x):
 
 
 # Counts
-
-COUNTS = {
-    ("ppm", "none"): (48897510, 48956262, 1493669249024),
-    ("ppm", "head_only"): (48936441, 48995193, 1494944317440),
-    ("ppm", "unsupervised"): (48905702, 48964454, 1493937684480),
-    ("ppm", "supervised"): (48936517, 48995269, 1494946807808),
-    ("aspp", "none"): (41356006, 41412710, 1366756425728),
-    ("aspp", "head_only"): (41394937, 41451641, 1368031494144),
-    ("aspp", "unsupervised"): (41364198, 41420902, 1367024861184),
-    ("aspp", "supervised"): (41395013, 41451717, 1368033984512),
-}
 
 
 @pytest.mark.parametrize(("context", "gsto"), COUNTS)

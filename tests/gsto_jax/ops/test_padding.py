@@ -30,9 +30,9 @@ from gsto_jax.segmentation.inference import score_batch
 from gsto_jax.segmentation.protocol import Protocol, protocol_of
 from gsto_jax.training.task import normalize_padded, score_step
 from modes.train import crop_note
-from tests.gsto_jax.segmentation.test_protocol import pictures, scores_of
+from tests.gsto_jax.protocol_scores import pictures, scores_of
 from tests.gsto_jax.small_network import convolution, image_of, make_predictor
-from tests.gsto_jax.training.test_train import MEAN, STD, values
+from tests.gsto_jax.small_task import MEAN, STD, values
 
 MESH = make_mesh(jax.devices()[:1])
 

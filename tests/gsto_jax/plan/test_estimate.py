@@ -12,7 +12,7 @@ from gsto_jax.plan.estimate import LINKS, Estimate, Links, collectives_seconds, 
 from gsto_jax.plan.measure import Cost, Plan
 from gsto_jax.plan.tables import time_line
 from modes import plan as plan_mode
-from tests.gsto_jax.training.test_train import values
+from tests.gsto_jax.small_task import values
 
 FLAT = Links(bandwidth=1e9, latency=0.0, ring=16)
 

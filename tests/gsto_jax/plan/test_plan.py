@@ -35,7 +35,7 @@ from gsto_jax.plan.measure import (
 from gsto_jax.plan.shapes import arrays, parts, shape_bytes
 from gsto_jax.plan.tables import compare_table, plan_table
 from tests.gsto_jax.pose_runs import pose_task
-from tests.gsto_jax.training.test_train import make_task
+from tests.gsto_jax.small_task import make_task
 
 LENGTH = 16
 

@@ -35,6 +35,7 @@ from gsto_jax.training.optim import adam, step_schedule
 from gsto_jax.training.task import initial_state, train_step
 from tests import program
 from tests.gsto_jax import pose_process
+from tests.gsto_jax.pose_poses import poses_of
 from tests.gsto_jax.pose_runs import (
     FIRST_IMAGE,
     SIZE,
@@ -43,21 +44,11 @@ from tests.gsto_jax.pose_runs import (
     pose_task,
     pose_values,
 )
-from tests.gsto_jax.training.test_train import make_task
+from tests.gsto_jax.small_task import make_task
 
 ONE = make_mesh(jax.devices()[:1])
 SIGMAS = COCO_KEYPOINTS.sigmas
 PLAIN = PoseConfig(**pose_values()["pose"])
-
-
-def poses_of(people, noise=0.0):
-    """Annotations as poses, moved by so much."""
-    joints = np.array([p["keypoints"] for p in people], float).reshape(len(people), -1, 3)
-    joints[..., :2] += np.random.default_rng(0).normal(0, 1, joints[..., :2].shape) * noise
-    joints[..., 2] = joints[..., 2] > 0
-    areas = np.array([p["area"] for p in people])
-    images = np.array([p["image_id"] for p in people])
-    return Poses(joints, np.ones(len(people)), areas, images)
 
 
 def test_the_truth_has_ap_1():
@@ -371,7 +362,7 @@ def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
 
 
 def test_a_segmentation_network_has_no_joints(tmp_path):
-    from tests.gsto_jax.predict.test_predictor import config, save
+    from tests.gsto_jax.saved_runs import config, save
 
     save(tmp_path, config())
     with pytest.raises(UserError, match=r"segmentation task: use gsto_jax\.predictor"):

@@ -28,7 +28,7 @@ from gsto_jax.predict.files import Input
 from gsto_jax.predict.pose import PosePrediction, PosePredictor, check_boxes
 from gsto_jax.runs.trained import Trained
 from modes.person_boxes import read_boxes
-from tests.gsto_jax.pose.test_pose_evaluation import poses_of
+from tests.gsto_jax.pose_poses import poses_of
 from tests.gsto_jax.pose_runs import SIZE, annotations, pose_task, pose_values
 
 ONE = make_mesh(jax.devices()[:1])

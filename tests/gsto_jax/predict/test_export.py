@@ -27,7 +27,7 @@ from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.onnx_labels import equal_labels
-from tests.gsto_jax.training.test_train import values
+from tests.gsto_jax.small_task import values
 from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from gsto_jax import UserError
-from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.image_files import ImageRule
 from gsto_jax.predict.files import PredictionWriter, find_inputs, write_classes
 from gsto_jax.predict.pose import PosePredictor
@@ -22,32 +21,8 @@ from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.inference import resample
 from gsto_jax.segmentation.protocol import linear_taps, protocol_of
 from gsto_jax.training.task import initial_state, score_step
-from tests.gsto_jax.training.test_train import values
+from tests.gsto_jax.saved_runs import MESH, SIZE, config, picture, save
 from tests.image_bytes import RGBA, chunk, exif, png
-
-MESH = make_mesh(jax.devices()[:1])
-SIZE = (70, 101)
-
-
-def picture(size=SIZE, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8)
-    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def config(**sections):
-    plain = values(variant="mini", init="he")
-    for name, changes in sections.items():
-        plain[name] |= changes
-    return plain
-
-
-def save(folder, plain):
-    """A checkpoint of random weights that predicts several classes."""
-    task = task_of(plain)
-    state = initial_state(task, MESH)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(state, {"config": plain, "data": None, "train_set": ""})
-    return task, state.variables
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ import base64
 import csv
 import json
 import re
-import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -19,6 +17,7 @@ from gsto_jax.report.curves import Line, chart
 from gsto_jax.report.run import Run
 from gsto_jax.report.run_charts import run_charts
 from gsto_jax.runs.workdir import Workdir
+from tests.gsto_jax.report_pages import Page, copy, percent, rows
 from tests.gsto_jax.report_runs import (
     CLASSES,
     NAMES,
@@ -30,47 +29,6 @@ from tests.gsto_jax.report_runs import (
     make_run,
 )
 
-VOID = {"meta", "link", "img", "br", "wbr"}
-
-
-class Page(HTMLParser):
-    """Tables by id as rows of texts, all text, and every tag with its attributes."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tables, self.words, self.tags, self.open = {}, [], [], []
-        self.html = path.read_text()
-        self.feed(self.html)
-        assert not self.open, "every tag is closed"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "table":
-            self.table = self.tables.setdefault(dict(attrs).get("id"), [])
-        elif tag == "tr":
-            self.table.append([])
-        elif tag in ("td", "th"):
-            self.table[-1].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" in self.open:
-            return
-        self.words.append(data)
-        if {"td", "th"} & set(self.open):
-            self.table[-1][-1] += data.strip()
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -78,19 +36,6 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     settings = config() | {"name": "plain", "model": {"variant": "w18_small_v2", "gfm": False}}
     return make_run(folder / "ours"), make_run(folder / "theirs", 1, settings)
-
-
-def copy(run, tmp_path):
-    return shutil.copytree(run, tmp_path / "run")
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.reader(file))
-
-
-def percent(text, digits=2):
-    return "–" if text in ("", "nan") else f"{100 * float(text):.{digits}f}"
 
 
 def test_scores_are_those_of_the_files(made, tmp_path):

@@ -5,42 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
-from gsto_jax.runs.checkpoint import Checkpoints, DamagedError
-from gsto_jax.training.task import TrainState, abstract_state
-from tests.gsto_jax.training.test_train import make_task, values
-
-RECORD = {"config": values(), "data": {"batches": 3}}
-
-
-TASK, MESH = make_task(30), make_mesh(jax.devices()[:1])
-
-
-def state_at(step):
-    """A state of random numbers, so that no two arrays are equal."""
-    rng = np.random.default_rng(step)
-    state = jax.tree.map(
-        lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract_state(TASK)
-    )
-    return replace(state, step=np.int32(step))
-
-
-def save(folder, *numbers, keep=5, record=RECORD):
-    states = {}
-    with Checkpoints(folder, keep) as checkpoints:
-        for step in numbers:
-            states[step] = state_at(step)
-            assert checkpoints.save(states[step], record) == folder / str(step)
-    return states
-
-
-def assert_same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)
+from gsto_jax.runs.checkpoint import DamagedError
+from gsto_jax.training.task import TrainState
+from tests.gsto_jax.saved_states import MESH, RECORD, TASK, assert_same, save
+from tests.gsto_jax.small_task import make_task
 
 
 def test_a_checkpoint_returns_bit_for_bit(tmp_path):

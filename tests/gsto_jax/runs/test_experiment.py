@@ -21,8 +21,8 @@ from gsto_jax.segmentation.eval_set import SegmentationSet
 from gsto_jax.segmentation.metrics import scores
 from gsto_jax.segmentation.protocol import PLAIN
 from gsto_jax.weights import GSTO_FORMAT, export_weights
-from tests.gsto_jax.runs.test_checkpoint import MESH, TASK, assert_same, save, state_at
-from tests.gsto_jax.training.test_train import make_task, values
+from tests.gsto_jax.saved_states import MESH, TASK, assert_same, save, state_at
+from tests.gsto_jax.small_task import make_task, values
 
 SET = "10 pictures"
 RECORD = {"config": values(), "data": {"batches": 3}, "train_set": SET}

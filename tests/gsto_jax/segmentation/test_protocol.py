@@ -2,22 +2,20 @@
 
 from functools import partial
 
-import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.segmentation.evaluate import evaluate
-from gsto_jax.segmentation.inference import score_batch, stacked_views, view_scores, view_windows
+from gsto_jax.segmentation.inference import score_batch, stacked_views
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import Protocol, linear_taps, window_starts
 from gsto_jax.training.task import eval_step, initial_state
-from tests.gsto_jax.training.test_train import make_task
+from tests.gsto_jax.protocol_scores import MEAN, STD, convolution, pictures, scores_of
+from tests.gsto_jax.small_task import make_task
 
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 SLIDE = {"window": "slide", "crop": (64, 96), "base_size": 160}
 PUBLISHED = {
     "base/s1.0": {**SLIDE, "scales": (1.0,)},
@@ -41,37 +39,6 @@ PUBLISHED = {
         "edge": "shift",
     },
 }
-
-
-def convolution(kernel, bias, stride, x):
-    """The reference's one-layer network; kernel `o i h w`."""
-    y = jax.lax.conv_general_dilated(
-        x,
-        jnp.asarray(kernel.transpose(2, 3, 1, 0)),
-        (stride, stride),
-        ((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return y + bias.reshape(1, 1, 1, -1)
-
-
-def scores_of(protocol, apply, image, canvas=None):
-    """Scores of one picture `h w 3`, normalised, on a canvas."""
-    size = image.shape[:2]
-    canvas = canvas or size
-    images = np.zeros((1, *canvas, 3), np.float32)
-    images[0, : size[0], : size[1]] = image
-    outside = jnp.asarray((np.float32(protocol.pad or MEAN) - MEAN) / STD)
-
-    @jax.jit
-    def step(images, taps):
-        logits = [apply(window) for window in view_windows(protocol, outside, images, taps)]
-        return view_scores(protocol, False, logits, taps)
-
-    total = 0
-    for taps in stacked_views(protocol, [size], canvas, [size]):
-        total = total + step(images, taps)
-    return np.asarray(total[0, : size[0], : size[1]])
 
 
 @pytest.fixture(scope="module")
@@ -144,15 +111,6 @@ def test_scales_follow_the_data_set():
     assert not Protocol(base_size=520).is_plain([(1024, 2048)])
     assert not Protocol(flip=True).is_plain([(8, 8)])
     assert str(Protocol(scales=(0.5, 1), flip=True)) == "scales 0.5 1 + flip"
-
-
-def pictures(sizes, canvas):
-    rng = np.random.default_rng(3)
-    batch = np.zeros((len(sizes), *canvas, 3), np.uint8)
-    for n, (height, width) in enumerate(sizes):
-        low = cv2.resize(rng.integers(0, 255, (4, 5, 3), np.uint8), (width, height))
-        batch[n, :height, :width] = low
-    return {"image": batch, "size": np.array(sizes, np.int32)}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from gsto_jax.training.hyperparameters import hyperparameters
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.optim import early_decay
 from gsto_jax.training.task import Task, initial_state, train_step
-from tests.gsto_jax.training.test_train import MEAN, STD, make_task, values
+from tests.gsto_jax.small_task import MEAN, STD, make_task, values
 
 OTHER = {
     "optim": {

@@ -14,7 +14,7 @@ from gsto_jax.training import loop
 from gsto_jax.training.loop import Hooks, fit
 from gsto_jax.training.profiling import SIGNAL, Profiler
 from gsto_jax.training.task import initial_state
-from tests.gsto_jax.training.test_train import batches, make_task
+from tests.gsto_jax.small_task import batches, make_task
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from gsto_jax.training import loop
 from gsto_jax.training.loop import Hooks, Progress, fit, progress_line
 from gsto_jax.training.step_time import StepTime, Stopwatch
 from gsto_jax.training.throughput import Workload, workload
-from tests.gsto_jax.training.test_train import make_task
+from tests.gsto_jax.small_task import make_task
 
 
 class Clock:

@@ -28,7 +28,7 @@ from gsto_jax.weights import (
     upsampling_note,
 )
 from gsto_jax.weights.safetensors_file import write_safetensors
-from tests.gsto_jax.weights.test_weights import (
+from tests.gsto_jax.weight_states import (
     imagenet_state,
     network,
     random_state,

@@ -1,0 +1,15 @@
+"""Poses that equal the truth but for noise."""
+
+import numpy as np
+
+from gsto_jax.pose.estimate import Poses
+
+
+def poses_of(people, noise=0.0):
+    """Annotations as poses, moved by so much."""
+    joints = np.array([p["keypoints"] for p in people], float).reshape(len(people), -1, 3)
+    joints[..., :2] += np.random.default_rng(0).normal(0, 1, joints[..., :2].shape) * noise
+    joints[..., 2] = joints[..., 2] > 0
+    areas = np.array([p["area"] for p in people])
+    images = np.array([p["image_id"] for p in people])
+    return Poses(joints, np.ones(len(people)), areas, images)

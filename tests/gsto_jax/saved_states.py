@@ -1,0 +1,38 @@
+"""Train states with recognizable values, saved and compared."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.runs.checkpoint import Checkpoints
+from gsto_jax.training.task import abstract_state
+from tests.gsto_jax.small_task import make_task, values
+
+RECORD = {"config": values(), "data": {"batches": 3}}
+
+
+TASK, MESH = make_task(30), make_mesh(jax.devices()[:1])
+
+
+def state_at(step):
+    """A state of random numbers, so that no two arrays are equal."""
+    rng = np.random.default_rng(step)
+    state = jax.tree.map(
+        lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract_state(TASK)
+    )
+    return replace(state, step=np.int32(step))
+
+
+def save(folder, *numbers, keep=5, record=RECORD):
+    states = {}
+    with Checkpoints(folder, keep) as checkpoints:
+        for step in numbers:
+            states[step] = state_at(step)
+            assert checkpoints.save(states[step], record) == folder / str(step)
+    return states
+
+
+def assert_same(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)

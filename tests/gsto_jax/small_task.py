@@ -1,0 +1,45 @@
+"""A segmentation task of the quickstart's network, and batches of synthetic images."""
+
+import importlib
+import json
+
+import numpy as np
+
+from gsto_jax.config import Config
+from gsto_jax.training.task import Task
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def values(**model):
+    config = importlib.import_module("configs.quickstart").get_config()
+    plain = json.loads(config.to_json())
+    plain["model"] |= model
+    plain["run"]["log_every"] = 2
+    plain["eval"]["batch_size"] = 4
+    return plain
+
+
+def make_task(steps, sections=None, class_weights=None, **model):
+    plain = {k: v for k, v in values(**model).items() if k != "data"}
+    for name, changes in (sections or {}).items():
+        plain[name] |= changes
+    return Task(Config.from_dict(plain), 3, 255, MEAN, STD, steps, class_weights)
+
+
+def batches(count=4, side=64):
+    """The same few pictures for ever: class by brightness, a border of ignored pixels."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 3, (count, side // 16, side // 16))
+    label = coarse.repeat(16, 1).repeat(16, 2).astype(np.uint8)
+    image = (60 + 80 * label[..., None] + rng.integers(0, 40, (*label.shape, 3))).astype(np.uint8)
+    label[:, :2] = 255
+    batch = {
+        "image": image,
+        "label": label,
+        "size": np.full((count, 2), side, np.int32),
+        "index": np.arange(count, dtype=np.int32),
+        "mask": np.ones(count, bool),
+    }
+    while True:
+        yield batch
