@@ -4,8 +4,10 @@ The data pipelines import of the library what imports no JAX.
 """
 
 import ast
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,61 @@ def test_imports_point_one_way(package, forbidden):
     assert files
     for path in files:
         assert not set(imported(path)) & forbidden, path
+
+
+def library_imports(path):
+    """Modules of the library that a module imports, but for types alone."""
+    tree = ast.parse(path.read_text())
+    types_only = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in types_only:
+            if node.module == "gsto_jax":
+                yield from (f"gsto_jax.{alias.name}" for alias in node.names)
+            elif node.module.startswith("gsto_jax."):
+                yield node.module
+
+
+def floors():
+    """Floor of each room of the library, counted from the ground, as docs/architecture.md has it."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (block,) = re.findall(r"```floors\n(.*?)```", page, re.DOTALL)
+    return {room: n for n, line in enumerate(block.splitlines()) for room in line.split()}
+
+
+def rooms():
+    """Modules of the library by the room, a folder or a file, that they belong to."""
+    library = ROOT / "gsto_jax"
+    for path in sorted(library.rglob("*.py")):
+        room = path.relative_to(library).with_suffix("").parts[0]
+        if room != "__init__":
+            yield room, path
+
+
+def test_the_library_imports_from_lower_floors_only():
+    floor = floors()
+    assert {room for room, _ in rooms()} == floor.keys()
+    upward = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for room, path in rooms()
+        for module in library_imports(path)
+        if (other := module.split(".")[1]) != room and floor[other] >= floor[room]
+    ]
+    assert not upward
+
+
+def test_modules_of_a_room_import_each_other_one_way():
+    library = ROOT / "gsto_jax"
+    graph = {}
+    for room, path in rooms():
+        module = ".".join(("gsto_jax", *path.relative_to(library).with_suffix("").parts))
+        same = (name for name in library_imports(path) if name.split(".")[1] == room)
+        graph[module] = {name for name in same if name != f"gsto_jax.{room}"}
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_what_the_data_pipelines_share_imports_no_jax():
