@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import gpu, tpu, xla
-from gsto_jax.implementation import call
 from gsto_jax.ops.batch_norm import batch_norm
+from gsto_jax.ops.dispatch import call
 from gsto_jax.ops.floating import as_floating
 
 
@@ -63,7 +63,7 @@ def gated_maps(
       shift: `n`, near the mean of the logits: helps XLA to the statistics in one pass.
       pack: of `features` (see `gsto_jax.ops.packing`).
       implementation: "xla", "pallas_tpu", "pallas_gpu", or None to choose (see
-        `gsto_jax.implementation`).
+        `gsto_jax.ops.dispatch`).
       interpret: runs the kernel by an interpreter, on any device.
 
     On several devices a kernel has to know the mesh, since XLA cannot divide it: call it under

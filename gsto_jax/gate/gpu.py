@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 
-from gsto_jax import implementation
 from gsto_jax.gate.gradients import operations
-from gsto_jax.implementation import MAPS, PARTS, WHOLE, per_shard
+from gsto_jax.ops import dispatch
+from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, per_shard
 
 
 def _back_end() -> Any:
@@ -109,7 +109,7 @@ def reason_against(shape: Sequence[Any], dtype: Any, gates: int, pack: int) -> s
         return f"it takes maps as they are, not packed by {pack}, which serves TPUs"
     if gates > MOST_GATES:
         return f"it takes up to {MOST_GATES} gates, not {gates}"
-    return implementation.reason_against(shape)
+    return dispatch.reason_against(shape)
 
 
 # The kernels, each on one device's part of the batch.

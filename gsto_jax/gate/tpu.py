@@ -16,9 +16,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsto_jax import implementation
 from gsto_jax.gate.gradients import operations
-from gsto_jax.implementation import MAPS, PARTS, WHOLE, per_shard
+from gsto_jax.ops import dispatch
+from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, per_shard
 
 _BLOCK = 2**17  # numbers of one map a step
 _MEMORY = 64 * 2**20
@@ -46,7 +46,7 @@ class Form(NamedTuple):
 def reason_against(shape: Sequence[Any], dtype: Any) -> str:
     """Why the kernels cannot take such a map; empty if they can."""
     if jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
-        return implementation.reason_against(shape)
+        return dispatch.reason_against(shape)
     return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
 
 

@@ -10,9 +10,9 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import hints
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.errors import StatisticsError
-from gsto_jax.layers.checks import COUNT, between, check, floating
 from gsto_jax.ops.batch_norm import affine, batch_norm
+from gsto_jax.ops.checks import COUNT, between, check, floating
 from gsto_jax.ops.floating import as_floating
 
 STATISTICS = ("two_pass", "one_pass")

@@ -15,8 +15,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsto_jax import implementation
-from gsto_jax.implementation import BATCH, per_shard
+from gsto_jax.ops import dispatch
+from gsto_jax.ops.dispatch import BATCH, per_shard
 
 _STRIP = 32  # rows of labels: a tile of uint8
 _MEMORY = 48 * 2**20
@@ -27,7 +27,7 @@ def reason_against(
     logits: tuple[int, ...], dtype: Any, classes: tuple[int, ...], align_corners: bool
 ) -> str:
     """Why the kernel cannot take these shapes; empty if it can."""
-    if reason := implementation.reason_against([*logits, *classes[1:]], height=False):
+    if reason := dispatch.reason_against([*logits, *classes[1:]], height=False):
         return reason
     height, factor = logits[1], classes[1] // max(logits[1], 1)
     if align_corners:

@@ -22,7 +22,7 @@ from gsto_jax.devices.mesh import (
 from gsto_jax.gate import gated_maps
 from gsto_jax.layers import Conv, resize
 from gsto_jax.losses.upsampled import true_log_probability
-from gsto_jax.ops.space import along_space
+from gsto_jax.ops.spatial_sharding import along_space
 from gsto_jax.runs.checkpoint import Checkpoints, read_state
 from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.training.hyperparameters import hyperparameters

@@ -8,7 +8,7 @@ from jax.export import is_symbolic_dim
 from jax.sharding import PartitionSpec
 
 from gsto_jax.errors import UserError
-from gsto_jax.ops.space import DATA_AXIS, SPACE_AXIS
+from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
 
 IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu")
 
