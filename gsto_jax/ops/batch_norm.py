@@ -1,5 +1,6 @@
 """Batch normalisation as a function, with a gradient of its own."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,28 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.ops.packing import fold, tile
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("scale", "bias", "shift"),
+    meta_fields=("epsilon",),
+)
+@dataclass(frozen=True)
+class NormParameters:
+    """Parameters of BN in training or, without `epsilon`, of the affine map it is at inference.
+
+    Attributes:
+      scale: `c`.
+      bias: `c`.
+      epsilon: added to the variance of the batch; None normalizes nothing.
+      shift: `c`, near the means, for statistics in one pass; None for two passes.
+    """
+
+    scale: Array
+    bias: Array
+    epsilon: float | None = None
+    shift: Array | None = None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))

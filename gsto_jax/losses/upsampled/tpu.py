@@ -27,13 +27,11 @@ def reason_against(
     logits: tuple[int, ...], dtype: Any, classes: tuple[int, ...], align_corners: bool
 ) -> str:
     """Why the kernel cannot take these shapes; empty if it can."""
-    if reason := dispatch.reason_against([*logits, *classes[1:]], height=False):
+    if reason := dispatch.reason_against([*logits, *classes[1:]], dtype, height=False):
         return reason
     height, factor = logits[1], classes[1] // max(logits[1], 1)
     if align_corners:
         return "it does not align corners"
-    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
-        return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
     if factor * height != classes[1] or _STRIP % factor or height % (_STRIP // factor):
         return (
             f"{height} rows of logits for {classes[1]} of labels: it enlarges by a divisor of "
