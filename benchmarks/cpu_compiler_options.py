@@ -3,7 +3,7 @@
     python benchmarks/cpu_compiler_options.py [configs.quickstart [STEPS]]
 
 Prints ratios and writes CSV beside this file. "no seams" lets XLA fuse across the marks of
-`gsto_jax.layers.materialize`; "no YNNPACK" leaves convolutions to Eigen too; "default" are XLA's
+`gsto_jax.ops.materialize`; "no YNNPACK" leaves convolutions to Eigen too; "default" are XLA's
 own options, with YNNPACK wherever it can and without seams.
 """
 

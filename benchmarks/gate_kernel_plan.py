@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Format, Layout
 from jax.sharding import SingleDeviceSharding
 
-from gsto_jax.gate import gated_maps
+from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.models.specs import VARIANTS
 from gsto_jax.ops.packing import packs_of
 from gsto_jax.plan import costs
@@ -122,16 +122,17 @@ def measure(row: Row) -> dict[str, object]:
     )
     if row.form == "paper, training":
         affine = []
-    settings = {"epsilon": 1e-5} if row.form == TRAINING else {}
+    epsilon = 1e-5 if row.form == TRAINING else None
 
     def both(implementation, features, cotangents, kernel, *affine):  # type: ignore[no-untyped-def]
-        def maps(*operands):  # type: ignore[no-untyped-def]
+        def maps(features, kernel, *affine):  # type: ignore[no-untyped-def]
             return gated_maps(
-                *operands,
+                features,
+                kernel,
+                NormParameters(*affine, epsilon) if affine else None,
                 relu=bool(affine),
                 pack=pack,
                 implementation=implementation,
-                **settings,
             ).maps
 
         if row.form == "released, inference":

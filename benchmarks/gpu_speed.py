@@ -36,7 +36,7 @@ import numpy as np
 
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated
-from gsto_jax.gate import gated_maps
+from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, logits, state_of
 
@@ -44,7 +44,8 @@ SIZE, IMAGES = (512, 1024), 8
 CACHED = 256 << 20  # bytes; no GPU of today holds as much
 SHAPES = {"w18": (18, 36, 72, 144), "w48": (48, 96, 192, 384)}
 """Channels of the branches by width of the network."""
-FORMS: dict[str, dict[str, Any]] = {"normalised": {"epsilon": 1e-5, "relu": True}, "affine": {}}
+FORMS = {"normalised": 1e-5, "affine": None}
+"""The epsilon of the logits' BN, which a ReLU follows."""
 KINDS = ("xla", "pallas_gpu")
 
 
@@ -118,7 +119,10 @@ def measure_gate(
     parameters = (jnp.asarray(kernel), jnp.full(gates, 1.5), jnp.linspace(-0.5, 0.5, gates))
 
     def forward(maps: Any, parameters: Any, kind: str) -> Any:
-        return gated_maps(maps, *parameters, **FORMS[form], implementation=kind).maps
+        kernel, scale, bias = parameters
+        norm = NormParameters(scale, bias, FORMS[form])
+        relu = form == "normalised"
+        return gated_maps(maps, kernel, norm, relu=relu, implementation=kind).maps
 
     def both(maps: Any, parameters: Any, given: Any, kind: str) -> Any:
         found, back = jax.vjp(partial(forward, kind=kind), maps, parameters)

@@ -27,7 +27,7 @@ import numpy as np
 
 from data_pipelines import DataConfig, make_source
 from gsto_jax.devices.mesh import compiler_options, make_mesh
-from gsto_jax.resample import enlarge
+from gsto_jax.ops.resample import enlarge
 from gsto_jax.runs.trained import load_trained
 from gsto_jax.segmentation.metrics import best_class, confusion_matrix, scores
 from gsto_jax.training.task import Task, logits, normalize

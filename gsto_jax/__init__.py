@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         SupervisedGSTO,
         UnsupervisedGSTO,
     )
-    from gsto_jax.layers.resize import resize
     from gsto_jax.models import (
         PLAIN,
         RESNETS,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
         ResNet,
         ResNetSpec,
     )
+    from gsto_jax.ops.resize import resize
 
 __version__ = "0.1.0"
 

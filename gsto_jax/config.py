@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from gsto_jax.errors import UserError
-from gsto_jax.implementation import IMPLEMENTATIONS
 from gsto_jax.layers.context import CONTEXT_KINDS, CONTEXTS
 from gsto_jax.layers.conv import INITIALIZERS
 from gsto_jax.layers.norm import STATISTICS
@@ -27,6 +26,7 @@ from gsto_jax.models.specs import (
     has_gates,
     variant,
 )
+from gsto_jax.ops.dispatch import IMPLEMENTATIONS
 from gsto_jax.ops.padding import PUBLISHED
 from gsto_jax.pose.heatmaps import REFINEMENTS
 from gsto_jax.pose.oks import SUPPRESSIONS

@@ -70,7 +70,7 @@ def library_imports(path):
 
 
 def floors():
-    """Floor of each room of the library, counted from the ground, as docs/architecture.md has it."""
+    """Floor of each room of the library, from the ground up, as docs/architecture.md has it."""
     page = (ROOT / "docs" / "architecture.md").read_text()
     (block,) = re.findall(r"```floors\n(.*?)```", page, re.DOTALL)
     return {room: n for n, line in enumerate(block.splitlines()) for room in line.split()}

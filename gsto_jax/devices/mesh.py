@@ -1,7 +1,8 @@
 """Devices, and how arrays lie on them.
 
 The batch is split over the mesh axis "data". An axis "space", where there is one, splits the height
-of every map (`gsto_jax.ops.space`). The state lies on every device, or in parts over "data".
+of every map (`gsto_jax.ops.spatial_sharding`). The state lies on every device, or in parts over
+"data".
 """
 
 import math
@@ -17,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gsto_jax.errors import UserError
 from gsto_jax.ops.packing import LANES
-from gsto_jax.ops.space import DATA_AXIS, SPACE_AXIS
+from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
 
 SMALL = 2**12
 """Numbers of an array that is not worth splitting: gathering it takes longer than holding it."""
@@ -121,7 +122,7 @@ def lanes(mesh: Mesh) -> int:
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`function`, traced so that its kernels know the mesh (`gsto_jax.implementation`)."""
+    """`function`, traced so that its kernels know the mesh (`gsto_jax.ops.dispatch`)."""
 
     @wraps(function)
     def traced(*args: Any) -> Any:
@@ -135,7 +136,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Options for `jax.jit` on the devices of the mesh.
 
     On CPUs: YNNPACK for convolutions alone, since its other fusions make training slower, and with
-    the seams of `gsto_jax.layers.materialize` kept (`benchmarks/cpu_compiler_options.py` measures
+    the seams of `gsto_jax.ops.materialize` kept (`benchmarks/cpu_compiler_options.py` measures
     both).
     On TPUs: with few pictures a chip XLA would fold rows into the batch, and copy every map to do
     so (docs/performance.md).

@@ -8,5 +8,6 @@ gpu   kernels for NVIDIA GPUs
 """
 
 from gsto_jax.gate.api import Gated, apply_channel_gates, apply_gates, gated_maps
+from gsto_jax.ops.batch_norm import NormParameters
 
-__all__ = ["Gated", "apply_channel_gates", "apply_gates", "gated_maps"]
+__all__ = ["Gated", "NormParameters", "apply_channel_gates", "apply_gates", "gated_maps"]

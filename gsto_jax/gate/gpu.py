@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 
-from gsto_jax import implementation
-from gsto_jax.gate.gradients import operations
-from gsto_jax.implementation import MAPS, PARTS, WHOLE, per_shard
+from gsto_jax.gate.gradients import Form, operations
+from gsto_jax.ops import dispatch
+from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, per_shard
 
 
 def _back_end() -> Any:
@@ -46,20 +46,6 @@ _ROWS, _PROGRAMS, _MOST_TILES = 32, 1024, 32
 _wide = jnp.float32
 Pair = tuple[Array, Array]
 Out = tuple[pl.BlockSpec, jax.ShapeDtypeStruct]
-
-
-class Form(NamedTuple):
-    """What is fixed when a program is traced.
-
-    Attributes:
-      gates: how many.
-      relu: a ReLU before the sigmoid.
-      interpret: runs the kernels by an interpreter.
-    """
-
-    gates: int
-    relu: bool
-    interpret: bool
 
 
 class Tiling(NamedTuple):
@@ -99,17 +85,15 @@ class Tile(NamedTuple):
     mask: Array | None
 
 
-def reason_against(shape: Sequence[Any], dtype: Any, gates: int, pack: int) -> str:
-    """Why the kernels cannot take such a map; empty if they can."""
+def reason_against(features: Array, form: Form) -> str:
+    """Returns why the kernels cannot take such a map; empty if they can."""
     if triton is None:
         return f"JAX {jax.__version__} has no Triton back end of Pallas"
-    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
-        return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
-    if pack > 1:
-        return f"it takes maps as they are, not packed by {pack}, which serves TPUs"
-    if gates > MOST_GATES:
-        return f"it takes up to {MOST_GATES} gates, not {gates}"
-    return implementation.reason_against(shape)
+    if form.pack > 1:
+        return f"it takes maps as they are, not packed by {form.pack}, which serves TPUs"
+    if form.gates > MOST_GATES:
+        return f"it takes up to {MOST_GATES} gates, not {form.gates}"
+    return dispatch.reason_against(features.shape, features.dtype)
 
 
 # The kernels, each on one device's part of the batch.

@@ -10,11 +10,27 @@ constant and the slope that mean and variance pass on.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+
+class Form(NamedTuple):
+    """What is fixed when a program is traced.
+
+    Attributes:
+      gates: how many.
+      pack: of the map.
+      relu: a ReLU before the sigmoid.
+      interpret: runs the kernels by an interpreter.
+    """
+
+    gates: int
+    pack: int
+    relu: bool
+    interpret: bool
 
 
 def operations(

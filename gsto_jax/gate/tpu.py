@@ -7,7 +7,7 @@ back. A map that XLA lays out by rows, columns, batch and channels is such a mat
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsto_jax import implementation
-from gsto_jax.gate.gradients import operations
-from gsto_jax.implementation import MAPS, PARTS, WHOLE, per_shard
+from gsto_jax.gate.gradients import Form, operations
+from gsto_jax.ops import dispatch
+from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, per_shard
 
 _BLOCK = 2**17  # numbers of one map a step
 _MEMORY = 64 * 2**20
@@ -27,27 +27,9 @@ _wide = jnp.float32
 Pair = tuple[Array, Array]
 
 
-class Form(NamedTuple):
-    """What is fixed when a program is traced.
-
-    Attributes:
-      gates: how many.
-      pack: of the map.
-      relu: a ReLU before the sigmoid.
-      interpret: runs the kernels by an interpreter.
-    """
-
-    gates: int
-    pack: int
-    relu: bool
-    interpret: bool
-
-
-def reason_against(shape: Sequence[Any], dtype: Any) -> str:
-    """Why the kernels cannot take such a map; empty if they can."""
-    if jnp.dtype(dtype) in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
-        return implementation.reason_against(shape)
-    return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
+def reason_against(features: Array, form: Form) -> str:
+    """Returns why the kernels cannot take such a map; empty if they can."""
+    return dispatch.reason_against(features.shape, features.dtype)
 
 
 # The kernels, each on one device's part of the batch.

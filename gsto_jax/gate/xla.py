@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gsto_jax.gate.gradients import Form
+from gsto_jax.ops.batch_norm import NormParameters, batch_norm
 from gsto_jax.ops.packing import packed_kernel, tile
 
 
@@ -23,14 +25,33 @@ def logits(features: Array, kernel: Array, pack: int) -> Array:
     )
 
 
-def affine(values: Array, factor: Array | None, offset: Array | None, pack: int) -> Array:
-    """`factor * values + offset`, by gate."""
-    if factor is None or offset is None:
-        return values
-    factor, offset = (
-        tile(v.astype(values.dtype), pack)[None, None, None] for v in (factor, offset)
-    )
-    return factor * values + offset
+def gates(
+    logits: Array, norm: NormParameters | None, form: Form, shift: Array | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Returns gates from logits, and the logits' mean and variance if they are normalized."""
+    mean, var = None, None
+    if norm is not None and norm.epsilon is not None:
+        logits, mean, var = batch_norm(
+            logits, norm.scale, norm.bias, norm.epsilon, form.pack, shift
+        )
+    elif norm is not None:
+        factor, offset = (
+            tile(v.astype(logits.dtype), form.pack)[None, None, None]
+            for v in (norm.scale, norm.bias)
+        )
+        logits = factor * logits + offset
+    return jax.nn.sigmoid(jax.nn.relu(logits) if form.relu else logits), mean, var
+
+
+def gated_maps(
+    features: Array, kernel: Array, norm: NormParameters | None, form: Form, shift: Array | None
+) -> tuple[tuple[Array, ...], Array | None, Array | None]:
+    """Returns the gated maps, and the logits' mean and variance if they are normalized."""
+    values = logits(features, kernel, form.pack)
+    if norm is not None and norm.epsilon is not None:
+        values = values.astype(features.dtype)  # as they are stored
+    found, mean, var = gates(values, norm, form, shift)
+    return scale_maps(features, found, form.pack), mean, var
 
 
 def scale_maps(features: Array, gates: Array, pack: int) -> tuple[Array, ...]:

@@ -7,7 +7,6 @@ from gsto_jax.layers.fusion import GFM, MultiScaleFusion
 from gsto_jax.layers.gates import GateChain, SelfGated, SpatialGate
 from gsto_jax.layers.heads import FCNHead, SegmentationHead
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.layers.resize import adaptive_average_pool, resize
 from gsto_jax.layers.scale_transfer import (
     GSTOOutput,
     ScaleTransfer,
@@ -15,6 +14,7 @@ from gsto_jax.layers.scale_transfer import (
     UnsupervisedGSTO,
 )
 from gsto_jax.layers.transition import GTM
+from gsto_jax.ops.resize import adaptive_average_pool, resize
 
 __all__ = [
     "ASPP",

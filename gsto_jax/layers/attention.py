@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_channel_gates, apply_gates
-from gsto_jax.layers.checks import COUNT, check, factory, one_of
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
+from gsto_jax.ops.checks import COUNT, check, factory, one_of
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import hints, unpack
 

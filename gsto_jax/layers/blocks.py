@@ -8,10 +8,10 @@ import flax.linen as nn
 from jax import Array
 
 from gsto_jax.layers.attention import no_attention
-from gsto_jax.layers.checks import COUNT, PARTS, at_least, check, flag
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
-from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.checks import COUNT, PARTS, at_least, check, flag
+from gsto_jax.ops.materialize import relu
 from gsto_jax.ops.packing import hints
 
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.layers.conv import Conv, project
-from gsto_jax.layers.materialize import materialize
 from gsto_jax.ops.floating import as_floating
+from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.packing import packed_kernel, project_and_upsample
-from gsto_jax.ops.space import along_space
+from gsto_jax.ops.spatial_sharding import along_space
 
 
 class BranchConv(Conv):

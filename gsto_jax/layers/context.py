@@ -23,11 +23,11 @@ from jax import Array
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check, each, flag, text
 from gsto_jax.layers.conv import Conv, ModuleDef, hrnet_std
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.layers.resize import adaptive_average_pool, resize
+from gsto_jax.ops.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check, each, flag, text
+from gsto_jax.ops.resize import adaptive_average_pool, resize
 
 CONTEXT_KINDS = ("none", "supervised", "unsupervised", "head_only")
 """How a context module is gated; see `PPM`."""

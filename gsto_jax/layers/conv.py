@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.errors import UserError
-from gsto_jax.layers.checks import COUNT, check, flag, floating, function
-from gsto_jax.layers.materialize import materialize
+from gsto_jax.ops.checks import COUNT, check, flag, floating, function
 from gsto_jax.ops.floating import as_floating
+from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.packing import packed_kernel, tile
-from gsto_jax.ops.space import along_space
+from gsto_jax.ops.spatial_sharding import along_space
 
 ModuleDef = Any  # a Module class, or functools.partial of one
 KernelStd = Callable[[Sequence[int]], float]

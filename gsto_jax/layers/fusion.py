@@ -7,7 +7,10 @@ import flax.linen as nn
 from jax import Array
 
 from gsto_jax.layers.blocks import ConvBN, DownChain
-from gsto_jax.layers.checks import (
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.gates import GATE_FORMS, SelfGated
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.checks import (
     COUNT,
     IMPLEMENTATION,
     METHODS,
@@ -17,12 +20,9 @@ from gsto_jax.layers.checks import (
     one_of,
     optional,
 )
-from gsto_jax.layers.conv import Conv, ModuleDef
-from gsto_jax.layers.gates import GATE_FORMS, SelfGated
-from gsto_jax.layers.materialize import relu
-from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.layers.resize import resize
+from gsto_jax.ops.materialize import relu
 from gsto_jax.ops.packing import unpack, upsample
+from gsto_jax.ops.resize import resize
 
 
 class MultiScaleFusion(nn.Module):

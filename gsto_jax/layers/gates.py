@@ -1,7 +1,6 @@
 """The networks that compute a gate: logits before the sigmoid, which `apply_gates` takes."""
 
 from dataclasses import field
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,9 +9,9 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
 from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import hints
 
@@ -112,23 +111,17 @@ class SelfGated(nn.Module):
                 logits = jax.nn.relu(norm(logits, train, *hints(pack)))
             return Gated(*apply_gates(x, logits, pack), None, None)
         kernel = conv.variables["params"]["kernel"][0, 0]
-
-        def fused(
-            scale: Array | None, bias: Array | None, epsilon: float | None, shift: Array | None
-        ) -> tuple[Gated, Any, Any]:
-            found = gated_maps(
-                *(x, kernel, scale, bias),
-                epsilon=epsilon,
-                relu=released,
-                shift=shift,
-                pack=pack,
-                implementation=self.implementation,
-            )
-            return found, found.mean, found.var
-
-        if norm is None:
-            return fused(None, None, None, None)[0]
-        gated: Gated = norm(logits, train, pack, fused)
+        parameters = None if norm is None else norm.norm_parameters(logits, train, pack)
+        gated = gated_maps(
+            x,
+            kernel,
+            parameters,
+            relu=released,
+            pack=pack,
+            implementation=self.implementation,
+        )
+        if train and norm is not None:
+            norm.update(logits, gated.mean, gated.var, pack)
         return gated
 
 

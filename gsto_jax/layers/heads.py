@@ -10,12 +10,12 @@ from jax import Array
 
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.branch_conv import BranchConv
-from gsto_jax.layers.checks import COUNT, PARTS, check, flag
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
-from gsto_jax.layers.materialize import relu
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.layers.resize import resize
+from gsto_jax.ops.checks import COUNT, PARTS, check, flag
+from gsto_jax.ops.materialize import relu
 from gsto_jax.ops.packing import unpack
+from gsto_jax.ops.resize import resize
 
 _LEAST_PACK, _WIDEST = 4, 512
 """Where branches are convolved one by one: packed so much, and in so many lanes at most. Otherwise

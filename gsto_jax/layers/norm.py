@@ -1,6 +1,5 @@
 """Batch normalisation with the running-statistics rule of the reference networks."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,12 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.errors import StatisticsError
-from gsto_jax.layers.checks import COUNT, between, check, floating
-from gsto_jax.ops.batch_norm import affine, batch_norm
+from gsto_jax.ops.batch_norm import NormParameters, affine, batch_norm
+from gsto_jax.ops.checks import COUNT, between, check, floating, one_of
 from gsto_jax.ops.floating import as_floating
 
 STATISTICS = ("two_pass", "one_pass")
-Fused = Callable[[Array, Array, float | None, Array | None], tuple[Any, Any, Any]]
 
 
 class BatchNorm(nn.Module):
@@ -45,80 +43,91 @@ class BatchNorm(nn.Module):
     def __post_init__(self) -> None:
         """Raises TypeError or ValueError, naming the argument and what it takes."""
         check(
-            self, momentum=between(0, 1), epsilon=between(0, 1), groups=COUNT, param_dtype=floating
+            self,
+            momentum=between(0, 1),
+            epsilon=between(0, 1),
+            statistics=one_of(STATISTICS),
+            groups=COUNT,
+            param_dtype=floating,
         )
         super().__post_init__()
 
-    @nn.compact
-    def __call__(
-        self, x: Array, train: bool = False, pack: int = 1, fused: Fused | None = None
-    ) -> Any:
-        """Normalises `x`, by the batch's statistics if `train`, else by the running ones.
+    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
+        """Normalizes `x`, by the batch's statistics if `train`, else by the running ones.
 
         Args:
           x: `b h w c`, or packed by `pack` (see `gsto_jax.ops.packing`).
           train: which statistics.
           pack: of `x`.
-          fused: does the arithmetic in place of this layer, which then only keeps parameters and
-            statistics. Called with scale, bias, epsilon and the mean to subtract first (or None) in
-            training; else with the factor and offset that BN comes to, None and None. Returns a
-            result, mean and variance.
 
         Raises:
-          ValueError: unknown `statistics`, or `groups` that do not divide the batch.
+          ValueError: `groups` do not divide the batch.
           StatisticsError: fewer than two values per channel in training (but not in `init`), for
             which PyTorch raises too: their variance is 0, and the running variance decays to it.
         """
-        if self.statistics not in STATISTICS:
-            raise ValueError(f"unknown statistics {self.statistics!r}: use one of {STATISTICS}")
         x = as_floating(x, self.param_dtype)
-        channels = (x.shape[-1] // pack,)
-        scale = self.param("scale", nn.initializers.ones, channels, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, self.param_dtype)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, self.param_dtype)
-
         if not train:
-            mean, var = running_mean.value, running_var.value
-            if fused is not None:
-                factor = jax.lax.rsqrt(var + self.epsilon) * scale
-                return fused(factor, bias - mean * factor, None, None)[0]
+            scale, bias, mean, var = self._arrays(x.shape[-1] // pack)
             return affine(x, mean, var, scale, bias, self.epsilon, pack)
-        shift = running_mean.value if self.statistics == "one_pass" else None
-        parts = 1 if self.is_initializing() else self.groups
-        count = self._values_per_channel(x, pack, parts)
-        if fused is not None:
-            y, mean, var = fused(scale, bias, self.epsilon, shift)
+        norm = self.norm_parameters(x, train, pack)
+        groups = self._groups
+        if groups == 1:
+            y, mean, var = batch_norm(x, norm.scale, norm.bias, self.epsilon, pack, norm.shift)
         else:
-            y, mean, var = self._normalize(x, scale, bias, shift, pack, parts)
-        if not self.is_initializing():
-            unbiased = var * (count / (count - 1))
-            running_mean.value = self._update(running_mean.value, mean)
-            running_var.value = self._update(running_var.value, unbiased)
+            split = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+            each = jax.vmap(
+                lambda x: batch_norm(x, norm.scale, norm.bias, self.epsilon, pack, norm.shift)
+            )
+            y, mean, var = each(split)
+            y, mean, var = y.reshape(x.shape), mean.mean(0), var.mean(0)
+        self.update(x, mean, var, pack)
         return y
 
-    def _values_per_channel(self, x: Array, pack: int, parts: int) -> int:
-        if x.shape[0] % parts:
-            raise ValueError(f"{parts} groups do not divide a batch of {x.shape[0]}")
-        count = x.size // x.shape[-1] * pack // parts
+    def norm_parameters(self, x: Array, train: bool, pack: int = 1) -> NormParameters:
+        """Returns what an operation fused with BN needs; it calls `update` in training.
+
+        Raises:
+          ValueError, StatisticsError: see `__call__`.
+        """
+        scale, bias, mean, var = self._arrays(x.shape[-1] // pack)
+        if not train:
+            factor = jax.lax.rsqrt(var + self.epsilon) * scale
+            return NormParameters(factor, bias - mean * factor)
+        if x.shape[0] % self._groups:
+            raise ValueError(f"{self._groups} groups do not divide a batch of {x.shape[0]}")
+        count = self._values_per_channel(x, pack)
         if count < 2 and not self.is_initializing():
             raise StatisticsError(
-                f"BatchNorm {'/'.join(self.path)}: a map {x.shape} in groups={parts} leaves "
+                f"BatchNorm {'/'.join(self.path)}: a map {x.shape} in groups={self._groups} leaves "
                 f"{count} values per channel, and training needs at least 2: use a larger batch, "
                 "larger maps or fewer groups"
             )
-        return count
+        shift = mean if self.statistics == "one_pass" else None
+        return NormParameters(scale, bias, self.epsilon, shift)
 
-    def _normalize(
-        self, x: Array, scale: Array, bias: Array, shift: Array | None, pack: int, parts: int
-    ) -> tuple[Array, Array, Array]:
-        if parts == 1:
-            return batch_norm(x, scale, bias, self.epsilon, pack, shift)
-        split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
-        each = jax.vmap(lambda part: batch_norm(part, scale, bias, self.epsilon, pack, shift))
-        y, mean, var = each(split)
-        return y.reshape(x.shape), mean.mean(0), var.mean(0)
+    def update(self, x: Array, mean: Array, var: Array, pack: int = 1) -> None:
+        """Updates the running statistics by the mean and biased variance of a batch `x`."""
+        if self.is_initializing():
+            return
+        count = self._values_per_channel(x, pack)
+        for name, new in (("mean", mean), ("var", var * (count / (count - 1)))):
+            old = self.get_variable("batch_stats", name)
+            average = self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
+            self.put_variable("batch_stats", name, average.astype(old.dtype))
 
-    def _update(self, old: Array, new: Array) -> Array:
-        average = self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
-        return average.astype(old.dtype)
+    @nn.compact
+    def _arrays(self, channels: int) -> tuple[Array, Array, Array, Array]:
+        """Returns scale, bias, running mean and running variance."""
+        shape, ones, zeros = (channels,), nn.initializers.ones, nn.initializers.zeros
+        scale = self.param("scale", ones, shape, self.param_dtype)
+        bias = self.param("bias", zeros, shape, self.param_dtype)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
+        return scale, bias, mean.value, var.value
+
+    @property
+    def _groups(self) -> int:
+        return 1 if self.is_initializing() else self.groups
+
+    def _values_per_channel(self, x: Array, pack: int) -> int:
+        return x.size // x.shape[-1] * pack // self._groups

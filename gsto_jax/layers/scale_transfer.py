@@ -9,7 +9,10 @@ from jax import Array
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import DownChain
-from gsto_jax.layers.checks import (
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.gates import SelfGated, SpatialGate
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.ops.checks import (
     COUNT,
     IMPLEMENTATION,
     PARTS,
@@ -21,11 +24,8 @@ from gsto_jax.layers.checks import (
     one_of_or_callable,
     optional,
 )
-from gsto_jax.layers.conv import Conv, ModuleDef
-from gsto_jax.layers.gates import SelfGated, SpatialGate
-from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.layers.resize import resize
 from gsto_jax.ops.floating import as_floating
+from gsto_jax.ops.resize import resize
 
 RESAMPLING = ("bilinear", "nearest", "avg_pool", "strided_conv")
 

@@ -8,12 +8,12 @@ from jax import Array
 
 from gsto_jax.gate import apply_gates
 from gsto_jax.layers.blocks import ConvBN, DownChain
-from gsto_jax.layers.checks import COUNT, PARTS, at_least, check, flag
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.gates import GateChain, check_form
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.scale_transfer import GSTOOutput, SupervisedGSTO, UnsupervisedGSTO
+from gsto_jax.ops.checks import COUNT, PARTS, at_least, check, flag
 from gsto_jax.ops.packing import pack, unpack
 
 _CHAIN_PACK = 16  # of the one channel of a chain, where maps are packed

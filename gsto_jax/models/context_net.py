@@ -6,14 +6,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.layers.checks import COUNT, NETWORK, check, check_map, instance_of
 from gsto_jax.layers.context import CONTEXTS
 from gsto_jax.layers.heads import FCNHead
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.models.parts import parts_of
 from gsto_jax.models.resnet import ResNet
 from gsto_jax.models.specs import ResNetSpec
-from gsto_jax.ops.space import along_space
+from gsto_jax.ops.checks import COUNT, NETWORK, check, check_map, instance_of
+from gsto_jax.ops.spatial_sharding import along_space
 
 _SHARES = {"ppm": 4, "aspp": 8}
 """How many times fewer channels a context module has than the map that it reads."""

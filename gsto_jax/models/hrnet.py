@@ -12,7 +12,14 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.layers.attention import Attention, attention, no_attention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
-from gsto_jax.layers.checks import (
+from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.fusion import MultiScaleFusion
+from gsto_jax.layers.heads import SegmentationHead
+from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.transition import GTM
+from gsto_jax.models.parts import parts_of
+from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
+from gsto_jax.ops.checks import (
     COUNT,
     METHODS,
     NETWORK,
@@ -22,15 +29,8 @@ from gsto_jax.layers.checks import (
     instance_of,
     one_of,
 )
-from gsto_jax.layers.conv import Conv, ModuleDef
-from gsto_jax.layers.fusion import MultiScaleFusion
-from gsto_jax.layers.heads import SegmentationHead
-from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.layers.transition import GTM
-from gsto_jax.models.parts import parts_of
-from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
 from gsto_jax.ops.packing import pack, packs_of, unpack
-from gsto_jax.ops.space import along_space
+from gsto_jax.ops.spatial_sharding import along_space
 
 HEADS = ("v1", "v2")
 """What leaves stage 4: branch 0 alone (HRNet, pose), or all branches (HRNetV2)."""

@@ -4,10 +4,10 @@ import flax.linen as nn
 from jax import Array
 
 from gsto_jax.layers.blocks import Bottleneck, ConvBN
-from gsto_jax.layers.checks import PARTS, check, flag, instance_of
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.models.specs import ResNetSpec
+from gsto_jax.ops.checks import PARTS, check, flag, instance_of
 
 
 class ResNet(nn.Module):

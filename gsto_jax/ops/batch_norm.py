@@ -1,5 +1,6 @@
 """Batch normalisation as a function, with a gradient of its own."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -7,8 +8,29 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.ops.channel_sum import channel_sum
 from gsto_jax.ops.packing import fold, tile
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("scale", "bias", "shift"),
+    meta_fields=("epsilon",),
+)
+@dataclass(frozen=True)
+class NormParameters:
+    """Parameters of BN in training or, without `epsilon`, of the affine map it is at inference.
+
+    Attributes:
+      scale: `c`.
+      bias: `c`.
+      epsilon: added to the variance of the batch; None normalizes nothing.
+      shift: `c`, near the means, for statistics in one pass; None for two passes.
+    """
+
+    scale: Array
+    bias: Array
+    epsilon: float | None = None
+    shift: Array | None = None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -94,3 +116,28 @@ def _wide(x: Array) -> Array:
 
 def _row(vector: Array, x: Array, pack: int) -> Array:
     return tile(vector, pack).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def channel_sum(x: Array) -> Array:
+    """Sums `b h w c` over all axes but the last.
+
+    XLA for CPUs walks a column at a time through such a sum, against the order of memory. There the
+    image is folded in half until its sides are odd: whole rows are added to whole rows.
+    """
+    return jax.lax.platform_dependent(x, cpu=_by_halves, default=_all_but_last)
+
+
+def _by_halves(x: Array) -> Array:
+    # Not the batch: it may be split over devices.
+    for axis in range(1, x.ndim - 1):
+        while x.shape[axis] and x.shape[axis] % 2 == 0:
+            half = x.shape[axis] // 2
+            low, high = (
+                jax.lax.slice_in_dim(x, n * half, (n + 1) * half, axis=axis) for n in (0, 1)
+            )
+            x = low + high
+    return _all_but_last(x)
+
+
+def _all_but_last(x: Array) -> Array:
+    return x.sum(tuple(range(x.ndim - 1)))

@@ -19,6 +19,7 @@ from gsto_jax.devices.mesh import (
     split_batch,
     sum_over_processes,
 )
+from gsto_jax.ops.flip import flip
 from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, reread_step
 from gsto_jax.reporting import ReportedProgram
 
@@ -112,7 +113,7 @@ def find_joints(
     mirrored = None
     if task.config.eval.flip:
         # A second pass through the same program, which compiles once.
-        image = np.ascontiguousarray(batch["image"][:, :, ::-1])
+        image = np.ascontiguousarray(flip(batch["image"]))
         mirrored, _ = network(variables, put_batch({"image": image}, mesh)["image"])
     frames = put_batch({name: batch[name] for name in ("centre", "frame")}, mesh)
     joints, heatmaps = read(heatmaps, mirrored, frames)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gsto_jax.ops.flip import flip, mirrored_order
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.segmentation.protocol import mirrored_order
 from gsto_jax.types import Size
 
 REFINEMENTS = ("none", "quarter", "dark")
@@ -121,7 +121,7 @@ def merge_mirrored(
         do not meet where the network rounds sizes (the published test does so).
     """
     heatmaps, mirrored = as_floating(heatmaps), as_floating(mirrored)
-    back = mirrored[:, :, ::-1][..., mirrored_order(pairs, heatmaps.shape[-1])]
+    back = flip(mirrored)[..., mirrored_order(pairs, heatmaps.shape[-1])]
     if shift:
         back = jnp.concatenate([back[:, :, :1], back[:, :, :-1]], axis=2)
     return (heatmaps + back) / 2

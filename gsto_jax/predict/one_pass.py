@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.layers.resize import resize
 from gsto_jax.ops.padding import reduced_size, round_up, scaled_size
+from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.protocol import Protocol
 from gsto_jax.training.task import Task, logits, normalize
 from gsto_jax.types import Size
@@ -99,7 +99,7 @@ def _area_resample(x: Array, size: Size) -> Array:
 
 
 def _linear_resample(x: Array, size: Size) -> Array:
-    """Resamples `b h w c` bilinearly, as `gsto_jax.segmentation.protocol.linear_taps` says."""
+    """Resamples `b h w c` bilinearly, as `gsto_jax.ops.resample.linear_taps` says."""
     for axis in (1, 2):
         if x.shape[axis] != size[axis - 1]:
             x = _along(x, axis, _taps(x.shape[axis], size[axis - 1]))

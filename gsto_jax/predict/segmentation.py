@@ -24,15 +24,15 @@ from gsto_jax.drawing.tiles import Color
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import ImageRule
 from gsto_jax.ops.padding import DIVISOR, PUBLISHED, cut_map, reduced_size
+from gsto_jax.ops.resample import linear_taps, resample
 from gsto_jax.predict.media import load_rgb
 from gsto_jax.reporting import ReportedProgram
-from gsto_jax.resample import resample
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.segmentation.inference import score_batch
 from gsto_jax.segmentation.metrics import best_class
 from gsto_jax.segmentation.panels import color_mask
-from gsto_jax.segmentation.protocol import Protocol, Size, linear_taps, protocol_of
+from gsto_jax.segmentation.protocol import Protocol, Size, protocol_of
 from gsto_jax.training.task import Task, score_step
 
 KINDS = ("overlay", "color", "ids", "branches", "gates")

@@ -16,11 +16,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import compiler_options, on_mesh, put_batch, replicated, split_batch
-from gsto_jax.layers.materialize import materialize
+from gsto_jax.ops.flip import flip, mirrored_order
+from gsto_jax.ops.materialize import materialize
+from gsto_jax.ops.resample import enlarge, resample
 from gsto_jax.reporting import ReportedProgram
-from gsto_jax.resample import enlarge, resample
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
-from gsto_jax.segmentation.protocol import Protocol, Round, Size, mirrored_order
+from gsto_jax.segmentation.protocol import Protocol, Round, Size
 from gsto_jax.training.task import Task, logits, normalize
 
 
@@ -44,7 +45,7 @@ def view_windows(
     window = resample(images, rows, columns) + beside
     if not protocol.flip:
         return [window]
-    return [window, _mirrored(window, taps) if "mirror" in taps else window[:, :, ::-1]]
+    return [window, _mirrored(window, taps) if "mirror" in taps else flip(window)]
 
 
 def _mirrored(window: Array, taps: Mapping[str, Any]) -> Array:
@@ -82,7 +83,7 @@ def view_scores(
             found = materialize((enlarged(found) + other) / 2)
         else:
             # Before they are enlarged, which comes to the same and costs half.
-            found = materialize(enlarged((found + other[:, :, ::-1]) / 2))
+            found = materialize(enlarged((found + flip(other)) / 2))
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
     back = taps["back_rows"], taps["back_columns"]
     # Where each is read once, it need not lie in memory first.

@@ -8,37 +8,18 @@ so one compiled program serves pictures of every size (`gsto_jax.segmentation.in
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gsto_jax.errors import UserError
 from gsto_jax.ops.padding import PUBLISHED, round_up, scaled_size
+from gsto_jax.ops.resample import Taps, linear_taps
 from gsto_jax.types import Size
 
 WINDOWS = ("whole", "slide", "slide_enlarged")
 EDGES = ("pad", "shift")
 SCORES = ("exp", "softmax")
-
-
-@dataclass(frozen=True)
-class Taps:
-    """Linear resampling along one axis: `out[n] = sum_t weight[n, t] * x[index[n, t]]`.
-
-    Attributes:
-      index: `n t` int32, t 1 or 2.
-      weight: `n t` float32; both 0 where `out` lies outside what is sampled.
-    """
-
-    index: np.ndarray
-    weight: np.ndarray
-
-    def padded(self, length: int, repeat: bool = False) -> "Taps":
-        """The same, with outputs of weight 0 after the last, or repetitions of the last."""
-        more = ((0, length - len(self.index)), (0, 0))
-        pad: Any = partial(np.pad, pad_width=more, mode="edge" if repeat else "constant")
-        return Taps(pad(self.index), pad(self.weight))
 
 
 @dataclass(frozen=True)
@@ -274,22 +255,6 @@ def window_starts(length: int, window: int, step: int, edge: str) -> list[int]:
     return [min(start, last) for start in starts] if edge == "shift" else starts
 
 
-def linear_taps(source: int, target: int, align_corners: bool = False) -> Taps:
-    """Bilinear resampling of an axis, pixel centres at half-integers, without antialiasing.
-
-    With `align_corners` the centres of the outermost pixels coincide.
-    """
-    if align_corners:
-        centre = np.arange(target) * ((source - 1) / max(target - 1, 1))
-    else:
-        centre = (np.arange(target) + 0.5) * (source / target) - 0.5
-    centre = np.clip(centre, 0, source - 1)
-    low = np.floor(centre).astype(np.int32)
-    index = np.stack([low, np.minimum(low + 1, source - 1)], axis=1)
-    upper = (centre - low).astype(np.float32)
-    return Taps(index, np.stack([1 - upper, upper], axis=1))
-
-
 def _axis(
     source: int, target: int, window: int, starts: Sequence[int], taps: int, repeat: bool
 ) -> list[tuple[Taps, Taps, np.ndarray]]:
@@ -322,14 +287,6 @@ def _axis(
 def _require(ok: bool, name: str, value: Any, remedy: str) -> None:
     if not ok:
         raise UserError(f"config.eval.{name} is {value!r}: {remedy}")
-
-
-def mirrored_order(pairs: Iterable[Sequence[int]], count: int) -> np.ndarray:
-    """Which of `count` classes or joints each one is in a mirrored picture, where pairs swap."""
-    order = np.arange(count)
-    for left, right in pairs:
-        order[left], order[right] = right, left
-    return order
 
 
 def protocol_of(config: Mapping[str, Any]) -> Protocol:

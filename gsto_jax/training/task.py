@@ -20,14 +20,14 @@ from jax.sharding import Mesh
 from gsto_jax.config import Config, ModelConfig
 from gsto_jax.devices.mesh import gathered, lanes, placed, platform_of
 from gsto_jax.errors import StatisticsError, UserError
-from gsto_jax.layers.materialize import materialize
 from gsto_jax.losses import FINAL, deep_supervision, label_weight
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.specs import ResNetSpec, variant
+from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.padding import replicate_edges
-from gsto_jax.resample import enlarge
+from gsto_jax.ops.resample import enlarge
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
 from gsto_jax.training.hyperparameters import Hyperparameters, hyperparameters, optimizer
 from gsto_jax.training.optim import averaged, poly_schedule, step_schedule, with_warmup

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsto_jax.gate import gated_maps
+from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.ops.packing import pack, unpack
 
 EPSILON = 1e-5
@@ -24,18 +24,19 @@ def operands(batch, height, width, channels, gates, dtype=np.float32, seed=0):
     return jnp.asarray(features, dtype), kernel, 1 + 0.3 * scale, 0.5 * bias, cotangents
 
 
-def run(args, by=1, implementation="xla", **kwargs):
+def run(args, by=1, implementation="xla", epsilon=None, relu=False):
     """Maps, statistics and all gradients, of plain operands."""
     features, kernel, scale, bias, cotangents = args
 
     def f(features, kernel, scale, bias):
-        affine = (None, None) if scale is None else (scale, bias)
         found = gated_maps(
-            *(pack(features, by), kernel, *affine),
+            pack(features, by),
+            kernel,
+            None if scale is None else NormParameters(scale, bias, epsilon),
+            relu=relu,
             pack=by,
             implementation=implementation,
             interpret=jax.default_backend() == "cpu",
-            **kwargs,
         )
         maps = [unpack(x, by) for x in found.maps]
         total = sum(

@@ -4,8 +4,8 @@ from functools import partial
 
 from jax import Array
 
-from gsto_jax.implementation import call
 from gsto_jax.losses.upsampled import tpu, xla
+from gsto_jax.ops.dispatch import call
 
 
 def true_log_probability(
@@ -21,7 +21,7 @@ def true_log_probability(
       logits: `b h w k`, any float dtype; computed in at least float32.
       classes: `b H W` uint8 or int32; a pixel whose number is none of `0..k-1` gets 0.
       align_corners: of the upsampling.
-      implementation: "xla", "pallas_tpu", or None to choose (see `gsto_jax.implementation`).
+      implementation: "xla", "pallas_tpu", or None to choose (see `gsto_jax.ops.dispatch`).
       interpret: runs the kernel by an interpreter, on any device.
 
     Returns:

@@ -15,8 +15,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsto_jax import implementation
-from gsto_jax.implementation import BATCH, per_shard
+from gsto_jax.ops import dispatch
+from gsto_jax.ops.dispatch import BATCH, per_shard
 
 _STRIP = 32  # rows of labels: a tile of uint8
 _MEMORY = 48 * 2**20
@@ -27,13 +27,11 @@ def reason_against(
     logits: tuple[int, ...], dtype: Any, classes: tuple[int, ...], align_corners: bool
 ) -> str:
     """Why the kernel cannot take these shapes; empty if it can."""
-    if reason := implementation.reason_against([*logits, *classes[1:]], height=False):
+    if reason := dispatch.reason_against([*logits, *classes[1:]], dtype, height=False):
         return reason
     height, factor = logits[1], classes[1] // max(logits[1], 1)
     if align_corners:
         return "it does not align corners"
-    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
-        return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
     if factor * height != classes[1] or _STRIP % factor or height % (_STRIP // factor):
         return (
             f"{height} rows of logits for {classes[1]} of labels: it enlarges by a divisor of "

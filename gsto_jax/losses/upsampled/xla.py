@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.layers.resize import resize
+from gsto_jax.ops.resize import resize
 
 
 def true_log_probability(logits: Array, classes: Array, align_corners: bool = False) -> Array:

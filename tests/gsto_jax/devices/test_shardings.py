@@ -19,10 +19,10 @@ from gsto_jax.devices.mesh import (
     put_batch,
     replicated,
 )
-from gsto_jax.gate import gated_maps
+from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.layers import Conv, resize
 from gsto_jax.losses.upsampled import true_log_probability
-from gsto_jax.ops.space import along_space
+from gsto_jax.ops.spatial_sharding import along_space
 from gsto_jax.runs.checkpoint import Checkpoints, read_state
 from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.training.hyperparameters import hyperparameters
@@ -134,10 +134,10 @@ def test_kernels_of_gates_take_a_part_of_the_height(name):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4, 4, 16)).astype(np.float32)
     kernel = rng.normal(size=(16, 2)).astype(np.float32)
-    scale, bias = np.float32([1, 2]), np.float32([0.1, 0.2])
+    norm = NormParameters(np.float32([1, 2]), np.float32([0.1, 0.2]), 1e-5)
 
     def f(x, **kwargs):
-        made = gated_maps(x, kernel, scale, bias, epsilon=1e-5, relu=True, **kwargs)
+        made = gated_maps(x, kernel, norm, relu=True, **kwargs)
         return jnp.concatenate(made.maps, -1), made.mean, made.var
 
     def all_of_it(x, **kwargs):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax.gate import gated_maps, gpu
-from tests.gsto_jax.gate_operands import FORMS, close, operands, run
+from gsto_jax.gate import NormParameters, gated_maps, gpu
+from tests.gsto_jax.gate_operands import EPSILON, FORMS, close, operands, run
 
 BY = (1, "pallas_gpu")
 TRAINING = FORMS["released, training"]
@@ -70,9 +70,12 @@ def test_each_device_runs_the_kernel_on_its_part():
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     *inputs, cotangents = args
 
-    def f(*inputs):
+    def f(features, kernel, scale, bias):
+        norm = NormParameters(scale, bias, EPSILON)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            found = gated_maps(*inputs, **TRAINING, implementation="pallas_gpu", interpret=True)
+            found = gated_maps(
+                features, kernel, norm, relu=True, implementation="pallas_gpu", interpret=True
+            )
         total = sum((x * c).sum() for x, c in zip(found.maps, cotangents, strict=True))
         return total, (list(found.maps), found.gates, found.mean, found.var)
 
@@ -83,12 +86,13 @@ def test_each_device_runs_the_kernel_on_its_part():
     close(found, run(args, **TRAINING))
 
 
-def kernels_by_platform(implementation, platform, **kwargs):
+def kernels_by_platform(implementation, platform, epsilon=None, relu=False):
     """How many kernels a program with gradients runs, by what lowers them."""
     features, kernel, scale, bias, _ = operands(8, 4, 8, 18, 2)
 
-    def f(*args):
-        maps = gated_maps(*args, implementation=implementation, **kwargs).maps
+    def f(features, kernel, scale, bias):
+        norm = NormParameters(scale, bias, epsilon)
+        maps = gated_maps(features, kernel, norm, relu=relu, implementation=implementation).maps
         return sum(jnp.square(x).sum() for x in maps)
 
     # From 0.11 on, JAX wants to know which GPU.

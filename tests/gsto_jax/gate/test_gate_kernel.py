@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gsto_jax import BatchNorm, HRNet, losses
-from gsto_jax.gate import gated_maps
+from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.layers import gates as gates_of_layers
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.models.initialize import initial_variables
@@ -91,11 +91,10 @@ def test_logits_far_from_zero_keep_their_variance():
 def test_which_one_runs():
     features, kernel, scale, bias, _ = operands(8, 4, 8, 18, 2)
 
-    def program(implementation, platform, **kwargs):
+    def program(implementation, platform, epsilon=None, relu=False):
+        norm = NormParameters(scale, bias, epsilon)
         f = jax.jit(
-            lambda x: (
-                gated_maps(*(x, kernel, scale, bias), implementation=implementation, **kwargs).maps
-            )
+            lambda x: gated_maps(x, kernel, norm, relu=relu, implementation=implementation).maps
         )
         return f.trace(features).lower(lowering_platforms=(platform,)).as_text()
 
@@ -106,7 +105,7 @@ def test_which_one_runs():
 
 
 def test_a_named_one_that_cannot_run_says_why():
-    features, kernel, scale, _bias, _ = operands(1, 2, 2, 3, 1)
+    features, kernel, *_ = operands(1, 2, 2, 3, 1)
     with pytest.raises(ValueError, match="'pallas_tpu' cannot run here: it takes bfloat16 and fl"):
         gated_maps(features.astype(jnp.float16), kernel, implementation="pallas_tpu")
     with pytest.raises(ValueError, match="Only interpret mode is supported on CPU"):
@@ -115,8 +114,6 @@ def test_a_named_one_that_cannot_run_says_why():
         gated_maps(features, kernel, implementation="triton")
     with pytest.raises(ValueError, match="give maps b h w 6"):
         gated_maps(features, kernel, pack=2)
-    with pytest.raises(ValueError, match="belong together"):
-        gated_maps(features, kernel, scale)
 
 
 def test_each_device_runs_the_kernel_on_its_part():
@@ -129,8 +126,9 @@ def test_each_device_runs_the_kernel_on_its_part():
     def f(features, kernel, scale, bias):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             found = gated_maps(
-                *(features, kernel, scale, bias),
-                epsilon=EPSILON,
+                features,
+                kernel,
+                NormParameters(scale, bias, EPSILON),
                 relu=True,
                 implementation="pallas_tpu",
                 interpret=True,
@@ -199,7 +197,7 @@ def test_free_sizes_are_xlas():
     _, kernel, scale, bias, _ = operands(1, 2, 2, 3, 1)
     b, h, w = jax.export.symbolic_shape("b, h, w")
     spec = jax.ShapeDtypeStruct((b, h, w, 3), jnp.float32)
-    f = jax.jit(lambda x: gated_maps(x, kernel, scale, bias).maps)
+    f = jax.jit(lambda x: gated_maps(x, kernel, NormParameters(scale, bias)).maps)
     exported = jax.export.export(f, platforms=("cpu", "tpu"))(spec)
     assert "tpu_custom_call" not in exported.mlir_module()
 

@@ -22,7 +22,7 @@ from gsto_jax import (
 )
 from gsto_jax.layers.conv import he_std, hrnet_std
 from gsto_jax.layers.norm import batch_norm
-from gsto_jax.ops.channel_sum import channel_sum
+from gsto_jax.ops.batch_norm import channel_sum
 
 KEY = jax.random.key(0)
 

@@ -6,7 +6,7 @@ from jax.export import export, symbolic_shape
 
 from gsto_jax import resize
 from gsto_jax.ops.enlarge import enlarge_by, integer_factors
-from gsto_jax.resample import enlarge
+from gsto_jax.ops.resample import enlarge
 
 METHODS = (("bilinear", False), ("bilinear", True), ("nearest", False))
 

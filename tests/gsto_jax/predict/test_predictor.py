@@ -12,14 +12,14 @@ from PIL import Image
 
 from gsto_jax import UserError
 from gsto_jax.image_files import ImageRule
+from gsto_jax.ops.resample import linear_taps, resample
 from gsto_jax.predict.files import PredictionWriter, find_inputs, write_classes
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import KINDS, Prediction, Predictor
 from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.segmentation.evaluate import evaluate
-from gsto_jax.segmentation.inference import resample
-from gsto_jax.segmentation.protocol import linear_taps, protocol_of
+from gsto_jax.segmentation.protocol import protocol_of
 from gsto_jax.training.task import initial_state, score_step
 from tests.gsto_jax.saved_runs import MESH, SIZE, config, picture, save
 from tests.image_bytes import RGBA, chunk, exif, png

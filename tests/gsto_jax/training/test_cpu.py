@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gsto_jax.devices.mesh import compiler_options, make_mesh
-from gsto_jax.layers.materialize import materialize, relu
+from gsto_jax.ops.materialize import materialize, relu
 
 X = jnp.asarray([[-1.0, 0.5], [2.0, -3.0]])
 

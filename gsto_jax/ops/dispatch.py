@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.export import is_symbolic_dim
 from jax.sharding import PartitionSpec
 
 from gsto_jax.errors import UserError
-from gsto_jax.ops.space import DATA_AXIS, SPACE_AXIS
+from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
 
 IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu")
 
@@ -53,13 +54,16 @@ BATCH, MAPS, PARTS, WHOLE = "batch", "maps", "parts", "whole"
 behind the other; on every device."""
 
 
-def reason_against(shape: Sequence[Any], height: bool = True) -> str:
-    """Why no kernel can take a map of this shape; empty if one can.
+def reason_against(shape: Sequence[Any], dtype: Any, height: bool = True) -> str:
+    """Returns why no kernel can take a map of this shape and dtype; empty if one can.
 
     Args:
       shape: `b h ...`.
+      dtype: of the map.
       height: whether the kernel takes a part of the height as well as all of it.
     """
+    if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
+        return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
     if any(map(is_symbolic_dim, shape)):
         return "it needs sizes that are known"
     if 0 in shape:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.export import is_symbolic_dim
 
-from gsto_jax.implementation import IMPLEMENTATIONS
+from gsto_jax.ops.dispatch import IMPLEMENTATIONS
 
 Rule = Callable[[str, Any], None]
 """Called with an argument's full name and its value; raises TypeError or ValueError."""

@@ -1,17 +1,55 @@
 """Linear resampling by two taps an axis, where no gradient is needed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from gsto_jax.layers.resize import resize
-from gsto_jax.segmentation.protocol import linear_taps
+from gsto_jax.ops.resize import resize
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Linear resampling along one axis: `out[n] = sum_t weight[n, t] * x[index[n, t]]`.
+
+    Attributes:
+      index: `n t` int32, t 1 or 2.
+      weight: `n t` float32; both 0 where `out` lies outside what is sampled.
+    """
+
+    index: np.ndarray
+    weight: np.ndarray
+
+    def padded(self, length: int, repeat: bool = False) -> "Taps":
+        """The same, with outputs of weight 0 after the last, or repetitions of the last."""
+        more = ((0, length - len(self.index)), (0, 0))
+        pad: Any = partial(np.pad, pad_width=more, mode="edge" if repeat else "constant")
+        return Taps(pad(self.index), pad(self.weight))
+
+
+def linear_taps(source: int, target: int, align_corners: bool = False) -> Taps:
+    """Bilinear resampling of an axis, pixel centres at half-integers, without antialiasing.
+
+    With `align_corners` the centres of the outermost pixels coincide.
+    """
+    if align_corners:
+        centre = np.arange(target) * ((source - 1) / max(target - 1, 1))
+    else:
+        centre = (np.arange(target) + 0.5) * (source / target) - 0.5
+    centre = np.clip(centre, 0, source - 1)
+    low = np.floor(centre).astype(np.int32)
+    index = np.stack([low, np.minimum(low + 1, source - 1)], axis=1)
+    upper = (centre - low).astype(np.float32)
+    return Taps(index, np.stack([1 - upper, upper], axis=1))
+
 
 AxisTaps = Mapping[str, Any]
-"""The fields of `gsto_jax.segmentation.protocol.Taps`."""
+"""The fields of `Taps`."""
 
 
 def resample(x: Array, rows: AxisTaps, columns: AxisTaps) -> Array:

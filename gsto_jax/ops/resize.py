@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 from jax.export import is_symbolic_dim
 
-from gsto_jax.layers.checks import COUNT, METHODS, check_map, each
+from gsto_jax.ops.checks import COUNT, METHODS, check_map, each
 from gsto_jax.ops.enlarge import enlarge_by, integer_factors
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.ops.space import along_space
+from gsto_jax.ops.spatial_sharding import along_space
 
 
 def resize(
