@@ -111,7 +111,7 @@ class BatchNorm(nn.Module):
             return
         count = self._values_per_channel(x, pack)
         for name, new in (("mean", mean), ("var", var * (count / (count - 1)))):
-            old = self.get_variable("batch_stats", name)
+            old: Any = self.get_variable("batch_stats", name)
             average = self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
             self.put_variable("batch_stats", name, average.astype(old.dtype))
 
