@@ -72,7 +72,7 @@ def prepare(
         on_note(_keep_existing(builder, final, source, storage, partial))
         return final
     work = final.with_name(f"{VERSION}{UNFINISHED}")
-    try:
+    with _writing_below(root):
         work.mkdir(parents=True, exist_ok=True)
         with _held(work):
             for left in work.glob(f"{SCRATCH}*"):  # by a process that was killed
@@ -88,6 +88,14 @@ def prepare(
                     build.write(split, records)
             _write_metadata(work, builder, items, storage)
             os.rename(work, final)
+    return final
+
+
+@contextmanager
+def _writing_below(root: Path) -> Iterator[None]:
+    """Converts errors of the disk into a DataError."""
+    try:
+        yield
     except OSError as error:
         if error.errno in FULL:
             raise DataError(
@@ -95,7 +103,6 @@ def prepare(
                 " command again, which goes on where this one ended."
             ) from None
         raise DataError(f"Cannot write {error.filename or root}: {error.strerror}.") from None
-    return final
 
 
 def shards(count: int, size: int) -> list[range]:

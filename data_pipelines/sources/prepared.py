@@ -1,7 +1,7 @@
 """Pictures and labels out of prepared data sets: `tfds.data_source`, decoded here."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,7 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
     """
     import tensorflow_datasets as tfds
 
-    base = Path(root).expanduser() / name
-    found = (_newest_version(base / config) for config in _CONFIGS)
-    folder = next((folder for folder in found if folder is not None), None)
-    if folder is None:
-        started = list(base.glob(f"*{UNFINISHED}"))
-        raise DataError(
-            f"There is no data set {base}{' (one is half prepared)' if started else ''}: prepare it"
-            " once with --mode=prepare --source=DOWNLOADS, and the same --config"
-        )
+    folder = _folder_of(Path(root).expanduser() / name)
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # of a library that takes its own files as sound
@@ -124,17 +116,7 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
                 f"{folder} has no split {part!r}: it has {', '.join(sorted(builder.info.splits))}."
             )
         parts.append(known)
-    features = {
-        ours: theirs
-        for ours in wanted
-        for theirs in (ours, _FEATURES.get(ours, ours))
-        if theirs in builder.info.features
-    }
-    if missing := [ours for ours in wanted if ours not in features and ours not in _OPTIONAL]:
-        raise DataError(
-            f"{folder} has no {' and no '.join(missing)} in its records: is it another data set? If"
-            " not, remove the folder and prepare it again."
-        )
+    features = _features_of(builder.info.features, wanted, folder)
     coded = {
         name: tfds.decode.SkipDecoding()
         for name, feature in builder.info.features.items()
@@ -156,6 +138,35 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
             " and prepare the data set again."
         )
     return Prepared(folder, names, records, features)
+
+
+def _folder_of(base: Path) -> Path:
+    """Returns the folder of the newest version of a dataset; raises DataError without one."""
+    versions = (_newest_version(base / config) for config in _CONFIGS)
+    folder = next((version for version in versions if version is not None), None)
+    if folder is None:
+        started = list(base.glob(f"*{UNFINISHED}"))
+        raise DataError(
+            f"There is no data set {base}{' (one is half prepared)' if started else ''}: prepare it"
+            " once with --mode=prepare --source=DOWNLOADS, and the same --config"
+        )
+    return folder
+
+
+def _features_of(stored: Collection[str], wanted: Sequence[str], folder: Path) -> dict[str, str]:
+    """Returns the stored names of features by ours; raises DataError where one is missing."""
+    features = {
+        ours: theirs
+        for ours in wanted
+        for theirs in (ours, _FEATURES.get(ours, ours))
+        if theirs in stored
+    }
+    if missing := [ours for ours in wanted if ours not in features and ours not in _OPTIONAL]:
+        raise DataError(
+            f"{folder} has no {' and no '.join(missing)} in its records: is it another data set? If"
+            " not, remove the folder and prepare it again."
+        )
+    return features
 
 
 def _damaged(folder: Path, error: Exception) -> DataError:

@@ -54,6 +54,21 @@ class Chart:
     note: str = ""
 
 
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 14,
+    "text.color": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.formatter.limits": (-3, 5),
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _GRID,
+    "lines.solid_capstyle": "round",
+}
+
+
 def chart(
     title: str, lines: Sequence[Line], log: bool = False, percent: bool = False, note: str = ""
 ) -> Chart | None:
@@ -71,21 +86,7 @@ def chart(
     finite = [value for x in lines for value in x.values if np.isfinite(value)]
     if not finite:
         return None
-    style: dict[str, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": title,
-        "font.family": "sans-serif",
-        "font.size": 14,
-        "text.color": _INK,
-        "axes.edgecolor": _GRID,
-        "axes.labelcolor": _INK,
-        "axes.formatter.limits": (-3, 5),
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "grid.color": _GRID,
-        "lines.solid_capstyle": "round",
-    }
-    with context(["default", style]):
+    with context(["default", _STYLE | {"svg.hashsalt": title}]):
         figure = Figure(figsize=(_SIZE[0] / 72, _SIZE[1] / 72), dpi=72, layout="constrained")
         axes = figure.add_subplot()
         for n, line in enumerate(lines):
