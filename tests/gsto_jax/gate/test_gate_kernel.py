@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax import BatchNorm, HRNet, losses
+from gsto_jax import BatchNorm, HRNet
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.layers import gates as gates_of_layers
 from gsto_jax.layers.gates import SelfGated, SpatialGate
+from gsto_jax.losses import cross_entropy, pixel
 from gsto_jax.models.initialize import initial_variables
 from gsto_jax.models.specs import PLAIN, GSTOSpec, HRNetSpec
 from tests.gsto_jax.gate_operands import EPSILON, FORMS, KEY, SHAPES, close, operands, run
@@ -267,7 +268,7 @@ def test_a_packed_network_is_the_same_network(kwargs, x64):
 @pytest.mark.slow
 def test_the_network_with_all_kernels_is_the_same_network(monkeypatch):
     """Packed, gates and loss by the kernels for TPUs, against plain maps and XLA, in float32."""
-    calls, original = [], losses.true_log_probability
+    calls, original = [], pixel.true_log_probability
 
     def gates_by_kernels(*args, **kwargs):
         calls.append("gates")
@@ -287,13 +288,13 @@ def test_the_network_with_all_kernels_is_the_same_network(monkeypatch):
             whole = {"params": params, "batch_stats": variables["batch_stats"]}
             out, updates = model.apply(whole, image, train=True, mutable=["batch_stats"])
             heads = [out.logits, *out.stage_logits.values()]
-            return sum(losses.cross_entropy(x, labels, 3) for x in heads), updates
+            return sum(cross_entropy(x, labels, 3) for x in heads), updates
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
     plain = step(model)
     monkeypatch.setattr(gates_of_layers, "gated_maps", gates_by_kernels)
-    monkeypatch.setattr(losses, "true_log_probability", loss_by_kernel)
+    monkeypatch.setattr(pixel, "true_log_probability", loss_by_kernel)
     fast = step(model.clone(lanes=16))
     assert calls.count("gates") >= 2 + 3 + 4 and calls.count("loss") == 3
     (loss, stats), gradient = plain

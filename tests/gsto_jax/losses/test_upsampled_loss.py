@@ -151,7 +151,7 @@ def test_ignored_pixels_teach_nothing(ignore, monkeypatch):
 
     xla = loss("xla")
     monkeypatch.setattr(
-        "gsto_jax.losses.true_log_probability", partial(true_log_probability, interpret=True)
+        "gsto_jax.losses.pixel.true_log_probability", partial(true_log_probability, interpret=True)
     )
     kernel = loss("pallas_tpu")
     np.testing.assert_allclose(float(kernel[0]), float(xla[0]), rtol=1e-6)
