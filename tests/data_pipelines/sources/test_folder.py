@@ -1,13 +1,11 @@
 """Image folders: both layouts, every kind of label PNG, every complaint."""
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 from data_pipelines import CAMVID, CITYSCAPES, DataConfig, DataError, EvalBatches, FolderSource
+from tests.data_pipelines.prepared_sets import real
 
 
 def test_walks_folders(tree, make_folder_config):
@@ -167,20 +165,10 @@ def test_coloured_label(tree, make_folder_config, make_image):
         FolderSource(make_folder_config(tree), "val")[0]
 
 
-def _real(name: str) -> Path:
-    root = os.environ.get("GSTO_DATA")
-    if not root:
-        pytest.skip("GSTO_DATA is not set: it names the folder that holds real data sets")
-    path = Path(root) / name
-    if not path.is_dir():
-        pytest.skip(f"{path} is not there")
-    return path
-
-
 def test_real_camvid():
     config = DataConfig(
         source="folder",
-        root=str(_real("camvid")),
+        root=str(real("camvid")),
         list_file="{split}.txt",
         classes=CAMVID.names,
         palette=CAMVID.palette,
@@ -202,7 +190,7 @@ def test_real_camvid():
 def test_real_cityscapes_layout():
     config = DataConfig(
         source="folder",
-        root=str(_real("cityscapes_layout_camvid")),
+        root=str(real("cityscapes_layout_camvid")),
         images="leftImg8bit/{split}",
         labels="gtFine/{split}",
         image_suffix="_leftImg8bit.png",

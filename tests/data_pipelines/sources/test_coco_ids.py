@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coco_trees import KEYPOINTS, PERSON, TRAIN, VAL, build, content_of, edited
-from downloads_trees import person
-from test_data_prepare import config_of, opened
 
 from data_pipelines import COCO_KEYPOINTS, DataError, EvalBatches
 from data_pipelines.sources.coco_entries import MOST_ID
 from data_pipelines.sources.coco_file import read_keypoint_file
+from tests.data_pipelines.coco_trees import KEYPOINTS, PERSON, TRAIN, VAL, build, content_of, edited
+from tests.data_pipelines.downloads_trees import person
+from tests.data_pipelines.prepared_sets import config_of, opened
 
 # Ids
 

@@ -8,9 +8,6 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from coco_trees import KEYPOINTS, TRAIN, VAL, build, content_of, edited
-from downloads_trees import coco_files, image_bytes, person, write_tree
-from test_data_prepare import opened, real
 
 from data_pipelines import COCO_KEYPOINTS, DataError, audit
 from data_pipelines.builders import BUILDERS, prepare
@@ -18,6 +15,9 @@ from data_pipelines.sources.boxes import box_inside
 from data_pipelines.sources.coco_entries import is_sample
 from data_pipelines.sources.coco_file import read_keypoint_file
 from data_pipelines.transforms.pose import PersonCrop, box_to_frame
+from tests.data_pipelines.coco_trees import KEYPOINTS, TRAIN, VAL, build, content_of, edited
+from tests.data_pipelines.downloads_trees import coco_files, image_bytes, person, write_tree
+from tests.data_pipelines.prepared_sets import opened, real
 
 # Flags, boxes, areas
 

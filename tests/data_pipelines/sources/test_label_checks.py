@@ -1,8 +1,5 @@
 """Labels that mean something else: refused or named before step 1, and by the audit."""
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -26,6 +23,7 @@ from data_pipelines.sources.label_checks import shifted_ids, suggest_map
 from data_pipelines.sources.label_inspection import altered_share, lossy_format
 from data_pipelines.sources.label_map import LabelMap
 from gsto_jax.image_files import ImageRule
+from tests.data_pipelines.prepared_sets import real
 from tests.image_bytes import tiff
 
 
@@ -325,11 +323,8 @@ REAL = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_labels_raise_no_false_alarm(make_folder_config, name):
-    root = os.environ.get("GSTO_DATA")
-    if not root or not Path(root, name).is_dir():
-        pytest.skip(f"GSTO_DATA names no folder that holds {name}")
     fields = {"image_suffix": "", "label_suffix": "", "palette": ()} | REAL[name]
-    config = make_folder_config(Path(root, name), **fields)
+    config = make_folder_config(real(name), **fields)
     source = FolderSource(config, "val")
     found, report = check_split(source, config, "val", trains=True)
     assert (source.warnings, report.problems, report.warnings) == ((), (), ())

@@ -5,14 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from downloads_trees import cityscapes_files, coco_files, lip_files, write_tree
-from downloads_trees import png as label_png
 from PIL import Image
 
 from data_pipelines import (
-    CITYSCAPES,
-    COCO_KEYPOINTS,
-    LIP,
     DataConfig,
     DataError,
     EvalBatches,
@@ -23,6 +18,9 @@ from data_pipelines import (
 from data_pipelines.builders import BUILDERS, prepare
 from gsto_jax.image_files import ImageRule
 from gsto_jax.predict.media import read_image
+from tests.data_pipelines.downloads_trees import cityscapes_files, coco_files, lip_files, write_tree
+from tests.data_pipelines.downloads_trees import png as label_png
+from tests.data_pipelines.prepared_sets import config_of
 from tests.image_bytes import GREY, GREY_ALPHA, RGB, RGBA, chunk, exif, png, tiff
 
 RNG = np.random.default_rng(1)
@@ -145,17 +143,6 @@ def test_the_audit_names_odd_images(tmp_path):
     assert "so it is not applied" in names[0]
 
 
-def config(root, name, **changes):
-    fields = {"source": "tfds", "root": str(root / "sets"), "name": name, "crop": (24, 32)}
-    if name == "coco_keypoints":
-        fields |= {"classes": (), "palette": (), "crop": (64, 48)}
-        fields["keypoints"] = {"names": COCO_KEYPOINTS.names, "sigmas": COCO_KEYPOINTS.sigmas}
-    else:
-        table = {"cityscapes": CITYSCAPES, "lip": LIP}[name]
-        fields |= {"classes": table.names, "palette": table.palette, "id_map": table.id_map}
-    return DataConfig(**fields | changes)
-
-
 def build(root, name, files, storage="files", **rule):
     builder = BUILDERS[name](rule=ImageRule(**rule))
     return prepare(builder, write_tree(root / "downloads", files), root / "sets", storage, True)
@@ -170,16 +157,18 @@ def test_prepared_images_follow_the_rule(tmp_path):
     for storage in ("files", "tiles"):
         root = tmp_path / storage
         build(root, "cityscapes", files, storage)
-        source = make_source(config(root, "cityscapes"), "val")
+        source = make_source(config_of(root, "cityscapes"), "val")
         expected = read_image(root / "downloads" / name)
         np.testing.assert_array_equal(np.asarray(source[0]["image"]), expected)
         assert len(audit(source).warnings) == (storage == "files")
-    other = config(tmp_path / "files", "cityscapes", alpha="drop", orientation="stored")
+    other = config_of(tmp_path / "files", "cityscapes", alpha="drop", orientation="stored")
     stored = make_source(other, "val")[0]["image"]
     np.testing.assert_array_equal(stored, photo[::-1, ::-1, :3])
     message = "holds tiles of images that were read with data.alpha=white and data.orientation=upr"
     for attempt in (
-        lambda: make_source(config(root, "cityscapes", alpha="drop", orientation="stored"), "val"),
+        lambda: make_source(
+            config_of(root, "cityscapes", alpha="drop", orientation="stored"), "val"
+        ),
         lambda: build(root, "cityscapes", files, "tiles", alpha="drop", orientation="stored"),
     ):
         with pytest.raises(DataError, match=message):
@@ -210,10 +199,10 @@ def test_the_sizes_of_coco_are_compared(tmp_path):
     ):
         build(tmp_path, "coco_keypoints", files)
     build(tmp_path, "coco_keypoints", files, orientation="stored")
-    stored = make_source(config(tmp_path, "coco_keypoints", orientation="stored"), "val")
+    stored = make_source(config_of(tmp_path, "coco_keypoints", orientation="stored"), "val")
     assert stored[0]["image"].shape == (40, 60, 3)
     assert [warning.fault for warning in audit(stored).warnings] == ["an EXIF orientation"]
-    upright = make_source(config(tmp_path, "coco_keypoints"), "val")
+    upright = make_source(config_of(tmp_path, "coco_keypoints"), "val")
     with pytest.raises(DataError, match=f"The image of record .* {message}"):
         upright[0]
     assert "orientation=stored would agree" in str(audit(upright).problems[0])
@@ -234,7 +223,7 @@ def test_sizes_that_coco_does_not_give_or_gives_wrong(tmp_path, sizes):
             build(tmp_path, "coco_keypoints", files)
     else:
         build(tmp_path, "coco_keypoints", files)
-        assert len(make_source(config(tmp_path, "coco_keypoints"), "val")) == 1
+        assert len(make_source(config_of(tmp_path, "coco_keypoints"), "val")) == 1
 
 
 def test_settings_that_do_not_exist(tmp_path):
