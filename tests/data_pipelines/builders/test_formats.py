@@ -152,7 +152,7 @@ def test_labels_of_lip_in_a_zip_within_a_zip(tmp_path):
     assert [len(opened(tmp_path, "lip", split)) for split in ("train", "val")] == [3, 3]
     assert sorted(path.name for path in (tmp_path / "sets/lip").iterdir()) == ["1.0.0"]
     write_tree(source, {"val_id.txt": b"0_val\n"})
-    with pytest.raises(DataError, match=r"val_id.txt and .*val_id.txt list different pictures"):
+    with pytest.raises(DataError, match=r"val_id\.txt .*val_id\.txt "):
         prepare(BUILDERS["lip"](), source, tmp_path / "other", partial=True)
 
 
@@ -161,7 +161,7 @@ def test_published_context_pngs_need_their_list(tmp_path):
         k.replace("SegmentationClassContext", "59_context_labels"): v
         for k, v in context_files("png").items()
     }
-    with pytest.raises(DataError, match=r"looked for 59_labels.txt"):
+    with pytest.raises(DataError, match=r"59_labels\.txt"):
         build(tmp_path, "pascal_context", files)
 
 
@@ -182,7 +182,7 @@ def test_context_pixels_that_are_not_scored(tmp_path):
             np.testing.assert_array_equal(label, blocks(expected[len(table.names)]))
     for ids, message in (([-2, 1], "holds -2"), ([1, 460], "holds 460"), ([1.5, 2], r"holds 1\.5")):
         files["trainval/2009_000000.mat"] = mat(blocks(ids))
-        with pytest.raises(DataError, match=rf"2009_000000.mat {message}: ids up to 459"):
+        with pytest.raises(DataError, match=rf"2009_000000\.mat {message}\b.* 459"):
             build(tmp_path / str(ids), "pascal_context", files)
 
 

@@ -35,9 +35,9 @@ def test_goes_on_where_it_ended(tmp_path):
             return super().example(downloads, item, storage)
 
     fields = BUILDERS["cityscapes"].keywords | {"shard_size": 4}
-    with pytest.raises(DataError, match=rf"{broken}: it is truncated"):
+    with pytest.raises(DataError, match=rf"{broken}: .*truncated"):
         prepare(Counting(**fields), source, tmp_path / "sets", partial=True)
-    with pytest.raises(DataError, match=r"no data set .*cityscapes \(one is half prepared\)"):
+    with pytest.raises(DataError, match=r"cityscapes .*half prepared"):
         opened(tmp_path, "cityscapes", "train")
     write_tree(source, {broken: files[broken]})
     made.clear()
@@ -58,7 +58,7 @@ def test_other_downloads_start_anew(tmp_path):
     work = tmp_path / "sets/cityscapes/1.0.0.incomplete"
     last = "gtFine/train/ulm/ulm_000002_000019_gtFine_labelIds.png"
     write_tree(source, {last: b"x"})
-    with pytest.raises(DataError, match="Cannot decode"):
+    with pytest.raises(DataError, match=rf"decode .*{last}"):
         prepare(small, source, tmp_path / "sets", partial=True)
     assert len(list(work.glob("cityscapes-train*-of-00003"))) == 2
     for name in ("leftImg8bit/{}_leftImg8bit.png", "gtFine/{}_gtFine_labelIds.png"):
@@ -73,7 +73,7 @@ def test_other_downloads_start_anew(tmp_path):
 
 def test_another_storage_is_refused(tmp_path):
     build(tmp_path, "cityscapes")
-    with pytest.raises(DataError, match=r"with storage 'files': give another --config\.data\.root"):
+    with pytest.raises(DataError, match=r"storage 'files'.*config\.data\.root"):
         build(tmp_path, "cityscapes", storage="tiles")
 
 
@@ -107,7 +107,7 @@ def test_a_disk_that_fills(tmp_path):
     )
     assert "record ulm/ulm_00000" in done.stdout, done.stdout + done.stderr
     assert "make room" in done.stdout
-    with pytest.raises(DataError, match="half prepared"):
+    with pytest.raises(DataError, match=r"cityscapes .*half prepared"):
         opened(tmp_path, "cityscapes", "train")
     prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
     assert len(opened(tmp_path, "cityscapes", "train")) == 9
@@ -115,15 +115,15 @@ def test_a_disk_that_fills(tmp_path):
 
 def test_a_partial_set_does_not_pass_for_a_whole_one(tmp_path):
     folder = build(tmp_path, "cityscapes")
-    with pytest.raises(DataError, match=r"train has 5 of 2975.*It was made with --partial"):
+    with pytest.raises(DataError, match=r"train .*5 of 2975.*--partial"):
         build(tmp_path, "cityscapes", partial=False)
     (folder / "plan.json").write_text("{")
-    with pytest.raises(DataError, match=r"was not made by this version's --mode=prepare"):
+    with pytest.raises(DataError, match=rf"{folder} .*version"):
         build(tmp_path, "cityscapes")
 
 
 def test_tiles_are_for_pictures_with_labels(tmp_path):
-    with pytest.raises(DataError, match=r"storage is 'tiles'; coco_keypoints takes files"):
+    with pytest.raises(DataError, match=r"storage .*'tiles'.*files"):
         build(tmp_path, "coco_keypoints", storage="tiles")
 
 
@@ -132,7 +132,7 @@ def test_only_one_process_prepares(tmp_path):
     work.mkdir(parents=True)
     with (work / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match=r"Another process is preparing .*incomplete; wait"):
+        with pytest.raises(DataError, match=r"process .*\.incomplete"):
             build(tmp_path, "cityscapes")
     build(tmp_path, "cityscapes")
 

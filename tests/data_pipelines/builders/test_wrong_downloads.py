@@ -25,12 +25,12 @@ def without(files, part):
 
 
 WRONG = {
-    "cityscapes, other folder": ("cityscapes", lip_files(), "looked for leftImg8bit_trainvaltest"),
-    "cityscapes, empty": ("cityscapes", {}, "found no file at all"),
+    "cityscapes, other folder": ("cityscapes", lip_files(), "leftImg8bit_trainvaltest"),
+    "cityscapes, empty": ("cityscapes", {}, "no file at all"),
     "cityscapes, no truth": (
         "cityscapes",
         without(cityscapes_files(), "gtFine/"),
-        "has no gtFine/train/ulm/ulm_000000_000019_gtFine_labelIds.png",
+        "no gtFine/train/ulm/ulm_000000_000019_gtFine_labelIds.png",
     ),
     "cityscapes, coloured label": (
         "cityscapes",
@@ -40,37 +40,37 @@ WRONG = {
                 np.zeros((40, 60, 3), np.uint8)
             )
         },
-        "ulm_000001_000019_gtFine_labelIds.png holds 3 channels",
+        "ulm_000001_000019_gtFine_labelIds.png .*3 channels",
     ),
     "cityscapes, label of another size": (
         "cityscapes",
         cityscapes_files()
         | {"gtFine/val/ulm/ulm_000001_000019_gtFine_labelIds.png": png(np.zeros((4, 6), np.uint8))},
-        "image: leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png is 60x40 but gtFine",
+        "ulm_000001_000019_leftImg8bit.png is 60x40 .*gtFine/.* 6x4",
     ),
-    "lip, other folder": ("lip", cityscapes_files(), "looked for TrainVal_images.zip"),
+    "lip, other folder": ("lip", cityscapes_files(), "TrainVal_images.zip"),
     "lip, missing image": ("lip", without(lip_files(), "1_val.jpg"), "no val_images/1_val.jpg"),
     "lip, corrupt JPEG": (
         "lip",
         lip_files() | {"TrainVal_images/val_images/1_val.jpg": b"\xff\xd8\xff\xe0 no more"},
-        "Cannot decode TrainVal_images/val_images/1_val.jpg",
+        "decode TrainVal_images/val_images/1_val.jpg",
     ),
-    "context, other folder": ("pascal_context", lip_files(), "looked for VOC 2010"),
+    "context, other folder": ("pascal_context", lip_files(), "VOC 2010"),
     "context, no names": (
         "pascal_context",
         without(context_files("mat"), "labels.txt"),
-        "looked for labels.txt",
+        "labels.txt",
     ),
     "context, no mat": (
         "pascal_context",
         context_files("mat") | {"trainval/2008_000001.mat": b"MATLAB"},
-        "Cannot read LabelMap in trainval/2008_000001.mat",
+        "LabelMap .*trainval/2008_000001.mat",
     ),
-    "coco, other folder": ("coco_keypoints", lip_files(), "looked for annotations_trainval2017"),
+    "coco, other folder": ("coco_keypoints", lip_files(), "annotations_trainval2017"),
     "coco, no JSON": (
         "coco_keypoints",
         coco_files() | {"annotations/person_keypoints_val2017.json": b"{"},
-        "person_keypoints_val2017.json is no JSON",
+        "person_keypoints_val2017.json .*no JSON",
     ),
     "coco, no keypoints": (
         "coco_keypoints",
@@ -80,13 +80,13 @@ WRONG = {
                 b'{"images": [], "annotations": [{"id": 7, "image_id": 1, "bbox": [0, 0, 1, 1]}]}'
             )
         },
-        "annotation 7 has no keypoints",
+        "annotation 7 .*no keypoints",
     ),
     "coco, nobody": (
         "coco_keypoints",
         coco_files()
         | {"annotations/person_keypoints_train2017.json": b'{"images": [], "annotations": []}'},
-        "lists no images; those of train are needed",
+        "person_keypoints_train2017.json .*no images",
     ),
     "coco, no box": (
         "coco_keypoints",
@@ -97,12 +97,12 @@ WRONG = {
                 b' [{"id": 7, "image_id": 1, "bbox": null, "keypoints": [1, 2, 2]}]}'
             )
         },
-        "annotation 7 .* has the box None",
+        "annotation 7 .*box None",
     ),
     "coco, missing image": (
         "coco_keypoints",
         without(coco_files(), "train2017/000000000003.jpg"),
-        "lists 000000000003.jpg, but .* no such image",
+        "000000000003.jpg.* no such image",
     ),
 }
 
@@ -117,11 +117,9 @@ def test_wrong_downloads(tmp_path, case):
 
 
 def test_incomplete_downloads(tmp_path):
-    with pytest.raises(
-        DataError, match=r"train has 5 of 2975; val has 3 of 500; test has 2 of 1525"
-    ):
+    with pytest.raises(DataError, match=r"train .*5 of 2975; val .*3 of 500; test .*2 of 1525"):
         build(tmp_path, "cityscapes", partial=False)
-    with pytest.raises(DataError, match=r"train has 3 of 149813; val has 1 of 6352 persons"):
+    with pytest.raises(DataError, match=r"train .*3 of 149813; val .*1 of 6352 persons"):
         build(tmp_path, "coco_keypoints", partial=False)
 
 
@@ -129,12 +127,12 @@ def test_damaged_archives(tmp_path):
     source = write_zips(tmp_path / "downloads", cityscapes_files())
     path = source / "gtFine.zip"
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(DataError, match=r"Cannot open .*gtFine.zip: it is damaged"):
+    with pytest.raises(DataError, match=r"gtFine\.zip: .*damaged"):
         prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
     tars = write_tars(tmp_path / "tars", context_files("mat"))
     path = tars / "trainval.tar.gz"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"Cannot open .*trainval.tar.gz: it is damaged"):
+    with pytest.raises(DataError, match=r"trainval\.tar\.gz: .*damaged"):
         prepare(BUILDERS["pascal_context"](), tars, tmp_path / "sets", partial=True)
 
 
@@ -154,7 +152,7 @@ def test_instance_ids_are_checked(tmp_path, wrong):
     files = cityscapes_files()
     name = "gtFine/val/ulm/ulm_000001_000019_gtFine_instanceIds.png"
     files[name] = files[name][:60] if wrong == "cut" else png(np.zeros((3, 4), np.uint16))
-    message = f"Cannot decode {name}" if wrong == "cut" else f"{name} is 4x3"
+    message = f"decode {name}" if wrong == "cut" else f"{name} is 4x3"
     with pytest.raises(DataError, match=message):
         build(tmp_path, "cityscapes", files)
 
@@ -165,13 +163,13 @@ def test_broken_archives_that_are_not_needed(tmp_path):
     prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
     assert len(opened(tmp_path, "cityscapes", "train")) == 5
     (source / "gtFine.zip").unlink()
-    with pytest.raises(DataError, match=r"Cannot open .*holiday.zip: it is damaged"):
+    with pytest.raises(DataError, match=r"holiday\.zip: .*damaged"):
         prepare(BUILDERS["cityscapes"](), source, tmp_path / "other", partial=True)
 
 
 def test_a_refusal_leaves_nothing_behind(tmp_path):
-    with pytest.raises(DataError, match="There is no folder"):
+    with pytest.raises(DataError, match=rf"no folder {tmp_path}/nope"):
         prepare(BUILDERS["lip"](), tmp_path / "nope", tmp_path / "sets")
-    with pytest.raises(DataError, match="is not the download"):
+    with pytest.raises(DataError, match="download"):
         build(tmp_path, "lip", coco_files())
     assert not list((tmp_path / "sets").iterdir())

@@ -1,6 +1,7 @@
 """Images and labels by folder: nothing is passed over in silence."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_a_suffix_is_compared_without_case_and_what_is_left_is_named(tmp_path, o
     source = opened(image_suffix=".png", label_suffix="_Mask.png")
     assert names(source) == ["a", "b"]
     (warning,) = source.warnings
-    assert "5 files are left out (1 .cr2, 1 .jpeg, 3 .jpg; names without '.png'" in warning
+    assert "5 files " in warning and "(1 .cr2, 1 .jpeg, 3 .jpg; " in warning
     assert warning.endswith(": c.jpg, d.JPEG, e.jpg ...")
 
 
@@ -79,7 +80,7 @@ def test_a_link_to_nothing_is_named(tmp_path, opened):
     add(tmp_path, "a.png", "a.png")
     (tmp_path / "img/val/b.png").symlink_to(tmp_path / "gone.png")
     write(tmp_path / "ids/val/b.png", LABEL)
-    with pytest.raises(DataError, match=r"1 of the 4 files .* missing: .*b\.png"):
+    with pytest.raises(DataError, match=r"1 of the 4 .*b\.png"):
         opened()
 
 
@@ -91,7 +92,7 @@ def test_labels_may_lie_in_the_image_folder(tmp_path, opened):
     assert (names(source), source.warnings) == (["a", "b"], ())
     source = opened(labels="img/{split}", image_suffix=".png", label_suffix="_MASK.png")
     assert (names(source), source.warnings) == (["a", "b"], ())
-    with pytest.raises(DataError, match=r"holds images and labels, .* give label_suffix"):
+    with pytest.raises(DataError, match=r"images and labels, .*label_suffix"):
         opened(labels="img/{split}")
 
 
@@ -107,10 +108,9 @@ def test_images_without_label_are_counted_and_named(tmp_path, opened):
     for n in range(7):
         add(tmp_path, f"{n}.jpg", f"{n}.png" if n < 2 else None)
     write(tmp_path / "ids/val/old.png", LABEL)
-    message = r"5 of the 7 images .* have no label .*: 2\.jpg, 3\.jpg, 4\.jpg \.\.\. \(looked for 2"
-    with pytest.raises(DataError, match=message) as raised:
+    with pytest.raises(DataError, match=r"5 of the 7 .*: 2\.jpg, 3\.jpg, 4\.jpg \.\.\.") as raised:
         opened()
-    assert "1 labels have no image: old.png" in str(raised.value)
+    assert re.search(r"\b1 labels .*: old\.png", str(raised.value))
     assert len(opened(eval_size=2)) == 2, "the first so many have labels"
 
 
@@ -118,9 +118,7 @@ def test_labels_that_are_no_images_are_named(tmp_path, opened):
     add(tmp_path, "a.jpg")
     (tmp_path / "ids/val").mkdir(parents=True)
     (tmp_path / "ids/val/a.json").touch()
-    with pytest.raises(
-        DataError, match=r"looked for a\.png .*; the label folder holds a\.json\. Label"
-    ):
+    with pytest.raises(DataError, match=r"a\.png .*a\.json"):
         opened()
 
 
@@ -129,16 +127,14 @@ def test_labels_without_image_are_counted_and_named(tmp_path, opened):
     for name in ("z", "b", "c", "d"):
         write(tmp_path / f"ids/val/{name}.png", LABEL)
     (warning,) = opened().warnings
-    assert "ids/val: 4 labels have no image in " in warning
+    assert "ids/val: 4 labels " in warning
     assert warning.endswith("b.png, c.png, d.png ...")
 
 
 def test_two_labels_of_one_image_are_refused(tmp_path, opened):
     add(tmp_path, "a.jpg", "a.png")
     write(tmp_path / "ids/val/a.bmp", LABEL)
-    with pytest.raises(
-        DataError, match=r"a\.jpg has several labels .*: a\.bmp, a\.png; .*label_suf"
-    ):
+    with pytest.raises(DataError, match=r"a\.jpg .*: a\.bmp, a\.png; .*label_suffix"):
         opened()
     assert len(opened(label_suffix=".png")) == 1
 
@@ -149,7 +145,7 @@ def test_images_that_differ_in_suffix_alone_keep_their_own_results(tmp_path, ope
     source = opened()
     assert names(source) == ["a_jpg", "a_png", "b"]
     assert source[0]["image"][0, 0, 0] != source[1]["image"][0, 0, 0]
-    assert "2 images differ from another one in suffix alone" in source.warnings[0]
+    assert "2 images " in source.warnings[0] and "suffix" in source.warnings[0]
     write(tmp_path / "ids/val/a2.png", LABEL)
     (tmp_path / "val.txt").write_text(
         "img/val/a.jpg ids/val/a.png\nimg/val/a.png ids/val/a2.png\nimg/val/a.png ids/val/a.png\n"
@@ -165,6 +161,6 @@ def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path, opened):
     assert names(source) == ["café €"]
     assert source[0]["index"] == 0
     (tmp_path / "ids/val" / f"{odd}.png").unlink()
-    with pytest.raises(DataError, match="1 of the 1 images"):
+    with pytest.raises(DataError, match=r"1 of the 1 .*caf"):
         opened()
     assert readable("日本") == "日本"

@@ -56,7 +56,7 @@ def test_a_list_that_names_an_image_again(tmp_path, opened):
     lines = [*pairs, pairs[0], "img/val/b.jpg ids/val/c.png"]
     (tmp_path / "val.txt").write_text("\n".join(lines))
     (warning,) = opened(list_file="{split}.txt").warnings
-    assert "names 2 images more than once, 1 of them with different labels: " in warning
+    assert "2 images more than once, 1 of them " in warning
     assert warning.endswith(f"{tmp_path / 'img/val/a.jpg'}, {tmp_path / 'img/val/b.jpg'}")
 
 
@@ -71,10 +71,10 @@ def test_a_list_that_can_be_read_in_two_ways_is_refused(tmp_path, opened):
     for name in ("a", "a b", "b c", "c"):
         write(tmp_path / name, LABEL) if "." in name else (tmp_path / name).touch()
     (tmp_path / "val.txt").write_text("a b c")
-    with pytest.raises(DataError, match=r"can be read as \('a', 'b c'\) and as .*by a tab"):
+    with pytest.raises(DataError, match=r"\('a', 'b c'\) .*\('a b', 'c'\).*tab"):
         opened(list_file="{split}.txt")
     (tmp_path / "val.txt").write_text("no such pair here")
-    with pytest.raises(DataError, match=r"line 1: 'no such pair here' is not `image label`"):
+    with pytest.raises(DataError, match="line 1: 'no such pair here'"):
         opened(list_file="{split}.txt")
 
 
@@ -83,7 +83,7 @@ def test_a_list_that_can_be_read_in_two_ways_is_refused(tmp_path, opened):
 )
 def test_a_list_stays_in_its_folder(tmp_path, opened, name):
     (tmp_path / "val.txt").write_text(f"{name}\tlabel.png")
-    with pytest.raises(DataError, match="lies outside the data set"):
+    with pytest.raises(DataError, match=r"line 1.*outside"):
         opened(list_file="{split}.txt")
 
 
@@ -92,5 +92,5 @@ def test_a_list_of_names_that_are_not_utf8(tmp_path, opened):
     add(tmp_path, f"{odd}.jpg", f"{odd}.png")
     (tmp_path / "val.txt").write_bytes(b"img/val/\xff\xe9.jpg ids/val/\xff\xe9.png\n")
     assert names(opened(list_file="{split}.txt")) == ["img/val/ÿé"]
-    with pytest.raises(DataError, match=r"val\.txt is no text .*: save it as UTF-8"):
+    with pytest.raises(DataError, match=r"val\.txt .*UTF-8"):
         decode_text(b"\xff\xfea", "val.txt")

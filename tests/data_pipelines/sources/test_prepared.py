@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,11 +46,11 @@ def test_boxes_of_a_detector(tmp_path):
     assert len(opened(tmp_path, "coco_keypoints", "train", **detected)) == 3
     box = '[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 0, 20], "score": 0.5}]'
     for text, message in (
-        ("{", "is no JSON"),
-        ("{}", "holds no detections"),
-        ('[{"bbox": 1}]', "entry 0 has no image_id"),
-        (box, r"entry 0 has the bbox \[1, 2, 0, 20\], without width or height"),
-        (box.replace("0,", "9,").replace("0.5", "NaN"), "entry 0 has the score nan"),
+        ("{", "no JSON"),
+        ("{}", "no detections"),
+        ('[{"bbox": 1}]', "entry 0 .*no image_id"),
+        (box, r"entry 0 .*bbox \[1, 2, 0, 20\]"),
+        (box.replace("0,", "9,").replace("0.5", "NaN"), "entry 0 .*score nan"),
     ):
         boxes.write_text(text)
         with pytest.raises(DataError, match=message):
@@ -74,7 +75,7 @@ def test_a_limit_keeps_whole_pictures(tmp_path):
     source = opened(tmp_path, "coco_keypoints", "val", **detected)
     assert [source[n]["box"][0] for n in range(len(source))] == [1, 3]
     assert source.image_ids() == [12]
-    with pytest.raises(DataError, match="eval_split is the training split"):
+    with pytest.raises(DataError, match=r"eval_split .*training"):
         opened(tmp_path, "coco_keypoints", "train", eval_split="train", **detected)
 
 
@@ -86,7 +87,7 @@ def test_nobody_to_evaluate(tmp_path):
     files["annotations/image_info_test-dev2017.json"] = json.dumps(empty).encode()
     files["test2017/000000000021.jpg"] = files["train2017/000000000001.jpg"]
     build(tmp_path, "coco_keypoints", files)
-    with pytest.raises(DataError, match="give the boxes of a detector"):
+    with pytest.raises(DataError, match=r"no person .*boxes"):
         opened(tmp_path, "coco_keypoints", "test", eval_split="test")
 
 
@@ -173,8 +174,8 @@ def test_audit_of_prepared_records(tmp_path):
     narrow = replace(CITYSCAPES, id_map=tuple(p for p in CITYSCAPES.id_map if p[0] != 26))
     found = audit(opened(tmp_path, "cityscapes", "val", narrow))
     assert (found.records, found.unknown) == (3, {26: 3 * 40 * 12})
-    assert "ulm/ulm_000000_000019 has unknown label ids: 26 (480 px)" in str(found.problems[0])
-    with pytest.raises(DataError, match="unknown label ids: 26"):
+    assert re.search(r"ulm/ulm_000000_000019 .*unknown .*26 \(480 px\)", str(found.problems[0]))
+    with pytest.raises(DataError, match=r"unknown .* 26\b"):
         np.asarray(opened(tmp_path, "cityscapes", "val", narrow)[0]["label"])
     build(tmp_path, "coco_keypoints")
     found = audit(opened(tmp_path, "coco_keypoints", "train"))
@@ -195,10 +196,10 @@ def test_truncated_record(tmp_path):
 
 
 def test_what_was_not_prepared(tmp_path):
-    with pytest.raises(DataError, match=r"There is no data set .*lip: prepare it once"):
+    with pytest.raises(DataError, match=rf"{tmp_path}/sets/lip\b.*prepare"):
         opened(tmp_path, "lip", "train")
     build(tmp_path, "lip")
-    with pytest.raises(DataError, match="has no split 'test': it has train, val"):
+    with pytest.raises(DataError, match=r"'test'.*train, val"):
         opened(tmp_path, "lip", "test")
 
 
@@ -214,7 +215,7 @@ def test_which_folder_is_the_data_set(tmp_path):
     shutil.rmtree(folder)
     assert len(opened(tmp_path, "cityscapes", "train")) == 5
     shutil.rmtree(base / "semantic_segmentation")
-    with pytest.raises(DataError, match="There is no data set"):
+    with pytest.raises(DataError, match=r"no data ?set .*cityscapes"):
         opened(tmp_path, "cityscapes", "train")
 
 
@@ -231,16 +232,16 @@ def test_sizes_of_records_built_elsewhere_are_compared(tmp_path):
             return records[index] | {"label": png(np.zeros((8, 9), np.uint8))}
 
     object.__setattr__(source._records, "records", Odd())
-    with pytest.raises(DataError, match=r"in record .* another size .*the image is 60x40.* 9x8"):
+    with pytest.raises(DataError, match=r"record .*60x40.* 9x8"):
         source[0]
-    assert "another size than its image" in str(source.inspect(0).problems[0])
+    assert re.search("60x40.* 9x8", str(source.inspect(0).problems[0]))
 
 
 def test_a_record_that_lacks_its_image(tmp_path):
     build(tmp_path, "lip")
     source = opened(tmp_path, "lip", "val")
     object.__setattr__(source._records, "records", [{"image": None, "label": b""}])
-    with pytest.raises(DataError, match=r"Record 0_val of .* is damaged \(it lacks image\)"):
+    with pytest.raises(DataError, match=r"[Rr]ecord 0_val .*lacks image"):
         source[0]
 
 
@@ -253,11 +254,11 @@ def test_boxes_of_a_detector_stay_as_they_are(tmp_path):
     source = opened(tmp_path, "coco_keypoints", "val", **detected)
     np.testing.assert_array_equal(source[0]["box"], [-5, 2, 100, 20])
     for changes, message in (
-        ({"bbox": [1, 2]}, r"entry 0 has the bbox \[1, 2\]"),
-        ({"score": "high"}, "entry 0 has the score 'high'"),
-        ({"image_id": "12"}, "entry 0 has the image_id '12'; ids are integers"),
-        ({"image_id": 99}, "has no box of category .* 1 of images that val lacks, .* image_id 99"),
-        ({"category_id": 3}, r"no box of category 'person' \(id 1\).* 1 of category_id 3"),
+        ({"bbox": [1, 2]}, r"entry 0 .*bbox \[1, 2\]"),
+        ({"score": "high"}, "entry 0 .*score 'high'"),
+        ({"image_id": "12"}, "entry 0 .*image_id '12'"),
+        ({"image_id": 99}, r"no box .*\b1 of images .*image_id 99"),
+        ({"category_id": 3}, r"no box .*'person' \(id 1\).*\b1 of category_id 3"),
     ):
         boxes.write_text(json.dumps([box | changes]))
         with pytest.raises(DataError, match=message):
