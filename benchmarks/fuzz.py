@@ -41,7 +41,7 @@ from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data_pipelines")]
+sys.path.insert(0, str(ROOT))
 
 MEMORY = 2 * 2**30
 """Bytes of address space that an input may take beyond what the imports take."""
@@ -422,7 +422,7 @@ def label_target() -> Target:
 
 def coco_target() -> Target:
     """Annotations of COCO keypoints, by the builder."""
-    from downloads_trees import coco_files
+    from tests.data_pipelines.downloads_trees import coco_files
 
     files = coco_files()
     name = next(name for name in files if "keypoints_val" in name)
@@ -706,10 +706,9 @@ def tiles_target() -> Target:
 
 def prepared_target(name: str, storage: str) -> Target:
     """A prepared data set with one damaged file, by its source."""
-    import downloads_trees as trees
-
     from data_pipelines import CITYSCAPES, COCO_KEYPOINTS, DataConfig
     from data_pipelines.builders import BUILDERS, prepare
+    from tests.data_pipelines import downloads_trees as trees
 
     with tempfile.TemporaryDirectory() as made:
         tree = {"cityscapes": trees.cityscapes_files, "coco_keypoints": trees.coco_files}[name]()
@@ -840,7 +839,8 @@ def mat_target() -> Target:
     """Labels of MATLAB."""
     import numpy as np
     import scipy.io
-    from downloads_trees import mat
+
+    from tests.data_pipelines.downloads_trees import mat
 
     ids = np.arange(24, dtype=np.uint16).reshape(4, 6)
     plain = io.BytesIO()

@@ -3,10 +3,9 @@
 import json
 from dataclasses import replace
 
-from downloads_trees import coco_files, write_tree
-
 from data_pipelines import COCO_KEYPOINTS, Keypoints
 from data_pipelines.builders import BUILDERS, prepare
+from tests.data_pipelines.downloads_trees import coco_files, write_tree
 
 TRAIN, VAL = (f"annotations/person_keypoints_{split}2017.json" for split in ("train", "val"))
 PERSON = {"id": 1, "name": "person", "keypoints": list(COCO_KEYPOINTS.names)}

@@ -9,9 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tiny_source import TinySource
 
 from data_pipelines import SCENES, DataConfig
+from tests.data_pipelines.tiny_source import TinySource
 
 
 def write_png(path: Path, samples: np.ndarray, depth: int = 8, palette: bool = False) -> None:

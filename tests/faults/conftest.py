@@ -3,46 +3,16 @@ three layers, and without the evaluation at the end (`test_random_kills.py` has 
 
 import contextlib
 import subprocess
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks.faults import small_network
-from configs import quickstart
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
-from gsto_jax.runs.experiment import Experiment
-from gsto_jax.training import task
 from modes import train as mode
 from modes.common import read_settings
-
-STEPS = 8
-
-
-def settings(**run):
-    config = quickstart.get_config("runlocal")
-    config.data.image_size, config.data.crop = (32, 64), (32, 32)
-    config.train.batch_size, config.train.steps = 4, STEPS
-    config.eval.pictures = config.eval.figures = 0
-    config.run.checkpoint_every = 2
-    config.optim.learning_rate = 0.01
-    with config.unlocked():
-        for name, value in run.items():
-            config.run[name] = value
-    return config
-
-
-def arguments(workdir, config):
-    """The command line of a run, with only these given."""
-    others = dict.fromkeys(("fork_from", "checkpoint", "plan_json"))
-    return SimpleNamespace(mode="train", config=config, workdir=str(workdir), **others)
-
-
-def make_small(patch):
-    patch.setattr(task, "network", small_network())
-    patch.setattr(Experiment, "evaluate", lambda *args: None)
+from tests.faults.small_runs import STEPS, arguments, make_small, settings
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ from gsto_jax.weights.safetensors_file import write_safetensors
 from gsto_jax.weights.torch_file import write_torch
 from modes import eval as evaluate
 from modes import tables, train
-from tests.faults.conftest import arguments, settings
 from tests.faults.disks import files_no_larger_than, fill
+from tests.faults.small_runs import arguments, settings
 from tests.program import environment
 
 ROOT = Path(__file__).parents[2]

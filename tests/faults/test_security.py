@@ -7,12 +7,10 @@ import json
 import os
 import pickle
 import struct
-import sys
 import tarfile
 import tracemalloc
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +30,7 @@ from gsto_jax.runs import checkpoint
 from gsto_jax.weights import safetensors_file
 from gsto_jax.weights.files import read_state
 from gsto_jax.weights.torch_file import _OLD_MAGIC
-
-sys.path.append(str(Path(__file__).parents[1] / "data_pipelines"))  # trees of downloads
+from tests.data_pipelines.downloads_trees import coco_files, write_tree
 
 
 def png_head(width, height):
@@ -355,8 +352,6 @@ def test_a_checkpoint_runs_no_pickle(tmp_path, monkeypatch, train):
 
 def test_a_prepared_set_that_lacks_a_feature(tmp_path):
     """What the fuzz found: the list of features is a file too."""
-    from downloads_trees import coco_files, write_tree
-
     from data_pipelines.builders import BUILDERS, prepare
     from data_pipelines.sources.prepared import open_prepared
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from tests.data_pipelines.downloads_trees import coco_files, image_bytes
 from tests.program import run
 
 CONFIG = "--config=configs/lsp_pose_w18s.py"
@@ -31,11 +32,6 @@ def write_downloads(root):
 
     Persons are category 0, beside a dog; ids of images have 17 digits.
     """
-    import sys
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "data_pipelines"))
-    from downloads_trees import coco_files, image_bytes
-
     images = [{"id": FIRST + n, "file_name": f"{n:012d}.jpg"} for n in (21, 22)]
     files = coco_files() | {
         "annotations/image_info_test-dev2017.json": json.dumps({"images": images}).encode()

@@ -30,7 +30,7 @@ def test_shapes_and_names():
     assert item["image"].dtype == item["label"].dtype == np.uint8
     assert item["label"].max() < CLASSES
     assert (len(source), item["index"], source.name(2)) == (3, 2, "val_000002")
-    with pytest.raises(IndexError, match="no picture 3; the split has 3"):
+    with pytest.raises(IndexError, match=r"\b3\b"):
         source[3]
 
 
@@ -102,5 +102,5 @@ def test_objects_range_from_a_pixel_to_half_the_picture(train_pictures):
 def test_make_source_uses_the_config(make_scenes_config):
     config = make_scenes_config(eval_split="hold")
     assert (len(make_source(config, "train")), len(make_source(config, "hold"))) == (10, 5)
-    with pytest.raises(DataError, match="no split 'val'; use hold or train"):
+    with pytest.raises(DataError, match=r"'val'.*hold or train"):
         make_source(config, "val")

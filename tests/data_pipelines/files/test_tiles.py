@@ -46,7 +46,7 @@ def test_only_the_tiles_that_are_touched_are_decoded():
     data[-20:] = bytes(20)
     tiles = Tiles(bytes(data))
     np.testing.assert_array_equal(tiles[:32, :], pixels[:32])
-    with pytest.raises(ValueError, match="tile 15 is damaged"):
+    with pytest.raises(ValueError, match="tile 15 "):
         tiles[:, :]
 
 

@@ -1,5 +1,7 @@
 """The audit counts every pixel and names every wrong file."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -50,12 +52,9 @@ def test_every_problem_is_named(tmp_path):
     assert found.records == 4
     assert len(found.problems) == 3
     unknown, sizes, corrupt = map(str, found.problems)
-    assert (
-        f"{tmp_path / '1_label.png'} has unknown label ids: 77 (10 px); add them to id_map"
-        in unknown
-    )
-    assert f"{tmp_path / '2.png'} is 30x20 but {tmp_path / '2_label.png'} is 30x10" in sizes
-    assert f"Cannot decode {tmp_path / '3.png'}" in corrupt
+    assert re.match(rf"{tmp_path}/1_label\.png .*77 \(10 px\).*id_map", unknown)
+    assert re.search(rf"{tmp_path}/2\.png is 30x20 .*{tmp_path}/2_label\.png is 30x10", sizes)
+    assert f"decode {tmp_path / '3.png'}" in corrupt
     assert found.total == 600 + 600 + 300
 
 
@@ -64,7 +63,7 @@ def test_a_sample_is_spread_and_refuses(tmp_path):
     source = folder(tmp_path, [LABEL, odd, LABEL, LABEL])
     config = DataConfig(source="folder", root=str(tmp_path), **CLASSES)
     assert check_split(source, config, "train", trains=True, count=2)[0].records == 2
-    with pytest.raises(DataError, match=r"1_label\.png has unknown .*See all .* --mode=audit"):
+    with pytest.raises(DataError, match=r"1_label\.png .*unknown .*--mode=audit"):
         check_split(source, config, "train", trains=True, count=4)
 
 

@@ -1,13 +1,11 @@
 """Image folders: both layouts, every kind of label PNG, every complaint."""
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 from data_pipelines import CAMVID, CITYSCAPES, DataConfig, DataError, EvalBatches, FolderSource
+from tests.data_pipelines.prepared_sets import real
 
 
 def test_walks_folders(tree, make_folder_config):
@@ -73,46 +71,43 @@ def test_grey_image_becomes_rgb(tree, make_folder_config, make_image):
 
 
 def test_missing_root(tmp_path, make_folder_config):
-    with pytest.raises(DataError, match=r"no directory .*nowhere; set root"):
+    with pytest.raises(DataError, match=r"nowhere; .*root"):
         FolderSource(make_folder_config(tmp_path / "nowhere"), "val")
 
 
 def test_missing_folder_and_list(tree, make_folder_config):
-    with pytest.raises(DataError, match=r"no directory .*images/test; check root, images"):
+    with pytest.raises(DataError, match=r"/images/test; .*root, images"):
         FolderSource(make_folder_config(tree), "test")
-    with pytest.raises(DataError, match=r"no directory .*nothing; check root, labels"):
+    with pytest.raises(DataError, match=r"/nothing; .*root, labels"):
         FolderSource(make_folder_config(tree, labels="nothing"), "val")
-    with pytest.raises(DataError, match=r"no list file .*val.txt; check root, list_file"):
+    with pytest.raises(DataError, match=r"/val\.txt; .*root, list_file"):
         FolderSource(make_folder_config(tree, list_file="{split}.txt"), "val")
 
 
 def test_empty_split(tree, make_folder_config):
     (tree / "images/none").mkdir()
     (tree / "labels/none").mkdir()
-    with pytest.raises(DataError, match=r"images/none has no file that ends in '_img.png';"):
+    with pytest.raises(DataError, match=r"images/none .*'_img\.png'"):
         FolderSource(make_folder_config(tree), "none")
-    with pytest.raises(DataError, match=r"no file that ends in '.jpg' \(it holds .*x/one_img.png"):
+    with pytest.raises(DataError, match=r"'\.jpg' .*x/one_img\.png"):
         FolderSource(make_folder_config(tree, image_suffix=".jpg"), "val")
     (tree / "none.txt").write_text("\n")
-    with pytest.raises(DataError, match=r"none.txt is empty; list one"):
+    with pytest.raises(DataError, match=r"none\.txt is empty"):
         FolderSource(make_folder_config(tree, list_file="{split}.txt"), "none")
 
 
 def test_bad_list_line(tree, make_folder_config):
     (tree / "val.txt").write_text("images/val/x/one_img.png\n")
-    with pytest.raises(DataError, match=r"val.txt, line 1: .* is not `image label`"):
+    with pytest.raises(DataError, match=r"val\.txt, line 1: .*images/val/x/one_img\.png"):
         FolderSource(make_folder_config(tree, list_file="{split}.txt"), "val")
 
 
 def test_missing_files_are_counted_and_named(tree, make_folder_config):
     (tree / "labels/val/x/one_ids.png").unlink()
-    with pytest.raises(
-        DataError,
-        match=r"1 of the 3 images .* no label .*x/one_img.png \(looked for x/one_ids.png\)",
-    ):
+    with pytest.raises(DataError, match=r"1 of the 3 .*x/one_img\.png .*x/one_ids\.png"):
         FolderSource(make_folder_config(tree), "val")
     (tree / "val.txt").write_text("".join(f"a{i}.png b{i}.png\n" for i in range(4)))
-    with pytest.raises(DataError, match=r"8 of the 8 files .*a0.png, .*b0.png, .*a1.png \.\.\.;"):
+    with pytest.raises(DataError, match=r"8 of the 8 .*a0\.png, .*b0\.png, .*a1\.png \.\.\."):
         FolderSource(make_folder_config(tree, list_file="{split}.txt"), "val")
 
 
@@ -121,10 +116,7 @@ def test_unknown_label_ids(tree, make_folder_config, make_png):
     raw[0, :2], raw[1, 0] = 3, 9
     make_png(tree / "labels/val/x/one_ids.png", raw)
     source = FolderSource(make_folder_config(tree), "val")
-    message = (
-        r"x/one_ids.png has unknown label ids: 3 \(2 px\), 9 \(1 px\);"
-        r" add them to id_map \(train ids 0..2, or 255"
-    )
+    message = r"x/one_ids\.png .*3 \(2 px\), 9 \(1 px\).*id_map .*0\.\.2, or 255"
     with pytest.raises(DataError, match=message):
         source[0]
     assert source[1]["index"] == 1
@@ -132,7 +124,7 @@ def test_unknown_label_ids(tree, make_folder_config, make_png):
 
 def test_size_mismatch(tree, make_folder_config, make_png):
     make_png(tree / "labels/val/x/one_ids.png", np.zeros((4, 5), int))
-    with pytest.raises(DataError, match=r"one_img.png is 6x4 but .*one_ids.png is 5x4"):
+    with pytest.raises(DataError, match=r"one_img\.png is 6x4 .*one_ids\.png is 5x4"):
         FolderSource(make_folder_config(tree), "val")[0]
 
 
@@ -141,7 +133,7 @@ def test_size_mismatch(tree, make_folder_config, make_png):
 def test_truncated_file(tree, make_folder_config, name, kept):
     path = tree / name
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError, match=rf"Cannot decode .*{name}: it is truncated"):
+    with pytest.raises(DataError, match=rf"decode .*{name}: .*truncated"):
         FolderSource(make_folder_config(tree), "val")[0]
 
 
@@ -149,7 +141,7 @@ def test_truncated_palette_png(tree, make_folder_config, make_png):
     path = tree / "labels/val/x/one_ids.png"
     make_png(path, np.zeros((4, 6), int), 8, True)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"Cannot decode .*one_ids.png"):
+    with pytest.raises(DataError, match=r"decode .*one_ids\.png"):
         FolderSource(make_folder_config(tree), "val")[0]
 
 
@@ -157,30 +149,20 @@ def test_truncated_jpeg(tree, make_folder_config):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     whole = cv2.imencode(".jpg", noise)[1].tobytes()
     (tree / "images/val/x/one_img.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="Cannot decode"):
+    with pytest.raises(DataError, match=r"decode .*one_img\.png"):
         FolderSource(make_folder_config(tree), "val")[0]
 
 
 def test_coloured_label(tree, make_folder_config, make_image):
     make_image(tree / "labels/val/x/one_ids.png", np.zeros((4, 6, 3), np.uint8))
-    with pytest.raises(DataError, match=r"one_ids.png holds 3 channels of uint8; a label is one"):
+    with pytest.raises(DataError, match=r"one_ids\.png .*3 channels of uint8"):
         FolderSource(make_folder_config(tree), "val")[0]
-
-
-def _real(name: str) -> Path:
-    root = os.environ.get("GSTO_DATA")
-    if not root:
-        pytest.skip("GSTO_DATA is not set: it names the folder that holds real data sets")
-    path = Path(root) / name
-    if not path.is_dir():
-        pytest.skip(f"{path} is not there")
-    return path
 
 
 def test_real_camvid():
     config = DataConfig(
         source="folder",
-        root=str(_real("camvid")),
+        root=str(real("camvid")),
         list_file="{split}.txt",
         classes=CAMVID.names,
         palette=CAMVID.palette,
@@ -202,7 +184,7 @@ def test_real_camvid():
 def test_real_cityscapes_layout():
     config = DataConfig(
         source="folder",
-        root=str(_real("cityscapes_layout_camvid")),
+        root=str(real("cityscapes_layout_camvid")),
         images="leftImg8bit/{split}",
         labels="gtFine/{split}",
         image_suffix="_leftImg8bit.png",

@@ -123,37 +123,42 @@ def test_file_errors_reach_the_caller(tree, make_folder_config, make_png, worker
     make_png(tree / "labels/val/x/one_ids.png", np.full((4, 6), 77))
     config = make_folder_config(tree, workers=workers)
     iterator = train_batches(config, FolderSource(config, "val"), 3, seed=0)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=rf"^{tree}/labels/val/x/one_ids\.png .*77 \(24 px\);"):
         next(iterator)
-    assert str(caught.value) == (
-        f"{tree}/labels/val/x/one_ids.png has unknown label ids: 77 (24 px);"
-        " add them to id_map (train ids 0..2, or 255 to ignore them)."
-    )
     iterator.close()
 
 
 def test_eval_file_errors_reach_the_caller(tree, make_folder_config):
     path = tree / "images/val/y/three_img.png"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match=r"Cannot decode .*three_img.png"):
+    with pytest.raises(DataError, match=r"decode .*three_img\.png"):
         config = make_folder_config(tree)
         list(EvalBatches(config, FolderSource(config, "val"), 2))
 
 
-def test_train_complaints(make_scenes_config, tiny_source):
-    config = make_scenes_config()
-    with pytest.raises(DataError, match="Batch size 11 is larger than the training set of 10"):
-        train_batches(config, tiny_source(10), 11, 0)
-    with pytest.raises(DataError, match=r"Batch size 4 does not divide over 3 hosts; use .* of 3"):
-        train_batches(config, tiny_source(10), 4, 0, 0, 3)
-    with pytest.raises(DataError, match="Batch size 0 does not divide"):
-        train_batches(config, tiny_source(10), 0, 0)
-    with pytest.raises(DataError, match="no shard 2 of 2; count from 0"):
-        train_batches(config, tiny_source(10), 4, 0, 2, 2)
-    with pytest.raises(DataError, match="Batch size 0 is not positive"):
-        EvalBatches(config, tiny_source(3), 0)
-    with pytest.raises(DataError, match="no shard -1 of 1"):
-        EvalBatches(config, tiny_source(3), 1, -1, 1)
+@pytest.mark.parametrize(
+    ("batch_size", "host", "hosts", "message"),
+    [
+        (11, 0, 1, r"[Bb]atch size 11 .*\b10\b"),
+        (4, 0, 3, r"[Bb]atch size 4 .*\b3 hosts"),
+        (0, 0, 1, "[Bb]atch size 0 "),
+        (4, 2, 2, "shard 2 of 2"),
+    ],
+)
+def test_wrong_batches_of_training(
+    make_scenes_config, tiny_source, batch_size, host, hosts, message
+):
+    with pytest.raises(DataError, match=message):
+        train_batches(make_scenes_config(), tiny_source(10), batch_size, 0, host, hosts)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "shard", "message"),
+    [(0, 0, "[Bb]atch size 0 "), (1, -1, "shard -1 of 1")],
+)
+def test_wrong_batches_of_evaluation(make_scenes_config, tiny_source, batch_size, shard, message):
+    with pytest.raises(DataError, match=message):
+        EvalBatches(make_scenes_config(), tiny_source(3), batch_size, shard, 1)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 8])

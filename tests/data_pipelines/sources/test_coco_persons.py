@@ -8,9 +8,6 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from coco_trees import KEYPOINTS, TRAIN, VAL, build, content_of, edited
-from downloads_trees import coco_files, image_bytes, person, write_tree
-from test_data_prepare import opened, real
 
 from data_pipelines import COCO_KEYPOINTS, DataError, audit
 from data_pipelines.builders import BUILDERS, prepare
@@ -18,6 +15,9 @@ from data_pipelines.sources.boxes import box_inside
 from data_pipelines.sources.coco_entries import is_sample
 from data_pipelines.sources.coco_file import read_keypoint_file
 from data_pipelines.transforms.pose import PersonCrop, box_to_frame
+from tests.data_pipelines.coco_trees import KEYPOINTS, TRAIN, VAL, build, content_of, edited
+from tests.data_pipelines.downloads_trees import coco_files, image_bytes, person, write_tree
+from tests.data_pipelines.prepared_sets import opened, real
 
 # Flags, boxes, areas
 
@@ -34,7 +34,7 @@ def test_a_flag_of_minus_one_is_not_labeled(tmp_path):
 
     notes = []
     build(tmp_path, val=edited(VAL, change), on_note=notes.append)
-    assert "2 annotations have keypoint flags of -1, which count as not labeled" in notes[0]
+    assert "2 annotations have keypoint flags of -1" in notes[0]
     source = opened(tmp_path, "coco_keypoints", "val")
     assert len(source) == 1, "the second person has no labeled joint"
     assert source[0]["visible"].tolist() == [0] * 16 + [1]
@@ -49,30 +49,27 @@ def test_a_flag_of_minus_one_is_not_labeled(tmp_path):
 def test_unknown_flags_are_named(flag):
     entry = person(7, 1)
     entry["keypoints"][5] = flag
-    with pytest.raises(DataError, match=rf"annotation 7 .* keypoint flag {flag}; use 0"):
+    with pytest.raises(DataError, match=rf"annotation 7 .*flag {flag};"):
         read_keypoint_file(content_of(entry), "x.json")
 
 
 WRONG_PERSONS = {
-    "text": ({"bbox": [1, 2, "3", 4]}, "has the box .* x, y, w, h in pixels are needed"),
-    "NaN": ({"bbox": [1, 2, 3, float("nan")]}, "has the box"),
-    "huge": ({"bbox": [1, 2, 3, 10**400]}, "has the box"),
-    "three numbers": ({"bbox": [1, 2, 3]}, "has the box"),
-    "negative": ({"bbox": [9, 9, -3, 4]}, "of negative width or height"),
-    "shares": ({"bbox": [0.2, 0.3, 0.5, 0.6]}, r"lies in 0\.\.1, not in pixels; multiply x by"),
-    "joints as shares": (
-        {"keypoints": [0.3, 0.4, 2] * 17},
-        r"has keypoints in 0\.\.1, and a box in pixels",
-    ),
-    "area as share": ({"area": 0.03}, "has the area 0.03 and a box of 20 x 30 pixels"),
-    "area, text": ({"area": "12"}, "has the area '12'"),
-    "area, NaN": ({"area": float("nan")}, "has the area nan"),
-    "area, negative": ({"area": -4}, "has the area -4"),
-    "nested joints": ({"keypoints": [[1, 2, 2]] * 17}, "a flat list of x, y, v"),
-    "joints, infinite": ({"keypoints": [1, float("inf"), 2] * 17}, "all finite numbers"),
-    "pairs": ({"keypoints": [1, 2] * 17}, "a flat list of x, y, v"),
-    "crowd": ({"iscrowd": "no"}, "has iscrowd 'no'"),
-    "fewer joints": ({"keypoints": [1, 2, 2] * 5}, "has 5 joints, config.* 17"),
+    "text": ({"bbox": [1, 2, "3", 4]}, "box .*'3'"),
+    "NaN": ({"bbox": [1, 2, 3, float("nan")]}, "box .*nan"),
+    "huge": ({"bbox": [1, 2, 3, 10**400]}, r"box \[1, 2, 3, 10000"),
+    "three numbers": ({"bbox": [1, 2, 3]}, r"box \[1, 2, 3\]"),
+    "negative": ({"bbox": [9, 9, -3, 4]}, "negative"),
+    "shares": ({"bbox": [0.2, 0.3, 0.5, 0.6]}, r"0\.\.1, not in pixels"),
+    "joints as shares": ({"keypoints": [0.3, 0.4, 2] * 17}, r"keypoints in 0\.\.1"),
+    "area as share": ({"area": 0.03}, "area 0.03 .*20 x 30"),
+    "area, text": ({"area": "12"}, "area '12'"),
+    "area, NaN": ({"area": float("nan")}, "area nan"),
+    "area, negative": ({"area": -4}, "area -4"),
+    "nested joints": ({"keypoints": [[1, 2, 2]] * 17}, "flat list"),
+    "joints, infinite": ({"keypoints": [1, float("inf"), 2] * 17}, "finite"),
+    "pairs": ({"keypoints": [1, 2] * 17}, "flat list"),
+    "crowd": ({"iscrowd": "no"}, "iscrowd 'no'"),
+    "fewer joints": ({"keypoints": [1, 2, 2] * 5}, r"\b5 joints.* 17"),
 }
 
 
@@ -93,11 +90,10 @@ def test_what_tools_leave_out():
     assert (first["area"], first["iscrowd"], first["num_keypoints"]) == (600, 0, 17)
     assert is_sample(first) and not is_sample(second)
     assert second["keypoints"] == [0] * 51
-    assert [note.split(": ")[1] for note in checked.notes] == [
-        "2 annotations have no area, and width x height of the box stands for it",
-        "1 annotations have no keypoints, and count as persons without labels",
-    ]
-    with pytest.raises(DataError, match="annotation 8 has no keypoints, nor has any other"):
+    areas, keypoints = checked.notes
+    assert "2 annotations have no area" in areas
+    assert "1 annotations have no keypoints" in keypoints
+    with pytest.raises(DataError, match=r"annotation 8 .*no keypoints.*any other"):
         read_keypoint_file(content_of(plain | {"id": 8}), "x.json")
 
 
@@ -105,11 +101,9 @@ def test_persons_that_make_no_sample_are_said():
     people = [person(7, 1, (5.0, 5.0, 0.0, 9.0)), person(8, 1, area=0), person(9, 1, area=9000)]
     checked = read_keypoint_file(content_of(*people), "x.json")
     assert [is_sample(p) for p in checked.persons[1]] == [False, False, True]
-    assert [note.split(": ", 1)[1] for note in checked.notes] == [
-        "2 persons with labeled joints have a box or area of 0: no samples: annotation 7,"
-        " annotation 8",
-        "1 areas exceed width x height of their box, which raises scores: annotation 9",
-    ]
+    empty, large = checked.notes
+    assert "2 persons " in empty and empty.endswith(": annotation 7, annotation 8")
+    assert "1 areas exceed " in large and large.endswith(": annotation 9")
 
 
 @pytest.mark.parametrize(
@@ -146,8 +140,7 @@ def test_a_box_outside_its_image_is_named(tmp_path):
     def change(content):
         content["annotations"][0] |= {"bbox": [70, 5, 20, 30]}
 
-    message = r"Annotation 6 of val2017/000000000011\.jpg has a box outside its image of 60x40"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"Annotation 6 .*/000000000011\.jpg .*60x40"):
         build(tmp_path, val=edited(VAL, change))
 
 
@@ -157,7 +150,7 @@ def test_normalized_detections(tmp_path):
     box = {"image_id": 12, "category_id": 1, "bbox": [0.1, 0.2, 0.5, 0.7], "score": 0.5}
     boxes.write_text(json.dumps([box, box]))
     detected = {"keypoints": {"detections": str(boxes)}}
-    with pytest.raises(DataError, match=r"all 2 boxes lie in 0\.\.1, such as \[0\.1, .* multiply"):
+    with pytest.raises(DataError, match=r"\b2 boxes .*0\.\.1.*\[0\.1,"):
         opened(tmp_path, "coco_keypoints", "val", **detected)
 
 
@@ -190,19 +183,15 @@ def test_file_names_that_people_have(tmp_path, file_name, path):
 
 
 MISSING = {
-    "case": ("1.JPG", {"val2017/1.jpg": b""}, "it has val2017/1.jpg: .* upper and lower case"),
-    "folder": ("1.jpg", {"val2017/walk/1.jpg": b""}, "it has val2017/walk/1.jpg: file_name is the"),
-    "another": ("walk/1.jpg", {"val2017/run/1.jpg": b""}, "it has val2017/run/1.jpg"),
-    "suffix": ("000000000011.bmp", {}, r"among the 2 files .* \(2 of \.jpg\): was it converted"),
-    "not there": (
-        "7.jpg",
-        {},
-        r"among the 2 files below val2017/ or val/ .*: is val2017.zip whole",
-    ),
-    "twice": ("1.jpg", {"a/1.jpg": b"", "b/1.jpg": b""}, "several such files: a/1.jpg, b/1.jpg"),
-    "line break": ("a\nb.jpg", {"val2017/a\nb.jpg": b""}, "results are saved under its name"),
-    "no UTF-8": ("\udcff.jpg", {"val2017/\udcff.jpg": b""}, "or bytes that are no UTF-8"),
-    "the same": ("./000000000012.jpg", {}, "which are both val2017/000000000012.jpg"),
+    "case": ("1.JPG", {"val2017/1.jpg": b""}, "val2017/1.jpg: .*case"),
+    "folder": ("1.jpg", {"val2017/walk/1.jpg": b""}, "val2017/walk/1.jpg: .*file_name"),
+    "another": ("walk/1.jpg", {"val2017/run/1.jpg": b""}, "val2017/run/1.jpg"),
+    "suffix": ("000000000011.bmp", {}, r"2 files .*2 of \.jpg"),
+    "not there": ("7.jpg", {}, r"7\.jpg.* 2 files .*val2017\.zip"),
+    "twice": ("1.jpg", {"a/1.jpg": b"", "b/1.jpg": b""}, "a/1.jpg, b/1.jpg"),
+    "line break": ("a\nb.jpg", {"val2017/a\nb.jpg": b""}, "line break"),
+    "no UTF-8": ("\udcff.jpg", {"val2017/\udcff.jpg": b""}, "no UTF-8"),
+    "the same": ("./000000000012.jpg", {}, "both val2017/000000000012.jpg"),
 }
 
 
@@ -233,10 +222,8 @@ def test_files_with_a_byte_order_mark(tmp_path):
 
 def test_more_persons_than_readers_take(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["data_pipelines.builders.coco_keypoints"], "MOST_PERSONS", 3)
-    with pytest.raises(
-        DataError, match=r"has 4 annotations of val2017/0+11\.jpg, and 3 is the most"
-    ):
-        change = lambda content: content["annotations"].extend(person(n, 11) for n in (7, 8, 9))  # noqa: E731
+    change = lambda content: content["annotations"].extend(person(n, 11) for n in (7, 8, 9))  # noqa: E731
+    with pytest.raises(DataError, match=r"\b4 .*/0+11\.jpg.*\b3\b"):
         build(tmp_path, val=edited(VAL, change))
 
 
@@ -250,11 +237,9 @@ def test_another_source_says_what_is_kept(tmp_path):
     other = write_tree(tmp_path / "other", coco_files())
     builder = BUILDERS["coco_keypoints"]()
     assert prepare(builder, other, tmp_path / "sets", partial=True, on_note=notes.append) == folder
-    assert notes == [
-        f"{folder} is kept as it was built from {tmp_path / 'downloads'} (train 3, val 1 persons):"
-        f" nothing was read from {other}. To build it from there, remove that folder or give"
-        " another --config.data.root"
-    ]
+    (note,) = notes
+    assert note.startswith(f"{folder} is kept")
+    assert f"{tmp_path / 'downloads'} (train 3, val 1 persons)" in note and str(other) in note
 
 
 def test_mended_annotations_start_anew(tmp_path):

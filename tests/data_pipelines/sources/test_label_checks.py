@@ -1,7 +1,6 @@
 """Labels that mean something else: refused or named before step 1, and by the audit."""
 
-import os
-from pathlib import Path
+import re
 
 import cv2
 import numpy as np
@@ -26,6 +25,7 @@ from data_pipelines.sources.label_checks import shifted_ids, suggest_map
 from data_pipelines.sources.label_inspection import altered_share, lossy_format
 from data_pipelines.sources.label_map import LabelMap
 from gsto_jax.image_files import ImageRule
+from tests.data_pipelines.prepared_sets import real
 from tests.image_bytes import tiff
 
 
@@ -67,9 +67,8 @@ BINARY = {"classes": ("background", "road")}
 
 def test_masks_of_0_and_255_are_refused_with_the_remedy(opened):
     message = (
-        r"nothing is to be learned .*: the 3 labels of val hold the class 'background' alone"
-        r" \(id 255 is ignored, 50\.0% of all pixels\); the files hold the ids 0, 255 for 2 classes"
-        r".* give data\.id_map=\(\(0, 0\), \(255, 1\)\)\.$"
+        r"3 labels of val .*'background' .*255 is ignored, 50\.0% .*ids 0, 255 .*"
+        r"data\.id_map=\(\(0, 0\), \(255, 1\)\)\.$"
     )
     with pytest.raises(DataError, match=message):
         checked(opened([full(0, 255)] * 3, **BINARY))
@@ -87,7 +86,7 @@ def test_a_mask_of_other_values_gets_its_map(opened):
         (full(1, 2), ("a", "b"), r"\(1, 0\), \(2, 1\)"),
         (full(0, 127, 255), ("a", "b"), r"\(0, 0\), \(127, 1\), \(255, 255\)"),
     ):
-        with pytest.raises(DataError, match=rf"unknown label ids.*give data\.id_map=\({pairs}\)"):
+        with pytest.raises(DataError, match=rf"unknown label ids.*id_map=\({pairs}\)"):
             checked(opened([labels], classes=classes))
     with pytest.raises(DataError, match=r"unknown .*\(0, 0\), \(255, 1\)"):
         checked(opened([full(0, 255)], **BINARY, ignore_label=254))
@@ -95,21 +94,20 @@ def test_a_mask_of_other_values_gets_its_map(opened):
 
 def test_a_split_of_one_class_teaches_nothing_but_can_be_scored(opened):
     split = opened([full(1), full(1, 255)])
-    with pytest.raises(DataError, match=r"the 2 labels of val hold the class 'b' alone"):
+    with pytest.raises(DataError, match=r"2 labels of val .*'b' alone"):
         checked(split)
     _, report, _ = checked(split, trains=False)
-    assert report.warnings[0].startswith("scores will say nothing of other classes: the 2 labels")
+    assert re.match("scores .* 2 labels of val .*'b' alone", report.warnings[0])
     assert report.missing == "'a', 'c'"
 
 
 @pytest.mark.parametrize("trains", [True, False])
 def test_a_split_without_a_labeled_pixel_is_refused(opened, trains):
     action = "trained on" if trains else "scored"
-    message = rf"no pixel in the 2 labels of val is labeled, so that it cannot be {action} \(id 255"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"no pixel .*2 labels of val .*{action} \(id 255"):
         checked(opened([full(255)] * 2), trains)
     mapped = opened([full(7, 9)] * 2, id_map=((7, 255), (9, 200), (1, 0)), ignore_label=200)
-    with pytest.raises(DataError, match=r"\(ids 7, 9 are ignored, 100\.0% of all pixels\)"):
+    with pytest.raises(DataError, match=r"\(ids 7, 9 .*100\.0%"):
         checked(mapped, trains)
 
 
@@ -117,7 +115,8 @@ def test_a_rare_class_is_looked_for_in_all_labels(opened):
     labels = [full(0)] * 50
     labels[29] = full(0, 2)
     found, report, told = checked(opened(labels))
-    assert told == ["val: 13 labels hold one class: looking through all 50"]
+    (note,) = told
+    assert re.match(r"val: 13 labels .* 50$", note)
     assert found.pixels[2] == 12
     assert 13 < found.records <= 50
     assert report.missing == "'b'"
@@ -128,22 +127,24 @@ def test_a_rare_class_is_looked_for_in_all_labels(opened):
 
 def test_labels_without_a_labeled_pixel_are_named(opened):
     _, report, _ = checked(opened([full(0, 1, 2), full(255), full(255), full(0, 1)]))
-    assert report.warnings == ("val: 2 of 4 labels have no labeled pixel: 001, 002",)
+    (warning,) = report.warnings
+    assert re.match("val: 2 of 4 labels .*: 001, 002$", warning)
 
 
 def test_a_class_that_no_id_stands_for_is_named(opened):
     _, report, _ = checked(opened([full(0, 1)], id_map=((0, 0), (1, 1), (255, 255))))
-    assert report.warnings == ("no id of data.id_map stands for 'c': add one",)
+    (warning,) = report.warnings
+    assert "data.id_map" in warning and "'c'" in warning
 
 
 def test_one_class_alone_is_no_task(make_folder_config, tmp_path):
     for classes in (("road",), ()):
-        with pytest.raises(DataError, match=r"classes has \d names?; give 2 to 255 class names"):
+        with pytest.raises(DataError, match=r"classes .*2 to 255"):
             make_folder_config(tmp_path, classes=classes, palette=())
 
 
 def test_weights_of_nothing_teach_nothing(make_folder_config, tmp_path):
-    with pytest.raises(DataError, match=r"class_weights is \(0, 0\.0, 0\); give some class"):
+    with pytest.raises(DataError, match=r"class_weights .*\(0, 0\.0, 0\)"):
         make_folder_config(tmp_path, class_weights=(0, 0.0, 0))
     assert make_folder_config(tmp_path, class_weights=(0, 1, 0))
 
@@ -156,9 +157,9 @@ def table(name, **changes):
 def test_an_inherited_map_that_shifts_classes_is_noticed(opened):
     _, report, _ = checked(opened([full(*range(1, 12), shape=(11, 6))] * 2, **table(CAMVID)))
     (warning,) = report.warnings
-    assert "files hold the ids 1 to 11, and data.id_map reads 0 to 10 and ignores 11" in warning
-    assert "'sky' never occurs. If the ids start at 1, give data.id_map=((1, 0), (2, 1)" in warning
-    with pytest.raises(DataError, match=r"unknown .*does not know 11.*start at 1"):
+    assert re.search("1 to 11, .*reads 0 to 10 and ignores 11, .*'sky'", warning)
+    assert "start at 1, give data.id_map=((1, 0), (2, 1)" in warning
+    with pytest.raises(DataError, match=r"unknown .*\b11\b.*start at 1"):
         checked(opened([full(*range(1, 12), shape=(11, 6))], **table(CAMVID, id_map=())))
 
 
@@ -174,7 +175,7 @@ def test_an_inherited_map_that_shifts_classes_is_noticed(opened):
         (LIP, [*range(20), 255], ""),
         (LIP, [*range(1, 21)], "does not know 20"),
         (PASCAL_CONTEXT_59, range(60), ""),
-        (PASCAL_CONTEXT_59, range(59), "reads 1 to 59 and ignores 0, so that 'wood' never occurs"),
+        (PASCAL_CONTEXT_59, range(59), "1 to 59 and ignores 0, so that 'wood'"),
         (PASCAL_CONTEXT_59, [0, 2, 5, 9, 58], ""),  # a few images
     ],
 )
@@ -223,7 +224,7 @@ def test_jpeg_labels_are_lossy_and_their_share_is_estimated(
 
 @pytest.mark.parametrize("dtype", ["<f4", "<i4"])
 def test_labels_of_other_numbers_say_which(dtype):
-    with pytest.raises(DataError, match=r"a\.tif holds (float|int)32 values; save its ids as"):
+    with pytest.raises(DataError, match=r"a\.tif .*(float|int)32"):
         label_ids(tiff(np.eye(4).astype(dtype)), "a.tif", ImageRule())
 
 
@@ -242,12 +243,10 @@ def test_jpeg_labels_are_one_line_of_the_audit(opened):
     )
     found = audit(source)
     (line,) = group(found.problems)
-    assert line.startswith("9 records have a label stored as JPEG, which alters ids (")
-    assert "000.jpg (" in line
-    assert "% of its pixels look altered, and " in line
-    assert "001.jpg, " in line
-    assert "002.jpg ...; save label maps as PNG" in line
-    with pytest.raises(DataError, match=r"9 records have .*JPEG.* See all with --mode=audit\.$"):
+    assert re.match(
+        r"9 records .*JPEG.*000\.jpg \([\d.]+%.*001\.jpg, .*002\.jpg \.\.\.; .*PNG", line
+    )
+    with pytest.raises(DataError, match=r"9 records .*JPEG.* --mode=audit\.$"):
         checked((source, config))
 
 
@@ -256,7 +255,7 @@ def test_a_jpeg_label_of_known_ids_alone_is_a_warning(opened):
     source, config = opened([blob(n) * 40 for n in range(2)], ".jpg", id_map=every)
     found, report, _ = checked((source, config))
     assert not found.problems
-    assert report.warnings[0].startswith("2 records have a label stored as JPEG")
+    assert re.match("2 records .*JPEG", report.warnings[0])
 
 
 def test_findings_of_one_fault_are_one_line():
@@ -276,10 +275,10 @@ def test_messages_end_once(opened):
     source, config = opened([full(0, 1)] * 2)
     for path in (source._entries[0][1], source._entries[1][1]):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="2 records have files that cannot be used") as raised:
+    with pytest.raises(DataError, match="2 records ") as raised:
         checked((source, config))
     assert ".." not in str(raised.value).replace(" ...", "")
-    assert str(raised.value).endswith("replace the file), 001. See all with --mode=audit.")
+    assert re.search(r"[^.]\), 001\. [^.]*--mode=audit\.$", str(raised.value))
 
 
 def test_a_palette_is_made_of_distinct_colors(make_folder_config, tmp_path):
@@ -290,7 +289,7 @@ def test_a_palette_is_made_of_distinct_colors(make_folder_config, tmp_path):
         assert np.linalg.norm(colors - 90, axis=-1).min() > 25, "ignored pixels are gray"
     config = make_folder_config(tmp_path, palette=())
     assert config.palette == distinct_colors(3) == distinct_colors(9)[:3]
-    with pytest.raises(DataError, match="palette has 1 colours for 3 classes"):
+    with pytest.raises(DataError, match=r"palette .*\b3\b"):
         make_folder_config(tmp_path, palette=((0, 0, 0),))
 
 
@@ -325,11 +324,8 @@ REAL = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_labels_raise_no_false_alarm(make_folder_config, name):
-    root = os.environ.get("GSTO_DATA")
-    if not root or not Path(root, name).is_dir():
-        pytest.skip(f"GSTO_DATA names no folder that holds {name}")
     fields = {"image_suffix": "", "label_suffix": "", "palette": ()} | REAL[name]
-    config = make_folder_config(Path(root, name), **fields)
+    config = make_folder_config(real(name), **fields)
     source = FolderSource(config, "val")
     found, report = check_split(source, config, "val", trains=True)
     assert (source.warnings, report.problems, report.warnings) == ((), (), ())

@@ -2,17 +2,13 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
-from downloads_trees import cityscapes_files, coco_files, lip_files, write_tree
-from downloads_trees import png as label_png
 from PIL import Image
 
 from data_pipelines import (
-    CITYSCAPES,
-    COCO_KEYPOINTS,
-    LIP,
     DataConfig,
     DataError,
     EvalBatches,
@@ -23,6 +19,9 @@ from data_pipelines import (
 from data_pipelines.builders import BUILDERS, prepare
 from gsto_jax.image_files import ImageRule
 from gsto_jax.predict.media import read_image
+from tests.data_pipelines.downloads_trees import cityscapes_files, coco_files, lip_files, write_tree
+from tests.data_pipelines.downloads_trees import png as label_png
+from tests.data_pipelines.prepared_sets import config_of
 from tests.image_bytes import GREY, GREY_ALPHA, RGB, RGBA, chunk, exif, png, tiff
 
 RNG = np.random.default_rng(1)
@@ -95,15 +94,15 @@ def test_orientation_of_labels(tmp_path):
 def test_the_setting_by_which_image_and_label_agree_is_named(tmp_path):
     images = {"a.png": KINDS["turned.png"], "b.png": KINDS["rgba.png"]}
     upright = folder(tmp_path, images, {"a.png": np.zeros((18, 12), np.uint8)})
-    message = r"a.png is 18x12 but .*a.png.label.png is 12x18; its EXIF orientation 6 \(turned"
-    with pytest.raises(DataError, match=message + r" right\) is applied: data.orientation=stored"):
+    message = r"a\.png is 18x12 .*label\.png is 12x18; .*orientation 6 .*orientation=stored"
+    with pytest.raises(DataError, match=message):
         upright[0]
-    assert [p for p in audit(upright).problems if "data.orientation=stored would agree" in str(p)]
+    assert [p for p in audit(upright).problems if "orientation=stored" in str(p)]
     stored = folder(tmp_path, images, orientation="stored")
-    with pytest.raises(DataError, match=r"is not applied: data.orientation=upright would agree"):
+    with pytest.raises(DataError, match=r"not applied.*orientation=upright"):
         stored[0]
     plain = folder(tmp_path, images, {"b.png": np.zeros((18, 12), np.uint8)})
-    with pytest.raises(DataError, match=r"b.png is 18x12 .* is 12x18; one of them is turned"):
+    with pytest.raises(DataError, match=r"b\.png is 18x12 .* is 12x18; .*turned"):
         plain[1]
 
 
@@ -122,19 +121,16 @@ def test_the_audit_names_odd_images(tmp_path):
     }
     found = audit(folder(tmp_path, images))
     assert found.problems == []
-    depth = "values of 10 bits in a file of 16: it is read as nearly black; set data.bit_depth=10"
-    assert [str(warning).removeprefix(f"{tmp_path}/") for warning in found.warnings] == [
-        "mirrored.png has an EXIF orientation: 2, mirrored; data.orientation is 'upright', so it is"
-        " applied: see that the labels agree",
-        "black.png has black pixels only",
-        "flat.png has hardly any contrast: its values are 130 to 130 of 0 to 255",
-        *(
-            f"{name} has {depth}, or as many bits as any image uses"
-            for name in images
-            if "w." in name
-        ),
-        "clear.png has hardly any contrast: its values are 255 to 255 of 0 to 255",
-    ]
+    patterns = {
+        "mirrored.png": "orientation: 2, mirrored; .*'upright'",
+        "black.png": "black pixels only",
+        "flat.png": "130 to 130",
+        "few.png": "10 bits .*bit_depth=10",
+        "few.tif": "10 bits .*bit_depth=10",
+        "clear.png": "255 to 255",
+    }
+    for warning, (name, pattern) in zip(found.warnings, patterns.items(), strict=True):
+        assert re.match(rf"{tmp_path}/{name} .*{pattern}", str(warning))
     rule = {"orientation": "stored", "bit_depth": 10, "alpha": "drop"}
     del images["deep.png"]
     names = [
@@ -142,18 +138,7 @@ def test_the_audit_names_odd_images(tmp_path):
         for warning in audit(folder(tmp_path, images, **rule)).warnings
     ]
     assert [name.partition(" ")[0] for name in names] == ["mirrored.png", "black.png", "flat.png"]
-    assert "so it is not applied" in names[0]
-
-
-def config(root, name, **changes):
-    fields = {"source": "tfds", "root": str(root / "sets"), "name": name, "crop": (24, 32)}
-    if name == "coco_keypoints":
-        fields |= {"classes": (), "palette": (), "crop": (64, 48)}
-        fields["keypoints"] = {"names": COCO_KEYPOINTS.names, "sigmas": COCO_KEYPOINTS.sigmas}
-    else:
-        table = {"cityscapes": CITYSCAPES, "lip": LIP}[name]
-        fields |= {"classes": table.names, "palette": table.palette, "id_map": table.id_map}
-    return DataConfig(**fields | changes)
+    assert "not applied" in names[0]
 
 
 def build(root, name, files, storage="files", **rule):
@@ -170,19 +155,19 @@ def test_prepared_images_follow_the_rule(tmp_path):
     for storage in ("files", "tiles"):
         root = tmp_path / storage
         build(root, "cityscapes", files, storage)
-        source = make_source(config(root, "cityscapes"), "val")
+        source = make_source(config_of(root, "cityscapes"), "val")
         expected = read_image(root / "downloads" / name)
         np.testing.assert_array_equal(np.asarray(source[0]["image"]), expected)
         assert len(audit(source).warnings) == (storage == "files")
-    other = config(tmp_path / "files", "cityscapes", alpha="drop", orientation="stored")
+    other = config_of(tmp_path / "files", "cityscapes", alpha="drop", orientation="stored")
     stored = make_source(other, "val")[0]["image"]
     np.testing.assert_array_equal(stored, photo[::-1, ::-1, :3])
-    message = "holds tiles of images that were read with data.alpha=white and data.orientation=upr"
+    rule = {"alpha": "drop", "orientation": "stored"}
     for attempt in (
-        lambda: make_source(config(root, "cityscapes", alpha="drop", orientation="stored"), "val"),
-        lambda: build(root, "cityscapes", files, "tiles", alpha="drop", orientation="stored"),
+        lambda: make_source(config_of(root, "cityscapes", **rule), "val"),
+        lambda: build(root, "cityscapes", files, "tiles", **rule),
     ):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=r"tiles .*alpha=white .*orientation=upright"):
             attempt()
 
 
@@ -192,7 +177,7 @@ def test_sizes_in_preparing_name_the_setting(tmp_path):
     photo = Image.open(io.BytesIO(files[name]))
     data = io.BytesIO()
     photo.save(data, "JPEG", exif=b"Exif\0\0" + exif(6))
-    with pytest.raises(DataError, match=r"is applied: data.orientation=stored would agree"):
+    with pytest.raises(DataError, match=r"is applied.*orientation=stored"):
         build(tmp_path, "lip", files | {name: data.getvalue()})
 
 
@@ -204,19 +189,17 @@ def test_the_sizes_of_coco_are_compared(tmp_path):
     data = io.BytesIO()
     photo.save(data, "JPEG", exif=b"Exif\0\0" + exif(6))
     files[name] = data.getvalue()
-    message = r"is 40x60, but its annotations are of an image of 60x40: its EXIF orientation 6"
-    with pytest.raises(
-        DataError, match=f"{name.split('/')[1]} {message}.*orientation=stored would"
-    ):
+    message = "40x60.* 60x40.*orientation 6.*orientation=stored"
+    with pytest.raises(DataError, match=f"{name.split('/')[1]} .*{message}"):
         build(tmp_path, "coco_keypoints", files)
     build(tmp_path, "coco_keypoints", files, orientation="stored")
-    stored = make_source(config(tmp_path, "coco_keypoints", orientation="stored"), "val")
+    stored = make_source(config_of(tmp_path, "coco_keypoints", orientation="stored"), "val")
     assert stored[0]["image"].shape == (40, 60, 3)
     assert [warning.fault for warning in audit(stored).warnings] == ["an EXIF orientation"]
-    upright = make_source(config(tmp_path, "coco_keypoints"), "val")
-    with pytest.raises(DataError, match=f"The image of record .* {message}"):
+    upright = make_source(config_of(tmp_path, "coco_keypoints"), "val")
+    with pytest.raises(DataError, match=f"record .*{message}"):
         upright[0]
-    assert "orientation=stored would agree" in str(audit(upright).problems[0])
+    assert "orientation=stored" in str(audit(upright).problems[0])
 
 
 @pytest.mark.parametrize("sizes", [{}, {"width": 0, "height": None}, {"width": 30, "height": 20.0}])
@@ -230,18 +213,16 @@ def test_sizes_that_coco_does_not_give_or_gives_wrong(tmp_path, sizes):
         image |= sizes
     files[listed] = json.dumps(content).encode()
     if sizes.get("width"):
-        with pytest.raises(DataError, match=r"is 60x40, .* of 30x20: it is another image; replace"):
+        with pytest.raises(DataError, match=r"60x40, .* 30x20: it is another"):
             build(tmp_path, "coco_keypoints", files)
     else:
         build(tmp_path, "coco_keypoints", files)
-        assert len(make_source(config(tmp_path, "coco_keypoints"), "val")) == 1
+        assert len(make_source(config_of(tmp_path, "coco_keypoints"), "val")) == 1
 
 
-def test_settings_that_do_not_exist(tmp_path):
-    for changes, message in (
-        ({"alpha": "pink"}, "config.data: alpha is 'pink'; use one of white, black, drop"),
-        ({"orientation": "left"}, "config.data: orientation is 'left'; use one of upright, stored"),
-        ({"bit_depth": 20}, "config.data: bit_depth is 20; give the bits"),
-    ):
-        with pytest.raises(DataError, match=message):
-            folder(tmp_path, {}, **changes)
+@pytest.mark.parametrize(
+    ("field", "value"), [("alpha", "pink"), ("orientation", "left"), ("bit_depth", 20)]
+)
+def test_values_that_a_rule_does_not_have(tmp_path, field, value):
+    with pytest.raises(DataError, match=f"{field} .*{value}"):
+        folder(tmp_path, {}, **{field: value})

@@ -1,17 +1,18 @@
 """COCO keypoint files as people's tools write them: ids and categories."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from coco_trees import KEYPOINTS, PERSON, TRAIN, VAL, build, content_of, edited
-from downloads_trees import person
-from test_data_prepare import config_of, opened
 
 from data_pipelines import COCO_KEYPOINTS, DataError, EvalBatches
 from data_pipelines.sources.coco_entries import MOST_ID
 from data_pipelines.sources.coco_file import read_keypoint_file
+from tests.data_pipelines.coco_trees import KEYPOINTS, PERSON, TRAIN, VAL, build, content_of, edited
+from tests.data_pipelines.downloads_trees import person
+from tests.data_pipelines.prepared_sets import config_of, opened
 
 # Ids
 
@@ -41,16 +42,7 @@ def test_ids_are_kept_exactly(tmp_path, image_id):
     assert "1 of 2 boxes; left out: 1 of images that val lacks" in source.notes[0]
 
 
-WRONG_IDS = {
-    "17": "'17'; ids are integers",
-    1.5: "1.5; ids are integers",
-    True: "True; ids are integers",
-    2**63: f"{2**63}; ids lie in 0..{MOST_ID}",
-    10**30: r"\d+; ids lie in",
-    -1: "-1; ids lie in",
-    1e17: "1e\\+17; ids are integers",
-    float("nan"): "nan; ids are integers",
-}
+WRONG_IDS = ["17", 1.5, True, 2**63, 10**30, -1, 1e17, float("nan")]
 
 
 @pytest.mark.parametrize("kind", ["image", "annotation", "image_id", "category_id", "category"])
@@ -63,13 +55,16 @@ def test_wrong_ids_are_named(kind, value):
         "annotation": (content["annotations"][0], "id"),
     }.get(kind, (content["annotations"][0], kind))
     entry[field] = value
-    with pytest.raises(DataError, match=rf"x\.json: .*entry 0\) has the \w+ {WRONG_IDS[value]}"):
+    named = {"image": "id", "annotation": "id", "category": "id"}.get(kind, kind)
+    with pytest.raises(
+        DataError, match=rf"x\.json: .*entry 0\) .*\b{named} {re.escape(repr(value))};"
+    ):
         read_keypoint_file(content, "x.json")
     del entry[field]
     if kind == "category_id":  # the file has one category
         assert read_keypoint_file(content, "x.json").persons[1][0]["category_id"] == 1
         return
-    with pytest.raises(DataError, match=r"x\.json: .*entry 0\) has no (image_)?id; give it an"):
+    with pytest.raises(DataError, match=rf"x\.json: .*entry 0\) .*no {named}\b"):
         read_keypoint_file(content, "x.json")
 
 
@@ -79,20 +74,19 @@ def test_ids_written_as_floats_are_read_and_said():
     checked = read_keypoint_file(content, "x.json")
     assert [(p["id"], p["image_id"]) for p in checked.persons[1]] == [(7, 1), (8, 1)]
     assert type(checked.persons[1][0]["id"]) is int
-    assert checked.notes == [
-        "x.json: 3 ids are written as floats, and are read as integers: image 1.jpg, annotation 7,"
-        " annotation 7"
-    ]
+    (note,) = checked.notes
+    assert "3 ids are written as floats" in note
+    assert note.endswith(": image 1.jpg, annotation 7, annotation 7")
 
 
 def test_what_is_there_twice():
-    with pytest.raises(DataError, match=r"annotation 7 \(entry 1\) has the id of entry 0"):
+    with pytest.raises(DataError, match=r"annotation 7 \(entry 1\) .*\bid .*entry 0"):
         read_keypoint_file(content_of(person(7, 1), person(7, 2)), "x.json")
-    with pytest.raises(DataError, match=r"image '1\.jpg' \(entry 1\) has the id of '1\.jpg'"):
+    with pytest.raises(DataError, match=r"'1\.jpg' \(entry 1\) .*\bid .*'1\.jpg'"):
         read_keypoint_file(content_of(images=(1, 1)), "x.json")
     content = content_of(person(7, 1))
     content["images"][1]["file_name"] = "1.jpg"
-    with pytest.raises(DataError, match=r"\(entry 1\) has the file_name of '1\.jpg' \(entry 0\)"):
+    with pytest.raises(DataError, match=r"\(entry 1\) .*file_name .*\(entry 0\)"):
         read_keypoint_file(content, "x.json")
 
 
@@ -100,10 +94,9 @@ def test_persons_of_unlisted_images_are_counted():
     people = [person(7, 1), person(8, 5), person(9, 6), person(10, 5), person(11, 6)]
     checked = read_keypoint_file(content_of(*people), "x.json")
     assert {n: len(of_image) for n, of_image in checked.persons.items()} == {1: 1, 2: 0}
-    assert checked.notes == [
-        "x.json: 4 annotations of images that it does not list are left out: annotation 8 of"
-        " image_id 5, annotation 9 of image_id 6, annotation 10 of image_id 5, ..."
-    ]
+    (note,) = checked.notes
+    assert note.startswith("x.json: 4 annotations ")
+    assert [int(n) for n in re.findall(r"image_id (\d+)", note)] == [5, 6, 5]
 
 
 def test_ids_that_two_splits_share(tmp_path):
@@ -113,7 +106,7 @@ def test_ids_that_two_splits_share(tmp_path):
     build(tmp_path, val=edited(VAL, change))
     joined = opened(tmp_path, "coco_keypoints", "train+val", eval_split="train+val")
     assert len(joined) == 4
-    with pytest.raises(DataError, match=r"2 images of train\+val .* have the id 1, so"):
+    with pytest.raises(DataError, match=r"2 images of train\+val .*\bid 1\b"):
         joined.image_ids()
 
 
@@ -149,27 +142,27 @@ def test_the_category_is_chosen(categories, wanted, chosen):
 def test_categories_that_cannot_be_chosen():
     two = (PERSON | {"id": 4, "name": "adult"}, PERSON | {"id": 5, "name": "child"})
     listing = r"'adult' \(id 4\), 'child' \(id 5\)"
-    with pytest.raises(DataError, match=rf"several categories, {listing}: set config\.data\.key"):
+    with pytest.raises(DataError, match=rf"several .*{listing}.*data\.keypoints\.category"):
         read_keypoint_file(content_of(categories=two), "x.json")
-    with pytest.raises(DataError, match=rf"no categories called 'cat', .* it has {listing}"):
+    with pytest.raises(DataError, match=rf"'cat'.*{listing}"):
         read_keypoint_file(content_of(categories=two), "x.json", "cat")
-    with pytest.raises(DataError, match=rf"annotation 7 .* category_id 1, .* it has {listing}"):
+    with pytest.raises(DataError, match=rf"annotation 7 .*category_id 1\b.*{listing}"):
         read_keypoint_file(content_of(person(7, 1), categories=two), "x.json", "4")
-    with pytest.raises(DataError, match="two categories of id 4"):
+    with pytest.raises(DataError, match=r"categories .*\bid 4\b"):
         read_keypoint_file(content_of(categories=(two[0], two[1] | {"id": 4})), "x.json")
 
 
 def test_joints_of_the_category_are_those_of_the_configuration():
     names = list(COCO_KEYPOINTS.names)
     turned = PERSON | {"keypoints": [names[0], names[2], names[1], *names[3:]]}
-    with pytest.raises(DataError, match=r"keypoint 1 of .* is right_eye, and left_eye in config"):
+    with pytest.raises(DataError, match=r"keypoint 1 .*right_eye.*left_eye"):
         read_keypoint_file(content_of(categories=(turned,)), "x.json", "", names)
-    with pytest.raises(DataError, match=r"has 2 keypoints, config\.data\.keypoints\.names 17"):
+    with pytest.raises(DataError, match=r"\b2 keypoints.*keypoints\.names 17"):
         read_keypoint_file(content_of(categories=(DOG,)), "x.json", "", names)
     spelled = PERSON | {"keypoints": [x.replace("_", " ").title() for x in names]}
     read_keypoint_file(content_of(categories=(spelled,)), "x.json", "", names)
     spelled["keypoints"][:2] = spelled["keypoints"][1::-1]
-    with pytest.raises(DataError, match=r"keypoint 0 of .* is Left Eye, and nose in config"):
+    with pytest.raises(DataError, match=r"keypoint 0 .*Left Eye.*nose"):
         read_keypoint_file(content_of(categories=(spelled,)), "x.json", "", names)
     other = PERSON | {"keypoints": [f"joint {n}" for n in range(17)]}  # names are free
     read_keypoint_file(content_of(categories=(other,)), "x.json", "", names)
@@ -188,8 +181,8 @@ def test_one_category_from_prepare_to_detections(tmp_path, number):
 
     notes = []
     build(tmp_path, edited(TRAIN, change), edited(VAL, change), on_note=notes.append)
-    left_out = f"persons are category 'person' (id {number}); left out: 1 of 'dog' (id 3)"
-    assert notes == [f"{name}: {left_out}" for name in (TRAIN, VAL)]
+    for name, note in zip((TRAIN, VAL), notes, strict=True):
+        assert re.match(rf"{name}: .*'person' \(id {number}\).*\b1 of 'dog' \(id 3\)", note)
     for split, ids in (("train", [1, 2, 5]), ("val", [6])):
         source = opened(tmp_path, "coco_keypoints", split)
         assert source.category.id == number
@@ -203,9 +196,9 @@ def test_one_category_from_prepare_to_detections(tmp_path, number):
     )
     assert len(detected) == 1
     assert "left out: 1 of category_id 1, 1 of category_id 3" in detected.notes[0]
-    with pytest.raises(DataError, match=r"holds persons of category 'person'.* is 'dog'; prepare"):
+    with pytest.raises(DataError, match=r"'person'.*'dog'"):
         opened(tmp_path, "coco_keypoints", "val", keypoints={"category": "dog"})
-    with pytest.raises(DataError, match=r"holds persons of category .* remove it to build it anew"):
+    with pytest.raises(DataError, match=r"persons of category .*remove it"):
         build(tmp_path, keypoints=replace(KEYPOINTS, category="dog"))
 
 
@@ -214,7 +207,7 @@ def test_both_files_number_the_category_alike(tmp_path):
         content["annotations"][0]["category_id"] = 2
         content["categories"] = [PERSON | {"id": 2}]
 
-    with pytest.raises(DataError, match=r"category 'person' \(id 1\), .*val2017\.json as"):
+    with pytest.raises(DataError, match=r"'person' \(id 1\).*val2017\.json"):
         build(tmp_path, val=edited(VAL, change))
 
 
@@ -224,18 +217,18 @@ def test_a_split_without_a_person_of_the_category(tmp_path):
     def change(content):
         content["annotations"] = []
 
-    with pytest.raises(DataError, match=r"train2017\.json has no sample of category 'person'"):
+    with pytest.raises(DataError, match=r"train2017\.json .*'person'"):
         build(tmp_path, train=edited(TRAIN, change))
     unlisted = edited(TRAIN, lambda content: [p.update(image_id=9) for p in content["annotations"]])
-    with pytest.raises(DataError, match=r"none of the 0 .* 5 annotations of images that it does"):
+    with pytest.raises(DataError, match=r"\b5 annotations"):
         build(tmp_path, train=unlisted)
-    with pytest.raises(DataError, match=r"val2017\.json lists no images"):
+    with pytest.raises(DataError, match=r"val2017\.json .*no images"):
         build(tmp_path, val=content_of(images=()))
     build(tmp_path, val=edited(VAL, change))
-    with pytest.raises(DataError, match="has no person with a labelled joint: give the boxes of"):
+    with pytest.raises(DataError, match=r"no person .*boxes"):
         opened(tmp_path, "coco_keypoints", "val")
     boxes = tmp_path / "boxes.json"
     boxes.write_text('[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 30, 20], "score": 0.5}]')
     source = opened(tmp_path, "coco_keypoints", "val", keypoints={"detections": str(boxes)})
-    assert "none of 2 images of val has a person with a labeled joint" in source.lacks_truth()
+    assert "2 images of val" in source.lacks_truth()
     assert opened(tmp_path, "coco_keypoints", "train").lacks_truth() == ""

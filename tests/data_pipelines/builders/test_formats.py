@@ -1,0 +1,247 @@
+"""Every format of downloads becomes records, and the records are what the files hold."""
+
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import (
+    CITYSCAPES,
+    PASCAL_CONTEXT_59,
+    PASCAL_CONTEXT_60,
+    DataError,
+    audit,
+    make_source,
+    train_batches,
+)
+from data_pipelines.builders import BUILDERS, prepare
+from tests.data_pipelines.downloads_trees import (
+    blocks,
+    cityscapes_files,
+    coco_files,
+    context_files,
+    context_names,
+    lip_files,
+    mat,
+    png,
+    write_tree,
+    write_zips,
+)
+from tests.data_pipelines.prepared_sets import build, config_of, opened, real
+
+
+def pixels(files, name):
+    bgr = cv2.imdecode(np.frombuffer(files[name], np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+@pytest.mark.parametrize("layout", ["tree", "zips"])
+@pytest.mark.parametrize("storage", ["files", "tiles"])
+def test_cityscapes(tmp_path, layout, storage):
+    files = cityscapes_files()
+    folder = build(tmp_path, "cityscapes", files, layout, storage=storage)
+    assert folder == tmp_path / "sets/cityscapes/1.0.0"
+    sizes = {
+        split: len(opened(tmp_path, "cityscapes", split)) for split in ("train", "val", "test")
+    }
+    assert sizes == {"train": 5, "val": 3, "test": 2}
+    assert len(opened(tmp_path, "cityscapes", "trainval")) == 8
+    source = opened(tmp_path, "cityscapes", "train+val")
+    assert [source.name(n) for n in (0, 4, 5)] == [
+        "ulm/ulm_000000_000019",
+        "ulm/ulm_000004_000019",
+        "ulm/ulm_000000_000019",
+    ]
+    item = source[4]
+    image = "leftImg8bit/train/ulm/ulm_000004_000019_leftImg8bit.png"
+    np.testing.assert_array_equal(np.asarray(item["image"]), pixels(files, image))
+    expected = blocks([0, 13, 11, 255, 255]).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(item["label"]), expected)
+    # Instance ids wait in the records for the evaluation of instances.
+    import tensorflow_datasets as tfds
+
+    record = tfds.builder_from_directory(folder).as_data_source("train")[4]
+    np.testing.assert_array_equal(
+        record["instance"][..., 0], blocks([7, 26000, 24001, 0, 4]).astype(np.uint16)
+    )
+
+
+def test_cityscapes_test_images_may_lack_labels(tmp_path):
+    files = {k: v for k, v in cityscapes_files().items() if not k.startswith("gtFine/test")}
+    build(tmp_path, "cityscapes", files)
+    assert (np.asarray(opened(tmp_path, "cityscapes", "test")[1]["label"]) == 255).all()
+
+
+@pytest.mark.parametrize("layout", ["tree", "zips"])
+def test_lip(tmp_path, layout):
+    files = lip_files()
+    build(tmp_path, "lip", files, layout)
+    item = opened(tmp_path, "lip", "val")[2]
+    image = pixels(files, "TrainVal_images/val_images/2_val.jpg")
+    np.testing.assert_array_equal(item["image"], image)
+    np.testing.assert_array_equal(np.asarray(item["label"]), blocks([0, 14, 15, 18], (52, 30)))
+    # Left and right change places in a mirrored picture.
+    config = config_of(tmp_path, "lip", crop=(60, 30), scale_min=1.0, scale_count=1)
+    batches = train_batches(config, make_source(config, "train"), 3, 0)
+    rows = {tuple(label[0]) for _ in range(6) for label in next(batches)["label"]}
+    seen, mirrored = (blocks(ids, (1, 30))[0] for ids in ([0, 14, 15, 18], [0, 15, 14, 19]))
+    assert rows == {tuple(seen), tuple(mirrored[::-1])}
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("mat", "tree"), ("mat", "tars"), ("png", "tree"), ("png", "zips")]
+)
+def test_pascal_context(tmp_path, kind, layout):
+    build(tmp_path, "pascal_context", context_files(kind), layout)
+    for n in range(2):
+        for table, ids in ((PASCAL_CONTEXT_59, [255, n, 58]), (PASCAL_CONTEXT_60, [0, 1 + n, 59])):
+            label = np.asarray(opened(tmp_path, "pascal_context", "val", table)[n]["label"])
+            np.testing.assert_array_equal(label, blocks(ids))
+
+
+def test_pngs_follow_the_list_beside_them(tmp_path):
+    """The published list calls three classes by other names, and has an order of its own."""
+    names = [
+        {"table": "diningtable", "cloth": "clothes"}.get(n, n) for n in PASCAL_CONTEXT_59.names
+    ]
+    listed = "".join(f"{n}: {name}\n" for n, name in enumerate(reversed(names), start=1))
+    files = context_files("png") | {"59_labels.txt": listed.encode()}
+    build(tmp_path, "pascal_context", files)
+    label = np.asarray(opened(tmp_path, "pascal_context", "train")[0]["label"])
+    np.testing.assert_array_equal(label, blocks([255, 58, 0]))
+
+
+def test_class_tables_of_pascal_context():
+    assert len(PASCAL_CONTEXT_59.names) == 59
+    assert list(PASCAL_CONTEXT_59.names) == sorted(PASCAL_CONTEXT_59.names)
+    assert PASCAL_CONTEXT_60.palette[1:4] == ((128, 0, 0), (0, 128, 0), (128, 128, 0))
+
+
+@pytest.mark.parametrize("layout", ["tree", "zips"])
+def test_coco_keypoints(tmp_path, layout):
+    folder = build(tmp_path, "coco_keypoints", coco_files(), layout)
+    # A crowd and a person without joints are no samples; images without one are left out.
+    assert (folder / "names-train.txt").read_text().split() == ["000000000001", "000000000003"]
+    assert (folder / "names-val.txt").read_text().split() == ["000000000011", "000000000012"]
+    source = opened(tmp_path, "coco_keypoints", "train")
+    assert len(source) == 3
+    second = source[1]
+    assert second["person_id"] == 2
+    assert second["image"].shape == (40, 60, 3)
+    np.testing.assert_array_equal(second["visible"], [1] * 3 + [0] * 14)
+    np.testing.assert_array_equal(second["joints"][:3], [[30, 2], [31, 3], [32, 4]])
+    # The box as the published recipe cuts it: inside the image, a pixel less wide.
+    np.testing.assert_array_equal(second["box"], [30, 2, 24, 19])
+    assert [p["id"] for p in opened(tmp_path, "coco_keypoints", "val").annotations()] == [6]
+
+
+def test_labels_of_lip_in_a_zip_within_a_zip(tmp_path):
+    """As the label archive of LIP comes; the id lists lie beside the pictures, and twice."""
+    files = lip_files()
+    lists = {f"TrainVal_images/{name}": files.pop(name) for name in ("train_id.txt", "val_id.txt")}
+    source = write_zips(tmp_path / "downloads", files | lists)
+    write_tree(source, {name.split("/")[1]: data for name, data in lists.items()})
+    outer = source / "TrainVal_parsing_annotations.zip"
+    inner = outer.read_bytes()
+    outer.unlink()
+    name = "TrainVal_parsing_annotations/TrainVal_parsing_annotations.zip"
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.writestr(name, inner)
+    prepare(BUILDERS["lip"](), source, tmp_path / "sets", partial=True)
+    assert [len(opened(tmp_path, "lip", split)) for split in ("train", "val")] == [3, 3]
+    assert sorted(path.name for path in (tmp_path / "sets/lip").iterdir()) == ["1.0.0"]
+    write_tree(source, {"val_id.txt": b"0_val\n"})
+    with pytest.raises(DataError, match=r"val_id\.txt .*val_id\.txt "):
+        prepare(BUILDERS["lip"](), source, tmp_path / "other", partial=True)
+
+
+def test_published_context_pngs_need_their_list(tmp_path):
+    files = {
+        k.replace("SegmentationClassContext", "59_context_labels"): v
+        for k, v in context_files("png").items()
+    }
+    with pytest.raises(DataError, match=r"59_labels\.txt"):
+        build(tmp_path, "pascal_context", files)
+
+
+def test_context_pixels_that_are_not_scored(tmp_path):
+    """255 in a PNG, -1 in a .mat, whatever its number type."""
+    expected = {59: [255, 255, 58], 60: [255, 0, 59]}
+    files = context_files("png")
+    files["SegmentationClassContext/2009_000000.png"] = png(blocks([255, 0, 59]).astype(np.uint8))
+    build(tmp_path / "png", "pascal_context", files)
+    files = context_files("mat")
+    last = next(n for n, name in context_names().items() if name == PASCAL_CONTEXT_59.names[58])
+    none = next(n for n, name in context_names().items() if name.startswith("thing"))
+    files["trainval/2009_000000.mat"] = mat(blocks([-1, none, last]).astype(np.float64))
+    build(tmp_path / "mat", "pascal_context", files)
+    for kind in ("png", "mat"):
+        for table in (PASCAL_CONTEXT_59, PASCAL_CONTEXT_60):
+            label = opened(tmp_path / kind, "pascal_context", "val", table)[0]["label"]
+            np.testing.assert_array_equal(label, blocks(expected[len(table.names)]))
+    for ids, message in (([-2, 1], "holds -2"), ([1, 460], "holds 460"), ([1.5, 2], r"holds 1\.5")):
+        files["trainval/2009_000000.mat"] = mat(blocks(ids))
+        with pytest.raises(DataError, match=rf"2009_000000\.mat {message}\b.* 459"):
+            build(tmp_path / str(ids), "pascal_context", files)
+
+
+def test_several_years_of_voc(tmp_path):
+    files = context_files("mat")
+    for year in ("VOC2007", "VOC2012"):
+        more = {k.replace("VOC2010", year): v for k, v in files.items() if "ImageSets" in k}
+        files |= {k: v + b"\n000005" for k, v in more.items()}
+    build(tmp_path, "pascal_context", files)
+    assert len(opened(tmp_path, "pascal_context", "train")) == 2
+
+
+def test_real_cityscapes_layout(tmp_path):
+    folder = real("cityscapes_layout_camvid")
+    prepare(BUILDERS["cityscapes"](), folder, tmp_path / "sets", "tiles", partial=True)
+    source = opened(tmp_path, "cityscapes", "train")
+    assert len(source) == 12
+    found = audit(source)
+    assert not found.problems
+    assert {CITYSCAPES.names[k] for k in found.pixels if k != 255} >= {"road", "sky", "car"}
+
+
+def test_real_zips_of_cityscapes(tmp_path):
+    prepare(BUILDERS["cityscapes"](), real("tfds_cityscapes_fake"), tmp_path / "sets", partial=True)
+    sizes = [len(opened(tmp_path, "cityscapes", split)) for split in ("train", "val", "test")]
+    assert sizes == [3, 1, 2]
+    assert np.asarray(opened(tmp_path, "cityscapes", "val")[0]["image"]).shape == (1024, 2048, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_built_by_tensorflow_datasets(tmp_path):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(
+        "cityscapes/semantic_segmentation",
+        data_dir=tmp_path / "sets",
+        file_format="array_record",
+    )
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=real("tfds_cityscapes_fake"))
+    )
+    assert len(opened(tmp_path, "cityscapes", "train+val")) == 4
+    item = opened(tmp_path, "cityscapes", "val")[0]
+    assert np.asarray(item["image"]).shape == (1024, 2048, 3)
+    assert (np.asarray(item["label"]) == 255).all()
+
+
+def test_real_lip(tmp_path):
+    prepare(BUILDERS["lip"](), real("lip_sample"), tmp_path / "sets", partial=True)
+    assert audit(opened(tmp_path, "lip", "train")).problems == []
+    # The val picture is grey.
+    assert np.asarray(opened(tmp_path, "lip", "val")[0]["image"]).shape[2] == 3
+
+
+def test_real_coco(tmp_path):
+    prepare(BUILDERS["coco_keypoints"](), real("coco_kp"), tmp_path / "sets", partial=True)
+    assert len(opened(tmp_path, "coco_keypoints", "train")) == 86
+    assert len(opened(tmp_path, "coco_keypoints", "val")) == 12
+    name = "person_detection_results/mmpose_4img_detections_AP_H_56_person.json"
+    detected = {"keypoints": {"detections": str(real("coco_kp") / name)}}
+    assert len(opened(tmp_path, "coco_keypoints", "val", **detected)) == 118

@@ -1,0 +1,184 @@
+"""Preparing goes on where it ended, and a prepared dataset is what its settings say."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines import (
+    CITYSCAPES,
+    DataError,
+)
+from data_pipelines.builders import BUILDERS, prepare
+from tests.data_pipelines.downloads_trees import (
+    cityscapes_files,
+    write_tree,
+)
+from tests.data_pipelines.prepared_sets import build, opened
+
+
+def test_goes_on_where_it_ended(tmp_path):
+    files = cityscapes_files((("train", 10), ("val", 2)))
+    broken = "leftImg8bit/train/ulm/ulm_000006_000019_leftImg8bit.png"
+    source = write_tree(tmp_path / "downloads", files | {broken: files[broken][:300]})
+    made = []
+
+    class Counting(type(BUILDERS["cityscapes"]())):
+        def example(self, downloads, item, storage):
+            made.append(item.name)
+            return super().example(downloads, item, storage)
+
+    fields = BUILDERS["cityscapes"].keywords | {"shard_size": 4}
+    with pytest.raises(DataError, match=rf"{broken}: .*truncated"):
+        prepare(Counting(**fields), source, tmp_path / "sets", partial=True)
+    with pytest.raises(DataError, match=r"cityscapes .*half prepared"):
+        opened(tmp_path, "cityscapes", "train")
+    write_tree(source, {broken: files[broken]})
+    made.clear()
+    folder = prepare(Counting(**fields), source, tmp_path / "sets", partial=True)
+    assert sorted({int(name[8:14]) for name in made}) == [0, 1, 4, 5, 6, 7, 8, 9]
+    assert len(made) == 6 + 2  # of train the second and third file, and val
+    assert len(opened(tmp_path, "cityscapes", "train")) == 10
+    assert not list(folder.parent.glob("*.incomplete"))
+    made.clear()
+    assert prepare(Counting(**fields), source, tmp_path / "sets", partial=True) == folder
+    assert not made
+
+
+def test_other_downloads_start_anew(tmp_path):
+    files = cityscapes_files((("train", 3), ("val", 1)))
+    source = write_tree(tmp_path / "downloads", files)
+    small = replace(BUILDERS["cityscapes"](), shard_size=1)
+    work = tmp_path / "sets/cityscapes/1.0.0.incomplete"
+    last = "gtFine/train/ulm/ulm_000002_000019_gtFine_labelIds.png"
+    write_tree(source, {last: b"x"})
+    with pytest.raises(DataError, match=rf"decode .*{last}"):
+        prepare(small, source, tmp_path / "sets", partial=True)
+    assert len(list(work.glob("cityscapes-train*-of-00003"))) == 2
+    for name in ("leftImg8bit/{}_leftImg8bit.png", "gtFine/{}_gtFine_labelIds.png"):
+        (source / name.format("train/ulm/ulm_000000_000019")).unlink()
+    (source / last).write_bytes(files[last])
+    prepare(small, source, tmp_path / "sets", partial=True)
+    assert [opened(tmp_path, "cityscapes", "train").name(n)[8:14] for n in (0, 1)] == [
+        "000001",
+        "000002",
+    ]
+
+
+def test_another_storage_is_refused(tmp_path):
+    build(tmp_path, "cityscapes")
+    with pytest.raises(DataError, match=r"storage 'files'.*config\.data\.root"):
+        build(tmp_path, "cityscapes", storage="tiles")
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from data_pipelines import DataError
+from tests.data_pipelines.prepared_sets import build, config_of, opened, real
+from data_pipelines.builders import BUILDERS, prepare
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import tensorflow_datasets, tensorflow
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+try:
+    prepare(BUILDERS["cityscapes"](), Path(sys.argv[1]), Path(sys.argv[2]), partial=True)
+except DataError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills(tmp_path):
+    """A limit on the size of files stands for it: writing fails in the same way."""
+    source = write_tree(
+        tmp_path / "downloads", cityscapes_files((("train", 9), ("val", 1)), (300, 400))
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(source), str(tmp_path / "sets"), "1000000"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert "record ulm/ulm_00000" in done.stdout, done.stdout + done.stderr
+    assert "make room" in done.stdout
+    with pytest.raises(DataError, match=r"cityscapes .*half prepared"):
+        opened(tmp_path, "cityscapes", "train")
+    prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
+    assert len(opened(tmp_path, "cityscapes", "train")) == 9
+
+
+def test_a_partial_set_does_not_pass_for_a_whole_one(tmp_path):
+    folder = build(tmp_path, "cityscapes")
+    with pytest.raises(DataError, match=r"train .*5 of 2975.*--partial"):
+        build(tmp_path, "cityscapes", partial=False)
+    (folder / "plan.json").write_text("{")
+    with pytest.raises(DataError, match=rf"{folder} .*version"):
+        build(tmp_path, "cityscapes")
+
+
+def test_tiles_are_for_pictures_with_labels(tmp_path):
+    with pytest.raises(DataError, match=r"storage .*'tiles'.*files"):
+        build(tmp_path, "coco_keypoints", storage="tiles")
+
+
+def test_only_one_process_prepares(tmp_path):
+    work = tmp_path / "sets/cityscapes/1.0.0.incomplete"
+    work.mkdir(parents=True)
+    with (work / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match=r"process .*\.incomplete"):
+            build(tmp_path, "cityscapes")
+    build(tmp_path, "cityscapes")
+
+
+KILLED = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from tests.data_pipelines.prepared_sets import build, config_of, opened, real
+from data_pipelines.builders import BUILDERS, prepare
+
+class Slow(type(BUILDERS["cityscapes"]())):
+    def example(self, downloads, item, storage):
+        time.sleep(0.2)
+        return super().example(downloads, item, storage)
+
+fields = BUILDERS["cityscapes"].keywords | {"shard_size": 2}
+prepare(Slow(**fields), Path(sys.argv[1]), Path(sys.argv[2]), partial=True)
+"""
+
+
+def test_killed_while_preparing(tmp_path):
+    """`kill -9`, and the same again: the files that were whole stay, the rest is made."""
+    source = write_tree(tmp_path / "downloads", cityscapes_files((("train", 20), ("val", 2))))
+    script = tmp_path / "prepare.py"
+    script.write_text(KILLED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(source), str(tmp_path / "sets")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        stderr=subprocess.DEVNULL,
+    )
+    work = tmp_path / "sets/cityscapes/1.0.0.incomplete"
+    whole = []
+    while len(whole) < 3 and process.poll() is None:
+        time.sleep(0.02)
+        whole = [path for path in work.glob("cityscapes-train*") if path.suffix != ".partial"]
+    process.kill()
+    process.wait()
+    whole = [path for path in work.glob("cityscapes-train*") if path.suffix != ".partial"]
+    assert 3 <= len(whole) < 10
+    before = {path.name: path.stat().st_mtime_ns for path in whole}
+    small = replace(BUILDERS["cityscapes"](), shard_size=2)
+    folder = prepare(small, source, tmp_path / "sets", partial=True)
+    assert before == {name: (folder / name).stat().st_mtime_ns for name in before}
+    labels = [
+        int(np.asarray(opened(tmp_path, "cityscapes", "train")[n]["label"])[0, -1])
+        for n in range(20)
+    ]
+    assert labels == [CITYSCAPES.train_id(n) for n in range(20)]
