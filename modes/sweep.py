@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from gsto_jax.models.counts import count
 from gsto_jax.models.published import SIZE
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.sweep.figure import draw
+from gsto_jax.sweep.markdown import markdown, table
 from gsto_jax.sweep.outcome import (
     Outcome,
     last_words,
@@ -31,7 +32,9 @@ from gsto_jax.sweep.outcome import (
     stage_of,
     step_of,
 )
-from gsto_jax.sweep.plan import (
+from gsto_jax.sweep.pool import run_all
+from gsto_jax.sweep.results import as_csv, as_json, results_of
+from gsto_jax.sweep.rows import (
     Row,
     Run,
     check_comparable,
@@ -39,9 +42,6 @@ from gsto_jax.sweep.plan import (
     runs_of,
     seeds_of,
 )
-from gsto_jax.sweep.pool import Watch, run_all
-from gsto_jax.sweep.results import as_csv, as_json, results_of
-from gsto_jax.sweep.words import markdown, table
 from gsto_jax.training.task import network
 from modes.common import DEFAULTS, read_settings
 from modes.interrupt import Interrupt
@@ -126,14 +126,20 @@ class Sweep:
             overall = reporting.stage("training runs", len(self._runs), completed=done)
         with self._progress, overall as self._advance:
             self._all = self._progress.add_task("runs", total=len(self._runs), completed=done)
-            watch = Watch(self._began, self._ended, self._tick, self._interrupt)
-            run_all(todo, self._jobs, self._launch, watch)
+            run_all(
+                todo,
+                self._jobs,
+                self._launch,
+                ended=self._ended,
+                tick=self._tick,
+                stop=self._interrupt,
+            )
 
     def _launch(self, run: Run) -> subprocess.Popen[bytes]:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         with run.log.open("ab") as log:
             self._begins[run] = log.tell()
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, str(MAIN), *run.arguments],
                 env=os.environ | environment(os.environ, self._jobs),
                 stdin=subprocess.DEVNULL,
@@ -141,17 +147,16 @@ class Sweep:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches it through us, once
             )
-
-    def _began(self, run: Run) -> None:
         self._bars[run] = self._progress.add_task(run.name, total=run.row.steps)
+        return process
 
     def _ended(self, run: Run, status: int) -> None:
-        found = None if status else outcome_of(run, DEFAULTS)
+        outcome = None if status else outcome_of(run, DEFAULTS)
         self._progress.remove_task(self._bars.pop(run))
-        if found is not None:
+        if outcome is not None:
             self._progress.advance(self._all)
             self._advance()
-            self._say(_line(found))
+            self._say(_line(outcome))
         elif self._interrupt():
             self.reasons[run.name] = "stopped"
         else:
@@ -160,13 +165,12 @@ class Sweep:
             self.reasons[run.name] = f"failed with status {status} ({why}): {run.log}"
             self._say(f"{run.name}: {self.reasons[run.name]}")
 
-    def _tick(self, running: Collection[Run]) -> None:
+    def _tick(self) -> None:
         if not self._progress.disable:
-            for run in running:
+            for run, bar in list(self._bars.items()):
                 name = run.name
-                if doing := stage_of(run.log, self._begins[run]):
-                    name += f": {doing}"
-                bar = self._bars[run]
+                if stage := stage_of(run.log, self._begins[run]):
+                    name += f": {stage}"
                 self._progress.update(bar, completed=step_of(run.folder), description=name)
 
     def _say(self, text: str) -> None:

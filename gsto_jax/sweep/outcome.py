@@ -8,7 +8,7 @@ from typing import Any
 from gsto_jax.files import parse_json
 from gsto_jax.runs.experiment import score_settings
 from gsto_jax.runs.workdir import Workdir
-from gsto_jax.sweep.plan import Run
+from gsto_jax.sweep.rows import Run
 
 Record = dict[str, Any]
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gsto_jax.files import to_json
-from gsto_jax.statistics import Difference, Summary, compare, holm, summarize
 from gsto_jax.sweep.outcome import Outcome
-from gsto_jax.sweep.plan import Row, Run, unpaired
+from gsto_jax.sweep.rows import Row, Run, unpaired
+from gsto_jax.sweep.statistics import Difference, Summary, compare, holm, summarize
 
 LEVEL, POWER = 0.05, 0.8
 """Of every test and interval; and of the smallest difference that one would have found."""
