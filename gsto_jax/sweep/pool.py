@@ -6,15 +6,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Any
 
-from gsto_jax.sweep.rows import Run
+from gsto_jax.sweep.rows import SweepRun
 
 
 def run_all(
-    runs: Sequence[Run],
+    runs: Sequence[SweepRun],
     jobs: int,
-    launch: Callable[[Run], "subprocess.Popen[Any]"],
+    launch: Callable[[SweepRun], "subprocess.Popen[Any]"],
     *,
-    ended: Callable[[Run, int], None] = lambda run, status: None,
+    ended: Callable[[SweepRun, int], None] = lambda run, status: None,
     tick: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
     period: float = 0.1,
@@ -30,10 +30,10 @@ def run_all(
       stop: polled once a period; once true, running processes get SIGTERM, and no other starts.
       period: seconds.
     """
-    processes: dict[Run, subprocess.Popen[Any]] = {}
+    processes: dict[SweepRun, subprocess.Popen[Any]] = {}
     starting, stopping = Lock(), False
 
-    def run_one(run: Run) -> int | None:
+    def run_one(run: SweepRun) -> int | None:
         with starting:
             if stopping or stop():
                 return None

@@ -24,7 +24,7 @@ def row(name, **changed):
     config = ablation.get_config(f"{name},data=scenes,mini")
     with config.unlocked():
         config.update_from_flattened_dict(changed)
-    return rows.Row(name, (f"--config={name}",), json.loads(config.to_json()), 20, 264313)
+    return rows.SweepRow(name, (f"--config={name}",), json.loads(config.to_json()), 20, 264313)
 
 
 ROWS = [row("t1-baseline"), row("t1-gfm"), row("t1-both")]
