@@ -20,13 +20,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gsto_jax.devices import process_watch
+from gsto_jax.devices.process_watch import AGAIN, LONG, PERIOD, Watch, own_name, print_end, store
 from gsto_jax.errors import UserError
 
-PERIOD, LOST = 0.5, 45.0
-"""Seconds between two signs of life, and without one until a process counts as dead."""
-_LONG = 24 * 3600 * 1000  # milliseconds: the watch ends a process that waits
-_NOW = "gsto/now/"
-_AGAIN = "The same command on every host goes on from the newest checkpoint"
+_watch: Watch | None = None
+_numbers = itertools.count()
+"""Numbers what all processes do in the same order."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def connect(place: Place | None = None, wait: float = 90) -> None:
         jax.distributed.initialize(
             **where,
             initialization_timeout=int(wait) + 60,
-            heartbeat_timeout_seconds=int(2 * LOST),
+            heartbeat_timeout_seconds=int(2 * process_watch.LOST),
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -113,7 +113,7 @@ def connect(place: Place | None = None, wait: float = 90) -> None:
     finally:
         timer.cancel()
     if several():
-        _watch = _Watch()
+        _watch = Watch()
         _watch.start()
 
 
@@ -134,14 +134,14 @@ def check_port(port: int) -> None:
 def _exit_alone(place: Place | None, wait: float) -> None:
     waited = f"waited {wait:.0f} s for the others"
     if place is None:
-        _print(f"{socket.gethostname()} {waited}, and not all came: {_start_all('')}")
+        print_end(f"{socket.gethostname()} {waited}, and not all came: {_start_all('')}")
     else:
         missing = "not all came"
         if place.process == 0 and place.processes == 2:
             missing = "process 1 did not come"
         elif place.process and not _listens(*place.address):
             missing = "process 0 does not answer there"
-        _print(
+        print_end(
             f"process {place.process} of {place.processes} ({socket.gethostname()}) {waited} at "
             f"{place.coordinator}, and {missing}: "
             + _start_all(f", with --process=0 to {place.processes - 1}")
@@ -192,7 +192,7 @@ def agree(values: Mapping[str, Any]) -> None:
         if here != there:
             own = f"process {jax.process_index()}"
             raise UserError(
-                f"{_own_name()} and process 0 were not started alike: {name} is {here!r} on {own} "
+                f"{own_name()} and process 0 were not started alike: {name} is {here!r} on {own} "
                 f"and {there!r} on process 0. Start the same command, of the same version, on "
                 "every host"
             )
@@ -205,9 +205,9 @@ def from_first(value: Any) -> Any:
         return value
     key = f"gsto/first/{next(_numbers)}"
     if is_first():  # JAX's `broadcast_one_to_all` takes arrays alone, of one shape
-        _store().key_value_set(key, json.dumps(value))
+        store().key_value_set(key, json.dumps(value))
         return value
-    return json.loads(_store().blocking_key_value_get(key, _LONG))
+    return json.loads(store().blocking_key_value_get(key, LONG))
 
 
 def together() -> None:
@@ -215,7 +215,7 @@ def together() -> None:
     if several():
         from orbax.checkpoint import multihost  # slow to import
 
-        multihost.get_barrier_sync_fn()(key=f"gsto/together/{next(_numbers)}", timeout_ms=_LONG)
+        multihost.get_barrier_sync_fn()(key=f"gsto/together/{next(_numbers)}", timeout_ms=LONG)
 
 
 def all_say(yes: bool) -> bool:
@@ -231,14 +231,14 @@ def of_this_process(show: Callable[[str], None]) -> Callable[[str], None]:
     """
     if is_first():
         return show
-    name = _own_name()
+    name = own_name()
     return lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int) -> NoReturn:
     """Prints why this process ends, tells the others, who then end too, and exits."""
     if _watch is None:
-        _print(message)
+        print_end(message)
         sys.exit(status)
     _watch.fail(message, status)
 
@@ -262,7 +262,7 @@ def broken(error: Exception) -> str:
     text = str(error).strip()
     if "Gloo" not in text:
         return ""
-    return f"another process is gone ({text.splitlines()[0][:200]}). {_AGAIN}"
+    return f"another process is gone ({text.splitlines()[0][:200]}). {AGAIN}"
 
 
 def leave() -> None:
@@ -297,154 +297,3 @@ class Stop:
     def __call__(self) -> bool:
         """Returns whether to end."""
         return self._noted() is not None if _watch is None else _watch.asked()
-
-
-class _Watch(threading.Thread):
-    """Shows that this process lives, and watches the others.
-
-    JAX's heartbeats end the process by SIGABRT and name neither the lost host nor the remedy.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(name="watch", daemon=True)
-        self.noted: Callable[[], str | None] = lambda: None
-        self.reason: str | None = None
-        self._me, self._count = jax.process_index(), jax.process_count()
-        self._lock, self._ending = threading.Lock(), threading.Lock()
-        self._agreed, self._over = threading.Event(), threading.Event()
-        self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
-        self._calls, self._stop_at, self._published = 0, 0, False
-        self._beats = itertools.count(1)
-        self._alive = {n: ("", time.monotonic()) for n in range(self._count)}
-
-    def start(self) -> None:
-        self._set("alive", f"0 {socket.gethostname()}")
-        super().start()
-        self._listener.start()
-
-    def end(self) -> None:
-        """Stops watching. Both threads must be gone before the interpreter is."""
-        self._over.set()
-        self._set("over", "")
-        self.join()
-        self._listener.join()
-
-    def asked(self) -> bool:
-        """See `Stop`."""
-        with self._lock:
-            self._calls += 1
-            if not self._published:
-                return False
-        self._agreed.wait()
-        return self._calls >= self._stop_at
-
-    def fail(self, message: str, status: int) -> NoReturn:
-        """See `gsto_jax.devices.processes.fail`."""
-        self._exit(message, status, f"{_own_name()} ended: {message}")
-
-    def run(self) -> None:
-        while not self._over.wait(PERIOD):
-            self._guarded(self._look)
-
-    def _listen(self) -> None:
-        """Notes at once that process 0 is gone: JAX then ends the process, and says less."""
-        self._guarded(_store().blocking_key_value_get, f"{_NOW}over/{self._me}", _LONG)
-
-    def _guarded(self, call: Callable[..., Any], *args: Any) -> None:
-        try:
-            call(*args)
-        except Exception as error:  # whatever the connection raises
-            if not self._over.is_set():
-                self._lose(0, str(error))
-
-    def _look(self) -> None:
-        self._set("alive", f"{next(self._beats)} {socket.gethostname()}")
-        values: dict[str, dict[int, str]] = {}
-        for key, value in _store().key_value_dir_get(_NOW):
-            kind, _, process = key.removeprefix(_NOW).partition("/")
-            values.setdefault(kind, {})[int(process)] = value
-        for process, value in values.get("failed", {}).items():
-            if process != self._me:
-                status, message = json.loads(value)
-                self._exit(message, status)
-        self._look_for_lost(values.get("alive", {}))
-        if not self._agreed.is_set():
-            self._look_for_stop(values)
-
-    def _look_for_lost(self, alive: Mapping[int, str]) -> None:
-        now = time.monotonic()
-        for process, (before, since) in self._alive.items():
-            if alive.get(process, "") != before:
-                self._alive[process] = alive.get(process, ""), now
-            elif now - since > LOST:
-                self._lose(process, f"no sign of life for {LOST:.0f} s")
-
-    def _look_for_stop(self, values: Mapping[str, Mapping[int, str]]) -> None:
-        signal = self.noted()
-        if signal is not None and self._me not in values.get("stop", {}):
-            self._set("stop", f"{signal} of {_own_name()}")
-        if "stop" not in values:
-            return
-        with self._lock:
-            if not self._published:
-                self._published = True
-                self._set("call", str(self._calls + 1))
-        if len(calls := values.get("call", {})) == self._count:
-            self.reason = values["stop"][min(values["stop"])]
-            self._stop_at = max(map(int, calls.values()))
-            self._agreed.set()
-
-    def _lose(self, process: int, why: str) -> None:
-        host = self._alive[process][0].partition(" ")[2]
-        name = f"process {process}{host and f' ({host})'}"
-        role = ", which coordinates the others," if process == 0 else ""
-        why = why.strip().splitlines()[0][:200]
-        self._exit(f"{name}{role} is gone: {why}. {_AGAIN}", 1)
-
-    def _set(self, kind: str, value: str) -> None:
-        _store().key_value_set(f"{_NOW}{kind}/{self._me}", value, allow_overwrite=True)
-
-    def _exit(self, message: str, status: int, report: str = "") -> NoReturn:
-        """Ends the process, without waiting for the others as JAX does at an ordinary end.
-
-        Args:
-          message: to print.
-          status: of the exit.
-          report: to the others, where this process is the reason.
-        """
-        if not self._ending.acquire(blocking=False):
-            threading.Event().wait()  # another thread is at it
-        sys.stdout.flush()
-        _print(message, status)
-        try:
-            if report:
-                self._set("failed", json.dumps([status, report]))
-            self._set("heard", "")
-            end = time.monotonic() + 5
-            # Who has not heard when process 0 ends would only see that it is gone.
-            while self._me == 0 and time.monotonic() < end:
-                if len(_store().key_value_dir_get(f"{_NOW}heard/")) == self._count:
-                    break
-                time.sleep(PERIOD / 4)
-        finally:
-            os._exit(status)
-
-
-_watch: _Watch | None = None
-_numbers = itertools.count()
-"""Numbers what all processes do in the same order."""
-
-
-def _store() -> Any:
-    """The key-value store that all processes share, which no public function reaches."""
-    from jax._src import distributed
-
-    return distributed.global_state.client
-
-
-def _own_name() -> str:
-    return f"process {jax.process_index()} ({socket.gethostname()})"
-
-
-def _print(message: str, status: int = 1) -> None:
-    print(f"{'error: ' if status else ''}{message}", file=sys.stderr, flush=True)
