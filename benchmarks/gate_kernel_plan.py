@@ -32,9 +32,8 @@ from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.models.specs import VARIANTS
 from gsto_jax.ops.packing import packs_of
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Instruction, Program
+from gsto_jax.plan.hlo import Instruction, Program, arrays
 from gsto_jax.plan.machines import machine
-from gsto_jax.plan.shapes import arrays
 
 TOPOLOGIES = {
     "v5e:2x2": ("pallas_tpu", "xla"),

@@ -47,10 +47,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 
+from benchmarks.likeness import difference, operations
 from gsto_jax.files import replacing
 from gsto_jax.plan.estimate import Estimate, on_tpus
 from gsto_jax.plan.hlo import Program
-from gsto_jax.plan.likeness import difference, operations
 from gsto_jax.plan.machines import machine
 from gsto_jax.plan.measure import DoesNotFit, collectives, plan
 from modes.common import read_settings

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,25 +23,25 @@ from gsto_jax.models.counts import count
 from gsto_jax.models.published import SIZE
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.sweep.figure import draw
+from gsto_jax.sweep.markdown import markdown, table
 from gsto_jax.sweep.outcome import (
-    Outcome,
+    SweepOutcome,
     last_words,
     outcome_of,
     settings_of,
     stage_of,
     step_of,
 )
-from gsto_jax.sweep.plan import (
-    Row,
-    Run,
+from gsto_jax.sweep.pool import run_all
+from gsto_jax.sweep.results import as_csv, as_json, results_of
+from gsto_jax.sweep.rows import (
+    SweepRow,
+    SweepRun,
     check_comparable,
     check_unchanged,
     runs_of,
     seeds_of,
 )
-from gsto_jax.sweep.pool import Watch, run_all
-from gsto_jax.sweep.results import as_csv, as_json, results_of
-from gsto_jax.sweep.words import markdown, table
 from gsto_jax.training.task import network
 from modes.common import DEFAULTS, read_settings
 from modes.interrupt import Interrupt
@@ -105,20 +105,20 @@ class Sweep:
       reasons: why a run has no score, by its name.
     """
 
-    def __init__(self, runs: Sequence[Run], jobs: int, interrupt: Interrupt) -> None:
-        self.failed: list[Run] = []
+    def __init__(self, runs: Sequence[SweepRun], jobs: int, interrupt: Interrupt) -> None:
+        self.failed: list[SweepRun] = []
         self.reasons: dict[str, str] = {}
         self._runs, self._jobs, self._interrupt = runs, jobs, interrupt
-        self._begins: dict[Run, int] = {}
+        self._begins: dict[SweepRun, int] = {}
         console = make_console()
         text = TextColumn("{task.description}", markup=False)
         columns = text, BarColumn(20), MofNCompleteColumn()
         self._progress = Progress(
             *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
         )
-        self._bars: dict[Run, Any] = {}
+        self._bars: dict[SweepRun, Any] = {}
 
-    def train(self, todo: Sequence[Run]) -> None:
+    def train(self, todo: Sequence[SweepRun]) -> None:
         """Trains what is left to do."""
         done = len(self._runs) - len(todo)
         overall: Any = nullcontext(lambda: None)
@@ -126,14 +126,20 @@ class Sweep:
             overall = reporting.stage("training runs", len(self._runs), completed=done)
         with self._progress, overall as self._advance:
             self._all = self._progress.add_task("runs", total=len(self._runs), completed=done)
-            watch = Watch(self._began, self._ended, self._tick, self._interrupt)
-            run_all(todo, self._jobs, self._launch, watch)
+            run_all(
+                todo,
+                self._jobs,
+                self._launch,
+                ended=self._ended,
+                tick=self._tick,
+                stop=self._interrupt,
+            )
 
-    def _launch(self, run: Run) -> subprocess.Popen[bytes]:
+    def _launch(self, run: SweepRun) -> subprocess.Popen[bytes]:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         with run.log.open("ab") as log:
             self._begins[run] = log.tell()
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, str(MAIN), *run.arguments],
                 env=os.environ | environment(os.environ, self._jobs),
                 stdin=subprocess.DEVNULL,
@@ -141,17 +147,16 @@ class Sweep:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches it through us, once
             )
-
-    def _began(self, run: Run) -> None:
         self._bars[run] = self._progress.add_task(run.name, total=run.row.steps)
+        return process
 
-    def _ended(self, run: Run, status: int) -> None:
-        found = None if status else outcome_of(run, DEFAULTS)
+    def _ended(self, run: SweepRun, status: int) -> None:
+        outcome = None if status else outcome_of(run, DEFAULTS)
         self._progress.remove_task(self._bars.pop(run))
-        if found is not None:
+        if outcome is not None:
             self._progress.advance(self._all)
             self._advance()
-            self._say(_line(found))
+            self._say(_line(outcome))
         elif self._interrupt():
             self.reasons[run.name] = "stopped"
         else:
@@ -160,13 +165,12 @@ class Sweep:
             self.reasons[run.name] = f"failed with status {status} ({why}): {run.log}"
             self._say(f"{run.name}: {self.reasons[run.name]}")
 
-    def _tick(self, running: Collection[Run]) -> None:
+    def _tick(self) -> None:
         if not self._progress.disable:
-            for run in running:
+            for run, bar in list(self._bars.items()):
                 name = run.name
-                if doing := stage_of(run.log, self._begins[run]):
-                    name += f": {doing}"
-                bar = self._bars[run]
+                if stage := stage_of(run.log, self._begins[run]):
+                    name += f": {stage}"
                 self._progress.update(bar, completed=step_of(run.folder), description=name)
 
     def _say(self, text: str) -> None:
@@ -184,11 +188,11 @@ def environment(given: Mapping[str, str], jobs: int) -> dict[str, str]:
 
 
 def finish(
-    folder: Path, title: str, runs: Sequence[Run], reference: str, reasons: Mapping[str, str]
+    folder: Path, title: str, runs: Sequence[SweepRun], reference: str, reasons: Mapping[str, str]
 ) -> None:
     """Compares what is there, and writes and shows it."""
     outcomes = {run: outcome_of(run, DEFAULTS) for run in runs}
-    found: list[Outcome] = [outcome for outcome in outcomes.values() if outcome]
+    found: list[SweepOutcome] = [outcome for outcome in outcomes.values() if outcome]
     show = make_show()
     if not found:
         show("no run has reached its end: there are no results yet")
@@ -208,7 +212,7 @@ def finish(
     show(f"results     {folder}/sweep.md (.json, .csv, .png, .svg)")
 
 
-def read_rows(text: str | None, file: str) -> list[Row]:
+def read_rows(text: str | None, file: str) -> list[SweepRow]:
     """The rows that `--rows` names.
 
     Args:
@@ -233,7 +237,7 @@ def read_rows(text: str | None, file: str) -> list[Row]:
     return [_row(part, file, given) for part in parts]
 
 
-def _row(text: str, file: str, given: Sequence[str]) -> Row:
+def _row(text: str, file: str, given: Sequence[str]) -> SweepRow:
     words, own = [], []
     settings = flat(plain_values(base.get_config()))
     for part in text.split("+"):
@@ -255,7 +259,7 @@ def _row(text: str, file: str, given: Sequence[str]) -> Row:
         reason = f"did you mean {nearest[0]}?" if nearest else error
         raise UserError(f"--rows: {text}: {reason}") from None
     task, data, values = read_settings(config)
-    return Row(
+    return SweepRow(
         name=_name(text),
         arguments=(f"--config={whole}", *given, *own),
         config=values,
@@ -270,6 +274,6 @@ def _name(text: str) -> str:
     return re.sub(r"[^\w.=+-]+", "_", short)
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: SweepOutcome) -> str:
     speed = f"{outcome.steps} steps, {outcome.seconds:.0f} s"
     return f"{outcome.row} seed {outcome.seed}: {100 * outcome.score:.2f} ({speed})"

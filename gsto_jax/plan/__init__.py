@@ -1,9 +1,7 @@
 """What a step costs on chips that are not here: compiled ahead of time, and read.
 
-shapes    XLA's notation of arrays: bytes, with and without padding
-hlo       a compiled program: what runs, and how often
+hlo       a compiled program and its arrays: what runs, and how often
 costs     what one operation costs, counted as XLA counts
-likeness  whether two programs are the same but for who takes part
 schedule  how long a kernel takes, by the compiler's final schedule of it
 machines  chips by name: topologies, memory
 measure   the train and eval steps of a configuration on one of them

@@ -8,12 +8,8 @@ copy or slice in the background counts where it starts and where it is waited fo
 import math
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from gsto_jax.plan.shapes import Array, arrays, numbers
-
-if TYPE_CHECKING:
-    from gsto_jax.plan.hlo import Instruction, Program
+from gsto_jax.plan.hlo import Array, Instruction, Program, arrays, numbers
 
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
@@ -31,7 +27,7 @@ _LIBRARIES = ("__cublas", "__cudnn")
 """How custom calls of what reads and writes all that it is given begin, on GPUs."""
 
 
-def flops(program: "Program", instruction: "Instruction") -> int:
+def flops(program: Program, instruction: Instruction) -> int:
     """Floating-point operations of one pass; transcendental functions count nothing."""
     opcode = instruction.opcode.removesuffix("-start")
     made = arrays(instruction.shape)
@@ -62,7 +58,7 @@ def flops(program: "Program", instruction: "Instruction") -> int:
     return 0
 
 
-def estimated(instruction: "Instruction") -> dict[str, int]:
+def estimated(instruction: Instruction) -> dict[str, int]:
     """What a kernel says of itself, which XLA believes; empty where it says nothing.
 
     Returns:
@@ -72,15 +68,15 @@ def estimated(instruction: "Instruction") -> dict[str, int]:
     return {k: int(n) for k, n in re.findall(r'"(\w+)":"(\d+)"', found[1])} if found else {}
 
 
-def fetched(program: "Program", kernel: "Instruction") -> int:
+def fetched(program: Program, kernel: Instruction) -> int:
     """Bytes that a kernel moves between the chip's memory and its cores, each once."""
     shapes = [arrays(kernel.shape), *program.operands(kernel)]
     return sum(x.padded_bytes for shape in shapes for x in shape if not x.on_chip)
 
 
-def relayouts(program: "Program", kernel: "Instruction") -> Iterator["Instruction"]:
+def relayouts(program: Program, kernel: Instruction) -> Iterator[Instruction]:
     """Right before and behind a kernel, what only brings a map into another order."""
-    home = program.home(kernel)
+    home = program.home[kernel.name]
     for name in kernel.operands:
         operand = program.behind(home, name, ("bitcast", "copy-done", "copy-start"))
         if operand is not None and _only_moves(program, operand):
@@ -94,14 +90,14 @@ def relayouts(program: "Program", kernel: "Instruction") -> Iterator["Instructio
                 yield user
 
 
-def _only_moves(program: "Program", instruction: "Instruction") -> bool:
+def _only_moves(program: Program, instruction: Instruction) -> bool:
     if instruction.opcode == "fusion":
         inside = {x.opcode for x in program.computations[instruction.callee]}
         return bool(inside & _MOVES) and inside <= _MOVES | {"parameter", "bitcast", "reshape"}
     return instruction.opcode in _MOVES
 
 
-def _reducer(program: "Program", instruction: "Instruction", kind: str) -> int:
+def _reducer(program: Program, instruction: Instruction, kind: str) -> int:
     inside = program.computations[str(instruction.called(kind))]
     return sum(flops(program, x) for x in inside)
 
@@ -132,7 +128,7 @@ def _convolution(text: str, made: Array, inputs: list[Array], kernel: list[Array
     return 2 * products
 
 
-def accessed(program: "Program", instruction: "Instruction") -> int:
+def accessed(program: Program, instruction: Instruction) -> int:
     """Bytes that one pass reads and writes, as they lie in memory, padded to tiles."""
     opcode = instruction.opcode
     whole = instruction.is_kernel or instruction.target.startswith(_LIBRARIES)
@@ -158,29 +154,29 @@ def accessed(program: "Program", instruction: "Instruction") -> int:
     return made + sum(read)
 
 
-def _waits_for_slice(program: "Program", done: "Instruction") -> bool:
+def _waits_for_slice(program: Program, done: Instruction) -> bool:
     """Whether a slice in the background ends here, written as one operation or as a computation."""
     if done.opcode == "async-done":
-        start = program.find(program.home(done), done.operands[0])
+        start = program.named[program.home[done.name]][done.operands[0]]
         return start.opcode == "async-start" and program.root(start.callee).opcode in _SLICES
     return done.opcode.removesuffix("-done") in _SLICES
 
 
-def _results(program: "Program", computation: str) -> list["Instruction"]:
+def _results(program: Program, computation: str) -> list[Instruction]:
     root = program.root(computation)
     if root.opcode != "tuple":
         return [root]
-    return [program.find(computation, name) for name in root.operands]
+    return [program.named[computation][name] for name in root.operands]
 
 
-def _written(program: "Program", result: "Instruction") -> int:
+def _written(program: Program, result: Instruction) -> int:
     """Bytes of a fusion's result; of one that is changed in place, those that change."""
     if result.opcode == "dynamic-update-slice":
         return _padded(program.operands(result)[1])
     return _padded(arrays(result.shape))
 
 
-def _read_inside(program: "Program", computation: str, parameter: "Instruction") -> int:
+def _read_inside(program: Program, computation: str, parameter: Instruction) -> int:
     """Bytes of a parameter that a fusion reads: of what only slices see, the slices."""
     whole, size, counted = _padded(arrays(parameter.shape)), 0, False
     for user in program.users(computation, parameter.name):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gsto_jax.errors import UserError
-from gsto_jax.plan.shapes import Array, arrays, parts
 
 _KERNELS = {"tpu_custom_call", "mosaic_gpu_v2", "mosaic_gpu", "__gpu$xla.gpu.triton"}
 """How calls of Pallas kernels are named among all other custom calls, most of them harmless."""
@@ -21,6 +20,87 @@ _NAME_OPERANDS = {
 """Operations whose shape is a tuple of what they read, what they give, and perhaps flags."""
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_LAYOUT = re.compile(r"([\d,]*)(?::(?:T\(([\d,]+)\))?)?")
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array, such as `bf16[8,18]{0,1:T(8,128)(2,1)}`.
+
+    Attributes:
+      kind: of its numbers, such as "bf16".
+      sides: its shape.
+      order: the dimensions as they lie in memory, the fastest first; empty if unknown.
+      tile: in whole multiples of which the fastest dimensions lie; the last is of the fastest.
+      on_chip: whether it lies in a core's own memory, from which nothing has to come.
+    """
+
+    kind: str
+    sides: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    tile: tuple[int, ...] = ()
+    on_chip: bool = False
+
+    @property
+    def elements(self) -> int:
+        """How many there are, without padding."""
+        return math.prod(self.sides)
+
+    @property
+    def bytes(self) -> int:
+        """Without padding."""
+        return self._bytes(self.elements)
+
+    @property
+    def padded_bytes(self) -> int:
+        """As it lies in memory, filled up to whole tiles."""
+        sides = [self.sides[dimension] for dimension in self.order] or [self.elements]
+        for place, tile in enumerate(reversed(self.tile[-len(sides) :])):
+            sides[place] = -(-sides[place] // tile) * tile
+        return self._bytes(math.prod(sides))
+
+    def _bytes(self, elements: int) -> int:
+        width = _BITS.get(self.kind)
+        if width is None:
+            digits = re.search(r"\d+", self.kind)
+            width = int(digits[0]) if digits else 8
+        return -(-elements * width // 8)
+
+
+def arrays(shape: str) -> list[Array]:
+    """The arrays of a shape, such as the two of "(f32[2,3]{1,0}, s32[])"."""
+    found = []
+    for kind, sides, layout in _ARRAY.findall(shape):
+        order, tile = _LAYOUT.match(layout or "").groups()  # type: ignore[union-attr]
+        on_chip = "S(1)" in layout
+        found.append(Array(kind, numbers(sides), numbers(order), numbers(tile or ""), on_chip))
+    return found
+
+
+def parts(shape: str) -> list[str]:
+    """What a tuple holds, such as "f32[2]{0}" and "(s32[], s32[])"; of an array, itself."""
+    if not shape.startswith("("):
+        return [shape]
+    found, depth = [""], 0
+    for letter in shape[1:-1]:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [part.strip() for part in found]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The numbers of a list such as "8,128"."""
+    return tuple(int(number) for number in text.split(",") if number)
+
+
+def shape_bytes(shape: str) -> int:
+    """Bytes of all arrays of a shape, without padding."""
+    return sum(x.bytes for x in arrays(shape))
 
 
 @dataclass(frozen=True)
@@ -114,35 +194,35 @@ class Program:
         return cls(computations, entry)
 
     def runs(
-        self, price: Callable[[Instruction], float] = lambda x: x.cycles
+        self,
+        price: Callable[[Instruction], float] = lambda x: x.cycles,
+        computation: str = "",
+        times: int = 1,
     ) -> Iterator[tuple[Instruction, int]]:
-        """Every operation that runs by itself, and how often; those inside fusions do not.
+        """Yields every operation that runs by itself, not inside a fusion, and how often it runs.
 
-        Of a conditional's branches the dearest counts.
+        Of a conditional's branches the most expensive one counts.
 
         Args:
           price: of one pass of an operation, to compare branches by.
+          computation: where to start; the entry by default.
+          times: how often that computation runs.
 
         Raises:
-          UserError: a loop runs nobody knows how often.
+          UserError: the trip count of a loop is unknown.
         """
-        yield from self._runs(self.entry, 1, price)
-
-    def _runs(
-        self, name: str, times: int, price: Callable[[Instruction], float]
-    ) -> Iterator[tuple[Instruction, int]]:
-        for instruction in self.computations[name]:
+        for instruction in self.computations[computation or self.entry]:
             if instruction.opcode == "while":
                 trips = self.trip_count(instruction)
                 body, condition = (instruction.called(kind) for kind in ("body", "condition"))
-                yield from self._runs(str(body), times * trips, price)
-                yield from self._runs(str(condition), times * (trips + 1), price)
+                yield from self.runs(price, str(body), times * trips)
+                yield from self.runs(price, str(condition), times * (trips + 1))
             elif instruction.opcode == "call" or (
                 instruction.opcode.endswith("-start") and instruction.called("calls")
             ):
-                yield from self._runs(instruction.callee, times, price)
+                yield from self.runs(price, instruction.callee, times)
             elif instruction.opcode == "conditional":
-                branches = [list(self._runs(x, times, price)) for x in _branches(instruction)]
+                branches = [list(self.runs(price, x, times)) for x in _branches(instruction)]
                 yield from max(branches, key=lambda runs: sum(price(x) * n for x, n in runs))
             else:
                 yield instruction, times
@@ -184,21 +264,21 @@ class Program:
 
     def _element(self, computation: str, name: str) -> int | None:
         """Which element of the loop's state a value is; None if it is none."""
-        found = self._follow(computation, name)
+        found = self.behind(computation, name)
         if found is None or found.opcode != "get-tuple-element":
             return None
         index = re.search(r"index=(\d+)", found.text)
         return int(index[1]) if index else None
 
     def _constant(self, computation: str, name: str) -> int | None:
-        found = self._follow(computation, name)
+        found = self.behind(computation, name)
         value = re.search(r"constant\((-?\d+)\)", found.text) if found else None
         return int(value[1]) if value else None
 
     def _start(self, loop: Instruction, index: int) -> int | None:
         """The constant that an element of the loop's state begins with."""
-        home = self._home[loop.name]
-        state = self._follow(home, loop.operands[0])
+        home = self.home[loop.name]
+        state = self.behind(home, loop.operands[0])
         if state is None or state.opcode != "tuple":
             return None
         return self._constant(home, state.operands[index])
@@ -208,7 +288,7 @@ class Program:
         root = self.root(body)
         if root.opcode != "tuple":
             return None
-        added = self._follow(body, root.operands[index])
+        added = self.behind(body, root.operands[index])
         if added is None or added.opcode != "add":
             return None
         for mine, other in (added.operands, added.operands[::-1]):
@@ -220,35 +300,30 @@ class Program:
                 return self._start(loop, place) if place is not None else None
         return None
 
-    def _follow(self, computation: str, name: str) -> Instruction | None:
-        """The operation that a value comes from, behind copies of it."""
-        return self.behind(computation, name, ("copy", "bitcast", "copy-done", "copy-start"))
-
-    def behind(self, computation: str, name: str, opcodes: Collection[str]) -> Instruction | None:
-        """What makes a value, behind operations of these kinds; None for what has no name."""
-        found = self._named[computation].get(name)
+    def behind(
+        self,
+        computation: str,
+        name: str,
+        opcodes: Collection[str] = ("copy", "bitcast", "copy-done", "copy-start"),
+    ) -> Instruction | None:
+        """Returns the operation that makes a value, behind others of these kinds; None if none."""
+        found = self.named[computation].get(name)
         while found is not None and found.opcode in opcodes:
-            found = self._named[computation].get(found.operands[0])
+            found = self.named[computation].get(found.operands[0])
         return found
 
-    def home(self, instruction: Instruction) -> str:
-        """The computation that an operation is of."""
-        return self._home[instruction.name]
-
     @cached_property
-    def _named(self) -> dict[str, dict[str, Instruction]]:
+    def named(self) -> dict[str, dict[str, Instruction]]:
+        """Operations by computation and name."""
         return {
             computation: {x.name: x for x in instructions}
             for computation, instructions in self.computations.items()
         }
 
     @cached_property
-    def _home(self) -> dict[str, str]:
+    def home(self) -> dict[str, str]:
+        """The computation of each operation, by name."""
         return {x.name: name for name, found in self.computations.items() for x in found}
-
-    def find(self, computation: str, name: str) -> Instruction:
-        """An operation by name."""
-        return self._named[computation][name]
 
     def root(self, computation: str) -> Instruction:
         """What a computation returns."""
@@ -256,7 +331,7 @@ class Program:
 
     def operands(self, instruction: Instruction) -> list[list[Array]]:
         """The arrays of each operand."""
-        named = self._named[self._home[instruction.name]]
+        named = self.named[self.home[instruction.name]]
         return [arrays(named[x].shape) for x in instruction.operands if x in named]
 
     def users(self, computation: str, name: str) -> Sequence[Instruction]:

@@ -64,6 +64,7 @@ class Gpu:
     @property
     def target(self) -> str:
         """What the compiler asks of a chip that is not here, as the text of a protobuf."""
+        extension = "feature_extension: ACCELERATED_FEATURES" if self.capability >= 9 else ""
         return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -81,7 +82,7 @@ gpu_device_info {{
   clock_rate_ghz: {self.clock}
   device_memory_size: {self.memory}
   shared_memory_per_block_optin: {self.shared[1]}
-  cuda_compute_capability {{ major: {self.capability} {self._extension} }}
+  cuda_compute_capability {{ major: {self.capability} {extension} }}
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
 }}
@@ -89,10 +90,6 @@ platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 }}
 device_description_str: "{self.name}"
 """
-
-    @property
-    def _extension(self) -> str:
-        return "feature_extension: ACCELERATED_FEATURES" if self.capability >= 9 else ""
 
 
 TPUS = {
@@ -103,12 +100,26 @@ TPUS = {
 }
 GPUS = {
     "a100": Gpu(
-        *("NVIDIA A100-SXM4-80GB", 84987740160, 2039, 1.41, 8, 108, 64),
-        *((167936, 166912), 41943040),
+        name="NVIDIA A100-SXM4-80GB",
+        memory=84987740160,
+        bandwidth=2039,
+        clock=1.41,
+        capability=8,
+        cores=108,
+        units=64,
+        shared=(167936, 166912),
+        cache=41943040,
     ),
     "h100": Gpu(
-        *("NVIDIA H100 80GB HBM3", 84942979072, 3352, 1.98, 9, 132, 128),
-        *((233472, 232448), 52428800),
+        name="NVIDIA H100 80GB HBM3",
+        memory=84942979072,
+        bandwidth=3352,
+        clock=1.98,
+        capability=9,
+        cores=132,
+        units=128,
+        shared=(233472, 232448),
+        cache=52428800,
     ),
 }
 _ENVIRONMENT = {
@@ -175,13 +186,13 @@ def _tpus(topology: str, chip: Tpu) -> Machine:
 def _schedules() -> TemporaryDirectory:
     """A folder for this process, which libtpu is told once."""
     folder = TemporaryDirectory(prefix="gsto_plan_")
-    told = (
+    arguments = (
         os.environ.get("LIBTPU_INIT_ARGS", ""),
         f"--xla_jf_dump_to={folder.name}",
         "--xla_jf_dump_llo_text=true",
         f"--xla_jf_dump_llo_pass_label_regex=^{schedule.LABEL}",
     )
-    os.environ["LIBTPU_INIT_ARGS"] = " ".join(filter(None, told))
+    os.environ["LIBTPU_INIT_ARGS"] = " ".join(filter(None, arguments))
     return folder
 
 

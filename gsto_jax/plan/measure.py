@@ -16,9 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from gsto_jax.devices.mesh import batch_parts, replicated, split_batch
 from gsto_jax.errors import UserError
 from gsto_jax.plan import costs, schedule
-from gsto_jax.plan.hlo import Instruction, Program
+from gsto_jax.plan.hlo import Instruction, Program, arrays, shape_bytes
 from gsto_jax.plan.machines import Machine
-from gsto_jax.plan.shapes import arrays, shape_bytes
 from gsto_jax.pose import estimate
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.segmentation.evaluate import compiled_eval_step
@@ -62,12 +61,9 @@ class Cost:
     bytes: float = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        parts = (
-            (self.cycles, other.cycles),
-            (self.kernels, other.kernels),
-            (self.bytes, other.bytes),
+        return Cost(
+            self.cycles + other.cycles, self.kernels + other.kernels, self.bytes + other.bytes
         )
-        return Cost(*map(sum, parts))
 
     def __mul__(self, times: int) -> "Cost":
         return Cost(self.cycles * times, self.kernels * times, self.bytes * times)
@@ -379,13 +375,8 @@ def collectives(runs: Iterable[tuple[Instruction, int]]) -> dict[str, tuple[int,
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
             count, size = found.get(kind, (0, 0))
-            found[kind] = count + times, size + result_bytes(instruction) * times
+            found[kind] = count + times, size + shape_bytes(instruction.result) * times
     return found
-
-
-def result_bytes(collective: Instruction) -> int:
-    """Of what a collective gives."""
-    return shape_bytes(collective.result)
 
 
 def layer_of(instruction: Instruction) -> str:

@@ -1,5 +1,10 @@
-"""Several rows, each trained with several seeds, and what the scores tell of their differences.
+"""Trains several rows with several seeds each, and compares their scores.
 
-`plan` holds the rows and runs and what must agree between them, `outcome` reads what the runs left
-in their folders, `pool` has them run, `results` compares them, `words` and `figure` show it.
+rows        the rows, their runs, and which settings must agree
+pool        runs training jobs in parallel subprocesses
+outcome     reads a run's folder and log
+statistics  intervals and paired tests
+results     the comparison, as JSON and CSV
+markdown    the comparison as text and as a table
+figure      the comparison as a figure
 """

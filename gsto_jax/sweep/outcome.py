@@ -8,13 +8,11 @@ from typing import Any
 from gsto_jax.files import parse_json
 from gsto_jax.runs.experiment import score_settings
 from gsto_jax.runs.workdir import Workdir
-from gsto_jax.sweep.plan import Run
-
-Record = dict[str, Any]
+from gsto_jax.sweep.rows import SweepRun
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """A run that reached its end.
 
     Attributes:
@@ -42,14 +40,14 @@ class Outcome:
     revision: str | None
 
 
-def settings_of(run: Run) -> Record | None:
+def settings_of(run: SweepRun) -> dict[str, Any] | None:
     """The settings with which the run was begun; None where it was not."""
     if not (run.folder / "config.json").exists():
         return None
     return Workdir(run.folder, read_only=True).config()
 
 
-def outcome_of(run: Run, defaults: Record) -> Outcome | None:
+def outcome_of(run: SweepRun, defaults: dict[str, Any]) -> SweepOutcome | None:
     """What the run came to; None before its end, or if it was evaluated otherwise than planned."""
     config = settings_of(run)
     if config is None or score_settings(config, defaults) != score_settings(run.config, defaults):
@@ -61,7 +59,7 @@ def outcome_of(run: Run, defaults: Record) -> Outcome | None:
     if not lines or lines[-1][run.row.measure] is None:
         return None
     line, start = lines[-1], workdir.starts()[-1]
-    return Outcome(
+    return SweepOutcome(
         row=run.row.name,
         seed=run.seed,
         score=line[run.row.measure],
@@ -120,7 +118,7 @@ def last_words(log: Path, start: int = 0) -> str:
     return (errors or lines or ["it said nothing"])[-1]
 
 
-def _seconds(training: list[Record]) -> float:
+def _seconds(training: list[dict[str, Any]]) -> float:
     """Seconds that the reported steps took, by their rates."""
     steps = [0, *(line["step"] for line in training)]
     rates = [line["steps_per_second"] for line in training]

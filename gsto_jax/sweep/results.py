@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gsto_jax.files import to_json
-from gsto_jax.statistics import Difference, Summary, compare, holm, summarize
-from gsto_jax.sweep.outcome import Outcome
-from gsto_jax.sweep.plan import Row, Run, unpaired
+from gsto_jax.sweep.outcome import SweepOutcome
+from gsto_jax.sweep.rows import SweepRow, SweepRun, unpaired
+from gsto_jax.sweep.statistics import Difference, Summary, compare, holm, summarize
 
 LEVEL, POWER = 0.05, 0.8
 """Of every test and interval; and of the smallest difference that one would have found."""
@@ -28,7 +28,7 @@ class RowResult:
       p: of the difference, after Holm's correction for all rows; NaN where there is none.
     """
 
-    row: Row
+    row: SweepRow
     scores: Mapping[int, float]
     summary: Summary
     difference: Difference | None
@@ -53,7 +53,7 @@ class Results:
     rows: Sequence[RowResult]
     reference: str
     seeds: Sequence[int]
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[SweepOutcome]
     missing: Mapping[str, str]
     unpaired: Sequence[str]
 
@@ -70,8 +70,8 @@ class Results:
 
 def results_of(
     title: str,
-    runs: Sequence[Run],
-    outcomes: Sequence[Outcome],
+    runs: Sequence[SweepRun],
+    outcomes: Sequence[SweepOutcome],
     reference: str,
     missing: Mapping[str, str],
 ) -> Results:
@@ -112,7 +112,7 @@ def results_of(
     )
 
 
-def _seed(outcome: Outcome) -> int:
+def _seed(outcome: SweepOutcome) -> int:
     return outcome.seed
 
 

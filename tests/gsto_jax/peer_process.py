@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gsto_jax.devices import processes
+from gsto_jax.devices import process_watch, processes
 from gsto_jax.devices.mesh import make_mesh, replicated
 from gsto_jax.errors import UserError
 from modes.interrupt import Interrupt
@@ -124,7 +124,7 @@ def ordinary(index):
 
 if __name__ == "__main__":
     scenario, port, count, index = sys.argv[1:]
-    processes.LOST = 10.0
+    process_watch.LOST = 10.0
     place = None
     if int(port):
         place = processes.Place(f"localhost:{port}", int(count), int(index))

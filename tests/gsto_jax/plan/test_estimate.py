@@ -102,7 +102,7 @@ def test_other_chips():
     assert h100.memory == pytest.approx(8.19 / 3352)
     assert h100.collectives == 0.0
     assert estimate(a_plan(), "h100:2x8").collectives is None
-    with pytest.raises(UserError, match="nothing is known of the chip 'v9'"):
+    with pytest.raises(UserError, match="v9"):
         estimate(a_plan(), "v9:2x2")
 
 
@@ -144,27 +144,27 @@ def test_a_run_reads_the_plan_of_its_step(written):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    "change, field",
     [
-        (lambda c: c["train"].update(batch_size=16), "batch is 8 in the plan, and 16 here"),
-        (lambda c: c["model"].update(gfm=False), "model.gfm is True in the plan, and False here"),
-        (lambda c: c["data"].update(crop=[32, 32]), r"crop is \["),
+        (lambda c: c["train"].update(batch_size=16), "batch is 8"),
+        (lambda c: c["model"].update(gfm=False), "model.gfm is True"),
+        (lambda c: c["data"].update(crop=[32, 32]), "crop is"),
     ],
 )
-def test_the_plan_of_another_step_is_refused(written, change, message):
+def test_the_plan_of_another_step_is_refused(written, change, field):
     path, config = written
     change(config)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=field):
         record.planned_seconds(path, config, chips())
 
 
 def test_plans_of_other_chips_and_what_is_no_plan(written, tmp_path):
     path, config = written
-    with pytest.raises(UserError, match="device_kind is TPU v5 lite in the plan, and cpu here"):
+    with pytest.raises(UserError, match="device_kind"):
         record.planned_seconds(path, config, chips("cpu"))
-    with pytest.raises(UserError, match="chips is 4 in the plan, and 16 here"):
+    with pytest.raises(UserError, match="chips is 4"):
         record.planned_seconds(path, config, chips(size=16))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="--plan_json"):
         record.planned_seconds(tmp_path / "none.json", config, chips())
     nested = "[" * 200_000
     for text in (
@@ -175,9 +175,9 @@ def test_plans_of_other_chips_and_what_is_no_plan(written, tmp_path):
         *(path.read_text().replace('"least": 0.02', f'"least": {x}') for x in ("null", "9" * 400)),
     ):
         path.write_text(text)
-        with pytest.raises(UserError, match="is no plan: make one with --mode=plan"):
+        with pytest.raises(UserError, match="--plan_json"):
             record.planned_seconds(path, config, chips())
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="--plan_json"):
         record.write(path / "below" / "plan.json", {})
 
 

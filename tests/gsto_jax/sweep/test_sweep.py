@@ -3,19 +3,19 @@
 import csv
 import json
 import signal
+import subprocess
 from dataclasses import replace
-from typing import ClassVar
 
 import pytest
 
 from configs import ablation, base
 from gsto_jax.errors import UserError
-from gsto_jax.sweep import plan
+from gsto_jax.sweep import rows
 from gsto_jax.sweep.figure import draw
+from gsto_jax.sweep.markdown import markdown
 from gsto_jax.sweep.outcome import last_words, outcome_of, step_of
-from gsto_jax.sweep.pool import Watch, run_all
+from gsto_jax.sweep.pool import run_all
 from gsto_jax.sweep.results import as_csv, as_json, results_of
-from gsto_jax.sweep.words import markdown
 
 DEFAULTS = json.loads(base.get_config().to_json())
 
@@ -24,7 +24,7 @@ def row(name, **changed):
     config = ablation.get_config(f"{name},data=scenes,mini")
     with config.unlocked():
         config.update_from_flattened_dict(changed)
-    return plan.Row(name, (f"--config={name}",), json.loads(config.to_json()), 20, 264313)
+    return rows.SweepRow(name, (f"--config={name}",), json.loads(config.to_json()), 20, 264313)
 
 
 ROWS = [row("t1-baseline"), row("t1-gfm"), row("t1-both")]
@@ -47,47 +47,17 @@ def finish(run, score, **changed):
     (run.folder / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
 
 
-class Fake:
-    """A process that ends by itself after some looks, or once it is told to."""
-
-    log: ClassVar = []
-
-    def __init__(self, run, looks=2, status=0):
-        self.run, self.looks, self.status = run, looks, status
-        self.log.append(("begin", run.name))
-
-    def poll(self):
-        self.looks -= 1
-        return self.status if self.looks < 0 else None
-
-    def send_signal(self, number):
-        self.log.append((signal.Signals(number).name, self.run.name))
-        self.looks = 1
-
-    def kill(self):
-        self.log.append(("kill", self.run.name))
-
-    def wait(self):
-        return -9
-
-
-@pytest.fixture
-def log(monkeypatch):
-    monkeypatch.setattr(Fake, "log", [])
-    return Fake.log
-
-
 def test_seeds():
-    assert plan.seeds_of("3") == [0, 1, 2]
-    assert plan.seeds_of("4,7") == [4, 7]
-    assert plan.seeds_of("5,") == [5]
+    assert rows.seeds_of("3") == [0, 1, 2]
+    assert rows.seeds_of("4,7") == [4, 7]
+    assert rows.seeds_of("5,") == [5]
     for text in ("", "x", "0", "-1", "1,1", "2,x", ","):
-        with pytest.raises(UserError, match="--seeds="):
-            plan.seeds_of(text)
+        with pytest.raises(UserError, match="--seeds"):
+            rows.seeds_of(text)
 
 
 def test_runs_go_seed_by_seed(tmp_path):
-    runs = plan.runs_of(ROWS[:2], [0, 1], tmp_path)
+    runs = rows.runs_of(ROWS[:2], [0, 1], tmp_path)
     names = [run.name for run in runs]
     assert names == [f"{name} seed {n}" for n in (0, 1) for name in ("t1-baseline", "t1-gfm")]
     assert runs[3].folder == tmp_path / "t1-gfm" / "seed1"
@@ -98,32 +68,32 @@ def test_runs_go_seed_by_seed(tmp_path):
 
 
 def test_rows_that_are_evaluated_otherwise_are_refused():
-    plan.check_comparable([*ROWS, row("t1-both", **{"eval.batch_size": 2})], DEFAULTS)
-    with pytest.raises(UserError, match=r"t1-baseline and t1-both .* \(flip\)"):
-        plan.check_comparable([*ROWS[:2], row("t1-both", **{"eval.flip": True})], DEFAULTS)
+    rows.check_comparable([*ROWS, row("t1-both", **{"eval.batch_size": 2})], DEFAULTS)
+    with pytest.raises(UserError, match="flip"):
+        rows.check_comparable([*ROWS[:2], row("t1-both", **{"eval.flip": True})], DEFAULTS)
 
 
 def test_what_is_paired():
-    assert plan.unpaired(ROWS) == []
+    assert rows.unpaired(ROWS) == []
     other = row("t1-gfm", **{"train.batch_size": 8, "data.eval_size": 3, "optim.momentum": 0.5})
-    assert plan.unpaired([*ROWS, other]) == ["train.batch_size"]
-    assert plan.unpaired([ROWS[0], row("t1-gfm", **{"data.flip": False})]) == ["data.flip"]
+    assert rows.unpaired([*ROWS, other]) == ["train.batch_size"]
+    assert rows.unpaired([ROWS[0], row("t1-gfm", **{"data.flip": False})]) == ["data.flip"]
 
 
 def test_a_run_begun_otherwise_is_refused(tmp_path):
-    runs = plan.runs_of(ROWS[:2], [0, 1], tmp_path)
+    runs = rows.runs_of(ROWS[:2], [0, 1], tmp_path)
     found = [run.config for run in runs[:3]] + [None]
-    plan.check_unchanged(runs, found, DEFAULTS)
+    rows.check_unchanged(runs, found, DEFAULTS)
     longer = runs[1].config | {"train": {**runs[1].config["train"], "steps": 5}}
     with pytest.raises(UserError) as caught:
-        plan.check_unchanged(runs, [found[0], longer, found[2], None], DEFAULTS)
+        rows.check_unchanged(runs, [found[0], longer, found[2], None], DEFAULTS)
     message = str(caught.value)
     assert message.startswith("1 of 4 runs are there with other settings, such as ")
     assert f"{runs[1].folder}: train.steps (optimiser): 5 in the run, 1600 now" in message
 
 
 def test_a_finished_run_is_recognised(tmp_path):
-    run, other = plan.runs_of(ROWS[:1], [0, 1], tmp_path)
+    run, other = rows.runs_of(ROWS[:1], [0, 1], tmp_path)
     assert outcome_of(run, DEFAULTS) is None
     finish(run, 0.5)
     found = outcome_of(run, DEFAULTS)
@@ -147,42 +117,63 @@ def test_the_last_words_of_a_run(tmp_path):
     assert last_words(log, start) == "step 1: loss is not finite"
 
 
+def launcher(command):
+    """Starts the command of a run, and keeps its process."""
+    processes = {}
+
+    def launch(run):
+        processes[run] = subprocess.Popen(command(run).split())
+        return processes[run]
+
+    return launch, processes
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_so_many_run_at_once(tmp_path, log, jobs):
-    runs = plan.runs_of(ROWS, [0, 1], tmp_path)
-    most = []
-    watch = Watch(tick=lambda running: most.append(len(running)))
-    ended = run_all(runs, jobs, Fake, watch, pause=0)
-    assert list(ended) == runs
+def test_the_number_of_jobs_bounds_the_processes(tmp_path, jobs):
+    runs = rows.runs_of(ROWS, [0, 1], tmp_path)
+    launch, processes = launcher(lambda run: "sleep 0.1")
+    most, statuses = [], {}
+
+    def tick():
+        most.append(sum(process.returncode is None for process in list(processes.values())))
+
+    run_all(runs, jobs, launch, ended=statuses.__setitem__, tick=tick, period=0.01)
+    assert statuses == dict.fromkeys(runs, 0)
     assert max(most) == jobs
-    assert log == [("begin", run.name) for run in runs]
+    assert jobs > 1 or list(processes) == runs
 
 
-def test_a_failure_ends_no_other(tmp_path, log):
-    runs = plan.runs_of(ROWS, [0], tmp_path)
-    ended = run_all(runs, 2, lambda run: Fake(run, status=int(run is runs[0])), pause=0)
-    assert [ended[run] for run in runs] == [1, 0, 0]
+def test_a_failure_ends_no_other(tmp_path):
+    runs = rows.runs_of(ROWS, [0], tmp_path)
+    launch, _ = launcher(lambda run: "false" if run is runs[0] else "true")
+    statuses = {}
+    run_all(runs, 2, launch, ended=statuses.__setitem__, period=0.01)
+    assert [statuses[run] for run in runs] == [1, 0, 0]
 
 
-def test_when_stopped_what_runs_is_told_and_nothing_begins(tmp_path, log):
-    runs = plan.runs_of(ROWS, [0, 1], tmp_path)
-    told = []
-    watch = Watch(tick=lambda running: told.append(True), stop=lambda: bool(told))
-    ended = run_all(runs, 2, lambda run: Fake(run, looks=100), watch, pause=0)
-    assert list(ended) == runs[:2]
-    names = [run.name for run in runs[:2]]
-    assert log == [(what, name) for what in ("begin", "SIGTERM") for name in names]
+def test_a_stop_terminates_what_runs_and_starts_nothing(tmp_path):
+    runs = rows.runs_of(ROWS, [0, 1], tmp_path)
+    launch, processes = launcher(lambda run: "sleep 60")
+    statuses = {}
+
+    def stop():
+        return len(processes) == 2
+
+    run_all(runs, 2, launch, ended=statuses.__setitem__, stop=stop, period=0.01)
+    assert statuses == dict.fromkeys(runs[:2], -signal.SIGTERM)
+    assert processes.keys() == statuses.keys()
 
 
-def test_no_process_outlives_the_sweep(tmp_path, log):
-    runs = plan.runs_of(ROWS, [0], tmp_path)
+def test_no_process_outlives_the_sweep(tmp_path):
+    launch, processes = launcher(lambda run: "sleep 60")
 
-    def interrupted(running):
-        raise KeyboardInterrupt
+    def tick():
+        if len(processes) == 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_all(runs, 2, Fake, Watch(tick=interrupted), pause=0)
-    assert log[2:] == [("kill", runs[0].name), ("kill", runs[1].name)]
+        run_all(rows.runs_of(ROWS, [0], tmp_path), 2, launch, tick=tick, period=0.01)
+    assert [process.returncode for process in processes.values()] == [-signal.SIGKILL] * 2
 
 
 SCORES = {
@@ -194,7 +185,7 @@ SCORES = {
 
 @pytest.fixture
 def results(tmp_path):
-    runs = plan.runs_of(ROWS, range(4), tmp_path)
+    runs = rows.runs_of(ROWS, range(4), tmp_path)
     for run in runs:
         if (score := SCORES[run.row.name][run.seed]) is not None:
             finish(run, score)

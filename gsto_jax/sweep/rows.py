@@ -9,11 +9,9 @@ from gsto_jax.config import changes, flat, kind
 from gsto_jax.errors import UserError
 from gsto_jax.runs.experiment import score_settings
 
-Record = dict[str, Any]
-
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """What is trained with every seed.
 
     Attributes:
@@ -26,7 +24,7 @@ class Row:
 
     name: str
     arguments: tuple[str, ...]
-    config: Record
+    config: dict[str, Any]
     steps: int
     parameters: int
 
@@ -37,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class SweepRun:
     """A row with a seed.
 
     Attributes:
@@ -46,7 +44,7 @@ class Run:
       folder: of the run.
     """
 
-    row: Row
+    row: SweepRow
     seed: int
     folder: Path
 
@@ -56,7 +54,7 @@ class Run:
         return f"{self.row.name} seed {self.seed}"
 
     @property
-    def config(self) -> Record:
+    def config(self) -> dict[str, Any]:
         """All of its settings."""
         return self.row.config | {"seed": self.seed}
 
@@ -72,9 +70,11 @@ class Run:
         return ("--mode=train", *self.row.arguments, *own)
 
 
-def runs_of(rows: Sequence[Row], seeds: Sequence[int], folder: Path) -> list[Run]:
+def runs_of(rows: Sequence[SweepRow], seeds: Sequence[int], folder: Path) -> list[SweepRun]:
     """All runs, seed by seed: a sweep that is cut short has pairs to compare."""
-    return [Run(row, seed, folder / row.name / f"seed{seed}") for seed in seeds for row in rows]
+    return [
+        SweepRun(row, seed, folder / row.name / f"seed{seed}") for seed in seeds for row in rows
+    ]
 
 
 def seeds_of(text: str) -> list[int]:
@@ -94,10 +94,10 @@ def seeds_of(text: str) -> list[int]:
     return found
 
 
-def check_comparable(rows: Sequence[Row], defaults: Record) -> None:
+def check_comparable(rows: Sequence[SweepRow], defaults: dict[str, Any]) -> None:
     """Raises UserError where scores of the rows are not of one kind."""
 
-    def measured(row: Row) -> Record:
+    def measured(row: SweepRow) -> dict[str, Any]:
         classes = row.config["data"]["classes"], row.config["task"]
         return flat(score_settings(row.config, defaults)) | {"classes and task": classes}
 
@@ -112,10 +112,10 @@ def check_comparable(rows: Sequence[Row], defaults: Record) -> None:
             )
 
 
-def unpaired(rows: Sequence[Row]) -> list[str]:
+def unpaired(rows: Sequence[SweepRow]) -> list[str]:
     """The settings that give the rows other batches for one seed; none: all see the same ones."""
 
-    def stream(row: Row) -> Iterator[tuple[str, str]]:
+    def stream(row: SweepRow) -> Iterator[tuple[str, str]]:
         for field, value in flat(row.config).items():
             if field == "train.batch_size" or (
                 field.startswith("data.") and (kind(field) != "runtime" or field == "data.root")
@@ -126,7 +126,9 @@ def unpaired(rows: Sequence[Row]) -> list[str]:
     return sorted(differing)
 
 
-def check_unchanged(runs: Sequence[Run], found: Sequence[Record | None], defaults: Record) -> None:
+def check_unchanged(
+    runs: Sequence[SweepRun], found: Sequence[dict[str, Any] | None], defaults: dict[str, Any]
+) -> None:
     """Raises UserError where runs that are there were begun with other settings.
 
     Args:

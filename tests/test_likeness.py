@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.likeness import difference, operations
 from gsto_jax.plan.hlo import Program
-from gsto_jax.plan.likeness import difference, operations
 
 TEXT = """HloModule jit_step
 
