@@ -1,14 +1,6 @@
 """Parameters and running statistics under the names that other implementations give them."""
 
-from gsto_jax.weights.files import (
-    SUFFIXES,
-    Imported,
-    export_weights,
-    format_for,
-    import_weights,
-    read_state,
-    upsampling_note,
-)
+from gsto_jax.weights.files import SUFFIXES, read_state
 from gsto_jax.weights.formats import (
     BODY_FORMAT,
     FORMATS,
@@ -18,10 +10,13 @@ from gsto_jax.weights.formats import (
     POSE_FORMAT,
     RESNET_FORMAT,
     Format,
+    format_for,
     format_of,
+    upsampling_note,
 )
 from gsto_jax.weights.prefixes import AUTO, locate
 from gsto_jax.weights.reference import Match, from_reference, match, to_reference
+from gsto_jax.weights.transfer import Imported, export_weights, import_weights
 
 __all__ = [
     "AUTO",

@@ -1,278 +1,161 @@
-"""Networks from files of other implementations, and files for them."""
+"""Files of weights: `.safetensors`, what `torch.save` writes, and shards of either."""
 
-import hashlib
-import textwrap
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
-from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
-from gsto_jax.files import replacing
-from gsto_jax.weights.checkpoint_tree import flatten_tree
-from gsto_jax.weights.formats import (
-    GSTO_FORMAT,
-    HRNET_FORMAT,
-    IMAGENET_FORMAT,
-    POSE_FORMAT,
-    RESNET_FORMAT,
-    Format,
-    format_of,
-)
-from gsto_jax.weights.prefixes import AUTO, Located, locate
-from gsto_jax.weights.reference import Match, Names, Variables, match, to_reference
-from gsto_jax.weights.safetensors_file import read_safetensors, write_safetensors
-from gsto_jax.weights.shards import INDEX, read_shards, weights_file
+from gsto_jax.files import parse_json
 from gsto_jax.weights.torch_file import Unread, read_torch, write_torch
+
+_INDEX = ".index.json"  # ends the name of an index, as in `model.safetensors.index.json`
+_SHOWN = 5  # names in a message
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by name."""
+    dense = {key: np.asarray(array, order="C") for key, array in arrays.items()}
+    path.write_bytes(save(dense, {"format": "pt"}))
+
 
 SUFFIXES: Mapping[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     ".safetensors": write_safetensors,
     ".pth": write_torch,
 }
-"""What files of weights may be called when they are written, and how that is done."""
-_WIDTH = 100  # letters of a line in the report
-_LONGEST = 100  # letters of a name in the report
+"""Writers of files of weights by the suffix of the file."""
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A network's variables out of a file.
+class Checkpoint:
+    """Content of a checkpoint.
 
     Attributes:
-      path: of the file, or of the index of several.
-      sha256: of its bytes, in hexadecimal; of an index and its shards, one behind the other.
-      form: which kind it is.
-      located: where in the file the network was.
-      match: the variables, and how many of them came from it.
+      arrays: by name; of nested tables, names are joined: "state_dict.conv1.weight".
+      files: the file, or the index and its shards.
+      refusal: what of it was not read, in words; "" for nothing.
     """
 
-    path: Path
-    sha256: str
-    form: Format
-    located: Located
-    match: Match
-
-    @property
-    def left_out(self) -> Names:
-        """Keys of the file that carry nothing for the network, by what they belong to."""
-        return {**self.match.left_out, **self.located.beside}
-
-    @property
-    def coverage(self) -> str:
-        """How much of the network came from the file: lines of text."""
-        counts = (f"{part} ({len(names)})" for part, names in self.match.loaded_names.items())
-        lines = [
-            f"{self.match.loaded} of {self.match.total} arrays from {self.path} ({self.form.name})",
-            *(f"  note      {note}" for note in self._notes()),
-            *_wrapped(f"loaded    {', '.join(counts) or 'none'}"),
-        ]
-        for title, groups in (("fresh", self.match.fresh_names), ("left out", self.left_out)):
-            lines += [f"  {title:9} {_group(part, names)}" for part, names in groups.items()]
-        if not self.match.fresh_names:
-            lines.append("  fresh     none")
-        return "\n".join(lines)
-
-    def _notes(self) -> list[str]:
-        located, notes = self.located, []
-        if located.prefix:
-            notes.append(f"the prefix {located.prefix!r} of its keys was taken off")
-        if located.wrappers:
-            notes.append(f"{', '.join(located.wrappers)} inside its keys was taken out")
-        if located.others:
-            others = ", ".join(map(repr, located.others))
-            notes.append(f"more networks lie under {others}: choose by --config.init_prefix")
-        return [*notes, *located.notes]
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """All of it but the variables, as plain values."""
-        return {
-            "path": str(self.path),
-            "sha256": self.sha256,
-            "format": self.form.name,
-            "prefix": self.located.prefix,
-            "notes": self._notes(),
-            "loaded": self.match.loaded,
-            "total": self.match.total,
-            "loaded_names": dict(self.match.loaded_names),
-            "fresh": dict(self.match.fresh_names),
-            "left_out": dict(self.left_out),
-        }
-
-
-def _group(part: str, names: list[str]) -> str:
-    """Returns the size of a group and so many of its names as fit in a line."""
-    text = f"{part[:_LONGEST]} ({len(names)}): {names[0][:_LONGEST]}"
-    count = 1
-    while count < len(names) and len(text) + len(names[count]) < _WIDTH - 18:
-        text += f", {names[count]}"
-        count += 1
-    return text if count == len(names) else f"{text} ..."
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent=" " * 12)
-
-
-@dataclass(frozen=True)
-class _Content:
-    """Arrays of a checkpoint, what was not read of it, and its files."""
-
     arrays: dict[str, np.ndarray]
-    unread: dict[str, str]
     files: list[Path]
+    refusal: str = ""
 
 
-def read_state(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a checkpoint.
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint.
 
     Args:
       path: a `.safetensors` file, what `torch.save` wrote, a `*.index.json` beside its shards, or
         a folder that holds one of them.
 
-    Returns:
-      Arrays by name. Of nested tables, such as a training checkpoint, the names are joined:
-      "state_dict.conv1.weight".
-
     Raises:
       UserError: there is no such file, it cannot be read, or it holds no arrays.
     """
-    return _read(Path(path)).arrays
-
-
-def _read(path: Path) -> _Content:
-    path = weights_file(path.expanduser().absolute())
+    path = _weights_file(Path(path).expanduser().absolute())
     try:
-        if path.name.endswith(INDEX):
-            tree, shards = read_shards(path, lambda shard: _table(shard, _read_tree(shard)))
-        else:
-            tree, shards = _read_tree(path), []
-        arrays, unread = flatten_tree(_table(path, tree))
+        values, shards = _read_shards(path) if path.name.endswith(_INDEX) else (_read(path), [])
     except OSError as error:
-        raise UserError(f"weights {path} cannot be read ({error.strerror})") from None
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"weights {path}: {error}: it is no checkpoint") from None
+        reason = error.strerror or error
+        raise UserError(f"weights {path} cannot be read ({reason})") from None
+    arrays = {key: value for key, value in values.items() if not isinstance(value, Unread)}
+    unread = [(key, value.name) for key, value in values.items() if isinstance(value, Unread)]
+    refusal = ""
+    if unread:
+        refusal = (
+            f"{unread[0][0] or 'it'} asks for {unread[0][1]}, which no tensor needs: nothing of it "
+            "was run. If you trust the file, save its state_dict alone where PyTorch is"
+        )
     if not arrays:
-        raise UserError(
-            f"{path} holds no arrays: {_refusal(unread)}"
-            if unread
-            else f"{path} holds no state_dict: there is no tensor in it"
-        )
-    return _Content(arrays, unread, [path, *shards])
+        raise UserError(f"{path} holds no state_dict: {refusal or 'there is no tensor in it'}")
+    return Checkpoint(arrays, [path, *shards], refusal)
 
 
-def _read_tree(path: Path) -> Any:
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+def read_state(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a checkpoint by name; see `read_checkpoint`."""
+    return read_checkpoint(path).arrays
 
 
-def _table(path: Path, tree: Any) -> dict[Any, Any]:
-    if isinstance(tree, Unread):
-        raise UserError(f"{path} holds no state_dict: {_refusal({'': tree.name})}")
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} holds a {type(tree).__name__}, and not a state_dict")
-    return tree
-
-
-def _refusal(unread: Mapping[str, str]) -> str:
-    """Says what was not read."""
-    name, asked = next(iter(unread.items()))
-    return (
-        f"{name or 'it'} asks for {asked}, which no tensor needs: nothing of it was run. If you "
-        "trust the file, save its state_dict alone where PyTorch is"
-    )
-
-
-def import_weights(
-    path: str | Path, variables: Variables, form: Format | None = None, prefix: str = AUTO
-) -> Imported:
-    """Fills a network's variables from a file.
-
-    Args:
-      path: as of `read_state`.
-      variables: of the network; what the file lacks, and its kind may, keeps its values.
-      form: which kind of file it is; None to tell by its keys.
-      prefix: of the network's keys; where the file holds several networks, such as averaged
-        weights too, it chooses one.
-
-    Raises:
-      UserError: the file cannot be read, or does not fit the network; names the keys.
-
-    Example:
-      >>> variables = initial_variables(model, seed=0)
-      >>> imported = import_weights("hrnetv2_w48.pth", variables)
-      >>> print(imported.coverage)
-      >>> model.apply(imported.match.variables, image)
-    """
-    content = _read(Path(path))
-    path = content.files[0]
+def _read(path: Path) -> Mapping[str, np.ndarray | Unread]:
+    if path.suffix != ".safetensors":
+        return read_torch(path)
     try:
-        located = locate(content.arrays, variables, prefix)
-        form = form or format_of(located.state)
-        filled = match(located.state, variables, form)
-    except UserError as error:
-        unread = f"; {_refusal(content.unread)}" if content.unread else ""
-        raise UserError(f"weights {path}: {error}{unread}") from None
-    digest = hashlib.sha256()
-    for file in content.files:
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    return Imported(path, digest.hexdigest(), form, located, filled)
-
-
-def export_weights(path: str | Path, variables: Variables, form: Format) -> int:
-    """Writes a network's variables under the keys of another implementation.
-
-    Args:
-      path: a file, whose suffix (`SUFFIXES`) says how.
-      variables: of the network.
-      form: whose keys.
-
-    Returns:
-      How many arrays were left out, which only partial forms do.
-
-    Raises:
-      UserError: another suffix, or the other implementation has nothing like a module of ours.
-    """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"weights {path}: name a file that ends in {' or '.join(SUFFIXES)}")
-    state = to_reference(variables, form)
-    with replacing(path) as part:
-        SUFFIXES[path.suffix](part, state)
-    return sum(form.leaves_out(path[1:]) for path in flatten_dict(dict(variables)))
-
-
-def format_for(config: ModelConfig) -> Format:
-    """The format whose networks are those that the settings describe, or begin with one.
-
-    Raises:
-      UserError: there is none.
-    """
-    if config.attention != "none":
+        return load_file(path, backend="pread")
+    except (SafetensorError, ValueError, AttributeError) as error:
+        # An AttributeError names a dtype that NumPy lacks.
         raise UserError(
-            "no other implementation has names for the gates of Table 3, so their weights cannot "
-            "be exported: export the format jax"
-        )
-    if config.context != "none":
-        return RESNET_FORMAT
-    if config.gsto.has_gates or set(config.gtm) != {"none"}:
-        return GSTO_FORMAT
-    return POSE_FORMAT if config.head == "v1" else HRNET_FORMAT
+            f"{path} is no safetensors file, or damaged or cut off ({str(error)[:200]}): get it "
+            "again"
+        ) from None
 
 
-def upsampling_note(form: Format, config: ModelConfig) -> str | None:
-    """What to know of a network that goes on from weights that were trained otherwise."""
-    kinds = {IMAGENET_FORMAT.name: "ImageNet", POSE_FORMAT.name: "HRNet's pose"}
-    if form.name not in kinds or config.upsample == "nearest":
-        return None
-    return (
-        f"note: {kinds[form.name]} networks were trained with nearest upsampling in their fusions, "
-        f"and config.model.upsample is {config.upsample!r} here, as it is in segmentation networks"
+def _weights_file(path: Path) -> Path:
+    """Returns the path, or the only file of weights in a folder."""
+    remedy = (
+        f"give a .pth or a .safetensors file, a *{_INDEX}, or the folder that holds one of them"
     )
+    if not path.exists():
+        raise UserError(f"weights {path}: the file does not exist: {remedy}")
+    if not path.is_dir():
+        return path
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    for suffixes in ((_INDEX,), (".safetensors",), (".pth", ".pt", ".ckpt", ".bin")):
+        files = [name for name in names if name.endswith(suffixes)]
+        if len(files) == 1:
+            return path / files[0]
+        if files:
+            count = f"{len(files)} files of weights"
+            raise UserError(
+                f"weights {path}: the folder holds {count} ({_listed(files)}): name one"
+            )
+    raise UserError(f"weights {path}: the folder holds no weights: {remedy}")
+
+
+def _read_shards(index: Path) -> tuple[Mapping[str, np.ndarray | Unread], list[Path]]:
+    """Reads the shards that an index names, which must hold exactly what it lists."""
+    names_of: dict[str, set[str]] = {}
+    for key, name in _weight_map(index).items():
+        names_of.setdefault(name, set()).add(key)
+    shards = {name: index.parent / name for name in sorted(names_of)}
+    for name, shard in shards.items():
+        if not shard.is_file():
+            count = f"{len(names_of[name])} tensors"
+            raise UserError(f"weights {index}: shard {name} is missing, with {count}: get it too")
+    values: dict[str, np.ndarray | Unread] = {}
+    for name, shard in shards.items():
+        held = _read(shard)
+        if missing := names_of[name] - held.keys():
+            problem = f"{name} lacks {_listed(missing)}, which the index places there"
+        elif extra := held.keys() - names_of[name]:
+            problem = f"{name} holds {_listed(extra)}, which the index does not place there"
+        else:
+            values |= held
+            continue
+        raise UserError(f"weights {index}: {problem}: get the files again")
+    return values, list(shards.values())
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Returns the names of the shards by the tensors that they hold."""
+    remedy = "give the index that belongs to the shards"
+    try:
+        shard_of = parse_json(index.read_bytes())["weight_map"]
+        if not isinstance(shard_of, dict) or not shard_of:
+            raise ValueError("its weight_map is no table of names")
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"damaged index ({str(error)[:200]})"
+        raise UserError(f"weights {index}: {reason}: {remedy}") from None
+    for key, name in shard_of.items():
+        # A name with a folder in it could reach any file of the machine.
+        if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\\"} & set(name):
+            reason = f"{key} lies in {json.dumps(name)[:100]}, which is no name of a file beside it"
+            raise UserError(f"weights {index}: {reason}: {remedy}")
+    return shard_of
+
+
+def _listed(names: Collection[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more

@@ -1,11 +1,43 @@
-"""The kinds of state files: how they are told apart, what they lack, what of them is left out."""
+"""Kinds of state files: what they call our modules, what they lack and what of them is unused."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
-from gsto_jax.weights.names import Path, hrnet_keys, torchvision_keys
+
+Path = tuple[str, ...]
+
+# In a sequence of modules a convolution has index 0, BN 1 and a classifier 3.
+_SLOTS = {"conv": "0", "bn": "1", "classifier": "3"}
+_HRNET = (
+    (r"stem(\d)/0", r"conv\1"),
+    (r"stem(\d)/1", r"bn\1"),
+    (r"stage1_block(\d+)/downsample/([01])", r"layer1.\1.downsample.\2"),
+    (r"stage1_block(\d+)/(\w+)", r"layer1.\1.\2"),
+    (r"transition(\d)/keep(\d)/([01])", r"transition\1.\2.\3"),
+    (r"transition(\d)/gtm/down/([01])", r"transition\1.\1.0.\2"),
+    (r"transition(\d)/gtm/gate/cbr(\d)/([01])", r"att\1.\1.\2.\3"),
+    (r"transition(\d)/gtm/head/([013])", r"last_layer_stage\1.\2"),
+    (r"stage(\d)_module(\d+)/branch(\d)_block(\d+)/(\w+)", r"stage\1.\2.branches.\3.\4.\5"),
+    (r"stage(\d)_module(\d+)/fusion/path(\d)_to(\d)/([01])", r"stage\1.\2.fuse_layers.\4.\3.\5"),
+    (
+        r"stage(\d)_module(\d+)/fusion/path(\d)_to(\d)/step(\d)/([01])",
+        r"stage\1.\2.fuse_layers.\4.\3.\5.\6",
+    ),
+    (r"head", "final_layer"),
+    (r"head/([013])", r"last_layer.\1"),
+)
+_TORCHVISION = (
+    (r"(?:\w+/)?stem/0", "conv1"),
+    (r"(?:\w+/)?stem/1", "bn1"),
+    (r"(?:\w+/)?stage(\d)_block(\d+)/downsample/([01])", r"layer\1.\2.downsample.\3"),
+    (r"(?:\w+/)?stage(\d)_block(\d+)/((?:conv|bn)\d)", r"layer\1.\2.\3"),
+)
+_FUSION_GATE = re.compile(r"stage(\d)_module(\d+)/fusion/gate(\d)/([01])")
+_BN_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_CONV_LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
 @dataclass(frozen=True)
@@ -20,8 +52,7 @@ class Format:
       prefix: stands before every key in the files that were released; files without it will do.
       fresh: patterns of the modules of ours that files may lack, by what people call them.
       partial: files that are written lack those too.
-      keys: the keys that a leaf of ours holds, by its path below the collection and the length of
-        its last axis.
+      modules: patterns of our modules, and what the files call them.
     """
 
     name: str
@@ -31,21 +62,44 @@ class Format:
     prefix: str = ""
     fresh: Mapping[str, str] = field(default_factory=dict)
     partial: bool = False
-    keys: Callable[[Path, int], list[str]] = hrnet_keys
+    modules: tuple[tuple[str, str], ...] = _HRNET
+
+    def keys(self, path: Path, size: int) -> list[str]:
+        """Returns the keys that one of our leaves holds; none where the files have nothing like it.
+
+        GSTO-HRNet has a convolution and BN for each gate, ours hold all gates of one source side by
+        side: so such a leaf has several keys.
+
+        Args:
+          path: our leaf below its collection, for instance ("stem1", "conv", "kernel").
+          size: length of the leaf's last axis.
+        """
+        *parents, module, leaf = path
+        place = "/".join([*parents, _SLOTS.get(module, module)])
+        leaves = _BN_LEAVES if re.search(r"bn\d?$", module) else _CONV_LEAVES
+        if gate := _FUSION_GATE.fullmatch(place):
+            stage, index, source, slot = gate.groups()
+            # Without the self gate a source of a stage with s branches has s - 1 gates.
+            targets = [i for i in range(int(stage)) if size == int(stage) or i != int(source)]
+            start = f"stage{stage}.{index}.att_layers"
+            return [f"{start}.{i}.{source}.{slot}.{leaves[leaf]}" for i in targets]
+        for pattern, template in self.modules:
+            if match := re.fullmatch(pattern, place):
+                return [f"{match.expand(template)}.{leaves[leaf]}"]
+        return []
 
     def ignores(self, key: str) -> bool:
-        """Whether the format declares this key as one to leave out."""
+        """Returns whether the format declares this key as one to leave out."""
         return any(re.fullmatch(pattern, key) for pattern in self.ignored)
 
     def leaves_out(self, path: Path) -> bool:
-        """Whether files that are written lack a leaf of ours."""
+        """Returns whether files that are written lack a leaf of ours."""
         return self.partial and self.fresh_part(path) is not None
 
     def fresh_part(self, path: Path) -> str | None:
-        """What people call the part that a leaf of ours belongs to, if files may lack it."""
+        """Returns what people call the part that a leaf of ours is in, if files may lack it."""
         place = "/".join(path[:-1])
-        parts = (name for name, pattern in self.fresh.items() if re.fullmatch(pattern, place))
-        return next(parts, None)
+        return next((name for name, p in self.fresh.items() if re.fullmatch(p, place)), None)
 
 
 # BN's, and those of averaged weights in PyTorch and mmengine.
@@ -53,6 +107,9 @@ _COUNTERS = r".*\.num_batches_tracked|n_averaged|steps"
 _LOSS = r"loss\..*"  # what a network was saved with that holds its loss
 # The step to a new branch, where the paper's form of GTM takes its place.
 _TRANSITION = r"transition(\d)\.\1\.0\.[01]\.\w+"
+_EMA_BUFFERS = r"ema_\w+"  # mmcv's hook keeps averages so, beside the network that they are of
+# Of the last fusion, a network for pose takes branch 0 alone.
+_OTHER_BRANCHES = r"stage4\.\d+\.fuse_layers\.[123]\..*"
 _GATES = {
     "gates of GFM": r"stage\d_module\d+/fusion/gate\d/.*",
     "gates of GTM": r"transition\d/gtm/gate/.*",
@@ -61,9 +118,7 @@ _GATES = {
     "other gates": r"(.*/)?(\w+_)?attention\d?/.*",
 }
 _HEAD = {"head": r"head(/.*)?"}
-# HRNet for pose makes branch 0 alone in its last fusion.
 _LAST_FUSION = {"last fusion": r"stage4_module\d+/fusion/path\d_to[123]/.*"}
-_EMA_BUFFERS = r"ema_\w+"  # mmcv's hook keeps averages so, beside the network that they are of
 
 GSTO_FORMAT = Format(
     "GSTO-HRNet",
@@ -87,8 +142,6 @@ HRNET_FORMAT = Format(
     sign=r"last_layer\..*",
     fresh=_GATES,
 )
-# Of the last fusion, a network for pose takes branch 0 alone.
-_OTHER_BRANCHES = r"stage4\.\d+\.fuse_layers\.[123]\..*"
 IMAGENET_FORMAT = Format(
     "HRNet ImageNet",
     ignored=(
@@ -112,17 +165,17 @@ RESNET_FORMAT = Format(
     sign=r"layer4\..*",
     fresh={"all but the encoder": r"(?!(\w+/)?(stem|stage\d_block\d+)/).*"},
     partial=True,
-    keys=torchvision_keys,
+    modules=_TORCHVISION,
 )
 FORMATS = (GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, IMAGENET_FORMAT, BODY_FORMAT, RESNET_FORMAT)
 """The kinds of files that can be told by their keys, in the order in which they are tried."""
 
 
 def format_of(keys: Iterable[str]) -> Format:
-    """The kind of a network's state by its keys. Raises UserError where it is none that is known.
+    """Returns the kind of a network's state by its keys, without prefixes.
 
-    Args:
-      keys: without prefixes.
+    Raises:
+      UserError: the kind is unknown.
     """
     keys = list(keys)
     for form in FORMATS:
@@ -131,3 +184,32 @@ def format_of(keys: Iterable[str]) -> Format:
     listed = ", ".join(sorted(keys)[:5]) or "none"
     names = ", ".join(form.name for form in FORMATS)
     raise UserError(f"its keys ({listed} ...) are of no network that is known: use one of {names}")
+
+
+def format_for(config: ModelConfig) -> Format:
+    """Returns the format of the networks that a config describes, or that begin with one.
+
+    Raises:
+      UserError: there is none.
+    """
+    if config.attention != "none":
+        raise UserError(
+            "no other implementation has names for the gates of Table 3, so their weights cannot "
+            "be exported: export the format jax"
+        )
+    if config.context != "none":
+        return RESNET_FORMAT
+    if config.gsto.has_gates or set(config.gtm) != {"none"}:
+        return GSTO_FORMAT
+    return POSE_FORMAT if config.head == "v1" else HRNET_FORMAT
+
+
+def upsampling_note(form: Format, config: ModelConfig) -> str | None:
+    """Returns a note for a network that goes on from weights trained with another upsampling."""
+    kinds = {IMAGENET_FORMAT.name: "ImageNet", POSE_FORMAT.name: "HRNet's pose"}
+    if form.name not in kinds or config.upsample == "nearest":
+        return None
+    return (
+        f"note: {kinds[form.name]} networks were trained with nearest upsampling in their fusions, "
+        f"and config.model.upsample is {config.upsample!r} here, as it is in segmentation networks"
+    )

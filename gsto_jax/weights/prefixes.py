@@ -10,13 +10,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from gsto_jax.errors import UserError
+from gsto_jax.weights.formats import HRNET_FORMAT, RESNET_FORMAT
 from gsto_jax.weights.frameworks import official_heads
-from gsto_jax.weights.names import hrnet_keys, torchvision_keys
 
 AUTO = "auto"
 """The prefix is found by comparing the checkpoint's keys with the network's."""
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_AVERAGE = re.compile(r"(^|_)(ema|swa|avg|averaged?)(_|$)")
+_AVERAGE = re.compile(r"(^|[_.])(ema|swa|avg|averaged?)([_.]|$)")
 _LEAST = 0.2
 """Share of a network's keys that a file must have to be one of it: the rest may start fresh."""
 _SHOWN = 5
@@ -65,22 +65,14 @@ def locate(
         raise UserError(_no_match(plain, expected, most))
     chosen = _chosen(candidates, prefix)
     root = re.sub(r"backbone\.(module\.)*$", "", chosen)
-    heads, filled, notes = official_heads(
-        {key.removeprefix(root): value for key, value in plain.items() if key.startswith(root)}
-        if root != chosen
-        else {},
-        expected,
-    )
-    state = {
-        key.removeprefix(chosen): value for key, value in plain.items() if key.startswith(chosen)
-    }
+    model = _under(root, plain) if root != chosen else {}
+    heads, filled, notes = official_heads(model, expected)
     beside: dict[str, list[str]] = {}
     for key in plain:
         if not key.startswith(chosen) and key.removeprefix(root) not in heads:
-            group = (key.removeprefix(root) if key.startswith(root) else key).partition(".")[0]
-            beside.setdefault(group, []).append(key)
+            beside.setdefault(key.removeprefix(root).partition(".")[0], []).append(key)
     return Located(
-        state | {name: plain[root + key] for key, name in heads.items()} | filled,
+        _under(chosen, plain) | {name: model[key] for key, name in heads.items()} | filled,
         chosen,
         wrappers,
         tuple(candidate for candidate in candidates if candidate != chosen),
@@ -89,13 +81,17 @@ def locate(
     )
 
 
+def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): value for k, value in arrays.items() if k.startswith(prefix)}
+
+
 def _unwrapped(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Keys without the segments that compilation and sharding put anywhere into them."""
+    """Removes the segments that compilation and sharding put anywhere into keys."""
     plain: dict[str, np.ndarray] = {}
-    wrappers = set()
+    wrappers: set[str] = set()
     for key, value in arrays.items():
         segments = key.split(".")
-        wrappers |= {segment for segment in segments if segment in _WRAPPERS}
+        wrappers.update(segment for segment in segments if segment in _WRAPPERS)
         name = ".".join(segment for segment in segments if segment not in _WRAPPERS)
         if name in plain:
             raise UserError(f"two of its keys are {name} without {' and '.join(_WRAPPERS)}")
@@ -104,25 +100,21 @@ def _unwrapped(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
 
 
 def _expected_keys(variables: Mapping[str, object]) -> set[str]:
-    """Keys that the arrays of a network have in the implementations that files come from."""
-    expected: set[str] = set()
-    for path, leaf in flatten_dict(dict(variables)).items():
-        for keys in (hrnet_keys, torchvision_keys):
-            try:
-                expected.update(keys(path[1:], leaf.shape[-1]))
-            except UserError:
-                continue
-    return expected
+    """Returns a network's keys in the implementations that files come from."""
+    return {
+        key
+        for path, leaf in flatten_dict(dict(variables)).items()
+        for form in (HRNET_FORMAT, RESNET_FORMAT)
+        for key in form.keys(path[1:], leaf.shape[-1])
+    }
 
 
 def _candidates(keys: Iterable[str], expected: set[str]) -> dict[str, int]:
-    """Prefixes under which at least half as many keys fit as under the best, and how many."""
+    """Counts the fitting keys of prefixes that have more than half as many as the best one."""
     counts: Counter[str] = Counter()
     for key in keys:
-        segments = key.split(".")
-        for n in range(len(segments)):
-            if ".".join(segments[n:]) in expected:
-                counts["".join(f"{segment}." for segment in segments[:n])] += 1
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", key))]
+        counts.update(key[:start] for start in starts if key[start:] in expected)
     most = max(counts.values(), default=0)
     return {prefix: count for prefix, count in counts.items() if 2 * count > most}
 
@@ -130,7 +122,7 @@ def _candidates(keys: Iterable[str], expected: set[str]) -> dict[str, int]:
 def _chosen(candidates: Mapping[str, int], prefix: str) -> str:
     table = ", ".join(f"{name!r} ({count} keys)" for name, count in candidates.items())
     if prefix == AUTO:
-        plain = [name for name in candidates if not is_average(name)]
+        plain = [name for name in candidates if not _AVERAGE.search(name)]
         if len(candidates) == 1 or len(plain) == 1:
             return (plain or list(candidates))[0]
         raise UserError(
@@ -145,11 +137,6 @@ def _chosen(candidates: Mapping[str, int], prefix: str) -> str:
     raise UserError(
         f"config.init_prefix is {prefix!r}, and the network lies under {table}: choose one of them"
     )
-
-
-def is_average(prefix: str) -> bool:
-    """Returns whether a prefix is that of averaged weights (EMA, SWA), by its words."""
-    return any(_AVERAGE.search(segment) for segment in prefix.split("."))
 
 
 def _no_match(keys: Iterable[str], expected: set[str], count: int) -> str:

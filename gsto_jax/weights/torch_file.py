@@ -1,64 +1,38 @@
-"""PyTorch's files of tensors, read and written by NumPy alone.
+"""Files of `torch.save`, read and written without PyTorch.
 
-`torch.save` pickles, and a pickle can call any function there is. This reader calls none: it knows
-the few pickle opcodes and the few names that tensors need. Whatever else a pickle would make by a
-call is not made: an `Unread` stands in its place.
+A pickle can call any function there is. This reader resolves the few names that tensors need.
+Whatever else a pickle would make by a call is not made: an `Unread` stands in its place.
 """
 
 import io
 import math
-import pickletools
+import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from gsto_jax.errors import UserError
-from gsto_jax.weights.dtypes import DTYPES
 
-_STORAGES = {
-    f"torch.{name}Storage": DTYPES[kind]
-    for kind, name in {
-        "F64": "Double",
-        "F32": "Float",
-        "F16": "Half",
-        "BF16": "BFloat16",
-        "I64": "Long",
-        "I32": "Int",
-        "I16": "Short",
-        "I8": "Char",
-        "U8": "Byte",
-        "BOOL": "Bool",
-    }.items()
-}
-_DICT = "collections.OrderedDict"
-_TENSOR = "torch._utils._rebuild_tensor_v2"
-_PARAMETER = "torch._utils._rebuild_parameter"
-_NAMES = {*_STORAGES, _DICT, _TENSOR, _PARAMETER}
-_VALUES = {
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-}
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_DAMAGE = (
-    *(zipfile.BadZipFile, EOFError, ValueError, IndexError, KeyError, TypeError, struct.error),
-    *(OverflowError, NotImplementedError),  # of numbers that NumPy and zipfile do not take
-    *(StopIteration, RuntimeError, AttributeError),
-)
-_DIMENSIONS = 16
 MOST_PICKLE = 2**24
 """Bytes of a pickle, which holds names and shapes alone: more than any network here needs."""
-_OLD_MAGIC, _OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001
-"""What a file of the format before PyTorch 1.6 begins with, each as a pickle of its own."""
-_FOREIGN = "is no file of torch.save: give a .pth or a .safetensors file"
+_MOST_ENTRIES = 2**18
+"""Entries that a checkpoint may have; an optimizer's state of the largest network has 10^4."""
+_MOST_DEPTH = 8
+_LONGEST_NAME = 1000
+_DIMENSIONS = 16
 _SHOWN = 100  # letters of a name out of the file
+_OLD_HEADER = (0x1950A86A20F9469CFC6C, 1001)
+"""Begins a file of before PyTorch 1.6, each number as a pickle of its own."""
+_FOREIGN = "is no file of torch.save: give a .pth or a .safetensors file"
 
 
-class _Name(str):
-    """A name that a pickle asks for. It stays a name."""
+class _Fault(Exception):
+    """What is wrong with the file."""
 
 
 class Unread:
@@ -71,315 +45,273 @@ class Unread:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def _ignore(self, *args: Any) -> "Unread":
+        return self
 
-class _Fault(Exception):
-    """What is wrong with the file."""
-
-
-class _Mark:
-    """Where a list of items begins on the stack."""
+    __call__ = __setitem__ = append = extend = _ignore
 
 
-_MARK = _Mark()
+class _Table(dict[str | int, Any]):
+    """A dictionary by name: to hash a tuple of tuples could take forever."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(key, str | int):
+            raise _Fault("has a dictionary whose keys are no names")
+        super().__setitem__(key, value)
 
 
-def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote: NumPy arrays in plain dicts, lists and tuples.
+class _Storage(NamedTuple):
+    key: str
+    dtype: np.dtype[Any]
+    length: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.length * self.dtype.itemsize
+
+
+class _Tensor(NamedTuple):
+    """A view of a storage, as a pickle describes it."""
+
+    storage: Any
+    offset: Any
+    size: Any
+    stride: Any
+
+    def array(self, data: Mapping[str, bytes]) -> np.ndarray:
+        storage, offset, size, stride = self
+        if (
+            any(type(n) is not int or n < 0 for n in (offset, *size, *stride))
+            or not (type(size) is type(stride) is tuple)
+            or not len(size) == len(stride) <= _DIMENSIONS
+        ):
+            raise _Fault("describes a tensor that cannot be")
+        if storage.key not in data:
+            raise _Fault(f"lacks storage {storage.key[:_SHOWN]}, the numbers of a tensor")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if math.prod(size) > storage.length or (0 not in size and last >= storage.length):
+            raise _Fault(f"describes a tensor of shape {size}, larger than its storage"[:300])
+        if 0 in size:
+            return np.zeros(size, storage.dtype)
+        values = np.frombuffer(data[storage.key], storage.dtype, storage.length)[offset:]
+        steps = [step * values.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(values, size, steps, writeable=False)
+
+
+_STORAGES = {
+    f"{name}Storage": np.dtype(dtype)
+    for name, dtype in {
+        **{"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": jnp.bfloat16},
+        **{"Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?"},
+    }.items()
+}
+_NAMES: dict[str, Any] = {
+    **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
+    "collections.OrderedDict": _Table,
+    "torch._utils._rebuild_tensor_v2": lambda *args: _Tensor(*args[:4]),
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+}
+_OPCODES = (
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE "
+    "SHORT_BINUNICODE BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
+    "SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID "
+    "REDUCE"
+)
+
+
+_KNOWN = pickle._Unpickler.dispatch
+
+
+def _refuse(unpickler: Any) -> None:
+    raise _Fault("has a pickle opcode that no tensor needs")
+
+
+def _push_table(unpickler: Any) -> None:
+    unpickler.stack.append(_Table())
+
+
+def _drop_state(unpickler: Any) -> None:
+    # It would change attributes; of a state_dict, it holds the versions of modules.
+    unpickler.stack.pop()
+
+
+class _Unpickler(pickle._Unpickler):
+    """Reads a pickle by an allow-list of opcodes and names, and calls nothing else.
+
+    In Python, since the C class has no such list and takes the memory that a memo index asks for.
+
+    Attributes:
+      storages: that the tensors need, by key.
+    """
+
+    dispatch: ClassVar = {
+        **dict.fromkeys(_KNOWN, _refuse),
+        **{code: _KNOWN[code] for name in _OPCODES.split() for code in getattr(pickle, name)},
+        pickle.EMPTY_DICT[0]: _push_table,
+        pickle.NEWOBJ[0]: _KNOWN[pickle.REDUCE[0]],
+        pickle.BUILD[0]: _drop_state,
+    }
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        name = f"{module}.{name}"
+        if name in _NAMES:
+            return _NAMES[name]
+        if name.startswith("torch.") and name.endswith("Storage"):
+            raise _Fault(f"asks for {name[:_SHOWN]}, a kind of numbers that is not read here")
+        return Unread(name[:_SHOWN])
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        match pid:
+            case ("storage", np.dtype() as dtype, str(key), str(), int(length), *view) if (
+                length >= 0 and view in ([], [None])
+            ):
+                storage = _Storage(key, dtype, length)
+                if self.storages.setdefault(key, storage) != storage:
+                    raise _Fault(f"describes storage {key[:_SHOWN]} in two ways")
+                return storage
+        raise _Fault("refers to something that is no storage of numbers")
+
+
+def read_torch(path: Path) -> dict[str, np.ndarray | Unread]:
+    """Reads the tensors of a file that `torch.save` wrote.
 
     Args:
       path: a zip file, as PyTorch writes it since 1.6, or a file of pickles, as it did before.
 
     Returns:
-      Arrays and plain values, and an `Unread` for everything else.
+      Arrays, and an `Unread` for what only a call could make, by the names of nested tables joined
+      by dots, such as "state_dict.conv1.weight".
 
     Raises:
-      UserError: it holds tensors of an unknown kind, or is damaged.
+      UserError: the file holds no table or an unknown kind of tensors, or is damaged.
     """
+    size = path.stat().st_size
     try:
         with path.open("rb") as file:
             start = file.read(4)
             file.seek(0)
-            if start[:1] == b"\x80":
-                return _Pickles(file, path.stat().st_size).read()
-            if start != b"PK\x03\x04":
+            if start != b"PK\x03\x04" and start[:1] != b"\x80":
                 raise _Fault(_FOREIGN)
-            with zipfile.ZipFile(file) as archive:
-                return _Archive(archive, path.stat().st_size).read()
+            tree, data = (_read_pickles if start[:1] == b"\x80" else _read_zip)(file, size)
+        if not isinstance(tree, dict | Unread):
+            raise _Fault(f"holds a {type(tree).__name__}, and not a state_dict")
+        values: dict[str, np.ndarray | Unread] = {}
+        # Counted, since a table may hold itself.
+        for count, (name, value) in enumerate(_entries(tree)):
+            if count >= _MOST_ENTRIES:
+                raise _Fault(f"has more than {_MOST_ENTRIES} entries")
+            if isinstance(value, _Tensor | Unread):
+                if name in values:
+                    raise _Fault(f"has two tensors of the name {name[:_SHOWN]}")
+                values[name] = value.array(data) if isinstance(value, _Tensor) else value
+        return values
     except _Fault as fault:
         raise UserError(f"{path} {fault}") from None
-    except _DAMAGE as error:
-        # zipfile may quote all of the file.
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # Any that zipfile, pickle and NumPy have for damage; zipfile may quote all of the file.
         reason = (str(error) or type(error).__name__)[:_SHOWN]
         raise UserError(f"{path} is damaged or cut off ({reason}): get it again") from None
 
 
-class _Pickles:
-    """The format before 1.6: four pickles, a fifth with the keys of storages, and their numbers."""
+def _entries(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yields tables and what they hold, by names joined with dots."""
+    if depth > _MOST_DEPTH or len(name) > _LONGEST_NAME:
+        raise _Fault(f"has tables nested more than {_MOST_DEPTH} deep, or names without end")
+    yield name, value
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _entries(inner, f"{name}.{key}" if depth else str(key), depth + 1)
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
-        self._wanted: dict[str, tuple[np.dtype[Any], int]] = {}
-        self._storages: dict[str, np.ndarray] = {}
 
-    def read(self) -> Any:
-        head = io.BytesIO(self._file.read(MOST_PICKLE + 1))
-        try:
-            start, keys = self._describe(head)
-        except ValueError:
-            if head.tell() > MOST_PICKLE:
-                raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes") from None
-            raise
-        self._file.seek(head.tell())
-        for key in keys:
-            self._fill(key)
-        # The numbers come after the tensors that they are of, so those are interpreted twice.
-        head.seek(start)
-        return _interpret(head, self._storage)
-
-    def _describe(self, head: BinaryIO) -> tuple[int, list[Any]]:
-        """Where the tensors are described, and the keys of storages as their numbers come."""
-        heads = (_interpret(head, _no_storage) == wanted for wanted in (_OLD_MAGIC, _OLD_VERSION))
-        if not all(heads):
+def _read_pickles(file: BinaryIO, size: int) -> tuple[Any, dict[str, bytes]]:
+    """Reads the format before 1.6: four pickles, one of the keys of storages, their numbers."""
+    head = io.BytesIO(file.read(MOST_PICKLE + 1))
+    try:
+        if any(_Unpickler(head).load() != number for number in _OLD_HEADER):
             raise _Fault(_FOREIGN)
-        match _interpret(head, _no_storage):
-            case {"little_endian": True}:
-                pass
-            case _:
-                raise _Fault("holds big-endian numbers, which are not read here")
-        start = head.tell()
-        _interpret(head, self._note)
-        return start, _of(list, _interpret(head, _no_storage))
-
-    def _note(self, identity: Any) -> np.ndarray:
-        """Numbers that take no memory, in place of those that the file holds further on."""
-        key, dtype, count = _described(identity)
-        if self._wanted.setdefault(key, (dtype, count)) != (dtype, count):
-            raise _Fault(f"describes storage {key} in two ways")
-        return np.broadcast_to(np.zeros((), dtype), count)
-
-    def _fill(self, key: Any) -> None:
-        if key not in self._wanted:
-            raise _Fault(f"holds numbers of no tensor: {str(key)[:_SHOWN]}")
-        dtype, count = self._wanted[key]
-        (held,) = struct.unpack("<q", self._file.read(8))
-        size = count * dtype.itemsize
-        if held != count or size > self._size - self._file.tell():
-            raise _Fault(f"is damaged: storage {key} should hold {size} bytes")
-        self._storages[key] = np.frombuffer(self._file.read(size), dtype)
-
-    def _storage(self, identity: Any) -> np.ndarray:
-        key, *_ = _described(identity)
-        if key not in self._storages:
-            raise _Fault(f"lacks storage {key}, the numbers of a tensor")
-        return self._storages[key]
+        system = _Unpickler(head).load()
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise _Fault("holds big-endian numbers, which are not read here")
+        unpickler = _Unpickler(head)
+        tree, keys = unpickler.load(), _Unpickler(head).load()
+    finally:
+        if head.tell() > MOST_PICKLE:
+            raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes")
+    file.seek(head.tell())
+    data = {}
+    for key in keys:
+        if not isinstance(key, str) or key not in unpickler.storages:
+            raise _Fault("holds numbers of no tensor")
+        storage = unpickler.storages[key]
+        (length,) = struct.unpack("<q", file.read(8))
+        if length != storage.length or storage.nbytes > size - file.tell():
+            raise _Fault(f"is damaged: storage {key[:_SHOWN]} should hold {storage.nbytes} bytes")
+        data[key] = file.read(storage.nbytes)
+    return tree, data
 
 
-def _no_storage(identity: Any) -> np.ndarray:
-    raise _Fault("refers to a storage where none can be")
-
-
-def _described(identity: Any) -> tuple[str, np.dtype[Any], int]:
-    """Key, dtype and length of a storage."""
-    match identity:
-        case ("storage", _Name() as kind, str(key), str(), int(count), *view) if (
-            kind in _STORAGES and count >= 0 and view in ([], [None])
-        ):
-            return key, _STORAGES[kind], count
-        case _:
-            raise _Fault("refers to something that is no storage of numbers")
-
-
-class _Archive:
-    """The files in the zip: the pickle, and the numbers of each storage."""
-
-    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
-        self._archive = archive
-        self._storages: dict[str, np.ndarray] = {}
+def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, bytes]]:
+    """Reads the zip file: a pickle, and a file with the numbers of each storage."""
+    with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
+        sizes = {info.filename: info.file_size for info in infos}
         if any(x.compress_type != zipfile.ZIP_STORED or x.flag_bits & 1 for x in infos):
             raise _Fault("is compressed or encrypted, which torch.save never does")
-        if sum(x.file_size for x in infos) > size:  # one part of the file under several names
+        if sum(info.file_size for info in infos) > size:  # one region under several names
             raise _Fault("claims to hold more than its size")
-        pickles = [x.filename for x in infos if x.filename.split("/")[1:] == ["data.pkl"]]
+        pickles = [name for name in sizes if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
             raise _Fault("is a zip file, but not one of torch.save")
-        self._folder = pickles[0].removesuffix("data.pkl")
-        if archive.getinfo(pickles[0]).file_size > MOST_PICKLE:
+        folder = pickles[0].removesuffix("data.pkl")
+        if sizes[pickles[0]] > MOST_PICKLE:
             raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes")
-        order = self._folder + "byteorder"
-        if order in archive.namelist() and archive.read(order) != b"little":
+        if f"{folder}byteorder" in sizes and archive.read(f"{folder}byteorder") != b"little":
             raise _Fault("holds big-endian numbers, which are not read here")
-
-    def read(self) -> Any:
-        return _interpret(self._archive.read(self._folder + "data.pkl"), self._storage)
-
-    def _storage(self, identity: Any) -> np.ndarray:
-        key, dtype, count = _described(identity)
-        name = f"{self._folder}data/{key}"
-        if key not in self._storages:
-            if name not in self._archive.namelist():
-                raise _Fault(f"lacks {name}, the numbers of a tensor")
-            held, wanted = self._archive.getinfo(name).file_size, count * dtype.itemsize
-            if held != wanted:
-                raise _Fault(f"is damaged: {name} holds {held} bytes, and should hold {wanted}")
-            self._storages[key] = np.frombuffer(self._archive.read(name), dtype)
-        storage = self._storages[key]
-        if storage.dtype != dtype or storage.size != count:
-            raise _Fault(f"describes {name} in two ways")
-        return storage
-
-
-def _interpret(data: bytes | BinaryIO, storage: Callable[[Any], np.ndarray]) -> Any:
-    """Runs the opcodes of a pickle that make tensors and plain values; see the module."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-
-    def items() -> list[Any]:
-        at = next(n for n in range(len(stack) - 1, -1, -1) if stack[n] is _MARK)
-        found = stack[at + 1 :]
-        del stack[at:]
-        return found
-
-    arg: Any
-    for opcode, arg, _ in pickletools.genops(data):
-        name = opcode.name
-        if name in ("PROTO", "FRAME"):
-            continue
-        if name == "STOP":
-            break
-        if name in _VALUES:
-            stack.append(arg)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[arg] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[arg])
-        elif name == "TUPLE":
-            stack.append(tuple(items()))
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name in ("APPEND", "APPENDS"):
-            added = items() if name == "APPENDS" else [stack.pop()]
-            if not isinstance(stack[-1], Unread):
-                _of(list, stack[-1]).extend(added)
-        elif name in ("SETITEM", "SETITEMS"):
-            added = items() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            for key, value in zip(added[::2], added[1::2], strict=True):
-                if not isinstance(key, str | int):
-                    raise _Fault("has a dictionary whose keys are no names")
-                if not isinstance(stack[-1], Unread):
-                    _of(dict, stack[-1])[key] = value
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            # `arg` holds module and name with a space between
-            asked = arg.replace(" ", ".", 1) if name == "GLOBAL" else ".".join(_pop(stack, 2))
-            if asked.startswith("torch.") and asked.endswith("Storage") and asked not in _NAMES:
-                raise _Fault(f"asks for {asked[:_SHOWN]}, a kind of numbers that is not read here")
-            stack.append(_Name(asked) if asked in _NAMES else Unread(asked[:_SHOWN]))
-        elif name == "BINPERSID":
-            stack.append(storage(stack.pop()))
-        elif name in ("REDUCE", "NEWOBJ"):
-            function, args = _pop(stack, 2)
-            stack.append(function if isinstance(function, Unread) else _call(function, args))
-        elif name == "BUILD":  # the versions of modules, which a state_dict has as an attribute
-            stack.pop()
-            if not isinstance(stack[-1], Unread):
-                _of(dict, stack[-1])
-        else:
-            raise _Fault(f"has the pickle opcode {name}, which no tensor needs")
-    (value,) = stack
-    return value
-
-
-def _pop(stack: list[Any], count: int) -> list[Any]:
-    found = stack[-count:]
-    del stack[-count:]
-    return found
-
-
-def _of(kind: type, value: Any) -> Any:
-    if not isinstance(value, kind):
-        raise _Fault(f"is damaged: something else stands where a {kind.__name__} should")
-    return value
-
-
-def _call(function: Any, args: Any) -> Any:
-    """What the call of one of the three names in `_NAMES` that can be called gives."""
-    match _of(_Name, function), _of(tuple, args):
-        case (str(name), ()) if name == _DICT:
-            return {}
-        case (str(name), (np.ndarray() as data, *_)) if name == _PARAMETER:
-            return data
-        case (str(name), (np.ndarray() as data, int(offset), tuple(size), tuple(stride), *_)) if (
-            name == _TENSOR
-        ):
-            return _tensor(data, offset, size, stride)
-        case _:
-            raise _Fault(f"calls {function} in a way that makes no tensor")
-
-
-def _tensor(
-    data: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
-) -> np.ndarray:
-    numbers = (offset, *size, *stride)
-    if any(not isinstance(n, int) or n < 0 for n in numbers) or len(size) != len(stride):
-        raise _Fault("describes a tensor that cannot be")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if (
-        len(size) > _DIMENSIONS
-        or math.prod(size) > data.size
-        or (0 not in size) > (last < data.size)
-    ):
-        raise _Fault(f"describes a tensor of shape {size} that is larger than its storage")
-    if 0 in size:
-        return np.zeros(size, data.dtype)
-    steps = tuple(step * data.itemsize for step in stride)
-    return np.lib.stride_tricks.as_strided(data[offset:], size, steps, writeable=False)
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
+        tree, data = unpickler.load(), {}
+        for key, storage in unpickler.storages.items():
+            name = f"{folder}data/{key}"
+            if sizes.get(name, storage.nbytes) != storage.nbytes:
+                held = f"{sizes[name]} bytes, and should hold {storage.nbytes}"
+                raise _Fault(f"is damaged: storage {key[:_SHOWN]} holds {held}")
+            if name in sizes:
+                data[key] = archive.read(name)
+    return tree, data
 
 
 def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays by name as a `state_dict` that `torch.load` reads, `weights_only` too."""
-    kinds = {dtype: name.rpartition(".")[2] for name, dtype in _STORAGES.items()}
+    kinds = {dtype: name for name, dtype in _STORAGES.items()}
     empty = b"ccollections\nOrderedDict\n)R"
-    parts = [b"\x80\x02", empty, b"("]
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    pickled = b"\x80\x02" + empty + b"("
+    with zipfile.ZipFile(path, "w") as archive:
+
+        def put(name: str, data: bytes) -> None:
+            # ZipInfo's own date, so that the same arrays make the same file.
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
+
         for n, (key, array) in enumerate(arrays.items()):
-            value = np.ascontiguousarray(array).reshape(array.shape)
-            dtype = value.dtype.newbyteorder("<")
-            kind = kinds[dtype].encode()
-            storage = [b"(", _text("storage"), b"ctorch\n" + kind + b"\n", _text(str(n))]
-            storage += [_text("cpu"), _integer(value.size), b"tQ"]
-            strides = [step // value.itemsize for step in value.strides]
-            parts += [_text(key), b"ctorch._utils\n_rebuild_tensor_v2\n(", *storage, _integer(0)]
-            parts += [_integers(value.shape), _integers(strides), b"\x89", empty, b"tR"]
-            _put(archive, f"data/{n}", value.astype(dtype, copy=False).tobytes())
-        _put(archive, "data.pkl", b"".join([*parts, b"u."]))
-        _put(archive, "byteorder", b"little")
-        _put(archive, "version", b"3\n")
+            value = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+            strides = tuple(step // value.itemsize for step in value.strides)
+            pickled += _opcodes(key) + b"ctorch._utils\n_rebuild_tensor_v2\n(("
+            pickled += _opcodes("storage") + f"ctorch\n{kinds[value.dtype]}\n".encode()
+            pickled += _opcodes(str(n), "cpu", value.size) + b"tQ"
+            pickled += _opcodes(0, value.shape, strides, False) + empty + b"tR"
+            put(f"data/{n}", value.tobytes())
+        put("data.pkl", pickled + b"u.")
+        put("byteorder", b"little")
+        put("version", b"3\n")
 
 
-def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    # ZipInfo's own date, so that the same arrays make the same file.
-    archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
-
-
-def _text(value: str) -> bytes:
-    encoded = value.encode()
-    return b"X" + struct.pack("<I", len(encoded)) + encoded
-
-
-def _integer(value: int) -> bytes:
-    return b"\x8a\x08" + struct.pack("<q", value)
-
-
-def _integers(values: Any) -> bytes:
-    return b"(" + b"".join(map(_integer, values)) + b"t"
+def _opcodes(*values: Any) -> bytes:
+    """Returns the pickled values without the beginning and the end of a pickle."""
+    return b"".join(pickle.dumps(value, 2)[2:-1] for value in values)

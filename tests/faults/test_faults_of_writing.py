@@ -31,8 +31,7 @@ from gsto_jax.predict.files import PredictionWriter, write_classes, write_joints
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation.submission import SubmissionWriter
 from gsto_jax.training import task
-from gsto_jax.weights.safetensors_file import write_safetensors
-from gsto_jax.weights.torch_file import write_torch
+from gsto_jax.weights import SUFFIXES
 from modes import eval as evaluate
 from modes import tables, train
 from tests.faults.disks import files_no_larger_than, fill
@@ -55,12 +54,9 @@ def submission(path):
         writer.write(batch, NOISE[None, ..., 0], None)
 
 
-def weights(write):
-    def replace(path):
-        with replacing(path) as part:
-            write(part, {"a": np.ones(1000, np.float32)})
-
-    return replace
+def weights(path):
+    with replacing(path) as part:
+        SUFFIXES[path.suffix](part, {"a": np.ones(1000, np.float32)})
 
 
 WRITERS = {
@@ -73,8 +69,8 @@ WRITERS = {
         path, [{"a": str(hash(str(n)))} for n in range(1000)]
     ),
     "submission.zip": submission,
-    "weights.safetensors": weights(write_safetensors),
-    "weights.pth": weights(write_torch),
+    "weights.safetensors": weights,
+    "weights.pth": weights,
     "plan.json": lambda path: plan_record.write(path, {"a": ["x"] * 1000}),
     "classes.csv": lambda path: write_classes(path.parent, ["x" * 999], [(0, 0, 0)]),
     "joints.json": lambda path: write_joints(path.parent, ["x"] * 999, []),

