@@ -508,7 +508,7 @@ def test_shards_and_indices_that_disagree(state, sharded):
     first.write_bytes(first.read_bytes()[:100])
     attempt("damaged")
     first.unlink()
-    attempt("is missing beside it")
+    attempt(rf"{first.name} is missing")
 
 
 @pytest.mark.parametrize(
