@@ -563,7 +563,7 @@ def safetensors_target() -> Target:
     def smart(seed: bytes, rng: random.Random) -> bytes:
         (length,) = struct.unpack_from("<Q", seed)
         text = json_text(json.loads(seed[8 : 8 + length]), rng)
-        said = rng.choice((len(text),) * 8 + (0, 2**40, 2**64 - 1, len(text) + 1, len(text) - 1))
+        said = rng.choice((len(text),) * 8 + (0, 2**40, 2**64 - 1, len(text) + 1, len(text) // 2))
         return struct.pack("<Q", said) + text + seed[8 + length :]
 
     return _weights(".safetensors", smart)

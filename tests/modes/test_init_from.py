@@ -34,10 +34,8 @@ def test_a_file_that_is_not_there_ends_the_run_before_it_begins(tmp_path):
     args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
     done = run(*args, f"--config.init_from={tmp_path}/none.pth")
     assert done.returncode == 2
-    assert done.stderr.strip() == (
-        f"error: weights {tmp_path}/none.pth: the file does not exist: give a .pth or a "
-        ".safetensors file"
-    )
+    assert done.stderr.startswith(f"error: weights {tmp_path}/none.pth: ")
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run" / "config.json").exists()
 
 
