@@ -33,23 +33,19 @@ class Watch(threading.Thread):
         self._me, self._count = jax.process_index(), jax.process_count()
         self._lock, self._ending = threading.Lock(), threading.Lock()
         self._agreed, self._over = threading.Event(), threading.Event()
-        self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
         self._calls, self._stop_at, self._published = 0, 0, False
         self._beats = itertools.count(1)
         self._alive = {n: ("", time.monotonic()) for n in range(self._count)}
 
     def start(self) -> None:
-        """Starts both threads, once the others can see this process."""
+        """Starts the thread, once the others can see this process."""
         self._set("alive", f"0 {socket.gethostname()}")
         super().start()
-        self._listener.start()
 
     def end(self) -> None:
-        """Stops watching. Both threads must be gone before the interpreter is."""
+        """Stops watching. The thread must be gone before the interpreter is."""
         self._over.set()
-        self._set("over", "")
         self.join()
-        self._listener.join()
 
     def asked(self) -> bool:
         """Returns whether to end; see `gsto_jax.devices.processes.Stop`."""
@@ -67,18 +63,11 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Looks at the others once a period."""
         while not self._over.wait(PERIOD):
-            self._guarded(self._look)
-
-    def _listen(self) -> None:
-        """Notes at once that process 0 is gone: JAX then ends the process, and says less."""
-        self._guarded(store().blocking_key_value_get, f"{_NOW}over/{self._me}", LONG)
-
-    def _guarded(self, call: Callable[..., Any], *args: Any) -> None:
-        try:
-            call(*args)
-        except Exception as error:  # whatever the connection raises
-            if not self._over.is_set():
-                self._lose(0, str(error))
+            try:
+                self._look()
+            except Exception as error:  # whatever the connection to process 0 raises
+                if not self._over.is_set():
+                    self._lose(0, str(error))
 
     def _look(self) -> None:
         self._set("alive", f"{next(self._beats)} {socket.gethostname()}")

@@ -132,28 +132,21 @@ def check_port(port: int) -> None:
 
 
 def _exit_alone(place: Place | None, wait: float) -> None:
-    waited = f"waited {wait:.0f} s for the others"
-    if place is None:
-        print_end(f"{socket.gethostname()} {waited}, and not all came: {_start_all('')}")
-    else:
-        missing = "not all came"
+    who, address, missing, numbers = socket.gethostname(), "", "not all came", ""
+    if place is not None:
+        who = f"process {place.process} of {place.processes} ({who})"
+        address = f" at {place.coordinator}"
+        numbers = f", with --process=0 to {place.processes - 1}"
         if place.process == 0 and place.processes == 2:
             missing = "process 1 did not come"
         elif place.process and not _listens(*place.address):
             missing = "process 0 does not answer there"
-        print_end(
-            f"process {place.process} of {place.processes} ({socket.gethostname()}) {waited} at "
-            f"{place.coordinator}, and {missing}: "
-            + _start_all(f", with --process=0 to {place.processes - 1}")
-        )
-    os._exit(2)
-
-
-def _start_all(numbers: str) -> str:
-    return (
-        f"start the same command on every host{numbers}, within that time (--join_timeout), and "
-        "see that each host reaches that of process 0"
+    print_end(
+        f"{who} waited {wait:.0f} s for the others{address}, and {missing}: start the same command "
+        f"on every host{numbers}, within that time (--join_timeout), and see that each host "
+        "reaches that of process 0"
     )
+    os._exit(2)
 
 
 def _listens(host: str, port: int) -> bool:
@@ -224,11 +217,7 @@ def all_say(yes: bool) -> bool:
 
 
 def of_this_process(show: Callable[[str], None]) -> Callable[[str], None]:
-    """Returns how to show a line that concerns one process: others than the first name themselves.
-
-    Args:
-      show: shows the lines of process 0.
-    """
+    """Returns how to show a line that concerns one process: by `show`, or on others with a name."""
     if is_first():
         return show
     name = own_name()

@@ -74,32 +74,33 @@ def outcome_of(run: SweepRun, defaults: dict[str, Any]) -> SweepOutcome | None:
 
 
 def step_of(folder: Path) -> int:
-    """The last step that a run reported; 0 before."""
+    """Returns the last step that a run reported; 0 before."""
     try:
-        with (folder / "training.jsonl").open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - 4096))
-            lines = file.read().splitlines()
-        return int(parse_json(lines[-1])["step"])
-    # There is none, or it is being written.
-    except (OSError, ValueError, LookupError, TypeError, OverflowError):
+        return int(parse_json(_last_line(folder / "training.jsonl"))["step"])
+    except (ValueError, LookupError, TypeError, OverflowError):  # none yet, or half written
         return 0
 
 
 def stage_of(log: Path, start: int = 0) -> str:
-    """Returns the end of a run's log where that is no step of training; at most 44 columns.
+    """Returns the last line of a run's log, at most 44 columns; empty where it reports a step.
 
     Args:
       log: its output.
       start: the byte where that of its last start begins.
     """
+    line = _last_line(log, start).strip()
+    return "" if line.startswith("step ") else textwrap.shorten(line, 44, placeholder=" ...")
+
+
+def _last_line(path: Path, start: int = 0) -> str:
+    """Returns the last line of a file, as far as it lies in its last 4096 bytes."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(start, file.seek(0, 2) - 1024))
+        with path.open("rb") as file:
+            file.seek(max(start, file.seek(0, 2) - 4096))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    line = lines[-1].strip() if lines else ""
-    return "" if line.startswith("step ") else textwrap.shorten(line, 44, placeholder=" ...")
+    return lines[-1] if lines else ""
 
 
 def last_words(log: Path, start: int = 0) -> str:

@@ -244,8 +244,8 @@ def test_other_code_on_one_host(tmp_path):
         for part in ("gsto_jax", "data_pipelines", "modes", "configs"):
             shutil.copytree(program.ROOT / part, tmp_path / name / part)
         programs.append(shutil.copy(program.ROOT / "main.py", tmp_path / name))
-    with (tmp_path / "second" / "gsto_jax" / "losses.py").open("a") as file:
-        file.write("# another loss\n")
+    with (tmp_path / "second" / "gsto_jax" / "errors.py").open("a") as file:
+        file.write("# other code\n")
     arguments = command(tmp_path / "run")[2:]
     ends = two_that_differ(*([sys.executable, path, *arguments] for path in programs))
     message = (
