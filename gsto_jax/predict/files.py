@@ -1,12 +1,9 @@
 """Whose pictures are predicted, and what is written of them (needs OpenCV and Pillow)."""
 
-import csv
 import glob
-import io
 import os
-import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +17,13 @@ from gsto_jax.files import (
     TEXTS,
     is_full,
     is_hidden,
-    parse_json,
+    read_json,
     readable,
     replacing,
+    to_csv,
     to_json,
     walk_files,
+    write_text,
 )
 from gsto_jax.predict.media import VIDEOS
 from gsto_jax.predict.segmentation import Prediction
@@ -189,28 +188,24 @@ class PredictionWriter:
         Args:
           name: of the files.
           rate: frames a second.
-          frames: of one size each. Should they raise, nothing is kept.
+          frames: at least one, of one size each. Should they raise, nothing is kept.
 
         Raises:
           OSError: a file cannot be written.
         """
-        films: dict[str, _Frames | VideoWriter] = {}
-        for kind in self.kinds:
-            path = self.folder / kind / f"{name}.mp4"
-            films[kind] = (
-                _Frames(path) if kind == "ids" else VideoWriter(path, _part_of(path), rate)
-            )
-        try:
+        with ExitStack() as stack:
+            videos: dict[str, VideoWriter | _Frames] = {}
+            for kind in self.kinds:
+                path = self.folder / kind / f"{name}.mp4"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = stack.enter_context(replacing(path))
+                videos[kind] = _Frames(part) if kind == "ids" else VideoWriter(part, rate)
+                stack.enter_context(videos[kind])
             for prediction in frames:
-                for kind, film in films.items():
-                    film.write(self._drawn(prediction, kind, whole_legend=True))
-            for film in films.values():
-                film.finish()
-                if isinstance(film, VideoWriter) and film.codec:
-                    self.codecs.add(film.codec)
-        finally:
-            for film in films.values():
-                film.discard()
+                for kind, video in videos.items():
+                    video.write(self._drawn(prediction, kind, whole_legend=True))
+        writers = (video for video in videos.values() if isinstance(video, VideoWriter))
+        self.codecs.update(writer.codec for writer in writers)
 
     def _drawn(self, prediction: Drawn, kind: str, whole_legend: bool = False) -> np.ndarray:
         image = prediction.drawn(kind)
@@ -225,12 +220,10 @@ def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequen
     Raises:
       UserError: the folder cannot be written, or holds predictions of other classes.
     """
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["id", "class", "red", "green", "blue"])
-    for k, (name, color) in enumerate(zip(classes, palette, strict=True)):
-        rows.writerow([k, name, *color])
-    _write_first(folder / "classes.csv", table.getvalue(), "classes")
+    named = enumerate(zip(classes, palette, strict=True))
+    rows = ([k, name, *color] for k, (name, color) in named)
+    header = ["id", "class", "red", "green", "blue"]
+    _write_first(folder / "classes.csv", to_csv(header, rows), "classes")
 
 
 def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequence[int]]) -> None:
@@ -250,8 +243,7 @@ def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]
       UserError: it cannot be written.
     """
     try:
-        with replacing(folder / "poses.json") as part:
-            part.write_text(to_json(persons) + "\n")
+        write_text(folder / "poses.json", to_json(persons) + "\n")
     except OSError as error:
         raise _unwritable(folder, error) from None
 
@@ -263,13 +255,10 @@ def read_poses(folder: Path) -> dict[str, Any]:
       UserError: it cannot be read.
     """
     path = folder / "poses.json"
-    try:
-        found = parse_json(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give another --output") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is none of ours: give another --output")
-    return found
+    poses = read_json(path) if path.exists() else {}
+    if poses is None:
+        raise UserError(f"{path} cannot be read, or is none of ours: give another --output")
+    return poses
 
 
 def _write_first(path: Path, text: str, what: str) -> None:
@@ -279,8 +268,7 @@ def _write_first(path: Path, text: str, what: str) -> None:
             raise UserError(
                 f"{path.parent} holds predictions of other {what}: give another --output"
             )
-        with replacing(path) as part:
-            part.write_text(text, "utf-8", "surrogateescape", newline="\n")
+        write_text(path, text)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
 
@@ -291,27 +279,18 @@ def _unwritable(folder: Path, error: OSError) -> Exception:
     return UserError(f"{folder} cannot be written ({error.strerror}): give a writable --output")
 
 
-def _part_of(path: Path) -> Path:
-    """Where a file is written first: a name that is short, and of this thread alone."""
-    return path.with_name(f".{threading.get_ident()}.part{path.suffix}")
-
-
 class _Frames:
-    """A folder of numbered PNGs, there once it is finished."""
+    """Writes a folder of numbered PNGs."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.part, self.count = path, _part_of(path), 0
-        shutil.rmtree(self.part, ignore_errors=True)
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+
+    def __enter__(self) -> "_Frames":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def write(self, frame: np.ndarray) -> None:
-        write_image(self.part / f"{self.count:06d}.png", frame)
+        write_image(self.folder / f"{self.count:06d}.png", frame)
         self.count += 1
-
-    def finish(self) -> None:
-        if self.count:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.part.replace(self.path)
-
-    def discard(self) -> None:
-        """Removes what is not finished."""
-        shutil.rmtree(self.part, ignore_errors=True)

@@ -15,14 +15,14 @@ import numpy as np
 from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.tiles import PAPER
 from gsto_jax.errors import UserError
-from gsto_jax.image_files import ImageRule
+from gsto_jax.image_files import crop_person
 from gsto_jax.pose.drawing import draw_poses, heatmap_figure
 from gsto_jax.pose.estimate import find_joints
 from gsto_jax.pose.oks import rescore
 from gsto_jax.pose.task import PoseTask
-from gsto_jax.predict.crop import crop_person
+from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
-from gsto_jax.runs.trained import Trained, load_trained
+from gsto_jax.runs.trained import load_trained
 from gsto_jax.segmentation.protocol import Size
 
 KINDS = ("overlay", "heatmaps", "branches", "gates")
@@ -94,38 +94,25 @@ class PosePrediction:
 
 
 @dataclass(frozen=True)
-class PosePredictor:
+class PosePredictor(BasePredictor):
     """A trained pose network.
 
     Attributes:
       trained: the network.
-      task: what was trained.
     """
 
-    trained: Trained
-    task: PoseTask
+    of_task = "pose"
 
     @classmethod
-    def load(
-        cls, checkpoint: str | Path, defaults: Mapping[str, Any] | None = None
-    ) -> "PosePredictor":
+    def load(cls, checkpoint: str | Path) -> "PosePredictor":
         """Reads a network; see `gsto_jax.runs.trained.load_trained` for arguments and errors."""
-        return cls.of(load_trained(checkpoint, defaults))
-
-    @classmethod
-    def of(cls, trained: Trained) -> "PosePredictor":
-        """Of a network that was read. Raises UserError if it is of another task."""
-        if not isinstance(trained.task, PoseTask):
-            raise UserError(
-                f"checkpoint {trained.path} is of a {trained.task.config.task} task: use "
-                "gsto_jax.predict.segmentation.Predictor"
-            )
-        return cls(trained, trained.task)
+        return cls(load_trained(checkpoint))
 
     @property
-    def rule(self) -> ImageRule:
-        """How image files become RGB, as in training."""
-        return ImageRule.of(self.trained.config["data"])
+    def task(self) -> PoseTask:
+        """The task of the network."""
+        assert isinstance(self.trained.task, PoseTask)
+        return self.trained.task
 
     def __call__(
         self,
@@ -148,10 +135,11 @@ class PosePredictor:
         height, width = picture.shape[:2]
         whole = [(0, 0, width, height)]
         person_boxes = check_boxes(whole if boxes is None else boxes, (height, width))
-        data = self.trained.config["data"]
-        look = (tuple(data["crop"]), data["keypoints"]["padding"])
-        crops = [crop_person(picture, box, *look) for box in person_boxes]
-        poses: list[np.ndarray] = []
+        data = self.config["data"]
+        size, padding = tuple(data["crop"]), data["keypoints"]["padding"]
+        crops = [crop_person(picture, box, size, padding) for box in person_boxes]
+        none = np.zeros((0, self.task.num_classes, 3), np.float32)
+        poses: list[np.ndarray] = [none]
         maps: list[dict[str, np.ndarray]] = []
         for start in range(0, len(crops), _BATCH):
             part = crops[start : start + _BATCH]
@@ -163,17 +151,16 @@ class PosePredictor:
             poses.append(np.asarray(joints)[: len(part)])
             if explain:
                 maps.append({k: np.asarray(v)[: len(part)] for k, v in found.items()})
-        none = np.zeros((0, self.task.num_classes, 3), np.float32)
-        found_poses = np.concatenate([none, *poses])
+        every = np.concatenate(poses)
         visible = self.task.config.pose.visible
         return PosePrediction(
-            picture,
-            person_boxes,
-            found_poses,
-            rescore(found_poses[..., 2], np.ones(len(found_poses)), visible),
-            np.stack([crop["image"] for crop in crops]) if explain and crops else none[:0],
-            {name: np.concatenate([m[name] for m in maps]) for name in maps[0]} if maps else {},
-            self.task,
+            image=picture,
+            boxes=person_boxes,
+            poses=every,
+            scores=rescore(every[..., 2], np.ones(len(every)), visible),
+            crops=np.stack([crop["image"] for crop in crops]) if maps else none,
+            maps={k: np.concatenate([m[k] for m in maps]) for k in maps[0]} if maps else {},
+            task=self.task,
         )
 
 

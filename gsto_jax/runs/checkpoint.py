@@ -32,6 +32,9 @@ PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "g
 
 NETWORK = ("params", "batch_stats", "step")
 
+_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
+"""How storage says that there is no room."""
+
 Record = dict[str, Any]
 
 
@@ -44,12 +47,12 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """A checkpoint that was read.
 
     Attributes:
       path: its folder.
       state: of training, on the devices of the mesh.
-      record: "config", "data" (state of the iterator), "versions", and whatever was saved beside.
+      record: "config", "train_set", "data" (state of the iterator), "versions".
     """
 
     path: Path
@@ -63,20 +66,28 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The newest checkpoints in a folder.
+    """The newest checkpoints in a folder, or the best one.
 
     Args:
       folder: absolute; made when the first one is saved.
-      keep: how many to keep; older ones go once a newer one is whole.
+      keep: how many to keep; others go once the one that replaces them is whole.
+      score: returns the score of a checkpoint from its metrics: the highest are kept; None: the
+        newest are.
 
     Use it as a context manager: leaving it waits for what is still being written.
     """
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, keep: int = 1, score: Callable[[Record], float] | None = None
+    ) -> None:
+        self.folder, self._score = folder, score
         logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs what it raises as well
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, best_fn=score, keep_checkpoints_without_metrics=score is None
+            ),
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -87,10 +98,19 @@ class Checkpoints:
         with quiet, self._writing(), reporting.stage("writing checkpoints"):
             self._manager.close()
 
-    def save(self, state: TrainState, record: Mapping[str, Any]) -> Path:
+    def is_best(self, metrics: Record) -> bool:
+        """Returns whether metrics score higher than every checkpoint in the folder."""
+        assert self._score is not None
+        best = self._manager.best_step()
+        before = float("-inf") if best is None else self._score(self._manager.metrics(best))
+        return bool(processes.from_first(self._score(metrics) > before))
+
+    def save(
+        self, state: TrainState, record: Mapping[str, Any], metrics: Record | None = None
+    ) -> Path:
         """Copies the state and writes it in the background; `wait` tells when it is there.
 
-        A step that is there already is left as it is.
+        A step that is there already is left as it is, but replaced where there are metrics.
 
         Returns:
           The folder of the checkpoint.
@@ -104,13 +124,17 @@ class Checkpoints:
             raise TrainingError(
                 f"checkpoint of step {step}: {self.folder} is gone, and nothing more is saved there"
             )
-        if step not in self._manager.all_steps():
+        with self._writing():
+            if step in self._manager.all_steps():
+                if metrics is None:
+                    return self.folder / str(step)
+                self._manager.delete(step)
             args = ocp.args.Composite(
                 state=ocp.args.StandardSave(_to_dict(state)),
                 run=ocp.args.JsonSave({**record, "versions": versions()}),
             )
-            with self._writing():
-                self._manager.save(step, args=args, force=True)  # older than the newest one too
+            # Forced, since it may be older than the newest one.
+            self._manager.save(step, args=args, metrics=metrics, force=True)
         return self.folder / str(step)
 
     def wait(self) -> None:
@@ -132,16 +156,11 @@ class Checkpoints:
             elif not self.folder.is_dir():
                 reason = "the folder is gone"
             else:
-                first = (text.strip().splitlines() or [type(error).__name__])[0]
-                reason = f"{first[:200]}: see to that"
+                reason = f"{_first_line(error)}: see to that"
             raise TrainingError(
                 f"a checkpoint cannot be written to {self.folder}; {reason}, and give the same "
                 "command again, which goes on from the last one that is whole"
             ) from None
-
-
-_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
-"""How storage says that there is no room."""
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
@@ -149,14 +168,12 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that a checkpoint depends on, where they are installed."""
-    found = {}
+    """Returns the versions of the packages that a checkpoint depends on, where installed."""
+    installed = {}
     for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def steps(folder: Path) -> list[int]:
@@ -189,14 +206,27 @@ def named(path: Path) -> list[Path]:
 
 
 def read_record(checkpoint: Path) -> Record:
-    """The record of a checkpoint. Raises DamagedError."""
+    """Returns the record of a checkpoint. Raises DamagedError."""
+    return _read_json(checkpoint, "run", "metadata", "config")
 
+
+def damaged_best(folder: Path) -> Iterator[tuple[Path, DamagedError]]:
+    """Yields the checkpoints of a folder whose record or metrics cannot be read."""
+    for step in steps(folder):
+        try:
+            read_record(folder / str(step))
+            _read_json(folder / str(step), "metrics", "metrics", "score")
+        except DamagedError as error:
+            yield folder / str(step), error
+
+
+def _read_json(checkpoint: Path, item: str, file: str, field: str) -> Record:
     def read() -> Record:
-        handler = ocp.JsonCheckpointHandler()
+        handler = ocp.JsonCheckpointHandler(file)
         with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-            record = reader.restore(checkpoint / "run")
-        if not isinstance(record, dict) or "config" not in record:
-            raise ValueError("its record holds no configuration")
+            record = reader.restore(checkpoint / item)
+        if not isinstance(record, dict) or field not in record:
+            raise ValueError(f"its {item} holds no {field}")
         return record
 
     return _read(checkpoint, read)
@@ -218,23 +248,19 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
     """
     expected = abstract_state(task)
 
+    sharded = task.config.parallel.shard_parameters
+
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = placed(leaf, mesh, sharded)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
     def read() -> dict[str, Any]:
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-            return restore(reader, checkpoint / "state")
-
-    def restore(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
-        stored = reader.metadata(folder).item_metadata.tree
-        _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
-        if not fork:
-            _require_same(checkpoint, stored, _to_dict(expected))
-        sharded = task.config.parallel.shard_parameters
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=placed(leaf, mesh, sharded)
-            ),
-            stored,
-        )
-        return reader.restore(folder, target)
+            stored = reader.metadata(checkpoint / "state").item_metadata.tree
+            _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
+            if not fork:
+                _require_same(checkpoint, stored, _to_dict(expected))
+            return reader.restore(checkpoint / "state", jax.tree.map(place, stored))
 
     values = _read(checkpoint, read)
     if fork:
@@ -245,26 +271,20 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
     return serialization.from_state_dict(expected, {"ema": None} | values)
 
 
-def load(
-    folder: Path,
-    task: Task,
-    mesh: Mesh,
-    check: Callable[[Record], None] = lambda record: None,
-    on_damage: Callable[[Path, str], None] = lambda path, message: None,
-    fork: bool = False,
-) -> Checkpoint | None:
-    """The newest checkpoint of a folder that can be read, or None where there is none.
+def load(folder: Path, task: Task, mesh: Mesh, **options: Any) -> Checkpoint | None:
+    """Returns the newest readable checkpoint of a folder, or None where there is none.
 
     See `load_first`.
     """
     paths = [folder / str(step) for step in reversed(processes.from_first(steps(folder)))]
-    return load_first(paths, task, mesh, check, on_damage, fork) if paths else None
+    return load_first(paths, task, mesh, **options) if paths else None
 
 
 def load_first(
     paths: Sequence[Path],
     task: Task,
     mesh: Mesh,
+    *,
     check: Callable[[Record], None] = lambda record: None,
     on_damage: Callable[[Path, str], None] = lambda path, message: None,
     fork: bool = False,
@@ -285,20 +305,19 @@ def load_first(
     """
     damaged: list[tuple[Path, str]] = []
     for path in paths:
-        found, message = None, "a process could not read its part"
+        checkpoint, message = None, "a process could not read its part"
         try:
             with reporting.stage(f"reading checkpoint {path.name}"):
                 record = read_record(path)
                 check(record)
-                found = Checkpoint(path, read_state(path, task, mesh, fork), record)
+                checkpoint = Checkpoint(path, read_state(path, task, mesh, fork), record)
         except DamagedError as error:
             message = str(error)
-        if not processes.all_say(found is not None) or found is None:
-            damaged.append((path, message))
-            continue
-        for bad, message in damaged:
-            on_damage(bad, message)
-        return found
+        if processes.all_say(checkpoint is not None) and checkpoint is not None:
+            for other in damaged:
+                on_damage(*other)
+            return checkpoint
+        damaged.append((path, message))
     raise UserError(
         f"no checkpoint in {paths[0].parent} can be read; the newest: {damaged[0][1]}. Restore one,"
         " or train anew with another --workdir"
@@ -336,8 +355,12 @@ def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file makes the readers raise
-            failed.append((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+            failed.append(_first_line(error))
     raise DamagedError(checkpoint, failed[0])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager
@@ -349,23 +372,20 @@ def _quiet() -> Iterator[list[str]]:
     a checkpoint never has.
     """
     failed: list[str] = []
-    loggers, hook = [logging.getLogger(name) for name in ("asyncio", "absl")], sys.unraisablehook
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    sys.unraisablehook = lambda *_: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield failed
-            if failed:
-                gc.collect()
-                time.sleep(0.5)  # for the threads that read
-                gc.collect()
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
-        sys.unraisablehook = hook
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    with contextlib.ExitStack() as stack:
+        for logger in loggers:
+            stack.callback(setattr, logger, "disabled", logger.disabled)
+            logger.disabled = True
+        stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+        sys.unraisablehook = lambda *_: None
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield failed
+        if failed:
+            gc.collect()
+            time.sleep(0.5)  # for the threads that read
+            gc.collect()
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:
@@ -373,11 +393,11 @@ def _to_dict(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _describe(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every array, by its path."""
+def _describe(tree: Any) -> dict[str, str]:
+    """Returns dtype and shape of every array, by its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(x.shape), str(x.dtype))
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
         for path, x in leaves
     }
 
@@ -389,11 +409,8 @@ def _require_same(
     names = sorted({*stored, *expected}) if parts is None else parts
     theirs, ours = (_describe({n: tree.get(n, {}) for n in names}) for tree in (stored, expected))
     for path in sorted({*theirs, *ours}):
-        if theirs.get(path) != ours.get(path):
-            there, here = (
-                "missing" if found is None else f"{found[1]}{list(found[0])}"
-                for found in (theirs.get(path), ours.get(path))
-            )
+        there, here = (arrays.get(path, "missing") for arrays in (theirs, ours))
+        if there != here:
             raise UserError(
                 f"checkpoint {checkpoint} is of another {kind}: {path} is {there} in it, but "
                 f"{here} here. Give the --config that trained it"

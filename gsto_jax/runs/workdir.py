@@ -31,7 +31,7 @@ import jax
 
 from gsto_jax.devices import processes
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.files import named, parse_json, readable, replacing, to_json
+from gsto_jax.files import named, parse_json, read_json, readable, to_json, write_text
 from gsto_jax.runs.checkpoint import Record, steps, versions
 
 try:
@@ -113,11 +113,7 @@ class Workdir:
 
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in the folder; None where there is none."""
-        try:
-            found = parse_json((self.path / "config.json").read_text())
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+        return read_json(self.path / "config.json")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes the configuration, whole or not at all."""
@@ -128,10 +124,8 @@ class Workdir:
         self._write("init_from.json", record)
 
     def _write(self, name: str, values: Mapping[str, Any]) -> None:
-        if not self._writes:
-            return
-        with replacing(self.path / name) as part:
-            part.write_text(to_json(values, indent=2) + "\n")
+        if self._writes:
+            write_text(self.path / name, to_json(values, indent=2) + "\n")
 
     def write_start(self, command: Sequence[str], step: int, revision: str | None) -> None:
         """Adds a line that says what runs here from now on."""
