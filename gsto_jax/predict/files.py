@@ -57,42 +57,36 @@ def find_inputs(
     output: Path,
     on_left_out: Callable[[Path], None] = lambda path: None,
 ) -> list[Input]:
-    """Files that arguments name, each once.
+    """Returns the files that arguments name, each once, in their order; names are unique.
 
     Args:
-      arguments: files, folders (all pictures and videos in them and below, through links, but no
+      arguments: files, folders (all images and videos in them and below, through links, but no
         hidden ones) and patterns such as "photos/**/*.jpg".
-      output: folder for what will be written; what earlier predictions left there is not taken.
+      output: folder for the predictions; earlier ones in it are no inputs.
       on_left_out: called with each file that has the suffix of no image, video or text.
-
-    Returns:
-      In the order of the arguments, sorted within each; no two names are equal.
 
     Raises:
       UserError: an argument names nothing; or there is none.
     """
     if not arguments:
         raise UserError("no picture is named: give files, folders or patterns behind the flags")
-    found: dict[Path, tuple[Path, str]] = {}
+    files: dict[Path, tuple[Path, str]] = {}
     for argument in arguments:
         named = _named(argument, on_left_out)
         inside = [(path, name) for path, name in named if not _is_ours(path, output)]
         if not inside:
             raise UserError(f"{argument!r} names no picture or video")
         for path, name in inside:
-            found.setdefault(path.resolve(), (path, name))
-    taken: set[str] = set()
-    inputs = []
-    for path, name in found.values():
-        name = readable(name)
+            files.setdefault(path.resolve(), (path, name))
+    inputs: dict[str, Input] = {}
+    for path, name in files.values():
+        name, suffix = readable(name), readable(path.suffix.lstrip("."))
         unique, number = name, 1
-        while unique.casefold() in taken:
+        while unique.casefold() in inputs:
             number += 1
-            suffix = readable(path.suffix.lstrip("."))
-            unique = f"{name}_{suffix}" if number == 2 else f"{name}_{suffix}{number}"
-        taken.add(unique.casefold())
-        inputs.append(Input(path, unique))
-    return inputs
+            unique = f"{name}_{suffix}{number if number > 2 else ''}"
+        inputs[unique.casefold()] = Input(path, unique)
+    return [*inputs.values()]
 
 
 def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
@@ -113,11 +107,8 @@ def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple
                 on_left_out(path)
     elif glob.has_magic(argument):
         matches = sorted(map(Path, glob.glob(str(place), recursive=True)))
-        files = [
-            path
-            for path in matches
-            if path.is_file() and _is_known(path) and not is_hidden(path.name)
-        ]
+        known = (path for path in matches if _is_known(path) and not is_hidden(path.name))
+        files = [path for path in known if path.is_file()]
         base = Path(os.path.commonpath([path.parent for path in files])) if files else place
         for path in files:
             yield path, path.relative_to(base).with_suffix("").as_posix()
@@ -138,20 +129,18 @@ class Drawn(Protocol):
     """A prediction: that of `gsto_jax.predict.segmentation` or of `gsto_jax.predict.pose`."""
 
     def drawn(self, kind: str) -> np.ndarray:
-        """A picture of a kind, `h w 3` RGB or `h w`, uint8."""
-        ...
+        """Returns an image of a kind, `h w 3` RGB or `h w`, uint8."""
 
 
 class PredictionWriter:
-    """Writes predictions into a folder for each kind.
+    """Writes predictions into a folder for each kind, each file whole or not at all.
 
     `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (one channel of class indices), and so on.
-    Of a video NAME.mp4 each, and the ids of a frame as `ids/NAME.mp4/000000.png`. Each is written
-    under another name and then renamed.
+    Of a video NAME.mp4 each, and the ids of a frame as `ids/NAME.mp4/000000.png`.
 
     Args:
       folder: where to.
-      kinds: of pictures to write.
+      kinds: to write.
       known: kinds that predictions can draw.
       legend: puts the names of the classes below overlays of labels: those in the image, or in a
         video all.
@@ -215,7 +204,7 @@ class PredictionWriter:
 
 
 def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> None:
-    """Writes `classes.csv`, which says what the ids and colours beside it stand for.
+    """Writes `classes.csv`, the names of ids and colors.
 
     Raises:
       UserError: the folder cannot be written, or holds predictions of other classes.
@@ -227,7 +216,7 @@ def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequen
 
 
 def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequence[int]]) -> None:
-    """Writes `joints.json`, which says what the keypoints in `poses.json` stand for.
+    """Writes `joints.json`, the names of the keypoints in `poses.json`.
 
     Raises:
       UserError: the folder cannot be written, or holds predictions of other joints.
@@ -237,11 +226,7 @@ def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequenc
 
 
 def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Writes `poses.json`: the persons of each picture, by its name.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Writes `poses.json`: the persons of each image, by its name. Raises UserError."""
     try:
         write_text(folder / "poses.json", to_json(persons) + "\n")
     except OSError as error:
@@ -249,11 +234,7 @@ def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def read_poses(folder: Path) -> dict[str, Any]:
-    """What earlier predictions left in `poses.json`; empty where there is none.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+    """Returns what `poses.json` holds; nothing where there is none. Raises UserError."""
     path = folder / "poses.json"
     poses = read_json(path) if path.exists() else {}
     if poses is None:

@@ -31,16 +31,16 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class PosePrediction:
-    """The poses of the persons in a picture.
+    """The poses of the persons in an image.
 
     Attributes:
-      image: the picture, `h w 3` uint8 RGB.
+      image: `h w 3` uint8 RGB.
       boxes: `n 4`, x, y, w, h of each person.
-      poses: `n j 3`, x and y in pixels of the picture, and score.
+      poses: `n j 3`, x and y in pixels of the image, and score.
       scores: `n`, of the poses: the mean of their joints above `pose.visible`.
-      crops: what the network saw of each person, `n h w 3`; empty unless asked for.
+      crops: inputs of the network, `n h w 3`; empty unless asked for.
       maps: "heatmaps" `n h/4 w/4 j`, and those of the branches and gates; empty unless asked for.
-      task: what was trained: names of the joints, skeleton.
+      task: of the network: names of the joints, skeleton.
     """
 
     image: np.ndarray
@@ -52,11 +52,7 @@ class PosePrediction:
     task: PoseTask
 
     def overlay(self) -> np.ndarray:
-        """Draws all skeletons over the image, and the box of a person without any visible joint.
-
-        Returns:
-          `h w 3` uint8 RGB.
-        """
+        """Returns the image with all skeletons, and the boxes of persons without visible joints."""
         visible = self.task.config.pose.visible
         return draw_poses(self.image, self.poses, self.task.skeleton, visible, self.boxes)
 
@@ -165,18 +161,11 @@ class PosePredictor(BasePredictor):
 
 
 def check_boxes(boxes: Sequence[Sequence[float]] | np.ndarray, size: Size) -> np.ndarray:
-    """Checks boxes of persons.
-
-    Args:
-      boxes: `n 4`, x, y, w, h in pixels; one box alone may be `4`.
-      size: (h, w) of the image.
-
-    Returns:
-      `n 4` float64.
+    """Returns boxes of persons, `n 4` or one of `4`: x, y, w, h in pixels, as `n 4` float64.
 
     Raises:
-      UserError: another shape, or a box that is not finite, has no area, lies outside the image, or
-        is given in shares of the image; names it.
+      UserError: another shape, or a box that is not finite, has no area, lies outside the image of
+        the size (h, w), or is given in shares of it; names it.
     """
     try:
         checked = np.asarray(boxes, np.float64)
@@ -200,8 +189,5 @@ def check_boxes(boxes: Sequence[Sequence[float]] | np.ndarray, size: Size) -> np
             )
         x, y, width, height = box
         if not (x < size[1] and y < size[0] and x + width > 0 and y + height > 0):
-            raise UserError(
-                f"{name} lies outside the image of {size[1]}x{size[0]} pixels: give x, y, width, "
-                "height in its pixels"
-            )
+            raise UserError(f"{name} lies outside the image of {size[1]}x{size[0]} pixels")
     return checked

@@ -76,21 +76,20 @@ def verify(
     if source != str(predictor.path):
         raise UserError(f"{folder} is an export of {source}: export it anew")
     if batches is None:
-        batches = random_batches(shapes_to_check(predictor.long_side))
-    with reporting.stage("predicting random images", len(batches)) as advance:
-        expected = []
-        for batch in batches:
-            expected.append(_expected(predictor, batch))
-            advance(1)
+        # Whole multiples, odd sizes, and above the limit.
+        above = round(1.3 * predictor.long_side)
+        shapes = [(1, 64, 96), (3, 97, 71), (1, above, above * 3 // 4 + 1)]
+        batches = random_batches(shapes if above else shapes[:2])
+    expected = _expected(predictor, batches)
     checks = []
     for name in names:
-        chosen, wanted = batches, expected
+        chosen, ours = batches, expected
         if name == "model.onnx" and fixed:
             chosen = random_batches([(2, *fixed)])
-            wanted = [_expected(predictor, batch) for batch in chosen]
+            ours = _expected(predictor, chosen)
         with reporting.stage(f"running {name} in a process of its own", announce=True):
-            results = _fresh(folder / name, chosen)
-        checks += [_compare(name, *pair) for pair in zip(wanted, results, strict=True)]
+            theirs = _fresh(folder / name, chosen)
+        checks += [_compare(name, *pair) for pair in zip(ours, theirs, strict=True)]
     dtype = predictor.trained.task.config.model.dtype
     for check in checks:
         # Written so that a difference that is no number does not pass.
@@ -113,7 +112,7 @@ def _compare(file: str, ours: Outputs, theirs: Outputs) -> Check:
 
 
 def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
-    """Of which checkpoint an export is, its artefacts, and the only (h, w) that ONNX takes, if any.
+    """Returns the checkpoint of an export, its artifacts, and the only (h, w) of ONNX, if any.
 
     Raises:
       UserError: there is no export, or its `model.json` is damaged.
@@ -123,40 +122,36 @@ def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
         names, fixed = list(described["files"]), described["onnx_size"]
         if not names or not set(names) <= set(_READERS):
             raise ValueError(f"it names {names}")
-        if fixed is not None:
-            height, width = map(int, fixed)
-            fixed = height, width
-            if min(fixed) < 1:
-                raise ValueError(f"its size is {fixed}")
-        return str(described["checkpoint"]), names, fixed
+        if fixed is None:
+            return str(described["checkpoint"]), names, None
+        height, width = map(int, fixed)
+        if min(height, width) < 1:
+            raise ValueError(f"its size is {fixed}")
+        return str(described["checkpoint"]), names, (height, width)
     except (ValueError, LookupError, TypeError, OverflowError):
         raise UserError(f"{folder} holds no export: model.json is missing or damaged") from None
-
-
-def shapes_to_check(long_side: int) -> list[tuple[int, int, int]]:
-    """Returns (b, h, w) of images to compare: whole multiples, odd sizes, and above a limit."""
-    shapes = [(1, 64, 96), (3, 97, 71)]
-    if long_side:
-        height = round(1.3 * long_side)
-        shapes.append((1, height, height * 3 // 4 + 1))
-    return shapes
 
 
 def random_batches(shapes: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
     """Returns random images `b h w 3` uint8 of patches, for (b, h, w) each."""
     rng, patch = np.random.default_rng(0), 8
-    found = []
+    batches = []
     for b, h, w in shapes:
         coarse = rng.integers(0, 256, (b, -(-h // patch), -(-w // patch), 3), np.uint8)
-        found.append(coarse.repeat(patch, 1).repeat(patch, 2)[:, :h, :w])
-    return found
+        batches.append(coarse.repeat(patch, 1).repeat(patch, 2)[:, :h, :w])
+    return batches
 
 
-def _expected(predictor: Predictor, batch: np.ndarray) -> Outputs:
+def _expected(predictor: Predictor, batches: Sequence[np.ndarray]) -> list[Outputs]:
     """Computes labels as `--mode=predict` does with one pass an image, and logits."""
     once = replace(predictor, protocol=one_pass_of(predictor.protocol))
-    labels = np.stack([once(image).labels for image in batch])
-    return {"labels": labels, "logits": np.asarray(jax.jit(program_of(predictor))(batch)["logits"])}
+    program, outputs = jax.jit(program_of(predictor)), []
+    with reporting.stage("predicting random images", len(batches)) as advance:
+        for batch in batches:
+            labels = np.stack([once(image).labels for image in batch])
+            outputs.append({"labels": labels, "logits": np.asarray(program(batch)["logits"])})
+            advance()
+    return outputs
 
 
 _READERS = {
@@ -176,26 +171,25 @@ sys.modules["gsto_jax"] = None  # it must do without
 import numpy as np
 model = open(sys.argv[1], "rb").read()
 {reader}
-batches = np.load(sys.argv[2])
-found = {{n: call(batches[n]) for n in batches.files}}
-np.savez(sys.argv[3], **{{f"{{n}}/{{k}}": np.asarray(v) for n, o in found.items() for k, v in o.items()}})
-"""  # noqa: E501
+outputs = {{}}
+for name, batch in np.load(sys.argv[2]).items():
+    outputs |= {{f"{{name}}/{{key}}": np.asarray(value) for key, value in call(batch).items()}}
+np.savez(sys.argv[3], **outputs)
+"""
 
 
 def _fresh(path: Path, batches: Sequence[np.ndarray]) -> list[Outputs]:
-    """What an artefact finds in batches, in a process of its own."""
+    """Returns the outputs of an artifact for batches, in a process of its own."""
     code = _RUN.format(reader=_READERS[path.name])
     with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
-        np.savez(given, *batches)
-        command = [sys.executable, "-I", "-c", code, *map(str, (path, given, found))]
+        inputs, outputs = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
+        np.savez(inputs, *batches)
+        command = [sys.executable, "-I", "-c", code, *map(str, (path, inputs, outputs))]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise UserError(f"{path} does not run in a process of its own: {reason}")
-        with np.load(found) as values:
-            return [
-                {name: values[f"arr_{n}/{name}"] for name in ("labels", "logits")}
-                for n in range(len(batches))
-            ]
+        with np.load(outputs) as values:
+            names = ("labels", "logits")
+            return [{k: values[f"arr_{n}/{k}"] for k in names} for n in range(len(batches))]

@@ -61,20 +61,17 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """How many steps the state has taken."""
+        """Number of steps that the state has taken."""
         return int(self.path.name)
 
 
 class Checkpoints:
-    """The newest checkpoints in a folder, or the best one.
+    """The newest or best checkpoints in a folder; a context that waits for what is being written.
 
     Args:
       folder: absolute; made when the first one is saved.
       keep: how many to keep; others go once the one that replaces them is whole.
-      score: returns the score of a checkpoint from its metrics: the highest are kept; None: the
-        newest are.
-
-    Use it as a context manager: leaving it waits for what is still being written.
+      score: returns the score of a checkpoint from its metrics, to keep the best; None: the newest.
     """
 
     def __init__(
@@ -82,12 +79,8 @@ class Checkpoints:
     ) -> None:
         self.folder, self._score = folder, score
         logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs what it raises as well
-        self._manager = ocp.CheckpointManager(
-            folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, best_fn=score, keep_checkpoints_without_metrics=score is None
-            ),
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, best_fn=score)
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -108,16 +101,13 @@ class Checkpoints:
     def save(
         self, state: TrainState, record: Mapping[str, Any], metrics: Record | None = None
     ) -> Path:
-        """Copies the state and writes it in the background; `wait` tells when it is there.
+        """Copies the state, writes it in the background, and returns the folder.
 
-        A step that is there already is left as it is, but replaced where there are metrics.
-
-        Returns:
-          The folder of the checkpoint.
+        A step that exists already is left as it is, but replaced where there are metrics.
 
         Raises:
-          TrainingError: this one, or the one before it, cannot be written: the disk is full, or the
-            folder is gone. The older ones are whole.
+          TrainingError: this checkpoint or the one before cannot be written; the older ones are
+            whole.
         """
         step = int(state.step)
         if not self.folder.is_dir():
@@ -184,10 +174,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def named(path: Path) -> list[Path]:
-    """The checkpoints that a path names, newest first: of a run, of a folder of them, or the one.
-
-    Args:
-      path: a workdir, its `checkpoints` or `best`, or a STEP in those.
+    """Returns the checkpoints of a workdir, its `checkpoints` or `best`, or the one; newest first.
 
     Raises:
       UserError: there is none.
@@ -196,13 +183,17 @@ def named(path: Path) -> list[Path]:
     if path.name.isdigit() and (path / "state").is_dir():
         return [path]
     for folder in (path / "checkpoints", path):
-        if found := steps(folder):
-            return [folder / str(step) for step in reversed(found)]
+        if paths := _newest_first(folder, steps(folder)):
+            return paths
     problem = "holds no checkpoint" if path.is_dir() else "does not exist"
     raise UserError(
         f"checkpoint {path} {problem}: give the folder of a run, its best/, or a STEP in its "
         "checkpoints/"
     )
+
+
+def _newest_first(folder: Path, steps: Sequence[int]) -> list[Path]:
+    return [folder / str(step) for step in reversed(steps)]
 
 
 def read_record(checkpoint: Path) -> Record:
@@ -212,12 +203,12 @@ def read_record(checkpoint: Path) -> Record:
 
 def damaged_best(folder: Path) -> Iterator[tuple[Path, DamagedError]]:
     """Yields the checkpoints of a folder whose record or metrics cannot be read."""
-    for step in steps(folder):
+    for path in _newest_first(folder, steps(folder)):
         try:
-            read_record(folder / str(step))
-            _read_json(folder / str(step), "metrics", "metrics", "score")
+            read_record(path)
+            _read_json(path, "metrics", "metrics", "score")
         except DamagedError as error:
-            yield folder / str(step), error
+            yield path, error
 
 
 def _read_json(checkpoint: Path, item: str, file: str, field: str) -> Record:
@@ -233,17 +224,17 @@ def _read_json(checkpoint: Path, item: str, file: str, field: str) -> Record:
 
 
 def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
-    """The state in a checkpoint, on the devices of the mesh, whatever devices wrote it.
+    """Returns the state in a checkpoint, on the devices of the mesh, whatever devices wrote it.
 
     Args:
       checkpoint: its folder.
       task: whose state it should be.
       mesh: the devices.
-      fork: take over only what fits: with another optimiser than the task's, or with averaged
-        parameters that it lacks, those start anew from the parameters.
+      fork: with another optimizer than the task's, or without its averaged parameters, those start
+        anew from the parameters.
 
     Raises:
-      UserError: it is of another network than the task's, or of another optimiser.
+      UserError: it is of another network than the task's, or of another optimizer.
       DamagedError: it cannot be read.
     """
     expected = abstract_state(task)
@@ -272,11 +263,8 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
 
 
 def load(folder: Path, task: Task, mesh: Mesh, **options: Any) -> Checkpoint | None:
-    """Returns the newest readable checkpoint of a folder, or None where there is none.
-
-    See `load_first`.
-    """
-    paths = [folder / str(step) for step in reversed(processes.from_first(steps(folder)))]
+    """Returns the newest readable checkpoint of a folder, if any; see `load_first`."""
+    paths = _newest_first(folder, processes.from_first(steps(folder)))
     return load_first(paths, task, mesh, **options) if paths else None
 
 
@@ -289,15 +277,15 @@ def load_first(
     on_damage: Callable[[Path, str], None] = lambda path, message: None,
     fork: bool = False,
 ) -> Checkpoint:
-    """The first of some checkpoints that can be read.
+    """Returns the first readable checkpoint of some paths.
 
     Args:
-      paths: of the checkpoints, at least one.
-      task: whose state it should be.
-      mesh: the devices to put it on.
+      paths: at least one.
+      task: see `read_state`.
+      mesh: see `read_state`.
       check: called with the record before the state is read; raises to refuse it.
-      on_damage: called with the folder of each newer one that is damaged, and a message, once an
-        older one has been read.
+      on_damage: called with the path of each earlier, damaged one and a message, once another has
+        been read.
       fork: see `read_state`.
 
     Raises:
@@ -324,20 +312,11 @@ def load_first(
     )
 
 
-def set_aside_in(folder: Path) -> list[Path]:
-    """The damaged checkpoints that were renamed in a folder."""
-    return sorted(folder.glob("damaged-*"))
-
-
 def set_aside(checkpoint: Path) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again. Returns its new place."""
-    stem, number = f"damaged-{checkpoint.name}", 1
-    place = checkpoint.with_name(stem)
-    while place.exists():
-        number += 1
-        place = checkpoint.with_name(f"{stem}-{number}")
-    checkpoint.rename(place)
-    return place
+    numbered = (f"damaged-{checkpoint.name}{end}" for end in ("", *(f"-{n}" for n in range(2, 99))))
+    place = next(p for p in map(checkpoint.with_name, numbered) if not p.exists())
+    return checkpoint.rename(place)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -365,11 +344,10 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[list[str]]:
-    """Drops what orbax logs, and what the readers of the other arrays say when one cannot be read.
+    """Drops what orbax logs and warns of while it reads.
 
-    Orbax reads all arrays at once and raises the first failure; the rest end as complaints of
-    Python about tasks nobody waited for, hundreds of them. It also warns of metadata that a part of
-    a checkpoint never has.
+    It reads all arrays at once and raises the first failure; the rest end as hundreds of complaints
+    of Python about tasks that nobody waited for.
     """
     failed: list[str] = []
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]

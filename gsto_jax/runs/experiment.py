@@ -58,18 +58,18 @@ class MetricWriter(Protocol):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run and where it stands in the world.
+    """A training run.
 
     Attributes:
       task: what is trained.
       config: all settings as plain values, those of the data too.
       mesh: the devices.
       workdir: its folder.
-      train_set: what tells the training set from another, in words.
-      eval_set: what it is evaluated on.
+      train_set: fingerprint of the training set, for people.
+      eval_set: the set to evaluate on.
       show: prints a line of text or a table.
       writer: of metrics; None for none.
-      workload: what a step does, to tell how fast the run is; None: only times are told.
+      workload: of a step, to report throughput; None: only times are reported.
     """
 
     task: Task
@@ -83,36 +83,33 @@ class Experiment:
     workload: Workload | None = None
 
     def start(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
-        """The state to train from, and that of the data iterator (None for its beginning).
+        """Returns the initial train state and data iterator state (None for the beginning).
 
-        A run that is there already goes on from its newest checkpoint. One that is damaged is set
-        aside, and the one before it serves. A new run starts from the weights in `init_from`, where
-        the settings name a file.
+        An existing run goes on from its newest checkpoint. A damaged one is set aside, and the one
+        before it serves. A new run starts from the weights in `init_from`, where the settings name
+        a file.
 
         Args:
           fork_from: folder of another run, or of one of its checkpoints, for a new run to start
-            from. A run that is there already takes no notice.
+            from; an existing run ignores it.
 
         Raises:
-          UserError: the run that is there was made with other settings, or has another network; the
+          UserError: the existing run was made with other settings, or has another network; the
             weights cannot be read, or do not fit.
         """
+        folder = self.workdir.checkpoints
         found = checkpoint.load(
-            self.workdir.checkpoints,
-            self.task,
-            self.mesh,
-            check=self._check_settings,
-            on_damage=self._set_aside,
+            folder, self.task, self.mesh, check=self._check_settings, on_damage=self._set_aside
         )
-        if found is None and (damaged := checkpoint.set_aside_in(self.workdir.checkpoints)):
-            raise UserError(
-                f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
-                f"{damaged[-1]}: give another --workdir"
-            )
         if found is not None:
             self.workdir.write_config(self.config)
             self.show(f"goes on from step {found.step}: {found.path}")
             return found.state, found.record["data"]
+        if damaged := sorted(folder.glob("damaged-*")):
+            raise UserError(
+                f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
+                f"{damaged[-1]}: give another --workdir"
+            )
         if fork_from is None:
             variables = self._first_variables()
             self.workdir.write_config(self.config)
@@ -125,7 +122,7 @@ class Experiment:
         found = self._fork(fork_from)
         self.workdir.write_config(self.config)
         # The old run may go on, or lose this checkpoint: the new one keeps its own.
-        with Checkpoints(self.workdir.checkpoints) as checkpoints:
+        with Checkpoints(folder) as checkpoints:
             checkpoints.save(found.state, self._record(found.record["data"]))
         self.show(f"starts from step {found.step} of {found.path}")
         return found.state, found.record["data"]
@@ -136,25 +133,18 @@ class Experiment:
         if not settings.init_from:
             return variables
         imported = import_weights(settings.init_from, variables, prefix=settings.init_prefix)
-        self.workdir.write_init_from(imported.record)
+        self.workdir.write_config(imported.record, "init_from.json")
         self.show(f"starts from {imported.coverage}")
         if note := upsampling_note(imported.form, settings.model):
             self.show(note)
         return imported.match.variables
 
     def _fork(self, source: Path) -> checkpoint.Checkpoint:
-        try:
-            paths = checkpoint.named(source)
-        except UserError:
-            raise UserError(
-                f"--fork_from={source} holds no checkpoint: give the --workdir of a run, its best/,"
-                " or a STEP in its checkpoints/"
-            ) from None
         found = checkpoint.load_first(
-            paths,
+            checkpoint.named(source),
             self.task,
             self.mesh,
-            on_damage=lambda bad, message: self.show(f"warning: {message}"),
+            on_damage=lambda path, message: self.show(f"warning: {message}"),
             fork=True,
         )
         if found.step >= self.task.steps:
@@ -226,11 +216,11 @@ class Experiment:
 
         Args:
           state: what to evaluate.
-          data_state: of the data iterator. If given, the state is kept should it be the best.
+          data_state: of the data iterator; with it the state is kept if it is the best.
           stop: asked after each batch whether to give up.
 
         Returns:
-          What was found, or None if it was stopped.
+          The outcome, or None if it was stopped.
         """
         step, split = int(state.step), self.eval_set.split
         folder = self.workdir.path / f"eval-{split}"
@@ -303,11 +293,10 @@ class Experiment:
                 f"{record['train_set']} in the run, {self.train_set} now. Give it the old one, or "
                 "another --workdir"
             )
-        found = changes(record["config"], self.config)
-        if found:
+        if differences := changes(record["config"], self.config):
             raise UserError(
                 f"workdir {self.workdir.path} holds a run with other settings: "
-                + "; ".join(found)
+                + "; ".join(differences)
                 + f". Give another --workdir, with --fork_from={self.workdir.path} to start there"
             )
 
@@ -317,10 +306,10 @@ class Experiment:
         processes.together()
 
     def _last_good(self) -> str:
-        found = checkpoint.steps(self.workdir.checkpoints)
-        if not found:
+        steps = checkpoint.steps(self.workdir.checkpoints)
+        if not steps:
             return "No checkpoint had been written"
-        return f"The last good checkpoint is {self.workdir.checkpoints / str(found[-1])}"
+        return f"The last good checkpoint is {self.workdir.checkpoints / str(steps[-1])}"
 
 
 def score_settings(config: Record) -> Record:

@@ -180,7 +180,7 @@ def test_onnx_labels_as_the_predictor_does():
 def test_what_differs_is_refused(exported, monkeypatch, theirs):
     ours = {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))}
     batches = random_batches([(1, 9, 9)])
-    monkeypatch.setattr(verifying, "_expected", lambda *_: ours)
+    monkeypatch.setattr(verifying, "_expected", lambda *_: [ours])
     monkeypatch.setattr(verifying, "_fresh", lambda *_: [ours])
     assert_equal(verify(*exported, batches), "model.jax", [(1, 9, 9)])
     monkeypatch.setattr(verifying, "_fresh", lambda *_: [theirs])
