@@ -496,17 +496,16 @@ def given_target() -> Target:
 
     def read(data: bytes, folder: Path) -> None:
         from gsto_jax.errors import UserError
-        from gsto_jax.predict.export import read_description
         from gsto_jax.predict.files import read_poses
+        from gsto_jax.predict.verify import read_description
         from modes.person_boxes import read_boxes
-        from modes.terminal import make_console
 
         name, text = json.loads(data)
         path = folder / name
         path.write_bytes(text.encode("latin-1"))
         readers = {
             "plan.json": lambda: record.planned_seconds(path, config, mesh),
-            "boxes.json": lambda: read_boxes(str(path), [], make_console()),
+            "boxes.json": lambda: read_boxes(str(path), [], print),
             "poses.json": lambda: read_poses(folder),
             "model.json": lambda: read_description(folder),
         }

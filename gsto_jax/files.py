@@ -1,10 +1,14 @@
-"""Files: replaced whole or not at all, listed, named in errors, and JSON. Needs no JAX."""
+"""Files: replaced whole or not at all, listed, named in errors, CSV and JSON. Needs no JAX."""
 
+import csv
 import errno
+import io
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+import shutil
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,25 +81,42 @@ _REFUSED = ("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENAMETOOLONG", "EISDIR
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Where to write a file that takes its place at the end, and does not where that failed.
+    """Yields where to write a file or folder that takes its place at the end, unless that fails.
 
     Args:
-      path: its place, in a folder that is there.
+      path: its place, in a folder that exists.
 
     Raises:
       OSError: the file cannot be written; its `filename` is set.
 
     Example:
-      >>> with replacing(folder / "scores.json") as part:
-      ...     part.write_text(text)
+      >>> with replacing(folder / "scores.zip") as part:
+      ...     part.write_bytes(data)
     """
-    part = path.with_name(f".{path.name}.part")
+    # Short, whatever the length of the name; the suffix tells encoders the format.
+    part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.part{path.suffix}")
     try:
         with named(path):
+            _remove(part)  # left by a process that was killed
             yield part
+            if part.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
             part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all. Raises OSError."""
+    with replacing(path) as part:
+        part.write_text(text, "utf-8", "surrogateescape", newline="\n")
 
 
 @contextmanager
@@ -145,6 +166,15 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply to be read") from None
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the JSON object in a file; None where there is none, or another value."""
+    try:
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def to_json(value: Any, indent: int | None = None) -> str:
     """Returns JSON that strict parsers read: NaN and infinity become null."""
     try:
@@ -159,3 +189,18 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_csv(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """Returns CSV with lines that end in a line feed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Returns the rows of a CSV file. Raises OSError, ValueError or `csv.Error`."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))

@@ -12,12 +12,12 @@ import jax
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_full
-from gsto_jax.predict.export import export, verify
+from gsto_jax.predict.export import export
 from gsto_jax.predict.export_description import preprocessing
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.predict.verify import verify
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.weights import SUFFIXES, export_weights, format_for
-from modes.common import DEFAULTS
 from modes.terminal import make_show
 
 
@@ -33,7 +33,7 @@ def run(args: Any) -> None:
         size = (int(match[1]), int(match[2]))
     show = make_show()
     jax.config.update("jax_platforms", "cpu")  # exact, for the comparison
-    trained = load_trained(args.checkpoint, DEFAULTS)
+    trained = load_trained(args.checkpoint)
     folder = Path(args.output or "export").expanduser().absolute()
     programs = [name for name in args.formats if f".{name}" not in SUFFIXES]
     weights = [name for name in args.formats if name not in programs]

@@ -5,24 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from gsto_jax.errors import UserError
 from gsto_jax.files import parse_json
 from gsto_jax.predict.files import Input
 
 Boxes = Sequence[Sequence[float]]
+Say = Callable[[str], None]
 
 
 def read_boxes(
-    text: str | None, inputs: Sequence[Input], console: Console
+    text: str | None, inputs: Sequence[Input], say: Say
 ) -> Callable[[Input], Boxes | None]:
     """Reads the boxes of all images.
 
     Args:
       text: of --boxes: x,y,w,h of each person with ; between them, or the path of a JSON file.
       inputs: the images; where the file names several of them by one name, that is an error.
-      console: where images of the file that are not among the inputs are told.
+      say: called with a note about images of the file that are not among the inputs.
 
     Returns:
       A function that returns the boxes of an image; None where the whole image is one person. It
@@ -49,10 +48,7 @@ def read_boxes(
             owners[key] = path
     if unused := sorted(boxes.keys() - owners.keys()):
         some = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
-        console.print(
-            f"note: {text} also has boxes of {len(unused)} images that are not predicted: {some}",
-            soft_wrap=True,
-        )
+        say(f"note: {text} also has boxes of {len(unused)} images that are not predicted: {some}")
 
     def boxes_of(entry: Input) -> Boxes:
         key = keys[entry.path]

@@ -1,16 +1,18 @@
 """Predicts anyone's pictures and videos by a checkpoint alone."""
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 from gsto_jax import reporting
 from gsto_jax.config import RUNTIME, kind
@@ -19,7 +21,6 @@ from gsto_jax.errors import UserError
 from gsto_jax.files import is_full
 from gsto_jax.image_files import Head, ImageRule
 from gsto_jax.ops.padding import reduced_size
-from gsto_jax.pose.task import PoseTask
 from gsto_jax.predict.files import (
     EXPLAINING,
     Input,
@@ -38,16 +39,13 @@ from gsto_jax.predict.video_writer import CODECS
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note
-from modes.common import DEFAULTS
-from modes.person_boxes import read_boxes
+from modes.person_boxes import Say, read_boxes
 from modes.terminal import make_console
-
-Predict = Callable[[Input, np.ndarray], Prediction | PosePrediction]
 
 _FRAMES = ".mp4/"  # between the name of a video and a frame's number
 _IMAGE_SETTINGS = tuple(field.name for field in fields(ImageRule))
-_SHOWN = 3  # names of files that are left out
-_AHEAD = 3  # pictures that are read, or being written, at a time
+_LISTED = 3  # names in a message, of many
+_AHEAD = 3  # images that are read, or being written, at a time
 
 
 def run(args: Any) -> None:
@@ -57,74 +55,49 @@ def run(args: Any) -> None:
     output = Path(args.output or "predictions").expanduser()
     left_out: list[Path] = []
     inputs = find_inputs(args.inputs, output, left_out.append)
-    console = make_console()
+    say = partial(make_console().print, soft_wrap=True)
     if left_out:
-        names = ", ".join(path.name for path in left_out[:_SHOWN])
-        more = " ..." if len(left_out) > _SHOWN else ""
-        console.print(
+        names = _some([path.name for path in left_out], " ...")
+        say(
             f"warning: {len(left_out)} files have the suffix of no image or video and are left out:"
-            f" {names}{more}",
-            soft_wrap=True,
+            f" {names}"
         )
-    trained = _with_settings(load_trained(args.checkpoint, DEFAULTS), args)
-    pose = isinstance(trained.task, PoseTask)
-    known = POSE_KINDS if pose else KINDS
-    kinds = args.save or (("overlay",) if pose else ("overlay", "color", "ids"))
+    trained = _with_settings(load_trained(args.checkpoint), args)
+    make = _Poses if trained.task.config.task == "pose" else _Labels
+    kinds = args.save or make.default_kinds
     if "gates" in kinds and not trained.task.config.model.has_gates:
         raise UserError(f"{trained.path} is of a network without gates: leave them out of --save")
-    explain = bool(EXPLAINING & set(kinds))
-    persons: dict[str, list[dict[str, Any]]] = {}
-    earlier: dict[str, Any] = {}
-    empty: list[tuple[str, list[float]]] = []  # persons without a joint to draw
-    if pose:
-        predict = _pose_predictor(trained, args, explain, inputs, console, persons, empty)
-    else:
-        if args.boxes:
-            raise UserError("--boxes is for poses, and the checkpoint is of a segmentation task")
-        predict = _segmenter(trained, args, explain, inputs, console)
-    writer = PredictionWriter(output, kinds, known, args.legend)
-    if isinstance(trained.task, PoseTask):
-        write_joints(output, trained.task.joints, trained.task.skeleton)
-        earlier = read_poses(output)
-    else:
-        data = trained.config["data"]
-        write_classes(output, data["classes"], data["palette"])
+    predict = make(trained, args, inputs, bool(EXPLAINING & set(kinds)), say)
+    writer = PredictionWriter(output, kinds, make.kinds, args.legend)
+    predict.begin(output)
     for entry in inputs:
         if entry.name.rpartition("/")[2] != entry.path.stem:
-            console.print(f"{entry.path} becomes {entry.name}", soft_wrap=True)
+            say(f"{entry.path} becomes {entry.name}")
     use_compilation_cache(trained.task.config.run.compilation_cache)
-    failed: list[str] = []
     rule = ImageRule.of(trained.config["data"])
     if rule.orientation == "stored":
-        _warn_of_orientations(inputs, console)
-    work = _Work(predict, rule, writer, failed)
+        _warn_of_orientations(inputs, say)
+    work = _Work(predict, rule, writer)
     try:
-        with reporting.stage("predicting", len(inputs)) as work.advance:
-            pictures = [entry for entry in inputs if not entry.is_video]
-            if pictures:
-                work.pictures(pictures)
-            for entry in inputs:
-                if entry.is_video:
-                    work.video(entry)
+        work.run(inputs)
     finally:
-        # However it ends: the skeletons that are drawn have their joints.
-        for entry in work.lost:
-            for name in [name for name in persons if _is_of(name, entry)]:
-                del persons[name]
-        if persons:
-            write_poses(output, earlier | persons)
-    for message in failed:
+        predict.finish(output, work.lost)  # however it ends
+    for message in work.failed:
         print(f"error: {message}", file=sys.stderr)
-    if empty and isinstance(trained.task, PoseTask):
-        console.print(_empty_note(empty, trained.task.config.pose.visible), soft_wrap=True)
-    done = len(inputs) - len(work.lost)
-    console.print(f"{done} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
+    if note := predict.note():
+        say(note)
+    say(f"{len(inputs) - len(work.lost)} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
     for codec in sorted(writer.codecs - {"avc1"}):
-        console.print(f"videos      {CODECS[codec]}", soft_wrap=True)
-    console.print(f"predictions {output.absolute()}", soft_wrap=True)
-    console.print(f"checkpoint  {trained.path}", soft_wrap=True)
-    if failed:
+        say(f"videos      {CODECS[codec]}")
+    say(f"predictions {output.absolute()}")
+    say(f"checkpoint  {trained.path}")
+    if work.failed:
         sys.exit(1)
+
+
+def _some(names: Sequence[str], more: str = ", ...") -> str:
+    """Returns the first few names in words."""
+    return ", ".join(names[:_LISTED]) + (more if len(names) > _LISTED else "")
 
 
 def _with_settings(trained: Trained, args: Any) -> Trained:
@@ -148,137 +121,174 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
     return replace(trained, config=config, task=task_of(config)) if given else trained
 
 
-def _segmenter(
-    trained: Trained, args: Any, explain: bool, inputs: list[Input], console: Console
-) -> Predict:
-    """Returns what labels the pixels of images; says so if many shapes will compile."""
-    predictor = Predictor.of(trained, args.long_side, vars(args).get("config.eval.pad_to"))
-    sizes = {head.size_by(predictor.rule) for _, head in _heads(inputs)}
-    sizes = {reduced_size(size, predictor.long_side) for size in sizes}
-    if note := compilation_note(predictor.protocol, sizes):
-        console.print(note, soft_wrap=True)
-    return lambda entry, image: predictor(image, explain)
+class _Labels:
+    """Labels the pixels of images; says so if many shapes will compile."""
+
+    kinds, default_kinds = KINDS, ("overlay", "color", "ids")
+
+    def __init__(
+        self, trained: Trained, args: Any, inputs: list[Input], explain: bool, say: Say
+    ) -> None:
+        if args.boxes:
+            raise UserError("--boxes is for poses, and the checkpoint is of a segmentation task")
+        pad_to = vars(args).get("config.eval.pad_to")
+        self.predictor, self.explain = Predictor.of(trained, args.long_side, pad_to), explain
+        sizes = {head.size_by(self.predictor.rule) for _, head in _heads(inputs)}
+        sizes = {reduced_size(size, self.predictor.long_side) for size in sizes}
+        if note := compilation_note(self.predictor.protocol, sizes):
+            say(note)
+
+    def begin(self, output: Path) -> None:
+        write_classes(output, self.predictor.classes, self.predictor.palette)
+
+    def __call__(self, entry: Input, image: np.ndarray) -> Prediction:
+        return self.predictor(image, self.explain)
+
+    def finish(self, output: Path, lost: Sequence[Input]) -> None:
+        pass
+
+    def note(self) -> str | None:
+        return None
 
 
-def _pose_predictor(
-    trained: Trained,
-    args: Any,
-    explain: bool,
-    inputs: list[Input],
-    console: Console,
-    persons: dict[str, list[dict[str, Any]]],
-    empty: list[tuple[str, list[float]]],
-) -> Predict:
+class _Poses:
     """Finds the joints of the persons in boxes, and keeps them by the name of their image."""
-    for name in ("long_side", "legend"):
-        if getattr(args, name):
-            raise UserError(f"--{name} is for segmentation, and the checkpoint is of a pose task")
-    predictor, frames = PosePredictor.of(trained), Counter[str]()
-    boxes_of = read_boxes(args.boxes, inputs, console)
 
-    def predict(entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
-        boxes = boxes_of(entry)
+    kinds, default_kinds = POSE_KINDS, ("overlay",)
+
+    def __init__(
+        self, trained: Trained, args: Any, inputs: list[Input], explain: bool, say: Say
+    ) -> None:
+        for name in ("long_side", "legend"):
+            if getattr(args, name):
+                raise UserError(
+                    f"--{name} is for segmentation, and the checkpoint is of a pose task"
+                )
+        self.predictor, self.explain = PosePredictor(trained), explain
+        self.boxes_of, self.frames = read_boxes(args.boxes, inputs, say), Counter[str]()
+        self.persons: dict[str, list[dict[str, Any]]] = {}
+        self.earlier: dict[str, Any] = {}
+        self.empty: list[str] = []  # persons without a joint to draw
+
+    def begin(self, output: Path) -> None:
+        write_joints(output, self.predictor.task.joints, self.predictor.task.skeleton)
+        self.earlier = read_poses(output)
+
+    def __call__(self, entry: Input, image: np.ndarray) -> PosePrediction:
+        boxes = self.boxes_of(entry)
         try:
-            found = predictor(image, boxes, explain)
+            prediction = self.predictor(image, boxes, self.explain)
         except UserError as error:
             raise UserError(f"{entry.path}: {error}") from None
-        name = f"{entry.name}{_FRAMES}{frames[entry.name]:06d}" if entry.is_video else entry.name
-        frames[entry.name] += 1
-        persons[name] = found.persons()
-        for n in found.without_joints():
-            empty.append((name, found.boxes[n].tolist()))
-        return found
+        frame = f"{_FRAMES}{self.frames[entry.name]:06d}" if entry.is_video else ""
+        name = f"{entry.name}{frame}"
+        self.frames[entry.name] += 1
+        self.persons[name] = prediction.persons()
+        for n in prediction.without_joints():
+            self.empty.append(f"{name} {[round(x, 1) for x in prediction.boxes[n].tolist()]}")
+        return prediction
 
-    return predict
+    def finish(self, output: Path, lost: Sequence[Input]) -> None:
+        """Writes `poses.json`: the skeletons that are drawn have their joints."""
+        for entry in lost:
+            for name in list(self.persons):
+                if name == entry.name or name.startswith(f"{entry.name}{_FRAMES}"):
+                    del self.persons[name]
+        if self.persons:
+            write_poses(output, self.earlier | self.persons)
+
+    def note(self) -> str | None:
+        return _empty_note(self.empty, self.predictor.task.config.pose.visible)
 
 
-def _empty_note(empty: Sequence[tuple[str, list[float]]], visible: float) -> str:
+def _empty_note(empty: Sequence[str], visible: float) -> str | None:
     """Returns which persons have a box in the overlay instead of a skeleton, in words."""
-    some = ", ".join(f"{name} {[round(x, 1) for x in box]}" for name, box in empty[:3])
+    if not empty:
+        return None
     return (
         f"note: no joint of {len(empty)} persons scores {visible:g} (pose.visible) or more, so "
-        f"that overlays show their boxes: {some}{', ...' if len(empty) > 3 else ''}"
+        f"that overlays show their boxes: {_some(empty)}"
     )
 
 
-def _is_of(name: str, entry: Input) -> bool:
-    return name == entry.name or name.startswith(f"{entry.name}{_FRAMES}")
-
-
 class _Work:
-    def __init__(
-        self,
-        predict: Predict,
-        rule: ImageRule,
-        writer: PredictionWriter,
-        failed: list[str],
-    ) -> None:
-        self.predict, self.rule, self.writer, self.failed = predict, rule, writer, failed
-        self.advance: reporting.Advance
-        self.lost: list[Input] = []
+    """Predicts files, while others are read and written.
 
-    def pictures(self, inputs: list[Input]) -> None:
-        """Predicts pictures, while others are read and written."""
+    Attributes:
+      lost: files without a prediction.
+      failed: messages.
+    """
+
+    def __init__(
+        self, predict: _Labels | _Poses, rule: ImageRule, writer: PredictionWriter
+    ) -> None:
+        self.predict, self.rule, self.writer = predict, rule, writer
+        self.lost: list[Input] = []
+        self.failed: list[str] = []
+
+    def run(self, inputs: Sequence[Input]) -> None:
+        with reporting.stage("predicting", len(inputs)) as advance:
+            self._images([entry for entry in inputs if not entry.is_video], advance)
+            for entry in inputs:
+                if entry.is_video:
+                    with self._losing(entry):
+                        self._video(entry)
+                    advance()
+
+    @contextmanager
+    def _losing(self, entry: Input) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            message = str(error)
+        except OSError as error:
+            if is_full(error):
+                raise
+            message = f"cannot write what {entry.path} shows: {error.strerror or error}"
+        else:
+            return
+        self.lost.append(entry)
+        self.failed.append(message)
+
+    def _images(self, inputs: Sequence[Input], advance: reporting.Advance) -> None:
         with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_AHEAD) as writers:
-            reading: list[Future[np.ndarray]] = []
-            writing: list[tuple[Input, Future[None]]] = []
-            for n, entry in enumerate(inputs):
-                while len(reading) < min(n + _AHEAD, len(inputs)):
-                    path = inputs[len(reading)].path
-                    reading.append(readers.submit(read_image, path, self.rule))
-                try:
-                    prediction = self._predicted(entry, reading[n].result())
+            reading: deque[Future[np.ndarray]] = deque()
+            writing: deque[tuple[Input, Future[None]]] = deque()
+            ahead = iter(inputs)
+            for entry in inputs:
+                for later in islice(ahead, _AHEAD - len(reading)):
+                    reading.append(readers.submit(read_image, later.path, self.rule))
+                with self._losing(entry):
+                    prediction = self._predicted(entry, reading.popleft().result())
                     write = writers.submit(self.writer.write, entry.name, prediction)
                     writing.append((entry, write))
-                except UserError as error:
-                    self._lose(entry, str(error))
-                reading[n] = Future()  # lets go of the picture
                 while len(writing) > _AHEAD:
-                    self._written(*writing.pop(0))
-                self.advance()
-            for left in writing:
-                self._written(*left)
+                    self._await(*writing.popleft())
+                advance()
+            while writing:
+                self._await(*writing.popleft())
 
-    def _written(self, entry: Input, write: Future[None]) -> None:
-        try:
+    def _await(self, entry: Input, write: Future[None]) -> None:
+        with self._losing(entry):
             write.result()
-        except OSError as error:
-            if is_full(error):
-                raise
-            self._lose(entry, f"cannot write what {entry.path} shows: {error.strerror or error}")
 
-    def video(self, entry: Input) -> None:
-        """Predicts a video."""
-        try:
-            frames, rate = count_frames(entry.path)
-        except UserError as error:
-            self._lose(entry, str(error))
-            return
-        seen = 0
+    def _video(self, entry: Input) -> None:
+        frames, rate = count_frames(entry.path)
+        count = 0
 
         def predictions() -> Iterator[Prediction | PosePrediction]:
-            nonlocal seen
+            nonlocal count
             for frame in video_frames(entry.path):
                 yield self._predicted(entry, frame)
-                seen += 1
+                count += 1
                 advance()
+            if not count:
+                raise UserError(f"cannot read {entry.path}: it holds no frame")
 
-        try:
-            with reporting.stage(f"predicting {entry.path.name}", frames or None) as advance:
-                self.writer.write_video(entry.name, rate, predictions())
-        except UserError as error:
-            self._lose(entry, str(error))
-            return
-        except OSError as error:
-            if is_full(error):
-                raise
-            self._lose(entry, f"cannot write what {entry.path} shows: {error.strerror or error}")
-            return
-        self.advance()
-        if seen == 0:
-            self._lose(entry, f"cannot read {entry.path}: it holds no frame")
-        elif seen < frames - rate:  # some files know their length in seconds only
-            self.failed.append(f"{entry.path} ends after {seen} of {frames} frames: cut off?")
+        with reporting.stage(f"predicting {entry.path.name}", frames or None) as advance:
+            self.writer.write_video(entry.name, rate, predictions())
+        if count < frames - rate:  # some files know their length in seconds only
+            self.failed.append(f"{entry.path} ends after {count} of {frames} frames: cut off?")
 
     def _predicted(self, entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
         try:
@@ -292,10 +302,6 @@ class _Work:
                 "picture, or in segmentation a --long_side"
             ) from None
 
-    def _lose(self, entry: Input, message: str) -> None:
-        self.lost.append(entry)
-        self.failed.append(message)
-
 
 def _heads(inputs: list[Input]) -> Iterator[tuple[Input, Head]]:
     """Yields the heads of the images, of those that can be read."""
@@ -307,12 +313,11 @@ def _heads(inputs: list[Input]) -> Iterator[tuple[Input, Head]]:
             continue
 
 
-def _warn_of_orientations(inputs: list[Input], console: Console) -> None:
+def _warn_of_orientations(inputs: list[Input], say: Say) -> None:
     """Says which images are not turned as they say, since the run reads them as stored."""
     turned = [entry for entry, head in _heads(inputs) if head.orientation != 1]
     if turned:
-        console.print(
+        say(
             f"warning: {len(turned)} images have an EXIF orientation, such as {turned[0].path}, "
-            "and are read as stored, as in training: --config.data.orientation=upright turns them",
-            soft_wrap=True,
+            "and are read as stored, as in training: --config.data.orientation=upright turns them"
         )

@@ -18,7 +18,7 @@ from data_pipelines import make_source
 from gsto_jax import reporting
 from gsto_jax.config import flat
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.files import replacing
+from gsto_jax.files import write_text
 from gsto_jax.models.counts import count
 from gsto_jax.models.published import SIZE
 from gsto_jax.runs.workdir import Workdir
@@ -205,8 +205,7 @@ def finish(
     results = results_of(title, runs, found, reference, missing)
     texts = {"json": as_json(results), "csv": as_csv(results), "md": markdown(results)}
     for suffix, text in texts.items():
-        with replacing(folder / f"sweep.{suffix}") as part:
-            part.write_text(text)
+        write_text(folder / f"sweep.{suffix}", text)
     draw(results, folder / "sweep.png", folder / "sweep.svg")
     make_console().print(table(results))
     show(f"results     {folder}/sweep.md (.json, .csv, .png, .svg)")

@@ -23,7 +23,6 @@ from gsto_jax.training import profiling
 from gsto_jax.training.throughput import workload
 from gsto_jax.types import Size
 from modes.common import (
-    DEFAULTS,
     agree,
     fingerprint,
     make_eval_set,
@@ -87,7 +86,7 @@ def run(args: Any) -> None:
         workdir.check_shared()
         stop = processes.Stop(lambda: interrupt.received)
         train_set = fingerprint(source)
-        this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
+        this = Experiment(task, values, mesh, workdir, train_set, eval_set, show)
         with reporting.stage("setting up the network", resumable=True):
             state, position = this.start(Path(args.fork_from) if args.fork_from else None)
         if position is not None:

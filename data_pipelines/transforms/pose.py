@@ -7,50 +7,7 @@ import cv2
 import grain
 import numpy as np
 
-
-def box_to_frame(
-    box: np.ndarray, crop: tuple[int, int], padding: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Widens a box to the crop's proportions, and pads it.
-
-    Args:
-        box: x, y, w, h in pixels.
-        crop: (h, w) of the network's input.
-        padding: factor of both sides.
-
-    Returns:
-        Centre x, y and size w, h, float64.
-    """
-    # A frame of nothing would send joints to infinity.
-    width, height = np.maximum(np.asarray(box[2:], np.float64), 1)
-    aspect = crop[1] / crop[0]
-    if width > aspect * height:
-        height = width / aspect
-    else:
-        width = height * aspect
-    centre = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2], np.float64)
-    return centre, padding * np.array([width, height])
-
-
-def frame_to_crop(
-    centre: np.ndarray, width: float, rotation: float, crop: tuple[int, int]
-) -> np.ndarray:
-    """The map from a picture to the crop: its centre goes to the crop's, its width to the crop's.
-
-    Args:
-        centre: x, y in the picture.
-        width: of the frame in the picture.
-        rotation: in degrees; the picture turns counter-clockwise by it as seen.
-        crop: (h, w).
-
-    Returns:
-        `2 3` float64, for column vectors (x, y, 1).
-    """
-    factor = crop[1] / width
-    cos, sin = np.cos(np.deg2rad(rotation)) * factor, np.sin(np.deg2rad(rotation)) * factor
-    turn = np.array([[cos, sin], [-sin, cos]])
-    shift = np.array([crop[1] / 2, crop[0] / 2]) - turn @ centre
-    return np.concatenate([turn, shift[:, None]], axis=1)
+from gsto_jax.image_files import box_to_frame, frame_to_crop
 
 
 @dataclass(frozen=True, kw_only=True)

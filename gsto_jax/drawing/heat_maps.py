@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from gsto_jax.drawing.tiles import GAP, caption, grid
+from gsto_jax.drawing.tiles import GAP, captioned, grid
 
 _WIDTH = 320  # of a tile, in pixels
 _OPACITY = 0.6
@@ -26,11 +26,11 @@ def branch_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarr
       uint8 RGB, one row of tiles.
     """
     canvas = _tile(image)
-    tiles = [_captioned("image", canvas)]
+    tiles = [captioned("image", canvas)]
     for n, values in enumerate(_branches(maps)):
         low, high = float(values.min()), float(values.max())
         text = f"branch {n}, {values.shape[1]}x{values.shape[0]}: {low:.2f} to {high:.2f}"
-        tiles.append(_captioned(text, _heat(values, low, high, canvas.shape[:2])))
+        tiles.append(captioned(text, heat_map(values, low, high, canvas.shape[:2])))
     return grid([tiles])
 
 
@@ -58,15 +58,13 @@ def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray
     # Released gates end in a ReLU and a sigmoid, so they lie in [0.5, 1).
     low = 0.5 if min(float(gate.min()) for gate in gates.values()) >= 0.5 else 0.0
     canvas = _tile(image)
-    grey = np.repeat(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
 
     def over(name: str, text: str) -> np.ndarray:
         values = gates[name]
-        heat = _heat(values, low, 1.0, canvas.shape[:2])
-        mixed = cv2.addWeighted(heat, _OPACITY, grey, 1 - _OPACITY, 0)
-        return _captioned(f"{text}: {values.min():.2f} to {values.max():.2f}", mixed)
+        mixed = over_gray(canvas, heat_map(values, low, 1.0, canvas.shape[:2]))
+        return captioned(f"{text}: {values.min():.2f} to {values.max():.2f}", mixed)
 
-    first = [_captioned(f"image; gates from {low:g} (blue) to 1 (red)", canvas)]
+    first = [captioned(f"image; gates from {low:g} (blue) to 1 (red)", canvas)]
     first += [over(name, f"GTM, {name}") for name in sorted(gates) if name.startswith("transition")]
     first += [over(name, name) for name in gates if name.startswith("context/")]
     rows = [first]
@@ -96,16 +94,23 @@ def _tile(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _heat(values: np.ndarray, low: float, high: float, size: Sequence[int]) -> np.ndarray:
-    scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    large = cv2.resize(
-        (255 * scaled).astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST
-    )
+def heat_map(
+    values: np.ndarray,
+    low: float,
+    high: float,
+    size: Sequence[int],
+    interpolation: int = cv2.INTER_NEAREST,
+) -> np.ndarray:
+    """Returns values `h' w'` as colors, blue for `low` to red for `high`: `size 3` uint8 RGB."""
+    scaled = (255 * np.clip((values - low) / max(high - low, 1e-12), 0, 1)).astype(np.uint8)
+    large = cv2.resize(scaled, (size[1], size[0]), interpolation=interpolation)
     return cv2.cvtColor(cv2.applyColorMap(large, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
 
 
-def _captioned(text: str, tile: np.ndarray) -> np.ndarray:
-    return np.vstack([caption(text, tile.shape[1]), tile])
+def over_gray(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Returns a heat map over the image without its colors, `h w 3` uint8 RGB."""
+    gray = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
+    return cv2.addWeighted(heat, _OPACITY, gray, 1 - _OPACITY, 0)
 
 
 def explanations(

@@ -1,13 +1,12 @@
 """Tiles of pictures with captions (needs OpenCV, from the `train` extra)."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from gsto_jax.files import named
+from gsto_jax.files import replacing
 
 Color = tuple[int, int, int]
 
@@ -31,6 +30,11 @@ def caption(text: str, width: int) -> np.ndarray:
     return strip
 
 
+def captioned(text: str, tile: np.ndarray) -> np.ndarray:
+    """Returns a tile below its caption."""
+    return np.vstack([caption(text, tile.shape[1]), tile])
+
+
 def row(tiles: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
     """Tiles of one height side by side."""
     between = np.full((tiles[0].shape[0], gap, 3), PAPER, np.uint8)
@@ -44,6 +48,12 @@ def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return np.vstack([row([*tiles, *[empty] * (columns - len(tiles))]) for tiles in rows])
 
 
+def encode_image(image: np.ndarray, suffix: str, settings: Sequence[int] = ()) -> bytes:
+    """Returns `h w 3` RGB or `h w` uint8 as the content of a file of a suffix such as ".png"."""
+    stored = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(suffix, stored, settings)[1].tobytes()
+
+
 def write_image(path: Path, image: np.ndarray) -> None:
     """Writes `h w 3` RGB or `h w` uint8, as the suffix says, whole or not at all.
 
@@ -51,17 +61,11 @@ def write_image(path: Path, image: np.ndarray) -> None:
       OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    stored = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     # Encoded first: OpenCV says nothing of a disk that is full, and leaves what it has written.
     # Its own writer takes no name that is not UTF-8 either.
     try:
-        data = cv2.imencode(path.suffix, stored)[1].tobytes()
+        data = encode_image(image, path.suffix)
     except cv2.error as error:
         raise OSError(f"cannot write {path}: {error.err or error}") from None
-    part = path.with_name(f".{threading.get_ident()}.part")
-    try:
-        with named(path):
-            part.write_bytes(data)
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part:
+        part.write_bytes(data)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gsto_jax.evaluation.percent import csv_number
-from gsto_jax.files import parse_json, replacing, to_json
+from gsto_jax.files import read_csv, read_json, to_csv, to_json, write_text
 from gsto_jax.segmentation.image_scores import KINDS, PictureScore
 from gsto_jax.segmentation.metrics import Scores
 from gsto_jax.segmentation.tables import write_scores
@@ -75,17 +75,18 @@ def finish(
     remove_others(folder, [*_read_pictures(folder), *pictures], pictures)
     write_scores(folder / _SCORES, scores, classes)
     matrix = zip(classes, scores.confusion.tolist(), strict=True)
-    write_table(folder / _CONFUSION, ["", *classes], ([name, *counts] for name, counts in matrix))
-    write_table(folder / _PICTURES, _FIELDS, map(_row, pictures))
+    confusion = to_csv(["", *classes], ([name, *counts] for name, counts in matrix))
+    write_text(folder / _CONFUSION, confusion)
+    write_text(folder / _PICTURES, to_csv(_FIELDS, map(_row, pictures)))
     write_record(folder, record)
 
 
 def read(folder: Path) -> Evaluation | None:
     """The evaluation in a folder; None where there is none, or not all of one."""
-    record = read_record(folder)
+    record = read_json(folder / RECORD)
     try:
-        (_, *classes), *matrix = read_table(folder / _CONFUSION)
-        header, *rows = read_table(folder / _SCORES)
+        (_, *classes), *matrix = read_csv(folder / _CONFUSION)
+        header, *rows = read_csv(folder / _SCORES)
         confusion = np.array([[int(n) for n in counts] for _, *counts in matrix], np.int64)
         scores = [(name, _floats(header[1:], values)) for name, *values in rows]
     except (OSError, ValueError, csv.Error):
@@ -131,17 +132,7 @@ def remove_others(
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes evaluation.json, whole or not at all."""
-    with replacing(folder / RECORD) as part:
-        part.write_text(to_json(record, indent=2) + "\n")
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """What evaluation.json holds; None where there is none."""
-    try:
-        record = parse_json((folder / RECORD).read_text())
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+    write_text(folder / RECORD, to_json(record, indent=2) + "\n")
 
 
 def places(folder: Path, name: str, kinds: Sequence[str] = KINDS) -> dict[str, Path]:
@@ -178,7 +169,7 @@ def _read_pictures(folder: Path) -> Iterator[PictureScore]:
                 number(iou),
                 _drawn(drawn),
             )
-            for name, h, w, labelled, accuracy, iou, *drawn in read_table(folder / _PICTURES)[1:]
+            for name, h, w, labelled, accuracy, iou, *drawn in read_csv(folder / _PICTURES)[1:]
         ]
     except (OSError, ValueError, csv.Error):
         return
@@ -196,20 +187,3 @@ def _floats(names: Sequence[str], values: Sequence[str]) -> dict[str, float]:
 def number(text: str) -> float:
     """Returns a number out of a CSV; NaN for an empty cell. Raises ValueError."""
     return float(text or "nan")
-
-
-def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV, whole or not at all."""
-    with (
-        replacing(path) as part,
-        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def read_table(path: Path) -> list[list[str]]:
-    """Reads a CSV."""
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.reader(file))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import batch_parts
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_full, parse_json, replacing, to_json
+from gsto_jax.files import is_full, parse_json, to_json, write_text
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
 from gsto_jax.plan.measure import Plan
@@ -57,8 +57,7 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
     """Writes it, whole or not at all. Raises UserError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(to_json(values, indent=2) + "\n")
+        write_text(path, to_json(values, indent=2) + "\n")
     except OSError as error:
         if is_full(error):
             raise

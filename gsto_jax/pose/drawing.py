@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from gsto_jax.drawing.tiles import Color, caption, grid
+from gsto_jax.drawing.heat_maps import heat_map, over_gray
+from gsto_jax.drawing.tiles import Color, captioned, grid
 
 _HEIGHT = 320  # of a panel's tile, in pixels
-_OPACITY = 0.6
 _NO_JOINT = (220, 30, 30)  # color of the box of a person without visible joints
 
 
@@ -96,7 +96,7 @@ def pose_panel(
     found = draw_poses(shown, (pose * scaled)[None], skeleton, visible, border)
     tiles.append(("found", found))
     tiles.append(("heatmaps", _over(shown, heatmaps.max(-1))))
-    return grid([[_captioned(*tile) for tile in tiles]])
+    return grid([[captioned(*tile) for tile in tiles]])
 
 
 def heatmap_figure(image: np.ndarray, heatmaps: np.ndarray, joints: Sequence[str]) -> np.ndarray:
@@ -112,7 +112,7 @@ def heatmap_figure(image: np.ndarray, heatmaps: np.ndarray, joints: Sequence[str
     """
     shown, _ = _enlarged(image, _HEIGHT // 2)
     tiles = [
-        _captioned(f"{name} {heatmaps[..., j].max():.2f}", _over(shown, heatmaps[..., j]))
+        captioned(f"{name} {heatmaps[..., j].max():.2f}", _over(shown, heatmaps[..., j]))
         for j, name in enumerate(joints)
     ]
     columns = 6
@@ -127,15 +127,7 @@ def _enlarged(image: np.ndarray, height: int = _HEIGHT) -> tuple[np.ndarray, flo
 
 
 def _over(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    values = (255 * np.clip(heatmap, 0, 1)).astype(np.uint8)
-    large = cv2.resize(values, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    heat = cv2.cvtColor(cv2.applyColorMap(large, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
-    grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
-    return cv2.addWeighted(heat, _OPACITY, grey, 1 - _OPACITY, 0)
-
-
-def _captioned(text: str, tile: np.ndarray) -> np.ndarray:
-    return np.vstack([caption(text, tile.shape[1]), tile])
+    return over_gray(image, heat_map(heatmap, 0, 1, image.shape[:2], cv2.INTER_LINEAR))
 
 
 def _place(x: float, y: float) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from gsto_jax.evaluation import eval_folder
 from gsto_jax.evaluation.percent import csv_number
+from gsto_jax.files import read_csv, read_json, to_csv, write_text
 from gsto_jax.pose.coco import FIGURES, write_results
 from gsto_jax.pose.panels import KINDS
 
@@ -82,15 +83,15 @@ def finish(
     known = {name: record[name] for name in FIGURES if record[name] is not None}
     figures = [[name, f"{known[name]:.6f}" if name in known else ""] for name in FIGURES]
     figures.append(["boxes", record["boxes"]])
-    eval_folder.write_table(folder / _SCORES, ["figure", "value"], figures)
-    eval_folder.write_table(folder / _PERSONS, _FIELDS, map(_row, persons))
+    write_text(folder / _SCORES, to_csv(["figure", "value"], figures))
+    write_text(folder / _PERSONS, to_csv(_FIELDS, map(_row, persons)))
     write_results(folder / RESULTS, results)
     eval_folder.write_record(folder, record)
 
 
 def read(folder: Path) -> PoseEvaluation | None:
     """The evaluation in a folder; None where there is none, or not all of one."""
-    record = eval_folder.read_record(folder)
+    record = read_json(folder / eval_folder.RECORD)
     if record is None or not {*FIGURES} <= record.keys():
         return None
     return PoseEvaluation(folder, record, tuple(_read_persons(folder)))
@@ -115,7 +116,7 @@ def _row(person: PersonScore) -> list[object]:
 def _read_persons(folder: Path) -> Iterator[PersonScore]:
     """Those that persons.csv lists; none where it is missing or damaged."""
     try:
-        rows = eval_folder.read_table(folder / _PERSONS)[1:]
+        rows = read_csv(folder / _PERSONS)[1:]
         found = [
             PersonScore(
                 name,

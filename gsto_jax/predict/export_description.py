@@ -26,7 +26,7 @@ def describe_export(
       size: (h, w) that `model.onnx` takes; None: any.
     """
     data, classes = predictor.config["data"], len(predictor.classes)
-    stride = predictor.task.config.model.output_stride
+    stride = predictor.trained.task.config.model.output_stride
     packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "model.onnx" in contents]
     return {
         "checkpoint": str(predictor.path),
@@ -64,7 +64,7 @@ def preprocessing(predictor: Predictor) -> dict[str, Any]:
         "base_size": protocol.base_size,
         "fixed_size": protocol.fixed_size,
         "pad_to": protocol.pad_to or PUBLISHED,
-        "pad": predictor.task.config.eval.pad,
+        "pad": predictor.trained.task.config.eval.pad,
         "normalization": "(pixel / 255 - mean) / std",
         "test_protocol": "" if predictor.protocol.is_one_pass else str(predictor.protocol),
     }

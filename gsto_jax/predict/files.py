@@ -1,12 +1,9 @@
 """Whose pictures are predicted, and what is written of them (needs OpenCV and Pillow)."""
 
-import csv
 import glob
-import io
 import os
-import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +17,13 @@ from gsto_jax.files import (
     TEXTS,
     is_full,
     is_hidden,
-    parse_json,
+    read_json,
     readable,
     replacing,
+    to_csv,
     to_json,
     walk_files,
+    write_text,
 )
 from gsto_jax.predict.media import VIDEOS
 from gsto_jax.predict.segmentation import Prediction
@@ -58,42 +57,36 @@ def find_inputs(
     output: Path,
     on_left_out: Callable[[Path], None] = lambda path: None,
 ) -> list[Input]:
-    """Files that arguments name, each once.
+    """Returns the files that arguments name, each once, in their order; names are unique.
 
     Args:
-      arguments: files, folders (all pictures and videos in them and below, through links, but no
+      arguments: files, folders (all images and videos in them and below, through links, but no
         hidden ones) and patterns such as "photos/**/*.jpg".
-      output: folder for what will be written; what earlier predictions left there is not taken.
+      output: folder for the predictions; earlier ones in it are no inputs.
       on_left_out: called with each file that has the suffix of no image, video or text.
-
-    Returns:
-      In the order of the arguments, sorted within each; no two names are equal.
 
     Raises:
       UserError: an argument names nothing; or there is none.
     """
     if not arguments:
         raise UserError("no picture is named: give files, folders or patterns behind the flags")
-    found: dict[Path, tuple[Path, str]] = {}
+    files: dict[Path, tuple[Path, str]] = {}
     for argument in arguments:
         named = _named(argument, on_left_out)
         inside = [(path, name) for path, name in named if not _is_ours(path, output)]
         if not inside:
             raise UserError(f"{argument!r} names no picture or video")
         for path, name in inside:
-            found.setdefault(path.resolve(), (path, name))
-    taken: set[str] = set()
-    inputs = []
-    for path, name in found.values():
-        name = readable(name)
+            files.setdefault(path.resolve(), (path, name))
+    inputs: dict[str, Input] = {}
+    for path, name in files.values():
+        name, suffix = readable(name), readable(path.suffix.lstrip("."))
         unique, number = name, 1
-        while unique.casefold() in taken:
+        while unique.casefold() in inputs:
             number += 1
-            suffix = readable(path.suffix.lstrip("."))
-            unique = f"{name}_{suffix}" if number == 2 else f"{name}_{suffix}{number}"
-        taken.add(unique.casefold())
-        inputs.append(Input(path, unique))
-    return inputs
+            unique = f"{name}_{suffix}{number if number > 2 else ''}"
+        inputs[unique.casefold()] = Input(path, unique)
+    return [*inputs.values()]
 
 
 def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
@@ -114,11 +107,8 @@ def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple
                 on_left_out(path)
     elif glob.has_magic(argument):
         matches = sorted(map(Path, glob.glob(str(place), recursive=True)))
-        files = [
-            path
-            for path in matches
-            if path.is_file() and _is_known(path) and not is_hidden(path.name)
-        ]
+        known = (path for path in matches if _is_known(path) and not is_hidden(path.name))
+        files = [path for path in known if path.is_file()]
         base = Path(os.path.commonpath([path.parent for path in files])) if files else place
         for path in files:
             yield path, path.relative_to(base).with_suffix("").as_posix()
@@ -139,20 +129,18 @@ class Drawn(Protocol):
     """A prediction: that of `gsto_jax.predict.segmentation` or of `gsto_jax.predict.pose`."""
 
     def drawn(self, kind: str) -> np.ndarray:
-        """A picture of a kind, `h w 3` RGB or `h w`, uint8."""
-        ...
+        """Returns an image of a kind, `h w 3` RGB or `h w`, uint8."""
 
 
 class PredictionWriter:
-    """Writes predictions into a folder for each kind.
+    """Writes predictions into a folder for each kind, each file whole or not at all.
 
     `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (one channel of class indices), and so on.
-    Of a video NAME.mp4 each, and the ids of a frame as `ids/NAME.mp4/000000.png`. Each is written
-    under another name and then renamed.
+    Of a video NAME.mp4 each, and the ids of a frame as `ids/NAME.mp4/000000.png`.
 
     Args:
       folder: where to.
-      kinds: of pictures to write.
+      kinds: to write.
       known: kinds that predictions can draw.
       legend: puts the names of the classes below overlays of labels: those in the image, or in a
         video all.
@@ -189,28 +177,24 @@ class PredictionWriter:
         Args:
           name: of the files.
           rate: frames a second.
-          frames: of one size each. Should they raise, nothing is kept.
+          frames: at least one, of one size each. Should they raise, nothing is kept.
 
         Raises:
           OSError: a file cannot be written.
         """
-        films: dict[str, _Frames | VideoWriter] = {}
-        for kind in self.kinds:
-            path = self.folder / kind / f"{name}.mp4"
-            films[kind] = (
-                _Frames(path) if kind == "ids" else VideoWriter(path, _part_of(path), rate)
-            )
-        try:
+        with ExitStack() as stack:
+            videos: dict[str, VideoWriter | _Frames] = {}
+            for kind in self.kinds:
+                path = self.folder / kind / f"{name}.mp4"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = stack.enter_context(replacing(path))
+                videos[kind] = _Frames(part) if kind == "ids" else VideoWriter(part, rate)
+                stack.enter_context(videos[kind])
             for prediction in frames:
-                for kind, film in films.items():
-                    film.write(self._drawn(prediction, kind, whole_legend=True))
-            for film in films.values():
-                film.finish()
-                if isinstance(film, VideoWriter) and film.codec:
-                    self.codecs.add(film.codec)
-        finally:
-            for film in films.values():
-                film.discard()
+                for kind, video in videos.items():
+                    video.write(self._drawn(prediction, kind, whole_legend=True))
+        writers = (video for video in videos.values() if isinstance(video, VideoWriter))
+        self.codecs.update(writer.codec for writer in writers)
 
     def _drawn(self, prediction: Drawn, kind: str, whole_legend: bool = False) -> np.ndarray:
         image = prediction.drawn(kind)
@@ -220,21 +204,19 @@ class PredictionWriter:
 
 
 def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> None:
-    """Writes `classes.csv`, which says what the ids and colours beside it stand for.
+    """Writes `classes.csv`, the names of ids and colors.
 
     Raises:
       UserError: the folder cannot be written, or holds predictions of other classes.
     """
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["id", "class", "red", "green", "blue"])
-    for k, (name, color) in enumerate(zip(classes, palette, strict=True)):
-        rows.writerow([k, name, *color])
-    _write_first(folder / "classes.csv", table.getvalue(), "classes")
+    named = enumerate(zip(classes, palette, strict=True))
+    rows = ([k, name, *color] for k, (name, color) in named)
+    header = ["id", "class", "red", "green", "blue"]
+    _write_first(folder / "classes.csv", to_csv(header, rows), "classes")
 
 
 def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequence[int]]) -> None:
-    """Writes `joints.json`, which says what the keypoints in `poses.json` stand for.
+    """Writes `joints.json`, the names of the keypoints in `poses.json`.
 
     Raises:
       UserError: the folder cannot be written, or holds predictions of other joints.
@@ -244,32 +226,20 @@ def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequenc
 
 
 def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Writes `poses.json`: the persons of each picture, by its name.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Writes `poses.json`: the persons of each image, by its name. Raises UserError."""
     try:
-        with replacing(folder / "poses.json") as part:
-            part.write_text(to_json(persons) + "\n")
+        write_text(folder / "poses.json", to_json(persons) + "\n")
     except OSError as error:
         raise _unwritable(folder, error) from None
 
 
 def read_poses(folder: Path) -> dict[str, Any]:
-    """What earlier predictions left in `poses.json`; empty where there is none.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+    """Returns what `poses.json` holds; nothing where there is none. Raises UserError."""
     path = folder / "poses.json"
-    try:
-        found = parse_json(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give another --output") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is none of ours: give another --output")
-    return found
+    poses = read_json(path) if path.exists() else {}
+    if poses is None:
+        raise UserError(f"{path} cannot be read, or is none of ours: give another --output")
+    return poses
 
 
 def _write_first(path: Path, text: str, what: str) -> None:
@@ -279,8 +249,7 @@ def _write_first(path: Path, text: str, what: str) -> None:
             raise UserError(
                 f"{path.parent} holds predictions of other {what}: give another --output"
             )
-        with replacing(path) as part:
-            part.write_text(text, "utf-8", "surrogateescape", newline="\n")
+        write_text(path, text)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
 
@@ -291,27 +260,18 @@ def _unwritable(folder: Path, error: OSError) -> Exception:
     return UserError(f"{folder} cannot be written ({error.strerror}): give a writable --output")
 
 
-def _part_of(path: Path) -> Path:
-    """Where a file is written first: a name that is short, and of this thread alone."""
-    return path.with_name(f".{threading.get_ident()}.part{path.suffix}")
-
-
 class _Frames:
-    """A folder of numbered PNGs, there once it is finished."""
+    """Writes a folder of numbered PNGs."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.part, self.count = path, _part_of(path), 0
-        shutil.rmtree(self.part, ignore_errors=True)
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+
+    def __enter__(self) -> "_Frames":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def write(self, frame: np.ndarray) -> None:
-        write_image(self.part / f"{self.count:06d}.png", frame)
+        write_image(self.folder / f"{self.count:06d}.png", frame)
         self.count += 1
-
-    def finish(self) -> None:
-        if self.count:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self.part.replace(self.path)
-
-    def discard(self) -> None:
-        """Removes what is not finished."""
-        shutil.rmtree(self.part, ignore_errors=True)

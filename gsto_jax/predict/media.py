@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 
 from gsto_jax.errors import UserError
-from gsto_jax.image_files import Head, ImageError, ImageRule, decode, read_head
-from gsto_jax.image_files import to_rgb as array_to_rgb
+from gsto_jax.image_files import Head, ImageError, ImageRule, decode, read_head, to_rgb
 
 # A film that cannot be read is reported by its name here, not by FFmpeg as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -19,69 +18,54 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
+@contextmanager
+def _reading(path: Path | None) -> Iterator[None]:
+    """Turns what is wrong with an image into a UserError that names its file, if it has one."""
+    try:
+        yield
+    except (OSError, ImageError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read {path}: {problem}" if path else str(problem)) from None
+
+
 def read_image(path: Path, rule: ImageRule | None = None) -> np.ndarray:
-    """Reads an image file.
+    """Returns an image file of any format that Pillow reads as `h w 3` uint8 RGB.
 
     Args:
-      path: of any format that Pillow reads; of several frames the first.
+      path: of the file; of several frames the first is read.
       rule: of alpha, orientation and bit depth; None for the default one.
-
-    Returns:
-      `h w 3` uint8 RGB.
 
     Raises:
       UserError: it is missing, damaged or no image; names it.
     """
-    try:
+    with _reading(path):
         return decode(path.read_bytes(), rule).pixels
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ImageError as error:
-        raise UserError(f"cannot read {path}: {error}") from None
 
 
 def load_rgb(image: np.ndarray | str | Path, rule: ImageRule | None = None) -> np.ndarray:
     """Returns an image, an array, of Pillow, or the path of a file, as `h w 3` uint8 RGB.
 
     Raises:
-      UserError: see `read_image` and `to_rgb`.
+      UserError: see `read_image`; or an array of another shape or dtype, or with values beyond the
+        bit depth of the rule.
     """
     if isinstance(image, str | Path):
         return read_image(Path(image), rule)
-    return to_rgb(image, rule)
+    with _reading(None):
+        return to_rgb(image, rule)
 
 
 def image_head(path: Path) -> Head:
-    """Reads the head of an image file: its size and orientation.
-
-    Raises:
-      UserError: it is missing, damaged or no image; names it.
-    """
-    try:
+    """Returns the head of an image file: its size and orientation. Raises as `read_image`."""
+    with _reading(path):
         return read_head(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ImageError as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-
-
-def to_rgb(image: np.ndarray, rule: ImageRule | None = None) -> np.ndarray:
-    """Converts an array to RGB as `read_image` does a file; see `gsto_jax.image_files.to_rgb`.
-
-    Raises:
-      UserError: another shape or dtype, or values beyond the rule's bit depth.
-    """
-    try:
-        return array_to_rgb(image, rule)
-    except ImageError as error:
-        raise UserError(str(error)) from None
 
 
 def count_frames(path: Path) -> tuple[int, float]:
-    """Number of frames, as the file's head has it, and frames a second.
+    """Returns the number of frames, by the head of the file, and frames per second.
 
     Raises:
-      UserError: it is damaged or no video; names it.
+      UserError: the video is damaged or none; names it.
     """
     film = _opened(path)
     count, rate = film.get(cv2.CAP_PROP_FRAME_COUNT), film.get(cv2.CAP_PROP_FPS)

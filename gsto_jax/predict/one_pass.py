@@ -5,7 +5,7 @@ that the sizes may be the symbols of `jax.export`: an image is scaled down to a 
 that the network was trained for, and padded; the scores are cut back and scaled up again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from jax import Array
 
 from gsto_jax.ops.padding import reduced_size, round_up, scaled_size
 from gsto_jax.ops.resize import resize
+from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.segmentation.protocol import Protocol
 from gsto_jax.training.task import Task, logits, normalize
 from gsto_jax.types import Size
@@ -23,6 +24,13 @@ from gsto_jax.types import Size
 def one_pass_of(protocol: Protocol) -> Protocol:
     """Returns a test protocol without its scales, mirror image and windows."""
     return replace(protocol, scales=(1.0,), flip=False, window="whole", crop=(0, 0))
+
+
+def program_of(predictor: Predictor) -> Callable[[Array], dict[str, Array]]:
+    """Returns what is exported: from images `b h w 3` uint8 to "labels" and "logits"."""
+    task, variables = predictor.trained.task, jax.device_get(predictor.trained.variables)
+    protocol, long_side = one_pass_of(predictor.protocol), predictor.long_side
+    return lambda images: predict_once(task, variables, protocol, long_side, images)
 
 
 def predict_once(

@@ -15,14 +15,14 @@ import numpy as np
 from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.tiles import PAPER
 from gsto_jax.errors import UserError
-from gsto_jax.image_files import ImageRule
+from gsto_jax.image_files import crop_person
 from gsto_jax.pose.drawing import draw_poses, heatmap_figure
 from gsto_jax.pose.estimate import find_joints
 from gsto_jax.pose.oks import rescore
 from gsto_jax.pose.task import PoseTask
-from gsto_jax.predict.crop import crop_person
+from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
-from gsto_jax.runs.trained import Trained, load_trained
+from gsto_jax.runs.trained import load_trained
 from gsto_jax.segmentation.protocol import Size
 
 KINDS = ("overlay", "heatmaps", "branches", "gates")
@@ -31,16 +31,16 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class PosePrediction:
-    """The poses of the persons in a picture.
+    """The poses of the persons in an image.
 
     Attributes:
-      image: the picture, `h w 3` uint8 RGB.
+      image: `h w 3` uint8 RGB.
       boxes: `n 4`, x, y, w, h of each person.
-      poses: `n j 3`, x and y in pixels of the picture, and score.
+      poses: `n j 3`, x and y in pixels of the image, and score.
       scores: `n`, of the poses: the mean of their joints above `pose.visible`.
-      crops: what the network saw of each person, `n h w 3`; empty unless asked for.
+      crops: inputs of the network, `n h w 3`; empty unless asked for.
       maps: "heatmaps" `n h/4 w/4 j`, and those of the branches and gates; empty unless asked for.
-      task: what was trained: names of the joints, skeleton.
+      task: of the network: names of the joints, skeleton.
     """
 
     image: np.ndarray
@@ -52,11 +52,7 @@ class PosePrediction:
     task: PoseTask
 
     def overlay(self) -> np.ndarray:
-        """Draws all skeletons over the image, and the box of a person without any visible joint.
-
-        Returns:
-          `h w 3` uint8 RGB.
-        """
+        """Returns the image with all skeletons, and the boxes of persons without visible joints."""
         visible = self.task.config.pose.visible
         return draw_poses(self.image, self.poses, self.task.skeleton, visible, self.boxes)
 
@@ -94,38 +90,25 @@ class PosePrediction:
 
 
 @dataclass(frozen=True)
-class PosePredictor:
+class PosePredictor(BasePredictor):
     """A trained pose network.
 
     Attributes:
       trained: the network.
-      task: what was trained.
     """
 
-    trained: Trained
-    task: PoseTask
+    of_task = "pose"
 
     @classmethod
-    def load(
-        cls, checkpoint: str | Path, defaults: Mapping[str, Any] | None = None
-    ) -> "PosePredictor":
+    def load(cls, checkpoint: str | Path) -> "PosePredictor":
         """Reads a network; see `gsto_jax.runs.trained.load_trained` for arguments and errors."""
-        return cls.of(load_trained(checkpoint, defaults))
-
-    @classmethod
-    def of(cls, trained: Trained) -> "PosePredictor":
-        """Of a network that was read. Raises UserError if it is of another task."""
-        if not isinstance(trained.task, PoseTask):
-            raise UserError(
-                f"checkpoint {trained.path} is of a {trained.task.config.task} task: use "
-                "gsto_jax.predict.segmentation.Predictor"
-            )
-        return cls(trained, trained.task)
+        return cls(load_trained(checkpoint))
 
     @property
-    def rule(self) -> ImageRule:
-        """How image files become RGB, as in training."""
-        return ImageRule.of(self.trained.config["data"])
+    def task(self) -> PoseTask:
+        """The task of the network."""
+        assert isinstance(self.trained.task, PoseTask)
+        return self.trained.task
 
     def __call__(
         self,
@@ -148,10 +131,11 @@ class PosePredictor:
         height, width = picture.shape[:2]
         whole = [(0, 0, width, height)]
         person_boxes = check_boxes(whole if boxes is None else boxes, (height, width))
-        data = self.trained.config["data"]
-        look = (tuple(data["crop"]), data["keypoints"]["padding"])
-        crops = [crop_person(picture, box, *look) for box in person_boxes]
-        poses: list[np.ndarray] = []
+        data = self.config["data"]
+        size, padding = tuple(data["crop"]), data["keypoints"]["padding"]
+        crops = [crop_person(picture, box, size, padding) for box in person_boxes]
+        none = np.zeros((0, self.task.num_classes, 3), np.float32)
+        poses: list[np.ndarray] = [none]
         maps: list[dict[str, np.ndarray]] = []
         for start in range(0, len(crops), _BATCH):
             part = crops[start : start + _BATCH]
@@ -163,33 +147,25 @@ class PosePredictor:
             poses.append(np.asarray(joints)[: len(part)])
             if explain:
                 maps.append({k: np.asarray(v)[: len(part)] for k, v in found.items()})
-        none = np.zeros((0, self.task.num_classes, 3), np.float32)
-        found_poses = np.concatenate([none, *poses])
+        every = np.concatenate(poses)
         visible = self.task.config.pose.visible
         return PosePrediction(
-            picture,
-            person_boxes,
-            found_poses,
-            rescore(found_poses[..., 2], np.ones(len(found_poses)), visible),
-            np.stack([crop["image"] for crop in crops]) if explain and crops else none[:0],
-            {name: np.concatenate([m[name] for m in maps]) for name in maps[0]} if maps else {},
-            self.task,
+            image=picture,
+            boxes=person_boxes,
+            poses=every,
+            scores=rescore(every[..., 2], np.ones(len(every)), visible),
+            crops=np.stack([crop["image"] for crop in crops]) if maps else none,
+            maps={k: np.concatenate([m[k] for m in maps]) for k in maps[0]} if maps else {},
+            task=self.task,
         )
 
 
 def check_boxes(boxes: Sequence[Sequence[float]] | np.ndarray, size: Size) -> np.ndarray:
-    """Checks boxes of persons.
-
-    Args:
-      boxes: `n 4`, x, y, w, h in pixels; one box alone may be `4`.
-      size: (h, w) of the image.
-
-    Returns:
-      `n 4` float64.
+    """Returns boxes of persons, `n 4` or one of `4`: x, y, w, h in pixels, as `n 4` float64.
 
     Raises:
-      UserError: another shape, or a box that is not finite, has no area, lies outside the image, or
-        is given in shares of the image; names it.
+      UserError: another shape, or a box that is not finite, has no area, lies outside the image of
+        the size (h, w), or is given in shares of it; names it.
     """
     try:
         checked = np.asarray(boxes, np.float64)
@@ -213,8 +189,5 @@ def check_boxes(boxes: Sequence[Sequence[float]] | np.ndarray, size: Size) -> np
             )
         x, y, width, height = box
         if not (x < size[1] and y < size[0] and x + width > 0 and y + height > 0):
-            raise UserError(
-                f"{name} lies outside the image of {size[1]}x{size[0]} pixels: give x, y, width, "
-                "height in its pixels"
-            )
+            raise UserError(f"{name} lies outside the image of {size[1]}x{size[0]} pixels")
     return checked

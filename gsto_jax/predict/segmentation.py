@@ -6,7 +6,7 @@ prediction.labels, prediction.overlay()
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.legend import add_legend
 from gsto_jax.drawing.tiles import Color
 from gsto_jax.errors import UserError
-from gsto_jax.image_files import ImageRule
 from gsto_jax.ops.padding import DIVISOR, PUBLISHED, cut_map, reduced_size
 from gsto_jax.ops.resample import linear_taps, resample
+from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
 from gsto_jax.reporting import ReportedProgram
 from gsto_jax.runs.tasks import task_of
@@ -88,31 +88,20 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """A trained network and how it looks at pictures.
+class Predictor(BasePredictor):
+    """A trained segmentation network with its test protocol.
 
     Attributes:
-      task: what was trained.
-      variables: of the network.
-      protocol: how a picture is looked at.
-      long_side: pictures with a longer side are scaled down to it, and their scores up again; 0
-        for none.
-      classes: names.
-      palette: their colours.
-      mesh: the device to work on.
-      path: of the checkpoint.
-      config: all settings of the run.
+      trained: the network.
+      protocol: how an image is scored.
+      long_side: images with a longer side are scaled down to it, and their scores up again; 0 for
+        none.
     """
 
-    task: Task
-    variables: Any
+    of_task = "segmentation"
+
     protocol: Protocol
     long_side: int
-    classes: tuple[str, ...]
-    palette: tuple[Color, ...]
-    mesh: Mesh
-    path: Path
-    config: Mapping[str, Any]
 
     @classmethod
     def load(
@@ -120,63 +109,48 @@ class Predictor:
         checkpoint: str | Path,
         long_side: int | None = None,
         pad_to: int | str | None = None,
-        defaults: Mapping[str, Any] | None = None,
     ) -> "Predictor":
         """Reads a network and its test protocol.
 
         Args:
           checkpoint: a run's folder, its `best`, or one checkpoint; of several the newest.
-          long_side: of the largest pictures to look at as they are; None: twice the long side of a
+          long_side: of the largest images to score as they are; None: twice the long side of a
             training crop; 0: no limit.
           pad_to: the setting `eval.pad_to`: sides are padded to multiples of it, or "published" for
             images as they are; None: as the checkpoint says, but 32 where it says "published" and
             scores images whole and in their own size.
-          defaults: of settings that the checkpoint is too old to hold.
 
         Raises:
           UserError: there is no checkpoint, or it cannot be read or used.
         """
-        if long_side is not None and long_side < 0:
-            raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
-        return cls.of(load_trained(checkpoint, defaults), long_side, pad_to)
+        return cls.of(load_trained(checkpoint), long_side, pad_to)
 
     @classmethod
     def of(
         cls, trained: Trained, long_side: int | None = None, pad_to: int | str | None = None
     ) -> "Predictor":
-        """Of a network that was read; see `load`. Raises UserError if it is of another task."""
-        task, config = trained.task, trained.config
-        if task.config.task != "segmentation":
-            raise UserError(
-                f"checkpoint {trained.path} is of a {task.config.task} task: use "
-                "gsto_jax.predict.pose.PosePredictor"
-            )
-        changes = _for_any_image(config) if pad_to is None else {"pad_to": pad_to}
-        if changes:
-            config = {**config, "eval": {**config["eval"], **changes}}
-            task = task_of(config)
-        data = config["data"]
-        return cls(
-            task,
-            trained.variables,
-            protocol_of(config),
-            2 * max(data["crop"]) if long_side is None else long_side,
-            tuple(data["classes"]),
-            tuple(tuple(color) for color in data["palette"]),
-            trained.mesh,
-            trained.path,
-            config,
-        )
+        """Builds the predictor of a network that was read; see `load`."""
+        if long_side is not None and long_side < 0:
+            raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
+        if long_side is None:
+            long_side = 2 * max(trained.config["data"]["crop"])
+        predictor = cls(trained, protocol_of(trained.config), long_side)
+        changes = _for_any_image(trained.config) if pad_to is None else {"pad_to": pad_to}
+        if not changes:
+            return predictor
+        config = {**trained.config, "eval": {**trained.config["eval"], **changes}}
+        trained = replace(trained, config=config, task=task_of(config))
+        return replace(predictor, trained=trained, protocol=protocol_of(config))
 
     @property
-    def rule(self) -> ImageRule:
-        """How image files become RGB, as in training."""
-        return ImageRule.of(self.config["data"])
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.config["data"]["classes"])
 
     @property
-    def has_gates(self) -> bool:
-        """Whether the network gates anything."""
-        return self.task.config.model.has_gates
+    def palette(self) -> tuple[Color, ...]:
+        """RGB colors of the classes."""
+        return tuple(tuple(color) for color in self.config["data"]["palette"])
 
     def __call__(self, image: np.ndarray | str | Path, explain: bool = False) -> Prediction:
         """Labels every pixel of a picture of any size.
@@ -204,8 +178,8 @@ class Predictor:
         if plain:
             scores, maps = self._pass(image, shape)
         else:
-            batch = _batch_of(image, shape)
-            scores = score_batch(self.task, self.protocol, self.mesh, self.variables, batch, [size])
+            batch, net = _batch_of(image, shape), self.trained
+            scores = score_batch(net.task, self.protocol, net.mesh, net.variables, batch, [size])
         if explain and not plain:
             # The maps are of one pass, at the shape that the network sees anyway.
             scaled = self.protocol.scaled(size, 1.0)
@@ -215,8 +189,8 @@ class Predictor:
 
     def _pass(self, image: np.ndarray, shape: Size) -> tuple[Array, Mapping[str, Any]]:
         """Returns scores `1 H W k` of a padded image, and the maps of the image alone."""
-        scoring = _scoring(self.task, self.mesh)
-        scores, maps = scoring(self.variables, _batch_of(image, shape))
+        scoring = _scoring(self.trained.task, self.trained.mesh)
+        scores, maps = scoring(self.trained.variables, _batch_of(image, shape))
         size = image.shape[:2]
         return scores, {name: cut_map(np.asarray(x[0]), size, shape) for name, x in maps.items()}
 

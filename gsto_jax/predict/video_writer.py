@@ -20,57 +20,55 @@ CODECS = {
 
 
 class VideoWriter:
-    """Writes an MP4 video, which has its name once it is finished.
+    """Writes an MP4 video; leaving the context finishes it.
 
     Args:
       path: of the video.
-      partial: file to write first.
       rate: frames a second.
 
     Attributes:
       codec: of `CODECS`; empty before the first frame.
+
+    Raises:
+      OSError: the video cannot be written, or frames are missing at the end.
     """
 
-    def __init__(self, path: Path, partial: Path, rate: float) -> None:
-        self.path, self.partial, self.rate = path, partial, rate
-        self.codec = ""
+    def __init__(self, path: Path, rate: float) -> None:
+        self.path, self.rate, self.codec = path, rate, ""
         self._writer: cv2.VideoWriter | None = None
         self._count = 0
 
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            if failure is None:
+                self._check()
+
     def write(self, frame: np.ndarray) -> None:
-        """Appends a frame `h w 3` uint8 RGB. Raises OSError if the file cannot be written."""
+        """Appends a frame `h w 3` uint8 RGB."""
         # Half the resolution in color: sides must be even.
         height, width = frame.shape[:2]
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
         if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = self._open((frame.shape[1], frame.shape[0]))
         self._count += 1
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
-    def finish(self) -> None:
-        """Gives the video its name. Raises OSError if frames are missing."""
-        if self._writer is None:
-            return
-        self._writer.release()
+    def _check(self) -> None:
         # OpenCV says nothing of a disk that is full: a video whose end is missing has no frames.
-        with opencv_name(self.partial) as name:
+        with opencv_name(self.path) as name:
             reader = cv2.VideoCapture(name)
             count = round(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
             reader.release()
         if count < self._count:
             problem = f"{count} of {self._count} frames were written: is the disk full?"
-            raise OSError(errno.EIO, problem, str(self.path))
-        self.partial.replace(self.path)
-
-    def discard(self) -> None:
-        """Removes what is not finished."""
-        if self._writer is not None:
-            self._writer.release()
-        self.partial.unlink(missing_ok=True)
+            raise OSError(errno.EIO, problem)
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
-        with _silent(), opencv_name(self.partial) as name:
+        with _silent(), opencv_name(self.path) as name:
             for codec in CODECS:
                 code = cv2.VideoWriter.fourcc(*codec)
                 writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, code, self.rate, size)
@@ -78,7 +76,7 @@ class VideoWriter:
                     self.codec = codec
                     return writer
                 writer.release()
-        raise OSError(f"cannot write {self.path}, {size[0]}x{size[1]}")
+        raise OSError(errno.EIO, f"cannot write a video of {size[0]}x{size[1]}")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_full, replacing
+from gsto_jax.files import is_full, write_text
 from gsto_jax.report import pose_page, segmentation_page
 from gsto_jax.report.comparable import check_task
 from gsto_jax.report.run import read_run, told_apart
@@ -52,8 +52,7 @@ def write_report(
     path = ours.path / name if output is None else Path(output).expanduser().absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(html, encoding="utf-8", errors="backslashreplace")
+        write_text(path, html.encode("utf-8", "backslashreplace").decode())
     except OSError as error:
         if is_full(error):
             raise

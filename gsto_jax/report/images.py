@@ -8,7 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.drawing.tiles import GAP, STRIP, Color
+from gsto_jax.drawing.tiles import GAP, STRIP, Color, encode_image
+from gsto_jax.image_files import ImageError, decode
 from gsto_jax.segmentation.panels import panel_tiles
 
 _WIDTH = 480
@@ -44,11 +45,9 @@ class Panel:
 def read(path: Path) -> np.ndarray | None:
     """A PNG as `h w 3` uint8 RGB; None where there is none that can be read."""
     try:
-        data = np.fromfile(path, np.uint8)
-    except OSError:
+        return decode(path.read_bytes()).pixels
+    except (OSError, ImageError):
         return None
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def read_panel(path: Path, height: int, width: int) -> Panel | None:
@@ -108,8 +107,7 @@ def _small(picture: np.ndarray, interpolation: int) -> np.ndarray:
 
 
 def _encoded(picture: np.ndarray, alt: str, suffix: str, settings: list[int]) -> Image:
-    done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)
-    assert done, f"OpenCV writes {suffix}"
+    data = encode_image(picture, suffix, settings)
     kind = "jpeg" if suffix == ".jpg" else suffix[1:]
-    uri = f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return Image(uri, alt, picture.shape[1], picture.shape[0])

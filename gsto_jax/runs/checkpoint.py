@@ -32,6 +32,9 @@ PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "g
 
 NETWORK = ("params", "batch_stats", "step")
 
+_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
+"""How storage says that there is no room."""
+
 Record = dict[str, Any]
 
 
@@ -44,12 +47,12 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """A checkpoint that was read.
 
     Attributes:
       path: its folder.
       state: of training, on the devices of the mesh.
-      record: "config", "data" (state of the iterator), "versions", and whatever was saved beside.
+      record: "config", "train_set", "data" (state of the iterator), "versions".
     """
 
     path: Path
@@ -58,24 +61,25 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """How many steps the state has taken."""
+        """Number of steps that the state has taken."""
         return int(self.path.name)
 
 
 class Checkpoints:
-    """The newest checkpoints in a folder.
+    """The newest or best checkpoints in a folder; a context that waits for what is being written.
 
     Args:
       folder: absolute; made when the first one is saved.
-      keep: how many to keep; older ones go once a newer one is whole.
-
-    Use it as a context manager: leaving it waits for what is still being written.
+      keep: how many to keep; others go once the one that replaces them is whole.
+      score: returns the score of a checkpoint from its metrics, to keep the best; None: the newest.
     """
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, keep: int = 1, score: Callable[[Record], float] | None = None
+    ) -> None:
+        self.folder, self._score = folder, score
         logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs what it raises as well
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, best_fn=score)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -87,30 +91,40 @@ class Checkpoints:
         with quiet, self._writing(), reporting.stage("writing checkpoints"):
             self._manager.close()
 
-    def save(self, state: TrainState, record: Mapping[str, Any]) -> Path:
-        """Copies the state and writes it in the background; `wait` tells when it is there.
+    def is_best(self, metrics: Record) -> bool:
+        """Returns whether metrics score higher than every checkpoint in the folder."""
+        assert self._score is not None
+        best = self._manager.best_step()
+        before = float("-inf") if best is None else self._score(self._manager.metrics(best))
+        return bool(processes.from_first(self._score(metrics) > before))
 
-        A step that is there already is left as it is.
+    def save(
+        self, state: TrainState, record: Mapping[str, Any], metrics: Record | None = None
+    ) -> Path:
+        """Copies the state, writes it in the background, and returns the folder.
 
-        Returns:
-          The folder of the checkpoint.
+        A step that exists already is left as it is, but replaced where there are metrics.
 
         Raises:
-          TrainingError: this one, or the one before it, cannot be written: the disk is full, or the
-            folder is gone. The older ones are whole.
+          TrainingError: this checkpoint or the one before cannot be written; the older ones are
+            whole.
         """
         step = int(state.step)
         if not self.folder.is_dir():
             raise TrainingError(
                 f"checkpoint of step {step}: {self.folder} is gone, and nothing more is saved there"
             )
-        if step not in self._manager.all_steps():
+        with self._writing():
+            if step in self._manager.all_steps():
+                if metrics is None:
+                    return self.folder / str(step)
+                self._manager.delete(step)
             args = ocp.args.Composite(
                 state=ocp.args.StandardSave(_to_dict(state)),
                 run=ocp.args.JsonSave({**record, "versions": versions()}),
             )
-            with self._writing():
-                self._manager.save(step, args=args, force=True)  # older than the newest one too
+            # Forced, since it may be older than the newest one.
+            self._manager.save(step, args=args, metrics=metrics, force=True)
         return self.folder / str(step)
 
     def wait(self) -> None:
@@ -132,16 +146,11 @@ class Checkpoints:
             elif not self.folder.is_dir():
                 reason = "the folder is gone"
             else:
-                first = (text.strip().splitlines() or [type(error).__name__])[0]
-                reason = f"{first[:200]}: see to that"
+                reason = f"{_first_line(error)}: see to that"
             raise TrainingError(
                 f"a checkpoint cannot be written to {self.folder}; {reason}, and give the same "
                 "command again, which goes on from the last one that is whole"
             ) from None
-
-
-_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
-"""How storage says that there is no room."""
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
@@ -149,14 +158,12 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that a checkpoint depends on, where they are installed."""
-    found = {}
+    """Returns the versions of the packages that a checkpoint depends on, where installed."""
+    installed = {}
     for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def steps(folder: Path) -> list[int]:
@@ -167,10 +174,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def named(path: Path) -> list[Path]:
-    """The checkpoints that a path names, newest first: of a run, of a folder of them, or the one.
-
-    Args:
-      path: a workdir, its `checkpoints` or `best`, or a STEP in those.
+    """Returns the checkpoints of a workdir, its `checkpoints` or `best`, or the one; newest first.
 
     Raises:
       UserError: there is none.
@@ -179,8 +183,8 @@ def named(path: Path) -> list[Path]:
     if path.name.isdigit() and (path / "state").is_dir():
         return [path]
     for folder in (path / "checkpoints", path):
-        if found := steps(folder):
-            return [folder / str(step) for step in reversed(found)]
+        if paths := _newest_first(folder, steps(folder)):
+            return paths
     problem = "holds no checkpoint" if path.is_dir() else "does not exist"
     raise UserError(
         f"checkpoint {path} {problem}: give the folder of a run, its best/, or a STEP in its "
@@ -188,53 +192,66 @@ def named(path: Path) -> list[Path]:
     )
 
 
-def read_record(checkpoint: Path) -> Record:
-    """The record of a checkpoint. Raises DamagedError."""
+def _newest_first(folder: Path, steps: Sequence[int]) -> list[Path]:
+    return [folder / str(step) for step in reversed(steps)]
 
+
+def read_record(checkpoint: Path) -> Record:
+    """Returns the record of a checkpoint. Raises DamagedError."""
+    return _read_json(checkpoint, "run", "metadata", "config")
+
+
+def damaged_best(folder: Path) -> Iterator[tuple[Path, DamagedError]]:
+    """Yields the checkpoints of a folder whose record or metrics cannot be read."""
+    for path in _newest_first(folder, steps(folder)):
+        try:
+            read_record(path)
+            _read_json(path, "metrics", "metrics", "score")
+        except DamagedError as error:
+            yield path, error
+
+
+def _read_json(checkpoint: Path, item: str, file: str, field: str) -> Record:
     def read() -> Record:
-        handler = ocp.JsonCheckpointHandler()
+        handler = ocp.JsonCheckpointHandler(file)
         with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-            record = reader.restore(checkpoint / "run")
-        if not isinstance(record, dict) or "config" not in record:
-            raise ValueError("its record holds no configuration")
+            record = reader.restore(checkpoint / item)
+        if not isinstance(record, dict) or field not in record:
+            raise ValueError(f"its {item} holds no {field}")
         return record
 
     return _read(checkpoint, read)
 
 
 def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
-    """The state in a checkpoint, on the devices of the mesh, whatever devices wrote it.
+    """Returns the state in a checkpoint, on the devices of the mesh, whatever devices wrote it.
 
     Args:
       checkpoint: its folder.
       task: whose state it should be.
       mesh: the devices.
-      fork: take over only what fits: with another optimiser than the task's, or with averaged
-        parameters that it lacks, those start anew from the parameters.
+      fork: with another optimizer than the task's, or without its averaged parameters, those start
+        anew from the parameters.
 
     Raises:
-      UserError: it is of another network than the task's, or of another optimiser.
+      UserError: it is of another network than the task's, or of another optimizer.
       DamagedError: it cannot be read.
     """
     expected = abstract_state(task)
 
+    sharded = task.config.parallel.shard_parameters
+
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = placed(leaf, mesh, sharded)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
     def read() -> dict[str, Any]:
         with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-            return restore(reader, checkpoint / "state")
-
-    def restore(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
-        stored = reader.metadata(folder).item_metadata.tree
-        _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
-        if not fork:
-            _require_same(checkpoint, stored, _to_dict(expected))
-        sharded = task.config.parallel.shard_parameters
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=placed(leaf, mesh, sharded)
-            ),
-            stored,
-        )
-        return reader.restore(folder, target)
+            stored = reader.metadata(checkpoint / "state").item_metadata.tree
+            _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
+            if not fork:
+                _require_same(checkpoint, stored, _to_dict(expected))
+            return reader.restore(checkpoint / "state", jax.tree.map(place, stored))
 
     values = _read(checkpoint, read)
     if fork:
@@ -245,39 +262,30 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
     return serialization.from_state_dict(expected, {"ema": None} | values)
 
 
-def load(
-    folder: Path,
-    task: Task,
-    mesh: Mesh,
-    check: Callable[[Record], None] = lambda record: None,
-    on_damage: Callable[[Path, str], None] = lambda path, message: None,
-    fork: bool = False,
-) -> Checkpoint | None:
-    """The newest checkpoint of a folder that can be read, or None where there is none.
-
-    See `load_first`.
-    """
-    paths = [folder / str(step) for step in reversed(processes.from_first(steps(folder)))]
-    return load_first(paths, task, mesh, check, on_damage, fork) if paths else None
+def load(folder: Path, task: Task, mesh: Mesh, **options: Any) -> Checkpoint | None:
+    """Returns the newest readable checkpoint of a folder, if any; see `load_first`."""
+    paths = _newest_first(folder, processes.from_first(steps(folder)))
+    return load_first(paths, task, mesh, **options) if paths else None
 
 
 def load_first(
     paths: Sequence[Path],
     task: Task,
     mesh: Mesh,
+    *,
     check: Callable[[Record], None] = lambda record: None,
     on_damage: Callable[[Path, str], None] = lambda path, message: None,
     fork: bool = False,
 ) -> Checkpoint:
-    """The first of some checkpoints that can be read.
+    """Returns the first readable checkpoint of some paths.
 
     Args:
-      paths: of the checkpoints, at least one.
-      task: whose state it should be.
-      mesh: the devices to put it on.
+      paths: at least one.
+      task: see `read_state`.
+      mesh: see `read_state`.
       check: called with the record before the state is read; raises to refuse it.
-      on_damage: called with the folder of each newer one that is damaged, and a message, once an
-        older one has been read.
+      on_damage: called with the path of each earlier, damaged one and a message, once another has
+        been read.
       fork: see `read_state`.
 
     Raises:
@@ -285,40 +293,30 @@ def load_first(
     """
     damaged: list[tuple[Path, str]] = []
     for path in paths:
-        found, message = None, "a process could not read its part"
+        checkpoint, message = None, "a process could not read its part"
         try:
             with reporting.stage(f"reading checkpoint {path.name}"):
                 record = read_record(path)
                 check(record)
-                found = Checkpoint(path, read_state(path, task, mesh, fork), record)
+                checkpoint = Checkpoint(path, read_state(path, task, mesh, fork), record)
         except DamagedError as error:
             message = str(error)
-        if not processes.all_say(found is not None) or found is None:
-            damaged.append((path, message))
-            continue
-        for bad, message in damaged:
-            on_damage(bad, message)
-        return found
+        if processes.all_say(checkpoint is not None) and checkpoint is not None:
+            for other in damaged:
+                on_damage(*other)
+            return checkpoint
+        damaged.append((path, message))
     raise UserError(
         f"no checkpoint in {paths[0].parent} can be read; the newest: {damaged[0][1]}. Restore one,"
         " or train anew with another --workdir"
     )
 
 
-def set_aside_in(folder: Path) -> list[Path]:
-    """The damaged checkpoints that were renamed in a folder."""
-    return sorted(folder.glob("damaged-*"))
-
-
 def set_aside(checkpoint: Path) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again. Returns its new place."""
-    stem, number = f"damaged-{checkpoint.name}", 1
-    place = checkpoint.with_name(stem)
-    while place.exists():
-        number += 1
-        place = checkpoint.with_name(f"{stem}-{number}")
-    checkpoint.rename(place)
-    return place
+    numbered = (f"damaged-{checkpoint.name}{end}" for end in ("", *(f"-{n}" for n in range(2, 99))))
+    place = next(p for p in map(checkpoint.with_name, numbered) if not p.exists())
+    return checkpoint.rename(place)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -336,36 +334,36 @@ def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file makes the readers raise
-            failed.append((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+            failed.append(_first_line(error))
     raise DamagedError(checkpoint, failed[0])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[list[str]]:
-    """Drops what orbax logs, and what the readers of the other arrays say when one cannot be read.
+    """Drops what orbax logs and warns of while it reads.
 
-    Orbax reads all arrays at once and raises the first failure; the rest end as complaints of
-    Python about tasks nobody waited for, hundreds of them. It also warns of metadata that a part of
-    a checkpoint never has.
+    It reads all arrays at once and raises the first failure; the rest end as hundreds of complaints
+    of Python about tasks that nobody waited for.
     """
     failed: list[str] = []
-    loggers, hook = [logging.getLogger(name) for name in ("asyncio", "absl")], sys.unraisablehook
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    sys.unraisablehook = lambda *_: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield failed
-            if failed:
-                gc.collect()
-                time.sleep(0.5)  # for the threads that read
-                gc.collect()
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
-        sys.unraisablehook = hook
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    with contextlib.ExitStack() as stack:
+        for logger in loggers:
+            stack.callback(setattr, logger, "disabled", logger.disabled)
+            logger.disabled = True
+        stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+        sys.unraisablehook = lambda *_: None
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield failed
+        if failed:
+            gc.collect()
+            time.sleep(0.5)  # for the threads that read
+            gc.collect()
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:
@@ -373,11 +371,11 @@ def _to_dict(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _describe(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every array, by its path."""
+def _describe(tree: Any) -> dict[str, str]:
+    """Returns dtype and shape of every array, by its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(x.shape), str(x.dtype))
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
         for path, x in leaves
     }
 
@@ -389,11 +387,8 @@ def _require_same(
     names = sorted({*stored, *expected}) if parts is None else parts
     theirs, ours = (_describe({n: tree.get(n, {}) for n in names}) for tree in (stored, expected))
     for path in sorted({*theirs, *ours}):
-        if theirs.get(path) != ours.get(path):
-            there, here = (
-                "missing" if found is None else f"{found[1]}{list(found[0])}"
-                for found in (theirs.get(path), ours.get(path))
-            )
+        there, here = (arrays.get(path, "missing") for arrays in (theirs, ours))
+        if there != here:
             raise UserError(
                 f"checkpoint {checkpoint} is of another {kind}: {path} is {there} in it, but "
                 f"{here} here. Give the --config that trained it"

@@ -1,7 +1,6 @@
 """A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
 
 import contextlib
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import reporting
-from gsto_jax.config import changes, filled
+from gsto_jax.config import changes
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import whole
 from gsto_jax.errors import TrainingError, UserError
@@ -38,50 +37,43 @@ class TrainBatches(Protocol):
     def __next__(self) -> dict[str, np.ndarray]: ...
 
     def get_state(self) -> Any:
-        """Returns where the iterator stands, as plain values."""
-        ...
+        """Returns the state of the iterator, as plain values."""
 
     def set_state(self, state: Any) -> None:
-        """Moves the iterator to where it stood."""
-        ...
+        """Moves the iterator to a state."""
 
 
 class MetricWriter(Protocol):
-    """Where metrics go: any of `clu.metric_writers`."""
+    """A writer of metrics: any of `clu.metric_writers`."""
 
     def write_scalars(self, step: int, scalars: Any) -> None:
         """Writes numbers by name."""
-        ...
 
     def write_images(self, step: int, images: Any) -> None:
-        """Writes pictures `n h w 3` by name."""
-        ...
+        """Writes images `n h w 3` by name."""
 
     def flush(self) -> None:
         """Returns when all of it is written."""
-        ...
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run and where it stands in the world.
+    """A training run.
 
     Attributes:
       task: what is trained.
       config: all settings as plain values, those of the data too.
-      defaults: of all settings, for runs that were made before some of them came.
       mesh: the devices.
       workdir: its folder.
-      train_set: what tells the training set from another, in words.
-      eval_set: what it is evaluated on.
+      train_set: fingerprint of the training set, for people.
+      eval_set: the set to evaluate on.
       show: prints a line of text or a table.
       writer: of metrics; None for none.
-      workload: what a step does, to tell how fast the run is; None: only times are told.
+      workload: of a step, to report throughput; None: only times are reported.
     """
 
     task: Task
     config: Record
-    defaults: Record
     mesh: Mesh
     workdir: Workdir
     train_set: str
@@ -91,32 +83,33 @@ class Experiment:
     workload: Workload | None = None
 
     def start(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
-        """The state to train from, and that of the data iterator (None for its beginning).
+        """Returns the initial train state and data iterator state (None for the beginning).
 
-        A run that is there already goes on from its newest checkpoint. One that is damaged is set
-        aside, and the one before it serves. A new run starts from the weights in `init_from`, where
-        the settings name a file.
+        An existing run goes on from its newest checkpoint. A damaged one is set aside, and the one
+        before it serves. A new run starts from the weights in `init_from`, where the settings name
+        a file.
 
         Args:
           fork_from: folder of another run, or of one of its checkpoints, for a new run to start
-            from. A run that is there already takes no notice.
+            from; an existing run ignores it.
 
         Raises:
-          UserError: the run that is there was made with other settings, or has another network; the
+          UserError: the existing run was made with other settings, or has another network; the
             weights cannot be read, or do not fit.
         """
+        folder = self.workdir.checkpoints
         found = checkpoint.load(
-            self.workdir.checkpoints, self.task, self.mesh, self._check_settings, self._set_aside
+            folder, self.task, self.mesh, check=self._check_settings, on_damage=self._set_aside
         )
-        if found is None and (damaged := checkpoint.set_aside_in(self.workdir.checkpoints)):
-            raise UserError(
-                f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
-                f"{damaged[-1]}: give another --workdir"
-            )
         if found is not None:
             self.workdir.write_config(self.config)
             self.show(f"goes on from step {found.step}: {found.path}")
             return found.state, found.record["data"]
+        if damaged := sorted(folder.glob("damaged-*")):
+            raise UserError(
+                f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
+                f"{damaged[-1]}: give another --workdir"
+            )
         if fork_from is None:
             variables = self._first_variables()
             self.workdir.write_config(self.config)
@@ -129,7 +122,7 @@ class Experiment:
         found = self._fork(fork_from)
         self.workdir.write_config(self.config)
         # The old run may go on, or lose this checkpoint: the new one keeps its own.
-        with Checkpoints(self.workdir.checkpoints) as checkpoints:
+        with Checkpoints(folder) as checkpoints:
             checkpoints.save(found.state, self._record(found.record["data"]))
         self.show(f"starts from step {found.step} of {found.path}")
         return found.state, found.record["data"]
@@ -140,25 +133,18 @@ class Experiment:
         if not settings.init_from:
             return variables
         imported = import_weights(settings.init_from, variables, prefix=settings.init_prefix)
-        self.workdir.write_init_from(imported.record)
+        self.workdir.write_config(imported.record, "init_from.json")
         self.show(f"starts from {imported.coverage}")
         if note := upsampling_note(imported.form, settings.model):
             self.show(note)
         return imported.match.variables
 
     def _fork(self, source: Path) -> checkpoint.Checkpoint:
-        try:
-            paths = checkpoint.named(source)
-        except UserError:
-            raise UserError(
-                f"--fork_from={source} holds no checkpoint: give the --workdir of a run, its best/,"
-                " or a STEP in its checkpoints/"
-            ) from None
         found = checkpoint.load_first(
-            paths,
+            checkpoint.named(source),
             self.task,
             self.mesh,
-            on_damage=lambda bad, message: self.show(f"warning: {message}"),
+            on_damage=lambda path, message: self.show(f"warning: {message}"),
             fork=True,
         )
         if found.step >= self.task.steps:
@@ -168,8 +154,8 @@ class Experiment:
             )
         return found
 
-    def _record(self, data_state: Any, **more: Any) -> Record:
-        return {"config": self.config, "train_set": self.train_set, "data": data_state, **more}
+    def _record(self, data_state: Any) -> Record:
+        return {"config": self.config, "train_set": self.train_set, "data": data_state}
 
     def train(
         self, state: TrainState, batches: TrainBatches, stop: Callable[[], bool] = lambda: False
@@ -230,11 +216,11 @@ class Experiment:
 
         Args:
           state: what to evaluate.
-          data_state: of the data iterator. If given, the state is kept should it be the best.
+          data_state: of the data iterator; with it the state is kept if it is the best.
           stop: asked after each batch whether to give up.
 
         Returns:
-          What was found, or None if it was stopped.
+          The outcome, or None if it was stopped.
         """
         step, split = int(state.step), self.eval_set.split
         folder = self.workdir.path / f"eval-{split}"
@@ -263,46 +249,25 @@ class Experiment:
         return bool(processes.from_first(was))
 
     def _keep_best(self, state: TrainState, data_state: Any, score: float | None) -> None:
-        folder, step = self.workdir.best, int(state.step)
         if score is None or not np.isfinite(score):
             self.show(
                 f"no best checkpoint: nothing in {self.eval_set.split} is labeled, so there is no "
                 f"{self.eval_set.measure} to choose by"
             )
             return
-        plan = self._plan_for_best(folder, step, score) if processes.is_first() else None
-        keep = processes.from_first(plan)
-        if keep is None:
-            return
-        with Checkpoints(folder, keep) as checkpoints:
-            checkpoints.save(state, self._record(data_state, **{self.eval_set.measure: score}))
         if processes.is_first():
-            for old in checkpoint.steps(folder):
-                if old != step:
-                    shutil.rmtree(folder / str(old))
+            for path, error in checkpoint.damaged_best(self.workdir.best):
+                self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(path)}")
+        processes.together()
+        settings = score_settings(self.config)
 
-    def _plan_for_best(self, folder: Path, step: int, score: float) -> int | None:
-        """How many checkpoints the folder may hold with this one; None if it is not the best."""
-        scored = {old: self._score(folder / str(old)) for old in checkpoint.steps(folder)}
-        before = checkpoint.steps(folder)
-        best = max(scored.values(), default=float("-inf"))
-        if not score > best:
-            return None
-        if step in before:  # scored on other pictures
-            shutil.rmtree(folder / str(step))
-        return len(before) + 1
+        def score_of(metrics: Record) -> float:  # one that was measured otherwise never wins
+            return metrics["score"] if metrics["settings"] == settings else float("-inf")
 
-    def _score(self, best: Path) -> float:
-        """The score of a best checkpoint; minus infinity where it was measured otherwise."""
-        try:
-            record = checkpoint.read_record(best)
-        except checkpoint.DamagedError as error:
-            self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(best)}")
-            return float("-inf")
-        theirs, ours = (
-            score_settings(config, self.defaults) for config in (record["config"], self.config)
-        )
-        return record[self.eval_set.measure] if theirs == ours else float("-inf")
+        metrics = {"score": score, "settings": settings}
+        with Checkpoints(self.workdir.best, score=score_of) as checkpoints:
+            if checkpoints.is_best(metrics):
+                checkpoints.save(state, self._record(data_state), metrics)
 
     def _report(self, progress: Progress) -> None:
         taken = progress.time
@@ -328,11 +293,10 @@ class Experiment:
                 f"{record['train_set']} in the run, {self.train_set} now. Give it the old one, or "
                 "another --workdir"
             )
-        found = changes(record["config"], self.config, self.defaults)
-        if found:
+        if differences := changes(record["config"], self.config):
             raise UserError(
                 f"workdir {self.workdir.path} holds a run with other settings: "
-                + "; ".join(found)
+                + "; ".join(differences)
                 + f". Give another --workdir, with --fork_from={self.workdir.path} to start there"
             )
 
@@ -342,15 +306,14 @@ class Experiment:
         processes.together()
 
     def _last_good(self) -> str:
-        found = checkpoint.steps(self.workdir.checkpoints)
-        if not found:
+        steps = checkpoint.steps(self.workdir.checkpoints)
+        if not steps:
             return "No checkpoint had been written"
-        return f"The last good checkpoint is {self.workdir.checkpoints / str(found[-1])}"
+        return f"The last good checkpoint is {self.workdir.checkpoints / str(steps[-1])}"
 
 
-def score_settings(config: Record, defaults: Record) -> Record:
-    """The settings, of all that a run has, that decide how its score is measured."""
-    config = filled(config, defaults)
+def score_settings(config: Record) -> Record:
+    """Returns the settings, of all that a run has, that decide how its score is measured."""
     pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
     if config["task"] == "pose":
         pictures |= {"pose": config["pose"]}
@@ -375,29 +338,25 @@ def load_for_evaluation(
         chosen or checkpoint.named(workdir.path),
         task,
         mesh,
-        partial(_check_same_network, config),
-        lambda path, message: warn(f"warning: {message}: the one before it serves"),
+        check=partial(_check_same_network, config),
+        on_damage=lambda path, message: warn(f"warning: {message}: the one before it serves"),
     )
+
+
+_TRAINING_ONLY = ("init", "bn_momentum", "bn_groups", "dtype")
+"""Settings of the model that do not change what a trained network computes."""
 
 
 def _check_same_network(ours: Record, record: Record) -> None:
     def network(config: Record) -> Record:
-        training_only = (
-            *("init", "bn_momentum", "bn_statistics", "bn_groups"),
-            *("dtype", "remat", "implementation", "pack"),
-        )
-        model = {k: v for k, v in config["model"].items() if k not in training_only}
+        model = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
         data = {k: config["data"][k] for k in ("classes", "mean", "std")}
-        data["keypoints"] = {"names": config["data"].get("keypoints", {}).get("names", ())}
+        data["keypoints"] = {"names": config["data"]["keypoints"]["names"]}
         return {"model": model, "data": data}
 
-    theirs, mine = network(record["config"]), network(ours)
-    # A setting that came after the checkpoint says nothing of it; its arrays are compared anyway.
-    mine["model"] = {k: v for k, v in mine["model"].items() if k in theirs["model"]}
-    found = changes(theirs, mine)
-    if found:
+    if differences := changes(network(record["config"]), network(ours)):
         raise UserError(
             "the checkpoint is of another network: "
-            + "; ".join(found)
+            + "; ".join(differences)
             + ". Give the --config that trained it"
         )

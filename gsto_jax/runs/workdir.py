@@ -17,6 +17,7 @@ tensorboard/         metrics and pictures over time
 profile/             records of a few steps, where asked for (`gsto_jax.training.profiling`)
 """
 
+import contextlib
 import os
 import platform
 import secrets
@@ -31,7 +32,7 @@ import jax
 
 from gsto_jax.devices import processes
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.files import named, parse_json, readable, replacing, to_json
+from gsto_jax.files import named, parse_json, read_json, readable, to_json, write_text
 from gsto_jax.runs.checkpoint import Record, steps, versions
 
 try:
@@ -94,12 +95,11 @@ class Workdir:
         """
         if not processes.several():
             return
-        sign = self.path / ".shared"
+        sign, token = self.path / ".shared", processes.from_first(secrets.token_hex(8))
         if self._writes:
-            sign.write_text(secrets.token_hex(8))
-        told = processes.from_first(sign.read_text() if self._writes else "")
+            sign.write_text(token)
         end = time.monotonic() + _SEEN
-        while not (sign.exists() and sign.read_text() == told):
+        while not (sign.exists() and sign.read_text() == token):
             if time.monotonic() > end:
                 raise UserError(
                     f"--workdir={self.path} of process {jax.process_index()} "
@@ -113,25 +113,12 @@ class Workdir:
 
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in the folder; None where there is none."""
-        try:
-            found = parse_json((self.path / "config.json").read_text())
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
+        return read_json(self.path / "config.json")
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes the configuration, whole or not at all."""
-        self._write("config.json", config)
-
-    def write_init_from(self, record: Mapping[str, Any]) -> None:
-        """Writes which weights the run started from, whole or not at all."""
-        self._write("init_from.json", record)
-
-    def _write(self, name: str, values: Mapping[str, Any]) -> None:
-        if not self._writes:
-            return
-        with replacing(self.path / name) as part:
-            part.write_text(to_json(values, indent=2) + "\n")
+    def write_config(self, config: Mapping[str, Any], name: str = "config.json") -> None:
+        """Writes the configuration, or what another JSON file holds, whole or not at all."""
+        if self._writes:
+            write_text(self.path / name, to_json(config, indent=2) + "\n")
 
     def write_start(self, command: Sequence[str], step: int, revision: str | None) -> None:
         """Adds a line that says what runs here from now on."""
@@ -174,16 +161,11 @@ class Workdir:
 
     def _lines(self, name: str) -> list[Record]:
         path = self.path / name
-        found = []
-        text = path.read_text("utf-8", "replace") if path.exists() else ""
-        for line in text.splitlines():
-            try:
-                record = parse_json(line)
-            except ValueError:  # the process died while it wrote the line
-                continue
-            if isinstance(record, dict):
-                found.append(record)
-        return found
+        records = []
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError):  # the process died while it wrote the line
+                records.append(parse_json(line))
+        return [record for record in records if isinstance(record, dict)]
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self._writes:
@@ -191,8 +173,10 @@ class Workdir:
         self.check_there()
         try:
             with (self.path / name).open("a+b") as file:
-                if file.tell() and not _ends_a_line(file):
-                    file.write(b"\n")
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        file.write(b"\n")
                 file.write((to_json(record) + "\n").encode())
         except OSError as error:
             raise TrainingError(
@@ -206,10 +190,9 @@ def existing(path: str | None) -> Workdir:
     if path is None:
         raise UserError("no run is named: give the folder of one as --workdir")
     folder = Path(path).expanduser().absolute() / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"no checkpoint: {folder} does not exist. Give the --workdir of a run")
     if not steps(folder):
-        raise UserError(f"no checkpoint: {folder} is empty. Give the --workdir of a run")
+        problem = "is empty" if folder.is_dir() else "does not exist"
+        raise UserError(f"no checkpoint: {folder} {problem}. Give the --workdir of a run")
     return Workdir(path)
 
 
@@ -227,12 +210,13 @@ def revision(folder: Path) -> str | None:
 
 
 def code_checksum(folders: Sequence[Path]) -> str:
-    """Of the Python files in some folders: what tells code from other code without git."""
-    found = 0
+    """Returns a checksum of the Python files in some folders, names and contents."""
+    checksum = 0
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
-            found = zlib.crc32(str(path.relative_to(folder)).encode() + path.read_bytes(), found)
-    return f"{found:08x}"
+            name = str(path.relative_to(folder)).encode()
+            checksum = zlib.crc32(name + path.read_bytes(), checksum)
+    return f"{checksum:08x}"
 
 
 def _check_writable(folder: Path) -> None:
@@ -273,8 +257,3 @@ def _lock(folder: Path) -> IO[str]:
         file.write(str(os.getpid()))
         file.flush()
     return file
-
-
-def _ends_a_line(file: IO[bytes]) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

@@ -8,7 +8,7 @@ import numpy as np
 
 from gsto_jax.drawing.heat_maps import explanations
 from gsto_jax.drawing.legend import draw_legend
-from gsto_jax.drawing.tiles import GAP, STRIP, Color, caption, row
+from gsto_jax.drawing.tiles import GAP, STRIP, Color, captioned, row
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.ops.padding import cut_map
 
@@ -73,7 +73,7 @@ def sample_panel(
         "prediction": color_mask(prediction, palette),
         f"errors ({wrong})": error_map(image, truth, prediction, ignore_label),
     }
-    tiled = row([np.vstack([caption(name, t.shape[1]), t]) for name, t in tiles.items()])
+    tiled = row([captioned(name, t) for name, t in tiles.items()])
     seen = sum(cv2.calcHist([x], [0], None, [256], [0, 256]) for x in (truth, prediction))
     present = [k for k in np.flatnonzero(seen).tolist() if k < len(classes)]
     listed = [classes[k] for k in present], [palette[k] for k in present]

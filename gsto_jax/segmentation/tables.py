@@ -1,6 +1,5 @@
 """Tables for people (needs rich, from the `train` extra)."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from gsto_jax.evaluation.percent import csv_number, percent
-from gsto_jax.files import replacing
+from gsto_jax.files import to_csv, write_text
 from gsto_jax.segmentation.metrics import Scores
 
 
@@ -66,11 +65,6 @@ def write_scores(path: Path, result: Scores, classes: Sequence[str]) -> None:
         ious = groups.mean_iou, groups.mean_category_instance_iou
         rows.append(("mean of categories", [ious[0], None, None, ious[1]]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        replacing(path) as part,
-        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", "iou", "accuracy", "boundary_iou", "iiou"])
-        for name, values in rows:
-            writer.writerow([name, *map(csv_number, values)])
+    header = ["class", "iou", "accuracy", "boundary_iou", "iiou"]
+    lines = ([name, *map(csv_number, values)] for name, values in rows)
+    write_text(path, to_csv(header, lines))

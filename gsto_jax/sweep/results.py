@@ -1,13 +1,11 @@
 """What a sweep found: rows and their differences, and as JSON and CSV."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gsto_jax.files import to_json
+from gsto_jax.files import to_csv, to_json
 from gsto_jax.sweep.outcome import SweepOutcome
 from gsto_jax.sweep.rows import SweepRow, SweepRun, unpaired
 from gsto_jax.sweep.statistics import Difference, Summary, compare, holm, summarize
@@ -172,8 +170,4 @@ def as_csv(results: Results) -> str:
         }
         for x in results.outcomes
     ]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, lines[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
+    return to_csv([*lines[0]], ([*line.values()] for line in lines))

@@ -99,7 +99,7 @@ def check_comparable(rows: Sequence[SweepRow], defaults: dict[str, Any]) -> None
 
     def measured(row: SweepRow) -> dict[str, Any]:
         classes = row.config["data"]["classes"], row.config["task"]
-        return flat(score_settings(row.config, defaults)) | {"classes and task": classes}
+        return flat(score_settings(row.config)) | {"classes and task": classes}
 
     first = measured(rows[0])
     for row in rows[1:]:

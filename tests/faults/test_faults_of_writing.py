@@ -23,7 +23,7 @@ from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import TrainingError
 from gsto_jax.evaluation import eval_folder
 from gsto_jax.evaluation.png_writer import PngWriter
-from gsto_jax.files import disk_problem, is_full, replacing
+from gsto_jax.files import disk_problem, is_full, replacing, to_csv, write_text
 from gsto_jax.plan import record as plan_record
 from gsto_jax.pose.coco import write_results
 from gsto_jax.predict import export
@@ -62,7 +62,7 @@ def weights(path):
 WRITERS = {
     "image.png": lambda path: write_image(path, NOISE),
     "image.jpg": lambda path: write_image(path, NOISE),
-    "pictures.csv": lambda path: eval_folder.write_table(path, ["a", "b"], TABLE),
+    "pictures.csv": lambda path: write_text(path, to_csv(["a", "b"], TABLE)),
     "evaluation.json": lambda path: eval_folder.write_record(path.parent, {"a": ["x"] * 1000}),
     "results.json": lambda path: write_results(path, [{"a": n} for n in range(1000)]),
     "results.zip": lambda path: write_results(
@@ -236,7 +236,7 @@ def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatc
     assert "(No space left on device): make room" in disk_problem(caught.value)
     assert not record.exists(), "the rest may be of two evaluations"
     assert {path.name: path.stat().st_size for path in folder.glob("*.png")} == sizes
-    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("*.part*"))
     filler.unlink()
     evaluate.run(arguments_of_run)
     assert json.loads(record.read_text())["step"] == 1

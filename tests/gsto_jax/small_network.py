@@ -12,6 +12,7 @@ from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.runs.trained import Trained
 from gsto_jax.segmentation.protocol import protocol_of
 from gsto_jax.training.task import Task
 from tests.gsto_jax.small_task import MEAN, STD, values
@@ -51,20 +52,9 @@ def image_of(size, seed=0):
 def make_predictor(long_side=0, data=None, **evaluation):
     config = values()
     config["eval"] |= evaluation
-    config["data"] |= data or {}
+    palette = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
+    config["data"] |= {"classes": tuple("abcd"), "palette": palette} | (data or {})
     settings = Config.from_dict({k: v for k, v in config.items() if k != "data"})
     task = SmallTask(settings, 4, 255, MEAN, STD)
-    protocol = protocol_of(config)
-    palette = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
-    names = ("a", "b", "c", "d")
-    return Predictor(
-        task,
-        {},
-        protocol,
-        long_side,
-        names,
-        palette,
-        make_mesh(jax.devices()[:1]),
-        Path("run/7"),
-        config,
-    )
+    trained = Trained(task, {}, make_mesh(jax.devices()[:1]), Path("run/7"), config)
+    return Predictor(trained, protocol_of(config), long_side)

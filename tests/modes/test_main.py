@@ -83,7 +83,7 @@ def refused(*args, **kwargs):
         (["--workdir=README.md"], "README.md is a file: give a folder"),
         (["--config.seed=-1"], "config.seed is -1"),
         (["--config.loss.class_weights=True"], "config.data.class_weights holds 0 numbers for 9"),
-        (["--fork_from=/nope"], "--fork_from=/nope holds no checkpoint: give"),
+        (["--fork_from=/nope"], "checkpoint /nope does not exist: give"),
     ],
 )
 def test_bad_commands(args, message):

@@ -100,8 +100,9 @@ import main
 import numpy as np
 from absl import app
 from configs import base, command_line
-from gsto_jax.predict.export import export, verify
+from gsto_jax.predict.export import export
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.predict.verify import verify
 
 checkpoint, picture, output = map(pathlib.Path, sys.argv[1:])
 predictor = Predictor.load(checkpoint)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import COCO_KEYPOINTS, DataError, Keypoints, PersonCrop
-from data_pipelines.transforms.pose import box_to_frame, frame_to_crop
+from gsto_jax.image_files import box_to_frame, frame_to_crop
 
 PAIRS = COCO_KEYPOINTS.flip_pairs
 

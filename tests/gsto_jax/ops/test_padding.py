@@ -21,7 +21,7 @@ from gsto_jax import UserError
 from gsto_jax.config import ADDED, Config, filled
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.ops.padding import cut_map, reduced_size, replicate_edges, round_up, scaled_size
-from gsto_jax.predict.one_pass import one_pass_of, predict_once
+from gsto_jax.predict.one_pass import program_of
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained
@@ -139,10 +139,10 @@ def test_scores_depend_on_the_image_alone(protocol):
     members = sorted(protocol.alike(sizes, (61, 75)))[:3]
     shape = protocol.padded((61, 75))
     batch = pictures(members, shape)
-    scores = score_batch(predictor.task, protocol, MESH, {}, batch, members)
+    scores = score_batch(predictor.trained.task, protocol, MESH, {}, batch, members)
     for n, (height, width) in enumerate(members):
         alone = {name: x[n : n + 1] for name, x in batch.items()}
-        other = score_batch(predictor.task, protocol, MESH, {}, alone, [members[n]])
+        other = score_batch(predictor.trained.task, protocol, MESH, {}, alone, [members[n]])
         where = slice(height), slice(width)
         np.testing.assert_allclose(scores[n][where], other[0][where], rtol=1e-5)
 
@@ -171,10 +171,9 @@ def test_sliding_windows_are_multiples_too():
 def test_an_export_labels_as_the_predictor_does(long_side, settings):
     """At sizes below and above the limit, odd ones too; the exported program takes any."""
     predictor = make_predictor(long_side, **settings)
-    protocol = one_pass_of(predictor.protocol)
 
     def run(images):
-        return predict_once(predictor.task, {}, protocol, long_side, images)["labels"]
+        return program_of(predictor)(images)["labels"]
 
     spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)
     exported = jax.export.export(jax.jit(run))(spec)
@@ -190,7 +189,7 @@ def test_odd_sizes_with_the_default(size):
     predictor, image = make_predictor(80, flip=False), image_of(size)
     prediction = predictor(image, explain=True)
     assert prediction.labels.shape == size
-    once = jax.jit(lambda x: predict_once(predictor.task, {}, predictor.protocol, 80, x)["labels"])
+    once = jax.jit(lambda x: program_of(predictor)(x)["labels"])
     assert (np.asarray(once(image[None])[0]) == prediction.labels).mean() >= 0.999
     height, width = reduced_size(size, 80)
     assert prediction.maps["branch/0"].shape == (-(-height // 4), -(-width // 4))
@@ -206,9 +205,9 @@ def test_plain_scores_are_those_of_a_window():
     """The two ways through an evaluation agree at odd sizes."""
     predictor = make_predictor()
     batch = pictures([(50, 41), (61, 64)], (64, 64))
-    plain, _ = score_step(predictor.task, {}, {k: jnp.asarray(v) for k, v in batch.items()})
+    plain, _ = score_step(predictor.trained.task, {}, {k: jnp.asarray(v) for k, v in batch.items()})
     protocol = replace(predictor.protocol, score="softmax")
-    scores = score_batch(predictor.task, protocol, MESH, {}, batch, [(50, 41), (61, 64)])
+    scores = score_batch(predictor.trained.task, protocol, MESH, {}, batch, [(50, 41), (61, 64)])
     for n, (height, width) in enumerate(batch["size"]):
         where = n, slice(height), slice(width)
         np.testing.assert_allclose(scores[where], jax.nn.softmax(plain)[where], atol=1e-5)

@@ -20,13 +20,13 @@ from data_pipelines import COCO_KEYPOINTS, PersonCrop
 from gsto_jax import UserError
 from gsto_jax.config import PoseConfig
 from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.image_files import crop_person
 from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.coco import FIGURES, evaluate_coco, results, write_results
 from gsto_jax.pose.drawing import draw_poses
 from gsto_jax.pose.estimate import Poses, estimate, reread_joints
 from gsto_jax.pose.eval_set import PoseSet
 from gsto_jax.pose.panels import KINDS, to_crop
-from gsto_jax.predict.crop import crop_person
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.checkpoint import Checkpoints

@@ -1,6 +1,5 @@
 """Poses of what people bring: categories, ids, flags, boxes, and no persons at all."""
 
-import io
 import json
 from functools import partial
 from pathlib import Path
@@ -9,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from data_pipelines import COCO_KEYPOINTS, EvalBatches
 from gsto_jax import UserError
 from gsto_jax.config import PoseConfig
 from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.image_files import crop_person
 from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.coco import FIGURES, evaluate_coco, results, write_results
 from gsto_jax.pose.drawing import draw_poses, pose_panel
@@ -23,7 +22,6 @@ from gsto_jax.pose.eval_set import PoseSet
 from gsto_jax.pose.heatmaps import REFINEMENTS, decode, encode, merge_mirrored, to_picture
 from gsto_jax.pose.oks import rescore, similarity, suppress, suppress_softly
 from gsto_jax.pose.task import joint_step, reread_step
-from gsto_jax.predict.crop import crop_person
 from gsto_jax.predict.files import Input
 from gsto_jax.predict.pose import PosePrediction, PosePredictor, check_boxes
 from gsto_jax.runs.trained import Trained
@@ -163,8 +161,7 @@ def test_no_persons_make_no_batch():
 
 def predictor():
     values = pose_values()
-    task = pose_task()
-    return PosePredictor(Trained(task, {}, ONE, Path("run"), values), task)
+    return PosePredictor(Trained(pose_task(), {}, ONE, Path("run"), values))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +240,7 @@ def test_a_person_without_visible_joints_is_a_box():
 def test_persons_without_visible_joints_are_named():
     from modes import predict
 
-    empty = [(f"town/{n}", [10.0, 20.04, 30.0, 40.0]) for n in range(4)]
+    empty = [f"town/{n} [10.0, 20.0, 30.0, 40.0]" for n in range(4)]
     assert predict._empty_note(empty[:1], 0.2) == (
         "note: no joint of 1 persons scores 0.2 (pose.visible) or more, so that overlays show their"
         " boxes: town/0 [10.0, 20.0, 30.0, 40.0]"
@@ -255,10 +252,10 @@ def test_persons_without_visible_joints_are_named():
 
 
 def read(text, *paths):
-    console = Console(width=200, record=True, file=io.StringIO())
+    said = []
     inputs = [Input(Path(path), Path(path).with_suffix("").as_posix()) for path in paths]
-    boxes_of = read_boxes(text, inputs, console)
-    return [boxes_of(entry) for entry in inputs], console.export_text()
+    boxes_of = read_boxes(text, inputs, said.append)
+    return [boxes_of(entry) for entry in inputs], "".join(said)
 
 
 def test_boxes_by_image(tmp_path):

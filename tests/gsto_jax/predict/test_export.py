@@ -21,8 +21,12 @@ from PIL import Image
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.predict import export as exporting
-from gsto_jax.predict.export import PLATFORMS, export, random_batches, verify
+from gsto_jax.predict import verify as verifying
+from gsto_jax.predict.export import export
+from gsto_jax.predict.export_description import PLATFORMS
+from gsto_jax.predict.one_pass import program_of
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.predict.verify import random_batches, verify
 from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.training.task import initial_state
@@ -111,15 +115,17 @@ def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
 def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
     """Traced and not run: `test_resize` has the values of what differs."""
     model = replace(
-        exported[0].task.config.model,
+        exported[0].trained.task.config.model,
         gtm=("none", "unsupervised", "supervised"),
         gtm_form="paper",
         gate="paper",
         **changes,
     )
-    task = replace(exported[0].task, config=replace(exported[0].task.config, model=model))
-    variables = initial_state(task, exported[0].mesh).variables
-    run = exporting.program(replace(exported[0], task=task, variables=variables))
+    trained = exported[0].trained
+    task = replace(trained.task, config=replace(trained.task.config, model=model))
+    variables = initial_state(task, trained.mesh).variables
+    trained = replace(trained, task=task, variables=variables)
+    run = program_of(replace(exported[0], trained=trained))
     spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)
     found = jax.eval_shape(run, spec)
     assert str(found["labels"].shape) == "(b, h, w)"
@@ -174,10 +180,10 @@ def test_onnx_labels_as_the_predictor_does():
 def test_what_differs_is_refused(exported, monkeypatch, theirs):
     ours = {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))}
     batches = random_batches([(1, 9, 9)])
-    monkeypatch.setattr(exporting, "_expected", lambda *_: ours)
-    monkeypatch.setattr(exporting, "_fresh", lambda *_: [ours])
+    monkeypatch.setattr(verifying, "_expected", lambda *_: [ours])
+    monkeypatch.setattr(verifying, "_fresh", lambda *_: [ours])
     assert_equal(verify(*exported, batches), "model.jax", [(1, 9, 9)])
-    monkeypatch.setattr(exporting, "_fresh", lambda *_: [theirs])
+    monkeypatch.setattr(verifying, "_fresh", lambda *_: [theirs])
     with pytest.raises(UserError, match=r"differs from its checkpoint; model\.jax: 1 of 9x9"):
         verify(*exported, batches)
 
@@ -190,13 +196,17 @@ def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
         export(predictor, tmp_path, ("tflite",))
     with pytest.raises(UserError, match=r"the size of an export is \(0, 5\)"):
         export(predictor, tmp_path, ("jax",), (0, 5))
+
+    def changed(**fields):
+        task = replace(predictor.trained.task, **fields)
+        return replace(predictor, trained=replace(predictor.trained, task=task))
+
     with pytest.raises(UserError, match="300 classes"):
-        many = replace(predictor, task=replace(predictor.task, num_classes=300))
-        export(many, tmp_path, ("jax",))
-    config = predictor.task.config
+        export(changed(num_classes=300), tmp_path, ("jax",))
+    config = predictor.trained.task.config
     half = replace(config, model=replace(config.model, dtype="bfloat16"))
     with pytest.raises(UserError, match=r"bfloat16.*export the format jax alone"):
-        export(replace(predictor, task=replace(predictor.task, config=half)), tmp_path)
+        export(changed(config=half), tmp_path)
     monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == "onnx" else name)
     with pytest.raises(UserError, match=r"missing \(onnx\): pip install '.\[onnx\]'"):
         export(predictor, tmp_path)
@@ -217,7 +227,7 @@ def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
             verify(predictor, tmp_path)
     damaged.unlink()
     with pytest.raises(UserError, match=r"is an export of .*/7: export it anew"):
-        verify(replace(predictor, path=tmp_path), folder)
+        verify(replace(predictor, trained=replace(predictor.trained, path=tmp_path)), folder)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -59,18 +59,16 @@ def test_videos_are_of_the_best_codec_there_is(tmp_path, monkeypatch, capfd):
     def codec_of(path):
         return int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little")
 
-    writer = VideoWriter(tmp_path / "a.mp4", tmp_path / "part.mp4", 5)
-    for level in (0, 255):
-        writer.write(np.full((33, 41, 3), level, np.uint8))
-    writer.finish()
+    with VideoWriter(tmp_path / "a.mp4", 5) as writer:
+        for level in (0, 255):
+            writer.write(np.full((33, 41, 3), level, np.uint8))
     assert writer.codec in ("avc1", "vp09"), "browsers play neither of the others"
     assert codec_of(tmp_path / "a.mp4").lower() in (b"avc1", b"h264", b"vp90", b"vp09")
     assert capfd.readouterr().err == "", "encoders that are missing are no error"
 
     monkeypatch.setattr(video_writer, "CODECS", {"zzzz": "", "mp4v": CODECS["mp4v"]})
-    writer = VideoWriter(tmp_path / "b.mp4", tmp_path / "part.mp4", 5)
-    writer.write(np.zeros((32, 40, 3), np.uint8))
-    writer.finish()
+    with VideoWriter(tmp_path / "b.mp4", 5) as writer:
+        writer.write(np.zeros((32, 40, 3), np.uint8))
     assert writer.codec == "mp4v"
     assert "browsers do not play it" in CODECS["mp4v"]
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["a.mp4", "b.mp4"]

@@ -7,7 +7,7 @@ from PIL import Image
 
 from gsto_jax import UserError
 from gsto_jax.image_files import ImageRule
-from gsto_jax.predict.media import count_frames, image_head, read_image, to_rgb, video_frames
+from gsto_jax.predict.media import count_frames, image_head, load_rgb, read_image, video_frames
 from tests.image_bytes import UNDO
 
 RNG = np.random.default_rng(0)
@@ -55,16 +55,16 @@ def test_transparent_parts_are_white(tmp_path):
 
 def test_arrays():
     grey = PICTURE[..., 0]
-    np.testing.assert_array_equal(to_rgb(PICTURE), PICTURE)
+    np.testing.assert_array_equal(load_rgb(PICTURE), PICTURE)
     for shaped in (grey, grey[..., None], grey.astype(np.uint16) * 257):
-        np.testing.assert_array_equal(to_rgb(shaped), np.repeat(grey[..., None], 3, -1))
+        np.testing.assert_array_equal(load_rgb(shaped), np.repeat(grey[..., None], 3, -1))
     for odd, message in (
         (np.zeros((4, 4, 2), np.uint8), "not (4, 4, 2)"),
         (np.zeros((0, 4, 3), np.uint8), "not (0, 4, 3)"),
         (np.zeros((4, 4, 3)), "not float64"),
     ):
         with pytest.raises(UserError) as error:
-            to_rgb(odd)
+            load_rgb(odd)
         assert message in str(error.value)
 
 

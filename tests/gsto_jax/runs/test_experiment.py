@@ -75,7 +75,6 @@ def make(tmp_path, monkeypatch):
         made = Experiment(
             task,
             config,
-            values(),
             MESH,
             Workdir(tmp_path / name),
             train_set,
@@ -171,17 +170,6 @@ def test_weights_that_cannot_be_had_leave_no_run(make, tmp_path):
     assert run.workdir.config() is None
 
 
-def test_the_best_of_an_older_version_still_counts(make, tmp_path):
-    """Its configuration lacks what came later: the task, and settings of the evaluation."""
-    run, _, ious = make()
-    old = json.loads(json.dumps(values()))
-    del old["task"], old["eval"]["score"], old["pose"]
-    save(tmp_path / "run" / "best", 4, record=RECORD | {"config": old, "mean_iou": 0.9})
-    ious[:] = [0.1]
-    run.evaluate(state_at(5), {"batches": 5})
-    assert checkpoint.steps(tmp_path / "run" / "best") == [4]
-
-
 def test_the_best_is_kept(make, tmp_path):
     run, _, ious = make()
     ious[:] = [0.5, 0.4, 0.6, 0.7]
@@ -201,13 +189,18 @@ def test_the_best_is_kept(make, tmp_path):
     ious[:] = [0.05]
     elsewhere.evaluate(state_at(8), {"batches": 8})
     record = checkpoint.read_record(tmp_path / "run" / "best" / "8")
-    assert (record["mean_iou"], record["config"]["data"]["eval_split"]) == (0.025, "test")
+    assert record["config"]["data"]["eval_split"] == "test"
     other, _, ious = make(eval__absent="zero")
     shutil.rmtree(tmp_path / "run" / "best" / "8" / "run")
-    ious[:] = [0.05]
+    ious[:] = [0.05, 0.04]
     other.evaluate(state_at(9), {"batches": 9})
     assert checkpoint.steps(tmp_path / "run" / "best") == [9]
     assert (tmp_path / "run" / "best" / "damaged-8").is_dir()
+    (tmp_path / "run" / "best" / "9" / "metrics" / "metrics").write_text("{")
+    other.evaluate(state_at(10), {"batches": 10})
+    assert sorted(path.name for path in (tmp_path / "run" / "best").iterdir()) == [
+        *("10", "damaged-8", "damaged-9")
+    ]
 
 
 def test_an_evaluation_that_was_cut_off_comes_first(make):
