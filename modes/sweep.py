@@ -42,7 +42,7 @@ from gsto_jax.sweep.plan import (
 from gsto_jax.sweep.pool import Watch, run_all
 from gsto_jax.sweep.results import as_csv, as_json, results_of
 from gsto_jax.sweep.words import markdown, table
-from gsto_jax.training.task import network
+from gsto_jax.training.network import network
 from modes.common import DEFAULTS, read_settings
 from modes.interrupt import Interrupt
 from modes.terminal import make_console, make_show, plain_values

@@ -41,6 +41,7 @@ from gsto_jax.predict.one_pass import one_pass_of, predict_once
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.segmentation.protocol import Size
+from gsto_jax.segmentation.task import SegmentationTask
 
 FORMATS = ("jax", "onnx")
 EQUAL_LABELS = {"float32": 0.999, "bfloat16": 0.95}
@@ -330,7 +331,9 @@ def _onnx(predictor: Predictor, size: Size | None) -> bytes:
 def _convert(fields: Mapping[str, Any], size: Size | None) -> bytes:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(jax.local_devices()[:1])
-    predictor = Predictor(**fields, task=task_of(fields["config"]), mesh=mesh)
+    task = task_of(fields["config"])
+    assert isinstance(task, SegmentationTask)
+    predictor = Predictor(**fields, task=task, mesh=mesh)
     run = program(predictor)
     shape = symbolic_shape("b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3")
     spec = jax.ShapeDtypeStruct(shape, jnp.uint8)

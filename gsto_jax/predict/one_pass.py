@@ -16,7 +16,8 @@ from jax import Array
 from gsto_jax.ops.padding import reduced_size, round_up, scaled_size
 from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.protocol import Protocol
-from gsto_jax.training.task import Task, logits, normalize
+from gsto_jax.segmentation.task import logits
+from gsto_jax.training.task import Task, normalize
 from gsto_jax.types import Size
 
 

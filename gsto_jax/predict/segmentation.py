@@ -7,7 +7,6 @@ prediction.labels, prediction.overlay()
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import compiler_options, on_mesh
 from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.legend import add_legend
 from gsto_jax.drawing.tiles import Color
@@ -26,14 +24,13 @@ from gsto_jax.image_files import ImageRule
 from gsto_jax.ops.padding import DIVISOR, PUBLISHED, cut_map, reduced_size
 from gsto_jax.ops.resample import linear_taps, resample
 from gsto_jax.predict.media import load_rgb
-from gsto_jax.reporting import ReportedProgram
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained, load_trained
-from gsto_jax.segmentation.inference import score_batch
+from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
 from gsto_jax.segmentation.metrics import best_class
 from gsto_jax.segmentation.panels import color_mask
 from gsto_jax.segmentation.protocol import Protocol, Size, protocol_of
-from gsto_jax.training.task import Task, score_step
+from gsto_jax.segmentation.task import SegmentationTask
 
 KINDS = ("overlay", "color", "ids", "branches", "gates")
 _STRIP = 64  # rows of a picture that are enlarged at a time
@@ -46,7 +43,7 @@ class Prediction:
     Attributes:
       image: the picture, `h w 3` uint8 RGB.
       labels: class of each pixel, `h w` uint8.
-      maps: of `gsto_jax.training.task.score_step`, `h' w'` float32 by name; empty unless asked for.
+      maps: of `gsto_jax.evaluation.forward.explanation`, `h' w'` by name; empty unless asked for.
       classes: names.
       palette: their colours.
     """
@@ -104,7 +101,7 @@ class Predictor:
       config: all settings of the run.
     """
 
-    task: Task
+    task: SegmentationTask
     variables: Any
     protocol: Protocol
     long_side: int
@@ -146,7 +143,7 @@ class Predictor:
     ) -> "Predictor":
         """Of a network that was read; see `load`. Raises UserError if it is of another task."""
         task, config = trained.task, trained.config
-        if task.config.task != "segmentation":
+        if not isinstance(task, SegmentationTask):
             raise UserError(
                 f"checkpoint {trained.path} is of a {task.config.task} task: use "
                 "gsto_jax.predict.pose.PosePredictor"
@@ -155,6 +152,7 @@ class Predictor:
         if changes:
             config = {**config, "eval": {**config["eval"], **changes}}
             task = task_of(config)
+            assert isinstance(task, SegmentationTask)
         data = config["data"]
         return cls(
             task,
@@ -215,8 +213,8 @@ class Predictor:
 
     def _pass(self, image: np.ndarray, shape: Size) -> tuple[Array, Mapping[str, Any]]:
         """Returns scores `1 H W k` of a padded image, and the maps of the image alone."""
-        scoring = _scoring(self.task, self.mesh)
-        scores, maps = scoring(self.variables, _batch_of(image, shape))
+        programs = SegmentationPrograms.of(self.task, self.mesh)
+        scores, maps = programs.score_step(self.variables, _batch_of(image, shape))
         size = image.shape[:2]
         return scores, {name: cut_map(np.asarray(x[0]), size, shape) for name, x in maps.items()}
 
@@ -258,14 +256,6 @@ def _batch_of(image: np.ndarray, shape: Size) -> dict[str, np.ndarray]:
     height, width = image.shape[:2]
     more = ((0, 0), (0, shape[0] - height), (0, shape[1] - width), (0, 0))
     return {"image": np.pad(image[None], more), "size": np.array([[height, width]], np.int32)}
-
-
-@lru_cache(maxsize=4)
-def _scoring(task: Task, mesh: Mesh) -> Any:
-    program = jax.jit(
-        on_mesh(partial(score_step, task.on(mesh)), mesh), compiler_options=compiler_options(mesh)
-    )
-    return ReportedProgram(program, "the network")
 
 
 _best = jax.jit(best_class)

@@ -1,14 +1,13 @@
 """Tables for people (needs rich, from the `train` extra)."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
+from gsto_jax.evaluation.folder import write_table
 from gsto_jax.evaluation.percent import csv_number, percent
-from gsto_jax.files import replacing
 from gsto_jax.segmentation.metrics import Scores
 
 
@@ -66,11 +65,5 @@ def write_scores(path: Path, result: Scores, classes: Sequence[str]) -> None:
         ious = groups.mean_iou, groups.mean_category_instance_iou
         rows.append(("mean of categories", [ious[0], None, None, ious[1]]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        replacing(path) as part,
-        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", "iou", "accuracy", "boundary_iou", "iiou"])
-        for name, values in rows:
-            writer.writerow([name, *map(csv_number, values)])
+    header = ("class", "iou", "accuracy", "boundary_iou", "iiou")
+    write_table(path, header, ([name, *map(csv_number, values)] for name, values in rows))

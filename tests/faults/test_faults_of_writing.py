@@ -21,11 +21,11 @@ from gsto_jax import UserError
 from gsto_jax.devices import host_memory
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import TrainingError
-from gsto_jax.evaluation import eval_folder
+from gsto_jax.evaluation import folder as eval_folder
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.files import disk_problem, is_full, replacing
 from gsto_jax.plan import record as plan_record
-from gsto_jax.pose.coco import write_results
+from gsto_jax.pose.metrics import write_results
 from gsto_jax.predict import export
 from gsto_jax.predict.files import PredictionWriter, write_classes, write_joints, write_poses
 from gsto_jax.runs.workdir import Workdir

@@ -13,8 +13,8 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.segmentation.protocol import protocol_of
-from gsto_jax.training.task import Task
-from tests.gsto_jax.small_task import MEAN, STD, values
+from gsto_jax.segmentation.task import SegmentationTask
+from tests.gsto_jax.small_task import segmentation_task, values
 
 CLASSES = 4
 
@@ -31,7 +31,7 @@ def convolution(x):
     )
 
 
-class SmallTask(Task):
+class SmallTask(SegmentationTask):
     """Its network is `convolution`."""
 
     @property
@@ -53,7 +53,7 @@ def make_predictor(long_side=0, data=None, **evaluation):
     config["eval"] |= evaluation
     config["data"] |= data or {}
     settings = Config.from_dict({k: v for k, v in config.items() if k != "data"})
-    task = SmallTask(settings, 4, 255, MEAN, STD)
+    task = segmentation_task(SmallTask, config=settings, num_classes=4)
     protocol = protocol_of(config)
     palette = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
     names = ("a", "b", "c", "d")
