@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import numpy as np
 
-from gsto_jax.config import Config
 from gsto_jax.devices.host_memory import keep_freed_memory
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
-from gsto_jax.training.task import Task, initial_state, train_step
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.training.task import initial_state, train_step
 
 ROUNDS = 5
 
@@ -34,9 +34,8 @@ def main(name: str, steps: int) -> None:
     """Times all in turn, `ROUNDS` times so many steps each."""
     keep_freed_memory()
     values = json.loads(importlib.import_module(name).get_config().to_json())
-    data = values.pop("data")
-    config = Config.from_dict(values)
-    task = Task(config, len(data["classes"]), 255, data["mean"], data["std"], 1000)
+    task, data = task_of(values, 1000), values["data"]
+    config = task.config
     mesh = make_mesh(jax.devices("cpu")[:1])
     shape = (config.train.batch_size, *data["crop"])
     rng = np.random.default_rng(0)

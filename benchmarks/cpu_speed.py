@@ -49,23 +49,12 @@ Run = Callable[[], dict[str, Any]]
 """One call, waited for; returns what both sides must agree on."""
 
 
-def settings(network: str) -> tuple[Any, dict[str, Any]]:
-    """The configuration of a network, and its settings of the data."""
-    from gsto_jax.config import Config
-
-    values = json.loads(
-        importlib.import_module("configs.cityscapes_w18s").get_config(NETWORKS[network]).to_json()
-    )
-    data = values.pop("data")
-    return Config.from_dict(values), data
-
-
 def make_task(network: str) -> Any:
-    """What is trained."""
-    from gsto_jax.training.task import Task
+    """Returns the task that trains a network."""
+    from gsto_jax.runs.tasks import task_of
 
-    config, data = settings(network)
-    return Task(config, len(data["classes"]), 255, data["mean"], data["std"], 100_000)
+    config = importlib.import_module("configs.cityscapes_w18s").get_config(NETWORKS[network])
+    return task_of(json.loads(config.to_json()), 100_000)
 
 
 def drawn(name: str, shape: Sequence[int], rng: Any) -> np.ndarray:
@@ -116,8 +105,9 @@ def ours(folder: Path, step: str, network: str, batch: int) -> Run:
     import jax
 
     from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated
+    from gsto_jax.segmentation.task import logits
     from gsto_jax.training.loop import compiled_train_step
-    from gsto_jax.training.task import logits, state_of
+    from gsto_jax.training.task import state_of
 
     task, mesh = make_task(network), make_mesh(jax.devices("cpu")[:1])
     variables, arrays = read_inputs(folder, network, batch)
@@ -145,7 +135,7 @@ def peer(folder: Path, step: str, network: str, batch: int, layout: str) -> Run:
     import torch
     import torch_peer
 
-    config, _ = settings(network)
+    config = make_task(network).config
     torch_peer.check_settings(config)
     variables, arrays = read_inputs(folder, network, batch)
     net = torch_peer.Peer(make_task(network).model, variables)

@@ -84,7 +84,7 @@ def network_alone(task: Any, variables: Any, mesh: Any, shapes: Counter) -> Any:
     import numpy as np
 
     from gsto_jax.devices.mesh import compiler_options, put_batch
-    from gsto_jax.training.task import logits
+    from gsto_jax.segmentation.task import logits
 
     network = jax.jit(partial(logits, task), compiler_options=compiler_options(mesh))
     rng = np.random.default_rng(0)

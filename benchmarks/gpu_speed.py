@@ -34,11 +34,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsto_jax.config import Config
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated
 from gsto_jax.gate import NormParameters, gated_maps
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.segmentation.task import logits
 from gsto_jax.training.loop import compiled_train_step
-from gsto_jax.training.task import Task, logits, state_of
+from gsto_jax.training.task import Task, state_of
 
 SIZE, IMAGES = (512, 1024), 8
 CACHED = 256 << 20  # bytes; no GPU of today holds as much
@@ -185,16 +186,12 @@ def differences(found: Any, wanted: Any) -> list[float]:
     return [float(np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b))) for a, b in pairs]
 
 
-def make_task(row: Row) -> tuple[Any, dict[str, Any]]:
-    """What is trained, in bfloat16, and settings of its data."""
+def make_task(row: Row) -> Task:
+    """Returns the task, in bfloat16."""
     name, _, words = row.config.partition(":")
     values = json.loads(importlib.import_module(f"configs.{name}").get_config(words).to_json())
-    data = values.pop("data")
     values["model"] |= {"dtype": "bfloat16", "implementation": row.implementation}
-    task = Task(
-        Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"], 100_000
-    )
-    return task, data
+    return task_of(values, 100_000)
 
 
 def batch_of(task: Any) -> dict[str, np.ndarray]:
@@ -210,7 +207,7 @@ def batch_of(task: Any) -> dict[str, np.ndarray]:
 def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
     """Training and inference."""
     row, mesh = ROWS[key], make_mesh(jax.devices()[:1])
-    task, _ = make_task(row)
+    task = make_task(row)
     options, batch = compiler_options(mesh), put_batch(batch_of(task), mesh)
     variables = jax.device_put(task.initial_variables(), replicated(mesh))
     state = state_of(task, variables, mesh)
@@ -246,7 +243,7 @@ def measure_peer(key: str, args: Any) -> Iterator[dict[str, Any]]:
 
     torch.backends.cudnn.benchmark = True
     torch.nn.functional.relu = torch.relu_  # in place, as networks in PyTorch are written
-    task, _ = make_task(ROWS[key])
+    task = make_task(ROWS[key])
     net = torch_peer.Peer(task.model, task.initial_variables())
 
     def moved(value: Any) -> Any:

@@ -35,7 +35,7 @@ from gsto_jax.gate import gated_maps
 from gsto_jax.layers import gates
 from gsto_jax.layers.heads import SegmentationHead
 from gsto_jax.ops.packing import LANES
-from gsto_jax.training.task import network
+from gsto_jax.training.network import network
 from modes.common import read_settings
 
 IMAGES, SIZE = 8, (512, 1024)

@@ -30,7 +30,8 @@ from gsto_jax.devices.mesh import compiler_options, make_mesh
 from gsto_jax.ops.resample import enlarge
 from gsto_jax.runs.trained import load_trained
 from gsto_jax.segmentation.metrics import best_class, confusion_matrix, scores
-from gsto_jax.training.task import Task, logits, normalize
+from gsto_jax.segmentation.task import SegmentationTask, logits
+from gsto_jax.training.task import normalize
 
 Size = tuple[int, int]
 CONTENTS = {"mean": "constant", "edge": "edge", "reflect": "reflect"}
@@ -60,7 +61,9 @@ def pad_right_and_below(image: Any, multiple: int, content: str) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnums=(0, 3), compiler_options=compiler_options(make_mesh()))
-def score(task: Task, variables: Any, padded: Any, size: Size, label: Any, mirrored: Any) -> Any:
+def score(
+    task: SegmentationTask, variables: Any, padded: Any, size: Size, label: Any, mirrored: Any
+) -> Any:
     """Computes the confusion matrix of a padded normalized image, and of its mirror if any."""
 
     def cut(x: Any) -> Any:

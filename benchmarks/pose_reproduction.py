@@ -25,8 +25,8 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gsto_jax.drawing.tiles import caption, grid, write_image
-from gsto_jax.pose.coco import FIGURES
 from gsto_jax.pose.drawing import draw_poses
+from gsto_jax.pose.metrics import FIGURES
 from gsto_jax.report.run import Run, read_run
 from gsto_jax.runs.workdir import Workdir
 

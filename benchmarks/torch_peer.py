@@ -36,7 +36,7 @@ from data_pipelines.pipeline import augmentation
 from gsto_jax.config import Config
 from gsto_jax.models.initialize import initial_variables
 from gsto_jax.segmentation.metrics import scores
-from gsto_jax.training.task import network
+from gsto_jax.training.network import network
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/camvid_w18s.py", "FILE[:WORDS]")
 INIT = flags.DEFINE_enum("init", "ours", ["ours", "torch"], "who draws the weights")

@@ -27,7 +27,6 @@ from gsto_jax.runs.workdir import Workdir, code_checksum, existing, revision
 from gsto_jax.segmentation.compiled_shapes import compilation_note
 from gsto_jax.segmentation.eval_set import SegmentationSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.panels import PictureWriter
 from gsto_jax.segmentation.protocol import protocol_of
 from gsto_jax.training.task import Task
 from modes.terminal import Show, make_show, plain_values
@@ -64,12 +63,12 @@ def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseSet, Pe
     found = PoseSet(
         split=data.eval_split,
         size=len(source),
+        name=source.name,
         boxes=boxes,
         detected=bool(detections),
         batches=batches,
         annotations=source.annotations,
         image_ids=source.image_ids(),
-        name=source.name,
         category_id=source.category.id,
     )
     return found, source
@@ -79,12 +78,8 @@ def make_segmentation_set(
     task: Task, data: DataConfig, values: Values, mesh: Mesh
 ) -> tuple[SegmentationSet, Source]:
     """The labelled pictures to evaluate on."""
-    chosen, protocol = task.config.eval, protocol_of(values)
+    protocol = protocol_of(values)
     source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
-
-    def pictures(folder: Path) -> PictureWriter:
-        look = (data.classes, data.palette, data.ignore_label)
-        return PictureWriter(folder, *look, chosen.pictures, chosen.figures, source.name)
 
     # Where it changes no score, images of all sizes share a few shapes.
     canvases = 6 if protocol.suits_any_canvas else 0
@@ -96,9 +91,17 @@ def make_segmentation_set(
         ids = dict(data.id_map) or {k: k for k in range(len(data.classes))}
         return InstanceCounts(data.categories, sizes, ids) if data.categories else None
 
-    name, count = data.eval_split, len(source)
-    look = (data.classes, batches, protocol, pictures, instances)
-    return SegmentationSet(name, count, *look), source
+    found = SegmentationSet(
+        split=data.eval_split,
+        size=len(source),
+        name=source.name,
+        batches=batches,
+        classes=data.classes,
+        palette=data.palette,
+        protocol=protocol,
+        instances=instances,
+    )
+    return found, source
 
 
 def show_compilation(eval_set: EvalSet, show: Show) -> None:

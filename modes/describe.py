@@ -11,7 +11,7 @@ from gsto_jax import reporting
 from gsto_jax.config import Config
 from gsto_jax.models.counts import Count, count_by_part
 from gsto_jax.models.published import POSE_SIZE, SIZE, published
-from gsto_jax.training.task import network
+from gsto_jax.training.network import network
 from modes.terminal import make_show, plain_values
 
 

@@ -10,14 +10,15 @@ from data_pipelines import DataConfig
 from gsto_jax import reporting
 from gsto_jax.devices.mesh import make_mesh, use_compilation_cache, whole
 from gsto_jax.errors import UserError
-from gsto_jax.pose.coco import results, write_results
-from gsto_jax.pose.estimate import estimate
-from gsto_jax.pose.eval_set import protocol
+from gsto_jax.evaluation.loop import Batch, GetMaps
+from gsto_jax.pose.eval_set import protocol as pose_protocol
+from gsto_jax.pose.evaluate import estimate
+from gsto_jax.pose.metrics import results, write_results
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.runs.experiment import load_for_evaluation
-from gsto_jax.segmentation.evaluate import Batch, GetMaps
-from gsto_jax.segmentation.evaluate import evaluate as evaluate_network
+from gsto_jax.segmentation import evaluate as segmentation
 from gsto_jax.segmentation.submission import SubmissionWriter, label_ids
+from gsto_jax.segmentation.task import SegmentationTask
 from modes.common import (
     Values,
     make_pose_set,
@@ -41,6 +42,7 @@ def run(args: Any) -> None:
     if isinstance(task, PoseTask):
         _submit_poses(args, task, data, values)
         return
+    assert isinstance(task, SegmentationTask)
     workdir, chosen = run_folder(args)
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
     mesh = make_mesh(space=task.config.parallel.space)
@@ -61,8 +63,8 @@ def run(args: Any) -> None:
             writer.write(batch, predictions, maps)
             advance(int(batch["mask"].sum()))
 
-        look = (eval_set.batches, mesh, eval_set.protocol)
-        evaluate_network(task, variables, *look, on_batch=on_batch)
+        batches, protocol = eval_set.batches, eval_set.protocol
+        segmentation.evaluate(task, variables, batches, mesh, protocol, on_batch=on_batch)
     show(f"{writer.written} pictures of {data.test_split}, {eval_set.protocol}")
     show(f"submission  {path}")
     show(f"checkpoint  {found.path}")
@@ -94,6 +96,6 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     path = workdir.path / f"person_keypoints_{published}_{task.config.name}_results.zip"
     kept = results(poses, task.sigmas, task.config.pose, category_id=persons.category_id)
     write_results(path, kept)
-    show(f"{len(kept)} poses of {persons.size} in {split}, {persons.boxes}{protocol(task)}")
+    show(f"{len(kept)} poses of {persons.size} in {split}, {persons.boxes}{pose_protocol(task)}")
     show(f"submission  {path}")
     show(f"checkpoint  {found.path}")

@@ -42,7 +42,7 @@ from gsto_jax.sweep.rows import (
     runs_of,
     seeds_of,
 )
-from gsto_jax.training.task import network
+from gsto_jax.training.network import network
 from modes.common import DEFAULTS, read_settings
 from modes.interrupt import Interrupt
 from modes.terminal import make_console, make_show, plain_values

@@ -19,8 +19,8 @@ def branch_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarr
 
     Args:
       image: `h w 3` uint8 RGB.
-      maps: "branch/0" and so on, `h_i w_i`, of `gsto_jax.training.task.eval_step`; others are left
-        out.
+      maps: "branch/0" and so on, `h_i w_i`, of `gsto_jax.evaluation.forward.explanation`; others
+        are left out.
 
     Returns:
       uint8 RGB, one row of tiles.
@@ -49,7 +49,8 @@ def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray
 
     Args:
       image: `h w 3` uint8 RGB.
-      maps: "gate/NAME", `h w` in 0..1, of `gsto_jax.training.task.eval_step`; others are left out.
+      maps: "gate/NAME", `h w` in 0..1, of `gsto_jax.evaluation.forward.explanation`; others are
+        left out.
 
     Returns:
       uint8 RGB, rows of tiles.

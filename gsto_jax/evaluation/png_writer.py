@@ -12,6 +12,7 @@ import numpy as np
 
 from gsto_jax.devices.mesh import sum_over_processes
 from gsto_jax.drawing.tiles import write_image
+from gsto_jax.evaluation.folder import png_paths
 
 _SHOWN = 4
 _WAITING = 16
@@ -89,10 +90,12 @@ class PngWriter(ABC):
         maps, drawn = cache(maps), {}
         for n in np.flatnonzero(batch["mask"]).tolist():
             pictures = dict(self.draw(batch, predictions, maps, n))
-            path = self._path(self.name(int(batch["index"][n])))
+            name = self.name(int(batch["index"][n]))
+            paths = png_paths(self.folder, name, pictures)
+            if pictures and not paths:
+                raise ValueError(f"the picture {name} would lie outside {self.folder}")
             for kind, picture in pictures.items():
-                suffix = "" if kind == "sample" else f"_{kind}"
-                self._write(path.with_name(f"{path.name}{suffix}.png"), picture)
+                self._write(paths[kind], picture)
                 self.written += 1
                 if self.seen < _SHOWN:
                     self.shown[f"{kind}/{self.seen}"] = picture
@@ -118,12 +121,6 @@ class PngWriter(ABC):
         self._waiting.append(self._threads.submit(write_image, path, picture))
         if len(self._waiting) > _WAITING:
             self._waiting.popleft().result()
-
-    def _path(self, name: str) -> Path:
-        path = self.folder / name
-        if self.folder.resolve() not in path.resolve().parents:
-            raise ValueError(f"the picture {path} would lie outside {self.folder}")
-        return path
 
 
 def _own_part(limit: int) -> int:

@@ -18,10 +18,11 @@ from gsto_jax.errors import UserError
 from gsto_jax.plan import costs, schedule
 from gsto_jax.plan.hlo import Instruction, Program, arrays, shape_bytes
 from gsto_jax.plan.machines import Machine
-from gsto_jax.pose import estimate
+from gsto_jax.pose.evaluate import PosePrograms
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.segmentation.protocol import Size
+from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, TrainState, abstract_state, placing
 
@@ -226,10 +227,11 @@ def _lower(task: Task, machine: Machine, batch: int, size: Size, step: str) -> A
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
         abstract_state(task).variables,
     )
-    if isinstance(task, PoseTask):
-        traced = estimate._programs(task, mesh)[0].trace(variables, inputs["image"])
-    else:
+    if isinstance(task, SegmentationTask):
         traced = compiled_eval_step(task, mesh).trace(variables, inputs)
+    else:
+        assert isinstance(task, PoseTask)
+        traced = PosePrograms.of(task, mesh).heatmaps.trace(variables, inputs["image"])
     return traced.lower(lowering_platforms=(machine.platform,))
 
 

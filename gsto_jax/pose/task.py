@@ -10,20 +10,20 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from gsto_jax.errors import UserError
+from gsto_jax.evaluation.forward import Maps, explanation, forward
 from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
 from gsto_jax.training.hyperparameters import Hyperparameters
-from gsto_jax.training.task import Batch, Maps, Shapes, Shares, Task, explanation, normalize
+from gsto_jax.training.task import Batch, Shapes, Shares, Task, normalize
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PoseTask(Task):
-    """Joints of persons that are cut out of pictures. See `Task` for the other attributes.
+    """Finds the joints of persons that are cut out of images. See `Task` for the other attributes.
 
     Attributes:
-      num_classes: j, how many joints.
       joints: their names.
       flip_pairs: joints that change places in a mirrored picture.
       skeleton: pairs of joints to draw a line between.
@@ -76,7 +76,7 @@ class PoseTask(Task):
         return unflatten_dict(flat)
 
     def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
-        """See `Task.abstract_batch`; of persons."""
+        """See `Task.abstract_batch`."""
         return {
             "image": ((batch, *size, 3), np.uint8),
             "joints": ((batch, self.num_classes, 2), np.float32),
@@ -90,14 +90,7 @@ class PoseTask(Task):
         shares: Shares = (1.0, 1.0),
         values: Hyperparameters | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """The loss of a batch, and each head's own by stage.
-
-        Args:
-          outputs: of the network.
-          batch: "image" `b h w 3`, "joints" `b j 2` (x, y in its pixels), "visible" `b j`.
-          shares: see `gsto_jax.losses.deep_supervision`.
-          values: of the step; None: those of the configuration.
-        """
+        """See `Task.losses`."""
         targets = self.targets(batch, outputs.logits.shape[1:3])
         hardest = self.config.pose.hardest
         of_loss = None if values is None else values.loss
@@ -110,7 +103,7 @@ class PoseTask(Task):
         return encode(batch["joints"], batch["visible"], *sizes, self.config.pose.sigma)
 
     def shares(self, parts: Batch) -> Shares:
-        """What each part of a batch counts in `losses`: all the same."""
+        """See `Task.shares`; all parts weigh the same."""
         same = jnp.full(len(parts["image"]), 1 / len(parts["image"]))
         return same, same
 
@@ -124,12 +117,10 @@ def heatmap_step(task: PoseTask, variables: dict, images: Array) -> tuple[Array,
       images: `b h w 3` uint8 RGB.
 
     Returns:
-      `b h/4 w/4 j` in at least float32, and the maps of `gsto_jax.training.task.explanation`.
+      `b h/4 w/4 j` in at least float32, and their `explanation`.
     """
-    outputs = task.model.apply(variables, normalize(task, images))
-    assert isinstance(outputs, Outputs)
-    heatmaps = outputs.logits
-    return heatmaps.astype(jnp.promote_types(heatmaps.dtype, jnp.float32)), explanation(outputs)
+    outputs = forward(task, variables, normalize(task, images))
+    return outputs.logits, explanation(outputs)
 
 
 def joint_step(

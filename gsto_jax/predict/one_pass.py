@@ -17,7 +17,8 @@ from gsto_jax.ops.padding import reduced_size, round_up, scaled_size
 from gsto_jax.ops.resize import resize
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.segmentation.protocol import Protocol
-from gsto_jax.training.task import Task, logits, normalize
+from gsto_jax.segmentation.task import logits
+from gsto_jax.training.task import Task, normalize
 from gsto_jax.types import Size
 
 

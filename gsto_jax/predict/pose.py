@@ -17,7 +17,7 @@ from gsto_jax.drawing.tiles import PAPER
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import crop_person
 from gsto_jax.pose.drawing import draw_poses, heatmap_figure
-from gsto_jax.pose.estimate import find_joints
+from gsto_jax.pose.evaluate import find_joints
 from gsto_jax.pose.oks import rescore
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.predict.base import BasePredictor

@@ -7,7 +7,6 @@ prediction.labels, prediction.overlay()
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ import cv2
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import compiler_options, on_mesh
 from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.legend import add_legend
 from gsto_jax.drawing.tiles import Color
@@ -26,14 +23,13 @@ from gsto_jax.ops.padding import DIVISOR, PUBLISHED, cut_map, reduced_size
 from gsto_jax.ops.resample import linear_taps, resample
 from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
-from gsto_jax.reporting import ReportedProgram
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained, load_trained
-from gsto_jax.segmentation.inference import score_batch
+from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
 from gsto_jax.segmentation.metrics import best_class
 from gsto_jax.segmentation.panels import color_mask
 from gsto_jax.segmentation.protocol import Protocol, Size, protocol_of
-from gsto_jax.training.task import Task, score_step
+from gsto_jax.segmentation.task import SegmentationTask
 
 KINDS = ("overlay", "color", "ids", "branches", "gates")
 _STRIP = 64  # rows of a picture that are enlarged at a time
@@ -46,7 +42,7 @@ class Prediction:
     Attributes:
       image: the picture, `h w 3` uint8 RGB.
       labels: class of each pixel, `h w` uint8.
-      maps: of `gsto_jax.training.task.score_step`, `h' w'` float32 by name; empty unless asked for.
+      maps: of `gsto_jax.evaluation.forward.explanation`, `h' w'` by name; empty unless asked for.
       classes: names.
       palette: their colours.
     """
@@ -143,6 +139,12 @@ class Predictor(BasePredictor):
         return replace(predictor, trained=trained, protocol=protocol_of(config))
 
     @property
+    def task(self) -> SegmentationTask:
+        """The task of the run."""
+        assert isinstance(self.trained.task, SegmentationTask)
+        return self.trained.task
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         return tuple(self.config["data"]["classes"])
@@ -179,7 +181,7 @@ class Predictor(BasePredictor):
             scores, maps = self._pass(image, shape)
         else:
             batch, net = _batch_of(image, shape), self.trained
-            scores = score_batch(net.task, self.protocol, net.mesh, net.variables, batch, [size])
+            scores = score_batch(self.task, self.protocol, net.mesh, net.variables, batch, [size])
         if explain and not plain:
             # The maps are of one pass, at the shape that the network sees anyway.
             scaled = self.protocol.scaled(size, 1.0)
@@ -189,8 +191,8 @@ class Predictor(BasePredictor):
 
     def _pass(self, image: np.ndarray, shape: Size) -> tuple[Array, Mapping[str, Any]]:
         """Returns scores `1 H W k` of a padded image, and the maps of the image alone."""
-        scoring = _scoring(self.trained.task, self.trained.mesh)
-        scores, maps = scoring(self.trained.variables, _batch_of(image, shape))
+        programs = SegmentationPrograms.of(self.task, self.trained.mesh)
+        scores, maps = programs.score_step(self.trained.variables, _batch_of(image, shape))
         size = image.shape[:2]
         return scores, {name: cut_map(np.asarray(x[0]), size, shape) for name, x in maps.items()}
 
@@ -232,14 +234,6 @@ def _batch_of(image: np.ndarray, shape: Size) -> dict[str, np.ndarray]:
     height, width = image.shape[:2]
     more = ((0, 0), (0, shape[0] - height), (0, shape[1] - width), (0, 0))
     return {"image": np.pad(image[None], more), "size": np.array([[height, width]], np.int32)}
-
-
-@lru_cache(maxsize=4)
-def _scoring(task: Task, mesh: Mesh) -> Any:
-    program = jax.jit(
-        on_mesh(partial(score_step, task.on(mesh)), mesh), compiler_options=compiler_options(mesh)
-    )
-    return ReportedProgram(program, "the network")
 
 
 _best = jax.jit(best_class)

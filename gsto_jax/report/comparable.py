@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.errors import UserError
-from gsto_jax.evaluation.eval_folder import Evaluation
 from gsto_jax.pose.results import PoseEvaluation
 from gsto_jax.report.run import Found, Run
+from gsto_jax.segmentation.results import Evaluation
 
 
 def check_task(ours: Run[Any], theirs: Run[Any]) -> None:
@@ -57,7 +57,7 @@ def comparable_poses(
             f"{ours.path} and {theirs.path} were evaluated on {counts[0]} and {counts[1]} pictures "
             f"of {ours.split}: evaluate both on the same with --mode=eval"
         )
-    persons = [[(p.name, p.labelled) for p in x.persons] for x in (one, two)]
+    persons = [[(p.name, p.labelled_joints) for p in x.persons] for x in (one, two)]
     same_boxes = one.record.get("boxes") == two.record.get("boxes")
     # Other boxes are other persons; the figures are of the pictures that they are in.
     if same_boxes and all(persons) and persons[0] != persons[1]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gsto_jax.pose import results
-from gsto_jax.pose.coco import FIGURES
+from gsto_jax.evaluation.folder import drawings
+from gsto_jax.pose.metrics import FIGURES
 from gsto_jax.pose.results import PersonScore, PoseEvaluation
 from gsto_jax.report import images
 from gsto_jax.report.comparable import comparable_poses
@@ -85,7 +85,7 @@ def comparison_page(
 
 def _details(found: PoseEvaluation) -> dict[str, Any]:
     """What only a complete evaluation tells."""
-    drawings = ((x.name, results.drawings(found.folder, x)) for x in found.persons)
+    pngs = ((x.name, drawings(found.folder, x)) for x in found.persons)
     ranking = best_and_worst(
         found.persons, _similarity, lambda person: _shown(found, person), _NOUN
     )
@@ -97,7 +97,7 @@ def _details(found: PoseEvaluation) -> dict[str, Any]:
         "first": readable(first, lambda person: _shown(found, person)),
         "bins": bins,
         "largest_bin": max(count for *_, count in bins) or 1,
-        "figures": figures(drawings, ("heatmaps", "branches", "gates")),
+        "figures": figures(pngs, ("heatmaps", "branches", "gates")),
     }
 
 
@@ -133,8 +133,8 @@ def _bins(similarities: Sequence[float]) -> list[tuple[float, float, int]]:
 
 def _panel(found: PoseEvaluation, person: PersonScore) -> dict[str, np.ndarray] | None:
     """Tiles of `gsto_jax.pose.drawing.pose_panel`; None where there are none that can be read."""
-    path = results.drawings(found.folder, person).get("sample")
-    kinds = ["image", *(["truth"] if person.labelled else []), "found", "heatmaps"]
+    path = drawings(found.folder, person).get("sample")
+    kinds = ["image", *(["truth"] if person.labelled_joints else []), "found", "heatmaps"]
     tiles = images.read_row(path, len(kinds)) if path else None
     return dict(zip(kinds, tiles, strict=True)) if tiles else None
 
@@ -145,7 +145,9 @@ def _shown(found: PoseEvaluation, person: PersonScore) -> Shown | None:
         return None
     # True boxes all have the score 1.
     about = (
-        ("similarity", person.similarity) if person.labelled else ("score of box", person.box_score)
+        ("similarity", person.similarity)
+        if person.labelled_joints
+        else ("score of box", person.box_score)
     )
     scores = [about, ("mean score of joints", person.joint_score)]
     tiles = [

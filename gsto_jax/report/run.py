@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from gsto_jax.errors import UserError
-from gsto_jax.evaluation import eval_folder
-from gsto_jax.evaluation.eval_folder import Evaluation
 from gsto_jax.models.specs import has_gates
-from gsto_jax.pose import results as pose_folder
+from gsto_jax.pose import results as pose_results
 from gsto_jax.pose.results import PoseEvaluation
 from gsto_jax.runs.checkpoint import Record, steps
 from gsto_jax.runs.workdir import Workdir
+from gsto_jax.segmentation import results as segmentation_results
+from gsto_jax.segmentation.results import Evaluation
 
 Found = TypeVar("Found", Evaluation, PoseEvaluation)
 _READERS: Mapping[str, Callable[[Path], Any]] = {
-    "segmentation": eval_folder.read,
-    "pose": pose_folder.read,
+    "segmentation": segmentation_results.read,
+    "pose": pose_results.read,
 }
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from gsto_jax.drawing.heat_maps import branch_tiles
-from gsto_jax.evaluation.eval_folder import Sample
+from gsto_jax.evaluation.folder import Sample
 from gsto_jax.report import images
 from gsto_jax.report.images import Image
 

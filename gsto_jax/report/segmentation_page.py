@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.drawing.tiles import Color
-from gsto_jax.evaluation import eval_folder
-from gsto_jax.evaluation.eval_folder import Evaluation
+from gsto_jax.evaluation.folder import drawings
 from gsto_jax.report import images
 from gsto_jax.report.comparable import comparable
 from gsto_jax.report.page import comparison_contents, differ, run_contents, settings_differ
 from gsto_jax.report.rendering import render
 from gsto_jax.report.run import Run
 from gsto_jax.report.samples import Shown, best_and_worst, figures, most_different
-from gsto_jax.segmentation.image_scores import PictureScore
+from gsto_jax.segmentation.results import Evaluation, PictureScore
 
 MEASURES = (
     ("mean_iou", "mean IoU"),
@@ -72,13 +71,13 @@ def comparison_page(
 
 def _details(run: Run[Evaluation], found: Evaluation) -> dict[str, Any]:
     """What only a complete evaluation tells."""
-    drawings = ((x.name, eval_folder.drawings(found.folder, x)) for x in found.pictures)
+    pngs = ((x.name, drawings(found.folder, x)) for x in found.pictures)
     return {
         "by_class": _by_class(found),
         "columns": _columns(found),
         "summary_rows": found.scores[len(found.classes) :],
         "matrix": _matrix(found),
-        "figures": figures(drawings, ("branches", "gates")),
+        "figures": figures(pngs, ("branches", "gates")),
         "ranking": best_and_worst(
             found.pictures, _mean_iou, lambda picture: _shown(run, found, picture), _NOUN
         ),
@@ -125,7 +124,7 @@ def _matrix(found: Evaluation) -> list[tuple[str, list[float], int]]:
 
 
 def _shown(run: Run[Evaluation], found: Evaluation, picture: PictureScore) -> Shown | None:
-    path = eval_folder.drawings(found.folder, picture).get("sample")
+    path = drawings(found.folder, picture).get("sample")
     panel = path and images.read_panel(path, picture.height, picture.width)
     if not panel:
         return None
@@ -160,7 +159,7 @@ def _shown_pair(
     panels = [
         images.read_panel(path, x.height, x.width)
         for found, x in ((one, a), (two, b))
-        if (path := eval_folder.drawings(found.folder, x).get("sample"))
+        if (path := drawings(found.folder, x).get("sample"))
     ]
     if len(panels) < 2 or panels[0] is None or panels[1] is None:
         return None

@@ -8,9 +8,7 @@ training.jsonl       one line for each report while training: step, losses, lear
 evaluations.jsonl    one line for each evaluation: step and scores
 checkpoints/STEP/    the newest checkpoints
 best/STEP/           the best one evaluated
-eval-SPLIT/          scores and pictures of the last evaluation (`gsto_jax.evaluation.eval_folder`;
-of poses
-                     `gsto_jax.pose.results`)
+eval-SPLIT/          scores and pictures of the last evaluation (`gsto_jax.evaluation.folder`)
 submission-SPLIT.zip predictions for a benchmark's server
 report.html          a page about the run
 tensorboard/         metrics and pictures over time

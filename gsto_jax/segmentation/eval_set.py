@@ -1,128 +1,108 @@
-"""An evaluation of a segmentation network from start to end, and what it leaves."""
+"""Labeled images to evaluate a segmentation network on."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import reporting
-from gsto_jax.evaluation import eval_folder
-from gsto_jax.evaluation.eval_set import Outcome, Record
+from gsto_jax.drawing.tiles import Color
+from gsto_jax.evaluation.eval_set import EvalSet, Summary, or_none
+from gsto_jax.evaluation.folder import ResultsFolder
+from gsto_jax.evaluation.loop import Batch, OnBatch
 from gsto_jax.segmentation import protocol as protocols
-from gsto_jax.segmentation import tables
-from gsto_jax.segmentation.evaluate import Batch, EvalBatches, GetMaps, evaluate
-from gsto_jax.segmentation.image_scores import PictureScores
+from gsto_jax.segmentation import results, tables
+from gsto_jax.segmentation.evaluate import EvalBatches, evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
+from gsto_jax.segmentation.metrics import Scores, confusion_of, scores
 from gsto_jax.segmentation.panels import PictureWriter
-from gsto_jax.training.task import Task
-
-
-@dataclass(frozen=True)
-class SegmentationSet:
-    """Labelled pictures; an `EvalSet`.
-
-    Attributes:
-      split: its name.
-      size: how many pictures it has.
-      classes: names of the classes.
-      batches: of its pictures; every evaluation iterates over them.
-      protocol: how a picture is looked at.
-      instances: called for each evaluation for what counts instances; returns None if none does.
-      pictures: called for each evaluation with the folder for its pictures.
-      measure: the score that tells which checkpoint is best.
-    """
-
-    split: str
-    size: int
-    classes: tuple[str, ...]
-    batches: EvalBatches
-    protocol: protocols.Protocol
-    pictures: Callable[[Path], PictureWriter]
-    instances: Callable[[], InstanceCounts | None] = lambda: None
-    measure: str = "mean_iou"
-
-    def evaluate(
-        self,
-        task: Task,
-        variables: Any,
-        mesh: Mesh,
-        folder: Path,
-        about: Record,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> Outcome | None:
-        """See `EvalSet.evaluate`."""
-        pictures = self.pictures(folder)
-        by_picture = PictureScores(self.size, task.num_classes, task.ignore_label)
-        begun = False
-
-        def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
-            nonlocal begun
-            if not begun and jax.process_index() == 0:
-                eval_folder.begin(folder)  # not before: what is there stays until there is more
-            begun = True
-            advance(int(batch["mask"].sum()) * jax.process_count())
-            drawn = pictures.write(batch, predictions, maps)
-            for n, kinds in drawn.items():
-                height, width = batch["size"][n]
-                whole = batch["label"][n], predictions[n]
-                label, prediction = (x[:height, :width] for x in whole)
-                by_picture.add(int(batch["index"][n]), label, prediction, kinds)
-
-        began = time.perf_counter()
-        evaluating = reporting.stage(f"evaluating {self.split}", total=self.size, resumable=True)
-        with pictures, evaluating as advance:
-            scores = evaluate(
-                task,
-                variables,
-                self.batches,
-                mesh,
-                self.protocol,
-                on_batch,
-                stop,
-                self.instances(),
-                task.config.eval.figures,
-            )
-        if scores is None:
-            return None
-        seconds = time.perf_counter() - began
-        title = (
-            f"{task.config.name}, step {about['step']}, on {self.split}: {self.size} pictures, "
-            f"{self.protocol}, in {seconds:.0f} s"
-        )
-        record = about | {
-            "split": self.split,
-            "pictures": self.size,
-            "protocol": str(self.protocol),
-            **{name: _known(getattr(scores, name)) for name in _MEANS},
-            "seconds": seconds,
-        }
-        by_picture.gather()
-        written = pictures.written_by_all()
-        if jax.process_index() == 0:
-            found = [by_picture.of(n, pictures.name(n)) for n in range(self.size)]
-            eval_folder.finish(folder, record, scores, self.classes, found)
-        shown = (
-            tables.score_table(scores, self.classes, title),
-            f"mean IoU {tables.percent(scores.mean_iou)}",
-            f"scores      {folder / 'scores.csv'}",
-            f"pictures    {folder} ({written} PNGs)",
-        )
-        names = ("mean_iou", "pixel_accuracy", "mean_boundary_iou")
-        scalars = {name: getattr(scores, name) for name in names}
-        by_class = zip(self.classes, scores.iou, strict=True)
-        scalars |= {f"iou/{name}": float(value) for name, value in by_class}
-        scalars = {name: value for name, value in scalars.items() if np.isfinite(value)}
-        return Outcome(record, shown, scalars, pictures.shown)
-
+from gsto_jax.segmentation.results import PictureScore
+from gsto_jax.segmentation.task import SegmentationTask
 
 _MEANS = ("mean_iou", "pixel_accuracy", "mean_accuracy", "mean_boundary_iou")
 
 
-def _known(value: float) -> float | None:
-    """Returns a score for a record: None, which JSON has, where it is NaN."""
-    return value if np.isfinite(value) else None
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSet(EvalSet):
+    """Labeled images. See `EvalSet` for the other attributes.
+
+    Attributes:
+      classes: names of the classes.
+      palette: their colors.
+      protocol: how an image is predicted.
+      instances: called for each evaluation; returns what counts instances, or None.
+    """
+
+    folder: ClassVar[ResultsFolder[PictureScore]] = results.FOLDER
+    measure: ClassVar[str] = "mean_iou"
+
+    batches: EvalBatches
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    protocol: protocols.Protocol
+    instances: Callable[[], InstanceCounts | None] = lambda: None
+
+    def writer(self, task: SegmentationTask, folder: Path) -> PictureWriter:
+        """See `EvalSet.writer`."""
+        chosen, look = task.config.eval, (self.classes, self.palette, task.ignore_label)
+        return PictureWriter(folder, *look, chosen.pictures, chosen.figures, self.name)
+
+    def predict(
+        self,
+        task: SegmentationTask,
+        variables: Any,
+        mesh: Mesh,
+        on_batch: OnBatch,
+        stop: Callable[[], bool],
+    ) -> Scores | None:
+        """See `EvalSet.predict`."""
+        return evaluate(
+            task,
+            variables,
+            self.batches,
+            mesh,
+            self.protocol,
+            on_batch=on_batch,
+            stop=stop,
+            instances=self.instances(),
+            explained=task.config.eval.figures,
+        )
+
+    def score(
+        self, task: SegmentationTask, sample: Batch, prediction: np.ndarray, **about: Any
+    ) -> PictureScore:
+        """See `EvalSet.score`."""
+        height, width = sample["size"].tolist()
+        label, prediction = (x[:height, :width] for x in (sample["label"], prediction))
+        confusion = confusion_of(label, prediction, task.num_classes, task.ignore_label)
+        result, pixels = scores(confusion), int(confusion.sum())
+        return PictureScore(
+            height=height,
+            width=width,
+            labelled_pixels=pixels,
+            pixel_accuracy=result.pixel_accuracy,
+            mean_iou=result.mean_iou,
+            **about,
+        )
+
+    def describe(self, task: SegmentationTask) -> str:
+        """See `EvalSet.describe`."""
+        return f"{self.size} pictures, {self.protocol}"
+
+    def summarize(self, task: SegmentationTask, predictions: Scores, title: str) -> Summary:
+        """See `EvalSet.summarize`."""
+        means = {name: getattr(predictions, name) for name in _MEANS}
+        by_class = zip(self.classes, predictions.iou.tolist(), strict=True)
+        scalars = {k: v for k, v in means.items() if k != "mean_accuracy"}
+        return Summary(
+            {"pictures": self.size, "protocol": str(self.protocol), **or_none(means)},
+            (
+                tables.score_table(predictions, self.classes, title),
+                f"mean IoU {tables.percent(predictions.mean_iou)}",
+            ),
+            scalars | {f"iou/{name}": value for name, value in by_class},
+            partial(results.finish, scores=predictions, classes=self.classes),
+        )

@@ -6,7 +6,7 @@ canvas for each pair of the two.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -15,14 +15,15 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import compiler_options, on_mesh, put_batch, replicated, split_batch
+from gsto_jax.devices.mesh import put_batch
+from gsto_jax.evaluation.loop import Programs
 from gsto_jax.ops.flip import flip, mirrored_order
 from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.resample import enlarge, resample
-from gsto_jax.reporting import ReportedProgram
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
 from gsto_jax.segmentation.protocol import Protocol, Round, Size
-from gsto_jax.training.task import Task, logits, normalize
+from gsto_jax.segmentation.task import SegmentationTask, eval_step, logits, score_step
+from gsto_jax.training.task import normalize
 
 
 def view_windows(
@@ -125,7 +126,7 @@ def _picture_views(
 
 
 def score_batch(
-    task: Task,
+    task: SegmentationTask,
     protocol: Protocol,
     mesh: Mesh,
     variables: Any,
@@ -145,73 +146,75 @@ def score_batch(
     Returns:
       `b H W k` on the devices, 0 beside the pictures; larger is likelier.
     """
-    network, (show, begin, add) = _network(task, mesh), _programs(task, protocol, mesh)
+    programs = SegmentationPrograms.of(task, mesh)
+    show, begin, add = programs.windows(protocol)
     inputs = put_batch({"image": batch["image"]}, mesh)["image"]
     canvas = batch["image"].shape[1:3]
     sizes = [(int(height), int(width)) for height, width in batch["size"]]
     scores: Any = None
     for view in stacked_views(protocol, sizes, canvas, together):
         taps = put_batch(view, mesh)
-        found = [network(variables, window) for window in show(inputs, taps)]
+        found = [programs.logits(variables, window) for window in show(inputs, taps)]
         scores = begin(found, taps) if scores is None else add(scores, found, taps)
     return scores
 
 
-@lru_cache(maxsize=4)
-def _network(task: Task, mesh: Mesh) -> Any:
-    """The program of the network, from windows to logits: it compiles once for each shape of them.
+class SegmentationPrograms(Programs):
+    """Compiled programs of a segmentation task; see `Programs`."""
 
-    By itself, since it is what takes long to compile; the others compile for each canvas.
-    """
-    whole, split = replicated(mesh), split_batch(mesh)
-    program = jax.jit(
-        on_mesh(partial(logits, task.on(mesh)), mesh),
-        in_shardings=(whole, split),
-        out_shardings=split,
-        compiler_options=compiler_options(mesh),
-    )
-    return ReportedProgram(program, "the network")
+    def __init__(self, task: SegmentationTask, mesh: Mesh) -> None:
+        super().__init__(task, mesh)
+        self._windows: dict[Protocol, tuple[Any, Any, Any]] = {}
 
+    @cached_property
+    def eval_step(self) -> Any:
+        """`gsto_jax.segmentation.task.eval_step`."""
+        outputs = (self.whole, self.split, self.split)
+        return self.compile_network(eval_step, "the eval step", outputs)
 
-@lru_cache(maxsize=4)
-def _programs(task: Task, protocol: Protocol, mesh: Mesh) -> tuple[Any, Any, Any]:
-    """The programs around the network. Kept, since a run evaluates many times."""
-    split = split_batch(mesh)
-    corners = task.config.model.align_corners
+    @cached_property
+    def score_step(self) -> Any:
+        """`gsto_jax.segmentation.task.score_step`."""
+        return self.compile_network(score_step, "the network")
 
-    def show(images: Array, taps: Mapping[str, Any]) -> list[Array]:
-        pad = protocol.pad or task.mean  # None: windows show nothing of it
-        outside = normalize(task, 255 * jnp.asarray(pad, jnp.float32)[None, None, None])
-        return view_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
+    @cached_property
+    def logits(self) -> Any:
+        """From windows to logits; it compiles once for each shape of them.
 
-    def begin(logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
-        return view_scores(protocol, corners, logits, taps)
+        By itself, since it is what takes long to compile; the others compile for each padded shape.
+        """
+        return self.compile_network(logits, "the network")
 
-    def add(scores: Array, logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
-        return scores + begin(logits, taps)
+    @cached_property
+    def count(self) -> Any:
+        """From scores `b H W k` and a batch to counts over all processes and predictions `b H W`.
 
-    compiled = partial(jax.jit, out_shardings=split, compiler_options=compiler_options(mesh))
-    return (
-        compiled(show, in_shardings=split),
-        compiled(begin, in_shardings=split),
-        compiled(add, in_shardings=split, donate_argnums=0),
-    )
+        The counts are those of `gsto_jax.segmentation.metrics.pixel_counts`.
+        """
+        settings = (self.task.num_classes, self.task.ignore_label)
 
+        def count(scores: Array, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+            predictions = best_class(scores)
+            return pixel_counts(predictions, batch, *settings), predictions
 
-@lru_cache(maxsize=4)
-def counting(task: Task, mesh: Mesh) -> Any:
-    """The program that turns scores `b H W k` and a batch into counts and predictions.
+        return self.compile(count, out_shardings=(self.whole, self.split))
 
-    Those are the counts of `gsto_jax.segmentation.metrics.pixel_counts` over all processes, and `b
-    H W` uint8.
-    """
-    whole, split = replicated(mesh), split_batch(mesh)
+    def windows(self, protocol: Protocol) -> tuple[Any, Any, Any]:
+        """Returns the programs around the network: `view_windows`, and `view_scores` summed up."""
+        if protocol in self._windows:
+            return self._windows[protocol]
+        task, corners = self.task, self.task.config.model.align_corners
 
-    def count(scores: Array, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
-        predictions = best_class(scores)
-        return (
-            pixel_counts(predictions, batch, task.num_classes, task.ignore_label),
-            predictions,
-        )
+        def show(images: Array, taps: Mapping[str, Any]) -> list[Array]:
+            pad = protocol.pad or task.mean  # None: windows show nothing of it
+            outside = normalize(task, 255 * jnp.asarray(pad, jnp.float32)[None, None, None])
+            return view_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
 
-    return jax.jit(count, in_shardings=(split, split), out_shardings=(whole, split))
+        def begin(logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
+            return view_scores(protocol, corners, logits, taps)
+
+        def add(scores: Array, logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
+            return scores + begin(logits, taps)
+
+        programs = self.compile(show), self.compile(begin), self.compile(add, donate_argnums=0)
+        return self._windows.setdefault(protocol, programs)

@@ -52,6 +52,15 @@ def confusion_matrix(
     return counts[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
 
 
+def confusion_of(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int, ignore_label: int = 255
+) -> np.ndarray:
+    """Counts pixels as `confusion_matrix` does, on the host, of labels that are not negative."""
+    counts = (labels != ignore_label) & (labels < num_classes)
+    cells = labels[counts].astype(np.intp) * num_classes + predictions[counts]
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def pixel_counts(
     predictions: Array, batch: Mapping[str, Array], num_classes: int, ignore_label: int = 255
 ) -> dict[str, Array]:

@@ -12,6 +12,8 @@ from gsto_jax.drawing.tiles import GAP, STRIP, Color, captioned, row
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.ops.padding import cut_map
 
+KINDS = ("sample", "branches", "gates")
+"""PNGs that `PictureWriter` draws of an image."""
 IGNORED: Color = (90, 90, 90)
 WRONG: Color = (230, 40, 40)
 

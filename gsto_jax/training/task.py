@@ -1,9 +1,10 @@
-"""What is trained: network, normalisation, loss and optimiser, and one step of each kind.
+"""What is trained: network, normalization, loss and optimizer, and one step of training.
 
 The steps are pure module-level functions of a `Task`, so that the training loop, the tests and
 ahead-of-time compilation share them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -11,35 +12,24 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.config import Config, ModelConfig
-from gsto_jax.devices.mesh import gathered, lanes, placed, platform_of
+from gsto_jax.config import Config
+from gsto_jax.devices.mesh import gathered, placed, platform_of
 from gsto_jax.errors import StatisticsError, UserError
-from gsto_jax.losses import FINAL, deep_supervision, label_weight
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet, Outputs
 from gsto_jax.models.initialize import abstract_variables, initial_variables
-from gsto_jax.models.specs import ResNetSpec, variant
-from gsto_jax.ops.materialize import materialize
-from gsto_jax.ops.padding import replicate_edges
-from gsto_jax.ops.resample import enlarge
-from gsto_jax.segmentation.metrics import best_class, pixel_counts
 from gsto_jax.training.hyperparameters import Hyperparameters, hyperparameters, optimizer
+from gsto_jax.training.network import implementation_on, network
 from gsto_jax.training.optim import averaged, poly_schedule, step_schedule, with_warmup
 
 Batch = dict[str, Array]
-Maps = dict[str, Array]
 Shapes = dict[str, tuple[tuple[int, ...], Any]]
 Shares = tuple[Array | float, Array | float]
-KERNELS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
-"""Kinds of devices by the kernels for them."""
-EVAL_INPUTS = ("image", "label", "size", "mask")
-"""What `eval_step` reads of a batch; the rest of it stays on the host."""
 
 
 @struct.dataclass
@@ -66,106 +56,52 @@ class TrainState:
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def network(config: ModelConfig, num_classes: int, lanes: int = 0) -> HRNet | ContextNet:
-    """The network that the settings describe; `lanes` of `HRNet`."""
-    body = variant(config.variant)
-    shared: dict[str, Any] = {
-        "num_classes": num_classes,
-        "align_corners": config.align_corners,
-        "init_name": config.init,
-        "bn_momentum": config.bn_momentum,
-        "bn_statistics": config.bn_statistics,
-        "bn_groups": config.bn_groups,
-        "remat": config.remat,
-        "implementation": config.kernels,
-        "dtype": config.compute_dtype,
-        "param_dtype": jnp.promote_types(config.compute_dtype, jnp.float32),
-    }
-    if isinstance(body, ResNetSpec):
-        return ContextNet(body, config.context, config.context_gsto, **shared)
-    return HRNet(
-        body,
-        config.gsto,
-        head=config.head,
-        upsample=config.upsample,
-        attention=config.attention_spec,
-        lanes=lanes,
-        **shared,
-    )
-
-
-@dataclass(frozen=True)
-class Task:
-    """A segmentation task; `gsto_jax.pose.task.PoseTask` is one of another kind.
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A network and how it is trained.
 
     Attributes:
-      train_inputs: what the training step reads of a batch; the rest of it stays on the host.
-      config: all settings but the data's.
-      num_classes: k.
-      ignore_label: label of the pixels that do not count.
+      train_inputs: arrays of a batch that the training step reads; others stay on the host.
+      config: all settings but those of the data.
+      num_classes: k; of poses j, the number of joints.
       mean: RGB mean of the pixels, in 0..1.
       std: RGB standard deviation of the pixels, in 0..1.
       steps: length of the run, for the schedule.
-      class_weights: of the loss, one for each class; None for equal ones.
-      lanes: of `HRNet`; see `on`.
-
-    Raises:
-      UserError: the configuration switches class weights on, and there are none, or not k.
+      platform: of the devices; see `on`.
     """
 
-    train_inputs: ClassVar[tuple[str, ...]] = ("image", "label", "size")
+    train_inputs: ClassVar[tuple[str, ...]]
 
     config: Config
     num_classes: int
-    ignore_label: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     steps: int = 1
-    class_weights: tuple[float, ...] | None = None
-    lanes: int = 0
+    platform: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
-        if self.config.loss.class_weights and len(self.class_weights or ()) != self.num_classes:
-            raise UserError(
-                f"config.loss.class_weights is on, and config.data.class_weights holds "
-                f"{len(self.class_weights or ())} numbers for {self.num_classes} classes: give one "
-                "for each, or switch it off"
-            )
 
     @property
     def loss_weights(self) -> tuple[float, ...] | None:
-        """Class weights that the loss uses; None where they are switched off."""
-        return self.class_weights if self.config.loss.class_weights else None
+        """Class weights of the loss; None for equal ones."""
+        return None
 
     @cached_property
     def model(self) -> HRNet | ContextNet:
         """The network."""
-        return network(self.config.model, self.num_classes, self.lanes)
+        return network(self.config.model, self.num_classes, self.platform)
 
     def on(self, mesh: Mesh) -> Self:
-        """The same task, its network and its kernels those for these devices.
-
-        Left to choose, GPUs get XLA's operations, which were as fast (docs/performance.md).
+        """Returns the task for the devices of a mesh.
 
         Raises:
-          UserError: `model.implementation` names a kernel for others.
+          UserError: `model.implementation` names kernels of other devices.
         """
-        named, platform = self.config.model.implementation, platform_of(mesh)
-        if named.startswith("pallas") and KERNELS[named] != platform:
-            raise UserError(
-                f"config.model.implementation is {named!r}, and these devices are of the kind "
-                f"{platform!r}: use auto or xla"
-            )
-        # named here, so that nothing traces kernels for other devices
-        chosen = "xla" if named == "auto" and platform != "tpu" else named
-        model = replace(self.config.model, implementation=chosen)
-        return replace(
-            self,
-            config=replace(self.config, model=model),
-            lanes=lanes(mesh) if model.pack else 0,
-        )
+        platform = platform_of(mesh)
+        implementation_on(self.config.model.implementation, platform)
+        return replace(self, platform=platform)
 
     @cached_property
     def schedule(self) -> optax.Schedule:
@@ -188,21 +124,17 @@ class Task:
         """The network's variables before training, as NumPy arrays."""
         return initial_variables(self.model, self.config.seed)
 
+    @abstractmethod
     def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
-        """Shape and dtype of what a step reads of a batch of pictures (h, w), by name.
+        """Returns shape and dtype of the arrays of a batch that a step reads, by name.
 
         Args:
-          batch: how many pictures.
+          batch: number of images.
           size: (h, w) of each.
           step: "train" or "eval".
         """
-        shapes: Shapes = {
-            "image": ((batch, *size, 3), np.uint8),
-            "label": ((batch, *size), np.uint8),
-            "size": ((batch, 2), np.int32),
-        }
-        return shapes if step == "train" else shapes | {"mask": ((batch,), np.bool_)}
 
+    @abstractmethod
     def losses(
         self,
         outputs: Outputs,
@@ -210,27 +142,18 @@ class Task:
         shares: Shares = (1.0, 1.0),
         values: Hyperparameters | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Computes the loss of a batch, and each head's own by stage (see `deep_supervision`)."""
-        return deep_supervision(
-            outputs,
-            batch["label"],
-            self.config.loss,
-            self.ignore_label,
-            self.config.model.align_corners,
-            self.loss_weights if values is None else values.class_weights,
-            shares,
-            self.config.model.loss_kernels,
-            None if values is None else values.loss,
-        )
+        """Computes the loss of a batch, and that of each head by stage.
 
+        Args:
+          outputs: of the network.
+          batch: `train_inputs`.
+          shares: see `gsto_jax.losses.deep_supervision`.
+          values: of the step; None: those of the configuration.
+        """
+
+    @abstractmethod
     def shares(self, parts: Batch) -> Shares:
-        """What each part of a batch counts in `losses`, of inputs `parts b ...`."""
-        settings = (self.num_classes, self.ignore_label, self.loss_weights)
-        counts = jax.vmap(lambda labels: label_weight(labels, *settings))(parts["label"])
-        total = counts.sum()
-        share = counts / jnp.where(total > 0, total, 1)
-        same = jnp.full(share.shape, 1 / len(share))
-        return share, same if self.config.loss.kind == "ohem" else share
+        """Computes the weight of each part of a batch in `losses`, of inputs `parts b ...`."""
 
 
 def abstract_state(task: Task) -> TrainState:
@@ -284,23 +207,6 @@ def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
     rows = jnp.arange(x.shape[1])[None, :] < size[:, 0, None]
     columns = jnp.arange(x.shape[2])[None, :] < size[:, 1, None]
     return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], x, 0)
-
-
-def normalize_padded(task: Task, images: Array, size: Array) -> Array:
-    """Normalizes images and fills the padding beside them as `eval.pad` says.
-
-    Args:
-      task: holds mean, standard deviation and settings.
-      images: `b h w 3` RGB in 0..255, 0 beside the image.
-      size: `b 2` integers, rows and columns that are image.
-
-    Returns:
-      `b h w 3` float32.
-    """
-    pad = task.config.eval.pad
-    if pad == "mean":
-        return normalize(task, images, size)
-    return normalize(task, replicate_edges(images, size) if pad == "edge" else images)
 
 
 def train_step(
@@ -421,68 +327,3 @@ def _accumulate(
     start = (grads, losses, batch_stats)
     (grads, losses, batch_stats), _ = jax.lax.scan(body, start, (split, shares, values.bn_momentum))
     return grads, losses, batch_stats
-
-
-def logits(task: Task, variables: Any, images: Array) -> Array:
-    """From normalised images `b h w 3` to logits `b h/s w/s k` in at least float32.
-
-    The stride s is `output_stride` of `task.config.model`.
-    """
-    return _wide(_outputs(task, variables, images).logits)
-
-
-def _outputs(task: Task, variables: Any, images: Array) -> Outputs:
-    outputs = task.model.apply(variables, images)
-    assert isinstance(outputs, Outputs)
-    return outputs
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def eval_step(task: Task, variables: Any, batch: Batch) -> tuple[dict[str, Array], Array, Maps]:
-    """Predicts a batch by one look at whole pictures, and counts it.
-
-    Args:
-      task: what was trained.
-      variables: of the network.
-      batch: "image" `b h w 3` uint8, "label" `b h w`, "size" `b 2` (see `normalize`), "mask" `b`
-        bool: False for filling.
-
-    Returns:
-      The counts of `gsto_jax.segmentation.metrics.pixel_counts`, the predictions `b h w` uint8, and
-      the maps of `score_step`.
-    """
-    scores, maps = score_step(task, variables, batch)
-    predictions = best_class(scores)
-    counts = pixel_counts(predictions, batch, task.num_classes, task.ignore_label)
-    return counts, predictions, maps
-
-
-def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
-    """Scores a batch by one look at whole pictures.
-
-    Args:
-      task: what was trained.
-      variables: of the network.
-      batch: "image" `b h w 3` uint8 and "size" `b 2` (see `normalize`).
-
-    Returns:
-      Logits `b h w k` in at least float32, and the maps that explain them, `b h w` float32 each:
-      "branch/0" and so on, the mean over the channels of each branch of the last stage (paper,
-      Figure 1), and "gate/NAME".
-    """
-    outputs = _outputs(task, variables, normalize_padded(task, batch["image"], batch["size"]))
-    size, corners = batch["image"].shape[1:3], task.config.model.align_corners
-    scores = materialize(enlarge(_wide(outputs.logits), size, corners))
-    return scores, explanation(outputs)
-
-
-def explanation(outputs: Outputs) -> Maps:
-    """Maps `b h w` float32 that explain what a network saw; see `score_step`."""
-    last = outputs.branches[FINAL]
-    maps = {f"branch/{n}": x.astype(jnp.float32).mean(-1) for n, x in enumerate(last)}
-    return maps | {
-        f"gate/{name}": gate[..., 0].astype(jnp.float32) for name, gate in outputs.gates.items()
-    }

@@ -21,11 +21,10 @@ from gsto_jax import UserError
 from gsto_jax.devices import host_memory
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import TrainingError
-from gsto_jax.evaluation import eval_folder
 from gsto_jax.evaluation.png_writer import PngWriter
-from gsto_jax.files import disk_problem, is_full, replacing, to_csv, write_text
+from gsto_jax.files import disk_problem, is_full, replacing, to_csv, to_json, write_text
 from gsto_jax.plan import record as plan_record
-from gsto_jax.pose.coco import write_results
+from gsto_jax.pose.metrics import write_results
 from gsto_jax.predict import export
 from gsto_jax.predict.files import PredictionWriter, write_classes, write_joints, write_poses
 from gsto_jax.runs.workdir import Workdir
@@ -63,7 +62,7 @@ WRITERS = {
     "image.png": lambda path: write_image(path, NOISE),
     "image.jpg": lambda path: write_image(path, NOISE),
     "pictures.csv": lambda path: write_text(path, to_csv(["a", "b"], TABLE)),
-    "evaluation.json": lambda path: eval_folder.write_record(path.parent, {"a": ["x"] * 1000}),
+    "evaluation.json": lambda path: write_text(path, to_json({"a": ["x"] * 1000})),
     "results.json": lambda path: write_results(path, [{"a": n} for n in range(1000)]),
     "results.zip": lambda path: write_results(
         path, [{"a": str(hash(str(n)))} for n in range(1000)]

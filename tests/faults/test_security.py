@@ -11,6 +11,7 @@ import tarfile
 import tracemalloc
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest

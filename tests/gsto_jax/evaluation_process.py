@@ -17,8 +17,9 @@ from gsto_jax.models.hrnet import Outputs
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import Protocol
-from gsto_jax.training.task import Task, initial_state
-from tests.gsto_jax.small_task import MEAN, STD, make_task
+from gsto_jax.segmentation.task import SegmentationTask
+from gsto_jax.training.task import initial_state
+from tests.gsto_jax.small_task import MEAN, STD, make_task, segmentation_task
 
 CLASSES, LEVEL = 3, 80
 SETS = {
@@ -64,7 +65,7 @@ class Pictures:
         return {"image": image, "label": label, "instance": instance, "index": index}
 
 
-class FixedTask(Task):
+class FixedTask(SegmentationTask):
     """Its network tells a pixel's class by its grey level, far from any tie."""
 
     @property
@@ -84,7 +85,7 @@ def run(network, pictures, protocol, batch_size, mesh, host=0, hosts=1):
     task, source = make_task(1), Pictures(SETS[pictures])
     variables = initial_state(task, mesh).variables if network == "mini" else {}
     if network == "fixed":
-        task = FixedTask(task.config, CLASSES, 255, MEAN, STD)
+        task = segmentation_task(FixedTask, config=task.config)
     look = {"classes": SCENES.names, "palette": SCENES.palette}
     drawn = {"image_size": (64, 64), "train_size": 1, "eval_size": 1}
     data = DataConfig(source="scenes", crop=(64, 64), **drawn, **look)
@@ -99,7 +100,7 @@ def run(network, pictures, protocol, batch_size, mesh, host=0, hosts=1):
 
     counts = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0})
     look = Protocol(**PROTOCOLS[protocol])
-    scores = evaluate(task, variables, batches, mesh, look, keep, instances=counts)
+    scores = evaluate(task, variables, batches, mesh, look, on_batch=keep, instances=counts)
     return found | {
         "confusion": scores.confusion,
         "boundary": scores.boundary_iou,

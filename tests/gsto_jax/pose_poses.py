@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gsto_jax.pose.estimate import Poses
+from gsto_jax.pose.evaluate import Poses
 
 
 def poses_of(people, noise=0.0):

@@ -6,15 +6,16 @@ import numpy as np
 
 from gsto_jax.drawing.heat_maps import explanations
 from gsto_jax.drawing.tiles import write_image
-from gsto_jax.evaluation import eval_folder
+from gsto_jax.evaluation.folder import drawings
 from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.drawing import heatmap_figure, pose_panel
 from gsto_jax.pose.panels import KINDS
 from gsto_jax.pose.results import PersonScore
 from gsto_jax.runs.workdir import Workdir
-from gsto_jax.segmentation.image_scores import PictureScores
-from gsto_jax.segmentation.metrics import scores
+from gsto_jax.segmentation import results
+from gsto_jax.segmentation.metrics import confusion_of, scores
 from gsto_jax.segmentation.panels import PictureWriter
+from gsto_jax.segmentation.results import PictureScore
 
 NASTY = '<b>&"'
 CLASSES = ("road", NASTY, "sky", "car")
@@ -74,18 +75,19 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
     run = Workdir(folder)
     place = folder / "eval-val"
     writer = PictureWriter(place, CLASSES, PALETTE, 255, panels, figures, names.__getitem__)
-    by_picture = PictureScores(len(names), len(CLASSES), 255)
-    confusion = np.zeros((4, 4), np.int64)
-    eval_folder.begin(place)
-    for n in range(len(names)):
+    confusion, pictures = np.zeros((4, 4), np.int64), []
+    results.FOLDER.begin(place)
+    for n, name in enumerate(names):
         truth, said = labels(n), predictions(n, seed)
         image = np.random.default_rng(n).integers(0, 255, (1, *SIZE, 3), np.uint8)
         batch = {"image": image, "label": truth[None], "size": np.array([SIZE])}
         batch |= {"index": np.array([n]), "mask": np.array([True])}
         drawn = writer.write(batch, said[None], maps)
-        by_picture.add(n, truth, said, drawn[0])
-        counts = truth != 255
-        np.add.at(confusion, (truth[counts], said[counts]), 1)
+        counts = confusion_of(truth, said, 4)
+        own = scores(counts)
+        numbers = (int(counts.sum()), own.pixel_accuracy, own.mean_iou)
+        pictures.append(PictureScore(name, *SIZE, *numbers, drawn=drawn[0]))
+        confusion += counts
     result = scores(confusion, boundary=np.array([[1, 2, 3]] * 4))
     record = {
         "step": step,
@@ -99,8 +101,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
         "mean_boundary_iou": result.mean_boundary_iou,
         "seconds": 2.0,
     }
-    pictures = [by_picture.of(n, name) for n, name in enumerate(names)]
-    eval_folder.finish(place, record, result, CLASSES, pictures)
+    results.finish(place, record, pictures, result, CLASSES)
     run.write_evaluation(record)
     return result
 
@@ -143,10 +144,10 @@ def evaluate_poses(
         kinds = KINDS if n < 1 else KINDS[:1] if n < panels else ()
         alike, score = rng.random(2).tolist()
         counts = (len(JOINTS), alike) if labelled else (0, float("nan"))
-        persons.append(PersonScore(name, n // 2, *counts, score, 0.5, kinds))
-        drawn = dict(_pose_pictures(n, labelled))
-        for kind, path in eval_folder.places(place, name, kinds).items():
-            write_image(path, drawn[kind])
+        persons.append(PersonScore(name, n // 2, *counts, score, 0.5, drawn=kinds))
+        pictures = dict(_pose_pictures(n, labelled))
+        for kind, path in drawings(place, persons[-1]).items():
+            write_image(path, pictures[kind])
     values = dict(zip(pose_folder.FIGURES, rng.random(10).tolist(), strict=True))
     record = {
         "step": step,

@@ -14,8 +14,8 @@ from gsto_jax.models.hrnet import Outputs
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.trained import Trained
 from gsto_jax.segmentation.protocol import protocol_of
-from gsto_jax.training.task import Task
-from tests.gsto_jax.small_task import MEAN, STD, values
+from gsto_jax.segmentation.task import SegmentationTask
+from tests.gsto_jax.small_task import segmentation_task, values
 
 CLASSES = 4
 
@@ -32,7 +32,7 @@ def convolution(x):
     )
 
 
-class SmallTask(Task):
+class SmallTask(SegmentationTask):
     """Its network is `convolution`."""
 
     @property
@@ -55,6 +55,6 @@ def make_predictor(long_side=0, data=None, **evaluation):
     palette = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
     config["data"] |= {"classes": tuple("abcd"), "palette": palette} | (data or {})
     settings = Config.from_dict({k: v for k, v in config.items() if k != "data"})
-    task = SmallTask(settings, 4, 255, MEAN, STD)
+    task = segmentation_task(SmallTask, config=settings, num_classes=4)
     trained = Trained(task, {}, make_mesh(jax.devices()[:1]), Path("run/7"), config)
     return Predictor(trained, protocol_of(config), long_side)

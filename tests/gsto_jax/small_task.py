@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from gsto_jax.config import Config
-from gsto_jax.training.task import Task
+from gsto_jax.segmentation.task import SegmentationTask
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -20,11 +20,17 @@ def values(**model):
     return plain
 
 
+def segmentation_task(kind=SegmentationTask, **fields):
+    """A task of three classes."""
+    return kind(**{"num_classes": 3, "mean": MEAN, "std": STD} | fields)
+
+
 def make_task(steps, sections=None, class_weights=None, **model):
     plain = {k: v for k, v in values(**model).items() if k != "data"}
     for name, changes in (sections or {}).items():
         plain[name] |= changes
-    return Task(Config.from_dict(plain), 3, 255, MEAN, STD, steps, class_weights)
+    fields = {"config": Config.from_dict(plain), "class_weights": class_weights}
+    return segmentation_task(steps=steps, **fields)
 
 
 def batches(count=4, side=64):

@@ -14,7 +14,8 @@ from gsto_jax import UserError
 from gsto_jax.config import Config, changes, kind
 from gsto_jax.models import published
 from gsto_jax.models.initialize import abstract_variables
-from gsto_jax.training.task import Task, network
+from gsto_jax.runs.tasks import task_of
+from gsto_jax.training.network import network
 
 NAMES = sorted(
     path.stem
@@ -50,7 +51,7 @@ def test_configurations_validate_and_build(name, arg):
     assert config.is_locked
     data = DataConfig(**values["data"] | {"root": "somewhere"})
     outputs = len(data.keypoints.names) if config.task == "pose" else len(data.classes)
-    task = Task(settings(values), outputs, data.ignore_label, data.mean, data.std, 10)
+    task = task_of(values, 10)
     params = parameters(task.config.model, outputs)
     gated = [path for path, _ in jax.tree.leaves_with_path(params) if "gate" in str(path)]
     assert bool(gated) == (not arg or "baseline" not in arg)

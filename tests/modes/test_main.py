@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import CITYSCAPES
-from gsto_jax.evaluation import eval_folder
+from gsto_jax.evaluation.folder import drawings
+from gsto_jax.segmentation import results
 from tests.data_pipelines import downloads_trees
 from tests.program import run
 
@@ -348,13 +349,13 @@ def test_export_report_and_the_best_checkpoint(tmp_path):
 
 def check_pictures(folder):
     """The scores by picture of the run above add up to those of the set."""
-    found = eval_folder.read(folder)
+    found = results.read(folder)
     right = sum(x.labelled_pixels * x.pixel_accuracy for x in found.pictures)
     assert right == pytest.approx(np.trace(found.confusion), abs=0.5)
     assert sum(x.labelled_pixels for x in found.pictures) == found.confusion.sum()
     assert found.record["pixel_accuracy"] == pytest.approx(right / found.confusion.sum(), abs=1e-5)
     assert [(x.name, x.height, x.width) for x in found.pictures][3] == ("val_000003", 128, 256)
-    drawn = {path for x in found.pictures for path in eval_folder.drawings(folder, x).values()}
+    drawn = {path for x in found.pictures for path in drawings(folder, x).values()}
     assert drawn == set(folder.glob("*.png"))
 
 

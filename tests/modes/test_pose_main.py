@@ -138,7 +138,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     from configs import lsp_pose_w18s
     from data_pipelines import DataConfig, PersonSource
     from gsto_jax.config import PoseConfig
-    from gsto_jax.pose.coco import evaluate_coco, results
+    from gsto_jax.pose.metrics import evaluate_coco, results
     from modes.terminal import plain_values
     from tests.gsto_jax.pose_poses import poses_of
 

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
-from gsto_jax.training.task import Task
+from gsto_jax.runs.tasks import task_of
 from tests import program
 
 pytestmark = pytest.mark.slow
@@ -52,8 +51,7 @@ def final_state(workdir, step=STEPS):
     config = quickstart.get_config("runlocal")
     config.optim.ema_decay = 0.5
     values = json.loads(config.to_json())
-    data = values.pop("data")
-    task = Task(Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"])
+    task = task_of(values)
     mesh = make_mesh(jax.devices()[:1])
     folder = workdir / "checkpoints" / str(step)
     record = checkpoint.read_record(folder)

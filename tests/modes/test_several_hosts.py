@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
-from gsto_jax.training.task import Task
+from gsto_jax.runs.tasks import task_of
 from tests import program
 
 pytestmark = pytest.mark.slow
@@ -124,9 +123,8 @@ def final_state(workdir):
     config = quickstart.get_config("runlocal")
     config.model.dtype = "float64"
     values = json.loads(config.to_json())
-    data = values.pop("data")
     with jax.enable_x64(True):
-        task = Task(Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"])
+        task = task_of(values)
         mesh = make_mesh(jax.devices()[:1])
         state = checkpoint.read_state(workdir / "checkpoints" / "3", task, mesh)
         return jax.tree.map(np.asarray, state)

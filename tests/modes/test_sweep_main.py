@@ -13,11 +13,10 @@ import pytest
 
 from configs import ablation
 from data_pipelines import DataConfig, make_source, train_batches
-from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.runs import checkpoint
-from gsto_jax.training.task import Task
+from gsto_jax.runs.tasks import task_of
 from modes.sweep import environment, read_rows
 from tests import program
 
@@ -91,9 +90,7 @@ def settings(row, seed):
     config = ablation.get_config(f"{row},data=scenes,mini,runlocal")
     config.seed = seed
     values = json.loads(config.to_json())
-    data = values.pop("data")
-    task = Task(Config.from_dict(values), len(data["classes"]), 255, data["mean"], data["std"])
-    return task, DataConfig(**data)
+    return task_of(values), DataConfig(**values["data"])
 
 
 def test_one_seed_gives_all_rows_the_same_batches():

@@ -25,9 +25,10 @@ from gsto_jax.losses.upsampled import true_log_probability
 from gsto_jax.ops.spatial_sharding import along_space
 from gsto_jax.runs.checkpoint import Checkpoints, read_state
 from gsto_jax.segmentation.evaluate import compiled_eval_step
+from gsto_jax.segmentation.task import EVAL_INPUTS
 from gsto_jax.training.hyperparameters import hyperparameters
 from gsto_jax.training.loop import compiled_train_step
-from gsto_jax.training.task import EVAL_INPUTS, _gradient, initial_state
+from gsto_jax.training.task import _gradient, initial_state
 from tests.gsto_jax.small_task import batches, make_task
 
 

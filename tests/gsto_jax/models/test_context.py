@@ -21,8 +21,10 @@ from gsto_jax.layers.context import CONTEXT_KINDS
 from gsto_jax.models import count
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.predict.export import check_exportable
+from gsto_jax.segmentation.task import SegmentationTask, score_step
 from gsto_jax.training.loop import Hooks, fit
-from gsto_jax.training.task import Task, initial_state, network, score_step
+from gsto_jax.training.network import network
+from gsto_jax.training.task import initial_state
 from tests.gsto_jax.context_counts import COUNTS
 
 KEY = jax.random.key(0)
@@ -254,7 +256,8 @@ def values(context, gsto, **sections):
 
 def make_task(context, gsto, **sections):
     config = Config.from_dict(values(context, gsto, **sections))
-    return Task(config, 3, 255, (0.5,) * 3, (0.25,) * 3, steps=6)
+    shared = {"num_classes": 3, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    return SegmentationTask(config=config, steps=6, **shared)
 
 
 def batches(side=64):
@@ -386,7 +389,7 @@ def test_pose_refuses_context_modules():
 
     config = Config.from_dict(values("ppm", "none") | {"task": "pose"})
     with pytest.raises(UserError, match=r"model\.context is 'ppm', which is for segmentation"):
-        PoseTask(config, 2, 255, (0.5,) * 3, (0.25,) * 3, joints=("a", "b"), sigmas=(1.0, 1.0))
+        PoseTask(config=config, num_classes=2, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
 def test_onnx_is_refused_before_anything_is_traced():

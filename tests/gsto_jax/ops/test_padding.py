@@ -28,7 +28,7 @@ from gsto_jax.runs.trained import Trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note, compiled_shapes
 from gsto_jax.segmentation.inference import score_batch
 from gsto_jax.segmentation.protocol import Protocol, protocol_of
-from gsto_jax.training.task import normalize_padded, score_step
+from gsto_jax.segmentation.task import normalize_padded, score_step
 from modes.train import crop_note
 from tests.gsto_jax.protocol_scores import pictures, scores_of
 from tests.gsto_jax.small_network import convolution, image_of, make_predictor

@@ -20,12 +20,13 @@ from data_pipelines import COCO_KEYPOINTS, PersonCrop
 from gsto_jax import UserError
 from gsto_jax.config import PoseConfig
 from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.evaluation.folder import drawings
 from gsto_jax.image_files import crop_person
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.coco import FIGURES, evaluate_coco, results, write_results
 from gsto_jax.pose.drawing import draw_poses
-from gsto_jax.pose.estimate import Poses, estimate, reread_joints
 from gsto_jax.pose.eval_set import PoseSet
+from gsto_jax.pose.evaluate import Poses, estimate, reread_joints
+from gsto_jax.pose.metrics import FIGURES, evaluate_coco, results, write_results
 from gsto_jax.pose.panels import KINDS, to_crop
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
@@ -261,7 +262,7 @@ def test_two_processes_find_what_one_does(tmp_path):
     ours, theirs = ({k: v for k, v in x.record.items() if k != "seconds"} for x in (one, two))
     assert ours == pytest.approx(theirs, abs=1e-6) and alone["AP"] == one.record["AP"]
     for a, b in zip(one.persons, two.persons, strict=True):
-        assert (a.name, a.image_id, a.labelled) == (b.name, b.image_id, b.labelled)
+        assert (a.name, a.image_id, a.labelled_joints) == (b.name, b.image_id, b.labelled_joints)
         assert b.similarity == pytest.approx(a.similarity, abs=1e-4)
         assert "sample" in a.drawn and "sample" in b.drawn
         assert all(path.is_file() for path in drawn(folders[1], b))
@@ -281,7 +282,7 @@ def test_other_dtypes(trained):
 
 
 def drawn(folder, person):
-    return pose_folder.drawings(folder, person).values()
+    return drawings(folder, person).values()
 
 
 def test_a_stopped_evaluation_leaves_what_was_there(trained, tmp_path):

@@ -15,11 +15,11 @@ from gsto_jax.config import PoseConfig
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.image_files import crop_person
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.coco import FIGURES, evaluate_coco, results, write_results
 from gsto_jax.pose.drawing import draw_poses, pose_panel
-from gsto_jax.pose.estimate import Poses, estimate
 from gsto_jax.pose.eval_set import PoseSet
+from gsto_jax.pose.evaluate import Poses, estimate
 from gsto_jax.pose.heatmaps import REFINEMENTS, decode, encode, merge_mirrored, to_picture
+from gsto_jax.pose.metrics import FIGURES, evaluate_coco, results, write_results
 from gsto_jax.pose.oks import rescore, similarity, suppress, suppress_softly
 from gsto_jax.pose.task import joint_step, reread_step
 from gsto_jax.predict.files import Input
@@ -132,7 +132,9 @@ def test_an_evaluation_of_nobody(tmp_path, image_ids):
     task = pose_task()
     none = estimate(task, {}, [], 0, ONE)
     assert none.joints.shape == (0, 17, 3) and none.image_ids.dtype == np.int64
-    nobody = PoseSet("val", 0, "detector boxes x.json", True, [], list, image_ids, str)
+    boxes = {"boxes": "detector boxes x.json", "detected": True, "annotations": list}
+    none = {"size": 0, "batches": [], "image_ids": image_ids}
+    nobody = PoseSet(split="val", name=str, **boxes, **none)
     outcome = nobody.evaluate(task, {}, ONE, tmp_path, {"step": 1, "while_training": True})
     assert outcome.record["AP"] is None and outcome.record["persons"] == 0
     headline = "AP - (detector boxes x.json): val has no person with a labeled joint to score"

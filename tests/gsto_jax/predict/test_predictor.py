@@ -18,7 +18,8 @@ from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.protocol import protocol_of
-from gsto_jax.training.task import initial_state, score_step
+from gsto_jax.segmentation.task import score_step
+from gsto_jax.training.task import initial_state
 from tests.gsto_jax.saved_runs import MESH, SIZE, config, picture, save
 from tests.image_bytes import RGBA, chunk, exif, png
 
@@ -63,7 +64,7 @@ def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
         OnePicture(),
         MESH,
         protocol_of(plain),
-        lambda batch, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
+        on_batch=lambda b, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
     )
     found = Predictor.load(tmp_path)(picture())
     assert len(np.unique(found.labels)) > 1, "it has something to get wrong"

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from gsto_jax import UserError
-from gsto_jax.pose.coco import FIGURES
+from gsto_jax.pose.metrics import FIGURES
 from gsto_jax.report import images, write_report
 from tests.gsto_jax.report_pages import Page, copy, percent, rows
 from tests.gsto_jax.report_runs import (

@@ -1,6 +1,5 @@
 """A run's folder stays complete and true, however the run was made and ended."""
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -11,12 +10,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import UserError
-from gsto_jax.evaluation import eval_folder
 from gsto_jax.models.initialize import initial_variables
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import eval_set as segmentation_set
+from gsto_jax.segmentation import results
 from gsto_jax.segmentation.eval_set import SegmentationSet
 from gsto_jax.segmentation.metrics import scores
 from gsto_jax.segmentation.protocol import PLAIN
@@ -41,22 +40,13 @@ class Position:
         return {"batches": 7}
 
 
-class NoPictures(contextlib.nullcontext):
-    """A writer of pictures that never gets one."""
-
-    name, shown = str, {}
-
-    def written_by_all(self):
-        return 0
-
-
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """An experiment in `tmp_path/NAME` whose evaluations have the mean IoUs in `ious`."""
     ious = []
 
-    def fixed(*args):
-        if args[6]():
+    def fixed(*args, stop, **options):
+        if stop():
             return None
         if np.isnan(iou := ious.pop(0)):
             return scores(np.zeros((2, 2)))
@@ -70,7 +60,8 @@ def make(tmp_path, monkeypatch):
         for field, value in changes.items():
             section, _, key = field.partition("__")
             config[section][key] = value
-        eval_set = SegmentationSet("val", 4, ("a", "b"), [], PLAIN, NoPictures)
+        look = {"classes": ("a", "b"), "palette": ((0, 0, 0),) * 2, "protocol": PLAIN}
+        eval_set = SegmentationSet(split="val", size=4, name=str, batches=[], **look)
         shown = []
         made = Experiment(
             task,
@@ -234,16 +225,16 @@ def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
     folder = tmp_path / "run" / "eval-val"
     ious[:] = [0.5, 0.75]
     run.evaluate(state_at(5), {"batches": 5})
-    found = eval_folder.read(folder)
+    found = results.read(folder)
     assert [found.record] == run.workdir.evaluations()
     assert (found.record["step"], found.confusion.sum()) == (5, 1000)
     assert [picture.name for picture in found.pictures] == ["0", "1", "2", "3"]
     assert run.evaluate(state_at(6), stop=lambda: True) is None
-    assert eval_folder.read(folder).record["step"] == 5, "no picture of the other was written"
-    eval_folder.begin(folder)
-    assert eval_folder.read(folder) is None, "pictures may be of either"
+    assert results.read(folder).record["step"] == 5, "no picture of the other was written"
+    results.FOLDER.begin(folder)
+    assert results.read(folder) is None, "pictures may be of either"
     run.evaluate(state_at(7))
-    assert eval_folder.read(folder).record == run.workdir.evaluations()[-1]
+    assert results.read(folder).record == run.workdir.evaluations()[-1]
 
 
 def test_a_network_of_other_settings_is_named(make, tmp_path):

@@ -13,7 +13,8 @@ from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.inference import score_batch, stacked_views
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import Protocol, window_starts
-from gsto_jax.training.task import eval_step, initial_state
+from gsto_jax.segmentation.task import eval_step
+from gsto_jax.training.task import initial_state
 from tests.gsto_jax.protocol_scores import MEAN, STD, convolution, pictures, scores_of
 from tests.gsto_jax.small_task import make_task
 

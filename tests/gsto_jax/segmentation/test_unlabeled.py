@@ -3,18 +3,18 @@
 import io
 import json
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.evaluation.eval_folder import number, read
+from gsto_jax.evaluation.folder import number
 from gsto_jax.files import to_json
 from gsto_jax.plan import record as plan_record
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.coco import write_results
+from gsto_jax.pose.metrics import write_results
 from gsto_jax.pose.results import PersonScore
 from gsto_jax.predict.files import write_poses
 from gsto_jax.report import write_report
@@ -23,8 +23,10 @@ from gsto_jax.segmentation import eval_set as segmentation_set
 from gsto_jax.segmentation.eval_set import SegmentationSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import scores
-from gsto_jax.segmentation.panels import PictureWriter, sample_panel
+from gsto_jax.segmentation.panels import sample_panel
 from gsto_jax.segmentation.protocol import PLAIN
+from gsto_jax.segmentation.results import read
+from tests.gsto_jax.small_task import make_task
 
 CLASSES, PALETTE = ("road", "sky"), ((0, 0, 0), (9, 9, 9))
 NAN = float("nan")
@@ -59,25 +61,22 @@ def test_published_zeros_stay_where_something_is_labeled():
 def evaluated(tmp_path, monkeypatch):
     """A run whose only evaluation met an image of ignored pixels."""
 
-    def one_batch(*args):
+    def one_batch(*args, on_batch, **options):
         image, label = np.zeros((1, 4, 6, 3), np.uint8), np.full((1, 4, 6), 255, np.uint8)
         batch = {"image": image, "label": label, "size": np.array([[4, 6]])}
         batch |= {"index": np.zeros(1, np.int32), "mask": np.ones(1, bool)}
-        args[5](batch, np.zeros((1, 4, 6), np.uint8), dict)
+        on_batch(batch, np.zeros((1, 4, 6), np.uint8), dict)
         return scores(np.zeros((2, 2)))
 
     monkeypatch.setattr(segmentation_set, "evaluate", one_batch)
-
-    def pictures(folder):
-        return PictureWriter(folder, CLASSES, PALETTE, 255, -1, 0, str)
 
     workdir = Workdir(tmp_path / "run")
     workdir.write_config({"name": "run", "data": {"classes": CLASSES, "palette": PALETTE}})
     workdir.write_training(3, {"loss": math.inf, "gradient_norm": NAN, "learning_rate": 0.1})
     folder = workdir.path / "eval-val"
-    eval_set = SegmentationSet("val", 1, CLASSES, [], PLAIN, pictures)
-    config = SimpleNamespace(name="run", eval=SimpleNamespace(figures=0))
-    task = SimpleNamespace(num_classes=2, ignore_label=255, config=config)
+    look = {"classes": CLASSES, "palette": PALETTE, "protocol": PLAIN}
+    eval_set = SegmentationSet(split="val", size=1, name=str, batches=[], **look)
+    task = replace(make_task(1, {"eval": {"pictures": -1, "figures": 0}}), num_classes=2)
     outcome = eval_set.evaluate(task, {}, make_mesh(), folder, {"step": 3})
     workdir.write_evaluation(outcome.record)
     return workdir.path, outcome

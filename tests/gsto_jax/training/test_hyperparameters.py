@@ -11,11 +11,12 @@ import pytest
 from gsto_jax import BatchNorm, Conv, Outputs
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
+from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.training.hyperparameters import hyperparameters
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.optim import early_decay
-from gsto_jax.training.task import Task, initial_state, train_step
-from tests.gsto_jax.small_task import MEAN, STD, make_task, values
+from gsto_jax.training.task import initial_state, train_step
+from tests.gsto_jax.small_task import MEAN, STD, make_task, segmentation_task, values
 
 OTHER = {
     "optim": {
@@ -52,7 +53,7 @@ class Tiny(nn.Module):
         return Outputs(Conv(3, use_bias=True, name="head")(x), {"stage3": stage}, {}, {})
 
 
-class TinyTask(Task):
+class TinyTask(SegmentationTask):
     @cached_property
     def model(self):
         return Tiny(self.config.model.bn_momentum)
@@ -62,7 +63,8 @@ def tiny_task(steps=10, sections=(), class_weights=None, seed=0):
     plain = {k: v for k, v in values().items() if k != "data"} | {"seed": seed}
     for name, changes in dict(sections).items():
         plain[name] = plain[name] | changes
-    return TinyTask(Config.from_dict(plain), 3, 255, MEAN, STD, steps, class_weights)
+    settings = {"config": Config.from_dict(plain), "steps": steps, "class_weights": class_weights}
+    return segmentation_task(TinyTask, **settings)
 
 
 def lowered(task, side=16):

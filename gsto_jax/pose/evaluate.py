@@ -1,8 +1,8 @@
 """The poses of a whole set, batch by batch over persons and pictures."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -10,22 +10,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import (
-    compiler_options,
-    local_part,
-    on_mesh,
-    put_batch,
-    replicated,
-    split_batch,
-    sum_over_processes,
-)
+from gsto_jax.devices.mesh import local_part, put_batch, sum_over_processes
+from gsto_jax.evaluation.loop import Batch, OnBatch, Programs, never, nothing, run_pipelined
 from gsto_jax.ops.flip import flip
 from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, reread_step
-from gsto_jax.reporting import ReportedProgram
-
-Batch = Mapping[str, np.ndarray]
-GetMaps = Callable[[], Mapping[str, Any]]
-OnBatch = Callable[[Batch, np.ndarray, GetMaps], None]
 
 
 @dataclass(frozen=True)
@@ -51,12 +39,10 @@ def estimate(
     batches: Iterable[Batch],
     size: int,
     mesh: Mesh,
-    on_batch: OnBatch = lambda batch, joints, maps: None,
-    stop: Callable[[], bool] = lambda: False,
+    on_batch: OnBatch = nothing,
+    stop: Callable[[], bool] = never,
 ) -> Poses | None:
     """Estimates the poses of a set.
-
-    The host handles what was found, and reads on, while the devices are at the next batch.
 
     Args:
       task: what was trained; `task.config.eval.flip` averages with the mirror image.
@@ -75,26 +61,21 @@ def estimate(
     table = np.zeros((size, 3 * task.num_classes + 2))
     image_ids = np.zeros(size, np.int64)  # apart: float64 would round those above 2**53
 
-    def finish(pending: tuple[Batch, Array, GetMaps]) -> None:
-        batch, joints, maps = pending
-        ours = local_part(joints)
+    def start(batch: Batch) -> tuple[Array, dict[str, Array]]:
+        return find_joints(task, mesh, variables, batch)
+
+    def finish(batch: Batch, outputs: tuple[Array, dict[str, Array]]) -> None:
+        joints, maps = outputs
+        own = local_part(joints)
         for n in np.flatnonzero(batch["mask"]).tolist():
             index = batch["index"][n]
             area = batch["frame"][n].prod(dtype=float)
-            table[index] = *ours[n].ravel(), batch["score"][n], area
+            table[index] = *own[n].ravel(), batch["score"][n], area
             image_ids[index] = batch["image_id"][n]
-        on_batch(batch, ours, maps)
+        on_batch(batch, own, lambda: jax.tree.map(local_part, maps))
 
-    pending = None
-    for batch in batches:
-        joints, maps = find_joints(task, mesh, variables, batch)
-        if pending is not None:
-            finish(pending)
-        pending = batch, joints, partial(jax.tree.map, local_part, maps)
-        if stop():
-            return None
-    if pending is not None:
-        finish(pending)
+    if not run_pipelined(batches, start, finish, stop):
+        return None
     table = sum_over_processes(table)  # each person is of one process
     places = table[:, :-2].reshape(size, task.num_classes, 3)
     return Poses(places, table[:, -2], table[:, -1], sum_over_processes(image_ids))
@@ -108,15 +89,17 @@ def find_joints(
     Returns:
       `b j 3` in pixels of the pictures; and "heatmaps" with the maps of `heatmap_step`.
     """
-    network, read, _ = _programs(task, mesh)
-    heatmaps, maps = network(variables, put_batch({"image": batch["image"]}, mesh)["image"])
+    programs = PosePrograms.of(task, mesh)
+    heatmaps, maps = programs.heatmaps(
+        variables, put_batch({"image": batch["image"]}, mesh)["image"]
+    )
     mirrored = None
     if task.config.eval.flip:
         # A second pass through the same program, which compiles once.
         image = np.ascontiguousarray(flip(batch["image"]))
-        mirrored, _ = network(variables, put_batch({"image": image}, mesh)["image"])
+        mirrored, _ = programs.heatmaps(variables, put_batch({"image": image}, mesh)["image"])
     frames = put_batch({name: batch[name] for name in ("centre", "frame")}, mesh)
-    joints, heatmaps = read(heatmaps, mirrored, frames)
+    joints, heatmaps = programs.joints(heatmaps, mirrored, frames)
     return joints, {"heatmaps": heatmaps, **maps}
 
 
@@ -132,30 +115,25 @@ def reread_joints(task: PoseTask, mesh: Mesh, batch: Batch) -> Array:
       `b j 3` in pixels of the pictures.
     """
     names = ("image", "joints", "visible", "centre", "frame")
-    return _programs(task, mesh)[2](put_batch({name: batch[name] for name in names}, mesh))
+    inputs = put_batch({name: batch[name] for name in names}, mesh)
+    reread: Array = PosePrograms.of(task, mesh).reread(inputs)
+    return reread
 
 
-@lru_cache(maxsize=4)
-def _programs(task: PoseTask, mesh: Mesh) -> tuple[Any, Any, Any]:
-    """Kept, since a run evaluates many times."""
-    whole, split = replicated(mesh), split_batch(mesh)
-    options = compiler_options(mesh)
-    network = jax.jit(
-        on_mesh(partial(heatmap_step, task.on(mesh)), mesh),
-        in_shardings=(whole, split),
-        out_shardings=split,
-        compiler_options=options,
-    )
-    read = jax.jit(
-        partial(joint_step, task),
-        in_shardings=(split, split, split),
-        out_shardings=split,
-        compiler_options=options,
-    )
-    reread = jax.jit(
-        partial(reread_step, task),
-        in_shardings=split,
-        out_shardings=split,
-        compiler_options=options,
-    )
-    return ReportedProgram(network, "the network"), read, reread
+class PosePrograms(Programs):
+    """Compiled programs of a pose task; see `Programs`."""
+
+    @cached_property
+    def heatmaps(self) -> Any:
+        """`gsto_jax.pose.task.heatmap_step`."""
+        return self.compile_network(heatmap_step, "the network")
+
+    @cached_property
+    def joints(self) -> Any:
+        """`gsto_jax.pose.task.joint_step`."""
+        return self.compile(partial(joint_step, self.task))
+
+    @cached_property
+    def reread(self) -> Any:
+        """`gsto_jax.pose.task.reread_step`."""
+        return self.compile(partial(reread_step, self.task))

@@ -12,7 +12,7 @@ import numpy as np
 from gsto_jax.config import PoseConfig
 from gsto_jax.errors import UserError
 from gsto_jax.files import replacing, to_json
-from gsto_jax.pose.estimate import Poses
+from gsto_jax.pose.evaluate import Poses
 from gsto_jax.pose.oks import rescore, suppress, suppress_softly
 
 FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")

@@ -1,0 +1,146 @@
+"""The segmentation task: its loss, and one step of evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gsto_jax.errors import UserError
+from gsto_jax.evaluation.forward import Maps, explanation, forward
+from gsto_jax.losses import deep_supervision, label_weight
+from gsto_jax.models.hrnet import Outputs
+from gsto_jax.ops.materialize import materialize
+from gsto_jax.ops.padding import replicate_edges
+from gsto_jax.ops.resample import enlarge
+from gsto_jax.segmentation.metrics import best_class, pixel_counts
+from gsto_jax.training.hyperparameters import Hyperparameters
+from gsto_jax.training.task import Batch, Shapes, Shares, Task, implementation_on, normalize
+
+EVAL_INPUTS = ("image", "label", "size", "mask")
+"""Arrays of a batch that `eval_step` reads; others stay on the host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationTask(Task):
+    """Labels every pixel. See `Task` for the other attributes.
+
+    Attributes:
+      ignore_label: label of the pixels that do not count.
+      class_weights: of the loss, one for each class; None for equal ones.
+
+    Raises:
+      UserError: the configuration switches class weights on, and there are none, or not k.
+    """
+
+    train_inputs: ClassVar[tuple[str, ...]] = ("image", "label", "size")
+
+    ignore_label: int = 255
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.config.loss.class_weights and len(self.class_weights or ()) != self.num_classes:
+            raise UserError(
+                f"config.loss.class_weights is on, and config.data.class_weights holds "
+                f"{len(self.class_weights or ())} numbers for {self.num_classes} classes: give one "
+                "for each, or switch it off"
+            )
+
+    @property
+    def loss_weights(self) -> tuple[float, ...] | None:
+        """Class weights of the loss; None where they are switched off."""
+        return self.class_weights if self.config.loss.class_weights else None
+
+    def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
+        """See `Task.abstract_batch`."""
+        shapes: Shapes = {
+            "image": ((batch, *size, 3), np.uint8),
+            "label": ((batch, *size), np.uint8),
+            "size": ((batch, 2), np.int32),
+        }
+        return shapes if step == "train" else shapes | {"mask": ((batch,), np.bool_)}
+
+    def losses(
+        self,
+        outputs: Outputs,
+        batch: Batch,
+        shares: Shares = (1.0, 1.0),
+        values: Hyperparameters | None = None,
+    ) -> tuple[Array, dict[str, Array]]:
+        """See `Task.losses`."""
+        implementation = implementation_on(self.config.model.implementation, self.platform)
+        return deep_supervision(
+            outputs,
+            batch["label"],
+            self.config.loss,
+            self.ignore_label,
+            self.config.model.align_corners,
+            self.loss_weights if values is None else values.class_weights,
+            shares,
+            "xla" if implementation == "pallas_gpu" else implementation,  # it has none for GPUs
+            None if values is None else values.loss,
+        )
+
+    def shares(self, parts: Batch) -> Shares:
+        """See `Task.shares`."""
+        settings = (self.num_classes, self.ignore_label, self.loss_weights)
+        counts = jax.vmap(lambda labels: label_weight(labels, *settings))(parts["label"])
+        total = counts.sum()
+        share = counts / jnp.where(total > 0, total, 1)
+        same = jnp.full(share.shape, 1 / len(share))
+        return share, same if self.config.loss.kind == "ohem" else share
+
+
+def logits(task: Task, variables: Any, images: Array) -> Array:
+    """Computes logits `b h/s w/s k`, s being the output stride, of normalized images `b h w 3`."""
+    return forward(task, variables, images).logits
+
+
+def eval_step(
+    task: SegmentationTask, variables: Any, batch: Batch
+) -> tuple[dict[str, Array], Array, Maps]:
+    """Predicts a batch of whole images in one pass, and counts its pixels.
+
+    Args:
+      task: what was trained.
+      variables: of the network.
+      batch: `EVAL_INPUTS`: "image" `b h w 3` uint8, "label" `b h w`, "size" `b 2` (see
+        `normalize`), "mask" `b` bool: False for filling.
+
+    Returns:
+      The counts of `gsto_jax.segmentation.metrics.pixel_counts`, the predictions `b h w` uint8, and
+      the maps of `score_step`.
+    """
+    scores, maps = score_step(task, variables, batch)
+    predictions = best_class(scores)
+    counts = pixel_counts(predictions, batch, task.num_classes, task.ignore_label)
+    return counts, predictions, maps
+
+
+def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
+    """Computes logits `b h w k` of "image" `b h w 3` and "size" `b 2`, and their `explanation`."""
+    images = normalize_padded(task, batch["image"], batch["size"])
+    outputs = forward(task, variables, images)
+    size, corners = batch["image"].shape[1:3], task.config.model.align_corners
+    return materialize(enlarge(outputs.logits, size, corners)), explanation(outputs)
+
+
+def normalize_padded(task: Task, images: Array, size: Array) -> Array:
+    """Normalizes images and fills the padding beside them as `eval.pad` says.
+
+    Args:
+      task: holds mean, standard deviation and settings.
+      images: `b h w 3` RGB in 0..255, 0 beside the image.
+      size: `b 2` integers, rows and columns that are image.
+
+    Returns:
+      `b h w 3` float32.
+    """
+    pad = task.config.eval.pad
+    if pad == "mean":
+        return normalize(task, images, size)
+    return normalize(task, replicate_edges(images, size) if pad == "edge" else images)

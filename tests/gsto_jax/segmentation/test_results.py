@@ -1,0 +1,155 @@
+"""Scores of each image and the files of an evaluation, of one process or of several."""
+
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gsto_jax.evaluation.folder import drawings
+from gsto_jax.segmentation import results
+from gsto_jax.segmentation.eval_set import SegmentationSet
+from gsto_jax.segmentation.metrics import scores
+from gsto_jax.segmentation.protocol import PLAIN
+from gsto_jax.segmentation.results import FOLDER, PictureScore
+from tests.gsto_jax.small_task import make_task
+
+CLASSES = ("road", "sky", "car")
+NAN = float("nan")
+
+
+def test_an_image_counts_where_it_is_labeled():
+    look = {"classes": CLASSES, "palette": ((0, 0, 0),) * 3, "protocol": PLAIN}
+    images = SegmentationSet(split="val", size=1, name=str, batches=[], **look)
+    label = np.array([[0, 0, 1, 255, 7], [1, 1, 255, 0, 7]], np.uint8)
+    prediction = np.array([[0, 1, 1, 2, 7], [1, 1, 2, 0, 7]], np.uint8)
+    about = {"name": "a", "drawn": ("sample", "gates")}
+    image = {"label": label, "size": np.array([2, 4])}
+    # road: 2 of 3 hit, no false one; sky: 3 hit, 1 false; car is predicted only where none counts
+    iou = (2 / 3 + 3 / 4) / 2
+    expected = PictureScore("a", 2, 4, 6, 5 / 6, pytest.approx(iou), drawn=about["drawn"])
+    assert images.score(make_task(1), image, prediction, **about) == expected
+    image = {"label": np.full((1, 5), 255, np.uint8), "size": np.array([1, 5])}
+    unlabeled = images.score(make_task(1), image, prediction[:1], **about)
+    assert (unlabeled.height, unlabeled.width, unlabeled.labelled_pixels) == (1, 5, 0)
+    assert np.isnan([unlabeled.pixel_accuracy, unlabeled.mean_iou]).all()
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+import jax
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from gsto_jax.pose.results import FOLDER
+from tests.gsto_jax.segmentation.test_results import persons
+own = {n: x for n, x in enumerate(persons()) if n % 2 == jax.process_index()}
+Path(sys.argv[3]).write_text(str(FOLDER.gather(own, 4, str)))
+"""
+
+
+def persons():
+    from gsto_jax.pose.results import PersonScore
+
+    kinds = [(), ("sample",), ("sample", "gates"), ()]
+    first = 12345678901234567  # float64 has no such number
+    numbers = [(first + n, n, NAN if n == 1 else 1 / (n + 3), 0.1 * n, 1.0) for n in range(4)]
+    return [PersonScore(str(n), *x, drawn=kinds[n]) for n, x in enumerate(numbers)]
+
+
+def test_each_of_two_processes_gets_all(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    # Files, since what connects the processes prints where it likes.
+    files = [tmp_path / str(n) for n in (0, 1)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, address, str(n), str(file)],
+            cwd=Path(__file__).parents[3],
+        )
+        for n, file in enumerate(files)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [file.read_text() for file in files] == [str(persons())] * 2
+
+
+def pictures(names):
+    kinds = [("sample", "gates"), (), ()]
+    return [
+        PictureScore(name, 2, 4, 6 * (n < 2), 5 / 6, 2 / 3 if n else NAN, drawn=kinds[n])
+        for n, name in enumerate(names)
+    ]
+
+
+def finish(folder, names, step):
+    samples = pictures(names)
+    results.finish(folder, {"step": step}, samples, scores(np.eye(3)), CLASSES)
+    return samples
+
+
+def test_a_folder_reads_back(tmp_path):
+    names = ('<b>&"', "town/two", "three, or\nfour")
+    samples = finish(tmp_path / "eval-val", names, 5)
+    confusion = (tmp_path / "eval-val" / "confusion.csv").read_text().splitlines()
+    assert confusion == [",road,sky,car", "road,1,0,0", "sky,0,1,0", "car,0,0,1"]
+    header = "name,height,width,labelled_pixels,pixel_accuracy,mean_iou,sample,branches,gates\n"
+    text = (tmp_path / "eval-val" / "pictures.csv").read_text()
+    assert text.startswith(header + '"<b>&""",2,4,6,0.833333,,1,0,1\n')
+    read = results.read(tmp_path / "eval-val")
+    assert (read.record, read.classes) == ({"step": 5}, CLASSES)
+    assert [name for name, _ in read.scores] == [*CLASSES, "mean", "pixel accuracy"]
+    assert read.scores[1][1]["iou"] == 1
+    for back, sample in zip(read.pictures, samples, strict=True):
+        rounded = {"pixel_accuracy": 0.833333, "mean_iou": pytest.approx(0.666667, nan_ok=True)}
+        if back.name == names[0]:
+            rounded["mean_iou"] = pytest.approx(NAN, nan_ok=True)
+        assert back == replace(sample, **rounded)
+    assert list(drawings(read.folder, read.pictures[0])) == ["sample", "gates"]
+
+
+def test_nothing_of_an_earlier_evaluation_stays(tmp_path):
+    folder = tmp_path / "eval-val"
+    all_drawn = [replace(x, drawn=FOLDER.kinds) for x in pictures(("town/a", "b"))]
+    results.finish(folder, {"step": 5}, all_drawn, scores(np.eye(3)), CLASSES)
+    (folder / "town").mkdir()
+    drawn = ["b.png", "b_branches.png", "b_gates.png", "town/a.png", "town/a_branches.png"]
+    for name in [*drawn, "mine.png"]:
+        (folder / name).touch()
+    outside = tmp_path / "outside.png"
+    outside.touch()
+    with (folder / "pictures.csv").open("a") as file:
+        file.write("../outside,1,1,1,1,1,1,1,1\n")
+
+    FOLDER.begin(folder)
+    assert results.read(folder) is None
+    assert sorted(path.name for path in folder.glob("*.*")) == sorted(
+        [*drawn[:3], "mine.png", "pictures.csv"]
+    )
+    samples = [replace(pictures("b")[0], drawn=("sample",))]
+    results.finish(folder, {"step": 9}, samples, scores(np.eye(3)), CLASSES)
+    assert sorted(str(x.relative_to(folder)) for x in folder.rglob("*.png")) == [
+        "b.png",
+        "mine.png",
+    ]
+    assert outside.exists(), "not the folder's to remove"
+    assert results.read(folder).record == {"step": 9}
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "scores.csv", "confusion.csv"])
+def test_half_an_evaluation_is_none(tmp_path, name):
+    finish(tmp_path, "abc", 5)
+    assert results.read(tmp_path) is not None
+    text = (tmp_path / name).read_text()
+    (tmp_path / name).write_text(text[: len(text) // 2])
+    assert results.read(tmp_path) is None
+    (tmp_path / name).unlink()
+    assert results.read(tmp_path) is None
+
+
+def test_images_that_cannot_be_read_are_none(tmp_path):
+    finish(tmp_path, "abc", 5)
+    (tmp_path / "pictures.csv").write_text("name,height\na,b\n")
+    assert results.read(tmp_path).pictures == ()
