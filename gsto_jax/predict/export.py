@@ -81,17 +81,17 @@ def check_exportable(
         )
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise UserError(f"the size of an export is {size}: give height and width in pixels")
-    dtype = predictor.trained.task.config.model.dtype
-    if predictor.trained.task.num_classes > 256:
+    dtype = predictor.task.config.model.dtype
+    if predictor.task.num_classes > 256:
         raise UserError(
             f"an export holds labels in 8 bits, and {predictor.path} has "
-            f"{predictor.trained.task.num_classes} classes"
+            f"{predictor.task.num_classes} classes"
         )
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"{predictor.path} computes in {dtype}: export float32 or bfloat16")
     if "onnx" not in formats:
         return
-    if predictor.trained.task.config.model.context != "none":
+    if predictor.task.config.model.context != "none":
         raise UserError(
             f"{predictor.path} has a ResNet, whose pooling the ONNX runtime does not take: export "
             "the format jax alone"

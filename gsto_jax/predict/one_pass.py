@@ -29,7 +29,7 @@ def one_pass_of(protocol: Protocol) -> Protocol:
 
 def program_of(predictor: Predictor) -> Callable[[Array], dict[str, Array]]:
     """Returns what is exported: from images `b h w 3` uint8 to "labels" and "logits"."""
-    task, variables = predictor.trained.task, jax.device_get(predictor.trained.variables)
+    task, variables = predictor.task, jax.device_get(predictor.trained.variables)
     protocol, long_side = one_pass_of(predictor.protocol), predictor.long_side
     return lambda images: predict_once(task, variables, protocol, long_side, images)
 

@@ -90,7 +90,7 @@ def verify(
         with reporting.stage(f"running {name} in a process of its own", announce=True):
             theirs = _fresh(folder / name, chosen)
         checks += [_compare(name, *pair) for pair in zip(ours, theirs, strict=True)]
-    dtype = predictor.trained.task.config.model.dtype
+    dtype = predictor.task.config.model.dtype
     for check in checks:
         # Written so that a difference that is no number does not pass.
         if not (
