@@ -14,15 +14,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_channel_gates, apply_gates
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
-from gsto_jax.ops.checks import COUNT, check, factory, one_of
+from gsto_jax.ops.checks import one_of
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.ops.packing import hints, unpack
+from gsto_jax.ops.packing import FeatureMap, store, stored, unpack
 
 ATTENTION_PLACES = ("block", "layer", "transfer")
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(Layer):
     """Squeeze-and-excitation: scales each channel by a gate from the means of all.
 
     Mean over the pixels, a 1x1 convolution to `channels / reduction`, ReLU, a 1x1 convolution back,
@@ -36,25 +37,21 @@ class ChannelAttention(nn.Module):
     reduction: int = 16
     conv: ModuleDef = Conv
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, reduction=COUNT, conv=factory)
-        super().__post_init__()
-
     @nn.compact
-    def __call__(self, x: Array, pack: int = 1) -> Array:
-        """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """`b h w c` -> the same shape."""
         x = as_floating(x)
+        data, _ = stored(x)
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        row = unpack(x.mean((1, 2), wide, keepdims=True), pack)  # b 1 pack c
+        row = unpack(store(data.mean((1, 2), wide, keepdims=True), x))  # b 1 factor c
         means = row.mean(2, keepdims=True).astype(x.dtype)
-        channels = means.shape[-1]
+        channels = x.shape[-1]
         squeeze = self.conv(max(channels // self.reduction, 1), 1, name="squeeze")
         logits = self.conv(channels, 1, name="excite")(jax.nn.relu(squeeze(means)))
-        return apply_channel_gates(x, logits, pack)
+        return apply_channel_gates(x, logits)
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(Layer):
     """Scales each pixel by a gate from its neighbourhood: what CBAM calls spatial attention.
 
     Mean and maximum over the channels, a bias-free convolution of both to one channel, sigmoid.
@@ -68,23 +65,18 @@ class SpatialAttention(nn.Module):
     kernel_size: int = 7
     conv: ModuleDef = field(default_factory=default_conv)
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, kernel_size=COUNT, conv=factory)
-        super().__post_init__()
-
     @nn.compact
-    def __call__(self, x: Array, pack: int = 1) -> Array:
-        """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """`b h w c` -> the same shape."""
         x = as_floating(x)
-        *place, lanes = x.shape
-        pixels = x.reshape(*place, pack, lanes // pack)
+        data, factor = stored(x)
+        place = data.shape[:-1]
+        pixels = data.reshape(*place, factor, x.shape[-1])
         wide = jnp.promote_types(x.dtype, jnp.float32)
         mean = pixels.mean(-1, wide, keepdims=True).astype(x.dtype)
-        both = jnp.concatenate([mean, maximum(pixels)], axis=-1)
-        conv = self.conv(1, self.kernel_size, name="conv")
-        logits = conv(both.reshape(*place, 2 * pack), *hints(pack))
-        (scaled,), _ = apply_gates(x, logits, pack)
+        both = jnp.concatenate([mean, maximum(pixels)], axis=-1).reshape(*place, 2 * factor)
+        logits = self.conv(1, self.kernel_size, name="conv")(store(both, x))
+        (scaled,), _ = apply_gates(x, logits)
         return scaled
 
 
@@ -98,10 +90,10 @@ def maximum(x: Array) -> Array:
     return (x * place).sum(-1, keepdims=True)
 
 
-def no_attention(name: str) -> Callable[..., Array]:
+def no_attention(name: str) -> Callable[[FeatureMap], FeatureMap]:
     """Stands where there is no attention: leaves a map as it is."""
 
-    def unchanged(x: Array, pack: int = 1) -> Array:
+    def unchanged(x: FeatureMap) -> FeatureMap:
         return x
 
     return unchanged
@@ -117,7 +109,7 @@ ATTENTION: dict[str, ModuleDef] = {
 
 @dataclass(frozen=True)
 class Attention:
-    """What follows the parts of an HRNet; each is called as `layer(name=...)(x, pack)`.
+    """What follows the parts of an HRNet; each is called as `layer(name=...)(x)`.
 
     Attributes:
       conv: every convolution of stem, stage 1 and branches, with its BN and ReLU; the last one of a

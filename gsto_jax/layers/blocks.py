@@ -1,21 +1,35 @@
 """HRNet's building blocks: convolution + BN (+ ReLU), and the two residual units."""
 
-from collections.abc import Sequence
 from dataclasses import field
-from itertools import pairwise
 
 import flax.linen as nn
-from jax import Array
 
 from gsto_jax.layers.attention import no_attention
-from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
+from gsto_jax.layers.base import Layer
+from gsto_jax.layers.conv import ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.ops.checks import COUNT, PARTS, at_least, check, flag
 from gsto_jax.ops.materialize import relu
-from gsto_jax.ops.packing import hints
+from gsto_jax.ops.packing import FeatureMap
 
 
-class ConvBN(nn.Module):
+class Composite(Layer):
+    """A layer that contains convolutions and normalizations of injected kinds.
+
+    Attributes:
+      conv: class or factory of the convolutions.
+      norm: class or factory of the normalizations, which are called as `norm(x, train)`.
+    """
+
+    conv: ModuleDef = field(default_factory=default_conv, kw_only=True)
+    norm: ModuleDef = field(default=BatchNorm, kw_only=True)
+
+    @property
+    def parts(self) -> dict[str, ModuleDef]:
+        """Returns `conv` and `norm`, to pass on."""
+        return {"conv": self.conv, "norm": self.norm}
+
+
+class ConvBN(Composite):
     """Bias-free convolution, BN and, unless `relu` is off, ReLU.
 
     Attributes:
@@ -24,8 +38,6 @@ class ConvBN(nn.Module):
       stride: of the convolution.
       relu: ends with a ReLU.
       dilation: of the convolution.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
 
     features: int
@@ -33,149 +45,93 @@ class ConvBN(nn.Module):
     stride: int = 1
     relu: bool = True
     dilation: int = 1
-    conv: ModuleDef = field(default_factory=default_conv)
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            features=COUNT,
-            kernel_size=COUNT,
-            stride=COUNT,
-            dilation=COUNT,
-            relu=flag,
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, x: Array, train: bool = False, pack: int = 1, out_pack: int | None = None
-    ) -> Array:
-        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`; packed as `Conv` says."""
-        out_pack = pack if out_pack is None else out_pack
-        conv = self.conv(
-            self.features, self.kernel_size, self.stride, **_dilated(self.dilation), name="conv"
-        )
-        x = conv(x, *hints(pack, out_pack))
-        x = self.norm(name="bn")(x, train, *hints(out_pack))
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`."""
+        dilated = _dilated(self.dilation)
+        x = self.conv(self.features, self.kernel_size, self.stride, **dilated, name="conv")(x)
+        x = self.norm(name="bn")(x, train)
         return relu(x) if self.relu else x
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Composite):
     """Two 3x3 convolutions around an identity shortcut (stages 2 to 4).
 
     Attributes:
       features: channels.
-      conv: the convolution to use.
-      norm: the normalisation to use.
       attention: what follows each convolution with its BN.
     """
 
     features: int
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, features=COUNT, **PARTS)
-        super().__post_init__()
-
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w features`, or packed, -> the same shape."""
-        y = self.conv(self.features, 3, name="conv1")(x, *hints(pack))
-        y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
-        y = self.attention(name="attention1")(y, pack)
-        y = self.conv(self.features, 3, name="conv2")(y, *hints(pack))
-        y = self.norm(name="bn2")(y, train, *hints(pack))
-        return relu(x + self.attention(name="attention2")(y, pack))
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w features` -> the same shape."""
+        y = self.conv(self.features, 3, name="conv1")(x)
+        y = relu(self.norm(name="bn1")(y, train))
+        y = self.attention(name="attention1")(y)
+        y = self.conv(self.features, 3, name="conv2")(y)
+        y = self.norm(name="bn2")(y, train)
+        return relu(x + self.attention(name="attention2")(y))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Composite):
     """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed.
 
     Attributes:
       planes: inner width.
       stride: of the 3x3 convolution and the shortcut.
       dilation: of the 3x3 convolution.
-      conv: the convolution to use.
-      norm: the normalisation to use.
       attention: what follows each convolution with its BN; not the projection.
     """
 
     planes: int
     stride: int = 1
     dilation: int = 1
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, planes=COUNT, stride=COUNT, dilation=COUNT, **PARTS)
-        super().__post_init__()
-
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) 4*planes`, packed alike."""
-        y = self.conv(self.planes, 1, name="conv1")(x, *hints(pack))
-        y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
-        y = self.attention(name="attention1")(y, pack)
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) 4*planes`."""
+        y = self.conv(self.planes, 1, name="conv1")(x)
+        y = relu(self.norm(name="bn1")(y, train))
+        y = self.attention(name="attention1")(y)
         spatial = self.conv(self.planes, 3, self.stride, **_dilated(self.dilation), name="conv2")
-        y = spatial(y, *hints(pack))
-        y = relu(self.norm(name="bn2")(y, train, *hints(pack)))
-        y = self.attention(name="attention2")(y, pack)
-        y = self.conv(4 * self.planes, 1, name="conv3")(y, *hints(pack))
-        y = self.norm(name="bn3")(y, train, *hints(pack))
-        y = self.attention(name="attention3")(y, pack)
-        if self.stride != 1 or x.shape[-1] != 4 * self.planes * pack:
-            parts = {"conv": self.conv, "norm": self.norm, "name": "downsample"}
-            x = ConvBN(4 * self.planes, 1, self.stride, relu=False, **parts)(x, train, pack)
+        y = spatial(y)
+        y = relu(self.norm(name="bn2")(y, train))
+        y = self.attention(name="attention2")(y)
+        y = self.conv(4 * self.planes, 1, name="conv3")(y)
+        y = self.norm(name="bn3")(y, train)
+        y = self.attention(name="attention3")(y)
+        if self.stride != 1 or x.shape[-1] != 4 * self.planes:
+            parts = {**self.parts, "name": "downsample"}
+            x = ConvBN(4 * self.planes, 1, self.stride, relu=False, **parts)(x, train)
         return relu(x + y)
 
 
-class DownChain(nn.Module):
+class DownChain(Composite):
     """Halves the resolution `halvings` times by 3x3 stride-2 convolution, BN and ReLU.
 
     Attributes:
       features: channels of the result; the width is kept until the last convolution.
       halvings: how many convolutions.
       last_relu: the last convolution too ends with a ReLU.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
 
     features: int
     halvings: int
     last_relu: bool = False
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, features=COUNT, halvings=at_least(0), last_relu=flag, **PARTS)
-        super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, packs: Sequence[int] | None = None) -> Array:
-        """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up).
-
-        Args:
-          x: the map.
-          train: normalise by the batch's statistics.
-          packs: how `x` is packed, then the result of each convolution; None for not at all.
-        """
-        parts = {"conv": self.conv, "norm": self.norm}
-        packs = packs or [1] * (self.halvings + 1)
-        channels = x.shape[-1] // packs[0]
-        for k, pair in enumerate(pairwise(packs)):
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up)."""
+        parts = self.parts
+        for k in range(self.halvings):
             last = k == self.halvings - 1
-            width, relu = (self.features, self.last_relu) if last else (channels, True)
-            step = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")
-            x = step(x, train, *pair)
+            width, relu = (self.features, self.last_relu) if last else (x.shape[-1], True)
+            x = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")(x, train)
         return x
 
 

@@ -15,18 +15,17 @@ supervised ones share one predictor (eq. 5), and each has a convolution of its o
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_gates
-from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef, hrnet_std
+from gsto_jax.layers.blocks import Composite, ConvBN
+from gsto_jax.layers.conv import Conv, hrnet_std
 from gsto_jax.layers.gates import SelfGated, SpatialGate
-from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.ops.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check, each, flag, text
+from gsto_jax.ops.checks import at_least
 from gsto_jax.ops.resize import adaptive_average_pool, resize
 
 CONTEXT_KINDS = ("none", "supervised", "unsupervised", "head_only")
@@ -47,7 +46,7 @@ class ContextOutput(NamedTuple):
     gates: dict[str, Array]
 
 
-class BranchGates(nn.Module):
+class BranchGates(Composite):
     """Scales one map for each of several branches, by gates of their own (eq. 3 to 6).
 
     Attributes:
@@ -57,27 +56,15 @@ class BranchGates(nn.Module):
       form: of the gates, "paper" or "released".
       implementation: of gates that the map itself makes (`gsto_jax.gate.gated_maps`).
       conv: the convolution to use. This package's own starts gates at a deviation of 0.001.
-      norm: the normalisation to use.
     """
+
+    rules: ClassVar = {"num_classes": at_least(0)}
 
     branches: Sequence[str]
     kind: str = "none"
     num_classes: int = 0
     form: str = "paper"
     implementation: str | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            branches=each(text),
-            num_classes=at_least(0),
-            implementation=IMPLEMENTATION,
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -112,7 +99,7 @@ class BranchGates(nn.Module):
         return maps, logits, {name: gates[..., n, None] for n, name in enumerate(self.branches)}
 
 
-class PPM(nn.Module):
+class PPM(Composite):
     """Pyramid pooling module: the map beside what pooling it into few bins leaves of it.
 
     For each number of bins the map is gated, pooled adaptively, sent through a 1x1 convolution, BN
@@ -129,14 +116,14 @@ class PPM(nn.Module):
       form: of the gates: "paper" (a sigmoid without bias) or "released" (BN and ReLU before it).
       align_corners: of the upsampling.
       implementation: of unsupervised gates (`gsto_jax.gate.gated_maps`).
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> ppm = PPM(features=512, gsto="supervised", num_classes=19)
       >>> y, class_logits, gates = ppm.apply(variables, x)
       >>> gates["bin6"]  # what the pooling to 6x6 sees of the map, b h w 1
     """
+
+    rules: ClassVar = {"num_classes": at_least(0)}
 
     features: int = 512
     bins: Sequence[int] = (1, 2, 3, 6)
@@ -145,21 +132,6 @@ class PPM(nn.Module):
     form: str = "paper"
     align_corners: bool = False
     implementation: str | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            features=COUNT,
-            bins=each(COUNT),
-            num_classes=at_least(0),
-            align_corners=flag,
-            implementation=IMPLEMENTATION,
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:
@@ -168,7 +140,7 @@ class PPM(nn.Module):
         Raises:
           ValueError: an unknown kind or form of gates, or a predictor without classes.
         """
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         names = [f"bin{bins}" for bins in self.bins]
         maps, logits, found = _gates_of(self, names)(x, train)
         branches = [x]
@@ -180,7 +152,7 @@ class PPM(nn.Module):
         return ContextOutput(fuse(jnp.concatenate(branches, -1), train), logits, found)
 
 
-class ASPP(nn.Module):
+class ASPP(Composite):
     """Atrous spatial pyramid pooling: convolutions of one map at several rates, and its mean.
 
     A 1x1 convolution of the map; for each rate the gated map under a 3x3 convolution of that
@@ -197,13 +169,14 @@ class ASPP(nn.Module):
       align_corners: of the upsampling.
       implementation: of unsupervised gates (`gsto_jax.gate.gated_maps`).
       conv: the convolution to use; it takes a `dilation`.
-      norm: the normalisation to use.
 
     Example:
       >>> aspp = ASPP(features=256, gsto="unsupervised")
       >>> y, _, gates = aspp.apply(variables, x)
       >>> gates["rate12"], gates["image"]
     """
+
+    rules: ClassVar = {"num_classes": at_least(0)}
 
     features: int = 256
     rates: Sequence[int] = (12, 24, 36)
@@ -212,21 +185,6 @@ class ASPP(nn.Module):
     form: str = "paper"
     align_corners: bool = False
     implementation: str | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            features=COUNT,
-            rates=each(COUNT),
-            num_classes=at_least(0),
-            align_corners=flag,
-            implementation=IMPLEMENTATION,
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:
@@ -235,7 +193,7 @@ class ASPP(nn.Module):
         Raises:
           ValueError: an unknown kind or form of gates, or a predictor without classes.
         """
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         names = [*(f"rate{rate}" for rate in self.rates), "image"]
         (*maps, seen), logits, found = _gates_of(self, names)(x, train)
         branches = [ConvBN(self.features, 1, **parts, name="point")(x, train)]

@@ -2,30 +2,22 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import flax.linen as nn
 from jax import Array
 
-from gsto_jax.layers.blocks import ConvBN, DownChain
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.blocks import Composite, ConvBN, DownChain
 from gsto_jax.layers.gates import GATE_FORMS, SelfGated
-from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import (
-    COUNT,
-    IMPLEMENTATION,
-    METHODS,
-    PARTS,
-    check,
-    flag,
     one_of,
-    optional,
 )
 from gsto_jax.ops.materialize import relu
-from gsto_jax.ops.packing import unpack, upsample
+from gsto_jax.ops.packing import FeatureMap, unpack
 from gsto_jax.ops.resize import resize
 
 
-class MultiScaleFusion(nn.Module):
+class MultiScaleFusion(Composite):
     """Every target branch i becomes `relu(sum_j path_ij(gate_ij * branch_j))`.
 
     Branch 0 has the highest resolution; each next one is half of it, rounded up. Upwards a path is
@@ -39,9 +31,9 @@ class MultiScaleFusion(nn.Module):
       align_corners: of the bilinear upsampling.
       implementation: of the gates (`gsto_jax.gate.gated_maps`).
       targets: how many branches to produce, from branch 0; None for all.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
+
+    rules: ClassVar = {"gate": one_of(("none", *GATE_FORMS))}
 
     gate: str = "none"
     self_gate: bool = True
@@ -49,37 +41,12 @@ class MultiScaleFusion(nn.Module):
     align_corners: bool = False
     implementation: str | None = None
     targets: int | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            gate=one_of(("none", *GATE_FORMS)),
-            self_gate=flag,
-            upsample=one_of(METHODS),
-            align_corners=flag,
-            implementation=IMPLEMENTATION,
-            targets=optional(COUNT),
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(
-        self,
-        branches: Sequence[Array],
-        train: bool = False,
-        packs: Sequence[int] | None = None,
-    ) -> tuple[list[Array], dict[str, Array]]:
+        self, branches: Sequence[FeatureMap], train: bool = False
+    ) -> tuple[list[FeatureMap], dict[str, Array]]:
         """Fuses branches `b h_j w_j c_j`.
-
-        Args:
-          branches: the maps.
-          train: normalise by the batch's statistics.
-          packs: how each branch is packed (see `gsto_jax.ops.packing`): their sides halve
-            exactly, and `align_corners` is off. None for plain maps of any size.
 
         Returns:
           The fused branches, each of the shape it had, and the gates `b h_j w_j 1` by name
@@ -88,10 +55,7 @@ class MultiScaleFusion(nn.Module):
         Raises:
           ValueError: a branch is not half of the one before, rounded up.
         """
-        plain = packs is None
-        packs = packs or [1] * len(branches)
-        sizes = [(x.shape[1], x.shape[2] * by) for x, by in zip(branches, packs, strict=True)]
-        for above, below in pairwise(sizes):
+        for above, below in pairwise(x.shape[1:3] for x in branches):
             # Written as convolutions count, so that it holds of symbolic sizes too.
             if below != tuple((side - 1) // 2 + 1 for side in above):
                 raise ValueError(
@@ -99,67 +63,46 @@ class MultiScaleFusion(nn.Module):
                     "before, rounded up"
                 )
         targets = range(len(branches) if self.targets is None else self.targets)
-        sources, gates = self._gate_sources(branches, targets, train, packs)
+        sent, gates = [], {}
+        for j, branch in enumerate(branches):
+            maps, of_branch = self._gated(branch, j, targets, train)
+            sent.append(maps)
+            gates |= of_branch
         fused = []
         for i in targets:
-            transferred = [
-                self._transfer(sources[j][i], j, i, branches[i], train, packs, plain)
-                for j in range(len(branches))
+            paths = [
+                self._transfer(maps[i], (j, i), branches[i].shape, train)
+                for j, maps in enumerate(sent)
             ]
-            fused.append(relu(sum(transferred[1:], transferred[0])))
+            fused.append(relu(sum(paths[1:], paths[0])))
         return fused, gates
 
-    def _gate_sources(
-        self, branches: Sequence[Array], targets: range, train: bool, packs: Sequence[int]
-    ) -> tuple[list[dict[int, Array]], dict[str, Array]]:
-        """What each source sends to each target, and the gates that made it."""
-        if self.gate == "none":
-            return [dict.fromkeys(targets, branch) for branch in branches], {}
-        sources: list[dict[int, Array]] = []
-        named: dict[str, Array] = {}
-        for j, branch in enumerate(branches):
-            gated = [i for i in targets if i != j or self.self_gate]
-            sources.append({j: branch})
-            if not gated:
-                continue
-            gate = SelfGated(
-                self.gate,
-                len(gated),
-                self.implementation,
-                conv=self.conv,
-                norm=self.norm,
-                name=f"gate{j}",
-            )
-            found = gate(branch, train, packs[j])
-            gates = unpack(found.gates, packs[j])
-            for slot, i in enumerate(gated):
-                sources[j][i] = found.maps[slot]
-                named[f"gate{j}_to{i}"] = gates[..., slot : slot + 1]
-        return sources, named
+    def _gated(
+        self, branch: FeatureMap, source: int, targets: range, train: bool
+    ) -> tuple[dict[int, FeatureMap], dict[str, Array]]:
+        """Returns the maps that a branch sends to its targets, and the gates by name."""
+        maps = dict.fromkeys(targets, branch)
+        gated = [i for i in targets if self.gate != "none" and (i != source or self.self_gate)]
+        if not gated:
+            return maps, {}
+        parts = {**self.parts, "name": f"gate{source}"}
+        found = SelfGated(self.gate, len(gated), self.implementation, **parts)(branch, train)
+        gates = unpack(found.gates)
+        maps |= dict(zip(gated, found.maps, strict=True))
+        return maps, {f"gate{source}_to{i}": gates[..., n : n + 1] for n, i in enumerate(gated)}
 
     def _transfer(
-        self,
-        x: Array,
-        source: int,
-        target: int,
-        like: Array,
-        train: bool,
-        packs: Sequence[int],
-        plain: bool,
-    ) -> Array:
-        """Takes one map from the source's resolution and width to those of the target `like`."""
+        self, x: FeatureMap, path: tuple[int, int], shape: Sequence[int], train: bool
+    ) -> FeatureMap:
+        """Takes a map from the scale of the path's source to the `shape` of its target."""
+        source, target = path
         if source == target:
             return x
-        parts = {"conv": self.conv, "norm": self.norm, "name": f"path{source}_to{target}"}
-        features = like.shape[-1] // packs[target]
+        parts = {**self.parts, "name": f"path{source}_to{target}"}
         if source < target:
-            down = DownChain(features, target - source, **parts)
-            return down(x, train, packs[source : target + 1])
-        x = ConvBN(features, 1, relu=False, **parts)(x, train, packs[source])
-        if plain:
-            return resize(x, like.shape[1:3], self.upsample, self.align_corners)
-        factor = like.shape[1] // x.shape[1]
-        return upsample(x, factor, packs[source], packs[target], self.upsample)
+            return DownChain(shape[-1], target - source, **parts)(x, train)
+        x = ConvBN(shape[-1], 1, relu=False, **parts)(x, train)
+        return resize(x, shape[1:3], self.upsample, self.align_corners)
 
 
 class GFM(MultiScaleFusion):

@@ -1,24 +1,20 @@
 """The networks that compute a gate: logits before the sigmoid, which `apply_gates` takes."""
 
-from dataclasses import field
-
 import flax.linen as nn
 import jax
-from jax import Array
 
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
-from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
+from gsto_jax.layers.blocks import Composite, ConvBN
+from gsto_jax.layers.conv import Conv
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.ops.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.ops.packing import hints
+from gsto_jax.ops.packing import FeatureMap
 
 GATE_FORMS = ("released", "paper")
 
 
-class SpatialGate(nn.Module):
+class SpatialGate(Composite):
     """Logits of spatial gates: one scalar a pixel from that pixel's channels (section 3.1).
 
     Paper form (eq. 4): a 1x1 convolution, so `g = sigmoid(rho . F)`. Released form: the same
@@ -28,8 +24,6 @@ class SpatialGate(nn.Module):
     Attributes:
       form: "released" or "paper".
       gates: how many independent gates.
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> logits = SpatialGate(form="paper")(features)  # b h w 1
@@ -38,17 +32,10 @@ class SpatialGate(nn.Module):
 
     form: str = "released"
     gates: int = 1
-    conv: ModuleDef = field(default_factory=default_conv)
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, gates=COUNT, **PARTS)
-        super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w c`, or packed, -> logits `b h w gates`, packed alike.
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> logits `b h w gates`.
 
         Raises:
           ValueError: an unknown form.
@@ -56,23 +43,21 @@ class SpatialGate(nn.Module):
         """
         check_form(self.form)
         conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
-        logits = conv(x, *hints(pack))
+        logits = conv(x)
         if self.form == "paper":
             return logits
         norm = self.norm(name="bn")
         check_norm(norm)
-        return jax.nn.relu(norm(logits, train, *hints(pack)))
+        return jax.tree.map(jax.nn.relu, norm(logits, train))
 
 
-class SelfGated(nn.Module):
+class SelfGated(Composite):
     """Maps scaled by the gates of `SpatialGate`, in one operation where a kernel can.
 
     Attributes:
       form: "released" or "paper".
       gates: how many independent gates.
       implementation: of `gsto_jax.gate.gated_maps`.
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> first, second = SelfGated(gates=2).apply(variables, features).maps
@@ -81,17 +66,10 @@ class SelfGated(nn.Module):
     form: str = "released"
     gates: int = 1
     implementation: str | None = None
-    conv: ModuleDef = field(default_factory=default_conv)
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, gates=COUNT, implementation=IMPLEMENTATION, **PARTS)
-        super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Gated:
-        """`b h w c`, or packed, -> `gates` maps like it, and the gates.
+    def __call__(self, x: FeatureMap, train: bool = False) -> Gated:
+        """`b h w c` -> `gates` maps like it, and the gates.
 
         Raises:
           ValueError: an unknown form.
@@ -102,26 +80,19 @@ class SelfGated(nn.Module):
         conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
         norm = self.norm(name="bn") if released else None
         check_norm(norm)
-        logits = conv(x, *hints(pack))
+        logits = conv(x)
         x = as_floating(x, logits.dtype)
         if reason := _reason_against_fusion(conv, norm, train):
             if self.implementation in ("pallas_tpu", "pallas_gpu"):
                 raise UserError(f"implementation {self.implementation!r} cannot run here: {reason}")
             if norm is not None:
-                logits = jax.nn.relu(norm(logits, train, *hints(pack)))
-            return Gated(*apply_gates(x, logits, pack), None, None)
+                logits = jax.tree.map(jax.nn.relu, norm(logits, train))
+            return Gated(*apply_gates(x, logits), None, None)
         kernel = conv.variables["params"]["kernel"][0, 0]
-        parameters = None if norm is None else norm.norm_parameters(logits, train, pack)
-        gated = gated_maps(
-            x,
-            kernel,
-            parameters,
-            relu=released,
-            pack=pack,
-            implementation=self.implementation,
-        )
+        parameters = None if norm is None else norm.norm_parameters(logits, train)
+        gated = gated_maps(x, kernel, parameters, relu=released, implementation=self.implementation)
         if train and norm is not None:
-            norm.update(logits, gated.mean, gated.var, pack)
+            norm.update(logits, gated.mean, gated.var)
         return gated
 
 
@@ -134,7 +105,7 @@ def _reason_against_fusion(conv: nn.Module, norm: nn.Module | None, train: bool)
     return ""
 
 
-class GateChain(nn.Module):
+class GateChain(Composite):
     """Released GTM gate: one map brought down to the lowest branch's size (section 3.2.2).
 
     A convolution to one channel at stride 1, then `halvings` 3x3 convolutions at stride 2, each
@@ -143,35 +114,18 @@ class GateChain(nn.Module):
     Attributes:
       halvings: how often the resolution is halved.
       kernel_size: of the first convolution: 3 over class logits, 1 over features.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
 
     halvings: int
     kernel_size: int
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, halvings=at_least(0), kernel_size=COUNT, **PARTS)
-        super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w c` -> logits `b h/2^halvings w/2^halvings 1` (sizes rounded up).
-
-        Args:
-          x: the plain map.
-          train: normalise by the batch's statistics.
-          pack: of the one channel at the first resolution; `2^halvings` divides it. The result is
-            packed by `pack / 2^halvings`.
-        """
-        parts = {"conv": self.conv, "norm": self.norm}
-        x = ConvBN(1, self.kernel_size, **parts, name="cbr0")(x, train, 1, pack)
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> logits `b h/2^halvings w/2^halvings 1` (sizes rounded up)."""
+        parts = self.parts
+        x = ConvBN(1, self.kernel_size, **parts, name="cbr0")(x, train)
         for k in range(1, self.halvings + 1):
-            x = ConvBN(1, 3, stride=2, **parts, name=f"cbr{k}")(x, train, pack, max(pack // 2, 1))
-            pack = max(pack // 2, 1)
+            x = ConvBN(1, 3, stride=2, **parts, name=f"cbr{k}")(x, train)
         return x
 
 
