@@ -31,7 +31,6 @@ from gsto_jax.ops.resample import enlarge
 from gsto_jax.runs.trained import load_trained
 from gsto_jax.segmentation.metrics import best_class, confusion_matrix, scores
 from gsto_jax.training.task import Task, logits, normalize
-from modes.common import DEFAULTS
 
 Size = tuple[int, int]
 CONTENTS = {"mean": "constant", "edge": "edge", "reflect": "reflect"}
@@ -102,7 +101,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
 
-    trained = load_trained(args.checkpoint, DEFAULTS)
+    trained = load_trained(args.checkpoint)
     config = dict(trained.config)
     if args.root:
         config["data"] = config["data"] | {"root": args.root}

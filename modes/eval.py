@@ -6,7 +6,6 @@ from gsto_jax import reporting
 from gsto_jax.devices.mesh import make_mesh, use_compilation_cache
 from gsto_jax.runs.experiment import Experiment, load_for_evaluation
 from modes.common import (
-    DEFAULTS,
     agree,
     make_eval_set,
     read_settings,
@@ -31,7 +30,7 @@ def run(args: Any) -> None:
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     use_compilation_cache(settings.run.compilation_cache)
     train_set = found.record["train_set"]
-    this = Experiment(task, values, DEFAULTS, mesh, workdir, train_set, eval_set, show)
+    this = Experiment(task, values, mesh, workdir, train_set, eval_set, show)
     show_compilation(eval_set, show)
     this.evaluate(found.state)
     show(f"checkpoint  {found.path}")

@@ -17,7 +17,6 @@ from gsto_jax.predict.export_description import preprocessing
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.weights import SUFFIXES, export_weights, format_for
-from modes.common import DEFAULTS
 from modes.terminal import make_show
 
 
@@ -33,7 +32,7 @@ def run(args: Any) -> None:
         size = (int(match[1]), int(match[2]))
     show = make_show()
     jax.config.update("jax_platforms", "cpu")  # exact, for the comparison
-    trained = load_trained(args.checkpoint, DEFAULTS)
+    trained = load_trained(args.checkpoint)
     folder = Path(args.output or "export").expanduser().absolute()
     programs = [name for name in args.formats if f".{name}" not in SUFFIXES]
     weights = [name for name in args.formats if name not in programs]

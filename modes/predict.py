@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from gsto_jax import reporting
-from gsto_jax.config import RUNTIME, kind
+from gsto_jax.config import RUNTIME, role
 from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_full
@@ -38,7 +38,6 @@ from gsto_jax.predict.video_writer import CODECS
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note
-from modes.common import DEFAULTS
 from modes.person_boxes import read_boxes
 from modes.terminal import make_console
 
@@ -66,7 +65,7 @@ def run(args: Any) -> None:
             f" {names}{more}",
             soft_wrap=True,
         )
-    trained = _with_settings(load_trained(args.checkpoint, DEFAULTS), args)
+    trained = _with_settings(load_trained(args.checkpoint), args)
     pose = isinstance(trained.task, PoseTask)
     known = POSE_KINDS if pose else KINDS
     kinds = args.save or (("overlay",) if pose else ("overlay", "color", "ids"))
@@ -133,7 +132,7 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
     config = {**trained.config}
     for field, value in given.items():
         _, section, *name = field.split(".")
-        shows = section in ("eval", "pose") and kind(f"{section}.{name[0]}") == RUNTIME
+        shows = section in ("eval", "pose") and role(f"{section}.{name[0]}") == RUNTIME
         if not shows and (section != "data" or name[0] not in _IMAGE_SETTINGS):
             raise UserError(
                 f"--{field}: the checkpoint has its settings; only those of config.eval, what "

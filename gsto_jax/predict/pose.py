@@ -106,11 +106,9 @@ class PosePredictor:
     task: PoseTask
 
     @classmethod
-    def load(
-        cls, checkpoint: str | Path, defaults: Mapping[str, Any] | None = None
-    ) -> "PosePredictor":
+    def load(cls, checkpoint: str | Path) -> "PosePredictor":
         """Reads a network; see `gsto_jax.runs.trained.load_trained` for arguments and errors."""
-        return cls.of(load_trained(checkpoint, defaults))
+        return cls.of(load_trained(checkpoint))
 
     @classmethod
     def of(cls, trained: Trained) -> "PosePredictor":

@@ -120,7 +120,6 @@ class Predictor:
         checkpoint: str | Path,
         long_side: int | None = None,
         pad_to: int | str | None = None,
-        defaults: Mapping[str, Any] | None = None,
     ) -> "Predictor":
         """Reads a network and its test protocol.
 
@@ -131,14 +130,13 @@ class Predictor:
           pad_to: the setting `eval.pad_to`: sides are padded to multiples of it, or "published" for
             images as they are; None: as the checkpoint says, but 32 where it says "published" and
             scores images whole and in their own size.
-          defaults: of settings that the checkpoint is too old to hold.
 
         Raises:
           UserError: there is no checkpoint, or it cannot be read or used.
         """
         if long_side is not None and long_side < 0:
             raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
-        return cls.of(load_trained(checkpoint, defaults), long_side, pad_to)
+        return cls.of(load_trained(checkpoint), long_side, pad_to)
 
     @classmethod
     def of(

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import reporting
-from gsto_jax.config import changes, filled
+from gsto_jax.config import MODEL, changes, flat, role
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import whole
 from gsto_jax.errors import TrainingError, UserError
@@ -69,7 +69,6 @@ class Experiment:
     Attributes:
       task: what is trained.
       config: all settings as plain values, those of the data too.
-      defaults: of all settings, for runs that were made before some of them came.
       mesh: the devices.
       workdir: its folder.
       train_set: what tells the training set from another, in words.
@@ -81,7 +80,6 @@ class Experiment:
 
     task: Task
     config: Record
-    defaults: Record
     mesh: Mesh
     workdir: Workdir
     train_set: str
@@ -299,9 +297,7 @@ class Experiment:
         except checkpoint.DamagedError as error:
             self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(best)}")
             return float("-inf")
-        theirs, ours = (
-            score_settings(config, self.defaults) for config in (record["config"], self.config)
-        )
+        theirs, ours = map(score_settings, (record["config"], self.config))
         return record[self.eval_set.measure] if theirs == ours else float("-inf")
 
     def _report(self, progress: Progress) -> None:
@@ -328,7 +324,7 @@ class Experiment:
                 f"{record['train_set']} in the run, {self.train_set} now. Give it the old one, or "
                 "another --workdir"
             )
-        found = changes(record["config"], self.config, self.defaults)
+        found = changes(record["config"], self.config)
         if found:
             raise UserError(
                 f"workdir {self.workdir.path} holds a run with other settings: "
@@ -348,10 +344,9 @@ class Experiment:
         return f"The last good checkpoint is {self.workdir.checkpoints / str(found[-1])}"
 
 
-def score_settings(config: Record, defaults: Record) -> Record:
+def score_settings(config: Record) -> Record:
     """The settings, of all that a run has, that decide how its score is measured."""
-    config = filled(config, defaults)
-    pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
+    pictures = {name: config["data"].get(name) for name in ("eval_split", "eval_size")}
     if config["task"] == "pose":
         pictures |= {"pose": config["pose"]}
         pictures |= {"detections": config["data"]["keypoints"]["detections"]}
@@ -382,19 +377,14 @@ def load_for_evaluation(
 
 def _check_same_network(ours: Record, record: Record) -> None:
     def network(config: Record) -> Record:
-        training_only = (
-            *("init", "bn_momentum", "bn_statistics", "bn_groups"),
-            *("dtype", "remat", "implementation", "pack"),
-        )
-        model = {k: v for k, v in config["model"].items() if k not in training_only}
-        data = {k: config["data"][k] for k in ("classes", "mean", "std")}
-        data["keypoints"] = {"names": config["data"].get("keypoints", {}).get("names", ())}
-        return {"model": model, "data": data}
+        names = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
+        return {
+            name: value
+            for name, value in flat(config).items()
+            if name in names or (name.startswith("model.") and role(name) == MODEL)
+        }
 
-    theirs, mine = network(record["config"]), network(ours)
-    # A setting that came after the checkpoint says nothing of it; its arrays are compared anyway.
-    mine["model"] = {k: v for k, v in mine["model"].items() if k in theirs["model"]}
-    found = changes(theirs, mine)
+    found = changes(network(record["config"]), network(ours))
     if found:
         raise UserError(
             "the checkpoint is of another network: "

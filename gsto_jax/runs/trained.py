@@ -9,7 +9,6 @@ import jax
 from jax.sharding import Mesh
 
 from gsto_jax import reporting
-from gsto_jax.config import filled
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.runs import checkpoint as checkpoints
@@ -36,12 +35,11 @@ class Trained:
     config: Mapping[str, Any]
 
 
-def load_trained(checkpoint: str | Path, defaults: Mapping[str, Any] | None = None) -> Trained:
+def load_trained(checkpoint: str | Path) -> Trained:
     """Reads a network.
 
     Args:
       checkpoint: a run's folder, its `best`, or one checkpoint; of several the newest.
-      defaults: of settings that the checkpoint is too old to hold.
 
     Raises:
       UserError: there is no checkpoint, or it cannot be read.
@@ -49,18 +47,18 @@ def load_trained(checkpoint: str | Path, defaults: Mapping[str, Any] | None = No
     path, *older = checkpoints.named(Path(checkpoint))
     try:
         with reporting.stage(f"reading checkpoint {path.name}"):
-            return _read(path, defaults or {})
+            return _read(path)
     except checkpoints.DamagedError as error:
         remedy = f"name {older[0]}, the one before it" if older else "restore it"
         raise UserError(f"{error}: {remedy}") from None
     except KeyError as error:
         raise UserError(
-            f"checkpoint {path} is too old to hold the setting {error}: give it in `defaults`"
+            f"checkpoint {path} lacks the option {error}: it is of another version"
         ) from None
 
 
-def _read(path: Path, defaults: Mapping[str, Any]) -> Trained:
-    config = filled(filled(checkpoints.read_record(path)["config"], defaults))
+def _read(path: Path) -> Trained:
+    config = checkpoints.read_record(path)["config"]
     task = task_of(config)
     mesh = make_mesh(jax.local_devices()[:1])
     state = checkpoints.read_state(path, task, mesh)

@@ -82,13 +82,13 @@ def network(config: ModelConfig, num_classes: int, lanes: int = 0) -> HRNet | Co
         "param_dtype": jnp.promote_types(config.compute_dtype, jnp.float32),
     }
     if isinstance(body, ResNetSpec):
-        return ContextNet(body, config.context, config.context_gsto, **shared)
+        return ContextNet(body, config.context_net.module, config.context_net.gsto, **shared)
     return HRNet(
         body,
-        config.gsto,
-        head=config.head,
-        upsample=config.upsample,
-        attention=config.attention_spec,
+        config.hrnet.gsto,
+        head=config.hrnet.head,
+        upsample=config.hrnet.upsample,
+        attention=config.hrnet.attention_spec,
         lanes=lanes,
         **shared,
     )

@@ -27,7 +27,7 @@ from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.onnx_labels import equal_labels
-from tests.gsto_jax.small_task import values
+from tests.gsto_jax.small_task import make_task, values
 from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
 ROOT = Path(__file__).parents[3]
@@ -110,14 +110,9 @@ def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
 @pytest.mark.parametrize("changes", [{"upsample": "nearest"}, {"align_corners": True}])
 def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
     """Traced and not run: `test_resize` has the values of what differs."""
-    model = replace(
-        exported[0].task.config.model,
-        gtm=("none", "unsupervised", "supervised"),
-        gtm_form="paper",
-        gate="paper",
-        **changes,
-    )
-    task = replace(exported[0].task, config=replace(exported[0].task.config, model=model))
+    gates = {"gtm": ("none", "unsupervised", "supervised"), "gtm_form": "paper", "gate": "paper"}
+    settings = make_task(1, **gates, **changes).config
+    task = replace(exported[0].task, config=settings)
     variables = initial_state(task, exported[0].mesh).variables
     run = exporting.program(replace(exported[0], task=task, variables=variables))
     spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)

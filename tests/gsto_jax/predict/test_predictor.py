@@ -111,7 +111,7 @@ def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_settings_that_came_after_the_checkpoint(tmp_path):
+def test_checkpoints_of_another_version(tmp_path):
     plain = config()
     del plain["eval"]["score"]
     save(tmp_path, config())
@@ -124,10 +124,8 @@ def test_settings_that_came_after_the_checkpoint(tmp_path):
     del plain["data"]["mean"]
     with Checkpoints(tmp_path / "older" / "checkpoints") as checkpoints:
         checkpoints.save(initial_state(task, MESH), {"config": plain, "data": None})
-    with pytest.raises(UserError, match=r"too old to hold the setting 'mean'"):
+    with pytest.raises(UserError, match=r"lacks the option 'mean'"):
         Predictor.load(tmp_path / "older")
-    found = Predictor.load(tmp_path / "old", defaults={"eval": {"score": "softmax"}})
-    assert found.protocol.score == "softmax"
 
 
 def test_large_pictures_are_looked_at_smaller(run):
@@ -175,7 +173,9 @@ def test_maps_and_drawings(run, tmp_path):
 
 
 def test_a_network_without_gates(tmp_path):
-    save(tmp_path, config(model={"gfm": False, "gtm": ("none", "none", "head_only")}))
+    plain = config()
+    plain["model"]["hrnet"] |= {"gfm": False, "gtm": ("none", "none", "head_only")}
+    save(tmp_path, plain)
     assert not Predictor.load(tmp_path).has_gates
 
 

@@ -75,7 +75,6 @@ def make(tmp_path, monkeypatch):
         made = Experiment(
             task,
             config,
-            values(),
             MESH,
             Workdir(tmp_path / name),
             train_set,
@@ -169,17 +168,6 @@ def test_weights_that_cannot_be_had_leave_no_run(make, tmp_path):
     with pytest.raises(UserError, match=r"none\.pth: the file does not exist"):
         run.start()
     assert run.workdir.config() is None
-
-
-def test_the_best_of_an_older_version_still_counts(make, tmp_path):
-    """Its configuration lacks what came later: the task, and settings of the evaluation."""
-    run, _, ious = make()
-    old = json.loads(json.dumps(values()))
-    del old["task"], old["eval"]["score"], old["pose"]
-    save(tmp_path / "run" / "best", 4, record=RECORD | {"config": old, "mean_iou": 0.9})
-    ious[:] = [0.1]
-    run.evaluate(state_at(5), {"batches": 5})
-    assert checkpoint.steps(tmp_path / "run" / "best") == [4]
 
 
 def test_the_best_is_kept(make, tmp_path):

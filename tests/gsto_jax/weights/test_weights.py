@@ -17,6 +17,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import AttentionSpec, GSTOSpec, UserError
+from gsto_jax.config import HRNetConfig
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.resnet import ResNet
@@ -595,13 +596,18 @@ def test_damaged_safetensors_are_refused(tmp_path):
 
 def test_every_format_is_told_from_the_others():
     assert len({form.name for form in FORMATS}) == len(FORMATS) == 6
-    plain = replace(make_task(1).config.model, gfm=False, gtm=("none",) * 3)
-    assert format_for(make_task(1).config.model) is GSTO_FORMAT
+    gated = make_task(1).config.model
+    plain = make_task(1, gfm=False, gtm=("none",) * 3).config.model
+
+    def changed(**hrnet):
+        return replace(plain, hrnet=replace(plain.hrnet, **hrnet))
+
+    assert format_for(gated) is GSTO_FORMAT
     assert format_for(plain) is HRNET_FORMAT
-    assert format_for(replace(plain, head="v1")) is POSE_FORMAT
-    assert format_for(replace(plain, variant="resnet_mini", context="ppm")) is RESNET_FORMAT
+    assert format_for(changed(head="v1")) is POSE_FORMAT
+    assert format_for(replace(gated, variant="resnet_mini", hrnet=HRNetConfig())) is RESNET_FORMAT
     with pytest.raises(UserError, match="the gates of Table 3"):
-        format_for(replace(plain, attention="spatial"))
+        format_for(changed(attention="spatial"))
     assert upsampling_note(HRNET_FORMAT, plain) is None
-    assert upsampling_note(IMAGENET_FORMAT, replace(plain, upsample="nearest")) is None
+    assert upsampling_note(IMAGENET_FORMAT, changed(upsample="nearest")) is None
     assert "nearest" in upsampling_note(IMAGENET_FORMAT, plain)
