@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
@@ -43,8 +44,9 @@ class Keypoints(Section, place="data.keypoints", role=DATA, error=DataError):
 
     def __post_init__(self) -> None:
         """Raises DataError for a value out of range, with the field and the remedy."""
-        if type(self.category) is int and self.category >= 0:
-            object.__setattr__(self, "category", str(self.category))
+        category: Any = self.category
+        if type(category) is int and category >= 0:
+            object.__setattr__(self, "category", str(category))
         super().__post_init__()
 
     def check(self) -> None:

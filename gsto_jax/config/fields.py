@@ -124,8 +124,11 @@ class Section:
         for name in sorted(set(values) ^ set(fields)):
             problem = "is missing" if name in fields else "is not a setting"
             raise cls.error(f"{place}.{name} {problem}: is it of another version?")
-        kinds = {name: field.metadata.get("section") for name, field in fields.items()}
-        return cls(**{k: kinds[k].from_dict(v) if kinds[k] else v for k, v in values.items()})
+        built = {}
+        for name, field in fields.items():
+            kind = field.metadata.get("section")
+            built[name] = kind.from_dict(values[name]) if kind else values[name]
+        return cls(**built)
 
 
 _SECTIONS: dict[str, type[Section]] = {}
@@ -209,7 +212,7 @@ def _fits(value: Any, kind: Any, metadata: Mapping[str, Any]) -> bool:
         return isinstance(value, kind) and value in (metadata["choices"] or (value,))
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
         return False
-    largest = 2**63 - 1 if kind is int else sys.float_info.max  # NaN is not below anything
+    largest: Any = 2**63 - 1 if kind is int else sys.float_info.max  # NaN is not below anything
     limits = metadata["limits"].items()
     return abs(value) <= largest and all(_LIMITS[symbol](value, bound) for symbol, bound in limits)
 

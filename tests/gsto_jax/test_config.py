@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from gsto_jax.implementation import IMPLEMENTATIONS
 
 from configs import ablation, base
 from data_pipelines import DataConfig
@@ -24,6 +23,7 @@ from gsto_jax.layers.transition import GTM_KINDS
 from gsto_jax.models.hrnet import HEADS
 from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.models.specs import NO_ATTENTION, GSTOSpec
+from gsto_jax.ops.dispatch import IMPLEMENTATIONS
 from gsto_jax.pose.heatmaps import REFINEMENTS
 from gsto_jax.pose.oks import SUPPRESSIONS
 from gsto_jax.training.task import Task, network
