@@ -55,5 +55,7 @@ def load_trained(checkpoint: str | Path) -> Trained:
         remedy = f"name {older[0]}, the one before it" if older else "restore it"
         raise UserError(f"{error}: {remedy}") from None
     except KeyError as error:
-        raise UserError(f"checkpoint {path} lacks the setting {error}: train it anew") from None
+        raise UserError(
+            f"checkpoint {path} lacks the option {error}: it is of another version"
+        ) from None
     return Trained(task, state.variables, mesh, path, config)

@@ -108,7 +108,7 @@ def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_settings_that_a_checkpoint_lacks(tmp_path):
+def test_checkpoints_of_another_version(tmp_path):
     plain = config()
     del plain["eval"]["score"]
     save(tmp_path, config())
@@ -121,7 +121,7 @@ def test_settings_that_a_checkpoint_lacks(tmp_path):
     del plain["data"]["mean"]
     with Checkpoints(tmp_path / "older" / "checkpoints") as checkpoints:
         checkpoints.save(initial_state(task, MESH), {"config": plain, "data": None})
-    with pytest.raises(UserError, match="lacks the setting 'mean'"):
+    with pytest.raises(UserError, match=r"lacks the option 'mean'"):
         Predictor.load(tmp_path / "older")
 
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import struct
 import zipfile
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from gsto_jax import PLAIN, AttentionSpec, GSTOSpec, UserError
+from gsto_jax import AttentionSpec, GSTOSpec, UserError
+from gsto_jax.config import HRNetConfig
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.resnet import ResNet
@@ -40,6 +40,7 @@ from gsto_jax.weights import (
     upsampling_note,
 )
 from tests.golden.make_timm import image, kept, weights
+from tests.gsto_jax.small_task import make_task
 from tests.gsto_jax.weight_states import (
     GOLDEN,
     SPEC,
@@ -593,19 +594,18 @@ def test_damaged_safetensors_are_refused(tmp_path):
 
 def test_every_format_is_told_from_the_others():
     assert len({form.name for form in FORMATS}) == len(FORMATS) == 6
-    plain = {"attention": "none", "context": "none", "head": "v2", "upsample": "bilinear"}
-    plain |= {"gsto": PLAIN, "gtm": ("none",) * 3}
+    gated = make_task(1).config.model
+    plain = make_task(1, gfm=False, gtm=("none",) * 3).config.model
 
-    def config(**changes):
-        return Namespace(**plain | changes)
+    def changed(**hrnet):
+        return replace(plain, hrnet=replace(plain.hrnet, **hrnet))
 
-    assert format_for(config(gsto=GSTOSpec())) is GSTO_FORMAT
-    assert format_for(config(gtm=("none", "none", "supervised"))) is GSTO_FORMAT
-    assert format_for(config()) is HRNET_FORMAT
-    assert format_for(config(head="v1")) is POSE_FORMAT
-    assert format_for(config(context="ppm")) is RESNET_FORMAT
-    with pytest.raises(UserError, match="Table 3"):
-        format_for(config(attention="spatial"))
-    assert upsampling_note(HRNET_FORMAT, config()) is None
-    assert upsampling_note(IMAGENET_FORMAT, config(upsample="nearest")) is None
-    assert "nearest" in upsampling_note(IMAGENET_FORMAT, config())
+    assert format_for(gated) is GSTO_FORMAT
+    assert format_for(plain) is HRNET_FORMAT
+    assert format_for(changed(head="v1")) is POSE_FORMAT
+    assert format_for(replace(gated, variant="resnet_mini", hrnet=HRNetConfig())) is RESNET_FORMAT
+    with pytest.raises(UserError, match="the gates of Table 3"):
+        format_for(changed(attention="spatial"))
+    assert upsampling_note(HRNET_FORMAT, plain) is None
+    assert upsampling_note(IMAGENET_FORMAT, changed(upsample="nearest")) is None
+    assert "nearest" in upsampling_note(IMAGENET_FORMAT, plain)
