@@ -27,7 +27,7 @@ import numpy as np
 
 from data_pipelines import DataConfig, make_source
 from gsto_jax.devices.mesh import compiler_options, make_mesh
-from gsto_jax.ops.resample import enlarge
+from gsto_jax.ops.resize import resize
 from gsto_jax.runs.trained import load_trained
 from gsto_jax.segmentation.metrics import best_class, confusion_matrix, scores
 from gsto_jax.segmentation.task import SegmentationTask, logits
@@ -67,7 +67,7 @@ def score(
     """Computes the confusion matrix of a padded normalized image, and of its mirror if any."""
 
     def cut(x: Any) -> Any:
-        whole = enlarge(logits(task, variables, x[None]), x.shape[:2], False)
+        whole = resize(logits(task, variables, x[None]), x.shape[:2], gradient=False)
         return whole[:, : size[0], : size[1]]
 
     values = cut(padded)

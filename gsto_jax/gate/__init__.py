@@ -2,7 +2,7 @@
 
 api   the functions
 xla   what any device can do; it defines the numbers
-gradients   functions with gradients, from the passes over a map that a device offers
+kernels   what those for TPUs and GPUs share: gates as a function with a gradient
 tpu   kernels for TPUs
 gpu   kernels for NVIDIA GPUs
 """

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.gate import gpu, tpu, xla
-from gsto_jax.gate.gradients import Form
+from gsto_jax.gate import gpu, kernels, tpu, xla
+from gsto_jax.gate.kernels import Form, Passes
 from gsto_jax.ops.batch_norm import NormParameters
 from gsto_jax.ops.dispatch import call
 from gsto_jax.ops.floating import as_floating
@@ -79,11 +79,11 @@ def gated_maps(
     form = Form(kernel.shape[1], factor, relu, interpret)
     shift = None if norm is None else norm.shift
     offers, refused = {"xla": partial(xla.gated_maps, form=form, shift=shift)}, {}
-    for name, kernels in (("pallas_tpu", tpu), ("pallas_gpu", gpu)):
-        refused[name] = kernels.reason_against(data, form)
+    for name, device in (("pallas_tpu", tpu), ("pallas_gpu", gpu)):
+        refused[name] = device.reason_against(data, form)
         if not refused[name]:
-            offers[name] = partial(_by_kernels, kernels=kernels, form=form)
-    # No operand of all: kernels take no shift.
+            offers[name] = partial(_by_kernels, form=form, passes=device.PASSES)
+    # Closed over instead: the kernels take no shift.
     operand = None if norm is None else replace(norm, shift=None)
     maps, mean, var = call(implementation, offers, refused, data, kernel, operand)
     # Computed again for inspection: no kernel stores the gates.
@@ -93,14 +93,12 @@ def gated_maps(
 
 
 def _by_kernels(
-    features: Array, kernel: Array, norm: NormParameters | None, *, kernels: Any, form: Form
+    features: Array, kernel: Array, norm: NormParameters | None, *, form: Form, passes: Passes
 ) -> tuple[tuple[Array, ...], Array | None, Array | None]:
     if norm is None:
         scale = jnp.ones(kernel.shape[1], kernel.dtype)
         norm = NormParameters(scale, jnp.zeros_like(scale))
-    if norm.epsilon is None:
-        return kernels.affine_gates(features, kernel, norm.scale, norm.bias, form), None, None
-    return kernels.normalized_gates(features, kernel, norm.scale, norm.bias, norm.epsilon, form)
+    return kernels.gates(features, kernel, norm.scale, norm.bias, norm.epsilon, form, passes)
 
 
 def apply_gates(

@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 
-from gsto_jax.gate.gradients import Form, operations
+from gsto_jax.gate.kernels import Form, Passes, block_sizes, gate_of, through_gate
 from gsto_jax.ops import dispatch
-from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, per_shard
 
 
 def _back_end() -> Any:
@@ -44,7 +42,6 @@ _WARPS, _WIDE_WARPS = 4, 8
 # tiles: rows enough to make that little, and more where as many programs keep a GPU busy.
 _ROWS, _PROGRAMS, _MOST_TILES = 32, 1024, 32
 _wide = jnp.float32
-Pair = tuple[Array, Array]
 Out = tuple[pl.BlockSpec, jax.ShapeDtypeStruct]
 
 
@@ -96,94 +93,54 @@ def reason_against(features: Array, form: Form) -> str:
     return dispatch.reason_against(features.shape, features.dtype)
 
 
-# The kernels, each on one device's part of the batch.
+# The passes over one device's part of a map: see `gsto_jax.gate.kernels.Passes`.
 
 
-def _statistics(features: Array, kernel: Array, form: Form) -> Pair:
-    """Mean and variance of the logits, from those of blocks (Chan's formula)."""
-
-    def run(features: Array, kernel: Array) -> tuple[Array, Array]:
-        rows = _rows(features)
-        tiling = _tiling(rows, 4)
-        into = _lanes(kernel, tiling, rows.dtype)
-        outs = [_part(tiling, 2, form.gates)]
-        (found,) = _call(_statistics_kernel, tiling, [rows], [into], outs, form)
-        here = np.minimum(tiling.rows, tiling.pixels - tiling.rows * np.arange(tiling.steps))
-        return found, jnp.asarray(here.astype(np.float32))
-
-    found, counts = per_shard(run, (MAPS, WHOLE), (PARTS, PARTS))(features, kernel)
-    weight = (counts / counts.sum())[:, None]
-    mean = (weight * found[:, 0]).sum(0)
-    apart = jnp.square(found[:, 0] - mean[None])
-    return mean, (weight * (found[:, 1] + apart)).sum(0)
-
-
-def _apply(
-    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
-) -> tuple[Array, ...]:
-    def run(features: Array, kernel: Array, coefficients: Array) -> tuple[Array, ...]:
-        rows = _rows(features)
-        tiling = _tiling(rows, 2)
-        into = _lanes(kernel, tiling, rows.dtype)
-        outs = [_map(tiling, rows.dtype)] * form.gates
-        found = _call(_apply_kernel, tiling, [rows], [into, coefficients], outs, form)
-        return tuple(x.reshape(features.shape) for x in found)
-
-    coefficients = jnp.stack([factor, offset]).astype(_wide)
-    return per_shard(run, (MAPS, WHOLE, WHOLE), (MAPS,) * form.gates)(
-        features, kernel, coefficients
+def _statistics(features: Array, kernel: Array, form: Form) -> tuple[Array, Array]:
+    rows = _rows(features)
+    tiling = _tiling(rows, 4)
+    outs = [_part(tiling, 2, form.gates)]
+    (blocks,) = _call(
+        _statistics_kernel, tiling, [rows], [_lanes(kernel, tiling, rows)], outs, form
     )
+    return blocks, block_sizes(tiling.pixels, tiling.rows, tiling.steps)
+
+
+def _apply(features: Array, kernel: Array, coefficients: Array, form: Form) -> tuple[Array, ...]:
+    rows = _rows(features)
+    tiling = _tiling(rows, 2)
+    tables = [_lanes(kernel, tiling, rows), coefficients]
+    outs = [_map(tiling, rows.dtype)] * form.gates
+    gated = _call(_apply_kernel, tiling, [rows], tables, outs, form)
+    return tuple(x.reshape(features.shape) for x in gated)
 
 
 def _sums(
-    features: Array, kernel: Array, coefficients: Array, gradients: Sequence[Array], form: Form
-) -> Pair:
-    """Sums over the pixels: of the gradient behind the affine, and of it times centred logits."""
-
-    def run(features: Array, kernel: Array, coefficients: Array, *gradients: Array) -> Array:
-        rows = _rows(features)
-        tiling = _tiling(rows, 2)
-        into = _lanes(kernel, tiling, rows.dtype)
-        maps, outs = [rows, *map(_rows, gradients)], [_part(tiling, 2, form.gates)]
-        (found,) = _call(_sums_kernel, tiling, maps, [into, coefficients], outs, form)
-        return found
-
-    split = (MAPS, WHOLE, WHOLE, *([MAPS] * form.gates))
-    found = per_shard(run, split, PARTS)(features, kernel, coefficients.astype(_wide), *gradients)
-    total, weighted = found.sum(0)
-    return total, weighted
+    features: Array, kernel: Array, coefficients: Array, *gradients: Array, form: Form
+) -> Array:
+    maps = [_rows(x) for x in (features, *gradients)]
+    tiling = _tiling(maps[0], 2)
+    tables, outs = [_lanes(kernel, tiling, maps[0]), coefficients], [_part(tiling, 2, form.gates)]
+    (sums,) = _call(_sums_kernel, tiling, maps, tables, outs, form)
+    return sums
 
 
 def _back(
-    features: Array, kernel: Array, coefficients: Array, gradients: Sequence[Array], form: Form
-) -> tuple[Array, Array, Array, Array]:
-    """Gradients of the map and the kernel, and the two sums.
-
-    Of `coefficients`, what follows factor and offset belongs to normalised logits; the sums are
-    known then, and come as zeros.
-    """
+    features: Array, kernel: Array, coefficients: Array, *gradients: Array, form: Form
+) -> tuple[Array, Array, Array]:
+    """For normalized logits the sums are known, and come as zeros."""
+    maps = [_rows(x) for x in (features, *gradients)]
+    tiling = _tiling(maps[0], 1, _WIDE_WARPS, several=True)
+    tables = [_lanes(kernel, tiling, maps[0]), coefficients]
+    outs = [
+        _map(tiling, features.dtype),
+        _part(tiling, form.gates, tiling.channels, tiling.lanes),
+        _part(tiling, 2, form.gates),
+    ]
     normalized = len(coefficients) > 2
-
-    def run(
-        features: Array, kernel: Array, coefficients: Array, *gradients: Array
-    ) -> tuple[Array, Array, Array]:
-        rows = _rows(features)
-        tiling = _tiling(rows, 1, _WIDE_WARPS, several=True)
-        into = _lanes(kernel, tiling, rows.dtype)
-        outs = [_map(tiling, rows.dtype), _part(tiling, form.gates, tiling.channels, tiling.lanes)]
-        if not normalized:
-            outs.append(_part(tiling, 2, form.gates))
-        maps = [rows, *map(_rows, gradients)]
-        found, slopes, *sums = _call(_back_kernel, tiling, maps, [into, coefficients], outs, form)
-        none = jnp.zeros((1, 2, form.gates), _wide)
-        return found.reshape(features.shape), slopes, *(sums or [none])
-
-    split = (MAPS, WHOLE, WHOLE, *([MAPS] * form.gates))
-    found, slopes, sums = per_shard(run, split, (MAPS, PARTS, PARTS))(
-        features, kernel, coefficients.astype(_wide), *gradients
-    )
-    total, weighted = sums.sum(0)
-    return found, slopes.sum(0).T, total, weighted
+    change, slopes, *sums = _call(_back_kernel, tiling, maps, tables, outs[: 3 - normalized], form)
+    none = jnp.zeros((1, 2, form.gates), _wide)
+    return change.reshape(features.shape), slopes.sum(0).T[None], *(sums or [none])
 
 
 def _statistics_kernel(form: Form, tiling: Tiling, features: Any, into: Any, out: Any) -> None:
@@ -204,7 +161,7 @@ def _apply_kernel(
     tile = _tile(tiling, pl.program_id(0))
     x = _read(features, tile)
     for n, out in enumerate(outs):
-        gate, _ = _gate(form, _logits(x, into, n), affine, n)
+        gate, _ = gate_of(_logits(x, into, n), affine[0, n], affine[1, n], form)
         _write(out, gate[:, None] * x, tile)
 
 
@@ -259,19 +216,10 @@ def _logits(x: Array, into: Any, n: int) -> Array:
     return (x * into[pl.ds(n, 1)]).sum(1)
 
 
-def _gate(form: Form, logits: Array, affine: Any, n: int) -> Pair:
-    """A gate, and what stands before its sigmoid."""
-    before = affine[0, n] * logits + affine[1, n]
-    if form.relu:
-        before = jnp.maximum(before, 0)
-    return jax.nn.sigmoid(before), before
-
-
-def _change(form: Form, x: Array, given: Array, logits: Array, affine: Any, n: int) -> Pair:
-    """A gate, and the gradient behind its affine."""
-    gate, before = _gate(form, logits, affine, n)
-    change = (x * given).sum(1) * gate * (1 - gate)
-    return gate, jnp.where(before > 0, change, 0) if form.relu else change
+def _change(form: Form, x: Array, given: Array, logits: Array, affine: Any, n: int) -> Any:
+    """Returns a gate, and the gradient behind its affine map."""
+    gate, before = gate_of(logits, affine[0, n], affine[1, n], form)
+    return gate, through_gate((x * given).sum(1), gate, before, form)
 
 
 def _tile(tiling: Tiling, program: Any, turn: Any = 0) -> Tile:
@@ -356,10 +304,10 @@ def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[3])
 
 
-def _lanes(kernel: Array, tiling: Tiling, dtype: Any) -> Array:
+def _lanes(kernel: Array, tiling: Tiling, rows: Array) -> Array:
     """The kernel `c n`, rounded as the map is, as rows of lanes in float32."""
-    wide = kernel.astype(dtype).astype(_wide).T
+    wide = kernel.astype(rows.dtype).astype(_wide).T
     return jnp.pad(wide, ((0, 0), (0, tiling.lanes - tiling.channels)))
 
 
-affine_gates, normalized_gates = operations(_statistics, _apply, _sums, _back)
+PASSES = Passes(_statistics, _apply, _sums, _back)

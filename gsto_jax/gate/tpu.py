@@ -16,15 +16,14 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsto_jax.gate.gradients import Form, operations
+from gsto_jax.gate.kernels import Form, Passes, block_sizes, gate_of, through_gate
 from gsto_jax.ops import dispatch
-from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, per_shard
 
 _BLOCK = 2**17  # numbers of one map a step
 _MEMORY = 64 * 2**20
 _COEFFICIENTS = 5  # of `gradients`; those that are not given are 0
 _wide = jnp.float32
-Pair = tuple[Array, Array]
+Out = tuple[pl.BlockSpec, jax.ShapeDtypeStruct]
 
 
 def reason_against(features: Array, form: Form) -> str:
@@ -32,96 +31,44 @@ def reason_against(features: Array, form: Form) -> str:
     return dispatch.reason_against(features.shape, features.dtype)
 
 
-# The kernels, each on one device's part of the batch.
+# The passes over one device's part of a map: see `gsto_jax.gate.kernels.Passes`.
 
 
-def _statistics(features: Array, kernel: Array, form: Form) -> Pair:
-    """Mean and variance of the logits, from those of blocks (Chan's formula)."""
-
-    def run(features: Array, kernel: Array) -> tuple[Array, Array]:
-        rows = _rows(features)
-        size, steps = _steps(rows)
-        part = pl.BlockSpec((1, 2, form.pack * form.gates), lambda i: (i, 0, 0))
-        shape = jax.ShapeDtypeStruct((steps, 2, form.pack * form.gates), _wide)
-        (found,) = _call(
-            _statistics_kernel,
-            rows,
-            (),
-            (_spread_in(kernel, form, rows.dtype),),
-            [(part, shape)],
-            form,
-        )
-        counts = np.minimum(size, len(rows) - size * np.arange(steps)).astype(np.float32)
-        return found, jnp.asarray(counts)
-
-    found, counts = per_shard(run, (MAPS, WHOLE), (PARTS, PARTS))(features, kernel)
-    # `steps 2 pack gates`; every slot of a block saw as many pixels.
-    found = found.reshape(len(found), 2, form.pack, form.gates)
-    weight = (counts / (counts.sum() * form.pack))[:, None, None]
-    mean = (weight * found[:, 0]).sum((0, 1))
-    apart = jnp.square(found[:, 0] - mean[None, None])
-    return mean, (weight * (found[:, 1] + apart)).sum((0, 1))
+def _statistics(features: Array, kernel: Array, form: Form) -> tuple[Array, Array]:
+    rows = _rows(features)
+    size, steps = _steps(rows)
+    shape = (1, 2, form.pack * form.gates)
+    out = pl.BlockSpec(shape, lambda i: (i, 0, 0)), jax.ShapeDtypeStruct((steps, *shape[1:]), _wide)
+    tables = (_spread_in(kernel, form, rows.dtype),)
+    (blocks,) = _call(_statistics_kernel, [rows], tables, [out], form)
+    return blocks, block_sizes(len(rows), size, steps)
 
 
-def _apply(
-    features: Array, kernel: Array, factor: Array, offset: Array, form: Form
-) -> tuple[Array, ...]:
-    def run(features: Array, kernel: Array, factor: Array, offset: Array) -> tuple[Array, ...]:
-        rows = _rows(features)
-        block = _block(rows)
-        out = jax.ShapeDtypeStruct(rows.shape, rows.dtype)
-        tables = _tables(rows, kernel, jnp.stack([factor, offset]), form)
-        found = _call(_apply_kernel, rows, (), tables, [(block, out)] * form.gates, form)
-        return tuple(_unrow(x, features) for x in found)
-
-    split = (MAPS, WHOLE, WHOLE, WHOLE)
-    return per_shard(run, split, (MAPS,) * form.gates)(features, kernel, factor, offset)
+def _apply(features: Array, kernel: Array, coefficients: Array, form: Form) -> tuple[Array, ...]:
+    rows = _rows(features)
+    tables = _tables(rows, kernel, coefficients, form)
+    gated = _call(_apply_kernel, [rows], tables, [_map(rows)] * form.gates, form)
+    return tuple(_unrow(x, features) for x in gated)
 
 
 def _sums(
-    features: Array, kernel: Array, coefficients: Array, gradients: Sequence[Array], form: Form
-) -> Pair:
-    """Sums over the pixels: of the gradient behind the affine, and of it times centred logits."""
-
-    def run(features: Array, kernel: Array, coefficients: Array, *gradients: Array) -> Array:
-        rows = _rows(features)
-        tables = _tables(rows, kernel, coefficients, form)
-        total = _whole((1, 2, form.pack * form.gates))
-        (found,) = _call(_sums_kernel, rows, list(map(_rows, gradients)), tables, [total], form)
-        return found
-
-    split = (MAPS, WHOLE, WHOLE, *([MAPS] * form.gates))
-    found = per_shard(run, split, PARTS)(features, kernel, coefficients, *gradients)
-    total, weighted = found.sum(0).reshape(2, form.pack, form.gates).sum(1)
-    return total, weighted
+    features: Array, kernel: Array, coefficients: Array, *gradients: Array, form: Form
+) -> Array:
+    maps = [_rows(x) for x in (features, *gradients)]
+    tables = _tables(maps[0], kernel, coefficients, form)
+    (sums,) = _call(_sums_kernel, maps, tables, [_whole((1, 2, form.pack * form.gates))], form)
+    return sums
 
 
 def _back(
-    features: Array, kernel: Array, coefficients: Array, gradients: Sequence[Array], form: Form
-) -> tuple[Array, Array, Array, Array]:
-    """Gradients of the map and the kernel, and the two sums."""
-
-    def run(
-        features: Array, kernel: Array, coefficients: Array, *gradients: Array
-    ) -> tuple[Array, Array, Array]:
-        rows = _rows(features)
-        lanes, columns = rows.shape[1], form.pack * form.gates
-        tables = _tables(rows, kernel, coefficients, form)
-        out = (_block(rows), jax.ShapeDtypeStruct(rows.shape, rows.dtype))
-        outs = [out, _whole((1, lanes, columns)), _whole((1, 2, columns))]
-        found = _call(_back_kernel, rows, list(map(_rows, gradients)), tables, outs, form)
-        return _unrow(found[0], features), found[1], found[2]
-
-    split = (MAPS, WHOLE, WHOLE, *([MAPS] * form.gates))
-    found, slopes, sums = per_shard(run, split, (MAPS, PARTS, PARTS))(
-        features, kernel, coefficients, *gradients
-    )
-    channels, gates, pack = *kernel.shape, form.pack
-    # Of the products of all slots with all, a slot's own are the kernel's.
-    slopes = slopes.sum(0).reshape(pack, channels, pack, gates)
-    slopes = sum(slopes[q, :, q] for q in range(pack))
-    total, weighted = sums.sum(0).reshape(2, pack, gates).sum(1)
-    return found, slopes, total, weighted
+    features: Array, kernel: Array, coefficients: Array, *gradients: Array, form: Form
+) -> tuple[Array, Array, Array]:
+    maps = [_rows(x) for x in (features, *gradients)]
+    tables = _tables(maps[0], kernel, coefficients, form)
+    columns = form.pack * form.gates
+    outs = [_map(maps[0]), _whole((1, maps[0].shape[1], columns)), _whole((1, 2, columns))]
+    change, slopes, sums = _call(_back_kernel, maps, tables, outs, form)
+    return _unrow(change, features), slopes, sums
 
 
 def _statistics_kernel(form: Form, count: int, features: Any, into: Any, out: Any) -> None:
@@ -171,18 +118,15 @@ def _back_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
 
 
 def _gate(form: Form, x: Array, into: Any, affine: Any) -> tuple[Array, Array, Array]:
-    """Gates, what stands before the sigmoid, and logits, each `rows pack*gates`."""
+    """Returns gates, values before the sigmoid, and logits, each `rows pack*gates`."""
     logits = _dot(x, into[...])
-    before = affine[pl.ds(0, 1)] * logits + affine[pl.ds(1, 1)]
-    if form.relu:
-        before = jnp.maximum(before, 0)
-    return jax.nn.sigmoid(before), before, logits
+    return *gate_of(logits, affine[pl.ds(0, 1)], affine[pl.ds(1, 1)], form), logits
 
 
 def _change(
     form: Form, x: Array, gradients: Sequence[Array], into: Any, spread: Any, affine: Any
 ) -> tuple[Array, Array, Array]:
-    """Gates, the gradient behind the affine, and logits."""
+    """Returns gates, the gradient behind the affine map, and logits."""
     gate, before, logits = _gate(form, x, into, affine)
     total = jnp.zeros_like(gate)
     for n, gradient in enumerate(gradients):
@@ -194,8 +138,7 @@ def _change(
             total += _dot(high, spread[n], (1, 1)) + _dot(low, spread[n], (1, 1))
         else:
             total += _dot(product, spread[n], (1, 1))
-    change = total * gate * (1 - gate)
-    return gate, jnp.where(before > 0, change, 0) if form.relu else change, logits
+    return gate, through_gate(total, gate, before, form), logits
 
 
 def _dot(a: Array, b: Array, contract: tuple[int, int] = (1, 0)) -> Array:
@@ -229,19 +172,12 @@ def _add_sums(sums: Any, change: Array, centred: Array) -> None:
 
 
 def _call(
-    kernel: Any,
-    rows: Array,
-    more: Sequence[Array],
-    tables: Sequence[Array],
-    outs: Sequence[tuple[pl.BlockSpec, jax.ShapeDtypeStruct]],
-    form: Form,
+    kernel: Any, maps: Sequence[Array], tables: Sequence[Array], outs: Sequence[Out], form: Form
 ) -> Any:
-    maps = [rows, *more]
-    _, steps = _steps(rows)
     return pl.pallas_call(
-        partial(kernel, form, len(rows)),
-        grid=(steps,),
-        in_specs=[*([_block(rows)] * len(maps)), *(_whole(x.shape)[0] for x in tables)],
+        partial(kernel, form, len(maps[0])),
+        grid=(_steps(maps[0])[1],),
+        in_specs=[*([_map(maps[0])[0]] * len(maps)), *(_whole(x.shape)[0] for x in tables)],
         out_specs=[spec for spec, _ in outs],
         out_shape=[shape for _, shape in outs],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=_MEMORY),
@@ -257,15 +193,14 @@ def _steps(rows: Array) -> tuple[int, int]:
     return size, -(-rows.shape[0] // size)
 
 
-def _block(rows: Array) -> pl.BlockSpec:
-    return pl.BlockSpec((_steps(rows)[0], rows.shape[1]), lambda i: (i, 0))
+def _map(rows: Array) -> Out:
+    block = pl.BlockSpec((_steps(rows)[0], rows.shape[1]), lambda i: (i, 0))
+    return block, jax.ShapeDtypeStruct(rows.shape, rows.dtype)
 
 
-def _whole(shape: tuple[int, ...]) -> tuple[pl.BlockSpec, jax.ShapeDtypeStruct]:
-    return (
-        pl.BlockSpec(shape, lambda i: (0,) * len(shape)),
-        jax.ShapeDtypeStruct(shape, _wide),
-    )
+def _whole(shape: tuple[int, ...]) -> Out:
+    spec = pl.BlockSpec(shape, lambda i: (0,) * len(shape))
+    return spec, jax.ShapeDtypeStruct(shape, _wide)
 
 
 def _rows(x: Array) -> Array:
@@ -281,7 +216,7 @@ def _unrow(rows: Array, like: Array) -> Array:
 def _tables(rows: Array, kernel: Array, vectors: Array, form: Form) -> tuple[Array, ...]:
     """What every block reads: kernel, ones, and vectors over the gates as rows."""
     into, out = _spread_in(kernel, form, rows.dtype), _spread_out(rows, form)
-    vectors = jnp.pad(vectors.astype(_wide), ((0, _COEFFICIENTS - len(vectors)), (0, 0)))
+    vectors = jnp.pad(vectors, ((0, _COEFFICIENTS - len(vectors)), (0, 0)))
     return into, out, jnp.tile(vectors, (1, form.pack))
 
 
@@ -298,4 +233,4 @@ def _spread_out(rows: Array, form: Form) -> Array:
     return jnp.asarray(ones.reshape(form.gates, form.pack * form.gates, -1), rows.dtype)
 
 
-affine_gates, normalized_gates = operations(_statistics, _apply, _sums, _back)
+PASSES = Passes(_statistics, _apply, _sums, _back)

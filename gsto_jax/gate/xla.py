@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gsto_jax.gate.gradients import Form
+from gsto_jax.gate.kernels import Form
 from gsto_jax.ops.batch_norm import NormParameters, batch_norm
 from gsto_jax.ops.packing import packed_kernel, tile
 
@@ -50,8 +50,8 @@ def gated_maps(
     values = logits(features, kernel, form.pack)
     if norm is not None and norm.epsilon is not None:
         values = values.astype(features.dtype)  # as they are stored
-    found, mean, var = gates(values, norm, form, shift)
-    return scale_maps(features, found, form.pack), mean, var
+    values, mean, var = gates(values, norm, form, shift)
+    return scale_maps(features, values, form.pack), mean, var
 
 
 def scale_maps(features: Array, gates: Array, pack: int) -> tuple[Array, ...]:

@@ -1,1 +1,1 @@
-"""Functions of arrays that the layers share: BN, sums over pixels, packed maps."""
+"""Functions of arrays: resize, resampling, BN, packed maps, flips, dispatch to implementations."""

@@ -1,6 +1,7 @@
-"""Which code computes an operation that has a kernel: XLA's own, or one in Pallas."""
+"""Which implementation computes an operation: XLA's own, or a faster one for some platforms."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,34 +20,34 @@ def call(
     offers: Mapping[str, Callable[..., Any]],
     refused: Mapping[str, str],
     *operands: Any,
+    by_platform: Mapping[str, str] = MappingProxyType({"tpu": "pallas_tpu"}),
 ) -> Any:
     """Calls the implementation of that name.
 
     Args:
-      implementation: "xla", "pallas_tpu" or "pallas_gpu": that one, or an error. None chooses, when
-        the program is lowered for a platform: the kernel where there is one, else XLA.
+      implementation: that one, or an error. None chooses when the program is lowered for a
+        platform.
       offers: functions by name; "xla" is among them.
       refused: why those that are not among the offers cannot run.
       *operands: what the function takes.
+      by_platform: what None chooses, if it is offered; otherwise it is "xla".
 
     Raises:
       UserError: an unknown name, or one that cannot run, with the reason.
     """
     if implementation is None:
-        if "pallas_tpu" not in offers:
+        fast = {platform: offers[name] for platform, name in by_platform.items() if name in offers}
+        if not fast:
             return offers["xla"](*operands)
-        return jax.lax.platform_dependent(
-            *operands, tpu=offers["pallas_tpu"], default=offers["xla"]
-        )
-    if implementation not in IMPLEMENTATIONS:
-        raise UserError(
-            f"unknown implementation {implementation!r}: use one of {', '.join(IMPLEMENTATIONS)}, "
-            "or None to have it chosen"
-        )
-    if implementation not in offers:
-        reason = refused.get(implementation, "there is none for this operation")
+        return jax.lax.platform_dependent(*operands, **fast, default=offers["xla"])
+    if implementation in offers:
+        return offers[implementation](*operands)
+    if reason := refused.get(implementation):
         raise UserError(f"implementation {implementation!r} cannot run here: {reason}")
-    return offers[implementation](*operands)
+    known = ", ".join({**offers, **refused})
+    raise UserError(
+        f"unknown implementation {implementation!r}: use one of {known}, or None to have it chosen"
+    )
 
 
 BATCH, MAPS, PARTS, WHOLE = "batch", "maps", "parts", "whole"

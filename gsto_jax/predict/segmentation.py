@@ -20,7 +20,7 @@ from gsto_jax.drawing.legend import add_legend
 from gsto_jax.drawing.tiles import Color
 from gsto_jax.errors import UserError
 from gsto_jax.ops.padding import DIVISOR, PUBLISHED, cut_map, reduced_size
-from gsto_jax.ops.resample import linear_taps, resample
+from gsto_jax.ops.resample import Taps, linear_taps, resample
 from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
 from gsto_jax.runs.tasks import task_of
@@ -201,11 +201,9 @@ class Predictor(BasePredictor):
             return np.asarray(_best(scores)[0])
         height = -(-size[0] // _STRIP) * _STRIP
         rows, columns = (linear_taps(a, b) for a, b in zip(scores.shape[1:3], size, strict=True))
-        strips = {
-            "index": rows.padded(height).index.reshape(-1, 1, _STRIP, 2),
-            "weight": rows.padded(height).weight.reshape(-1, 1, _STRIP, 2),
-        }
-        across = {"index": columns.index[None], "weight": columns.weight[None]}
+        rows = rows.padded(height)
+        strips = jax.tree.map(lambda x: x.reshape(-1, 1, _STRIP, 2), rows)
+        across = jax.tree.map(lambda x: x[None], columns)
         return np.asarray(_enlarged_best(scores, strips, across)).reshape(height, -1)[: size[0]]
 
 
@@ -240,6 +238,6 @@ _best = jax.jit(best_class)
 
 
 @jax.jit
-def _enlarged_best(scores: Array, strips: Mapping[str, Array], columns: Any) -> Array:
+def _enlarged_best(scores: Array, strips: Taps, columns: Taps) -> Array:
     """Resamples scores and takes the best, strip by strip: all of a large picture is gigabytes."""
     return jax.lax.map(lambda rows: _best(resample(scores, rows, columns)[0]), strips)

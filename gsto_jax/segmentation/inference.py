@@ -19,7 +19,8 @@ from gsto_jax.devices.mesh import put_batch
 from gsto_jax.evaluation.loop import Programs
 from gsto_jax.ops.flip import flip, mirrored_order
 from gsto_jax.ops.materialize import materialize
-from gsto_jax.ops.resample import enlarge, resample
+from gsto_jax.ops.resample import resample
+from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
 from gsto_jax.segmentation.protocol import Protocol, Round, Size
 from gsto_jax.segmentation.task import SegmentationTask, eval_step, logits, score_step
@@ -41,7 +42,7 @@ def view_windows(
       Windows `b h w 3`: one, and its mirror image where the protocol flips.
     """
     rows, columns = taps["rows"], taps["columns"]
-    inside = rows["weight"].sum(-1)[:, :, None] * columns["weight"].sum(-1)[:, None]
+    inside = rows.weight.sum(-1)[:, :, None] * columns.weight.sum(-1)[:, None]
     beside = (1 - inside)[..., None] * outside[None, None, None]
     window = resample(images, rows, columns) + beside
     if not protocol.flip:
@@ -51,7 +52,7 @@ def view_windows(
 
 def _mirrored(window: Array, taps: Mapping[str, Any]) -> Array:
     """Mirrors the part of windows `b h w c` that lies inside the images; see `View.mirror`."""
-    return jax.vmap(lambda x, columns: jnp.take(x, columns, 1))(window, taps["mirror"]["index"])
+    return jax.vmap(lambda x, columns: jnp.take(x, columns, 1))(window, taps["mirror"])
 
 
 def view_scores(
@@ -72,8 +73,8 @@ def view_scores(
       `b H W k`, at least float32.
     """
     found, *mirrored = logits
-    size = [taps[axis]["index"].shape[1] for axis in ("rows", "columns")]
-    enlarged = partial(enlarge, size=size, align_corners=align_corners)
+    size = [taps[axis].index.shape[1] for axis in ("rows", "columns")]
+    enlarged = partial(resize, size=size, align_corners=align_corners, gradient=False)
     if not mirrored:
         found = materialize(enlarged(found))
     else:
@@ -88,7 +89,7 @@ def view_scores(
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
     back = taps["back_rows"], taps["back_columns"]
     # Where each is read once, it need not lie in memory first.
-    once = back[0]["index"].shape[-1] == 1
+    once = back[0].index.shape[-1] == 1
     return resample(scores if once else materialize(scores), *back)
 
 

@@ -42,16 +42,15 @@ class View:
     back_columns: Taps
     mirror: np.ndarray | None = None
 
-    def arrays(self, canvas: Size) -> dict[str, dict[str, np.ndarray]]:
+    def arrays(self, canvas: Size) -> dict[str, Taps | np.ndarray]:
         """What the device needs, for a picture in the top left corner of a canvas."""
-        taps = {
+        taps: dict[str, Taps | np.ndarray] = {
             "rows": self.rows,
             "columns": self.columns,
             "back_rows": self.back_rows.padded(canvas[0]),
             "back_columns": self.back_columns.padded(canvas[1]),
         }
-        arrays = {k: {"index": v.index, "weight": v.weight} for k, v in taps.items()}
-        return arrays if self.mirror is None else arrays | {"mirror": {"index": self.mirror}}
+        return taps if self.mirror is None else taps | {"mirror": self.mirror}
 
     def without_score(self) -> "View":
         """The same window, counting for nothing."""

@@ -15,7 +15,7 @@ from gsto_jax.losses import deep_supervision, label_weight
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.padding import replicate_edges
-from gsto_jax.ops.resample import enlarge
+from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, Shapes, Shares, Task, implementation_on, normalize
@@ -126,7 +126,8 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
     images = normalize_padded(task, batch["image"], batch["size"])
     outputs = forward(task, variables, images)
     size, corners = batch["image"].shape[1:3], task.config.model.align_corners
-    return materialize(enlarge(outputs.logits, size, corners)), explanation(outputs)
+    scores = resize(outputs.logits, size, align_corners=corners, gradient=False)
+    return materialize(scores), explanation(outputs)
 
 
 def normalize_padded(task: Task, images: Array, size: Array) -> Array:

@@ -5,6 +5,8 @@ upsampled by the matrix unit, rows by two products each, and what is left of the
 one number a pixel. Backward does the same again and adds up the gradient of the small logits.
 """
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from gsto_jax.ops import dispatch
 from gsto_jax.ops.dispatch import BATCH, per_shard
+from gsto_jax.ops.resample import linear_taps
 
 _STRIP = 32  # rows of labels: a tile of uint8
 _MEMORY = 48 * 2**20
@@ -65,9 +68,9 @@ def _backward(interpret: bool, saved: tuple[Array, ...], gradient: Array) -> tup
 true_log_probability.defvjp(_forward, _backward)
 
 
-def _run_forward(logits: Array, classes: Array, interpret: bool) -> tuple[Array, Array]:
+def _run_forward(logits: Array, classes: Array, interpret: bool) -> Any:
     out = jax.ShapeDtypeStruct(classes.shape, _wide)
-    return _call(_forward_kernel, logits, (classes,), (out, out), interpret)
+    return _call(_forward_kernel, logits, [classes], [out, out], interpret)
 
 
 def _run_backward(
@@ -75,15 +78,15 @@ def _run_backward(
 ) -> Array:
     batch, height, width, count = logits.shape
     out = jax.ShapeDtypeStruct((batch, height, count, width), _wide)
-    (found,) = _call(_backward_kernel, logits, (classes, normalizer, gradient), (out,), interpret)
+    (found,) = _call(_backward_kernel, logits, [classes, normalizer, gradient], [out], interpret)
     return found.transpose(0, 1, 3, 2).astype(logits.dtype)
 
 
 def _call(
     kernel: Any,
     logits: Array,
-    strips: tuple[Array, ...],
-    outs: tuple[jax.ShapeDtypeStruct, ...],
+    strips: Sequence[Array],
+    outs: Sequence[jax.ShapeDtypeStruct],
     interpret: bool,
 ) -> Any:
     batch, height, width, count = logits.shape
@@ -109,14 +112,7 @@ def _call(
 
 
 def _forward_kernel(
-    logits: Any,
-    across: Any,
-    classes: Any,
-    log_p: Any,
-    normalizer: Any,
-    *,
-    step: int,
-    factor: int,
+    logits: Any, across: Any, classes: Any, log_p: Any, normalizer: Any, *, step: int, factor: int
 ) -> None:
     _, rows = _strip_rows(logits, across, step)
     numbers = jax.lax.broadcasted_iota(jnp.int32, rows[0].shape, 0)
@@ -180,21 +176,13 @@ def _matmul(a: Array, b: Array, contract: tuple[int, int]) -> Array:
 
 
 def _row_taps(step: int, factor: int) -> list[tuple[int, float, float]]:
-    """For each row of labels: the first of its two rows of logits, and the weights of both."""
-    taps = []
-    for n in range(step * factor):
-        centre = (n + 0.5) / factor - 0.5
-        low = int(np.floor(centre))
-        taps.append((low + 1, 1 - (centre - low), centre - low))
-    return taps
+    """Returns for each row of labels the first of its two rows of logits, and both weights."""
+    centers = [(n + 0.5) / factor - 0.5 for n in range(step * factor)]
+    return [(math.floor(x) + 1, 1 - x % 1, x % 1) for x in centers]
 
 
 def _columns(width: int, columns: int) -> np.ndarray:
-    """Bilinear weights, `width columns`; half-pixel centres, clamped at the border."""
-    centre = (np.arange(columns) + 0.5) * width / columns - 0.5
-    low = np.floor(centre).astype(int)
-    share = centre - low
-    weights = np.zeros((width, columns))
-    for tap, weight in ((low, 1 - share), (low + 1, share)):
-        np.add.at(weights, (tap.clip(0, width - 1), np.arange(columns)), weight)
+    """Returns bilinear weights, `width columns`; half-pixel centers, clamped at the border."""
+    taps, weights = linear_taps(width, columns), np.zeros((width, columns))
+    np.add.at(weights, (taps.index, np.arange(columns)[:, None]), taps.weight)
     return weights

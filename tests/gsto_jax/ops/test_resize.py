@@ -1,12 +1,12 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.export import export, symbolic_shape
 
-from gsto_jax import resize
-from gsto_jax.ops.enlarge import enlarge_by, integer_factors
-from gsto_jax.ops.resample import enlarge
+from gsto_jax import UserError, resize
 
 METHODS = (("bilinear", False), ("bilinear", True), ("nearest", False))
 
@@ -73,20 +73,22 @@ def test_enlarging_by_integers_on_cpus(x64, source, factors):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, *source, 3)))
     size = tuple(side * by for side, by in zip(source, factors, strict=True))
-    assert integer_factors(x, size) == factors
-    assert integer_factors(x, (size[0] + 1, size[1])) is None or source[0] == 1
+    by_neighbors = partial(resize, implementation="neighbors")
+    if source[0] > 1:
+        with pytest.raises(UserError, match="integer factors"):
+            by_neighbors(x, (size[0] + 1, size[1]))
     cotangent = jnp.asarray(rng.standard_normal((2, *size, 3)))
     (ours, pull), (theirs, expected) = (
         jax.vjp(f, x)
         for f in (
-            lambda x: enlarge_by(x, factors),
+            lambda x: by_neighbors(x, size),
             lambda x: jax.image.resize(x, cotangent.shape, "bilinear", antialias=False),
         )
     )
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
     np.testing.assert_allclose(pull(cotangent)[0], expected(cotangent)[0], rtol=0, atol=1e-12)
     if factors == (4, 4):
-        found = enlarge_by(x.at[:, 0, 0].set(jnp.inf), factors)
+        found = by_neighbors(x.at[:, 0, 0].set(jnp.inf), size)
         assert not jnp.isnan(found).any()
         assert jnp.isfinite(found[:, 6:]).all()
 
@@ -131,4 +133,28 @@ def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
 def test_enlarging_by_taps_is_the_same(source, target, align_corners):
     x = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
     expected = resize(x, target, "bilinear", align_corners)
-    np.testing.assert_allclose(enlarge(x, target, align_corners), expected, atol=2e-6)
+    ours = resize(x, target, "bilinear", align_corners, implementation="taps")
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    default = resize(x, target, "bilinear", align_corners, gradient=False)
+    np.testing.assert_array_equal(default, ours)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+def test_enlarging_by_a_transposed_convolution_is_the_same(method):
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype(np.float32)
+    expected = resize(x, (20, 24), method, implementation="xla")
+    ours = resize(x, (20, 24), method, implementation="transposed_conv")
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+def test_a_named_implementation_that_cannot_run_says_why():
+    x = jnp.ones((1, 4, 4, 2))
+    for name, reason, size, kwargs in (
+        ("neighbors", "aligned corners", (8, 8), {"align_corners": True}),
+        ("taps", "bilinear", (8, 8), {"method": "nearest"}),
+        ("transposed_conv", "power of two", (12, 12), {}),
+    ):
+        with pytest.raises(UserError, match=f"{name}.*{reason}"):
+            resize(x, size, implementation=name, **kwargs)
+    with pytest.raises(UserError, match="one of xla, neighbors"):
+        resize(x, (8, 8), implementation="fast")

@@ -157,7 +157,7 @@ def test_few_programs_for_many_sizes():
     sizes = [(h, w) for h in (30, 47, 64) for w in (25, 64)]
     taps_by_size = {
         tuple(
-            taps["back_rows"]["index"].shape
+            taps["back_rows"].index.shape
             for taps in stacked_views(protocol, [size], (64, 64), sizes)
         )
         for size in sizes
