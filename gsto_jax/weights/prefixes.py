@@ -30,15 +30,13 @@ class Located:
     Attributes:
       state: its arrays, by keys without prefix and with the heads named as in the official code.
       prefix: that was taken off, such as "state_dict.module.backbone.".
-      wrappers: segments that were taken out of the keys, such as "_orig_mod".
       others: prefixes of further networks in the checkpoint.
       beside: keys of arrays that are no part of it, by the table or module that they belong to.
-      notes: what was renamed or added, in words.
+      notes: what was taken off, renamed or added, and what more there is, in words.
     """
 
     state: dict[str, np.ndarray]
     prefix: str = ""
-    wrappers: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     beside: Mapping[str, list[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -66,19 +64,20 @@ def locate(
     chosen = _chosen(candidates, prefix)
     root = re.sub(r"backbone\.(module\.)*$", "", chosen)
     model = _under(root, plain) if root != chosen else {}
-    heads, filled, notes = official_heads(model, expected)
+    heads, filled, head_notes = official_heads(model, expected)
+    others = tuple(candidate for candidate in candidates if candidate != chosen)
+    notes = [f"the prefix {chosen!r} of its keys was taken off"] if chosen else []
+    if wrappers:
+        notes.append(f"{', '.join(wrappers)} inside its keys was taken out")
+    if others:
+        networks = f"more networks lie under {', '.join(map(repr, others))}"
+        notes.append(f"{networks}: choose by --config.init_prefix")
     beside: dict[str, list[str]] = {}
     for key in plain:
         if not key.startswith(chosen) and key.removeprefix(root) not in heads:
             beside.setdefault(key.removeprefix(root).partition(".")[0], []).append(key)
-    return Located(
-        _under(chosen, plain) | {name: model[key] for key, name in heads.items()} | filled,
-        chosen,
-        wrappers,
-        tuple(candidate for candidate in candidates if candidate != chosen),
-        beside,
-        notes,
-    )
+    state = _under(chosen, plain) | {name: model[key] for key, name in heads.items()} | filled
+    return Located(state, chosen, others, beside, (*notes, *head_notes))
 
 
 def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -29,6 +29,8 @@ _SHOWN = 100  # letters of a name out of the file
 _OLD_HEADER = (0x1950A86A20F9469CFC6C, 1001)
 """Begins a file of before PyTorch 1.6, each number as a pickle of its own."""
 _FOREIGN = "is no file of torch.save: give a .pth or a .safetensors file"
+_BIG_ENDIAN = "holds big-endian numbers, which are not read here"
+_LONG_PICKLE = f"describes its tensors in more than {MOST_PICKLE} bytes"
 
 
 class _Fault(Exception):
@@ -36,11 +38,7 @@ class _Fault(Exception):
 
 
 class Unread:
-    """Stands for an object that only a call could make, such as the options of a training run.
-
-    Attributes:
-      name: of the function or class that the pickle asks for.
-    """
+    """Stands for what only a call could make, such as options, by the name that would be called."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -142,9 +140,6 @@ class _Unpickler(pickle._Unpickler):
     """Reads a pickle by an allow-list of opcodes and names, and calls nothing else.
 
     In Python, since the C class has no such list and takes the memory that a memo index asks for.
-
-    Attributes:
-      storages: that the tensors need, by key.
     """
 
     dispatch: ClassVar = {
@@ -240,12 +235,12 @@ def _read_pickles(file: BinaryIO, size: int) -> tuple[Any, dict[str, bytes]]:
             raise _Fault(_FOREIGN)
         system = _Unpickler(head).load()
         if not isinstance(system, dict) or system.get("little_endian") is not True:
-            raise _Fault("holds big-endian numbers, which are not read here")
+            raise _Fault(_BIG_ENDIAN)
         unpickler = _Unpickler(head)
         tree, keys = unpickler.load(), _Unpickler(head).load()
     finally:
         if head.tell() > MOST_PICKLE:
-            raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes")
+            raise _Fault(_LONG_PICKLE)
     file.seek(head.tell())
     data = {}
     for key in keys:
@@ -273,9 +268,9 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, bytes]]:
             raise _Fault("is a zip file, but not one of torch.save")
         folder = pickles[0].removesuffix("data.pkl")
         if sizes[pickles[0]] > MOST_PICKLE:
-            raise _Fault(f"describes its tensors in more than {MOST_PICKLE} bytes")
+            raise _Fault(_LONG_PICKLE)
         if f"{folder}byteorder" in sizes and archive.read(f"{folder}byteorder") != b"little":
-            raise _Fault("holds big-endian numbers, which are not read here")
+            raise _Fault(_BIG_ENDIAN)
         unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
         tree, data = unpickler.load(), {}
         for key, storage in unpickler.storages.items():

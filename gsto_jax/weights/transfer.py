@@ -42,26 +42,13 @@ class Imported:
         return {**self.match.left_out, **self.located.beside}
 
     @property
-    def notes(self) -> list[str]:
-        """What to know of where the network was in the file."""
-        located, notes = self.located, []
-        if located.prefix:
-            notes.append(f"the prefix {located.prefix!r} of its keys was taken off")
-        if located.wrappers:
-            notes.append(f"{', '.join(located.wrappers)} inside its keys was taken out")
-        if located.others:
-            others = ", ".join(map(repr, located.others))
-            notes.append(f"more networks lie under {others}: choose by --config.init_prefix")
-        return [*notes, *located.notes]
-
-    @property
     def coverage(self) -> str:
         """How much of the network came from the file: lines of text."""
         counts = (f"{part} ({len(names)})" for part, names in self.match.loaded_names.items())
         loaded = f"  loaded    {', '.join(counts) or 'none'}"
         lines = [
             f"{self.match.loaded} of {self.match.total} arrays from {self.path} ({self.form.name})",
-            *(f"  note      {note}" for note in self.notes),
+            *(f"  note      {note}" for note in self.located.notes),
             *textwrap.wrap(loaded, _WIDTH, subsequent_indent=" " * 12),
             *(f"  fresh     {_group(*group)}" for group in self.match.fresh_names.items()),
             *(f"  left out  {_group(*group)}" for group in self.left_out.items()),
@@ -76,7 +63,7 @@ class Imported:
             "sha256": self.sha256,
             "format": self.form.name,
             "prefix": self.located.prefix,
-            "notes": self.notes,
+            "notes": [*self.located.notes],
             "loaded": self.match.loaded,
             "total": self.match.total,
             "loaded_names": dict(self.match.loaded_names),
