@@ -52,7 +52,8 @@ from gsto_jax.files import replacing
 from gsto_jax.plan.estimate import Estimate, on_tpus
 from gsto_jax.plan.hlo import Program
 from gsto_jax.plan.machines import machine
-from gsto_jax.plan.measure import DoesNotFit, collectives, plan
+from gsto_jax.plan.measure import DoesNotFit, plan
+from gsto_jax.plan.step_plan import collectives
 from modes.common import read_settings
 
 CHIP = "v5e"

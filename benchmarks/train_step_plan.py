@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 
 from gsto_jax.plan.machines import machine
-from gsto_jax.plan.measure import Calls, plan
+from gsto_jax.plan.measure import plan
+from gsto_jax.plan.step_plan import Calls
 from modes.common import read_settings
 
 TOPOLOGY = "v5e:2x2"

@@ -16,9 +16,9 @@ from gsto_jax.devices.mesh import batch_parts, check_batch, make_mesh, rounded_b
 from gsto_jax.errors import UserError
 from gsto_jax.plan import record
 from gsto_jax.plan.estimate import estimate
-from gsto_jax.plan.fit import largest
 from gsto_jax.plan.machines import Machine, machine
-from gsto_jax.plan.measure import DoesNotFit, Plan, plan, state_bytes
+from gsto_jax.plan.measure import DoesNotFit, largest, plan, state_bytes
+from gsto_jax.plan.step_plan import Plan
 from gsto_jax.plan.tables import compare_table, plan_table, time_line
 from gsto_jax.training.task import Task
 from modes import command_line

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from gsto_jax.errors import UserError
 from gsto_jax.plan.machines import GPUS, TPUS
-from gsto_jax.plan.measure import Plan
+from gsto_jax.plan.step_plan import Plan
 from gsto_jax.training.throughput import PEAKS
 
 

@@ -14,7 +14,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.files import is_full, parse_json, to_json, write_text
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
-from gsto_jax.plan.measure import Plan
+from gsto_jax.plan.step_plan import Plan
 
 _NO_TIME = ("init", "bn_momentum")
 """Settings of a network that a step takes as long with as without."""

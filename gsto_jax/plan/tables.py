@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.table import Table
 
 from gsto_jax.plan.estimate import Estimate
-from gsto_jax.plan.measure import Cost, Plan
+from gsto_jax.plan.step_plan import Cost, Plan
 
 _SHOWN = 12
 _ESTIMATES = (

@@ -56,10 +56,11 @@ def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
     mean = float(sample.mean()) if len(sample) else math.nan
     if len(sample) < 2:
         return Summary(len(sample), mean, math.nan, math.nan, math.nan)
-    interval = (mean, mean)
+    low = high = mean
     if _varies(sample):
         interval = stats.ttest_1samp(sample, 0.0).confidence_interval(confidence)
-    return Summary(len(sample), mean, float(sample.std(ddof=1)), *map(float, interval))
+        low, high = float(interval.low), float(interval.high)
+    return Summary(len(sample), mean, float(sample.std(ddof=1)), low, high)
 
 
 def compare(

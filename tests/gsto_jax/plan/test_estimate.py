@@ -9,7 +9,7 @@ import pytest
 from gsto_jax import UserError
 from gsto_jax.plan import record
 from gsto_jax.plan.estimate import LINKS, Estimate, Links, collectives_seconds, estimate
-from gsto_jax.plan.measure import Cost, Plan
+from gsto_jax.plan.step_plan import Cost, Plan
 from gsto_jax.plan.tables import time_line
 from modes import plan as plan_mode
 from tests.gsto_jax.small_task import values

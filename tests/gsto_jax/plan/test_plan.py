@@ -16,18 +16,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.plan import costs, machines, measure, schedule
-from gsto_jax.plan.fit import largest
 from gsto_jax.plan.hlo import Instruction, Program, arrays, parts, shape_bytes
 from gsto_jax.plan.machines import Machine, machine
-from gsto_jax.plan.measure import (
+from gsto_jax.plan.measure import DoesNotFit, largest, plan
+from gsto_jax.plan.step_plan import (
     Calls,
     Cost,
-    DoesNotFit,
     Layer,
     Plan,
+    Reading,
     layer_of,
     operation_of,
-    plan,
+    peak_memory,
 )
 from gsto_jax.plan.tables import compare_table, plan_table
 from modes import command_line
@@ -74,7 +74,7 @@ def read(function, *shapes, chips=None):
     lowered = lower(
         function, *shapes, sharding=NamedSharding(chips.mesh, PartitionSpec()) if chips else None
     )
-    return measure._Reading(lowered.compile(), lowered, chips).plan("train", 1, 0.0)
+    return Reading(lowered.compile(), lowered, chips).plan("train", 1, 0.0)
 
 
 def test_a_loop_costs_what_its_unrolled_form_costs():
@@ -421,7 +421,7 @@ def test_kernels(tmp_path, monkeypatch, claim, bundles, cycles):
         (tmp_path / "17-gate.1-00-schedule-analysis_final_bundles.txt").write_text("no schedule")
         (tmp_path / "17-other-gate.1-01-final_bundles.txt").write_text(ITSELF)
     chips = Machine(make_mesh(jax.devices()[:1]), 2**30, 546.0, tmp_path)
-    found = measure._Reading(compiled_kernel(claim), None, chips).plan("train", 1, 1.0)
+    found = Reading(compiled_kernel(claim), None, chips).plan("train", 1, 1.0)
     assert (found.kernels, found.unscheduled) == (5, 0 if bundles else 5)
     assert found.cost.kernels == pytest.approx(5 * cycles, rel=1e-2)
     assert found.cost.cycles == 0
@@ -477,7 +477,7 @@ def test_copies_beside_kernels():
         memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=77),
     )
     chips = Machine(make_mesh(jax.devices()[:1]), 2**30, 546.0)
-    found = measure._Reading(compiled, None, chips).plan("train", 1, 1.0)
+    found = Reading(compiled, None, chips).plan("train", 1, 1.0)
     assert found.calls == {"gates": Calls(2, 6 * size, 4 * size)}
     # Nothing loops, so it is XLA's sum, and what XLA does not see.
     assert found.bytes == 1 + 6 * size
@@ -593,7 +593,7 @@ def test_a_step_that_does_not_fit(monkeypatch):
     chips = Machine(make_mesh(jax.devices()[:1]), memory=1000)
     with pytest.raises(DoesNotFit, match="train step") as error:
         plan(make_task(4), chips, 4, (32, 32))
-    assert error.value.used == measure.peak_memory(small.compile()) > 1000
+    assert error.value.used == peak_memory(small.compile()) > 1000
 
 
 @pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
