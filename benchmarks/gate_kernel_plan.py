@@ -30,7 +30,7 @@ from jax.sharding import SingleDeviceSharding
 
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.models.specs import VARIANTS
-from gsto_jax.ops.packing import packs_of
+from gsto_jax.ops.packing import Packed, packs_of
 from gsto_jax.plan import costs
 from gsto_jax.plan.hlo import Instruction, Program, arrays
 from gsto_jax.plan.machines import machine
@@ -125,14 +125,14 @@ def measure(row: Row) -> dict[str, object]:
 
     def both(implementation, features, cotangents, kernel, *affine):  # type: ignore[no-untyped-def]
         def maps(features, kernel, *affine):  # type: ignore[no-untyped-def]
-            return gated_maps(
-                features,
+            found = gated_maps(
+                Packed(features, pack),
                 kernel,
                 NormParameters(*affine, epsilon) if affine else None,
                 relu=bool(affine),
-                pack=pack,
                 implementation=implementation,
-            ).maps
+            )
+            return [x.data for x in found.maps]
 
         if row.form == "released, inference":
             return maps(features, kernel, *affine)

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from gsto_jax.gate import gated_maps
 from gsto_jax.layers import gates
 from gsto_jax.layers.heads import SegmentationHead
-from gsto_jax.ops.packing import LANES
+from gsto_jax.ops.packing import LANES, stored
 from gsto_jax.training.network import network
 from modes.common import read_settings
 
@@ -65,17 +65,17 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
         found[kind] = found[kind][0] + maps * bare, found[kind][1] + maps * filled
 
     def gated(features: Any, kernel: Any, *args: Any, **kwargs: Any) -> Any:
-        add("gates", features.shape, 2 * kernel.shape[1] + 4)
+        stored_shape = stored(features)[0].shape
+        add("gates", stored_shape, 2 * kernel.shape[1] + 4)
         branch = int(math.log2(SIZE[0] / 4 / features.shape[1]))
-        add("upwards", features.shape, 2 * branch)
+        add("upwards", stored_shape, 2 * branch)
         return gated_maps(features, kernel, *args, **kwargs | {"implementation": "xla"})
 
     def seen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, SegmentationHead) and context.method_name == "__call__":
-            branches, _, packs = args
-            widths = [x.shape[-1] // by for x, by in zip(branches, packs, strict=False)]
-            batch, height, width, _ = branches[0].shape
-            heads.append((context.module.path, (batch, height, width * packs[0], sum(widths))))
+            branches, _ = args
+            channels = sum(x.shape[-1] for x in branches)
+            heads.append((context.module.path, (*branches[0].shape[:3], channels)))
         return call(*args, **kwargs)
 
     images = jax.ShapeDtypeStruct((IMAGES, *SIZE, 3), jnp.bfloat16)

@@ -13,6 +13,7 @@ from gsto_jax.gate.gradients import Form
 from gsto_jax.ops.batch_norm import NormParameters
 from gsto_jax.ops.dispatch import call
 from gsto_jax.ops.floating import as_floating
+from gsto_jax.ops.packing import FeatureMap, store, stored
 
 
 class Gated(NamedTuple):
@@ -25,19 +26,18 @@ class Gated(NamedTuple):
       var: their biased variance.
     """
 
-    maps: tuple[Array, ...]
-    gates: Array
+    maps: tuple[FeatureMap, ...]
+    gates: FeatureMap
     mean: Array | None
     var: Array | None
 
 
 def gated_maps(
-    features: Array,
+    features: FeatureMap,
     kernel: Array,
     norm: NormParameters | None = None,
     *,
     relu: bool = False,
-    pack: int = 1,
     implementation: str | None = None,
     interpret: bool = False,
 ) -> Gated:
@@ -56,7 +56,6 @@ def gated_maps(
       kernel: `c n`, one column a gate.
       norm: of the logits, with values `n`; None for none.
       relu: the activation before the sigmoid; else none.
-      pack: of `features` (see `gsto_jax.ops.packing`).
       implementation: "xla", "pallas_tpu", "pallas_gpu", or None to choose (see
         `gsto_jax.ops.dispatch`).
       interpret: runs the kernel by an interpreter, on any device.
@@ -71,24 +70,26 @@ def gated_maps(
     features = as_floating(features, kernel.dtype)
     if kernel.ndim != 2:
         raise ValueError(f"kernel must be c n, one column per gate; got shape {kernel.shape}")
-    if features.ndim != 4 or features.shape[-1] != kernel.shape[0] * pack:
+    if features.ndim != 4 or features.shape[-1] != kernel.shape[0]:
         raise ValueError(
-            f"features {features.shape} packed by {pack} and a kernel {kernel.shape}: give maps "
-            f"b h w {kernel.shape[0] * pack}"
+            f"features {features.shape} and a kernel {kernel.shape}: give maps b h w "
+            f"{kernel.shape[0]}"
         )
-    form = Form(kernel.shape[1], pack, relu, interpret)
+    data, factor = stored(features)
+    form = Form(kernel.shape[1], factor, relu, interpret)
     shift = None if norm is None else norm.shift
     offers, refused = {"xla": partial(xla.gated_maps, form=form, shift=shift)}, {}
     for name, kernels in (("pallas_tpu", tpu), ("pallas_gpu", gpu)):
-        refused[name] = kernels.reason_against(features, form)
+        refused[name] = kernels.reason_against(data, form)
         if not refused[name]:
             offers[name] = partial(_by_kernels, kernels=kernels, form=form)
     # No operand of all: kernels take no shift.
     operand = None if norm is None else replace(norm, shift=None)
-    maps, mean, var = call(implementation, offers, refused, features, kernel, operand)
+    maps, mean, var = call(implementation, offers, refused, data, kernel, operand)
     # Computed again for inspection: no kernel stores the gates.
-    gates, _, _ = xla.gates(xla.logits(features, kernel, pack), norm, form, shift)
-    return Gated(maps, gates.astype(features.dtype), mean, var)
+    gates, _, _ = xla.gates(xla.logits(data, kernel, factor), norm, form, shift)
+    gates = gates.astype(data.dtype)
+    return Gated(tuple(store(x, features) for x in maps), store(gates, features), mean, var)
 
 
 def _by_kernels(
@@ -103,16 +104,15 @@ def _by_kernels(
 
 
 def apply_gates(
-    features: Array, gate_logits: Array, pack: int = 1
-) -> tuple[tuple[Array, ...], Array]:
+    features: FeatureMap, gate_logits: FeatureMap
+) -> tuple[tuple[FeatureMap, ...], FeatureMap]:
     """Scales a feature map by gates from elsewhere, one scalar a pixel each (eq. 3).
 
     `gated_n = sigmoid(gate_logits[..., n]) * features`, the gate shared by all channels.
 
     Args:
       features: `b h w c`, any float dtype.
-      gate_logits: `b h w n`, the gates before their sigmoid.
-      pack: of both (see `gsto_jax.ops.packing`).
+      gate_logits: `b h w n`, the gates before their sigmoid, packed as the features are.
 
     Returns:
       `n` gated maps `b h w c` in the dtype of `features`, and the gates `b h w n`.
@@ -130,19 +130,22 @@ def apply_gates(
             f"gates {gate_logits.shape} and features {features.shape} must share batch, height and "
             "width: make the gate at the resolution of the map that it scales"
         )
-    gate_logits = as_floating(gate_logits)
-    features = as_floating(features, gate_logits.dtype)
-    gates = jax.nn.sigmoid(gate_logits).astype(features.dtype)
-    return xla.scale_maps(features, gates, pack), gates
+    (data, factor), (logits, logits_factor) = stored(features), stored(gate_logits)
+    if factor != logits_factor:
+        raise ValueError(f"gates packed by {logits_factor} and features by {factor} do not fit")
+    logits = as_floating(logits)
+    data = as_floating(data, logits.dtype)
+    gates = jax.nn.sigmoid(logits).astype(data.dtype)
+    maps = xla.scale_maps(data, gates, factor)
+    return tuple(store(x, features) for x in maps), store(gates, features)
 
 
-def apply_channel_gates(features: Array, gate_logits: Array, pack: int = 1) -> Array:
+def apply_channel_gates(features: FeatureMap, gate_logits: Array) -> FeatureMap:
     """Scales a feature map by gates over channels, one scalar a channel of each picture (Table 3).
 
     Args:
       features: `b h w c`, any float dtype.
       gate_logits: `b 1 1 c`, the gates before their sigmoid.
-      pack: of the features (see `gsto_jax.ops.packing`).
 
     Returns:
       `sigmoid(gate_logits) * features`, in the shape and dtype of `features`.
@@ -150,13 +153,14 @@ def apply_channel_gates(features: Array, gate_logits: Array, pack: int = 1) -> A
     Raises:
       ValueError: the two do not share `b` and `c`.
     """
-    batch, _, _, lanes = features.shape
-    if gate_logits.shape != (batch, 1, 1, lanes // pack):
+    batch, _, _, channels = features.shape
+    if gate_logits.shape != (batch, 1, 1, channels):
         raise ValueError(
-            f"channel gates {gate_logits.shape} and features {features.shape} packed by {pack}: "
-            f"give gates {(batch, 1, 1, lanes // pack)}"
+            f"channel gates {gate_logits.shape} and features {features.shape}: "
+            f"give gates {(batch, 1, 1, channels)}"
         )
     gate_logits = as_floating(gate_logits)
-    features = as_floating(features, gate_logits.dtype)
-    gates = jax.nn.sigmoid(gate_logits).astype(features.dtype)
-    return (jnp.tile(gates, pack) if pack > 1 else gates) * features
+    data, factor = stored(features)
+    data = as_floating(data, gate_logits.dtype)
+    gates = jax.nn.sigmoid(gate_logits).astype(data.dtype)
+    return store((jnp.tile(gates, factor) if factor > 1 else gates) * data, features)

@@ -17,7 +17,7 @@ from gsto_jax.gate import apply_channel_gates, apply_gates
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.ops.checks import COUNT, check, factory, one_of
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.ops.packing import hints, unpack
+from gsto_jax.ops.packing import FeatureMap, store, stored, unpack
 
 ATTENTION_PLACES = ("block", "layer", "transfer")
 
@@ -42,16 +42,17 @@ class ChannelAttention(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, pack: int = 1) -> Array:
-        """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """`b h w c` -> the same shape."""
         x = as_floating(x)
+        data, _ = stored(x)
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        row = unpack(x.mean((1, 2), wide, keepdims=True), pack)  # b 1 pack c
+        row = unpack(store(data.mean((1, 2), wide, keepdims=True), x))  # b 1 factor c
         means = row.mean(2, keepdims=True).astype(x.dtype)
-        channels = means.shape[-1]
+        channels = x.shape[-1]
         squeeze = self.conv(max(channels // self.reduction, 1), 1, name="squeeze")
         logits = self.conv(channels, 1, name="excite")(jax.nn.relu(squeeze(means)))
-        return apply_channel_gates(x, logits, pack)
+        return apply_channel_gates(x, logits)
 
 
 class SpatialAttention(nn.Module):
@@ -74,17 +75,17 @@ class SpatialAttention(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, pack: int = 1) -> Array:
-        """`b h w c`, or packed (see `gsto_jax.ops.packing`), -> the same shape."""
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """`b h w c` -> the same shape."""
         x = as_floating(x)
-        *place, lanes = x.shape
-        pixels = x.reshape(*place, pack, lanes // pack)
+        data, factor = stored(x)
+        place = data.shape[:-1]
+        pixels = data.reshape(*place, factor, x.shape[-1])
         wide = jnp.promote_types(x.dtype, jnp.float32)
         mean = pixels.mean(-1, wide, keepdims=True).astype(x.dtype)
-        both = jnp.concatenate([mean, maximum(pixels)], axis=-1)
-        conv = self.conv(1, self.kernel_size, name="conv")
-        logits = conv(both.reshape(*place, 2 * pack), *hints(pack))
-        (scaled,), _ = apply_gates(x, logits, pack)
+        both = jnp.concatenate([mean, maximum(pixels)], axis=-1).reshape(*place, 2 * factor)
+        logits = self.conv(1, self.kernel_size, name="conv")(store(both, x))
+        (scaled,), _ = apply_gates(x, logits)
         return scaled
 
 
@@ -98,10 +99,10 @@ def maximum(x: Array) -> Array:
     return (x * place).sum(-1, keepdims=True)
 
 
-def no_attention(name: str) -> Callable[..., Array]:
+def no_attention(name: str) -> Callable[[FeatureMap], FeatureMap]:
     """Stands where there is no attention: leaves a map as it is."""
 
-    def unchanged(x: Array, pack: int = 1) -> Array:
+    def unchanged(x: FeatureMap) -> FeatureMap:
         return x
 
     return unchanged
@@ -117,7 +118,7 @@ ATTENTION: dict[str, ModuleDef] = {
 
 @dataclass(frozen=True)
 class Attention:
-    """What follows the parts of an HRNet; each is called as `layer(name=...)(x, pack)`.
+    """What follows the parts of an HRNet; each is called as `layer(name=...)(x)`.
 
     Attributes:
       conv: every convolution of stem, stage 1 and branches, with its BN and ReLU; the last one of a

@@ -1,18 +1,15 @@
 """HRNet's building blocks: convolution + BN (+ ReLU), and the two residual units."""
 
-from collections.abc import Sequence
 from dataclasses import field
-from itertools import pairwise
 
 import flax.linen as nn
-from jax import Array
 
 from gsto_jax.layers.attention import no_attention
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import COUNT, PARTS, at_least, check, flag
 from gsto_jax.ops.materialize import relu
-from gsto_jax.ops.packing import hints
+from gsto_jax.ops.packing import FeatureMap
 
 
 class ConvBN(nn.Module):
@@ -50,16 +47,11 @@ class ConvBN(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, x: Array, train: bool = False, pack: int = 1, out_pack: int | None = None
-    ) -> Array:
-        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`; packed as `Conv` says."""
-        out_pack = pack if out_pack is None else out_pack
-        conv = self.conv(
-            self.features, self.kernel_size, self.stride, **_dilated(self.dilation), name="conv"
-        )
-        x = conv(x, *hints(pack, out_pack))
-        x = self.norm(name="bn")(x, train, *hints(out_pack))
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`."""
+        dilated = _dilated(self.dilation)
+        x = self.conv(self.features, self.kernel_size, self.stride, **dilated, name="conv")(x)
+        x = self.norm(name="bn")(x, train)
         return relu(x) if self.relu else x
 
 
@@ -84,14 +76,14 @@ class BasicBlock(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w features`, or packed, -> the same shape."""
-        y = self.conv(self.features, 3, name="conv1")(x, *hints(pack))
-        y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
-        y = self.attention(name="attention1")(y, pack)
-        y = self.conv(self.features, 3, name="conv2")(y, *hints(pack))
-        y = self.norm(name="bn2")(y, train, *hints(pack))
-        return relu(x + self.attention(name="attention2")(y, pack))
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w features` -> the same shape."""
+        y = self.conv(self.features, 3, name="conv1")(x)
+        y = relu(self.norm(name="bn1")(y, train))
+        y = self.attention(name="attention1")(y)
+        y = self.conv(self.features, 3, name="conv2")(y)
+        y = self.norm(name="bn2")(y, train)
+        return relu(x + self.attention(name="attention2")(y))
 
 
 class Bottleneck(nn.Module):
@@ -119,21 +111,21 @@ class Bottleneck(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) 4*planes`, packed alike."""
-        y = self.conv(self.planes, 1, name="conv1")(x, *hints(pack))
-        y = relu(self.norm(name="bn1")(y, train, *hints(pack)))
-        y = self.attention(name="attention1")(y, pack)
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> `b ceil(h/stride) ceil(w/stride) 4*planes`."""
+        y = self.conv(self.planes, 1, name="conv1")(x)
+        y = relu(self.norm(name="bn1")(y, train))
+        y = self.attention(name="attention1")(y)
         spatial = self.conv(self.planes, 3, self.stride, **_dilated(self.dilation), name="conv2")
-        y = spatial(y, *hints(pack))
-        y = relu(self.norm(name="bn2")(y, train, *hints(pack)))
-        y = self.attention(name="attention2")(y, pack)
-        y = self.conv(4 * self.planes, 1, name="conv3")(y, *hints(pack))
-        y = self.norm(name="bn3")(y, train, *hints(pack))
-        y = self.attention(name="attention3")(y, pack)
-        if self.stride != 1 or x.shape[-1] != 4 * self.planes * pack:
+        y = spatial(y)
+        y = relu(self.norm(name="bn2")(y, train))
+        y = self.attention(name="attention2")(y)
+        y = self.conv(4 * self.planes, 1, name="conv3")(y)
+        y = self.norm(name="bn3")(y, train)
+        y = self.attention(name="attention3")(y)
+        if self.stride != 1 or x.shape[-1] != 4 * self.planes:
             parts = {"conv": self.conv, "norm": self.norm, "name": "downsample"}
-            x = ConvBN(4 * self.planes, 1, self.stride, relu=False, **parts)(x, train, pack)
+            x = ConvBN(4 * self.planes, 1, self.stride, relu=False, **parts)(x, train)
         return relu(x + y)
 
 
@@ -160,22 +152,13 @@ class DownChain(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, packs: Sequence[int] | None = None) -> Array:
-        """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up).
-
-        Args:
-          x: the map.
-          train: normalise by the batch's statistics.
-          packs: how `x` is packed, then the result of each convolution; None for not at all.
-        """
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up)."""
         parts = {"conv": self.conv, "norm": self.norm}
-        packs = packs or [1] * (self.halvings + 1)
-        channels = x.shape[-1] // packs[0]
-        for k, pair in enumerate(pairwise(packs)):
+        for k in range(self.halvings):
             last = k == self.halvings - 1
-            width, relu = (self.features, self.last_relu) if last else (channels, True)
-            step = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")
-            x = step(x, train, *pair)
+            width, relu = (self.features, self.last_relu) if last else (x.shape[-1], True)
+            x = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")(x, train)
         return x
 
 

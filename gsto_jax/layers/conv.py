@@ -14,7 +14,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.ops.checks import COUNT, check, flag, floating, function
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.materialize import materialize
-from gsto_jax.ops.packing import packed_kernel, tile
+from gsto_jax.ops.packing import FeatureMap, Packed, packed_kernel, stored, tile
 from gsto_jax.ops.spatial_sharding import along_space
 
 ModuleDef = Any  # a Module class, or functools.partial of one
@@ -83,13 +83,8 @@ class Conv(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, pack: int = 1, out_pack: int | None = None) -> Array:
-        """Convolves `x`.
-
-        Args:
-          x: `b h w c`, or packed by `pack` (see `gsto_jax.ops.packing`).
-          pack: of `x`; it divides the width.
-          out_pack: of the result; None for that of `x`.
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """Convolves `x`, which may be packed.
 
         Raises:
           UserError: `x` is no map `b h w c`.
@@ -99,18 +94,18 @@ class Conv(nn.Module):
                 f"a convolution over {x.shape}: give maps b h w c (tokens b n c: reshape them to "
                 "the grid they lie in)"
             )
-        x = as_floating(x, self.param_dtype)
-        k, channels = self.kernel_size, x.shape[-1] // pack
-        out_pack = pack if out_pack is None else out_pack
+        rows, width = (-(-side // self.stride) for side in x.shape[1:3])
+        channels, pad = x.shape[-1], self.dilation * (self.kernel_size // 2)
+        data, factor = stored(as_floating(x, self.param_dtype))
         kernel = self.drawn_kernel(channels)
-        pad = self.dilation * (k // 2)
         across, stride, dilation = (pad, pad), self.stride, self.dilation
-        if pack > 1 or out_pack > 1:
+        out_factor = x.factor_at(width) if isinstance(x, Packed) else 1
+        if factor > 1 or out_factor > 1:
             kernel, stride, (left, right) = packed_kernel(
-                kernel, self.stride, self.dilation, pack, out_pack
+                kernel, self.stride, self.dilation, factor, out_factor
             )
-            width = -(-x.shape[2] * pack // self.stride) // out_pack
-            across, dilation = (left, stride * (width - 1) + right - (x.shape[2] - 1)), 1
+            last = stride * (width // out_factor - 1)
+            across, dilation = (left, last + right - (data.shape[2] - 1)), 1
         convolve = partial(
             jax.lax.conv_general_dilated,
             window_strides=(self.stride, stride),
@@ -118,11 +113,12 @@ class Conv(nn.Module):
             rhs_dilation=(self.dilation, dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        x = along_space(x, rows=-(-x.shape[1] // self.stride))
-        kernel = kernel.astype(x.dtype)
+        data = along_space(data, rows=rows)
+        kernel = kernel.astype(data.dtype)
         one = kernel.shape[:2] == (1, 1) and self.stride == 1
-        y = project(x, kernel) if one else convolve(x, kernel)
-        return self.add_bias(materialize(along_space(y)), channels, out_pack)
+        y = project(data, kernel) if one else convolve(data, kernel)
+        y = self.add_bias(materialize(along_space(y)), channels, out_factor)
+        return x.replace(data=y, factor=out_factor) if isinstance(x, Packed) else y
 
     def initial_std(self, channels: int) -> float:
         """Deviation of the initial kernel over so many input channels."""
@@ -139,14 +135,14 @@ class Conv(nn.Module):
         k = self.kernel_size
         return self.param("kernel", normal, (k, k, channels, self.features), self.param_dtype)
 
-    def add_bias(self, y: Array, channels: int, pack: int) -> Array:
-        """`y`, packed by `pack`, with the bias over so many input channels, if there is one."""
+    def add_bias(self, y: Array, channels: int, factor: int) -> Array:
+        """Adds the bias, if there is one, to an output of `channels`, packed by `factor`."""
         if not self.use_bias:
             return y
         bias = self.param("bias", self._draw_bias, channels)
         if self.cancelled_bias:
             bias = jax.lax.stop_gradient(bias)
-        return y + tile(bias, pack).astype(y.dtype)[None, None, None]
+        return y + tile(bias, factor).astype(y.dtype)[None, None, None]
 
     def _draw_bias(self, key: Array, channels: int) -> Array:
         bound = self.initial_bound(channels)

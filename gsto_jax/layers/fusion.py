@@ -21,7 +21,7 @@ from gsto_jax.ops.checks import (
     optional,
 )
 from gsto_jax.ops.materialize import relu
-from gsto_jax.ops.packing import unpack, upsample
+from gsto_jax.ops.packing import FeatureMap, unpack
 from gsto_jax.ops.resize import resize
 
 
@@ -69,17 +69,10 @@ class MultiScaleFusion(nn.Module):
     @nn.compact
     def __call__(
         self,
-        branches: Sequence[Array],
+        branches: Sequence[FeatureMap],
         train: bool = False,
-        packs: Sequence[int] | None = None,
-    ) -> tuple[list[Array], dict[str, Array]]:
+    ) -> tuple[list[FeatureMap], dict[str, Array]]:
         """Fuses branches `b h_j w_j c_j`.
-
-        Args:
-          branches: the maps.
-          train: normalise by the batch's statistics.
-          packs: how each branch is packed (see `gsto_jax.ops.packing`): their sides halve
-            exactly, and `align_corners` is off. None for plain maps of any size.
 
         Returns:
           The fused branches, each of the shape it had, and the gates `b h_j w_j 1` by name
@@ -88,10 +81,7 @@ class MultiScaleFusion(nn.Module):
         Raises:
           ValueError: a branch is not half of the one before, rounded up.
         """
-        plain = packs is None
-        packs = packs or [1] * len(branches)
-        sizes = [(x.shape[1], x.shape[2] * by) for x, by in zip(branches, packs, strict=True)]
-        for above, below in pairwise(sizes):
+        for above, below in pairwise(x.shape[1:3] for x in branches):
             # Written as convolutions count, so that it holds of symbolic sizes too.
             if below != tuple((side - 1) // 2 + 1 for side in above):
                 raise ValueError(
@@ -99,23 +89,23 @@ class MultiScaleFusion(nn.Module):
                     "before, rounded up"
                 )
         targets = range(len(branches) if self.targets is None else self.targets)
-        sources, gates = self._gate_sources(branches, targets, train, packs)
+        sources, gates = self._gate_sources(branches, targets, train)
         fused = []
         for i in targets:
             transferred = [
-                self._transfer(sources[j][i], j, i, branches[i], train, packs, plain)
+                self._transfer(sources[j][i], j, i, branches[i].shape, train)
                 for j in range(len(branches))
             ]
             fused.append(relu(sum(transferred[1:], transferred[0])))
         return fused, gates
 
     def _gate_sources(
-        self, branches: Sequence[Array], targets: range, train: bool, packs: Sequence[int]
-    ) -> tuple[list[dict[int, Array]], dict[str, Array]]:
-        """What each source sends to each target, and the gates that made it."""
+        self, branches: Sequence[FeatureMap], targets: range, train: bool
+    ) -> tuple[list[dict[int, FeatureMap]], dict[str, Array]]:
+        """Returns the map that each source sends to each target, and the gates by name."""
         if self.gate == "none":
             return [dict.fromkeys(targets, branch) for branch in branches], {}
-        sources: list[dict[int, Array]] = []
+        sources: list[dict[int, FeatureMap]] = []
         named: dict[str, Array] = {}
         for j, branch in enumerate(branches):
             gated = [i for i in targets if i != j or self.self_gate]
@@ -130,8 +120,8 @@ class MultiScaleFusion(nn.Module):
                 norm=self.norm,
                 name=f"gate{j}",
             )
-            found = gate(branch, train, packs[j])
-            gates = unpack(found.gates, packs[j])
+            found = gate(branch, train)
+            gates = unpack(found.gates)
             for slot, i in enumerate(gated):
                 sources[j][i] = found.maps[slot]
                 named[f"gate{j}_to{i}"] = gates[..., slot : slot + 1]
@@ -139,27 +129,20 @@ class MultiScaleFusion(nn.Module):
 
     def _transfer(
         self,
-        x: Array,
+        x: FeatureMap,
         source: int,
         target: int,
-        like: Array,
+        shape: Sequence[int],
         train: bool,
-        packs: Sequence[int],
-        plain: bool,
-    ) -> Array:
-        """Takes one map from the source's resolution and width to those of the target `like`."""
+    ) -> FeatureMap:
+        """Transfers a map from the scale of its source to the scale and the `shape` of a target."""
         if source == target:
             return x
         parts = {"conv": self.conv, "norm": self.norm, "name": f"path{source}_to{target}"}
-        features = like.shape[-1] // packs[target]
         if source < target:
-            down = DownChain(features, target - source, **parts)
-            return down(x, train, packs[source : target + 1])
-        x = ConvBN(features, 1, relu=False, **parts)(x, train, packs[source])
-        if plain:
-            return resize(x, like.shape[1:3], self.upsample, self.align_corners)
-        factor = like.shape[1] // x.shape[1]
-        return upsample(x, factor, packs[source], packs[target], self.upsample)
+            return DownChain(shape[-1], target - source, **parts)(x, train)
+        x = ConvBN(shape[-1], 1, relu=False, **parts)(x, train)
+        return resize(x, shape[1:3], self.upsample, self.align_corners)
 
 
 class GFM(MultiScaleFusion):

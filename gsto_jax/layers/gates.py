@@ -4,7 +4,6 @@ from dataclasses import field
 
 import flax.linen as nn
 import jax
-from jax import Array
 
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
@@ -13,7 +12,7 @@ from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.ops.packing import hints
+from gsto_jax.ops.packing import FeatureMap
 
 GATE_FORMS = ("released", "paper")
 
@@ -47,8 +46,8 @@ class SpatialGate(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w c`, or packed, -> logits `b h w gates`, packed alike.
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> logits `b h w gates`.
 
         Raises:
           ValueError: an unknown form.
@@ -56,12 +55,12 @@ class SpatialGate(nn.Module):
         """
         check_form(self.form)
         conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
-        logits = conv(x, *hints(pack))
+        logits = conv(x)
         if self.form == "paper":
             return logits
         norm = self.norm(name="bn")
         check_norm(norm)
-        return jax.nn.relu(norm(logits, train, *hints(pack)))
+        return jax.tree.map(jax.nn.relu, norm(logits, train))
 
 
 class SelfGated(nn.Module):
@@ -90,8 +89,8 @@ class SelfGated(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Gated:
-        """`b h w c`, or packed, -> `gates` maps like it, and the gates.
+    def __call__(self, x: FeatureMap, train: bool = False) -> Gated:
+        """`b h w c` -> `gates` maps like it, and the gates.
 
         Raises:
           ValueError: an unknown form.
@@ -102,26 +101,19 @@ class SelfGated(nn.Module):
         conv = self.conv(self.gates, 1, parallel=self.gates, name="conv")
         norm = self.norm(name="bn") if released else None
         check_norm(norm)
-        logits = conv(x, *hints(pack))
+        logits = conv(x)
         x = as_floating(x, logits.dtype)
         if reason := _reason_against_fusion(conv, norm, train):
             if self.implementation in ("pallas_tpu", "pallas_gpu"):
                 raise UserError(f"implementation {self.implementation!r} cannot run here: {reason}")
             if norm is not None:
-                logits = jax.nn.relu(norm(logits, train, *hints(pack)))
-            return Gated(*apply_gates(x, logits, pack), None, None)
+                logits = jax.tree.map(jax.nn.relu, norm(logits, train))
+            return Gated(*apply_gates(x, logits), None, None)
         kernel = conv.variables["params"]["kernel"][0, 0]
-        parameters = None if norm is None else norm.norm_parameters(logits, train, pack)
-        gated = gated_maps(
-            x,
-            kernel,
-            parameters,
-            relu=released,
-            pack=pack,
-            implementation=self.implementation,
-        )
+        parameters = None if norm is None else norm.norm_parameters(logits, train)
+        gated = gated_maps(x, kernel, parameters, relu=released, implementation=self.implementation)
         if train and norm is not None:
-            norm.update(logits, gated.mean, gated.var, pack)
+            norm.update(logits, gated.mean, gated.var)
         return gated
 
 
@@ -158,20 +150,12 @@ class GateChain(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
-        """`b h w c` -> logits `b h/2^halvings w/2^halvings 1` (sizes rounded up).
-
-        Args:
-          x: the plain map.
-          train: normalise by the batch's statistics.
-          pack: of the one channel at the first resolution; `2^halvings` divides it. The result is
-            packed by `pack / 2^halvings`.
-        """
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+        """`b h w c` -> logits `b h/2^halvings w/2^halvings 1` (sizes rounded up)."""
         parts = {"conv": self.conv, "norm": self.norm}
-        x = ConvBN(1, self.kernel_size, **parts, name="cbr0")(x, train, 1, pack)
+        x = ConvBN(1, self.kernel_size, **parts, name="cbr0")(x, train)
         for k in range(1, self.halvings + 1):
-            x = ConvBN(1, 3, stride=2, **parts, name=f"cbr{k}")(x, train, pack, max(pack // 2, 1))
-            pack = max(pack // 2, 1)
+            x = ConvBN(1, 3, stride=2, **parts, name=f"cbr{k}")(x, train)
         return x
 
 

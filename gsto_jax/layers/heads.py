@@ -9,33 +9,55 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.branch_conv import BranchConv
-from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
+from gsto_jax.layers.conv import Conv, ModuleDef, default_conv, project
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import COUNT, PARTS, check, flag
-from gsto_jax.ops.materialize import relu
-from gsto_jax.ops.packing import unpack
+from gsto_jax.ops.floating import as_floating
+from gsto_jax.ops.materialize import materialize, relu
+from gsto_jax.ops.packing import (
+    FeatureMap,
+    Packed,
+    packed_kernel,
+    project_and_upsample,
+    stored,
+    unpack,
+)
 from gsto_jax.ops.resize import resize
+from gsto_jax.ops.spatial_sharding import along_space
 
 _LEAST_PACK, _WIDEST = 4, 512
 """Where branches are convolved one by one: packed so much, and in so many lanes at most. Otherwise
 the zeros in the kernels cost more than a concatenation does."""
 
 
-def concatenate_branches(
-    branches: Sequence[Array], align_corners: bool = False, packs: Sequence[int] | None = None
-) -> Array:
-    """Upsamples all branches bilinearly to branch 0 and concatenates: `b h w sum(c_j)`.
+def concatenate_branches(branches: Sequence[FeatureMap], align_corners: bool = False) -> Array:
+    """Upsamples branches `b h_j w_j c_j` bilinearly to branch 0: a plain map `b h w sum(c_j)`."""
+    plain = [unpack(x) for x in branches]
+    size = plain[0].shape[1:3]
+    return jnp.concatenate([resize(x, size, "bilinear", align_corners) for x in plain], axis=-1)
 
-    Args:
-      branches: `b h_j w_j c_j`.
-      align_corners: of the upsampling.
-      packs: how they are packed; None for not at all. The result is plain.
+
+class BranchConv(Conv):
+    """The 1x1 convolution of what `concatenate_branches` returns, without the concatenation.
+
+    A 1x1 convolution commutes with upsampling, and falls into a sum over the branches: each packed
+    branch becomes its part of the result in one transposed convolution. The parameters are those of
+    `Conv` on the concatenation.
     """
-    packs = packs or [1] * len(branches)
-    branches = [unpack(x, by) for x, by in zip(branches, packs, strict=False)]
-    size = branches[0].shape[1:3]
-    return jnp.concatenate([resize(x, size, "bilinear", align_corners) for x in branches], axis=-1)
+
+    @nn.compact
+    def __call__(self, branches: Sequence[Packed]) -> Packed:  # type: ignore[override]
+        """`b h_j w_j c_j`, each half of the one before, -> `b h_0 w_0 features`."""
+        branches = [as_floating(x, self.param_dtype) for x in branches]
+        first, widths = branches[0], [x.shape[-1] for x in branches]
+        starts = [sum(widths[:j]) for j in range(1, len(widths))]
+        kernels = jnp.split(self.drawn_kernel(sum(widths))[0, 0], starts)
+        placed, _, _ = packed_kernel(kernels[0][None, None], 1, 1, first.factor, first.factor)
+        y = project(first.data, placed.astype(first.dtype))
+        for j in range(1, len(branches)):
+            y += project_and_upsample(branches[j], kernels[j], 2**j).data
+        y = self.add_bias(materialize(along_space(y)), sum(widths), first.factor)
+        return first.replace(data=y)
 
 
 class SegmentationHead(nn.Module):
@@ -59,36 +81,24 @@ class SegmentationHead(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, x: Array | Sequence[Array], train: bool = False, packs: Sequence[int] | None = None
-    ) -> Array:
-        """`b h w c`, or branches `b h_j w_j c_j`, -> logits `b h w num_classes`.
-
-        Args:
-          x: a map; if `packs` are given, branches, whose concatenation is meant.
-          train: normalise by the batch's statistics.
-          packs: how the branches are packed (see `gsto_jax.ops.packing`).
-        """
-        branches: list[Any] = [x] if packs is None else list(x)
-        packs = [1] if packs is None else packs
-        width = sum(x.shape[-1] // by for x, by in zip(branches, packs, strict=False))
+    def __call__(self, x: FeatureMap | Sequence[FeatureMap], train: bool = False) -> Array:
+        """Predicts plain logits `b h w num_classes` from a map or from branches, concatenated."""
+        branches: Sequence[Any] = x if isinstance(x, Sequence) else [x]
+        width = sum(x.shape[-1] for x in branches)
         norm = self.norm(name="bn")
         own = isinstance(norm, BatchNorm) and getattr(self.conv, "func", self.conv) is Conv
         bias: dict[str, Any] = {"use_bias": True}
         if train and own:
             bias["cancelled_bias"] = True
-        packing: tuple[int, ...] = ()
-        narrow = packs[0] >= _LEAST_PACK and packs[0] * width <= _WIDEST
-        if own and narrow and not self.align_corners:
+        _, factor = stored(branches[0])
+        if own and factor >= _LEAST_PACK and factor * width <= _WIDEST and not self.align_corners:
             parts = getattr(self.conv, "keywords", {})
-            y = BranchConv(width, 1, **parts, **bias, name="conv")(branches, packs)
-            packing = (packs[0],)
+            y = BranchConv(width, 1, **parts, **bias, name="conv")(branches)
         else:
-            y = concatenate_branches(branches, self.align_corners, packs)
+            y = concatenate_branches(branches, self.align_corners)
             y = self.conv(width, 1, **bias, name="conv")(y)
         classifier = self.conv(self.num_classes, 1, use_bias=True, name="classifier")
-        logits = classifier(relu(norm(y, train, *packing)), *packing)
-        return unpack(logits, *packing) if packing else logits
+        return unpack(classifier(relu(norm(y, train))))
 
 
 class FCNHead(nn.Module):

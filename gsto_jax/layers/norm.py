@@ -1,5 +1,6 @@
 """Batch normalisation with the running-statistics rule of the reference networks."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from gsto_jax.errors import StatisticsError
 from gsto_jax.ops.batch_norm import NormParameters, affine, batch_norm
 from gsto_jax.ops.checks import COUNT, between, check, floating, one_of
 from gsto_jax.ops.floating import as_floating
+from gsto_jax.ops.packing import FeatureMap, store, stored
 
 STATISTICS = ("two_pass", "one_pass")
 
@@ -52,50 +54,46 @@ class BatchNorm(nn.Module):
         )
         super().__post_init__()
 
-    def __call__(self, x: Array, train: bool = False, pack: int = 1) -> Array:
+    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
         """Normalizes `x`, by the batch's statistics if `train`, else by the running ones.
-
-        Args:
-          x: `b h w c`, or packed by `pack` (see `gsto_jax.ops.packing`).
-          train: which statistics.
-          pack: of `x`.
 
         Raises:
           ValueError: `groups` do not divide the batch.
           StatisticsError: fewer than two values per channel in training (but not in `init`), for
             which PyTorch raises too: their variance is 0, and the running variance decays to it.
         """
-        x = as_floating(x, self.param_dtype)
+        data, factor = stored(as_floating(x, self.param_dtype))
         if not train:
-            scale, bias, mean, var = self._arrays(x.shape[-1] // pack)
-            return affine(x, mean, var, scale, bias, self.epsilon, pack)
-        norm = self.norm_parameters(x, train, pack)
+            scale, bias, mean, var = self._arrays(x.shape[-1])
+            return store(affine(data, mean, var, scale, bias, self.epsilon, factor), x)
+        norm = self.norm_parameters(x, train)
+
+        def normalize(data: Array) -> tuple[Array, Array, Array]:
+            return batch_norm(data, norm.scale, norm.bias, self.epsilon, factor, norm.shift)
+
         groups = self._groups
         if groups == 1:
-            y, mean, var = batch_norm(x, norm.scale, norm.bias, self.epsilon, pack, norm.shift)
+            y, mean, var = normalize(data)
         else:
-            split = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-            each = jax.vmap(
-                lambda x: batch_norm(x, norm.scale, norm.bias, self.epsilon, pack, norm.shift)
-            )
-            y, mean, var = each(split)
-            y, mean, var = y.reshape(x.shape), mean.mean(0), var.mean(0)
-        self.update(x, mean, var, pack)
-        return y
+            split = data.reshape(groups, data.shape[0] // groups, *data.shape[1:])
+            y, mean, var = jax.vmap(normalize)(split)
+            y, mean, var = y.reshape(data.shape), mean.mean(0), var.mean(0)
+        self.update(x, mean, var)
+        return store(y, x)
 
-    def norm_parameters(self, x: Array, train: bool, pack: int = 1) -> NormParameters:
+    def norm_parameters(self, x: FeatureMap, train: bool) -> NormParameters:
         """Returns what an operation fused with BN needs; it calls `update` in training.
 
         Raises:
           ValueError, StatisticsError: see `__call__`.
         """
-        scale, bias, mean, var = self._arrays(x.shape[-1] // pack)
+        scale, bias, mean, var = self._arrays(x.shape[-1])
         if not train:
             factor = jax.lax.rsqrt(var + self.epsilon) * scale
             return NormParameters(factor, bias - mean * factor)
         if x.shape[0] % self._groups:
             raise ValueError(f"{self._groups} groups do not divide a batch of {x.shape[0]}")
-        count = self._values_per_channel(x, pack)
+        count = self._values_per_channel(x)
         if count < 2 and not self.is_initializing():
             raise StatisticsError(
                 f"BatchNorm {'/'.join(self.path)}: a map {x.shape} in groups={self._groups} leaves "
@@ -105,11 +103,11 @@ class BatchNorm(nn.Module):
         shift = mean if self.statistics == "one_pass" else None
         return NormParameters(scale, bias, self.epsilon, shift)
 
-    def update(self, x: Array, mean: Array, var: Array, pack: int = 1) -> None:
+    def update(self, x: FeatureMap, mean: Array, var: Array) -> None:
         """Updates the running statistics by the mean and biased variance of a batch `x`."""
         if self.is_initializing():
             return
-        count = self._values_per_channel(x, pack)
+        count = self._values_per_channel(x)
         for name, new in (("mean", mean), ("var", var * (count / (count - 1)))):
             old: Any = self.get_variable("batch_stats", name)
             average = self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
@@ -129,5 +127,5 @@ class BatchNorm(nn.Module):
     def _groups(self) -> int:
         return 1 if self.is_initializing() else self.groups
 
-    def _values_per_channel(self, x: Array, pack: int) -> int:
-        return x.size // x.shape[-1] * pack // self._groups
+    def _values_per_channel(self, x: FeatureMap) -> int:
+        return math.prod(x.shape[:-1]) // self._groups

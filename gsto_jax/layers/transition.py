@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import flax.linen as nn
+from flax.core import FrozenDict
 from jax import Array
 
 from gsto_jax.gate import apply_gates
@@ -14,7 +15,7 @@ from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.scale_transfer import GSTOOutput, SupervisedGSTO, UnsupervisedGSTO
 from gsto_jax.ops.checks import COUNT, PARTS, at_least, check, flag
-from gsto_jax.ops.packing import pack, unpack
+from gsto_jax.ops.packing import FeatureMap, Packed, pack, pack_like, unpack
 
 _CHAIN_PACK = 16  # of the one channel of a chain, where maps are packed
 GTM_KINDS = ("none", "supervised", "unsupervised", "head_only")
@@ -61,17 +62,14 @@ class GTM(nn.Module):
     @nn.compact
     def __call__(
         self,
-        branches: Sequence[Array],
+        branches: Sequence[FeatureMap],
         train: bool = False,
-        packs: Sequence[int] | None = None,
     ) -> GSTOOutput:
-        """Makes a branch of half the resolution of the last one.
+        """Creates a branch of half the resolution of the last one.
 
         Args:
           branches: `b h_j w_j c_j`, highest resolution first.
-          train: normalise by the batch's statistics.
-          packs: how the branches are packed (see `gsto_jax.ops.packing`), then how the new one
-            shall be; None for not at all.
+          train: normalizes by the batch's statistics.
 
         Returns:
           The new branch, the head's logits at the size of branch 0, and the gate, both plain.
@@ -84,40 +82,35 @@ class GTM(nn.Module):
         if self.kind in ("supervised", "head_only") and self.num_classes < 1:
             raise ValueError(f"a {self.kind} GTM needs num_classes, the channels of its head")
         check_form(self.form)
-        plain = packs is None
-        packs = packs or [1] * (len(branches) + 1)
         if self.form == "paper" and self.kind in ("supervised", "unsupervised"):
-            return self._paper(branches, train, packs)
-        return self._released(branches, train, packs, plain)
+            return self._paper(branches, train)
+        return self._released(branches, train)
 
-    def _released(
-        self, branches: Sequence[Array], train: bool, packs: Sequence[int], plain: bool
-    ) -> GSTOOutput:
+    def _released(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
         parts = {"conv": self.conv, "norm": self.norm}
         logits, gate, lowest = None, None, branches[-1]
         if self.kind != "none":
             if self.kind == "unsupervised":
-                evidence = concatenate_branches(branches, self.align_corners, packs)
+                evidence = concatenate_branches(branches, self.align_corners)
             else:
                 of_head = {**parts, "align_corners": self.align_corners, "name": "head"}
                 head = SegmentationHead(self.num_classes, **of_head)
-                evidence = logits = head(branches, train, packs)
+                evidence = logits = head(branches, train)
             if self.kind != "head_only":
                 kernel_size = 3 if self.kind == "supervised" else 1
                 halvings = len(branches) - 1
                 chain = GateChain(halvings, kernel_size, **parts, name="gate")
-                by = 1 if plain else math.gcd(evidence.shape[2], _CHAIN_PACK)
-                by = by if by >> halvings else 1
-                scores = unpack(chain(evidence, train, by), max(by >> halvings, 1))
-                scores = pack(scores, packs[-2])
-                (lowest,), gate = apply_gates(lowest, scores, packs[-2])
-                gate = unpack(gate, packs[-2])
+                if isinstance(lowest, Packed):
+                    evidence = _packed_chain(evidence, halvings)
+                scores = pack_like(unpack(chain(evidence, train)), lowest)
+                (lowest,), gate = apply_gates(lowest, scores)
+                gate = unpack(gate)
         down = ConvBN(self.features, 3, stride=2, **parts, name="down")
-        return GSTOOutput(down(lowest, train, *packs[-2:]), logits, gate)
+        return GSTOOutput(down(lowest, train), logits, gate)
 
-    def _paper(self, branches: Sequence[Array], train: bool, packs: Sequence[int]) -> GSTOOutput:
+    def _paper(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
         parts = {"conv": self.conv, "norm": self.norm}
-        evidence = concatenate_branches(branches, self.align_corners, packs)
+        evidence = concatenate_branches(branches, self.align_corners)
         chain = {"last_relu": True, **parts, "name": "down"}
         down = DownChain(self.features, len(branches), **chain)
         if self.kind == "unsupervised":
@@ -125,4 +118,14 @@ class GTM(nn.Module):
         else:
             gsto = SupervisedGSTO(down, self.num_classes, "paper", **parts, name="gsto")
             made = gsto(evidence, train)
-        return made._replace(features=pack(made.features, packs[-1]))
+        lowest = branches[-1]
+        factors = lowest.factors if isinstance(lowest, Packed) else {}
+        return made._replace(features=pack(made.features, factors))
+
+
+def _packed_chain(x: Array, halvings: int) -> Packed:
+    """Returns a map whose `GateChain` packs its one channel, and less so at each halving."""
+    factor = math.gcd(x.shape[2], _CHAIN_PACK)
+    factor = factor if factor >> halvings else 1
+    later = {x.shape[2] >> n: max(factor >> n, 1) for n in range(halvings + 1)}
+    return Packed(x, 1, FrozenDict(later))

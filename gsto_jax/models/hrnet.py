@@ -29,7 +29,7 @@ from gsto_jax.ops.checks import (
     instance_of,
     one_of,
 )
-from gsto_jax.ops.packing import pack, packs_of, unpack
+from gsto_jax.ops.packing import FeatureMap, pack, packs_of, unpack
 from gsto_jax.ops.spatial_sharding import along_space
 
 HEADS = ("v1", "v2")
@@ -66,22 +66,18 @@ class HRModule(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        branches: Sequence[Array],
-        train: bool = False,
-        packs: Sequence[int] | None = None,
-    ) -> tuple[list[Array], dict[str, Array]]:
-        """Branches `b h_j w_j c_j`, or packed, -> the same shapes, and the gates by name."""
+        self, branches: Sequence[FeatureMap], train: bool = False
+    ) -> tuple[list[FeatureMap], dict[str, Array]]:
+        """Branches `b h_j w_j c_j` -> the same shapes, and the gates by name."""
         parts = {"conv": self.conv, "norm": self.norm, "attention": self.attention.conv}
         deeper = []
         for j, x in enumerate(branches):
-            by = packs[j] if packs else 1
             for n in range(self.blocks):
                 name = f"branch{j}_block{n}"
-                x = BasicBlock(x.shape[-1] // by, **parts, name=name)(x, train, by)
-                x = self.attention.unit(name=f"{name}_attention")(x, by)
-            deeper.append(self.attention.branch(name=f"branch{j}_attention")(x, by))
-        return self.fusion(name="fusion")(deeper, train, packs)
+                x = BasicBlock(x.shape[-1], **parts, name=name)(x, train)
+                x = self.attention.unit(name=f"{name}_attention")(x)
+            deeper.append(self.attention.branch(name=f"branch{j}_attention")(x))
+        return self.fusion(name="fusion")(deeper, train)
 
 
 class Transition(nn.Module):
@@ -99,33 +95,18 @@ class Transition(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        branches: Sequence[Array],
-        train: bool = False,
-        packs: Sequence[int] | None = None,
-        out_packs: Sequence[int] | None = None,
-    ) -> tuple[list[Array], Array | None, Array | None]:
-        """`s` branches -> `s + 1` branches; class logits and gate of the GTM where it has them.
-
-        Args:
-          branches: the maps.
-          train: normalise by the batch's statistics.
-          packs: how they are packed; None for not at all.
-          out_packs: how the results shall be; those whose width stays are packed already.
-        """
-        plain = packs is None or out_packs is None
-        packs = packs or [1] * len(branches)
-        out_packs = out_packs or [1] * (len(branches) + 1)
+        self, branches: Sequence[FeatureMap], train: bool = False
+    ) -> tuple[list[FeatureMap], Array | None, Array | None]:
+        """`s` branches -> `s + 1` branches; class logits and gate of the GTM where it has them."""
         kept = []
         for i, (x, width) in enumerate(zip(branches, self.widths, strict=False)):
-            if x.shape[-1] != width * packs[i]:
+            if x.shape[-1] != width:
                 keep = ConvBN(width, 3, conv=self.conv, norm=self.norm, name=f"keep{i}")
-                x = keep(x, train, packs[i], out_packs[i])
+                x = keep(x, train)
             kept.append(x)
-        lowest = self.attention(name="attention")(branches[-1], packs[-1])
+        lowest = self.attention(name="attention")(branches[-1])
         gtm = self.gtm(self.widths[-1], name="gtm")
-        around = None if plain else [*packs, out_packs[-1]]
-        new, logits, gate = gtm([*branches[:-1], lowest], train, around)
+        new, logits, gate = gtm([*branches[:-1], lowest], train)
         return [*kept, new], logits, gate
 
 
@@ -195,11 +176,11 @@ class HRNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Outputs:
-        """Scores every pixel of a normalised image.
+        """Scores every pixel of a normalized image.
 
         Args:
-          image: `b h w 3`, normalised RGB, any dtype; `b` may be 0.
-          train: normalise by the batch's statistics and update the running ones.
+          image: `b h w 3`, normalized RGB, any dtype; `b` may be 0.
+          train: normalize by the batch's statistics and update the running ones.
 
         Raises:
           ValueError: the image is not `b h w 3`.
@@ -210,6 +191,62 @@ class HRNet(nn.Module):
         check_map(image, "HRNet", channels=3)
         parts = parts_of(self)
         after = attention(self.attention.kind, self.attention.place, parts["conv"])
+        first_factors, branch_factors = self.factors(image.shape[1:3])
+        x = pack(along_space(image.astype(self.dtype)), first_factors)
+        x = self._stem_and_stage1(x, train, parts, after.conv)
+        stages = {"stage1": [unpack(x)]}
+        branches = [pack(x, branch_factors)]
+        stage_logits: dict[str, Array] = {}
+        gates: dict[str, Array] = {}
+        for stage in (2, 3, 4):
+            transition = self._transition(stage, parts, after.transition)
+            branches, logits, gate = transition(branches, train)
+            if logits is not None:
+                stage_logits[f"stage{stage - 1}"] = logits
+            if gate is not None:
+                gates[f"transition{stage - 1}"] = gate
+            for m in range(self.spec.modules[stage - 2]):
+                branches, fusion_gates = self._module(stage, m, parts, after)(branches, train)
+                gates |= {f"stage{stage}/module{m}/{key}": g for key, g in fusion_gates.items()}
+            stages[f"stage{stage}"] = [unpack(x) for x in branches]
+        if self.head == "v1":
+            head = parts["conv"](self.num_classes, 1, use_bias=True, name="head")
+            logits = head(stages["stage4"][0])
+        else:
+            corners = self.align_corners
+            head = SegmentationHead(self.num_classes, **parts, align_corners=corners, name="head")
+            logits = head(branches, train)
+        return Outputs(logits, stage_logits, stages, gates)
+
+    def _stem_and_stage1(
+        self, x: FeatureMap, train: bool, parts: dict[str, ModuleDef], attention: ModuleDef
+    ) -> FeatureMap:
+        for k in (1, 2):
+            x = ConvBN(self.spec.stem_width, 3, stride=2, **parts, name=f"stem{k}")(x, train)
+            x = attention(name=f"stem{k}_attention")(x)
+        for n in range(self.spec.stage1_blocks):
+            unit = {**parts, "attention": attention, "name": f"stage1_block{n}"}
+            x = Bottleneck(self.spec.stage1_planes, **unit)(x, train)
+        return x
+
+    def _transition(
+        self, stage: int, parts: dict[str, ModuleDef], attention: ModuleDef
+    ) -> Transition:
+        gtm = partial(
+            GTM,
+            kind=self.gsto.gtm[stage - 2],
+            num_classes=self.num_classes,
+            form=self.gsto.gtm_form,
+            align_corners=self.align_corners,
+            **parts,
+        )
+        widths, name = self.spec.widths[:stage], f"transition{stage - 1}"
+        return Transition(widths, gtm, **parts, attention=attention, name=name)
+
+    def _module(
+        self, stage: int, m: int, parts: dict[str, ModuleDef], attention: Attention
+    ) -> HRModule:
+        last = stage == 4 and m == self.spec.modules[-1] - 1
         fusion = partial(
             MultiScaleFusion,
             gate=self.gsto.gate if self.gsto.gfm else "none",
@@ -217,74 +254,26 @@ class HRNet(nn.Module):
             upsample=self.upsample,
             align_corners=self.align_corners,
             implementation=self.implementation,
+            targets=1 if last and self.head == "v1" else None,
             **parts,
         )
-        # of the arguments, `train` and `packs` are no arrays
-        hr_module = nn.remat(HRModule, static_argnums=(2, 3)) if self.remat else HRModule
-        spec = self.spec
-        stage_logits: dict[str, Array] = {}
-        stage_branches: dict[str, list[Array]] = {}
-        gates: dict[str, Array] = {}
+        # of the arguments, `train` is no array
+        module = nn.remat(HRModule, static_argnums=(2,)) if self.remat else HRModule
+        name = f"stage{stage}_module{m}"
+        return module(self.spec.blocks, fusion, **parts, attention=attention, name=name)
 
-        body, packs = self._packs(image.shape[1:3])
-        x = pack(along_space(image.astype(self.dtype)), 2 * body if packs else 1)
-        for k, by in ((1, 2 * body if packs else 1), (2, body)):
-            stem = ConvBN(spec.stem_width, 3, stride=2, **parts, name=f"stem{k}")
-            x = stem(x, train, by, body)
-            x = after.conv(name=f"stem{k}_attention")(x, body)
-        for n in range(spec.stage1_blocks):
-            unit = {**parts, "attention": after.conv, "name": f"stage1_block{n}"}
-            x = Bottleneck(spec.stage1_planes, **unit)(x, train, body)
-        branches, current = [x], [body]
-        stage_branches["stage1"] = [unpack(x, body)]
+    def factors(self, size: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
+        """Returns by width how stem and stage 1 are packed, and how the branches are.
 
-        for stage in (2, 3, 4):
-            gtm = partial(
-                GTM,
-                kind=self.gsto.gtm[stage - 2],
-                num_classes=self.num_classes,
-                form=self.gsto.gtm_form,
-                align_corners=self.align_corners,
-                **parts,
-            )
-            name = f"transition{stage - 1}"
-            of_stage = {**parts, "attention": after.transition, "name": name}
-            transition = Transition(spec.widths[:stage], gtm, **of_stage)
-            following = packs[:stage] if packs else None
-            branches, logits, gate = transition(branches, train, current, following)
-            if logits is not None:
-                stage_logits[f"stage{stage - 1}"] = logits
-            if gate is not None:
-                gates[name] = gate
-            for m in range(spec.modules[stage - 2]):
-                name = f"stage{stage}_module{m}"
-                last = stage == 4 and m == spec.modules[-1] - 1
-                fuse = partial(fusion, targets=1) if last and self.head == "v1" else fusion
-                module = hr_module(spec.blocks, fuse, **parts, attention=after, name=name)
-                branches, fusion_gates = module(branches, train, following)
-                gates |= {f"stage{stage}/module{m}/{key}": g for key, g in fusion_gates.items()}
-            current = list(following or [1] * stage)
-            stage_branches[f"stage{stage}"] = [
-                unpack(x, by) for x, by in zip(branches, current, strict=False)
-            ]
-
-        if self.head == "v1":
-            final = stage_branches["stage4"][0]
-            logits = parts["conv"](self.num_classes, 1, use_bias=True, name="head")(final)
-        else:
-            of_head = {**parts, "align_corners": self.align_corners, "name": "head"}
-            head = SegmentationHead(self.num_classes, **of_head)
-            logits = head(branches, train, current)
-        return Outputs(logits, stage_logits, stage_branches, gates)
-
-    def _packs(self, size: Sequence[int]) -> tuple[int, tuple[int, ...] | None]:
-        """How stem and stage 1 are packed, and the branches; 1 and None for not at all."""
+        Empty where nothing is packed.
+        """
         if not self.lanes or self.align_corners or any(side % 32 for side in size):
-            return 1, None
-        spec = self.spec
+            return {}, {}
+        spec, width = self.spec, size[1]
         packs = packs_of(spec.widths, self.lanes)
         (body,) = packs_of([max(spec.stem_width, spec.stage1_planes)], self.lanes)
         body = min(body, packs[0])
-        widths = [size[1] // (4 << n) for n in range(4)]
-        fits = all(width % by == 0 for width, by in zip(widths, packs, strict=True))
-        return (body, packs) if fits else (1, None)
+        branches = {width // (4 << n): by for n, by in enumerate(packs)}
+        if any(width % by for width, by in branches.items()):
+            return {}, {}
+        return {width: 2 * body, width // 2: body, width // 4: body}, branches

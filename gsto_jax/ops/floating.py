@@ -1,21 +1,30 @@
 """The rule for integer inputs: every layer computes them in floating point."""
 
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+T = TypeVar("T")
 
-def as_floating(x: Array, dtype: Any = jnp.float32) -> Array:
+
+def as_floating(x: T, dtype: Any = jnp.float32) -> T:
     """Returns `x`, integers and booleans converted to a floating-point dtype, as Flax does.
 
     Args:
-      x: an array of any dtype; floating-point arrays are returned as they are.
+      x: an array of any dtype, or a `Packed` map; floating-point arrays are returned as they are.
       dtype: dtype for integers, usually that of the parameters.
 
     Raises:
       TypeError: `x` is neither real nor integer, such as complex numbers.
     """
+    converted: T = jax.tree.map(partial(_as_floating, dtype=dtype), x)
+    return converted
+
+
+def _as_floating(x: Array, dtype: Any) -> Array:
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x
     if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_:

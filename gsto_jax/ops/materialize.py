@@ -3,6 +3,8 @@
 import jax
 from jax import Array
 
+from gsto_jax.ops.packing import FeatureMap
+
 
 def materialize(x: Array) -> Array:
     """Returns `x`; on CPUs it and its gradient are computed once, and kept.
@@ -14,6 +16,6 @@ def materialize(x: Array) -> Array:
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda v: v)
 
 
-def relu(x: Array) -> Array:
+def relu(x: FeatureMap) -> FeatureMap:
     """ReLU, materialized: on CPUs the end of a fusion."""
-    return materialize(jax.nn.relu(x))
+    return jax.tree.map(lambda array: materialize(jax.nn.relu(array)), x)

@@ -1,43 +1,108 @@
-"""Pixels side by side in the channels, so that narrow maps fill the lanes of a TPU.
+"""Maps whose neighboring pixels share the channels, so that narrow maps fill the lanes of a TPU.
 
-A TPU computes on 128 lanes and pads the channels of a map to them: 18 channels cost what 128 do.
-Packed by p, a map `b h w c` is `b h w/p p*c`: p neighbours of a row lie one behind the other in the
-channels. What this module makes of kernels and vectors lets convolution, BN and upsampling act on
-packed maps as they do on plain ones; only zeros are added to the sums.
+A TPU computes on 128 lanes and pads the channels of a map to them: 18 channels cost what 128 do. A
+`Packed` map stores `b h w c` as `b h w/p p*c`: p neighbors of a row lie one behind the other in the
+channels. Layers take it in place of an array, and return what they were given: an array for an
+array, a packed map for a packed one. The kernels and vectors made here let convolution, BN and
+upsampling act on it as on a plain map; they only add zeros to the sums.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
+from flax.core import FrozenDict
 from jax import Array
 
 LANES = 128
-"""Of a TPU: the channels that cost no more than one."""
+"""Channels that a TPU computes on at once."""
 
 
-def pack(x: Array, by: int) -> Array:
-    """`b h w c` -> `b h w/by by*c`; `by` divides the width."""
-    if by == 1:
-        return x
+@struct.dataclass
+class Packed:
+    """A map `b h w c` as `b h w/factor factor*c`; `shape` is that of the plain map.
+
+    Attributes:
+      data: the stored array.
+      factor: how many pixels share the channels.
+      factors: by width: factors of the maps that convolutions and upsampling make of this one.
+        Where a width is missing, they keep `factor`.
+    """
+
+    data: Array
+    factor: int = struct.field(pytree_node=False)
+    factors: Mapping[int, int] = struct.field(pytree_node=False, default=FrozenDict())
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the plain map."""
+        batch, height, width, lanes = self.data.shape
+        return batch, height, width * self.factor, lanes // self.factor
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.data.ndim
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Dtype of the stored array."""
+        return self.data.dtype
+
+    def factor_at(self, width: int) -> int:
+        """Returns the factor of a map of this width that a layer makes of this one."""
+        return self.factors.get(width, self.factor)
+
+    def __add__(self, other: "Packed") -> "Packed":
+        if self.factor != other.factor:
+            raise ValueError(f"maps packed by {self.factor} and {other.factor} cannot be added")
+        return self.replace(data=self.data + other.data)
+
+
+FeatureMap = Array | Packed
+
+
+def pack(x: FeatureMap, factors: Mapping[int, int]) -> FeatureMap:
+    """Packs `b h w c` by `factors[w]`; no factors leave it plain.
+
+    Args:
+      x: the plain map. A packed one is stored as before; only layers that read it pack anew.
+      factors: by width, of this map and of those that layers make of it.
+    """
+    if isinstance(x, Packed):
+        return x.replace(factors=FrozenDict(factors))
+    return _packed(x, factors[x.shape[2]], FrozenDict(factors)) if factors else x
+
+
+def pack_like(x: Array, like: FeatureMap) -> FeatureMap:
+    """Packs `b h w c` as another map of its width is; a plain one leaves it plain."""
+    return _packed(x, like.factor, like.factors) if isinstance(like, Packed) else x
+
+
+def _packed(x: Array, factor: int, factors: Mapping[int, int]) -> Packed:
     batch, height, width, channels = x.shape
-    return x.reshape(batch, height, width // by, by * channels)
+    shape = batch, height, width // factor, factor * channels
+    return Packed(x.reshape(shape) if factor > 1 else x, factor, factors)
 
 
-def unpack(x: Array, by: int) -> Array:
-    """`b h w by*c` -> `b h w*by c`, the inverse of `pack`."""
-    if by == 1:
-        return x
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height, width * by, channels // by)
+def unpack(x: FeatureMap) -> Array:
+    """Returns the plain map `b h w c`."""
+    data, factor = stored(x)
+    return data.reshape(x.shape) if factor > 1 else data
 
 
-def hints(*packs: int) -> tuple[int, ...]:
-    """The packings as further arguments of a layer; none for plain maps, which any layer takes."""
-    return packs if max(packs) > 1 else ()
+def stored(x: FeatureMap) -> tuple[Array, int]:
+    """Returns the stored array of a map and its factor, 1 for a plain map."""
+    return (x.data, x.factor) if isinstance(x, Packed) else (x, 1)
+
+
+def store(data: Array, like: FeatureMap) -> FeatureMap:
+    """Returns a map of the kind of another one, packed alike, that stores `data`."""
+    return like.replace(data=data) if isinstance(like, Packed) else data
 
 
 def tile(vector: Array, by: int) -> Array:
@@ -120,55 +185,43 @@ def _taps(
     return taps, (int(left), int(right))
 
 
-def upsample(
-    x: Array, factor: int, pack: int = 1, out_pack: int = 1, method: str = "bilinear"
-) -> Array:
-    """Enlarges a packed map by an integer, as `resize` does a plain one.
+def upsample(x: Packed, factor: int, method: str = "bilinear") -> Packed:
+    """Upsamples a packed map by an integer, as `resize` does a plain one.
 
     One transposed convolution, whose kernel holds the weights of the interpolation: the map stays
     in the layout that the convolutions around it have.
 
     Args:
-      x: `b h w pack*c`.
+      x: the map.
       factor: of both sides; a power of two.
-      pack: of `x`.
-      out_pack: of the result, a divisor of `factor * pack`.
-      method: "bilinear" (half-pixel centres) or "nearest".
-
-    Returns:
-      `b h*factor W out_pack*c` in the dtype of `x`.
+      method: "bilinear" (half-pixel centers) or "nearest".
     """
-    if factor == 1 and pack == out_pack:
+    if factor == 1 and x.factor == x.factor_at(x.shape[2]):
         return x
-    same = np.eye(x.shape[-1] // pack)
+    same = np.eye(x.shape[-1])
     precision = None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
-    return project_and_upsample(x, same, factor, pack, out_pack, method, precision)
+    return project_and_upsample(x, same, factor, method=method, precision=precision)
 
 
 def project_and_upsample(
-    x: Array,
+    x: Packed,
     kernel: Array | np.ndarray,
     factor: int,
-    pack: int = 1,
-    out_pack: int = 1,
+    *,
     method: str = "bilinear",
     precision: jax.lax.Precision | None = None,
-) -> Array:
-    """Enlarges a packed map and convolves it 1x1, which commute: one transposed convolution.
+) -> Packed:
+    """Upsamples a packed map and convolves it 1x1, which commute: one transposed convolution.
 
     Args:
-      x: `b h w pack*c`.
+      x: the map.
       kernel: `c features`.
       factor: of both sides; a power of two.
-      pack: of `x`.
-      out_pack: of the result, a divisor of `factor * pack`.
-      method: "bilinear" (half-pixel centres) or "nearest".
+      method: "bilinear" (half-pixel centers) or "nearest".
       precision: of the products.
-
-    Returns:
-      `b h*factor W out_pack*features` in the dtype of `x`.
     """
-    _, height, width, lanes = x.shape
+    pack, out_pack = x.factor, x.factor_at(x.shape[2] * factor)
+    _, height, width, lanes = x.data.shape
     rows, row_pad = _weights(factor, 1, 1, method)
     columns, column_pad = _weights(factor, pack, out_pack, method)
     features = kernel.shape[1]
@@ -193,7 +246,7 @@ def project_and_upsample(
     ]
     wide = jnp.promote_types(x.dtype, jnp.float32)
     y = jax.lax.conv_general_dilated(
-        x,
+        x.data,
         jnp.asarray(placed.reshape(shape), x.dtype),
         window_strides=(1, 1),
         padding=pads,
@@ -206,7 +259,8 @@ def project_and_upsample(
     across = np.repeat(
         _border(width * pack, factor, method).reshape(1, 1, -1, out_pack), features, 3
     )
-    return (y * jnp.asarray(down, wide) * jnp.asarray(across, wide)).astype(x.dtype)
+    y = (y * jnp.asarray(down, wide) * jnp.asarray(across, wide)).astype(x.dtype)
+    return x.replace(data=y, factor=out_pack)
 
 
 def _weight(distance: np.ndarray, method: str) -> np.ndarray:

@@ -13,16 +13,17 @@ from jax.export import is_symbolic_dim
 from gsto_jax.ops.checks import COUNT, METHODS, check_map, each
 from gsto_jax.ops.enlarge import enlarge_by, integer_factors
 from gsto_jax.ops.floating import as_floating
+from gsto_jax.ops.packing import FeatureMap, Packed, upsample
 from gsto_jax.ops.spatial_sharding import along_space
 
 
 def resize(
-    x: Array, size: Sequence[int], method: str = "bilinear", align_corners: bool = False
-) -> Array:
+    x: FeatureMap, size: Sequence[int], method: str = "bilinear", align_corners: bool = False
+) -> FeatureMap:
     """Resamples `b h w c` to `b size[0] size[1] c` without antialiasing.
 
     Args:
-      x: `b h w c`.
+      x: `b h w c`; of a packed map both sides double so many times, without `align_corners`.
       size: target height and width; any ratio, up or down. They and the sides of `x` may be the
         symbols of `jax.export`.
       method: "bilinear" or "nearest".
@@ -40,6 +41,8 @@ def resize(
     each(COUNT, 2)("resize: size", size)
     if method not in METHODS:
         raise ValueError(f"unknown resize method {method!r}: use 'bilinear' or 'nearest'")
+    if isinstance(x, Packed):
+        return upsample(x, size[0] // x.shape[1], method)
     if method == "bilinear":
         x = as_floating(x)
     if tuple(size) == x.shape[1:3]:

@@ -30,19 +30,18 @@ def run(args, by=1, implementation="xla", epsilon=None, relu=False):
 
     def f(features, kernel, scale, bias):
         found = gated_maps(
-            pack(features, by),
+            pack(features, {features.shape[2]: by}),
             kernel,
             None if scale is None else NormParameters(scale, bias, epsilon),
             relu=relu,
-            pack=by,
             implementation=implementation,
             interpret=jax.default_backend() == "cpu",
         )
-        maps = [unpack(x, by) for x in found.maps]
+        maps = [unpack(x) for x in found.maps]
         total = sum(
             (x.astype(jnp.float32) * c).sum() for x, c in zip(maps, cotangents, strict=True)
         )
-        return total, (maps, unpack(found.gates, by), found.mean, found.var)
+        return total, (maps, unpack(found.gates), found.mean, found.var)
 
     wanted = (0, 1) if scale is None else (0, 1, 2, 3)
     return jax.jit(jax.grad(f, wanted, has_aux=True))(features, kernel, scale, bias)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gsto_jax.gate import NormParameters, gated_maps, gpu
+from gsto_jax.ops.packing import Packed
 from tests.gsto_jax.gate_operands import EPSILON, FORMS, close, operands, run
 
 BY = (1, "pallas_gpu")
@@ -128,7 +129,11 @@ def test_a_named_one_that_cannot_run_says_why(monkeypatch):
             gated_maps(features, kernel, implementation="pallas_gpu", **kwargs)
 
     refused("it takes bfloat16 and float32, not float16", features.astype(jnp.float16))
-    refused("it takes maps as they are, not packed by 2", kernel=kernel[:2], pack=2)
+    refused(
+        "it takes maps as they are, not packed by 2",
+        features=Packed(features, 2),
+        kernel=kernel[:2],
+    )
     refused("it takes up to 8 gates, not 9", kernel=jnp.ones((4, 9)))
     with (
         jax.default_device(jax.devices("cpu")[0]),

@@ -113,8 +113,8 @@ def test_a_named_one_that_cannot_run_says_why():
         jax.jit(lambda x: gated_maps(x, kernel, implementation="pallas_tpu").maps)(features)
     with pytest.raises(ValueError, match="unknown implementation 'triton'"):
         gated_maps(features, kernel, implementation="triton")
-    with pytest.raises(ValueError, match="give maps b h w 6"):
-        gated_maps(features, kernel, pack=2)
+    with pytest.raises(ValueError, match="give maps b h w 3"):
+        gated_maps(features[..., :2], kernel)
 
 
 def test_each_device_runs_the_kernel_on_its_part():
@@ -305,11 +305,12 @@ def test_the_network_with_all_kernels_is_the_same_network(monkeypatch):
 
 def test_sizes_that_do_not_fit_are_not_packed():
     model = HRNet(SPEC, GSTOSpec(), 3, lanes=16)
-    assert model._packs((64, 96)) == (2, (4, 2, 1, 1))
-    assert model._packs((60, 96)) == (1, None)
-    assert model._packs((473, 473)) == (1, None)
-    assert model.clone(align_corners=True)._packs((64, 96)) == (1, None)
-    assert model.clone(lanes=0)._packs((64, 96)) == (1, None)
+    assert model.factors((64, 96)) == ({96: 4, 48: 2, 24: 2}, {24: 4, 12: 2, 6: 1, 3: 1})
+    nothing = {}, {}
+    assert model.factors((60, 96)) == nothing
+    assert model.factors((473, 473)) == nothing
+    assert model.clone(align_corners=True).factors((64, 96)) == nothing
+    assert model.clone(lanes=0).factors((64, 96)) == nothing
 
 
 @pytest.mark.slow

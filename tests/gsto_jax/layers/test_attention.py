@@ -15,7 +15,7 @@ from gsto_jax.layers import ChannelAttention, SpatialAttention
 from gsto_jax.layers.attention import maximum
 from gsto_jax.models import AttentionSpec
 from gsto_jax.models.initialize import abstract_variables, initial_variables
-from gsto_jax.ops.packing import pack, unpack
+from gsto_jax.ops.packing import Packed, pack, unpack
 
 TINY = HRNetSpec(
     widths=(4, 8, 16, 32),
@@ -73,7 +73,7 @@ def test_packed_maps_fare_as_plain_ones(layer, by):
     variables = layer.init(KEY, X)
 
     def both(x):
-        return layer.apply(variables, x), unpack(layer.apply(variables, pack(x, by), by), by)
+        return layer.apply(variables, x), unpack(layer.apply(variables, pack(x, {8: by})))
 
     plain, packed = both(X)
     np.testing.assert_allclose(packed, plain, atol=2e-6)
@@ -90,7 +90,7 @@ def test_bfloat16_stays():
 
 def test_channel_gates_that_do_not_fit():
     with pytest.raises(ValueError, match=r"give gates \(2, 1, 1, 16\)"):
-        apply_channel_gates(X, jnp.zeros((2, 1, 1, 32)), 2)
+        apply_channel_gates(Packed(X, 2), jnp.zeros((2, 1, 1, 32)))
 
 
 PLACES = {
@@ -140,7 +140,8 @@ def test_places(kind, place):
 def test_a_packed_network_is_the_same_network(kind, place):
     spec = AttentionSpec(kind=kind, place=place)
     model = HRNet(TINY, PLAIN, 3, init_name="he", attention=spec)
-    assert model.clone(lanes=16)._packs((32, 32)) == (2, (4, 2, 1, 1))
+    _, branch_factors = model.clone(lanes=16).factors((32, 32))
+    assert branch_factors == {8: 4, 4: 2, 2: 1, 1: 1}
     variables = initial_variables(model, 0)
     image = jax.random.normal(KEY, (1, 32, 32, 3))
     plain, packed = (

@@ -24,10 +24,17 @@ KEY = jax.random.key(0)
 
 
 def test_pack_lays_neighbours_one_behind_the_other():
-    packed = pack(X, 4)
-    assert packed.shape == (2, 6, 2, 20)
-    np.testing.assert_array_equal(packed[0, 0, 1, 5:10], X[0, 0, 5])
-    np.testing.assert_array_equal(unpack(packed, 4), X)
+    packed = pack(X, {8: 4})
+    assert (packed.data.shape, packed.shape) == ((2, 6, 2, 20), X.shape)
+    np.testing.assert_array_equal(packed.data[0, 0, 1, 5:10], X[0, 0, 5])
+    np.testing.assert_array_equal(unpack(packed), X)
+    assert pack(X, {}) is X and unpack(X) is X
+
+
+def test_maps_packed_otherwise_are_not_added():
+    assert (pack(X, {8: 4}) + pack(X, {8: 4})).factor == 4
+    with pytest.raises(ValueError, match="packed by 4 and 2"):
+        pack(X, {8: 4}) + pack(X, {8: 2})
 
 
 @pytest.mark.parametrize(
@@ -40,8 +47,9 @@ def test_pack_lays_neighbours_one_behind_the_other():
 def test_convolutions(kernel_size, stride, dilation, by, out):
     conv = Conv(7, kernel_size, stride, dilation, use_bias=True)
     variables = conv.init(KEY, X)
-    packed = conv.apply(variables, pack(X, by), by, out)
-    np.testing.assert_allclose(unpack(packed, out), conv.apply(variables, X), atol=1e-5)
+    packed = conv.apply(variables, pack(pack(X, {8: by}), {8 // stride: out}))
+    assert packed.factor == out
+    np.testing.assert_allclose(unpack(packed), conv.apply(variables, X), atol=1e-5)
 
 
 def test_packings_that_do_not_fit():
@@ -58,7 +66,8 @@ def test_upsampling(factor, by, out, method):
     size = (X.shape[1] * factor, X.shape[2] * factor)
 
     def both(x):
-        return resize(x, size, method), unpack(upsample(pack(x, by), factor, by, out, method), out)
+        packed = pack(pack(x, {8: by}), {size[1]: out})
+        return resize(x, size, method), unpack(resize(packed, size, method))
 
     plain, packed = both(X)
     np.testing.assert_allclose(packed, plain, atol=2e-6)
@@ -72,11 +81,14 @@ def test_projecting_commutes_with_upsampling(factor, by, out):
     kernel = jnp.asarray(np.random.default_rng(1).standard_normal((X.shape[-1], 3)), jnp.float32)
     weights = jnp.cos(jnp.arange(2 * 6 * 8 * factor**2 * 3, dtype=jnp.float32))
 
+    def packed(x):
+        return pack(pack(x, {8: by}), {8 * factor: out})
+
     def one(x, kernel):
-        return unpack(project_and_upsample(pack(x, by), kernel, factor, by, out), out)
+        return unpack(project_and_upsample(packed(x), kernel, factor))
 
     def other(x, kernel):
-        return unpack(upsample(pack(x, by), factor, by, out), out) @ kernel
+        return unpack(upsample(packed(x), factor)) @ kernel
 
     found, expected = (
         jax.value_and_grad(lambda *a, f=f: f(*a).ravel() @ weights, (0, 1))(X, kernel)
@@ -91,30 +103,27 @@ def test_projecting_commutes_with_upsampling(factor, by, out):
 def test_head_of_packed_branches(train):
     """The convolution of branches one by one is that of their concatenation, gradients too."""
     rng = np.random.default_rng(2)
-    packs, shapes = (4, 2, 1), [(2, 8, 16, 6), (2, 4, 8, 10), (2, 2, 4, 7)]
+    factors, shapes = {16: 4, 8: 2, 4: 1}, [(2, 8, 16, 6), (2, 4, 8, 10), (2, 2, 4, 7)]
     branches = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
     head = SegmentationHead(5)
-    variables = head.init(KEY, branches, packs=(1, 1, 1))
-    packed_form = jax.eval_shape(
-        lambda: head.init(KEY, list(map(pack, branches, packs)), packs=packs)
-    )
+    variables = head.init(KEY, branches)
+    packed_form = jax.eval_shape(lambda: head.init(KEY, [pack(x, factors) for x in branches]))
     assert jax.tree.map(jnp.shape, packed_form) == jax.tree.map(jnp.shape, variables)
 
-    def run(params, branches, packs):
+    def run(params, branches, factors):
         y, _ = head.apply(
             variables | {"params": params},
-            list(map(pack, branches, packs)),
+            [pack(x, factors) for x in branches],
             train,
-            packs,
             mutable=["batch_stats"],
         )
         return jnp.sin(y).sum(), y
 
     (_, ours), slopes = jax.value_and_grad(run, (0, 1), has_aux=True)(
-        variables["params"], branches, packs
+        variables["params"], branches, factors
     )
     (_, theirs), expected = jax.value_and_grad(run, (0, 1), has_aux=True)(
-        variables["params"], branches, (1, 1, 1)
+        variables["params"], branches, {}
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (slopes, expected)), strict=True):
@@ -130,8 +139,8 @@ def test_batch_norm(statistics, groups):
     variables = norm.init(KEY, X)
 
     def f(x, by):
-        y, updates = norm.apply(variables, pack(x, by), True, by, mutable=["batch_stats"])
-        return jnp.sin(unpack(y, by)).sum(), updates
+        y, updates = norm.apply(variables, pack(x, {8: by}), True, mutable=["batch_stats"])
+        return jnp.sin(unpack(y)).sum(), updates
 
     plain, packed = (jax.value_and_grad(f, has_aux=True)(X, by) for by in (1, 4))
     for a, b in zip(jax.tree.leaves(packed), jax.tree.leaves(plain), strict=True):
