@@ -14,15 +14,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_channel_gates, apply_gates
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
-from gsto_jax.ops.checks import COUNT, check, factory, one_of
+from gsto_jax.ops.checks import one_of
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import FeatureMap, store, stored, unpack
 
 ATTENTION_PLACES = ("block", "layer", "transfer")
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(Layer):
     """Squeeze-and-excitation: scales each channel by a gate from the means of all.
 
     Mean over the pixels, a 1x1 convolution to `channels / reduction`, ReLU, a 1x1 convolution back,
@@ -35,11 +36,6 @@ class ChannelAttention(nn.Module):
 
     reduction: int = 16
     conv: ModuleDef = Conv
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, reduction=COUNT, conv=factory)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
@@ -55,7 +51,7 @@ class ChannelAttention(nn.Module):
         return apply_channel_gates(x, logits)
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(Layer):
     """Scales each pixel by a gate from its neighbourhood: what CBAM calls spatial attention.
 
     Mean and maximum over the channels, a bias-free convolution of both to one channel, sigmoid.
@@ -68,11 +64,6 @@ class SpatialAttention(nn.Module):
 
     kernel_size: int = 7
     conv: ModuleDef = field(default_factory=default_conv)
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, kernel_size=COUNT, conv=factory)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:

@@ -5,14 +5,14 @@ from dataclasses import field
 import flax.linen as nn
 
 from gsto_jax.layers.attention import no_attention
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.ops.checks import COUNT, PARTS, at_least, check, flag
 from gsto_jax.ops.materialize import relu
 from gsto_jax.ops.packing import FeatureMap
 
 
-class ConvBN(nn.Module):
+class ConvBN(Layer):
     """Bias-free convolution, BN and, unless `relu` is off, ReLU.
 
     Attributes:
@@ -33,19 +33,6 @@ class ConvBN(nn.Module):
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            features=COUNT,
-            kernel_size=COUNT,
-            stride=COUNT,
-            dilation=COUNT,
-            relu=flag,
-            **PARTS,
-        )
-        super().__post_init__()
-
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`."""
@@ -55,7 +42,7 @@ class ConvBN(nn.Module):
         return relu(x) if self.relu else x
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Layer):
     """Two 3x3 convolutions around an identity shortcut (stages 2 to 4).
 
     Attributes:
@@ -70,11 +57,6 @@ class BasicBlock(nn.Module):
     norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, features=COUNT, **PARTS)
-        super().__post_init__()
-
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
         """`b h w features` -> the same shape."""
@@ -86,7 +68,7 @@ class BasicBlock(nn.Module):
         return relu(x + self.attention(name="attention2")(y))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Layer):
     """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed.
 
     Attributes:
@@ -104,11 +86,6 @@ class Bottleneck(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, planes=COUNT, stride=COUNT, dilation=COUNT, **PARTS)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
@@ -129,7 +106,7 @@ class Bottleneck(nn.Module):
         return relu(x + y)
 
 
-class DownChain(nn.Module):
+class DownChain(Layer):
     """Halves the resolution `halvings` times by 3x3 stride-2 convolution, BN and ReLU.
 
     Attributes:
@@ -145,11 +122,6 @@ class DownChain(nn.Module):
     last_relu: bool = False
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, features=COUNT, halvings=at_least(0), last_relu=flag, **PARTS)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:

@@ -15,18 +15,19 @@ supervised ones share one predictor (eq. 5), and each has a convolution of its o
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_gates
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef, hrnet_std
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.ops.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check, each, flag, text
+from gsto_jax.ops.checks import at_least
 from gsto_jax.ops.resize import adaptive_average_pool, resize
 
 CONTEXT_KINDS = ("none", "supervised", "unsupervised", "head_only")
@@ -47,7 +48,7 @@ class ContextOutput(NamedTuple):
     gates: dict[str, Array]
 
 
-class BranchGates(nn.Module):
+class BranchGates(Layer):
     """Scales one map for each of several branches, by gates of their own (eq. 3 to 6).
 
     Attributes:
@@ -60,6 +61,8 @@ class BranchGates(nn.Module):
       norm: the normalisation to use.
     """
 
+    rules: ClassVar = {"num_classes": at_least(0)}
+
     branches: Sequence[str]
     kind: str = "none"
     num_classes: int = 0
@@ -67,17 +70,6 @@ class BranchGates(nn.Module):
     implementation: str | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            branches=each(text),
-            num_classes=at_least(0),
-            implementation=IMPLEMENTATION,
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(
@@ -112,7 +104,7 @@ class BranchGates(nn.Module):
         return maps, logits, {name: gates[..., n, None] for n, name in enumerate(self.branches)}
 
 
-class PPM(nn.Module):
+class PPM(Layer):
     """Pyramid pooling module: the map beside what pooling it into few bins leaves of it.
 
     For each number of bins the map is gated, pooled adaptively, sent through a 1x1 convolution, BN
@@ -138,6 +130,8 @@ class PPM(nn.Module):
       >>> gates["bin6"]  # what the pooling to 6x6 sees of the map, b h w 1
     """
 
+    rules: ClassVar = {"num_classes": at_least(0)}
+
     features: int = 512
     bins: Sequence[int] = (1, 2, 3, 6)
     gsto: str = "none"
@@ -147,19 +141,6 @@ class PPM(nn.Module):
     implementation: str | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            features=COUNT,
-            bins=each(COUNT),
-            num_classes=at_least(0),
-            align_corners=flag,
-            implementation=IMPLEMENTATION,
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:
@@ -180,7 +161,7 @@ class PPM(nn.Module):
         return ContextOutput(fuse(jnp.concatenate(branches, -1), train), logits, found)
 
 
-class ASPP(nn.Module):
+class ASPP(Layer):
     """Atrous spatial pyramid pooling: convolutions of one map at several rates, and its mean.
 
     A 1x1 convolution of the map; for each rate the gated map under a 3x3 convolution of that
@@ -205,6 +186,8 @@ class ASPP(nn.Module):
       >>> gates["rate12"], gates["image"]
     """
 
+    rules: ClassVar = {"num_classes": at_least(0)}
+
     features: int = 256
     rates: Sequence[int] = (12, 24, 36)
     gsto: str = "none"
@@ -214,19 +197,6 @@ class ASPP(nn.Module):
     implementation: str | None = None
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            features=COUNT,
-            rates=each(COUNT),
-            num_classes=at_least(0),
-            align_corners=flag,
-            implementation=IMPLEMENTATION,
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:

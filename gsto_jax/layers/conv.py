@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.errors import UserError
-from gsto_jax.ops.checks import COUNT, check, flag, floating, function
+from gsto_jax.layers.base import Layer
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.packing import FeatureMap, Packed, packed_kernel, stored, tile
@@ -36,7 +36,7 @@ INITIALIZERS: dict[str, KernelStd] = {"hrnet": hrnet_std, "he": he_std}
 """By config name: HRNet's published N(0, 0.001), and He normal (fan out) for runs from scratch."""
 
 
-class Conv(nn.Module):
+class Conv(Layer):
     """2-D convolution, `b h w c` -> `b ceil(h/stride) ceil(w/stride) features`.
 
     Pads `dilation * (kernel_size // 2)` zeros on both sides, at stride 2 too, where XLA's "SAME"
@@ -66,21 +66,6 @@ class Conv(nn.Module):
     parallel: int = 1
     kernel_std: KernelStd = he_std
     param_dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            features=COUNT,
-            kernel_size=COUNT,
-            stride=COUNT,
-            dilation=COUNT,
-            parallel=COUNT,
-            use_bias=flag,
-            kernel_std=function,
-            param_dtype=floating,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:

@@ -2,30 +2,25 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import flax.linen as nn
 from jax import Array
 
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import ConvBN, DownChain
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.gates import GATE_FORMS, SelfGated
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import (
-    COUNT,
-    IMPLEMENTATION,
-    METHODS,
-    PARTS,
-    check,
-    flag,
     one_of,
-    optional,
 )
 from gsto_jax.ops.materialize import relu
 from gsto_jax.ops.packing import FeatureMap, unpack
 from gsto_jax.ops.resize import resize
 
 
-class MultiScaleFusion(nn.Module):
+class MultiScaleFusion(Layer):
     """Every target branch i becomes `relu(sum_j path_ij(gate_ij * branch_j))`.
 
     Branch 0 has the highest resolution; each next one is half of it, rounded up. Upwards a path is
@@ -43,6 +38,8 @@ class MultiScaleFusion(nn.Module):
       norm: the normalisation to use.
     """
 
+    rules: ClassVar = {"gate": one_of(("none", *GATE_FORMS))}
+
     gate: str = "none"
     self_gate: bool = True
     upsample: str = "bilinear"
@@ -52,25 +49,9 @@ class MultiScaleFusion(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            gate=one_of(("none", *GATE_FORMS)),
-            self_gate=flag,
-            upsample=one_of(METHODS),
-            align_corners=flag,
-            implementation=IMPLEMENTATION,
-            targets=optional(COUNT),
-            **PARTS,
-        )
-        super().__post_init__()
-
     @nn.compact
     def __call__(
-        self,
-        branches: Sequence[FeatureMap],
-        train: bool = False,
+        self, branches: Sequence[FeatureMap], train: bool = False
     ) -> tuple[list[FeatureMap], dict[str, Array]]:
         """Fuses branches `b h_j w_j c_j`.
 
@@ -89,53 +70,39 @@ class MultiScaleFusion(nn.Module):
                     "before, rounded up"
                 )
         targets = range(len(branches) if self.targets is None else self.targets)
-        sources, gates = self._gate_sources(branches, targets, train)
+        sent, gates = [], {}
+        for j, branch in enumerate(branches):
+            maps, of_branch = self._gated(branch, j, targets, train)
+            sent.append(maps)
+            gates |= of_branch
         fused = []
         for i in targets:
-            transferred = [
-                self._transfer(sources[j][i], j, i, branches[i].shape, train)
-                for j in range(len(branches))
+            paths = [
+                self._transfer(maps[i], (j, i), branches[i].shape, train)
+                for j, maps in enumerate(sent)
             ]
-            fused.append(relu(sum(transferred[1:], transferred[0])))
+            fused.append(relu(sum(paths[1:], paths[0])))
         return fused, gates
 
-    def _gate_sources(
-        self, branches: Sequence[FeatureMap], targets: range, train: bool
-    ) -> tuple[list[dict[int, FeatureMap]], dict[str, Array]]:
-        """Returns the map that each source sends to each target, and the gates by name."""
-        if self.gate == "none":
-            return [dict.fromkeys(targets, branch) for branch in branches], {}
-        sources: list[dict[int, FeatureMap]] = []
-        named: dict[str, Array] = {}
-        for j, branch in enumerate(branches):
-            gated = [i for i in targets if i != j or self.self_gate]
-            sources.append({j: branch})
-            if not gated:
-                continue
-            gate = SelfGated(
-                self.gate,
-                len(gated),
-                self.implementation,
-                conv=self.conv,
-                norm=self.norm,
-                name=f"gate{j}",
-            )
-            found = gate(branch, train)
-            gates = unpack(found.gates)
-            for slot, i in enumerate(gated):
-                sources[j][i] = found.maps[slot]
-                named[f"gate{j}_to{i}"] = gates[..., slot : slot + 1]
-        return sources, named
+    def _gated(
+        self, branch: FeatureMap, source: int, targets: range, train: bool
+    ) -> tuple[dict[int, FeatureMap], dict[str, Array]]:
+        """Returns the maps that a branch sends to its targets, and the gates by name."""
+        maps = dict.fromkeys(targets, branch)
+        gated = [i for i in targets if self.gate != "none" and (i != source or self.self_gate)]
+        if not gated:
+            return maps, {}
+        parts = {"conv": self.conv, "norm": self.norm, "name": f"gate{source}"}
+        found = SelfGated(self.gate, len(gated), self.implementation, **parts)(branch, train)
+        gates = unpack(found.gates)
+        maps |= dict(zip(gated, found.maps, strict=True))
+        return maps, {f"gate{source}_to{i}": gates[..., n : n + 1] for n, i in enumerate(gated)}
 
     def _transfer(
-        self,
-        x: FeatureMap,
-        source: int,
-        target: int,
-        shape: Sequence[int],
-        train: bool,
+        self, x: FeatureMap, path: tuple[int, int], shape: Sequence[int], train: bool
     ) -> FeatureMap:
-        """Transfers a map from the scale of its source to the scale and the `shape` of a target."""
+        """Takes a map from the scale of the path's source to the `shape` of its target."""
+        source, target = path
         if source == target:
             return x
         parts = {"conv": self.conv, "norm": self.norm, "name": f"path{source}_to{target}"}

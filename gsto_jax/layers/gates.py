@@ -7,17 +7,17 @@ import jax
 
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.ops.checks import COUNT, IMPLEMENTATION, PARTS, at_least, check
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import FeatureMap
 
 GATE_FORMS = ("released", "paper")
 
 
-class SpatialGate(nn.Module):
+class SpatialGate(Layer):
     """Logits of spatial gates: one scalar a pixel from that pixel's channels (section 3.1).
 
     Paper form (eq. 4): a 1x1 convolution, so `g = sigmoid(rho . F)`. Released form: the same
@@ -40,11 +40,6 @@ class SpatialGate(nn.Module):
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, gates=COUNT, **PARTS)
-        super().__post_init__()
-
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
         """`b h w c` -> logits `b h w gates`.
@@ -63,7 +58,7 @@ class SpatialGate(nn.Module):
         return jax.tree.map(jax.nn.relu, norm(logits, train))
 
 
-class SelfGated(nn.Module):
+class SelfGated(Layer):
     """Maps scaled by the gates of `SpatialGate`, in one operation where a kernel can.
 
     Attributes:
@@ -82,11 +77,6 @@ class SelfGated(nn.Module):
     implementation: str | None = None
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, gates=COUNT, implementation=IMPLEMENTATION, **PARTS)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> Gated:
@@ -126,7 +116,7 @@ def _reason_against_fusion(conv: nn.Module, norm: nn.Module | None, train: bool)
     return ""
 
 
-class GateChain(nn.Module):
+class GateChain(Layer):
     """Released GTM gate: one map brought down to the lowest branch's size (section 3.2.2).
 
     A convolution to one channel at stride 1, then `halvings` 3x3 convolutions at stride 2, each
@@ -143,11 +133,6 @@ class GateChain(nn.Module):
     kernel_size: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, halvings=at_least(0), kernel_size=COUNT, **PARTS)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv, project
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.ops.checks import COUNT, PARTS, check, flag
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.materialize import materialize, relu
 from gsto_jax.ops.packing import (
@@ -60,7 +60,7 @@ class BranchConv(Conv):
         return first.replace(data=y)
 
 
-class SegmentationHead(nn.Module):
+class SegmentationHead(Layer):
     """1x1 convolution, BN, ReLU and a 1x1 classifier, both convolutions with bias.
 
     Attributes:
@@ -74,11 +74,6 @@ class SegmentationHead(nn.Module):
     conv: ModuleDef = field(default_factory=default_conv)
     norm: ModuleDef = BatchNorm
     align_corners: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, num_classes=COUNT, align_corners=flag, **PARTS)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: FeatureMap | Sequence[FeatureMap], train: bool = False) -> Array:
@@ -101,7 +96,7 @@ class SegmentationHead(nn.Module):
         return unpack(classifier(relu(norm(y, train))))
 
 
-class FCNHead(nn.Module):
+class FCNHead(Layer):
     """3x3 convolution, BN, ReLU and a 1x1 classifier with bias.
 
     Attributes:
@@ -115,11 +110,6 @@ class FCNHead(nn.Module):
     features: int
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, num_classes=COUNT, features=COUNT, **PARTS)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

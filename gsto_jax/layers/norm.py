@@ -1,7 +1,7 @@
 """Batch normalisation with the running-statistics rule of the reference networks."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -9,15 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.errors import StatisticsError
+from gsto_jax.layers.base import Layer
 from gsto_jax.ops.batch_norm import NormParameters, affine, batch_norm
-from gsto_jax.ops.checks import COUNT, between, check, floating, one_of
+from gsto_jax.ops.checks import one_of
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import FeatureMap, store, stored
 
 STATISTICS = ("two_pass", "one_pass")
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Layer):
     """Normalises each channel of `b h w c` over the batch and the pixels.
 
     Differs from `flax.linen.BatchNorm` in two ways. The running variance takes the unbiased
@@ -36,23 +37,13 @@ class BatchNorm(nn.Module):
       param_dtype: dtype of scale, bias and the running statistics.
     """
 
+    rules: ClassVar = {"statistics": one_of(STATISTICS)}
+
     momentum: float | Array = 0.99
     epsilon: float = 1e-5
     statistics: str = "two_pass"
     groups: int = 1
     param_dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            momentum=between(0, 1),
-            epsilon=between(0, 1),
-            statistics=one_of(STATISTICS),
-            groups=COUNT,
-            param_dtype=floating,
-        )
-        super().__post_init__()
 
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
         """Normalizes `x`, by the batch's statistics if `train`, else by the running ones.

@@ -2,25 +2,21 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 from jax import Array
 
 from gsto_jax.gate import apply_gates
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import DownChain
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.gates import SelfGated, SpatialGate
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import (
     COUNT,
-    IMPLEMENTATION,
-    PARTS,
-    check,
     check_rank,
     each,
-    flag,
-    function,
     one_of_or_callable,
     optional,
 )
@@ -30,7 +26,7 @@ from gsto_jax.ops.resize import resize
 RESAMPLING = ("bilinear", "nearest", "avg_pool", "strided_conv")
 
 
-class ScaleTransfer(nn.Module):
+class ScaleTransfer(Layer):
     """Plain scale transfer ST: 1x1 convolution if channels change, then resampling (eq. 1, 2).
 
     Attributes:
@@ -50,6 +46,12 @@ class ScaleTransfer(nn.Module):
       (1, 16, 16, 64)
     """
 
+    rules: ClassVar = {
+        "features": optional(COUNT),
+        "resample": one_of_or_callable(RESAMPLING),
+        "size": optional(each(COUNT, 2)),
+    }
+
     features: int | None = None
     resample: str | Callable[[Array], Array] = "bilinear"
     factor: int = 2
@@ -57,19 +59,6 @@ class ScaleTransfer(nn.Module):
     align_corners: bool = False
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            features=optional(COUNT),
-            resample=one_of_or_callable(RESAMPLING),
-            factor=COUNT,
-            size=optional(each(COUNT, 2)),
-            align_corners=flag,
-            **PARTS,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -112,7 +101,7 @@ class GSTOOutput(NamedTuple):
     gate: Array | None
 
 
-class UnsupervisedGSTO(nn.Module):
+class UnsupervisedGSTO(Layer):
     """Gated scale transfer whose gate learns from the task alone (eq. 3, 4).
 
     Attributes:
@@ -134,11 +123,6 @@ class UnsupervisedGSTO(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, transfer=function, implementation=IMPLEMENTATION, **PARTS)
-        super().__post_init__()
-
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> GSTOOutput:
         """`b h w c` -> what the transfer makes of the gated map, and the gate `b h w 1`."""
@@ -149,7 +133,7 @@ class UnsupervisedGSTO(nn.Module):
         return GSTOOutput(run_transfer(self.transfer, found.maps[0], train), None, found.gates)
 
 
-class SupervisedGSTO(nn.Module):
+class SupervisedGSTO(Layer):
     """Gated scale transfer whose gate reads class predictions of its own (eq. 3, 5, 6).
 
     `P = conv1x1(F)` predicts `num_classes` classes; the gate is computed from `P`. Give the logits
@@ -172,11 +156,6 @@ class SupervisedGSTO(nn.Module):
     form: str = "released"
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, transfer=function, num_classes=COUNT, **PARTS)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> GSTOOutput:

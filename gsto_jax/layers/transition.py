@@ -2,26 +2,28 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 from flax.core import FrozenDict
 from jax import Array
 
 from gsto_jax.gate import apply_gates
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import ConvBN, DownChain
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.gates import GateChain, check_form
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.scale_transfer import GSTOOutput, SupervisedGSTO, UnsupervisedGSTO
-from gsto_jax.ops.checks import COUNT, PARTS, at_least, check, flag
+from gsto_jax.ops.checks import at_least
 from gsto_jax.ops.packing import FeatureMap, Packed, pack, pack_like, unpack
 
 _CHAIN_PACK = 16  # of the one channel of a chain, where maps are packed
 GTM_KINDS = ("none", "supervised", "unsupervised", "head_only")
 
 
-class GTM(nn.Module):
+class GTM(Layer):
     """Gated Transition Module: makes the next, lowest-resolution branch from those of a stage.
 
     Plain HRNet sends the lowest-resolution branch through a 3x3 stride-2 convolution, BN and ReLU.
@@ -46,6 +48,8 @@ class GTM(nn.Module):
       >>> # logits at the size of x0, gate at that of x2
     """
 
+    rules: ClassVar = {"num_classes": at_least(0)}
+
     features: int
     kind: str = "supervised"
     num_classes: int = 0
@@ -54,17 +58,8 @@ class GTM(nn.Module):
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
 
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, features=COUNT, num_classes=at_least(0), align_corners=flag, **PARTS)
-        super().__post_init__()
-
     @nn.compact
-    def __call__(
-        self,
-        branches: Sequence[FeatureMap],
-        train: bool = False,
-    ) -> GSTOOutput:
+    def __call__(self, branches: Sequence[FeatureMap], train: bool = False) -> GSTOOutput:
         """Creates a branch of half the resolution of the last one.
 
         Args:

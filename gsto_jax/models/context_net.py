@@ -1,25 +1,26 @@
 """Dilated ResNets with a context module, plain and gated (paper, Table 6 and Figure 4)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.context import CONTEXTS
 from gsto_jax.layers.heads import FCNHead
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.models.parts import parts_of
 from gsto_jax.models.resnet import ResNet
 from gsto_jax.models.specs import ResNetSpec
-from gsto_jax.ops.checks import COUNT, NETWORK, check, check_map, instance_of
+from gsto_jax.ops.checks import check_map, instance_of
 from gsto_jax.ops.spatial_sharding import along_space
 
 _SHARES = {"ppm": 4, "aspp": 8}
 """How many times fewer channels a context module has than the map that it reads."""
 
 
-class ContextNet(nn.Module):
+class ContextNet(Layer):
     """Encoder, context module and a 1x1 classifier: a PSPNet with PPM, a DeepLabv3 with ASPP.
 
     An auxiliary head on stage 3 (3x3 convolution to a quarter of its channels, BN, ReLU, 1x1
@@ -54,6 +55,8 @@ class ContextNet(nn.Module):
       >>> outputs.logits, outputs.stage_logits["context"], outputs.gates["context/bin6"]
     """
 
+    rules: ClassVar = {"spec": instance_of(ResNetSpec, 'RESNETS["resnet50"]')}
+
     spec: ResNetSpec
     context: str
     gsto: str
@@ -67,13 +70,6 @@ class ContextNet(nn.Module):
     implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self, spec=instance_of(ResNetSpec, 'RESNETS["resnet50"]'), num_classes=COUNT, **NETWORK
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Outputs:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax import Array
 
 from gsto_jax.errors import UserError
 from gsto_jax.layers.attention import Attention, attention, no_attention
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
@@ -20,14 +21,8 @@ from gsto_jax.layers.transition import GTM
 from gsto_jax.models.parts import parts_of
 from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
 from gsto_jax.ops.checks import (
-    COUNT,
-    METHODS,
-    NETWORK,
-    at_least,
-    check,
     check_map,
     instance_of,
-    one_of,
 )
 from gsto_jax.ops.packing import FeatureMap, pack, packs_of, unpack
 from gsto_jax.ops.spatial_sharding import along_space
@@ -110,7 +105,7 @@ class Transition(nn.Module):
         return [*kept, new], logits, gate
 
 
-class HRNet(nn.Module):
+class HRNet(Layer):
     """HRNet, HRNetV2 or GSTO-HRNet, as `head` and `gsto` say.
 
     Takes any size that a stride of 4 can: odd sizes and those that 32 does not divide included.
@@ -143,6 +138,12 @@ class HRNet(nn.Module):
       >>> outputs.logits, outputs.gates["transition3"], outputs.branches["stage4"][3]
     """
 
+    rules: ClassVar = {
+        "spec": instance_of(HRNetSpec, 'VARIANTS["w18_small_v2"]'),
+        "gsto": instance_of(GSTOSpec, "GSTOSpec()"),
+        "attention": instance_of(AttentionSpec, "AttentionSpec()"),
+    }
+
     spec: HRNetSpec
     gsto: GSTOSpec
     num_classes: int
@@ -159,20 +160,6 @@ class HRNet(nn.Module):
     lanes: int = 0
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(
-            self,
-            spec=instance_of(HRNetSpec, 'VARIANTS["w18_small_v2"]'),
-            gsto=instance_of(GSTOSpec, "GSTOSpec()"),
-            num_classes=COUNT,
-            upsample=one_of(METHODS),
-            attention=instance_of(AttentionSpec, "AttentionSpec()"),
-            lanes=at_least(0),
-            **NETWORK,
-        )
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Outputs:

@@ -1,16 +1,19 @@
 """ResNet with bottlenecks, its last stages dilated: an encoder for context modules."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 from jax import Array
 
+from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import Bottleneck, ConvBN
 from gsto_jax.layers.conv import Conv, ModuleDef
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.models.specs import ResNetSpec
-from gsto_jax.ops.checks import PARTS, check, flag, instance_of
+from gsto_jax.ops.checks import instance_of
 
 
-class ResNet(nn.Module):
+class ResNet(Layer):
     """A 7x7 stride-2 convolution, 3x3 max pooling, and four stages of bottlenecks.
 
     The stride of a bottleneck lies in its 3x3 convolution, as torchvision has it, and so do the
@@ -34,15 +37,12 @@ class ResNet(nn.Module):
       (1, 8, 12, 2048)
     """
 
+    rules: ClassVar = {"spec": instance_of(ResNetSpec, 'RESNETS["resnet50"]')}
+
     spec: ResNetSpec
     remat: bool = False
     conv: ModuleDef = Conv
     norm: ModuleDef = BatchNorm
-
-    def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
-        check(self, spec=instance_of(ResNetSpec, 'RESNETS["resnet50"]'), remat=flag, **PARTS)
-        super().__post_init__()
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> list[Array]:

@@ -179,15 +179,3 @@ def text(name: str, value: Any) -> None:
 METHODS = ("bilinear", "nearest")
 COUNT = at_least(1)
 IMPLEMENTATION = one_of((None, *IMPLEMENTATIONS))
-PARTS: dict[str, Rule] = {"conv": factory, "norm": factory}
-NETWORK: dict[str, Rule] = {
-    "align_corners": flag,
-    "init_name": one_of(("hrnet", "he")),
-    "bn_momentum": between(0, 1),
-    "bn_groups": COUNT,
-    "remat": flag,
-    "implementation": IMPLEMENTATION,
-    "dtype": floating,
-    "param_dtype": floating,
-}
-"""Rules for what `HRNet` and `ContextNet` share."""
