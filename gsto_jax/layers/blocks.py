@@ -6,13 +6,30 @@ import flax.linen as nn
 
 from gsto_jax.layers.attention import no_attention
 from gsto_jax.layers.base import Layer
-from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
+from gsto_jax.layers.conv import ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.materialize import relu
 from gsto_jax.ops.packing import FeatureMap
 
 
-class ConvBN(Layer):
+class Composite(Layer):
+    """A layer that contains convolutions and normalizations of injected kinds.
+
+    Attributes:
+      conv: class or factory of the convolutions.
+      norm: class or factory of the normalizations, which are called as `norm(x, train)`.
+    """
+
+    conv: ModuleDef = field(default_factory=default_conv, kw_only=True)
+    norm: ModuleDef = field(default=BatchNorm, kw_only=True)
+
+    @property
+    def parts(self) -> dict[str, ModuleDef]:
+        """Returns `conv` and `norm`, to pass on."""
+        return {"conv": self.conv, "norm": self.norm}
+
+
+class ConvBN(Composite):
     """Bias-free convolution, BN and, unless `relu` is off, ReLU.
 
     Attributes:
@@ -21,8 +38,6 @@ class ConvBN(Layer):
       stride: of the convolution.
       relu: ends with a ReLU.
       dilation: of the convolution.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
 
     features: int
@@ -30,8 +45,6 @@ class ConvBN(Layer):
     stride: int = 1
     relu: bool = True
     dilation: int = 1
-    conv: ModuleDef = field(default_factory=default_conv)
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
@@ -42,19 +55,15 @@ class ConvBN(Layer):
         return relu(x) if self.relu else x
 
 
-class BasicBlock(Layer):
+class BasicBlock(Composite):
     """Two 3x3 convolutions around an identity shortcut (stages 2 to 4).
 
     Attributes:
       features: channels.
-      conv: the convolution to use.
-      norm: the normalisation to use.
       attention: what follows each convolution with its BN.
     """
 
     features: int
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
 
     @nn.compact
@@ -68,23 +77,19 @@ class BasicBlock(Layer):
         return relu(x + self.attention(name="attention2")(y))
 
 
-class Bottleneck(Layer):
+class Bottleneck(Composite):
     """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed.
 
     Attributes:
       planes: inner width.
       stride: of the 3x3 convolution and the shortcut.
       dilation: of the 3x3 convolution.
-      conv: the convolution to use.
-      norm: the normalisation to use.
       attention: what follows each convolution with its BN; not the projection.
     """
 
     planes: int
     stride: int = 1
     dilation: int = 1
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
 
     @nn.compact
@@ -101,32 +106,28 @@ class Bottleneck(Layer):
         y = self.norm(name="bn3")(y, train)
         y = self.attention(name="attention3")(y)
         if self.stride != 1 or x.shape[-1] != 4 * self.planes:
-            parts = {"conv": self.conv, "norm": self.norm, "name": "downsample"}
+            parts = {**self.parts, "name": "downsample"}
             x = ConvBN(4 * self.planes, 1, self.stride, relu=False, **parts)(x, train)
         return relu(x + y)
 
 
-class DownChain(Layer):
+class DownChain(Composite):
     """Halves the resolution `halvings` times by 3x3 stride-2 convolution, BN and ReLU.
 
     Attributes:
       features: channels of the result; the width is kept until the last convolution.
       halvings: how many convolutions.
       last_relu: the last convolution too ends with a ReLU.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
 
     features: int
     halvings: int
     last_relu: bool = False
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
         """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up)."""
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         for k in range(self.halvings):
             last = k == self.halvings - 1
             width, relu = (self.features, self.last_relu) if last else (x.shape[-1], True)

@@ -22,11 +22,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.gate import apply_gates
-from gsto_jax.layers.base import Layer
-from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef, hrnet_std
+from gsto_jax.layers.blocks import Composite, ConvBN
+from gsto_jax.layers.conv import Conv, hrnet_std
 from gsto_jax.layers.gates import SelfGated, SpatialGate
-from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import at_least
 from gsto_jax.ops.resize import adaptive_average_pool, resize
 
@@ -48,7 +46,7 @@ class ContextOutput(NamedTuple):
     gates: dict[str, Array]
 
 
-class BranchGates(Layer):
+class BranchGates(Composite):
     """Scales one map for each of several branches, by gates of their own (eq. 3 to 6).
 
     Attributes:
@@ -58,7 +56,6 @@ class BranchGates(Layer):
       form: of the gates, "paper" or "released".
       implementation: of gates that the map itself makes (`gsto_jax.gate.gated_maps`).
       conv: the convolution to use. This package's own starts gates at a deviation of 0.001.
-      norm: the normalisation to use.
     """
 
     rules: ClassVar = {"num_classes": at_least(0)}
@@ -68,8 +65,6 @@ class BranchGates(Layer):
     num_classes: int = 0
     form: str = "paper"
     implementation: str | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(
@@ -104,7 +99,7 @@ class BranchGates(Layer):
         return maps, logits, {name: gates[..., n, None] for n, name in enumerate(self.branches)}
 
 
-class PPM(Layer):
+class PPM(Composite):
     """Pyramid pooling module: the map beside what pooling it into few bins leaves of it.
 
     For each number of bins the map is gated, pooled adaptively, sent through a 1x1 convolution, BN
@@ -121,8 +116,6 @@ class PPM(Layer):
       form: of the gates: "paper" (a sigmoid without bias) or "released" (BN and ReLU before it).
       align_corners: of the upsampling.
       implementation: of unsupervised gates (`gsto_jax.gate.gated_maps`).
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> ppm = PPM(features=512, gsto="supervised", num_classes=19)
@@ -139,8 +132,6 @@ class PPM(Layer):
     form: str = "paper"
     align_corners: bool = False
     implementation: str | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:
@@ -149,7 +140,7 @@ class PPM(Layer):
         Raises:
           ValueError: an unknown kind or form of gates, or a predictor without classes.
         """
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         names = [f"bin{bins}" for bins in self.bins]
         maps, logits, found = _gates_of(self, names)(x, train)
         branches = [x]
@@ -161,7 +152,7 @@ class PPM(Layer):
         return ContextOutput(fuse(jnp.concatenate(branches, -1), train), logits, found)
 
 
-class ASPP(Layer):
+class ASPP(Composite):
     """Atrous spatial pyramid pooling: convolutions of one map at several rates, and its mean.
 
     A 1x1 convolution of the map; for each rate the gated map under a 3x3 convolution of that
@@ -178,7 +169,6 @@ class ASPP(Layer):
       align_corners: of the upsampling.
       implementation: of unsupervised gates (`gsto_jax.gate.gated_maps`).
       conv: the convolution to use; it takes a `dilation`.
-      norm: the normalisation to use.
 
     Example:
       >>> aspp = ASPP(features=256, gsto="unsupervised")
@@ -195,8 +185,6 @@ class ASPP(Layer):
     form: str = "paper"
     align_corners: bool = False
     implementation: str | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> ContextOutput:
@@ -205,7 +193,7 @@ class ASPP(Layer):
         Raises:
           ValueError: an unknown kind or form of gates, or a predictor without classes.
         """
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         names = [*(f"rate{rate}" for rate in self.rates), "image"]
         (*maps, seen), logits, found = _gates_of(self, names)(x, train)
         branches = [ConvBN(self.features, 1, **parts, name="point")(x, train)]

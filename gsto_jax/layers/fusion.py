@@ -7,11 +7,8 @@ from typing import ClassVar
 import flax.linen as nn
 from jax import Array
 
-from gsto_jax.layers.base import Layer
-from gsto_jax.layers.blocks import ConvBN, DownChain
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.blocks import Composite, ConvBN, DownChain
 from gsto_jax.layers.gates import GATE_FORMS, SelfGated
-from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import (
     one_of,
 )
@@ -20,7 +17,7 @@ from gsto_jax.ops.packing import FeatureMap, unpack
 from gsto_jax.ops.resize import resize
 
 
-class MultiScaleFusion(Layer):
+class MultiScaleFusion(Composite):
     """Every target branch i becomes `relu(sum_j path_ij(gate_ij * branch_j))`.
 
     Branch 0 has the highest resolution; each next one is half of it, rounded up. Upwards a path is
@@ -34,8 +31,6 @@ class MultiScaleFusion(Layer):
       align_corners: of the bilinear upsampling.
       implementation: of the gates (`gsto_jax.gate.gated_maps`).
       targets: how many branches to produce, from branch 0; None for all.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
 
     rules: ClassVar = {"gate": one_of(("none", *GATE_FORMS))}
@@ -46,8 +41,6 @@ class MultiScaleFusion(Layer):
     align_corners: bool = False
     implementation: str | None = None
     targets: int | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(
@@ -92,7 +85,7 @@ class MultiScaleFusion(Layer):
         gated = [i for i in targets if self.gate != "none" and (i != source or self.self_gate)]
         if not gated:
             return maps, {}
-        parts = {"conv": self.conv, "norm": self.norm, "name": f"gate{source}"}
+        parts = {**self.parts, "name": f"gate{source}"}
         found = SelfGated(self.gate, len(gated), self.implementation, **parts)(branch, train)
         gates = unpack(found.gates)
         maps |= dict(zip(gated, found.maps, strict=True))
@@ -105,7 +98,7 @@ class MultiScaleFusion(Layer):
         source, target = path
         if source == target:
             return x
-        parts = {"conv": self.conv, "norm": self.norm, "name": f"path{source}_to{target}"}
+        parts = {**self.parts, "name": f"path{source}_to{target}"}
         if source < target:
             return DownChain(shape[-1], target - source, **parts)(x, train)
         x = ConvBN(shape[-1], 1, relu=False, **parts)(x, train)

@@ -1,15 +1,12 @@
 """The networks that compute a gate: logits before the sigmoid, which `apply_gates` takes."""
 
-from dataclasses import field
-
 import flax.linen as nn
 import jax
 
 from gsto_jax.errors import UserError
 from gsto_jax.gate import Gated, apply_gates, gated_maps
-from gsto_jax.layers.base import Layer
-from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
+from gsto_jax.layers.blocks import Composite, ConvBN
+from gsto_jax.layers.conv import Conv
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import FeatureMap
@@ -17,7 +14,7 @@ from gsto_jax.ops.packing import FeatureMap
 GATE_FORMS = ("released", "paper")
 
 
-class SpatialGate(Layer):
+class SpatialGate(Composite):
     """Logits of spatial gates: one scalar a pixel from that pixel's channels (section 3.1).
 
     Paper form (eq. 4): a 1x1 convolution, so `g = sigmoid(rho . F)`. Released form: the same
@@ -27,8 +24,6 @@ class SpatialGate(Layer):
     Attributes:
       form: "released" or "paper".
       gates: how many independent gates.
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> logits = SpatialGate(form="paper")(features)  # b h w 1
@@ -37,8 +32,6 @@ class SpatialGate(Layer):
 
     form: str = "released"
     gates: int = 1
-    conv: ModuleDef = field(default_factory=default_conv)
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
@@ -58,15 +51,13 @@ class SpatialGate(Layer):
         return jax.tree.map(jax.nn.relu, norm(logits, train))
 
 
-class SelfGated(Layer):
+class SelfGated(Composite):
     """Maps scaled by the gates of `SpatialGate`, in one operation where a kernel can.
 
     Attributes:
       form: "released" or "paper".
       gates: how many independent gates.
       implementation: of `gsto_jax.gate.gated_maps`.
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> first, second = SelfGated(gates=2).apply(variables, features).maps
@@ -75,8 +66,6 @@ class SelfGated(Layer):
     form: str = "released"
     gates: int = 1
     implementation: str | None = None
-    conv: ModuleDef = field(default_factory=default_conv)
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> Gated:
@@ -116,7 +105,7 @@ def _reason_against_fusion(conv: nn.Module, norm: nn.Module | None, train: bool)
     return ""
 
 
-class GateChain(Layer):
+class GateChain(Composite):
     """Released GTM gate: one map brought down to the lowest branch's size (section 3.2.2).
 
     A convolution to one channel at stride 1, then `halvings` 3x3 convolutions at stride 2, each
@@ -125,19 +114,15 @@ class GateChain(Layer):
     Attributes:
       halvings: how often the resolution is halved.
       kernel_size: of the first convolution: 3 over class logits, 1 over features.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
 
     halvings: int
     kernel_size: int
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
         """`b h w c` -> logits `b h/2^halvings w/2^halvings 1` (sizes rounded up)."""
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         x = ConvBN(1, self.kernel_size, **parts, name="cbr0")(x, train)
         for k in range(1, self.halvings + 1):
             x = ConvBN(1, 3, stride=2, **parts, name=f"cbr{k}")(x, train)

@@ -1,16 +1,14 @@
 """Prediction heads on the branches of a stage."""
 
 from collections.abc import Sequence
-from dataclasses import field
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.layers.base import Layer
-from gsto_jax.layers.blocks import ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef, default_conv, project
+from gsto_jax.layers.blocks import Composite, ConvBN
+from gsto_jax.layers.conv import Conv, project
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.materialize import materialize, relu
@@ -60,19 +58,15 @@ class BranchConv(Conv):
         return first.replace(data=y)
 
 
-class SegmentationHead(Layer):
+class SegmentationHead(Composite):
     """1x1 convolution, BN, ReLU and a 1x1 classifier, both convolutions with bias.
 
     Attributes:
       num_classes: channels of the logits.
-      conv: the convolution to use.
-      norm: the normalisation to use.
       align_corners: of the upsampling before branches are concatenated.
     """
 
     num_classes: int
-    conv: ModuleDef = field(default_factory=default_conv)
-    norm: ModuleDef = BatchNorm
     align_corners: bool = False
 
     @nn.compact
@@ -96,24 +90,20 @@ class SegmentationHead(Layer):
         return unpack(classifier(relu(norm(y, train))))
 
 
-class FCNHead(Layer):
+class FCNHead(Composite):
     """3x3 convolution, BN, ReLU and a 1x1 classifier with bias.
 
     Attributes:
       num_classes: channels of the logits.
       features: channels between the two convolutions.
-      conv: the convolution to use.
-      norm: the normalisation to use.
     """
 
     num_classes: int
     features: int
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """`b h w c` -> logits `b h w num_classes`."""
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         x = ConvBN(self.features, 3, **parts, name="cbr")(x, train)
         return self.conv(self.num_classes, 1, use_bias=True, name="classifier")(x)

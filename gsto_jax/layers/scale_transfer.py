@@ -8,11 +8,8 @@ import flax.linen as nn
 from jax import Array
 
 from gsto_jax.gate import apply_gates
-from gsto_jax.layers.base import Layer
-from gsto_jax.layers.blocks import DownChain
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.blocks import Composite, DownChain
 from gsto_jax.layers.gates import SelfGated, SpatialGate
-from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.checks import (
     COUNT,
     check_rank,
@@ -26,7 +23,7 @@ from gsto_jax.ops.resize import resize
 RESAMPLING = ("bilinear", "nearest", "avg_pool", "strided_conv")
 
 
-class ScaleTransfer(Layer):
+class ScaleTransfer(Composite):
     """Plain scale transfer ST: 1x1 convolution if channels change, then resampling (eq. 1, 2).
 
     Attributes:
@@ -37,8 +34,6 @@ class ScaleTransfer(Layer):
       factor: ratio of the two resolutions, at least 1. Going down, odd sizes round up.
       size: target height and width for "bilinear" and "nearest", in place of `factor`.
       align_corners: of "bilinear".
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> up = ScaleTransfer(features=64, resample="bilinear", factor=2)
@@ -57,8 +52,6 @@ class ScaleTransfer(Layer):
     factor: int = 2
     size: Sequence[int] | None = None
     align_corners: bool = False
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -89,7 +82,7 @@ class ScaleTransfer(Layer):
         halvings = self.factor.bit_length() - 1
         if self.factor != 2**halvings:
             raise ValueError(f"'strided_conv' halves: factor {self.factor} is not a power of two")
-        parts = {"conv": self.conv, "norm": self.norm, "name": "down"}
+        parts = {**self.parts, "name": "down"}
         return DownChain(x.shape[-1], halvings, **parts)(x, train)
 
 
@@ -101,7 +94,7 @@ class GSTOOutput(NamedTuple):
     gate: Array | None
 
 
-class UnsupervisedGSTO(Layer):
+class UnsupervisedGSTO(Composite):
     """Gated scale transfer whose gate learns from the task alone (eq. 3, 4).
 
     Attributes:
@@ -109,8 +102,6 @@ class UnsupervisedGSTO(Layer):
         map. Modules whose call takes an argument `train` are called as `transfer(x, train)`.
       form: of the gate, "released" or "paper".
       implementation: of the gate (`gsto_jax.gate.gated_maps`).
-      conv: the convolution to use in the gate.
-      norm: the normalisation to use in the gate.
 
     Example:
       >>> down = UnsupervisedGSTO(ScaleTransfer(features=64, resample="avg_pool", factor=2))
@@ -120,20 +111,16 @@ class UnsupervisedGSTO(Layer):
     transfer: Callable[..., Array]
     form: str = "released"
     implementation: str | None = None
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> GSTOOutput:
         """`b h w c` -> what the transfer makes of the gated map, and the gate `b h w 1`."""
-        gate = SelfGated(
-            self.form, 1, self.implementation, conv=self.conv, norm=self.norm, name="gate"
-        )
+        gate = SelfGated(self.form, 1, self.implementation, **self.parts, name="gate")
         found = gate(x, train)
         return GSTOOutput(run_transfer(self.transfer, found.maps[0], train), None, found.gates)
 
 
-class SupervisedGSTO(Layer):
+class SupervisedGSTO(Composite):
     """Gated scale transfer whose gate reads class predictions of its own (eq. 3, 5, 6).
 
     `P = conv1x1(F)` predicts `num_classes` classes; the gate is computed from `P`. Give the logits
@@ -143,8 +130,6 @@ class SupervisedGSTO(Layer):
       transfer: what to gate, as in `UnsupervisedGSTO`.
       num_classes: channels of the prediction.
       form: of the gate, "released" or "paper".
-      conv: the convolution to use in predictor and gate.
-      norm: the normalisation to use in the gate.
 
     Example:
       >>> gsto = SupervisedGSTO(ScaleTransfer(features=64, factor=2), num_classes=19)
@@ -154,14 +139,12 @@ class SupervisedGSTO(Layer):
     transfer: Callable[..., Array]
     num_classes: int
     form: str = "released"
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> GSTOOutput:
         """`b h w c` -> the transferred gated map, class logits `b h w num_classes`, the gate."""
         logits = self.conv(self.num_classes, 1, use_bias=True, name="predictor")(x)
-        gate = SpatialGate(self.form, conv=self.conv, norm=self.norm, name="gate")
+        gate = SpatialGate(self.form, **self.parts, name="gate")
         (gated,), gates = apply_gates(x, gate(logits, train))
         return GSTOOutput(run_transfer(self.transfer, gated, train), logits, gates)
 

@@ -9,12 +9,9 @@ from flax.core import FrozenDict
 from jax import Array
 
 from gsto_jax.gate import apply_gates
-from gsto_jax.layers.base import Layer
-from gsto_jax.layers.blocks import ConvBN, DownChain
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.blocks import Composite, ConvBN, DownChain
 from gsto_jax.layers.gates import GateChain, check_form
 from gsto_jax.layers.heads import SegmentationHead, concatenate_branches
-from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.scale_transfer import GSTOOutput, SupervisedGSTO, UnsupervisedGSTO
 from gsto_jax.ops.checks import at_least
 from gsto_jax.ops.packing import FeatureMap, Packed, pack, pack_like, unpack
@@ -23,7 +20,7 @@ _CHAIN_PACK = 16  # of the one channel of a chain, where maps are packed
 GTM_KINDS = ("none", "supervised", "unsupervised", "head_only")
 
 
-class GTM(Layer):
+class GTM(Composite):
     """Gated Transition Module: makes the next, lowest-resolution branch from those of a stage.
 
     Plain HRNet sends the lowest-resolution branch through a 3x3 stride-2 convolution, BN and ReLU.
@@ -40,8 +37,6 @@ class GTM(Layer):
       num_classes: of the supervised head.
       form: "released" or "paper".
       align_corners: of the upsampling before concatenation.
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> branch, logits, gate = GTM(256, num_classes=19).apply(variables, [x0, x1, x2])
@@ -55,8 +50,6 @@ class GTM(Layer):
     num_classes: int = 0
     form: str = "released"
     align_corners: bool = False
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, branches: Sequence[FeatureMap], train: bool = False) -> GSTOOutput:
@@ -82,7 +75,7 @@ class GTM(Layer):
         return self._released(branches, train)
 
     def _released(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         logits, gate, lowest = None, None, branches[-1]
         if self.kind != "none":
             if self.kind == "unsupervised":
@@ -104,7 +97,7 @@ class GTM(Layer):
         return GSTOOutput(down(lowest, train), logits, gate)
 
     def _paper(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
-        parts = {"conv": self.conv, "norm": self.norm}
+        parts = self.parts
         evidence = concatenate_branches(branches, self.align_corners)
         chain = {"last_relu": True, **parts, "name": "down"}
         down = DownChain(self.features, len(branches), **chain)

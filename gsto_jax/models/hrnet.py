@@ -12,11 +12,10 @@ from jax import Array
 from gsto_jax.errors import UserError
 from gsto_jax.layers.attention import Attention, attention, no_attention
 from gsto_jax.layers.base import Layer
-from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef
+from gsto_jax.layers.blocks import BasicBlock, Bottleneck, Composite, ConvBN
+from gsto_jax.layers.conv import ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
 from gsto_jax.layers.heads import SegmentationHead
-from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.transition import GTM
 from gsto_jax.models.parts import parts_of
 from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
@@ -50,13 +49,11 @@ class Outputs:
     gates: dict[str, Array]
 
 
-class HRModule(nn.Module):
+class HRModule(Composite):
     """Parallel branches of basic blocks, then dense fusion."""
 
     blocks: int
     fusion: ModuleDef
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
     attention: Attention = Attention()
 
     @nn.compact
@@ -64,7 +61,7 @@ class HRModule(nn.Module):
         self, branches: Sequence[FeatureMap], train: bool = False
     ) -> tuple[list[FeatureMap], dict[str, Array]]:
         """Branches `b h_j w_j c_j` -> the same shapes, and the gates by name."""
-        parts = {"conv": self.conv, "norm": self.norm, "attention": self.attention.conv}
+        parts = {**self.parts, "attention": self.attention.conv}
         deeper = []
         for j, x in enumerate(branches):
             for n in range(self.blocks):
@@ -75,7 +72,7 @@ class HRModule(nn.Module):
         return self.fusion(name="fusion")(deeper, train)
 
 
-class Transition(nn.Module):
+class Transition(Composite):
     """From the branches of one stage to those of the next.
 
     A branch whose width changes (only after stage 1) passes a 3x3 convolution, BN and ReLU; the
@@ -84,8 +81,6 @@ class Transition(nn.Module):
 
     widths: Sequence[int]
     gtm: ModuleDef
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
     attention: ModuleDef = no_attention
 
     @nn.compact
@@ -96,7 +91,7 @@ class Transition(nn.Module):
         kept = []
         for i, (x, width) in enumerate(zip(branches, self.widths, strict=False)):
             if x.shape[-1] != width:
-                keep = ConvBN(width, 3, conv=self.conv, norm=self.norm, name=f"keep{i}")
+                keep = ConvBN(width, 3, **self.parts, name=f"keep{i}")
                 x = keep(x, train)
             kept.append(x)
         lowest = self.attention(name="attention")(branches[-1])

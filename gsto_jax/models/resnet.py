@@ -5,15 +5,12 @@ from typing import ClassVar
 import flax.linen as nn
 from jax import Array
 
-from gsto_jax.layers.base import Layer
-from gsto_jax.layers.blocks import Bottleneck, ConvBN
-from gsto_jax.layers.conv import Conv, ModuleDef
-from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.layers.blocks import Bottleneck, Composite, ConvBN
 from gsto_jax.models.specs import ResNetSpec
 from gsto_jax.ops.checks import instance_of
 
 
-class ResNet(Layer):
+class ResNet(Composite):
     """A 7x7 stride-2 convolution, 3x3 max pooling, and four stages of bottlenecks.
 
     The stride of a bottleneck lies in its 3x3 convolution, as torchvision has it, and so do the
@@ -28,8 +25,6 @@ class ResNet(Layer):
       spec: the body.
       remat: keeps of each bottleneck only what goes in, and computes the rest again for the
         gradient.
-      conv: the convolution to use.
-      norm: the normalisation to use.
 
     Example:
       >>> stages = ResNet(RESNETS["resnet50"]).apply(variables, image)
@@ -41,13 +36,11 @@ class ResNet(Layer):
 
     spec: ResNetSpec
     remat: bool = False
-    conv: ModuleDef = Conv
-    norm: ModuleDef = BatchNorm
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> list[Array]:
         """`b h w 3` -> the maps of the four stages, `4 planes 2^s` channels, sizes rounded up."""
-        spec, parts = self.spec, {"conv": self.conv, "norm": self.norm}
+        spec, parts = self.spec, self.parts
         bottleneck = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         x = ConvBN(spec.stem_width, 7, 2, **parts, name="stem")(image, train)
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
