@@ -132,7 +132,7 @@ def measure(row: Row) -> dict[str, object]:
                 relu=bool(affine),
                 implementation=implementation,
             )
-            return [x.data for x in found.maps]
+            return tuple(x.data for x in found.maps)
 
         if row.form == "released, inference":
             return maps(features, kernel, *affine)

@@ -208,9 +208,15 @@ class ASPP(Composite):
 
 
 def _gates_of(module: PPM | ASPP, branches: Sequence[str]) -> BranchGates:
-    parts = {"conv": module.conv, "norm": module.norm, "name": "gates"}
-    kinds = (module.gsto, module.num_classes, module.form, module.implementation)
-    return BranchGates(branches, *kinds, **parts)
+    return BranchGates(
+        branches,
+        kind=module.gsto,
+        num_classes=module.num_classes,
+        form=module.form,
+        implementation=module.implementation,
+        **module.parts,
+        name="gates",
+    )
 
 
 CONTEXTS = {"ppm": PPM, "aspp": ASPP}
