@@ -12,8 +12,7 @@ import jax
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_full
-from gsto_jax.predict.export import export
-from gsto_jax.predict.export_description import preprocessing
+from gsto_jax.predict.export import export, preprocessing
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
 from gsto_jax.runs.trained import Trained, load_trained

@@ -1,11 +1,11 @@
 """JSON out of files that may hold anything."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.limits import MOST_TEXT
+from gsto_jax.files import parse_json
 
 
 def read_json(data: bytes | str, name: Path | str) -> Any:
@@ -21,8 +21,6 @@ def read_json(data: bytes | str, name: Path | str) -> Any:
     if len(data) > MOST_TEXT:
         raise DataError(f"{name} has {len(data)} bytes, and {MOST_TEXT} is the most; replace it.")
     try:
-        return json.loads(data)
-    except RecursionError:
-        raise DataError(f"{name} is nested too deeply to be read; replace it.") from None
+        return parse_json(data)
     except ValueError as error:  # its own, that of Unicode, and that of numbers of 5000 digits
         raise DataError(f"{name} is no JSON ({error}); replace it.") from None

@@ -8,9 +8,13 @@ Only the scales, the mirror image and the windows of a test protocol are not.
 """
 
 import contextlib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +23,15 @@ from jax.export import symbolic_shape
 from gsto_jax import reporting
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_full, replacing, to_json
-from gsto_jax.predict.export_description import PLATFORMS, describe_export
-from gsto_jax.predict.one_pass import program_of
+from gsto_jax.ops.padding import PUBLISHED
+from gsto_jax.predict.one_pass import one_pass_of, program_of
 from gsto_jax.predict.onnx_file import onnx_file
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.runs.checkpoint import versions
 from gsto_jax.types import Size
 
 FORMATS = ("jax", "onnx")
+PLATFORMS = ("cpu", "cuda", "tpu")
 OTHERS = ("weights.safetensors", "weights.pth")
 """What else `--mode=export` writes beside the programs, of the same checkpoint."""
 
@@ -65,8 +71,8 @@ def export(
     if "onnx" in formats:
         with reporting.stage("exporting model.onnx", announce=True):
             contents["model.onnx"] = onnx_file(predictor, size)
-    described = to_json(describe_export(predictor, contents, size), indent=2) + "\n"
-    contents["model.json"] = described.encode()
+    description = _describe(predictor, contents, size)
+    contents["model.json"] = (to_json(description, indent=2) + "\n").encode()
     return _write(Path(folder).expanduser(), contents)
 
 
@@ -107,6 +113,54 @@ def check_exportable(
             f"the format onnx needs packages that are missing ({', '.join(missing)}): pip "
             "install '.[onnx]' in a clone, or export the format jax alone"
         )
+
+
+def _describe(
+    predictor: Predictor, contents: Mapping[str, bytes], size: Size | None
+) -> dict[str, Any]:
+    data, classes = predictor.config["data"], len(predictor.classes)
+    stride = predictor.trained.task.config.model.output_stride
+    packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "model.onnx" in contents]
+    return {
+        "checkpoint": str(predictor.path),
+        "step": int(predictor.path.name),
+        "classes": predictor.classes,
+        "palette": predictor.palette,
+        "mean": data["mean"],
+        "std": data["std"],
+        "image_rule": asdict(predictor.rule),
+        "preprocessing": preprocessing(predictor),
+        "input": {"name": "image", "shape": ["b", "h", "w", 3], "dtype": "uint8", "color": "RGB"},
+        "outputs": {
+            "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},
+            "logits": {
+                "shape": ["b", f"ceil(H/{stride})", f"ceil(W/{stride})", classes],
+                "dtype": "float32",
+            },
+        },
+        "onnx_size": size,
+        "platforms": PLATFORMS,
+        "files": {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in contents.items()
+        },
+        "versions": versions() | {name: version(name) for name in packages},
+        "settings": predictor.config,
+    }
+
+
+def preprocessing(predictor: Predictor) -> dict[str, Any]:
+    """Describes what the programs do to an image before the network, and what they leave out."""
+    protocol = one_pass_of(predictor.protocol)
+    return {
+        "long_side": predictor.long_side,
+        "base_size": protocol.base_size,
+        "fixed_size": protocol.fixed_size,
+        "pad_to": protocol.pad_to or PUBLISHED,
+        "pad": predictor.trained.task.config.eval.pad,
+        "normalization": "(pixel / 255 - mean) / std",
+        "test_protocol": "" if predictor.protocol.is_one_pass else str(predictor.protocol),
+    }
 
 
 def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:

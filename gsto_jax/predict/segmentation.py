@@ -37,14 +37,14 @@ _STRIP = 64  # rows of a picture that are enlarged at a time
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network sees in a picture.
+    """The labels of an image.
 
     Attributes:
-      image: the picture, `h w 3` uint8 RGB.
+      image: `h w 3` uint8 RGB.
       labels: class of each pixel, `h w` uint8.
       maps: of `gsto_jax.evaluation.forward.explanation`, `h' w'` by name; empty unless asked for.
       classes: names.
-      palette: their colours.
+      palette: their RGB colors.
     """
 
     image: np.ndarray

@@ -39,22 +39,6 @@ class TrainBatches(Protocol):
     def get_state(self) -> Any:
         """Returns the state of the iterator, as plain values."""
 
-    def set_state(self, state: Any) -> None:
-        """Moves the iterator to a state."""
-
-
-class MetricWriter(Protocol):
-    """A writer of metrics: any of `clu.metric_writers`."""
-
-    def write_scalars(self, step: int, scalars: Any) -> None:
-        """Writes numbers by name."""
-
-    def write_images(self, step: int, images: Any) -> None:
-        """Writes images `n h w 3` by name."""
-
-    def flush(self) -> None:
-        """Returns when all of it is written."""
-
 
 @dataclass(frozen=True)
 class Experiment:
@@ -68,7 +52,7 @@ class Experiment:
       train_set: fingerprint of the training set, for people.
       eval_set: the set to evaluate on.
       show: prints a line of text or a table.
-      writer: of metrics; None for none.
+      writer: of metrics, any of `clu.metric_writers`; None for none.
       workload: of a step, to report throughput; None: only times are reported.
     """
 
@@ -79,7 +63,7 @@ class Experiment:
     train_set: str
     eval_set: EvalSet
     show: Callable[[Any], None]
-    writer: MetricWriter | None = None
+    writer: Any = None
     workload: Workload | None = None
 
     def start(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:

@@ -22,8 +22,7 @@ from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.predict import export as exporting
 from gsto_jax.predict import verify as verifying
-from gsto_jax.predict.export import export
-from gsto_jax.predict.export_description import PLATFORMS
+from gsto_jax.predict.export import PLATFORMS, export
 from gsto_jax.predict.one_pass import program_of
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import random_batches, verify
