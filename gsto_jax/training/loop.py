@@ -130,8 +130,7 @@ def fit(
         if step % run.log_every == 0 or first or last:
             hooks.report(_progress(task, step, step - mark, first, watch, scalars))
             mark = step
-        keeping = {"step": step, "stopping": stopping, "last": last}
-        if _keep(task, state, scalars, hooks, watch, **keeping):
+        if _keep(task, state, scalars, hooks, watch, step=step, stopping=stopping, last=last):
             break
     return state
 
