@@ -17,7 +17,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gsto_jax.errors import UserError
-from gsto_jax.ops.packing import LANES
 from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
 
 SMALL = 2**12
@@ -114,11 +113,6 @@ def gathered(tree: Any) -> Any:
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
-
-
-def lanes(mesh: Mesh) -> int:
-    """Channels that the devices compute on at once, where a map pads to them; else 0."""
-    return LANES if platform_of(mesh) == "tpu" else 0
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

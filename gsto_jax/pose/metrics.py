@@ -13,7 +13,7 @@ from gsto_jax.config import PoseConfig
 from gsto_jax.errors import UserError
 from gsto_jax.files import replacing, to_json
 from gsto_jax.pose.evaluate import Poses
-from gsto_jax.pose.oks import rescore, suppress, suppress_softly
+from gsto_jax.pose.oks import rescore, suppress
 
 FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """Average precision and recall over similarities 0.5 to 0.95, at 0.5 and 0.75, and of persons of
@@ -46,11 +46,11 @@ def results(
     kept: Iterable[int] = range(len(scores))
     if suppresses and config.suppression != "none":
         kept = []
-        alike = suppress if config.suppression == "hard" else suppress_softly
+        soft = config.suppression == "soft"
         for image in dict.fromkeys(poses.image_ids.tolist()):
             ours = np.flatnonzero(poses.image_ids == image)
             of_image = (poses.joints[ours], scores[ours], poses.areas[ours])
-            kept += ours[alike(*of_image, sigmas, config.similarity)].tolist()
+            kept += ours[suppress(*of_image, sigmas, config.similarity, soft=soft)].tolist()
     return [
         {
             "image_id": int(poses.image_ids[n]),

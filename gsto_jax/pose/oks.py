@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 SUPPRESSIONS = ("hard", "soft", "none")
+MOST = 20
+"""Number of poses of an image that soft suppression keeps at most."""
 
 
 def similarity(
@@ -65,60 +67,34 @@ def suppress(
     sigmas: Sequence[float],
     threshold: float = 0.9,
     visible: float | None = None,
+    soft: bool = False,
 ) -> list[int]:
-    """Of poses that are alike keeps the one of the highest score (OKS-NMS).
+    """Keeps of poses that are alike the one of the highest score (OKS-NMS).
 
     Args:
       poses: `n j 3`, x, y and score.
       scores: `n`.
       areas: `n`.
       sigmas: see `similarity`.
-      threshold: poses that are more alike than it are the same.
+      threshold: poses that are more alike than it are the same; of soft suppression, the deviation
+        of the Gaussian, squared.
       visible: see `similarity`.
+      soft: lowers the scores of poses that are like a better one, by a Gaussian, and keeps the best
+        `MOST` (soft OKS-NMS).
 
     Returns:
-      Which are kept, the highest score first.
-    """
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    kept = []
-    while len(order):
-        first, rest = order[0], order[1:]
-        kept.append(int(first))
-        alike = similarity(poses[first], poses[rest], areas[first], areas[rest], sigmas, visible)
-        order = rest[alike <= threshold]
-    return kept
-
-
-def suppress_softly(
-    poses: np.ndarray,
-    scores: np.ndarray,
-    areas: np.ndarray,
-    sigmas: Sequence[float],
-    threshold: float = 0.9,
-    most: int = 20,
-) -> list[int]:
-    """Lowers the scores of poses that are like a better one, by a Gaussian (soft OKS-NMS).
-
-    Args:
-      poses: `n j 3`.
-      scores: `n`.
-      areas: `n`.
-      sigmas: see `similarity`.
-      threshold: deviation of the Gaussian, squared.
-      most: how many are kept at most.
-
-    Returns:
-      Which are kept, in the order in which they were taken.
+      Places of the kept poses, in the order in which they were kept.
     """
     scores = np.array(scores, np.float64)
     order = np.argsort(-scores, kind="stable")
-    scores = scores[order]
     kept: list[int] = []
-    while len(order) and len(kept) < most:
-        first, order, scores = order[0], order[1:], scores[1:]
+    while len(order) and not (soft and len(kept) == MOST):
+        first, order = order[0], order[1:]
         kept.append(int(first))
-        alike = similarity(poses[first], poses[order], areas[first], areas[order], sigmas)
-        scores = scores * np.exp(-np.square(alike) / threshold)
-        again = np.argsort(-scores, kind="stable")
-        order, scores = order[again], scores[again]
+        alike = similarity(poses[first], poses[order], areas[first], areas[order], sigmas, visible)
+        if soft:
+            scores[order] *= np.exp(-np.square(alike) / threshold)
+            order = order[np.argsort(-scores[order], kind="stable")]
+        else:
+            order = order[alike <= threshold]
     return kept

@@ -87,9 +87,9 @@ def fit(
     Args:
       task: what to train.
       state: where to start; it is donated, so use the returned one afterwards.
-      batches: this host's batches, see `train_step`; must not end before the run.
+      batches: of this host, see `train_step`; must not end before the run.
       mesh: the devices.
-      hooks: what to do between the steps.
+      hooks: called between the steps.
       clock: seconds.
 
     Returns:
@@ -97,29 +97,22 @@ def fit(
       at which `hooks.stop` said so.
 
     Raises:
-      TrainingError: loss, gradient or parameters are not finite. The message names the step and the
-        losses.
+      TrainingError: loss, gradient or parameters are not finite; names the step and the losses.
     """
     run = task.config.run
     step_fn = compiled_train_step(task, mesh)
     iterator: Iterator[dict[str, np.ndarray]] = iter(batches)
-    start = int(state.step)
-    end = min(task.steps, run.stop_at or task.steps)
+    start, end = int(state.step), min(task.steps, run.stop_at or task.steps)
     watch, mark, previous = Stopwatch(clock), start, None
     for step in range(start + 1, end + 1):
         first = step == start + 1
         with watch.part("away"):
             hooks.profile(step, previous)
         hooks.waits("input", step)
-        try:
-            with watch.part("input"), _first(first, "reading the first batch"):
-                batch = next(iterator)
-        except Exception:
-            # A signal to the whole group ends the worker processes before it reaches the loop.
-            if not hooks.stop():
-                raise
-            _check_finite(previous, step - 1)
+        batch = _read(iterator, first, watch, hooks)
+        if batch is None:
             if previous is not None:
+                _check_finite(previous, step - 1)
                 hooks.save(state)
             break
         hooks.waits("compile" if first else "device", step)
@@ -135,26 +128,63 @@ def fit(
         stopping = hooks.stop()
         last = stopping or step == end
         if step % run.log_every == 0 or first or last:
-            with watch.part("device"):
-                values = {k: float(v) for k, v in scalars.items() if k != "finite"}
-            taken, mark = watch.lap(step - mark), step
-            left = task.steps - step
-            eta = None if left and first else left * taken.whole
-            hooks.report(Progress(step, task.steps, taken, eta, values))
-        evaluating = run.eval_every and step % run.eval_every == 0 and step < task.steps
-        if last or evaluating or step % run.checkpoint_every == 0:
-            with watch.part("device"):
-                _check_finite(scalars, step)
-            hooks.waits("checkpoint", step)
-            hooks.save(state)
-        hooks.waits()
-        if evaluating and not stopping:
-            with watch.part("away"):
-                hooks.evaluate(state)
-            stopping = hooks.stop()
-        if stopping:
+            hooks.report(_progress(task, step, step - mark, first, watch, scalars))
+            mark = step
+        if _keep(task, state, scalars, hooks, watch, step=step, stopping=stopping, last=last):
             break
     return state
+
+
+def _read(
+    iterator: Iterator[dict[str, np.ndarray]], first: bool, watch: Stopwatch, hooks: Hooks
+) -> dict[str, np.ndarray] | None:
+    """Returns the next batch; None where there is none because the run is to stop."""
+    try:
+        with watch.part("input"), _first(first, "reading the first batch"):
+            return next(iterator)
+    except Exception:
+        # A signal to the whole group ends the worker processes before it reaches the loop.
+        if not hooks.stop():
+            raise
+        return None
+
+
+def _progress(
+    task: Task, step: int, steps: int, first: bool, watch: Stopwatch, scalars: Mapping[str, Any]
+) -> Progress:
+    """Returns the progress after a step, and so many since the last report."""
+    with watch.part("device"):
+        values = {k: float(v) for k, v in scalars.items() if k != "finite"}
+    taken, left = watch.lap(steps), task.steps - step
+    eta = None if left and first else left * taken.whole
+    return Progress(step, task.steps, taken, eta, values)
+
+
+def _keep(
+    task: Task,
+    state: TrainState,
+    scalars: Mapping[str, Any],
+    hooks: Hooks,
+    watch: Stopwatch,
+    *,
+    step: int,
+    stopping: bool,
+    last: bool,
+) -> bool:
+    """Saves and evaluates the state after a step where that is due; returns whether to stop."""
+    run = task.config.run
+    evaluates = run.eval_every and step % run.eval_every == 0 and step < task.steps
+    if last or evaluates or step % run.checkpoint_every == 0:
+        with watch.part("device"):
+            _check_finite(scalars, step)
+        hooks.waits("checkpoint", step)
+        hooks.save(state)
+    hooks.waits()
+    if not evaluates or stopping:
+        return stopping
+    with watch.part("away"):
+        hooks.evaluate(state)
+    return hooks.stop()
 
 
 class CompiledTrainStep:

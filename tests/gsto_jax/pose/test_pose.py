@@ -8,7 +8,7 @@ import pytest
 from data_pipelines import COCO_KEYPOINTS
 from gsto_jax.losses import heatmap_loss
 from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
-from gsto_jax.pose.oks import rescore, similarity, suppress, suppress_softly
+from gsto_jax.pose.oks import rescore, similarity, suppress
 
 SIGMAS = COCO_KEYPOINTS.sigmas
 
@@ -96,7 +96,7 @@ def test_similarity_and_suppression(golden):
     for threshold in (0.9, 0.5, 0.3):
         kept = suppress(poses, scores, areas, SIGMAS, threshold)
         assert kept == arrays[f"oks_nms_{threshold}/keep"].tolist()
-        soft = suppress_softly(poses, scores, areas, SIGMAS, threshold)
+        soft = suppress(poses, scores, areas, SIGMAS, threshold, soft=True)
         assert soft == arrays[f"soft_oks_nms_{threshold}/keep"].tolist()
     kept = suppress(poses, scores, areas, SIGMAS, 0.5, visible=0.2)
     assert kept == arrays["oks_nms_0.5_vis0.2/keep"].tolist()

@@ -20,7 +20,7 @@ from gsto_jax.pose.eval_set import PoseSet
 from gsto_jax.pose.evaluate import Poses, estimate
 from gsto_jax.pose.heatmaps import REFINEMENTS, decode, encode, merge_mirrored, to_picture
 from gsto_jax.pose.metrics import FIGURES, evaluate_coco, results, write_results
-from gsto_jax.pose.oks import rescore, similarity, suppress, suppress_softly
+from gsto_jax.pose.oks import rescore, similarity, suppress
 from gsto_jax.pose.task import joint_step, reread_step
 from gsto_jax.predict.files import Input
 from gsto_jax.predict.pose import PosePrediction, PosePredictor, check_boxes
@@ -109,7 +109,8 @@ def test_no_heatmaps_have_no_joints(refinement):
 
 def test_no_poses_are_like_none():
     none, empty = np.zeros((0, 17, 3)), np.zeros(0)
-    assert suppress(none, empty, empty, SIGMAS) == suppress_softly(none, empty, empty, SIGMAS) == []
+    for soft in (False, True):
+        assert suppress(none, empty, empty, SIGMAS, soft=soft) == []
     assert similarity(np.ones((17, 3)), none, 1.0, empty, SIGMAS).shape == (0,)
     assert rescore(none[..., 2], empty).shape == (0,)
     for way in ("hard", "soft", "none"):
