@@ -33,7 +33,7 @@ def main(argv: Sequence[str], interrupt: Interrupt | None = None) -> None:
 
 
 def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> None:
-    from configs.command_line import fit
+    from modes.command_line import fit
     from modes.terminal import Starting
 
     # Of a checkpoint that fails, it would show the same error for every array.
@@ -102,8 +102,8 @@ def _check(args: SimpleNamespace) -> None:
 
 def _check_settings(mode: str) -> None:
     """Raises UserError for settings given to a mode that takes them from a run or checkpoint."""
-    from configs import command_line
     from gsto_jax.errors import UserError
+    from modes import command_line
 
     if mode not in OF_CHECKPOINT:
         return
@@ -134,9 +134,9 @@ def _join(args: SimpleNamespace) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the flags; see `configs.command_line.parse`. Prints a help page that is asked for."""
-    from configs import base, command_line
-    from modes import help
+    """Parses the flags; see `modes.command_line.parse`. Prints a help page that is asked for."""
+    from configs import base
+    from modes import command_line, help
 
     if page := help.page(argv):
         print(page, end="")

@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from absl import app, flags
 
-from configs import base, command_line
-from modes import MODES
+from configs import base
+from modes import MODES, command_line
 
 LOOKS = flags.DEFINE_list(
     "looks", ["own", "ms", "slide"], "tests, by their words; own: as configured"
@@ -129,7 +129,7 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
         state = initial_state(task, mesh)
     with tempfile.TemporaryDirectory() as scratch:
         place = workdir.Workdir(scratch)
-        this = Experiment(task, values, values, mesh, place, "", eval_set, lambda shown: None)
+        this = Experiment(task, values, mesh, place, "", eval_set, lambda shown: None)
 
         def whole() -> None:
             this.evaluate(state)

@@ -110,8 +110,8 @@ def _program() -> int:
     from absl import app
 
     import main
-    from configs import base, command_line
-    from modes import MODES
+    from configs import base
+    from modes import MODES, command_line
 
     parser = partial(command_line.parse, settings=base.get_config(), modes=MODES)
     try:

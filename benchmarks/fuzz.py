@@ -168,9 +168,7 @@ def config_target() -> Target:
     from configs import base
 
     names = list(_flat_names(base.get_config().to_dict()))
-    files = sorted(
-        path.stem for path in (ROOT / "configs").glob("*_*.py") if path.stem != "command_line"
-    )
+    files = sorted(path.stem for path in (ROOT / "configs").glob("*_*.py"))
     values = (
         *(
             "0",
@@ -260,10 +258,9 @@ def config_target() -> Target:
     def read(data: bytes, folder: Path) -> None:
         from absl import flags
 
-        from configs import command_line
         from gsto_jax.errors import UserError
         from gsto_jax.segmentation.protocol import protocol_of
-        from modes import MODES
+        from modes import MODES, command_line
         from modes.common import read_settings
 
         sys.argv = ["main.py", *json.loads(data)]

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from absl import app, flags
 
-from configs import base, command_line
-from modes import MODES
+from configs import base
+from modes import MODES, command_line
 
 BATCHES = flags.DEFINE_list("batches", ["1", "32"], "persons at a time")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "how often each is timed")
@@ -115,8 +115,7 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     shares = statistics.median(alone / whole for whole, _, alone in times)
     return {
         "set": Path(data.root).name,
-        "network": ("GSTO " if task.config.model.gsto.has_gates else "")
-        + task.config.model.variant,
+        "network": ("GSTO " if task.config.model.has_gates else "") + task.config.model.variant,
         "crop": "x".join(map(str, data.crop)),
         "persons": persons.size,
         "batch": batch_size,

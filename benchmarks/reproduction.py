@@ -61,7 +61,7 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Reads a finished run."""
     config = json.loads((folder / "config.json").read_text())
-    network = "GSTO-HRNet" if config["model"]["gfm"] else "HRNetV2"
+    network = "GSTO-HRNet" if config["model"]["hrnet"]["gfm"] else "HRNetV2"
     lines = (folder / "evaluations.jsonl").read_text().splitlines()
     evaluations = [json.loads(line) for line in lines]
     evaluation = evaluations[-1]

@@ -228,11 +228,11 @@ def supervised_loss(
 
 def check_settings(config: Config) -> None:
     """Ends the program where a setting is not done here."""
-    model, optim = config.model, config.optim
+    model, hrnet, optim = config.model, config.model.hrnet, config.optim
     done = (
-        set(model.gtm) <= {"none", "supervised"}
-        and (model.gate, model.gtm_form, model.upsample) == ("released", "released", "bilinear")
-        and (model.self_gate, model.align_corners, model.dtype) == (True, False, "float32")
+        set(hrnet.gtm) <= {"none", "supervised"}
+        and (hrnet.gate, hrnet.gtm_form, hrnet.upsample) == ("released", "released", "bilinear")
+        and (hrnet.self_gate, model.align_corners, model.dtype) == (True, False, "float32")
         and (config.loss.kind, config.loss.class_weights) == ("ce", False)
         and (optim.warmup_fraction, optim.lr_lag, optim.ema_decay) == (0, False, 0)
         and (config.train.accumulate, config.loss.stage_weights[-1]) == (1, 1)

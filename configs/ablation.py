@@ -10,6 +10,7 @@ prints what the rows count. Table 5 has no rows here: what it compares is not kn
 is `coco_pose_w32`, `coco_pose_w48`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,44 +19,14 @@ from ml_collections import ConfigDict
 from configs import base, camvid_w18s, cityscapes_w18s, quickstart
 from configs.base import Word
 from configs.cityscapes_w18s import CITYSCAPES_WORDS
+from gsto_jax.models.published import ROWS as TABLES
 
 DATA = {"cityscapes": cityscapes_w18s, "camvid": camvid_w18s, "scenes": quickstart}
 """The configurations whose data and recipe `data=` takes."""
 
 
-def _row(gfm: bool, kind: str = "none", *stages: int, **settings: Any) -> dict[str, Any]:
-    """Settings of a network: GFM or not, and after which stages which GTM."""
-    gtm = tuple(kind if stage in stages else "none" for stage in (1, 2, 3))
-    return {"variant": "w18_small_v2", "gfm": gfm, "gtm": gtm, **settings}
-
-
-def _other(kind: str, place: str) -> dict[str, Any]:
-    return _row(False, attention=kind, attention_place=place)
-
-
-ROWS = {
-    "t1-baseline": _row(False),
-    "t1-baseline-sup": _row(False, "head_only", 1, 2, 3),
-    "t1-gfm": _row(True),
-    "t1-gtm-unsup": _row(False, "unsupervised", 1, 2, 3),
-    "t1-gtm-sup": _row(False, "supervised", 1, 2, 3),
-    "t1-both": _row(True, "supervised", 1, 2, 3),
-    "t2-gfm": _row(True),
-    "t2-gtm-3": _row(True, "supervised", 3),
-    "t2-gtm-23": _row(True, "supervised", 2, 3),
-    "t2-gtm-123": _row(True, "supervised", 1, 2, 3),
-    "t3-channel-block": _other("channel", "block"),
-    "t3-channel-layer": _other("channel", "layer"),
-    "t3-channel-transfer": _other("channel", "transfer"),
-    "t3-spatial-block": _other("spatial", "block"),
-    "t3-spatial-layer": _other("spatial", "layer"),
-    "t3-spatial-transfer": _row(True, "unsupervised", 1, 2, 3),
-    "t4-hrnetv2-w18": _row(False),
-    "t4-gsto-w18": _row(True, "supervised", 2, 3),
-    "t4-hrnetv2-w48": _row(False, variant="w48"),
-    "t4-gsto-w48": _row(True, "supervised", 2, 3, variant="w48"),
-}
-"""Settings of the network by row; `gsto_jax.models.published.ROWS` has the printed figures."""
+ROWS = {row.key: row for row in sorted(TABLES, key=lambda row: row.table) if row.table <= 4}
+"""The networks by row."""
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -66,7 +37,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     data = _choice(arg, "data", DATA, "cityscapes")
     config = DATA[data].get_config()
     config.name = f"{row}-{data}"
-    config.model.update(ROWS[row])
+    network = ROWS[row]
+    config.model.variant = network.variant
+    hrnet = config.model.hrnet
+    hrnet.update(dataclasses.asdict(network.gsto))
+    hrnet.attention, hrnet.attention_place = network.attention.kind, network.attention.place
     words: dict[str, Word] = {"row=": _is_set, "data=": _is_set, "mini": set_mini}
     return base.finish(config, arg, words | (CITYSCAPES_WORDS if data == "cityscapes" else {}))
 

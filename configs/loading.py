@@ -9,7 +9,7 @@ import inspect
 import json
 import linecache
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
+from gsto_jax.config import flat
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = str(ROOT / "configs" / "quickstart.py")
@@ -97,7 +98,7 @@ def of_run(folder: Path) -> ConfigDict | None:
         try:
             values = json.loads(path.read_text())
             values = values.get("config", values)
-            return _filled(base.get_config(), values, "")
+            return _filled(base.get_config(), values)
         except (OSError, ValueError, AttributeError):
             continue
         except (KeyError, TypeError) as error:
@@ -108,19 +109,15 @@ def of_run(folder: Path) -> ConfigDict | None:
     return None
 
 
-def flat(config: ConfigDict, place: str = "") -> Iterator[str]:
-    """Yields the names of all settings, such as "train.steps"."""
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from flat(value, f"{place}{name}.")
-        else:
-            yield f"{place}{name}"
+def names(config: ConfigDict) -> list[str]:
+    """Returns the dotted names of all settings, such as "train.steps"."""
+    return list(flat(config.to_dict()))
 
 
 def unknown_setting(name: str, known: list[str]) -> str:
     """Returns the message about a setting that does not exist, with the nearest one."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    remedy = f"did you mean config.{near[0]}?" if near else "configs/base.py holds all"
+    remedy = f"did you mean config.{near[0]}?" if near else "docs/config.md lists all"
     return f"unknown setting config.{name}: {remedy}"
 
 
@@ -163,13 +160,13 @@ def _check_complete(config: Any, file: str) -> None:
         raise ConfigError(
             f"get_config() in {file} returns {kind}: return base.get_config() with your changes"
         )
-    known, names = list(flat(base.get_config())), set(flat(config))
-    for name in sorted(names.difference(known)):
+    known, given = names(base.get_config()), names(config)
+    for name in sorted(set(given).difference(known)):
         if any(setting.startswith(f"{name}.") for setting in known):
             raise ConfigError(f"{file}: a value replaces config.{name}: give {_TYPES[ConfigDict]}")
         raise ConfigError(f"{file}: {unknown_setting(name, known)}")
     for name in known:
-        if name not in names:
+        if name not in given:
             raise ConfigError(f"{file}: config.{name} is missing: start from base.get_config()")
 
 
@@ -211,7 +208,7 @@ def _mistaken_setting(error: BaseException, last: FrameType, own: list[FrameType
     if near := difflib.get_close_matches(key, list(section), n=1):
         place = name.removesuffix(key)
         return f"unknown setting config.{name}: did you mean config.{place}{near[0]}?"
-    return unknown_setting(name, list(flat(base.get_config())))
+    return unknown_setting(name, names(base.get_config()))
 
 
 def _place(root: ConfigDict, section: ConfigDict, place: str = "") -> str | None:
@@ -229,15 +226,12 @@ def _place(root: ConfigDict, section: ConfigDict, place: str = "") -> str | None
     return None
 
 
-def _filled(config: ConfigDict, values: Mapping[str, Any], place: str) -> ConfigDict:
-    """Sets the settings of a section to plain values."""
-    for name, value in values.items():
-        if name not in config:
-            raise KeyError(f"it has the setting {place}{name}")
-        if isinstance(config[name], ConfigDict):
-            _filled(config[name], value, f"{place}{name}.")
-        else:
-            config[name] = _tuples(value) if isinstance(config[name], tuple) else value
+def _filled(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Sets all settings to nested plain values."""
+    options, known = flat(values), names(config)
+    for name in sorted(set(options).symmetric_difference(known)):
+        raise KeyError(f"it {'lacks' if name in known else 'has'} the setting {name}")
+    config.update_from_flattened_dict({name: _tuples(value) for name, value in options.items()})
     return config
 
 

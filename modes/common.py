@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 import data_pipelines
 import gsto_jax
 import modes
-from configs import base
 from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
 from gsto_jax.config import flat
 from gsto_jax.devices import processes
@@ -34,7 +33,6 @@ from modes.terminal import Show, make_show, plain_values
 Values = dict[str, Any]
 OF_A_HOST = ("data.root", "data.workers", "run.compilation_cache")
 """Settings that may differ from host to host."""
-DEFAULTS: Values = plain_values(base.get_config())
 
 
 def read_settings(config: ConfigDict) -> tuple[Task, DataConfig, Values]:

@@ -41,7 +41,7 @@ def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Ta
     own_stages = _counts_by_stage(model_of_counts, own) if own else {}
     total = sum(stages.values(), Count())
     model, (height, width) = config.model, size
-    body = model.variant + (f" with {model.context}" if model.context != "none" else "")
+    body = model.variant + (f" with {model.context_net.module}" if model.is_context_net else "")
     title = f"{config.name}: {body}, {outputs} {unit}, one image {height}x{width}"
     table = Table(title=title, title_justify="left")
     columns = ["part", "conv parameters", "conv+BN parameters", "MACs"]
@@ -58,7 +58,8 @@ def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Ta
     rounded = [f"{n / 1e6:.2f}M" for n in (total.conv_params, total.params)]
     rounded += [f"{c.gmacs:.1f} x 2^30" for c in ([total, own_total] if own else [total])]
     table.add_row("", *rounded)
-    row = published(model.variant, model.gsto, outputs, model.head, size, model.attention_spec)
+    hrnet = model.hrnet
+    row = published(model.variant, hrnet.gsto, outputs, hrnet.head, size, hrnet.attention_spec)
     if row is None:
         table.caption = "The paper prints no count for this network."
     else:

@@ -3,14 +3,14 @@
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs import base, command_line, loading
-from modes import EXAMPLES, FLAGS, MODES
+from configs import base, loading
+from gsto_jax.config import explain
+from modes import EXAMPLES, FLAGS, MODES, command_line
 
 WIDTH = 96
 MAIN_FLAGS = (
@@ -31,7 +31,7 @@ _COMMON = {
     "configs/quickstart.py, or the settings of the run that --workdir or --checkpoint names",
     "config.SECTION.FIELD": "sets one setting, such as --config.train.steps=400",
     "mode": "what to do; train by default",
-    "help_config": "WORD: shows the settings whose name or comment has the word; all without one",
+    "help_config": "WORD: shows the settings whose name or meaning has the word; all without one",
 }
 
 
@@ -104,7 +104,7 @@ def settings_page(word: str, argv: Sequence[str]) -> str:
     """Returns the page about settings.
 
     Args:
-      word: settings are listed whose name or comment holds it, in any case.
+      word: settings are listed whose name or meaning holds it, in any case.
       argv: the command line; with `--config` the values are those of that file.
     """
     file = command_line.value_of("config", argv)
@@ -112,56 +112,31 @@ def settings_page(word: str, argv: Sequence[str]) -> str:
         config = base.get_config() if file is None else loading.load(file)
     except loading.ConfigError as error:
         command_line.refuse(str(error))
-    comments = setting_comments()
-    named = [name for name in comments if word.lower() in name]
+    meanings = {name: explain(field) for name, field in base.options().items()}
+    named = [name for name in meanings if word.lower() in name]
     others = [
         name
-        for name, comment in comments.items()
-        if word.lower() in comment.lower() and name not in named
+        for name, meaning in meanings.items()
+        if word.lower() in meaning.lower() and name not in named
     ]
     if not named and not others:
-        command_line.refuse(f"--help_config={word}: no setting has that in its name or comment")
-    source = "defaults (configs/base.py)" if file is None else f"values of {file}"
+        command_line.refuse(f"--help_config={word}: no setting has that in its name or meaning")
+    source = "defaults (docs/config.md)" if file is None else f"values of {file}"
     lines = [f"settings with their {source}; set one by --config.NAME=VALUE", ""]
-    lines += [_setting(name, config, comments) for name in named]
+    lines += [_setting(name, config, meanings) for name in named]
     if others:
-        lines += ["", f"others whose comment mentions {word!r}", ""]
-        lines += [_setting(name, config, comments) for name in others]
+        lines += ["", f"others whose meaning mentions {word!r}", ""]
+        lines += [_setting(name, config, meanings) for name in others]
     return "\n".join(lines) + "\n"
 
 
-def setting_comments() -> dict[str, str]:
-    """Returns the comment of every setting in configs/base.py, by name, in its order.
-
-    Comments stand behind a setting, or in lines of their own above it.
-    """
-    known = set(loading.flat(base.get_config()))
-    sections, comments = {"config": ""}, dict[str, str]()
-    name, above = "", ""
-    for line in Path(base.__file__).read_text().splitlines():
-        code, _, comment = (part.strip() for part in line.partition("#"))
-        if code.startswith("return config"):  # the end of the settings
-            break
-        if match := re.match(r"(\w+)\.(\w+) = (?:(\w+) = ConfigDict)?", code):
-            name = sections.get(match[1], "?") + match[2]
-            if match[3]:
-                sections[match[3]] = f"{name}."
-            comment, above = f"{above} {comment}", ""
-        elif not code:
-            above = f"{above} {comment}"
-            continue
-        if name in known:
-            comments[name] = f"{comments.get(name, '')} {comment}".strip()
-    return comments
-
-
-def _setting(name: str, config: ConfigDict, comments: Mapping[str, str]) -> str:
+def _setting(name: str, config: ConfigDict, meanings: Mapping[str, str]) -> str:
     value: Any = config
     for part in name.split("."):
         value = value[part]
     shown = textwrap.shorten(repr(value), 60, placeholder=" ...")
     indented = textwrap.fill(
-        comments[name], WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+        meanings[name], WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
     )
     return "\n".join(filter(None, [f"  {name} = {shown}", indented]))
 

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from configs import command_line
 from configs.loading import ConfigError
 from data_pipelines import DataConfig
 from gsto_jax import reporting
@@ -22,6 +21,7 @@ from gsto_jax.plan.machines import Machine, machine
 from gsto_jax.plan.measure import DoesNotFit, Plan, plan, state_bytes
 from gsto_jax.plan.tables import compare_table, plan_table, time_line
 from gsto_jax.training.task import Task
+from modes import command_line
 from modes.common import read_settings
 from modes.terminal import Show, make_show, plain_values
 

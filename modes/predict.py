@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from gsto_jax import reporting
-from gsto_jax.config import RUNTIME, kind
+from gsto_jax.config import RUNTIME, role
 from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_full
@@ -106,7 +106,7 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
     config = {**trained.config}
     for field, value in given.items():
         _, section, *name = field.split(".")
-        shows = section in ("eval", "pose") and kind(f"{section}.{name[0]}") == RUNTIME
+        shows = section in ("eval", "pose") and role(f"{section}.{name[0]}") == RUNTIME
         if not shows and (section != "data" or name[0] not in _IMAGE_SETTINGS):
             raise UserError(
                 f"--{field}: the checkpoint has its settings; only those of config.eval, what "

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from configs import base
 from gsto_jax import reporting
 from gsto_jax.errors import UserError
 from gsto_jax.report import write_report
-from modes.common import DEFAULTS
-from modes.terminal import make_show
+from modes.terminal import make_show, plain_values
 
 
 def run(args: Any) -> None:
@@ -18,5 +18,6 @@ def run(args: Any) -> None:
         Path(path).expanduser() if path else None for path in (args.output, args.compare)
     )
     with reporting.stage("writing the report"):
-        page = write_report(Path(args.workdir).expanduser(), output, compare, DEFAULTS)
+        defaults = plain_values(base.get_config())
+        page = write_report(Path(args.workdir).expanduser(), output, compare, defaults)
     make_show()(f"report      {page.absolute()}")

@@ -12,11 +12,10 @@ from typing import Any
 import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from configs import base, command_line, loading
+from configs import base, loading
 from configs.loading import ConfigError
 from data_pipelines import make_source
 from gsto_jax import reporting
-from gsto_jax.config import flat
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.files import write_text
 from gsto_jax.models.counts import count
@@ -43,9 +42,10 @@ from gsto_jax.sweep.rows import (
     seeds_of,
 )
 from gsto_jax.training.network import network
-from modes.common import DEFAULTS, read_settings
+from modes import command_line
+from modes.common import read_settings
 from modes.interrupt import Interrupt
-from modes.terminal import make_console, make_show, plain_values
+from modes.terminal import make_console, make_show
 
 MAIN = Path(__file__).parents[1] / "main.py"
 AS_IS = "as-is"
@@ -64,13 +64,13 @@ def run(args: Any) -> None:
     if reference not in [row.name for row in rows]:
         names = ", ".join(row.name for row in rows)
         raise UserError(f"--reference={reference} is no row: use one of {names}")
-    check_comparable(rows, DEFAULTS)
+    check_comparable(rows)
     folder = Path(args.workdir or f"runs/sweep-{args.config.name}").expanduser().absolute()
     runs = runs_of(rows, seeds, folder)
-    check_unchanged(runs, [settings_of(run) for run in runs], DEFAULTS)
+    check_unchanged(runs, [settings_of(run) for run in runs])
     holder = Workdir(folder, hold=True)
     try:
-        finished = [run for run in runs if outcome_of(run, DEFAULTS)]
+        finished = [run for run in runs if outcome_of(run)]
         kept = f", {len(finished)} of them done already" if finished else ""
         show(f"{len(rows)} rows x {len(seeds)} seeds: {len(runs)} runs{kept}, {args.jobs} at once")
         show(f"workdir     {folder}")
@@ -151,7 +151,7 @@ class Sweep:
         return process
 
     def _ended(self, run: SweepRun, status: int) -> None:
-        outcome = None if status else outcome_of(run, DEFAULTS)
+        outcome = None if status else outcome_of(run)
         self._progress.remove_task(self._bars.pop(run))
         if outcome is not None:
             self._progress.advance(self._all)
@@ -191,7 +191,7 @@ def finish(
     folder: Path, title: str, runs: Sequence[SweepRun], reference: str, reasons: Mapping[str, str]
 ) -> None:
     """Compares what is there, and writes and shows it."""
-    outcomes = {run: outcome_of(run, DEFAULTS) for run in runs}
+    outcomes = {run: outcome_of(run) for run in runs}
     found: list[SweepOutcome] = [outcome for outcome in outcomes.values() if outcome]
     show = make_show()
     if not found:
@@ -238,7 +238,7 @@ def read_rows(text: str | None, file: str) -> list[SweepRow]:
 
 def _row(text: str, file: str, given: Sequence[str]) -> SweepRow:
     words, own = [], []
-    settings = flat(plain_values(base.get_config()))
+    settings = base.options()
     for part in text.split("+"):
         field, equals, _ = part.partition("=")
         if field == "seed":

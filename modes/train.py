@@ -147,7 +147,7 @@ def crop_note(settings: Config, crop: Size) -> str | None:
 
     Published recipes, which `eval.pad_to` marks, keep theirs (LIP: 473x473).
     """
-    stride = 8 if settings.model.context != "none" else DIVISOR
+    stride = 8 if settings.model.is_context_net else DIVISOR
     larger = round_up(crop, stride)
     if settings.task != "segmentation" or settings.eval.pad_to == PUBLISHED or crop == larger:
         return None
@@ -160,7 +160,7 @@ def crop_note(settings: Config, crop: Size) -> str | None:
 def start_note(settings: Config, data_set: str) -> str | None:
     """What to know of a run that starts otherwise than those behind the published scores."""
     # He's initial values are for that, but for a ResNet, which has no others.
-    from_scratch = settings.model.init == "he" and settings.model.context == "none"
+    from_scratch = settings.model.init == "he" and not settings.model.is_context_net
     if data_set not in PRETRAINED or settings.init_from or from_scratch:
         return None
     return (

@@ -62,7 +62,8 @@ MEASURE = """() => {
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    settings = config() | {"name": "plain", "model": {"variant": "w18_small_v2", "gfm": False}}
+    model = {"variant": "w18_small_v2", "hrnet": {"gfm": False}}
+    settings = config() | {"name": "plain", "model": model}
     runs = make_run(folder / "ours"), make_run(folder / "theirs", 1, settings)
     plain = pose_config(gfm=False, head="v1") | {"name": "plain"}
     poses = make_pose_run(folder / "poses"), make_pose_run(folder / "plain", 1, plain)

@@ -6,8 +6,8 @@ from jax import Array
 
 from gsto_jax.config import LossConfig
 from gsto_jax.losses.pixel import FINAL
+from gsto_jax.losses.values import LossValues
 from gsto_jax.models.hrnet import Outputs
-from gsto_jax.training.hyperparameters import LossValues, loss_values
 
 
 def heatmap_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -73,7 +73,7 @@ def heatmap_supervision(
     Returns:
       The sum, and each head's own loss by stage.
     """
-    values = loss_values(config) if values is None else values
+    values = LossValues.of(config) if values is None else values
     losses = {
         stage: shares[0] * heatmap_loss(heatmaps, targets, weights)
         for stage, heatmaps in outputs.stage_logits.items()

@@ -8,8 +8,8 @@ from jax import Array
 
 from gsto_jax.config import LossConfig
 from gsto_jax.losses.upsampled import true_log_probability
+from gsto_jax.losses.values import LossValues
 from gsto_jax.models.hrnet import Outputs
-from gsto_jax.training.hyperparameters import LossValues, loss_values
 
 FINAL = "stage4"
 _BITS = 4  # of the value searched for, found in one pass over the pixels
@@ -158,7 +158,7 @@ def deep_supervision(
     Returns:
       The sum, and each head's own loss by stage.
     """
-    values = loss_values(config) if values is None else values
+    values = LossValues.of(config) if values is None else values
     settings = (ignore_label, align_corners, class_weights, implementation)
     losses = {
         stage: shares[0] * cross_entropy(logits, labels, *settings)

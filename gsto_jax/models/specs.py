@@ -112,10 +112,10 @@ class GSTOSpec:
         check(self, gfm=flag, self_gate=flag, gtm=each(text))
         for name, value in (("gate", self.gate), ("gtm_form", self.gtm_form)):
             if value not in GATE_FORMS:
-                raise UserError(f"model.{name} is {value!r}: use one of {', '.join(GATE_FORMS)}")
+                raise UserError(f"{name} is {value!r}: use one of {', '.join(GATE_FORMS)}")
         if len(self.gtm) != 3 or not set(self.gtm) <= set(GTM_KINDS):
             raise UserError(
-                f"model.gtm is {self.gtm!r}: give one of {', '.join(GTM_KINDS)} for each of the "
+                f"gtm is {self.gtm!r}: give one of {', '.join(GTM_KINDS)} for each of the "
                 "stages 1, 2 and 3"
             )
 
@@ -152,11 +152,11 @@ class AttentionSpec:
             ("attention_place", self.place, ATTENTION_PLACES),
         ):
             if value not in choices:
-                raise UserError(f"model.{name} is {value!r}: use one of {', '.join(choices)}")
+                raise UserError(f"{name} is {value!r}: use one of {', '.join(choices)}")
         if (self.kind, self.place) == ("spatial", "transfer"):
             raise UserError(
-                "model.attention is 'spatial' and model.attention_place 'transfer': spatial gates "
-                "on the scale transfer are GSTO, so use model.gfm and model.gtm"
+                "attention is 'spatial' and attention_place 'transfer': spatial gates on the scale "
+                "transfer are GSTO, so use gfm and gtm"
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from gsto_jax.config import flat
 from gsto_jax.devices.mesh import batch_parts
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_full, parse_json, to_json, write_text
@@ -107,5 +108,5 @@ def _about(config: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
         "loss.kind": config["loss"]["kind"],
         "train.accumulate": config["train"]["accumulate"],
         **{f"parallel.{k}": v for k, v in config["parallel"].items()},
-        **{f"model.{k}": v for k, v in config["model"].items() if k not in _NO_TIME},
+        **{k: v for k, v in flat({"model": config["model"]}).items() if k[6:] not in _NO_TIME},
     }

@@ -48,7 +48,6 @@ class PoseTask(Task):
         for field, value, plain in (
             ("eval.scales", self.config.eval.scales, (1.0,)),
             ("eval.window", self.config.eval.window, "whole"),
-            ("model.context", self.config.model.context, "none"),
             ("loss.kind", self.config.loss.kind, "ce"),
             ("loss.class_weights", self.config.loss.class_weights, False),
         ):
@@ -56,6 +55,11 @@ class PoseTask(Task):
                 raise UserError(
                     f"config.{field} is {value!r}, which is for segmentation: leave it at {plain!r}"
                 )
+        if self.config.model.is_context_net:
+            raise UserError(
+                f"config.model.variant is {self.config.model.variant!r}, which is for "
+                "segmentation: use an HRNet"
+            )
         if self.config.pose.hardest > len(self.joints):
             raise UserError(
                 f"config.pose.hardest is {self.config.pose.hardest}, of {len(self.joints)} joints: "

@@ -91,7 +91,7 @@ def check_exportable(
         raise UserError(f"{predictor.path} computes in {dtype}: export float32 or bfloat16")
     if "onnx" not in formats:
         return
-    if predictor.task.config.model.context != "none":
+    if predictor.task.config.model.is_context_net:
         raise UserError(
             f"{predictor.path} has a ResNet, whose pooling the ONNX runtime does not take: export "
             "the format jax alone"

@@ -31,8 +31,7 @@ def write_report(
       output: where to; RUN/report.html by default, RUN/report-against-NAME.html for two runs.
       compare: folder of another run to compare with, of the same task, split and pictures, and of
         the same classes or joints.
-      defaults: of all settings; those that differ are marked, and runs that are too old to hold one
-        are taken to have it.
+      defaults: of all config options; those that differ are marked in the page of one run.
 
     Returns:
       Where it lies.
@@ -48,7 +47,7 @@ def write_report(
         ours, theirs = told_apart(ours, read_run(compare))
         check_task(ours, theirs)
         name = f"report-against-{theirs.path.name}.html"
-        html = pages.comparison_page(ours, theirs, defaults)
+        html = pages.comparison_page(ours, theirs)
     path = ours.path / name if output is None else Path(output).expanduser().absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

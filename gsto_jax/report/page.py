@@ -43,7 +43,6 @@ def comparison_contents(
     theirs: Run[Found],
     evaluations: tuple[Found, Found],
     measures: Measures,
-    defaults: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What `comparison.html` shows of two runs of any task.
 
@@ -52,7 +51,6 @@ def comparison_contents(
       theirs: the second one.
       evaluations: of each.
       measures: of the headline.
-      defaults: of all settings.
     """
     one, two = evaluations
     return {
@@ -62,7 +60,7 @@ def comparison_contents(
         "two": two,
         "runs": (ours, theirs),
         "headline": side_by_side(one.record, two.record, measures),
-        "differing": differing_settings(ours.config, theirs.config, defaults),
+        "differing": differing_settings(ours.config, theirs.config),
         "charts": comparison_charts(ours, theirs, measures[0]),
         "charts_note": curves_missing(ours, theirs),
     }

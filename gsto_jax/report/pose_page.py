@@ -62,7 +62,6 @@ def run_page(run: Run[PoseEvaluation], defaults: Mapping[str, Any] | None = None
 def comparison_page(
     ours: Run[PoseEvaluation],
     theirs: Run[PoseEvaluation],
-    defaults: Mapping[str, Any] | None = None,
 ) -> str:
     """The page of two runs, as HTML. Raises UserError where they cannot be compared."""
     one, two = comparable_poses(ours, theirs)
@@ -74,7 +73,7 @@ def comparison_page(
     ten = side_by_side(one.record, two.record, tuple((name, name) for name in FIGURES))
     return render(
         "pose_comparison.html",
-        **comparison_contents(ours, theirs, (one, two), MEASURES, defaults),
+        **comparison_contents(ours, theirs, (one, two), MEASURES),
         warnings=warnings,
         boxes=boxes,
         ten=ten,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from gsto_jax.errors import UserError
-from gsto_jax.models.specs import has_gates
+from gsto_jax.models.specs import RESNETS, has_gates
 from gsto_jax.pose import results as pose_results
 from gsto_jax.pose.results import PoseEvaluation
 from gsto_jax.runs.checkpoint import Record, steps
@@ -77,17 +77,18 @@ class Run(Generic[Found]):
     @property
     def network(self) -> str:
         """The network in words, such as "GSTO-HRNet-W18-Small-v2" or "PPM-ResNet50"."""
-        context = self.get("model.context", "none")
-        kinds = (*self.get("model.gtm", ()), self.get("model.context_gsto", "none"))
-        gated = has_gates(self.get("model.gfm", False), kinds)
-        words = str(self.get("model.variant", "")).split("_")
+        body = self.get("model.variant", "")
+        words = body.split("_")
         variant = "-".join(x if x[:1] == "v" else x.capitalize() for x in words if x)
-        if context != "none":
-            body = variant.replace("Resnet", "ResNet")
-            return "-".join(filter(None, ["GSTO" if gated else "", context.upper(), body]))
-        plain = "HRNet" if self.get("model.head") == "v1" else "HRNetV2"
+        if body in RESNETS:
+            gated = has_gates(False, [self.get("model.context_net.gsto", "none")])
+            module = self.get("model.context_net.module", "").upper()
+            parts = ["GSTO" if gated else "", module, variant.replace("Resnet", "ResNet")]
+            return "-".join(filter(None, parts))
+        gated = has_gates(self.get("model.hrnet.gfm", False), self.get("model.hrnet.gtm", ()))
+        plain = "HRNet" if self.get("model.hrnet.head") == "v1" else "HRNetV2"
         name = "-".join(filter(None, ["GSTO-HRNet" if gated else plain, variant]))
-        other = self.get("model.attention", "none")
+        other = self.get("model.hrnet.attention", "none")
         return name if other == "none" else f"{name} with {other} gates"
 
     @property

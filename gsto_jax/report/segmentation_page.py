@@ -37,9 +37,7 @@ def run_page(run: Run[Evaluation], defaults: Mapping[str, Any] | None = None) ->
     )
 
 
-def comparison_page(
-    ours: Run[Evaluation], theirs: Run[Evaluation], defaults: Mapping[str, Any] | None = None
-) -> str:
+def comparison_page(ours: Run[Evaluation], theirs: Run[Evaluation]) -> str:
     """The page of two runs, as HTML. Raises UserError where they cannot be compared."""
     one, two = comparable(ours, theirs)
     warnings = []
@@ -55,7 +53,7 @@ def comparison_page(
     pairs = zip(one.pictures, two.pictures, strict=True) if one.pictures and two.pictures else ()
     return render(
         "segmentation_comparison.html",
-        **comparison_contents(ours, theirs, (one, two), MEASURES, defaults),
+        **comparison_contents(ours, theirs, (one, two), MEASURES),
         warnings=warnings,
         colors=_colors(ours),
         classes=classes,

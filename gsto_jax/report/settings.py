@@ -32,10 +32,10 @@ def settings_by_section(
 
 
 def differing_settings(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], defaults: Mapping[str, Any] | None
+    ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
-    """Name and both values of the settings that differ; one that a run lacks has its default."""
-    left, right = (flat(defaults or {}) | flat(config) for config in (ours, theirs))
+    """Returns name and both values of the options that differ."""
+    left, right = flat(ours), flat(theirs)
     return [
         (name, words(left.get(name)), words(right.get(name)))
         for name in sorted({*left, *right} - {"name"})

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import reporting
-from gsto_jax.config import changes
+from gsto_jax.config import MODEL, changes, flat, role
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import whole
 from gsto_jax.errors import TrainingError, UserError
@@ -314,7 +314,7 @@ class Experiment:
 
 def score_settings(config: Record) -> Record:
     """Returns the settings, of all that a run has, that decide how its score is measured."""
-    pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
+    pictures = {name: config["data"].get(name) for name in ("eval_split", "eval_size")}
     if config["task"] == "pose":
         pictures |= {"pose": config["pose"]}
         pictures |= {"detections": config["data"]["keypoints"]["detections"]}
@@ -343,16 +343,14 @@ def load_for_evaluation(
     )
 
 
-_TRAINING_ONLY = ("init", "bn_momentum", "bn_groups", "dtype")
-"""Settings of the model that do not change what a trained network computes."""
-
-
 def _check_same_network(ours: Record, record: Record) -> None:
     def network(config: Record) -> Record:
-        model = {k: v for k, v in config["model"].items() if k not in _TRAINING_ONLY}
-        data = {k: config["data"][k] for k in ("classes", "mean", "std")}
-        data["keypoints"] = {"names": config["data"]["keypoints"]["names"]}
-        return {"model": model, "data": data}
+        names = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
+        return {
+            name: value
+            for name, value in flat(config).items()
+            if name in names or (name.startswith("model.") and role(name) == MODEL)
+        }
 
     if differences := changes(network(record["config"]), network(ours)):
         raise UserError(

@@ -47,7 +47,7 @@ def settings_of(run: SweepRun) -> dict[str, Any] | None:
     return Workdir(run.folder, read_only=True).config()
 
 
-def outcome_of(run: SweepRun, defaults: dict[str, Any]) -> SweepOutcome | None:
+def outcome_of(run: SweepRun) -> SweepOutcome | None:
     """What the run came to; None before its end, or if it was evaluated otherwise than planned."""
     config = settings_of(run)
     if config is None or score_settings(config) != score_settings(run.config):

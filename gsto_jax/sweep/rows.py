@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsto_jax.config import changes, flat, kind
+from gsto_jax.config import changes, flat, role
 from gsto_jax.errors import UserError
 from gsto_jax.runs.experiment import score_settings
 
@@ -94,7 +94,7 @@ def seeds_of(text: str) -> list[int]:
     return found
 
 
-def check_comparable(rows: Sequence[SweepRow], defaults: dict[str, Any]) -> None:
+def check_comparable(rows: Sequence[SweepRow]) -> None:
     """Raises UserError where scores of the rows are not of one kind."""
 
     def measured(row: SweepRow) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def unpaired(rows: Sequence[SweepRow]) -> list[str]:
     def stream(row: SweepRow) -> Iterator[tuple[str, str]]:
         for field, value in flat(row.config).items():
             if field == "train.batch_size" or (
-                field.startswith("data.") and (kind(field) != "runtime" or field == "data.root")
+                field.startswith("data.") and (role(field) != "runtime" or field == "data.root")
             ):
                 yield field, repr(value)
 
@@ -126,20 +126,17 @@ def unpaired(rows: Sequence[SweepRow]) -> list[str]:
     return sorted(differing)
 
 
-def check_unchanged(
-    runs: Sequence[SweepRun], found: Sequence[dict[str, Any] | None], defaults: dict[str, Any]
-) -> None:
+def check_unchanged(runs: Sequence[SweepRun], found: Sequence[dict[str, Any] | None]) -> None:
     """Raises UserError where runs that are there were begun with other settings.
 
     Args:
       runs: what is planned.
       found: the settings of each run that is there; None where there is none.
-      defaults: of settings that came after a run was made.
     """
     differing = {
         run: changed
         for run, config in zip(runs, found, strict=True)
-        if config is not None and (changed := changes(config, run.config, defaults))
+        if config is not None and (changed := changes(config, run.config))
     }
     if differing:
         run, changed = next(iter(differing.items()))

@@ -11,31 +11,11 @@ import optax
 from flax import struct
 from jax import Array
 
-from gsto_jax.config import LossConfig
+from gsto_jax.losses.values import LossValues
 from gsto_jax.training.optim import adam, early_decay, sgd
 
 if TYPE_CHECKING:
     from gsto_jax.training.task import Task
-
-
-@struct.dataclass
-class LossValues:
-    """Numbers of `LossConfig`.
-
-    Attributes:
-      by_stage: weight of each head.
-      ohem_threshold: probability below which a pixel is hard.
-      ohem_kept: how many pixels per image are hard at least.
-    """
-
-    by_stage: dict[str, Any]
-    ohem_threshold: Any
-    ohem_kept: Any
-
-
-def loss_values(config: LossConfig) -> LossValues:
-    """Returns the numbers of a loss as its configuration has them."""
-    return LossValues(config.by_stage, config.ohem_threshold, config.ohem_kept)
 
 
 @struct.dataclass
@@ -76,7 +56,7 @@ def hyperparameters(task: "Task", step: Array) -> Hyperparameters:
         weight_decay=optim.weight_decay,
         ema_decay=optim.ema_decay,
         bn_momentum=early_decay(task.config.model.bn_momentum, updates),
-        loss=loss_values(task.config.loss),
+        loss=LossValues.of(task.config.loss),
         class_weights=None if weights is None else jnp.asarray(weights, float),
     )
 

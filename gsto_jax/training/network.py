@@ -40,13 +40,13 @@ def network(config: ModelConfig, num_classes: int, platform: str = "") -> HRNet 
         "param_dtype": jnp.promote_types(config.compute_dtype, jnp.float32),
     }
     if isinstance(body, ResNetSpec):
-        return ContextNet(body, config.context, config.context_gsto, **shared)
+        return ContextNet(body, config.context_net.module, config.context_net.gsto, **shared)
     return HRNet(
         body,
-        config.gsto,
-        head=config.head,
-        upsample=config.upsample,
-        attention=config.attention_spec,
+        config.hrnet.gsto,
+        head=config.hrnet.head,
+        upsample=config.hrnet.upsample,
+        attention=config.hrnet.attention_spec,
         lanes=LANES if platform == "tpu" and config.pack else 0,
         **shared,
     )

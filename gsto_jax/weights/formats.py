@@ -192,24 +192,25 @@ def format_for(config: ModelConfig) -> Format:
     Raises:
       UserError: there is none.
     """
-    if config.attention != "none":
+    if config.hrnet.attention != "none":
         raise UserError(
             "no other implementation has names for the gates of Table 3, so their weights cannot "
             "be exported: export the format jax"
         )
-    if config.context != "none":
+    if config.is_context_net:
         return RESNET_FORMAT
-    if config.gsto.has_gates or set(config.gtm) != {"none"}:
+    if config.has_gates or set(config.gates) != {"none"}:
         return GSTO_FORMAT
-    return POSE_FORMAT if config.head == "v1" else HRNET_FORMAT
+    return POSE_FORMAT if config.hrnet.head == "v1" else HRNET_FORMAT
 
 
 def upsampling_note(form: Format, config: ModelConfig) -> str | None:
     """Returns a note for a network that goes on from weights trained with another upsampling."""
     kinds = {IMAGENET_FORMAT.name: "ImageNet", POSE_FORMAT.name: "HRNet's pose"}
-    if form.name not in kinds or config.upsample == "nearest":
+    if form.name not in kinds or config.hrnet.upsample == "nearest":
         return None
     return (
         f"note: {kinds[form.name]} networks were trained with nearest upsampling in their fusions, "
-        f"and config.model.upsample is {config.upsample!r} here, as it is in segmentation networks"
+        f"and config.model.hrnet.upsample is {config.hrnet.upsample!r} here, as it is in "
+        "segmentation networks"
     )

@@ -28,7 +28,10 @@ def config(**data):
     return {
         "name": f"run {NASTY}",
         "seed": 3,
-        "model": {"variant": "w18_small_v2", "gfm": True, "gtm": ["none", "none", "supervised"]},
+        "model": {
+            "variant": "w18_small_v2",
+            "hrnet": {"gfm": True, "gtm": ["none", "none", "supervised"]},
+        },
         "loss": {"stage_weights": [0.2, 0.3, 0.5, 1.0]},
         "train": {"steps": 40, "epochs": 0},
         "eval": {"absent": "exclude"},
@@ -125,9 +128,10 @@ PERSONS = ("town/a_0", "town/a_1", NASTY, "c_0", "d_0", "e_0")
 BOXES = "ground-truth boxes"
 
 
-def pose_config(**model):
+def pose_config(**hrnet):
     found = config(name="coco_keypoints", classes=[], palette=[]) | {"task": "pose"}
-    found["model"] = {"variant": "w18_small_v2", "gfm": True, "head": "v2"} | model
+    hrnet = {"gfm": True, "head": "v2"} | hrnet
+    found["model"] = {"variant": "w18_small_v2", "hrnet": hrnet}
     found["pose"] = {"visible": 0.2}
     found["data"]["keypoints"] = {"names": list(JOINTS), "sigmas": [0.05] * len(JOINTS)}
     return found

@@ -14,7 +14,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def values(**model):
     config = importlib.import_module("configs.quickstart").get_config()
     plain = json.loads(config.to_json())
-    plain["model"] |= model
+    hrnet = plain["model"]["hrnet"]
+    for name, value in model.items():
+        (hrnet if name in hrnet else plain["model"])[name] = value
     plain["run"]["log_every"] = 2
     plain["eval"]["batch_size"] = 4
     return plain

@@ -237,8 +237,8 @@ def test_released_gates_refuse_one_value_too(layer):
         layer.apply(layer.init(KEY, x), x, train=True, mutable=["batch_stats"])
 
 
-MINI, CONTEXT = {}, {"variant": "resnet_mini", "gfm": False, "gtm": ("none",) * 3}
-CONTEXT |= {"head": "v2", "context": "aspp"}
+MINI, PPM_NET = {}, {"variant": "resnet_mini"}
+CONTEXT = PPM_NET | {"context_net": {"module": "aspp", "gsto": "none"}}
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ CONTEXT |= {"head": "v2", "context": "aspp"}
                 (MINI | {"bn_groups": 4}, {"batch_size": 4}, 4, 32, "transition3/gtm/down/bn"),
                 (MINI | {"remat": True}, {"batch_size": 1}, 1, 32, "transition3/gtm/down/bn"),
                 (CONTEXT | {"bn_groups": 2}, {"batch_size": 2}, 2, 64, "context/image/bn"),
-                (CONTEXT | {"context": "ppm"}, {"batch_size": 1}, 1, 64, "context/bin1/bn"),
+                (PPM_NET, {"batch_size": 1}, 1, 64, "context/bin1/bn"),
             )
         ),
     ],

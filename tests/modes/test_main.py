@@ -79,7 +79,7 @@ def refused(*args, **kwargs):
         (["--config=lip_w48s.py:ms"], "lip_w48s.py: did you mean configs/lip_w48.py:ms?"),
         (["--mode=plan", "--compare=README.md"], "--compare=README.md: 'README.md' is no Python"),
         (["--mode=sweep", "--rows=camvid_w18s"], "--rows: camvid_w18s: did you mean configs/cam"),
-        (["--config.qqq=3"], "unknown setting config.qqq: configs/base.py holds all"),
+        (["--config.qqq=3"], "unknown setting config.qqq: docs/config.md lists all"),
         (["--workdir=/proc/nope"], "cannot be written"),
         (["--workdir=README.md"], "README.md is a file: give a folder"),
         (["--config.seed=-1"], "config.seed is -1"),
@@ -275,7 +275,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
 
     if not word:
         other = refused("--mode=eval", "--config=configs/quickstart.py:baseline", *args[1:])
-        assert "another network: model.gfm (model): True in the run, False now" in other
+        assert "another network: model.hrnet.gfm (model): True in the run, False now" in other
 
 
 @pytest.mark.slow
@@ -319,7 +319,8 @@ def test_predict(tmp_path):
     np.testing.assert_array_equal(ids, cv2.imread(str(output / "ids/photo.png"), -1))
     mirrored = run(*predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True")
     assert (mirrored.returncode, mirrored.stderr) == (0, "")
-    assert "only those of config.eval" in refused(*predict, str(photos), "--config.model.gfm=False")
+    refusal = refused(*predict, str(photos), "--config.model.hrnet.gfm=False")
+    assert "only those of config.eval" in refusal
     assert "needs --checkpoint" in refused("--mode=predict", str(photos))
     assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
 

@@ -99,7 +99,8 @@ import functools, pathlib
 import main
 import numpy as np
 from absl import app
-from configs import base, command_line
+from configs import base
+from modes import command_line
 from gsto_jax.predict.export import export
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify

@@ -202,8 +202,8 @@ def test_settings_that_decide_the_result_may_not_change(tmp_path, undisturbed):
     assert done.returncode == 2
     (message,) = done.stderr.strip().splitlines()
     assert message == (
-        f"error: workdir {whole} holds a run with other settings: optim.momentum (optimiser): 0.9 "
-        "in the run, 0.5 now; seed (optimiser): 0 in the run, 2 now. Give another --workdir, with "
+        f"error: workdir {whole} holds a run with other settings: optim.momentum (optimizer): 0.9 "
+        "in the run, 0.5 now; seed (optimizer): 0 in the run, 2 now. Give another --workdir, with "
         f"--fork_from={whole} to start there"
     )
 

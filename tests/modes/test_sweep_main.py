@@ -43,8 +43,9 @@ def test_rows_are_words_settings_and_files(command_line):
     as_is, gfm, baseline, other = read_rows(text, CONFIG)
     names = [row.name for row in (as_is, gfm, baseline, other)]
     assert names == ["as-is", "t1-gfm+optim.momentum=0.8", "t1-baseline", "quickstart+baseline"]
-    assert as_is.config["model"]["gtm"] == ["none", "supervised", "supervised"]
-    assert gfm.config["model"]["gtm"] == ["none"] * 3 and gfm.config["model"]["gfm"]
+    assert as_is.config["model"]["hrnet"]["gtm"] == ["none", "supervised", "supervised"]
+    hrnet = gfm.config["model"]["hrnet"]
+    assert hrnet["gtm"] == ["none"] * 3 and hrnet["gfm"]
     assert [row.config["optim"]["momentum"] for row in (as_is, gfm)] == [0.5, 0.8]
     assert {row.steps for row in (as_is, gfm, baseline, other)} == {7}
     assert gfm.arguments == (
@@ -186,7 +187,7 @@ def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
 
     refused = program.run(*sweep(cut, "--config.train.steps=7"))
     assert refused.returncode == 2
-    assert "train.steps (optimiser): 12 in the run, 7 now" in refused.stderr
+    assert "train.steps (optimizer): 12 in the run, 7 now" in refused.stderr
 
     done = program.run(*sweep(cut))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,6 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax import PLAIN, HRNet, HRNetSpec, UserError
-from gsto_jax.config import filled
 from gsto_jax.gate import apply_channel_gates
 from gsto_jax.layers import ChannelAttention, SpatialAttention
 from gsto_jax.layers.attention import maximum
@@ -181,10 +180,5 @@ def test_what_is_not_there_is_named():
         AttentionSpec(kind="spacial")
     with pytest.raises(UserError, match="attention_place is 'unit': use one of block, layer, tran"):
         AttentionSpec(kind="channel", place="unit")
-    with pytest.raises(UserError, match=r"are GSTO, so use model\.gfm"):
+    with pytest.raises(UserError, match="are GSTO, so use gfm"):
         AttentionSpec(kind="spatial", place="transfer")
-
-
-def test_older_runs_have_none():
-    model = filled({"model": {"gfm": True}})["model"]
-    assert (model["attention"], model["attention_place"]) == ("none", "block")

@@ -13,7 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import ASPP, PPM, RESNETS, ContextNet, ResNet, ResNetSpec, UserError
-from gsto_jax.config import Config, filled
+from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.drawing.heat_maps import branch_tiles, gate_figure
 from gsto_jax.layers import adaptive_average_pool
@@ -245,8 +245,8 @@ def test_impossible_modules_are_named(make):
 
 def values(context, gsto, **sections):
     plain = json.loads(importlib.import_module("configs.quickstart").get_config().to_json())
-    plain["model"] |= {"variant": "resnet_mini", "context": context, "context_gsto": gsto}
-    plain["model"] |= {"gfm": False, "gtm": ["none"] * 3}
+    plain["model"]["variant"] = "resnet_mini"
+    plain["model"]["context_net"] = {"module": context, "gsto": gsto}
     plain["loss"]["stage_weights"] = [0, 0, 0.4, 1]
     for name, changes in sections.items():
         plain[name] |= changes
@@ -327,33 +327,21 @@ def test_the_figure_of_gates_shows_those_of_a_context_module():
 
 
 @pytest.mark.parametrize(
-    ("section", "changes", "message"),
+    ("section", "field", "value", "message"),
     [
-        ("model", {"variant": "resnet5"}, "'resnet5' does not exist: use .*mini, resnet50, resnet"),
-        ("model", {"context": "psp"}, r"model\.context is 'psp': use one of none, ppm, aspp"),
-        (
-            "model",
-            {"context": "none"},
-            r"model\.context is 'none': use one of ppm, aspp on resnet",
-        ),
-        ("model", {"context_gsto": "sup"}, r"model\.context_gsto is 'sup': use one of none, super"),
-        ("model", {"gfm": True}, r"model\.gfm is True: .* set it to False for resnet_mini"),
-        ("model", {"gtm": ("none", "none", "supervised")}, r"model\.gtm is .* for HRNets"),
-        ("model", {"head": "v1"}, r"model\.head is 'v1': .* 'v2'"),
-        ("model", {"upsample": "nearest"}, r"model\.upsample is 'nearest': .* 'bilinear'"),
-        ("model", {"variant": "mini"}, r"model\.context is 'ppm': .* one of resnet50, resnet_mini"),
-        (
-            "model",
-            {"variant": "mini", "context": "none"},
-            r"model\.context_gsto is 'supervised': leave it at 'none'",
-        ),
-        ("loss", {"context_weight": -1.0}, r"loss\.context_weight is -1\.0: use 0 or more"),
+        ("model", "variant", "resnet5", "'resnet5' does not exist: use .*mini, resnet50, resnet"),
+        ("context_net", "module", "psp", "use one of ppm, aspp"),
+        ("context_net", "gsto", "sup", "use one of none, supervised"),
+        ("hrnet", "gfm", False, "leave it at True, for model.variant is resnet_mini"),
+        ("hrnet", "head", "v1", "leave it at 'v2'"),
+        ("model", "variant", "mini", r"context_net\.gsto is 'supervised': leave it at 'none'"),
     ],
 )
-def test_settings_that_cannot_work_are_named(section, changes, message):
+def test_settings_that_cannot_work_are_named(section, field, value, message):
     plain = values("ppm", "supervised")
+    plain["model"].get(section, plain["model"])[field] = value
     with pytest.raises(UserError, match=message):
-        Config.from_dict(plain | {section: plain[section] | changes})
+        Config.from_dict(plain)
 
 
 def test_the_word_gsto():
@@ -363,32 +351,22 @@ def test_the_word_gsto():
     }
     for context, get_config in load.items():
         config = get_config()
-        assert (config.name, config.model.context) == (f"cityscapes_r50_{context}", context)
-        assert config.model.context_gsto == "supervised"
+        assert config.name == f"cityscapes_r50_{context}"
+        assert config.model.context_net.to_dict() == {"module": context, "gsto": "supervised"}
         assert (config.loss.stage_weights[2], config.loss.context_weight) == (0.4, 0.4)
         assert get_config("gsto=sup_only").name == f"cityscapes_r50_{context}-sup_only"
-        assert get_config("baseline").model.context_gsto == "none"
+        assert get_config("baseline").model.context_net.gsto == "none"
         with pytest.raises(ValueError, match=":gsto=all: use none, sup_only, unsup, sup"):
             get_config("gsto=all")
     with pytest.raises(ValueError, match="unknown config argument ':gsto=sup'"):
         importlib.import_module("configs.cityscapes_w48").get_config("gsto=sup")
 
 
-def test_runs_from_before_context_modules_load():
-    plain = json.loads(importlib.import_module("configs.quickstart").get_config().to_json())
-    del plain["model"]["context"], plain["model"]["context_gsto"]
-    del plain["loss"]["context_weight"]
-    older = filled(plain)
-    config = Config.from_dict({name: older[name] for name in older if name != "data"})
-    assert (config.model.context, config.model.context_gsto) == ("none", "none")
-    assert config.model.output_stride == 4
-
-
 def test_pose_refuses_context_modules():
     from gsto_jax.pose.task import PoseTask
 
     config = Config.from_dict(values("ppm", "none") | {"task": "pose"})
-    with pytest.raises(UserError, match=r"model\.context is 'ppm', which is for segmentation"):
+    with pytest.raises(UserError, match=r"model\.variant is 'resnet_mini', which is for seg"):
         PoseTask(config=config, num_classes=2, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from configs import (
-    base,
     cityscapes_r50_aspp,
     cityscapes_w48,
     lip_w48,
@@ -18,7 +17,7 @@ from configs import (
     quickstart,
 )
 from gsto_jax import UserError
-from gsto_jax.config import ADDED, Config, filled
+from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.ops.padding import cut_map, reduced_size, replicate_edges, round_up, scaled_size
 from gsto_jax.predict.one_pass import program_of
@@ -239,7 +238,6 @@ def test_published_recipes_stay_published():
         assert protocol_of(json.loads(config.to_json())).pad_to == 0
     default = protocol_of(json.loads(quickstart.get_config().to_json()))
     assert (default.pad_to, default.pad) == (32, None)
-    assert ADDED["eval"]["pad_to"] == base.get_config().eval.pad_to
 
 
 @pytest.mark.parametrize("value", [0, 1, -4, 33, 10**6, "32", "publshed", 1.5, True, None])
@@ -250,13 +248,6 @@ def test_impossible_multiples(value):
         Config.from_dict(config)
 
 
-def test_older_checkpoints_still_load():
-    config = values()
-    del config["eval"]["pad_to"]
-    config["eval"]["canvases"] = 6
-    assert task_of(filled(config)).config.eval.pad_to == 32
-
-
 def test_a_training_crop_that_does_not_divide():
     settings = make_predictor().task.config
     assert crop_note(settings, (96, 128)) is None
@@ -265,8 +256,7 @@ def test_a_training_crop_that_does_not_divide():
     assert "use 480x160" in note
     published = replace(settings, eval=replace(settings.eval, pad_to="published"))
     assert crop_note(published, (473, 473)) is None
-    plain = {"gfm": False, "gtm": ("none",) * 3}
-    dilated = replace(settings.model, variant="resnet50", context="ppm", **plain)
+    dilated = replace(settings.model, variant="resnet50")
     assert crop_note(replace(settings, model=dilated), (104, 136)) is None
 
 

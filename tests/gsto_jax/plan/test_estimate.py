@@ -147,7 +147,7 @@ def test_a_run_reads_the_plan_of_its_step(written):
     "change, field",
     [
         (lambda c: c["train"].update(batch_size=16), "batch is 8"),
-        (lambda c: c["model"].update(gfm=False), "model.gfm is True"),
+        (lambda c: c["model"]["hrnet"].update(gfm=False), "gfm is True"),
         (lambda c: c["data"].update(crop=[32, 32]), "crop is"),
     ],
 )

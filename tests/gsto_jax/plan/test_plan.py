@@ -13,7 +13,6 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import command_line
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.plan import costs, machines, measure, schedule
@@ -31,6 +30,7 @@ from gsto_jax.plan.measure import (
     plan,
 )
 from gsto_jax.plan.tables import compare_table, plan_table
+from modes import command_line
 from tests.gsto_jax.pose_runs import pose_task
 from tests.gsto_jax.small_task import make_task
 

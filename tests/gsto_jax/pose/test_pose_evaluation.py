@@ -31,6 +31,7 @@ from gsto_jax.pose.panels import KINDS, to_crop
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.checkpoint import Checkpoints
+from gsto_jax.runs.tasks import task_of
 from gsto_jax.training.loop import fit
 from gsto_jax.training.optim import adam, step_schedule
 from gsto_jax.training.task import initial_state, train_step
@@ -408,7 +409,9 @@ def test_the_recipe():
 
 def test_heatmaps_start_low():
     for gtm in (("none",) * 3, ("none", "supervised", "supervised")):
-        variables = pose_task(model={"gtm": gtm}).initial_variables()
+        values = pose_values()
+        values["model"]["hrnet"]["gtm"] = gtm
+        variables = task_of(values).initial_variables()
         kernels = [variables["params"]["head"]["classifier"]["kernel"]]
         if "supervised" in gtm:
             kernels.append(

@@ -31,7 +31,7 @@ from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.onnx_labels import equal_labels
-from tests.gsto_jax.small_task import values
+from tests.gsto_jax.small_task import make_task, values
 from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
 ROOT = Path(__file__).parents[3]
@@ -114,15 +114,9 @@ def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
 @pytest.mark.parametrize("changes", [{"upsample": "nearest"}, {"align_corners": True}])
 def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
     """Traced and not run: `test_resize` has the values of what differs."""
-    model = replace(
-        exported[0].trained.task.config.model,
-        gtm=("none", "unsupervised", "supervised"),
-        gtm_form="paper",
-        gate="paper",
-        **changes,
-    )
+    gates = {"gtm": ("none", "unsupervised", "supervised"), "gtm_form": "paper", "gate": "paper"}
     trained = exported[0].trained
-    task = replace(trained.task, config=replace(trained.task.config, model=model))
+    task = replace(trained.task, config=make_task(1, **gates, **changes).config)
     variables = initial_state(task, trained.mesh).variables
     trained = replace(trained, task=task, variables=variables)
     run = program_of(replace(exported[0], trained=trained))

@@ -34,7 +34,8 @@ from tests.gsto_jax.report_runs import (
 def made(tmp_path_factory):
     """Two runs, which no test changes."""
     folder = tmp_path_factory.mktemp("runs")
-    settings = config() | {"name": "plain", "model": {"variant": "w18_small_v2", "gfm": False}}
+    model = {"variant": "w18_small_v2", "hrnet": {"gfm": False}}
+    settings = config() | {"name": "plain", "model": model}
     return make_run(folder / "ours"), make_run(folder / "theirs", 1, settings)
 
 
@@ -177,7 +178,7 @@ def test_comparison(made, tmp_path):
     names = [line[0] for line in page.tables["headline"][1:]]
     assert names == ["mean IoU", "pixel accuracy", "mean accuracy", "mean boundary IoU"]
     assert "HRNetV2-W18-Small-v2" in page.text
-    assert ["model.gfm", "True", "False"] in page.tables[None]
+    assert ["model.hrnet.gfm", "True", "False"] in page.tables[None]
     assert "The protocols" not in page.text
     pictures = [rows(run / "eval-val" / "pictures.csv")[1:] for run in made]
     gains = {a[0]: float(a[5]) - float(b[5]) for a, b in zip(*pictures, strict=True)}
@@ -291,7 +292,8 @@ def test_pictures_are_made_small_without_mixing_labels(tmp_path):
 
 
 def test_networks_in_words():
-    def words(**model):
+    def words(variant, **hrnet):
+        model = {"variant": variant, "hrnet": hrnet}
         return Run(Path(), "", {"model": model}, [], [], [], None, {}, "").network
 
     assert words(variant="w18_small_v2", gfm=True) == "GSTO-HRNet-W18-Small-v2"

@@ -132,7 +132,7 @@ def test_comparison(made, tmp_path):
     assert f"Persons in {BOXES} ." in page.text
     assert "differ: " not in page.text
     assert " HRNet-W18-Small-v2" in page.text
-    assert ["model.head", "v2", "v1"] in page.tables[None]
+    assert ["model.hrnet.head", "v2", "v1"] in page.tables[None]
     ours, theirs = map(persons, made)
     gains = {name: float(ours[name][3]) - float(theirs[name][3]) for name in PERSONS}
     better = sorted((n for n in gains if gains[n] > 0), key=lambda n: -gains[n])

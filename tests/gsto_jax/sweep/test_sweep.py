@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from configs import ablation, base
+from configs import ablation
 from gsto_jax.errors import UserError
 from gsto_jax.sweep import rows
 from gsto_jax.sweep.figure import draw
@@ -16,8 +16,6 @@ from gsto_jax.sweep.markdown import markdown
 from gsto_jax.sweep.outcome import last_words, outcome_of, step_of
 from gsto_jax.sweep.pool import run_all
 from gsto_jax.sweep.results import as_csv, as_json, results_of
-
-DEFAULTS = json.loads(base.get_config().to_json())
 
 
 def row(name, **changed):
@@ -68,9 +66,9 @@ def test_runs_go_seed_by_seed(tmp_path):
 
 
 def test_rows_that_are_evaluated_otherwise_are_refused():
-    rows.check_comparable([*ROWS, row("t1-both", **{"eval.batch_size": 2})], DEFAULTS)
+    rows.check_comparable([*ROWS, row("t1-both", **{"eval.batch_size": 2})])
     with pytest.raises(UserError, match="flip"):
-        rows.check_comparable([*ROWS[:2], row("t1-both", **{"eval.flip": True})], DEFAULTS)
+        rows.check_comparable([*ROWS[:2], row("t1-both", **{"eval.flip": True})])
 
 
 def test_what_is_paired():
@@ -83,27 +81,27 @@ def test_what_is_paired():
 def test_a_run_begun_otherwise_is_refused(tmp_path):
     runs = rows.runs_of(ROWS[:2], [0, 1], tmp_path)
     found = [run.config for run in runs[:3]] + [None]
-    rows.check_unchanged(runs, found, DEFAULTS)
+    rows.check_unchanged(runs, found)
     longer = runs[1].config | {"train": {**runs[1].config["train"], "steps": 5}}
     with pytest.raises(UserError) as caught:
-        rows.check_unchanged(runs, [found[0], longer, found[2], None], DEFAULTS)
+        rows.check_unchanged(runs, [found[0], longer, found[2], None])
     message = str(caught.value)
     assert message.startswith("1 of 4 runs are there with other settings, such as ")
-    assert f"{runs[1].folder}: train.steps (optimiser): 5 in the run, 1600 now" in message
+    assert f"{runs[1].folder}: train.steps (optimizer): 5 in the run, 1600 now" in message
 
 
 def test_a_finished_run_is_recognised(tmp_path):
     run, other = rows.runs_of(ROWS[:1], [0, 1], tmp_path)
-    assert outcome_of(run, DEFAULTS) is None
+    assert outcome_of(run) is None
     finish(run, 0.5)
-    found = outcome_of(run, DEFAULTS)
+    found = outcome_of(run)
     assert (found.row, found.seed, found.score) == ("t1-baseline", 0, 0.5)
     assert found.seconds == pytest.approx(1 / 0.1 + 10 / 2 + 9 / 3 + 4)
     assert step_of(run.folder) == 20
     finish(other, 0.5, step=10)
-    assert outcome_of(other, DEFAULTS) is None, "not of the last step"
+    assert outcome_of(other) is None, "not of the last step"
     flipped = row("t1-baseline", **{"eval.flip": True})
-    assert outcome_of(replace(run, row=flipped), DEFAULTS) is None, "evaluated otherwise"
+    assert outcome_of(replace(run, row=flipped)) is None, "evaluated otherwise"
 
 
 def test_the_last_words_of_a_run(tmp_path):
@@ -189,7 +187,7 @@ def results(tmp_path):
     for run in runs:
         if (score := SCORES[run.row.name][run.seed]) is not None:
             finish(run, score)
-    outcomes = [found for run in runs if (found := outcome_of(run, DEFAULTS))]
+    outcomes = [found for run in runs if (found := outcome_of(run))]
     missing = {"t1-both seed 2": "failed with status 1 (it fell): some.log"}
     return results_of("a title", runs, outcomes, "t1-baseline", missing)
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import struct
 import zipfile
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from gsto_jax import PLAIN, AttentionSpec, GSTOSpec, UserError
+from gsto_jax import AttentionSpec, GSTOSpec, UserError
+from gsto_jax.config import HRNetConfig, ModelConfig
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.models.resnet import ResNet
@@ -593,19 +593,18 @@ def test_damaged_safetensors_are_refused(tmp_path):
 
 def test_every_format_is_told_from_the_others():
     assert len({form.name for form in FORMATS}) == len(FORMATS) == 6
-    plain = {"attention": "none", "context": "none", "head": "v2", "upsample": "bilinear"}
-    plain |= {"gsto": PLAIN, "gtm": ("none",) * 3}
+    gates = {"gfm": False, "gtm": ("none",) * 3}
 
-    def config(**changes):
-        return Namespace(**plain | changes)
+    def config(variant="mini", **hrnet):
+        return ModelConfig(variant=variant, hrnet=HRNetConfig(**hrnet))
 
-    assert format_for(config(gsto=GSTOSpec())) is GSTO_FORMAT
-    assert format_for(config(gtm=("none", "none", "supervised"))) is GSTO_FORMAT
-    assert format_for(config()) is HRNET_FORMAT
-    assert format_for(config(head="v1")) is POSE_FORMAT
-    assert format_for(config(context="ppm")) is RESNET_FORMAT
+    assert format_for(config()) is GSTO_FORMAT
+    assert format_for(config(gfm=False)) is GSTO_FORMAT
+    assert format_for(config(**gates)) is HRNET_FORMAT
+    assert format_for(config(**gates, head="v1")) is POSE_FORMAT
+    assert format_for(config("resnet_mini")) is RESNET_FORMAT
     with pytest.raises(UserError, match="Table 3"):
-        format_for(config(attention="spatial"))
+        format_for(config(**gates, attention="spatial"))
     assert upsampling_note(HRNET_FORMAT, config()) is None
     assert upsampling_note(IMAGENET_FORMAT, config(upsample="nearest")) is None
     assert "nearest" in upsampling_note(IMAGENET_FORMAT, config())

@@ -33,7 +33,7 @@ def parse(argv: list[str], settings: ConfigDict, modes: Mapping[str, str]) -> li
     Returns:
       The arguments that are no flags, the program's name first.
     """
-    known = list(loading.flat(settings))
+    known = loading.names(settings)
     for arg in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([\w.]+)", arg)
         if match and match[1] not in known:
