@@ -298,7 +298,7 @@ class Experiment:
 
 def score_settings(config: Record) -> Record:
     """Returns the settings, of all that a run has, that decide how its score is measured."""
-    pictures = {name: config["data"][name] for name in ("eval_split", "eval_size")}
+    pictures = {name: config["data"].get(name) for name in ("eval_split", "eval_size")}
     if config["task"] == "pose":
         pictures |= {"pose": config["pose"]}
         pictures |= {"detections": config["data"]["keypoints"]["detections"]}

@@ -114,9 +114,8 @@ def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
 def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
     """Traced and not run: `test_resize` has the values of what differs."""
     gates = {"gtm": ("none", "unsupervised", "supervised"), "gtm_form": "paper", "gate": "paper"}
-    settings = make_task(1, **gates, **changes).config
     trained = exported[0].trained
-    task = replace(trained.task, config=settings)
+    task = replace(trained.task, config=make_task(1, **gates, **changes).config)
     variables = initial_state(task, trained.mesh).variables
     trained = replace(trained, task=task, variables=variables)
     run = program_of(replace(exported[0], trained=trained))
