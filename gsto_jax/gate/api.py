@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ class Gated(NamedTuple):
       var: their biased variance.
     """
 
-    maps: tuple[FeatureMap, ...]
-    gates: FeatureMap
+    maps: tuple[Any, ...]
+    gates: Any
     mean: Array | None
     var: Array | None
 

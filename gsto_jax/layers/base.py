@@ -54,7 +54,7 @@ class Layer(nn.Module):
 
     def __post_init__(self) -> None:
         """Raises TypeError or ValueError, naming the argument and what it takes."""
-        rules: ClassVar = {**RULES, **self.rules}
+        rules = {**RULES, **self.rules}
         names = [field.name for field in fields(self) if field.name in rules]
         check(self, **{name: rules[name] for name in names})
         super().__post_init__()

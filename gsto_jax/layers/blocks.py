@@ -12,7 +12,7 @@ from gsto_jax.ops.materialize import relu
 from gsto_jax.ops.packing import FeatureMap
 
 
-class Composite(Layer):
+class Composite(Layer, kw_only=True):
     """A layer that contains convolutions and normalizations of injected kinds.
 
     Attributes:
@@ -20,8 +20,8 @@ class Composite(Layer):
       norm: class or factory of the normalizations, which are called as `norm(x, train)`.
     """
 
-    conv: ModuleDef = field(default_factory=default_conv, kw_only=True)
-    norm: ModuleDef = field(default=BatchNorm, kw_only=True)
+    conv: ModuleDef = field(default_factory=default_conv)
+    norm: ModuleDef = BatchNorm
 
     @property
     def parts(self) -> dict[str, ModuleDef]:

@@ -14,7 +14,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.layers.base import Layer
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.materialize import materialize
-from gsto_jax.ops.packing import FeatureMap, Packed, packed_kernel, stored, tile
+from gsto_jax.ops.packing import FeatureMap, Packed, packed_kernel, store, stored, tile
 from gsto_jax.ops.spatial_sharding import along_space
 
 ModuleDef = Any  # a Module class, or functools.partial of one
@@ -103,7 +103,7 @@ class Conv(Layer):
         one = kernel.shape[:2] == (1, 1) and self.stride == 1
         y = project(data, kernel) if one else convolve(data, kernel)
         y = self.add_bias(materialize(along_space(y)), channels, out_factor)
-        return x.replace(data=y, factor=out_factor) if isinstance(x, Packed) else y
+        return store(y, x, out_factor)
 
     def initial_std(self, channels: int) -> float:
         """Deviation of the initial kernel over so many input channels."""

@@ -63,7 +63,8 @@ class MultiScaleFusion(Composite):
                     "before, rounded up"
                 )
         targets = range(len(branches) if self.targets is None else self.targets)
-        sent, gates = [], {}
+        sent = []
+        gates: dict[str, Array] = {}
         for j, branch in enumerate(branches):
             maps, of_branch = self._gated(branch, j, targets, train)
             sent.append(maps)

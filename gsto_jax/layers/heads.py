@@ -13,10 +13,10 @@ from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.materialize import materialize, relu
 from gsto_jax.ops.packing import (
-    FeatureMap,
     Packed,
     packed_kernel,
     project_and_upsample,
+    store,
     stored,
     unpack,
 )
@@ -28,7 +28,7 @@ _LEAST_PACK, _WIDEST = 4, 512
 the zeros in the kernels cost more than a concatenation does."""
 
 
-def concatenate_branches(branches: Sequence[FeatureMap], align_corners: bool = False) -> Array:
+def concatenate_branches(branches: Sequence[Any], align_corners: bool = False) -> Array:
     """Upsamples branches `b h_j w_j c_j` bilinearly to branch 0: a plain map `b h w sum(c_j)`."""
     plain = [unpack(x) for x in branches]
     size = plain[0].shape[1:3]
@@ -55,7 +55,7 @@ class BranchConv(Conv):
         for j in range(1, len(branches)):
             y += project_and_upsample(branches[j], kernels[j], 2**j).data
         y = self.add_bias(materialize(along_space(y)), sum(widths), first.factor)
-        return first.replace(data=y)
+        return store(y, first)
 
 
 class SegmentationHead(Composite):
@@ -70,7 +70,7 @@ class SegmentationHead(Composite):
     align_corners: bool = False
 
     @nn.compact
-    def __call__(self, x: FeatureMap | Sequence[FeatureMap], train: bool = False) -> Array:
+    def __call__(self, x: Any, train: bool = False) -> Array:
         """Predicts plain logits `b h w num_classes` from a map or from branches, concatenated."""
         branches: Sequence[Any] = x if isinstance(x, Sequence) else [x]
         width = sum(x.shape[-1] for x in branches)
@@ -82,7 +82,7 @@ class SegmentationHead(Composite):
         _, factor = stored(branches[0])
         if own and factor >= _LEAST_PACK and factor * width <= _WIDEST and not self.align_corners:
             parts = getattr(self.conv, "keywords", {})
-            y = BranchConv(width, 1, **parts, **bias, name="conv")(branches)
+            y: Any = BranchConv(width, 1, **parts, **bias, name="conv")(branches)
         else:
             y = concatenate_branches(branches, self.align_corners)
             y = self.conv(width, 1, **bias, name="conv")(y)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 from jax import Array
@@ -89,7 +89,7 @@ class ScaleTransfer(Composite):
 class GSTOOutput(NamedTuple):
     """The transferred map, the class logits of a supervised gate (else None), and the gate."""
 
-    features: Array
+    features: Any
     logits: Array | None
     gate: Array | None
 

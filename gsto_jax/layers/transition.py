@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 from flax.core import FrozenDict
@@ -77,6 +77,7 @@ class GTM(Composite):
     def _released(self, branches: Sequence[FeatureMap], train: bool) -> GSTOOutput:
         parts = self.parts
         logits, gate, lowest = None, None, branches[-1]
+        evidence: Any
         if self.kind != "none":
             if self.kind == "unsupervised":
                 evidence = concatenate_branches(branches, self.align_corners)
@@ -91,8 +92,8 @@ class GTM(Composite):
                 if isinstance(lowest, Packed):
                     evidence = _packed_chain(evidence, halvings)
                 scores = pack_like(unpack(chain(evidence, train)), lowest)
-                (lowest,), gate = apply_gates(lowest, scores)
-                gate = unpack(gate)
+                (lowest,), gates = apply_gates(lowest, scores)
+                gate = unpack(gates)
         down = ConvBN(self.features, 3, stride=2, **parts, name="down")
         return GSTOOutput(down(lowest, train), logits, gate)
 

@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.export import is_symbolic_dim
 
 from gsto_jax.ops.dispatch import IMPLEMENTATIONS
@@ -28,7 +27,7 @@ def check(layer: Any, **rules: Rule) -> None:
         rule(f"{type(layer).__name__}: {name}", getattr(layer, name))
 
 
-def check_rank(x: Array, name: str) -> None:
+def check_rank(x: Any, name: str) -> None:
     """Raises ValueError unless `x` is a batch of maps, such as for tokens `b n c`."""
     if x.ndim != 4:
         raise ValueError(
@@ -37,7 +36,7 @@ def check_rank(x: Array, name: str) -> None:
         )
 
 
-def check_map(x: Array, name: str, channels: int | None = None) -> None:
+def check_map(x: Any, name: str, channels: int | None = None) -> None:
     """Raises ValueError unless `x` is `b h w c` with pixels and, where given, so many channels."""
     if x.ndim != 4 or (channels is not None and x.shape[-1] != channels):
         wanted = f"images b h w {channels}" if channels else "maps b h w c"

@@ -9,7 +9,9 @@ upsampling act on it as on a plain map; they only add zeros to the sums.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -60,13 +62,14 @@ class Packed:
     def __add__(self, other: "Packed") -> "Packed":
         if self.factor != other.factor:
             raise ValueError(f"maps packed by {self.factor} and {other.factor} cannot be added")
-        return self.replace(data=self.data + other.data)
+        return replace(self, data=self.data + other.data)
 
 
-FeatureMap = Array | Packed
+FeatureMap = TypeVar("FeatureMap", bound=Array | Packed)
+"""An array or a packed map: layers return the kind of map that they are given."""
 
 
-def pack(x: FeatureMap, factors: Mapping[int, int]) -> FeatureMap:
+def pack(x: Array | Packed, factors: Mapping[int, int]) -> Array | Packed:
     """Packs `b h w c` by `factors[w]`; no factors leave it plain.
 
     Args:
@@ -74,13 +77,14 @@ def pack(x: FeatureMap, factors: Mapping[int, int]) -> FeatureMap:
       factors: by width, of this map and of those that layers make of it.
     """
     if isinstance(x, Packed):
-        return x.replace(factors=FrozenDict(factors))
+        return replace(x, factors=FrozenDict(factors))
     return _packed(x, factors[x.shape[2]], FrozenDict(factors)) if factors else x
 
 
 def pack_like(x: Array, like: FeatureMap) -> FeatureMap:
     """Packs `b h w c` as another map of its width is; a plain one leaves it plain."""
-    return _packed(x, like.factor, like.factors) if isinstance(like, Packed) else x
+    result: Any = _packed(x, like.factor, like.factors) if isinstance(like, Packed) else x
+    return result
 
 
 def _packed(x: Array, factor: int, factors: Mapping[int, int]) -> Packed:
@@ -89,20 +93,23 @@ def _packed(x: Array, factor: int, factors: Mapping[int, int]) -> Packed:
     return Packed(x.reshape(shape) if factor > 1 else x, factor, factors)
 
 
-def unpack(x: FeatureMap) -> Array:
+def unpack(x: Array | Packed) -> Array:
     """Returns the plain map `b h w c`."""
     data, factor = stored(x)
     return data.reshape(x.shape) if factor > 1 else data
 
 
-def stored(x: FeatureMap) -> tuple[Array, int]:
+def stored(x: Array | Packed) -> tuple[Array, int]:
     """Returns the stored array of a map and its factor, 1 for a plain map."""
     return (x.data, x.factor) if isinstance(x, Packed) else (x, 1)
 
 
-def store(data: Array, like: FeatureMap) -> FeatureMap:
-    """Returns a map of the kind of another one, packed alike, that stores `data`."""
-    return like.replace(data=data) if isinstance(like, Packed) else data
+def store(data: Array, like: FeatureMap, factor: int | None = None) -> FeatureMap:
+    """Returns `data` as a map of the kind of another one, packed by `factor` or as that one is."""
+    result: Any = data
+    if isinstance(like, Packed):
+        result = replace(like, data=data, factor=factor or like.factor)
+    return result
 
 
 def tile(vector: Array, by: int) -> Array:
@@ -260,7 +267,7 @@ def project_and_upsample(
         _border(width * pack, factor, method).reshape(1, 1, -1, out_pack), features, 3
     )
     y = (y * jnp.asarray(down, wide) * jnp.asarray(across, wide)).astype(x.dtype)
-    return x.replace(data=y, factor=out_pack)
+    return store(y, x, out_pack)
 
 
 def _weight(distance: np.ndarray, method: str) -> np.ndarray:

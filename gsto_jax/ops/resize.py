@@ -55,7 +55,8 @@ def resize(
     each(COUNT, 2)("resize: size", size)
     one_of(METHODS)("resize: method", method)
     if isinstance(x, Packed):
-        return packing.upsample(x, size[0] // x.shape[1], method)
+        result: Any = packing.upsample(x, size[0] // x.shape[1], method)
+        return result
     if method == "bilinear":
         x = as_floating(x)
     if tuple(size) == x.shape[1:3]:
@@ -77,7 +78,8 @@ def resize(
     }
     offers = {name: back_ends[name] for name in back_ends if runs[name]}
     by_platform = {"cpu": "neighbors" if gradient else "taps"}
-    return along_space(call(implementation, offers, _LIMITS, x, by_platform=by_platform))
+    result = along_space(call(implementation, offers, _LIMITS, x, by_platform=by_platform))
+    return result
 
 
 _LIMITS = {
