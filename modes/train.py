@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from data_pipelines import check_split, make_source, train_batches
+from data_pipelines import DataConfig, Source, check_split, make_source, train_batches
 from gsto_jax import reporting
-from gsto_jax.config import Config
+from gsto_jax.config import Config, TrainConfig
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import check_batch, make_mesh, use_compilation_cache
 from gsto_jax.ops.padding import DIVISOR, PUBLISHED, round_up
@@ -33,6 +34,7 @@ from modes.common import (
 )
 from modes.interrupt import Interrupt, end_children
 from modes.tensorboard import TensorBoardWriter, check_tensorboard
+from modes.terminal import Show
 
 PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
 """Prepared data sets whose published scores start from ImageNet weights."""
@@ -43,32 +45,15 @@ def run(args: Any) -> None:
     task, data, values = read_settings(args.config)
     settings, show = task.config, shower()
     mesh = make_mesh(space=settings.parallel.space)
-    part = settings.train.batch_size // settings.train.accumulate
-    whole = part == settings.train.batch_size
-    name = "train.batch_size" if whole else "train.batch_size / config.train.accumulate"
-    check_batch(part, mesh, name)
+    _check_batch(settings.train, mesh)
     with reporting.stage("reading the data"):
         source = make_source(data, data.train_split)
         steps = settings.train.total_steps(len(source))
         task = replace(task, steps=steps)
         eval_set, eval_source = make_eval_set(task, data, values, mesh)
     agree(args, values, {"the training set": source, "the evaluation set": eval_source})
-    for split, trains, part_source in (
-        (data.train_split, True, source),
-        (data.eval_split, False, eval_source),
-    ):
-        with reporting.stage(f"auditing a sample of {split}"):
-            found, report = check_split(part_source, data, split, trains, show)
-        seen = len(found.pixels.keys() - {data.ignore_label})
-        checked = f"{split}: {found.records} of {len(part_source)} checked, {seen} of"
-        if data.keypoints:
-            show(f"persons of {checked} {task.num_classes} joints are labelled")
-        else:
-            ignored = found.pixels[data.ignore_label] / found.total
-            absent = f" (none of {report.missing})" if report.missing else ""
-            classes = f"{task.num_classes} classes{absent}"
-            show(f"labels of {checked} {classes}, {ignored:.1%} ignored")
-        show_warnings((*part_source.warnings, *report.warnings), show)
+    _audit(source, data, trains=True, show=show)
+    _audit(eval_source, data, trains=False, show=show)
     planned = planned_seconds(Path(args.plan_json), values, mesh) if args.plan_json else None
     writes = settings.run.tensorboard and jax.process_index() == 0
     if settings.run.tensorboard:
@@ -95,14 +80,8 @@ def run(args: Any) -> None:
             show(note)
         step = int(state.step)
         workdir.write_start([sys.executable, *sys.argv], step, revision(Path(__file__).parents[1]))
-        optim = settings.optim
-        warmup = f", warm-up {optim.warmup_fraction:.0%}" if optim.warmup_fraction else ""
         unit = "persons" if data.keypoints else "pictures"
-        show(
-            f"{settings.name}: {steps} steps of {settings.train.batch_size} from {len(source)} "
-            f"{unit}, learning rate {optim.learning_rate:g}{warmup}, on "
-            f"{mesh.size} x {jax.devices()[0].device_kind}"
-        )
+        show(f"{settings.name}: {steps} steps of {_plan(settings, f'{len(source)} {unit}', mesh)}")
         if note := crop_note(settings, data.crop):
             show(note)
         show_compilation(eval_set, show)
@@ -121,6 +100,38 @@ def run(args: Any) -> None:
             show(f"stopped at step {step}, as run.stop_at says")
         if (newest := workdir.checkpoints / str(step)).is_dir():
             show(f"checkpoint  {newest}")
+
+
+def _check_batch(train: TrainConfig, mesh: Mesh) -> None:
+    """Raises UserError unless each part of a batch divides over the devices."""
+    divided = "" if train.accumulate == 1 else " / config.train.accumulate"
+    check_batch(train.batch_size // train.accumulate, mesh, f"train.batch_size{divided}")
+
+
+def _audit(source: Source, data: DataConfig, *, trains: bool, show: Show) -> None:
+    """Checks a sample of a split, and shows what is in it."""
+    split = data.train_split if trains else data.eval_split
+    with reporting.stage(f"auditing a sample of {split}"):
+        sample, report = check_split(source, data, split, trains, show)
+    seen = len(sample.pixels.keys() - {data.ignore_label})
+    checked = f"{split}: {sample.records} of {len(source)} checked, {seen} of"
+    if data.keypoints:
+        show(f"persons of {checked} {len(data.keypoints.names)} joints are labelled")
+    else:
+        ignored = sample.pixels[data.ignore_label] / sample.total
+        absent = f" (none of {report.missing})" if report.missing else ""
+        show(f"labels of {checked} {len(data.classes)} classes{absent}, {ignored:.1%} ignored")
+    show_warnings((*source.warnings, *report.warnings), show)
+
+
+def _plan(settings: Config, examples: str, mesh: Mesh) -> str:
+    """Returns batch size, examples, learning rate and devices of a run, in words."""
+    optim = settings.optim
+    warmup = f", warm-up {optim.warmup_fraction:.0%}" if optim.warmup_fraction else ""
+    return (
+        f"{settings.train.batch_size} from {examples}, learning rate {optim.learning_rate:g}"
+        f"{warmup}, on {mesh.size} x {jax.devices()[0].device_kind}"
+    )
 
 
 def end_run(message: str) -> None:

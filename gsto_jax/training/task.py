@@ -177,16 +177,10 @@ def state_of(task: Task, variables: Any, mesh: Mesh) -> TrainState:
 
 
 def _first_state(task: Task, variables: Any) -> TrainState:
+    step, params = jnp.zeros((), jnp.int32), variables["params"]
+    first = optimizer(task.config.optim.kind, hyperparameters(task, step))
     averages = jax.tree.map(jnp.copy, variables) if task.config.optim.ema_decay else None
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=_optimizer(task, hyperparameters(task, jnp.zeros((), jnp.int32))).init(
-            variables["params"]
-        ),
-        ema=averages,
-    )
+    return TrainState(step, params, variables["batch_stats"], first.init(params), averages)
 
 
 def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
@@ -242,8 +236,8 @@ def train_step(
     else:
         grads, losses, batch_stats = _accumulate(task, params, batch_stats, batch, values)
 
-    optimizer_of_step = _optimizer(task, values)
-    updates, opt_state = optimizer_of_step.update(grads, state.opt_state, state.params)
+    of_step = optimizer(task.config.optim.kind, values)
+    updates, opt_state = of_step.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
@@ -257,10 +251,6 @@ def train_step(
         "finite": jnp.isfinite(jnp.stack([losses["loss"], norm, *map(optax.tree.norm, new)])).all(),
     }
     return new_state, scalars
-
-
-def _optimizer(task: Task, values: Hyperparameters) -> optax.GradientTransformation:
-    return optimizer(task.config.optim.kind, values)
 
 
 def _gradient(
