@@ -102,9 +102,9 @@ def _some(names: Sequence[str], more: str = ", ...") -> str:
 
 def _with_settings(trained: Trained, args: Any) -> Trained:
     """Looks at pictures as --config.eval.FIELD says, in place of the checkpoint's settings."""
-    given = {name: value for name, value in vars(args).items() if name.startswith("config.")}
+    settings = {name: value for name, value in vars(args).items() if name.startswith("config.")}
     config = {**trained.config}
-    for field, value in given.items():
+    for field, value in settings.items():
         _, section, *name = field.split(".")
         shows = section in ("eval", "pose") and role(f"{section}.{name[0]}") == RUNTIME
         if not shows and (section != "data" or name[0] not in _IMAGE_SETTINGS):
@@ -118,7 +118,7 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
         ImageRule.of(config["data"])
     except ValueError as error:
         raise UserError(f"config.data: {error}") from None
-    return replace(trained, config=config, task=task_of(config)) if given else trained
+    return replace(trained, config=config, task=task_of(config)) if settings else trained
 
 
 class _Labels:

@@ -78,11 +78,11 @@ def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray
 
 
 def _sources(names: Sequence[str]) -> list[tuple[int, list[tuple[int, str]]]]:
-    found: dict[int, list[tuple[int, str]]] = {}
+    targets_of: dict[int, list[tuple[int, str]]] = {}
     for name in names:
         source, target = map(int, re.findall(r"gate(\d+)_to(\d+)", name)[0])
-        found.setdefault(source, []).append((target, name))
-    return [(source, sorted(targets)) for source, targets in sorted(found.items())]
+        targets_of.setdefault(source, []).append((target, name))
+    return [(source, sorted(targets)) for source, targets in sorted(targets_of.items())]
 
 
 def _branches(maps: Mapping[str, np.ndarray]) -> list[np.ndarray]:

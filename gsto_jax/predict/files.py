@@ -141,7 +141,7 @@ class PredictionWriter:
     Args:
       folder: where to.
       kinds: to write.
-      known: kinds that predictions can draw.
+      drawable: kinds that predictions can draw.
       legend: puts the names of the classes below overlays of labels: those in the image, or in a
         video all.
 
@@ -153,11 +153,11 @@ class PredictionWriter:
     """
 
     def __init__(
-        self, folder: Path, kinds: Sequence[str], known: Sequence[str], legend: bool = False
+        self, folder: Path, kinds: Sequence[str], drawable: Sequence[str], legend: bool = False
     ) -> None:
-        unknown = [kind for kind in kinds if kind not in known]
+        unknown = [kind for kind in kinds if kind not in drawable]
         if unknown or not kinds:
-            raise UserError(f"--save={','.join(kinds)}: use some of {', '.join(known)}")
+            raise UserError(f"--save={','.join(kinds)}: use some of {', '.join(drawable)}")
         self.folder, self.kinds, self.legend = folder, tuple(dict.fromkeys(kinds)), legend
         self.codecs: set[str] = set()
         try:

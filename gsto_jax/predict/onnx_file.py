@@ -106,21 +106,21 @@ def _inlined(
         return str(atom) if isinstance(atom, Literal) else id(values[atom])
 
     for eqn in jaxpr.eqns:
-        given, primitive, params = list(map(read, eqn.invars)), eqn.primitive, eqn.params
+        inputs, primitive, params = list(map(read, eqn.invars)), eqn.primitive, eqn.params
         if primitive.name == "platform_index":
-            found = [params["platforms"].index(None)]
-        elif primitive.name == "cond" and isinstance(given[0], int):
-            branch = params["branches"][given[0]]
-            found = _inlined(branch.jaxpr, branch.consts, given[1:], done)
+            outputs = [params["platforms"].index(None)]
+        elif primitive.name == "cond" and isinstance(inputs[0], int):
+            branch = params["branches"][inputs[0]]
+            outputs = _inlined(branch.jaxpr, branch.consts, inputs[1:], done)
         elif inner := params.get("jaxpr") or params.get("call_jaxpr"):
-            found = _inlined(inner.jaxpr, inner.consts, given, done)
+            outputs = _inlined(inner.jaxpr, inner.consts, inputs, done)
         else:
             key = (primitive, str(params), *map(name_of, eqn.invars))
             if key not in done:
-                result = primitive.bind(*given, **params)
+                result = primitive.bind(*inputs, **params)
                 done[key] = result if primitive.multiple_results else [result]
-            found = done[key]
-        values |= zip(eqn.outvars, found, strict=True)
+            outputs = done[key]
+        values |= zip(eqn.outvars, outputs, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 

@@ -143,10 +143,12 @@ class PosePredictor(BasePredictor):
             count = 1 << (len(part) - 1).bit_length()
             filled = part + part[-1:] * (count - len(part))
             batch = {name: np.stack([crop[name] for crop in filled]) for name in part[0]}
-            joints, found = find_joints(self.task, self.trained.mesh, self.trained.variables, batch)
+            joints, outputs = find_joints(
+                self.task, self.trained.mesh, self.trained.variables, batch
+            )
             poses.append(np.asarray(joints)[: len(part)])
             if explain:
-                maps.append({k: np.asarray(v)[: len(part)] for k, v in found.items()})
+                maps.append({k: np.asarray(v)[: len(part)] for k, v in outputs.items()})
         every = np.concatenate(poses)
         visible = self.task.config.pose.visible
         return PosePrediction(

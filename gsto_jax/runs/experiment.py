@@ -82,13 +82,13 @@ class Experiment:
             weights cannot be read, or do not fit.
         """
         folder = self.workdir.checkpoints
-        found = checkpoint.load(
+        newest = checkpoint.load(
             folder, self.task, self.mesh, check=self._check_settings, on_damage=self._set_aside
         )
-        if found is not None:
+        if newest is not None:
             self.workdir.write_config(self.config)
-            self.show(f"goes on from step {found.step}: {found.path}")
-            return found.state, found.record["data"]
+            self.show(f"goes on from step {newest.step}: {newest.path}")
+            return newest.state, newest.record["data"]
         if damaged := sorted(folder.glob("damaged-*")):
             raise UserError(
                 f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
@@ -103,13 +103,13 @@ class Experiment:
                 f"--fork_from={fork_from} and config.init_from={self.task.config.init_from} both "
                 "say where to start: leave one of them out"
             )
-        found = self._fork(fork_from)
+        parent = self._fork(fork_from)
         self.workdir.write_config(self.config)
         # The old run may go on, or lose this checkpoint: the new one keeps its own.
         with Checkpoints(folder) as checkpoints:
-            checkpoints.save(found.state, self._record(found.record["data"]))
-        self.show(f"starts from step {found.step} of {found.path}")
-        return found.state, found.record["data"]
+            checkpoints.save(parent.state, self._record(parent.record["data"]))
+        self.show(f"starts from step {parent.step} of {parent.path}")
+        return parent.state, parent.record["data"]
 
     def _first_variables(self) -> Any:
         variables = self.task.initial_variables()
@@ -124,19 +124,19 @@ class Experiment:
         return imported.match.variables
 
     def _fork(self, source: Path) -> checkpoint.Checkpoint:
-        found = checkpoint.load_first(
+        parent = checkpoint.load_first(
             checkpoint.named(source),
             self.task,
             self.mesh,
             on_damage=lambda path, message: self.show(f"warning: {message}"),
             fork=True,
         )
-        if found.step >= self.task.steps:
+        if parent.step >= self.task.steps:
             raise UserError(
-                f"{found.path} is at step {found.step}, and this run has {self.task.steps} steps: "
-                "give it more, or fork an earlier checkpoint"
+                f"{parent.path} is at step {parent.step}, and this run has {self.task.steps} "
+                "steps: give it more, or fork an earlier checkpoint"
             )
-        return found
+        return parent
 
     def _record(self, data_state: Any) -> Record:
         return {"config": self.config, "train_set": self.train_set, "data": data_state}
@@ -210,22 +210,22 @@ class Experiment:
         folder = self.workdir.path / f"eval-{split}"
         about = {"step": step, "while_training": data_state is not None}
         variables = whole(state.variables, self.mesh)  # gathered once, not with every batch
-        found = self.eval_set.evaluate(self.task, variables, self.mesh, folder, about, stop)
-        if found is None:
+        outcome = self.eval_set.evaluate(self.task, variables, self.mesh, folder, about, stop)
+        if outcome is None:
             return None
-        for shown in found.shown:
-            self.show(shown)
+        for line in outcome.shown:
+            self.show(line)
         if self.writer is not None:
-            scalars = {f"{split}/{name}": value for name, value in found.scalars.items()}
-            images = {f"{split}/{name}": image[None] for name, image in found.images.items()}
+            scalars = {f"{split}/{name}": value for name, value in outcome.scalars.items()}
+            images = {f"{split}/{name}": image[None] for name, image in outcome.images.items()}
             self.writer.write_scalars(step, scalars)
             self.writer.write_images(step, images)
             self.writer.flush()
         if data_state is not None:
-            self._keep_best(state, data_state, found.record[self.eval_set.measure])
+            self._keep_best(state, data_state, outcome.record[self.eval_set.measure])
         # Last: whoever goes on with the run takes this line to mean that all of it is done.
-        self.workdir.write_evaluation(found.record)
-        return found
+        self.workdir.write_evaluation(outcome.record)
+        return outcome
 
     def _was_evaluated(self, step: int) -> bool:
         wanted = {"step": step, "split": self.eval_set.split, "while_training": True}
