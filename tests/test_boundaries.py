@@ -124,7 +124,7 @@ def test_public_names_are_imported_when_used():
     for name in gsto_jax.__all__:
         assert getattr(gsto_jax, name) is not None
     assert set(gsto_jax.__all__) <= set(dir(gsto_jax))
-    with pytest.raises(AttributeError, match="module 'gsto_jax' has no attribute 'HRNett'"):
+    with pytest.raises(AttributeError, match="HRNett"):
         _ = gsto_jax.HRNett
     # What type checkers see is what there is.
     tree = ast.parse((ROOT / "gsto_jax" / "__init__.py").read_text())
@@ -177,7 +177,5 @@ runpy.run_path("main.py", run_name="__main__")
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 2
-    assert run.stderr == (
-        f"main.py needs the package {package}, which is not installed: run pip install '.[train]' "
-        "in the clone\n"
-    )
+    (message,) = run.stderr.splitlines()
+    assert package in message and "pip install" in message

@@ -16,7 +16,8 @@ def test_the_decoder_runs():
     names = {"__name__": "readme"}
     exec(code, names)
     deep, shallow = jnp.ones((1, 8, 8, 128)), jnp.ones((1, 16, 16, 64))
-    (up, down, logits), _ = names["Decoder"]().init_with_output(jax.random.key(0), deep, shallow)
+    init = names["Decoder"]().init_with_output
+    (up, down, logits), _ = jax.eval_shape(init, jax.random.key(0), deep, shallow)
     assert up.shape == (1, 16, 16, 64)
     assert down.shape == (1, 8, 8, 64)
     assert logits.shape == (1, 8, 8, 19)

@@ -90,8 +90,7 @@ def test_a_watchdog_speaks_again_when_the_wait_has_doubled():
         watch("checkpoint", 4)
         assert twice.wait(60)
         watch()
-    assert all(line.startswith("warning: step 4 has waited ") for line in told)
-    assert all(line.endswith(" s for a checkpoint to be written: to /disk") for line in told)
+    assert all(re.match(r"warning: step 4 .* checkpoint .*: to /disk$", line) for line in told)
 
 
 def test_nobody_watches_for_zero_seconds():
@@ -148,7 +147,7 @@ def test_a_worker_process_that_is_killed():
         next(batches)
         (worker,) = multiprocessing.active_children()
         worker.kill()
-        with pytest.raises(DataError, match=r"Worker process .* exit code -9\. .*memory"):
+        with pytest.raises(DataError, match=r"exit code -9\b.*memory"):
             for _ in range(100):  # some are ready
                 next(batches)
     finally:
@@ -182,7 +181,7 @@ def test_a_source_that_fails_for_a_while_is_read_again(monkeypatch, caplog):
     read, calls = failing(3, lambda: b"data")
     assert read_again(read, "a.png") == b"data"
     assert (len(calls), waits) == (4, [0.5, 1.0, 2.0])
-    assert caplog.messages[0] == "cannot read a.png (Input/output error): trying again in 0.5 s"
+    assert re.search(r"a\.png .*Input/output.* 0\.5 s", caplog.messages[0])
 
 
 def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
@@ -204,7 +203,7 @@ def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
     source = FolderSource(config, "val")
     read, calls = failing(99, bytes)
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: read())
-    with pytest.raises(DataError, match=rf"^Cannot read {tmp_path}/images/val/a.png: Input/output"):
+    with pytest.raises(DataError, match=rf"{tmp_path}/images/val/a\.png: Input/output"):
         source[0]
     assert (len(calls), waits) == (6, list(retry.PAUSES))
 

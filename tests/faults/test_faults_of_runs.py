@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import re
 import signal
 import time
 
@@ -29,10 +30,7 @@ def test_a_disk_that_fills_during_a_checkpoint(tmp_path, small_disk, train, same
     train(workdir, stop_at=4)
     assert checkpoint.steps(workdir / "checkpoints") == [2, 4]
     # The checkpoint may find the disk full, or the log beside it.
-    message = (
-        r"(the disk is full|No space left on device).*: make room.* give the same command .*"
-        rf"{workdir}/checkpoints/4$"
-    )
+    message = rf"(the disk is full|No space left on device).*make room.*{workdir}/checkpoints/4$"
     if small_disk is None:
         with files_no_larger_than(2000), pytest.raises(TrainingError, match=message):
             train(workdir)
@@ -56,7 +54,7 @@ def test_a_newest_checkpoint_that_is_cut_off(tmp_path, train, same, capsys):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     train(tmp_path)
     told = capsys.readouterr().out
-    assert f"warning: checkpoint {tmp_path}/checkpoints/4 is damaged" in told
+    assert f"{tmp_path}/checkpoints/4 is damaged" in told
     assert "goes on from step 2" in told
     same(tmp_path)
 
@@ -72,7 +70,7 @@ def test_a_workdir_that_is_removed(tmp_path, train, same, monkeypatch, capsys):
             workdir.rename(tmp_path / "elsewhere")
 
     monkeypatch.setattr(Workdir, "write_training", write_then_remove)
-    with pytest.raises(TrainingError, match=rf"{workdir} was removed while the run went on: bring"):
+    with pytest.raises(TrainingError, match=rf"{workdir} was removed"):
         train(workdir)
     assert not workdir.exists()
     monkeypatch.setattr(Workdir, "write_training", write)
@@ -94,7 +92,7 @@ def test_a_folder_of_checkpoints_that_is_removed(tmp_path, train, same, monkeypa
             (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
 
     monkeypatch.setattr(Workdir, "write_training", write_then_remove)
-    with pytest.raises(TrainingError, match=rf"step 4: {tmp_path}/checkpoints is gone"):
+    with pytest.raises(TrainingError, match=rf"step 4: {tmp_path}/checkpoints "):
         train(tmp_path)
     monkeypatch.setattr(Workdir, "write_training", write)
     (tmp_path / "elsewhere").rename(tmp_path / "checkpoints")
@@ -117,8 +115,7 @@ def test_a_signal_to_end(tmp_path, train, same, monkeypatch, capsys, number):
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "_report", report_and_signal)
         train(tmp_path, log_every=1)
-    told = f"stopped by {number.name}: the same command goes on from step 5"
-    assert told in capsys.readouterr().out
+    assert re.search(f"{number.name}: .* from step 5", capsys.readouterr().out)
     assert checkpoint.steps(tmp_path / "checkpoints") == [2, 4, 5]
     train(tmp_path)
     same(tmp_path)
@@ -169,8 +166,7 @@ def test_pixels_that_are_not_numbers(tmp_path, train, same, monkeypatch):
 
     monkeypatch.setattr(TrainBatches, "__next__", spoiled)
     good = tmp_path / "checkpoints" / "4"
-    message = rf"^step 5: loss or gradient are not finite .* checkpoint is {good}$"
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(TrainingError, match=rf"^step 5: .*not finite .*{good}$"):
         train(tmp_path)
     same(tmp_path, step=4)
     monkeypatch.setattr(TrainBatches, "__next__", read)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -88,10 +89,7 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path, name):
         WRITERS[name](path)
     assert (path.read_bytes(), caught.value.errno) == (before, errno.EFBIG)
     assert [left.name for left in tmp_path.iterdir()] == [name]
-    assert disk_problem(caught.value) == (
-        f"{path} cannot be written or read (File too large): make room, and give the same command "
-        "again"
-    )
+    assert re.match(rf"{path} .*File too large.*make room", disk_problem(caught.value))
 
 
 @pytest.mark.parametrize("kind", ["overlay", "ids"])
@@ -131,7 +129,7 @@ def test_an_export(tmp_path):
         export._write(tmp_path, contents)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"export folder .* cannot be written"):
+    with pytest.raises(UserError, match=rf"{tmp_path}/file "):
         export._write(tmp_path / "file", contents)
 
 
@@ -149,12 +147,9 @@ def test_tensorboard(tmp_path, monkeypatch):
     writer.write_scalars(1, {"a": 1.0})
     writer.flush()
     monkeypatch.setattr(writer._writer, "write_images", fail)
-    with pytest.raises(TrainingError) as caught:
+    message = rf"{tmp_path} .*No space left on device.*config\.run\.tensorboard=False"
+    with pytest.raises(TrainingError, match=message):
         writer.write_images(1, {"a": NOISE[None]})
-    assert str(caught.value) == (
-        f"TensorBoard's files in {tmp_path} cannot be written (No space left on device): make "
-        "room, or give --config.run.tensorboard=False, and give the same command again"
-    )
 
 
 @pytest.mark.parametrize(
@@ -162,17 +157,15 @@ def test_tensorboard(tmp_path, monkeypatch):
     [
         (errno.ENOSPC, "make room"),
         (errno.EDQUOT, "make room"),
-        (errno.EROFS, "make it writable or choose another place"),
-        (errno.EACCES, "make it writable or choose another place"),
-        (errno.EIO, "make it writable or choose another place"),
+        (errno.EROFS, "make it writable"),
+        (errno.EACCES, "make it writable"),
+        (errno.EIO, "make it writable"),
     ],
 )
 def test_what_is_said_of_a_disk(number, remedy):
     error = OSError(number, os.strerror(number), "/run/scores.csv")
-    assert disk_problem(error) == (
-        f"/run/scores.csv cannot be written or read ({os.strerror(number)}): {remedy}, and give "
-        "the same command again"
-    )
+    message = rf"/run/scores\.csv .*\({os.strerror(number)}\): {remedy}"
+    assert re.match(message, disk_problem(error))
     assert is_full(error) == (remedy == "make room")
 
 
@@ -204,11 +197,9 @@ def test_one_message_and_status_1(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         main.main(["main.py"])
     assert caught.value.code == 1
-    assert capsys.readouterr() == (
-        "",
-        "error: /run/scores.csv cannot be written or read (No space left on device): make room, "
-        "and give the same command again\n",
-    )
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"error: /run/scores\.csv .*No space left on device.*\n", errors)
 
 
 def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatch):
@@ -232,7 +223,7 @@ def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatc
     with pytest.raises(OSError) as caught:
         evaluate.run(arguments_of_run)
     assert caught.value.errno == errno.ENOSPC and "eval-val" in caught.value.filename
-    assert "(No space left on device): make room" in disk_problem(caught.value)
+    assert "No space left on device" in disk_problem(caught.value)
     assert not record.exists(), "the rest may be of two evaluations"
     assert {path.name: path.stat().st_size for path in folder.glob("*.png")} == sizes
     assert not list(folder.rglob("*.part*"))
@@ -263,13 +254,9 @@ def test_shared_memory_is_compared_with_the_need(shared, monkeypatch):
     shared_memory.check_shared_memory(2, 8 * 2**20)  # three a worker and two more
     shared_memory.check_shared_memory(0, 2**40)
     shared(64, 63)
-    with pytest.raises(DataError) as caught:
+    message = rf"2 workers .*{shared_memory.FOLDER}.* 64\.0 MiB .*63\.0 MiB .*data\.workers=0"
+    with pytest.raises(DataError, match=message):
         shared_memory.check_shared_memory(2, 8 * 2**20)
-    assert str(caught.value) == (
-        f"2 workers hand over batches of 8.0 MiB through {shared_memory.FOLDER}, and need up to"
-        " 64.0 MiB there: 63.0 MiB are free. To mend it, give --config.data.workers=0, fewer"
-        " workers or a smaller batch, or more shared memory (docker run --shm-size=2g)."
-    )
     monkeypatch.setattr(shared_memory, "FOLDER", Path("/nowhere"))  # as on other systems
     shared_memory.check_shared_memory(2, 2**40)
 
@@ -277,7 +264,7 @@ def test_shared_memory_is_compared_with_the_need(shared, monkeypatch):
 def test_batches_are_not_begun_without_shared_memory(shared):
     shared(64, 1)
     config = SimpleNamespace(crop=(512, 512), workers=1)
-    with pytest.raises(DataError, match=r"batches of 4\.0 MiB .* up to 20\.0 MiB there: 1\.0 MiB"):
+    with pytest.raises(DataError, match=r"4\.0 MiB .*20\.0 MiB .*1\.0 MiB"):
         pipeline.train_batches(config, range(100), 8, 0, 0, 2)
 
 
@@ -298,11 +285,9 @@ def test_shared_memory_that_ends_is_named(shared, monkeypatch, error, reason):
         raise error
 
     monkeypatch.setattr(TrainBatches, "_start", fail)
-    with pytest.raises(DataError) as caught:
+    message = rf"{reason}\. .*shared memory.* 3\.0 MiB of 64\.0 MiB .*data\.workers=0"
+    with pytest.raises(DataError, match=message):
         next(TrainBatches(None, workers=2))
-    assert f"The input stopped: {reason}. The workers' shared memory" in str(caught.value)
-    assert "ran out: 3.0 MiB of 64.0 MiB are free now" in str(caught.value)
-    assert "--config.data.workers=0" in str(caught.value)
 
 
 def test_other_ends_of_workers_are_told_as_before(monkeypatch):
@@ -310,12 +295,12 @@ def test_other_ends_of_workers_are_told_as_before(monkeypatch):
         raise RuntimeError("Worker process was terminated unexpectedly with exit code -9. More.")
 
     monkeypatch.setattr(TrainBatches, "_start", fail)
-    with pytest.raises(DataError, match=r"exit code -9\. .*lacked memory"):
+    with pytest.raises(DataError, match=r"exit code -9\b.*memory"):
         next(TrainBatches(None, workers=2))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "message"), [("2m", "need up to 5.0 MiB"), ("8k", "ran out")])
+@pytest.mark.parametrize(("size", "message"), [("2m", "5.0 MiB"), ("8k", "ran out")])
 def test_workers_on_a_machine_with_little(tmp_path, size, message):
     """In a name space of its own, where /dev/shm is as small as a container's."""
     code = tmp_path / "workers.py"

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import tarfile
 import tracemalloc
@@ -29,7 +30,7 @@ from gsto_jax.image_files import MAX_PIXELS, ImageRule
 from gsto_jax.predict import media
 from gsto_jax.runs import checkpoint
 from gsto_jax.weights import read_state
-from tests.data_pipelines.downloads_trees import coco_files, write_tree
+from tests.data_pipelines.prepared_sets import build, opened
 
 
 def png_head(width, height):
@@ -60,17 +61,17 @@ def test_a_picture_that_says_it_is_huge(tmp_path, size):
         lambda: image_head(data, "a.png"),
         lambda: label_ids(data, "a.png", rule),
     ):
-        with pytest.raises(DataError, match=r"^Cannot decode a.png: .*134 million pixels"):
+        with pytest.raises(DataError, match=r"a\.png: .*134 million"):
             read()
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(UserError, match=r"a.png: .*134 million pixels"):
+    with pytest.raises(UserError, match=r"a\.png: .*134 million"):
         media.read_image(tmp_path / "a.png")
 
 
 # Pillow warns from there on too.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_limit_on_pictures_is_said():
-    with pytest.raises(DataError, match=r"it is too large: 16385x8192, more than 134 million"):
+    with pytest.raises(DataError, match=r"16385x8192, .*134 million"):
         decode_image(png_head(16385, 8192), "a.png", ImageRule())
     assert image_head(png_head(16384, 8192), "a.png").size == (8192, 16384)
     assert MAX_PIXELS == 16384 * 8192
@@ -84,11 +85,11 @@ def tile(packed, height=16, width=16, channels=3, side=16):
 def test_a_tile_that_expands():
     whole = tile(zstandard.compress(bytes(16 * 16 * 3)))
     assert not np.asarray(Tiles(whole)).any()
-    with pytest.raises(DataError, match=r"^the image is damaged: tile 0 .* another size"):
+    with pytest.raises(DataError, match=r"^the image .*tile 0 .*size"):
         np.asarray(Tiles(tile(zstandard.compress(bytes(2**26))), "the image"))
     with pytest.raises(DataError, match="too large"):
         Tiles(tile(b"", 2**31, 2**31, 3, 2**16 - 1))
-    with pytest.raises(DataError, match="holds no tiles"):
+    with pytest.raises(DataError, match="no tiles"):
         Tiles(tile(b"", channels=2**16 - 1))
 
 
@@ -102,7 +103,7 @@ def test_a_member_that_leads_out_of_its_archive(tmp_path, name, kind):
     else:
         with tarfile.open(path, "w") as tar:
             tar.addfile(tarfile.TarInfo(name))
-    with pytest.raises(DataError, match=rf"archive.{kind} is refused: .* leads out of it"):
+    with pytest.raises(DataError, match=rf"archive\.{kind} .*leads out"):
         Downloads(tmp_path)
 
 
@@ -125,7 +126,7 @@ def test_an_archive_that_expands(tmp_path, kind):
             archive.writestr("inner.tar", bytes(FREE_EXPANSION + 2**22))
     else:
         (tmp_path / "a.tar.gz").write_bytes(bomb)
-    with pytest.raises(DataError, match=r"is refused: its \d+ bytes expand to more than"):
+    with pytest.raises(DataError, match=r"(inner\.tar|a\.tar\.gz) .*\d+ bytes expand"):
         Downloads(tmp_path, tmp_path)
     assert not list(tmp_path.glob("scratch-*"))
 
@@ -138,7 +139,7 @@ def test_archives_without_end(tmp_path):
             archive.writestr("inner.zip", data)
         data = file.getvalue()
     (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(DataError, match="archives lie 4 deep in others"):
+    with pytest.raises(DataError, match="4 deep"):
         Downloads(tmp_path, tmp_path)
 
 
@@ -153,11 +154,11 @@ def test_a_member_that_says_it_is_huge(tmp_path):
     head.type, head.size = tarfile.XHDTYPE, 2**33
     (tmp_path / "c.tar").write_bytes(head.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     with Downloads(tmp_path) as downloads:
-        with pytest.raises(DataError, match=r"Cannot read x.json .* is the most"):
+        with pytest.raises(DataError, match=r"x\.json .*the most"):
             downloads.read("x.json")
         assert len(downloads.broken) == 2
-        assert "y.json is cut off" in downloads.broken[0]
-        assert "a head of" in downloads.broken[1]
+        assert "y.json" in downloads.broken[0]
+        assert "c.tar" in downloads.broken[1]
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -167,12 +168,12 @@ def test_a_member_whose_packing_has_no_bound(tmp_path, kind, name):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", kind) as archive:
         archive.writestr(name, bytes(2**20))
     with Downloads(tmp_path) as downloads:
-        wrong = f"{name} is neither stored nor deflated: pack it so"
+        wrong = f"{name} .*neither stored nor deflated"
         if name == "x.json":
             with pytest.raises(DataError, match=wrong):
                 downloads.read(name)
         else:
-            assert wrong in downloads.broken[0]
+            assert re.search(wrong, downloads.broken[0])
 
 
 def test_a_member_that_says_it_is_small(tmp_path):
@@ -181,7 +182,7 @@ def test_a_member_that_says_it_is_small(tmp_path):
         archive.writestr("x.json", bytes(size))
     says = path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 5))
     path.write_bytes(says)
-    damaged = pytest.raises(DataError, match=r"Cannot read x.json .*CRC")
+    damaged = pytest.raises(DataError, match=r"x\.json .*CRC")
     with Downloads(tmp_path) as downloads, allocating_less_than(2**20), damaged:
         downloads.read("x.json")
 
@@ -194,7 +195,7 @@ def test_a_mat_that_expands_behind_one_that_fills_the_room(monkeypatch):
 
     monkeypatch.setattr("data_pipelines.files.archives.MOST_TEXT", 30_000)
     data = bytes(126) + b"IM" + packed(30_000, whole=False) + packed(2**26)
-    refused = pytest.raises(ValueError, match="expands to more than 30000 bytes")
+    refused = pytest.raises(ValueError, match=r"\b30000 bytes")
     with allocating_less_than(2**21), refused:
         read_mat(data, "LabelMap")
 
@@ -204,7 +205,7 @@ def test_a_mat_that_expands(monkeypatch):
     scipy.io.savemat(file, {"LabelMap": np.zeros((200, 200), np.uint8)}, do_compression=True)
     assert read_mat(file.getvalue(), "LabelMap").shape == (200, 200)
     monkeypatch.setattr("data_pipelines.files.archives.MOST_TEXT", 30_000)
-    with pytest.raises(ValueError, match="expands to more than 30000 bytes"):
+    with pytest.raises(ValueError, match=r"\b30000 bytes"):
         read_mat(file.getvalue(), "LabelMap")
 
 
@@ -217,27 +218,27 @@ def test_a_mat_that_says_it_is_huge():
     file = io.BytesIO()
     scipy.io.savemat(file, {"LabelMap": np.zeros((3, 3), np.uint8)})
     data = file.getvalue().replace(struct.pack("<ii", 3, 3), struct.pack("<ii", 2**30, 2**30))
-    with pytest.raises(ValueError, match=r"of shape \(1073741824, 1073741824\) in"):
+    with pytest.raises(ValueError, match=r"\(1073741824, 1073741824\)"):
         read_mat(data, "LabelMap")
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"[" * 10**6, "is no JSON .*nested too deeply"),
-        (b"[" + b"9" * 10**5 + b"]", "is no JSON .*digits"),
-        (b"\xff\xfe", "is no JSON"),
+        (b"[" * 10**6, "deeply"),
+        (b"[" + b"9" * 10**5 + b"]", "no JSON .*digits"),
+        (b"\xff\xfe", "no JSON"),
     ],
 )
 def test_json_of_absurd_depth_or_numbers(data, message):
-    with pytest.raises(DataError, match=f"^a.json {message}"):
+    with pytest.raises(DataError, match=rf"^a\.json .*{message}"):
         read_json(data, "a.json")
 
 
 def test_json_that_is_too_long(monkeypatch):
     monkeypatch.setattr("data_pipelines.files.json.MOST_TEXT", 10)
     assert read_json(b"[1, 2, 3 ]", "a.json") == [1, 2, 3]
-    with pytest.raises(DataError, match=r"^a.json has 11 bytes, and 10 is the most"):
+    with pytest.raises(DataError, match=r"^a\.json .*\b11 bytes.*\b10\b"):
         read_json(b"[1, 2, 3  ]", "a.json")
 
 
@@ -363,11 +364,10 @@ def test_a_message_does_not_quote_the_file(tmp_path):
 
 
 def test_names_of_records_that_lead_out_of_the_results(tmp_path):
-    from data_pipelines.sources.prepared import _names
-
-    (tmp_path / "names-val.txt").write_text("a\n../../b\n")
-    with pytest.raises(DataError, match=r"names a record '../../b', which leads out"):
-        _names(tmp_path, "val")
+    final = build(tmp_path, "coco_keypoints")
+    (final / "names-val.txt").write_text("../../b\n")
+    with pytest.raises(DataError, match=r"'\.\./\.\./b'"):
+        opened(tmp_path, "coco_keypoints", "val")
 
 
 def test_a_checkpoint_runs_no_pickle(tmp_path, monkeypatch, train):
@@ -387,16 +387,10 @@ def test_a_checkpoint_runs_no_pickle(tmp_path, monkeypatch, train):
 
 def test_a_prepared_set_that_lacks_a_feature(tmp_path):
     """What the fuzz found: the list of features is a file too."""
-    from data_pipelines.builders import BUILDERS, prepare
-    from data_pipelines.sources.prepared import open_prepared
-
-    source = write_tree(tmp_path / "downloads", coco_files())
-    builder = BUILDERS["coco_keypoints"]()
-    final = prepare(builder, source, tmp_path / "sets", partial=True)
+    final = build(tmp_path, "coco_keypoints")
     features = final / "features.json"
     found = json.loads(features.read_text())
     del found["featuresDict"]["features"]["image_id"]
     features.write_text(json.dumps(found))
-    wanted = ("image", "image_id", "annotations")
-    with pytest.raises(DataError, match=rf"^{final} has no image_id in its records"):
-        open_prepared(str(tmp_path / "sets"), "coco_keypoints", "val", wanted)
+    with pytest.raises(DataError, match=rf"^{final} .*image_id"):
+        opened(tmp_path, "coco_keypoints", "val")

@@ -180,9 +180,9 @@ def test_files_that_use_few_of_their_bits(bits):
 
 def test_values_beyond_the_bit_depth():
     for data in (png(DEEP, RGBA, 16), tiff(DEEP[..., 0].copy()), tiff(DEEP[..., :3].copy())):
-        with pytest.raises(ImageError, match=r"values of \d+ to 65\d+, not 0 to 1023.*bit_depth"):
+        with pytest.raises(ImageError, match=r"65\d+, not 0 to 1023.*bit_depth"):
             read(data, bit_depth=10)
-    with pytest.raises(UserError, match="not 0 to 1023"):
+    with pytest.raises(UserError, match="1023"):
         load_rgb(DEEP[..., :3], ImageRule(bit_depth=10))
 
 
@@ -228,16 +228,16 @@ def test_wide_numbers():
             np.testing.assert_array_equal(read(tiff(values)), expected, err_msg=values.dtype)
     np.testing.assert_array_equal(read(tiff(DEEP[..., :3].astype("<i4"))), COLORS)
     for values, reason in (
-        (np.full((4, 4), np.nan, "<f4"), "not 0 to 65535"),
-        (np.full((4, 4, 3), -1, "<i4"), "values of -1 to -1, not 0 to 65535"),
-        (np.full((4, 4), 70000, "<i4"), "values of 70000 to 70000, not 0 to 65535"),
-        (np.zeros((4, 4, 3), "<f2"), "a TIFF of a kind that is not supported"),
-        (np.zeros((4, 4, 2), "<u2"), "a TIFF of 2 channels in 16 bits is not supported"),
-        (np.zeros((4, 4, 5), np.uint8), "a TIFF of 5 channels in 8 bits is not supported"),
+        (np.full((4, 4), np.nan, "<f4"), "0 to 65535"),
+        (np.full((4, 4, 3), -1, "<i4"), "-1 to -1, not 0 to 65535"),
+        (np.full((4, 4), 70000, "<i4"), "70000 to 70000, not 0 to 65535"),
+        (np.zeros((4, 4, 3), "<f2"), "TIFF of a kind"),
+        (np.zeros((4, 4, 2), "<u2"), "TIFF of 2 channels in 16 bits"),
+        (np.zeros((4, 4, 5), np.uint8), "TIFF of 5 channels in 8 bits"),
     ):
         with pytest.raises(ImageError, match=reason):
             read(tiff(values))
-    with pytest.raises(ImageError, match="3 channels in separate planes of 16 bits"):
+    with pytest.raises(ImageError, match="planes of 16 bits"):
         read(tiff(DEEP[..., :3].copy(), planes=2))
     np.testing.assert_array_equal(read(tiff(COLORS.copy(), planes=2)), COLORS)
 
@@ -284,22 +284,25 @@ def test_files_that_are_cut_off(form, capfd):
     """Said once, with Pillow's reason, and by no C library beside it."""
     data = saved(Image.fromarray(cv2.resize(COLORS, (200, 150))), form)
     for kept in (0, 20, 100, len(data) // 2, len(data) - 40):
-        with pytest.raises(ImageError, match=r"it is truncated or no image.*; replace the file"):
+        with pytest.raises(ImageError, match="truncated"):
             read(data[:kept])
     np.testing.assert_array_equal(read(data + b"more"), read(data))
     assert capfd.readouterr() == ("", "")
 
 
-def test_rules_that_do_not_exist():
-    for values, message in (
-        ({"alpha": "grey"}, "alpha is 'grey'; use one of white, black, drop"),
-        ({"orientation": "up"}, "orientation is 'up'; use one of upright, stored"),
-        ({"bit_depth": 7}, "bit_depth is 7; give the bits that 16-bit files use, 8 to 16, or 0"),
-        ({"bit_depth": 12.0}, "bit_depth is 12.0"),
-        ({"bit_depth": True}, "bit_depth is True"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ImageRule(**values)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alpha", "grey"),
+        ("orientation", "up"),
+        ("bit_depth", 7),
+        ("bit_depth", 12.0),
+        ("bit_depth", True),
+    ],
+)
+def test_wrong_values_of_a_rule(field, value):
+    with pytest.raises(ValueError, match=f"{field} .*{value}"):
+        ImageRule(**{field: value})
 
 
 def test_a_large_image_is_read_without_a_word(tmp_path):

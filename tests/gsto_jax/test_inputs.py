@@ -148,7 +148,7 @@ def test_integer_heatmaps_decode_as_floats():
 
 
 def test_complex_maps_are_refused():
-    with pytest.raises(TypeError, match="got dtype complex64"):
+    with pytest.raises(TypeError, match="complex64"):
         gsto_jax.Conv(2).init(KEY, jnp.zeros((1, 4, 4, 2), jnp.complex64))
 
 
@@ -190,13 +190,13 @@ def test_networks_take_integers_and_empty_batches(name):
     assert outputs.logits.shape == (0, 9, 13, 3)
     assert outputs.logits.dtype == jnp.float32
     for shape in ((1, 0, 32, 3), (1, 32, 0, 3)):
-        with pytest.raises(ValueError, match="takes at least one pixel"):
+        with pytest.raises(ValueError, match="pixel"):
             jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct(shape, jnp.uint8))
 
 
 def test_maps_without_pixels_are_refused():
     for run in (partial(resize, size=(4, 4)), partial(adaptive_average_pool, bins=2)):
-        with pytest.raises(ValueError, match=r"at least one pixel; got \(2, 0, 3, 1\)"):
+        with pytest.raises(ValueError, match=r"\(2, 0, 3, 1\)"):
             run(jnp.zeros((2, 0, 3, 1)))
 
 
@@ -216,7 +216,7 @@ def test_transfers_take_maps_alone(resample, shape):
 def test_batch_norm_refuses_fewer_than_two_values(shape, groups):
     norm, x = gsto_jax.BatchNorm(groups=groups), jnp.ones(shape)
     variables = norm.init(KEY, x)  # initialization keeps no statistics
-    with pytest.raises(StatisticsError, match="per channel, and training needs at least 2"):
+    with pytest.raises(StatisticsError, match="at least 2"):
         norm.apply(variables, x, train=True, mutable=["batch_stats"])
     assert norm.apply(variables, x).shape == shape
 
@@ -262,7 +262,7 @@ def test_a_run_whose_batch_norm_sees_one_value_is_refused(model, train, batch, s
     task = make_task(4, {"train": train}, **model)
     shapes = task.abstract_batch(batch, (side, side), "train")
     inputs = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items()}
-    with pytest.raises(UserError, match=f"BatchNorm {name} would see fewer than 2") as caught:
+    with pytest.raises(UserError, match=rf"BatchNorm {name} .*fewer than 2") as caught:
         jax.eval_shape(partial(train_step, task), task.abstract_state, inputs)
     for field in ("train.batch_size", "train.accumulate", "model.bn_groups", "data.crop"):
         assert f"config.{field}" in str(caught.value)
@@ -271,135 +271,67 @@ def test_a_run_whose_batch_norm_sees_one_value_is_refused(model, train, batch, s
 # Arguments
 
 ARGUMENTS = [
-    (
-        lambda: gsto_jax.Conv(None),
-        TypeError,
-        "Conv: features must be an integer of at least 1; got None",
-    ),
-    (
-        lambda: gsto_jax.Conv(4, (3, 3)),
-        TypeError,
-        r"kernel_size must be an integer .* got \(3, 3\)",
-    ),
-    (
-        lambda: gsto_jax.Conv(4, stride=0),
-        ValueError,
-        "stride must be an integer of at least 1; got 0",
-    ),
-    (lambda: gsto_jax.Conv(4, param_dtype=int), ValueError, "param_dtype must be a floating-point"),
-    (lambda: gsto_jax.BatchNorm(momentum=99), ValueError, "momentum must be a number from 0 to 1"),
-    (lambda: gsto_jax.BatchNorm(groups=None), TypeError, "groups must be an integer"),
-    (lambda: ConvBN(True), TypeError, "ConvBN: features must be an integer"),
-    (lambda: DownChain(4, -1), ValueError, "halvings must be an integer of at least 0; got -1"),
-    (lambda: ChannelAttention(0), ValueError, "reduction must be an integer of at least 1"),
-    (lambda: gsto_jax.SpatialGate(gates=0), ValueError, "gates must be an integer of at least 1"),
-    (lambda: gsto_jax.SpatialGate(conv=None), TypeError, "conv must be a module class"),
-    (
-        lambda: gsto_jax.SelfGated(implementation="cuda"),
-        ValueError,
-        "implementation must be one of",
-    ),
-    (
-        lambda: ST(factor=0),
-        ValueError,
-        "ScaleTransfer: factor must be an integer of at least 1; got 0",
-    ),
-    (lambda: ST(factor=1.5), TypeError, "factor must be an integer of at least 1; got 1.5"),
-    (lambda: ST(features="8"), TypeError, "features must be an integer"),
-    (lambda: ST(size=(4,)), ValueError, "size must be 2 values"),
-    (lambda: ST(size=8), TypeError, "size must be 2 values; got 8"),
-    (lambda: ST(resample=None), TypeError, "resample must be one of 'bilinear', .* or a callable"),
-    (
-        lambda: ST(resample="cubic"),
-        ValueError,
-        "resample must be one of 'bilinear', .* got 'cubic'",
-    ),
-    (
-        lambda: gsto_jax.UnsupervisedGSTO("bilinear"),
-        TypeError,
-        "transfer must be a module or another",
-    ),
-    (
-        lambda: gsto_jax.UnsupervisedGSTO(ST),
-        TypeError,
-        r"an instance, such as ScaleTransfer\(...\)",
-    ),
-    (lambda: gsto_jax.SupervisedGSTO(ST(), None), TypeError, "num_classes must be an integer"),
-    (lambda: gsto_jax.SupervisedGSTO(None, 3), TypeError, "transfer must be a module"),
-    (lambda: gsto_jax.PPM(bins=()), ValueError, "bins must be a sequence, and not empty"),
-    (lambda: gsto_jax.PPM(bins=6), TypeError, "bins must be a sequence; got 6"),
-    (lambda: gsto_jax.PPM(num_classes=None), TypeError, "PPM: num_classes must be an integer"),
-    (
-        lambda: gsto_jax.ASPP(rates=(12, 0)),
-        ValueError,
-        r"rates\[1\] must be an integer of at least 1",
-    ),
-    (
-        lambda: gsto_jax.GFM(upsample=None),
-        TypeError,
-        "upsample must be one of 'bilinear', 'nearest'",
-    ),
-    (
-        lambda: gsto_jax.MultiScaleFusion("gated"),
-        ValueError,
-        "gate must be one of 'none', 'released'",
-    ),
-    (lambda: gsto_jax.GTM(None), TypeError, "GTM: features must be an integer"),
-    (lambda: gsto_jax.GTM(8, num_classes=2.0), TypeError, "num_classes must be an integer"),
-    (
-        lambda: gsto_jax.SegmentationHead(0),
-        ValueError,
-        "num_classes must be an integer of at least 1",
-    ),
-    (lambda: FCNHead(3, None), TypeError, "FCNHead: features must be an integer"),
-    (
-        lambda: gsto_jax.HRNet("w18", PLAIN, 3),
-        TypeError,
-        "spec must be of HRNetSpec, such as VARIANTS",
-    ),
-    (lambda: gsto_jax.HRNet(VARIANTS["mini"], None, 3), TypeError, r"gsto must be .* GSTOSpec\(\)"),
-    (
-        lambda: HRNETS["gsto"].clone(num_classes=None),
-        TypeError,
-        "HRNet: num_classes must be an int",
-    ),
-    (lambda: HRNETS["gsto"].clone(dtype="image"), TypeError, "dtype must be a floating-point"),
-    (lambda: HRNETS["gsto"].clone(init_name="xavier"), ValueError, "init_name must be one of"),
-    (lambda: gsto_jax.ResNet(VARIANTS["mini"]), TypeError, "spec must be of ResNetSpec"),
+    (lambda: gsto_jax.Conv(None), TypeError, "Conv: features"),
+    (lambda: gsto_jax.Conv(4, (3, 3)), TypeError, "kernel_size"),
+    (lambda: gsto_jax.Conv(4, stride=0), ValueError, "stride"),
+    (lambda: gsto_jax.Conv(4, param_dtype=int), ValueError, "param_dtype"),
+    (lambda: gsto_jax.BatchNorm(momentum=99), ValueError, "momentum"),
+    (lambda: gsto_jax.BatchNorm(groups=None), TypeError, "groups"),
+    (lambda: ConvBN(True), TypeError, "ConvBN: features"),
+    (lambda: DownChain(4, -1), ValueError, "halvings"),
+    (lambda: ChannelAttention(0), ValueError, "reduction"),
+    (lambda: gsto_jax.SpatialGate(gates=0), ValueError, "gates"),
+    (lambda: gsto_jax.SpatialGate(conv=None), TypeError, "conv"),
+    (lambda: gsto_jax.SelfGated(implementation="cuda"), ValueError, "implementation"),
+    (lambda: ST(factor=0), ValueError, "ScaleTransfer: factor"),
+    (lambda: ST(factor=1.5), TypeError, "factor"),
+    (lambda: ST(features="8"), TypeError, "features"),
+    (lambda: ST(size=(4,)), ValueError, "size"),
+    (lambda: ST(size=8), TypeError, "size"),
+    (lambda: ST(resample=None), TypeError, "resample"),
+    (lambda: ST(resample="cubic"), ValueError, "resample"),
+    (lambda: gsto_jax.UnsupervisedGSTO("bilinear"), TypeError, "transfer"),
+    (lambda: gsto_jax.UnsupervisedGSTO(ST), TypeError, "transfer .*instance"),
+    (lambda: gsto_jax.SupervisedGSTO(ST(), None), TypeError, "num_classes"),
+    (lambda: gsto_jax.SupervisedGSTO(None, 3), TypeError, "transfer"),
+    (lambda: gsto_jax.PPM(bins=()), ValueError, "bins"),
+    (lambda: gsto_jax.PPM(bins=6), TypeError, "bins"),
+    (lambda: gsto_jax.PPM(num_classes=None), TypeError, "PPM: num_classes"),
+    (lambda: gsto_jax.ASPP(rates=(12, 0)), ValueError, r"rates\[1\]"),
+    (lambda: gsto_jax.GFM(upsample=None), TypeError, "upsample"),
+    (lambda: gsto_jax.MultiScaleFusion("gated"), ValueError, "gate"),
+    (lambda: gsto_jax.GTM(None), TypeError, "GTM: features"),
+    (lambda: gsto_jax.GTM(8, num_classes=2.0), TypeError, "num_classes"),
+    (lambda: gsto_jax.SegmentationHead(0), ValueError, "num_classes"),
+    (lambda: FCNHead(3, None), TypeError, "FCNHead: features"),
+    (lambda: gsto_jax.HRNet("w18", PLAIN, 3), TypeError, "spec .*HRNetSpec"),
+    (lambda: gsto_jax.HRNet(VARIANTS["mini"], None, 3), TypeError, "gsto .*GSTOSpec"),
+    (lambda: HRNETS["gsto"].clone(num_classes=None), TypeError, "HRNet: num_classes"),
+    (lambda: HRNETS["gsto"].clone(dtype="image"), TypeError, "dtype"),
+    (lambda: HRNETS["gsto"].clone(init_name="xavier"), ValueError, "init_name"),
+    (lambda: gsto_jax.ResNet(VARIANTS["mini"]), TypeError, "spec .*ResNetSpec"),
     (
         lambda: gsto_jax.ContextNet(gsto_jax.RESNETS["resnet_mini"], "ppm", "none", None),
         TypeError,
-        "num_cl",
+        "num_classes",
     ),
-    (lambda: GSTOSpec(gtm=None), TypeError, "GSTOSpec: gtm must be a sequence"),
+    (lambda: GSTOSpec(gtm=None), TypeError, "GSTOSpec: gtm"),
     (
         lambda: gsto_jax.HRNetSpec(widths=(16,), modules=(1, 1, 1), blocks=1, stage1_blocks=1),
         ValueError,
-        "widths must be 4",
+        "widths",
     ),
-    (lambda: resize(jnp.zeros((1, 4, 4, 1)), 8), TypeError, "size must be 2 values"),
-    (
-        lambda: resize(jnp.zeros((1, 4, 4, 1)), (0, 8)),
-        ValueError,
-        r"size\[0\] must be an integer of at least",
-    ),
-    (
-        lambda: resize(jnp.zeros((4, 4)), (8, 8)),
-        ValueError,
-        r"resize takes maps b h w c, not \(4, 4\)",
-    ),
-    (
-        lambda: adaptive_average_pool(jnp.zeros((1, 4, 4, 1)), 0),
-        ValueError,
-        "bins must be an integer",
-    ),
-    (lambda: gated_maps(jnp.zeros((1, 4, 4, 2)), jnp.zeros(2)), ValueError, "kernel must be c n"),
+    (lambda: resize(jnp.zeros((1, 4, 4, 1)), 8), TypeError, "size"),
+    (lambda: resize(jnp.zeros((1, 4, 4, 1)), (0, 8)), ValueError, r"size\[0\]"),
+    (lambda: resize(jnp.zeros((4, 4)), (8, 8)), ValueError, r"resize .*\(4, 4\)"),
+    (lambda: adaptive_average_pool(jnp.zeros((1, 4, 4, 1)), 0), ValueError, "bins"),
+    (lambda: gated_maps(jnp.zeros((1, 4, 4, 2)), jnp.zeros(2)), ValueError, "kernel"),
 ]
 
 
-@pytest.mark.parametrize(("make", "error", "message"), ARGUMENTS)
-def test_a_wrong_argument_is_named(make, error, message):
-    with pytest.raises(error, match=message):
+@pytest.mark.parametrize(("make", "error", "argument"), ARGUMENTS)
+def test_a_wrong_argument_is_named(make, error, argument):
+    with pytest.raises(error, match=rf"(^|\W){argument}"):
         make()
 
 

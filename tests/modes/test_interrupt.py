@@ -69,8 +69,8 @@ def wait_until(condition, seconds):
 def test_the_first_is_acknowledged_and_the_second_ends_all(raises, verb):
     with busy(raises) as (process, child):
         process.send_signal(signal.SIGINT)
-        expected = f"Ctrl-C: {verb} after compiling the train step; again to stop now\n"
-        assert process.stderr.readline() == expected
+        acknowledged = process.stderr.readline()
+        assert re.match(f"Ctrl-C: {verb} .*compiling the train step; again", acknowledged)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(3) == 130
@@ -110,10 +110,10 @@ with Interrupt(raises=True):
 def test_sigterm_ends_what_loses_nothing():
     with busy(resumable=True) as (process, child):
         process.send_signal(signal.SIGTERM)
-        assert process.stderr.readline() == "SIGTERM: stops after compiling the train step\n"
+        assert re.match("SIGTERM: .*compiling the train step", process.stderr.readline())
         assert process.wait(6) == 0
-        words = "stopped by SIGTERM while compiling the train step: the same command goes on\n"
-        assert process.stderr.read() == words
+        (line,) = process.stderr.read().splitlines()
+        assert re.search("SIGTERM .*compiling the train step", line)
         wait_until(lambda: is_gone(child), 1)
 
 
@@ -121,7 +121,7 @@ def test_sigterm_lets_go_on_what_would_lose_work():
     with busy() as (process, _):
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
-        assert process.stderr.readline() == "SIGTERM: stops after compiling the train step\n"
+        assert re.match("SIGTERM: .*compiling the train step", process.stderr.readline())
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)
         process.send_signal(signal.SIGINT)
@@ -244,8 +244,7 @@ def test_sigterm_while_compiling(tmp_path):
     rest, errors = process.communicate()
     assert process.returncode == 0, errors
     assert time.monotonic() - began < 10
-    words = "stopped by SIGTERM while compiling the train step: the same command goes on"
-    assert words in rest + errors
+    assert re.search("stopped by SIGTERM .*compiling the train step", rest + errors)
     assert not (tmp_path / "checkpoints").is_dir() or not list(tmp_path.glob("checkpoints/[0-9]*"))
 
 
@@ -258,6 +257,6 @@ def test_one_while_training_saves(tmp_path):
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert errors.startswith("Ctrl-C: stops after this step; again to stop now\n")
-    step = re.search(r"stopped by SIGINT: the same command goes on from step (\d+)", rest)[1]
+    assert re.match("Ctrl-C: .*this step", errors)
+    step = re.search(r"stopped by SIGINT: .*from step (\d+)", rest)[1]
     assert (tmp_path / "checkpoints" / step / "state").is_dir()

@@ -48,15 +48,15 @@ def halves(*ids):
 
 def test_masks_of_0_and_255_end_before_step_1(arguments, tmp_path, capsys):
     args = arguments(halves(0, 255))
-    with pytest.raises(DataError, match=r"nothing is to be learned .*id_map=\(\(0, 0\), \(255, 1"):
+    with pytest.raises(DataError, match=r"id_map=\(\(0, 0\), \(255, 1"):
         train.run(args)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(DataError, match="the problems are named above"):
+    with pytest.raises(DataError, match="problems"):
         audit.run(args)
     out = capsys.readouterr().out
     assert "train: 5 labels, 1 problem\n" in out
-    assert "problem: nothing is to be learned" in out
-    assert "warning: scores will say nothing of other classes: the 5 labels of val" in out
+    assert re.search(r"problem: .*5 labels of train ", out)
+    assert re.search(r"warning: .*5 labels of val ", out)
 
 
 def test_the_audit_names_each_kind_once(arguments, capsys):
@@ -71,7 +71,7 @@ def test_the_audit_names_each_kind_once(arguments, capsys):
     (line,) = [
         line for line in out.splitlines() if line.startswith("problem") and "/train/" in line
     ]
-    assert "30 records have unknown label ids (33.3% of their pixels): " in line
+    assert "30 records " in line and "(33.3% " in line
     assert "train/0.png (40 (512 px)), " in line
     assert re.search(r"train: 30 labels, 30 problems\n", out)
     assert re.search(r"22 other unknown ids +│ +11264 │", out)
@@ -84,8 +84,7 @@ def test_the_audit_of_jpeg_labels_is_one_line(arguments, capsys):
     with pytest.raises(DataError):
         audit.run(args)
     out = capsys.readouterr().out
-    assert out.count("JPEG, which alters ids") == 2, "once a split"
-    assert re.search(r"5 records have a label stored as JPEG, .* \(\d+\.\d% of their pixels\)", out)
+    assert len(re.findall(r"5 records .*JPEG, .*\(\d+\.\d% ", out)) == 2, "once a split"
 
 
 def test_clean_labels_pass_without_a_warning(arguments, capsys):
@@ -97,7 +96,7 @@ def test_clean_labels_pass_without_a_warning(arguments, capsys):
 
 def test_a_class_that_does_not_occur_is_named(arguments, capsys):
     audit.run(arguments(halves(0, 1), classes=("background", "road", "car")))
-    assert "note: train: no label holds 'car'" in capsys.readouterr().out
+    assert re.search("note: train: .*'car'", capsys.readouterr().out)
 
 
 def test_settings_hold_the_default_palette(arguments):

@@ -14,7 +14,7 @@ from data_pipelines import CITYSCAPES
 from gsto_jax.evaluation.folder import drawings
 from gsto_jax.segmentation import results
 from tests.data_pipelines import downloads_trees
-from tests.program import run
+from tests.program import run, run_short
 
 LABEL = np.zeros((40, 60), np.uint8)
 LABEL[:, 30:] = 1
@@ -22,7 +22,7 @@ LABEL[:, 30:] = 1
 
 def refused(*args, **kwargs):
     """Runs what must be refused before anything compiles, and returns the message."""
-    done = run(*args, **kwargs)
+    done = run_short(*args, **kwargs)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "steps of" not in done.stdout, "the run had begun"
@@ -35,93 +35,86 @@ def refused(*args, **kwargs):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--config.train.stepz=3"], "config.train.stepz: did you mean config.train.steps?"),
-        (["--config.nonsense=3"], "unknown setting config.nonsense: did you mean config."),
-        (
-            ["--config=configs/quickstart.py:basline"],
-            "':basline': use baseline, batch=..., ms, slide, runlocal",
-        ),
+        (["--config.train.stepz=3"], r"config\.train\.stepz: .*config\.train\.steps\?"),
+        (["--config.nonsense=3"], r"config\.nonsense: .* config\."),
+        (["--config=configs/quickstart.py:basline"], "':basline': .* baseline, batch="),
         (["--config.train.steps=abc"], "--config.train.steps=abc"),
-        (["--mode=evil"], "predict|report|export|prepare|audit|plan|describe|tables>"),
-        (
-            ["--config=configs/ablation.py:row=t9"],
-            "row=t9 does not exist: use one of t1-baseline, ",
-        ),
+        (["--mode=evil"], r"predict\|report\|.*tables"),
+        (["--config=configs/ablation.py:row=t9"], "row=t9 .*t1-baseline, "),
         (["--wrkdir=x"], "wrkdir"),
-        (["stray"], "unknown argument 'stray'"),
-        (["--config.model.variant=w19"], "'w19' does not exist"),
-        (["--config.data.scale_count=0"], "scale_count is 0"),
-        (["--mode=eval"], "give the folder of one as --workdir"),
-        (["--mode=report"], "give the folder of one as --workdir"),
-        (["--mode=export"], "--mode=export needs --checkpoint"),
-        (["--rows=as-is"], "--rows is for --mode=sweep, not train"),
-        (["--mode=sweep", "--rows=as-is", "--seeds=0"], "--seeds=0: give how many"),
-        (["--mode=sweep", "--rows=as-is", "--reference=x"], "is no row: use one of as-is"),
-        (["--checkpoint=runs"], "--checkpoint is for --mode=eval or submit or predict or export"),
-        (["--mode=eval", "--save=ids"], "--save is for --mode=predict, not eval"),
-        (
-            ["--config=configs/camvid_w18s.py"],
-            "config.data.root is ''; give the dataset's directory as --config.data.root=FOLDER",
-        ),
+        (["stray"], "'stray'"),
+        (["--config.model.variant=w19"], "variant.*'w19'"),
+        (["--config.data.scale_count=0"], "scale_count .*0"),
+        (["--mode=eval"], "--workdir"),
+        (["--mode=report"], "--workdir"),
+        (["--mode=export"], "--checkpoint"),
+        (["--rows=as-is"], "--rows .*--mode=sweep, .*train"),
+        (["--mode=sweep", "--rows=as-is", "--seeds=0"], "--seeds=0"),
+        (["--mode=sweep", "--rows=as-is", "--reference=x"], "--reference=x|x is no row"),
+        (["--checkpoint=runs"], "--checkpoint .*--mode=eval "),
+        (["--mode=eval", "--save=ids"], "--save .*--mode=predict, .*eval"),
+        (["--config=configs/camvid_w18s.py"], r"config\.data\.root .*--config\.data\.root=FOLDER"),
         (["--config=configs/camvid_w18s.py", "--config.data.root=/nope"], "/nope"),
-        (["--config=configs/nope.py"], "no configuration configs/nope.py: configs/ holds those"),
+        (["--config=configs/nope.py"], r"configs/nope\.py"),
         (
             ["--mode=predict", "--config=configs/lip_w48.py:ms", "--checkpoint=x", "x.jpg"],
-            "--config is not for --mode=predict: the checkpoint has its settings",
+            "--config .*--mode=predict: .*checkpoint",
         ),
         (
             ["--mode=export", "--checkpoint=x", "--config.eval.pad_to=published"],
-            "--config.eval.pad_to=published is not for --mode=export",
+            r"--config\.eval\.pad_to=published .*--mode=export",
         ),
-        (["--mode=report", "--workdir=x", "--noconfig.eval.flip"], "is not for --mode=report"),
-        (["--config=README.md"], "'README.md' is no Python file: give one, such as configs/qu"),
-        (["--config=camvid_w18s"], "camvid_w18s: did you mean configs/camvid_w18s.py?"),
-        (["--config=lip_w48s.py:ms"], "lip_w48s.py: did you mean configs/lip_w48.py:ms?"),
-        (["--mode=plan", "--compare=README.md"], "--compare=README.md: 'README.md' is no Python"),
-        (["--mode=sweep", "--rows=camvid_w18s"], "--rows: camvid_w18s: did you mean configs/cam"),
-        (["--config.qqq=3"], "unknown setting config.qqq: docs/config.md lists all"),
-        (["--workdir=/proc/nope"], "cannot be written"),
-        (["--workdir=README.md"], "README.md is a file: give a folder"),
-        (["--config.seed=-1"], "config.seed is -1"),
-        (["--config.loss.class_weights=True"], "config.data.class_weights holds 0 numbers for 9"),
-        (["--fork_from=/nope"], "checkpoint /nope does not exist: give"),
+        (
+            ["--mode=report", "--workdir=x", "--noconfig.eval.flip"],
+            r"config\.eval\.flip.* --mode=report",
+        ),
+        (["--config=README.md"], r"'README\.md' .*configs/"),
+        (["--config=camvid_w18s"], r"camvid_w18s: .*configs/camvid_w18s\.py\?"),
+        (["--config=lip_w48s.py:ms"], r"lip_w48s\.py: .*configs/lip_w48\.py:ms\?"),
+        (["--mode=plan", "--compare=README.md"], r"--compare=README\.md"),
+        (["--mode=sweep", "--rows=camvid_w18s"], r"--rows: camvid_w18s: .*configs/camvid_w18s"),
+        (["--config.qqq=3"], r"config\.qqq: "),
+        (["--workdir=/proc/nope"], "/proc/nope"),
+        (["--workdir=README.md"], r"README\.md .*file.*folder"),
+        (["--config.seed=-1"], r"config\.seed .*-1"),
+        (["--config.loss.class_weights=True"], r"class_weights .*\b0\b.*\b9\b"),
+        (["--fork_from=/nope"], "checkpoint /nope "),
     ],
 )
 def test_bad_commands(args, message):
-    assert message in refused(*args)
+    assert re.search(message, refused(*args))
 
 
 def test_no_configuration_is_needed_in_another_folder(tmp_path):
-    assert "give the folder of one as --workdir" in refused("--mode=report", cwd=tmp_path)
-    message = refused("--config=configs/camvid_w18s.py", cwd=tmp_path)
-    assert "config.data.root is ''" in message
+    assert "--workdir" in refused("--mode=report", cwd=tmp_path)
+    assert "config.data.root" in refused("--config=configs/camvid_w18s.py", cwd=tmp_path)
 
 
 def test_batches_that_do_not_divide():
     message = refused("--config.train.batch_size=8", devices=3)
-    assert "config.train.batch_size is 8, which does not divide over 3 devices" in message
+    assert re.search(r"config\.train\.batch_size is 8\b.*\b3 devices", message)
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--config=configs/lip_w48.py"], "needs --source"),
-        (["--config=configs/lip_w48.py", "--source=/nope"], "There is no folder /nope"),
-        (["--source=/nope"], "quickstart reads no data set that has to be prepared"),
-        (["--config=configs/lip_w48.py", "--source=tests"], "looked for TrainVal_images.zip"),
+        (["--config=configs/lip_w48.py"], "--source"),
+        (["--config=configs/lip_w48.py", "--source=/nope"], "folder /nope"),
+        (["--source=/nope"], "quickstart .*prepared"),
+        (["--config=configs/lip_w48.py", "--source=tests"], r"TrainVal_images\.zip"),
     ],
 )
 def test_preparing_what_is_not_there(tmp_path, args, message):
-    assert message in refused("--mode=prepare", *args, f"--config.data.root={tmp_path}")
+    assert re.search(message, refused("--mode=prepare", *args, f"--config.data.root={tmp_path}"))
 
 
 def test_data_that_was_not_prepared(tmp_path):
     message = refused("--config=configs/lip_w48.py", f"--config.data.root={tmp_path}")
-    assert f"There is no data set {tmp_path / 'lip'}: prepare it once" in message
+    assert re.search(f"{tmp_path / 'lip'}: .*prepare", message)
 
 
 def test_describe_prints_exact_counts():
-    done = run("--mode=describe", "--config=configs/cityscapes_w48.py")
+    done = run_short("--mode=describe", "--config=configs/cityscapes_w48.py")
     assert done.returncode == 0, done.stderr
     for figure in (
         "65930442",
@@ -132,10 +125,10 @@ def test_describe_prints_exact_counts():
         "714.0 x 2^30",
     ):
         assert figure in done.stdout
-    baseline = run("--mode=describe", "--config=configs/cityscapes_w18s.py:baseline")
+    baseline = run_short("--mode=describe", "--config=configs/cityscapes_w18s.py:baseline")
     for figure in ("3923091", "3939579", "76856885248", "3.92M", "71.6 x 2^30"):
         assert figure in baseline.stdout
-    pose = run("--mode=describe", "--config=configs/coco_pose_w32.py:baseline")
+    pose = run_short("--mode=describe", "--config=configs/coco_pose_w32.py:baseline")
     for figure in ("17 joints", "384x288", "28481777", "28536113", "17201258496", "28.5M", "16.0"):
         assert figure in pose.stdout
 
@@ -182,7 +175,6 @@ def test_label_value_outside_the_table(tmp_path):
 
 def test_label_of_another_size(tmp_path):
     message = refused(*write_tree(tmp_path, {0: LABEL[:20]}))
-    assert "has another size than its image" in message
     assert "60x40" in message
     assert "60x20" in message
 
@@ -192,7 +184,7 @@ def test_corrupt_png(tmp_path, kind):
     args = write_tree(tmp_path, {})
     path = tmp_path / kind / "train/0.png"
     path.write_bytes(path.read_bytes()[:60])
-    assert f"Cannot decode {path}" in refused(*args)
+    assert f"decode {path}" in refused(*args)
 
 
 def test_empty_split(tmp_path):
@@ -207,21 +199,21 @@ def test_paths_that_leave_the_data_set(tmp_path):
         (tmp_path / "val.txt").write_text(line)
         message = refused(*args)
         assert f"{tmp_path / 'val.txt'}, line 1" in message
-        assert "lies outside the data set" in message
+        assert "outside" in message
 
 
 def test_configuration_that_fails(tmp_path):
     for text, message in (
-        ("import nonsense_module", "No module named 'nonsense_module'"),
+        ("import nonsense_module", "'nonsense_module'"),
         (
             "from configs import base\n\ndef get_config():\n"
             "    config = base.get_config()\n    config.train.stepz = 3\n    return config\n",
-            "odd.py, line 5: unknown setting config.train.stepz: did you mean config.train.steps?",
+            r"odd\.py, line 5: .*config\.train\.stepz: .*config\.train\.steps\?",
         ),
     ):
         path = tmp_path / "odd.py"
         path.write_text(text)
-        assert message in refused(f"--config={path}")
+        assert re.search(message, refused(f"--config={path}"))
 
 
 def test_bad_label_met_while_training(tmp_path):
@@ -230,7 +222,7 @@ def test_bad_label_met_while_training(tmp_path):
     done = run(*args, "--config.train.steps=40")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert re.search(r"error: \S+label/train/[1234]\.png has unknown label ids: 77", done.stderr)
+    assert re.search(r"error: \S+label/train/[1234]\.png .* 77 ", done.stderr)
 
 
 @pytest.mark.slow
@@ -390,9 +382,9 @@ def test_audit(tmp_path):
     assert "val: 2 labels, 0 problems" in done.stdout
     assert re.search(r"sky +│ +46200 +│ +48\.73% +│ +39 ", done.stdout), done.stdout
     assert re.search(r"unknown id 77 +│ +2400 +│ +2\.53% ", done.stdout)
-    assert f"{tmp_path}/label/train/3.png has unknown label ids: 77 (2400 px)" in done.stdout
+    assert re.search(rf"{tmp_path}/label/train/3\.png .*77 \(2400 px\)", done.stdout)
     assert f"{tmp_path}/label/train/5.png is 60x20" in done.stdout
-    assert "labels cannot be used as they are: the problems are named above" in done.stderr
+    assert "problems are named above" in done.stderr
     clean = run("--mode=audit", "--config=configs/quickstart.py:runlocal")
     assert clean.returncode == 0, clean.stderr
     assert "train: 8 labels, 0 problems" in clean.stdout

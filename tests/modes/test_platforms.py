@@ -140,10 +140,10 @@ def test_what_training_needs_is_said(monkeypatch, mode):
     assert platforms.check_platform(mode) is None
     monkeypatch.setattr(platforms.sys, "platform", "darwin")
     note = platforms.check_platform(mode)
-    assert (note == f"note: --mode={mode} was tried on Linux alone, and this is darwin") == needs
+    assert (needs and f"--mode={mode}" in note and "darwin" in note) or (not needs and note is None)
     monkeypatch.setattr(platforms.sys, "platform", "win32")
     if needs:
-        with pytest.raises(UserError, match=f"--mode={mode} needs Linux, on Windows the WSL"):
+        with pytest.raises(UserError, match=f"--mode={mode} .*WSL"):
             platforms.check_platform(mode)
     else:
         assert platforms.check_platform(mode) is None
@@ -151,14 +151,11 @@ def test_what_training_needs_is_said(monkeypatch, mode):
 
 def test_preparing_without_file_locks(monkeypatch, tmp_path):
     from data_pipelines import DataError
-    from data_pipelines.builders import prepare
+    from tests.data_pipelines.prepared_sets import build
 
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    with (
-        pytest.raises(DataError, match="prepared on Linux or macOS: this system has no file locks"),
-        sys.modules[prepare.__module__]._held(tmp_path),
-    ):
-        pass
+    with pytest.raises(DataError, match="file locks"):
+        build(tmp_path, "lip")
 
 
 def test_packages_by_system():

@@ -30,12 +30,8 @@ def test_the_run_of_coco_reads_files_as_published():
 def test_the_command_line_may_change_how_files_are_read():
     settings = {"alpha": "black", "orientation": "upright", "bit_depth": 12}
     assert ImageRule.of(with_settings(**settings)) == ImageRule(**settings)
-    for name, value, message in (
-        ("bit_depth", 3, "config.data: bit_depth is 3; give the bits"),
-        ("alpha", "red", "config.data: alpha is 'red'; use one of"),
-        ("mean", (0, 0, 0), r"--config.data.mean: .*alpha, orientation, bit_depth\) may change"),
-    ):
-        with pytest.raises(UserError, match=message):
+    for name, value in (("bit_depth", 3), ("alpha", "red"), ("mean", (0, 0, 0))):
+        with pytest.raises(UserError, match=rf"config\.data.*\b{name}\b"):
             with_settings(**{name: value})
 
 

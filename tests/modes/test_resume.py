@@ -149,7 +149,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
     process = start(*command(tmp_path, "--config.run.checkpoint_every=1000"))
     text, errors = disturb(process, 0, signal.SIGTERM)
     assert process.returncode == 0, errors
-    step = int(re.search(r"stopped by SIGTERM: the same command goes on from step (\d+)", text)[1])
+    step = int(re.search(r"stopped by SIGTERM: .*from step (\d+)", text)[1])
     assert 1 <= step < STEPS
     assert checkpoint.steps(tmp_path / "checkpoints") == [step]
     assert "mean IoU" not in text
@@ -164,7 +164,7 @@ def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
     whole, _ = undisturbed(2)
     partial = run(*command(tmp_path, "--config.run.stop_at=4"))
     assert partial.returncode == 0, partial.stderr
-    assert "stopped at step 4, as run.stop_at says" in partial.stdout
+    assert re.search(r"step 4\b.*run\.stop_at", partial.stdout)
     arrays = tmp_path / "checkpoints" / "4" / "state"
     for path in arrays.rglob("*"):
         if path.is_file():
@@ -172,9 +172,7 @@ def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
     done = run(*command(tmp_path))
     assert done.returncode == 0, done.stderr
     kept = tmp_path / "checkpoints" / "damaged-4"
-    message = (
-        rf"warning: checkpoint {tmp_path}/checkpoints/4 is damaged \(.*\): it is kept as {kept}"
-    )
+    message = rf"{tmp_path}/checkpoints/4 is damaged .*{kept}"
     assert re.search(message, done.stdout), done.stdout
     assert "goes on from step 2" in done.stdout
     assert kept.is_dir()
@@ -201,11 +199,9 @@ def test_settings_that_decide_the_result_may_not_change(tmp_path, undisturbed):
     )
     assert done.returncode == 2
     (message,) = done.stderr.strip().splitlines()
-    assert message == (
-        f"error: workdir {whole} holds a run with other settings: optim.momentum (optimizer): 0.9 "
-        "in the run, 0.5 now; seed (optimizer): 0 in the run, 2 now. Give another --workdir, with "
-        f"--fork_from={whole} to start there"
-    )
+    fields = r"optim\.momentum .*: 0\.9 .*0\.5 now; seed .*: 0 .*2 now\."
+    assert re.match(f"error: .*{whole} .*{fields} .*--fork_from={whole}", message)
+    assert "log_every" not in message
 
 
 def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
@@ -221,13 +217,10 @@ def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
     assert found["8"] != expected["8"], "another momentum"
     done = run(*command(tmp_path / "more", f"--fork_from={whole}"))
     assert done.returncode == 2
-    assert "is at step 8, and this run has 8 steps" in done.stderr
+    assert re.search(r"\bstep 8\b.*\b8 steps", done.stderr)
 
 
-NOT_FINITE = (
-    r"error: step (\d+): (?:loss or gradient|parameters after it) are not finite "
-    r"\(gradient_norm .*, loss/stage4 \S+\)\. "
-)
+NOT_FINITE = r"error: step (\d+): .*not finite \(gradient_norm .*, loss/stage4 \S+\)\. "
 
 
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, undisturbed):
@@ -235,14 +228,14 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, undisturbe
     diverge = "--config.optim.learning_rate=1e18"
     done = run(*command(tmp_path / "new", diverge, "--config.run.checkpoint_every=100"))
     assert done.returncode == 1
-    assert re.fullmatch(NOT_FINITE + "No checkpoint had been written", done.stderr.strip())
+    assert re.fullmatch(NOT_FINITE + "No checkpoint .*", done.stderr.strip())
     assert checkpoint.steps(tmp_path / "new" / "checkpoints") == []
     source = whole / "checkpoints" / "4"
     done = run(*command(tmp_path / "fork", diverge, f"--fork_from={source}"))
     assert done.returncode == 1
     good = tmp_path / "fork" / "checkpoints"
     message = done.stderr.strip().splitlines()[-1]  # orbax may warn of the checkpoint it reads
-    found = re.fullmatch(rf"{NOT_FINITE}The last good checkpoint is {good}/(\d+)", message)
+    found = re.fullmatch(rf"{NOT_FINITE}.*{good}/(\d+)", message)
     assert found, done.stderr
     assert checkpoint.steps(good)[-1] == int(found[2]) < int(found[1])
     assert np.isfinite(jax.tree.leaves(final_state(tmp_path / "fork", int(found[2])))[-1]).all()

@@ -271,10 +271,10 @@ def test_findings_of_one_fault_are_one_line():
     assert group([]) == []
 
 
-def test_messages_end_once(opened):
+def test_messages_end_once(opened, tmp_path):
     source, config = opened([full(0, 1)] * 2)
-    for path in (source._entries[0][1], source._entries[1][1]):
-        path.write_bytes(b"no image")
+    for name in ("000.png", "001.png"):
+        (tmp_path / "images/val" / name).write_bytes(b"no image")
     with pytest.raises(DataError, match="2 records ") as raised:
         checked((source, config))
     assert ".." not in str(raised.value).replace(" ...", "")

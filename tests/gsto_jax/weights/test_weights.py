@@ -40,7 +40,6 @@ from gsto_jax.weights import (
     upsampling_note,
 )
 from tests.golden.make_timm import image, kept, weights
-from tests.gsto_jax.small_task import make_task
 from tests.gsto_jax.weight_states import (
     GOLDEN,
     SPEC,
