@@ -161,7 +161,8 @@ def _apply_kernel(
     tile = _tile(tiling, pl.program_id(0))
     x = _read(features, tile)
     for n, out in enumerate(outs):
-        gate, _ = gate_of(_logits(x, into, n), affine[0, n], affine[1, n], form)
+        logits = _logits(x, into, n)
+        gate, _ = gate_of(affine[0, n] * logits, affine[1, n], form)
         _write(out, gate[:, None] * x, tile)
 
 
@@ -218,7 +219,7 @@ def _logits(x: Array, into: Any, n: int) -> Array:
 
 def _change(form: Form, x: Array, given: Array, logits: Array, affine: Any, n: int) -> Any:
     """Returns a gate, and the gradient behind its affine map."""
-    gate, before = gate_of(logits, affine[0, n], affine[1, n], form)
+    gate, before = gate_of(affine[0, n] * logits, affine[1, n], form)
     return gate, through_gate((x * given).sum(1), gate, before, form)
 
 

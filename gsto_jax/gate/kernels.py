@@ -153,9 +153,9 @@ def block_sizes(pixels: int, size: int, blocks: int) -> Array:
     return jnp.asarray(np.minimum(size, pixels - size * np.arange(blocks)), jnp.float32)
 
 
-def gate_of(logits: Array, factor: Any, offset: Any, form: Form) -> tuple[Array, Array]:
-    """Returns gates, and the values before their sigmoid."""
-    before = factor * logits + offset
+def gate_of(scaled: Array, offset: Any, form: Form) -> tuple[Array, Array]:
+    """Returns gates of scaled logits, and the values before their sigmoid."""
+    before = scaled + offset
     if form.relu:
         before = jnp.maximum(before, 0)
     return jax.nn.sigmoid(before), before

@@ -120,7 +120,7 @@ def _back_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
 def _gate(form: Form, x: Array, into: Any, affine: Any) -> tuple[Array, Array, Array]:
     """Returns gates, values before the sigmoid, and logits, each `rows pack*gates`."""
     logits = _dot(x, into[...])
-    return *gate_of(logits, affine[pl.ds(0, 1)], affine[pl.ds(1, 1)], form), logits
+    return *gate_of(affine[pl.ds(0, 1)] * logits, affine[pl.ds(1, 1)], form), logits
 
 
 def _change(

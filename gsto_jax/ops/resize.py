@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial, reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +18,22 @@ from gsto_jax.ops.packing import FeatureMap, Packed
 from gsto_jax.ops.resample import linear_taps, resample_one
 from gsto_jax.ops.spatial_sharding import along_space
 
+Map = TypeVar("Map", bound=FeatureMap)
+
 
 def resize(
-    x: FeatureMap,
+    x: Map,
     size: Sequence[int],
     method: str = "bilinear",
     align_corners: bool = False,
     *,
     gradient: bool = True,
     implementation: str | None = None,
-) -> FeatureMap:
+) -> Map:
     """Resizes `b h w c` to `b size[0] size[1] c` without antialiasing.
 
     Args:
-      x: `b h w c`; of a packed map both sides double so many times, without `align_corners`.
+      x: `b h w c`. A packed map takes "transposed_conv".
       size: target height and width; any ratio, up or down. They and the sides of `x` may be the
         symbols of `jax.export`.
       method: "bilinear" or "nearest".
@@ -54,32 +56,16 @@ def resize(
     check_map(x, "resize")
     each(COUNT, 2)("resize: size", size)
     one_of(METHODS)("resize: method", method)
-    if isinstance(x, Packed):
-        result: Any = packing.upsample(x, size[0] // x.shape[1], method)
-        return result
-    if method == "bilinear":
-        x = as_floating(x)
-    if tuple(size) == x.shape[1:3]:
-        return x
     size = (size[0], size[1])
-    rows, columns = _factors(x, size)
-    back_ends = {
-        "xla": lambda x: _by_xla(x, size, method, align_corners),
-        "neighbors": lambda x: _along(_along(x, 2, columns), 1, rows),
-        "taps": lambda x: _by_taps(x, size, align_corners),
-        "transposed_conv": lambda x: packing.upsample(Packed(x, 1), rows, method).data,
-    }
-    bilinear, whole = method == "bilinear", rows * columns > 0 and not align_corners
-    runs = {
-        "xla": True,
-        "neighbors": bilinear and whole and x.dtype in (jnp.float32, jnp.float64),
-        "taps": bilinear and _are_known(x, size),
-        "transposed_conv": whole and rows == columns and rows.bit_count() == 1,
-    }
-    offers = {name: back_ends[name] for name in back_ends if runs[name]}
+    if isinstance(x, Packed):
+        return call("transposed_conv", _back_ends(x, size, method, align_corners), _LIMITS, x)
+    plain: Any = as_floating(x) if method == "bilinear" else x
+    if size == x.shape[1:3]:
+        return plain
+    back_ends = _back_ends(plain, size, method, align_corners)
     by_platform = {"cpu": "neighbors" if gradient else "taps"}
-    result = along_space(call(implementation, offers, _LIMITS, x, by_platform=by_platform))
-    return result
+    resized: Any = call(implementation, back_ends, _LIMITS, plain, by_platform=by_platform)
+    return along_space(resized)
 
 
 _LIMITS = {
@@ -89,11 +75,27 @@ _LIMITS = {
 }
 
 
-def _are_known(x: Array, size: Sequence[int]) -> bool:
+def _back_ends(
+    x: FeatureMap, size: tuple[int, int], method: str, align_corners: bool
+) -> dict[str, Any]:
+    """Returns by name the back ends that can resize so."""
+    rows, columns = _factors(x, size)
+    bilinear, whole = method == "bilinear", rows * columns > 0 and not align_corners
+    back_ends: dict[str, Any] = {"xla": lambda x: _by_xla(x, size, method, align_corners)}
+    if bilinear and whole and x.dtype in (jnp.float32, jnp.float64):
+        back_ends["neighbors"] = lambda x: _along(_along(x, 2, columns), 1, rows)
+    if bilinear and _are_known(x, size):
+        back_ends["taps"] = lambda x: _by_taps(x, size, align_corners)
+    if whole and rows == columns and rows.bit_count() == 1:
+        back_ends["transposed_conv"] = lambda x: _by_transposed_conv(x, rows, method)
+    return back_ends
+
+
+def _are_known(x: FeatureMap, size: Sequence[int]) -> bool:
     return not any(map(is_symbolic_dim, (*x.shape[1:3], *size)))
 
 
-def _factors(x: Array, size: Sequence[int]) -> tuple[int, int]:
+def _factors(x: FeatureMap, size: Sequence[int]) -> tuple[int, int]:
     """Returns by which integers `b h w c` grows to `size`, 0 where by none."""
     if not _are_known(x, size):
         return 0, 0
@@ -145,6 +147,12 @@ def _by_taps(x: Array, size: tuple[int, int], align_corners: bool) -> Array:
     axes = zip(x.shape[1:3], size, strict=True)
     taps = [linear_taps(source, target, align_corners) for source, target in axes]
     return jax.vmap(lambda x: resample_one(x, *taps))(x)
+
+
+def _by_transposed_conv(x: FeatureMap, factor: int, method: str) -> FeatureMap:
+    if isinstance(x, Packed):
+        return packing.upsample(x, factor, method)
+    return packing.upsample(Packed(x, 1), factor, method).data
 
 
 def _weights(factor: int) -> list[tuple[float, float, float]]:

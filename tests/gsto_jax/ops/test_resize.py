@@ -7,6 +7,7 @@ import pytest
 from jax.export import export, symbolic_shape
 
 from gsto_jax import UserError, resize
+from gsto_jax.ops.packing import pack
 
 METHODS = (("bilinear", False), ("bilinear", True), ("nearest", False))
 
@@ -156,5 +157,7 @@ def test_a_named_implementation_that_cannot_run_says_why():
     ):
         with pytest.raises(UserError, match=f"{name}.*{reason}"):
             resize(x, size, implementation=name, **kwargs)
+    with pytest.raises(UserError, match=r"transposed_conv.*power of two"):
+        resize(pack(x, {4: 2, 12: 2}), (12, 12))
     with pytest.raises(UserError, match="one of xla, neighbors"):
         resize(x, (8, 8), implementation="fast")
