@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial, reduce
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,16 @@ from gsto_jax.ops.packing import FeatureMap, Packed
 from gsto_jax.ops.resample import linear_taps, resample_one
 from gsto_jax.ops.spatial_sharding import along_space
 
-Map = TypeVar("Map", bound=FeatureMap)
-
 
 def resize(
-    x: Map,
+    x: FeatureMap,
     size: Sequence[int],
     method: str = "bilinear",
     align_corners: bool = False,
     *,
     gradient: bool = True,
     implementation: str | None = None,
-) -> Map:
+) -> FeatureMap:
     """Resizes `b h w c` to `b size[0] size[1] c` without antialiasing.
 
     Args:
@@ -65,7 +63,8 @@ def resize(
     back_ends = _back_ends(plain, size, method, align_corners)
     by_platform = {"cpu": "neighbors" if gradient else "taps"}
     resized: Any = call(implementation, back_ends, _LIMITS, plain, by_platform=by_platform)
-    return along_space(resized)
+    result: Any = along_space(resized)
+    return result
 
 
 _LIMITS = {
@@ -150,9 +149,9 @@ def _by_taps(x: Array, size: tuple[int, int], align_corners: bool) -> Array:
 
 
 def _by_transposed_conv(x: FeatureMap, factor: int, method: str) -> FeatureMap:
-    if isinstance(x, Packed):
-        return packing.upsample(x, factor, method)
-    return packing.upsample(Packed(x, 1), factor, method).data
+    packed = x if isinstance(x, Packed) else Packed(x, 1)
+    result: Any = packing.upsample(packed, factor, method)
+    return result if isinstance(x, Packed) else result.data
 
 
 def _weights(factor: int) -> list[tuple[float, float, float]]:
