@@ -87,7 +87,7 @@ def test_the_program_plans_with_its_compiler(tmp_path):
     found = subprocess.run(
         [
             *(sys.executable, "main.py", "--mode=plan", "--topology=v5e:2x2"),
-            *("--config=configs/quickstart.py:baseline", "--config.train.batch_size=8"),
+            *("--config=configs/quickstart.py", "--config.train.batch_size=8"),
             *("--config.model.variant=resnet_mini", "--config.model.context_net.module=ppm"),
             *("--config.parallel.space=2", "--config.parallel.shard_parameters=True"),
             f"--plan_json={tmp_path / 'plan.json'}",
