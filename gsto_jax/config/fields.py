@@ -58,6 +58,7 @@ def setting(
 
 def subsection(kind: type["Section"], **options: Any) -> Any:
     """Declares a section inside another as a dataclass field."""
+    options = options or {"default_factory": kind}
     return dataclasses.field(metadata={"section": kind}, **options)
 
 

@@ -187,16 +187,6 @@ class ModelConfig(Section, place="model", role=MODEL):
         return getattr(self.body, "output_stride", 4)
 
     @property
-    def kernels(self) -> str | None:
-        """`implementation` as functions take it: None for "auto"."""
-        return None if self.implementation == "auto" else self.implementation
-
-    @property
-    def loss_kernels(self) -> str | None:
-        """`kernels` for the loss, which has none for GPUs."""
-        return "xla" if self.implementation == "pallas_gpu" else self.kernels
-
-    @property
     def compute_dtype(self) -> Any:
         """The dtype that `dtype` names, as JAX computes in it."""
         import jax
