@@ -34,4 +34,5 @@ def true_log_probability(
     reason = tpu.reason_against(logits.shape, logits.dtype, classes.shape, align_corners)
     if not reason:
         offers["pallas_tpu"] = partial(tpu.true_log_probability, interpret=interpret)
-    return call(implementation, offers, {"pallas_tpu": reason}, logits, classes)
+    refused = {"pallas_tpu": reason, "pallas_gpu": "there is none for this operation"}
+    return call(implementation, offers, refused, logits, classes)
