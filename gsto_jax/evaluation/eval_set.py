@@ -58,7 +58,7 @@ class EvalSet(ABC):
     """Samples to evaluate on: `SegmentationSet` or `PoseSet`.
 
     Attributes:
-      folder: files that an evaluation leaves.
+      files: that an evaluation leaves.
       measure: score in the record that tells which checkpoint is best.
       split: name of the set.
       size: number of samples.
@@ -66,7 +66,7 @@ class EvalSet(ABC):
       batches: of the samples; every evaluation iterates over them.
     """
 
-    folder: ClassVar[ResultsFolder[Any]]
+    files: ClassVar[ResultsFolder[Any]]
     measure: ClassVar[str]
 
     split: str
@@ -103,7 +103,7 @@ class EvalSet(ABC):
         def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
             nonlocal batches
             if not batches and is_first:
-                self.folder.begin(folder)
+                self.files.begin(folder)
             batches += 1
             advance(int(batch["mask"].sum()) * jax.process_count())
             for n, drawn in writer.write(batch, predictions, maps).items():
@@ -117,7 +117,7 @@ class EvalSet(ABC):
             predictions = self.predict(task, variables, mesh, on_batch, stop)
         if predictions is None:
             return None
-        gathered = self.folder.gather(samples, self.size, self.name)
+        gathered = self.files.gather(samples, self.size, self.name)
         pngs = writer.written_by_all()
         seconds = time.perf_counter() - began
         title = f"{task.config.name}, step {about['step']}, on {self.split}"
@@ -126,8 +126,8 @@ class EvalSet(ABC):
         record = about | {"split": self.split} | summary.record | {"seconds": seconds}
         if is_first:
             summary.finish(folder, record, gathered)
-        files = [f"{Path(name).stem:<12}{folder / name}" for name in self.folder.listed]
-        shown = (*summary.shown, *files, f"pictures    {folder} ({pngs} PNGs)")
+        listed = [f"{Path(name).stem:<12}{folder / name}" for name in self.files.listed]
+        shown = (*summary.shown, *listed, f"pictures    {folder} ({pngs} PNGs)")
         scalars = {k: v for k, v in summary.scalars.items() if np.isfinite(v)}
         return Outcome(record, shown, scalars, writer.shown)
 

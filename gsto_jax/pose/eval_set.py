@@ -54,7 +54,7 @@ class PoseSet(EvalSet):
       category_id: of the persons, in the annotations and in results.
     """
 
-    folder: ClassVar[ResultsFolder[PersonScore]] = FOLDER
+    files: ClassVar[ResultsFolder[PersonScore]] = FOLDER
     measure: ClassVar[str] = "AP"
 
     batches: Iterable[Batch]

@@ -36,7 +36,7 @@ class SegmentationSet(EvalSet):
       instances: called for each evaluation; returns what counts instances, or None.
     """
 
-    folder: ClassVar[ResultsFolder[PictureScore]] = results.FOLDER
+    files: ClassVar[ResultsFolder[PictureScore]] = results.FOLDER
     measure: ClassVar[str] = "mean_iou"
 
     batches: EvalBatches

@@ -372,7 +372,7 @@ def test_pose_refuses_context_modules():
 
 def test_onnx_is_refused_before_anything_is_traced():
     task = make_task("ppm", "none")
-    predictor = SimpleNamespace(trained=SimpleNamespace(task=task), path="RUN")
+    predictor = SimpleNamespace(task=task, path="RUN")
     check_exportable(predictor, ["jax"])
     with pytest.raises(UserError, match=r"RUN has a ResNet, .* export the format jax alone"):
         check_exportable(predictor, ["jax", "onnx"])

@@ -115,7 +115,7 @@ def test_people_see_a_dash_where_nothing_is_labeled(evaluated):
 def test_a_panel_says_that_nothing_is_labeled(monkeypatch):
     captions = []
     monkeypatch.setattr(
-        "gsto_jax.segmentation.panels.caption",
+        "gsto_jax.drawing.tiles.caption",
         lambda text, width: captions.append(text) or np.zeros((22, width, 3), np.uint8),
     )
     image, ignored = np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 255, np.uint8)
