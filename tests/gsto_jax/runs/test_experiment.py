@@ -118,7 +118,7 @@ def test_a_fork_keeps_its_own_start(make, tmp_path):
     save(old, 9, record=RECORD)
     again, _ = run.start(tmp_path / "old")
     assert_same(again, states[1])
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="nothing does not exist"):
         make("third")[0].start(tmp_path / "nothing")
 
 
