@@ -118,7 +118,7 @@ def test_a_fork_keeps_its_own_start(make, tmp_path):
     save(old, 9, record=RECORD)
     again, _ = run.start(tmp_path / "old")
     assert_same(again, states[1])
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="nothing does not exist"):
         make("third")[0].start(tmp_path / "nothing")
 
 
@@ -240,7 +240,5 @@ def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
 def test_a_network_of_other_settings_is_named(make, tmp_path):
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
     run, _, _ = make(model__bn_momentum=0.5, run__log_every=7)
-    with pytest.raises(
-        UserError, match=r"model\.bn_momentum \(model\): \S+ in the run, 0.5 now\. Give"
-    ):
+    with pytest.raises(UserError, match=r"model\.bn_momentum \(\w+\): \S+ in the run, 0.5 now"):
         run.start()
