@@ -52,7 +52,7 @@ def run(*args, **kwargs):
 
 
 SERVER = """
-import importlib, json, os, runpy, sys, warnings
+import atexit, importlib, json, os, runpy, sys, traceback, warnings
 import absl.app, jax, ml_collections.config_flags, optax, orbax.checkpoint
 sys.path.insert(0, os.getcwd())
 for mode in ("audit", "describe", "eval", "export", "prepare", "report", "train"):
@@ -67,8 +67,17 @@ for line in sys.stdin:
         for number, name in enumerate([os.devnull, *outputs]):
             os.dup2(os.open(name, os.O_RDWR), number)
         sys.argv = [main, *args]
-        runpy.run_path(main, run_name="__main__")
-        break
+        code = 0
+        try:
+            runpy.run_path(main, run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(code)  # taking down all modules would take a second
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 """Runs command lines in forks of a process that has imported the program's packages."""

@@ -58,7 +58,9 @@ def count_by_part(model: nn.Module, size: tuple[int, int]) -> dict[str, Count]:
     def walk(call, args, kwargs, context):  # type: ignore[no-untyped-def]
         out = call(*args, **kwargs)
         module = context.module
-        if context.method_name == "__call__" and isinstance(module, (Conv, BatchNorm)):
+        # A fused gate reads its BatchNorm's parameters in place of calling it.
+        runs = context.method_name in ("__call__", "norm_parameters")
+        if runs and isinstance(module, (Conv, BatchNorm)):
             sizes = {key: int(np.prod(p.shape)) for key, p in module.variables["params"].items()}
             params = 0 if module.path in seen else sum(sizes.values())
             seen.add(module.path)

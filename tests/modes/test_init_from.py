@@ -10,7 +10,7 @@ from gsto_jax.runs.tasks import task_of
 from gsto_jax.weights import read_state
 from modes.terminal import plain_values
 from modes.train import start_note
-from tests.program import run
+from tests.program import run, run_short
 
 PUBLISHED = {"cityscapes_w18s", "cityscapes_w48", "lip_w48", "pascal_context_w48"}
 PUBLISHED |= {"coco_pose_w32", "coco_pose_w48", "cityscapes_r50_ppm", "cityscapes_r50_aspp"}
@@ -32,7 +32,7 @@ def test_the_four_data_sets_say_where_the_published_scores_start():
 
 def test_a_file_that_is_not_there_ends_the_run_before_it_begins(tmp_path):
     args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
-    done = run(*args, f"--config.init_from={tmp_path}/none.pth")
+    done = run_short(*args, f"--config.init_from={tmp_path}/none.pth")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: weights {tmp_path}/none.pth: ")
     assert done.stderr.count("\n") == 1

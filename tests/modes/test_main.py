@@ -376,7 +376,7 @@ def check_events(folder, evaluations, gated):
 
 def test_audit(tmp_path):
     args = write_tree(tmp_path, {3: np.full_like(LABEL, 77), 5: LABEL[:20]})
-    done = run("--mode=audit", *args)
+    done = run_short("--mode=audit", *args)
     assert done.returncode == 2
     assert "train: 40 labels, 2 problems" in done.stdout
     assert "val: 2 labels, 0 problems" in done.stdout
@@ -385,7 +385,7 @@ def test_audit(tmp_path):
     assert re.search(rf"{tmp_path}/label/train/3\.png .*77 \(2400 px\)", done.stdout)
     assert f"{tmp_path}/label/train/5.png is 60x20" in done.stdout
     assert "problems are named above" in done.stderr
-    clean = run("--mode=audit", "--config=configs/quickstart.py:runlocal")
+    clean = run_short("--mode=audit", "--config=configs/quickstart.py:runlocal")
     assert clean.returncode == 0, clean.stderr
     assert "train: 8 labels, 0 problems" in clean.stdout
 

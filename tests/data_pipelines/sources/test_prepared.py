@@ -75,7 +75,7 @@ def test_a_limit_keeps_whole_pictures(tmp_path):
     source = opened(tmp_path, "coco_keypoints", "val", **detected)
     assert [source[n]["box"][0] for n in range(len(source))] == [1, 3]
     assert source.image_ids() == [12]
-    with pytest.raises(DataError, match=r"eval_split .*training"):
+    with pytest.raises(DataError, match=r"eval_split .*train_split"):
         opened(tmp_path, "coco_keypoints", "train", eval_split="train", **detected)
 
 
