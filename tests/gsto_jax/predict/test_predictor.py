@@ -138,7 +138,7 @@ def test_large_pictures_are_looked_at_smaller(run):
     scores, _ = jax.jit(score_step, static_argnums=0)(task, variables, batch)
     scores = scores[:, : SIZE[0], : SIZE[1]]
     taps = [
-        {"index": t.index[None], "weight": t.weight[None]}
+        jax.tree.map(lambda x: x[None], t)
         for t in (linear_taps(a, b) for a, b in zip(SIZE, (140, 202), strict=True))
     ]
     expected = resample(scores, *taps)[0].argmax(-1)
