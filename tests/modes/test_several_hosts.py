@@ -107,6 +107,7 @@ def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
         if kill is not None:
             seen = read_until(processes[0], r"step +2/")
             while not (workdir / "checkpoints" / "1").exists():
+                assert processes[0].poll() is None, processes[0].communicate()[1]
                 time.sleep(0.01)
             processes[kill].kill()
         if tell is not None:
