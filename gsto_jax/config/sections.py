@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gsto_jax.config.fields import OPTIMIZER, RUNTIME, Section, setting
 
 _PAD_TO = range(4, 4097, 4)  # logits have a quarter of the resolution at least
+_PAD_TO_REMEDY = "give a number of pixels that 4 divides, such as 32, up to 4096, or 'published'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,7 @@ class EvalConfig(Section, place="eval", role=RUNTIME):
         "Images scored whole are padded right and below to multiples of so many pixels, and their "
         "scores cut back; 32 scores best, larger ones let more sizes share a program "
         "(docs/evaluation.md); 'published': images as they are, as in the published code",
+        wanted=_PAD_TO_REMEDY,
     )
     score: str = setting(
         "exp",
@@ -167,12 +169,8 @@ class EvalConfig(Section, place="eval", role=RUNTIME):
 
     def check(self) -> None:
         """Raises UserError for a multiple that images cannot be padded to."""
-        self.require(
-            self.pad_to == "published" or (type(self.pad_to) is int and self.pad_to in _PAD_TO),
-            "pad_to",
-            f"give a number of pixels that 4 divides, such as 32, up to {_PAD_TO[-1]}, or "
-            "'published'",
-        )
+        multiple = type(self.pad_to) is int and self.pad_to in _PAD_TO
+        self.require(multiple or self.pad_to == "published", "pad_to", _PAD_TO_REMEDY)
 
 
 @dataclass(frozen=True, kw_only=True)
