@@ -137,10 +137,8 @@ def test_large_pictures_are_looked_at_smaller(run):
     batch = {"image": padded[None], "size": np.array([(96, 128)], np.int32)}
     scores, _ = jax.jit(score_step, static_argnums=0)(task, variables, batch)
     scores = scores[:, : SIZE[0], : SIZE[1]]
-    taps = [
-        jax.tree.map(lambda x: x[None], t)
-        for t in (linear_taps(a, b) for a, b in zip(SIZE, (140, 202), strict=True))
-    ]
+    taps = [linear_taps(a, b) for a, b in zip(SIZE, (140, 202), strict=True)]
+    taps = jax.tree.map(lambda x: x[None], taps)
     expected = resample(scores, *taps)[0].argmax(-1)
     assert (found.labels != expected).mean() < 1e-3
     np.testing.assert_array_equal(
