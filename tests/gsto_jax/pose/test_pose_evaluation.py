@@ -435,17 +435,17 @@ def test_settings_that_cannot_work():
         }
         with pytest.raises(UserError, match=rf"config\.{section}\.{field} is .* for segmentation"):
             pose_task(**changed)
-    for field, value, message in (
-        ("sigma", 0, "use pixels"),
-        ("refinement", "udp", "use one of none, quarter, dark"),
-        ("suppression", "on", "use one of hard, soft, none"),
-        ("similarity", 0, "use above 0"),
+    for field, value in (
+        ("sigma", 0),
+        ("refinement", "udp"),
+        ("suppression", "on"),
+        ("similarity", 0),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=rf"config\.pose\.{field} is {value!r}"):
             pose_task(pose={field: value})
-    with pytest.raises(UserError, match="use one of sgd, adam"):
+    with pytest.raises(UserError, match=r"config\.optim\.kind is 'adagrad'"):
         make_task(1, {"optim": {"kind": "adagrad"}})
-    with pytest.raises(UserError, match="shares of the run"):
+    with pytest.raises(UserError, match=r"config\.optim\.milestones is \(170, 200\)"):
         make_task(1, {"optim": {"milestones": (170, 200)}})
     plain = pose_values()
     plain["data"]["keypoints"]["names"] = ()
