@@ -445,7 +445,7 @@ def test_settings_that_cannot_work():
             pose_task(pose={field: value})
     with pytest.raises(UserError, match=r"config\.optim\.kind is 'adagrad'"):
         make_task(1, {"optim": {"kind": "adagrad"}})
-    with pytest.raises(UserError, match=r"config\.optim\.milestones is \(170, 200\)"):
+    with pytest.raises(UserError, match=r"config\.optim\.milestones .*170"):
         make_task(1, {"optim": {"milestones": (170, 200)}})
     plain = pose_values()
     plain["data"]["keypoints"]["names"] = ()
