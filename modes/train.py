@@ -73,7 +73,7 @@ def run(args: Any) -> None:
         train_set = fingerprint(source)
         this = Experiment(task, values, mesh, workdir, train_set, eval_set, show)
         with reporting.stage("setting up the network", resumable=True):
-            state, position = this.start(Path(args.fork_from) if args.fork_from else None)
+            state, position = this.start_or_resume(Path(args.fork_from) if args.fork_from else None)
         if position is not None:
             batches.set_state(position)
         elif note := start_note(settings, data.name):

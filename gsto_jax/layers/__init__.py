@@ -5,6 +5,7 @@ from gsto_jax.layers.context import ASPP, PPM, BranchGates, ContextOutput
 from gsto_jax.layers.conv import INITIALIZERS, Conv
 from gsto_jax.layers.fusion import GFM, MultiScaleFusion
 from gsto_jax.layers.gates import GateChain, SelfGated, SpatialGate
+from gsto_jax.layers.gtm import GTM
 from gsto_jax.layers.heads import FCNHead, SegmentationHead
 from gsto_jax.layers.norm import BatchNorm
 from gsto_jax.layers.scale_transfer import (
@@ -13,7 +14,6 @@ from gsto_jax.layers.scale_transfer import (
     SupervisedGSTO,
     UnsupervisedGSTO,
 )
-from gsto_jax.layers.transition import GTM
 from gsto_jax.ops.resize import adaptive_average_pool, resize
 
 __all__ = [

@@ -15,8 +15,8 @@ from gsto_jax.layers.base import Layer
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, Composite, ConvBN
 from gsto_jax.layers.conv import ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
+from gsto_jax.layers.gtm import GTM
 from gsto_jax.layers.heads import SegmentationHead
-from gsto_jax.layers.transition import GTM
 from gsto_jax.models.parts import parts_of
 from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
 from gsto_jax.ops.checks import (

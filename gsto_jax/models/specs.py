@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gsto_jax.errors import UserError
 from gsto_jax.layers.attention import ATTENTION, ATTENTION_PLACES
 from gsto_jax.layers.gates import GATE_FORMS
-from gsto_jax.layers.transition import GTM_KINDS
+from gsto_jax.layers.gtm import GTM_KINDS
 from gsto_jax.ops.checks import COUNT, check, each, flag, one_of, text
 
 

@@ -66,7 +66,7 @@ class Experiment:
     writer: Any = None
     workload: Workload | None = None
 
-    def start(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
+    def start_or_resume(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
         """Returns the initial train state and data iterator state (None for the beginning).
 
         An existing run goes on from its newest checkpoint. A damaged one is set aside, and the one

@@ -18,8 +18,8 @@ from gsto_jax.layers.attention import ATTENTION, ATTENTION_PLACES
 from gsto_jax.layers.context import CONTEXT_KINDS, CONTEXTS
 from gsto_jax.layers.conv import INITIALIZERS
 from gsto_jax.layers.gates import GATE_FORMS
+from gsto_jax.layers.gtm import GTM_KINDS
 from gsto_jax.layers.norm import STATISTICS
-from gsto_jax.layers.transition import GTM_KINDS
 from gsto_jax.models.hrnet import HEADS
 from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.models.specs import NO_ATTENTION, GSTOSpec

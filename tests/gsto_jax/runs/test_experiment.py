@@ -85,24 +85,24 @@ def test_nothing_is_renamed_unless_an_older_checkpoint_serves(make, tmp_path):
     shutil.copytree(folder, tmp_path / "kept")
     shutil.rmtree(folder / "1" / "state")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the newest: .*/2 is"):
-        run.start()
+        run.start_or_resume()
     assert checkpoint.steps(folder) == [1, 2]
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "kept", folder)
-    state, position = run.start()
+    state, position = run.start_or_resume()
     assert (int(state.step), position) == (1, {"batches": 3})
     assert checkpoint.steps(folder) == [1]
     assert shown[0].endswith(f"it is kept as {folder}/damaged-2")
     shutil.rmtree(folder / "1")
     with pytest.raises(UserError, match="holds only damaged checkpoints"):
-        run.start()
+        run.start_or_resume()
 
 
 def test_another_training_set_is_refused(make, tmp_path):
     run, _, _ = make(train_set="9 pictures")
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
     with pytest.raises(UserError, match="10 pictures in the run, 9 pictures now"):
-        run.start()
+        run.start_or_resume()
 
 
 def test_a_fork_keeps_its_own_start(make, tmp_path):
@@ -110,16 +110,16 @@ def test_a_fork_keeps_its_own_start(make, tmp_path):
     states = save(old, 1, 2, record=RECORD)
     shutil.rmtree(old / "2" / "state")
     run, shown, _ = make(optim__momentum=0.5)
-    state, position = run.start(tmp_path / "old")
+    state, position = run.start_or_resume(tmp_path / "old")
     assert_same(state, states[1])
     assert position == {"batches": 3}
     assert shown[0].startswith(f"warning: checkpoint {old}/2 is damaged")
     assert checkpoint.steps(old) == [1, 2], "not ours to rename"
     save(old, 9, record=RECORD)
-    again, _ = run.start(tmp_path / "old")
+    again, _ = run.start_or_resume(tmp_path / "old")
     assert_same(again, states[1])
     with pytest.raises(UserError, match="nothing does not exist"):
-        make("third")[0].start(tmp_path / "nothing")
+        make("third")[0].start_or_resume(tmp_path / "nothing")
 
 
 def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
@@ -130,8 +130,8 @@ def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
     plain, shown, _ = make(task=task)
     run = replace(plain, config=plain.config | {"init_from": str(path)})
     with pytest.raises(UserError, match=r"--fork_from=\S+ and config\.init_from=\S+ both say"):
-        run.start(tmp_path / "old")
-    state, position = run.start()
+        run.start_or_resume(tmp_path / "old")
+    state, position = run.start_or_resume()
     assert (int(state.step), position) == (0, None)
     found = flatten_dict({"params": state.params, "batch_stats": state.batch_stats})
     for name, value in flatten_dict(variables).items():
@@ -147,17 +147,17 @@ def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
     assert run.workdir.config()["init_from"] == str(path)
     path.unlink()
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD | {"config": run.config})
-    state, _ = run.start()
+    state, _ = run.start_or_resume()
     assert int(state.step) == 1 and shown[-1].startswith("goes on from step 1")
     with pytest.raises(UserError, match=r"init_from \(model\): '\S+' in the run, '' now"):
-        plain.start()
+        plain.start_or_resume()
 
 
 def test_weights_that_cannot_be_had_leave_no_run(make, tmp_path):
     task = replace(TASK, config=replace(TASK.config, init_from=str(tmp_path / "none.pth")))
     run, _, _ = make(task=task)
     with pytest.raises(UserError, match=r"none\.pth: the file does not exist"):
-        run.start()
+        run.start_or_resume()
     assert run.workdir.config() is None
 
 
@@ -241,4 +241,4 @@ def test_a_network_of_other_settings_is_named(make, tmp_path):
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
     run, _, _ = make(model__bn_momentum=0.5, run__log_every=7)
     with pytest.raises(UserError, match=r"model\.bn_momentum \(\w+\): \S+ in the run, 0.5 now"):
-        run.start()
+        run.start_or_resume()
