@@ -69,6 +69,13 @@ def define_flags(modes: Mapping[str, str]) -> None:
         "predict, export, eval, submit: a run, its best/, or a STEP in its checkpoints/",
     )
     flags.DEFINE_string("output", None, "predict, report, export: where to write")
+    _define_predict_flags()
+    _define_comparison_flags()
+    _define_process_flags()
+
+
+def _define_predict_flags() -> None:
+    """Defines the flags of predict and export."""
     flags.DEFINE_list(
         "save",
         None,
@@ -95,6 +102,10 @@ def define_flags(modes: Mapping[str, str]) -> None:
     flags.DEFINE_string(
         "onnx_size", None, "export: HEIGHTxWIDTH that the ONNX program takes; by default any"
     )
+
+
+def _define_comparison_flags() -> None:
+    """Defines the flags of report, plan and sweep."""
     flags.DEFINE_string(
         "compare",
         None,
@@ -123,6 +134,10 @@ def define_flags(modes: Mapping[str, str]) -> None:
         "plan: file to write to what was found; train: such a file of this very step, to say"
         " what share of its speed is reached",
     )
+
+
+def _define_process_flags() -> None:
+    """Defines the flags of runs by several processes, and of prepare."""
     flags.DEFINE_string(
         "coordinator",
         None,
