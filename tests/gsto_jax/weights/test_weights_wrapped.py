@@ -257,7 +257,7 @@ def test_a_pose_file_starts_a_gsto_network_for_pose(pose_state, tmp_path):
     whole = import_weights(path, blank(POSE))
     assert_loaded(whole, pose_state)
     assert whole.match.fresh == {} and whole.left_out == {}
-    note = upsampling_note(POSE_FORMAT, Namespace(upsample="bilinear"))
+    note = upsampling_note(POSE_FORMAT, ModelConfig())
     assert "HRNet's pose networks were trained with nearest upsampling" in note
 
 
