@@ -15,6 +15,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from gsto_jax import GSTOSpec, UserError
+from gsto_jax.config import ModelConfig
 from gsto_jax.weights import (
     BODY_FORMAT,
     GSTO_FORMAT,
