@@ -56,7 +56,7 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
     config = importlib.import_module(f"configs.{config_name}").get_config()
     config.model.dtype = "bfloat16"
     task, _, _ = read_settings(config)
-    model = network(task.config.model, task.num_classes, LANES)
+    model = network(task.config.model, task.num_classes, platform="tpu")
     found = {"gates": (0, 0), "upwards": (0, 0), "heads": (0, 0)}
     heads = []
 

@@ -170,7 +170,7 @@ class DataConfig(Section, place="data", role=DATA, error=DataError):
         """Raises DataError for a value that cannot work, with the field and the remedy."""
         if isinstance(self.keypoints, Mapping) and not self.keypoints.get("names"):
             object.__setattr__(self, "keypoints", None)
-        if not self.palette:
+        if not self.palette and isinstance(self.classes, tuple | list):
             object.__setattr__(self, "palette", distinct_colors(len(self.classes)))
         super().__post_init__()
 

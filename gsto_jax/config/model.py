@@ -178,8 +178,9 @@ class ModelConfig(Section, place="model", role=MODEL):
     @property
     def has_gates(self) -> bool:
         """Whether the network gates anything."""
-        gfm = self.hrnet.gfm and not self.is_context_net
-        return gfm or not set(self.gates) <= {"none", "head_only"}
+        from gsto_jax.models.specs import has_gates
+
+        return has_gates(self.hrnet.gfm and not self.is_context_net, self.gates)
 
     @property
     def output_stride(self) -> int:

@@ -169,7 +169,7 @@ class HRNet(Layer):
           UserError: an unknown head.
         """
         if self.head not in HEADS:
-            raise UserError(f"model.head is {self.head!r}: use one of {', '.join(HEADS)}")
+            raise UserError(f"HRNet: head is {self.head!r}: use one of {', '.join(HEADS)}")
         check_map(image, "HRNet", channels=3)
         parts = parts_of(self)
         after = attention(self.attention.kind, self.attention.place, parts["conv"])

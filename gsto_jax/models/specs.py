@@ -119,11 +119,6 @@ class GSTOSpec:
                 "stages 1, 2 and 3"
             )
 
-    @property
-    def has_gates(self) -> bool:
-        """Whether it gates anything."""
-        return has_gates(self.gfm, self.gtm)
-
 
 def has_gates(gfm: bool, gtm: Iterable[str]) -> bool:
     """Whether a network of these settings gates anything (see `GSTOSpec`)."""
@@ -171,5 +166,5 @@ def variant(name: str) -> HRNetSpec | ResNetSpec:
     """The body of that name. Raises UserError, listing the names, if there is none."""
     bodies: dict[str, HRNetSpec | ResNetSpec] = {**VARIANTS, **RESNETS}
     if name not in bodies:
-        raise UserError(f"model.variant {name!r} does not exist: use one of {', '.join(bodies)}")
+        raise UserError(f"config.model.variant is {name!r}: use one of {', '.join(bodies)}")
     return bodies[name]

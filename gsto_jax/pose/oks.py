@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SUPPRESSIONS = ("hard", "soft", "none")
 MOST = 20
 """Number of poses of an image that soft suppression keeps at most."""
 

@@ -77,12 +77,14 @@ class Run(Generic[Found]):
     @property
     def network(self) -> str:
         """The network in words, such as "GSTO-HRNet-W18-Small-v2" or "PPM-ResNet50"."""
-        body = self.get("model.variant", "")
+        body = str(self.get("model.variant", ""))
         words = body.split("_")
         variant = "-".join(x if x[:1] == "v" else x.capitalize() for x in words if x)
+        if self.get("model.hrnet") is None:
+            return variant  # of other code, which names its options otherwise
         if body in RESNETS:
             gated = has_gates(False, [self.get("model.context_net.gsto", "none")])
-            module = self.get("model.context_net.module", "").upper()
+            module = str(self.get("model.context_net.module", "")).upper()
             parts = ["GSTO" if gated else "", module, variant.replace("Resnet", "ResNet")]
             return "-".join(filter(None, parts))
         gated = has_gates(self.get("model.hrnet.gfm", False), self.get("model.hrnet.gtm", ()))

@@ -15,7 +15,7 @@ _PLATFORMS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
 """Platform of each implementation by kernels."""
 
 
-def network(config: ModelConfig, num_classes: int, platform: str = "") -> HRNet | ContextNet:
+def network(config: ModelConfig, num_classes: int, *, platform: str = "") -> HRNet | ContextNet:
     """Builds the network of a configuration.
 
     Args:

@@ -91,7 +91,7 @@ class Task(ABC):
     @cached_property
     def model(self) -> HRNet | ContextNet:
         """The network."""
-        return network(self.config.model, self.num_classes, self.platform)
+        return network(self.config.model, self.num_classes, platform=self.platform)
 
     def on(self, mesh: Mesh) -> Self:
         """Returns the task for the devices of a mesh.

@@ -5,11 +5,9 @@ import json
 
 import numpy as np
 
-from data_pipelines import COCO_KEYPOINTS
 from gsto_jax.runs.tasks import task_of
 
 SIZE = (64, 48)
-PAIRS = COCO_KEYPOINTS.flip_pairs
 FIRST_IMAGE = 12345678901234567
 """Id of the first image: float64 has no such number."""
 

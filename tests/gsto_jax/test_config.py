@@ -12,7 +12,7 @@ import pytest
 from configs import ablation, base
 from data_pipelines import DataConfig
 from gsto_jax import UserError
-from gsto_jax.config import Config, HRNetConfig, changes, role
+from gsto_jax.config import Config, HRNetConfig, ModelConfig, changes, role
 from gsto_jax.image_files import ALPHAS, ORIENTATIONS
 from gsto_jax.layers.attention import ATTENTION, ATTENTION_PLACES
 from gsto_jax.layers.context import CONTEXT_KINDS, CONTEXTS
@@ -25,7 +25,6 @@ from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.models.specs import NO_ATTENTION, GSTOSpec
 from gsto_jax.ops.dispatch import IMPLEMENTATIONS
 from gsto_jax.pose.heatmaps import REFINEMENTS
-from gsto_jax.pose.oks import SUPPRESSIONS
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.training.network import network
 
@@ -193,7 +192,6 @@ def test_choices_and_defaults_are_those_of_the_layers():
         ("model.bn_statistics", STATISTICS),
         ("model.implementation", ("auto", *IMPLEMENTATIONS)),
         ("pose.refinement", REFINEMENTS),
-        ("pose.suppression", SUPPRESSIONS),
         ("data.alpha", ALPHAS),
         ("data.orientation", ORIENTATIONS),
     ):
@@ -296,3 +294,9 @@ def test_another_batch_follows_the_linear_rule():
     for word in ("batch=0", "batch=x", "batch"):
         with pytest.raises(ValueError, match="batch"):
             load("camvid_w18s", word)
+
+
+def test_heads_alone_gate_nothing():
+    heads = HRNetConfig(gfm=False, gtm=("none", "none", "head_only"))
+    assert not ModelConfig(hrnet=heads).has_gates
+    assert ModelConfig().has_gates

@@ -329,7 +329,7 @@ def test_the_figure_of_gates_shows_those_of_a_context_module():
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("model", "variant", "resnet5", "'resnet5' does not exist: use .*mini, resnet50, resnet"),
+        ("model", "variant", "resnet5", r"model\.variant is 'resnet5': use .*mini, resnet50"),
         ("context_net", "module", "psp", "use one of ppm, aspp"),
         ("context_net", "gsto", "sup", "use one of none, supervised"),
         ("hrnet", "gfm", False, "leave it at True, for model.variant is resnet_mini"),
