@@ -360,7 +360,7 @@ def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
     np.testing.assert_allclose(many.poses[15:], found.poses, atol=1e-3)
     with pytest.raises(UserError, match=r"box 0, .* has no area: give x, y, width, height"):
         predictor(image, [(0, 0, 0, 5)])
-    with pytest.raises(UserError, match=r"of a pose task: use gsto_jax\.pose\.predictor"):
+    with pytest.raises(UserError, match=r"pose task.*\.predict\.pose"):
         Predictor.load(tmp_path)
 
 
