@@ -160,7 +160,7 @@ def test_pose_gsto_eval(golden, a, x64):
 
 
 def test_a_head_that_does_not_exist():
-    with pytest.raises(UserError, match=r"model\.head is 'v3': use one of v1, v2"):
+    with pytest.raises(UserError, match=r"head is 'v3': use one of v1, v2"):
         abstract_variables(HRNet(SPEC, PLAIN, 17, head="v3"))
 
 
