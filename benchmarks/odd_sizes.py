@@ -32,8 +32,8 @@ from gsto_jax.runs.trained import load_trained
 from gsto_jax.segmentation.metrics import best_class, confusion_matrix, scores
 from gsto_jax.segmentation.task import SegmentationTask, logits
 from gsto_jax.training.task import normalize
+from gsto_jax.types import Size
 
-Size = tuple[int, int]
 CONTENTS = {"mean": "constant", "edge": "edge", "reflect": "reflect"}
 """Modes of `np.pad` by the content of the padding; the mean of normalized images is 0."""
 SIZES = "128x256,125x253,353x481,97x129,375x500,333x500,360x480,241x319"

@@ -17,10 +17,10 @@ from gsto_jax.plan.step_plan import Plan, Reading, peak_memory
 from gsto_jax.pose.evaluate import PosePrograms
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.segmentation.evaluate import compiled_eval_step
-from gsto_jax.segmentation.protocol import Size
 from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, TrainState, abstract_state, placing
+from gsto_jax.types import Size
 
 _MEMORY = re.compile(r"Used ([\d.]+)(\w) of|\(([\d.]+)(\w)\) exceeds")
 _GUESSES = 6

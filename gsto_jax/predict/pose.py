@@ -23,7 +23,7 @@ from gsto_jax.pose.task import PoseTask
 from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
 from gsto_jax.runs.trained import load_trained
-from gsto_jax.segmentation.protocol import Size
+from gsto_jax.types import Size
 
 KINDS = ("overlay", "heatmaps", "branches", "gates")
 _BATCH = 16

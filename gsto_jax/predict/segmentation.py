@@ -28,8 +28,9 @@ from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
 from gsto_jax.segmentation.metrics import best_class
 from gsto_jax.segmentation.panels import color_mask
-from gsto_jax.segmentation.protocol import Protocol, Size, protocol_of
+from gsto_jax.segmentation.protocol import Protocol, protocol_of
 from gsto_jax.segmentation.task import SegmentationTask
+from gsto_jax.types import Size
 
 KINDS = ("overlay", "color", "ids", "branches", "gates")
 _STRIP = 64  # rows of a picture that are enlarged at a time

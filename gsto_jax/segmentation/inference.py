@@ -22,9 +22,10 @@ from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.resample import resample
 from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
-from gsto_jax.segmentation.protocol import Protocol, Round, Size
+from gsto_jax.segmentation.protocol import Protocol, Round
 from gsto_jax.segmentation.task import SegmentationTask, eval_step, logits, score_step
 from gsto_jax.training.task import normalize
+from gsto_jax.types import Size
 
 
 def view_windows(

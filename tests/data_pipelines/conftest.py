@@ -12,14 +12,11 @@ import pytest
 
 from data_pipelines import SCENES, DataConfig
 from tests.data_pipelines.tiny_source import TinySource
+from tests.image_bytes import chunk
 
 
 def write_png(path: Path, samples: np.ndarray, depth: int = 8, palette: bool = False) -> None:
     """Writes `h w` samples as a grey or palette PNG of 1 to 16 bits, without OpenCV."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        crc = zlib.crc32(kind + body)
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
 
     height, width = samples.shape
     if depth == 16:

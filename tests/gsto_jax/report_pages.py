@@ -4,6 +4,11 @@ import csv
 import shutil
 from html.parser import HTMLParser
 
+import pytest
+
+from gsto_jax import UserError
+from gsto_jax.report import write_report
+
 VOID = {"meta", "link", "img", "br", "wbr"}
 
 
@@ -57,3 +62,10 @@ def rows(path):
 
 def percent(text, digits=2):
     return "–" if text in ("", "nan") else f"{100 * float(text):.{digits}f}"
+
+
+def comparison_refused(run, output, other):
+    """Why the page of a run beside another one is refused."""
+    with pytest.raises(UserError) as error:
+        write_report(run, output, other)
+    return str(error.value)

@@ -1,8 +1,6 @@
 """Runs that hold a checkpoint of an untrained network."""
 
-import cv2
 import jax
-import numpy as np
 
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs.checkpoint import Checkpoints
@@ -14,11 +12,6 @@ MESH = make_mesh(jax.devices()[:1])
 
 
 SIZE = (70, 101)
-
-
-def picture(size=SIZE, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), np.uint8)
-    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def config(**sections):

@@ -125,10 +125,11 @@ print("done")
 
 @pytest.mark.slow
 def test_predict_and_export(tmp_path):
-    from tests.gsto_jax.saved_runs import config, picture, save
+    from tests.gsto_jax.saved_runs import SIZE, config, save
+    from tests.gsto_jax.small_network import image_of
 
     save(tmp_path / "run", config())
-    cv2.imwrite(str(tmp_path / "a.png"), picture())
+    cv2.imwrite(str(tmp_path / "a.png"), image_of(SIZE))
     done = run(PREDICTS, tmp_path / "run", tmp_path / "a.png", tmp_path / "out")
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr
     assert np.all(np.array(done.stdout.splitlines()[0].split(), float) > 0.99)

@@ -20,7 +20,8 @@ from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.protocol import protocol_of
 from gsto_jax.segmentation.task import score_step
 from gsto_jax.training.task import initial_state
-from tests.gsto_jax.saved_runs import MESH, SIZE, config, picture, save
+from tests.gsto_jax.saved_runs import MESH, SIZE, config, save
+from tests.gsto_jax.small_network import image_of
 from tests.image_bytes import RGBA, chunk, exif, png
 
 
@@ -35,7 +36,7 @@ class OnePicture:
 
     def __iter__(self):
         yield {
-            "image": np.pad(picture(), ((0, 26), (0, 27), (0, 0)))[None],
+            "image": np.pad(image_of(SIZE), ((0, 26), (0, 27), (0, 0)))[None],
             "label": np.zeros((1, 96, 128), np.uint8),
             "size": np.array([SIZE], np.int32),
             "index": np.zeros(1, np.int32),
@@ -66,7 +67,7 @@ def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
         protocol_of(plain),
         on_batch=lambda b, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
     )
-    found = Predictor.load(tmp_path)(picture())
+    found = Predictor.load(tmp_path)(image_of(SIZE))
     assert len(np.unique(found.labels)) > 1, "it has something to get wrong"
     assert found.labels.dtype == np.uint8
     np.testing.assert_array_equal(found.labels, seen[0])
@@ -92,19 +93,19 @@ def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
     """As in training; an array is the image already, but for alpha and depth."""
     predictor = Predictor.load(run[0])
     assert predictor.rule == ImageRule()
-    deep = np.dstack([picture().astype(np.uint16) << 4, np.zeros(SIZE, np.uint16)])
+    deep = np.dstack([image_of(SIZE).astype(np.uint16) << 4, np.zeros(SIZE, np.uint16)])
     deep[:, 50:, 3] = 65535
     (tmp_path / "x.png").write_bytes(png(deep, RGBA, 16, before=chunk(b"eXIf", exif(3))))
     settings = {"alpha": "black", "orientation": "stored", "bit_depth": 12}
     changed = {**predictor.config, "data": predictor.config["data"] | settings}
     other = replace(predictor, trained=replace(predictor.trained, config=changed))
-    expected = picture() * (deep[..., 3:] > 0)
+    expected = image_of(SIZE) * (deep[..., 3:] > 0)
     for image in (tmp_path / "x.png", deep):
         np.testing.assert_array_equal(other(image).image, expected)
     assert other.rule == ImageRule(**settings)
     default = predictor(tmp_path / "x.png").image
     assert (default[:, -50:] == 255).all()
-    np.testing.assert_array_equal(default[::-1, ::-1][:, 50:], picture()[:, 50:] >> 4)
+    np.testing.assert_array_equal(default[::-1, ::-1][:, 50:], image_of(SIZE)[:, 50:] >> 4)
 
 
 @pytest.mark.slow
@@ -127,7 +128,7 @@ def test_checkpoints_of_another_version(tmp_path):
 
 def test_large_pictures_are_looked_at_smaller(run):
     folder, task, variables = run
-    large = picture((140, 202))
+    large = image_of((140, 202))
     predictor = Predictor.load(folder, long_side=101)
     found = predictor(large)
     assert found.labels.shape == (140, 202)
@@ -151,16 +152,16 @@ def test_large_pictures_are_looked_at_smaller(run):
 def test_maps_and_drawings(run, tmp_path):
     folder, _, _ = run
     predictor = Predictor.load(folder)
-    assert predictor(picture()).maps == {}
-    found = predictor(picture(), explain=True)
+    assert predictor(image_of(SIZE)).maps == {}
+    found = predictor(image_of(SIZE), explain=True)
     assert found.maps["branch/0"].shape == (18, 26)
     assert found.maps["gate/transition2"].shape == (9, 13)
     color = np.array(predictor.palette)[found.labels]
     np.testing.assert_array_equal(found.colors(), color)
-    np.testing.assert_allclose(found.overlay(), (picture() + color) / 2, atol=0.51)
+    np.testing.assert_allclose(found.overlay(), (image_of(SIZE) + color) / 2, atol=0.51)
 
     path = tmp_path / "x.png"
-    Image.fromarray(picture()).save(path)
+    Image.fromarray(image_of(SIZE)).save(path)
     np.testing.assert_array_equal(predictor(path).labels, found.labels)
     with pytest.raises(UserError, match="an image has the shape"):
         predictor(np.zeros((3, 4, 5), np.uint8))

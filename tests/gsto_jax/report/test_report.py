@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from gsto_jax.report.curves import Line, chart
 from gsto_jax.report.run import Run
 from gsto_jax.report.run_charts import run_charts
 from gsto_jax.runs.workdir import Workdir
-from tests.gsto_jax.report_pages import Page, copy, percent, rows
+from tests.gsto_jax.report_pages import Page, comparison_refused, copy, percent, rows
 from tests.gsto_jax.report_runs import (
     CLASSES,
     NAMES,
@@ -206,11 +207,7 @@ def test_other_protocols_are_named(made, tmp_path):
 def test_runs_that_cannot_be_compared(made, tmp_path):
     output = tmp_path / "page.html"
 
-    def refused(run):
-        with pytest.raises(UserError) as error:
-            write_report(made[0], output, run)
-        return str(error.value)
-
+    refused = partial(comparison_refused, made[0], output)
     other = make_run(tmp_path / "classes", settings=config(classes=["road", "sky", "car", "bus"]))
     assert "are of other classes" in refused(other)
     other = make_run(tmp_path / "pictures", names=(*NAMES[:5], "other"))

@@ -2,13 +2,14 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 
 from gsto_jax import UserError
 from gsto_jax.pose.metrics import FIGURES
 from gsto_jax.report import images, write_report
-from tests.gsto_jax.report_pages import Page, copy, percent, rows
+from tests.gsto_jax.report_pages import Page, comparison_refused, copy, percent, rows
 from tests.gsto_jax.report_runs import (
     BOXES,
     NASTY,
@@ -171,11 +172,7 @@ def test_other_boxes_and_steps_are_named(made, tmp_path):
 def test_runs_that_cannot_be_compared(made, tmp_path):
     output = tmp_path / "page.html"
 
-    def refused(run):
-        with pytest.raises(UserError) as error:
-            write_report(made[0], output, run)
-        return str(error.value)
-
+    refused = partial(comparison_refused, made[0], output)
     assert "of segmentation: compare runs of the same task" in refused(make_run(tmp_path / "other"))
     run = copy(made[1], tmp_path)
     evaluate_poses(run, names=[*PERSONS[:5], "other"])
