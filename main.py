@@ -87,7 +87,7 @@ def _check(args: SimpleNamespace) -> None:
 
     if args.inputs and args.mode != "predict":
         raise UserError(
-            f"unknown argument {args.inputs[0]!r}: settings start with --config., and pictures "
+            f"unknown argument {args.inputs[0]!r}: settings start with --config., and images "
             "are for --mode=predict"
         )
     _check_settings(args.mode)

@@ -8,9 +8,9 @@ PATH is the Python of another environment, which holds PyTorch beside the `train
 weights: two threads, oneDNN, freed memory kept as we keep ours, ReLU in place, BN by its running
 statistics under `inference_mode`, fused SGD. It tries both memory layouts; the faster one is the
 peer. Ours are the programs of the product. The networks are W18-Small-v2 with the settings of
-`configs/cityscapes_w18s.py`. Inference goes from normalised pictures to logits at a quarter of the
+`configs/cityscapes_w18s.py`. Inference goes from normalized images to logits at a quarter of the
 size; a step of training has the losses of all heads at full size, the gradient and SGD, and ours
-normalises the pictures and checks its numbers besides. Both sides must agree, on logits, loss and
+normalizes the images and checks its numbers besides. Both sides must agree, on logits, loss and
 norm of the gradient, before they are timed, in turn. Prints medians with the smallest and largest
 in brackets, and the medians of the ratios; writes CSV beside this file. Needs Linux, and nothing
 else at work: PyTorch's threads wait for one another, and other programs slow it most.
@@ -320,8 +320,8 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Our networks against eager PyTorch on a CPU.")
     parser.add_argument("--torch-python", required=True, help="Python with PyTorch and `train`")
-    parser.add_argument("--size", default="256x512", help="height and width of the pictures")
-    parser.add_argument("--batches", default="1,4", help="pictures at a time")
+    parser.add_argument("--size", default="256x512", help="height and width of the images")
+    parser.add_argument("--batches", default="1,4", help="images at a time")
     parser.add_argument("--repeats", type=int, default=7, help="how often each has its turn")
     parser.add_argument("--calls", type=int, default=3, help="timed calls a turn")
     parser.add_argument("--csv", help="file to write; by default named after the machine")

@@ -3,12 +3,13 @@
     python benchmarks/evaluation.py --config=configs/camvid_w18s.py --config.data.root=DIR \
         [--workdir=RUN] [--config.data.eval_size=12] [--looks=own,ms,slide] [--csv=FILE]
 
-Evaluates as `--mode=eval` does, pictures and tables included, by the configuration's own protocol
+Evaluates as `--mode=eval` does, images and tables included, by the configuration's own protocol
 and by those of the words `:ms` and `:slide`; without a run, a network of random weights. For each
 it prints how many programs compile, and how many of them hold the network; the pixels of the
-canvases over those of the pictures; and the share of the wall time outside the network. That is the
+padded shapes over those of the images; and the share of the wall time outside the network. That is
+the
 time of an evaluation for which all is compiled, less what the same passes of the network take
-alone, from normalised windows that lie on the device to logits. The two are timed in turn, and
+alone, from normalized windows that lie on the device to logits. The two are timed in turn, and
 medians count. The same share of the process' CPU time says less of waiting, and more of work; it
 also holds where other programs keep the machine busy. Writes CSV beside this file, adding to what
 is there.
@@ -42,7 +43,7 @@ NETWORK = ("eval_step", "logits")
 """Names of the functions whose programs hold the network."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 FIELDS = (
-    *("set", "network", "protocol", "pictures", "sizes", "canvases", "network_programs"),
+    *("set", "network", "protocol", "images", "sizes", "padded_shapes", "network_programs"),
     *("programs", "compile_s", "padded_over_real", "passes", "pngs", "wall_s", "network_s"),
     *("outside_share", "cpu_s", "network_cpu_s", "outside_cpu_share"),
 )
@@ -51,7 +52,7 @@ FIELDS = (
 def passes(task: Any, eval_set: Any) -> Counter:
     """How often an evaluation passes windows of each shape (b, h, w) through the network."""
     found: Counter = Counter()
-    protocol, figures = eval_set.protocol, task.config.eval.figures
+    protocol, figures = eval_set.protocol, task.config.eval.feature_images
     seen = 0
     for batch in eval_set.batches:
         shape = batch["image"].shape[:3]
@@ -69,7 +70,7 @@ def passes(task: Any, eval_set: Any) -> Counter:
 
 
 def padded_over_real(batches: Any) -> float:
-    """Pixels of the canvases over those of the pictures on them."""
+    """Pixels of the padded shapes over those of the images on them."""
     padded, real = 0, 0
     for batch in batches:
         count = int(batch["mask"].sum())
@@ -163,9 +164,9 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
         "set": name,
         "network": task.config.model.variant,
         "protocol": str(eval_set.protocol),
-        "pictures": len(source),
+        "images": len(source),
         "sizes": len(sizes),
-        "canvases": len(eval_set.batches.sizes),
+        "padded_shapes": len(eval_set.batches.sizes),
         "network_programs": sum(any(n in name for n in NETWORK) for name, _ in programs),
         "programs": len(programs),
         "padded_over_real": f"{padded_over_real(eval_set.batches):.3f}",

@@ -292,7 +292,7 @@ def _flat_names(values: dict[str, Any], place: str = "") -> Iterator[str]:
             yield place + name
 
 
-# Pictures and labels
+# Images and labels
 
 
 def _png(width: int, height: int, depth: int, kind: int, pixels: bytes, more: bytes = b"") -> bytes:
@@ -305,7 +305,7 @@ def _png(width: int, height: int, depth: int, kind: int, pixels: bytes, more: by
     return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
 
 
-def _smart_picture(seed: bytes, rng: random.Random) -> bytes:
+def _smart_image(seed: bytes, rng: random.Random) -> bytes:
     if not seed.startswith(b"\x89PNG") or rng.random() < 0.3:
         # Sizes stand in the heads of all formats: damage those first.
         head = hurt(seed[:64], rng)
@@ -323,8 +323,8 @@ def _smart_picture(seed: bytes, rng: random.Random) -> bytes:
     return _png(side(), side(), depth, kind, rng.randbytes(rng.randrange(200)), more)
 
 
-def picture_target() -> Target:
-    """Pictures of many formats, by the readers of data sets and of anyone's pictures."""
+def image_target() -> Target:
+    """Images of many formats, by the readers of datasets and of anyone's images."""
     import numpy as np
     from PIL import Image
 
@@ -350,7 +350,7 @@ def picture_target() -> Target:
         from gsto_jax.image_files import ImageRule
         from gsto_jax.predict import media
 
-        path, rule = folder / "picture.png", ImageRule()
+        path, rule = folder / "image.png", ImageRule()
         path.write_bytes(data)
         refused = []
         for reader in (
@@ -361,16 +361,16 @@ def picture_target() -> Target:
             try:
                 reader()
             except ValueError as error:
-                _clear(error, "picture.png")
+                _clear(error, "image.png")
                 refused.append(error)
         if refused:
             raise refused[0]
 
-    return Target(lambda rng: draw(rng, seeds, lambda seed: _smart_picture(seed, rng)), read)
+    return Target(lambda rng: draw(rng, seeds, lambda seed: _smart_image(seed, rng)), read)
 
 
 def label_target() -> Target:
-    """Labels of a folder of pictures, ids out of range among them."""
+    """Labels of a folder of images, ids out of range among them."""
     import cv2
     import numpy as np
 
@@ -664,7 +664,7 @@ _OPCODES = (
 
 
 def tiles_target() -> Target:
-    """Pictures in tiles."""
+    """Images in tiles."""
     import numpy as np
 
     from data_pipelines.files.tiles import encode_tiles
@@ -690,18 +690,18 @@ def tiles_target() -> Target:
         from data_pipelines.files.tiles import Tiles
 
         try:
-            tiles = Tiles(data, "the picture x")
+            tiles = Tiles(data, "the image x")
             tiles[2:9, 3:30]
             np.asarray(tiles)
         except ValueError as error:
-            _clear(error, "the picture x")
+            _clear(error, "the image x")
             raise
 
     return Target(lambda rng: draw(rng, seeds, lambda seed: smart(seed, rng)), read)
 
 
 def prepared_target(name: str, storage: str) -> Target:
-    """A prepared data set with one damaged file, by its source."""
+    """A prepared dataset with one damaged file, by its source."""
     from data_pipelines import CITYSCAPES, COCO_KEYPOINTS, DataConfig
     from data_pipelines.builders import BUILDERS, prepare
     from tests.data_pipelines import downloads_trees as trees
@@ -866,7 +866,7 @@ def targets() -> dict[str, tuple[int, Callable[[], Target]]]:
     """How often each is drawn, and what makes it, by name; those that import most come last."""
     return {
         "config": (3, config_target),
-        "picture": (3, picture_target),
+        "image": (3, image_target),
         "label": (2, label_target),
         "safetensors": (3, safetensors_target),
         "pth": (3, torch_target),

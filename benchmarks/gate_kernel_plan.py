@@ -53,7 +53,7 @@ class Row(NamedTuple):
     Attributes:
       topology: of `TOPOLOGIES`.
       network: of `VARIANTS`.
-      size: of the picture, such as "512x1024".
+      size: of the image, such as "512x1024".
       form: of `FORMS`.
       dtype: of the maps.
       branch: from 0.

@@ -34,7 +34,7 @@ from gsto_jax.plan.machines import machine
 
 DEVICE = "sm_90a"
 CHANNELS = (18, 36, 72, 144, 48, 96, 192, 384)  # by width of network, then by scale
-FORMS = {"normalised": 1e-5, "affine": None}
+FORMS = {"normalized": 1e-5, "affine": None}
 """The epsilon of the logits' BN."""
 FIELDS = (
     *("form", "channels", "dtype", "gates", "kernel", "registers", "spill_bytes", "warps"),

@@ -45,7 +45,7 @@ SIZE, IMAGES = (512, 1024), 8
 CACHED = 256 << 20  # bytes; no GPU of today holds as much
 SHAPES = {"w18": (18, 36, 72, 144), "w48": (48, 96, 192, 384)}
 """Channels of the branches by width of the network."""
-FORMS = {"normalised": 1e-5, "affine": None}
+FORMS = {"normalized": 1e-5, "affine": None}
 """The epsilon of the logits' BN, which a ReLU follows."""
 KINDS = ("xla", "pallas_gpu")
 
@@ -92,8 +92,8 @@ def measure_gates(args: Any) -> Iterator[dict[str, Any]]:
     rate = copy_rate(args)
     print(f"a copy moves {rate:.0f} GB/s", flush=True)
     cases = [
-        *(("normalised", c, jnp.bfloat16) for found in SHAPES.values() for c in found),
-        *(("normalised", c, jnp.float32) for c in (18, 48)),
+        *(("normalized", c, jnp.bfloat16) for found in SHAPES.values() for c in found),
+        *(("normalized", c, jnp.float32) for c in (18, 48)),
         *(("affine", c, jnp.bfloat16) for c in (18, 48, 96)),
     ]
     for form, channels, dtype in cases:
@@ -122,7 +122,7 @@ def measure_gate(
     def forward(maps: Any, parameters: Any, kind: str) -> Any:
         kernel, scale, bias = parameters
         norm = NormParameters(scale, bias, FORMS[form])
-        relu = form == "normalised"
+        relu = form == "normalized"
         return gated_maps(maps, kernel, norm, relu=relu, implementation=kind).maps
 
     def both(maps: Any, parameters: Any, given: Any, kind: str) -> Any:
@@ -145,7 +145,7 @@ def measure_gate(
         return [both(x, parameters, g, kind) for x, g in zip(maps, given, strict=True)]
 
     wanted = exact()
-    passes = 2 if form == "normalised" else 1
+    passes = 2 if form == "normalized" else 1
     least = {"forward": passes + gates, "both": passes + gates + passes * (1 + gates) + 1}
     times: dict[tuple[str, str], float] = {}
     errors: dict[str, str] = {}

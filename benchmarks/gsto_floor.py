@@ -3,7 +3,7 @@
     python benchmarks/gsto_floor.py
 
 Traces GSTO-HRNet at a crop of 512x1024 in bfloat16, packed as TPUs have it, and counts maps. A map
-`F` with `n` gates that normalise their logits: forward two readings of F and n writings, of which
+`F` with `n` gates that normalize their logits: forward two readings of F and n writings, of which
 the paths behind it read what they would have read of F anyway; backward two readings of F and of
 each cotangent and one writing, less the n readings and one writing by which HRNetV2 adds these
 cotangents up. That is 2n + 4 maps more. A head on a map `X` of all branches: forward X is written
@@ -11,7 +11,7 @@ and read, and Y = conv(X) written and read; backward Y is read for the two sums 
 for its gradient, which is written, and read for the gradients of X and of the kernel; X is read for
 the latter; and X's gradient is written, and read by the branches: 12 maps. Of the maps of gates
 those on paths upwards could be narrower, since a gate commutes with the 1x1 convolution behind it:
-what is written forward, and read of cotangents backward, is counted by itself. Prints GB a picture,
+what is written forward, and read of cotangents backward, is counted by itself. Prints GB an image,
 bare and filled up to 128 lanes, beside what HRNetV2's whole step moves by the CSV of
 `train_step_plan.py`, and the ratio that GSTO cannot go under.
 """
@@ -46,13 +46,13 @@ NETWORKS = {
 
 
 def map_bytes(shape: Sequence[int]) -> tuple[int, int]:
-    """Of a picture's part of a map in bfloat16: as it is, and with its channels filled up."""
+    """Of an image's part of a map in bfloat16: as it is, and with its channels filled up."""
     pixels = math.prod(shape[1:-1])
     return 2 * pixels * shape[-1], 2 * pixels * -(-shape[-1] // LANES) * LANES
 
 
 def count(config_name: str) -> dict[str, tuple[int, int]]:
-    """Bytes a picture for gates, for those of them on paths upwards, and for the heads between."""
+    """Bytes an image for gates, for those of them on paths upwards, and for the heads between."""
     config = importlib.import_module(f"configs.{config_name}").get_config()
     config.model.dtype = "bfloat16"
     task, _, _ = read_settings(config)
@@ -102,7 +102,7 @@ def main() -> None:
             f"{kind} {bare / 1e9:.3f} ({filled / 1e9:.3f} filled up)"
             for kind, (bare, filled) in found.items()
         )
-        print(f"{name}, GB a picture: {parts}")
+        print(f"{name}, GB an image: {parts}")
         del found["upwards"]  # is part of the gates
         if whole := plan.get(baseline):
             bare, filled = (sum(x) / 1e9 for x in zip(*found.values(), strict=True))

@@ -1,11 +1,11 @@
 """Images a second of the Cityscapes recipe, against the usual way of writing it.
 
-    python benchmarks/input_pipeline.py --camvid=DIR [--pictures=12]
+    python benchmarks/input_pipeline.py --camvid=DIR [--images=12]
 
-DIR is a CamVid folder (`train.txt` and its files): its frames, enlarged to 1024x2048 with noise of
+DIR is a CamVid folder (`train.txt` and its files): its frames, upsampled to 1024x2048 with noise of
 a fixed seed, stand for Cityscapes' PNGs of 2.0 to 3.3 MB. The usual way decodes both PNGs with
-OpenCV, resizes the whole picture, cuts the crop out and normalises it in float (to normalise all of
-the picture before the cut would cost it several times as much); ours leaves normalising to the
+OpenCV, resizes the whole image, cuts the crop out and normalizes it in float (to normalize all of
+the image before the cut would cost it several times as much); ours leaves normalizing to the
 device. Both draw the same places. All are timed in turn, on one core; then as batches of 4, by two
 worker processes of grain. Prints ratios and where our time goes, and writes CSV beside this file.
 """
@@ -39,7 +39,7 @@ from data_pipelines import (
 from data_pipelines.builders import BUILDERS, prepare
 
 CAMVID = flags.DEFINE_string("camvid", None, "folder of CamVid", required=True)
-PICTURES = flags.DEFINE_integer("pictures", 12, "how many pictures")
+IMAGES = flags.DEFINE_integer("images", 12, "how many images")
 ROUNDS = 5
 SCALES = {"0.5": (0.5, 1), "1": (1.0, 1), "2": (2.0, 1), "mixed": (0.5, 17)}
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -48,7 +48,7 @@ CROP = (512, 1024)
 IDS = np.array([23, 11, 17, 7, 8, 21, 20, 13, 26, 24, 25, 0], np.uint8)
 
 
-def write_pictures(camvid: Path, folder: Path, count: int) -> list[int]:
+def write_images(camvid: Path, folder: Path, count: int) -> list[int]:
     """Writes a tree like Cityscapes'; returns the bytes of each image."""
     sizes = []
     lines = (camvid / "train.txt").read_text().splitlines()
@@ -80,7 +80,7 @@ def write_pictures(camvid: Path, folder: Path, count: int) -> list[int]:
 
 
 class Usual:
-    """OpenCV in the usual order: decode, look ids up, resize all, normalise, crop."""
+    """OpenCV in the usual order: decode, look ids up, resize all, normalize, crop."""
 
     def __init__(self, folder: Path, scale: str) -> None:
         self.images = sorted(folder.glob("leftImg8bit/train/*/*.png"))
@@ -96,9 +96,9 @@ class Usual:
         image = cv2.imread(str(self.images[index]), cv2.IMREAD_COLOR)
         return image, cv2.imread(str(self.labels[index]), cv2.IMREAD_GRAYSCALE)
 
-    def augment(self, pictures: Any, index: int, rng: np.random.Generator) -> Any:
+    def augment(self, sample: Any, index: int, rng: np.random.Generator) -> Any:
         """Everything after decoding."""
-        image, label = pictures
+        image, label = sample
         place = self.draw.draw(label.shape, rng)
         size = (place.width, place.height)
         label = self.table[label]
@@ -114,7 +114,7 @@ class Usual:
 
 
 class Ours:
-    """Records of a prepared data set."""
+    """Records of a prepared dataset."""
 
     def __init__(self, root: Path, scale: str) -> None:
         table, (low, count) = CITYSCAPES, SCALES[scale]
@@ -138,9 +138,9 @@ class Ours:
         """What is decoded before the crop is known: of tiles, nothing."""
         return self.source[index]
 
-    def augment(self, pictures: Any, index: int, rng: np.random.Generator) -> Any:
+    def augment(self, sample: Any, index: int, rng: np.random.Generator) -> Any:
         """The crop."""
-        return self.draw.random_map(pictures, rng)
+        return self.draw.random_map(sample, rng)
 
 
 def augmentation(scale: str) -> RandomScaleCropFlip:
@@ -149,30 +149,30 @@ def augmentation(scale: str) -> RandomScaleCropFlip:
     return RandomScaleCropFlip(crop=CROP, base_size=2048, scale_min=low, scale_count=count)
 
 
-def seconds(way: Any, pictures: int, seed: int) -> tuple[float, float]:
+def seconds(way: Any, images: int, seed: int) -> tuple[float, float]:
     """Seconds an image of decoding, and of all."""
     decoding, start = 0.0, time.perf_counter()
-    for index in range(pictures):
+    for index in range(images):
         before = time.perf_counter()
         decoded = way.decode(index)
         decoding += time.perf_counter() - before
         way.augment(decoded, index, np.random.default_rng([seed, index]))
-    return decoding / pictures, (time.perf_counter() - start) / pictures
+    return decoding / images, (time.perf_counter() - start) / images
 
 
-def check_same_pixels(ways: dict[str, Any], pictures: int) -> None:
-    """Storages must agree exactly; the usual way within one grey level, labels exactly."""
-    for index in range(pictures):
+def check_same_pixels(ways: dict[str, Any], images: int) -> None:
+    """Storages must agree exactly; the usual way within one gray level, labels exactly."""
+    for index in range(images):
         rng = lambda: np.random.default_rng([0, index])  # noqa: B023, E731
         usual, label = ways["usual"].augment(ways["usual"].decode(index), index, rng())
-        grey = np.rint((usual * STD + MEAN) * 255)
+        gray = np.rint((usual * STD + MEAN) * 255)
         ours = [
             ways[name].augment(ways[name].decode(index), index, rng())
             for name in ("files", "tiles")
         ]
         for made in ours:
             assert (made["label"] == label).all()
-            assert np.abs(made["image"] - grey).max() <= 1
+            assert np.abs(made["image"] - gray).max() <= 1
         assert (ours[0]["image"] == ours[1]["image"]).all()
 
 
@@ -183,7 +183,7 @@ class UsualBatches(grain.transforms.RandomMap):
         self.usual = usual
 
     def random_map(self, element: Any, rng: np.random.Generator) -> Any:
-        """One sample of a picture's number."""
+        """One sample of an image's number."""
         return self.usual.augment(self.usual.decode(element), element, rng)
 
 
@@ -206,28 +206,28 @@ def rate_of_workers(way: Any, seconds_: float = 12.0) -> float:
     return made / passed
 
 
-def profile(way: Ours, pictures: int) -> list[tuple[str, float]]:
+def profile(way: Ours, images: int) -> list[tuple[str, float]]:
     """Milliseconds an image by function, the most costly first."""
     profiler = cProfile.Profile()
     profiler.enable()
     for round_ in range(ROUNDS):
-        seconds(way, pictures, round_)
+        seconds(way, images, round_)
     profiler.disable()
     found = []
     for (path, _, name), (_, _, own, _, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
         where = name.strip("{}<>") if path == "~" else f"{Path(path).name} {name}"
-        found.append((where, 1e3 * own / (ROUNDS * pictures)))
+        found.append((where, 1e3 * own / (ROUNDS * images)))
     return sorted(found, key=lambda item: -item[1])[:6]
 
 
 def main(_: list[str]) -> None:
-    """Makes the pictures, times all, prints and writes the result."""
+    """Makes the images, times all, prints and writes the result."""
     logging.set_verbosity(logging.WARNING)
     cv2.setNumThreads(1)
     rows: list[list[object]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        sizes = write_pictures(Path(CAMVID.value).expanduser(), folder / "tree", PICTURES.value)
+        sizes = write_images(Path(CAMVID.value).expanduser(), folder / "tree", IMAGES.value)
         for storage in ("files", "tiles"):
             prepare(
                 BUILDERS["cityscapes"](), folder / "tree", folder / storage, storage, partial=True

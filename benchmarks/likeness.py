@@ -1,7 +1,7 @@
 """How much two compiled programs have in common, whatever they call things.
 
 A step of more chips is the same work on each of them: other chips in its sums, other constants to
-divide by. Where the optimised programs agree, so does what they cost, and the second need not be
+divide by. Where the optimized programs agree, so does what they cost, and the second need not be
 turned into machine code, which is most of compiling.
 """
 
@@ -27,7 +27,7 @@ def operations(program: Program) -> Counter[str]:
     """What a program runs, without names and values of numbers, by the bytes that it moves.
 
     Args:
-      program: optimised, so that layouts and places in memory count, too.
+      program: optimized, so that layouts and places in memory count, too.
 
     Returns:
       Digests of operations, those inside fusions included, with the bytes that all their runs read

@@ -3,7 +3,7 @@
     python benchmarks/pose_evaluation.py --config=configs/coco_pose_w32.py:256x192 \
         --config.data.root=DIR [--workdir=RUN] [--batches=1,32] [--csv=FILE]
 
-Evaluates the persons of `data.eval_split` as `--mode=eval` does, without its pictures, from records
+Evaluates the persons of `data.eval_split` as `--mode=eval` does, without its images, from records
 to poses; without a run, by a network of random weights. The reference is the published way: a
 batch's heatmaps come to the host, where NumPy finds each joint of each person in turn; ours stay on
 the device. Prints the ratio of both for each batch size, and to one person at a time. All is
@@ -55,7 +55,7 @@ def on_the_host(heatmaps: Any, batch: Any) -> Any:
                 )
                 place += 0.25 * np.sign([across, down])
             factor = batch["frame"][n][0] / width
-            place = (place - [width / 2, height / 2]) * factor + batch["centre"][n]
+            place = (place - [width / 2, height / 2]) * factor + batch["center"][n]
             found[n, j] = *place, values[y, x]
     return found
 

@@ -67,7 +67,7 @@ def draw_skeletons(runs: list[Run], annotations: Path, path: Path) -> None:
             pose = np.array(poses[person.image_id], float).reshape(-1, 3)
             shown = np.array(truth[person.image_id]["keypoints"]).reshape(-1, 3)[:, 2] > 0
             pose[:, :2] = (pose[:, :2] - [x + width / 2, y + height / 2]) * factor + SIDE / 2
-            pose[:, 2] = shown  # joints that are not labelled were not learnt
+            pose[:, 2] = shown  # joints that are not labeled were not learnt
             tile = draw_poses(np.full((SIDE, SIDE, 3), 235, np.uint8), pose[None], skeleton)
             text = f"{label} {similarity[person.name]:.2f}" if similarity else label
             line.append(np.vstack([caption(text, SIDE), tile]))

@@ -1,10 +1,10 @@
 """Tables and loss curves of finished runs, for `docs/reproduction.md`.
 
-    python benchmarks/reproduction.py --plot=CURVES.png --maps=MAPS.png --picture=STEM RUN...
+    python benchmarks/reproduction.py --plot=CURVES.png --maps=MAPS.png --image=STEM RUN...
 
 A RUN is a `--workdir`. Prints Markdown: scores, speed and IoU by class. The speed is that of the
 median report; a run that went on in several starts is one run. The maps are each run's prediction
-and branches for one picture, without the photograph, which is not ours to publish.
+and branches for one image, without the photograph, which is not ours to publish.
 """
 
 import csv
@@ -26,7 +26,7 @@ from tensorboard.util import tensor_util
 
 PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
 MAPS = flags.DEFINE_string("maps", None, "PNG to write predictions and branches to")
-PICTURE = flags.DEFINE_string("picture", None, "whose: its path below eval-SPLIT/, less .png")
+IMAGE = flags.DEFINE_string("image", None, "whose: its path below eval-SPLIT/, less .png")
 TITLE = flags.DEFINE_string("title", "Training loss", "of the plot")
 SMOOTH = 15
 GAP = 4
@@ -42,7 +42,7 @@ class Run:
         scores: IoU and accuracy by class.
         curves: steps and values of each scalar.
         starts: starts.jsonl.
-        pictures: folder of its evaluation.
+        images: folder of its evaluation.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Run:
     scores: dict[str, tuple[str, str]]
     curves: dict[str, tuple[np.ndarray, np.ndarray]]
     starts: list[dict]
-    pictures: Path
+    images: Path
 
     @property
     def evaluation(self) -> dict:
@@ -79,8 +79,8 @@ def read_run(folder: Path) -> Run:
         for tag, at in points.items()
     }
     starts = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
-    pictures = folder / f"eval-{evaluation['split']}"
-    return Run(f"{network}, seed {config['seed']}", evaluations, scores, curves, starts, pictures)
+    images = folder / f"eval-{evaluation['split']}"
+    return Run(f"{network}, seed {config['seed']}", evaluations, scores, curves, starts, images)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -154,13 +154,13 @@ def plot(runs: list[Run], path: Path) -> None:
 
 
 def draw_maps(runs: list[Run], path: Path) -> None:
-    """Prediction and branches of each run, out of the pictures that its evaluation drew."""
+    """Prediction and branches of each run, out of the images that its evaluation drew."""
     figure, rows = plt.subplots(
         len(runs), 1, figsize=(11, 1.9 * len(runs)), squeeze=False, constrained_layout=True
     )
     for run, (axes,) in zip(runs, rows, strict=True):
-        panel = plt.imread(run.pictures / f"{PICTURE.value}.png")
-        branches = plt.imread(run.pictures / f"{PICTURE.value}_branches.png")
+        panel = plt.imread(run.images / f"{IMAGE.value}.png")
+        branches = plt.imread(run.images / f"{IMAGE.value}_branches.png")
         # Four tiles: image, truth, prediction, errors; five: image and the branches.
         width = (panel.shape[1] + GAP) // 4
         tile = panel[:, 2 * width : 3 * width - GAP, :3]
@@ -174,7 +174,7 @@ def draw_maps(runs: list[Run], path: Path) -> None:
 
 
 def panel_body(tile: np.ndarray, height: int) -> np.ndarray:
-    """The picture of a tile, without caption and legend, at another height."""
+    """The image of a tile, without caption and legend, at another height."""
     body = tile[22 : 22 + tile.shape[1] * 3 // 4]
     rows = np.arange(height) * body.shape[0] // height
     columns = np.arange(height * 4 // 3) * body.shape[1] // (height * 4 // 3)

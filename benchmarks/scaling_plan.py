@@ -7,23 +7,23 @@
     python benchmarks/scaling_plan.py quickstart-weak-4 --csv=/tmp/trial.csv   # a small network
 
 Needs the `tpu` extra, 16 GB of memory for W48, and no TPU. Compiles the very train step of
-Cityscapes' configurations in bfloat16 for 4, 16, 64 and 256 chips: 2 pictures a chip ("weak") and
-512 pictures over all ("strong"), with the statistics of BN over all chips and, in the rows that end
-in "groups", over the pictures of each chip. The CSV holds what the compiled program says of itself,
+Cityscapes' configurations in bfloat16 for 4, 16, 64 and 256 chips: 2 images a chip ("weak") and
+512 images over all ("strong"), with the statistics of BN over all chips and, in the rows that end
+in "groups", over the images of each chip. The CSV holds what the compiled program says of itself,
 row by row, and keeps the rows that were not asked for.
 
-Nine tenths of compiling make machine code, and more chips with the same pictures each run the same
+Nine tenths of compiling make machine code, and more chips with the same images each run the same
 program, but for who takes part in its sums. So where a row that was compiled whole differs from
-another in chips alone, both are compiled until they are optimised. If operations that only one of
+another in chips alone, both are compiled until they are optimized. If operations that only one of
 them runs move at most 1 in 100 bytes, the other takes what the first has measured, all but its
 collectives: "like" names it, "unlike" is that share, "compile_s" how long it took to see. `--whole`
 compiles all the same, such as after a change of the network.
 
-More than 8 pictures a chip go through in parts of 8 (`train.accumulate`), since a chip has no room
+More than 8 images a chip go through in parts of 8 (`train.accumulate`), since a chip has no room
 for more of W48; a row whose batch still does not fit is a row, too.
 
 Times come from `gsto_jax.plan.estimate`: the longer of bytes over bandwidth and cycles over the
-clock, and the collectives either hidden behind that or after it. Efficiency is the pictures a
+clock, and the collectives either hidden behind that or after it. Efficiency is the images a
 second and chip over those of the row of the same series with the fewest chips that fits, 4 if it
 does.
 """
@@ -59,7 +59,7 @@ from modes.common import read_settings
 CHIP = "v5e"
 GRIDS = {4: (2, 2), 16: (4, 4), 64: (8, 8), 256: (16, 16)}
 EACH, ALL = 2, 512
-"""Pictures a chip of the weak series, and over all chips of the strong one."""
+"""Images a chip of the weak series, and over all chips of the strong one."""
 NETWORKS = {
     "w18s": ("cityscapes_w18s", tuple(GRIDS)),
     "w48": ("cityscapes_w48", (4, 256)),
@@ -68,7 +68,7 @@ NETWORKS = {
 NOT_ASKED_FOR = "quickstart"
 """Only to see that all of it works: its rows are compiled where they are named."""
 PART = 8
-"""Pictures that a chip takes at once."""
+"""Images that a chip takes at once."""
 LIKE = 0.01
 """Share of bytes that operations may move which two programs do not share, if they are alike."""
 
@@ -83,7 +83,7 @@ class Row(NamedTuple):
       series: "weak" or "strong".
       chips: of `GRIDS`.
       images: a chip.
-      bn: "all", or "groups": statistics of each chip's pictures.
+      bn: "all", or "groups": statistics of each chip's images.
     """
 
     network: str
@@ -100,7 +100,7 @@ class Row(NamedTuple):
 
     @property
     def parts(self) -> int:
-        """In how many a chip's pictures go through."""
+        """In how many a chip's images go through."""
         return max(1, self.images // PART)
 
 
@@ -175,7 +175,7 @@ def mega_cycles(found: Found) -> float:
 
 
 def rate(found: Found, hidden: bool) -> float | None:
-    """Pictures a second and chip, with collectives hidden or not; None where it does not fit."""
+    """Images a second and chip, with collectives hidden or not; None where it does not fit."""
     seconds = times(found)
     if seconds is None:
         return None
@@ -183,7 +183,7 @@ def rate(found: Found, hidden: bool) -> float | None:
 
 
 def efficiency(found: Found, rows: Sequence[Found], hidden: bool) -> tuple[float, int] | None:
-    """Pictures a second and chip over those of the fewest chips of the same series that fit.
+    """Images a second and chip over those of the fewest chips of the same series that fit.
 
     Args:
       found: a row.
@@ -209,7 +209,7 @@ def table(rows: Sequence[Found]) -> str:
     """Markdown, a line a row."""
     heads = (
         *("row", "chips", "a chip", "GiB", "GB", "Mcycles", "collectives", "MB"),
-        *("chip, ms", "collectives, ms", "step, ms", "pictures/s", "efficiency, %", "of"),
+        *("chip, ms", "collectives, ms", "step, ms", "images/s", "efficiency, %", "of"),
         "measured in",
     )
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
@@ -249,7 +249,7 @@ def plot(rows: Sequence[Found], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, series in zip(figure.subplots(1, 2, sharey=True), ("weak", "strong"), strict=True):
-        of = f"{EACH} pictures a chip" if series == "weak" else f"{ALL} pictures over all chips"
+        of = f"{EACH} images a chip" if series == "weak" else f"{ALL} images over all chips"
         axes.set(title=f"{series}: {of}", xlabel="chips (x: does not fit)", xscale="log")
         axes.set_xticks(list(GRIDS), list(map(str, GRIDS)), minor=False)
         axes.set_xlim(3, 340)
@@ -300,7 +300,7 @@ def save(path: Path, found: Found) -> None:
         writer.writerows(known[name] for name in ROWS if name in known)
 
 
-def optimised(row: Row) -> Program | None:
+def optimized(row: Row) -> Program | None:
     """A row's step before machine code is made; None if it does not come that far.
 
     A process compiles, and is stopped where it has written the program down.
@@ -323,7 +323,7 @@ def optimised(row: Row) -> Program | None:
             while not (dumps := list(Path(folder).glob(f"*.after_optimizations{later}.txt"))):
                 if compiler.poll() is not None:
                     if any(found["fits"] == "yes" for found in saved(table)):
-                        raise RuntimeError(f"{row.name}: the compiler left no optimised program")
+                        raise RuntimeError(f"{row.name}: the compiler left no optimized program")
                     return None
                 time.sleep(1)
         finally:
@@ -343,12 +343,12 @@ def alike(row: Row, rows: Sequence[Found]) -> dict[str, Any] | None:
         and found["fits"] == "yes"
         and not found["like"]
     }
-    own = optimised(row) if others else None
+    own = optimized(row) if others else None
     if own is None:
         return None
     its = operations(own)
     for chips in sorted(others, key=lambda x: abs(math.log(int(x) / row.chips))):
-        theirs = optimised(ROWS[others[chips]["row"]])
+        theirs = optimized(ROWS[others[chips]["row"]])
         apart = difference(its, operations(theirs)) if theirs else 1.0
         if apart <= LIKE:
             return {name: others[chips][name] for name in MEASURED} | {

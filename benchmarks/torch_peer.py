@@ -4,8 +4,8 @@
 
 A peer for speed, and a witness for results: convolution, BN, loss, gradient, SGD and evaluation are
 PyTorch's, so that a run shows what of a score comes from our training and what from the draw of
-weights and pictures. `--init=torch` draws the weights as PyTorch does; `--data=usual` resizes whole
-pictures with OpenCV, crops, and draws from a generator of its own. Needs PyTorch beside the `train`
+weights and images. `--init=torch` draws the weights as PyTorch does; `--data=usual` resizes whole
+images with OpenCV, crops, and draws from a generator of its own. Needs PyTorch beside the `train`
 extra; the project does not install it. Prints losses, seconds a step and the scores of the last
 step, and appends the scores to a CSV with `--csv=FILE`.
 """
@@ -167,7 +167,7 @@ def _resized(x: torch.Tensor, size: Any) -> torch.Tensor:
 
 
 def usual_batches(data: DataConfig, source: Any, batch_size: int, seed: int) -> Iterator[Any]:
-    """OpenCV in the usual order, from decoded pictures, with a generator of its own."""
+    """OpenCV in the usual order, from decoded images, with a generator of its own."""
     rng, kept = np.random.default_rng(1000 + seed), {}
     draw = augmentation(data)
     while True:
@@ -203,7 +203,7 @@ def usual_batches(data: DataConfig, source: Any, batch_size: int, seed: int) -> 
 
 
 def normalized(data: DataConfig, images: np.ndarray, sizes: np.ndarray) -> torch.Tensor:
-    """`b 3 h w`, 0 beside the pictures."""
+    """`b 3 h w`, 0 beside the images."""
     x = (torch.tensor(images).float() / 255 - torch.tensor(data.mean)) / torch.tensor(data.std)
     for n, (height, width) in enumerate(sizes.tolist()):
         x[n, height:] = 0
@@ -284,7 +284,7 @@ def main(_: list[str]) -> None:
 
 
 def report(peer: Peer, data: DataConfig, config: Config, pace: float) -> None:
-    """Scores on whole pictures."""
+    """Scores on whole images."""
     count = len(data.classes)
     confusion = np.zeros((count, count), np.int64)
     with torch.no_grad():

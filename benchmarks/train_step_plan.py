@@ -4,7 +4,7 @@
     python benchmarks/train_step_plan.py gsto-w18s hrnet-w18s
 
 Needs the `tpu` extra, and 16 GB of memory for GSTO-W48. Compiles the very train step of
-Cityscapes' configurations in bfloat16 for `v5e:2x2` and reads what it costs a picture
+Cityscapes' configurations in bfloat16 for `v5e:2x2` and reads what it costs an image
 (`gsto_jax.plan`): GB accessed (kernels' operands and results, tiles and padding included), XLA's
 estimated cycles, cycles of kernels by their final schedules, memory at its peak; of the kernels of
 gates also what they move in the step, and what copies right before and behind them do. Prints each
@@ -41,7 +41,7 @@ class Row(NamedTuple):
       config: of `configs/`, with its words.
       images: a chip.
       implementation: of `model.implementation`.
-      port: GB and Mcycles a picture, and GiB, of a straightforward port; None where unknown.
+      port: GB and Mcycles an image, and GiB, of a straightforward port; None where unknown.
       remat: of `model.remat`.
     """
 
@@ -65,7 +65,7 @@ ROWS = {
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Compiles a row's step and says what it costs a picture."""
+    """Compiles a row's step and says what it costs an image."""
     name, _, words = row.config.partition(":")
     make = importlib.import_module(f"configs.{name}").get_config
     config = make(words) if words else make()

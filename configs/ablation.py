@@ -30,7 +30,7 @@ ROWS = {row.key: row for row in sorted(TABLES, key=lambda row: row.table) if row
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`row=`, by default GSTO-HRNet-W18-Small-v2; `data=`; `mini`; and what the data set knows."""
+    """`row=`, by default GSTO-HRNet-W18-Small-v2; `data=`; `mini`; and what the dataset knows."""
     given = (arg or "").split(",")
     arg = ",".join(f"row={word}" if word in ROWS else word for word in given)
     row = _choice(arg, "row", ROWS, "t4-gsto-w18")
@@ -56,7 +56,7 @@ def _choice(arg: str | None, word: str, choices: Mapping[str, Any], default: str
 
 
 def _is_set(config: ConfigDict, value: str) -> None:
-    """Rows and data sets come first, and the other words change them."""
+    """Rows and datasets come first, and the other words change them."""
 
 
 def set_mini(config: ConfigDict) -> None:

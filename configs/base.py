@@ -14,7 +14,7 @@ from data_pipelines.config import DataConfig
 from gsto_jax.config import Config, Section, settings
 
 PREPARED = "~/gsto_data"
-"""Where prepared data sets lie, unless `config.data.root` says otherwise."""
+"""Where prepared datasets lie, unless `config.data.root` says otherwise."""
 
 Word = Callable[[ConfigDict], None] | Callable[[ConfigDict, str], None]
 
@@ -85,7 +85,7 @@ def finish(
 
 
 def set_prepared(config: ConfigDict, name: str) -> None:
-    """Reads a data set that `--mode=prepare` made."""
+    """Reads a dataset that `--mode=prepare` made."""
     config.data.source = "tfds"
     config.data.root = PREPARED
     config.data.name = name
@@ -98,7 +98,7 @@ def _set_batch(config: ConfigDict, value: str) -> None:
 
 
 def set_batch(config: ConfigDict, batch_size: int) -> None:
-    """Trains on the same number of pictures in batches of another size.
+    """Trains on the same number of images in batches of another size.
 
     The linear rule: the learning rate changes as the batch does. A larger one warms up from the
     original rate over the first 5 % of the steps.

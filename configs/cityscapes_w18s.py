@@ -27,7 +27,7 @@ def set_cityscapes(config: ConfigDict) -> None:
     config.train.epochs = 600
 
     base.set_published(config)
-    config.eval.window = "slide_enlarged"
+    config.eval.window = "slide_upsampled"
     config.eval.crop = (1024, 2048)
     config.eval.stride, config.eval.edge, config.eval.pad = 1.0, "shift", "black"
 

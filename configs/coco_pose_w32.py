@@ -35,7 +35,7 @@ def set_coco(config: ConfigDict) -> None:
     config.train.epochs = 210
     config.eval.batch_size = 32
     config.eval.flip = True
-    config.eval.pictures = 64
+    config.eval.sample_images = 64
     config.pose.sigma = 3.0
 
     base.set_prepared(config, COCO_KEYPOINTS.name)

@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def set_classes(config: ConfigDict, count: str) -> None:
-    """59 classes, background ignored; or 60 with it. One prepared data set serves both."""
+    """59 classes, background ignored; or 60 with it. One prepared dataset serves both."""
     if count not in _TABLES:
         raise ValueError(f":classes={count}: use {' or '.join(_TABLES)}")
     table = _TABLES[count]

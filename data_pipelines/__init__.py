@@ -1,4 +1,4 @@
-"""Pictures and labels as NumPy batches, for training and evaluation; needs no accelerator."""
+"""Images and labels as NumPy batches, for training and evaluation; needs no accelerator."""
 
 from data_pipelines.config import DataConfig, Keypoints
 from data_pipelines.errors import DataError

@@ -1,4 +1,4 @@
-"""A few sizes for pictures of many: what compiles is one program a size."""
+"""A few sizes for images of many: what compiles is one program a size."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,17 +28,17 @@ class _Group:
         return self.height * self.width * self.count
 
 
-def choose_canvases(sizes: Sequence[Size], most: int = 6) -> list[Size]:
-    """Chooses the sizes to pad pictures to, with little padding.
+def choose_padded_shapes(sizes: Sequence[Size], most: int = 6) -> list[Size]:
+    """Chooses the sizes to pad images to, with little padding.
 
     Begins with every size, and joins the two whose union adds fewest pixels, until few are left.
 
     Args:
-        sizes: (h, w) of each picture.
-        most: how many canvases at most.
+        sizes: (h, w) of each image.
+        most: how many padded shapes at most.
 
     Returns:
-        (h, w) of the canvases, smallest first; none if there is no picture. Each picture fits one.
+        (h, w) of the padded shapes, smallest first; none if there is no image. Each image fits one.
     """
     counts, step = Counter(sizes), 8
     if len(counts) <= most:
@@ -54,15 +54,16 @@ def choose_canvases(sizes: Sequence[Size], most: int = 6) -> list[Size]:
         first, second = min(pairs, key=lambda pair: _added(*pair))
         groups = [group for group in groups if group is not first and group is not second]
         groups.append(first.joined(second))
-    canvases = sorted(((g.height, g.width) for g in groups), key=lambda size: size[0] * size[1])
-    # Rounding up may have made a canvas larger than any picture on it.
+    joined = [(group.height, group.width) for group in groups]
+    padded_shapes = sorted(joined, key=lambda size: size[0] * size[1])
+    # Rounding up may have made a padded shape larger than any image on it.
     placed: dict[Size, list[Size]] = {}
     for size in set(sizes):
-        placed.setdefault(canvas_of(size, canvases), []).append(size)
+        placed.setdefault(padded_shape_of(size, padded_shapes), []).append(size)
     return [
         (max(height for height, _ in members), max(width for _, width in members))
-        for canvas in canvases
-        if (members := placed.get(canvas))
+        for padded_shape in padded_shapes
+        if (members := placed.get(padded_shape))
     ]
 
 
@@ -70,12 +71,12 @@ def _added(first: _Group, second: _Group) -> int:
     return first.joined(second).area - first.area - second.area
 
 
-def canvas_of(size: Size, canvases: Sequence[Size]) -> Size:
-    """Returns the first canvas that a picture fits on. Raises ValueError if there is none."""
-    for canvas in canvases:
-        if size[0] <= canvas[0] and size[1] <= canvas[1]:
-            return canvas
-    raise ValueError(f"no canvas of {list(canvases)} holds a picture of {size}")
+def padded_shape_of(size: Size, padded_shapes: Sequence[Size]) -> Size:
+    """Returns the first padded shape that an image fits on. Raises ValueError if there is none."""
+    for padded_shape in padded_shapes:
+        if size[0] <= padded_shape[0] and size[1] <= padded_shape[1]:
+            return padded_shape
+    raise ValueError(f"no padded shape of {list(padded_shapes)} holds an image of {size}")
 
 
 def plan_batches(buckets: Sequence[Bucket], batch_size: int) -> list[tuple[Size, list[int]]]:

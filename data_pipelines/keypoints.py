@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class KeypointTable:
-    """The joints of one data set.
+    """The joints of one dataset.
 
     Attributes:
-        name: the data set's name.
+        name: the dataset's name.
         names: of the joints, in their order.
-        flip_pairs: joints that change places in a mirrored picture.
+        flip_pairs: joints that change places in a mirrored image.
         skeleton: pairs of joints to draw a line between.
         sigmas: the deviations of the object keypoint similarity, one a joint.
     """

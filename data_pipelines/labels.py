@@ -1,24 +1,24 @@
-"""Class tables: names, colours, and how the ids in the files become train ids."""
+"""Class tables: names, colors, and how the ids in the files become train ids."""
 
 from dataclasses import dataclass
 
 IGNORE_LABEL = 255
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of one data set.
+    """The classes of one dataset.
 
     Attributes:
-        name: the data set's name.
+        name: the dataset's name.
         names: class names; the position of a name is its train id.
-        palette: one RGB colour (0..255) for each class.
+        palette: one RGB color (0..255) for each class.
         id_map: pairs (id in the label file, train id); train id `IGNORE_LABEL` is not scored.
             Empty: the files hold train ids already.
-        flip_pairs: train ids that change places in a mirrored picture.
-        weights: of the classes in a loss, where the data set's publications give them.
+        flip_pairs: train ids that change places in a mirrored image.
+        weights: of the classes in a loss, where the dataset's publications give them.
         categories: the group of each class, where its benchmark scores groups.
         instance_sizes: average pixels of an instance by class, 0 for classes without, where its
             benchmark scores instances.
@@ -33,7 +33,7 @@ class ClassTable:
 
     name: str
     names: tuple[str, ...]
-    palette: tuple[Colour, ...]
+    palette: tuple[Color, ...]
     id_map: tuple[tuple[int, int], ...] = ()
     weights: tuple[float, ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
@@ -47,7 +47,7 @@ class ClassTable:
                 raise ValueError(f"{self.name}: {len(self.names)} names, {count} {field}.")
         if len(self.names) != len(self.palette):
             raise ValueError(
-                f"{self.name}: {len(self.names)} names but {len(self.palette)} colours."
+                f"{self.name}: {len(self.names)} names but {len(self.palette)} colors."
             )
 
     def train_id(self, raw: int) -> int:
@@ -74,7 +74,7 @@ _CITYSCAPES_CATEGORIES = {
     "human": ("person", "rider"),
     "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
 }
-_CITYSCAPES_CLASSES: tuple[tuple[int, str, Colour], ...] = (
+_CITYSCAPES_CLASSES: tuple[tuple[int, str, Color], ...] = (
     (7, "road", (128, 64, 128)),
     (8, "sidewalk", (244, 35, 232)),
     (11, "building", (70, 70, 70)),
@@ -106,7 +106,7 @@ def _cityscapes_id_map() -> tuple[tuple[int, int], ...]:
 CITYSCAPES = ClassTable(
     name="cityscapes",
     names=tuple(name for _, name, _ in _CITYSCAPES_CLASSES),
-    palette=tuple(colour for _, _, colour in _CITYSCAPES_CLASSES),
+    palette=tuple(color for _, _, color in _CITYSCAPES_CLASSES),
     id_map=_cityscapes_id_map(),
     categories=tuple(
         category
@@ -182,8 +182,8 @@ SCENES = ClassTable(
 )
 
 
-def _voc_palette(count: int) -> tuple[Colour, ...]:
-    """The usual colours of so many ids: the bits of an id, dealt to red, green and blue."""
+def _voc_palette(count: int) -> tuple[Color, ...]:
+    """The usual colors of so many ids: the bits of an id, dealt to red, green and blue."""
 
     def channel(number: int, start: int) -> int:
         return sum((number >> (3 * k + start) & 1) << (7 - k) for k in range(8))
@@ -191,7 +191,7 @@ def _voc_palette(count: int) -> tuple[Colour, ...]:
     return tuple((channel(n, 0), channel(n, 1), channel(n, 2)) for n in range(count))
 
 
-def distinct_colors(count: int) -> tuple[Colour, ...]:
+def distinct_colors(count: int) -> tuple[Color, ...]:
     """Returns so many RGB colors, those of PASCAL VOC, with grays last: ignored pixels are gray."""
     colors = _voc_palette(256)
     return tuple(sorted(colors, key=lambda color: color[0] == color[1] == color[2] != 0)[:count])

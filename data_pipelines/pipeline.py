@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipelines.buckets import Bucket, Size, canvas_of, choose_canvases, plan_batches
+from data_pipelines.buckets import Bucket, Size, choose_padded_shapes, padded_shape_of, plan_batches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.retry import Watched
@@ -36,7 +36,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-    """Random access to labelled pictures."""
+    """Random access to labeled images."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ class Source(Protocol):
         ...
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (h, w) of a picture, without decoding it; of a person's, what is cut out."""
+        """Returns (h, w) of an image, without decoding it; of a person's, what is cut out."""
         ...
 
     def inspect(self, index: int) -> Inspection:
@@ -69,9 +69,9 @@ def make_source(config: DataConfig, split: str, instances: bool = False) -> Sour
     """Builds the source of a split.
 
     Args:
-        config: the data set.
+        config: the dataset.
         split: `config.train_split`, `config.eval_split`, or for folders any other.
-        instances: reads instance ids too, where a prepared data set has them.
+        instances: reads instance ids too, where a prepared dataset has them.
 
     Raises:
         DataError: the split's files are not there, or scenes have no such split.
@@ -96,15 +96,15 @@ def train_batches(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> "TrainBatches":
-    """Batches of augmented pictures, for ever.
+    """Batches of augmented images, for ever.
 
-    An epoch is `len(source) // batch_size` batches: its last pictures, too few for a batch, are
+    An epoch is `len(source) // batch_size` batches: its last images, too few for a batch, are
     left out, different ones each epoch. Slicing by host comes last: the hosts' batches, one behind
     the other, are the batch of a single host.
 
     Args:
         config: the augmentation and the number of worker processes.
-        source: the pictures.
+        source: the images.
         batch_size: over all hosts.
         seed: of the order and the augmentation, 0 .. 2**32 - 1.
         shard_index: this host's number.
@@ -112,7 +112,7 @@ def train_batches(
 
     Returns:
         An iterator of dicts, b = batch_size // shard_count: image uint8 `b h w 3`, label uint8
-        `b h w`, size int32 `b 2` (rows and columns inside the picture), index int32 `b`. Of
+        `b h w`, size int32 `b 2` (rows and columns inside the image), index int32 `b`. Of
         persons: what `PersonCrop` returns.
 
     Raises:
@@ -128,17 +128,15 @@ def train_batches(
     steps = len(source) // batch_size
     if not steps:
         raise DataError(
-            f"Batch size {batch_size} is larger than the training set of {len(source)} pictures;"
-            " use a smaller batch or more pictures."
+            f"Batch size {batch_size} is larger than the training set of {len(source)} images;"
+            " use a smaller batch or more images."
         )
     height, width = config.crop
     batch = batch_size // shard_count
     check_shared_memory(config.workers, 4 * height * width * batch)  # RGB and a label
     watched = Watched(source)
-    pictures = (
-        grain.MapDataset.source(watched).seed(seed).shuffle().random_map(augmentation(config))
-    )
-    epoch = pictures[: steps * batch_size].batch(batch)
+    images = grain.MapDataset.source(watched).seed(seed).shuffle().random_map(augmentation(config))
+    epoch = images[: steps * batch_size].batch(batch)
     batches = epoch.repeat()[shard_index::shard_count]
     return TrainBatches(batches, config.workers, watched.waits_for)
 
@@ -220,7 +218,7 @@ class TrainBatches:
         return {"batches": self._taken}
 
     def waits_for(self) -> str:
-        """Returns which pictures are being read now, and for how long; "" if none is."""
+        """Returns which images are being read now, and for how long; "" if none is."""
         return self._waits_for()
 
     def set_state(self, state: dict[str, int]) -> None:
@@ -261,28 +259,28 @@ def _end_with(main: Any) -> None:
 
 
 class EvalBatches:
-    """Batches of whole pictures, every picture of the source once over all shards.
+    """Batches of whole images, every image of the source once over all shards.
 
-    Pictures of one bucket share a batch, in the top left corner of its padded shape; or they lie
-    on a few canvases (`data_pipelines.buckets`) chosen for little padding. What is next is decided
-    by the pictures' sizes alone: all shards go through the same number of batches, of the same
-    shapes. A batch that lacks pictures repeats its last one with mask False. Batches are read
-    ahead; each iteration starts from the beginning.
+    Images of one bucket share a batch, in the top left corner of its padded shape, or are padded
+    to one of a few shapes chosen for little padding (`data_pipelines.buckets`). The images' sizes
+    alone decide the order: all shards go through the same number of batches, of the same shapes. A
+    batch that lacks images repeats its last one with mask False. Batches are read ahead; each
+    iteration starts from the beginning.
 
     Args:
         config: the ignore label, and how persons are cut out.
-        source: the pictures.
-        batch_size: pictures in a batch of this shard.
+        source: the images.
+        batch_size: images in a batch of this shard.
         shard_index: this shard's number.
         shard_count: how many shards there are.
-        most_canvases: how many shapes of batches there may be; 0: as many as buckets.
+        most_padded_shapes: how many shapes of batches there may be; 0: as many as buckets.
         bucket: returns the bucket of an image of a size (h, w); images of one size by default.
 
     Attributes:
-        sizes: the different (h, w) of pictures by their canvas or padded shape.
+        sizes: the different (h, w) of images by their padded shape.
 
     Raises:
-        DataError: an impossible batch size or shard, or a picture whose size cannot be read. While
+        DataError: an impossible batch size or shard, or an image whose size cannot be read. While
             iterating: whatever the source finds wrong with a file.
     """
 
@@ -293,7 +291,7 @@ class EvalBatches:
         batch_size: int,
         shard_index: int = 0,
         shard_count: int = 1,
-        most_canvases: int = 0,
+        most_padded_shapes: int = 0,
         bucket: Callable[[Size], Bucket] = lambda size: (size,),
     ) -> None:
         _check_shard(shard_index, shard_count)
@@ -301,21 +299,24 @@ class EvalBatches:
             raise DataError(f"Batch size {batch_size} is not positive; use at least 1.")
         with ThreadPoolExecutor(4) as pool:
             sizes = list(pool.map(source.size, range(len(source))))
-        if most_canvases:
-            canvases = choose_canvases(sizes, most_canvases)
-            bucket = lambda size: (size if size in canvases else canvas_of(size, canvases),)  # noqa: E731
+        if most_padded_shapes:
+            padded_shapes = choose_padded_shapes(sizes, most_padded_shapes)
+
+            def bucket(size: Size) -> Bucket:
+                return (size if size in padded_shapes else padded_shape_of(size, padded_shapes),)
+
         buckets = {size: bucket(size) for size in set(sizes)}
         plan = plan_batches([buckets[size] for size in sizes], batch_size * shard_count)
         self.sizes: dict[Size, set[Size]] = {}
-        for canvas, indices in plan:
-            self.sizes.setdefault(canvas, set()).update(sizes[index] for index in indices)
+        for padded_shape, indices in plan:
+            self.sizes.setdefault(padded_shape, set()).update(sizes[index] for index in indices)
         places = [
-            _Place(canvas, indices[min(row, len(indices) - 1)], row < len(indices))
-            for canvas, indices in plan
+            _Place(padded_shape, indices[min(row, len(indices) - 1)], row < len(indices))
+            for padded_shape, indices in plan
             for row in range(shard_index, batch_size * shard_count, shard_count)
         ]
-        pictures = grain.MapDataset.source(_Laid(config, source, places))
-        self._batches = pictures.batch(batch_size)
+        images = grain.MapDataset.source(_Laid(config, source, places))
+        self._batches = images.batch(batch_size)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -323,9 +324,9 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         """Yields dicts.
 
-        Of pictures: image uint8 `b h w 3`, 0 beside the picture; label uint8 `b h w`, ignored
-        there; size int32 `b 2`, rows and columns that are picture; index int32 `b`; mask bool `b`,
-        True for the pictures to count; instance uint16 `b h w` if the source reads it. Of persons:
+        Of images: image uint8 `b h w 3`, 0 beside the image; label uint8 `b h w`, ignored
+        there; size int32 `b 2`, rows and columns that are image; index int32 `b`; mask bool `b`,
+        True for the images to count; instance uint16 `b h w` if the source reads it. Of persons:
         what `PersonCrop` returns, and mask.
         """
         return iter(self._batches.to_iter_dataset(_READ))
@@ -333,14 +334,14 @@ class EvalBatches:
 
 @dataclass(frozen=True)
 class _Place:
-    canvas: Size
+    padded_shape: Size
     index: int
     counts: bool
 
 
 @dataclass(frozen=True)
 class _Laid:
-    """Pictures of a source, laid on canvases in the order of the places."""
+    """Images of a source, laid on padded shapes in the order of the places."""
 
     config: DataConfig
     source: Source
@@ -359,13 +360,13 @@ class _Laid:
         else:
             image, label = np.asarray(element["image"]), np.asarray(element["label"])
             more = {
-                name: padded(element[name], place.canvas, 0).astype(np.uint16)
+                name: padded(element[name], place.padded_shape, 0).astype(np.uint16)
                 for name in ("instance",)
                 if name in element
             }
             element = more | {
-                "image": padded(image, place.canvas, 0),
-                "label": padded(label, place.canvas, self.config.ignore_label),
+                "image": padded(image, place.padded_shape, 0),
+                "label": padded(label, place.padded_shape, self.config.ignore_label),
                 "size": np.array(label.shape, np.int32),
                 "index": np.int32(place.index),
             }

@@ -29,7 +29,7 @@ MODULES = {
 
 
 class EncoderDecoder(nn.Module):
-    """Halves a picture twice, and brings it back; the shallow map joins the deep one on the way."""
+    """Halves an image twice, and brings it back; the shallow map joins the deep one on the way."""
 
     context: nn.Module
 
@@ -42,11 +42,11 @@ class EncoderDecoder(nn.Module):
         up = jax.image.resize(found.features, (*shallow.shape[:3], 16), "bilinear")
         joined = nn.relu(nn.Conv(16, (3, 3))(jnp.concatenate([up, shallow], axis=-1)))
         logits = nn.Conv(CLASSES, (1, 1))(joined)
-        return enlarged(logits, image), found.logits
+        return upsampled(logits, image), found.logits
 
 
-def enlarged(logits: Array, image: Array) -> Array:
-    """Logits at the size of the picture."""
+def upsampled(logits: Array, image: Array) -> Array:
+    """Logits at the size of the image."""
     shape = (*image.shape[:3], logits.shape[-1])
     return jax.image.resize(logits, shape, "bilinear")
 
@@ -58,12 +58,12 @@ def loss_fn(model: nn.Module, params: Any, stats: Any, image: Array, label: Arra
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     loss = cross_entropy(logits, label).mean()
     if predicted is not None:
-        loss += 0.4 * cross_entropy(enlarged(predicted, image), label).mean()
+        loss += 0.4 * cross_entropy(upsampled(predicted, image), label).mean()
     return loss, updates["batch_stats"]
 
 
-def pictures(count: int = 4, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy pictures `b h w 3` of patches, and the class of each pixel, `b h w`."""
+def images(count: int = 4, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Noisy images `b h w 3` of patches, and the class of each pixel, `b h w`."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, CLASSES, (count, side // 8, side // 8)).repeat(8, 1).repeat(8, 2)
     image = label[..., None] / CLASSES + 0.3 * rng.standard_normal((*label.shape, 3))
@@ -73,7 +73,7 @@ def pictures(count: int = 4, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
 def train(name: str, kind: str, steps: int = 20) -> list[float]:
     """Trains the module of that name and kind of gates; the loss of each step."""
     model = EncoderDecoder(MODULES[name](gsto=kind, num_classes=CLASSES))
-    image, label = pictures()
+    image, label = images()
     variables = jax.jit(model.init)(jax.random.key(0), image)
     params, stats = variables["params"], variables["batch_stats"]
     optimizer = optax.adam(1e-2)

@@ -25,7 +25,7 @@ OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
 
 class Backbone(nn.Module):
-    """Maps at 1/2, 1/4 and 1/8 of the picture."""
+    """Maps at 1/2, 1/4 and 1/8 of the image."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> list[Array]:
@@ -39,12 +39,12 @@ class Backbone(nn.Module):
 
 
 def double(x: Array) -> Array:
-    """`b h w c` -> `b 2h 2w c`, by nearest neighbours."""
+    """`b h w c` -> `b 2h 2w c`, by nearest neighbors."""
     return resize(x, (2 * x.shape[1], 2 * x.shape[2]), "nearest")
 
 
 class TopDown(nn.Module):
-    """Plain path: each level is its lateral map plus the level above, enlarged."""
+    """Plain path: each level is its lateral map plus the level above, upsampled."""
 
     width: int = 16
 
@@ -110,7 +110,7 @@ def train_step(
 
 
 def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eight noisy pictures `b 32 32 3` of coloured squares, and the class of each pixel."""
+    """Eight noisy images `b 32 32 3` of colored squares, and the class of each pixel."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=(8, 4, 4)).repeat(8, 1).repeat(8, 2)
     image = np.eye(3)[labels] + rng.normal(size=(*labels.shape, 3))

@@ -33,7 +33,7 @@ class Down(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Plain decoder: projects the deep map, enlarges it and adds it to the shallow one."""
+    """Plain decoder: projects the deep map, upsamples it and adds it to the shallow one."""
 
     def __init__(self, deep: int, shallow: int, rngs: nnx.Rngs) -> None:
         """Draws the parameters, for so many channels."""
@@ -89,7 +89,7 @@ def train_step(model: Network, optimizer: nnx.Optimizer, image: Array, labels: A
 
 
 def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eight noisy pictures `b 32 32 3` of coloured squares, and the class of each pixel."""
+    """Eight noisy images `b 32 32 3` of colored squares, and the class of each pixel."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=(8, 4, 4)).repeat(8, 1).repeat(8, 2)
     image = np.eye(3)[labels] + rng.normal(size=(*labels.shape, 3))

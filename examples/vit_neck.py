@@ -105,7 +105,7 @@ def train_step(
 
 
 def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eight noisy pictures `b 32 32 3` of coloured squares, and the class of each pixel."""
+    """Eight noisy images `b 32 32 3` of colored squares, and the class of each pixel."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=(8, 4, 4)).repeat(8, 1).repeat(8, 2)
     image = np.eye(3)[labels] + rng.normal(size=(*labels.shape, 3))

@@ -8,10 +8,10 @@ MODES = {
     "sweep": "train several rows with several seeds each, and compare their scores",
     "eval": "evaluate the newest checkpoint in --workdir, or --checkpoint",
     "submit": "write its predictions for the test split as a zip for the benchmark's server",
-    "predict": "predict the pictures, folders, videos or patterns that are named, by --checkpoint",
+    "predict": "predict the images, folders, videos or patterns that are named, by --checkpoint",
     "report": "write a page about the run in --workdir, beside that in --compare",
     "export": "write the network of --checkpoint as programs that need nothing of this project",
-    "prepare": "make a data set of the downloads in --source, once",
+    "prepare": "make a dataset of the downloads in --source, once",
     "audit": "check every label of both splits, and count its classes",
     "plan": "compile the steps for a --topology of chips that need not be here, and print what they"
     " cost, beside those of --compare",

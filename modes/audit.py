@@ -37,7 +37,7 @@ def _audit(split: str, data: DataConfig, show: Show) -> list[str]:
         warnings = [*source.warnings, *report.warnings]
     title = f"{split}: {found.records} labels, {_count(found.problems, lines)}"
     if data.keypoints:
-        units = ("joint", "labelled", "persons")
+        units = ("joint", "labeled", "persons")
         table = audit_table(found, data.keypoints.names, data.ignore_label, title, units)
     else:
         table = audit_table(found, data.classes, data.ignore_label, title)
@@ -63,7 +63,7 @@ def audit_table(
     classes: Sequence[str],
     ignore_label: int,
     title: str,
-    units: tuple[str, str, str] = ("class", "pixels", "pictures"),
+    units: tuple[str, str, str] = ("class", "pixels", "images"),
 ) -> Table:
     """Tabulates what labels hold: pixels, their share, and images by class.
 
@@ -79,14 +79,14 @@ def audit_table(
     for column in (units[1], "share", units[2]):
         table.add_column(column, justify="right", no_wrap=True)
 
-    def add(name: str, pixels: int, pictures: int | None) -> None:
+    def add(name: str, pixels: int, images: int | None) -> None:
         share = f"{100 * pixels / max(audit.total, 1):.2f}%"
-        table.add_row(name, str(pixels), share, "" if pictures is None else str(pictures))
+        table.add_row(name, str(pixels), share, "" if images is None else str(images))
 
     for k, name in enumerate(classes):
-        add(name, audit.pixels[k], audit.pictures[k])
+        add(name, audit.pixels[k], audit.images[k])
     table.add_section()
-    add("ignored", audit.pixels[ignore_label], audit.pictures[ignore_label])
+    add("ignored", audit.pixels[ignore_label], audit.images[ignore_label])
     unknown = audit.unknown.most_common()
     for value, count in sorted(unknown[:_UNKNOWN]):
         add(f"unknown id {value}", count, None)

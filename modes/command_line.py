@@ -79,7 +79,7 @@ def _define_predict_flags() -> None:
     flags.DEFINE_list(
         "save",
         None,
-        "predict: what to write of a picture; overlay, color, ids, branches, gates; of poses"
+        "predict: what to write of an image; overlay, color, ids, branches, gates; of poses"
         " overlay, heatmaps, branches, gates",
     )
     flags.DEFINE_bool("legend", False, "predict: puts the names of the classes below overlays")
@@ -87,7 +87,7 @@ def _define_predict_flags() -> None:
         "boxes",
         None,
         "predict, of poses: x,y,w,h of each person, with ; between them, or a JSON file of"
-        " lists of boxes by picture; by default the whole picture is one person",
+        " lists of boxes by image; by default the whole image is one person",
     )
     flags.DEFINE_integer(
         "long_side",

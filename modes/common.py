@@ -45,7 +45,7 @@ def read_settings(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
 def make_eval_set(
     task: Task, data: DataConfig, values: Values, mesh: Mesh
 ) -> tuple[EvalSet, Source]:
-    """The split to evaluate on, and its pictures or persons."""
+    """The split to evaluate on, and its images or persons."""
     if task.config.task == "pose":
         return make_pose_set(task, data, mesh)
     return make_segmentation_set(task, data, values, mesh)
@@ -75,14 +75,14 @@ def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseSet, Pe
 def make_segmentation_set(
     task: Task, data: DataConfig, values: Values, mesh: Mesh
 ) -> tuple[SegmentationSet, Source]:
-    """The labelled pictures to evaluate on."""
+    """The labeled images to evaluate on."""
     protocol = protocol_of(values)
     source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
 
     # Where it changes no score, images of all sizes share a few shapes.
-    canvases = 6 if protocol.suits_any_canvas else 0
+    padded_shapes = 6 if protocol.suits_any_padded_shape else 0
     host = _batch_of_host(task, mesh)
-    batches = EvalBatches(data, source, *host, canvases, protocol.bucket)
+    batches = EvalBatches(data, source, *host, padded_shapes, protocol.bucket)
 
     def instances() -> InstanceCounts | None:
         sizes = data.instance_sizes or (0.0,) * len(data.classes)
@@ -111,7 +111,7 @@ def show_compilation(eval_set: EvalSet, show: Show) -> None:
 
 
 def _batch_of_host(task: Task, mesh: Mesh) -> tuple[int, int, int]:
-    """Pictures of a batch of evaluation that this host reads, which host it is, and of how many."""
+    """Images of a batch of evaluation that this host reads, which host it is, and of how many."""
     hosts = jax.process_count()
     batch = rounded_batch(task.config.eval.batch_size, mesh)
     return batch // hosts, jax.process_index(), hosts
@@ -146,9 +146,9 @@ def agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:
 
 
 def fingerprint(source: Source) -> str:
-    """What tells a set of pictures or persons from another, in words."""
+    """What tells a set of images or persons from another, in words."""
     names = "\n".join(map(source.name, range(len(source))))
-    return f"{len(source)} pictures, names {zlib.crc32(names.encode()):08x}"
+    return f"{len(source)} images, names {zlib.crc32(names.encode()):08x}"
 
 
 def shower() -> Show:
@@ -157,7 +157,7 @@ def shower() -> Show:
 
 
 def show_warnings(warnings: Iterable[str], show: Show) -> None:
-    """Shows what looks wrong with a data set, a line each."""
+    """Shows what looks wrong with a dataset, a line each."""
     for warning in warnings:
         show(f"warning: {warning}")
 

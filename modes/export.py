@@ -21,7 +21,7 @@ from modes.terminal import make_show
 
 
 def run(args: Any) -> None:
-    """Exports. Raises UserError, also if an artefact differs from its checkpoint."""
+    """Exports. Raises UserError, also if an artifact differs from its checkpoint."""
     if not args.checkpoint:
         raise UserError("--mode=export needs --checkpoint: a run, its best/, or a checkpoint")
     size = None

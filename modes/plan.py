@@ -77,7 +77,7 @@ def run(args: Any) -> None:
 
 
 def _divided(task: Task, chips: Machine) -> Machine:
-    """The chips, those that share a picture side by side."""
+    """The chips, those that share an image side by side."""
     space = task.config.parallel.space
     return (
         chips
@@ -108,7 +108,7 @@ def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, 
             show(str(error))
             raise
         if units * unit != batch:
-            show(f"{units * unit} pictures fit, {found.peak / 2**30:.1f} GiB")
+            show(f"{units * unit} images fit, {found.peak / 2**30:.1f} GiB")
         return found
 
     try:

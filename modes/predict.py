@@ -1,4 +1,4 @@
-"""Predicts anyone's pictures and videos by a checkpoint alone."""
+"""Predicts anyone's images and videos by a checkpoint alone."""
 
 import sys
 from collections import Counter, deque
@@ -101,7 +101,7 @@ def _some(names: Sequence[str], more: str = ", ...") -> str:
 
 
 def _with_settings(trained: Trained, args: Any) -> Trained:
-    """Looks at pictures as --config.eval.FIELD says, in place of the checkpoint's settings."""
+    """Looks at images as --config.eval.FIELD says, in place of the checkpoint's settings."""
     settings = {name: value for name, value in vars(args).items() if name.startswith("config.")}
     config = {**trained.config}
     for field, value in settings.items():
@@ -299,7 +299,7 @@ class _Work:
             height, width = image.shape[:2]
             raise UserError(
                 f"{entry.path}, {width}x{height}, takes more memory than there is: give a smaller "
-                "picture, or in segmentation a --long_side"
+                "image, or in segmentation a --long_side"
             ) from None
 
 

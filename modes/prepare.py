@@ -1,4 +1,4 @@
-"""Makes a data set of downloads; needs no JAX."""
+"""Makes a dataset of downloads; needs no JAX."""
 
 import os
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ def run(args: Any) -> None:
     data = DataConfig(**plain_values(args.config)["data"])
     if data.source != "tfds" or data.name not in BUILDERS:
         raise DataError(
-            f"{args.config.name} reads no data set that has to be prepared; those are"
+            f"{args.config.name} reads no dataset that has to be prepared; those are"
             f" {', '.join(BUILDERS)}."
         )
     if not args.source:
@@ -49,4 +49,4 @@ def run(args: Any) -> None:
         except KeyboardInterrupt:
             make_show()("interrupted: the same command goes on where this ended")
             raise
-    make_show()(f"data set  {folder}")
+    make_show()(f"dataset  {folder}")

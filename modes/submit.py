@@ -38,7 +38,7 @@ def run(args: Any) -> None:
     if jax.process_count() > 1:
         raise UserError("--mode=submit runs in one process: give it one host")
     if data.source == "scenes":
-        raise UserError(f"{settings.name} draws its pictures: there is no server to submit them to")
+        raise UserError(f"{settings.name} draws its images: there is no server to submit them to")
     if isinstance(task, PoseTask):
         _submit_poses(args, task, data, values)
         return
@@ -65,7 +65,7 @@ def run(args: Any) -> None:
 
         batches, protocol = eval_set.batches, eval_set.protocol
         segmentation.evaluate(task, variables, batches, mesh, protocol, on_batch=on_batch)
-    show(f"{writer.written} pictures of {data.test_split}, {eval_set.protocol}")
+    show(f"{writer.written} images of {data.test_split}, {eval_set.protocol}")
     show(f"submission  {path}")
     show(f"checkpoint  {found.path}")
 

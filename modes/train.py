@@ -37,7 +37,7 @@ from modes.tensorboard import TensorBoardWriter, check_tensorboard
 from modes.terminal import Show
 
 PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
-"""Prepared data sets whose published scores start from ImageNet weights."""
+"""Prepared datasets whose published scores start from ImageNet weights."""
 
 
 def run(args: Any) -> None:
@@ -80,7 +80,7 @@ def run(args: Any) -> None:
             show(note)
         step = int(state.step)
         workdir.write_start([sys.executable, *sys.argv], step, revision(Path(__file__).parents[1]))
-        unit = "persons" if data.keypoints else "pictures"
+        unit = "persons" if data.keypoints else "images"
         show(f"{settings.name}: {steps} steps of {_plan(settings, f'{len(source)} {unit}', mesh)}")
         if note := crop_note(settings, data.crop):
             show(note)
@@ -116,7 +116,7 @@ def _audit(source: Source, data: DataConfig, *, trains: bool, show: Show) -> Non
     seen = len(sample.pixels.keys() - {data.ignore_label})
     checked = f"{split}: {sample.records} of {len(source)} checked, {seen} of"
     if data.keypoints:
-        show(f"persons of {checked} {len(data.keypoints.names)} joints are labelled")
+        show(f"persons of {checked} {len(data.keypoints.names)} joints are labeled")
     else:
         ignored = sample.pixels[data.ignore_label] / sample.total
         absent = f" (none of {report.missing})" if report.missing else ""
@@ -168,11 +168,11 @@ def crop_note(settings: Config, crop: Size) -> str | None:
     )
 
 
-def start_note(settings: Config, data_set: str) -> str | None:
+def start_note(settings: Config, dataset: str) -> str | None:
     """What to know of a run that starts otherwise than those behind the published scores."""
     # He's initial values are for that, but for a ResNet, which has no others.
     from_scratch = settings.model.init == "he" and not settings.model.is_context_net
-    if data_set not in PRETRAINED or settings.init_from or from_scratch:
+    if dataset not in PRETRAINED or settings.init_from or from_scratch:
         return None
     return (
         "note: starts from random weights, and the published scores from ImageNet weights: name a "

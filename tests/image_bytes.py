@@ -17,7 +17,7 @@ UNDO = {
 }
 """What makes, of an upright image, the stored one of each EXIF orientation."""
 
-GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
 """Color types of PNG."""
 
 

@@ -63,7 +63,7 @@ def test_efficiency_is_to_the_fewest_chips_that_fit():
         found("w18s-weak-16", Mcycles_xla="45"),  # 40 ms
         found("w18s-weak-4-groups", Mcycles_xla="1"),  # another series
         refused("w18s-strong-16"),
-        found("w18s-strong-64", Mcycles_xla="105"),  # 80 ms of 8 pictures
+        found("w18s-strong-64", Mcycles_xla="105"),  # 80 ms of 8 images
         found("w18s-strong-256"),  # 30 ms of 2
     ]
     assert efficiency(rows[0], rows, True) == (1.0, 4)
@@ -111,12 +111,12 @@ def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch
     }
     seen = []
 
-    def optimised(row):
+    def optimized(row):
         seen.append(row.name)
         return compiled[row.name]
 
     monkeypatch.setattr(scaling_plan, "measure", lambda row: MEASURED | {"GB": "7"})
-    monkeypatch.setattr(scaling_plan, "optimised", optimised)
+    monkeypatch.setattr(scaling_plan, "optimized", optimized)
     rows = [
         found("w18s-weak-4", GB="5"),
         found("w18s-weak-16"),
@@ -151,11 +151,11 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("ends", ["", "yes"])
-def test_a_compiler_is_stopped_where_its_program_is_optimised(tmp_path, monkeypatch, ends):
+def test_a_compiler_is_stopped_where_its_program_is_optimized(tmp_path, monkeypatch, ends):
     fake, left = tmp_path / "compiler.py", tmp_path / "left"
     fake.write_text(COMPILER.format(ends=ends, left=left))
     monkeypatch.setattr(scaling_plan, "__file__", str(fake))
-    program = scaling_plan.optimised(ROWS["w18s-weak-4"])
+    program = scaling_plan.optimized(ROWS["w18s-weak-4"])
     if ends:
         assert program is None
     else:

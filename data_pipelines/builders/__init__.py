@@ -1,4 +1,4 @@
-"""Data sets out of the files that people download."""
+"""Datasets out of the files that people download."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,11 +17,11 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
     "pascal_context": pascal_context,
     "coco_keypoints": coco_keypoints,
 }
-"""By name of the data set; each takes `rule`, by which images are read."""
+"""By name of the dataset; each takes `rule`, by which images are read."""
 
 
 def make_builder(config: DataConfig) -> Builder:
-    """Returns the builder of a configured data set, with its image rule, joints and category."""
+    """Returns the builder of a configured dataset, with its image rule, joints and category."""
     builder = replace(BUILDERS[config.name](), rule=config.image_rule)
     if isinstance(builder, CocoKeypointsBuilder):
         return replace(builder, keypoints=config.keypoints)

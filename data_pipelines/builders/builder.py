@@ -1,4 +1,4 @@
-"""What a data set's builder is: which files it needs, and the records that it makes of them."""
+"""What a dataset's builder is: which files it needs, and the records that it makes of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -38,15 +38,15 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Builder(ABC):
-    """Makes the records of a data set.
+    """Makes the records of a dataset.
 
     Attributes:
-        name: of the data set.
+        name: of the dataset.
         homepage: where it is published.
         counts: of the published records by split.
         counted: what is counted: "images", "persons".
         shard_size: records in a file.
-        storages: how pictures may be stored.
+        storages: how images may be stored.
         rule: how image files become RGB, where they are decoded for tiles or to be checked.
     """
 
@@ -83,7 +83,7 @@ class Builder(ABC):
         return {}
 
     def conflict(self, of_records: Mapping[str, Any]) -> str:
-        """Returns how a finished data set differs from the settings, in words; "" if it fits.
+        """Returns how a finished dataset differs from the settings, in words; "" if it fits.
 
         Args:
           of_records: what the method of that name returned when it was built.
@@ -97,7 +97,7 @@ class Builder(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationBuilder(Builder):
-    """The part that all data sets of images and label maps share.
+    """The part that all datasets of images and label maps share.
 
     Attributes:
         image_format: "png" or "jpeg".

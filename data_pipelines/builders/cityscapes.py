@@ -61,7 +61,7 @@ class CityscapesBuilder(SegmentationBuilder):
     def label(
         self, downloads: Downloads, item: Item, size: tuple[int, int]
     ) -> tuple[np.ndarray, bytes]:
-        """Returns label ids; all unlabelled (0) where a test image comes without."""
+        """Returns label ids; all unlabeled (0) where a test image comes without."""
         if item.label:
             return super().label(downloads, item, size)
         empty = np.zeros(size, np.uint8)

@@ -55,7 +55,7 @@ def _lists(downloads: Downloads) -> dict[str, tuple[str, list[str]]]:
         names = [line for line in lines if line]
         path, known = lists.setdefault(listed["split"], (listed[0], names))
         if known != names:
-            raise DataError(f"{path} and {listed[0]} list different pictures; remove one of them.")
+            raise DataError(f"{path} and {listed[0]} list different images; remove one of them.")
     return lists
 
 

@@ -63,7 +63,7 @@ class PascalContextBuilder(SegmentationBuilder):
                 missing = f"label of {name}" if name in images else f"JPEGImages/{name}.jpg"
                 raise DataError(
                     f"{listed[0]} lists {name}, but {downloads.source} has no {missing}"
-                    f"{and_more(lacking)}: are the pictures of VOC 2010 and the labels there, and"
+                    f"{and_more(lacking)}: are the images of VOC 2010 and the labels there, and"
                     " whole?"
                 )
             for name in names:

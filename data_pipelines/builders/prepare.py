@@ -1,4 +1,4 @@
-"""Writes a data set once: ArrayRecord files, and what tensorflow-datasets needs to read them.
+"""Writes a dataset once: ArrayRecord files, and what tensorflow-datasets needs to read them.
 
 A file is written beside its place and moved there when it is whole; the folder gets its name when
 all files are in it. So whatever ends the program, what has the final name is complete, and the next
@@ -41,13 +41,13 @@ def prepare(
     on_split: Callable[[str, int, int], None] = lambda split, done, total: None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Path:
-    """Turns downloads into a data set.
+    """Turns downloads into a dataset.
 
     Args:
-        builder: of the data set.
+        builder: of the dataset.
         source: folder of the downloads.
-        root: where data sets lie; this one becomes `root/NAME/VERSION`.
-        storage: "files" keeps the bytes of image files; "tiles" stores pictures so that a crop
+        root: where datasets lie; this one becomes `root/NAME/VERSION`.
+        storage: "files" keeps the bytes of image files; "tiles" stores images so that a crop
             decodes quickly.
         partial: accepts another number of records than the published one.
         threads: how many records are made at once.
@@ -154,7 +154,7 @@ def _wrong_counts(builder: Builder, found: dict[str, int]) -> str:
 
 
 def _keep_existing(builder: Builder, final: Path, source: Path, storage: str, partial: bool) -> str:
-    """Returns what a finished data set holds, in words. Raises DataError if it does not fit."""
+    """Returns what a finished dataset holds, in words. Raises DataError if it does not fit."""
     remedy = "give another --config.data.root, or remove it to build it anew"
     try:
         plan = read_json((final / PLAN).read_text(), final / PLAN)
@@ -165,7 +165,7 @@ def _keep_existing(builder: Builder, final: Path, source: Path, storage: str, pa
             f"{final} was not made by this version's --mode=prepare: {remedy}."
         ) from None
     if there != storage:
-        raise DataError(f"{final} holds the data set with storage {there!r}: {remedy}.")
+        raise DataError(f"{final} holds the dataset with storage {there!r}: {remedy}.")
     check_tiles(final, builder.rule)
     if not partial and (wrong := _wrong_counts(builder, found)):
         raise DataError(
@@ -182,7 +182,7 @@ def _keep_existing(builder: Builder, final: Path, source: Path, storage: str, pa
 
 
 def _remove_if_nothing_was_made(work: Path) -> None:
-    """Removes the working folder that holds no file of the data set, and its empty parent."""
+    """Removes the working folder that holds no file of the dataset, and its empty parent."""
     with suppress(OSError):
         if {path.name for path in work.iterdir()} <= {_LOCK}:
             shutil.rmtree(work)
@@ -195,7 +195,7 @@ def _held(work: Path) -> Iterator[None]:
         import fcntl
     except ImportError:
         raise DataError(
-            "Data sets are prepared on Linux or macOS: this system has no file locks (fcntl)."
+            "Datasets are prepared on Linux or macOS: this system has no file locks (fcntl)."
         ) from None
     with (work / _LOCK).open("w") as lock:
         try:
@@ -236,7 +236,7 @@ def _keep_what_fits(
 
 @dataclass(frozen=True)
 class _Build:
-    """Writes the files of one data set."""
+    """Writes the files of one dataset."""
 
     work: Path
     builder: Builder

@@ -67,10 +67,10 @@ class Downloads:
         source: the same.
         names: paths relative to the source, sorted.
         broken: what is wrong with the archives that cannot be opened.
-        notes: what people should know of the files, though a data set can be made of them.
+        notes: what people should know of the files, though a dataset can be made of them.
 
     Raises:
-        DataError: the source is not there, or an archive is one that no data set needs.
+        DataError: the source is not there, or an archive is one that no dataset needs.
     """
 
     def __init__(self, source: Path, scratch: Path | None = None) -> None:
@@ -230,7 +230,7 @@ def _short(error: Exception) -> str:
 
 def _refusal(archive: Path | str, reason: str) -> DataError:
     return DataError(
-        f"{archive} is refused: {reason}, which no published data set does; download it again from"
+        f"{archive} is refused: {reason}, which no published dataset does; download it again from"
         " where it was published."
     )
 

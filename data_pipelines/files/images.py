@@ -53,10 +53,10 @@ def label_ids(data: bytes, name: str, rule: ImageRule) -> np.ndarray:
     """Decodes a label PNG, turned as an image of the same EXIF orientation would be.
 
     Returns:
-        `h w` uint8 or uint16: the ids of an image of 1 to 16 bits a pixel, grey or palette.
+        `h w` uint8 or uint16: the ids of an image of 1 to 16 bits a pixel, gray or palette.
 
     Raises:
-        DataError: it is truncated, no image, too large, or holds colours; names it.
+        DataError: it is truncated, no image, too large, or holds colors; names it.
     """
     with _naming(name):
         raw = _stored_ids(data)
@@ -69,13 +69,13 @@ def label_ids(data: bytes, name: str, rule: ImageRule) -> np.ndarray:
     channels = raw.shape[2]
     raise DataError(
         f"{name} holds {channels} channels of {raw.dtype}; a label is one channel of 8 or 16"
-        " bit ids: convert its colours to ids first."
+        " bit ids: convert its colors to ids first."
     )
 
 
-def size_text(picture: Any) -> str:
+def size_text(image: Any) -> str:
     """Returns "WIDTHxHEIGHT" of what has a shape `h w ...`, for messages."""
-    return f"{picture.shape[1]}x{picture.shape[0]}"
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 @contextmanager
@@ -92,14 +92,14 @@ def _naming(name: str) -> Iterator[None]:
 def _stored_ids(data: bytes) -> np.ndarray:
     with open_image(data) as image:
         storage = storage_of(image)
-        grey = image.format == "PNG" and storage in ("L", "I;16B")
+        gray = image.format == "PNG" and storage in ("L", "I;16B")
         image.verify()  # the checksums of a PNG
-    if grey:
+    if gray:
         ids = decode_by_opencv(data, cv2.IMREAD_UNCHANGED)
         if ids is None:
             raise ImageError("its pixels are damaged; replace the file")
         return ids
-    # OpenCV would turn a palette PNG into colours; Pillow gives the stored indices.
+    # OpenCV would turn a palette PNG into colors; Pillow gives the stored indices.
     with open_image(data) as image:
         ids = np.asarray(image)
     if ids.dtype == bool:

@@ -8,7 +8,7 @@ MOST_FILE = 2**30
 """Bytes of one file that is read whole out of an archive."""
 MOST_EXPANSION = 100
 """How many times its packed size an archive in an archive may have: deflate reaches 1032, and
-pictures, which are packed already, about 1."""
+images, which are packed already, about 1."""
 FREE_EXPANSION = 2**26
 """Bytes that it may always have: a small archive of texts packs well."""
 MOST_NESTING = 3

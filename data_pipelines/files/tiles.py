@@ -1,4 +1,4 @@
-"""Lossless storage of pictures in tiles, so that a crop decodes only what it touches.
+"""Lossless storage of images in tiles, so that a crop decodes only what it touches.
 
 A tile holds, row below row, the differences to the row above, compressed by zstd on its own. The
 stream starts with a header and the end of every tile, in rows of tiles from the top left.
@@ -21,7 +21,7 @@ _CHANNELS = 4
 
 
 def encode_tiles(pixels: np.ndarray, side: int = _SIDE, level: int = 3) -> bytes:
-    """Encodes a picture.
+    """Encodes an image.
 
     Args:
         pixels: `h w` or `h w c` uint8.
@@ -32,7 +32,7 @@ def encode_tiles(pixels: np.ndarray, side: int = _SIDE, level: int = 3) -> bytes
         What `Tiles` reads.
 
     Raises:
-        ValueError: other dtypes or shapes, an empty picture, or more than four channels.
+        ValueError: other dtypes or shapes, an empty image, or more than four channels.
     """
     if (
         pixels.dtype != np.uint8
@@ -56,7 +56,7 @@ def encode_tiles(pixels: np.ndarray, side: int = _SIDE, level: int = 3) -> bytes
 
 
 class Tiles:
-    """A stored picture that decodes what is sliced out of it: `tiles[10:20, 30:90]`.
+    """A stored image that decodes what is sliced out of it: `tiles[10:20, 30:90]`.
 
     Args:
         data: from `encode_tiles`.
@@ -73,7 +73,7 @@ class Tiles:
         True
     """
 
-    def __init__(self, data: bytes, name: str = "The picture") -> None:
+    def __init__(self, data: bytes, name: str = "The image") -> None:
         self._name = name
         if len(data) < _HEADER.size or not data.startswith(_MAGIC):
             raise self._damaged("it holds no tiles")
@@ -107,7 +107,7 @@ class Tiles:
         """Decodes a rectangle. Steps other than 1 are not possible.
 
         Raises:
-            DataError: a tile cannot be decompressed; names the picture.
+            DataError: a tile cannot be decompressed; names the image.
         """
         (top, bottom, _), (left, right, _) = (
             part.indices(size) for part, size in zip(where, self.shape[:2], strict=True)

@@ -96,7 +96,7 @@ class Audit:
     Attributes:
         records: how many were inspected.
         pixels: number of pixels by train id, the ignore label among them.
-        pictures: in how many labels each train id occurs.
+        images: in how many labels each train id occurs.
         unknown: number of pixels by id in the files, for ids that have no train id.
         ids: number of pixels by id in the files, for all ids.
         holding: for each record that was read its name, and the train ids in its label.
@@ -106,7 +106,7 @@ class Audit:
 
     records: int = 0
     pixels: Counter[int] = field(default_factory=Counter)
-    pictures: Counter[int] = field(default_factory=Counter)
+    images: Counter[int] = field(default_factory=Counter)
     unknown: Counter[int] = field(default_factory=Counter)
     ids: Counter[int] = field(default_factory=Counter)
     holding: list[tuple[str, frozenset[int]]] = field(default_factory=list)
@@ -122,7 +122,7 @@ class Audit:
         """Counts one more label."""
         self.records += 1
         self.pixels.update(inspection.pixels)
-        self.pictures.update(inspection.pixels.keys())
+        self.images.update(inspection.pixels.keys())
         self.unknown.update(inspection.unknown)
         self.ids.update(inspection.ids)
         self.problems.extend(inspection.problems)

@@ -1,4 +1,4 @@
-"""Pictures and labels from files."""
+"""Images and labels from files."""
 
 import os
 from collections import Counter
@@ -25,7 +25,7 @@ Entry = tuple[str, Path, Path]
 
 
 class FolderSource:
-    """Random access to the pictures of one split under a root directory.
+    """Random access to the images of one split under a root directory.
 
     Pairs come from the split's list file (`image label` a line, relative to the root; see
     `data_pipelines.sources.image_list`) or, without one, from the files below the image folder and
@@ -52,7 +52,7 @@ class FolderSource:
     def __init__(self, config: DataConfig, split: str) -> None:
         root = Path(config.root).expanduser()
         if not root.is_dir():
-            raise DataError(f"There is no directory {root}; set root to where the data set lies.")
+            raise DataError(f"There is no directory {root}; set root to where the dataset lies.")
         if config.list_file:
             pairs = _listed(root, config.list_file.format(split=split))
         else:
@@ -69,26 +69,26 @@ class FolderSource:
         return len(self._entries)
 
     def name(self, index: int) -> str:
-        """Returns a picture's path without its ending: a name to save results under.
+        """Returns an image's path without its ending: a name to save results under.
 
         No two are the same, not even on systems without case; see `unique_names`.
         """
         return self._entries[index][0]
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (h, w) of a picture, from the head of its file. Raises DataError."""
+        """Returns (h, w) of an image, from the head of its file. Raises DataError."""
         path = self._entries[index][1]
         return image_head(path, str(path)).size_by(self._rule)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads a picture.
+        """Reads an image.
 
         Returns:
             image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int.
 
         Raises:
             DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids.
-            IndexError: there is no such picture.
+            IndexError: there is no such image.
         """
         decoded, raw, _, mismatch = self._read(index)
         if mismatch is not None:
@@ -98,7 +98,7 @@ class FolderSource:
         return {"image": decoded.pixels, "label": label, "index": int(index)}
 
     def inspect(self, index: int) -> Inspection:
-        """Reads a picture and tells what its label holds, whatever is wrong with it."""
+        """Reads an image and tells what its label holds, whatever is wrong with it."""
         name = self.name(index)
         try:
             decoded, raw, data, mismatch = self._read(index)

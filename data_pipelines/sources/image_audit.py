@@ -7,7 +7,7 @@ from data_pipelines.sources.audit import Finding
 from gsto_jax.image_files import Decoded, ImageRule
 
 _MIN_RANGE = 16
-"""Grey levels between the darkest and the brightest value of an image that shows something."""
+"""Gray levels between the darkest and the brightest value of an image that shows something."""
 _SPARE_BITS = 2
 """Unused upper bits from which on a file of more than 8 bits is said to be of low range."""
 _ORIENTATIONS = {

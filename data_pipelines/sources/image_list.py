@@ -67,7 +67,7 @@ def _pair(line: str, place: str, root: Path) -> tuple[str, str, Path, Path]:
     for name in (image, label):
         if is_outside(name) or re.match(r"[A-Za-z]:[/\\]", name):
             raise DataError(
-                f"{place}: {name} lies outside the data set; give paths relative to {root}, without"
+                f"{place}: {name} lies outside the dataset; give paths relative to {root}, without"
                 " '..'."
             )
     files = [_find(root, name) or root / name for name in (image, label)]

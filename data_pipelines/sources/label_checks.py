@@ -40,7 +40,7 @@ def check_split(
 
     Args:
         source: of the split.
-        config: the data set.
+        config: the dataset.
         split: its name.
         trains: whether the split is to train on; else it is to be scored.
         tell: called with a line before all labels are read.
@@ -79,7 +79,7 @@ def report_labels(found: Audit, config: DataConfig, split: str, trains: bool) ->
 
     Args:
         found: the inspected labels, as many as it takes to hold enough classes.
-        config: the data set.
+        config: the dataset.
         split: its name.
         trains: whether the split is to train on.
     """
@@ -118,7 +118,7 @@ def suggest_map(config: DataConfig, ids: Collection[int]) -> str:
     """Suggests an `id_map` for files that hold as many ids as there are classes; "" for others.
 
     Args:
-        config: the data set.
+        config: the dataset.
         ids: that occur in its files.
     """
     held = sorted(ids)
@@ -140,7 +140,7 @@ def shifted_ids(config: DataConfig, ids: Collection[int]) -> str:
     """Says that ids look like those of `id_map`, moved by one; "" if they do not.
 
     Args:
-        config: the data set.
+        config: the dataset.
         ids: that occur in its files.
     """
     table = dict(config.id_map) or {k: k for k in range(len(config.classes))}

@@ -28,7 +28,7 @@ class PersonSource:
     """Random access to persons of a split.
 
     Args:
-        config: which data set, and its joints. With `detections` a split's samples are the boxes
+        config: which dataset, and its joints. With `detections` a split's samples are the boxes
             of that file, without joints.
         split: "train" or "val".
 
@@ -37,7 +37,7 @@ class PersonSource:
         notes: what people should know of the samples, a sentence each.
 
     Raises:
-        DataError: the data set or the file of detections is not there, or is something else.
+        DataError: the dataset or the file of detections is not there, or is something else.
 
     Example:
         >>> person = PersonSource(config, "val")[0]
@@ -51,7 +51,7 @@ class PersonSource:
     notes: list[str] = field(init=False, default_factory=list)
     _records: Prepared = field(init=False)
     _samples: Sequence[tuple[int, Any]] = field(init=False)
-    _pictures: frozenset[int] = field(init=False)
+    _images: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
         wanted = ("image", "image_id", "annotations", "height", "width")
@@ -64,26 +64,26 @@ class PersonSource:
         samples = self._detected(keypoints.detections) if use_boxes else self._annotated()
         if not samples:
             raise DataError(
-                f"{self.split} of {records.folder} has no person with a labelled joint: give the"
+                f"{self.split} of {records.folder} has no person with a labeled joint: give the"
                 " boxes of a detector, --config.data.keypoints.detections=FILE."
             )
         limit = self.config.limit(self.split)
-        pictures = _first_pictures(samples, limit) if limit else frozenset(range(len(records)))
-        object.__setattr__(self, "_pictures", pictures)
-        object.__setattr__(self, "_samples", [x for x in samples if x[0] in pictures])
+        images = _first_images(samples, limit) if limit else frozenset(range(len(records)))
+        object.__setattr__(self, "_images", images)
+        object.__setattr__(self, "_samples", [x for x in samples if x[0] in images])
 
     def lacks_truth(self) -> str:
         """Returns why poses cannot be scored, in words; "" where they can be."""
         samples = self._listed("samples")
-        if any(samples[record] for record in self._pictures):
+        if any(samples[record] for record in self._images):
             return ""
         return (
-            f"none of {len(self._pictures)} images of {self.split} has a {self.category.name}"
+            f"none of {len(self._images)} images of {self.split} has a {self.category.name}"
             " with a labeled joint: there will be no AP"
         )
 
     def _read_category(self, wanted: str) -> Category:
-        """Returns the category that the data set was prepared for."""
+        """Returns the category that the dataset was prepared for."""
         path = self._records.folder / "category.json"
         try:
             values = read_json(path.read_bytes(), path)
@@ -91,12 +91,12 @@ class PersonSource:
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise DataError(
                 f"{self._records.folder} lacks its category ({error}); remove the folder and"
-                " prepare the data set again."
+                " prepare the dataset again."
             ) from None
         if wanted and not category.is_called(wanted):
             raise DataError(
                 f"{self._records.folder} holds persons of category {category}, and"
-                f" config.data.keypoints.category is {wanted!r}; prepare the data set with it in"
+                f" config.data.keypoints.category is {wanted!r}; prepare the dataset with it in"
                 " another --config.data.root."
             )
         return category
@@ -106,8 +106,8 @@ class PersonSource:
         counts = self._listed("samples")
         if not all(0 <= count <= MOST_PERSONS for count in counts):
             raise DataError(
-                f"{self._records.folder} says that a picture has {max(counts)} or {min(counts)}"
-                " persons; remove the folder and prepare the data set again."
+                f"{self._records.folder} says that an image has {max(counts)} or {min(counts)}"
+                " persons; remove the folder and prepare the dataset again."
             )
         return [(record, nth) for record, count in enumerate(counts) for nth in range(count)]
 
@@ -122,7 +122,7 @@ class PersonSource:
         except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"{self._records.folder} lacks a list of its {kind} ({error}); remove the folder"
-                " and prepare the data set again."
+                " and prepare the dataset again."
             ) from None
 
     def _detected(self, detections: str) -> list[tuple[int, Any]]:
@@ -160,7 +160,7 @@ class PersonSource:
         return f"{name}_{which}" if isinstance(which, int) else f"{name}_box{index}"
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (h, w) of what is cut out of the picture."""
+        """Returns (h, w) of what is cut out of the image."""
         return self.config.crop
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class PersonSource:
 
         Returns:
             image: `h w 3` uint8 RGB; joints: float32 `j 2`, x and y in pixels of the image, its
-            first pixel's centre at 0; visible: float32 `j`, 1 for a labelled joint; box: float32
+            first pixel's center at 0; visible: float32 `j`, 1 for a labeled joint; box: float32
             (4,) x, y, w, h; area: float, of the person in square pixels (a detection's box's);
             score: float; image_id, person_id: int (-1 for a detection); index.
 
@@ -231,7 +231,7 @@ class PersonSource:
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"The annotations of {name} are damaged ({error}); remove the folder and prepare"
-                " the data set again."
+                " the dataset again."
             ) from None
 
     def annotations(self) -> list[dict[str, Any]]:
@@ -249,12 +249,12 @@ class PersonSource:
         return found
 
     def image_ids(self) -> list[int]:
-        """Returns the ids of all pictures of the split, or of those that a limit leaves."""
+        """Returns the ids of all images of the split, or of those that a limit leaves."""
         listed = enumerate(self._image_ids())
-        return [image_id for record, image_id in listed if record in self._pictures]
+        return [image_id for record, image_id in listed if record in self._images]
 
     def inspect(self, index: int) -> Inspection:
-        """Reads a person, and tells which joints are labelled."""
+        """Reads a person, and tells which joints are labeled."""
         name = self.name(index)
         try:
             sample = self[index]
@@ -283,8 +283,8 @@ class PersonSource:
         return image_warnings(self._records.name(number), decoded, self.config.image_rule)
 
 
-def _first_pictures(samples: Sequence[tuple[int, Any]], limit: int) -> frozenset[int]:
-    """The first records that hold so many samples: a picture counts whole or not at all."""
+def _first_images(samples: Sequence[tuple[int, Any]], limit: int) -> frozenset[int]:
+    """The first records that hold so many samples: an image counts whole or not at all."""
     counts = Counter(record for record, _ in samples)
     chosen: list[int] = []
     for record in counts:

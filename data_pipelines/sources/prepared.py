@@ -1,4 +1,4 @@
-"""Pictures and labels out of prepared data sets: `tfds.data_source`, decoded here."""
+"""Images and labels out of prepared datasets: `tfds.data_source`, decoded here."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,9 +22,9 @@ from data_pipelines.sources.label_map import LabelMap, TrainIds
 from gsto_jax.image_files import Decoded, ImageRule
 
 UNFINISHED = ".incomplete"
-"""What the folder of a data set ends with until it is complete."""
+"""What the folder of a dataset ends with until it is complete."""
 PLAN = "plan.json"
-"""What a data set was prepared of: storage, counts, and of tiles the image rule."""
+"""What a dataset was prepared of: storage, counts, and of tiles the image rule."""
 
 # What tensorflow-datasets' own builders call the splits and features that ours name otherwise.
 _SPLITS = {"val": "validation"}
@@ -36,13 +36,13 @@ _CONFIGS = ("", "semantic_segmentation")
 
 @dataclass(frozen=True)
 class Prepared:
-    """One split of a prepared data set, or several joined by "+".
+    """One split of a prepared dataset, or several joined by "+".
 
     Attributes:
-        folder: of the data set.
+        folder: of the dataset.
         names: of the records; empty if they are not listed beside it.
         records: bytes and numbers by feature.
-        features: their names in this data set, by ours.
+        features: their names in this dataset, by ours.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class Prepared:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads a record, pictures as the bytes of their files.
+        """Reads a record, images as the bytes of their files.
 
         Raises:
             DataError: it is damaged; names it.
@@ -73,13 +73,13 @@ class Prepared:
             raise DataError(
                 f"Record {self.name(index)} of {self.folder} is damaged"
                 f" ({str(error).splitlines()[0] if str(error) else type(error).__name__}); remove"
-                " the folder and prepare the data set again."
+                " the folder and prepare the dataset again."
             ) from None
         missing = [theirs for theirs in self.features.values() if record.get(theirs) is None]
         if missing:
             raise DataError(
                 f"Record {self.name(index)} of {self.folder} is damaged (it lacks {missing[0]});"
-                " remove the folder and prepare the data set again."
+                " remove the folder and prepare the dataset again."
             )
         return {ours: record[theirs] for ours, theirs in self.features.items()}
 
@@ -89,11 +89,11 @@ class Prepared:
 
 
 def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Prepared:
-    """Opens a data set that was prepared, or built by tensorflow-datasets as ArrayRecord.
+    """Opens a dataset that was prepared, or built by tensorflow-datasets as ArrayRecord.
 
     Args:
-        root: where data sets lie.
-        name: of the data set.
+        root: where datasets lie.
+        name: of the dataset.
         split: see `parts_of`.
         wanted: the features to read, by our names; instance ids may be lacking.
 
@@ -135,7 +135,7 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
     if names and len(names) != len(records):
         raise DataError(
             f"{folder} names {len(names)} records of {split} and holds {len(records)}; remove it"
-            " and prepare the data set again."
+            " and prepare the dataset again."
         )
     return Prepared(folder, names, records, features)
 
@@ -147,7 +147,7 @@ def _folder_of(base: Path) -> Path:
     if folder is None:
         started = list(base.glob(f"*{UNFINISHED}"))
         raise DataError(
-            f"There is no data set {base}{' (one is half prepared)' if started else ''}: prepare it"
+            f"There is no dataset {base}{' (one is half prepared)' if started else ''}: prepare it"
             " once with --mode=prepare --source=DOWNLOADS, and the same --config"
         )
     return folder
@@ -163,7 +163,7 @@ def _features_of(stored: Collection[str], wanted: Sequence[str], folder: Path) -
     }
     if missing := [ours for ours in wanted if ours not in features and ours not in _OPTIONAL]:
         raise DataError(
-            f"{folder} has no {' and no '.join(missing)} in its records: is it another data set? If"
+            f"{folder} has no {' and no '.join(missing)} in its records: is it another dataset? If"
             " not, remove the folder and prepare it again."
         )
     return features
@@ -171,7 +171,7 @@ def _features_of(stored: Collection[str], wanted: Sequence[str], folder: Path) -
 
 def _damaged(folder: Path, error: Exception) -> DataError:
     return DataError(
-        f"{folder} is damaged ({first_line(error)}); remove the folder and prepare the data set"
+        f"{folder} is damaged ({first_line(error)}); remove the folder and prepare the dataset"
         " again."
     )
 
@@ -192,7 +192,7 @@ def parts_of(split: str) -> list[str]:
 
 
 def check_tiles(folder: Path, rule: ImageRule) -> None:
-    """Raises DataError if the tiles of a data set were made by another image rule."""
+    """Raises DataError if the tiles of a dataset were made by another image rule."""
     path = folder / PLAN
     if not path.is_file():
         return
@@ -203,7 +203,7 @@ def check_tiles(folder: Path, rule: ImageRule) -> None:
         raise DataError(
             f"{folder} holds tiles of images that were read with {_settings(made, differ)}, and"
             f" this run reads with {_settings(asdict(rule), differ)}: change the setting, or remove"
-            " the folder and prepare the data set again."
+            " the folder and prepare the dataset again."
         )
 
 
@@ -223,18 +223,18 @@ def _names(folder: Path, split: str) -> tuple[str, ...]:
         if is_outside(name):
             raise DataError(
                 f"{folder} names a record {name!r}, which leads out of the folder of results;"
-                " remove it and prepare the data set again."
+                " remove it and prepare the dataset again."
             )
     return names
 
 
 class TfdsSource:
-    """Random access to the pictures of a prepared split.
+    """Random access to the images of a prepared split.
 
     Args:
-        config: which data set, and what its ids mean.
+        config: which dataset, and what its ids mean.
         split: such as "train"; "trainval" and "train+val" join two.
-        instances: reads instance ids too, where the data set has them.
+        instances: reads instance ids too, where the dataset has them.
 
     Attributes:
         has_instances: whether elements hold "instance": ids `h w`, uint8 or uint16.
@@ -263,11 +263,11 @@ class TfdsSource:
         return self._size
 
     def name(self, index: int) -> str:
-        """Returns a picture's name: a name to save results under."""
+        """Returns an image's name: a name to save results under."""
         return self._records.name(index)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (h, w) of a picture, without decoding it. Raises DataError."""
+        """Returns (h, w) of an image, without decoding it. Raises DataError."""
         image = self._records[index]["image"]
         if Tiles.are_in(image):
             height, width = self._tiles(image, "image", index).shape[:2]
@@ -289,7 +289,7 @@ class TfdsSource:
         if not 0 <= index < self._size:
             raise IndexError(index)
         record, name = self._records[index], self._described(index)
-        image, raw = self._pictures(record, index)
+        image, raw = self._images(record, index)
         label = TrainIds(raw, self._label_map, self.name(index))
         pixels = image.pixels if isinstance(image, Decoded) else image
         element = {"image": pixels, "label": label, "index": int(index)}
@@ -303,7 +303,7 @@ class TfdsSource:
         name = self.name(index)
         try:
             record = self._records[index]
-            image, raw = self._pictures(record, index)
+            image, raw = self._images(record, index)
             warnings = (
                 image_warnings(name, image, self._rule)
                 if isinstance(image, Decoded)
@@ -315,7 +315,7 @@ class TfdsSource:
         found = inspect_label(name, name, ids, self._label_map, record["label"])
         return replace(found, warnings=(*warnings, *found.warnings))
 
-    def _pictures(self, record: dict[str, Any], index: int) -> tuple[Decoded | Tiles, Any]:
+    def _images(self, record: dict[str, Any], index: int) -> tuple[Decoded | Tiles, Any]:
         """Image and label of a record, the image decoded or in tiles."""
         name = self._described(index)
         image, label = record["image"], record["label"]

@@ -14,7 +14,7 @@ class Backdrop(StreetPlan):
         rng, (height, width) = self.rng, self.canvas.label.shape
         height = min(height, max(2, round(self.camera.horizon) + 2))
         fade = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-        high, low = (np.array(colour, np.float32) for colour in (self.sky, self.haze))
+        high, low = (np.array(color, np.float32) for color in (self.sky, self.haze))
         bright = np.float32(rng.uniform(120, 255))
         cover = rng.uniform(0, 0.8) * noise(rng, "clouds", height, width)
         cover = np.clip(cover, 0, 0.8)[..., None]
@@ -30,11 +30,11 @@ class Backdrop(StreetPlan):
         road = (x > self.kerb[0]) & (x < self.kerb[1])
         road |= (z > self.crossing) & (z < self.crossing + 9)
         label[road] = ROAD
-        colours = np.zeros((len(SCENES.names), 3), np.float32)
+        colors = np.zeros((len(SCENES.names), 3), np.float32)
         for kind in (ROAD, SIDEWALK, VEGETATION):
-            colours[kind] = paint(rng, SCENES.names[kind])
+            colors[kind] = paint(rng, SCENES.names[kind])
         if rng.random() < 0.15:
-            colours[SIDEWALK] = colours[ROAD] * rng.uniform(0.85, 1.2)
+            colors[SIDEWALK] = colors[ROAD] * rng.uniform(0.85, 1.2)
 
         light = np.ones(x.shape, np.float32)
         light[road & self._markings(x, z)] = rng.uniform(1.3, 2.2)
@@ -51,7 +51,7 @@ class Backdrop(StreetPlan):
             light[shade & (np.mod(z, 23) < rng.uniform(12, 23))] *= rng.uniform(0.4, 0.75)
         clear = np.exp(-z / self.sight)
         haze = (1 - clear)[..., None] * np.array(self.haze, np.float32)
-        ground = colours.take(label, axis=0) * (light * clear)[..., None] + haze
+        ground = colors.take(label, axis=0) * (light * clear)[..., None] + haze
         self.canvas.image[first:] = np.minimum(ground, 255)
         self.canvas.label[first:] = label
 
@@ -72,11 +72,11 @@ class Backdrop(StreetPlan):
     def _paint_skyline(self) -> None:
         rng, width = self.rng, self.canvas.label.shape[1]
         kind = BUILDING if rng.random() < 0.5 else VEGETATION
-        colour = self.seen(paint(rng, SCENES.names[kind]), 0.6 * self.sight)
+        color = self.seen(paint(rng, SCENES.names[kind]), 0.6 * self.sight)
         foot = round(self.camera.horizon) + 1
         steps = np.linspace(-1, width, rng.integers(8, 30))
         tops = foot - 1 - rng.uniform(0.01, 0.09, len(steps)) * width * rng.uniform(0.3, 1)
         if kind == BUILDING:
             steps, tops = np.repeat(steps, 2)[1:-1], np.repeat(tops[1:], 2)
         outline = np.stack([np.r_[-1, steps, width], np.r_[foot, tops, foot]], axis=1)
-        self.canvas.polygons([np.rint(outline).astype(np.int32)], colour, kind)
+        self.canvas.polygons([np.rint(outline).astype(np.int32)], color, kind)

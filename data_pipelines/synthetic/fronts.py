@@ -132,8 +132,8 @@ class Fronts(StreetPlan):
                 column - trunk / 2, top, column + trunk / 2, row, self.seen(bark, z), VEGETATION
             )
             for i in range(count):
-                centre = column + across[i] * scale, top - up[i] * scale
+                center = column + across[i] * scale, top - up[i] * scale
                 shade = self.seen(leaf, z, 0.6 + 0.6 * i / count)
-                self.canvas.disc(*centre, sizes[i] * scale, shade, VEGETATION)
+                self.canvas.disc(*center, sizes[i] * scale, shade, VEGETATION)
 
         self.add(z, paint_it)

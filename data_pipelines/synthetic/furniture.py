@@ -29,7 +29,7 @@ class Furniture(Fronts):
         x: float,
         z: float,
         outward: int,
-        colour: Shade,
+        color: Shade,
         tall: float,
         thick: float,
         arm: bool,
@@ -40,13 +40,13 @@ class Furniture(Fronts):
             if not self.visible(column, 2 * scale):
                 return
             top, half = foot - tall * scale, thick * scale / 2
-            shade = self.seen(colour, z)
+            shade = self.seen(color, z)
             self.canvas.box(column - half, top, column + half, foot, shade, POLE)
-            self.canvas.box(column - half, top, column - half / 3, foot, self.seen(colour, z, 1.4))
+            self.canvas.box(column - half, top, column - half / 3, foot, self.seen(color, z, 1.4))
             if arm:
                 end = (column - outward * 1.6 * scale, top - 0.3 * scale)
                 self.canvas.line((column, top), end, thick * scale * 0.7, shade, POLE)
-                self.canvas.disc(*end, 0.22 * scale, self.seen(colour, z, 1.3), POLE)
+                self.canvas.disc(*end, 0.22 * scale, self.seen(color, z, 1.3), POLE)
 
         self.add(z, paint_it)
 
@@ -95,9 +95,9 @@ class Furniture(Fronts):
                     SIGN,
                 )
                 return
-            for size, colour in ((1.0, mark), (0.8, plate)):
+            for size, color in ((1.0, mark), (0.8, plate)):
                 outline = np.rint((column, level) + size * radius * shape).astype(np.int32)
-                self.canvas.polygons([outline], self.seen(colour, z), SIGN)
+                self.canvas.polygons([outline], self.seen(color, z), SIGN)
             for bar in range(bars):
                 line = level + radius * 0.22 * (2 * bar - bars + 1)
                 reach = 0.4 * aspect * radius

@@ -1,4 +1,4 @@
-"""Colour, texture and light of the drawn streets: chosen so that colour tells little."""
+"""Color, texture and light of the drawn streets: chosen so that color tells little."""
 
 import colorsys
 from functools import cache
@@ -28,7 +28,7 @@ _SURPRISE = 0.04
 
 
 def paint(rng: np.random.Generator, kind: str) -> Shade:
-    """Draws a colour, RGB in 0..255, for a class name of `SCENES`."""
+    """Draws a color, RGB in 0..255, for a class name of `SCENES`."""
     surprise, *drawn = rng.random(4).tolist()
     ranges = _ANY if surprise < _SURPRISE else _USUAL[kind]
     hue, saturation, value = (
@@ -39,7 +39,7 @@ def paint(rng: np.random.Generator, kind: str) -> Shade:
 
 
 def blend(first: Shade, second: Shade, share: float) -> Shade:
-    """Mixes two colours; `share` is that of the second."""
+    """Mixes two colors; `share` is that of the second."""
     keep = 1 - share
     return (
         keep * first[0] + share * second[0],
@@ -48,15 +48,15 @@ def blend(first: Shade, second: Shade, share: float) -> Shade:
     )
 
 
-def dim(colour: Shade, light: float) -> Shade:
-    """Multiplies a colour by a light, no brighter than white."""
-    red, green, blue = colour
+def dim(color: Shade, light: float) -> Shade:
+    """Multiplies a color by a light, no brighter than white."""
+    red, green, blue = color
     return min(red * light, 255), min(green * light, 255), min(blue * light, 255)
 
 
 @cache
 def _noise(height: int, width: int) -> dict[str, np.ndarray]:
-    """Noise of three grains in about -1..1, twice the picture's size so that crops differ."""
+    """Noise of three grains in about -1..1, twice the image's size so that crops differ."""
     rng = np.random.default_rng(0)
     shape = (2 * height, 2 * width)
     white = rng.standard_normal(shape, np.float32)
@@ -81,11 +81,11 @@ def noise(rng: np.random.Generator, kind: str, height: int, width: int) -> np.nd
 
 
 def develop(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Gives flat colours their texture, then a random light, lens and sensor.
+    """Gives flat colors their texture, then a random light, lens and sensor.
 
     Args:
         rng: the source of randomness.
-        image: `h w 3` uint8, flat colours.
+        image: `h w 3` uint8, flat colors.
         label: `h w` uint8: texture goes by class.
 
     Returns:
@@ -105,8 +105,8 @@ def develop(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> n
     lit = cv2.multiply(image, cv2.merge([texture] * 3), dtype=cv2.CV_32F)
 
     tint = rng.uniform(0.9, 1.12, 3)
-    grey = rng.uniform(0.0, 0.2)
-    mix = (1 - grey) * np.eye(3) + grey / 3
+    gray = rng.uniform(0.0, 0.2)
+    mix = (1 - gray) * np.eye(3) + gray / 3
     mix = (rng.uniform(0.75, 1.15) * tint[:, None] * mix).astype(np.float32)
     # The fourth column adds the sensor's noise.
     mix = np.c_[mix, np.full(3, rng.uniform(1.0, 3.5), np.float32)]

@@ -29,7 +29,7 @@ class StreetPlan:
         self.canvas = Canvas(height, width)
         self.camera = Camera(
             focal=width * rng.uniform(0.55, 0.9),
-            centre=width * rng.uniform(0.3, 0.7),
+            center=width * rng.uniform(0.3, 0.7),
             horizon=height * rng.uniform(0.38, 0.58),
             height=rng.uniform(1.3, 2.3),
             bend=rng.normal(0, 0.0012),
@@ -51,12 +51,12 @@ class StreetPlan:
         """Adds a thing at distance `z`, and how to paint it."""
         self.things.append((z, paint_it))
 
-    def seen(self, colour: Shade, z: float, light: float = 1.0) -> Shade:
-        """Returns a colour as it looks in this light from this distance."""
-        return dim(blend(dim(colour, light), self.haze, 1 - exp(-z / self.sight)), 1.0)
+    def seen(self, color: Shade, z: float, light: float = 1.0) -> Shade:
+        """Returns a color as it looks in this light from this distance."""
+        return dim(blend(dim(color, light), self.haze, 1 - exp(-z / self.sight)), 1.0)
 
     def visible(self, column: float, reach: float) -> bool:
-        """Tells whether something around this column shows in the picture."""
+        """Tells whether something around this column shows in the image."""
         return -reach < column < self.canvas.label.shape[1] + reach
 
     def _distances(self, count: int, near: float, far: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""Street pictures drawn on the fly: a data set that needs no files."""
+"""Street images drawn on the fly: a dataset that needs no files."""
 
 import zlib
 from functools import lru_cache
@@ -13,17 +13,17 @@ _KEPT_PIXELS = 2**16
 
 
 class ScenesSource:
-    """Random access to drawn street pictures with the classes of `SCENES`.
+    """Random access to drawn street images with the classes of `SCENES`.
 
-    A picture depends on the split's name, the seed and its index alone. Colours are drawn so that
+    An image depends on the split's name, the seed and its index alone. Colors are drawn so that
     they overlap between classes: shape, texture, position and context tell them apart. The last
-    thousand small pictures drawn are kept. The arrays are read-only.
+    thousand small images drawn are kept. The arrays are read-only.
 
     Args:
-        split: any name; no two splits share a picture.
-        size: how many pictures there are.
+        split: any name; no two splits share an image.
+        size: how many images there are.
         image_size: (h, w).
-        seed: another seed, another set of pictures.
+        seed: another seed, another set of images.
 
     Example:
         >>> ScenesSource("train", 100, (128, 256))[7]["image"].shape
@@ -46,32 +46,32 @@ class ScenesSource:
         return f"{self._split}_{index:06d}"
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (h, w) of a picture."""
+        """Returns (h, w) of an image."""
         return self._image_size
 
     def inspect(self, index: int) -> Inspection:
-        """Draws a picture and tells what its label holds."""
+        """Draws an image and tells what its label holds."""
         pixels = count_pixels(self[index]["label"])
         return Inspection(self.name(index), pixels, ids=pixels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Draws a picture.
+        """Draws an image.
 
         Returns:
             image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int.
 
         Raises:
-            IndexError: there is no such picture.
+            IndexError: there is no such image.
         """
         if not 0 <= index < self._size:
-            raise IndexError(f"There is no picture {index}; the split has {self._size}.")
+            raise IndexError(f"There is no image {index}; the split has {self._size}.")
         height, width = self._image_size
         draw = _draw if height * width <= _KEPT_PIXELS else _draw.__wrapped__
         image, label = draw(self._seed, self._split, int(index), self._image_size)
         return {"image": image, "label": label, "index": int(index)}
 
 
-# Drawing costs as much as a small network's training step on the same picture; larger pictures
+# Drawing costs as much as a small network's training step on the same image; larger images
 # would fill the memory.
 @lru_cache(maxsize=1024)
 def _draw(

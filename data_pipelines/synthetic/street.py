@@ -13,8 +13,8 @@ def draw_street(rng: np.random.Generator, height: int, width: int) -> tuple[np.n
 
     Args:
         rng: decides everything.
-        height: of the picture.
-        width: of the picture.
+        height: of the image.
+        width: of the image.
 
     Returns:
         The image, `h w 3` uint8 RGB, and its label, `h w` uint8 ids of `SCENES`.

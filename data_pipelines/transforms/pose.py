@@ -19,8 +19,8 @@ class PersonCrop(grain.transforms.RandomMap):
         padding: how much larger than the box the frame is.
         rotation: at most so many degrees, uniformly in both directions.
         scale: the frame's size changes at most by this share, uniformly.
-        flip: whether half of the pictures are mirrored.
-        flip_pairs: joints that change places in a mirrored picture.
+        flip: whether half of the images are mirrored.
+        flip_pairs: joints that change places in a mirrored image.
     """
 
     crop: tuple[int, int]
@@ -34,19 +34,19 @@ class PersonCrop(grain.transforms.RandomMap):
         """Transforms one element of a `PersonSource`.
 
         Returns:
-            image `crop 3` uint8, 0 outside the picture; joints float32 `j 2` in pixels of the
-            crop; visible float32 `j`; centre, frame float32 (2,), which lead back to the picture
-            where nothing is random; original_joints float32 `j 2` in pixels of the picture; box,
+            image `crop 3` uint8, 0 outside the image; joints float32 `j 2` in pixels of the
+            crop; visible float32 `j`; center, frame float32 (2,), which lead back to the image
+            where nothing is random; original_joints float32 `j 2` in pixels of the image; box,
             area, score, image_id, person_id, index as they were.
         """
-        centre, frame = box_to_frame(element["box"], self.crop, self.padding)
+        center, frame = box_to_frame(element["box"], self.crop, self.padding)
         factor = 1 + self.scale * rng.uniform(-1, 1)
         matrix = frame_to_crop(
-            centre, frame[0] * factor, self.rotation * rng.uniform(-1, 1), self.crop
+            center, frame[0] * factor, self.rotation * rng.uniform(-1, 1), self.crop
         )
         joints, visible = element["joints"].astype(np.float64), element["visible"]
         if self.flip and rng.integers(2):
-            # About w / 2 and not (w - 1) / 2: the frame's centre keeps its place, as published.
+            # About w / 2 and not (w - 1) / 2: the frame's center keeps its place, as published.
             matrix = matrix * [[-1], [1]] + [[0, 0, self.crop[1]], [0, 0, 0]]
             order = np.arange(len(joints))
             for left, right in self.flip_pairs:
@@ -61,7 +61,7 @@ class PersonCrop(grain.transforms.RandomMap):
             "joints": moved.astype(np.float32),
             "original_joints": element["joints"].astype(np.float32),
             "visible": visible.astype(np.float32),
-            "centre": centre.astype(np.float32),
+            "center": center.astype(np.float32),
             "frame": frame.astype(np.float32),
             "box": element["box"],
             "area": np.float32(element["area"]),

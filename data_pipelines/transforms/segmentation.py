@@ -1,4 +1,4 @@
-"""Random scale, crop and flip: one geometric decision, applied to everything in the picture."""
+"""Random scale, crop and flip: one geometric decision, applied to everything in the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from data_pipelines.sources.label_map import TrainIds
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the picture goes: resize, mirror, then take a window; nothing here is random.
+    """Where the image goes: resize, mirror, then take a window; nothing here is random.
 
-    The window is sampled straight from the picture: the cost is that of the window, whatever the
-    picture's size.
+    The window is sampled straight from the image: the cost is that of the window, whatever the
+    image's size.
 
     Attributes:
-        height, width: the picture's size after resizing.
-        top, left: the window's corner in the resized (and mirrored) picture.
-        flip: whether the resized picture is mirrored left to right.
+        height, width: the image's size after resizing.
+        top, left: the window's corner in the resized (and mirrored) image.
+        flip: whether the resized image is mirrored left to right.
     """
 
     height: int
@@ -38,11 +38,11 @@ class Placement:
             crop: (h, w) of the window.
 
         Returns:
-            `crop 3` uint8, 0 right of and below the picture; within one level of resizing all of
+            `crop 3` uint8, 0 right of and below the image; within one level of resizing all of
             the image and cutting the window out.
         """
         rows, columns = self.valid_size(crop)
-        y, x = self._centres(image.shape, rows, columns)
+        y, x = self._centers(image.shape, rows, columns)
         top, bottom = _reach(y, image.shape[0])
         left, right = _reach(x, image.shape[1])
         block = np.asarray(image[top:bottom, left:right])
@@ -66,7 +66,7 @@ class Placement:
         return padded(pixels, crop, 0)
 
     def label_window(self, label: Any, crop: tuple[int, int], fill: int) -> np.ndarray:
-        """Applies the decision to a label by nearest neighbours.
+        """Applies the decision to a label by nearest neighbors.
 
         It samples pixel corners, half a pixel off the image, as OpenCV and the published recipe do.
 
@@ -74,7 +74,7 @@ class Placement:
             label: `h w`, an array or what can be sliced like one. Of `TrainIds` only the pixels
                 sampled are looked up.
             crop: (h, w) of the window.
-            fill: the value right of and below the picture.
+            fill: the value right of and below the image.
 
         Returns:
             `crop`, in the dtype of the label.
@@ -89,26 +89,26 @@ class Placement:
         return padded(label.look_up(ids) if lazy else ids, crop, fill)
 
     def _columns(self, count: int) -> np.ndarray:
-        """Columns of the resized picture that the window shows, in its order."""
+        """Columns of the resized image that the window shows, in its order."""
         columns = self.left + np.arange(count)
         return self.width - 1 - columns if self.flip else columns
 
-    def _centres(
+    def _centers(
         self, shape: Sequence[int], rows: int, columns: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the picture, with fractions, at the centres of the window's."""
+        """Rows and columns of the image, with fractions, at the centers of the window's."""
         y = (self.top + np.arange(rows) + 0.5) * (shape[0] / self.height) - 0.5
         x = (self._columns(columns) + 0.5) * (shape[1] / self.width) - 0.5
         return y, x
 
     def valid_size(self, crop: tuple[int, int]) -> tuple[int, int]:
-        """Returns how many rows and columns of the window the picture fills."""
+        """Returns how many rows and columns of the window the image fills."""
         return min(self.height, crop[0]), min(self.width, crop[1])
 
 
-def _reach(centres: np.ndarray, size: int) -> tuple[int, int]:
-    """First pixel, and the one after the last, that interpolation at these centres reads."""
-    low, high = centres.min(), centres.max()
+def _reach(centers: np.ndarray, size: int) -> tuple[int, int]:
+    """First pixel, and the one after the last, that interpolation at these centers reads."""
+    low, high = centers.min(), centers.max()
     return max(0, int(np.floor(low))), min(size, int(np.floor(high)) + 2)
 
 
@@ -128,20 +128,20 @@ def padded(pixels: np.ndarray, crop: tuple[int, int], fill: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomScaleCropFlip(grain.transforms.RandomMap):
-    """Random scale, crop and mirror image of a picture and its label.
+    """Random scale, crop and mirror image of an image and its label.
 
     The long side becomes `int(base * scale + 0.5)` with scale = scale_min + scale_step * k and k
     uniform in 0 .. scale_count - 1; the other side follows in proportion.
 
     Attributes:
         crop: (h, w) of the result.
-        base_size: the long side at scale 1; 0 stands for the picture's own.
-        fixed_size: (h, w) at scale 1 of every picture, whatever its proportions; (0, 0): as
+        base_size: the long side at scale 1; 0 stands for the image's own.
+        fixed_size: (h, w) at scale 1 of every image, whatever its proportions; (0, 0): as
             base_size says.
         scale_min, scale_step, scale_count: the set of scales.
-        flip: whether half of the pictures are mirrored.
-        flip_pairs: train ids that change places in a mirrored picture: left and right limbs.
-        ignore_label: the label of pixels outside the picture.
+        flip: whether half of the images are mirrored.
+        flip_pairs: train ids that change places in a mirrored image: left and right limbs.
+        ignore_label: the label of pixels outside the image.
     """
 
     crop: tuple[int, int]
@@ -155,7 +155,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
     ignore_label: int = 255
 
     def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Placement:
-        """Draws the decision for a picture of the given (h, w)."""
+        """Draws the decision for an image of the given (h, w)."""
         scale = self.scale_min + self.scale_step * int(rng.integers(self.scale_count))
         if any(self.fixed_size):
             height, width = (max(1, int(side * scale + 0.5)) for side in self.fixed_size)
@@ -180,8 +180,8 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
             rng: the source of all randomness.
 
         Returns:
-            image `crop 3` uint8, 0 outside the picture; label `crop` uint8, `ignore_label` there;
-            size int32 (2,): the rows and columns that the picture fills; index int32.
+            image `crop 3` uint8, 0 outside the image; label `crop` uint8, `ignore_label` there;
+            size int32 (2,): the rows and columns that the image fills; index int32.
         """
         image, label = element["image"], element["label"]
         place = self.draw(image.shape[:2], rng)
@@ -197,7 +197,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
 
 
 def _swapped(pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The train id of every id in a mirrored picture."""
+    """The train id of every id in a mirrored image."""
     table = np.arange(256, dtype=np.uint8)
     for left, right in pairs:
         table[left], table[right] = right, left

@@ -121,7 +121,7 @@ class EvalConfig(Section, place="eval", role=RUNTIME):
         choices={
             "whole": "the image in one",
             "slide": "windows of eval.crop",
-            "slide_enlarged": "windows above scale 1",
+            "slide_upsampled": "windows above scale 1",
         },
     )
     crop: tuple[int, int] = setting(
@@ -159,8 +159,8 @@ class EvalConfig(Section, place="eval", role=RUNTIME):
         "A class without truth and prediction",
         choices={"exclude": "does not count", "zero": "counts as 0"},
     )
-    pictures: int = setting(-1, "How many samples become PNGs; -1: all", ge=-1)
-    figures: int = setting(
+    sample_images: int = setting(-1, "How many samples become PNGs; -1: all", ge=-1)
+    feature_images: int = setting(
         2,
         "How many samples show branches and gates of the whole image too (Figure 1); -1: all; none "
         "where windows slide",

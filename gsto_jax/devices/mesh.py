@@ -28,7 +28,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, space: int = 1) -> Me
 
     Args:
       devices: what to use.
-      space: how many of them share a picture; 1 makes no such axis.
+      space: how many of them share an image; 1 makes no such axis.
 
     Raises:
       UserError: `space` does not divide the devices of every process.
@@ -38,7 +38,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, space: int = 1) -> Me
         return jax.make_mesh(
             (len(devices),), (DATA_AXIS,), devices=devices, axis_types=(AxisType.Auto,)
         )
-    # Those that share a picture are of one process, which reads it once.
+    # Those that share an image are of one process, which reads it once.
     found = Counter(device.process_index for device in devices)
     if any(count % space for count in found.values()):
         raise UserError(
@@ -132,7 +132,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     On CPUs: YNNPACK for convolutions alone, since its other fusions make training slower, and with
     the seams of `gsto_jax.ops.materialize` kept (`benchmarks/cpu_compiler_options.py` measures
     both).
-    On TPUs: with few pictures a chip XLA would fold rows into the batch, and copy every map to do
+    On TPUs: with few images a chip XLA would fold rows into the batch, and copy every map to do
     so (docs/performance.md).
     """
     if platform_of(mesh) == "tpu":

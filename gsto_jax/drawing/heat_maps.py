@@ -13,7 +13,7 @@ _OPACITY = 0.6
 
 
 def branch_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The picture, and for each branch of the last stage the mean over its channels.
+    """The image, and for each branch of the last stage the mean over its channels.
 
     Each branch is scaled to its own range, which the caption gives.
 
@@ -41,9 +41,9 @@ def branch_tiles(figure: np.ndarray) -> list[np.ndarray]:
 
 
 def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The gates over the picture: blue lets through least, red most.
+    """The gates over the image: blue lets through least, red most.
 
-    The first row shows the picture and the gates of the GTMs, or of a context module, each at the
+    The first row shows the image and the gates of the GTMs, or of a context module, each at the
     resolution of what it scales. Below, the GFM gates of the last module: a row for each source
     branch, a column for each target.
 

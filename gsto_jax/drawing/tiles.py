@@ -1,4 +1,4 @@
-"""Tiles of pictures with captions (needs OpenCV, from the `train` extra)."""
+"""Tiles of images with captions (needs OpenCV, from the `train` extra)."""
 
 from collections.abc import Sequence
 from pathlib import Path

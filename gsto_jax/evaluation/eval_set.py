@@ -127,7 +127,7 @@ class EvalSet(ABC):
         if is_first:
             summary.finish(folder, record, gathered)
         listed = [f"{Path(name).stem:<12}{folder / name}" for name in self.files.listed]
-        shown = (*summary.shown, *listed, f"pictures    {folder} ({pngs} PNGs)")
+        shown = (*summary.shown, *listed, f"images    {folder} ({pngs} PNGs)")
         scalars = {k: v for k, v in summary.scalars.items() if np.isfinite(v)}
         return Outcome(record, shown, scalars, writer.shown)
 

@@ -20,24 +20,26 @@ _WAITING = 16
 
 
 class PngWriter(ABC):
-    """Writes pictures of samples up to a limit; a context that ends when all are written.
+    """Writes images of samples up to a limit; a context that ends when all are written.
 
     Several processes share the limits, and each draws of its own samples.
 
     Args:
       folder: where to.
       limit: how many samples are drawn at most; -1 for all.
-      figures: how many of them show what the network looked at too; -1 for all.
+      feature_images: how many of them show what the network looked at too; -1 for all.
       name: file name, less ".png", of the sample of an index; may hold slashes.
 
     Attributes:
       written: how many PNGs, by this process.
-      shown: the first few pictures, `h w 3`, by "kind/number": for TensorBoard.
+      shown: the first few images, `h w 3`, by "kind/number": for TensorBoard.
     """
 
-    def __init__(self, folder: Path, limit: int, figures: int, name: Callable[[int], str]) -> None:
+    def __init__(
+        self, folder: Path, limit: int, feature_images: int, name: Callable[[int], str]
+    ) -> None:
         self.folder, self.name = folder, name
-        self.limit, self.figures = _own_part(limit), _own_part(figures)
+        self.limit, self.feature_images = _own_part(limit), _own_part(feature_images)
         self.written, self.seen = 0, 0
         self.shown: dict[str, np.ndarray] = {}
         self._threads = ThreadPoolExecutor(4)
@@ -55,7 +57,7 @@ class PngWriter(ABC):
         maps: Callable[[], Mapping[str, np.ndarray]],
         n: int,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Draws sample n of a batch: pictures `h w 3` by kind; "sample" is the main one."""
+        """Draws sample n of a batch: images `h w 3` by kind; "sample" is the main one."""
 
     @property
     def is_drawn(self) -> bool:
@@ -65,7 +67,7 @@ class PngWriter(ABC):
     @property
     def is_explained(self) -> bool:
         """Whether the next sample shows what the network looked at."""
-        return self.seen < self.figures or self.figures < 0
+        return self.seen < self.feature_images or self.feature_images < 0
 
     def write(
         self,
@@ -89,18 +91,18 @@ class PngWriter(ABC):
         """
         maps, drawn = cache(maps), {}
         for n in np.flatnonzero(batch["mask"]).tolist():
-            pictures = dict(self.draw(batch, predictions, maps, n))
+            images = dict(self.draw(batch, predictions, maps, n))
             name = self.name(int(batch["index"][n]))
-            paths = png_paths(self.folder, name, pictures)
-            if pictures and not paths:
-                raise ValueError(f"the picture {name} would lie outside {self.folder}")
-            for kind, picture in pictures.items():
-                self._write(paths[kind], picture)
+            paths = png_paths(self.folder, name, images)
+            if images and not paths:
+                raise ValueError(f"the image {name} would lie outside {self.folder}")
+            for kind, image in images.items():
+                self._write(paths[kind], image)
                 self.written += 1
                 if self.seen < _SHOWN:
-                    self.shown[f"{kind}/{self.seen}"] = picture
+                    self.shown[f"{kind}/{self.seen}"] = image
             self.seen += 1
-            drawn[n] = tuple(pictures)
+            drawn[n] = tuple(images)
         return drawn
 
     def __enter__(self) -> "PngWriter":
@@ -117,8 +119,8 @@ class PngWriter(ABC):
         while self._waiting:
             self._waiting.popleft().result()
 
-    def _write(self, path: Path, picture: np.ndarray) -> None:
-        self._waiting.append(self._threads.submit(write_image, path, picture))
+    def _write(self, path: Path, image: np.ndarray) -> None:
+        self._waiting.append(self._threads.submit(write_image, path, image))
         if len(self._waiting) > _WAITING:
             self._waiting.popleft().result()
 

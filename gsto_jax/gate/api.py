@@ -139,7 +139,7 @@ def apply_gates(
 
 
 def apply_channel_gates(features: FeatureMap, gate_logits: Array) -> FeatureMap:
-    """Scales a feature map by gates over channels, one scalar a channel of each picture (Table 3).
+    """Scales a feature map by gates over channels, one scalar a channel of each image (Table 3).
 
     Args:
       features: `b h w c`, any float dtype.

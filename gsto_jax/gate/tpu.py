@@ -106,9 +106,9 @@ def _back_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
     x = _real(features[...], count)
     given = [_real(gradient[...], count) for gradient in gradients]
     gate, change, logits = _change(form, x, given, into, spread, affine)
-    centred = logits - affine[pl.ds(2, 1)]
-    _add_sums(sums, change, centred)
-    behind = affine[pl.ds(0, 1)] * change + affine[pl.ds(3, 1)] + affine[pl.ds(4, 1)] * centred
+    centerd = logits - affine[pl.ds(2, 1)]
+    _add_sums(sums, change, centerd)
+    behind = affine[pl.ds(0, 1)] * change + affine[pl.ds(3, 1)] + affine[pl.ds(4, 1)] * centerd
     behind, gate = behind.astype(x.dtype), gate.astype(x.dtype)
     total = _dot(behind, into[...], (1, 1))
     for n, gradient in enumerate(given):
@@ -166,9 +166,9 @@ def _start(*sums: Any) -> None:
             ref[...] = jnp.zeros_like(ref)
 
 
-def _add_sums(sums: Any, change: Array, centred: Array) -> None:
+def _add_sums(sums: Any, change: Array, centerd: Array) -> None:
     sums[0, pl.ds(0, 1)] += change.sum(0, keepdims=True)
-    sums[0, pl.ds(1, 1)] += (change * centred).sum(0, keepdims=True)
+    sums[0, pl.ds(1, 1)] += (change * centerd).sum(0, keepdims=True)
 
 
 def _call(

@@ -24,7 +24,7 @@ from gsto_jax.image_files.rule import ImageError, ImageRule
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 STRETCHED = {"L;2": 85, "L;4": 17}
-"""Pillow stretches grey of few bits to 0..255; these are the factors."""
+"""Pillow stretches gray of few bits to 0..255; these are the factors."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def decode(data: bytes, rule: ImageRule | None = None) -> Decoded:
 
 
 def to_rgb(image: np.ndarray | Image.Image, rule: ImageRule | None = None) -> np.ndarray:
-    """Converts an array to RGB as `decode` does a file: grey, transparent, of 16 bits.
+    """Converts an array to RGB as `decode` does a file: gray, transparent, of 16 bits.
 
     Args:
       image: `h w`, `h w 1`, `h w 3` or `h w 4`, uint8, uint16 or bool; or an image of Pillow, whose
@@ -163,13 +163,13 @@ def _deep_values(data: bytes, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.n
         with open_image(data) as image:
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
                 key, storage = image.info.get("transparency"), storage_of(image)
-                grey = np.array(image)[..., None]
-                grey = grey.astype(grey.dtype.newbyteorder("="), copy=False)
-                if grey.dtype.kind != "f" and image.format == "PPM" and isinstance(storage, tuple):
+                gray = np.array(image)[..., None]
+                gray = gray.astype(gray.dtype.newbyteorder("="), copy=False)
+                if gray.dtype.kind != "f" and image.format == "PPM" and isinstance(storage, tuple):
                     # Scaled by Pillow to 16 bits, from the largest value that the file names.
-                    grey = (grey >> 8).astype(np.uint8)
-                own = 0 if grey.dtype.kind == "f" else own
-                return grey, None if key is None else grey != key, own
+                    gray = (gray >> 8).astype(np.uint8)
+                own = 0 if gray.dtype.kind == "f" else own
+                return gray, None if key is None else gray != key, own
     except ImageError:
         if not tags:
             raise
@@ -178,7 +178,7 @@ def _deep_values(data: bytes, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.n
         planes = "separate planes of " if tags.get(TiffTag.PLANES, 1) != 1 else ""
         raise ImageError(
             f"a TIFF of {channels} channels in {planes}{bits} bits is not supported; convert it to"
-            " grey, RGB or RGBA with interleaved channels"
+            " gray, RGB or RGBA with interleaved channels"
         )
     stored = decode_by_opencv(data, cv2.IMREAD_UNCHANGED)
     if stored is None and tags:

@@ -181,9 +181,9 @@ def _head_of(image: Image.Image, file: BinaryIO) -> Head:
         if storage in ("L", "RGB") and "transparency" not in image.info and not animated:
             # Of a PNG that is cut off Pillow says so; libpng prints it by itself.
             return Head(size, orientation, "opencv" if is_whole else "pillow")
-    grey = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    gray = image.mode in ("I", "F") or image.mode.startswith("I;16")
     color = storage == ("RGB", 65535) or (isinstance(storage, str) and storage.endswith(";16B"))
-    return Head(size, orientation, "deep" if grey or (color and not animated) else "pillow")
+    return Head(size, orientation, "deep" if gray or (color and not animated) else "pillow")
 
 
 def _head_of_tags(tags: Mapping[int, Any], size: tuple[int, int], identified: bool) -> Head:

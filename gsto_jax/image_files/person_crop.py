@@ -28,15 +28,15 @@ def box_to_frame(
         height = width / aspect
     else:
         width = height * aspect
-    centre = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2], np.float64)
-    return centre, padding * np.array([width, height])
+    center = np.array([box[0] + box[2] / 2, box[1] + box[3] / 2], np.float64)
+    return center, padding * np.array([width, height])
 
 
-def frame_to_crop(centre: np.ndarray, width: float, rotation: float, crop: Size) -> np.ndarray:
+def frame_to_crop(center: np.ndarray, width: float, rotation: float, crop: Size) -> np.ndarray:
     """Returns the affine map from an image to the crop of a frame.
 
     Args:
-      centre: x, y of the frame in the image, which becomes the center of the crop.
+      center: x, y of the frame in the image, which becomes the center of the crop.
       width: of the frame in the image, which becomes that of the crop.
       rotation: in degrees, counter-clockwise as seen.
       crop: (h, w).
@@ -47,7 +47,7 @@ def frame_to_crop(centre: np.ndarray, width: float, rotation: float, crop: Size)
     factor = crop[1] / width
     cos, sin = np.cos(np.deg2rad(rotation)) * factor, np.sin(np.deg2rad(rotation)) * factor
     turn = np.array([[cos, sin], [-sin, cos]])
-    shift = np.array([crop[1] / 2, crop[0] / 2]) - turn @ centre
+    shift = np.array([crop[1] / 2, crop[0] / 2]) - turn @ center
     return np.concatenate([turn, shift[:, None]], axis=1)
 
 
@@ -63,13 +63,13 @@ def crop_person(
       padding: factor of both sides.
 
     Returns:
-      "image" `h w 3` uint8, 0 outside the image; "centre" and "frame" `2` float32 (see
-      `gsto_jax.pose.heatmaps.to_picture`).
+      "image" `h w 3` uint8, 0 outside the image; "center" and "frame" `2` float32 (see
+      `gsto_jax.pose.heatmaps.to_image`).
     """
-    centre, frame = box_to_frame(box, size, padding)
-    matrix = frame_to_crop(centre, float(frame[0]), 0.0, size)
+    center, frame = box_to_frame(box, size, padding)
+    matrix = frame_to_crop(center, float(frame[0]), 0.0, size)
     return {
         "image": cv2.warpAffine(image, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR),
-        "centre": centre.astype(np.float32),
+        "center": center.astype(np.float32),
         "frame": frame.astype(np.float32),
     }

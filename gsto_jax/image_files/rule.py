@@ -48,5 +48,5 @@ class ImageRule:
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "ImageRule":
-        """Returns the rule among the settings of a data set, `config.data`."""
+        """Returns the rule among the settings of a dataset, `config.data`."""
         return cls(**{name: data[name] for name in ("alpha", "orientation", "bit_depth")})

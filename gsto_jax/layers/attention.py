@@ -1,4 +1,4 @@
-"""The gates that the paper's Table 3 sets beside its own: over channels, and over a neighbourhood.
+"""The gates that the paper's Table 3 sets beside its own: over channels, and over a neighborhood.
 
 The paper prints their counts and not their forms. Those here are the usual ones, and give its
 figures; where two forms count alike, the docstrings say which was taken.
@@ -52,7 +52,7 @@ class ChannelAttention(Layer):
 
 
 class SpatialAttention(Layer):
-    """Scales each pixel by a gate from its neighbourhood: what CBAM calls spatial attention.
+    """Scales each pixel by a gate from its neighborhood: what CBAM calls spatial attention.
 
     Mean and maximum over the channels, a bias-free convolution of both to one channel, sigmoid.
     Without BN: the paper's counts leave open whether there is one.

@@ -88,7 +88,7 @@ class BranchGates(Composite):
             return [x] * count, logits, {}
         conv = self.conv
         if getattr(conv, "func", conv) is Conv:
-            # Gates that nothing normalises start near one half: He's deviation would shut them.
+            # Gates that nothing normalizes start near one half: He's deviation would shut them.
             conv = partial(conv, kernel_std=hrnet_std)
         parts = {"conv": conv, "norm": self.norm, "name": "gate"}
         if logits is None:
@@ -156,13 +156,13 @@ class ASPP(Composite):
     """Atrous spatial pyramid pooling: convolutions of one map at several rates, and its mean.
 
     A 1x1 convolution of the map; for each rate the gated map under a 3x3 convolution of that
-    dilation; and the gated map's mean over the picture under a 1x1 convolution, upsampled: all with
+    dilation; and the gated map's mean over the image under a 1x1 convolution, upsampled: all with
     BN and ReLU, joined by a 1x1 convolution, BN and ReLU. No dropout, no 3x3 convolution before the
     classifier. The mean of a batch of one is one value per channel: see `PPM`.
 
     Attributes:
       features: channels of each branch and of the result. Usual: an eighth of the map's.
-      rates: dilations of the 3x3 convolutions; 12, 24, 36 suit maps of a picture's eighth.
+      rates: dilations of the 3x3 convolutions; 12, 24, 36 suit maps of an image's eighth.
       gsto: see `PPM`.
       num_classes: of the predictor that "supervised" and "head_only" have.
       form: of the gates: "paper" (a sigmoid without bias) or "released" (BN and ReLU before it).

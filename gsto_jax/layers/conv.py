@@ -1,4 +1,4 @@
-"""Convolution as the reference networks define it, and its initialisers."""
+"""Convolution as the reference networks define it, and its initializers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ class Conv(Layer):
       stride: of both axes.
       dilation: of both axes.
       use_bias: adds a bias, drawn uniformly from +-1/sqrt(fan in).
-      cancelled_bias: normalisation by the batch follows, which takes the bias out again: its
+      canceled_bias: normalisation by the batch follows, which takes the bias out again: its
         gradient is 0, and not computed.
       parallel: how many equal, independent convolutions of one input the output channels hold,
         side by side; the initial kernel of each has the deviation it would have alone.
@@ -62,7 +62,7 @@ class Conv(Layer):
     stride: int = 1
     dilation: int = 1
     use_bias: bool = False
-    cancelled_bias: bool = False
+    canceled_bias: bool = False
     parallel: int = 1
     kernel_std: KernelStd = he_std
     param_dtype: Any = jnp.float32
@@ -125,7 +125,7 @@ class Conv(Layer):
         if not self.use_bias:
             return y
         bias = self.param("bias", self._draw_bias, channels)
-        if self.cancelled_bias:
+        if self.canceled_bias:
             bias = jax.lax.stop_gradient(bias)
         return y + tile(bias, factor).astype(y.dtype)[None, None, None]
 

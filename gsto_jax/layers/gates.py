@@ -101,7 +101,7 @@ def _reason_against_fusion(conv: nn.Module, norm: nn.Module | None, train: bool)
     if not isinstance(conv, Conv) or not isinstance(norm, BatchNorm | None):
         return "its convolution and normalisation are not this package's own"
     if train and norm is not None and norm.groups > 1:
-        return "BN normalises groups of the batch apart (model.bn_groups)"
+        return "BN normalizes groups of the batch apart (model.bn_groups)"
     return ""
 
 

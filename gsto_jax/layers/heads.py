@@ -78,7 +78,7 @@ class SegmentationHead(Composite):
         own = isinstance(norm, BatchNorm) and getattr(self.conv, "func", self.conv) is Conv
         bias: dict[str, Any] = {"use_bias": True}
         if train and own:
-            bias["cancelled_bias"] = True
+            bias["canceled_bias"] = True
         _, factor = stored(branches[0])
         if own and factor >= _LEAST_PACK and factor * width <= _WIDEST and not self.align_corners:
             parts = getattr(self.conv, "keywords", {})

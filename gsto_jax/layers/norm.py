@@ -19,7 +19,7 @@ STATISTICS = ("two_pass", "one_pass")
 
 
 class BatchNorm(Layer):
-    """Normalises each channel of `b h w c` over the batch and the pixels.
+    """Normalizes each channel of `b h w c` over the batch and the pixels.
 
     Differs from `flax.linen.BatchNorm` in two ways. The running variance takes the unbiased
     estimate (n - 1), as PyTorch's does. The variance is the mean of squared deviations, so data far
@@ -32,7 +32,7 @@ class BatchNorm(Layer):
       statistics: "two_pass" subtracts the mean before it squares. "one_pass" subtracts the running
         mean instead, so that one reading of the map gives mean and variance; the variance then has
         a relative rounding error of about 1e-7 (1 + (mean - running mean)^2 / variance).
-      groups: the batch falls into so many equal parts, each normalised by its own statistics. On
+      groups: the batch falls into so many equal parts, each normalized by its own statistics. On
         as many devices, or a divisor of their number, no part waits for the others.
       param_dtype: dtype of scale, bias and the running statistics.
     """

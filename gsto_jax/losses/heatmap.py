@@ -37,7 +37,7 @@ def heatmap_loss(
       outputs: `b h w j`.
       targets: the same.
       weights: `b j`.
-      hardest: of each picture only so many joints count, those of the largest error; 0: all.
+      hardest: of each image only so many joints count, those of the largest error; 0: all.
 
     Returns:
       A scalar.

@@ -73,11 +73,11 @@ class ContextNet(Layer):
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Outputs:
-        """Scores every pixel of a normalised image.
+        """Scores every pixel of a normalized image.
 
         Args:
-          image: `b h w 3`, normalised RGB, any dtype and size; `b` may be 0.
-          train: normalise by the batch's statistics and update the running ones.
+          image: `b h w 3`, normalized RGB, any dtype and size; `b` may be 0.
+          train: normalize by the batch's statistics and update the running ones.
 
         Raises:
           ValueError: the image is not `b h w 3`, or an unknown context module or kind of gates.

@@ -30,7 +30,7 @@ class Row:
       attention: its gates that are not GSTO's.
       outputs: classes or joints.
       head: see `HRNet`.
-      size: (h, w) of the picture.
+      size: (h, w) of the image.
       note: what has to be said about the row.
     """
 

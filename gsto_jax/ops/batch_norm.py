@@ -42,7 +42,7 @@ def batch_norm(
     pack: int = 1,
     shift: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Normalises `x` by its own statistics; the gradient costs two sums over the pixels.
+    """Normalizes `x` by its own statistics; the gradient costs two sums over the pixels.
 
     Args:
       x: `b h w c`, any number of axes before the channels.
@@ -53,7 +53,7 @@ def batch_norm(
       shift: `c`, near the means: the statistics then take one reading of `x`. None for two.
 
     Returns:
-      The normalised map in the dtype of `x`, and mean and (biased) variance by channel in at least
+      The normalized map in the dtype of `x`, and mean and (biased) variance by channel in at least
       float32. No gradient flows through the statistics, and forward-mode differentiation (`jvp`) of
       it is not defined.
     """
@@ -85,10 +85,10 @@ def _backward(
     x, scale, bias, shift, mean, var = saved
     count = x.size // x.shape[-1] * pack
     inverse = jax.lax.rsqrt(var + epsilon)
-    centred, gradient = _wide(x) - _row(mean, x, pack), _wide(gradients[0])
-    total, weighted = (fold(channel_sum(v), pack) for v in (gradient, gradient * centred))
+    centerd, gradient = _wide(x) - _row(mean, x, pack), _wide(gradients[0])
+    total, weighted = (fold(channel_sum(v), pack) for v in (gradient, gradient * centerd))
     slope = jnp.square(inverse) * weighted / count
-    rest = gradient - _row(total / count, x, pack) - centred * _row(slope, x, pack)
+    rest = gradient - _row(total / count, x, pack) - centerd * _row(slope, x, pack)
     return (
         (rest * _row(inverse * scale.astype(inverse.dtype), x, pack)).astype(x.dtype),
         (weighted * inverse).astype(scale.dtype),

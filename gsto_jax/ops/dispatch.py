@@ -73,7 +73,7 @@ def reason_against(shape: Sequence[Any], dtype: Any, height: bool = True) -> str
     if shape[0] % devices:
         return f"a batch of {shape[0]} does not divide over the {devices} devices of {axis!r}"
     if space > 1 and not height:
-        return f"it takes whole pictures, and {space} devices of {SPACE_AXIS!r} share them"
+        return f"it takes whole images, and {space} devices of {SPACE_AXIS!r} share them"
     if shape[1] % space:
         return f"{shape[1]} rows do not divide over the {space} devices of {SPACE_AXIS!r}"
     return ""

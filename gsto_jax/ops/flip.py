@@ -12,7 +12,7 @@ def flip(x: Any) -> Any:
 
 
 def mirrored_order(pairs: Iterable[Sequence[int]], count: int) -> np.ndarray:
-    """Which of `count` classes or joints each one is in a mirrored picture, where pairs swap."""
+    """Which of `count` classes or joints each one is in a mirrored image, where pairs swap."""
     order = np.arange(count)
     for left, right in pairs:
         order[left], order[right] = right, left

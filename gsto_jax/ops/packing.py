@@ -285,8 +285,8 @@ def _weights(factor: int, pack: int, out_pack: int, method: str) -> tuple[np.nda
     # Y - step * X, of an output pixel Y and the input pixel X that it takes from
     offsets = np.arange(-reach, reach + 1)
     q, r = np.arange(pack), np.arange(out_pack)
-    centre = (out_pack * offsets[:, None, None] + r + 0.5) / factor - 0.5
-    weights = _weight(centre - q[:, None], method)
+    center = (out_pack * offsets[:, None, None] + r + 0.5) / factor - 0.5
+    weights = _weight(center - q[:, None], method)
     used = np.flatnonzero(weights.any((1, 2)))
     first, last = used[0], used[-1]
     # Position t of the kernel meets step * X = Y + t - padding: the offsets run backwards.
@@ -296,7 +296,7 @@ def _weights(factor: int, pack: int, out_pack: int, method: str) -> tuple[np.nda
 @lru_cache
 def _border(side: int, factor: int, method: str) -> np.ndarray:
     """One over the sum of the weights that fall inside, for each output pixel."""
-    centre = (np.arange(side * factor) + 0.5) / factor - 0.5
-    near = np.floor(centre)[:, None] + np.arange(2)
+    center = (np.arange(side * factor) + 0.5) / factor - 0.5
+    near = np.floor(center)[:, None] + np.arange(2)
     inside = (near >= 0) & (near < side)
-    return 1 / (_weight(centre[:, None] - near, method) * inside).sum(1)
+    return 1 / (_weight(center[:, None] - near, method) * inside).sum(1)

@@ -31,18 +31,18 @@ class Taps:
 
 
 def linear_taps(source: int, target: int, align_corners: bool = False) -> Taps:
-    """Bilinear resampling of an axis, pixel centres at half-integers, without antialiasing.
+    """Bilinear resampling of an axis, pixel centers at half-integers, without antialiasing.
 
-    With `align_corners` the centres of the outermost pixels coincide.
+    With `align_corners` the centers of the outermost pixels coincide.
     """
     if align_corners:
-        centre = np.arange(target) * ((source - 1) / max(target - 1, 1))
+        center = np.arange(target) * ((source - 1) / max(target - 1, 1))
     else:
-        centre = (np.arange(target) + 0.5) * (source / target) - 0.5
-    centre = np.clip(centre, 0, source - 1)
-    low = np.floor(centre).astype(np.int32)
+        center = (np.arange(target) + 0.5) * (source / target) - 0.5
+    center = np.clip(center, 0, source - 1)
+    low = np.floor(center).astype(np.int32)
     index = np.stack([low, np.minimum(low + 1, source - 1)], axis=1)
-    upper = (centre - low).astype(np.float32)
+    upper = (center - low).astype(np.float32)
     return Taps(index, np.stack([1 - upper, upper], axis=1))
 
 

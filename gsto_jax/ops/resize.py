@@ -40,7 +40,7 @@ def resize(
       gradient: whether the result is differentiated; without a gradient CPUs are faster.
       implementation: "xla" is `jax.image.resize` and its relatives, for anything. Bilinear only:
         "neighbors" adds weighted neighbors, by integer factors; "taps" gathers two pixels an axis.
-        "transposed_conv" enlarges by a power of two. None chooses: on CPUs "neighbors", or "taps"
+        "transposed_conv" upsamples by a power of two. None chooses: on CPUs "neighbors", or "taps"
         without a gradient, where they can run; else "xla".
 
     Returns:
@@ -70,7 +70,7 @@ def resize(
 _LIMITS = {
     "neighbors": "it interpolates float32 and float64 by integer factors, without aligned corners",
     "taps": "it is bilinear, between sizes that are known",
-    "transposed_conv": "it enlarges both sides by one power of two, without aligned corners",
+    "transposed_conv": "it upsamples both sides by one power of two, without aligned corners",
 }
 
 
@@ -128,7 +128,7 @@ def _nearest(source: int, target: int) -> Array | np.ndarray:
 
 
 def _corner_axis(source: int, target: int) -> tuple[float | Array, float | Array]:
-    """Scale and translation that put output centre i + 1/2 on input centre i / scale + 1/2."""
+    """Scale and translation that put output center i + 1/2 on input center i / scale + 1/2."""
     if is_symbolic_dim(source) or is_symbolic_dim(target):
         n, m = jnp.asarray(source), jnp.asarray(target)
         ratio = (m - 1) / jnp.maximum(n - 1, 1)
@@ -162,7 +162,7 @@ def _weights(factor: int) -> list[tuple[float, float, float]]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _along(x: Array, axis: int, factor: int) -> Array:
-    """Enlarges one axis; beyond the border lies the border's pixel."""
+    """Upsamples one axis; beyond the border lies the border's pixel."""
     if factor == 1:
         return x
     side = x.shape[axis]

@@ -9,7 +9,7 @@ Of an array of B bytes on each of n chips
 
 - an all-reduce moves 2 (n - 1) / n B over each chip's links, an all-gather or an all-to-all of B
   bytes in the end (n - 1) / n B, a reduce-scatter the same of what it starts from;
-- a permutation moves B over one link, between neighbours;
+- a permutation moves B over one link, between neighbors;
 - each phase (an all-reduce has two) takes as many hops as it is to the farthest chip, one after the
   other, for every collective anew.
 """
@@ -44,7 +44,7 @@ LINKS = {"v5e": Links(bandwidth=45e9, latency=1e-6, ring=16)}
 
 Cloud's page says 1600 Gbit/s, 50 GB/s a link and way; the scaling book of JAX's authors
 (jax-ml.github.io/scaling-book) counts with 45 GB/s, and with wraparound on sides of 16 alone. The
-latency is assumed. Other chips' links are not modelled.
+latency is assumed. Other chips' links are not modeled.
 """
 _PHASES = {"all-reduce": 2}
 
@@ -56,7 +56,7 @@ class Estimate:
     Attributes:
       memory: to move its bytes.
       cores: of its cycles; on GPUs, for which there are none, of its operations at the peak.
-      collectives: of what chips say to each other; None: not modelled.
+      collectives: of what chips say to each other; None: not modeled.
     """
 
     memory: float
@@ -130,7 +130,7 @@ def collectives_seconds(
     Args:
       collectives: by kind, how many and the bytes of their results on a chip.
       sides: of the grid of chips, all of which take part.
-      links: between them; None: not modelled.
+      links: between them; None: not modeled.
 
     Returns:
       The sum; None without a model, but 0 for one chip.

@@ -46,8 +46,8 @@ def plan(task: Task, machine: Machine, batch: int, size: Size, step: str = "trai
     Args:
       task: what is trained.
       machine: the chips.
-      batch: pictures over all chips; divides by the parts of a batch on their mesh.
-      size: (h, w) of a picture.
+      batch: images over all chips; divides by the parts of a batch on their mesh.
+      size: (h, w) of an image.
       step: "train" or "eval".
 
     Raises:
@@ -124,7 +124,7 @@ def _used(message: str) -> float | None:
 
 def _does_not_fit(step: str, batch: int, machine: Machine, used: float | None) -> DoesNotFit:
     how = f", {used / 2**30:.1f} of {machine.memory / 2**30:.0f} GiB" if used else ""
-    message = f"the {step} step of {batch} pictures over {machine.mesh.size} chips does not fit"
+    message = f"the {step} step of {batch} images over {machine.mesh.size} chips does not fit"
     return DoesNotFit(message + how, used)
 
 

@@ -88,7 +88,7 @@ class Plan:
 
     Attributes:
       step: "train" or "eval".
-      batch: pictures a chip.
+      batch: images a chip.
       peak: bytes of memory.
       flops: floating-point operations.
       bytes: accessed, as XLA counts them, or the sum of `cost` where a loop runs more than once;
@@ -269,7 +269,7 @@ def layer_of(instruction: Instruction) -> str:
     """The part of the network that an operation is of: "stage3_module0", "loss and the rest"."""
     found = _LAYER.search(instruction.op_name)
     if found is None:
-        return "loss, optimiser, rest"
+        return "loss, optimizer, rest"
     way = " backward" if "transpose(" in instruction.op_name else ""
     return f"{found[1]}{way}"
 

@@ -44,7 +44,7 @@ def plan_table(found: Plan, memory: int, title: str) -> Table:
     add("floating-point operations", None, f"{found.flops / 1e9:.2f} G")
     whole = replace(found.cost, bytes=found.bytes)
     add("all", whole)
-    add("a picture", whole, parts=found.batch)
+    add("an image", whole, parts=found.batch)
     table.add_section()
     for kind, (count, size) in found.collectives.items():
         add(kind, None, f"{size / 1e9:.3f} GB, {count} times")
@@ -67,7 +67,7 @@ def time_line(times: Estimate) -> str:
         return (
             f"time        {span} on paper ({parts}, collectives {1e3 * times.collectives:.2f} ms)"
         )
-    unknown = "; collectives are not modelled" if times.collectives is None else ""
+    unknown = "; collectives are not modeled" if times.collectives is None else ""
     return f"time        at least {1e3 * times.least:.2f} ms on paper ({parts}{unknown})"
 
 
@@ -88,7 +88,7 @@ def compare_table(first: Plan, other: Plan, names: tuple[str, str], title: str) 
         ratio = f"{two / one:.2f}" if one else "-"
         table.add_row(name, f"{one:.{digits}f}", f"{two:.{digits}f}", ratio)
 
-    add("pictures", first.batch, other.batch, 0)
+    add("images", first.batch, other.batch, 0)
     add("GiB at its peak", first.peak / 2**30, other.peak / 2**30)
     add("s to compile", first.seconds, other.seconds, 0)
     measures = {
@@ -102,7 +102,7 @@ def compare_table(first: Plan, other: Plan, names: tuple[str, str], title: str) 
         add(name, one, two)
     table.add_section()
     for name, (one, two) in measures.items():
-        add(f"{name} a picture", one / first.batch, two / other.batch)
+        add(f"{name} an image", one / first.batch, two / other.batch)
     table.add_section()
     for kind in dict.fromkeys((*first.collectives, *other.collectives)):
         (count, size), (count_2, size_2) = (x.collectives.get(kind, (0, 0)) for x in (first, other))

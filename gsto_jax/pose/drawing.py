@@ -1,4 +1,4 @@
-"""Skeletons over pictures, and heatmaps of joints (needs OpenCV)."""
+"""Skeletons over images, and heatmaps of joints (needs OpenCV)."""
 
 import colorsys
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def draw_poses(
     visible: float = 0.2,
     boxes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws skeletons over a picture.
+    """Draws skeletons over an image.
 
     Args:
       image: `h w 3` uint8 RGB.
@@ -77,7 +77,7 @@ def pose_panel(
 
     Args:
       image: `h w 3` uint8 RGB, what the network saw.
-      truth: `j 3` in its pixels, score above 0 for labelled joints; None for none.
+      truth: `j 3` in its pixels, score above 0 for labeled joints; None for none.
       pose: `j 3`, what was found.
       heatmaps: `h' w' j`.
       skeleton: pairs of joints.
@@ -86,12 +86,12 @@ def pose_panel(
     Returns:
       uint8 RGB, one row of tiles.
     """
-    shown, factor = _enlarged(image)
+    shown, factor = _upsampled(image)
     scaled = np.array([factor, factor, 1])
     tiles = [("image", shown)]
     if truth is not None:
-        labelled = (truth * scaled)[None]
-        tiles.append(("truth", draw_poses(shown, labelled, skeleton, 1e-6)))
+        labeled = (truth * scaled)[None]
+        tiles.append(("truth", draw_poses(shown, labeled, skeleton, 1e-6)))
     border = np.array([[0, 0, shown.shape[1] - 1, shown.shape[0] - 1]])  # for want of joints
     found = draw_poses(shown, (pose * scaled)[None], skeleton, visible, border)
     tiles.append(("found", found))
@@ -110,7 +110,7 @@ def heatmap_figure(image: np.ndarray, heatmaps: np.ndarray, joints: Sequence[str
     Returns:
       uint8 RGB, rows of tiles.
     """
-    shown, _ = _enlarged(image, _HEIGHT // 2)
+    shown, _ = _upsampled(image, _HEIGHT // 2)
     tiles = [
         captioned(f"{name} {heatmaps[..., j].max():.2f}", _over(shown, heatmaps[..., j]))
         for j, name in enumerate(joints)
@@ -119,7 +119,7 @@ def heatmap_figure(image: np.ndarray, heatmaps: np.ndarray, joints: Sequence[str
     return grid([tiles[n : n + columns] for n in range(0, len(tiles), columns)])
 
 
-def _enlarged(image: np.ndarray, height: int = _HEIGHT) -> tuple[np.ndarray, float]:
+def _upsampled(image: np.ndarray, height: int = _HEIGHT) -> tuple[np.ndarray, float]:
     factor = height / image.shape[0]
     size = (max(1, round(image.shape[1] * factor)), height)
     way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR

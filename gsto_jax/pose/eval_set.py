@@ -109,7 +109,7 @@ class PoseSet(EvalSet):
         labeled = int((visible > 0).sum())
         return PersonScore(
             image_id=int(sample["image_id"]),
-            labelled_joints=labeled,
+            labeled_joints=labeled,
             similarity=float(alike[0]) if labeled else float("nan"),
             joint_score=float(prediction[:, 2].astype(float).mean()),
             box_score=float(sample["score"]),
@@ -118,7 +118,7 @@ class PoseSet(EvalSet):
 
     def describe(self, task: PoseTask) -> str:
         """See `EvalSet.describe`."""
-        count = f"{self.size} persons in {len(self.image_ids)} pictures"
+        count = f"{self.size} persons in {len(self.image_ids)} images"
         return f"{count}, {self.boxes}{protocol(task)}"
 
     def summarize(self, task: PoseTask, predictions: Predictions, title: str) -> Summary:
@@ -129,7 +129,7 @@ class PoseSet(EvalSet):
             rows[CEILING] = self._figures(task, predictions.reread, predictions.truth)[1]
             ceiling = rows[CEILING]["AP"]
         record = {
-            "pictures": len(self.image_ids),
+            "images": len(self.image_ids),
             "persons": self.size,
             "boxes": self.boxes,
             "protocol": f"{self.boxes}{protocol(task)}",

@@ -1,4 +1,4 @@
-"""The poses of a whole set, batch by batch over persons and pictures."""
+"""The poses of a whole set, batch by batch over persons and images."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ class Poses:
     """The poses of a set, in its order.
 
     Attributes:
-      joints: `n j 3` float64: x and y in pixels of the picture, and score.
+      joints: `n j 3` float64: x and y in pixels of the image, and score.
       box_scores: `n`, of the boxes that the persons were seen in; 1 for true boxes.
       areas: `n`, of the frames that were cut out, in square pixels.
-      image_ids: `n` int64, which picture each is in.
+      image_ids: `n` int64, which image each is in.
     """
 
     joints: np.ndarray
@@ -47,11 +47,11 @@ def estimate(
     Args:
       task: what was trained; `task.config.eval.flip` averages with the mirror image.
       variables: of the network.
-      batches: this process' persons: "image" `b h w 3` uint8, "centre" and "frame" `b 2` (see
-        `gsto_jax.pose.heatmaps.to_picture`), "score", "image_id", "index" and "mask" `b`.
+      batches: this process' persons: "image" `b h w 3` uint8, "center" and "frame" `b 2` (see
+        `gsto_jax.pose.heatmaps.to_image`), "score", "image_id", "index" and "mask" `b`.
       size: how many persons the set has.
       mesh: the devices.
-      on_batch: called with each batch, this process' joints `b j 3` in pixels of the pictures, and
+      on_batch: called with each batch, this process' joints `b j 3` in pixels of the images, and
         a function that returns "heatmaps" `b h/4 w/4 j` and the maps of the branches and gates.
       stop: asked after each batch whether to give up.
 
@@ -87,7 +87,7 @@ def find_joints(
     """Joints of a batch of persons, all on the devices: see `joint_step`.
 
     Returns:
-      `b j 3` in pixels of the pictures; and "heatmaps" with the maps of `heatmap_step`.
+      `b j 3` in pixels of the images; and "heatmaps" with the maps of `heatmap_step`.
     """
     programs = PosePrograms.of(task, mesh)
     heatmaps, maps = programs.heatmaps(
@@ -98,7 +98,7 @@ def find_joints(
         # A second pass through the same program, which compiles once.
         image = np.ascontiguousarray(flip(batch["image"]))
         mirrored, _ = programs.heatmaps(variables, put_batch({"image": image}, mesh)["image"])
-    frames = put_batch({name: batch[name] for name in ("centre", "frame")}, mesh)
+    frames = put_batch({name: batch[name] for name in ("center", "frame")}, mesh)
     joints, heatmaps = programs.joints(heatmaps, mirrored, frames)
     return joints, {"heatmaps": heatmaps, **maps}
 
@@ -109,12 +109,12 @@ def reread_joints(task: PoseTask, mesh: Mesh, batch: Batch) -> Array:
     Args:
       task: what was trained.
       mesh: the devices.
-      batch: "image", "joints" and "visible" as in training, "centre" and "frame".
+      batch: "image", "joints" and "visible" as in training, "center" and "frame".
 
     Returns:
-      `b j 3` in pixels of the pictures.
+      `b j 3` in pixels of the images.
     """
-    names = ("image", "joints", "visible", "centre", "frame")
+    names = ("image", "joints", "visible", "center", "frame")
     inputs = put_batch({name: batch[name] for name in names}, mesh)
     reread: Array = PosePrograms.of(task, mesh).reread(inputs)
     return reread

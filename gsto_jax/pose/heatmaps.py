@@ -1,7 +1,7 @@
 """Joints to heatmaps and back, on the device: the encoding and decoding of pose networks.
 
 A joint becomes a Gaussian of peak 1 around the pixel of the heatmap that it falls into. Back, the
-largest value gives the pixel, and its neighbours which way the joint lies off the pixel's centre.
+largest value gives the pixel, and its neighbors which way the joint lies off the pixel's center.
 """
 
 from collections.abc import Sequence
@@ -25,24 +25,24 @@ def encode(
 
     Args:
       joints: `b j 2`, x and y in pixels of the network's input.
-      visible: `b j`, above 0 for a labelled joint.
+      visible: `b j`, above 0 for a labeled joint.
       image: (h, w) of the input.
       heatmap: (h, w) of the heatmaps.
       sigma: deviation of the Gaussians in pixels of the heatmap; beyond three of them all is 0.
 
     Returns:
-      `b h w j` float32, 0 for joints that are not labelled; and their weights `b j` float32: 1 for
-      labelled joints, but 0 where no pixel of the heatmap lies within three sigmas.
+      `b h w j` float32, 0 for joints that are not labeled; and their weights `b j` float32: 1 for
+      labeled joints, but 0 where no pixel of the heatmap lies within three sigmas.
     """
     stride = jnp.asarray([image[1] / heatmap[1], image[0] / heatmap[0]], jnp.float32)
-    centre = jnp.trunc(joints / stride[None, None] + 0.5)  # towards zero, as published
+    center = jnp.trunc(joints / stride[None, None] + 0.5)  # towards zero, as published
     reach = 3 * sigma
     limit = jnp.asarray([heatmap[1], heatmap[0]], jnp.float32)[None, None]
-    inside = ((centre - reach < limit) & (centre + reach + 1 >= 0)).all(-1)
+    inside = ((center - reach < limit) & (center + reach + 1 >= 0)).all(-1)
     weight = (inside & (visible > 0)).astype(jnp.float32)  # of 2 as of 1, of -1 as of 0
 
     def along(length: int, axis: int) -> tuple[Array, Array]:
-        offset = jnp.arange(length, dtype=jnp.float32)[None, :, None] - centre[:, None, :, axis]
+        offset = jnp.arange(length, dtype=jnp.float32)[None, :, None] - center[:, None, :, axis]
         return jnp.exp(-jnp.square(offset) / (2 * sigma**2)), jnp.abs(offset) <= reach
 
     (rows, near_rows), (columns, near_columns) = along(heatmap[0], 1), along(heatmap[1], 0)
@@ -55,7 +55,7 @@ def decode(heatmaps: Array, refinement: str = "quarter", sigma: float = 2.0) -> 
 
     Args:
       heatmaps: `b h w j`.
-      refinement: "none", "quarter" (a quarter of a pixel towards the larger neighbour; the paper's)
+      refinement: "none", "quarter" (a quarter of a pixel towards the larger neighbor; the paper's)
         or "dark" (the peak of a parabola through the logarithm of the smoothed map).
       sigma: of the encoding, for "dark".
 
@@ -87,7 +87,7 @@ def decode(heatmaps: Array, refinement: str = "quarter", sigma: float = 2.0) -> 
 
     slope = jnp.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], -1)
     if refinement == "quarter":
-        # Of a joint in a pixel's middle both neighbours are the same, but for rounding.
+        # Of a joint in a pixel's middle both neighbors are the same, but for rounding.
         shift = 0.25 * jnp.where(jnp.abs(slope) > 1e-6 * value[..., None], jnp.sign(slope), 0)
     else:
         slope, across = slope / 2, (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1)) / 4
@@ -114,10 +114,10 @@ def merge_mirrored(
     """The mean of heatmaps and of those of the mirror image.
 
     Args:
-      heatmaps: `b h w j` of the picture.
+      heatmaps: `b h w j` of the image.
       mirrored: the same of its mirror image.
       pairs: joints that change places in it.
-      shift: moves the second one column to the right: the grids of a picture and its mirror image
+      shift: moves the second one column to the right: the grids of an image and its mirror image
         do not meet where the network rounds sizes (the published test does so).
     """
     heatmaps, mirrored = as_floating(heatmaps), as_floating(mirrored)
@@ -127,21 +127,21 @@ def merge_mirrored(
     return (heatmaps + back) / 2
 
 
-def to_picture(joints: Array, centre: Array, frame: Array, heatmap: Size) -> Array:
-    """Moves joints from the heatmap into the picture.
+def to_image(joints: Array, center: Array, frame: Array, heatmap: Size) -> Array:
+    """Moves joints from the heatmap into the image.
 
     Args:
       joints: `b j 2`, x and y in pixels of the heatmap.
-      centre: `b 2`, x and y of the frame's centre in the picture.
+      center: `b 2`, x and y of the frame's center in the image.
       frame: `b 2`, width and height of the frame that the network saw.
       heatmap: (h, w).
 
     Returns:
-      `b j 2`, x and y in pixels of the picture.
+      `b j 2`, x and y in pixels of the image.
     """
     middle = jnp.asarray([heatmap[1] / 2, heatmap[0] / 2], jnp.float32)[None, None]
     factor = (frame[:, 0] / heatmap[1])[:, None, None]  # of both axes, as published
-    return (joints - middle) * factor + centre[:, None]
+    return (joints - middle) * factor + center[:, None]
 
 
 def _smoothed_log(heatmaps: Array, sigma: float) -> Array:

@@ -37,7 +37,7 @@ def results(
       sigmas: deviation of each joint in the similarity.
       config: how poses are scored and which are the same.
       suppresses: False keeps all of them, in the order of the set.
-      category_id: of the persons, as the data set's file numbers it.
+      category_id: of the persons, as the dataset's file numbers it.
 
     Returns:
       A list of image_id, category_id, keypoints (x, y, score for each joint) and score.
@@ -75,7 +75,7 @@ def evaluate_coco(
       found: of `results`.
       annotations: of the set, as published; those of other categories do not count. A joint is
         labeled where its flag is above 0, whatever `num_keypoints` says.
-      image_ids: of all its pictures, those without a person too.
+      image_ids: of all its images, those without a person too.
       sigmas: see `results`.
       category_id: of the persons.
 

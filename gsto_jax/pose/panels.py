@@ -1,4 +1,4 @@
-"""Pictures of the persons of an evaluation (needs OpenCV)."""
+"""Images of the persons of an evaluation (needs OpenCV)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ class PoseWriter(PngWriter):
 
     def __init__(self, folder: Path, task: PoseTask, name: Callable[[int], str]) -> None:
         chosen = task.config.eval
-        super().__init__(folder, chosen.pictures, chosen.figures, name)
+        super().__init__(folder, chosen.sample_images, chosen.feature_images, name)
         self.task = task
 
     def draw(
@@ -37,14 +37,14 @@ class PoseWriter(PngWriter):
         maps: Callable[[], Mapping[str, np.ndarray]],
         n: int,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """See `PngWriter.draw`; predictions are joints `b j 3` in pixels of the pictures."""
+        """See `PngWriter.draw`; predictions are joints `b j 3` in pixels of the images."""
         image = batch["image"][n]
         truth = np.concatenate([batch["joints"][n], batch["visible"][n][:, None]], -1)
-        labelled = truth if (truth[:, 2] > 0).any() else None
-        pose = to_crop(predictions[n], batch["centre"][n], batch["frame"][n], image.shape)
+        labeled = truth if (truth[:, 2] > 0).any() else None
+        pose = to_crop(predictions[n], batch["center"][n], batch["frame"][n], image.shape)
         if self.is_drawn:
             look = (self.task.skeleton, self.task.config.pose.visible)
-            yield "sample", pose_panel(image, labelled, pose, maps()["heatmaps"][n], *look)
+            yield "sample", pose_panel(image, labeled, pose, maps()["heatmaps"][n], *look)
         if self.is_explained:
             shown = {name: values[n] for name, values in maps().items()}
             yield "heatmaps", heatmap_figure(image, shown.pop("heatmaps"), self.task.joints)
@@ -52,9 +52,9 @@ class PoseWriter(PngWriter):
 
 
 def to_crop(
-    joints: np.ndarray, centre: np.ndarray, frame: np.ndarray, shape: tuple[int, ...]
+    joints: np.ndarray, center: np.ndarray, frame: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Joints `j 3` in pixels of what the network saw, `h w 3` of this shape, out of the picture."""
+    """Joints `j 3` in pixels of what the network saw, `h w 3` of this shape, out of the image."""
     middle = np.array([shape[1] / 2, shape[0] / 2])
-    places = (joints[:, :2] - centre) * (shape[1] / frame[0]) + middle
+    places = (joints[:, :2] - center) * (shape[1] / frame[0]) + middle
     return np.concatenate([places, joints[:, 2:]], -1)

@@ -26,14 +26,14 @@ class PersonScore(Sample):
 
     Attributes:
       image_id: of its image.
-      labelled_joints: number of joints that are labeled.
+      labeled_joints: number of joints that are labeled.
       similarity: OKS to the truth over those; NaN without any.
       joint_score: mean of the joints' scores.
       box_score: of the box; 1 for true boxes.
     """
 
     image_id: int
-    labelled_joints: int
+    labeled_joints: int
     similarity: float
     joint_score: float
     box_score: float

@@ -14,7 +14,7 @@ from gsto_jax.evaluation.forward import Maps, explanation, forward
 from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.hrnet import Outputs
-from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
+from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_image
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, Shapes, Shares, Task, normalize
 
@@ -25,7 +25,7 @@ class PoseTask(Task):
 
     Attributes:
       joints: their names.
-      flip_pairs: joints that change places in a mirrored picture.
+      flip_pairs: joints that change places in a mirrored image.
       skeleton: pairs of joints to draw a line between.
       sigmas: deviation of each joint in the object keypoint similarity.
 
@@ -136,10 +136,10 @@ def joint_step(
       task: what was trained.
       heatmaps: `b h w j`.
       mirrored: the same of the mirror images; None for none.
-      batch: "centre" and "frame" `b 2` (see `gsto_jax.pose.heatmaps.to_picture`).
+      batch: "center" and "frame" `b 2` (see `gsto_jax.pose.heatmaps.to_image`).
 
     Returns:
-      `b j 3`: x and y in pixels of the picture, and the heatmap's largest value; and the heatmaps
+      `b j 3`: x and y in pixels of the image, and the heatmap's largest value; and the heatmaps
       that they were found in.
     """
     pose = task.config.pose
@@ -147,7 +147,7 @@ def joint_step(
         heatmaps = merge_mirrored(heatmaps, mirrored, task.flip_pairs, pose.flip_shift)
     found, scores = decode(heatmaps, pose.refinement, pose.sigma)
     size = (heatmaps.shape[1], heatmaps.shape[2])
-    places = to_picture(found, batch["centre"], batch["frame"], size)
+    places = to_image(found, batch["center"], batch["frame"], size)
     return jnp.concatenate([places, scores[..., None].astype(places.dtype)], -1), heatmaps
 
 

@@ -52,7 +52,7 @@ def export(
       folder: made if need be.
       formats: any of `FORMATS`.
       size: (h, w) that `model.onnx` takes, for runtimes that want it fixed; None: any. The number
-        of pictures is free, and `model.jax` takes any size.
+        of images is free, and `model.jax` takes any size.
 
     Returns:
       The files.

@@ -1,4 +1,4 @@
-"""Whose pictures are predicted, and what is written of them (needs OpenCV and Pillow)."""
+"""Whose images are predicted, and what is written of them (needs OpenCV and Pillow)."""
 
 import glob
 import os
@@ -69,13 +69,13 @@ def find_inputs(
       UserError: an argument names nothing; or there is none.
     """
     if not arguments:
-        raise UserError("no picture is named: give files, folders or patterns behind the flags")
+        raise UserError("no image is named: give files, folders or patterns behind the flags")
     files: dict[Path, tuple[Path, str]] = {}
     for argument in arguments:
         named = _named(argument, on_left_out)
         inside = [(path, name) for path, name in named if not _is_ours(path, output)]
         if not inside:
-            raise UserError(f"{argument!r} names no picture or video")
+            raise UserError(f"{argument!r} names no image or video")
         for path, name in inside:
             files.setdefault(path.resolve(), (path, name))
     inputs: dict[str, Input] = {}
@@ -92,7 +92,7 @@ def find_inputs(
 def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
     place = Path(argument).expanduser()
     if not argument:
-        raise UserError("one of the pictures has an empty name")
+        raise UserError("one of the images has an empty name")
     if place.is_file():
         yield place, place.stem
     elif place.is_dir():
@@ -166,7 +166,7 @@ class PredictionWriter:
             raise _unwritable(folder, error) from None
 
     def write(self, name: str, prediction: Drawn) -> None:
-        """Writes a picture. Raises OSError if that fails."""
+        """Writes an image. Raises OSError if that fails."""
         for kind in self.kinds:
             suffix = ".jpg" if kind == "overlay" else ".png"
             write_image(self.folder / kind / f"{name}{suffix}", self._drawn(prediction, kind))

@@ -1,4 +1,4 @@
-"""Pictures and films from people's disks (needs OpenCV and Pillow, from the `train` extra)."""
+"""Images and films from people's disks (needs OpenCV and Pillow, from the `train` extra)."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Poses of the persons in anyone's pictures (needs OpenCV and Pillow, from the `train` extra).
+"""Poses of the persons in anyone's images (needs OpenCV and Pillow, from the `train` extra).
 
 predictor = PosePredictor.load("runs/coco_pose_w32")
 prediction = predictor(image, boxes)   # `h w 3` uint8 RGB or a file; x, y, w, h of each person
@@ -62,7 +62,7 @@ class PosePrediction:
         return np.flatnonzero(below).tolist()
 
     def drawn(self, kind: str) -> np.ndarray:
-        """A picture `h w 3` of one of `KINDS`; all but the overlay show a person a row."""
+        """An image `h w 3` of one of `KINDS`; all but the overlay show a person a row."""
         if kind == "overlay":
             return self.overlay()
         draw: dict[str, Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]] = {
@@ -119,21 +119,21 @@ class PosePredictor(BasePredictor):
         """Finds the joints of persons.
 
         Args:
-          image: `h w 3` RGB, `h w` grey or `h w 4` RGBA, uint8 or uint16; or the path of a file.
-          boxes: `n 4`, x, y, w, h of each person in pixels; None: the whole picture is one.
+          image: `h w 3` RGB, `h w` gray or `h w 4` RGBA, uint8 or uint16; or the path of a file.
+          boxes: `n 4`, x, y, w, h of each person in pixels; None: the whole image is one.
           explain: also returns what the network saw, and its maps.
 
         Raises:
-          UserError: a file that is no image, an array that is no picture, or a box without area,
+          UserError: a file that is no image, an array that is no image, or a box without area,
             outside the image, or in shares of it.
         """
-        picture = load_rgb(image, self.rule)
-        height, width = picture.shape[:2]
+        rgb = load_rgb(image, self.rule)
+        height, width = rgb.shape[:2]
         whole = [(0, 0, width, height)]
         person_boxes = check_boxes(whole if boxes is None else boxes, (height, width))
         data = self.config["data"]
         size, padding = tuple(data["crop"]), data["keypoints"]["padding"]
-        crops = [crop_person(picture, box, size, padding) for box in person_boxes]
+        crops = [crop_person(rgb, box, size, padding) for box in person_boxes]
         none = np.zeros((0, self.task.num_classes, 3), np.float32)
         poses: list[np.ndarray] = [none]
         maps: list[dict[str, np.ndarray]] = []
@@ -152,7 +152,7 @@ class PosePredictor(BasePredictor):
         every = np.concatenate(poses)
         visible = self.task.config.pose.visible
         return PosePrediction(
-            image=picture,
+            image=rgb,
             boxes=person_boxes,
             poses=every,
             scores=rescore(every[..., 2], np.ones(len(every)), visible),

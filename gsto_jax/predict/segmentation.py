@@ -1,4 +1,4 @@
-"""Predicts pictures by a checkpoint alone: it carries every setting (needs the `train` extra).
+"""Predicts images by a checkpoint alone: it carries every setting (needs the `train` extra).
 
 predictor = Predictor.load("runs/camvid_w18s")
 prediction = predictor(image)          # `h w 3` uint8 RGB, or the path of an image file
@@ -33,7 +33,7 @@ from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.types import Size
 
 KINDS = ("overlay", "color", "ids", "branches", "gates")
-_STRIP = 64  # rows of a picture that are enlarged at a time
+_STRIP = 64  # rows of an image that are upsampled at a time
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Prediction:
     palette: tuple[Color, ...]
 
     def colors(self) -> np.ndarray:
-        """The labels in colours, `h w 3` uint8 RGB."""
+        """The labels in colors, `h w 3` uint8 RGB."""
         return color_mask(self.labels, self.palette)
 
     def overlay(self, opacity: float = 0.5) -> np.ndarray:
-        """The picture with the labels' colours over it, `h w 3` uint8 RGB."""
+        """The image with the labels' colors over it, `h w 3` uint8 RGB."""
         return cv2.addWeighted(self.colors(), opacity, self.image, 1 - opacity, 0)
 
     def with_legend(self, image: np.ndarray, whole: bool = False) -> np.ndarray:
@@ -73,7 +73,7 @@ class Prediction:
         return add_legend(image, self.classes, self.palette, present)
 
     def drawn(self, kind: str) -> np.ndarray:
-        """A picture of one of `KINDS`: `h w 3` RGB, but `h w` of "ids"; uint8."""
+        """An image of one of `KINDS`: `h w 3` RGB, but `h w` of "ids"; uint8."""
         draw: dict[str, Callable[[], np.ndarray]] = {
             "overlay": self.overlay,
             "color": self.colors,
@@ -156,21 +156,21 @@ class Predictor(BasePredictor):
         return tuple(tuple(color) for color in self.config["data"]["palette"])
 
     def __call__(self, image: np.ndarray | str | Path, explain: bool = False) -> Prediction:
-        """Labels every pixel of a picture of any size.
+        """Labels every pixel of an image of any size.
 
         Args:
-          image: `h w 3` RGB, `h w` grey or `h w 4` RGBA, uint8 or uint16; an image of Pillow; or
+          image: `h w 3` RGB, `h w` gray or `h w 4` RGBA, uint8 or uint16; an image of Pillow; or
             the path of a file.
           explain: also returns the maps of branches and gates.
 
         Raises:
-          UserError: a file that is no image, or an array that is no picture.
+          UserError: a file that is no image, or an array that is no image.
         """
-        picture = load_rgb(image, self.rule)
-        size = (picture.shape[0], picture.shape[1])
-        scores, maps = self._scores(_shrunk(picture, reduced_size(size, self.long_side)), explain)
+        rgb = load_rgb(image, self.rule)
+        size = (rgb.shape[0], rgb.shape[1])
+        scores, maps = self._scores(_shrunk(rgb, reduced_size(size, self.long_side)), explain)
         labels = self._labels(scores, size)
-        return Prediction(picture, labels, maps, self.classes, self.palette)
+        return Prediction(rgb, labels, maps, self.classes, self.palette)
 
     def _scores(self, image: np.ndarray, explain: bool) -> tuple[Array, Mapping[str, Any]]:
         """Returns scores `1 h w k` of an image `h w 3` float32, and the maps."""
@@ -205,13 +205,13 @@ class Predictor(BasePredictor):
         rows = rows.padded(height)
         strips = jax.tree.map(lambda x: x.reshape(-1, 1, _STRIP, 2), rows)
         across = jax.tree.map(lambda x: x[None], columns)
-        return np.asarray(_enlarged_best(scores, strips, across)).reshape(height, -1)[: size[0]]
+        return np.asarray(_upsampled_best(scores, strips, across)).reshape(height, -1)[: size[0]]
 
 
 def _for_any_image(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings of `eval` that label images of any size best (docs/evaluation.md).
 
-    A published protocol keeps images as they are, for the published scores on its own data set. A
+    A published protocol keeps images as they are, for the published scores on its own dataset. A
     network that was trained and is tested at one fixed size keeps that size.
     """
     evaluation, is_fixed = config["eval"], any(config["data"]["fixed_size"])
@@ -239,6 +239,6 @@ _best = jax.jit(best_class)
 
 
 @jax.jit
-def _enlarged_best(scores: Array, strips: Taps, columns: Taps) -> Array:
-    """Resamples scores and takes the best, strip by strip: all of a large picture is gigabytes."""
+def _upsampled_best(scores: Array, strips: Taps, columns: Taps) -> Array:
+    """Resamples scores and takes the best, strip by strip: all of a large image is gigabytes."""
     return jax.lax.map(lambda rows: _best(resample(scores, rows, columns)[0]), strips)

@@ -31,7 +31,7 @@ Outputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Check:
-    """How an artefact compares with its checkpoint on one batch.
+    """How an artifact compares with its checkpoint on one batch.
 
     Attributes:
       file: its name.
@@ -57,7 +57,7 @@ class Check:
 def verify(
     predictor: Predictor, folder: str | Path, batches: Sequence[np.ndarray] | None = None
 ) -> list[Check]:
-    """Compares an export with its checkpoint: each artefact in a fresh process, on the CPU.
+    """Compares an export with its checkpoint: each artifact in a fresh process, on the CPU.
 
     That process imports NumPy, and JAX or onnxruntime, nothing of this package. The checkpoint
     should be on a CPU too: accelerators compute convolutions less exactly.
@@ -68,7 +68,7 @@ def verify(
       batches: images `b h w 3` uint8; None: random ones, of odd sizes and above the limit too.
 
     Raises:
-      UserError: there is no export, it is of another checkpoint, a process failed, or an artefact
+      UserError: there is no export, it is of another checkpoint, a process failed, or an artifact
         differs by more than `EQUAL_LABELS` and `LOGITS_DIFFERENCE` allow.
     """
     folder = Path(folder).expanduser()

@@ -29,7 +29,7 @@ def write_report(
     Args:
       run: its folder.
       output: where to; RUN/report.html by default, RUN/report-against-NAME.html for two runs.
-      compare: folder of another run to compare with, of the same task, split and pictures, and of
+      compare: folder of another run to compare with, of the same task, split and images, and of
         the same classes or joints.
       defaults: of all config options; those that differ are marked in the page of one run.
 

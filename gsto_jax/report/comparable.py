@@ -20,18 +20,18 @@ def check_task(ours: Run[Any], theirs: Run[Any]) -> None:
 
 
 def comparable(ours: Run[Evaluation], theirs: Run[Evaluation]) -> tuple[Evaluation, Evaluation]:
-    """The evaluations of two runs on the same pictures.
+    """The evaluations of two runs on the same images.
 
     Raises:
-      UserError: they have none, or their classes, splits, pictures or labels differ.
+      UserError: they have none, or their classes, splits, images or labels differ.
     """
     _check_names(ours, theirs, "data.classes", "classes")
     one, two = _on_one_split(ours, theirs)
-    pictures = [[(p.name, p.height, p.width) for p in x.pictures] for x in (one, two)]
-    if all(pictures) and pictures[0] != pictures[1]:
+    images = [[(p.name, p.height, p.width) for p in x.images] for x in (one, two)]
+    if all(images) and images[0] != images[1]:
         raise UserError(
-            f"{ours.path} and {theirs.path} were evaluated on other pictures of {ours.split}"
-            f"{_example(*pictures)}: evaluate both on the same with --mode=eval"
+            f"{ours.path} and {theirs.path} were evaluated on other images of {ours.split}"
+            f"{_example(*images)}: evaluate both on the same with --mode=eval"
         )
     if one.classes != two.classes or not np.array_equal(one.confusion.sum(1), two.confusion.sum(1)):
         raise UserError(
@@ -44,22 +44,22 @@ def comparable(ours: Run[Evaluation], theirs: Run[Evaluation]) -> tuple[Evaluati
 def comparable_poses(
     ours: Run[PoseEvaluation], theirs: Run[PoseEvaluation]
 ) -> tuple[PoseEvaluation, PoseEvaluation]:
-    """The evaluations of two runs on the same persons, or on the same pictures in other boxes.
+    """The evaluations of two runs on the same persons, or on the same images in other boxes.
 
     Raises:
-      UserError: they have none, or their joints, splits, pictures or persons differ.
+      UserError: they have none, or their joints, splits, images or persons differ.
     """
     _check_names(ours, theirs, "data.keypoints.names", "joints")
     one, two = _on_one_split(ours, theirs)
-    counts = [x.record.get("pictures") for x in (one, two)]
+    counts = [x.record.get("images") for x in (one, two)]
     if counts[0] != counts[1]:
         raise UserError(
-            f"{ours.path} and {theirs.path} were evaluated on {counts[0]} and {counts[1]} pictures "
+            f"{ours.path} and {theirs.path} were evaluated on {counts[0]} and {counts[1]} images "
             f"of {ours.split}: evaluate both on the same with --mode=eval"
         )
-    persons = [[(p.name, p.labelled_joints) for p in x.persons] for x in (one, two)]
+    persons = [[(p.name, p.labeled_joints) for p in x.persons] for x in (one, two)]
     same_boxes = one.record.get("boxes") == two.record.get("boxes")
-    # Other boxes are other persons; the figures are of the pictures that they are in.
+    # Other boxes are other persons; the figures are of the images that they are in.
     if same_boxes and all(persons) and persons[0] != persons[1]:
         raise UserError(
             f"{ours.path} and {theirs.path} were evaluated on other persons of {ours.split}, or on "

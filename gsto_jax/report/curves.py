@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 _SIZE = (328, 220)  # in pixels of the page: fits a phone, so that text keeps its size there
 _POINTS = 400
 _DASHES = ("", "6 3", "2 2", "8 3 2 3", "12 3")
-# Colours that stand for those of the page, which are not the same by day and by night.
+# Colors that stand for those of the page, which are not the same by day and by night.
 _INK, _GRID = "#000001", "#000002"
 _SERIES = tuple(f"#0000{n}" for n in range(10, 15))
 
@@ -42,7 +42,7 @@ class Chart:
     Attributes:
       title: what is drawn.
       svg: the drawing.
-      legend: label, dashes and number of colour of each curve.
+      legend: label, dashes and number of color of each curve.
       summary: first and last values, for who cannot see it.
       note: what one should know about it.
     """
@@ -121,7 +121,7 @@ def chart(
 
 
 def _thinned(line: Line) -> tuple[np.ndarray, np.ndarray]:
-    """The curve, by means of neighbours where it has more points than a screen."""
+    """The curve, by means of neighbors where it has more points than a screen."""
     steps, values = np.asarray(line.steps, float), np.asarray(line.values, float)
     if len(steps) <= _POINTS:
         return steps, values
@@ -131,7 +131,7 @@ def _thinned(line: Line) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _for_a_page(svg: str) -> Markup:
-    """A drawing without what only a file needs, in the page's own colours and font."""
+    """A drawing without what only a file needs, in the page's own colors and font."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)

@@ -1,4 +1,4 @@
-"""Pictures that lie in a page, as data URIs (needs OpenCV, from the `train` extra)."""
+"""Images that lie in a page, as data URIs (needs OpenCV, from the `train` extra)."""
 
 import base64
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ _JPEG, _LOSSLESS = 85, 101  # of OpenCV's JPEG and WebP
 
 @dataclass(frozen=True)
 class Image:
-    """A picture in a page.
+    """An image in a page.
 
     Attributes:
-      uri: the picture itself.
+      uri: the image itself.
       alt: what it shows, in words.
       width, height: in pixels.
     """
@@ -51,7 +51,7 @@ def read(path: Path) -> np.ndarray | None:
 
 
 def read_panel(path: Path, height: int, width: int) -> Panel | None:
-    """The panel of a picture of a size; None where there is none."""
+    """The panel of an image of a size; None where there is none."""
     drawn = read(path)
     tiles = None if drawn is None else panel_tiles(drawn, height, width)
     if tiles is None:
@@ -76,38 +76,38 @@ def read_row(path: Path, count: int) -> list[np.ndarray] | None:
     return [drawn[STRIP:, n * pitch : (n + 1) * pitch - GAP] for n in range(count)]
 
 
-def photograph(picture: np.ndarray, alt: str) -> Image:
-    """A picture `h w 3` uint8 RGB as JPEG."""
-    return _encoded(picture, alt, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG])
+def photograph(image: np.ndarray, alt: str) -> Image:
+    """An image `h w 3` uint8 RGB as JPEG."""
+    return _encoded(image, alt, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG])
 
 
-def drawing(picture: np.ndarray, alt: str) -> Image:
-    """A picture `h w 3` uint8 RGB as WebP, without loss."""
-    return _encoded(picture, alt, ".webp", [cv2.IMWRITE_WEBP_QUALITY, _LOSSLESS])
+def drawing(image: np.ndarray, alt: str) -> Image:
+    """An image `h w 3` uint8 RGB as WebP, without loss."""
+    return _encoded(image, alt, ".webp", [cv2.IMWRITE_WEBP_QUALITY, _LOSSLESS])
 
 
 def classes_in(labels: Sequence[np.ndarray], palette: Sequence[Color]) -> list[int]:
-    """The classes whose colours are in coloured label maps."""
-    present = {number for picture in labels for number in np.unique(_numbers(picture)).tolist()}
+    """The classes whose colors are in colored label maps."""
+    present = {number for image in labels for number in np.unique(_numbers(image)).tolist()}
     shown = _numbers(np.array(palette, np.uint8).reshape(-1, 3)).tolist()
     return [k for k, number in enumerate(shown) if number in present]
 
 
 def _numbers(colors: np.ndarray) -> np.ndarray:
-    """One number for each colour `... 3`."""
+    """One number for each color `... 3`."""
     return colors.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
-def _small(picture: np.ndarray, interpolation: int) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _small(image: np.ndarray, interpolation: int) -> np.ndarray:
+    height, width = image.shape[:2]
     if width <= _WIDTH:
-        return picture
+        return image
     size = (_WIDTH, max(1, round(height * _WIDTH / width)))
-    return cv2.resize(picture, size, interpolation=interpolation)
+    return cv2.resize(image, size, interpolation=interpolation)
 
 
-def _encoded(picture: np.ndarray, alt: str, suffix: str, settings: list[int]) -> Image:
-    data = encode_image(picture, suffix, settings)
+def _encoded(image: np.ndarray, alt: str, suffix: str, settings: list[int]) -> Image:
+    data = encode_image(image, suffix, settings)
     kind = "jpeg" if suffix == ".jpg" else suffix[1:]
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return Image(uri, alt, picture.shape[1], picture.shape[0])
+    return Image(uri, alt, image.shape[1], image.shape[0])

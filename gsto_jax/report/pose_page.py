@@ -51,7 +51,7 @@ def run_page(run: Run[PoseEvaluation], defaults: Mapping[str, Any] | None = None
     return render(
         "pose_run.html",
         **run_contents(run, MEASURES, "no persons", defaults),
-        nouns=("persons", "pictures"),
+        nouns=("persons", "images"),
         boxes=_boxes(run.record or {}),
         ten=[(name, number((run.record or {}).get(name)), MEANINGS[name]) for name in FIGURES],
         ceiling=number((run.record or {}).get("ceiling_AP")),
@@ -133,7 +133,7 @@ def _bins(similarities: Sequence[float]) -> list[tuple[float, float, int]]:
 def _panel(found: PoseEvaluation, person: PersonScore) -> dict[str, np.ndarray] | None:
     """Tiles of `gsto_jax.pose.drawing.pose_panel`; None where there are none that can be read."""
     path = drawings(found.folder, person).get("sample")
-    kinds = ["image", *(["truth"] if person.labelled_joints else []), "found", "heatmaps"]
+    kinds = ["image", *(["truth"] if person.labeled_joints else []), "found", "heatmaps"]
     tiles = images.read_row(path, len(kinds)) if path else None
     return dict(zip(kinds, tiles, strict=True)) if tiles else None
 
@@ -145,7 +145,7 @@ def _shown(found: PoseEvaluation, person: PersonScore) -> Shown | None:
     # True boxes all have the score 1.
     about = (
         ("similarity", person.similarity)
-        if person.labelled_joints
+        if person.labeled_joints
         else ("score of box", person.box_score)
     )
     scores = [about, ("mean score of joints", person.joint_score)]

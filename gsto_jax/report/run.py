@@ -95,7 +95,7 @@ class Run(Generic[Found]):
 
     @property
     def data(self) -> str:
-        """The data set in words."""
+        """The dataset in words."""
         root = Path(str(self.get("data.root", ""))).name
         if self.task == "pose":
             joints = len(self.get("data.keypoints.names", ()))

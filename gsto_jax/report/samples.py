@@ -30,7 +30,7 @@ class Shown:
       name: of the sample.
       scores: label and value of each number beside it; a value in 0..1.
       tiles: what there is to see, each under its caption.
-      legend: name and colour of the classes in it.
+      legend: name and color of the classes in it.
     """
 
     name: str
@@ -108,11 +108,13 @@ def best_and_worst(
             "no score of this kind and are not ranked."
         )
     if ranked and not panels:
-        notes.append("The evaluation drew no panels (eval.pictures), so there are none to show.")
+        notes.append(
+            "The evaluation drew no panels (eval.sample_images), so there are none to show."
+        )
     elif len(panels) < len(ranked):
         notes.append(
-            f"Panels were drawn of {len(panels)} of {len(ranked)} {noun}s (eval.pictures): these "
-            "are the best and the worst among those."
+            f"{len(panels)} of {len(ranked)} {noun}s have a panel (eval.sample_images): the best "
+            "and the worst of them are below."
         )
     high, low = readable(best, show), readable(worst, show)
     if len(high + low) < len(best + worst):
@@ -148,7 +150,7 @@ def most_different(
     elif not scored:
         notes.append(f"No {noun} has labels, so none can be compared.")
     elif not drawn:
-        notes.append(f"No {noun} has a panel in both runs (eval.pictures), so none is shown.")
+        notes.append(f"No {noun} has a panel in both runs (eval.sample_images), so none is shown.")
     elif len(drawn) < len(scored):
         notes.append(
             f"{len(drawn)} of {len(scored)} {noun}s have a panel in both runs: these differ most "

@@ -14,7 +14,7 @@ from gsto_jax.report.page import comparison_contents, differ, run_contents, sett
 from gsto_jax.report.rendering import render
 from gsto_jax.report.run import Run
 from gsto_jax.report.samples import Shown, best_and_worst, figures, most_different
-from gsto_jax.segmentation.results import Evaluation, PictureScore
+from gsto_jax.segmentation.results import Evaluation, ImageScore
 
 MEASURES = (
     ("mean_iou", "mean IoU"),
@@ -23,15 +23,15 @@ MEASURES = (
     ("mean_boundary_iou", "mean boundary IoU"),
 )
 COLUMNS = (("iou", "IoU"), ("accuracy", "accuracy"), ("boundary_iou", "boundary IoU"))
-_NOUN = "picture"
+_NOUN = "image"
 
 
 def run_page(run: Run[Evaluation], defaults: Mapping[str, Any] | None = None) -> str:
     """The page of a run, as HTML."""
     return render(
         "segmentation_run.html",
-        **run_contents(run, MEASURES, "no scores by class and no pictures", defaults),
-        nouns=("pictures",),
+        **run_contents(run, MEASURES, "no scores by class and no images", defaults),
+        nouns=("images",),
         colors=_colors(run),
         **(_details(run, run.evaluation) if run.evaluation else {}),
     )
@@ -50,7 +50,7 @@ def comparison_page(ours: Run[Evaluation], theirs: Run[Evaluation]) -> str:
         (name, a["iou"], b["iou"], a["iou"] - b["iou"], pixels)
         for (name, a, pixels), (_, b) in rows
     ]
-    pairs = zip(one.pictures, two.pictures, strict=True) if one.pictures and two.pictures else ()
+    pairs = zip(one.images, two.images, strict=True) if one.images and two.images else ()
     return render(
         "segmentation_comparison.html",
         **comparison_contents(ours, theirs, (one, two), MEASURES),
@@ -69,7 +69,7 @@ def comparison_page(ours: Run[Evaluation], theirs: Run[Evaluation]) -> str:
 
 def _details(run: Run[Evaluation], found: Evaluation) -> dict[str, Any]:
     """What only a complete evaluation tells."""
-    pngs = ((x.name, drawings(found.folder, x)) for x in found.pictures)
+    pngs = ((x.name, drawings(found.folder, x)) for x in found.images)
     return {
         "by_class": _by_class(found),
         "columns": _columns(found),
@@ -77,17 +77,17 @@ def _details(run: Run[Evaluation], found: Evaluation) -> dict[str, Any]:
         "matrix": _matrix(found),
         "figures": figures(pngs, ("branches", "gates")),
         "ranking": best_and_worst(
-            found.pictures, _mean_iou, lambda picture: _shown(run, found, picture), _NOUN
+            found.images, _mean_iou, lambda image: _shown(run, found, image), _NOUN
         ),
     }
 
 
-def _mean_iou(picture: PictureScore) -> float:
-    return picture.mean_iou
+def _mean_iou(image: ImageScore) -> float:
+    return image.mean_iou
 
 
 def _colors(run: Run[Any]) -> list[str]:
-    """The classes' colours for CSS; grey for those that have none."""
+    """The classes' colors for CSS; gray for those that have none."""
     palette, count = _palette(run), len(run.get("data.classes", ()))
     return [_css(color) for color in palette] + ["#888888"] * (count - len(palette))
 
@@ -121,15 +121,15 @@ def _matrix(found: Evaluation) -> list[tuple[str, list[float], int]]:
     return list(zip(found.classes, shares.tolist(), total.tolist(), strict=True))
 
 
-def _shown(run: Run[Evaluation], found: Evaluation, picture: PictureScore) -> Shown | None:
-    path = drawings(found.folder, picture).get("sample")
-    panel = path and images.read_panel(path, picture.height, picture.width)
+def _shown(run: Run[Evaluation], found: Evaluation, image: ImageScore) -> Shown | None:
+    path = drawings(found.folder, image).get("sample")
+    panel = path and images.read_panel(path, image.height, image.width)
     if not panel:
         return None
-    name = picture.name
+    name = image.name
     return Shown(
         name,
-        [("mean IoU", picture.mean_iou), ("pixel accuracy", picture.pixel_accuracy)],
+        [("mean IoU", image.mean_iou), ("pixel accuracy", image.pixel_accuracy)],
         [
             ("image", images.photograph(panel.image, f"Image {name}")),
             ("truth", images.drawing(panel.truth, f"Truth of {name}")),
@@ -151,8 +151,8 @@ def _shown_pair(
     theirs: Run[Any],
     one: Evaluation,
     two: Evaluation,
-    a: PictureScore,
-    b: PictureScore,
+    a: ImageScore,
+    b: ImageScore,
 ) -> Shown | None:
     panels = [
         images.read_panel(path, x.height, x.width)

@@ -26,7 +26,7 @@ from gsto_jax.training.throughput import Workload
 from gsto_jax.training.watchdog import Watchdog
 from gsto_jax.weights import import_weights, upsampling_note
 
-_NOT_OF_THE_SCORE = ("batch_size", "pictures", "figures")
+_NOT_OF_THE_SCORE = ("batch_size", "sample_images", "feature_images")
 
 
 class TrainBatches(Protocol):
@@ -196,7 +196,7 @@ class Experiment:
     def evaluate(
         self, state: TrainState, data_state: Any = None, stop: Callable[[], bool] = lambda: False
     ) -> Outcome | None:
-        """Evaluates, and leaves scores and pictures in the run's folder.
+        """Evaluates, and leaves scores and images in the run's folder.
 
         Args:
           state: what to evaluate.
@@ -298,11 +298,11 @@ class Experiment:
 
 def score_settings(config: Record) -> Record:
     """Returns the settings, of all that a run has, that decide how its score is measured."""
-    pictures = {name: config["data"].get(name) for name in ("eval_split", "eval_size")}
+    settings = {name: config["data"].get(name) for name in ("eval_split", "eval_size")}
     if config["task"] == "pose":
-        pictures |= {"pose": config["pose"]}
-        pictures |= {"detections": config["data"]["keypoints"]["detections"]}
-    return pictures | {k: v for k, v in config["eval"].items() if k not in _NOT_OF_THE_SCORE}
+        settings |= {"pose": config["pose"]}
+        settings |= {"detections": config["data"]["keypoints"]["detections"]}
+    return settings | {k: v for k, v in config["eval"].items() if k not in _NOT_OF_THE_SCORE}
 
 
 def load_for_evaluation(

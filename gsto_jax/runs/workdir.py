@@ -8,10 +8,10 @@ training.jsonl       one line for each report while training: step, losses, lear
 evaluations.jsonl    one line for each evaluation: step and scores
 checkpoints/STEP/    the newest checkpoints
 best/STEP/           the best one evaluated
-eval-SPLIT/          scores and pictures of the last evaluation (`gsto_jax.evaluation.folder`)
+eval-SPLIT/          scores and images of the last evaluation (`gsto_jax.evaluation.folder`)
 submission-SPLIT.zip predictions for a benchmark's server
 report.html          a page about the run
-tensorboard/         metrics and pictures over time
+tensorboard/         metrics and images over time
 profile/             records of a few steps, where asked for (`gsto_jax.training.profiling`)
 """
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 RATIO = 0.02
-"""The distance, as a share of the picture's diagonal."""
+"""The distance, as a share of the image's diagonal."""
 
 
 def boundary_counts(
@@ -27,7 +27,7 @@ def boundary_counts(
     Args:
       labels: `b h w` integers; pixels of `ignore_label`, or of no class, count nowhere.
       predictions: `b h w` integers.
-      size: `b 2`, rows and columns that are picture: their edge is an outline too.
+      size: `b 2`, rows and columns that are image: their edge is an outline too.
       num_classes: k.
       ignore_label: label of the pixels to leave out.
 

@@ -11,7 +11,7 @@ _LARGER = (32, 64, 128, 256, 512)
 
 def compiled_shapes(protocol: Protocol, sizes: Iterable[Size]) -> set[Size]:
     """Returns the shapes of windows at which a test passes images of these sizes."""
-    if protocol.suits_any_canvas:
+    if protocol.suits_any_padded_shape:
         return {look.shape for look in protocol.rounds(sizes)}
     return {look.shape for size in set(sizes) for look in protocol.rounds([size])}
 

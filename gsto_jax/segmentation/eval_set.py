@@ -18,8 +18,8 @@ from gsto_jax.segmentation import results, tables
 from gsto_jax.segmentation.evaluate import EvalBatches, evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import Scores, confusion_of, scores
-from gsto_jax.segmentation.panels import PictureWriter
-from gsto_jax.segmentation.results import PictureScore
+from gsto_jax.segmentation.panels import ImageWriter
+from gsto_jax.segmentation.results import ImageScore
 from gsto_jax.segmentation.task import SegmentationTask
 
 _MEANS = ("mean_iou", "pixel_accuracy", "mean_accuracy", "mean_boundary_iou")
@@ -36,7 +36,7 @@ class SegmentationSet(EvalSet):
       instances: called for each evaluation; returns what counts instances, or None.
     """
 
-    files: ClassVar[ResultsFolder[PictureScore]] = results.FOLDER
+    files: ClassVar[ResultsFolder[ImageScore]] = results.FOLDER
     measure: ClassVar[str] = "mean_iou"
 
     batches: EvalBatches
@@ -45,10 +45,10 @@ class SegmentationSet(EvalSet):
     protocol: protocols.Protocol
     instances: Callable[[], InstanceCounts | None] = lambda: None
 
-    def writer(self, task: SegmentationTask, folder: Path) -> PictureWriter:
+    def writer(self, task: SegmentationTask, folder: Path) -> ImageWriter:
         """See `EvalSet.writer`."""
         chosen, look = task.config.eval, (self.classes, self.palette, task.ignore_label)
-        return PictureWriter(folder, *look, chosen.pictures, chosen.figures, self.name)
+        return ImageWriter(folder, *look, chosen.sample_images, chosen.feature_images, self.name)
 
     def predict(
         self,
@@ -68,21 +68,21 @@ class SegmentationSet(EvalSet):
             on_batch=on_batch,
             stop=stop,
             instances=self.instances(),
-            explained=task.config.eval.figures,
+            explained=task.config.eval.feature_images,
         )
 
     def score(
         self, task: SegmentationTask, sample: Batch, prediction: np.ndarray, **about: Any
-    ) -> PictureScore:
+    ) -> ImageScore:
         """See `EvalSet.score`."""
         height, width = sample["size"].tolist()
         label, prediction = (x[:height, :width] for x in (sample["label"], prediction))
         confusion = confusion_of(label, prediction, task.num_classes, task.ignore_label)
         result, pixels = scores(confusion), int(confusion.sum())
-        return PictureScore(
+        return ImageScore(
             height=height,
             width=width,
-            labelled_pixels=pixels,
+            labeled_pixels=pixels,
             pixel_accuracy=result.pixel_accuracy,
             mean_iou=result.mean_iou,
             **about,
@@ -90,7 +90,7 @@ class SegmentationSet(EvalSet):
 
     def describe(self, task: SegmentationTask) -> str:
         """See `EvalSet.describe`."""
-        return f"{self.size} pictures, {self.protocol}"
+        return f"{self.size} images, {self.protocol}"
 
     def summarize(self, task: SegmentationTask, predictions: Scores, title: str) -> Summary:
         """See `EvalSet.summarize`."""
@@ -98,7 +98,7 @@ class SegmentationSet(EvalSet):
         by_class = zip(self.classes, predictions.iou.tolist(), strict=True)
         scalars = {k: v for k, v in means.items() if k != "mean_accuracy"}
         return Summary(
-            {"pictures": self.size, "protocol": str(self.protocol), **or_none(means)},
+            {"images": self.size, "protocol": str(self.protocol), **or_none(means)},
             (
                 tables.score_table(predictions, self.classes, title),
                 f"mean IoU {tables.percent(predictions.mean_iou)}",

@@ -1,8 +1,8 @@
-"""Scores of pictures under a test protocol, all of it on the device.
+"""Scores of images under a test protocol, all of it on the device.
 
-Pictures lie in the top left corner of a canvas, so that those of different sizes share programs:
-the network's compiles once for each shape of windows, and the small ones that lay windows over a
-canvas for each pair of the two.
+Images lie in the top left corner of a padded shape, so that images of different sizes share
+programs: the network's compiles once for each shape of windows, and the small programs that lay
+windows over a padded shape once for each pair of the two.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -31,13 +31,13 @@ from gsto_jax.types import Size
 def view_windows(
     protocol: Protocol, outside: Array, images: Array, taps: Mapping[str, Any]
 ) -> list[Array]:
-    """What one window shows of each picture.
+    """What one window shows of each image.
 
     Args:
       protocol: of the test.
-      outside: `3`, normalised: what a window shows beside the picture.
-      images: `b H W 3`, normalised.
-      taps: `View.arrays` of each picture, with a leading axis b.
+      outside: `3`, normalized: what a window shows beside the image.
+      images: `b H W 3`, normalized.
+      taps: `View.arrays` of each image, with a leading axis b.
 
     Returns:
       Windows `b h w 3`: one, and its mirror image where the protocol flips.
@@ -62,7 +62,7 @@ def view_scores(
     logits: Sequence[Array],
     taps: Mapping[str, Any],
 ) -> Array:
-    """What one window adds to the scores of each picture.
+    """What one window adds to the scores of each image.
 
     Args:
       protocol: of the test.
@@ -75,18 +75,18 @@ def view_scores(
     """
     found, *mirrored = logits
     size = [taps[axis].index.shape[1] for axis in ("rows", "columns")]
-    enlarged = partial(resize, size=size, align_corners=align_corners, gradient=False)
+    upsampled = partial(resize, size=size, align_corners=align_corners, gradient=False)
     if not mirrored:
-        found = materialize(enlarged(found))
+        found = materialize(upsampled(found))
     else:
         other = mirrored[0][..., mirrored_order(protocol.flip_pairs, found.shape[-1])]
         if "mirror" in taps:
             # Logits of a padded mirror image lie on another grid: they meet at full size.
-            other = _mirrored(enlarged(other), taps)
-            found = materialize((enlarged(found) + other) / 2)
+            other = _mirrored(upsampled(other), taps)
+            found = materialize((upsampled(found) + other) / 2)
         else:
-            # Before they are enlarged, which comes to the same and costs half.
-            found = materialize(enlarged((found + flip(other)) / 2))
+            # Before they are upsampled, which comes to the same and costs half.
+            found = materialize(upsampled((found + flip(other)) / 2))
     scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
     back = taps["back_rows"], taps["back_columns"]
     # Where each is read once, it need not lie in memory first.
@@ -95,21 +95,21 @@ def view_scores(
 
 
 def stacked_views(
-    protocol: Protocol, sizes: Sequence[Size], canvas: Size, together: Collection[Size]
+    protocol: Protocol, sizes: Sequence[Size], padded_shape: Size, together: Collection[Size]
 ) -> list[dict[str, Any]]:
-    """The views of a batch of pictures, one of each picture at a time.
+    """The views of a batch of images, one of each image at a time.
 
     Args:
       protocol: of the test.
-      sizes: (h, w) of the pictures.
-      canvas: what they lie on.
-      together: the sizes of all pictures that lie on such a canvas.
+      sizes: (h, w) of the images.
+      padded_shape: (h, w) of the arrays that hold the images.
+      together: the sizes of all images that lie on such a padded shape.
 
     Returns:
       For each view its taps, `b n t`; see `view_scores`.
     """
     rounds = _rounds(protocol, frozenset(together))
-    views = [_picture_views(protocol, size, rounds, canvas) for size in sizes]
+    views = [_image_views(protocol, size, rounds, padded_shape) for size in sizes]
     return [
         jax.tree.map(lambda *leaves: np.stack(leaves), *same) for same in zip(*views, strict=True)
     ]
@@ -121,10 +121,10 @@ def _rounds(protocol: Protocol, together: frozenset[Size]) -> tuple[Round, ...]:
 
 
 @lru_cache(maxsize=16)
-def _picture_views(
-    protocol: Protocol, size: Size, rounds: tuple[Round, ...], canvas: Size
+def _image_views(
+    protocol: Protocol, size: Size, rounds: tuple[Round, ...], padded_shape: Size
 ) -> list[dict[str, Any]]:
-    return [view.arrays(canvas) for view in protocol.views(size, rounds)]
+    return [view.arrays(padded_shape) for view in protocol.views(size, rounds)]
 
 
 def score_batch(
@@ -146,15 +146,15 @@ def score_batch(
       together: see `stacked_views`.
 
     Returns:
-      `b H W k` on the devices, 0 beside the pictures; larger is likelier.
+      `b H W k` on the devices, 0 beside the images; larger is likelier.
     """
     programs = SegmentationPrograms.of(task, mesh)
     show, begin, add = programs.windows(protocol)
     inputs = put_batch({"image": batch["image"]}, mesh)["image"]
-    canvas = batch["image"].shape[1:3]
+    padded_shape = batch["image"].shape[1:3]
     sizes = [(int(height), int(width)) for height, width in batch["size"]]
     scores: Any = None
-    for view in stacked_views(protocol, sizes, canvas, together):
+    for view in stacked_views(protocol, sizes, padded_shape, together):
         taps = put_batch(view, mesh)
         found = [programs.logits(variables, window) for window in show(inputs, taps)]
         scores = begin(found, taps) if scores is None else add(scores, found, taps)

@@ -41,7 +41,7 @@ class CategoryScores:
 class InstanceCounts:
     """Hits and misses of every instance of a set.
 
-    They are weighted and summed in the order of the pictures, so that the sums are the same however
+    They are weighted and summed in the order of the images, so that the sums are the same however
     the set was split into batches and over processes.
 
     Args:
@@ -57,19 +57,19 @@ class InstanceCounts:
         self._of_class = np.array([self.names.index(name) for name in categories])
         self._sizes, self._train_ids = np.array(sizes, np.float64), train_ids
         self._found = np.zeros((0, 5), np.int32)
-        """Picture, train id, pixels, hits, hits of the category: a row an instance."""
-        self.pictures = 0
+        """Image, train id, pixels, hits, hits of the category: a row an instance."""
+        self.images = 0
         """How many were counted; without any, there are scores of categories alone."""
 
     def add(self, predictions: np.ndarray, instances: np.ndarray, number: int = 0) -> None:
-        """Counts a picture.
+        """Counts an image.
 
         Args:
           predictions: `h w` train ids.
           instances: `h w` ids, unsigned integers.
-          number: of the picture, which no other one has that has its own.
+          number: of the image, which no other one has that has its own.
         """
-        self.pictures += 1
+        self.images += 1
         places, predicted = instances.ravel(), predictions.ravel()
         pixels = np.bincount(places)
         ids = np.flatnonzero(pixels)
@@ -116,11 +116,11 @@ class InstanceCounts:
             from jax.experimental import multihost_utils
 
             gather = multihost_utils.process_allgather
-            rows, pictures = np.asarray(gather(np.array([len(self._found), self.pictures]))).T
+            rows, images = np.asarray(gather(np.array([len(self._found), self.images]))).T
             more = ((0, int(rows.max()) - len(self._found)), (0, 0))
             parts = np.asarray(gather(np.pad(self._found, more)))
             self._found = np.concatenate([p[:n] for p, n in zip(parts, rows, strict=True)])
-            self.pictures = int(pictures.sum())
+            self.images = int(images.sum())
 
     def scores(self, confusion: np.ndarray) -> CategoryScores:
         """Scores from these counts and the summed confusion matrix `k k`, rows true classes."""
@@ -131,7 +131,7 @@ class InstanceCounts:
         false = confusion.sum(0) - np.diag(confusion)
         instance_iou = self._instance_iou(self.classes, false)
         category_instance_iou = self._instance_iou(self.categories, predicted - hit)
-        has = (self._sizes > 0) & (self.pictures > 0)
+        has = (self._sizes > 0) & (self.images > 0)
         instance_iou[~has] = np.nan
         category_instance_iou[~(member @ has)] = np.nan
         return CategoryScores(

@@ -68,7 +68,7 @@ def pixel_counts(
 
     Args:
       predictions: `b h w` integers.
-      batch: "label" `b h w`, "size" `b 2` (rows and columns that are picture), "mask" `b`: False
+      batch: "label" `b h w`, "size" `b 2` (rows and columns that are image), "mask" `b`: False
         for what counts nowhere.
       num_classes: k.
       ignore_label: label of the pixels to leave out.
@@ -99,7 +99,7 @@ class Scores:
       confusion: `k k` int64.
       boundary_iou: per class (`gsto_jax.segmentation.boundary_iou`); NaN without a boundary.
       mean_boundary_iou: over the classes with one.
-      categories: IoU of categories and of instances, for data sets that have them.
+      categories: IoU of categories and of instances, for datasets that have them.
     """
 
     iou: np.ndarray
@@ -128,7 +128,7 @@ def scores(
         means of IoU and accuracy, "zero" counts it as 0, as the released code does. In "zero"
         classes without true pixels count as 0 in the mean accuracy too.
       boundary: `k 3` of `gsto_jax.segmentation.boundary_iou`.
-      instances: of the same pictures.
+      instances: of the same images.
 
     Returns:
       The scores. Without a labeled pixel every one of them is NaN, in "zero" too.

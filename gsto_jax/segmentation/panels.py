@@ -1,4 +1,4 @@
-"""Pictures of predictions (needs OpenCV, from the `train` extra)."""
+"""Images of predictions (needs OpenCV, from the `train` extra)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.ops.padding import cut_map
 
 KINDS = ("sample", "branches", "gates")
-"""PNGs that `PictureWriter` draws of an image."""
+"""PNGs that `ImageWriter` draws of an image."""
 IGNORED: Color = (90, 90, 90)
 WRONG: Color = (230, 40, 40)
 
 
 def color_mask(labels: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
-    """Colours labels `h w`; those outside the palette (ignored ones) turn grey. `h w 3` uint8."""
+    """Colors labels `h w`; those outside the palette (ignored ones) turn gray. `h w 3` uint8."""
     table = np.full((256, 3), IGNORED, np.uint8)
     table[: len(palette)] = palette
     return _look_up(labels.astype(np.uint8), table)
@@ -33,7 +33,7 @@ def _look_up(indices: np.ndarray, table: np.ndarray) -> np.ndarray:
 def error_map(
     image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignore_label: int = 255
 ) -> np.ndarray:
-    """The image in faint grey, wrong pixels red, ignored ones dark. `h w 3` uint8."""
+    """The image in faint gray, wrong pixels red, ignored ones dark. `h w 3` uint8."""
     shown = 128 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2
     shown[truth != prediction] = 0
     shown[truth == ignore_label] = 1
@@ -57,7 +57,7 @@ def sample_panel(
       truth: `h w` labels.
       prediction: `h w` labels.
       classes: names.
-      palette: colours.
+      palette: colors.
       ignore_label: label of the pixels that do not count.
 
     Returns:
@@ -87,8 +87,8 @@ def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndar
 
     Args:
       panel: what `sample_panel` returned.
-      height: of the picture.
-      width: of the picture.
+      height: of the image.
+      width: of the image.
 
     Returns:
       `h w 3` each, by "image", "truth", "prediction", "errors".
@@ -100,8 +100,8 @@ def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndar
     return dict(zip(("image", "truth", "prediction", "errors"), tiles, strict=True))
 
 
-class PictureWriter(PngWriter):
-    """Writes what an evaluation saw of whole pictures: `NAME.png` is the panel of a picture.
+class ImageWriter(PngWriter):
+    """Writes what an evaluation saw of whole images: `NAME.png` is the panel of an image.
 
     The first ones also get `NAME_branches.png` and, with a gated network, `NAME_gates.png` (see
     `gsto_jax.drawing.heat_maps`).
@@ -109,11 +109,11 @@ class PictureWriter(PngWriter):
     Args:
       folder: where to.
       classes: names.
-      palette: colours.
+      palette: colors.
       ignore_label: label of the pixels that do not count.
       limit: how many panels at most; -1 for all.
-      figures: how many pictures show branches and gates too; -1 for all.
-      name: file name, less ".png", of the picture of an index; may hold slashes.
+      feature_images: how many images show branches and gates too; -1 for all.
+      name: file name, less ".png", of the image of an index; may hold slashes.
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class PictureWriter(PngWriter):
         palette: Sequence[Color],
         ignore_label: int,
         limit: int,
-        figures: int,
+        feature_images: int,
         name: Callable[[int], str],
     ) -> None:
-        super().__init__(folder, limit, figures, name)
+        super().__init__(folder, limit, feature_images, name)
         self.classes, self.palette, self.ignore_label = classes, palette, ignore_label
 
     def draw(
@@ -146,8 +146,9 @@ class PictureWriter(PngWriter):
             yield "sample", sample_panel(image, label, prediction, *look)
         shown = maps() if self.is_explained else {}
         if shown:
-            canvas = predictions.shape[1:3]
-            of_picture = {
-                name: cut_map(values[n], (height, width), canvas) for name, values in shown.items()
+            padded_shape = predictions.shape[1:3]
+            of_image = {
+                name: cut_map(values[n], (height, width), padded_shape)
+                for name, values in shown.items()
             }
-            yield from explanations(image, of_picture)
+            yield from explanations(image, of_image)

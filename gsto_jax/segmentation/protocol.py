@@ -1,8 +1,8 @@
-"""How a picture is scored in a test: scales, mirror image, windows (paper, section 4.3).
+"""How an image is scored in a test: scales, mirror image, windows (paper, section 4.3).
 
-A protocol lays windows over a picture. What a window shows, and what its scores are worth at each
-pixel of the picture, are two resamplings with the corners' coordinates and weights as plain arrays:
-so one compiled program serves pictures of every size (`gsto_jax.segmentation.inference`).
+A protocol lays windows over an image. What a window shows, and what its scores are worth at each
+pixel of the image, are two resamplings with the corners' coordinates and weights as plain arrays:
+so one compiled program serves images of every size (`gsto_jax.segmentation.inference`).
 """
 
 import math
@@ -17,19 +17,19 @@ from gsto_jax.ops.padding import PUBLISHED, round_up, scaled_size
 from gsto_jax.ops.resample import Taps, linear_taps
 from gsto_jax.types import Size
 
-WINDOWS = ("whole", "slide", "slide_enlarged")
+WINDOWS = ("whole", "slide", "slide_upsampled")
 EDGES = ("pad", "shift")
 SCORES = ("exp", "softmax")
 
 
 @dataclass(frozen=True)
 class View:
-    """One window over a picture.
+    """One window over an image.
 
     Attributes:
       shape: (h, w) of the window.
-      rows, columns: from the picture to the window.
-      back_rows, back_columns: from the window's scores to the picture; where windows overlap, each
+      rows, columns: from the image to the window.
+      back_rows, back_columns: from the window's scores to the image; where windows overlap, each
         counts as one of so many.
       mirror: for each column of the window, the column of its mirror image: what lies inside the
         image changes places, what lies outside stays to the right. None: all columns change places.
@@ -42,13 +42,13 @@ class View:
     back_columns: Taps
     mirror: np.ndarray | None = None
 
-    def arrays(self, canvas: Size) -> dict[str, Taps | np.ndarray]:
-        """What the device needs, for a picture in the top left corner of a canvas."""
+    def arrays(self, padded_shape: Size) -> dict[str, Taps | np.ndarray]:
+        """What the device needs, for an image in the top left corner of a padded shape."""
         taps: dict[str, Taps | np.ndarray] = {
             "rows": self.rows,
             "columns": self.columns,
-            "back_rows": self.back_rows.padded(canvas[0]),
-            "back_columns": self.back_columns.padded(canvas[1]),
+            "back_rows": self.back_rows.padded(padded_shape[0]),
+            "back_columns": self.back_columns.padded(padded_shape[1]),
         }
         return taps if self.mirror is None else taps | {"mirror": self.mirror}
 
@@ -65,19 +65,19 @@ class Protocol:
     Attributes:
       scales: the scores of all of them are summed.
       flip: averages the logits with those of the mirror image.
-      window: "whole": one window, all of the scaled picture; "slide": windows of `crop` side by
-        side; "slide_enlarged": whole up to scale 1, windows above.
+      window: "whole": one window, all of the scaled image; "slide": windows of `crop` side by
+        side; "slide_upsampled": whole up to scale 1, windows above.
       crop: (h, w) of a sliding window; rounded up to multiples of `pad_to`.
       stride: of the windows, as a share of the crop.
-      edge: what the last windows do: "pad" sticks out of the picture, "shift" moves inside.
-      pad: RGB in 0..1 of what lies outside the picture; None: the image's outermost pixels,
+      edge: what the last windows do: "pad" sticks out of the image, "shift" moves inside.
+      pad: RGB in 0..1 of what lies outside the image; None: the image's outermost pixels,
         repeated.
       pad_to: windows that hold the whole image are padded right and below to multiples of so many
         pixels; 0: they are as large as the image, as published.
       score: "exp" of the logits, as published, or "softmax".
-      base_size: long side at scale 1; 0: the picture's own.
+      base_size: long side at scale 1; 0: the image's own.
       fixed_size: (h, w) at scale 1 whatever the proportions; (0, 0): as base_size says.
-      flip_pairs: classes that change places in a mirrored picture.
+      flip_pairs: classes that change places in a mirrored image.
 
     Raises:
       UserError: a value that cannot work.
@@ -136,7 +136,7 @@ class Protocol:
         return " + ".join(words)
 
     def is_plain(self, sizes: Iterable[Size]) -> bool:
-        """Whether it comes to one look at pictures of these sizes as they are."""
+        """Whether it comes to one look at images of these sizes as they are."""
         return self.is_one_pass and all(self.scaled(size, 1.0) == size for size in set(sizes))
 
     @property
@@ -145,12 +145,12 @@ class Protocol:
         return self.scales == (1.0,) and not self.flip and not self._slides(1.0)
 
     @property
-    def suits_any_canvas(self) -> bool:
-        """Whether a picture's scores are the same on a larger canvas: no window ends with it."""
+    def suits_any_padded_shape(self) -> bool:
+        """Whether padding an image further leaves its scores the same."""
         return self.window == "slide" or any(self.fixed_size)
 
     def scaled(self, size: Size, scale: float) -> Size:
-        """Height and width of a picture at a scale."""
+        """Height and width of an image at a scale."""
         return scaled_size(size, scale, self.base_size, self.fixed_size)
 
     def padded(self, size: Size) -> Size:
@@ -168,13 +168,13 @@ class Protocol:
 
     def alike(self, sizes: Iterable[Size], size: Size) -> frozenset[Size]:
         """Returns those sizes of images of a batch's shape that share programs with one of them."""
-        if self.suits_any_canvas or not self.pad_to:
+        if self.suits_any_padded_shape or not self.pad_to:
             return frozenset(sizes)
         bucket = self.bucket(size)
         return frozenset(other for other in sizes if self.bucket(other) == bucket)
 
     def rounds(self, sizes: Iterable[Size]) -> list["Round"]:
-        """What pictures of these sizes need to be looked at together: the same for all of them."""
+        """What images of these sizes need to be looked at together: the same for all of them."""
         sizes = set(sizes)
         found = []
         for scale in self.scales:
@@ -194,7 +194,7 @@ class Protocol:
         return found
 
     def views(self, size: Size, rounds: Iterable["Round"]) -> list[View]:
-        """The windows over a picture, as many as the rounds say; those too many count nothing."""
+        """The windows over an image, as many as the rounds say; those too many count nothing."""
         found = []
         for look in rounds:
             scaled, slides = self.scaled(size, look.scale), self._slides(look.scale)
@@ -220,7 +220,7 @@ class Protocol:
         return found
 
     def _slides(self, scale: float) -> bool:
-        return self.window == "slide" or (self.window == "slide_enlarged" and scale > 1)
+        return self.window == "slide" or (self.window == "slide_upsampled" and scale > 1)
 
     def _starts(self, length: int, axis: int) -> list[int]:
         step = max(1, int(self.crop[axis] * self.stride))
@@ -312,4 +312,4 @@ def protocol_of(config: Mapping[str, Any]) -> Protocol:
 
 
 PLAIN = Protocol()
-"""One look at the picture as it is."""
+"""One look at the image as it is."""

@@ -2,8 +2,8 @@
 
 scores.csv        by class, means, by category
 confusion.csv     pixels, rows true classes, columns predicted ones
-pictures.csv      by image; which PNGs there are of it
-NAME.png ...      see `gsto_jax.segmentation.panels.PictureWriter`
+images.csv      by image; which PNGs there are of it
+NAME.png ...      see `gsto_jax.segmentation.panels.ImageWriter`
 """
 
 import csv
@@ -29,25 +29,25 @@ _SCORES, _CONFUSION = "scores.csv", "confusion.csv"
 
 
 @dataclass(frozen=True)
-class PictureScore(Sample):
+class ImageScore(Sample):
     """Scores of one image.
 
     Attributes:
       height, width: in pixels.
-      labelled_pixels: number of its pixels that count.
+      labeled_pixels: number of its pixels that count.
       pixel_accuracy: share of them that is right; NaN where none counts.
       mean_iou: over the classes in its truth or its prediction, where it counts; NaN for none.
     """
 
     height: int
     width: int
-    labelled_pixels: int
+    labeled_pixels: int
     pixel_accuracy: float
     mean_iou: float
 
 
 FOLDER = ResultsFolder(
-    PictureScore, KINDS, "pictures.csv", files=(_SCORES, _CONFUSION), listed=(_SCORES,)
+    ImageScore, KINDS, "images.csv", files=(_SCORES, _CONFUSION), listed=(_SCORES,)
 )
 
 
@@ -61,7 +61,7 @@ class Evaluation:
       classes: names.
       scores: by row of scores.csv, by column; NaN where there is none.
       confusion: `k k` int64, rows true classes.
-      pictures: scores by image, in the order of the set.
+      images: scores by image, in the order of the set.
     """
 
     folder: Path
@@ -69,13 +69,13 @@ class Evaluation:
     classes: tuple[str, ...]
     scores: Sequence[tuple[str, Mapping[str, float]]]
     confusion: np.ndarray
-    pictures: tuple[PictureScore, ...]
+    images: tuple[ImageScore, ...]
 
 
 def finish(
     folder: Path,
     record: Mapping[str, Any],
-    pictures: Sequence[PictureScore],
+    images: Sequence[ImageScore],
     scores: Scores,
     classes: Sequence[str],
 ) -> None:
@@ -86,7 +86,7 @@ def finish(
         rows = zip(classes, scores.confusion.tolist(), strict=True)
         write_text(folder / _CONFUSION, to_csv(["", *classes], ([name, *n] for name, n in rows)))
 
-    FOLDER.finish(folder, record, pictures, write)
+    FOLDER.finish(folder, record, images, write)
 
 
 def read(folder: Path) -> Evaluation | None:
@@ -104,5 +104,5 @@ def read(folder: Path) -> Evaluation | None:
     is_square = confusion.shape == (len(classes), len(classes))
     if record is None or not is_square or [name for name, _ in scores[: len(classes)]] != classes:
         return None
-    pictures = FOLDER.read_samples(folder)
-    return Evaluation(folder, record, tuple(classes), scores, confusion, pictures)
+    images = FOLDER.read_samples(folder)
+    return Evaluation(folder, record, tuple(classes), scores, confusion, images)

@@ -35,17 +35,17 @@ def label_ids(id_map: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray
 
 
 class SubmissionWriter:
-    """Writes `NAME_pred.png` for each picture into a zip, whole or not at all.
+    """Writes `NAME_pred.png` for each image into a zip, whole or not at all.
 
     Use it as a context manager: leaving it without an error gives the zip its name.
 
     Args:
       path: of the zip.
       table: of `label_ids`.
-      names: of the pictures; folders before them are dropped.
+      names: of the images; folders before them are dropped.
 
     Raises:
-      UserError: two pictures have one name, or they have numbers for names.
+      UserError: two images have one name, or they have numbers for names.
     """
 
     def __init__(self, path: Path, table: np.ndarray, names: Sequence[str]) -> None:
@@ -53,11 +53,11 @@ class SubmissionWriter:
         self._names = [name.rpartition("/")[2] for name in names]
         name, count = Counter(self._names).most_common(1)[0]
         if count > 1:
-            raise UserError(f"{count} pictures are named {name}: a submission needs other names")
+            raise UserError(f"{count} images are named {name}: a submission needs other names")
         if all(name.isdecimal() for name in self._names):
             raise UserError(
-                f"the pictures are numbered, such as {name}, and a server knows them by name: "
-                "prepare the data set with --mode=prepare, which keeps their names"
+                f"the images are numbered, such as {name}, and a server knows them by name: "
+                "prepare the dataset with --mode=prepare, which keeps their names"
             )
         self._files = contextlib.ExitStack()
 

@@ -1,4 +1,4 @@
-"""A sweep as a picture: every seed, what pairs it, means and intervals (needs Matplotlib)."""
+"""A sweep as an image: every seed, what pairs it, means and intervals (needs Matplotlib)."""
 
 import math
 from pathlib import Path

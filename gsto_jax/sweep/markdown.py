@@ -104,7 +104,7 @@ def _notes(results: Results) -> Iterator[str]:
         )
     else:
         yield (
-            "Paired: for one seed all rows see the same pictures in the same order with the same "
+            "Paired: for one seed all rows see the same images in the same order with the same "
             "augmentation, and layers that have name, shape and kind of initial values in common "
             "start from the same ones."
         )

@@ -40,7 +40,7 @@ class TrainState:
       step: how many steps were taken, int32 scalar.
       params: of the network.
       batch_stats: running statistics of BN.
-      opt_state: of the optimiser.
+      opt_state: of the optimizer.
       ema: moving averages of both, {"params", "batch_stats"}; None without `optim.ema_decay`.
     """
 
@@ -184,12 +184,12 @@ def _first_state(task: Task, variables: Any) -> TrainState:
 
 
 def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
-    """Normalises pixels to zero mean and unit deviation, and the padding to zero.
+    """Normalizes pixels to zero mean and unit deviation, and the padding to zero.
 
     Args:
       task: holds mean and standard deviation.
       images: `b h w 3` uint8 RGB.
-      size: `b 2` integers, rows and columns that are picture; the rest is padding. None: all are.
+      size: `b 2` integers, rows and columns that are image; the rest is padding. None: all are.
 
     Returns:
       `b h w 3` float32.
@@ -206,10 +206,10 @@ def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
 def train_step(
     task: Task, state: TrainState, batch: Batch, values: Hyperparameters | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step of the optimiser.
+    """One step of the optimizer.
 
     With `train.accumulate` the batch passes in that many parts, whose gradients add up to the whole
-    batch's, with less memory. BN is what differs: it normalises each part by the part's own
+    batch's, with less memory. BN is what differs: it normalizes each part by the part's own
     statistics, and its running statistics move once a part. With OHEM the last head differs too:
     every part has a threshold of its own, and counts as one of so many.
 
@@ -295,7 +295,7 @@ def _too_few_values(task: Task, shape: Sequence[int], error: StatisticsError) ->
 def _accumulate(
     task: Task, params: Any, batch_stats: Any, batch: Batch, values: Hyperparameters
 ) -> tuple[Any, dict[str, Array], Any]:
-    # Part n is every parts-th picture from n on: of each device's own, so none has to move.
+    # Part n is every parts-th image from n on: of each device's own, so none has to move.
     parts = task.config.train.accumulate
     split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
     shares = task.shares(split)

@@ -82,7 +82,7 @@ def workload(task: Any, mesh: Mesh, size: Sequence[int], planned: float | None =
     Args:
       task: what is trained.
       mesh: the devices.
-      size: (h, w) of a training picture.
+      size: (h, w) of a training image.
       planned: see `Workload`.
     """
     height, width = size

@@ -16,7 +16,7 @@ from tests.image_bytes import chunk
 
 
 def write_png(path: Path, samples: np.ndarray, depth: int = 8, palette: bool = False) -> None:
-    """Writes `h w` samples as a grey or palette PNG of 1 to 16 bits, without OpenCV."""
+    """Writes `h w` samples as a gray or palette PNG of 1 to 16 bits, without OpenCV."""
 
     height, width = samples.shape
     if depth == 16:
@@ -25,19 +25,19 @@ def write_png(path: Path, samples: np.ndarray, depth: int = 8, palette: bool = F
         bits = np.unpackbits(samples.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :]
         rows = [np.packbits(row.reshape(-1)).tobytes() for row in bits]
     header = struct.pack(">IIBBBBB", width, height, depth, 3 if palette else 0, 0, 0, 0)
-    colours = np.random.default_rng(0).integers(0, 256, 3 * 2 ** min(depth, 8), np.uint8).tobytes()
+    colors = np.random.default_rng(0).integers(0, 256, 3 * 2 ** min(depth, 8), np.uint8).tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + (chunk(b"PLTE", colours) + chunk(b"tRNS", b"\x00") if palette else b"")
+        + (chunk(b"PLTE", colors) + chunk(b"tRNS", b"\x00") if palette else b"")
         + chunk(b"IDAT", zlib.compress(b"".join(b"\x00" + row for row in rows)))
         + chunk(b"IEND", b"")
     )
 
 
 def write_image(path: Path, rgb: np.ndarray) -> None:
-    """Writes `h w 3` RGB or `h w` grey through OpenCV."""
+    """Writes `h w 3` RGB or `h w` gray through OpenCV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), rgb[..., ::-1] if rgb.ndim == 3 else rgb)
 
@@ -59,7 +59,7 @@ def folder_config(root: Path, /, **changes: Any) -> DataConfig:
 
 
 def scenes_config(**changes: Any) -> DataConfig:
-    """A config of small drawn pictures."""
+    """A config of small drawn images."""
     fields: dict[str, Any] = {
         "source": "scenes",
         "train_size": 10,
@@ -74,7 +74,7 @@ def scenes_config(**changes: Any) -> DataConfig:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two cities, three pictures of 4x6 pixels in split `val`; labels hold 0, 1, 2 and 255."""
+    """Two cities, three images of 4x6 pixels in split `val`; labels hold 0, 1, 2 and 255."""
     rng = np.random.default_rng(0)
     for name in ("x/one", "x/two", "y/three"):
         write_image(tmp_path / f"images/val/{name}_img.png", rng.integers(0, 256, (4, 6, 3)))

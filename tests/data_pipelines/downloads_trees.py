@@ -70,7 +70,7 @@ def context_names() -> dict[int, str]:
 
 
 def context_files(kind: str, count=2) -> dict:
-    """`kind`: "mat" or "png"; the label of picture n shows background, class 1 + n and class 59."""
+    """`kind`: "mat" or "png"; the label of image n shows background, class 1 + n and class 59."""
     files = {}
     by_name = {name: n for n, name in context_names().items()}
     if kind == "mat":
@@ -92,10 +92,10 @@ def context_files(kind: str, count=2) -> dict:
     return files
 
 
-def person(number, image_id, box=(10.0, 5.0, 20.0, 30.0), labelled=17, **changes) -> dict:
+def person(number, image_id, box=(10.0, 5.0, 20.0, 30.0), labeled=17, **changes) -> dict:
     joints = []
     for k in range(17):
-        joints += [box[0] + k, box[1] + k, 2 if k % 2 else 1] if k < labelled else [0, 0, 0]
+        joints += [box[0] + k, box[1] + k, 2 if k % 2 else 1] if k < labeled else [0, 0, 0]
     fields = {
         "id": number,
         "image_id": image_id,
@@ -103,7 +103,7 @@ def person(number, image_id, box=(10.0, 5.0, 20.0, 30.0), labelled=17, **changes
         "bbox": list(box),
         "area": box[2] * box[3] / 2,
         "iscrowd": 0,
-        "num_keypoints": labelled,
+        "num_keypoints": labeled,
         "keypoints": joints,
         "segmentation": [],
     }
@@ -111,16 +111,16 @@ def person(number, image_id, box=(10.0, 5.0, 20.0, 30.0), labelled=17, **changes
 
 
 def coco_files() -> dict:
-    """Train: two people, a crowd, no joints; a picture without people. Val: one person, none."""
+    """Train: two people, a crowd, no joints; an image without people. Val: one person, none."""
     files = {}
     for split, people in (
         (
             "train",
             [
                 person(1, 1),
-                person(2, 1, (30.0, 2.0, 25.0, 20.0), labelled=3),
+                person(2, 1, (30.0, 2.0, 25.0, 20.0), labeled=3),
                 person(3, 2, iscrowd=1),
-                person(4, 2, labelled=0),
+                person(4, 2, labeled=0),
                 person(5, 3),
             ],
         ),

@@ -39,14 +39,14 @@ def test_camvid_and_scenes_tables():
     assert SCENES.train_id(4) == 4
 
 
-def test_table_needs_a_colour_for_each_name():
-    with pytest.raises(ValueError, match="2 names but 1 colours"):
+def test_table_needs_a_color_for_each_name():
+    with pytest.raises(ValueError, match="2 names but 1 colors"):
         ClassTable(name="odd", names=("a", "b"), palette=((0, 0, 0),))
 
 
 def test_lists_become_tuples(make_scenes_config):
     config = make_scenes_config(
-        crop=[8, 9], palette=[list(colour) for colour in SCENES.palette], mean=[0.5] * 3
+        crop=[8, 9], palette=[list(color) for color in SCENES.palette], mean=[0.5] * 3
     )
     assert config.crop == (8, 9)
     assert config.palette == SCENES.palette

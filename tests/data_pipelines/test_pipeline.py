@@ -73,7 +73,7 @@ def test_the_batches_of_hosts_are_the_batch_of_one(make_scenes_config, tiny_sour
 
 
 def test_hosts_draw_different_augmentations(make_scenes_config, tiny_source):
-    # One size of picture, eight columns to flip: equal draws would give equal sizes everywhere.
+    # One size of image, eight columns to flip: equal draws would give equal sizes everywhere.
     config, source = make_scenes_config(crop=(64, 64)), tiny_source(64, ((20, 40),))
     first, second = (next(train_batches(config, source, 64, 3, host, 2)) for host in (0, 1))
     assert 0.4 < np.mean((first["size"] != second["size"]).any(axis=1)) <= 1.0
@@ -157,13 +157,13 @@ def test_wrong_batches_of_evaluation(make_scenes_config, tiny_source, batch_size
 @pytest.mark.parametrize("shards", [1, 2, 3, 8])
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (7, 2), (13, 3), (16, 4), (5, 8)])
 @pytest.mark.parametrize("sizes", [((6, 8),), ((6, 8), (8, 6), (6, 9)), ((4, 9), (5, 8), (9, 2))])
-def test_eval_covers_every_picture_once(
+def test_eval_covers_every_image_once(
     make_scenes_config, tiny_source, shards, count, batch_size, sizes
 ):
     config, source = make_scenes_config(), tiny_source(count, sizes)
     seen, shapes = [], []
     for shard in range(shards):
-        batches = EvalBatches(config, source, batch_size, shard, shards, most_canvases=2)
+        batches = EvalBatches(config, source, batch_size, shard, shards, most_padded_shapes=2)
         shapes.append([batch["image"].shape for batch in batches])
         assert len(batches) == len(shapes[0])
         for batch in batches:

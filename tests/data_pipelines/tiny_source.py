@@ -6,7 +6,7 @@ import numpy as np
 
 
 class TinySource:
-    """Pictures whose pixels all hold the picture's index: light, and easy to recognise."""
+    """Images whose pixels all hold the image's index: light, and easy to recognize."""
 
     def __init__(self, size: int, sizes: tuple[tuple[int, int], ...] = ((6, 8),)) -> None:
         self._size = size

@@ -14,7 +14,7 @@ def settings(**run):
     config = quickstart.get_config("runlocal")
     config.data.image_size, config.data.crop = (32, 64), (32, 32)
     config.train.batch_size, config.train.steps = 4, STEPS
-    config.eval.pictures = config.eval.figures = 0
+    config.eval.sample_images = config.eval.feature_images = 0
     config.run.checkpoint_every = 2
     config.optim.learning_rate = 0.01
     with config.unlocked():

@@ -23,7 +23,7 @@ from modes.terminal import plain_values
 
 @dataclass
 class Stalling:
-    """A source one of whose pictures comes only when it is let through."""
+    """A source one of whose images comes only when it is let through."""
 
     source: object
     gate: object
@@ -42,7 +42,7 @@ class Stalling:
 
 @pytest.fixture
 def stalling(monkeypatch):
-    """Picture 5 comes when the watchdog has named it."""
+    """Image 5 comes when the watchdog has named it."""
     gate, make, say = threading.Event(), mode.make_source, Watchdog._say
     monkeypatch.setattr(mode, "make_source", lambda *args: Stalling(make(*args), gate))
 
@@ -110,7 +110,7 @@ class FromFile:
         return 8
 
     def name(self, index):
-        return f"picture {index}"
+        return f"image {index}"
 
     def __getitem__(self, index):
         while not self.path.exists():
@@ -134,7 +134,7 @@ def test_a_worker_process_that_stalls_is_named(tmp_path):
         (tmp_path / "go").touch()
         reader.join()
         batches.close()
-    assert told.startswith("reading picture ")
+    assert told.startswith("reading image ")
     assert len(got) == 1
 
 

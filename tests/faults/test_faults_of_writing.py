@@ -62,7 +62,7 @@ def weights(path):
 WRITERS = {
     "image.png": lambda path: write_image(path, NOISE),
     "image.jpg": lambda path: write_image(path, NOISE),
-    "pictures.csv": lambda path: write_text(path, to_csv(["a", "b"], TABLE)),
+    "images.csv": lambda path: write_text(path, to_csv(["a", "b"], TABLE)),
     "evaluation.json": lambda path: write_text(path, to_json({"a": ["x"] * 1000})),
     "results.json": lambda path: write_results(path, [{"a": n} for n in range(1000)]),
     "results.zip": lambda path: write_results(
@@ -208,7 +208,7 @@ def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatc
         pytest.skip("mounting a disk needs root")
     monkeypatch.setattr(task, "network", small_network())
     config = settings(tensorboard=False)
-    config.train.steps, config.eval.pictures = 1, -1
+    config.train.steps, config.eval.sample_images = 1, -1
     folder = small_disk / "eval-val"
     folder.mkdir()
     (tmp_path / "run").mkdir()

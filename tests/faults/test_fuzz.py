@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-QUICK = "picture,label,coco_json,run_json,safetensors,pth,tiles"
+QUICK = "image,label,coco_json,run_json,safetensors,pth,tiles"
 
 
 def fuzz(tmp_path, *args):

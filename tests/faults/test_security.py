@@ -53,7 +53,7 @@ def allocating_less_than(size):
 
 
 @pytest.mark.parametrize("size", [(16385, 8192), (2**31 - 1, 2**31 - 1), (40000, 40000)])
-def test_a_picture_that_says_it_is_huge(tmp_path, size):
+def test_a_image_that_says_it_is_huge(tmp_path, size):
     data = png_head(*size)
     rule = ImageRule()
     for read in (
@@ -70,7 +70,7 @@ def test_a_picture_that_says_it_is_huge(tmp_path, size):
 
 # Pillow warns from there on too.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_limit_on_pictures_is_said():
+def test_the_limit_on_images_is_said():
     with pytest.raises(DataError, match=r"16385x8192, .*134 million"):
         decode_image(png_head(16385, 8192), "a.png", ImageRule())
     assert image_head(png_head(16384, 8192), "a.png").size == (8192, 16384)

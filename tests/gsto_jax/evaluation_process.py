@@ -34,8 +34,8 @@ PROTOCOLS = {
 }
 
 
-class Pictures:
-    """Blocks of grey levels, one a class, and noise that makes labels differ from them."""
+class Images:
+    """Blocks of gray levels, one a class, and noise that makes labels differ from them."""
 
     def __init__(self, sizes):
         self.sizes = sizes
@@ -66,7 +66,7 @@ class Pictures:
 
 
 class FixedTask(SegmentationTask):
-    """Its network tells a pixel's class by its grey level, far from any tie."""
+    """Its network tells a pixel's class by its gray level, far from any tie."""
 
     @property
     def model(self):
@@ -80,23 +80,23 @@ class FixedTask(SegmentationTask):
         return SimpleNamespace(apply=apply)
 
 
-def run(network, pictures, protocol, batch_size, mesh, host=0, hosts=1):
-    """Evaluates; the counts and scores of the set, and this process' predictions by picture."""
-    task, source = make_task(1), Pictures(SETS[pictures])
+def run(network, images, protocol, batch_size, mesh, host=0, hosts=1):
+    """Evaluates; the counts and scores of the set, and this process' predictions by image."""
+    task, source = make_task(1), Images(SETS[images])
     variables = initial_state(task, mesh).variables if network == "mini" else {}
     if network == "fixed":
         task = segmentation_task(FixedTask, config=task.config)
     look = {"classes": SCENES.names, "palette": SCENES.palette}
     drawn = {"image_size": (64, 64), "train_size": 1, "eval_size": 1}
     data = DataConfig(source="scenes", crop=(64, 64), **drawn, **look)
-    canvases = 0 if protocol == "plain" else 2
-    batches = EvalBatches(data, source, batch_size // hosts, host, hosts, canvases)
+    padded_shapes = 0 if protocol == "plain" else 2
+    batches = EvalBatches(data, source, batch_size // hosts, host, hosts, padded_shapes)
     found = {}
 
     def keep(batch, predictions, maps):
         for n in np.flatnonzero(batch["mask"]):
             height, width = batch["size"][n]
-            found[f"picture {batch['index'][n]}"] = predictions[n, :height, :width]
+            found[f"image {batch['index'][n]}"] = predictions[n, :height, :width]
 
     counts = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0})
     look = Protocol(**PROTOCOLS[protocol])
@@ -107,7 +107,7 @@ def run(network, pictures, protocol, batch_size, mesh, host=0, hosts=1):
         "instances": counts.classes,
         "instances of categories": counts.categories,
         "instance scores": scores.categories.instance_iou,
-        "pictures": np.array(counts.pictures),
+        "images": np.array(counts.images),
     }
 
 

@@ -19,7 +19,7 @@ def pose_values(**sections):
     plain["model"] |= {"variant": "mini", "init": "he", "bn_momentum": 0.5}
     plain["data"]["crop"] = list(SIZE)
     plain["pose"]["sigma"] = 1.5
-    plain["eval"] |= {"batch_size": 4, "figures": 1}
+    plain["eval"] |= {"batch_size": 4, "feature_images": 1}
     for name, changes in sections.items():
         plain[name] |= changes
     return plain
@@ -31,7 +31,7 @@ def pose_task(steps=10, **sections):
 
 
 def persons(count=6, seed=0):
-    """Batches of one: grey noise with a bright spot at each joint, in a larger picture."""
+    """Batches of one: gray noise with a bright spot at each joint, in a larger image."""
     rng = np.random.default_rng(seed)
     height, width = SIZE
     y, x = np.mgrid[:height, :width]
@@ -43,18 +43,18 @@ def persons(count=6, seed=0):
             near = np.exp(-((x - joints[j, 0]) ** 2 + (y - joints[j, 1]) ** 2) / 8)
             color = np.random.default_rng(j).uniform(80, 190, 3)
             image += near[..., None] * color
-        centre = rng.uniform(50, 100, 2).astype(np.float32)
+        center = rng.uniform(50, 100, 2).astype(np.float32)
         frame = np.array([2 * width, 2 * height], np.float32)
         middle = np.array([width / 2, height / 2])
         yield {
             "image": image.clip(0, 255).astype(np.uint8),
             "joints": joints,
-            "original_joints": ((joints - middle) * 2 + centre).astype(np.float32),
+            "original_joints": ((joints - middle) * 2 + center).astype(np.float32),
             "visible": visible,
-            "centre": centre,
+            "center": center,
             "frame": frame,
             "area": np.float32(frame.prod() / 3),
-            "box": np.array([*(centre - frame / 2.5), *(frame / 1.25)], np.float32),
+            "box": np.array([*(center - frame / 2.5), *(frame / 1.25)], np.float32),
             "score": np.float32(1),
             "image_id": np.int64(FIRST_IMAGE + n // 2),
             "person_id": np.int64(n),

@@ -22,11 +22,11 @@ def convolution(kernel, bias, stride, x):
     return y + bias.reshape(1, 1, 1, -1)
 
 
-def scores_of(protocol, apply, image, canvas=None):
-    """Scores of one picture `h w 3`, normalised, on a canvas."""
+def scores_of(protocol, apply, image, padded_shape=None):
+    """Scores of one image `h w 3`, normalized, on a padded shape."""
     size = image.shape[:2]
-    canvas = canvas or size
-    images = np.zeros((1, *canvas, 3), np.float32)
+    padded_shape = padded_shape or size
+    images = np.zeros((1, *padded_shape, 3), np.float32)
     images[0, : size[0], : size[1]] = image
     outside = jnp.asarray((np.float32(protocol.pad or MEAN) - MEAN) / STD)
 
@@ -36,14 +36,14 @@ def scores_of(protocol, apply, image, canvas=None):
         return view_scores(protocol, False, logits, taps)
 
     total = 0
-    for taps in stacked_views(protocol, [size], canvas, [size]):
+    for taps in stacked_views(protocol, [size], padded_shape, [size]):
         total = total + step(images, taps)
     return np.asarray(total[0, : size[0], : size[1]])
 
 
-def pictures(sizes, canvas):
+def image_batch(sizes, padded_shape):
     rng = np.random.default_rng(3)
-    batch = np.zeros((len(sizes), *canvas, 3), np.uint8)
+    batch = np.zeros((len(sizes), *padded_shape, 3), np.uint8)
     for n, (height, width) in enumerate(sizes):
         low = cv2.resize(rng.integers(0, 255, (4, 5, 3), np.uint8), (width, height))
         batch[n, :height, :width] = low

@@ -14,8 +14,8 @@ from gsto_jax.pose.results import PersonScore
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results
 from gsto_jax.segmentation.metrics import confusion_of, scores
-from gsto_jax.segmentation.panels import PictureWriter
-from gsto_jax.segmentation.results import PictureScore
+from gsto_jax.segmentation.panels import ImageWriter
+from gsto_jax.segmentation.results import ImageScore
 
 NASTY = '<b>&"'
 CLASSES = ("road", NASTY, "sky", "car")
@@ -50,14 +50,14 @@ def config(**data):
 
 
 def labels(index, names=NAMES):
-    """The truth of a picture: stripes, some of them of no class."""
+    """The truth of an image: stripes, some of them of no class."""
     rows = np.arange(SIZE[0])[:, None] // 6
     found = (rows + np.arange(SIZE[1]) // 8 + index) % 5
     return np.where(found == 4, 255, found).astype(np.uint8)
 
 
 def predictions(index, seed):
-    """What a network said: some pictures better, some worse, as the seed has it."""
+    """What a network said: some images better, some worse, as the seed has it."""
     rng = np.random.default_rng(100 * seed + index)
     truth = labels(index)
     wrong = rng.random(SIZE) < rng.uniform(0.05, 0.6)
@@ -77,8 +77,8 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
     """Leaves an evaluation in `folder`/eval-val and in the list of them; returns its scores."""
     run = Workdir(folder)
     place = folder / "eval-val"
-    writer = PictureWriter(place, CLASSES, PALETTE, 255, panels, figures, names.__getitem__)
-    confusion, pictures = np.zeros((4, 4), np.int64), []
+    writer = ImageWriter(place, CLASSES, PALETTE, 255, panels, figures, names.__getitem__)
+    confusion, images = np.zeros((4, 4), np.int64), []
     results.FOLDER.begin(place)
     for n, name in enumerate(names):
         truth, said = labels(n), predictions(n, seed)
@@ -89,13 +89,13 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
         counts = confusion_of(truth, said, 4)
         own = scores(counts)
         numbers = (int(counts.sum()), own.pixel_accuracy, own.mean_iou)
-        pictures.append(PictureScore(name, *SIZE, *numbers, drawn=drawn[0]))
+        images.append(ImageScore(name, *SIZE, *numbers, drawn=drawn[0]))
         confusion += counts
     result = scores(confusion, boundary=np.array([[1, 2, 3]] * 4))
     record = {
         "step": step,
         "split": "val",
-        "pictures": len(names),
+        "images": len(names),
         "protocol": protocol,
         "while_training": True,
         "mean_iou": result.mean_iou,
@@ -104,7 +104,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
         "mean_boundary_iou": result.mean_boundary_iou,
         "seconds": 2.0,
     }
-    results.finish(place, record, pictures, result, CLASSES)
+    results.finish(place, record, images, result, CLASSES)
     run.write_evaluation(record)
     return result
 
@@ -138,7 +138,7 @@ def pose_config(**hrnet):
 
 
 def evaluate_poses(
-    folder, seed=0, step=40, names=PERSONS, boxes=BOXES, labelled=True, panels=6, **figures
+    folder, seed=0, step=40, names=PERSONS, boxes=BOXES, labeled=True, panels=6, **figures
 ):
     """Leaves an evaluation of poses in `folder`/eval-val and in the list of them."""
     place = folder / "eval-val"
@@ -147,16 +147,16 @@ def evaluate_poses(
     for n, name in enumerate(names):
         kinds = KINDS if n < 1 else KINDS[:1] if n < panels else ()
         alike, score = rng.random(2).tolist()
-        counts = (len(JOINTS), alike) if labelled else (0, float("nan"))
+        counts = (len(JOINTS), alike) if labeled else (0, float("nan"))
         persons.append(PersonScore(name, n // 2, *counts, score, 0.5, drawn=kinds))
-        pictures = dict(_pose_pictures(n, labelled))
+        images = dict(_pose_images(n, labeled))
         for kind, path in drawings(place, persons[-1]).items():
-            write_image(path, pictures[kind])
+            write_image(path, images[kind])
     values = dict(zip(pose_folder.FIGURES, rng.random(10).tolist(), strict=True))
     record = {
         "step": step,
         "split": "val",
-        "pictures": 3,
+        "images": 3,
         "persons": len(names),
         "boxes": boxes,
         "protocol": f"{boxes} + flip",
@@ -170,13 +170,13 @@ def evaluate_poses(
     Workdir(folder).write_evaluation(record)
 
 
-def _pose_pictures(n, labelled):
+def _pose_images(n, labeled):
     """The PNGs of a person, by kind."""
     image = np.random.default_rng(n).integers(0, 255, (32, 24, 3), np.uint8)
     pose = np.array([[5.0, 5, 1], [20, 5, 1], [5, 25, 1], [20, 25, 0.1]])
     heatmaps = np.linspace(0, 1, 8 * 6 * 4, dtype=np.float32).reshape(8, 6, 4)
     bones = [(0, 1), (1, 2), (1, 3)]
-    yield "sample", pose_panel(image, pose if labelled else None, pose, heatmaps, bones)
+    yield "sample", pose_panel(image, pose if labeled else None, pose, heatmaps, bones)
     yield "heatmaps", heatmap_figure(image, heatmaps, JOINTS)
     yield from explanations(image, {name: values[0] for name, values in maps().items()})
 

@@ -36,7 +36,7 @@ def make_task(steps, sections=None, class_weights=None, **model):
 
 
 def batches(count=4, side=64):
-    """The same few pictures for ever: class by brightness, a border of ignored pixels."""
+    """The same few images for ever: class by brightness, a border of ignored pixels."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 3, (count, side // 16, side // 16))
     label = coarse.repeat(16, 1).repeat(16, 2).astype(np.uint8)

@@ -77,7 +77,7 @@ def test_paper_recipe_of_cityscapes():
         assert (config.model.variant, config.data.crop) == (variant, (512, 1024))
         train = settings(values).train
         assert (train.batch_size, train.epochs) == (12, 600)
-        # 2975 pictures: 247 whole batches an epoch.
+        # 2975 images: 247 whole batches an epoch.
         assert train.total_steps(2975) == 600 * 247
         assert (config.optim.learning_rate, config.optim.weight_decay) == (0.01, 5e-4)
         scales = [
@@ -88,21 +88,21 @@ def test_paper_recipe_of_cityscapes():
 
 
 @pytest.mark.parametrize(
-    ("name", "train", "optim", "crop", "scales", "pictures", "steps"),
+    ("name", "train", "optim", "crop", "scales", "images", "steps"),
     [
         ("lip_w48", (40, 150), (0.007, 5e-4), (473, 473), 12, 30462, 150 * 761),
         ("pascal_context_w48", (16, 280), (0.004, 1e-4), (480, 480), 17, 4998, 280 * 312),
     ],
 )
-def test_paper_recipes(name, train, optim, crop, scales, pictures, steps):
+def test_paper_recipes(name, train, optim, crop, scales, images, steps):
     config, values = load(name)
     assert (config.train.batch_size, config.train.epochs) == train
     assert (config.optim.learning_rate, config.optim.weight_decay) == optim
     assert (config.data.crop, config.data.scale_count) == (crop, scales)
-    assert settings(values).train.total_steps(pictures) == steps
+    assert settings(values).train.total_steps(images) == steps
 
 
-def test_words_of_data_sets():
+def test_words_of_datasets():
     both = load("cityscapes_w48", "trainval,ohem")[0]
     assert (both.data.train_split, both.loss.kind) == ("trainval", "ohem")
     assert both.name == "cityscapes_w48-trainval-ohem"
@@ -229,7 +229,7 @@ def test_unknown_words_behind_the_colon():
         ("train", "accumulate", 3, "a divisor of train.batch_size, 4"),
         ("train", "steps", 0, "set one of them"),
         ("eval", "absent", "skip", "exclude, zero"),
-        ("eval", "pictures", -2, ">= -1"),
+        ("eval", "images", -2, ">= -1"),
         ("run", "log_every", 0, ">= 1"),
     ],
 )

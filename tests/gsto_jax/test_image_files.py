@@ -12,14 +12,14 @@ from PIL import Image
 from gsto_jax import UserError
 from gsto_jax.image_files import ImageError, ImageRule, decode, exif_orientation, read_head, to_rgb
 from gsto_jax.predict.media import load_rgb
-from tests.image_bytes import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, UNDO, chunk, exif, png, tiff
+from tests.image_bytes import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, UNDO, chunk, exif, png, tiff
 
 RNG = np.random.default_rng(0)
 DEEP = RNG.integers(0, 2**16, (20, 31, 4)).astype("<u2")
 DEEP[:, :10, 3], DEEP[:, 10:20, 3], DEEP[:, 20:, 3] = 0, 128 * 257, 65535
 BYTES = (DEEP >> 8).astype(np.uint8)
 COLORS, ALPHA = BYTES[..., :3], BYTES[..., 3]
-GRAY = np.repeat(COLORS[..., :1], 3, axis=2)
+GRAY_RGB = np.repeat(COLORS[..., :1], 3, axis=2)
 
 
 def saved(image, form, **options):
@@ -49,9 +49,9 @@ def paletted(**options):
     ("data", "colors", "alpha"),
     [
         (png(BYTES, RGBA), COLORS, ALPHA),
-        (png(BYTES[..., [0, 3]], GREY_ALPHA), GRAY, ALPHA),
+        (png(BYTES[..., [0, 3]], GRAY_ALPHA), GRAY_RGB, ALPHA),
         (png(DEEP, RGBA, 16), COLORS, ALPHA),
-        (png(DEEP[..., [0, 3]], GREY_ALPHA, 16), GRAY, ALPHA),
+        (png(DEEP[..., [0, 3]], GRAY_ALPHA, 16), GRAY_RGB, ALPHA),
         (tiff(BYTES.copy(), extra=2), COLORS, ALPHA),
         (tiff(DEEP, extra=2), COLORS, ALPHA),
         (saved(Image.fromarray(BYTES), "WEBP", lossless=True, exact=True), COLORS, ALPHA),
@@ -87,15 +87,15 @@ def test_transparent_colors_of_palettes():
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_a_transparent_grey_value(depth):
+def test_a_transparent_gray_value(depth):
     values = DEEP[..., 0] >> (16 - depth)
     key = int(values[3, 4])
-    grey = values if depth == 8 else (values.astype(int) * 255 // (2**depth - 1))
-    grey = (values >> 8) if depth == 16 else grey
-    data = png(values, GREY, depth, before=chunk(b"tRNS", key.to_bytes(2, "big")))
-    expected = np.where(values == key, 255, grey)
+    gray = values if depth == 8 else (values.astype(int) * 255 // (2**depth - 1))
+    gray = (values >> 8) if depth == 16 else gray
+    data = png(values, GRAY, depth, before=chunk(b"tRNS", key.to_bytes(2, "big")))
+    expected = np.where(values == key, 255, gray)
     np.testing.assert_array_equal(read(data)[..., 1], expected)
-    np.testing.assert_array_equal(read(data, alpha="drop")[..., 1], grey)
+    np.testing.assert_array_equal(read(data, alpha="drop")[..., 1], gray)
 
 
 @pytest.mark.parametrize(("depth", "colors"), [(8, BYTES[..., :3]), (16, DEEP[..., :3])])
@@ -140,7 +140,7 @@ def test_what_is_no_orientation():
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_files_that_use_few_of_their_bits(bits):
-    """Grey and color, PNG and TIFF, of 16 and 32 bits, and arrays."""
+    """Gray and color, PNG and TIFF, of 16 and 32 bits, and arrays."""
     low = (DEEP >> (16 - bits)).astype("<u2")
     low[0, 0] = 2**bits - 1
     expected = (low >> (bits - 8)).astype(np.uint8)
@@ -155,7 +155,7 @@ def test_files_that_use_few_of_their_bits(bits):
     ):
         np.testing.assert_array_equal(read(data, bit_depth=bits), expected[..., :3])
     for data in (
-        png(low[..., 0], GREY, 16),
+        png(low[..., 0], GRAY, 16),
         tiff(low[..., 0].copy()),
         tiff((2**bits - 1 - low[..., 0]).astype("<u2"), photometric=0),
         tiff(low[..., 0].astype("<i4")),
@@ -171,7 +171,7 @@ def test_files_that_use_few_of_their_bits(bits):
     np.testing.assert_array_equal(load_rgb(with_alpha, rule), expected[..., :3])
     assert decode(png(low, RGBA, 16)).bits == 16
     if bits < 16:
-        assert decode(png(low[..., 0], GREY, 16)).used_bits == bits
+        assert decode(png(low[..., 0], GRAY, 16)).used_bits == bits
     # What has 8 bits, or names its largest value, is the same by every depth.
     np.testing.assert_array_equal(read(png(COLORS, RGB), bit_depth=bits), COLORS)
     named = b"P5 31 20 1023\n" + (DEEP[..., 0] >> 6).astype(">u2").tobytes()
@@ -197,8 +197,8 @@ def test_values_beyond_the_bit_depth():
         saved(Image.fromarray(BYTES), "PNG", exif=exif(8)),
         paletted(transparency=bytes([0, 128])),
         paletted(),
-        png(DEEP[..., 0], GREY, 16),
-        png(COLORS[..., 0] & 1, GREY, 1),
+        png(DEEP[..., 0], GRAY, 16),
+        png(COLORS[..., 0] & 1, GRAY, 1),
     ],
 )
 def test_images_of_pillow_are_read_as_their_files(data):
@@ -210,13 +210,13 @@ def test_images_of_pillow_are_read_as_their_files(data):
 def test_floating_point_of_another_format():
     values = np.flipud(COLORS[..., 0]).astype("<f4") / 255
     data = b"Pf\n31 20\n-1.0\n" + values.tobytes()  # the last row comes first
-    np.testing.assert_array_equal(read(data), GRAY)
+    np.testing.assert_array_equal(read(data), GRAY_RGB)
 
 
 def test_wide_numbers():
-    """Float of 0..1 and 0..255, signed and unsigned integers, grey and color, as 8-bit files."""
+    """Float of 0..1 and 0..255, signed and unsigned integers, gray and color, as 8-bit files."""
     for colors in (COLORS, COLORS[..., 0]):
-        expected = COLORS if colors.ndim == 3 else GRAY
+        expected = COLORS if colors.ndim == 3 else GRAY_RGB
         for values in (
             colors.astype("<f4") / 255,
             colors.astype("<f8") / 255,
@@ -293,7 +293,7 @@ def test_files_that_are_cut_off(form, capfd):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("alpha", "grey"),
+        ("alpha", "gray"),
         ("orientation", "up"),
         ("bit_depth", 7),
         ("bit_depth", 12.0),
@@ -307,7 +307,7 @@ def test_wrong_values_of_a_rule(field, value):
 
 def test_a_large_image_is_read_without_a_word(tmp_path):
     """12000 x 9000 pixels, as some phones take; the head alone, since decoding takes memory."""
-    head = png(np.zeros((1, 1), np.uint8), GREY)
+    head = png(np.zeros((1, 1), np.uint8), GRAY)
     sizes = (12000).to_bytes(4, "big") + (9000).to_bytes(4, "big")
     body = b"IHDR" + sizes + head[24:29]
     (tmp_path / "x.png").write_bytes(head[:8] + chunk(body[:4], body[4:]) + head[33:])

@@ -16,7 +16,7 @@ PUBLISHED = {"cityscapes_w18s", "cityscapes_w48", "lip_w48", "pascal_context_w48
 PUBLISHED |= {"coco_pose_w32", "coco_pose_w48", "cityscapes_r50_ppm", "cityscapes_r50_aspp"}
 
 
-def test_the_four_data_sets_say_where_the_published_scores_start():
+def test_the_four_datasets_say_where_the_published_scores_start():
     said = set()
     for name in {*PUBLISHED, "quickstart", "camvid_w18s", "lsp_pose_w18s"}:
         config = importlib.import_module(f"configs.{name}").get_config()

@@ -109,11 +109,11 @@ def test_a_run_has_its_settings(tmp_path, place):
     config = load("configs/camvid_w18s.py:baseline,runlocal")
     (tmp_path / "config.json").write_text(config.to_json())
     assert of_run(tmp_path / place) == config
-    values = json.loads(config.to_json()) | {"colour": 3}
+    values = json.loads(config.to_json()) | {"color": 3}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match="it has the setting colour"):
+    with pytest.raises(ConfigError, match="it has the setting color"):
         of_run(tmp_path / place)
-    del values["colour"], values["optim"]["momentum"]
+    del values["color"], values["optim"]["momentum"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match=r"it lacks the setting optim\.momentum"):
         of_run(tmp_path / place)

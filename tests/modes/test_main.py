@@ -144,7 +144,7 @@ def test_tables_of_the_paper():
 
 
 def write_tree(root, labels):
-    """Pictures of 40x60 in two splits; `labels` maps a picture's number to its odd label."""
+    """Images of 40x60 in two splits; `labels` maps an image's number to its odd label."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 40), ("val", 2)):
         lines = []
@@ -193,7 +193,7 @@ def test_empty_split(tmp_path):
     assert f"{tmp_path / 'val.txt'} is empty" in refused(*args)
 
 
-def test_paths_that_leave_the_data_set(tmp_path):
+def test_paths_that_leave_the_dataset(tmp_path):
     args = write_tree(tmp_path, {})
     for line in (f"{tmp_path}/image/val/0.png label/val/0.png", "../image.png label/val/0.png"):
         (tmp_path / "val.txt").write_text(line)
@@ -235,15 +235,15 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
     done = run(*args, *more, devices=2)
     assert done.returncode == 0, done.stderr
     assert "labels of train: 8 of 8 checked, 9 of 9 classes, 0.0% ignored" in done.stdout
-    assert "4 steps of 2 from 8 pictures, learning rate 0.1, on 2 x cpu" in done.stdout
+    assert "4 steps of 2 from 8 images, learning rate 0.1, on 2 x cpu" in done.stdout
     assert "step 4/4" in done.stdout
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert f"{workdir}/checkpoints/4" in done.stdout
-    pictures = sorted(path.name for path in (workdir / "eval-val").glob("*.png"))
-    assert len(pictures) == 4 + (2 if word else 2 * 2), "the plain network has no gates"
+    images = sorted(path.name for path in (workdir / "eval-val").glob("*.png"))
+    assert len(images) == 4 + (2 if word else 2 * 2), "the plain network has no gates"
     assert cv2.imread(str(workdir / "eval-val" / "val_000003.png")).shape[1] == 4 * 256 + 12
     first = (workdir / "eval-val" / "scores.csv").read_text()
-    check_pictures(workdir / "eval-val")
+    check_images(workdir / "eval-val")
     assert json.loads((workdir / "config.json").read_text())["train"]["steps"] == 4
     (start,) = map(json.loads, (workdir / "starts.jsonl").read_text().splitlines())
     assert start["command"][-5:] == args + more
@@ -272,19 +272,19 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
 
 @pytest.mark.slow
 def test_predict(tmp_path):
-    """A photo, a picture nobody can read and a video, in a folder; nothing else is given."""
+    """A photo, an image nobody can read and a video, in a folder; nothing else is given."""
     workdir, photos, output = tmp_path / "run", tmp_path / "photos", tmp_path / "out"
     args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
     made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
     assert made.returncode == 0, made.stderr
     photos.mkdir()
-    picture = np.random.default_rng(0).integers(0, 255, (75, 101, 3), np.uint8)
-    cv2.imwrite(str(photos / "photo.png"), picture)
-    cv2.imwrite(str(photos / "grey.jpg"), picture[..., 0])
+    image = np.random.default_rng(0).integers(0, 255, (75, 101, 3), np.uint8)
+    cv2.imwrite(str(photos / "photo.png"), image)
+    cv2.imwrite(str(photos / "gray.jpg"), image[..., 0])
     (photos / "broken.png").write_bytes((photos / "photo.png").read_bytes()[:200])
     film = cv2.VideoWriter(str(photos / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 48))
     for _ in range(2):
-        film.write(picture[:48, :64])
+        film.write(image[:48, :64])
     film.release()
     predict = ["--mode=predict", f"--checkpoint={workdir}", f"--output={output}"]
     done = run(*predict, str(photos), "--save=overlay,ids,gates")
@@ -296,9 +296,9 @@ def test_predict(tmp_path):
     written = {path.as_posix() for path in found if len(path.parts) < 3}
     assert written == {
         "classes.csv",
-        *(f"overlay/{name}" for name in ("photo.jpg", "grey.jpg", "film.mp4")),
-        *(f"ids/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
-        *(f"gates/{name}" for name in ("photo.png", "grey.png", "film.mp4")),
+        *(f"overlay/{name}" for name in ("photo.jpg", "gray.jpg", "film.mp4")),
+        *(f"ids/{name}" for name in ("photo.png", "gray.png", "film.mp4")),
+        *(f"gates/{name}" for name in ("photo.png", "gray.png", "film.mp4")),
     }
     ids = cv2.imread(str(output / "ids" / "photo.png"), cv2.IMREAD_UNCHANGED)
     assert ids.shape == (75, 101)
@@ -340,15 +340,15 @@ def test_export_report_and_the_best_checkpoint(tmp_path):
     assert f"checkpoint  {workdir}/best/1" in best.stdout
 
 
-def check_pictures(folder):
-    """The scores by picture of the run above add up to those of the set."""
+def check_images(folder):
+    """The scores by image of the run above add up to those of the set."""
     found = results.read(folder)
-    right = sum(x.labelled_pixels * x.pixel_accuracy for x in found.pictures)
+    right = sum(x.labeled_pixels * x.pixel_accuracy for x in found.images)
     assert right == pytest.approx(np.trace(found.confusion), abs=0.5)
-    assert sum(x.labelled_pixels for x in found.pictures) == found.confusion.sum()
+    assert sum(x.labeled_pixels for x in found.images) == found.confusion.sum()
     assert found.record["pixel_accuracy"] == pytest.approx(right / found.confusion.sum(), abs=1e-5)
-    assert [(x.name, x.height, x.width) for x in found.pictures][3] == ("val_000003", 128, 256)
-    drawn = {path for x in found.pictures for path in drawings(folder, x).values()}
+    assert [(x.name, x.height, x.width) for x in found.images][3] == ("val_000003", 128, 256)
+    drawn = {path for x in found.images for path in drawings(folder, x).values()}
     assert drawn == set(folder.glob("*.png"))
 
 
@@ -370,8 +370,8 @@ def check_events(folder, evaluations, gated):
     means = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("val/mean_iou")}
     assert means == {e["step"]: pytest.approx(e["mean_iou"]) for e in evaluations}
     for kind in ("sample", "branches", *(["gates"] if gated else [])):
-        picture = events.Tensors(f"val/{kind}/0")[-1].tensor_proto.string_val[2]
-        assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1] > 600
+        image = events.Tensors(f"val/{kind}/0")[-1].tensor_proto.string_val[2]
+        assert cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR).shape[1] > 600
 
 
 def test_audit(tmp_path):
@@ -399,7 +399,7 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     args.append(f"--config.data.root={tmp_path / 'sets'}")
     made = run("--mode=prepare", *args, f"--source={downloads}", "--partial")
     assert made.returncode == 0, made.stderr
-    assert f"data set  {tmp_path}/sets/cityscapes/1.0.0" in made.stdout
+    assert f"dataset  {tmp_path}/sets/cityscapes/1.0.0" in made.stdout
     assert "test has 2 of 1525" in refused("--mode=prepare", *args, f"--source={downloads}")
     audited = run("--mode=audit", *args)
     assert audited.returncode == 0, audited.stderr
@@ -407,17 +407,17 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     small = ["--config.model.variant=mini", "--config.data.workers=1", f"--workdir={tmp_path}/run"]
     done = run(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
     assert done.returncode == 0, done.stderr
-    assert "4 steps of 2 from 8 pictures" in done.stdout
+    assert "4 steps of 2 from 8 images" in done.stdout
     assert done.stdout.count("the published scores from ImageNet weights") == 1
-    assert "3 pictures, scales 0.5 1 + flip + slide_enlarged 128x128 by 1" in done.stdout
+    assert "3 images, scales 0.5 1 + flip + slide_upsampled 128x128 by 1" in done.stdout
     assert re.search(r"mean of categories │ +\d", done.stdout), "the prepared set has instances"
     sent = run("--mode=submit", *args, *small)
     assert sent.returncode == 0, sent.stderr
     archive = tmp_path / "run" / "submission-test.zip"
     assert f"submission  {archive}" in sent.stdout
-    with zipfile.ZipFile(archive) as pictures:
-        assert pictures.namelist() == [f"ulm_00000{n}_000019_pred.png" for n in (0, 1)]
-        ids = np.frombuffer(pictures.read("ulm_000001_000019_pred.png"), np.uint8)
+    with zipfile.ZipFile(archive) as images:
+        assert images.namelist() == [f"ulm_00000{n}_000019_pred.png" for n in (0, 1)]
+        ids = np.frombuffer(images.read("ulm_000001_000019_pred.png"), np.uint8)
     ids = cv2.imdecode(ids, cv2.IMREAD_UNCHANGED)
     assert ids.shape == (64, 128)
     known = {raw for raw, train in CITYSCAPES.id_map if train != 255}
@@ -432,11 +432,11 @@ def test_camvid_runs(tmp_path):
         "--config=configs/camvid_w18s.py:runlocal",
         f"--config.data.root={root}",
         f"--workdir={tmp_path / 'run'}",
-        "--config.eval.pictures=3",
+        "--config.eval.sample_images=3",
         "--config.data.train_size=0",
         "--config.data.eval_size=0",
     )
     assert done.returncode == 0, done.stderr
-    assert "4 steps of 2 from 367 pictures" in done.stdout
-    assert "101 pictures" in done.stdout
+    assert "4 steps of 2 from 367 images" in done.stdout
+    assert "101 images" in done.stdout
     assert len(list((tmp_path / "run" / "eval-val").rglob("*.png"))) == 3 + 2 * 2

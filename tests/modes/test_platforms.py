@@ -105,19 +105,19 @@ from gsto_jax.predict.export import export
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
 
-checkpoint, picture, output = map(pathlib.Path, sys.argv[1:])
+checkpoint, image, output = map(pathlib.Path, sys.argv[1:])
 predictor = Predictor.load(checkpoint)
-prediction = predictor(np.asarray(PIL.Image.open(picture)))
+prediction = predictor(np.asarray(PIL.Image.open(image)))
 files = export(predictor, output / "export", ("jax",))
 print(*[check.equal for check in verify(predictor, output / "export")])
 parse = functools.partial(command_line.parse, settings=base.get_config(), modes=main.MODES)
 command = ["main.py", "--mode=predict", f"--checkpoint={checkpoint}", f"--output={output}",
-           "--save=ids", str(picture)]
+           "--save=ids", str(image)]
 try:
     app.run(main.main, argv=command, flags_parser=parse)
 except SystemExit as end:
     assert not end.code
-ids = np.asarray(PIL.Image.open(output / "ids" / f"{picture.stem}.png"))
+ids = np.asarray(PIL.Image.open(output / "ids" / f"{image.stem}.png"))
 assert (ids == prediction.labels).all()
 print("done")
 """

@@ -81,7 +81,7 @@ def test_from_downloads_to_a_submission(tmp_path):
     detections = f"--config.data.keypoints.detections={downloads / 'boxes.json'}"
     args = (CONFIG, data, *SMALL, detections, f"--workdir={work}")
     detected = run("--mode=eval", *args)
-    assert "2 persons in 2 pictures, detector boxes boxes.json" in detected.stdout, detected.stderr
+    assert "2 persons in 2 images, detector boxes boxes.json" in detected.stdout, detected.stderr
     sent = run("--mode=submit", *args)
     assert sent.returncode == 0, sent.stderr
     path = work / "person_keypoints_test-dev2017_lsp_pose_w18s_results.zip"
@@ -94,12 +94,12 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert {pose["image_id"] for pose in saved} == {FIRST + 11, FIRST + 12}
     assert run("--mode=submit", CONFIG, data, *SMALL, f"--workdir={work}").returncode == 2
 
-    picture = downloads / "val2017" / f"{11:012d}.jpg"
-    boxes = tmp_path / "by_picture.json"
-    boxes.write_text(json.dumps({picture.name: [[1, 2, 30, 30], [20, 5, 30, 30]]}))
+    image = downloads / "val2017" / f"{11:012d}.jpg"
+    boxes = tmp_path / "by_image.json"
+    boxes.write_text(json.dumps({image.name: [[1, 2, 30, 30], [20, 5, 30, 30]]}))
     out = f"--output={tmp_path / 'out'}"
     named = (f"--checkpoint={work}", out, "--save=overlay,heatmaps,branches,gates")
-    predicted = run("--mode=predict", *named, f"--boxes={boxes}", str(picture))
+    predicted = run("--mode=predict", *named, f"--boxes={boxes}", str(image))
     assert predicted.returncode == 0, predicted.stderr
     persons = json.loads((tmp_path / "out" / "poses.json").read_text())
     assert [len(rows) for rows in persons.values()] == [2]
@@ -109,7 +109,7 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert (note in predicted.stdout) == (low > 0), (best, predicted.stdout)
     overlay = cv2.imread(str(tmp_path / "out" / "overlay" / f"{11:012d}.jpg"))
     assert overlay.shape == (40, 60, 3)
-    other = picture.with_name(f"{12:012d}.jpg")
+    other = image.with_name(f"{12:012d}.jpg")
     outside = run("--mode=predict", *named, "--boxes=70,5,20,30", str(other))
     assert outside.returncode == 1 and "lies outside the image of 60x40 pixels" in outside.stderr
     lost = run("--mode=predict", *named, f"--boxes={boxes}", str(other))
@@ -132,9 +132,9 @@ def test_from_downloads_to_a_submission(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to the real data sets")
+@pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to the real datasets")
 def test_real_persons_and_a_detectors_boxes(tmp_path):
-    """The truth of the four pictures has AP 1, and every box of the file becomes a pose."""
+    """The truth of the four images has AP 1, and every box of the file becomes a pose."""
     from configs import lsp_pose_w18s
     from data_pipelines import DataConfig, PersonSource
     from gsto_jax.config import PoseConfig
@@ -150,10 +150,10 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     config.data.root = str(tmp_path)
     values = plain_values(config)
     persons = PersonSource(DataConfig(**values["data"]), "val")
-    labelled = [p for p in persons.annotations() if any(p["keypoints"][2::3])]
-    assert (len(persons), len(labelled), len(persons.image_ids())) == (12, 12, 4)
+    labeled = [p for p in persons.annotations() if any(p["keypoints"][2::3])]
+    assert (len(persons), len(labeled), len(persons.image_ids())) == (12, 12, 4)
     sigmas = values["data"]["keypoints"]["sigmas"]
-    found = results(poses_of(labelled), sigmas, PoseConfig(**values["pose"]))
+    found = results(poses_of(labeled), sigmas, PoseConfig(**values["pose"]))
     figures = evaluate_coco(found, persons.annotations(), persons.image_ids(), sigmas)
     assert figures["AP"] == figures["AR"] == 1
 
@@ -162,4 +162,4 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     work = f"--workdir={tmp_path / 'run'}"
     trained = run(CONFIG, data, *SMALL, *TRAIN, detections, work)
     assert trained.returncode == 0, trained.stderr
-    assert f"118 persons in 4 pictures, detector boxes {boxes.name}" in trained.stdout
+    assert f"118 persons in 4 images, detector boxes {boxes.name}" in trained.stdout

@@ -135,8 +135,8 @@ def sweep(workdir, *more):
         f"--workdir={workdir}",
         f"--config.train.steps={STEPS}",
         "--config.run.checkpoint_every=1",
-        "--config.eval.pictures=0",
-        "--config.eval.figures=0",
+        "--config.eval.sample_images=0",
+        "--config.eval.feature_images=0",
         *more,
     ]
 

@@ -83,7 +83,7 @@ def test_xla_alone_asks_for_none():
 
 
 def test_the_program_plans_with_its_compiler(tmp_path):
-    """Pictures and state split over chips, whose collectives are then there."""
+    """Images and state split over chips, whose collectives are then there."""
     found = subprocess.run(
         [
             *(sys.executable, "main.py", "--mode=plan", "--topology=v5e:2x2"),

@@ -1,6 +1,6 @@
 """The log-probability of each pixel's class, by a kernel for TPUs.
 
-A picture's logits stay on the chip. A step of the grid takes a strip of rows: columns are
+An image's logits stay on the chip. A step of the grid takes a strip of rows: columns are
 upsampled by the matrix unit, rows by two products each, and what is left of the full-size logits is
 one number a pixel. Backward does the same again and adds up the gradient of the small logits.
 """
@@ -37,7 +37,7 @@ def reason_against(
         return "it does not align corners"
     if factor * height != classes[1] or _STRIP % factor or height % (_STRIP // factor):
         return (
-            f"{height} rows of logits for {classes[1]} of labels: it enlarges by a divisor of "
+            f"{height} rows of logits for {classes[1]} of labels: it upsamples by a divisor of "
             f"{_STRIP}, whole strips of {_STRIP} rows"
         )
     if logits[2] * factor != classes[2]:
@@ -94,17 +94,17 @@ def _call(
     factor = rows // height
     step = _STRIP // factor
     across = jnp.asarray(_columns(width, columns), logits.dtype)
-    picture = pl.BlockSpec((1, height, count, width), lambda b, s: (b, 0, 0, 0))
+    image = pl.BlockSpec((1, height, count, width), lambda b, s: (b, 0, 0, 0))
     strip = pl.BlockSpec((1, _STRIP, columns), lambda b, s: (b, s, 0))
     return pl.pallas_call(
         partial(kernel, step=step, factor=factor),
         grid=(batch, height // step),
         in_specs=[
-            picture,
+            image,
             pl.BlockSpec((width, columns), lambda b, s: (0, 0)),
             *([strip] * len(strips)),
         ],
-        out_specs=[strip if out.shape == strips[0].shape else picture for out in outs],
+        out_specs=[strip if out.shape == strips[0].shape else image for out in outs],
         out_shape=list(outs),
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=_MEMORY),
         interpret=interpret,

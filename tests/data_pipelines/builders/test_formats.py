@@ -81,7 +81,7 @@ def test_lip(tmp_path, layout):
     image = pixels(files, "TrainVal_images/val_images/2_val.jpg")
     np.testing.assert_array_equal(item["image"], image)
     np.testing.assert_array_equal(np.asarray(item["label"]), blocks([0, 14, 15, 18], (52, 30)))
-    # Left and right change places in a mirrored picture.
+    # Left and right change places in a mirrored image.
     config = config_of(tmp_path, "lip", crop=(60, 30), scale_min=1.0, scale_count=1)
     batches = train_batches(config, make_source(config, "train"), 3, 0)
     rows = {tuple(label[0]) for _ in range(6) for label in next(batches)["label"]}
@@ -137,7 +137,7 @@ def test_coco_keypoints(tmp_path, layout):
 
 
 def test_labels_of_lip_in_a_zip_within_a_zip(tmp_path):
-    """As the label archive of LIP comes; the id lists lie beside the pictures, and twice."""
+    """As the label archive of LIP comes; the id lists lie beside the images, and twice."""
     files = lip_files()
     lists = {f"TrainVal_images/{name}": files.pop(name) for name in ("train_id.txt", "val_id.txt")}
     source = write_zips(tmp_path / "downloads", files | lists)
@@ -234,7 +234,7 @@ def test_built_by_tensorflow_datasets(tmp_path):
 def test_real_lip(tmp_path):
     prepare(BUILDERS["lip"](), real("lip_sample"), tmp_path / "sets", partial=True)
     assert audit(opened(tmp_path, "lip", "train")).problems == []
-    # The val picture is grey.
+    # The val image is gray.
     assert np.asarray(opened(tmp_path, "lip", "val")[0]["image"]).shape[2] == 3
 
 

@@ -102,7 +102,7 @@ def test_a_partial_set_does_not_pass_for_a_whole_one(tmp_path):
         build(tmp_path, "cityscapes")
 
 
-def test_tiles_are_for_pictures_with_labels(tmp_path):
+def test_tiles_are_for_images_with_labels(tmp_path):
     with pytest.raises(DataError, match=r"storage .*'tiles'.*files"):
         build(tmp_path, "coco_keypoints", storage="tiles")
 

@@ -32,7 +32,7 @@ WRONG = {
         without(cityscapes_files(), "gtFine/"),
         "no gtFine/train/ulm/ulm_000000_000019_gtFine_labelIds.png",
     ),
-    "cityscapes, coloured label": (
+    "cityscapes, colored label": (
         "cityscapes",
         cityscapes_files()
         | {

@@ -8,13 +8,13 @@ from data_pipelines import Tiles, encode_tiles
 from data_pipelines.synthetic.street import draw_street
 
 
-def picture(*shape, seed=0):
+def image(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (128, 128, 3), (129, 257), (300, 70, 3), (5, 400, 4)])
 def test_round_trip(shape):
-    pixels = picture(*shape)
+    pixels = image(*shape)
     tiles = Tiles(encode_tiles(pixels))
     assert tiles.shape == shape
     np.testing.assert_array_equal(np.asarray(tiles), pixels)
@@ -24,7 +24,7 @@ def test_round_trip(shape):
 def test_any_rectangle(seed):
     draw = np.random.default_rng(seed)
     height, width = draw.integers(1, 150, 2)
-    pixels = picture(height, width, 3, seed=seed)
+    pixels = image(height, width, 3, seed=seed)
     tiles = Tiles(encode_tiles(pixels, side=int(draw.integers(1, 60))))
     (top, bottom), (left, right) = np.sort(draw.integers(0, [[height], [width]], (2, 2)))
     where = (slice(int(top), int(bottom) + 1), slice(int(left), int(right) + 1))
@@ -32,7 +32,7 @@ def test_any_rectangle(seed):
 
 
 def test_rectangles_past_the_edge_are_cut():
-    pixels = picture(20, 30)
+    pixels = image(20, 30)
     np.testing.assert_array_equal(
         Tiles(encode_tiles(pixels, 8))[15:99, -4:99], pixels[15:99, -4:99]
     )
@@ -41,7 +41,7 @@ def test_rectangles_past_the_edge_are_cut():
 
 def test_only_the_tiles_that_are_touched_are_decoded():
     """Damage elsewhere goes unnoticed until that place is read."""
-    pixels = picture(64, 64, 3)
+    pixels = image(64, 64, 3)
     data = bytearray(encode_tiles(pixels, 16))
     data[-20:] = bytes(20)
     tiles = Tiles(bytes(data))
@@ -51,7 +51,7 @@ def test_only_the_tiles_that_are_touched_are_decoded():
 
 
 def test_damage():
-    data = encode_tiles(picture(40, 40))
+    data = encode_tiles(image(40, 40))
     for broken, message in (
         (data[:-1], "cut off"),
         (data[:20], "cut off"),
@@ -64,7 +64,7 @@ def test_damage():
 
 
 def test_labels_take_few_bytes():
-    label = np.repeat(np.repeat(picture(4, 4), 64, axis=0), 64, axis=1)
+    label = np.repeat(np.repeat(image(4, 4), 64, axis=0), 64, axis=1)
     assert len(encode_tiles(label)) < label.size / 50
 
 

@@ -17,7 +17,7 @@ LABEL = np.array([[0, 0, 1], [1, 255, 1]], np.uint8).repeat(10, 0).repeat(10, 1)
 
 
 def folder(root, labels):
-    """A source of pictures of 20x30 with these labels."""
+    """A source of images of 20x30 with these labels."""
     lines = []
     for n, label in enumerate(labels):
         cv2.imwrite(str(root / f"{n}.png"), np.zeros((20, 30, 3), np.uint8))
@@ -37,7 +37,7 @@ def test_counts(tmp_path):
     found = audit(folder(tmp_path, [LABEL, np.zeros_like(LABEL)]), on_record=lambda: seen.append(1))
     assert found.records == len(seen) == 2
     assert found.pixels == {0: 200 + 600, 1: 300, 255: 100}
-    assert found.pictures == {0: 2, 1: 1, 255: 1}
+    assert found.images == {0: 2, 1: 1, 255: 1}
     assert found.total == 1200
     assert not found.problems
 
@@ -46,7 +46,7 @@ def test_every_problem_is_named(tmp_path):
     odd = LABEL.copy()
     odd[:2, :5] = 77
     source = folder(tmp_path, [LABEL, odd, LABEL[:10], LABEL])
-    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "3.png").write_bytes(b"no image")
     found = audit(source)
     assert found.unknown == {77: 10}
     assert found.records == 4

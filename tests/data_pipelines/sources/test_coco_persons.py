@@ -131,8 +131,8 @@ def test_larger_boxes_stay_as_published():
     assert box_inside((30.0, 2.0, 25.0, 20.0), (40, 60)) == (30.0, 2.0, 24.0, 19.0)
     assert box_inside((-5.0, 2.0, 25.0, 90.0), (40, 60)) == (0.0, 2.0, 24.0, 37.0)
     # The longer side alone gives the frame, as before.
-    centre, frame = box_to_frame(np.array(box_inside((10.0, 5.0, 1.0, 9.0), (40, 60))), (64, 48), 1)
-    np.testing.assert_array_equal(centre, [10, 9])
+    center, frame = box_to_frame(np.array(box_inside((10.0, 5.0, 1.0, 9.0), (40, 60))), (64, 48), 1)
+    np.testing.assert_array_equal(center, [10, 9])
     np.testing.assert_array_equal(frame, [6, 8])
 
 

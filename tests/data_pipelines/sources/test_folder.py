@@ -39,12 +39,12 @@ def test_reads_list_file(tree, make_folder_config):
 
 
 @pytest.mark.parametrize(("depth", "palette"), [(8, True), (4, True), (2, True), (1, True)])
-@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
 def test_palette_and_shallow_pngs_give_indices(
-    tree, make_folder_config, make_png, depth, palette, grey
+    tree, make_folder_config, make_png, depth, palette, gray
 ):
     label = np.random.default_rng(1).integers(0, min(3, 2**depth), (4, 6))
-    make_png(tree / "labels/val/x/one_ids.png", label, depth, palette and not grey)
+    make_png(tree / "labels/val/x/one_ids.png", label, depth, palette and not gray)
     source = FolderSource(make_folder_config(tree), "val")
     np.testing.assert_array_equal(source[0]["label"], label)
 
@@ -65,11 +65,11 @@ def test_ignored_ids_become_the_ignore_label(tree, make_folder_config, make_png)
     assert (FolderSource(config, "val")[0]["label"] == 200).all()
 
 
-def test_grey_image_becomes_rgb(tree, make_folder_config, make_image):
-    grey = np.random.default_rng(2).integers(0, 256, (4, 6), np.uint8)
-    make_image(tree / "images/val/x/one_img.png", grey)
+def test_gray_image_becomes_rgb(tree, make_folder_config, make_image):
+    gray = np.random.default_rng(2).integers(0, 256, (4, 6), np.uint8)
+    make_image(tree / "images/val/x/one_img.png", gray)
     image = FolderSource(make_folder_config(tree), "val")[0]["image"]
-    np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=2))
+    np.testing.assert_array_equal(image, np.repeat(gray[..., None], 3, axis=2))
 
 
 def test_missing_root(tmp_path, make_folder_config):
@@ -155,7 +155,7 @@ def test_truncated_jpeg(tree, make_folder_config):
         FolderSource(make_folder_config(tree), "val")[0]
 
 
-def test_coloured_label(tree, make_folder_config, make_image):
+def test_colored_label(tree, make_folder_config, make_image):
     make_image(tree / "labels/val/x/one_ids.png", np.zeros((4, 6, 3), np.uint8))
     with pytest.raises(DataError, match=r"one_ids\.png .*3 channels of uint8"):
         FolderSource(make_folder_config(tree), "val")[0]

@@ -22,7 +22,7 @@ from gsto_jax.predict.media import read_image
 from tests.data_pipelines.downloads_trees import cityscapes_files, coco_files, lip_files, write_tree
 from tests.data_pipelines.downloads_trees import png as label_png
 from tests.data_pipelines.prepared_sets import config_of
-from tests.image_bytes import GREY, GREY_ALPHA, RGB, RGBA, chunk, exif, png, tiff
+from tests.image_bytes import GRAY, GRAY_ALPHA, RGB, RGBA, chunk, exif, png, tiff
 
 RNG = np.random.default_rng(1)
 DEEP = RNG.integers(0, 2**16, (12, 18, 4)).astype("<u2")
@@ -30,10 +30,10 @@ BYTES = (DEEP >> 8).astype(np.uint8)
 TURNED = chunk(b"eXIf", exif(6))  # `np.rot90(upright)` is stored
 KINDS = {
     "rgba.png": png(BYTES, RGBA),
-    "la.png": png(BYTES[..., [0, 3]], GREY_ALPHA),
+    "la.png": png(BYTES[..., [0, 3]], GRAY_ALPHA),
     "rgba16.png": png(DEEP, RGBA, 16),
-    "la16.png": png(DEEP[..., [0, 3]], GREY_ALPHA, 16),
-    "key.png": png(BYTES[..., 0], GREY, before=chunk(b"tRNS", bytes([0, BYTES[0, 0, 0]]))),
+    "la16.png": png(DEEP[..., [0, 3]], GRAY_ALPHA, 16),
+    "key.png": png(BYTES[..., 0], GRAY, before=chunk(b"tRNS", bytes([0, BYTES[0, 0, 0]]))),
     "turned.png": png(np.rot90(BYTES), RGBA, before=TURNED),
     "turned.tif": tiff(np.rot90(DEEP[..., :3]).copy(), orientation=6),
     "mirrored.png": png(BYTES[:, ::-1, :3], RGB, before=chunk(b"eXIf", exif(2))),
@@ -79,7 +79,7 @@ def test_training_evaluation_and_prediction_see_the_same(tmp_path, rule):
 def test_orientation_of_labels(tmp_path):
     """Labels without one are as stored; what a tool copied from the photo turns both alike."""
     ids = (BYTES[..., 0] > 127).astype(np.uint8)
-    turned = png(np.rot90(ids), GREY, before=TURNED)
+    turned = png(np.rot90(ids), GRAY, before=TURNED)
     images = {"a.png": KINDS["turned.png"], "b.png": KINDS["turned.png"]}
     labels = {"a.png": ids, "b.png": turned}
     source = folder(tmp_path, images, labels)
@@ -112,9 +112,9 @@ def test_the_audit_names_odd_images(tmp_path):
     images = {
         "fine.png": png(BYTES[..., :3], RGB),
         "mirrored.png": KINDS["mirrored.png"],
-        "black.png": png(np.zeros((12, 18), np.uint8), GREY),
-        "flat.png": png(np.full((12, 18), 130), GREY),
-        "few.png": png(few, GREY, 16),
+        "black.png": png(np.zeros((12, 18), np.uint8), GRAY),
+        "flat.png": png(np.full((12, 18), 130), GRAY),
+        "few.png": png(few, GRAY, 16),
         "few.tif": tiff(few.astype("<i4")),
         "clear.png": png(np.dstack([BYTES[..., :3], np.zeros((12, 18), np.uint8)]), RGBA),
         "deep.png": KINDS["deep.png"],

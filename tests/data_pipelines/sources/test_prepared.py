@@ -57,7 +57,7 @@ def test_boxes_of_a_detector(tmp_path):
             opened(tmp_path, "coco_keypoints", "val", **detected)
 
 
-def test_a_limit_keeps_whole_pictures(tmp_path):
+def test_a_limit_keeps_whole_images(tmp_path):
     build(tmp_path, "coco_keypoints")
     source = opened(tmp_path, "coco_keypoints", "train", train_size=1)
     assert (len(source), source.image_ids()) == (2, [1])
@@ -203,7 +203,7 @@ def test_what_was_not_prepared(tmp_path):
         opened(tmp_path, "lip", "test")
 
 
-def test_which_folder_is_the_data_set(tmp_path):
+def test_which_folder_is_the_dataset(tmp_path):
     """Ours before that of tensorflow-datasets, and never one that is unfinished, whoever's."""
     folder = build(tmp_path, "cityscapes", cityscapes_files((("train", 2), ("val", 1))))
     other = tmp_path / "other"

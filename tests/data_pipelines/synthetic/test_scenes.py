@@ -1,4 +1,4 @@
-"""Drawn streets: reproducible, full of every class, and not to be told by colour."""
+"""Drawn streets: reproducible, full of every class, and not to be told by color."""
 
 import cv2
 import numpy as np
@@ -11,13 +11,13 @@ CLASSES = len(SCENES.names)
 
 
 @pytest.fixture(scope="module")
-def train_pictures():
+def train_images():
     source = ScenesSource("train", 1000, SIZE)
     return [source[i] for i in range(120)]
 
 
 @pytest.fixture(scope="module")
-def val_pictures():
+def val_images():
     source = ScenesSource("val", 1000, SIZE)
     return [source[i] for i in range(60)]
 
@@ -41,53 +41,53 @@ def test_same_bytes_every_time():
             np.testing.assert_array_equal(first[i][key], again[i][key])
 
 
-def test_splits_seeds_and_indices_differ(train_pictures, val_pictures):
-    labels = {item["label"].tobytes() for item in train_pictures + val_pictures}
-    assert len(labels) == len(train_pictures) + len(val_pictures)
+def test_splits_seeds_and_indices_differ(train_images, val_images):
+    labels = {item["label"].tobytes() for item in train_images + val_images}
+    assert len(labels) == len(train_images) + len(val_images)
     other = ScenesSource("train", 1000, SIZE, seed=1)[0]["label"]
-    assert (other != train_pictures[0]["label"]).any()
+    assert (other != train_images[0]["label"]).any()
 
 
-def test_every_class_has_its_share(train_pictures):
-    counts = sum(np.bincount(item["label"].ravel(), minlength=CLASSES) for item in train_pictures)
+def test_every_class_has_its_share(train_images):
+    counts = sum(np.bincount(item["label"].ravel(), minlength=CLASSES) for item in train_images)
     shares = counts / counts.sum()
     assert shares.min() > 0.01
     assert shares.max() < 0.45
     frequent = np.mean(
-        [np.bincount(item["label"].ravel(), minlength=CLASSES) > 20 for item in train_pictures],
+        [np.bincount(item["label"].ravel(), minlength=CLASSES) > 20 for item in train_images],
         axis=0,
     )
     assert frequent.min() > 0.6
 
 
-def _quantised(image, bits):
+def _quantized(image, bits):
     level = image.reshape(-1, 3).astype(np.int64) >> (8 - bits)
     return level @ np.array([1 << 2 * bits, 1 << bits, 1])
 
 
 @pytest.mark.parametrize("bits", [4, 5])
-def test_colour_alone_is_a_poor_cue(train_pictures, val_pictures, bits):
-    colours = np.concatenate([_quantised(item["image"], bits) for item in train_pictures])
-    labels = np.concatenate([item["label"].ravel() for item in train_pictures]).astype(np.int64)
+def test_color_alone_is_a_poor_cue(train_images, val_images, bits):
+    colors = np.concatenate([_quantized(item["image"], bits) for item in train_images])
+    labels = np.concatenate([item["label"].ravel() for item in train_images]).astype(np.int64)
     bins = 1 << 3 * bits
-    seen = np.bincount(colours * CLASSES + labels, minlength=bins * CLASSES)
+    seen = np.bincount(colors * CLASSES + labels, minlength=bins * CLASSES)
     seen = seen.reshape(bins, CLASSES) + 1e-3
     for table in (seen, seen / seen.sum(0)):  # as frequent as in training, and balanced
         guess = table.argmax(1)
         confusion = np.zeros((CLASSES, CLASSES))
-        for item in val_pictures:
+        for item in val_images:
             pairs = item["label"].ravel().astype(np.int64) * CLASSES
-            pairs += guess[_quantised(item["image"], bits)]
+            pairs += guess[_quantized(item["image"], bits)]
             confusion += np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
         hit = np.diag(confusion)
         iou = hit / (confusion.sum(0) + confusion.sum(1) - hit)
         assert iou.mean() < 0.40
 
 
-def test_objects_range_from_a_pixel_to_half_the_picture(train_pictures):
+def test_objects_range_from_a_pixel_to_half_the_image(train_images):
     widths = {name: [] for name in ("pole", "person", "car", "building")}
     areas = []
-    for item in train_pictures:
+    for item in train_images:
         for name, found in widths.items():
             mask = (item["label"] == SCENES.names.index(name)).astype(np.uint8)
             components = cv2.connectedComponentsWithStats(mask)[2][1:]

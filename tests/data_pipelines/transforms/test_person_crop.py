@@ -1,4 +1,4 @@
-"""Persons: the frame around a box, the map to the crop, and joints that move with the picture."""
+"""Persons: the frame around a box, the map to the crop, and joints that move with the image."""
 
 import numpy as np
 import pytest
@@ -13,28 +13,28 @@ def test_frames_equal_the_reference(golden):
     arrays = golden("g2")
     boxes = arrays["box2cs/box_xywh"]
     assert len(boxes) == 8
-    for box, centre, scale in zip(
+    for box, center, scale in zip(
         boxes, arrays["box2cs/center"], arrays["box2cs/scale"], strict=True
     ):
         ours, size = box_to_frame(box, (384, 288), 1.25)
-        np.testing.assert_allclose(ours, centre, rtol=1e-6)
+        np.testing.assert_allclose(ours, center, rtol=1e-6)
         np.testing.assert_allclose(size, 200 * scale, rtol=1e-6)
 
 
 def test_maps_equal_the_reference(golden):
     arrays = golden("g2")
-    for centre, scale, rotation, expected in zip(
+    for center, scale, rotation, expected in zip(
         *(arrays[f"affine/{name}"] for name in ("center", "scale", "rot_deg")),
         arrays["f64/affine/fwd_288x384"],
         strict=True,
     ):
-        ours = frame_to_crop(centre, 200 * float(scale[0]), float(rotation), (384, 288))
+        ours = frame_to_crop(center, 200 * float(scale[0]), float(rotation), (384, 288))
         # The reference computes points in float32.
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)
 
 
 def dots(joints, size=(90, 120)):
-    """A picture with a bright dot at each joint."""
+    """An image with a bright dot at each joint."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     image = np.zeros((*size, 3), np.float64)
     for k, (x, y) in enumerate(joints):
@@ -43,7 +43,7 @@ def dots(joints, size=(90, 120)):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_joints_move_with_the_picture(seed):
+def test_joints_move_with_the_image(seed):
     joints = np.array([[50.0, 40.0], [70.0, 30.0], [62.0, 55.0]], np.float32)
     element = {
         "image": dots(joints),
@@ -65,7 +65,7 @@ def test_joints_move_with_the_picture(seed):
     assert (out["index"], out["image_id"], out["person_id"]) == (5, 3, 4)
 
 
-def test_half_are_mirrored_and_the_centre_stays():
+def test_half_are_mirrored_and_the_center_stays():
     joints = np.array([[60.0, 45.0], [50.0, 40.0], [80.0, 30.0]], np.float32)
     element = {
         "image": np.zeros((90, 120, 3), np.uint8),
@@ -102,7 +102,7 @@ def test_crop_without_chance_is_the_frame():
         "index": 0,
     }
     out = PersonCrop(crop=(384, 288), padding=1.25).random_map(element, np.random.default_rng(0))
-    np.testing.assert_allclose(out["centre"], [130, 90])
+    np.testing.assert_allclose(out["center"], [130, 90])
     np.testing.assert_allclose(out["frame"], [75, 100])
     factor = 288 / 75
     expected = [[144 - 30 * factor, 192 - 40 * factor], [144, 192 - 40 * factor]]

@@ -29,7 +29,7 @@ def test_identity():
     assert after["image"].dtype == after["label"].dtype == np.uint8
 
 
-def grey(values) -> np.ndarray:
+def gray(values) -> np.ndarray:
     return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
 
 
@@ -38,7 +38,7 @@ def test_window_known_answer():
     for flip, expected in ((False, [[6, 7], [10, 11]]), (True, [[5, 4], [9, 8]])):
         place = Placement(height=3, width=4, top=1, left=2, flip=flip)
         np.testing.assert_array_equal(place.label_window(pixels, (2, 2), 99), expected)
-        np.testing.assert_array_equal(place.image_window(grey(pixels), (2, 2)), grey(expected))
+        np.testing.assert_array_equal(place.image_window(gray(pixels), (2, 2)), gray(expected))
 
 
 def test_padding_is_right_and_below_even_when_flipped():
@@ -47,14 +47,14 @@ def test_padding_is_right_and_below_even_when_flipped():
     expected = [[2, 1, 99], [99, 99, 99]]
     np.testing.assert_array_equal(place.label_window(pixels, (2, 3), 99), expected)
     expected = [[2, 1, 0], [0, 0, 0]]
-    np.testing.assert_array_equal(place.image_window(grey(pixels), (2, 3)), grey(expected))
+    np.testing.assert_array_equal(place.image_window(gray(pixels), (2, 3)), gray(expected))
     assert place.valid_size((2, 3)) == (1, 2)
 
 
 def test_resizing_by_half_and_by_two():
     ramp = np.repeat(np.array([[0, 10, 20, 30]], np.uint8), 2, axis=0)
     half = Placement(height=1, width=2, top=0, left=0, flip=False)
-    np.testing.assert_array_equal(half.image_window(grey(ramp), (1, 2)), grey([[5, 25]]))
+    np.testing.assert_array_equal(half.image_window(gray(ramp), (1, 2)), gray([[5, 25]]))
     double = Placement(height=4, width=8, top=0, left=0, flip=False)
     np.testing.assert_array_equal(
         double.label_window(ramp, (4, 8), 0)[0], [0, 0, 10, 10, 20, 20, 30, 30]
@@ -63,7 +63,7 @@ def test_resizing_by_half_and_by_two():
 
 @pytest.mark.parametrize("seed", range(60))
 def test_window_equals_resizing_all_and_cropping(seed):
-    """The image within one grey level, the label exactly, at any scale, place and mirroring."""
+    """The image within one gray level, the label exactly, at any scale, place and mirroring."""
     draw = rng(seed)
     height, width = draw.integers(40, 200, 2).tolist()
     image = cv2.GaussianBlur(draw.integers(0, 256, (height, width, 3), np.uint8), (5, 5), 0)
@@ -88,7 +88,7 @@ def test_window_equals_resizing_all_and_cropping(seed):
 
 
 def test_window_reads_only_what_it_shows():
-    """A picture that counts what is sliced out of it."""
+    """An image that counts what is sliced out of it."""
     seen = []
 
     class Counting:
@@ -106,7 +106,7 @@ def test_window_reads_only_what_it_shows():
 def test_mirrored_labels_swap_left_and_right():
     label = np.array([[0, 3, 4, 9]], np.uint8)
     transform = RandomScaleCropFlip(crop=(1, 4), flip_pairs=((3, 4),), **IDENTITY | {"flip": True})
-    before = {"image": grey(label), "label": label, "index": 0}
+    before = {"image": gray(label), "label": label, "index": 0}
     seen = {tuple(transform.random_map(before, rng(seed))["label"][0]) for seed in range(20)}
     assert seen == {(0, 3, 4, 9), (9, 3, 4, 0)}
 
@@ -179,7 +179,7 @@ def test_base_size_zero_is_the_long_side():
     assert (place.height, place.width) == (16, 6)
 
 
-def test_positions_cover_the_picture():
+def test_positions_cover_the_image():
     transform = RandomScaleCropFlip(crop=(4, 6), **IDENTITY)
     generator = rng(2)
     places = [transform.draw((6, 9), generator) for _ in range(300)]
@@ -195,5 +195,5 @@ def test_resizing_equals_reference(golden):
     label = place.label_window(arrays["aug/label"], (height, width), 255)
     np.testing.assert_array_equal(label, arrays["aug/label_resized"])
     image = place.image_window(arrays["image_bgr_u8"], (height, width))
-    # Builds of OpenCV may round a grey level apart.
+    # Builds of OpenCV may round a gray level apart.
     assert np.abs(image.astype(int) - arrays["aug/image_resized"]).max() <= 1

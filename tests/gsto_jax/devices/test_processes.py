@@ -13,7 +13,7 @@ import pytest
 
 from gsto_jax.devices.mesh import make_mesh
 from tests import program
-from tests.gsto_jax.evaluation_process import CLASSES, PROTOCOLS, SETS, Pictures, run
+from tests.gsto_jax.evaluation_process import CLASSES, PROTOCOLS, SETS, Images, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -47,10 +47,10 @@ def processes(folder, cases, count, devices):
         with np.load(path) as results:
             for key, value in results.items():
                 number, _, name = key.partition(" ")
-                if not name.startswith("picture "):
+                if not name.startswith("image "):
                     np.testing.assert_array_equal(merged[int(number)].get(name, value), value)
                 else:
-                    assert name not in merged[int(number)], "a picture was counted twice"
+                    assert name not in merged[int(number)], "an image was counted twice"
                 merged[int(number)][name] = value
     return merged
 
@@ -67,20 +67,20 @@ def assert_equal(found, expected):
 
 @pytest.fixture(scope="module")
 def fixed():
-    """Of one process, a picture at a time."""
+    """Of one process, an image at a time."""
     return {protocol: one_process("fixed", "small", protocol, 1) for protocol in PROTOCOLS}
 
 
 def test_the_counts_are_those_of_the_predictions(fixed):
-    source = Pictures(SETS["small"])
+    source = Images(SETS["small"])
     expected = np.zeros((CLASSES, CLASSES), np.int64)
     for index in range(len(source)):
         prediction, label = source.prediction(index), source[index]["label"]
-        np.testing.assert_array_equal(fixed["plain"][f"picture {index}"], prediction)
+        np.testing.assert_array_equal(fixed["plain"][f"image {index}"], prediction)
         np.add.at(expected, (label[label < 255], prediction[label < 255]), 1)
     np.testing.assert_array_equal(fixed["plain"]["confusion"], expected)
     for found in fixed.values():
-        assert found["pictures"] == len(source)
+        assert found["images"] == len(source)
         assert found["confusion"].sum() == expected.sum()
         assert found["boundary"].min() > 0 and found["instances"].all(axis=1).any()
 
@@ -104,8 +104,8 @@ def test_fixed_predictions_score_the_same_by_several_processes(fixed, tmp_path, 
 
 def pixels_that_differ(found, expected):
     """How many predicted pixels differ, and how many there are."""
-    names = [name for name in expected if name.startswith("picture ")]
-    assert {name for name in found if name.startswith("picture ")} == set(names)
+    names = [name for name in expected if name.startswith("image ")]
+    assert {name for name in found if name.startswith("image ")} == set(names)
     differ = sum(np.count_nonzero(found[name] != expected[name]) for name in names)
     return differ, sum(expected[name].size for name in names)
 

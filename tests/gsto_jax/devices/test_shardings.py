@@ -1,4 +1,4 @@
-"""Pictures split over devices, and a state split over them, change no result."""
+"""Images split over devices, and a state split over them, change no result."""
 
 from dataclasses import replace
 from functools import partial
@@ -49,7 +49,7 @@ def test_how_an_array_is_split():
     assert parameter_spec((), 4) == PartitionSpec()
 
 
-def test_devices_that_share_a_picture():
+def test_devices_that_share_a_image():
     mesh = make_mesh(space=2)
     assert dict(mesh.shape) == {"data": 2, "space": 2}
     assert [[d.id for d in row] for row in mesh.devices] == [[0, 1], [2, 3]]
@@ -101,7 +101,7 @@ def test_few_rows_are_not_split(rows, stride):
 
 
 @pytest.mark.parametrize("axis", [2, 3])
-def test_kernels_in_parts_are_gathered_before_pictures_in_parts_meet_them(axis):
+def test_kernels_in_parts_are_gathered_before_images_in_parts_meet_them(axis):
     """XLA doubles such a convolution, or its gradient, where it meets a part of the kernel."""
     mesh = make_mesh(space=2)
     split = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
@@ -154,10 +154,10 @@ def test_kernels_of_gates_take_a_part_of_the_height(name):
         compiled_on(make_mesh(space=2), by_kernel).trace(x[:, :3])
 
 
-def test_the_kernel_of_the_loss_takes_whole_pictures():
+def test_the_kernel_of_the_loss_takes_whole_images():
     logits, classes = jnp.zeros((2, 32, 32, 4)), jnp.zeros((2, 128, 128), jnp.uint8)
     named = partial(true_log_probability, implementation="pallas_tpu")
-    with pytest.raises(UserError, match="takes whole pictures, and 2 devices of 'space'"):
+    with pytest.raises(UserError, match="takes whole images, and 2 devices of 'space'"):
         compiled_on(make_mesh(space=2), named).trace(logits, classes)
     left = compiled_on(make_mesh(space=2), true_log_probability).trace(logits, classes)
     assert "pallas_call" not in str(left.jaxpr)
@@ -205,7 +205,7 @@ def assert_close(found, expected, rtol, share):
 
 
 @pytest.mark.slow
-def test_a_picture_split_over_devices_is_the_same(x64):
+def test_a_image_split_over_devices_is_the_same(x64):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, one = a_batch(72), make_mesh(jax.devices()[:1])
     expected, counted = everything(task_of(dtype="float64"), one, batch)
@@ -215,7 +215,7 @@ def test_a_picture_split_over_devices_is_the_same(x64):
 
 
 @pytest.mark.slow
-def test_pictures_and_state_split_over_devices_are_the_same(x64):
+def test_images_and_state_split_over_devices_are_the_same(x64):
     """The state is split over the two devices that see the same rows."""
     batch, one = a_batch(64), make_mesh(jax.devices()[:1])
     expected = a_step(task_of(dtype="float64"), one, batch)
@@ -237,7 +237,7 @@ def test_a_state_split_over_devices_is_the_same(tmp_path):
     for leaf in jax.tree.leaves(new):
         assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
     expected, known = compiled_train_step(together, mesh)(initial_state(together, mesh), inputs)
-    # Of float32: a change of 1e-7 in the pictures moves some gradients of this network by 6e-4.
+    # Of float32: a change of 1e-7 in the images moves some gradients of this network by 6e-4.
     assert_close((new, scalars), (expected, known), 1e-3, 1e-5)
     with Checkpoints(tmp_path) as checkpoints:
         folder = checkpoints.save(new, {"config": {}})

@@ -59,7 +59,7 @@ def test_paper_gate_is_equation_4():
     np.testing.assert_allclose(gate.apply(variables, x), x @ np.asarray(rho[0, 0]), atol=1e-5)
 
 
-def test_released_gate_normalises_and_rectifies():
+def test_released_gate_normalizes_and_rectifies():
     x = normal(2, 6, 5, 4)
     gate = SpatialGate(form="released")
     variables = gate.init(KEY, x)
@@ -312,9 +312,9 @@ def test_batch_norm_statistics():
 
 def test_batch_norm_gradient_is_that_of_its_formula():
     def formula(x, scale, bias):
-        centred = x - x.mean((0, 1, 2), keepdims=True)
-        deviation = jnp.sqrt(jnp.square(centred).mean((0, 1, 2), keepdims=True) + 1e-5)
-        return centred / deviation * scale[None, None, None] + bias[None, None, None]
+        centerd = x - x.mean((0, 1, 2), keepdims=True)
+        deviation = jnp.sqrt(jnp.square(centerd).mean((0, 1, 2), keepdims=True) + 1e-5)
+        return centerd / deviation * scale[None, None, None] + bias[None, None, None]
 
     with jax.enable_x64(True):
         args = [jnp.asarray(normal(*s, dtype=float)) for s in ((2, 6, 5, 3), (3,), (3,))]

@@ -96,7 +96,7 @@ def test_which_one_runs():
     ("kwargs", "corners", "reason"),
     [
         ({"height": 15}, False, "15 rows of logits for 60 of labels"),
-        ({"factor": 3}, False, "enlarges by a divisor of 32"),
+        ({"factor": 3}, False, "upsamples by a divisor of 32"),
         ({}, True, "does not align corners"),
         ({"dtype": jnp.float16}, False, "takes bfloat16 and float32"),
     ],

@@ -23,7 +23,7 @@ X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 5)), jnp.floa
 KEY = jax.random.key(0)
 
 
-def test_pack_lays_neighbours_one_behind_the_other():
+def test_pack_lays_neighbors_one_behind_the_other():
     packed = pack(X, {8: 4})
     assert (packed.data.shape, packed.shape) == ((2, 6, 2, 20), X.shape)
     np.testing.assert_array_equal(packed.data[0, 0, 1, 5:10], X[0, 0, 5])
@@ -161,7 +161,7 @@ def test_one_pass_equals_two():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
 
 
-def test_groups_are_normalised_apart():
+def test_groups_are_normalized_apart():
     norm = BatchNorm(momentum=0.0, groups=2)
     variables = norm.init(KEY, X)
     y, updates = norm.apply(variables, X, True, mutable=["batch_stats"])

@@ -29,7 +29,7 @@ from gsto_jax.segmentation.inference import score_batch
 from gsto_jax.segmentation.protocol import Protocol, protocol_of
 from gsto_jax.segmentation.task import normalize_padded, score_step
 from modes.train import crop_note
-from tests.gsto_jax.protocol_scores import pictures, scores_of
+from tests.gsto_jax.protocol_scores import image_batch, scores_of
 from tests.gsto_jax.small_network import convolution, image_of, make_predictor
 from tests.gsto_jax.small_task import MEAN, STD, values
 
@@ -137,7 +137,7 @@ def test_scores_depend_on_the_image_alone(protocol):
         assert [look.shape for look in together] == [x.shape for x in protocol.rounds([size])]
     members = sorted(protocol.alike(sizes, (61, 75)))[:3]
     shape = protocol.padded((61, 75))
-    batch = pictures(members, shape)
+    batch = image_batch(members, shape)
     scores = score_batch(predictor.trained.task, protocol, MESH, {}, batch, members)
     for n, (height, width) in enumerate(members):
         alone = {name: x[n : n + 1] for name, x in batch.items()}
@@ -203,7 +203,7 @@ def test_maps_are_cut_to_the_image():
 def test_plain_scores_are_those_of_a_window():
     """The two ways through an evaluation agree at odd sizes."""
     predictor = make_predictor()
-    batch = pictures([(50, 41), (61, 64)], (64, 64))
+    batch = image_batch([(50, 41), (61, 64)], (64, 64))
     plain, _ = score_step(predictor.trained.task, {}, {k: jnp.asarray(v) for k, v in batch.items()})
     protocol = replace(predictor.protocol, score="softmax")
     scores = score_batch(predictor.trained.task, protocol, MESH, {}, batch, [(50, 41), (61, 64)])

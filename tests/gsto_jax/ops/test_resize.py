@@ -69,7 +69,7 @@ def test_gradient_equals_reference(golden, x64, align_corners):
 @pytest.mark.parametrize(
     ("source", "factors"), [((5, 7), (4, 4)), ((3, 4), (2, 8)), ((1, 6), (3, 1)), ((1, 1), (2, 5))]
 )
-def test_enlarging_by_integers_on_cpus(x64, source, factors):
+def test_upsampling_by_integers_on_cpus(x64, source, factors):
     """Its own gradient too; what an infinite pixel has no part in stays finite."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, *source, 3)))
@@ -131,7 +131,7 @@ def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
 @pytest.mark.parametrize(
     ("source", "target"), [((5, 7), (19, 26)), ((1, 4), (3, 16)), ((6, 5), (1, 5))]
 )
-def test_enlarging_by_taps_is_the_same(source, target, align_corners):
+def test_upsampling_by_taps_is_the_same(source, target, align_corners):
     x = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
     expected = resize(x, target, "bilinear", align_corners)
     ours = resize(x, target, "bilinear", align_corners, implementation="taps")
@@ -141,7 +141,7 @@ def test_enlarging_by_taps_is_the_same(source, target, align_corners):
 
 
 @pytest.mark.parametrize("method", ["bilinear", "nearest"])
-def test_enlarging_by_a_transposed_convolution_is_the_same(method):
+def test_upsampling_by_a_transposed_convolution_is_the_same(method):
     x = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype(np.float32)
     expected = resize(x, (20, 24), method, implementation="xla")
     ours = resize(x, (20, 24), method, implementation="transposed_conv")

@@ -111,7 +111,7 @@ def test_the_time_in_a_line():
         "time        20.00 to 25.00 ms on paper (memory 10.00 ms, cores 20.00 ms, collectives "
         "5.00 ms)"
     )
-    assert time_line(Estimate(0.010, 0.020, None)).endswith("; collectives are not modelled)")
+    assert time_line(Estimate(0.010, 0.020, None)).endswith("; collectives are not modeled)")
     assert time_line(Estimate(0.030, 0.020, 0.0)).startswith("time        at least 30.00 ms")
 
 
@@ -123,7 +123,7 @@ def chips(kind="TPU v5 lite", size=4):
 
 @pytest.fixture
 def written(tmp_path):
-    """A plan of a step of 8 pictures, and the configuration that it is of."""
+    """A plan of a step of 8 images, and the configuration that it is of."""
     config, path = values(), tmp_path / "plans" / "plan.json"
     config["train"]["batch_size"] = 8
     plans = [a_plan(), a_plan(step="eval")]

@@ -206,7 +206,7 @@ def test_of_branches_the_dearest_counts():
         ("bf16[8,128,256,18]{2,1,3,0:T(8,128)(2,1)}", 9437184, 9437184),
         # 18 channels fill 128 lanes.
         ("bf16[8,128,256,18]{3,2,1,0:T(8,128)(2,1)}", 9437184, 67108864),
-        # 18 channels are the fastest, and 8 pictures fill the rows of a tile.
+        # 18 channels are the fastest, and 8 images fill the rows of a tile.
         ("bf16[8,128,256,18]{3,0,2,1:T(8,128)(2,1)}", 9437184, 67108864),
         ("bf16[3,128,256,18]{3,0,2,1:T(8,128)(2,1)}", 3538944, 67108864),
         ("f32[5]{0:T(128)}", 20, 512),
@@ -257,7 +257,7 @@ PROGRAMS = {
     "strided": (partial(convolved, padding=((1, 1), (0, 2)), window_strides=(2, 3)), X, W),
     "cropped": (partial(convolved, padding=((-1, 0), (0, -1))), X, W),
     "dilated": (partial(convolved, padding="SAME", rhs_dilation=(2, 1)), X, W),
-    "enlarging": (partial(convolved, padding=((2, 1), (1, 2)), lhs_dilation=(2, 2)), X, W),
+    "upsampling": (partial(convolved, padding=((2, 1), (1, 2)), lhs_dilation=(2, 2)), X, W),
     "grouped": (partial(convolved, padding="SAME", feature_group_count=3), X, (3, 3, 2, 9)),
     "batches": (partial(convolved, padding="SAME", batch_group_count=2), X, W),
     "gradient": (jax.grad(lambda x, w: (convolved(x, w, padding="SAME") ** 2).sum(), 1), X, W),
@@ -567,7 +567,7 @@ def test_layers_by_their_names():
     assert (layer_of(branch), operation_of(branch)) == ("stage3_module1", "conv")
     found = layer_of(named("jit(train_step)/transpose(jvp(HRNet))/transition2/gtm/head/mul"))
     assert found == "transition2 backward"
-    assert layer_of(named("jit(train_step)/mul")) == "loss, optimiser, rest"
+    assert layer_of(named("jit(train_step)/mul")) == "loss, optimizer, rest"
     assert operation_of(named("")) == "add"
 
 
@@ -641,7 +641,7 @@ def test_tables():
     rows = cells(table)
     assert rows["memory at its peak"][-1] == "1.00 of 16 GiB, fits"
     assert rows["all"] == ["4.000", "1.000", "8.000", ""]
-    assert rows["a picture"] == ["2.000", "0.500", "4.000", ""]
+    assert rows["an image"] == ["2.000", "0.500", "4.000", ""]
     assert rows["head"] == ["4.000", "1.000", "3.000", "50% conv"]
     assert rows["all-reduce"][-1] == "0.004 GB, 3 times"
     assert "7 calls of Pallas kernels" in table.caption and "not times" in table.caption
@@ -657,9 +657,9 @@ def test_tables():
 def test_two_plans_side_by_side():
     other = a_plan(batch=4, bytes=4e9, collectives={}, cost=Cost(6e6, 0, 3e9), layers=())
     rows = cells(compare_table(a_plan(), other, ("one", "two"), "steps"))
-    assert rows["pictures"] == ["2", "4", "2.00"]
+    assert rows["images"] == ["2", "4", "2.00"]
     assert rows["GB accessed"] == ["8.00", "4.00", "0.50"]
-    assert rows["GB accessed a picture"] == ["4.00", "1.00", "0.25"]
+    assert rows["GB accessed an image"] == ["4.00", "1.00", "0.25"]
     assert rows["est. Mcycles"] == ["4.00", "6.00", "1.50"]
     assert rows["est. Mcycles of kernels"] == ["1.00", "0.00", "0.00"]
     assert rows["all-reduces"] == ["3", "0", "0.00"]

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines import COCO_KEYPOINTS
 from gsto_jax.losses import heatmap_loss
-from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_picture
+from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_image
 from gsto_jax.pose.oks import rescore, similarity, suppress
 
 SIGMAS = COCO_KEYPOINTS.sigmas
@@ -31,14 +31,14 @@ def test_targets(golden, case):
 def test_decoding(golden):
     arrays = {k.removeprefix("decode/"): v for k, v in golden("g2").items()}
     maps = nhwc(arrays["heatmaps"])
-    centre, frame = arrays["center"], 200 * arrays["scale"]
+    center, frame = arrays["center"], 200 * arrays["scale"]
     plain, values = jax.jit(decode, static_argnums=1)(maps, "none")
     np.testing.assert_array_equal(plain, arrays["max_preds"])
     np.testing.assert_array_equal(values, arrays["maxvals"][..., 0])
     size = maps.shape[1:3]
     for refinement, key in (("none", "final_preds_no_post"), ("quarter", "final_preds")):
         joints, _ = decode(maps, refinement)
-        found = to_picture(joints, centre, frame, size)
+        found = to_image(joints, center, frame, size)
         np.testing.assert_allclose(found, arrays[key], rtol=1e-5, atol=1e-3)
 
 

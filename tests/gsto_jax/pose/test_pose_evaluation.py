@@ -149,7 +149,7 @@ def test_parts_of_a_batch_add_up():
 
 
 def test_weights_of_joints():
-    """Joints that are not labelled change nothing."""
+    """Joints that are not labeled change nothing."""
     task = pose_task()
     (batch,) = batches(6)
     inputs = {name: jnp.asarray(batch[name]) for name in task.train_inputs}
@@ -185,7 +185,7 @@ def test_the_ceiling():
         task = pose_task(pose={"refinement": refinement})
         found = np.asarray(reread_joints(task, ONE, batch))
         error = np.abs(found[..., :2] - batch["original_joints"])[batch["visible"] > 0]
-        assert error.max() <= 0.5 * 8 + 1e-2, "a heatmap pixel is 8 of the picture's"
+        assert error.max() <= 0.5 * 8 + 1e-2, "a heatmap pixel is 8 of the image's"
         assert (found[..., 2] > 0.9)[batch["visible"] > 0].all()
         assert (found[..., 2] == 0)[batch["visible"] == 0].all()
 
@@ -219,7 +219,7 @@ def test_an_evaluation_from_start_to_end(trained, tmp_path):
     about = {"step": 60, "while_training": False}
     outcome = pose_set().evaluate(task, state.variables, ONE, tmp_path, about)
     record = outcome.record
-    assert record["persons"] == 6 and record["pictures"] == 3
+    assert record["persons"] == 6 and record["images"] == 3
     assert record["AP"] > 0.5, "learnt by heart"
     assert 0.75 < record["ceiling_AP"] < 1, "a pixel of the heatmap is an eighth of a person"
     assert "ground-truth boxes" in str(outcome.shown[0].title)
@@ -234,9 +234,11 @@ def test_an_evaluation_from_start_to_end(trained, tmp_path):
     saved = json.loads((tmp_path / "results.json").read_text())
     again = evaluate_coco(saved, annotations(), pose_set().image_ids, SIGMAS)
     assert again["AP"] == pytest.approx(record["AP"], abs=1e-6)
-    # What else a picture's evaluation left is gone, and what is not ours stays.
+    # What else an image's evaluation left is gone, and what is not ours stays.
     (tmp_path / "mine.png").touch()
-    fewer = replace(task, config=replace(task.config, eval=replace(task.config.eval, pictures=2)))
+    fewer = replace(
+        task, config=replace(task.config, eval=replace(task.config.eval, sample_images=2))
+    )
     pose_set().evaluate(fewer, state.variables, ONE, tmp_path, about)
     left = sorted(p.name for p in tmp_path.rglob("*.png"))
     assert "person2.png" not in left and {"mine.png", "person1.png"} <= set(left)
@@ -263,7 +265,7 @@ def test_two_processes_find_what_one_does(tmp_path):
     ours, theirs = ({k: v for k, v in x.record.items() if k != "seconds"} for x in (one, two))
     assert ours == pytest.approx(theirs, abs=1e-6) and alone["AP"] == one.record["AP"]
     for a, b in zip(one.persons, two.persons, strict=True):
-        assert (a.name, a.image_id, a.labelled_joints) == (b.name, b.image_id, b.labelled_joints)
+        assert (a.name, a.image_id, a.labeled_joints) == (b.name, b.image_id, b.labeled_joints)
         assert b.similarity == pytest.approx(a.similarity, abs=1e-4)
         assert "sample" in a.drawn and "sample" in b.drawn
         assert all(path.is_file() for path in drawn(folders[1], b))
@@ -300,7 +302,7 @@ def test_to_the_crop_and_back():
     for n in range(3):
         joints = np.concatenate([batch["original_joints"][n], np.ones((17, 1))], -1)
         shape = batch["image"][n].shape
-        found = to_crop(joints, batch["centre"][n], batch["frame"][n], shape)
+        found = to_crop(joints, batch["center"][n], batch["frame"][n], shape)
         np.testing.assert_allclose(found[:, :2], batch["joints"][n], atol=1e-3)
 
 
@@ -324,7 +326,7 @@ def test_crops_equal_those_of_an_evaluation(box):
     element |= {"box": np.array(box, np.float32), "score": 1, "image_id": 1, "person_id": 1}
     theirs = PersonCrop(crop=SIZE).random_map(element | {"index": 0}, np.random.default_rng(0))
     ours = crop_person(image, box, SIZE, 1.25)
-    for name in ("centre", "frame"):
+    for name in ("center", "frame"):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
     assert np.abs(ours["image"].astype(int) - theirs["image"]).max() <= 1
 

@@ -18,7 +18,7 @@ from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.drawing import draw_poses, pose_panel
 from gsto_jax.pose.eval_set import PoseSet
 from gsto_jax.pose.evaluate import Poses, estimate
-from gsto_jax.pose.heatmaps import REFINEMENTS, decode, encode, merge_mirrored, to_picture
+from gsto_jax.pose.heatmaps import REFINEMENTS, decode, encode, merge_mirrored, to_image
 from gsto_jax.pose.metrics import FIGURES, evaluate_coco, results, write_results
 from gsto_jax.pose.oks import rescore, similarity, suppress
 from gsto_jax.pose.task import joint_step, reread_step
@@ -95,10 +95,10 @@ def test_no_heatmaps_have_no_joints(refinement):
 
     def shapes(maps, image, joints, visible, frame):
         batch = {"image": image, "joints": joints, "visible": visible}
-        batch |= {"centre": frame, "frame": frame}
+        batch |= {"center": frame, "frame": frame}
         merged = merge_mirrored(maps, maps, task.flip_pairs)
         found, _ = decode(merged, refinement)
-        places = to_picture(found, frame, frame, (16, 12))
+        places = to_image(found, frame, frame, (16, 12))
         return places, joint_step(task, maps, maps, batch)[0], reread_step(task, batch)
 
     sizes = ((0, 16, 12, 17), (0, *SIZE, 3), (0, 17, 2), (0, 17), (0, 2))
@@ -208,7 +208,7 @@ def test_boxes_that_are_taken():
 def test_crops_of_less_than_a_pixel(box):
     crop = crop_person(np.zeros((120, 90, 3), np.uint8), box, SIZE, 1.25)
     np.testing.assert_allclose(crop["frame"], [1.25, 1.25 * SIZE[0] / SIZE[1]], rtol=1e-6)
-    np.testing.assert_allclose(crop["centre"], [20 + box[2] / 2, 30 + box[3] / 2], rtol=1e-6)
+    np.testing.assert_allclose(crop["center"], [20 + box[2] / 2, 30 + box[3] / 2], rtol=1e-6)
 
 
 # What is drawn

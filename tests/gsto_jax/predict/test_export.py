@@ -245,28 +245,28 @@ def disk_full(path, content):
     raise OSError(28, "No space left on device")
 
 
-def test_the_serving_example_answers_pictures(exported):
+def test_the_serving_example_answers_images(exported):
     predictor, folder = exported
-    picture = random_batches(SIZES[:1])[0][0]
+    image = random_batches(SIZES[:1])[0][0]
     command = [sys.executable, str(ROOT / "examples" / "serve.py"), folder, "0"]
-    photo = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    photo = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
     photo[:20, :30, 3] = 0
     (folder / "photo.png").write_bytes(png(photo, RGBA, before=chunk(b"eXIf", exif(3))))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             url = server.stdout.readline().strip()
-            with urllib.request.urlopen(url, png(picture, RGB), timeout=60) as answer:
+            with urllib.request.urlopen(url, png(image, RGB), timeout=60) as answer:
                 assert answer.headers["Content-Type"] == "image/png"
                 labels = np.asarray(Image.open(io.BytesIO(answer.read())))
             content = (folder / "photo.png").read_bytes()
             with urllib.request.urlopen(url, content, timeout=60) as answer:
                 turned = np.asarray(Image.open(io.BytesIO(answer.read())))
             with pytest.raises(urllib.error.HTTPError, match="400: no image that") as refused:
-                urllib.request.urlopen(url, b"no picture", timeout=60)
+                urllib.request.urlopen(url, b"no image", timeout=60)
             refused.value.close()
         finally:
             server.terminate()
-    assert (labels == predictor(picture).labels).mean() >= 0.999
+    assert (labels == predictor(image).labels).mean() >= 0.999
     expected = predictor(folder / "photo.png")
     assert (expected.image[-20:, -30:] == 255).all(), "turned, and white behind"
     assert (turned == expected.labels).mean() >= 0.999

@@ -1,4 +1,4 @@
-"""Pictures as people have them: turned, grey, transparent, of 16 bits, damaged."""
+"""Images as people have them: turned, gray, transparent, of 16 bits, damaged."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from gsto_jax.predict.media import count_frames, image_head, load_rgb, read_imag
 from tests.image_bytes import UNDO
 
 RNG = np.random.default_rng(0)
-PICTURE = RNG.integers(0, 256, (20, 31, 3), np.uint8)
+IMAGE = RNG.integers(0, 256, (20, 31, 3), np.uint8)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -19,45 +19,45 @@ def test_a_photo_is_turned_as_it_says(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "photo.png"
-    Image.fromarray(np.ascontiguousarray(UNDO[orientation](PICTURE))).save(path, exif=exif)
-    np.testing.assert_array_equal(read_image(path), PICTURE)
+    Image.fromarray(np.ascontiguousarray(UNDO[orientation](IMAGE))).save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), IMAGE)
     assert image_head(path).size_by(ImageRule()) == (20, 31)
 
 
-def test_grey_palette_and_16_bits(tmp_path):
-    grey = PICTURE[..., 0]
-    three = np.repeat(grey[..., None], 3, -1)
+def test_gray_palette_and_16_bits(tmp_path):
+    gray = IMAGE[..., 0]
+    three = np.repeat(gray[..., None], 3, -1)
     for name, image in (
-        ("grey.png", Image.fromarray(grey)),
-        ("palette.gif", Image.fromarray(grey).convert("P")),
-        ("deep.png", Image.fromarray(grey.astype(np.uint16) * 257)),
-        ("deep.tif", Image.fromarray(grey.astype(np.uint16) * 257)),
-        ("float.tif", Image.fromarray(grey.astype(np.float32) / 255)),
-        ("int.tif", Image.fromarray(grey.astype(np.int32))),
-        ("float255.tif", Image.fromarray(grey.astype(np.float32))),
+        ("gray.png", Image.fromarray(gray)),
+        ("palette.gif", Image.fromarray(gray).convert("P")),
+        ("deep.png", Image.fromarray(gray.astype(np.uint16) * 257)),
+        ("deep.tif", Image.fromarray(gray.astype(np.uint16) * 257)),
+        ("float.tif", Image.fromarray(gray.astype(np.float32) / 255)),
+        ("int.tif", Image.fromarray(gray.astype(np.int32))),
+        ("float255.tif", Image.fromarray(gray.astype(np.float32))),
     ):
         image.save(tmp_path / name)
         np.testing.assert_allclose(read_image(tmp_path / name), three, atol=1, err_msg=name)
-    Image.fromarray(grey > 127).save(tmp_path / "bits.png")
+    Image.fromarray(gray > 127).save(tmp_path / "bits.png")
     np.testing.assert_array_equal(read_image(tmp_path / "bits.png"), (three > 127) * 255)
 
 
 def test_transparent_parts_are_white(tmp_path):
     alpha = np.zeros((20, 31), np.uint8)
     alpha[:, 10:20], alpha[:, 20:] = 128, 255
-    Image.fromarray(np.dstack([PICTURE, alpha])).save(tmp_path / "x.png")
+    Image.fromarray(np.dstack([IMAGE, alpha])).save(tmp_path / "x.png")
     found = read_image(tmp_path / "x.png")
     assert (found[:, :10] == 255).all()
-    np.testing.assert_array_equal(found[:, 20:], PICTURE[:, 20:])
-    half = PICTURE[:, 10:20] * (128 / 255) + 255 * (127 / 255)
+    np.testing.assert_array_equal(found[:, 20:], IMAGE[:, 20:])
+    half = IMAGE[:, 10:20] * (128 / 255) + 255 * (127 / 255)
     np.testing.assert_allclose(found[:, 10:20], half, atol=0.51)
 
 
 def test_arrays():
-    grey = PICTURE[..., 0]
-    np.testing.assert_array_equal(load_rgb(PICTURE), PICTURE)
-    for shaped in (grey, grey[..., None], grey.astype(np.uint16) * 257):
-        np.testing.assert_array_equal(load_rgb(shaped), np.repeat(grey[..., None], 3, -1))
+    gray = IMAGE[..., 0]
+    np.testing.assert_array_equal(load_rgb(IMAGE), IMAGE)
+    for shaped in (gray, gray[..., None], gray.astype(np.uint16) * 257):
+        np.testing.assert_array_equal(load_rgb(shaped), np.repeat(gray[..., None], 3, -1))
     for odd, message in (
         (np.zeros((4, 4, 2), np.uint8), "not (4, 4, 2)"),
         (np.zeros((0, 4, 3), np.uint8), "not (0, 4, 3)"),
@@ -70,10 +70,10 @@ def test_arrays():
 
 def test_files_that_cannot_be_read(tmp_path):
     whole = tmp_path / "whole.jpg"
-    Image.fromarray(PICTURE).save(whole)
+    Image.fromarray(IMAGE).save(whole)
     for name, content in (
         ("empty.jpg", b""),
-        ("text.png", b"no picture"),
+        ("text.png", b"no image"),
         ("cut.jpg", whole.read_bytes()[:-40]),
     ):
         (tmp_path / name).write_bytes(content)
@@ -94,11 +94,11 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_a_video(tmp_path):
     path = tmp_path / "film.mp4"
     film = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12, (64, 48))
-    for grey in (40, 120, 200):
-        film.write(np.full((48, 64, 3), (grey, 30, 30), np.uint8))
+    for gray in (40, 120, 200):
+        film.write(np.full((48, 64, 3), (gray, 30, 30), np.uint8))
     film.release()
     assert count_frames(path) == (3, 12.0)
     frames = list(video_frames(path))
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3
-    for frame, grey in zip(frames, (40, 120, 200), strict=True):
-        np.testing.assert_allclose(frame.mean((0, 1)), (30, 30, grey), atol=6)
+    for frame, gray in zip(frames, (40, 120, 200), strict=True):
+        np.testing.assert_allclose(frame.mean((0, 1)), (30, 30, gray), atol=6)

@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     return folder, *save(folder, config())
 
 
-class OnePicture:
+class OneImage:
     sizes = {(96, 128): {SIZE}}  # noqa: RUF012
 
     def __iter__(self):
@@ -62,7 +62,7 @@ def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
     evaluate(
         task,
         variables,
-        OnePicture(),
+        OneImage(),
         MESH,
         protocol_of(plain),
         on_batch=lambda b, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
@@ -126,7 +126,7 @@ def test_checkpoints_of_another_version(tmp_path):
         Predictor.load(tmp_path / "older")
 
 
-def test_large_pictures_are_looked_at_smaller(run):
+def test_large_images_are_looked_at_smaller(run):
     folder, task, variables = run
     large = image_of((140, 202))
     predictor = Predictor.load(folder, long_side=101)
@@ -207,15 +207,15 @@ def test_inputs(tmp_path):
     videos = [entry.is_video for entry in find_inputs([str(tmp_path / "a")], out)]
     assert videos == [False, False, False, True, False]
     beside = find_inputs([str(tmp_path / "a/1.jpg")], tmp_path / "a")
-    assert [entry.name for entry in beside] == ["1"], "the output may lie where the pictures are"
+    assert [entry.name for entry in beside] == ["1"], "the output may lie where the images are"
     for argument, message in (
         ("nope.jpg", "there is no file or folder"),
-        ("*.bmp", "names no picture"),
-        ("a/.hidden/../out", "names no picture"),
+        ("*.bmp", "names no image"),
+        ("a/.hidden/../out", "names no image"),
     ):
         with pytest.raises(UserError, match=message):
             names(argument)
-    for arguments, message in (([], "no picture is named"), ([""], "an empty name")):
+    for arguments, message in (([], "no image is named"), ([""], "an empty name")):
         with pytest.raises(UserError, match=message):
             find_inputs(arguments, out)
 

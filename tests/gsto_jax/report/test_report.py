@@ -59,20 +59,20 @@ def test_scores_are_those_of_the_files(made, tmp_path):
     for name in ("mean IoU", "pixel accuracy", "mean accuracy", "mean boundary IoU"):
         value = record[name.replace(" ", "_").lower()]
         assert f"{name} {percent(value)} %" in page.text
-    assert "step 40 on val: 6 pictures, scale 1" in page.text
+    assert "step 40 on val: 6 images, scale 1" in page.text
     assert "GSTO-HRNet-W18-Small-v2" in page.text
     steps = [line[0] for line in page.tables["evaluations"][1:]]
     assert steps == ["20", "40"]
 
 
-def test_best_and_worst_pictures(made, tmp_path):
+def test_best_and_worst_images(made, tmp_path):
     page = Page(write_report(made[0], tmp_path / "page.html"))
-    pictures = {line[0]: line for line in rows(made[0] / "eval-val" / "pictures.csv")[1:]}
-    ranked = sorted(pictures, key=lambda name: float(pictures[name][5]))
+    table = {line[0]: line for line in rows(made[0] / "eval-val" / "images.csv")[1:]}
+    ranked = sorted(table, key=lambda name: float(table[name][5]))
     shown = [attrs["alt"].removeprefix("Image ") for tag, attrs in page.tags if tag == "img"]
     shown = [name for name in shown if name in NAMES]
     assert shown == [*ranked[::-1][:3], *ranked[:3]]
-    best = pictures[ranked[-1]]
+    best = table[ranked[-1]]
     assert f"mean IoU {percent(best[5])}, pixel accuracy {percent(best[4])}" in page.text
     assert page.html.count('alt="Prediction for ') == 6
     assert sum("Branches, tile" in attrs.get("alt", "") for _, attrs in page.tags) == 2 * 5
@@ -153,7 +153,7 @@ def test_some_panels_or_none(made, tmp_path):
     run = copy(made[0], tmp_path)
     evaluate(run, panels=2, figures=0)
     page = Page(write_report(run))
-    assert "Panels were drawn of 2 of 6 pictures" in page.text
+    assert "2 of 6 images have a panel" in page.text
     assert page.html.count('alt="Truth of') == 2
     assert "No branches or gates were drawn" in page.text
     (run / "eval-val" / "town" / "a.png").write_bytes(b"no PNG")
@@ -162,10 +162,10 @@ def test_some_panels_or_none(made, tmp_path):
     assert page.html.count('alt="Truth of') == 1
     evaluate(run, panels=0, figures=0)
     page = Page(write_report(run))
-    assert "drew no panels (eval.pictures)" in page.text
+    assert "drew no panels (eval.sample_images)" in page.text
     assert not list(run.rglob("*.png")), "those of the evaluations before are gone"
-    (run / "eval-val" / "pictures.csv").unlink()
-    assert "left no pictures.csv" in Page(write_report(run)).text
+    (run / "eval-val" / "images.csv").unlink()
+    assert "left no images.csv" in Page(write_report(run)).text
 
 
 def test_comparison(made, tmp_path):
@@ -181,17 +181,17 @@ def test_comparison(made, tmp_path):
     assert "HRNetV2-W18-Small-v2" in page.text
     assert ["model.hrnet.gfm", "True", "False"] in page.tables[None]
     assert "The protocols" not in page.text
-    pictures = [rows(run / "eval-val" / "pictures.csv")[1:] for run in made]
-    gains = {a[0]: float(a[5]) - float(b[5]) for a, b in zip(*pictures, strict=True)}
+    table = [rows(run / "eval-val" / "images.csv")[1:] for run in made]
+    gains = {a[0]: float(a[5]) - float(b[5]) for a, b in zip(*table, strict=True)}
     better = sorted((n for n in gains if gains[n] > 0), key=lambda n: -gains[n])
     worse = sorted((n for n in gains if gains[n] < 0), key=lambda n: gains[n])
-    assert better, "the seeds give pictures of both kinds"
+    assert better, "the seeds give images of both kinds"
     assert worse
     alts = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
     shown = [alt.removeprefix("Image ") for alt in alts if alt.startswith("Image ")]
     assert shown == [*better[:4], *worse[:4]]
     assert len(alts) == 6 * len(shown)
-    assert f"is better on {len(better)} of 6 pictures, plain on {len(worse)}." in page.text
+    assert f"is better on {len(better)} of 6 images, plain on {len(worse)}." in page.text
     assert write_report(made[0], compare=made[1]).name == "report-against-theirs.html"
     (made[0] / "report-against-theirs.html").unlink()
 
@@ -210,8 +210,8 @@ def test_runs_that_cannot_be_compared(made, tmp_path):
     refused = partial(comparison_refused, made[0], output)
     other = make_run(tmp_path / "classes", settings=config(classes=["road", "sky", "car", "bus"]))
     assert "are of other classes" in refused(other)
-    other = make_run(tmp_path / "pictures", names=(*NAMES[:5], "other"))
-    assert "other pictures of val, such as f" in refused(other)
+    other = make_run(tmp_path / "images", names=(*NAMES[:5], "other"))
+    assert "other images of val, such as f" in refused(other)
     other = copy(made[1], tmp_path)
     (other / "eval-val").rename(other / "eval-test")
     assert "has no complete evaluation on val" in refused(other)
@@ -270,7 +270,7 @@ def test_records_of_other_versions_do_no_harm(made, tmp_path):
     assert "mean IoU – pixel" in Page(write_report(run)).text
 
 
-def test_pictures_are_made_small_without_mixing_labels(tmp_path):
+def test_images_are_made_small_without_mixing_labels(tmp_path):
     labels = np.random.default_rng(0).integers(0, 4, (9, 1000))
     tile = np.array(PALETTE, np.uint8)[labels]
     gap = np.full((9, 4, 3), 255, np.uint8)
@@ -282,7 +282,7 @@ def test_pictures_are_made_small_without_mixing_labels(tmp_path):
     assert {tuple(c) for c in small.truth.reshape(-1, 3).tolist()} == set(PALETTE)
     assert images.classes_in([small.prediction], PALETTE) == [0, 1, 2, 3]
     assert images.classes_in([np.full((2, 2, 3), PALETTE[2], np.uint8)], PALETTE) == [2]
-    assert images.read_panel(tmp_path / "a.png", 9, 999) is None, "of another picture"
+    assert images.read_panel(tmp_path / "a.png", 9, 999) is None, "of another image"
     uri = images.drawing(small.truth, "x").uri
     data = np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
     np.testing.assert_array_equal(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], small.truth)

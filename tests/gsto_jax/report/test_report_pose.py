@@ -52,7 +52,7 @@ def test_figures_are_those_of_the_files(made, tmp_path):
     for name in ("AP", "AP50", "AP75", "AR"):
         assert f"{name} {percent(record[name])} %" in page.text
     assert f"of persons in {BOXES} ." in page.text
-    assert f"step 40 on val: 6 persons in 3 pictures, {BOXES} + flip" in page.text
+    assert f"step 40 on val: 6 persons in 3 images, {BOXES} + flip" in page.text
     assert "reach an AP of 98.70" in page.text
     assert "GSTO-HRNet-W18-Small-v2 on coco_keypoints in" in page.text
     assert "4 joints" in page.text
@@ -92,10 +92,10 @@ def test_spread_and_ends(made, tmp_path):
 
 
 def test_persons_without_labels_are_not_ranked(tmp_path):
-    run = make_pose_run(tmp_path / "run", labelled=False, boxes=DETECTED)
+    run = make_pose_run(tmp_path / "run", labeled=False, boxes=DETECTED)
     page = Page(write_report(run))
     assert "6 of 6 persons have no labels" in page.text
-    assert "no person has labelled joints" in page.text
+    assert "no person has labeled joints" in page.text
     assert "Best" not in page.text
     assert alts(page)[:3] == [f"{kind}: {PERSONS[0]}" for kind in ("image", "found", "heatmaps")]
     assert f"of persons in {DETECTED} ." in page.text
@@ -107,7 +107,7 @@ def test_what_is_missing_is_said(made, tmp_path):
     evaluate_poses(run, panels=2)
     (run / "eval-val" / "town" / "a_0.png").write_bytes(b"no PNG")
     page = Page(write_report(run))
-    assert "Panels were drawn of 2 of 6 persons" in page.text
+    assert "2 of 6 persons have a panel" in page.text
     assert "Panels that are gone, or cannot be read, are left out." in page.text
     (run / "eval-val" / "persons.csv").unlink()
     assert "left no persons.csv" in Page(write_report(run)).text
@@ -151,13 +151,13 @@ def test_comparison(made, tmp_path):
 def test_other_boxes_and_steps_are_named(made, tmp_path):
     run = copy(made[1], tmp_path)
     names = [f"a_box{n}" for n in range(9)]
-    evaluate_poses(run, step=30, names=names, labelled=False, boxes=DETECTED)
+    evaluate_poses(run, step=30, names=names, labeled=False, boxes=DETECTED)
     page = Page(write_report(made[0], tmp_path / "page.html", run))
     assert f"The boxes of the evaluations differ: {BOXES} and {DETECTED}." in page.text
     assert "The steps of the evaluations differ: 40 and 30." in page.text
     assert "The protocols" not in page.text, "they are told apart from the boxes"
     assert "persons are not compared one by one" in page.text
-    assert "val, 6 and 9 persons in 3 pictures" in page.text
+    assert "val, 6 and 9 persons in 3 images" in page.text
     evaluate_poses(run, protocol=f"{BOXES} + DARK")
     change_json(run / "config.json", data=pose_config()["data"] | {"keypoints": {"sigmas": [1]}})
     with pytest.raises(UserError, match="are of other joints"):
@@ -177,8 +177,8 @@ def test_runs_that_cannot_be_compared(made, tmp_path):
     run = copy(made[1], tmp_path)
     evaluate_poses(run, names=[*PERSONS[:5], "other"])
     assert "on other persons of val, or on other labels of theirs, such as e_0" in refused(run)
-    evaluate_poses(run, pictures=7)
-    assert "evaluated on 3 and 7 pictures of val" in refused(run)
+    evaluate_poses(run, images=7)
+    assert "evaluated on 3 and 7 images of val" in refused(run)
     (run / "eval-val").rename(run / "eval-test")
     assert "has no complete evaluation on val" in refused(run)
     change_json(run / "config.json", task="depth")

@@ -23,7 +23,7 @@ from gsto_jax.weights import GSTO_FORMAT, export_weights
 from tests.gsto_jax.saved_states import MESH, TASK, assert_same, save, state_at
 from tests.gsto_jax.small_task import make_task, values
 
-SET = "10 pictures"
+SET = "10 images"
 RECORD = {"config": values(), "data": {"batches": 3}, "train_set": SET}
 
 
@@ -99,9 +99,9 @@ def test_nothing_is_renamed_unless_an_older_checkpoint_serves(make, tmp_path):
 
 
 def test_another_training_set_is_refused(make, tmp_path):
-    run, _, _ = make(train_set="9 pictures")
+    run, _, _ = make(train_set="9 images")
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
-    with pytest.raises(UserError, match="10 pictures in the run, 9 pictures now"):
+    with pytest.raises(UserError, match="10 images in the run, 9 images now"):
         run.start_or_resume()
 
 
@@ -174,7 +174,7 @@ def test_the_best_is_kept(make, tmp_path):
     assert checkpoint.steps(tmp_path / "run" / "best") == [8], "another measure"
     ious[:] = [float("nan")]
     other.evaluate(state_at(7), {"batches": 7})
-    assert checkpoint.steps(tmp_path / "run" / "best") == [8], "nothing was labelled"
+    assert checkpoint.steps(tmp_path / "run" / "best") == [8], "nothing was labeled"
     assert any("no best checkpoint: nothing in val is labeled" in str(line) for line in shown)
     elsewhere, _, ious = make(data__eval_split="test")
     ious[:] = [0.05]
@@ -228,11 +228,11 @@ def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
     found = results.read(folder)
     assert [found.record] == run.workdir.evaluations()
     assert (found.record["step"], found.confusion.sum()) == (5, 1000)
-    assert [picture.name for picture in found.pictures] == ["0", "1", "2", "3"]
+    assert [image.name for image in found.images] == ["0", "1", "2", "3"]
     assert run.evaluate(state_at(6), stop=lambda: True) is None
-    assert results.read(folder).record["step"] == 5, "no picture of the other was written"
+    assert results.read(folder).record["step"] == 5, "no image of the other was written"
     results.FOLDER.begin(folder)
-    assert results.read(folder) is None, "pictures may be of either"
+    assert results.read(folder) is None, "images may be of either"
     run.evaluate(state_at(7))
     assert results.read(folder).record == run.workdir.evaluations()[-1]
 

@@ -27,13 +27,13 @@ def blobs(seed, shape, classes):
     return cv2.GaussianBlur(noise, (0, 0), 9).argmax(-1).astype(np.uint8)
 
 
-@pytest.mark.parametrize("canvas", [(120, 160), (150, 171)])
-def test_counts_equal_erosion(canvas):
+@pytest.mark.parametrize("padded_shape", [(120, 160), (150, 171)])
+def test_counts_equal_erosion(padded_shape):
     shape, classes = (120, 160), 4
     reach = round(0.02 * np.hypot(*shape))
     assert reach == 4
-    labels = np.full((2, *canvas), 255, np.uint8)
-    predictions = np.zeros((2, *canvas), np.uint8)
+    labels = np.full((2, *padded_shape), 255, np.uint8)
+    predictions = np.zeros((2, *padded_shape), np.uint8)
     expected = np.zeros((classes, 3), np.int64)
     for n in range(2):
         truth, predicted = blobs(n, shape, classes), blobs(n + 9, shape, classes)
@@ -62,7 +62,7 @@ def test_known_answers():
     labels[:, 40:60, 40:60] = 1
     size = np.array([[100, 100]], np.int32)
     perfect = np.asarray(boundary_counts(labels, labels, size, 3))
-    # Reach 3: a ring of 20x20 less 14x14; the rest has the picture's edge and the ring outside.
+    # Reach 3: a ring of 20x20 less 14x14; the rest has the image's edge and the ring outside.
     assert perfect.tolist() == [
         [100**2 - 94**2 + 26**2 - 20**2] * 3,
         [20**2 - 14**2] * 3,

@@ -39,8 +39,8 @@ def predicted(seed, labels):
     return np.where(right, table[labels], wrong).astype(np.uint8)
 
 
-def compare(monkeypatch, folder, pictures):
-    """Scores pictures (labels, instances, predictions) both ways."""
+def compare(monkeypatch, folder, images):
+    """Scores images (labels, instances, predictions) both ways."""
     counts = InstanceCounts(
         CITYSCAPES.categories, CITYSCAPES.instance_sizes, dict(CITYSCAPES.id_map)
     )
@@ -48,7 +48,7 @@ def compare(monkeypatch, folder, pictures):
     to_train = np.full(256, 255, np.uint8)
     to_train[[raw for raw in range(34)]] = [CITYSCAPES.train_id(raw) for raw in range(34)]
     to_raw = np.array([RAW[k] for k in range(19)], np.uint8)
-    for n, (labels, instances, predictions) in enumerate(pictures):
+    for n, (labels, instances, predictions) in enumerate(images):
         confusion += np.asarray(confusion_matrix(to_train[labels], predictions, 19))
         counts.add(predictions, instances)
         truth, prediction = folder / f"{n}_labelIds.png", folder / f"{n}_predicted.png"
@@ -71,11 +71,11 @@ def compare(monkeypatch, folder, pictures):
 
 
 def test_equals_the_public_evaluation(tmp_path, monkeypatch):
-    pictures = []
+    images = []
     for seed in range(4):
         labels, instances = drawn(seed)
-        pictures.append((labels, instances, predicted(seed + 10, labels)))
-    ours = compare(monkeypatch, tmp_path, pictures)
+        images.append((labels, instances, predicted(seed + 10, labels)))
+    ours = compare(monkeypatch, tmp_path, images)
     assert np.isfinite(ours.iou).all()
     assert np.isfinite(ours.categories.instance_iou).sum() == 8
     assert 0.1 < ours.categories.mean_instance_iou < 0.9
@@ -89,16 +89,16 @@ def test_equals_it_where_classes_are_missing(tmp_path, monkeypatch):
     assert np.isnan(ours.categories.instance_iou).sum() > 11
 
 
-@pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to the real data sets")
-def test_equals_it_on_street_pictures(tmp_path, monkeypatch):
+@pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to the real datasets")
+def test_equals_it_on_street_images(tmp_path, monkeypatch):
     root = Path(os.environ["GSTO_DATA"]) / "cityscapes_layout_camvid" / "gtFine"
-    pictures = []
+    images = []
     for n, path in enumerate(sorted(root.glob("*/*/*_gtFine_labelIds.png"))):
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         instances = cv2.imread(str(path).replace("labelIds", "instanceIds"), cv2.IMREAD_UNCHANGED)
-        pictures.append((labels, instances, predicted(n, labels)))
-    assert len(pictures) == 17
-    ours = compare(monkeypatch, tmp_path, pictures)
+        images.append((labels, instances, predicted(n, labels)))
+    assert len(images) == 17
+    ours = compare(monkeypatch, tmp_path, images)
     assert np.isfinite(ours.categories.mean_category_instance_iou)
 
 
@@ -116,16 +116,16 @@ def test_known_weights():
     np.testing.assert_allclose(found.iou, [6 / 8, 1 / 3])
 
 
-def test_sums_follow_the_order_of_the_pictures():
+def test_sums_follow_the_order_of_the_images():
     """To the last bit: other orders round otherwise."""
-    pictures = [(*drawn(seed), predicted(seed, drawn(seed)[0])) for seed in range(5)]
+    images = [(*drawn(seed), predicted(seed, drawn(seed)[0])) for seed in range(5)]
     sums = []
     for order in (range(5), (3, 0, 4, 2, 1)):
         counts = InstanceCounts(
             CITYSCAPES.categories, CITYSCAPES.instance_sizes, dict(CITYSCAPES.id_map)
         )
         for n in order:
-            _, instances, predictions = pictures[n]
+            _, instances, predictions = images[n]
             counts.add(predictions, instances, n)
         sums.append((counts.classes, counts.categories))
     np.testing.assert_array_equal(sums[0][0], sums[1][0])

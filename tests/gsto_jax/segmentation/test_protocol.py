@@ -15,7 +15,7 @@ from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import Protocol, window_starts
 from gsto_jax.segmentation.task import eval_step
 from gsto_jax.training.task import initial_state
-from tests.gsto_jax.protocol_scores import MEAN, STD, convolution, pictures, scores_of
+from tests.gsto_jax.protocol_scores import MEAN, STD, convolution, image_batch, scores_of
 from tests.gsto_jax.small_task import make_task
 
 SLIDE = {"window": "slide", "crop": (64, 96), "base_size": 160}
@@ -27,7 +27,7 @@ PUBLISHED = {
         **SLIDE,
         "scales": (0.5, 1.0, 1.25),
         "flip": True,
-        "window": "slide_enlarged",
+        "window": "slide_upsampled",
         "stride": 1.0,
         "edge": "shift",
     },
@@ -35,7 +35,7 @@ PUBLISHED = {
         **SLIDE,
         "scales": (0.5, 1.0, 1.25),
         "flip": True,
-        "window": "slide_enlarged",
+        "window": "slide_upsampled",
         "crop": (128, 160),
         "stride": 1.0,
         "edge": "shift",
@@ -58,10 +58,10 @@ def image(h2):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@pytest.mark.parametrize("canvas", [None, (144, 192)])
-def test_published_scores(h2, image, name, canvas):
+@pytest.mark.parametrize("padded_shape", [None, (144, 192)])
+def test_published_scores(h2, image, name, padded_shape):
     apply = partial(convolution, h2["conv_weight"], h2["conv_bias"], 4)
-    found = scores_of(Protocol(**PUBLISHED[name]), apply, image, canvas)
+    found = scores_of(Protocol(**PUBLISHED[name]), apply, image, padded_shape)
     expected = h2[name][0].transpose(1, 2, 0)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
@@ -97,19 +97,19 @@ def test_windows_cover_an_axis():
 
 @pytest.mark.parametrize("edge", ["pad", "shift"])
 @pytest.mark.parametrize("size", [(97, 131), (40, 200), (33, 40)])
-def test_a_network_that_copies_gives_back_the_picture(size, edge):
+def test_a_network_that_copies_gives_back_the_image(size, edge):
     """Windows, however they overlap or stick out, weigh every pixel once."""
-    picture = np.random.default_rng(0).normal(size=(*size, 3)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(*size, 3)).astype(np.float32)
     protocol = Protocol(window="slide", crop=(48, 64), edge=edge)
-    found = scores_of(protocol, lambda x: x, picture, (100, 208))
-    np.testing.assert_allclose(found, np.exp(picture), rtol=1e-5)
+    found = scores_of(protocol, lambda x: x, image, (100, 208))
+    np.testing.assert_allclose(found, np.exp(image), rtol=1e-5)
 
 
-def test_scales_follow_the_data_set():
+def test_scales_follow_the_dataset():
     assert Protocol().scaled((375, 500), 0.75) == (281, 375)
     assert Protocol(base_size=520).scaled((500, 375), 1.0) == (520, 390)
     assert Protocol(fixed_size=(473, 473)).scaled((60, 30), 1.25) == (591, 591)
-    assert Protocol(base_size=2048, window="slide_enlarged", crop=(4, 4)).is_plain([(1024, 2048)])
+    assert Protocol(base_size=2048, window="slide_upsampled", crop=(4, 4)).is_plain([(1024, 2048)])
     assert not Protocol(base_size=520).is_plain([(1024, 2048)])
     assert not Protocol(flip=True).is_plain([(8, 8)])
     assert str(Protocol(scales=(0.5, 1), flip=True)) == "scales 0.5 1 + flip"
@@ -123,7 +123,7 @@ def network():
 
 def test_one_look_equals_the_plain_step(network):
     task, variables = network
-    batch = pictures([(64, 64), (50, 41)], (64, 64))
+    batch = image_batch([(64, 64), (50, 41)], (64, 64))
     mesh = make_mesh(jax.devices()[:1])
     protocol = Protocol(pad=None)
     found = score_batch(task, protocol, mesh, variables, batch, [(64, 64), (50, 41)])
@@ -136,11 +136,11 @@ def test_one_look_equals_the_plain_step(network):
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_scores_do_not_depend_on_the_batch(network, devices):
-    """Neighbours, their number and the devices move a score by rounding alone."""
+    """Neighbors, their number and the devices move a score by rounding alone."""
     task, variables = network
     sizes = [(60, 41), (33, 64), (64, 64), (20, 30)]
     protocol = Protocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
-    batch = pictures(sizes, (64, 64))
+    batch = image_batch(sizes, (64, 64))
     whole = score_batch(task, protocol, make_mesh(jax.devices()[:devices]), variables, batch, sizes)
     one = make_mesh(jax.devices()[:1])
     for n, (height, width) in enumerate(sizes):
@@ -152,7 +152,7 @@ def test_scores_do_not_depend_on_the_batch(network, devices):
 
 
 def test_few_programs_for_many_sizes():
-    """Windows slide over every size by one program a canvas, and one more at scale 1."""
+    """Windows slide over every size by one program a padded shape, and one more at scale 1."""
     protocol = Protocol(scales=(0.5, 1.0, 1.75), window="slide", crop=(48, 40))
     sizes = [(h, w) for h in (30, 47, 64) for w in (25, 64)]
     taps_by_size = {
@@ -162,7 +162,7 @@ def test_few_programs_for_many_sizes():
         )
         for size in sizes
     }
-    assert len(taps_by_size) == 1, "every picture goes through the same programs"
+    assert len(taps_by_size) == 1, "every image goes through the same programs"
     shapes = {
         tuple(x.shape for x in jax.tree.leaves(taps))
         for size in sizes
@@ -190,10 +190,10 @@ def test_impossible_protocols(changes, message):
 
 def test_scores_that_overflow_stay_out_of_other_pixels():
     """exp of a logit above 88 is infinite; it must not spread where its weight is 0."""
-    picture = np.zeros((40, 40, 3), np.float32)
-    picture[3, 5] = 95
+    image = np.zeros((40, 40, 3), np.float32)
+    image[3, 5] = 95
     protocol = Protocol(window="slide", crop=(24, 24), scales=(1.0, 1.5))
-    found = scores_of(protocol, lambda x: x, picture, (48, 48))
+    found = scores_of(protocol, lambda x: x, image, (48, 48))
     assert np.isinf(found[3, 5]).all()
     assert np.isfinite(found[8:, 10:]).all()
     assert not np.isnan(found).any()
@@ -205,7 +205,7 @@ def test_evaluation_by_another_protocol(network):
     sizes = [(60, 41), (33, 64), (64, 64)]
     protocol = Protocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
     rng, mesh = np.random.default_rng(0), make_mesh(jax.devices()[:1])
-    batch = pictures([*sizes, sizes[-1]], (64, 64)) | {"mask": np.array([True] * 3 + [False])}
+    batch = image_batch([*sizes, sizes[-1]], (64, 64)) | {"mask": np.array([True] * 3 + [False])}
     batch["label"] = rng.integers(0, 3, (4, 64, 64)).astype(np.uint8)
     batch["index"] = np.arange(4, dtype=np.int32)
     batch["instance"] = rng.choice([0, 24, 24000, 24001], (4, 64, 64)).astype(np.uint16)
@@ -243,7 +243,7 @@ def test_evaluation_by_another_protocol(network):
     np.testing.assert_array_equal(result.confusion, expected)
     np.testing.assert_array_equal(counts.classes, again.classes)
     assert np.isfinite(result.categories.instance_iou[0])
-    # Only whole pictures have maps, and only as many as are asked for.
+    # Only whole images have maps, and only as many as are asked for.
     whole, maps = Protocol(flip=True), []
     for explained in (0, 4):
         evaluate(

@@ -14,7 +14,7 @@ from gsto_jax.segmentation import results
 from gsto_jax.segmentation.eval_set import SegmentationSet
 from gsto_jax.segmentation.metrics import scores
 from gsto_jax.segmentation.protocol import PLAIN
-from gsto_jax.segmentation.results import FOLDER, PictureScore
+from gsto_jax.segmentation.results import FOLDER, ImageScore
 from tests.gsto_jax.small_task import make_task
 
 CLASSES = ("road", "sky", "car")
@@ -30,11 +30,11 @@ def test_an_image_counts_where_it_is_labeled():
     image = {"label": label, "size": np.array([2, 4])}
     # road: 2 of 3 hit, no false one; sky: 3 hit, 1 false; car is predicted only where none counts
     iou = (2 / 3 + 3 / 4) / 2
-    expected = PictureScore("a", 2, 4, 6, 5 / 6, pytest.approx(iou), drawn=about["drawn"])
+    expected = ImageScore("a", 2, 4, 6, 5 / 6, pytest.approx(iou), drawn=about["drawn"])
     assert images.score(make_task(1), image, prediction, **about) == expected
     image = {"label": np.full((1, 5), 255, np.uint8), "size": np.array([1, 5])}
     unlabeled = images.score(make_task(1), image, prediction[:1], **about)
-    assert (unlabeled.height, unlabeled.width, unlabeled.labelled_pixels) == (1, 5, 0)
+    assert (unlabeled.height, unlabeled.width, unlabeled.labeled_pixels) == (1, 5, 0)
     assert np.isnan([unlabeled.pixel_accuracy, unlabeled.mean_iou]).all()
 
 
@@ -76,16 +76,16 @@ def test_each_of_two_processes_gets_all(tmp_path):
     assert [file.read_text() for file in files] == [str(persons())] * 2
 
 
-def pictures(names):
+def image_scores(names):
     kinds = [("sample", "gates"), (), ()]
     return [
-        PictureScore(name, 2, 4, 6 * (n < 2), 5 / 6, 2 / 3 if n else NAN, drawn=kinds[n])
+        ImageScore(name, 2, 4, 6 * (n < 2), 5 / 6, 2 / 3 if n else NAN, drawn=kinds[n])
         for n, name in enumerate(names)
     ]
 
 
 def finish(folder, names, step):
-    samples = pictures(names)
+    samples = image_scores(names)
     results.finish(folder, {"step": step}, samples, scores(np.eye(3)), CLASSES)
     return samples
 
@@ -95,24 +95,24 @@ def test_a_folder_reads_back(tmp_path):
     samples = finish(tmp_path / "eval-val", names, 5)
     confusion = (tmp_path / "eval-val" / "confusion.csv").read_text().splitlines()
     assert confusion == [",road,sky,car", "road,1,0,0", "sky,0,1,0", "car,0,0,1"]
-    header = "name,height,width,labelled_pixels,pixel_accuracy,mean_iou,sample,branches,gates\n"
-    text = (tmp_path / "eval-val" / "pictures.csv").read_text()
+    header = "name,height,width,labeled_pixels,pixel_accuracy,mean_iou,sample,branches,gates\n"
+    text = (tmp_path / "eval-val" / "images.csv").read_text()
     assert text.startswith(header + '"<b>&""",2,4,6,0.833333,,1,0,1\n')
     read = results.read(tmp_path / "eval-val")
     assert (read.record, read.classes) == ({"step": 5}, CLASSES)
     assert [name for name, _ in read.scores] == [*CLASSES, "mean", "pixel accuracy"]
     assert read.scores[1][1]["iou"] == 1
-    for back, sample in zip(read.pictures, samples, strict=True):
+    for back, sample in zip(read.images, samples, strict=True):
         rounded = {"pixel_accuracy": 0.833333, "mean_iou": pytest.approx(0.666667, nan_ok=True)}
         if back.name == names[0]:
             rounded["mean_iou"] = pytest.approx(NAN, nan_ok=True)
         assert back == replace(sample, **rounded)
-    assert list(drawings(read.folder, read.pictures[0])) == ["sample", "gates"]
+    assert list(drawings(read.folder, read.images[0])) == ["sample", "gates"]
 
 
 def test_nothing_of_an_earlier_evaluation_stays(tmp_path):
     folder = tmp_path / "eval-val"
-    all_drawn = [replace(x, drawn=FOLDER.kinds) for x in pictures(("town/a", "b"))]
+    all_drawn = [replace(x, drawn=FOLDER.kinds) for x in image_scores(("town/a", "b"))]
     results.finish(folder, {"step": 5}, all_drawn, scores(np.eye(3)), CLASSES)
     (folder / "town").mkdir()
     drawn = ["b.png", "b_branches.png", "b_gates.png", "town/a.png", "town/a_branches.png"]
@@ -120,15 +120,15 @@ def test_nothing_of_an_earlier_evaluation_stays(tmp_path):
         (folder / name).touch()
     outside = tmp_path / "outside.png"
     outside.touch()
-    with (folder / "pictures.csv").open("a") as file:
+    with (folder / "images.csv").open("a") as file:
         file.write("../outside,1,1,1,1,1,1,1,1\n")
 
     FOLDER.begin(folder)
     assert results.read(folder) is None
     assert sorted(path.name for path in folder.glob("*.*")) == sorted(
-        [*drawn[:3], "mine.png", "pictures.csv"]
+        [*drawn[:3], "mine.png", "images.csv"]
     )
-    samples = [replace(pictures("b")[0], drawn=("sample",))]
+    samples = [replace(image_scores("b")[0], drawn=("sample",))]
     results.finish(folder, {"step": 9}, samples, scores(np.eye(3)), CLASSES)
     assert sorted(str(x.relative_to(folder)) for x in folder.rglob("*.png")) == [
         "b.png",
@@ -151,5 +151,5 @@ def test_half_an_evaluation_is_none(tmp_path, name):
 
 def test_images_that_cannot_be_read_are_none(tmp_path):
     finish(tmp_path, "abc", 5)
-    (tmp_path / "pictures.csv").write_text("name,height\na,b\n")
-    assert results.read(tmp_path).pictures == ()
+    (tmp_path / "images.csv").write_text("name,height\na,b\n")
+    assert results.read(tmp_path).images == ()

@@ -12,7 +12,7 @@ from gsto_jax.segmentation.submission import SubmissionWriter, label_ids
 TABLE = label_ids(((-1, 255), (0, 255), (7, 0), (26, 1), (27, 1)), 2)
 
 
-def test_writes_label_ids_of_whole_pictures(tmp_path):
+def test_writes_label_ids_of_whole_images(tmp_path):
     path = tmp_path / "submission.zip"
     predictions = np.random.default_rng(0).integers(0, 2, (3, 6, 8), np.uint8)
     batch = {"size": np.array([[6, 8], [4, 5], [4, 5]]), "index": np.array([1, 0, 0])}
@@ -42,9 +42,9 @@ def test_what_is_cut_off_leaves_the_old_one(tmp_path):
 
 
 def test_what_no_server_takes(tmp_path):
-    with pytest.raises(UserError, match="2 pictures are named a"):
+    with pytest.raises(UserError, match="2 images are named a"):
         SubmissionWriter(tmp_path / "x.zip", TABLE, ["ulm/a", "bonn/a", "b"])
-    with pytest.raises(UserError, match="the pictures are numbered, such as 000000"):
+    with pytest.raises(UserError, match="the images are numbered, such as 000000"):
         SubmissionWriter(tmp_path / "x.zip", TABLE, ["000000", "000001"])
     with pytest.raises(UserError, match="class 1 has no label id"):
         label_ids(((7, 0), (300, 1)), 2)

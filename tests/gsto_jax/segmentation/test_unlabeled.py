@@ -76,7 +76,9 @@ def evaluated(tmp_path, monkeypatch):
     folder = workdir.path / "eval-val"
     look = {"classes": CLASSES, "palette": PALETTE, "protocol": PLAIN}
     eval_set = SegmentationSet(split="val", size=1, name=str, batches=[], **look)
-    task = replace(make_task(1, {"eval": {"pictures": -1, "figures": 0}}), num_classes=2)
+    task = replace(
+        make_task(1, {"eval": {"sample_images": -1, "feature_images": 0}}), num_classes=2
+    )
     outcome = eval_set.evaluate(task, {}, make_mesh(), folder, {"step": 3})
     workdir.write_evaluation(outcome.record)
     return workdir.path, outcome
@@ -93,7 +95,7 @@ def test_files_of_an_evaluation_without_labels_are_strict(evaluated):
     for path in run.rglob("*.csv"):
         assert "nan" not in path.read_text().lower(), path
     assert "mean,,,,\n" in (run / "eval-val/scores.csv").read_text()
-    assert "0,4,6,0,,,1,0,0\n" in (run / "eval-val/pictures.csv").read_text()
+    assert "0,4,6,0,,,1,0,0\n" in (run / "eval-val/images.csv").read_text()
     assert not any("iou" in name or "accuracy" in name for name in outcome.scalars)
 
 
@@ -108,8 +110,8 @@ def test_people_see_a_dash_where_nothing_is_labeled(evaluated):
     page = write_report(run).read_text()
     assert "<b>–</b>" in page
     assert ">nan" not in page.lower()
-    picture = read(run / "eval-val").pictures[0]
-    assert np.isnan([picture.mean_iou, picture.pixel_accuracy]).all()
+    image = read(run / "eval-val").images[0]
+    assert np.isnan([image.mean_iou, image.pixel_accuracy]).all()
 
 
 def test_a_panel_says_that_nothing_is_labeled(monkeypatch):

@@ -90,7 +90,7 @@ def test_a_run_begun_otherwise_is_refused(tmp_path):
     assert f"{runs[1].folder}: train.steps (optimizer): 5 in the run, 1600 now" in message
 
 
-def test_a_finished_run_is_recognised(tmp_path):
+def test_a_finished_run_is_recognized(tmp_path):
     run, other = rows.runs_of(ROWS[:1], [0, 1], tmp_path)
     assert outcome_of(run) is None
     finish(run, 0.5)
@@ -221,5 +221,5 @@ def test_the_files_of_a_sweep(tmp_path, results):
     assert "3 pairs, p 1.0000 after correction): no difference was seen" in text
     draw(results, tmp_path / "sweep.png", tmp_path / "sweep.svg")
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    picture = (tmp_path / "sweep.svg").read_text()
-    assert all(name in picture for name in SCORES)
+    image = (tmp_path / "sweep.svg").read_text()
+    assert all(name in image for name in SCORES)

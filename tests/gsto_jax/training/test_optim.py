@@ -39,9 +39,9 @@ def numpy_step(p, buffers, stats, x, label, rate):
     d_logits *= valid[:, None] / valid.sum()
     d_z = (d_logits @ p["classifier/kernel"].T) * (z > 0)
     d_normal = d_z * p["bn/scale"]
-    centred = d_normal - d_normal.mean(0) - normal * (d_normal * normal).mean(0)
+    centerd = d_normal - d_normal.mean(0) - normal * (d_normal * normal).mean(0)
     grads = {
-        "conv/kernel": x.T @ (centred / np.sqrt(var + EPSILON)),
+        "conv/kernel": x.T @ (centerd / np.sqrt(var + EPSILON)),
         "bn/scale": (d_z * normal).sum(0),
         "bn/bias": d_z.sum(0),
         "classifier/kernel": a.T @ d_logits,

@@ -90,7 +90,7 @@ def test_a_run_that_goes_on_equals_an_undisturbed_one(trained, tmp_path):
 
 
 class OneSize(list):
-    """Batches whose pictures fill their canvas."""
+    """Batches whose images fill their padded shape."""
 
     @property
     def sizes(self):
@@ -159,7 +159,7 @@ def one_step(task, batch, **state):
 
 @pytest.mark.slow
 def test_accumulation_adds_up_to_the_whole_batch(x64):
-    """Exactly, but for BN: so every part holds the same pictures, with other labels ignored."""
+    """Exactly, but for BN: so every part holds the same images, with other labels ignored."""
     batch = next(batches())
     pair = {k: v[[0, 0, 1, 1]] for k, v in batch.items()}
     pair["label"] = pair["label"].copy()

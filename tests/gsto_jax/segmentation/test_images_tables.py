@@ -11,7 +11,7 @@ from gsto_jax.segmentation.metrics import scores
 from gsto_jax.segmentation.panels import (
     IGNORED,
     WRONG,
-    PictureWriter,
+    ImageWriter,
     color_mask,
     error_map,
     sample_panel,
@@ -29,7 +29,7 @@ def predicted():
     return prediction
 
 
-def test_colours():
+def test_colors():
     mask = color_mask(TRUTH, PALETTE)
     assert tuple(mask[0, 0]) == PALETTE[0]
     assert tuple(mask[0, 119]) == PALETTE[1]
@@ -56,8 +56,8 @@ def test_panel_holds_all_four_and_a_legend():
     np.testing.assert_array_equal(tiles[1], color_mask(TRUTH, PALETTE))
     np.testing.assert_array_equal(tiles[2], color_mask(predicted(), PALETTE))
     np.testing.assert_array_equal(tiles[3], error_map(image, TRUTH, predicted()))
-    for colour in PALETTE:
-        assert (panel[22 + height :] == colour).all(-1).any()
+    for color in PALETTE:
+        assert (panel[22 + height :] == color).all(-1).any()
 
 
 def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
@@ -68,14 +68,14 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
         "index": np.array([4, 5, 5], np.int32),
         "mask": np.array([True, True, False]),
     }
-    writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, lambda n: f"town/picture{n}")
+    writer = ImageWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, lambda n: f"town/image{n}")
     writer.write(batch, np.stack([predicted()] * 3), dict)
     writer.close()
     assert writer.written == 2
-    written = cv2.imread(str(tmp_path / "town" / "picture5.png"))
+    written = cv2.imread(str(tmp_path / "town" / "image5.png"))
     expected = sample_panel(batch["image"][1], TRUTH, predicted(), CLASSES, PALETTE)
     np.testing.assert_array_equal(written[..., ::-1], expected)
-    limited = PictureWriter(tmp_path / "one", CLASSES, PALETTE, 255, 1, 0, str)
+    limited = ImageWriter(tmp_path / "one", CLASSES, PALETTE, 255, 1, 0, str)
     limited.write(batch, np.stack([predicted()] * 3), dict)
     limited.write(batch, np.stack([predicted()] * 3), dict)
     limited.close()
@@ -83,11 +83,11 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
 
 
 def test_several_processes_share_the_limits(tmp_path, monkeypatch):
-    def limits(limit, figures, process):
+    def limits(limit, feature_images, process):
         monkeypatch.setattr(jax, "process_count", lambda: 3)
         monkeypatch.setattr(jax, "process_index", lambda: process)
-        writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, limit, figures, str)
-        return writer.limit, writer.figures
+        writer = ImageWriter(tmp_path, CLASSES, PALETTE, 255, limit, feature_images, str)
+        return writer.limit, writer.feature_images
 
     assert [limits(5, 1, k) for k in range(3)] == [(2, 1), (2, 0), (1, 0)]
     assert [limits(-1, 0, k) for k in range(3)] == [(-1, 0)] * 3
@@ -102,7 +102,7 @@ def test_writer_stays_in_its_folder(tmp_path):
         "mask": np.ones(1, bool),
     }
     for name in ("../outside", str(tmp_path / "outside")):
-        writer = PictureWriter(
+        writer = ImageWriter(
             tmp_path / "in", CLASSES, PALETTE, 255, -1, 0, lambda n, name=name: name
         )
         with pytest.raises(ValueError, match="outside"):
@@ -115,7 +115,7 @@ def test_a_png_that_cannot_be_written_ends_the_evaluation(tmp_path):
     (tmp_path / "0.png").mkdir()
     batch = {"image": np.zeros((1, *TRUTH.shape, 3), np.uint8), "label": TRUTH[None]}
     batch |= {"size": np.array([TRUTH.shape]), "index": np.zeros(1, np.int32)}
-    writer = PictureWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, str)
+    writer = ImageWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, str)
     writer.write(batch | {"mask": np.ones(1, bool)}, predicted()[None], dict)
     with pytest.raises(OSError, match=r"Is a directory: .*0\.png") as caught:
         writer.close()
@@ -174,7 +174,7 @@ def test_scores_of_categories_and_instances(tmp_path):
 
 
 def maps():
-    """Maps of three pictures whose second one differs from the others."""
+    """Maps of three images whose second one differs from the others."""
     steps = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 2, 3)
     other = np.stack([np.zeros((2, 3), np.float32), steps[0], np.zeros((2, 3), np.float32)])
     found = {f"branch/{n}": other * (n + 1) for n in range(4)}
@@ -189,13 +189,13 @@ def maps():
 
 def test_branch_figure_scales_each_branch_to_its_own_range():
     image = np.full((40, 60, 3), 90, np.uint8)
-    of_picture = {k: v[1] for k, v in maps().items()}
-    figure = branch_figure(image, of_picture)
+    of_image = {k: v[1] for k, v in maps().items()}
+    figure = branch_figure(image, of_image)
     height = round(40 * 320 / 60)
     assert figure.shape == (22 + height, 5 * 320 + 4 * 4, 3)
     tiles = [figure[22:, n * 324 : n * 324 + 320] for n in range(5)]
     assert (tiles[0] == 90).all()
-    for tile in tiles[2:]:  # twice, three times as much is the same picture
+    for tile in tiles[2:]:  # twice, three times as much is the same image
         np.testing.assert_array_equal(tile, tiles[1])
     low, high = tiles[1][0, 0], tiles[1][-1, -1]
     assert low[2] > 100 > low[0], "blue is low"
@@ -207,18 +207,18 @@ def test_gate_figure_shows_the_last_module_by_source_and_target():
     figure = gate_figure(image, {k: v[1] for k, v in maps().items()})
     height = 22 + round(40 * 320 / 60)
     assert figure.shape == (3 * height, 2 * 320 + 4, 3)
-    centres = figure[height + height // 2 :: height, 160::324]
+    centers = figure[height + height // 2 :: height, 160::324]
     for source in (0, 1):
         for target in (0, 1):
             scaled = (0.1 * source + 0.2 * target) / 0.5  # of [0.5, 1]
-            colour = cv2.applyColorMap(np.full((1, 1), 255 * scaled, np.uint8), cv2.COLORMAP_JET)
-            expected = 0.6 * colour[0, 0, ::-1] + 0.4 * 90
-            np.testing.assert_allclose(centres[source, target], expected, atol=3)
+            color = cv2.applyColorMap(np.full((1, 1), 255 * scaled, np.uint8), cv2.COLORMAP_JET)
+            expected = 0.6 * color[0, 0, ::-1] + 0.4 * 90
+            np.testing.assert_allclose(centers[source, target], expected, atol=3)
     ungated = {"gate/transition2": np.full((2, 3), 0.2, np.float32)}
     assert gate_figure(image, ungated).shape == (height, 2 * 320 + 4, 3)
 
 
-def test_first_pictures_get_figures(tmp_path):
+def test_first_images_get_figures(tmp_path):
     batch = {
         "image": np.zeros((3, *TRUTH.shape, 3), np.uint8),
         "label": np.stack([TRUTH] * 3),
@@ -226,7 +226,7 @@ def test_first_pictures_get_figures(tmp_path):
         "index": np.arange(3, dtype=np.int32),
         "mask": np.ones(3, bool),
     }
-    writer = PictureWriter(tmp_path / "gsto", CLASSES, PALETTE, 255, 1, 2, str)
+    writer = ImageWriter(tmp_path / "gsto", CLASSES, PALETTE, 255, 1, 2, str)
     writer.write(batch, np.stack([predicted()] * 3), maps)
     writer.close()
     names = sorted(path.name for path in (tmp_path / "gsto").iterdir())
@@ -240,38 +240,40 @@ def test_first_pictures_get_figures(tmp_path):
     np.testing.assert_array_equal(
         seen, branch_figure(batch["image"][1], {k: v[1] for k, v in maps().items()})
     )
-    plain = PictureWriter(tmp_path / "plain", CLASSES, PALETTE, 255, 0, 1, str)
+    plain = ImageWriter(tmp_path / "plain", CLASSES, PALETTE, 255, 0, 1, str)
     branches = {k: v for k, v in maps().items() if k.startswith("branch")}
     plain.write(batch, np.stack([predicted()] * 3), lambda: branches)
     plain.close()
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["0_branches.png"]
 
 
-def test_pictures_are_cut_off_their_canvas(tmp_path):
-    """A picture on a larger canvas gives the same pictures as alone."""
+def test_images_are_cut_off_their_padded_shape(tmp_path):
+    """An image on a larger padded shape gives the same images as alone."""
     height, width = TRUTH.shape
     image = np.random.default_rng(0).integers(0, 255, (1, height, width, 3), np.uint8)
     batch = {"image": image, "label": TRUTH[None], "size": np.array([[height, width]])}
     batch |= {"index": np.zeros(1, np.int32), "mask": np.ones(1, bool)}
     quarter = {"branch/0": np.arange(height * width // 4.0).reshape(1, height // 2, width // 2)}
 
-    def on_canvas(x):
+    def on_padded_shape(x):
         more = [(0, 0), (0, x.shape[1]), (0, x.shape[2])] + [(0, 0)] * (x.ndim - 3)
         return np.pad(x, more, constant_values=7)
 
-    large = batch | {"image": on_canvas(image), "label": on_canvas(batch["label"])}
+    large = batch | {"image": on_padded_shape(image), "label": on_padded_shape(batch["label"])}
     for name, given, predictions, shown in (
         ("alone", batch, predicted()[None], quarter),
         (
-            "canvas",
+            "padded_shape",
             large,
-            on_canvas(predicted()[None]),
-            {k: on_canvas(v) for k, v in quarter.items()},
+            on_padded_shape(predicted()[None]),
+            {k: on_padded_shape(v) for k, v in quarter.items()},
         ),
     ):
-        writer = PictureWriter(tmp_path / name, CLASSES, PALETTE, 255, 1, 1, str)
+        writer = ImageWriter(tmp_path / name, CLASSES, PALETTE, 255, 1, 1, str)
         writer.write(given, predictions, lambda shown=shown: shown)
         writer.close()
     for name in ("0.png", "0_branches.png"):
-        alone, canvas = (cv2.imread(str(tmp_path / kind / name)) for kind in ("alone", "canvas"))
-        np.testing.assert_array_equal(alone, canvas)
+        alone, padded_shape = (
+            cv2.imread(str(tmp_path / kind / name)) for kind in ("alone", "padded_shape")
+        )
+        np.testing.assert_array_equal(alone, padded_shape)
