@@ -40,9 +40,9 @@ def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> N
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     starting = Starting()
     if not args.process:
-        reporter.began(starting)
+        reporter.on_start(starting)
     from data_pipelines import DataError
-    from gsto_jax import reporting
+    from gsto_jax import progress
     from gsto_jax.devices import processes
     from gsto_jax.errors import TrainingError, UserError
     from gsto_jax.files import disk_problem
@@ -52,8 +52,8 @@ def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> N
         _join(args)
         mode = importlib.import_module(f"modes.{args.mode}")
         if not args.process:
-            reporter.ended(starting)
-        with reporting.reporting_to(reporter if processes.is_first() else None):
+            reporter.on_end(starting)
+        with progress.use_reporter(reporter if processes.is_first() else None):
             mode.run(args)
         processes.leave()
     except (UserError, DataError) as error:
@@ -146,7 +146,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def start() -> None:
     """Runs the program, and ends with status 130 for Ctrl-C at any moment."""
-    loading = SimpleNamespace(description="starting", announce=False, resumable=True)
+    loading = SimpleNamespace(description="starting", always_log=False, resumable=True)
     try:
         with Interrupt(raises=True, stages=lambda: [loading]) as interrupt:
             try:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from data_pipelines import DataConfig, DataError, group, make_source, report_labels
 from data_pipelines import audit as audit_labels
-from gsto_jax import reporting
+from gsto_jax import progress
 from modes.terminal import Show, make_show, plain_values
 
 
@@ -25,7 +25,7 @@ def run(args: Any) -> None:
 def _audit(split: str, data: DataConfig, show: Show) -> list[str]:
     """Shows what the labels of a split hold; returns what is wrong with them."""
     source = make_source(data, split)
-    with reporting.stage(f"auditing {split}", len(source), resumable=True) as advance:
+    with progress.track(f"auditing {split}", len(source), resumable=True) as advance:
         found = audit_labels(source, on_record=advance)
     lines, warnings = group(found.problems), [*source.warnings, *group(found.warnings)]
     notes: list[str] = []

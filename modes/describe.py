@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 from rich.table import Table
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.config import Config
 from gsto_jax.models.counts import Count, count_by_part
 from gsto_jax.models.published import POSE_SIZE, SIZE, published
@@ -21,7 +21,7 @@ def run(args: Any) -> None:
     data = values.pop("data")
     settings = Config.from_dict(values)
     names = data["keypoints"]["names"] if settings.task == "pose" else data["classes"]
-    with reporting.stage("counting parameters"):
+    with progress.track("counting parameters"):
         table = describe_table(settings, len(names), data["crop"])
     make_show()(table)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.devices.mesh import make_mesh, use_compilation_cache
 from gsto_jax.runs.experiment import Experiment, load_for_evaluation
 from modes.common import (
@@ -22,7 +22,7 @@ def run(args: Any) -> None:
     settings, show = task.config, shower()
     mesh = make_mesh(space=settings.parallel.space)
     workdir, chosen = run_folder(args)
-    with reporting.stage("reading the data"):
+    with progress.track("reading the data"):
         eval_set, source = make_eval_set(task, data, values, mesh)
     agree(args, values, {"the evaluation set": source})
     show_warnings(source.warnings, show)

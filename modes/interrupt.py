@@ -36,8 +36,8 @@ class Interrupt:
     Args:
       raises: whether the first signal raises KeyboardInterrupt in the main thread, which suits
         operations that have nothing to save; otherwise the caller asks whether to stop.
-      stages: returns the operations under way (`gsto_jax.reporting.Stage`), outermost first. Inside
-        a resumable one SIGTERM ends the process after `PATIENCE`, and where the first signal
+      stages: returns the open `gsto_jax.progress.Operation`s, outermost first. Inside a
+        resumable one SIGTERM ends the process after `PATIENCE`, and where the first signal
         raises, that one ends it at once.
       end: ends the process with a message after such a SIGTERM.
       unit: what is done before the caller stops, where no stage is announced.
@@ -139,7 +139,7 @@ class Interrupt:
             self.received = self.received or signal.Signals(number).name
         stages = self.stages()
         after = self._unit
-        if stages and (self._raises or stages[-1].announce):
+        if stages and (self._raises or stages[-1].always_log):
             after = stages[-1].description
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         again = "; again to stop now" if number == signal.SIGINT else ""

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs.loading import ConfigError
 from data_pipelines import DataConfig
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.devices.mesh import batch_parts, check_batch, make_mesh, rounded_batch
 from gsto_jax.errors import UserError
 from gsto_jax.plan import record
@@ -102,7 +102,7 @@ def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, 
 
     def attempt(units: int) -> Plan:
         try:
-            with reporting.compiling(f"the {step} step of {units * unit} images"):
+            with progress.track_compilation(f"the {step} step of {units * unit} images"):
                 found = plan(task, target, units * unit, data.crop, step)
         except DoesNotFit as error:
             show(str(error))

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.config import RUNTIME, role
 from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
@@ -227,7 +227,7 @@ class _Work:
         self.failed: list[str] = []
 
     def run(self, inputs: Sequence[Input]) -> None:
-        with reporting.stage("predicting", len(inputs)) as advance:
+        with progress.track("predicting", len(inputs)) as advance:
             self._images([entry for entry in inputs if not entry.is_video], advance)
             for entry in inputs:
                 if entry.is_video:
@@ -250,7 +250,7 @@ class _Work:
         self.lost.append(entry)
         self.failed.append(message)
 
-    def _images(self, inputs: Sequence[Input], advance: reporting.Advance) -> None:
+    def _images(self, inputs: Sequence[Input], advance: progress.Advance) -> None:
         with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_AHEAD) as writers:
             reading: deque[Future[np.ndarray]] = deque()
             writing: deque[tuple[Input, Future[None]]] = deque()
@@ -285,7 +285,7 @@ class _Work:
             if not count:
                 raise UserError(f"cannot read {entry.path}: it holds no frame")
 
-        with reporting.stage(f"predicting {entry.path.name}", frames or None) as advance:
+        with progress.track(f"predicting {entry.path.name}", frames or None) as advance:
             self.writer.write_video(entry.name, rate, predictions())
         if count < frames - rate:  # some files know their length in seconds only
             self.failed.append(f"{entry.path} ends after {count} of {frames} frames: cut off?")

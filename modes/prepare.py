@@ -7,7 +7,7 @@ from typing import Any
 
 from data_pipelines import DataConfig, DataError
 from data_pipelines.builders import BUILDERS, make_builder, prepare
-from gsto_jax import reporting
+from gsto_jax import progress
 from modes.terminal import make_show, plain_values
 
 
@@ -23,11 +23,11 @@ def run(args: Any) -> None:
         raise DataError("--mode=prepare needs --source, the folder of the downloads.")
     with ExitStack() as stages:
         completed: dict[str, int] = {}
-        advance: dict[str, reporting.Advance] = {}
+        advance: dict[str, progress.Advance] = {}
 
         def on_split(split: str, done: int, total: int) -> None:
             if split not in advance:
-                stage = reporting.stage(f"preparing {data.name} {split}", total)
+                stage = progress.track(f"preparing {data.name} {split}", total)
                 advance[split] = stages.enter_context(stage)
             advance[split](done - completed.get(split, 0))
             completed[split] = done

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import base
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.report import write_report
 from modes.terminal import make_show, plain_values
@@ -17,7 +17,7 @@ def run(args: Any) -> None:
     output, compare = (
         Path(path).expanduser() if path else None for path in (args.output, args.compare)
     )
-    with reporting.stage("writing the report"):
+    with progress.track("writing the report"):
         defaults = plain_values(base.get_config())
         page = write_report(Path(args.workdir).expanduser(), output, compare, defaults)
     make_show()(f"report      {page.absolute()}")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from data_pipelines import DataConfig
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.devices.mesh import make_mesh, use_compilation_cache, whole
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.loop import Batch, GetMaps
@@ -46,7 +46,7 @@ def run(args: Any) -> None:
     workdir, chosen = run_folder(args)
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
     mesh = make_mesh(space=task.config.parallel.space)
-    with reporting.stage("reading the data"):
+    with progress.track("reading the data"):
         eval_set, source = make_segmentation_set(task, data, values, mesh)
     show_warnings(source.warnings, show)
     path = workdir.path / f"submission-{data.test_split}.zip"
@@ -57,7 +57,7 @@ def run(args: Any) -> None:
     variables = whole(found.state.variables, mesh)
     use_compilation_cache(settings.run.compilation_cache)
     show_compilation(eval_set, show)
-    with writer, reporting.stage(f"predicting {data.test_split}", len(names)) as advance:
+    with writer, progress.track(f"predicting {data.test_split}", len(names)) as advance:
 
         def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
             writer.write(batch, predictions, maps)
@@ -76,13 +76,13 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     workdir, chosen = run_folder(args)
     mesh = make_mesh(space=task.config.parallel.space)
     split = data.test_split
-    with reporting.stage("reading the data"):
+    with progress.track("reading the data"):
         persons, source = make_pose_set(task, replace(data, eval_split=split, eval_size=0), mesh)
     show_warnings(source.notes, show)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     variables = whole(found.state.variables, mesh)
     use_compilation_cache(task.config.run.compilation_cache)
-    with reporting.stage(f"predicting {split}", persons.size) as advance:
+    with progress.track(f"predicting {split}", persons.size) as advance:
         poses = estimate(
             task,
             variables,

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from configs import base, loading
 from configs.loading import ConfigError
 from data_pipelines import make_source
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.files import write_text
 from gsto_jax.models.counts import count
@@ -58,7 +58,7 @@ def run(args: Any) -> None:
     show = make_show()
     file = command_line.config_file()
     seeds = seeds_of(args.seeds)
-    with reporting.stage("reading the rows"):
+    with progress.track("reading the rows"):
         rows = read_rows(args.rows, file)
     reference = args.reference or rows[0].name
     if reference not in [row.name for row in rows]:
@@ -123,7 +123,7 @@ class Sweep:
         done = len(self._runs) - len(todo)
         overall: Any = nullcontext(lambda: None)
         if self._progress.disable:
-            overall = reporting.stage("training runs", len(self._runs), completed=done)
+            overall = progress.track("training runs", len(self._runs), completed=done)
         with self._progress, overall as self._advance:
             self._all = self._progress.add_task("runs", total=len(self._runs), completed=done)
             run_all(

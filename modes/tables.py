@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.models.published import ROWS, Row
 from modes.terminal import make_show
 
@@ -20,7 +20,7 @@ def run(args: Any) -> None:
         "MACs            weights times output pixels of every convolution that runs\n"
         "paper           its #Param (with BN's for poses) / its GFLOPs, which are MACs / 2^30\n"
     )
-    with reporting.stage("counting the paper's networks"):
+    with progress.track("counting the paper's networks"):
         for table in paper_tables():
             show(table)
 

@@ -83,7 +83,7 @@ def plain_values(config: ConfigDict) -> dict[str, Any]:
 
 @dataclass(eq=False)
 class _Clock:
-    """Elapsed and remaining time of a stage (`gsto_jax.reporting.Stage`)."""
+    """Elapsed and remaining time of a stage (`gsto_jax.progress.Operation`)."""
 
     stage: Any
     began: float = field(default_factory=time.monotonic)
@@ -116,12 +116,12 @@ def _duration(seconds: float) -> str:
 
 
 class Starting:
-    """The stage in which the library is loaded; see `gsto_jax.reporting.Stage`."""
+    """The stage in which the library is loaded; see `gsto_jax.progress.Operation`."""
 
     description = "starting"
     total = None
     completed = 0
-    announce = False
+    always_log = False
     resumable = True
 
 
@@ -140,7 +140,7 @@ class _Count(ProgressColumn):
 
 
 class BarReporter:
-    """Shows stages as live lines at the bottom of a terminal; see `gsto_jax.reporting`."""
+    """Shows stages as live lines at the bottom of a terminal; see `gsto_jax.progress`."""
 
     def stages(self) -> list[Any]:
         """Returns the open stages, outermost first."""
@@ -157,7 +157,7 @@ class BarReporter:
         if self._progress is not None:
             self._progress.stop()
 
-    def began(self, stage: Any) -> None:
+    def on_start(self, stage: Any) -> None:
         """Adds a line."""
         if self._progress is None:
             columns = (
@@ -176,18 +176,18 @@ class BarReporter:
         )
         self._tasks[stage] = task, clock
 
-    def advanced(self, stage: Any) -> None:
+    def on_advance(self, stage: Any) -> None:
         """Moves the bar."""
         task, clock = self._tasks[stage]
         clock.advance()
         assert self._progress is not None
         self._progress.update(task, completed=stage.completed)
 
-    def ended(self, stage: Any) -> None:
+    def on_end(self, stage: Any) -> None:
         """Removes the line; an announced stage leaves one that says how long it took."""
         task, clock = self._tasks.pop(stage)
         assert self._progress is not None
-        if stage.announce:
+        if stage.always_log:
             print_block(_took(stage, clock))
         self._progress.remove_task(task)
         if not self._tasks:
@@ -221,18 +221,18 @@ class LineReporter:
         self._closed.set()
         self._thread.join()
 
-    def began(self, stage: Any) -> None:
+    def on_start(self, stage: Any) -> None:
         """Notes a stage."""
         with self._lock:
             self._clocks[stage] = _Clock(stage)
-            if stage.announce:
+            if stage.always_log:
                 self._print(stage, f"{stage.description} ...")
 
-    def advanced(self, stage: Any) -> None:
+    def on_advance(self, stage: Any) -> None:
         """Notes the first units."""
         self._clocks[stage].advance()
 
-    def ended(self, stage: Any) -> None:
+    def on_end(self, stage: Any) -> None:
         """Says how long a stage took whose begin was printed."""
         with self._lock:
             clock = self._clocks.pop(stage)

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from data_pipelines import DataConfig, Source, check_split, make_source, train_batches
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.config import Config, TrainConfig
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import check_batch, make_mesh, use_compilation_cache
@@ -46,7 +46,7 @@ def run(args: Any) -> None:
     settings, show = task.config, shower()
     mesh = make_mesh(space=settings.parallel.space)
     _check_batch(settings.train, mesh)
-    with reporting.stage("reading the data"):
+    with progress.track("reading the data"):
         source = make_source(data, data.train_split)
         steps = settings.train.total_steps(len(source))
         task = replace(task, steps=steps)
@@ -63,7 +63,7 @@ def run(args: Any) -> None:
     shard = (jax.process_index(), jax.process_count())
     batches = train_batches(data, source, settings.train.batch_size, settings.seed, *shard)
     with (
-        Interrupt(stages=reporting.stages, end=end_run) as interrupt,
+        Interrupt(stages=progress.open_operations, end=end_run) as interrupt,
         profiling_ignored(),
         contextlib.closing(batches),
         contextlib.closing(Workdir(folder, hold=True)) as workdir,
@@ -72,7 +72,7 @@ def run(args: Any) -> None:
         stop = processes.Stop(lambda: interrupt.received)
         train_set = fingerprint(source)
         this = Experiment(task, values, mesh, workdir, train_set, eval_set, show)
-        with reporting.stage("setting up the network", resumable=True):
+        with progress.track("setting up the network", resumable=True):
             state, position = this.start_or_resume(Path(args.fork_from) if args.fork_from else None)
         if position is not None:
             batches.set_state(position)
@@ -88,7 +88,7 @@ def run(args: Any) -> None:
         show(f"workdir     {workdir.path}")
         this = replace(this, workload=workload(task, mesh, data.crop, planned))
         if writes:
-            with reporting.stage("loading TensorBoard", resumable=True):
+            with progress.track("loading TensorBoard", resumable=True):
                 this = replace(this, writer=TensorBoardWriter(workdir.path / "tensorboard"))
         state = this.train(state, batches, stop)
         step = int(state.step)
@@ -111,7 +111,7 @@ def _check_batch(train: TrainConfig, mesh: Mesh) -> None:
 def _audit(source: Source, data: DataConfig, *, trains: bool, show: Show) -> None:
     """Checks a sample of a split, and shows what is in it."""
     split = data.train_split if trains else data.eval_split
-    with reporting.stage(f"auditing a sample of {split}"):
+    with progress.track(f"auditing a sample of {split}"):
         sample, report = check_split(source, data, split, trains, show)
     seen = len(sample.pixels.keys() - {data.ignore_label})
     checked = f"{split}: {sample.records} of {len(source)} checked, {seen} of"

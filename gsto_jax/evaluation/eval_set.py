@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.evaluation.folder import ResultsFolder, Sample
 from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch, never
 from gsto_jax.evaluation.png_writer import PngWriter
@@ -112,7 +112,7 @@ class EvalSet(ABC):
                 name = self.name(place)
                 samples[place] = self.score(task, one, predictions[n], name=name, drawn=drawn)
 
-        stage = reporting.stage(f"evaluating {self.split}", total=self.size, resumable=True)
+        stage = progress.track(f"evaluating {self.split}", total=self.size, resumable=True)
         with self.writer(task, folder) as writer, stage as advance:
             predictions = self.predict(task, variables, mesh, on_batch, stop)
         if predictions is None:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import compiler_options, on_mesh, replicated, split_batch
-from gsto_jax.reporting import ReportedProgram
+from gsto_jax.progress import JitWithProgress
 from gsto_jax.training.task import Task
 
 Batch = Mapping[str, np.ndarray]
@@ -94,7 +94,7 @@ class Programs:
         program = self.compile(
             function, in_shardings=(self.whole, self.split), out_shardings=outputs
         )
-        return ReportedProgram(program, name)
+        return JitWithProgress(program, name)
 
 
 @lru_cache(maxsize=4)

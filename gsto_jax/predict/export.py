@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.export import symbolic_shape
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_full, replacing, to_json
 from gsto_jax.ops.padding import PUBLISHED
@@ -65,11 +65,11 @@ def export(
     run, contents = program_of(predictor), {}
     if "jax" in formats:
         spec = jax.ShapeDtypeStruct(symbolic_shape("b, h, w, 3"), jnp.uint8)
-        with reporting.stage("exporting model.jax", announce=True):
+        with progress.track("exporting model.jax", always_log=True):
             exported = jax.export.export(jax.jit(run), platforms=PLATFORMS)(spec)
             contents["model.jax"] = bytes(exported.serialize())
     if "onnx" in formats:
-        with reporting.stage("exporting model.onnx", announce=True):
+        with progress.track("exporting model.onnx", always_log=True):
             contents["model.onnx"] = onnx_file(predictor, size)
     description = _describe(predictor, contents, size)
     contents["model.json"] = (to_json(description, indent=2) + "\n").encode()

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import read_json
 from gsto_jax.predict.one_pass import one_pass_of, program_of
@@ -87,7 +87,7 @@ def verify(
         if name == "model.onnx" and fixed:
             chosen = random_batches([(2, *fixed)])
             ours = _expected(predictor, chosen)
-        with reporting.stage(f"running {name} in a process of its own", announce=True):
+        with progress.track(f"running {name} in a process of its own", always_log=True):
             theirs = _fresh(folder / name, chosen)
         checks += [_compare(name, *pair) for pair in zip(ours, theirs, strict=True)]
     dtype = predictor.task.config.model.dtype
@@ -146,7 +146,7 @@ def _expected(predictor: Predictor, batches: Sequence[np.ndarray]) -> list[Outpu
     """Computes labels as `--mode=predict` does with one pass an image, and logits."""
     once = replace(predictor, protocol=one_pass_of(predictor.protocol))
     program, outputs = jax.jit(program_of(predictor)), []
-    with reporting.stage("predicting random images", len(batches)) as advance:
+    with progress.track("predicting random images", len(batches)) as advance:
         for batch in batches:
             labels = np.stack([once(image).labels for image in batch])
             outputs.append({"labels": labels, "logits": np.asarray(program(batch)["logits"])})

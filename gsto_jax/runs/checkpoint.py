@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 from jax.sharding import Mesh
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import placed
 from gsto_jax.errors import TrainingError, UserError
@@ -88,7 +88,7 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # What ended the block counts for more than what else cannot be written because of it.
         quiet = contextlib.suppress(TrainingError) if kind else contextlib.nullcontext()
-        with quiet, self._writing(), reporting.stage("writing checkpoints"):
+        with quiet, self._writing(), progress.track("writing checkpoints"):
             self._manager.close()
 
     def is_best(self, metrics: Record) -> bool:
@@ -129,7 +129,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved is on the disk. Raises TrainingError if it cannot be."""
-        with self._writing(), reporting.stage("writing checkpoints"):
+        with self._writing(), progress.track("writing checkpoints"):
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
@@ -295,7 +295,7 @@ def load_first(
     for path in paths:
         checkpoint, message = None, "a process could not read its part"
         try:
-            with reporting.stage(f"reading checkpoint {path.name}"):
+            with progress.track(f"reading checkpoint {path.name}"):
                 record = read_record(path)
                 check(record)
                 checkpoint = Checkpoint(path, read_state(path, task, mesh, fork), record)

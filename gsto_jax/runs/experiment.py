@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.config import MODEL, changes, flat, role
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import whole
@@ -173,7 +173,7 @@ class Experiment:
             details = {"input": getattr(batches, "waits_for", str)}
             watchdog = Watchdog(run.stall_seconds, tell, details)
             end = min(self.task.steps, run.stop_at or self.task.steps)
-            training = reporting.stage("training", total=end, completed=step)
+            training = progress.track("training", total=end, completed=step)
 
             def waits(stage: str = "", step: int = 0) -> None:
                 # A compilation is a stage that is reported by itself.

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.runs import checkpoint as checkpoints
@@ -46,7 +46,7 @@ def load_trained(checkpoint: str | Path) -> Trained:
     """
     path, *older = checkpoints.named(Path(checkpoint))
     try:
-        with reporting.stage(f"reading checkpoint {path.name}"):
+        with progress.track(f"reading checkpoint {path.name}"):
             config = checkpoints.read_record(path)["config"]
             task = task_of(config)
             mesh = make_mesh(jax.local_devices()[:1])

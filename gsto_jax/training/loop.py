@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from gsto_jax.devices.mesh import compiler_options, on_mesh, put_batch, replicated, split_batch
 from gsto_jax.errors import TrainingError
 from gsto_jax.training.hyperparameters import hyperparameters
@@ -116,7 +116,7 @@ def fit(
                 hooks.save(state)
             break
         hooks.waits("compile" if first else "device", step)
-        compiling = _first(first, "compiling the train step", announce=True)
+        compiling = _first(first, "compiling the train step", always_log=True)
         with compiling, jax.profiler.StepTraceAnnotation("train", step_num=step):
             inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
             state, scalars = step_fn(state, inputs)
@@ -234,11 +234,11 @@ def compiled_train_step(task: Task, mesh: Mesh) -> CompiledTrainStep:
     return CompiledTrainStep(task, mesh)
 
 
-def _first(first: bool, description: str, announce: bool = False) -> Any:
+def _first(first: bool, description: str, always_log: bool = False) -> Any:
     """Reports what only the first step waits for, when the state is still that on the disk."""
     if not first:
         return nullcontext()
-    return reporting.stage(description, announce=announce, resumable=True)
+    return progress.track(description, always_log=always_log, resumable=True)
 
 
 def _check_finite(scalars: Mapping[str, Any] | None, step: int) -> None:

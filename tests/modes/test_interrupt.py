@@ -20,7 +20,7 @@ from modes.interrupt import PATIENCE, Interrupt
 
 PATIENCE.update({{True: 0.3, False: 0.3}})
 words = "compiling the train step"
-stage = SimpleNamespace(description=words, announce=True, resumable={resumable})
+stage = SimpleNamespace(description=words, always_log=True, resumable={resumable})
 child = subprocess.Popen(["sleep", "600"])
 with Interrupt(raises={raises}, stages=lambda: [stage]) as interrupt:
     print(child.pid, flush=True)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gsto_jax import reporting
+from gsto_jax import progress
 from modes import terminal
 from tests import program
 
@@ -22,18 +22,18 @@ def lines(monkeypatch, capsys):
     monkeypatch.setattr(terminal, "FIRST", 0.2)
     monkeypatch.setattr(terminal, "EVERY", 0.5)
     monkeypatch.setattr(terminal, "PERIOD", 0.05)
-    with terminal.LineReporter() as reporter, reporting.reporting_to(reporter):
+    with terminal.LineReporter() as reporter, progress.use_reporter(reporter):
         yield lambda: capsys.readouterr().out.splitlines()
 
 
 def test_a_log_gets_lines_about_what_takes_long(lines):
-    with reporting.stage("reading the data"):
+    with progress.track("reading the data"):
         pass
     assert lines() == []
-    with reporting.compiling("the train step"):
+    with progress.track_compilation("the train step"):
         pass
     assert lines() == ["compiling the train step ...", "compiling the train step took 0 s"]
-    with reporting.stage("evaluating val", 10) as advance:
+    with progress.track("evaluating val", 10) as advance:
         time.sleep(0.4)
         assert lines() == ["evaluating val ..."]
         advance(2)
@@ -45,7 +45,7 @@ def test_a_log_gets_lines_about_what_takes_long(lines):
 
 
 def test_other_lines_make_progress_lines_rarer(lines):
-    with reporting.stage("training", 100):
+    with progress.track("training", 100):
         time.sleep(0.4)
         for step in range(4):
             time.sleep(0.2)
@@ -63,17 +63,17 @@ class Stage(Starting):
 
 show = make_show()
 training = Stage(description="training", total=40, completed=10)
-compiling = Stage(description="compiling the train step", announce=True)
+compiling = Stage(description="compiling the train step", always_log=True)
 with make_reporter() as reporter:
-    reporter.began(training)
-    reporter.began(compiling)
+    reporter.on_start(training)
+    reporter.on_start(compiling)
     time.sleep(0.6)
-    reporter.ended(compiling)
+    reporter.on_end(compiling)
     for training.completed in (11, 12):
-        reporter.advanced(training)
+        reporter.on_advance(training)
     show("step 12/40 " + "and words " * 12 + "/a/path" * 16)
     time.sleep(0.6)
-    reporter.ended(training)
+    reporter.on_end(training)
 show("done")
 """
 
@@ -116,18 +116,18 @@ def test_a_program_reports_each_shape_that_it_compiles():
     seen = []
 
     class Record:
-        def began(self, stage):
-            seen.append((stage.description, stage.announce))
+        def on_start(self, stage):
+            seen.append((stage.description, stage.always_log))
 
-        def advanced(self, stage):
+        def on_advance(self, stage):
             pass
 
-        def ended(self, stage):
+        def on_end(self, stage):
             seen.append("ended")
 
-    add = reporting.ReportedProgram(jax.jit(lambda w, batch: w + batch["image"].sum()), "a sum")
+    add = progress.JitWithProgress(jax.jit(lambda w, batch: w + batch["image"].sum()), "a sum")
     weight = jnp.ones(())
-    with reporting.reporting_to(Record()):
+    with progress.use_reporter(Record()):
         for height in (4, 6, 4):
             add(weight, {"image": jnp.ones((1, height, 8, 3))})
     assert seen == [
@@ -137,11 +137,11 @@ def test_a_program_reports_each_shape_that_it_compiles():
         "ended",
     ]
     assert add.lower(weight, {"image": jnp.ones((1, 4, 8, 3))}) is not None
-    assert reporting.stages() == ()
+    assert progress.open_operations() == ()
 
 
 def test_a_stage_that_fails_is_closed():
-    with pytest.raises(ValueError), reporting.stage("outer", resumable=True):
-        assert [stage.description for stage in reporting.stages()] == ["outer"]
+    with pytest.raises(ValueError), progress.track("outer", resumable=True):
+        assert [stage.description for stage in progress.open_operations()] == ["outer"]
         raise ValueError
-    assert reporting.stages() == ()
+    assert progress.open_operations() == ()
