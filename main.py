@@ -23,7 +23,7 @@ def main(argv: Sequence[str], interrupt: Interrupt | None = None) -> None:
     """Runs the mode that the flags name; ends with status 2 for what the user can mend."""
     from absl import flags
 
-    from modes.terminal import make_reporter
+    from modes.terminal_output import make_reporter
 
     args = SimpleNamespace(**flags.FLAGS.flag_values_dict(), inputs=list(argv[1:]))
     with make_reporter() as reporter:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str], interrupt: Interrupt | None = None) -> None:
 
 def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> None:
     from modes.command_line import fit
-    from modes.terminal import Starting
+    from modes.terminal_output import Starting
 
     # Of a checkpoint that fails, it would show the same error for every array.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

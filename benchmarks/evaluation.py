@@ -118,7 +118,7 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
     from gsto_jax.runs import workdir
     from gsto_jax.runs.experiment import Experiment, load_for_evaluation
     from gsto_jax.training.task import initial_state
-    from modes.common import make_eval_set, read_settings
+    from modes.run_setup import make_eval_set, read_settings
 
     task, data, values = read_settings(config)
     mesh = make_mesh()

@@ -164,7 +164,7 @@ def draw(rng: random.Random, seeds: Sequence[bytes], smart: Callable[[bytes], by
 
 def config_target() -> Target:
     """Overrides of settings, through the command line to the checked settings."""
-    import modes.common  # noqa: F401  here, and not in each process
+    import modes.run_setup  # noqa: F401  here, and not in each process
     from configs import base
 
     names = list(_flat_names(base.get_config().to_dict()))
@@ -261,7 +261,7 @@ def config_target() -> Target:
         from gsto_jax.errors import UserError
         from gsto_jax.segmentation.protocol import protocol_of
         from modes import MODES, command_line
-        from modes.common import read_settings
+        from modes.run_setup import read_settings
 
         sys.argv = ["main.py", *json.loads(data)]
         told, before = io.StringIO(), set(flags.FLAGS)

@@ -36,7 +36,7 @@ from gsto_jax.layers import gates
 from gsto_jax.layers.heads import SegmentationHead
 from gsto_jax.ops.packing import LANES, stored
 from gsto_jax.training.network import network
-from modes.common import read_settings
+from modes.run_setup import read_settings
 
 IMAGES, SIZE = 8, (512, 1024)
 NETWORKS = {

@@ -29,7 +29,7 @@ from gsto_jax.plan.machines import machine
 from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, abstract_state
-from modes.common import read_settings
+from modes.run_setup import read_settings
 
 SMALL = {
     "w18s": ("cityscapes_w18s", 2, (128, 256)),

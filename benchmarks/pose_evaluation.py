@@ -77,7 +77,7 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     from gsto_jax.runs import workdir
     from gsto_jax.runs.experiment import load_for_evaluation
     from gsto_jax.training.task import initial_state
-    from modes.common import make_pose_set, read_settings
+    from modes.run_setup import make_pose_set, read_settings
 
     config.eval.batch_size = batch_size
     task, data, values = read_settings(config)

@@ -54,7 +54,7 @@ from gsto_jax.plan.hlo import Program
 from gsto_jax.plan.machines import machine
 from gsto_jax.plan.measure import DoesNotFit, plan
 from gsto_jax.plan.step_plan import collectives
-from modes.common import read_settings
+from modes.run_setup import read_settings
 
 CHIP = "v5e"
 GRIDS = {4: (2, 2), 16: (4, 4), 64: (8, 8), 256: (16, 16)}

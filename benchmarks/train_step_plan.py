@@ -29,7 +29,7 @@ import jax
 from gsto_jax.plan.machines import machine
 from gsto_jax.plan.measure import plan
 from gsto_jax.plan.step_plan import Calls
-from modes.common import read_settings
+from modes.run_setup import read_settings
 
 TOPOLOGY = "v5e:2x2"
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from data_pipelines import DataConfig, DataError, group, make_source, report_labels
 from data_pipelines import audit as audit_labels
 from gsto_jax import progress
-from modes.terminal import Show, make_show, plain_values
+from modes.terminal_output import Show, make_show, plain_values
 
 
 def run(args: Any) -> None:

@@ -12,7 +12,7 @@ from gsto_jax.config import Config
 from gsto_jax.models.counts import Count, count_by_part
 from gsto_jax.models.published import POSE_SIZE, SIZE, published
 from gsto_jax.training.network import network
-from modes.terminal import make_show, plain_values
+from modes.terminal_output import make_show, plain_values
 
 
 def run(args: Any) -> None:

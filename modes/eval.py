@@ -5,7 +5,7 @@ from typing import Any
 from gsto_jax import progress
 from gsto_jax.devices.mesh import make_mesh, use_compilation_cache
 from gsto_jax.runs.experiment import Experiment, load_for_evaluation
-from modes.common import (
+from modes.run_setup import (
     agree,
     make_eval_set,
     read_settings,

@@ -17,7 +17,7 @@ from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.weights import SUFFIXES, export_weights, format_for
-from modes.terminal import make_show
+from modes.terminal_output import make_show
 
 
 def run(args: Any) -> None:

@@ -22,8 +22,8 @@ from gsto_jax.plan.step_plan import Plan
 from gsto_jax.plan.tables import compare_table, plan_table, time_line
 from gsto_jax.training.task import Task
 from modes import command_line
-from modes.common import read_settings
-from modes.terminal import Show, make_show, plain_values
+from modes.run_setup import read_settings
+from modes.terminal_output import Show, make_show, plain_values
 
 _USABLE = 0.98
 """Share of a chip's memory that programs get of it."""

@@ -40,7 +40,7 @@ from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note
 from modes.person_boxes import Say, read_boxes
-from modes.terminal import make_console
+from modes.terminal_output import make_console
 
 _FRAMES = ".mp4/"  # between the name of a video and a frame's number
 _IMAGE_SETTINGS = tuple(field.name for field in fields(ImageRule))

@@ -8,7 +8,7 @@ from typing import Any
 from data_pipelines import DataConfig, DataError
 from data_pipelines.builders import BUILDERS, make_builder, prepare
 from gsto_jax import progress
-from modes.terminal import make_show, plain_values
+from modes.terminal_output import make_show, plain_values
 
 
 def run(args: Any) -> None:

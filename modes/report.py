@@ -7,7 +7,7 @@ from configs import base
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.report import write_report
-from modes.terminal import make_show, plain_values
+from modes.terminal_output import make_show, plain_values
 
 
 def run(args: Any) -> None:

@@ -19,7 +19,7 @@ from gsto_jax.runs.experiment import load_for_evaluation
 from gsto_jax.segmentation import evaluate as segmentation
 from gsto_jax.segmentation.submission import SubmissionWriter, label_ids
 from gsto_jax.segmentation.task import SegmentationTask
-from modes.common import (
+from modes.run_setup import (
     Values,
     make_pose_set,
     make_segmentation_set,
@@ -28,7 +28,7 @@ from modes.common import (
     show_compilation,
     show_warnings,
 )
-from modes.terminal import make_show
+from modes.terminal_output import make_show
 
 
 def run(args: Any) -> None:

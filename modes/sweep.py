@@ -43,9 +43,9 @@ from gsto_jax.sweep.rows import (
 )
 from gsto_jax.training.network import network
 from modes import command_line
-from modes.common import read_settings
+from modes.run_setup import read_settings
 from modes.interrupt import Interrupt
-from modes.terminal import make_console, make_show
+from modes.terminal_output import make_console, make_show
 
 MAIN = Path(__file__).parents[1] / "main.py"
 AS_IS = "as-is"

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from gsto_jax import progress
 from gsto_jax.models.published import ROWS, Row
-from modes.terminal import make_show
+from modes.terminal_output import make_show
 
 
 def run(args: Any) -> None:

@@ -23,7 +23,7 @@ from gsto_jax.runs.workdir import Workdir, revision
 from gsto_jax.training import profiling
 from gsto_jax.training.throughput import workload
 from gsto_jax.types import Size
-from modes.common import (
+from modes.run_setup import (
     agree,
     fingerprint,
     make_eval_set,
@@ -33,8 +33,8 @@ from modes.common import (
     shower,
 )
 from modes.interrupt import Interrupt, end_children
-from modes.tensorboard import TensorBoardWriter, check_tensorboard
-from modes.terminal import Show
+from modes.tensorboard_writer import TensorBoardWriter, check_tensorboard
+from modes.terminal_output import Show
 
 PRETRAINED = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
 """Prepared datasets whose published scores start from ImageNet weights."""

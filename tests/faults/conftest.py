@@ -11,7 +11,7 @@ import pytest
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
 from modes import train as mode
-from modes.common import read_settings
+from modes.run_setup import read_settings
 from tests.faults.small_runs import STEPS, arguments, make_small, settings
 
 

@@ -18,7 +18,7 @@ from data_pipelines.sources.folder import FolderSource
 from gsto_jax.devices import processes
 from gsto_jax.training.watchdog import Watchdog
 from modes import train as mode
-from modes.terminal import plain_values
+from modes.terminal_output import plain_values
 
 
 @dataclass

@@ -138,7 +138,7 @@ def test_tensorboard(tmp_path, monkeypatch):
     """TensorFlow's errors are none of the system's."""
     from tensorflow.errors import ResourceExhaustedError
 
-    from modes.tensorboard import TensorBoardWriter
+    from modes.tensorboard_writer import TensorBoardWriter
 
     def fail(*args):
         raise ResourceExhaustedError(None, None, f"{tmp_path}/events; No space left on device\nx")
@@ -309,7 +309,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 from configs import quickstart
 from data_pipelines import DataConfig, DataError, make_source, shared_memory, train_batches
-from modes.terminal import plain_values
+from modes.terminal_output import plain_values
 
 if __name__ == "__main__":
     values = plain_values(quickstart.get_config("runlocal"))["data"]

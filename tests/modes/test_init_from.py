@@ -8,7 +8,7 @@ import pytest
 
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.weights import read_state
-from modes.terminal import plain_values
+from modes.terminal_output import plain_values
 from modes.train import start_note
 from tests.program import run, run_short
 

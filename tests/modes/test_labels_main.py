@@ -11,7 +11,7 @@ import pytest
 from configs import base
 from data_pipelines import DataError
 from modes import audit, train
-from modes.terminal import plain_values
+from modes.terminal_output import plain_values
 
 
 def write(path, array):

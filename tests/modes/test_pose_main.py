@@ -139,7 +139,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     from data_pipelines import DataConfig, PersonSource
     from gsto_jax.config import PoseConfig
     from gsto_jax.pose.metrics import evaluate_coco, results
-    from modes.terminal import plain_values
+    from modes.terminal_output import plain_values
     from tests.gsto_jax.pose_poses import poses_of
 
     source = Path(os.environ["GSTO_DATA"]) / "coco_kp"

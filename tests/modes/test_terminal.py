@@ -55,7 +55,7 @@ def test_other_lines_make_progress_lines_rarer(lines):
 
 TERMINAL = """
 import time
-from modes.terminal import Starting, make_reporter, make_show
+from modes.terminal_output import Starting, make_reporter, make_show
 
 class Stage(Starting):
     def __init__(self, **fields):

@@ -26,7 +26,7 @@ from gsto_jax.devices.mesh import split_batch, replicated
 from gsto_jax.plan.machines import machine
 from gsto_jax.training.task import abstract_state
 from gsto_jax.training.loop import compiled_train_step
-from modes.common import read_settings
+from modes.run_setup import read_settings
 
 config = quickstart.get_config()
 config.model.dtype = "bfloat16"

@@ -28,7 +28,7 @@ from gsto_jax.segmentation.eval_set import SegmentationSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import protocol_of
 from gsto_jax.training.task import Task
-from modes.terminal import Show, make_show, plain_values
+from modes.terminal_output import Show, make_show, plain_values
 
 Values = dict[str, Any]
 OF_A_HOST = ("data.root", "data.workers", "run.compilation_cache")
