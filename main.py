@@ -83,7 +83,7 @@ def _check(args: SimpleNamespace) -> None:
 
     from gsto_jax.devices.host_memory import keep_freed_memory
     from gsto_jax.errors import UserError
-    from modes.platforms import check_platform
+    from modes.platform_check import check_platform
 
     if args.inputs and args.mode != "predict":
         raise UserError(
@@ -136,9 +136,9 @@ def _join(args: SimpleNamespace) -> None:
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags; see `modes.command_line.parse`. Prints a help page that is asked for."""
     from configs import base
-    from modes import command_line, help
+    from modes import command_line, help_pages
 
-    if page := help.page(argv):
+    if page := help_pages.page(argv):
         print(page, end="")
         sys.exit()
     return command_line.parse(argv, base.get_config(), MODES)

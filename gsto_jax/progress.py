@@ -1,7 +1,7 @@
 """Progress of long operations: the channel from the library to whoever displays it.
 
 The library prints nothing. It wraps everything that may take seconds in `track`; a program installs
-a `Reporter` that displays the open operations, as `modes/terminal.py` does.
+a `Reporter` that displays the open operations, as `modes/terminal_output.py` does.
 
 Example:
   >>> with track("evaluating val", total=500) as advance:
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
-
 
 Advance = Callable[..., None]
 """Adds a number of completed units, by default 1, to an operation."""

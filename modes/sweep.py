@@ -43,8 +43,8 @@ from gsto_jax.sweep.rows import (
 )
 from gsto_jax.training.network import network
 from modes import command_line
-from modes.run_setup import read_settings
 from modes.interrupt import Interrupt
+from modes.run_setup import read_settings
 from modes.terminal_output import make_console, make_show
 
 MAIN = Path(__file__).parents[1] / "main.py"

@@ -23,6 +23,7 @@ from gsto_jax.runs.workdir import Workdir, revision
 from gsto_jax.training import profiling
 from gsto_jax.training.throughput import workload
 from gsto_jax.types import Size
+from modes.interrupt import Interrupt, end_children
 from modes.run_setup import (
     agree,
     fingerprint,
@@ -32,7 +33,6 @@ from modes.run_setup import (
     show_warnings,
     shower,
 )
-from modes.interrupt import Interrupt, end_children
 from modes.tensorboard_writer import TensorBoardWriter, check_tensorboard
 from modes.terminal_output import Show
 

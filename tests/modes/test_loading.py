@@ -8,7 +8,7 @@ import pytest
 
 from configs import base, loading
 from configs.loading import ConfigError, load, of_run
-from modes import EXAMPLES, FLAGS, MODES, command_line, config_page, help
+from modes import EXAMPLES, FLAGS, MODES, command_line, config_page, help_pages
 
 START = "from configs import base\n\ndef get_config(arg=None):\n    config = base.get_config()\n"
 END = "    return config\n"
@@ -155,9 +155,9 @@ def test_a_command_line_without_config():
 
 
 def test_help_pages_fit_a_terminal_and_name_everything():
-    pages = {mode: help.page(["main.py", f"--mode={mode}", "--help"]) for mode in MODES}
-    main = help.page(["main.py", "-h"])
-    for text in (main, *pages.values(), help.page(["main.py", "--help_config="])):
+    pages = {mode: help_pages.page(["main.py", f"--mode={mode}", "--help"]) for mode in MODES}
+    main = help_pages.page(["main.py", "-h"])
+    for text in (main, *pages.values(), help_pages.page(["main.py", "--help_config="])):
         assert max(map(len, text.splitlines())) <= 100
     assert all(f"\n  {mode} " in main for mode in MODES)
     assert sum(line.startswith("  --") for line in main.splitlines()) == 10
@@ -166,16 +166,16 @@ def test_help_pages_fit_a_terminal_and_name_everything():
         assert EXAMPLES[mode] in text and MODES[mode] in text.replace("\n", " ")
         listed = {line.split()[0] for line in text.splitlines() if line.startswith("  --")}
         assert {f"--{name}" for name, readers in FLAGS.items() if mode in readers} <= listed
-    assert help.page(["main.py", "--mode=train"]) is None
+    assert help_pages.page(["main.py", "--mode=train"]) is None
 
 
 def test_every_option_is_listed_with_its_meaning():
     assert set(base.options()) == set(loading.names(base.get_config()))
-    page = help.page(["main.py", "--help_config=Optim"])
+    page = help_pages.page(["main.py", "--help_config=Optim"])
     assert "optim.learning_rate = 0.01\n      Learning rate of step 0\n" in page
     named, _, mentioned = page.partition("others whose meaning mentions")
     assert "shard_parameters" in mentioned and "shard_parameters" not in named
-    page = help.page(["main.py", "--help_config=crop", "--config=configs/camvid_w18s.py"])
+    page = help_pages.page(["main.py", "--help_config=crop", "--config=configs/camvid_w18s.py"])
     crop = load("configs/camvid_w18s.py").data.crop
     assert "values of configs/camvid_w18s.py" in page and f"data.crop = {crop}" in page
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gsto_jax import UserError
-from modes import MODES, platforms
+from modes import MODES, platform_check
 from tests.program import environment
 
 ROOT = Path(__file__).parents[2]
@@ -138,16 +138,16 @@ def test_predict_and_export(tmp_path):
 @pytest.mark.parametrize("mode", MODES)
 def test_what_training_needs_is_said(monkeypatch, mode):
     needs = mode in ("train", "sweep", "prepare")
-    assert platforms.check_platform(mode) is None
-    monkeypatch.setattr(platforms.sys, "platform", "darwin")
-    note = platforms.check_platform(mode)
+    assert platform_check.check_platform(mode) is None
+    monkeypatch.setattr(platform_check.sys, "platform", "darwin")
+    note = platform_check.check_platform(mode)
     assert (needs and f"--mode={mode}" in note and "darwin" in note) or (not needs and note is None)
-    monkeypatch.setattr(platforms.sys, "platform", "win32")
+    monkeypatch.setattr(platform_check.sys, "platform", "win32")
     if needs:
         with pytest.raises(UserError, match=f"--mode={mode} .*WSL"):
-            platforms.check_platform(mode)
+            platform_check.check_platform(mode)
     else:
-        assert platforms.check_platform(mode) is None
+        assert platform_check.check_platform(mode) is None
 
 
 def test_preparing_without_file_locks(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from gsto_jax import progress
-from modes import terminal
+from modes import terminal_output as terminal
 from tests import program
 
 
