@@ -45,7 +45,7 @@ def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> N
     from gsto_jax import progress
     from gsto_jax.devices import processes
     from gsto_jax.errors import TrainingError, UserError
-    from gsto_jax.files import disk_problem
+    from gsto_jax.files import disk_error_message
 
     try:
         _check(args)
@@ -66,7 +66,7 @@ def _run(args: SimpleNamespace, reporter: Any, interrupt: Interrupt | None) -> N
     except TrainingError as error:
         processes.fail(fit(str(error)), 1)
     except Exception as error:
-        if message := disk_problem(error):
+        if message := disk_error_message(error):
             processes.fail(fit(message), 1)
         if not processes.several():
             raise

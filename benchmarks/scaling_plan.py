@@ -48,7 +48,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 
 from benchmarks.likeness import difference, operations
-from gsto_jax.files import replacing
+from gsto_jax.files import atomic_write
 from gsto_jax.plan.estimate import Estimate, on_tpus
 from gsto_jax.plan.hlo import Program
 from gsto_jax.plan.machines import machine
@@ -294,7 +294,7 @@ def saved(path: Path) -> list[dict[str, Any]]:
 def save(path: Path, found: Found) -> None:
     """Puts a row into a CSV, in place of the one that is there."""
     known = {x["row"]: x for x in saved(path)} | {found["row"]: found}
-    with replacing(path) as part, part.open("w", newline="") as file:
+    with atomic_write(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(known[name] for name in ROWS if name in known)

@@ -1,17 +1,17 @@
-"""Exceptions: what the user can fix, and what ends a run."""
+"""Exceptions of the library."""
 
 
 class UserError(ValueError):
-    """A bad setting, path or file. The message names the thing and the remedy.
+    """An error that the user can fix, such as a bad config option, path or file.
 
-    `main.py` prints the message alone and exits with status 2; any other exception is a defect of
-    this package and keeps its traceback.
+    The message names the cause and the remedy. `main.py` prints it without a traceback and exits
+    with status 2.
     """
 
 
 class StatisticsError(ValueError):
-    """BatchNorm in training sees fewer than two values per channel, which have no variance."""
+    """BatchNorm has fewer than two values per channel in training, so no variance."""
 
 
 class TrainingError(Exception):
-    """A run that cannot go on, though its settings and data could be read."""
+    """A failure during training, such as a non-finite loss or a full disk."""

@@ -1,4 +1,4 @@
-"""Files: replaced whole or not at all, listed, named in errors, CSV and JSON. Needs no JAX."""
+"""File helpers: atomic writes, listing, disk errors, JSON and CSV. Needs no JAX."""
 
 import csv
 import errno
@@ -13,97 +13,100 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-IMAGES = (
+IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
     *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
-"""Suffixes of image files."""
-TEXTS = frozenset(
+TEXT_SUFFIXES = frozenset(
     ("", ".csv", ".htm", ".html", ".json", ".log", ".md", ".txt", ".xml", ".yaml", ".yml")
 )
-"""Suffixes of files that lie beside images and are none."""
-_SYSTEM = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
-"""Names that archivers, servers and file managers leave beside people's files, lower case."""
+"""Suffixes of files that often lie in image folders and are silently skipped there."""
+_SYSTEM_FILES = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
+"""Lower-case names that archivers, servers and file managers create."""
 
 
 def is_hidden(path: str) -> bool:
-    """Returns whether a relative path leads through a hidden file or folder."""
+    """Returns whether any component of a relative path is hidden or a system file."""
     parts = path.replace("\\", "/").split("/")
     return any(
-        (part.startswith(".") and part not in (".", "..")) or part.lower() in _SYSTEM
+        (part.startswith(".") and part not in (".", "..")) or part.lower() in _SYSTEM_FILES
         for part in parts
     )
 
 
 def walk_files(folder: Path, skip: Collection[Path] = ()) -> list[str]:
-    """Lists the files below a folder, through links, without hidden ones.
+    """Lists the files below a folder recursively, without hidden files.
 
     Args:
-      folder: where to start.
+      folder: folder to search. Symbolic links are followed, except to a parent folder.
       skip: folders to leave out.
 
     Returns:
-      Paths relative to the folder, sorted. A link to a folder that it lies in is not followed.
+      Sorted paths relative to the folder.
 
     Raises:
       OSError: a folder cannot be read.
     """
     skipped = frozenset(map(os.path.realpath, skip))
     start = len(os.path.join(folder, ""))
-    return sorted(path[start:].replace(os.sep, "/") for path in _below(folder, skipped))
+    return sorted(path[start:].replace(os.sep, "/") for path in _walk(folder, skipped))
 
 
-def _below(folder: str | Path, parents: frozenset[str]) -> Iterator[str]:
+def _walk(folder: str | Path, parents: frozenset[str]) -> Iterator[str]:
     real = os.path.realpath(folder)
     if real in parents:
         return
     with os.scandir(folder) as entries:
-        listed = [entry for entry in entries if not is_hidden(entry.name)]
-    for entry in listed:
+        visible = [entry for entry in entries if not is_hidden(entry.name)]
+    for entry in visible:
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _below(entry.path, parents | {real})
+            yield from _walk(entry.path, parents | {real})
         else:
             yield entry.path
 
 
-def readable(text: str) -> str:
-    """Returns a file name as text of Unicode; one that is not UTF-8 is read as Windows-1252."""
+def to_unicode(filename: str) -> str:
+    """Returns a file name as valid Unicode; a name that is not UTF-8 is read as Windows-1252."""
     try:
-        text.encode()
+        filename.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
-    return text
+        return filename.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+    return filename
 
 
-_FULL = ("ENOSPC", "EDQUOT", "EFBIG")
-_REFUSED = ("EROFS", "EACCES", "EPERM", "EIO", "ESTALE", "ENAMETOOLONG", "EISDIR", "ENOTDIR")
+_DISK_FULL = ("ENOSPC", "EDQUOT", "EFBIG")
+_ACCESS_DENIED = (
+    *("EROFS", "EACCES", "EPERM", "EIO", "ESTALE"),
+    *("ENAMETOOLONG", "EISDIR", "ENOTDIR"),
+)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields where to write a file or folder that takes its place at the end, unless that fails.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path that replaces a file or folder, unless the block raises.
 
     Args:
-      path: its place, in a folder that exists.
+      path: file or folder to replace; its parent folder must exist.
 
     Raises:
       OSError: the file cannot be written; its `filename` is set.
 
     Example:
-      >>> with replacing(folder / "scores.zip") as part:
-      ...     part.write_bytes(data)
+      >>> with atomic_write(folder / "scores.zip") as temporary:
+      ...     temporary.write_bytes(data)
     """
-    # Short, whatever the length of the name; the suffix tells encoders the format.
-    part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.part{path.suffix}")
+    # A hash keeps the name short; the suffix tells encoders the format.
+    crc = zlib.crc32(os.fsencode(path.name))
+    temporary = path.with_name(f".{crc:08x}.part{path.suffix}")
     try:
-        with named(path):
-            _remove(part)  # left by a process that was killed
-            yield part
-            if part.is_dir():
+        with name_in_errors(path):
+            _remove(temporary)  # left by a process that was killed
+            yield temporary
+            if temporary.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            part.replace(path)
+            temporary.replace(path)
     finally:
-        _remove(part)
+        _remove(temporary)
 
 
 def _remove(path: Path) -> None:
@@ -114,14 +117,14 @@ def _remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all. Raises OSError."""
-    with replacing(path) as part:
-        part.write_text(text, "utf-8", "surrogateescape", newline="\n")
+    """Writes a UTF-8 text file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, "utf-8", "surrogateescape", newline="\n")
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Names the file in errors that do not: of a full disk, Python knows only the number."""
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Sets the file name of an OSError that has none, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -130,44 +133,37 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
-def is_full(error: OSError) -> bool:
-    """Returns whether an error means that no further file can be written there."""
-    return errno.errorcode.get(error.errno or 0) in _FULL
+def is_disk_full(error: OSError) -> bool:
+    """Returns whether an error means that no further file can be written to the disk."""
+    return errno.errorcode.get(error.errno or 0) in _DISK_FULL
 
 
-def disk_problem(error: BaseException) -> str | None:
-    """Returns what to say of an error that a disk made; None for any other.
-
-    Args:
-      error: any.
-    """
+def disk_error_message(error: BaseException) -> str | None:
+    """Returns a message for the user about a disk error; None for any other error."""
     if not isinstance(error, OSError):
         return None
     name = errno.errorcode.get(error.errno or 0)
-    if name not in (*_FULL, *_REFUSED):
+    if name not in (*_DISK_FULL, *_ACCESS_DENIED):
         return None
-    remedy = "make room" if name in _FULL else "make it writable or choose another place"
+    remedy = "free up disk space" if name in _DISK_FULL else "check permissions or use another path"
     path = error.filename2 or error.filename or "a file"
-    return (
-        f"{path} cannot be written or read ({error.strerror}): {remedy}, and give the same command "
-        "again"
-    )
+    return f"cannot read or write {path} ({error.strerror}): {remedy}, then rerun the command"
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Reads JSON.
+    """Parses JSON.
 
     Raises:
-      ValueError: it is none, or nested beyond reason.
+      ValueError: the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply to be read") from None
+        raise ValueError("JSON is nested too deeply") from None
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns the JSON object in a file; None where there is none, or another value."""
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """Reads a JSON object from a file; None if the file is missing or holds anything else."""
     try:
         value = parse_json(path.read_bytes())
     except (OSError, ValueError):
@@ -176,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Returns JSON that strict parsers read: NaN and infinity become null."""
+    """Returns strict JSON, in which NaN and infinity become null."""
     try:
         return json.dumps(value, indent=indent, allow_nan=False)
     except ValueError:
@@ -192,7 +188,7 @@ def _finite(value: Any) -> Any:
 
 
 def to_csv(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Returns CSV with lines that end in a line feed."""
+    """Returns CSV text with LF line endings."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -201,6 +197,6 @@ def to_csv(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """Returns the rows of a CSV file. Raises OSError, ValueError or `csv.Error`."""
+    """Reads the rows of a CSV file. Raises OSError, ValueError or `csv.Error`."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.reader(file))

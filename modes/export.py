@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_full
+from gsto_jax.files import is_disk_full
 from gsto_jax.predict.export import export, preprocessing
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
@@ -73,7 +73,7 @@ def write_weights(trained: Trained, path: Path) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         missing = export_weights(path, trained.variables, form)
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
         raise UserError(
             f"{path} cannot be written ({error.strerror}): give a writable --output"

@@ -18,7 +18,7 @@ from gsto_jax import progress
 from gsto_jax.config import RUNTIME, role
 from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_full
+from gsto_jax.files import is_disk_full
 from gsto_jax.image_files import Head, ImageRule
 from gsto_jax.ops.padding import reduced_size
 from gsto_jax.predict.files import (
@@ -242,7 +242,7 @@ class _Work:
         except UserError as error:
             message = str(error)
         except OSError as error:
-            if is_full(error):
+            if is_disk_full(error):
                 raise
             message = f"cannot write what {entry.path} shows: {error.strerror or error}"
         else:

@@ -25,7 +25,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.archives import FULL, SCRATCH, Downloads
 from data_pipelines.files.json import read_json
 from data_pipelines.sources.prepared import PLAN, UNFINISHED, check_tiles
-from gsto_jax.files import readable
+from gsto_jax.files import to_unicode
 
 VERSION = "1.0.0"
 _LOCK = ".lock"
@@ -65,7 +65,7 @@ def prepare(
         raise DataError(
             f"storage is {storage!r}; {builder.name} takes {' or '.join(builder.storages)}."
         )
-    if readable(str(root)) != str(root):
+    if to_unicode(str(root)) != str(root):
         raise DataError(f"root is {str(root)!r}, which is not UTF-8; give another one.")
     final = root / builder.name / VERSION
     if final.is_dir():
@@ -125,7 +125,7 @@ def _items(builder: Builder, downloads: Downloads, partial: bool) -> dict[str, l
             name, count = Counter(item.name for item in records).most_common(1)[0]
             if count > 1:
                 raise DataError(f"{downloads.source} has {name} of {split} twice; give one copy.")
-            if odd := [item.name for item in records if readable(item.name) != item.name]:
+            if odd := [item.name for item in records if to_unicode(item.name) != item.name]:
                 raise DataError(
                     f"{downloads.source} has {len(odd)} records whose names are not UTF-8, such as"
                     f" {odd[0]!r}; rename their files."

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data_pipelines.errors import DataError
-from gsto_jax.files import IMAGES, readable, walk_files
+from gsto_jax.files import IMAGE_SUFFIXES, to_unicode, walk_files
 
 _FIGURES = ("_branches", "_gates")
 """Endings of the figures that an evaluation writes beside an image's own."""
@@ -31,14 +31,14 @@ def without_suffix(path: str, suffix: str) -> str | None:
 
     Args:
         path: of a file.
-        suffix: such as ".png" or "_leftImg8bit.png"; empty: any of `IMAGES`.
+        suffix: such as ".png" or "_leftImg8bit.png"; empty: any of `IMAGE_SUFFIXES`.
 
     Returns:
         The rest; None where the path has another suffix, or nothing else in its name.
     """
     if not suffix:
         stem, suffix = os.path.splitext(path)
-        return stem if suffix.lower() in IMAGES else None
+        return stem if suffix.lower() in IMAGE_SUFFIXES else None
     stem = path[: -len(suffix)]
     fits = path[-len(suffix) :].lower() == suffix.lower()
     return stem if fits and stem and not stem.endswith("/") else None
@@ -59,12 +59,12 @@ def unique_names(stems: Sequence[str], suffixes: Sequence[str]) -> list[str]:
         >>> unique_names(["a", "a", "b"], [".png", ".jpg", ".png"])
         ['a_png', 'a_jpg', 'b']
     """
-    stems = [readable(stem) for stem in stems]
+    stems = [to_unicode(stem) for stem in stems]
     counts = Counter(map(_key, stems))
     taken: set[str] = set()
     names = []
     for stem, suffix in zip(stems, suffixes, strict=True):
-        base = stem if counts[_key(stem)] == 1 else f"{stem}_{readable(suffix).lstrip('.')}"
+        base = stem if counts[_key(stem)] == 1 else f"{stem}_{to_unicode(suffix).lstrip('.')}"
         name, number = base, 1
         while not taken.isdisjoint(files := {_key(name + end) for end in ("", *_FIGURES)}):
             number += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import list_files, named_few, without_suffix
-from gsto_jax.files import IMAGES, TEXTS
+from gsto_jax.files import IMAGE_SUFFIXES, TEXT_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,11 @@ def _expected(stem: str, label_suffix: str, orphans: list[str], others: list[str
 
 
 def _nothing(images: Path, suffix: str, others: list[str]) -> DataError:
-    wanted = f"that ends in {suffix!r}" if suffix else f"of an image format ({', '.join(IMAGES)})"
+    wanted = (
+        f"that ends in {suffix!r}"
+        if suffix
+        else f"of an image format ({', '.join(IMAGE_SUFFIXES)})"
+    )
     holds = f" (it holds {named_few(others)})" if others else ""
     return DataError(
         f"{images} has no file {wanted}{holds}; check images, image_suffix and the split."
@@ -131,7 +135,7 @@ def _nothing(images: Path, suffix: str, others: list[str]) -> DataError:
 def _left_over(images: Path, suffix: str, others: list[str]) -> list[str]:
     """Returns a warning for the files beside the images that may have been meant."""
     ending = {name: os.path.splitext(name)[1].lower() for name in others}
-    meant = [x for x in others if ending[x] not in TEXTS]
+    meant = [x for x in others if ending[x] not in TEXT_SUFFIXES]
     if not meant:
         return []
     kinds = Counter(ending[name] for name in meant)

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.files import replacing
+from gsto_jax.files import atomic_write
 
 Color = tuple[int, int, int]
 
@@ -67,5 +67,5 @@ def write_image(path: Path, image: np.ndarray) -> None:
         data = encode_image(image, path.suffix)
     except cv2.error as error:
         raise OSError(f"cannot write {path}: {error.err or error}") from None
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(data)

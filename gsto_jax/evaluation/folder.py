@@ -17,7 +17,7 @@ import numpy as np
 
 from gsto_jax.devices.mesh import sum_over_processes
 from gsto_jax.evaluation.percent import csv_number
-from gsto_jax.files import read_csv, read_json, to_csv, to_json, write_text
+from gsto_jax.files import read_csv, read_json_object, to_csv, to_json, write_text
 
 RECORD = "evaluation.json"
 
@@ -157,7 +157,7 @@ def png_paths(folder: Path, name: str, kinds: Iterable[str]) -> dict[str, Path]:
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Reads evaluation.json; None where there is none."""
-    return read_json(folder / RECORD)
+    return read_json_object(folder / RECORD)
 
 
 def number(text: str) -> float:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from gsto_jax.config import flat
 from gsto_jax.devices.mesh import batch_parts
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_full, parse_json, to_json, write_text
+from gsto_jax.files import is_disk_full, parse_json, to_json, write_text
 from gsto_jax.plan.estimate import estimate
 from gsto_jax.plan.machines import Machine
 from gsto_jax.plan.step_plan import Plan
@@ -60,7 +60,7 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, to_json(values, indent=2) + "\n")
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
         raise UserError(f"--plan_json={path} cannot be written ({error.strerror})") from None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gsto_jax.config import PoseConfig
 from gsto_jax.errors import UserError
-from gsto_jax.files import replacing, to_json
+from gsto_jax.files import atomic_write, to_json
 from gsto_jax.pose.evaluate import Poses
 from gsto_jax.pose.oks import rescore, suppress
 
@@ -142,7 +142,7 @@ def write_results(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Writes the benchmark's JSON; a path that ends in .zip becomes its archive, for the server."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = to_json(found)
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         if path.suffix == ".zip":
             with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(f"{path.stem}.json", text)

@@ -22,7 +22,7 @@ from jax.export import symbolic_shape
 
 from gsto_jax import progress
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_full, replacing, to_json
+from gsto_jax.files import atomic_write, is_disk_full, to_json
 from gsto_jax.ops.padding import PUBLISHED
 from gsto_jax.predict.one_pass import one_pass_of, program_of
 from gsto_jax.predict.onnx_file import onnx_file
@@ -169,11 +169,11 @@ def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
         # The description goes first and comes last: without it there is no export.
         with contextlib.ExitStack() as stack:
             for name in reversed(contents):
-                stack.enter_context(replacing(folder / name)).write_bytes(contents[name])
+                stack.enter_context(atomic_write(folder / name)).write_bytes(contents[name])
             for name in ("model.json", "model.jax", "model.onnx", *OTHERS):
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
         raise UserError(f"export folder {folder} cannot be written ({error.strerror})") from error
     return [folder / name for name in contents]

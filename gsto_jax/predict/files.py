@@ -13,15 +13,15 @@ import numpy as np
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import UserError
 from gsto_jax.files import (
-    IMAGES,
-    TEXTS,
-    is_full,
+    IMAGE_SUFFIXES,
+    TEXT_SUFFIXES,
+    atomic_write,
+    is_disk_full,
     is_hidden,
-    read_json,
-    readable,
-    replacing,
+    read_json_object,
     to_csv,
     to_json,
+    to_unicode,
     walk_files,
     write_text,
 )
@@ -80,7 +80,7 @@ def find_inputs(
             files.setdefault(path.resolve(), (path, name))
     inputs: dict[str, Input] = {}
     for path, name in files.values():
-        name, suffix = readable(name), readable(path.suffix.lstrip("."))
+        name, suffix = to_unicode(name), to_unicode(path.suffix.lstrip("."))
         unique, number = name, 1
         while unique.casefold() in inputs:
             number += 1
@@ -103,7 +103,7 @@ def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple
         for path in map(place.joinpath, names):
             if _is_known(path):
                 yield path, path.relative_to(place).with_suffix("").as_posix()
-            elif path.suffix.lower() not in TEXTS:
+            elif path.suffix.lower() not in TEXT_SUFFIXES:
                 on_left_out(path)
     elif glob.has_magic(argument):
         matches = sorted(map(Path, glob.glob(str(place), recursive=True)))
@@ -117,7 +117,7 @@ def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple
 
 
 def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in (*IMAGES, *VIDEOS)
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEOS)
 
 
 def _is_ours(path: Path, output: Path) -> bool:
@@ -187,7 +187,7 @@ class PredictionWriter:
             for kind in self.kinds:
                 path = self.folder / kind / f"{name}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = stack.enter_context(replacing(path))
+                part = stack.enter_context(atomic_write(path))
                 videos[kind] = _Frames(part) if kind == "ids" else VideoWriter(part, rate)
                 stack.enter_context(videos[kind])
             for prediction in frames:
@@ -236,7 +236,7 @@ def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]
 def read_poses(folder: Path) -> dict[str, Any]:
     """Returns what `poses.json` holds; nothing where there is none. Raises UserError."""
     path = folder / "poses.json"
-    poses = read_json(path) if path.exists() else {}
+    poses = read_json_object(path) if path.exists() else {}
     if poses is None:
         raise UserError(f"{path} cannot be read, or is none of ours: give another --output")
     return poses
@@ -255,7 +255,7 @@ def _write_first(path: Path, text: str, what: str) -> None:
 
 
 def _unwritable(folder: Path, error: OSError) -> Exception:
-    if is_full(error):
+    if is_disk_full(error):
         return error
     return UserError(f"{folder} cannot be written ({error.strerror}): give a writable --output")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from gsto_jax import progress
 from gsto_jax.errors import UserError
-from gsto_jax.files import read_json
+from gsto_jax.files import read_json_object
 from gsto_jax.predict.one_pass import one_pass_of, program_of
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.types import Size
@@ -118,7 +118,7 @@ def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
       UserError: there is no export, or its `model.json` is damaged.
     """
     try:
-        described = read_json(folder / "model.json") or {}
+        described = read_json_object(folder / "model.json") or {}
         names, fixed = list(described["files"]), described["onnx_size"]
         if not names or not set(names) <= set(_READERS):
             raise ValueError(f"it names {names}")

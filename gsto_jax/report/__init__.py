@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_full, write_text
+from gsto_jax.files import is_disk_full, write_text
 from gsto_jax.report import pose_page, segmentation_page
 from gsto_jax.report.comparable import check_task
 from gsto_jax.report.run import read_run, told_apart
@@ -53,7 +53,7 @@ def write_report(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, html.encode("utf-8", "backslashreplace").decode())
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise
         raise UserError(
             f"the report {path} cannot be written ({error.strerror}): give another --output"

@@ -30,7 +30,14 @@ import jax
 
 from gsto_jax.devices import processes
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.files import named, parse_json, read_json, readable, to_json, write_text
+from gsto_jax.files import (
+    name_in_errors,
+    parse_json,
+    read_json_object,
+    to_json,
+    to_unicode,
+    write_text,
+)
 from gsto_jax.runs.checkpoint import Record, steps, versions
 
 try:
@@ -111,7 +118,7 @@ class Workdir:
 
     def config(self) -> dict[str, Any] | None:
         """The configuration of the run in the folder; None where there is none."""
-        return read_json(self.path / "config.json")
+        return read_json_object(self.path / "config.json")
 
     def write_config(self, config: Mapping[str, Any], name: str = "config.json") -> None:
         """Writes the configuration, or what another JSON file holds, whole or not at all."""
@@ -186,7 +193,7 @@ class Workdir:
 def existing(path: str | None) -> Workdir:
     """The folder of a run that has checkpoints. Raises UserError where there is none."""
     if path is None:
-        raise UserError("no run is named: give the folder of one as --workdir")
+        raise UserError("no run is given: give the folder of one as --workdir")
     folder = Path(path).expanduser().absolute() / "checkpoints"
     if not steps(folder):
         problem = "is empty" if folder.is_dir() else "does not exist"
@@ -218,7 +225,7 @@ def code_checksum(folders: Sequence[Path]) -> str:
 
 
 def _check_writable(folder: Path) -> None:
-    if readable(str(folder)) != str(folder):
+    if to_unicode(str(folder)) != str(folder):
         raise UserError(
             f"workdir {str(folder)!r} is not UTF-8, and checkpoints cannot be written there: give "
             "another --workdir"
@@ -250,7 +257,7 @@ def _lock(folder: Path) -> IO[str]:
         ) from None
     except OSError:
         pass  # a file system without locks
-    with named(folder / ".lock"):
+    with name_in_errors(folder / ".lock"):
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

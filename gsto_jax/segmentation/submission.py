@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import replacing
+from gsto_jax.files import atomic_write
 
 
 def label_ids(id_map: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
@@ -62,7 +62,7 @@ class SubmissionWriter:
         self._files = contextlib.ExitStack()
 
     def __enter__(self) -> "SubmissionWriter":
-        part = self._files.enter_context(replacing(self.path))
+        part = self._files.enter_context(atomic_write(self.path))
         self._zip = self._files.enter_context(zipfile.ZipFile(part, "w"))
         return self
 

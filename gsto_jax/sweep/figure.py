@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.style import context
 
-from gsto_jax.files import replacing
+from gsto_jax.files import atomic_write
 from gsto_jax.sweep.results import POWER, Results
 
 _INK, _SEED, _PAIR, _BAND = "#1a2733", "#3b7dd8", "#c3ccd6", "#e6eaef"
@@ -55,7 +55,7 @@ def draw(results: Results, *paths: Path) -> None:
         )
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else None
-            with replacing(path) as part:
+            with atomic_write(path) as part:
                 figure.savefig(part, dpi=150, metadata=metadata, format=path.suffix[1:])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import replacing
+from gsto_jax.files import atomic_write
 from gsto_jax.weights.files import SUFFIXES, read_checkpoint
 from gsto_jax.weights.formats import Format, format_of
 from gsto_jax.weights.prefixes import AUTO, Located, locate
@@ -138,6 +138,6 @@ def export_weights(path: str | Path, variables: Variables, form: Format) -> int:
     if path.suffix not in SUFFIXES:
         raise UserError(f"weights {path}: name a file that ends in {' or '.join(SUFFIXES)}")
     state = to_reference(variables, form)
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         SUFFIXES[path.suffix](part, state)
     return sum(form.leaves_out(path[1:]) for path in flatten_dict(dict(variables)))

@@ -23,7 +23,14 @@ from gsto_jax.devices import host_memory
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import TrainingError
 from gsto_jax.evaluation.png_writer import PngWriter
-from gsto_jax.files import disk_problem, is_full, replacing, to_csv, to_json, write_text
+from gsto_jax.files import (
+    atomic_write,
+    disk_error_message,
+    is_disk_full,
+    to_csv,
+    to_json,
+    write_text,
+)
 from gsto_jax.plan import record as plan_record
 from gsto_jax.pose.metrics import write_results
 from gsto_jax.predict import export
@@ -55,7 +62,7 @@ def submission(path):
 
 
 def weights(path):
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         SUFFIXES[path.suffix](part, {"a": np.ones(1000, np.float32)})
 
 
@@ -89,7 +96,7 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path, name):
         WRITERS[name](path)
     assert (path.read_bytes(), caught.value.errno) == (before, errno.EFBIG)
     assert [left.name for left in tmp_path.iterdir()] == [name]
-    assert re.match(rf"{path} .*File too large.*make room", disk_problem(caught.value))
+    assert re.search(rf"{path} .*File too large.*free up", disk_error_message(caught.value))
 
 
 @pytest.mark.parametrize("kind", ["overlay", "ids"])
@@ -103,7 +110,7 @@ def test_a_video_is_there_whole_or_not_at_all(tmp_path, kind):
         writer.write_video("film", 2.0, iter(frames))
     assert (film.stat().st_size if kind == "overlay" else len(list(film.iterdir()))) == size
     assert [left.name for left in (tmp_path / kind).iterdir()] == ["film.mp4"]
-    assert str(film) in str(caught.value) or is_full(caught.value)
+    assert str(film) in str(caught.value) or is_disk_full(caught.value)
 
 
 class Noise(PngWriter):
@@ -155,25 +162,25 @@ def test_tensorboard(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (errno.ENOSPC, "make room"),
-        (errno.EDQUOT, "make room"),
-        (errno.EROFS, "make it writable"),
-        (errno.EACCES, "make it writable"),
-        (errno.EIO, "make it writable"),
+        (errno.ENOSPC, "free up"),
+        (errno.EDQUOT, "free up"),
+        (errno.EROFS, "check permissions"),
+        (errno.EACCES, "check permissions"),
+        (errno.EIO, "check permissions"),
     ],
 )
-def test_what_is_said_of_a_disk(number, remedy):
+def test_disk_error_message(number, remedy):
     error = OSError(number, os.strerror(number), "/run/scores.csv")
-    message = rf"/run/scores\.csv .*\({os.strerror(number)}\): {remedy}"
-    assert re.match(message, disk_problem(error))
-    assert is_full(error) == (remedy == "make room")
+    message = rf"/run/scores\.csv \({os.strerror(number)}\): {remedy}"
+    assert re.search(message, disk_error_message(error))
+    assert is_disk_full(error) == (remedy == "free up")
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("a"), OSError("a"), OSError(errno.ENOENT, "a"), ConnectionError(111, "a")]
 )
 def test_other_errors_stay_what_they_are(error):
-    assert disk_problem(error) is None
+    assert disk_error_message(error) is None
 
 
 class Flags(dict):
@@ -199,7 +206,7 @@ def test_one_message_and_status_1(monkeypatch, capsys):
     assert caught.value.code == 1
     out, errors = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"error: /run/scores\.csv .*No space left on device.*\n", errors)
+    assert re.fullmatch(r"error: .*/run/scores\.csv .*No space left on device.*\n", errors)
 
 
 def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatch):
@@ -223,7 +230,7 @@ def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatc
     with pytest.raises(OSError) as caught:
         evaluate.run(arguments_of_run)
     assert caught.value.errno == errno.ENOSPC and "eval-val" in caught.value.filename
-    assert "No space left on device" in disk_problem(caught.value)
+    assert "No space left on device" in disk_error_message(caught.value)
     assert not record.exists(), "the rest may be of two evaluations"
     assert {path.name: path.stat().st_size for path in folder.glob("*.png")} == sizes
     assert not list(folder.rglob("*.part*"))

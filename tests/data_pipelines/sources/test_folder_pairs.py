@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import DataError, FolderSource
-from gsto_jax.files import is_hidden, readable
+from gsto_jax.files import is_hidden, to_unicode
 from tests.data_pipelines.folder_trees import LABEL, add, names, write
 
 
@@ -163,4 +163,4 @@ def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path, opened):
     (tmp_path / "ids/val" / f"{odd}.png").unlink()
     with pytest.raises(DataError, match=r"1 of the 1 .*caf"):
         opened()
-    assert readable("日本") == "日本"
+    assert to_unicode("日本") == "日本"
