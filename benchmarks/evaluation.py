@@ -57,14 +57,14 @@ def passes(task: Any, eval_set: Any) -> Counter:
     for batch in eval_set.batches:
         shape = batch["image"].shape[:3]
         first = tuple(batch["size"][0].tolist())
-        together = protocol.alike(eval_set.batches.sizes[shape[1:]], first)
-        plain = protocol.is_plain(together)
+        together = protocol.sizes_in_bucket(eval_set.batches.sizes[shape[1:]], first)
+        plain = protocol.is_unscaled_single_pass(together)
         explained = protocol.window != "slide" and not 0 <= figures <= seen
         seen += shape[0]
         if plain or explained:
             found[shape] += 1
         if not plain:
-            for look in protocol.rounds(together):
+            for look in protocol.scale_plans(together):
                 found[shape[0], *look.shape] += look.count * (1 + protocol.flip)
     return found
 

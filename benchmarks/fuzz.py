@@ -259,7 +259,7 @@ def config_target() -> Target:
         from absl import flags
 
         from gsto_jax.errors import UserError
-        from gsto_jax.segmentation.protocol import protocol_of
+        from gsto_jax.segmentation.protocol import protocol_from_config
         from modes import MODES, command_line
         from modes.run_setup import read_settings
 
@@ -275,7 +275,7 @@ def config_target() -> Target:
                     raise AssertionError(f"ended with {end.code} and said {message!r}") from None
                 raise UserError(message) from None
             _, _, values = read_settings(flags.FLAGS.config)
-            protocol_of(values)
+            protocol_from_config(values)
         finally:  # as if nothing had been parsed, for the next one
             for name in set(flags.FLAGS) - before:
                 delattr(flags.FLAGS, name)
@@ -346,17 +346,25 @@ def image_target() -> Target:
         seeds.append(file.getvalue())
 
     def read(data: bytes, folder: Path) -> None:
-        from data_pipelines.files.images import check_whole, decode_image, image_head, label_ids
-        from gsto_jax.image_files import ImageRule
+        from data_pipelines.files.images import (
+            check_whole,
+            decode_image,
+            label_ids,
+            read_image_header,
+        )
+        from gsto_jax.image_files import DecodeOptions
         from gsto_jax.predict import media
 
-        path, rule = folder / "image.png", ImageRule()
+        path, rule = folder / "image.png", DecodeOptions()
         path.write_bytes(data)
         refused = []
         for reader in (
-            *(lambda: decode_image(data, str(path), rule), lambda: image_head(path, str(path))),
+            *(
+                lambda: decode_image(data, str(path), rule),
+                lambda: read_image_header(path, str(path)),
+            ),
             *(lambda: check_whole(data, str(path)), lambda: label_ids(data, str(path), rule)),
-            *(lambda: media.read_image(path), lambda: media.image_head(path)),
+            *(lambda: media.read_image(path), lambda: media.read_image_header(path)),
         ):
             try:
                 reader()

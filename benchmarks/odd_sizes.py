@@ -29,7 +29,7 @@ from data_pipelines import DataConfig, make_source
 from gsto_jax.devices.mesh import compiler_options, make_mesh
 from gsto_jax.ops.resize import resize
 from gsto_jax.runs.trained import load_trained
-from gsto_jax.segmentation.metrics import best_class, confusion_matrix, scores
+from gsto_jax.segmentation.metrics import best_class, compute_scores, confusion_matrix
 from gsto_jax.segmentation.task import SegmentationTask, logits
 from gsto_jax.training.task import normalize
 from gsto_jax.types import Size
@@ -88,7 +88,7 @@ def mean_iou(
         mirrored = pad_right_and_below(x[:, ::-1], multiple, content) if flip else None
         size = (image.shape[0], image.shape[1])
         total += np.asarray(score(trained.task, trained.variables, padded, size, label, mirrored))
-    return 100 * scores(np.asarray(total, np.int64)).mean_iou
+    return 100 * compute_scores(np.asarray(total, np.int64)).mean_iou
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     import numpy as np
 
     from gsto_jax.devices.mesh import make_mesh
-    from gsto_jax.pose.evaluate import estimate, find_joints
+    from gsto_jax.pose.evaluate import estimate_poses, predict_joints
     from gsto_jax.runs import workdir
     from gsto_jax.runs.experiment import load_for_evaluation
     from gsto_jax.training.task import initial_state
@@ -91,12 +91,12 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     look = (task, state.variables, persons.batches, persons.size, mesh)
 
     def ours() -> Any:
-        return estimate(*look)
+        return estimate_poses(*look)
 
     def reference() -> Any:
         found = np.zeros((persons.size, task.num_classes, 3))
         for batch in persons.batches:
-            _, maps = find_joints(task, mesh, state.variables, batch)
+            _, maps = predict_joints(task, mesh, state.variables, batch)
             joints = on_the_host(np.asarray(maps["heatmaps"]), batch)
             found[batch["index"][batch["mask"]]] = joints[batch["mask"]]
         return found
@@ -105,7 +105,7 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
 
     def network() -> None:
         for batch in read:
-            jax.block_until_ready(find_joints(task, mesh, state.variables, batch)[0])
+            jax.block_until_ready(predict_joints(task, mesh, state.variables, batch)[0])
 
     same = np.abs(ours().joints - reference())[..., :2].max()
     assert same < 0.05, f"joints differ by {same} pixels"

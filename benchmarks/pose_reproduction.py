@@ -25,8 +25,8 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gsto_jax.drawing.tiles import caption, grid, write_image
-from gsto_jax.pose.drawing import draw_poses
-from gsto_jax.pose.metrics import FIGURES
+from gsto_jax.pose.metrics import COCO_METRICS
+from gsto_jax.pose.panels import draw_poses
 from gsto_jax.report.run import Run, read_run
 from gsto_jax.runs.workdir import Workdir
 
@@ -78,12 +78,12 @@ def draw_skeletons(runs: list[Run], annotations: Path, path: Path) -> None:
 def main(argv: list[str]) -> None:
     """Prints the tables and writes the plot."""
     runs = [read_run(Workdir(path, read_only=True)) for path in argv[1:]]
-    print("| network | split, boxes | persons | " + " | ".join(FIGURES) + " | ceiling AP |")
-    print("| --- " * (len(FIGURES) + 4) + "|")
+    print("| network | split, boxes | persons | " + " | ".join(COCO_METRICS) + " | ceiling AP |")
+    print("| --- " * (len(COCO_METRICS) + 4) + "|")
     for run in runs:
         newest = {line["split"]: line for line in run.evaluations}
         for split, line in newest.items():
-            figures = " | ".join(percent(line[name]) for name in FIGURES)
+            figures = " | ".join(percent(line[name]) for name in COCO_METRICS)
             ceiling = percent(line.get("ceiling_AP"))
             where = f"{split}, {line['boxes']}"
             print(f"| {run.network} | {where} | {line['persons']} | {figures} | {ceiling} |")

@@ -35,7 +35,7 @@ from data_pipelines import DataConfig, EvalBatches, make_source, train_batches
 from data_pipelines.pipeline import augmentation
 from gsto_jax.config import Config
 from gsto_jax.models.initialize import initial_variables
-from gsto_jax.segmentation.metrics import scores
+from gsto_jax.segmentation.metrics import compute_scores
 from gsto_jax.training.network import network
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/camvid_w18s.py", "FILE[:WORDS]")
@@ -295,7 +295,7 @@ def report(peer: Peer, data: DataConfig, config: Config, pace: float) -> None:
                 counted = batch["label"][n] < count
                 cells = batch["label"][n][counted].astype(int) * count + predicted[n][counted]
                 confusion += np.bincount(cells, minlength=count**2).reshape(count, count)
-    found = scores(confusion, "zero")
+    found = compute_scores(confusion, "zero")
     run = [config.name, config.seed, INIT.value, DATA.value]
     figures = [100 * found.mean_iou, 100 * found.pixel_accuracy, *(100 * found.iou)]
     print(*run, *(f"{figure:.1f}" for figure in figures), f"{pace:.2f} s/step")

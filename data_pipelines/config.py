@@ -7,7 +7,7 @@ from typing import Any
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
 from gsto_jax.config.fields import DATA, RUNTIME, Section, setting, subsection
-from gsto_jax.image_files import ImageRule
+from gsto_jax.image_files import DecodeOptions
 
 STORAGES = ("files", "tiles")
 SOURCES = {
@@ -179,7 +179,7 @@ class DataConfig(Section, place="data", role=DATA, error=DataError):
         for name in ("train_split", "eval_split", "test_split"):
             self.require(getattr(self, name), name, "name a split, e.g. 'val'")
         try:
-            _ = self.image_rule
+            _ = self.decode_options
         except ValueError as error:
             raise DataError(f"config.data: {error}.") from None
         if self.keypoints is None:
@@ -201,9 +201,9 @@ class DataConfig(Section, place="data", role=DATA, error=DataError):
             self.require(self.eval_split != self.train_split, "eval_split", remedy)
 
     @property
-    def image_rule(self) -> ImageRule:
+    def decode_options(self) -> DecodeOptions:
         """How image files become RGB."""
-        return ImageRule.of(vars(self))
+        return DecodeOptions.of(vars(self))
 
     def limit(self, split: str) -> int:
         """Returns how many images of a split to use; 0 for all."""

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from gsto_jax.image_files import ImageError, ImageRule, decode
+from gsto_jax.image_files import DecodeOptions, ImageError, decode
 
 LIMIT = 64 * 2**20
 """Largest size of an image file in bytes."""
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 def load(model: Path) -> Callable[[bytes], np.ndarray]:
     """Returns a function from the content of an image file to its class indices, `h w` uint8."""
     described = json.loads(model.with_name("model.json").read_text())
-    rule = ImageRule(**described["image_rule"])
+    rule = DecodeOptions(**described["decode_options"])
     call = jax.jit(jax.export.deserialize(bytearray(model.read_bytes())).call)
 
     def predict(data: bytes) -> np.ndarray:

@@ -19,10 +19,10 @@ from gsto_jax.config import RUNTIME, role
 from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full
-from gsto_jax.image_files import Head, ImageRule
+from gsto_jax.image_files import DecodeOptions, ImageHeader
 from gsto_jax.ops.padding import reduced_size
 from gsto_jax.predict.files import (
-    EXPLAINING,
+    FEATURE_OUTPUTS,
     Input,
     PredictionWriter,
     find_inputs,
@@ -31,10 +31,9 @@ from gsto_jax.predict.files import (
     write_joints,
     write_poses,
 )
-from gsto_jax.predict.media import count_frames, image_head, read_image, video_frames
-from gsto_jax.predict.pose import KINDS as POSE_KINDS
-from gsto_jax.predict.pose import PosePrediction, PosePredictor
-from gsto_jax.predict.segmentation import KINDS, Prediction, Predictor
+from gsto_jax.predict.media import count_frames, read_image, read_image_header, video_frames
+from gsto_jax.predict.pose import POSE_OUTPUTS, PosePrediction, PosePredictor
+from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction, Predictor
 from gsto_jax.predict.video_writer import CODECS
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained, load_trained
@@ -43,7 +42,7 @@ from modes.person_boxes import Say, read_boxes
 from modes.terminal_output import make_console
 
 _FRAMES = ".mp4/"  # between the name of a video and a frame's number
-_IMAGE_SETTINGS = tuple(field.name for field in fields(ImageRule))
+_IMAGE_SETTINGS = tuple(field.name for field in fields(DecodeOptions))
 _LISTED = 3  # names in a message, of many
 _AHEAD = 3  # images that are read, or being written, at a time
 
@@ -67,14 +66,14 @@ def run(args: Any) -> None:
     kinds = args.save or make.default_kinds
     if "gates" in kinds and not trained.task.config.model.has_gates:
         raise UserError(f"{trained.path} is of a network without gates: leave them out of --save")
-    predict = make(trained, args, inputs, bool(EXPLAINING & set(kinds)), say)
+    predict = make(trained, args, inputs, bool(FEATURE_OUTPUTS & set(kinds)), say)
     writer = PredictionWriter(output, kinds, make.kinds, args.legend)
     predict.begin(output)
     for entry in inputs:
         if entry.name.rpartition("/")[2] != entry.path.stem:
             say(f"{entry.path} becomes {entry.name}")
     use_compilation_cache(trained.task.config.run.compilation_cache)
-    rule = ImageRule.of(trained.config["data"])
+    rule = DecodeOptions.of(trained.config["data"])
     if rule.orientation == "stored":
         _warn_of_orientations(inputs, say)
     work = _Work(predict, rule, writer)
@@ -115,7 +114,7 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
             )
         config[section] = {**config[section], name[0]: value}
     try:
-        ImageRule.of(config["data"])
+        DecodeOptions.of(config["data"])
     except ValueError as error:
         raise UserError(f"config.data: {error}") from None
     return replace(trained, config=config, task=task_of(config)) if settings else trained
@@ -124,7 +123,7 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
 class _Labels:
     """Labels the pixels of images; says so if many shapes will compile."""
 
-    kinds, default_kinds = KINDS, ("overlay", "color", "ids")
+    kinds, default_kinds = SEGMENTATION_OUTPUTS, ("overlay", "color", "ids")
 
     def __init__(
         self, trained: Trained, args: Any, inputs: list[Input], explain: bool, say: Say
@@ -133,7 +132,7 @@ class _Labels:
             raise UserError("--boxes is for poses, and the checkpoint is of a segmentation task")
         pad_to = vars(args).get("config.eval.pad_to")
         self.predictor, self.explain = Predictor.of(trained, args.long_side, pad_to), explain
-        sizes = {head.size_by(self.predictor.rule) for _, head in _heads(inputs)}
+        sizes = {head.oriented_size(self.predictor.rule) for _, head in _heads(inputs)}
         sizes = {reduced_size(size, self.predictor.long_side) for size in sizes}
         if note := compilation_note(self.predictor.protocol, sizes):
             say(note)
@@ -154,7 +153,7 @@ class _Labels:
 class _Poses:
     """Finds the joints of the persons in boxes, and keeps them by the name of their image."""
 
-    kinds, default_kinds = POSE_KINDS, ("overlay",)
+    kinds, default_kinds = POSE_OUTPUTS, ("overlay",)
 
     def __init__(
         self, trained: Trained, args: Any, inputs: list[Input], explain: bool, say: Say
@@ -220,7 +219,7 @@ class _Work:
     """
 
     def __init__(
-        self, predict: _Labels | _Poses, rule: ImageRule, writer: PredictionWriter
+        self, predict: _Labels | _Poses, rule: DecodeOptions, writer: PredictionWriter
     ) -> None:
         self.predict, self.rule, self.writer = predict, rule, writer
         self.lost: list[Input] = []
@@ -303,12 +302,12 @@ class _Work:
             ) from None
 
 
-def _heads(inputs: list[Input]) -> Iterator[tuple[Input, Head]]:
+def _heads(inputs: list[Input]) -> Iterator[tuple[Input, ImageHeader]]:
     """Yields the heads of the images, of those that can be read."""
     for entry in inputs:
         try:
             if not entry.is_video:
-                yield entry, image_head(entry.path)
+                yield entry, read_image_header(entry.path)
         except UserError:
             continue
 

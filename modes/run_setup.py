@@ -19,14 +19,14 @@ from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import rounded_batch
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.eval_set import EvalSet
-from gsto_jax.pose.eval_set import PoseSet
+from gsto_jax.pose.eval_set import PoseEvalSet
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.workdir import Workdir, code_checksum, existing, revision
 from gsto_jax.segmentation.compiled_shapes import compilation_note
-from gsto_jax.segmentation.eval_set import SegmentationSet
+from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.protocol import protocol_of
+from gsto_jax.segmentation.protocol import protocol_from_config
 from gsto_jax.training.task import Task
 from modes.terminal_output import Show, make_show, plain_values
 
@@ -51,14 +51,14 @@ def make_eval_set(
     return make_segmentation_set(task, data, values, mesh)
 
 
-def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseSet, PersonSource]:
+def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseEvalSet, PersonSource]:
     """The persons to evaluate on."""
     source = make_source(data, data.eval_split)
     assert isinstance(source, PersonSource) and data.keypoints is not None
     batches = EvalBatches(data, source, *_batch_of_host(task, mesh))
     detections = Path(data.keypoints.detections).name
     boxes = f"detector boxes {detections}" if detections else "ground-truth boxes"
-    found = PoseSet(
+    found = PoseEvalSet(
         split=data.eval_split,
         size=len(source),
         name=source.name,
@@ -74,13 +74,13 @@ def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseSet, Pe
 
 def make_segmentation_set(
     task: Task, data: DataConfig, values: Values, mesh: Mesh
-) -> tuple[SegmentationSet, Source]:
+) -> tuple[SegmentationEvalSet, Source]:
     """The labeled images to evaluate on."""
-    protocol = protocol_of(values)
+    protocol = protocol_from_config(values)
     source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
 
     # Where it changes no score, images of all sizes share a few shapes.
-    padded_shapes = 6 if protocol.suits_any_padded_shape else 0
+    padded_shapes = 6 if protocol.is_padding_invariant else 0
     host = _batch_of_host(task, mesh)
     batches = EvalBatches(data, source, *host, padded_shapes, protocol.bucket)
 
@@ -89,7 +89,7 @@ def make_segmentation_set(
         ids = dict(data.id_map) or {k: k for k in range(len(data.classes))}
         return InstanceCounts(data.categories, sizes, ids) if data.categories else None
 
-    found = SegmentationSet(
+    found = SegmentationEvalSet(
         split=data.eval_split,
         size=len(source),
         name=source.name,
@@ -104,7 +104,7 @@ def make_segmentation_set(
 
 def show_compilation(eval_set: EvalSet, show: Show) -> None:
     """Says for how many shapes of images the network will compile, if there are several."""
-    if isinstance(eval_set, SegmentationSet):
+    if isinstance(eval_set, SegmentationEvalSet):
         sizes = {size for sizes in eval_set.batches.sizes.values() for size in sizes}
         if note := compilation_note(eval_set.protocol, sizes):
             show(f"evaluation  {note}")

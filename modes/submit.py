@@ -12,12 +12,12 @@ from gsto_jax.devices.mesh import make_mesh, use_compilation_cache, whole
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.loop import Batch, GetMaps
 from gsto_jax.pose.eval_set import protocol as pose_protocol
-from gsto_jax.pose.evaluate import estimate
-from gsto_jax.pose.metrics import results, write_results
+from gsto_jax.pose.evaluate import estimate_poses
+from gsto_jax.pose.metrics import to_coco_results, write_coco_results
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.runs.experiment import load_for_evaluation
 from gsto_jax.segmentation import evaluate as segmentation
-from gsto_jax.segmentation.submission import SubmissionWriter, label_ids
+from gsto_jax.segmentation.submission import SubmissionWriter, label_id_table
 from gsto_jax.segmentation.task import SegmentationTask
 from modes.run_setup import (
     Values,
@@ -52,7 +52,7 @@ def run(args: Any) -> None:
     path = workdir.path / f"submission-{data.test_split}.zip"
     names = list(map(source.name, range(len(source))))
     ids = data.id_map or [(k, k) for k in range(task.num_classes)]
-    writer = SubmissionWriter(path, label_ids(ids, task.num_classes), names)
+    writer = SubmissionWriter(path, label_id_table(ids, task.num_classes), names)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
     variables = whole(found.state.variables, mesh)
     use_compilation_cache(settings.run.compilation_cache)
@@ -83,7 +83,7 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     variables = whole(found.state.variables, mesh)
     use_compilation_cache(task.config.run.compilation_cache)
     with progress.track(f"predicting {split}", persons.size) as advance:
-        poses = estimate(
+        poses = estimate_poses(
             task,
             variables,
             persons.batches,
@@ -94,8 +94,8 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     assert poses is not None, "nothing stops it"
     published = "test-dev2017" if split == "test" else split
     path = workdir.path / f"person_keypoints_{published}_{task.config.name}_results.zip"
-    kept = results(poses, task.sigmas, task.config.pose, category_id=persons.category_id)
-    write_results(path, kept)
+    kept = to_coco_results(poses, task.sigmas, task.config.pose, category_id=persons.category_id)
+    write_coco_results(path, kept)
     show(f"{len(kept)} poses of {persons.size} in {split}, {persons.boxes}{pose_protocol(task)}")
     show(f"submission  {path}")
     show(f"checkpoint  {found.path}")

@@ -22,7 +22,7 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
 
 def make_builder(config: DataConfig) -> Builder:
     """Returns the builder of a configured dataset, with its image rule, joints and category."""
-    builder = replace(BUILDERS[config.name](), rule=config.image_rule)
+    builder = replace(BUILDERS[config.name](), rule=config.decode_options)
     if isinstance(builder, CocoKeypointsBuilder):
         return replace(builder, keypoints=config.keypoints)
     return builder

@@ -14,7 +14,7 @@ from data_pipelines.files.archives import Downloads
 from data_pipelines.files.images import check_whole, decode_image, label_ids
 from data_pipelines.files.tiles import encode_tiles
 from data_pipelines.sources.image_audit import size_problem
-from gsto_jax.image_files import Decoded, ImageRule
+from gsto_jax.image_files import Decoded, DecodeOptions
 
 Example = dict[str, Any]
 
@@ -56,7 +56,7 @@ class Builder(ABC):
     counted: str = "images"
     shard_size: int
     storages: tuple[str, ...] = STORAGES
-    rule: ImageRule = field(default_factory=ImageRule)
+    rule: DecodeOptions = field(default_factory=DecodeOptions)
 
     @abstractmethod
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:

@@ -215,7 +215,7 @@ def _keep_what_fits(
     plan = {
         "source": str(source.absolute()),
         "storage": storage,
-        "image_rule": asdict(builder.rule) if storage == "tiles" else None,
+        "decode_options": asdict(builder.rule) if storage == "tiles" else None,
         "shard_size": builder.shard_size,
         "counts": {split: builder.count(records) for split, records in items.items()},
         "splits": {

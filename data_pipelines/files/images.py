@@ -10,20 +10,20 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from gsto_jax.image_files import (
-    STRETCHED,
+    GRAY_STRETCH_FACTORS,
     Decoded,
-    Head,
+    DecodeOptions,
     ImageError,
-    ImageRule,
+    ImageHeader,
     decode,
     decode_by_opencv,
     open_image,
-    read_head,
-    storage_of,
+    pixel_layout,
+    read_header,
 )
 
 
-def decode_image(data: bytes, name: str, rule: ImageRule) -> Decoded:
+def decode_image(data: bytes, name: str, rule: DecodeOptions) -> Decoded:
     """Decodes an image; see `gsto_jax.image_files.decode`.
 
     Raises:
@@ -33,14 +33,14 @@ def decode_image(data: bytes, name: str, rule: ImageRule) -> Decoded:
         return decode(data, rule)
 
 
-def image_head(data: bytes | Path, name: str) -> Head:
+def read_image_header(data: bytes | Path, name: str) -> ImageHeader:
     """Reads the head of an image file: its size and orientation.
 
     Raises:
         DataError: it is no image; names it.
     """
     with _naming(name):
-        return read_head(data)
+        return read_header(data)
 
 
 def check_whole(data: bytes, name: str) -> None:
@@ -49,7 +49,7 @@ def check_whole(data: bytes, name: str) -> None:
         image.load()
 
 
-def label_ids(data: bytes, name: str, rule: ImageRule) -> np.ndarray:
+def label_ids(data: bytes, name: str, rule: DecodeOptions) -> np.ndarray:
     """Decodes a label PNG, turned as an image of the same EXIF orientation would be.
 
     Returns:
@@ -61,7 +61,7 @@ def label_ids(data: bytes, name: str, rule: ImageRule) -> np.ndarray:
     with _naming(name):
         raw = _stored_ids(data)
         if raw.ndim == 2 and raw.dtype in (np.uint8, np.uint16):
-            return read_head(data).orient(raw, rule)
+            return read_header(data).orient(raw, rule)
     if raw.ndim == 2:
         raise DataError(
             f"{name} holds {raw.dtype} values; save its ids as integers of 8 or 16 bits."
@@ -91,7 +91,7 @@ def _naming(name: str) -> Iterator[None]:
 
 def _stored_ids(data: bytes) -> np.ndarray:
     with open_image(data) as image:
-        storage = storage_of(image)
+        storage = pixel_layout(image)
         gray = image.format == "PNG" and storage in ("L", "I;16B")
         image.verify()  # the checksums of a PNG
     if gray:
@@ -104,4 +104,4 @@ def _stored_ids(data: bytes) -> np.ndarray:
         ids = np.asarray(image)
     if ids.dtype == bool:
         return ids.astype(np.uint8)
-    return ids // STRETCHED.get(storage if isinstance(storage, str) else "", 1)
+    return ids // GRAY_STRETCH_FACTORS.get(storage if isinstance(storage, str) else "", 1)

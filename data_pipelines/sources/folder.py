@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import named_few, unique_names
-from data_pipelines.files.images import decode_image, image_head, label_ids
+from data_pipelines.files.images import decode_image, label_ids, read_image_header
 from data_pipelines.files.retry import read_again
 from data_pipelines.sources.audit import Finding, Inspection, unreadable
 from data_pipelines.sources.folder_pairs import Pairs, pair_folders
@@ -30,7 +30,7 @@ class FolderSource:
     Pairs come from the split's list file (`image label` a line, relative to the root; see
     `data_pipelines.sources.image_list`) or, without one, from the files below the image folder and
     those of the same path, but for the suffix, below the label folder. Hidden files are left out.
-    Images and labels are read by the config's `image_rule`.
+    Images and labels are read by the config's `decode_options`.
 
     Args:
         config: where the files are and what their ids mean.
@@ -63,7 +63,7 @@ class FolderSource:
         self._entries: list[Entry] = entries[: config.limit(split) or None]
         _check_files(self._entries, split)
         self._label_map = LabelMap(config)
-        self._rule = config.image_rule
+        self._rule = config.decode_options
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,7 +78,7 @@ class FolderSource:
     def size(self, index: int) -> tuple[int, int]:
         """Returns (h, w) of an image, from the head of its file. Raises DataError."""
         path = self._entries[index][1]
-        return image_head(path, str(path)).size_by(self._rule)
+        return read_image_header(path, str(path)).oriented_size(self._rule)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads an image.

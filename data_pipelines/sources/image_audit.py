@@ -4,7 +4,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.sources.audit import Finding
-from gsto_jax.image_files import Decoded, ImageRule
+from gsto_jax.image_files import Decoded, DecodeOptions
 
 _MIN_RANGE = 16
 """Gray levels between the darkest and the brightest value of an image that shows something."""
@@ -26,7 +26,7 @@ Size = tuple[int, int]
 def size_problem(
     image_name: str,
     decoded: Decoded,
-    rule: ImageRule,
+    rule: DecodeOptions,
     label_name: str,
     label_size: Size,
     place: str = "",
@@ -52,7 +52,7 @@ def size_problem(
     return Finding(f"{label_name}{place}", "another size than its image", sizes, remedy)
 
 
-def agreeing_rule(decoded: Decoded, rule: ImageRule, expected: Size) -> str:
+def agreeing_rule(decoded: Decoded, rule: DecodeOptions, expected: Size) -> str:
     """Names the setting by which an image would have the expected size; "" if none does."""
     orientation = decoded.head.orientation
     if orientation < 5 or decoded.pixels.shape[1::-1] != expected:
@@ -65,7 +65,7 @@ def agreeing_rule(decoded: Decoded, rule: ImageRule, expected: Size) -> str:
     )
 
 
-def check_listed_size(name: str, decoded: Decoded, rule: ImageRule, listed: Size) -> None:
+def check_listed_size(name: str, decoded: Decoded, rule: DecodeOptions, listed: Size) -> None:
     """Checks an image against the size that its annotations name.
 
     Args:
@@ -90,7 +90,7 @@ def check_listed_size(name: str, decoded: Decoded, rule: ImageRule, listed: Size
     )
 
 
-def image_warnings(name: str, decoded: Decoded, rule: ImageRule) -> tuple[Finding, ...]:
+def image_warnings(name: str, decoded: Decoded, rule: DecodeOptions) -> tuple[Finding, ...]:
     """Finds what looks wrong about an image.
 
     Args:

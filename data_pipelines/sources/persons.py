@@ -206,7 +206,7 @@ class PersonSource:
 
     def _decode(self, record: dict[str, Any], name: str) -> Decoded:
         """Decodes the image of a record, of the size that its annotations are of."""
-        rule = self.config.image_rule
+        rule = self.config.decode_options
         decoded = decode_image(record["image"], f"the image of {name}", rule)
         listed = int(record.get("height", 0)), int(record.get("width", 0))
         check_listed_size(f"The image of {name}", decoded, rule, listed)
@@ -280,7 +280,7 @@ class PersonSource:
         if index > 0 and self._samples[index - 1][0] == number:
             return ()
         decoded = self._decode(self._records[number], self._called(number))
-        return image_warnings(self._records.name(number), decoded, self.config.image_rule)
+        return image_warnings(self._records.name(number), decoded, self.config.decode_options)
 
 
 def _first_images(samples: Sequence[tuple[int, Any]], limit: int) -> frozenset[int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError, first_line
-from data_pipelines.files.images import decode_image, image_head, label_ids, size_text
+from data_pipelines.files.images import decode_image, label_ids, read_image_header, size_text
 from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import is_outside
 from data_pipelines.files.retry import read_again
@@ -19,7 +19,7 @@ from data_pipelines.sources.audit import Inspection, unreadable
 from data_pipelines.sources.image_audit import contrast_warnings, image_warnings, size_problem
 from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.label_map import LabelMap, TrainIds
-from gsto_jax.image_files import Decoded, ImageRule
+from gsto_jax.image_files import Decoded, DecodeOptions
 
 UNFINISHED = ".incomplete"
 """What the folder of a dataset ends with until it is complete."""
@@ -191,13 +191,13 @@ def parts_of(split: str) -> list[str]:
     return [part for name in split.split("+") for part in _JOINED.get(name, (name,))]
 
 
-def check_tiles(folder: Path, rule: ImageRule) -> None:
+def check_tiles(folder: Path, rule: DecodeOptions) -> None:
     """Raises DataError if the tiles of a dataset were made by another image rule."""
     path = folder / PLAN
     if not path.is_file():
         return
     plan = read_json(path.read_bytes(), path)
-    made = plan.get("image_rule") if isinstance(plan, dict) else None
+    made = plan.get("decode_options") if isinstance(plan, dict) else None
     if made and made != asdict(rule):
         differ = [name for name, value in asdict(rule).items() if made.get(name) != value]
         raise DataError(
@@ -254,7 +254,7 @@ class TfdsSource:
         wanted = ("image", "label", *(["instance"] if instances else []))
         self._records = open_prepared(config.root, config.name, split, wanted)
         self.has_instances = "instance" in self._records.features
-        self._rule = config.image_rule
+        self._rule = config.decode_options
         check_tiles(self._records.folder, self._rule)
         self._label_map = LabelMap(config)
         self._size = min(config.limit(split) or len(self._records), len(self._records))
@@ -272,7 +272,9 @@ class TfdsSource:
         if Tiles.are_in(image):
             height, width = self._tiles(image, "image", index).shape[:2]
             return height, width
-        return image_head(image, f"the image of {self._described(index)}").size_by(self._rule)
+        return read_image_header(image, f"the image of {self._described(index)}").oriented_size(
+            self._rule
+        )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a record; what is stored in tiles is decoded as it is sliced.

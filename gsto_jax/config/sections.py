@@ -108,7 +108,7 @@ class TrainConfig(Section, place="train", role=OPTIMIZER):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Section, place="eval", role=RUNTIME):
-    """Evaluation and its images. See `gsto_jax.segmentation.protocol.Protocol`."""
+    """Evaluation and its images. See `gsto_jax.segmentation.protocol.EvalProtocol`."""
 
     batch_size: int = setting(
         1, "Over all devices, rounded up to divide; of one padded shape", ge=1

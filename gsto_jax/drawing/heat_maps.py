@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import numpy as np
 
-from gsto_jax.drawing.tiles import GAP, captioned, grid
+from gsto_jax.drawing.tiles import GAP, grid, with_caption
 
 _WIDTH = 320  # of a tile, in pixels
 _OPACITY = 0.6
@@ -26,15 +26,15 @@ def branch_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarr
       uint8 RGB, one row of tiles.
     """
     canvas = _tile(image)
-    tiles = [captioned("image", canvas)]
+    tiles = [with_caption("image", canvas)]
     for n, values in enumerate(_branches(maps)):
         low, high = float(values.min()), float(values.max())
         text = f"branch {n}, {values.shape[1]}x{values.shape[0]}: {low:.2f} to {high:.2f}"
-        tiles.append(captioned(text, heat_map(values, low, high, canvas.shape[:2])))
+        tiles.append(with_caption(text, heat_map(values, low, high, canvas.shape[:2])))
     return grid([tiles])
 
 
-def branch_tiles(figure: np.ndarray) -> list[np.ndarray]:
+def split_branch_figure(figure: np.ndarray) -> list[np.ndarray]:
     """The tiles of a `branch_figure`, with their captions."""
     starts = range(0, figure.shape[1], _WIDTH + GAP)
     return [figure[:, x : x + _WIDTH] for x in starts]
@@ -62,10 +62,10 @@ def gate_figure(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> np.ndarray
 
     def over(name: str, text: str) -> np.ndarray:
         values = gates[name]
-        mixed = over_gray(canvas, heat_map(values, low, 1.0, canvas.shape[:2]))
-        return captioned(f"{text}: {values.min():.2f} to {values.max():.2f}", mixed)
+        mixed = blend_over_gray(canvas, heat_map(values, low, 1.0, canvas.shape[:2]))
+        return with_caption(f"{text}: {values.min():.2f} to {values.max():.2f}", mixed)
 
-    first = [captioned(f"image; gates from {low:g} (blue) to 1 (red)", canvas)]
+    first = [with_caption(f"image; gates from {low:g} (blue) to 1 (red)", canvas)]
     first += [over(name, f"GTM, {name}") for name in sorted(gates) if name.startswith("transition")]
     first += [over(name, name) for name in gates if name.startswith("context/")]
     rows = [first]
@@ -108,13 +108,13 @@ def heat_map(
     return cv2.cvtColor(cv2.applyColorMap(large, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
 
 
-def over_gray(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def blend_over_gray(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Returns a heat map over the image without its colors, `h w 3` uint8 RGB."""
     gray = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
     return cv2.addWeighted(heat, _OPACITY, gray, 1 - _OPACITY, 0)
 
 
-def explanations(
+def feature_figures(
     image: np.ndarray, maps: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The figures of "branches" and, of a gated network, "gates"."""

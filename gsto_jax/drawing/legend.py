@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from gsto_jax.drawing.tiles import PAPER, STRIP, TEXT, Color
+from gsto_jax.drawing.tiles import BACKGROUND, LINE_HEIGHT, TEXT, Color
 
 _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 _SWATCH, _GAP = 12, 17
@@ -37,10 +37,10 @@ def draw_legend(
             x, line = 4.0, line + 1
         placed.append((x, line, name, color))
         x += 2 * _GAP + size
-    legend = np.full((round(STRIP * (line + 1) * scale), width, 3), PAPER, np.uint8)
+    legend = np.full((round(LINE_HEIGHT * (line + 1) * scale), width, 3), BACKGROUND, np.uint8)
     thickness = max(1, round(scale))
     for x, line, name, color in placed:
-        top = line * STRIP + 5
+        top = line * LINE_HEIGHT + 5
         corners = [
             (round(a * scale), round(b * scale))
             for a, b in ((x, top), (x + _SWATCH, top + _SWATCH), (x + _GAP, top + 10))

@@ -10,8 +10,8 @@ from gsto_jax.files import atomic_write
 
 Color = tuple[int, int, int]
 
-PAPER: Color = (255, 255, 255)
-STRIP = 22
+BACKGROUND: Color = (255, 255, 255)
+LINE_HEIGHT = 22
 """Height of a line of text, in pixels."""
 GAP = 4
 """Between tiles of a row, in pixels."""
@@ -24,27 +24,27 @@ def write_text(canvas: np.ndarray, text: str, x: int, y: int) -> None:
 
 
 def caption(text: str, width: int) -> np.ndarray:
-    """A strip of text, `STRIP width 3` uint8."""
-    strip = np.full((STRIP, width, 3), PAPER, np.uint8)
+    """A strip of text, `LINE_HEIGHT width 3` uint8."""
+    strip = np.full((LINE_HEIGHT, width, 3), BACKGROUND, np.uint8)
     write_text(strip, text, 4, 15)
     return strip
 
 
-def captioned(text: str, tile: np.ndarray) -> np.ndarray:
+def with_caption(text: str, tile: np.ndarray) -> np.ndarray:
     """Returns a tile below its caption."""
     return np.vstack([caption(text, tile.shape[1]), tile])
 
 
 def row(tiles: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
     """Tiles of one height side by side."""
-    between = np.full((tiles[0].shape[0], gap, 3), PAPER, np.uint8)
+    between = np.full((tiles[0].shape[0], gap, 3), BACKGROUND, np.uint8)
     return np.hstack([part for tile in tiles for part in (tile, between)][:-1])
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Rows of tiles of one size; short rows are filled with paper."""
     columns = max(map(len, rows))
-    empty = np.full_like(rows[0][0], PAPER)
+    empty = np.full_like(rows[0][0], BACKGROUND)
     return np.vstack([row([*tiles, *[empty] * (columns - len(tiles))]) for tiles in rows])
 
 

@@ -55,7 +55,7 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSet(ABC):
-    """Samples to evaluate on: `SegmentationSet` or `PoseSet`.
+    """Samples to evaluate on: `SegmentationEvalSet` or `PoseEvalSet`.
 
     Attributes:
       files: that an evaluation leaves.

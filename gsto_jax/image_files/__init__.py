@@ -1,7 +1,7 @@
 """Image files as RGB: the one reader of training, evaluation, prediction and serving.
 
 `decode` turns a file of any format that Pillow reads, and TIFFs that OpenCV alone reads, into
-`h w 3` uint8 RGB. An `ImageRule` says what becomes of transparency, EXIF orientation and values
+`h w 3` uint8 RGB. An `DecodeOptions` says what becomes of transparency, EXIF orientation and values
 of more than 8 bits; it is part of a run's settings. Color profiles are not applied, and of several
 frames the first is read. `crop_person` cuts a person out. Needs NumPy, OpenCV and Pillow; imports
 no JAX and nothing else of this package, so that workers which hold no device, and servers, can use
@@ -9,32 +9,32 @@ it.
 """
 
 from gsto_jax.image_files.decode import (
-    STRETCHED,
+    GRAY_STRETCH_FACTORS,
     Decoded,
     decode,
     decode_by_opencv,
     to_rgb,
 )
-from gsto_jax.image_files.head import (
+from gsto_jax.image_files.header import (
     MAX_PIXELS,
-    Head,
+    ImageHeader,
     exif_orientation,
     open_image,
-    read_head,
-    storage_of,
+    pixel_layout,
+    read_header,
 )
+from gsto_jax.image_files.options import ALPHAS, ORIENTATIONS, DecodeOptions, ImageError
 from gsto_jax.image_files.person_crop import box_to_frame, crop_person, frame_to_crop
-from gsto_jax.image_files.rule import ALPHAS, ORIENTATIONS, ImageError, ImageRule
 
 __all__ = [
     "ALPHAS",
+    "GRAY_STRETCH_FACTORS",
     "MAX_PIXELS",
     "ORIENTATIONS",
-    "STRETCHED",
+    "DecodeOptions",
     "Decoded",
-    "Head",
     "ImageError",
-    "ImageRule",
+    "ImageHeader",
     "box_to_frame",
     "crop_person",
     "decode",
@@ -42,7 +42,7 @@ __all__ = [
     "exif_orientation",
     "frame_to_crop",
     "open_image",
-    "read_head",
-    "storage_of",
+    "pixel_layout",
+    "read_header",
     "to_rgb",
 ]

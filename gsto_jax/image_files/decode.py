@@ -8,22 +8,22 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from gsto_jax.image_files.head import (
-    Head,
+from gsto_jax.image_files.header import (
+    ImageHeader,
     TiffTag,
     exif_orientation,
     open_image,
-    read_head,
-    storage_of,
+    pixel_layout,
+    read_header,
     tag_values,
     undecodable,
 )
-from gsto_jax.image_files.rule import ImageError, ImageRule
+from gsto_jax.image_files.options import DecodeOptions, ImageError
 
 # A file that cannot be decoded is reported once, by its name, not by OpenCV as well.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-STRETCHED = {"L;2": 85, "L;4": 17}
+GRAY_STRETCH_FACTORS = {"L;2": 85, "L;4": 17}
 """Pillow stretches gray of few bits to 0..255; these are the factors."""
 
 
@@ -39,12 +39,12 @@ class Decoded:
     """
 
     pixels: np.ndarray
-    head: Head
+    head: ImageHeader
     bits: int = 8
     used_bits: int = 8
 
 
-def decode(data: bytes, rule: ImageRule | None = None) -> Decoded:
+def decode(data: bytes, rule: DecodeOptions | None = None) -> Decoded:
     """Decodes an image file.
 
     Args:
@@ -54,8 +54,8 @@ def decode(data: bytes, rule: ImageRule | None = None) -> Decoded:
     Raises:
       ImageError: truncated, damaged, no image, more than `MAX_PIXELS`, or values out of range.
     """
-    rule = rule or ImageRule()
-    head = read_head(data)
+    rule = rule or DecodeOptions()
+    head = read_header(data)
     if head.decoder == "deep":
         pixels, bits, used = _decode_deep(data, head, rule)
         return Decoded(head.orient(pixels, rule), head, bits, used)
@@ -67,7 +67,7 @@ def decode(data: bytes, rule: ImageRule | None = None) -> Decoded:
     return Decoded(head.orient(pixels, rule), head)
 
 
-def to_rgb(image: np.ndarray | Image.Image, rule: ImageRule | None = None) -> np.ndarray:
+def to_rgb(image: np.ndarray | Image.Image, rule: DecodeOptions | None = None) -> np.ndarray:
     """Converts an array to RGB as `decode` does a file: gray, transparent, of 16 bits.
 
     Args:
@@ -81,7 +81,7 @@ def to_rgb(image: np.ndarray | Image.Image, rule: ImageRule | None = None) -> np
     Raises:
       ImageError: another shape or dtype, or values beyond the rule's `bit_depth`.
     """
-    rule = rule or ImageRule()
+    rule = rule or DecodeOptions()
     if isinstance(image, Image.Image):
         return _from_pillow(image, rule)
     image = np.asarray(image)
@@ -106,18 +106,18 @@ def decode_by_opencv(data: bytes, flags: int) -> np.ndarray | None:
         return None
 
 
-def _decode_by_pillow(data: bytes, rule: ImageRule) -> np.ndarray:
+def _decode_by_pillow(data: bytes, rule: DecodeOptions) -> np.ndarray:
     """Decodes an image of 8 bits a channel, palette or alpha among them."""
     with open_image(data) as image:
-        storage = storage_of(image)
+        storage = pixel_layout(image)
         image.load()
         key = image.info.get("transparency")
-        if isinstance(key, int) and storage in STRETCHED:
-            image.info["transparency"] = key * STRETCHED[storage]
+        if isinstance(key, int) and storage in GRAY_STRETCH_FACTORS:
+            image.info["transparency"] = key * GRAY_STRETCH_FACTORS[storage]
         return _colors_of(image, rule)
 
 
-def _colors_of(image: Image.Image, rule: ImageRule) -> np.ndarray:
+def _colors_of(image: Image.Image, rule: DecodeOptions) -> np.ndarray:
     """Converts an image of 8 bits a channel to RGB, whatever its mode."""
     transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
     if not transparent and "transparency" not in image.info:
@@ -126,17 +126,19 @@ def _colors_of(image: Image.Image, rule: ImageRule) -> np.ndarray:
     return _compose(rgba[..., :3], rgba[..., 3:], rule.alpha)
 
 
-def _from_pillow(image: Image.Image, rule: ImageRule) -> np.ndarray:
+def _from_pillow(image: Image.Image, rule: DecodeOptions) -> np.ndarray:
     image.load()  # turns a TIFF
     orientation = exif_orientation(image.info.get("exif", b"")) if image.format != "TIFF" else 1
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         pixels = to_rgb(np.asarray(image), rule)
     else:
         pixels = _colors_of(image, rule)
-    return Head((image.height, image.width), orientation, "pillow").orient(pixels, rule)
+    return ImageHeader((image.height, image.width), orientation, "pillow").orient(pixels, rule)
 
 
-def _decode_deep(data: bytes, head: Head, rule: ImageRule) -> tuple[np.ndarray, int, int]:
+def _decode_deep(
+    data: bytes, head: ImageHeader, rule: DecodeOptions
+) -> tuple[np.ndarray, int, int]:
     """Decodes an image of more than 8 bits a channel: pixels, bits, and bits in use."""
     tags = head.tags or {}
     values, alpha, own_bits = _deep_values(data, tags)
@@ -162,7 +164,7 @@ def _deep_values(data: bytes, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.n
     try:
         with open_image(data) as image:
             if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                key, storage = image.info.get("transparency"), storage_of(image)
+                key, storage = image.info.get("transparency"), pixel_layout(image)
                 gray = np.array(image)[..., None]
                 gray = gray.astype(gray.dtype.newbyteorder("="), copy=False)
                 if gray.dtype.kind != "f" and image.format == "PPM" and isinstance(storage, tuple):

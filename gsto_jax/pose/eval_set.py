@@ -15,10 +15,10 @@ from gsto_jax.evaluation.eval_set import EvalSet, Summary, or_none
 from gsto_jax.evaluation.folder import ResultsFolder
 from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch
 from gsto_jax.evaluation.percent import percent
-from gsto_jax.pose.evaluate import Poses, estimate, reread_joints
-from gsto_jax.pose.metrics import PERSON, check_joints, evaluate_coco, results
+from gsto_jax.pose.evaluate import Poses, estimate_poses, roundtrip_joints
+from gsto_jax.pose.metrics import PERSON, check_joints, evaluate_coco, to_coco_results
 from gsto_jax.pose.oks import similarity
-from gsto_jax.pose.panels import PoseWriter
+from gsto_jax.pose.panels import PosePngWriter
 from gsto_jax.pose.results import FOLDER, PersonScore, finish
 from gsto_jax.pose.tables import pose_table
 from gsto_jax.pose.task import PoseTask
@@ -43,7 +43,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoseSet(EvalSet):
+class PoseEvalSet(EvalSet):
     """Persons cut out of images. See `EvalSet` for the other attributes.
 
     Attributes:
@@ -64,9 +64,9 @@ class PoseSet(EvalSet):
     image_ids: Sequence[int]
     category_id: int = PERSON
 
-    def writer(self, task: PoseTask, folder: Path) -> PoseWriter:
+    def writer(self, task: PoseTask, folder: Path) -> PosePngWriter:
         """See `EvalSet.writer`."""
-        return PoseWriter(folder, task, self.name)
+        return PosePngWriter(folder, task, self.name)
 
     def predict(
         self,
@@ -85,10 +85,10 @@ class PoseSet(EvalSet):
             if not self.detected:
                 # Read at the end: it queues behind the next batch.
                 places = {name: batch[name] for name in ("index", "mask")}
-                reread.append((places, reread_joints(task, mesh, batch)))
+                reread.append((places, roundtrip_joints(task, mesh, batch)))
             on_batch(batch, joints, maps)
 
-        poses = estimate(task, variables, self.batches, self.size, mesh, also_reread, stop)
+        poses = estimate_poses(task, variables, self.batches, self.size, mesh, also_reread, stop)
         if poses is None:
             return None
         if self.detected:
@@ -148,7 +148,7 @@ class PoseSet(EvalSet):
     ) -> tuple[list[Mapping[str, Any]], dict[str, float]]:
         """Returns poses in the benchmark's form, and its figures."""
         config, category = task.config.pose, self.category_id
-        kept = self._of_set(results(poses, task.sigmas, config, category_id=category))
+        kept = self._of_set(to_coco_results(poses, task.sigmas, config, category_id=category))
         return kept, evaluate_coco(kept, truth, self.image_ids, task.sigmas, category)
 
     def _headline(self, precision: float) -> str:

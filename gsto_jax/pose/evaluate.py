@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from gsto_jax.devices.mesh import local_part, put_batch, sum_over_processes
 from gsto_jax.evaluation.loop import Batch, OnBatch, Programs, never, nothing, run_pipelined
 from gsto_jax.ops.flip import flip
-from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, reread_step
+from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, roundtrip_step
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Poses:
     image_ids: np.ndarray
 
 
-def estimate(
+def estimate_poses(
     task: PoseTask,
     variables: Any,
     batches: Iterable[Batch],
@@ -62,7 +62,7 @@ def estimate(
     image_ids = np.zeros(size, np.int64)  # apart: float64 would round those above 2**53
 
     def start(batch: Batch) -> tuple[Array, dict[str, Array]]:
-        return find_joints(task, mesh, variables, batch)
+        return predict_joints(task, mesh, variables, batch)
 
     def finish(batch: Batch, outputs: tuple[Array, dict[str, Array]]) -> None:
         joints, maps = outputs
@@ -81,7 +81,7 @@ def estimate(
     return Poses(places, table[:, -2], table[:, -1], sum_over_processes(image_ids))
 
 
-def find_joints(
+def predict_joints(
     task: PoseTask, mesh: Mesh, variables: Any, batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
     """Joints of a batch of persons, all on the devices: see `joint_step`.
@@ -103,7 +103,7 @@ def find_joints(
     return joints, {"heatmaps": heatmaps, **maps}
 
 
-def reread_joints(task: PoseTask, mesh: Mesh, batch: Batch) -> Array:
+def roundtrip_joints(task: PoseTask, mesh: Mesh, batch: Batch) -> Array:
     """The true joints through their heatmaps and back: what the targets' whole pixels allow.
 
     Args:
@@ -135,5 +135,5 @@ class PosePrograms(Programs):
 
     @cached_property
     def reread(self) -> Any:
-        """`gsto_jax.pose.task.reread_step`."""
-        return self.compile(partial(reread_step, self.task))
+        """`gsto_jax.pose.task.roundtrip_step`."""
+        return self.compile(partial(roundtrip_step, self.task))

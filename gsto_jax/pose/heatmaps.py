@@ -108,7 +108,7 @@ def decode(heatmaps: Array, refinement: str = "quarter", sigma: float = 2.0) -> 
     return place + jnp.where(inner[..., None] & found, shift, 0).astype(jnp.float32), value
 
 
-def merge_mirrored(
+def merge_flipped(
     heatmaps: Array, mirrored: Array, pairs: Sequence[Sequence[int]], shift: bool = True
 ) -> Array:
     """The mean of heatmaps and of those of the mirror image.

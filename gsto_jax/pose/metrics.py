@@ -15,7 +15,7 @@ from gsto_jax.files import atomic_write, to_json
 from gsto_jax.pose.evaluate import Poses
 from gsto_jax.pose.oks import rescore, suppress
 
-FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+COCO_METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 """Average precision and recall over similarities 0.5 to 0.95, at 0.5 and 0.75, and of persons of
 medium and large area."""
 PERSON = 1
@@ -23,7 +23,7 @@ PERSON = 1
 Annotation = Mapping[str, Any]
 
 
-def results(
+def to_coco_results(
     poses: Poses,
     sigmas: Sequence[float],
     config: PoseConfig,
@@ -80,7 +80,7 @@ def evaluate_coco(
       category_id: of the persons.
 
     Returns:
-      `FIGURES` by name, 0 to 1; NaN where no person of that area is labeled, as without images.
+      `COCO_METRICS` by name, in 0..1; NaN where no person of that area is labeled.
 
     Raises:
       UserError: a pose has another number of joints than the annotations, or is of another image.
@@ -93,7 +93,7 @@ def evaluate_coco(
     check_joints((*people, *found), len(sigmas))
     images = sorted(set(image_ids))
     if not images:
-        return dict.fromkeys(FIGURES, float("nan"))
+        return dict.fromkeys(COCO_METRICS, float("nan"))
     if unlisted := {pose["image_id"] for pose in found}.difference(images):
         raise UserError(
             f"{len(unlisted)} images of poses are not among image_ids, such as {min(unlisted)}:"
@@ -118,7 +118,7 @@ def evaluate_coco(
         judge.accumulate()
         judge.summarize()
     values = np.where(np.asarray(judge.stats) < 0, np.nan, judge.stats)
-    return dict(zip(FIGURES, map(float, values), strict=True))
+    return dict(zip(COCO_METRICS, map(float, values), strict=True))
 
 
 def check_joints(persons: Iterable[Annotation], count: int) -> None:
@@ -138,7 +138,7 @@ def _complete(person: Annotation, number: int, category_id: int) -> dict[str, An
     return {"iscrowd": 0, **person, **fixed}
 
 
-def write_results(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
+def write_coco_results(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Writes the benchmark's JSON; a path that ends in .zip becomes its archive, for the server."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = to_json(found)

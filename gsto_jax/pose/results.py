@@ -3,7 +3,7 @@
 scores.csv        the ten figures of COCO, and for whose boxes
 persons.csv       by person: similarity to the truth, scores; which PNGs there are
 results.json      poses in the benchmark's form, as they were scored
-NAME.png ...      see `gsto_jax.pose.panels.PoseWriter`
+NAME.png ...      see `gsto_jax.pose.panels.PosePngWriter`
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from typing import Any
 from gsto_jax.evaluation.folder import ResultsFolder, Sample, read_record
 from gsto_jax.evaluation.percent import csv_number
 from gsto_jax.files import to_csv, write_text
-from gsto_jax.pose.metrics import FIGURES, write_results
-from gsto_jax.pose.panels import KINDS
+from gsto_jax.pose.metrics import COCO_METRICS, write_coco_results
+from gsto_jax.pose.panels import PNG_KINDS
 
 _SCORES, RESULTS = "scores.csv", "results.json"
 
@@ -40,7 +40,7 @@ class PersonScore(Sample):
 
 
 FOLDER = ResultsFolder(
-    PersonScore, KINDS, "persons.csv", files=(_SCORES, RESULTS), listed=(_SCORES, RESULTS)
+    PersonScore, PNG_KINDS, "persons.csv", files=(_SCORES, RESULTS), listed=(_SCORES, RESULTS)
 )
 
 
@@ -69,10 +69,10 @@ def finish(
     """
 
     def write(folder: Path) -> None:
-        figures = [[name, csv_number(record[name])] for name in FIGURES]
+        figures = [[name, csv_number(record[name])] for name in COCO_METRICS]
         rows = [*figures, ["boxes", record["boxes"]]]
         write_text(folder / _SCORES, to_csv(["figure", "value"], rows))
-        write_results(folder / RESULTS, results)
+        write_coco_results(folder / RESULTS, results)
 
     FOLDER.finish(folder, record, persons, write)
 
@@ -80,6 +80,6 @@ def finish(
 def read(folder: Path) -> PoseEvaluation | None:
     """Reads the evaluation in a folder; None where there is none, or not all of one."""
     record = read_record(folder)
-    if record is None or not {*FIGURES} <= record.keys():
+    if record is None or not {*COCO_METRICS} <= record.keys():
         return None
     return PoseEvaluation(folder, record, FOLDER.read_samples(folder))

@@ -14,7 +14,7 @@ from gsto_jax.evaluation.forward import Maps, explanation, forward
 from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.hrnet import Outputs
-from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_image
+from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, Shapes, Shares, Task, normalize
 
@@ -144,14 +144,14 @@ def joint_step(
     """
     pose = task.config.pose
     if mirrored is not None:
-        heatmaps = merge_mirrored(heatmaps, mirrored, task.flip_pairs, pose.flip_shift)
+        heatmaps = merge_flipped(heatmaps, mirrored, task.flip_pairs, pose.flip_shift)
     found, scores = decode(heatmaps, pose.refinement, pose.sigma)
     size = (heatmaps.shape[1], heatmaps.shape[2])
     places = to_image(found, batch["center"], batch["frame"], size)
     return jnp.concatenate([places, scores[..., None].astype(places.dtype)], -1), heatmaps
 
 
-def reread_step(task: PoseTask, batch: Batch) -> Array:
+def roundtrip_step(task: PoseTask, batch: Batch) -> Array:
     """The true joints of a batch as `joint_step` finds them in their own heatmaps."""
     heatmap = [-(-side // 4) for side in batch["image"].shape[1:3]]
     return joint_step(task, task.targets(batch, heatmap)[0], None, batch)[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gsto_jax.errors import UserError
-from gsto_jax.image_files import ImageRule
+from gsto_jax.image_files import DecodeOptions
 from gsto_jax.runs.trained import Trained
 
 _PREDICTORS = {
@@ -26,13 +26,13 @@ class BasePredictor:
       UserError: the network is of another task.
     """
 
-    of_task: ClassVar[str]
+    task_name: ClassVar[str]
 
     trained: Trained
 
     def __post_init__(self) -> None:
         task = self.trained.task.config.task
-        if task != self.of_task:
+        if task != self.task_name:
             raise UserError(f"checkpoint {self.path} is of a {task} task: use {_PREDICTORS[task]}")
 
     @property
@@ -46,6 +46,6 @@ class BasePredictor:
         return self.trained.config
 
     @property
-    def rule(self) -> ImageRule:
+    def rule(self) -> DecodeOptions:
         """How image files become RGB, as in training."""
-        return ImageRule.of(self.config["data"])
+        return DecodeOptions.of(self.config["data"])

@@ -3,7 +3,7 @@
 The programs take images `b h w 3` uint8 RGB, of any number and size, and return a dict (in ONNX
 two outputs of the same names): "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of the
 image as the network saw it. All that `--mode=predict` does between decoding an image and its labels
-is inside: scaling to `long_side` and back, padding, normalization (`gsto_jax.predict.one_pass`).
+is inside: scaling to `long_side` and back, padding, normalization (`gsto_jax.predict.single_pass`).
 Only the scales, the mirror image and the windows of a test protocol are not.
 """
 
@@ -24,9 +24,9 @@ from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write, is_disk_full, to_json
 from gsto_jax.ops.padding import PUBLISHED
-from gsto_jax.predict.one_pass import one_pass_of, program_of
-from gsto_jax.predict.onnx_file import onnx_file
+from gsto_jax.predict.onnx_export import onnx_bytes
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.predict.single_pass import make_program, single_pass_protocol
 from gsto_jax.runs.checkpoint import versions
 from gsto_jax.types import Size
 
@@ -62,7 +62,7 @@ def export(
         or a folder that cannot be written.
     """
     check_exportable(predictor, formats, size)
-    run, contents = program_of(predictor), {}
+    run, contents = make_program(predictor), {}
     if "jax" in formats:
         spec = jax.ShapeDtypeStruct(symbolic_shape("b, h, w, 3"), jnp.uint8)
         with progress.track("exporting model.jax", always_log=True):
@@ -70,7 +70,7 @@ def export(
             contents["model.jax"] = bytes(exported.serialize())
     if "onnx" in formats:
         with progress.track("exporting model.onnx", always_log=True):
-            contents["model.onnx"] = onnx_file(predictor, size)
+            contents["model.onnx"] = onnx_bytes(predictor, size)
     description = _describe(predictor, contents, size)
     contents["model.json"] = (to_json(description, indent=2) + "\n").encode()
     return _write(Path(folder).expanduser(), contents)
@@ -128,7 +128,7 @@ def _describe(
         "palette": predictor.palette,
         "mean": data["mean"],
         "std": data["std"],
-        "image_rule": asdict(predictor.rule),
+        "decode_options": asdict(predictor.rule),
         "preprocessing": preprocessing(predictor),
         "input": {"name": "image", "shape": ["b", "h", "w", 3], "dtype": "uint8", "color": "RGB"},
         "outputs": {
@@ -151,7 +151,7 @@ def _describe(
 
 def preprocessing(predictor: Predictor) -> dict[str, Any]:
     """Describes what the programs do to an image before the network, and what they leave out."""
-    protocol = one_pass_of(predictor.protocol)
+    protocol = single_pass_protocol(predictor.protocol)
     return {
         "long_side": predictor.long_side,
         "base_size": protocol.base_size,
@@ -159,7 +159,7 @@ def preprocessing(predictor: Predictor) -> dict[str, Any]:
         "pad_to": protocol.pad_to or PUBLISHED,
         "pad": predictor.trained.task.config.eval.pad,
         "normalization": "(pixel / 255 - mean) / std",
-        "test_protocol": "" if predictor.protocol.is_one_pass else str(predictor.protocol),
+        "test_protocol": "" if predictor.protocol.is_single_pass else str(predictor.protocol),
     }
 
 

@@ -25,12 +25,12 @@ from gsto_jax.files import (
     walk_files,
     write_text,
 )
-from gsto_jax.predict.media import VIDEOS
+from gsto_jax.predict.media import VIDEO_SUFFIXES
 from gsto_jax.predict.segmentation import Prediction
 from gsto_jax.predict.video_writer import VideoWriter
 
 FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
-EXPLAINING = {"heatmaps", "branches", "gates"}
+FEATURE_OUTPUTS = {"heatmaps", "branches", "gates"}
 """Kinds that show what the network looked at."""
 
 
@@ -49,7 +49,7 @@ class Input:
     @property
     def is_video(self) -> bool:
         """Whether it has many frames, by its suffix."""
-        return self.path.suffix.lower() in VIDEOS
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_inputs(
@@ -117,7 +117,7 @@ def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple
 
 
 def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEOS)
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
 def _is_ours(path: Path, output: Path) -> bool:
@@ -125,7 +125,7 @@ def _is_ours(path: Path, output: Path) -> bool:
     return any((output / kind).resolve() in parents for kind in FOLDERS)
 
 
-class Drawn(Protocol):
+class Renderable(Protocol):
     """A prediction: that of `gsto_jax.predict.segmentation` or of `gsto_jax.predict.pose`."""
 
     def drawn(self, kind: str) -> np.ndarray:
@@ -165,13 +165,13 @@ class PredictionWriter:
         except OSError as error:
             raise _unwritable(folder, error) from None
 
-    def write(self, name: str, prediction: Drawn) -> None:
+    def write(self, name: str, prediction: Renderable) -> None:
         """Writes an image. Raises OSError if that fails."""
         for kind in self.kinds:
             suffix = ".jpg" if kind == "overlay" else ".png"
             write_image(self.folder / kind / f"{name}{suffix}", self._drawn(prediction, kind))
 
-    def write_video(self, name: str, rate: float, frames: Iterator[Drawn]) -> None:
+    def write_video(self, name: str, rate: float, frames: Iterator[Renderable]) -> None:
         """Writes a video, frame by frame.
 
         Args:
@@ -196,7 +196,7 @@ class PredictionWriter:
         writers = (video for video in videos.values() if isinstance(video, VideoWriter))
         self.codecs.update(writer.codec for writer in writers)
 
-    def _drawn(self, prediction: Drawn, kind: str, whole_legend: bool = False) -> np.ndarray:
+    def _drawn(self, prediction: Renderable, kind: str, whole_legend: bool = False) -> np.ndarray:
         image = prediction.drawn(kind)
         if kind == "overlay" and self.legend and isinstance(prediction, Prediction):
             return prediction.with_legend(image, whole_legend)

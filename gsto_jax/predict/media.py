@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 
 from gsto_jax.errors import UserError
-from gsto_jax.image_files import Head, ImageError, ImageRule, decode, read_head, to_rgb
+from gsto_jax.image_files import DecodeOptions, ImageError, ImageHeader, decode, read_header, to_rgb
 
 # A film that cannot be read is reported by its name here, not by FFmpeg as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def _reading(path: Path | None) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {problem}" if path else str(problem)) from None
 
 
-def read_image(path: Path, rule: ImageRule | None = None) -> np.ndarray:
+def read_image(path: Path, rule: DecodeOptions | None = None) -> np.ndarray:
     """Returns an image file of any format that Pillow reads as `h w 3` uint8 RGB.
 
     Args:
@@ -42,7 +42,7 @@ def read_image(path: Path, rule: ImageRule | None = None) -> np.ndarray:
         return decode(path.read_bytes(), rule).pixels
 
 
-def load_rgb(image: np.ndarray | str | Path, rule: ImageRule | None = None) -> np.ndarray:
+def load_rgb(image: np.ndarray | str | Path, rule: DecodeOptions | None = None) -> np.ndarray:
     """Returns an image, an array, of Pillow, or the path of a file, as `h w 3` uint8 RGB.
 
     Raises:
@@ -55,10 +55,10 @@ def load_rgb(image: np.ndarray | str | Path, rule: ImageRule | None = None) -> n
         return to_rgb(image, rule)
 
 
-def image_head(path: Path) -> Head:
+def read_image_header(path: Path) -> ImageHeader:
     """Returns the head of an image file: its size and orientation. Raises as `read_image`."""
     with _reading(path):
-        return read_head(path)
+        return read_header(path)
 
 
 def count_frames(path: Path) -> tuple[int, float]:

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
-from gsto_jax.drawing.tiles import PAPER
+from gsto_jax.drawing.tiles import BACKGROUND
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import crop_person
-from gsto_jax.pose.drawing import draw_poses, heatmap_figure
-from gsto_jax.pose.evaluate import find_joints
+from gsto_jax.pose.evaluate import predict_joints
 from gsto_jax.pose.oks import rescore
+from gsto_jax.pose.panels import draw_poses, heatmap_figure
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
 from gsto_jax.runs.trained import load_trained
 from gsto_jax.types import Size
 
-KINDS = ("overlay", "heatmaps", "branches", "gates")
+POSE_OUTPUTS = ("overlay", "heatmaps", "branches", "gates")
 _BATCH = 16
 
 
@@ -62,7 +62,7 @@ class PosePrediction:
         return np.flatnonzero(below).tolist()
 
     def drawn(self, kind: str) -> np.ndarray:
-        """An image `h w 3` of one of `KINDS`; all but the overlay show a person a row."""
+        """An image `h w 3` of one of `POSE_OUTPUTS`; all but the overlay show a person a row."""
         if kind == "overlay":
             return self.overlay()
         draw: dict[str, Callable[[np.ndarray, dict[str, np.ndarray]], np.ndarray]] = {
@@ -74,7 +74,7 @@ class PosePrediction:
             draw[kind](crop, {name: values[n] for name, values in self.maps.items()})
             for n, crop in enumerate(self.crops)
         ]
-        return np.vstack(persons) if persons else np.full((1, 1, 3), PAPER, np.uint8)
+        return np.vstack(persons) if persons else np.full((1, 1, 3), BACKGROUND, np.uint8)
 
     def persons(self) -> list[dict[str, Any]]:
         """Box, keypoints (x, y, score of each joint) and score of each person, as plain values."""
@@ -97,7 +97,7 @@ class PosePredictor(BasePredictor):
       trained: the network.
     """
 
-    of_task = "pose"
+    task_name = "pose"
 
     @classmethod
     def load(cls, checkpoint: str | Path) -> "PosePredictor":
@@ -143,7 +143,7 @@ class PosePredictor(BasePredictor):
             count = 1 << (len(part) - 1).bit_length()
             filled = part + part[-1:] * (count - len(part))
             batch = {name: np.stack([crop[name] for crop in filled]) for name in part[0]}
-            joints, outputs = find_joints(
+            joints, outputs = predict_joints(
                 self.task, self.trained.mesh, self.trained.variables, batch
             )
             poses.append(np.asarray(joints)[: len(part)])

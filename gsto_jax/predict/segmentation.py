@@ -28,11 +28,11 @@ from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
 from gsto_jax.segmentation.metrics import best_class
 from gsto_jax.segmentation.panels import color_mask
-from gsto_jax.segmentation.protocol import Protocol, protocol_of
+from gsto_jax.segmentation.protocol import EvalProtocol, protocol_from_config
 from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.types import Size
 
-KINDS = ("overlay", "color", "ids", "branches", "gates")
+SEGMENTATION_OUTPUTS = ("overlay", "color", "ids", "branches", "gates")
 _STRIP = 64  # rows of an image that are upsampled at a time
 
 
@@ -73,7 +73,7 @@ class Prediction:
         return add_legend(image, self.classes, self.palette, present)
 
     def drawn(self, kind: str) -> np.ndarray:
-        """An image of one of `KINDS`: `h w 3` RGB, but `h w` of "ids"; uint8."""
+        """An image of one of `SEGMENTATION_OUTPUTS`: `h w 3` RGB, but `h w` of "ids"; uint8."""
         draw: dict[str, Callable[[], np.ndarray]] = {
             "overlay": self.overlay,
             "color": self.colors,
@@ -95,9 +95,9 @@ class Predictor(BasePredictor):
         none.
     """
 
-    of_task = "segmentation"
+    task_name = "segmentation"
 
-    protocol: Protocol
+    protocol: EvalProtocol
     long_side: int
 
     @classmethod
@@ -131,13 +131,13 @@ class Predictor(BasePredictor):
             raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
         if long_side is None:
             long_side = 2 * max(trained.config["data"]["crop"])
-        predictor = cls(trained, protocol_of(trained.config), long_side)
+        predictor = cls(trained, protocol_from_config(trained.config), long_side)
         changes = _for_any_image(trained.config) if pad_to is None else {"pad_to": pad_to}
         if not changes:
             return predictor
         config = {**trained.config, "eval": {**trained.config["eval"], **changes}}
         trained = replace(trained, config=config, task=task_of(config))
-        return replace(predictor, trained=trained, protocol=protocol_of(config))
+        return replace(predictor, trained=trained, protocol=protocol_from_config(config))
 
     @property
     def task(self) -> SegmentationTask:
@@ -176,7 +176,7 @@ class Predictor(BasePredictor):
         """Returns scores `1 h w k` of an image `h w 3` float32, and the maps."""
         height, width = size = (image.shape[0], image.shape[1])
         shape = self.protocol.padded(size)
-        plain = self.protocol.is_plain([size])
+        plain = self.protocol.is_unscaled_single_pass([size])
         maps: Mapping[str, Any] = {}
         if plain:
             scores, maps = self._pass(image, shape)

@@ -14,13 +14,13 @@ import numpy as np
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import read_json_object
-from gsto_jax.predict.one_pass import one_pass_of, program_of
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.predict.single_pass import make_program, single_pass_protocol
 from gsto_jax.types import Size
 
-EQUAL_LABELS = {"float32": 0.999, "bfloat16": 0.95}
-LOGITS_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.1}
-"""By dtype of the network: what `verify` lets pass, see `Check`.
+MIN_LABEL_AGREEMENT = {"float32": 0.999, "bfloat16": 0.95}
+MAX_LOGITS_ERROR = {"float32": 1e-3, "bfloat16": 0.1}
+"""By dtype of the network: what `verify` lets pass, see `ExportCheck`.
 
 With free sizes the weights of a resampling are computed at run time, in float32: where sides do not
 halve exactly, a network that was hardly trained makes 1e-4 of their rounding.
@@ -30,7 +30,7 @@ Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Check:
+class ExportCheck:
     """How an artifact compares with its checkpoint on one batch.
 
     Attributes:
@@ -56,7 +56,7 @@ class Check:
 
 def verify(
     predictor: Predictor, folder: str | Path, batches: Sequence[np.ndarray] | None = None
-) -> list[Check]:
+) -> list[ExportCheck]:
     """Compares an export with its checkpoint: each artifact in a fresh process, on the CPU.
 
     That process imports NumPy, and JAX or onnxruntime, nothing of this package. The checkpoint
@@ -69,7 +69,7 @@ def verify(
 
     Raises:
       UserError: there is no export, it is of another checkpoint, a process failed, or an artifact
-        differs by more than `EQUAL_LABELS` and `LOGITS_DIFFERENCE` allow.
+        differs by more than `MIN_LABEL_AGREEMENT` and `MAX_LOGITS_ERROR` allow.
     """
     folder = Path(folder).expanduser()
     source, names, fixed = read_description(folder)
@@ -94,21 +94,22 @@ def verify(
     for check in checks:
         # Written so that a difference that is no number does not pass.
         if not (
-            check.equal >= EQUAL_LABELS[dtype] and check.difference <= LOGITS_DIFFERENCE[dtype]
+            check.equal >= MIN_LABEL_AGREEMENT[dtype]
+            and check.difference <= MAX_LOGITS_ERROR[dtype]
         ):
             raise UserError(
                 f"the export in {folder} differs from its checkpoint; {check}, but "
-                f"{EQUAL_LABELS[dtype]:.1%} and {LOGITS_DIFFERENCE[dtype]:.0e} are asked for. Do "
-                "not use it"
+                f"{MIN_LABEL_AGREEMENT[dtype]:.1%} and {MAX_LOGITS_ERROR[dtype]:.0e} are allowed. "
+                "Do not use it"
             )
     return checks
 
 
-def _compare(file: str, ours: Outputs, theirs: Outputs) -> Check:
+def _compare(file: str, ours: Outputs, theirs: Outputs) -> ExportCheck:
     logits, (b, h, w) = ours["logits"], ours["labels"].shape
     equal = float((ours["labels"] == theirs["labels"]).mean())
     difference = float(np.abs(logits - theirs["logits"]).max() / np.abs(logits).max())
-    return Check(file, (b, h, w), equal, difference)
+    return ExportCheck(file, (b, h, w), equal, difference)
 
 
 def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
@@ -144,8 +145,8 @@ def random_batches(shapes: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
 
 def _expected(predictor: Predictor, batches: Sequence[np.ndarray]) -> list[Outputs]:
     """Computes labels as `--mode=predict` does with one pass an image, and logits."""
-    once = replace(predictor, protocol=one_pass_of(predictor.protocol))
-    program, outputs = jax.jit(program_of(predictor)), []
+    once = replace(predictor, protocol=single_pass_protocol(predictor.protocol))
+    program, outputs = jax.jit(make_program(predictor)), []
     with progress.track("predicting random images", len(batches)) as advance:
         for batch in batches:
             labels = np.stack([once(image).labels for image in batch])

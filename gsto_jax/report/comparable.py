@@ -7,7 +7,7 @@ import numpy as np
 from gsto_jax.errors import UserError
 from gsto_jax.pose.results import PoseEvaluation
 from gsto_jax.report.run import Found, Run
-from gsto_jax.segmentation.results import Evaluation
+from gsto_jax.segmentation.results import SegmentationEvaluation
 
 
 def check_task(ours: Run[Any], theirs: Run[Any]) -> None:
@@ -19,7 +19,9 @@ def check_task(ours: Run[Any], theirs: Run[Any]) -> None:
         )
 
 
-def comparable(ours: Run[Evaluation], theirs: Run[Evaluation]) -> tuple[Evaluation, Evaluation]:
+def comparable(
+    ours: Run[SegmentationEvaluation], theirs: Run[SegmentationEvaluation]
+) -> tuple[SegmentationEvaluation, SegmentationEvaluation]:
     """The evaluations of two runs on the same images.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.drawing.tiles import GAP, STRIP, Color, encode_image
+from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, encode_image
 from gsto_jax.image_files import ImageError, decode
 from gsto_jax.segmentation.panels import panel_tiles
 
@@ -68,12 +68,12 @@ def read_panel(path: Path, height: int, width: int) -> Panel | None:
 def read_row(path: Path, count: int) -> list[np.ndarray] | None:
     """The tiles of a row of so many, without their captions; None where there is none."""
     drawn = read(path)
-    if drawn is None or drawn.shape[0] <= STRIP:
+    if drawn is None or drawn.shape[0] <= LINE_HEIGHT:
         return None
     pitch, rest = divmod(drawn.shape[1] + GAP, count)
     if rest or pitch <= GAP:
         return None
-    return [drawn[STRIP:, n * pitch : (n + 1) * pitch - GAP] for n in range(count)]
+    return [drawn[LINE_HEIGHT:, n * pitch : (n + 1) * pitch - GAP] for n in range(count)]
 
 
 def photograph(image: np.ndarray, alt: str) -> Image:

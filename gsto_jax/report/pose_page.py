@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.evaluation.folder import drawings
-from gsto_jax.pose.metrics import FIGURES
+from gsto_jax.pose.metrics import COCO_METRICS
 from gsto_jax.pose.results import PersonScore, PoseEvaluation
 from gsto_jax.report import images
 from gsto_jax.report.comparable import comparable_poses
@@ -40,7 +40,7 @@ _RANGES = {
 }
 MEANINGS = {
     name: ("average precision" if name[:2] == "AP" else "recall") + _RANGES[name[2:]]
-    for name in FIGURES
+    for name in COCO_METRICS
 }
 _BINS = 10
 _NOUN = "person"
@@ -53,7 +53,7 @@ def run_page(run: Run[PoseEvaluation], defaults: Mapping[str, Any] | None = None
         **run_contents(run, MEASURES, "no persons", defaults),
         nouns=("persons", "images"),
         boxes=_boxes(run.record or {}),
-        ten=[(name, number((run.record or {}).get(name)), MEANINGS[name]) for name in FIGURES],
+        ten=[(name, number((run.record or {}).get(name)), MEANINGS[name]) for name in COCO_METRICS],
         ceiling=number((run.record or {}).get("ceiling_AP")),
         **(_details(run.evaluation) if run.evaluation else {}),
     )
@@ -70,7 +70,7 @@ def comparison_page(
     warnings += differ("protocols", *(_manner(x.record) for x in (one, two)))
     warnings += differ("steps", *(x.record.get("step", "not known") for x in (one, two)))
     warnings += settings_differ(ours, theirs, "data.keypoints.sigmas")
-    ten = side_by_side(one.record, two.record, tuple((name, name) for name in FIGURES))
+    ten = side_by_side(one.record, two.record, tuple((name, name) for name in COCO_METRICS))
     return render(
         "pose_comparison.html",
         **comparison_contents(ours, theirs, (one, two), MEASURES),
@@ -131,7 +131,7 @@ def _bins(similarities: Sequence[float]) -> list[tuple[float, float, int]]:
 
 
 def _panel(found: PoseEvaluation, person: PersonScore) -> dict[str, np.ndarray] | None:
-    """Tiles of `gsto_jax.pose.drawing.pose_panel`; None where there are none that can be read."""
+    """Tiles of `gsto_jax.pose.panels.pose_panel`; None where there are none that can be read."""
     path = drawings(found.folder, person).get("sample")
     kinds = ["image", *(["truth"] if person.labeled_joints else []), "found", "heatmaps"]
     tiles = images.read_row(path, len(kinds)) if path else None

@@ -13,9 +13,9 @@ from gsto_jax.pose.results import PoseEvaluation
 from gsto_jax.runs.checkpoint import Record, steps
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results as segmentation_results
-from gsto_jax.segmentation.results import Evaluation
+from gsto_jax.segmentation.results import SegmentationEvaluation
 
-Found = TypeVar("Found", Evaluation, PoseEvaluation)
+Found = TypeVar("Found", SegmentationEvaluation, PoseEvaluation)
 _READERS: Mapping[str, Callable[[Path], Any]] = {
     "segmentation": segmentation_results.read,
     "pose": pose_results.read,

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from gsto_jax.drawing.heat_maps import branch_tiles
+from gsto_jax.drawing.heat_maps import split_branch_figure
 from gsto_jax.evaluation.folder import Sample
 from gsto_jax.report import images
 from gsto_jax.report.images import Image
@@ -189,7 +189,7 @@ def figures(
             drawn = images.read(path)
             if drawn is None:
                 continue
-            tiles = branch_tiles(drawn) if kind == "branches" else [drawn]
+            tiles = split_branch_figure(drawn) if kind == "branches" else [drawn]
             alts = [f"{kind.capitalize()}, tile {n + 1}: {name}" for n in range(len(tiles))]
             encoded = [images.photograph(*x) for x in zip(tiles, alts, strict=True)]
             found[kind].append((name, encoded))

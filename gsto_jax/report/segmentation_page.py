@@ -14,7 +14,7 @@ from gsto_jax.report.page import comparison_contents, differ, run_contents, sett
 from gsto_jax.report.rendering import render
 from gsto_jax.report.run import Run
 from gsto_jax.report.samples import Shown, best_and_worst, figures, most_different
-from gsto_jax.segmentation.results import Evaluation, ImageScore
+from gsto_jax.segmentation.results import ImageScore, SegmentationEvaluation
 
 MEASURES = (
     ("mean_iou", "mean IoU"),
@@ -26,7 +26,7 @@ COLUMNS = (("iou", "IoU"), ("accuracy", "accuracy"), ("boundary_iou", "boundary 
 _NOUN = "image"
 
 
-def run_page(run: Run[Evaluation], defaults: Mapping[str, Any] | None = None) -> str:
+def run_page(run: Run[SegmentationEvaluation], defaults: Mapping[str, Any] | None = None) -> str:
     """The page of a run, as HTML."""
     return render(
         "segmentation_run.html",
@@ -37,7 +37,7 @@ def run_page(run: Run[Evaluation], defaults: Mapping[str, Any] | None = None) ->
     )
 
 
-def comparison_page(ours: Run[Evaluation], theirs: Run[Evaluation]) -> str:
+def comparison_page(ours: Run[SegmentationEvaluation], theirs: Run[SegmentationEvaluation]) -> str:
     """The page of two runs, as HTML. Raises UserError where they cannot be compared."""
     one, two = comparable(ours, theirs)
     warnings = []
@@ -67,7 +67,7 @@ def comparison_page(ours: Run[Evaluation], theirs: Run[Evaluation]) -> str:
     )
 
 
-def _details(run: Run[Evaluation], found: Evaluation) -> dict[str, Any]:
+def _details(run: Run[SegmentationEvaluation], found: SegmentationEvaluation) -> dict[str, Any]:
     """What only a complete evaluation tells."""
     pngs = ((x.name, drawings(found.folder, x)) for x in found.images)
     return {
@@ -100,20 +100,20 @@ def _css(color: Color) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def _columns(found: Evaluation) -> list[tuple[str, str]]:
+def _columns(found: SegmentationEvaluation) -> list[tuple[str, str]]:
     """The measures by class that the evaluation has."""
     scores = found.scores[: len(found.classes)]
     has_instances = any(math.isfinite(row.get("iiou", math.nan)) for _, row in scores)
     return [*COLUMNS, *([("iiou", "iIoU")] if has_instances else [])]
 
 
-def _by_class(found: Evaluation) -> list[tuple[str, Mapping[str, float], int]]:
+def _by_class(found: SegmentationEvaluation) -> list[tuple[str, Mapping[str, float], int]]:
     pixels = found.confusion.sum(1).tolist()
     rows = found.scores[: len(found.classes)]
     return [(name, row, n) for (name, row), n in zip(rows, pixels, strict=True)]
 
 
-def _matrix(found: Evaluation) -> list[tuple[str, list[float], int]]:
+def _matrix(found: SegmentationEvaluation) -> list[tuple[str, list[float], int]]:
     """Rows of shares of a class' true pixels; NaN without any."""
     total = found.confusion.sum(1)
     with np.errstate(invalid="ignore"):
@@ -121,7 +121,9 @@ def _matrix(found: Evaluation) -> list[tuple[str, list[float], int]]:
     return list(zip(found.classes, shares.tolist(), total.tolist(), strict=True))
 
 
-def _shown(run: Run[Evaluation], found: Evaluation, image: ImageScore) -> Shown | None:
+def _shown(
+    run: Run[SegmentationEvaluation], found: SegmentationEvaluation, image: ImageScore
+) -> Shown | None:
     path = drawings(found.folder, image).get("sample")
     panel = path and images.read_panel(path, image.height, image.width)
     if not panel:
@@ -149,8 +151,8 @@ def _legend(run: Run[Any], labels: Sequence[np.ndarray]) -> list[tuple[str, str]
 def _shown_pair(
     ours: Run[Any],
     theirs: Run[Any],
-    one: Evaluation,
-    two: Evaluation,
+    one: SegmentationEvaluation,
+    two: SegmentationEvaluation,
     a: ImageScore,
     b: ImageScore,
 ) -> Shown | None:

@@ -3,20 +3,20 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gsto_jax.segmentation.protocol import Protocol
+from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.types import Size
 
 _LARGER = (32, 64, 128, 256, 512)
 
 
-def compiled_shapes(protocol: Protocol, sizes: Iterable[Size]) -> set[Size]:
+def compiled_shapes(protocol: EvalProtocol, sizes: Iterable[Size]) -> set[Size]:
     """Returns the shapes of windows at which a test passes images of these sizes."""
-    if protocol.suits_any_padded_shape:
-        return {look.shape for look in protocol.rounds(sizes)}
-    return {look.shape for size in set(sizes) for look in protocol.rounds([size])}
+    if protocol.is_padding_invariant:
+        return {look.shape for look in protocol.scale_plans(sizes)}
+    return {look.shape for size in set(sizes) for look in protocol.scale_plans([size])}
 
 
-def compilation_note(protocol: Protocol, sizes: Iterable[Size]) -> str | None:
+def compilation_note(protocol: EvalProtocol, sizes: Iterable[Size]) -> str | None:
     """Returns a line about the shapes that will compile; None if there is one at most."""
     sizes = set(sizes)
     count = len(compiled_shapes(protocol, sizes))

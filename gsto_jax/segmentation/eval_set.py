@@ -17,8 +17,8 @@ from gsto_jax.segmentation import protocol as protocols
 from gsto_jax.segmentation import results, tables
 from gsto_jax.segmentation.evaluate import EvalBatches, evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.metrics import Scores, confusion_of, scores
-from gsto_jax.segmentation.panels import ImageWriter
+from gsto_jax.segmentation.metrics import Scores, compute_scores, confusion_matrix_numpy
+from gsto_jax.segmentation.panels import SegmentationPngWriter
 from gsto_jax.segmentation.results import ImageScore
 from gsto_jax.segmentation.task import SegmentationTask
 
@@ -26,7 +26,7 @@ _MEANS = ("mean_iou", "pixel_accuracy", "mean_accuracy", "mean_boundary_iou")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationSet(EvalSet):
+class SegmentationEvalSet(EvalSet):
     """Labeled images. See `EvalSet` for the other attributes.
 
     Attributes:
@@ -42,13 +42,15 @@ class SegmentationSet(EvalSet):
     batches: EvalBatches
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
-    protocol: protocols.Protocol
+    protocol: protocols.EvalProtocol
     instances: Callable[[], InstanceCounts | None] = lambda: None
 
-    def writer(self, task: SegmentationTask, folder: Path) -> ImageWriter:
+    def writer(self, task: SegmentationTask, folder: Path) -> SegmentationPngWriter:
         """See `EvalSet.writer`."""
         chosen, look = task.config.eval, (self.classes, self.palette, task.ignore_label)
-        return ImageWriter(folder, *look, chosen.sample_images, chosen.feature_images, self.name)
+        return SegmentationPngWriter(
+            folder, *look, chosen.sample_images, chosen.feature_images, self.name
+        )
 
     def predict(
         self,
@@ -77,8 +79,8 @@ class SegmentationSet(EvalSet):
         """See `EvalSet.score`."""
         height, width = sample["size"].tolist()
         label, prediction = (x[:height, :width] for x in (sample["label"], prediction))
-        confusion = confusion_of(label, prediction, task.num_classes, task.ignore_label)
-        result, pixels = scores(confusion), int(confusion.sum())
+        confusion = confusion_matrix_numpy(label, prediction, task.num_classes, task.ignore_label)
+        result, pixels = compute_scores(confusion), int(confusion.sum())
         return ImageScore(
             height=height,
             width=width,

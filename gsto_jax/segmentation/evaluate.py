@@ -1,4 +1,4 @@
-"""Evaluation over a whole set, by one pass over whole images or by another protocol."""
+"""SegmentationEvaluation over a whole set, by one pass over whole images or by another protocol."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from gsto_jax.evaluation.loop import Batch, OnBatch, never, nothing, run_pipelin
 from gsto_jax.segmentation import protocol as protocols
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.metrics import Scores, scores
+from gsto_jax.segmentation.metrics import Scores, compute_scores
 from gsto_jax.segmentation.task import EVAL_INPUTS, SegmentationTask
 
 
@@ -33,7 +33,7 @@ def evaluate(
     variables: Any,
     batches: EvalBatches,
     mesh: Mesh,
-    protocol: protocols.Protocol = protocols.PLAIN,
+    protocol: protocols.EvalProtocol = protocols.SINGLE_PASS,
     *,
     on_batch: OnBatch = nothing,
     stop: Callable[[], bool] = never,
@@ -67,7 +67,7 @@ def evaluate(
         seen += len(batch["image"])
         sizes = batches.sizes[batch["image"].shape[1], batch["image"].shape[2]]
         # All images of a batch are alike, so any of them serves.
-        together = protocol.alike(sizes, tuple(batch["size"][0].tolist()))
+        together = protocol.sizes_in_bucket(sizes, tuple(batch["size"][0].tolist()))
         return _predict(task, variables, batch, mesh, protocol, together, explains)
 
     def finish(batch: Batch, outputs: tuple[dict[str, Array], Array, Mapping[str, Array]]) -> None:
@@ -86,7 +86,7 @@ def evaluate(
         return None
     if instances is not None:
         instances.gather()
-    return scores(total["confusion"], task.config.eval.absent, total["boundary"], instances)
+    return compute_scores(total["confusion"], task.config.eval.absent, total["boundary"], instances)
 
 
 def _predict(
@@ -94,7 +94,7 @@ def _predict(
     variables: Any,
     batch: Batch,
     mesh: Mesh,
-    protocol: protocols.Protocol,
+    protocol: protocols.EvalProtocol,
     together: Collection[protocols.Size],
     explains: bool,
 ) -> tuple[dict[str, Array], Array, Mapping[str, Array]]:
@@ -104,7 +104,10 @@ def _predict(
         return put_batch({name: batch[name] for name in names}, mesh)
 
     maps: Mapping[str, Array] = {}
-    programs, plain = SegmentationPrograms.of(task, mesh), protocol.is_plain(together)
+    programs, plain = (
+        SegmentationPrograms.of(task, mesh),
+        protocol.is_unscaled_single_pass(together),
+    )
     if plain or explains:
         counts, predictions, maps = programs.eval_step(variables, put(*EVAL_INPUTS))
     if not plain:

@@ -22,14 +22,14 @@ from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.resample import resample
 from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
-from gsto_jax.segmentation.protocol import Protocol, Round
+from gsto_jax.segmentation.protocol import EvalProtocol, ScalePlan
 from gsto_jax.segmentation.task import SegmentationTask, eval_step, logits, score_step
 from gsto_jax.training.task import normalize
 from gsto_jax.types import Size
 
 
-def view_windows(
-    protocol: Protocol, outside: Array, images: Array, taps: Mapping[str, Any]
+def extract_windows(
+    protocol: EvalProtocol, outside: Array, images: Array, taps: Mapping[str, Any]
 ) -> list[Array]:
     """What one window shows of each image.
 
@@ -56,8 +56,8 @@ def _mirrored(window: Array, taps: Mapping[str, Any]) -> Array:
     return jax.vmap(lambda x, columns: jnp.take(x, columns, 1))(window, taps["mirror"])
 
 
-def view_scores(
-    protocol: Protocol,
+def window_scores(
+    protocol: EvalProtocol,
     align_corners: bool,
     logits: Sequence[Array],
     taps: Mapping[str, Any],
@@ -67,7 +67,7 @@ def view_scores(
     Args:
       protocol: of the test.
       align_corners: of the upsampling of the logits.
-      logits: `b h' w' k` of each of `view_windows`.
+      logits: `b h' w' k` of each of `extract_windows`.
       taps: see there.
 
     Returns:
@@ -94,8 +94,8 @@ def view_scores(
     return resample(scores if once else materialize(scores), *back)
 
 
-def stacked_views(
-    protocol: Protocol, sizes: Sequence[Size], padded_shape: Size, together: Collection[Size]
+def batch_views(
+    protocol: EvalProtocol, sizes: Sequence[Size], padded_shape: Size, together: Collection[Size]
 ) -> list[dict[str, Any]]:
     """The views of a batch of images, one of each image at a time.
 
@@ -106,30 +106,30 @@ def stacked_views(
       together: the sizes of all images that lie on such a padded shape.
 
     Returns:
-      For each view its taps, `b n t`; see `view_scores`.
+      For each view its taps, `b n t`; see `window_scores`.
     """
-    rounds = _rounds(protocol, frozenset(together))
-    views = [_image_views(protocol, size, rounds, padded_shape) for size in sizes]
+    scale_plans = _rounds(protocol, frozenset(together))
+    views = [_image_views(protocol, size, scale_plans, padded_shape) for size in sizes]
     return [
         jax.tree.map(lambda *leaves: np.stack(leaves), *same) for same in zip(*views, strict=True)
     ]
 
 
 @lru_cache(maxsize=64)
-def _rounds(protocol: Protocol, together: frozenset[Size]) -> tuple[Round, ...]:
-    return tuple(protocol.rounds(together))
+def _rounds(protocol: EvalProtocol, together: frozenset[Size]) -> tuple[ScalePlan, ...]:
+    return tuple(protocol.scale_plans(together))
 
 
 @lru_cache(maxsize=16)
 def _image_views(
-    protocol: Protocol, size: Size, rounds: tuple[Round, ...], padded_shape: Size
+    protocol: EvalProtocol, size: Size, scale_plans: tuple[ScalePlan, ...], padded_shape: Size
 ) -> list[dict[str, Any]]:
-    return [view.arrays(padded_shape) for view in protocol.views(size, rounds)]
+    return [view.arrays(padded_shape) for view in protocol.views(size, scale_plans)]
 
 
 def score_batch(
     task: SegmentationTask,
-    protocol: Protocol,
+    protocol: EvalProtocol,
     mesh: Mesh,
     variables: Any,
     batch: Mapping[str, np.ndarray],
@@ -143,7 +143,7 @@ def score_batch(
       mesh: the devices.
       variables: of the network.
       batch: this process' part: "image" `b H W 3` uint8 and "size" `b 2`.
-      together: see `stacked_views`.
+      together: see `batch_views`.
 
     Returns:
       `b H W k` on the devices, 0 beside the images; larger is likelier.
@@ -154,7 +154,7 @@ def score_batch(
     padded_shape = batch["image"].shape[1:3]
     sizes = [(int(height), int(width)) for height, width in batch["size"]]
     scores: Any = None
-    for view in stacked_views(protocol, sizes, padded_shape, together):
+    for view in batch_views(protocol, sizes, padded_shape, together):
         taps = put_batch(view, mesh)
         found = [programs.logits(variables, window) for window in show(inputs, taps)]
         scores = begin(found, taps) if scores is None else add(scores, found, taps)
@@ -166,7 +166,7 @@ class SegmentationPrograms(Programs):
 
     def __init__(self, task: SegmentationTask, mesh: Mesh) -> None:
         super().__init__(task, mesh)
-        self._windows: dict[Protocol, tuple[Any, Any, Any]] = {}
+        self._windows: dict[EvalProtocol, tuple[Any, Any, Any]] = {}
 
     @cached_property
     def eval_step(self) -> Any:
@@ -201,8 +201,8 @@ class SegmentationPrograms(Programs):
 
         return self.compile(count, out_shardings=(self.whole, self.split))
 
-    def windows(self, protocol: Protocol) -> tuple[Any, Any, Any]:
-        """Returns the programs around the network: `view_windows`, and `view_scores` summed up."""
+    def windows(self, protocol: EvalProtocol) -> tuple[Any, Any, Any]:
+        """Returns programs for `extract_windows` and for the sum of `window_scores`."""
         if protocol in self._windows:
             return self._windows[protocol]
         task, corners = self.task, self.task.config.model.align_corners
@@ -210,10 +210,10 @@ class SegmentationPrograms(Programs):
         def show(images: Array, taps: Mapping[str, Any]) -> list[Array]:
             pad = protocol.pad or task.mean  # None: windows show nothing of it
             outside = normalize(task, 255 * jnp.asarray(pad, jnp.float32)[None, None, None])
-            return view_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
+            return extract_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
 
         def begin(logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
-            return view_scores(protocol, corners, logits, taps)
+            return window_scores(protocol, corners, logits, taps)
 
         def add(scores: Array, logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
             return scores + begin(logits, taps)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-INSTANCE = 1000
-"""Id of an instance: `INSTANCE` times its label id, plus its number; smaller ones are groups."""
+INSTANCE_ID_FACTOR = 1000
+"""An instance id is this factor times the label id, plus a counter; smaller ids are groups."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,11 @@ class InstanceCounts:
 
     def _train_id(self, instance: int) -> int:
         """Of an instance; -1 for groups, and for classes without instances."""
-        train_id = self._train_ids.get(instance // INSTANCE, -1) if instance > INSTANCE else -1
+        train_id = (
+            self._train_ids.get(instance // INSTANCE_ID_FACTOR, -1)
+            if instance > INSTANCE_ID_FACTOR
+            else -1
+        )
         return train_id if 0 <= train_id < len(self._sizes) and self._sizes[train_id] else -1
 
     @property
@@ -122,7 +126,7 @@ class InstanceCounts:
             self._found = np.concatenate([p[:n] for p, n in zip(parts, rows, strict=True)])
             self.images = int(images.sum())
 
-    def scores(self, confusion: np.ndarray) -> CategoryScores:
+    def compute_scores(self, confusion: np.ndarray) -> CategoryScores:
         """Scores from these counts and the summed confusion matrix `k k`, rows true classes."""
         member = self._of_class == np.arange(len(self.names))[:, None]
         grouped = member @ confusion @ member.T
@@ -137,11 +141,11 @@ class InstanceCounts:
         return CategoryScores(
             tuple(self.names),
             iou,
-            mean_known(iou),
+            nan_mean(iou),
             instance_iou,
-            mean_known(instance_iou),
+            nan_mean(instance_iou),
             category_instance_iou,
-            mean_known(category_instance_iou),
+            nan_mean(category_instance_iou),
         )
 
     def _instance_iou(self, counts: np.ndarray, false: np.ndarray) -> np.ndarray:
@@ -153,7 +157,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
-def mean_known(values: np.ndarray) -> float:
+def nan_mean(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN if all is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

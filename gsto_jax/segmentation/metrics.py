@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from gsto_jax.segmentation.boundary_iou import boundary_counts, boundary_iou
-from gsto_jax.segmentation.instance_iou import CategoryScores, InstanceCounts, mean_known
+from gsto_jax.segmentation.instance_iou import CategoryScores, InstanceCounts, nan_mean
 
 
 def best_class(scores: Array) -> Array:
@@ -52,7 +52,7 @@ def confusion_matrix(
     return counts[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
 
 
-def confusion_of(
+def confusion_matrix_numpy(
     labels: np.ndarray, predictions: np.ndarray, num_classes: int, ignore_label: int = 255
 ) -> np.ndarray:
     """Counts pixels as `confusion_matrix` does, on the host, of labels that are not negative."""
@@ -95,7 +95,7 @@ class Scores:
       mean_iou: over the classes that count; NaN without a labeled pixel.
       pixel_accuracy: share of all labeled pixels that are right; NaN without any.
       mean_accuracy: mean of `accuracy` over the classes with true pixels; NaN without any.
-      left_out: indices of classes left out of the means: neither truth nor prediction.
+      absent_classes: indices of classes left out of the means: neither truth nor prediction.
       confusion: `k k` int64.
       boundary_iou: per class (`gsto_jax.segmentation.boundary_iou`); NaN without a boundary.
       mean_boundary_iou: over the classes with one.
@@ -107,14 +107,14 @@ class Scores:
     mean_iou: float
     pixel_accuracy: float
     mean_accuracy: float
-    left_out: tuple[int, ...]
+    absent_classes: tuple[int, ...]
     confusion: np.ndarray
     boundary_iou: np.ndarray
     mean_boundary_iou: float
     categories: CategoryScores | None = None
 
 
-def scores(
+def compute_scores(
     confusion: np.ndarray,
     absent: str = "exclude",
     boundary: np.ndarray | None = None,
@@ -143,22 +143,22 @@ def scores(
     union = true + predicted - hit
     iou = hit / np.maximum(union, 1)
     accuracy = hit / np.maximum(true, 1)
-    left_out: tuple[int, ...] = ()
+    absent_classes: tuple[int, ...] = ()
     labeled = int(true.sum())
     if absent == "exclude" or not labeled:
-        left_out = tuple(int(k) for k in np.flatnonzero(union == 0))
+        absent_classes = tuple(int(k) for k in np.flatnonzero(union == 0))
         iou = np.where(union > 0, iou, np.nan)
         accuracy = np.where(true > 0, accuracy, np.nan)
     outlines = boundary_iou(np.zeros((len(hit), 3)) if boundary is None else boundary)
     return Scores(
         iou=iou,
         accuracy=accuracy,
-        mean_iou=mean_known(iou),
+        mean_iou=nan_mean(iou),
         pixel_accuracy=float(hit.sum() / labeled) if labeled else float("nan"),
-        mean_accuracy=mean_known(accuracy),
-        left_out=left_out,
+        mean_accuracy=nan_mean(accuracy),
+        absent_classes=absent_classes,
         confusion=confusion,
         boundary_iou=outlines,
-        mean_boundary_iou=mean_known(outlines),
-        categories=instances.scores(confusion) if instances is not None else None,
+        mean_boundary_iou=nan_mean(outlines),
+        categories=instances.compute_scores(confusion) if instances is not None else None,
     )

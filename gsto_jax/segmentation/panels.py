@@ -6,14 +6,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.drawing.heat_maps import explanations
+from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.legend import draw_legend
-from gsto_jax.drawing.tiles import GAP, STRIP, Color, captioned, row
+from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, row, with_caption
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.ops.padding import cut_map
 
-KINDS = ("sample", "branches", "gates")
-"""PNGs that `ImageWriter` draws of an image."""
+PNG_KINDS = ("sample", "branches", "gates")
+"""PNGs that `SegmentationPngWriter` draws of an image."""
 IGNORED: Color = (90, 90, 90)
 WRONG: Color = (230, 40, 40)
 
@@ -75,7 +75,7 @@ def sample_panel(
         "prediction": color_mask(prediction, palette),
         f"errors ({wrong})": error_map(image, truth, prediction, ignore_label),
     }
-    tiled = row([captioned(name, t) for name, t in tiles.items()])
+    tiled = row([with_caption(name, t) for name, t in tiles.items()])
     seen = sum(cv2.calcHist([x], [0], None, [256], [0, 256]) for x in (truth, prediction))
     present = [k for k in np.flatnonzero(seen).tolist() if k < len(classes)]
     listed = [classes[k] for k in present], [palette[k] for k in present]
@@ -93,14 +93,14 @@ def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndar
     Returns:
       `h w 3` each, by "image", "truth", "prediction", "errors".
     """
-    if panel.shape[0] < STRIP + height or panel.shape[1] != 4 * width + 3 * GAP:
+    if panel.shape[0] < LINE_HEIGHT + height or panel.shape[1] != 4 * width + 3 * GAP:
         return None
     starts = [n * (width + GAP) for n in range(4)]
-    tiles = [panel[STRIP : STRIP + height, x : x + width] for x in starts]
+    tiles = [panel[LINE_HEIGHT : LINE_HEIGHT + height, x : x + width] for x in starts]
     return dict(zip(("image", "truth", "prediction", "errors"), tiles, strict=True))
 
 
-class ImageWriter(PngWriter):
+class SegmentationPngWriter(PngWriter):
     """Writes what an evaluation saw of whole images: `NAME.png` is the panel of an image.
 
     The first ones also get `NAME_branches.png` and, with a gated network, `NAME_gates.png` (see
@@ -151,4 +151,4 @@ class ImageWriter(PngWriter):
                 name: cut_map(values[n], (height, width), padded_shape)
                 for name, values in shown.items()
             }
-            yield from explanations(image, of_image)
+            yield from feature_figures(image, of_image)

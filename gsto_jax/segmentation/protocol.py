@@ -59,7 +59,7 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class EvalProtocol:
     """A test protocol.
 
     Attributes:
@@ -135,17 +135,17 @@ class Protocol:
             words.append(f"padded to {self.pad_to}")
         return " + ".join(words)
 
-    def is_plain(self, sizes: Iterable[Size]) -> bool:
+    def is_unscaled_single_pass(self, sizes: Iterable[Size]) -> bool:
         """Whether it comes to one look at images of these sizes as they are."""
-        return self.is_one_pass and all(self.scaled(size, 1.0) == size for size in set(sizes))
+        return self.is_single_pass and all(self.scaled(size, 1.0) == size for size in set(sizes))
 
     @property
-    def is_one_pass(self) -> bool:
+    def is_single_pass(self) -> bool:
         """Whether the network passes each image once, whole, at scale 1."""
         return self.scales == (1.0,) and not self.flip and not self._slides(1.0)
 
     @property
-    def suits_any_padded_shape(self) -> bool:
+    def is_padding_invariant(self) -> bool:
         """Whether padding an image further leaves its scores the same."""
         return self.window == "slide" or any(self.fixed_size)
 
@@ -166,14 +166,14 @@ class Protocol:
         whole = [scale for scale in self.scales if not self._slides(scale)]
         return (self.padded(size), *(self.padded(self.scaled(size, scale)) for scale in whole))
 
-    def alike(self, sizes: Iterable[Size], size: Size) -> frozenset[Size]:
+    def sizes_in_bucket(self, sizes: Iterable[Size], size: Size) -> frozenset[Size]:
         """Returns those sizes of images of a batch's shape that share programs with one of them."""
-        if self.suits_any_padded_shape or not self.pad_to:
+        if self.is_padding_invariant or not self.pad_to:
             return frozenset(sizes)
         bucket = self.bucket(size)
         return frozenset(other for other in sizes if self.bucket(other) == bucket)
 
-    def rounds(self, sizes: Iterable[Size]) -> list["Round"]:
+    def scale_plans(self, sizes: Iterable[Size]) -> list["ScalePlan"]:
         """What images of these sizes need to be looked at together: the same for all of them."""
         sizes = set(sizes)
         found = []
@@ -190,13 +190,13 @@ class Protocol:
                 shape, count = self.padded(largest), 1
                 stops = [shape[1]] * len(scaled)
             sticks_out = any(stop > width for stop, (_, width) in zip(stops, scaled, strict=True))
-            found.append(Round(scale, shape, count, taps, sticks_out))
+            found.append(ScalePlan(scale, shape, count, taps, sticks_out))
         return found
 
-    def views(self, size: Size, rounds: Iterable["Round"]) -> list[View]:
-        """The windows over an image, as many as the rounds say; those too many count nothing."""
+    def views(self, size: Size, scale_plans: Iterable["ScalePlan"]) -> list[View]:
+        """The windows over an image, as many as the plans say; surplus ones weigh nothing."""
         found = []
-        for look in rounds:
+        for look in scale_plans:
             scaled, slides = self.scaled(size, look.scale), self._slides(look.scale)
             rows, columns = (
                 _axis(
@@ -228,7 +228,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Round:
+class ScalePlan:
     """One scale of a test.
 
     Attributes:
@@ -288,14 +288,14 @@ def _require(ok: bool, name: str, value: Any, remedy: str) -> None:
         raise UserError(f"config.eval.{name} is {value!r}: {remedy}")
 
 
-def protocol_of(config: Mapping[str, Any]) -> Protocol:
+def protocol_from_config(config: Mapping[str, Any]) -> EvalProtocol:
     """The test protocol that a whole configuration describes (see `gsto_jax.runs.tasks.task_of`).
 
     Raises:
       UserError: a setting that cannot work.
     """
     chosen, data = config["eval"], config["data"]
-    return Protocol(
+    return EvalProtocol(
         scales=chosen["scales"],
         flip=chosen["flip"],
         window=chosen["window"],
@@ -311,5 +311,5 @@ def protocol_of(config: Mapping[str, Any]) -> Protocol:
     )
 
 
-PLAIN = Protocol()
+SINGLE_PASS = EvalProtocol()
 """One look at the image as it is."""

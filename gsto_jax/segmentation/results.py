@@ -3,7 +3,7 @@
 scores.csv        by class, means, by category
 confusion.csv     pixels, rows true classes, columns predicted ones
 images.csv      by image; which PNGs there are of it
-NAME.png ...      see `gsto_jax.segmentation.panels.ImageWriter`
+NAME.png ...      see `gsto_jax.segmentation.panels.SegmentationPngWriter`
 """
 
 import csv
@@ -22,7 +22,7 @@ from gsto_jax.evaluation.folder import (
 )
 from gsto_jax.files import read_csv, to_csv, write_text
 from gsto_jax.segmentation.metrics import Scores
-from gsto_jax.segmentation.panels import KINDS
+from gsto_jax.segmentation.panels import PNG_KINDS
 from gsto_jax.segmentation.tables import write_scores
 
 _SCORES, _CONFUSION = "scores.csv", "confusion.csv"
@@ -47,12 +47,12 @@ class ImageScore(Sample):
 
 
 FOLDER = ResultsFolder(
-    ImageScore, KINDS, "images.csv", files=(_SCORES, _CONFUSION), listed=(_SCORES,)
+    ImageScore, PNG_KINDS, "images.csv", files=(_SCORES, _CONFUSION), listed=(_SCORES,)
 )
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class SegmentationEvaluation:
     """An evaluation, read back.
 
     Attributes:
@@ -89,7 +89,7 @@ def finish(
     FOLDER.finish(folder, record, images, write)
 
 
-def read(folder: Path) -> Evaluation | None:
+def read(folder: Path) -> SegmentationEvaluation | None:
     """Reads the evaluation in a folder; None where there is none, or not all of one."""
     record = read_record(folder)
     try:
@@ -105,4 +105,4 @@ def read(folder: Path) -> Evaluation | None:
     if record is None or not is_square or [name for name, _ in scores[: len(classes)]] != classes:
         return None
     images = FOLDER.read_samples(folder)
-    return Evaluation(folder, record, tuple(classes), scores, confusion, images)
+    return SegmentationEvaluation(folder, record, tuple(classes), scores, confusion, images)

@@ -15,7 +15,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write
 
 
-def label_ids(id_map: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
+def label_id_table(id_map: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
     """The label id of each train id, `256` uint8, from pairs (label id, train id).
 
     The first pair of a train id counts.
@@ -41,7 +41,7 @@ class SubmissionWriter:
 
     Args:
       path: of the zip.
-      table: of `label_ids`.
+      table: of `label_id_table`.
       names: of the images; folders before them are dropped.
 
     Raises:

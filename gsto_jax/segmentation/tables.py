@@ -37,8 +37,8 @@ def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
         ious = groups.mean_iou, groups.mean_category_instance_iou
         table.add_row("mean of categories", percent(ious[0]), "", "", percent(ious[1]))
     notes = []
-    if result.left_out:
-        names = ", ".join(classes[k] for k in result.left_out)
+    if result.absent_classes:
+        names = ", ".join(classes[k] for k in result.absent_classes)
         notes.append(f"Left out of the means, having neither truth nor prediction: {names}.")
     unseen = np.isnan(result.accuracy) & ~np.isnan(result.iou)
     if unseen.any():

@@ -32,7 +32,7 @@ from gsto_jax.files import (
     write_text,
 )
 from gsto_jax.plan import record as plan_record
-from gsto_jax.pose.metrics import write_results
+from gsto_jax.pose.metrics import write_coco_results
 from gsto_jax.predict import export
 from gsto_jax.predict.files import PredictionWriter, write_classes, write_joints, write_poses
 from gsto_jax.runs.workdir import Workdir
@@ -71,8 +71,8 @@ WRITERS = {
     "image.jpg": lambda path: write_image(path, NOISE),
     "images.csv": lambda path: write_text(path, to_csv(["a", "b"], TABLE)),
     "evaluation.json": lambda path: write_text(path, to_json({"a": ["x"] * 1000})),
-    "results.json": lambda path: write_results(path, [{"a": n} for n in range(1000)]),
-    "results.zip": lambda path: write_results(
+    "results.json": lambda path: write_coco_results(path, [{"a": n} for n in range(1000)]),
+    "results.zip": lambda path: write_coco_results(
         path, [{"a": str(hash(str(n)))} for n in range(1000)]
     ),
     "submission.zip": submission,

@@ -21,12 +21,12 @@ import zstandard
 
 from data_pipelines import DataError
 from data_pipelines.files.archives import Downloads, read_mat
-from data_pipelines.files.images import decode_image, image_head, label_ids
+from data_pipelines.files.images import decode_image, label_ids, read_image_header
 from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import FREE_EXPANSION, MOST_FILE
 from data_pipelines.files.tiles import Tiles
 from gsto_jax import UserError
-from gsto_jax.image_files import MAX_PIXELS, ImageRule
+from gsto_jax.image_files import MAX_PIXELS, DecodeOptions
 from gsto_jax.predict import media
 from gsto_jax.runs import checkpoint
 from gsto_jax.weights import read_state
@@ -55,10 +55,10 @@ def allocating_less_than(size):
 @pytest.mark.parametrize("size", [(16385, 8192), (2**31 - 1, 2**31 - 1), (40000, 40000)])
 def test_a_image_that_says_it_is_huge(tmp_path, size):
     data = png_head(*size)
-    rule = ImageRule()
+    rule = DecodeOptions()
     for read in (
         lambda: decode_image(data, "a.png", rule),
-        lambda: image_head(data, "a.png"),
+        lambda: read_image_header(data, "a.png"),
         lambda: label_ids(data, "a.png", rule),
     ):
         with pytest.raises(DataError, match=r"a\.png: .*134 million"):
@@ -72,8 +72,8 @@ def test_a_image_that_says_it_is_huge(tmp_path, size):
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_limit_on_images_is_said():
     with pytest.raises(DataError, match=r"16385x8192, .*134 million"):
-        decode_image(png_head(16385, 8192), "a.png", ImageRule())
-    assert image_head(png_head(16384, 8192), "a.png").size == (8192, 16384)
+        decode_image(png_head(16385, 8192), "a.png", DecodeOptions())
+    assert read_image_header(png_head(16384, 8192), "a.png").size == (8192, 16384)
     assert MAX_PIXELS == 16384 * 8192
 
 

@@ -16,7 +16,7 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.models.hrnet import Outputs
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.protocol import Protocol
+from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.small_task import MEAN, STD, make_task, segmentation_task
@@ -99,7 +99,7 @@ def run(network, images, protocol, batch_size, mesh, host=0, hosts=1):
             found[f"image {batch['index'][n]}"] = predictions[n, :height, :width]
 
     counts = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0})
-    look = Protocol(**PROTOCOLS[protocol])
+    look = EvalProtocol(**PROTOCOLS[protocol])
     scores = evaluate(task, variables, batches, mesh, look, on_batch=keep, instances=counts)
     return found | {
         "confusion": scores.confusion,

@@ -2,8 +2,8 @@
 
 import jax
 
-from gsto_jax.predict.one_pass import program_of
-from gsto_jax.predict.onnx_file import onnx_model
+from gsto_jax.predict.onnx_export import onnx_model
+from gsto_jax.predict.single_pass import make_program
 from tests.gsto_jax.small_network import image_of, make_predictor
 
 
@@ -13,7 +13,7 @@ def equal_labels(long_side, settings, fixed=None):
 
     jax.config.update("jax_platforms", "cpu")
     predictor = make_predictor(long_side, **settings)
-    model = onnx_model(program_of(predictor), fixed)
+    model = onnx_model(make_program(predictor), fixed)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.pose.eval_set import PoseSet
+from gsto_jax.pose.eval_set import PoseEvalSet
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.pose_runs import annotations, batches, pose_task
 
@@ -19,7 +19,7 @@ def evaluate(mesh, index, count, folder):
     task = pose_task(eval={"batch_size": 2, "feature_images": 1, "sample_images": -1})
     mine = [{k: v[index::count] for k, v in batch.items()} for batch in batches(2)]
     people = annotations()
-    persons = PoseSet(
+    persons = PoseEvalSet(
         split="val",
         size=6,
         boxes="ground-truth boxes",

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsto_jax.segmentation.inference import stacked_views, view_scores, view_windows
+from gsto_jax.segmentation.inference import batch_views, extract_windows, window_scores
 
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
@@ -32,11 +32,11 @@ def scores_of(protocol, apply, image, padded_shape=None):
 
     @jax.jit
     def step(images, taps):
-        logits = [apply(window) for window in view_windows(protocol, outside, images, taps)]
-        return view_scores(protocol, False, logits, taps)
+        logits = [apply(window) for window in extract_windows(protocol, outside, images, taps)]
+        return window_scores(protocol, False, logits, taps)
 
     total = 0
-    for taps in stacked_views(protocol, [size], padded_shape, [size]):
+    for taps in batch_views(protocol, [size], padded_shape, [size]):
         total = total + step(images, taps)
     return np.asarray(total[0, : size[0], : size[1]])
 

@@ -4,17 +4,16 @@ import json
 
 import numpy as np
 
-from gsto_jax.drawing.heat_maps import explanations
+from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.evaluation.folder import drawings
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.drawing import heatmap_figure, pose_panel
-from gsto_jax.pose.panels import KINDS
+from gsto_jax.pose.panels import PNG_KINDS, heatmap_figure, pose_panel
 from gsto_jax.pose.results import PersonScore
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results
-from gsto_jax.segmentation.metrics import confusion_of, scores
-from gsto_jax.segmentation.panels import ImageWriter
+from gsto_jax.segmentation.metrics import compute_scores, confusion_matrix_numpy
+from gsto_jax.segmentation.panels import SegmentationPngWriter
 from gsto_jax.segmentation.results import ImageScore
 
 NASTY = '<b>&"'
@@ -77,7 +76,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
     """Leaves an evaluation in `folder`/eval-val and in the list of them; returns its scores."""
     run = Workdir(folder)
     place = folder / "eval-val"
-    writer = ImageWriter(place, CLASSES, PALETTE, 255, panels, figures, names.__getitem__)
+    writer = SegmentationPngWriter(place, CLASSES, PALETTE, 255, panels, figures, names.__getitem__)
     confusion, images = np.zeros((4, 4), np.int64), []
     results.FOLDER.begin(place)
     for n, name in enumerate(names):
@@ -86,12 +85,12 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
         batch = {"image": image, "label": truth[None], "size": np.array([SIZE])}
         batch |= {"index": np.array([n]), "mask": np.array([True])}
         drawn = writer.write(batch, said[None], maps)
-        counts = confusion_of(truth, said, 4)
-        own = scores(counts)
+        counts = confusion_matrix_numpy(truth, said, 4)
+        own = compute_scores(counts)
         numbers = (int(counts.sum()), own.pixel_accuracy, own.mean_iou)
         images.append(ImageScore(name, *SIZE, *numbers, drawn=drawn[0]))
         confusion += counts
-    result = scores(confusion, boundary=np.array([[1, 2, 3]] * 4))
+    result = compute_scores(confusion, boundary=np.array([[1, 2, 3]] * 4))
     record = {
         "step": step,
         "split": "val",
@@ -145,14 +144,14 @@ def evaluate_poses(
     rng = np.random.default_rng(seed)
     persons = []
     for n, name in enumerate(names):
-        kinds = KINDS if n < 1 else KINDS[:1] if n < panels else ()
+        kinds = PNG_KINDS if n < 1 else PNG_KINDS[:1] if n < panels else ()
         alike, score = rng.random(2).tolist()
         counts = (len(JOINTS), alike) if labeled else (0, float("nan"))
         persons.append(PersonScore(name, n // 2, *counts, score, 0.5, drawn=kinds))
         images = dict(_pose_images(n, labeled))
         for kind, path in drawings(place, persons[-1]).items():
             write_image(path, images[kind])
-    values = dict(zip(pose_folder.FIGURES, rng.random(10).tolist(), strict=True))
+    values = dict(zip(pose_folder.COCO_METRICS, rng.random(10).tolist(), strict=True))
     record = {
         "step": step,
         "split": "val",
@@ -178,7 +177,7 @@ def _pose_images(n, labeled):
     bones = [(0, 1), (1, 2), (1, 3)]
     yield "sample", pose_panel(image, pose if labeled else None, pose, heatmaps, bones)
     yield "heatmaps", heatmap_figure(image, heatmaps, JOINTS)
-    yield from explanations(image, {name: values[0] for name, values in maps().items()})
+    yield from feature_figures(image, {name: values[0] for name, values in maps().items()})
 
 
 def make_pose_run(folder, seed=0, settings=None, **how):

@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from gsto_jax import UserError
-from gsto_jax.image_files import ImageError, ImageRule, decode, exif_orientation, read_head, to_rgb
+from gsto_jax.image_files import (
+    DecodeOptions,
+    ImageError,
+    decode,
+    exif_orientation,
+    read_header,
+    to_rgb,
+)
 from gsto_jax.predict.media import load_rgb
 from tests.image_bytes import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, UNDO, chunk, exif, png, tiff
 
@@ -35,7 +42,7 @@ def laid_over(background, colors=COLORS, alpha=ALPHA):
 
 
 def read(data, **rule):
-    return decode(data, ImageRule(**rule)).pixels
+    return decode(data, DecodeOptions(**rule)).pixels
 
 
 def paletted(**options):
@@ -123,11 +130,14 @@ def test_orientation(form, orientation):
         options |= {"JPEG": {"subsampling": 0}, "AVIF": {"subsampling": "4:4:4"}}.get(form, {})
         tags = b"Exif\0\0" + exif(orientation, ">")
         data = saved(Image.fromarray(stored), form, exif=tags, **options)
-    for rule, expected in ((ImageRule(), smooth), (ImageRule(orientation="stored"), stored)):
+    for rule, expected in (
+        (DecodeOptions(), smooth),
+        (DecodeOptions(orientation="stored"), stored),
+    ):
         pixels = decode(data, rule).pixels
         np.testing.assert_allclose(pixels, expected.astype(float), atol=4)
         assert pixels.flags.c_contiguous
-        assert read_head(data).size_by(rule) == expected.shape[:2]
+        assert read_header(data).oriented_size(rule) == expected.shape[:2]
 
 
 def test_what_is_no_orientation():
@@ -162,10 +172,10 @@ def test_files_that_use_few_of_their_bits(bits):
         b"P5 31 20 65535\n" + low[..., 0].astype(">u2").tobytes(),
         saved(Image.fromarray(low[..., 0].copy()), "JPEG2000", irreversible=False),
     ):
-        decoded = decode(data, ImageRule(bit_depth=bits))
+        decoded = decode(data, DecodeOptions(bit_depth=bits))
         np.testing.assert_array_equal(decoded.pixels[..., 2], expected[..., 0])
         assert decoded.used_bits == bits
-    rule = ImageRule(bit_depth=bits)
+    rule = DecodeOptions(bit_depth=bits)
     np.testing.assert_array_equal(to_rgb(low[..., :3], rule), expected[..., :3])
     with_alpha = np.dstack([low[..., :3], alpha])
     np.testing.assert_array_equal(load_rgb(with_alpha, rule), expected[..., :3])
@@ -183,7 +193,7 @@ def test_values_beyond_the_bit_depth():
         with pytest.raises(ImageError, match=r"65\d+, not 0 to 1023.*bit_depth"):
             read(data, bit_depth=10)
     with pytest.raises(UserError, match="1023"):
-        load_rgb(DEEP[..., :3], ImageRule(bit_depth=10))
+        load_rgb(DEEP[..., :3], DecodeOptions(bit_depth=10))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +212,7 @@ def test_values_beyond_the_bit_depth():
     ],
 )
 def test_images_of_pillow_are_read_as_their_files(data):
-    for rule in (ImageRule(), ImageRule(alpha="black")):
+    for rule in (DecodeOptions(), DecodeOptions(alpha="black")):
         with Image.open(io.BytesIO(data)) as image:
             np.testing.assert_array_equal(load_rgb(image, rule), decode(data, rule).pixels)
 
@@ -302,7 +312,7 @@ def test_files_that_are_cut_off(form, capfd):
 )
 def test_wrong_values_of_a_rule(field, value):
     with pytest.raises(ValueError, match=f"{field} .*{value}"):
-        ImageRule(**{field: value})
+        DecodeOptions(**{field: value})
 
 
 def test_a_large_image_is_read_without_a_word(tmp_path):
@@ -312,8 +322,8 @@ def test_a_large_image_is_read_without_a_word(tmp_path):
     body = b"IHDR" + sizes + head[24:29]
     (tmp_path / "x.png").write_bytes(head[:8] + chunk(body[:4], body[4:]) + head[33:])
     code = (
-        "import sys; from pathlib import Path; from gsto_jax.image_files import read_head;"
-        "print(read_head(Path(sys.argv[1])).size)"
+        "import sys; from pathlib import Path; from gsto_jax.image_files import read_header;"
+        "print(read_header(Path(sys.argv[1])).size)"
     )
     command = [sys.executable, "-W", "always", "-c", code, str(tmp_path / "x.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from gsto_jax.gate import apply_channel_gates, apply_gates, gated_maps
 from gsto_jax.layers import FCNHead, adaptive_average_pool, resize
 from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN, DownChain
-from gsto_jax.pose.heatmaps import REFINEMENTS, decode, merge_mirrored
+from gsto_jax.pose.heatmaps import REFINEMENTS, decode, merge_flipped
 from gsto_jax.training.task import train_step
 from tests.gsto_jax.small_task import make_task
 
@@ -143,7 +143,7 @@ def test_integer_heatmaps_decode_as_floats():
         ours, expected = (decode(v, refinement, 2.0) for v in (heatmaps, as_float(heatmaps)))
         np.testing.assert_array_equal(ours[0], expected[0])
         np.testing.assert_array_equal(ours[1], expected[1])
-    halves = merge_mirrored(heatmaps, heatmaps, (), shift=False)
+    halves = merge_flipped(heatmaps, heatmaps, (), shift=False)
     assert halves.max() > 127  # the sum of two does not wrap at 256
 
 

@@ -138,7 +138,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     from configs import lsp_pose_w18s
     from data_pipelines import DataConfig, PersonSource
     from gsto_jax.config import PoseConfig
-    from gsto_jax.pose.metrics import evaluate_coco, results
+    from gsto_jax.pose.metrics import evaluate_coco, to_coco_results
     from modes.terminal_output import plain_values
     from tests.gsto_jax.pose_poses import poses_of
 
@@ -153,7 +153,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     labeled = [p for p in persons.annotations() if any(p["keypoints"][2::3])]
     assert (len(persons), len(labeled), len(persons.image_ids())) == (12, 12, 4)
     sigmas = values["data"]["keypoints"]["sigmas"]
-    found = results(poses_of(labeled), sigmas, PoseConfig(**values["pose"]))
+    found = to_coco_results(poses_of(labeled), sigmas, PoseConfig(**values["pose"]))
     figures = evaluate_coco(found, persons.annotations(), persons.image_ids(), sigmas)
     assert figures["AP"] == figures["AR"] == 1
 

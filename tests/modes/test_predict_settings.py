@@ -8,7 +8,7 @@ import pytest
 
 from configs import coco_pose_w32
 from gsto_jax import UserError
-from gsto_jax.image_files import ImageRule
+from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.files import find_inputs
 from gsto_jax.runs.trained import Trained
 from modes import predict
@@ -24,12 +24,12 @@ def with_settings(**settings):
 
 
 def test_the_run_of_coco_reads_files_as_published():
-    assert ImageRule.of(CONFIG["data"]) == ImageRule(orientation="stored")
+    assert DecodeOptions.of(CONFIG["data"]) == DecodeOptions(orientation="stored")
 
 
 def test_the_command_line_may_change_how_files_are_read():
     settings = {"alpha": "black", "orientation": "upright", "bit_depth": 12}
-    assert ImageRule.of(with_settings(**settings)) == ImageRule(**settings)
+    assert DecodeOptions.of(with_settings(**settings)) == DecodeOptions(**settings)
     for name, value in (("bit_depth", 3), ("alpha", "red"), ("mean", (0, 0, 0))):
         with pytest.raises(UserError, match=rf"config\.data.*\b{name}\b"):
             with_settings(**{name: value})

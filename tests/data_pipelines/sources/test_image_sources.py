@@ -17,7 +17,7 @@ from data_pipelines import (
     make_source,
 )
 from data_pipelines.builders import BUILDERS, prepare
-from gsto_jax.image_files import ImageRule
+from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.media import read_image
 from tests.data_pipelines.downloads_trees import cityscapes_files, coco_files, lip_files, write_tree
 from tests.data_pipelines.downloads_trees import png as label_png
@@ -70,7 +70,7 @@ def test_training_evaluation_and_prediction_see_the_same(tmp_path, rule):
     batches = EvalBatches(config, source, 1)
     seen = {int(batch["index"][0]): batch for batch in batches}
     for index, name in enumerate(KINDS):
-        expected = read_image(tmp_path / name, ImageRule(**rule))
+        expected = read_image(tmp_path / name, DecodeOptions(**rule))
         np.testing.assert_array_equal(source[index]["image"], expected, err_msg=name)
         assert source.size(index) == expected.shape[:2] == (12, 18)
         np.testing.assert_array_equal(seen[index]["image"][0, :12, :18], expected, err_msg=name)
@@ -142,7 +142,7 @@ def test_the_audit_names_odd_images(tmp_path):
 
 
 def build(root, name, files, storage="files", **rule):
-    builder = BUILDERS[name](rule=ImageRule(**rule))
+    builder = BUILDERS[name](rule=DecodeOptions(**rule))
     return prepare(builder, write_tree(root / "downloads", files), root / "sets", storage, True)
 
 

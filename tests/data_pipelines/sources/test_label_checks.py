@@ -24,7 +24,7 @@ from data_pipelines.files.images import label_ids
 from data_pipelines.sources.label_checks import shifted_ids, suggest_map
 from data_pipelines.sources.label_inspection import altered_share, lossy_format
 from data_pipelines.sources.label_map import LabelMap
-from gsto_jax.image_files import ImageRule
+from gsto_jax.image_files import DecodeOptions
 from tests.data_pipelines.prepared_sets import real
 from tests.image_bytes import tiff
 
@@ -225,7 +225,7 @@ def test_jpeg_labels_are_lossy_and_their_share_is_estimated(
 @pytest.mark.parametrize("dtype", ["<f4", "<i4"])
 def test_labels_of_other_numbers_say_which(dtype):
     with pytest.raises(DataError, match=r"a\.tif .*(float|int)32"):
-        label_ids(tiff(np.eye(4).astype(dtype)), "a.tif", ImageRule())
+        label_ids(tiff(np.eye(4).astype(dtype)), "a.tif", DecodeOptions())
 
 
 def test_formats_that_alter_ids():

@@ -12,7 +12,7 @@ from gsto_jax.losses import (
     ohem_cross_entropy,
 )
 from gsto_jax.models import Outputs
-from gsto_jax.segmentation.metrics import best_class, confusion_matrix, scores
+from gsto_jax.segmentation.metrics import best_class, compute_scores, confusion_matrix
 from gsto_jax.training.optim import averaged, poly_schedule, with_warmup
 from tests.gsto_jax.loss_settings import loss_config
 
@@ -158,7 +158,7 @@ def test_scores_equal_reference(golden, case):
     confusion = confusion_matrix(jnp.asarray(arrays[f"{case}/label"]), predictions, classes)
     expected = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{case}/")}
     np.testing.assert_array_equal(confusion, expected["matrix"])
-    result = scores(np.asarray(confusion), absent="zero")
+    result = compute_scores(np.asarray(confusion), absent="zero")
     np.testing.assert_allclose(result.iou, expected["iou"], rtol=1e-6)
     assert result.mean_iou == pytest.approx(float(expected["mean_iou"]), rel=1e-6)
     assert result.pixel_accuracy == pytest.approx(float(expected["pixel_acc"]), rel=1e-6)
@@ -167,18 +167,18 @@ def test_scores_equal_reference(golden, case):
 
 def test_a_class_leaves_the_mean_only_without_truth_and_prediction():
     confusion = np.array([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [2, 0, 0, 4]])
-    result = scores(confusion)
+    result = compute_scores(confusion)
     assert result.left_out == (2,)
     np.testing.assert_allclose(result.iou, [3 / 6, 0, np.nan, 4 / 6])
     assert result.mean_iou == pytest.approx((3 / 6 + 0 + 4 / 6) / 3)
     # Class 1 has no true pixel: it has no accuracy.
     assert result.mean_accuracy == pytest.approx((3 / 4 + 4 / 6) / 2)
     assert result.pixel_accuracy == pytest.approx(7 / 10)
-    zero = scores(confusion, absent="zero")
+    zero = compute_scores(confusion, absent="zero")
     assert zero.left_out == ()
     assert zero.mean_iou == pytest.approx((3 / 6 + 4 / 6) / 4)
     with pytest.raises(ValueError, match="'skip'"):
-        scores(confusion, absent="skip")
+        compute_scores(confusion, absent="skip")
 
 
 def test_confusion_leaves_out_ignored_and_unknown_labels():
@@ -189,7 +189,7 @@ def test_confusion_leaves_out_ignored_and_unknown_labels():
 
 def test_summed_counts_do_not_overflow():
     large = np.full((2, 2), 2**31 - 1, np.int32)
-    assert scores(large.astype(np.int64) * 4).pixel_accuracy == pytest.approx(0.5)
+    assert compute_scores(large.astype(np.int64) * 4).pixel_accuracy == pytest.approx(0.5)
 
 
 def test_poly_schedule_equals_reference(golden):

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from gsto_jax import ASPP, PPM, RESNETS, ContextNet, ResNet, ResNetSpec, UserError
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.drawing.heat_maps import branch_tiles, gate_figure
+from gsto_jax.drawing.heat_maps import gate_figure, split_branch_figure
 from gsto_jax.layers import adaptive_average_pool
 from gsto_jax.layers.context import CONTEXT_KINDS
 from gsto_jax.models import count
@@ -320,7 +320,7 @@ def test_what_a_prediction_explains(context):
 def test_the_figure_of_gates_shows_those_of_a_context_module():
     gates = {f"gate/context/bin{n}": np.full((3, 4), 0.2) for n in (1, 2, 3)}
     figure = gate_figure(np.zeros((48, 64, 3), np.uint8), gates)
-    assert len(branch_tiles(figure)) == 4
+    assert len(split_branch_figure(figure)) == 4
 
 
 # Settings

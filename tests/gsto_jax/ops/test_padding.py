@@ -20,13 +20,13 @@ from gsto_jax import UserError
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.ops.padding import cut_map, reduced_size, replicate_edges, round_up, scaled_size
-from gsto_jax.predict.one_pass import program_of
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.predict.single_pass import make_program
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note, compiled_shapes
 from gsto_jax.segmentation.inference import score_batch
-from gsto_jax.segmentation.protocol import Protocol, protocol_of
+from gsto_jax.segmentation.protocol import EvalProtocol, protocol_from_config
 from gsto_jax.segmentation.task import normalize_padded, score_step
 from modes.train import crop_note
 from tests.gsto_jax.protocol_scores import image_batch, scores_of
@@ -69,7 +69,7 @@ def test_edges_are_replicated(size):
 def test_windows_show_what_np_pad_shows(size):
     image = image_of(size).astype(np.float32)
     seen = []
-    protocol = Protocol(pad=None, pad_to=32)
+    protocol = EvalProtocol(pad=None, pad_to=32)
     scores = scores_of(protocol, lambda x: seen.append(x.shape) or x / 255, image)
     assert seen == [(1, *round_up(size, 32), 3)]
     np.testing.assert_allclose(scores, np.exp(image / 255), rtol=1e-5)
@@ -86,9 +86,9 @@ def test_logits_of_padded_images_lie_where_their_pixels_are():
 
     ramp = np.tile(np.arange(61, dtype=np.float32)[None, :, None], (64, 1, 3)) / 61
     inside = (slice(None), slice(2, 56))
-    padded = np.log(scores_of(Protocol(pad=None, pad_to=32), block_means, ramp))
+    padded = np.log(scores_of(EvalProtocol(pad=None, pad_to=32), block_means, ramp))
     np.testing.assert_allclose(padded[inside], ramp[inside], atol=1e-5)
-    stretched = np.log(scores_of(Protocol(), block_means, ramp))
+    stretched = np.log(scores_of(EvalProtocol(), block_means, ramp))
     assert np.abs(stretched[inside] - ramp[inside]).max() > 1 / 61
 
 
@@ -104,7 +104,7 @@ def test_logits_of_padded_images_lie_where_their_pixels_are():
 )
 def test_the_prediction_of_a_mirror_image_is_mirrored(settings):
     """Whichever side the padding lies on; left and right classes change places."""
-    protocol = Protocol(flip=True, pad_to=32, **settings)
+    protocol = EvalProtocol(flip=True, pad_to=32, **settings)
     image = np.random.default_rng(0).normal(size=(61, 75, 3)).astype(np.float32)
     scores = scores_of(protocol, convolution, image)
     mirrored = scores_of(protocol, convolution, image[:, ::-1])[:, ::-1]
@@ -117,7 +117,7 @@ def test_the_prediction_of_a_mirror_image_is_mirrored(settings):
 def test_without_padding_the_mirror_image_is_the_published_one():
     image = np.random.default_rng(0).normal(size=(64, 96, 3)).astype(np.float32)
     padded, published = (
-        scores_of(Protocol(flip=True, pad_to=pad_to, scales=(1.0,)), convolution, image)
+        scores_of(EvalProtocol(flip=True, pad_to=pad_to, scales=(1.0,)), convolution, image)
         for pad_to in (32, 0)
     )
     np.testing.assert_array_equal(padded, published)
@@ -127,15 +127,15 @@ def test_without_padding_the_mirror_image_is_the_published_one():
 def test_scores_depend_on_the_image_alone(protocol):
     """Not on the sizes of others, however many there are; those of one bucket share programs."""
     predictor = make_predictor()
-    protocol = Protocol(pad=None, pad_to=32, **protocol)
+    protocol = EvalProtocol(pad=None, pad_to=32, **protocol)
     sizes = [(h, w) for h in (50, 61, 64) for w in (70, 75, 90, 96, 40)]
     for size in ((61, 75), (50, 96)):
-        bucket = protocol.alike(sizes, size)
+        bucket = protocol.sizes_in_bucket(sizes, size)
         assert size in bucket
         assert {protocol.bucket(other) for other in bucket} == {protocol.bucket(size)}
-        together = protocol.rounds(bucket)
-        assert [look.shape for look in together] == [x.shape for x in protocol.rounds([size])]
-    members = sorted(protocol.alike(sizes, (61, 75)))[:3]
+        together = protocol.scale_plans(bucket)
+        assert [look.shape for look in together] == [x.shape for x in protocol.scale_plans([size])]
+    members = sorted(protocol.sizes_in_bucket(sizes, (61, 75)))[:3]
     shape = protocol.padded((61, 75))
     batch = image_batch(members, shape)
     scores = score_batch(predictor.trained.task, protocol, MESH, {}, batch, members)
@@ -147,12 +147,12 @@ def test_scores_depend_on_the_image_alone(protocol):
 
 
 def test_sliding_windows_are_multiples_too():
-    protocol = Protocol(window="slide", crop=(473, 50), pad_to=32, pad=None)
+    protocol = EvalProtocol(window="slide", crop=(473, 50), pad_to=32, pad=None)
     assert protocol.crop == (480, 64)
     assert "slide 480x64" in str(protocol)
-    assert Protocol(window="slide", crop=(473, 50)).crop == (473, 50)
+    assert EvalProtocol(window="slide", crop=(473, 50)).crop == (473, 50)
     image = np.random.default_rng(0).normal(size=(61, 75, 3)).astype(np.float32)
-    small = Protocol(window="slide", crop=(40, 30), pad_to=32, pad=None, flip=True)
+    small = EvalProtocol(window="slide", crop=(40, 30), pad_to=32, pad=None, flip=True)
     np.testing.assert_allclose(scores_of(small, lambda x: x, image), np.exp(image), rtol=1e-5)
 
 
@@ -172,7 +172,7 @@ def test_an_export_labels_as_the_predictor_does(long_side, settings):
     predictor = make_predictor(long_side, **settings)
 
     def run(images):
-        return program_of(predictor)(images)["labels"]
+        return make_program(predictor)(images)["labels"]
 
     spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)
     exported = jax.export.export(jax.jit(run))(spec)
@@ -188,7 +188,7 @@ def test_odd_sizes_with_the_default(size):
     predictor, image = make_predictor(80, flip=False), image_of(size)
     prediction = predictor(image, explain=True)
     assert prediction.labels.shape == size
-    once = jax.jit(lambda x: program_of(predictor)(x)["labels"])
+    once = jax.jit(lambda x: make_program(predictor)(x)["labels"])
     assert (np.asarray(once(image[None])[0]) == prediction.labels).mean() >= 0.999
     height, width = reduced_size(size, 80)
     assert prediction.maps["branch/0"].shape == (-(-height // 4), -(-width // 4))
@@ -214,19 +214,19 @@ def test_plain_scores_are_those_of_a_window():
 
 def test_what_compiles_is_said():
     sizes = {(h, w) for h in range(300, 401, 7) for w in (480, 500)}
-    protocol = Protocol(pad_to=32)
+    protocol = EvalProtocol(pad_to=32)
     assert len(compiled_shapes(protocol, sizes)) == 8
     note = compilation_note(protocol, sizes)
     assert note == (
         "30 image sizes: the network compiles for 8 shapes; --config.eval.pad_to=64 makes it 3"
     )
-    published = compilation_note(Protocol(), sizes)
+    published = compilation_note(EvalProtocol(), sizes)
     assert published.startswith("30 image sizes: the network compiles for 30 shapes; --config.eval")
     assert compilation_note(protocol, [(360, 480), (365, 479)]) is None
     assert compilation_note(protocol, []) is None
-    slides = Protocol(window="slide", crop=(64, 64), pad_to=32)
+    slides = EvalProtocol(window="slide", crop=(64, 64), pad_to=32)
     assert compilation_note(slides, sizes) is None
-    scales = Protocol(scales=(0.5, 1.0), pad_to=32)
+    scales = EvalProtocol(scales=(0.5, 1.0), pad_to=32)
     assert compilation_note(scales, [(64, 64)]) == "1 image size: the network compiles for 2 shapes"
 
 
@@ -235,8 +235,8 @@ def test_published_recipes_stay_published():
     for module, pad in recipes:
         config = module.get_config()
         assert (config.eval.pad_to, config.eval.pad) == ("published", pad)
-        assert protocol_of(json.loads(config.to_json())).pad_to == 0
-    default = protocol_of(json.loads(quickstart.get_config().to_json()))
+        assert protocol_from_config(json.loads(config.to_json())).pad_to == 0
+    default = protocol_from_config(json.loads(quickstart.get_config().to_json()))
     assert (default.pad_to, default.pad) == (32, None)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines import COCO_KEYPOINTS
 from gsto_jax.losses import heatmap_loss
-from gsto_jax.pose.heatmaps import decode, encode, merge_mirrored, to_image
+from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
 from gsto_jax.pose.oks import rescore, similarity, suppress
 
 SIGMAS = COCO_KEYPOINTS.sigmas
@@ -48,9 +48,9 @@ def test_the_mirror_image(golden):
     pairs = arrays["flip/pairs"].tolist()
     zero = jnp.zeros_like(mirrored)
     for shift, key in ((False, "flip_back"), (True, "flip_back_shifted")):
-        back = 2 * merge_mirrored(zero, mirrored, pairs, shift)
+        back = 2 * merge_flipped(zero, mirrored, pairs, shift)
         np.testing.assert_array_equal(back.transpose(0, 3, 1, 2), arrays[f"flip/{key}"])
-    merged = merge_mirrored(maps, mirrored, pairs).transpose(0, 3, 1, 2)
+    merged = merge_flipped(maps, mirrored, pairs).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(merged, arrays["flip/averaged_with_decode_heatmaps"], atol=1e-7)
 
 

@@ -23,11 +23,10 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.evaluation.folder import drawings
 from gsto_jax.image_files import crop_person
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.drawing import draw_poses
-from gsto_jax.pose.eval_set import PoseSet
-from gsto_jax.pose.evaluate import Poses, estimate, reread_joints
-from gsto_jax.pose.metrics import FIGURES, evaluate_coco, results, write_results
-from gsto_jax.pose.panels import KINDS, to_crop
+from gsto_jax.pose.eval_set import PoseEvalSet
+from gsto_jax.pose.evaluate import Poses, estimate_poses, roundtrip_joints
+from gsto_jax.pose.metrics import COCO_METRICS, evaluate_coco, to_coco_results, write_coco_results
+from gsto_jax.pose.panels import PNG_KINDS, draw_poses, to_crop
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.checkpoint import Checkpoints
@@ -57,16 +56,18 @@ PLAIN = PoseConfig(**pose_values()["pose"])
 def test_the_truth_has_ap_1():
     people = annotations(8)
     ids = sorted({p["image_id"] for p in people} | {5})
-    found = results(poses_of(people), SIGMAS, PLAIN)
+    found = to_coco_results(poses_of(people), SIGMAS, PLAIN)
     figures = evaluate_coco(found, people, ids, SIGMAS)
-    assert tuple(figures) == FIGURES
+    assert tuple(figures) == COCO_METRICS
     assert [figures[name] for name in ("AP", "AP50", "AP75", "AR")] == [1.0] * 4
     assert np.isnan(figures["APM"]) == all(p["area"] > 96**2 for p in people)
     # One pose of eight missing: eleven or so of the 101 recalls cannot be reached.
     lacking = evaluate_coco(found[1:], people, ids, SIGMAS)
     assert lacking["AR"] == pytest.approx(7 / 8)
     assert lacking["AP"] == pytest.approx(np.ceil(101 * 7 / 8) / 101, abs=0.011)
-    worse = evaluate_coco(results(poses_of(people, 6.0), SIGMAS, PLAIN), people, ids, SIGMAS)
+    worse = evaluate_coco(
+        to_coco_results(poses_of(people, 6.0), SIGMAS, PLAIN), people, ids, SIGMAS
+    )
     assert 0 < worse["AP"] < worse["AP50"] <= 1
     assert evaluate_coco([], people, ids, SIGMAS)["AP"] == 0
 
@@ -78,7 +79,7 @@ def test_other_joints():
         for xyv in ([10, 10, 2, 50, 20, 1, 30, 80, 2], [110, 10, 2, 0, 0, 0, 130, 80, 2])
     ]
     poses = poses_of(people)
-    found = results(poses, (0.05, 0.05, 0.1), PLAIN)
+    found = to_coco_results(poses, (0.05, 0.05, 0.1), PLAIN)
     assert evaluate_coco(found, people, [1], (0.05, 0.05, 0.1))["AP"] == 1
     with pytest.raises(
         UserError, match=r"persons have 3 joints, and config\.data\.keypoints describes 17"
@@ -90,16 +91,16 @@ def test_poses_that_say_the_same():
     poses = poses_of(annotations(2))
     twice = Poses(*(np.concatenate([x, x]) for x in vars(poses).values()))
     twice.box_scores[:] = [0.9, 0.8, 0.7, 0.95]
-    kept = results(twice, SIGMAS, PLAIN)
+    kept = to_coco_results(twice, SIGMAS, PLAIN)
     assert [pose["score"] for pose in kept] == pytest.approx([0.95, 0.9])
-    assert len(results(twice, SIGMAS, replace(PLAIN, suppression="none"))) == 4
-    soft = results(twice, SIGMAS, replace(PLAIN, suppression="soft"))
+    assert len(to_coco_results(twice, SIGMAS, replace(PLAIN, suppression="none"))) == 4
+    soft = to_coco_results(twice, SIGMAS, replace(PLAIN, suppression="soft"))
     assert len(soft) == 4 and {pose["image_id"] for pose in soft} == {FIRST_IMAGE}
 
 
 def test_results_go_to_the_server(tmp_path):
-    found = results(poses_of(annotations(2)), SIGMAS, PLAIN)
-    write_results(tmp_path / "x_results.zip", found)
+    found = to_coco_results(poses_of(annotations(2)), SIGMAS, PLAIN)
+    write_coco_results(tmp_path / "x_results.zip", found)
     with zipfile.ZipFile(tmp_path / "x_results.zip") as archive:
         assert archive.namelist() == ["x_results.json"]
         (first, *_) = json.loads(archive.read("x_results.json"))
@@ -169,13 +170,13 @@ def test_weights_of_joints():
 def test_any_batch_and_devices(trained):
     """The poses of a set do not depend on how it is cut."""
     task, state, _ = trained
-    whole = estimate(task, state.variables, batches(6), 6, ONE)
+    whole = estimate_poses(task, state.variables, batches(6), 6, ONE)
     four = make_mesh(jax.devices()[:4])
     for size, mesh in ((1, ONE), (4, ONE), (4, four)):
-        parts = estimate(task, jax.device_get(state.variables), batches(size), 6, mesh)
+        parts = estimate_poses(task, jax.device_get(state.variables), batches(size), 6, mesh)
         np.testing.assert_allclose(parts.joints, whole.joints, atol=1e-3)
         np.testing.assert_array_equal(parts.image_ids, FIRST_IMAGE + np.arange(6) // 2)
-    assert estimate(task, state.variables, batches(2), 6, ONE, stop=lambda: True) is None
+    assert estimate_poses(task, state.variables, batches(2), 6, ONE, stop=lambda: True) is None
 
 
 def test_the_ceiling():
@@ -183,7 +184,7 @@ def test_the_ceiling():
     (batch,) = batches(6)
     for refinement in ("none", "quarter"):
         task = pose_task(pose={"refinement": refinement})
-        found = np.asarray(reread_joints(task, ONE, batch))
+        found = np.asarray(roundtrip_joints(task, ONE, batch))
         error = np.abs(found[..., :2] - batch["original_joints"])[batch["visible"] > 0]
         assert error.max() <= 0.5 * 8 + 1e-2, "a heatmap pixel is 8 of the image's"
         assert (found[..., 2] > 0.9)[batch["visible"] > 0].all()
@@ -199,7 +200,7 @@ class Fixed:
 
 def pose_set(**changes):
     people = annotations()
-    return PoseSet(
+    return PoseEvalSet(
         **{
             "split": "val",
             "size": 6,
@@ -228,7 +229,7 @@ def test_an_evaluation_from_start_to_end(trained, tmp_path):
     read = pose_folder.read(tmp_path)
     assert read.record == record
     assert [p.name for p in read.persons] == [f"deep/person{n}" for n in range(6)]
-    assert read.persons[0].drawn == KINDS
+    assert read.persons[0].drawn == PNG_KINDS
     assert read.persons[5].drawn == ("sample",)
     assert all(path.is_file() for p in read.persons for path in drawn(tmp_path, p))
     saved = json.loads((tmp_path / "results.json").read_text())
@@ -277,8 +278,8 @@ def test_other_dtypes(trained):
     task, state, _ = trained
     model = replace(task.config.model, dtype="bfloat16")
     rough = replace(task, config=replace(task.config, model=model))
-    exact = estimate(task, state.variables, batches(6), 6, ONE)
-    found = estimate(rough, state.variables, batches(6), 6, ONE)
+    exact = estimate_poses(task, state.variables, batches(6), 6, ONE)
+    found = estimate_poses(rough, state.variables, batches(6), 6, ONE)
     assert np.isfinite(found.joints).all()
     difference = np.abs(found.joints - exact.joints)[..., :2].max(-1)
     assert np.median(difference) < 3, "pixels, of persons of 128"
@@ -346,7 +347,7 @@ def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
     batch = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
     batch |= {"score": np.ones(3), "image_id": np.zeros(3), "index": np.arange(3)}
     batch["mask"] = np.ones(3, bool)
-    evaluated = estimate(task, state.variables, [batch], 3, ONE)
+    evaluated = estimate_poses(task, state.variables, [batch], 3, ONE)
     np.testing.assert_allclose(found.poses, evaluated.joints, atol=1e-3)
     for kind in ("overlay", "heatmaps", "branches", "gates"):
         assert found.drawn(kind).dtype == np.uint8

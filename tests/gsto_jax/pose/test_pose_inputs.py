@@ -15,13 +15,13 @@ from gsto_jax.config import PoseConfig
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.image_files import crop_person
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.drawing import draw_poses, pose_panel
-from gsto_jax.pose.eval_set import PoseSet
-from gsto_jax.pose.evaluate import Poses, estimate
-from gsto_jax.pose.heatmaps import REFINEMENTS, decode, encode, merge_mirrored, to_image
-from gsto_jax.pose.metrics import FIGURES, evaluate_coco, results, write_results
+from gsto_jax.pose.eval_set import PoseEvalSet
+from gsto_jax.pose.evaluate import Poses, estimate_poses
+from gsto_jax.pose.heatmaps import REFINEMENTS, decode, encode, merge_flipped, to_image
+from gsto_jax.pose.metrics import COCO_METRICS, evaluate_coco, to_coco_results, write_coco_results
 from gsto_jax.pose.oks import rescore, similarity, suppress
-from gsto_jax.pose.task import joint_step, reread_step
+from gsto_jax.pose.panels import draw_poses, pose_panel
+from gsto_jax.pose.task import joint_step, roundtrip_step
 from gsto_jax.predict.files import Input
 from gsto_jax.predict.pose import PosePrediction, PosePredictor, check_boxes
 from gsto_jax.runs.trained import Trained
@@ -41,7 +41,7 @@ def test_perfect_poses_of_any_category_score_1(category):
     people = [p | {"category_id": category} for p in annotations(8)]
     ids = sorted({p["image_id"] for p in people})
     dogs = [p | {"category_id": 17, "keypoints": [5, 5, 2]} for p in people]
-    kept = results(poses_of(people), SIGMAS, PLAIN, category_id=category)
+    kept = to_coco_results(poses_of(people), SIGMAS, PLAIN, category_id=category)
     assert {pose["category_id"] for pose in kept} == {category}
     figures = evaluate_coco(kept, [*dogs, *people], ids, SIGMAS, category)
     assert (figures["AP"], figures["AR"]) == (1, 1)
@@ -52,8 +52,8 @@ def test_perfect_poses_of_any_category_score_1(category):
 @pytest.mark.parametrize("first", [0, 2**53 + 1, 12345678901234567, LARGEST - 8])
 def test_ids_reach_results_as_they_are(tmp_path, first):
     people = [p | {"image_id": first + n} for n, p in enumerate(annotations(6))]
-    kept = results(poses_of(people), SIGMAS, PLAIN)
-    write_results(tmp_path / "results.json", kept)
+    kept = to_coco_results(poses_of(people), SIGMAS, PLAIN)
+    write_coco_results(tmp_path / "results.json", kept)
     saved = json.loads((tmp_path / "results.json").read_text())
     assert [pose["image_id"] for pose in saved] == [first + n for n in range(6)]
     ids = [p["image_id"] for p in people]
@@ -67,7 +67,7 @@ def test_a_flag_of_minus_one_is_not_labeled_in_the_truth():
     (one, *others) = annotations(4)
     ids = sorted({p["image_id"] for p in (one, *others)})
     hidden = one | {"keypoints": [30, 30, -1] * 17, "num_keypoints": 17}
-    kept = results(poses_of(others), SIGMAS, PLAIN)
+    kept = to_coco_results(poses_of(others), SIGMAS, PLAIN)
     assert evaluate_coco(kept, [hidden, *others], ids, SIGMAS)["AR"] == 1
     uncounted = [p | {"num_keypoints": 0} for p in others]
     assert evaluate_coco(kept, uncounted, ids, SIGMAS)["AR"] == 1
@@ -96,10 +96,10 @@ def test_no_heatmaps_have_no_joints(refinement):
     def shapes(maps, image, joints, visible, frame):
         batch = {"image": image, "joints": joints, "visible": visible}
         batch |= {"center": frame, "frame": frame}
-        merged = merge_mirrored(maps, maps, task.flip_pairs)
+        merged = merge_flipped(maps, maps, task.flip_pairs)
         found, _ = decode(merged, refinement)
         places = to_image(found, frame, frame, (16, 12))
-        return places, joint_step(task, maps, maps, batch)[0], reread_step(task, batch)
+        return places, joint_step(task, maps, maps, batch)[0], roundtrip_step(task, batch)
 
     sizes = ((0, 16, 12, 17), (0, *SIZE, 3), (0, 17, 2), (0, 17), (0, 2))
     inputs = [jax.ShapeDtypeStruct(size, np.float32) for size in sizes]
@@ -115,27 +115,29 @@ def test_no_poses_are_like_none():
     assert rescore(none[..., 2], empty).shape == (0,)
     for way in ("hard", "soft", "none"):
         config = PoseConfig(**pose_values()["pose"] | {"suppression": way})
-        assert results(Poses(none, empty, empty, empty.astype(np.int64)), SIGMAS, config) == []
+        assert (
+            to_coco_results(Poses(none, empty, empty, empty.astype(np.int64)), SIGMAS, config) == []
+        )
 
 
 def test_nothing_to_score_has_no_figures():
     """Without images, without persons, without labels; poses or not."""
-    kept = results(poses_of(annotations(2)), SIGMAS, PLAIN)
+    kept = to_coco_results(poses_of(annotations(2)), SIGMAS, PLAIN)
     ids = [pose["image_id"] for pose in kept]
     hidden = [p | {"keypoints": [1, 1, 0] * 17} for p in annotations(2)]
     for poses, people, images in (([], [], []), (kept, [], ids), ([], hidden, ids)):
         figures = evaluate_coco(poses, people, images, SIGMAS)
-        assert tuple(figures) == FIGURES and all(map(np.isnan, figures.values()))
+        assert tuple(figures) == COCO_METRICS and all(map(np.isnan, figures.values()))
 
 
 @pytest.mark.parametrize("image_ids", [[], [5]])
 def test_an_evaluation_of_nobody(tmp_path, image_ids):
     task = pose_task()
-    none = estimate(task, {}, [], 0, ONE)
+    none = estimate_poses(task, {}, [], 0, ONE)
     assert none.joints.shape == (0, 17, 3) and none.image_ids.dtype == np.int64
     boxes = {"boxes": "detector boxes x.json", "detected": True, "annotations": list}
     none = {"size": 0, "batches": [], "image_ids": image_ids}
-    nobody = PoseSet(split="val", name=str, **boxes, **none)
+    nobody = PoseEvalSet(split="val", name=str, **boxes, **none)
     outcome = nobody.evaluate(task, {}, ONE, tmp_path, {"step": 1, "while_training": True})
     assert outcome.record["AP"] is None and outcome.record["persons"] == 0
     headline = "AP - (detector boxes x.json): val has no person with a labeled joint to score"

@@ -23,8 +23,8 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.predict import export as exporting
 from gsto_jax.predict import verify as verifying
 from gsto_jax.predict.export import PLATFORMS, export
-from gsto_jax.predict.one_pass import program_of
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.predict.single_pass import make_program
 from gsto_jax.predict.verify import random_batches, verify
 from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_of
@@ -96,7 +96,7 @@ def test_it_says_what_it_is(exported):
     assert (described["checkpoint"], described["step"]) == (str(predictor.path), 7)
     assert described["classes"] == list(predictor.classes)
     rule = {"alpha": "white", "orientation": "upright", "bit_depth": 0}
-    assert described["image_rule"] == rule
+    assert described["decode_options"] == rule
     assert described["settings"] == predictor.config
     assert described["outputs"]["logits"]["shape"][-1] == len(predictor.classes)
 
@@ -118,7 +118,7 @@ def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
     task = replace(trained.task, config=make_task(1, **gates, **changes).config)
     variables = initial_state(task, trained.mesh).variables
     trained = replace(trained, task=task, variables=variables)
-    run = program_of(replace(exported[0], trained=trained))
+    run = make_program(replace(exported[0], trained=trained))
     spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)
     found = jax.eval_shape(run, spec)
     assert str(found["labels"].shape) == "(b, h, w)"

@@ -9,7 +9,7 @@ import pytest
 from gsto_jax.drawing.legend import add_legend, draw_legend
 from gsto_jax.predict import video_writer
 from gsto_jax.predict.files import PredictionWriter
-from gsto_jax.predict.segmentation import KINDS, Prediction
+from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction
 from gsto_jax.predict.video_writer import CODECS, VideoWriter
 
 NAMES = ("road", "building", "sky", "a class of a long name")
@@ -40,7 +40,7 @@ def test_overlays_get_a_legend_on_request(tmp_path):
     labels[:, 200:] = 2
     image = np.full((20, 300, 3), 255, np.uint8)
     prediction = Prediction(image, labels, {}, NAMES, PALETTE)
-    writer = PredictionWriter(tmp_path, ["overlay", "ids"], KINDS, legend=True)
+    writer = PredictionWriter(tmp_path, ["overlay", "ids"], SEGMENTATION_OUTPUTS, legend=True)
     writer.write("x", prediction)
     assert cv2.imread(str(tmp_path / "overlay/x.jpg")).shape == (42, 300, 3)
     assert cv2.imread(str(tmp_path / "ids/x.png")).shape[:2] == (20, 300)

@@ -6,8 +6,14 @@ import pytest
 from PIL import Image
 
 from gsto_jax import UserError
-from gsto_jax.image_files import ImageRule
-from gsto_jax.predict.media import count_frames, image_head, load_rgb, read_image, video_frames
+from gsto_jax.image_files import DecodeOptions
+from gsto_jax.predict.media import (
+    count_frames,
+    load_rgb,
+    read_image,
+    read_image_header,
+    video_frames,
+)
 from tests.image_bytes import UNDO
 
 RNG = np.random.default_rng(0)
@@ -21,7 +27,7 @@ def test_a_photo_is_turned_as_it_says(tmp_path, orientation):
     path = tmp_path / "photo.png"
     Image.fromarray(np.ascontiguousarray(UNDO[orientation](IMAGE))).save(path, exif=exif)
     np.testing.assert_array_equal(read_image(path), IMAGE)
-    assert image_head(path).size_by(ImageRule()) == (20, 31)
+    assert read_image_header(path).oriented_size(DecodeOptions()) == (20, 31)
 
 
 def test_gray_palette_and_16_bits(tmp_path):

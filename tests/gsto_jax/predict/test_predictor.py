@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from gsto_jax import UserError
-from gsto_jax.image_files import ImageRule
+from gsto_jax.image_files import DecodeOptions
 from gsto_jax.ops.resample import linear_taps, resample
 from gsto_jax.predict.files import PredictionWriter, find_inputs, write_classes
-from gsto_jax.predict.segmentation import KINDS, Prediction, Predictor
+from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction, Predictor
 from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.segmentation.evaluate import evaluate
-from gsto_jax.segmentation.protocol import protocol_of
+from gsto_jax.segmentation.protocol import protocol_from_config
 from gsto_jax.segmentation.task import score_step
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.saved_runs import MESH, SIZE, config, save
@@ -64,7 +64,7 @@ def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
         variables,
         OneImage(),
         MESH,
-        protocol_of(plain),
+        protocol_from_config(plain),
         on_batch=lambda b, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
     )
     found = Predictor.load(tmp_path)(image_of(SIZE))
@@ -92,7 +92,7 @@ def test_every_name_of_a_checkpoint(run, tmp_path):
 def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
     """As in training; an array is the image already, but for alpha and depth."""
     predictor = Predictor.load(run[0])
-    assert predictor.rule == ImageRule()
+    assert predictor.rule == DecodeOptions()
     deep = np.dstack([image_of(SIZE).astype(np.uint16) << 4, np.zeros(SIZE, np.uint16)])
     deep[:, 50:, 3] = 65535
     (tmp_path / "x.png").write_bytes(png(deep, RGBA, 16, before=chunk(b"eXIf", exif(3))))
@@ -102,7 +102,7 @@ def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
     expected = image_of(SIZE) * (deep[..., 3:] > 0)
     for image in (tmp_path / "x.png", deep):
         np.testing.assert_array_equal(other(image).image, expected)
-    assert other.rule == ImageRule(**settings)
+    assert other.rule == DecodeOptions(**settings)
     default = predictor(tmp_path / "x.png").image
     assert (default[:, -50:] == 255).all()
     np.testing.assert_array_equal(default[::-1, ::-1][:, 50:], image_of(SIZE)[:, 50:] >> 4)
@@ -229,7 +229,7 @@ def prediction(labels):
 def test_what_is_written(tmp_path):
     labels = np.random.default_rng(0).integers(0, 2, (21, 33)).astype(np.uint8)
     entry = prediction(labels)
-    writer = PredictionWriter(tmp_path, KINDS, KINDS)
+    writer = PredictionWriter(tmp_path, SEGMENTATION_OUTPUTS, SEGMENTATION_OUTPUTS)
     write_classes(tmp_path, entry.classes, entry.palette)
     writer.write("deep/x", entry)
     ids = cv2.imread(str(tmp_path / "ids/deep/x.png"), cv2.IMREAD_UNCHANGED)
@@ -273,6 +273,6 @@ def test_what_is_written(tmp_path):
     with pytest.raises(UserError, match="predictions of other classes"):
         write_classes(tmp_path, ("a", "b"), entry.palette)
     with pytest.raises(UserError, match="--save=ids,masks: use some of overlay, color"):
-        PredictionWriter(tmp_path, ["ids", "masks"], KINDS)
+        PredictionWriter(tmp_path, ["ids", "masks"], SEGMENTATION_OUTPUTS)
     with pytest.raises(UserError, match="cannot be written"):
-        PredictionWriter(tmp_path / "classes.csv" / "x", ["ids"], KINDS)
+        PredictionWriter(tmp_path / "classes.csv" / "x", ["ids"], SEGMENTATION_OUTPUTS)

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from gsto_jax import UserError
-from gsto_jax.pose.metrics import FIGURES
+from gsto_jax.pose.metrics import COCO_METRICS
 from gsto_jax.report import images, write_report
 from tests.gsto_jax.report_pages import Page, comparison_refused, copy, percent, rows
 from tests.gsto_jax.report_runs import (
@@ -46,7 +46,7 @@ def test_figures_are_those_of_the_files(made, tmp_path):
     record = json.loads((made[0] / "eval-val" / "evaluation.json").read_text())
     _, *lines = page.tables["scores"]
     assert [line[:2] for line in lines] == [
-        [name, percent("" if record[name] is None else str(record[name]))] for name in FIGURES
+        [name, percent("" if record[name] is None else str(record[name]))] for name in COCO_METRICS
     ]
     assert (record["APM"], lines[3][1]) == (None, "–")
     for name in ("AP", "AP50", "AP75", "AR"):
@@ -125,7 +125,7 @@ def test_comparison(made, tmp_path):
     page = Page(write_report(made[0], tmp_path / "page.html", made[1]))
     records = [json.loads((run / "eval-val" / "evaluation.json").read_text()) for run in made]
     records = [{k: math.nan if v is None else v for k, v in x.items()} for x in records]
-    for line, name in zip(page.tables["scores"][1:], FIGURES, strict=True):
+    for line, name in zip(page.tables["scores"][1:], COCO_METRICS, strict=True):
         a, b = (record[name] for record in records)
         gain = f"{100 * (a - b):+.2f}".replace("-", "−") if a == a else "–"
         assert line[:4] == [name, percent(str(a)), percent(str(b)), gain]

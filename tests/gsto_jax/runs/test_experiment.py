@@ -16,9 +16,9 @@ from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import eval_set as segmentation_set
 from gsto_jax.segmentation import results
-from gsto_jax.segmentation.eval_set import SegmentationSet
-from gsto_jax.segmentation.metrics import scores
-from gsto_jax.segmentation.protocol import PLAIN
+from gsto_jax.segmentation.eval_set import SegmentationEvalSet
+from gsto_jax.segmentation.metrics import compute_scores
+from gsto_jax.segmentation.protocol import SINGLE_PASS
 from gsto_jax.weights import GSTO_FORMAT, export_weights
 from tests.gsto_jax.saved_states import MESH, TASK, assert_same, save, state_at
 from tests.gsto_jax.small_task import make_task, values
@@ -49,9 +49,9 @@ def make(tmp_path, monkeypatch):
         if stop():
             return None
         if np.isnan(iou := ious.pop(0)):
-            return scores(np.zeros((2, 2)))
+            return compute_scores(np.zeros((2, 2)))
         wrong = round(1000 * (1 - iou))
-        return scores(np.array([[1000 - wrong, wrong], [0, 0]]))
+        return compute_scores(np.array([[1000 - wrong, wrong], [0, 0]]))
 
     monkeypatch.setattr(segmentation_set, "evaluate", fixed)
 
@@ -60,8 +60,8 @@ def make(tmp_path, monkeypatch):
         for field, value in changes.items():
             section, _, key = field.partition("__")
             config[section][key] = value
-        look = {"classes": ("a", "b"), "palette": ((0, 0, 0),) * 2, "protocol": PLAIN}
-        eval_set = SegmentationSet(split="val", size=4, name=str, batches=[], **look)
+        look = {"classes": ("a", "b"), "palette": ((0, 0, 0),) * 2, "protocol": SINGLE_PASS}
+        eval_set = SegmentationEvalSet(split="val", size=4, name=str, batches=[], **look)
         shown = []
         made = Experiment(
             task,

@@ -7,11 +7,11 @@ from rich.console import Console
 from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.files import disk_error_message
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.metrics import scores
+from gsto_jax.segmentation.metrics import compute_scores
 from gsto_jax.segmentation.panels import (
     IGNORED,
     WRONG,
-    ImageWriter,
+    SegmentationPngWriter,
     color_mask,
     error_map,
     sample_panel,
@@ -68,14 +68,16 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
         "index": np.array([4, 5, 5], np.int32),
         "mask": np.array([True, True, False]),
     }
-    writer = ImageWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, lambda n: f"town/image{n}")
+    writer = SegmentationPngWriter(
+        tmp_path, CLASSES, PALETTE, 255, -1, 0, lambda n: f"town/image{n}"
+    )
     writer.write(batch, np.stack([predicted()] * 3), dict)
     writer.close()
     assert writer.written == 2
     written = cv2.imread(str(tmp_path / "town" / "image5.png"))
     expected = sample_panel(batch["image"][1], TRUTH, predicted(), CLASSES, PALETTE)
     np.testing.assert_array_equal(written[..., ::-1], expected)
-    limited = ImageWriter(tmp_path / "one", CLASSES, PALETTE, 255, 1, 0, str)
+    limited = SegmentationPngWriter(tmp_path / "one", CLASSES, PALETTE, 255, 1, 0, str)
     limited.write(batch, np.stack([predicted()] * 3), dict)
     limited.write(batch, np.stack([predicted()] * 3), dict)
     limited.close()
@@ -86,7 +88,7 @@ def test_several_processes_share_the_limits(tmp_path, monkeypatch):
     def limits(limit, feature_images, process):
         monkeypatch.setattr(jax, "process_count", lambda: 3)
         monkeypatch.setattr(jax, "process_index", lambda: process)
-        writer = ImageWriter(tmp_path, CLASSES, PALETTE, 255, limit, feature_images, str)
+        writer = SegmentationPngWriter(tmp_path, CLASSES, PALETTE, 255, limit, feature_images, str)
         return writer.limit, writer.feature_images
 
     assert [limits(5, 1, k) for k in range(3)] == [(2, 1), (2, 0), (1, 0)]
@@ -102,7 +104,7 @@ def test_writer_stays_in_its_folder(tmp_path):
         "mask": np.ones(1, bool),
     }
     for name in ("../outside", str(tmp_path / "outside")):
-        writer = ImageWriter(
+        writer = SegmentationPngWriter(
             tmp_path / "in", CLASSES, PALETTE, 255, -1, 0, lambda n, name=name: name
         )
         with pytest.raises(ValueError, match="outside"):
@@ -115,7 +117,7 @@ def test_a_png_that_cannot_be_written_ends_the_evaluation(tmp_path):
     (tmp_path / "0.png").mkdir()
     batch = {"image": np.zeros((1, *TRUTH.shape, 3), np.uint8), "label": TRUTH[None]}
     batch |= {"size": np.array([TRUTH.shape]), "index": np.zeros(1, np.int32)}
-    writer = ImageWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, str)
+    writer = SegmentationPngWriter(tmp_path, CLASSES, PALETTE, 255, -1, 0, str)
     writer.write(batch | {"mask": np.ones(1, bool)}, predicted()[None], dict)
     with pytest.raises(OSError, match=r"Is a directory: .*0\.png") as caught:
         writer.close()
@@ -124,10 +126,10 @@ def test_a_png_that_cannot_be_written_ends_the_evaluation(tmp_path):
 
 
 def test_score_table_and_file(tmp_path):
-    unseen = scores(np.array([[3, 1, 1], [0, 4, 0], [0, 0, 0]]))
+    unseen = compute_scores(np.array([[3, 1, 1], [0, 4, 0], [0, 0, 0]]))
     table = score_table(unseen, ("road", "sky", "train"), "title")
     assert table.caption == "Left out of the mean accuracy, having no true pixel: train."
-    result = scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    result = compute_scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     console = Console(record=True, width=100)
     console.print(score_table(result, ("road", "sky", "train"), "title"))
     text = " ".join(console.export_text().split())
@@ -148,7 +150,7 @@ def test_scores_of_categories_and_instances(tmp_path):
     counts = InstanceCounts(("flat", "thing", "thing"), (0, 5.0, 5.0), {1: 1, 2: 2})
     counts.add(np.array([[1, 1, 1, 2]]), np.array([[1000 + 1, 1001, 2000 + 1, 2001]]))
     confusion = np.array([[3, 1, 0], [0, 2, 0], [0, 1, 1]])
-    result = scores(
+    result = compute_scores(
         confusion, boundary=np.array([[1, 2, 2], [1, 1, 1], [0, 1, 0]]), instances=counts
     )
     classes = ("road", "car", "bus")
@@ -165,7 +167,7 @@ def test_scores_of_categories_and_instances(tmp_path):
     assert lines[6] == "category flat,0.750000,,,"
     assert lines[8].startswith("mean of categories,0.775000,,,")
     without = InstanceCounts(("flat", "thing", "thing"), (0, 5.0, 5.0), {1: 1, 2: 2})
-    alone = scores(confusion, instances=without)
+    alone = compute_scores(confusion, instances=without)
     assert alone.categories.mean_iou == result.categories.mean_iou
     assert np.isnan(alone.categories.instance_iou).all()
 
@@ -223,7 +225,7 @@ def test_first_images_get_figures(tmp_path):
         "index": np.arange(3, dtype=np.int32),
         "mask": np.ones(3, bool),
     }
-    writer = ImageWriter(tmp_path / "gsto", CLASSES, PALETTE, 255, 1, 2, str)
+    writer = SegmentationPngWriter(tmp_path / "gsto", CLASSES, PALETTE, 255, 1, 2, str)
     writer.write(batch, np.stack([predicted()] * 3), maps)
     writer.close()
     names = sorted(path.name for path in (tmp_path / "gsto").iterdir())
@@ -237,7 +239,7 @@ def test_first_images_get_figures(tmp_path):
     np.testing.assert_array_equal(
         seen, branch_figure(batch["image"][1], {k: v[1] for k, v in maps().items()})
     )
-    plain = ImageWriter(tmp_path / "plain", CLASSES, PALETTE, 255, 0, 1, str)
+    plain = SegmentationPngWriter(tmp_path / "plain", CLASSES, PALETTE, 255, 0, 1, str)
     branches = {k: v for k, v in maps().items() if k.startswith("branch")}
     plain.write(batch, np.stack([predicted()] * 3), lambda: branches)
     plain.close()
@@ -266,7 +268,7 @@ def test_images_are_cut_off_their_padded_shape(tmp_path):
             {k: on_padded_shape(v) for k, v in quarter.items()},
         ),
     ):
-        writer = ImageWriter(tmp_path / name, CLASSES, PALETTE, 255, 1, 1, str)
+        writer = SegmentationPngWriter(tmp_path / name, CLASSES, PALETTE, 255, 1, 1, str)
         writer.write(given, predictions, lambda shown=shown: shown)
         writer.close()
     for name in ("0.png", "0_branches.png"):

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines import CITYSCAPES
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.metrics import confusion_matrix, scores
+from gsto_jax.segmentation.metrics import compute_scores, confusion_matrix
 from tests import public_evaluation
 
 RAW = {train: raw for raw, train in CITYSCAPES.id_map if train != 255}
@@ -57,7 +57,7 @@ def compare(monkeypatch, folder, images):
         cv2.imwrite(str(prediction), to_raw[predictions])
         pairs.append((prediction, truth))
     public = public_evaluation.cityscapes(monkeypatch, pairs)
-    ours = scores(confusion, instances=counts)
+    ours = compute_scores(confusion, instances=counts)
     by_name = dict(zip(ours.categories.names, range(7), strict=True))
     for k, name in enumerate(CITYSCAPES.names):
         np.testing.assert_equal(ours.iou[k], public["classes"][name])
@@ -110,7 +110,7 @@ def test_known_weights():
     # The first instance weighs 10 / 5 a pixel, the second 4 / 2; the group and the sky nothing.
     np.testing.assert_array_equal(counts.classes, [[6, 4], [2, 2], [0, 0]])
     np.testing.assert_array_equal(counts.categories, [[10, 4], [0, 0]])
-    found = counts.scores(np.array([[4, 1, 1], [0, 1, 1], [0, 0, 1]]))
+    found = counts.compute_scores(np.array([[4, 1, 1], [0, 1, 1], [0, 0, 1]]))
     np.testing.assert_allclose(found.instance_iou, [6 / 10, 2 / 5, np.nan])
     np.testing.assert_allclose(found.category_instance_iou, [10 / 14, np.nan])
     np.testing.assert_allclose(found.iou, [6 / 8, 1 / 3])

@@ -10,9 +10,9 @@ from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.ops.resample import linear_taps
 from gsto_jax.segmentation.evaluate import evaluate
-from gsto_jax.segmentation.inference import score_batch, stacked_views
+from gsto_jax.segmentation.inference import batch_views, score_batch
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.protocol import Protocol, window_starts
+from gsto_jax.segmentation.protocol import EvalProtocol, window_starts
 from gsto_jax.segmentation.task import eval_step
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.protocol_scores import MEAN, STD, convolution, image_batch, scores_of
@@ -61,13 +61,13 @@ def image(h2):
 @pytest.mark.parametrize("padded_shape", [None, (144, 192)])
 def test_published_scores(h2, image, name, padded_shape):
     apply = partial(convolution, h2["conv_weight"], h2["conv_bias"], 4)
-    found = scores_of(Protocol(**PUBLISHED[name]), apply, image, padded_shape)
+    found = scores_of(EvalProtocol(**PUBLISHED[name]), apply, image, padded_shape)
     expected = h2[name][0].transpose(1, 2, 0)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
 def test_published_flip_swaps_left_and_right(h2):
-    protocol = Protocol(flip=True, flip_pairs=((14, 15), (16, 17), (18, 19)))
+    protocol = EvalProtocol(flip=True, flip_pairs=((14, 15), (16, 17), (18, 19)))
     kernel = h2["lip/conv_weight"]
     stride = 4 if kernel.shape[-1] == 3 else 1
     apply = partial(convolution, kernel, np.zeros(20, np.float32), stride)
@@ -77,7 +77,7 @@ def test_published_flip_swaps_left_and_right(h2):
 
 @pytest.mark.parametrize("scale", ["0.4", "0.5", "1.25"])
 def test_taps_resize_as_opencv_does(h2, image, scale):
-    protocol = Protocol(base_size=160)
+    protocol = EvalProtocol(base_size=160)
     height, width = protocol.scaled((128, 160), float(scale))
     assert [height, width] == h2[f"resized_hw/{scale}"].tolist()
     rows, columns = linear_taps(128, height), linear_taps(160, width)
@@ -100,19 +100,21 @@ def test_windows_cover_an_axis():
 def test_a_network_that_copies_gives_back_the_image(size, edge):
     """Windows, however they overlap or stick out, weigh every pixel once."""
     image = np.random.default_rng(0).normal(size=(*size, 3)).astype(np.float32)
-    protocol = Protocol(window="slide", crop=(48, 64), edge=edge)
+    protocol = EvalProtocol(window="slide", crop=(48, 64), edge=edge)
     found = scores_of(protocol, lambda x: x, image, (100, 208))
     np.testing.assert_allclose(found, np.exp(image), rtol=1e-5)
 
 
 def test_scales_follow_the_dataset():
-    assert Protocol().scaled((375, 500), 0.75) == (281, 375)
-    assert Protocol(base_size=520).scaled((500, 375), 1.0) == (520, 390)
-    assert Protocol(fixed_size=(473, 473)).scaled((60, 30), 1.25) == (591, 591)
-    assert Protocol(base_size=2048, window="slide_upsampled", crop=(4, 4)).is_plain([(1024, 2048)])
-    assert not Protocol(base_size=520).is_plain([(1024, 2048)])
-    assert not Protocol(flip=True).is_plain([(8, 8)])
-    assert str(Protocol(scales=(0.5, 1), flip=True)) == "scales 0.5 1 + flip"
+    assert EvalProtocol().scaled((375, 500), 0.75) == (281, 375)
+    assert EvalProtocol(base_size=520).scaled((500, 375), 1.0) == (520, 390)
+    assert EvalProtocol(fixed_size=(473, 473)).scaled((60, 30), 1.25) == (591, 591)
+    assert EvalProtocol(
+        base_size=2048, window="slide_upsampled", crop=(4, 4)
+    ).is_unscaled_single_pass([(1024, 2048)])
+    assert not EvalProtocol(base_size=520).is_unscaled_single_pass([(1024, 2048)])
+    assert not EvalProtocol(flip=True).is_unscaled_single_pass([(8, 8)])
+    assert str(EvalProtocol(scales=(0.5, 1), flip=True)) == "scales 0.5 1 + flip"
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_one_look_equals_the_plain_step(network):
     task, variables = network
     batch = image_batch([(64, 64), (50, 41)], (64, 64))
     mesh = make_mesh(jax.devices()[:1])
-    protocol = Protocol(pad=None)
+    protocol = EvalProtocol(pad=None)
     found = score_batch(task, protocol, mesh, variables, batch, [(64, 64), (50, 41)])
     labels = {"label": np.zeros((2, 64, 64), np.uint8), "mask": np.ones(2, bool)}
     _, predictions, _ = jax.jit(partial(eval_step, task))(variables, batch | labels)
@@ -139,7 +141,7 @@ def test_scores_do_not_depend_on_the_batch(network, devices):
     """Neighbors, their number and the devices move a score by rounding alone."""
     task, variables = network
     sizes = [(60, 41), (33, 64), (64, 64), (20, 30)]
-    protocol = Protocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
+    protocol = EvalProtocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
     batch = image_batch(sizes, (64, 64))
     whole = score_batch(task, protocol, make_mesh(jax.devices()[:devices]), variables, batch, sizes)
     one = make_mesh(jax.devices()[:1])
@@ -153,12 +155,11 @@ def test_scores_do_not_depend_on_the_batch(network, devices):
 
 def test_few_programs_for_many_sizes():
     """Windows slide over every size by one program a padded shape, and one more at scale 1."""
-    protocol = Protocol(scales=(0.5, 1.0, 1.75), window="slide", crop=(48, 40))
+    protocol = EvalProtocol(scales=(0.5, 1.0, 1.75), window="slide", crop=(48, 40))
     sizes = [(h, w) for h in (30, 47, 64) for w in (25, 64)]
     taps_by_size = {
         tuple(
-            taps["back_rows"].index.shape
-            for taps in stacked_views(protocol, [size], (64, 64), sizes)
+            taps["back_rows"].index.shape for taps in batch_views(protocol, [size], (64, 64), sizes)
         )
         for size in sizes
     }
@@ -166,7 +167,7 @@ def test_few_programs_for_many_sizes():
     shapes = {
         tuple(x.shape for x in jax.tree.leaves(taps))
         for size in sizes
-        for taps in stacked_views(protocol, [size], (64, 64), sizes)
+        for taps in batch_views(protocol, [size], (64, 64), sizes)
     }
     assert len(shapes) == 2
 
@@ -185,14 +186,14 @@ def test_few_programs_for_many_sizes():
 )
 def test_impossible_protocols(changes, message):
     with pytest.raises(UserError, match=message):
-        Protocol(**changes)
+        EvalProtocol(**changes)
 
 
 def test_scores_that_overflow_stay_out_of_other_pixels():
     """exp of a logit above 88 is infinite; it must not spread where its weight is 0."""
     image = np.zeros((40, 40, 3), np.float32)
     image[3, 5] = 95
-    protocol = Protocol(window="slide", crop=(24, 24), scales=(1.0, 1.5))
+    protocol = EvalProtocol(window="slide", crop=(24, 24), scales=(1.0, 1.5))
     found = scores_of(protocol, lambda x: x, image, (48, 48))
     assert np.isinf(found[3, 5]).all()
     assert np.isfinite(found[8:, 10:]).all()
@@ -203,7 +204,7 @@ def test_evaluation_by_another_protocol(network):
     """Counts what the scores of the protocol predict, instances and all."""
     task, variables = network
     sizes = [(60, 41), (33, 64), (64, 64)]
-    protocol = Protocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
+    protocol = EvalProtocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
     rng, mesh = np.random.default_rng(0), make_mesh(jax.devices()[:1])
     batch = image_batch([*sizes, sizes[-1]], (64, 64)) | {"mask": np.array([True] * 3 + [False])}
     batch["label"] = rng.integers(0, 3, (4, 64, 64)).astype(np.uint8)
@@ -244,7 +245,7 @@ def test_evaluation_by_another_protocol(network):
     np.testing.assert_array_equal(counts.classes, again.classes)
     assert np.isfinite(result.categories.instance_iou[0])
     # Only whole images have maps, and only as many as are asked for.
-    whole, maps = Protocol(flip=True), []
+    whole, maps = EvalProtocol(flip=True), []
     for explained in (0, 4):
         evaluate(
             task,

@@ -11,9 +11,9 @@ import pytest
 
 from gsto_jax.evaluation.folder import drawings
 from gsto_jax.segmentation import results
-from gsto_jax.segmentation.eval_set import SegmentationSet
-from gsto_jax.segmentation.metrics import scores
-from gsto_jax.segmentation.protocol import PLAIN
+from gsto_jax.segmentation.eval_set import SegmentationEvalSet
+from gsto_jax.segmentation.metrics import compute_scores
+from gsto_jax.segmentation.protocol import SINGLE_PASS
 from gsto_jax.segmentation.results import FOLDER, ImageScore
 from tests.gsto_jax.small_task import make_task
 
@@ -22,8 +22,8 @@ NAN = float("nan")
 
 
 def test_an_image_counts_where_it_is_labeled():
-    look = {"classes": CLASSES, "palette": ((0, 0, 0),) * 3, "protocol": PLAIN}
-    images = SegmentationSet(split="val", size=1, name=str, batches=[], **look)
+    look = {"classes": CLASSES, "palette": ((0, 0, 0),) * 3, "protocol": SINGLE_PASS}
+    images = SegmentationEvalSet(split="val", size=1, name=str, batches=[], **look)
     label = np.array([[0, 0, 1, 255, 7], [1, 1, 255, 0, 7]], np.uint8)
     prediction = np.array([[0, 1, 1, 2, 7], [1, 1, 2, 0, 7]], np.uint8)
     about = {"name": "a", "drawn": ("sample", "gates")}
@@ -86,7 +86,7 @@ def image_scores(names):
 
 def finish(folder, names, step):
     samples = image_scores(names)
-    results.finish(folder, {"step": step}, samples, scores(np.eye(3)), CLASSES)
+    results.finish(folder, {"step": step}, samples, compute_scores(np.eye(3)), CLASSES)
     return samples
 
 
@@ -113,7 +113,7 @@ def test_a_folder_reads_back(tmp_path):
 def test_nothing_of_an_earlier_evaluation_stays(tmp_path):
     folder = tmp_path / "eval-val"
     all_drawn = [replace(x, drawn=FOLDER.kinds) for x in image_scores(("town/a", "b"))]
-    results.finish(folder, {"step": 5}, all_drawn, scores(np.eye(3)), CLASSES)
+    results.finish(folder, {"step": 5}, all_drawn, compute_scores(np.eye(3)), CLASSES)
     (folder / "town").mkdir()
     drawn = ["b.png", "b_branches.png", "b_gates.png", "town/a.png", "town/a_branches.png"]
     for name in [*drawn, "mine.png"]:
@@ -129,7 +129,7 @@ def test_nothing_of_an_earlier_evaluation_stays(tmp_path):
         [*drawn[:3], "mine.png", "images.csv"]
     )
     samples = [replace(image_scores("b")[0], drawn=("sample",))]
-    results.finish(folder, {"step": 9}, samples, scores(np.eye(3)), CLASSES)
+    results.finish(folder, {"step": 9}, samples, compute_scores(np.eye(3)), CLASSES)
     assert sorted(str(x.relative_to(folder)) for x in folder.rglob("*.png")) == [
         "b.png",
         "mine.png",

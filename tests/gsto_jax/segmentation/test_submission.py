@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gsto_jax import UserError
-from gsto_jax.segmentation.submission import SubmissionWriter, label_ids
+from gsto_jax.segmentation.submission import SubmissionWriter, label_id_table
 
-TABLE = label_ids(((-1, 255), (0, 255), (7, 0), (26, 1), (27, 1)), 2)
+TABLE = label_id_table(((-1, 255), (0, 255), (7, 0), (26, 1), (27, 1)), 2)
 
 
 def test_writes_label_ids_of_whole_images(tmp_path):
@@ -47,4 +47,4 @@ def test_what_no_server_takes(tmp_path):
     with pytest.raises(UserError, match="the images are numbered, such as 000000"):
         SubmissionWriter(tmp_path / "x.zip", TABLE, ["000000", "000001"])
     with pytest.raises(UserError, match="class 1 has no label id"):
-        label_ids(((7, 0), (300, 1)), 2)
+        label_id_table(((7, 0), (300, 1)), 2)

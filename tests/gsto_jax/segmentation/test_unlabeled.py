@@ -14,17 +14,17 @@ from gsto_jax.evaluation.folder import number
 from gsto_jax.files import to_json
 from gsto_jax.plan import record as plan_record
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.metrics import write_results
+from gsto_jax.pose.metrics import write_coco_results
 from gsto_jax.pose.results import PersonScore
 from gsto_jax.predict.files import write_poses
 from gsto_jax.report import write_report
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import eval_set as segmentation_set
-from gsto_jax.segmentation.eval_set import SegmentationSet
+from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
-from gsto_jax.segmentation.metrics import scores
+from gsto_jax.segmentation.metrics import compute_scores
 from gsto_jax.segmentation.panels import sample_panel
-from gsto_jax.segmentation.protocol import PLAIN
+from gsto_jax.segmentation.protocol import SINGLE_PASS
 from gsto_jax.segmentation.results import read
 from tests.gsto_jax.small_task import make_task
 
@@ -44,7 +44,7 @@ def strict(text):
 @pytest.mark.parametrize("absent", ["exclude", "zero"])
 def test_without_a_labeled_pixel_every_score_is_missing(absent):
     groups = InstanceCounts(("flat", "above"), (0.0, 0.0), {0: 0, 1: 1})
-    found = scores(np.zeros((2, 2)), absent, np.zeros((2, 3)), groups)
+    found = compute_scores(np.zeros((2, 2)), absent, np.zeros((2, 3)), groups)
     means = (found.mean_iou, found.pixel_accuracy, found.mean_accuracy, found.mean_boundary_iou)
     assert np.isnan(means).all()
     assert np.isnan([*found.iou, *found.accuracy, *found.boundary_iou]).all()
@@ -53,7 +53,7 @@ def test_without_a_labeled_pixel_every_score_is_missing(absent):
 
 
 def test_published_zeros_stay_where_something_is_labeled():
-    found = scores(np.array([[5, 0], [0, 0]]), "zero")
+    found = compute_scores(np.array([[5, 0], [0, 0]]), "zero")
     assert (found.mean_iou, found.pixel_accuracy, found.mean_accuracy) == (0.5, 1.0, 0.5)
 
 
@@ -66,7 +66,7 @@ def evaluated(tmp_path, monkeypatch):
         batch = {"image": image, "label": label, "size": np.array([[4, 6]])}
         batch |= {"index": np.zeros(1, np.int32), "mask": np.ones(1, bool)}
         on_batch(batch, np.zeros((1, 4, 6), np.uint8), dict)
-        return scores(np.zeros((2, 2)))
+        return compute_scores(np.zeros((2, 2)))
 
     monkeypatch.setattr(segmentation_set, "evaluate", one_batch)
 
@@ -74,8 +74,8 @@ def evaluated(tmp_path, monkeypatch):
     workdir.write_config({"name": "run", "data": {"classes": CLASSES, "palette": PALETTE}})
     workdir.write_training(3, {"loss": math.inf, "gradient_norm": NAN, "learning_rate": 0.1})
     folder = workdir.path / "eval-val"
-    look = {"classes": CLASSES, "palette": PALETTE, "protocol": PLAIN}
-    eval_set = SegmentationSet(split="val", size=1, name=str, batches=[], **look)
+    look = {"classes": CLASSES, "palette": PALETTE, "protocol": SINGLE_PASS}
+    eval_set = SegmentationEvalSet(split="val", size=1, name=str, batches=[], **look)
     task = replace(
         make_task(1, {"eval": {"sample_images": -1, "feature_images": 0}}), num_classes=2
     )
@@ -132,7 +132,7 @@ def test_every_writer_of_json_is_strict(tmp_path):
         "b": "NaN",
     }
     write_poses(tmp_path, {"a": [{"score": NAN}]})
-    write_results(tmp_path / "results.json", [{"score": NAN, "keypoints": [0.0]}])
+    write_coco_results(tmp_path / "results.json", [{"score": NAN, "keypoints": [0.0]}])
     plan_record.write(tmp_path / "plan.json", {"seconds": math.inf})
     for path in tmp_path.iterdir():
         assert "null" in path.read_text(), path
@@ -140,7 +140,7 @@ def test_every_writer_of_json_is_strict(tmp_path):
 
 
 def test_persons_without_a_joint_have_an_empty_cell(tmp_path):
-    record = dict.fromkeys(pose_folder.FIGURES) | {"boxes": "true"}
+    record = dict.fromkeys(pose_folder.COCO_METRICS) | {"boxes": "true"}
     person = PersonScore("a", 7, 0, NAN, 0.25, 1.0)
     pose_folder.finish(tmp_path, record, [person], [])
     assert "a,7,0,,0.250000,1.000000" in (tmp_path / "persons.csv").read_text()

@@ -18,18 +18,18 @@ from jax.export import symbolic_shape
 from jax.extend.core import Jaxpr, Literal
 
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.predict.one_pass import program_of
 from gsto_jax.predict.segmentation import Predictor
+from gsto_jax.predict.single_pass import make_program
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained
-from gsto_jax.segmentation.protocol import Protocol
+from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.types import Size
 
 _OPSET = 21
 _PROPERTIES = ("classes", "palette", "mean", "std")
 
 
-def onnx_file(predictor: Predictor, size: Size | None) -> bytes:
+def onnx_bytes(predictor: Predictor, size: Size | None) -> bytes:
     """Returns `model.onnx` of a network, for images of a size (h, w), or of any."""
     # In a process of its own: jax2onnx leaves functions of its own in JAX. Devices and programs
     # cannot be sent there.
@@ -49,14 +49,14 @@ def _convert(
     variables: Any,
     path: Path,
     config: Mapping[str, Any],
-    protocol: Protocol,
+    protocol: EvalProtocol,
     long_side: int,
     size: Size | None,
 ) -> bytes:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(jax.local_devices()[:1])
     trained = Trained(task_of(config), variables, mesh, path, config)
-    model = onnx_model(program_of(Predictor(trained, protocol, long_side)), size)
+    model = onnx_model(make_program(Predictor(trained, protocol, long_side)), size)
     import onnx
 
     data = {name: json.dumps(config["data"][name]) for name in _PROPERTIES}

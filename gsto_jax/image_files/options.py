@@ -13,7 +13,7 @@ class ImageError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRule:
+class DecodeOptions:
     """How the pixels of an image file become RGB.
 
     Attributes:
@@ -47,6 +47,6 @@ class ImageRule:
             )
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> "ImageRule":
+    def of(cls, data: Mapping[str, Any]) -> "DecodeOptions":
         """Returns the rule among the settings of a dataset, `config.data`."""
         return cls(**{name: data[name] for name in ("alpha", "orientation", "bit_depth")})

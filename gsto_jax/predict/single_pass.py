@@ -16,33 +16,33 @@ from jax import Array
 from gsto_jax.ops.padding import reduced_size, round_up, scaled_size
 from gsto_jax.ops.resize import resize
 from gsto_jax.predict.segmentation import Predictor
-from gsto_jax.segmentation.protocol import Protocol
+from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.segmentation.task import logits
 from gsto_jax.training.task import Task, normalize
 from gsto_jax.types import Size
 
 
-def one_pass_of(protocol: Protocol) -> Protocol:
+def single_pass_protocol(protocol: EvalProtocol) -> EvalProtocol:
     """Returns a test protocol without its scales, mirror image and windows."""
     return replace(protocol, scales=(1.0,), flip=False, window="whole", crop=(0, 0))
 
 
-def program_of(predictor: Predictor) -> Callable[[Array], dict[str, Array]]:
+def make_program(predictor: Predictor) -> Callable[[Array], dict[str, Array]]:
     """Returns what is exported: from images `b h w 3` uint8 to "labels" and "logits"."""
     task, variables = predictor.task, jax.device_get(predictor.trained.variables)
-    protocol, long_side = one_pass_of(predictor.protocol), predictor.long_side
-    return lambda images: predict_once(task, variables, protocol, long_side, images)
+    protocol, long_side = single_pass_protocol(predictor.protocol), predictor.long_side
+    return lambda images: predict_single_pass(task, variables, protocol, long_side, images)
 
 
-def predict_once(
-    task: Task, variables: Any, protocol: Protocol, long_side: int, images: Array
+def predict_single_pass(
+    task: Task, variables: Any, protocol: EvalProtocol, long_side: int, images: Array
 ) -> dict[str, Array]:
     """Labels images by one pass.
 
     Args:
       task: what was trained.
       variables: of the network.
-      protocol: as `one_pass_of` returns it.
+      protocol: as `single_pass_protocol` returns it.
       long_side: limit of the long side, as that of `Predictor`; 0 for none.
       images: `b h w 3` uint8 RGB; h and w may be symbols.
 
@@ -64,7 +64,7 @@ def predict_once(
     return {"labels": _best_class(scores, size), "logits": found}
 
 
-def _padded(task: Task, protocol: Protocol, images: Array) -> Array:
+def _padded(task: Task, protocol: EvalProtocol, images: Array) -> Array:
     """Normalizes images `b h w 3` and pads them right and below."""
     size = images.shape[1:3]
     shape = round_up(size, protocol.pad_to)

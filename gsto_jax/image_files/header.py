@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from gsto_jax.image_files.rule import ImageError, ImageRule
+from gsto_jax.image_files.options import DecodeOptions, ImageError
 
 MAX_PIXELS = 2**27
 """Pixels of an image: 16384 x 8192, 400 MB as RGB."""
@@ -55,7 +55,7 @@ class TiffTag(IntEnum):
 
 
 @dataclass(frozen=True)
-class Head:
+class ImageHeader:
     """What the head of an image file says.
 
     Attributes:
@@ -72,13 +72,13 @@ class Head:
     turned: bool = False
     tags: Mapping[int, Any] | None = None
 
-    def size_by(self, rule: ImageRule) -> tuple[int, int]:
+    def oriented_size(self, rule: DecodeOptions) -> tuple[int, int]:
         """Returns height and width as read by a rule."""
         if rule.orientation == "upright" and self.orientation >= 5:
             return self.size[::-1]
         return self.size
 
-    def orient(self, pixels: np.ndarray, rule: ImageRule) -> np.ndarray:
+    def orient(self, pixels: np.ndarray, rule: DecodeOptions) -> np.ndarray:
         """Turns decoded pixels `h w ...` to the orientation that a rule asks for."""
         if self.orientation == 1 or self.turned == (rule.orientation == "upright"):
             return pixels
@@ -87,7 +87,7 @@ class Head:
         return np.ascontiguousarray(_TURNS[turn](pixels))
 
 
-def read_head(source: bytes | Path) -> Head:
+def read_header(source: bytes | Path) -> ImageHeader:
     """Reads the head of an image file.
 
     Raises:
@@ -165,14 +165,14 @@ def _check_size(height: int, width: int) -> None:
         raise _too_large(f"{width}x{height}, ")
 
 
-def _head_of(image: Image.Image, file: BinaryIO) -> Head:
-    size, storage = (image.height, image.width), storage_of(image)
+def _head_of(image: Image.Image, file: BinaryIO) -> ImageHeader:
+    size, storage = (image.height, image.width), pixel_layout(image)
     if image.format == "TIFF":
         tags = dict(image.tag_v2)  # type: ignore[attr-defined]
         return _head_of_tags(tags, size, identified=True)
     orientation = exif_orientation(image.info.get("exif", b""))
     if image.format in ("JPEG", "MPO"):
-        return Head(size, orientation, "opencv" if image.mode in ("L", "RGB") else "pillow")
+        return ImageHeader(size, orientation, "opencv" if image.mode in ("L", "RGB") else "pillow")
     animated = False
     if image.format == "PNG":
         exif, is_whole = _png_exif(file)
@@ -180,13 +180,13 @@ def _head_of(image: Image.Image, file: BinaryIO) -> Head:
         animated = getattr(image, "is_animated", False)
         if storage in ("L", "RGB") and "transparency" not in image.info and not animated:
             # Of a PNG that is cut off Pillow says so; libpng prints it by itself.
-            return Head(size, orientation, "opencv" if is_whole else "pillow")
+            return ImageHeader(size, orientation, "opencv" if is_whole else "pillow")
     gray = image.mode in ("I", "F") or image.mode.startswith("I;16")
     color = storage == ("RGB", 65535) or (isinstance(storage, str) and storage.endswith(";16B"))
-    return Head(size, orientation, "deep" if gray or (color and not animated) else "pillow")
+    return ImageHeader(size, orientation, "deep" if gray or (color and not animated) else "pillow")
 
 
-def _head_of_tags(tags: Mapping[int, Any], size: tuple[int, int], identified: bool) -> Head:
+def _head_of_tags(tags: Mapping[int, Any], size: tuple[int, int], identified: bool) -> ImageHeader:
     """Returns the head of a TIFF, whose size Pillow gives as it is turned."""
     orientation = _known_orientation(tags.get(TiffTag.ORIENTATION, 1))
     if identified and orientation >= 5:
@@ -196,10 +196,10 @@ def _head_of_tags(tags: Mapping[int, Any], size: tuple[int, int], identified: bo
     ) != {1}
     # What Pillow does not know may be one of those too, of 8 bits.
     deep = (deep or not identified) and tags.get(TiffTag.PHOTOMETRIC, 1) in (0, 1, 2)
-    return Head(size, orientation, "deep" if deep else "pillow", turned=True, tags=tags)
+    return ImageHeader(size, orientation, "deep" if deep else "pillow", turned=True, tags=tags)
 
 
-def _tiff_head(file: BinaryIO) -> Head | None:
+def _tiff_head(file: BinaryIO) -> ImageHeader | None:
     """Reads the head of a TIFF that Pillow does not know; None for what is no TIFF."""
     try:
         file.seek(0)
@@ -245,7 +245,7 @@ def _png_exif(file: BinaryIO) -> tuple[bytes, bool]:
     return exif, False
 
 
-def storage_of(image: Image.Image) -> Any:
+def pixel_layout(image: Image.Image) -> Any:
     """Returns how Pillow names the layout of the pixels in the file; None if it has no name."""
     tiles = getattr(image, "tile", None)
     return tiles[0].args if tiles else None
