@@ -347,10 +347,10 @@ def image_target() -> Target:
 
     def read(data: bytes, folder: Path) -> None:
         from data_pipelines.files.images import (
-            check_whole,
             decode_image,
-            label_ids,
+            decode_label,
             read_image_header,
+            verify_image,
         )
         from gsto_jax.image_files import DecodeOptions
         from gsto_jax.predict import media
@@ -363,8 +363,8 @@ def image_target() -> Target:
                 lambda: decode_image(data, str(path), rule),
                 lambda: read_image_header(path, str(path)),
             ),
-            *(lambda: check_whole(data, str(path)), lambda: label_ids(data, str(path), rule)),
-            *(lambda: media.read_image(path), lambda: media.read_image_header(path)),
+            *(lambda: verify_image(data, str(path)), lambda: decode_label(data, str(path), rule)),
+            *(lambda: media.read_image(path), lambda: media.image_head(path)),
         ):
             try:
                 reader()

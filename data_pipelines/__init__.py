@@ -22,14 +22,14 @@ from data_pipelines.pipeline import (
     make_source,
     train_batches,
 )
-from data_pipelines.sources.audit import Audit, Finding, Inspection, audit, group
+from data_pipelines.sources.audit import Audit, Inspection, Issue, audit, group
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.label_checks import check_split, report_labels
+from data_pipelines.sources.label_checks import check_split_labels, report_labels
 from data_pipelines.sources.persons import PersonSource
-from data_pipelines.sources.prepared import TfdsSource
-from data_pipelines.synthetic.source import ScenesSource
+from data_pipelines.sources.prepared import PreparedSource
+from data_pipelines.synthetic.source import SyntheticSource
 from data_pipelines.transforms.pose import PersonCrop
-from data_pipelines.transforms.segmentation import Placement, RandomScaleCropFlip
+from data_pipelines.transforms.segmentation import RandomScaleCropFlip, ResizeFlipCrop
 
 __all__ = [
     "CAMVID",
@@ -45,22 +45,22 @@ __all__ = [
     "DataConfig",
     "DataError",
     "EvalBatches",
-    "Finding",
     "FolderSource",
     "Inspection",
+    "Issue",
     "KeypointTable",
     "Keypoints",
     "PersonCrop",
     "PersonSource",
-    "Placement",
+    "PreparedSource",
     "RandomScaleCropFlip",
-    "ScenesSource",
+    "ResizeFlipCrop",
     "Source",
-    "TfdsSource",
+    "SyntheticSource",
     "Tiles",
     "TrainBatches",
     "audit",
-    "check_split",
+    "check_split_labels",
     "distinct_colors",
     "encode_tiles",
     "group",

@@ -17,13 +17,13 @@ from absl import flags
 from data_pipelines.buckets import Bucket, Size, choose_padded_shapes, padded_shape_of, plan_batches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.files.retry import Watched
+from data_pipelines.files.retry import MonitoredSource
 from data_pipelines.shared_memory import check_shared_memory, shared_memory_error
 from data_pipelines.sources.audit import Inspection
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.persons import PersonSource
-from data_pipelines.sources.prepared import TfdsSource
-from data_pipelines.synthetic.source import ScenesSource
+from data_pipelines.sources.prepared import PreparedSource
+from data_pipelines.synthetic.source import SyntheticSource
 from data_pipelines.transforms.pose import PersonCrop
 from data_pipelines.transforms.segmentation import RandomScaleCropFlip, padded
 
@@ -81,11 +81,11 @@ def make_source(config: DataConfig, split: str, instances: bool = False) -> Sour
     if config.source == "tfds":
         if config.keypoints is not None:
             return PersonSource(config, split)
-        return TfdsSource(config, split, instances)
+        return PreparedSource(config, split, instances)
     sizes = {config.eval_split: config.eval_size, config.train_split: config.train_size}
     if split not in sizes:
         raise DataError(f"Scenes have no split {split!r}; use {' or '.join(sizes)}.")
-    return ScenesSource(split, sizes[split], config.image_size)
+    return SyntheticSource(split, sizes[split], config.image_size)
 
 
 def train_batches(
@@ -134,11 +134,11 @@ def train_batches(
     height, width = config.crop
     batch = batch_size // shard_count
     check_shared_memory(config.workers, 4 * height * width * batch)  # RGB and a label
-    watched = Watched(source)
+    watched = MonitoredSource(source)
     images = grain.MapDataset.source(watched).seed(seed).shuffle().random_map(augmentation(config))
     epoch = images[: steps * batch_size].batch(batch)
     batches = epoch.repeat()[shard_index::shard_count]
-    return TrainBatches(batches, config.workers, watched.waits_for)
+    return TrainBatches(batches, config.workers, watched.pending_reads)
 
 
 def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop:
@@ -174,16 +174,16 @@ class TrainBatches:
     Args:
         batches: this host's, by their number.
         workers: processes that prepare them; 0: threads of this process.
-        waits_for: tells what is being read.
+        pending_reads: tells what is being read.
     """
 
     def __init__(
         self,
         batches: grain.MapDataset[Batch],
         workers: int,
-        waits_for: Callable[[], str] = lambda: "",
+        pending_reads: Callable[[], str] = lambda: "",
     ) -> None:
-        self._batches, self._workers, self._waits_for = batches, workers, waits_for
+        self._batches, self._workers, self._pending_reads = batches, workers, pending_reads
         self._taken = 0
         self._iterator: grain.DatasetIterator[Batch] | None = None
 
@@ -217,9 +217,9 @@ class TrainBatches:
         """Returns where the iterator stands, as plain values."""
         return {"batches": self._taken}
 
-    def waits_for(self) -> str:
+    def pending_reads(self) -> str:
         """Returns which images are being read now, and for how long; "" if none is."""
-        return self._waits_for()
+        return self._pending_reads()
 
     def set_state(self, state: dict[str, int]) -> None:
         """Moves the iterator to where it stood."""
@@ -273,7 +273,7 @@ class EvalBatches:
         batch_size: images in a batch of this shard.
         shard_index: this shard's number.
         shard_count: how many shards there are.
-        most_padded_shapes: how many shapes of batches there may be; 0: as many as buckets.
+        max_padded_shapes: how many shapes of batches there may be; 0: as many as buckets.
         bucket: returns the bucket of an image of a size (h, w); images of one size by default.
 
     Attributes:
@@ -291,7 +291,7 @@ class EvalBatches:
         batch_size: int,
         shard_index: int = 0,
         shard_count: int = 1,
-        most_padded_shapes: int = 0,
+        max_padded_shapes: int = 0,
         bucket: Callable[[Size], Bucket] = lambda size: (size,),
     ) -> None:
         _check_shard(shard_index, shard_count)
@@ -299,8 +299,8 @@ class EvalBatches:
             raise DataError(f"Batch size {batch_size} is not positive; use at least 1.")
         with ThreadPoolExecutor(4) as pool:
             sizes = list(pool.map(source.size, range(len(source))))
-        if most_padded_shapes:
-            padded_shapes = choose_padded_shapes(sizes, most_padded_shapes)
+        if max_padded_shapes:
+            padded_shapes = choose_padded_shapes(sizes, max_padded_shapes)
 
             def bucket(size: Size) -> Bucket:
                 return (size if size in padded_shapes else padded_shape_of(size, padded_shapes),)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines import DataConfig, Source, check_split, make_source, train_batches
+from data_pipelines import DataConfig, Source, check_split_labels, make_source, train_batches
 from gsto_jax import progress
 from gsto_jax.config import Config, TrainConfig
 from gsto_jax.devices import processes
@@ -112,7 +112,7 @@ def _audit(source: Source, data: DataConfig, *, trains: bool, show: Show) -> Non
     """Checks a sample of a split, and shows what is in it."""
     split = data.train_split if trains else data.eval_split
     with progress.track(f"auditing a sample of {split}"):
-        sample, report = check_split(source, data, split, trains, show)
+        sample, report = check_split_labels(source, data, split, trains, show)
     seen = len(sample.pixels.keys() - {data.ignore_label})
     checked = f"{split}: {sample.records} of {len(source)} checked, {seen} of"
     if data.keypoints:

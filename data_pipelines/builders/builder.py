@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.config import STORAGES
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
-from data_pipelines.files.images import check_whole, decode_image, label_ids
+from data_pipelines.files.images import decode_image, decode_label, verify_image
 from data_pipelines.files.tiles import encode_tiles
 from data_pipelines.sources.image_audit import size_problem
 from gsto_jax.image_files import Decoded, DecodeOptions
@@ -78,15 +78,15 @@ class Builder(ABC):
         """Returns what of a record is known before its files are read, to tell it from others."""
         return item.name
 
-    def of_records(self, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+    def shared_metadata(self, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
         """Returns what all records share and a setting decides, as plain values."""
         return {}
 
-    def conflict(self, of_records: Mapping[str, Any]) -> str:
+    def conflict(self, shared_metadata: Mapping[str, Any]) -> str:
         """Returns how a finished dataset differs from the settings, in words; "" if it fits.
 
         Args:
-          of_records: what the method of that name returned when it was built.
+          shared_metadata: what the method of that name returned when it was built.
         """
         return ""
 
@@ -120,7 +120,7 @@ class SegmentationBuilder(Builder):
     def example(self, downloads: Downloads, item: Item, storage: str) -> Example:
         """See `Builder.example`."""
         image_bytes = downloads.read(item.image)
-        check_whole(image_bytes, item.image)
+        verify_image(image_bytes, item.image)
         decoded = decode_image(image_bytes, item.image, self.rule)
         image = decoded.pixels
         raw, label_bytes = self.label(downloads, item, image.shape[:2])
@@ -134,7 +134,7 @@ class SegmentationBuilder(Builder):
             path = item.more.get("instance", "")
             if path:
                 made["instance"] = downloads.read(path)
-                instances = label_ids(made["instance"], path, self.rule)
+                instances = decode_label(made["instance"], path, self.rule)
                 self._check_size(path, instances, item.image, decoded)
             else:
                 made["instance"] = encode_png(np.zeros_like(raw, np.uint16))
@@ -145,7 +145,7 @@ class SegmentationBuilder(Builder):
     ) -> tuple[np.ndarray, bytes]:
         """Returns a label's ids, `h w` uint8, and the same as a PNG."""
         data = downloads.read(item.label)
-        raw = label_ids(data, item.label, self.rule)
+        raw = decode_label(data, item.label, self.rule)
         if raw.dtype != np.uint8:
             raise DataError(f"{item.label} holds ids of 16 bits; ids up to 255 are expected.")
         return raw, data
@@ -168,7 +168,7 @@ def and_more(lacking: Sequence[str]) -> str:
     return f" (and {len(lacking) - 1} more lack a file)" if len(lacking) > 1 else ""
 
 
-def refuse_folder(downloads: Downloads, wanted: str) -> DataError:
+def wrong_downloads_error(downloads: Downloads, wanted: str) -> DataError:
     """The error for a folder that holds something else."""
     return DataError(
         f"{downloads.source} is not the download: looked for {wanted}; found {downloads.summary()}."

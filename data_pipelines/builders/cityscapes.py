@@ -10,7 +10,7 @@ from data_pipelines.builders.builder import (
     SegmentationBuilder,
     and_more,
     encode_png,
-    refuse_folder,
+    wrong_downloads_error,
 )
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
@@ -51,7 +51,7 @@ class CityscapesBuilder(SegmentationBuilder):
                 Item(name.split("/", 1)[1], found[0], label, {"instance": instance})
             )
         if not splits:
-            raise refuse_folder(
+            raise wrong_downloads_error(
                 downloads,
                 "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, or the folders"
                 " leftImg8bit/ and gtFine/ out of them",

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
-from data_pipelines.files.limits import is_outside
+from data_pipelines.files.limits import escapes_folder
 
 _SPLIT_FOLDER = re.compile(r"(?:^|/)(?:train|val|test)(?:20\d\d)?/")
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
@@ -67,7 +67,7 @@ class CocoImages:
         """
         below = [self._below(path) for path in paths]
         for name in below:
-            if _UNWRITABLE.search(name) or is_outside(name):
+            if _UNWRITABLE.search(name) or escapes_folder(name):
                 raise DataError(
                     f"{self._source} has an image {name!r}, and results are saved under its name;"
                     " rename it, without line breaks, dots for folders, or bytes that are no UTF-8."

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from data_pipelines.builders.builder import Builder, Example, Item, refuse_folder
+from data_pipelines.builders.builder import Builder, Example, Item, wrong_downloads_error
 from data_pipelines.builders.coco_images import CocoImages
 from data_pipelines.config import Keypoints
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
-from data_pipelines.files.images import check_whole, decode_image
+from data_pipelines.files.images import decode_image, verify_image
 from data_pipelines.sources.boxes import box_outside
-from data_pipelines.sources.coco_entries import MOST_PERSONS, Person, is_number, is_sample
+from data_pipelines.sources.coco_entries import MAX_PERSONS, Person, is_number, is_sample
 from data_pipelines.sources.coco_file import (
     Category,
     KeypointFile,
@@ -44,7 +44,7 @@ class CocoKeypointsBuilder(Builder):
         """See `Builder.items`."""
         found = downloads.match(r"person_keypoints_(?P<split>train|val)(?:20\d\d)?\.json")
         if not found:
-            raise refuse_folder(
+            raise wrong_downloads_error(
                 downloads,
                 "annotations_trainval2017.zip, train2017.zip and val2017.zip, or the folders"
                 " annotations/ (person_keypoints_train2017.json, ...), train2017/ and val2017/",
@@ -78,13 +78,13 @@ class CocoKeypointsBuilder(Builder):
         """See `Builder.content`."""
         return f"{item.name} {json.dumps(item.more)}"
 
-    def of_records(self, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
-        """See `Builder.of_records`: the category."""
+    def shared_metadata(self, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+        """See `Builder.shared_metadata`: the category."""
         return next(item.more["category"] for records in items.values() for item in records)
 
-    def conflict(self, of_records: Mapping[str, Any]) -> str:
+    def conflict(self, shared_metadata: Mapping[str, Any]) -> str:
         """See `Builder.conflict`."""
-        category = Category(of_records["id"], of_records["name"])
+        category = Category(shared_metadata["id"], shared_metadata["name"])
         wanted = self.keypoints.category if self.keypoints else ""
         return (
             ""
@@ -96,7 +96,7 @@ class CocoKeypointsBuilder(Builder):
 
     def side_files(self, items: Mapping[str, Sequence[Item]]) -> dict[str, str]:
         """See `Builder.side_files`: the category, and for each record its id and samples."""
-        files = {"category.json": json.dumps(self.of_records(items))}
+        files = {"category.json": json.dumps(self.shared_metadata(items))}
         for split, records in items.items():
             for kind, key in (("samples", "samples"), ("image_ids", "image_id")):
                 files[f"{kind}-{split}.json"] = json.dumps([item.more[key] for item in records])
@@ -110,7 +110,7 @@ class CocoKeypointsBuilder(Builder):
     def example(self, downloads: Downloads, item: Item, storage: str) -> Example:
         """See `Builder.example`."""
         data = downloads.read(item.image)
-        check_whole(data, item.image)
+        verify_image(data, item.image)
         decoded, size = decode_image(data, item.image, self.rule), tuple(item.more["size"])
         check_listed_size(item.image, decoded, self.rule, size)
         for person in filter(is_sample, item.more["annotations"]):
@@ -188,9 +188,9 @@ def _items(
     items = []
     for image, path, name in zip(images, paths, files.names(paths), strict=True):
         annotations = persons.get(image["id"], [])
-        if len(annotations) > MOST_PERSONS:
+        if len(annotations) > MAX_PERSONS:
             raise DataError(
-                f"{listed} has {len(annotations)} annotations of {path}, and {MOST_PERSONS} is the"
+                f"{listed} has {len(annotations)} annotations of {path}, and {MAX_PERSONS} is the"
                 " most; remove the wrong ones."
             )
         more = {

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from functools import partial
 
-from data_pipelines.builders.builder import Item, SegmentationBuilder, and_more, refuse_folder
+from data_pipelines.builders.builder import (
+    Item,
+    SegmentationBuilder,
+    and_more,
+    wrong_downloads_error,
+)
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
 
@@ -39,7 +44,7 @@ class LIPBuilder(SegmentationBuilder):
                 )
             splits[split] = [Item(name, *files[name]) for name in names]
         if not splits:
-            raise refuse_folder(
+            raise wrong_downloads_error(
                 downloads,
                 "TrainVal_images.zip, TrainVal_parsing_annotations.zip, train_id.txt and"
                 " val_id.txt, or the folders out of them (train_images/, ...)",

@@ -11,7 +11,7 @@ from data_pipelines.builders.builder import (
     SegmentationBuilder,
     and_more,
     encode_png,
-    refuse_folder,
+    wrong_downloads_error,
 )
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads, read_mat
@@ -43,7 +43,7 @@ class PascalContextBuilder(SegmentationBuilder):
         lists = downloads.match(rf"ImageSets/SegmentationContext/{split_list}")
         lists = lists or _voc(downloads, rf"ImageSets/Main/{split_list}")
         if not (images and labels and lists):
-            raise refuse_folder(
+            raise wrong_downloads_error(
                 downloads,
                 "VOC 2010 (JPEGImages/ and ImageSets/Main/train.txt, val.txt) and the labels:"
                 " trainval/*.mat with labels.txt, or SegmentationClassContext/*.png, or"
@@ -104,7 +104,9 @@ class PascalContextBuilder(SegmentationBuilder):
         """Our id of every one of the 459."""
         listed = downloads.match(r"labels\.txt")
         if not listed:
-            raise refuse_folder(downloads, "labels.txt, which names the 459 ids of the .mat files")
+            raise wrong_downloads_error(
+                downloads, "labels.txt, which names the 459 ids of the .mat files"
+            )
         named = _read_list(downloads, listed[0][0])
         by_name = {name: number for number, name in named.items()}
         table = np.zeros(max(named) + 1, np.uint8)
@@ -118,7 +120,7 @@ class PascalContextBuilder(SegmentationBuilder):
         """Our id of every id in a PNG."""
         listed = downloads.match(r"59_labels\.txt")
         if not listed and published:
-            raise refuse_folder(
+            raise wrong_downloads_error(
                 downloads, "59_labels.txt, which names the 59 ids of the published PNGs"
             )
         if not listed:

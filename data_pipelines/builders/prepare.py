@@ -24,7 +24,7 @@ from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import FULL, SCRATCH, Downloads
 from data_pipelines.files.json import read_json
-from data_pipelines.sources.prepared import PLAN, UNFINISHED, check_tiles
+from data_pipelines.sources.prepared import INCOMPLETE_SUFFIX, PLAN, check_tiles
 from gsto_jax.files import to_unicode
 
 VERSION = "1.0.0"
@@ -71,7 +71,7 @@ def prepare(
     if final.is_dir():
         on_note(_keep_existing(builder, final, source, storage, partial))
         return final
-    work = final.with_name(f"{VERSION}{UNFINISHED}")
+    work = final.with_name(f"{VERSION}{INCOMPLETE_SUFFIX}")
     with _writing_below(root):
         work.mkdir(parents=True, exist_ok=True)
         with _held(work):
@@ -159,7 +159,7 @@ def _keep_existing(builder: Builder, final: Path, source: Path, storage: str, pa
     try:
         plan = read_json((final / PLAN).read_text(), final / PLAN)
         there, found = plan["storage"], dict(plan["counts"])
-        of_records, built_from = dict(plan["of_records"]), str(plan["source"])
+        shared_metadata, built_from = dict(plan["shared_metadata"]), str(plan["source"])
     except (OSError, ValueError, LookupError, TypeError):
         raise DataError(
             f"{final} was not made by this version's --mode=prepare: {remedy}."
@@ -171,7 +171,7 @@ def _keep_existing(builder: Builder, final: Path, source: Path, storage: str, pa
         raise DataError(
             f"{final} is not all of {builder.name}: {wrong}. It was made with --partial: {remedy}."
         )
-    if conflict := builder.conflict(of_records):
+    if conflict := builder.conflict(shared_metadata):
         raise DataError(f"{final} holds {conflict}: {remedy}.")
     counts = ", ".join(f"{split} {count}" for split, count in found.items())
     return (
@@ -222,7 +222,7 @@ def _keep_what_fits(
             split: [len(records), zlib.crc32("\n".join(map(builder.content, records)).encode())]
             for split, records in items.items()
         },
-        "of_records": builder.of_records(items),
+        "shared_metadata": builder.shared_metadata(items),
     }
     path = work / PLAN
     with suppress(OSError, ValueError):

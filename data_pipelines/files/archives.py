@@ -23,12 +23,12 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.disk import decode_text, list_files
 from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import (
-    FREE_EXPANSION,
-    MOST_EXPANSION,
-    MOST_FILE,
-    MOST_NESTING,
-    MOST_TEXT,
-    is_outside,
+    MAX_EXPANSION_RATIO,
+    MAX_FILE_BYTES,
+    MAX_NESTING,
+    MAX_TEXT_BYTES,
+    MIN_EXPANSION_LIMIT,
+    escapes_folder,
 )
 from gsto_jax.files import is_hidden
 
@@ -95,7 +95,7 @@ class Downloads:
     def _add(self, path: Path, place: Path, depth: int = 0) -> None:
         name = path.name.lower()
         try:
-            if depth > MOST_NESTING:
+            if depth > MAX_NESTING:
                 raise _refusal(place / path.name, f"archives lie {depth} deep in others")
             if name.endswith(".zip"):
                 self._add_zip(path, place, depth)
@@ -211,14 +211,14 @@ class _TarFile(io.FileIO):
     """A tar whose heads cannot ask for more than heads need, nor for more than it has."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= FREE_EXPANSION:
+        if size is None or not 0 <= size <= MIN_EXPANSION_LIMIT:
             raise tarfile.ReadError(f"a head of {size} bytes")
         return super().read(size)
 
 
 def _member(place: Path, name: str, archive: str) -> Path:
     """The path of an archive's member. Raises DataError where it leads out of the archive."""
-    if is_outside(name):
+    if escapes_folder(name):
         raise _refusal(archive, f"its member {name!r} leads out of it")
     return place / name
 
@@ -237,7 +237,7 @@ def _refusal(archive: Path | str, reason: str) -> DataError:
 
 def _copy(packed: Any, out: IO[bytes], size: int, name: Path) -> None:
     """Expands an archive into a file, but never a small one into a large one."""
-    most = max(FREE_EXPANSION, MOST_EXPANSION * size)
+    most = max(MIN_EXPANSION_LIMIT, MAX_EXPANSION_RATIO * size)
     done = 0
     while part := packed.read(2**20):
         done += len(part)
@@ -263,8 +263,8 @@ def _check_packing(member: zipfile.ZipInfo) -> None:
 
 
 def _check_length(size: int) -> None:
-    if size > MOST_FILE:
-        raise EOFError(f"it says that it has {size} bytes, and {MOST_FILE} is the most")
+    if size > MAX_FILE_BYTES:
+        raise EOFError(f"it says that it has {size} bytes, and {MAX_FILE_BYTES} is the most")
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:
@@ -281,7 +281,7 @@ def read_mat(data: bytes, variable: str) -> np.ndarray:
     """Reads one array of numbers of a MATLAB file (version 5, as `save -v6` or `-v7` writes).
 
     Raises:
-        ValueError: it is not in it, damaged, or larger than `MOST_TEXT`.
+        ValueError: it is not in it, damaged, or larger than `MAX_TEXT_BYTES`.
     """
     try:
         plain = _plain_mat(data)
@@ -306,7 +306,7 @@ def _plain_mat(data: bytes) -> bytes:
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
         raise ValueError("it is no MATLAB file of version 5")
-    parts, at, room = [data[:128]], 128, MOST_TEXT
+    parts, at, room = [data[:128]], 128, MAX_TEXT_BYTES
     while at + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
         part = data[at + 8 : at + 8 + size]
@@ -317,7 +317,7 @@ def _plain_mat(data: bytes) -> bytes:
         parts.append(part)
         room, at = room - len(part), at + 8 + size
         if room < 0:
-            raise ValueError(f"it expands to more than {MOST_TEXT} bytes")
+            raise ValueError(f"it expands to more than {MAX_TEXT_BYTES} bytes")
     return b"".join(parts)
 
 

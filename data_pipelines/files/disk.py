@@ -26,7 +26,7 @@ def list_files(folder: Path, skip: Collection[Path] = ()) -> list[str]:
         raise DataError(f"Cannot read the folder {error.filename}: {error.strerror}.") from None
 
 
-def without_suffix(path: str, suffix: str) -> str | None:
+def strip_suffix(path: str, suffix: str) -> str | None:
     """Returns a path less its suffix, which is compared without regard to case.
 
     Args:
@@ -102,7 +102,7 @@ def decode_text(data: bytes, name: object) -> str:
         raise DataError(f"{name} is no text ({error}): save it as UTF-8.") from None
 
 
-def named_few(names: Collection[object]) -> str:
+def first_few(names: Collection[object]) -> str:
     """Returns the first few names, for messages."""
     first = ", ".join(str(name) for name in list(names)[:_SHOWN])
     return f"{first} ..." if len(names) > _SHOWN else first

@@ -43,13 +43,13 @@ def read_image_header(data: bytes | Path, name: str) -> ImageHeader:
         return read_header(data)
 
 
-def check_whole(data: bytes, name: str) -> None:
+def verify_image(data: bytes, name: str) -> None:
     """Raises DataError if an image file is cut off or corrupt, where OpenCV may let it pass."""
     with _naming(name), open_image(data) as image:
         image.load()
 
 
-def label_ids(data: bytes, name: str, rule: DecodeOptions) -> np.ndarray:
+def decode_label(data: bytes, name: str, rule: DecodeOptions) -> np.ndarray:
     """Decodes a label PNG, turned as an image of the same EXIF orientation would be.
 
     Returns:
@@ -73,7 +73,7 @@ def label_ids(data: bytes, name: str, rule: DecodeOptions) -> np.ndarray:
     )
 
 
-def size_text(image: Any) -> str:
+def format_size(image: Any) -> str:
     """Returns "WIDTHxHEIGHT" of what has a shape `h w ...`, for messages."""
     return f"{image.shape[1]}x{image.shape[0]}"
 

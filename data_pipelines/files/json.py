@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import DataError
-from data_pipelines.files.limits import MOST_TEXT
+from data_pipelines.files.limits import MAX_TEXT_BYTES
 from gsto_jax.files import parse_json
 
 
@@ -16,10 +16,12 @@ def read_json(data: bytes | str, name: Path | str) -> Any:
         name: what to call it in messages.
 
     Raises:
-        DataError: it is no JSON, larger than `MOST_TEXT`, or nested beyond reason; names it.
+        DataError: it is no JSON, larger than `MAX_TEXT_BYTES`, or nested beyond reason; names it.
     """
-    if len(data) > MOST_TEXT:
-        raise DataError(f"{name} has {len(data)} bytes, and {MOST_TEXT} is the most; replace it.")
+    if len(data) > MAX_TEXT_BYTES:
+        raise DataError(
+            f"{name} has {len(data)} bytes, and {MAX_TEXT_BYTES} is the most; replace it."
+        )
     try:
         return parse_json(data)
     except ValueError as error:  # its own, that of Unicode, and that of numbers of 5000 digits

@@ -2,19 +2,19 @@
 
 import re
 
-MOST_TEXT = 2**29
+MAX_TEXT_BYTES = 2**29
 """Bytes of a JSON file, a list or a .mat. COCO's largest, of all training persons, has 2**28."""
-MOST_FILE = 2**30
+MAX_FILE_BYTES = 2**30
 """Bytes of one file that is read whole out of an archive."""
-MOST_EXPANSION = 100
+MAX_EXPANSION_RATIO = 100
 """How many times its packed size an archive in an archive may have: deflate reaches 1032, and
 images, which are packed already, about 1."""
-FREE_EXPANSION = 2**26
+MIN_EXPANSION_LIMIT = 2**26
 """Bytes that it may always have: a small archive of texts packs well."""
-MOST_NESTING = 3
+MAX_NESTING = 3
 """Archives within archives: LIP has two. A zip that holds itself has no end."""
 
 
-def is_outside(name: str) -> bool:
+def escapes_folder(name: str) -> bool:
     """Whether a path out of a file would lead out of the folder that it is taken to lie in."""
     return name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try to read a file. A quarter of a minute is what a server of files
 takes to come back; what lasts longer is for a person."""
 _LASTING = (
@@ -22,7 +22,7 @@ _LASTING = (
 Read = TypeVar("Read")
 
 
-def read_again(read: Callable[[], Read], name: str) -> Read:
+def read_with_retries(read: Callable[[], Read], name: str) -> Read:
     """Reads, and reads again after errors of the kind that pass, such as those of a network.
 
     Args:
@@ -30,9 +30,9 @@ def read_again(read: Callable[[], Read], name: str) -> Read:
         name: what is read, for messages.
 
     Raises:
-        OSError: it failed after each of `PAUSES`, or in a way that lasts: no such file, no right.
+        OSError: it failed after each of `RETRY_DELAYS`, or in a way that lasts: no such file, no right.
     """
-    for pause in PAUSES:
+    for pause in RETRY_DELAYS:
         try:
             return read()
         except OSError as error:
@@ -45,7 +45,7 @@ def read_again(read: Callable[[], Read], name: str) -> Read:
     return read()
 
 
-class Watched:
+class MonitoredSource:
     """A source that notes which of its elements are being read.
 
     The notes are a file, one number an element: the time when its reading began, or 0. So those of
@@ -78,7 +78,7 @@ class Watched:
         finally:
             notes[index] = 0
 
-    def waits_for(self) -> str:
+    def pending_reads(self) -> str:
         """What has been in reading, the longest first, in words; "" if nothing is."""
         notes = np.array(self._open())
         found = sorted(np.flatnonzero(notes), key=lambda index: notes[index])

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.files.disk import named_few
+from data_pipelines.files.disk import first_few
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """A fault of one record, or a suspicion; as text "SUBJECT has FAULT: DETAIL; REMEDY".
 
     Attributes:
@@ -36,14 +36,14 @@ class Finding:
         return f"{self.subject} has {self.fault}{detail}{remedy}"
 
 
-def unreadable(subject: str, error: Exception) -> Finding:
+def unreadable(subject: str, error: Exception) -> Issue:
     """Returns the finding for a record that cannot be read, of which the error says why."""
-    return Finding(subject, "files that cannot be used", str(error).rstrip("."))
+    return Issue(subject, "files that cannot be used", str(error).rstrip("."))
 
 
-def group(findings: Iterable[Finding]) -> list[str]:
+def group(findings: Iterable[Issue]) -> list[str]:
     """Returns one line for all findings of the same fault, with their number and first names."""
-    by_fault: dict[tuple[str, str], list[Finding]] = {}
+    by_fault: dict[tuple[str, str], list[Issue]] = {}
     for finding in findings:
         by_fault.setdefault((finding.fault, finding.remedy), []).append(finding)
     return [
@@ -51,14 +51,14 @@ def group(findings: Iterable[Finding]) -> list[str]:
     ]
 
 
-def _line(members: Sequence[Finding]) -> str:
+def _line(members: Sequence[Issue]) -> str:
     first = members[0]
     shares = [finding.share for finding in members if finding.share is not None]
     share = f" ({np.mean(shares):.1%} of their pixels)" if shares else ""
     detail = f" ({first.detail})" if first.detail else ""
     names = [f"{first.subject}{detail}", *(finding.subject for finding in members[1:])]
     remedy = f"; {first.remedy}" if first.remedy else ""
-    return f"{len(members)} records have {first.fault}{share}: {named_few(names)}{remedy}"
+    return f"{len(members)} records have {first.fault}{share}: {first_few(names)}{remedy}"
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Inspection:
     pixels: dict[int, int] = field(default_factory=dict)
     unknown: dict[int, int] = field(default_factory=dict)
     ids: dict[int, int] = field(default_factory=dict)
-    problems: tuple[Finding, ...] = ()
-    warnings: tuple[Finding, ...] = ()
+    problems: tuple[Issue, ...] = ()
+    warnings: tuple[Issue, ...] = ()
 
 
 def count_pixels(ids: np.ndarray) -> dict[int, int]:
@@ -110,8 +110,8 @@ class Audit:
     unknown: Counter[int] = field(default_factory=Counter)
     ids: Counter[int] = field(default_factory=Counter)
     holding: list[tuple[str, frozenset[int]]] = field(default_factory=list)
-    problems: list[Finding] = field(default_factory=list)
-    warnings: list[Finding] = field(default_factory=list)
+    problems: list[Issue] = field(default_factory=list)
+    warnings: list[Issue] = field(default_factory=list)
 
     @property
     def total(self) -> int:

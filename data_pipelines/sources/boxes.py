@@ -5,7 +5,7 @@ from collections.abc import Sequence
 Box = tuple[float, float, float, float]
 
 
-def box_inside(box: Sequence[float], shape: Sequence[int]) -> Box:
+def clip_box(box: Sequence[float], shape: Sequence[int]) -> Box:
     """Returns the part of a box inside its image, as the published recipe clips it.
 
     Args:

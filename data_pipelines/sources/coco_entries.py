@@ -7,9 +7,9 @@ from typing import Any
 
 from data_pipelines.errors import DataError
 
-MOST_ID = 2**63 - 1
+MAX_ID = 2**63 - 1
 """Largest id that a 64-bit integer holds."""
-MOST_PERSONS = 10_000
+MAX_PERSONS = 10_000
 """Samples in one image; COCO has up to 20."""
 _EXACT_FLOAT = 2**53  # above it, floats skip integers
 _LISTED = 3  # entries that a note names
@@ -40,7 +40,7 @@ class Notes:
         ]
 
 
-def integer_id(value: Any, place: str, kind: str = "id") -> int:
+def parse_id(value: Any, place: str, kind: str = "id") -> int:
     """Returns an id as an exact integer.
 
     Args:
@@ -59,9 +59,9 @@ def integer_id(value: Any, place: str, kind: str = "id") -> int:
     if not whole:
         shown = repr(value)[:60]
         raise DataError(f"{place} has the {kind} {shown}; ids are integers: write it as one.")
-    if not 0 <= value <= MOST_ID:
+    if not 0 <= value <= MAX_ID:
         raise DataError(
-            f"{place} has the {kind} {value!s:.40}; ids lie in 0..{MOST_ID}: number it anew."
+            f"{place} has the {kind} {value!s:.40}; ids lie in 0..{MAX_ID}: number it anew."
         )
     return value
 
@@ -114,7 +114,7 @@ def check_person(entry: Mapping[str, Any], place: str, notes: Notes) -> Person:
     """Returns a checked annotation with the fields that training and evaluation read."""
     person: Person = {}
     for kind in ("id", "image_id"):
-        person[kind] = integer_id(entry.get(kind), place, kind)
+        person[kind] = parse_id(entry.get(kind), place, kind)
         note_float(entry.get(kind), f"annotation {person['id']}", notes)
     called = f"annotation {person['id']}"
     person["bbox"] = _box(entry.get("bbox"), place)

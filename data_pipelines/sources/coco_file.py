@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipelines.errors import DataError
-from data_pipelines.sources.coco_entries import Notes, Person, check_person, integer_id, note_float
+from data_pipelines.sources.coco_entries import Notes, Person, check_person, note_float, parse_id
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def read_image_list(content: Any, name: str) -> tuple[list[dict[str, Any]], Note
                 " image's file."
             )
         place = f"{name}: image {file_name!r} (entry {number})"
-        image_id = integer_id(image.get("id"), place)
+        image_id = parse_id(image.get("id"), place)
         note_float(image.get("id"), f"image {file_name}", notes)
         for value, others, kind in ((image_id, by_id, "id"), (file_name, by_file, "file_name")):
             if value in others:
@@ -195,7 +195,7 @@ def _categories(
         joints = entry.get("keypoints") or ()
         if not isinstance(joints, list | tuple) or not all(isinstance(x, str) for x in joints):
             raise DataError(f"{place} has the keypoints {joints!r:.60}; a list of names is needed.")
-        number = integer_id(entry.get("id"), place)
+        number = parse_id(entry.get("id"), place)
         categories.append(Category(number, str(entry.get("name", number)), tuple(joints)))
     repeated = [key for key, count in Counter(x.id for x in categories).items() if count > 1]
     if repeated:
@@ -203,7 +203,7 @@ def _categories(
     if categories:
         return categories
     used = {
-        integer_id(entry["category_id"], f"{name}: annotation entry {n}", "category_id")
+        parse_id(entry["category_id"], f"{name}: annotation entry {n}", "category_id")
         for n, entry in enumerate(annotations)
         if entry.get("category_id") is not None
     }
@@ -244,7 +244,7 @@ def _check_lengths(persons: Iterable[Sequence[Person]], joints: Sequence[str], n
 def _category_of(entry: Mapping[str, Any], categories: Sequence[Category], place: str) -> Category:
     if entry.get("category_id") is None and len(categories) == 1:
         return categories[0]
-    category_id = integer_id(entry.get("category_id"), place, "category_id")
+    category_id = parse_id(entry.get("category_id"), place, "category_id")
     matches = [category for category in categories if category.id == category_id]
     if not matches:
         raise DataError(

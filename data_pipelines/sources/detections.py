@@ -7,7 +7,7 @@ from typing import Any
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.json import read_json
-from data_pipelines.sources.coco_entries import are_numbers, integer_id, is_normalized, is_number
+from data_pipelines.sources.coco_entries import are_numbers, is_normalized, is_number, parse_id
 from data_pipelines.sources.coco_file import Category
 
 Detection = dict[str, Any]
@@ -72,7 +72,7 @@ def _checked(entry: Any, place: str) -> Detection:
         raise DataError(
             f"{place} is no detection: image_id, category_id, bbox and score are needed."
         )
-    ids = {kind: integer_id(entry.get(kind), place, kind) for kind in ("image_id", "category_id")}
+    ids = {kind: parse_id(entry.get(kind), place, kind) for kind in ("image_id", "category_id")}
     box, score = entry.get("bbox"), entry.get("score")
     if not isinstance(box, list) or not are_numbers(box, 4):
         raise DataError(f"{place} has the bbox {box!r:.60}; x, y, w, h in pixels are needed.")

@@ -10,10 +10,10 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.files.disk import named_few, unique_names
-from data_pipelines.files.images import decode_image, label_ids, read_image_header
-from data_pipelines.files.retry import read_again
-from data_pipelines.sources.audit import Finding, Inspection, unreadable
+from data_pipelines.files.disk import first_few, unique_names
+from data_pipelines.files.images import decode_image, decode_label, read_image_header
+from data_pipelines.files.retry import read_with_retries
+from data_pipelines.sources.audit import Inspection, Issue, unreadable
 from data_pipelines.sources.folder_pairs import Pairs, pair_folders
 from data_pipelines.sources.image_audit import image_warnings, size_problem
 from data_pipelines.sources.image_list import read_pairs
@@ -112,13 +112,13 @@ class FolderSource:
             warnings=(*image_warnings(str(image), decoded, self._rule), *found.warnings),
         )
 
-    def _read(self, index: int) -> tuple[Decoded, np.ndarray, bytes, Finding | None]:
+    def _read(self, index: int) -> tuple[Decoded, np.ndarray, bytes, Issue | None]:
         """Returns the image, the ids in the label file, that file, and whether the sizes differ."""
         _, image_path, label_path = self._entries[index]
         image, label = str(image_path), str(label_path)
         decoded = decode_image(_read_bytes(image_path), image, self._rule)
         data = _read_bytes(label_path)
-        raw = label_ids(data, label, self._rule)
+        raw = decode_label(data, label, self._rule)
         size = (raw.shape[0], raw.shape[1])
         return decoded, raw, data, size_problem(image, decoded, self._rule, label, size)
 
@@ -148,7 +148,7 @@ def _listed_again(path: Path, pairs: list[tuple[Path, Path]]) -> tuple[str, ...]
     others = sum(labels[image] > 1 for image in again)
     differ = f", {others} of them with different labels" if others else ""
     noun = "image" if len(again) == 1 else "images"
-    return (f"{path} names {len(again)} {noun} more than once{differ}: {named_few(again)}",)
+    return (f"{path} names {len(again)} {noun} more than once{differ}: {first_few(again)}",)
 
 
 def _walked(root: Path, config: DataConfig, split: str) -> Pairs:
@@ -166,12 +166,12 @@ def _check_files(entries: list[Entry], split: str) -> None:
     if missing:
         raise DataError(
             f"{len(missing)} of the {2 * len(entries)} files of split {split!r} are missing:"
-            f" {named_few(missing)}; restore them, or correct the list or the suffixes."
+            f" {first_few(missing)}; restore them, or correct the list or the suffixes."
         )
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return read_again(path.read_bytes, str(path))
+        return read_with_retries(path.read_bytes, str(path))
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}.") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.errors import DataError
-from data_pipelines.files.disk import list_files, named_few, without_suffix
+from data_pipelines.files.disk import first_few, list_files, strip_suffix
 from gsto_jax.files import IMAGE_SUFFIXES, TEXT_SUFFIXES
 
 
@@ -62,13 +62,13 @@ def pair_folders(
         expected = _expected(chosen[unlabeled[0]], label_suffix, orphans, label_files.others)
         raise DataError(
             f"{len(unlabeled)} of the {len(chosen)} images in {images} have no label in {labels}:"
-            f" {named_few(unlabeled)}{expected}."
+            f" {first_few(unlabeled)}{expected}."
             " Label them, take them out, or correct image_suffix and label_suffix."
         )
     for image, stem in chosen.items():
         if len(by_stem[stem]) > 1:
             raise DataError(
-                f"{images / image} has several labels in {labels}: {named_few(by_stem[stem])};"
+                f"{images / image} has several labels in {labels}: {first_few(by_stem[stem])};"
                 " remove all but one, or give label_suffix."
             )
     return Pairs(
@@ -102,11 +102,11 @@ def _split_by_suffix(folder: Path, other: Path, suffix: str, other_suffix: str) 
     by_other = same and len(other_suffix) > len(suffix)
     names = list_files(folder, () if same else (other,))
     if by_other:
-        names = [name for name in names if without_suffix(name, other_suffix) is None]
-    stems = {name: without_suffix(name, suffix) for name in names}
+        names = [name for name in names if strip_suffix(name, other_suffix) is None]
+    stems = {name: strip_suffix(name, suffix) for name in names}
     others = [name for name, stem in stems.items() if stem is None]
     if same:
-        others = [name for name in others if without_suffix(name, other_suffix) is None]
+        others = [name for name in others if strip_suffix(name, other_suffix) is None]
     return _Files({name: stem for name, stem in stems.items() if stem is not None}, others)
 
 
@@ -114,9 +114,9 @@ def _expected(stem: str, label_suffix: str, orphans: list[str], others: list[str
     """Returns which label was looked for, and what lies there instead."""
     text = f" (looked for {stem}{label_suffix or '.png or another image format'})"
     if orphans:
-        text += f"; {len(orphans)} labels have no image: {named_few(sorted(orphans))}"
+        text += f"; {len(orphans)} labels have no image: {first_few(sorted(orphans))}"
     elif others:
-        text += f"; the label folder holds {named_few(others)}"
+        text += f"; the label folder holds {first_few(others)}"
     return text
 
 
@@ -126,7 +126,7 @@ def _nothing(images: Path, suffix: str, others: list[str]) -> DataError:
         if suffix
         else f"of an image format ({', '.join(IMAGE_SUFFIXES)})"
     )
-    holds = f" (it holds {named_few(others)})" if others else ""
+    holds = f" (it holds {first_few(others)})" if others else ""
     return DataError(
         f"{images} has no file {wanted}{holds}; check images, image_suffix and the split."
     )
@@ -142,13 +142,13 @@ def _left_over(images: Path, suffix: str, others: list[str]) -> list[str]:
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     reason = f"names without {suffix!r}, image_suffix" if suffix else "no image format that is read"
     noun = "file is" if len(meant) == 1 else "files are"
-    return [f"{images}: {len(meant)} {noun} left out ({told}; {reason}): {named_few(meant)}"]
+    return [f"{images}: {len(meant)} {noun} left out ({told}; {reason}): {first_few(meant)}"]
 
 
 def _without_image(orphans: list[str], images: Path, labels: Path) -> list[str]:
     if not orphans:
         return []
-    count, names = len(orphans), named_few(sorted(orphans))
+    count, names = len(orphans), first_few(sorted(orphans))
     noun = "label has" if count == 1 else "labels have"
     return [f"{labels}: {count} {noun} no image in {images}: {names}"]
 
@@ -161,5 +161,5 @@ def _shared(chosen: dict[str, str], labels: Path) -> list[str]:
         return []
     return [
         f"{labels}: {len(doubles)} images differ from another one in suffix alone and share its"
-        f" label: {named_few(doubles)}"
+        f" label: {first_few(doubles)}"
     ]

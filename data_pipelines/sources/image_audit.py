@@ -3,7 +3,7 @@
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.sources.audit import Finding
+from data_pipelines.sources.audit import Issue
 from gsto_jax.image_files import Decoded, DecodeOptions
 
 _MIN_RANGE = 16
@@ -30,7 +30,7 @@ def size_problem(
     label_name: str,
     label_size: Size,
     place: str = "",
-) -> Finding | None:
+) -> Issue | None:
     """Finds a label whose size differs from its image's.
 
     Args:
@@ -49,7 +49,7 @@ def size_problem(
         turned = size == label_size[::-1]
         remedy = "one of them is turned" if turned else "a label needs its image's size"
     sizes = f"{image_name} is {_text(size)} but {label_name} is {_text(label_size)}"
-    return Finding(f"{label_name}{place}", "another size than its image", sizes, remedy)
+    return Issue(f"{label_name}{place}", "another size than its image", sizes, remedy)
 
 
 def agreeing_rule(decoded: Decoded, rule: DecodeOptions, expected: Size) -> str:
@@ -90,7 +90,7 @@ def check_listed_size(name: str, decoded: Decoded, rule: DecodeOptions, listed: 
     )
 
 
-def image_warnings(name: str, decoded: Decoded, rule: DecodeOptions) -> tuple[Finding, ...]:
+def image_warnings(name: str, decoded: Decoded, rule: DecodeOptions) -> tuple[Issue, ...]:
     """Finds what looks wrong about an image.
 
     Args:
@@ -98,12 +98,12 @@ def image_warnings(name: str, decoded: Decoded, rule: DecodeOptions) -> tuple[Fi
         decoded: the image.
         rule: by which it was read.
     """
-    warnings: list[Finding] = []
+    warnings: list[Issue] = []
     orientation = decoded.head.orientation
     if orientation != 1:
         applied = "is applied" if rule.orientation == "upright" else "is not applied"
         warnings.append(
-            Finding(
+            Issue(
                 name,
                 "an EXIF orientation",
                 f"{orientation}, {_ORIENTATIONS[orientation]}",
@@ -114,7 +114,7 @@ def image_warnings(name: str, decoded: Decoded, rule: DecodeOptions) -> tuple[Fi
     if decoded.bits > 8 and decoded.used_bits <= decoded.bits - _SPARE_BITS:
         depth = max(8, decoded.used_bits)
         warnings.append(
-            Finding(
+            Issue(
                 name,
                 f"values of {decoded.used_bits} bits in a file of {decoded.bits}",
                 "it is read as nearly black",
@@ -125,14 +125,14 @@ def image_warnings(name: str, decoded: Decoded, rule: DecodeOptions) -> tuple[Fi
     return (*warnings, *contrast_warnings(name, decoded.pixels))
 
 
-def contrast_warnings(name: str, pixels: np.ndarray) -> tuple[Finding, ...]:
+def contrast_warnings(name: str, pixels: np.ndarray) -> tuple[Issue, ...]:
     """Finds an image that is black, of one value or nearly so."""
     low, high = int(pixels.min()), int(pixels.max())
     if high - low >= _MIN_RANGE:
         return ()
     if high == 0:
-        return (Finding(name, "black pixels only"),)
-    return (Finding(name, "hardly any contrast", f"its values are {low} to {high} of 0 to 255"),)
+        return (Issue(name, "black pixels only"),)
+    return (Issue(name, "hardly any contrast", f"its values are {low} to {high} of 0 to 255"),)
 
 
 def _text(size: Size) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import decode_text
-from data_pipelines.files.limits import is_outside
+from data_pipelines.files.limits import escapes_folder
 
 _QUOTED = re.compile(r"""(?:"([^"]+)"|(\S+?))[\s,;]+(?:"([^"]+)"|(\S+))""")
 _BETWEEN = re.compile(r"\s*[,;]\s*|\s+")
@@ -65,7 +65,7 @@ def _pair(line: str, place: str, root: Path) -> tuple[str, str, Path, Path]:
         )
     image, label = readings[0]
     for name in (image, label):
-        if is_outside(name) or re.match(r"[A-Za-z]:[/\\]", name):
+        if escapes_folder(name) or re.match(r"[A-Za-z]:[/\\]", name):
             raise DataError(
                 f"{place}: {name} lies outside the dataset; give paths relative to {root}, without"
                 " '..'."
@@ -87,7 +87,7 @@ def _readings(line: str) -> list[tuple[str, str]]:
 
 def _find(root: Path, name: str) -> Path | None:
     """Returns the file that a path of a list stands for; None where there is none."""
-    if is_outside(name):
+    if escapes_folder(name):
         return None
     for spelling in _spellings(name):
         if os.path.isfile(root / spelling):

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.files.disk import named_few
+from data_pipelines.files.disk import first_few
 from data_pipelines.labels import IGNORE_LABEL
 from data_pipelines.sources.audit import Audit, audit, group, refuse, sample_indices
 
@@ -28,7 +28,7 @@ class LabelReport:
     missing: str = ""
 
 
-def check_split(
+def check_split_labels(
     source: Any,
     config: DataConfig,
     split: str,
@@ -106,7 +106,7 @@ def report_labels(found: Audit, config: DataConfig, split: str, trains: bool) ->
     if present and unlabeled:
         warnings.append(
             f"{split}: {len(unlabeled)} of {found.records} labels have no labeled pixel:"
-            f" {named_few(unlabeled)}"
+            f" {first_few(unlabeled)}"
         )
     if hint := _hint(config, found):
         warnings.append(f"{split}: {hint}")
@@ -114,7 +114,7 @@ def report_labels(found: Audit, config: DataConfig, split: str, trains: bool) ->
     return LabelReport(tuple(problems), tuple(warnings), missing)
 
 
-def suggest_map(config: DataConfig, ids: Collection[int]) -> str:
+def suggest_id_map(config: DataConfig, ids: Collection[int]) -> str:
     """Suggests an `id_map` for files that hold as many ids as there are classes; "" for others.
 
     Args:
@@ -136,7 +136,7 @@ def suggest_map(config: DataConfig, ids: Collection[int]) -> str:
     )
 
 
-def shifted_ids(config: DataConfig, ids: Collection[int]) -> str:
+def describe_shifted_ids(config: DataConfig, ids: Collection[int]) -> str:
     """Says that ids look like those of `id_map`, moved by one; "" if they do not.
 
     Args:
@@ -166,8 +166,8 @@ def shifted_ids(config: DataConfig, ids: Collection[int]) -> str:
 
 def _hint(config: DataConfig, found: Audit) -> str:
     """Says how ids may be meant, where they look like others than those of `id_map`."""
-    suggestion = suggest_map(config, found.ids) if found.unknown else ""
-    return suggestion or shifted_ids(config, found.ids)
+    suggestion = suggest_id_map(config, found.ids) if found.unknown else ""
+    return suggestion or describe_shifted_ids(config, found.ids)
 
 
 def _present(found: Audit, config: DataConfig) -> list[int]:
@@ -185,7 +185,7 @@ def _ignored(config: DataConfig, ids: Mapping[int, int]) -> str:
     noun, verb = ("id", "is") if len(ignored) == 1 else ("ids", "are")
     named = ", ".join(map(str, ignored[:_NAMED]))
     text = f" ({noun} {named} {verb} ignored, {share:.1%} of all pixels)"
-    suggestion = suggest_map(config, ids)
+    suggestion = suggest_id_map(config, ids)
     return f"{text}; {suggestion}" if suggestion else text
 
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from data_pipelines.sources.audit import Finding, Inspection, count_pixels
+from data_pipelines.sources.audit import Inspection, Issue, count_pixels
 from data_pipelines.sources.label_map import UNKNOWN, LabelMap
 
 _ALIKE = 3
@@ -34,24 +34,24 @@ def inspect_label(
             unknown[value] = count
         else:
             pixels[train] = pixels.get(train, 0) + count
-    problems: tuple[Finding, ...] = ()
-    warnings: tuple[Finding, ...] = ()
-    if kind := lossy_format(data):
-        found = _lossy(subject, kind, altered_share(raw, label_map), len(unknown))
+    problems: tuple[Issue, ...] = ()
+    warnings: tuple[Issue, ...] = ()
+    if kind := lossy_format_name(data):
+        found = _lossy(subject, kind, estimate_altered_fraction(raw, label_map), len(unknown))
         problems, warnings = ((found,), ()) if unknown else ((), (found,))
     elif unknown:
         problems = (label_map.finding(subject, unknown, raw.size),)
     return Inspection(name, dict(sorted(pixels.items())), unknown, ids, problems, warnings)
 
 
-def lossy_format(data: bytes) -> str:
+def lossy_format_name(data: bytes) -> str:
     """Returns the name of an image format that alters pixels, by a file's first bytes; or ""."""
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
     return "lossy WebP" if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8 " else ""
 
 
-def altered_share(raw: np.ndarray, label_map: LabelMap) -> float:
+def estimate_altered_fraction(raw: np.ndarray, label_map: LabelMap) -> float:
     """Estimates the share of a label's pixels that compression altered.
 
     Those are pixels of unknown ids, and pixels whose id few of their neighbors have.
@@ -72,7 +72,7 @@ def altered_share(raw: np.ndarray, label_map: LabelMap) -> float:
     return float((alone | (label_map.table[raw] == UNKNOWN)).mean())
 
 
-def _lossy(subject: str, kind: str, share: float, unknown: int) -> Finding:
+def _lossy(subject: str, kind: str, share: float, unknown: int) -> Issue:
     ids = f", and {unknown} ids that no class has" if unknown else ""
     detail = f"{share:.1%} of its pixels look altered{ids}"
-    return Finding(subject, f"a label stored as {kind}, which alters ids", detail, _REMEDY, share)
+    return Issue(subject, f"a label stored as {kind}, which alters ids", detail, _REMEDY, share)

@@ -8,7 +8,7 @@ import numpy as np
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL
-from data_pipelines.sources.audit import Finding, count_pixels
+from data_pipelines.sources.audit import Issue, count_pixels
 
 UNKNOWN = -1
 
@@ -60,7 +60,7 @@ class LabelMap:
             return cv2.LUT(np.ascontiguousarray(raw), self.table[:256].astype(np.uint8))
         return self.table[raw].astype(np.uint8)
 
-    def finding(self, name: object, unknown: dict[int, int], size: int) -> Finding:
+    def finding(self, name: object, unknown: dict[int, int], size: int) -> Issue:
         """Returns the finding for a label with unknown ids.
 
         Args:
@@ -71,7 +71,7 @@ class LabelMap:
         shown = ", ".join(f"{value} ({count} px)" for value, count in list(unknown.items())[:8])
         more = f" and {len(unknown) - 8} more values" if len(unknown) > 8 else ""
         share = sum(unknown.values()) / max(size, 1)
-        return Finding(str(name), "unknown label ids", f"{shown}{more}", self._remedy, share)
+        return Issue(str(name), "unknown label ids", f"{shown}{more}", self._remedy, share)
 
 
 class TrainIds:

@@ -13,13 +13,13 @@ from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.images import decode_image
 from data_pipelines.files.json import read_json
-from data_pipelines.sources.audit import Finding, Inspection, unreadable
-from data_pipelines.sources.boxes import box_inside, box_outside
-from data_pipelines.sources.coco_entries import MOST_PERSONS, integer_id, is_sample
+from data_pipelines.sources.audit import Inspection, Issue, unreadable
+from data_pipelines.sources.boxes import box_outside, clip_box
+from data_pipelines.sources.coco_entries import MAX_PERSONS, is_sample, parse_id
 from data_pipelines.sources.coco_file import Category
 from data_pipelines.sources.detections import read_detections
 from data_pipelines.sources.image_audit import check_listed_size, image_warnings
-from data_pipelines.sources.prepared import Prepared, open_prepared, parts_of
+from data_pipelines.sources.prepared import Prepared, open_prepared, stored_splits
 from gsto_jax.image_files import Decoded
 
 
@@ -72,7 +72,7 @@ class PersonSource:
         object.__setattr__(self, "_images", images)
         object.__setattr__(self, "_samples", [x for x in samples if x[0] in images])
 
-    def lacks_truth(self) -> str:
+    def missing_ground_truth(self) -> str:
         """Returns why poses cannot be scored, in words; "" where they can be."""
         samples = self._listed("samples")
         if any(samples[record] for record in self._images):
@@ -87,7 +87,7 @@ class PersonSource:
         path = self._records.folder / "category.json"
         try:
             values = read_json(path.read_bytes(), path)
-            category = Category(integer_id(values["id"], str(path)), str(values["name"]))
+            category = Category(parse_id(values["id"], str(path)), str(values["name"]))
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise DataError(
                 f"{self._records.folder} lacks its category ({error}); remove the folder and"
@@ -104,7 +104,7 @@ class PersonSource:
     def _annotated(self) -> list[tuple[int, Any]]:
         """Record and number of the person in it, for each sample."""
         counts = self._listed("samples")
-        if not all(0 <= count <= MOST_PERSONS for count in counts):
+        if not all(0 <= count <= MAX_PERSONS for count in counts):
             raise DataError(
                 f"{self._records.folder} says that an image has {max(counts)} or {min(counts)}"
                 " persons; remove the folder and prepare the dataset again."
@@ -113,7 +113,7 @@ class PersonSource:
 
     def _listed(self, kind: str) -> list[int]:
         """A number for each record, out of a file beside them."""
-        paths = (self._records.folder / f"{kind}-{part}.json" for part in parts_of(self.split))
+        paths = (self._records.folder / f"{kind}-{part}.json" for part in stored_splits(self.split))
         try:
             listed = [number for path in paths for number in read_json(path.read_bytes(), path)]
             if len(listed) != len(self._records) or not all(type(n) is int for n in listed):
@@ -148,7 +148,7 @@ class PersonSource:
     @property
     def warnings(self) -> tuple[str, ...]:
         """See `data_pipelines.pipeline.Source`."""
-        return (*self.notes, *filter(None, [self.lacks_truth()]))
+        return (*self.notes, *filter(None, [self.missing_ground_truth()]))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -188,7 +188,7 @@ class PersonSource:
                 raise DataError(
                     f"The {name} has {len(keypoints)} joints, the configuration {len(names)}."
                 )
-            box = box_inside(person["bbox"], image.shape)
+            box = clip_box(person["bbox"], image.shape)
         else:
             person, keypoints = which, np.zeros((len(names), 3), np.float32)
             box = tuple(person["bbox"])  # as the detector gave it, like the published evaluation
@@ -265,16 +265,16 @@ class PersonSource:
         x, y = sample["joints"][seen].T
         box, problems = sample["box"].tolist(), []
         if ((x < 0) | (y < 0) | (x > width) | (y > height)).any():
-            problems.append(Finding(name, "a joint outside its image"))
+            problems.append(Issue(name, "a joint outside its image"))
         if box_outside(box, (height, width)):
             detail = f"{box} in {width}x{height} pixels"
             remedy = "give x, y, w, h in pixels of the image"
-            problems.append(Finding(name, "a box outside its image", detail, remedy))
+            problems.append(Issue(name, "a box outside its image", detail, remedy))
         labeled = {k: 1 for k in np.flatnonzero(seen).tolist()}
         warnings = self._image_warnings(index)
         return Inspection(name, labeled, problems=tuple(problems), warnings=warnings)
 
-    def _image_warnings(self, index: int) -> tuple[Finding, ...]:
+    def _image_warnings(self, index: int) -> tuple[Issue, ...]:
         """Finds what looks wrong about an image; once, with the first person in it."""
         number, _ = self._samples[index]
         if index > 0 and self._samples[index - 1][0] == number:

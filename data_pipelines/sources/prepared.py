@@ -10,10 +10,10 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError, first_line
-from data_pipelines.files.images import decode_image, label_ids, read_image_header, size_text
+from data_pipelines.files.images import decode_image, decode_label, format_size, read_image_header
 from data_pipelines.files.json import read_json
-from data_pipelines.files.limits import is_outside
-from data_pipelines.files.retry import read_again
+from data_pipelines.files.limits import escapes_folder
+from data_pipelines.files.retry import read_with_retries
 from data_pipelines.files.tiles import Tiles
 from data_pipelines.sources.audit import Inspection, unreadable
 from data_pipelines.sources.image_audit import contrast_warnings, image_warnings, size_problem
@@ -21,7 +21,7 @@ from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.label_map import LabelMap, TrainIds
 from gsto_jax.image_files import Decoded, DecodeOptions
 
-UNFINISHED = ".incomplete"
+INCOMPLETE_SUFFIX = ".incomplete"
 """What the folder of a dataset ends with until it is complete."""
 PLAN = "plan.json"
 """What a dataset was prepared of: storage, counts, and of tiles the image rule."""
@@ -63,7 +63,7 @@ class Prepared:
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
-            record = read_again(
+            record = read_with_retries(
                 lambda: self.records[int(index)], f"record {self.name(index)} of {self.folder}"
             )
         except OSError as error:
@@ -94,7 +94,7 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
     Args:
         root: where datasets lie.
         name: of the dataset.
-        split: see `parts_of`.
+        split: see `stored_splits`.
         wanted: the features to read, by our names; instance ids may be lacking.
 
     Raises:
@@ -109,7 +109,7 @@ def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Pr
     except Exception as error:  # of a library that takes its own files as sound
         raise _damaged(folder, error) from None
     parts = []
-    for part in parts_of(split):
+    for part in stored_splits(split):
         known = part if part in builder.info.splits else _SPLITS.get(part, part)
         if known not in builder.info.splits:
             raise DataError(
@@ -145,7 +145,7 @@ def _folder_of(base: Path) -> Path:
     versions = (_newest_version(base / config) for config in _CONFIGS)
     folder = next((version for version in versions if version is not None), None)
     if folder is None:
-        started = list(base.glob(f"*{UNFINISHED}"))
+        started = list(base.glob(f"*{INCOMPLETE_SUFFIX}"))
         raise DataError(
             f"There is no dataset {base}{' (one is half prepared)' if started else ''}: prepare it"
             " once with --mode=prepare --source=DOWNLOADS, and the same --config"
@@ -186,7 +186,7 @@ def _newest_version(base: Path) -> Path | None:
     return max(folders, key=lambda folder: [*map(int, folder.name.split("."))], default=None)
 
 
-def parts_of(split: str) -> list[str]:
+def stored_splits(split: str) -> list[str]:
     """The stored splits that one is made of: "train+val", or "trainval" for the same."""
     return [part for name in split.split("+") for part in _JOINED.get(name, (name,))]
 
@@ -212,7 +212,7 @@ def _settings(rule: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def _names(folder: Path, split: str) -> tuple[str, ...]:
-    lists = [folder / f"names-{part}.txt" for part in parts_of(split)]
+    lists = [folder / f"names-{part}.txt" for part in stored_splits(split)]
     if not all(path.is_file() for path in lists):
         return ()
     try:
@@ -220,7 +220,7 @@ def _names(folder: Path, split: str) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot read the names of the records in {folder}: {error}.") from None
     for name in names:  # results are saved under them
-        if is_outside(name):
+        if escapes_folder(name):
             raise DataError(
                 f"{folder} names a record {name!r}, which leads out of the folder of results;"
                 " remove it and prepare the dataset again."
@@ -228,7 +228,7 @@ def _names(folder: Path, split: str) -> tuple[str, ...]:
     return names
 
 
-class TfdsSource:
+class PreparedSource:
     """Random access to the images of a prepared split.
 
     Args:
@@ -243,7 +243,7 @@ class TfdsSource:
         DataError: see `open_prepared`.
 
     Example:
-        >>> source = TfdsSource(config, "val")
+        >>> source = PreparedSource(config, "val")
         >>> np.asarray(source[0]["image"]).shape
         (1024, 2048, 3)
     """
@@ -297,7 +297,7 @@ class TfdsSource:
         element = {"image": pixels, "label": label, "index": int(index)}
         if self.has_instances:
             place = f"the instance ids of {name}"
-            element["instance"] = label_ids(record["instance"], place, self._rule)
+            element["instance"] = decode_label(record["instance"], place, self._rule)
         return element
 
     def inspect(self, index: int) -> Inspection:
@@ -325,12 +325,12 @@ class TfdsSource:
             image, label = self._tiles(image, "image", index), self._tiles(label, "label", index)
             if image.shape[:2] != label.shape:
                 raise DataError(
-                    f"Sizes differ in {name}: the image is {size_text(image)}, the label"
-                    f" {size_text(label)}; a label needs its image's size."
+                    f"Sizes differ in {name}: the image is {format_size(image)}, the label"
+                    f" {format_size(label)}; a label needs its image's size."
                 )
             return image, label
         decoded = decode_image(image, f"the image of {name}", self._rule)
-        ids = label_ids(label, f"the label of {name}", self._rule)
+        ids = decode_label(label, f"the label of {name}", self._rule)
         size = (ids.shape[0], ids.shape[1])
         problem = size_problem("the image", decoded, self._rule, "the label", size, f" in {name}")
         if problem:

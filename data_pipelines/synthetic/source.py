@@ -12,7 +12,7 @@ from data_pipelines.synthetic.street import draw_street
 _KEPT_PIXELS = 2**16
 
 
-class ScenesSource:
+class SyntheticSource:
     """Random access to drawn street images with the classes of `SCENES`.
 
     An image depends on the split's name, the seed and its index alone. Colors are drawn so that
@@ -26,7 +26,7 @@ class ScenesSource:
         seed: another seed, another set of images.
 
     Example:
-        >>> ScenesSource("train", 100, (128, 256))[7]["image"].shape
+        >>> SyntheticSource("train", 100, (128, 256))[7]["image"].shape
         (128, 256, 3)
     """
 

@@ -12,7 +12,7 @@ from data_pipelines.sources.label_map import TrainIds
 
 
 @dataclass(frozen=True)
-class Placement:
+class ResizeFlipCrop:
     """Where the image goes: resize, mirror, then take a window; nothing here is random.
 
     The window is sampled straight from the image: the cost is that of the window, whatever the
@@ -30,7 +30,7 @@ class Placement:
     left: int
     flip: bool
 
-    def image_window(self, image: Any, crop: tuple[int, int]) -> np.ndarray:
+    def transform_image(self, image: Any, crop: tuple[int, int]) -> np.ndarray:
         """Applies the decision to an image by bilinear interpolation, as OpenCV's `resize` does.
 
         Args:
@@ -65,7 +65,7 @@ class Placement:
             pixels = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
         return padded(pixels, crop, 0)
 
-    def label_window(self, label: Any, crop: tuple[int, int], fill: int) -> np.ndarray:
+    def transform_label(self, label: Any, crop: tuple[int, int], fill: int) -> np.ndarray:
         """Applies the decision to a label by nearest neighbors.
 
         It samples pixel corners, half a pixel off the image, as OpenCV and the published recipe do.
@@ -154,7 +154,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
     flip_pairs: tuple[tuple[int, int], ...] = ()
     ignore_label: int = 255
 
-    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Placement:
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> ResizeFlipCrop:
         """Draws the decision for an image of the given (h, w)."""
         scale = self.scale_min + self.scale_step * int(rng.integers(self.scale_count))
         if any(self.fixed_size):
@@ -163,7 +163,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
             long_side = max(size)
             target = int((self.base_size or long_side) * scale + 0.5)
             height, width = (max(1, int(side * target / long_side + 0.5)) for side in size)
-        return Placement(
+        return ResizeFlipCrop(
             height=height,
             width=width,
             top=int(rng.integers(max(0, height - self.crop[0]) + 1)),
@@ -185,11 +185,11 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
         """
         image, label = element["image"], element["label"]
         place = self.draw(image.shape[:2], rng)
-        window = place.label_window(label, self.crop, self.ignore_label)
+        window = place.transform_label(label, self.crop, self.ignore_label)
         if place.flip and self.flip_pairs:
             window = _swapped(self.flip_pairs)[window]
         return {
-            "image": place.image_window(image, self.crop),
+            "image": place.transform_image(image, self.crop),
             "label": window,
             "size": np.array(place.valid_size(self.crop), np.int32),
             "index": np.int32(element["index"]),

@@ -170,7 +170,7 @@ class Experiment:
             folder = self.workdir.path / "profile"
             tell = processes.of_this_process(self.show)
             profiler = Profiler(folder, run.profile_steps, run.profile_start, tell)
-            details = {"input": getattr(batches, "waits_for", str)}
+            details = {"input": getattr(batches, "pending_reads", str)}
             watchdog = Watchdog(run.stall_seconds, tell, details)
             end = min(self.task.steps, run.stop_at or self.task.steps)
             training = progress.track("training", total=end, completed=step)

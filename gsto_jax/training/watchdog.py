@@ -17,7 +17,7 @@ class Watchdog:
       details: what is to be known of a stage, by its name.
 
     Example:
-      >>> with Watchdog(60, print, {"input": batches.waits_for}) as watch:
+      >>> with Watchdog(60, print, {"input": batches.pending_reads}) as watch:
       ...     watch("input", 12)
       ...     batch = next(batches)
       ...     watch()

@@ -163,7 +163,7 @@ def test_eval_covers_every_image_once(
     config, source = make_scenes_config(), tiny_source(count, sizes)
     seen, shapes = [], []
     for shard in range(shards):
-        batches = EvalBatches(config, source, batch_size, shard, shards, most_padded_shapes=2)
+        batches = EvalBatches(config, source, batch_size, shard, shards, max_padded_shapes=2)
         shapes.append([batch["image"].shape for batch in batches])
         assert len(batches) == len(shapes[0])
         for batch in batches:

@@ -13,7 +13,7 @@ import pytest
 from configs import quickstart
 from data_pipelines import DataConfig, DataError, make_source, train_batches
 from data_pipelines.files import retry
-from data_pipelines.files.retry import Watched, read_again
+from data_pipelines.files.retry import MonitoredSource, read_with_retries
 from data_pipelines.sources.folder import FolderSource
 from gsto_jax.devices import processes
 from gsto_jax.training.watchdog import Watchdog
@@ -127,7 +127,7 @@ def test_a_worker_process_that_stalls_is_named(tmp_path):
     reader = threading.Thread(target=lambda: got.append(next(batches)))
     reader.start()
     try:
-        while not (told := batches.waits_for()):
+        while not (told := batches.pending_reads()):
             assert reader.is_alive()
             time.sleep(0.05)
     finally:
@@ -156,9 +156,9 @@ def test_a_worker_process_that_is_killed():
 
 def test_what_is_read_is_noted_only_while_it_is():
     source = make_source(DataConfig(**plain_values(quickstart.get_config())["data"]), "train")
-    watched = Watched(source)
+    watched = MonitoredSource(source)
     assert watched[3]["index"] == 3
-    assert watched.waits_for() == ""
+    assert watched.pending_reads() == ""
     with pytest.raises(IndexError):
         watched[len(source)]
 
@@ -179,7 +179,7 @@ def test_a_source_that_fails_for_a_while_is_read_again(monkeypatch, caplog):
     waits = []
     monkeypatch.setattr(retry.time, "sleep", waits.append)
     read, calls = failing(3, lambda: b"data")
-    assert read_again(read, "a.png") == b"data"
+    assert read_with_retries(read, "a.png") == b"data"
     assert (len(calls), waits) == (4, [0.5, 1.0, 2.0])
     assert re.search(r"a\.png .*Input/output.* 0\.5 s", caplog.messages[0])
 
@@ -205,12 +205,12 @@ def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda path: read())
     with pytest.raises(DataError, match=rf"{tmp_path}/images/val/a\.png: Input/output"):
         source[0]
-    assert (len(calls), waits) == (6, list(retry.PAUSES))
+    assert (len(calls), waits) == (6, list(retry.RETRY_DELAYS))
 
 
 def test_a_missing_file_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(retry.time, "sleep", lambda seconds: pytest.fail("it waited"))
     read, calls = failing(1, bytes, errno.ENOENT)
     with pytest.raises(FileNotFoundError):
-        read_again(read, "a.png")
+        read_with_retries(read, "a.png")
     assert len(calls) == 1

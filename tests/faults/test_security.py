@@ -21,9 +21,9 @@ import zstandard
 
 from data_pipelines import DataError
 from data_pipelines.files.archives import Downloads, read_mat
-from data_pipelines.files.images import decode_image, label_ids, read_image_header
+from data_pipelines.files.images import decode_image, decode_label, read_image_header
 from data_pipelines.files.json import read_json
-from data_pipelines.files.limits import FREE_EXPANSION, MOST_FILE
+from data_pipelines.files.limits import MAX_FILE_BYTES, MIN_EXPANSION_LIMIT
 from data_pipelines.files.tiles import Tiles
 from gsto_jax import UserError
 from gsto_jax.image_files import MAX_PIXELS, DecodeOptions
@@ -59,7 +59,7 @@ def test_a_image_that_says_it_is_huge(tmp_path, size):
     for read in (
         lambda: decode_image(data, "a.png", rule),
         lambda: read_image_header(data, "a.png"),
-        lambda: label_ids(data, "a.png", rule),
+        lambda: decode_label(data, "a.png", rule),
     ):
         with pytest.raises(DataError, match=r"a\.png: .*134 million"):
             read()
@@ -120,10 +120,10 @@ def test_links_in_an_archive_are_not_followed(tmp_path):
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_an_archive_that_expands(tmp_path, kind):
     """Half a megabyte that would become more than a hundred times as much."""
-    bomb = gzip.compress(bytes(FREE_EXPANSION + 2**22), 9)
+    bomb = gzip.compress(bytes(MIN_EXPANSION_LIMIT + 2**22), 9)
     if kind == "zip":
         with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("inner.tar", bytes(FREE_EXPANSION + 2**22))
+            archive.writestr("inner.tar", bytes(MIN_EXPANSION_LIMIT + 2**22))
     else:
         (tmp_path / "a.tar.gz").write_bytes(bomb)
     with pytest.raises(DataError, match=r"(inner\.tar|a\.tar\.gz) .*\d+ bytes expand"):
@@ -146,7 +146,7 @@ def test_archives_without_end(tmp_path):
 def test_a_member_that_says_it_is_huge(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x.json", b"12345")
-        archive.getinfo("x.json").file_size = MOST_FILE + 1
+        archive.getinfo("x.json").file_size = MAX_FILE_BYTES + 1
     info = tarfile.TarInfo("y.json")
     info.size = 2**40
     (tmp_path / "b.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
@@ -193,7 +193,7 @@ def test_a_mat_that_expands_behind_one_that_fills_the_room(monkeypatch):
         data = data if whole else data[:-4]
         return struct.pack("<II", 15, len(data)) + data
 
-    monkeypatch.setattr("data_pipelines.files.archives.MOST_TEXT", 30_000)
+    monkeypatch.setattr("data_pipelines.files.archives.MAX_TEXT_BYTES", 30_000)
     data = bytes(126) + b"IM" + packed(30_000, whole=False) + packed(2**26)
     refused = pytest.raises(ValueError, match=r"\b30000 bytes")
     with allocating_less_than(2**21), refused:
@@ -204,7 +204,7 @@ def test_a_mat_that_expands(monkeypatch):
     file = io.BytesIO()
     scipy.io.savemat(file, {"LabelMap": np.zeros((200, 200), np.uint8)}, do_compression=True)
     assert read_mat(file.getvalue(), "LabelMap").shape == (200, 200)
-    monkeypatch.setattr("data_pipelines.files.archives.MOST_TEXT", 30_000)
+    monkeypatch.setattr("data_pipelines.files.archives.MAX_TEXT_BYTES", 30_000)
     with pytest.raises(ValueError, match=r"\b30000 bytes"):
         read_mat(file.getvalue(), "LabelMap")
 
@@ -236,7 +236,7 @@ def test_json_of_absurd_depth_or_numbers(data, message):
 
 
 def test_json_that_is_too_long(monkeypatch):
-    monkeypatch.setattr("data_pipelines.files.json.MOST_TEXT", 10)
+    monkeypatch.setattr("data_pipelines.files.json.MAX_TEXT_BYTES", 10)
     assert read_json(b"[1, 2, 3 ]", "a.json") == [1, 2, 3]
     with pytest.raises(DataError, match=r"^a\.json .*\b11 bytes.*\b10\b"):
         read_json(b"[1, 2, 3  ]", "a.json")

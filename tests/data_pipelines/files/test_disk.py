@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines import DataError
 from data_pipelines.files.archives import Downloads
-from data_pipelines.files.disk import list_files, unique_names, without_suffix
+from data_pipelines.files.disk import list_files, strip_suffix, unique_names
 
 
 def test_archives_of_mac_and_upper_case_suffixes(tmp_path):
@@ -59,4 +59,4 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path):
     ],
 )
 def test_without_suffix(path, suffix, stem):
-    assert without_suffix(path, suffix) == stem
+    assert strip_suffix(path, suffix) == stem

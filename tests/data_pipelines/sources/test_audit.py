@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import DataConfig, DataError, FolderSource, ScenesSource, audit, check_split
+from data_pipelines import (
+    DataConfig,
+    DataError,
+    FolderSource,
+    SyntheticSource,
+    audit,
+    check_split_labels,
+)
 
 CLASSES = {
     "list_file": "{split}.txt",
@@ -62,13 +69,13 @@ def test_a_sample_is_spread_and_refuses(tmp_path):
     odd = np.full_like(LABEL, 9)
     source = folder(tmp_path, [LABEL, odd, LABEL, LABEL])
     config = DataConfig(source="folder", root=str(tmp_path), **CLASSES)
-    assert check_split(source, config, "train", trains=True, count=2)[0].records == 2
+    assert check_split_labels(source, config, "train", trains=True, count=2)[0].records == 2
     with pytest.raises(DataError, match=r"1_label\.png .*unknown .*--mode=audit"):
-        check_split(source, config, "train", trains=True, count=4)
+        check_split_labels(source, config, "train", trains=True, count=4)
 
 
 def test_scenes_are_counted_as_drawn():
-    source = ScenesSource("val", 3, (32, 64))
+    source = SyntheticSource("val", 3, (32, 64))
     found = audit(source)
     drawn = np.bincount(np.concatenate([source[n]["label"].ravel() for n in range(3)]))
     assert found.total == 3 * 32 * 64

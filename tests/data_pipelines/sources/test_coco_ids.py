@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import COCO_KEYPOINTS, DataError, EvalBatches
-from data_pipelines.sources.coco_entries import MOST_ID
+from data_pipelines.sources.coco_entries import MAX_ID
 from data_pipelines.sources.coco_file import read_keypoint_file
 from tests.data_pipelines.coco_trees import KEYPOINTS, PERSON, TRAIN, VAL, build, content_of, edited
 from tests.data_pipelines.downloads_trees import person
@@ -17,7 +17,7 @@ from tests.data_pipelines.prepared_sets import config_of, opened
 # Ids
 
 
-@pytest.mark.parametrize("image_id", [0, 2**53 + 1, 12345678901234567, MOST_ID])
+@pytest.mark.parametrize("image_id", [0, 2**53 + 1, 12345678901234567, MAX_ID])
 def test_ids_are_kept_exactly(tmp_path, image_id):
     """Whatever an id's size: in the records, the batches, and a detector's boxes."""
 
@@ -230,5 +230,5 @@ def test_a_split_without_a_person_of_the_category(tmp_path):
     boxes = tmp_path / "boxes.json"
     boxes.write_text('[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 30, 20], "score": 0.5}]')
     source = opened(tmp_path, "coco_keypoints", "val", keypoints={"detections": str(boxes)})
-    assert "2 images of val" in source.lacks_truth()
-    assert opened(tmp_path, "coco_keypoints", "train").lacks_truth() == ""
+    assert "2 images of val" in source.missing_ground_truth()
+    assert opened(tmp_path, "coco_keypoints", "train").missing_ground_truth() == ""

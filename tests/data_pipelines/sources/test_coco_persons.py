@@ -11,7 +11,7 @@ import pytest
 
 from data_pipelines import COCO_KEYPOINTS, DataError, audit
 from data_pipelines.builders import BUILDERS, prepare
-from data_pipelines.sources.boxes import box_inside
+from data_pipelines.sources.boxes import clip_box
 from data_pipelines.sources.coco_entries import is_sample
 from data_pipelines.sources.coco_file import read_keypoint_file
 from data_pipelines.transforms.pose import PersonCrop, box_to_frame
@@ -128,10 +128,10 @@ def test_boxes_keep_a_pixel(tmp_path, box):
 
 
 def test_larger_boxes_stay_as_published():
-    assert box_inside((30.0, 2.0, 25.0, 20.0), (40, 60)) == (30.0, 2.0, 24.0, 19.0)
-    assert box_inside((-5.0, 2.0, 25.0, 90.0), (40, 60)) == (0.0, 2.0, 24.0, 37.0)
+    assert clip_box((30.0, 2.0, 25.0, 20.0), (40, 60)) == (30.0, 2.0, 24.0, 19.0)
+    assert clip_box((-5.0, 2.0, 25.0, 90.0), (40, 60)) == (0.0, 2.0, 24.0, 37.0)
     # The longer side alone gives the frame, as before.
-    center, frame = box_to_frame(np.array(box_inside((10.0, 5.0, 1.0, 9.0), (40, 60))), (64, 48), 1)
+    center, frame = box_to_frame(np.array(clip_box((10.0, 5.0, 1.0, 9.0), (40, 60))), (64, 48), 1)
     np.testing.assert_array_equal(center, [10, 9])
     np.testing.assert_array_equal(frame, [6, 8])
 
@@ -221,7 +221,7 @@ def test_files_with_a_byte_order_mark(tmp_path):
 
 
 def test_more_persons_than_readers_take(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["data_pipelines.builders.coco_keypoints"], "MOST_PERSONS", 3)
+    monkeypatch.setattr(sys.modules["data_pipelines.builders.coco_keypoints"], "MAX_PERSONS", 3)
     change = lambda content: content["annotations"].extend(person(n, 11) for n in (7, 8, 9))  # noqa: E731
     with pytest.raises(DataError, match=r"\b4 .*/0+11\.jpg.*\b3\b"):
         build(tmp_path, val=edited(VAL, change))

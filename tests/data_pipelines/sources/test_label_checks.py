@@ -12,17 +12,17 @@ from data_pipelines import (
     LIP,
     PASCAL_CONTEXT_59,
     DataError,
-    Finding,
     FolderSource,
+    Issue,
     audit,
-    check_split,
+    check_split_labels,
     distinct_colors,
     group,
     report_labels,
 )
-from data_pipelines.files.images import label_ids
-from data_pipelines.sources.label_checks import shifted_ids, suggest_map
-from data_pipelines.sources.label_inspection import altered_share, lossy_format
+from data_pipelines.files.images import decode_label
+from data_pipelines.sources.label_checks import describe_shifted_ids, suggest_id_map
+from data_pipelines.sources.label_inspection import estimate_altered_fraction, lossy_format_name
 from data_pipelines.sources.label_map import LabelMap
 from gsto_jax.image_files import DecodeOptions
 from tests.data_pipelines.prepared_sets import real
@@ -53,7 +53,7 @@ def opened(tmp_path, make_folder_config):
 def checked(opened, trains=True):
     source, config = opened
     told = []
-    found, report = check_split(source, config, "val", trains, told.append)
+    found, report = check_split_labels(source, config, "val", trains, told.append)
     return found, report, told
 
 
@@ -121,7 +121,7 @@ def test_a_rare_class_is_looked_for_in_all_labels(opened):
     assert 13 < found.records <= 50
     assert report.missing == "'b'"
     source, config = opened(labels)
-    found, _ = check_split(source, config, "val", trains=False)
+    found, _ = check_split_labels(source, config, "val", trains=False)
     assert found.records == 13, "one class can be scored"
 
 
@@ -181,15 +181,15 @@ def test_an_inherited_map_that_shifts_classes_is_noticed(opened):
 )
 def test_only_shifted_ids_look_shifted(make_folder_config, tmp_path, classes, ids, expected):
     config = make_folder_config(tmp_path, **table(classes))
-    text = shifted_ids(config, list(ids))
+    text = describe_shifted_ids(config, list(ids))
     assert (expected in text) if expected else text == ""
 
 
 def test_a_map_is_suggested_for_as_many_ids_as_classes(make_folder_config, tmp_path):
     config = make_folder_config(tmp_path)
-    assert "((0, 0), (7, 1), (99, 2), (255, 255))" in suggest_map(config, [99, 0, 7, 255])
-    assert "((0, 0), (7, 1), (255, 2))" in suggest_map(config, [0, 7, 255])
-    assert suggest_map(config, [0, 1]) == suggest_map(config, [0, 1, 2, 3]) == ""
+    assert "((0, 0), (7, 1), (99, 2), (255, 255))" in suggest_id_map(config, [99, 0, 7, 255])
+    assert "((0, 0), (7, 1), (255, 2))" in suggest_id_map(config, [0, 7, 255])
+    assert suggest_id_map(config, [0, 1]) == suggest_id_map(config, [0, 1, 2, 3]) == ""
 
 
 def blob(seed):
@@ -213,28 +213,28 @@ def test_jpeg_labels_are_lossy_and_their_share_is_estimated(
     label_map = LabelMap(
         make_folder_config(tmp_path, id_map=tuple((k * factor, k) for k in range(3)))
     )
-    truth, estimate = (altered != label).mean(), altered_share(altered, label_map)
+    truth, estimate = (altered != label).mean(), estimate_altered_fraction(altered, label_map)
     assert truth > 0.01
     assert 0.005 < estimate < truth + 0.02
     if factor > 1:  # neighboring ids change without a trace
         assert estimate == pytest.approx(truth, abs=0.02)
-    assert altered_share(label, label_map) < 0.002
-    assert lossy_format(data) == "JPEG"
+    assert estimate_altered_fraction(label, label_map) < 0.002
+    assert lossy_format_name(data) == "JPEG"
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<i4"])
 def test_labels_of_other_numbers_say_which(dtype):
     with pytest.raises(DataError, match=r"a\.tif .*(float|int)32"):
-        label_ids(tiff(np.eye(4).astype(dtype)), "a.tif", DecodeOptions())
+        decode_label(tiff(np.eye(4).astype(dtype)), "a.tif", DecodeOptions())
 
 
 def test_formats_that_alter_ids():
     label = blob(0)
     lossy = cv2.imencode(".webp", label, [cv2.IMWRITE_WEBP_QUALITY, 80])[1].tobytes()
     lossless = cv2.imencode(".webp", label, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
-    assert (lossy_format(lossy), lossy_format(lossless)) == ("lossy WebP", "")
-    assert lossy_format(cv2.imencode(".png", label)[1].tobytes()) == ""
-    assert lossy_format(b"") == ""
+    assert (lossy_format_name(lossy), lossy_format_name(lossless)) == ("lossy WebP", "")
+    assert lossy_format_name(cv2.imencode(".png", label)[1].tobytes()) == ""
+    assert lossy_format_name(b"") == ""
 
 
 def test_jpeg_labels_are_one_line_of_the_audit(opened):
@@ -259,8 +259,8 @@ def test_a_jpeg_label_of_known_ids_alone_is_a_warning(opened):
 
 
 def test_findings_of_one_fault_are_one_line():
-    many = [Finding(f"{n}.png", "unknown ids", f"{n} px", "map them", n / 1000) for n in range(468)]
-    alone = Finding("x.png", "a joint outside its image")
+    many = [Issue(f"{n}.png", "unknown ids", f"{n} px", "map them", n / 1000) for n in range(468)]
+    alone = Issue("x.png", "a joint outside its image")
     lines = group([*many[:9], alone, *many[9:]])
     assert lines == [
         "468 records have unknown ids (23.3% of their pixels): 0.png (0 px), 1.png, 2.png ...; map"
@@ -327,7 +327,7 @@ def test_real_labels_raise_no_false_alarm(make_folder_config, name):
     fields = {"image_suffix": "", "label_suffix": "", "palette": ()} | REAL[name]
     config = make_folder_config(real(name), **fields)
     source = FolderSource(config, "val")
-    found, report = check_split(source, config, "val", trains=True)
+    found, report = check_split_labels(source, config, "val", trains=True)
     assert (source.warnings, report.problems, report.warnings) == ((), (), ())
     whole = audit(source)
     assert whole.problems == whole.warnings == []

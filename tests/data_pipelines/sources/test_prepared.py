@@ -136,7 +136,7 @@ WORKER = """
 import sys
 from data_pipelines import DataConfig, CITYSCAPES, make_source, train_batches
 
-class Watched:
+class MonitoredSource:
     def __init__(self, source): self.source = source
     def __len__(self): return len(self.source)
     def __getitem__(self, index):
@@ -147,7 +147,7 @@ class Watched:
 if __name__ == "__main__":
     config = DataConfig(source="tfds", root=sys.argv[1], name="cityscapes", crop=(24, 32),
         classes=CITYSCAPES.names, palette=CITYSCAPES.palette, id_map=CITYSCAPES.id_map, workers=1)
-    batches = train_batches(config, Watched(make_source(config, "train")), 2, 0)
+    batches = train_batches(config, MonitoredSource(make_source(config, "train")), 2, 0)
     print(next(batches)["index"].tolist(), "tensorflow" in sys.modules)
     batches.close()
 """

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import SCENES, DataError, ScenesSource, make_source
+from data_pipelines import SCENES, DataError, SyntheticSource, make_source
 
 SIZE = (128, 256)
 CLASSES = len(SCENES.names)
@@ -12,18 +12,18 @@ CLASSES = len(SCENES.names)
 
 @pytest.fixture(scope="module")
 def train_images():
-    source = ScenesSource("train", 1000, SIZE)
+    source = SyntheticSource("train", 1000, SIZE)
     return [source[i] for i in range(120)]
 
 
 @pytest.fixture(scope="module")
 def val_images():
-    source = ScenesSource("val", 1000, SIZE)
+    source = SyntheticSource("val", 1000, SIZE)
     return [source[i] for i in range(60)]
 
 
 def test_shapes_and_names():
-    source = ScenesSource("val", 3, (64, 80))
+    source = SyntheticSource("val", 3, (64, 80))
     item = source[2]
     assert item["image"].shape == (64, 80, 3)
     assert item["label"].shape == (64, 80)
@@ -35,7 +35,7 @@ def test_shapes_and_names():
 
 
 def test_same_bytes_every_time():
-    first, again = (ScenesSource("train", 9, (64, 96), seed=4) for _ in range(2))
+    first, again = (SyntheticSource("train", 9, (64, 96), seed=4) for _ in range(2))
     for i in (5, 0, 5):
         for key in ("image", "label"):
             np.testing.assert_array_equal(first[i][key], again[i][key])
@@ -44,7 +44,7 @@ def test_same_bytes_every_time():
 def test_splits_seeds_and_indices_differ(train_images, val_images):
     labels = {item["label"].tobytes() for item in train_images + val_images}
     assert len(labels) == len(train_images) + len(val_images)
-    other = ScenesSource("train", 1000, SIZE, seed=1)[0]["label"]
+    other = SyntheticSource("train", 1000, SIZE, seed=1)[0]["label"]
     assert (other != train_images[0]["label"]).any()
 
 

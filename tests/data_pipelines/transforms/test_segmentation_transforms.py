@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import Placement, RandomScaleCropFlip
+from data_pipelines import RandomScaleCropFlip, ResizeFlipCrop
 
 IDENTITY = {"scale_min": 1.0, "scale_step": 0.0, "scale_count": 1, "flip": False}
 
@@ -36,28 +36,28 @@ def gray(values) -> np.ndarray:
 def test_window_known_answer():
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for flip, expected in ((False, [[6, 7], [10, 11]]), (True, [[5, 4], [9, 8]])):
-        place = Placement(height=3, width=4, top=1, left=2, flip=flip)
-        np.testing.assert_array_equal(place.label_window(pixels, (2, 2), 99), expected)
-        np.testing.assert_array_equal(place.image_window(gray(pixels), (2, 2)), gray(expected))
+        place = ResizeFlipCrop(height=3, width=4, top=1, left=2, flip=flip)
+        np.testing.assert_array_equal(place.transform_label(pixels, (2, 2), 99), expected)
+        np.testing.assert_array_equal(place.transform_image(gray(pixels), (2, 2)), gray(expected))
 
 
 def test_padding_is_right_and_below_even_when_flipped():
     pixels = np.array([[1, 2]], np.uint8)
-    place = Placement(height=1, width=2, top=0, left=0, flip=True)
+    place = ResizeFlipCrop(height=1, width=2, top=0, left=0, flip=True)
     expected = [[2, 1, 99], [99, 99, 99]]
-    np.testing.assert_array_equal(place.label_window(pixels, (2, 3), 99), expected)
+    np.testing.assert_array_equal(place.transform_label(pixels, (2, 3), 99), expected)
     expected = [[2, 1, 0], [0, 0, 0]]
-    np.testing.assert_array_equal(place.image_window(gray(pixels), (2, 3)), gray(expected))
+    np.testing.assert_array_equal(place.transform_image(gray(pixels), (2, 3)), gray(expected))
     assert place.valid_size((2, 3)) == (1, 2)
 
 
 def test_resizing_by_half_and_by_two():
     ramp = np.repeat(np.array([[0, 10, 20, 30]], np.uint8), 2, axis=0)
-    half = Placement(height=1, width=2, top=0, left=0, flip=False)
-    np.testing.assert_array_equal(half.image_window(gray(ramp), (1, 2)), gray([[5, 25]]))
-    double = Placement(height=4, width=8, top=0, left=0, flip=False)
+    half = ResizeFlipCrop(height=1, width=2, top=0, left=0, flip=False)
+    np.testing.assert_array_equal(half.transform_image(gray(ramp), (1, 2)), gray([[5, 25]]))
+    double = ResizeFlipCrop(height=4, width=8, top=0, left=0, flip=False)
     np.testing.assert_array_equal(
-        double.label_window(ramp, (4, 8), 0)[0], [0, 0, 10, 10, 20, 20, 30, 30]
+        double.transform_label(ramp, (4, 8), 0)[0], [0, 0, 10, 10, 20, 20, 30, 30]
     )
 
 
@@ -71,7 +71,7 @@ def test_window_equals_resizing_all_and_cropping(seed):
     target = (np.array([height, width]) * draw.uniform(0.5, 2.1, 2 if seed % 2 else 1)).astype(int)
     crop = tuple(draw.integers(20, 150, 2).tolist())
     top, left = (int(draw.integers(max(0, t - c) + 1)) for t, c in zip(target, crop, strict=True))
-    place = Placement(int(target[0]), int(target[1]), top, left, bool(draw.integers(2)))
+    place = ResizeFlipCrop(int(target[0]), int(target[1]), top, left, bool(draw.integers(2)))
 
     def usual(pixels, interpolation, fill):
         whole = cv2.resize(pixels, (place.width, place.height), interpolation=interpolation)
@@ -82,9 +82,9 @@ def test_window_equals_resizing_all_and_cropping(seed):
         return out
 
     expected = usual(label, cv2.INTER_NEAREST, 255)
-    np.testing.assert_array_equal(place.label_window(label, crop, 255), expected)
+    np.testing.assert_array_equal(place.transform_label(label, crop, 255), expected)
     expected = usual(image, cv2.INTER_LINEAR, 0).astype(int)
-    assert np.abs(place.image_window(image, crop) - expected).max() <= 1
+    assert np.abs(place.transform_image(image, crop) - expected).max() <= 1
 
 
 def test_window_reads_only_what_it_shows():
@@ -99,7 +99,7 @@ def test_window_reads_only_what_it_shows():
             seen.append(part.shape)
             return part
 
-    Placement(2000, 4000, 100, 200, True).image_window(Counting(), (50, 80))
+    ResizeFlipCrop(2000, 4000, 100, 200, True).transform_image(Counting(), (50, 80))
     assert seen[0][0] <= 50 / 2 + 2 and seen[0][1] <= 80 / 2 + 2
 
 
@@ -191,9 +191,9 @@ def test_positions_cover_the_image():
 def test_resizing_equals_reference(golden):
     arrays = golden("h2")
     height, width = arrays["aug/label_resized"].shape
-    place = Placement(height=height, width=width, top=0, left=0, flip=False)
-    label = place.label_window(arrays["aug/label"], (height, width), 255)
+    place = ResizeFlipCrop(height=height, width=width, top=0, left=0, flip=False)
+    label = place.transform_label(arrays["aug/label"], (height, width), 255)
     np.testing.assert_array_equal(label, arrays["aug/label_resized"])
-    image = place.image_window(arrays["image_bgr_u8"], (height, width))
+    image = place.transform_image(arrays["image_bgr_u8"], (height, width))
     # Builds of OpenCV may round a gray level apart.
     assert np.abs(image.astype(int) - arrays["aug/image_resized"]).max() <= 1
