@@ -30,7 +30,7 @@ def read_with_retries(read: Callable[[], Read], name: str) -> Read:
         name: what is read, for messages.
 
     Raises:
-        OSError: it failed after each of `RETRY_DELAYS`, or in a way that lasts: no such file, no right.
+    """Reads, and retries after transient errors such as those of a network.
     """
     for pause in RETRY_DELAYS:
         try:
