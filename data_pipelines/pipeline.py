@@ -17,7 +17,7 @@ from absl import flags
 from data_pipelines.buckets import Bucket, Size, choose_padded_shapes, padded_shape_of, plan_batches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.files.retry import MonitoredSource
+from data_pipelines.monitor import MonitoredSource
 from data_pipelines.shared_memory import check_shared_memory, shared_memory_error
 from data_pipelines.sources.audit import Inspection
 from data_pipelines.sources.folder import FolderSource

@@ -13,7 +13,8 @@ import pytest
 from configs import quickstart
 from data_pipelines import DataConfig, DataError, make_source, train_batches
 from data_pipelines.files import retry
-from data_pipelines.files.retry import MonitoredSource, read_with_retries
+from data_pipelines.files.retry import read_with_retries
+from data_pipelines.monitor import MonitoredSource
 from data_pipelines.sources.folder import FolderSource
 from gsto_jax.devices import processes
 from gsto_jax.training.watchdog import Watchdog

@@ -342,7 +342,7 @@ if __name__ == "__main__":
 
 def test_notes_of_reading_are_written_before_they_are_mapped(tmp_path, monkeypatch):
     """A mapped file without room ends the process; a written one raises."""
-    from data_pipelines.files.retry import MonitoredSource
+    from data_pipelines.monitor import MonitoredSource
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with contextlib.suppress(OSError), files_no_larger_than(100):
