@@ -538,20 +538,20 @@ def _state() -> dict[str, Any]:
 
 
 def _weights(suffix: str, smart: Callable[[bytes, random.Random], bytes]) -> Target:
-    from gsto_jax.weights.files import SUFFIXES
+    from gsto_jax.weights.files import WEIGHT_WRITERS
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
-        SUFFIXES[suffix](path, _state())
+        WEIGHT_WRITERS[suffix](path, _state())
         seed = path.read_bytes()
 
     def read(data: bytes, folder: Path) -> None:
-        from gsto_jax.weights.files import read_state
+        from gsto_jax.weights.files import read_state_dict
 
         path = folder / f"weights{suffix}"
         path.write_bytes(data)
         try:
-            state = read_state(path)
+            state = read_state_dict(path)
         except ValueError as error:
             _clear(error, path.name)
             raise

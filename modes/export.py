@@ -16,7 +16,7 @@ from gsto_jax.predict.export import export, preprocessing
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
 from gsto_jax.runs.trained import Trained, load_trained
-from gsto_jax.weights import SUFFIXES, export_weights, format_for
+from gsto_jax.weights import WEIGHT_WRITERS, export_format, export_weights
 from modes.terminal_output import make_show
 
 
@@ -34,7 +34,7 @@ def run(args: Any) -> None:
     jax.config.update("jax_platforms", "cpu")  # exact, for the comparison
     trained = load_trained(args.checkpoint)
     folder = Path(args.output or "export").expanduser().absolute()
-    programs = [name for name in args.formats if f".{name}" not in SUFFIXES]
+    programs = [name for name in args.formats if f".{name}" not in WEIGHT_WRITERS]
     weights = [name for name in args.formats if name not in programs]
     if programs or not weights:
         write_programs(trained, folder, programs, size, show, args.long_side)
@@ -68,15 +68,17 @@ def write_programs(
 
 def write_weights(trained: Trained, path: Path) -> str:
     """Writes the weights under the names of another implementation, and says whose."""
-    form = format_for(trained.task.config.model)
+    weight_format = export_format(trained.task.config.model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        missing = export_weights(path, trained.variables, form)
+        missing = export_weights(path, trained.variables, weight_format)
     except OSError as error:
         if is_disk_full(error):
             raise
         raise UserError(
             f"{path} cannot be written ({error.strerror}): give a writable --output"
         ) from None
-    without = f", without {' and '.join(form.fresh)}: {missing} arrays" if missing else ""
-    return f"{path} ({form.name} names{without}, {path.stat().st_size / 2**20:.1f} MiB)"
+    without = (
+        f", without {' and '.join(weight_format.optional)}: {missing} arrays" if missing else ""
+    )
+    return f"{path} ({weight_format.name} names{without}, {path.stat().st_size / 2**20:.1f} MiB)"

@@ -118,10 +118,10 @@ class Experiment:
             return variables
         imported = import_weights(settings.init_from, variables, prefix=settings.init_prefix)
         self.workdir.write_config(imported.record, "init_from.json")
-        self.show(f"starts from {imported.coverage}")
-        if note := upsampling_note(imported.form, settings.model):
+        self.show(f"starts from {imported.summary}")
+        if note := upsampling_note(imported.weight_format, settings.model):
             self.show(note)
-        return imported.match.variables
+        return imported.variables
 
     def _fork(self, source: Path) -> checkpoint.Checkpoint:
         parent = checkpoint.load_first(

@@ -1,6 +1,7 @@
-"""Parameters and running statistics under the names that other implementations give them."""
+"""Imports and exports weights of other implementations."""
 
-from gsto_jax.weights.files import SUFFIXES, read_state
+from gsto_jax.weights.conversion import LoadResult, from_state_dict, to_state_dict
+from gsto_jax.weights.files import WEIGHT_WRITERS, read_state_dict
 from gsto_jax.weights.formats import (
     BODY_FORMAT,
     FORMATS,
@@ -9,14 +10,13 @@ from gsto_jax.weights.formats import (
     IMAGENET_FORMAT,
     POSE_FORMAT,
     RESNET_FORMAT,
-    Format,
-    format_for,
-    format_of,
+    WeightFormat,
+    detect_format,
+    export_format,
     upsampling_note,
 )
-from gsto_jax.weights.prefixes import AUTO, locate
-from gsto_jax.weights.reference import Match, from_reference, match, to_reference
-from gsto_jax.weights.transfer import Imported, export_weights, import_weights
+from gsto_jax.weights.import_export import ImportedWeights, export_weights, import_weights
+from gsto_jax.weights.prefixes import AUTO, locate_network
 
 __all__ = [
     "AUTO",
@@ -27,18 +27,17 @@ __all__ = [
     "IMAGENET_FORMAT",
     "POSE_FORMAT",
     "RESNET_FORMAT",
-    "SUFFIXES",
-    "Format",
-    "Imported",
-    "Match",
+    "WEIGHT_WRITERS",
+    "ImportedWeights",
+    "LoadResult",
+    "WeightFormat",
+    "detect_format",
+    "export_format",
     "export_weights",
-    "format_for",
-    "format_of",
-    "from_reference",
+    "from_state_dict",
     "import_weights",
-    "locate",
-    "match",
-    "read_state",
-    "to_reference",
+    "locate_network",
+    "read_state_dict",
+    "to_state_dict",
     "upsampling_note",
 ]

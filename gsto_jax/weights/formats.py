@@ -1,4 +1,4 @@
-"""Kinds of state files: what they call our modules, what they lack and what of them is unused."""
+"""Weight formats: names of the modules in other implementations, optional and ignored keys."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
 
-Path = tuple[str, ...]
+LeafPath = tuple[str, ...]
 
-# In a sequence of modules a convolution has index 0, BN 1 and a classifier 3.
-_SLOTS = {"conv": "0", "bn": "1", "classifier": "3"}
+# Indices in a `torch.nn.Sequential`.
+_SEQUENTIAL_INDEX = {"conv": "0", "bn": "1", "classifier": "3"}
 _HRNET = (
     (r"stem(\d)/0", r"conv\1"),
     (r"stem(\d)/1", r"bn\1"),
@@ -41,161 +41,163 @@ _CONV_LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
 @dataclass(frozen=True)
-class Format:
-    """A kind of state file.
+class WeightFormat:
+    """Names of a network's arrays in another implementation.
 
     Attributes:
-      name: for messages.
-      ignored: patterns of the keys that carry nothing for us; any other key must find its place.
-      absolute_gamma: the reference uses `|weight| + 1e-5` as BN scale; import applies that rule.
-      sign: pattern of a key that tells files of this kind from those further down in `FORMATS`.
-      prefix: stands before every key in the files that were released; files without it will do.
-      fresh: patterns of the modules of ours that files may lack, by what people call them.
-      partial: files that are written lack those too.
-      modules: patterns of our modules, and what the files call them.
+      name: Name for messages.
+      ignored: Patterns of the keys that are not loaded; any other unused key is an error.
+      absolute_gamma: Whether BN scales are computed as `|weight| + 1e-5`.
+      signature: Pattern of a key that only this format, or formats further up in `FORMATS`, have.
+      prefix: Prefix of every key in the released files; optional on import.
+      optional: Patterns of module paths that files may lack, by the name of their group.
+      omits_optional: Whether exported files lack the optional modules.
+      modules: Patterns of module paths and their names in this format.
     """
 
     name: str
     ignored: tuple[str, ...] = ()
     absolute_gamma: bool = False
-    sign: str = ""
+    signature: str = ""
     prefix: str = ""
-    fresh: Mapping[str, str] = field(default_factory=dict)
-    partial: bool = False
+    optional: Mapping[str, str] = field(default_factory=dict)
+    omits_optional: bool = False
     modules: tuple[tuple[str, str], ...] = _HRNET
 
-    def keys(self, path: Path, size: int) -> list[str]:
-        """Returns the keys that one of our leaves holds; none where the files have nothing like it.
+    def keys(self, path: LeafPath, channels: int) -> list[str]:
+        """Returns the keys of a leaf; none if the format has no counterpart.
 
-        GSTO-HRNet has a convolution and BN for each gate, ours hold all gates of one source side by
-        side: so such a leaf has several keys.
+        This package holds all gates of one source branch in one convolution and BN, GSTO-HRNet one
+        each: such a leaf has several keys.
 
         Args:
-          path: our leaf below its collection, for instance ("stem1", "conv", "kernel").
-          size: length of the leaf's last axis.
+          path: Path of the leaf below its collection, such as ("stem1", "conv", "kernel").
+          channels: Length of its last axis.
         """
         *parents, module, leaf = path
-        place = "/".join([*parents, _SLOTS.get(module, module)])
+        module_path = "/".join([*parents, _SEQUENTIAL_INDEX.get(module, module)])
         leaves = _BN_LEAVES if re.search(r"bn\d?$", module) else _CONV_LEAVES
-        if gate := _FUSION_GATE.fullmatch(place):
+        if gate := _FUSION_GATE.fullmatch(module_path):
             stage, index, source, slot = gate.groups()
-            # Without the self gate a source of a stage with s branches has s - 1 gates.
-            targets = [i for i in range(int(stage)) if size == int(stage) or i != int(source)]
-            start = f"stage{stage}.{index}.att_layers"
-            return [f"{start}.{i}.{source}.{slot}.{leaves[leaf]}" for i in targets]
+            # Without the self gate, a source branch of stage s has s - 1 gates.
+            has_self_gate = channels == int(stage)
+            targets = [i for i in range(int(stage)) if has_self_gate or i != int(source)]
+            prefix = f"stage{stage}.{index}.att_layers"
+            return [f"{prefix}.{i}.{source}.{slot}.{leaves[leaf]}" for i in targets]
         for pattern, template in self.modules:
-            if match := re.fullmatch(pattern, place):
+            if match := re.fullmatch(pattern, module_path):
                 return [f"{match.expand(template)}.{leaves[leaf]}"]
         return []
 
     def ignores(self, key: str) -> bool:
-        """Returns whether the format declares this key as one to leave out."""
+        """Returns whether a key of a file need not be loaded."""
         return any(re.fullmatch(pattern, key) for pattern in self.ignored)
 
-    def leaves_out(self, path: Path) -> bool:
-        """Returns whether files that are written lack a leaf of ours."""
-        return self.partial and self.fresh_part(path) is not None
+    def omits(self, path: LeafPath) -> bool:
+        """Returns whether exported files lack a leaf."""
+        return self.omits_optional and self.optional_group(path) is not None
 
-    def fresh_part(self, path: Path) -> str | None:
-        """Returns what people call the part that a leaf of ours is in, if files may lack it."""
-        place = "/".join(path[:-1])
-        return next((name for name, p in self.fresh.items() if re.fullmatch(p, place)), None)
+    def optional_group(self, path: LeafPath) -> str | None:
+        """Returns the optional group that a leaf belongs to; None if it is required."""
+        module_path = "/".join(path[:-1])
+        matches = (x for x, pattern in self.optional.items() if re.fullmatch(pattern, module_path))
+        return next(matches, None)
 
 
-# BN's, and those of averaged weights in PyTorch and mmengine.
+# Of BN, and of averaged weights in PyTorch and mmengine.
 _COUNTERS = r".*\.num_batches_tracked|n_averaged|steps"
-_LOSS = r"loss\..*"  # what a network was saved with that holds its loss
-# The step to a new branch, where the paper's form of GTM takes its place.
+_LOSS = r"loss\..*"  # saved when the model contains its loss
+# Convolution to a new branch, replaced by the paper's variant of GTM.
 _TRANSITION = r"transition(\d)\.\1\.0\.[01]\.\w+"
-_EMA_BUFFERS = r"ema_\w+"  # mmcv's hook keeps averages so, beside the network that they are of
-# Of the last fusion, a network for pose takes branch 0 alone.
+_EMA_BUFFERS = r"ema_\w+"  # averages of mmcv's EMAHook
+# Pose networks fuse into branch 0 only at the end.
 _OTHER_BRANCHES = r"stage4\.\d+\.fuse_layers\.[123]\..*"
 _GATES = {
     "gates of GFM": r"stage\d_module\d+/fusion/gate\d/.*",
     "gates of GTM": r"transition\d/gtm/gate/.*",
     "heads of GTM": r"transition\d/gtm/head/.*",
-    "GTM in the paper's form": r"transition\d/gtm/(gsto|down/step\d)/.*",
+    "GTM of the paper": r"transition\d/gtm/(gsto|down/step\d)/.*",
     "other gates": r"(.*/)?(\w+_)?attention\d?/.*",
 }
 _HEAD = {"head": r"head(/.*)?"}
 _LAST_FUSION = {"last fusion": r"stage4_module\d+/fusion/path\d_to[123]/.*"}
 
-GSTO_FORMAT = Format(
+GSTO_FORMAT = WeightFormat(
     "GSTO-HRNet",
-    # att1 gates nothing that was published.
+    # att1 gates no published network.
     ignored=(_COUNTERS, _LOSS, r"att1\..*"),
     absolute_gamma=True,
-    sign=r"stage\d\.\d+\.att_layers\..*|att\d\..*|last_layer_stage\d\..*",
+    signature=r"stage\d\.\d+\.att_layers\..*|att\d\..*|last_layer_stage\d\..*",
     prefix="model.",
-    fresh={"other gates": _GATES["other gates"]},
+    optional={"other gates": _GATES["other gates"]},
 )
-POSE_FORMAT = Format(
+POSE_FORMAT = WeightFormat(
     "HRNet pose",
-    # A GSTO network for pose has the head of segmentation.
+    # GSTO pose networks have the head of segmentation networks.
     ignored=(_COUNTERS, _TRANSITION, _EMA_BUFFERS, r"final_layer\.(weight|bias)"),
-    sign=r"final_layer\.weight",
-    fresh=_HEAD | _LAST_FUSION | _GATES,
+    signature=r"final_layer\.weight",
+    optional=_HEAD | _LAST_FUSION | _GATES,
 )
-HRNET_FORMAT = Format(
+HRNET_FORMAT = WeightFormat(
     "HRNetV2 segmentation",
     ignored=(_COUNTERS, _LOSS, _TRANSITION, _EMA_BUFFERS),
-    sign=r"last_layer\..*",
-    fresh=_GATES,
+    signature=r"last_layer\..*",
+    optional=_GATES,
 )
-IMAGENET_FORMAT = Format(
+IMAGENET_FORMAT = WeightFormat(
     "HRNet ImageNet",
     ignored=(
         *(_COUNTERS, _TRANSITION, _OTHER_BRANCHES),
-        # The classifier, in the official code and in the files of HRNet pose.
+        # The classifier in the official code and in HRNet pose.
         *(r"incre_modules\..*", r"downsamp_modules\..*", r"final_layer\.[01]\..*"),
         *(r"classifier\..*", r"head\.\d\..*"),
     ),
-    sign=r"(incre_modules|downsamp_modules|head\.\d)\..*",
-    fresh=_HEAD | _GATES,
+    signature=r"(incre_modules|downsamp_modules|head\.\d)\..*",
+    optional=_HEAD | _GATES,
 )
-BODY_FORMAT = Format(
+BODY_FORMAT = WeightFormat(
     "HRNet without a head",
     ignored=(_COUNTERS, _TRANSITION, _OTHER_BRANCHES, _EMA_BUFFERS, _LOSS),
-    sign=r"stage4\..*",
-    fresh=_HEAD | _LAST_FUSION | _GATES,
+    signature=r"stage4\..*",
+    optional=_HEAD | _LAST_FUSION | _GATES,
 )
-RESNET_FORMAT = Format(
+RESNET_FORMAT = WeightFormat(
     "torchvision ResNet",
     ignored=(_COUNTERS, r"fc\..*"),
-    sign=r"layer4\..*",
-    fresh={"all but the encoder": r"(?!(\w+/)?(stem|stage\d_block\d+)/).*"},
-    partial=True,
+    signature=r"layer4\..*",
+    optional={"all but the encoder": r"(?!(\w+/)?(stem|stage\d_block\d+)/).*"},
+    omits_optional=True,
     modules=_TORCHVISION,
 )
 FORMATS = (GSTO_FORMAT, POSE_FORMAT, HRNET_FORMAT, IMAGENET_FORMAT, BODY_FORMAT, RESNET_FORMAT)
-"""The kinds of files that can be told by their keys, in the order in which they are tried."""
+"""Formats in the order in which `detect_format` tries them."""
 
 
-def format_of(keys: Iterable[str]) -> Format:
-    """Returns the kind of a network's state by its keys, without prefixes.
+def detect_format(keys: Iterable[str]) -> WeightFormat:
+    """Returns the format of a state dict by its keys, given without prefixes.
 
     Raises:
-      UserError: the kind is unknown.
+      UserError: No format matches.
     """
     keys = list(keys)
-    for form in FORMATS:
-        if any(re.fullmatch(form.sign, key) for key in keys):
-            return form
+    for weight_format in FORMATS:
+        if any(re.fullmatch(weight_format.signature, key) for key in keys):
+            return weight_format
     listed = ", ".join(sorted(keys)[:5]) or "none"
-    names = ", ".join(form.name for form in FORMATS)
-    raise UserError(f"its keys ({listed} ...) are of no network that is known: use one of {names}")
+    names = ", ".join(x.name for x in FORMATS)
+    raise UserError(f"its keys ({listed} ...) must be of one of the formats {names}")
 
 
-def format_for(config: ModelConfig) -> Format:
-    """Returns the format of the networks that a config describes, or that begin with one.
+def export_format(config: ModelConfig) -> WeightFormat:
+    """Returns the format in which networks of a config are exported.
 
     Raises:
-      UserError: there is none.
+      UserError: There is none.
     """
     if config.hrnet.attention != "none":
         raise UserError(
-            "no other implementation has names for the gates of Table 3, so their weights cannot "
-            "be exported: export the format jax"
+            "model.hrnet.attention must be none to export weights: no other implementation has "
+            "names for these gates. Export the format jax instead"
         )
     if config.is_context_net:
         return RESNET_FORMAT
@@ -204,13 +206,13 @@ def format_for(config: ModelConfig) -> Format:
     return POSE_FORMAT if config.hrnet.head == "v1" else HRNET_FORMAT
 
 
-def upsampling_note(form: Format, config: ModelConfig) -> str | None:
-    """Returns a note for a network that goes on from weights trained with another upsampling."""
-    kinds = {IMAGENET_FORMAT.name: "ImageNet", POSE_FORMAT.name: "HRNet's pose"}
-    if form.name not in kinds or config.hrnet.upsample == "nearest":
+def upsampling_note(weight_format: WeightFormat, config: ModelConfig) -> str | None:
+    """Returns a note if the imported weights were trained with another upsampling."""
+    names = {IMAGENET_FORMAT.name: "ImageNet", POSE_FORMAT.name: "HRNet pose"}
+    if weight_format.name not in names or config.hrnet.upsample == "nearest":
         return None
     return (
-        f"note: {kinds[form.name]} networks were trained with nearest upsampling in their fusions, "
-        f"and config.model.hrnet.upsample is {config.hrnet.upsample!r} here, as it is in "
+        f"note: {names[weight_format.name]} networks were trained with nearest upsampling in their "
+        f"fusions, and config.model.hrnet.upsample is {config.hrnet.upsample!r} here, as in "
         "segmentation networks"
     )

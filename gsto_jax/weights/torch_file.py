@@ -1,7 +1,7 @@
-"""Files of `torch.save`, read and written without PyTorch.
+"""Reads and writes `torch.save` files without PyTorch, and without running any pickle.
 
-A pickle can call any function there is. This reader resolves the few names that tensors need.
-Whatever else a pickle would make by a call is not made: an `Unread` stands in its place.
+Unpickling can call any function, so the reader accepts only the opcodes and names that tensors and
+containers need. An `UnsupportedObject` stands for anything else that a pickle would construct.
 """
 
 import io
@@ -9,304 +9,312 @@ import math
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, BinaryIO, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from gsto_jax.errors import UserError
 
-MOST_PICKLE = 2**24
-"""Bytes of a pickle, which holds names and shapes alone: more than any network here needs."""
-_MOST_ENTRIES = 2**18
-"""Entries that a checkpoint may have; an optimizer's state of the largest network has 10^4."""
-_MOST_DEPTH = 8
-_LONGEST_NAME = 1000
-_DIMENSIONS = 16
-_SHOWN = 100  # letters of a name out of the file
-_OLD_HEADER = (0x1950A86A20F9469CFC6C, 1001)
-"""Begins a file of before PyTorch 1.6, each number as a pickle of its own."""
-_FOREIGN = "is no file of torch.save: give a .pth or a .safetensors file"
-_BIG_ENDIAN = "holds big-endian numbers, which are not read here"
-_LONG_PICKLE = f"describes its tensors in more than {MOST_PICKLE} bytes"
+_MAX_PICKLE_BYTES = 2**24  # a pickle holds names and shapes, the tensor data lies outside it
+_MAX_ENTRIES = 2**18  # the optimizer state of the largest network has about 10^4
+_MAX_DEPTH = 8
+_MAX_NAME_LENGTH = 1000
+_MAX_DIMENSIONS = 16
+_MAX_MESSAGE = 200  # characters of an error message, which quotes the file
+_LEGACY_HEADER = (0x1950A86A20F9469CFC6C, 1001)  # magic number and version, one pickle each
+_NOT_TORCH = "is not a torch.save file: give a .pth or a .safetensors file"
+_BIG_ENDIAN = "holds big-endian data, which is not supported: save it on a little-endian machine"
+_LONG_PICKLE = f"describes its tensors in more than {_MAX_PICKLE_BYTES} bytes"
+
+_ReadStorage = Callable[[str, np.dtype[Any], int], np.ndarray]
 
 
-class _Fault(Exception):
-    """What is wrong with the file."""
+class _InvalidFile(Exception):
+    """The file is damaged or not supported; the message goes on from its path."""
 
 
-class Unread:
-    """Stands for what only a call could make, such as options, by the name that would be called."""
+class UnsupportedObject:
+    """Placeholder for an object whose class or function is not on the allow-list.
+
+    Attributes:
+      name: full name of the class or function.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def _ignore(self, *args: Any) -> "Unread":
+    def _ignore(self, *args: Any) -> "UnsupportedObject":
         return self
 
     __call__ = __setitem__ = append = extend = _ignore
 
 
-class _Table(dict[str | int, Any]):
-    """A dictionary by name: to hash a tuple of tuples could take forever."""
+class _Dict(dict[str | int, Any]):
+    """A dictionary that refuses other keys: hashing nested tuples can take forever."""
 
     def __init__(self) -> None:
         pass
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if not isinstance(key, str | int):
-            raise _Fault("has a dictionary whose keys are no names")
+            raise _InvalidFile("has a dictionary with keys other than strings and integers")
         super().__setitem__(key, value)
 
 
-class _Storage(NamedTuple):
-    key: str
-    dtype: np.dtype[Any]
-    length: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.length * self.dtype.itemsize
-
-
-class _Tensor(NamedTuple):
-    """A view of a storage, as a pickle describes it."""
-
-    storage: Any
-    offset: Any
-    size: Any
-    stride: Any
-
-    def array(self, data: Mapping[str, bytes]) -> np.ndarray:
-        storage, offset, size, stride = self
-        if (
-            any(type(n) is not int or n < 0 for n in (offset, *size, *stride))
-            or not (type(size) is type(stride) is tuple)
-            or not len(size) == len(stride) <= _DIMENSIONS
-        ):
-            raise _Fault("describes a tensor that cannot be")
-        if storage.key not in data:
-            raise _Fault(f"lacks storage {storage.key[:_SHOWN]}, the numbers of a tensor")
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if math.prod(size) > storage.length or (0 not in size and last >= storage.length):
-            raise _Fault(f"describes a tensor of shape {size}, larger than its storage"[:300])
-        if 0 in size:
-            return np.zeros(size, storage.dtype)
-        values = np.frombuffer(data[storage.key], storage.dtype, storage.length)[offset:]
-        steps = [step * values.itemsize for step in stride]
-        return np.lib.stride_tricks.as_strided(values, size, steps, writeable=False)
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
+    """Returns a view of a storage, as `torch._utils._rebuild_tensor_v2` does."""
+    if (
+        not isinstance(storage, np.ndarray)
+        or any(type(n) is not int or n < 0 for n in (offset, *size, *stride))
+        or not (type(size) is type(stride) is tuple)
+        or not len(size) == len(stride) <= _MAX_DIMENSIONS
+    ):
+        raise _InvalidFile("describes an impossible tensor")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) > storage.size or (0 not in size and last >= storage.size):
+        raise _InvalidFile(f"describes a tensor of shape {size}, larger than its storage")
+    if 0 in size:
+        return np.zeros(size, storage.dtype)
+    strides = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
 
 
-_STORAGES = {
+_DTYPES = {
     f"{name}Storage": np.dtype(dtype)
     for name, dtype in {
         **{"Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": jnp.bfloat16},
         **{"Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?"},
     }.items()
 }
-_NAMES: dict[str, Any] = {
-    **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
-    "collections.OrderedDict": _Table,
-    "torch._utils._rebuild_tensor_v2": lambda *args: _Tensor(*args[:4]),
+_ALLOWED_NAMES: dict[str, Any] = {
+    **{f"torch.{name}": dtype for name, dtype in _DTYPES.items()},
+    "collections.OrderedDict": _Dict,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
 }
-_OPCODES = (
+_ALLOWED_OPCODES = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE "
     "SHORT_BINUNICODE BINUNICODE8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
     "SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID "
     "REDUCE"
 )
+_OPCODE_METHODS = pickle._Unpickler.dispatch
 
 
-_KNOWN = pickle._Unpickler.dispatch
+def _refuse_opcode(unpickler: Any) -> None:
+    raise _InvalidFile("has a pickle opcode that no tensor needs")
 
 
-def _refuse(unpickler: Any) -> None:
-    raise _Fault("has a pickle opcode that no tensor needs")
+def _push_dict(unpickler: Any) -> None:
+    unpickler.stack.append(_Dict())
 
 
-def _push_table(unpickler: Any) -> None:
-    unpickler.stack.append(_Table())
-
-
-def _drop_state(unpickler: Any) -> None:
-    # It would change attributes; of a state_dict, it holds the versions of modules.
+def _drop_object_state(unpickler: Any) -> None:
+    # It would set attributes; the one of a state_dict holds module versions.
     unpickler.stack.pop()
 
 
 class _Unpickler(pickle._Unpickler):
-    """Reads a pickle by an allow-list of opcodes and names, and calls nothing else.
+    """Unpickler that accepts the listed opcodes and names only.
 
-    In Python, since the C class has no such list and takes the memory that a memo index asks for.
+    It extends the Python implementation: the one in C cannot restrict opcodes, and allocates as
+    much memory as a memo index asks for.
+
+    Args:
+      file: the pickle.
+      read_storage: returns the storage of a key, data type and length as a 1-D array.
     """
 
     dispatch: ClassVar = {
-        **dict.fromkeys(_KNOWN, _refuse),
-        **{code: _KNOWN[code] for name in _OPCODES.split() for code in getattr(pickle, name)},
-        pickle.EMPTY_DICT[0]: _push_table,
-        pickle.NEWOBJ[0]: _KNOWN[pickle.REDUCE[0]],
-        pickle.BUILD[0]: _drop_state,
+        **dict.fromkeys(_OPCODE_METHODS, _refuse_opcode),
+        **{
+            code: _OPCODE_METHODS[code]
+            for name in _ALLOWED_OPCODES.split()
+            for code in getattr(pickle, name)
+        },
+        pickle.EMPTY_DICT[0]: _push_dict,
+        pickle.NEWOBJ[0]: _OPCODE_METHODS[pickle.REDUCE[0]],
+        pickle.BUILD[0]: _drop_object_state,
     }
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, read_storage: _ReadStorage | None = None) -> None:
         super().__init__(file)
-        self.storages: dict[str, _Storage] = {}
+        self.read_storage = read_storage
+        self.storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         name = f"{module}.{name}"
-        if name in _NAMES:
-            return _NAMES[name]
+        if name in _ALLOWED_NAMES:
+            return _ALLOWED_NAMES[name]
         if name.startswith("torch.") and name.endswith("Storage"):
-            raise _Fault(f"asks for {name[:_SHOWN]}, a kind of numbers that is not read here")
-        return Unread(name[:_SHOWN])
+            raise _InvalidFile(f"holds {name}, an unsupported data type")
+        return UnsupportedObject(name[:_MAX_MESSAGE])
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> np.ndarray:
         match pid:
             case ("storage", np.dtype() as dtype, str(key), str(), int(length), *view) if (
-                length >= 0 and view in ([], [None])
+                self.read_storage and length >= 0 and view in ([], [None])
             ):
-                storage = _Storage(key, dtype, length)
-                if self.storages.setdefault(key, storage) != storage:
-                    raise _Fault(f"describes storage {key[:_SHOWN]} in two ways")
+                if key not in self.storages:
+                    self.storages[key] = self.read_storage(key, dtype, length)
+                storage = self.storages[key]
+                if (storage.dtype, storage.size) != (dtype, length):
+                    raise _InvalidFile(f"describes storage {key} in two ways")
                 return storage
-        raise _Fault("refers to something that is no storage of numbers")
+        raise _InvalidFile("refers to external data that is not a tensor storage")
 
 
-def read_torch(path: Path) -> dict[str, np.ndarray | Unread]:
-    """Reads the tensors of a file that `torch.save` wrote.
-
-    Args:
-      path: a zip file, as PyTorch writes it since 1.6, or a file of pickles, as it did before.
+def read_torch_file(path: Path) -> dict[str, np.ndarray | UnsupportedObject]:
+    """Reads the tensors of a `torch.save` file, either a zip file or the format before 1.6.
 
     Returns:
-      Arrays, and an `Unread` for what only a call could make, by the names of nested tables joined
-      by dots, such as "state_dict.conv1.weight".
+      Tensors and unsupported objects by the keys of nested dictionaries joined by dots, such as
+      "state_dict.conv1.weight".
 
     Raises:
-      UserError: the file holds no table or an unknown kind of tensors, or is damaged.
+      UserError: The file is damaged, not a dictionary, or uses an unsupported data type.
+      OSError: The file cannot be read.
     """
-    size = path.stat().st_size
     try:
         with path.open("rb") as file:
             start = file.read(4)
             file.seek(0)
-            if start != b"PK\x03\x04" and start[:1] != b"\x80":
-                raise _Fault(_FOREIGN)
-            tree, data = (_read_pickles if start[:1] == b"\x80" else _read_zip)(file, size)
-        if not isinstance(tree, dict | Unread):
-            raise _Fault(f"holds a {type(tree).__name__}, and not a state_dict")
-        values: dict[str, np.ndarray | Unread] = {}
-        # Counted, since a table may hold itself.
-        for count, (name, value) in enumerate(_entries(tree)):
-            if count >= _MOST_ENTRIES:
-                raise _Fault(f"has more than {_MOST_ENTRIES} entries")
-            if isinstance(value, _Tensor | Unread):
+            if start == b"PK\x03\x04":
+                content = _read_zip(file, path.stat().st_size)
+            elif start[:1] == b"\x80":
+                content = _read_legacy(file, path.stat().st_size)
+            else:
+                raise _InvalidFile(_NOT_TORCH)
+        if not isinstance(content, dict | UnsupportedObject):
+            raise _InvalidFile(f"holds a {type(content).__name__} instead of a state_dict")
+        values: dict[str, np.ndarray | UnsupportedObject] = {}
+        # Counted, since a dictionary may hold itself.
+        for count, (name, value) in enumerate(_flatten(content)):
+            if count >= _MAX_ENTRIES:
+                raise _InvalidFile(f"has more than {_MAX_ENTRIES} entries")
+            if isinstance(value, np.ndarray | UnsupportedObject):
                 if name in values:
-                    raise _Fault(f"has two tensors of the name {name[:_SHOWN]}")
-                values[name] = value.array(data) if isinstance(value, _Tensor) else value
+                    raise _InvalidFile(f"has two tensors named {name}")
+                values[name] = value
         return values
-    except _Fault as fault:
-        raise UserError(f"{path} {fault}") from None
+    except _InvalidFile as error:
+        raise UserError(f"{path} {str(error)[:_MAX_MESSAGE]}") from None
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        # Any that zipfile, pickle and NumPy have for damage; zipfile may quote all of the file.
-        reason = (str(error) or type(error).__name__)[:_SHOWN]
+        # zipfile, pickle and NumPy raise many types on damage, and zipfile may quote the file.
+        reason = (str(error) or type(error).__name__)[:_MAX_MESSAGE]
         raise UserError(f"{path} is damaged or cut off ({reason}): get it again") from None
 
 
-def _entries(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yields tables and what they hold, by names joined with dots."""
-    if depth > _MOST_DEPTH or len(name) > _LONGEST_NAME:
-        raise _Fault(f"has tables nested more than {_MOST_DEPTH} deep, or names without end")
+def _flatten(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yields nested dictionaries and their values with dotted names."""
+    if depth > _MAX_DEPTH or len(name) > _MAX_NAME_LENGTH:
+        raise _InvalidFile(f"nests dictionaries more than {_MAX_DEPTH} deep, or has endless names")
     yield name, value
     if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _entries(inner, f"{name}.{key}" if depth else str(key), depth + 1)
+        for key, item in value.items():
+            yield from _flatten(item, f"{name}.{key}" if depth else str(key), depth + 1)
 
 
-def _read_pickles(file: BinaryIO, size: int) -> tuple[Any, dict[str, bytes]]:
-    """Reads the format before 1.6: four pickles, one of the keys of storages, their numbers."""
-    head = io.BytesIO(file.read(MOST_PICKLE + 1))
+def _read_legacy(file: BinaryIO, size: int) -> Any:
+    """Reads the format before PyTorch 1.6: pickles of header, content and keys, then the data."""
+    available = size
+
+    def allocate(key: str, dtype: np.dtype[Any], length: int) -> np.ndarray:
+        nonlocal available
+        available -= length * dtype.itemsize
+        if available < 0:
+            raise _InvalidFile(f"is damaged: storage {key} is larger than the file")
+        return np.empty(length, dtype)
+
+    head = io.BytesIO(file.read(_MAX_PICKLE_BYTES + 1))
     try:
-        if any(_Unpickler(head).load() != number for number in _OLD_HEADER):
-            raise _Fault(_FOREIGN)
+        if any(_Unpickler(head).load() != expected for expected in _LEGACY_HEADER):
+            raise _InvalidFile(_NOT_TORCH)
         system = _Unpickler(head).load()
         if not isinstance(system, dict) or system.get("little_endian") is not True:
-            raise _Fault(_BIG_ENDIAN)
-        unpickler = _Unpickler(head)
-        tree, keys = unpickler.load(), _Unpickler(head).load()
+            raise _InvalidFile(_BIG_ENDIAN)
+        unpickler = _Unpickler(head, allocate)
+        content, keys = unpickler.load(), _Unpickler(head).load()
     finally:
-        if head.tell() > MOST_PICKLE:
-            raise _Fault(_LONG_PICKLE)
+        if head.tell() > _MAX_PICKLE_BYTES:
+            raise _InvalidFile(_LONG_PICKLE)
     file.seek(head.tell())
-    data = {}
+    storages = unpickler.storages
     for key in keys:
-        if not isinstance(key, str) or key not in unpickler.storages:
-            raise _Fault("holds numbers of no tensor")
-        storage = unpickler.storages[key]
+        if not isinstance(key, str) or key not in storages:
+            raise _InvalidFile("holds data that belongs to no tensor")
+        storage = storages.pop(key)
         (length,) = struct.unpack("<q", file.read(8))
-        if length != storage.length or storage.nbytes > size - file.tell():
-            raise _Fault(f"is damaged: storage {key[:_SHOWN]} should hold {storage.nbytes} bytes")
-        data[key] = file.read(storage.nbytes)
-    return tree, data
+        data = file.read(storage.nbytes)
+        if length != storage.size or len(data) != storage.nbytes:
+            raise _InvalidFile(f"is damaged: storage {key} should hold {storage.nbytes} bytes")
+        storage[:] = np.frombuffer(data, storage.dtype)
+    if storages:
+        raise _InvalidFile(f"lacks the data of storage {min(storages)}")
+    return content
 
 
-def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, bytes]]:
-    """Reads the zip file: a pickle, and a file with the numbers of each storage."""
+def _read_zip(file: BinaryIO, size: int) -> Any:
+    """Reads a zip file with a pickle of the content and one member for each storage."""
     with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
-        sizes = {info.filename: info.file_size for info in infos}
-        if any(x.compress_type != zipfile.ZIP_STORED or x.flag_bits & 1 for x in infos):
-            raise _Fault("is compressed or encrypted, which torch.save never does")
-        if sum(info.file_size for info in infos) > size:  # one region under several names
-            raise _Fault("claims to hold more than its size")
+        members = archive.infolist()
+        sizes = {member.filename: member.file_size for member in members}
+        if any(x.compress_type != zipfile.ZIP_STORED or x.flag_bits & 1 for x in members):
+            raise _InvalidFile("is compressed or encrypted, which torch.save never does")
+        if sum(member.file_size for member in members) > size:  # members may overlap
+            raise _InvalidFile("claims to hold more than its size")
         pickles = [name for name in sizes if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
-            raise _Fault("is a zip file, but not one of torch.save")
+            raise _InvalidFile("is a zip file, but not one of torch.save")
         folder = pickles[0].removesuffix("data.pkl")
-        if sizes[pickles[0]] > MOST_PICKLE:
-            raise _Fault(_LONG_PICKLE)
+        if sizes[pickles[0]] > _MAX_PICKLE_BYTES:
+            raise _InvalidFile(_LONG_PICKLE)
         if f"{folder}byteorder" in sizes and archive.read(f"{folder}byteorder") != b"little":
-            raise _Fault(_BIG_ENDIAN)
-        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
-        tree, data = unpickler.load(), {}
-        for key, storage in unpickler.storages.items():
-            name = f"{folder}data/{key}"
-            if sizes.get(name, storage.nbytes) != storage.nbytes:
-                held = f"{sizes[name]} bytes, and should hold {storage.nbytes}"
-                raise _Fault(f"is damaged: storage {key[:_SHOWN]} holds {held}")
-            if name in sizes:
-                data[key] = archive.read(name)
-    return tree, data
+            raise _InvalidFile(_BIG_ENDIAN)
+
+        def read_storage(key: str, dtype: np.dtype[Any], length: int) -> np.ndarray:
+            name, expected = f"{folder}data/{key}", length * dtype.itemsize
+            if name not in sizes:
+                raise _InvalidFile(f"lacks the data of storage {key}")
+            if sizes[name] != expected:
+                held = f"{sizes[name]} bytes instead of {expected}"
+                raise _InvalidFile(f"is damaged: storage {key} holds {held}")
+            return np.frombuffer(archive.read(name), dtype)
+
+        return _Unpickler(io.BytesIO(archive.read(pickles[0])), read_storage).load()
 
 
-def write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays by name as a `state_dict` that `torch.load` reads, `weights_only` too."""
-    kinds = {dtype: name for name, dtype in _STORAGES.items()}
-    empty = b"ccollections\nOrderedDict\n)R"
-    pickled = b"\x80\x02" + empty + b"("
+def write_torch_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as a `state_dict` that `torch.load(weights_only=True)` reads."""
+    storage_types = {dtype: name for name, dtype in _DTYPES.items()}
+    empty_dict = b"ccollections\nOrderedDict\n)R"
+    pickled = b"\x80\x02" + empty_dict + b"("
     with zipfile.ZipFile(path, "w") as archive:
 
-        def put(name: str, data: bytes) -> None:
-            # ZipInfo's own date, so that the same arrays make the same file.
+        def write_member(name: str, data: bytes) -> None:
+            # With ZipInfo's default date, equal arrays give equal files.
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
 
         for n, (key, array) in enumerate(arrays.items()):
             value = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
             strides = tuple(step // value.itemsize for step in value.strides)
-            pickled += _opcodes(key) + b"ctorch._utils\n_rebuild_tensor_v2\n(("
-            pickled += _opcodes("storage") + f"ctorch\n{kinds[value.dtype]}\n".encode()
-            pickled += _opcodes(str(n), "cpu", value.size) + b"tQ"
-            pickled += _opcodes(0, value.shape, strides, False) + empty + b"tR"
-            put(f"data/{n}", value.tobytes())
-        put("data.pkl", pickled + b"u.")
-        put("byteorder", b"little")
-        put("version", b"3\n")
+            pickled += _pickle_values(key) + b"ctorch._utils\n_rebuild_tensor_v2\n(("
+            pickled += (
+                _pickle_values("storage") + f"ctorch\n{storage_types[value.dtype]}\n".encode()
+            )
+            pickled += _pickle_values(str(n), "cpu", value.size) + b"tQ"
+            pickled += _pickle_values(0, value.shape, strides, False) + empty_dict + b"tR"
+            write_member(f"data/{n}", value.tobytes())
+        write_member("data.pkl", pickled + b"u.")
+        write_member("byteorder", b"little")
+        write_member("version", b"3\n")
 
 
-def _opcodes(*values: Any) -> bytes:
-    """Returns the pickled values without the beginning and the end of a pickle."""
+def _pickle_values(*values: Any) -> bytes:
+    """Pickles values without the header and the end of a pickle."""
     return b"".join(pickle.dumps(value, 2)[2:-1] for value in values)

@@ -32,11 +32,11 @@ FILES = {
 }
 
 
-WRITERS = {"tree": write_tree, "zips": write_zips, "tars": write_tars}
+WEIGHT_WRITERS = {"tree": write_tree, "zips": write_zips, "tars": write_tars}
 
 
 def build(root, name, files=None, layout="tree", **options):
-    source = WRITERS[layout](root / "downloads", FILES[name]() if files is None else files)
+    source = WEIGHT_WRITERS[layout](root / "downloads", FILES[name]() if files is None else files)
     return prepare(BUILDERS[name](), source, root / "sets", **{"partial": True, **options})
 
 

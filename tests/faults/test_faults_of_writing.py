@@ -38,7 +38,7 @@ from gsto_jax.predict.files import PredictionWriter, write_classes, write_joints
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation.submission import SubmissionWriter
 from gsto_jax.training import task
-from gsto_jax.weights import SUFFIXES
+from gsto_jax.weights import WEIGHT_WRITERS
 from modes import eval as evaluate
 from modes import tables, train
 from tests.faults.disks import files_no_larger_than, fill
@@ -63,7 +63,7 @@ def submission(path):
 
 def weights(path):
     with atomic_write(path) as part:
-        SUFFIXES[path.suffix](part, {"a": np.ones(1000, np.float32)})
+        WEIGHT_WRITERS[path.suffix](part, {"a": np.ones(1000, np.float32)})
 
 
 WRITERS = {

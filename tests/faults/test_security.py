@@ -29,7 +29,7 @@ from gsto_jax import UserError
 from gsto_jax.image_files import MAX_PIXELS, DecodeOptions
 from gsto_jax.predict import media
 from gsto_jax.runs import checkpoint
-from gsto_jax.weights import read_state
+from gsto_jax.weights import read_state_dict
 from tests.data_pipelines.prepared_sets import build, opened
 
 
@@ -264,7 +264,7 @@ def test_safetensors_that_lie(tmp_path, data):
     path = tmp_path / "a.safetensors"
     path.write_bytes(data)
     with allocating_less_than(2**20), pytest.raises(UserError, match=rf"^{path} .*: get it again"):
-        read_state(path)
+        read_state_dict(path)
 
 
 def test_a_header_of_safetensors_that_is_too_long(tmp_path):
@@ -272,7 +272,7 @@ def test_a_header_of_safetensors_that_is_too_long(tmp_path):
     path.write_bytes(struct.pack("<Q", 10**8 + 1))
     os.truncate(path, 2 * 10**8)
     with allocating_less_than(2**20), pytest.raises(UserError, match="header too large"):
-        read_state(path)
+        read_state_dict(path)
 
 
 def torch_zip(path, pickled, packing=zipfile.ZIP_STORED):
@@ -292,19 +292,19 @@ def test_weights_that_lie(tmp_path, monkeypatch):
     path = tmp_path / "a.pth"
     torch_zip(path, b"\x80\x02" + b"0" * 2**24 + b".")
     with pytest.raises(UserError, match="describes its tensors in more than"):
-        read_state(path)
+        read_state_dict(path)
     old = b"".join(
         pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
     )
     path.write_bytes(old + b"\x80\x02X" + struct.pack("<I", 2**24) + bytes(2**24) + b".")
     with pytest.raises(UserError, match="describes its tensors in more than"):
-        read_state(path)
+        read_state_dict(path)
     torch_zip(path, bytes(2**27), zipfile.ZIP_DEFLATED)
     with pytest.raises(UserError, match="compressed"):
-        read_state(path)
+        read_state_dict(path)
     torch_zip(path, pickle.dumps({"a": Command()}, protocol=2))
     with pytest.raises(UserError, match=r"asks for (posix|nt).system, .*: nothing of it was run"):
-        read_state(path)
+        read_state_dict(path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -332,18 +332,18 @@ def test_pickles_that_ask_for_work_or_room(tmp_path, opcodes):
     path = tmp_path / "a.pth"
     torch_zip(path, b"\x80\x04" + opcodes + b".")
     with allocating_less_than(2**26), pytest.raises(UserError, match=f"^{path} "):
-        read_state(path)
+        read_state_dict(path)
 
 
 def test_a_pickle_changes_no_class(tmp_path):
     """By the state of an object, which sets attributes."""
     path, good = tmp_path / "a.pth", Path(__file__).parents[1] / "golden" / "j_torch_zip.pth"
-    before = read_state(good).keys()
+    before = read_state_dict(good).keys()
     state = b"N}X\x0b\0\0\0__setitem__K\x01s\x86"
     torch_zip(path, b"\x80\x02ccollections\nOrderedDict\n" + state + b"b.")
     with pytest.raises(UserError):
-        read_state(path)
-    assert read_state(good).keys() == before
+        read_state_dict(path)
+    assert read_state_dict(good).keys() == before
 
 
 def test_a_message_does_not_quote_the_file(tmp_path):
@@ -355,7 +355,7 @@ def test_a_message_does_not_quote_the_file(tmp_path):
     data[26:28] = struct.pack("<H", 60000)
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"is damaged or cut off \(File name in") as error:
-        read_state(path)
+        read_state_dict(path)
     assert len(str(error.value)) < 400
     path.rename(tmp_path / "a.zip")
     with Downloads(tmp_path) as downloads, pytest.raises(DataError, match="Cannot read") as error:

@@ -1,4 +1,4 @@
-"""States of networks under other implementations' names."""
+"""State dicts of small networks, and assertions about them."""
 
 import zipfile
 from dataclasses import replace
@@ -9,10 +9,7 @@ import numpy as np
 
 from gsto_jax import PLAIN, HRNet, HRNetSpec
 from gsto_jax.models.initialize import abstract_variables
-from gsto_jax.weights import (
-    HRNET_FORMAT,
-    to_reference,
-)
+from gsto_jax.weights import HRNET_FORMAT, from_state_dict, locate_network, to_state_dict
 
 CLASSIFIER = {
     "incre_modules.0.0.conv1.weight": np.zeros((8, 4, 1, 1), np.float32),
@@ -34,11 +31,22 @@ def network(gsto=PLAIN, spec=SPEC, classes=19, **kwargs):
     return HRNet(spec, gsto, classes, **kwargs)
 
 
-def random_state(model, form=HRNET_FORMAT):
-    """A state of random numbers for a network, as a file of that kind holds it."""
+def load_variables(state_dict, variables, weight_format):
+    """Returns variables loaded from a state dict whose keys may have a prefix."""
+    state_dict = locate_network(state_dict, variables).state_dict
+    return from_state_dict(state_dict, variables, weight_format).variables
+
+
+def group_sizes(groups):
+    """Returns the number of names in each group."""
+    return {group: len(names) for group, names in groups.items()}
+
+
+def random_state(model, weight_format=HRNET_FORMAT):
+    """Returns a state dict of random values for a network."""
     rng = np.random.default_rng(0)
     state = {}
-    for key, shape in to_reference_shapes(model, form).items():
+    for key, shape in state_dict_shapes(model, weight_format).items():
         positive = key.endswith(("running_var", ".weight")) and len(shape) == 1
         value = rng.uniform(0.5, 1.5, shape) if positive else rng.standard_normal(shape)
         state[key] = value.astype(np.float32)
@@ -50,9 +58,9 @@ def shapes_of(model):
     return abstract_variables(model)
 
 
-def to_reference_shapes(model, form):
+def state_dict_shapes(model, weight_format):
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes_of(model))
-    return {key: value.shape for key, value in to_reference(variables, form).items()}
+    return {key: value.shape for key, value in to_state_dict(variables, weight_format).items()}
 
 
 def imagenet_state():
@@ -60,11 +68,11 @@ def imagenet_state():
     return without(state, "last_layer") | CLASSIFIER
 
 
-def assert_equal_arrays(found, expected):
-    assert set(found) == set(expected)
+def assert_equal_arrays(arrays, expected):
+    assert set(arrays) == set(expected)
     for key, value in expected.items():
-        assert found[key].dtype == value.dtype and found[key].shape == value.shape, key
-        np.testing.assert_array_equal(found[key], value, err_msg=key)
+        assert arrays[key].dtype == value.dtype and arrays[key].shape == value.shape, key
+        np.testing.assert_array_equal(arrays[key], value, err_msg=key)
 
 
 def without(state, start):
@@ -72,7 +80,7 @@ def without(state, start):
 
 
 def torch_zip(path, pickled, **data):
-    """A zip file as `torch.save` makes it, of any pickle and numbers."""
+    """Writes a `torch.save` zip file of a pickle and storages `s0`, `s1`; returns its path."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
         for key, value in data.items():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gsto_jax.runs.tasks import task_of
-from gsto_jax.weights import read_state
+from gsto_jax.weights import read_state_dict
 from modes.terminal_output import plain_values
 from modes.train import start_note
 from tests.program import run, run_short
@@ -52,9 +52,9 @@ def test_exported_weights_start_another_run(tmp_path):
     assert exported.returncode == 0, exported.stderr
     path = tmp_path / "export" / "weights.pth"
     assert f"export      {path} (GSTO-HRNet names" in exported.stdout
-    assert set(read_state(path)) == set(read_state(path.with_suffix(".safetensors")))
+    assert set(read_state_dict(path)) == set(read_state_dict(path.with_suffix(".safetensors")))
     done = run(args[0], f"--workdir={tmp_path}/next", f"--config.init_from={path}")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "next" / "init_from.json").read_text())
-    assert record["loaded"] == record["total"] and record["fresh"] == {}
+    assert record["num_loaded"] == record["num_arrays"] and record["initialized"] == {}
     assert f"arrays from {path} (GSTO-HRNet)\n" in done.stdout

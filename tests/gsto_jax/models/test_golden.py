@@ -13,8 +13,9 @@ from gsto_jax.devices.mesh import compiler_options, make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.losses import deep_supervision
 from gsto_jax.models.initialize import abstract_variables
-from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, POSE_FORMAT, from_reference, to_reference
+from gsto_jax.weights import GSTO_FORMAT, HRNET_FORMAT, POSE_FORMAT, to_state_dict
 from tests.gsto_jax.loss_settings import loss_config
+from tests.gsto_jax.weight_states import load_variables
 
 SPEC = HRNetSpec(widths=(4, 8, 16, 32), modules=(1, 2, 2), blocks=1, stage1_blocks=1)
 # The states of a and b were run by plain BatchNorm; only a2 applies the gamma rule.
@@ -32,7 +33,7 @@ def state_of(arrays):
 
 
 def load(model, state, form=PLAIN_GAMMA):
-    return from_reference(state, abstract_variables(model), form)
+    return load_variables(state, abstract_variables(model), form)
 
 
 def nhwc(array, dtype=jnp.float64):
@@ -144,7 +145,7 @@ def test_pose_hrnet_eval(golden, x64, dtype, bound):
     out = jax.jit(model.apply)(variables, nhwc(d["input"], dtype))
     assert deviation(out.logits, d["out"]) < bound
     assert [x.shape[-1] for x in out.branches["stage4"]] == [4]
-    back = to_reference(variables)
+    back = to_state_dict(variables)
     assert set(back) == set(state_of(d))
 
 
@@ -177,7 +178,7 @@ def train_step(model, variables, x, label, options=None):
     step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=options)
     (loss, aux), grads = step(variables["params"])
     parts, out, batch_stats = aux
-    return loss, parts, out, to_reference({"params": grads}), to_reference({"b": batch_stats})
+    return loss, parts, out, to_state_dict({"params": grads}), to_state_dict({"b": batch_stats})
 
 
 ZERO_GRADIENTS = ("last_layer_stage2.0.bias", "last_layer_stage3.0.bias", "last_layer.0.bias")
@@ -286,7 +287,7 @@ def test_names_are_a_bijection(a):
     assert {k for k in flatten_dict(variables)} == {
         k for k in flatten_dict(abstract_variables(model))
     }
-    back = to_reference(variables)
+    back = to_state_dict(variables)
     assert set(back) == set(without(state, "att1."))
     for key, value in back.items():
         np.testing.assert_array_equal(value, state[key], err_msg=key)

@@ -140,7 +140,7 @@ def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
     count = len(found)
     assert report.startswith(f"starts from {count} of {count} arrays from {path} (GSTO-HRNet)\n")
     assert "the prefix 'model.' of its keys was taken off" in report
-    assert report.endswith("\n  fresh     none")
+    assert report.endswith("\n  initialized  none")
     record = json.loads((tmp_path / "run" / "init_from.json").read_text())
     assert record["path"] == str(path)
     assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()

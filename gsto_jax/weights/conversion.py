@@ -1,0 +1,198 @@
+"""Converts between PyTorch state dicts and this package's variables.
+
+PyTorch stores convolution kernels as `o i h w`, Flax as `h w i o`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from gsto_jax.errors import UserError
+from gsto_jax.weights.formats import HRNET_FORMAT, LeafPath, WeightFormat
+
+Variables = Mapping[str, Any]  # {"params": tree, "batch_stats": tree}
+Groups = Mapping[str, list[str]]
+_GAMMA_EPSILON = 1e-5  # added to the BN scale by the released GSTO-HRNet
+_MAX_PROBLEMS = 20  # in an error message
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """Variables loaded from a state dict.
+
+    Attributes:
+      variables: All variables of the network.
+      loaded: Paths of the arrays that the state dict provided, by section of the network.
+      initialized: Paths of the arrays that kept their initial values, by group of the format.
+      unused: Keys of the state dict that the network has no use for, by their first segment.
+    """
+
+    variables: dict[str, Any]
+    loaded: Groups
+    initialized: Groups
+    unused: Groups
+
+    @property
+    def num_loaded(self) -> int:
+        """Number of arrays that the state dict provided."""
+        return sum(map(len, self.loaded.values()))
+
+    @property
+    def num_arrays(self) -> int:
+        """Number of arrays of the network."""
+        return self.num_loaded + sum(map(len, self.initialized.values()))
+
+
+def from_state_dict(
+    state_dict: Mapping[str, np.ndarray], variables: Variables, weight_format: WeightFormat
+) -> LoadResult:
+    """Loads variables from a PyTorch state dict.
+
+    Args:
+      state_dict: Arrays by key, without prefixes.
+      variables: Variables of the network. Arrays that the state dict may lack keep their values;
+        if it lacks none, shapes from `jax.eval_shape` suffice.
+      weight_format: Format of the state dict.
+
+    Returns:
+      NumPy arrays in the dtypes of `variables`.
+
+    Raises:
+      UserError: A key is missing or unexpected, or an array has another shape, is not of floating
+        point, or is not finite.
+    """
+    filled: dict[LeafPath, Any] = {}
+    initialized: dict[LeafPath, str] = {}
+    loaded: dict[LeafPath, list[str]] = {}
+    problems: list[str] = []
+    for path, leaf in flatten_dict(dict(variables)).items():
+        group = weight_format.optional_group(path[1:])
+        keys = weight_format.keys(path[1:], leaf.shape[-1])
+        if group is not None and not any(key in state_dict for key in keys):
+            initialized[path], filled[path] = group, leaf
+            continue
+        loaded[path] = keys
+        if not keys:
+            problems.append(f"no counterpart of {'/'.join(path)}")
+            continue
+        shape = (*leaf.shape[:-1], leaf.shape[-1] // len(keys))
+        arrays = {key: _to_flax_layout(state_dict[key]) for key in keys if key in state_dict}
+        faults = [fault for key in keys if (fault := _check_array(key, arrays.get(key), shape))]
+        if faults:
+            problems += [f"{fault} (for {'/'.join(path)})" for fault in faults]
+            continue
+        value = np.concatenate(list(arrays.values()), axis=-1).astype(leaf.dtype)
+        if weight_format.absolute_gamma and path[-1] == "scale":
+            value = np.abs(value) + np.asarray(_GAMMA_EPSILON, value.dtype)
+        filled[path] = value
+    # An optional module must be loaded completely or not at all.
+    started = {(weight_format.optional_group(path[1:]), path[1]) for path in loaded}
+    problems += [
+        f"missing the key of {'/'.join(path)}, though other keys of its {group} are there"
+        for path, group in initialized.items()
+        if (group, path[1]) in started
+    ]
+    used = {key for keys in loaded.values() for key in keys}
+    unused = [key for key in state_dict if key not in used]
+    problems += [f"unexpected {key}" for key in unused if not weight_format.ignores(key)]
+    if problems:
+        more = [f"and {len(problems) - _MAX_PROBLEMS} more"] * (len(problems) > _MAX_PROBLEMS)
+        listed = "; ".join(sorted(problems)[:_MAX_PROBLEMS] + more)
+        raise UserError(f"not a {weight_format.name} state dict of this network: {listed}")
+    return LoadResult(
+        variables=unflatten_dict(filled),
+        loaded=_group((_section(path), "/".join(path[1:])) for path in loaded),
+        initialized=_group((group, "/".join(path[1:])) for path, group in initialized.items()),
+        unused=_group((_first_segment(key), key) for key in unused),
+    )
+
+
+def _check_array(key: str, array: np.ndarray | None, shape: tuple[int, ...]) -> str:
+    """Returns why an array cannot be loaded; "" if it can."""
+    if array is None:
+        return f"missing {key}"
+    if array.shape != shape:
+        return f"{key} has shape {array.shape}, not {shape}"
+    if not jnp.issubdtype(array.dtype, jnp.floating):  # quantized weights
+        return f"{key} holds {array.dtype}, not floating-point numbers"
+    count = array.size - np.count_nonzero(np.isfinite(array))
+    return f"{key} has {count} of {array.size} values that are not finite" if count else ""
+
+
+def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for group, name in pairs:
+        groups.setdefault(group, []).append(name)
+    return groups
+
+
+def _section(path: LeafPath) -> str:
+    """Returns the section of the network that a leaf belongs to, such as "stage2"."""
+    return re.sub(r"(_module|_block)\d+$", "", re.sub(r"^stem\d$", "stem", path[1]))
+
+
+def _first_segment(key: str) -> str:
+    last = key.rpartition(".")[2]
+    return last if last == "num_batches_tracked" else key.partition(".")[0]
+
+
+def to_state_dict(
+    variables: Variables, weight_format: WeightFormat = HRNET_FORMAT
+) -> dict[str, np.ndarray]:
+    """Converts variables to a PyTorch state dict.
+
+    Where the format computes BN scales as `|weight| + 1e-5`, the weights are stored such that this
+    rule gives the scales back. It cannot give negative ones: these change sign together with the
+    convolution before them, which leaves the output unchanged.
+
+    Args:
+      variables: Variables of a network, a subtree of them, or a tree like them such as gradients.
+      weight_format: Format of the state dict.
+
+    Raises:
+      UserError: The format has no counterpart of a module.
+    """
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten_dict(dict(variables)).items()}
+    if weight_format.absolute_gamma:
+        _make_scales_positive(leaves)
+    state_dict: dict[str, np.ndarray] = {}
+    for path, leaf in leaves.items():
+        if weight_format.omits(path[1:]):
+            continue
+        keys = weight_format.keys(path[1:], leaf.shape[-1])
+        if not keys:
+            raise UserError(f"{weight_format.name} has no counterpart of '{'/'.join(path[1:-1])}'")
+        for key, array in zip(keys, np.split(leaf, len(keys), axis=-1), strict=True):
+            state_dict[weight_format.prefix + key] = (
+                array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+            )
+    return state_dict
+
+
+def _make_scales_positive(leaves: dict[LeafPath, np.ndarray]) -> None:
+    """Replaces BN scales by weights for which `|weight| + 1e-5` computes the same output."""
+    for path, scale in list(leaves.items()):
+        if path[-1] != "scale":
+            continue
+        sign = np.where(scale < 0, -1, 1).astype(scale.dtype)
+        _, *parents, bn, _ = path
+        conv = bn.replace("bn", "conv")
+        for input_path in (
+            ("params", *parents, conv, "kernel"),
+            ("params", *parents, conv, "bias"),
+            ("batch_stats", *parents, bn, "mean"),
+        ):
+            if input_path in leaves:
+                leaves[input_path] = leaves[input_path] * sign
+        weight = np.maximum(np.abs(scale.astype(np.float64)) - _GAMMA_EPSILON, 0)
+        leaves[path] = weight.astype(scale.dtype)
+
+
+def _to_flax_layout(array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array)
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array

@@ -1,0 +1,164 @@
+"""Loads variables from weight files and writes weight files."""
+
+import hashlib
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from gsto_jax.errors import UserError
+from gsto_jax.files import atomic_write
+from gsto_jax.weights.conversion import (
+    Groups,
+    LoadResult,
+    Variables,
+    from_state_dict,
+    to_state_dict,
+)
+from gsto_jax.weights.files import WEIGHT_WRITERS, read_weight_file
+from gsto_jax.weights.formats import WeightFormat, detect_format
+from gsto_jax.weights.prefixes import AUTO, LocatedNetwork, locate_network
+
+_MAX_LINE = 100  # characters of a line of the summary, and of a name
+
+
+@dataclass(frozen=True)
+class ImportedWeights:
+    """Variables loaded from a weight file.
+
+    Attributes:
+      path: The file, or the index of a sharded one.
+      sha256: Hexadecimal digest of the file, or of the index and its shards in order.
+      weight_format: Format of the state dict.
+      network: The network as found in the file.
+      result: The variables, and which of them the file provided.
+    """
+
+    path: Path
+    sha256: str
+    weight_format: WeightFormat
+    network: LocatedNetwork
+    result: LoadResult
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Variables of the network."""
+        return self.result.variables
+
+    @property
+    def unused(self) -> Groups:
+        """Keys of the file that were not loaded, by module or dictionary."""
+        return {**self.result.unused, **self.network.unused}
+
+    @property
+    def summary(self) -> str:
+        """Lines of text that list what was loaded, newly initialized, and unused."""
+        result = self.result
+        counts = ", ".join(f"{section} ({len(x)})" for section, x in result.loaded.items())
+        indent = " " * 15
+        lines = [
+            f"{result.num_loaded} of {result.num_arrays} arrays from {self.path} "
+            f"({self.weight_format.name})",
+            *(f"  note         {note}" for note in self.network.notes),
+            *textwrap.wrap(f"  loaded       {counts}", _MAX_LINE, subsequent_indent=indent),
+            *(f"  initialized  {_describe(*group)}" for group in result.initialized.items()),
+            *(f"  unused       {_describe(*group)}" for group in self.unused.items()),
+        ]
+        return "\n".join(lines if result.initialized else [*lines, "  initialized  none"])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything but the variables, as JSON values."""
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "format": self.weight_format.name,
+            "prefix": self.network.prefix,
+            "notes": list(self.network.notes),
+            "num_loaded": self.result.num_loaded,
+            "num_arrays": self.result.num_arrays,
+            "loaded": dict(self.result.loaded),
+            "initialized": dict(self.result.initialized),
+            "unused": dict(self.unused),
+        }
+
+
+def _describe(group: str, names: list[str]) -> str:
+    """Returns the size of a group and as many of its names as fit in a line."""
+    text = f"{group[:_MAX_LINE]} ({len(names)}): {names[0][:_MAX_LINE]}"
+    for name in names[1:]:
+        if len(text) + len(name) >= _MAX_LINE - 21:
+            return f"{text} ..."
+        text += f", {name}"
+    return text
+
+
+def import_weights(
+    path: str | Path,
+    variables: Variables,
+    weight_format: WeightFormat | None = None,
+    prefix: str = AUTO,
+) -> ImportedWeights:
+    """Loads the variables of a network from a weight file.
+
+    Args:
+      path: File or folder; see `read_weight_file`.
+      variables: Variables of the network. Optional arrays that the file lacks keep their values.
+      weight_format: Format of the file; detected from its keys if None.
+      prefix: Prefix of the network's keys, to choose among several networks in the file.
+
+    Raises:
+      UserError: The file cannot be read, or does not fit the network.
+
+    Example:
+      >>> variables = initial_variables(model, seed=0)
+      >>> imported = import_weights("hrnetv2_w48.pth", variables)
+      >>> print(imported.summary)
+      >>> model.apply(imported.variables, image)
+    """
+    file = read_weight_file(path)
+    path = file.files[0]
+    try:
+        network = locate_network(file.arrays, variables, prefix)
+        weight_format = weight_format or detect_format(network.state_dict)
+        result = from_state_dict(network.state_dict, variables, weight_format)
+    except UserError as error:
+        warning = f"; {file.warning}" if file.warning else ""
+        raise UserError(f"weights {path}: {error}{warning}") from None
+    digest = hashlib.sha256()
+    for name in file.files:
+        with name.open("rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return ImportedWeights(
+        path=path,
+        sha256=digest.hexdigest(),
+        weight_format=weight_format,
+        network=network,
+        result=result,
+    )
+
+
+def export_weights(path: str | Path, variables: Variables, weight_format: WeightFormat) -> int:
+    """Writes the variables of a network as a PyTorch state dict.
+
+    Args:
+      path: File with a suffix of `WEIGHT_WRITERS`.
+      variables: Variables of the network.
+      weight_format: Format of the state dict.
+
+    Returns:
+      Number of arrays that the format omits.
+
+    Raises:
+      UserError: The suffix is unknown, or the format has no counterpart of a module.
+    """
+    path = Path(path)
+    if path.suffix not in WEIGHT_WRITERS:
+        raise UserError(f"weights {path}: the suffix must be one of {', '.join(WEIGHT_WRITERS)}")
+    state_dict = to_state_dict(variables, weight_format)
+    with atomic_write(path) as temporary_path:
+        WEIGHT_WRITERS[path.suffix](temporary_path, state_dict)
+    return sum(weight_format.omits(path[1:]) for path in flatten_dict(dict(variables)))
