@@ -4,8 +4,9 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 EVALUATION := $(VENV)/evaluation/.installed
+DOCS := $(VENV)/.installed-docs
 
-.PHONY: help demo test test-slow test-long lint env clean
+.PHONY: help demo test test-slow test-long lint docs notebook env clean
 
 help:
 	@echo "make demo       install everything and run the demonstration"
@@ -13,6 +14,8 @@ help:
 	@echo "make test-slow  run the tests marked slow, which CI does too"
 	@echo "make test-long  run the tests marked long, which it does not"
 	@echo "make lint       check style, formatting and types"
+	@echo "make docs       build the documentation into build/site"
+	@echo "make notebook   execute the notebook"
 	@echo "make env        only install, into $(VENV)"
 	@echo "make clean      remove $(VENV), caches and build outputs"
 	@echo
@@ -30,6 +33,10 @@ $(STAMP): requirements.txt pyproject.toml
 $(EVALUATION): requirements-evaluation.txt $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 	  --target $(VENV)/evaluation -r $<
+	@touch $@
+
+$(DOCS): requirements-docs.txt $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 env: $(STAMP)
@@ -51,6 +58,13 @@ lint: $(STAMP)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@echo "documentation  build/site/index.html"
+
+notebook: $(DOCS)
+	$(PY) examples/run_notebook.py examples/gsto.ipynb
 
 # VENV may name any folder, so only what looks like an environment is removed.
 clean:
