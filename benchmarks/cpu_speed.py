@@ -104,7 +104,7 @@ def ours(folder: Path, step: str, network: str, batch: int) -> Run:
     """The product's program."""
     import jax
 
-    from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated
+    from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated_sharding
     from gsto_jax.segmentation.task import logits
     from gsto_jax.training.loop import compiled_train_step
     from gsto_jax.training.task import state_of
@@ -114,7 +114,7 @@ def ours(folder: Path, step: str, network: str, batch: int) -> Run:
     inputs = put_batch(arrays, mesh)
     if step == "inference":
         forward = jax.jit(partial(logits, task.on(mesh)), compiler_options=compiler_options(mesh))
-        variables = jax.device_put(variables, replicated(mesh))
+        variables = jax.device_put(variables, replicated_sharding(mesh))
         images = inputs["normalized"]
         return lambda: {"logits": jax.block_until_ready(forward(variables, images))}
     train = compiled_train_step(task, mesh)

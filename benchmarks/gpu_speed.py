@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated
+from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated_sharding
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.segmentation.task import logits
@@ -209,7 +209,7 @@ def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
     row, mesh = ROWS[key], make_mesh(jax.devices()[:1])
     task = make_task(row)
     options, batch = compiler_options(mesh), put_batch(batch_of(task), mesh)
-    variables = jax.device_put(task.initial_variables(), replicated(mesh))
+    variables = jax.device_put(task.initial_variables(), replicated_sharding(mesh))
     state = state_of(task, variables, mesh)
     inputs = {name: batch[name] for name in task.train_inputs}
     train_step = compiled_train_step(task, mesh)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import make_mesh, replicated, split_batch
+from gsto_jax.devices.mesh import batch_sharding, make_mesh, replicated_sharding
 from gsto_jax.plan.machines import machine
 from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.training.loop import compiled_train_step
@@ -82,7 +82,7 @@ def programs() -> Iterator[tuple[str, Any]]:
 def lower_train_step(task: Task, mesh: Mesh, batch_size: int, crop: tuple[int, int]) -> Any:
     """Returns the train step of a task, lowered for a mesh."""
     state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
         abstract_state(task),
     )
     inputs = abstract_inputs(task, mesh, batch_size, crop, "train")
@@ -94,7 +94,7 @@ def abstract_inputs(
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shapes and shardings of a batch of `step`, "train" or "eval"."""
     shapes = task.abstract_batch(batch_size, crop, step)
-    sharding = split_batch(mesh)
+    sharding = batch_sharding(mesh)
     return {k: jax.ShapeDtypeStruct(*v, sharding=sharding) for k, v in shapes.items()}
 
 

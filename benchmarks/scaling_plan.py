@@ -19,7 +19,7 @@ them runs move at most 1 in 100 bytes, the other takes what the first has measur
 collectives: "like" names it, "unlike" is that share, "compile_s" how long it took to see. `--whole`
 compiles all the same, such as after a change of the network.
 
-More than 8 images a chip go through in parts of 8 (`train.accumulate`), since a chip has no room
+More than 8 images a chip go through in parts of 8 (`train.grad_accum_steps`): a chip has no room
 for more of W48; a row whose batch still does not fit is a row, too.
 
 Times come from `gsto_jax.plan.estimate`: the longer of bytes over bandwidth and cycles over the
@@ -128,7 +128,7 @@ def measure(row: Row) -> dict[str, Any]:
     target = machine(f"{CHIP}:{'x'.join(map(str, GRIDS[row.chips]))}")
     config.model.dtype = "bfloat16"
     config.model.bn_groups = row.chips if row.bn == "groups" else 1
-    config.train.batch_size, config.train.accumulate = row.images * row.chips, row.parts
+    config.train.batch_size, config.train.grad_accum_steps = row.images * row.chips, row.parts
     task, data, _ = read_settings(config)
     began = time.perf_counter()
     try:

@@ -235,7 +235,7 @@ def check_settings(config: Config) -> None:
         and (hrnet.self_gate, model.align_corners, model.dtype) == (True, False, "float32")
         and (config.loss.kind, config.loss.class_weights) == ("ce", False)
         and (optim.warmup_fraction, optim.lr_lag, optim.ema_decay) == (0, False, 0)
-        and (config.train.accumulate, config.loss.stage_weights[-1]) == (1, 1)
+        and (config.train.grad_accum_steps, config.loss.stage_weights[-1]) == (1, 1)
     )
     if not done:
         sys.exit("this peer does the released form at the usual settings only")

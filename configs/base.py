@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from data_pipelines.config import DataConfig
-from gsto_jax.config import Config, Section, settings
+from gsto_jax.config import Config, Section, iter_options
 
 PREPARED = "~/gsto_data"
 """Where prepared datasets lie, unless `config.data.root` says otherwise."""
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
 
 def options() -> dict[str, Any]:
     """Returns the field that declares each option, by its dotted name."""
-    return dict([*settings(Config), *settings(DataConfig, "data.")])
+    return dict([*iter_options(Config), *iter_options(DataConfig, "data.")])
 
 
 def _defaults(section: type[Section]) -> ConfigDict:
@@ -62,7 +62,7 @@ def finish(
     """Applies what stands behind the colon of `--config=FILE:ARG`.
 
     Args:
-      config: the experiment's settings.
+      config: the experiment's options.
       arg: comma-separated words: `baseline` (plain HRNetV2), `batch=N` (another batch, see
         `set_batch`), `ms` (test at several scales, mirrored too), `slide` (test by windows),
         `runlocal` (a few small steps).

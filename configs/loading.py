@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from gsto_jax.config import flat
+from gsto_jax.config import flatten
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = str(ROOT / "configs" / "quickstart.py")
@@ -111,7 +111,7 @@ def of_run(folder: Path) -> ConfigDict | None:
 
 def names(config: ConfigDict) -> list[str]:
     """Returns the dotted names of all settings, such as "train.steps"."""
-    return list(flat(config.to_dict()))
+    return list(flatten(config.to_dict()))
 
 
 def unknown_setting(name: str, known: list[str]) -> str:
@@ -228,7 +228,7 @@ def _place(root: ConfigDict, section: ConfigDict, place: str = "") -> str | None
 
 def _filled(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """Sets all settings to nested plain values."""
-    options, known = flat(values), names(config)
+    options, known = flatten(values), names(config)
     for name in sorted(set(options).symmetric_difference(known)):
         raise KeyError(f"it {'lacks' if name in known else 'has'} the setting {name}")
     config.update_from_flattened_dict({name: _tuples(value) for name, value in options.items()})

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
-from gsto_jax.config.fields import DATA, RUNTIME, Section, setting, subsection
+from gsto_jax.config.fields import DATA, RUNTIME, Section, option, subsection
 from gsto_jax.image_files import DecodeOptions
 
 STORAGES = ("files", "tiles")
@@ -19,27 +19,27 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keypoints(Section, place="data.keypoints", role=DATA, error=DataError):
+class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
     """The joints of persons, and how persons are cropped."""
 
-    names: tuple[str, ...] = setting((), "Of the joints, in order; none: not a pose dataset")
-    flip_pairs: Pairs = setting((), "Joints that change places in a mirrored image", ge=0)
-    skeleton: Pairs = setting((), "Pairs of joints to draw a line between", ge=0)
-    sigmas: tuple[float, ...] = setting(
+    names: tuple[str, ...] = option((), "Of the joints, in order; none: not a pose dataset")
+    flip_pairs: Pairs = option((), "Joints that change places in a mirrored image", ge=0)
+    skeleton: Pairs = option((), "Pairs of joints to draw a line between", ge=0)
+    sigmas: tuple[float, ...] = option(
         (), "Deviations of the object keypoint similarity, one per joint", gt=0
     )
-    padding: float = setting(1.25, "Size of the crop relative to a person's box", ge=0.1, le=10)
-    rotation: float = setting(
+    padding: float = option(1.25, "Size of the crop relative to a person's box", ge=0.1, le=10)
+    rotation: float = option(
         45.0, "Training images turn by at most so many degrees ...", ge=0, le=180
     )
-    scale: float = setting(0.35, "... and change their size by at most this share", ge=0, le=0.99)
-    detections: str = setting(
+    scale: float = option(0.35, "... and change their size by at most this share", ge=0, le=0.99)
+    detections: str = option(
         "", "JSON file of boxes to evaluate on; empty: the true boxes", role=RUNTIME
     )
-    category: str = setting(
+    category: str = option(
         "",
         "Name or id of the category in COCO files; empty: the only one with keypoints, or 'person'",
-        wanted="use the name or id of a category, or ''",
+        expected="the name or id of a category, or ''",
     )
 
     def __post_init__(self) -> None:
@@ -60,108 +60,108 @@ class Keypoints(Section, place="data.keypoints", role=DATA, error=DataError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(Section, place="data", role=DATA, error=DataError):
+class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     """A dataset and its augmentation. Lists become tuples."""
 
-    source: str = setting("folder", "Source", choices=SOURCES)
-    root: str = setting(
+    source: str = option("folder", "Source", choices=SOURCES)
+    root: str = option(
         "",
         "folder: directory of the dataset; tfds: directory of prepared datasets",
         role=RUNTIME,
     )
-    name: str = setting("", "tfds: name of the dataset")
-    storage: str = setting(
+    name: str = option("", "tfds: name of the dataset")
+    storage: str = option(
         "files",
         "Storage of images when a dataset is prepared",
         choices={"files": "as downloaded", "tiles": "decode only the crop"},
         role=RUNTIME,
     )
-    list_file: str = setting(
+    list_file: str = option(
         "", 'folder: "{split}.txt" of lines "image label"; empty: the two directories below'
     )
-    images: str = setting("", 'folder: directory of the images, such as "leftImg8bit/{split}"')
-    labels: str = setting("", "folder: directory of the label PNGs")
-    image_suffix: str = setting(
+    images: str = option("", 'folder: directory of the images, such as "leftImg8bit/{split}"')
+    labels: str = option("", "folder: directory of the label PNGs")
+    image_suffix: str = option(
         "",
         "folder: an image's name less this suffix, such as _leftImg8bit.png; empty: any image "
         "format's ...",
-        wanted="use what names end with, such as '_ids.png', or '' for any image format",
+        expected="what names end with, such as '_ids.png', or '' for any image format",
     )
-    label_suffix: str = setting(
+    label_suffix: str = option(
         "",
         "... plus this one is its label's; likewise",
-        wanted="use what names end with, such as '_ids.png', or '' for any image format",
+        expected="what names end with, such as '_ids.png', or '' for any image format",
     )
-    alpha: str = setting(
+    alpha: str = option(
         "white",
         "Background of transparent pixels (docs/data.md)",
         choices={"white": "white", "black": "black", "drop": "their hidden color"},
     )
-    orientation: str = setting(
+    orientation: str = option(
         "upright",
         "Orientation of image files",
         choices={"upright": "as EXIF says", "stored": "as the file's rows are"},
     )
-    bit_depth: int = setting(
+    bit_depth: int = option(
         0, "Bits that 16-bit files really use, such as 10 or 12; 0: their own range"
     )
-    train_split: str = setting("train", "What {split} stands for in training")
-    eval_split: str = setting("val", "What {split} stands for in evaluation", role=RUNTIME)
-    test_split: str = setting("test", "What {split} stands for in submissions", role=RUNTIME)
-    train_size: int = setting(
+    train_split: str = option("train", "What {split} stands for in training")
+    eval_split: str = option("val", "What {split} stands for in evaluation", role=RUNTIME)
+    test_split: str = option("test", "What {split} stands for in submissions", role=RUNTIME)
+    train_size: int = option(
         0,
         "scenes: how many images to draw; folder: the first so many, 0: all; persons: those of the "
         "first images that hold so many",
         ge=0,
     )
-    eval_size: int = setting(0, "The same of the evaluation split", ge=0, role=RUNTIME)
-    image_size: tuple[int, int] = setting((0, 0), "scenes: height and width", ge=0)
-    classes: tuple[str, ...] = setting((), "Names of the classes, in the order of the train ids")
-    palette: tuple[tuple[int, int, int], ...] = setting(
+    eval_size: int = option(0, "The same of the evaluation split", ge=0, role=RUNTIME)
+    image_size: tuple[int, int] = option((0, 0), "scenes: height and width", ge=0)
+    classes: tuple[str, ...] = option((), "Names of the classes, in the order of the train ids")
+    palette: tuple[tuple[int, int, int], ...] = option(
         (), "Their RGB colors; empty: distinct ones", ge=0, le=255
     )
-    id_map: Pairs = setting(
+    id_map: Pairs = option(
         (),
         "Pairs (id in the file, train id or ignore_label); empty: files hold train ids",
         ge=-1,
         le=65535,
-        wanted="give pairs (id in the file, train id)",
+        expected="pairs (id in the file, train id)",
     )
-    class_weights: tuple[float, ...] = setting(
+    class_weights: tuple[float, ...] = option(
         (), "One weight per class, for loss.class_weights", ge=0
     )
-    categories: tuple[str, ...] = setting(
+    categories: tuple[str, ...] = option(
         (), "The group of each class, for the IoU of groups", role=RUNTIME
     )
-    instance_sizes: tuple[float, ...] = setting(
+    instance_sizes: tuple[float, ...] = option(
         (),
         "Average pixels of an instance per class, 0 for classes without, for iIoU",
         ge=0,
         role=RUNTIME,
     )
-    ignore_label: int = setting(IGNORE_LABEL, "Train id of pixels that do not count", le=255)
-    crop: tuple[int, int] = setting(
+    ignore_label: int = option(IGNORE_LABEL, "Train id of pixels that do not count", le=255)
+    crop: tuple[int, int] = option(
         (512, 1024),
         "Height and width of a training sample",
         ge=1,
-        wanted="give (height, width) of at least 1 pixel each",
+        expected="(height, width) of at least 1 pixel each",
     )
-    base_size: int = setting(0, "Long side at scale 1, in tests too; 0: the image's own", ge=0)
-    fixed_size: tuple[int, int] = setting(
+    base_size: int = option(0, "Long side at scale 1, in tests too; 0: the image's own", ge=0)
+    fixed_size: tuple[int, int] = option(
         (0, 0), "Height and width at scale 1 whatever the proportions; (0, 0): none", ge=0
     )
-    scale_min: float = setting(0.5, "Scales are scale_min + k * scale_step ...", gt=0)
-    scale_step: float = setting(0.1, "Step between scales", ge=0)
-    scale_count: int = setting(17, "... with k below this", ge=1)
-    flip: bool = setting(True, "Mirrors half of the training samples")
-    flip_pairs: Pairs = setting((), "Train ids that change places in a mirrored image", ge=0)
-    mean: tuple[float, float, float] = setting(
+    scale_min: float = option(0.5, "Scales are scale_min + k * scale_step ...", gt=0)
+    scale_step: float = option(0.1, "Step between scales", ge=0)
+    scale_count: int = option(17, "... with k below this", ge=1)
+    flip: bool = option(True, "Mirrors half of the training samples")
+    flip_pairs: Pairs = option((), "Train ids that change places in a mirrored image", ge=0)
+    mean: tuple[float, float, float] = option(
         (0.485, 0.456, 0.406), "Mean of RGB in 0..1; ImageNet's", ge=0, le=1
     )
-    std: tuple[float, float, float] = setting(
+    std: tuple[float, float, float] = option(
         (0.229, 0.224, 0.225), "Standard deviation of RGB in 0..1; ImageNet's", gt=0, le=1
     )
-    workers: int = setting(
+    workers: int = option(
         0, "Processes that prepare training samples; 0: threads", ge=0, role=RUNTIME
     )
     keypoints: Keypoints | None = subsection(Keypoints, default=None)

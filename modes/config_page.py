@@ -6,7 +6,7 @@ python -m modes.config_page > docs/config.md
 from itertools import groupby
 
 from configs import base
-from gsto_jax.config import explain, role
+from gsto_jax.config import describe_option, option_role
 
 _HEAD = """\
 # Config options
@@ -29,7 +29,7 @@ def page() -> str:
         parts.append(f"## {section or 'The run as a whole'}\n")
         rows = ["| option | default | role | meaning |", "|---|---|---|---|"]
         for name, field in group:
-            cells = (f"`{name}`", f"`{field.default!r}`", role(name), explain(field))
+            cells = (f"`{name}`", f"`{field.default!r}`", option_role(name), describe_option(field))
             rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)

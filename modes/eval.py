@@ -20,7 +20,7 @@ def run(args: Any) -> None:
     """Evaluates. Raises UserError or DataError."""
     task, data, values = read_settings(args.config)
     settings, show = task.config, shower()
-    mesh = make_mesh(space=settings.parallel.space)
+    mesh = make_mesh(spatial_shards=settings.parallel.spatial_shards)
     workdir, chosen = run_folder(args)
     with progress.track("reading the data"):
         eval_set, source = make_eval_set(task, data, values, mesh)

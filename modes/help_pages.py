@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import base, loading
-from gsto_jax.config import explain
+from gsto_jax.config import describe_option
 from modes import EXAMPLES, FLAGS, MODES, command_line
 
 WIDTH = 96
@@ -112,7 +112,7 @@ def settings_page(word: str, argv: Sequence[str]) -> str:
         config = base.get_config() if file is None else loading.load(file)
     except loading.ConfigError as error:
         command_line.refuse(str(error))
-    meanings = {name: explain(field) for name, field in base.options().items()}
+    meanings = {name: describe_option(field) for name, field in base.options().items()}
     named = [name for name in meanings if word.lower() in name]
     others = [
         name

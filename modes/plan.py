@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs.loading import ConfigError
 from data_pipelines import DataConfig
 from gsto_jax import progress
-from gsto_jax.devices.mesh import batch_parts, check_batch, make_mesh, rounded_batch
+from gsto_jax.devices.mesh import check_batch_size, make_mesh, num_batch_shards, round_up_batch_size
 from gsto_jax.errors import UserError
 from gsto_jax.plan import record
 from gsto_jax.plan.estimate import estimate
@@ -54,7 +54,7 @@ def run(args: Any) -> None:
         for (task, data), batches, target in zip(settings, steps, targets, strict=True):
             found.append(_plan(task, data, target, step, batches[step], show))
             config, size = task.config, f"{data.crop[0]}x{data.crop[1]}"
-            space = config.parallel.space
+            space = config.parallel.spatial_shards
             each = "a chip" if space == 1 else f"for each {space} chips"
             title = (
                 f"{config.name}, {step} step of {found[-1].batch} x {size} {each} in "
@@ -78,7 +78,7 @@ def run(args: Any) -> None:
 
 def _divided(task: Task, chips: Machine) -> Machine:
     """The chips, those that share an image side by side."""
-    space = task.config.parallel.space
+    space = task.config.parallel.spatial_shards
     return (
         chips
         if space == 1
@@ -89,16 +89,18 @@ def _divided(task: Task, chips: Machine) -> Machine:
 def _steps(task: Task, target: Machine) -> Iterator[tuple[str, int]]:
     """The steps and their batches over all chips. Raises UserError for one that does not divide."""
     train = task.config.train
-    whole = "train.batch_size" if train.accumulate == 1 else ""
-    name = whole or "train.batch_size / config.train.accumulate"
-    check_batch(train.batch_size // train.accumulate, target.mesh, name)
+    whole = "train.batch_size" if train.grad_accum_steps == 1 else ""
+    name = whole or "train.batch_size / config.train.grad_accum_steps"
+    check_batch_size(train.batch_size // train.grad_accum_steps, target.mesh, name)
     yield "train", train.batch_size
-    yield "eval", rounded_batch(task.config.eval.batch_size, target.mesh)
+    yield "eval", round_up_batch_size(task.config.eval.batch_size, target.mesh)
 
 
 def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, show: Show) -> Plan:
     """A step; if it does not fit, of the largest batch that does, which is said."""
-    unit = batch_parts(target.mesh) * (task.config.train.accumulate if step == "train" else 1)
+    unit = num_batch_shards(target.mesh) * (
+        task.config.train.grad_accum_steps if step == "train" else 1
+    )
 
     def attempt(units: int) -> Plan:
         try:
@@ -121,7 +123,7 @@ def _plan(task: Task, data: DataConfig, target: Machine, step: str, batch: int, 
                 f"{error}, and no smaller batch does: give a smaller config.data.crop, or "
                 "config.model.dtype=bfloat16"
             ) from None
-        parts = batch_parts(target.mesh)
+        parts = num_batch_shards(target.mesh)
         each = "a chip" if parts == target.mesh.size else f"for each {target.mesh.size // parts}"
         show(f"the largest batch that fits is {found.batch * parts}, {found.batch} {each}")
         return found

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from gsto_jax import progress
-from gsto_jax.config import RUNTIME, role
+from gsto_jax.config import RUNTIME, option_role
 from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full
@@ -105,7 +105,7 @@ def _with_settings(trained: Trained, args: Any) -> Trained:
     config = {**trained.config}
     for field, value in settings.items():
         _, section, *name = field.split(".")
-        shows = section in ("eval", "pose") and role(f"{section}.{name[0]}") == RUNTIME
+        shows = section in ("eval", "pose") and option_role(f"{section}.{name[0]}") == RUNTIME
         if not shows and (section != "data" or name[0] not in _IMAGE_SETTINGS):
             raise UserError(
                 f"--{field}: the checkpoint has its settings; only those of config.eval, what "
@@ -131,7 +131,10 @@ class _Labels:
         if args.boxes:
             raise UserError("--boxes is for poses, and the checkpoint is of a segmentation task")
         pad_to = vars(args).get("config.eval.pad_to")
-        self.predictor, self.explain = Predictor.of(trained, args.long_side, pad_to), explain
+        self.predictor, self.explain = (
+            Predictor.of(trained, args.long_side, pad_to),
+            explain,
+        )
         sizes = {head.oriented_size(self.predictor.rule) for _, head in _heads(inputs)}
         sizes = {reduced_size(size, self.predictor.long_side) for size in sizes}
         if note := compilation_note(self.predictor.protocol, sizes):
@@ -197,7 +200,7 @@ class _Poses:
             write_poses(output, self.earlier | self.persons)
 
     def note(self) -> str | None:
-        return _empty_note(self.empty, self.predictor.task.config.pose.visible)
+        return _empty_note(self.empty, self.predictor.task.config.pose.visibility_threshold)
 
 
 def _empty_note(empty: Sequence[str], visible: float) -> str | None:
@@ -205,8 +208,8 @@ def _empty_note(empty: Sequence[str], visible: float) -> str | None:
     if not empty:
         return None
     return (
-        f"note: no joint of {len(empty)} persons scores {visible:g} (pose.visible) or more, so "
-        f"that overlays show their boxes: {_some(empty)}"
+        f"note: no joint of {len(empty)} persons scores {visible:g} (pose.visibility_threshold) "
+        f"or more, so that overlays show their boxes: {_some(empty)}"
     )
 
 

@@ -14,9 +14,9 @@ import data_pipelines
 import gsto_jax
 import modes
 from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
-from gsto_jax.config import flat
+from gsto_jax.config import flatten
 from gsto_jax.devices import processes
-from gsto_jax.devices.mesh import rounded_batch
+from gsto_jax.devices.mesh import round_up_batch_size
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.eval_set import EvalSet
 from gsto_jax.pose.eval_set import PoseEvalSet
@@ -113,7 +113,7 @@ def show_compilation(eval_set: EvalSet, show: Show) -> None:
 def _batch_of_host(task: Task, mesh: Mesh) -> tuple[int, int, int]:
     """Images of a batch of evaluation that this host reads, which host it is, and of how many."""
     hosts = jax.process_count()
-    batch = rounded_batch(task.config.eval.batch_size, mesh)
+    batch = round_up_batch_size(task.config.eval.batch_size, mesh)
     return batch // hosts, jax.process_index(), hosts
 
 
@@ -130,7 +130,7 @@ def agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:
     """
     if not processes.several():
         return
-    settings = {f"config.{k}": v for k, v in flat(values).items() if k not in OF_A_HOST}
+    settings = {f"config.{k}": v for k, v in flatten(values).items() if k not in OF_A_HOST}
     command = {f"--{name}": getattr(args, name) for name in ("mode", "fork_from", "checkpoint")}
     about = {
         "the code's revision": revision(Path(__file__).parents[1]),

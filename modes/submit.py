@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipelines import DataConfig
 from gsto_jax import progress
-from gsto_jax.devices.mesh import make_mesh, use_compilation_cache, whole
+from gsto_jax.devices.mesh import make_mesh, replicate, use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.loop import Batch, GetMaps
 from gsto_jax.pose.eval_set import protocol as pose_protocol
@@ -45,7 +45,7 @@ def run(args: Any) -> None:
     assert isinstance(task, SegmentationTask)
     workdir, chosen = run_folder(args)
     data = replace(data, eval_split=data.test_split, eval_size=0, instance_sizes=())
-    mesh = make_mesh(space=task.config.parallel.space)
+    mesh = make_mesh(spatial_shards=task.config.parallel.spatial_shards)
     with progress.track("reading the data"):
         eval_set, source = make_segmentation_set(task, data, values, mesh)
     show_warnings(source.warnings, show)
@@ -54,7 +54,7 @@ def run(args: Any) -> None:
     ids = data.id_map or [(k, k) for k in range(task.num_classes)]
     writer = SubmissionWriter(path, label_id_table(ids, task.num_classes), names)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
-    variables = whole(found.state.variables, mesh)
+    variables = replicate(found.state.variables, mesh)
     use_compilation_cache(settings.run.compilation_cache)
     show_compilation(eval_set, show)
     with writer, progress.track(f"predicting {data.test_split}", len(names)) as advance:
@@ -74,13 +74,13 @@ def _submit_poses(args: Any, task: PoseTask, data: DataConfig, values: Values) -
     """Writes poses as COCO's server takes them."""
     show = make_show()
     workdir, chosen = run_folder(args)
-    mesh = make_mesh(space=task.config.parallel.space)
+    mesh = make_mesh(spatial_shards=task.config.parallel.spatial_shards)
     split = data.test_split
     with progress.track("reading the data"):
         persons, source = make_pose_set(task, replace(data, eval_split=split, eval_size=0), mesh)
     show_warnings(source.notes, show)
     found = load_for_evaluation(workdir, task, mesh, values, show, chosen)
-    variables = whole(found.state.variables, mesh)
+    variables = replicate(found.state.variables, mesh)
     use_compilation_cache(task.config.run.compilation_cache)
     with progress.track(f"predicting {split}", persons.size) as advance:
         poses = estimate_poses(

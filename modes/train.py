@@ -15,7 +15,7 @@ from data_pipelines import DataConfig, Source, check_split_labels, make_source, 
 from gsto_jax import progress
 from gsto_jax.config import Config, TrainConfig
 from gsto_jax.devices import processes
-from gsto_jax.devices.mesh import check_batch, make_mesh, use_compilation_cache
+from gsto_jax.devices.mesh import check_batch_size, make_mesh, use_compilation_cache
 from gsto_jax.ops.padding import DIVISOR, PUBLISHED, round_up
 from gsto_jax.plan.record import planned_seconds
 from gsto_jax.runs.experiment import Experiment
@@ -44,7 +44,7 @@ def run(args: Any) -> None:
     """Trains. Raises UserError, DataError or TrainingError."""
     task, data, values = read_settings(args.config)
     settings, show = task.config, shower()
-    mesh = make_mesh(space=settings.parallel.space)
+    mesh = make_mesh(spatial_shards=settings.parallel.spatial_shards)
     _check_batch(settings.train, mesh)
     with progress.track("reading the data"):
         source = make_source(data, data.train_split)
@@ -104,8 +104,8 @@ def run(args: Any) -> None:
 
 def _check_batch(train: TrainConfig, mesh: Mesh) -> None:
     """Raises UserError unless each part of a batch divides over the devices."""
-    divided = "" if train.accumulate == 1 else " / config.train.accumulate"
-    check_batch(train.batch_size // train.accumulate, mesh, f"train.batch_size{divided}")
+    divided = "" if train.grad_accum_steps == 1 else " / config.train.grad_accum_steps"
+    check_batch_size(train.batch_size // train.grad_accum_steps, mesh, f"train.batch_size{divided}")
 
 
 def _audit(source: Source, data: DataConfig, *, trains: bool, show: Show) -> None:

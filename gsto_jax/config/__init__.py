@@ -1,7 +1,4 @@
-"""The library's config options: declared once, validated once, then passed around as they are.
-
-`docs/config.md` lists all of them. Imports no JAX.
-"""
+"""Config options of the library, declared and validated once (docs/config.md). Imports no JAX."""
 
 from dataclasses import dataclass
 
@@ -10,12 +7,12 @@ from gsto_jax.config.fields import (
     OPTIMIZER,
     RUNTIME,
     Section,
-    changes,
-    explain,
-    flat,
-    role,
-    setting,
-    settings,
+    config_changes,
+    describe_option,
+    flatten,
+    iter_options,
+    option,
+    option_role,
     subsection,
 )
 from gsto_jax.config.model import HRNetConfig, ModelConfig
@@ -38,36 +35,35 @@ __all__ = [
     "ModelConfig",
     "PoseConfig",
     "Section",
-    "changes",
-    "explain",
-    "flat",
-    "role",
-    "settings",
+    "config_changes",
+    "describe_option",
+    "flatten",
+    "iter_options",
+    "option_role",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section, role=MODEL):
-    """Everything but the data, which `data_pipelines.DataConfig` holds."""
+    """All options except those of the data (`data_pipelines.DataConfig`)."""
 
-    name: str = setting("base", "Name of the run's folder and in tables", role=RUNTIME)
-    task: str = setting("segmentation", "Task", choices=("segmentation", "pose"))
-    init_from: str = setting(
+    name: str = option("base", "Name of the run, in tables and of its default folder", role=RUNTIME)
+    task: str = option("segmentation", "Task", choices=("segmentation", "pose"))
+    init_from: str = option(
         "",
-        "A .pth or .safetensors file whose weights the run starts from (docs/weights.md); empty: "
-        "none",
+        "File of pretrained weights, .pth or .safetensors (docs/weights.md); empty: random weights",
     )
-    init_prefix: str = setting(
+    init_prefix: str = option(
         "auto",
-        'Prefix of the keys in that file, such as "state_dict_ema." for its averaged weights; '
-        "empty: none; auto: found by the network's own keys",
+        'Prefix of the keys in init_from, such as "state_dict_ema." for EMA weights; empty: none; '
+        "auto: detected",
     )
-    seed: int = setting(
+    seed: int = option(
         0,
-        "Of the initial weights, the order of the images and the augmentation",
+        "Random seed of initial weights, image order and augmentation",
         ge=0,
         lt=2**32,
-        wanted="use 0 to 2^32 - 1",
+        expected="an integer from 0 to 2^32 - 1",
         role=OPTIMIZER,
     )
     model: ModelConfig = subsection(ModelConfig)
@@ -80,11 +76,11 @@ class Config(Section, role=MODEL):
     run: RunConfig = subsection(RunConfig)
 
     def check(self) -> None:
-        """Raises UserError for groups of BN that do not divide what passes at a time."""
-        part = self.train.batch_size // self.train.accumulate
+        """Raises UserError if the BN groups do not divide a microbatch."""
+        microbatch = self.train.batch_size // self.train.grad_accum_steps
         self.model.require(
-            part % self.model.bn_groups == 0,
+            microbatch % self.model.bn_groups == 0,
             "bn_groups",
-            f"use a divisor of the {part} images that pass at a time (train.batch_size / "
-            "train.accumulate)",
+            f"use a divisor of the microbatch size, {microbatch} (train.batch_size / "
+            "train.grad_accum_steps)",
         )

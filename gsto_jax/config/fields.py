@@ -1,4 +1,4 @@
-"""Config options as dataclass fields: type, default, meaning, role and range, declared once.
+"""Config options as dataclass fields: type, default, description, role and range, declared once.
 
 Imports no JAX, so that the data pipelines and the command line can use it.
 """
@@ -16,18 +16,18 @@ from typing import Any, ClassVar, Self, get_args, get_origin
 from gsto_jax.errors import UserError
 
 MODEL, DATA, OPTIMIZER, RUNTIME = "model", "data", "optimizer", "runtime"
-"""Roles: what an option decides. All but RUNTIME change the result of a run."""
-OTHER = "other"
+"""Roles of options. All but RUNTIME change the result of a training run."""
+UNKNOWN = "unknown"
 """Role of an option that no section declares."""
 
-_LIMITS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
-_WORDS = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False"}
-_SHOWN = 100  # letters of a value in a message
+_COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+_TYPE_NAMES = {int: "an integer", float: "a finite number", str: "a string", bool: "True or False"}
+_MAX_VALUE_LENGTH = 100  # characters of a value in an error message
 
 
-def setting(
+def option(
     default: Any,
-    meaning: str,
+    description: str,
     *,
     role: str | None = None,
     choices: Sequence[str] | Mapping[str, str] = (),
@@ -35,197 +35,219 @@ def setting(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
-    wanted: str = "",
+    expected: str = "",
 ) -> Any:
     """Declares a config option as a dataclass field.
 
     Args:
-      default: its default.
-      meaning: what it means, for `--help_config` and docs/config.md.
-      role: one of the roles; by default that of its section.
-      choices: the values that it takes; a mapping says what each of them means.
-      ge: lower bound of a number, or of each number in a tuple.
+      default: default value.
+      description: text for `--help_config` and docs/config.md.
+      role: one of the roles; by default that of the section.
+      choices: allowed values; a mapping also describes each of them.
+      ge: inclusive lower bound of a number, or of each number in a tuple.
       gt: exclusive lower bound.
-      le: upper bound.
+      le: inclusive upper bound.
       lt: exclusive upper bound.
-      wanted: the remedy in messages, where the range does not say it.
+      expected: allowed values in words, for error messages, where type and bounds do not suffice.
     """
-    bounds = zip(_LIMITS, (ge, gt, le, lt), strict=True)
-    limits = {symbol: bound for symbol, bound in bounds if bound is not None}
-    metadata = {"meaning": meaning, "role": role, "choices": choices, "limits": limits}
-    return dataclasses.field(default=default, metadata=metadata | {"wanted": wanted})
+    bounds = zip(_COMPARISONS, (ge, gt, le, lt), strict=True)
+    metadata = {
+        "description": description,
+        "role": role,
+        "choices": choices,
+        "bounds": {symbol: bound for symbol, bound in bounds if bound is not None},
+        "expected": expected,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def subsection(kind: type["Section"], **options: Any) -> Any:
-    """Declares a section inside another as a dataclass field."""
-    options = options or {"default_factory": kind}
-    return dataclasses.field(metadata={"section": kind}, **options)
+def subsection(section: type["Section"], **options: Any) -> Any:
+    """Declares a nested section as a dataclass field."""
+    options = options or {"default_factory": section}
+    return dataclasses.field(metadata={"section": section}, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Base of the sections: checks each field by its declaration. Lists become tuples."""
+    """Base class of config sections, which validates each field. Lists become tuples."""
 
-    place: ClassVar[str] = ""
+    prefix: ClassVar[str] = ""
     role: ClassVar[str] = RUNTIME
     error: ClassVar[type[Exception]] = UserError
 
     def __init_subclass__(
-        cls, place: str = "", role: str = RUNTIME, error: type[Exception] | None = None
+        cls, prefix: str = "", role: str = RUNTIME, error: type[Exception] | None = None
     ) -> None:
-        """Registers the section by its place, such as "data.keypoints"."""
+        """Registers the section under its prefix, such as "data.keypoints"."""
         super().__init_subclass__()
-        cls.place, cls.role, cls.error = place, role, error or cls.error
-        _SECTIONS[place] = cls
+        cls.prefix, cls.role, cls.error = prefix, role, error or cls.error
+        _SECTIONS[prefix] = cls
 
     def __post_init__(self) -> None:
-        """Raises the section's error for a value out of range, with the field and the remedy."""
+        """Raises the section's error for a value of the wrong type or out of range."""
         for field in dataclasses.fields(self):
-            value = _as_tuple(getattr(self, field.name))
-            if kind := field.metadata.get("section"):
-                value = kind(**value) if isinstance(value, Mapping) else value
+            value = _to_tuple(getattr(self, field.name))
+            if section := field.metadata.get("section"):
+                value = section(**value) if isinstance(value, Mapping) else value
             else:
                 self._check_value(field, value)
             object.__setattr__(self, field.name, value)
         self.check()
 
     def check(self) -> None:
-        """Raises the section's error for values that do not go together."""
+        """Raises the section's error for incompatible values."""
 
-    def require(self, holds: object, name: str, remedy: str, value: Any = None) -> None:
-        """Raises the section's error, naming a field, its value and the remedy, unless `holds`."""
-        if not holds:
-            shown = repr(getattr(self, name) if value is None else value)[:_SHOWN]
-            verb = "is" if value is None else "holds"
-            place = f"config.{self.place}.".replace("..", ".")
-            raise self.error(f"{place}{name} {verb} {shown}: {remedy}")
+    def require(self, condition: object, name: str, remedy: str, value: Any = None) -> None:
+        """Raises the section's error, with an option, its value and a remedy, if a condition fails.
+
+        Args:
+          condition: required to be true.
+          name: name of the option.
+          remedy: imperative clause, such as "use a divisor of 4".
+          value: invalid value; by default that of the option.
+        """
+        if not condition:
+            value = getattr(self, name) if value is None else value
+            raise self.error(f"{self._full_name(name)} is {_shorten(value)}: {remedy}")
+
+    def _full_name(self, name: str) -> str:
+        return ".".join(filter(None, ("config", self.prefix, name)))
 
     def _check_value(self, field: Any, value: Any) -> None:
         kind, metadata = field.type, field.metadata
-        if _fits(value, kind, metadata):
+        if _is_valid(value, kind, metadata):
             return
-        item = None
         if isinstance(value, tuple) and get_args(kind)[1:] == (Ellipsis,):
             kind = get_args(kind)[0]
-            item = next(one for one in value if not _fits(one, kind, metadata))
-        remedy = metadata["wanted"] or f"use {_wanted(kind, metadata)}"
-        self.require(False, field.name, remedy, item)
+            value = next(item for item in value if not _is_valid(item, kind, metadata))
+        expected = metadata["expected"] or _describe_type(kind, metadata)
+        name = self._full_name(field.name)
+        raise self.error(f"{name} must be {expected}; got {_shorten(value)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Builds the section from nested plain values, such as `ConfigDict.to_dict()`.
 
         Raises:
-          UserError: an unknown or missing field, or a value that cannot work.
+          UserError: a field is unknown, missing or invalid.
         """
-        place = f"config.{cls.place}".rstrip(".")
+        prefix = f"config.{cls.prefix}".rstrip(".")
         if not isinstance(values, Mapping):
-            raise cls.error(f"{place} is {str(values)[:_SHOWN]}: give a section of settings")
+            raise cls.error(f"{prefix} must be a section of options; got {_shorten(values)}")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in sorted(set(values) ^ set(fields)):
-            problem = "is missing" if name in fields else "is not a setting"
-            raise cls.error(f"{place}.{name} {problem}: is it of another version?")
+            problem = "is missing" if name in fields else "is not an option"
+            raise cls.error(
+                f"{prefix}.{name} {problem}. Check whether the config is of another version"
+            )
         built = {}
         for name, field in fields.items():
-            kind = field.metadata.get("section")
-            built[name] = kind.from_dict(values[name]) if kind else values[name]
+            section = field.metadata.get("section")
+            built[name] = section.from_dict(values[name]) if section else values[name]
         return cls(**built)
 
 
 _SECTIONS: dict[str, type[Section]] = {}
 
 
-def settings(section: type[Section], place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the dotted name and the field of each option in a section."""
+def iter_options(section: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted name and the dataclass field of each option in a section."""
     for field in dataclasses.fields(section):
-        name = f"{place}{field.name}"
+        name = f"{prefix}{field.name}"
         if inner := field.metadata.get("section"):
-            yield from settings(inner, f"{name}.")
+            yield from iter_options(inner, f"{name}.")
         else:
             yield name, field
 
 
-def explain(field: Any) -> str:
-    """Returns the meaning of an option and of its choices, in a line."""
-    meaning, choices = field.metadata["meaning"], field.metadata["choices"]
+def describe_option(field: Any) -> str:
+    """Returns the description of an option and its choices, on one line."""
+    description, choices = field.metadata["description"], field.metadata["choices"]
     if isinstance(choices, Mapping):
-        return f"{meaning}; " + " | ".join(f"{name}: {text}" for name, text in choices.items())
-    return f"{meaning} ({' | '.join(choices)})" if choices else meaning
+        return f"{description}; " + " | ".join(f"{name}: {text}" for name, text in choices.items())
+    return f"{description} ({' | '.join(choices)})" if choices else description
 
 
-def role(name: str) -> str:
+def option_role(name: str) -> str:
     """Returns the role of an option by its dotted name, such as "optim.momentum".
 
-    Options of the data have one where `data_pipelines` is imported.
+    Roles of data options are known after `data_pipelines` is imported.
     """
-    place, _, field = name.rpartition(".")
-    section = _SECTIONS.get(place)
-    declared = section.__dataclass_fields__.get(field) if section else None
-    return (declared.metadata["role"] or section.role) if section and declared else OTHER
+    prefix, _, field_name = name.rpartition(".")
+    section = _SECTIONS.get(prefix)
+    field = section.__dataclass_fields__.get(field_name) if section else None
+    return (field.metadata["role"] or section.role) if section and field else UNKNOWN
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Describes the options that decide the result and differ between two nested plain configs.
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Describes the options that differ between two nested plain configs and change the result.
 
     Args:
-      old: of the run that exists.
-      new: of the one that would go on with it.
+      old: config of the existing run.
+      new: config to resume the run with.
 
     Returns:
-      For each its name, role and both values, for people to read.
+      Name, role and both values of each such option.
     """
-    left, right = flat(old), flat(new)
+    left, right = flatten(old), flatten(new)
     return [
-        f"{name} ({role(name)}): {left.get(name, 'not set')!r} in the run, "
+        f"{name} ({option_role(name)}): {left.get(name, 'not set')!r} in the run, "
         f"{right.get(name, 'not set')!r} now"
         for name in sorted({*left, *right})
-        if json.dumps(left.get(name)) != json.dumps(right.get(name)) and role(name) != RUNTIME
+        if json.dumps(left.get(name)) != json.dumps(right.get(name))
+        and option_role(name) != RUNTIME
     ]
 
 
-def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """Returns nested plain values by their dotted names, such as "optim.momentum"."""
-    options: dict[str, Any] = {}
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested plain values keyed by dotted names, such as "optim.momentum"."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            options |= flat(value, f"{place}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
-            options[place + name] = value
-    return options
+            flat[prefix + name] = value
+    return flat
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
+def _shorten(value: Any) -> str:
+    return repr(value)[:_MAX_VALUE_LENGTH]
 
 
-def _fits(value: Any, kind: Any, metadata: Mapping[str, Any]) -> bool:
+def _to_tuple(value: Any) -> Any:
+    return tuple(map(_to_tuple, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_valid(value: Any, kind: Any, metadata: Mapping[str, Any]) -> bool:
     if get_origin(kind) is tuple:
         if not isinstance(value, tuple):
             return False
         kinds = get_args(kind)
         kinds = kinds[:1] * len(value) if kinds[1:] == (Ellipsis,) else kinds
         return len(value) == len(kinds) and all(
-            _fits(one, inner, metadata) for one, inner in zip(value, kinds, strict=True)
+            _is_valid(item, inner, metadata) for item, inner in zip(value, kinds, strict=True)
         )
     if isinstance(kind, UnionType):
-        return any(_fits(value, one, metadata) for one in get_args(kind))
+        return any(_is_valid(value, member, metadata) for member in get_args(kind))
     if kind not in (int, float):
         return isinstance(value, kind) and value in (metadata["choices"] or (value,))
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
         return False
-    largest: Any = 2**63 - 1 if kind is int else sys.float_info.max  # NaN is not below anything
-    limits = metadata["limits"].items()
-    return abs(value) <= largest and all(_LIMITS[symbol](value, bound) for symbol, bound in limits)
+    largest: Any = 2**63 - 1 if kind is int else sys.float_info.max  # also excludes NaN
+    bounds = metadata["bounds"].items()
+    return abs(value) <= largest and all(
+        _COMPARISONS[symbol](value, bound) for symbol, bound in bounds
+    )
 
 
-def _wanted(kind: Any, metadata: Mapping[str, Any]) -> str:
+def _describe_type(kind: Any, metadata: Mapping[str, Any]) -> str:
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
-        many = "a list" if kinds[1:] == (Ellipsis,) else f"{len(kinds)} values"
-        return f"{many}, each {_wanted(kinds[0], metadata)}"
+        length = "a list" if kinds[1:] == (Ellipsis,) else f"{len(kinds)} values"
+        return f"{length}, each {_describe_type(kinds[0], metadata)}"
     if isinstance(kind, UnionType):
-        return " or ".join(_WORDS[one] for one in get_args(kind))
+        return " or ".join(_TYPE_NAMES[member] for member in get_args(kind))
     if metadata["choices"]:
         return f"one of {', '.join(metadata['choices'])}"
-    limits = " and ".join(f"{symbol} {bound:g}" for symbol, bound in metadata["limits"].items())
-    return f"{_WORDS[kind]} {limits}".strip()
+    bounds = " and ".join(f"{symbol} {bound:g}" for symbol, bound in metadata["bounds"].items())
+    return f"{_TYPE_NAMES[kind]} {bounds}".strip()

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gsto_jax.config.fields import MODEL, OPTIMIZER, RUNTIME, Section, setting, subsection
+from gsto_jax.config.fields import MODEL, OPTIMIZER, RUNTIME, Section, option, subsection
 
 if TYPE_CHECKING:
     from gsto_jax.models.specs import AttentionSpec, GSTOSpec, HRNetSpec, ResNetSpec
@@ -18,30 +18,28 @@ _GATES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class HRNetConfig(Section, place="model.hrnet", role=MODEL):
+class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
     """What only an HRNet has. See `GSTOSpec`, `AttentionSpec` and `HRNet`."""
 
-    gfm: bool = setting(True, "Gates the fusions (GFM; paper, section 3.2.1)")
-    self_gate: bool = setting(True, "GFM gates each branch's own path too")
-    gate: str = setting(
+    gfm: bool = option(True, "Gates the fusions (GFM; paper, section 3.2.1)")
+    self_gate: bool = option(True, "GFM gates each branch's own path too")
+    gate: str = option(
         "released",
         "Form of the gates of GFM",
         choices={"released": "as in the released code", "paper": "eq. 4"},
     )
-    gtm: tuple[str, str, str] = setting(
+    gtm: tuple[str, str, str] = option(
         ("none", "supervised", "supervised"),
         "Transitions after stages 1, 2 and 3 (GTM; section 3.2.2)",
         choices=_GATES,
     )
-    gtm_form: str = setting(
+    gtm_form: str = option(
         "released",
         "Form of GTM",
         choices={"released": "gates the lowest branch", "paper": "gates the concatenation"},
     )
-    attention: str = setting(
-        "none", "Other gates (Table 3)", choices=("none", "channel", "spatial")
-    )
-    attention_place: str = setting(
+    attention: str = option("none", "Other gates (Table 3)", choices=("none", "channel", "spatial"))
+    attention_place: str = option(
         "block",
         "Place of these gates",
         choices={
@@ -50,14 +48,12 @@ class HRNetConfig(Section, place="model.hrnet", role=MODEL):
             "transfer": "where maps change their scale",
         },
     )
-    head: str = setting(
+    head: str = option(
         "v2",
         "Head",
         choices={"v2": "on all branches, concatenated", "v1": "on branch 0 (HRNet for pose)"},
     )
-    upsample: str = setting(
-        "bilinear", "Upsampling in the fusions", choices=("bilinear", "nearest")
-    )
+    upsample: str = option("bilinear", "Upsampling in the fusions", choices=("bilinear", "nearest"))
 
     def check(self) -> None:
         """Raises UserError for gates that GSTO has under another name."""
@@ -80,30 +76,30 @@ class HRNetConfig(Section, place="model.hrnet", role=MODEL):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextNetConfig(Section, place="model.context_net", role=MODEL):
+class ContextNetConfig(Section, prefix="model.context_net", role=MODEL):
     """What only a ResNet with a context module has. See `ContextNet`."""
 
-    module: str = setting("ppm", "Context module (Table 6)", choices=("ppm", "aspp"))
-    gsto: str = setting("none", "Gates of the context module", choices=_GATES)
+    module: str = option("ppm", "Context module (Table 6)", choices=("ppm", "aspp"))
+    gsto: str = option("none", "Gates of the context module", choices=_GATES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(Section, place="model", role=MODEL):
+class ModelConfig(Section, prefix="model", role=MODEL):
     """The network."""
 
-    variant: str = setting(
+    variant: str = option(
         "w18_small_v2",
         "Body: w18_small_v2, w18, w32, w48 or mini (HRNet); resnet50 or resnet_mini (with a "
         "context module)",
     )
-    align_corners: bool = setting(False, "Of every bilinear upsampling")
-    init: str = setting(
+    align_corners: bool = option(False, "Of every bilinear upsampling")
+    init: str = option(
         "hrnet",
         "Initial weights",
         choices={"hrnet": "N(0, 0.001)", "he": "He normal, fan out, for runs from scratch"},
         role=OPTIMIZER,
     )
-    bn_momentum: float = setting(
+    bn_momentum: float = option(
         0.99,
         "Share of the old running statistics that a step keeps (0.01 in PyTorch's terms); step n "
         "keeps (1 + n) / (10 + n) where that is less, so that short runs forget the initial values",
@@ -111,31 +107,31 @@ class ModelConfig(Section, place="model", role=MODEL):
         lt=1,
         role=OPTIMIZER,
     )
-    bn_statistics: str = setting(
+    bn_statistics: str = option(
         "one_pass",
         "How often BN reads a map (see BatchNorm)",
         choices=("one_pass", "two_pass"),
         role=RUNTIME,
     )
-    bn_groups: int = setting(
+    bn_groups: int = option(
         1,
         "Parts of the batch that BN normalizes apart; as many as chips: no waiting",
         ge=1,
         role=OPTIMIZER,
     )
-    remat: bool = setting(False, "Keeps less for the gradient, and computes it again", role=RUNTIME)
-    implementation: str = setting(
+    remat: bool = option(False, "Keeps less for the gradient, and computes it again", role=RUNTIME)
+    implementation: str = option(
         "auto",
         "Implementation of gates and losses",
         choices=("auto", "xla", "pallas_tpu", "pallas_gpu"),
         role=RUNTIME,
     )
-    pack: bool = setting(
+    pack: bool = option(
         True,
         "On TPUs neighboring pixels share the lanes that few channels leave empty",
         role=RUNTIME,
     )
-    dtype: str = setting(
+    dtype: str = option(
         "float32",
         "Compute dtype; float64 needs JAX_ENABLE_X64=1",
         choices=("float32", "bfloat16", "float64"),

@@ -2,246 +2,265 @@
 
 from dataclasses import dataclass
 
-from gsto_jax.config.fields import OPTIMIZER, RUNTIME, Section, setting
+from gsto_jax.config.fields import OPTIMIZER, RUNTIME, Section, option
 
-_PAD_TO = range(4, 4097, 4)  # logits have a quarter of the resolution at least
-_PAD_TO_REMEDY = "give a number of pixels that 4 divides, such as 32, up to 4096, or 'published'"
+_PAD_MULTIPLES = range(4, 4097, 4)  # the output stride of a network is at least 4
+_PAD_TO = "a multiple of 4 up to 4096, such as 32, or 'published'"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig(Section, place="loss", role=OPTIMIZER):
-    """The loss of the heads. See `gsto_jax.losses`."""
+class LossConfig(Section, prefix="loss", role=OPTIMIZER):
+    """Losses of the heads. See `gsto_jax.losses`."""
 
-    kind: str = setting(
+    kind: str = option(
         "ce",
-        "Loss of the last head",
-        choices={"ce": "cross entropy", "ohem": "cross entropy of hard pixels only"},
+        "Loss of the final head",
+        choices={"ce": "cross-entropy", "ohem": "cross-entropy with online hard example mining"},
     )
-    stage_weights: tuple[float, float, float, float] = setting(
-        (0.2, 0.3, 0.5, 1.0), "Weights of the heads after stages 1 to 4", ge=0
+    stage_weights: tuple[float, float, float, float] = option(
+        (0.2, 0.3, 0.5, 1.0), "Loss weights of the heads after stages 1 to 4", ge=0
     )
-    context_weight: float = setting(0.4, "Weight of the predictor in a context module", ge=0)
-    class_weights: bool = setting(False, "Weights pixels by data.class_weights")
-    ohem_threshold: float = setting(
-        0.9, "ohem: a pixel is hard below this probability of its class ...", ge=0, le=1
+    context_weight: float = option(
+        0.4, "Loss weight of the supervised predictor in a context module", ge=0
     )
-    ohem_kept: int = setting(
-        43691, "... or among so many hardest pixels of an image (131072 for three)", ge=0
+    class_weights: bool = option(False, "Weight pixels by data.class_weights")
+    ohem_threshold: float = option(
+        0.9,
+        "OHEM: pixels whose true class has a probability below this are hard",
+        ge=0,
+        le=1,
+    )
+    ohem_min_kept: int = option(
+        43691,
+        "OHEM: minimum number of hard pixels per image (the published 131072 is per three images)",
+        ge=0,
     )
 
     def check(self) -> None:
-        """Raises UserError for a last head without weight."""
+        """Raises UserError if the final head has no weight."""
         remedy = "use four weights, none negative, the last one positive"
         self.require(self.stage_weights[-1] > 0, "stage_weights", remedy)
 
     @property
     def by_stage(self) -> dict[str, float]:
-        """Weight by "stage1" to "stage4", and "context"."""
+        """Loss weights keyed by "stage1" to "stage4" and "context"."""
         stages = {f"stage{n}": weight for n, weight in enumerate(self.stage_weights, 1)}
         return stages | {"context": self.context_weight}
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig(Section, place="optim", role=OPTIMIZER):
-    """The optimizer and its schedule. See `gsto_jax.training.optim`."""
+class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
+    """Optimizer and learning-rate schedule. See `gsto_jax.training.optimizers`."""
 
-    kind: str = setting("sgd", "Optimizer, with PyTorch's other settings", choices=("sgd", "adam"))
-    schedule: str = setting("poly", "Schedule of the learning rate", choices=("poly", "steps"))
-    learning_rate: float = setting(0.01, "Learning rate of step 0", gt=0)
-    momentum: float = setting(0.9, "Momentum of SGD", ge=0, lt=1)
-    weight_decay: float = setting(5e-4, "Of every parameter, BN and biases included", ge=0)
-    milestones: tuple[float, ...] = setting(
+    kind: str = option("sgd", "Optimizer, as PyTorch defines it", choices=("sgd", "adam"))
+    schedule: str = option("poly", "Learning-rate schedule", choices=("poly", "steps"))
+    learning_rate: float = option(0.01, "Base learning rate", gt=0)
+    momentum: float = option(0.9, "Momentum of SGD", ge=0, lt=1)
+    weight_decay: float = option(
+        5e-4, "Weight decay of all parameters, including BN and biases", ge=0
+    )
+    milestones: tuple[float, ...] = option(
         (),
-        "steps: at each of these shares of the run ...",
+        "Schedule steps: fractions of the run after which the learning rate drops",
         gt=0,
         lt=1,
-        wanted="use shares of the run between 0 and 1, ascending",
+        expected="ascending fractions of the run between 0 and 1",
     )
-    decay: float = setting(0.1, "... the rate is multiplied by this", gt=0, le=1)
-    poly_power: float = setting(
-        0.9, "poly: rate = learning_rate * (1 - step / steps) ** poly_power", gt=0
+    decay_rate: float = option(
+        0.1, "Schedule steps: factor of the learning rate at each milestone", gt=0, le=1
     )
-    lr_lag: bool = setting(
-        False, "Step n at the rate of step n - 1, as the published training loop does"
+    poly_power: float = option(
+        0.9, "Schedule poly: exponent in learning_rate * (1 - step / steps) ** poly_power", gt=0
     )
-    warmup_fraction: float = setting(
-        0.0, "Share of the steps in which the rate rises linearly ...", ge=0, le=1
+    lr_lag: bool = option(
+        False, "Run step n at the learning rate of step n - 1, as the published code does"
     )
-    warmup_start: float = setting(0.1, "... from this share of it", ge=0, le=1)
-    ema_decay: float = setting(
-        0.0, "Decay of averaged parameters, which evaluation then uses; 0: none", ge=0, lt=1
+    warmup_fraction: float = option(
+        0.0, "Fraction of the steps with linear learning-rate warmup", ge=0, le=1
+    )
+    warmup_start: float = option(
+        0.1, "Fraction of the learning rate at which warmup starts", ge=0, le=1
+    )
+    ema_decay: float = option(
+        0.0, "Decay of the parameter EMA, which evaluation then uses; 0: no EMA", ge=0, lt=1
     )
 
     def check(self) -> None:
-        """Raises UserError for milestones that do not ascend."""
-        ascend = list(self.milestones) == sorted(self.milestones)
-        self.require(ascend, "milestones", "use shares of the run between 0 and 1, ascending")
+        """Raises UserError if the milestones do not ascend."""
+        ascending = list(self.milestones) == sorted(self.milestones)
+        self.require(ascending, "milestones", "use ascending fractions of the run")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Section, place="train", role=OPTIMIZER):
-    """The length of the run and its batches."""
+class TrainConfig(Section, prefix="train", role=OPTIMIZER):
+    """Batch size and length of the run."""
 
-    batch_size: int = setting(12, "Images of a step, over all devices and hosts", ge=1)
-    accumulate: int = setting(
+    batch_size: int = option(12, "Global batch size over all devices and hosts, in images", ge=1)
+    grad_accum_steps: int = option(
         1,
-        "Parts in which a batch passes; BN normalizes each by itself, OHEM has a threshold for "
-        "each",
+        "Microbatches per step, whose gradients are accumulated; BN statistics and OHEM thresholds "
+        "are those of a microbatch",
         ge=1,
     )
-    steps: int = setting(0, "Length of the run; 0: by epochs", ge=0)
-    epochs: int = setting(
-        0, "Length in epochs of floor(images / batch_size) steps; 0: by steps", ge=0
+    steps: int = option(0, "Length of the run in steps; 0: use epochs", ge=0)
+    epochs: int = option(
+        0, "Length of the run in epochs of floor(images / batch_size) steps; 0: use steps", ge=0
     )
 
     def check(self) -> None:
-        """Raises UserError unless exactly one of steps and epochs is set, and the parts divide."""
+        """Raises UserError unless microbatches are equal and one of steps and epochs is set."""
         remedy = f"use a divisor of train.batch_size, {self.batch_size}"
-        self.require(self.batch_size % self.accumulate == 0, "accumulate", remedy)
+        self.require(self.batch_size % self.grad_accum_steps == 0, "grad_accum_steps", remedy)
         remedy = f"with config.train.epochs {self.epochs}, set one of them, and the other to 0"
         self.require((self.steps > 0) != (self.epochs > 0), "steps", remedy)
 
-    def total_steps(self, images: int) -> int:
-        """Returns the steps of the run for a number of images: an epoch drops its remainder."""
-        return self.steps or self.epochs * (images // self.batch_size)
+    def total_steps(self, num_images: int) -> int:
+        """Returns the length of the run in steps; the last partial batch of an epoch is dropped."""
+        return self.steps or self.epochs * (num_images // self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(Section, place="eval", role=RUNTIME):
-    """Evaluation and its images. See `gsto_jax.segmentation.protocol.EvalProtocol`."""
+class EvalConfig(Section, prefix="eval", role=RUNTIME):
+    """Evaluation protocol and images. See `gsto_jax.segmentation.protocol`."""
 
-    batch_size: int = setting(
-        1, "Over all devices, rounded up to divide; of one padded shape", ge=1
+    batch_size: int = option(
+        1, "Global batch size, in images of one padded shape; rounded up to fill all devices", ge=1
     )
-    scales: tuple[float, ...] = setting((1.0,), "The scores at all scales are summed")
-    flip: bool = setting(False, "Averages the logits with those of the mirror image")
-    window: str = setting(
+    scales: tuple[float, ...] = option((1.0,), "Test scales, whose scores are summed")
+    flip: bool = option(False, "Average the logits of the image and its horizontal flip")
+    window: str = option(
         "whole",
-        "Crops that the network sees",
+        "Input of the network",
         choices={
-            "whole": "the image in one",
-            "slide": "windows of eval.crop",
-            "slide_upsampled": "windows above scale 1",
+            "whole": "whole image",
+            "slide": "sliding windows of eval.crop",
+            "slide_upsampled": "sliding windows at scales above 1 only",
         },
     )
-    crop: tuple[int, int] = setting(
-        (0, 0), "Height and width of a sliding window; (0, 0): data.crop"
+    crop: tuple[int, int] = option(
+        (0, 0), "Height and width of a sliding window in pixels; (0, 0): data.crop"
     )
-    stride: float = setting(2 / 3, "Stride of the windows, as a share of the crop")
-    edge: str = setting(
+    stride: float = option(2 / 3, "Stride of the sliding windows as a fraction of eval.crop")
+    edge: str = option(
         "pad",
-        "The last windows",
-        choices={"pad": "stick out", "shift": "move inside"},
+        "Last sliding window of a row or column",
+        choices={"pad": "extends past the image", "shift": "is moved inside the image"},
     )
-    pad: str = setting(
+    pad: str = option(
         "edge",
-        "What lies outside the image",
+        "Padding outside the image",
         choices={
-            "edge": "its outermost pixels, repeated",
-            "mean": "the mean color",
-            "black": "black pixels",
+            "edge": "repeated border pixels",
+            "mean": "mean color",
+            "black": "black",
         },
     )
-    pad_to: int | str = setting(
+    pad_to: int | str = option(
         32,
-        "Images scored whole are padded right and below to multiples of so many pixels, and their "
-        "scores cut back; 32 scores best, larger ones let more sizes share a program "
-        "(docs/evaluation.md); 'published': images as they are, as in the published code",
-        wanted=_PAD_TO_REMEDY,
+        "Multiple of pixels to which whole images are padded at the right and bottom; 32 scores "
+        "best, larger multiples compile fewer programs (docs/evaluation.md); 'published': no "
+        "padding, as in the published code",
+        expected=_PAD_TO,
     )
-    score: str = setting(
+    score: str = option(
         "exp",
-        "Scores that are summed",
+        "Scores that are summed over scales and windows",
         choices={"exp": "exp of the logits, as published", "softmax": "probabilities"},
     )
-    absent: str = setting(
+    absent: str = option(
         "exclude",
-        "A class without truth and prediction",
-        choices={"exclude": "does not count", "zero": "counts as 0"},
+        "IoU of a class with neither ground truth nor prediction",
+        choices={"exclude": "excluded from the mean", "zero": "counted as 0"},
     )
-    sample_images: int = setting(-1, "How many samples become PNGs; -1: all", ge=-1)
-    feature_images: int = setting(
+    sample_images: int = option(-1, "Number of samples written as PNGs; -1: all", ge=-1)
+    feature_images: int = option(
         2,
-        "How many samples show branches and gates of the whole image too (Figure 1); -1: all; none "
-        "where windows slide",
+        "Number of samples for which branch and gate maps are written too (paper, Figure 1), with "
+        "eval.window whole; -1: all",
         ge=-1,
     )
 
     def check(self) -> None:
-        """Raises UserError for a multiple that images cannot be padded to."""
-        multiple = type(self.pad_to) is int and self.pad_to in _PAD_TO
-        self.require(multiple or self.pad_to == "published", "pad_to", _PAD_TO_REMEDY)
+        """Raises UserError for an unsupported padding multiple."""
+        multiple = type(self.pad_to) is int and self.pad_to in _PAD_MULTIPLES
+        self.require(multiple or self.pad_to == "published", "pad_to", f"use {_PAD_TO}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoseConfig(Section, place="pose", role=RUNTIME):
-    """Heatmaps and the poses that become of them. See `gsto_jax.pose`."""
+class PoseConfig(Section, prefix="pose", role=RUNTIME):
+    """Heatmaps, and decoding and scoring of poses. See `gsto_jax.pose`."""
 
-    sigma: float = setting(
-        3.0, "Deviation of the joints' Gaussians, in pixels of the heatmap", gt=0, role=OPTIMIZER
+    sigma: float = option(
+        3.0,
+        "Standard deviation of the target Gaussians in heatmap pixels",
+        gt=0,
+        role=OPTIMIZER,
     )
-    hardest: int = setting(
+    ohkm_topk: int = option(
         0,
-        "Only so many joints of a person count in the loss, the worst; 0: all",
+        "Number of joints per person with the largest errors that count in the loss (online hard "
+        "keypoint mining); 0: all",
         ge=0,
         role=OPTIMIZER,
     )
-    refinement: str = setting(
+    refinement: str = option(
         "quarter",
-        "Position of a joint",
+        "Subpixel refinement of joint positions",
         choices={
-            "none": "the largest pixel",
-            "quarter": "a quarter pixel towards its larger neighbor, as published",
-            "dark": "the peak of a fitted Gaussian",
+            "none": "largest pixel",
+            "quarter": "a quarter pixel toward the larger neighbor, as published",
+            "dark": "peak of a fitted Gaussian (DARK)",
         },
     )
-    flip_shift: bool = setting(
-        True, "eval.flip: moves the mirror image's heatmap by a pixel, as published"
+    shift_heatmap: bool = option(
+        True, "Shift the heatmaps of the flipped image by one pixel (eval.flip), as published"
     )
-    visible: float = setting(
-        0.2, "Joints below this score count nothing in a pose's score", ge=0, lt=1
+    visibility_threshold: float = option(
+        0.2, "Minimum score of the joints that count in the score of a pose", ge=0, lt=1
     )
-    suppression: str = setting(
+    nms: str = option(
         "hard",
-        "Suppression of poses that are alike",
+        "Non-maximum suppression of duplicate poses",
         choices={"hard": "OKS-NMS", "soft": "soft OKS-NMS", "none": "none"},
     )
-    similarity: float = setting(0.9, "OKS above which two poses are the same person's", gt=0, le=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParallelConfig(Section, place="parallel", role=RUNTIME):
-    """How the work is divided over the devices. See `gsto_jax.devices.mesh`."""
-
-    space: int = setting(
-        1, "Devices that share an image, each a part of its height (docs/distributed.md)", ge=1
-    )
-    shard_parameters: bool = setting(
-        False, "Each device keeps a shard of parameters and optimizer state"
+    oks_threshold: float = option(
+        0.9, "OKS above which NMS takes two poses for the same person", gt=0, le=1
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(Section, place="run", role=RUNTIME):
-    """Options that change nothing in the result."""
+class ParallelConfig(Section, prefix="parallel", role=RUNTIME):
+    """Sharding over devices. See `gsto_jax.devices.mesh`."""
 
-    log_every: int = setting(20, "Steps between two lines of progress", ge=1)
-    checkpoint_every: int = setting(200, "Steps between two checkpoints", ge=1)
-    keep_checkpoints: int = setting(3, "The newest so many are kept, and the best one", ge=1)
-    eval_every: int = setting(0, "Steps between two evaluations; 0: only at the end", ge=0)
-    stop_at: int = setting(
-        0, "This start ends after that step, and the next goes on; 0: at the end", ge=0
+    spatial_shards: int = option(
+        1, "Devices that share an image, split along its height (docs/distributed.md)", ge=1
     )
-    profile_start: int = setting(
-        0, "Step from which a profile is recorded; 0: only on SIGUSR1", ge=0
+    shard_parameters: bool = option(
+        False, "Shard parameters and optimizer state over the devices (FSDP)"
     )
-    profile_steps: int = setting(5, "Steps of a profile (docs/observability.md)", ge=1)
-    stall_seconds: float = setting(
-        60.0, "A step that waits longer logs for what; 0: none does", ge=0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Section, prefix="run", role=RUNTIME):
+    """Logging, checkpoints and other options that do not change the result."""
+
+    log_every: int = option(20, "Steps between log lines", ge=1)
+    checkpoint_every: int = option(200, "Steps between checkpoints", ge=1)
+    keep_checkpoints: int = option(
+        3, "Number of latest checkpoints to keep, besides the best one", ge=1
     )
-    tensorboard: bool = setting(
-        True, "Writes metrics and images for TensorBoard (imports TensorFlow)"
+    eval_every: int = option(0, "Steps between evaluations; 0: only at the end", ge=0)
+    stop_at: int = option(
+        0, "Step after which to stop early; the same command then resumes; 0: never", ge=0
     )
-    compilation_cache: str = setting(
-        "~/.cache/gsto_jax/xla", "Folder of compiled programs; empty: keeps none"
+    profile_start: int = option(0, "First step to profile; 0: profile only on SIGUSR1", ge=0)
+    profile_steps: int = option(5, "Number of steps to profile (docs/observability.md)", ge=1)
+    stall_seconds: float = option(
+        60.0, "Seconds after which a stalled step is logged with its cause; 0: never", ge=0
+    )
+    tensorboard: bool = option(
+        True, "Write metrics and images for TensorBoard (imports TensorFlow)"
+    )
+    compilation_cache: str = option(
+        "~/.cache/gsto_jax/xla", "Folder of the compilation cache; empty: none"
     )

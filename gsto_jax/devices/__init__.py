@@ -1,1 +1,1 @@
-"""The mesh of devices, the processes of a run, and the memory of the host."""
+"""Device mesh, multi-process coordination and host memory."""

@@ -1,4 +1,4 @@
-"""Memory of the host process, for training on CPUs."""
+"""Memory allocation of the host process, for training on CPUs."""
 
 import ctypes
 import sys
@@ -7,11 +7,11 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # mallopt's p
 
 
 def keep_freed_memory() -> bool:
-    """Lets the process keep the memory that it frees, rather than return it to the system.
+    """Keeps freed memory in the process instead of returning it to the operating system.
 
-    On CPUs a step of training allocates its intermediate values afresh. Returned to the system in
-    between, every page of them is faulted in and cleared again each step. Call this before JAX
-    finds its devices; later, and with a C library other than glibc, it does nothing.
+    A train step on CPUs allocates its activations anew, and memory that was returned in between has
+    to be faulted in and cleared again in each step. Call this function before JAX initializes its
+    devices. Without glibc it has no effect.
 
     Returns:
       Whether it took effect.

@@ -1,8 +1,7 @@
-"""Devices, and how arrays lie on them.
+"""Device mesh and shardings.
 
-The batch is split over the mesh axis "data". An axis "space", where there is one, splits the height
-of every map (`gsto_jax.ops.spatial_sharding`). The state lies on every device, or in parts over
-"data".
+Batches are sharded over the mesh axis "data". The optional axis "space" shards the height of every
+feature map (`gsto_jax.ops.spatial_sharding`). The train state is replicated or sharded over "data".
 """
 
 import math
@@ -19,96 +18,95 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from gsto_jax.errors import UserError
 from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
 
-SMALL = 2**12
-"""Numbers of an array that is not worth splitting: gathering it takes longer than holding it."""
+MIN_SHARDED_SIZE = 2**12
+"""Minimum number of elements for an array to be sharded: gathering smaller ones does not pay."""
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None, space: int = 1) -> Mesh:
-    """A mesh of all devices (or those given) along "data", or along "data" and "space".
+def make_mesh(devices: Sequence[jax.Device] | None = None, spatial_shards: int = 1) -> Mesh:
+    """Builds a mesh with the axis "data" and, with spatial shards, the axis "space".
 
     Args:
-      devices: what to use.
-      space: how many of them share an image; 1 makes no such axis.
+      devices: devices of the mesh; None for all.
+      spatial_shards: number of devices that share an image.
 
     Raises:
-      UserError: `space` does not divide the devices of every process.
+      UserError: `spatial_shards` does not divide the number of devices of every process.
     """
     devices = jax.devices() if devices is None else devices
-    if space == 1:
+    if spatial_shards == 1:
         return jax.make_mesh(
             (len(devices),), (DATA_AXIS,), devices=devices, axis_types=(AxisType.Auto,)
         )
-    # Those that share an image are of one process, which reads it once.
-    found = Counter(device.process_index for device in devices)
-    if any(count % space for count in found.values()):
+    # Devices that share an image belong to one process, which reads the image once.
+    counts = Counter(device.process_index for device in devices).values()
+    if any(count % spatial_shards for count in counts):
         raise UserError(
-            f"config.parallel.space is {space}, and a process has {min(found.values())} devices: "
-            "use a divisor of that"
+            "config.parallel.spatial_shards must be a divisor of the "
+            f"{min(counts)} devices of a process; got {spatial_shards}"
         )
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
-    grid = np.array(ordered).reshape(-1, space)
+    grid = np.array(ordered).reshape(-1, spatial_shards)
     return Mesh(grid, (DATA_AXIS, SPACE_AXIS), axis_types=(AxisType.Auto,) * 2)
 
 
-def batch_parts(mesh: Mesh) -> int:
-    """Into how many parts a batch is split."""
+def num_batch_shards(mesh: Mesh) -> int:
+    """Returns the number of shards of a batch."""
     return int(mesh.shape[DATA_AXIS])
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
-    """The first axis is split over "data"."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding that splits the first array axis over "data"."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def placed(tree: Any, mesh: Mesh, sharded: bool) -> Any:
-    """Shardings of a train state, or of a part of it.
+def tree_shardings(tree: Any, mesh: Mesh, shard: bool) -> Any:
+    """Returns the shardings of a train state or a subtree of it.
 
     Args:
-      tree: of arrays, or of their shapes.
-      mesh: the devices.
-      sharded: splits large arrays over "data" (`parameter_spec`); else every device holds all.
+      tree: arrays, or their shapes.
+      mesh: devices.
+      shard: whether large arrays are sharded over "data" (`parameter_spec`) or replicated.
 
     Returns:
-      A sharding for each array; one for all of them where that does.
+      A sharding for each array, or a single one for all.
     """
-    if not sharded:
-        return replicated(mesh)
-    parts = batch_parts(mesh)
-    return jax.tree.map(lambda x: NamedSharding(mesh, parameter_spec(x.shape, parts)), tree)
+    if not shard:
+        return replicated_sharding(mesh)
+    num_shards = num_batch_shards(mesh)
+    return jax.tree.map(lambda x: NamedSharding(mesh, parameter_spec(x.shape, num_shards)), tree)
 
 
-def parameter_spec(shape: Sequence[int], parts: int) -> PartitionSpec:
-    """How an array of the train state is split into parts: along its largest axis that divides.
+def parameter_spec(shape: Sequence[int], num_shards: int) -> PartitionSpec:
+    """Returns the spec that shards an array along its largest divisible axis (the last of equals).
 
-    Of several such axes the last one. Arrays below `SMALL` numbers stay whole, and those of which
-    no axis divides.
+    Arrays smaller than `MIN_SHARDED_SIZE` or without a divisible axis are replicated.
     """
-    axes = [(side, axis) for axis, side in enumerate(shape) if side % parts == 0]
-    if parts == 1 or not axes or math.prod(shape) < SMALL:
+    axes = [(size, axis) for axis, size in enumerate(shape) if size % num_shards == 0]
+    if num_shards == 1 or not axes or math.prod(shape) < MIN_SHARDED_SIZE:
         return PartitionSpec()
     _, axis = max(axes)
     return PartitionSpec(*[None] * axis, DATA_AXIS)
 
 
-def whole(tree: Any, mesh: Mesh) -> Any:
-    """Arrays of which every device holds all, gathered where they lie in parts."""
-    everywhere = replicated(mesh)
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Replicates arrays on all devices, gathering sharded ones."""
+    sharding = replicated_sharding(mesh)
     arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
-    if all(x.sharding.is_equivalent_to(everywhere, x.ndim) for x in arrays):
+    if all(x.sharding.is_equivalent_to(sharding, x.ndim) for x in arrays):
         return tree
-    return jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
+    return jax.jit(lambda tree: tree, out_shardings=sharding)(tree)
 
 
-def gathered(tree: Any) -> Any:
-    """Arrays of the mesh in force, whole on each of its devices while a traced step computes.
+def all_gather(tree: Any) -> Any:
+    """Replicates arrays on the current mesh inside a traced function.
 
-    Without that, XLA's partitioner splits a convolution along a kernel's split channels, and with
-    "space" doubles some of them (tests/gsto_jax/devices/test_shardings.py).
+    Without it XLA's partitioner splits convolutions along the sharded channels of their kernels,
+    and with "space" duplicates some of them (tests/gsto_jax/devices/test_shardings.py).
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
@@ -116,7 +114,7 @@ def gathered(tree: Any) -> Any:
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`function`, traced so that its kernels know the mesh (`gsto_jax.ops.dispatch`)."""
+    """Returns a function that is traced with the mesh, for kernels (`gsto_jax.ops.dispatch`)."""
 
     @wraps(function)
     def traced(*args: Any) -> Any:
@@ -127,20 +125,19 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
-    """Options for `jax.jit` on the devices of the mesh.
+    """Returns compiler options of `jax.jit` for the devices of a mesh.
 
-    On CPUs: YNNPACK for convolutions alone, since its other fusions make training slower, and with
-    the seams of `gsto_jax.ops.materialize` kept (`benchmarks/cpu_compiler_options.py` measures
-    both).
-    On TPUs: with few images a chip XLA would fold rows into the batch, and copy every map to do
-    so (docs/performance.md).
+    CPU: YNNPACK for convolutions only, since its other fusions slow training down, and the barriers
+    of `gsto_jax.ops.materialize` are kept (measured by `benchmarks/cpu_compiler_options.py`).
+    TPU: no space-to-batch, which copies every map for small batches (docs/performance.md).
     """
-    if platform_of(mesh) == "tpu":
+    platform = mesh_platform(mesh)
+    if platform == "tpu":
         return {
             "xla_tpu_run_space_to_batch": "false",
             "xla_tpu_run_space_to_batch_on_new_platforms": "false",
         }
-    if platform_of(mesh) == "cpu":
+    if platform == "cpu":
         return {
             "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
             "xla_disable_hlo_passes": "cse_barrier_expander",
@@ -148,62 +145,61 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     return None
 
 
-def platform_of(mesh: Mesh) -> str:
-    """What the devices are: "cpu", "gpu" or "tpu"."""
+def mesh_platform(mesh: Mesh) -> str:
+    """Returns "cpu", "gpu" or "tpu"."""
     name = str(mesh.devices.flat[0].platform)
     return "gpu" if name in ("cuda", "rocm") else name
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """Puts this host's part of arrays on its devices; the first axis of each is the batch."""
-    sharding = split_batch(mesh)
-    put = partial(jax.make_array_from_process_local_data, sharding)
+    """Transfers this process's shard of a batch to its devices."""
+    put = partial(jax.make_array_from_process_local_data, batch_sharding(mesh))
     return jax.tree.map(put, dict(batch))
 
 
-def local_part(x: jax.Array) -> np.ndarray:
-    """This process' part of an array whose first axis is split over "data"."""
+def local_shard(x: jax.Array) -> np.ndarray:
+    """Returns this process's rows of an array with `batch_sharding`."""
     if x.is_fully_addressable:
         return np.asarray(x)
-    parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+    shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
-def sum_over_processes(table: np.ndarray) -> np.ndarray:
-    """Sums a float64 or int64 array over all processes, exact where each entry is of one."""
+def sum_over_processes(array: np.ndarray) -> np.ndarray:
+    """Sums a float64 or int64 array over all processes in full precision."""
     if jax.process_count() == 1:
-        return table
+        return array
     from jax.experimental import multihost_utils
 
-    # In halves: JAX would round float64, and cut int64 off.
-    parts = np.asarray(multihost_utils.process_allgather(table.view(np.uint32)))
-    return parts.view(table.dtype).sum(0)
+    # As uint32 pairs, since JAX without x64 truncates 64-bit types.
+    gathered = np.asarray(multihost_utils.process_allgather(array.view(np.uint32)))
+    return gathered.view(array.dtype).sum(0)
 
 
-def check_batch(batch_size: int, mesh: Mesh, field: str) -> None:
-    """Raises UserError unless the batch divides over the devices."""
-    parts = batch_parts(mesh)
-    if batch_size % parts:
-        below = batch_size - batch_size % parts
-        options = f"{below} or {below + parts}" if below else f"{parts}"
-        space = mesh.size // parts
-        over = f"{parts} devices" if space == 1 else f"{parts} groups of {space} devices"
+def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
+    """Raises UserError, which names the config option, unless the shards of a batch are equal."""
+    num_shards = num_batch_shards(mesh)
+    if batch_size % num_shards:
+        below = batch_size - batch_size % num_shards
+        examples = f"{below} or {below + num_shards}" if below else f"{num_shards}"
+        shared = mesh.size // num_shards
+        devices = "devices" if shared == 1 else f"groups of {shared} devices"
         raise UserError(
-            f"config.{field} is {batch_size}, which does not divide over {over}: "
-            f"use a multiple of {parts}, such as {options}"
+            f"config.{option} must be a multiple of {num_shards}, the number of {devices}, such as "
+            f"{examples}; got {batch_size}"
         )
 
 
-def rounded_batch(batch_size: int, mesh: Mesh) -> int:
-    """The smallest batch that holds as many and divides over the devices.
+def round_up_batch_size(batch_size: int, mesh: Mesh) -> int:
+    """Returns the smallest multiple of the number of batch shards that is not below `batch_size`.
 
-    For evaluation, where what fills a batch up counts for nothing.
+    For evaluation, where a mask excludes the padding of a batch.
     """
-    parts = batch_parts(mesh)
-    return -(-batch_size // parts) * parts
+    num_shards = num_batch_shards(mesh)
+    return -(-batch_size // num_shards) * num_shards
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keeps compiled programs in a folder, unless JAX was told another; "" keeps none."""
+    """Caches compiled programs in a folder unless JAX already has a cache; "" for no cache."""
     if folder and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import compiler_options, on_mesh, replicated, split_batch
+from gsto_jax.devices.mesh import batch_sharding, compiler_options, on_mesh, replicated_sharding
 from gsto_jax.progress import JitWithProgress
 from gsto_jax.training.task import Task
 
@@ -71,7 +71,7 @@ class Programs:
 
     def __init__(self, task: Any, mesh: Mesh) -> None:
         self.task, self.mesh = task, mesh
-        self.whole, self.split = replicated(mesh), split_batch(mesh)
+        self.whole, self.split = replicated_sharding(mesh), batch_sharding(mesh)
 
     @classmethod
     def of(cls, task: Task, mesh: Mesh) -> Self:

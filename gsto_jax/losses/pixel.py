@@ -165,7 +165,7 @@ def deep_supervision(
         for stage, logits in outputs.stage_logits.items()
     }
     if config.kind == "ohem":
-        kept = values.ohem_kept * labels.shape[0]
+        kept = values.ohem_min_kept * labels.shape[0]
         loss = ohem_cross_entropy(outputs.logits, labels, values.ohem_threshold, kept, *settings)
     else:
         loss = cross_entropy(outputs.logits, labels, *settings)

@@ -14,14 +14,14 @@ class LossValues:
     Attributes:
       by_stage: weight of each head.
       ohem_threshold: probability below which a pixel is hard.
-      ohem_kept: minimum number of hard pixels per image.
+      ohem_min_kept: minimum number of hard pixels per image.
     """
 
     by_stage: dict[str, Any]
     ohem_threshold: Any
-    ohem_kept: Any
+    ohem_min_kept: Any
 
     @classmethod
     def of(cls, config: LossConfig) -> "LossValues":
         """Returns the numbers as the config has them."""
-        return cls(config.by_stage, config.ohem_threshold, config.ohem_kept)
+        return cls(config.by_stage, config.ohem_threshold, config.ohem_min_kept)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from gsto_jax.devices.mesh import batch_parts, replicated, split_batch
+from gsto_jax.devices.mesh import batch_sharding, num_batch_shards, replicated_sharding
 from gsto_jax.errors import UserError
 from gsto_jax.plan import schedule
 from gsto_jax.plan.machines import Machine
@@ -68,7 +68,7 @@ def plan(task: Task, machine: Machine, batch: int, size: Size, step: str = "trai
     peak = peak_memory(compiled)
     if machine.memory and peak > machine.memory:
         raise _does_not_fit(step, batch, machine, peak)
-    images = batch // batch_parts(machine.mesh)
+    images = batch // num_batch_shards(machine.mesh)
     return Reading(compiled, lowered, machine).plan(step, images, seconds)
 
 
@@ -93,7 +93,7 @@ def _placed_state(task: Task, mesh: Mesh) -> TrainState:
 
 def _lower(task: Task, machine: Machine, batch: int, size: Size, step: str) -> Any:
     mesh = machine.mesh
-    whole, split = replicated(mesh), split_batch(mesh)
+    whole, split = replicated_sharding(mesh), batch_sharding(mesh)
     inputs = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=split)
         for name, (shape, dtype) in task.abstract_batch(batch, size, step).items()

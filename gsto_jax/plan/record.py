@@ -8,8 +8,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from gsto_jax.config import flat
-from gsto_jax.devices.mesh import batch_parts
+from gsto_jax.config import flatten
+from gsto_jax.devices.mesh import num_batch_shards
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full, parse_json, to_json, write_text
 from gsto_jax.plan.estimate import estimate
@@ -36,7 +36,7 @@ def record(
     for found in plans:
         times = estimate(found, topology)
         steps[found.step] = {
-            "batch": found.batch * batch_parts(machine.mesh),
+            "batch": found.batch * num_batch_shards(machine.mesh),
             "peak_bytes": found.peak,
             "bytes": found.bytes,
             "flops": found.flops,
@@ -106,7 +106,7 @@ def _about(config: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
         "crop": data["crop"],
         "outputs": len(data["keypoints"]["names"] if pose else data["classes"]),
         "loss.kind": config["loss"]["kind"],
-        "train.accumulate": config["train"]["accumulate"],
+        "train.grad_accum_steps": config["train"]["grad_accum_steps"],
         **{f"parallel.{k}": v for k, v in config["parallel"].items()},
-        **{k: v for k, v in flat({"model": config["model"]}).items() if k[6:] not in _NO_TIME},
+        **{k: v for k, v in flatten({"model": config["model"]}).items() if k[6:] not in _NO_TIME},
     }

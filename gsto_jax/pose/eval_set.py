@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import local_part, sum_over_processes
+from gsto_jax.devices.mesh import local_shard, sum_over_processes
 from gsto_jax.evaluation.eval_set import EvalSet, Summary, or_none
 from gsto_jax.evaluation.folder import ResultsFolder
 from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch
@@ -95,7 +95,7 @@ class PoseEvalSet(EvalSet):
             return Predictions(poses, None, truth)
         table = np.zeros_like(poses.joints)
         for batch, joints in reread:
-            table[batch["index"][batch["mask"]]] = local_part(joints)[batch["mask"]]
+            table[batch["index"][batch["mask"]]] = local_shard(joints)[batch["mask"]]
         of_truth = replace(poses, joints=sum_over_processes(table))
         return Predictions(poses, of_truth, truth)
 
@@ -165,9 +165,9 @@ def protocol(task: PoseTask) -> str:
     pose = task.config.pose
     words = []
     if task.config.eval.flip:
-        words.append("flip" + (" shifted" if pose.flip_shift else ""))
+        words.append("flip" + (" shifted" if pose.shift_heatmap else ""))
     words.append({"none": "argmax", "quarter": "quarter pixel", "dark": "DARK"}[pose.refinement])
-    if pose.suppression != "none":
-        soft = "soft " if pose.suppression == "soft" else ""
-        words.append(f"{soft}OKS-NMS {pose.similarity:g}")
+    if pose.nms != "none":
+        soft = "soft " if pose.nms == "soft" else ""
+        words.append(f"{soft}OKS-NMS {pose.oks_threshold:g}")
     return "".join(f" + {word}" for word in words)

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import local_part, put_batch, sum_over_processes
+from gsto_jax.devices.mesh import local_shard, put_batch, sum_over_processes
 from gsto_jax.evaluation.loop import Batch, OnBatch, Programs, never, nothing, run_pipelined
 from gsto_jax.ops.flip import flip
 from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, roundtrip_step
@@ -66,13 +66,13 @@ def estimate_poses(
 
     def finish(batch: Batch, outputs: tuple[Array, dict[str, Array]]) -> None:
         joints, maps = outputs
-        own = local_part(joints)
+        own = local_shard(joints)
         for n in np.flatnonzero(batch["mask"]).tolist():
             index = batch["index"][n]
             area = batch["frame"][n].prod(dtype=float)
             table[index] = *own[n].ravel(), batch["score"][n], area
             image_ids[index] = batch["image_id"][n]
-        on_batch(batch, own, lambda: jax.tree.map(local_part, maps))
+        on_batch(batch, own, lambda: jax.tree.map(local_shard, maps))
 
     if not run_pipelined(batches, start, finish, stop):
         return None

@@ -42,15 +42,15 @@ def to_coco_results(
     Returns:
       A list of image_id, category_id, keypoints (x, y, score for each joint) and score.
     """
-    scores = rescore(poses.joints[..., 2], poses.box_scores, config.visible)
+    scores = rescore(poses.joints[..., 2], poses.box_scores, config.visibility_threshold)
     kept: Iterable[int] = range(len(scores))
-    if suppresses and config.suppression != "none":
+    if suppresses and config.nms != "none":
         kept = []
-        soft = config.suppression == "soft"
+        soft = config.nms == "soft"
         for image in dict.fromkeys(poses.image_ids.tolist()):
             ours = np.flatnonzero(poses.image_ids == image)
             of_image = (poses.joints[ours], scores[ours], poses.areas[ours])
-            kept += ours[suppress(*of_image, sigmas, config.similarity, soft=soft)].tolist()
+            kept += ours[suppress(*of_image, sigmas, config.oks_threshold, soft=soft)].tolist()
     return [
         {
             "image_id": int(poses.image_ids[n]),

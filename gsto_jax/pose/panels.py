@@ -174,7 +174,7 @@ class PosePngWriter(PngWriter):
         labeled = truth if (truth[:, 2] > 0).any() else None
         pose = to_crop(predictions[n], batch["center"][n], batch["frame"][n], image.shape)
         if self.is_drawn:
-            look = (self.task.skeleton, self.task.config.pose.visible)
+            look = (self.task.skeleton, self.task.config.pose.visibility_threshold)
             yield "sample", pose_panel(image, labeled, pose, maps()["heatmaps"][n], *look)
         if self.is_explained:
             shown = {name: values[n] for name, values in maps().items()}

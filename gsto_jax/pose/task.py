@@ -60,9 +60,10 @@ class PoseTask(Task):
                 f"config.model.variant is {self.config.model.variant!r}, which is for "
                 "segmentation: use an HRNet"
             )
-        if self.config.pose.hardest > len(self.joints):
+        if self.config.pose.ohkm_topk > len(self.joints):
             raise UserError(
-                f"config.pose.hardest is {self.config.pose.hardest}, of {len(self.joints)} joints: "
+                f"config.pose.ohkm_topk is {self.config.pose.ohkm_topk}, of {len(self.joints)} "
+                "joints: "
                 "use at most as many, or 0 for all"
             )
         super().__post_init__()
@@ -96,7 +97,7 @@ class PoseTask(Task):
     ) -> tuple[Array, dict[str, Array]]:
         """See `Task.losses`."""
         targets = self.targets(batch, outputs.logits.shape[1:3])
-        hardest = self.config.pose.hardest
+        hardest = self.config.pose.ohkm_topk
         of_loss = None if values is None else values.loss
         return heatmap_supervision(outputs, *targets, self.config.loss, hardest, shares, of_loss)
 
@@ -144,7 +145,7 @@ def joint_step(
     """
     pose = task.config.pose
     if mirrored is not None:
-        heatmaps = merge_flipped(heatmaps, mirrored, task.flip_pairs, pose.flip_shift)
+        heatmaps = merge_flipped(heatmaps, mirrored, task.flip_pairs, pose.shift_heatmap)
     found, scores = decode(heatmaps, pose.refinement, pose.sigma)
     size = (heatmaps.shape[1], heatmaps.shape[2])
     places = to_image(found, batch["center"], batch["frame"], size)

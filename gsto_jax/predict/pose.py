@@ -37,7 +37,7 @@ class PosePrediction:
       image: `h w 3` uint8 RGB.
       boxes: `n 4`, x, y, w, h of each person.
       poses: `n j 3`, x and y in pixels of the image, and score.
-      scores: `n`, of the poses: the mean of their joints above `pose.visible`.
+      scores: `n`, of the poses: the mean of their joints above `pose.visibility_threshold`.
       crops: inputs of the network, `n h w 3`; empty unless asked for.
       maps: "heatmaps" `n h/4 w/4 j`, and those of the branches and gates; empty unless asked for.
       task: of the network: names of the joints, skeleton.
@@ -53,12 +53,14 @@ class PosePrediction:
 
     def overlay(self) -> np.ndarray:
         """Returns the image with all skeletons, and the boxes of persons without visible joints."""
-        visible = self.task.config.pose.visible
+        visible = self.task.config.pose.visibility_threshold
         return draw_poses(self.image, self.poses, self.task.skeleton, visible, self.boxes)
 
     def without_joints(self) -> list[int]:
-        """Returns the persons whose joints all score below `pose.visible`."""
-        below = self.poses[..., 2].max(-1, initial=-np.inf) < self.task.config.pose.visible
+        """Returns the persons whose joints all score below `pose.visibility_threshold`."""
+        below = (
+            self.poses[..., 2].max(-1, initial=-np.inf) < self.task.config.pose.visibility_threshold
+        )
         return np.flatnonzero(below).tolist()
 
     def drawn(self, kind: str) -> np.ndarray:
@@ -150,7 +152,7 @@ class PosePredictor(BasePredictor):
             if explain:
                 maps.append({k: np.asarray(v)[: len(part)] for k, v in outputs.items()})
         every = np.concatenate(poses)
-        visible = self.task.config.pose.visible
+        visible = self.task.config.pose.visibility_threshold
         return PosePrediction(
             image=rgb,
             boxes=person_boxes,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gsto_jax.config import flat
+from gsto_jax.config import flatten
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ def settings_by_section(
     config: Mapping[str, Any], defaults: Mapping[str, Any] | None
 ) -> dict[str, list[Setting]]:
     """Settings by section."""
-    known = flat(defaults or {})
+    known = flatten(defaults or {})
     groups: dict[str, list[Setting]] = {}
-    for field, value in flat(config).items():
+    for field, value in flatten(config).items():
         section, _, name = field.rpartition(".") if "." in field else ("run as a whole", "", field)
         default = words(known[field]) if field in known else None
         changed = default is not None and default != words(value)
@@ -35,7 +35,7 @@ def differing_settings(
     ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> list[tuple[str, str, str]]:
     """Returns name and both values of the options that differ."""
-    left, right = flat(ours), flat(theirs)
+    left, right = flatten(ours), flatten(theirs)
     return [
         (name, words(left.get(name)), words(right.get(name)))
         for name in sorted({*left, *right} - {"name"})

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from gsto_jax import progress
 from gsto_jax.devices import processes
-from gsto_jax.devices.mesh import placed
+from gsto_jax.devices.mesh import tree_shardings
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.training.task import Task, TrainState, abstract_state, state_of
 
@@ -242,7 +242,7 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
     sharded = task.config.parallel.shard_parameters
 
     def place(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = placed(leaf, mesh, sharded)
+        sharding = tree_shardings(leaf, mesh, sharded)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     def read() -> dict[str, Any]:

@@ -11,9 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import progress
-from gsto_jax.config import MODEL, changes, flat, role
+from gsto_jax.config import MODEL, config_changes, flatten, option_role
 from gsto_jax.devices import processes
-from gsto_jax.devices.mesh import whole
+from gsto_jax.devices.mesh import replicate
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.evaluation.eval_set import EvalSet, Outcome
 from gsto_jax.runs import checkpoint
@@ -209,7 +209,7 @@ class Experiment:
         step, split = int(state.step), self.eval_set.split
         folder = self.workdir.path / f"eval-{split}"
         about = {"step": step, "while_training": data_state is not None}
-        variables = whole(state.variables, self.mesh)  # gathered once, not with every batch
+        variables = replicate(state.variables, self.mesh)  # gathered once, not with every batch
         outcome = self.eval_set.evaluate(self.task, variables, self.mesh, folder, about, stop)
         if outcome is None:
             return None
@@ -277,7 +277,7 @@ class Experiment:
                 f"{record['train_set']} in the run, {self.train_set} now. Give it the old one, or "
                 "another --workdir"
             )
-        if differences := changes(record["config"], self.config):
+        if differences := config_changes(record["config"], self.config):
             raise UserError(
                 f"workdir {self.workdir.path} holds a run with other settings: "
                 + "; ".join(differences)
@@ -332,11 +332,11 @@ def _check_same_network(ours: Record, record: Record) -> None:
         names = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
         return {
             name: value
-            for name, value in flat(config).items()
-            if name in names or (name.startswith("model.") and role(name) == MODEL)
+            for name, value in flatten(config).items()
+            if name in names or (name.startswith("model.") and option_role(name) == MODEL)
         }
 
-    if differences := changes(network(record["config"]), network(ours)):
+    if differences := config_changes(network(record["config"]), network(ours)):
         raise UserError(
             "the checkpoint is of another network: "
             + "; ".join(differences)

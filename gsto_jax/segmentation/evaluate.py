@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gsto_jax.devices.mesh import local_part, put_batch
+from gsto_jax.devices.mesh import local_shard, put_batch
 from gsto_jax.evaluation.loop import Batch, OnBatch, never, nothing, run_pipelined
 from gsto_jax.segmentation import protocol as protocols
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
@@ -74,13 +74,13 @@ def evaluate(
         counts, predictions, maps = outputs
         for name, values in counts.items():
             total[name] = total.get(name, 0) + np.asarray(values, np.int64)
-        own = local_part(predictions)
+        own = local_shard(predictions)
         if instances is not None:
             for n in np.flatnonzero(batch["mask"] & ("instance" in batch)).tolist():
                 height, width = batch["size"][n]
                 ids = batch["instance"][n, :height, :width]
                 instances.add(own[n, :height, :width], ids, int(batch["index"][n]))
-        on_batch(batch, own, lambda: jax.tree.map(local_part, maps))
+        on_batch(batch, own, lambda: jax.tree.map(local_shard, maps))
 
     if not run_pipelined(batches, start, finish, stop):
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsto_jax.config import changes, flat, role
+from gsto_jax.config import config_changes, flatten, option_role
 from gsto_jax.errors import UserError
 from gsto_jax.runs.experiment import score_settings
 
@@ -99,7 +99,7 @@ def check_comparable(rows: Sequence[SweepRow]) -> None:
 
     def measured(row: SweepRow) -> dict[str, Any]:
         classes = row.config["data"]["classes"], row.config["task"]
-        return flat(score_settings(row.config)) | {"classes and task": classes}
+        return flatten(score_settings(row.config)) | {"classes and task": classes}
 
     first = measured(rows[0])
     for row in rows[1:]:
@@ -116,9 +116,10 @@ def unpaired(rows: Sequence[SweepRow]) -> list[str]:
     """The settings that give the rows other batches for one seed; none: all see the same ones."""
 
     def stream(row: SweepRow) -> Iterator[tuple[str, str]]:
-        for field, value in flat(row.config).items():
+        for field, value in flatten(row.config).items():
             if field == "train.batch_size" or (
-                field.startswith("data.") and (role(field) != "runtime" or field == "data.root")
+                field.startswith("data.")
+                and (option_role(field) != "runtime" or field == "data.root")
             ):
                 yield field, repr(value)
 
@@ -136,7 +137,7 @@ def check_unchanged(runs: Sequence[SweepRun], found: Sequence[dict[str, Any] | N
     differing = {
         run: changed
         for run, config in zip(runs, found, strict=True)
-        if config is not None and (changed := changes(config, run.config))
+        if config is not None and (changed := config_changes(config, run.config))
     }
     if differing:
         run, changed = next(iter(differing.items()))

@@ -28,7 +28,7 @@ class Hyperparameters:
       weight_decay: of every parameter.
       ema_decay: of the averages.
       bn_momentum: share of the old running statistics to keep, by part of the batch
-        (`train.accumulate`): `model.bn_momentum`, less in the first steps (`early_decay`).
+        (`train.grad_accum_steps`): `model.bn_momentum`, less in the first steps (`early_decay`).
       loss: of the loss.
       class_weights: `k`, or None for equal weights.
     """
@@ -48,7 +48,7 @@ def hyperparameters(task: "Task", step: Array) -> Hyperparameters:
     Plain numbers stay weakly typed under `jit`: the step computes with them as with constants.
     """
     optim, weights = task.config.optim, task.loss_weights
-    parts = task.config.train.accumulate
+    parts = task.config.train.grad_accum_steps
     updates = step * parts + jnp.arange(parts)  # of the running statistics
     return Hyperparameters(
         learning_rate=task.schedule(step),

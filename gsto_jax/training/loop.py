@@ -14,7 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import progress
-from gsto_jax.devices.mesh import compiler_options, on_mesh, put_batch, replicated, split_batch
+from gsto_jax.devices.mesh import (
+    batch_sharding,
+    compiler_options,
+    on_mesh,
+    put_batch,
+    replicated_sharding,
+)
 from gsto_jax.errors import TrainingError
 from gsto_jax.training.hyperparameters import hyperparameters
 from gsto_jax.training.step_time import StepTime, Stopwatch
@@ -203,11 +209,11 @@ class CompiledTrainStep:
     """
 
     def __init__(self, task: Task, mesh: Mesh) -> None:
-        everywhere = replicated(mesh)
+        everywhere = replicated_sharding(mesh)
         self.values = jax.jit(partial(hyperparameters, task), out_shardings=everywhere)
         self._step = jax.jit(
             on_mesh(partial(train_step, task.on(mesh)), mesh),
-            in_shardings=(placing(task, mesh), split_batch(mesh), everywhere),
+            in_shardings=(placing(task, mesh), batch_sharding(mesh), everywhere),
             out_shardings=(placing(task, mesh), everywhere),
             donate_argnums=0,
             compiler_options=compiler_options(mesh),

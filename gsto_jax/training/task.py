@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.config import Config
-from gsto_jax.devices.mesh import gathered, placed, platform_of
+from gsto_jax.devices.mesh import all_gather, mesh_platform, tree_shardings
 from gsto_jax.errors import StatisticsError, UserError
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet, Outputs
@@ -99,7 +99,7 @@ class Task(ABC):
         Raises:
           UserError: `model.implementation` names kernels of other devices.
         """
-        platform = platform_of(mesh)
+        platform = mesh_platform(mesh)
         implementation_on(self.config.model.implementation, platform)
         return replace(self, platform=platform)
 
@@ -111,7 +111,7 @@ class Task(ABC):
         if optim.schedule == "poly":
             rate = poly_schedule(*first, optim.poly_power, optim.lr_lag)
         else:
-            rate = step_schedule(*first, optim.milestones, optim.decay)
+            rate = step_schedule(*first, optim.milestones, optim.decay_rate)
         warmup = round(optim.warmup_fraction * self.steps)
         return with_warmup(rate, warmup, optim.warmup_start) if warmup else rate
 
@@ -163,7 +163,7 @@ def abstract_state(task: Task) -> TrainState:
 
 def placing(task: Task, mesh: Mesh) -> Any:
     """Shardings of the train state: one for each array, or one for all."""
-    return placed(abstract_state(task), mesh, task.config.parallel.shard_parameters)
+    return tree_shardings(abstract_state(task), mesh, task.config.parallel.shard_parameters)
 
 
 def initial_state(task: Task, mesh: Mesh) -> TrainState:
@@ -208,7 +208,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step of the optimizer.
 
-    With `train.accumulate` the batch passes in that many parts, whose gradients add up to the whole
+    With `train.grad_accum_steps` the batch passes in parts, whose gradients add up to the whole
     batch's, with less memory. BN is what differs: it normalizes each part by the part's own
     statistics, and its running statistics move once a part. With OHEM the last head differs too:
     every part has a threshold of its own, and counts as one of so many.
@@ -228,8 +228,8 @@ def train_step(
         values = hyperparameters(task, state.step)
     params, batch_stats = state.params, state.batch_stats
     if task.config.parallel.shard_parameters:
-        params, batch_stats = gathered((params, batch_stats))
-    parts = task.config.train.accumulate
+        params, batch_stats = all_gather((params, batch_stats))
+    parts = task.config.train.grad_accum_steps
     if parts == 1:
         first = replace(values, bn_momentum=values.bn_momentum[0])
         grads, losses, batch_stats = _gradient(task, params, batch_stats, batch, first)
@@ -285,8 +285,8 @@ def _too_few_values(task: Task, shape: Sequence[int], error: StatisticsError) ->
     train, model = task.config.train, task.config.model
     return UserError(
         f"{str(error).partition(':')[0]} would see fewer than 2 values per channel in training: "
-        f"config.train.batch_size is {train.batch_size}, config.train.accumulate "
-        f"{train.accumulate} and config.model.bn_groups {model.bn_groups}, so it normalizes "
+        f"config.train.batch_size is {train.batch_size}, config.train.grad_accum_steps "
+        f"{train.grad_accum_steps} and config.model.bn_groups {model.bn_groups}, so it normalizes "
         f"{shape[0] // model.bn_groups} crops of {shape[1]} x {shape[2]} at a time. Use a larger "
         "batch, less accumulation, fewer groups or a larger config.data.crop"
     )
@@ -296,7 +296,7 @@ def _accumulate(
     task: Task, params: Any, batch_stats: Any, batch: Batch, values: Hyperparameters
 ) -> tuple[Any, dict[str, Array], Any]:
     # Part n is every parts-th image from n on: of each device's own, so none has to move.
-    parts = task.config.train.accumulate
+    parts = task.config.train.grad_accum_steps
     split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
     shares = task.shares(split)
 

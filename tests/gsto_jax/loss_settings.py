@@ -11,6 +11,6 @@ def loss_config(**changes):
         "context_weight": 0.4,
         "class_weights": False,
         "ohem_threshold": 0.9,
-        "ohem_kept": 100,
+        "ohem_min_kept": 100,
     }
     return LossConfig(**values | changes)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gsto_jax.devices import process_watch, processes
-from gsto_jax.devices.mesh import make_mesh, replicated
+from gsto_jax.devices.mesh import make_mesh, replicated_sharding
 from gsto_jax.errors import UserError
 from modes.interrupt import Interrupt
 
@@ -28,7 +28,7 @@ def steps(stop=lambda: False, at=lambda step: None):
     mesh = make_mesh()
     ours = np.full((1, 4), jax.process_index(), np.float32)
     x = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), ours)
-    add = jax.jit(lambda x: x.sum(), out_shardings=replicated(mesh))
+    add = jax.jit(lambda x: x.sum(), out_shardings=replicated_sharding(mesh))
     before = None
     for step in range(1, STEPS + 1):
         found = add(x)

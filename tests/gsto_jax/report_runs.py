@@ -131,7 +131,7 @@ def pose_config(**hrnet):
     found = config(name="coco_keypoints", classes=[], palette=[]) | {"task": "pose"}
     hrnet = {"gfm": True, "head": "v2"} | hrnet
     found["model"] = {"variant": "w18_small_v2", "hrnet": hrnet}
-    found["pose"] = {"visible": 0.2}
+    found["pose"] = {"visibility_threshold": 0.2}
     found["data"]["keypoints"] = {"names": list(JOINTS), "sigmas": [0.05] * len(JOINTS)}
     return found
 

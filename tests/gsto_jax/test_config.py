@@ -12,7 +12,7 @@ import pytest
 from configs import ablation, base
 from data_pipelines import DataConfig
 from gsto_jax import UserError
-from gsto_jax.config import Config, HRNetConfig, ModelConfig, changes, role
+from gsto_jax.config import Config, HRNetConfig, ModelConfig, config_changes, option_role
 from gsto_jax.image_files import ALPHAS, ORIENTATIONS
 from gsto_jax.layers.attention import ATTENTION, ATTENTION_PLACES
 from gsto_jax.layers.context import CONTEXT_KINDS, CONTEXTS
@@ -164,9 +164,9 @@ def test_poses():
 
 
 def test_every_option_is_explained_and_has_a_role():
-    roles = {name: role(name) for name in base.options()}
+    roles = {name: option_role(name) for name in base.options()}
     assert set(roles.values()) == {"model", "data", "optimizer", "runtime"}
-    assert all(field.metadata["meaning"] for field in base.options().values())
+    assert all(field.metadata["description"] for field in base.options().values())
     sections = {name.partition(".")[0] for name, which in roles.items() if which == "runtime"}
     assert sections == {"name", "eval", "parallel", "pose", "run", "data", "model"}
     free = {name for name, which in roles.items() if which == "runtime"}
@@ -217,7 +217,7 @@ def test_unknown_words_behind_the_colon():
         ("model", "bn_momentum", float("nan"), ">= 0 and < 1"),
         ("model", "bn_statistics", "three", "one_pass, two_pass"),
         ("model", "bn_groups", 0, ">= 1"),
-        ("model", "bn_groups", True, "a whole number >= 1"),
+        ("model", "bn_groups", True, "an integer >= 1"),
         ("model", "implementation", "cuda", "auto, xla, pallas_tpu, pallas_gpu"),
         ("model.hrnet", "attention", "pixel", "none, channel, spatial"),
         ("model.hrnet", "attention_place", "stem", "block, layer, transfer"),
@@ -226,10 +226,10 @@ def test_unknown_words_behind_the_colon():
         ("optim", "learning_rate", 0.0, "> 0"),
         ("optim", "milestones", [0.5, 0.2], "ascending"),
         ("train", "batch_size", 0, ">= 1"),
-        ("train", "accumulate", 3, "a divisor of train.batch_size, 4"),
+        ("train", "grad_accum_steps", 3, "a divisor of train.batch_size, 4"),
         ("train", "steps", 0, "set one of them"),
         ("eval", "absent", "skip", "exclude, zero"),
-        ("eval", "images", -2, ">= -1"),
+        ("eval", "sample_images", -2, ">= -1"),
         ("run", "log_every", 0, ">= 1"),
     ],
 )
@@ -242,7 +242,7 @@ def test_values_that_cannot_work_are_named(section, field, value, remedy):
 
 def test_missing_and_unknown_fields():
     _, values = load("quickstart")
-    with pytest.raises(UserError, match=r"config\.train\.stepz is not a setting"):
+    with pytest.raises(UserError, match=r"config\.train\.stepz is not an option"):
         settings(values | {"train": values["train"] | {"stepz": 3}})
     del values["optim"]["momentum"]
     with pytest.raises(UserError, match=r"config\.optim\.momentum is missing"):
@@ -252,14 +252,14 @@ def test_missing_and_unknown_fields():
 def test_changes_name_the_fields_that_decide_the_result():
     _, ours = load("quickstart")
     _, theirs = load("quickstart", "baseline")
-    assert changes(ours, ours) == []
+    assert config_changes(ours, ours) == []
     theirs["run"]["log_every"] = 7
     theirs["eval"]["batch_size"] = 5
     theirs["data"]["workers"] = 3
     theirs["optim"]["learning_rate"] = 0.5
     theirs["data"]["flip"] = False
     theirs["seed"] = 4
-    found = changes(ours, theirs)
+    found = config_changes(ours, theirs)
     assert [line.partition(":")[0] for line in found] == [
         "data.flip (data)",
         "model.hrnet.gfm (model)",
@@ -275,8 +275,8 @@ def test_runs_of_another_version():
     old = json.loads(json.dumps(ours))
     del old["optim"]["ema_decay"], old["eval"]["scales"]
     old["gone"] = {"field": 1}
-    assert changes(old, ours) == [
-        "gone.field (other): 1 in the run, 'not set' now",
+    assert config_changes(old, ours) == [
+        "gone.field (unknown): 1 in the run, 'not set' now",
         "optim.ema_decay (optimizer): 'not set' in the run, 0.0 now",
     ]
 

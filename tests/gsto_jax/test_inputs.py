@@ -245,11 +245,11 @@ CONTEXT = PPM_NET | {"context_net": {"module": "aspp", "gsto": "none"}}
     ("model", "train", "batch", "side", "name"),
     [
         (MINI, {"batch_size": 1}, 1, 32, "transition3/gtm/down/bn"),
-        (CONTEXT, {"batch_size": 2, "accumulate": 2}, 2, 64, "context/image/bn"),
+        (CONTEXT, {"batch_size": 2, "grad_accum_steps": 2}, 2, 64, "context/image/bn"),
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in (
-                (MINI, {"batch_size": 2, "accumulate": 2}, 2, 32, "transition3/gtm/down/bn"),
+                (MINI, {"batch_size": 2, "grad_accum_steps": 2}, 2, 32, "transition3/gtm/down/bn"),
                 (MINI | {"bn_groups": 4}, {"batch_size": 4}, 4, 32, "transition3/gtm/down/bn"),
                 (MINI | {"remat": True}, {"batch_size": 1}, 1, 32, "transition3/gtm/down/bn"),
                 (CONTEXT | {"bn_groups": 2}, {"batch_size": 2}, 2, 64, "context/image/bn"),
@@ -264,7 +264,7 @@ def test_a_run_whose_batch_norm_sees_one_value_is_refused(model, train, batch, s
     inputs = {key: jax.ShapeDtypeStruct(*shape) for key, shape in shapes.items()}
     with pytest.raises(UserError, match=rf"BatchNorm {name} .*fewer than 2") as caught:
         jax.eval_shape(partial(train_step, task), task.abstract_state, inputs)
-    for field in ("train.batch_size", "train.accumulate", "model.bn_groups", "data.crop"):
+    for field in ("train.batch_size", "train.grad_accum_steps", "model.bn_groups", "data.crop"):
         assert f"config.{field}" in str(caught.value)
 
 

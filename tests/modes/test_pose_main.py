@@ -105,7 +105,7 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert [len(rows) for rows in persons.values()] == [2]
     best = [max(row["keypoints"][2::3]) for rows in persons.values() for row in rows]
     low = sum(score < 0.2 for score in best)
-    note = f"no joint of {low} persons scores 0.2 (pose.visible) or more"
+    note = f"no joint of {low} persons scores 0.2 (pose.visibility_threshold) or more"
     assert (note in predicted.stdout) == (low > 0), (best, predicted.stdout)
     overlay = cv2.imread(str(tmp_path / "out" / "overlay" / f"{11:012d}.jpg"))
     assert overlay.shape == (40, 60, 3)

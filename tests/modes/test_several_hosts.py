@@ -151,7 +151,7 @@ def alone(tmp_path_factory):
     [
         (2, 2, ()),
         (4, 1, ()),
-        (2, 2, ("--config.parallel.space=2", "--config.parallel.shard_parameters=true")),
+        (2, 2, ("--config.parallel.spatial_shards=2", "--config.parallel.shard_parameters=true")),
     ],
 )
 def test_several_processes_train_as_one(tmp_path, alone, count, devices, more):

@@ -22,7 +22,7 @@ import sys
 import jax
 jax.config.update("jax_platforms", "cpu")
 from configs import quickstart
-from gsto_jax.devices.mesh import split_batch, replicated
+from gsto_jax.devices.mesh import batch_sharding, replicated_sharding
 from gsto_jax.plan.machines import machine
 from gsto_jax.training.task import abstract_state
 from gsto_jax.training.loop import compiled_train_step
@@ -35,11 +35,11 @@ config.train.batch_size = 32
 mesh = machine("v5e:2x2").mesh
 task, data, _ = read_settings(config)
 inputs = {
-    name: jax.ShapeDtypeStruct(shape, dtype, sharding=split_batch(mesh))
+    name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
     for name, (shape, dtype) in task.abstract_batch(32, data.crop, "train").items()
 }
 state = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)),
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
     abstract_state(task),
 )
 lowered = compiled_train_step(task, mesh).lower(state, inputs)
@@ -89,7 +89,7 @@ def test_the_program_plans_with_its_compiler(tmp_path):
             *(sys.executable, "main.py", "--mode=plan", "--topology=v5e:2x2"),
             *("--config=configs/quickstart.py", "--config.train.batch_size=8"),
             *("--config.model.variant=resnet_mini", "--config.model.context_net.module=ppm"),
-            *("--config.parallel.space=2", "--config.parallel.shard_parameters=True"),
+            *("--config.parallel.spatial_shards=2", "--config.parallel.shard_parameters=True"),
             f"--plan_json={tmp_path / 'plan.json'}",
         ],
         cwd=ROOT,

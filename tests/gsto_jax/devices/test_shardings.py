@@ -11,13 +11,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import (
-    check_batch,
-    gathered,
+    all_gather,
+    check_batch_size,
     make_mesh,
     on_mesh,
     parameter_spec,
     put_batch,
-    replicated,
+    replicated_sharding,
 )
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.layers import Conv, resize
@@ -34,7 +34,7 @@ from tests.gsto_jax.small_task import batches, make_task
 
 def compiled_on(mesh, function):
     """`function` of arrays that every device holds."""
-    return jax.jit(on_mesh(function, mesh), in_shardings=replicated(mesh))
+    return jax.jit(on_mesh(function, mesh), in_shardings=replicated_sharding(mesh))
 
 
 def test_how_an_array_is_split():
@@ -50,14 +50,14 @@ def test_how_an_array_is_split():
 
 
 def test_devices_that_share_a_image():
-    mesh = make_mesh(space=2)
+    mesh = make_mesh(spatial_shards=2)
     assert dict(mesh.shape) == {"data": 2, "space": 2}
     assert [[d.id for d in row] for row in mesh.devices] == [[0, 1], [2, 3]]
-    check_batch(6, mesh, "train.batch_size")
-    with pytest.raises(UserError, match="over 2 groups of 2 devices: use a multiple of 2"):
-        check_batch(5, mesh, "train.batch_size")
-    with pytest.raises(UserError, match=r"parallel.space is 3, and a process has 4 devices"):
-        make_mesh(space=3)
+    check_batch_size(6, mesh, "train.batch_size")
+    with pytest.raises(UserError, match="multiple of 2, the number of groups of 2 devices"):
+        check_batch_size(5, mesh, "train.batch_size")
+    with pytest.raises(UserError, match=r"parallel\.spatial_shards .* got 3"):
+        make_mesh(spatial_shards=3)
 
 
 def test_outside_a_mesh_nothing_is_split():
@@ -83,7 +83,7 @@ def test_convolution_and_resize_reach_over_the_seams(rows, stride):
         return f(x), jax.grad(lambda x: (f(x) ** 2).sum())(x)
 
     expected = jax.jit(value_and_gradient)(x)
-    compiled = compiled_on(make_mesh(space=4), value_and_gradient).lower(x).compile()
+    compiled = compiled_on(make_mesh(spatial_shards=4), value_and_gradient).lower(x).compile()
     assert "collective-permute" in compiled.as_text()
     for ours, theirs in zip(compiled(x), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -96,14 +96,14 @@ def test_few_rows_are_not_split(rows, stride):
     conv = Conv(8, 3, stride)
     variables = conv.init(jax.random.key(0), x)
     expected = conv.apply(variables, x)
-    found = compiled_on(make_mesh(space=2), partial(conv.apply, variables))(x)
+    found = compiled_on(make_mesh(spatial_shards=2), partial(conv.apply, variables))(x)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("axis", [2, 3])
 def test_kernels_in_parts_are_gathered_before_images_in_parts_meet_them(axis):
     """XLA doubles such a convolution, or its gradient, where it meets a part of the kernel."""
-    mesh = make_mesh(space=2)
+    mesh = make_mesh(spatial_shards=2)
     split = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
     conv = partial(
         jax.lax.conv_general_dilated,
@@ -119,7 +119,7 @@ def test_kernels_in_parts_are_gathered_before_images_in_parts_meet_them(axis):
         return conv(along_space(x), kernel)
 
     def value_and_gradient(x, kernel):
-        kernel = gathered(kernel)
+        kernel = all_gather(kernel)
         change = jax.grad(lambda *args: (f(*args) ** 2).sum(), (0, 1))(x, kernel)
         return f(x, kernel), *change
 
@@ -147,25 +147,25 @@ def test_kernels_of_gates_take_a_part_of_the_height(name):
 
     expected = jax.jit(partial(all_of_it, implementation="xla"))(x)
     by_kernel = partial(all_of_it, implementation=name, interpret=True)
-    found = compiled_on(make_mesh(space=2), by_kernel)(x)
+    found = compiled_on(make_mesh(spatial_shards=2), by_kernel)(x)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="3 rows do not divide over the 2 devices of 'space'"):
-        compiled_on(make_mesh(space=2), by_kernel).trace(x[:, :3])
+        compiled_on(make_mesh(spatial_shards=2), by_kernel).trace(x[:, :3])
 
 
 def test_the_kernel_of_the_loss_takes_whole_images():
     logits, classes = jnp.zeros((2, 32, 32, 4)), jnp.zeros((2, 128, 128), jnp.uint8)
     named = partial(true_log_probability, implementation="pallas_tpu")
     with pytest.raises(UserError, match="takes whole images, and 2 devices of 'space'"):
-        compiled_on(make_mesh(space=2), named).trace(logits, classes)
-    left = compiled_on(make_mesh(space=2), true_log_probability).trace(logits, classes)
+        compiled_on(make_mesh(spatial_shards=2), named).trace(logits, classes)
+    left = compiled_on(make_mesh(spatial_shards=2), true_log_probability).trace(logits, classes)
     assert "pallas_call" not in str(left.jaxpr)
 
 
 def task_of(space=1, sharded=False, **model):
     task = make_task(3, **model)
-    parallel = replace(task.config.parallel, space=space, shard_parameters=sharded)
+    parallel = replace(task.config.parallel, spatial_shards=space, shard_parameters=sharded)
     return replace(task, config=replace(task.config, parallel=parallel))
 
 
@@ -209,7 +209,7 @@ def test_a_image_split_over_devices_is_the_same(x64):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, one = a_batch(72), make_mesh(jax.devices()[:1])
     expected, counted = everything(task_of(dtype="float64"), one, batch)
-    found, counts = everything(task_of(4, dtype="float64"), make_mesh(space=4), batch)
+    found, counts = everything(task_of(4, dtype="float64"), make_mesh(spatial_shards=4), batch)
     assert_close(found, expected, 1e-6, 1e-9)
     jax.tree.map(np.testing.assert_array_equal, counts, counted)
 
@@ -220,7 +220,7 @@ def test_images_and_state_split_over_devices_are_the_same(x64):
     batch, one = a_batch(64), make_mesh(jax.devices()[:1])
     expected = a_step(task_of(dtype="float64"), one, batch)
     both = task_of(2, sharded=True, dtype="float64")
-    assert_close(a_step(both, make_mesh(space=2), batch), expected, 1e-6, 1e-9)
+    assert_close(a_step(both, make_mesh(spatial_shards=2), batch), expected, 1e-6, 1e-9)
 
 
 @pytest.mark.slow

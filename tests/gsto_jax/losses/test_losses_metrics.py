@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsto_jax.devices.mesh import make_mesh, split_batch
+from gsto_jax.devices.mesh import batch_sharding, make_mesh
 from gsto_jax.losses import (
     cross_entropy,
     deep_supervision,
@@ -72,7 +72,7 @@ def test_ohem_threshold_is_that_of_the_global_batch():
         return ohem_cross_entropy(logits, label, 0.05, 40)
 
     alone = jax.value_and_grad(loss)(jnp.asarray(logits), jnp.asarray(label))
-    split = split_batch(make_mesh(jax.devices()[:4]))
+    split = batch_sharding(make_mesh(jax.devices()[:4]))
     shared = jax.jit(jax.value_and_grad(loss), in_shardings=(split, split))(logits, label)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), alone, shared)
     p = np.exp(
@@ -142,7 +142,7 @@ def test_ohem_acts_on_the_last_head_and_keeps_so_many_an_image():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 3)), jnp.float32)
     label = jnp.ones((2, 4, 4), jnp.int32)
     outputs = Outputs(logits, {"stage3": logits}, {}, {})
-    config = loss_config(kind="ohem", ohem_threshold=0.0, ohem_kept=3)
+    config = loss_config(kind="ohem", ohem_threshold=0.0, ohem_min_kept=3)
     _, parts = deep_supervision(outputs, label, config)
     assert float(parts["stage3"]) == pytest.approx(float(cross_entropy(logits, label)))
     each = np.sort(-np.asarray(jax.nn.log_softmax(logits))[..., 1].ravel())[::-1]

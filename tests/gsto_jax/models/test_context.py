@@ -330,8 +330,8 @@ def test_the_figure_of_gates_shows_those_of_a_context_module():
     ("section", "field", "value", "message"),
     [
         ("model", "variant", "resnet5", r"model\.variant is 'resnet5': use .*mini, resnet50"),
-        ("context_net", "module", "psp", "use one of ppm, aspp"),
-        ("context_net", "gsto", "sup", "use one of none, supervised"),
+        ("context_net", "module", "psp", "one of ppm, aspp"),
+        ("context_net", "gsto", "sup", "one of none, supervised"),
         ("hrnet", "gfm", False, "leave it at True, for model.variant is resnet_mini"),
         ("hrnet", "head", "v1", "leave it at 'v2'"),
         ("model", "variant", "mini", r"context_net\.gsto is 'supervised': leave it at 'none'"),

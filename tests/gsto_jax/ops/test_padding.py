@@ -244,7 +244,7 @@ def test_published_recipes_stay_published():
 def test_impossible_multiples(value):
     config = {name: section for name, section in values().items() if name != "data"}
     config["eval"]["pad_to"] = value
-    with pytest.raises(UserError, match=r"config\.eval\.pad_to is .*: give a .*number"):
+    with pytest.raises(UserError, match=r"config\.eval\.pad_to .*multiple of 4"):
         Config.from_dict(config)
 
 

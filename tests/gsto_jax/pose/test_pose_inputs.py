@@ -114,7 +114,7 @@ def test_no_poses_are_like_none():
     assert similarity(np.ones((17, 3)), none, 1.0, empty, SIGMAS).shape == (0,)
     assert rescore(none[..., 2], empty).shape == (0,)
     for way in ("hard", "soft", "none"):
-        config = PoseConfig(**pose_values()["pose"] | {"suppression": way})
+        config = PoseConfig(**pose_values()["pose"] | {"nms": way})
         assert (
             to_coco_results(Poses(none, empty, empty, empty.astype(np.int64)), SIGMAS, config) == []
         )
@@ -247,8 +247,8 @@ def test_persons_without_visible_joints_are_named():
 
     empty = [f"town/{n} [10.0, 20.0, 30.0, 40.0]" for n in range(4)]
     assert predict._empty_note(empty[:1], 0.2) == (
-        "note: no joint of 1 persons scores 0.2 (pose.visible) or more, so that overlays show their"
-        " boxes: town/0 [10.0, 20.0, 30.0, 40.0]"
+        "note: no joint of 1 persons scores 0.2 (pose.visibility_threshold) or more, so "
+        "that overlays show their boxes: town/0 [10.0, 20.0, 30.0, 40.0]"
     )
     assert predict._empty_note(empty, 0.2).endswith("town/2 [10.0, 20.0, 30.0, 40.0], ...")
 

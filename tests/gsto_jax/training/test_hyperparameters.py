@@ -33,7 +33,7 @@ OTHER = {
         "stage_weights": (0.0, 0.1, 0.9, 2.0),
         "context_weight": 0.7,
         "ohem_threshold": 0.4,
-        "ohem_kept": 7,
+        "ohem_min_kept": 7,
     },
     "model": {"bn_momentum": 0.6},
 }
@@ -86,7 +86,7 @@ def batch_of(seed=0, side=16):
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_other_settings_lower_to_the_same_program(kind):
     base, other = ({**BASE["optim"], "kind": kind}, {**OTHER["optim"], "kind": kind})
-    more = {"milestones": (0.2, 0.7), "decay": 0.5, "schedule": "steps"}
+    more = {"milestones": (0.2, 0.7), "decay_rate": 0.5, "schedule": "steps"}
     weighted = {"kind": "ohem", "class_weights": True}
     same = lowered(tiny_task(10, {"optim": base, "loss": weighted}, (1.0, 1.0, 1.0)))
     others = {"optim": other | more, "loss": weighted | OTHER["loss"], "model": OTHER["model"]}
@@ -96,7 +96,7 @@ def test_other_settings_lower_to_the_same_program(kind):
 
 @pytest.mark.slow
 def test_other_settings_lower_to_the_same_program_of_hrnet():
-    for accumulate in ({}, {"train": {"accumulate": 2}}):
+    for accumulate in ({}, {"train": {"grad_accum_steps": 2}}):
         first = make_task(100, BASE | accumulate)
         second = make_task(
             333, {k: OTHER[k] for k in ("optim", "loss")} | accumulate, **OTHER["model"]
@@ -105,7 +105,7 @@ def test_other_settings_lower_to_the_same_program_of_hrnet():
 
 
 def test_arguments_train_as_constants_do():
-    task = tiny_task(10, {"optim": OTHER["optim"], "loss": {"kind": "ohem", "ohem_kept": 20}})
+    task = tiny_task(10, {"optim": OTHER["optim"], "loss": {"kind": "ohem", "ohem_min_kept": 20}})
     mesh = make_mesh(jax.devices()[:1])
     by_arguments, by_constants = initial_state(task, mesh), initial_state(task, mesh)
     step, options = compiled_train_step(task, mesh), compiler_options(mesh)
@@ -120,7 +120,7 @@ def test_arguments_train_as_constants_do():
 
 
 def test_values_follow_the_step():
-    task = tiny_task(100, OTHER | {"train": {"accumulate": 2}}, (1.0, 2.0, 3.0))
+    task = tiny_task(100, OTHER | {"train": {"grad_accum_steps": 2}}, (1.0, 2.0, 3.0))
     for n in (0, 3, 60):
         now = hyperparameters(task, jnp.int32(n))
         assert float(now.learning_rate) == float(task.schedule(n))
@@ -140,10 +140,10 @@ def test_early_decay():
     np.testing.assert_allclose(decays, [0.1, 0.5, 890 / 899, 0.99, 0.99], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("steps", "accumulate"), [(3, 1), (12, 1), (3, 4)])
+@pytest.mark.parametrize(("steps", "grad_accum_steps"), [(3, 1), (12, 1), (3, 4)])
 def test_running_statistics_leave_their_start_within_a_few_steps(steps, accumulate):
     rates = {"learning_rate": 1e-6}
-    task = tiny_task(steps, {"optim": rates, "train": {"accumulate": accumulate}})
+    task = tiny_task(steps, {"optim": rates, "train": {"grad_accum_steps": accumulate}})
     mesh = make_mesh(jax.devices()[:1])
     state, step = initial_state(task, mesh), compiled_train_step(task, mesh)
     params = jax.device_get(state.params)

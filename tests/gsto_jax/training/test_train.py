@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gsto_jax import UserError
-from gsto_jax.devices.mesh import check_batch, make_mesh, put_batch, rounded_batch
+from gsto_jax.devices.mesh import check_batch_size, make_mesh, put_batch, round_up_batch_size
 from gsto_jax.errors import TrainingError
 from gsto_jax.runs.checkpoint import Checkpoints, load
 from gsto_jax.segmentation.evaluate import evaluate
@@ -139,12 +139,12 @@ def test_padding_is_zero_after_normalisation():
 
 def test_batches_must_divide_over_the_devices():
     mesh = make_mesh(jax.devices()[:4])
-    check_batch(8, mesh, "train.batch_size")
-    with pytest.raises(UserError, match=r"train\.batch_size is 6.*4 devices.*such as 4 or 8"):
-        check_batch(6, mesh, "train.batch_size")
+    check_batch_size(8, mesh, "train.batch_size")
+    with pytest.raises(UserError, match=r"train\.batch_size must be a multiple of 4"):
+        check_batch_size(6, mesh, "train.batch_size")
     with pytest.raises(UserError, match=r"such as 4$"):
-        check_batch(2, mesh, "train.batch_size")
-    assert [rounded_batch(n, mesh) for n in (1, 4, 5)] == [4, 4, 8]
+        check_batch_size(2, mesh, "train.batch_size")
+    assert [round_up_batch_size(n, mesh) for n in (1, 4, 5)] == [4, 4, 8]
     split = put_batch({"image": np.arange(8)}, mesh)["image"]
     assert [int(s.data[0]) for s in split.addressable_shards] == [0, 2, 4, 6]
 
@@ -166,7 +166,7 @@ def test_accumulation_adds_up_to_the_whole_batch(x64):
     pair["label"][::2, 20:] = 255
     sections, weights = {"loss": {"class_weights": True}}, (1.0, 2.0, 0.5)
     whole = make_task(2, sections, weights, dtype="float64")
-    parts = make_task(2, sections | {"train": {"accumulate": 2}}, weights, dtype="float64")
+    parts = make_task(2, sections | {"train": {"grad_accum_steps": 2}}, weights, dtype="float64")
     (one, left), (two, right) = one_step(whole, pair), one_step(parts, pair)
     assert left.keys() == right.keys()
     for name in left:
@@ -181,12 +181,14 @@ def test_accumulation_adds_up_to_the_whole_batch(x64):
 
 @pytest.mark.slow
 def test_accumulated_ohem_runs_and_its_batch_must_divide():
-    task = make_task(2, {"train": {"accumulate": 2}, "loss": {"kind": "ohem", "ohem_kept": 50}})
+    task = make_task(
+        2, {"train": {"grad_accum_steps": 2}, "loss": {"kind": "ohem", "ohem_min_kept": 50}}
+    )
     _, scalars = one_step(task, next(batches()))
     assert scalars["finite"]
     assert scalars["loss/stage4"] > 0
-    with pytest.raises(UserError, match=r"train\.accumulate is 3: use a divisor"):
-        make_task(2, {"train": {"accumulate": 3}})
+    with pytest.raises(UserError, match=r"train\.grad_accum_steps is 3: use a divisor"):
+        make_task(2, {"train": {"grad_accum_steps": 3}})
 
 
 @pytest.mark.slow
