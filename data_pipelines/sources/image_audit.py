@@ -54,7 +54,7 @@ def size_problem(
 
 def agreeing_rule(decoded: Decoded, rule: DecodeOptions, expected: Size) -> str:
     """Names the setting by which an image would have the expected size; "" if none does."""
-    orientation = decoded.head.orientation
+    orientation = decoded.header.orientation
     if orientation < 5 or decoded.pixels.shape[1::-1] != expected:
         return ""
     other = "stored" if rule.orientation == "upright" else "upright"
@@ -99,7 +99,7 @@ def image_warnings(name: str, decoded: Decoded, rule: DecodeOptions) -> tuple[Is
         rule: by which it was read.
     """
     warnings: list[Issue] = []
-    orientation = decoded.head.orientation
+    orientation = decoded.header.orientation
     if orientation != 1:
         applied = "is applied" if rule.orientation == "upright" else "is not applied"
         warnings.append(

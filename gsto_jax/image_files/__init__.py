@@ -1,11 +1,9 @@
-"""Image files as RGB: the one reader of training, evaluation, prediction and serving.
+"""Decodes image files to RGB, for training, evaluation, prediction and serving.
 
-`decode` turns a file of any format that Pillow reads, and TIFFs that OpenCV alone reads, into
-`h w 3` uint8 RGB. An `DecodeOptions` says what becomes of transparency, EXIF orientation and values
-of more than 8 bits; it is part of a run's settings. Color profiles are not applied, and of several
-frames the first is read. `crop_person` cuts a person out. Needs NumPy, OpenCV and Pillow; imports
-no JAX and nothing else of this package, so that workers which hold no device, and servers, can use
-it.
+`decode` reads every format that Pillow supports, and TIFFs that only OpenCV supports, as `h w 3`
+uint8 RGB. `DecodeOptions` controls alpha, EXIF orientation and bit depth, and is part of a run's
+config. Color profiles are ignored, and only the first frame is read. `crop_person` crops a person.
+Imports NumPy, OpenCV and Pillow, but no JAX, so that data workers and servers can use it.
 """
 
 from gsto_jax.image_files.decode import (

@@ -1,4 +1,4 @@
-"""Heads of image files: size, orientation, and which decoder reads the pixels."""
+"""Image headers: size, EXIF orientation, and the decoder that suits the pixel format."""
 
 import io
 import struct
@@ -17,18 +17,18 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from gsto_jax.image_files.options import DecodeOptions, ImageError
 
 MAX_PIXELS = 2**27
-"""Pixels of an image: 16384 x 8192, 400 MB as RGB."""
+"""Maximum number of pixels of an image: 16384 x 8192, or 400 MB as RGB."""
 
-# Pillow warns of images above its own limit, and refuses those of twice as many pixels.
+# Pillow warns above its own limit, and raises above twice that limit.
 if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
-# Pillow's decoders fail in many ways over a damaged file; MemoryError and KeyboardInterrupt pass.
-_UNREADABLE = (
+# What Pillow's decoders raise on damaged files. MemoryError is not among them.
+_DECODER_ERRORS = (
     *(OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, EOFError),
     *(AttributeError, RuntimeError, struct.error, zlib.error),
 )
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+_ORIENT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
     4: lambda x: x[::-1],
@@ -41,7 +41,7 @@ _INVERSE = {6: 8, 8: 6}
 
 
 class TiffTag(IntEnum):
-    """Tags of a TIFF; that of the orientation is EXIF's too."""
+    """TIFF tags; EXIF shares that of the orientation."""
 
     WIDTH = 256
     HEIGHT = 257
@@ -56,59 +56,61 @@ class TiffTag(IntEnum):
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What the head of an image file says.
+    """Header of an image file.
 
     Attributes:
-      size: height and width as stored.
-      orientation: of EXIF, 1 to 8; 1 where the file has none.
-      decoder: "opencv" for 8 bits a channel without alpha; "deep" for more than 8 bits; "pillow".
-      turned: whether decoders apply the orientation themselves, as they do for TIFFs.
-      tags: of a TIFF.
+      size: stored (h, w), before the orientation is applied.
+      orientation: EXIF orientation, 1 to 8; 1 if the file has none.
+      decoder: "opencv" for 8 bits per channel without alpha, "deep" for more than 8 bits, "pillow"
+        for all other formats.
+      decoder_orients: whether the decoder applies the orientation itself, as for TIFFs.
+      tags: TIFF tags; None for other formats.
     """
 
     size: tuple[int, int]
     orientation: int
     decoder: str
-    turned: bool = False
+    decoder_orients: bool = False
     tags: Mapping[int, Any] | None = None
 
-    def oriented_size(self, rule: DecodeOptions) -> tuple[int, int]:
-        """Returns height and width as read by a rule."""
-        if rule.orientation == "upright" and self.orientation >= 5:
+    def oriented_size(self, options: DecodeOptions) -> tuple[int, int]:
+        """Returns (h, w) of the decoded image."""
+        if options.orientation == "upright" and self.orientation >= 5:
             return self.size[::-1]
         return self.size
 
-    def orient(self, pixels: np.ndarray, rule: DecodeOptions) -> np.ndarray:
-        """Turns decoded pixels `h w ...` to the orientation that a rule asks for."""
-        if self.orientation == 1 or self.turned == (rule.orientation == "upright"):
+    def orient(self, pixels: np.ndarray, options: DecodeOptions) -> np.ndarray:
+        """Rotates or flips decoded pixels `h w ...` as the options require."""
+        if self.orientation == 1 or self.decoder_orients == (options.orientation == "upright"):
             return pixels
-        stored = rule.orientation == "stored"
-        turn = _INVERSE.get(self.orientation, self.orientation) if stored else self.orientation
-        return np.ascontiguousarray(_TURNS[turn](pixels))
+        orientation = self.orientation
+        if options.orientation == "stored":
+            orientation = _INVERSE.get(orientation, orientation)
+        return np.ascontiguousarray(_ORIENT[orientation](pixels))
 
 
 def read_header(source: bytes | Path) -> ImageHeader:
-    """Reads the head of an image file.
+    """Reads the header of an image file.
 
     Raises:
-      ImageError: no image, or more than `MAX_PIXELS`.
+      ImageError: not an image, or more than `MAX_PIXELS`.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         try:
             with open_image(file) as image:
-                return _head_of(image, file)
+                return _header_from_pillow(image, file)
         except ImageError:
-            if (head := _tiff_head(file)) is None:
+            if (header := _read_tiff_header(file)) is None:
                 raise
-            return head
+            return header
 
 
 @contextmanager
 def open_image(source: bytes | BinaryIO) -> Iterator[Image.Image]:
-    """Opens an image by Pillow.
+    """Opens an image with Pillow.
 
     Raises:
-      ImageError: whatever Pillow finds wrong, then or while it is open, or more than `MAX_PIXELS`.
+      ImageError: Pillow raised, here or in the block, or the image exceeds `MAX_PIXELS`.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -119,14 +121,14 @@ def open_image(source: bytes | BinaryIO) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large() from None
     except UnidentifiedImageError:
-        raise undecodable() from None
-    except _UNREADABLE as error:
+        raise decode_error() from None
+    except _DECODER_ERRORS as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise undecodable(f" ({line})") from None
+        raise decode_error(f" ({line})") from None
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Returns the orientation in EXIF data, 1 to 8; 1 where there is none, or it is damaged."""
+    """Returns the EXIF orientation, 1 to 8; 1 if it is missing or damaged."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
@@ -134,28 +136,28 @@ def exif_orientation(exif: bytes) -> int:
     try:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)
         (count,) = struct.unpack_from(f"{order}H", tiff, start)
-        for place in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", tiff, place)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, dtype = struct.unpack_from(f"{order}HH", tiff, entry)
             if tag == TiffTag.ORIENTATION:
-                form = {3: "H", 4: "I"}.get(kind, "H")
-                return _known_orientation(struct.unpack_from(order + form, tiff, place + 8)[0])
+                code = "I" if dtype == 4 else "H"
+                return _valid_orientation(struct.unpack_from(order + code, tiff, entry + 8)[0])
     except struct.error:
         pass
     return 1
 
 
-def _known_orientation(value: Any) -> int:
+def _valid_orientation(value: Any) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def undecodable(reason: str = "") -> ImageError:
-    """Makes the error of a file that no decoder reads."""
-    return ImageError(f"it is truncated or no image{reason}; replace the file")
+def decode_error(reason: str = "") -> ImageError:
+    """Builds the error for a file that no decoder reads."""
+    return ImageError(f"it is truncated or not an image{reason}; replace the file")
 
 
 def _too_large(size: str = "") -> ImageError:
     return ImageError(
-        f"it is too large: {size}more than {MAX_PIXELS // 10**6} million pixels; scale it down, or"
+        f"it is too large: {size}more than {MAX_PIXELS // 10**6} million pixels; downscale or"
         " replace the file"
     )
 
@@ -165,42 +167,46 @@ def _check_size(height: int, width: int) -> None:
         raise _too_large(f"{width}x{height}, ")
 
 
-def _head_of(image: Image.Image, file: BinaryIO) -> ImageHeader:
-    size, storage = (image.height, image.width), pixel_layout(image)
+def _header_from_pillow(image: Image.Image, file: BinaryIO) -> ImageHeader:
+    size, layout = (image.height, image.width), pixel_layout(image)
     if image.format == "TIFF":
         tags = dict(image.tag_v2)  # type: ignore[attr-defined]
-        return _head_of_tags(tags, size, identified=True)
+        return _header_from_tags(tags, size, identified=True)
     orientation = exif_orientation(image.info.get("exif", b""))
     if image.format in ("JPEG", "MPO"):
         return ImageHeader(size, orientation, "opencv" if image.mode in ("L", "RGB") else "pillow")
     animated = False
     if image.format == "PNG":
-        exif, is_whole = _png_exif(file)
+        exif, is_complete = _png_exif(file)
         orientation = exif_orientation(exif)
         animated = getattr(image, "is_animated", False)
-        if storage in ("L", "RGB") and "transparency" not in image.info and not animated:
-            # Of a PNG that is cut off Pillow says so; libpng prints it by itself.
-            return ImageHeader(size, orientation, "opencv" if is_whole else "pillow")
+        if layout in ("L", "RGB") and "transparency" not in image.info and not animated:
+            # Pillow raises on a truncated PNG, where libpng prints to stderr.
+            return ImageHeader(size, orientation, "opencv" if is_complete else "pillow")
     gray = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    color = storage == ("RGB", 65535) or (isinstance(storage, str) and storage.endswith(";16B"))
+    color = layout == ("RGB", 65535) or (isinstance(layout, str) and layout.endswith(";16B"))
     return ImageHeader(size, orientation, "deep" if gray or (color and not animated) else "pillow")
 
 
-def _head_of_tags(tags: Mapping[int, Any], size: tuple[int, int], identified: bool) -> ImageHeader:
-    """Returns the head of a TIFF, whose size Pillow gives as it is turned."""
-    orientation = _known_orientation(tags.get(TiffTag.ORIENTATION, 1))
+def _header_from_tags(
+    tags: Mapping[int, Any], size: tuple[int, int], identified: bool
+) -> ImageHeader:
+    """Returns the header of a TIFF; Pillow's size has the orientation applied."""
+    orientation = _valid_orientation(tags.get(TiffTag.ORIENTATION, 1))
     if identified and orientation >= 5:
         size = size[::-1]
     deep = max(tag_values(tags, TiffTag.BITS, 1)) > 8 or set(
         tag_values(tags, TiffTag.FORMAT, 1)
     ) != {1}
-    # What Pillow does not know may be one of those too, of 8 bits.
+    # Pillow may also fail to identify TIFFs of 8 bits.
     deep = (deep or not identified) and tags.get(TiffTag.PHOTOMETRIC, 1) in (0, 1, 2)
-    return ImageHeader(size, orientation, "deep" if deep else "pillow", turned=True, tags=tags)
+    return ImageHeader(
+        size, orientation, "deep" if deep else "pillow", decoder_orients=True, tags=tags
+    )
 
 
-def _tiff_head(file: BinaryIO) -> ImageHeader | None:
-    """Reads the head of a TIFF that Pillow does not know; None for what is no TIFF."""
+def _read_tiff_header(file: BinaryIO) -> ImageHeader | None:
+    """Reads the header of a TIFF that Pillow does not identify; None for other formats."""
     try:
         file.seek(0)
         start = file.read(8)
@@ -212,30 +218,30 @@ def _tiff_head(file: BinaryIO) -> ImageHeader | None:
         file.seek(tags.next)
         tags.load(file)
         size = int(tags[TiffTag.HEIGHT]), int(tags[TiffTag.WIDTH])
-        found = dict(tags)
-    except _UNREADABLE:
+        values = dict(tags)
+    except _DECODER_ERRORS:
         return None
     if min(size) < 1:
         return None
     _check_size(*size)
-    return _head_of_tags(found, size, identified=False)
+    return _header_from_tags(values, size, identified=False)
 
 
 def tag_values(tags: Mapping[int, Any], tag: int, default: int) -> tuple[int, ...]:
-    """Returns the values of a TIFF's tag, of which there may be one for each channel."""
+    """Returns the values of a TIFF tag, one or one per channel."""
     value = tags.get(tag, default)
     return tuple(value) if isinstance(value, tuple) else (value,)
 
 
 def _png_exif(file: BinaryIO) -> tuple[bytes, bool]:
-    """Returns the eXIf chunk of a PNG, which may follow the pixels, and whether the file is whole.
+    """Returns the eXIf chunk of a PNG, b"" if there is none, and whether the file is complete.
 
-    The chunk is b"" where there is none.
+    Pillow misses a chunk that follows the pixels until it decodes them.
     """
     file.seek(8)
     exif = b""
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
+    while len(chunk := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", chunk)
         if kind == b"IEND":
             return exif, len(file.read(4)) == 4
         if kind == b"eXIf":
@@ -246,6 +252,6 @@ def _png_exif(file: BinaryIO) -> tuple[bytes, bool]:
 
 
 def pixel_layout(image: Image.Image) -> Any:
-    """Returns how Pillow names the layout of the pixels in the file; None if it has no name."""
+    """Returns Pillow's raw mode of the stored pixels, such as "RGB" or "L;4"; None if unknown."""
     tiles = getattr(image, "tile", None)
     return tiles[0].args if tiles else None

@@ -1,4 +1,4 @@
-"""What becomes of transparency, EXIF orientation and values of more than 8 bits."""
+"""Options for decoding image files: alpha, EXIF orientation and bit depth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ ORIENTATIONS = ("upright", "stored")
 
 
 class ImageError(ValueError):
-    """A file that cannot be read as an image: the reason and the remedy, without its name."""
+    """An image that cannot be decoded. The message has the reason and remedy, but no file name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """How the pixels of an image file become RGB.
+    """How an image file becomes RGB.
 
     Attributes:
-      alpha: what lies behind transparent pixels: "white" or "black"; "drop": alpha is ignored, and
-        the color that the file stores there is read.
-      orientation: "upright": as the EXIF orientation says, which is how viewers show the image;
-        "stored": as the rows of the file are.
-      bit_depth: bits that values of more than 8 bits really use, 8 to 16, such as 10 or 12 of a
-        camera that writes 16-bit files; the upper 8 of them are read. 0: the file's own range,
-        which for int32 and float is 0..1, 0..255 or 0..65535, by its largest value.
+      alpha: background of transparent pixels, "white" or "black"; "drop" ignores alpha and keeps
+        the stored colors.
+      orientation: "upright" applies the EXIF orientation, as image viewers do; "stored" ignores it.
+      bit_depth: bits in use, 8 to 16, of images with more than 8 bits per channel, such as 12 for a
+        camera that writes 12-bit values to 16-bit files. The upper 8 of these bits are kept.
+        0: the full range of the file's dtype; for int32 and float the maximum selects 0..1, 0..255
+        or 0..65535.
 
     Raises:
-      ValueError: another value; names the attribute.
+      ValueError: an unsupported value.
     """
 
     alpha: str = "white"
@@ -34,19 +34,18 @@ class DecodeOptions:
     bit_depth: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values that no rule has."""
+        """Checks the values."""
         for name, choices in (("alpha", ALPHAS), ("orientation", ORIENTATIONS)):
             value = getattr(self, name)
             if value not in choices:
-                raise ValueError(f"{name} is {value!r}; use one of {', '.join(choices)}")
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
         depth = self.bit_depth
         if type(depth) is not int or not (depth == 0 or 8 <= depth <= 16):
             raise ValueError(
-                f"bit_depth is {depth!r}; give the bits that 16-bit files use, 8 to 16, or 0 for"
-                " the file's own range"
+                f"bit_depth must be 8 to 16, or 0 for the full range of the dtype; got {depth!r}"
             )
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> "DecodeOptions":
-        """Returns the rule among the settings of a dataset, `config.data`."""
+        """Returns the options in the `data` section of a config."""
         return cls(**{name: data[name] for name in ("alpha", "orientation", "bit_depth")})

@@ -1,4 +1,4 @@
-"""Persons cut out of images: the frame around a box, and the affine map to the crop."""
+"""Person crops: the frame around a bounding box and the affine map from image to crop."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ Size = tuple[int, int]
 def box_to_frame(
     box: Sequence[float] | np.ndarray, crop: Size, padding: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Widens a box to the crop's proportions, and pads it.
+    """Extends a box to the aspect ratio of the crop, and pads it.
 
     Args:
-      box: x, y, w, h in pixels.
+      box: x, y, width, height in pixels.
       crop: (h, w) of the network's input.
-      padding: factor of both sides.
+      padding: scale factor of width and height.
 
     Returns:
-      Center x, y and size w, h, float64.
+      Center (x, y) and size (width, height) of the frame, float64.
     """
-    # A frame of nothing would send joints to infinity.
+    # An empty frame would send joints to infinity.
     width, height = np.maximum(np.asarray(box[2:], np.float64), 1)
     aspect = crop[1] / crop[0]
     if width > aspect * height:
@@ -33,38 +33,38 @@ def box_to_frame(
 
 
 def frame_to_crop(center: np.ndarray, width: float, rotation: float, crop: Size) -> np.ndarray:
-    """Returns the affine map from an image to the crop of a frame.
+    """Returns the affine matrix that maps image coordinates to crop coordinates.
 
     Args:
-      center: x, y of the frame in the image, which becomes the center of the crop.
-      width: of the frame in the image, which becomes that of the crop.
-      rotation: in degrees, counter-clockwise as seen.
+      center: x, y of the frame in the image; maps to the center of the crop.
+      width: of the frame in pixels of the image; maps to the width of the crop.
+      rotation: counter-clockwise, in degrees.
       crop: (h, w).
 
     Returns:
-      `2 3` float64, for column vectors (x, y, 1).
+      `2 3` float64, to multiply with column vectors (x, y, 1).
     """
     factor = crop[1] / width
     cos, sin = np.cos(np.deg2rad(rotation)) * factor, np.sin(np.deg2rad(rotation)) * factor
-    turn = np.array([[cos, sin], [-sin, cos]])
-    shift = np.array([crop[1] / 2, crop[0] / 2]) - turn @ center
-    return np.concatenate([turn, shift[:, None]], axis=1)
+    linear = np.array([[cos, sin], [-sin, cos]])
+    shift = np.array([crop[1] / 2, crop[0] / 2]) - linear @ center
+    return np.concatenate([linear, shift[:, None]], axis=1)
 
 
 def crop_person(
     image: np.ndarray, box: Sequence[float] | np.ndarray, size: Size, padding: float
 ) -> dict[str, np.ndarray]:
-    """Cuts a person out, as the network sees it in a test.
+    """Crops a person for evaluation.
 
     Args:
       image: `h w 3` uint8 RGB.
-      box: x, y, w, h in its pixels.
-      size: (h, w) of the result.
-      padding: factor of both sides.
+      box: x, y, width, height in pixels.
+      size: (h, w) of the crop.
+      padding: scale factor of the box.
 
     Returns:
-      "image" `h w 3` uint8, 0 outside the image; "center" and "frame" `2` float32 (see
-      `gsto_jax.pose.heatmaps.to_image`).
+      "image" `h w 3` uint8, zero outside the image; "center" and "frame" `2` float32, as
+      `gsto_jax.pose.heatmaps.to_image` expects them.
     """
     center, frame = box_to_frame(box, size, padding)
     matrix = frame_to_crop(center, float(frame[0]), 0.0, size)

@@ -1,4 +1,4 @@
-"""One reader: the pixels of every kind of image file, by every rule."""
+"""Decoding of image files of every format, with every option."""
 
 import io
 import subprocess
@@ -30,19 +30,19 @@ GRAY_RGB = np.repeat(COLORS[..., :1], 3, axis=2)
 
 
 def saved(image, form, **options):
-    """The content of a file that Pillow writes."""
+    """Encodes an image with Pillow."""
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
 
 
-def laid_over(background, colors=COLORS, alpha=ALPHA):
-    share = alpha[..., None].astype(np.float64) / 255
-    return np.floor(colors * share + background * (1 - share) + 0.5).astype(np.uint8)
+def composed(background, colors=COLORS, alpha=ALPHA):
+    opacity = alpha[..., None].astype(np.float64) / 255
+    return np.floor(colors * opacity + background * (1 - opacity) + 0.5).astype(np.uint8)
 
 
-def read(data, **rule):
-    return decode(data, DecodeOptions(**rule)).pixels
+def read(data, **options):
+    return decode(data, DecodeOptions(**options)).pixels
 
 
 def paletted(**options):
@@ -68,15 +68,15 @@ def paletted(**options):
 )
 def test_alpha(data, colors, alpha):
     np.testing.assert_array_equal(read(data, alpha="drop"), colors)
-    for behind, value in (("white", 255), ("black", 0)):
-        np.testing.assert_array_equal(read(data, alpha=behind), laid_over(value, colors, alpha))
+    for background, value in (("white", 255), ("black", 0)):
+        np.testing.assert_array_equal(read(data, alpha=background), composed(value, colors, alpha))
     np.testing.assert_array_equal(read(data), read(data, alpha="white"))
 
 
 def test_premultiplied_alpha():
-    share = DEEP[..., 3:].astype(np.float64) / 65535
-    data = tiff(np.dstack([DEEP[..., :3] * share, DEEP[..., 3]]).astype("<u2"), extra=1)
-    np.testing.assert_allclose(read(data), laid_over(255).astype(float), atol=1)
+    opacity = DEEP[..., 3:].astype(np.float64) / 65535
+    data = tiff(np.dstack([DEEP[..., :3] * opacity, DEEP[..., 3]]).astype("<u2"), extra=1)
+    np.testing.assert_allclose(read(data), composed(255).astype(float), atol=1)
     np.testing.assert_array_equal(read(tiff(DEEP, extra=0)), COLORS)  # the fourth is no alpha
 
 
@@ -84,9 +84,9 @@ def test_transparent_colors_of_palettes():
     table = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])
     ids = np.arange(6).reshape(2, 3) % 3
     np.testing.assert_array_equal(read(paletted()), table[ids])
-    for given, alpha in ((bytes([0, 128]), (0, 128, 255)), (1, (255, 0, 255))):
-        data = paletted(transparency=given)
-        expected = laid_over(255, table[ids], np.array(alpha)[ids])
+    for transparency, alpha in ((bytes([0, 128]), (0, 128, 255)), (1, (255, 0, 255))):
+        data = paletted(transparency=transparency)
+        expected = composed(255, table[ids], np.array(alpha)[ids])
         np.testing.assert_array_equal(read(data), expected)
         np.testing.assert_array_equal(read(data, alpha="drop"), table[ids])
     gif = saved(Image.open(io.BytesIO(paletted())), "GIF", transparency=2)
@@ -130,17 +130,17 @@ def test_orientation(form, orientation):
         options |= {"JPEG": {"subsampling": 0}, "AVIF": {"subsampling": "4:4:4"}}.get(form, {})
         tags = b"Exif\0\0" + exif(orientation, ">")
         data = saved(Image.fromarray(stored), form, exif=tags, **options)
-    for rule, expected in (
+    for decode_options, expected in (
         (DecodeOptions(), smooth),
         (DecodeOptions(orientation="stored"), stored),
     ):
-        pixels = decode(data, rule).pixels
+        pixels = decode(data, decode_options).pixels
         np.testing.assert_allclose(pixels, expected.astype(float), atol=4)
         assert pixels.flags.c_contiguous
-        assert read_header(data).oriented_size(rule) == expected.shape[:2]
+        assert read_header(data).oriented_size(decode_options) == expected.shape[:2]
 
 
-def test_what_is_no_orientation():
+def test_invalid_orientations():
     for data in (b"", b"Exif\0\0", b"II*\0\x08", exif(0), exif(9), exif(6)[:12], b"XX" + exif(6)):
         assert exif_orientation(data) == 1
     for order in "<>":
@@ -149,7 +149,7 @@ def test_what_is_no_orientation():
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_files_that_use_few_of_their_bits(bits):
+def test_bit_depth(bits):
     """Gray and color, PNG and TIFF, of 16 and 32 bits, and arrays."""
     low = (DEEP >> (16 - bits)).astype("<u2")
     low[0, 0] = 2**bits - 1
@@ -175,14 +175,14 @@ def test_files_that_use_few_of_their_bits(bits):
         decoded = decode(data, DecodeOptions(bit_depth=bits))
         np.testing.assert_array_equal(decoded.pixels[..., 2], expected[..., 0])
         assert decoded.used_bits == bits
-    rule = DecodeOptions(bit_depth=bits)
-    np.testing.assert_array_equal(to_rgb(low[..., :3], rule), expected[..., :3])
+    options = DecodeOptions(bit_depth=bits)
+    np.testing.assert_array_equal(to_rgb(low[..., :3], options), expected[..., :3])
     with_alpha = np.dstack([low[..., :3], alpha])
-    np.testing.assert_array_equal(load_rgb(with_alpha, rule), expected[..., :3])
+    np.testing.assert_array_equal(load_rgb(with_alpha, options), expected[..., :3])
     assert decode(png(low, RGBA, 16)).bits == 16
     if bits < 16:
         assert decode(png(low[..., 0], GRAY, 16)).used_bits == bits
-    # What has 8 bits, or names its largest value, is the same by every depth.
+    # Images of 8 bits and PPM files with a maxval ignore the bit depth.
     np.testing.assert_array_equal(read(png(COLORS, RGB), bit_depth=bits), COLORS)
     named = b"P5 31 20 1023\n" + (DEEP[..., 0] >> 6).astype(">u2").tobytes()
     np.testing.assert_allclose(read(named, bit_depth=bits)[..., 0], BYTES[..., 0], atol=1)
@@ -190,7 +190,7 @@ def test_files_that_use_few_of_their_bits(bits):
 
 def test_values_beyond_the_bit_depth():
     for data in (png(DEEP, RGBA, 16), tiff(DEEP[..., 0].copy()), tiff(DEEP[..., :3].copy())):
-        with pytest.raises(ImageError, match=r"65\d+, not 0 to 1023.*bit_depth"):
+        with pytest.raises(ImageError, match=r"0\.\.1023 .*bit_depth"):
             read(data, bit_depth=10)
     with pytest.raises(UserError, match="1023"):
         load_rgb(DEEP[..., :3], DecodeOptions(bit_depth=10))
@@ -211,10 +211,10 @@ def test_values_beyond_the_bit_depth():
         png(COLORS[..., 0] & 1, GRAY, 1),
     ],
 )
-def test_images_of_pillow_are_read_as_their_files(data):
-    for rule in (DecodeOptions(), DecodeOptions(alpha="black")):
+def test_pillow_images_equal_their_files(data):
+    for options in (DecodeOptions(), DecodeOptions(alpha="black")):
         with Image.open(io.BytesIO(data)) as image:
-            np.testing.assert_array_equal(load_rgb(image, rule), decode(data, rule).pixels)
+            np.testing.assert_array_equal(load_rgb(image, options), decode(data, options).pixels)
 
 
 def test_floating_point_of_another_format():
@@ -223,7 +223,7 @@ def test_floating_point_of_another_format():
     np.testing.assert_array_equal(read(data), GRAY_RGB)
 
 
-def test_wide_numbers():
+def test_integers_and_floats():
     """Float of 0..1 and 0..255, signed and unsigned integers, gray and color, as 8-bit files."""
     for colors in (COLORS, COLORS[..., 0]):
         expected = COLORS if colors.ndim == 3 else GRAY_RGB
@@ -238,10 +238,10 @@ def test_wide_numbers():
             np.testing.assert_array_equal(read(tiff(values)), expected, err_msg=values.dtype)
     np.testing.assert_array_equal(read(tiff(DEEP[..., :3].astype("<i4"))), COLORS)
     for values, reason in (
-        (np.full((4, 4), np.nan, "<f4"), "0 to 65535"),
-        (np.full((4, 4, 3), -1, "<i4"), "-1 to -1, not 0 to 65535"),
-        (np.full((4, 4), 70000, "<i4"), "70000 to 70000, not 0 to 65535"),
-        (np.zeros((4, 4, 3), "<f2"), "TIFF of a kind"),
+        (np.full((4, 4), np.nan, "<f4"), r"0\.\.65535"),
+        (np.full((4, 4, 3), -1, "<i4"), "got -1 to -1"),
+        (np.full((4, 4), 70000, "<i4"), "got 70000 to"),
+        (np.zeros((4, 4, 3), "<f2"), "unsupported TIFF"),
         (np.zeros((4, 4, 2), "<u2"), "TIFF of 2 channels in 16 bits"),
         (np.zeros((4, 4, 5), np.uint8), "TIFF of 5 channels in 8 bits"),
     ):
@@ -252,7 +252,7 @@ def test_wide_numbers():
     np.testing.assert_array_equal(read(tiff(COLORS.copy(), planes=2)), COLORS)
 
 
-def test_frames_and_color_spaces():
+def test_animations_and_color_spaces():
     """Of several frames the first, palettes of few bits, one bit, CMYK as Pillow converts it."""
     first, second = Image.fromarray(COLORS), Image.fromarray(COLORS[::-1].copy())
     for form in ("PNG", "TIFF", "WEBP"):
@@ -280,8 +280,8 @@ def test_frames_and_color_spaces():
         ("JPEG", {"quality": 60, "progressive": True}),
     ],
 )
-def test_plain_files_are_what_opencv_decodes(form, options):
-    """So that results on published data stay as they are."""
+def test_8_bit_files_equal_opencv(form, options):
+    """Keeps scores on published datasets unchanged."""
     large = cv2.resize(COLORS, (200, 150))
     for image in (large, large[..., 0]):
         data = saved(Image.fromarray(np.ascontiguousarray(image)), form, **options)
@@ -290,12 +290,12 @@ def test_plain_files_are_what_opencv_decodes(form, options):
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
-def test_files_that_are_cut_off(form, capfd):
-    """Said once, with Pillow's reason, and by no C library beside it."""
+def test_truncated_files(form, capfd):
+    """The exception alone reports it: no C library prints to stderr."""
     data = saved(Image.fromarray(cv2.resize(COLORS, (200, 150))), form)
-    for kept in (0, 20, 100, len(data) // 2, len(data) - 40):
+    for length in (0, 20, 100, len(data) // 2, len(data) - 40):
         with pytest.raises(ImageError, match="truncated"):
-            read(data[:kept])
+            read(data[:length])
     np.testing.assert_array_equal(read(data + b"more"), read(data))
     assert capfd.readouterr() == ("", "")
 
@@ -310,13 +310,13 @@ def test_files_that_are_cut_off(form, capfd):
         ("bit_depth", True),
     ],
 )
-def test_wrong_values_of_a_rule(field, value):
-    with pytest.raises(ValueError, match=f"{field} .*{value}"):
+def test_invalid_options(field, value):
+    with pytest.raises(ValueError, match=f"{field} .*got .*{value}"):
         DecodeOptions(**{field: value})
 
 
-def test_a_large_image_is_read_without_a_word(tmp_path):
-    """12000 x 9000 pixels, as some phones take; the head alone, since decoding takes memory."""
+def test_header_of_a_large_image_prints_nothing(tmp_path):
+    """12000 x 9000 pixels, the size of some phones' photos."""
     head = png(np.zeros((1, 1), np.uint8), GRAY)
     sizes = (12000).to_bytes(4, "big") + (9000).to_bytes(4, "big")
     body = b"IHDR" + sizes + head[24:29]

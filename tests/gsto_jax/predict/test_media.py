@@ -65,9 +65,9 @@ def test_arrays():
     for shaped in (gray, gray[..., None], gray.astype(np.uint16) * 257):
         np.testing.assert_array_equal(load_rgb(shaped), np.repeat(gray[..., None], 3, -1))
     for odd, message in (
-        (np.zeros((4, 4, 2), np.uint8), "not (4, 4, 2)"),
-        (np.zeros((0, 4, 3), np.uint8), "not (0, 4, 3)"),
-        (np.zeros((4, 4, 3)), "not float64"),
+        (np.zeros((4, 4, 2), np.uint8), "got (4, 4, 2)"),
+        (np.zeros((0, 4, 3), np.uint8), "got (0, 4, 3)"),
+        (np.zeros((4, 4, 3)), "got float64"),
     ):
         with pytest.raises(UserError) as error:
             load_rgb(odd)
@@ -83,11 +83,11 @@ def test_files_that_cannot_be_read(tmp_path):
         ("cut.jpg", whole.read_bytes()[:-40]),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"cannot read .*{name}: it is truncated or no image"):
+        with pytest.raises(UserError, match=f"{name}: it is truncated or not an image"):
             read_image(tmp_path / name)
     for values in (np.full((4, 4), np.nan), np.full((4, 4), -1.0), np.full((4, 4), 1e6)):
         Image.fromarray(values.astype(np.float32)).save(tmp_path / "odd.tif")
-        with pytest.raises(UserError, match=r"odd.tif: .*, not 0 to 65535"):
+        with pytest.raises(UserError, match=r"odd.tif: .* 0..65535"):
             read_image(tmp_path / "odd.tif")
     with pytest.raises(UserError, match=r"cannot read .*none.jpg: No such file"):
         read_image(tmp_path / "none.jpg")
