@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, grid, with_caption
+from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, tile_grid, with_caption
 
 IMAGE = "val_000000"
 TILE = (320, 160)
@@ -59,7 +59,9 @@ def main() -> None:
         rows.append(
             [with_caption(f"{name}, branch {n}", cut(branches, 0, n + 1)) for n in range(4)]
         )
-    Image.fromarray(grid(rows)).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.fromarray(tile_grid(rows)).quantize(256, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
 
 
 if __name__ == "__main__":

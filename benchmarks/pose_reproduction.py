@@ -24,7 +24,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gsto_jax.drawing.tiles import caption, grid, write_image
+from gsto_jax.drawing.tiles import caption, tile_grid, write_image
 from gsto_jax.pose.metrics import COCO_METRICS
 from gsto_jax.pose.panels import draw_poses
 from gsto_jax.report.run import Run, read_run
@@ -72,7 +72,7 @@ def draw_skeletons(runs: list[Run], annotations: Path, path: Path) -> None:
             text = f"{label} {similarity[person.name]:.2f}" if similarity else label
             line.append(np.vstack([caption(text, SIDE), tile]))
         tiles.append(line)
-    write_image(path, grid(tiles))
+    write_image(path, tile_grid(tiles))
 
 
 def main(argv: list[str]) -> None:

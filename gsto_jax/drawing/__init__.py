@@ -1,1 +1,1 @@
-"""Image tiles, heat maps and legends."""
+"""Image tiles, heat maps and class legends."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from gsto_jax.drawing.heat_maps import blend_over_gray, feature_figures, heat_map
-from gsto_jax.drawing.tiles import Color, grid, with_caption
+from gsto_jax.drawing.tiles import Color, tile_grid, with_caption
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.pose.task import PoseTask
 
@@ -100,7 +100,7 @@ def pose_panel(
     found = draw_poses(shown, (pose * scaled)[None], skeleton, visible, border)
     tiles.append(("found", found))
     tiles.append(("heatmaps", _over(shown, heatmaps.max(-1))))
-    return grid([[with_caption(*tile) for tile in tiles]])
+    return tile_grid([[with_caption(*tile) for tile in tiles]])
 
 
 def heatmap_figure(image: np.ndarray, heatmaps: np.ndarray, joints: Sequence[str]) -> np.ndarray:
@@ -120,7 +120,7 @@ def heatmap_figure(image: np.ndarray, heatmaps: np.ndarray, joints: Sequence[str
         for j, name in enumerate(joints)
     ]
     columns = 6
-    return grid([tiles[n : n + columns] for n in range(0, len(tiles), columns)])
+    return tile_grid([tiles[n : n + columns] for n in range(0, len(tiles), columns)])
 
 
 def _upsampled(image: np.ndarray, height: int = _HEIGHT) -> tuple[np.ndarray, float]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.legend import draw_legend
-from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, row, with_caption
+from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, tile_row, with_caption
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.ops.padding import cut_map
 
@@ -75,7 +75,7 @@ def sample_panel(
         "prediction": color_mask(prediction, palette),
         f"errors ({wrong})": error_map(image, truth, prediction, ignore_label),
     }
-    tiled = row([with_caption(name, t) for name, t in tiles.items()])
+    tiled = tile_row([with_caption(name, t) for name, t in tiles.items()])
     seen = sum(cv2.calcHist([x], [0], None, [256], [0, 256]) for x in (truth, prediction))
     present = [k for k in np.flatnonzero(seen).tolist() if k < len(classes)]
     listed = [classes[k] for k in present], [palette[k] for k in present]
