@@ -154,7 +154,7 @@ def peer(folder: Path, step: str, network: str, batch: int, layout: str) -> Run:
 
         return forward
     labels = torch.tensor(arrays["label"]).long()
-    weights, optim = config.loss.by_stage, config.optim
+    weights, optim = config.loss.head_weights, config.optim
     sgd = torch.optim.SGD(
         params, optim.learning_rate, optim.momentum, weight_decay=optim.weight_decay, fused=True
     )

@@ -75,7 +75,7 @@ def small_network() -> Callable[..., Any]:
 
     from gsto_jax.layers.conv import Conv
     from gsto_jax.layers.norm import BatchNorm
-    from gsto_jax.models.hrnet import Outputs
+    from gsto_jax.models.base import Outputs
 
     class Small(nn.Module):
         classes: int

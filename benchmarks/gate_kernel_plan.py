@@ -30,7 +30,7 @@ from jax.sharding import SingleDeviceSharding
 
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.models.specs import VARIANTS
-from gsto_jax.ops.packing import Packed, packs_of
+from gsto_jax.ops.packing import Packed, pack_factors
 from gsto_jax.plan import costs
 from gsto_jax.plan.hlo import Instruction, Program, arrays
 from gsto_jax.plan.machines import machine
@@ -108,7 +108,7 @@ def measure(row: Row) -> dict[str, object]:
     size = [int(side) for side in row.size.split("x")]
     widths = VARIANTS[row.network].widths
     packed = all(side % 32 == 0 for side in size)  # as in `HRNet`
-    channels, pack = widths[branch], packs_of(widths)[branch] if packed else 1
+    channels, pack = widths[branch], pack_factors(widths)[branch] if packed else 1
     height, width = (-(-side // (4 << branch)) for side in size)
     shape = (BATCH, height, width // pack, pack * channels)
     device = machine(row.topology).mesh.devices.flat[0]

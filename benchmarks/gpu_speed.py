@@ -258,7 +258,7 @@ def measure_peer(key: str, args: Any) -> Iterator[dict[str, Any]]:
     images = torch.tensor(batch["image"]).cuda().permute(0, 3, 1, 2).float() / 255
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.tensor(batch["label"]).long().cuda()
-    weights = task.config.loss.by_stage
+    weights = task.config.loss.head_weights
 
     def train() -> Any:
         with torch.autocast("cuda", torch.bfloat16):

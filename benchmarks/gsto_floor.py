@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from gsto_jax.gate import gated_maps
 from gsto_jax.layers import gates
 from gsto_jax.layers.heads import SegmentationHead
-from gsto_jax.ops.packing import LANES, stored
+from gsto_jax.ops.packing import LANES, unwrap
 from gsto_jax.training.network import network
 from modes.run_setup import read_settings
 
@@ -65,7 +65,7 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
         found[kind] = found[kind][0] + maps * bare, found[kind][1] + maps * filled
 
     def gated(features: Any, kernel: Any, *args: Any, **kwargs: Any) -> Any:
-        stored_shape = stored(features)[0].shape
+        stored_shape = unwrap(features)[0].shape
         add("gates", stored_shape, 2 * kernel.shape[1] + 4)
         branch = int(math.log2(SIZE[0] / 4 / features.shape[1]))
         add("upwards", stored_shape, 2 * branch)

@@ -231,7 +231,8 @@ def check_settings(config: Config) -> None:
     model, hrnet, optim = config.model, config.model.hrnet, config.optim
     done = (
         set(hrnet.gtm) <= {"none", "supervised"}
-        and (hrnet.gate, hrnet.gtm_form, hrnet.upsample) == ("released", "released", "bilinear")
+        and (hrnet.gfm_style, hrnet.gtm_style, hrnet.upsample)
+        == ("released", "released", "bilinear")
         and (hrnet.self_gate, model.align_corners, model.dtype) == (True, False, "float32")
         and (config.loss.kind, config.loss.class_weights) == ("ce", False)
         and (optim.warmup_fraction, optim.lr_lag, optim.ema_decay) == (0, False, 0)
@@ -264,7 +265,7 @@ def main(_: list[str]) -> None:
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
     )
-    weights, spent = config.loss.by_stage, []
+    weights, spent = config.loss.head_weights, []
     for step in range(STOP.value or steps):
         began = time.perf_counter()
         sgd.param_groups[0]["lr"] = optim.learning_rate * (1 - step / steps) ** optim.poly_power

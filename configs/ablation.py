@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.variant = network.variant
     hrnet = config.model.hrnet
     hrnet.update(dataclasses.asdict(network.gsto))
-    hrnet.attention, hrnet.attention_place = network.attention.kind, network.attention.place
+    hrnet.attention, hrnet.attention_position = network.attention.kind, network.attention.position
     words: dict[str, Word] = {"row=": _is_set, "data=": _is_set, "mini": set_mini}
     return base.finish(config, arg, words | (CITYSCAPES_WORDS if data == "cityscapes" else {}))
 

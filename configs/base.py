@@ -48,7 +48,7 @@ def set_baseline(config: ConfigDict) -> None:
     """Takes all gates and their heads away: plain HRNetV2, for pose HRNet, or a plain module."""
     config.name += "-baseline"
     if config.model.variant.startswith("resnet"):
-        config.model.context_net.gsto = "none"
+        config.model.context_net.gating = "none"
         return
     hrnet = config.model.hrnet
     hrnet.gfm, hrnet.gtm, hrnet.attention = False, ("none", "none", "none"), "none"

@@ -19,7 +19,7 @@ KINDS = {
     "unsup": "unsupervised",
     "sup": "supervised",
 }
-"""What stands behind `:gsto=`, and the `model.context_net.gsto` that it is."""
+"""What stands behind `:gsto=`, and the `model.context_net.gating` that it is."""
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def set_resnet50(config: ConfigDict, context: str) -> None:
     """A context module on ResNet-50, its gates supervised, with the recipe of Cityscapes."""
     config.model.variant = "resnet50"
-    config.model.context_net.module, config.model.context_net.gsto = context, "supervised"
+    config.model.context_net.module, config.model.context_net.gating = context, "supervised"
     config.model.init = "he"
     config.loss.stage_weights = (0.0, 0.0, 0.4, 1.0)  # the auxiliary head stands on stage 3
     set_cityscapes(config)
@@ -44,7 +44,7 @@ def set_gsto(config: ConfigDict, value: str) -> None:
     if value not in KINDS:
         raise ValueError(f":gsto={value}: use {', '.join(KINDS)}")
     config.name += f"-{value}"
-    config.model.context_net.gsto = KINDS[value]
+    config.model.context_net.gating = KINDS[value]
 
 
 CONTEXT_WORDS: dict[str, base.Word] = {**CITYSCAPES_WORDS, "gsto=": set_gsto}

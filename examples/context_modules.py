@@ -18,7 +18,7 @@ import optax
 from jax import Array
 
 from gsto_jax import ASPP, PPM
-from gsto_jax.layers.context import CONTEXT_KINDS
+from gsto_jax.layers.gates import GATING_MODES
 
 CLASSES = 4
 MODULES = {
@@ -72,7 +72,7 @@ def images(count: int = 4, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
 
 def train(name: str, kind: str, steps: int = 20) -> list[float]:
     """Trains the module of that name and kind of gates; the loss of each step."""
-    model = EncoderDecoder(MODULES[name](gsto=kind, num_classes=CLASSES))
+    model = EncoderDecoder(MODULES[name](gating=kind, num_classes=CLASSES))
     image, label = images()
     variables = jax.jit(model.init)(jax.random.key(0), image)
     params, stats = variables["params"], variables["batch_stats"]
@@ -95,7 +95,7 @@ def train(name: str, kind: str, steps: int = 20) -> list[float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("module", nargs="?", default="ppm", choices=MODULES)
-    parser.add_argument("gates", nargs="?", default="supervised", choices=CONTEXT_KINDS)
+    parser.add_argument("gates", nargs="?", default="supervised", choices=GATING_MODES)
     chosen = parser.parse_args()
     losses = train(chosen.module, chosen.gates)
     print(f"{chosen.module}, {chosen.gates}: loss from {losses[0]:.3f} to {losses[-1]:.3f}")

@@ -73,7 +73,7 @@ class GatedNeck(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
         """`b h w c` -> one map for each stride."""
-        maps = SelfGated(form="paper", gates=len(STRIDES), name="gates")(x).maps
+        maps = SelfGated(style="paper", num_gates=len(STRIDES), name="gates")(x).maps
         return [Scale(s, name=f"stride{s}")(y) for s, y in zip(STRIDES, maps, strict=True)]
 
 

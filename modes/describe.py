@@ -9,8 +9,8 @@ from rich.table import Table
 
 from gsto_jax import progress
 from gsto_jax.config import Config
-from gsto_jax.models.counts import Count, count_by_part
-from gsto_jax.models.published import POSE_SIZE, SIZE, published
+from gsto_jax.models.counts import Count, count_by_module
+from gsto_jax.models.published import POSE_SIZE, SIZE, find_published_row
 from gsto_jax.training.network import network
 from modes.terminal_output import make_show, plain_values
 
@@ -59,20 +59,22 @@ def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Ta
     rounded += [f"{c.gmacs:.1f} x 2^30" for c in ([total, own_total] if own else [total])]
     table.add_row("", *rounded)
     hrnet = model.hrnet
-    row = published(model.variant, hrnet.gsto, outputs, hrnet.head, size, hrnet.attention_spec)
+    row = find_published_row(
+        model.variant, hrnet.gsto, outputs, hrnet.head, size, hrnet.attention_spec
+    )
     if row is None:
         table.caption = "The paper prints no count for this network."
     else:
         params = ("", row.params) if row.is_pose else (row.params, "")
         table.add_row("paper", *params, f"{row.gflops} x 2^30")
-        table.caption = f"Paper: {row.place}."
+        table.caption = f"Paper: {row.title}."
     table.caption_justify = "left"
     return table
 
 
 def _counts_by_stage(model: nn.Module, size: tuple[int, int]) -> dict[str, Count]:
     stages: dict[str, Count] = {}
-    for part, part_count in count_by_part(model, size).items():
+    for part, part_count in count_by_module(model, size).items():
         stage = re.match(r"stem|head|[a-z]+\d?", part)[0]  # type: ignore[index]
         stages[stage] = stages.get(stage, Count()) + part_count
     return stages

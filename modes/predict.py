@@ -20,7 +20,7 @@ from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full
 from gsto_jax.image_files import DecodeOptions, ImageHeader
-from gsto_jax.ops.padding import reduced_size
+from gsto_jax.ops.padding import downscaled_size
 from gsto_jax.predict.files import (
     FEATURE_OUTPUTS,
     Input,
@@ -136,7 +136,7 @@ class _Labels:
             explain,
         )
         sizes = {head.oriented_size(self.predictor.rule) for _, head in _heads(inputs)}
-        sizes = {reduced_size(size, self.predictor.long_side) for size in sizes}
+        sizes = {downscaled_size(size, self.predictor.long_side) for size in sizes}
         if note := compilation_note(self.predictor.protocol, sizes):
             say(note)
 

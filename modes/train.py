@@ -16,7 +16,7 @@ from gsto_jax import progress
 from gsto_jax.config import Config, TrainConfig
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import check_batch_size, make_mesh, use_compilation_cache
-from gsto_jax.ops.padding import DIVISOR, PUBLISHED, round_up
+from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, round_up
 from gsto_jax.plan.record import planned_seconds
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir, revision
@@ -158,7 +158,7 @@ def crop_note(settings: Config, crop: Size) -> str | None:
 
     Published recipes, which `eval.pad_to` marks, keep theirs (LIP: 473x473).
     """
-    stride = 8 if settings.model.is_context_net else DIVISOR
+    stride = 8 if settings.model.is_context_net else SIZE_DIVISOR
     larger = round_up(crop, stride)
     if settings.task != "segmentation" or settings.eval.pad_to == PUBLISHED or crop == larger:
         return None

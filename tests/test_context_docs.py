@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gsto_jax.layers.context import CONTEXT_KINDS
+from gsto_jax.layers.gates import GATING_MODES
 from tests.gsto_jax.context_counts import COUNTS
 
 ROOT = Path(__file__).parents[1]
@@ -23,10 +23,10 @@ def test_the_example_learns(name, kind):
     assert losses[-1] < 0.6 * losses[0]
 
 
-@pytest.mark.parametrize("kind", CONTEXT_KINDS)
+@pytest.mark.parametrize("kind", GATING_MODES)
 @pytest.mark.parametrize("name", ["ppm", "aspp"])
 def test_every_module_fits_the_example(name, kind):
-    model = EXAMPLE["EncoderDecoder"](EXAMPLE["MODULES"][name](gsto=kind, num_classes=4))
+    model = EXAMPLE["EncoderDecoder"](EXAMPLE["MODULES"][name](gating=kind, num_classes=4))
     image = jnp.zeros((2, 36, 52, 3))
     (logits, predicted), variables = jax.eval_shape(
         model.init_with_output, jax.random.key(0), image

@@ -13,10 +13,10 @@ from flax import nnx, traverse_util
 
 from examples import fpn, nnx_bridge, unet, vit_neck
 from gsto_jax import (
+    GateLogits,
     ScaleTransfer,
     SegmentationHead,
     SelfGated,
-    SpatialGate,
     SupervisedGSTO,
     UnsupervisedGSTO,
     UserError,
@@ -276,7 +276,7 @@ def test_a_transfer_gets_train_if_it_takes_it():
 
 def test_train_reaches_the_transfer():
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
-    gsto = UnsupervisedGSTO(ScaleTransfer(3, "strided_conv"), form="paper")
+    gsto = UnsupervisedGSTO(ScaleTransfer(3, "strided_conv"), style="paper")
     variables = drawn(jax.eval_shape(gsto.init, KEY, x))
     step = jax.jit(lambda v, x: gsto.apply(v, x, True, mutable=["batch_stats"])[1])
     updated = step(variables, x)
@@ -292,7 +292,7 @@ def test_tokens_and_foreign_norms_are_refused():
     for layer in (SelfGated(), SelfGated("paper"), SupervisedGSTO(lambda x: x, 3)):
         refused(layer, tokens, r"\(2, 16, 8\).*grid")
     features = jax.ShapeDtypeStruct((2, 4, 4, 8), "float32")
-    for layer in (SelfGated, SpatialGate):
+    for layer in (SelfGated, GateLogits):
         refused(layer(norm=nn.BatchNorm), features, r"gsto_jax\.BatchNorm")
 
 
@@ -300,7 +300,7 @@ def test_tokens_and_foreign_norms_are_refused():
     ("layer", "shape"),
     [
         (SelfGated(), (1, 1, 8, 1)),
-        (SpatialGate(), (1, 1, 8, 1)),
+        (GateLogits(), (1, 1, 8, 1)),
         (ConvBN(4), (3, 3, 8, 4)),
         (SegmentationHead(3), (1, 1, 8, 8)),
         (SpatialAttention(), (7, 7, 2, 1)),

@@ -23,9 +23,9 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
 
     gfm: bool = option(True, "Gates the fusions (GFM; paper, section 3.2.1)")
     self_gate: bool = option(True, "GFM gates each branch's own path too")
-    gate: str = option(
+    gfm_style: str = option(
         "released",
-        "Form of the gates of GFM",
+        "Style of the GFM gates",
         choices={"released": "as in the released code", "paper": "eq. 4"},
     )
     gtm: tuple[str, str, str] = option(
@@ -33,15 +33,15 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
         "Transitions after stages 1, 2 and 3 (GTM; section 3.2.2)",
         choices=_GATES,
     )
-    gtm_form: str = option(
+    gtm_style: str = option(
         "released",
-        "Form of GTM",
+        "Style of the GTM gates",
         choices={"released": "gates the lowest branch", "paper": "gates the concatenation"},
     )
     attention: str = option("none", "Other gates (Table 3)", choices=("none", "channel", "spatial"))
-    attention_place: str = option(
+    attention_position: str = option(
         "block",
-        "Place of these gates",
+        "Position of these gates",
         choices={
             "block": "after each branch of a module",
             "layer": "after each residual unit, or each convolution if spatial",
@@ -64,7 +64,7 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
         """The gates."""
         from gsto_jax.models.specs import GSTOSpec
 
-        names = ("gfm", "self_gate", "gate", "gtm", "gtm_form")
+        names = ("gfm", "self_gate", "gfm_style", "gtm", "gtm_style")
         return GSTOSpec(**{name: getattr(self, name) for name in names})
 
     @property
@@ -72,7 +72,7 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
         """The gates that are not GSTO's."""
         from gsto_jax.models.specs import AttentionSpec
 
-        return AttentionSpec(kind=self.attention, place=self.attention_place)
+        return AttentionSpec(kind=self.attention, position=self.attention_position)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class ContextNetConfig(Section, prefix="model.context_net", role=MODEL):
     """What only a ResNet with a context module has. See `ContextNet`."""
 
     module: str = option("ppm", "Context module (Table 6)", choices=("ppm", "aspp"))
-    gsto: str = option("none", "Gates of the context module", choices=_GATES)
+    gating: str = option("none", "Gates of the context module", choices=_GATES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +155,9 @@ class ModelConfig(Section, prefix="model", role=MODEL):
     @property
     def body(self) -> "HRNetSpec | ResNetSpec":
         """The specification that `variant` names. Raises UserError if there is none."""
-        from gsto_jax.models.specs import variant
+        from gsto_jax.models.specs import get_spec
 
-        return variant(self.variant)
+        return get_spec(self.variant)
 
     @property
     def is_context_net(self) -> bool:
@@ -169,7 +169,7 @@ class ModelConfig(Section, prefix="model", role=MODEL):
     @property
     def gates(self) -> tuple[str, ...]:
         """Kinds of the gates of each GTM, or of the context module."""
-        return (self.context_net.gsto,) if self.is_context_net else self.hrnet.gtm
+        return (self.context_net.gating,) if self.is_context_net else self.hrnet.gtm
 
     @property
     def has_gates(self) -> bool:

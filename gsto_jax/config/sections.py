@@ -42,7 +42,7 @@ class LossConfig(Section, prefix="loss", role=OPTIMIZER):
         self.require(self.stage_weights[-1] > 0, "stage_weights", remedy)
 
     @property
-    def by_stage(self) -> dict[str, float]:
+    def head_weights(self) -> dict[str, float]:
         """Loss weights keyed by "stage1" to "stage4" and "context"."""
         stages = {f"stage{n}": weight for n, weight in enumerate(self.stage_weights, 1)}
         return stages | {"context": self.context_weight}

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.losses import FINAL
-from gsto_jax.models.hrnet import Outputs
+from gsto_jax.losses import FINAL_STAGE
+from gsto_jax.models.base import Outputs
 from gsto_jax.training.task import Task
 
 Maps = dict[str, Array]
@@ -26,7 +26,7 @@ def explanation(outputs: Outputs) -> Maps:
     They are "branch/0" and so on, the mean over the channels of each branch of the last stage
     (paper, Figure 1), and "gate/NAME".
     """
-    last = outputs.branches[FINAL]
+    last = outputs.branches[FINAL_STAGE]
     maps = {f"branch/{n}": x.astype(jnp.float32).mean(-1) for n, x in enumerate(last)}
     return maps | {
         f"gate/{name}": gate[..., 0].astype(jnp.float32) for name, gate in outputs.gates.items()

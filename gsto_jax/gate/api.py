@@ -13,7 +13,7 @@ from gsto_jax.gate.kernels import Form, Passes
 from gsto_jax.ops.batch_norm import NormParameters
 from gsto_jax.ops.dispatch import call
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.ops.packing import FeatureMap, store, stored
+from gsto_jax.ops.packing import FeatureMap, unwrap, wrap_like
 
 
 class Gated(NamedTuple):
@@ -75,12 +75,12 @@ def gated_maps(
             f"features {features.shape} and a kernel {kernel.shape}: give maps b h w "
             f"{kernel.shape[0]}"
         )
-    data, factor = stored(features)
+    data, factor = unwrap(features)
     form = Form(kernel.shape[1], factor, relu, interpret)
     shift = None if norm is None else norm.shift
     offers, refused = {"xla": partial(xla.gated_maps, form=form, shift=shift)}, {}
     for name, device in (("pallas_tpu", tpu), ("pallas_gpu", gpu)):
-        refused[name] = device.reason_against(data, form)
+        refused[name] = device.unsupported_reason(data, form)
         if not refused[name]:
             offers[name] = partial(_by_kernels, form=form, passes=device.PASSES)
     # Closed over instead: the kernels take no shift.
@@ -89,7 +89,7 @@ def gated_maps(
     # Computed again for inspection: no kernel stores the gates.
     gates, _, _ = xla.gates(xla.logits(data, kernel, factor), norm, form, shift)
     gates = gates.astype(data.dtype)
-    return Gated(tuple(store(x, features) for x in maps), store(gates, features), mean, var)
+    return Gated(tuple(wrap_like(x, features) for x in maps), wrap_like(gates, features), mean, var)
 
 
 def _by_kernels(
@@ -128,14 +128,14 @@ def apply_gates(
             f"gates {gate_logits.shape} and features {features.shape} must share batch, height and "
             "width: make the gate at the resolution of the map that it scales"
         )
-    (data, factor), (logits, logits_factor) = stored(features), stored(gate_logits)
+    (data, factor), (logits, logits_factor) = unwrap(features), unwrap(gate_logits)
     if factor != logits_factor:
         raise ValueError(f"gates packed by {logits_factor} and features by {factor} do not fit")
     logits = as_floating(logits)
     data = as_floating(data, logits.dtype)
     gates = jax.nn.sigmoid(logits).astype(data.dtype)
     maps = xla.scale_maps(data, gates, factor)
-    return tuple(store(x, features) for x in maps), store(gates, features)
+    return tuple(wrap_like(x, features) for x in maps), wrap_like(gates, features)
 
 
 def apply_channel_gates(features: FeatureMap, gate_logits: Array) -> FeatureMap:
@@ -154,11 +154,10 @@ def apply_channel_gates(features: FeatureMap, gate_logits: Array) -> FeatureMap:
     batch, _, _, channels = features.shape
     if gate_logits.shape != (batch, 1, 1, channels):
         raise ValueError(
-            f"channel gates {gate_logits.shape} and features {features.shape}: "
-            f"give gates {(batch, 1, 1, channels)}"
+            f"gate_logits must have the shape {(batch, 1, 1, channels)}; got {gate_logits.shape}"
         )
     gate_logits = as_floating(gate_logits)
-    data, factor = stored(features)
+    data, factor = unwrap(features)
     data = as_floating(data, gate_logits.dtype)
     gates = jax.nn.sigmoid(gate_logits).astype(data.dtype)
-    return store((jnp.tile(gates, factor) if factor > 1 else gates) * data, features)
+    return wrap_like((jnp.tile(gates, factor) if factor > 1 else gates) * data, features)

@@ -1,4 +1,4 @@
-"""Gates by Triton kernels for NVIDIA GPUs: a map is read once a phase, and no logits are stored.
+"""Gates by Triton kernels for NVIDIA GPUs: a map is read once a phase, and no logits are unwrap.
 
 The pixels of a map are the rows of a matrix as they lie in memory, its channels the lanes, padded
 by masks to a power of two. A program takes a block of rows: products and sums over the lanes make
@@ -82,7 +82,7 @@ class Tile(NamedTuple):
     mask: Array | None
 
 
-def reason_against(features: Array, form: Form) -> str:
+def unsupported_reason(features: Array, form: Form) -> str:
     """Returns why the kernels cannot take such a map; empty if they can."""
     if triton is None:
         return f"JAX {jax.__version__} has no Triton back end of Pallas"
@@ -90,7 +90,7 @@ def reason_against(features: Array, form: Form) -> str:
         return f"it takes maps as they are, not packed by {form.pack}, which serves TPUs"
     if form.gates > MOST_GATES:
         return f"it takes up to {MOST_GATES} gates, not {form.gates}"
-    return dispatch.reason_against(features.shape, features.dtype)
+    return dispatch.unsupported_reason(features.shape, features.dtype)
 
 
 # The passes over one device's part of a map: see `gsto_jax.gate.kernels.Passes`.
@@ -208,7 +208,7 @@ def _back_kernel(form: Form, tiling: Tiling, features: Any, *refs: Any) -> None:
     if tiling.channels < tiling.lanes:
         lanes = jax.lax.broadcasted_iota(jnp.int32, (1, tiling.lanes), 1) < tiling.channels
     for n in range(form.gates):
-        triton.store(slopes.at[pl.ds(n, 1)], found[n][0].sum(0, keepdims=True), mask=lanes)
+        triton.wrap_like(slopes.at[pl.ds(n, 1)], found[n][0].sum(0, keepdims=True), mask=lanes)
         for k, part in enumerate(found[n][1:]):
             sums[0][k, n] = part.sum(0)
 
@@ -242,7 +242,7 @@ def _read(ref: Any, tile: Tile) -> Array:
 
 
 def _write(ref: Any, values: Array, tile: Tile) -> None:
-    triton.store(ref.at[tile.rows], values.astype(ref.dtype), mask=tile.mask)
+    triton.wrap_like(ref.at[tile.rows], values.astype(ref.dtype), mask=tile.mask)
 
 
 def _call(

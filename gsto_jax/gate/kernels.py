@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, per_shard
+from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, map_shards
 
 
 class Form(NamedTuple):
@@ -81,12 +81,12 @@ def _forward(
 ) -> tuple[Any, tuple[Any, ...]]:
     mean, var, factor, offset = None, None, scale, bias
     if epsilon is not None:
-        run = per_shard(partial(passes.statistics, form=form), (MAPS, WHOLE), (PARTS, PARTS))
+        run = map_shards(partial(passes.statistics, form=form), (MAPS, WHOLE), (PARTS, PARTS))
         blocks, counts = run(features, kernel)
         mean, var = _moments(blocks, counts, form)
         factor = scale * jax.lax.rsqrt(var + epsilon)
         offset = bias - mean * factor
-    run = per_shard(partial(passes.apply, form=form), (MAPS, WHOLE, WHOLE), (MAPS,) * form.gates)
+    run = map_shards(partial(passes.apply, form=form), (MAPS, WHOLE, WHOLE), (MAPS,) * form.gates)
     maps = run(features, kernel, _rows_of(factor, offset))
     return (maps, mean, var), (features, kernel, scale, bias, mean, var)
 
@@ -100,7 +100,7 @@ def _backward(
 ) -> tuple[Array, ...]:
     features, kernel, scale, bias, mean, var = saved
     split = (MAPS, WHOLE, WHOLE, *[MAPS] * form.gates)
-    run_back = per_shard(partial(passes.back, form=form), split, (MAPS, PARTS, PARTS))
+    run_back = map_shards(partial(passes.back, form=form), split, (MAPS, PARTS, PARTS))
     if epsilon is None:
         coefficients = _rows_of(scale, bias)
         change, slopes, parts = run_back(features, kernel, coefficients, *gradients[0])
@@ -110,7 +110,7 @@ def _backward(
         factor = scale * inverse
         offset = bias - mean * factor
         count = features.size // kernel.shape[0]
-        run_sums = per_shard(partial(passes.sums, form=form), split, PARTS)
+        run_sums = map_shards(partial(passes.sums, form=form), split, PARTS)
         coefficients = _rows_of(factor, offset, mean)
         total, weighted = _sum_slots(run_sums(features, kernel, coefficients, *gradients[0]), form)
         weighted = weighted * inverse

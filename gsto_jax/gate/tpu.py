@@ -1,4 +1,4 @@
-"""Gates by kernels for TPUs: a map is read once a phase, and no logits are stored.
+"""Gates by kernels for TPUs: a map is read once a phase, and no logits are unwrap.
 
 The pixels of a map are the rows of a matrix, its (packed) channels the lanes. The matrix unit makes
 the logits of all gates, and carries gates to the lanes of their channels and sums over the lanes
@@ -26,9 +26,9 @@ _wide = jnp.float32
 Out = tuple[pl.BlockSpec, jax.ShapeDtypeStruct]
 
 
-def reason_against(features: Array, form: Form) -> str:
+def unsupported_reason(features: Array, form: Form) -> str:
     """Returns why the kernels cannot take such a map; empty if they can."""
-    return dispatch.reason_against(features.shape, features.dtype)
+    return dispatch.unsupported_reason(features.shape, features.dtype)
 
 
 # The passes over one device's part of a map: see `gsto_jax.gate.kernels.Passes`.

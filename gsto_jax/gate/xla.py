@@ -49,7 +49,7 @@ def gated_maps(
     """Returns the gated maps, and the logits' mean and variance if they are normalized."""
     values = logits(features, kernel, form.pack)
     if norm is not None and norm.epsilon is not None:
-        values = values.astype(features.dtype)  # as they are stored
+        values = values.astype(features.dtype)  # as they are unwrap
     values, mean, var = gates(values, norm, form, shift)
     return scale_maps(features, values, form.pack), mean, var
 

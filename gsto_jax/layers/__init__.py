@@ -1,10 +1,10 @@
-"""Layers: convolution, normalisation, resampling, gates, scale transfer, fusion, context."""
+"""Flax layers: convolution, BN, gates, scale transfer, fusion, transitions, context modules."""
 
 from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
 from gsto_jax.layers.context import ASPP, PPM, BranchGates, ContextOutput
 from gsto_jax.layers.conv import INITIALIZERS, Conv
 from gsto_jax.layers.fusion import GFM, MultiScaleFusion
-from gsto_jax.layers.gates import GateChain, SelfGated, SpatialGate
+from gsto_jax.layers.gates import GateLogits, SelfGated, StridedGateLogits
 from gsto_jax.layers.gtm import GTM
 from gsto_jax.layers.heads import FCNHead, SegmentationHead
 from gsto_jax.layers.norm import BatchNorm
@@ -29,13 +29,13 @@ __all__ = [
     "Conv",
     "FCNHead",
     "GSTOOutput",
-    "GateChain",
+    "GateLogits",
     "MultiScaleFusion",
     "ScaleTransfer",
     "SegmentationHead",
     "SelfGated",
     "SpatialAttention",
-    "SpatialGate",
+    "StridedGateLogits",
     "SupervisedGSTO",
     "UnsupervisedGSTO",
     "adaptive_average_pool",

@@ -1,7 +1,7 @@
-"""The gates that the paper's Table 3 sets beside its own: over channels, and over a neighborhood.
+"""Channel and spatial attention: the gates compared with GSTO in the paper's Table 3.
 
-The paper prints their counts and not their forms. Those here are the usual ones, and give its
-figures; where two forms count alike, the docstrings say which was taken.
+The paper prints parameter counts without architectures. These are the usual architectures, and
+their counts round to the printed ones; the docstrings name the choice where two would.
 """
 
 from collections.abc import Callable
@@ -11,40 +11,40 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, Real
 
 from gsto_jax.gate import apply_channel_gates, apply_gates
 from gsto_jax.layers.base import Layer
 from gsto_jax.layers.conv import Conv, ModuleDef, default_conv
 from gsto_jax.ops.checks import one_of
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.ops.packing import FeatureMap, store, stored, unpack
+from gsto_jax.ops.packing import FeatureMap, unpack, unwrap, wrap_like
 
-ATTENTION_PLACES = ("block", "layer", "transfer")
+ATTENTION_POSITIONS = ("block", "layer", "transfer")
 
 
 class ChannelAttention(Layer):
-    """Squeeze-and-excitation: scales each channel by a gate from the means of all.
+    """Squeeze-and-excitation: scales each channel by a gate computed from all channel means.
 
-    Mean over the pixels, a 1x1 convolution to `channels / reduction`, ReLU, a 1x1 convolution back,
-    sigmoid; neither has a bias.
+    Mean over the pixels, 1x1 convolution to `channels / reduction`, ReLU, 1x1 convolution back,
+    sigmoid. The convolutions have no bias.
 
     Attributes:
-      reduction: of the channels in between, of which there is at least one.
-      conv: the convolution to use.
+      reduction: reduction ratio of the channels in between, of which at least one remains.
+      conv: class or factory of the convolutions.
     """
 
     reduction: int = 16
     conv: ModuleDef = Conv
 
     @nn.compact
-    def __call__(self, x: FeatureMap) -> FeatureMap:
+    def __call__(self, x: Real[FeatureMap, "b h w c"]) -> Float[FeatureMap, "b h w c"]:
         """`b h w c` -> the same shape."""
         x = as_floating(x)
-        data, _ = stored(x)
+        data, _ = unwrap(x)
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        row = unpack(store(data.mean((1, 2), wide, keepdims=True), x))  # b 1 factor c
-        means = row.mean(2, keepdims=True).astype(x.dtype)
+        means = unpack(wrap_like(data.mean((1, 2), wide, keepdims=True), x))  # b 1 factor c
+        means = means.mean(2, keepdims=True).astype(x.dtype)
         channels = x.shape[-1]
         squeeze = self.conv(max(channels // self.reduction, 1), 1, name="squeeze")
         logits = self.conv(channels, 1, name="excite")(jax.nn.relu(squeeze(means)))
@@ -52,99 +52,99 @@ class ChannelAttention(Layer):
 
 
 class SpatialAttention(Layer):
-    """Scales each pixel by a gate from its neighborhood: what CBAM calls spatial attention.
+    """CBAM's spatial attention: scales each pixel by a gate computed from its neighborhood.
 
     Mean and maximum over the channels, a bias-free convolution of both to one channel, sigmoid.
-    Without BN: the paper's counts leave open whether there is one.
+    There is no BN: the paper's counts leave that open.
 
     Attributes:
-      kernel_size: of the convolution.
-      conv: the convolution to use.
+      kernel_size: kernel size of the convolution.
+      conv: class or factory of the convolution.
     """
 
     kernel_size: int = 7
     conv: ModuleDef = field(default_factory=default_conv)
 
     @nn.compact
-    def __call__(self, x: FeatureMap) -> FeatureMap:
+    def __call__(self, x: Real[FeatureMap, "b h w c"]) -> Float[FeatureMap, "b h w c"]:
         """`b h w c` -> the same shape."""
         x = as_floating(x)
-        data, factor = stored(x)
-        place = data.shape[:-1]
-        pixels = data.reshape(*place, factor, x.shape[-1])
+        data, factor = unwrap(x)
+        *b_h_w, _ = data.shape
+        pixels = data.reshape(*b_h_w, factor, x.shape[-1])
         wide = jnp.promote_types(x.dtype, jnp.float32)
         mean = pixels.mean(-1, wide, keepdims=True).astype(x.dtype)
-        both = jnp.concatenate([mean, maximum(pixels)], axis=-1).reshape(*place, 2 * factor)
-        logits = self.conv(1, self.kernel_size, name="conv")(store(both, x))
+        pooled = jnp.concatenate([mean, channel_max(pixels)], axis=-1).reshape(*b_h_w, 2 * factor)
+        logits = self.conv(1, self.kernel_size, name="conv")(wrap_like(pooled, x))
         (scaled,), _ = apply_gates(x, logits)
         return scaled
 
 
-def maximum(x: Array) -> Array:
-    """Maximum over the last axis, which stays; its gradient goes to the first place that has it.
+def channel_max(x: Float[Array, "*b c"]) -> Float[Array, "*b 1"]:
+    """Returns the maximum over the last axis; its gradient flows to the first maximal entry.
 
-    That of `jnp.max` compares `x` with the maximum again. Where a compiler computes `x` anew for
-    that, rounded otherwise, no place has it, and the gradient is 0 / 0.
+    The gradient of `jnp.max` compares `x` with the maximum again. If the compiler recomputes `x`
+    for that with other rounding, no entry is equal and the gradient is 0 / 0.
     """
-    place = jax.nn.one_hot(jnp.argmax(x, axis=-1), x.shape[-1], dtype=x.dtype)
-    return (x * place).sum(-1, keepdims=True)
+    one_hot = jax.nn.one_hot(jnp.argmax(x, axis=-1), x.shape[-1], dtype=x.dtype)
+    return (x * one_hot).sum(-1, keepdims=True)
 
 
-def no_attention(name: str) -> Callable[[FeatureMap], FeatureMap]:
-    """Stands where there is no attention: leaves a map as it is."""
+def identity_layer(name: str) -> Callable[[FeatureMap], FeatureMap]:
+    """Returns the identity: the factory of an absent attention layer."""
 
-    def unchanged(x: FeatureMap) -> FeatureMap:
+    def identity(x: FeatureMap) -> FeatureMap:
         return x
 
-    return unchanged
+    return identity
 
 
 ATTENTION: dict[str, ModuleDef] = {
-    "none": no_attention,
+    "none": identity_layer,
     "channel": ChannelAttention,
     "spatial": SpatialAttention,
 }
-"""By config name."""
+"""Attention layers by config name."""
 
 
 @dataclass(frozen=True)
-class Attention:
-    """What follows the parts of an HRNet; each is called as `layer(name=...)(x)`.
+class AttentionLayers:
+    """Factories of the attention layers at each position in an HRNet, called as `layer(name=...)`.
 
     Attributes:
-      conv: every convolution of stem, stage 1 and branches, with its BN and ReLU; the last one of a
-        residual unit before the shortcut is added. Not the projection of a shortcut.
-      unit: every residual unit of stages 2 to 4, its shortcut added.
-      branch: every branch of a module, before the fusion, so for all its targets alike.
-      transition: the map that a transition makes the new branch of.
+      conv: after every convolution of stem, stage 1 and branches, with its BN and ReLU; for the
+        last one of a residual unit, before the shortcut is added. Not after shortcut projections.
+      unit: after every residual unit of stages 2 to 4.
+      branch: after every branch of a module, before the fusion, so shared by all its targets.
+      transition: on the map from which a transition creates the new branch.
     """
 
-    conv: ModuleDef = no_attention
-    unit: ModuleDef = no_attention
-    branch: ModuleDef = no_attention
-    transition: ModuleDef = no_attention
+    conv: ModuleDef = identity_layer
+    unit: ModuleDef = identity_layer
+    branch: ModuleDef = identity_layer
+    transition: ModuleDef = identity_layer
 
 
-def attention(kind: str, place: str, conv: ModuleDef = Conv) -> Attention:
-    """The rows of the paper's Table 3, but for the last one, which is GSTO itself.
+def attention_layers(kind: str, position: str, conv: ModuleDef = Conv) -> AttentionLayers:
+    """Returns the layers of a row of the paper's Table 3 (not of its last row, GSTO itself).
 
     Args:
       kind: a key of `ATTENTION`.
-      place: "block": after each branch of a module, which is what the paper calls a block. "layer":
-        after each residual unit of stages 2 to 4 (channels), or each convolution (spatial).
-        "transfer": combined with the scale transfer: before fusions and transitions. The counts say
-        one gate a branch, not one for each target; so within a module that is "block", and what
-        differs are the transitions.
-      conv: the convolution to use.
+      position: "block": after each branch of a module, which the paper calls a block. "layer":
+        after each residual unit of stages 2 to 4 (channel), or each convolution (spatial).
+        "transfer": with the scale transfers, before fusions and transitions. The paper's counts
+        imply one gate per branch rather than per target, so within a module "transfer" equals
+        "block"; only the transitions differ.
+      conv: class or factory of the convolutions.
 
     Raises:
-      ValueError: an unknown kind or place.
+      ValueError: an unknown kind or position.
     """
-    one_of(tuple(ATTENTION))("attention: kind", kind)
-    one_of(ATTENTION_PLACES)("attention: place", place)
-    layer = partial(ATTENTION[kind], conv=conv) if kind != "none" else no_attention
-    if place == "block":
-        return Attention(branch=layer)
-    if place == "transfer":
-        return Attention(branch=layer, transition=layer)
-    return Attention(unit=layer) if kind == "channel" else Attention(conv=layer)
+    one_of(tuple(ATTENTION))("kind", kind)
+    one_of(ATTENTION_POSITIONS)("position", position)
+    layer = partial(ATTENTION[kind], conv=conv) if kind != "none" else identity_layer
+    if position == "block":
+        return AttentionLayers(branch=layer)
+    if position == "transfer":
+        return AttentionLayers(branch=layer, transition=layer)
+    return AttentionLayers(unit=layer) if kind == "channel" else AttentionLayers(conv=layer)

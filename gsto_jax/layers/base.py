@@ -1,4 +1,4 @@
-"""Base class of layers and networks, which checks their attributes."""
+"""Base class of layers and networks: a Flax module that checks its attributes."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -26,7 +26,7 @@ from gsto_jax.ops.checks import (
 
 _COUNTS = (
     *("features", "num_classes", "planes", "kernel_size", "stride", "dilation", "parallel"),
-    *("gates", "factor", "reduction", "groups", "bn_groups"),
+    *("num_gates", "factor", "reduction", "groups", "bn_groups"),
 )
 _FLAGS = ("use_bias", "relu", "last_relu", "self_gate", "align_corners", "remat")
 RULES: dict[str, Rule] = {
@@ -44,17 +44,16 @@ RULES: dict[str, Rule] = {
     "targets": optional(COUNT),
     "upsample": one_of(METHODS),
 }
-"""By attribute name, for all layers alike."""
+"""Rule of each attribute name, shared by all layers."""
 
 
 class Layer(nn.Module):
-    """A Flax module whose attributes are checked by `RULES` and by the `rules` of its class."""
+    """A Flax module that checks its attributes by `RULES` and by the `rules` of its class."""
 
     rules: ClassVar[Mapping[str, Rule]] = {}
 
     def __post_init__(self) -> None:
-        """Raises TypeError or ValueError, naming the argument and what it takes."""
+        """Raises TypeError or ValueError for an invalid attribute."""
         rules = {**RULES, **self.rules}
-        names = [field.name for field in fields(self) if field.name in rules]
-        check(self, **{name: rules[name] for name in names})
+        check(self, **{f.name: rules[f.name] for f in fields(self) if f.name in rules})
         super().__post_init__()

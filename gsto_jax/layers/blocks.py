@@ -1,10 +1,11 @@
-"""HRNet's building blocks: convolution + BN (+ ReLU), and the two residual units."""
+"""HRNet's building blocks: convolution + BN (+ ReLU), strided chains, and residual units."""
 
 from dataclasses import field
 
 import flax.linen as nn
+from jaxtyping import Float, Real
 
-from gsto_jax.layers.attention import no_attention
+from gsto_jax.layers.attention import identity_layer
 from gsto_jax.layers.base import Layer
 from gsto_jax.layers.conv import ModuleDef, default_conv
 from gsto_jax.layers.norm import BatchNorm
@@ -13,7 +14,7 @@ from gsto_jax.ops.packing import FeatureMap
 
 
 class Composite(Layer, kw_only=True):
-    """A layer that contains convolutions and normalizations of injected kinds.
+    """A layer built from injected convolution and normalization layers.
 
     Attributes:
       conv: class or factory of the convolutions.
@@ -24,20 +25,20 @@ class Composite(Layer, kw_only=True):
     norm: ModuleDef = BatchNorm
 
     @property
-    def parts(self) -> dict[str, ModuleDef]:
-        """Returns `conv` and `norm`, to pass on."""
+    def factories(self) -> dict[str, ModuleDef]:
+        """Keyword arguments `conv` and `norm` for a nested layer."""
         return {"conv": self.conv, "norm": self.norm}
 
 
 class ConvBN(Composite):
-    """Bias-free convolution, BN and, unless `relu` is off, ReLU.
+    """Bias-free convolution, BN and an optional ReLU.
 
     Attributes:
       features: output channels.
-      kernel_size: of the convolution.
-      stride: of the convolution.
-      relu: ends with a ReLU.
-      dilation: of the convolution.
+      kernel_size: kernel size of the convolution.
+      stride: stride of the convolution.
+      relu: whether a ReLU follows.
+      dilation: dilation of the convolution.
     """
 
     features: int
@@ -47,27 +48,31 @@ class ConvBN(Composite):
     dilation: int = 1
 
     @nn.compact
-    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+    def __call__(
+        self, x: Real[FeatureMap, "b h w c"], train: bool = False
+    ) -> Float[FeatureMap, "b _ _ features"]:
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) features`."""
-        dilated = _dilated(self.dilation)
-        x = self.conv(self.features, self.kernel_size, self.stride, **dilated, name="conv")(x)
+        dilation = _dilation_kwarg(self.dilation)
+        x = self.conv(self.features, self.kernel_size, self.stride, **dilation, name="conv")(x)
         x = self.norm(name="bn")(x, train)
         return relu(x) if self.relu else x
 
 
 class BasicBlock(Composite):
-    """Two 3x3 convolutions around an identity shortcut (stages 2 to 4).
+    """Residual unit of stages 2 to 4: two 3x3 convolutions and an identity shortcut.
 
     Attributes:
       features: channels.
-      attention: what follows each convolution with its BN.
+      attention: layer after each convolution and its BN.
     """
 
     features: int
-    attention: ModuleDef = no_attention
+    attention: ModuleDef = identity_layer
 
     @nn.compact
-    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+    def __call__(
+        self, x: Float[FeatureMap, "b h w c"], train: bool = False
+    ) -> Float[FeatureMap, "b h w c"]:
         """`b h w features` -> the same shape."""
         y = self.conv(self.features, 3, name="conv1")(x)
         y = relu(self.norm(name="bn1")(y, train))
@@ -78,46 +83,52 @@ class BasicBlock(Composite):
 
 
 class Bottleneck(Composite):
-    """1x1, 3x3, 1x1 convolutions to `4 * planes` channels, shortcut projected where needed.
+    """Residual unit of 1x1, 3x3 and 1x1 convolutions to `4 * planes` channels.
+
+    The shortcut is projected where the stride or the channels change.
 
     Attributes:
-      planes: inner width.
-      stride: of the 3x3 convolution and the shortcut.
-      dilation: of the 3x3 convolution.
-      attention: what follows each convolution with its BN; not the projection.
+      planes: channels of the 3x3 convolution.
+      stride: stride of the 3x3 convolution and of the shortcut.
+      dilation: dilation of the 3x3 convolution.
+      attention: layer after each convolution and its BN, except for the shortcut's projection.
     """
 
     planes: int
     stride: int = 1
     dilation: int = 1
-    attention: ModuleDef = no_attention
+    attention: ModuleDef = identity_layer
 
     @nn.compact
-    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
+    def __call__(
+        self, x: Float[FeatureMap, "b h w c"], train: bool = False
+    ) -> Float[FeatureMap, "b _ _ 4*planes"]:
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) 4*planes`."""
         y = self.conv(self.planes, 1, name="conv1")(x)
         y = relu(self.norm(name="bn1")(y, train))
         y = self.attention(name="attention1")(y)
-        spatial = self.conv(self.planes, 3, self.stride, **_dilated(self.dilation), name="conv2")
-        y = spatial(y)
+        dilation = _dilation_kwarg(self.dilation)
+        y = self.conv(self.planes, 3, self.stride, **dilation, name="conv2")(y)
         y = relu(self.norm(name="bn2")(y, train))
         y = self.attention(name="attention2")(y)
         y = self.conv(4 * self.planes, 1, name="conv3")(y)
         y = self.norm(name="bn3")(y, train)
         y = self.attention(name="attention3")(y)
         if self.stride != 1 or x.shape[-1] != 4 * self.planes:
-            parts = {**self.parts, "name": "downsample"}
-            x = ConvBN(4 * self.planes, 1, self.stride, relu=False, **parts)(x, train)
+            project = ConvBN(
+                4 * self.planes, 1, self.stride, relu=False, **self.factories, name="downsample"
+            )
+            x = project(x, train)
         return relu(x + y)
 
 
-class DownChain(Composite):
+class StridedConvChain(Composite):
     """Halves the resolution `halvings` times by 3x3 stride-2 convolution, BN and ReLU.
 
     Attributes:
-      features: channels of the result; the width is kept until the last convolution.
-      halvings: how many convolutions.
-      last_relu: the last convolution too ends with a ReLU.
+      features: output channels; the convolutions before the last one keep the input's channels.
+      halvings: number of convolutions.
+      last_relu: whether a ReLU follows the last convolution too.
     """
 
     features: int
@@ -125,16 +136,17 @@ class DownChain(Composite):
     last_relu: bool = False
 
     @nn.compact
-    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
-        """`b h w c` -> `b h/2^halvings w/2^halvings features` (sizes rounded up)."""
-        parts = self.parts
+    def __call__(
+        self, x: Real[FeatureMap, "b h w c"], train: bool = False
+    ) -> Float[FeatureMap, "b _ _ features"]:
+        """`b h w c` -> `b h/2^halvings w/2^halvings features`, sizes rounded up."""
         for k in range(self.halvings):
             last = k == self.halvings - 1
             width, relu = (self.features, self.last_relu) if last else (x.shape[-1], True)
-            x = ConvBN(width, 3, stride=2, relu=relu, **parts, name=f"step{k}")(x, train)
+            x = ConvBN(width, 3, stride=2, relu=relu, **self.factories, name=f"step{k}")(x, train)
         return x
 
 
-def _dilated(dilation: int) -> dict[str, int]:
-    """The dilation as a further argument of a layer; none where there is none."""
+def _dilation_kwarg(dilation: int) -> dict[str, int]:
+    """Returns the argument `dilation` if it is not 1: injected convolutions may lack it."""
     return {"dilation": dilation} if dilation > 1 else {}

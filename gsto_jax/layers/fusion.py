@@ -1,41 +1,41 @@
-"""Dense fusion of branches, plain (HRNet) and gated (GFM, section 3.2.1)."""
+"""Dense multi-scale fusion of branches: plain (HRNet) and gated (GFM, section 3.2.1)."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import ClassVar
 
 import flax.linen as nn
-from jax import Array
+from jaxtyping import Array, Float
 
-from gsto_jax.layers.blocks import Composite, ConvBN, DownChain
-from gsto_jax.layers.gates import GATE_FORMS, SelfGated
-from gsto_jax.ops.checks import (
-    one_of,
-)
+from gsto_jax.layers.blocks import Composite, ConvBN, StridedConvChain
+from gsto_jax.layers.gates import GATE_STYLES, SelfGated
+from gsto_jax.ops.checks import one_of
 from gsto_jax.ops.materialize import relu
 from gsto_jax.ops.packing import FeatureMap, unpack
 from gsto_jax.ops.resize import resize
 
 
 class MultiScaleFusion(Composite):
-    """Every target branch i becomes `relu(sum_j path_ij(gate_ij * branch_j))`.
+    """Dense fusion of parallel branches: `out_i = relu(sum_j path_ji(gate_ji * branch_j))`.
 
-    Branch 0 has the highest resolution; each next one is half of it, rounded up. Upwards a path is
-    a 1x1 convolution and BN, then resampling to the target's size; downwards a chain of 3x3
-    stride-2 convolutions with BN and, on all but the last, ReLU; j = i is the identity.
+    Branch 0 has the highest resolution; each following branch has half of it, rounded up. The path
+    from source j to target i is
+
+    - j > i (up): 1x1 convolution, BN, and resampling to the target's size;
+    - j < i (down): a chain of 3x3 stride-2 convolutions with BN and, on all but the last, ReLU;
+    - j = i: the identity.
 
     Attributes:
-      gate: "none" (HRNet), "released" or "paper" (GFM).
-      self_gate: gates the identity path j = i too.
+      gate_style: "none" (HRNet), "released" or "paper" (GFM); see `GateLogits`.
+      self_gate: whether the identity path j = i has a gate too.
       upsample: "bilinear" or "nearest".
-      align_corners: of the bilinear upsampling.
-      implementation: of the gates (`gsto_jax.gate.gated_maps`).
-      targets: how many branches to produce, from branch 0; None for all.
+      align_corners: alignment of the bilinear upsampling.
+      implementation: implementation of the gates (see `gsto_jax.gate.gated_maps`).
+      targets: number of branches to produce, from branch 0; None for all.
     """
 
-    rules: ClassVar = {"gate": one_of(("none", *GATE_FORMS))}
+    rules: ClassVar = {"gate_style": one_of(("none", *GATE_STYLES))}
 
-    gate: str = "none"
+    gate_style: str = "none"
     self_gate: bool = True
     upsample: str = "bilinear"
     align_corners: bool = False
@@ -44,74 +44,95 @@ class MultiScaleFusion(Composite):
 
     @nn.compact
     def __call__(
-        self, branches: Sequence[FeatureMap], train: bool = False
-    ) -> tuple[list[FeatureMap], dict[str, Array]]:
+        self, branches: Sequence[Float[FeatureMap, "b _ _ _"]], train: bool = False
+    ) -> tuple[list[Float[FeatureMap, "b _ _ _"]], dict[str, Float[Array, "b _ _ 1"]]]:
         """Fuses branches `b h_j w_j c_j`.
 
+        Args:
+          branches: feature maps, highest resolution first.
+          train: whether BN uses the statistics of the batch.
+
         Returns:
-          The fused branches, each of the shape it had, and the gates `b h_j w_j 1` by name
+          The fused branches, each with its input's shape, and the gates `b h_j w_j 1` by name
           `gate{j}_to{i}` (source j, target i).
 
         Raises:
-          ValueError: a branch is not half of the one before, rounded up.
+          ValueError: a branch is not half the size of the previous one, rounded up.
         """
-        for above, below in pairwise(x.shape[1:3] for x in branches):
-            # Written as convolutions count, so that it holds of symbolic sizes too.
-            if below != tuple((side - 1) // 2 + 1 for side in above):
-                raise ValueError(
-                    f"a branch of {below} follows one of {above}: each must be half of the one "
-                    "before, rounded up"
-                )
+        _check_sizes(branches)
         targets = range(len(branches) if self.targets is None else self.targets)
-        sent = []
+        gated_branches = []
         gates: dict[str, Array] = {}
         for j, branch in enumerate(branches):
-            maps, of_branch = self._gated(branch, j, targets, train)
-            sent.append(maps)
-            gates |= of_branch
+            gated, branch_gates = self._gate(branch, j, targets, train)
+            gated_branches.append(gated)
+            gates |= branch_gates
         fused = []
         for i in targets:
             paths = [
-                self._transfer(maps[i], (j, i), branches[i].shape, train)
-                for j, maps in enumerate(sent)
+                self._path(gated[i], source=j, target=i, shape=branches[i].shape, train=train)
+                for j, gated in enumerate(gated_branches)
             ]
             fused.append(relu(sum(paths[1:], paths[0])))
         return fused, gates
 
-    def _gated(
+    def _gate(
         self, branch: FeatureMap, source: int, targets: range, train: bool
     ) -> tuple[dict[int, FeatureMap], dict[str, Array]]:
-        """Returns the maps that a branch sends to its targets, and the gates by name."""
+        """Returns the gated map of a source branch by target, and the gates by name."""
         maps = dict.fromkeys(targets, branch)
-        gated = [i for i in targets if self.gate != "none" and (i != source or self.self_gate)]
-        if not gated:
+        if self.gate_style == "none":
             return maps, {}
-        parts = {**self.parts, "name": f"gate{source}"}
-        found = SelfGated(self.gate, len(gated), self.implementation, **parts)(branch, train)
-        gates = unpack(found.gates)
-        maps |= dict(zip(gated, found.maps, strict=True))
-        return maps, {f"gate{source}_to{i}": gates[..., n : n + 1] for n, i in enumerate(gated)}
+        gated_targets = [i for i in targets if i != source or self.self_gate]
+        if not gated_targets:
+            return maps, {}
+        gate = SelfGated(
+            self.gate_style,
+            len(gated_targets),
+            self.implementation,
+            **self.factories,
+            name=f"gate{source}",
+        )
+        gated = gate(branch, train)
+        gates = unpack(gated.gates)
+        maps |= dict(zip(gated_targets, gated.maps, strict=True))
+        return maps, {
+            f"gate{source}_to{i}": gates[..., n : n + 1] for n, i in enumerate(gated_targets)
+        }
 
-    def _transfer(
-        self, x: FeatureMap, path: tuple[int, int], shape: Sequence[int], train: bool
+    def _path(
+        self, x: FeatureMap, *, source: int, target: int, shape: Sequence[int], train: bool
     ) -> FeatureMap:
-        """Takes a map from the scale of the path's source to the `shape` of its target."""
-        source, target = path
+        """Transfers a map from the scale of branch `source` to the `shape` of branch `target`."""
         if source == target:
             return x
-        parts = {**self.parts, "name": f"path{source}_to{target}"}
+        name = f"path{source}_to{target}"
         if source < target:
-            return DownChain(shape[-1], target - source, **parts)(x, train)
-        x = ConvBN(shape[-1], 1, relu=False, **parts)(x, train)
+            down = StridedConvChain(shape[-1], target - source, **self.factories, name=name)
+            return down(x, train)
+        x = ConvBN(shape[-1], 1, relu=False, **self.factories, name=name)(x, train)
         return resize(x, shape[1:3], self.upsample, self.align_corners)
 
 
 class GFM(MultiScaleFusion):
-    """Gated Fusion Module: `MultiScaleFusion` with a gate on every pair (source, target).
+    """Gated Fusion Module: dense fusion with a gate for every pair of source and target.
 
     Example:
-      >>> fused, gates = GFM().apply(variables, [branch0, branch1, branch2])
-      >>> gates["gate2_to0"]  # what branch 2 lets through to branch 0, b h_2 w_2 1
+      >>> branches = [jnp.ones((1, 16 >> j, 16 >> j, 18 << j)) for j in range(3)]
+      >>> (fused, gates), variables = GFM().init_with_output(jax.random.key(0), branches)
+      >>> gates["gate2_to0"].shape  # gate on branch 2 for target branch 0
+      (1, 4, 4, 1)
     """
 
-    gate: str = "released"
+    gate_style: str = "released"
+
+
+def _check_sizes(branches: Sequence[FeatureMap]) -> None:
+    for (j, high), low in zip(enumerate(branches), branches[1:], strict=False):
+        # Written as convolutions compute it, so that it holds for symbolic sizes too.
+        expected = tuple((side - 1) // 2 + 1 for side in high.shape[1:3])
+        if low.shape[1:3] != expected:
+            raise ValueError(
+                f"branches[{j + 1}] must have the size {expected}, half of branches[{j}] rounded "
+                f"up; got {low.shape[1:3]}"
+            )

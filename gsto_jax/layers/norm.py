@@ -1,4 +1,4 @@
-"""Batch normalisation with the running-statistics rule of the reference networks."""
+"""Batch normalization with PyTorch's rule for the running statistics."""
 
 import math
 from typing import Any, ClassVar
@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float, Real
 
 from gsto_jax.errors import StatisticsError
 from gsto_jax.layers.base import Layer
 from gsto_jax.ops.batch_norm import NormParameters, affine, batch_norm
 from gsto_jax.ops.checks import one_of
 from gsto_jax.ops.floating import as_floating
-from gsto_jax.ops.packing import FeatureMap, store, stored
+from gsto_jax.ops.packing import FeatureMap, unwrap, wrap_like
 
 STATISTICS = ("two_pass", "one_pass")
 
@@ -21,19 +21,19 @@ STATISTICS = ("two_pass", "one_pass")
 class BatchNorm(Layer):
     """Normalizes each channel of `b h w c` over the batch and the pixels.
 
-    Differs from `flax.linen.BatchNorm` in two ways. The running variance takes the unbiased
-    estimate (n - 1), as PyTorch's does. The variance is the mean of squared deviations, so data far
-    from zero keep theirs; flax's formula can return 0. Statistics are at least float32.
-    Under `jit` with a sharded batch they are those of the global batch: no axis name is needed.
+    Differs from `flax.linen.BatchNorm` in two ways: the running variance uses the unbiased estimate
+    (n - 1), as PyTorch does; and the batch variance is the mean of squared deviations, which stays
+    accurate for data far from zero, where flax's formula can return 0. Statistics are at least
+    float32. Under `jit` with a sharded batch they cover the global batch without an axis name.
 
     Attributes:
-      momentum: share of the old running statistic that a step keeps (0.99 is PyTorch's 0.01).
+      momentum: fraction of the old running statistics that a step keeps (0.99 is PyTorch's 0.01).
       epsilon: added to the variance.
-      statistics: "two_pass" subtracts the mean before it squares. "one_pass" subtracts the running
-        mean instead, so that one reading of the map gives mean and variance; the variance then has
-        a relative rounding error of about 1e-7 (1 + (mean - running mean)^2 / variance).
-      groups: the batch falls into so many equal parts, each normalized by its own statistics. On
-        as many devices, or a divisor of their number, no part waits for the others.
+      statistics: "two_pass" subtracts the mean before squaring. "one_pass" subtracts the running
+        mean instead, so it reads the map once; the variance then has a relative rounding error of
+        about 1e-7 (1 + (mean - running mean)^2 / variance).
+      groups: number of equal groups of the batch that are normalized separately. With as many
+        devices, or a divisor of `groups`, no device waits for another.
       param_dtype: dtype of scale, bias and the running statistics.
     """
 
@@ -45,18 +45,20 @@ class BatchNorm(Layer):
     groups: int = 1
     param_dtype: Any = jnp.float32
 
-    def __call__(self, x: FeatureMap, train: bool = False) -> FeatureMap:
-        """Normalizes `x`, by the batch's statistics if `train`, else by the running ones.
+    def __call__(
+        self, x: Real[FeatureMap, "b h w c"], train: bool = False
+    ) -> Float[FeatureMap, "b h w c"]:
+        """Normalizes by the batch's statistics if `train`, else by the running statistics.
 
         Raises:
-          ValueError: `groups` do not divide the batch.
-          StatisticsError: fewer than two values per channel in training (but not in `init`), for
-            which PyTorch raises too: their variance is 0, and the running variance decays to it.
+          ValueError: `groups` does not divide the batch.
+          StatisticsError: in training (not in `init`), a channel has fewer than two values; PyTorch
+            raises too. Their variance is 0, and the running variance would decay to it.
         """
-        data, factor = stored(as_floating(x, self.param_dtype))
+        data, factor = unwrap(as_floating(x, self.param_dtype))
         if not train:
             scale, bias, mean, var = self._arrays(x.shape[-1])
-            return store(affine(data, mean, var, scale, bias, self.epsilon, factor), x)
+            return wrap_like(affine(data, mean, var, scale, bias, self.epsilon, factor), x)
         norm = self.norm_parameters(x, train)
 
         def normalize(data: Array) -> tuple[Array, Array, Array]:
@@ -66,14 +68,14 @@ class BatchNorm(Layer):
         if groups == 1:
             y, mean, var = normalize(data)
         else:
-            split = data.reshape(groups, data.shape[0] // groups, *data.shape[1:])
-            y, mean, var = jax.vmap(normalize)(split)
+            grouped = data.reshape(groups, data.shape[0] // groups, *data.shape[1:])
+            y, mean, var = jax.vmap(normalize)(grouped)
             y, mean, var = y.reshape(data.shape), mean.mean(0), var.mean(0)
         self.update(x, mean, var)
-        return store(y, x)
+        return wrap_like(y, x)
 
     def norm_parameters(self, x: FeatureMap, train: bool) -> NormParameters:
-        """Returns what an operation fused with BN needs; it calls `update` in training.
+        """Returns the parameters for an operation fused with BN, which calls `update` in training.
 
         Raises:
           ValueError, StatisticsError: see `__call__`.
@@ -83,7 +85,7 @@ class BatchNorm(Layer):
             factor = jax.lax.rsqrt(var + self.epsilon) * scale
             return NormParameters(factor, bias - mean * factor)
         if x.shape[0] % self._groups:
-            raise ValueError(f"{self._groups} groups do not divide a batch of {x.shape[0]}")
+            raise ValueError(f"groups must divide the batch of {x.shape[0]}; got {self._groups}")
         count = self._values_per_channel(x)
         if count < 2 and not self.is_initializing():
             raise StatisticsError(
@@ -94,8 +96,8 @@ class BatchNorm(Layer):
         shift = mean if self.statistics == "one_pass" else None
         return NormParameters(scale, bias, self.epsilon, shift)
 
-    def update(self, x: FeatureMap, mean: Array, var: Array) -> None:
-        """Updates the running statistics by the mean and biased variance of a batch `x`."""
+    def update(self, x: FeatureMap, mean: Float[Array, " c"], var: Float[Array, " c"]) -> None:
+        """Updates the running statistics by the mean and the biased variance of a batch `x`."""
         if self.is_initializing():
             return
         count = self._values_per_channel(x)

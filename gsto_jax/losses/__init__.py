@@ -2,22 +2,22 @@
 
 from gsto_jax.losses.heatmap import heatmap_error, heatmap_loss, heatmap_supervision
 from gsto_jax.losses.pixel import (
-    FINAL,
+    FINAL_STAGE,
     cross_entropy,
     deep_supervision,
     kth_smallest,
-    label_weight,
+    label_weight_sum,
     ohem_cross_entropy,
 )
 
 __all__ = [
-    "FINAL",
+    "FINAL_STAGE",
     "cross_entropy",
     "deep_supervision",
     "heatmap_error",
     "heatmap_loss",
     "heatmap_supervision",
     "kth_smallest",
-    "label_weight",
+    "label_weight_sum",
     "ohem_cross_entropy",
 ]

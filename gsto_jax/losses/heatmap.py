@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from gsto_jax.config import LossConfig
-from gsto_jax.losses.pixel import FINAL
-from gsto_jax.losses.values import LossValues
-from gsto_jax.models.hrnet import Outputs
+from gsto_jax.losses.pixel import FINAL_STAGE
+from gsto_jax.losses.values import LossHyperparameters
+from gsto_jax.models.base import Outputs
 
 
 def heatmap_error(outputs: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -55,7 +55,7 @@ def heatmap_supervision(
     config: LossConfig,
     hardest: int = 0,
     shares: tuple[Array | float, Array | float] = (1.0, 1.0),
-    values: LossValues | None = None,
+    values: LossHyperparameters | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum of the heatmap losses of all heads, as `deep_supervision` is of classes.
 
@@ -73,12 +73,12 @@ def heatmap_supervision(
     Returns:
       The sum, and each head's own loss by stage.
     """
-    values = LossValues.of(config) if values is None else values
+    values = LossHyperparameters.of(config) if values is None else values
     losses = {
         stage: shares[0] * heatmap_loss(heatmaps, targets, weights)
         for stage, heatmaps in outputs.stage_logits.items()
     }
-    losses[FINAL] = shares[1] * heatmap_loss(outputs.logits, targets, weights, hardest)
+    losses[FINAL_STAGE] = shares[1] * heatmap_loss(outputs.logits, targets, weights, hardest)
     return jnp.stack(
-        [values.by_stage[stage] * loss for stage, loss in losses.items()]
+        [values.head_weights[stage] * loss for stage, loss in losses.items()]
     ).sum(), losses

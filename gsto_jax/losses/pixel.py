@@ -8,10 +8,10 @@ from jax import Array
 
 from gsto_jax.config import LossConfig
 from gsto_jax.losses.upsampled import true_log_probability
-from gsto_jax.losses.values import LossValues
-from gsto_jax.models.hrnet import Outputs
+from gsto_jax.losses.values import LossHyperparameters
+from gsto_jax.models.base import Outputs
 
-FINAL = "stage4"
+FINAL_STAGE = "stage4"
 _BITS = 4  # of the value searched for, found in one pass over the pixels
 
 
@@ -39,7 +39,7 @@ def cross_entropy(
     log_p, weight = _true_log_probability(
         logits, labels, ignore_label, align_corners, class_weights, implementation
     )
-    total = label_weight(labels, logits.shape[-1], ignore_label, class_weights)
+    total = label_weight_sum(labels, logits.shape[-1], ignore_label, class_weights)
     return -(weight * log_p).sum() / jnp.where(total > 0, total, 1)
 
 
@@ -115,7 +115,7 @@ def kth_smallest(values: Array, rank: Array | int) -> Array:
     return jax.lax.bitcast_convert_type(found, values.dtype)
 
 
-def label_weight(
+def label_weight_sum(
     labels: Array,
     num_classes: int,
     ignore_label: int = 255,
@@ -138,7 +138,7 @@ def deep_supervision(
     class_weights: Sequence[float] | None = None,
     shares: tuple[Array | float, Array | float] = (1.0, 1.0),
     implementation: str | None = None,
-    values: LossValues | None = None,
+    values: LossHyperparameters | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted sum of the losses of all heads: the last one is that of "stage4".
 
@@ -158,7 +158,7 @@ def deep_supervision(
     Returns:
       The sum, and each head's own loss by stage.
     """
-    values = LossValues.of(config) if values is None else values
+    values = LossHyperparameters.of(config) if values is None else values
     settings = (ignore_label, align_corners, class_weights, implementation)
     losses = {
         stage: shares[0] * cross_entropy(logits, labels, *settings)
@@ -169,9 +169,9 @@ def deep_supervision(
         loss = ohem_cross_entropy(outputs.logits, labels, values.ohem_threshold, kept, *settings)
     else:
         loss = cross_entropy(outputs.logits, labels, *settings)
-    losses[FINAL] = shares[1] * loss
+    losses[FINAL_STAGE] = shares[1] * loss
     return jnp.stack(
-        [values.by_stage[stage] * loss for stage, loss in losses.items()]
+        [values.head_weights[stage] * loss for stage, loss in losses.items()]
     ).sum(), losses
 
 

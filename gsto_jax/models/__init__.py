@@ -1,8 +1,9 @@
-"""Networks, their specifications and their counts."""
+"""Networks, their specifications, and counts of their parameters and MACs."""
 
+from gsto_jax.models.base import Network, Outputs
 from gsto_jax.models.context_net import ContextNet
-from gsto_jax.models.counts import Count, count, count_by_part
-from gsto_jax.models.hrnet import HRNet, Outputs
+from gsto_jax.models.counts import Count, count, count_by_module
+from gsto_jax.models.hrnet import HRNet
 from gsto_jax.models.resnet import ResNet
 from gsto_jax.models.specs import (
     PLAIN,
@@ -24,9 +25,10 @@ __all__ = [
     "GSTOSpec",
     "HRNet",
     "HRNetSpec",
+    "Network",
     "Outputs",
     "ResNet",
     "ResNetSpec",
     "count",
-    "count_by_part",
+    "count_by_module",
 ]

@@ -1,114 +1,93 @@
 """Dilated ResNets with a context module, plain and gated (paper, Table 6 and Figure 4)."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
-import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Real
 
-from gsto_jax.layers.base import Layer
-from gsto_jax.layers.context import CONTEXTS
+from gsto_jax.layers.context import CONTEXT_MODULES
 from gsto_jax.layers.heads import FCNHead
-from gsto_jax.models.hrnet import Outputs
-from gsto_jax.models.parts import parts_of
+from gsto_jax.models.base import Network, Outputs
 from gsto_jax.models.resnet import ResNet
 from gsto_jax.models.specs import ResNetSpec
-from gsto_jax.ops.checks import check_map, instance_of
-from gsto_jax.ops.spatial_sharding import along_space
+from gsto_jax.ops.checks import check_map, instance_of, one_of
+from gsto_jax.ops.spatial_sharding import shard_height
 
-_SHARES = {"ppm": 4, "aspp": 8}
-"""How many times fewer channels a context module has than the map that it reads."""
+_REDUCTION = {"ppm": 4, "aspp": 8}
+"""Ratio of the encoder's output channels to those of the context module."""
 
 
-class ContextNet(Layer):
-    """Encoder, context module and a 1x1 classifier: a PSPNet with PPM, a DeepLabv3 with ASPP.
+class ContextNet(Network):
+    """Encoder, context module and 1x1 classifier: a PSPNet with PPM, a DeepLabv3 with ASPP.
 
-    An auxiliary head on stage 3 (3x3 convolution to a quarter of its channels, BN, ReLU, 1x1
-    classifier) helps training and is left out of predictions. Its loss usually weighs 0.4, as
-    `configs/cityscapes_r50_ppm.py` has it. The paper does not say what the predictor of a
-    supervised context module weighs: `loss.context_weight` is 0.4 too.
+    Training adds an auxiliary FCN head on stage 3, whose loss usually has the weight 0.4 (see
+    `configs/cityscapes_r50_ppm.py`). The paper does not give the weight of a supervised context
+    module's predictor; `loss.context_weight` is 0.4 too.
 
-    Logits lie at `spec.output_stride`, an eighth for the paper's networks. Of `Outputs`,
-    `stage_logits` holds "stage3" (the auxiliary head) and, where there is a predictor, "context";
-    `branches` the map of each stage; `gates` "context/bin1" and so on, or "context/rate12" ...
-    "context/image".
+    The logits have stride `spec.output_stride`, 8 in the paper's networks. `Outputs.stage_logits`
+    holds "stage3" (the auxiliary head) and, with a predictor, "context"; `branches` the map of each
+    stage; `gates` "context/bin1", ... (PPM) or "context/rate12", ..., "context/image" (ASPP).
 
     Attributes:
-      spec: the body.
-      context: "ppm" or "aspp".
-      gsto: gates of the context module: "none", "supervised", "unsupervised" or "head_only".
+      spec: the encoder.
+      context: context module, "ppm" or "aspp".
+      gating: gates of the context module: "none", "supervised", "unsupervised" or "head_only".
       num_classes: channels of the logits.
-      align_corners: of every bilinear upsampling.
-      init_name: "hrnet" or "he", a key of `INITIALIZERS`.
-      bn_momentum: share of the old running statistics that a step keeps.
-      bn_statistics: of `BatchNorm`.
-      bn_groups: of `BatchNorm`.
-      remat: of `ResNet`.
-      implementation: of the gates (`gsto_jax.gate.gated_maps`).
-      dtype: compute dtype of the body; BN statistics are at least float32.
-      param_dtype: dtype of parameters and running statistics.
+      init_name: initializer of the convolutions, "hrnet" or "he" (see `INITIALIZERS`).
 
     Example:
       >>> model = ContextNet(RESNETS["resnet50"], "ppm", "supervised", num_classes=19)
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-      >>> outputs = model.apply(variables, image)
-      >>> outputs.logits, outputs.stage_logits["context"], outputs.gates["context/bin6"]
+      >>> image = jnp.zeros((1, 64, 64, 3))
+      >>> outputs, variables = model.init_with_output(jax.random.key(0), image)
+      >>> outputs.stage_logits["context"].shape, outputs.gates["context/bin6"].shape
+      ((1, 8, 8, 19), (1, 8, 8, 1))
     """
 
-    rules: ClassVar = {"spec": instance_of(ResNetSpec, 'RESNETS["resnet50"]')}
+    rules: ClassVar = {
+        "spec": instance_of(ResNetSpec, 'RESNETS["resnet50"]'),
+        "context": one_of(tuple(CONTEXT_MODULES)),
+    }
 
     spec: ResNetSpec
     context: str
-    gsto: str
+    gating: str
     num_classes: int
-    align_corners: bool = False
     init_name: str = "he"
-    bn_momentum: float | Array = 0.99
-    bn_statistics: str = "two_pass"
-    bn_groups: int = 1
-    remat: bool = False
-    implementation: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> Outputs:
-        """Scores every pixel of a normalized image.
+    def __call__(self, image: Real[Array, "b h w 3"], train: bool = False) -> Outputs:
+        """Computes class scores for every pixel of a normalized image.
 
         Args:
-          image: `b h w 3`, normalized RGB, any dtype and size; `b` may be 0.
-          train: normalize by the batch's statistics and update the running ones.
+          image: normalized RGB of any real dtype and size; `b` may be 0.
+          train: whether BN uses the statistics of the batch and updates the running ones.
 
         Raises:
-          ValueError: the image is not `b h w 3`, or an unknown context module or kind of gates.
+          ValueError: the image is not `b h w 3`, or an unknown gating.
         """
-        if self.context not in CONTEXTS:
-            raise ValueError(
-                f"unknown context module {self.context!r}: use one of {', '.join(CONTEXTS)}"
-            )
         check_map(image, "ContextNet", channels=3)
-        parts = parts_of(self)
-        encoder = ResNet(self.spec, self.remat, **parts, name="encoder")
-        stages = encoder(along_space(image.astype(self.dtype)), train)
-        third, last = stages[2:]
-        auxiliary = FCNHead(self.num_classes, third.shape[-1] // 4, **parts, name="auxiliary")
-        context = CONTEXTS[self.context](
-            last.shape[-1] // _SHARES[self.context],
-            gsto=self.gsto,
+        factories = self.layer_factories(self.init_name)
+        encoder = ResNet(self.spec, self.remat, **factories, name="encoder")
+        stages = encoder(shard_height(image.astype(self.dtype)), train)
+        stage3, stage4 = stages[2:]
+        auxiliary = FCNHead(self.num_classes, stage3.shape[-1] // 4, **factories, name="auxiliary")
+        context_module = CONTEXT_MODULES[self.context](
+            stage4.shape[-1] // _REDUCTION[self.context],
+            gating=self.gating,
             num_classes=self.num_classes,
             align_corners=self.align_corners,
             implementation=self.implementation,
-            **parts,
+            **factories,
             name="context",
         )
-        found = context(last, train)
-        classifier = parts["conv"](self.num_classes, 1, use_bias=True, name="classifier")
-        stage_logits = {"stage3": auxiliary(third, train)}
-        if found.logits is not None:
-            stage_logits["context"] = found.logits
+        context = context_module(stage4, train)
+        classifier = factories["conv"](self.num_classes, 1, use_bias=True, name="classifier")
+        stage_logits = {"stage3": auxiliary(stage3, train)}
+        if context.logits is not None:
+            stage_logits["context"] = context.logits
         return Outputs(
-            classifier(found.features),
+            classifier(context.features),
             stage_logits,
             {f"stage{n}": [x] for n, x in enumerate(stages, 1)},
-            {f"context/{name}": gate for name, gate in found.gates.items()},
+            {f"context/{name}": gate for name, gate in context.gates.items()},
         )

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a network, counted by walking it abstractly."""
+"""Counts the parameters and multiply-accumulates (MACs) of a network by abstract evaluation."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,17 @@ import numpy as np
 
 from gsto_jax.layers.conv import Conv
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.types import Size
 
 
 @dataclass(frozen=True)
 class Count:
-    """Exact integers for a network or a part of it.
+    """Exact counts of a network or of one of its modules.
 
     Attributes:
-      conv_params: weights and biases of convolutions (the paper's segmentation "#Param").
+      conv_params: weights and biases of convolutions (the paper's "#Param" for segmentation).
       bn_params: scales and biases of BatchNorm.
-      macs: weight count times output pixels of every convolution that runs, one image.
+      macs: weights times output pixels, summed over the convolutions that run on one image.
     """
 
     conv_params: int = 0
@@ -27,16 +28,15 @@ class Count:
 
     @property
     def params(self) -> int:
-        """Convolution and BN parameters (the paper's pose "#Param")."""
+        """Convolution and BN parameters (the paper's "#Param" for pose)."""
         return self.conv_params + self.bn_params
 
     @property
     def gmacs(self) -> float:
-        """MACs / 2^30: what the paper prints as GFLOPs."""
+        """MACs / 2^30, which the paper prints as GFLOPs."""
         return self.macs / 2**30
 
     def __add__(self, other: "Count") -> "Count":
-        """Sums field by field."""
         return Count(
             self.conv_params + other.conv_params,
             self.bn_params + other.bn_params,
@@ -44,42 +44,39 @@ class Count:
         )
 
 
-def count_by_part(model: nn.Module, size: tuple[int, int]) -> dict[str, Count]:
-    """Counts each top-level part of `model` on one `size[0] x size[1]` RGB image.
+def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
+    """Returns the counts of each top-level module of `model`, for one RGB image of a size (h, w).
 
-    The parts of an encoder count as parts of the whole.
-
-    Nothing is computed: the real network runs under `eval_shape`, and every convolution and
-    normalisation that it calls is counted. `sum(parts.values(), Count())` is the whole.
+    Modules of a `ContextNet`'s encoder count as top-level modules. The network runs under
+    `eval_shape`, so nothing is computed.
     """
-    parts: dict[str, Count] = {}
-    seen: set[tuple[str, ...]] = set()
+    counts: dict[str, Count] = {}
+    counted: set[tuple[str, ...]] = set()
 
-    def walk(call, args, kwargs, context):  # type: ignore[no-untyped-def]
+    def intercept(call, args, kwargs, context):  # type: ignore[no-untyped-def]
         out = call(*args, **kwargs)
         module = context.module
-        # A fused gate reads its BatchNorm's parameters in place of calling it.
+        # A fused gate reads its BatchNorm's parameters instead of calling it.
         runs = context.method_name in ("__call__", "norm_parameters")
         if runs and isinstance(module, (Conv, BatchNorm)):
             sizes = {key: int(np.prod(p.shape)) for key, p in module.variables["params"].items()}
-            params = 0 if module.path in seen else sum(sizes.values())
-            seen.add(module.path)
+            params = 0 if module.path in counted else sum(sizes.values())
+            counted.add(module.path)
             if isinstance(module, Conv):
-                count = Count(
-                    conv_params=params, macs=sizes["kernel"] * out.shape[1] * out.shape[2]
-                )
+                macs = sizes["kernel"] * out.shape[1] * out.shape[2]
+                count = Count(conv_params=params, macs=macs)
             else:
                 count = Count(bn_params=params)
-            part = next(name for name in module.path if name != "encoder")
-            parts[part] = parts.get(part, Count()) + count
+            name = next(name for name in module.path if name != "encoder")
+            counts[name] = counts.get(name, Count()) + count
         return out
 
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    with nn.intercept_methods(walk):
+    with nn.intercept_methods(intercept):
         jax.eval_shape(model.init, jax.random.key(0), image)
-    return parts
+    return counts
 
 
-def count(model: nn.Module, size: tuple[int, int]) -> Count:
-    """Counts the whole of `model` on one `size[0] x size[1]` RGB image."""
-    return sum(count_by_part(model, size).values(), Count())
+def count(model: nn.Module, size: Size) -> Count:
+    """Returns the counts of `model` for one RGB image of a size (h, w)."""
+    return sum(count_by_module(model, size).values(), Count())

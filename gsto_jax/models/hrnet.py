@@ -2,135 +2,113 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
-import jax.numpy as jnp
-from flax import struct
-from jax import Array
+from jaxtyping import Array, Float, Real
 
 from gsto_jax.errors import UserError
-from gsto_jax.layers.attention import Attention, attention, no_attention
-from gsto_jax.layers.base import Layer
+from gsto_jax.layers.attention import AttentionLayers, attention_layers, identity_layer
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, Composite, ConvBN
 from gsto_jax.layers.conv import ModuleDef
 from gsto_jax.layers.fusion import MultiScaleFusion
 from gsto_jax.layers.gtm import GTM
 from gsto_jax.layers.heads import SegmentationHead
-from gsto_jax.models.parts import parts_of
+from gsto_jax.layers.scale_transfer import GSTOOutput
+from gsto_jax.models.base import Network, Outputs
 from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
-from gsto_jax.ops.checks import (
-    check_map,
-    instance_of,
-)
-from gsto_jax.ops.packing import FeatureMap, pack, packs_of, unpack
-from gsto_jax.ops.spatial_sharding import along_space
+from gsto_jax.ops.checks import check_map, instance_of
+from gsto_jax.ops.packing import FeatureMap, pack, pack_factors, unpack
+from gsto_jax.ops.spatial_sharding import shard_height
 
 HEADS = ("v1", "v2")
-"""What leaves stage 4: branch 0 alone (HRNet, pose), or all branches (HRNetV2)."""
-
-
-@struct.dataclass
-class Outputs:
-    """All that a network computes, by name; under `jit` what is not used costs nothing.
-
-    Attributes:
-      logits: `b h/4 w/4 k`, sizes rounded up: scores of classes, or heatmaps of joints.
-      stage_logits: the same shape for each stage with a supervised head: "stage2", "stage3".
-      branches: the branches that leave each stage: "stage1" to "stage4", lists of `b h_j w_j c_j`,
-        highest resolution first. With the head "v1" only branch 0 leaves stage 4.
-      gates: gate maps `b h_j w_j 1` in (0, 1): "stage3/module0/gate2_to1" (GFM, source 2, target
-        1), "transition2" (GTM after stage 2).
-    """
-
-    logits: Array
-    stage_logits: dict[str, Array]
-    branches: dict[str, list[Array]]
-    gates: dict[str, Array]
+"""Inputs of the head after stage 4: branch 0 alone (HRNet for pose), or all branches (HRNetV2)."""
 
 
 class HRModule(Composite):
-    """Parallel branches of basic blocks, then dense fusion."""
+    """Multi-resolution module: parallel branches of basic blocks, then dense fusion.
+
+    Attributes:
+      blocks: basic blocks in each branch.
+      fusion: factory of the fusion.
+      attention: factories of the attention layers.
+    """
 
     blocks: int
     fusion: ModuleDef
-    attention: Attention = Attention()
+    attention: AttentionLayers = AttentionLayers()
 
     @nn.compact
     def __call__(
-        self, branches: Sequence[FeatureMap], train: bool = False
-    ) -> tuple[list[FeatureMap], dict[str, Array]]:
-        """Branches `b h_j w_j c_j` -> the same shapes, and the gates by name."""
-        parts = {**self.parts, "attention": self.attention.conv}
-        deeper = []
+        self, branches: Sequence[Float[FeatureMap, "b _ _ _"]], train: bool = False
+    ) -> tuple[list[Float[FeatureMap, "b _ _ _"]], dict[str, Float[Array, "b _ _ 1"]]]:
+        """Returns the fused branches, with the shapes of the inputs, and the gates by name."""
+        outputs = []
         for j, x in enumerate(branches):
             for n in range(self.blocks):
                 name = f"branch{j}_block{n}"
-                x = BasicBlock(x.shape[-1], **parts, name=name)(x, train)
-                x = self.attention.unit(name=f"{name}_attention")(x)
-            deeper.append(self.attention.branch(name=f"branch{j}_attention")(x))
-        return self.fusion(name="fusion")(deeper, train)
+                block = BasicBlock(
+                    x.shape[-1], attention=self.attention.conv, **self.factories, name=name
+                )
+                x = self.attention.unit(name=f"{name}_attention")(block(x, train))
+            outputs.append(self.attention.branch(name=f"branch{j}_attention")(x))
+        return self.fusion(name="fusion")(outputs, train)
 
 
-class Transition(Composite):
-    """From the branches of one stage to those of the next.
+class StageTransition(Composite):
+    """Makes the branches of the next stage: the existing ones, and a new one by `GTM`.
 
-    A branch whose width changes (only after stage 1) passes a 3x3 convolution, BN and ReLU; the
-    others pass as they are; `GTM` makes the new one.
+    A branch whose channels change (only after stage 1) passes a 3x3 convolution, BN and ReLU.
+
+    Attributes:
+      widths: channels of the branches of the next stage.
+      gtm: factory of the GTM.
+      attention: factory of the attention layer on the lowest-resolution branch, before the GTM.
     """
 
     widths: Sequence[int]
     gtm: ModuleDef
-    attention: ModuleDef = no_attention
+    attention: ModuleDef = identity_layer
 
     @nn.compact
     def __call__(
-        self, branches: Sequence[FeatureMap], train: bool = False
-    ) -> tuple[list[FeatureMap], Array | None, Array | None]:
-        """`s` branches -> `s + 1` branches; class logits and gate of the GTM where it has them."""
+        self, branches: Sequence[Float[FeatureMap, "b _ _ _"]], train: bool = False
+    ) -> tuple[list[Float[FeatureMap, "b _ _ _"]], GSTOOutput]:
+        """Returns the branches of the next stage, and the output of the GTM."""
         kept = []
         for i, (x, width) in enumerate(zip(branches, self.widths, strict=False)):
             if x.shape[-1] != width:
-                keep = ConvBN(width, 3, **self.parts, name=f"keep{i}")
-                x = keep(x, train)
+                x = ConvBN(width, 3, **self.factories, name=f"keep{i}")(x, train)
             kept.append(x)
         lowest = self.attention(name="attention")(branches[-1])
-        gtm = self.gtm(self.widths[-1], name="gtm")
-        new, logits, gate = gtm([*branches[:-1], lowest], train)
-        return [*kept, new], logits, gate
+        new = self.gtm(self.widths[-1], name="gtm")([*branches[:-1], lowest], train)
+        return [*kept, new.features], new
 
 
-class HRNet(Layer):
-    """HRNet, HRNetV2 or GSTO-HRNet, as `head` and `gsto` say.
+class HRNet(Network):
+    """HRNet, HRNetV2 or GSTO-HRNet, depending on `head` and `gsto`.
 
-    Takes any size that a stride of 4 can: odd sizes and those that 32 does not divide included.
+    Any image size is accepted, including odd sizes.
 
     Attributes:
-      spec: the body.
+      spec: the backbone.
       gsto: the gates; `PLAIN` for HRNetV2.
-      num_classes: channels of the logits: classes, or joints.
-      head: "v2" (all branches, concatenated; segmentation, and GSTO-HRNet for pose) or "v1" (a 1x1
-        convolution on branch 0; HRNet for pose).
-      upsample: "bilinear" or "nearest", in the fusions.
-      align_corners: of every bilinear upsampling.
-      init_name: "hrnet" or "he", a key of `INITIALIZERS`.
-      bn_momentum: share of the old running statistics that a step keeps.
-      bn_statistics: of `BatchNorm`.
-      bn_groups: of `BatchNorm`.
-      remat: keeps of each module of stages 2 to 4 only what goes in, and computes the rest again
-        for the gradient: less memory, more work.
-      implementation: of the gates (`gsto_jax.gate.gated_maps`).
-      attention: the gates of Table 3, in place of GSTO's or beside them; `NO_ATTENTION` for none.
-      lanes: packs narrow maps until they fill so many channels, where the image's sides divide by
-        32 and corners are not aligned: 128 on TPUs, 0 elsewhere. No parameter or result changes.
-      dtype: compute dtype of the body; BN statistics are at least float32.
-      param_dtype: dtype of parameters and running statistics.
+      num_classes: channels of the logits: classes or joints.
+      head: "v2" (all branches, concatenated: segmentation, and GSTO-HRNet for pose) or "v1" (a 1x1
+        convolution on branch 0: HRNet for pose).
+      upsample: upsampling in the fusions, "bilinear" or "nearest".
+      attention: the gates of Table 3, instead of GSTO's or in addition; `NO_ATTENTION` for none.
+      lanes: number of lanes to fill by packing narrow maps, 128 on TPUs and 0 (no packing)
+        elsewhere. Packing needs image sides divisible by 32 and no `align_corners`; it changes no
+        parameter and no result.
+      init_name: initializer of the convolutions, "hrnet" or "he" (see `INITIALIZERS`).
 
     Example:
       >>> model = HRNet(VARIANTS["w18_small_v2"], GSTOSpec(), num_classes=19)
-      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-      >>> outputs = model.apply(variables, image)
-      >>> outputs.logits, outputs.gates["transition3"], outputs.branches["stage4"][3]
+      >>> image = jnp.zeros((1, 64, 64, 3))
+      >>> outputs, variables = model.init_with_output(jax.random.key(0), image)
+      >>> outputs.logits.shape, outputs.gates["transition3"].shape
+      ((1, 16, 16, 19), (1, 4, 4, 1))
     """
 
     rules: ClassVar = {
@@ -144,118 +122,126 @@ class HRNet(Layer):
     num_classes: int
     head: str = "v2"
     upsample: str = "bilinear"
-    align_corners: bool = False
-    init_name: str = "hrnet"
-    bn_momentum: float | Array = 0.99
-    bn_statistics: str = "two_pass"
-    bn_groups: int = 1
-    remat: bool = False
-    implementation: str | None = None
     attention: AttentionSpec = NO_ATTENTION
     lanes: int = 0
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    init_name: str = "hrnet"
+
+    @property
+    def factories(self) -> dict[str, ModuleDef]:
+        """Keyword arguments `conv` and `norm` of the network's layers."""
+        return self.layer_factories(self.init_name)
 
     @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> Outputs:
-        """Scores every pixel of a normalized image.
+    def __call__(self, image: Real[Array, "b h w 3"], train: bool = False) -> Outputs:
+        """Computes class scores, or joint heatmaps, for every pixel of a normalized image.
 
         Args:
-          image: `b h w 3`, normalized RGB, any dtype; `b` may be 0.
-          train: normalize by the batch's statistics and update the running ones.
+          image: normalized RGB of any real dtype; `b` may be 0.
+          train: whether BN uses the statistics of the batch and updates the running ones.
 
         Raises:
           ValueError: the image is not `b h w 3`.
           UserError: an unknown head.
         """
         if self.head not in HEADS:
-            raise UserError(f"HRNet: head is {self.head!r}: use one of {', '.join(HEADS)}")
+            raise UserError(f"head must be one of {', '.join(HEADS)}; got {self.head!r}")
         check_map(image, "HRNet", channels=3)
-        parts = parts_of(self)
-        after = attention(self.attention.kind, self.attention.place, parts["conv"])
-        first_factors, branch_factors = self.factors(image.shape[1:3])
-        x = pack(along_space(image.astype(self.dtype)), first_factors)
-        x = self._stem_and_stage1(x, train, parts, after.conv)
-        stages = {"stage1": [unpack(x)]}
+        attention = attention_layers(
+            self.attention.kind, self.attention.position, self.factories["conv"]
+        )
+        stem_factors, branch_factors = self.pack_factors(image.shape[1:3])
+        x = pack(shard_height(image.astype(self.dtype)), stem_factors)
+        x = self._stem_and_stage1(x, train, attention.conv)
+        outputs = {"stage1": [unpack(x)]}
         branches = [pack(x, branch_factors)]
         stage_logits: dict[str, Array] = {}
         gates: dict[str, Array] = {}
         for stage in (2, 3, 4):
-            transition = self._transition(stage, parts, after.transition)
-            branches, logits, gate = transition(branches, train)
-            if logits is not None:
-                stage_logits[f"stage{stage - 1}"] = logits
-            if gate is not None:
-                gates[f"transition{stage - 1}"] = gate
+            transition = self._transition(stage, attention.transition)
+            branches, gtm = transition(branches, train)
+            if gtm.logits is not None:
+                stage_logits[f"stage{stage - 1}"] = gtm.logits
+            if gtm.gate is not None:
+                gates[f"transition{stage - 1}"] = gtm.gate
             for m in range(self.spec.modules[stage - 2]):
-                branches, fusion_gates = self._module(stage, m, parts, after)(branches, train)
-                gates |= {f"stage{stage}/module{m}/{key}": g for key, g in fusion_gates.items()}
-            stages[f"stage{stage}"] = [unpack(x) for x in branches]
+                branches, module_gates = self._module(stage, m, attention)(branches, train)
+                gates |= {f"stage{stage}/module{m}/{key}": g for key, g in module_gates.items()}
+            outputs[f"stage{stage}"] = [unpack(x) for x in branches]
         if self.head == "v1":
-            head = parts["conv"](self.num_classes, 1, use_bias=True, name="head")
-            logits = head(stages["stage4"][0])
+            head = self.factories["conv"](self.num_classes, 1, use_bias=True, name="head")
+            logits = head(outputs["stage4"][0])
         else:
-            corners = self.align_corners
-            head = SegmentationHead(self.num_classes, **parts, align_corners=corners, name="head")
+            head = SegmentationHead(
+                self.num_classes, align_corners=self.align_corners, **self.factories, name="head"
+            )
             logits = head(branches, train)
-        return Outputs(logits, stage_logits, stages, gates)
+        return Outputs(logits, stage_logits, outputs, gates)
 
-    def _stem_and_stage1(
-        self, x: FeatureMap, train: bool, parts: dict[str, ModuleDef], attention: ModuleDef
-    ) -> FeatureMap:
+    def _stem_and_stage1(self, x: FeatureMap, train: bool, attention: ModuleDef) -> FeatureMap:
         for k in (1, 2):
-            x = ConvBN(self.spec.stem_width, 3, stride=2, **parts, name=f"stem{k}")(x, train)
-            x = attention(name=f"stem{k}_attention")(x)
+            stem = ConvBN(self.spec.stem_width, 3, stride=2, **self.factories, name=f"stem{k}")
+            x = attention(name=f"stem{k}_attention")(stem(x, train))
         for n in range(self.spec.stage1_blocks):
-            unit = {**parts, "attention": attention, "name": f"stage1_block{n}"}
-            x = Bottleneck(self.spec.stage1_planes, **unit)(x, train)
+            block = Bottleneck(
+                self.spec.stage1_planes,
+                attention=attention,
+                **self.factories,
+                name=f"stage1_block{n}",
+            )
+            x = block(x, train)
         return x
 
-    def _transition(
-        self, stage: int, parts: dict[str, ModuleDef], attention: ModuleDef
-    ) -> Transition:
+    def _transition(self, stage: int, attention: ModuleDef) -> StageTransition:
         gtm = partial(
             GTM,
-            kind=self.gsto.gtm[stage - 2],
+            gating=self.gsto.gtm[stage - 2],
             num_classes=self.num_classes,
-            form=self.gsto.gtm_form,
+            style=self.gsto.gtm_style,
             align_corners=self.align_corners,
-            **parts,
+            **self.factories,
         )
-        widths, name = self.spec.widths[:stage], f"transition{stage - 1}"
-        return Transition(widths, gtm, **parts, attention=attention, name=name)
+        return StageTransition(
+            self.spec.widths[:stage],
+            gtm,
+            attention=attention,
+            **self.factories,
+            name=f"transition{stage - 1}",
+        )
 
-    def _module(
-        self, stage: int, m: int, parts: dict[str, ModuleDef], attention: Attention
-    ) -> HRModule:
+    def _module(self, stage: int, m: int, attention: AttentionLayers) -> HRModule:
         last = stage == 4 and m == self.spec.modules[-1] - 1
         fusion = partial(
             MultiScaleFusion,
-            gate=self.gsto.gate if self.gsto.gfm else "none",
+            gate_style=self.gsto.gfm_style if self.gsto.gfm else "none",
             self_gate=self.gsto.self_gate,
             upsample=self.upsample,
             align_corners=self.align_corners,
             implementation=self.implementation,
             targets=1 if last and self.head == "v1" else None,
-            **parts,
+            **self.factories,
         )
-        # of the arguments, `train` is no array
+        # Argument 2, `train`, is static.
         module = nn.remat(HRModule, static_argnums=(2,)) if self.remat else HRModule
-        name = f"stage{stage}_module{m}"
-        return module(self.spec.blocks, fusion, **parts, attention=attention, name=name)
+        return module(
+            self.spec.blocks,
+            fusion,
+            attention=attention,
+            **self.factories,
+            name=f"stage{stage}_module{m}",
+        )
 
-    def factors(self, size: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
-        """Returns by width how stem and stage 1 are packed, and how the branches are.
+    def pack_factors(self, size: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
+        """Returns the packing factors, by map width, of stem and stage 1, and of the branches.
 
-        Empty where nothing is packed.
+        Both are empty where nothing is packed.
         """
         if not self.lanes or self.align_corners or any(side % 32 for side in size):
             return {}, {}
         spec, width = self.spec, size[1]
-        packs = packs_of(spec.widths, self.lanes)
-        (body,) = packs_of([max(spec.stem_width, spec.stage1_planes)], self.lanes)
-        body = min(body, packs[0])
-        branches = {width // (4 << n): by for n, by in enumerate(packs)}
-        if any(width % by for width, by in branches.items()):
+        factors = pack_factors(spec.widths, self.lanes)
+        branch_factors = {width // (4 << j): factor for j, factor in enumerate(factors)}
+        if any(width % factor for width, factor in branch_factors.items()):
             return {}, {}
-        return {width: 2 * body, width // 2: body, width // 4: body}, branches
+        (stem,) = pack_factors([max(spec.stem_width, spec.stage1_planes)], self.lanes)
+        stem = min(stem, factors[0])
+        return {width: 2 * stem, width // 2: stem, width // 4: stem}, branch_factors

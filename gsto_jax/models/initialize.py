@@ -1,9 +1,8 @@
-"""Initial variables, drawn on the host.
+"""Initial variables, sampled on the host.
 
 `model.init` under `jit` compiles a random generator for each of hundreds of parameters: minutes on
-a CPU, against about a second here. The distributions are those that the layers declare; the
-numbers come from the seed and the parameter's name alone, so networks that differ in their gates
-start from the same weights elsewhere.
+a CPU, against about a second here. The layers declare the distributions. The values depend on the
+seed and the parameter's name only, so networks with different gates share all other weights.
 """
 
 import zlib
@@ -23,19 +22,19 @@ _IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 
 
 def abstract_variables(model: nn.Module) -> dict[str, Any]:
-    """Shapes and dtypes of a model's variables; nothing is computed."""
+    """Returns the shapes and dtypes of a model's variables; nothing is computed."""
     return jax.eval_shape(model.init, jax.random.key(0), _IMAGE)
 
 
 def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
-    """A model's variables before training, as NumPy arrays.
+    """Returns a model's variables before training, as NumPy arrays.
 
     Args:
-      model: made of `Conv` and `BatchNorm`, and called on `b h w 3`.
-      seed: two calls with one seed give the same numbers.
+      model: a network of `Conv` and `BatchNorm` layers, called on `b h w 3`.
+      seed: seed of the random generators.
 
     Raises:
-      TypeError: a parameter that neither of the two declares.
+      TypeError: a parameter belongs to neither `Conv` nor `BatchNorm`.
     """
     convolutions: dict[tuple[str, ...], Conv] = {}
 
@@ -46,7 +45,7 @@ def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
 
     with nn.intercept_methods(record):
         shapes = flatten_dict(abstract_variables(model))
-    filled = {}
+    variables = {}
     for path, leaf in shapes.items():
         rng = np.random.default_rng([seed, zlib.crc32("/".join(path).encode())])
         if (conv := convolutions.get(path[1:-1])) is not None:
@@ -59,6 +58,6 @@ def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
         elif path[-1] in _CONSTANTS:
             value = np.full(leaf.shape, _CONSTANTS[path[-1]])
         else:
-            raise TypeError(f"no rule for the initial value of {'/'.join(path)}")
-        filled[path] = value.astype(leaf.dtype)
-    return unflatten_dict(filled)
+            raise TypeError(f"no initializer for {'/'.join(path)}")
+        variables[path] = value.astype(leaf.dtype)
+    return unflatten_dict(variables)

@@ -1,9 +1,9 @@
-"""ResNet with bottlenecks, its last stages dilated: an encoder for context modules."""
+"""Bottleneck ResNet with dilated last stages: the encoder of the context networks."""
 
 from typing import ClassVar
 
 import flax.linen as nn
-from jax import Array
+from jaxtyping import Array, Float, Real
 
 from gsto_jax.layers.blocks import Bottleneck, Composite, ConvBN
 from gsto_jax.models.specs import ResNetSpec
@@ -13,22 +13,22 @@ from gsto_jax.ops.checks import instance_of
 class ResNet(Composite):
     """A 7x7 stride-2 convolution, 3x3 max pooling, and four stages of bottlenecks.
 
-    The stride of a bottleneck lies in its 3x3 convolution, as torchvision has it, and so do the
-    parameters: `conv1` and `bn1` there are `stem/conv` and `stem/bn` here, `layerS.N` is
-    `stageS_blockN`, and in it `downsample.0` and `.1` are `downsample/conv` and `downsample/bn`.
+    Each bottleneck strides in its 3x3 convolution, as in torchvision. The parameters correspond:
+    torchvision's `conv1` and `bn1` are `stem/conv` and `stem/bn`, `layerS.N` is `stageS_blockN`,
+    and its `downsample.0` and `.1` are `downsample/conv` and `downsample/bn`.
 
-    A stage that would leave `spec.output_stride` dilates in place of its stride. Its first block
-    keeps the dilation of the stage before, as torchvision does too, so that among the pixels of the
-    result are those of the network that strides, to the digit: its weights fit.
+    A stage that would exceed `spec.output_stride` dilates instead of striding. Its first block
+    keeps the previous stage's dilation, as in torchvision, so the output contains the pixels of the
+    strided network's output exactly, and pretrained weights fit.
 
     Attributes:
-      spec: the body.
-      remat: keeps of each bottleneck only what goes in, and computes the rest again for the
-        gradient.
+      spec: depth and widths.
+      remat: whether to rematerialize each bottleneck in the backward pass.
 
     Example:
-      >>> stages = ResNet(RESNETS["resnet50"]).apply(variables, image)
-      >>> stages[3].shape  # of an image 1 64 96 3
+      >>> resnet, image = ResNet(RESNETS["resnet50"]), jnp.zeros((1, 64, 96, 3))
+      >>> stages, variables = resnet.init_with_output(jax.random.key(0), image)
+      >>> stages[3].shape
       (1, 8, 12, 2048)
     """
 
@@ -38,26 +38,28 @@ class ResNet(Composite):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> list[Array]:
-        """`b h w 3` -> the maps of the four stages, `4 planes 2^s` channels, sizes rounded up."""
-        spec, parts = self.spec, self.parts
+    def __call__(
+        self, image: Real[Array, "b h w c"], train: bool = False
+    ) -> list[Float[Array, "b _ _ _"]]:
+        """`b h w 3` -> maps of the four stages with `4 planes 2^s` channels, sizes rounded up."""
+        spec = self.spec
         bottleneck = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
-        x = ConvBN(spec.stem_width, 7, 2, **parts, name="stem")(image, train)
+        x = ConvBN(spec.stem_width, 7, 2, **self.factories, name="stem")(image, train)
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         stages: list[Array] = []
-        reached, dilation = 4, 1
+        output_stride, dilation = 4, 1
         for stage, blocks in enumerate(spec.blocks, 1):
-            stride, before = 1, dilation
-            if stage > 1 and reached < spec.output_stride:
-                stride, reached = 2, 2 * reached
+            stride, first_dilation = 1, dilation
+            if stage > 1 and output_stride < spec.output_stride:
+                stride, output_stride = 2, 2 * output_stride
             elif stage > 1:
                 dilation *= 2
             for n in range(blocks):
                 block = bottleneck(
                     spec.planes * 2 ** (stage - 1),
                     stride if n == 0 else 1,
-                    before if n == 0 else dilation,
-                    **parts,
+                    first_dilation if n == 0 else dilation,
+                    **self.factories,
                     name=f"stage{stage}_block{n}",
                 )
                 x = block(x, train)

@@ -27,12 +27,11 @@ def check(layer: Any, **rules: Rule) -> None:
         rule(f"{type(layer).__name__}: {name}", getattr(layer, name))
 
 
-def check_rank(x: Any, name: str) -> None:
-    """Raises ValueError unless `x` is a batch of maps, such as for tokens `b n c`."""
+def check_rank(x: Any, layer: str) -> None:
+    """Raises ValueError unless `x` has the axes `b h w c`."""
     if x.ndim != 4:
         raise ValueError(
-            f"{name} takes maps b h w c, not {x.shape} (tokens b n c: reshape them to the grid "
-            "they lie in)"
+            f"{layer} takes maps b h w c; got shape {x.shape}. Reshape tokens b n c to their grid"
         )
 
 

@@ -51,11 +51,11 @@ def call(
 
 
 BATCH, MAPS, PARTS, WHOLE = "batch", "maps", "parts", "whole"
-"""How an array of `per_shard` lies: its batch split; its batch and its height; one of each device
+"""How an array of `map_shards` lies: its batch split; its batch and its height; one of each device
 behind the other; on every device."""
 
 
-def reason_against(shape: Sequence[Any], dtype: Any, height: bool = True) -> str:
+def unsupported_reason(shape: Sequence[Any], dtype: Any, height: bool = True) -> str:
     """Returns why no kernel can take a map of this shape and dtype; empty if one can.
 
     Args:
@@ -79,7 +79,7 @@ def reason_against(shape: Sequence[Any], dtype: Any, height: bool = True) -> str
     return ""
 
 
-def per_shard(
+def map_shards(
     function: Callable[..., Any], split: Sequence[str], out_split: Any
 ) -> Callable[..., Any]:
     """`function` on each device's part of the arrays, under the mesh in force.

@@ -11,7 +11,7 @@ def flip(x: Any) -> Any:
     return x[:, :, ::-1]
 
 
-def mirrored_order(pairs: Iterable[Sequence[int]], count: int) -> np.ndarray:
+def flip_permutation(pairs: Iterable[Sequence[int]], count: int) -> np.ndarray:
     """Which of `count` classes or joints each one is in a mirrored image, where pairs swap."""
     order = np.arange(count)
     for left, right in pairs:

@@ -29,7 +29,7 @@ class Packed:
     """A map `b h w c` as `b h w/factor factor*c`; `shape` is that of the plain map.
 
     Attributes:
-      data: the stored array.
+      data: the unwrap array.
       factor: how many pixels share the channels.
       factors: by width: factors of the maps that convolutions and upsampling make of this one.
         Where a width is missing, they keep `factor`.
@@ -52,7 +52,7 @@ class Packed:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Dtype of the stored array."""
+        """Dtype of the unwrap array."""
         return self.data.dtype
 
     def factor_at(self, width: int) -> int:
@@ -73,7 +73,7 @@ def pack(x: Array | Packed, factors: Mapping[int, int]) -> Array | Packed:
     """Packs `b h w c` by `factors[w]`; no factors leave it plain.
 
     Args:
-      x: the plain map. A packed one is stored as before; only layers that read it pack anew.
+      x: the plain map. A packed one is unwrap as before; only layers that read it pack anew.
       factors: by width, of this map and of those that layers make of it.
     """
     if isinstance(x, Packed):
@@ -95,16 +95,16 @@ def _packed(x: Array, factor: int, factors: Mapping[int, int]) -> Packed:
 
 def unpack(x: Array | Packed) -> Array:
     """Returns the plain map `b h w c`."""
-    data, factor = stored(x)
+    data, factor = unwrap(x)
     return data.reshape(x.shape) if factor > 1 else data
 
 
-def stored(x: Array | Packed) -> tuple[Array, int]:
-    """Returns the stored array of a map and its factor, 1 for a plain map."""
+def unwrap(x: Array | Packed) -> tuple[Array, int]:
+    """Returns the unwrap array of a map and its factor, 1 for a plain map."""
     return (x.data, x.factor) if isinstance(x, Packed) else (x, 1)
 
 
-def store(data: Array, like: FeatureMap, factor: int | None = None) -> FeatureMap:
+def wrap_like(data: Array, like: FeatureMap, factor: int | None = None) -> FeatureMap:
     """Returns `data` as a map of the kind of another one, packed by `factor` or as that one is."""
     result: Any = data
     if isinstance(like, Packed):
@@ -122,7 +122,7 @@ def fold(vector: Array, by: int) -> Array:
     return vector if by == 1 else vector.reshape(by, -1).sum(0)
 
 
-def packs_of(widths: Sequence[int], lanes: int = LANES) -> tuple[int, ...]:
+def pack_factors(widths: Sequence[int], lanes: int = LANES) -> tuple[int, ...]:
     """How to pack the branches of a network, the highest resolution first.
 
     Args:
@@ -267,7 +267,7 @@ def project_and_upsample(
         _border(width * pack, factor, method).reshape(1, 1, -1, out_pack), features, 3
     )
     y = (y * jnp.asarray(down, wide) * jnp.asarray(across, wide)).astype(x.dtype)
-    return store(y, x, out_pack)
+    return wrap_like(y, x, out_pack)
 
 
 def _weight(distance: np.ndarray, method: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from gsto_jax.types import Size
 
 PUBLISHED = "published"
 """The value of `eval.pad_to` with which images are scored as they are."""
-DIVISOR = 32
+SIZE_DIVISOR = 32
 """Stride of the lowest branch: sides that it divides need no rounding anywhere in the network."""
 
 
@@ -31,7 +31,7 @@ def larger(a: Any, b: Any) -> Any:
     return jax.core.max_dim(a, b)
 
 
-def reduced_size(size: Sequence[int], long_side: int) -> Size:
+def downscaled_size(size: Sequence[int], long_side: int) -> Size:
     """Returns the size of an image whose long side is scaled down to a limit, 0 for none."""
     height, width = size
     if not long_side:
@@ -88,7 +88,7 @@ def replicate_edges(images: Array, size: Array) -> Array:
     return jax.vmap(fill)(images, size)
 
 
-def cut_map(values: Any, size: Sequence[int], shape: Sequence[int]) -> Any:
+def crop_to_image(values: Any, size: Sequence[int], shape: Sequence[int]) -> Any:
     """Returns the part of a map `h' w'` of a padded image that shows the image.
 
     Args:

@@ -52,10 +52,10 @@ def resample(x: Array, rows: Taps, columns: Taps) -> Array:
     Returns:
       `b n m c` in the dtype of `x`.
     """
-    return jax.vmap(resample_one)(x, rows, columns)
+    return jax.vmap(resample_image)(x, rows, columns)
 
 
-def resample_one(x: Array, rows: Taps, columns: Taps) -> Array:
+def resample_image(x: Array, rows: Taps, columns: Taps) -> Array:
     """Resamples `h w c` along both axes by taps `n t` and `m t`."""
     return _along(_along(x, rows, 0), columns, 1)
 

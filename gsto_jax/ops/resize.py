@@ -15,8 +15,8 @@ from gsto_jax.ops.checks import COUNT, METHODS, check_map, each, one_of
 from gsto_jax.ops.dispatch import call
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import FeatureMap, Packed
-from gsto_jax.ops.resample import linear_taps, resample_one
-from gsto_jax.ops.spatial_sharding import along_space
+from gsto_jax.ops.resample import linear_taps, resample_image
+from gsto_jax.ops.spatial_sharding import shard_height
 
 
 def resize(
@@ -63,7 +63,7 @@ def resize(
     back_ends = _back_ends(plain, size, method, align_corners)
     by_platform = {"cpu": "neighbors" if gradient else "taps"}
     resized: Any = call(implementation, back_ends, _LIMITS, plain, by_platform=by_platform)
-    result: Any = along_space(resized)
+    result: Any = shard_height(resized)
     return result
 
 
@@ -145,7 +145,7 @@ def _corner_axis(source: int, target: int) -> tuple[float | Array, float | Array
 def _by_taps(x: Array, size: tuple[int, int], align_corners: bool) -> Array:
     axes = zip(x.shape[1:3], size, strict=True)
     taps = [linear_taps(source, target, align_corners) for source, target in axes]
-    return jax.vmap(lambda x: resample_one(x, *taps))(x)
+    return jax.vmap(lambda x: resample_image(x, *taps))(x)
 
 
 def _by_transposed_conv(x: FeatureMap, factor: int, method: str) -> FeatureMap:

@@ -10,7 +10,7 @@ _FEWEST = 2
 one on each of two devices (tests/gsto_jax/devices/test_shardings.py)."""
 
 
-def along_space(x: Array, rows: int | None = None) -> Array:
+def shard_height(x: Array, rows: int | None = None) -> Array:
     """Splits the height of `b h w c` over the mesh axis "space", where the mesh in force has one.
 
     The result is `x` itself. What follows from it, XLA splits alike: convolutions exchange the rows

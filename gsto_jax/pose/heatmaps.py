@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gsto_jax.ops.flip import flip, mirrored_order
+from gsto_jax.ops.flip import flip, flip_permutation
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.types import Size
 
@@ -121,7 +121,7 @@ def merge_flipped(
         do not meet where the network rounds sizes (the published test does so).
     """
     heatmaps, mirrored = as_floating(heatmaps), as_floating(mirrored)
-    back = flip(mirrored)[..., mirrored_order(pairs, heatmaps.shape[-1])]
+    back = flip(mirrored)[..., flip_permutation(pairs, heatmaps.shape[-1])]
     if shift:
         back = jnp.concatenate([back[:, :, :1], back[:, :, :-1]], axis=2)
     return (heatmaps + back) / 2

@@ -13,7 +13,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.evaluation.forward import Maps, explanation, forward
 from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
-from gsto_jax.models.hrnet import Outputs
+from gsto_jax.models.base import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, Shapes, Shares, Task, normalize

@@ -19,7 +19,7 @@ from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.legend import add_legend
 from gsto_jax.drawing.tiles import Color
 from gsto_jax.errors import UserError
-from gsto_jax.ops.padding import DIVISOR, PUBLISHED, cut_map, reduced_size
+from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, crop_to_image, downscaled_size
 from gsto_jax.ops.resample import Taps, linear_taps, resample
 from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
@@ -168,7 +168,7 @@ class Predictor(BasePredictor):
         """
         rgb = load_rgb(image, self.rule)
         size = (rgb.shape[0], rgb.shape[1])
-        scores, maps = self._scores(_shrunk(rgb, reduced_size(size, self.long_side)), explain)
+        scores, maps = self._scores(_shrunk(rgb, downscaled_size(size, self.long_side)), explain)
         labels = self._labels(scores, size)
         return Prediction(rgb, labels, maps, self.classes, self.palette)
 
@@ -195,7 +195,9 @@ class Predictor(BasePredictor):
         programs = SegmentationPrograms.of(self.task, self.trained.mesh)
         scores, maps = programs.score_step(self.trained.variables, _batch_of(image, shape))
         size = image.shape[:2]
-        return scores, {name: cut_map(np.asarray(x[0]), size, shape) for name, x in maps.items()}
+        return scores, {
+            name: crop_to_image(np.asarray(x[0]), size, shape) for name, x in maps.items()
+        }
 
     def _labels(self, scores: Array, size: Size) -> np.ndarray:
         if scores.shape[1:3] == size:
@@ -217,7 +219,7 @@ def _for_any_image(config: Mapping[str, Any]) -> dict[str, Any]:
     evaluation, is_fixed = config["eval"], any(config["data"]["fixed_size"])
     if evaluation["pad_to"] != PUBLISHED or evaluation["window"] == "slide" or is_fixed:
         return {}
-    return {"pad_to": DIVISOR, "pad": "edge"}
+    return {"pad_to": SIZE_DIVISOR, "pad": "edge"}
 
 
 def _shrunk(image: np.ndarray, size: Size) -> np.ndarray:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gsto_jax.ops.padding import reduced_size, round_up, scaled_size
+from gsto_jax.ops.padding import downscaled_size, round_up, scaled_size
 from gsto_jax.ops.resize import resize
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.segmentation.protocol import EvalProtocol
@@ -50,7 +50,7 @@ def predict_single_pass(
       "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of the padded image.
     """
     size = images.shape[1:3]
-    small = reduced_size(size, long_side)
+    small = downscaled_size(size, long_side)
     x = _area_resample(images.astype(jnp.float32), small)
     work = scaled_size(small, 1.0, protocol.base_size, protocol.fixed_size)
     found = logits(task, variables, _padded(task, protocol, _linear_resample(x, work)))

@@ -83,7 +83,7 @@ class Run(Generic[Found]):
         if self.get("model.hrnet") is None:
             return variant  # of other code, which names its options otherwise
         if body in RESNETS:
-            gated = has_gates(False, [self.get("model.context_net.gsto", "none")])
+            gated = has_gates(False, [self.get("model.context_net.gating", "none")])
             module = str(self.get("model.context_net.module", "")).upper()
             parts = ["GSTO" if gated else "", module, variant.replace("Resnet", "ResNet")]
             return "-".join(filter(None, parts))

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import put_batch
 from gsto_jax.evaluation.loop import Programs
-from gsto_jax.ops.flip import flip, mirrored_order
+from gsto_jax.ops.flip import flip, flip_permutation
 from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.resample import resample
 from gsto_jax.ops.resize import resize
@@ -79,7 +79,7 @@ def window_scores(
     if not mirrored:
         found = materialize(upsampled(found))
     else:
-        other = mirrored[0][..., mirrored_order(protocol.flip_pairs, found.shape[-1])]
+        other = mirrored[0][..., flip_permutation(protocol.flip_pairs, found.shape[-1])]
         if "mirror" in taps:
             # Logits of a padded mirror image lie on another grid: they meet at full size.
             other = _mirrored(upsampled(other), taps)

@@ -10,7 +10,7 @@ from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.legend import draw_legend
 from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, tile_row, with_caption
 from gsto_jax.evaluation.png_writer import PngWriter
-from gsto_jax.ops.padding import cut_map
+from gsto_jax.ops.padding import crop_to_image
 
 PNG_KINDS = ("sample", "branches", "gates")
 """PNGs that `SegmentationPngWriter` draws of an image."""
@@ -148,7 +148,7 @@ class SegmentationPngWriter(PngWriter):
         if shown:
             padded_shape = predictions.shape[1:3]
             of_image = {
-                name: cut_map(values[n], (height, width), padded_shape)
+                name: crop_to_image(values[n], (height, width), padded_shape)
                 for name, values in shown.items()
             }
             yield from feature_figures(image, of_image)

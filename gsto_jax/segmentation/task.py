@@ -11,8 +11,8 @@ from jax import Array
 
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.forward import Maps, explanation, forward
-from gsto_jax.losses import deep_supervision, label_weight
-from gsto_jax.models.hrnet import Outputs
+from gsto_jax.losses import deep_supervision, label_weight_sum
+from gsto_jax.models.base import Outputs
 from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.padding import replicate_edges
 from gsto_jax.ops.resize import resize
@@ -88,7 +88,7 @@ class SegmentationTask(Task):
     def shares(self, parts: Batch) -> Shares:
         """See `Task.shares`."""
         settings = (self.num_classes, self.ignore_label, self.loss_weights)
-        counts = jax.vmap(lambda labels: label_weight(labels, *settings))(parts["label"])
+        counts = jax.vmap(lambda labels: label_weight_sum(labels, *settings))(parts["label"])
         total = counts.sum()
         share = counts / jnp.where(total > 0, total, 1)
         same = jnp.full(share.shape, 1 / len(share))

@@ -8,7 +8,7 @@ from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet
-from gsto_jax.models.specs import ResNetSpec, variant
+from gsto_jax.models.specs import ResNetSpec, get_spec
 from gsto_jax.ops.packing import LANES
 
 _PLATFORMS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
@@ -26,7 +26,7 @@ def network(config: ModelConfig, num_classes: int, *, platform: str = "") -> HRN
     Raises:
       UserError: `config.implementation` names kernels of another platform.
     """
-    body = variant(config.variant)
+    body = get_spec(config.variant)
     shared: dict[str, Any] = {
         "num_classes": num_classes,
         "align_corners": config.align_corners,
@@ -40,7 +40,7 @@ def network(config: ModelConfig, num_classes: int, *, platform: str = "") -> HRN
         "param_dtype": jnp.promote_types(config.compute_dtype, jnp.float32),
     }
     if isinstance(body, ResNetSpec):
-        return ContextNet(body, config.context_net.module, config.context_net.gsto, **shared)
+        return ContextNet(body, config.context_net.module, config.context_net.gating, **shared)
     return HRNet(
         body,
         config.hrnet.gsto,

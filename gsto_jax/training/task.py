@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import all_gather, mesh_platform, tree_shardings
 from gsto_jax.errors import StatisticsError, UserError
+from gsto_jax.models.base import Outputs
 from gsto_jax.models.context_net import ContextNet
-from gsto_jax.models.hrnet import HRNet, Outputs
+from gsto_jax.models.hrnet import HRNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.training.hyperparameters import Hyperparameters, hyperparameters, optimizer
 from gsto_jax.training.network import implementation_on, network
@@ -272,8 +273,8 @@ def _gradient(
         except StatisticsError as error:
             raise _too_few_values(task, images.shape, error) from None
         assert isinstance(outputs, Outputs)
-        loss, by_stage = task.losses(outputs, batch, shares, values)
-        losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in by_stage.items()}
+        loss, head_weights = task.losses(outputs, batch, shares, values)
+        losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in head_weights.items()}
         return loss, (losses, updates["batch_stats"])
 
     (_, (losses, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipelines import SCENES, DataConfig, EvalBatches
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.models.hrnet import Outputs
+from gsto_jax.models.base import Outputs
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import EvalProtocol

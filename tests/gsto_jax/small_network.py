@@ -10,7 +10,7 @@ import numpy as np
 
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.models.hrnet import Outputs
+from gsto_jax.models.base import Outputs
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.trained import Trained
 from gsto_jax.segmentation.protocol import protocol_from_config

@@ -14,11 +14,10 @@ from data_pipelines import DataConfig
 from gsto_jax import UserError
 from gsto_jax.config import Config, HRNetConfig, ModelConfig, config_changes, option_role
 from gsto_jax.image_files import ALPHAS, ORIENTATIONS
-from gsto_jax.layers.attention import ATTENTION, ATTENTION_PLACES
-from gsto_jax.layers.context import CONTEXT_KINDS, CONTEXTS
+from gsto_jax.layers.attention import ATTENTION, ATTENTION_POSITIONS
+from gsto_jax.layers.context import CONTEXT_MODULES
 from gsto_jax.layers.conv import INITIALIZERS
-from gsto_jax.layers.gates import GATE_FORMS
-from gsto_jax.layers.gtm import GTM_KINDS
+from gsto_jax.layers.gates import GATE_STYLES, GATING_MODES
 from gsto_jax.layers.norm import STATISTICS
 from gsto_jax.models.hrnet import HEADS
 from gsto_jax.models.initialize import abstract_variables
@@ -126,7 +125,7 @@ def test_rows_of_the_tables_are_the_networks_that_are_counted():
         model = settings(values).model
         ours = (model.variant, model.hrnet.gsto, model.hrnet.attention_spec, model.hrnet.head)
         assert ours == (row.variant, row.gsto, row.attention, row.head), key
-        assert (len(config.data.classes), config.name) == (row.outputs, f"{key}-cityscapes")
+        assert (len(config.data.classes), config.name) == (row.num_outputs, f"{key}-cityscapes")
 
 
 def test_words_of_the_ablations():
@@ -180,13 +179,13 @@ def test_every_option_is_explained_and_has_a_role():
 def test_choices_and_defaults_are_those_of_the_layers():
     choices = {name: tuple(field.metadata["choices"]) for name, field in base.options().items()}
     for name, table in (
-        ("model.hrnet.gate", GATE_FORMS),
-        ("model.hrnet.gtm_form", GATE_FORMS),
-        ("model.hrnet.gtm", GTM_KINDS),
-        ("model.context_net.module", CONTEXTS),
-        ("model.context_net.gsto", CONTEXT_KINDS),
+        ("model.hrnet.gfm_style", GATE_STYLES),
+        ("model.hrnet.gtm_style", GATE_STYLES),
+        ("model.hrnet.gtm", GATING_MODES),
+        ("model.context_net.module", CONTEXT_MODULES),
+        ("model.context_net.gating", GATING_MODES),
         ("model.hrnet.attention", ATTENTION),
-        ("model.hrnet.attention_place", ATTENTION_PLACES),
+        ("model.hrnet.attention_position", ATTENTION_POSITIONS),
         ("model.hrnet.head", HEADS),
         ("model.init", INITIALIZERS),
         ("model.bn_statistics", STATISTICS),
@@ -220,7 +219,7 @@ def test_unknown_words_behind_the_colon():
         ("model", "bn_groups", True, "an integer >= 1"),
         ("model", "implementation", "cuda", "auto, xla, pallas_tpu, pallas_gpu"),
         ("model.hrnet", "attention", "pixel", "none, channel, spatial"),
-        ("model.hrnet", "attention_place", "stem", "block, layer, transfer"),
+        ("model.hrnet", "attention_position", "stem", "block, layer, transfer"),
         ("loss", "stage_weights", [1.0, 1.0], "4 values"),
         ("loss", "stage_weights", [1.0, 1.0, 1.0, 0.0], "the last one positive"),
         ("optim", "learning_rate", 0.0, "> 0"),

@@ -13,7 +13,7 @@ from gsto_jax.errors import StatisticsError
 from gsto_jax.gate import apply_channel_gates, apply_gates, gated_maps
 from gsto_jax.layers import FCNHead, adaptive_average_pool, resize
 from gsto_jax.layers.attention import ChannelAttention, SpatialAttention
-from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN, DownChain
+from gsto_jax.layers.blocks import BasicBlock, Bottleneck, ConvBN, StridedConvChain
 from gsto_jax.pose.heatmaps import REFINEMENTS, decode, merge_flipped
 from gsto_jax.training.task import train_step
 from tests.gsto_jax.small_task import make_task
@@ -30,14 +30,14 @@ LAYERS = {
     "conv_bn": ConvBN(5),
     "basic_block": BasicBlock(8),
     "bottleneck": Bottleneck(2),
-    "down_chain": DownChain(5, 2),
+    "down_chain": StridedConvChain(5, 2),
     "channel_attention": ChannelAttention(2),
     "spatial_attention": SpatialAttention(),
-    "spatial_gate": gsto_jax.SpatialGate("paper", 2),
+    "spatial_gate": gsto_jax.GateLogits("paper", 2),
     "self_gated_paper": gsto_jax.SelfGated("paper", 2),
     "self_gated_released": gsto_jax.SelfGated(),
     "self_gated_xla": gsto_jax.SelfGated(implementation="xla"),
-    "gate_chain": gsto_jax.GateChain(1, 3),
+    "gate_chain": gsto_jax.StridedGateLogits(1, 3),
     "bilinear": ST(),
     "bilinear_same_size": ST(size=(16, 16)),
     "align_corners": ST(align_corners=True),
@@ -46,8 +46,8 @@ LAYERS = {
     "strided_conv": ST(5, "strided_conv"),
     "unsupervised": gsto_jax.UnsupervisedGSTO(ST(5)),
     "supervised": gsto_jax.SupervisedGSTO(ST(5), 3),
-    "ppm": gsto_jax.PPM(4, gsto="supervised", num_classes=3),
-    "aspp": gsto_jax.ASPP(4, (1, 2), gsto="unsupervised"),
+    "ppm": gsto_jax.PPM(4, gating="supervised", num_classes=3),
+    "aspp": gsto_jax.ASPP(4, (1, 2), gating="unsupervised"),
     "fcn_head": FCNHead(3, 4),
     "segmentation_head": gsto_jax.SegmentationHead(3),
 }
@@ -55,7 +55,7 @@ OF_BRANCHES = {
     "gfm": gsto_jax.GFM(),
     "plain_fusion": gsto_jax.MultiScaleFusion(self_gate=False),
     "gtm_supervised": gsto_jax.GTM(6, num_classes=3),
-    "gtm_paper": gsto_jax.GTM(6, "unsupervised", form="paper"),
+    "gtm_paper": gsto_jax.GTM(6, "unsupervised", style="paper"),
     "gtm_plain": gsto_jax.GTM(6, "none"),
 }
 HRNETS = {
@@ -230,7 +230,7 @@ def test_two_values_are_enough(shape, groups):
     np.testing.assert_allclose(updates["batch_stats"]["var"], 2.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize("layer", [gsto_jax.SelfGated(), gsto_jax.SpatialGate()])
+@pytest.mark.parametrize("layer", [gsto_jax.SelfGated(), gsto_jax.GateLogits()])
 def test_released_gates_refuse_one_value_too(layer):
     x = jnp.ones((1, 1, 1, 4))
     with pytest.raises(StatisticsError, match="BatchNorm bn: "):
@@ -238,7 +238,7 @@ def test_released_gates_refuse_one_value_too(layer):
 
 
 MINI, PPM_NET = {}, {"variant": "resnet_mini"}
-CONTEXT = PPM_NET | {"context_net": {"module": "aspp", "gsto": "none"}}
+CONTEXT = PPM_NET | {"context_net": {"module": "aspp", "gating": "none"}}
 
 
 @pytest.mark.parametrize(
@@ -278,10 +278,10 @@ ARGUMENTS = [
     (lambda: gsto_jax.BatchNorm(momentum=99), ValueError, "momentum"),
     (lambda: gsto_jax.BatchNorm(groups=None), TypeError, "groups"),
     (lambda: ConvBN(True), TypeError, "ConvBN: features"),
-    (lambda: DownChain(4, -1), ValueError, "halvings"),
+    (lambda: StridedConvChain(4, -1), ValueError, "halvings"),
     (lambda: ChannelAttention(0), ValueError, "reduction"),
-    (lambda: gsto_jax.SpatialGate(gates=0), ValueError, "gates"),
-    (lambda: gsto_jax.SpatialGate(conv=None), TypeError, "conv"),
+    (lambda: gsto_jax.GateLogits(gates=0), ValueError, "gates"),
+    (lambda: gsto_jax.GateLogits(conv=None), TypeError, "conv"),
     (lambda: gsto_jax.SelfGated(implementation="cuda"), ValueError, "implementation"),
     (lambda: ST(factor=0), ValueError, "ScaleTransfer: factor"),
     (lambda: ST(factor=1.5), TypeError, "factor"),

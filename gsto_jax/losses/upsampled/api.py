@@ -31,7 +31,7 @@ def true_log_probability(
       ValueError: the implementation is unknown, or cannot take this.
     """
     offers = {"xla": partial(xla.true_log_probability, align_corners=align_corners)}
-    reason = tpu.reason_against(logits.shape, logits.dtype, classes.shape, align_corners)
+    reason = tpu.unsupported_reason(logits.shape, logits.dtype, classes.shape, align_corners)
     if not reason:
         offers["pallas_tpu"] = partial(tpu.true_log_probability, interpret=interpret)
     refused = {"pallas_tpu": reason, "pallas_gpu": "there is none for this operation"}

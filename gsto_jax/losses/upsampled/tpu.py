@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from gsto_jax.ops import dispatch
-from gsto_jax.ops.dispatch import BATCH, per_shard
+from gsto_jax.ops.dispatch import BATCH, map_shards
 from gsto_jax.ops.resample import linear_taps
 
 _STRIP = 32  # rows of labels: a tile of uint8
@@ -26,11 +26,11 @@ _MEMORY = 48 * 2**20
 _wide = jnp.float32
 
 
-def reason_against(
+def unsupported_reason(
     logits: tuple[int, ...], dtype: Any, classes: tuple[int, ...], align_corners: bool
 ) -> str:
     """Why the kernel cannot take these shapes; empty if it can."""
-    if reason := dispatch.reason_against([*logits, *classes[1:]], dtype, height=False):
+    if reason := dispatch.unsupported_reason([*logits, *classes[1:]], dtype, height=False):
         return reason
     height, factor = logits[1], classes[1] // max(logits[1], 1)
     if align_corners:
@@ -55,13 +55,13 @@ def true_log_probability(logits: Array, classes: Array, interpret: bool = False)
 
 
 def _forward(logits: Array, classes: Array, interpret: bool) -> tuple[Array, tuple[Array, ...]]:
-    run = per_shard(partial(_run_forward, interpret=interpret), (BATCH, BATCH), (BATCH, BATCH))
+    run = map_shards(partial(_run_forward, interpret=interpret), (BATCH, BATCH), (BATCH, BATCH))
     log_p, normalizer = run(logits, classes)
     return log_p, (logits, classes, normalizer)
 
 
 def _backward(interpret: bool, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Any]:
-    run = per_shard(partial(_run_backward, interpret=interpret), (BATCH,) * 4, BATCH)
+    run = map_shards(partial(_run_backward, interpret=interpret), (BATCH,) * 4, BATCH)
     return run(*saved, gradient), np.zeros(saved[1].shape, jax.dtypes.float0)
 
 

@@ -22,7 +22,7 @@ from gsto_jax.devices.mesh import (
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.layers import Conv, resize
 from gsto_jax.losses.upsampled import true_log_probability
-from gsto_jax.ops.spatial_sharding import along_space
+from gsto_jax.ops.spatial_sharding import shard_height
 from gsto_jax.runs.checkpoint import Checkpoints, read_state
 from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.segmentation.task import EVAL_INPUTS
@@ -62,9 +62,9 @@ def test_devices_that_share_a_image():
 
 def test_outside_a_mesh_nothing_is_split():
     x = jnp.ones((1, 4, 4, 1))
-    assert along_space(x) is x
+    assert shard_height(x) is x
     with jax.sharding.use_abstract_mesh(make_mesh().abstract_mesh):
-        assert along_space(x) is x
+        assert shard_height(x) is x
 
 
 @pytest.mark.parametrize(("rows", "stride"), [(16, 1), (9, 2)])
@@ -76,7 +76,7 @@ def test_convolution_and_resize_reach_over_the_seams(rows, stride):
 
     def f(x):
         conv = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        y = conv(along_space(x), kernel, (stride, stride), ((1, 1), (1, 1)))
+        y = conv(shard_height(x), kernel, (stride, stride), ((1, 1), (1, 1)))
         return resize(jnp.tanh(y), (rows, 6)).sum(3)
 
     def value_and_gradient(x):
@@ -116,7 +116,7 @@ def test_kernels_in_parts_are_gathered_before_images_in_parts_meet_them(axis):
     x, kernel = x.astype(np.float32), kernel.astype(np.float32)
 
     def f(x, kernel):
-        return conv(along_space(x), kernel)
+        return conv(shard_height(x), kernel)
 
     def value_and_gradient(x, kernel):
         kernel = all_gather(kernel)

@@ -11,7 +11,7 @@ import pytest
 from gsto_jax import BatchNorm, HRNet
 from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.layers import gates as gates_of_layers
-from gsto_jax.layers.gates import SelfGated, SpatialGate
+from gsto_jax.layers.gates import GateLogits, SelfGated
 from gsto_jax.losses import cross_entropy, pixel
 from gsto_jax.models.initialize import initial_variables
 from gsto_jax.models.specs import PLAIN, GSTOSpec, HRNetSpec
@@ -149,7 +149,7 @@ def test_each_device_runs_the_kernel_on_its_part():
 def test_self_gated_is_spatial_gate_and_product(form, train):
     """The same parameters, running statistics and maps."""
     x = operands(2, 4, 6, 5, 3)[0]
-    gate, fused = SpatialGate(form, 3), SelfGated(form, 3)
+    gate, fused = GateLogits(form, 3), SelfGated(form, 3)
     variables = gate.init(KEY, x)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, fused.init(KEY, x))
     logits, updates = gate.apply(variables, x, train, mutable=["batch_stats"])
@@ -161,7 +161,7 @@ def test_self_gated_is_spatial_gate_and_product(form, train):
 def test_gradients_reach_through_the_gates_too():
     """A loss on the gates themselves, behind BN in training, against the layers one by one."""
     x = operands(2, 4, 6, 5, 2)[0]
-    gate = SpatialGate("released", 2)
+    gate = GateLogits("released", 2)
     variables = gate.init(KEY, x)
 
     def by_layers(x):
@@ -233,7 +233,9 @@ SPEC = HRNetSpec(
         pytest.param({"head": "v1", "gsto": PLAIN}, id="plain v1", marks=pytest.mark.long),
         pytest.param({"upsample": "nearest"}, id="nearest", marks=pytest.mark.long),
         pytest.param(
-            {"gsto": GSTOSpec(gate="paper", gtm_form="paper")}, id="paper", marks=pytest.mark.slow
+            {"gsto": GSTOSpec(gfm_style="paper", gtm_style="paper")},
+            id="paper",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"gsto": GSTOSpec(gtm=("unsupervised",) * 3)}, id="unsupervised", marks=pytest.mark.long
@@ -305,12 +307,12 @@ def test_the_network_with_all_kernels_is_the_same_network(monkeypatch):
 
 def test_sizes_that_do_not_fit_are_not_packed():
     model = HRNet(SPEC, GSTOSpec(), 3, lanes=16)
-    assert model.factors((64, 96)) == ({96: 4, 48: 2, 24: 2}, {24: 4, 12: 2, 6: 1, 3: 1})
+    assert model.pack_factors((64, 96)) == ({96: 4, 48: 2, 24: 2}, {24: 4, 12: 2, 6: 1, 3: 1})
     nothing = {}, {}
-    assert model.factors((60, 96)) == nothing
-    assert model.factors((473, 473)) == nothing
-    assert model.clone(align_corners=True).factors((64, 96)) == nothing
-    assert model.clone(lanes=0).factors((64, 96)) == nothing
+    assert model.pack_factors((60, 96)) == nothing
+    assert model.pack_factors((473, 473)) == nothing
+    assert model.clone(align_corners=True).pack_factors((64, 96)) == nothing
+    assert model.clone(lanes=0).pack_factors((64, 96)) == nothing
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The other gates of Table 3: known answers, places, packed maps. Counts are in test_counts.py."""
+"""Attention layers of Table 3: values, positions, packed maps. test_counts.py has the counts."""
 
 from functools import cache
 
@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gsto_jax import PLAIN, HRNet, HRNetSpec, UserError
 from gsto_jax.gate import apply_channel_gates
 from gsto_jax.layers import ChannelAttention, SpatialAttention
-from gsto_jax.layers.attention import maximum
+from gsto_jax.layers.attention import channel_max
 from gsto_jax.models import AttentionSpec
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.ops.packing import Packed, pack, unpack
@@ -49,8 +49,8 @@ def test_spatial_attention_reads_mean_and_maximum_of_49_pixels():
     variables = layer.init(KEY, X)
     kernel = np.asarray(variables["params"]["conv"]["kernel"])
     assert kernel.shape == (7, 7, 2, 1)
-    both = np.stack([np.asarray(X).mean(-1), np.asarray(X).max(-1)], -1)
-    padded = np.pad(both, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    pooled = np.stack([np.asarray(X).mean(-1), np.asarray(X).max(-1)], -1)
+    padded = np.pad(pooled, ((0, 0), (3, 3), (3, 3), (0, 0)))
     logits = np.zeros(X.shape[:3])
     for i, j in np.ndindex(6, 8):
         logits[:, i, j] = (padded[:, i : i + 7, j : j + 7] * kernel[..., 0]).sum((1, 2, 3))
@@ -58,9 +58,9 @@ def test_spatial_attention_reads_mean_and_maximum_of_49_pixels():
     np.testing.assert_allclose(layer.apply(variables, X), expected, atol=1e-5)
 
 
-def test_the_gradient_of_a_maximum_goes_to_one_place():
+def test_gradient_of_the_maximum_goes_to_one_entry():
     x = jnp.array([[-3.0, -1.0, -1.0], [0.0, 0.0, 0.0], [1.0, 2.0, 5.0]])
-    y, pull = jax.vjp(maximum, x)
+    y, pull = jax.vjp(channel_max, x)
     np.testing.assert_array_equal(y, [[-1], [0], [5]])
     (gradient,) = pull(jnp.array([[2.0], [3.0], [4.0]]))
     np.testing.assert_array_equal(gradient, [[0, 2, 0], [3, 0, 0], [0, 0, 4]])
@@ -68,7 +68,7 @@ def test_the_gradient_of_a_maximum_goes_to_one_place():
 
 @pytest.mark.parametrize("layer", [ChannelAttention(), SpatialAttention()])
 @pytest.mark.parametrize("by", [2, 4])
-def test_packed_maps_fare_as_plain_ones(layer, by):
+def test_packed_maps_equal_plain_maps(layer, by):
     variables = layer.init(KEY, X)
 
     def both(x):
@@ -77,22 +77,22 @@ def test_packed_maps_fare_as_plain_ones(layer, by):
     plain, packed = both(X)
     np.testing.assert_allclose(packed, plain, atol=2e-6)
     weights = jnp.cos(jnp.arange(X.size, dtype=jnp.float32)).reshape(X.shape)
-    ours, theirs = (jax.grad(lambda x, n=n: (both(x)[n] * weights).sum())(X) for n in (1, 0))
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    packed, plain = (jax.grad(lambda x, n=n: (both(x)[n] * weights).sum())(X) for n in (1, 0))
+    np.testing.assert_allclose(packed, plain, atol=1e-5)
 
 
-def test_bfloat16_stays():
+def test_bfloat16_is_kept():
     for layer in (ChannelAttention(), SpatialAttention()):
         x = X.astype(jnp.bfloat16)
         assert layer.init_with_output(KEY, x)[0].dtype == jnp.bfloat16
 
 
-def test_channel_gates_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"give gates \(2, 1, 1, 16\)"):
+def test_channel_gates_of_wrong_shape():
+    with pytest.raises(ValueError, match="gate_logits"):
         apply_channel_gates(Packed(X, 2), jnp.zeros((2, 1, 1, 32)))
 
 
-PLACES = {
+PATHS = {
     ("channel", "block"): {
         f"stage{s}_module0/branch{j}_attention" for s in (2, 3, 4) for j in range(s)
     },
@@ -110,36 +110,38 @@ PLACES = {
         ),
     },
 }
-PLACES["spatial", "block"] = PLACES["channel", "block"]
-PLACES["channel", "transfer"] = PLACES["channel", "block"] | {
+PATHS["spatial", "block"] = PATHS["channel", "block"]
+PATHS["channel", "transfer"] = PATHS["channel", "block"] | {
     f"transition{n}/attention" for n in (1, 2, 3)
 }
 
 
 @cache
-def shapes(kind, place, lanes=0):
-    model = HRNet(TINY, PLAIN, 3, attention=AttentionSpec(kind=kind, place=place), lanes=lanes)
+def shapes(kind, position, lanes=0):
+    model = HRNet(
+        TINY, PLAIN, 3, attention=AttentionSpec(kind=kind, position=position), lanes=lanes
+    )
     params = flatten_dict(abstract_variables(model)["params"], sep="/")
     return {name: leaf.shape for name, leaf in params.items()}
 
 
-@pytest.mark.parametrize(("kind", "place"), PLACES)
-def test_places(kind, place):
-    """Nothing else comes, goes, or takes another name or shape, nor where maps are packed."""
+@pytest.mark.parametrize(("kind", "position"), PATHS)
+def test_positions(kind, position):
+    """Attention adds only its own parameters, with packed maps too."""
     layers = {"channel": ("squeeze", "excite"), "spatial": ("conv",)}[kind]
-    bare, found = shapes("none", "block"), shapes(kind, place)
-    wanted = {f"{where}/{layer}/kernel" for where in PLACES[kind, place] for layer in layers}
-    assert {name: found[name] for name in found.keys() - wanted} == bare
-    assert wanted <= found.keys()
-    if kind == "channel":  # whose kernels would be others if it took packed channels for its own
-        assert shapes(kind, place, 16) == found
+    plain, params = shapes("none", "block"), shapes(kind, position)
+    expected = {f"{where}/{layer}/kernel" for where in PATHS[kind, position] for layer in layers}
+    assert {name: params[name] for name in params.keys() - expected} == plain
+    assert expected <= params.keys()
+    if kind == "channel":  # whose kernels would have other shapes for packed channels
+        assert shapes(kind, position, 16) == params
 
 
-@pytest.mark.parametrize(("kind", "place"), [("channel", "transfer"), ("spatial", "layer")])
-def test_a_packed_network_is_the_same_network(kind, place):
-    spec = AttentionSpec(kind=kind, place=place)
+@pytest.mark.parametrize(("kind", "position"), [("channel", "transfer"), ("spatial", "layer")])
+def test_a_packed_network_is_the_same_network(kind, position):
+    spec = AttentionSpec(kind=kind, position=position)
     model = HRNet(TINY, PLAIN, 3, init_name="he", attention=spec)
-    _, branch_factors = model.clone(lanes=16).factors((32, 32))
+    _, branch_factors = model.clone(lanes=16).pack_factors((32, 32))
     assert branch_factors == {8: 4, 4: 2, 2: 1, 1: 1}
     variables = initial_variables(model, 0)
     image = jax.random.normal(KEY, (1, 32, 32, 3))
@@ -151,9 +153,9 @@ def test_a_packed_network_is_the_same_network(kind, place):
     np.testing.assert_allclose(packed, plain, rtol=0, atol=1e-4 * float(np.abs(plain).max()))
 
 
-@pytest.mark.parametrize(("kind", "place"), PLACES)
-def test_every_gate_moves_the_logits(kind, place):
-    attention = AttentionSpec(kind=kind, place=place)
+@pytest.mark.parametrize(("kind", "position"), PATHS)
+def test_every_gate_gets_a_gradient(kind, position):
+    attention = AttentionSpec(kind=kind, position=position)
     model = HRNet(TINY, PLAIN, 3, init_name="he", attention=attention)
     variables = initial_variables(model, 0)
     params = flatten_dict(variables["params"], sep="/")
@@ -172,14 +174,14 @@ def test_every_gate_moves_the_logits(kind, place):
         logits = model.apply(variables | {"params": tree}, image).logits
         return (logits * jnp.cos(jnp.arange(logits.size)).reshape(logits.shape)).sum()
 
-    still = {name for name, leaf in gradient(gates).items() if not np.abs(leaf).max() > 0}
-    assert gates and not still
+    zero = {name for name, leaf in gradient(gates).items() if not np.abs(leaf).max() > 0}
+    assert gates and not zero
 
 
-def test_what_is_not_there_is_named():
-    with pytest.raises(UserError, match="attention is 'spacial': use one of none, channel"):
+def test_invalid_specs():
+    with pytest.raises(UserError, match="attention must be"):
         AttentionSpec(kind="spacial")
-    with pytest.raises(UserError, match="attention_place is 'unit': use one of block, layer, tran"):
-        AttentionSpec(kind="channel", place="unit")
-    with pytest.raises(UserError, match="are GSTO, so use gfm"):
-        AttentionSpec(kind="spatial", place="transfer")
+    with pytest.raises(UserError, match="attention_position must be"):
+        AttentionSpec(kind="channel", position="unit")
+    with pytest.raises(UserError, match="attention_position must be block or layer"):
+        AttentionSpec(kind="spatial", position="transfer")

@@ -12,9 +12,9 @@ from gsto_jax import (
     GTM,
     BatchNorm,
     Conv,
+    GateLogits,
     MultiScaleFusion,
     ScaleTransfer,
-    SpatialGate,
     SupervisedGSTO,
     UnsupervisedGSTO,
     apply_gates,
@@ -51,7 +51,7 @@ def test_apply_gates_known_values():
 
 def test_paper_gate_is_equation_4():
     x = normal(2, 3, 5, 4)
-    gate = SpatialGate(form="paper")
+    gate = GateLogits(style="paper")
     variables = gate.init(KEY, x)
     assert set(variables) == {"params"}
     rho = variables["params"]["conv"]["kernel"]
@@ -61,7 +61,7 @@ def test_paper_gate_is_equation_4():
 
 def test_released_gate_normalizes_and_rectifies():
     x = normal(2, 6, 5, 4)
-    gate = SpatialGate(form="released")
+    gate = GateLogits(style="released")
     variables = gate.init(KEY, x)
     logits, _ = gate.apply(variables, x, train=True, mutable=["batch_stats"])
     raw = x @ np.asarray(variables["params"]["conv"]["kernel"][0, 0])
@@ -71,15 +71,15 @@ def test_released_gate_normalizes_and_rectifies():
     assert float(gates.min()) >= 0.5 and float(gates.max()) < 1
 
 
-def test_gates_of_one_source_equal_separate_gates():
+def test_joint_gates_equal_separate_gates():
     x = normal(2, 6, 5, 4)
-    merged = SpatialGate(gates=3)
+    merged = GateLogits(num_gates=3)
     variables = merged.init(KEY, x)
     together, _ = merged.apply(variables, x, train=True, mutable=["batch_stats"])
     for n in range(3):
         one = jax.tree.map(lambda leaf, n=n: leaf[..., n : n + 1], variables)
-        alone, _ = SpatialGate().apply(one, x, train=True, mutable=["batch_stats"])
-        np.testing.assert_allclose(together[..., n : n + 1], alone, atol=1e-6)
+        single, _ = GateLogits().apply(one, x, train=True, mutable=["batch_stats"])
+        np.testing.assert_allclose(together[..., n : n + 1], single, atol=1e-6)
 
 
 def test_a_gate_commutes_with_a_1x1_convolution():
@@ -108,7 +108,7 @@ def test_equal_channels_take_no_convolution():
     assert transfer.init(KEY, normal(1, 4, 6, 3)) == {}
 
 
-def test_average_pool_rounds_up_and_averages_what_is_there():
+def test_average_pool_rounds_up_and_ignores_padding():
     x = np.arange(15, dtype=np.float32).reshape(1, 3, 5, 1)
     y = ScaleTransfer(resample="avg_pool", factor=2).apply({}, x)
     assert y.shape == (1, 2, 3, 1)
@@ -136,11 +136,11 @@ def test_size_and_callable_resampling():
     ("arguments", "message"),
     [
         ({"resample": "cubic"}, "'cubic'"),
-        ({"resample": "strided_conv", "factor": 3}, "factor 3 is not a power of two"),
-        ({"resample": "avg_pool", "size": (2, 2)}, "takes a factor"),
+        ({"resample": "strided_conv", "factor": 3}, "factor must be a power of two"),
+        ({"resample": "avg_pool", "size": (2, 2)}, "size must be None"),
     ],
 )
-def test_impossible_transfers_are_named(arguments, message):
+def test_invalid_transfers(arguments, message):
     with pytest.raises(ValueError, match=message):
         ScaleTransfer(**arguments).init(KEY, normal(1, 4, 6, 3))
 
@@ -152,7 +152,7 @@ def test_impossible_transfers_are_named(arguments, message):
 def test_unsupervised_gsto_is_the_transfer_of_the_gated_map(resample):
     x = normal(2, 6, 8, 4)
     transfer = ScaleTransfer(features=5, resample=resample, factor=2)
-    gsto = UnsupervisedGSTO(transfer, form="paper")
+    gsto = UnsupervisedGSTO(transfer, style="paper")
     out, variables = gsto.init_with_output(KEY, x)
     gate = sigmoid(x @ np.asarray(variables["params"]["gate"]["conv"]["kernel"][0, 0]))
     np.testing.assert_allclose(out.gate, gate, atol=1e-5)
@@ -164,7 +164,7 @@ def test_unsupervised_gsto_is_the_transfer_of_the_gated_map(resample):
 
 def test_supervised_gsto_is_equations_5_and_6():
     x = normal(2, 6, 8, 4)
-    gsto = SupervisedGSTO(lambda x: x[:, ::2, ::2], num_classes=3, form="paper")
+    gsto = SupervisedGSTO(lambda x: x[:, ::2, ::2], num_classes=3, style="paper")
     (y, logits, gate), variables = gsto.init_with_output(KEY, x)
     params = jax.tree.map(np.asarray, variables["params"])
     prediction = x @ params["predictor"]["kernel"][0, 0] + params["predictor"]["bias"]
@@ -185,8 +185,8 @@ def test_the_supervised_loss_reaches_only_the_predictor():
 
     grads = jax.grad(loss)(variables["params"])
     assert float(jnp.abs(grads["predictor"]["kernel"]).max()) > 0
-    for part in ("gate", "transfer"):
-        assert all(not leaf.any() for leaf in jax.tree.leaves(grads[part]))
+    for name in ("gate", "transfer"):
+        assert all(not leaf.any() for leaf in jax.tree.leaves(grads[name]))
 
 
 # Fusion and transition
@@ -210,7 +210,7 @@ def test_fusion_is_the_sum_of_its_paths():
 
 
 def test_gfm_with_gates_at_one_half_equals_fusion_of_half_the_branches():
-    gfm = GFM(gate="paper")
+    gfm = GFM(gate_style="paper")
     variables = gfm.init(KEY, BRANCHES)
     params = dict(variables["params"])
     for j in range(3):
@@ -222,8 +222,8 @@ def test_gfm_with_gates_at_one_half_equals_fusion_of_half_the_branches():
     halves, _ = MultiScaleFusion().apply(
         {**variables, "params": plain}, [0.5 * x for x in BRANCHES]
     )
-    for ours, theirs in zip(fused, halves, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for gated, plain in zip(fused, halves, strict=True):
+        np.testing.assert_allclose(gated, plain, atol=1e-5)
 
 
 def test_self_gate_and_targets():
@@ -232,20 +232,20 @@ def test_self_gate_and_targets():
     assert set(gates) == {"gate1_to0", "gate2_to0"}
 
 
-@pytest.mark.parametrize("form", ["released", "paper"])
-@pytest.mark.parametrize("kind", ["none", "supervised", "unsupervised", "head_only"])
-def test_gtm_makes_the_next_branch(kind, form):
-    gtm = GTM(32, kind, num_classes=3, form=form)
+@pytest.mark.parametrize("style", ["released", "paper"])
+@pytest.mark.parametrize("gating", ["none", "supervised", "unsupervised", "head_only"])
+def test_gtm_makes_the_next_branch(gating, style):
+    gtm = GTM(32, gating, num_classes=3, style=style)
     out, variables = gtm.init_with_output(KEY, BRANCHES)
     assert out.features.shape == (1, 2, 2, 32)
-    assert (out.logits is not None) == (kind in ("supervised", "head_only"))
+    assert (out.logits is not None) == (gating in ("supervised", "head_only"))
     if out.logits is not None:
         assert out.logits.shape == (1, 13, 9, 3)
-    if kind in ("none", "head_only"):
+    if gating in ("none", "head_only"):
         assert out.gate is None
         assert "gate" not in variables["params"]
     else:
-        assert out.gate.shape == ((1, 4, 3, 1) if form == "released" else (1, 13, 9, 1))
+        assert out.gate.shape == ((1, 4, 3, 1) if style == "released" else (1, 13, 9, 1))
 
 
 def test_released_gtm_scales_the_lowest_branch():
@@ -256,16 +256,16 @@ def test_released_gtm_scales_the_lowest_branch():
     np.testing.assert_allclose(out.features, expected.features, atol=1e-5)
 
 
-def test_impossible_gtms_are_named():
-    with pytest.raises(ValueError, match="'superb'"):
+def test_invalid_gtms():
+    with pytest.raises(ValueError, match="gating must be"):
         GTM(8, "superb").init(KEY, BRANCHES)
-    with pytest.raises(ValueError, match="needs num_classes"):
+    with pytest.raises(ValueError, match="num_classes must be"):
         GTM(8, "supervised").init(KEY, BRANCHES)
-    with pytest.raises(ValueError, match="'printed'"):
-        GTM(8, "unsupervised", form="printed").init(KEY, BRANCHES)
+    with pytest.raises(ValueError, match="style must be"):
+        GTM(8, "unsupervised", style="printed").init(KEY, BRANCHES)
 
 
-# Convolution, normalisation, dtypes
+# Convolution, normalization, dtypes
 
 
 def test_convolution_pads_both_sides_at_stride_two():
@@ -312,20 +312,20 @@ def test_batch_norm_statistics():
 
 def test_batch_norm_gradient_is_that_of_its_formula():
     def formula(x, scale, bias):
-        centerd = x - x.mean((0, 1, 2), keepdims=True)
-        deviation = jnp.sqrt(jnp.square(centerd).mean((0, 1, 2), keepdims=True) + 1e-5)
-        return centerd / deviation * scale[None, None, None] + bias[None, None, None]
+        centered = x - x.mean((0, 1, 2), keepdims=True)
+        deviation = jnp.sqrt(jnp.square(centered).mean((0, 1, 2), keepdims=True) + 1e-5)
+        return centered / deviation * scale[None, None, None] + bias[None, None, None]
 
     with jax.enable_x64(True):
         args = [jnp.asarray(normal(*s, dtype=float)) for s in ((2, 6, 5, 3), (3,), (3,))]
-        seen = jnp.asarray(normal(2, 6, 5, 3, seed=1, dtype=float))
+        weights = jnp.asarray(normal(2, 6, 5, 3, seed=1, dtype=float))
 
         def total(normalize, *args):
-            return jnp.sum(jnp.sin(normalize(*args)) * seen)
+            return jnp.sum(jnp.sin(normalize(*args)) * weights)
 
-        ours = jax.grad(partial(total, lambda *a: batch_norm(*a, 1e-5)[0]), (0, 1, 2))(*args)
-        theirs = jax.grad(partial(total, formula), (0, 1, 2))(*args)
-        for a, b in zip(ours, theirs, strict=True):
+        gradients = jax.grad(partial(total, lambda *a: batch_norm(*a, 1e-5)[0]), (0, 1, 2))(*args)
+        expected = jax.grad(partial(total, formula), (0, 1, 2))(*args)
+        for a, b in zip(gradients, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
@@ -361,7 +361,7 @@ LAYERS = {
     "supervised": SupervisedGSTO(ScaleTransfer(features=3), num_classes=5),
     "gfm": GFM(),
     "gtm": GTM(8, num_classes=5),
-    "gtm_paper": GTM(8, num_classes=5, form="paper"),
+    "gtm_paper": GTM(8, num_classes=5, style="paper"),
 }
 
 
@@ -378,11 +378,11 @@ def test_layers_keep_the_dtype_of_their_input(name, dtype, x64):
 
 
 def test_parameters_in_float64(x64):
-    parts = {
+    factories = {
         "conv": partial(Conv, param_dtype=jnp.float64),
         "norm": partial(BatchNorm, param_dtype=jnp.float64),
     }
-    gtm = GTM(8, num_classes=5, **parts)
+    gtm = GTM(8, num_classes=5, **factories)
     x = jnp.asarray(normal(1, 7, 5, 4), jnp.float64)
     _, variables = jax.eval_shape(gtm.init_with_output, KEY, [x, x[:, ::2, ::2]])
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float64")}

@@ -8,7 +8,7 @@ from gsto_jax.losses import (
     cross_entropy,
     deep_supervision,
     kth_smallest,
-    label_weight,
+    label_weight_sum,
     ohem_cross_entropy,
 )
 from gsto_jax.models import Outputs
@@ -111,8 +111,8 @@ def test_ohem_of_nothing_is_zero():
 
 def test_label_weight():
     labels = jnp.asarray([[[0, 1, 255, 1]]])
-    assert int(label_weight(labels, 2)) == 3
-    assert float(label_weight(labels, 2, 255, (0.5, 2.0))) == 4.5
+    assert int(label_weight_sum(labels, 2)) == 3
+    assert float(label_weight_sum(labels, 2, 255, (0.5, 2.0))) == 4.5
 
 
 def test_nothing_to_learn_is_zero_and_not_nan():

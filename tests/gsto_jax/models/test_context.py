@@ -17,7 +17,7 @@ from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.drawing.heat_maps import gate_figure, split_branch_figure
 from gsto_jax.layers import adaptive_average_pool
-from gsto_jax.layers.context import CONTEXT_KINDS
+from gsto_jax.layers.gates import GATING_MODES
 from gsto_jax.models import count
 from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.predict.export import check_exportable
@@ -45,17 +45,19 @@ def sigmoid(x):
 # Counts
 
 
-@pytest.mark.parametrize(("context", "gsto"), COUNTS)
-def test_counts_are_exact(context, gsto):
-    """Of the configurations themselves."""
-    word = {"head_only": "sup_only", "unsupervised": "unsup", "supervised": "sup"}.get(gsto, gsto)
-    config = importlib.import_module(f"configs.cityscapes_r50_{context}").get_config(f"gsto={word}")
+@pytest.mark.parametrize(("context", "gating"), COUNTS)
+def test_counts_are_exact(context, gating):
+    options = {"head_only": "sup_only", "unsupervised": "unsup", "supervised": "sup"}
+    option = options.get(gating, gating)
+    config = importlib.import_module(f"configs.cityscapes_r50_{context}").get_config(
+        f"gsto={option}"
+    )
     plain = json.loads(config.to_json())
     data = plain.pop("data")
     model = network(Config.from_dict(plain).model, len(data["classes"]))
-    assert (model.context, model.gsto) == (context, gsto)
+    assert (model.context, model.gating) == (context, gating)
     total = count(model, (1024, 2048))
-    assert (total.conv_params, total.params, total.macs) == COUNTS[context, gsto]
+    assert (total.conv_params, total.params, total.macs) == COUNTS[context, gating]
 
 
 def torchvision_names():
@@ -66,34 +68,36 @@ def torchvision_names():
     for layer, blocks in enumerate((3, 4, 6, 3), 1):
         planes = 32 * 2**layer
         for n in range(blocks):
-            place = f"layer{layer}.{n}"
+            prefix = f"layer{layer}.{n}"
             shapes = {1: (planes, channels, 1), 2: (planes, planes, 3), 3: (4 * planes, planes, 1)}
             for k, (features, inputs, side) in shapes.items():
-                yield f"{place}.conv{k}.weight", (features, inputs, side, side)
-                yield from ((f"{place}.bn{k}.{leaf}", (features,)) for leaf in ("weight", "bias"))
+                yield f"{prefix}.conv{k}.weight", (features, inputs, side, side)
+                yield from ((f"{prefix}.bn{k}.{leaf}", (features,)) for leaf in ("weight", "bias"))
             if n == 0:
-                yield f"{place}.downsample.0.weight", (4 * planes, channels, 1, 1)
+                yield f"{prefix}.downsample.0.weight", (4 * planes, channels, 1, 1)
                 for leaf in ("weight", "bias"):
-                    yield f"{place}.downsample.1.{leaf}", (4 * planes,)
+                    yield f"{prefix}.downsample.1.{leaf}", (4 * planes,)
             channels = 4 * planes
 
 
 def test_parameters_are_torchvisions():
     """By the rule of `ResNet`'s docstring; with a classifier of 1000 they are 25557032."""
 
-    def theirs(path, value):
-        *place, layer, leaf = path
-        if place == ["stem"] or place[-1:] == ["downsample"]:
-            numbers = {"conv": "0", "bn": "1"} if "downsample" in place else {}
-            layer = numbers.get(layer, f"{layer}1")
-            place = [name for name in place if name != "stem"]
-        place = ".".join(place).replace("stage", "layer").replace("_block", ".")
+    def torchvision_name(path, value):
+        *modules, layer, leaf = path
+        if modules == ["stem"] or modules[-1:] == ["downsample"]:
+            indices = {"conv": "0", "bn": "1"} if "downsample" in modules else {}
+            layer = indices.get(layer, f"{layer}1")
+            modules = [name for name in modules if name != "stem"]
+        prefix = ".".join(modules).replace("stage", "layer").replace("_block", ".")
         leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
         shape = value.shape if value.ndim == 1 else tuple(value.shape[k] for k in (3, 2, 0, 1))
-        return ".".join(filter(None, (place, layer, leaf))), shape
+        return ".".join(filter(None, (prefix, layer, leaf))), shape
 
     params = flatten_dict(abstract_variables(ResNet(RESNETS["resnet50"]))["params"])
-    assert dict(theirs(path, value) for path, value in params.items()) == dict(torchvision_names())
+    assert dict(torchvision_name(path, value) for path, value in params.items()) == dict(
+        torchvision_names()
+    )
     assert sum(value.size for value in params.values()) == 25557032 - 1000 * 2049
 
 
@@ -110,9 +114,9 @@ def test_dilated_stages_hold_the_strided_network():
     )
     shapes = [(1, 16, 24, 16), (1, 8, 12, 32), (1, 8, 12, 64), (1, 8, 12, 128)]
     assert [x.shape for x in dense] == shapes
-    for ours, theirs, step in zip(dense, strided, (1, 1, 2, 4), strict=True):
-        close = {"rtol": 1e-4, "atol": 1e-4 * float(np.abs(theirs).max())}
-        np.testing.assert_allclose(ours[:, ::step, ::step], theirs, **close)
+    for dilated, subsampled, step in zip(dense, strided, (1, 1, 2, 4), strict=True):
+        close = {"rtol": 1e-4, "atol": 1e-4 * float(np.abs(subsampled).max())}
+        np.testing.assert_allclose(dilated[:, ::step, ::step], subsampled, **close)
 
 
 @pytest.mark.parametrize(("stride", "last"), [(8, (10, 7)), (16, (5, 4)), (32, (3, 2))])
@@ -129,7 +133,7 @@ def test_output_strides(stride, last):
 
 @pytest.mark.parametrize("bins", [1, 2, 3, 6])
 @pytest.mark.parametrize(("height", "width"), [(12, 18), (7, 5), (4, 1)])
-def test_adaptive_pooling_is_the_mean_of_each_part(height, width, bins):
+def test_adaptive_pooling_is_the_mean_of_each_bin(height, width, bins):
     x = normal(2, height, width, 3)
     pooled = jax.jit(partial(adaptive_average_pool, bins=bins))(x)
     assert pooled.shape == (2, bins, bins, 3)
@@ -148,7 +152,7 @@ def test_pooling_sums_in_float32():
     np.testing.assert_array_equal(pooled.astype(np.float32), 1)
 
 
-def test_pooling_takes_sizes_that_are_symbols():
+def test_pooling_of_symbolic_sizes():
     h, w = jax.export.symbolic_shape("h, w")
     spec = jax.ShapeDtypeStruct((1, h, w, 2), jnp.float32)
     pool = partial(adaptive_average_pool, bins=3)
@@ -157,18 +161,18 @@ def test_pooling_takes_sizes_that_are_symbols():
     np.testing.assert_allclose(exported.call(x), pool(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", CONTEXT_KINDS)
+@pytest.mark.parametrize("gating", GATING_MODES)
 @pytest.mark.parametrize("name", MODULES)
-def test_outputs_and_their_names(name, kind):
+def test_outputs_and_their_names(name, gating):
     make, branches = MODULES[name]
-    module = make(gsto=kind, num_classes=5)
+    module = make(gating=gating, num_classes=5)
     x = jax.ShapeDtypeStruct((2, 7, 9, 4), jnp.bfloat16)
     out, variables = jax.eval_shape(module.init_with_output, KEY, x)
     assert out.features.shape == (2, 7, 9, 6)
-    assert (out.logits is not None) == (kind in ("supervised", "head_only"))
+    assert (out.logits is not None) == (gating in ("supervised", "head_only"))
     if out.logits is not None:
         assert out.logits.shape == (2, 7, 9, 5)
-    gated = kind in ("supervised", "unsupervised")
+    gated = gating in ("supervised", "unsupervised")
     assert {k: v.shape for k, v in out.gates.items()} == (
         dict.fromkeys(branches, (2, 7, 9, 1)) if gated else {}
     )
@@ -176,25 +180,25 @@ def test_outputs_and_their_names(name, kind):
     assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.parametrize("kind", ["supervised", "unsupervised"])
+@pytest.mark.parametrize("gating", ["supervised", "unsupervised"])
 @pytest.mark.parametrize("name", MODULES)
-def test_gates_are_those_of_the_equations(name, kind):
-    """Equation 4, and 5 and 6; and each branch sees the map times its own gate."""
+def test_gates_are_those_of_the_equations(name, gating):
+    """Equation 4, and 5 and 6; and each branch reads the map times its own gate."""
     make, branches = MODULES[name]
     x = normal(2, 7, 9, 3)
-    module = make(gsto=kind, num_classes=5)
+    module = make(gating=gating, num_classes=5)
     variables = initial_variables(module, 0)
     params = variables["params"]
-    kernel = normal(3 if kind == "unsupervised" else 5, len(branches), seed=3)
+    kernel = normal(3 if gating == "unsupervised" else 5, len(branches), seed=3)
     params["gates"]["gate"]["conv"]["kernel"] = kernel[None, None]
     out = jax.jit(module.apply)({**variables, "params": params}, x)
-    seen = x
-    if kind == "supervised":
+    gate_input = x
+    if gating == "supervised":
         predictor = params["gates"]["predictor"]
-        seen = x @ predictor["kernel"][0, 0] + predictor["bias"]
-        np.testing.assert_allclose(out.logits, seen, atol=1e-5)
+        gate_input = x @ predictor["kernel"][0, 0] + predictor["bias"]
+        np.testing.assert_allclose(out.logits, gate_input, atol=1e-5)
     for n, branch in enumerate(branches):
-        gate = sigmoid(seen @ kernel[:, n : n + 1])
+        gate = sigmoid(gate_input @ kernel[:, n : n + 1])
         np.testing.assert_allclose(out.gates[branch], gate, atol=1e-5)
 
     def cbr(y, name):
@@ -207,15 +211,15 @@ def test_gates_are_those_of_the_equations(name, kind):
         )
         return np.maximum(y / np.sqrt(1 + 1e-5), 0)
 
-    parts = [x if name == "ppm" else cbr(x, "point")]
+    pooled = [x if name == "ppm" else cbr(x, "point")]
     for branch in branches:
         y = x * np.asarray(out.gates[branch])
         if "rate" not in branch:
             bins = int(branch.removeprefix("bin")) if name == "ppm" else 1
             y = adaptive_average_pool(jnp.asarray(y), bins)
         y = cbr(y, branch)
-        parts.append(jax.image.resize(y, (2, 7, 9, 6), "bilinear", antialias=False))
-    np.testing.assert_allclose(out.features, cbr(np.concatenate(parts, -1), "fuse"), atol=1e-4)
+        pooled.append(jax.image.resize(y, (2, 7, 9, 6), "bilinear", antialias=False))
+    np.testing.assert_allclose(out.features, cbr(np.concatenate(pooled, -1), "fuse"), atol=1e-4)
 
 
 def test_gates_start_near_one_half():
@@ -230,23 +234,23 @@ def test_gates_start_near_one_half():
 
 
 @pytest.mark.parametrize("make", [PPM, ASPP])
-def test_impossible_modules_are_named(make):
+def test_invalid_modules(make):
     x = jnp.zeros((1, 4, 4, 3))
-    with pytest.raises(ValueError, match="'superb': use one of none, supervised"):
-        make(gsto="superb").init(KEY, x)
-    with pytest.raises(ValueError, match="head_only gates need num_classes"):
-        make(gsto="head_only").init(KEY, x)
-    with pytest.raises(ValueError, match="unknown gate form 'printed'"):
-        make(gsto="unsupervised", form="printed").init(KEY, x)
+    with pytest.raises(ValueError, match="gating must be"):
+        make(gating="superb").init(KEY, x)
+    with pytest.raises(ValueError, match="num_classes must be"):
+        make(gating="head_only").init(KEY, x)
+    with pytest.raises(ValueError, match="style must be"):
+        make(gating="unsupervised", style="printed").init(KEY, x)
 
 
 # The network in a run
 
 
-def values(context, gsto, **sections):
+def values(context, gating, **sections):
     plain = json.loads(importlib.import_module("configs.quickstart").get_config().to_json())
     plain["model"]["variant"] = "resnet_mini"
-    plain["model"]["context_net"] = {"module": context, "gsto": gsto}
+    plain["model"]["context_net"] = {"module": context, "gating": gating}
     plain["loss"]["stage_weights"] = [0, 0, 0.4, 1]
     for name, changes in sections.items():
         plain[name] |= changes
@@ -254,8 +258,8 @@ def values(context, gsto, **sections):
     return plain
 
 
-def make_task(context, gsto, **sections):
-    config = Config.from_dict(values(context, gsto, **sections))
+def make_task(context, gating, **sections):
+    config = Config.from_dict(values(context, gating, **sections))
     shared = {"num_classes": 3, "mean": (0.5,) * 3, "std": (0.25,) * 3}
     return SegmentationTask(config=config, steps=6, **shared)
 
@@ -276,32 +280,32 @@ def batches(side=64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("context", "gsto"),
+    ("context", "gating"),
     [("ppm", "supervised"), pytest.param("aspp", "unsupervised", marks=pytest.mark.long)],
 )
-def test_a_run_trains_every_parameter(context, gsto):
-    """Without decay a parameter that moved had a gradient: every one does."""
+def test_a_run_trains_every_parameter(context, gating):
+    """Without weight decay, a parameter that changed had a gradient: every parameter did."""
     sections = {"run": {"log_every": 1}, "optim": {"weight_decay": 0.0}}
-    task = make_task(context, gsto, **sections, model={"remat": context == "aspp"})
-    mesh, seen = make_mesh(jax.devices()[:1]), []
-    state = fit(task, initial_state(task, mesh), batches(), mesh, Hooks(seen.append))
-    heads = {"loss/stage3", "loss/stage4"} | ({"loss/context"} if gsto == "supervised" else set())
-    for progress in seen:
+    task = make_task(context, gating, **sections, model={"remat": context == "aspp"})
+    mesh, logged = make_mesh(jax.devices()[:1]), []
+    state = fit(task, initial_state(task, mesh), batches(), mesh, Hooks(logged.append))
+    heads = {"loss/stage3", "loss/stage4"} | ({"loss/context"} if gating == "supervised" else set())
+    for progress in logged:
         scalars = progress.scalars
         assert {name for name in scalars if name.startswith("loss/")} == heads
         weights = {"loss/stage3": 0.4, "loss/context": 0.4, "loss/stage4": 1.0}
         total = sum(weights[name] * scalars[name] for name in heads)
         assert scalars["loss"] == pytest.approx(total, rel=1e-5)
         assert np.isfinite(list(scalars.values())).all()
-    assert seen[-1].scalars["loss"] < seen[0].scalars["loss"]
+    assert logged[-1].scalars["loss"] < logged[0].scalars["loss"]
     start = task.initial_variables()["params"]
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, jax.device_get(state.params))
-    still = [name for name, value in flatten_dict(moved, sep="/").items() if not value]
-    assert still == []
+    unchanged = [name for name, value in flatten_dict(moved, sep="/").items() if not value]
+    assert unchanged == []
 
 
 @pytest.mark.parametrize("context", ["ppm", "aspp"])
-def test_what_a_prediction_explains(context):
+def test_maps_of_a_prediction(context):
     task = make_task(context, "unsupervised")
     batch = {"image": np.zeros((2, 64, 48, 3), np.uint8), "size": np.array([[64, 48]] * 2)}
     variables = abstract_variables(task.model)
@@ -329,22 +333,22 @@ def test_the_figure_of_gates_shows_those_of_a_context_module():
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("model", "variant", "resnet5", r"model\.variant is 'resnet5': use .*mini, resnet50"),
+        ("model", "variant", "resnet5", r"model\.variant must be"),
         ("context_net", "module", "psp", "one of ppm, aspp"),
-        ("context_net", "gsto", "sup", "one of none, supervised"),
+        ("context_net", "gating", "sup", "one of none, supervised"),
         ("hrnet", "gfm", False, "leave it at True, for model.variant is resnet_mini"),
         ("hrnet", "head", "v1", "leave it at 'v2'"),
-        ("model", "variant", "mini", r"context_net\.gsto is 'supervised': leave it at 'none'"),
+        ("model", "variant", "mini", r"context_net\.gating is 'supervised': leave it at 'none'"),
     ],
 )
-def test_settings_that_cannot_work_are_named(section, field, value, message):
+def test_invalid_settings(section, field, value, message):
     plain = values("ppm", "supervised")
     plain["model"].get(section, plain["model"])[field] = value
     with pytest.raises(UserError, match=message):
         Config.from_dict(plain)
 
 
-def test_the_word_gsto():
+def test_the_option_gsto():
     load = {
         context: importlib.import_module(f"configs.cityscapes_r50_{context}").get_config
         for context in ("ppm", "aspp")
@@ -352,10 +356,10 @@ def test_the_word_gsto():
     for context, get_config in load.items():
         config = get_config()
         assert config.name == f"cityscapes_r50_{context}"
-        assert config.model.context_net.to_dict() == {"module": context, "gsto": "supervised"}
+        assert config.model.context_net.to_dict() == {"module": context, "gating": "supervised"}
         assert (config.loss.stage_weights[2], config.loss.context_weight) == (0.4, 0.4)
         assert get_config("gsto=sup_only").name == f"cityscapes_r50_{context}-sup_only"
-        assert get_config("baseline").model.context_net.gsto == "none"
+        assert get_config("baseline").model.context_net.gating == "none"
         with pytest.raises(ValueError, match=":gsto=all: use none, sup_only, unsup, sup"):
             get_config("gsto=all")
     with pytest.raises(ValueError, match="unknown config argument ':gsto=sup'"):

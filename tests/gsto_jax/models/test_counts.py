@@ -1,4 +1,4 @@
-"""Every count of the reference, and the frozen names of our parameters."""
+"""Exact counts of every network in the paper's tables, and the frozen parameter names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.console import Console
 from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet
 from gsto_jax.models import AttentionSpec, count
 from gsto_jax.models.initialize import abstract_variables
-from gsto_jax.models.published import POSE_SIZE, ROWS, Row, published
+from gsto_jax.models.published import POSE_SIZE, ROWS, PaperRow, find_published_row
 from modes.tables import paper_tables
 
 EXACT = {
@@ -54,14 +54,14 @@ MISSES |= {key.replace("t4", "t7"): value for key, value in MISSES.items()}
 
 @pytest.mark.parametrize("key", EXACT)
 def test_counts_are_exact(key):
-    """And, rounded, they are what the paper prints, but for two known misses."""
+    """Rounded, they equal the printed counts, except for two known mismatches."""
     row = BY_KEY[key]
     total = row.count
     assert (total.conv_params, total.params, total.macs) == EXACT[key]
-    ours, misses = MISSES.get(key, ((row.params, row.gflops), []))
-    assert row.misses == misses
-    assert all(figure in row.note for figure in misses)
-    assert (row.ours == ours) if row.params else (row.table == 1)
+    rounded, mismatches = MISSES.get(key, ((row.params, row.gflops), []))
+    assert row.mismatches == mismatches
+    assert all(figure in row.note for figure in mismatches)
+    assert (row.rounded_count == rounded) if row.params else (row.table == 1)
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,17 @@ def test_every_row_of_the_tables_is_counted_above():
 
 
 def test_published_row_is_found_only_for_its_network():
-    assert published("w48", GSTOSpec(), 19).gflops == "714.0"
-    assert published("w48", GSTOSpec(), 11) is None
-    assert published("w18", GSTOSpec(), 19) is None
-    assert published("w32", PLAIN, 17, "v1", POSE_SIZE).params == "28.5M"
-    assert published("w32", PLAIN, 17, "v2", POSE_SIZE) is None
-    channel = AttentionSpec(kind="channel", place="layer")
-    assert published("w18_small_v2", PLAIN, 19, attention=channel).key == "t3-channel-layer"
-    assert published("w18_small_v2", PLAIN, 19).key == "t4-hrnetv2-w18"
-    assert published("w18_small_v2", GSTOSpec(gtm=("none",) * 3), 19).key == "t2-gfm"
+    assert find_published_row("w48", GSTOSpec(), 19).gflops == "714.0"
+    assert find_published_row("w48", GSTOSpec(), 11) is None
+    assert find_published_row("w18", GSTOSpec(), 19) is None
+    assert find_published_row("w32", PLAIN, 17, "v1", POSE_SIZE).params == "28.5M"
+    assert find_published_row("w32", PLAIN, 17, "v2", POSE_SIZE) is None
+    channel = AttentionSpec(kind="channel", position="layer")
+    assert (
+        find_published_row("w18_small_v2", PLAIN, 19, attention=channel).key == "t3-channel-layer"
+    )
+    assert find_published_row("w18_small_v2", PLAIN, 19).key == "t4-hrnetv2-w18"
+    assert find_published_row("w18_small_v2", GSTOSpec(gtm=("none",) * 3), 19).key == "t2-gfm"
 
 
 def test_the_printed_tables_are_these():
@@ -110,9 +112,9 @@ def test_the_printed_tables_are_these():
 
 
 def test_tables_say_match_and_miss():
-    row = Row(3, "ours", "", "mini", PLAIN, outputs=3, size=(64, 64))
+    row = PaperRow(3, "ours", "", "mini", PLAIN, num_outputs=3, size=(64, 64))
     total = row.count
-    params, gflops = row.ours
+    params, gflops = row.rounded_count
     printed = replace(row, key="printed", params=params, gflops=gflops)
     missed = replace(row, key="missed", params="9.99M", gflops=gflops, note="Nobody knows.")
     far = replace(row, key="elsewhere", table=2)
@@ -132,6 +134,6 @@ def test_tables_say_match_and_miss():
 def test_variable_names_are_frozen(name, gsto):
     """Checkpoints depend on these names: a change here breaks every saved run."""
     variables = abstract_variables(HRNet(VARIANTS["w18_small_v2"], gsto, 19))
-    ours = [f"{'/'.join(k)} {v.shape}" for k, v in sorted(flatten_dict(variables).items())]
+    names = [f"{'/'.join(k)} {v.shape}" for k, v in sorted(flatten_dict(variables).items())]
     frozen = Path(__file__).parents[1] / f"names_w18_small_v2_{name}.txt"
-    assert ours == frozen.read_text().splitlines()
+    assert names == frozen.read_text().splitlines()

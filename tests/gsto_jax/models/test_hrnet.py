@@ -80,16 +80,16 @@ def test_outputs_by_name():
     assert plain.stage_logits == {}
 
 
-@pytest.mark.parametrize("form", ["released", "paper"])
-@pytest.mark.parametrize("kind", ["none", "supervised", "unsupervised", "head_only"])
-@pytest.mark.parametrize("gate", ["released", "paper"])
-def test_every_switch_builds(kind, form, gate):
-    gsto = GSTOSpec(gate=gate, gtm=(kind,) * 3, gtm_form=form, self_gate=False)
+@pytest.mark.parametrize("gtm_style", ["released", "paper"])
+@pytest.mark.parametrize("gating", ["none", "supervised", "unsupervised", "head_only"])
+@pytest.mark.parametrize("gfm_style", ["released", "paper"])
+def test_every_switch_builds(gating, gtm_style, gfm_style):
+    gsto = GSTOSpec(gfm_style=gfm_style, gtm=(gating,) * 3, gtm_style=gtm_style, self_gate=False)
     out = shapes(HRNet(TINY, gsto, 7, upsample="nearest", align_corners=True), 50, 70)
     assert out.logits.shape == (1, 13, 18, 7)
-    heads = kind in ("supervised", "head_only")
+    heads = gating in ("supervised", "head_only")
     assert set(out.stage_logits) == ({"stage1", "stage2", "stage3"} if heads else set())
-    gated = kind in ("supervised", "unsupervised")
+    gated = gating in ("supervised", "unsupervised")
     assert {k for k in out.gates if k.startswith("transition")} == (
         {"transition1", "transition2", "transition3"} if gated else set()
     )
@@ -118,7 +118,7 @@ MAY_BE_ZERO = ("gate", "head/conv/bias")
     "gsto",
     [
         GSTOSpec(),
-        pytest.param(GSTOSpec(gate="paper", gtm_form="paper"), marks=pytest.mark.slow),
+        pytest.param(GSTOSpec(gfm_style="paper", gtm_style="paper"), marks=pytest.mark.slow),
     ],
 )
 def test_every_parameter_gets_a_finite_gradient(gsto):
@@ -171,10 +171,10 @@ def test_seeds_and_shared_weights():
         np.testing.assert_array_equal(value, flatten_dict(first)[path], err_msg=str(path))
 
 
-def test_impossible_networks_are_named():
-    with pytest.raises(UserError, match="'printed'"):
-        GSTOSpec(gate="printed")
-    with pytest.raises(UserError, match="each of the stages"):
+def test_invalid_networks():
+    with pytest.raises(UserError, match="gfm_style must be"):
+        GSTOSpec(gfm_style="printed")
+    with pytest.raises(UserError, match="gtm must be"):
         GSTOSpec(gtm=("none", "none"))
     with pytest.raises(ValueError, match=r"b h w 3, not \(64, 64, 3\)"):
         HRNet(TINY, GSTOSpec(), 5).init(jax.random.key(0), jnp.zeros((64, 64, 3)))

@@ -12,8 +12,8 @@ from gsto_jax.models.specs import VARIANTS
 from gsto_jax.ops.packing import (
     LANES,
     pack,
+    pack_factors,
     packed_kernel,
-    packs_of,
     project_and_upsample,
     unpack,
     upsample,
@@ -217,9 +217,9 @@ def test_groups_of_several_devices_sum_among_themselves():
 
 
 def test_packs_fill_the_lanes():
-    assert packs_of(VARIANTS["w18_small_v2"].widths) == (4, 2, 1, 1)
-    assert packs_of(VARIANTS["w32"].widths) == (4, 2, 1, 1)
-    assert packs_of(VARIANTS["w48"].widths) == (2, 1, 1, 1)
-    assert packs_of(VARIANTS["w48"].widths, 0) == (1, 1, 1, 1)
-    assert packs_of((3, 200)) == (2, 1)
+    assert pack_factors(VARIANTS["w18_small_v2"].widths) == (4, 2, 1, 1)
+    assert pack_factors(VARIANTS["w32"].widths) == (4, 2, 1, 1)
+    assert pack_factors(VARIANTS["w48"].widths) == (2, 1, 1, 1)
+    assert pack_factors(VARIANTS["w48"].widths, 0) == (1, 1, 1, 1)
+    assert pack_factors((3, 200)) == (2, 1)
     assert LANES == 128

@@ -19,7 +19,13 @@ from configs import (
 from gsto_jax import UserError
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.ops.padding import cut_map, reduced_size, replicate_edges, round_up, scaled_size
+from gsto_jax.ops.padding import (
+    crop_to_image,
+    downscaled_size,
+    replicate_edges,
+    round_up,
+    scaled_size,
+)
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program
 from gsto_jax.runs.tasks import task_of
@@ -39,9 +45,9 @@ MESH = make_mesh(jax.devices()[:1])
 def test_sizes():
     assert round_up((97, 128), 32) == (128, 128)
     assert round_up((97, 128), 0) == (97, 128)
-    assert reduced_size((480, 640), 256) == (192, 256)
-    assert reduced_size((480, 640), 0) == reduced_size((480, 640), 640) == (480, 640)
-    assert reduced_size((1, 4000), 256) == (1, 256)
+    assert downscaled_size((480, 640), 256) == (192, 256)
+    assert downscaled_size((480, 640), 0) == downscaled_size((480, 640), 640) == (480, 640)
+    assert downscaled_size((1, 4000), 256) == (1, 256)
     assert scaled_size((375, 500), 0.75) == (281, 375)
     assert scaled_size((375, 500), 1.0, base_size=520) == (390, 520)
     assert scaled_size((60, 30), 1.25, fixed_size=(473, 473)) == (591, 591)
@@ -190,14 +196,14 @@ def test_odd_sizes_with_the_default(size):
     assert prediction.labels.shape == size
     once = jax.jit(lambda x: make_program(predictor)(x)["labels"])
     assert (np.asarray(once(image[None])[0]) == prediction.labels).mean() >= 0.999
-    height, width = reduced_size(size, 80)
+    height, width = downscaled_size(size, 80)
     assert prediction.maps["branch/0"].shape == (-(-height // 4), -(-width // 4))
 
 
 def test_maps_are_cut_to_the_image():
     values = np.arange(24 * 32).reshape(24, 32)
-    assert cut_map(values, (70, 101), (96, 128)).shape == (18, 26)
-    assert cut_map(values[:1, :1], (1, 1), (32, 32)).shape == (1, 1)
+    assert crop_to_image(values, (70, 101), (96, 128)).shape == (18, 26)
+    assert crop_to_image(values[:1, :1], (1, 1), (32, 32)).shape == (1, 1)
 
 
 def test_plain_scores_are_those_of_a_window():

@@ -158,13 +158,13 @@ def test_weights_of_joints():
     outputs = jax.eval_shape(task.model.apply, initial_state(task, ONE).variables, inputs["image"])
     rng = np.random.default_rng(0)
     outputs = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), outputs)
-    loss, by_stage = task.losses(outputs, inputs)
+    loss, head_weights = task.losses(outputs, inputs)
     same, _ = task.losses(outputs, {**inputs, "joints": moved})
     np.testing.assert_array_equal(loss, same)
-    weights = task.config.loss.by_stage
-    total = sum(weights[stage] * value for stage, value in by_stage.items())
+    weights = task.config.loss.head_weights
+    total = sum(weights[stage] * value for stage, value in head_weights.items())
     np.testing.assert_allclose(loss, total, rtol=1e-6)
-    assert set(by_stage) == {"stage2", "stage3", "stage4"}
+    assert set(head_weights) == {"stage2", "stage3", "stage4"}
 
 
 def test_any_batch_and_devices(trained):

@@ -113,7 +113,7 @@ def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
 @pytest.mark.parametrize("changes", [{"upsample": "nearest"}, {"align_corners": True}])
 def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
     """Traced and not run: `test_resize` has the values of what differs."""
-    gates = {"gtm": ("none", "unsupervised", "supervised"), "gtm_form": "paper", "gate": "paper"}
+    gates = {"gtm": ("none", "unsupervised", "supervised"), "gtm_style": "paper", "gate": "paper"}
     trained = exported[0].trained
     task = replace(trained.task, config=make_task(1, **gates, **changes).config)
     variables = initial_state(task, trained.mesh).variables

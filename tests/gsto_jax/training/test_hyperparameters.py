@@ -128,7 +128,7 @@ def test_values_follow_the_step():
         expected = [min(0.6, (1 + u) / (10 + u)) for u in (2 * n, 2 * n + 1)]
         np.testing.assert_allclose(now.bn_momentum, expected, rtol=1e-6)
         assert (now.momentum, now.weight_decay, now.ema_decay) == (0.5, 0.0, 0.3)
-        assert now.loss.by_stage["stage4"] == 2.0
+        assert now.loss.head_weights["stage4"] == 2.0
     assert hyperparameters(tiny_task(), jnp.int32(0)).class_weights is None
 
 

@@ -310,7 +310,7 @@ def test_gates_and_heads_keep_their_initial_values():
     for path, value in flatten_dict(loaded.variables).items():
         same = np.array_equal(value, flatten_dict(variables)[path])
         assert same == (IMAGENET_FORMAT.optional_group(path[1:]) is not None), path
-    paper = network(GSTOSpec(gate="paper", gtm_form="paper"))
+    paper = network(GSTOSpec(gfm_style="paper", gtm_style="paper"))
     state = imagenet_state()
     loaded = from_state_dict(state, initial_variables(paper, 0), IMAGENET_FORMAT)
     assert "GTM of the paper" in loaded.initialized
