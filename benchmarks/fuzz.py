@@ -482,14 +482,14 @@ def given_target() -> Target:
     """Other JSON that a command names, or finds: plans, boxes, earlier poses, an export."""
     import modes.predict  # noqa: F401  here, and not in each process
     from configs import quickstart
-    from gsto_jax.plan import record
+    from gsto_jax.plan.plan_file import planned_seconds, step_options
 
     config = quickstart.get_config().to_dict()
     device = SimpleNamespace(device_kind="cpu")
     mesh: Any = SimpleNamespace(size=1, devices=SimpleNamespace(flat=[device]), shape={"data": 1})
-    step = {"batch": config["train"]["batch_size"], "seconds": {"least": 0.5}}
+    step = {"batch_size": config["train"]["batch_size"], "seconds": {"lower_bound": 0.5}}
     seeds = {
-        "plan.json": record._about(config, mesh) | {"steps": {"train": step}},
+        "plan.json": step_options(config, mesh) | {"steps": {"train": step}},
         "boxes.json": {"a.jpg": [[1, 2, 30, 40.5]], "b.jpg": []},
         "poses.json": {"a.jpg": [{"score": 0.5, "keypoints": [[1.0, 2.0, 0.5]]}]},
         "model.json": {"checkpoint": "run/7", "onnx_size": [4, 6], "files": ["model.onnx"]},
@@ -509,7 +509,7 @@ def given_target() -> Target:
         path = folder / name
         path.write_bytes(text.encode("latin-1"))
         readers = {
-            "plan.json": lambda: record.planned_seconds(path, config, mesh),
+            "plan.json": lambda: planned_seconds(path, config, mesh),
             "boxes.json": lambda: read_boxes(str(path), [], print),
             "poses.json": lambda: read_poses(folder),
             "model.json": lambda: read_description(folder),

@@ -32,8 +32,8 @@ from gsto_jax.gate import NormParameters, gated_maps
 from gsto_jax.models.specs import VARIANTS
 from gsto_jax.ops.packing import Packed, pack_factors
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Instruction, Program, arrays
-from gsto_jax.plan.machines import machine
+from gsto_jax.plan.hlo import Instruction, Program, parse_arrays
+from gsto_jax.plan.targets import compile_target
 
 TOPOLOGIES = {
     "v5e:2x2": ("pallas_tpu", "xla"),
@@ -91,15 +91,15 @@ FIELDS = (
 def crossing(program: Program, instruction: Instruction) -> int:
     """Bytes that an operation moves between the chip's memory and its cores."""
     if instruction.is_kernel:
-        return costs.fetched(program, instruction)
+        return costs.kernel_hbm_bytes(program, instruction)
     if instruction.opcode in ("copy-start", "slice-start"):
         # the two ends of the copy; that of a slice is smaller than what it is cut from
-        ends = [x for x in arrays(instruction.shape) if x.elements > 1][:2]
-        size = min(x.padded_bytes for x in ends)
+        ends = [x for x in parse_arrays(instruction.shape) if x.num_elements > 1][:2]
+        size = min(x.padded_nbytes for x in ends)
         return size * sum(not x.on_chip for x in ends)
     if instruction.opcode in ("copy-done", "slice-done"):
         return 0
-    return costs.accessed(program, instruction)
+    return costs.bytes_accessed(program, instruction)
 
 
 def measure(row: Row) -> dict[str, object]:
@@ -111,7 +111,7 @@ def measure(row: Row) -> dict[str, object]:
     channels, pack = widths[branch], pack_factors(widths)[branch] if packed else 1
     height, width = (-(-side // (4 << branch)) for side in size)
     shape = (BATCH, height, width // pack, pack * channels)
-    device = machine(row.topology).mesh.devices.flat[0]
+    device = compile_target(row.topology).mesh.devices.flat[0]
     whole = SingleDeviceSharding(device)
     lain = Format(Layout(major_to_minor=(1, 2, 0, 3)), whole)
     features = jax.ShapeDtypeStruct(shape, row.dtype, sharding=lain)
@@ -142,7 +142,7 @@ def measure(row: Row) -> dict[str, object]:
     found: dict[str, object] = {"shape": "x".join(map(str, shape))}
     tiles = "T(8,128)(2,1)" if row.dtype == "bfloat16" else "T(8,128)"
     kind = {"bfloat16": "bf16", "float32": "f32"}[row.dtype]
-    tile = arrays(f"{kind}[{','.join(map(str, shape))}]{{3,0,2,1:{tiles}}}")[0].padded_bytes
+    tile = parse_arrays(f"{kind}[{','.join(map(str, shape))}]{{3,0,2,1:{tiles}}}")[0].padded_nbytes
     forward, backward = FORMS[row.form]
     least = tile * (forward + gates + (backward * (1 + gates) + 1) * (backward > 0))
     gated, gradients = (lain,) * gates, (lain, *(whole for _ in (kernel, *affine)))
@@ -154,10 +154,12 @@ def measure(row: Row) -> dict[str, object]:
             out_shardings=(gated, gradients) if backward else gated,
         )
         lowered = step.lower(features, (features,) * gates, kernel, *affine)
-        program = Program.read(lowered.compile().as_text())
-        accessed = sum(costs.accessed(program, x) * times for x, times in program.runs())
-        total = sum(crossing(program, x) * times for x, times in program.runs())
-        kernels = sum(times for x, times in program.runs() if x.is_kernel)
+        program = Program.parse(lowered.compile().as_text())
+        accessed = sum(
+            costs.bytes_accessed(program, x) * times for x, times in program.executions()
+        )
+        total = sum(crossing(program, x) * times for x, times in program.executions())
+        kernels = sum(times for x, times in program.executions() if x.is_kernel)
         found |= {
             f"{implementation}_MB": round(total / 1e6, 1),
             f"{implementation}_over_minimum": round(total / least, 3),

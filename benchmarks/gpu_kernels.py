@@ -30,7 +30,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gsto_jax.gate import NormParameters, gated_maps
-from gsto_jax.plan.machines import machine
+from gsto_jax.plan.targets import compile_target
 
 DEVICE = "sm_90a"
 CHANNELS = (18, 36, 72, 144, 48, 96, 192, 384)  # by width of network, then by scale
@@ -46,7 +46,7 @@ def main() -> None:
     """Compiles all, one after the other."""
     ptxas = Path(next(iter(find_spec("nvidia.cuda_nvcc").submodule_search_locations)), "bin/ptxas")
     version = re.search(r"V([\d.]+)", _output(ptxas, "--version"))[1]
-    target = machine("h100")
+    target = compile_target("h100")
     rows = []
     for channels, dtype, gates in product(CHANNELS, (jnp.bfloat16, jnp.float32), (2, 3, 4)):
         for form, epsilon in FORMS.items():

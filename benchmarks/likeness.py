@@ -38,12 +38,12 @@ def operations(program: Program) -> Counter[str]:
     """
     bodies: dict[str, str] = {}
     found: Counter[str] = Counter()
-    for x, times in program.runs():
-        operands = "; ".join(map(str, program.operands(x)))
+    for x, times in program.executions():
+        operands = "; ".join(map(str, program.operand_arrays(x)))
         line = _without_names([x]).removeprefix("ROOT ")
         text = f"{_kernel(x)} {line} {operands} {_inside(program, x, bodies)}"
         digest = hashlib.sha256(text.encode()).hexdigest()
-        found[digest] += costs.accessed(program, x) * times
+        found[digest] += costs.bytes_accessed(program, x) * times
     return found
 
 

@@ -25,7 +25,7 @@ import jax
 from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import batch_sharding, make_mesh, replicated_sharding
-from gsto_jax.plan.machines import machine
+from gsto_jax.plan.targets import compile_target
 from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, abstract_state
@@ -76,7 +76,10 @@ def programs() -> Iterator[tuple[str, Any]]:
         config = importlib.import_module("configs.cityscapes_w18s").get_config()
         config.model.dtype, config.train.batch_size = "bfloat16", 32
         task, data, _ = read_settings(config)
-        yield "w18s_v5e_train", lower_train_step(task, machine("v5e:2x2").mesh, 32, data.crop)
+        yield (
+            "w18s_v5e_train",
+            lower_train_step(task, compile_target("v5e:2x2").mesh, 32, data.crop),
+        )
 
 
 def lower_train_step(task: Task, mesh: Mesh, batch_size: int, crop: tuple[int, int]) -> Any:

@@ -22,7 +22,7 @@ compiles all the same, such as after a change of the network.
 More than 8 images a chip go through in parts of 8 (`train.grad_accum_steps`): a chip has no room
 for more of W48; a row whose batch still does not fit is a row, too.
 
-Times come from `gsto_jax.plan.estimate`: the longer of bytes over bandwidth and cycles over the
+Times come from `gsto_jax.plan.step_time`: the longer of bytes over bandwidth and cycles over the
 clock, and the collectives either hidden behind that or after it. Efficiency is the images a
 second and chip over those of the row of the same series with the fewest chips that fits, 4 if it
 does.
@@ -49,11 +49,11 @@ import jax
 
 from benchmarks.likeness import difference, operations
 from gsto_jax.files import atomic_write
-from gsto_jax.plan.estimate import Estimate, on_tpus
+from gsto_jax.plan.compile import OutOfMemory, plan_step
 from gsto_jax.plan.hlo import Program
-from gsto_jax.plan.machines import machine
-from gsto_jax.plan.measure import DoesNotFit, plan
-from gsto_jax.plan.step_plan import collectives
+from gsto_jax.plan.step_cost import count_collectives
+from gsto_jax.plan.step_time import StepTime, tpu_step_time
+from gsto_jax.plan.targets import compile_target
 from modes.run_setup import read_settings
 
 CHIP = "v5e"
@@ -125,28 +125,28 @@ FIELDS = ("row", *Row._fields, *MEASURED, "like", "unlike")
 def measure(row: Row) -> dict[str, Any]:
     """Compiles a row's step; all of it is of one chip."""
     config = importlib.import_module(f"configs.{NETWORKS[row.network][0]}").get_config()
-    target = machine(f"{CHIP}:{'x'.join(map(str, GRIDS[row.chips]))}")
+    target = compile_target(f"{CHIP}:{'x'.join(map(str, GRIDS[row.chips]))}")
     config.model.dtype = "bfloat16"
     config.model.bn_groups = row.chips if row.bn == "groups" else 1
     config.train.batch_size, config.train.grad_accum_steps = row.images * row.chips, row.parts
     task, data, _ = read_settings(config)
     began = time.perf_counter()
     try:
-        found = plan(task, target, config.train.batch_size, data.crop)
-    except DoesNotFit as error:
-        peak = round(error.used / 2**30, 3) if error.used else ""
+        found = plan_step(task, target, config.train.batch_size, data.crop)
+    except OutOfMemory as error:
+        peak = round(error.required / 2**30, 3) if error.required else ""
         seconds = round(time.perf_counter() - began)
         return {"fits": "no", "why_not": str(error), "peak_GiB": peak, "compile_s": seconds}
     return {
         "fits": "yes",
-        "peak_GiB": round(found.peak / 2**30, 3),
-        "GB": round(found.bytes / 1e9, 4),
-        "Mcycles_xla": round(found.cost.cycles / 1e6, 4),
-        "Mcycles_kernels": round(found.cost.kernels / 1e6, 4),
+        "peak_GiB": round(found.peak_memory / 2**30, 3),
+        "GB": round(found.bytes_accessed / 1e9, 4),
+        "Mcycles_xla": round(found.cost.xla_cycles / 1e6, 4),
+        "Mcycles_kernels": round(found.cost.kernel_cycles / 1e6, 4),
         "GFLOP": round(found.flops / 1e9, 1),
-        "kernel_calls": found.kernels,
+        "kernel_calls": found.num_kernel_calls,
         "collectives": written(found.collectives),
-        "compile_s": round(found.seconds),
+        "compile_s": round(found.compile_seconds),
     }
 
 
@@ -161,12 +161,18 @@ def read(collectives: str) -> dict[str, tuple[int, int]]:
     return {kind: (int(count), int(size)) for kind, count, size in parts}
 
 
-def times(found: Found) -> Estimate | None:
+def times(found: Found) -> StepTime | None:
     """How long a row's step takes on paper; None where it does not fit."""
     if found["fits"] != "yes":
         return None
     size, cycles = 1e9 * float(found["GB"]), 1e6 * mega_cycles(found)
-    return on_tpus(CHIP, GRIDS[int(found["chips"])], size, cycles, read(found["collectives"]))
+    return tpu_step_time(
+        CHIP,
+        GRIDS[int(found["chips"])],
+        bytes_accessed=size,
+        cycles=cycles,
+        collectives=read(found["collectives"]),
+    )
 
 
 def mega_cycles(found: Found) -> float:
@@ -179,7 +185,7 @@ def rate(found: Found, hidden: bool) -> float | None:
     seconds = times(found)
     if seconds is None:
         return None
-    return int(found["images"]) / (seconds.least if hidden else seconds.most)
+    return int(found["images"]) / (seconds.lower_bound if hidden else seconds.upper_bound)
 
 
 def efficiency(found: Found, rows: Sequence[Found], hidden: bool) -> tuple[float, int] | None:
@@ -231,10 +237,10 @@ def table(rows: Sequence[Found]) -> str:
             f"{mega_cycles(found):.2f}",
             ", ".join(f"{count} {kind}" for kind, (count, _) in kinds.items()),
             f"{sum(size for _, size in kinds.values()) / 1e6:.1f}",
-            f"{1e3 * max(seconds.memory, seconds.cores):.1f}",
+            f"{1e3 * max(seconds.memory, seconds.compute):.1f}",
             f"{1e3 * seconds.collectives:.2f}",
-            f"{1e3 * seconds.least:.1f} to {1e3 * seconds.most:.1f}",
-            f"{whole / seconds.most:.0f} to {whole / seconds.least:.0f}",
+            f"{1e3 * seconds.lower_bound:.1f} to {1e3 * seconds.upper_bound:.1f}",
+            f"{whole / seconds.upper_bound:.0f} to {whole / seconds.lower_bound:.0f}",
             " to ".join(f"{100 * x:.0f}" for x in sorted((ratios[0][0], ratios[1][0]))),
             f"{ratios[0][1]} chips",
             f"{found['like']}, {100 * float(found['unlike']):.2f} % apart" if found["like"] else "",
@@ -330,7 +336,7 @@ def optimized(row: Row) -> Program | None:
             compiler.kill()
             compiler.wait()
         (path,) = dumps
-        return Program.read(path.with_name(path.name.replace(later, "")).read_text())
+        return Program.parse(path.with_name(path.name.replace(later, "")).read_text())
 
 
 def alike(row: Row, rows: Sequence[Found]) -> dict[str, Any] | None:
@@ -352,7 +358,7 @@ def alike(row: Row, rows: Sequence[Found]) -> dict[str, Any] | None:
         apart = difference(its, operations(theirs)) if theirs else 1.0
         if apart <= LIKE:
             return {name: others[chips][name] for name in MEASURED} | {
-                "collectives": written(collectives(own.runs())),
+                "collectives": written(count_collectives(own.executions())),
                 "compile_s": round(time.perf_counter() - began),
                 "like": others[chips]["row"],
                 "unlike": f"{apart:.5f}",
@@ -429,7 +435,8 @@ def main() -> None:
         save(path, found)
         seconds = times(found)
         shown = (
-            f"{found['peak_GiB']} GiB, {1e3 * seconds.least:.2f} to {1e3 * seconds.most:.2f} ms"
+            f"{found['peak_GiB']} GiB, {1e3 * seconds.lower_bound:.2f} to "
+            f"{1e3 * seconds.upper_bound:.2f} ms"
             if seconds
             else f"does not fit: {found['why_not']}"
         )

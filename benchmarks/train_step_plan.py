@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import jax
 
-from gsto_jax.plan.machines import machine
-from gsto_jax.plan.measure import plan
-from gsto_jax.plan.step_plan import Calls
+from gsto_jax.plan.compile import plan_step
+from gsto_jax.plan.step_cost import KernelCalls
+from gsto_jax.plan.targets import compile_target
 from modes.run_setup import read_settings
 
 TOPOLOGY = "v5e:2x2"
@@ -69,14 +69,14 @@ def measure(row: Row) -> dict[str, Any]:
     name, _, words = row.config.partition(":")
     make = importlib.import_module(f"configs.{name}").get_config
     config = make(words) if words else make()
-    target = machine(TOPOLOGY)
+    target = compile_target(TOPOLOGY)
     config.model.dtype = "bfloat16"
     config.model.implementation = row.implementation
     config.model.remat = row.remat
     config.train.batch_size = row.images * target.mesh.size
     task, data, _ = read_settings(config)
-    found = plan(task, target, config.train.batch_size, data.crop)
-    gates = sum((x for name, x in found.calls.items() if "gates" in name), Calls())
+    found = plan_step(task, target, config.train.batch_size, data.crop)
+    gates = sum((x for name, x in found.kernels.items() if "gates" in name), KernelCalls())
     count, size = (sum(x) for x in zip(*found.collectives.values(), strict=True))
     images = row.images
     return {
@@ -84,17 +84,17 @@ def measure(row: Row) -> dict[str, Any]:
         "implementation": row.implementation,
         "remat": row.remat,
         "images_a_chip": images,
-        "GB": round(found.bytes / 1e9 / images, 3),
-        "Mcycles_xla": round(found.cost.cycles / 1e6 / images, 3),
-        "Mcycles_kernels": round(found.cost.kernels / 1e6 / images, 3),
+        "GB": round(found.bytes_accessed / 1e9 / images, 3),
+        "Mcycles_xla": round(found.cost.xla_cycles / 1e6 / images, 3),
+        "Mcycles_kernels": round(found.cost.kernel_cycles / 1e6 / images, 3),
         "GFLOP": round(found.flops / 1e9 / images, 1),
-        "peak_GiB": round(found.peak / 2**30 / images, 3),
-        "kernel_calls": found.kernels,
-        "gates_GB": round(gates.bytes / 1e9 / images, 4),
-        "copies_beside_gates_GB": round(gates.moved / 1e9 / images, 4),
+        "peak_GiB": round(found.peak_memory / 2**30 / images, 3),
+        "kernel_calls": found.num_kernel_calls,
+        "gates_GB": round(gates.bytes_accessed / 1e9 / images, 4),
+        "copies_beside_gates_GB": round(gates.relayout_bytes / 1e9 / images, 4),
         "collectives": count,
         "collective_MB": round(size / 1e6, 1),
-        "compile_s": round(found.seconds),
+        "compile_s": round(found.compile_seconds),
     }
 
 

@@ -17,7 +17,7 @@ from gsto_jax.config import Config, TrainConfig
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import check_batch_size, make_mesh, use_compilation_cache
 from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, round_up
-from gsto_jax.plan.record import planned_seconds
+from gsto_jax.plan.plan_file import planned_seconds
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir, revision
 from gsto_jax.training import profiling

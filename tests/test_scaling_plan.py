@@ -50,7 +50,7 @@ def test_collectives_come_back():
 def test_times_of_a_row():
     times = scaling_plan.times(found("w18s-weak-4"))
     assert times.memory == pytest.approx(0.020)
-    assert times.cores == pytest.approx(0.030)
+    assert times.compute == pytest.approx(0.030)
     assert times.collectives == pytest.approx(13.5e6 / 90e9 + 400e-6)
     assert rate(found("w18s-weak-4"), hidden=True) == pytest.approx(2 / 0.030)
     assert rate(found("w18s-weak-4"), hidden=False) == pytest.approx(2 / 0.03055)
@@ -99,7 +99,7 @@ def program(shapes, collectives=1):
     lines += [f"  %b{n} = f32[{shape}] add(%a{n}, %a{n})" for n, shape in enumerate(shapes)]
     lines += [f"  %c{n} = f32[4] all-reduce(%few), replica_groups={{}}" for n in range(collectives)]
     lines[-1] = lines[-1].replace("  %", "  ROOT %")
-    return Program.read("\n".join(["ENTRY %main () -> f32[4] {", *lines, "}"]))
+    return Program.parse("\n".join(["ENTRY %main () -> f32[4] {", *lines, "}"]))
 
 
 def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch):
@@ -159,7 +159,7 @@ def test_a_compiler_is_stopped_where_its_program_is_optimized(tmp_path, monkeypa
     if ends:
         assert program is None
     else:
-        assert [x.name for x, _ in program.runs()] == ["a"]
+        assert [x.name for x, _ in program.executions()] == ["a"]
         assert not Path(left.read_text()).exists()
 
 

@@ -1,12 +1,12 @@
-"""What a step costs on chips that are not here: compiled ahead of time, and read.
+"""Cost of train and eval steps, from programs compiled for accelerators that need not be attached.
 
-hlo       a compiled program and its arrays: what runs, and how often
-costs     what one operation costs, counted as XLA counts
-schedule  how long a kernel takes, by the compiler's final schedule of it
-machines  chips by name: topologies, memory
-step_plan what a compiled step costs a chip
-measure   compiles the train and eval steps of a configuration; the largest batch that fits
-estimate  how long a step takes, on paper
-record    a plan as a file, which a run compares itself with
-tables    all of it for people
+targets          TPUs and GPUs by topology name, to compile for
+compile          compiles a step; finds the largest batch that fits in memory
+hlo              parses a compiled HLO program; counts executions inside loops
+costs            FLOPs and bytes accessed of an HLO instruction
+kernel_schedule  cycles of a Pallas TPU kernel, from its final schedule
+step_cost        total cost of a compiled step, by layer, kernel, and collective
+step_time        estimated time of a step
+plan_file        a plan as a JSON file, which training compares itself with
+tables           plans as tables in the terminal
 """

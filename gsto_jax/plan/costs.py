@@ -1,217 +1,212 @@
-"""What one operation costs, counted as XLA counts: floating-point operations and bytes.
+"""Counts FLOPs and bytes accessed of HLO instructions by the rules of XLA's cost analysis.
 
-XLA's own sums count most of a loop's body once. These are for all of its passes, so they follow
-XLA's rules, the crude ones too: a value that two operations of a fusion read may count twice, and a
-copy or slice in the background counts where it starts and where it is waited for.
+The totals can include every loop iteration, which XLA's own do not. They follow XLA's rules, even
+the crude ones: a value that two operations of a fusion read may count twice, and an asynchronous
+copy or slice counts at its start and at its end.
 """
 
 import math
 import re
 from collections.abc import Iterator
 
-from gsto_jax.plan.hlo import Array, Instruction, Program, arrays, numbers
+from gsto_jax.plan.hlo import Array, Instruction, Program, parse_arrays, parse_ints
 
-_FREE = {
+_NO_BYTES = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
     *("custom-call", "partition-id", "replica-id"),
 }
-_ONE_A_NUMBER = {
+_ONE_FLOP_PER_ELEMENT = {
     *("abs", "add", "and", "ceil", "clamp", "clz", "compare", "convert", "divide", "floor"),
     *("is-finite", "maximum", "minimum", "multiply", "negate", "not", "or", "popcnt"),
     *("reduce-precision", "remainder", "round-nearest-afz", "round-nearest-even", "select"),
     *("shift-left", "shift-right-arithmetic", "shift-right-logical", "sign", "subtract", "xor"),
 }
-_MOVES = {"copy", "transpose"}
+_RELAYOUTS = {"copy", "transpose"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
-_LIBRARIES = ("__cublas", "__cudnn")
-"""How custom calls of what reads and writes all that it is given begin, on GPUs."""
+_GPU_LIBRARIES = ("__cublas", "__cudnn")
+"""Prefixes of custom call targets on GPUs that access all operands and results."""
 
 
 def flops(program: Program, instruction: Instruction) -> int:
-    """Floating-point operations of one pass; transcendental functions count nothing."""
+    """Returns the FLOPs of one execution; transcendental functions count as zero."""
     opcode = instruction.opcode.removesuffix("-start")
-    made = arrays(instruction.shape)
+    results = parse_arrays(instruction.shape)
     if opcode in ("fusion", "call", "async"):
-        inside = program.computations[instruction.callee]
-        return sum(flops(program, x) for x in inside)
-    if opcode in _ONE_A_NUMBER:
-        return sum(x.elements for x in made)
+        return sum(flops(program, x) for x in program.computations[instruction.callee])
+    if opcode in _ONE_FLOP_PER_ELEMENT:
+        return sum(x.num_elements for x in results)
     if opcode == "all-reduce":
-        return sum(x.elements for shape in program.operands(instruction) for x in shape)
+        return sum(x.num_elements for arrays in program.operand_arrays(instruction) for x in arrays)
     if opcode == "dot":
-        left = program.operands(instruction)[0][0]
-        sides = _list(instruction.text, "lhs_contracting_dims")
-        return 2 * made[0].elements * math.prod(left.sides[k] for k in sides)
+        left = program.operand_arrays(instruction)[0][0]
+        match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.text)
+        contracted = parse_ints(match[1]) if match else ()
+        return 2 * results[0].num_elements * math.prod(left.shape[k] for k in contracted)
     if opcode == "convolution":
-        return _convolution(instruction.text, made[0], *program.operands(instruction)[:2])
+        inputs, kernel = program.operand_arrays(instruction)[:2]
+        return _convolution_flops(instruction.text, inputs[0], kernel[0], results[0])
     if opcode == "reduce":
-        saved = program.operands(instruction)[0][0].elements - made[0].elements
-        return saved * _reducer(program, instruction, "to_apply")
+        reduced = program.operand_arrays(instruction)[0][0].num_elements - results[0].num_elements
+        return reduced * _reducer_flops(program, instruction, "to_apply")
     if opcode == "reduce-window":
         window = math.prod(_window(instruction.text, "size").values()) - 1
-        return made[0].elements * window * _reducer(program, instruction, "to_apply")
+        reducer = _reducer_flops(program, instruction, "to_apply")
+        return results[0].num_elements * window * reducer
     if opcode == "select-and-scatter":
-        source = program.operands(instruction)[1][0].elements
+        source = program.operand_arrays(instruction)[1][0].num_elements
         window = math.prod(_window(instruction.text, "size").values()) - 1
-        chosen = window * _reducer(program, instruction, "select")
-        return source * (chosen + _reducer(program, instruction, "scatter"))
+        selection = window * _reducer_flops(program, instruction, "select")
+        return source * (selection + _reducer_flops(program, instruction, "scatter"))
     return 0
 
 
-def estimated(instruction: Instruction) -> dict[str, int]:
-    """What a kernel says of itself, which XLA believes; empty where it says nothing.
-
-    Returns:
-      "flops" and "bytes_accessed".
-    """
-    found = re.search(r'"cost_estimate":\{([^}]*)\}', instruction.text)
-    return {k: int(n) for k, n in re.findall(r'"(\w+)":"(\d+)"', found[1])} if found else {}
+def declared_cost(kernel: Instruction) -> dict[str, int]:
+    """Returns "flops" and "bytes_accessed" of a kernel's cost estimate; empty without one."""
+    match = re.search(r'"cost_estimate":\{([^}]*)\}', kernel.text)
+    return {k: int(n) for k, n in re.findall(r'"(\w+)":"(\d+)"', match[1])} if match else {}
 
 
-def fetched(program: Program, kernel: Instruction) -> int:
-    """Bytes that a kernel moves between the chip's memory and its cores, each once."""
-    shapes = [arrays(kernel.shape), *program.operands(kernel)]
-    return sum(x.padded_bytes for shape in shapes for x in shape if not x.on_chip)
+def kernel_hbm_bytes(program: Program, kernel: Instruction) -> int:
+    """Returns the bytes of a kernel's operands and results in HBM, each counted once."""
+    operands = [parse_arrays(kernel.shape), *program.operand_arrays(kernel)]
+    return sum(x.padded_nbytes for arrays in operands for x in arrays if not x.on_chip)
 
 
-def relayouts(program: Program, kernel: Instruction) -> Iterator[Instruction]:
-    """Right before and behind a kernel, what only brings a map into another order."""
-    home = program.home[kernel.name]
+def adjacent_relayouts(program: Program, kernel: Instruction) -> Iterator[Instruction]:
+    """Yields the instructions next to a kernel that only change the layout of an array."""
+    computation = program.computation_of[kernel.name]
     for name in kernel.operands:
-        operand = program.behind(home, name, ("bitcast", "copy-done", "copy-start"))
-        if operand is not None and _only_moves(program, operand):
+        operand = program.producer(computation, name, ("bitcast", "copy-done", "copy-start"))
+        if operand is not None and _is_relayout(program, operand):
             yield operand
-    found = [kernel]
-    while found:
-        for user in program.users(home, found.pop().name):
+    pending = [kernel]
+    while pending:
+        for user in program.users(computation, pending.pop().name):
             if user.opcode in ("bitcast", "get-tuple-element", "copy-done", "copy-start"):
-                found.append(user)
-            elif _only_moves(program, user):
+                pending.append(user)
+            elif _is_relayout(program, user):
                 yield user
 
 
-def _only_moves(program: Program, instruction: Instruction) -> bool:
+def _is_relayout(program: Program, instruction: Instruction) -> bool:
     if instruction.opcode == "fusion":
-        inside = {x.opcode for x in program.computations[instruction.callee]}
-        return bool(inside & _MOVES) and inside <= _MOVES | {"parameter", "bitcast", "reshape"}
-    return instruction.opcode in _MOVES
+        opcodes = {x.opcode for x in program.computations[instruction.callee]}
+        passive = {"parameter", "bitcast", "reshape"}
+        return bool(opcodes & _RELAYOUTS) and opcodes <= _RELAYOUTS | passive
+    return instruction.opcode in _RELAYOUTS
 
 
-def _reducer(program: Program, instruction: Instruction, kind: str) -> int:
-    inside = program.computations[str(instruction.called(kind))]
-    return sum(flops(program, x) for x in inside)
+def _reducer_flops(program: Program, instruction: Instruction, attribute: str) -> int:
+    computation = program.computations[str(instruction.called(attribute))]
+    return sum(flops(program, x) for x in computation)
 
 
-def _convolution(text: str, made: Array, inputs: list[Array], kernel: list[Array]) -> int:
-    """Two for each product, those with padding left out."""
+def _convolution_flops(text: str, inputs: Array, kernel: Array, output: Array) -> int:
+    """Returns two FLOPs for each product, without products with padding."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
     assert labels is not None
-    lengths = [
-        dict(zip(names, array.sides, strict=True))
-        for names, array in zip(labels.groups(), (inputs[0], kernel[0], made), strict=True)
-    ]
-    of_input, of_kernel, of_output = lengths
-    products = of_kernel["i"] * of_output["b"] * of_output["f"]
-    for place, label in enumerate(sorted(x for x in of_kernel if x.isdigit())):
-        stride, step, spread = (
-            (_window(text, name) or {place: 1})[place]
-            for name in ("stride", "rhs_dilate", "lhs_dilate")
+    input_shape, kernel_shape, output_shape = (
+        dict(zip(names, array.shape, strict=True))
+        for names, array in zip(labels.groups(), (inputs, kernel, output), strict=True)
+    )
+    products = kernel_shape["i"] * output_shape["b"] * output_shape["f"]
+    for n, label in enumerate(sorted(x for x in kernel_shape if x.isdigit())):
+        stride, kernel_dilation, input_dilation = (
+            (_window(text, name) or {n: 1})[n] for name in ("stride", "rhs_dilate", "lhs_dilate")
         )
-        low = (_window(text, "pad", r"(-?\d+)_-?\d+") or {place: 0})[place]
-        reach = (of_input[label] - 1) * spread + 1
-        starts = (place * stride - low for place in range(of_output[label]))
+        low = (_window(text, "pad", r"(-?\d+)_-?\d+") or {n: 0})[n]
+        extent = (input_shape[label] - 1) * input_dilation + 1
+        starts = (start * stride - low for start in range(output_shape[label]))
         products *= sum(
-            0 <= start + tap * step < reach and (start + tap * step) % spread == 0
+            0 <= start + tap * kernel_dilation < extent
+            and (start + tap * kernel_dilation) % input_dilation == 0
             for start in starts
-            for tap in range(of_kernel[label])
+            for tap in range(kernel_shape[label])
         )
     return 2 * products
 
 
-def accessed(program: Program, instruction: Instruction) -> int:
-    """Bytes that one pass reads and writes, as they lie in memory, padded to tiles."""
+def bytes_accessed(program: Program, instruction: Instruction) -> int:
+    """Returns the bytes that one execution reads and writes, padded to tiles."""
     opcode = instruction.opcode
-    whole = instruction.is_kernel or instruction.target.startswith(_LIBRARIES)
-    if opcode in _FREE and not whole:
+    is_opaque_call = instruction.is_kernel or instruction.custom_call_target.startswith(
+        _GPU_LIBRARIES
+    )
+    if opcode in _NO_BYTES and not is_opaque_call:
         return 0
-    made = _padded(arrays(instruction.shape))
-    read = [_padded(shape) for shape in program.operands(instruction)]
+    output = _padded_nbytes(parse_arrays(instruction.shape))
+    operands = [_padded_nbytes(arrays) for arrays in program.operand_arrays(instruction)]
     if opcode == "copy-start":
-        return 2 * read[0]
+        return 2 * operands[0]
     if opcode == "copy-done":
-        return 2 * made
+        return 2 * output
     if opcode.endswith(("-done", "-update")):
-        return made if _waits_for_slice(program, instruction) else 0
+        return output if _ends_slice(program, instruction) else 0
     if opcode.removesuffix("-start") in _SLICES:
-        return 2 * _padded(arrays(instruction.result)) + sum(read[1:])
+        return 2 * _padded_nbytes(parse_arrays(instruction.result_shape)) + sum(operands[1:])
     if opcode == "dynamic-update-slice":
-        return 2 * read[1] + sum(read[2:])
+        return 2 * operands[1] + sum(operands[2:])
     if opcode == "fusion":
-        inside = program.computations[instruction.callee]
-        parameters = [x for x in inside if x.opcode == "parameter"]
-        written = sum(_written(program, x) for x in _results(program, instruction.callee))
-        return written + sum(_read_inside(program, instruction.callee, x) for x in parameters)
-    return made + sum(read)
+        callee = instruction.callee
+        parameters = [x for x in program.computations[callee] if x.opcode == "parameter"]
+        written = sum(_bytes_written(program, x) for x in _fusion_results(program, callee))
+        return written + sum(_bytes_read(program, callee, x) for x in parameters)
+    return output + sum(operands)
 
 
-def _waits_for_slice(program: Program, done: Instruction) -> bool:
-    """Whether a slice in the background ends here, written as one operation or as a computation."""
+def _ends_slice(program: Program, done: Instruction) -> bool:
+    """Returns whether an asynchronous slice ends here, as one instruction or a computation."""
     if done.opcode == "async-done":
-        start = program.named[program.home[done.name]][done.operands[0]]
+        start = program.by_name[program.computation_of[done.name]][done.operands[0]]
         return start.opcode == "async-start" and program.root(start.callee).opcode in _SLICES
     return done.opcode.removesuffix("-done") in _SLICES
 
 
-def _results(program: Program, computation: str) -> list[Instruction]:
+def _fusion_results(program: Program, computation: str) -> list[Instruction]:
     root = program.root(computation)
     if root.opcode != "tuple":
         return [root]
-    return [program.named[computation][name] for name in root.operands]
+    return [program.by_name[computation][name] for name in root.operands]
 
 
-def _written(program: Program, result: Instruction) -> int:
-    """Bytes of a fusion's result; of one that is changed in place, those that change."""
+def _bytes_written(program: Program, result: Instruction) -> int:
+    """Returns the bytes of a fusion result; of an in-place update, the updated bytes."""
     if result.opcode == "dynamic-update-slice":
-        return _padded(program.operands(result)[1])
-    return _padded(arrays(result.shape))
+        return _padded_nbytes(program.operand_arrays(result)[1])
+    return _padded_nbytes(parse_arrays(result.shape))
 
 
-def _read_inside(program: Program, computation: str, parameter: Instruction) -> int:
-    """Bytes of a parameter that a fusion reads: of what only slices see, the slices."""
-    whole, size, counted = _padded(arrays(parameter.shape)), 0, False
+def _bytes_read(program: Program, computation: str, parameter: Instruction) -> int:
+    """Returns the bytes that a fusion reads of a parameter; slices read only their result."""
+    total, size, counted = _padded_nbytes(parse_arrays(parameter.shape)), 0, False
     for user in program.users(computation, parameter.name):
-        first = user.operands[0] == parameter.name
+        is_first = user.operands[0] == parameter.name
         if user.opcode == "fusion":
-            inside = {
+            parameters = {
                 x.operands[0]: x
                 for x in program.computations[user.callee]
                 if x.opcode == "parameter"
             }
-            for place, name in enumerate(user.operands):
+            for n, name in enumerate(user.operands):
                 if name == parameter.name:
-                    size += _read_inside(program, user.callee, inside[str(place)])
-        elif user.opcode == "slice" or (user.opcode == "dynamic-slice" and first):
-            size += _padded(arrays(user.shape))
-        elif user.opcode == "dynamic-update-slice" and first:
-            size += _padded(program.operands(user)[1])
+                    size += _bytes_read(program, user.callee, parameters[str(n)])
+        elif user.opcode == "slice" or (user.opcode == "dynamic-slice" and is_first):
+            size += _padded_nbytes(parse_arrays(user.shape))
+        elif user.opcode == "dynamic-update-slice" and is_first:
+            size += _padded_nbytes(program.operand_arrays(user)[1])
         elif user.opcode in ("broadcast", "reshape"):
-            size += whole
+            size += total
         elif not counted:
             counted = True
-            size += whole
+            size += total
     return size
 
 
-def _padded(shapes: list[Array]) -> int:
-    return sum(x.padded_bytes for x in shapes)
+def _padded_nbytes(arrays: list[Array]) -> int:
+    return sum(x.padded_nbytes for x in arrays)
 
 
-def _list(text: str, name: str) -> tuple[int, ...]:
-    found = re.search(rf"{name}=\{{([\d,]*)\}}", text)
-    return numbers(found[1]) if found else ()
-
-
-def _window(text: str, field: str, number: str = r"(\d+)") -> dict[int, int]:
-    """A field of `window={size=3x3 stride=2x2 pad=0_1x0_1}` by place; empty if it is not given."""
-    found = re.search(rf"window=\{{[^}}]*\b{field}=([^\s}}]+)", text)
-    return dict(enumerate(map(int, re.findall(number, found[1])))) if found else {}
+def _window(text: str, field: str, value: str = r"(\d+)") -> dict[int, int]:
+    """Returns a field of `window={size=3x3 pad=0_1x0_1}` by dimension; empty if it is not set."""
+    match = re.search(rf"window=\{{[^}}]*\b{field}=([^\s}}]+)", text)
+    return dict(enumerate(map(int, re.findall(value, match[1])))) if match else {}

@@ -1,150 +1,154 @@
-"""What a step costs, for people (needs rich, from the `train` extra)."""
+"""Renders plans as tables in the terminal (needs rich, from the `train` extra)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rich.table import Table
 
-from gsto_jax.plan.estimate import Estimate
-from gsto_jax.plan.step_plan import Cost, Plan
+from gsto_jax.plan.step_cost import Cost, StepPlan
+from gsto_jax.plan.step_time import StepTime
 
-_SHOWN = 12
-_ESTIMATES = (
-    "Cycles are XLA's estimates of its own operations, not times; loops are multiplied out, and of "
-    "branches the dearest counts."
+_MAX_LAYERS = 12
+_CYCLES_NOTE = (
+    "Cycles of XLA operations are the compiler's estimates, not times. All loop iterations count; "
+    "of conditional branches, the most expensive one."
 )
 
 
-def plan_table(found: Plan, memory: int, title: str) -> Table:
-    """One step: its sums, what its chips say to each other, and its most expensive parts.
+def plan_table(plan: StepPlan, memory: int, title: str) -> Table:
+    """Returns a table of totals, collectives, kernels, and the most expensive layers.
 
     Args:
-      found: the step.
-      memory: bytes a chip has.
-      title: of the table.
+      plan: Plan of the step.
+      memory: Memory per chip in bytes.
+      title: Title of the table.
     """
     table = Table(title=title, title_justify="left", caption_justify="left")
-    measures: dict[str, Callable[[Cost], float]] = {
-        "est. Mcycles": lambda cost: cost.cycles / 1e6,
-        "Mcycles of kernels": lambda cost: cost.kernels / 1e6,
-        "GB": lambda cost: cost.bytes / 1e9,
+    columns: dict[str, Callable[[Cost], float]] = {
+        "XLA Mcycles": lambda cost: cost.xla_cycles / 1e6,
+        "kernel Mcycles": lambda cost: cost.kernel_cycles / 1e6,
+        "GB accessed": lambda cost: cost.bytes_accessed / 1e9,
     }
-    measures = {name: of for name, of in measures.items() if of(found.cost)}
-    table.add_column("a chip", no_wrap=True)
-    for name in measures:
+    columns = {name: value for name, value in columns.items() if value(plan.cost)}
+    table.add_column("per chip", no_wrap=True)
+    for name in columns:
         table.add_column(name, justify="right")
     table.add_column("")
 
-    def add(name: str, cost: Cost | None, note: str = "", parts: int = 1) -> None:
-        cells = (f"{of(cost) / parts:.3f}" if cost else "" for of in measures.values())
+    def add_row(name: str, cost: Cost | None, note: str = "", divisor: int = 1) -> None:
+        cells = (f"{value(cost) / divisor:.3f}" if cost else "" for value in columns.values())
         table.add_row(name, *cells, note)
 
-    share = f"{found.peak / 2**30:.2f} of {memory / 2**30:.0f} GiB"
-    add("memory at its peak", None, f"{share}, fits")
-    add("floating-point operations", None, f"{found.flops / 1e9:.2f} G")
-    whole = replace(found.cost, bytes=found.bytes)
-    add("all", whole)
-    add("an image", whole, parts=found.batch)
+    peak = f"{plan.peak_memory / 2**30:.2f} of {memory / 2**30:.0f} GiB, fits"
+    add_row("peak memory", None, peak)
+    add_row("FLOPs", None, f"{plan.flops / 1e9:.2f} G")
+    total = replace(plan.cost, bytes_accessed=plan.bytes_accessed)
+    add_row("total", total)
+    add_row("per image", total, divisor=plan.batch_size)
     table.add_section()
-    for kind, (count, size) in found.collectives.items():
-        add(kind, None, f"{size / 1e9:.3f} GB, {count} times")
+    for kind, (count, size) in plan.collectives.items():
+        add_row(kind, None, f"{count} calls, {size / 1e9:.3f} GB")
     table.add_section()
-    for name, calls in sorted(found.calls.items(), key=lambda item: -item[1].bytes):
-        note = f"{calls.bytes / 1e9:.3f} GB, {calls.count} times"
-        add(name, None, note + (f", copies beside {calls.moved / 1e9:.3f}" if calls.moved else ""))
+    for name, calls in sorted(plan.kernels.items(), key=lambda item: -item[1].bytes_accessed):
+        note = f"{calls.count} calls, {calls.bytes_accessed / 1e9:.3f} GB"
+        if calls.relayout_bytes:
+            note += f", layout changes {calls.relayout_bytes / 1e9:.3f} GB"
+        add_row(name, None, note)
     table.add_section()
-    for layer in found.layers[:_SHOWN]:
-        add(layer.name, layer.cost, f"{layer.share:.0%} {layer.dearest}")
-    table.caption = " ".join(_notes(found))
+    for layer in plan.layers[:_MAX_LAYERS]:
+        add_row(layer.name, layer.cost, f"{layer.top_fraction:.0%} {layer.top_operation}")
+    table.caption = " ".join(_notes(plan))
     return table
 
 
-def time_line(times: Estimate) -> str:
-    """How long a step takes on paper (`gsto_jax.plan.estimate`), in a line."""
-    parts = f"memory {1e3 * times.memory:.2f} ms, cores {1e3 * times.cores:.2f} ms"
-    if times.collectives:
-        span = f"{1e3 * times.least:.2f} to {1e3 * times.most:.2f} ms"
-        return (
-            f"time        {span} on paper ({parts}, collectives {1e3 * times.collectives:.2f} ms)"
-        )
-    unknown = "; collectives are not modeled" if times.collectives is None else ""
-    return f"time        at least {1e3 * times.least:.2f} ms on paper ({parts}{unknown})"
+def format_step_time(time: StepTime) -> str:
+    """Returns one line with the estimated time of a step."""
+    terms = f"memory {1e3 * time.memory:.2f} ms, compute {1e3 * time.compute:.2f} ms"
+    if time.collectives:
+        bounds = f"{1e3 * time.lower_bound:.2f} to {1e3 * time.upper_bound:.2f} ms"
+        terms += f", collectives {1e3 * time.collectives:.2f} ms"
+    else:
+        bounds = f"at least {1e3 * time.lower_bound:.2f} ms"
+        terms += "; collectives are not modeled" if time.collectives is None else ""
+    return f"step time   {bounds}, estimated ({terms})"
 
 
-def compare_table(first: Plan, other: Plan, names: tuple[str, str], title: str) -> Table:
-    """Two steps side by side, and how much more the second costs.
+def compare_table(first: StepPlan, second: StepPlan, names: tuple[str, str], title: str) -> Table:
+    """Returns a table of two plans side by side and the ratios of the second to the first.
 
     Args:
-      first: a step.
-      other: that of another configuration.
-      names: of the two configurations.
-      title: of the table.
+      first: Plan of a step.
+      second: Plan of the same step in another configuration.
+      names: Names of the two configurations.
+      title: Title of the table.
     """
     table = Table(title=title, title_justify="left", caption_justify="left")
-    for column in ("a chip", *names, "ratio"):
-        table.add_column(column, justify="left" if column == "a chip" else "right")
+    for column in ("per chip", *names, "ratio"):
+        table.add_column(column, justify="left" if column == "per chip" else "right")
 
-    def add(name: str, one: float, two: float, digits: int = 2) -> None:
-        ratio = f"{two / one:.2f}" if one else "-"
-        table.add_row(name, f"{one:.{digits}f}", f"{two:.{digits}f}", ratio)
+    def add_row(name: str, a: float, b: float, digits: int = 2) -> None:
+        ratio = f"{b / a:.2f}" if a else "-"
+        table.add_row(name, f"{a:.{digits}f}", f"{b:.{digits}f}", ratio)
 
-    add("images", first.batch, other.batch, 0)
-    add("GiB at its peak", first.peak / 2**30, other.peak / 2**30)
-    add("s to compile", first.seconds, other.seconds, 0)
+    plans = (first, second)
+    add_row("batch size", first.batch_size, second.batch_size, 0)
+    add_row("peak memory, GiB", first.peak_memory / 2**30, second.peak_memory / 2**30)
+    add_row("compile time, s", first.compile_seconds, second.compile_seconds, 0)
     measures = {
-        "est. Mcycles": [x.cost.cycles / 1e6 for x in (first, other)],
-        "est. Mcycles of kernels": [x.cost.kernels / 1e6 for x in (first, other)],
-        "GFLOP": [x.flops / 1e9 for x in (first, other)],
-        "GB accessed": [x.bytes / 1e9 for x in (first, other)],
+        "XLA Mcycles": [x.cost.xla_cycles / 1e6 for x in plans],
+        "kernel Mcycles": [x.cost.kernel_cycles / 1e6 for x in plans],
+        "GFLOPs": [x.flops / 1e9 for x in plans],
+        "GB accessed": [x.bytes_accessed / 1e9 for x in plans],
     }
     measures = {name: values for name, values in measures.items() if any(values)}
-    for name, (one, two) in measures.items():
-        add(name, one, two)
+    for name, (a, b) in measures.items():
+        add_row(name, a, b)
     table.add_section()
-    for name, (one, two) in measures.items():
-        add(f"{name} an image", one / first.batch, two / other.batch)
+    for name, (a, b) in measures.items():
+        add_row(f"{name} per image", a / first.batch_size, b / second.batch_size)
     table.add_section()
-    for kind in dict.fromkeys((*first.collectives, *other.collectives)):
-        (count, size), (count_2, size_2) = (x.collectives.get(kind, (0, 0)) for x in (first, other))
-        add(f"{kind}s", count, count_2, 0)
-        add(f"GB of {kind}", size / 1e9, size_2 / 1e9, 3)
+    for kind in dict.fromkeys((*first.collectives, *second.collectives)):
+        (count_a, size_a), (count_b, size_b) = (x.collectives.get(kind, (0, 0)) for x in plans)
+        add_row(f"{kind} calls", count_a, count_b, 0)
+        add_row(f"{kind} GB", size_a / 1e9, size_b / 1e9, 3)
     table.add_section()
-    by_name = [{layer.name: layer.cost for layer in x.layers} for x in (first, other)]
-    rows = {name: [x.get(name, Cost()) for x in by_name] for name in by_name[0] | by_name[1]}
-    has_cycles = any(cost.rank[0] for pair in rows.values() for cost in pair)
-    ranked = sorted(rows.items(), key=lambda row: max(x.rank for x in row[1]), reverse=True)
-    for name, pair in ranked[:_SHOWN]:
+    layer_costs = [{layer.name: layer.cost for layer in x.layers} for x in plans]
+    rows = {
+        name: [costs.get(name, Cost()) for costs in layer_costs]
+        for name in layer_costs[0] | layer_costs[1]
+    }
+    has_cycles = any(cost.cycles for pair in rows.values() for cost in pair)
+    ranked = sorted(rows.items(), key=lambda row: max(x.sort_key for x in row[1]), reverse=True)
+    for name, (cost_a, cost_b) in ranked[:_MAX_LAYERS]:
         if has_cycles:
-            add(f"Mcycles of {name}", pair[0].rank[0] / 1e6, pair[1].rank[0] / 1e6, 3)
+            add_row(f"{name}, Mcycles", cost_a.cycles / 1e6, cost_b.cycles / 1e6, 3)
         else:
-            add(f"GB of {name}", pair[0].bytes / 1e9, pair[1].bytes / 1e9, 3)
-    table.caption = _ESTIMATES if has_cycles else "Cycles are not estimated."
+            add_row(f"{name}, GB", cost_a.bytes_accessed / 1e9, cost_b.bytes_accessed / 1e9, 3)
+    table.caption = _CYCLES_NOTE if has_cycles else "Cycles are not estimated for these devices."
     return table
 
 
-def _notes(found: Plan) -> Iterator[str]:
-    if found.cost.rank[0]:
-        yield _ESTIMATES
-        yield "Bytes are counted as XLA counts what is accessed: padded to tiles, on the chip too."
+def _notes(plan: StepPlan) -> Iterator[str]:
+    if plan.cost.cycles:
+        yield _CYCLES_NOTE
+        yield "Bytes accessed follow XLA: padded to tiles, including on-chip memory."
     else:
         yield (
-            "Cycles are not estimated for these chips. Operations are those of the program as it "
-            "was traced, bytes those that XLA would count of the compiled one; loops are "
-            "multiplied out."
+            "Cycles are not estimated for these devices. FLOPs are those of the program before "
+            "compilation, bytes accessed those of the compiled one by XLA's rules; all loop "
+            "iterations count."
         )
-    if any(found.looped):
-        flops, size = found.looped
+    if plan.loop_flops or plan.loop_bytes:
         yield (
-            f"Loops add {flops / 1e9:.2f} G operations to XLA's own sum. It counts some bytes in "
-            "loops as often as they are moved and others once, so bytes are summed here: "
-            f"{size / 1e9:.2f} GB are of further passes."
+            f"Loop iterations after the first add {plan.loop_flops / 1e9:.2f} GFLOPs and "
+            f"{plan.loop_bytes / 1e9:.2f} GB accessed, which XLA's own totals count in part."
         )
-    if found.kernels:
+    if plan.kernels:
         yield (
-            f"{found.kernels} calls of Pallas kernels: operands and results count once; their "
-            "cycles are the bundles of their schedules, without stalls, or the time that their "
-            "bytes take if that is more, and compare to no others."
+            f"{plan.num_kernel_calls} calls of Pallas kernels: operands and results count once. "
+            "Their cycles are the bundles of the schedule without stalls, or the time of their "
+            "memory traffic if that is longer, and are not comparable with XLA's."
         )
-    if found.unscheduled:
-        yield f"{found.unscheduled} of them left no schedule, so that only their bytes count."
-    yield f"Compiled in {found.seconds:.0f} s."
+    if plan.unscheduled_calls:
+        yield f"{plan.unscheduled_calls} of them have no schedule, so only their bytes count."
+    yield f"Compiled in {plan.compile_seconds:.0f} s."

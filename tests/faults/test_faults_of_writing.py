@@ -31,7 +31,7 @@ from gsto_jax.files import (
     to_json,
     write_text,
 )
-from gsto_jax.plan import record as plan_record
+from gsto_jax.plan.plan_file import write_plan
 from gsto_jax.pose.metrics import write_coco_results
 from gsto_jax.predict import export
 from gsto_jax.predict.files import PredictionWriter, write_classes, write_joints, write_poses
@@ -78,7 +78,7 @@ WRITERS = {
     "submission.zip": submission,
     "weights.safetensors": weights,
     "weights.pth": weights,
-    "plan.json": lambda path: plan_record.write(path, {"a": ["x"] * 1000}),
+    "plan.json": lambda path: write_plan(path, {"a": ["x"] * 1000}),
     "classes.csv": lambda path: write_classes(path.parent, ["x" * 999], [(0, 0, 0)]),
     "joints.json": lambda path: write_joints(path.parent, ["x"] * 999, []),
     "poses.json": lambda path: write_poses(path.parent, {"a": [{"x": 1}] * 999}),

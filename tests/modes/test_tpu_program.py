@@ -23,7 +23,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 from configs import quickstart
 from gsto_jax.devices.mesh import batch_sharding, replicated_sharding
-from gsto_jax.plan.machines import machine
+from gsto_jax.plan.targets import compile_target
 from gsto_jax.training.task import abstract_state
 from gsto_jax.training.loop import compiled_train_step
 from modes.run_setup import read_settings
@@ -32,7 +32,7 @@ config = quickstart.get_config()
 config.model.dtype = "bfloat16"
 config.model.implementation = sys.argv[1]
 config.train.batch_size = 32
-mesh = machine("v5e:2x2").mesh
+mesh = compile_target("v5e:2x2").mesh
 task, data, _ = read_settings(config)
 inputs = {
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
@@ -102,7 +102,7 @@ def test_the_program_plans_with_its_compiler(tmp_path):
     assert "train step of 4 x 96x128 for each 2 chips in float32, on v5e:2x2" in train
     for kind in ("collective-permute", "all-gather", "all-reduce"):
         assert re.search(rf"│ {kind} ", train), (kind, train)
-    assert re.search(r"memory at its peak .* of 16 GiB, fits", evaluation)
+    assert re.search(r"peak memory .* of 16 GiB, fits", evaluation)
     assert "libtpu 0" in found.stdout
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["topology"] == "v5e:2x2" and plan["steps"]["train"]["batch"] == 8

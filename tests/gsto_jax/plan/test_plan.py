@@ -1,4 +1,4 @@
-"""Programs are read as they run: loops multiplied out, kernels counted, unknown loops refused."""
+"""Cost of compiled programs: loops, fusions, kernels, layers, and tables."""
 
 import math
 import os
@@ -15,21 +15,23 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.plan import costs, machines, measure, schedule
-from gsto_jax.plan.hlo import Instruction, Program, arrays, parts, shape_bytes
-from gsto_jax.plan.machines import Machine, machine
-from gsto_jax.plan.measure import DoesNotFit, largest, plan
-from gsto_jax.plan.step_plan import (
-    Calls,
+from gsto_jax.plan import compile as compiling
+from gsto_jax.plan import costs, targets
+from gsto_jax.plan.compile import OutOfMemory, largest_batch, plan_step
+from gsto_jax.plan.hlo import Instruction, Program, parse_arrays, shape_nbytes, split_tuple
+from gsto_jax.plan.kernel_schedule import clear_schedules, count_cycles, read_schedule
+from gsto_jax.plan.step_cost import (
+    CompiledStep,
     Cost,
-    Layer,
-    Plan,
-    Reading,
-    layer_of,
-    operation_of,
+    KernelCalls,
+    LayerCost,
+    StepPlan,
+    layer_name,
+    operation_name,
     peak_memory,
 )
 from gsto_jax.plan.tables import compare_table, plan_table
+from gsto_jax.plan.targets import CompileTarget, compile_target
 from modes import command_line
 from tests.gsto_jax.pose_runs import pose_task
 from tests.gsto_jax.small_task import make_task
@@ -60,39 +62,39 @@ def text_of(function, *shapes):
 
 
 def count(program, word):
-    return sum(times for x, times in program.runs() if word in x.op_name)
+    return sum(times for x, times in program.executions() if word in x.op_name)
 
 
-def sum_of(measured, program, word=""):
-    return sum(measured(program, x) * n for x, n in program.runs() if word in x.op_name)
+def total(cost, program, word=""):
+    return sum(cost(program, x) * n for x, n in program.executions() if word in x.op_name)
 
 
-def read(function, *shapes, chips=None):
-    chips = chips or Machine(make_mesh(jax.devices()[:1]))
-    if chips.schedules:
-        schedule.clear(chips.schedules)
+def plan_function(function, *shapes, chips=None):
+    chips = chips or CompileTarget(make_mesh(jax.devices()[:1]))
+    if chips.schedule_dir:
+        clear_schedules(chips.schedule_dir)
     lowered = lower(
         function, *shapes, sharding=NamedSharding(chips.mesh, PartitionSpec()) if chips else None
     )
-    return Reading(lowered.compile(), lowered, chips).plan("train", 1, 0.0)
+    return CompiledStep(lowered.compile(), lowered, chips).plan("train", 1, 0.0)
 
 
-def test_a_loop_costs_what_its_unrolled_form_costs():
-    """XLA's own sums count the body of a loop once."""
+def test_loops_cost_the_same_as_unrolled():
+    """XLA's own totals count the body of a loop once."""
     shapes = (64, 32), (32, 32)
-    loop, flat = (Program.read(text_of(f, *shapes)) for f in (scanned, unrolled))
+    loop, flat = (Program.parse(text_of(f, *shapes)) for f in (scanned, unrolled))
     assert count(loop, "dot_general") == count(flat, "dot_general") == LENGTH
     operations = LENGTH * 2 * 64 * 32 * 32
     moved = LENGTH * 4 * (2 * 64 * 32 + 32 * 32)
     for program in (loop, flat):
-        assert sum_of(costs.flops, program, "dot_general") == operations
-        assert sum_of(costs.accessed, program, "dot_general") == moved
-    found, expected = (read(f, *shapes) for f in (scanned, unrolled))
+        assert total(costs.flops, program, "dot_general") == operations
+        assert total(costs.bytes_accessed, program, "dot_general") == moved
+    found, expected = (plan_function(f, *shapes) for f in (scanned, unrolled))
     own = lower(scanned, *shapes).compile().cost_analysis()["flops"]
     assert own < operations / 8
     assert found.flops == pytest.approx(expected.flops, rel=0.01) == pytest.approx(operations, 0.02)
-    assert found.looped[0] == pytest.approx(operations * (LENGTH - 1) / LENGTH, rel=0.01)
-    assert expected.looped == (0, 0)
+    assert found.loop_flops == pytest.approx(operations * (LENGTH - 1) / LENGTH, rel=0.01)
+    assert expected.loop_flops == expected.loop_bytes == 0
 
 
 COUNTED = """
@@ -128,12 +130,19 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 
 
 @pytest.mark.parametrize(("stop", "runs"), [(17, 5), (18, 6), (2, 0), (-5, 0)])
-def test_a_counter_tells_how_often(stop, runs):
-    """Programs for TPUs carry no note of it: from 2 by 3 up to a stop."""
-    program = Program.read(COUNTED.replace("STOP", str(stop)))
-    assert sum(x.cycles * times for x, times in program.runs()) == 70 * runs
+def test_trip_counts_from_counters(stop, runs):
+    """Counts from 2 in steps of 3, without XLA's annotation, as on TPUs."""
+    program = Program.parse(COUNTED.replace("STOP", str(stop)))
+    assert sum(x.estimated_cycles * times for x, times in program.executions()) == 70 * runs
     # Four numbers fill a tile of 128; in and out.
-    assert sum(costs.accessed(program, x) * n for x, n in program.runs() if x.cycles) == 1024 * runs
+    assert (
+        sum(
+            costs.bytes_accessed(program, x) * n
+            for x, n in program.executions()
+            if x.estimated_cycles
+        )
+        == 1024 * runs
+    )
 
 
 def test_loops_in_loops():
@@ -145,19 +154,22 @@ def test_loops_in_loops():
 
     lowered = lower(nested, (8, 8))
     for text in (lowered.compile().as_text(), lowered.as_text(dialect="hlo")):
-        program = Program.read(text)
-        assert sum(n for x, n in program.runs() if x.opcode == "sine" or "/sin" in x.op_name) == 15
+        program = Program.parse(text)
+        assert (
+            sum(n for x, n in program.executions() if x.opcode == "sine" or "/sin" in x.op_name)
+            == 15
+        )
 
 
-def test_a_loop_of_unknown_length_is_refused():
+def test_unknown_trip_counts():
     def halves(x):
         return lax.while_loop(lambda x: x.sum() > 1, lambda x: x / 2, x)
 
-    program = Program.read(text_of(halves, (4, 4)))
+    program = Program.parse(text_of(halves, (4, 4)))
     with pytest.raises(UserError, match="the loop"):
-        list(program.runs())
+        list(program.executions())
     with pytest.raises(ValueError, match="entry"):
-        Program.read("HloModule nothing")
+        Program.parse("HloModule nothing")
 
 
 BRANCHES = """
@@ -182,14 +194,14 @@ ENTRY %main (i: s32[], p: f32[8]) -> f32[8] {
 """
 
 
-def test_of_branches_the_dearest_counts():
-    program = Program.read(BRANCHES)
-    assert [x.name for x, _ in program.runs()][-2:] == ["one", "two"]
-    found = [x.name for x, _ in program.runs(lambda x: x.opcode == "negate")]
+def test_the_most_expensive_branch_counts():
+    program = Program.parse(BRANCHES)
+    assert [x.name for x, _ in program.executions()][-2:] == ["one", "two"]
+    found = [x.name for x, _ in program.executions(lambda x: x.opcode == "negate")]
     assert found[-1] == "cheaper" and "one" not in found
     old = "true_computation=%cheap, false_computation=%dear"
-    program = Program.read(BRANCHES.replace("branch_computations={%cheap, %dear}", old))
-    assert sum(x.cycles * n for x, n in program.runs()) == 17
+    program = Program.parse(BRANCHES.replace("branch_computations={%cheap, %dear}", old))
+    assert sum(x.estimated_cycles * n for x, n in program.executions()) == 17
 
 
 @pytest.mark.parametrize(
@@ -214,21 +226,21 @@ def test_of_branches_the_dearest_counts():
         ("(f32[5]{0:T(128)}, u32[]{:S(2)})", 24, 516),
     ],
 )
-def test_bytes_of_shapes(shape, size, padded):
-    assert shape_bytes(shape) == size
-    assert sum(x.padded_bytes for x in arrays(shape)) == padded
+def test_shape_nbytes(shape, size, padded):
+    assert shape_nbytes(shape) == size
+    assert sum(x.padded_nbytes for x in parse_arrays(shape)) == padded
 
 
-def test_what_lies_on_the_chip():
-    assert [x.on_chip for x in arrays("(f32[8]{0:T(128)S(1)}, u32[]{:S(2)}, f32[2])")] == [
+def test_on_chip_arrays():
+    assert [x.on_chip for x in parse_arrays("(f32[8]{0:T(128)S(1)}, u32[]{:S(2)}, f32[2])")] == [
         *(True, False, False)
     ]
 
 
-def test_what_a_collective_gives():
-    """Some that run in the background name what they read, and their scratch, beside it."""
-    assert parts("f32[2]{0}") == ["f32[2]{0}"]
-    assert parts("((f32[2,3]{1,0}), (s8[4]{0}, u32[]), u32[])") == [
+def test_collective_results():
+    """Asynchronous collectives return operands and scratch memory with their result."""
+    assert split_tuple("f32[2]{0}") == ["f32[2]{0}"]
+    assert split_tuple("((f32[2,3]{1,0}), (s8[4]{0}, u32[]), u32[])") == [
         *("(f32[2,3]{1,0})", "(s8[4]{0}, u32[])", "u32[]")
     ]
     for opcode, shape, size in (
@@ -238,7 +250,7 @@ def test_what_a_collective_gives():
         ("all-gather-start", "((f32[8]{0}, s8[4]{0}), (f32[32]{0}, s8[16]{0}))", 144),
         ("collective-permute-start", "(f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)})", 32),
     ):
-        assert shape_bytes(Instruction("x", opcode, shape, (), "", False).result) == size
+        assert shape_nbytes(Instruction("x", opcode, shape, (), "", False).result_shape) == size
 
 
 def convolved(x, w, **options):
@@ -270,11 +282,11 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_operations_are_those_that_xla_counts(name):
+def test_flops_match_xla(name):
     function, *shapes = PROGRAMS[name]
     lowered = lower(function, *shapes)
-    program = Program.read(lowered.as_text(dialect="hlo"))
-    assert sum_of(costs.flops, program) == lowered.cost_analysis()["flops"] > 0
+    program = Program.parse(lowered.as_text(dialect="hlo"))
+    assert total(costs.flops, program) == lowered.cost_analysis()["flops"] > 0
 
 
 FUSED = """
@@ -315,10 +327,10 @@ ENTRY %main (x: f32[64,128], n: s32[]) -> f32[64,128] {
 """
 
 
-def test_bytes_of_fusions():
-    """A fusion reads of an operand what its slices show, and writes what changes."""
-    program = Program.read(FUSED)
-    found = {x.name: costs.accessed(program, x) for x, _ in program.runs()}
+def test_fusion_bytes():
+    """Fusions read the sliced part of an operand and write the updated part."""
+    program = Program.parse(FUSED)
+    found = {x.name: costs.bytes_accessed(program, x) for x, _ in program.executions()}
     row, whole, number = 512, 64 * 512, 4
     assert found["take"] == row + row + number + 2 * whole
     assert found["put"] == row + row + row + number
@@ -349,19 +361,19 @@ ENTRY %main (x: bf16[64,128]) -> bf16[16,128] {
         ("slice-start(%x), slice={[0:16], [0:128]}", "slice-done"),
     ],
 )
-def test_bytes_of_a_slice_in_the_background(start, done):
-    """XLA writes it in two ways, and counts what is taken three times, not what it is of."""
+def test_asynchronous_slice_bytes(start, done):
+    """XLA counts the slice three times, and the sliced array not at all."""
     text = IN_BACKGROUND.replace("START", start).replace("DONE", done)
-    assert sum_of(costs.accessed, Program.read(text)) == 3 * 2 * 16 * 128
+    assert total(costs.bytes_accessed, Program.parse(text)) == 3 * 2 * 16 * 128
 
 
-def test_bytes_are_those_that_xla_counts():
+def test_bytes_match_xla():
     def function(x, w):
         y = jnp.tanh(x @ w).sum(0) + x[3]
         return x.at[2].set(y), jnp.transpose(x)[:, :5]
 
     compiled = lower(function, (64, 64), (64, 64)).compile()
-    found = sum_of(costs.accessed, Program.read(compiled.as_text()))
+    found = total(costs.bytes_accessed, Program.parse(compiled.as_text()))
     assert found == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.01)
 
 
@@ -400,7 +412,7 @@ PADDED = 64 * 128 * 2
 
 
 def compiled_kernel(claim):
-    """What libtpu would return: XLA counts of a kernel what it claims, and a loop once."""
+    """Returns a fake program: XLA counts a kernel's declared cost, and a loop once."""
     loop = 5 * 4 + 4 + 4 + 1
     return SimpleNamespace(
         as_text=lambda: KERNEL.replace("CLAIM", claim),
@@ -415,19 +427,19 @@ def compiled_kernel(claim):
 @pytest.mark.parametrize("claim", ["", CLAIM])
 @pytest.mark.parametrize(("bundles", "cycles"), [(300, 300), (20, 2 * PADDED / 546), (None, 60.0)])
 def test_kernels(tmp_path, monkeypatch, claim, bundles, cycles):
-    """Their bytes are those of their operands and results; their cycles the larger of two."""
+    """Checks bytes of operands and results, and the larger of two cycle counts."""
     if bundles:
         (tmp_path / "17-gate.1-01-final_bundles.txt").write_text(ITSELF * bundles)
         (tmp_path / "17-gate.1-00-schedule-analysis_final_bundles.txt").write_text("no schedule")
         (tmp_path / "17-other-gate.1-01-final_bundles.txt").write_text(ITSELF)
-    chips = Machine(make_mesh(jax.devices()[:1]), 2**30, 546.0, tmp_path)
-    found = Reading(compiled_kernel(claim), None, chips).plan("train", 1, 1.0)
-    assert (found.kernels, found.unscheduled) == (5, 0 if bundles else 5)
-    assert found.cost.kernels == pytest.approx(5 * cycles, rel=1e-2)
-    assert found.cost.cycles == 0
+    chips = CompileTarget(make_mesh(jax.devices()[:1]), 2**30, 546.0, tmp_path)
+    found = CompiledStep(compiled_kernel(claim), None, chips).plan("train", 1, 1.0)
+    assert (found.num_kernel_calls, found.unscheduled_calls) == (5, 0 if bundles else 5)
+    assert found.cost.kernel_cycles == pytest.approx(5 * cycles, rel=1e-2)
+    assert found.cost.xla_cycles == 0
     # The result stays on the chip: that counts as accessed, but takes no time.
-    assert found.layers[0].cost.bytes >= 5 * 3 * PADDED
-    assert found.bytes == pytest.approx(5 * 3 * PADDED, rel=1e-2)
+    assert found.layers[0].cost.bytes_accessed >= 5 * 3 * PADDED
+    assert found.bytes_accessed == pytest.approx(5 * 3 * PADDED, rel=1e-2)
     assert found.flops == 5 * (700 * bool(claim) + 1) + 6
 
 
@@ -464,23 +476,23 @@ custom_call_target="tpu_custom_call"
 """
 
 
-def test_copies_beside_kernels():
-    """A copy that two kernels read counts once; what also computes is none."""
+def test_relayouts_next_to_kernels():
+    """A copy read by two kernels counts once; a fusion that computes is not a relayout."""
     size = 64 * 96 * 2
-    program = Program.read(BESIDE)
-    first, second = (x for x, _ in program.runs() if x.is_kernel)
-    assert [x.name for x in costs.relayouts(program, first)] == ["copy", "turn"]
-    assert [x.name for x in costs.relayouts(program, second)] == ["copy"]
+    program = Program.parse(BESIDE)
+    first, second = (x for x, _ in program.executions() if x.is_kernel)
+    assert [x.name for x in costs.adjacent_relayouts(program, first)] == ["copy", "turn"]
+    assert [x.name for x in costs.adjacent_relayouts(program, second)] == ["copy"]
     compiled = SimpleNamespace(
         as_text=lambda: BESIDE,
         cost_analysis=lambda: {"flops": 1.0, "bytes accessed": 1.0},
         memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=77),
     )
-    chips = Machine(make_mesh(jax.devices()[:1]), 2**30, 546.0)
-    found = Reading(compiled, None, chips).plan("train", 1, 1.0)
-    assert found.calls == {"gates": Calls(2, 6 * size, 4 * size)}
+    chips = CompileTarget(make_mesh(jax.devices()[:1]), 2**30, 546.0)
+    found = CompiledStep(compiled, None, chips).plan("train", 1, 1.0)
+    assert found.kernels == {"gates": KernelCalls(2, 6 * size, 4 * size)}
     # Nothing loops, so it is XLA's sum, and what XLA does not see.
-    assert found.bytes == 1 + 6 * size
+    assert found.bytes_accessed == 1 + 6 * size
 
 
 ITSELF = "   0x1   :  { %v1 = vadd.f32 %v2, %v3 }\n"
@@ -508,52 +520,52 @@ STAGED = "/* iteration index, stage = 1 */"
 
 
 @pytest.mark.parametrize(("limit", "inner"), [(700, 175), (4, 1), (16, 4), (19, 4), (20, 5)])
-def test_schedules_of_kernels(limit, inner):
-    """The grid's loop runs twice more than the grid has steps, where blocks come and go."""
+def test_count_cycles(limit, inner):
+    """A pipelined grid loop has two more iterations than the grid."""
     text = SCHEDULE.replace("LIMIT", str(limit))
     # Bundles of the inner loop, with the delay behind its branch; of the outer one; around both.
     once = 5 * inner + (3 + 1 + 2)
-    assert schedule.bundles(text.replace("STAGED", STAGED)) == 1 + 16 * once + 1
-    assert schedule.bundles(text.replace("STAGED", "")) == 1 + 18 * once + 1
+    assert count_cycles(text.replace("STAGED", STAGED)) == 1 + 16 * once + 1
+    assert count_cycles(text.replace("STAGED", "")) == 1 + 18 * once + 1
 
 
 @pytest.mark.parametrize(
     ("limit", "trips"),
     [("sshrl.u32 %s51_s1, 5 ", 1), ("sand.u32 31, %s51_s1 ", 2), ("sshrl.u32 %s51_s1, 1 ", 5)],
 )
-def test_loops_over_the_rows_of_a_block(limit, trips):
-    """A block of 42 rows, or fewer at the end of the map: the whole block counts."""
+def test_loops_over_block_rows(limit, trips):
+    """The last block may have fewer than 42 rows; all 42 count."""
     rows = "   0x0   :  { %s51_s1 = smov (!%p52_p1, %s53_s1), 42 }\n"
     rows += "   0x0   :  { %p52_p1 = scmp.lt.s32.totalorder %s53_s1, 42 }\n"
     rows += f"   0x0   :  {{ %s50_s1 = {limit}}}\n"
     text = SCHEDULE.replace("STAGED", "").replace("%s9_s6, LIMIT", "%s9_s6, %s50_s1")
     text = text.replace("   0x1 LB", rows + "   0x1 LB")
     # From 3, by 4.
-    assert schedule.bundles(text) == 3 + 1 + 18 * (5 * trips + 6) + 1
+    assert count_cycles(text) == 3 + 1 + 18 * (5 * trips + 6) + 1
 
 
-def test_counters_that_were_put_away():
+def test_spilled_counters():
     text = SCHEDULE.replace("STAGED", "").replace("%s9_s6, LIMIT", "%s60_s1, 19")
     store = "   : >> { %17 = sst [smem:[#allocation4_spill]] %s9_s6 ;; %v5_v1"
     text = text.replace("   : >> { %v5_v1", store)
     load = " ;; %s60_s1 = sld [smem:[#allocation4_spill]]  }\n   0x8"
     text = text.replace(" }\n   0x8", load)
-    assert schedule.bundles(text) == 1 + 18 * (5 * 4 + 6) + 1
+    assert count_cycles(text) == 1 + 18 * (5 * 4 + 6) + 1
 
 
-def test_loops_of_unknown_length_in_kernels_are_refused():
+def test_unknown_trip_counts_in_kernels():
     text = SCHEDULE.replace("%s9_s6, LIMIT", "%s9_s6, %s99_s1")
     with pytest.raises(UserError, match="kernel"):
-        schedule.bundles(text)
+        count_cycles(text)
     with pytest.raises(ValueError, match="bundles"):
-        schedule.bundles("nothing")
+        count_cycles("nothing")
 
 
-def test_schedules_lie_in_a_folder(tmp_path):
+def test_read_and_clear_schedules(tmp_path):
     (tmp_path / "123-a.b-1-01-final_bundles.txt").write_text("text")
-    assert schedule.written(tmp_path, "a.b-1") == "text"
-    assert schedule.written(tmp_path, "aXb-1") is schedule.written(tmp_path, "b-1") is None
-    schedule.clear(tmp_path)
+    assert read_schedule(tmp_path, "a.b-1") == "text"
+    assert read_schedule(tmp_path, "aXb-1") is read_schedule(tmp_path, "b-1") is None
+    clear_schedules(tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -562,44 +574,44 @@ def named(op_name):
     return Instruction("x", "add", "f32[]", ("a", "b"), text, False)
 
 
-def test_layers_by_their_names():
+def test_layer_and_operation_names():
     branch = named("jit(train_step)/jvp(HRNet)/stage3_module1/branch0/conv")
-    assert (layer_of(branch), operation_of(branch)) == ("stage3_module1", "conv")
-    found = layer_of(named("jit(train_step)/transpose(jvp(HRNet))/transition2/gtm/head/mul"))
+    assert (layer_name(branch), operation_name(branch)) == ("stage3_module1", "conv")
+    found = layer_name(named("jit(train_step)/transpose(jvp(HRNet))/transition2/gtm/head/mul"))
     assert found == "transition2 backward"
-    assert layer_of(named("jit(train_step)/mul")) == "loss, optimizer, rest"
-    assert operation_of(named("")) == "add"
+    assert layer_name(named("jit(train_step)/mul")) == "loss, optimizer, other"
+    assert operation_name(named("")) == "add"
 
 
 @pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
-def test_the_steps_of_a_segmentation_task(step):
-    """On CPUs XLA estimates no cycles; the rest is there."""
-    chips = Machine(make_mesh(jax.devices()[:2]), memory=2**34)
-    found = plan(make_task(4), chips, 4, (32, 32), step)
-    assert (found.batch, found.step) == (4 // chips.mesh.size, step)
-    assert found.flops > 1e6 and found.bytes > 1e6 and found.peak > 1e5
+def test_segmentation_steps(step):
+    """Plans steps for CPUs, where XLA estimates no cycles."""
+    chips = CompileTarget(make_mesh(jax.devices()[:2]), memory=2**34)
+    found = plan_step(make_task(4), chips, 4, (32, 32), step)
+    assert (found.batch_size, found.step) == (4 // chips.mesh.size, step)
+    assert found.flops > 1e6 and found.bytes_accessed > 1e6 and found.peak_memory > 1e5
     assert ("all-reduce" in found.collectives) == (chips.mesh.size > 1)
     names = {layer.name for layer in found.layers}
     assert {"stem1", "stage4_module0", "head"} <= names
     assert ("head backward" in names) == (step == "train")
-    assert sum(x.cost.bytes for x in found.layers) == found.cost.bytes
-    assert "fits" in cells(plan_table(found, 2**34, "a step"))["memory at its peak"][-1]
+    assert sum(x.cost.bytes_accessed for x in found.layers) == found.cost.bytes_accessed
+    assert "fits" in cells(plan_table(found, 2**34, "a step"))["peak memory"][-1]
 
 
-def test_a_step_that_does_not_fit(monkeypatch):
-    """Not all compilers refuse it."""
+def test_out_of_memory(monkeypatch):
+    """Some compilers do not raise."""
     small = lower(unrolled, (64, 32), (32, 32))
-    monkeypatch.setattr(measure, "_lower", lambda *args: small)
-    chips = Machine(make_mesh(jax.devices()[:1]), memory=1000)
-    with pytest.raises(DoesNotFit, match="train step") as error:
-        plan(make_task(4), chips, 4, (32, 32))
-    assert error.value.used == peak_memory(small.compile()) > 1000
+    monkeypatch.setattr(compiling, "_lower", lambda *args: small)
+    chips = CompileTarget(make_mesh(jax.devices()[:1]), memory=1000)
+    with pytest.raises(OutOfMemory, match="train step") as error:
+        plan_step(make_task(4), chips, 4, (32, 32))
+    assert error.value.required == peak_memory(small.compile()) > 1000
 
 
 @pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
-def test_the_steps_of_a_pose_task(step):
-    found = plan(pose_task(4), Machine(make_mesh(jax.devices()[:1])), 2, (64, 48), step)
-    assert found.flops > 1e6 and found.batch == 2
+def test_pose_steps(step):
+    found = plan_step(pose_task(4), CompileTarget(make_mesh(jax.devices()[:1])), 2, (64, 48), step)
+    assert found.flops > 1e6 and found.batch_size == 2
 
 
 @pytest.mark.parametrize(
@@ -614,18 +626,22 @@ def test_the_steps_of_a_pose_task(step):
         ("something else", None),
     ],
 )
-def test_what_the_compiler_says_that_a_step_needs(message, used):
-    found = measure._used(message)
+def test_required_memory(message, used):
+    found = compiling._required_memory(message)
     assert found == used if used is None else found == pytest.approx(used * 2**30)
 
 
-def a_plan(**values):
+def make_plan(**changes):
     cost = Cost(4e6, 1e6, 3e9)
-    layers = (Layer("head", cost, "conv", 0.5), Layer("stem1", Cost(1e6, 0, 1e9), "add", 1.0))
-    known = {"step": "train", "batch": 2, "peak": 2**30, "flops": 5e9, "bytes": 8e9, "cost": cost}
-    known |= {"looped": (0, 0), "collectives": {"all-reduce": (3, 4e6)}, "layers": layers}
-    known |= {"calls": {"gate": Calls(7)}, "unscheduled": 0, "seconds": 9.0}
-    return Plan(**known | values)
+    layers = (
+        LayerCost("head", cost, "conv", 0.5),
+        LayerCost("stem1", Cost(1e6, 0, 1e9), "add", 1.0),
+    )
+    values = {"step": "train", "batch_size": 2, "peak_memory": 2**30, "flops": 5e9}
+    values |= {"bytes_accessed": 8e9, "cost": cost, "loop_flops": 0, "loop_bytes": 0}
+    values |= {"collectives": {"all-reduce": (3, 4e6)}, "layers": layers}
+    values |= {"kernels": {"gate": KernelCalls(7)}, "unscheduled_calls": 0, "compile_seconds": 9.0}
+    return StepPlan(**values | changes)
 
 
 def cells(table):
@@ -634,61 +650,63 @@ def cells(table):
 
 
 def test_tables():
-    table = plan_table(a_plan(), 2**34, "a step")
+    table = plan_table(make_plan(), 2**34, "a step")
     assert [str(column.header) for column in table.columns] == [
-        *("a chip", "est. Mcycles", "Mcycles of kernels", "GB", "")
+        *("per chip", "XLA Mcycles", "kernel Mcycles", "GB accessed", "")
     ]
     rows = cells(table)
-    assert rows["memory at its peak"][-1] == "1.00 of 16 GiB, fits"
-    assert rows["all"] == ["4.000", "1.000", "8.000", ""]
-    assert rows["an image"] == ["2.000", "0.500", "4.000", ""]
+    assert rows["peak memory"][-1] == "1.00 of 16 GiB, fits"
+    assert rows["total"] == ["4.000", "1.000", "8.000", ""]
+    assert rows["per image"] == ["2.000", "0.500", "4.000", ""]
     assert rows["head"] == ["4.000", "1.000", "3.000", "50% conv"]
-    assert rows["all-reduce"][-1] == "0.004 GB, 3 times"
+    assert rows["all-reduce"][-1] == "3 calls, 0.004 GB"
     assert "7 calls of Pallas kernels" in table.caption and "not times" in table.caption
-    calls = {"gates": Calls(3, 2 * 10**9, 10**9), "loss": Calls(1, 10**9)}
-    rows = cells(plan_table(a_plan(calls=calls), 2**34, "a step"))
-    assert rows["gates"][-1] == "2.000 GB, 3 times, copies beside 1.000"
-    assert rows["loss"][-1] == "1.000 GB, 1 times"
-    bare = plan_table(a_plan(cost=Cost(bytes=3e9), calls={}), 2**34, "a step")
-    assert [str(column.header) for column in bare.columns] == ["a chip", "GB", ""]
+    calls = {"gates": KernelCalls(3, 2 * 10**9, 10**9), "loss": KernelCalls(1, 10**9)}
+    rows = cells(plan_table(make_plan(kernels=calls), 2**34, "a step"))
+    assert rows["gates"][-1] == "3 calls, 2.000 GB, layout changes 1.000 GB"
+    assert rows["loss"][-1] == "1 calls, 1.000 GB"
+    bare = plan_table(make_plan(cost=Cost(bytes_accessed=3e9), kernels={}), 2**34, "a step")
+    assert [str(column.header) for column in bare.columns] == ["per chip", "GB accessed", ""]
     assert "Cycles are not estimated" in bare.caption
 
 
-def test_two_plans_side_by_side():
-    other = a_plan(batch=4, bytes=4e9, collectives={}, cost=Cost(6e6, 0, 3e9), layers=())
-    rows = cells(compare_table(a_plan(), other, ("one", "two"), "steps"))
-    assert rows["images"] == ["2", "4", "2.00"]
+def test_compare_table():
+    other = make_plan(
+        batch_size=4, bytes_accessed=4e9, collectives={}, cost=Cost(6e6, 0, 3e9), layers=()
+    )
+    rows = cells(compare_table(make_plan(), other, ("one", "two"), "steps"))
+    assert rows["batch size"] == ["2", "4", "2.00"]
     assert rows["GB accessed"] == ["8.00", "4.00", "0.50"]
-    assert rows["GB accessed an image"] == ["4.00", "1.00", "0.25"]
-    assert rows["est. Mcycles"] == ["4.00", "6.00", "1.50"]
-    assert rows["est. Mcycles of kernels"] == ["1.00", "0.00", "0.00"]
-    assert rows["all-reduces"] == ["3", "0", "0.00"]
-    assert rows["Mcycles of head"] == ["5.000", "0.000", "0.00"]
+    assert rows["GB accessed per image"] == ["4.00", "1.00", "0.25"]
+    assert rows["XLA Mcycles"] == ["4.00", "6.00", "1.50"]
+    assert rows["kernel Mcycles"] == ["1.00", "0.00", "0.00"]
+    assert rows["all-reduce calls"] == ["3", "0", "0.00"]
+    assert rows["head, Mcycles"] == ["5.000", "0.000", "0.00"]
 
 
 @pytest.mark.parametrize("fits", range(12))
 @pytest.mark.parametrize("says", [True, False])
-def test_the_largest_batch_that_fits(fits, says):
-    """Memory in proportion to the batch is seen through at once."""
+def test_largest_batch(fits, says):
+    """Needs few compilations if memory is linear in the batch."""
     tried, memory = [], 100 + 10 * fits + 5
 
     def attempt(units):
         tried.append(units)
         used = 100 + 10 * units
         if used > memory:
-            raise DoesNotFit("full", used if says else None)
-        return a_plan(batch=units, peak=used)
+            raise OutOfMemory("full", used if says else None)
+        return make_plan(batch_size=units, peak_memory=used)
 
-    full = DoesNotFit("full", 100 + 120 if says else None)
-    found = largest(attempt, full, 12, 100, memory)
-    assert (found.batch if found else 0) == fits
+    full = OutOfMemory("full", 100 + 120 if says else None)
+    found = largest_batch(attempt, full, units=12, state_bytes=100, memory=memory)
+    assert (found.batch_size if found else 0) == fits
     assert len(tried) <= (2 if says else 4)
     assert len(set(tried)) == len(tried)
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.5, 3])
-def test_the_largest_batch_whatever_memory_does(exponent):
-    """Where it grows otherwise, a few compilations more find it."""
+def test_largest_batch_for_nonlinear_memory(exponent):
+    """Needs a few more compilations for other growth."""
     for fits in (1, 7, 100, 499):
         tried = []
 
@@ -698,34 +716,36 @@ def test_the_largest_batch_whatever_memory_does(exponent):
         def attempt(units, fits=fits, tried=tried):
             tried.append(units)
             if units > fits:
-                raise DoesNotFit("full", used(units))
-            return a_plan(batch=units, peak=used(units))
+                raise OutOfMemory("full", used(units))
+            return make_plan(batch_size=units, peak_memory=used(units))
 
-        found = largest(attempt, DoesNotFit("full", used(500)), 500, 0, used(fits) + 1e-3)
-        assert found.batch == fits and len(tried) <= 6 + math.ceil(math.log2(500))
+        error = OutOfMemory("full", used(500))
+        memory = used(fits) + 1e-3
+        found = largest_batch(attempt, error, units=500, state_bytes=0, memory=memory)
+        assert found.batch_size == fits and len(tried) <= 6 + math.ceil(math.log2(500))
 
 
-def test_topologies_have_names():
+def test_unknown_topologies():
     for name in ("v5e", "v7:2x2", "v5e:", "h100:0", "h100:2x2x2", "h100:x"):
-        with pytest.raises(UserError, match="--topology"):
-            machine(name)
+        with pytest.raises(UserError, match="topology"):
+            compile_target(name)
 
 
-def test_what_is_not_installed_is_said(monkeypatch):
-    monkeypatch.setattr(machines, "find_spec", lambda name: None)
+def test_missing_compilers(monkeypatch):
+    monkeypatch.setattr(targets, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="libtpu"):
-        machine("v5e:2x2")
+        compile_target("v5e:2x2")
 
-    def not_even_its_parent(name):
+    def raise_module_not_found(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(machines, "find_spec", not_even_its_parent)
+    monkeypatch.setattr(targets, "find_spec", raise_module_not_found)
     with pytest.raises(UserError, match="cuda"):
-        machine("h100")
+        compile_target("h100")
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # how ml_collections loads a file
-def test_another_configuration_takes_the_same_settings(monkeypatch):
+def test_another_configuration_gets_the_same_flags(monkeypatch):
     argv = ["main.py", "--config=x.py", "--config.seed=7", "--mode=plan", "--config.train.steps=9"]
     monkeypatch.setattr("sys.argv", argv)
     found = command_line.another("configs/quickstart.py:baseline,batch=8")
@@ -744,24 +764,26 @@ def one_tpu(monkeypatch):
         monkeypatch.syspath_prepend(folder)
     if find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
-    found = machine("v5e:2x2")
+    found = compile_target("v5e:2x2")
     return replace(found, mesh=make_mesh(list(found.mesh.devices.flat[:1])))
 
 
 @pytest.mark.slow
-def test_a_loop_for_tpus_costs_what_its_unrolled_form_costs(one_tpu):
+def test_tpu_loops_cost_the_same_as_unrolled(one_tpu):
     shapes = ((2048, 1024), (1024, 1024))
-    loop, flat = (read(f, *shapes, chips=one_tpu) for f in (scanned, unrolled))
+    loop, flat = (plan_function(f, *shapes, chips=one_tpu) for f in (scanned, unrolled))
     assert loop.flops == pytest.approx(flat.flops, rel=0.01)
     # XLA estimates both alike, but a loop copies its state and an unrolled one need not.
-    assert loop.cost.cycles == pytest.approx(flat.cost.cycles, rel=0.15)
-    assert flat.bytes < loop.bytes < 3 * flat.bytes
-    assert loop.bytes == loop.cost.bytes and flat.bytes == pytest.approx(flat.cost.bytes, rel=0.1)
+    assert loop.cost.xla_cycles == pytest.approx(flat.cost.xla_cycles, rel=0.15)
+    assert flat.bytes_accessed < loop.bytes_accessed < 3 * flat.bytes_accessed
+    assert loop.bytes_accessed == loop.cost.bytes_accessed and flat.bytes_accessed == pytest.approx(
+        flat.cost.bytes_accessed, rel=0.1
+    )
 
 
 @pytest.mark.slow
-def test_bytes_are_those_that_xla_counts_for_tpus(one_tpu):
-    """Weights come in slices, in the background."""
+def test_bytes_match_xla_for_tpus(one_tpu):
+    """Weights are loaded by asynchronous slices."""
 
     def layers(x, *weights):
         for w in weights:
@@ -771,14 +793,14 @@ def test_bytes_are_those_that_xla_counts_for_tpus(one_tpu):
     whole = NamedSharding(one_tpu.mesh, PartitionSpec())
     shapes = [jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=whole)] * 9
     compiled = jax.jit(layers).trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
-    program = Program.read(compiled.as_text())
-    assert any(x.opcode == "slice-start" for x, _ in program.runs())
-    found = sum_of(costs.accessed, program)
+    program = Program.parse(compiled.as_text())
+    assert any(x.opcode == "slice-start" for x, _ in program.executions())
+    found = total(costs.bytes_accessed, program)
     assert found == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.001)
 
 
 @pytest.mark.slow
-def test_a_kernel_for_tpus(one_tpu):
+def test_tpu_kernel(one_tpu):
     from jax.experimental import pallas as pl
 
     def halve(x, y):
@@ -787,12 +809,14 @@ def test_a_kernel_for_tpus(one_tpu):
     block = pl.BlockSpec((64, 1024), lambda i: (i, 0))
     shape = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
     kernel = pl.pallas_call(halve, grid=(16,), in_specs=[block], out_specs=block, out_shape=shape)
-    once = read(kernel, (1024, 1024), chips=one_tpu)
-    assert (once.kernels, once.unscheduled) == (1, 0)
-    assert once.bytes == 2 * 4 * 2**20
-    assert once.cost.kernels == pytest.approx(2 * 4 * 2**20 / (819 / 1.5))  # memory is the limit
-    looped = read(
+    once = plan_function(kernel, (1024, 1024), chips=one_tpu)
+    assert (once.num_kernel_calls, once.unscheduled_calls) == (1, 0)
+    assert once.bytes_accessed == 2 * 4 * 2**20
+    assert once.cost.kernel_cycles == pytest.approx(
+        2 * 4 * 2**20 / (819 / 1.5)
+    )  # memory is the limit
+    looped = plan_function(
         lambda x: lax.fori_loop(0, 5, lambda _, x: kernel(x), x), shape.shape, chips=one_tpu
     )
-    assert (looped.kernels, looped.unscheduled) == (5, 0)
-    assert looped.bytes > 5 * once.bytes
+    assert (looped.num_kernel_calls, looped.unscheduled_calls) == (5, 0)
+    assert looped.bytes_accessed > 5 * once.bytes_accessed

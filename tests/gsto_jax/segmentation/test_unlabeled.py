@@ -12,7 +12,7 @@ from rich.console import Console
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.evaluation.folder import number
 from gsto_jax.files import to_json
-from gsto_jax.plan import record as plan_record
+from gsto_jax.plan.plan_file import write_plan
 from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.metrics import write_coco_results
 from gsto_jax.pose.results import PersonScore
@@ -133,7 +133,7 @@ def test_every_writer_of_json_is_strict(tmp_path):
     }
     write_poses(tmp_path, {"a": [{"score": NAN}]})
     write_coco_results(tmp_path / "results.json", [{"score": NAN, "keypoints": [0.0]}])
-    plan_record.write(tmp_path / "plan.json", {"seconds": math.inf})
+    write_plan(tmp_path / "plan.json", {"seconds": math.inf})
     for path in tmp_path.iterdir():
         assert "null" in path.read_text(), path
         strict(path.read_text())

@@ -1,0 +1,113 @@
+"""Reads and writes plans as JSON files, which training compares its step time with."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from gsto_jax.config import flatten
+from gsto_jax.devices.mesh import num_batch_shards
+from gsto_jax.errors import UserError
+from gsto_jax.files import is_disk_full, parse_json, to_json, write_text
+from gsto_jax.plan.step_cost import StepPlan
+from gsto_jax.plan.step_time import estimate_step_time
+
+_TIMELESS_OPTIONS = ("init", "bn_momentum")  # options of a model that do not change its step time
+
+
+def plan_record(
+    config: Mapping[str, Any], plans: Sequence[StepPlan], topology: str, mesh: Mesh
+) -> dict[str, Any]:
+    """Returns plans as JSON values.
+
+    Args:
+      config: All config options as plain values.
+      plans: Plans of the steps.
+      topology: Topology such as "v5e:4x4".
+      mesh: Mesh of the topology.
+    """
+    steps = {}
+    for plan in plans:
+        seconds = estimate_step_time(plan, topology)
+        steps[plan.step] = {
+            "batch_size": plan.batch_size * num_batch_shards(mesh),
+            "peak_memory": plan.peak_memory,
+            "bytes_accessed": plan.bytes_accessed,
+            "flops": plan.flops,
+            "xla_cycles": plan.cost.xla_cycles,
+            "kernel_cycles": plan.cost.kernel_cycles,
+            "collectives": {
+                kind: {"count": count, "bytes": size}
+                for kind, (count, size) in plan.collectives.items()
+            },
+            "seconds": {
+                "memory": seconds.memory,
+                "compute": seconds.compute,
+                "collectives": seconds.collectives,
+                "lower_bound": seconds.lower_bound,
+                "upper_bound": seconds.upper_bound,
+            },
+        }
+    return {"topology": topology} | step_options(config, mesh) | {"steps": steps}
+
+
+def write_plan(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a plan atomically; raises UserError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, to_json(record, indent=2) + "\n")
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(f"plan {path} cannot be written ({error.strerror})") from None
+
+
+def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
+    """Returns the lower bound of the train step time from the plan of this step.
+
+    Args:
+      path: The plan.
+      config: All config options of the run as plain values.
+      mesh: Devices of the run.
+
+    Raises:
+      UserError: The plan cannot be read, or is of another step or other chips.
+    """
+    try:
+        record = parse_json(path.read_text())
+        planned = {name: record[name] for name in step_options(config, mesh)}
+        step = record["steps"]["train"]
+        planned["batch_size"], seconds = step["batch_size"], float(step["seconds"]["lower_bound"])
+    except OSError as error:
+        raise UserError(f"plan {path} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise UserError(f"plan {path} is not valid: write one with --mode=plan") from None
+    options = step_options(config, mesh) | {"batch_size": config["train"]["batch_size"]}
+    for name, value in json.loads(json.dumps(options)).items():
+        if planned[name] != value:
+            raise UserError(
+                f"plan {path} is of another step: {name} is {planned[name]} in the plan and "
+                f"{value} in this run. Write a plan of this run"
+            )
+    if not 0 < seconds < math.inf:
+        raise UserError(f"plan {path} is not valid: its step takes {seconds} s")
+    return seconds
+
+
+def step_options(config: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Returns the options that determine the step time, except the batch size."""
+    data, is_pose = config["data"], config["task"] == "pose"
+    model = flatten({"model": config["model"]})
+    return {
+        "device_kind": mesh.devices.flat[0].device_kind,
+        "num_chips": mesh.size,
+        "crop": data["crop"],
+        "num_outputs": len(data["keypoints"]["names"] if is_pose else data["classes"]),
+        "loss.kind": config["loss"]["kind"],
+        "train.grad_accum_steps": config["train"]["grad_accum_steps"],
+        **{f"parallel.{k}": v for k, v in config["parallel"].items()},
+        **{k: v for k, v in model.items() if k.removeprefix("model.") not in _TIMELESS_OPTIONS},
+    }

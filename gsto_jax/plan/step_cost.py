@@ -1,0 +1,311 @@
+"""Computes the cost of a compiled step on one chip."""
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gsto_jax.plan import costs
+from gsto_jax.plan.hlo import Instruction, Program, parse_arrays, shape_nbytes
+from gsto_jax.plan.kernel_schedule import count_cycles, read_schedule
+from gsto_jax.plan.targets import CompileTarget
+
+_COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
+_LAYER = re.compile(r"(?:^|[/(])((?:stem|stage|transition|head)\w*)")
+
+Collectives = Mapping[str, tuple[int, int]]
+"""Number of calls and result bytes per chip, by kind of collective."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of instructions on one chip, with all loop iterations.
+
+    Attributes:
+      xla_cycles: Cycles of XLA operations, as XLA estimates them.
+      kernel_cycles: Cycles of kernels, the larger of schedule and memory traffic; not comparable
+        with `xla_cycles`.
+      bytes_accessed: Bytes read and written, padded to tiles, including on-chip memory.
+    """
+
+    xla_cycles: float = 0
+    kernel_cycles: float = 0
+    bytes_accessed: float = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            xla_cycles=self.xla_cycles + other.xla_cycles,
+            kernel_cycles=self.kernel_cycles + other.kernel_cycles,
+            bytes_accessed=self.bytes_accessed + other.bytes_accessed,
+        )
+
+    def __mul__(self, count: int) -> "Cost":
+        return Cost(
+            xla_cycles=self.xla_cycles * count,
+            kernel_cycles=self.kernel_cycles * count,
+            bytes_accessed=self.bytes_accessed * count,
+        )
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of XLA operations and kernels."""
+        return self.xla_cycles + self.kernel_cycles
+
+    @property
+    def sort_key(self) -> tuple[float, float]:
+        """Cycles, then bytes for devices without cycle estimates."""
+        return self.cycles, self.bytes_accessed
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Cost of one section of the network.
+
+    Attributes:
+      name: Section and direction, such as "stage3_module0 backward".
+      cost: Cost of all its operations.
+      top_operation: The most expensive operation.
+      top_fraction: Fraction of the cost due to that operation, 0 to 1.
+    """
+
+    name: str
+    cost: Cost
+    top_operation: str
+    top_fraction: float
+
+
+@dataclass(frozen=True)
+class KernelCalls:
+    """All calls of a kernel.
+
+    Attributes:
+      count: Number of calls.
+      bytes_accessed: Bytes that they read and write.
+      relayout_bytes: Bytes accessed by layout changes right before and after them.
+    """
+
+    count: int = 0
+    bytes_accessed: int = 0
+    relayout_bytes: int = 0
+
+    def __add__(self, other: "KernelCalls") -> "KernelCalls":
+        return KernelCalls(
+            count=self.count + other.count,
+            bytes_accessed=self.bytes_accessed + other.bytes_accessed,
+            relayout_bytes=self.relayout_bytes + other.relayout_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Cost of a step on one chip, with all loop iterations.
+
+    Attributes:
+      step: "train" or "eval".
+      batch_size: Images per chip.
+      peak_memory: Peak memory in bytes.
+      flops: FLOPs.
+      bytes_accessed: Bytes accessed as XLA counts them, or the sum of `cost` if there are loops;
+        operands and results of kernels.
+      cost: Cost of all operations, estimated.
+      loop_flops: Part of `flops` due to loop iterations after the first.
+      loop_bytes: Part of `bytes_accessed` due to loop iterations after the first.
+      collectives: Calls and bytes of the collectives.
+      layers: Sections of the network, the most expensive first.
+      kernels: Calls of each Pallas kernel by name.
+      unscheduled_calls: Kernel calls without a schedule, of which only the bytes count.
+      compile_seconds: Compilation time.
+    """
+
+    step: str
+    batch_size: int
+    peak_memory: int
+    flops: float
+    bytes_accessed: float
+    cost: Cost
+    loop_flops: float
+    loop_bytes: float
+    collectives: Collectives
+    layers: tuple[LayerCost, ...]
+    kernels: Mapping[str, KernelCalls]
+    unscheduled_calls: int
+    compile_seconds: float
+
+    @property
+    def num_kernel_calls(self) -> int:
+        """Number of calls of all kernels."""
+        return sum(x.count for x in self.kernels.values())
+
+
+def peak_memory(compiled: Any) -> int:
+    """Returns the peak memory of a compiled program in bytes."""
+    memory = compiled.memory_analysis()
+    return getattr(memory, "peak_memory_in_bytes", 0) or (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A compiled step.
+
+    Attributes:
+      compiled: The compiled program.
+      lowered: The program before compilation.
+      target: Devices that it is compiled for.
+    """
+
+    compiled: Any
+    lowered: Any
+    target: CompileTarget
+
+    @cached_property
+    def program(self) -> Program:
+        """The optimized HLO program."""
+        return Program.parse(self.compiled.as_text())
+
+    def cost(self, instruction: Instruction) -> Cost:
+        """Returns the cost of one execution of an instruction."""
+        accessed = costs.bytes_accessed(self.program, instruction)
+        if not instruction.is_kernel:
+            return Cost(xla_cycles=instruction.estimated_cycles, bytes_accessed=accessed)
+        rate = self.target.bytes_per_cycle
+        memory_cycles = costs.kernel_hbm_bytes(self.program, instruction) / rate if rate else 0.0
+        cycles = max(self.schedule_cycles(instruction) or 0, memory_cycles)
+        return Cost(kernel_cycles=cycles, bytes_accessed=accessed)
+
+    def schedule_cycles(self, kernel: Instruction) -> int | None:
+        """Returns the cycles of a kernel's schedule; None if there is none."""
+        return self._cycles_by_signature.get(self._signature(kernel))
+
+    def _signature(self, kernel: Instruction) -> tuple[Any, ...]:
+        """Returns code and operand types; libtpu schedules kernels that share them once."""
+        body = re.search(r'"body":"([^"]*)"', kernel.text)
+        operands = (tuple(arrays) for arrays in self.program.operand_arrays(kernel))
+        return body and body[1], tuple(parse_arrays(kernel.shape)), *operands
+
+    @cached_property
+    def _cycles_by_signature(self) -> dict[tuple[Any, ...], int]:
+        cycles: dict[tuple[Any, ...], int] = {}
+        if self.target.schedule_dir is None:
+            return cycles
+        for x in itertools.chain.from_iterable(self.program.computations.values()):
+            if x.is_kernel and (schedule := read_schedule(self.target.schedule_dir, x.name)):
+                cycles[self._signature(x)] = count_cycles(schedule)
+        return cycles
+
+    def _branch_cost(self, instruction: Instruction) -> float:
+        cost = self.cost(instruction)
+        return cost.cycles if self.target.bytes_per_cycle else cost.bytes_accessed
+
+    def plan(self, step: str, batch_size: int, compile_seconds: float) -> StepPlan:
+        """Computes the cost of the step; see `StepPlan` for the arguments."""
+        executions = list(self.program.executions(self._branch_cost))
+        by_layer: dict[str, dict[str, Cost]] = defaultdict(lambda: defaultdict(Cost))
+        loop_flops, loop_bytes, total_bytes = 0, 0, 0
+        for instruction, count in executions:
+            cost = self.cost(instruction)
+            by_layer[layer_name(instruction)][operation_name(instruction)] += cost * count
+            loop_flops += self._flops(instruction) * (count - 1)
+            loop_bytes += int(cost.bytes_accessed) * (count - 1)
+            total_bytes += int(cost.bytes_accessed) * count
+        kernels = [(x, count) for x, count in executions if x.is_kernel]
+        if xla_costs := self.compiled.cost_analysis():
+            flops = xla_costs.get("flops", 0) + loop_flops
+            # XLA counts some operations in loops once and others once per iteration.
+            bytes_accessed = total_bytes
+            if not self.program.has_loops:
+                uncounted = sum(self._uncounted_bytes(x) for x, _ in kernels)
+                bytes_accessed = xla_costs.get("bytes accessed", 0) + uncounted
+        else:
+            flops, bytes_accessed = self._traced_flops(), total_bytes
+        layers = [_layer_cost(name, operations) for name, operations in by_layer.items()]
+        return StepPlan(
+            step=step,
+            batch_size=batch_size,
+            peak_memory=peak_memory(self.compiled),
+            flops=flops,
+            bytes_accessed=bytes_accessed,
+            cost=sum((x.cost for x in layers), Cost()),
+            loop_flops=loop_flops,
+            loop_bytes=loop_bytes,
+            collectives=count_collectives(executions),
+            layers=tuple(sorted(layers, key=lambda x: x.cost.sort_key, reverse=True)),
+            kernels=self._kernel_calls(kernels),
+            unscheduled_calls=sum(n for x, n in kernels if self.schedule_cycles(x) is None),
+            compile_seconds=compile_seconds,
+        )
+
+    def _flops(self, instruction: Instruction) -> int:
+        declared = costs.declared_cost(instruction).get("flops", 0)
+        return declared or costs.flops(self.program, instruction)
+
+    def _uncounted_bytes(self, kernel: Instruction) -> int:
+        """Returns the bytes of a kernel that XLA's cost analysis does not count."""
+        declared = costs.declared_cost(kernel).get("bytes_accessed", 0)
+        return costs.bytes_accessed(self.program, kernel) - declared
+
+    def _kernel_calls(self, kernels: Iterable[tuple[Instruction, int]]) -> dict[str, KernelCalls]:
+        calls: dict[str, KernelCalls] = defaultdict(KernelCalls)
+        counted: set[str] = set()  # a relayout may lie between two kernels
+        for kernel, count in kernels:
+            relayouts = {
+                x.name: costs.bytes_accessed(self.program, x)
+                for x in costs.adjacent_relayouts(self.program, kernel)
+                if x.name not in counted
+            }
+            counted.update(relayouts)
+            calls[re.sub(r"[.\d]+$", "", kernel.name)] += KernelCalls(
+                count=count,
+                bytes_accessed=costs.bytes_accessed(self.program, kernel) * count,
+                relayout_bytes=sum(relayouts.values()) * count,
+            )
+        return dict(calls)
+
+    def _traced_flops(self) -> float:
+        """Returns the FLOPs per chip before compilation, after which libraries hide theirs."""
+        program = Program.parse(self.lowered.as_text(dialect="hlo"))
+        total = sum(costs.flops(program, x) * count for x, count in program.executions())
+        return total / self.target.mesh.size
+
+
+def _layer_cost(name: str, operations: Mapping[str, Cost]) -> LayerCost:
+    total = sum(operations.values(), Cost())
+    top = max(operations, key=lambda x: operations[x].sort_key)
+    by = 0 if total.cycles else 1
+    top_cost, total_cost = (x.sort_key[by] for x in (operations[top], total))
+    return LayerCost(name, total, top, top_cost / total_cost if total_cost else 1.0)
+
+
+def count_collectives(executions: Iterable[tuple[Instruction, int]]) -> dict[str, tuple[int, int]]:
+    """Returns calls and result bytes of the collectives among the executed instructions."""
+    counts, sizes = Counter[str](), Counter[str]()
+    for instruction, count in executions:
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in _COLLECTIVES:
+            counts[kind] += count
+            sizes[kind] += shape_nbytes(instruction.result_shape) * count
+    return {kind: (counts[kind], sizes[kind]) for kind in counts}
+
+
+def layer_name(instruction: Instruction) -> str:
+    """Returns the section of the network, such as "stage3_module0 backward"."""
+    match = _LAYER.search(instruction.op_name)
+    if match is None:
+        return "loss, optimizer, other"
+    direction = " backward" if "transpose(" in instruction.op_name else ""
+    return f"{match[1]}{direction}"
+
+
+def operation_name(instruction: Instruction) -> str:
+    """Returns the JAX operation, such as "conv_general_dilated", or else the opcode."""
+    return instruction.op_name.rsplit("/", 1)[-1] or instruction.opcode
