@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from absl import app, flags
 
 from configs import base
-from modes import MODES, command_line
+from modes import command_line
 
 LOOKS = flags.DEFINE_list(
     "looks", ["own", "ms", "slide"], "tests, by their words; own: as configured"
@@ -118,9 +118,9 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
     from gsto_jax.runs import workdir
     from gsto_jax.runs.experiment import Experiment, load_for_evaluation
     from gsto_jax.training.task import initial_state
-    from modes.run_setup import make_eval_set, read_settings
+    from modes.run_setup import make_eval_set, parse_config
 
-    task, data, values = read_settings(config)
+    task, data, values = parse_config(config)
     mesh = make_mesh()
     eval_set, source = make_eval_set(task, data, values, mesh)
     if folder:
@@ -218,4 +218,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=partial(command_line.parse, settings=base.get_config(), modes=MODES))
+    app.run(main, flags_parser=command_line.parse)

@@ -32,7 +32,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +109,10 @@ def _program() -> int:
     from absl import app
 
     import main
-    from configs import base
-    from modes import MODES, command_line
+    from modes import command_line
 
-    parser = partial(command_line.parse, settings=base.get_config(), modes=MODES)
     try:
-        app.run(main.main, flags_parser=parser)
+        app.run(main.main, flags_parser=command_line.parse)
     except SystemExit as end:
         return int(end.code or 0)
     return 0

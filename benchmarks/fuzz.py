@@ -260,21 +260,21 @@ def config_target() -> Target:
 
         from gsto_jax.errors import UserError
         from gsto_jax.segmentation.protocol import protocol_from_config
-        from modes import MODES, command_line
-        from modes.run_setup import read_settings
+        from modes import command_line
+        from modes.run_setup import parse_config
 
         sys.argv = ["main.py", *json.loads(data)]
         told, before = io.StringIO(), set(flags.FLAGS)
         try:
             try:
                 with redirect_stderr(told):
-                    command_line.parse(sys.argv, base.get_config(), MODES)
+                    command_line.parse(sys.argv)
             except SystemExit as end:
                 message = told.getvalue()
                 if end.code != 2 or not message.startswith("error: ") or message.count("\n") > 1:
                     raise AssertionError(f"ended with {end.code} and said {message!r}") from None
                 raise UserError(message) from None
-            _, _, values = read_settings(flags.FLAGS.config)
+            _, _, values = parse_config(flags.FLAGS.config)
             protocol_from_config(values)
         finally:  # as if nothing had been parsed, for the next one
             for name in set(flags.FLAGS) - before:

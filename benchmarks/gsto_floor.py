@@ -36,7 +36,7 @@ from gsto_jax.layers import gates
 from gsto_jax.layers.heads import SegmentationHead
 from gsto_jax.ops.packing import LANES, unwrap
 from gsto_jax.training.network import network
-from modes.run_setup import read_settings
+from modes.run_setup import parse_config
 
 IMAGES, SIZE = 8, (512, 1024)
 NETWORKS = {
@@ -55,7 +55,7 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
     """Bytes an image for gates, for those of them on paths upwards, and for the heads between."""
     config = importlib.import_module(f"configs.{config_name}").get_config()
     config.model.dtype = "bfloat16"
-    task, _, _ = read_settings(config)
+    task, _, _ = parse_config(config)
     model = network(task.config.model, task.num_classes, platform="tpu")
     found = {"gates": (0, 0), "upwards": (0, 0), "heads": (0, 0)}
     heads = []

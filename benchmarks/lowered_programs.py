@@ -29,7 +29,7 @@ from gsto_jax.plan.targets import compile_target
 from gsto_jax.segmentation.evaluate import compiled_eval_step
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, abstract_state
-from modes.run_setup import read_settings
+from modes.run_setup import parse_config
 
 SMALL = {
     "w18s": ("cityscapes_w18s", 2, (128, 256)),
@@ -66,7 +66,7 @@ def programs() -> Iterator[tuple[str, Any]]:
     for name, (module, batch_size, crop) in SMALL.items():
         config = importlib.import_module(f"configs.{module}").get_config()
         config.train.batch_size, config.data.crop = batch_size, crop
-        task, _, _ = read_settings(config)
+        task, _, _ = parse_config(config)
         yield f"{name}_train", lower_train_step(task, cpu, batch_size, crop)
         if name == "w18s":
             inputs = abstract_inputs(task, cpu, batch_size, crop, "eval")
@@ -75,7 +75,7 @@ def programs() -> Iterator[tuple[str, Any]]:
     if find_spec("libtpu"):
         config = importlib.import_module("configs.cityscapes_w18s").get_config()
         config.model.dtype, config.train.batch_size = "bfloat16", 32
-        task, data, _ = read_settings(config)
+        task, data, _ = parse_config(config)
         yield (
             "w18s_v5e_train",
             lower_train_step(task, compile_target("v5e:2x2").mesh, 32, data.crop),

@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from absl import app, flags
 
-from configs import base
-from modes import MODES, command_line
+from modes import command_line
 
 BATCHES = flags.DEFINE_list("batches", ["1", "32"], "persons at a time")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "how often each is timed")
@@ -77,12 +75,12 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     from gsto_jax.runs import workdir
     from gsto_jax.runs.experiment import load_for_evaluation
     from gsto_jax.training.task import initial_state
-    from modes.run_setup import make_pose_set, read_settings
+    from modes.run_setup import make_pose_eval_set, parse_config
 
     config.eval.batch_size = batch_size
-    task, data, values = read_settings(config)
+    task, data, values = parse_config(config)
     mesh = make_mesh()
-    persons, _ = make_pose_set(task, data, mesh)
+    persons, _ = make_pose_eval_set(task, data, mesh)
     if folder:
         run = workdir.existing(folder)
         state = load_for_evaluation(run, task, mesh, values, print).state
@@ -150,4 +148,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=partial(command_line.parse, settings=base.get_config(), modes=MODES))
+    app.run(main, flags_parser=command_line.parse)

@@ -54,7 +54,7 @@ from gsto_jax.plan.hlo import Program
 from gsto_jax.plan.step_cost import count_collectives
 from gsto_jax.plan.step_time import StepTime, tpu_step_time
 from gsto_jax.plan.targets import compile_target
-from modes.run_setup import read_settings
+from modes.run_setup import parse_config
 
 CHIP = "v5e"
 GRIDS = {4: (2, 2), 16: (4, 4), 64: (8, 8), 256: (16, 16)}
@@ -129,7 +129,7 @@ def measure(row: Row) -> dict[str, Any]:
     config.model.dtype = "bfloat16"
     config.model.bn_groups = row.chips if row.bn == "groups" else 1
     config.train.batch_size, config.train.grad_accum_steps = row.images * row.chips, row.parts
-    task, data, _ = read_settings(config)
+    task, data, _ = parse_config(config)
     began = time.perf_counter()
     try:
         found = plan_step(task, target, config.train.batch_size, data.crop)

@@ -29,7 +29,7 @@ import jax
 from gsto_jax.plan.compile import plan_step
 from gsto_jax.plan.step_cost import KernelCalls
 from gsto_jax.plan.targets import compile_target
-from modes.run_setup import read_settings
+from modes.run_setup import parse_config
 
 TOPOLOGY = "v5e:2x2"
 
@@ -74,7 +74,7 @@ def measure(row: Row) -> dict[str, Any]:
     config.model.implementation = row.implementation
     config.model.remat = row.remat
     config.train.batch_size = row.images * target.mesh.size
-    task, data, _ = read_settings(config)
+    task, data, _ = parse_config(config)
     found = plan_step(task, target, config.train.batch_size, data.crop)
     gates = sum((x for name, x in found.kernels.items() if "gates" in name), KernelCalls())
     count, size = (sum(x) for x in zip(*found.collectives.values(), strict=True))

@@ -1,4 +1,4 @@
-"""Loads configurations: files, and those of runs. Errors name file, line and setting.
+"""Loads config files and the configs of runs. Errors name file, line and option.
 
 Imports no JAX.
 """
@@ -26,128 +26,142 @@ TRAIN_PACKAGES = (
     *("pycocotools", "rich", "scipy", "tensorboard", "tensorflow", "tensorflow_datasets"),
     *("zstandard", "importlib_resources"),
 )
-"""Modules of the extra `train`: `main.py` names the remedy where one is missing."""
-_TYPES = {
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    bool: "True or False",
-    tuple: "a tuple",
-    ConfigDict: "no value to a section, but to a setting in it",
+"""Modules of the extra `train`. If one is missing, `main.py` prints how to install it."""
+_REMEDIES = {
+    int: "give an integer",
+    float: "give a number",
+    str: "give a string",
+    bool: "give True or False",
+    tuple: "give a tuple",
+    ConfigDict: "a section cannot be replaced by a value: set its options",
 }
+"""What to do about a value of the wrong type, by the type of the option."""
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; the message says where it fails, and the remedy."""
+    """An invalid config; the message says where, and the remedy."""
 
 
 def load(name: str) -> ConfigDict:
-    """Runs a configuration file.
+    """Runs a config file.
 
     Args:
-      name: FILE[:WORDS]. FILE is relative to the working directory or to that of `main.py`.
+      name: FILE[:ARGUMENTS]. FILE is relative to the working directory or to that of `main.py`.
 
     Returns:
-      Its settings, locked.
+      The config, locked.
 
     Raises:
-      ConfigError: there is no such file, or it does not return all settings of `configs/base.py`.
+      ConfigError: there is no such file, or it does not return all options of `configs/base.py`.
     """
-    file, colon, words = name.partition(":")
-    path = _find(file, colon + words)
+    file, colon, argument = name.partition(":")
+    path = _find_file(file, colon + argument)
     try:
-        get_config = getattr(_run(path), "get_config", None)
+        get_config = getattr(_import_file(path), "get_config", None)
         if not callable(get_config):
             raise ConfigError(
-                f"{file} defines no function get_config(arg=None) that returns the settings, as "
+                f"{file} must define a function get_config(arg=None) that returns the config, as "
                 "configs/quickstart.py does"
             )
-        arguments = [words] if colon else []
+        arguments = [argument] if colon else []
         try:
             inspect.signature(get_config).bind(*arguments)
         except TypeError:
-            takes = "takes no words" if colon else "needs words"
-            raise ConfigError(f"get_config() in {file} {takes} after a colon") from None
+            problem = "takes no arguments" if colon else "requires arguments"
+            raise ConfigError(f"get_config() in {file} {problem} after a colon") from None
         config = get_config(*arguments)
     except ConfigError:
         raise
-    except (Exception, SystemExit) as error:  # a configuration is a program: it may fail in any way
+    except (Exception, SystemExit) as error:  # a config file is a program: it may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name in TRAIN_PACKAGES:
             raise
-        raise ConfigError(_describe(error, path, file)) from None
+        raise ConfigError(_error_message(error, path, file)) from None
     _check_complete(config, file)
     return config.lock()
 
 
-def of_run(folder: Path) -> ConfigDict | None:
-    """Returns the settings of the run in a folder; None where there is none.
+def load_from_run(folder: Path) -> ConfigDict | None:
+    """Returns the config of the run in a folder, or None if there is no run.
 
     Args:
-      folder: of the run, or of a checkpoint of one.
+      folder: folder of the run, or of one of its checkpoints.
 
     Raises:
-      ConfigError: it has a setting that this version lacks.
+      ConfigError: the run has other options than this version.
     """
     run = folder
     if folder.name.isdigit():
         run = folder.parents[1]
     elif folder.name in ("best", "checkpoints"):
         run = folder.parent
-    # A checkpoint alone has them too.
+    # A checkpoint that was copied without its run has the config too.
     for path in (run / "config.json", folder / "config.json", folder / "run" / "metadata"):
         try:
             values = json.loads(path.read_text())
             values = values.get("config", values)
-            return _filled(base.get_config(), values)
+            return _fill(base.get_config(), values)
         except (OSError, ValueError, AttributeError):
             continue
         except (KeyError, TypeError) as error:
             name = error.args[0]
             raise ConfigError(
-                f"{path} does not fit this version ({name}): give the configuration as --config"
+                f"{path} is of another version ({name}): give the config file as --config"
             ) from None
     return None
 
 
+def plain_values(config: ConfigDict) -> dict[str, Any]:
+    """Returns all options as nested plain values, with the default palette filled in."""
+    # Imported here: it takes two seconds, and the terminal should first display the start.
+    from data_pipelines.labels import distinct_colors
+
+    values = json.loads(config.to_json())
+    data = values["data"]
+    data["palette"] = data["palette"] or [list(x) for x in distinct_colors(len(data["classes"]))]
+    return values
+
+
 def names(config: ConfigDict) -> list[str]:
-    """Returns the dotted names of all settings, such as "train.steps"."""
+    """Returns the dotted names of all options, such as "train.steps"."""
     return list(flatten(config.to_dict()))
 
 
-def unknown_setting(name: str, known: list[str]) -> str:
-    """Returns the message about a setting that does not exist, with the nearest one."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    remedy = f"did you mean config.{near[0]}?" if near else "docs/config.md lists all"
-    return f"unknown setting config.{name}: {remedy}"
+def unknown_option(name: str, options: list[str]) -> str:
+    """Returns an error message about an option that does not exist, with a similar one."""
+    similar = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
+    remedy = f"did you mean config.{similar[0]}?" if similar else "docs/config.md lists all options"
+    return f"unknown option config.{name}: {remedy}"
 
 
-def _find(file: str, words: str) -> Path:
+def _find_file(file: str, argument: str) -> Path:
     path = Path(file).expanduser()
     for candidate in (path, ROOT / path):
         if path.suffix == ".py" and candidate.is_file():
             return candidate.absolute()
-    if near := nearest(file):
-        remedy = f"did you mean {near}{words}?"
+    if similar := similar_file(file):
+        remedy = f"did you mean {similar}{argument}?"
     elif path.suffix != ".py":
-        raise ConfigError(f"{file!r} is no Python file: give one, such as configs/quickstart.py")
+        raise ConfigError(
+            f"--config must be a Python file, such as configs/quickstart.py; got {file!r}"
+        )
     else:
-        remedy = "configs/ holds those that come with this"
-    raise ConfigError(f"there is no configuration {file}: {remedy}")
+        remedy = "see configs/ for those of this project"
+    raise ConfigError(f"there is no config file {file}: {remedy}")
 
 
-def nearest(name: str) -> str:
-    """Returns the file of configs/ whose name is most like a text; "" if none is like it."""
-    ours = [path.stem for path in (ROOT / "configs").glob("*.py") if _is_configuration(path)]
-    near = difflib.get_close_matches(Path(name).stem, ours, n=1, cutoff=0.7)
-    return f"configs/{near[0]}.py" if near else ""
+def similar_file(name: str) -> str:
+    """Returns the config file whose name is most similar to a text; "" if none is similar."""
+    stems = [path.stem for path in (ROOT / "configs").glob("*.py") if _is_config(path)]
+    similar = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=0.7)
+    return f"configs/{similar[0]}.py" if similar else ""
 
 
-def _is_configuration(path: Path) -> bool:
+def _is_config(path: Path) -> bool:
     return path.stem != "base" and "\ndef get_config(" in path.read_text()
 
 
-def _run(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"configuration_{path.stem}", path)
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -160,77 +174,74 @@ def _check_complete(config: Any, file: str) -> None:
         raise ConfigError(
             f"get_config() in {file} returns {kind}: return base.get_config() with your changes"
         )
-    known, given = names(base.get_config()), names(config)
-    for name in sorted(set(given).difference(known)):
-        if any(setting.startswith(f"{name}.") for setting in known):
-            raise ConfigError(f"{file}: a value replaces config.{name}: give {_TYPES[ConfigDict]}")
-        raise ConfigError(f"{file}: {unknown_setting(name, known)}")
-    for name in known:
-        if name not in given:
+    expected, actual = names(base.get_config()), names(config)
+    for name in sorted(set(actual).difference(expected)):
+        if any(option.startswith(f"{name}.") for option in expected):
+            raise ConfigError(f"{file}: config.{name}: {_REMEDIES[ConfigDict]}")
+        raise ConfigError(f"{file}: {unknown_option(name, expected)}")
+    for name in expected:
+        if name not in actual:
             raise ConfigError(f"{file}: config.{name} is missing: start from base.get_config()")
 
 
-def _describe(error: BaseException, path: Path, file: str) -> str:
-    """Returns where a file fails, and why, in a line."""
+def _error_message(error: BaseException, path: Path, file: str) -> str:
+    """Returns one line that says where and why a config file failed."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         source = f": {error.text.strip()}" if error.text else ""
         return f"{file}, line {error.lineno}: {error.msg}{source}"
     frames = list(traceback.walk_tb(error.__traceback__))
-    own = [(frame, line) for frame, line in frames if frame.f_code.co_filename == str(path)]
-    place = f"{file}, line {own[-1][1]}: " if own else f"{file}: "
-    if own and (message := _mistaken_setting(error, frames[-1][0], [frame for frame, _ in own])):
-        return place + message
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    in_file = [(frame, line) for frame, line in frames if frame.f_code.co_filename == str(path)]
+    location = f"{file}, line {in_file[-1][1]}: " if in_file else f"{file}: "
+    if message := _option_error(error, frames[-1][0], [frame for frame, _ in in_file]):
+        return location + message
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     raised_in = Path(frames[-1][0].f_code.co_filename)
     if raised_in.parent == ROOT / "configs" and _is_raise(*frames[-1]):
-        return first  # a message of our own, about words
-    plain = isinstance(error, NameError | ImportError | AttributeError | ValueError)
-    return place + (first if plain else f"{type(error).__name__}: {first}")
+        return first_line  # about an argument after the colon
+    is_clear = isinstance(error, NameError | ImportError | AttributeError | ValueError)
+    return location + (first_line if is_clear else f"{type(error).__name__}: {first_line}")
 
 
 def _is_raise(frame: FrameType, line: int) -> bool:
     return linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
 
 
-def _mistaken_setting(error: BaseException, last: FrameType, own: list[FrameType]) -> str:
-    """Returns what is wrong with the setting that an error is about; "" if it is about none."""
+def _option_error(error: BaseException, last: FrameType, in_file: list[FrameType]) -> str:
+    """Returns a message about an error that accessing a config option raised; "" for others."""
     values = last.f_locals
     section, key = values.get("self"), values.get("key", values.get("attribute"))
     if not isinstance(section, ConfigDict) or not isinstance(key, str):
         return ""
-    roots = [value for frame in own for value in frame.f_locals.values()]
-    places = [_place(root, section) for root in roots if isinstance(root, ConfigDict)]
-    name = max(filter(None, places), key=len, default="") + key
+    roots = [value for frame in in_file for value in frame.f_locals.values()]
+    prefixes = [_prefix(root, section) for root in roots if isinstance(root, ConfigDict)]
+    prefix = max(filter(None, prefixes), key=len, default="")
+    name = prefix + key
     if isinstance(error, TypeError) and key in section:
-        return f"config.{name} is {values.get('value')!r}: give {_TYPES[type(section[key])]}"
+        return f"config.{name} is {values.get('value')!r}: {_REMEDIES[type(section[key])]}"
     if key in section:
         return ""
-    if near := difflib.get_close_matches(key, list(section), n=1):
-        place = name.removesuffix(key)
-        return f"unknown setting config.{name}: did you mean config.{place}{near[0]}?"
-    return unknown_setting(name, names(base.get_config()))
+    if similar := difflib.get_close_matches(key, list(section), n=1):
+        return f"unknown option config.{name}: did you mean config.{prefix}{similar[0]}?"
+    return unknown_option(name, names(base.get_config()))
 
 
-def _place(root: ConfigDict, section: ConfigDict, place: str = "") -> str | None:
-    """Returns where a section lies below another, such as "data.keypoints."; None if it does not.
-
-    A local variable that holds the section itself gives "".
-    """
+def _prefix(root: ConfigDict, section: ConfigDict, prefix: str = "") -> str | None:
+    """Returns the dotted path of a section below another, such as "data.keypoints.", or None."""
     if root is section:
-        return place
+        return prefix
     for name, value in root.items():
         if isinstance(value, ConfigDict):
-            deeper = _place(value, section, f"{place}{name}.")
-            if deeper is not None:
-                return deeper
+            path = _prefix(value, section, f"{prefix}{name}.")
+            if path is not None:
+                return path
     return None
 
 
-def _filled(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
-    """Sets all settings to nested plain values."""
-    options, known = flatten(values), names(config)
-    for name in sorted(set(options).symmetric_difference(known)):
-        raise KeyError(f"it {'lacks' if name in known else 'has'} the setting {name}")
+def _fill(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Sets all options to nested plain values."""
+    options, expected = flatten(values), names(config)
+    for name in sorted(set(options).symmetric_difference(expected)):
+        raise KeyError(f"it {'lacks' if name in expected else 'has'} the option {name}")
     config.update_from_flattened_dict({name: _tuples(value) for name, value in options.items()})
     return config
 

@@ -1,61 +1,62 @@
-"""Checks every label of both splits, and counts its classes."""
+"""Checks all labels of the training and evaluation splits, and counts their classes."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
+from configs.loading import plain_values
 from data_pipelines import DataConfig, DataError, group, make_source, report_labels
 from data_pipelines import audit as audit_labels
 from gsto_jax import progress
-from modes.terminal_output import Show, make_show, plain_values
+from modes.terminal_output import log
 
 
 def run(args: Any) -> None:
-    """Audits. Raises DataError if any label is wrong, or a split cannot teach or be scored."""
-    data, show = DataConfig(**plain_values(args.config)["data"]), make_show()
+    """Runs the mode. Raises DataError if labels are wrong."""
+    data = DataConfig(**plain_values(args.config)["data"])
     splits = dict.fromkeys((data.train_split, data.eval_split))
-    problems = [line for split in splits for line in _audit(split, data, show)]
+    problems = [line for split in splits for line in _audit_split(split, data)]
     for problem in problems:
-        show(f"problem: {problem}")
+        log(f"problem: {problem}")
     if problems:
-        raise DataError("the labels cannot be used as they are: the problems are named above.")
+        raise DataError("the labels cannot be used as they are: the problems are listed above.")
 
 
-def _audit(split: str, data: DataConfig, show: Show) -> list[str]:
-    """Shows what the labels of a split hold; returns what is wrong with them."""
+def _audit_split(split: str, data: DataConfig) -> list[str]:
+    """Logs the label counts of a split; returns its problems."""
     source = make_source(data, split)
     with progress.track(f"auditing {split}", len(source), resumable=True) as advance:
-        found = audit_labels(source, on_record=advance)
-    lines, warnings = group(found.problems), [*source.warnings, *group(found.warnings)]
+        audit = audit_labels(source, on_record=advance)
+    lines, warnings = group(audit.problems), [*source.warnings, *group(audit.warnings)]
     notes: list[str] = []
     if data.keypoints is None:
-        report = report_labels(found, data, split, split == data.train_split)
+        report = report_labels(audit, data, split, split == data.train_split)
         if report.missing:
             notes.append(f"note: {split}: no label holds {report.missing}")
         lines += report.problems
         warnings = [*source.warnings, *report.warnings]
-    title = f"{split}: {found.records} labels, {_count(found.problems, lines)}"
+    title = f"{split}: {audit.records} labels, {_count_problems(audit.problems, lines)}"
     if data.keypoints:
         units = ("joint", "labeled", "persons")
-        table = audit_table(found, data.keypoints.names, data.ignore_label, title, units)
+        table = audit_table(audit, data.keypoints.names, data.ignore_label, title, units)
     else:
-        table = audit_table(found, data.classes, data.ignore_label, title)
-    show(table)
+        table = audit_table(audit, data.classes, data.ignore_label, title)
+    log(table)
     for line in (*notes, *(f"warning: {warning}" for warning in warnings)):
-        show(line)
+        log(line)
     return lines
 
 
-def _count(findings: list[Any], lines: list[str]) -> str:
-    """Returns how many records are wrong, and in how many ways."""
+def _count_problems(findings: list[Any], lines: list[str]) -> str:
+    """Returns the number of problems, and of their kinds, as text."""
     count = len(findings) + len(lines) - len(group(findings))
     kinds = f" of {len(lines)} kinds" if count > len(lines) > 1 else ""
     return f"{count} problem{'s' * (count != 1)}{kinds}"
 
 
-_UNKNOWN = 8
-"""How many unknown ids an audit lists one by one."""
+_MAX_UNKNOWN_IDS = 8
+"""Number of unknown ids that an audit lists individually."""
 
 
 def audit_table(
@@ -65,32 +66,32 @@ def audit_table(
     title: str,
     units: tuple[str, str, str] = ("class", "pixels", "images"),
 ) -> Table:
-    """Tabulates what labels hold: pixels, their share, and images by class.
+    """Tabulates the pixels, their fraction and the images of each class.
 
     Args:
-      audit: the counts.
+      audit: the counts, of `data_pipelines.audit`.
       classes: names of the classes, or joints.
-      ignore_label: label of the pixels that do not count.
-      title: of the table.
-      units: headings of the columns: what is told apart, what is counted, and in what.
+      ignore_label: label of ignored pixels.
+      title: title of the table.
+      units: column headings: the category, what is counted, and where.
     """
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column(units[0], no_wrap=True)
-    for column in (units[1], "share", units[2]):
+    for column in (units[1], "fraction", units[2]):
         table.add_column(column, justify="right", no_wrap=True)
 
     def add(name: str, pixels: int, images: int | None) -> None:
-        share = f"{100 * pixels / max(audit.total, 1):.2f}%"
-        table.add_row(name, str(pixels), share, "" if images is None else str(images))
+        fraction = f"{100 * pixels / max(audit.total, 1):.2f}%"
+        table.add_row(name, str(pixels), fraction, "" if images is None else str(images))
 
     for k, name in enumerate(classes):
         add(name, audit.pixels[k], audit.images[k])
     table.add_section()
     add("ignored", audit.pixels[ignore_label], audit.images[ignore_label])
     unknown = audit.unknown.most_common()
-    for value, count in sorted(unknown[:_UNKNOWN]):
+    for value, count in sorted(unknown[:_MAX_UNKNOWN_IDS]):
         add(f"unknown id {value}", count, None)
-    if rest := unknown[_UNKNOWN:]:
-        add(f"{len(rest)} other unknown ids", sum(count for _, count in rest), None)
+    if unlisted := unknown[_MAX_UNKNOWN_IDS:]:
+        add(f"{len(unlisted)} other unknown ids", sum(count for _, count in unlisted), None)
     add("all", audit.total, audit.records)
     return table

@@ -1,4 +1,4 @@
-"""Prints parameters and multiply-accumulates by stage."""
+"""Prints the parameters and multiply-accumulates of a network by stage."""
 
 import re
 from collections.abc import Sequence
@@ -7,74 +7,72 @@ from typing import Any
 import flax.linen as nn
 from rich.table import Table
 
+from configs.loading import plain_values
 from gsto_jax import progress
 from gsto_jax.config import Config
 from gsto_jax.models.counts import Count, count_by_module
 from gsto_jax.models.published import POSE_SIZE, SIZE, find_published_row
 from gsto_jax.training.network import network
-from modes.terminal_output import make_show, plain_values
+from modes.terminal_output import log
 
 
 def run(args: Any) -> None:
-    """Describes the network. Raises UserError."""
+    """Runs the mode."""
     values = plain_values(args.config)
     data = values.pop("data")
-    settings = Config.from_dict(values)
-    names = data["keypoints"]["names"] if settings.task == "pose" else data["classes"]
+    config = Config.from_dict(values)
+    names = data["keypoints"]["names"] if config.task == "pose" else data["classes"]
     with progress.track("counting parameters"):
-        table = describe_table(settings, len(names), data["crop"])
-    make_show()(table)
+        table = describe_table(config, len(names), data["crop"])
+    log(table)
 
 
 def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Table:
-    """Builds a table of the exact parameters and MACs by stage, beside the paper's figures.
+    """Builds a table of exact parameters and MACs by stage, next to the paper's counts.
 
     Args:
-      config: the settings.
-      outputs: how many classes, or joints.
-      crop: (h, w) of a training sample, to count MACs there too; empty for the paper's size alone.
+      config: the config.
+      outputs: number of classes or joints.
+      crop: (h, w) of a training crop, to count its MACs too; empty for the paper's size only.
     """
     size, unit = (POSE_SIZE, "joints") if config.task == "pose" else (SIZE, "classes")
-    own = (crop[0], crop[1]) if len(crop) == 2 and tuple(crop) != size else None
-    model_of_counts = network(config.model, outputs)
-    stages = _counts_by_stage(model_of_counts, size)
-    own_stages = _counts_by_stage(model_of_counts, own) if own else {}
-    total = sum(stages.values(), Count())
-    model, (height, width) = config.model, size
-    body = model.variant + (f" with {model.context_net.module}" if model.is_context_net else "")
-    title = f"{config.name}: {body}, {outputs} {unit}, one image {height}x{width}"
-    table = Table(title=title, title_justify="left")
-    columns = ["part", "conv parameters", "conv+BN parameters", "MACs"]
-    if own:
-        columns.append(f"MACs, data.crop {own[0]}x{own[1]}")
+    has_crop = len(crop) == 2 and tuple(crop) != size
+    net, model = network(config.model, outputs), config.model
+    counts = _counts_by_stage(net, size)
+    crop_counts = _counts_by_stage(net, (crop[0], crop[1])) if has_crop else {}
+    name = model.variant + (f" with {model.context_net.module}" if model.is_context_net else "")
+    title = f"{config.name}: {name}, {outputs} {unit}, one image {size[0]}x{size[1]}"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    columns = ["stage", "conv parameters", "conv+BN parameters", "MACs"]
+    columns += [f"MACs, data.crop {crop[0]}x{crop[1]}"] if has_crop else []
     for column in columns:
-        table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
-    own_total = sum(own_stages.values(), Count())
-    for stage, c in (stages | {"total": total}).items():
-        own_macs = [str((own_stages | {"total": own_total})[stage].macs)] if own else []
+        table.add_column(column, justify="left" if column == "stage" else "right", no_wrap=True)
+    for stage, count in counts.items():
+        crop_macs = [str(crop_counts[stage].macs)] if has_crop else []
         if stage == "total":
             table.add_section()
-        table.add_row(stage, str(c.conv_params), str(c.params), str(c.macs), *own_macs)
+        table.add_row(stage, str(count.conv_params), str(count.params), str(count.macs), *crop_macs)
+    total = counts["total"]
     rounded = [f"{n / 1e6:.2f}M" for n in (total.conv_params, total.params)]
-    rounded += [f"{c.gmacs:.1f} x 2^30" for c in ([total, own_total] if own else [total])]
-    table.add_row("", *rounded)
+    totals = [total, crop_counts["total"]] if has_crop else [total]
+    table.add_row("", *rounded, *(f"{count.gmacs:.1f} x 2^30" for count in totals))
     hrnet = model.hrnet
     row = find_published_row(
         model.variant, hrnet.gsto, outputs, hrnet.head, size, hrnet.attention_spec
     )
     if row is None:
-        table.caption = "The paper prints no count for this network."
+        table.caption = "The paper prints no counts of this network."
     else:
         params = ("", row.params) if row.is_pose else (row.params, "")
         table.add_row("paper", *params, f"{row.gflops} x 2^30")
         table.caption = f"Paper: {row.title}."
-    table.caption_justify = "left"
     return table
 
 
-def _counts_by_stage(model: nn.Module, size: tuple[int, int]) -> dict[str, Count]:
-    stages: dict[str, Count] = {}
-    for part, part_count in count_by_module(model, size).items():
-        stage = re.match(r"stem|head|[a-z]+\d?", part)[0]  # type: ignore[index]
-        stages[stage] = stages.get(stage, Count()) + part_count
-    return stages
+def _counts_by_stage(net: nn.Module, size: tuple[int, int]) -> dict[str, Count]:
+    """Returns the counts of each stage, then their total."""
+    counts: dict[str, Count] = {}
+    for name, count in count_by_module(net, size).items():
+        stage = re.match(r"stem|head|[a-z]+\d?", name)[0]  # type: ignore[index]
+        counts[stage] = counts.get(stage, Count()) + count
+    return counts | {"total": sum(counts.values(), Count())}

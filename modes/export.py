@@ -1,10 +1,9 @@
-"""Writes a network as programs that need nothing of this project, and compares them with it.
+"""Exports a network as programs that run without this project, and verifies them.
 
-Or its weights alone, under the names of other implementations.
+Or exports its weights alone, under the parameter names of another implementation.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,31 @@ from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.weights import WEIGHT_WRITERS, export_format, export_weights
-from modes.terminal_output import make_show
+from modes.terminal_output import log
 
 
 def run(args: Any) -> None:
-    """Exports. Raises UserError, also if an artifact differs from its checkpoint."""
+    """Runs the mode. Raises UserError, also if an export differs from its checkpoint."""
     if not args.checkpoint:
         raise UserError("--mode=export needs --checkpoint: a run, its best/, or a checkpoint")
     size = None
     if args.onnx_size:
         match = re.fullmatch(r"(\d+)x(\d+)", args.onnx_size)
         if match is None:
-            raise UserError(f"--onnx_size={args.onnx_size}: give HEIGHTxWIDTH, such as 512x1024")
+            raise UserError(
+                f"--onnx_size must be HEIGHTxWIDTH, such as 512x1024; got {args.onnx_size!r}"
+            )
         size = (int(match[1]), int(match[2]))
-    show = make_show()
-    jax.config.update("jax_platforms", "cpu")  # exact, for the comparison
+    jax.config.update("jax_platforms", "cpu")  # for an exact comparison
     trained = load_trained(args.checkpoint)
     folder = Path(args.output or "export").expanduser().absolute()
     programs = [name for name in args.formats if f".{name}" not in WEIGHT_WRITERS]
     weights = [name for name in args.formats if name not in programs]
     if programs or not weights:
-        write_programs(trained, folder, programs, size, show, args.long_side)
+        write_programs(trained, folder, programs, size, args.long_side)
     for name in weights:
-        show(f"export      {write_weights(trained, folder / f'weights.{name}')}")
-    show(f"checkpoint  {trained.path}")
+        log(f"export      {write_weights(trained, folder / f'weights.{name}')}")
+    log(f"checkpoint  {trained.path}")
 
 
 def write_programs(
@@ -48,26 +48,25 @@ def write_programs(
     folder: Path,
     formats: list[str],
     size: tuple[int, int] | None,
-    show: Callable[[str], None],
-    long_side: int | None = None,
+    long_side: int | None,
 ) -> None:
-    """Writes the network as programs, and compares them with it."""
+    """Writes the network as programs, and compares their predictions with its own."""
     if trained.task.config.task != "segmentation":
         raise UserError(
-            f"checkpoint {trained.path} is of a {trained.task.config.task} task: only segmentation "
-            "networks can be exported as programs: --formats=safetensors,pth writes its weights"
+            f"{trained.path} is a {trained.task.config.task} checkpoint; only segmentation "
+            "networks can be exported as programs: use --formats=safetensors,pth for its weights"
         )
     predictor = Predictor.of(trained, long_side)
     if protocol := preprocessing(predictor)["test_protocol"]:
-        show(f"note: predict tests by {protocol}; the programs pass an image once, at scale 1")
+        log(f"note: --mode=predict uses {protocol}; the programs run one pass at scale 1")
     for path in export(predictor, folder, formats, size):
-        show(f"export      {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+        log(f"export      {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     for check in verify(predictor, folder):
-        show(f"compared    {check}")
+        log(f"compared    {check}")
 
 
 def write_weights(trained: Trained, path: Path) -> str:
-    """Writes the weights under the names of another implementation, and says whose."""
+    """Writes the weights under the names of another implementation; returns a summary."""
     weight_format = export_format(trained.task.config.model)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,45 +1,40 @@
-"""The help pages of `main.py`: of the program, of one mode, and of the settings. Needs no JAX."""
+"""Help pages of `main.py`: the program, one mode, the config options. Imports no JAX."""
 
-import re
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from configs import base, loading
 from gsto_jax.config import describe_option
-from modes import EXAMPLES, FLAGS, MODES, command_line
+from modes import command_line
+from modes.registry import MODES
 
 WIDTH = 96
-MAIN_FLAGS = (
-    "config",
-    "config.SECTION.FIELD",
-    "mode",
-    "workdir",
-    "checkpoint",
-    "output",
-    "fork_from",
-    "source",
-    "rows",
-    "help_config",
-)
-"""The ten flags that the first page shows."""
-_COMMON = {
-    "config": "FILE[:WORDS], the settings: a file of configs/ or your own; by default "
-    "configs/quickstart.py, or the settings of the run that --workdir or --checkpoint names",
-    "config.SECTION.FIELD": "sets one setting, such as --config.train.steps=400",
-    "mode": "what to do; train by default",
-    "help_config": "WORD: shows the settings whose name or meaning has the word; all without one",
+_CONFIG_FLAGS = {
+    "config": "FILE[:ARGUMENTS], the configuration: a file in configs/ or your own; by default "
+    "configs/quickstart.py, or the configuration of the run in --workdir or --checkpoint",
+    "config.SECTION.OPTION": "overrides one config option, such as --config.train.steps=400",
 }
+_MAIN_FLAGS = _CONFIG_FLAGS | {
+    "mode": "what to do; by default train",
+    "workdir": "folder of the run",
+    "checkpoint": "a run, its best/, or a STEP in its checkpoints/",
+    "output": "where to write predictions, reports and exports",
+    "fork_from": MODES["train"].flags["fork_from"].help,
+    "source": "prepare: folder of the downloads",
+    "rows": "sweep: the variants to compare",
+    "help_config": "WORD: lists the config options with this word in name or meaning, or all",
+}
+"""The flags on the first page."""
 
 
-def page(argv: Sequence[str]) -> str | None:
-    """Returns the help page that a command line asks for; None if it asks for none."""
+def requested_page(argv: Sequence[str]) -> str | None:
+    """Returns the help page that a command line requests, if any."""
     word = command_line.value_of("help_config", argv)
     if word is not None:
-        return settings_page(word if "--" not in word[:2] else "", argv)
+        return options_page(word if "--" not in word[:2] else "", argv)
     if not {"-h", "--help", "-help", "--helpfull", "--helpshort"}.intersection(argv[1:]):
         return None
     mode = command_line.value_of("mode", argv)
@@ -47,109 +42,101 @@ def page(argv: Sequence[str]) -> str | None:
 
 
 def main_page() -> str:
-    """Returns the page about the program: modes, main flags, examples."""
-    modes = "\n".join(_entry(name, text) for name, text in MODES.items())
-    words = _flag_words(MODES)
-    chosen = "\n".join(_entry(f"--{name}", words[name]) for name in MAIN_FLAGS)
-    examples = "\n".join(f"  {EXAMPLES[name]}" for name in ("train", "predict", "export"))
+    """Returns the page of the program: modes, main flags, examples."""
+    modes = "\n".join(_entry(name, mode.summary) for name, mode in MODES.items())
+    flags = "\n".join(_entry(f"--{name}", text) for name, text in _MAIN_FLAGS.items())
+    examples = "\n".join(f"  {_example(name)}" for name in ("train", "predict", "export"))
     return f"""\
 Trains, evaluates and uses GSTO-HRNet for pixel labeling.
 
-usage: python main.py [--mode=MODE] [--config=FILE[:WORDS]] [--FLAG=VALUE ...] [IMAGE ...]
+usage: python main.py [--mode=MODE] [--config=FILE[:ARGUMENTS]] [--FLAG=VALUE ...] [IMAGE ...]
 
 modes
 {modes}
 
 flags
-{chosen}
+{flags}
 
 examples
 {examples}
 
 more
   python main.py --mode=MODE --help      one mode: all its flags, and an example
-  python main.py --help_config=optim     settings, with their values and what they mean
+  python main.py --help_config=optim     config options, their values and meanings
 """
 
 
-def mode_page(mode: str) -> str:
-    """Returns the page about one mode: what it does, its flags, an example."""
-    if mode not in MODES:
-        command_line.refuse(f"--mode={mode}: use one of {', '.join(MODES)}")
-    words = _flag_words([mode])
-    names = ["config", "config.SECTION.FIELD"]
-    names += ["workdir"] if mode in ("train", "sweep", "eval", "submit", "report") else []
-    names += [name for name, modes in FLAGS.items() if mode in modes]
-    if mode in ("predict", "report", "export"):
-        names.remove("config")  # the checkpoint has its settings
-        if mode != "predict":
-            names.remove("config.SECTION.FIELD")
-    listed = "\n".join(_entry(f"--{name}", words[name]) for name in names)
-    inputs = " IMAGE ..." if mode == "predict" else ""
-    title = textwrap.fill(f"--mode={mode}: {MODES[mode]}", WIDTH, break_on_hyphens=False)
+def mode_page(name: str) -> str:
+    """Returns the page of a mode: what it does, its flags, an example."""
+    if name not in MODES:
+        command_line.exit_with_error(f"--mode must be one of {', '.join(MODES)}; got {name!r}")
+    mode = MODES[name]
+    texts = _CONFIG_FLAGS | {flag: entry.help for flag, entry in mode.flags.items()}
+    if mode.config == "checkpoint":
+        del texts["config"]
+        if name != "predict":
+            del texts["config.SECTION.OPTION"]
+    flags = "\n".join(_entry(f"--{flag}", text) for flag, text in texts.items())
+    inputs = " IMAGE ..." if name == "predict" else ""
+    title = textwrap.fill(f"--mode={name}: {mode.summary}", WIDTH, break_on_hyphens=False)
     return f"""\
 {title}
 
-usage: python main.py --mode={mode} [--FLAG=VALUE ...]{inputs}
+usage: python main.py --mode={name} [--FLAG=VALUE ...]{inputs}
 
 flags
-{listed}
+{flags}
 
 example
-  {EXAMPLES[mode]}
+  {_example(name)}
 """
 
 
-def settings_page(word: str, argv: Sequence[str]) -> str:
-    """Returns the page about settings.
+def options_page(word: str, argv: Sequence[str]) -> str:
+    """Returns the page of config options.
 
     Args:
-      word: settings are listed whose name or meaning holds it, in any case.
-      argv: the command line; with `--config` the values are those of that file.
+      word: only options with this word in their name or meaning are listed.
+      argv: the command line; its `--config` is the source of the values.
     """
     file = command_line.value_of("config", argv)
     try:
         config = base.get_config() if file is None else loading.load(file)
     except loading.ConfigError as error:
-        command_line.refuse(str(error))
+        command_line.exit_with_error(str(error))
     meanings = {name: describe_option(field) for name, field in base.options().items()}
-    named = [name for name in meanings if word.lower() in name]
-    others = [
+    by_name = [name for name in meanings if word.lower() in name]
+    by_meaning = [
         name
         for name, meaning in meanings.items()
-        if word.lower() in meaning.lower() and name not in named
+        if word.lower() in meaning.lower() and name not in by_name
     ]
-    if not named and not others:
-        command_line.refuse(f"--help_config={word}: no setting has that in its name or meaning")
+    if not by_name and not by_meaning:
+        command_line.exit_with_error(
+            f"--help_config={word}: no config option has this word in its name or meaning"
+        )
     source = "defaults (docs/config.md)" if file is None else f"values of {file}"
-    lines = [f"settings with their {source}; set one by --config.NAME=VALUE", ""]
-    lines += [_setting(name, config, meanings) for name in named]
-    if others:
+    lines = [f"config options with their {source}; override one with --config.NAME=VALUE", ""]
+    lines += [_option(name, config, meanings) for name in by_name]
+    if by_meaning:
         lines += ["", f"others whose meaning mentions {word!r}", ""]
-        lines += [_setting(name, config, meanings) for name in others]
+        lines += [_option(name, config, meanings) for name in by_meaning]
     return "\n".join(lines) + "\n"
 
 
-def _setting(name: str, config: ConfigDict, meanings: Mapping[str, str]) -> str:
+def _option(name: str, config: ConfigDict, meanings: Mapping[str, str]) -> str:
     value: Any = config
-    for part in name.split("."):
-        value = value[part]
-    shown = textwrap.shorten(repr(value), 60, placeholder=" ...")
-    indented = textwrap.fill(
+    for key in name.split("."):
+        value = value[key]
+    text = textwrap.shorten(repr(value), 60, placeholder=" ...")
+    meaning = textwrap.fill(
         meanings[name], WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
     )
-    return "\n".join(filter(None, [f"  {name} = {shown}", indented]))
+    return "\n".join(filter(None, [f"  {name} = {text}", meaning]))
 
 
-def _flag_words(modes: Collection[str]) -> dict[str, str]:
-    """Returns what each flag means, by name; for one mode without the modes that read it."""
-    if "mode" not in flags.FLAGS:
-        command_line.define_flags(MODES)
-    texts = {name: flags.FLAGS[name].help or "" for name in flags.FLAGS}
-    if len(modes) == 1:
-        # Or the dots of a group of flags.
-        texts = {name: re.sub(r"^(\.\.\.|[a-z, ]+:) ", "", text) for name, text in texts.items()}
-    return texts | _COMMON
+def _example(mode: str) -> str:
+    return f"python main.py {MODES[mode].example}"
 
 
 def _entry(name: str, text: str) -> str:

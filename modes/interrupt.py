@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: acknowledged at once, whatever the main thread is doing. Needs no JAX.
+"""Handles Ctrl-C and SIGTERM, at once even while XLA compiles. Needs only the standard library.
 
-Python runs its signal handlers between two bytecodes of the main thread, and a compilation keeps
-that thread busy for minutes. Here a thread reads the signals from a socket, which the C handler of
-Python writes to (`signal.set_wakeup_fd`).
+Python runs signal handlers between two bytecodes of the main thread, which a compilation blocks for
+minutes. Here a thread reads the signals from a socket that Python's C handler writes to
+(`signal.set_wakeup_fd`).
 """
 
 import multiprocessing
@@ -19,28 +19,28 @@ from types import FrameType
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = {True: 5.0, False: 2.0}
-"""Seconds that an operation may go on after SIGTERM, where ending it loses nothing; by `raises`."""
+GRACE_SECONDS = {True: 5.0, False: 2.0}
+"""Seconds that a resumable operation may continue after SIGTERM, by `Interrupt.raises`."""
 
-_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no other
-ENDS = {"SIGINT": ("interrupted", 130), "SIGTERM": ("stopped by SIGTERM", 143)}
-"""Message and status of a process that a signal ends at once."""
+EXITS = {"SIGINT": ("interrupted", 130), "SIGTERM": ("stopped by SIGTERM", 143)}
+"""Message and exit status of a process that a signal ends at once."""
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 
 class Interrupt:
-    """Notes SIGINT and SIGTERM while it is entered.
+    """Context manager that handles SIGINT and SIGTERM.
 
-    The first one is acknowledged, and the operation under way ends by itself. A SIGINT after it
-    ends the process with status 130, and its child processes. Further SIGTERMs change nothing.
+    The first signal is acknowledged, and the current operation ends by itself. A later SIGINT exits
+    with status 130 and kills the child processes; later SIGTERMs are ignored.
 
     Args:
-      raises: whether the first signal raises KeyboardInterrupt in the main thread, which suits
-        operations that have nothing to save; otherwise the caller asks whether to stop.
-      stages: returns the open `gsto_jax.progress.Operation`s, outermost first. Inside a
-        resumable one SIGTERM ends the process after `PATIENCE`, and where the first signal
-        raises, that one ends it at once.
-      end: ends the process with a message after such a SIGTERM.
-      unit: what is done before the caller stops, where no stage is announced.
+      raises: whether the first signal raises KeyboardInterrupt in the main thread, for operations
+        that have nothing to save. Otherwise the caller polls `interrupt()`.
+      operations: returns the open `gsto_jax.progress.Operation`s, outermost first. During a
+        resumable one, SIGTERM exits after `GRACE_SECONDS`; with `raises`, the first signal exits
+        at once.
+      exit_: exits with a message after such a SIGTERM.
+      unit: what the caller completes before it stops, if no operation is logged.
 
     Attributes:
       received: name of the first signal; None before.
@@ -49,26 +49,26 @@ class Interrupt:
     def __init__(
         self,
         raises: bool = False,
-        stages: Callable[[], Sequence[Any]] = lambda: (),
-        end: Callable[[str], None] = lambda message: exit_now(message, 0),
+        operations: Callable[[], Sequence[Any]] = lambda: (),
+        exit_: Callable[[str], None] = lambda message: exit_now(message, 0),
         unit: str = "this step",
     ) -> None:
         self.received: str | None = None
-        self.stages = stages
-        self._raises, self._end, self._unit = raises, end, unit
+        self.operations = operations
+        self._raises, self._exit, self._unit = raises, exit_, unit
         self._handlers: dict[int, Any] = {}
-        self._lost = self._again = False
+        self._deferred = self._resent = False
 
     def __call__(self) -> bool:
-        """Whether the run should end."""
+        """Returns whether to stop."""
         return self.received is not None
 
     def __enter__(self) -> "Interrupt":
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._note_lost
+        self._handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._handle_unraisable
         self._thread = threading.Thread(target=self._watch, name="interrupt", daemon=True)
         self._thread.start()
         return self
@@ -82,94 +82,96 @@ class Interrupt:
         self._thread.join()
         self._reader.close()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self._again = self._again or self.received is None, False
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        raise_now, self._resent = self._resent or self.received is None, False
         self.received = self.received or signal.Signals(number).name
-        if self._raises and again:
+        if self._raises and raise_now:
             if _importing(frame):
-                self._lost = True  # comes again: an exception crashes C++ that is being loaded
+                self._deferred = True  # an exception would crash C++ modules that are being loaded
             else:
                 raise KeyboardInterrupt
 
-    def _note_lost(self, unraisable: Any) -> None:
-        """Notes a KeyboardInterrupt that met a callback, such as JAX's in garbage collection."""
+    def _handle_unraisable(self, unraisable: Any) -> None:
+        """Defers a KeyboardInterrupt in a callback, such as JAX's in garbage collection."""
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            self._lost = True
+            self._deferred = True
         else:
             self._hook(unraisable)
 
     def _watch(self) -> None:
         first: int | None = None
-        since, own = 0.0, 0  # signals that this thread sent
+        first_time, resent = 0.0, 0  # count of signals that this thread sent itself
         while True:
-            waits = None if first is None else 0.2
-            if select.select([self._reader], [], [], waits)[0]:
+            timeout = None if first is None else 0.2
+            if select.select([self._reader], [], [], timeout)[0]:
                 numbers = self._reader.recv(64)
                 if not numbers:
                     return
                 for number in filter(SIGNALS.__contains__, numbers):
                     if first is None:
-                        first, since = number, time.monotonic()
-                        if self._raises and any(stage.resumable for stage in self.stages()):
-                            exit_now(*ENDS[signal.Signals(number).name])
+                        first, first_time = number, time.monotonic()
+                        if self._raises and any(x.resumable for x in self.operations()):
+                            exit_now(*EXITS[signal.Signals(number).name])
                         self._acknowledge(number)
-                    elif number == signal.SIGINT and own:
-                        own -= 1
+                    elif number == signal.SIGINT and resent:
+                        resent -= 1
                     elif number == signal.SIGINT:
-                        exit_now(*ENDS["SIGINT"])
-            if self._lost and hasattr(signal, "pthread_kill"):
-                self._lost, self._again, own = False, True, own + 1
+                        exit_now(*EXITS["SIGINT"])
+            if self._deferred and hasattr(signal, "pthread_kill"):
+                self._deferred, self._resent, resent = False, True, resent + 1
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            if first == signal.SIGTERM and time.monotonic() - since > PATIENCE[self._raises]:
+            elapsed = time.monotonic() - first_time
+            if first == signal.SIGTERM and elapsed > GRACE_SECONDS[self._raises]:
                 if self._raises:
-                    exit_now(*ENDS["SIGTERM"])
-                stages = self.stages()
-                if any(stage.resumable for stage in stages):
-                    under_way = stages[-1].description
-                    self._end(f"stopped by SIGTERM while {under_way}: the same command goes on")
+                    exit_now(*EXITS["SIGTERM"])
+                operations = self.operations()
+                if any(operation.resumable for operation in operations):
+                    self._exit(
+                        f"stopped by SIGTERM while {operations[-1].description}: run the same "
+                        "command again to resume"
+                    )
 
     def _acknowledge(self, number: int) -> None:
-        verb = "stops"
+        verb = "exits" if self._raises else "stops"
         if self._raises:
-            verb = "ends"
-            # As a rule the main thread ends the process before that.
+            # Usually the main thread exits first.
             if select.select([self._reader], [], [], 0.5)[0]:
                 return
         else:
             self.received = self.received or signal.Signals(number).name
-        stages = self.stages()
-        after = self._unit
-        if stages and (self._raises or stages[-1].always_log):
-            after = stages[-1].description
+        operations = self.operations()
+        current = self._unit
+        if operations and (self._raises or operations[-1].always_log):
+            current = operations[-1].description
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        again = "; again to stop now" if number == signal.SIGINT else ""
-        print(f"{name}: {verb} after {after}{again}", file=sys.stderr, flush=True)
+        hint = "; press it again to exit now" if number == signal.SIGINT else ""
+        print(f"{name}: {verb} after {current}{hint}", file=sys.stderr, flush=True)
 
 
 def exit_now(message: str, status: int) -> NoReturn:
-    """Ends this process and its children with a message, without Python's own clean-up.
+    """Kills the child processes and exits with a message, without Python's cleanup.
 
-    That waits for threads, and crashes where one of them computes.
+    The cleanup would wait for threads, and crash if one of them is computing.
     """
-    end_children()
-    start = "\n" if sys.stderr.isatty() else ""  # below the bars
+    kill_children()
+    start = "\n" if sys.stderr.isatty() else ""  # below the progress bars
     os.write(2, f"{start}{'error: ' if status else ''}{message}\n".encode())
     os._exit(status)
 
 
-def end_children() -> None:
-    """Kills all processes that this one started, and theirs."""
+def kill_children() -> None:
+    """Kills all descendants of this process."""
     for child in multiprocessing.active_children():
         child.kill()
     for process in _descendants():
         try:
             os.kill(process, _KILL)
-        except OSError:  # it has ended by itself
+        except OSError:  # it has exited already
             continue
 
 
 def _descendants() -> list[int]:
-    """Returns the ids of all processes below this one; none where there is no /proc."""
+    """Returns the ids of all descendants of this process; none without /proc."""
     children: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -178,16 +180,16 @@ def _descendants() -> list[int]:
         except (OSError, ValueError, IndexError):
             continue
         children.setdefault(parent, []).append(int(status.parent.name))
-    found, parents = [], [os.getpid()]
+    descendants, parents = [], [os.getpid()]
     while parents:
-        below = children.get(parents.pop(), [])
-        found += below
-        parents += below
-    return found
+        ids = children.get(parents.pop(), [])
+        descendants += ids
+        parents += ids
+    return descendants
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether a module is being loaded in a frame or below it."""
+    """Returns whether a frame or one of its callers imports a module."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -195,9 +197,6 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _forget() -> None:
-    signal.set_wakeup_fd(-1)  # or signals of a forked process would count as this one's
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    # Otherwise this process would receive the signals of a forked one.
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

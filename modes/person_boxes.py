@@ -1,4 +1,4 @@
-"""Boxes of persons for `--mode=predict`, from the command line or by image from a JSON file."""
+"""Parses the person boxes of `--mode=predict`, from the command line or a JSON file."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,25 +10,25 @@ from gsto_jax.files import parse_json
 from gsto_jax.predict.files import Input
 
 Boxes = Sequence[Sequence[float]]
-Say = Callable[[str], None]
+"""Boxes (x, y, width, height) of the persons in an image."""
 
 
 def read_boxes(
-    text: str | None, inputs: Sequence[Input], say: Say
+    text: str | None, inputs: Sequence[Input], log: Callable[[str], None]
 ) -> Callable[[Input], Boxes | None]:
-    """Reads the boxes of all images.
+    """Parses the boxes of all images.
 
     Args:
-      text: of --boxes: x,y,w,h of each person with ; between them, or the path of a JSON file.
-      inputs: the images; where the file names several of them by one name, that is an error.
-      say: called with a note about images of the file that are not among the inputs.
+      text: value of --boxes: x,y,w,h of each person separated by ; or the path of a JSON file.
+      inputs: the images.
+      log: called with a note about images of the file that are not among the inputs.
 
     Returns:
-      A function that returns the boxes of an image; None where the whole image is one person. It
-      raises UserError for an image that the file lacks.
+      A function that returns the boxes of an image, or None if the whole image is one person. It
+      raises UserError for an image that is not in the file.
 
     Raises:
-      UserError: no boxes, or a name in the file that fits several images; says which.
+      UserError: invalid boxes, or a name in the file that matches several images.
     """
     if not text:
         return lambda entry: None
@@ -41,26 +41,26 @@ def read_boxes(
     for path, key in keys.items():
         if key is not None and key in owners:
             raise UserError(
-                f"--boxes={text} names {key!r}, which fits {owners[key]} and {path}: name them by "
-                "their paths"
+                f"--boxes={text}: {key!r} matches both {owners[key]} and {path}: use their paths "
+                "as names"
             )
         if key is not None:
             owners[key] = path
     if unused := sorted(boxes.keys() - owners.keys()):
-        some = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
-        say(f"note: {text} also has boxes of {len(unused)} images that are not predicted: {some}")
+        names = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+        log(f"note: {text} has boxes of {len(unused)} images that are not predicted: {names}")
 
     def boxes_of(entry: Input) -> Boxes:
         key = keys[entry.path]
         if key is None:
-            raise UserError(f"{text} has no boxes of {entry.path}")
+            raise UserError(f"--boxes={text} has no boxes of {entry.path}")
         return boxes[key]
 
     return boxes_of
 
 
 def _key(entry: Input, boxes: Mapping[str, Any]) -> str | None:
-    """Returns the most specific name of an image that the file has."""
+    """Returns the most specific name of an image that is in the file."""
     names = (str(entry.path), entry.name, entry.path.name, entry.path.stem)
     return next((name for name in names if name in boxes), None)
 
@@ -71,30 +71,27 @@ def _parse_rows(text: str) -> Boxes:
     except ValueError:
         rows = []
     if not rows or any(len(row) != 4 for row in rows):
-        raise UserError(f"--boxes={text}: give x,y,w,h of each person, with ; between them")
+        raise UserError(f"--boxes must be x,y,w,h of each person, separated by ; got {text!r}")
     return rows
 
 
 def _read_file(text: str) -> Mapping[str, Boxes]:
     try:
-        boxes = parse_json(
-            Path(text).expanduser().read_bytes()
-        )  # bytes, which may begin with a BOM
+        # Bytes may start with a byte order mark.
+        boxes = parse_json(Path(text).expanduser().read_bytes())
     except OSError as error:
         raise UserError(f"cannot read --boxes={text}: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"--boxes={text} is no JSON ({error})") from None
+        raise UserError(f"--boxes={text} is not valid JSON ({error})") from None
     if not isinstance(boxes, dict):
-        raise UserError(
-            f'--boxes={text} holds no boxes: {{"image.jpg": [[x, y, w, h], ...]}} is needed'
-        )
+        raise UserError(f'--boxes={text} must contain {{"image.jpg": [[x, y, w, h], ...]}}')
     for name, rows in boxes.items():
         for row in rows if isinstance(rows, list) else [rows]:
             if not (isinstance(row, list) and len(row) == 4 and all(map(_is_number, row))):
                 hint = ", without scores" if isinstance(row, list) and len(row) == 5 else ""
                 raise UserError(
-                    f"--boxes={text} has {str(row)[:60]} for {name}: give a list of [x, y, w, h]"
-                    f"{hint}"
+                    f"--boxes={text}: {name} must be a list of [x, y, w, h]{hint}; got "
+                    f"{str(row)[:60]}"
                 )
     return boxes
 

@@ -1,15 +1,14 @@
-"""Compiles the train and eval steps for chips that need not be here, and prints what they cost."""
+"""Compiles the train and eval steps for chips that need not be present, and prints their cost."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from configs.loading import ConfigError
+from configs.loading import ConfigError, plain_values
 from data_pipelines import DataConfig
 from gsto_jax import progress
 from gsto_jax.devices.mesh import check_batch_size, make_mesh, num_batch_shards, round_up_batch_size
@@ -22,121 +21,140 @@ from gsto_jax.plan.tables import compare_table, format_step_time, plan_table
 from gsto_jax.plan.targets import CompileTarget, compile_target
 from gsto_jax.training.task import Task
 from modes import command_line
-from modes.run_setup import read_settings
-from modes.terminal_output import Show, make_show, plain_values
+from modes.run_setup import parse_config
+from modes.terminal_output import log
 
-_USABLE = 0.98
-"""Share of a chip's memory that programs get of it."""
+_USABLE_MEMORY = 0.98
+"""Fraction of a chip's memory that programs can use."""
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A network to plan, its data, and the chips."""
+
+    task: Task
+    data: DataConfig
+    chips: CompileTarget
+
+    @property
+    def space(self) -> int:
+        """Number of chips that share an image."""
+        return self.task.config.parallel.spatial_shards
+
+    def title(self, step_plan: StepPlan, step: str, topology: str) -> str:
+        """Returns the title of a table."""
+        config, (height, width) = self.task.config, self.data.crop
+        per_chip = "per chip" if self.space == 1 else f"per {self.space} chips"
+        return (
+            f"{config.name}, {step} step of {step_plan.batch_size} x {height}x{width} {per_chip} in "
+            f"{config.model.dtype}, on {topology}"
+        )
 
 
 def run(args: Any) -> None:
-    """Plans. Raises UserError or DataError."""
-    show = make_show()
-    jax.config.update("jax_platforms", "cpu")  # or it would look for the chips
-    jax.config.update("jax_enable_compilation_cache", False)  # it keeps no schedules of kernels
+    """Runs the mode."""
+    jax.config.update("jax_platforms", "cpu")  # the chips need not be present
+    jax.config.update("jax_enable_compilation_cache", False)  # it stores no schedules of kernels
     if jax.process_count() > 1:
-        raise UserError("--mode=plan runs in one process")
-    configs: list[ConfigDict] = [args.config]
+        raise UserError("--mode=plan runs in one process only")
+    configs = [args.config]
     if args.compare:
         try:
-            configs.append(command_line.another(args.compare))
+            configs.append(command_line.load_with_overrides(args.compare))
         except ConfigError as error:
             raise UserError(f"--compare={args.compare}: {error}") from None
-    settings = [read_settings(config)[:2] for config in configs]
-    plans: list[StepPlan] = []  # of the first configuration
     chips = compile_target(args.topology)
-    targets = [_divided(task, chips) for task, _ in settings]
-    steps = [
-        dict(_steps(task, target)) for (task, _), target in zip(settings, targets, strict=True)
-    ]
+    targets = []
+    for config in configs:
+        task, data, _ = parse_config(config)
+        targets.append(_Target(task, data, _share_images(task, chips)))
+    batch_sizes = [_batch_sizes(target) for target in targets]
+    first_plans: list[StepPlan] = []
     for step in ("train", "eval"):
-        found = []
-        for (task, data), batches, target in zip(settings, steps, targets, strict=True):
-            found.append(_plan(task, data, target, step, batches[step], show))
-            config, size = task.config, f"{data.crop[0]}x{data.crop[1]}"
-            space = config.parallel.spatial_shards
-            each = "a chip" if space == 1 else f"for each {space} chips"
-            title = (
-                f"{config.name}, {step} step of {found[-1].batch_size} x {size} {each} in "
-                f"{config.model.dtype}, on {args.topology}"
-            )
-            show(plan_table(found[-1], target.memory, title))
-            show(format_step_time(estimate_step_time(found[-1], args.topology)))
-        plans.append(found[0])
-        if len(found) == 2:
-            one, two = (config.name for config in configs)
-            names = one, two if two != one else args.compare
+        plans = []
+        for target, sizes in zip(targets, batch_sizes, strict=True):
+            plans.append(_plan_step(target, step, sizes[step]))
+            title = target.title(plans[-1], step, args.topology)
+            log(plan_table(plans[-1], target.chips.memory, title))
+            log(format_step_time(estimate_step_time(plans[-1], args.topology)))
+        first_plans.append(plans[0])
+        if args.compare:
+            first, second = (config.name for config in configs)
+            names = first, second if second != first else args.compare
             title = f"{step} step of two configurations, on {args.topology}"
-            show(compare_table(found[0], found[1], names, title))
+            log(compare_table(plans[0], plans[1], names, title))
     if args.plan_json:
         path = Path(args.plan_json)
-        values = plan_record(plain_values(args.config), plans, args.topology, targets[0].mesh)
-        write_plan(path, values | {"versions": list(_versions(chips))})
-        show(f"plan        {path}")
-    show(f"versions    {', '.join(_versions(chips))}")
+        values = plain_values(args.config)
+        record = plan_record(values, first_plans, args.topology, targets[0].chips.mesh)
+        write_plan(path, record | {"versions": list(_versions(chips))})
+        log(f"plan        {path}")
+    log(f"versions    {', '.join(_versions(chips))}")
 
 
-def _divided(task: Task, chips: CompileTarget) -> CompileTarget:
-    """The chips, those that share an image side by side."""
+def _share_images(task: Task, chips: CompileTarget) -> CompileTarget:
+    """Returns the chips, with those that share an image adjacent in the mesh."""
     space = task.config.parallel.spatial_shards
-    return (
-        chips
-        if space == 1
-        else replace(chips, mesh=make_mesh(list(chips.mesh.devices.flat), space))
-    )
+    if space == 1:
+        return chips
+    return replace(chips, mesh=make_mesh(list(chips.mesh.devices.flat), space))
 
 
-def _steps(task: Task, target: CompileTarget) -> Iterator[tuple[str, int]]:
-    """The steps and their batches over all chips. Raises UserError for one that does not divide."""
-    train = task.config.train
-    whole = "train.batch_size" if train.grad_accum_steps == 1 else ""
-    name = whole or "train.batch_size / config.train.grad_accum_steps"
-    check_batch_size(train.batch_size // train.grad_accum_steps, target.mesh, name)
-    yield "train", train.batch_size
-    yield "eval", round_up_batch_size(task.config.eval.batch_size, target.mesh)
+def _batch_sizes(target: _Target) -> dict[str, int]:
+    """Returns the batch size over all chips by step.
+
+    Raises:
+      UserError: the chips do not divide the batch size.
+    """
+    train, mesh = target.task.config.train, target.chips.mesh
+    divided = "" if train.grad_accum_steps == 1 else " / config.train.grad_accum_steps"
+    check_batch_size(train.batch_size // train.grad_accum_steps, mesh, f"train.batch_size{divided}")
+    return {
+        "train": train.batch_size,
+        "eval": round_up_batch_size(target.task.config.eval.batch_size, mesh),
+    }
 
 
-def _plan(
-    task: Task, data: DataConfig, target: CompileTarget, step: str, batch: int, show: Show
-) -> StepPlan:
-    """A step; if it does not fit, of the largest batch that does, which is said."""
-    unit = num_batch_shards(target.mesh) * (
+def _plan_step(target: _Target, step: str, batch_size: int) -> StepPlan:
+    """Compiles a step; one that does not fit into memory, with the largest batch that does."""
+    task, chips = target.task, target.chips
+    unit = num_batch_shards(chips.mesh) * (
         task.config.train.grad_accum_steps if step == "train" else 1
     )
 
-    def attempt(units: int) -> StepPlan:
+    def compile_step(units: int) -> StepPlan:
         try:
             with progress.track_compilation(f"the {step} step of {units * unit} images"):
-                found = plan_step(task, target, units * unit, data.crop, step)
+                step_plan = plan_step(task, chips, units * unit, target.data.crop, step)
         except OutOfMemory as error:
-            show(str(error))
+            log(str(error))
             raise
-        if units * unit != batch:
-            show(f"{units * unit} images fit, {found.peak_memory / 2**30:.1f} GiB")
-        return found
+        if units * unit != batch_size:
+            log(f"{units * unit} images fit, {step_plan.peak_memory / 2**30:.1f} GiB")
+        return step_plan
 
     try:
-        return attempt(batch // unit)
+        return compile_step(batch_size // unit)
     except OutOfMemory as error:
-        usable = _USABLE * target.memory
-        found = largest_batch(
-            attempt,
+        usable = _USABLE_MEMORY * chips.memory
+        step_plan = largest_batch(
+            compile_step,
             error,
-            units=batch // unit,
-            state_bytes=train_state_bytes(task, target.mesh),
+            units=batch_size // unit,
+            state_bytes=train_state_bytes(task, chips.mesh),
             memory=usable,
         )
-        if found is None:
+        if step_plan is None:
             raise UserError(
                 f"{error}, and no smaller batch does: give a smaller config.data.crop, or "
                 "config.model.dtype=bfloat16"
             ) from None
-        parts = num_batch_shards(target.mesh)
-        each = "a chip" if parts == target.mesh.size else f"for each {target.mesh.size // parts}"
-        show(
-            f"the largest batch that fits is {found.batch_size * parts}, {found.batch_size} {each}"
+        per_chip = "per chip" if target.space == 1 else f"per {target.space} chips"
+        log(
+            f"the largest batch that fits is {step_plan.batch_size * num_batch_shards(chips.mesh)}, "
+            f"{step_plan.batch_size} {per_chip}"
         )
-        return found
+        return step_plan
 
 
 def _versions(target: CompileTarget) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Predicts anyone's images and videos by a checkpoint alone."""
+"""Predicts images and videos with the network of a checkpoint."""
 
 import sys
 from collections import Counter, deque
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,207 +37,216 @@ from gsto_jax.predict.video_writer import CODECS
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.runs.trained import Trained, load_trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note
-from modes.person_boxes import Say, read_boxes
-from modes.terminal_output import make_console
+from modes.person_boxes import read_boxes
+from modes.terminal_output import Log, log
 
-_FRAMES = ".mp4/"  # between the name of a video and a frame's number
-_IMAGE_SETTINGS = tuple(field.name for field in fields(DecodeOptions))
-_LISTED = 3  # names in a message, of many
-_AHEAD = 3  # images that are read, or being written, at a time
+_FRAME_SEPARATOR = ".mp4/"  # between the name of a video and a frame number
+_DECODE_OPTIONS = tuple(field.name for field in fields(DecodeOptions))
+_MAX_LISTED_NAMES = 3
+_PREFETCH = 3  # number of images being read, and being written, at a time
 
 
 def run(args: Any) -> None:
-    """Predicts. Ends with status 1 if a file could not be read. Raises UserError."""
+    """Runs the mode. Exits with status 1 if a file could not be predicted."""
     if not args.checkpoint:
         raise UserError("--mode=predict needs --checkpoint: a run, its best/, or a checkpoint")
     output = Path(args.output or "predictions").expanduser()
-    left_out: list[Path] = []
-    inputs = find_inputs(args.inputs, output, left_out.append)
-    say = partial(make_console().print, soft_wrap=True)
-    if left_out:
-        names = _some([path.name for path in left_out], " ...")
-        say(
-            f"warning: {len(left_out)} files have the suffix of no image or video and are left out:"
-            f" {names}"
-        )
-    trained = _with_settings(load_trained(args.checkpoint), args)
-    make = _Poses if trained.task.config.task == "pose" else _Labels
-    kinds = args.save or make.default_kinds
-    if "gates" in kinds and not trained.task.config.model.has_gates:
-        raise UserError(f"{trained.path} is of a network without gates: leave them out of --save")
-    predict = make(trained, args, inputs, bool(FEATURE_OUTPUTS & set(kinds)), say)
-    writer = PredictionWriter(output, kinds, make.kinds, args.legend)
-    predict.begin(output)
+    skipped: list[Path] = []
+    inputs = find_inputs(args.inputs, output, skipped.append)
+    if skipped:
+        names = _first_names([path.name for path in skipped])
+        log(f"warning: skipping {len(skipped)} files that are no images or videos: {names}")
+    trained = _override_config(load_trained(args.checkpoint), args)
+    make_predictor = _PosePredictor if trained.task.config.task == "pose" else _LabelPredictor
+    outputs = args.save or make_predictor.default_outputs
+    if "gates" in outputs and not trained.task.config.model.has_gates:
+        raise UserError(f"--save=gates: the network of {trained.path} has no gates")
+    predictor = make_predictor(trained, args, inputs, bool(FEATURE_OUTPUTS & set(outputs)))
+    writer = PredictionWriter(output, outputs, make_predictor.outputs, args.legend)
+    predictor.write_legend(output)
     for entry in inputs:
         if entry.name.rpartition("/")[2] != entry.path.stem:
-            say(f"{entry.path} becomes {entry.name}")
+            log(f"{entry.path} is saved as {entry.name}")
     use_compilation_cache(trained.task.config.run.compilation_cache)
-    rule = DecodeOptions.of(trained.config["data"])
-    if rule.orientation == "stored":
-        _warn_of_orientations(inputs, say)
-    work = _Work(predict, rule, writer)
+    decode_options = DecodeOptions.of(trained.config["data"])
+    if decode_options.orientation == "stored":
+        _warn_about_orientation(inputs, log)
+    pipeline = _Pipeline(predictor, decode_options, writer)
     try:
-        work.run(inputs)
-    finally:
-        predict.finish(output, work.lost)  # however it ends
-    for message in work.failed:
+        pipeline.run(inputs)
+    finally:  # also when interrupted
+        predictor.write_results(output, pipeline.failed)
+    for message in pipeline.errors:
         print(f"error: {message}", file=sys.stderr)
-    if note := predict.note():
-        say(note)
-    say(f"{len(inputs) - len(work.lost)} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
+    if note := predictor.note():
+        log(note)
+    completed = len(inputs) - len(pipeline.failed)
+    log(f"{completed} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
     for codec in sorted(writer.codecs - {"avc1"}):
-        say(f"videos      {CODECS[codec]}")
-    say(f"predictions {output.absolute()}")
-    say(f"checkpoint  {trained.path}")
-    if work.failed:
+        log(f"videos      {CODECS[codec]}")
+    log(f"predictions {output.absolute()}")
+    log(f"checkpoint  {trained.path}")
+    if pipeline.errors:
         sys.exit(1)
 
 
-def _some(names: Sequence[str], more: str = ", ...") -> str:
-    """Returns the first few names in words."""
-    return ", ".join(names[:_LISTED]) + (more if len(names) > _LISTED else "")
+def _first_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MAX_LISTED_NAMES]) + (
+        ", ..." if len(names) > _MAX_LISTED_NAMES else ""
+    )
 
 
-def _with_settings(trained: Trained, args: Any) -> Trained:
-    """Looks at images as --config.eval.FIELD says, in place of the checkpoint's settings."""
-    settings = {name: value for name, value in vars(args).items() if name.startswith("config.")}
+def _override_config(trained: Trained, args: Any) -> Trained:
+    """Applies --config.NAME=VALUE to the config of a checkpoint.
+
+    Raises:
+      UserError: an option that determines the network or its training, or an invalid value.
+    """
+    overrides = {name: value for name, value in vars(args).items() if name.startswith("config.")}
     config = {**trained.config}
-    for field, value in settings.items():
-        _, section, *name = field.split(".")
-        shows = section in ("eval", "pose") and option_role(f"{section}.{name[0]}") == RUNTIME
-        if not shows and (section != "data" or name[0] not in _IMAGE_SETTINGS):
+    for option, value in overrides.items():
+        _, section, *name = option.split(".")
+        is_runtime = section in ("eval", "pose") and option_role(f"{section}.{name[0]}") == RUNTIME
+        if not is_runtime and (section != "data" or name[0] not in _DECODE_OPTIONS):
             raise UserError(
-                f"--{field}: the checkpoint has its settings; only those of config.eval, what "
-                "config.pose makes of heatmaps, and how image files are read "
-                f"(config.data.{', '.join(_IMAGE_SETTINGS)}) may change"
+                f"--{option} is fixed by the checkpoint: only options of config.eval, those of "
+                "config.pose that decode heatmaps, and those that decode images "
+                f"(config.data.{', '.join(_DECODE_OPTIONS)}) can be overridden"
             )
         config[section] = {**config[section], name[0]: value}
     try:
         DecodeOptions.of(config["data"])
     except ValueError as error:
         raise UserError(f"config.data: {error}") from None
-    return replace(trained, config=config, task=task_of(config)) if settings else trained
+    return replace(trained, config=config, task=task_of(config)) if overrides else trained
 
 
-class _Labels:
-    """Labels the pixels of images; says so if many shapes will compile."""
+class _LabelPredictor:
+    """Predicts class labels."""
 
-    kinds, default_kinds = SEGMENTATION_OUTPUTS, ("overlay", "color", "ids")
+    outputs, default_outputs = SEGMENTATION_OUTPUTS, ("overlay", "color", "ids")
 
     def __init__(
-        self, trained: Trained, args: Any, inputs: list[Input], explain: bool, say: Say
+        self, trained: Trained, args: Any, inputs: list[Input], with_features: bool
     ) -> None:
         if args.boxes:
-            raise UserError("--boxes is for poses, and the checkpoint is of a segmentation task")
+            raise UserError("--boxes is for pose checkpoints; this is a segmentation checkpoint")
         pad_to = vars(args).get("config.eval.pad_to")
-        self.predictor, self.explain = (
-            Predictor.of(trained, args.long_side, pad_to),
-            explain,
-        )
-        sizes = {head.oriented_size(self.predictor.rule) for _, head in _heads(inputs)}
+        self.predictor = Predictor.of(trained, args.long_side, pad_to)
+        self.with_features = with_features
+        sizes = {header.oriented_size(self.predictor.rule) for _, header in _headers(inputs)}
         sizes = {downscaled_size(size, self.predictor.long_side) for size in sizes}
         if note := compilation_note(self.predictor.protocol, sizes):
-            say(note)
+            log(note)
 
-    def begin(self, output: Path) -> None:
+    def write_legend(self, output: Path) -> None:
         write_classes(output, self.predictor.classes, self.predictor.palette)
 
     def __call__(self, entry: Input, image: np.ndarray) -> Prediction:
-        return self.predictor(image, self.explain)
+        return self.predictor(image, self.with_features)
 
-    def finish(self, output: Path, lost: Sequence[Input]) -> None:
-        pass
+    def write_results(self, output: Path, failed: Sequence[Input]) -> None:
+        """Writes nothing: each image has its own files."""
 
     def note(self) -> str | None:
         return None
 
 
-class _Poses:
-    """Finds the joints of the persons in boxes, and keeps them by the name of their image."""
+class _PosePredictor:
+    """Predicts the joints of persons in boxes, and collects them by image name."""
 
-    kinds, default_kinds = POSE_OUTPUTS, ("overlay",)
+    outputs, default_outputs = POSE_OUTPUTS, ("overlay",)
 
     def __init__(
-        self, trained: Trained, args: Any, inputs: list[Input], explain: bool, say: Say
+        self, trained: Trained, args: Any, inputs: list[Input], with_features: bool
     ) -> None:
         for name in ("long_side", "legend"):
             if getattr(args, name):
                 raise UserError(
-                    f"--{name} is for segmentation, and the checkpoint is of a pose task"
+                    f"--{name} is for segmentation checkpoints; this is a pose checkpoint"
                 )
-        self.predictor, self.explain = PosePredictor(trained), explain
-        self.boxes_of, self.frames = read_boxes(args.boxes, inputs, say), Counter[str]()
+        self.predictor, self.with_features = PosePredictor(trained), with_features
+        self.boxes_of = read_boxes(args.boxes, inputs, log)
+        self.frame_counts = Counter[str]()
         self.persons: dict[str, list[dict[str, Any]]] = {}
-        self.earlier: dict[str, Any] = {}
-        self.empty: list[str] = []  # persons without a joint to draw
+        self.previous: dict[str, Any] = {}  # from earlier runs with the same output folder
+        self.without_joints: list[str] = []
 
-    def begin(self, output: Path) -> None:
+    def write_legend(self, output: Path) -> None:
         write_joints(output, self.predictor.task.joints, self.predictor.task.skeleton)
-        self.earlier = read_poses(output)
+        self.previous = read_poses(output)
 
     def __call__(self, entry: Input, image: np.ndarray) -> PosePrediction:
         boxes = self.boxes_of(entry)
         try:
-            prediction = self.predictor(image, boxes, self.explain)
+            prediction = self.predictor(image, boxes, self.with_features)
         except UserError as error:
             raise UserError(f"{entry.path}: {error}") from None
-        frame = f"{_FRAMES}{self.frames[entry.name]:06d}" if entry.is_video else ""
-        name = f"{entry.name}{frame}"
-        self.frames[entry.name] += 1
+        name = entry.name
+        if entry.is_video:
+            name += f"{_FRAME_SEPARATOR}{self.frame_counts[entry.name]:06d}"
+        self.frame_counts[entry.name] += 1
         self.persons[name] = prediction.persons()
         for n in prediction.without_joints():
-            self.empty.append(f"{name} {[round(x, 1) for x in prediction.boxes[n].tolist()]}")
+            box = [round(x, 1) for x in prediction.boxes[n].tolist()]
+            self.without_joints.append(f"{name} {box}")
         return prediction
 
-    def finish(self, output: Path, lost: Sequence[Input]) -> None:
-        """Writes `poses.json`: the skeletons that are drawn have their joints."""
-        for entry in lost:
+    def write_results(self, output: Path, failed: Sequence[Input]) -> None:
+        """Writes `poses.json`, without the inputs that failed."""
+        for entry in failed:
             for name in list(self.persons):
-                if name == entry.name or name.startswith(f"{entry.name}{_FRAMES}"):
+                if name == entry.name or name.startswith(f"{entry.name}{_FRAME_SEPARATOR}"):
                     del self.persons[name]
         if self.persons:
-            write_poses(output, self.earlier | self.persons)
+            write_poses(output, self.previous | self.persons)
 
     def note(self) -> str | None:
-        return _empty_note(self.empty, self.predictor.task.config.pose.visibility_threshold)
+        return _without_joints_note(
+            self.without_joints, self.predictor.task.config.pose.visibility_threshold
+        )
 
 
-def _empty_note(empty: Sequence[str], visible: float) -> str | None:
-    """Returns which persons have a box in the overlay instead of a skeleton, in words."""
-    if not empty:
+def _without_joints_note(persons: Sequence[str], visible: float) -> str | None:
+    """Returns a note about persons whose overlays have a box instead of a skeleton."""
+    if not persons:
         return None
     return (
-        f"note: no joint of {len(empty)} persons scores {visible:g} (pose.visibility_threshold) "
-        f"or more, so that overlays show their boxes: {_some(empty)}"
+        f"note: no joint of {len(persons)} persons scores {visible:g} (pose.visibility_threshold) or more; "
+        f"overlays show their boxes: {_first_names(persons)}"
     )
 
 
-class _Work:
-    """Predicts files, while others are read and written.
+class _Pipeline:
+    """Predicts files while the next ones are read and the previous ones are written.
 
     Attributes:
-      lost: files without a prediction.
-      failed: messages.
+      failed: inputs without a prediction.
+      errors: error messages.
     """
 
     def __init__(
-        self, predict: _Labels | _Poses, rule: DecodeOptions, writer: PredictionWriter
+        self,
+        predictor: _LabelPredictor | _PosePredictor,
+        decode_options: DecodeOptions,
+        writer: PredictionWriter,
     ) -> None:
-        self.predict, self.rule, self.writer = predict, rule, writer
-        self.lost: list[Input] = []
-        self.failed: list[str] = []
+        self.predictor, self.decode_options, self.writer = predictor, decode_options, writer
+        self.failed: list[Input] = []
+        self.errors: list[str] = []
 
     def run(self, inputs: Sequence[Input]) -> None:
         with progress.track("predicting", len(inputs)) as advance:
-            self._images([entry for entry in inputs if not entry.is_video], advance)
+            self._predict_images([entry for entry in inputs if not entry.is_video], advance)
             for entry in inputs:
                 if entry.is_video:
-                    with self._losing(entry):
-                        self._video(entry)
+                    with self._errors_recorded(entry):
+                        self._predict_video(entry)
                     advance()
 
     @contextmanager
-    def _losing(self, entry: Input) -> Iterator[None]:
+    def _errors_recorded(self, entry: Input) -> Iterator[None]:
+        """Records errors of an input, so that the others are still predicted."""
         try:
             yield
         except UserError as error:
@@ -246,67 +254,68 @@ class _Work:
         except OSError as error:
             if is_disk_full(error):
                 raise
-            message = f"cannot write what {entry.path} shows: {error.strerror or error}"
+            message = f"cannot write the prediction of {entry.path}: {error.strerror or error}"
         else:
             return
-        self.lost.append(entry)
-        self.failed.append(message)
+        self.failed.append(entry)
+        self.errors.append(message)
 
-    def _images(self, inputs: Sequence[Input], advance: progress.Advance) -> None:
-        with ThreadPoolExecutor(_AHEAD) as readers, ThreadPoolExecutor(_AHEAD) as writers:
-            reading: deque[Future[np.ndarray]] = deque()
-            writing: deque[tuple[Input, Future[None]]] = deque()
-            ahead = iter(inputs)
+    def _predict_images(self, inputs: Sequence[Input], advance: progress.Advance) -> None:
+        with ThreadPoolExecutor(_PREFETCH) as readers, ThreadPoolExecutor(_PREFETCH) as writers:
+            reads: deque[Future[np.ndarray]] = deque()
+            writes: deque[tuple[Input, Future[None]]] = deque()
+            unread = iter(inputs)
             for entry in inputs:
-                for later in islice(ahead, _AHEAD - len(reading)):
-                    reading.append(readers.submit(read_image, later.path, self.rule))
-                with self._losing(entry):
-                    prediction = self._predicted(entry, reading.popleft().result())
-                    write = writers.submit(self.writer.write, entry.name, prediction)
-                    writing.append((entry, write))
-                while len(writing) > _AHEAD:
-                    self._await(*writing.popleft())
+                for upcoming in islice(unread, _PREFETCH - len(reads)):
+                    reads.append(readers.submit(read_image, upcoming.path, self.decode_options))
+                with self._errors_recorded(entry):
+                    prediction = self._predict(entry, reads.popleft().result())
+                    writes.append(
+                        (entry, writers.submit(self.writer.write, entry.name, prediction))
+                    )
+                while len(writes) > _PREFETCH:
+                    self._wait_for_write(*writes.popleft())
                 advance()
-            while writing:
-                self._await(*writing.popleft())
+            while writes:
+                self._wait_for_write(*writes.popleft())
 
-    def _await(self, entry: Input, write: Future[None]) -> None:
-        with self._losing(entry):
+    def _wait_for_write(self, entry: Input, write: Future[None]) -> None:
+        with self._errors_recorded(entry):
             write.result()
 
-    def _video(self, entry: Input) -> None:
+    def _predict_video(self, entry: Input) -> None:
         frames, rate = count_frames(entry.path)
         count = 0
 
         def predictions() -> Iterator[Prediction | PosePrediction]:
             nonlocal count
             for frame in video_frames(entry.path):
-                yield self._predicted(entry, frame)
+                yield self._predict(entry, frame)
                 count += 1
                 advance()
             if not count:
-                raise UserError(f"cannot read {entry.path}: it holds no frame")
+                raise UserError(f"cannot read {entry.path}: it has no frames")
 
         with progress.track(f"predicting {entry.path.name}", frames or None) as advance:
             self.writer.write_video(entry.name, rate, predictions())
-        if count < frames - rate:  # some files know their length in seconds only
-            self.failed.append(f"{entry.path} ends after {count} of {frames} frames: cut off?")
+        if count < frames - rate:  # some files store their length in whole seconds only
+            self.errors.append(f"{entry.path} ends after {count} of {frames} frames: truncated?")
 
-    def _predicted(self, entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
+    def _predict(self, entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
         try:
-            return self.predict(entry, image)
+            return self.predictor(entry, image)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             height, width = image.shape[:2]
             raise UserError(
-                f"{entry.path}, {width}x{height}, takes more memory than there is: give a smaller "
-                "image, or in segmentation a --long_side"
+                f"{entry.path}, {width}x{height}, does not fit into memory: give a smaller image, "
+                "or for segmentation a --long_side"
             ) from None
 
 
-def _heads(inputs: list[Input]) -> Iterator[tuple[Input, ImageHeader]]:
-    """Yields the heads of the images, of those that can be read."""
+def _headers(inputs: list[Input]) -> Iterator[tuple[Input, ImageHeader]]:
+    """Yields the headers of all readable images."""
     for entry in inputs:
         try:
             if not entry.is_video:
@@ -315,11 +324,11 @@ def _heads(inputs: list[Input]) -> Iterator[tuple[Input, ImageHeader]]:
             continue
 
 
-def _warn_of_orientations(inputs: list[Input], say: Say) -> None:
-    """Says which images are not turned as they say, since the run reads them as stored."""
-    turned = [entry for entry, head in _heads(inputs) if head.orientation != 1]
-    if turned:
-        say(
-            f"warning: {len(turned)} images have an EXIF orientation, such as {turned[0].path}, "
-            "and are read as stored, as in training: --config.data.orientation=upright turns them"
+def _warn_about_orientation(inputs: list[Input], log: Log) -> None:
+    """Warns about images whose EXIF orientation is ignored, as it was in training."""
+    rotated = [entry for entry, header in _headers(inputs) if header.orientation != 1]
+    if rotated:
+        log(
+            f"warning: {len(rotated)} images have an EXIF orientation, such as {rotated[0].path}, "
+            "and are read as stored, as in training: --config.data.orientation=upright applies it"
         )

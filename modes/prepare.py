@@ -1,39 +1,40 @@
-"""Makes a dataset of downloads; needs no JAX."""
+"""Converts downloads to a prepared dataset. Imports no JAX."""
 
 import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from configs.loading import plain_values
 from data_pipelines import DataConfig, DataError
 from data_pipelines.builders import BUILDERS, make_builder, prepare
 from gsto_jax import progress
-from modes.terminal_output import make_show, plain_values
+from modes.terminal_output import log
 
 
 def run(args: Any) -> None:
-    """Prepares. Raises DataError."""
+    """Runs the mode. Raises DataError."""
     data = DataConfig(**plain_values(args.config)["data"])
     if data.source != "tfds" or data.name not in BUILDERS:
         raise DataError(
-            f"{args.config.name} reads no dataset that has to be prepared; those are"
+            f"the dataset of {args.config.name} needs no preparation; those that do are"
             f" {', '.join(BUILDERS)}."
         )
     if not args.source:
-        raise DataError("--mode=prepare needs --source, the folder of the downloads.")
-    with ExitStack() as stages:
+        raise DataError("--mode=prepare needs --source=FOLDER, the folder of the downloads.")
+    with ExitStack() as operations:
         completed: dict[str, int] = {}
         advance: dict[str, progress.Advance] = {}
 
         def on_split(split: str, done: int, total: int) -> None:
             if split not in advance:
-                stage = progress.track(f"preparing {data.name} {split}", total)
-                advance[split] = stages.enter_context(stage)
+                operation = progress.track(f"preparing {data.name} {split}", total)
+                advance[split] = operations.enter_context(operation)
             advance[split](done - completed.get(split, 0))
             completed[split] = done
 
         def on_note(note: str) -> None:
-            make_show()(f"note: {note}")
+            log(f"note: {note}")
 
         try:
             folder = prepare(
@@ -47,6 +48,6 @@ def run(args: Any) -> None:
                 on_note,
             )
         except KeyboardInterrupt:
-            make_show()("interrupted: the same command goes on where this ended")
+            log("interrupted: run the same command again to resume")
             raise
-    make_show()(f"dataset  {folder}")
+    log(f"dataset  {folder}")

@@ -1,4 +1,4 @@
-"""What several modes share: settings, the set to evaluate on, and the run."""
+"""Setup that several modes share: parsed config, evaluation set, workdir, agreement of hosts."""
 
 import platform
 import zlib
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import data_pipelines
 import gsto_jax
 import modes
+from configs.loading import plain_values
 from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
 from gsto_jax.config import flatten
 from gsto_jax.devices import processes
@@ -28,15 +29,20 @@ from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import protocol_from_config
 from gsto_jax.training.task import Task
-from modes.terminal_output import Show, make_show, plain_values
+from modes.terminal_output import Log, log
 
 Values = dict[str, Any]
-OF_A_HOST = ("data.root", "data.workers", "run.compilation_cache")
-"""Settings that may differ from host to host."""
+HOST_OPTIONS = ("data.root", "data.workers", "run.compilation_cache")
+"""Config options that may differ from host to host."""
 
 
-def read_settings(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
-    """Checks all settings. Raises UserError or DataError for what cannot work."""
+def parse_config(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
+    """Validates a config; returns its task, its data section, and all options as plain values.
+
+    Raises:
+      UserError: an option of the library is invalid.
+      DataError: an option of the data is invalid.
+    """
     values = plain_values(config)
     task = task_of(values)
     return task, DataConfig(**values["data"]), values
@@ -45,128 +51,128 @@ def read_settings(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
 def make_eval_set(
     task: Task, data: DataConfig, values: Values, mesh: Mesh
 ) -> tuple[EvalSet, Source]:
-    """The split to evaluate on, and its images or persons."""
+    """Builds the evaluation set of a task, and its source of images or persons."""
     if task.config.task == "pose":
-        return make_pose_set(task, data, mesh)
-    return make_segmentation_set(task, data, values, mesh)
+        return make_pose_eval_set(task, data, mesh)
+    return make_segmentation_eval_set(task, data, values, mesh)
 
 
-def make_pose_set(task: Task, data: DataConfig, mesh: Mesh) -> tuple[PoseEvalSet, PersonSource]:
-    """The persons to evaluate on."""
+def make_pose_eval_set(
+    task: Task, data: DataConfig, mesh: Mesh
+) -> tuple[PoseEvalSet, PersonSource]:
+    """Builds the evaluation set of a pose task, and its source of persons."""
     source = make_source(data, data.eval_split)
     assert isinstance(source, PersonSource) and data.keypoints is not None
-    batches = EvalBatches(data, source, *_batch_of_host(task, mesh))
     detections = Path(data.keypoints.detections).name
-    boxes = f"detector boxes {detections}" if detections else "ground-truth boxes"
-    found = PoseEvalSet(
+    eval_set = PoseEvalSet(
         split=data.eval_split,
         size=len(source),
         name=source.name,
-        boxes=boxes,
+        boxes=f"detector boxes {detections}" if detections else "ground-truth boxes",
         detected=bool(detections),
-        batches=batches,
+        batches=EvalBatches(data, source, *_host_shard(task, mesh)),
         annotations=source.annotations,
         image_ids=source.image_ids(),
         category_id=source.category.id,
     )
-    return found, source
+    return eval_set, source
 
 
-def make_segmentation_set(
+def make_segmentation_eval_set(
     task: Task, data: DataConfig, values: Values, mesh: Mesh
 ) -> tuple[SegmentationEvalSet, Source]:
-    """The labeled images to evaluate on."""
+    """Builds the evaluation set of a segmentation task, and its source of labeled images."""
     protocol = protocol_from_config(values)
     source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
 
-    # Where it changes no score, images of all sizes share a few shapes.
+    # If padding changes no score, images of all sizes share a few padded shapes.
     padded_shapes = 6 if protocol.is_padding_invariant else 0
-    host = _batch_of_host(task, mesh)
-    batches = EvalBatches(data, source, *host, padded_shapes, protocol.bucket)
+    shard = _host_shard(task, mesh)
 
     def instances() -> InstanceCounts | None:
         sizes = data.instance_sizes or (0.0,) * len(data.classes)
         ids = dict(data.id_map) or {k: k for k in range(len(data.classes))}
         return InstanceCounts(data.categories, sizes, ids) if data.categories else None
 
-    found = SegmentationEvalSet(
+    eval_set = SegmentationEvalSet(
         split=data.eval_split,
         size=len(source),
         name=source.name,
-        batches=batches,
+        batches=EvalBatches(data, source, *shard, padded_shapes, protocol.bucket),
         classes=data.classes,
         palette=data.palette,
         protocol=protocol,
         instances=instances,
     )
-    return found, source
+    return eval_set, source
 
 
-def show_compilation(eval_set: EvalSet, show: Show) -> None:
-    """Says for how many shapes of images the network will compile, if there are several."""
-    if isinstance(eval_set, SegmentationEvalSet):
-        sizes = {size for sizes in eval_set.batches.sizes.values() for size in sizes}
-        if note := compilation_note(eval_set.protocol, sizes):
-            show(f"evaluation  {note}")
-
-
-def _batch_of_host(task: Task, mesh: Mesh) -> tuple[int, int, int]:
-    """Images of a batch of evaluation that this host reads, which host it is, and of how many."""
+def _host_shard(task: Task, mesh: Mesh) -> tuple[int, int, int]:
+    """Returns this host's images per evaluation batch, its index, and the number of hosts."""
     hosts = jax.process_count()
     batch = round_up_batch_size(task.config.eval.batch_size, mesh)
     return batch // hosts, jax.process_index(), hosts
 
 
-def agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:
-    """Compares with the other processes what all must have in common.
+def log_compilation(eval_set: EvalSet, log: Log) -> None:
+    """Logs for how many image shapes the network will compile, if there are several."""
+    if isinstance(eval_set, SegmentationEvalSet):
+        sizes = {size for sizes in eval_set.batches.sizes.values() for size in sizes}
+        if note := compilation_note(eval_set.protocol, sizes):
+            log(f"evaluation  {note}")
+
+
+def check_hosts_agree(args: Any, values: Values, sources: Mapping[str, Source]) -> None:
+    """Compares flags, config, code, versions and data with the other processes of the run.
 
     Args:
-      args: the command line.
-      values: all settings.
-      sources: what this process reads, by what it is called.
+      args: the parsed flags.
+      values: all config options.
+      sources: the datasets that this process reads, by description.
 
     Raises:
-      UserError: names the first difference.
+      UserError: two processes differ; the message names the first difference.
     """
     if not processes.several():
         return
-    settings = {f"config.{k}": v for k, v in flatten(values).items() if k not in OF_A_HOST}
     command = {f"--{name}": getattr(args, name) for name in ("mode", "fork_from", "checkpoint")}
-    about = {
+    options = {f"config.{k}": v for k, v in flatten(values).items() if k not in HOST_OPTIONS}
+    packages = [Path(package.__path__[0]) for package in (gsto_jax, data_pipelines, modes)]
+    code = {
         "the code's revision": revision(Path(__file__).parents[1]),
-        "the checksum of the code": code_checksum(
-            [Path(package.__path__[0]) for package in (gsto_jax, data_pipelines, modes)]
-        ),
+        "the checksum of the code": code_checksum(packages),
         "python": platform.python_version(),
     }
-    about |= {f"the version of {name}": found for name, found in checkpoint.versions().items()}
+    versions = {
+        f"the version of {name}": version for name, version in checkpoint.versions().items()
+    }
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    sets = {name: fingerprint(source) for name, source in sources.items()}
-    processes.agree(command | settings | about | {"devices": devices} | sets)
+    fingerprints = {name: fingerprint(source) for name, source in sources.items()}
+    processes.agree(command | options | code | versions | {"devices": devices} | fingerprints)
 
 
 def fingerprint(source: Source) -> str:
-    """What tells a set of images or persons from another, in words."""
+    """Returns the size of a dataset and a checksum of its image names, as text."""
     names = "\n".join(map(source.name, range(len(source))))
     return f"{len(source)} images, names {zlib.crc32(names.encode()):08x}"
 
 
-def shower() -> Show:
-    """Prints a line of text or a table; of several processes the first one does."""
-    return make_show() if processes.is_first() else lambda shown: None
+def make_logger() -> Log:
+    """Returns a function that prints lines and tables in the first process only."""
+    return log if processes.is_first() else lambda block: None
 
 
-def show_warnings(warnings: Iterable[str], show: Show) -> None:
-    """Shows what looks wrong with a dataset, a line each."""
+def log_warnings(warnings: Iterable[str], log: Log) -> None:
+    """Logs warnings about a dataset, one per line."""
     for warning in warnings:
-        show(f"warning: {warning}")
+        log(f"warning: {warning}")
 
 
-def run_folder(args: Any) -> tuple[Workdir, list[Path]]:
-    """The run that --workdir or --checkpoint names, and the checkpoints that the latter names.
+def open_run(args: Any) -> tuple[Workdir, list[Path]]:
+    """Returns the run of --workdir or --checkpoint, and the paths of the latter's checkpoints.
 
     Raises:
-      UserError: there is none, or they are of two runs.
+      UserError: there is no such run, or the flags name two runs.
     """
     if not args.checkpoint:
         return existing(args.workdir), []
@@ -174,7 +180,11 @@ def run_folder(args: Any) -> tuple[Workdir, list[Path]]:
     run = paths[0].parents[1]
     folder = Path(args.workdir).expanduser().absolute() if args.workdir else run
     if folder == run and not (run / "config.json").exists():
-        raise UserError(f"{paths[0]} lies in no run: name a folder for the results as --workdir")
+        raise UserError(
+            f"--checkpoint={paths[0]} belongs to no run: give a folder for the results as --workdir"
+        )
     if folder != run and (folder / "config.json").exists():
-        raise UserError(f"--workdir={folder} is another run than that of {paths[0]}: leave it out")
+        raise UserError(
+            f"--workdir={folder} is not the run of --checkpoint={paths[0]}: omit --workdir"
+        )
     return Workdir(folder), paths

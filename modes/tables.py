@@ -1,4 +1,4 @@
-"""Prints every table of the paper that has counts: ours, exact, beside theirs. Needs no data."""
+"""Prints the exact counts of all networks in the paper's tables, next to the printed ones."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,25 +8,24 @@ from rich.table import Table
 
 from gsto_jax import progress
 from gsto_jax.models.published import ROWS, PaperRow
-from modes.terminal_output import make_show
+from modes.terminal_output import log
 
 
 def run(args: Any) -> None:
-    """Counts every network of the tables."""
+    """Runs the mode."""
     jax.config.update("jax_platforms", "cpu")  # nothing is computed
-    show = make_show()
-    show(
-        "conv, conv+BN   parameters of convolutions, and those with BN's scales and biases\n"
-        "MACs            weights times output pixels of every convolution that runs\n"
-        "paper           its #Param (with BN's for poses) / its GFLOPs, which are MACs / 2^30\n"
+    log(
+        "conv, conv+BN   parameters of convolutions; with the scales and biases of BN\n"
+        "MACs            weights x output pixels, summed over all convolutions\n"
+        "paper           printed #Param (with BN for poses) / GFLOPs, which are MACs / 2^30\n"
     )
     with progress.track("counting the paper's networks"):
         for table in paper_tables():
-            show(table)
+            log(table)
 
 
 def paper_tables(rows: Sequence[PaperRow] = ROWS) -> Iterator[Table]:
-    """Our exact counts of each table of the paper, beside what it prints, with match or miss."""
+    """Yields a table of exact counts for each table of the paper, with the printed counts."""
     for number in sorted({row.table for row in rows}):
         yield _paper_table(number, [row for row in rows if row.table == number])
 
@@ -48,6 +47,6 @@ def _paper_table(number: int, rows: Sequence[PaperRow]) -> Table:
         table.add_row(row.key, *exact, f"{total.gmacs:.3f}", printed or "-", verdict)
     notes = [row.note for row in rows if row.note]
     if not any(row.params for row in rows):
-        notes.insert(0, "No printed count is known.")
+        notes.insert(0, "The paper prints no counts.")
     table.caption = " ".join(notes)
     return table

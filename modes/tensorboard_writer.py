@@ -1,4 +1,4 @@
-"""Metrics and images for TensorBoard; here and not in the library, which knows no TensorFlow."""
+"""Writes metrics and images for TensorBoard, with TensorFlow, which the library never imports."""
 
 import os
 from collections.abc import Iterator
@@ -12,50 +12,50 @@ from gsto_jax.errors import TrainingError, UserError
 
 def check_tensorboard() -> None:
     """Raises UserError unless the packages that TensorBoard's files need are installed."""
-    # Found, not imported: that takes seconds, which a run that is refused should not.
+    # Importing them would take seconds.
     missing = [name for name in ("clu", "tensorboard", "tensorflow") if not find_spec(name)]
     if missing:
         raise UserError(
-            f"run.tensorboard needs packages that are missing ({', '.join(missing)}): pip "
-            "install '.[train]' in a clone, or give --config.run.tensorboard=False"
+            f"config.run.tensorboard needs missing packages ({', '.join(missing)}): run pip "
+            "install '.[train]' in the clone, or give --config.run.tensorboard=False"
         )
 
 
 class TensorBoardWriter:
-    """Writes for TensorBoard through clu.
+    """A `clu.metric_writers.SummaryWriter` whose errors are `TrainingError`s.
 
     Args:
-      folder: for the files.
+      folder: folder of the event files.
     """
 
     def __init__(self, folder: Path) -> None:
-        # Or TensorFlow, which computes nothing here, says what it would compute with.
+        # Otherwise TensorFlow, which computes nothing here, logs the CPU features it would use.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         from clu.metric_writers import SummaryWriter
 
         self._folder = folder
-        with self._told():
+        with self._convert_errors():
             self._writer = SummaryWriter(str(folder))
 
     def write_scalars(self, step: int, scalars: Any) -> None:
-        """Writes numbers of a step by name."""
-        with self._told():
+        """Writes scalars of a step by name."""
+        with self._convert_errors():
             self._writer.write_scalars(step, scalars)
 
     def write_images(self, step: int, images: Any) -> None:
         """Writes images of a step, `n h w 3` uint8, by name."""
-        with self._told():
+        with self._convert_errors():
             self._writer.write_images(step, images)
 
     def flush(self) -> None:
-        """Writes what waits in memory."""
-        with self._told():
+        """Writes buffered values to the files."""
+        with self._convert_errors():
             self._writer.flush()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns TensorFlow's errors, as of a full disk, into one that names the folder."""
+    def _convert_errors(self) -> Iterator[None]:
+        """Converts TensorFlow's errors, such as of a full disk, to a TrainingError."""
         from tensorflow.errors import OpError
 
         try:
@@ -63,6 +63,6 @@ class TensorBoardWriter:
         except OpError as error:
             reason = str(error).splitlines()[0].rpartition("; ")[2][:200]
             raise TrainingError(
-                f"TensorBoard's files in {self._folder} cannot be written ({reason}): make room, "
-                "or give --config.run.tensorboard=False, and give the same command again"
+                f"cannot write TensorBoard files to {self._folder} ({reason}): free disk space, or "
+                "give --config.run.tensorboard=False, and run the same command again to resume"
             ) from None

@@ -1,7 +1,6 @@
-"""The terminal: lines, tables, and the progress of long operations. Needs no JAX."""
+"""Output to the terminal: lines, tables, and the progress of long operations. Imports no JAX."""
 
 import io
-import json
 import sys
 import threading
 import time
@@ -12,34 +11,33 @@ from functools import cache
 from textwrap import TextWrapper
 from typing import Any
 
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-Show = Callable[[Any], None]
+Log = Callable[[Any], None]
+"""A function that prints a line of text or a table."""
 WIDTH = 100
-"""Columns of tables where the output is no terminal."""
-FIRST = 5.0
-"""Seconds after which a stage is worth a line where the output is no terminal."""
-EVERY = 30.0
-"""Seconds between two lines of progress there."""
-PERIOD = 0.5
-"""Seconds between two looks at the stages there."""
-_last_line = time.monotonic()
-"""When anything was printed last."""
+"""Width of tables in columns if the output is no terminal."""
+FIRST_LINE = 5.0
+"""Seconds until the first line about an operation if the output is no terminal."""
+NEXT_LINES = 30.0
+"""Seconds between further lines."""
+CHECK_INTERVAL = 0.5
+"""Seconds between checks whether a line is due."""
+_last_output = time.monotonic()
 
 
 class _Console(Console):
     def show_cursor(self, show: bool = True) -> bool:
-        """Leaves the cursor visible: a process that is killed could not bring it back."""
+        """Leaves the cursor visible: a killed process could not restore it."""
         return False
 
 
 def make_console() -> Console:
-    """Returns the console that all output goes through, so that lines stay above live bars."""
+    """Returns the console of all output, which prints lines above live progress bars."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # of file names that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that are not UTF-8
     return _console()
 
 
@@ -48,67 +46,55 @@ def _console() -> Console:
     return _Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False)
 
 
-def make_show() -> Show:
-    """Returns a function that prints a line of text or a table.
+def log(block: Any) -> None:
+    """Prints a line of text or a table.
 
-    A terminal wraps lines between words; paths stay whole. Elsewhere each text is one line.
+    A terminal wraps lines between words and never inside paths; elsewhere a text is one line.
     """
-    return print_block
-
-
-def print_block(block: Any) -> None:
-    """Prints a line of text or a table."""
-    global _last_line
-    _last_line = time.monotonic()
+    global _last_output
+    _last_output = time.monotonic()
     console = make_console()
     if isinstance(block, str) and console.is_terminal:
-        # Rich cuts words that are longer than a line, which paths may be.
-        wrap = TextWrapper(console.width, break_long_words=False, break_on_hyphens=False)
-        block = "\n".join(map(wrap.fill, block.splitlines()))
-    # Or titles and captions of tables would not wrap.
-    plain = isinstance(block, str) or not console.is_terminal
-    console.print(block, soft_wrap=plain)
-
-
-def plain_values(config: ConfigDict) -> dict[str, Any]:
-    """All settings as plain values, the default palette among them."""
-    # Not before the terminal shows that the program starts: this import takes two seconds.
-    from data_pipelines.labels import distinct_colors
-
-    values = json.loads(config.to_json())
-    data = values["data"]
-    data["palette"] = data["palette"] or [list(x) for x in distinct_colors(len(data["classes"]))]
-    return values
+        # Rich breaks words that are longer than a line, as paths may be.
+        wrapper = TextWrapper(console.width, break_long_words=False, break_on_hyphens=False)
+        block = "\n".join(map(wrapper.fill, block.splitlines()))
+    # Titles and captions of tables wrap only without `soft_wrap`.
+    soft_wrap = isinstance(block, str) or not console.is_terminal
+    console.print(block, soft_wrap=soft_wrap)
 
 
 @dataclass(eq=False)
-class _Clock:
-    """Elapsed and remaining time of a stage (`gsto_jax.progress.Operation`)."""
+class _Timer:
+    """Elapsed and remaining time of a `gsto_jax.progress.Operation`."""
 
-    stage: Any
-    began: float = field(default_factory=time.monotonic)
-    first: tuple[float, int] | None = None
-    """When the first units were done, and how many: they include compilation."""
+    operation: Any
+    start_time: float = field(default_factory=time.monotonic)
+    first_advance: tuple[float, int] | None = None
+    """Time and units of the first advance. Its rate does not count: it includes compilation."""
 
     @property
     def elapsed(self) -> float:
-        return time.monotonic() - self.began
+        return time.monotonic() - self.start_time
 
-    def advance(self) -> None:
-        if self.first is None:
-            self.first = time.monotonic(), self.stage.completed
+    def on_advance(self) -> None:
+        if self.first_advance is None:
+            self.first_advance = time.monotonic(), self.operation.completed
 
-    def __str__(self) -> str:
-        """Units done, and the time that the others take at the mean speed so far."""
-        stage = self.stage
-        if stage.total is None:
+    def remaining(self) -> str:
+        """Returns completed and total units, and the remaining time at the mean rate so far."""
+        operation = self.operation
+        if operation.total is None:
             return ""
-        count = f"{min(stage.completed, stage.total)} of {stage.total}"
-        done = 0 if self.first is None else stage.completed - self.first[1]
-        if not done or self.first is None:
+        count = f"{min(operation.completed, operation.total)} of {operation.total}"
+        if self.first_advance is None or operation.completed == self.first_advance[1]:
             return count
-        seconds = (time.monotonic() - self.first[0]) / done * (stage.total - stage.completed)
+        time_, completed = self.first_advance
+        seconds_per_unit = (time.monotonic() - time_) / (operation.completed - completed)
+        seconds = seconds_per_unit * (operation.total - operation.completed)
         return f"{count}, {_duration(seconds)} left"
+
+    def summary(self) -> str:
+        return f"{self.operation.description} took {self.elapsed:.0f} s"
 
 
 def _duration(seconds: float) -> str:
@@ -116,7 +102,7 @@ def _duration(seconds: float) -> str:
 
 
 class Starting:
-    """The stage in which the library is loaded; see `gsto_jax.progress.Operation`."""
+    """The operation of loading the library, before `gsto_jax.progress.Operation` is imported."""
 
     description = "starting"
     total = None
@@ -130,24 +116,19 @@ class _Bar(BarColumn):
         return Text("") if task.total is None else super().render(task)
 
 
-class _Count(ProgressColumn):
+class _Remaining(ProgressColumn):
     max_refresh = None
 
     def render(self, task: Task) -> Text:
-        clock = task.fields["clock"]
-        words = [_duration(clock.elapsed), str(clock)]
-        return Text(", ".join(filter(None, words)))
+        timer = task.fields["timer"]
+        return Text(", ".join(filter(None, [_duration(timer.elapsed), timer.remaining()])))
 
 
 class BarReporter:
-    """Shows stages as live lines at the bottom of a terminal; see `gsto_jax.progress`."""
-
-    def stages(self) -> list[Any]:
-        """Returns the open stages, outermost first."""
-        return list(self._tasks)
+    """A `gsto_jax.progress.Reporter` that draws live bars at the bottom of a terminal."""
 
     def __init__(self) -> None:
-        self._tasks: dict[Any, tuple[Any, _Clock]] = {}
+        self._tasks: dict[Any, tuple[Any, _Timer]] = {}
         self._progress: Progress | None = None
 
     def __enter__(self) -> "BarReporter":
@@ -157,38 +138,45 @@ class BarReporter:
         if self._progress is not None:
             self._progress.stop()
 
-    def on_start(self, stage: Any) -> None:
-        """Adds a line."""
+    def operations(self) -> list[Any]:
+        """Returns the open operations, outermost first."""
+        return list(self._tasks)
+
+    def on_start(self, operation: Any) -> None:
+        """Adds a bar."""
         if self._progress is None:
-            columns = (
+            self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False),
                 _Bar(24),
-                _Count(),
-            )
-            self._progress = Progress(
-                *columns, console=make_console(), transient=True, refresh_per_second=4
+                _Remaining(),
+                console=make_console(),
+                transient=True,
+                refresh_per_second=4,
             )
             self._progress.start()
-        clock = _Clock(stage)
+        timer = _Timer(operation)
         task = self._progress.add_task(
-            stage.description, total=stage.total, completed=stage.completed, clock=clock
+            operation.description,
+            total=operation.total,
+            completed=operation.completed,
+            timer=timer,
         )
-        self._tasks[stage] = task, clock
+        self._tasks[operation] = task, timer
 
-    def on_advance(self, stage: Any) -> None:
-        """Moves the bar."""
-        task, clock = self._tasks[stage]
-        clock.advance()
+    def on_advance(self, operation: Any) -> None:
+        """Updates the bar."""
+        task, timer = self._tasks[operation]
+        timer.on_advance()
         assert self._progress is not None
-        self._progress.update(task, completed=stage.completed)
+        self._progress.update(task, completed=operation.completed)
 
-    def on_end(self, stage: Any) -> None:
-        """Removes the line; an announced stage leaves one that says how long it took."""
-        task, clock = self._tasks.pop(stage)
+    def on_end(self, operation: Any) -> None:
+        """Removes the bar; prints the duration if the operation is always logged."""
+        task, timer = self._tasks.pop(operation)
         assert self._progress is not None
-        if stage.always_log:
-            print_block(_took(stage, clock))
+        if operation.always_log:
+            log(timer.summary())
         self._progress.remove_task(task)
         if not self._tasks:
             self._progress.stop()
@@ -196,19 +184,16 @@ class BarReporter:
 
 
 class LineReporter:
-    """Writes plain lines about stages, for output that is no terminal.
+    """A `gsto_jax.progress.Reporter` that prints lines, for output that is no terminal.
 
-    A stage that is announced has a line when it begins and one when it ends, and so has the
-    innermost one once nothing was printed for `FIRST` seconds; later that takes `EVERY` seconds.
+    An operation with `always_log` has a line at its start and one at its end. The innermost
+    operation has one when nothing was printed for `FIRST_LINE` seconds, then after every
+    `NEXT_LINES` seconds without output.
     """
 
-    def stages(self) -> list[Any]:
-        """Returns the open stages, outermost first."""
-        return list(self._clocks)
-
     def __init__(self) -> None:
-        self._clocks: dict[Any, _Clock] = {}
-        self._printed: set[Any] = set()
+        self._timers: dict[Any, _Timer] = {}
+        self._logged: set[Any] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="reporter", daemon=True)
@@ -221,45 +206,45 @@ class LineReporter:
         self._closed.set()
         self._thread.join()
 
-    def on_start(self, stage: Any) -> None:
-        """Notes a stage."""
+    def operations(self) -> list[Any]:
+        """Returns the open operations, outermost first."""
+        return list(self._timers)
+
+    def on_start(self, operation: Any) -> None:
+        """Starts to time an operation."""
         with self._lock:
-            self._clocks[stage] = _Clock(stage)
-            if stage.always_log:
-                self._print(stage, f"{stage.description} ...")
+            self._timers[operation] = _Timer(operation)
+            if operation.always_log:
+                self._log_start(operation)
 
-    def on_advance(self, stage: Any) -> None:
-        """Notes the first units."""
-        self._clocks[stage].advance()
+    def on_advance(self, operation: Any) -> None:
+        """Updates the rate of an operation."""
+        self._timers[operation].on_advance()
 
-    def on_end(self, stage: Any) -> None:
-        """Says how long a stage took whose begin was printed."""
+    def on_end(self, operation: Any) -> None:
+        """Prints the duration of an operation whose start was printed."""
         with self._lock:
-            clock = self._clocks.pop(stage)
-            if stage in self._printed:
-                self._printed.remove(stage)
-                print_block(_took(stage, clock))
+            timer = self._timers.pop(operation)
+            if operation in self._logged:
+                self._logged.remove(operation)
+                log(timer.summary())
 
-    def _print(self, stage: Any, line: str) -> None:
-        self._printed.add(stage)
-        print_block(line)
+    def _log_start(self, operation: Any) -> None:
+        self._logged.add(operation)
+        log(f"{operation.description} ...")
 
     def _watch(self) -> None:
-        while not self._closed.wait(PERIOD):
+        while not self._closed.wait(CHECK_INTERVAL):
             with self._lock:
-                if not self._clocks:
+                if not self._timers:
                     continue
-                stage, clock = list(self._clocks.items())[-1]
-                silence = min(clock.elapsed, time.monotonic() - _last_line)
-                if stage not in self._printed and silence > FIRST:
-                    self._print(stage, f"{stage.description} ...")
-                elif silence > EVERY:
-                    words = [f"{stage.description}: {_duration(clock.elapsed)}", str(clock)]
-                    self._print(stage, ", ".join(filter(None, words)))
-
-
-def _took(stage: Any, clock: _Clock) -> str:
-    return f"{stage.description} took {clock.elapsed:.0f} s"
+                operation, timer = list(self._timers.items())[-1]
+                silence = min(timer.elapsed, time.monotonic() - _last_output)
+                if operation not in self._logged and silence > FIRST_LINE:
+                    self._log_start(operation)
+                elif silence > NEXT_LINES:
+                    progress = f"{operation.description}: {_duration(timer.elapsed)}"
+                    log(", ".join(filter(None, [progress, timer.remaining()])))
 
 
 def make_reporter() -> BarReporter | LineReporter:

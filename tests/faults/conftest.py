@@ -11,7 +11,7 @@ import pytest
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
 from modes import train as mode
-from modes.run_setup import read_settings
+from modes.run_setup import parse_config
 from tests.faults.small_runs import STEPS, arguments, make_small, settings
 
 
@@ -28,7 +28,7 @@ def train(monkeypatch):
 
 def arrays(workdir, step=STEPS):
     """Arrays of a checkpoint, by name."""
-    described, _, _ = read_settings(settings())
+    described, _, _ = parse_config(settings())
     mesh = make_mesh(jax.devices()[:1])
     state = checkpoint.read_state(workdir / "checkpoints" / str(step), described, mesh)
     leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
+from configs.loading import plain_values
 from data_pipelines import DataConfig, DataError, make_source, train_batches
 from data_pipelines.files import retry
 from data_pipelines.files.retry import read_with_retries
@@ -19,7 +20,6 @@ from data_pipelines.sources.folder import FolderSource
 from gsto_jax.devices import processes
 from gsto_jax.training.watchdog import Watchdog
 from modes import train as mode
-from modes.terminal_output import plain_values
 
 
 @dataclass

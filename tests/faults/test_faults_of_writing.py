@@ -316,7 +316,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 from configs import quickstart
 from data_pipelines import DataConfig, DataError, make_source, shared_memory, train_batches
-from modes.terminal_output import plain_values
+from configs.loading import plain_values
 
 if __name__ == "__main__":
     values = plain_values(quickstart.get_config("runlocal"))["data"]

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from configs.loading import plain_values
 from gsto_jax.runs.tasks import task_of
 from gsto_jax.weights import read_state_dict
-from modes.terminal_output import plain_values
-from modes.train import start_note
+from modes.train import random_weights_note
 from tests.program import run, run_short
 
 PUBLISHED = {"cityscapes_w18s", "cityscapes_w48", "lip_w48", "pascal_context_w48"}
@@ -22,11 +22,11 @@ def test_the_four_datasets_say_where_the_published_scores_start():
         config = importlib.import_module(f"configs.{name}").get_config()
         assert config.init_from == ""
         settings = task_of(plain_values(config)).config
-        if note := start_note(settings, config.data.name):
+        if note := random_weights_note(settings, config.data.name):
             said.add(name)
             assert "ImageNet" in note
         given = replace(settings, init_from="weights.pth")
-        assert start_note(given, config.data.name) is None
+        assert random_weights_note(given, config.data.name) is None
     assert said == PUBLISHED
 
 

@@ -16,13 +16,13 @@ from tests import program
 BUSY = """
 import hashlib, subprocess
 from types import SimpleNamespace
-from modes.interrupt import PATIENCE, Interrupt
+from modes.interrupt import GRACE_SECONDS, Interrupt
 
-PATIENCE.update({{True: 0.3, False: 0.3}})
+GRACE_SECONDS.update({{True: 0.3, False: 0.3}})
 words = "compiling the train step"
 stage = SimpleNamespace(description=words, always_log=True, resumable={resumable})
 child = subprocess.Popen(["sleep", "600"])
-with Interrupt(raises={raises}, stages=lambda: [stage]) as interrupt:
+with Interrupt(raises={raises}, operations=lambda: [stage]) as interrupt:
     print(child.pid, flush=True)
     # Keeps the main thread away from Python's own signal handlers, as a compilation does.
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
@@ -65,12 +65,12 @@ def wait_until(condition, seconds):
     assert condition()
 
 
-@pytest.mark.parametrize(("raises", "verb"), [(False, "stops"), (True, "ends")])
+@pytest.mark.parametrize(("raises", "verb"), [(False, "stops"), (True, "exits")])
 def test_the_first_is_acknowledged_and_the_second_ends_all(raises, verb):
     with busy(raises) as (process, child):
         process.send_signal(signal.SIGINT)
         acknowledged = process.stderr.readline()
-        assert re.match(f"Ctrl-C: {verb} .*compiling the train step; again", acknowledged)
+        assert re.match(f"Ctrl-C: {verb} .*compiling the train step; press it again", acknowledged)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(3) == 130

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from configs import base
+from configs.loading import plain_values
 from data_pipelines import DataError
 from modes import audit, train
-from modes.terminal_output import plain_values
 
 
 def write(path, array):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs import base, loading
-from configs.loading import ConfigError, load, of_run
-from modes import EXAMPLES, FLAGS, MODES, command_line, config_page, help_pages
+from configs.loading import ConfigError, load, load_from_run
+from modes import command_line, config_page, help_pages
+from modes.registry import MODES
 
 START = "from configs import base\n\ndef get_config(arg=None):\n    config = base.get_config()\n"
 END = "    return config\n"
@@ -51,7 +52,7 @@ END = "    return config\n"
         ),
         (
             f"{START}    config.train.steps = 'many'\n{END}",
-            "line 5: config.train.steps .*'many'.*whole number",
+            "line 5: config.train.steps .*'many'.*integer",
         ),
         (
             f"{START}    config.data.crop = 512\n{END}",
@@ -66,7 +67,7 @@ END = "    return config\n"
         (f"{START}    config.seed = {{}}['a']\n{END}", "line 5: KeyError: 'a'"),
         ("import nonsense_module\n", "line 1: .*'nonsense_module'"),
         ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
-        ("steps = 4\n", r"no function get_config\("),
+        ("steps = 4\n", r"function get_config\("),
         (START, "returns nothing"),
         ("def get_config(arg=None):\n    return {}\n", "returns a dict"),
         (
@@ -108,15 +109,15 @@ def test_files_are_found_from_anywhere(tmp_path, monkeypatch):
 def test_a_run_has_its_settings(tmp_path, place):
     config = load("configs/camvid_w18s.py:baseline,runlocal")
     (tmp_path / "config.json").write_text(config.to_json())
-    assert of_run(tmp_path / place) == config
+    assert load_from_run(tmp_path / place) == config
     values = json.loads(config.to_json()) | {"color": 3}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match="it has the setting color"):
-        of_run(tmp_path / place)
+    with pytest.raises(ConfigError, match="it has the option color"):
+        load_from_run(tmp_path / place)
     del values["color"], values["optim"]["momentum"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match=r"it lacks the setting optim\.momentum"):
-        of_run(tmp_path / place)
+    with pytest.raises(ConfigError, match=r"it lacks the option optim\.momentum"):
+        load_from_run(tmp_path / place)
 
 
 def test_a_checkpoint_alone_has_its_settings(tmp_path):
@@ -124,8 +125,8 @@ def test_a_checkpoint_alone_has_its_settings(tmp_path):
     (tmp_path / "20" / "run").mkdir(parents=True)
     record = {"config": json.loads(config.to_json()), "data": None}
     (tmp_path / "20" / "run" / "metadata").write_text(json.dumps(record))
-    assert of_run(tmp_path / "20") == config
-    assert of_run(tmp_path) is None
+    assert load_from_run(tmp_path / "20") == config
+    assert load_from_run(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_a_checkpoint_alone_has_its_settings(tmp_path):
 def test_which_settings_a_command_line_means(tmp_path, argv, name):
     (tmp_path / "config.json").write_text(load("configs/camvid_w18s.py").to_json())
     argv = ["main.py", *(arg.format(run=tmp_path) for arg in argv)]
-    assert command_line._config(argv, command_line.value_of("config", argv)).name == name
+    assert command_line._load_config(argv).name == name
 
 
 def test_a_command_line_without_config():
@@ -154,28 +155,32 @@ def test_a_command_line_without_config():
     assert command_line._without_config(argv) == rest
 
 
+def page_of(*args):
+    return help_pages.requested_page(["main.py", *args])
+
+
 def test_help_pages_fit_a_terminal_and_name_everything():
-    pages = {mode: help_pages.page(["main.py", f"--mode={mode}", "--help"]) for mode in MODES}
-    main = help_pages.page(["main.py", "-h"])
-    for text in (main, *pages.values(), help_pages.page(["main.py", "--help_config="])):
+    pages = {mode: page_of(f"--mode={mode}", "--help") for mode in MODES}
+    main = page_of("-h")
+    for text in (main, *pages.values(), page_of("--help_config=")):
         assert max(map(len, text.splitlines())) <= 100
     assert all(f"\n  {mode} " in main for mode in MODES)
     assert sum(line.startswith("  --") for line in main.splitlines()) == 10
     assert main.count("  python main.py --") == 3 + 2, "three examples, and where more is"
     for mode, text in pages.items():
-        assert EXAMPLES[mode] in text and MODES[mode] in text.replace("\n", " ")
+        assert MODES[mode].example in text and MODES[mode].summary in text.replace("\n", " ")
         listed = {line.split()[0] for line in text.splitlines() if line.startswith("  --")}
-        assert {f"--{name}" for name, readers in FLAGS.items() if mode in readers} <= listed
-    assert help_pages.page(["main.py", "--mode=train"]) is None
+        assert {f"--{name}" for name in MODES[mode].flags} <= listed
+    assert page_of("--mode=train") is None
 
 
 def test_every_option_is_listed_with_its_meaning():
     assert set(base.options()) == set(loading.names(base.get_config()))
-    page = help_pages.page(["main.py", "--help_config=Optim"])
+    page = page_of("--help_config=Optim")
     assert "optim.learning_rate = 0.01\n      Base learning rate\n" in page
     named, _, mentioned = page.partition("others whose meaning mentions")
     assert "shard_parameters" in mentioned and "shard_parameters" not in named
-    page = help_pages.page(["main.py", "--help_config=crop", "--config=configs/camvid_w18s.py"])
+    page = page_of("--help_config=crop", "--config=configs/camvid_w18s.py")
     crop = load("configs/camvid_w18s.py").data.crop
     assert "values of configs/camvid_w18s.py" in page and f"data.crop = {crop}" in page
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gsto_jax import UserError
-from modes import MODES, platform_check
+from modes import platform_check
+from modes.registry import MODES
 from tests.program import environment
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ from gsto_jax.drawing.tiles import write_image
 from gsto_jax.predict.files import PredictionWriter, write_classes
 from gsto_jax.training.profiling import Profiler
 from gsto_jax.runs.workdir import Workdir
-from modes.interrupt import Interrupt, end_children
+from modes.interrupt import Interrupt, kill_children
 
 class Prediction:
     def drawn(self, kind):
@@ -77,7 +78,7 @@ writer.write_video("film", 2.0, iter([Prediction()] * 2))
 write_classes(folder, ["Straße"], [(1, 2, 3)])
 with Interrupt() as interrupt, Profiler(folder / "profile", steps=1) as profiler:
     profiler(1)
-end_children()
+kill_children()
 workdir = Workdir(folder / "run", hold=True)
 workdir.write_config({"a": 1})
 workdir.close()
@@ -95,11 +96,10 @@ def test_imports_and_files(tmp_path):
 
 
 PREDICTS = """
-import functools, pathlib
+import pathlib
 import main
 import numpy as np
 from absl import app
-from configs import base
 from modes import command_line
 from gsto_jax.predict.export import export
 from gsto_jax.predict.segmentation import Predictor
@@ -110,11 +110,10 @@ predictor = Predictor.load(checkpoint)
 prediction = predictor(np.asarray(PIL.Image.open(image)))
 files = export(predictor, output / "export", ("jax",))
 print(*[check.equal for check in verify(predictor, output / "export")])
-parse = functools.partial(command_line.parse, settings=base.get_config(), modes=main.MODES)
 command = ["main.py", "--mode=predict", f"--checkpoint={checkpoint}", f"--output={output}",
            "--save=ids", str(image)]
 try:
-    app.run(main.main, argv=command, flags_parser=parse)
+    app.run(main.main, argv=command, flags_parser=command_line.parse)
 except SystemExit as end:
     assert not end.code
 ids = np.asarray(PIL.Image.open(output / "ids" / f"{image.stem}.png"))

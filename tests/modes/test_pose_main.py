@@ -136,10 +136,10 @@ def test_from_downloads_to_a_submission(tmp_path):
 def test_real_persons_and_a_detectors_boxes(tmp_path):
     """The truth of the four images has AP 1, and every box of the file becomes a pose."""
     from configs import lsp_pose_w18s
+    from configs.loading import plain_values
     from data_pipelines import DataConfig, PersonSource
     from gsto_jax.config import PoseConfig
     from gsto_jax.pose.metrics import evaluate_coco, to_coco_results
-    from modes.terminal_output import plain_values
     from tests.gsto_jax.pose_poses import poses_of
 
     source = Path(os.environ["GSTO_DATA"]) / "coco_kp"

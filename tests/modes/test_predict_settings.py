@@ -20,7 +20,7 @@ TRAINED = Trained(None, None, None, "run/checkpoints/7", CONFIG)
 
 def with_settings(**settings):
     flags = {f"config.data.{name}": value for name, value in settings.items()}
-    return predict._with_settings(TRAINED, SimpleNamespace(**flags)).config["data"]
+    return predict._override_config(TRAINED, SimpleNamespace(**flags)).config["data"]
 
 
 def test_the_run_of_coco_reads_files_as_published():
@@ -42,8 +42,8 @@ def test_images_that_are_not_turned_are_said(tmp_path):
     (tmp_path / "damaged.png").write_bytes(b"x")
     inputs = find_inputs([str(tmp_path)], tmp_path / "out")
     said = []
-    predict._warn_of_orientations(inputs, said.append)
+    predict._warn_about_orientation(inputs, said.append)
     assert f"warning: 2 images have an EXIF orientation, such as {tmp_path / 'b.png'}" in said[0]
-    assert "--config.data.orientation=upright turns them" in said[0]
-    predict._warn_of_orientations(inputs[:1], said.append)
+    assert "--config.data.orientation=upright" in said[0]
+    predict._warn_about_orientation(inputs[:1], said.append)
     assert len(said) == 1

@@ -37,7 +37,7 @@ SETTINGS = (
 PATIENT = """
 import runpy, sys
 import modes.interrupt
-modes.interrupt.PATIENCE[False] = 600.0
+modes.interrupt.GRACE_SECONDS[False] = 600.0
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -17,7 +17,7 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.tasks import task_of
-from modes.sweep import environment, read_rows
+from modes.sweep import extra_environment, read_rows
 from tests import program
 
 # ml_collections loads configurations by it.
@@ -79,9 +79,9 @@ def test_rows_that_cannot_be(command_line, rows, overrides, message):
 
 
 def test_processes_that_share_a_device_leave_each_other_memory():
-    assert environment({}, 2)["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-    assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in environment({}, 1)
-    assert environment({"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}, 2).keys() == {
+    assert extra_environment({}, 2)["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in extra_environment({}, 1)
+    assert extra_environment({"XLA_PYTHON_CLIENT_PREALLOCATE": "true"}, 2).keys() == {
         "PYTHONUNBUFFERED",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
     }

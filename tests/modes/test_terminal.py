@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import pytest
 
 from gsto_jax import progress
-from modes import terminal_output as terminal
+from modes import terminal_output
 from tests import program
 
 
 @pytest.fixture
 def lines(monkeypatch, capsys):
     """Opens a reporter of plain lines; returns what it has printed."""
-    monkeypatch.setattr(terminal, "FIRST", 0.2)
-    monkeypatch.setattr(terminal, "EVERY", 0.5)
-    monkeypatch.setattr(terminal, "PERIOD", 0.05)
-    with terminal.LineReporter() as reporter, progress.use_reporter(reporter):
+    monkeypatch.setattr(terminal_output, "FIRST_LINE", 0.2)
+    monkeypatch.setattr(terminal_output, "NEXT_LINES", 0.5)
+    monkeypatch.setattr(terminal_output, "CHECK_INTERVAL", 0.05)
+    with terminal_output.LineReporter() as reporter, progress.use_reporter(reporter):
         yield lambda: capsys.readouterr().out.splitlines()
 
 
@@ -49,19 +49,18 @@ def test_other_lines_make_progress_lines_rarer(lines):
         time.sleep(0.4)
         for step in range(4):
             time.sleep(0.2)
-            terminal.print_block(f"step {step}")
+            terminal_output.log(f"step {step}")
         assert lines() == ["training ...", "step 0", "step 1", "step 2", "step 3"]
 
 
 TERMINAL = """
 import time
-from modes.terminal_output import Starting, make_reporter, make_show
+from modes.terminal_output import Starting, log, make_reporter
 
 class Stage(Starting):
     def __init__(self, **fields):
         vars(self).update(fields)
 
-show = make_show()
 training = Stage(description="training", total=40, completed=10)
 compiling = Stage(description="compiling the train step", always_log=True)
 with make_reporter() as reporter:
@@ -71,10 +70,10 @@ with make_reporter() as reporter:
     reporter.on_end(compiling)
     for training.completed in (11, 12):
         reporter.on_advance(training)
-    show("step 12/40 " + "and words " * 12 + "/a/path" * 16)
+    log("step 12/40 " + "and words " * 12 + "/a/path" * 16)
     time.sleep(0.6)
     reporter.on_end(training)
-show("done")
+log("done")
 """
 
 

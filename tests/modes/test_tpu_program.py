@@ -26,14 +26,14 @@ from gsto_jax.devices.mesh import batch_sharding, replicated_sharding
 from gsto_jax.plan.targets import compile_target
 from gsto_jax.training.task import abstract_state
 from gsto_jax.training.loop import compiled_train_step
-from modes.run_setup import read_settings
+from modes.run_setup import parse_config
 
 config = quickstart.get_config()
 config.model.dtype = "bfloat16"
 config.model.implementation = sys.argv[1]
 config.train.batch_size = 32
 mesh = compile_target("v5e:2x2").mesh
-task, data, _ = read_settings(config)
+task, data, _ = parse_config(config)
 inputs = {
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
     for name, (shape, dtype) in task.abstract_batch(32, data.crop, "train").items()

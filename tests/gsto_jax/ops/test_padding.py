@@ -34,7 +34,7 @@ from gsto_jax.segmentation.compiled_shapes import compilation_note, compiled_sha
 from gsto_jax.segmentation.inference import score_batch
 from gsto_jax.segmentation.protocol import EvalProtocol, protocol_from_config
 from gsto_jax.segmentation.task import normalize_padded, score_step
-from modes.train import crop_note
+from modes.train import crop_warning
 from tests.gsto_jax.protocol_scores import image_batch, scores_of
 from tests.gsto_jax.small_network import convolution, image_of, make_predictor
 from tests.gsto_jax.small_task import MEAN, STD, values
@@ -256,14 +256,14 @@ def test_impossible_multiples(value):
 
 def test_a_training_crop_that_does_not_divide():
     settings = make_predictor().task.config
-    assert crop_note(settings, (96, 128)) is None
-    note = crop_note(settings, (473, 130))
+    assert crop_warning(settings, (96, 128)) is None
+    note = crop_warning(settings, (473, 130))
     assert "config.data.crop is 473x130, which 32 does not divide" in note
     assert "use 480x160" in note
     published = replace(settings, eval=replace(settings.eval, pad_to="published"))
-    assert crop_note(published, (473, 473)) is None
+    assert crop_warning(published, (473, 473)) is None
     dilated = replace(settings.model, variant="resnet50")
-    assert crop_note(replace(settings, model=dilated), (104, 136)) is None
+    assert crop_warning(replace(settings, model=dilated), (104, 136)) is None
 
 
 @pytest.mark.parametrize(

@@ -748,14 +748,14 @@ def test_missing_compilers(monkeypatch):
 def test_another_configuration_gets_the_same_flags(monkeypatch):
     argv = ["main.py", "--config=x.py", "--config.seed=7", "--mode=plan", "--config.train.steps=9"]
     monkeypatch.setattr("sys.argv", argv)
-    found = command_line.another("configs/quickstart.py:baseline,batch=8")
+    found = command_line.load_with_overrides("configs/quickstart.py:baseline,batch=8")
     assert (found.name, found.seed, found.train.steps) == ("quickstart-baseline-batch8", 7, 9)
     with pytest.raises(Exception, match="unknown config argument") as error:
-        command_line.another("configs/quickstart.py:nope")
-    assert command_line.reason(error.value).startswith("unknown config argument ':nope'")
+        command_line.load_with_overrides("configs/quickstart.py:nope")
+    assert command_line.last_line(error.value).startswith("unknown config argument ':nope'")
     with pytest.raises(Exception, match=r"configs/nope\.py") as error:
-        command_line.another("configs/nope.py")
-    assert command_line.reason(error.value).startswith("there is no configuration configs/nope.py:")
+        command_line.load_with_overrides("configs/nope.py")
+    assert "configs/nope.py" in command_line.last_line(error.value)
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ def test_boxes_that_are_taken():
     edges = [[-5, -5, 10, 10], [89, 119, 50, 50], [10, 10, 0.2, 0.2], [0, 0, 90, 120]]
     assert check_boxes(edges, (120, 90)).tolist() == edges
     assert check_boxes([[0, 0, 1, 1]], (1, 1)).tolist() == [[0, 0, 1, 1]]
-    nobody = predictor()(np.zeros((120, 90, 3), np.uint8), [], explain=True)
+    nobody = predictor()(np.zeros((120, 90, 3), np.uint8), [], describe_option=True)
     assert nobody.poses.shape == (0, 17, 3) and nobody.persons() == []
     for kind in ("overlay", "heatmaps", "branches", "gates"):
         assert nobody.drawn(kind).ndim == 3
@@ -246,11 +246,11 @@ def test_persons_without_visible_joints_are_named():
     from modes import predict
 
     empty = [f"town/{n} [10.0, 20.0, 30.0, 40.0]" for n in range(4)]
-    assert predict._empty_note(empty[:1], 0.2) == (
-        "note: no joint of 1 persons scores 0.2 (pose.visibility_threshold) or more, so "
-        "that overlays show their boxes: town/0 [10.0, 20.0, 30.0, 40.0]"
+    assert predict._without_joints_note(empty[:1], 0.2) == (
+        "note: no joint of 1 persons scores 0.2 (pose.visibility_threshold) or more; overlays show their"
+        " boxes: town/0 [10.0, 20.0, 30.0, 40.0]"
     )
-    assert predict._empty_note(empty, 0.2).endswith("town/2 [10.0, 20.0, 30.0, 40.0], ...")
+    assert predict._without_joints_note(empty, 0.2).endswith("town/2 [10.0, 20.0, 30.0, 40.0], ...")
 
 
 # Boxes by image

@@ -1,0 +1,110 @@
+"""Checks the parsed flags, runs the selected mode and turns its errors into exit statuses."""
+
+import importlib
+import logging
+import sys
+import traceback
+from types import SimpleNamespace
+
+from absl import flags
+
+from modes import command_line
+from modes.interrupt import EXITS, Interrupt
+from modes.registry import FLAGS, MODES, modes_with_flag
+from modes.terminal_output import BarReporter, LineReporter, Starting
+
+
+def run_mode(
+    args: SimpleNamespace, reporter: BarReporter | LineReporter, interrupt: Interrupt | None
+) -> None:
+    """Runs the mode `args.mode`.
+
+    Exits with status 2 for errors that the user can fix, 1 for others.
+    """
+    # asyncio would log the error of a broken checkpoint once for every array.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    starting = Starting()
+    if not args.process:
+        reporter.on_start(starting)
+    # Imported here, when the terminal already displays that the program starts.
+    from data_pipelines import DataError
+    from gsto_jax import progress
+    from gsto_jax.devices import processes
+    from gsto_jax.errors import TrainingError, UserError
+    from gsto_jax.files import disk_error_message
+
+    try:
+        _check_flags(args)
+        _join_processes(args)
+        mode = importlib.import_module(f"modes.{args.mode}")
+        if not args.process:
+            reporter.on_end(starting)
+        with progress.use_reporter(reporter if processes.is_first() else None):
+            mode.run(args)
+        processes.leave()
+    except (UserError, DataError) as error:
+        processes.fail(command_line.wrap(str(error)), 2)
+    except KeyboardInterrupt:
+        if processes.several():
+            received = interrupt.received if interrupt is not None else None
+            processes.fail(*EXITS[received or "SIGINT"])
+        raise
+    except TrainingError as error:
+        processes.fail(command_line.wrap(str(error)), 1)
+    except Exception as error:
+        if message := disk_error_message(error):
+            processes.fail(command_line.wrap(message), 1)
+        if not processes.several():
+            raise
+        processes.await_reason()  # if another process was lost, this one fails first
+        if message := processes.broken(error):
+            processes.fail(message, 1)
+        traceback.print_exc()
+        processes.fail(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", 1)
+
+
+def _check_flags(args: SimpleNamespace) -> None:
+    """Raises UserError for arguments and flags that the mode does not accept."""
+    from gsto_jax.devices.host_memory import keep_freed_memory
+    from gsto_jax.errors import UserError
+    from modes.platform_check import check_platform
+
+    if args.inputs and args.mode != "predict":
+        raise UserError(
+            f"unknown argument {args.inputs[0]!r}: config options start with --config., and only "
+            "--mode=predict accepts images"
+        )
+    if MODES[args.mode].config == "checkpoint":
+        rejected = [] if command_line.value_of("config", sys.argv) is None else ["--config"]
+        if args.mode != "predict":  # which accepts some options, and checks them itself
+            rejected += command_line.overrides()
+        if rejected:
+            raise UserError(
+                f"{rejected[0]} is not for --mode={args.mode}: the checkpoint has its configuration"
+            )
+    for name in FLAGS:
+        readers = modes_with_flag(name)
+        if flags.FLAGS[name].present and args.mode not in readers:
+            raise UserError(f"--{name} is for --mode={' or '.join(readers)}, not {args.mode}")
+    if note := check_platform(args.mode):
+        print(note, file=sys.stderr)
+    if args.mode != "prepare":
+        keep_freed_memory()  # must precede JAX's initialization of devices
+
+
+def _join_processes(args: SimpleNamespace) -> None:
+    """Joins the other processes of the run if the flags describe several."""
+    from gsto_jax.devices import processes
+    from gsto_jax.errors import UserError
+
+    names = ("coordinator", "processes", "process")
+    values = [value for name in names if (value := getattr(args, name)) is not None]
+    if values and (args.distributed or len(values) < len(names)):
+        raise UserError(
+            "--coordinator=HOST:PORT, --processes=N and --process=K must be given together, or "
+            "--distributed alone"
+        )
+    if values:
+        processes.connect(processes.Place(*values), args.join_timeout)
+    elif args.distributed:
+        processes.connect(None, args.join_timeout)

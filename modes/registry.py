@@ -1,0 +1,202 @@
+"""The modes of `main.py`: what each does, an example, its flags. Needs only the standard library.
+
+`modes/NAME.py` runs the mode NAME and imports JAX, which takes seconds. The command line is parsed
+and `--help` is printed from this table before that. To add a mode, add an entry here and a module
+with `run(args)`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A command-line flag.
+
+    Attributes:
+      help: what it means.
+      default: its default value.
+      kind: its type, as in absl's `flags.DEFINE_*`.
+      minimum: lower bound of an integer.
+    """
+
+    help: str
+    default: Any = None
+    kind: Literal["string", "integer", "bool", "list"] = "string"
+    minimum: int | None = None
+
+
+@dataclass(frozen=True)
+class Mode:
+    """An entry of `MODES`.
+
+    Attributes:
+      summary: what the mode does.
+      example: arguments of an example command.
+      flags: the flags that the mode reads, by name.
+      config: the source of the configuration: `--config`; or "run", the run in --workdir or
+        --checkpoint unless there is `--config`; or "checkpoint", never `--config`.
+      needs_linux: whether the mode depends on file locks, worker processes or data formats that
+        were tested on Linux only.
+    """
+
+    summary: str
+    example: str
+    flags: Mapping[str, Flag] = field(default_factory=dict)
+    config: Literal["file", "run", "checkpoint"] = "file"
+    needs_linux: bool = False
+
+
+_CHECKPOINT = Flag("a run, its best/, or a STEP in its checkpoints/")
+_CHECKPOINT_OF_RUN = Flag(f"{_CHECKPOINT.help}; by default the newest checkpoint in --workdir")
+_WORKDIR = Flag("folder of the run")
+_LONG_SIDE = Flag(
+    "images with a longer side are downscaled to this many pixels, and their scores upsampled"
+    " again; 0: never; by default twice the long side of a training crop",
+    kind="integer",
+    minimum=0,
+)
+_DISTRIBUTED = {
+    "coordinator": Flag("several processes: HOST:PORT of process 0 (docs/distributed.md)"),
+    "processes": Flag("several processes: their number", kind="integer", minimum=1),
+    "process": Flag("several processes: index of this one, from 0", kind="integer", minimum=0),
+    "distributed": Flag(
+        "several processes, as the environment describes them: TPU pods, Slurm, Open MPI",
+        default=False,
+        kind="bool",
+    ),
+    "join_timeout": Flag(
+        "several processes: seconds to wait until all have joined", 90, "integer", minimum=1
+    ),
+}
+
+MODES = {
+    "train": Mode(
+        "train, or resume the run in --workdir, then evaluate",
+        "--config=configs/camvid_w18s.py --config.data.root=data",
+        {
+            "workdir": Flag("folder of the run; by default runs/NAME"),
+            "fork_from": Flag(
+                "workdir or checkpoint of another run whose state this run starts from"
+            ),
+            "plan_json": Flag(
+                "file that --mode=plan wrote for this step, to log the fraction of its speed"
+            ),
+            **_DISTRIBUTED,
+        },
+        needs_linux=True,
+    ),
+    "sweep": Mode(
+        "train several variants with several seeds each, and compare their scores",
+        "--mode=sweep --config=configs/ablation.py --rows=t1-baseline,t1-gfm",
+        {
+            "workdir": Flag("folder of the sweep; by default runs/sweep-NAME"),
+            "rows": Flag(
+                "the variants of --config to compare, comma-separated; each is config arguments and"
+                " options, such as optim.momentum=0.8, joined by +; as-is; or another FILE"
+            ),
+            "seeds": Flag("number of seeds of each row, from 0; or a list, such as 4,5,", "3"),
+            "reference": Flag("the row that others are compared with; by default the first"),
+            "jobs": Flag("number of runs trained at once", 1, "integer", minimum=1),
+        },
+        needs_linux=True,
+    ),
+    "eval": Mode(
+        "evaluate the newest checkpoint in --workdir, or --checkpoint",
+        "--mode=eval --workdir=runs/camvid_w18s --config.eval.flip=True",
+        {"workdir": _WORKDIR, "checkpoint": _CHECKPOINT_OF_RUN, **_DISTRIBUTED},
+        config="run",
+    ),
+    "submit": Mode(
+        "write predictions for the test split as a zip for the benchmark's server",
+        "--mode=submit --workdir=runs/cityscapes_w48",
+        {"workdir": _WORKDIR, "checkpoint": _CHECKPOINT_OF_RUN},
+        config="run",
+    ),
+    "predict": Mode(
+        "predict images, folders, videos or glob patterns with --checkpoint",
+        "--mode=predict --checkpoint=runs/quickstart photos/ video.mp4",
+        {
+            "checkpoint": _CHECKPOINT,
+            "output": Flag("folder of the predictions; by default predictions/"),
+            "save": Flag(
+                "what to write for each image: overlay, color, ids, branches, gates; for poses"
+                " overlay, heatmaps, branches, gates",
+                kind="list",
+            ),
+            "legend": Flag("adds the class names below overlays", False, "bool"),
+            "boxes": Flag(
+                "for poses: x,y,w,h of each person, separated by ; or a JSON file with lists of"
+                " boxes by image; by default the whole image is one person"
+            ),
+            "long_side": _LONG_SIDE,
+        },
+        config="checkpoint",
+    ),
+    "report": Mode(
+        "write an HTML page about the run in --workdir, or about it and the run in --compare",
+        "--mode=report --workdir=runs/a --compare=runs/b",
+        {
+            "workdir": _WORKDIR,
+            "output": Flag("HTML file to write; by default report.html in the run"),
+            "compare": Flag("workdir of a second run to show side by side"),
+        },
+        config="checkpoint",
+    ),
+    "export": Mode(
+        "write the network of --checkpoint as programs that run without this project",
+        "--mode=export --checkpoint=runs/quickstart --output=exported",
+        {
+            "checkpoint": _CHECKPOINT,
+            "output": Flag("folder to write to; by default export/"),
+            "long_side": _LONG_SIDE,
+            "formats": Flag(
+                "jax, onnx; for weights alone safetensors, pth", ["jax", "onnx"], "list"
+            ),
+            "onnx_size": Flag("HEIGHTxWIDTH of the ONNX program's input; by default any size"),
+        },
+        config="checkpoint",
+    ),
+    "prepare": Mode(
+        "convert the downloads in --source to a prepared dataset, once",
+        "--mode=prepare --config=configs/lip_w48.py --source=downloads",
+        {
+            "source": Flag("folder of the downloads"),
+            "partial": Flag(
+                "accept a number of records other than the published one", False, "bool"
+            ),
+        },
+        needs_linux=True,
+    ),
+    "audit": Mode(
+        "check all labels of the training and evaluation splits, and count their classes",
+        "--mode=audit --config=configs/camvid_w18s.py --config.data.root=data",
+    ),
+    "plan": Mode(
+        "compile the steps for a --topology of chips that need not be present, and print their"
+        " cost, next to those of --compare",
+        "--mode=plan --config=configs/cityscapes_w18s.py --topology=v5e:2x2",
+        {
+            "compare": Flag("a second configuration, with the same overrides"),
+            "topology": Flag("chips to compile for, such as v5e:4x4, h100 or h100:8", "v5e:2x2"),
+            "plan_json": Flag("file to write the plan to"),
+        },
+    ),
+    "describe": Mode(
+        "print parameters and multiply-accumulates by stage",
+        "--mode=describe --config=configs/cityscapes_w48.py",
+    ),
+    "tables": Mode(
+        "print the counts of all networks in the paper's tables, next to the printed ones",
+        "--mode=tables",
+    ),
+}
+
+FLAGS = {name: flag for mode in MODES.values() for name, flag in mode.flags.items()}
+"""All flags by name. Modes that share a flag agree on its type and default."""
+
+
+def modes_with_flag(name: str) -> list[str]:
+    """Returns the modes that read a flag."""
+    return [mode for mode, entry in MODES.items() if name in entry.flags]
