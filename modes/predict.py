@@ -207,13 +207,13 @@ class _PosePredictor:
         )
 
 
-def _without_joints_note(persons: Sequence[str], visible: float) -> str | None:
+def _without_joints_note(persons: Sequence[str], threshold: float) -> str | None:
     """Returns a note about persons whose overlays have a box instead of a skeleton."""
     if not persons:
         return None
     return (
-        f"note: no joint of {len(persons)} persons scores {visible:g} (pose.visibility_threshold) or more; "
-        f"overlays show their boxes: {_first_names(persons)}"
+        f"note: no joint of {len(persons)} persons scores {threshold:g} "
+        f"(pose.visibility_threshold) or more; overlays show their boxes: {_first_names(persons)}"
     )
 
 
