@@ -50,7 +50,7 @@ def refused(*args, **kwargs):
         (["--mode=export"], "--checkpoint"),
         (["--rows=as-is"], "--rows .*--mode=sweep, .*train"),
         (["--mode=sweep", "--rows=as-is", "--seeds=0"], "--seeds=0"),
-        (["--mode=sweep", "--rows=as-is", "--reference=x"], "--reference=x|x is no row"),
+        (["--mode=sweep", "--rows=as-is", "--reference=x"], "--reference .*'x'"),
         (["--checkpoint=runs"], "--checkpoint .*--mode=eval "),
         (["--mode=eval", "--save=ids"], "--save .*--mode=predict, .*eval"),
         (["--config=configs/camvid_w18s.py"], r"config\.data\.root .*--config\.data\.root=FOLDER"),
@@ -68,7 +68,7 @@ def refused(*args, **kwargs):
             ["--mode=report", "--workdir=x", "--noconfig.eval.flip"],
             r"config\.eval\.flip.* --mode=report",
         ),
-        (["--config=README.md"], r"'README\.md' .*configs/"),
+        (["--config=README.md"], r"configs/.*'README\.md'"),
         (["--config=camvid_w18s"], r"camvid_w18s: .*configs/camvid_w18s\.py\?"),
         (["--config=lip_w48s.py:ms"], r"lip_w48s\.py: .*configs/lip_w48\.py:ms\?"),
         (["--mode=plan", "--compare=README.md"], r"--compare=README\.md"),
@@ -92,7 +92,7 @@ def test_no_configuration_is_needed_in_another_folder(tmp_path):
 
 def test_batches_that_do_not_divide():
     message = refused("--config.train.batch_size=8", devices=3)
-    assert re.search(r"config\.train\.batch_size is 8\b.*\b3 devices", message)
+    assert re.search(r"config\.train\.batch_size .*\b3\b.* devices.*\b8\b", message)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_batches_that_do_not_divide():
     [
         (["--config=configs/lip_w48.py"], "--source"),
         (["--config=configs/lip_w48.py", "--source=/nope"], "folder /nope"),
-        (["--source=/nope"], "quickstart .*prepared"),
+        (["--source=/nope"], "quickstart .*lip"),
         (["--config=configs/lip_w48.py", "--source=tests"], r"TrainVal_images\.zip"),
     ],
 )
@@ -160,7 +160,6 @@ def write_tree(root, labels):
     return [
         "--config=configs/camvid_w18s.py:runlocal",
         f"--config.data.root={root}",
-        f"--workdir={root / 'run'}",
         "--config.data.train_size=0",
         "--config.model.variant=mini",
     ]
@@ -219,7 +218,7 @@ def test_configuration_that_fails(tmp_path):
 def test_bad_label_met_while_training(tmp_path):
     """The sample before the run misses it; the thread that meets it names it."""
     args = write_tree(tmp_path, {n: np.full_like(LABEL, 77) for n in (1, 2, 3, 4)})
-    done = run(*args, "--config.train.steps=40")
+    done = run(*args, "--config.train.steps=40", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert re.search(r"error: \S+label/train/[1234]\.png .* 77 ", done.stderr)
@@ -384,7 +383,7 @@ def test_audit(tmp_path):
     assert re.search(r"unknown id 77 +│ +2400 +│ +2\.53% ", done.stdout)
     assert re.search(rf"{tmp_path}/label/train/3\.png .*77 \(2400 px\)", done.stdout)
     assert f"{tmp_path}/label/train/5.png is 60x20" in done.stdout
-    assert "problems are named above" in done.stderr
+    assert "listed above" in done.stderr
     clean = run_short("--mode=audit", "--config=configs/quickstart.py:runlocal")
     assert clean.returncode == 0, clean.stderr
     assert "train: 8 labels, 0 problems" in clean.stdout

@@ -200,7 +200,7 @@ def test_boxes_that_are_taken():
     edges = [[-5, -5, 10, 10], [89, 119, 50, 50], [10, 10, 0.2, 0.2], [0, 0, 90, 120]]
     assert check_boxes(edges, (120, 90)).tolist() == edges
     assert check_boxes([[0, 0, 1, 1]], (1, 1)).tolist() == [[0, 0, 1, 1]]
-    nobody = predictor()(np.zeros((120, 90, 3), np.uint8), [], describe_option=True)
+    nobody = predictor()(np.zeros((120, 90, 3), np.uint8), [], explain=True)
     assert nobody.poses.shape == (0, 17, 3) and nobody.persons() == []
     for kind in ("overlay", "heatmaps", "branches", "gates"):
         assert nobody.drawn(kind).ndim == 3
@@ -269,25 +269,25 @@ def test_boxes_by_image(tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rows).encode())
     boxes, said = read(str(path), "a/1.jpg", "b/2.jpg")
     assert boxes == [[[1, 2, 3, 4]], []]
-    assert "also has boxes of 1 images that are not predicted: gone.jpg" in said
+    assert "has boxes of 1 images that are not predicted: gone.jpg" in said
     assert read("1,2,3,4;5,6,7,8", "x.jpg")[0] == [[[1, 2, 3, 4], [5, 6, 7, 8]]]
     assert read(None, "x.jpg")[0] == [None]
     with pytest.raises(UserError, match=r"has no boxes of c/3\.jpg"):
         read(str(path), "c/3.jpg")
     path.write_text('{"1.jpg": [[1, 2, 3, 4]]}')
-    with pytest.raises(UserError, match=r"names '1\.jpg', which fits a/1\.jpg and b/1\.jpg: name"):
+    with pytest.raises(UserError, match=r"'1\.jpg' matches both a/1\.jpg and b/1\.jpg"):
         read(str(path), "a/1.jpg", "b/1.jpg")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[1, 2, 3, 4]]", "holds no boxes"),
-        ('{"a.jpg": [[1, 2, 3, 4, 0.9]]}', r"for a\.jpg: give a list of .* without scores"),
-        ('{"a.jpg": [1, 2, 3, 4]}', r"has 1 for a\.jpg: give a list of \[x, y, w, h\]"),
-        ('{"a.jpg": [[1, 2, 3, true]]}', "give a list of"),
-        ('{"a.jpg": null}', "has None for"),
-        ("{", "is no JSON"),
+        ("[[1, 2, 3, 4]]", "boxes.json must contain"),
+        ('{"a.jpg": [[1, 2, 3, 4, 0.9]]}', r"a\.jpg must be a list of .* without scores"),
+        ('{"a.jpg": [1, 2, 3, 4]}', r"a\.jpg must be a list of \[x, y, w, h\]; got 1"),
+        ('{"a.jpg": [[1, 2, 3, true]]}', "must be a list of"),
+        ('{"a.jpg": null}', "a.jpg .* got None"),
+        ("{", "not valid JSON"),
     ],
 )
 def test_wrong_files_of_boxes(tmp_path, text, message):
