@@ -46,8 +46,8 @@ class _Target:
         config, (height, width) = self.task.config, self.data.crop
         per_chip = "per chip" if self.space == 1 else f"per {self.space} chips"
         return (
-            f"{config.name}, {step} step of {step_plan.batch_size} x {height}x{width} {per_chip} in "
-            f"{config.model.dtype}, on {topology}"
+            f"{config.name}, {step} step of {step_plan.batch_size} x {height}x{width} {per_chip} "
+            f"in {config.model.dtype}, on {topology}"
         )
 
 
@@ -146,14 +146,12 @@ def _plan_step(target: _Target, step: str, batch_size: int) -> StepPlan:
         )
         if step_plan is None:
             raise UserError(
-                f"{error}, and no smaller batch does: give a smaller config.data.crop, or "
+                f"no batch size fits: {error}. Give a smaller config.data.crop, or "
                 "config.model.dtype=bfloat16"
             ) from None
         per_chip = "per chip" if target.space == 1 else f"per {target.space} chips"
-        log(
-            f"the largest batch that fits is {step_plan.batch_size * num_batch_shards(chips.mesh)}, "
-            f"{step_plan.batch_size} {per_chip}"
-        )
+        total = step_plan.batch_size * num_batch_shards(chips.mesh)
+        log(f"the largest batch that fits is {total}, {step_plan.batch_size} {per_chip}")
         return step_plan
 
 
