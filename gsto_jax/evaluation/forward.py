@@ -20,7 +20,7 @@ def forward(task: Task, variables: Any, images: Array) -> Outputs:
     return outputs.replace(logits=outputs.logits.astype(dtype))  # type: ignore[attr-defined]
 
 
-def explanation(outputs: Outputs) -> Maps:
+def feature_maps(outputs: Outputs) -> Maps:
     """Returns the maps that explain a prediction, `b h_i w_i` float32 each.
 
     They are "branch/0" and so on, the mean over the channels of each branch of the last stage

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from gsto_jax.errors import UserError
-from gsto_jax.evaluation.forward import Maps, explanation, forward
+from gsto_jax.evaluation.forward import Maps, feature_maps, forward
 from gsto_jax.layers.conv import hrnet_std
 from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.base import Outputs
@@ -122,10 +122,10 @@ def heatmap_step(task: PoseTask, variables: dict, images: Array) -> tuple[Array,
       images: `b h w 3` uint8 RGB.
 
     Returns:
-      `b h/4 w/4 j` in at least float32, and their `explanation`.
+      `b h/4 w/4 j` in at least float32, and their `feature_maps`.
     """
     outputs = forward(task, variables, normalize(task, images))
-    return outputs.logits, explanation(outputs)
+    return outputs.logits, feature_maps(outputs)
 
 
 def joint_step(

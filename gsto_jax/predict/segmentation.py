@@ -43,7 +43,7 @@ class Prediction:
     Attributes:
       image: `h w 3` uint8 RGB.
       labels: class of each pixel, `h w` uint8.
-      maps: of `gsto_jax.evaluation.forward.explanation`, `h' w'` by name; empty unless asked for.
+      maps: of `gsto_jax.evaluation.forward.feature_maps`, `h' w'` by name; empty unless asked for.
       classes: names.
       palette: their RGB colors.
     """

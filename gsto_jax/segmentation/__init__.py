@@ -1,1 +1,1 @@
-"""Semantic segmentation: evaluation, protocols, metrics and results."""
+"""Semantic segmentation: task, test-time protocols, metrics and evaluation results."""

@@ -1,8 +1,8 @@
-"""Scores of images under a test protocol, all of it on the device.
+"""Scores of images under a test protocol, computed on the device.
 
-Images lie in the top left corner of a padded shape, so that images of different sizes share
-programs: the network's compiles once for each shape of windows, and the small programs that lay
-windows over a padded shape once for each pair of the two.
+Images lie in the top left of a padded shape, so that images of different sizes share programs. The
+network compiles once per shape of the windows; the small programs that extract windows and add up
+scores compile once per window shape and padded shape.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from gsto_jax.devices.mesh import put_batch
 from gsto_jax.evaluation.loop import Programs
@@ -29,102 +30,105 @@ from gsto_jax.types import Size
 
 
 def extract_windows(
-    protocol: EvalProtocol, outside: Array, images: Array, taps: Mapping[str, Any]
-) -> list[Array]:
-    """What one window shows of each image.
+    protocol: EvalProtocol,
+    padding: Float[Array, "3"],
+    images: Float[Array, "b H W 3"],
+    view: Mapping[str, Any],
+) -> list[Float[Array, "b h w 3"]]:
+    """Resamples images into one window each.
 
     Args:
       protocol: of the test.
-      outside: `3`, normalized: what a window shows beside the image.
-      images: `b H W 3`, normalized.
-      taps: `View.arrays` of each image, with a leading axis b.
+      padding: normalized color outside the image.
+      images: normalized images.
+      view: `View.arrays` of each image, with a leading axis b.
 
     Returns:
-      Windows `b h w 3`: one, and its mirror image where the protocol flips.
+      The windows and, if the protocol flips, the flipped windows.
     """
-    rows, columns = taps["rows"], taps["columns"]
-    inside = rows.weight.sum(-1)[:, :, None] * columns.weight.sum(-1)[:, None]
-    beside = (1 - inside)[..., None] * outside[None, None, None]
-    window = resample(images, rows, columns) + beside
+    rows, columns = view["rows"], view["columns"]
+    coverage = rows.weight.sum(-1)[:, :, None] * columns.weight.sum(-1)[:, None]
+    window = resample(images, rows, columns) + (1 - coverage)[..., None] * padding[None, None, None]
     if not protocol.flip:
         return [window]
-    return [window, _mirrored(window, taps) if "mirror" in taps else flip(window)]
+    return [window, _flip_inside(window, view) if "flip_index" in view else flip(window)]
 
 
-def _mirrored(window: Array, taps: Mapping[str, Any]) -> Array:
-    """Mirrors the part of windows `b h w c` that lies inside the images; see `View.mirror`."""
-    return jax.vmap(lambda x, columns: jnp.take(x, columns, 1))(window, taps["mirror"])
+def _flip_inside(window: Array, view: Mapping[str, Any]) -> Array:
+    """Flips windows `b h w c` by `View.flip_index`, which keeps the padding on the right."""
+    return jax.vmap(lambda x, columns: jnp.take(x, columns, 1))(window, view["flip_index"])
 
 
 def window_scores(
     protocol: EvalProtocol,
     align_corners: bool,
-    logits: Sequence[Array],
-    taps: Mapping[str, Any],
-) -> Array:
-    """What one window adds to the scores of each image.
+    logits: Sequence[Float[Array, "b h w k"]],
+    view: Mapping[str, Any],
+) -> Float[Array, "b H W k"]:
+    """Computes the scores that one window adds to each image, at least float32.
 
     Args:
       protocol: of the test.
       align_corners: of the upsampling of the logits.
-      logits: `b h' w' k` of each of `extract_windows`.
-      taps: see there.
-
-    Returns:
-      `b H W k`, at least float32.
+      logits: of each result of `extract_windows`, at the output stride.
+      view: as for `extract_windows`.
     """
-    found, *mirrored = logits
-    size = [taps[axis].index.shape[1] for axis in ("rows", "columns")]
-    upsampled = partial(resize, size=size, align_corners=align_corners, gradient=False)
-    if not mirrored:
-        found = materialize(upsampled(found))
+    size = [view[axis].index.shape[1] for axis in ("rows", "columns")]
+    upsample = partial(resize, size=size, align_corners=align_corners, gradient=False)
+    if len(logits) == 1:
+        (mean,) = map(upsample, logits)
     else:
-        other = mirrored[0][..., flip_permutation(protocol.flip_pairs, found.shape[-1])]
-        if "mirror" in taps:
-            # Logits of a padded mirror image lie on another grid: they meet at full size.
-            other = _mirrored(upsampled(other), taps)
-            found = materialize((upsampled(found) + other) / 2)
+        unflipped, flipped = logits
+        flipped = flipped[..., flip_permutation(protocol.flip_pairs, unflipped.shape[-1])]
+        if "flip_index" in view:
+            # Logits of a padded flipped image lie on another grid; they match at full size.
+            flipped = _flip_inside(upsample(flipped), view)
+            mean = (upsample(unflipped) + flipped) / 2
         else:
-            # Before they are upsampled, which comes to the same and costs half.
-            found = materialize(upsampled((found + flip(other)) / 2))
-    scores = jnp.exp(found) if protocol.score == "exp" else jax.nn.softmax(found)
-    back = taps["back_rows"], taps["back_columns"]
-    # Where each is read once, it need not lie in memory first.
-    once = back[0].index.shape[-1] == 1
-    return resample(scores if once else materialize(scores), *back)
+            # Averaging first gives the same result at half the cost.
+            mean = upsample((unflipped + flip(flipped)) / 2)
+    mean = materialize(mean)
+    scores = jnp.exp(mean) if protocol.score == "exp" else jax.nn.softmax(mean)
+    taps = view["score_rows"], view["score_columns"]
+    # With one tap each score is read once, and fuses into the resampling.
+    has_one_tap = taps[0].index.shape[-1] == 1
+    return resample(scores if has_one_tap else materialize(scores), *taps)
 
 
 def batch_views(
-    protocol: EvalProtocol, sizes: Sequence[Size], padded_shape: Size, together: Collection[Size]
+    protocol: EvalProtocol,
+    sizes: Sequence[Size],
+    padded_shape: Size,
+    bucket_sizes: Collection[Size],
 ) -> list[dict[str, Any]]:
-    """The views of a batch of images, one of each image at a time.
+    """Returns the views of a batch, each with one window per image.
 
     Args:
       protocol: of the test.
       sizes: (h, w) of the images.
       padded_shape: (h, w) of the arrays that hold the images.
-      together: the sizes of all images that lie on such a padded shape.
+      bucket_sizes: sizes of all images that share programs with these.
 
     Returns:
-      For each view its taps, `b n t`; see `window_scores`.
+      `View.arrays` with a leading axis b, for each view.
     """
-    scale_plans = _rounds(protocol, frozenset(together))
-    views = [_image_views(protocol, size, scale_plans, padded_shape) for size in sizes]
+    plans = _scale_plans(protocol, frozenset(bucket_sizes))
+    views = [_image_views(protocol, size, plans, padded_shape) for size in sizes]
     return [
         jax.tree.map(lambda *leaves: np.stack(leaves), *same) for same in zip(*views, strict=True)
     ]
 
 
 @lru_cache(maxsize=64)
-def _rounds(protocol: EvalProtocol, together: frozenset[Size]) -> tuple[ScalePlan, ...]:
-    return tuple(protocol.scale_plans(together))
+def _scale_plans(protocol: EvalProtocol, sizes: frozenset[Size]) -> tuple[ScalePlan, ...]:
+    return tuple(protocol.scale_plans(sizes))
 
 
 @lru_cache(maxsize=16)
 def _image_views(
-    protocol: EvalProtocol, size: Size, scale_plans: tuple[ScalePlan, ...], padded_shape: Size
+    protocol: EvalProtocol, size: Size, plans: tuple[ScalePlan, ...], padded_shape: Size
 ) -> list[dict[str, Any]]:
-    return [view.arrays(padded_shape) for view in protocol.views(size, scale_plans)]
+    return [view.arrays(padded_shape) for view in protocol.views(size, plans)]
 
 
 def score_batch(
@@ -133,31 +137,30 @@ def score_batch(
     mesh: Mesh,
     variables: Any,
     batch: Mapping[str, np.ndarray],
-    together: Collection[Size],
-) -> Array:
-    """Scores of every class at every pixel.
+    bucket_sizes: Collection[Size],
+) -> Float[Array, "b H W k"]:
+    """Scores every class at every pixel under a protocol.
 
     Args:
-      task: what was trained.
+      task: of the network.
       protocol: of the test.
       mesh: the devices.
       variables: of the network.
-      batch: this process' part: "image" `b H W 3` uint8 and "size" `b 2`.
-      together: see `batch_views`.
+      batch: "image" `b H W 3` uint8 and "size" `b 2` of this process.
+      bucket_sizes: as for `batch_views`.
 
     Returns:
-      `b H W k` on the devices, 0 beside the images; larger is likelier.
+      Scores on the devices, 0 in the padding; the predicted class has the largest.
     """
     programs = SegmentationPrograms.of(task, mesh)
-    show, begin, add = programs.windows(protocol)
-    inputs = put_batch({"image": batch["image"]}, mesh)["image"]
-    padded_shape = batch["image"].shape[1:3]
+    extract, first, add = programs.windows(protocol)
+    images = put_batch({"image": batch["image"]}, mesh)["image"]
     sizes = [(int(height), int(width)) for height, width in batch["size"]]
     scores: Any = None
-    for view in batch_views(protocol, sizes, padded_shape, together):
-        taps = put_batch(view, mesh)
-        found = [programs.logits(variables, window) for window in show(inputs, taps)]
-        scores = begin(found, taps) if scores is None else add(scores, found, taps)
+    for host_view in batch_views(protocol, sizes, batch["image"].shape[1:3], bucket_sizes):
+        view = put_batch(host_view, mesh)
+        outputs = [programs.logits(variables, window) for window in extract(images, view)]
+        scores = first(outputs, view) if scores is None else add(scores, outputs, view)
     return scores
 
 
@@ -181,42 +184,36 @@ class SegmentationPrograms(Programs):
 
     @cached_property
     def logits(self) -> Any:
-        """From windows to logits; it compiles once for each shape of them.
-
-        By itself, since it is what takes long to compile; the others compile for each padded shape.
-        """
+        """`gsto_jax.segmentation.task.logits`; compiles once per shape of the windows."""
         return self.compile_network(logits, "the network")
 
     @cached_property
     def count(self) -> Any:
-        """From scores `b H W k` and a batch to counts over all processes and predictions `b H W`.
-
-        The counts are those of `gsto_jax.segmentation.metrics.pixel_counts`.
-        """
-        settings = (self.task.num_classes, self.task.ignore_label)
+        """Computes `pixel_counts` over all processes, and predictions, from scores `b H W k`."""
+        num_classes, ignore_label = self.task.num_classes, self.task.ignore_label
 
         def count(scores: Array, batch: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
             predictions = best_class(scores)
-            return pixel_counts(predictions, batch, *settings), predictions
+            return pixel_counts(predictions, batch, num_classes, ignore_label), predictions
 
         return self.compile(count, out_shardings=(self.whole, self.split))
 
     def windows(self, protocol: EvalProtocol) -> tuple[Any, Any, Any]:
-        """Returns programs for `extract_windows` and for the sum of `window_scores`."""
+        """Returns programs that extract windows, compute their scores, and add to a sum."""
         if protocol in self._windows:
             return self._windows[protocol]
-        task, corners = self.task, self.task.config.model.align_corners
+        task, align_corners = self.task, self.task.config.model.align_corners
 
-        def show(images: Array, taps: Mapping[str, Any]) -> list[Array]:
-            pad = protocol.pad or task.mean  # None: windows show nothing of it
-            outside = normalize(task, 255 * jnp.asarray(pad, jnp.float32)[None, None, None])
-            return extract_windows(protocol, outside[0, 0, 0], normalize(task, images), taps)
+        def extract(images: Array, view: Mapping[str, Any]) -> list[Array]:
+            color = jnp.asarray(protocol.pad or task.mean, jnp.float32)  # unused if pad is None
+            padding = normalize(task, 255 * color[None, None, None])
+            return extract_windows(protocol, padding[0, 0, 0], normalize(task, images), view)
 
-        def begin(logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
-            return window_scores(protocol, corners, logits, taps)
+        def first(logits: Sequence[Array], view: Mapping[str, Any]) -> Array:
+            return window_scores(protocol, align_corners, logits, view)
 
-        def add(scores: Array, logits: Sequence[Array], taps: Mapping[str, Any]) -> Array:
-            return scores + begin(logits, taps)
+        def add(scores: Array, logits: Sequence[Array], view: Mapping[str, Any]) -> Array:
+            return scores + first(logits, view)
 
-        programs = self.compile(show), self.compile(begin), self.compile(add, donate_argnums=0)
+        programs = self.compile(extract), self.compile(first), self.compile(add, donate_argnums=0)
         return self._windows.setdefault(protocol, programs)

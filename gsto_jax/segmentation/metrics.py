@@ -1,4 +1,4 @@
-"""Segmentation scores, all from one confusion matrix summed over the whole set.
+"""Segmentation metrics from a confusion matrix summed over a dataset.
 
 IoU = TP / (TP + FP + FN) per class (paper, section 4).
 """
@@ -10,40 +10,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int, UInt8
 
 from gsto_jax.segmentation.boundary_iou import boundary_counts, boundary_iou
 from gsto_jax.segmentation.instance_iou import CategoryScores, InstanceCounts, nan_mean
 
 
-def best_class(scores: Array) -> Array:
-    """The class of the largest score `... k`, the first of equal ones: `...` uint8."""
+def best_class(scores: Float[Array, "*shape k"]) -> UInt8[Array, "*shape"]:
+    """Returns the class with the largest score; the first of equal ones."""
 
-    def one_by_one(scores: Array) -> Array:
-        best, found = scores[..., 0], jnp.zeros(scores.shape[:-1], jnp.uint8)
+    def compare_in_turn(scores: Array) -> Array:
+        best, labels = scores[..., 0], jnp.zeros(scores.shape[:-1], jnp.uint8)
         for k in range(1, scores.shape[-1]):
             larger = scores[..., k] > best
-            best, found = jnp.where(larger, scores[..., k], best), jnp.where(larger, k, found)
-        return found.astype(jnp.uint8)
+            best, labels = jnp.where(larger, scores[..., k], best), jnp.where(larger, k, labels)
+        return labels.astype(jnp.uint8)
 
     # XLA for CPUs takes ten times as long for the argmax of many classes.
     return jax.lax.platform_dependent(
-        scores, cpu=one_by_one, default=lambda x: x.argmax(-1).astype(jnp.uint8)
+        scores, cpu=compare_in_turn, default=lambda x: x.argmax(-1).astype(jnp.uint8)
     )
 
 
 def confusion_matrix(
-    labels: Array, predictions: Array, num_classes: int, ignore_label: int = 255
-) -> Array:
-    """Counts pixels by true and predicted class, on the device.
+    labels: Int[Array, "*shape"],
+    predictions: Int[Array, "*shape"],
+    num_classes: int,
+    ignore_label: int = 255,
+) -> Int[Array, "k k"]:
+    """Computes the confusion matrix of a batch, on the device.
 
     Args:
-      labels: integers of any shape; `ignore_label` and anything outside `0..k-1` is not counted.
-      predictions: integers of the same shape in `0..k-1`.
+      labels: true classes; `ignore_label` and values outside 0..k-1 are not counted.
+      predictions: predicted classes in 0..k-1.
       num_classes: k.
-      ignore_label: label of the pixels to leave out.
+      ignore_label: label of ignored pixels.
 
     Returns:
-      `k k` int32, rows true classes, columns predicted. Sum several in int64.
+      int32, rows true classes, columns predicted classes. Sum batches in int64.
     """
     labels = labels.astype(jnp.int32)
     valid = (labels != ignore_label) & (labels >= 0) & (labels < num_classes)
@@ -53,91 +57,95 @@ def confusion_matrix(
 
 
 def confusion_matrix_numpy(
-    labels: np.ndarray, predictions: np.ndarray, num_classes: int, ignore_label: int = 255
-) -> np.ndarray:
-    """Counts pixels as `confusion_matrix` does, on the host, of labels that are not negative."""
-    counts = (labels != ignore_label) & (labels < num_classes)
-    cells = labels[counts].astype(np.intp) * num_classes + predictions[counts]
+    labels: Int[np.ndarray, "*shape"],
+    predictions: Int[np.ndarray, "*shape"],
+    num_classes: int,
+    ignore_label: int = 255,
+) -> Int[np.ndarray, "k k"]:
+    """Computes `confusion_matrix` on the host, of labels that are not negative."""
+    valid = (labels != ignore_label) & (labels < num_classes)
+    cells = labels[valid].astype(np.intp) * num_classes + predictions[valid]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def pixel_counts(
-    predictions: Array, batch: Mapping[str, Array], num_classes: int, ignore_label: int = 255
+    predictions: Int[Array, "b h w"],
+    batch: Mapping[str, Array],
+    num_classes: int,
+    ignore_label: int = 255,
 ) -> dict[str, Array]:
-    """What the scores of a batch need of its pixels, on the device.
+    """Computes the pixel counts of a batch that metrics need, on the device.
 
     Args:
-      predictions: `b h w` integers.
-      batch: "label" `b h w`, "size" `b 2` (rows and columns that are image), "mask" `b`: False
-        for what counts nowhere.
+      predictions: predicted classes.
+      batch: "label" `b h w`, "size" `b 2` ((h, w) without padding) and "mask" `b`, False for
+        padding images.
       num_classes: k.
-      ignore_label: label of the pixels to leave out.
+      ignore_label: label of ignored pixels.
 
     Returns:
-      "confusion" `k k` and "boundary" `k 3` (`gsto_jax.segmentation.boundary_iou`), int32. Sum
-      several in int64.
+      "confusion" `k k` and "boundary" `k 3` (see `boundary_counts`), int32. Sum batches in int64.
     """
     labels = jnp.where(batch["mask"][:, None, None], batch["label"], ignore_label)
-    settings = (num_classes, ignore_label)
     return {
-        "confusion": confusion_matrix(labels, predictions, *settings),
-        "boundary": boundary_counts(labels, predictions, batch["size"], *settings),
+        "confusion": confusion_matrix(labels, predictions, num_classes, ignore_label),
+        "boundary": boundary_counts(labels, predictions, batch["size"], num_classes, ignore_label),
     }
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a set.
+    """Segmentation metrics of a dataset, in 0..1.
 
     Attributes:
-      iou: per class, `k` floats in 0..1; NaN for a class left out of the mean.
-      accuracy: per class, share of its true pixels found; NaN without true pixels.
-      mean_iou: over the classes that count; NaN without a labeled pixel.
-      pixel_accuracy: share of all labeled pixels that are right; NaN without any.
+      iou: per class; NaN for absent classes.
+      accuracy: recall per class; NaN without true pixels.
+      mean_iou: mean over the classes that are not absent; NaN without labeled pixels.
+      pixel_accuracy: fraction of labeled pixels that are correct; NaN without any.
       mean_accuracy: mean of `accuracy` over the classes with true pixels; NaN without any.
-      absent_classes: indices of classes left out of the means: neither truth nor prediction.
-      confusion: `k k` int64.
-      boundary_iou: per class (`gsto_jax.segmentation.boundary_iou`); NaN without a boundary.
-      mean_boundary_iou: over the classes with one.
-      categories: IoU of categories and of instances, for datasets that have them.
+      absent_classes: classes excluded from the means, without true or predicted pixels.
+      confusion: int64, rows true classes.
+      boundary_iou: per class (see `gsto_jax.segmentation.boundary_iou`); NaN without a boundary.
+      mean_boundary_iou: mean over the classes with a boundary.
+      categories: category and instance-level IoU, for datasets that define them.
     """
 
-    iou: np.ndarray
-    accuracy: np.ndarray
+    iou: Float[np.ndarray, " k"]
+    accuracy: Float[np.ndarray, " k"]
     mean_iou: float
     pixel_accuracy: float
     mean_accuracy: float
     absent_classes: tuple[int, ...]
-    confusion: np.ndarray
-    boundary_iou: np.ndarray
+    confusion: Int[np.ndarray, "k k"]
+    boundary_iou: Float[np.ndarray, " k"]
     mean_boundary_iou: float
     categories: CategoryScores | None = None
 
 
 def compute_scores(
-    confusion: np.ndarray,
+    confusion: Int[np.ndarray, "k k"],
     absent: str = "exclude",
-    boundary: np.ndarray | None = None,
+    boundary: Int[np.ndarray, "k 3"] | None = None,
     instances: InstanceCounts | None = None,
 ) -> Scores:
-    """Scores from counts summed over a set.
+    """Computes metrics from counts summed over a dataset.
 
     Args:
-      confusion: `k k` integers, rows true classes.
-      absent: what a class with neither truth nor prediction does: "exclude" leaves it out of the
-        means of IoU and accuracy, "zero" counts it as 0, as the released code does. In "zero"
-        classes without true pixels count as 0 in the mean accuracy too.
-      boundary: `k 3` of `gsto_jax.segmentation.boundary_iou`.
+      confusion: rows true classes.
+      absent: "exclude" excludes classes without true and predicted pixels from the means; "zero"
+        counts them, and the accuracy of classes without true pixels, as 0, as the released code
+        does.
+      boundary: see `boundary_counts`.
       instances: of the same images.
 
     Returns:
-      The scores. Without a labeled pixel every one of them is NaN, in "zero" too.
+      The metrics, all NaN without a labeled pixel.
 
     Raises:
       ValueError: an unknown `absent`.
     """
     if absent not in ("exclude", "zero"):
-        raise ValueError(f"absent is {absent!r}: use 'exclude' or 'zero'")
+        raise ValueError(f"absent must be one of exclude, zero; got {absent!r}")
     confusion = np.asarray(confusion, np.int64)
     hit, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     union = true + predicted - hit
@@ -149,7 +157,8 @@ def compute_scores(
         absent_classes = tuple(int(k) for k in np.flatnonzero(union == 0))
         iou = np.where(union > 0, iou, np.nan)
         accuracy = np.where(true > 0, accuracy, np.nan)
-    outlines = boundary_iou(np.zeros((len(hit), 3)) if boundary is None else boundary)
+    no_boundary = np.zeros((len(hit), 3), np.int64)
+    boundary_ious = boundary_iou(no_boundary if boundary is None else boundary)
     return Scores(
         iou=iou,
         accuracy=accuracy,
@@ -158,7 +167,7 @@ def compute_scores(
         mean_accuracy=nan_mean(accuracy),
         absent_classes=absent_classes,
         confusion=confusion,
-        boundary_iou=outlines,
-        mean_boundary_iou=nan_mean(outlines),
-        categories=instances.compute_scores(confusion) if instances is not None else None,
+        boundary_iou=boundary_ious,
+        mean_boundary_iou=nan_mean(boundary_ious),
+        categories=instances.scores(confusion) if instances is not None else None,
     )

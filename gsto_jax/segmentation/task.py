@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from gsto_jax.errors import UserError
-from gsto_jax.evaluation.forward import Maps, explanation, forward
+from gsto_jax.evaluation.forward import Maps, feature_maps, forward
 from gsto_jax.losses import deep_supervision, label_weight_sum
 from gsto_jax.models.base import Outputs
 from gsto_jax.ops.materialize import materialize
@@ -122,12 +122,12 @@ def eval_step(
 
 
 def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
-    """Computes logits `b h w k` of "image" `b h w 3` and "size" `b 2`, and their `explanation`."""
+    """Computes logits `b h w k` of "image" `b h w 3` and "size" `b 2`, and their `feature_maps`."""
     images = normalize_padded(task, batch["image"], batch["size"])
     outputs = forward(task, variables, images)
     size, corners = batch["image"].shape[1:3], task.config.model.align_corners
     scores = resize(outputs.logits, size, align_corners=corners, gradient=False)
-    return materialize(scores), explanation(outputs)
+    return materialize(scores), feature_maps(outputs)
 
 
 def normalize_padded(task: Task, images: Array, size: Array) -> Array:

@@ -104,8 +104,8 @@ def run(network, images, protocol, batch_size, mesh, host=0, hosts=1):
     return found | {
         "confusion": scores.confusion,
         "boundary": scores.boundary_iou,
-        "instances": counts.classes,
-        "instances of categories": counts.categories,
+        "instances": counts.class_counts,
+        "instances of categories": counts.category_counts,
         "instance scores": scores.categories.instance_iou,
         "images": np.array(counts.images),
     }

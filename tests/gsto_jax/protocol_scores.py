@@ -1,4 +1,4 @@
-"""Scores of small networks under a test protocol."""
+"""Scores of a one-layer network under a test protocol."""
 
 import cv2
 import jax
@@ -11,7 +11,7 @@ MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
 
 def convolution(kernel, bias, stride, x):
-    """The reference's one-layer network; kernel `o i h w`."""
+    """Applies the one-layer network of the golden file; kernel `o i h w`."""
     y = jax.lax.conv_general_dilated(
         x,
         jnp.asarray(kernel.transpose(2, 3, 1, 0)),
@@ -23,28 +23,29 @@ def convolution(kernel, bias, stride, x):
 
 
 def scores_of(protocol, apply, image, padded_shape=None):
-    """Scores of one image `h w 3`, normalized, on a padded shape."""
+    """Computes scores `h w k` of a normalized image `h w 3` on a padded shape."""
     size = image.shape[:2]
     padded_shape = padded_shape or size
     images = np.zeros((1, *padded_shape, 3), np.float32)
     images[0, : size[0], : size[1]] = image
-    outside = jnp.asarray((np.float32(protocol.pad or MEAN) - MEAN) / STD)
+    padding = jnp.asarray((np.float32(protocol.pad or MEAN) - MEAN) / STD)
 
     @jax.jit
-    def step(images, taps):
-        logits = [apply(window) for window in extract_windows(protocol, outside, images, taps)]
-        return window_scores(protocol, False, logits, taps)
+    def step(images, view):
+        logits = [apply(window) for window in extract_windows(protocol, padding, images, view)]
+        return window_scores(protocol, False, logits, view)
 
     total = 0
-    for taps in batch_views(protocol, [size], padded_shape, [size]):
-        total = total + step(images, taps)
+    for view in batch_views(protocol, [size], padded_shape, [size]):
+        total = total + step(images, view)
     return np.asarray(total[0, : size[0], : size[1]])
 
 
 def image_batch(sizes, padded_shape):
+    """Returns random smooth images of these sizes on a padded shape, as a batch."""
     rng = np.random.default_rng(3)
     batch = np.zeros((len(sizes), *padded_shape, 3), np.uint8)
     for n, (height, width) in enumerate(sizes):
-        low = cv2.resize(rng.integers(0, 255, (4, 5, 3), np.uint8), (width, height))
-        batch[n, :height, :width] = low
+        coarse = rng.integers(0, 255, (4, 5, 3), np.uint8)
+        batch[n, :height, :width] = cv2.resize(coarse, (width, height))
     return {"image": batch, "size": np.array(sizes, np.int32)}

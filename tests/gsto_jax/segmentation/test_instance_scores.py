@@ -108,8 +108,8 @@ def test_known_weights():
     predictions = np.array([[0, 0, 0, 1, 2, 1, 2, 0, 2]], np.uint8)
     counts.add(predictions, instances)
     # The first instance weighs 10 / 5 a pixel, the second 4 / 2; the group and the sky nothing.
-    np.testing.assert_array_equal(counts.classes, [[6, 4], [2, 2], [0, 0]])
-    np.testing.assert_array_equal(counts.categories, [[10, 4], [0, 0]])
+    np.testing.assert_array_equal(counts.class_counts, [[6, 4], [2, 2], [0, 0]])
+    np.testing.assert_array_equal(counts.category_counts, [[10, 4], [0, 0]])
     found = counts.compute_scores(np.array([[4, 1, 1], [0, 1, 1], [0, 0, 1]]))
     np.testing.assert_allclose(found.instance_iou, [6 / 10, 2 / 5, np.nan])
     np.testing.assert_allclose(found.category_instance_iou, [10 / 14, np.nan])
@@ -127,7 +127,7 @@ def test_sums_follow_the_order_of_the_images():
         for n in order:
             _, instances, predictions = images[n]
             counts.add(predictions, instances, n)
-        sums.append((counts.classes, counts.categories))
+        sums.append((counts.class_counts, counts.category_counts))
     np.testing.assert_array_equal(sums[0][0], sums[1][0])
     np.testing.assert_array_equal(sums[0][1], sums[1][1])
     assert (sums[0][0] > 0).any()

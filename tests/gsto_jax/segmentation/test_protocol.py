@@ -1,4 +1,4 @@
-"""Test protocols: the published scores (golden h2), odd sizes, devices, and impossible settings."""
+"""Test protocols: the published scores (golden h2), odd sizes, devices, and invalid options."""
 
 from functools import partial
 
@@ -88,7 +88,7 @@ def test_taps_resize_as_opencv_does(h2, image, scale):
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_windows_cover_an_axis():
+def test_window_starts():
     assert window_starts(160, 96, 64, "pad") == [0, 64]
     assert window_starts(200, 96, 64, "pad") == [0, 64, 128]
     assert window_starts(200, 96, 96, "shift") == [0, 96, 104]
@@ -97,7 +97,7 @@ def test_windows_cover_an_axis():
 
 @pytest.mark.parametrize("edge", ["pad", "shift"])
 @pytest.mark.parametrize("size", [(97, 131), (40, 200), (33, 40)])
-def test_a_network_that_copies_gives_back_the_image(size, edge):
+def test_identity_network_returns_the_image(size, edge):
     """Windows, however they overlap or stick out, weigh every pixel once."""
     image = np.random.default_rng(0).normal(size=(*size, 3)).astype(np.float32)
     protocol = EvalProtocol(window="slide", crop=(48, 64), edge=edge)
@@ -105,7 +105,7 @@ def test_a_network_that_copies_gives_back_the_image(size, edge):
     np.testing.assert_allclose(found, np.exp(image), rtol=1e-5)
 
 
-def test_scales_follow_the_dataset():
+def test_scaled_sizes():
     assert EvalProtocol().scaled((375, 500), 0.75) == (281, 375)
     assert EvalProtocol(base_size=520).scaled((500, 375), 1.0) == (520, 390)
     assert EvalProtocol(fixed_size=(473, 473)).scaled((60, 30), 1.25) == (591, 591)
@@ -123,7 +123,7 @@ def network():
     return task, initial_state(task, make_mesh(jax.devices()[:1])).variables
 
 
-def test_one_look_equals_the_plain_step(network):
+def test_single_pass_protocol_equals_eval_step(network):
     task, variables = network
     batch = image_batch([(64, 64), (50, 41)], (64, 64))
     mesh = make_mesh(jax.devices()[:1])
@@ -137,7 +137,7 @@ def test_one_look_equals_the_plain_step(network):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_scores_do_not_depend_on_the_batch(network, devices):
+def test_scores_are_independent_of_the_batch(network, devices):
     """Neighbors, their number and the devices move a score by rounding alone."""
     task, variables = network
     sizes = [(60, 41), (33, 64), (64, 64), (20, 30)]
@@ -153,21 +153,22 @@ def test_scores_do_not_depend_on_the_batch(network, devices):
         )
 
 
-def test_few_programs_for_many_sizes():
+def test_sizes_share_programs():
     """Windows slide over every size by one program a padded shape, and one more at scale 1."""
     protocol = EvalProtocol(scales=(0.5, 1.0, 1.75), window="slide", crop=(48, 40))
     sizes = [(h, w) for h in (30, 47, 64) for w in (25, 64)]
     taps_by_size = {
         tuple(
-            taps["back_rows"].index.shape for taps in batch_views(protocol, [size], (64, 64), sizes)
+            view["score_rows"].index.shape
+            for view in batch_views(protocol, [size], (64, 64), sizes)
         )
         for size in sizes
     }
     assert len(taps_by_size) == 1, "every image goes through the same programs"
     shapes = {
-        tuple(x.shape for x in jax.tree.leaves(taps))
+        tuple(x.shape for x in jax.tree.leaves(view))
         for size in sizes
-        for taps in batch_views(protocol, [size], (64, 64), sizes)
+        for view in batch_views(protocol, [size], (64, 64), sizes)
     }
     assert len(shapes) == 2
 
@@ -175,21 +176,21 @@ def test_few_programs_for_many_sizes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"window": "round"}, r"eval\.window is 'round': use one of whole, slide"),
-        ({"scales": ()}, r"eval\.scales is \(\): give positive numbers"),
+        ({"window": "round"}, r"eval\.window must be one of whole, slide.*'round'"),
+        ({"scales": ()}, r"eval\.scales must be positive"),
         ({"scales": (0.0,)}, r"eval\.scales"),
-        ({"stride": 0}, r"eval\.stride is 0"),
-        ({"window": "slide"}, r"eval\.crop is \(0, 0\): give height and width"),
-        ({"score": "log"}, r"eval\.score is 'log'"),
+        ({"stride": 0}, r"eval\.stride .*got 0"),
+        ({"window": "slide"}, r"eval\.crop .*got \(0, 0\)"),
+        ({"score": "log"}, r"eval\.score .*got 'log'"),
         ({"edge": "wrap"}, r"eval\.edge"),
     ],
 )
-def test_impossible_protocols(changes, message):
+def test_invalid_protocols(changes, message):
     with pytest.raises(UserError, match=message):
         EvalProtocol(**changes)
 
 
-def test_scores_that_overflow_stay_out_of_other_pixels():
+def test_infinite_scores_do_not_spread():
     """exp of a logit above 88 is infinite; it must not spread where its weight is 0."""
     image = np.zeros((40, 40, 3), np.float32)
     image[3, 5] = 95
@@ -200,7 +201,7 @@ def test_scores_that_overflow_stay_out_of_other_pixels():
     assert not np.isnan(found).any()
 
 
-def test_evaluation_by_another_protocol(network):
+def test_evaluation_with_sliding_windows(network):
     """Counts what the scores of the protocol predict, instances and all."""
     task, variables = network
     sizes = [(60, 41), (33, 64), (64, 64)]
@@ -242,7 +243,7 @@ def test_evaluation_by_another_protocol(network):
         np.add.at(expected, (batch["label"][where], predictions[where]), 1)
         again.add(predictions[where], batch["instance"][where])
     np.testing.assert_array_equal(result.confusion, expected)
-    np.testing.assert_array_equal(counts.classes, again.classes)
+    np.testing.assert_array_equal(counts.class_counts, again.class_counts)
     assert np.isfinite(result.categories.instance_iou[0])
     # Only whole images have maps, and only as many as are asked for.
     whole, maps = EvalProtocol(flip=True), []
