@@ -110,7 +110,7 @@ def test_known_weights():
     # The first instance weighs 10 / 5 a pixel, the second 4 / 2; the group and the sky nothing.
     np.testing.assert_array_equal(counts.class_counts, [[6, 4], [2, 2], [0, 0]])
     np.testing.assert_array_equal(counts.category_counts, [[10, 4], [0, 0]])
-    found = counts.compute_scores(np.array([[4, 1, 1], [0, 1, 1], [0, 0, 1]]))
+    found = counts.scores(np.array([[4, 1, 1], [0, 1, 1], [0, 0, 1]]))
     np.testing.assert_allclose(found.instance_iou, [6 / 10, 2 / 5, np.nan])
     np.testing.assert_allclose(found.category_instance_iou, [10 / 14, np.nan])
     np.testing.assert_allclose(found.iou, [6 / 8, 1 / 3])
