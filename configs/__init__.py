@@ -1,1 +1,1 @@
-"""Configurations: each file is one experiment, `get_config(arg)` its settings."""
+"""Configs of the experiments: `get_config(arg)` of each file returns all options."""

@@ -1,13 +1,13 @@
-"""The rows of the paper's Tables 1 to 4, each a word: what a part of the network is worth.
+"""Ablations: the rows of the paper's Tables 1 to 4.
 
     python main.py --config=configs/ablation.py:row=t1-gfm
     python main.py --config=configs/ablation.py:row=t1-gfm,data=scenes,mini
 
-`:t1-gfm` is short for `:row=t1-gfm`. `data=` takes `cityscapes` (the paper's, and what is meant
-without the word), `camvid` or `scenes`, each with the recipe of its own configuration; `mini` is a
-narrow body that two cores train in minutes, in place of the row's. `python main.py --mode=tables`
-prints what the rows count. Table 5 has no rows here: what it compares is not known to us. Table 10
-is `coco_pose_w32`, `coco_pose_w48`.
+`:t1-gfm` is short for `:row=t1-gfm`. `data=` selects the data and recipe of another config:
+`cityscapes` (the paper's, the default), `camvid` or `scenes`. `mini` replaces the row's backbone by
+a narrow one that trains in minutes on two CPU cores. `python main.py --mode=tables` prints the
+counts of the rows. Table 5 has no rows, since its networks are unknown; Table 10 is
+`coco_pose_w32.py` and `coco_pose_w48.py`.
 """
 
 import dataclasses
@@ -17,24 +17,20 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base, camvid_w18s, cityscapes_w18s, quickstart
-from configs.base import Word
-from configs.cityscapes_w18s import CITYSCAPES_WORDS
-from gsto_jax.models.published import ROWS as TABLES
+from gsto_jax.models import published
 
 DATA = {"cityscapes": cityscapes_w18s, "camvid": camvid_w18s, "scenes": quickstart}
-"""The configurations whose data and recipe `data=` takes."""
-
-
-ROWS = {row.key: row for row in sorted(TABLES, key=lambda row: row.table) if row.table <= 4}
-"""The networks by row."""
+"""Configs by value of `data=`."""
+ROWS = {row.key: row for row in sorted(published.ROWS, key=lambda row: row.table) if row.table <= 4}
+"""Rows of the paper's tables by value of `row=`."""
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`row=`, by default GSTO-HRNet-W18-Small-v2; `data=`; `mini`; and what the dataset knows."""
-    given = (arg or "").split(",")
-    arg = ",".join(f"row={word}" if word in ROWS else word for word in given)
-    row = _choice(arg, "row", ROWS, "t4-gsto-w18")
-    data = _choice(arg, "data", DATA, "cityscapes")
+    """Returns the config; `:row=` (GSTO-HRNet-W18), `:data=`, `:mini`, and those of `data=`."""
+    items = [item for item in (arg or "").split(",") if item]
+    items = [f"row={item}" if item in ROWS else item for item in items]
+    row = _value(items, "row", ROWS, default="t4-gsto-w18")
+    data = _value(items, "data", DATA, default="cityscapes")
     config = DATA[data].get_config()
     config.name = f"{row}-{data}"
     network = ROWS[row]
@@ -42,24 +38,26 @@ def get_config(arg: str | None = None) -> ConfigDict:
     hrnet = config.model.hrnet
     hrnet.update(dataclasses.asdict(network.gsto))
     hrnet.attention, hrnet.attention_position = network.attention.kind, network.attention.position
-    words: dict[str, Word] = {"row=": _is_set, "data=": _is_set, "mini": set_mini}
-    return base.finish(config, arg, words | (CITYSCAPES_WORDS if data == "cityscapes" else {}))
+    setters: dict[str, base.Setter] = {"row=": _applied, "data=": _applied, "mini": set_mini}
+    if data == "cityscapes":
+        setters |= cityscapes_w18s.CITYSCAPES_SETTERS
+    return base.apply_arguments(config, ",".join(items), setters)
 
 
-def _choice(arg: str | None, word: str, choices: Mapping[str, Any], default: str) -> str:
-    """What the word names, wherever it stands. Raises ValueError, listing the choices."""
-    named = dict(part.split("=", 1) for part in (arg or "").split(",") if "=" in part)
-    value = named.get(word, default)
+def _value(items: list[str], name: str, choices: Mapping[str, Any], default: str) -> str:
+    """Returns the value of the last `NAME=VALUE`. Raises ValueError if it is not a choice."""
+    values = [item.partition("=")[2] for item in items if item.startswith(f"{name}=")]
+    value = values[-1] if values else default
     if value not in choices:
-        raise ValueError(f":{word}={value} does not exist: use one of {', '.join(choices)}")
+        raise ValueError(f":{name}= must be one of {', '.join(choices)}; got {value!r}")
     return value
 
 
-def _is_set(config: ConfigDict, value: str) -> None:
-    """Rows and datasets come first, and the other words change them."""
+def _applied(config: ConfigDict, value: str) -> None:
+    """Changes nothing: rows and datasets are applied before all other arguments."""
 
 
 def set_mini(config: ConfigDict) -> None:
-    """The body of `quickstart`, with the gates of the row."""
+    """Sets the backbone of `quickstart.py`, and keeps the gates of the row."""
     config.name += "-mini"
     config.model.variant = "mini"

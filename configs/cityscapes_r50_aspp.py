@@ -2,21 +2,21 @@
 
     python main.py --mode=prepare --config=configs/cityscapes_r50_aspp.py --source=DOWNLOADS
     python main.py --config=configs/cityscapes_r50_aspp.py
-    python main.py --config=configs/cityscapes_r50_aspp.py:gsto=unsup
+    python main.py --config=configs/cityscapes_r50_aspp.py:gating=unsupervised
 
-DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or what is in them.
-The paper's runs start from ImageNet weights. The recipe is that of the HRNets (section 4.3).
+DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or their contents.
+The paper starts from ImageNet weights. The recipe is that of the HRNets (section 4.3).
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
-from configs.cityscapes_r50_ppm import CONTEXT_WORDS, set_resnet50
+from configs.cityscapes_r50_ppm import CONTEXT_SETTERS, set_resnet50
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """ASPP with supervised GSTO, or `:gsto=none|sup_only|unsup|sup`; `:trainval`, `:ohem`."""
+    """Returns the config; `:gating=` (see `set_gating`), `:trainval`, `:ohem`."""
     config = base.get_config()
     config.name = "cityscapes_r50_aspp"
     set_resnet50(config, "aspp")
-    return base.finish(config, arg, CONTEXT_WORDS)
+    return base.apply_arguments(config, arg, CONTEXT_SETTERS)

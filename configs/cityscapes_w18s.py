@@ -3,8 +3,8 @@
     python main.py --mode=prepare --config=configs/cityscapes_w18s.py --source=DOWNLOADS
     python main.py --config=configs/cityscapes_w18s.py
 
-DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or what is in them.
-The paper's runs start from ImageNet weights.
+DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or their contents.
+The paper starts from ImageNet weights: give a file as `--config.init_from` (docs/weights.md).
 """
 
 from ml_collections import ConfigDict
@@ -14,15 +14,15 @@ from data_pipelines.labels import CITYSCAPES
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W18-Small-v2, or HRNetV2 with `:baseline`; `:trainval`, `:ohem`."""
+    """Returns the config; `:baseline` is HRNetV2; `:trainval`, `:ohem`."""
     config = base.get_config()
     config.name = "cityscapes_w18s"
     set_cityscapes(config)
-    return base.finish(config, arg, CITYSCAPES_WORDS)
+    return base.apply_arguments(config, arg, CITYSCAPES_SETTERS)
 
 
 def set_cityscapes(config: ConfigDict) -> None:
-    """The recipe: 600 epochs of 12 crops 512x1024 at scales 0.5 to 2.1, flipped."""
+    """Sets the recipe: 600 epochs of 12 crops of 512x1024, scaled by 0.5 to 2.1 and flipped."""
     config.train.batch_size = 12
     config.train.epochs = 600
 
@@ -42,16 +42,16 @@ def set_cityscapes(config: ConfigDict) -> None:
 
 
 def set_trainval(config: ConfigDict) -> None:
-    """Trains on val too, as for the test server: scores on val then say little."""
+    """Trains on train and val, for the test server; scores on val are then meaningless."""
     config.name += "-trainval"
     config.data.train_split = "trainval"
 
 
 def set_ohem(config: ConfigDict) -> None:
-    """Trains the last head on hard pixels only."""
+    """Trains the last head on hard pixels only (OHEM)."""
     config.name += "-ohem"
     config.loss.kind = "ohem"
 
 
-CITYSCAPES_WORDS = {"trainval": set_trainval, "ohem": set_ohem}
-"""What may stand behind the colon."""
+CITYSCAPES_SETTERS = {"trainval": set_trainval, "ohem": set_ohem}
+"""Further arguments after the colon."""

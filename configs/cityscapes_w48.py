@@ -3,20 +3,20 @@
     python main.py --mode=prepare --config=configs/cityscapes_w48.py --source=DOWNLOADS
     python main.py --config=configs/cityscapes_w48.py
 
-DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or what is in them.
-The paper's runs start from ImageNet weights.
+DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or their contents.
+The paper starts from ImageNet weights: give a file as `--config.init_from` (docs/weights.md).
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
-from configs.cityscapes_w18s import CITYSCAPES_WORDS, set_cityscapes
+from configs.cityscapes_w18s import CITYSCAPES_SETTERS, set_cityscapes
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W48, or HRNetV2 with `:baseline`; `:trainval`, `:ohem`."""
+    """Returns the config; `:baseline` is HRNetV2; `:trainval`, `:ohem`."""
     config = base.get_config()
     config.name = "cityscapes_w48"
     config.model.variant = "w48"
     set_cityscapes(config)
-    return base.finish(config, arg, CITYSCAPES_WORDS)
+    return base.apply_arguments(config, arg, CITYSCAPES_SETTERS)

@@ -1,10 +1,11 @@
 """COCO keypoints: GSTO-HRNet-W32 at 384x288.
 
     python main.py --mode=prepare --config=configs/coco_pose_w32.py --source=DOWNLOADS
+    python main.py --config=configs/coco_pose_w32.py
 
-DOWNLOADS holds `annotations_trainval2017.zip`, `train2017.zip` and `val2017.zip`, or what is in
-them; for test-dev `image_info_test2017.zip` and `test2017.zip` too.
-`--config.data.keypoints.detections=FILE` takes a detector's boxes for the evaluation.
+DOWNLOADS holds `annotations_trainval2017.zip`, `train2017.zip` and `val2017.zip`, or their
+contents; for test-dev `image_info_test2017.zip` and `test2017.zip` too.
+`--config.data.keypoints.detections=FILE` evaluates with the boxes of a detector.
 """
 
 from ml_collections import ConfigDict
@@ -14,19 +15,20 @@ from data_pipelines.keypoints import COCO_KEYPOINTS
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W32, or HRNet with `:baseline`; at 256x192 with `:256x192`."""
+    """Returns the config; `:baseline` is HRNet; `:256x192` sets the size of the crops."""
     config = base.get_config()
     config.name = "coco_pose_w32"
     config.model.variant = "w32"
     set_coco(config)
     config.train.batch_size = 128
-    return base.finish(config, arg, {"256x192": set_small})
+    return base.apply_arguments(config, arg, {"256x192": set_256x192})
 
 
 def set_coco(config: ConfigDict) -> None:
-    """Persons of 384x288, turned by up to 45 degrees, scaled by up to 35 %, flipped; 210 epochs.
+    """Sets the recipe: 210 epochs of person crops of 384x288 with Adam.
 
-    Adam, at a tenth of the rate after 170 and 200 of them. Tests average with the mirror image.
+    Crops are rotated by up to 45 degrees, scaled by up to 35 % and flipped. The learning rate is
+    divided by 10 after 170 and 200 epochs. Evaluation averages with the flipped image.
     """
     config.task = "pose"
     config.optim.kind, config.optim.weight_decay = "adam", 0.0
@@ -39,7 +41,7 @@ def set_coco(config: ConfigDict) -> None:
     config.pose.sigma = 3.0
 
     base.set_prepared(config, COCO_KEYPOINTS.name)
-    config.data.orientation = "stored"  # as published: annotations are of the files' rows
+    config.data.orientation = "stored"  # as published: annotations refer to the stored pixels
     config.data.crop = (384, 288)
     config.data.keypoints.names = COCO_KEYPOINTS.names
     config.data.keypoints.flip_pairs = COCO_KEYPOINTS.flip_pairs
@@ -47,8 +49,8 @@ def set_coco(config: ConfigDict) -> None:
     config.data.keypoints.sigmas = COCO_KEYPOINTS.sigmas
 
 
-def set_small(config: ConfigDict) -> None:
-    """Persons of 256x192."""
+def set_256x192(config: ConfigDict) -> None:
+    """Sets person crops of 256x192."""
     config.name += "-256x192"
     config.data.crop = (256, 192)
     config.pose.sigma = 2.0

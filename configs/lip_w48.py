@@ -4,7 +4,7 @@
     python main.py --config=configs/lip_w48.py
 
 DOWNLOADS holds `TrainVal_images.zip`, `TrainVal_parsing_annotations.zip`, `train_id.txt` and
-`val_id.txt`, or what is in them. The paper's runs start from ImageNet weights.
+`val_id.txt`, or their contents. The paper starts from ImageNet weights.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from data_pipelines.labels import LIP
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W48, or HRNetV2 with `:baseline`."""
+    """Returns the config; `:baseline` is HRNetV2."""
     config = base.get_config()
     config.name = "lip_w48"
     config.model.variant = "w48"
@@ -35,4 +35,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.crop = (473, 473)
     config.data.fixed_size = (473, 473)
     config.data.scale_count = 12
-    return base.finish(config, arg)
+    return base.apply_arguments(config, arg)

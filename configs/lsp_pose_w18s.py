@@ -1,9 +1,10 @@
-"""Leeds Sports Poses in the form of COCO keypoints: GSTO-HRNet-W18-Small-v2, for two cores.
+"""Leeds Sports Poses in COCO's format: GSTO-HRNet-W18-Small-v2 from scratch.
 
     python main.py --mode=prepare --config=configs/lsp_pose_w18s.py --source=LSP --partial
+    python main.py --config=configs/lsp_pose_w18s.py
 
 LSP holds `annotations/person_keypoints_train.json`, `..._val.json` and the folders `train/` and
-`val/`: one person an image, the joints of the head unlabeled. From scratch, in half an hour.
+`val/`: one person per image, the joints of the head unlabeled. Takes half an hour on two CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from configs.coco_pose_w32 import set_coco
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W18-Small-v2, or HRNet with `:baseline`; of COCO's images with `:overfit`."""
+    """Returns the config; `:baseline` is HRNet; `:overfit` is for a few images of COCO."""
     config = base.get_config()
     config.name = "lsp_pose_w18s"
     set_coco(config)
@@ -23,11 +24,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.crop = (128, 96)
     config.eval.sample_images = -1
     config.run.log_every, config.run.checkpoint_every, config.run.eval_every = 20, 100, 300
-    return base.finish(config, arg, {"overfit": set_overfit})
+    return base.apply_arguments(config, arg, {"overfit": set_overfit})
 
 
 def set_overfit(config: ConfigDict) -> None:
-    """Learns a few images of COCO by heart, and is tested on them: that training can."""
+    """Trains and evaluates on the same few images of COCO, to see that training can fit them."""
     config.name += "-overfit"
     config.train.batch_size, config.train.steps = 8, 1000
     config.pose.sigma = 2.0

@@ -4,7 +4,7 @@
     python main.py --config=configs/pascal_context_w48.py[:classes=60]
 
 DOWNLOADS holds VOC 2010 (its tar, or JPEGImages/ and ImageSets/) and the labels: `trainval.tar.gz`
-of .mat files with `labels.txt`, or SegmentationClassContext/ of PNGs. The paper's runs start from
+of .mat files with `labels.txt`, or SegmentationClassContext/ of PNGs. The paper starts from
 ImageNet weights.
 """
 
@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 from configs import base
 from data_pipelines.labels import PASCAL_CONTEXT_59, PASCAL_CONTEXT_60
 
-_TABLES = {"59": PASCAL_CONTEXT_59, "60": PASCAL_CONTEXT_60}
+_CLASS_TABLES = {"59": PASCAL_CONTEXT_59, "60": PASCAL_CONTEXT_60}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """GSTO-HRNet-W48 for 59 classes; `:classes=60` scores background too; `:baseline`."""
+    """Returns the config; `:baseline` is HRNetV2; `:classes=60` includes the background."""
     config = base.get_config()
     config.name = "pascal_context_w48"
     config.model.variant = "w48"
@@ -35,14 +35,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.crop = (480, 480)
     config.data.base_size = 520
     set_classes(config, "59")
-    return base.finish(config, arg, {"classes=": set_classes})
+    return base.apply_arguments(config, arg, {"classes=": set_classes})
 
 
 def set_classes(config: ConfigDict, count: str) -> None:
-    """59 classes, background ignored; or 60 with it. One prepared dataset serves both."""
-    if count not in _TABLES:
-        raise ValueError(f":classes={count}: use {' or '.join(_TABLES)}")
-    table = _TABLES[count]
+    """Sets 59 classes with the background ignored, or 60 classes, for the same dataset."""
+    if count not in _CLASS_TABLES:
+        raise ValueError(f":classes= must be one of {', '.join(_CLASS_TABLES)}; got {count!r}")
+    table = _CLASS_TABLES[count]
     config.name = config.name.replace("-60", "") + ("-60" if count == "60" else "")
     config.data.classes = table.names
     config.data.palette = table.palette

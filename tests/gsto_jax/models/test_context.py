@@ -47,10 +47,8 @@ def sigmoid(x):
 
 @pytest.mark.parametrize(("context", "gating"), COUNTS)
 def test_counts_are_exact(context, gating):
-    options = {"head_only": "sup_only", "unsupervised": "unsup", "supervised": "sup"}
-    option = options.get(gating, gating)
     config = importlib.import_module(f"configs.cityscapes_r50_{context}").get_config(
-        f"gsto={option}"
+        f"gating={gating}"
     )
     plain = json.loads(config.to_json())
     data = plain.pop("data")
@@ -348,7 +346,7 @@ def test_invalid_settings(section, field, value, message):
         Config.from_dict(plain)
 
 
-def test_the_option_gsto():
+def test_the_argument_gating():
     load = {
         context: importlib.import_module(f"configs.cityscapes_r50_{context}").get_config
         for context in ("ppm", "aspp")
@@ -358,12 +356,12 @@ def test_the_option_gsto():
         assert config.name == f"cityscapes_r50_{context}"
         assert config.model.context_net.to_dict() == {"module": context, "gating": "supervised"}
         assert (config.loss.stage_weights[2], config.loss.context_weight) == (0.4, 0.4)
-        assert get_config("gsto=sup_only").name == f"cityscapes_r50_{context}-sup_only"
+        assert get_config("gating=head_only").name == f"cityscapes_r50_{context}-head_only"
         assert get_config("baseline").model.context_net.gating == "none"
-        with pytest.raises(ValueError, match=":gsto=all: use none, sup_only, unsup, sup"):
-            get_config("gsto=all")
-    with pytest.raises(ValueError, match="unknown config argument ':gsto=sup'"):
-        importlib.import_module("configs.cityscapes_w48").get_config("gsto=sup")
+        with pytest.raises(ValueError, match=r":gating= must be one of none, .* got 'all'"):
+            get_config("gating=all")
+    with pytest.raises(ValueError, match="got ':gating=supervised'"):
+        importlib.import_module("configs.cityscapes_w48").get_config("gating=supervised")
 
 
 def test_pose_refuses_context_modules():
