@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def pose_values(**sections):
 
 def pose_task(steps=10, **sections):
     """A task of `pose_values`."""
-    return task_of(pose_values(**sections), steps)
+    return replace(task_of(pose_values(**sections), steps), platform="cpu")
 
 
 def persons(count=6, seed=0):

@@ -24,7 +24,7 @@ def values(**model):
 
 def segmentation_task(kind=SegmentationTask, **fields):
     """A task of three classes."""
-    return kind(**{"num_classes": 3, "mean": MEAN, "std": STD} | fields)
+    return kind(**{"num_classes": 3, "mean": MEAN, "std": STD, "platform": "cpu"} | fields)
 
 
 def make_task(steps, sections=None, class_weights=None, **model):

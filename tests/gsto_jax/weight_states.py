@@ -28,7 +28,7 @@ SPEC = replace(GOLDEN, modules=(1, 1, 1))
 
 
 def network(gsto=PLAIN, spec=SPEC, classes=19, **kwargs):
-    return HRNet(spec, gsto, classes, **kwargs)
+    return HRNet(spec, gsto, classes, implementation="xla", **kwargs)
 
 
 def load_variables(state_dict, variables, weight_format):

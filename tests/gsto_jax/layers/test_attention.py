@@ -140,7 +140,7 @@ def test_positions(kind, position):
 @pytest.mark.parametrize(("kind", "position"), [("channel", "transfer"), ("spatial", "layer")])
 def test_a_packed_network_is_the_same_network(kind, position):
     spec = AttentionSpec(kind=kind, position=position)
-    model = HRNet(TINY, PLAIN, 3, init_name="he", attention=spec)
+    model = HRNet(TINY, PLAIN, 3, init_name="he", attention=spec, implementation="xla")
     _, branch_factors = model.clone(lanes=16).pack_factors((32, 32))
     assert branch_factors == {8: 4, 4: 2, 2: 1, 1: 1}
     variables = initial_variables(model, 0)
@@ -156,7 +156,7 @@ def test_a_packed_network_is_the_same_network(kind, position):
 @pytest.mark.parametrize(("kind", "position"), PATHS)
 def test_every_gate_gets_a_gradient(kind, position):
     attention = AttentionSpec(kind=kind, position=position)
-    model = HRNet(TINY, PLAIN, 3, init_name="he", attention=attention)
+    model = HRNet(TINY, PLAIN, 3, init_name="he", attention=attention, implementation="xla")
     variables = initial_variables(model, 0)
     params = flatten_dict(variables["params"], sep="/")
     gates = {

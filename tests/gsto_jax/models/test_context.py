@@ -258,7 +258,7 @@ def values(context, gating, **sections):
 
 def make_task(context, gating, **sections):
     config = Config.from_dict(values(context, gating, **sections))
-    shared = {"num_classes": 3, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    shared = {"num_classes": 3, "mean": (0.5,) * 3, "std": (0.25,) * 3, "platform": "cpu"}
     return SegmentationTask(config=config, steps=6, **shared)
 
 

@@ -25,7 +25,8 @@ LOSS = loss_config()
 
 def network(gsto=None, dtype=jnp.float64, **kwargs):
     gsto = gsto or GSTOSpec()
-    return HRNet(SPEC, gsto, 19, dtype=dtype, param_dtype=dtype, **kwargs)
+    dtypes = {"dtype": dtype, "param_dtype": dtype}
+    return HRNet(SPEC, gsto, 19, implementation="xla", **dtypes, **kwargs)
 
 
 def state_of(arrays):

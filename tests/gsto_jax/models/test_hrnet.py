@@ -49,7 +49,7 @@ def test_any_size(height, width):
 
 
 def test_odd_sizes_run():
-    model = HRNet(TINY, GSTOSpec(), 5, init_name="he")
+    model = HRNet(TINY, GSTOSpec(), 5, init_name="he", implementation="xla")
     variables = initial_variables(model, 0)
     image = np.random.default_rng(0).standard_normal((2, 97, 131, 3)).astype(np.float32)
     out = jax.jit(model.apply)(variables, image)
@@ -98,7 +98,7 @@ def test_every_switch_builds(gating, gtm_style, gfm_style):
 
 
 def test_bfloat16_computes_with_float32_parameters():
-    model = HRNet(TINY, GSTOSpec(), 5, dtype=jnp.bfloat16, init_name="he")
+    model = HRNet(TINY, GSTOSpec(), 5, dtype=jnp.bfloat16, init_name="he", implementation="xla")
     assert {v.dtype for v in jax.tree.leaves(abstract_variables(model))} == {jnp.dtype("float32")}
     out = shapes(model, 64, 64)
     assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype("bfloat16")}
@@ -122,7 +122,7 @@ MAY_BE_ZERO = ("gate", "head/conv/bias")
     ],
 )
 def test_every_parameter_gets_a_finite_gradient(gsto):
-    model = HRNet(TINY, gsto, 5, init_name="he")
+    model = HRNet(TINY, gsto, 5, init_name="he", implementation="xla")
     variables = initial_variables(model, 0)
     rng = np.random.default_rng(0)
     image = rng.standard_normal((2, 64, 96, 3)).astype(np.float32)
@@ -143,7 +143,7 @@ def test_every_parameter_gets_a_finite_gradient(gsto):
 
 
 def test_initial_variables_follow_the_layers():
-    model = HRNet(VARIANTS["w18_small_v2"], GSTOSpec(), 19, init_name="he")
+    model = HRNet(VARIANTS["w18_small_v2"], GSTOSpec(), 19, init_name="he", implementation="xla")
     variables = flatten_dict(initial_variables(model, 0), sep="/")
     assert {k: v.shape for k, v in variables.items()} == {
         k: v.shape for k, v in flatten_dict(abstract_variables(model), sep="/").items()

@@ -9,6 +9,10 @@ from jax.export import export, symbolic_shape
 from gsto_jax import UserError, resize
 from gsto_jax.ops.packing import pack
 
+# As one program: without jit each operation is compiled by itself.
+compiled_resize = jax.jit(
+    resize, static_argnames=("size", "method", "align_corners", "implementation", "gradient")
+)
 METHODS = (("bilinear", False), ("bilinear", True), ("nearest", False))
 
 
@@ -31,7 +35,8 @@ def test_bilinear_equals_reference(golden, x64, dtype, bound):
     arrays = golden("f")
     checked = 0
     for source, size, align_corners, name in cases(arrays):
-        ours = resize(nhwc(arrays[f"{source}/input"], dtype), size, "bilinear", align_corners)
+        x = nhwc(arrays[f"{source}/input"], dtype)
+        ours = compiled_resize(x, size, "bilinear", align_corners)
         reference = nhwc(arrays[name], np.float64)
         assert ours.dtype == dtype
         error = np.abs(ours - reference).max() / np.abs(reference).max()
@@ -60,7 +65,7 @@ def test_nearest_at_odd_ratios_takes_the_floor():
 def test_gradient_equals_reference(golden, x64, align_corners):
     arrays = golden("f")
     x = nhwc(arrays["s0/input"], np.float64)
-    _, vjp = jax.vjp(lambda x: resize(x, (13, 9), "bilinear", align_corners), x)
+    _, vjp = jax.vjp(lambda x: compiled_resize(x, (13, 9), "bilinear", align_corners), x)
     (ours,) = vjp(nhwc(arrays["s0/13x9/cotangent"], np.float64))
     expected = nhwc(arrays[f"s0/13x9/grad_align_{str(align_corners).lower()}"], np.float64)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
@@ -74,7 +79,7 @@ def test_upsampling_by_integers_on_cpus(x64, source, factors):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, *source, 3)))
     size = tuple(side * by for side, by in zip(source, factors, strict=True))
-    by_neighbors = partial(resize, implementation="neighbors")
+    by_neighbors = partial(compiled_resize, implementation="neighbors")
     if source[0] > 1:
         with pytest.raises(UserError, match="integer factors"):
             by_neighbors(x, (size[0] + 1, size[1]))
@@ -123,7 +128,7 @@ def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
     for source, target in (((3, 5), (7, 9)), ((1, 4), (5, 4)), ((4, 1), (1, 1)), ((6, 2), (12, 9))):
         x = np.random.default_rng(0).standard_normal((1, *source, 2)).astype(np.float32)
         found = program.call(x, np.zeros(target, np.int8))
-        expected = resize(jnp.asarray(x), target, method, align_corners)
+        expected = compiled_resize(jnp.asarray(x), target, method, align_corners)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=f"{source} {target}")
 
 
@@ -133,10 +138,10 @@ def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
 )
 def test_upsampling_by_taps_is_the_same(source, target, align_corners):
     x = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
-    expected = resize(x, target, "bilinear", align_corners)
-    ours = resize(x, target, "bilinear", align_corners, implementation="taps")
+    expected = compiled_resize(x, target, "bilinear", align_corners)
+    ours = compiled_resize(x, target, "bilinear", align_corners, implementation="taps")
     np.testing.assert_allclose(ours, expected, atol=2e-6)
-    default = resize(x, target, "bilinear", align_corners, gradient=False)
+    default = compiled_resize(x, target, "bilinear", align_corners, gradient=False)
     np.testing.assert_array_equal(default, ours)
 
 
