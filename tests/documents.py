@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,8 @@ def blocks(language=None):
         content = path.read_text()
         for match in _FENCE.finditer(content):
             line = content.count("\n", 0, match.start()) + 1
-            block = Block(name(path), line, match[2].strip(), textwrap.dedent(match[3]))
+            text = re.sub(rf"^{match[1]}", "", match[3], flags=re.MULTILINE)
+            block = Block(name(path), line, match[2].strip(), text)
             if language in (None, block.language):
                 result.append(block)
     return result
