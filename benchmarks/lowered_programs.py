@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import batch_sharding, make_mesh, replicated_sharding
 from gsto_jax.plan.targets import compile_target
-from gsto_jax.segmentation.evaluate import compiled_eval_step
+from gsto_jax.segmentation.inference import SegmentationPrograms
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, abstract_state
 from modes.run_setup import parse_config
@@ -71,7 +71,10 @@ def programs() -> Iterator[tuple[str, Any]]:
         if name == "w18s":
             inputs = abstract_inputs(task, cpu, batch_size, crop, "eval")
             variables = abstract_state(task).variables
-            yield f"{name}_eval", compiled_eval_step(task, cpu).lower(variables, inputs)
+            yield (
+                f"{name}_eval",
+                SegmentationPrograms.of(task, cpu).eval_step.lower(variables, inputs),
+            )
     if find_spec("libtpu"):
         config = importlib.import_module("configs.cityscapes_w18s").get_config()
         config.model.dtype, config.train.batch_size = "bfloat16", 32

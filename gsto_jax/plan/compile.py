@@ -16,7 +16,7 @@ from gsto_jax.plan.step_cost import CompiledStep, StepPlan, peak_memory
 from gsto_jax.plan.targets import CompileTarget
 from gsto_jax.pose.evaluate import PosePrograms
 from gsto_jax.pose.task import PoseTask
-from gsto_jax.segmentation.evaluate import compiled_eval_step
+from gsto_jax.segmentation.inference import SegmentationPrograms
 from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, TrainState, abstract_state, placing
@@ -109,7 +109,7 @@ def _lower(task: Task, target: CompileTarget, batch_size: int, image_size: Size,
         abstract_state(task).variables,
     )
     if isinstance(task, SegmentationTask):
-        traced = compiled_eval_step(task, mesh).trace(variables, inputs)
+        traced = SegmentationPrograms.of(task, mesh).eval_step.trace(variables, inputs)
     else:
         assert isinstance(task, PoseTask)
         traced = PosePrograms.of(task, mesh).heatmaps.trace(variables, inputs["image"])

@@ -1,4 +1,4 @@
-"""How many shapes of images a network compiles for, and which padding makes them fewer."""
+"""Counts the shapes that a network compiles for, and suggests a padding that reduces them."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -6,27 +6,28 @@ from dataclasses import replace
 from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.types import Size
 
-_LARGER = (32, 64, 128, 256, 512)
+_MULTIPLES = (32, 64, 128, 256, 512)
 
 
 def compiled_shapes(protocol: EvalProtocol, sizes: Iterable[Size]) -> set[Size]:
-    """Returns the shapes of windows at which a test passes images of these sizes."""
+    """Returns the shapes of all windows of images of these sizes."""
     if protocol.is_padding_invariant:
-        return {look.shape for look in protocol.scale_plans(sizes)}
-    return {look.shape for size in set(sizes) for look in protocol.scale_plans([size])}
+        return {plan.shape for plan in protocol.scale_plans(sizes)}
+    return {plan.shape for size in set(sizes) for plan in protocol.scale_plans([size])}
 
 
 def compilation_note(protocol: EvalProtocol, sizes: Iterable[Size]) -> str | None:
-    """Returns a line about the shapes that will compile; None if there is one at most."""
+    """Returns a line on how many shapes will compile; None if at most one."""
     sizes = set(sizes)
     count = len(compiled_shapes(protocol, sizes))
     if count < 2:
         return None
     images = f"{len(sizes)} image size{'s' if len(sizes) > 1 else ''}"
-    fewer = count
-    for multiple in _LARGER:
-        if multiple > protocol.pad_to and fewer > 3:
-            shared = len(compiled_shapes(replace(protocol, pad_to=multiple), sizes))
-            if shared < fewer:
-                fewer, remedy = shared, f"; --config.eval.pad_to={multiple} makes it {shared}"
-    return f"{images}: the network compiles for {count} shapes" + (remedy if fewer < count else "")
+    fewest, remedy = count, ""
+    for multiple in _MULTIPLES:
+        if multiple > protocol.pad_to and fewest > 3:
+            padded_count = len(compiled_shapes(replace(protocol, pad_to=multiple), sizes))
+            if padded_count < fewest:
+                fewest = padded_count
+                remedy = f"; eval.pad_to={multiple} reduces this to {fewest}"
+    return f"{images}: the network compiles for {count} shapes{remedy}"

@@ -1,4 +1,4 @@
-"""Labeled images to evaluate a segmentation network on."""
+"""A labeled dataset to evaluate a segmentation network on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from gsto_jax.drawing.tiles import Color
 from gsto_jax.evaluation.eval_set import EvalSet, Summary, or_none
 from gsto_jax.evaluation.folder import ResultsFolder
 from gsto_jax.evaluation.loop import Batch, OnBatch
-from gsto_jax.segmentation import protocol as protocols
 from gsto_jax.segmentation import results, tables
 from gsto_jax.segmentation.evaluate import EvalBatches, evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import Scores, compute_scores, confusion_matrix_numpy
 from gsto_jax.segmentation.panels import SegmentationPngWriter
+from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.segmentation.results import ImageScore
 from gsto_jax.segmentation.task import SegmentationTask
 
@@ -30,10 +30,10 @@ class SegmentationEvalSet(EvalSet):
     """Labeled images. See `EvalSet` for the other attributes.
 
     Attributes:
-      classes: names of the classes.
-      palette: their colors.
-      protocol: how an image is predicted.
-      instances: called for each evaluation; returns what counts instances, or None.
+      classes: names.
+      palette: RGB color of each class.
+      protocol: of the test.
+      instances: called once per evaluation; returns new instance counts, or None.
     """
 
     files: ClassVar[ResultsFolder[ImageScore]] = results.FOLDER
@@ -42,14 +42,19 @@ class SegmentationEvalSet(EvalSet):
     batches: EvalBatches
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
-    protocol: protocols.EvalProtocol
+    protocol: EvalProtocol
     instances: Callable[[], InstanceCounts | None] = lambda: None
 
     def writer(self, task: SegmentationTask, folder: Path) -> SegmentationPngWriter:
         """See `EvalSet.writer`."""
-        chosen, look = task.config.eval, (self.classes, self.palette, task.ignore_label)
         return SegmentationPngWriter(
-            folder, *look, chosen.sample_images, chosen.feature_images, self.name
+            folder,
+            classes=self.classes,
+            palette=self.palette,
+            ignore_label=task.ignore_label,
+            limit=task.config.eval.sample_images,
+            feature_images=task.config.eval.feature_images,
+            name=self.name,
         )
 
     def predict(
@@ -70,7 +75,7 @@ class SegmentationEvalSet(EvalSet):
             on_batch=on_batch,
             stop=stop,
             instances=self.instances(),
-            explained=task.config.eval.feature_images,
+            feature_images=task.config.eval.feature_images,
         )
 
     def score(
@@ -80,11 +85,11 @@ class SegmentationEvalSet(EvalSet):
         height, width = sample["size"].tolist()
         label, prediction = (x[:height, :width] for x in (sample["label"], prediction))
         confusion = confusion_matrix_numpy(label, prediction, task.num_classes, task.ignore_label)
-        result, pixels = compute_scores(confusion), int(confusion.sum())
+        result = compute_scores(confusion)
         return ImageScore(
             height=height,
             width=width,
-            labeled_pixels=pixels,
+            labeled_pixels=int(confusion.sum()),
             pixel_accuracy=result.pixel_accuracy,
             mean_iou=result.mean_iou,
             **about,
@@ -97,7 +102,7 @@ class SegmentationEvalSet(EvalSet):
     def summarize(self, task: SegmentationTask, predictions: Scores, title: str) -> Summary:
         """See `EvalSet.summarize`."""
         means = {name: getattr(predictions, name) for name in _MEANS}
-        by_class = zip(self.classes, predictions.iou.tolist(), strict=True)
+        ious = zip(self.classes, predictions.iou.tolist(), strict=True)
         scalars = {k: v for k, v in means.items() if k != "mean_accuracy"}
         return Summary(
             {"images": self.size, "protocol": str(self.protocol), **or_none(means)},
@@ -105,6 +110,6 @@ class SegmentationEvalSet(EvalSet):
                 tables.score_table(predictions, self.classes, title),
                 f"mean IoU {tables.percent(predictions.mean_iou)}",
             ),
-            scalars | {f"iou/{name}": value for name, value in by_class},
+            scalars | {f"iou/{name}": value for name, value in ious},
             partial(results.finish, scores=predictions, classes=self.classes),
         )

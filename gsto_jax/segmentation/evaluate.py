@@ -1,4 +1,4 @@
-"""SegmentationEvaluation over a whole set, by one pass over whole images or by another protocol."""
+"""Evaluation of a segmentation network on a dataset."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
@@ -10,19 +10,20 @@ from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import local_shard, put_batch
 from gsto_jax.evaluation.loop import Batch, OnBatch, never, nothing, run_pipelined
-from gsto_jax.segmentation import protocol as protocols
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import Scores, compute_scores
+from gsto_jax.segmentation.protocol import SINGLE_PASS, EvalProtocol
 from gsto_jax.segmentation.task import EVAL_INPUTS, SegmentationTask
+from gsto_jax.types import Size
 
 
 class EvalBatches(Protocol):
-    """Padded images: what `data_pipelines.EvalBatches` is."""
+    """Batches of padded images, such as `data_pipelines.EvalBatches`."""
 
     @property
-    def sizes(self) -> Mapping[protocols.Size, Collection[protocols.Size]]:
-        """The different sizes (h, w) of images by their padded shape."""
+    def sizes(self) -> Mapping[Size, Collection[Size]]:
+        """Image sizes (h, w) by padded shape."""
         ...
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]: ...
@@ -33,60 +34,62 @@ def evaluate(
     variables: Any,
     batches: EvalBatches,
     mesh: Mesh,
-    protocol: protocols.EvalProtocol = protocols.SINGLE_PASS,
+    protocol: EvalProtocol = SINGLE_PASS,
     *,
     on_batch: OnBatch = nothing,
     stop: Callable[[], bool] = never,
     instances: InstanceCounts | None = None,
-    explained: int = 0,
+    feature_images: int = 0,
 ) -> Scores | None:
-    """Scores a network on a set; every padded shape compiles once for each shape of windows.
+    """Evaluates a network; compiles once per padded shape and shape of the windows.
 
     Args:
-      task: what was trained.
+      task: of the network.
       variables: of the network.
-      batches: of this process, see `eval_step`.
+      batches: of this process; see `eval_step`.
       mesh: the devices.
-      protocol: how an image is predicted.
+      protocol: of the test.
       on_batch: called with each batch, the predictions of this process `b h w` uint8, and a
-        function that returns the maps of `eval_step`, none where they are not known.
-      stop: called after each batch; returns whether to give up.
-      instances: counts the instances of batches that hold "instance" `b h w` ids.
-      explained: number of images that need maps at least, -1 for all; unless windows slide.
+        function that returns the feature maps of `eval_step`, empty if they were not computed.
+      stop: called after each batch; returns whether to abort.
+      instances: counts the instances of batches that have "instance" `b h w` ids.
+      feature_images: minimum number of images with feature maps, -1 for all; ignored if
+        `protocol.window` is "slide".
 
     Returns:
-      The scores of the counts summed over all processes; None if it was stopped.
+      Metrics over all processes; None if aborted.
     """
-    total: dict[str, np.ndarray] = {}
-    seen = 0
+    totals: dict[str, np.ndarray] = {}
+    started_images = 0
 
     def start(batch: Batch) -> tuple[dict[str, Array], Array, Mapping[str, Array]]:
-        nonlocal seen
-        # By the number of the batch, not by its images: every process must run the same programs.
-        explains = protocol.window != "slide" and not 0 <= explained <= seen
-        seen += len(batch["image"])
+        nonlocal started_images
+        # Counts padding images too, so that every process runs the same programs.
+        wants_features = protocol.window != "slide" and not 0 <= feature_images <= started_images
+        started_images += len(batch["image"])
         sizes = batches.sizes[batch["image"].shape[1], batch["image"].shape[2]]
-        # All images of a batch are alike, so any of them serves.
-        together = protocol.sizes_in_bucket(sizes, tuple(batch["size"][0].tolist()))
-        return _predict(task, variables, batch, mesh, protocol, together, explains)
+        # All images of a batch are of the same bucket.
+        bucket_sizes = protocol.sizes_in_bucket(sizes, tuple(batch["size"][0].tolist()))
+        return _predict(task, variables, batch, mesh, protocol, bucket_sizes, wants_features)
 
     def finish(batch: Batch, outputs: tuple[dict[str, Array], Array, Mapping[str, Array]]) -> None:
-        counts, predictions, maps = outputs
+        counts, global_predictions, features = outputs
         for name, values in counts.items():
-            total[name] = total.get(name, 0) + np.asarray(values, np.int64)
-        own = local_shard(predictions)
-        if instances is not None:
-            for n in np.flatnonzero(batch["mask"] & ("instance" in batch)).tolist():
+            totals[name] = totals.get(name, 0) + np.asarray(values, np.int64)
+        predictions = local_shard(global_predictions)
+        if instances is not None and "instance" in batch:
+            for n in np.flatnonzero(batch["mask"]).tolist():
                 height, width = batch["size"][n]
                 ids = batch["instance"][n, :height, :width]
-                instances.add(own[n, :height, :width], ids, int(batch["index"][n]))
-        on_batch(batch, own, lambda: jax.tree.map(local_shard, maps))
+                instances.add(predictions[n, :height, :width], ids, int(batch["index"][n]))
+        on_batch(batch, predictions, lambda: jax.tree.map(local_shard, features))
 
     if not run_pipelined(batches, start, finish, stop):
         return None
     if instances is not None:
         instances.gather()
-    return compute_scores(total["confusion"], task.config.eval.absent, total["boundary"], instances)
+    absent = task.config.eval.absent
+    return compute_scores(totals["confusion"], absent, totals["boundary"], instances)
 
 
 def _predict(
@@ -94,28 +97,21 @@ def _predict(
     variables: Any,
     batch: Batch,
     mesh: Mesh,
-    protocol: protocols.EvalProtocol,
-    together: Collection[protocols.Size],
-    explains: bool,
+    protocol: EvalProtocol,
+    bucket_sizes: Collection[Size],
+    wants_features: bool,
 ) -> tuple[dict[str, Array], Array, Mapping[str, Array]]:
-    """Returns counts, predictions and maps of a batch; all may still be under way."""
+    """Dispatches a batch; returns counts, predictions and feature maps."""
 
     def put(*names: str) -> dict[str, Any]:
         return put_batch({name: batch[name] for name in names}, mesh)
 
-    maps: Mapping[str, Array] = {}
-    programs, plain = (
-        SegmentationPrograms.of(task, mesh),
-        protocol.is_unscaled_single_pass(together),
-    )
-    if plain or explains:
-        counts, predictions, maps = programs.eval_step(variables, put(*EVAL_INPUTS))
-    if not plain:
-        result = score_batch(task, protocol, mesh, variables, batch, together)
-        counts, predictions = programs.count(result, put("label", "size", "mask"))
-    return counts, predictions, maps
-
-
-def compiled_eval_step(task: SegmentationTask, mesh: Mesh) -> Any:
-    """Returns the program of `eval_step` on a mesh."""
-    return SegmentationPrograms.of(task, mesh).eval_step
+    programs = SegmentationPrograms.of(task, mesh)
+    features: Mapping[str, Array] = {}
+    is_single_pass = protocol.is_unscaled_single_pass(bucket_sizes)
+    if is_single_pass or wants_features:
+        counts, predictions, features = programs.eval_step(variables, put(*EVAL_INPUTS))
+    if not is_single_pass:
+        scores = score_batch(task, protocol, mesh, variables, batch, bucket_sizes)
+        counts, predictions = programs.count(scores, put("label", "size", "mask"))
+    return counts, predictions, features

@@ -1,4 +1,4 @@
-"""Images of predictions (needs OpenCV, from the `train` extra)."""
+"""Panels of segmentation results (needs OpenCV, from the `train` extra)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,36 +10,36 @@ from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.legend import draw_legend
 from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, tile_row, with_caption
 from gsto_jax.evaluation.png_writer import PngWriter
-from gsto_jax.ops.padding import crop_to_image
+from gsto_jax.ops.padding import cut_map
 
 PNG_KINDS = ("sample", "branches", "gates")
-"""PNGs that `SegmentationPngWriter` draws of an image."""
+"""Kinds of PNGs that `SegmentationPngWriter` draws of an image."""
 IGNORED: Color = (90, 90, 90)
 WRONG: Color = (230, 40, 40)
 
 
 def color_mask(labels: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
-    """Colors labels `h w`; those outside the palette (ignored ones) turn gray. `h w 3` uint8."""
+    """Colors labels `h w`, those outside the palette gray: `h w 3` uint8 RGB."""
     table = np.full((256, 3), IGNORED, np.uint8)
     table[: len(palette)] = palette
     return _look_up(labels.astype(np.uint8), table)
 
 
 def _look_up(indices: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Rows of a table `256 3` at uint8 `h w`; several times faster than NumPy's own."""
+    """Looks up `h w` uint8 in a table `256 3`; several times faster than NumPy indexing."""
     return cv2.applyColorMap(indices, np.ascontiguousarray(table[:, None]))
 
 
 def error_map(
     image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, ignore_label: int = 255
 ) -> np.ndarray:
-    """The image in faint gray, wrong pixels red, ignored ones dark. `h w 3` uint8."""
-    shown = 128 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2
-    shown[truth != prediction] = 0
-    shown[truth == ignore_label] = 1
+    """Draws wrong pixels red and ignored pixels dark on the pale gray image: `h w 3` uint8 RGB."""
+    gray = 128 + cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2
+    gray[truth != prediction] = 0
+    gray[truth == ignore_label] = 1
     table = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
     table[0], table[1] = WRONG, IGNORED
-    return _look_up(shown, table)
+    return _look_up(gray, table)
 
 
 def sample_panel(
@@ -50,48 +50,45 @@ def sample_panel(
     palette: Sequence[Color],
     ignore_label: int = 255,
 ) -> np.ndarray:
-    """Image, truth, prediction and errors side by side, over a legend of the classes in them.
+    """Draws image, truth, prediction and errors side by side, above a legend.
 
     Args:
       image: `h w 3` uint8 RGB.
-      truth: `h w` labels.
-      prediction: `h w` labels.
+      truth: labels `h w`.
+      prediction: labels `h w`.
       classes: names.
-      palette: colors.
-      ignore_label: label of the pixels that do not count.
+      palette: RGB color of each class.
+      ignore_label: label of ignored pixels.
 
     Returns:
-      uint8 RGB, at least `4 w` wide.
+      uint8 RGB, `4 w` and three gaps wide.
     """
-    counted = truth != ignore_label
-    total = np.count_nonzero(counted)
-    wrong = "nothing is labeled"
+    valid = truth != ignore_label
+    total = np.count_nonzero(valid)
+    errors = "nothing is labeled"
     if total:
-        right = np.count_nonzero((truth == prediction) & counted) / total
-        wrong = f"{1 - right:.1%} of pixels"
+        accuracy = np.count_nonzero((truth == prediction) & valid) / total
+        errors = f"{1 - accuracy:.1%} of pixels"
     tiles = {
         "image": image,
         "truth": color_mask(truth, palette),
         "prediction": color_mask(prediction, palette),
-        f"errors ({wrong})": error_map(image, truth, prediction, ignore_label),
+        f"errors ({errors})": error_map(image, truth, prediction, ignore_label),
     }
-    tiled = tile_row([with_caption(name, t) for name, t in tiles.items()])
-    seen = sum(cv2.calcHist([x], [0], None, [256], [0, 256]) for x in (truth, prediction))
-    present = [k for k in np.flatnonzero(seen).tolist() if k < len(classes)]
-    listed = [classes[k] for k in present], [palette[k] for k in present]
-    return np.vstack([tiled, draw_legend(*listed, tiled.shape[1])])
+    row = tile_row([with_caption(name, tile) for name, tile in tiles.items()])
+    counts = sum(cv2.calcHist([x], [0], None, [256], [0, 256]) for x in (truth, prediction))
+    present = [k for k in np.flatnonzero(counts).tolist() if k < len(classes)]
+    legend = draw_legend(
+        [classes[k] for k in present], [palette[k] for k in present], width=row.shape[1]
+    )
+    return np.vstack([row, legend])
 
 
 def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndarray] | None:
-    """Image, truth, prediction and errors out of a panel; None if it is of another size.
-
-    Args:
-      panel: what `sample_panel` returned.
-      height: of the image.
-      width: of the image.
+    """Splits a `sample_panel` of an image of (height, width); None if its size does not match.
 
     Returns:
-      `h w 3` each, by "image", "truth", "prediction", "errors".
+      "image", "truth", "prediction" and "errors", `h w 3` each.
     """
     if panel.shape[0] < LINE_HEIGHT + height or panel.shape[1] != 4 * width + 3 * GAP:
         return None
@@ -101,19 +98,19 @@ def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndar
 
 
 class SegmentationPngWriter(PngWriter):
-    """Writes what an evaluation saw of whole images: `NAME.png` is the panel of an image.
+    """Writes PNGs of evaluated images: `NAME.png` is the panel of an image.
 
-    The first ones also get `NAME_branches.png` and, with a gated network, `NAME_gates.png` (see
+    The first images also have `NAME_branches.png` and, for a gated network, `NAME_gates.png` (see
     `gsto_jax.drawing.heat_maps`).
 
     Args:
-      folder: where to.
+      folder: for the PNGs.
       classes: names.
-      palette: colors.
-      ignore_label: label of the pixels that do not count.
-      limit: how many panels at most; -1 for all.
-      feature_images: how many images show branches and gates too; -1 for all.
-      name: file name, less ".png", of the image of an index; may hold slashes.
+      palette: RGB color of each class.
+      ignore_label: label of ignored pixels.
+      limit: maximum number of panels; -1 for all images.
+      feature_images: maximum number of images with branches and gates; -1 for all.
+      name: returns the file name, less ".png", of the image of an index; may have slashes.
     """
 
     def __init__(
@@ -136,19 +133,19 @@ class SegmentationPngWriter(PngWriter):
         maps: Callable[[], Mapping[str, np.ndarray]],
         n: int,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """See `PngWriter.draw`; of "image", "label" and "size", and predictions `b h w`."""
-        height, width = batch["size"][n].tolist()
+        """See `PngWriter.draw`; the batch has "image", "label" and "size"."""
+        size = tuple(batch["size"][n].tolist())
         image, label, prediction = (
-            x[n, :height, :width] for x in (batch["image"], batch["label"], predictions)
+            x[n, : size[0], : size[1]] for x in (batch["image"], batch["label"], predictions)
         )
-        look = (self.classes, self.palette, self.ignore_label)
         if self.is_drawn:
-            yield "sample", sample_panel(image, label, prediction, *look)
-        shown = maps() if self.is_explained else {}
-        if shown:
+            yield (
+                "sample",
+                sample_panel(
+                    image, label, prediction, self.classes, self.palette, self.ignore_label
+                ),
+            )
+        if self.is_explained and (features := maps()):
             padded_shape = predictions.shape[1:3]
-            of_image = {
-                name: crop_to_image(values[n], (height, width), padded_shape)
-                for name, values in shown.items()
-            }
-            yield from feature_figures(image, of_image)
+            cut = {name: cut_map(x[n], size, padded_shape) for name, x in features.items()}
+            yield from feature_figures(image, cut)

@@ -1,9 +1,9 @@
-"""Files that an evaluation of a segmentation network leaves (`gsto_jax.evaluation.folder`).
+"""Result files of a segmentation evaluation (see also `gsto_jax.evaluation.folder`).
 
-scores.csv        by class, means, by category
-confusion.csv     pixels, rows true classes, columns predicted ones
-images.csv      by image; which PNGs there are of it
-NAME.png ...      see `gsto_jax.segmentation.panels.SegmentationPngWriter`
+scores.csv      per class, means, per category
+confusion.csv   pixels; rows true classes, columns predicted classes
+images.csv      per image, with the PNGs that exist
+NAME.png ...    see `gsto_jax.segmentation.panels.SegmentationPngWriter`
 """
 
 import csv
@@ -33,10 +33,11 @@ class ImageScore(Sample):
     """Scores of one image.
 
     Attributes:
-      height, width: in pixels.
-      labeled_pixels: number of its pixels that count.
-      pixel_accuracy: share of them that is right; NaN where none counts.
-      mean_iou: over the classes in its truth or its prediction, where it counts; NaN for none.
+      height: in pixels.
+      width: in pixels.
+      labeled_pixels: number of pixels that are not ignored.
+      pixel_accuracy: fraction of labeled pixels that are correct; NaN without any.
+      mean_iou: mean over the classes in the labels or the prediction; NaN without labeled pixels.
     """
 
     height: int
@@ -53,15 +54,15 @@ FOLDER = ResultsFolder(
 
 @dataclass(frozen=True)
 class SegmentationEvaluation:
-    """An evaluation, read back.
+    """A segmentation evaluation, read from its files.
 
     Attributes:
-      folder: where it lies.
-      record: step, split, protocol, scores.
+      folder: of the files.
+      record: step, split, protocol and scores.
       classes: names.
-      scores: by row of scores.csv, by column; NaN where there is none.
+      scores: (name, score by column) of each row of scores.csv; NaN for empty cells.
       confusion: `k k` int64, rows true classes.
-      images: scores by image, in the order of the set.
+      images: scores per image, in dataset order.
     """
 
     folder: Path
@@ -79,7 +80,7 @@ def finish(
     scores: Scores,
     classes: Sequence[str],
 ) -> None:
-    """Writes all files but the PNGs; see `ResultsFolder.finish`."""
+    """Writes all result files except PNGs; see `ResultsFolder.finish`."""
 
     def write(folder: Path) -> None:
         write_scores(folder / _SCORES, scores, classes)
@@ -90,7 +91,7 @@ def finish(
 
 
 def read(folder: Path) -> SegmentationEvaluation | None:
-    """Reads the evaluation in a folder; None where there is none, or not all of one."""
+    """Reads an evaluation from a folder; None if it is missing or incomplete."""
     record = read_record(folder)
     try:
         (_, *classes), *matrix = read_csv(folder / _CONFUSION)

@@ -1,4 +1,4 @@
-"""Predictions as a benchmark's server takes them: a zip of PNGs of label ids (needs OpenCV)."""
+"""Benchmark submissions: a zip of PNGs of label ids (needs OpenCV)."""
 
 import contextlib
 import zipfile
@@ -16,36 +16,34 @@ from gsto_jax.files import atomic_write
 
 
 def label_id_table(id_map: Sequence[tuple[int, int]], num_classes: int) -> np.ndarray:
-    """The label id of each train id, `256` uint8, from pairs (label id, train id).
+    """Builds the table `256` uint8 of label ids by train id from pairs (label id, train id).
 
-    The first pair of a train id counts.
+    The first pair of a train id is used.
 
     Raises:
-      UserError: a class has no label id, or one that is not of 8 bits.
+      UserError: a class has no label id in 0..255.
     """
     table = np.zeros(256, np.uint8)
     for train_id in range(num_classes):
-        found = next((label for label, train in id_map if train == train_id), -1)
-        if not 0 <= found <= 255:
+        label_id = next((label for label, train in id_map if train == train_id), -1)
+        if not 0 <= label_id <= 255:
             raise UserError(
-                f"class {train_id} has no label id in 0..255 in config.data.id_map: give it one"
+                f"data.id_map must have a label id in 0..255 for class {train_id}; got {label_id}"
             )
-        table[train_id] = found
+        table[train_id] = label_id
     return table
 
 
 class SubmissionWriter:
-    """Writes `NAME_pred.png` for each image into a zip, whole or not at all.
-
-    Use it as a context manager: leaving it without an error gives the zip its name.
+    """Writes `NAME_pred.png` of each image to a zip; a context manager that creates it atomically.
 
     Args:
       path: of the zip.
-      table: of `label_id_table`.
-      names: of the images; folders before them are dropped.
+      table: from `label_id_table`.
+      names: of the images in the dataset; their folders are dropped.
 
     Raises:
-      UserError: two images have one name, or they have numbers for names.
+      UserError: duplicate names, or numbers in place of names.
     """
 
     def __init__(self, path: Path, table: np.ndarray, names: Sequence[str]) -> None:
@@ -53,11 +51,13 @@ class SubmissionWriter:
         self._names = [name.rpartition("/")[2] for name in names]
         name, count = Counter(self._names).most_common(1)[0]
         if count > 1:
-            raise UserError(f"{count} images are named {name}: a submission needs other names")
+            raise UserError(
+                f"image names must be unique in a submission; got {count} images named {name}"
+            )
         if all(name.isdecimal() for name in self._names):
             raise UserError(
-                f"the images are numbered, such as {name}, and a server knows them by name: "
-                "prepare the dataset with --mode=prepare, which keeps their names"
+                f"image names must be those of the benchmark; got numbers such as {name}. Prepare "
+                "the dataset with --mode=prepare, which keeps the names"
             )
         self._files = contextlib.ExitStack()
 
@@ -75,7 +75,7 @@ class SubmissionWriter:
         self._files.__exit__(kind, error, trace)
 
     def write(self, batch: Mapping[str, np.ndarray], predictions: np.ndarray, _: Any) -> None:
-        """Writes a batch ("size", "index", "mask") of predictions, `b h w` train ids."""
+        """Writes predictions `b h w` of train ids; the batch has "size", "index" and "mask"."""
         for n in np.flatnonzero(batch["mask"]).tolist():
             height, width = batch["size"][n]
             stem = self._names[int(batch["index"][n])]

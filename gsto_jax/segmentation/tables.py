@@ -1,4 +1,4 @@
-"""Tables for people (needs rich, from the `train` extra)."""
+"""Tables of segmentation scores (needs rich, from the `train` extra)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from gsto_jax.segmentation.metrics import Scores
 
 
 def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
-    """IoU, accuracy and boundary IoU by class, and their means, in percent; iIoU where there is."""
+    """Builds a table of IoU, accuracy, boundary IoU and iIoU per class, with means, in percent."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("class", no_wrap=True)
     groups = result.categories
@@ -39,24 +39,24 @@ def score_table(result: Scores, classes: Sequence[str], title: str) -> Table:
     notes = []
     if result.absent_classes:
         names = ", ".join(classes[k] for k in result.absent_classes)
-        notes.append(f"Left out of the means, having neither truth nor prediction: {names}.")
-    unseen = np.isnan(result.accuracy) & ~np.isnan(result.iou)
-    if unseen.any():
-        names = ", ".join(classes[k] for k in np.flatnonzero(unseen).tolist())
-        notes.append(f"Left out of the mean accuracy, having no true pixel: {names}.")
+        notes.append(f"Excluded from the means, without true or predicted pixels: {names}.")
+    without_truth = np.isnan(result.accuracy) & ~np.isnan(result.iou)
+    if without_truth.any():
+        names = ", ".join(classes[k] for k in np.flatnonzero(without_truth).tolist())
+        notes.append(f"Excluded from the mean accuracy, without true pixels: {names}.")
     table.caption = " ".join(notes)
     return table
 
 
 def write_scores(path: Path, result: Scores, classes: Sequence[str]) -> None:
-    """Writes the scores as CSV: one line a class, then the means, then the categories."""
+    """Writes scores as CSV: a row per class, then the means, then a row per category."""
     groups = result.categories
-    by_class = [result.iou, result.accuracy, result.boundary_iou]
+    class_scores = [result.iou, result.accuracy, result.boundary_iou]
     means = [result.mean_iou, result.mean_accuracy, result.mean_boundary_iou]
-    by_class.append(groups.instance_iou if groups else np.full(len(classes), np.nan))
+    class_scores.append(groups.instance_iou if groups else np.full(len(classes), np.nan))
     means.append(groups.mean_instance_iou if groups else float("nan"))
     rows: list[tuple[str, Sequence[float | None]]] = [
-        (name, [float(values[k]) for values in by_class]) for k, name in enumerate(classes)
+        (name, [float(values[k]) for values in class_scores]) for k, name in enumerate(classes)
     ]
     rows += [("mean", means), ("pixel accuracy", [None, result.pixel_accuracy, None, None])]
     if groups:

@@ -1,4 +1,4 @@
-"""The segmentation task: its loss, and one step of evaluation."""
+"""The segmentation task: training loss and evaluation step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.forward import Maps, feature_maps, forward
@@ -21,19 +22,19 @@ from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.task import Batch, Shapes, Shares, Task, implementation_on, normalize
 
 EVAL_INPUTS = ("image", "label", "size", "mask")
-"""Arrays of a batch that `eval_step` reads; others stay on the host."""
+"""Arrays of a batch that `eval_step` reads; other arrays stay on the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationTask(Task):
-    """Labels every pixel. See `Task` for the other attributes.
+    """Semantic segmentation. See `Task` for the other attributes.
 
     Attributes:
-      ignore_label: label of the pixels that do not count.
-      class_weights: of the loss, one for each class; None for equal ones.
+      ignore_label: label of ignored pixels.
+      class_weights: weight of each class in the loss; None for equal weights.
 
     Raises:
-      UserError: the configuration switches class weights on, and there are none, or not k.
+      UserError: `loss.class_weights` is on, and `class_weights` does not have k values.
     """
 
     train_inputs: ClassVar[tuple[str, ...]] = ("image", "label", "size")
@@ -45,14 +46,13 @@ class SegmentationTask(Task):
         super().__post_init__()
         if self.config.loss.class_weights and len(self.class_weights or ()) != self.num_classes:
             raise UserError(
-                f"config.loss.class_weights is on, and config.data.class_weights holds "
-                f"{len(self.class_weights or ())} numbers for {self.num_classes} classes: give one "
-                "for each, or switch it off"
+                f"data.class_weights must have {self.num_classes} values, one per class; got "
+                f"{len(self.class_weights or ())}. Set them, or loss.class_weights=False"
             )
 
     @property
     def loss_weights(self) -> tuple[float, ...] | None:
-        """Class weights of the loss; None where they are switched off."""
+        """Class weights of the loss; None if they are off."""
         return self.class_weights if self.config.loss.class_weights else None
 
     def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
@@ -81,7 +81,7 @@ class SegmentationTask(Task):
             self.config.model.align_corners,
             self.loss_weights if values is None else values.class_weights,
             shares,
-            "xla" if implementation == "pallas_gpu" else implementation,  # it has none for GPUs
+            "xla" if implementation == "pallas_gpu" else implementation,  # there is no such kernel
             None if values is None else values.loss,
         )
 
@@ -95,51 +95,53 @@ class SegmentationTask(Task):
         return share, same if self.config.loss.kind == "ohem" else share
 
 
-def logits(task: Task, variables: Any, images: Array) -> Array:
-    """Computes logits `b h/s w/s k`, s being the output stride, of normalized images `b h w 3`."""
+def logits(task: Task, variables: Any, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w k"]:
+    """Computes logits, at the output stride, of normalized images."""
     return forward(task, variables, images).logits
 
 
 def eval_step(
     task: SegmentationTask, variables: Any, batch: Batch
 ) -> tuple[dict[str, Array], Array, Maps]:
-    """Predicts a batch of whole images in one pass, and counts its pixels.
+    """Predicts a batch of whole images in one pass, and counts pixels.
 
     Args:
-      task: what was trained.
+      task: of the network.
       variables: of the network.
       batch: `EVAL_INPUTS`: "image" `b h w 3` uint8, "label" `b h w`, "size" `b 2` (see
-        `normalize`), "mask" `b` bool: False for filling.
+        `normalize`) and "mask" `b` bool, False for padding images.
 
     Returns:
-      The counts of `gsto_jax.segmentation.metrics.pixel_counts`, the predictions `b h w` uint8, and
-      the maps of `score_step`.
+      The counts of `gsto_jax.segmentation.metrics.pixel_counts`, predictions `b h w` uint8, and the
+      feature maps of `score_step`.
     """
-    scores, maps = score_step(task, variables, batch)
+    scores, features = score_step(task, variables, batch)
     predictions = best_class(scores)
     counts = pixel_counts(predictions, batch, task.num_classes, task.ignore_label)
-    return counts, predictions, maps
+    return counts, predictions, features
 
 
-def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Array, Maps]:
-    """Computes logits `b h w k` of "image" `b h w 3` and "size" `b 2`, and their `feature_maps`."""
+def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Float[Array, "b h w k"], Maps]:
+    """Computes logits at full size, and `feature_maps`, of "image" `b h w 3` and "size" `b 2`."""
     images = normalize_padded(task, batch["image"], batch["size"])
     outputs = forward(task, variables, images)
-    size, corners = batch["image"].shape[1:3], task.config.model.align_corners
-    scores = resize(outputs.logits, size, align_corners=corners, gradient=False)
+    size, align_corners = batch["image"].shape[1:3], task.config.model.align_corners
+    scores = resize(outputs.logits, size, align_corners=align_corners, gradient=False)
     return materialize(scores), feature_maps(outputs)
 
 
-def normalize_padded(task: Task, images: Array, size: Array) -> Array:
-    """Normalizes images and fills the padding beside them as `eval.pad` says.
+def normalize_padded(
+    task: Task, images: Float[Array, "b h w 3"], size: Int[Array, "b 2"]
+) -> Float[Array, "b h w 3"]:
+    """Normalizes images and fills their padding as `eval.pad` says.
 
     Args:
-      task: holds mean, standard deviation and settings.
-      images: `b h w 3` RGB in 0..255, 0 beside the image.
-      size: `b 2` integers, rows and columns that are image.
+      task: has mean, standard deviation and config.
+      images: RGB in 0..255, 0 in the padding.
+      size: (h, w) of each image without padding.
 
     Returns:
-      `b h w 3` float32.
+      float32.
     """
     pad = task.config.eval.pad
     if pad == "mean":

@@ -24,7 +24,7 @@ from gsto_jax.layers import Conv, resize
 from gsto_jax.losses.upsampled import true_log_probability
 from gsto_jax.ops.spatial_sharding import shard_height
 from gsto_jax.runs.checkpoint import Checkpoints, read_state
-from gsto_jax.segmentation.evaluate import compiled_eval_step
+from gsto_jax.segmentation.inference import SegmentationPrograms
 from gsto_jax.segmentation.task import EVAL_INPUTS
 from gsto_jax.training.hyperparameters import hyperparameters
 from gsto_jax.training.loop import compiled_train_step
@@ -185,7 +185,7 @@ def everything(task, mesh, batch):
     gradient = jax.jit(on_mesh(partial(_gradient, task.on(mesh)), mesh))
     grads, losses, _ = gradient(state.params, state.batch_stats, inputs, values)
     seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
-    counts, predictions, maps = compiled_eval_step(task, mesh)(state.variables, seen)
+    counts, predictions, maps = SegmentationPrograms.of(task, mesh).eval_step(state.variables, seen)
     return (a_step(task, mesh, batch), grads, losses, maps), (counts, predictions)
 
 

@@ -168,14 +168,14 @@ def test_scores_equal_reference(golden, case):
 def test_a_class_leaves_the_mean_only_without_truth_and_prediction():
     confusion = np.array([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [2, 0, 0, 4]])
     result = compute_scores(confusion)
-    assert result.left_out == (2,)
+    assert result.absent_classes == (2,)
     np.testing.assert_allclose(result.iou, [3 / 6, 0, np.nan, 4 / 6])
     assert result.mean_iou == pytest.approx((3 / 6 + 0 + 4 / 6) / 3)
     # Class 1 has no true pixel: it has no accuracy.
     assert result.mean_accuracy == pytest.approx((3 / 4 + 4 / 6) / 2)
     assert result.pixel_accuracy == pytest.approx(7 / 10)
     zero = compute_scores(confusion, absent="zero")
-    assert zero.left_out == ()
+    assert zero.absent_classes == ()
     assert zero.mean_iou == pytest.approx((3 / 6 + 4 / 6) / 4)
     with pytest.raises(ValueError, match="'skip'"):
         compute_scores(confusion, absent="skip")

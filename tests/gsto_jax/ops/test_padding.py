@@ -224,10 +224,10 @@ def test_what_compiles_is_said():
     assert len(compiled_shapes(protocol, sizes)) == 8
     note = compilation_note(protocol, sizes)
     assert note == (
-        "30 image sizes: the network compiles for 8 shapes; --config.eval.pad_to=64 makes it 3"
+        "30 image sizes: the network compiles for 8 shapes; eval.pad_to=64 reduces this to 3"
     )
     published = compilation_note(EvalProtocol(), sizes)
-    assert published.startswith("30 image sizes: the network compiles for 30 shapes; --config.eval")
+    assert published.startswith("30 image sizes: the network compiles for 30 shapes; eval.pad_to")
     assert compilation_note(protocol, [(360, 480), (365, 479)]) is None
     assert compilation_note(protocol, []) is None
     slides = EvalProtocol(window="slide", crop=(64, 64), pad_to=32)

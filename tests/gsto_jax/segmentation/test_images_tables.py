@@ -128,7 +128,7 @@ def test_a_png_that_cannot_be_written_ends_the_evaluation(tmp_path):
 def test_score_table_and_file(tmp_path):
     unseen = compute_scores(np.array([[3, 1, 1], [0, 4, 0], [0, 0, 0]]))
     table = score_table(unseen, ("road", "sky", "train"), "title")
-    assert table.caption == "Left out of the mean accuracy, having no true pixel: train."
+    assert table.caption == "Excluded from the mean accuracy, without true pixels: train."
     result = compute_scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     console = Console(record=True, width=100)
     console.print(score_table(result, ("road", "sky", "train"), "title"))
@@ -136,7 +136,7 @@ def test_score_table_and_file(tmp_path):
     assert "75.00" in text
     assert "80.00" in text
     assert "77.50" in text
-    assert "Left out of the means, having neither truth nor prediction: train." in text
+    assert "Excluded from the means, without true or predicted pixels: train." in text
     write_scores(tmp_path / "deep" / "scores.csv", result, ("road", "sky", "train"))
     lines = (tmp_path / "deep" / "scores.csv").read_text().splitlines()
     assert lines[0] == "class,iou,accuracy,boundary_iou,iiou"

@@ -228,7 +228,7 @@ def test_evaluation_with_sliding_windows(network):
         protocol,
         on_batch=lambda b, p, maps: seen.append((p, maps())),
         instances=counts,
-        explained=-1,
+        feature_images=-1,
     )
     found = score_batch(task, protocol, mesh, variables, batch, set(sizes))
     predictions = np.asarray(found).argmax(-1)
@@ -247,7 +247,7 @@ def test_evaluation_with_sliding_windows(network):
     assert np.isfinite(result.categories.instance_iou[0])
     # Only whole images have maps, and only as many as are asked for.
     whole, maps = EvalProtocol(flip=True), []
-    for explained in (0, 4):
+    for feature_images in (0, 4):
         evaluate(
             task,
             variables,
@@ -255,7 +255,7 @@ def test_evaluation_with_sliding_windows(network):
             mesh,
             whole,
             on_batch=lambda b, p, found: maps.append(set(found())),
-            explained=explained,
+            feature_images=feature_images,
         )
     assert maps[0] == set()
     assert {"branch/0", "gate/transition2"} <= maps[1]
