@@ -10,7 +10,7 @@ from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.legend import draw_legend
 from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, tile_row, with_caption
 from gsto_jax.evaluation.png_writer import PngWriter
-from gsto_jax.ops.padding import cut_map
+from gsto_jax.ops.padding import crop_to_image
 
 PNG_KINDS = ("sample", "branches", "gates")
 """Kinds of PNGs that `SegmentationPngWriter` draws of an image."""
@@ -147,5 +147,7 @@ class SegmentationPngWriter(PngWriter):
             )
         if self.is_explained and (features := maps()):
             padded_shape = predictions.shape[1:3]
-            cut = {name: cut_map(x[n], size, padded_shape) for name, x in features.items()}
-            yield from feature_figures(image, cut)
+            cropped = {
+                name: crop_to_image(x[n], size, padded_shape) for name, x in features.items()
+            }
+            yield from feature_figures(image, cropped)

@@ -46,5 +46,5 @@ def test_what_no_server_takes(tmp_path):
         SubmissionWriter(tmp_path / "x.zip", TABLE, ["ulm/a", "bonn/a", "b"])
     with pytest.raises(UserError, match="got numbers such as 000000"):
         SubmissionWriter(tmp_path / "x.zip", TABLE, ["000000", "000001"])
-    with pytest.raises(UserError, match="data.id_map .*class 1"):
+    with pytest.raises(UserError, match=r"data\.id_map .*class 1"):
         label_id_table(((7, 0), (300, 1)), 2)

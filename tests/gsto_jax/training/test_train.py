@@ -229,7 +229,7 @@ def test_class_weights_need_one_number_a_class():
     on = {"loss": {"class_weights": True}}
     assert make_task(1, on, (1.0, 2.0, 3.0)).class_weights == (1.0, 2.0, 3.0)
     for weights in (None, (1.0, 2.0)):
-        with pytest.raises(UserError, match=r"data\.class_weights holds \d numbers for 3 classes"):
+        with pytest.raises(UserError, match=r"data\.class_weights must have 3 values"):
             make_task(1, on, weights)
 
 
