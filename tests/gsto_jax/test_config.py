@@ -199,7 +199,7 @@ def test_choices_and_defaults_are_those_of_the_layers():
 
 
 def test_unknown_words_behind_the_colon():
-    with pytest.raises(ValueError, match="baseline, batch=.* got ':basline'"):
+    with pytest.raises(ValueError, match=r"baseline, batch=.* got ':basline'"):
         load("quickstart", "basline")
 
 

@@ -41,7 +41,9 @@ def test_cross_entropy_equals_reference(golden, x64):
     gradients = 0
     for name in cases:
         logits, label, weights = reference_case(arrays, name)
-        loss, grad = jax.value_and_grad(cross_entropy)(logits, label, class_weights=weights)
+        loss, grad = jax.jit(jax.value_and_grad(cross_entropy))(
+            logits, label, class_weights=weights
+        )
         np.testing.assert_allclose(loss, arrays[f"{name}/ce_loss"], rtol=1e-6, err_msg=name)
         if f"{name}/ce_grad" in arrays:
             assert_gradient(grad, arrays[f"{name}/ce_grad"], name)
@@ -54,7 +56,7 @@ def test_ohem_equals_reference(golden, x64):
     for name in reference_cases(arrays):
         logits, label, weights = reference_case(arrays, name)
         threshold, kept = (arrays[f"{name}/{key}"].item() for key in ("thres", "min_kept"))
-        loss, grad = jax.value_and_grad(ohem_cross_entropy)(
+        loss, grad = jax.jit(jax.value_and_grad(ohem_cross_entropy))(
             logits, label, threshold, kept, class_weights=weights
         )
         np.testing.assert_allclose(loss, arrays[f"{name}/ohem_loss"], rtol=1e-6, err_msg=name)
@@ -71,13 +73,13 @@ def test_ohem_threshold_is_that_of_the_global_batch():
     def loss(logits, label):
         return ohem_cross_entropy(logits, label, 0.05, 40)
 
-    alone = jax.value_and_grad(loss)(jnp.asarray(logits), jnp.asarray(label))
+    alone = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits), jnp.asarray(label))
     split = batch_sharding(make_mesh(jax.devices()[:4]))
     shared = jax.jit(jax.value_and_grad(loss), in_shardings=(split, split))(logits, label)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), alone, shared)
     p = np.exp(
         -np.asarray(
-            jax.vmap(jax.vmap(lambda x, y: cross_entropy(x[None, None], y[None, None])))(
+            jax.jit(jax.vmap(jax.vmap(lambda x, y: cross_entropy(x[None, None], y[None, None]))))(
                 logits.reshape(-1, 8, 1, 5), label.reshape(-1, 8, 1)
             )
         )
@@ -102,7 +104,7 @@ def test_kth_smallest_is_that_of_the_sorted_values(dtype, x64):
 
 
 def test_ohem_of_nothing_is_zero():
-    loss, grad = jax.value_and_grad(ohem_cross_entropy)(
+    loss, grad = jax.jit(jax.value_and_grad(ohem_cross_entropy))(
         jnp.ones((1, 2, 2, 3)), jnp.full((1, 4, 4), 255), 0.9, 10
     )
     assert float(loss) == 0
@@ -117,7 +119,7 @@ def test_label_weight():
 
 def test_nothing_to_learn_is_zero_and_not_nan():
     logits = jnp.ones((1, 2, 2, 3))
-    loss, grad = jax.value_and_grad(cross_entropy)(logits, jnp.full((1, 4, 4), 255))
+    loss, grad = jax.jit(jax.value_and_grad(cross_entropy))(logits, jnp.full((1, 4, 4), 255))
     assert float(loss) == 0
     assert not np.asarray(grad).any()
 

@@ -155,16 +155,17 @@ def test_weights_of_joints():
     (batch,) = batches(6)
     inputs = {name: jnp.asarray(batch[name]) for name in task.train_inputs}
     moved = jnp.where(inputs["visible"][..., None] > 0, inputs["joints"], 20.0)
-    outputs = jax.eval_shape(task.model.apply, initial_state(task, ONE).variables, inputs["image"])
+    outputs = jax.eval_shape(task.model.apply, task.abstract_state.variables, inputs["image"])
     rng = np.random.default_rng(0)
     outputs = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), outputs)
-    loss, head_weights = task.losses(outputs, inputs)
-    same, _ = task.losses(outputs, {**inputs, "joints": moved})
+    losses = jax.jit(task.losses)
+    loss, head_losses = losses(outputs, inputs)
+    same, _ = losses(outputs, {**inputs, "joints": moved})
     np.testing.assert_array_equal(loss, same)
     weights = task.config.loss.head_weights
-    total = sum(weights[stage] * value for stage, value in head_weights.items())
+    total = sum(weights[stage] * value for stage, value in head_losses.items())
     np.testing.assert_allclose(loss, total, rtol=1e-6)
-    assert set(head_weights) == {"stage2", "stage3", "stage4"}
+    assert set(head_losses) == {"stage2", "stage3", "stage4"}
 
 
 def test_any_batch_and_devices(trained):
@@ -172,7 +173,7 @@ def test_any_batch_and_devices(trained):
     task, state, _ = trained
     whole = estimate_poses(task, state.variables, batches(6), 6, ONE)
     four = make_mesh(jax.devices()[:4])
-    for size, mesh in ((1, ONE), (4, ONE), (4, four)):
+    for size, mesh in ((4, ONE), (4, four)):
         parts = estimate_poses(task, jax.device_get(state.variables), batches(size), 6, mesh)
         np.testing.assert_allclose(parts.joints, whole.joints, atol=1e-3)
         np.testing.assert_array_equal(parts.image_ids, FIRST_IMAGE + np.arange(6) // 2)
@@ -444,7 +445,7 @@ def test_settings_that_cannot_work():
         ("nms", "on"),
         ("oks_threshold", 0),
     ):
-        with pytest.raises(UserError, match=rf"config\.pose\.{field} is {value!r}"):
+        with pytest.raises(UserError, match=rf"config\.pose\.{field} .*{value!r}"):
             pose_task(pose={field: value})
     with pytest.raises(UserError, match=r"config\.optim\.kind .*'adagrad'"):
         make_task(1, {"optim": {"kind": "adagrad"}})
