@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from modes import FLAGS
+from modes.registry import FLAGS
 from tests.documents import PAGES, ROOT, blocks, commands, name
 
 FOLDERS = ("benchmarks", "examples")
