@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gsto_jax.drawing.tiles import caption, tile_grid, write_image
 from gsto_jax.pose.metrics import COCO_METRICS
 from gsto_jax.pose.panels import draw_poses
-from gsto_jax.report.run import Run, read_run
+from gsto_jax.report.run import LoadedRun, load_run
 from gsto_jax.runs.workdir import Workdir
 
 PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
@@ -43,7 +43,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def draw_skeletons(runs: list[Run], annotations: Path, path: Path) -> None:
+def draw_skeletons(runs: list[LoadedRun], annotations: Path, path: Path) -> None:
     """A row for the truth and each run; a column a person, in the order of the first run."""
     people = json.loads(annotations.read_text())["annotations"]
     truth = {p["image_id"]: p for p in people if any(p["keypoints"][2::3])}
@@ -57,7 +57,7 @@ def draw_skeletons(runs: list[Run], annotations: Path, path: Path) -> None:
         found = json.loads((run.evaluation.folder / "results.json").read_text())
         poses = {pose["image_id"]: pose["keypoints"] for pose in found}
         similarity = {person.name: person.similarity for person in run.evaluation.persons}
-        rows.append((run.network.partition("-")[0], poses, similarity))
+        rows.append((run.network_name.partition("-")[0], poses, similarity))
     tiles = []
     for label, poses, similarity in rows:
         line = []
@@ -77,7 +77,7 @@ def draw_skeletons(runs: list[Run], annotations: Path, path: Path) -> None:
 
 def main(argv: list[str]) -> None:
     """Prints the tables and writes the plot."""
-    runs = [read_run(Workdir(path, read_only=True)) for path in argv[1:]]
+    runs = [load_run(Workdir(path, read_only=True)) for path in argv[1:]]
     print("| network | split, boxes | persons | " + " | ".join(COCO_METRICS) + " | ceiling AP |")
     print("| --- " * (len(COCO_METRICS) + 4) + "|")
     for run in runs:
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
             figures = " | ".join(percent(line[name]) for name in COCO_METRICS)
             ceiling = percent(line.get("ceiling_AP"))
             where = f"{split}, {line['boxes']}"
-            print(f"| {run.network} | {where} | {line['persons']} | {figures} | {ceiling} |")
+            print(f"| {run.network_name} | {where} | {line['persons']} | {figures} | {ceiling} |")
     print("\n| network | steps | a step | training | loss of the last head |")
     print("| --- | --- | --- | --- | --- |")
     for run in runs:
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
         )
         loss = statistics.mean(line["loss/stage4"] for line in run.training[-5:])
         print(
-            f"| {run.network} | {last['step']} | {step:.2f} s | {minutes / 60:.0f} min | "
+            f"| {run.network_name} | {last['step']} | {step:.2f} s | {minutes / 60:.0f} min | "
             f"{1000 * loss:.3f} / 1000 |"
         )
     if SKELETONS.value:
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
         figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
         for run in runs:
             steps = [line["step"] for line in run.training]
-            axes.plot(steps, [line["loss/stage4"] for line in run.training], label=run.network)
+            axes.plot(steps, [line["loss/stage4"] for line in run.training], label=run.network_name)
         axes.set(xlabel="step", ylabel="mean square error / 2", title=TITLE.value, yscale="log")
         axes.legend()
         axes.grid(alpha=0.3)

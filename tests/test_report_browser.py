@@ -1,4 +1,4 @@
-"""The report in a real browser: offline, by phone, by day and by night.
+"""Report pages in a browser: offline, on a phone and a desktop, in light and dark mode.
 
 Needs the package `playwright` and a Chromium, whose path is in GSTO_BROWSER:
 
@@ -22,7 +22,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason=HOW)
 pytestmark = pytest.mark.skipif(not BROWSER, reason=HOW)
 
 MEASURE = """() => {
-  const shown = [...document.querySelectorAll('body *')].filter(
+  const visible = [...document.querySelectorAll('body *')].filter(
     x => [...x.childNodes].some(n => n.nodeType == 3 && n.textContent.trim()) &&
          x.getClientRects().length);
   const scale = x => x.ownerSVGElement
@@ -48,8 +48,8 @@ MEASURE = """() => {
   return {
     width: document.scrollingElement.scrollWidth,
     inner: innerWidth,
-    small: shown.filter(x => size(x) < 13.99).map(x => text(x) + ' ' + size(x)),
-    faint: shown.filter(x => !x.ownerSVGElement && contrast(x) < 4.5)
+    small: visible.filter(x => size(x) < 13.99).map(x => text(x) + ' ' + size(x)),
+    faint: visible.filter(x => !x.ownerSVGElement && contrast(x) < 4.5)
       .map(x => text(x) + ' ' + contrast(x)),
     images: document.images.length,
     broken: [...document.images].filter(x => !(x.complete && x.naturalWidth)).map(x => x.alt),
@@ -64,15 +64,15 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     model = {"variant": "w18_small_v2", "hrnet": {"gfm": False}}
     settings = config() | {"name": "plain", "model": model}
-    runs = make_run(folder / "ours"), make_run(folder / "theirs", 1, settings)
+    runs = make_run(folder / "gsto"), make_run(folder / "other", 1, settings)
     plain = pose_config(gfm=False, head="v1") | {"name": "plain"}
     poses = make_pose_run(folder / "poses"), make_pose_run(folder / "plain", 1, plain)
     defaults = config() | {"seed": 0}
     return {
         "run": write_report(runs[0], defaults=defaults),
-        "comparison": write_report(runs[0], compare=runs[1]),
+        "comparison": write_report(runs[0], baseline=runs[1]),
         "poses": write_report(poses[0], defaults=defaults),
-        "comparison of poses": write_report(poses[0], compare=poses[1]),
+        "comparison of poses": write_report(poses[0], baseline=poses[1]),
     }
 
 
@@ -87,7 +87,7 @@ def browser():
 @pytest.mark.parametrize("kind", ["run", "comparison", "poses", "comparison of poses"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(360, 740), (1280, 900)], ids=["phone", "desktop"])
-def test_it_reads_well_and_stands_alone(pages, browser, kind, scheme, size):
+def test_layout_contrast_and_requests(pages, browser, kind, scheme, size):
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True
     )
@@ -99,24 +99,24 @@ def test_it_reads_well_and_stands_alone(pages, browser, kind, scheme, size):
     page.goto(pages[kind].as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(x => x.open = true)")
     page.wait_for_function("[...document.images].every(x => x.complete)")
-    found = page.evaluate(MEASURE)
+    measured = page.evaluate(MEASURE)
     context.close()
     assert asked[0] == pages[kind].as_uri()
     assert all(url.startswith("data:") for url in asked[1:])
     assert complaints == []
-    assert found["width"] <= found["inner"] == size[0]
-    assert found["small"] == []
-    assert found["faint"] == []
-    assert found["images"] >= 24
-    assert found["broken"] == []
-    assert found["untitled"] == 0
-    levels = found["headings"]
+    assert measured["width"] <= measured["inner"] == size[0]
+    assert measured["small"] == []
+    assert measured["faint"] == []
+    assert measured["images"] >= 24
+    assert measured["broken"] == []
+    assert measured["untitled"] == 0
+    levels = measured["headings"]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(b <= a + 1 for a, b in pairwise(levels)), "none is left out"
 
 
-def test_it_needs_no_script_and_prints(pages, browser):
+def test_without_scripts_and_printed(pages, browser):
     context = browser.new_context(java_script_enabled=False, offline=True)
     page = context.new_page()
     page.goto(pages["run"].as_uri())

@@ -1,7 +1,7 @@
-"""One HTML page of a run, or of two side by side (needs the `train` extra).
+"""Renders a run, or a comparison of two runs, as one HTML page (needs the `train` extra).
 
-A page is a function of the files in the runs' folders, holds all that it shows, and asks for
-nothing from outside.
+A page depends only on the files of the runs, embeds its images and styles, and loads nothing from
+the network.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from typing import Any
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full, write_text
 from gsto_jax.report import pose_page, segmentation_page
-from gsto_jax.report.comparable import check_task
-from gsto_jax.report.run import read_run, told_apart
+from gsto_jax.report.comparison import check_same_task
+from gsto_jax.report.run import load_run, with_distinct_labels
 from gsto_jax.runs.workdir import Workdir
 
 _PAGES: Mapping[str, Any] = {"segmentation": segmentation_page, "pose": pose_page}
@@ -21,34 +21,32 @@ _PAGES: Mapping[str, Any] = {"segmentation": segmentation_page, "pose": pose_pag
 def write_report(
     run: Workdir | Path | str,
     output: Path | str | None = None,
-    compare: Workdir | Path | str | None = None,
+    baseline: Workdir | Path | str | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes the page of a run, whole or not at all.
+    """Writes the report of a run atomically.
 
     Args:
-      run: its folder.
-      output: where to; RUN/report.html by default, RUN/report-against-NAME.html for two runs.
-      compare: folder of another run to compare with, of the same task, split and images, and of
-        the same classes or joints.
-      defaults: of all config options; those that differ are marked in the page of one run.
+      run: Folder of the run.
+      output: File to write; RUN/report.html by default, RUN/report-vs-BASELINE.html for two runs.
+      baseline: Folder of a run to compare with, evaluated on the same images and classes or joints.
+      defaults: Default config; options that differ are marked on the page of one run.
 
     Returns:
-      Where it lies.
+      Path of the page.
 
     Raises:
-      UserError: a folder is no run, the two runs cannot be compared, or the page cannot be written.
+      UserError: A folder is not a run, the runs cannot be compared, or the page cannot be written.
     """
-    ours = read_run(run)
-    pages = _PAGES[ours.task]
-    if compare is None:
-        name, html = "report.html", pages.run_page(ours, defaults)
+    loaded = load_run(run)
+    page = _PAGES[loaded.task]
+    if baseline is None:
+        name, html = "report.html", page.run_page(loaded, defaults)
     else:
-        ours, theirs = told_apart(ours, read_run(compare))
-        check_task(ours, theirs)
-        name = f"report-against-{theirs.path.name}.html"
-        html = pages.comparison_page(ours, theirs)
-    path = ours.path / name if output is None else Path(output).expanduser().absolute()
+        loaded, other = with_distinct_labels(loaded, load_run(baseline))
+        check_same_task(loaded, other)
+        name, html = f"report-vs-{other.path.name}.html", page.comparison_page(loaded, other)
+    path = loaded.path / name if output is None else Path(output).expanduser().absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, html.encode("utf-8", "backslashreplace").decode())

@@ -1,4 +1,4 @@
-"""The page of a pose run, and that of two."""
+"""Pages of a pose run and of a comparison of two."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,180 +9,171 @@ import numpy as np
 from gsto_jax.evaluation.folder import drawings
 from gsto_jax.pose.metrics import COCO_METRICS
 from gsto_jax.pose.results import PersonScore, PoseEvaluation
-from gsto_jax.report import images
-from gsto_jax.report.comparable import comparable_poses
-from gsto_jax.report.page import (
-    comparison_contents,
-    differ,
-    run_contents,
-    settings_differ,
-    side_by_side,
+from gsto_jax.report.comparison import matching_poses
+from gsto_jax.report.contents import (
+    comparison_context,
+    difference_warning,
+    metric_rows,
+    option_warnings,
+    run_context,
 )
+from gsto_jax.report.images import embed_photo, read_tile_row
 from gsto_jax.report.rendering import render
-from gsto_jax.report.run import Run, number
+from gsto_jax.report.run import LoadedRun, to_float
 from gsto_jax.report.samples import (
-    SHOWN,
-    Differences,
-    Shown,
-    best_and_worst,
-    figures,
-    most_different,
-    readable,
+    MAX_SAMPLES,
+    PairRanking,
+    SampleView,
+    embed_features,
+    make_views,
+    rank_pairs,
+    rank_samples,
 )
 
-MEASURES = (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"), ("AR", "AR"))
+METRICS = (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"), ("AR", "AR"))
 _RANGES = {
-    "": ", mean over similarities 0.5 to 0.95",
-    "50": " at similarity 0.5",
-    "75": " at similarity 0.75",
-    "M": " for persons of medium area, 32² to 96² pixels",
-    "L": " for persons of large area, from 96² pixels",
+    "": ", mean over OKS 0.50 to 0.95",
+    "50": " at OKS 0.50",
+    "75": " at OKS 0.75",
+    "M": " for medium persons, area 32² to 96² pixels",
+    "L": " for large persons, area above 96² pixels",
 }
-MEANINGS = {
-    name: ("average precision" if name[:2] == "AP" else "recall") + _RANGES[name[2:]]
+_DESCRIPTIONS = {
+    name: f"average {'precision' if name[:2] == 'AP' else 'recall'}{_RANGES[name[2:]]}"
     for name in COCO_METRICS
 }
-_BINS = 10
-_NOUN = "person"
+_NUM_BINS = 10
+
+PoseRun = LoadedRun[PoseEvaluation]
 
 
-def run_page(run: Run[PoseEvaluation], defaults: Mapping[str, Any] | None = None) -> str:
-    """The page of a run, as HTML."""
+def run_page(run: PoseRun, defaults: Mapping[str, Any] | None = None) -> str:
+    """Returns the page of a run as HTML."""
+    record = run.record or {}
     return render(
         "pose_run.html",
-        **run_contents(run, MEASURES, "no persons", defaults),
-        nouns=("persons", "images"),
-        boxes=_boxes(run.record or {}),
-        ten=[(name, number((run.record or {}).get(name)), MEANINGS[name]) for name in COCO_METRICS],
-        ceiling=number((run.record or {}).get("ceiling_AP")),
-        **(_details(run.evaluation) if run.evaluation else {}),
+        **run_context(run, METRICS, "persons", defaults),
+        count_columns=("persons", "images"),
+        boxes=_boxes(record),
+        coco_metrics=[
+            (name, to_float(record.get(name)), _DESCRIPTIONS[name]) for name in COCO_METRICS
+        ],
+        ceiling=to_float(record.get("ceiling_AP")),
+        **(_evaluation_context(run.evaluation) if run.evaluation else {}),
     )
 
 
-def comparison_page(
-    ours: Run[PoseEvaluation],
-    theirs: Run[PoseEvaluation],
-) -> str:
-    """The page of two runs, as HTML. Raises UserError where they cannot be compared."""
-    one, two = comparable_poses(ours, theirs)
-    boxes = [_boxes(x.record) for x in (one, two)]
-    warnings = differ("boxes", *boxes)
-    warnings += differ("protocols", *(_manner(x.record) for x in (one, two)))
-    warnings += differ("steps", *(x.record.get("step", "not known") for x in (one, two)))
-    warnings += settings_differ(ours, theirs, "data.keypoints.sigmas")
-    ten = side_by_side(one.record, two.record, tuple((name, name) for name in COCO_METRICS))
+def comparison_page(run: PoseRun, baseline: PoseRun) -> str:
+    """Returns the page of two runs as HTML; raises UserError if they cannot be compared."""
+    evaluations = matching_poses(run, baseline)
+    records = [x.record for x in evaluations]
+    boxes = [_boxes(x) for x in records]
+    warnings = difference_warning("boxes", *boxes)
+    warnings += difference_warning("protocol", *map(_protocol, records))
+    warnings += difference_warning("step", *(x.get("step", "unknown") for x in records))
+    warnings += option_warnings(run, baseline, "data.keypoints.sigmas")
+    rows = metric_rows(records, tuple((name, name) for name in COCO_METRICS))
     return render(
         "pose_comparison.html",
-        **comparison_contents(ours, theirs, (one, two), MEASURES),
+        **comparison_context(run, baseline, evaluations, METRICS),
         warnings=warnings,
         boxes=boxes,
-        ten=ten,
-        largest=max((abs(gain) for *_, gain in ten if math.isfinite(gain)), default=0) or 1,
-        differences=_differences(ours, theirs, one, two) if boxes[0] == boxes[1] else None,
+        coco_metrics=rows,
+        max_gain=max((abs(gain) for *_, gain in rows if math.isfinite(gain)), default=0) or 1,
+        ranking=_rank_pairs((run, baseline), evaluations) if boxes[0] == boxes[1] else None,
     )
 
 
-def _details(found: PoseEvaluation) -> dict[str, Any]:
-    """What only a complete evaluation tells."""
-    pngs = ((x.name, drawings(found.folder, x)) for x in found.persons)
-    ranking = best_and_worst(
-        found.persons, _similarity, lambda person: _shown(found, person), _NOUN
-    )
-    bins = _bins(ranking.scores)
-    # Without any similarity there are still poses to see.
-    first = [x for x in found.persons if "sample" in x.drawn][: 0 if ranking.scores else SHOWN]
+def _evaluation_context(evaluation: PoseEvaluation) -> dict[str, Any]:
+    """Returns the context of a complete evaluation."""
+    persons = evaluation.persons
+    pngs = ((x.name, drawings(evaluation.folder, x)) for x in persons)
+    ranking = rank_samples(persons, _oks, lambda x: _person_view(evaluation, x), "person")
+    histogram = _histogram(ranking.scores)
+    first = [] if ranking.scores else [x for x in persons if "sample" in x.drawn][:MAX_SAMPLES]
     return {
         "ranking": ranking,
-        "first": readable(first, lambda person: _shown(found, person)),
-        "bins": bins,
-        "largest_bin": max(count for *_, count in bins) or 1,
-        "figures": figures(pngs, ("heatmaps", "branches", "gates")),
+        "first": make_views(first, lambda x: _person_view(evaluation, x)),
+        "histogram": histogram,
+        "max_count": max(count for *_, count in histogram) or 1,
+        "features": embed_features(pngs, ("heatmaps", "branches", "gates")),
     }
 
 
-def _differences(
-    ours: Run[Any], theirs: Run[Any], one: PoseEvaluation, two: PoseEvaluation
-) -> Differences:
-    pairs = zip(one.persons, two.persons, strict=True) if one.persons and two.persons else ()
-    return most_different(
-        list(pairs), _similarity, lambda pair: _shown_pair(ours, theirs, one, two, *pair), _NOUN
-    )
+def _rank_pairs(
+    runs: tuple[PoseRun, PoseRun], evaluations: tuple[PoseEvaluation, PoseEvaluation]
+) -> PairRanking:
+    a, b = (x.persons for x in evaluations)
+    pairs = list(zip(a, b, strict=True)) if a and b else []
+    return rank_pairs(pairs, _oks, lambda pair: _pair_view(runs, evaluations, pair), "person")
 
 
 def _boxes(record: Mapping[str, Any]) -> str:
-    """Whose boxes persons were seen in."""
-    return str(record.get("boxes") or "boxes that are not known")
+    """Returns the name of the person boxes."""
+    return str(record.get("boxes") or "unknown boxes")
 
 
-def _manner(record: Mapping[str, Any]) -> str:
-    """How persons were looked at in their boxes."""
-    protocol = str(record.get("protocol", "not known"))
-    return protocol.removeprefix(str(record.get("boxes"))).removeprefix(" + ") or "nothing more"
+def _protocol(record: Mapping[str, Any]) -> str:
+    """Returns the test protocol without the boxes."""
+    protocol = str(record.get("protocol", "unknown"))
+    return protocol.removeprefix(str(record.get("boxes"))).removeprefix(" + ") or "single pass"
 
 
-def _similarity(person: PersonScore) -> float:
+def _oks(person: PersonScore) -> float:
     return person.similarity
 
 
-def _bins(similarities: Sequence[float]) -> list[tuple[float, float, int]]:
-    """Bounds of equal parts of 0..1, and how many persons lie in each."""
-    counts, bounds = np.histogram(similarities, _BINS, (0, 1))
+def _histogram(values: Sequence[float]) -> list[tuple[float, float, int]]:
+    """Returns lower bound, upper bound, and count of equal bins of 0 to 1."""
+    counts, bounds = np.histogram(values, _NUM_BINS, (0, 1))
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), counts.tolist(), strict=True))
 
 
-def _panel(found: PoseEvaluation, person: PersonScore) -> dict[str, np.ndarray] | None:
-    """Tiles of `gsto_jax.pose.panels.pose_panel`; None where there are none that can be read."""
-    path = drawings(found.folder, person).get("sample")
-    kinds = ["image", *(["truth"] if person.labeled_joints else []), "found", "heatmaps"]
-    tiles = images.read_row(path, len(kinds)) if path else None
-    return dict(zip(kinds, tiles, strict=True)) if tiles else None
+def _tiles(evaluation: PoseEvaluation, person: PersonScore) -> dict[str, np.ndarray] | None:
+    """Returns the tiles of a `gsto_jax.pose.panels.pose_panel`; None if it cannot be read."""
+    path = drawings(evaluation.folder, person).get("sample")
+    truth = ["ground truth"] if person.labeled_joints else []
+    names = ["image", *truth, "prediction", "heatmaps"]
+    tiles = read_tile_row(path, len(names)) if path else None
+    return dict(zip(names, tiles, strict=True)) if tiles else None
 
 
-def _shown(found: PoseEvaluation, person: PersonScore) -> Shown | None:
-    panel = _panel(found, person)
-    if not panel:
+def _person_view(evaluation: PoseEvaluation, person: PersonScore) -> SampleView | None:
+    tiles = _tiles(evaluation, person)
+    if not tiles:
         return None
-    # True boxes all have the score 1.
-    about = (
-        ("similarity", person.similarity)
-        if person.labeled_joints
-        else ("score of box", person.box_score)
+    # Without labels the boxes are those of a detector, which have a score.
+    score = ("OKS", person.similarity) if person.labeled_joints else ("box score", person.box_score)
+    return SampleView(
+        person.name,
+        scores=[score, ("mean joint score", person.joint_score)],
+        tiles=[(kind, embed_photo(tile, f"{kind}: {person.name}")) for kind, tile in tiles.items()],
     )
-    scores = [about, ("mean score of joints", person.joint_score)]
-    tiles = [
-        (kind, images.photograph(tile, f"{kind}: {person.name}")) for kind, tile in panel.items()
-    ]
-    return Shown(person.name, scores, tiles)
 
 
-def _shown_pair(
-    ours: Run[Any],
-    theirs: Run[Any],
-    one: PoseEvaluation,
-    two: PoseEvaluation,
-    a: PersonScore,
-    b: PersonScore,
-) -> Shown | None:
-    left, right = _panel(one, a), _panel(two, b)
-    if not left or not right:
+def _pair_view(
+    runs: tuple[PoseRun, PoseRun],
+    evaluations: tuple[PoseEvaluation, PoseEvaluation],
+    pair: tuple[PersonScore, PersonScore],
+) -> SampleView | None:
+    a, b = (_tiles(e, person) for e, person in zip(evaluations, pair, strict=True))
+    if not a or not b:
         return None
-    name = a.name
-    return Shown(
+    name, (label_a, label_b) = pair[0].name, (run.label for run in runs)
+    tiles = {
+        "image": a["image"],
+        f"prediction, {label_a}": a["prediction"],
+        f"prediction, {label_b}": b["prediction"],
+        "ground truth": a["ground truth"],
+        f"heatmaps, {label_a}": a["heatmaps"],
+        f"heatmaps, {label_b}": b["heatmaps"],
+    }
+    return SampleView(
         name,
-        [
-            (ours.label, a.similarity),
-            (theirs.label, b.similarity),
-            ("difference", a.similarity - b.similarity),
+        scores=[
+            (label_a, _oks(pair[0])),
+            (label_b, _oks(pair[1])),
+            ("difference", _oks(pair[0]) - _oks(pair[1])),
         ],
-        [
-            (caption, images.photograph(tile, f"{caption}: {name}"))
-            for caption, tile in (
-                ("image", left["image"]),
-                (f"found, {ours.label}", left["found"]),
-                (f"found, {theirs.label}", right["found"]),
-                ("truth", left["truth"]),
-                (f"heatmaps, {ours.label}", left["heatmaps"]),
-                (f"heatmaps, {theirs.label}", right["heatmaps"]),
-            )
-        ],
+        tiles=[(caption, embed_photo(x, f"{caption}: {name}")) for caption, x in tiles.items()],
     )

@@ -1,4 +1,4 @@
-"""Templates, and how they write values (needs Jinja2, from the `train` extra)."""
+"""Renders templates and formats values in them (needs Jinja2, from the `train` extra)."""
 
 import math
 import re
@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 
-def render(name: str, **contents: Any) -> str:
-    """Fills a template of the folder `templates`; returns HTML."""
-    return _environment().get_template(name).render(contents)
+def render(template: str, **context: Any) -> str:
+    """Renders a template of the folder `templates` as HTML."""
+    return _environment().get_template(template).render(context)
 
 
 @cache
@@ -24,13 +24,13 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": _percent,
-        "fraction": _fraction,
+        "decimal": _decimal,
         "signed": _signed,
         "count": _count,
         "time": _time,
         "breakable": _breakable,
     }
-    environment.tests["known"] = lambda value: value is not None and math.isfinite(value)
+    environment.tests["finite"] = lambda value: value is not None and math.isfinite(value)
     return environment
 
 
@@ -38,7 +38,7 @@ def _percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
 
 
-def _fraction(value: float) -> str:
+def _decimal(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
@@ -54,10 +54,10 @@ def _count(value: float) -> str:
 
 
 def _time(value: object) -> str:
-    """A time of starts.jsonl for people."""
+    """Formats an ISO time as date, hours and minutes, and time zone."""
     return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::\d\d)?", r"\1 \2 ", str(value))
 
 
 def _breakable(text: str) -> Markup:
-    """A name that may go on in the next line after its punctuation."""
+    """Allows line breaks after the punctuation of a name."""
     return Markup("<wbr>").join(re.split(r"(?<=[-_./])(?=.)", text))

@@ -1,4 +1,4 @@
-"""What the files of a run say, read once."""
+"""Loads the files of a run that a report needs."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results as segmentation_results
 from gsto_jax.segmentation.results import SegmentationEvaluation
 
-Found = TypeVar("Found", SegmentationEvaluation, PoseEvaluation)
+Evaluation = TypeVar("Evaluation", SegmentationEvaluation, PoseEvaluation)
 _READERS: Mapping[str, Callable[[Path], Any]] = {
     "segmentation": segmentation_results.read,
     "pose": pose_results.read,
@@ -23,19 +23,19 @@ _READERS: Mapping[str, Callable[[Path], Any]] = {
 
 
 @dataclass(frozen=True)
-class Run(Generic[Found]):
-    """A run, read.
+class LoadedRun(Generic[Evaluation]):
+    """A run, loaded from its folder.
 
     Attributes:
-      path: its folder.
-      label: its name, or what tells it from the other of two.
-      config: every setting.
-      training: numbers by step, ascending.
-      evaluations: all of them, oldest first.
-      starts: what ran, oldest first.
-      best: step of the best checkpoint; None for none.
-      by_split: what eval-SPLIT/ holds, by split.
-      split: of the newest evaluation.
+      path: Folder of the run.
+      label: Name of the run on the page.
+      config: All config options.
+      training: Records of training.jsonl, by ascending step.
+      evaluations: Records of evaluations.jsonl, the oldest first.
+      starts: Records of starts.jsonl, the oldest first.
+      best_step: Step of the best checkpoint; None if there is none.
+      evaluation_by_split: Complete evaluations in eval-SPLIT/.
+      split: Split of the newest evaluation.
     """
 
     path: Path
@@ -44,116 +44,114 @@ class Run(Generic[Found]):
     training: list[Record]
     evaluations: list[Record]
     starts: list[Record]
-    best: int | None
-    by_split: Mapping[str, Found]
+    best_step: int | None
+    evaluation_by_split: Mapping[str, Evaluation]
     split: str
 
     @property
-    def evaluation(self) -> Found | None:
-        """What the page shows of the newest evaluation; None where its files are not there."""
-        return self.by_split.get(self.split)
+    def evaluation(self) -> Evaluation | None:
+        """The newest evaluation; None if its files are incomplete."""
+        return self.evaluation_by_split.get(self.split)
 
     @property
     def record(self) -> Record | None:
-        """The newest evaluation: as its folder says, or where that is not whole, as the list."""
+        """Record of the newest evaluation, from evaluations.jsonl if its files are incomplete."""
         if self.evaluation:
             return dict(self.evaluation.record)
         return self.evaluations[-1] if self.evaluations else None
 
     @property
     def task(self) -> str:
-        """What was trained, "segmentation" or "pose"; runs from before there were two say none."""
+        """Task of the run: "segmentation" or "pose"."""
         return str(self.get("task", "segmentation"))
 
-    def get(self, field: str, default: Any = None) -> Any:
-        """A setting by its dotted name; the default where an old run has none."""
+    def get(self, option: str, default: Any = None) -> Any:
+        """Returns a config option by its dotted name; the default if the run lacks it."""
         value: Any = self.config
-        for name in field.split("."):
+        for name in option.split("."):
             if not isinstance(value, Mapping) or name not in value:
                 return default
             value = value[name]
         return value
 
     @property
-    def network(self) -> str:
-        """The network in words, such as "GSTO-HRNet-W18-Small-v2" or "PPM-ResNet50"."""
+    def network_name(self) -> str:
+        """Name of the network, such as "GSTO-HRNet-W18-Small-v2" or "PPM-ResNet50"."""
         body = str(self.get("model.variant", ""))
         words = body.split("_")
         variant = "-".join(x if x[:1] == "v" else x.capitalize() for x in words if x)
         if self.get("model.hrnet") is None:
-            return variant  # of other code, which names its options otherwise
+            return variant  # a run of other code
         if body in RESNETS:
-            gated = has_gates(False, [self.get("model.context_net.gating", "none")])
+            is_gated = has_gates(False, [self.get("model.context_net.gating", "none")])
             module = str(self.get("model.context_net.module", "")).upper()
-            parts = ["GSTO" if gated else "", module, variant.replace("Resnet", "ResNet")]
+            parts = ["GSTO" if is_gated else "", module, variant.replace("Resnet", "ResNet")]
             return "-".join(filter(None, parts))
-        gated = has_gates(self.get("model.hrnet.gfm", False), self.get("model.hrnet.gtm", ()))
-        plain = "HRNet" if self.get("model.hrnet.head") == "v1" else "HRNetV2"
-        name = "-".join(filter(None, ["GSTO-HRNet" if gated else plain, variant]))
-        other = self.get("model.hrnet.attention", "none")
-        return name if other == "none" else f"{name} with {other} gates"
+        is_gated = has_gates(self.get("model.hrnet.gfm", False), self.get("model.hrnet.gtm", ()))
+        plain_name = "HRNet" if self.get("model.hrnet.head") == "v1" else "HRNetV2"
+        name = "-".join(filter(None, ["GSTO-HRNet" if is_gated else plain_name, variant]))
+        attention = self.get("model.hrnet.attention", "none")
+        return name if attention == "none" else f"{name} with {attention} gates"
 
     @property
-    def data(self) -> str:
-        """The dataset in words."""
+    def dataset_name(self) -> str:
+        """Name of the dataset, and its number of classes or joints."""
         root = Path(str(self.get("data.root", ""))).name
         if self.task == "pose":
             joints = len(self.get("data.keypoints.names", ()))
             return f"{self.get('data.name', '')} in {root}, {joints} joints"
         source = self.get("data.source", "")
-        name = "drawn street scenes" if source == "scenes" else self.get("data.name") or root
+        name = "synthetic street scenes" if source == "scenes" else self.get("data.name") or root
         return f"{name or source}, {len(self.get('data.classes', ()))} classes"
 
     @property
-    def steps(self) -> str:
-        """How far it came, of how many steps."""
-        seen = [*self.training, *self.evaluations, *self.starts]
-        reached = max((line.get("step", 0) for line in seen), default=0)
+    def progress(self) -> str:
+        """Last step and, if it is known, the planned number of steps."""
+        records = [*self.training, *self.evaluations, *self.starts]
+        last = max((record.get("step", 0) for record in records), default=0)
         planned = self.get("train.steps", 0)
-        return (
-            f"{reached} of {planned}" if planned and not self.get("train.epochs") else f"{reached}"
-        )
+        return f"{last} of {planned}" if planned and not self.get("train.epochs") else f"{last}"
 
 
-def read_run(run: Workdir | Path | str) -> Run[Any]:
-    """Reads a run. Raises UserError for a folder that is none, or of a task that has no page."""
+def load_run(run: Workdir | Path | str) -> LoadedRun[Any]:
+    """Loads a run; raises UserError if the folder is not a run, or its task has no report."""
     path = run.path if isinstance(run, Workdir) else Path(run)
-    folder = Workdir(path, read_only=True)
-    config = folder.config()
+    workdir = Workdir(path, read_only=True)
+    config = workdir.config()
     assert config is not None, "checked by Workdir"
     task = config.get("task", "segmentation")
     if task not in _READERS:
         raise UserError(
-            f"{folder.path} is a run of the task {task!r}, which has no page: give one of "
-            f"{' or '.join(_READERS)}"
+            f"the task of {workdir.path} must be one of {', '.join(_READERS)} for a report; got "
+            f"{task!r}"
         )
-    evaluations = folder.evaluations()
-    found = {x.name.removeprefix("eval-"): x for x in sorted(folder.path.glob("eval-*"))}
-    read = {split: _READERS[task](x) for split, x in found.items()}
-    by_split = {split: x for split, x in read.items() if x is not None}
-    newest = evaluations[-1].get("split") if evaluations else next(iter(by_split), None)
-    best = steps(folder.best)
-    return Run(
-        path=folder.path,
-        label=str(config.get("name") or folder.path.name),
+    evaluations = workdir.evaluations()
+    folders = {x.name.removeprefix("eval-"): x for x in sorted(workdir.path.glob("eval-*"))}
+    loaded = {split: _READERS[task](folder) for split, folder in folders.items()}
+    complete = {split: x for split, x in loaded.items() if x is not None}
+    newest = evaluations[-1].get("split") if evaluations else next(iter(complete), None)
+    best_steps = steps(workdir.best)
+    return LoadedRun(
+        path=workdir.path,
+        label=str(config.get("name") or workdir.path.name),
         config=config,
-        training=folder.training(),
+        training=workdir.training(),
         evaluations=evaluations,
-        starts=folder.starts(),
-        best=best[-1] if best else None,
-        by_split=by_split,
+        starts=workdir.starts(),
+        best_step=best_steps[-1] if best_steps else None,
+        evaluation_by_split=complete,
         split=newest or str(config.get("data", {}).get("eval_split", "val")),
     )
 
 
-def told_apart(ours: Run, theirs: Run) -> tuple[Run, Run]:
-    """Two runs under the shortest labels that differ: names, else folders, else paths."""
+def with_distinct_labels(a: LoadedRun, b: LoadedRun) -> tuple[LoadedRun, LoadedRun]:
+    """Labels two runs by the first that differs: name, folder name, path."""
     for key in (lambda run: run.label, lambda run: run.path.name, lambda run: str(run.path)):
-        if key(ours) != key(theirs):
+        if key(a) != key(b):
             break
-    return replace(ours, label=key(ours)), replace(theirs, label=key(theirs))
+    return replace(a, label=key(a)), replace(b, label=key(b))
 
 
-def number(value: Any) -> float:
-    """A number of a record; NaN where it is none."""
+def to_float(value: Any) -> float:
+    """Returns a number of a record as float; NaN for other values."""
     return float(value) if isinstance(value, int | float) else math.nan

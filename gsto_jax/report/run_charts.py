@@ -1,94 +1,95 @@
-"""Charts of what training and the evaluations of a run, or of two, wrote by step."""
+"""Charts of the training log and the evaluations of one or two runs."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from gsto_jax.report.curves import Chart, Line, chart
-from gsto_jax.report.run import Run, number
-from gsto_jax.report.settings import words
+from gsto_jax.report.charts import Chart, Curve, draw_chart
+from gsto_jax.report.options import format_value
+from gsto_jax.report.run import LoadedRun, to_float
 
-_CURVES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+_CHARTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("gradient_norm", "gradient norm", {"log": True}),
-    ("steps_per_second", "steps a second", {}),
-    ("examples_per_second", "examples a second", {}),
-    ("input_wait", "waiting for input, %", {"percent": True}),
-    ("peak_share", "share of the chip's peak, %", {"percent": True}),
-    ("plan_share", "share of the plan, %", {"percent": True}),
+    ("steps_per_second", "steps per second", {}),
+    ("examples_per_second", "examples per second", {}),
+    ("input_wait", "time waiting for input, %", {"percent": True}),
+    ("peak_share", "model FLOPs utilization, %", {"percent": True}),
+    ("plan_share", "planned over measured step time, %", {"percent": True}),
 )
-_SPLIT = "Waiting for input, waiting for the device, and the rest on the host: they are all of it."
+_STEP_TIME_NOTE = "Input is time waiting for data, device for the accelerator, host all other time."
+_MAX_CURVES = 5  # that the colors can distinguish
 
 
-def run_charts(run: Run, measure: tuple[str, str]) -> list[Chart]:
-    """Charts of a run; of its evaluations a measure, which has a key and a label."""
-    parts = _loss_keys(run)[-4:]
-    parts = parts if len(parts) > 1 else []  # a single one is the total
-    lines = [_line(run, "loss", "total"), *(_line(run, k, k.partition("/")[2]) for k in parts)]
+def run_charts(run: LoadedRun, metric: tuple[str, str]) -> list[Chart]:
+    """Returns the charts of a run; `metric` is the key and label of an evaluation metric."""
+    terms = _loss_keys(run)[1 - _MAX_CURVES :]
+    terms = terms if len(terms) > 1 else []  # a single term equals the total
+    losses = [_curve(run, "loss", "total")]
+    losses += [_curve(run, key, key.partition("/")[2]) for key in terms]
     weights = run.get("loss.stage_weights")
-    note = f"The total weighs stages 1 to {len(weights)} by {words(weights)}." if weights else ""
-    charts = [chart("loss", lines, log=True, note=note if parts else "")]
-    charts.append(chart("learning rate", [_line(run, "learning_rate", "learning rate")]))
-    for key, title, how in _CURVES:
-        charts.append(chart(title, [_line(run, key, title)], **how))
-    split = [_line(run, f"step_seconds/{name}", name) for name in ("input", "device", "host")]
-    charts.append(chart("seconds of a step", split, log=True, note=_SPLIT))
-    charts.append(_evaluation_chart([run], *measure))
-    return _drawn(charts)
+    note = ""
+    if weights and terms:
+        note = f"The total weights stages 1 to {len(weights)} by {format_value(weights)}."
+    charts = [draw_chart("loss", losses, log=True, note=note)]
+    charts.append(draw_chart("learning rate", [_curve(run, "learning_rate", "learning rate")]))
+    for key, title, options in _CHARTS:
+        charts.append(draw_chart(title, [_curve(run, key, title)], **options))
+    times = [_curve(run, f"step_seconds/{name}", name) for name in ("input", "device", "host")]
+    charts.append(draw_chart("step time, seconds", times, log=True, note=_STEP_TIME_NOTE))
+    charts.append(_evaluation_chart([run], *metric))
+    return [chart for chart in charts if chart is not None]
 
 
-def comparison_charts(ours: Run, theirs: Run, measure: tuple[str, str]) -> list[Chart]:
-    """Charts of two runs side by side; see `run_charts`."""
-    runs = (ours, theirs)
+def comparison_charts(run: LoadedRun, baseline: LoadedRun, metric: tuple[str, str]) -> list[Chart]:
+    """Returns charts with a curve for each of two runs; see `run_charts`."""
+    runs = (run, baseline)
 
-    def both(key: str, title: str, **how: Any) -> Chart | None:
-        return chart(title, [_line(run, key, run.label) for run in runs], **how)
+    def draw(key: str, title: str, **options: Any) -> Chart | None:
+        return draw_chart(title, [_curve(x, key, x.label) for x in runs], **options)
 
-    shared = [k for k in _loss_keys(ours) if k in _loss_keys(theirs)]
-    note = "Not the same sum: the networks have other supervised heads."
-    same = _loss_keys(ours) == _loss_keys(theirs)
-    charts = [both(k, f"loss, {k.partition('/')[2]}", log=True) for k in shared]
-    charts.append(both("loss", "loss, total", log=True, note="" if same else note))
-    charts.append(both("learning_rate", "learning rate"))
-    charts += [both(key, title, **how) for key, title, how in _CURVES]
-    charts.append(_evaluation_chart(runs, *measure))
-    return _drawn(charts)
+    keys = [_loss_keys(x) for x in runs]
+    charts = [
+        draw(key, f"loss, {key.partition('/')[2]}", log=True) for key in keys[0] if key in keys[1]
+    ]
+    note = "" if keys[0] == keys[1] else "Not comparable: the networks have other supervised heads."
+    charts.append(draw("loss", "loss, total", log=True, note=note))
+    charts.append(draw("learning_rate", "learning rate"))
+    charts += [draw(key, title, **options) for key, title, options in _CHARTS]
+    charts.append(_evaluation_chart(runs, *metric))
+    return [chart for chart in charts if chart is not None]
 
 
-def curves_missing(*runs: Run) -> str:
-    """What to say of runs that have no curves of training; nothing where all have."""
+def missing_charts_note(*runs: LoadedRun) -> str:
+    """Returns a note that names the runs without a training log; "" if all have one."""
     names = [run.label for run in runs if not run.training]
-    return f"No training.jsonl, so no curves of training: {', '.join(names)}." if names else ""
+    return f"No training charts, as training.jsonl is missing: {', '.join(names)}." if names else ""
 
 
-def _evaluation_chart(runs: Sequence[Run], key: str, label: str) -> Chart | None:
-    """A measure over steps, by split and protocol; None for fewer than two steps."""
-    lines = []
+def _evaluation_chart(runs: Sequence[LoadedRun], key: str, label: str) -> Chart | None:
+    """Draws a metric over steps for each split and protocol; returns None for a single step."""
+    curves = []
     for run in runs:
         series: dict[tuple[str, str], dict[int, float]] = {}
-        for line in run.evaluations:
-            how = str(line.get("split", "")), str(line.get("protocol", ""))
-            series.setdefault(how, {})[line.get("step", 0)] = number(line.get(key))
-        for how, values in series.items():
-            if len(runs) > 1 and how[0] != runs[0].split:
+        for record in run.evaluations:
+            split, protocol = str(record.get("split", "")), str(record.get("protocol", ""))
+            values = series.setdefault((split, protocol), {})
+            values[record.get("step", 0)] = to_float(record.get(key))
+        for (split, protocol), values in series.items():
+            if len(runs) > 1 and split != runs[0].split:
                 continue
-            name = ", ".join([run.label, *how] if len(runs) > 1 else how)
-            lines.append(Line(name, sorted(values), [values[step] for step in sorted(values)]))
-    if max((len(x.steps) for x in lines), default=0) < 2:
+            name = ", ".join([*([run.label] if len(runs) > 1 else []), split, protocol])
+            curves.append(Curve(name, sorted(values), [values[step] for step in sorted(values)]))
+    if max((len(x.steps) for x in curves), default=0) < 2:
         return None
-    # As many as can be told apart: those with most points.
-    lines = sorted(lines, key=lambda x: -len(x.steps))[:5]
-    alone = lines[0].label if len(lines) == 1 else ""  # which a legend would say
-    return chart(f"{label} of evaluations, %", lines, percent=True, note=alone)
+    curves = sorted(curves, key=lambda x: -len(x.steps))[:_MAX_CURVES]
+    note = curves[0].label if len(curves) == 1 else ""  # a single curve has no legend
+    return draw_chart(f"{label} of evaluations, %", curves, percent=True, note=note)
 
 
-def _line(run: Run, key: str, label: str) -> Line:
-    found = [line for line in run.training if key in line]
-    return Line(label, [x["step"] for x in found], [number(x[key]) for x in found])
+def _curve(run: LoadedRun, key: str, label: str) -> Curve:
+    records = [x for x in run.training if key in x]
+    return Curve(label, [x["step"] for x in records], [to_float(x[key]) for x in records])
 
 
-def _loss_keys(run: Run) -> list[str]:
-    """Of the parts of the loss, in the network's order."""
-    return sorted({k for line in run.training for k in line if k.startswith("loss/")})
-
-
-def _drawn(charts: Sequence[Chart | None]) -> list[Chart]:
-    return [x for x in charts if x is not None]
+def _loss_keys(run: LoadedRun) -> list[str]:
+    """Returns the keys of the loss terms, in the order of the stages."""
+    return sorted({k for record in run.training for k in record if k.startswith("loss/")})

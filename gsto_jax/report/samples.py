@@ -1,4 +1,4 @@
-"""Which samples of an evaluation a page shows: those at the ends, and what was drawn of them."""
+"""Selects the samples of an evaluation that a page shows, and embeds their images."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,187 +10,196 @@ import numpy as np
 
 from gsto_jax.drawing.heat_maps import split_branch_figure
 from gsto_jax.evaluation.folder import Sample
-from gsto_jax.report import images
-from gsto_jax.report.images import Image
+from gsto_jax.report.images import EmbeddedImage, embed_photo, read_png
 
-SHOWN = 4
-"""How many samples at each end."""
-_FIGURES = 2
-_GONE = "Panels that are gone, or cannot be read, are left out."
-
+MAX_SAMPLES = 4  # per list
+_MAX_FIGURES = 2  # per kind
+_MISSING_PANELS_NOTE = "Missing or damaged panels are left out."
 
 S = TypeVar("S", bound=Sample)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A sample of the set on a page.
+class SampleView:
+    """A sample on a page.
 
     Attributes:
-      name: of the sample.
-      scores: label and value of each number beside it; a value in 0..1.
-      tiles: what there is to see, each under its caption.
-      legend: name and color of the classes in it.
+      name: Name of the sample.
+      scores: Label and value of each score.
+      tiles: Caption and image of each tile.
+      legend: Name and CSS color of the classes in the tiles.
     """
 
     name: str
     scores: Sequence[tuple[str, float]]
-    tiles: Sequence[tuple[str, Image]]
+    tiles: Sequence[tuple[str, EmbeddedImage]]
     legend: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The samples at both ends.
+    """The best and the worst samples of an evaluation.
 
     Attributes:
-      best: from the best one down.
-      worst: from the worst one up.
-      notes: what is missing.
-      scores: of all that have one, ascending.
+      best: The best samples, the best first.
+      worst: The worst samples, the worst first.
+      notes: Sentences about missing data.
+      scores: Scores of all ranked samples, ascending.
     """
 
-    best: Sequence[Shown]
-    worst: Sequence[Shown]
+    best: Sequence[SampleView]
+    worst: Sequence[SampleView]
     notes: Sequence[str]
     scores: Sequence[float]
 
     @property
-    def spread(self) -> list[float]:
-        """Lowest score, quartiles, highest; empty without any."""
+    def quantiles(self) -> list[float]:
+        """Minimum, quartiles, and maximum of the scores; empty without scores."""
         if not self.scores:
             return []
         return [float(x) for x in np.quantile(self.scores, (0, 0.25, 0.5, 0.75, 1))]
 
 
 @dataclass(frozen=True)
-class Differences:
-    """The samples that differ most between two runs.
+class PairRanking:
+    """The samples whose scores differ most between a run and its baseline.
 
     Attributes:
-      better: those on which the first run is better, from the largest gain down.
-      worse: those on which the second one is.
-      notes: what is missing.
-      tally: on how many the first is better, the second is, and of how many.
+      better: Samples on which the run is better, the largest difference first.
+      worse: Samples on which the baseline is better, the largest difference first.
+      notes: Sentences about missing data.
+      num_better: Number of samples on which the run is better.
+      num_worse: Number of samples on which the baseline is better.
+      num_scored: Number of samples with scores in both runs.
     """
 
-    better: Sequence[Shown]
-    worse: Sequence[Shown]
+    better: Sequence[SampleView]
+    worse: Sequence[SampleView]
     notes: Sequence[str]
-    tally: tuple[int, int, int]
+    num_better: int
+    num_worse: int
+    num_scored: int
 
 
-def best_and_worst(
+def rank_samples(
     samples: Sequence[S],
     score: Callable[[S], float],
-    show: Callable[[S], Shown | None],
+    make_view: Callable[[S], SampleView | None],
     noun: str,
 ) -> Ranking:
-    """Ranks samples.
+    """Ranks samples by score.
 
     Args:
-      samples: of the set.
-      score: of a sample; one whose score is NaN is not ranked.
-      show: makes a sample ready for the page; None where its panel cannot be read.
-      noun: what a sample is.
+      samples: Samples of the evaluation.
+      score: Returns the score of a sample; samples with NaN are not ranked.
+      make_view: Embeds a sample; returns None if its panel cannot be read.
+      noun: "image" or "person".
     """
     ranked = sorted((x for x in samples if math.isfinite(score(x))), key=score)
-    panels = [x for x in ranked if "sample" in x.drawn]
-    count = min(SHOWN, (len(panels) + 1) // 2)
-    worst = panels[:count]
-    best = [x for x in panels[::-1][:count] if x not in worst]
+    with_panel = [x for x in ranked if "sample" in x.drawn]
+    count = min(MAX_SAMPLES, (len(with_panel) + 1) // 2)
+    worst = with_panel[:count]
+    best = [x for x in with_panel[::-1][:count] if x not in worst]
     notes = []
     if not samples:
-        notes.append(f"The evaluation left no {noun}s.csv, so no {noun} has scores of its own.")
+        notes.append(f"There are no scores by {noun}, as {noun}s.csv is missing.")
     elif len(ranked) < len(samples):
+        unlabeled = len(samples) - len(ranked)
+        notes.append(f"{unlabeled} of {len(samples)} {noun}s have no labels and are not ranked.")
+    if ranked and not with_panel:
+        notes.append("The evaluation wrote no panels (eval.sample_images), so none are shown.")
+    elif len(with_panel) < len(ranked):
         notes.append(
-            f"{len(samples) - len(ranked)} of {len(samples)} {noun}s have no labels, so they have "
-            "no score of this kind and are not ranked."
+            f"{len(with_panel)} of {len(ranked)} {noun}s have a panel (eval.sample_images); the "
+            "best and worst of these are shown."
         )
-    if ranked and not panels:
-        notes.append(
-            "The evaluation drew no panels (eval.sample_images), so there are none to show."
-        )
-    elif len(panels) < len(ranked):
-        notes.append(
-            f"{len(panels)} of {len(ranked)} {noun}s have a panel (eval.sample_images): the best "
-            "and the worst of them are below."
-        )
-    high, low = readable(best, show), readable(worst, show)
-    if len(high + low) < len(best + worst):
-        notes.append(_GONE)
-    return Ranking(high, low, notes, [score(x) for x in ranked])
+    best_views, worst_views = make_views(best, make_view), make_views(worst, make_view)
+    if len(best_views + worst_views) < len(best + worst):
+        notes.append(_MISSING_PANELS_NOTE)
+    return Ranking(best_views, worst_views, notes, [score(x) for x in ranked])
 
 
-def most_different(
+def rank_pairs(
     pairs: Sequence[tuple[S, S]],
     score: Callable[[S], float],
-    show: Callable[[tuple[S, S]], Shown | None],
+    make_view: Callable[[tuple[S, S]], SampleView | None],
     noun: str,
-) -> Differences:
+) -> PairRanking:
     """Ranks samples by the difference of their scores in two runs.
 
     Args:
-      pairs: each sample of the set as the first and as the second run met it.
-      score: see `best_and_worst`.
-      show: see `best_and_worst`.
-      noun: what a sample is.
+      pairs: Each sample in the evaluations of the run and of the baseline.
+      score: See `rank_samples`.
+      make_view: See `rank_samples`.
+      noun: See `rank_samples`.
     """
 
     def gain(pair: tuple[S, S]) -> float:
         return score(pair[0]) - score(pair[1])
 
     scored = [pair for pair in pairs if math.isfinite(gain(pair))]
-    drawn = sorted((x for x in scored if all("sample" in y.drawn for y in x)), key=gain)
-    better = [pair for pair in drawn[::-1] if gain(pair) > 0][:SHOWN]
-    worse = [pair for pair in drawn if gain(pair) < 0][:SHOWN]
+    with_panel = [pair for pair in scored if all("sample" in x.drawn for x in pair)]
+    ascending = sorted(with_panel, key=gain)
+    better = [pair for pair in ascending[::-1] if gain(pair) > 0][:MAX_SAMPLES]
+    worse = [pair for pair in ascending if gain(pair) < 0][:MAX_SAMPLES]
     notes = []
     if not pairs:
-        notes.append(f"There is no {noun}s.csv of both evaluations, so {noun}s cannot be compared.")
+        notes.append(f"There is no comparison by {noun}, as {noun}s.csv is missing.")
     elif not scored:
-        notes.append(f"No {noun} has labels, so none can be compared.")
-    elif not drawn:
-        notes.append(f"No {noun} has a panel in both runs (eval.sample_images), so none is shown.")
-    elif len(drawn) < len(scored):
+        notes.append(f"There is no comparison by {noun}, as no {noun} has labels.")
+    elif not with_panel:
+        notes.append(f"No {noun} has a panel in both runs (eval.sample_images), so none are shown.")
+    elif len(with_panel) < len(scored):
         notes.append(
-            f"{len(drawn)} of {len(scored)} {noun}s have a panel in both runs: these differ most "
-            "among those."
+            f"{len(with_panel)} of {len(scored)} {noun}s have a panel in both runs; those that "
+            "differ most are shown."
         )
-    high, low = readable(better, show), readable(worse, show)
-    if len(high + low) < len(better + worse):
-        notes.append(_GONE)
+    better_views, worse_views = make_views(better, make_view), make_views(worse, make_view)
+    if len(better_views + worse_views) < len(better + worse):
+        notes.append(_MISSING_PANELS_NOTE)
     gains = [gain(pair) for pair in scored]
-    tally = (sum(x > 0 for x in gains), sum(x < 0 for x in gains), len(gains))
-    return Differences(high, low, notes, tally)
+    return PairRanking(
+        better=better_views,
+        worse=worse_views,
+        notes=notes,
+        num_better=sum(x > 0 for x in gains),
+        num_worse=sum(x < 0 for x in gains),
+        num_scored=len(gains),
+    )
 
 
-T = TypeVar("T")
+def make_views(
+    samples: Sequence[T], make_view: Callable[[T], SampleView | None]
+) -> list[SampleView]:
+    """Returns the views of the samples whose panels can be read."""
+    return [view for x in samples if (view := make_view(x)) is not None]
 
 
-def readable(chosen: Sequence[T], show: Callable[[T], Shown | None]) -> list[Shown]:
-    """Those of the samples whose panels can be read, ready for the page."""
-    return [shown for x in chosen if (shown := show(x)) is not None]
-
-
-def figures(
-    drawings: Iterable[tuple[str, Mapping[str, Path]]], kinds: Sequence[str]
-) -> dict[str, list[tuple[str, list[Image]]]]:
-    """What the network looked at, of the first samples that have it: name and tiles, by kind.
+def embed_features(
+    png_paths: Iterable[tuple[str, Mapping[str, Path]]], kinds: Sequence[str]
+) -> dict[str, list[tuple[str, list[EmbeddedImage]]]]:
+    """Embeds figures of features, such as branches and gates, of the first samples with them.
 
     Args:
-      drawings: name of each sample, and its PNGs by kind.
-      kinds: those to show.
+      png_paths: Name of each sample, and the paths of its PNGs by kind.
+      kinds: Kinds to embed.
+
+    Returns:
+      Name and tiles of the samples, by kind.
     """
-    found: dict[str, list[tuple[str, list[Image]]]] = {kind: [] for kind in kinds}
-    for name, by_kind in drawings:
-        for kind, path in by_kind.items():
-            if kind not in found or len(found[kind]) == _FIGURES:
+    figures: dict[str, list[tuple[str, list[EmbeddedImage]]]] = {kind: [] for kind in kinds}
+    for name, paths in png_paths:
+        for kind, path in paths.items():
+            if kind not in figures or len(figures[kind]) == _MAX_FIGURES:
                 continue
-            drawn = images.read(path)
-            if drawn is None:
+            figure = read_png(path)
+            if figure is None:
                 continue
-            tiles = split_branch_figure(drawn) if kind == "branches" else [drawn]
-            alts = [f"{kind.capitalize()}, tile {n + 1}: {name}" for n in range(len(tiles))]
-            encoded = [images.photograph(*x) for x in zip(tiles, alts, strict=True)]
-            found[kind].append((name, encoded))
-    return found
+            tiles = split_branch_figure(figure) if kind == "branches" else [figure]
+            title = kind.capitalize()
+            embedded = [
+                embed_photo(tile, f"{title} of {name}, tile {n}") for n, tile in enumerate(tiles, 1)
+            ]
+            figures[kind].append((name, embedded))
+    return figures

@@ -1,4 +1,4 @@
-"""A parser of report pages, and readers of the files of a run."""
+"""Parser of report pages, and readers of the files of a run."""
 
 import csv
 import shutil
@@ -13,7 +13,7 @@ VOID = {"meta", "link", "img", "br", "wbr"}
 
 
 class Page(HTMLParser):
-    """Tables by id as rows of texts, all text, and every tag with its attributes."""
+    """Parsed page: tables by id as rows of cell texts, all text, and all tags with attributes."""
 
     def __init__(self, path):
         super().__init__()
@@ -64,8 +64,8 @@ def percent(text, digits=2):
     return "–" if text in ("", "nan") else f"{100 * float(text):.{digits}f}"
 
 
-def comparison_refused(run, output, other):
-    """Why the page of a run beside another one is refused."""
+def comparison_error(run, output, other):
+    """Returns the error message of a comparison that must fail."""
     with pytest.raises(UserError) as error:
         write_report(run, output, other)
     return str(error.value)
