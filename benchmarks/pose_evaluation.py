@@ -71,7 +71,8 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     import numpy as np
 
     from gsto_jax.devices.mesh import make_mesh
-    from gsto_jax.pose.evaluate import estimate_poses, predict_joints
+    from gsto_jax.pose.evaluate import estimate_poses
+    from gsto_jax.pose.inference import predict_joints
     from gsto_jax.runs import workdir
     from gsto_jax.runs.experiment import load_for_evaluation
     from gsto_jax.training.task import initial_state

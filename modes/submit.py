@@ -14,7 +14,7 @@ from gsto_jax.devices.mesh import make_mesh, replicate, use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.loop import Batch, GetMaps
 from gsto_jax.pose.eval_set import PoseEvalSet
-from gsto_jax.pose.eval_set import protocol as pose_protocol
+from gsto_jax.pose.eval_set import describe_protocol as pose_protocol
 from gsto_jax.pose.evaluate import estimate_poses
 from gsto_jax.pose.metrics import to_coco_results, write_coco_results
 from gsto_jax.pose.task import PoseTask

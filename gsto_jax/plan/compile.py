@@ -14,7 +14,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.plan.kernel_schedule import clear_schedules
 from gsto_jax.plan.step_cost import CompiledStep, StepPlan, peak_memory
 from gsto_jax.plan.targets import CompileTarget
-from gsto_jax.pose.evaluate import PosePrograms
+from gsto_jax.pose.inference import PosePrograms
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.segmentation.inference import SegmentationPrograms
 from gsto_jax.segmentation.task import SegmentationTask

@@ -1,1 +1,1 @@
-"""Human pose: joints as heatmaps, trained and scored as COCO keypoints are (paper, section 4.4)."""
+"""Human pose estimation with heatmaps, evaluated as COCO keypoints (paper, section 4.4)."""

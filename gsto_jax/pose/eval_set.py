@@ -1,4 +1,4 @@
-"""Persons cut out of images, to evaluate a pose network on."""
+"""A labeled dataset of persons to evaluate a pose network on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,43 +15,44 @@ from gsto_jax.evaluation.eval_set import EvalSet, Summary, or_none
 from gsto_jax.evaluation.folder import ResultsFolder
 from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch
 from gsto_jax.evaluation.percent import percent
-from gsto_jax.pose.evaluate import Poses, estimate_poses, roundtrip_joints
-from gsto_jax.pose.metrics import PERSON, check_joints, evaluate_coco, to_coco_results
+from gsto_jax.pose.evaluate import Poses, estimate_poses
+from gsto_jax.pose.inference import roundtrip_joints
+from gsto_jax.pose.metrics import PERSON_CATEGORY, check_joints, evaluate_coco, to_coco_results
 from gsto_jax.pose.oks import similarity
 from gsto_jax.pose.panels import PosePngWriter
 from gsto_jax.pose.results import FOLDER, PersonScore, finish
-from gsto_jax.pose.tables import pose_table
+from gsto_jax.pose.tables import score_table
 from gsto_jax.pose.task import PoseTask
 
-CEILING = "truth through its heatmaps"
-"""What encoding and decoding alone allow: the true joints, encoded and decoded."""
+CEILING = "true joints, encoded"
+"""Name of the scores of the true joints after encoding and decoding, an upper bound."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Poses of a set, beside the truth.
+    """Predicted and true poses of a dataset.
 
     Attributes:
       poses: of the network.
-      reread: the true joints through their heatmaps and back; None in boxes of a detector.
-      truth: annotations of the set.
+      roundtrip: true joints after encoding and decoding; None for detected boxes.
+      truth: annotations of the dataset.
     """
 
     poses: Poses
-    reread: Poses | None
+    roundtrip: Poses | None
     truth: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoseEvalSet(EvalSet):
-    """Persons cut out of images. See `EvalSet` for the other attributes.
+    """Person crops. See `EvalSet` for the other attributes.
 
     Attributes:
-      boxes: whose boxes they are seen in, in words.
-      detected: whether those are of a detector; such persons come without joints.
-      annotations: returns those of the images, as published.
-      image_ids: of the images, those without a person too.
-      category_id: of the persons, in the annotations and in results.
+      boxes: description of the source of the boxes.
+      detected: whether the boxes are from a detector; such persons have no true joints.
+      annotations: returns the COCO annotations of the images.
+      image_ids: of all images, including those without persons.
+      category_id: of persons, in annotations and results.
     """
 
     files: ClassVar[ResultsFolder[PersonScore]] = FOLDER
@@ -62,7 +63,7 @@ class PoseEvalSet(EvalSet):
     detected: bool
     annotations: Callable[[], Sequence[Mapping[str, Any]]]
     image_ids: Sequence[int]
-    category_id: int = PERSON
+    category_id: int = PERSON_CATEGORY
 
     def writer(self, task: PoseTask, folder: Path) -> PosePngWriter:
         """See `EvalSet.writer`."""
@@ -77,27 +78,34 @@ class PoseEvalSet(EvalSet):
         stop: Callable[[], bool],
     ) -> Predictions | None:
         """See `EvalSet.predict`."""
-        truth = self._of_set(self.annotations())
+        truth = self._in_images(self.annotations())
         check_joints(truth, len(task.sigmas))
-        reread: list[tuple[Batch, Array]] = []  # without the images, which would fill the memory
+        roundtrips: list[tuple[np.ndarray, np.ndarray, Array]] = []
 
-        def also_reread(batch: Batch, joints: np.ndarray, maps: GetMaps) -> None:
+        def start_roundtrip(batch: Batch, joints: np.ndarray, maps: GetMaps) -> None:
             if not self.detected:
-                # Read at the end: it queues behind the next batch.
-                places = {name: batch[name] for name in ("index", "mask")}
-                reread.append((places, roundtrip_joints(task, mesh, batch)))
+                # Fetched at the end, since it is queued behind the next batch.
+                outputs = roundtrip_joints(task, mesh, batch)
+                roundtrips.append((batch["index"], batch["mask"], outputs))
             on_batch(batch, joints, maps)
 
-        poses = estimate_poses(task, variables, self.batches, self.size, mesh, also_reread, stop)
+        poses = estimate_poses(
+            task,
+            variables,
+            self.batches,
+            self.size,
+            mesh,
+            on_batch=start_roundtrip,
+            stop=stop,
+        )
         if poses is None:
             return None
         if self.detected:
             return Predictions(poses, None, truth)
         table = np.zeros_like(poses.joints)
-        for batch, joints in reread:
-            table[batch["index"][batch["mask"]]] = local_shard(joints)[batch["mask"]]
-        of_truth = replace(poses, joints=sum_over_processes(table))
-        return Predictions(poses, of_truth, truth)
+        for index, mask, joints in roundtrips:
+            table[index[mask]] = local_shard(joints)[mask]
+        return Predictions(poses, replace(poses, joints=sum_over_processes(table)), truth)
 
     def score(
         self, task: PoseTask, sample: Batch, prediction: np.ndarray, **about: Any
@@ -105,12 +113,12 @@ class PoseEvalSet(EvalSet):
         """See `EvalSet.score`."""
         visible, area = sample["visible"], sample["area"]
         truth = np.concatenate([sample["original_joints"], visible[:, None]], -1)
-        alike = similarity(prediction, truth[None], float(area), area[None], task.sigmas, 0)
+        oks = similarity(prediction, truth[None], float(area), area[None], task.sigmas, 0)
         labeled = int((visible > 0).sum())
         return PersonScore(
             image_id=int(sample["image_id"]),
             labeled_joints=labeled,
-            similarity=float(alike[0]) if labeled else float("nan"),
+            similarity=float(oks[0]) if labeled else float("nan"),
             joint_score=float(prediction[:, 2].astype(float).mean()),
             box_score=float(sample["score"]),
             **about,
@@ -119,49 +127,49 @@ class PoseEvalSet(EvalSet):
     def describe(self, task: PoseTask) -> str:
         """See `EvalSet.describe`."""
         count = f"{self.size} persons in {len(self.image_ids)} images"
-        return f"{count}, {self.boxes}{protocol(task)}"
+        return f"{count}, {self.boxes}{describe_protocol(task)}"
 
     def summarize(self, task: PoseTask, predictions: Predictions, title: str) -> Summary:
         """See `EvalSet.summarize`."""
-        found, figures = self._figures(task, predictions.poses, predictions.truth)
-        rows, ceiling = {"network": figures}, float("nan")
-        if predictions.reread is not None:
-            rows[CEILING] = self._figures(task, predictions.reread, predictions.truth)[1]
-            ceiling = rows[CEILING]["AP"]
+        results, metrics = self._metrics(task, predictions.poses, predictions.truth)
+        columns, ceiling = {"network": metrics}, float("nan")
+        if predictions.roundtrip is not None:
+            columns[CEILING] = self._metrics(task, predictions.roundtrip, predictions.truth)[1]
+            ceiling = columns[CEILING]["AP"]
         record = {
             "images": len(self.image_ids),
             "persons": self.size,
             "boxes": self.boxes,
-            "protocol": f"{self.boxes}{protocol(task)}",
-            **or_none({**figures, "ceiling_AP": ceiling}),
+            "protocol": f"{self.boxes}{describe_protocol(task)}",
+            **or_none({**metrics, "ceiling_AP": ceiling}),
         }
-        whose = "detector_boxes" if self.detected else "ground_truth_boxes"
+        boxes = "detector_boxes" if self.detected else "ground_truth_boxes"
         return Summary(
             record,
-            (pose_table(rows, title), self._headline(figures["AP"])),
-            {f"{name}/{whose}": value for name, value in figures.items()},
-            partial(finish, results=found),
+            (score_table(columns, title), self._headline(metrics["AP"])),
+            {f"{name}/{boxes}": value for name, value in metrics.items()},
+            partial(finish, results=results),
         )
 
-    def _figures(
+    def _metrics(
         self, task: PoseTask, poses: Poses, truth: Sequence[Mapping[str, Any]]
     ) -> tuple[list[Mapping[str, Any]], dict[str, float]]:
-        """Returns poses in the benchmark's form, and its figures."""
-        config, category = task.config.pose, self.category_id
-        kept = self._of_set(to_coco_results(poses, task.sigmas, config, category_id=category))
-        return kept, evaluate_coco(kept, truth, self.image_ids, task.sigmas, category)
+        """Returns COCO results and metrics."""
+        category, sigmas = self.category_id, task.sigmas
+        results = self._in_images(to_coco_results(poses, sigmas, task.config.pose, category))
+        return results, evaluate_coco(results, truth, self.image_ids, sigmas, category)
 
     def _headline(self, precision: float) -> str:
         reason = f": {self.split} has no person with a labeled joint to score"
         return f"AP {percent(precision)} ({self.boxes}){reason if np.isnan(precision) else ''}"
 
-    def _of_set(self, persons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        wanted = set(self.image_ids)
-        return [person for person in persons if person["image_id"] in wanted]
+    def _in_images(self, persons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        image_ids = set(self.image_ids)
+        return [person for person in persons if person["image_id"] in image_ids]
 
 
-def protocol(task: PoseTask) -> str:
-    """Returns how persons are predicted, in words that follow those of their boxes."""
+def describe_protocol(task: PoseTask) -> str:
+    """Describes flip test, decoding and NMS; follows the description of the boxes."""
     pose = task.config.pose
     words = []
     if task.config.eval.flip:

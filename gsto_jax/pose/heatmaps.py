@@ -1,7 +1,7 @@
-"""Joints to heatmaps and back, on the device: the encoding and decoding of pose networks.
+"""Encoding of joints to heatmaps and decoding of heatmaps, on the device.
 
-A joint becomes a Gaussian of peak 1 around the pixel of the heatmap that it falls into. Back, the
-largest value gives the pixel, and its neighbors which way the joint lies off the pixel's center.
+A joint is encoded as a Gaussian with peak 1 at its pixel. Decoding takes the pixel with the maximum
+and refines it to subpixel accuracy from its neighbors.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from gsto_jax.ops.flip import flip, flip_permutation
 from gsto_jax.ops.floating import as_floating
@@ -19,27 +20,31 @@ REFINEMENTS = ("none", "quarter", "dark")
 
 
 def encode(
-    joints: Array, visible: Array, image: Size, heatmap: Size, sigma: float
-) -> tuple[Array, Array]:
-    """Heatmaps of joints.
+    joints: Float[Array, "b j 2"],
+    visible: Float[Array, "b j"],
+    image: Size,
+    heatmap: Size,
+    sigma: float,
+) -> tuple[Float[Array, "b h w j"], Float[Array, "b j"]]:
+    """Encodes joints as heatmaps.
 
     Args:
-      joints: `b j 2`, x and y in pixels of the network's input.
-      visible: `b j`, above 0 for a labeled joint.
+      joints: x and y in pixels of the network's input.
+      visible: above 0 for labeled joints.
       image: (h, w) of the input.
       heatmap: (h, w) of the heatmaps.
-      sigma: deviation of the Gaussians in pixels of the heatmap; beyond three of them all is 0.
+      sigma: standard deviation of the Gaussians in heatmap pixels, cut off at three sigmas.
 
     Returns:
-      `b h w j` float32, 0 for joints that are not labeled; and their weights `b j` float32: 1 for
-      labeled joints, but 0 where no pixel of the heatmap lies within three sigmas.
+      Heatmaps, float32, 0 for unlabeled joints; and weights, float32: 1 for labeled joints within
+      three sigmas of a heatmap pixel, else 0.
     """
     stride = jnp.asarray([image[1] / heatmap[1], image[0] / heatmap[0]], jnp.float32)
-    center = jnp.trunc(joints / stride[None, None] + 0.5)  # towards zero, as published
+    center = jnp.trunc(joints / stride[None, None] + 0.5)  # toward zero, as published
     reach = 3 * sigma
     limit = jnp.asarray([heatmap[1], heatmap[0]], jnp.float32)[None, None]
     inside = ((center - reach < limit) & (center + reach + 1 >= 0)).all(-1)
-    weight = (inside & (visible > 0)).astype(jnp.float32)  # of 2 as of 1, of -1 as of 0
+    weight = (inside & (visible > 0)).astype(jnp.float32)
 
     def along(length: int, axis: int) -> tuple[Array, Array]:
         offset = jnp.arange(length, dtype=jnp.float32)[None, :, None] - center[:, None, :, axis]
@@ -50,33 +55,35 @@ def encode(
     return jnp.where(near, rows[:, :, None] * columns[:, None], 0), weight
 
 
-def decode(heatmaps: Array, refinement: str = "quarter", sigma: float = 2.0) -> tuple[Array, Array]:
-    """Joints of heatmaps.
+def decode(
+    heatmaps: Float[Array, "b h w j"], refinement: str = "quarter", sigma: float = 2.0
+) -> tuple[Float[Array, "b j 2"], Float[Array, "b j"]]:
+    """Decodes heatmaps to joints.
 
     Args:
-      heatmaps: `b h w j`.
-      refinement: "none", "quarter" (a quarter of a pixel towards the larger neighbor; the paper's)
-        or "dark" (the peak of a parabola through the logarithm of the smoothed map).
+      heatmaps: of the network.
+      refinement: "none"; "quarter", a quarter pixel toward the larger neighbor, as in the paper; or
+        "dark", the maximum of a quadratic fit to the logarithm of the smoothed map.
       sigma: of the encoding, for "dark".
 
     Returns:
-      `b j 2` float32, x and y in pixels of the heatmap, 0 where no value is positive; and the
-      largest values, `b j`.
+      x and y in heatmap pixels, float32, 0 if no value is positive; and the maximum values.
 
     Raises:
       ValueError: an unknown refinement.
     """
     if refinement not in REFINEMENTS:
-        raise ValueError(f"refinement is {refinement!r}: use one of {', '.join(REFINEMENTS)}")
+        choices = ", ".join(REFINEMENTS)
+        raise ValueError(f"refinement must be one of {choices}; got {refinement!r}")
     heatmaps = as_floating(heatmaps)
     batch, height, width, count = heatmaps.shape
     flat = heatmaps.reshape(batch, height * width, count)
     best, value = flat.argmax(1), flat.max(1)
-    found = (value > 0)[..., None]
-    place = jnp.where(found, jnp.stack([best % width, best // width], -1), 0)
+    is_positive = (value > 0)[..., None]
+    pixel = jnp.where(is_positive, jnp.stack([best % width, best // width], -1), 0)
     if refinement == "none":
-        return place.astype(jnp.float32), value
-    x, y = place[..., 0], place[..., 1]
+        return pixel.astype(jnp.float32), value
+    x, y = pixel[..., 0], pixel[..., 1]
     inner = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
     maps = _smoothed_log(heatmaps, sigma) if refinement == "dark" else heatmaps
 
@@ -87,65 +94,64 @@ def decode(heatmaps: Array, refinement: str = "quarter", sigma: float = 2.0) -> 
 
     slope = jnp.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], -1)
     if refinement == "quarter":
-        # Of a joint in a pixel's middle both neighbors are the same, but for rounding.
+        # For a joint at the pixel center the neighbors differ only by rounding.
         shift = 0.25 * jnp.where(jnp.abs(slope) > 1e-6 * value[..., None], jnp.sign(slope), 0)
     else:
-        slope, across = slope / 2, (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1)) / 4
-        bend_x, bend_y = ((at(n, 1 - n) - 2 * at(0, 0) + at(-n, n - 1)) for n in (1, 0))
-        determinant = bend_x * bend_y - across**2
-        shift = (
-            jnp.stack(
-                [
-                    across * slope[..., 1] - bend_y * slope[..., 0],
-                    across * slope[..., 0] - bend_x * slope[..., 1],
-                ],
-                -1,
-            )
-            / jnp.where(determinant == 0, 1, determinant)[..., None]
-        )
-        peak = (determinant > 0) & (bend_x < 0)
-        shift = jnp.where(peak[..., None], jnp.clip(shift, -1, 1), 0)
-    return place + jnp.where(inner[..., None] & found, shift, 0).astype(jnp.float32), value
+        # One Newton step, with the Hessian by finite differences.
+        slope, d_xy = slope / 2, (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1)) / 4
+        d_xx, d_yy = ((at(n, 1 - n) - 2 * at(0, 0) + at(-n, n - 1)) for n in (1, 0))
+        determinant = d_xx * d_yy - d_xy**2
+        d_x, d_y = slope[..., 0], slope[..., 1]
+        step = jnp.stack([d_xy * d_y - d_yy * d_x, d_xy * d_x - d_xx * d_y], -1)
+        shift = step / jnp.where(determinant == 0, 1, determinant)[..., None]
+        is_maximum = (determinant > 0) & (d_xx < 0)
+        shift = jnp.where(is_maximum[..., None], jnp.clip(shift, -1, 1), 0)
+    return pixel + jnp.where(inner[..., None] & is_positive, shift, 0).astype(jnp.float32), value
 
 
 def merge_flipped(
-    heatmaps: Array, mirrored: Array, pairs: Sequence[Sequence[int]], shift: bool = True
-) -> Array:
-    """The mean of heatmaps and of those of the mirror image.
+    heatmaps: Float[Array, "b h w j"],
+    flipped: Float[Array, "b h w j"],
+    pairs: Sequence[Sequence[int]],
+    shift: bool = True,
+) -> Float[Array, "b h w j"]:
+    """Averages heatmaps of an image and of the flipped image.
 
     Args:
-      heatmaps: `b h w j` of the image.
-      mirrored: the same of its mirror image.
-      pairs: joints that change places in it.
-      shift: moves the second one column to the right: the grids of an image and its mirror image
-        do not meet where the network rounds sizes (the published test does so).
+      heatmaps: of the image.
+      flipped: of the flipped image.
+      pairs: joints that are swapped by the flip.
+      shift: shifts the flipped heatmaps one column to the right, as published, since the pixel
+        grids of an image and its flip do not align at the output stride.
     """
-    heatmaps, mirrored = as_floating(heatmaps), as_floating(mirrored)
-    back = flip(mirrored)[..., flip_permutation(pairs, heatmaps.shape[-1])]
+    heatmaps, flipped = as_floating(heatmaps), as_floating(flipped)
+    aligned = flip(flipped)[..., flip_permutation(pairs, heatmaps.shape[-1])]
     if shift:
-        back = jnp.concatenate([back[:, :, :1], back[:, :, :-1]], axis=2)
-    return (heatmaps + back) / 2
+        aligned = jnp.concatenate([aligned[:, :, :1], aligned[:, :, :-1]], axis=2)
+    return (heatmaps + aligned) / 2
 
 
-def to_image(joints: Array, center: Array, frame: Array, heatmap: Size) -> Array:
-    """Moves joints from the heatmap into the image.
+def to_image(
+    joints: Float[Array, "b j 2"],
+    center: Float[Array, "b 2"],
+    frame: Float[Array, "b 2"],
+    heatmap: Size,
+) -> Float[Array, "b j 2"]:
+    """Maps joints from heatmap pixels to image pixels.
 
     Args:
-      joints: `b j 2`, x and y in pixels of the heatmap.
-      center: `b 2`, x and y of the frame's center in the image.
-      frame: `b 2`, width and height of the frame that the network saw.
+      joints: x and y in heatmap pixels.
+      center: x and y of the cropped frame's center, in image pixels.
+      frame: width and height of the cropped frame, in image pixels.
       heatmap: (h, w).
-
-    Returns:
-      `b j 2`, x and y in pixels of the image.
     """
     middle = jnp.asarray([heatmap[1] / 2, heatmap[0] / 2], jnp.float32)[None, None]
-    factor = (frame[:, 0] / heatmap[1])[:, None, None]  # of both axes, as published
+    factor = (frame[:, 0] / heatmap[1])[:, None, None]  # for both axes, as published
     return (joints - middle) * factor + center[:, None]
 
 
 def _smoothed_log(heatmaps: Array, sigma: float) -> Array:
-    """The logarithm of the maps after a Gaussian of the encoding's width, each to its old peak."""
+    """Computes the logarithm of Gaussian-smoothed heatmaps, rescaled to their maxima."""
     reach = int(3 * sigma + 0.5)
     gauss = np.exp(-np.square(np.arange(-reach, reach + 1)) / (2 * sigma**2))
     taps = (gauss / gauss.sum()).tolist()

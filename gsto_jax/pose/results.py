@@ -1,9 +1,9 @@
-"""Files that an evaluation of a pose network leaves (`gsto_jax.evaluation.folder`).
+"""Result files of a pose evaluation (see also `gsto_jax.evaluation.folder`).
 
-scores.csv        the ten figures of COCO, and for whose boxes
-persons.csv       by person: similarity to the truth, scores; which PNGs there are
-results.json      poses in the benchmark's form, as they were scored
-NAME.png ...      see `gsto_jax.pose.panels.PosePngWriter`
+scores.csv      the COCO metrics, and the source of the boxes
+persons.csv     per person: OKS and scores, with the PNGs that exist
+results.json    the scored poses as COCO results
+NAME.png ...    see `gsto_jax.pose.panels.PosePngWriter`
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ class PersonScore(Sample):
     """Scores of one person.
 
     Attributes:
-      image_id: of its image.
-      labeled_joints: number of joints that are labeled.
-      similarity: OKS to the truth over those; NaN without any.
-      joint_score: mean of the joints' scores.
-      box_score: of the box; 1 for true boxes.
+      image_id: id of the image.
+      labeled_joints: number of labeled joints.
+      similarity: OKS with the true pose; NaN without labeled joints.
+      joint_score: mean score of the joints.
+      box_score: score of the box; 1 for true boxes.
     """
 
     image_id: int
@@ -46,7 +46,13 @@ FOLDER = ResultsFolder(
 
 @dataclass(frozen=True)
 class PoseEvaluation:
-    """An evaluation, read back: its folder, record, and persons in the order of the set."""
+    """A pose evaluation, read from its files.
+
+    Attributes:
+      folder: of the files.
+      record: step, split, protocol and scores.
+      persons: scores per person, in dataset order.
+    """
 
     folder: Path
     record: Mapping[str, Any]
@@ -59,26 +65,26 @@ def finish(
     persons: Sequence[PersonScore],
     results: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Writes all files but the PNGs; see `ResultsFolder.finish`.
+    """Writes all result files except PNGs; see `ResultsFolder.finish`.
 
     Args:
-      folder: where to; made if need be.
-      record: of the evaluation, the ten figures among it; None for one that nobody is labeled for.
-      persons: in the order of the set.
-      results: of `gsto_jax.pose.metrics.results`.
+      folder: for the files; created if missing.
+      record: of the evaluation, including the COCO metrics; None for undefined metrics.
+      persons: in dataset order.
+      results: from `gsto_jax.pose.metrics.to_coco_results`.
     """
 
     def write(folder: Path) -> None:
-        figures = [[name, csv_number(record[name])] for name in COCO_METRICS]
-        rows = [*figures, ["boxes", record["boxes"]]]
-        write_text(folder / _SCORES, to_csv(["figure", "value"], rows))
+        metrics = [[name, csv_number(record[name])] for name in COCO_METRICS]
+        rows = [*metrics, ["boxes", record["boxes"]]]
+        write_text(folder / _SCORES, to_csv(["metric", "value"], rows))
         write_coco_results(folder / RESULTS, results)
 
     FOLDER.finish(folder, record, persons, write)
 
 
 def read(folder: Path) -> PoseEvaluation | None:
-    """Reads the evaluation in a folder; None where there is none, or not all of one."""
+    """Reads an evaluation from a folder; None if it is missing or incomplete."""
     record = read_record(folder)
     if record is None or not {*COCO_METRICS} <= record.keys():
         return None

@@ -7,12 +7,12 @@ from rich.table import Table
 from gsto_jax.evaluation.percent import percent
 
 
-def pose_table(rows: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    """The ten figures of COCO keypoints, in percent, by what reached them."""
+def score_table(columns: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    """Builds a table of the COCO keypoint metrics in percent, a column per entry of `columns`."""
     table = Table(title=title, title_justify="left")
-    table.add_column("figure", no_wrap=True)
-    for name in rows:
+    table.add_column("metric", no_wrap=True)
+    for name in columns:
         table.add_column(name, justify="right")
-    for figure in next(iter(rows.values())):
-        table.add_row(figure, *(percent(values[figure]) for values in rows.values()))
+    for metric in next(iter(columns.values())):
+        table.add_row(metric, *(percent(scores[metric]) for scores in columns.values()))
     return table

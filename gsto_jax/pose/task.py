@@ -1,4 +1,4 @@
-"""What pose networks are trained on, and how they see persons in a test."""
+"""The pose task: training loss and evaluation steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from jaxtyping import Float, UInt8
 
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.forward import Maps, feature_maps, forward
@@ -21,16 +22,16 @@ from gsto_jax.training.task import Batch, Shapes, Shares, Task, normalize
 
 @dataclass(frozen=True, kw_only=True)
 class PoseTask(Task):
-    """Finds the joints of persons that are cut out of images. See `Task` for the other attributes.
+    """Top-down pose estimation from person crops. See `Task` for the other attributes.
 
     Attributes:
-      joints: their names.
-      flip_pairs: joints that change places in a mirrored image.
-      skeleton: pairs of joints to draw a line between.
-      sigmas: deviation of each joint in the object keypoint similarity.
+      joints: names.
+      flip_pairs: joints that are swapped in a flipped image.
+      skeleton: pairs of joints that are connected by a line.
+      sigmas: standard deviation of each joint in OKS.
 
     Raises:
-      UserError: more hard joints are asked for than there are, or what only segmentation has.
+      UserError: options that only segmentation has, or `pose.ohkm_topk` above the number of joints.
     """
 
     train_inputs: ClassVar[tuple[str, ...]] = ("image", "joints", "visible")
@@ -45,34 +46,30 @@ class PoseTask(Task):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("flip_pairs", "skeleton"):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
-        for field, value, plain in (
+        for field, value, default in (
             ("eval.scales", self.config.eval.scales, (1.0,)),
             ("eval.window", self.config.eval.window, "whole"),
             ("loss.kind", self.config.loss.kind, "ce"),
             ("loss.class_weights", self.config.loss.class_weights, False),
         ):
-            if value != plain:
-                raise UserError(
-                    f"config.{field} is {value!r}, which is for segmentation: leave it at {plain!r}"
-                )
+            if value != default:
+                raise UserError(f"{field} must be {default!r} for a pose task; got {value!r}")
         if self.config.model.is_context_net:
             raise UserError(
-                f"config.model.variant is {self.config.model.variant!r}, which is for "
-                "segmentation: use an HRNet"
+                f"model.variant must be an HRNet for a pose task; got {self.config.model.variant!r}"
             )
         if self.config.pose.ohkm_topk > len(self.joints):
             raise UserError(
-                f"config.pose.ohkm_topk is {self.config.pose.ohkm_topk}, of {len(self.joints)} "
-                "joints: "
-                "use at most as many, or 0 for all"
+                f"pose.ohkm_topk must be at most {len(self.joints)}, the number of joints, or 0 "
+                f"for all; got {self.config.pose.ohkm_topk}"
             )
         super().__post_init__()
 
     def initial_variables(self) -> dict[str, Any]:
-        """The network's variables before training; whatever `model.init`, heatmaps start flat.
+        """Returns the initial variables, with small last kernels of the heads.
 
-        The last kernel of each head gets the deviation of the published initialisation: heatmaps
-        are low nearly everywhere, and nothing is gained by unlearning others.
+        These kernels have the published standard deviation whatever `model.init` is, since heatmaps
+        are near zero almost everywhere.
         """
         flat = flatten_dict(super().initial_variables())
         for path, values in flat.items():
@@ -102,10 +99,15 @@ class PoseTask(Task):
         return heatmap_supervision(outputs, *targets, self.config.loss, hardest, shares, of_loss)
 
     def targets(self, batch: Batch, heatmap: Sequence[int]) -> tuple[Array, Array]:
-        """Heatmaps of a batch and their weights; see `gsto_jax.pose.heatmaps.encode`."""
+        """Encodes a batch as heatmaps of a size and weights; see `heatmaps.encode`."""
         height, width = batch["image"].shape[1:3]
-        sizes = (height, width), (heatmap[0], heatmap[1])
-        return encode(batch["joints"], batch["visible"], *sizes, self.config.pose.sigma)
+        return encode(
+            batch["joints"],
+            batch["visible"],
+            image=(height, width),
+            heatmap=(heatmap[0], heatmap[1]),
+            sigma=self.config.pose.sigma,
+        )
 
     def shares(self, parts: Batch) -> Shares:
         """See `Task.shares`; all parts weigh the same."""
@@ -113,46 +115,42 @@ class PoseTask(Task):
         return same, same
 
 
-def heatmap_step(task: PoseTask, variables: dict, images: Array) -> tuple[Array, Maps]:
-    """Heatmaps of persons.
-
-    Args:
-      task: what was trained.
-      variables: of the network.
-      images: `b h w 3` uint8 RGB.
-
-    Returns:
-      `b h/4 w/4 j` in at least float32, and their `feature_maps`.
-    """
+def heatmap_step(
+    task: PoseTask, variables: Any, images: UInt8[Array, "b H W 3"]
+) -> tuple[Float[Array, "b h w j"], Maps]:
+    """Computes heatmaps, at least float32, and `feature_maps` of RGB person crops."""
     outputs = forward(task, variables, normalize(task, images))
     return outputs.logits, feature_maps(outputs)
 
 
 def joint_step(
-    task: PoseTask, heatmaps: Array, mirrored: Array | None, batch: Batch
-) -> tuple[Array, Array]:
-    """Joints of heatmaps.
+    task: PoseTask,
+    heatmaps: Float[Array, "b h w j"],
+    flipped: Float[Array, "b h w j"] | None,
+    batch: Batch,
+) -> tuple[Float[Array, "b j 3"], Float[Array, "b h w j"]]:
+    """Decodes heatmaps to joints in the image.
 
     Args:
-      task: what was trained.
-      heatmaps: `b h w j`.
-      mirrored: the same of the mirror images; None for none.
+      task: of the network.
+      heatmaps: of the crops.
+      flipped: heatmaps of the flipped crops; None without flip test.
       batch: "center" and "frame" `b 2` (see `gsto_jax.pose.heatmaps.to_image`).
 
     Returns:
-      `b j 3`: x and y in pixels of the image, and the heatmap's largest value; and the heatmaps
-      that they were found in.
+      Joints: x and y in pixels of the image, and the heatmap's maximum as score; and the heatmaps
+      that were decoded.
     """
     pose = task.config.pose
-    if mirrored is not None:
-        heatmaps = merge_flipped(heatmaps, mirrored, task.flip_pairs, pose.shift_heatmap)
-    found, scores = decode(heatmaps, pose.refinement, pose.sigma)
+    if flipped is not None:
+        heatmaps = merge_flipped(heatmaps, flipped, task.flip_pairs, pose.shift_heatmap)
+    joints, scores = decode(heatmaps, pose.refinement, pose.sigma)
     size = (heatmaps.shape[1], heatmaps.shape[2])
-    places = to_image(found, batch["center"], batch["frame"], size)
-    return jnp.concatenate([places, scores[..., None].astype(places.dtype)], -1), heatmaps
+    joints = to_image(joints, batch["center"], batch["frame"], size)
+    return jnp.concatenate([joints, scores[..., None].astype(joints.dtype)], -1), heatmaps
 
 
-def roundtrip_step(task: PoseTask, batch: Batch) -> Array:
-    """The true joints of a batch as `joint_step` finds them in their own heatmaps."""
+def roundtrip_step(task: PoseTask, batch: Batch) -> Float[Array, "b j 3"]:
+    """Encodes the true joints of a batch to heatmaps, and decodes them."""
     heatmap = [-(-side // 4) for side in batch["image"].shape[1:3]]
     return joint_step(task, task.targets(batch, heatmap)[0], None, batch)[0]

@@ -16,7 +16,7 @@ from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.tiles import BACKGROUND
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import crop_person
-from gsto_jax.pose.evaluate import predict_joints
+from gsto_jax.pose.inference import predict_joints
 from gsto_jax.pose.oks import rescore
 from gsto_jax.pose.panels import draw_poses, heatmap_figure
 from gsto_jax.pose.task import PoseTask

@@ -8,7 +8,7 @@ import pytest
 from data_pipelines import COCO_KEYPOINTS
 from gsto_jax.losses import heatmap_loss
 from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
-from gsto_jax.pose.oks import rescore, similarity, suppress
+from gsto_jax.pose.oks import oks_nms, rescore, similarity
 
 SIGMAS = COCO_KEYPOINTS.sigmas
 
@@ -94,9 +94,9 @@ def test_similarity_and_suppression(golden):
         found = similarity(poses[0], poses[1:], areas[0], areas[1:], SIGMAS, visible)
         np.testing.assert_allclose(found, arrays[f"f64/{key}"], rtol=1e-9)
     for threshold in (0.9, 0.5, 0.3):
-        kept = suppress(poses, scores, areas, SIGMAS, threshold)
+        kept = oks_nms(poses, scores, areas, SIGMAS, threshold)
         assert kept == arrays[f"oks_nms_{threshold}/keep"].tolist()
-        soft = suppress(poses, scores, areas, SIGMAS, threshold, soft=True)
+        soft = oks_nms(poses, scores, areas, SIGMAS, threshold, soft=True)
         assert soft == arrays[f"soft_oks_nms_{threshold}/keep"].tolist()
-    kept = suppress(poses, scores, areas, SIGMAS, 0.5, visible=0.2)
+    kept = oks_nms(poses, scores, areas, SIGMAS, 0.5, visible=0.2)
     assert kept == arrays["oks_nms_0.5_vis0.2/keep"].tolist()

@@ -19,7 +19,7 @@ from gsto_jax.pose.eval_set import PoseEvalSet
 from gsto_jax.pose.evaluate import Poses, estimate_poses
 from gsto_jax.pose.heatmaps import REFINEMENTS, decode, encode, merge_flipped, to_image
 from gsto_jax.pose.metrics import COCO_METRICS, evaluate_coco, to_coco_results, write_coco_results
-from gsto_jax.pose.oks import rescore, similarity, suppress
+from gsto_jax.pose.oks import oks_nms, rescore, similarity
 from gsto_jax.pose.panels import draw_poses, pose_panel
 from gsto_jax.pose.task import joint_step, roundtrip_step
 from gsto_jax.predict.files import Input
@@ -58,7 +58,7 @@ def test_ids_reach_results_as_they_are(tmp_path, first):
     assert [pose["image_id"] for pose in saved] == [first + n for n in range(6)]
     ids = [p["image_id"] for p in people]
     assert evaluate_coco(saved, people, ids, SIGMAS)["AP"] == 1
-    with pytest.raises(UserError, match=rf"1 images of poses are not .* such as {first}: give"):
+    with pytest.raises(UserError, match=rf"image_ids .* lacks 1 images, such as {first}"):
         evaluate_coco(saved, people[1:], ids[1:], SIGMAS)
 
 
@@ -110,7 +110,7 @@ def test_no_heatmaps_have_no_joints(refinement):
 def test_no_poses_are_like_none():
     none, empty = np.zeros((0, 17, 3)), np.zeros(0)
     for soft in (False, True):
-        assert suppress(none, empty, empty, SIGMAS, soft=soft) == []
+        assert oks_nms(none, empty, empty, SIGMAS, soft=soft) == []
     assert similarity(np.ones((17, 3)), none, 1.0, empty, SIGMAS).shape == (0,)
     assert rescore(none[..., 2], empty).shape == (0,)
     for way in ("hard", "soft", "none"):
