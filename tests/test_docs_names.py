@@ -11,7 +11,7 @@ from tests.documents import PAGES, ROOT, blocks, commands, name
 FOLDERS = ("benchmarks", "examples")
 SCRIPTS = "".join(path.read_text() for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
 OTHER_PROGRAMS = ("gcloud", "gcsfuse", "srun", "tensorboard", "--spot")
-MAIN_FLAGS = {*FLAGS, "config", "help", "help_config", "mode", "workdir"}
+MAIN_FLAGS = {*FLAGS, "config", "help", "help_config", "mode"}
 TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
