@@ -101,7 +101,7 @@ def test_paper_recipes(name, train, optim, crop, scales, images, steps):
     assert settings(values).train.total_steps(images) == steps
 
 
-def test_words_of_datasets():
+def test_arguments_of_datasets():
     both = load("cityscapes_w48", "trainval,ohem")[0]
     assert (both.data.train_split, both.loss.kind) == ("trainval", "ohem")
     assert both.name == "cityscapes_w48-trainval-ohem"
@@ -109,12 +109,12 @@ def test_words_of_datasets():
         config = load("pascal_context_w48", f"classes={count}")[0]
         assert len(config.data.classes) == int(count)
         assert config.data.id_map[-2] == (59, last)
-    with pytest.raises(ValueError, match=r"use baseline, .*, classes=\.\.\."):
+    with pytest.raises(ValueError, match=r"baseline, .*, classes=\.\.\."):
         load("pascal_context_w48", "clases=59")
-    with pytest.raises(ValueError, match="use 59 or 60"):
+    with pytest.raises(ValueError, match="59, 60"):
         load("pascal_context_w48", "classes=61")
     for word in ("batch", "batch=0", "batch=x", "trainval=3"):
-        with pytest.raises(ValueError, match=word):
+        with pytest.raises(ValueError, match=word.partition("=")[0]):
             load("cityscapes_w48", word)
 
 
@@ -128,7 +128,7 @@ def test_rows_of_the_tables_are_the_networks_that_are_counted():
         assert (len(config.data.classes), config.name) == (row.num_outputs, f"{key}-cityscapes")
 
 
-def test_words_of_the_ablations():
+def test_arguments_of_the_ablations():
     for data, other in ablation.DATA.items():
         expected = other.get_config()
         for words in (f"row=t2-gtm-3,data={data}", f"data={data},row=t2-gtm-3"):
@@ -144,10 +144,10 @@ def test_words_of_the_ablations():
     assert (bare.model.hrnet.gfm, bare.model.hrnet.attention) == (False, "none")
     assert load("ablation", "trainval")[0].data.train_split == "trainval"
     for words, message in (
-        ("row=t5-x", "row=t5-x does not exist: use one of t1-baseline, .*, t4-gsto-w48"),
-        ("row=t1-gfm,data=lip", "data=lip does not exist: use one of cityscapes, camvid, scenes"),
-        ("row", "':row': use baseline, .*, row=..., data=..., mini"),
-        ("data=scenes,trainval", "':trainval': use"),
+        ("row=t5-x", "row= must be one of t1-baseline, .*, t4-gsto-w48; got 't5-x'"),
+        ("row=t1-gfm,data=lip", "data= must be one of cityscapes, camvid, scenes; got 'lip'"),
+        ("row", "baseline, .*, row=..., data=..., mini; got ':row'"),
+        ("data=scenes,trainval", "got ':trainval'"),
     ):
         with pytest.raises(ValueError, match=message):
             load("ablation", words)
@@ -198,7 +198,7 @@ def test_choices_and_defaults_are_those_of_the_layers():
     assert (HRNetConfig().gsto, HRNetConfig().attention_spec) == (GSTOSpec(), NO_ATTENTION)
 
 
-def test_unknown_words_behind_the_colon():
+def test_unknown_arguments():
     with pytest.raises(ValueError, match=r"baseline, batch=.* got ':basline'"):
         load("quickstart", "basline")
 
