@@ -1,14 +1,14 @@
-"""Serves an export over HTTP.
+"""Serves an exported model over HTTP.
 
-python examples/serve.py export 8000
-curl --data-binary @image.jpg http://localhost:8000 > classes.png
+    python examples/serve.py export 8000
+    curl --data-binary @image.jpg http://localhost:8000 > classes.png
 
-A POST's body is an image file in any format that Pillow reads. It is read as in training:
-`model.json` beside the model says what becomes of transparency, EXIF orientation and 16-bit values.
-The answer is a PNG of class indices, of the size of the image as read. The first image of each size
-waits while the network compiles for it.
+The body of a POST request is an image file in any format that Pillow reads. It is decoded as in
+training: `model.json` next to the model stores what to do with transparency, EXIF orientation and
+16-bit values. The response is a PNG of class indices with the size of the decoded image. The first
+image of each size waits for a compilation.
 
-Needs jax, and of gsto_jax the image reader alone, which imports NumPy, OpenCV and Pillow.
+Needs jax and `gsto_jax.image_files`, which imports only NumPy, OpenCV and Pillow.
 """
 
 import argparse
@@ -25,8 +25,7 @@ from PIL import Image
 
 from gsto_jax.image_files import DecodeOptions, ImageError, decode
 
-LIMIT = 64 * 2**20
-"""Largest size of an image file in bytes."""
+MAX_FILE_SIZE = 64 * 2**20  # bytes
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,19 +38,19 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("model", type=Path, help="folder of an export, or model.jax in it")
     parser.add_argument("port", type=int, nargs="?", default=8000, help="0: any (default: 8000)")
-    parser.add_argument("--host", default="localhost", help="address (default: localhost)")
-    arguments = parser.parse_args()
-    if arguments.model.is_dir():
-        arguments.model = arguments.model / "model.jax"
-    for path in (arguments.model, arguments.model.with_name("model.json")):
+    parser.add_argument("--host", default="localhost", help="address to bind (default: localhost)")
+    args = parser.parse_args()
+    if args.model.is_dir():
+        args.model = args.model / "model.jax"
+    for path in (args.model, args.model.with_name("model.json")):
         if not path.is_file():
-            parser.error(f"there is no {path}: give the folder that --mode=export wrote")
-    return arguments
+            parser.error(f"{path} does not exist: give the folder that --mode=export wrote")
+    return args
 
 
 def load(model: Path) -> Callable[[bytes], np.ndarray]:
-    """Returns a function from the content of an image file to its class indices, `h w` uint8."""
-    described = json.loads(model.with_name("model.json").read_text())
+    """Returns a function that maps the bytes of an image file to class indices, `h w` uint8."""
+    description = json.loads(model.with_name("model.json").read_text())
     rule = DecodeOptions(**described["decode_options"])
     call = jax.jit(jax.export.deserialize(bytearray(model.read_bytes())).call)
 
@@ -62,19 +61,19 @@ def load(model: Path) -> Callable[[bytes], np.ndarray]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers images with their labels."""
+    """Responds to images with their predictions."""
 
     predict: Callable[[bytes], np.ndarray]
 
     def do_POST(self) -> None:
-        """Labels one image."""
+        """Predicts an image."""
         length = int(self.headers.get("Content-Length", 0))
-        if not 0 < length <= LIMIT:
-            return self.send_error(413, f"send an image of 1 to {LIMIT} bytes")
+        if not 0 < length <= MAX_FILE_SIZE:
+            return self.send_error(413, f"send an image of 1 to {MAX_FILE_SIZE} bytes")
         try:
             labels = type(self).predict(self.rfile.read(length))
         except ImageError as error:
-            return self.send_error(400, "no image that can be read", str(error))
+            return self.send_error(400, "cannot decode the image", str(error))
         png = io.BytesIO()
         Image.fromarray(labels).save(png, "PNG")
         self.send_response(200)
@@ -85,11 +84,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serves until it is interrupted."""
-    arguments = parse_arguments()
-    Handler.predict = staticmethod(load(arguments.model))
-    server = ThreadingHTTPServer((arguments.host, arguments.port), Handler)
-    print(f"http://{arguments.host}:{server.server_port}", flush=True)
+    """Serves until interrupted."""
+    args = parse_arguments()
+    Handler.predict = staticmethod(load(args.model))
+    server = ThreadingHTTPServer((args.host, args.port), Handler)
+    print(f"http://{args.host}:{server.server_port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
 

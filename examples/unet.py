@@ -1,8 +1,9 @@
-"""GSTO in a U-Net: every upward step gates the map that it upsamples.
+"""GSTO in a U-Net: gates the deep map before each upsampling step.
 
-python examples/unet.py    # trains the plain and the gated one for a few steps
+    python examples/unet.py
 
-`GatedUp` against `Up` is all that changes; docs/porting.md explains it.
+trains the plain and the gated network for 40 steps on toy images, in about a minute on a CPU.
+`GatedUp` replaces `Up`; nothing else changes. docs/porting.md explains it.
 """
 
 from functools import partial
@@ -24,7 +25,7 @@ OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
 
 class Block(nn.Module):
-    """A 3x3 convolution with BN and ReLU."""
+    """A 3x3 convolution, BN and ReLU."""
 
     features: int
 
@@ -36,7 +37,7 @@ class Block(nn.Module):
 
 
 class Up(nn.Module):
-    """Plain step: upsamples the deep map and joins the skip connection."""
+    """Plain decoder step: upsamples the deep map and concatenates the skip connection."""
 
     features: int
 
@@ -64,13 +65,13 @@ class GatedUp(nn.Module):
 
 
 class UNet(nn.Module):
-    """An encoder, and a decoder of `up` steps."""
+    """A U-Net whose decoder steps are `up`."""
 
     up: type[nn.Module] = Up
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Array:
-        """`b h w 3` -> class logits `b h w k`; 4 divides the sides."""
+        """`b h w 3` -> class logits `b h w k`; h and w are multiples of 4."""
         x = Block(WIDTHS[0], name="down0")(image, train)
         skips = [x]
         for n, width in enumerate(WIDTHS[1:], 1):
@@ -85,7 +86,7 @@ class UNet(nn.Module):
 def train_step(
     model: nn.Module, variables: Any, momentum: Any, image: Array, labels: Array
 ) -> tuple[Any, Any, Array]:
-    """One step of SGD: new variables, new momentum, and the loss before it."""
+    """Takes a step of SGD; returns the new variables and momentum, and the loss before the step."""
 
     def loss_fn(params: Any) -> tuple[Array, Any]:
         state = {**variables, "params": params}
@@ -98,8 +99,8 @@ def train_step(
     return {"params": params, **updated}, momentum, loss
 
 
-def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eight noisy images `b 32 32 3` of colored squares, and the class of each pixel."""
+def random_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns noisy images `b h w 3` of colored squares, and their label maps `b h w`."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=(8, 4, 4)).repeat(8, 1).repeat(8, 2)
     image = np.eye(3)[labels] + rng.normal(size=(*labels.shape, 3))
@@ -107,26 +108,24 @@ def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(model: nn.Module, steps: int) -> tuple[Any, list[float]]:
-    """Trains from scratch: the variables, and the loss of each step."""
-    key = jax.random.key(0, impl="rbg")  # compiles sooner than the default
-    variables = jax.jit(model.init)(key, drawn_squares(0)[0])
+    """Trains from scratch; returns the variables and the loss of each step."""
+    key = jax.random.key(0, impl="rbg")  # compiles faster than the default
+    variables = jax.jit(model.init)(key, random_squares(0)[0])
     momentum = OPTIMIZER.init(variables["params"])
     losses = []
     for step in range(steps):
-        variables, momentum, loss = train_step(model, variables, momentum, *drawn_squares(step))
+        variables, momentum, loss = train_step(model, variables, momentum, *random_squares(step))
         losses.append(float(loss))
     return variables, losses
 
 
 def main(steps: int = 40) -> None:
-    """Trains both and prints their losses."""
+    """Trains both networks and prints their losses."""
     for name, model in {"plain": UNet(), "with GSTO": UNet(up=GatedUp)}.items():
         variables, losses = train(model, steps)
         count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         print(f"{name:9}  {count} parameters, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
-    print(
-        f"{steps} steps on drawn squares show that both train. Which is better, they do not show."
-    )
+    print("The losses show that both networks train, not which one is better.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""GSTO in the neck of a plain ViT: one gate for each scale that is made of its last map.
+"""GSTO in the neck of a plain ViT: gates its last map once for each output scale.
 
-python examples/vit_neck.py    # trains the plain and the gated one for a few steps
+    python examples/vit_neck.py
 
-`GatedNeck` against `Neck` is all that changes; docs/porting.md explains it.
+trains the plain and the gated network for 40 steps on toy images, in about a minute on a CPU.
+`GatedNeck` replaces `Neck`; nothing else changes. docs/porting.md explains it.
 """
 
 from functools import partial
@@ -25,25 +26,24 @@ OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
 
 class ViT(nn.Module):
-    """A plain vision transformer, of one block to be small."""
+    """A vision transformer with a single block."""
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
         """`b h w 3` -> `b h/8 w/8 c`."""
         x = nn.Conv(WIDTH, (PATCH, PATCH), strides=PATCH, name="patches")(image)
-        grid = x.shape
-        x = x.reshape(grid[0], -1, WIDTH)
-        places = nn.initializers.normal(0.02)
-        x = x + self.param("places", places, (1, *x.shape[1:]))
+        grid_shape = x.shape
+        x = x.reshape(grid_shape[0], -1, WIDTH)
+        x = x + self.param("pos_embed", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         y = nn.LayerNorm(name="norm1")(x)
         x = x + nn.MultiHeadDotProductAttention(4, name="attention")(y)
         y = nn.Dense(2 * WIDTH, name="mlp1")(nn.LayerNorm(name="norm2")(x))
         x = x + nn.Dense(WIDTH, name="mlp2")(nn.gelu(y))
-        return x.reshape(grid)
+        return x.reshape(grid_shape)
 
 
 class Scale(nn.Module):
-    """The ViT's map brought to one stride: transposed convolutions up, pooling down."""
+    """Resamples the ViT's map to a stride: transposed convolutions or max pooling."""
 
     stride: int
 
@@ -58,7 +58,7 @@ class Scale(nn.Module):
 
 
 class Neck(nn.Module):
-    """Plain neck (a simple feature pyramid): every scale comes from the same map."""
+    """Plain neck (simple feature pyramid): makes all scales from the same map."""
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
@@ -68,7 +68,7 @@ class Neck(nn.Module):
 
 
 class GatedNeck(nn.Module):
-    """The same neck with GSTO: each scale takes from the map what its own gate lets through."""
+    """The same neck with GSTO: gates the map separately for each scale."""
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
@@ -84,7 +84,7 @@ class Segmenter(nn.Module):
 
     @nn.compact
     def __call__(self, image: Array) -> Array:
-        """`b h w 3` -> class logits `b h/2 w/2 k`; 16 divides the sides."""
+        """`b h w 3` -> class logits `b h/2 w/2 k`; h and w are multiples of 16."""
         maps = self.neck(name="neck")(ViT(name="vit")(image))
         size = maps[0].shape[1:3]
         return nn.Conv(CLASSES, (1, 1), name="classifier")(sum(resize(x, size) for x in maps))
@@ -94,7 +94,7 @@ class Segmenter(nn.Module):
 def train_step(
     model: nn.Module, variables: Any, momentum: Any, image: Array, labels: Array
 ) -> tuple[Any, Any, Array]:
-    """One step of SGD: new variables, new momentum, and the loss before it."""
+    """Takes a step of SGD; returns the new variables and momentum, and the loss before the step."""
 
     def loss_fn(variables: Any) -> Array:
         return cross_entropy(model.apply(variables, image), labels)
@@ -104,8 +104,8 @@ def train_step(
     return optax.apply_updates(variables, updates), momentum, loss
 
 
-def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eight noisy images `b 32 32 3` of colored squares, and the class of each pixel."""
+def random_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns noisy images `b h w 3` of colored squares, and their label maps `b h w`."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(CLASSES, size=(8, 4, 4)).repeat(8, 1).repeat(8, 2)
     image = np.eye(3)[labels] + rng.normal(size=(*labels.shape, 3))
@@ -113,26 +113,24 @@ def drawn_squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(model: nn.Module, steps: int) -> tuple[Any, list[float]]:
-    """Trains from scratch: the variables, and the loss of each step."""
-    key = jax.random.key(0, impl="rbg")  # compiles sooner than the default
-    variables = jax.jit(model.init)(key, drawn_squares(0)[0])
+    """Trains from scratch; returns the variables and the loss of each step."""
+    key = jax.random.key(0, impl="rbg")  # compiles faster than the default
+    variables = jax.jit(model.init)(key, random_squares(0)[0])
     momentum = OPTIMIZER.init(variables)
     losses = []
     for step in range(steps):
-        variables, momentum, loss = train_step(model, variables, momentum, *drawn_squares(step))
+        variables, momentum, loss = train_step(model, variables, momentum, *random_squares(step))
         losses.append(float(loss))
     return variables, losses
 
 
 def main(steps: int = 40) -> None:
-    """Trains both and prints their losses."""
+    """Trains both networks and prints their losses."""
     for name, model in {"plain": Segmenter(), "with GSTO": Segmenter(neck=GatedNeck)}.items():
         variables, losses = train(model, steps)
         count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         print(f"{name:9}  {count} parameters, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
-    print(
-        f"{steps} steps on drawn squares show that both train. Which is better, they do not show."
-    )
+    print("The losses show that both networks train, not which one is better.")
 
 
 if __name__ == "__main__":

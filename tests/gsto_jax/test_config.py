@@ -146,7 +146,7 @@ def test_arguments_of_the_ablations():
     for words, message in (
         ("row=t5-x", "row= must be one of t1-baseline, .*, t4-gsto-w48; got 't5-x'"),
         ("row=t1-gfm,data=lip", "data= must be one of cityscapes, camvid, scenes; got 'lip'"),
-        ("row", "baseline, .*, row=..., data=..., mini; got ':row'"),
+        ("row", "row=..., data=..., mini.*; got ':row'"),
         ("data=scenes,trainval", "got ':trainval'"),
     ):
         with pytest.raises(ValueError, match=message):

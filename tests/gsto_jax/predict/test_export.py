@@ -279,4 +279,4 @@ def test_the_serving_example_says_how_it_is_called(tmp_path):
     assert "usage: serve.py [-h] [--host HOST] model [port]" in done.stdout
     done = subprocess.run([*script, tmp_path], capture_output=True, text=True)
     assert done.returncode == 2
-    assert f"there is no {tmp_path / 'model.jax'}: give the folder that" in done.stderr
+    assert f"{tmp_path / 'model.jax'} does not exist: give the folder that" in done.stderr
