@@ -95,7 +95,7 @@ class FPN(nn.Module):
 def train_step(
     model: nn.Module, variables: Any, momentum: Any, image: Array, labels: Array
 ) -> tuple[Any, Any, Array]:
-    """Takes a step of SGD; returns the new variables, momentum, and the loss without supervision."""
+    """Takes a step of SGD; returns variables, momentum, and the loss without supervision."""
 
     def loss_fn(params: Any) -> tuple[Array, Any]:
         state = {**variables, "params": params}

@@ -51,11 +51,11 @@ def parse_arguments() -> argparse.Namespace:
 def load(model: Path) -> Callable[[bytes], np.ndarray]:
     """Returns a function that maps the bytes of an image file to class indices, `h w` uint8."""
     description = json.loads(model.with_name("model.json").read_text())
-    rule = DecodeOptions(**described["decode_options"])
+    options = DecodeOptions(**description["decode_options"])
     call = jax.jit(jax.export.deserialize(bytearray(model.read_bytes())).call)
 
     def predict(data: bytes) -> np.ndarray:
-        return np.asarray(call(decode(data, rule).pixels[None])["labels"])[0]
+        return np.asarray(call(decode(data, options).pixels[None])["labels"])[0]
 
     return predict
 
