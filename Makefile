@@ -64,7 +64,7 @@ docs: $(DOCS)
 	@echo "documentation  build/site/index.html"
 
 notebook: $(DOCS)
-	$(PY) examples/run_notebook.py examples/gsto.ipynb
+	$(VENV)/bin/jupyter-execute examples/gsto.ipynb
 
 # VENV may name any folder, so only what looks like an environment is removed.
 clean:
