@@ -67,7 +67,7 @@ def score(
     """Computes the confusion matrix of a padded normalized image, and of its mirror if any."""
 
     def cut(x: Any) -> Any:
-        whole = resize(logits(task, variables, x[None]), x.shape[:2], gradient=False)
+        whole = resize(logits(task, variables, x[None]), x.shape[:2], differentiable=False)
         return whole[:, : size[0], : size[1]]
 
     values = cut(padded)

@@ -1,10 +1,10 @@
-"""The gating operation itself, apart from the layers, so that kernels can serve it.
+"""The gating operation, separate from the layers so that kernels can implement it.
 
-api   the functions
-xla   what any device can do; it defines the numbers
-kernels   what those for TPUs and GPUs share: gates as a function with a gradient
-tpu   kernels for TPUs
-gpu   kernels for NVIDIA GPUs
+api       public functions
+xla       reference implementation for any device; defines the numerics
+kernels   derivation and gradient shared by the kernels
+tpu       Pallas kernels for TPUs
+gpu       Pallas Triton kernels for NVIDIA GPUs
 """
 
 from gsto_jax.gate.api import Gated, apply_channel_gates, apply_gates, gated_maps

@@ -1,8 +1,25 @@
-"""What the kernels for TPUs and GPUs share: gates as a function with a gradient.
+"""Derivation and custom gradient of the gated maps, shared by the kernels for TPUs and GPUs.
 
-A device offers four passes over its part of a map. Rows of their `coefficients` are factor and
-offset of the affine map behind the logits; for normalized logits the mean too, and for `back` the
-constant and the slope that mean and variance pass on.
+Forward, for the features x of each pixel and each gate n, with the kernel column w_n:
+
+    z_n = x . w_n                 logits
+    y_n = a_n z_n + b_n           affine map; BN: a = scale * inv, b = bias - mean * a,
+                                  with inv = 1 / sqrt(var + epsilon) over the N pixels
+    g_n = sigmoid(y_n)            or sigmoid(relu(y_n))
+    out_n = g_n x                 gated map
+
+Backward, for the cotangents dout_n:
+
+    dy_n = (dout_n . x) g_n (1 - g_n)          0 where the ReLU is closed
+    dbias_n = sum(dy_n)
+    dscale_n = sum(dy_n z_n)                   BN: sum(dy_n (z_n - mean_n)) inv_n
+    dz_n = a_n dy_n + c_n + d_n (z_n - mean_n)
+           with c = d = 0;                     BN: c = -a dbias / N, d = -a inv dscale / N
+    dx = sum_n (g_n dout_n + dz_n w_n)
+    dw_n = sum(x dz_n)
+
+Each device type offers four passes over a shard of a map (`Passes`). The rows of their
+`coefficients` are a, b and, with BN, mean; those of `backward` also c and d.
 """
 
 from collections.abc import Callable
@@ -14,154 +31,158 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gsto_jax.ops.dispatch import MAPS, PARTS, WHOLE, map_shards
+from gsto_jax.ops.dispatch import BATCH_HEIGHT, REPLICATED, STACKED, map_shards
 
 
-class Form(NamedTuple):
-    """What is fixed when a program is traced.
+class GateSpec(NamedTuple):
+    """Static parameters of the gates.
 
     Attributes:
-      gates: how many.
-      pack: of the map.
-      relu: a ReLU before the sigmoid.
-      interpret: runs the kernels by an interpreter.
+      num_gates: number of gates.
+      pack_factor: packing factor of the map.
+      relu: whether a ReLU precedes the sigmoid.
+      interpret: whether to run the kernels in interpret mode.
     """
 
-    gates: int
-    pack: int
+    num_gates: int
+    pack_factor: int
     relu: bool
     interpret: bool
 
 
 class Passes(NamedTuple):
-    """What a device computes over its part of a map.
+    """Passes of a device type over a shard of a map; p is the packing factor, n the gates.
 
     Attributes:
-      statistics: `(features, kernel, form)` -> mean and variance of the logits of each block,
-        `blocks 2 pack*gates`, and pixels of the blocks.
-      apply: `(features, kernel, coefficients, form)` -> gated maps.
-      sums: `(features, kernel, coefficients, *gradients, form)` -> sums over the pixels of the
-        gradient behind the affine map, and of it times centered logits, `parts 2 pack*gates`.
-      back: the same arguments -> gradient of the map, of the kernel for all pairs of packed
-        pixels, `parts pack*c pack*gates`, and the sums.
+      statistics: `(x, w, spec)` -> mean and variance of z in each block, `blocks 2 p*n`, and the
+        number of pixels in each block.
+      apply: `(x, w, coefficients, spec)` -> gated maps.
+      sums: `(x, w, coefficients, *douts, spec)` -> partial sums of dy and dy * (z - mean),
+        `programs 2 p*n`.
+      backward: the same arguments -> dx; partial sums of dw for all pairs of packed pixels,
+        `programs p*c p*n`; and the partial sums of `sums`.
     """
 
     statistics: Callable[..., Any]
     apply: Callable[..., Any]
     sums: Callable[..., Any]
-    back: Callable[..., Any]
+    backward: Callable[..., Any]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def gates(
-    features: Array,
-    kernel: Array,
+def gated_maps(
+    x: Array,
+    w: Array,
     scale: Array,
     bias: Array,
     epsilon: float | None,
-    form: Form,
+    spec: GateSpec,
     passes: Passes,
 ) -> tuple[tuple[Array, ...], Array | None, Array | None]:
-    """Scales maps `b h w c` by `sigmoid(scale * features . kernel + bias)`, one a gate.
+    """Scales `x` by its gates; with `epsilon`, BN normalizes the logits.
 
-    With `epsilon` the logits are normalized first; also returns their mean and (biased) variance,
-    through which no gradient flows.
+    Returns:
+      The gated maps and, with `epsilon`, the mean and (biased) variance of the logits, through
+      which no gradient flows.
     """
-    return _forward(features, kernel, scale, bias, epsilon, form, passes)[0]
+    return _forward(x, w, scale, bias, epsilon, spec, passes)[0]
 
 
 def _forward(
-    features: Array,
-    kernel: Array,
+    x: Array,
+    w: Array,
     scale: Array,
     bias: Array,
     epsilon: float | None,
-    form: Form,
+    spec: GateSpec,
     passes: Passes,
 ) -> tuple[Any, tuple[Any, ...]]:
-    mean, var, factor, offset = None, None, scale, bias
+    mean, var, a, b = None, None, scale, bias
     if epsilon is not None:
-        run = map_shards(partial(passes.statistics, form=form), (MAPS, WHOLE), (PARTS, PARTS))
-        blocks, counts = run(features, kernel)
-        mean, var = _moments(blocks, counts, form)
-        factor = scale * jax.lax.rsqrt(var + epsilon)
-        offset = bias - mean * factor
-    run = map_shards(partial(passes.apply, form=form), (MAPS, WHOLE, WHOLE), (MAPS,) * form.gates)
-    maps = run(features, kernel, _rows_of(factor, offset))
-    return (maps, mean, var), (features, kernel, scale, bias, mean, var)
+        statistics = map_shards(
+            partial(passes.statistics, spec=spec), (BATCH_HEIGHT, REPLICATED), (STACKED, STACKED)
+        )
+        blocks, counts = statistics(x, w)
+        mean, var = _combine_statistics(blocks, counts, spec)
+        a = scale * jax.lax.rsqrt(var + epsilon)
+        b = bias - mean * a
+    apply = map_shards(
+        partial(passes.apply, spec=spec),
+        (BATCH_HEIGHT, REPLICATED, REPLICATED),
+        (BATCH_HEIGHT,) * spec.num_gates,
+    )
+    return (apply(x, w, _stack(a, b)), mean, var), (x, w, scale, bias, mean, var)
 
 
 def _backward(
     epsilon: float | None,
-    form: Form,
+    spec: GateSpec,
     passes: Passes,
-    saved: tuple[Any, ...],
-    gradients: tuple[Any, ...],
+    residuals: tuple[Any, ...],
+    cotangents: tuple[Any, ...],
 ) -> tuple[Array, ...]:
-    features, kernel, scale, bias, mean, var = saved
-    split = (MAPS, WHOLE, WHOLE, *[MAPS] * form.gates)
-    run_back = map_shards(partial(passes.back, form=form), split, (MAPS, PARTS, PARTS))
+    x, w, scale, bias, mean, var = residuals
+    douts = cotangents[0]
+    layouts = (BATCH_HEIGHT, REPLICATED, REPLICATED, *[BATCH_HEIGHT] * spec.num_gates)
+    backward = map_shards(
+        partial(passes.backward, spec=spec), layouts, (BATCH_HEIGHT, STACKED, STACKED)
+    )
     if epsilon is None:
-        coefficients = _rows_of(scale, bias)
-        change, slopes, parts = run_back(features, kernel, coefficients, *gradients[0])
-        total, weighted = _sum_slots(parts, form)
+        dx, dw, sums = backward(x, w, _stack(scale, bias), *douts)
+        dbias, dscale = _total(sums, spec)
     else:
-        inverse = jax.lax.rsqrt(var + epsilon)
-        factor = scale * inverse
-        offset = bias - mean * factor
-        count = features.size // kernel.shape[0]
-        run_sums = map_shards(partial(passes.sums, form=form), split, PARTS)
-        coefficients = _rows_of(factor, offset, mean)
-        total, weighted = _sum_slots(run_sums(features, kernel, coefficients, *gradients[0]), form)
-        weighted = weighted * inverse
-        # What mean and variance pass on: factor * (-total - normalized * weighted) / n.
-        constant, slope = -factor * total / count, -factor * inverse * weighted / count
-        coefficients = _rows_of(factor, offset, mean, constant, slope)
-        change, slopes, _ = run_back(features, kernel, coefficients, *gradients[0])
-    # Of the products of all slots with all, a slot's own are the kernel's.
-    slopes = slopes.sum(0).reshape(form.pack, len(kernel), form.pack, form.gates)
-    slopes = sum(slopes[slot, :, slot] for slot in range(form.pack))
-    dtypes = kernel.dtype, scale.dtype, bias.dtype
-    rest = (x.astype(d) for x, d in zip((slopes, weighted, total), dtypes, strict=True))
-    return change, *rest
+        inv = jax.lax.rsqrt(var + epsilon)
+        a = scale * inv
+        b = bias - mean * a
+        pixels = x.size // w.shape[0]
+        sums = map_shards(partial(passes.sums, spec=spec), layouts, STACKED)
+        dbias, dscale = _total(sums(x, w, _stack(a, b, mean), *douts), spec)
+        dscale = dscale * inv
+        c, d = -a * dbias / pixels, -a * inv * dscale / pixels
+        dx, dw, _ = backward(x, w, _stack(a, b, mean, c, d), *douts)
+    # Of all pairs of packed pixels, a pixel's pair with itself belongs to the kernel.
+    dw = dw.sum(0).reshape(spec.pack_factor, len(w), spec.pack_factor, spec.num_gates)
+    dw = sum(dw[slot, :, slot] for slot in range(spec.pack_factor))
+    return dx, dw.astype(w.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
-gates.defvjp(_forward, _backward)
+gated_maps.defvjp(_forward, _backward)
 
 
-def _rows_of(*vectors: Array) -> Array:
+def _stack(*vectors: Array) -> Array:
     return jnp.stack(vectors).astype(jnp.float32)
 
 
-def _moments(blocks: Array, counts: Array, form: Form) -> tuple[Array, Array]:
-    """Returns mean and variance of the logits, from those of blocks (Chan's formula)."""
-    blocks = blocks.reshape(len(blocks), 2, form.pack, form.gates)
+def _combine_statistics(blocks: Array, counts: Array, spec: GateSpec) -> tuple[Array, Array]:
+    """Returns mean and variance of the logits from those of the blocks (Chan's formula)."""
+    blocks = blocks.reshape(len(blocks), 2, spec.pack_factor, spec.num_gates)
     # Every slot of a block has as many pixels.
-    weight = (counts / (counts.sum() * form.pack))[:, None, None]
+    weight = (counts / (counts.sum() * spec.pack_factor))[:, None, None]
     mean = (weight * blocks[:, 0]).sum((0, 1))
-    apart = jnp.square(blocks[:, 0] - mean[None, None])
-    return mean, (weight * (blocks[:, 1] + apart)).sum((0, 1))
+    between = jnp.square(blocks[:, 0] - mean[None, None])
+    return mean, (weight * (blocks[:, 1] + between)).sum((0, 1))
 
 
-def _sum_slots(parts: Array, form: Form) -> tuple[Array, Array]:
-    total, weighted = parts.sum(0).reshape(2, form.pack, form.gates).sum(1)
-    return total, weighted
+def _total(partial_sums: Array, spec: GateSpec) -> tuple[Array, Array]:
+    """Adds partial sums `programs 2 p*n` over programs and packed pixels."""
+    first, second = partial_sums.sum(0).reshape(2, spec.pack_factor, spec.num_gates).sum(1)
+    return first, second
 
 
 def block_sizes(pixels: int, size: int, blocks: int) -> Array:
-    """Returns how many pixels each block of a map holds; the last one holds what is left."""
+    """Returns the number of pixels in each block of a map; the last block may be partial."""
     return jnp.asarray(np.minimum(size, pixels - size * np.arange(blocks)), jnp.float32)
 
 
-def gate_of(scaled: Array, offset: Any, form: Form) -> tuple[Array, Array]:
-    """Returns gates of scaled logits, and the values before their sigmoid."""
-    before = scaled + offset
-    if form.relu:
-        before = jnp.maximum(before, 0)
-    return jax.nn.sigmoid(before), before
+def gate_from_affine(az: Array, b: Any, spec: GateSpec) -> tuple[Array, Array]:
+    """Returns the gates g and the values before their sigmoid, from `a z` and b."""
+    y = az + b
+    if spec.relu:
+        y = jnp.maximum(y, 0)
+    return jax.nn.sigmoid(y), y
 
 
-def through_gate(gradient: Array, gate: Array, before: Array, form: Form) -> Array:
-    """Returns the gradient behind the affine map, from that of the gates."""
-    change = gradient * gate * (1 - gate)
-    return jnp.where(before > 0, change, 0) if form.relu else change
+def gate_gradient(dg: Array, g: Array, y: Array, spec: GateSpec) -> Array:
+    """Returns dy from dg, the gates g, and the values y before their sigmoid."""
+    dy = dg * g * (1 - g)
+    return jnp.where(y > 0, dy, 0) if spec.relu else dy

@@ -1,8 +1,12 @@
-"""Gates by kernels for TPUs: a map is read once a phase, and no logits are unwrap.
+"""Gated maps by Pallas kernels for TPUs: each pass reads the map once and stores no logits.
 
-The pixels of a map are the rows of a matrix, its (packed) channels the lanes. The matrix unit makes
-the logits of all gates, and carries gates to the lanes of their channels and sums over the lanes
-back. A map that XLA lays out by rows, columns, batch and channels is such a matrix as it is.
+`gsto_jax.gate.kernels` derives the formulas. The pixels of a map are the rows of a matrix and its
+(packed) channels the lanes. The matrix unit computes the logits of all gates, broadcasts gates to
+the lanes of their channels, and sums over lanes. A map that XLA lays out as height, width, batch,
+channels is such a matrix without a copy.
+
+Besides the maps, the kernels read `w`, the kernel for packed pixels `p*c p*n`; `ones` `n p*n p*c`,
+which broadcasts each gate to its pixel's channels; and `coef`, the rows a, b, mean, c, d `5 p*n`.
 """
 
 from collections.abc import Sequence
@@ -16,129 +20,140 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gsto_jax.gate.kernels import Form, Passes, block_sizes, gate_of, through_gate
+from gsto_jax.gate.kernels import (
+    GateSpec,
+    Passes,
+    block_sizes,
+    gate_from_affine,
+    gate_gradient,
+)
 from gsto_jax.ops import dispatch
 
-_BLOCK = 2**17  # numbers of one map a step
-_MEMORY = 64 * 2**20
-_COEFFICIENTS = 5  # of `gradients`; those that are not given are 0
+_BLOCK = 2**17  # elements of one map per program
+_VMEM = 64 * 2**20  # bytes
+_NUM_COEFFICIENTS = 5  # missing rows are 0
 _wide = jnp.float32
-Out = tuple[pl.BlockSpec, jax.ShapeDtypeStruct]
+Output = tuple[pl.BlockSpec, jax.ShapeDtypeStruct]
 
 
-def unsupported_reason(features: Array, form: Form) -> str:
-    """Returns why the kernels cannot take such a map; empty if they can."""
+def unsupported_reason(features: Array, spec: GateSpec) -> str:
+    """Returns why the kernels cannot process a map; empty if they can."""
     return dispatch.unsupported_reason(features.shape, features.dtype)
 
 
-# The passes over one device's part of a map: see `gsto_jax.gate.kernels.Passes`.
+# The passes over a shard of a map (see `gsto_jax.gate.kernels.Passes`)
 
 
-def _statistics(features: Array, kernel: Array, form: Form) -> tuple[Array, Array]:
-    rows = _rows(features)
-    size, steps = _steps(rows)
-    shape = (1, 2, form.pack * form.gates)
-    out = pl.BlockSpec(shape, lambda i: (i, 0, 0)), jax.ShapeDtypeStruct((steps, *shape[1:]), _wide)
-    tables = (_spread_in(kernel, form, rows.dtype),)
-    (blocks,) = _call(_statistics_kernel, [rows], tables, [out], form)
-    return blocks, block_sizes(len(rows), size, steps)
+def _statistics(x: Array, w: Array, spec: GateSpec) -> tuple[Array, Array]:
+    rows = _to_rows(x)
+    size, blocks = _blocks(rows)
+    shape = (1, 2, spec.pack_factor * spec.num_gates)
+    output = (
+        pl.BlockSpec(shape, lambda i: (i, 0, 0)),
+        jax.ShapeDtypeStruct((blocks, *shape[1:]), _wide),
+    )
+    tables = (_packed_w(w, spec, rows.dtype),)
+    (statistics,) = _call(_statistics_kernel, [rows], tables, [output], spec)
+    return statistics, block_sizes(len(rows), size, blocks)
 
 
-def _apply(features: Array, kernel: Array, coefficients: Array, form: Form) -> tuple[Array, ...]:
-    rows = _rows(features)
-    tables = _tables(rows, kernel, coefficients, form)
-    gated = _call(_apply_kernel, [rows], tables, [_map(rows)] * form.gates, form)
-    return tuple(_unrow(x, features) for x in gated)
+def _apply(x: Array, w: Array, coefficients: Array, spec: GateSpec) -> tuple[Array, ...]:
+    rows = _to_rows(x)
+    tables = _tables(rows, w, coefficients, spec)
+    outs = _call(_apply_kernel, [rows], tables, [_map(rows)] * spec.num_gates, spec)
+    return tuple(_from_rows(out, x) for out in outs)
 
 
-def _sums(
-    features: Array, kernel: Array, coefficients: Array, *gradients: Array, form: Form
-) -> Array:
-    maps = [_rows(x) for x in (features, *gradients)]
-    tables = _tables(maps[0], kernel, coefficients, form)
-    (sums,) = _call(_sums_kernel, maps, tables, [_whole((1, 2, form.pack * form.gates))], form)
+def _sums(x: Array, w: Array, coefficients: Array, *douts: Array, spec: GateSpec) -> Array:
+    maps = [_to_rows(v) for v in (x, *douts)]
+    tables = _tables(maps[0], w, coefficients, spec)
+    output = _shared((1, 2, spec.pack_factor * spec.num_gates))
+    (sums,) = _call(_sums_kernel, maps, tables, [output], spec)
     return sums
 
 
 def _back(
-    features: Array, kernel: Array, coefficients: Array, *gradients: Array, form: Form
+    x: Array, w: Array, coefficients: Array, *douts: Array, spec: GateSpec
 ) -> tuple[Array, Array, Array]:
-    maps = [_rows(x) for x in (features, *gradients)]
-    tables = _tables(maps[0], kernel, coefficients, form)
-    columns = form.pack * form.gates
-    outs = [_map(maps[0]), _whole((1, maps[0].shape[1], columns)), _whole((1, 2, columns))]
-    change, slopes, sums = _call(_back_kernel, maps, tables, outs, form)
-    return _unrow(change, features), slopes, sums
+    maps = [_to_rows(v) for v in (x, *douts)]
+    tables = _tables(maps[0], w, coefficients, spec)
+    columns = spec.pack_factor * spec.num_gates
+    outputs = [_map(maps[0]), _shared((1, maps[0].shape[1], columns)), _shared((1, 2, columns))]
+    dx, dw, sums = _call(_back_kernel, maps, tables, outputs, spec)
+    return _from_rows(dx, x), dw, sums
 
 
-def _statistics_kernel(form: Form, count: int, features: Any, into: Any, out: Any) -> None:
-    size = features.shape[0]
-    logits = _dot(_real(features[...], count), into[...])
-    here = jnp.minimum(size, count - pl.program_id(0) * size).astype(_wide)
-    mean = logits.sum(0, keepdims=True) / here
-    apart = _real(jnp.square(logits - mean), count)
+# The kernels
+
+
+def _statistics_kernel(spec: GateSpec, pixels: int, x: Any, w: Any, out: Any) -> None:
+    size = x.shape[0]
+    z = _dot(_mask(x[...], pixels), w[...])
+    count = jnp.minimum(size, pixels - pl.program_id(0) * size).astype(_wide)
+    mean = z.sum(0, keepdims=True) / count
+    deviation = _mask(jnp.square(z - mean), pixels)
     out[0, pl.ds(0, 1)] = mean
-    out[0, pl.ds(1, 1)] = apart.sum(0, keepdims=True) / here
+    out[0, pl.ds(1, 1)] = deviation.sum(0, keepdims=True) / count
 
 
 def _apply_kernel(
-    form: Form, count: int, features: Any, into: Any, spread: Any, affine: Any, *outs: Any
+    spec: GateSpec, pixels: int, x: Any, w: Any, ones: Any, coef: Any, *outs: Any
 ) -> None:
-    x = features[...]
-    gate, _, _ = _gate(form, x, into, affine)
-    gate = gate.astype(x.dtype)
+    x = x[...]
+    g, _, _ = _gates(spec, x, w, coef)
+    g = g.astype(x.dtype)
     for n, out in enumerate(outs):
-        out[...] = (_dot(gate, spread[n]) * x.astype(_wide)).astype(x.dtype)
+        out[...] = (_dot(g, ones[n]) * x.astype(_wide)).astype(x.dtype)
 
 
-def _sums_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
-    gradients, (into, spread, affine, sums) = refs[: form.gates], refs[form.gates :]
-    _start(sums)
-    x = _real(features[...], count)
-    given = [_real(gradient[...], count) for gradient in gradients]
-    _, change, logits = _change(form, x, given, into, spread, affine)
-    _add_sums(sums, change, logits - affine[pl.ds(2, 1)])
+def _sums_kernel(spec: GateSpec, pixels: int, x: Any, *refs: Any) -> None:
+    dout_refs, (w, ones, coef, sums) = refs[: spec.num_gates], refs[spec.num_gates :]
+    _zero_at_start(sums)
+    x = _mask(x[...], pixels)
+    douts = [_mask(dout[...], pixels) for dout in dout_refs]
+    _, dy, z = _affine_gradient(spec, x, douts, w, ones, coef)
+    _add_sums(sums, dy, z - coef[pl.ds(2, 1)])
 
 
-def _back_kernel(form: Form, count: int, features: Any, *refs: Any) -> None:
-    gradients, (into, spread, affine, out, slopes, sums) = refs[: form.gates], refs[form.gates :]
-    _start(slopes, sums)
-    x = _real(features[...], count)
-    given = [_real(gradient[...], count) for gradient in gradients]
-    gate, change, logits = _change(form, x, given, into, spread, affine)
-    centerd = logits - affine[pl.ds(2, 1)]
-    _add_sums(sums, change, centerd)
-    behind = affine[pl.ds(0, 1)] * change + affine[pl.ds(3, 1)] + affine[pl.ds(4, 1)] * centerd
-    behind, gate = behind.astype(x.dtype), gate.astype(x.dtype)
-    total = _dot(behind, into[...], (1, 1))
-    for n, gradient in enumerate(given):
-        total += _dot(gate, spread[n]) * gradient.astype(_wide)
-    out[...] = total.astype(x.dtype)
-    slopes[0] += _dot(x, behind, (0, 0))
+def _back_kernel(spec: GateSpec, pixels: int, x: Any, *refs: Any) -> None:
+    dout_refs, (w, ones, coef, dx, dw, sums) = refs[: spec.num_gates], refs[spec.num_gates :]
+    _zero_at_start(dw, sums)
+    x = _mask(x[...], pixels)
+    douts = [_mask(dout[...], pixels) for dout in dout_refs]
+    g, dy, z = _affine_gradient(spec, x, douts, w, ones, coef)
+    centered = z - coef[pl.ds(2, 1)]
+    _add_sums(sums, dy, centered)
+    dz = coef[pl.ds(0, 1)] * dy + coef[pl.ds(3, 1)] + coef[pl.ds(4, 1)] * centered
+    dz, g = dz.astype(x.dtype), g.astype(x.dtype)
+    total = _dot(dz, w[...], (1, 1))
+    for n, dout in enumerate(douts):
+        total += _dot(g, ones[n]) * dout.astype(_wide)
+    dx[...] = total.astype(x.dtype)
+    dw[0] += _dot(x, dz, (0, 0))
 
 
-def _gate(form: Form, x: Array, into: Any, affine: Any) -> tuple[Array, Array, Array]:
-    """Returns gates, values before the sigmoid, and logits, each `rows pack*gates`."""
-    logits = _dot(x, into[...])
-    return *gate_of(affine[pl.ds(0, 1)] * logits, affine[pl.ds(1, 1)], form), logits
+def _gates(spec: GateSpec, x: Array, w: Any, coef: Any) -> tuple[Array, Array, Array]:
+    """Returns g, y and z, each `rows p*n`."""
+    z = _dot(x, w[...])
+    return *gate_from_affine(coef[pl.ds(0, 1)] * z, coef[pl.ds(1, 1)], spec), z
 
 
-def _change(
-    form: Form, x: Array, gradients: Sequence[Array], into: Any, spread: Any, affine: Any
+def _affine_gradient(
+    spec: GateSpec, x: Array, douts: Sequence[Array], w: Any, ones: Any, coef: Any
 ) -> tuple[Array, Array, Array]:
-    """Returns gates, the gradient behind the affine map, and logits."""
-    gate, before, logits = _gate(form, x, into, affine)
-    total = jnp.zeros_like(gate)
-    for n, gradient in enumerate(gradients):
-        product = x.astype(_wide) * gradient.astype(_wide)
+    """Returns g, dy and z, each `rows p*n`."""
+    g, y, z = _gates(spec, x, w, coef)
+    dg = jnp.zeros_like(g)
+    for n, dout in enumerate(douts):
+        product = x.astype(_wide) * dout.astype(_wide)
         if x.dtype == jnp.bfloat16:
-            # Two halves of the product: the matrix unit would round it to one.
+            # The matrix unit would round the product to bfloat16: sum it in two parts.
             high = product.astype(x.dtype)
             low = (product - high.astype(_wide)).astype(x.dtype)
-            total += _dot(high, spread[n], (1, 1)) + _dot(low, spread[n], (1, 1))
+            dg += _dot(high, ones[n], (1, 1)) + _dot(low, ones[n], (1, 1))
         else:
-            total += _dot(product, spread[n], (1, 1))
-    return gate, through_gate(total, gate, before, form), logits
+            dg += _dot(product, ones[n], (1, 1))
+    return g, gate_gradient(dg, g, y, spec), z
 
 
 def _dot(a: Array, b: Array, contract: tuple[int, int] = (1, 0)) -> Array:
@@ -151,86 +166,96 @@ def _dot(a: Array, b: Array, contract: tuple[int, int] = (1, 0)) -> Array:
     )
 
 
-def _real(x: Array, count: int) -> Array:
-    """Zeros where a block reaches beyond the last row."""
-    if count % x.shape[0] == 0:
+def _mask(x: Array, pixels: int) -> Array:
+    """Zeros the rows of a block beyond the last pixel."""
+    if pixels % x.shape[0] == 0:
         return x
     row = pl.program_id(0) * x.shape[0] + jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)
-    return jnp.where(row < count, x, jnp.zeros_like(x))
+    return jnp.where(row < pixels, x, jnp.zeros_like(x))
 
 
-def _start(*sums: Any) -> None:
+def _zero_at_start(*sums: Any) -> None:
     @pl.when(pl.program_id(0) == 0)
     def _() -> None:
         for ref in sums:
             ref[...] = jnp.zeros_like(ref)
 
 
-def _add_sums(sums: Any, change: Array, centerd: Array) -> None:
-    sums[0, pl.ds(0, 1)] += change.sum(0, keepdims=True)
-    sums[0, pl.ds(1, 1)] += (change * centerd).sum(0, keepdims=True)
+def _add_sums(sums: Any, dy: Array, centered: Array) -> None:
+    sums[0, pl.ds(0, 1)] += dy.sum(0, keepdims=True)
+    sums[0, pl.ds(1, 1)] += (dy * centered).sum(0, keepdims=True)
+
+
+# Blocks and operands
 
 
 def _call(
-    kernel: Any, maps: Sequence[Array], tables: Sequence[Array], outs: Sequence[Out], form: Form
+    kernel: Any,
+    maps: Sequence[Array],
+    tables: Sequence[Array],
+    outputs: Sequence[Output],
+    spec: GateSpec,
 ) -> Any:
     return pl.pallas_call(
-        partial(kernel, form, len(maps[0])),
-        grid=(_steps(maps[0])[1],),
-        in_specs=[*([_map(maps[0])[0]] * len(maps)), *(_whole(x.shape)[0] for x in tables)],
-        out_specs=[spec for spec, _ in outs],
-        out_shape=[shape for _, shape in outs],
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=_MEMORY),
-        interpret=form.interpret,
+        partial(kernel, spec, len(maps[0])),
+        grid=(_blocks(maps[0])[1],),
+        in_specs=[*([_map(maps[0])[0]] * len(maps)), *(_shared(x.shape)[0] for x in tables)],
+        out_specs=[block for block, _ in outputs],
+        out_shape=[shape for _, shape in outputs],
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=_VMEM),
+        interpret=spec.interpret,
         name=kernel.__name__.strip("_").replace("_kernel", "_gates"),
     )(*maps, *tables)
 
 
-def _steps(rows: Array) -> tuple[int, int]:
-    """Rows of a block, and how many blocks there are."""
+def _blocks(rows: Array) -> tuple[int, int]:
+    """Returns the rows of a block, and the number of blocks."""
     lanes = -(-rows.shape[1] // 128) * 128
     size = max(_BLOCK // lanes // 16 * 16, 16)
     return size, -(-rows.shape[0] // size)
 
 
-def _map(rows: Array) -> Out:
-    block = pl.BlockSpec((_steps(rows)[0], rows.shape[1]), lambda i: (i, 0))
+def _map(rows: Array) -> Output:
+    """Describes a map, of which each program has its block."""
+    block = pl.BlockSpec((_blocks(rows)[0], rows.shape[1]), lambda i: (i, 0))
     return block, jax.ShapeDtypeStruct(rows.shape, rows.dtype)
 
 
-def _whole(shape: tuple[int, ...]) -> Out:
-    spec = pl.BlockSpec(shape, lambda i: (0,) * len(shape))
-    return spec, jax.ShapeDtypeStruct(shape, _wide)
+def _shared(shape: tuple[int, ...]) -> Output:
+    """Describes an array shared by all programs."""
+    block = pl.BlockSpec(shape, lambda i: (0,) * len(shape))
+    return block, jax.ShapeDtypeStruct(shape, _wide)
 
 
-def _rows(x: Array) -> Array:
-    """`b h w c` -> `h*w*b c`: nothing moves in a program whose batch lies second to last."""
+def _to_rows(x: Array) -> Array:
+    """`b h w c` -> `h*w*b c`: no copy in a program that lays out the batch second to last."""
     return x.transpose(1, 2, 0, 3).reshape(-1, x.shape[3])
 
 
-def _unrow(rows: Array, like: Array) -> Array:
+def _from_rows(rows: Array, like: Array) -> Array:
     batch, height, width, channels = like.shape
     return rows.reshape(height, width, batch, channels).transpose(2, 0, 1, 3)
 
 
-def _tables(rows: Array, kernel: Array, vectors: Array, form: Form) -> tuple[Array, ...]:
-    """What every block reads: kernel, ones, and vectors over the gates as rows."""
-    into, out = _spread_in(kernel, form, rows.dtype), _spread_out(rows, form)
-    vectors = jnp.pad(vectors, ((0, _COEFFICIENTS - len(vectors)), (0, 0)))
-    return into, out, jnp.tile(vectors, (1, form.pack))
+def _tables(rows: Array, w: Array, coefficients: Array, spec: GateSpec) -> tuple[Array, ...]:
+    """Returns the arrays that every program reads: w, ones, and coef."""
+    missing = _NUM_COEFFICIENTS - len(coefficients)
+    coef = jnp.tile(jnp.pad(coefficients, ((0, missing), (0, 0))), (1, spec.pack_factor))
+    return _packed_w(w, spec, rows.dtype), _ones(rows, spec), coef
 
 
-def _spread_in(kernel: Array, form: Form, dtype: Any) -> Array:
-    """The kernel `c gates` for packed pixels: `pack*c pack*gates`, slots apart."""
-    return jnp.kron(jnp.eye(form.pack, dtype=kernel.dtype), kernel).astype(dtype)
+def _packed_w(w: Array, spec: GateSpec, dtype: Any) -> Array:
+    """Returns the block-diagonal kernel `p*c p*n` for packed pixels."""
+    return jnp.kron(jnp.eye(spec.pack_factor, dtype=w.dtype), w).astype(dtype)
 
 
-def _spread_out(rows: Array, form: Form) -> Array:
-    """For each gate, ones from its columns to its pixel's channels: `gates pack*gates pack*c`."""
-    ones = np.zeros((form.gates, form.pack, form.gates, form.pack, rows.shape[1] // form.pack))
-    for gate in range(form.gates):
-        ones[gate, range(form.pack), gate, range(form.pack)] = 1
-    return jnp.asarray(ones.reshape(form.gates, form.pack * form.gates, -1), rows.dtype)
+def _ones(rows: Array, spec: GateSpec) -> Array:
+    """Returns ones from each gate's columns to its pixel's channels, `n p*n p*c`."""
+    n, p = spec.num_gates, spec.pack_factor
+    ones = np.zeros((n, p, n, p, rows.shape[1] // p))
+    for gate in range(n):
+        ones[gate, range(p), gate, range(p)] = 1
+    return jnp.asarray(ones.reshape(n, p * n, -1), rows.dtype)
 
 
 PASSES = Passes(_statistics, _apply, _sums, _back)

@@ -102,7 +102,7 @@ class Bottleneck(Composite):
     @nn.compact
     def __call__(
         self, x: Float[FeatureMap, "b h w c"], train: bool = False
-    ) -> Float[FeatureMap, "b _ _ 4*planes"]:
+    ) -> Float[FeatureMap, "b _ _ features"]:
         """`b h w c` -> `b ceil(h/stride) ceil(w/stride) 4*planes`."""
         y = self.conv(self.planes, 1, name="conv1")(x)
         y = relu(self.norm(name="bn1")(y, train))

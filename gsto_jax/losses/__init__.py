@@ -1,4 +1,4 @@
-"""Losses: on the pixels of label maps, and on the heatmaps of joints."""
+"""Training losses on label maps and joint heatmaps."""
 
 from gsto_jax.losses.heatmap import heatmap_error, heatmap_loss, heatmap_supervision
 from gsto_jax.losses.pixel import (

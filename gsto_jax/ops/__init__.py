@@ -1,1 +1,1 @@
-"""Functions of arrays: resize, resampling, BN, packed maps, flips, dispatch to implementations."""
+"""Array functions: resizing, BN, packed maps, padding, flips, and dispatch to implementations."""

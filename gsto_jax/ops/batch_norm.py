@@ -1,4 +1,14 @@
-"""Batch normalisation as a function, with a gradient of its own."""
+"""Batch normalization as a function, with a custom gradient.
+
+Forward, per channel over n pixels, with `inv = 1 / sqrt(var + epsilon)`:
+
+    x_hat = (x - mean) * inv,   y = x_hat * scale + bias
+
+Backward, through mean and variance:
+
+    dbias = sum(dy),   dscale = sum(dy * x_hat)
+    dx = scale * inv * (dy - dbias / n - x_hat * dscale / n)
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -6,7 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jaxtyping import Array, Float
 
 from gsto_jax.ops.packing import fold, tile
 
@@ -18,81 +28,85 @@ from gsto_jax.ops.packing import fold, tile
 )
 @dataclass(frozen=True)
 class NormParameters:
-    """Parameters of BN in training or, without `epsilon`, of the affine map it is at inference.
+    """Parameters of BN in training or, without `epsilon`, of its affine map at inference.
 
     Attributes:
-      scale: `c`.
-      bias: `c`.
-      epsilon: added to the variance of the batch; None normalizes nothing.
-      shift: `c`, near the means, for statistics in one pass; None for two passes.
+      scale: scale of each channel.
+      bias: bias of each channel.
+      epsilon: added to the variance of the batch; None for no normalization.
+      shift: estimate of the means, for statistics in one pass; None for two passes.
     """
 
-    scale: Array
-    bias: Array
+    scale: Float[Array, " c"]
+    bias: Float[Array, " c"]
     epsilon: float | None = None
-    shift: Array | None = None
+    shift: Float[Array, " c"] | None = None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def batch_norm(
-    x: Array,
-    scale: Array,
-    bias: Array,
+    x: Float[Array, "*b pc"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
     epsilon: float,
-    pack: int = 1,
-    shift: Array | None = None,
-) -> tuple[Array, Array, Array]:
-    """Normalizes `x` by its own statistics; the gradient costs two sums over the pixels.
+    pack_factor: int = 1,
+    shift: Float[Array, " c"] | None = None,
+) -> tuple[Float[Array, "*b pc"], Float[Array, " c"], Float[Array, " c"]]:
+    """Normalizes `x` by its own statistics; the gradient takes two sums over the pixels.
 
     Args:
-      x: `b h w c`, any number of axes before the channels.
-      scale: `c`.
-      bias: `c`.
+      x: `b h w c`, with any number of axes before the channels.
+      scale: scale of each channel.
+      bias: bias of each channel.
       epsilon: added to the variance.
-      pack: of `x`, whose last axis then is `pack*c`.
-      shift: `c`, near the means: the statistics then take one reading of `x`. None for two.
+      pack_factor: packing factor p of `x`, whose last axis is `p*c`.
+      shift: estimate of the means, with which the statistics read `x` once; None reads it twice.
 
     Returns:
-      The normalized map in the dtype of `x`, and mean and (biased) variance by channel in at least
-      float32. No gradient flows through the statistics, and forward-mode differentiation (`jvp`) of
-      it is not defined.
+      The normalized map in the dtype of `x`, and mean and (biased) variance of each channel in at
+      least float32. No gradient flows through the statistics, and forward-mode differentiation
+      (`jvp`) is not defined.
     """
-    mean, var = _statistics(_wide(x), pack, shift)
-    return affine(x, mean, var, scale, bias, epsilon, pack), mean, var
+    mean, var = _statistics(_wide(x), pack_factor, shift)
+    return affine(x, mean, var, scale, bias, epsilon, pack_factor), mean, var
 
 
-def _statistics(wide: Array, pack: int, shift: Array | None) -> tuple[Array, Array]:
-    count = wide.size // wide.shape[-1] * pack
+def _statistics(x: Array, pack_factor: int, shift: Array | None) -> tuple[Array, Array]:
+    n = x.size // x.shape[-1] * pack_factor
     if shift is None:
-        mean = fold(channel_sum(wide), pack) / count
-        return mean, fold(channel_sum(jnp.square(wide - _row(mean, wide, pack))), pack) / count
-    shift = shift.astype(wide.dtype)
-    moved = wide - _row(shift, wide, pack)
-    mean, square = (fold(channel_sum(v), pack) / count for v in (moved, jnp.square(moved)))
+        mean = fold(channel_sum(x), pack_factor) / n
+        deviation = jnp.square(x - _broadcast(mean, x, pack_factor))
+        return mean, fold(channel_sum(deviation), pack_factor) / n
+    shift = shift.astype(x.dtype)
+    shifted = x - _broadcast(shift, x, pack_factor)
+    mean, square = (fold(channel_sum(v), pack_factor) / n for v in (shifted, jnp.square(shifted)))
     return mean + shift, jnp.maximum(square - jnp.square(mean), 0)
 
 
 def _forward(
-    x: Array, scale: Array, bias: Array, epsilon: float, pack: int, shift: Array | None
+    x: Array, scale: Array, bias: Array, epsilon: float, pack_factor: int, shift: Array | None
 ) -> tuple[tuple[Array, Array, Array], tuple[Any, ...]]:
-    y, mean, var = batch_norm(x, scale, bias, epsilon, pack, shift)
+    y, mean, var = batch_norm(x, scale, bias, epsilon, pack_factor, shift)
     return (y, mean, var), (x, scale, bias, shift, mean, var)
 
 
 def _backward(
-    epsilon: float, pack: int, saved: tuple[Any, ...], gradients: tuple[Array, Array, Array]
+    epsilon: float,
+    pack_factor: int,
+    residuals: tuple[Any, ...],
+    cotangents: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, Array, Array | None]:
-    x, scale, bias, shift, mean, var = saved
-    count = x.size // x.shape[-1] * pack
-    inverse = jax.lax.rsqrt(var + epsilon)
-    centerd, gradient = _wide(x) - _row(mean, x, pack), _wide(gradients[0])
-    total, weighted = (fold(channel_sum(v), pack) for v in (gradient, gradient * centerd))
-    slope = jnp.square(inverse) * weighted / count
-    rest = gradient - _row(total / count, x, pack) - centerd * _row(slope, x, pack)
+    x, scale, bias, shift, mean, var = residuals
+    n = x.size // x.shape[-1] * pack_factor
+    inv = jax.lax.rsqrt(var + epsilon)
+    centered, dy = _wide(x) - _broadcast(mean, x, pack_factor), _wide(cotangents[0])
+    dbias, sum_dy_centered = (fold(channel_sum(v), pack_factor) for v in (dy, dy * centered))
+    slope = jnp.square(inv) * sum_dy_centered / n
+    dx = dy - _broadcast(dbias / n, x, pack_factor) - centered * _broadcast(slope, x, pack_factor)
     return (
-        (rest * _row(inverse * scale.astype(inverse.dtype), x, pack)).astype(x.dtype),
-        (weighted * inverse).astype(scale.dtype),
-        total.astype(bias.dtype),
+        (dx * _broadcast(inv * scale.astype(inv.dtype), x, pack_factor)).astype(x.dtype),
+        (sum_dy_centered * inv).astype(scale.dtype),
+        dbias.astype(bias.dtype),
         None if shift is None else jnp.zeros_like(shift),
     )
 
@@ -101,34 +115,42 @@ batch_norm.defvjp(_forward, _backward)
 
 
 def affine(
-    x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float, pack: int = 1
+    x: Array,
+    mean: Array,
+    var: Array,
+    scale: Array,
+    bias: Array,
+    epsilon: float,
+    pack_factor: int = 1,
 ) -> Array:
-    """`(x - mean) / sqrt(var + epsilon) * scale + bias` by channel, in the dtype of `x`."""
+    """Computes `(x - mean) / sqrt(var + epsilon) * scale + bias` per channel in x's dtype."""
     wide = _wide(x)
     factor = jax.lax.rsqrt(var.astype(wide.dtype) + epsilon) * scale.astype(wide.dtype)
-    y = (wide - _row(mean.astype(wide.dtype), x, pack)) * _row(factor, x, pack)
-    return (y + _row(bias.astype(wide.dtype), x, pack)).astype(x.dtype)
+    centered = wide - _broadcast(mean.astype(wide.dtype), x, pack_factor)
+    y = centered * _broadcast(factor, x, pack_factor)
+    return (y + _broadcast(bias.astype(wide.dtype), x, pack_factor)).astype(x.dtype)
 
 
 def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _row(vector: Array, x: Array, pack: int) -> Array:
-    return tile(vector, pack).reshape((1,) * (x.ndim - 1) + (-1,))
+def _broadcast(vector: Array, x: Array, pack_factor: int) -> Array:
+    """Returns a vector over channels with the axes of `x`."""
+    return tile(vector, pack_factor).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def channel_sum(x: Array) -> Array:
-    """Sums `b h w c` over all axes but the last.
+    """Sums over all axes but the last.
 
-    XLA for CPUs walks a column at a time through such a sum, against the order of memory. There the
-    image is folded in half until its sides are odd: whole rows are added to whole rows.
+    XLA for CPUs sums one column at a time, against the order of memory. There, axes between batch
+    and channels are first folded in half until they are odd, which adds whole rows to whole rows.
     """
-    return jax.lax.platform_dependent(x, cpu=_by_halves, default=_all_but_last)
+    return jax.lax.platform_dependent(x, cpu=_sum_by_halves, default=_sum_all_but_last)
 
 
-def _by_halves(x: Array) -> Array:
-    # Not the batch: it may be split over devices.
+def _sum_by_halves(x: Array) -> Array:
+    # Not the batch, which may be sharded.
     for axis in range(1, x.ndim - 1):
         while x.shape[axis] and x.shape[axis] % 2 == 0:
             half = x.shape[axis] // 2
@@ -136,8 +158,8 @@ def _by_halves(x: Array) -> Array:
                 jax.lax.slice_in_dim(x, n * half, (n + 1) * half, axis=axis) for n in (0, 1)
             )
             x = low + high
-    return _all_but_last(x)
+    return _sum_all_but_last(x)
 
 
-def _all_but_last(x: Array) -> Array:
+def _sum_all_but_last(x: Array) -> Array:
     return x.sum(tuple(range(x.ndim - 1)))

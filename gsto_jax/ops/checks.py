@@ -1,4 +1,4 @@
-"""Checks of layer arguments: messages that name the layer, the argument and what it takes."""
+"""Validation of layer arguments, with errors that name the argument and the expected values."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from jax.export import is_symbolic_dim
 from gsto_jax.ops.dispatch import IMPLEMENTATIONS
 
 Rule = Callable[[str, Any], None]
-"""Called with an argument's full name and its value; raises TypeError or ValueError."""
+"""Takes an argument's name and value; raises TypeError or ValueError if the value is invalid."""
 
 
 def check(layer: Any, **rules: Rule) -> None:
-    """Checks attributes of a layer or specification, each by a rule.
+    """Checks attributes of a layer or specification by rules.
 
     Raises:
       TypeError: an attribute has a wrong type.
-      ValueError: an attribute has a value that it cannot take.
+      ValueError: an attribute has an invalid value.
     """
     for name, rule in rules.items():
         rule(f"{type(layer).__name__}: {name}", getattr(layer, name))
@@ -35,13 +35,14 @@ def check_rank(x: Any, layer: str) -> None:
         )
 
 
-def check_map(x: Any, name: str, channels: int | None = None) -> None:
-    """Raises ValueError unless `x` is `b h w c` with pixels and, where given, so many channels."""
-    if x.ndim != 4 or (channels is not None and x.shape[-1] != channels):
-        wanted = f"images b h w {channels}" if channels else "maps b h w c"
-        raise ValueError(f"{name} takes {wanted}, not {x.shape}")
+def check_map(x: Any, layer: str, channels: int | None = None) -> None:
+    """Raises ValueError unless `x` is `b h w c` with pixels and, if given, `channels` channels."""
+    if channels is None:
+        check_rank(x, layer)
+    elif x.ndim != 4 or x.shape[-1] != channels:
+        raise ValueError(f"{layer} takes images b h w {channels}; got shape {x.shape}")
     if any(not is_symbolic_dim(side) and side == 0 for side in x.shape[1:3]):
-        raise ValueError(f"{name} takes at least one pixel; got {x.shape}, b h w c")
+        raise ValueError(f"{layer} takes maps with at least one pixel; got shape {x.shape}")
 
 
 def at_least(minimum: int) -> Rule:
@@ -50,15 +51,15 @@ def at_least(minimum: int) -> Rule:
     def rule(name: str, value: Any) -> None:
         if is_symbolic_dim(value):
             return
-        wanted = f"{name} must be an integer of at least {minimum}; got {value!r}"
+        message = f"{name} must be an integer of at least {minimum}; got {value!r}"
         try:
-            number = operator.index(value)
+            integer = operator.index(value)
         except TypeError:
-            raise TypeError(wanted) from None
+            raise TypeError(message) from None
         if isinstance(value, bool):
-            raise TypeError(wanted)
-        if number < minimum:
-            raise ValueError(wanted)
+            raise TypeError(message)
+        if integer < minimum:
+            raise ValueError(message)
 
     return rule
 
@@ -67,16 +68,16 @@ def one_of(choices: Sequence[Any]) -> Rule:
     """Returns a rule for one of several values."""
 
     def rule(name: str, value: Any) -> None:
-        if not any(type(value) is type(choice) and value == choice for choice in choices):
-            wanted = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}"
-            same = any(type(value) is type(choice) for choice in choices)
-            raise (ValueError if same else TypeError)(wanted)
+        same_type = [choice for choice in choices if type(value) is type(choice)]
+        if value not in same_type:
+            message = f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}"
+            raise (ValueError if same_type else TypeError)(message)
 
     return rule
 
 
 def optional(inner: Rule) -> Rule:
-    """Returns a rule for None or what the inner rule takes."""
+    """Returns a rule for None or a value that satisfies the inner rule."""
 
     def rule(name: str, value: Any) -> None:
         if value is not None:
@@ -86,14 +87,14 @@ def optional(inner: Rule) -> Rule:
 
 
 def each(inner: Rule, length: int | None = None) -> Rule:
-    """Returns a rule for a sequence, of that length or not empty, of what the inner rule takes."""
+    """Returns a rule for a sequence of some length, or any but 0, whose items satisfy a rule."""
 
     def rule(name: str, value: Any) -> None:
-        count = "a sequence" if length is None else f"{length} values"
+        expected = "a sequence" if length is None else f"{length} values"
         if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
-            raise TypeError(f"{name} must be {count}; got {value!r}")
+            raise TypeError(f"{name} must be {expected}; got {value!r}")
         if len(value) == 0 or (length is not None and len(value) != length):
-            raise ValueError(f"{name} must be {count}, and not empty; got {value!r}")
+            raise ValueError(f"{name} must be {expected}, and not empty; got {value!r}")
         for n, item in enumerate(value):
             inner(f"{name}[{n}]", item)
 
@@ -101,16 +102,16 @@ def each(inner: Rule, length: int | None = None) -> Rule:
 
 
 def between(low: float, high: float) -> Rule:
-    """Returns a rule for a number from `low` to `high`; arrays under a trace pass."""
+    """Returns a rule for a number from `low` to `high`; JAX arrays pass unchecked."""
 
     def rule(name: str, value: Any) -> None:
-        wanted = f"{name} must be a number from {low:g} to {high:g}; got {value!r}"
+        message = f"{name} must be a number from {low:g} to {high:g}; got {value!r}"
         if isinstance(value, jax.Array):
             return
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(wanted)
+            raise TypeError(message)
         if not low <= value <= high:
-            raise ValueError(wanted)
+            raise ValueError(message)
 
     return rule
 
@@ -121,24 +122,24 @@ def one_of_or_callable(choices: Sequence[str]) -> Rule:
     def rule(name: str, value: Any) -> None:
         if callable(value) or (isinstance(value, str) and value in choices):
             return
-        wanted = f"{name} must be one of {', '.join(map(repr, choices))}, or a callable"
-        raise (ValueError if isinstance(value, str) else TypeError)(f"{wanted}; got {value!r}")
+        message = f"{name} must be one of {', '.join(map(repr, choices))}, or a callable"
+        raise (ValueError if isinstance(value, str) else TypeError)(f"{message}; got {value!r}")
 
     return rule
 
 
-def instance_of(kind: type, example: str) -> Rule:
+def instance_of(cls: type, example: str) -> Rule:
     """Returns a rule for an instance of a class."""
 
     def rule(name: str, value: Any) -> None:
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be of {kind.__name__}, such as {example}; got {value!r}")
+        if not isinstance(value, cls):
+            raise TypeError(f"{name} must be of {cls.__name__}, such as {example}; got {value!r}")
 
     return rule
 
 
 def function(name: str, value: Any) -> None:
-    """Checks a module instance or another callable that maps arrays."""
+    """Checks that the value is a module instance or another callable of arrays."""
     if isinstance(value, type) and issubclass(value, nn.Module):
         raise TypeError(f"{name} must be an instance, such as {value.__name__}(...); got the class")
     if not callable(value):
@@ -146,30 +147,30 @@ def function(name: str, value: Any) -> None:
 
 
 def factory(name: str, value: Any) -> None:
-    """Checks a module class, `functools.partial` of one, or another callable that makes modules."""
+    """Checks that the value is a module class or another callable that returns modules."""
     if not callable(value) or isinstance(value, nn.Module):
         raise TypeError(f"{name} must be a module class or functools.partial of one; got {value!r}")
 
 
 def flag(name: str, value: Any) -> None:
-    """Checks a boolean."""
+    """Checks that the value is a boolean."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False; got {value!r}")
 
 
 def floating(name: str, value: Any) -> None:
-    """Checks a floating-point dtype."""
-    wanted = f"{name} must be a floating-point dtype, such as jnp.float32; got {value!r}"
+    """Checks that the value is a floating-point dtype."""
+    message = f"{name} must be a floating-point dtype, such as jnp.float32; got {value!r}"
     try:
         dtype = jnp.dtype(value)
     except TypeError:
-        raise TypeError(wanted) from None
+        raise TypeError(message) from None
     if value is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(wanted)
+        raise ValueError(message)
 
 
 def text(name: str, value: Any) -> None:
-    """Checks a string."""
+    """Checks that the value is a string."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string; got {value!r}")
 

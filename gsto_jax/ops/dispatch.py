@@ -1,8 +1,8 @@
-"""Which implementation computes an operation: XLA's own, or a faster one for some platforms."""
+"""Dispatch of an operation to one of its implementations: XLA, or a kernel for one platform."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,116 +15,131 @@ from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
 IMPLEMENTATIONS = ("xla", "pallas_tpu", "pallas_gpu")
 
 
-def call(
+def call_implementation(
     implementation: str | None,
-    offers: Mapping[str, Callable[..., Any]],
-    refused: Mapping[str, str],
+    available: Mapping[str, Callable[..., Any]],
+    unavailable: Mapping[str, str],
     *operands: Any,
-    by_platform: Mapping[str, str] = MappingProxyType({"tpu": "pallas_tpu"}),
+    platform_defaults: Mapping[str, str] = MappingProxyType({"tpu": "pallas_tpu"}),
 ) -> Any:
-    """Calls the implementation of that name.
+    """Calls one of several implementations of an operation.
 
     Args:
-      implementation: that one, or an error. None chooses when the program is lowered for a
-        platform.
-      offers: functions by name; "xla" is among them.
-      refused: why those that are not among the offers cannot run.
-      *operands: what the function takes.
-      by_platform: what None chooses, if it is offered; otherwise it is "xla".
+      implementation: name of the implementation; None chooses one for the platform for which the
+        program is lowered.
+      available: implementations by name, including "xla".
+      unavailable: reasons by name why other implementations cannot run.
+      *operands: arguments of the implementation.
+      platform_defaults: implementation by platform for None. Where it is missing or not available,
+        None chooses "xla".
 
     Raises:
-      UserError: an unknown name, or one that cannot run, with the reason.
+      UserError: the implementation is unknown or not available.
     """
     if implementation is None:
-        fast = {platform: offers[name] for platform, name in by_platform.items() if name in offers}
-        if not fast:
-            return offers["xla"](*operands)
-        return jax.lax.platform_dependent(*operands, **fast, default=offers["xla"])
-    if implementation in offers:
-        return offers[implementation](*operands)
-    if reason := refused.get(implementation):
+        by_platform = {
+            platform: available[name]
+            for platform, name in platform_defaults.items()
+            if name in available
+        }
+        if not by_platform:
+            return available["xla"](*operands)
+        return jax.lax.platform_dependent(*operands, **by_platform, default=available["xla"])
+    if implementation in available:
+        return available[implementation](*operands)
+    if reason := unavailable.get(implementation):
         raise UserError(f"implementation {implementation!r} cannot run here: {reason}")
-    known = ", ".join({**offers, **refused})
+    names = ", ".join({**available, **unavailable})
     raise UserError(
-        f"unknown implementation {implementation!r}: use one of {known}, or None to have it chosen"
+        f"implementation must be one of {names}, or None to choose one; got {implementation!r}"
     )
 
 
-BATCH, MAPS, PARTS, WHOLE = "batch", "maps", "parts", "whole"
-"""How an array of `map_shards` lies: its batch split; its batch and its height; one of each device
-behind the other; on every device."""
+BATCH, BATCH_HEIGHT, STACKED, REPLICATED = "batch", "batch_height", "stacked", "replicated"
+"""Layouts of the arrays of `map_shards`: sharded along the batch; along batch and height; one array
+per device, stacked along the first axis; replicated."""
 
 
-def unsupported_reason(shape: Sequence[Any], dtype: Any, height: bool = True) -> str:
-    """Returns why no kernel can take a map of this shape and dtype; empty if one can.
+def unsupported_reason(shape: Sequence[Any], dtype: Any, *, split_height: bool = True) -> str:
+    """Returns why a kernel cannot process a map; empty if it can.
 
     Args:
-      shape: `b h ...`.
-      dtype: of the map.
-      height: whether the kernel takes a part of the height as well as all of it.
+      shape: shape `b h ...` of the map.
+      dtype: dtype of the map.
+      split_height: whether the kernel can process a shard of the height.
     """
     if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32)):
         return f"it takes bfloat16 and float32, not {jnp.dtype(dtype)}"
     if any(map(is_symbolic_dim, shape)):
-        return "it needs sizes that are known"
+        return "it needs static shapes"
     if 0 in shape:
-        return f"it takes at least one image, and the map is {tuple(shape)}"
-    _, axis, devices, space = _mesh()
-    if shape[0] % devices:
-        return f"a batch of {shape[0]} does not divide over the {devices} devices of {axis!r}"
-    if space > 1 and not height:
-        return f"it takes whole images, and {space} devices of {SPACE_AXIS!r} share them"
-    if shape[1] % space:
-        return f"{shape[1]} rows do not divide over the {space} devices of {SPACE_AXIS!r}"
+        return f"it takes at least one image; got shape {tuple(shape)}"
+    mesh = _batch_mesh()
+    if shape[0] % mesh.batch_devices:
+        return (
+            f"a batch of {shape[0]} does not divide over the {mesh.batch_devices} devices of "
+            f"{mesh.batch_axis!r}"
+        )
+    if mesh.height_devices > 1 and not split_height:
+        return f"it takes whole images; got {mesh.height_devices} devices along {SPACE_AXIS!r}"
+    if shape[1] % mesh.height_devices:
+        return (
+            f"{shape[1]} rows do not divide over the {mesh.height_devices} devices of "
+            f"{SPACE_AXIS!r}"
+        )
     return ""
 
 
 def map_shards(
-    function: Callable[..., Any], split: Sequence[str], out_split: Any
+    function: Callable[..., Any], in_layouts: Sequence[str], out_layouts: Any
 ) -> Callable[..., Any]:
-    """`function` on each device's part of the arrays, under the mesh in force.
+    """Returns `function` mapped over the shards of its arguments on the current mesh.
 
-    XLA cannot divide a kernel over devices by itself. The mesh is that of `jax.set_mesh` or
-    `jax.sharding.use_abstract_mesh`; its axis "data", or else its first one, splits the batch, and
-    an axis "space" the height. Without a mesh, with one device along both, or inside a `shard_map`
-    over it, the function is left as it is.
+    XLA cannot partition a kernel. The mesh is that of `jax.set_mesh` or
+    `jax.sharding.use_abstract_mesh`: its axis "data", or else its first axis, shards the batch, and
+    an axis "space" the height. Without a mesh, with one device along both axes, or inside a
+    `shard_map` over them, `function` is returned unchanged.
 
     Args:
-      function: of arrays.
-      split: how each argument lies: BATCH, MAPS or WHOLE.
-      out_split: the same for the results, in their structure; PARTS too.
+      function: function of arrays.
+      in_layouts: layout of each argument: `BATCH`, `BATCH_HEIGHT` or `REPLICATED`.
+      out_layouts: layouts of the results, in their tree structure; also `STACKED`.
     """
-    mesh, axis, devices, space = _mesh()
-    if devices * space == 1:
+    mesh = _batch_mesh()
+    if mesh.batch_devices * mesh.height_devices == 1:
         return function
-    rows = SPACE_AXIS if space > 1 else None
+    axes = (mesh.batch_axis, SPACE_AXIS) if mesh.height_devices > 1 else (mesh.batch_axis,)
     specs = {
-        BATCH: PartitionSpec(axis),
-        MAPS: PartitionSpec(axis, rows) if rows else PartitionSpec(axis),
-        PARTS: PartitionSpec((axis, rows)) if rows else PartitionSpec(axis),
-        WHOLE: PartitionSpec(),
+        BATCH: PartitionSpec(mesh.batch_axis),
+        BATCH_HEIGHT: PartitionSpec(*axes),
+        STACKED: PartitionSpec(axes),
+        REPLICATED: PartitionSpec(),
     }
     return jax.shard_map(
         function,
-        mesh=mesh,
-        in_specs=tuple(specs[name] for name in split),
-        out_specs=jax.tree.map(lambda name: specs[name], out_split),
+        mesh=mesh.mesh,
+        in_specs=tuple(specs[layout] for layout in in_layouts),
+        out_specs=jax.tree.map(lambda layout: specs[layout], out_layouts),
         check_vma=False,
     )
 
 
-def _mesh() -> tuple[Any, str, int, int]:
-    """The mesh in force, the axis that splits the batch, and the devices along it that do.
+class _BatchMesh(NamedTuple):
+    mesh: Any
+    batch_axis: str
+    batch_devices: int
+    height_devices: int
 
-    The last number is that of the devices that split the height.
-    """
+
+def _batch_mesh() -> _BatchMesh:
+    """Returns the current mesh, its batch axis, and the devices that shard batch and height."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return mesh, "", 1, 1
+        return _BatchMesh(mesh, "", 1, 1)
     axis = DATA_AXIS if DATA_AXIS in mesh.axis_names else mesh.axis_names[0]
 
-    def along(name: str) -> int:
-        split = name in mesh.axis_names and name not in mesh.manual_axes
-        return mesh.shape[name] if split else 1
+    def devices_along(name: str) -> int:
+        is_auto = name in mesh.axis_names and name not in mesh.manual_axes
+        return mesh.shape[name] if is_auto else 1
 
-    return mesh, axis, along(axis), along(SPACE_AXIS)
+    return _BatchMesh(mesh, axis, devices_along(axis), devices_along(SPACE_AXIS))

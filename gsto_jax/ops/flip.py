@@ -1,4 +1,4 @@
-"""Mirrors maps left to right."""
+"""Horizontal flips of maps, and the permutation of left-right classes or joints."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,13 +7,18 @@ import numpy as np
 
 
 def flip(x: Any) -> Any:
-    """Mirrors `b h w c` left to right; NumPy arrays too."""
+    """Flips a JAX or NumPy array `b h w c` left to right."""
     return x[:, :, ::-1]
 
 
 def flip_permutation(pairs: Iterable[Sequence[int]], count: int) -> np.ndarray:
-    """Which of `count` classes or joints each one is in a mirrored image, where pairs swap."""
-    order = np.arange(count)
+    """Returns the index of each of `count` classes or joints in a flipped image.
+
+    Args:
+      pairs: left and right indices that swap, such as the left and the right knee.
+      count: number of classes or joints.
+    """
+    permutation = np.arange(count)
     for left, right in pairs:
-        order[left], order[right] = right, left
-    return order
+        permutation[left], permutation[right] = right, left
+    return permutation

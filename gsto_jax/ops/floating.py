@@ -1,4 +1,4 @@
-"""The rule for integer inputs: every layer computes them in floating point."""
+"""Conversion of integer inputs: every layer computes in floating point."""
 
 from functools import partial
 from typing import Any, TypeVar
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 def as_floating(x: T, dtype: Any = jnp.float32) -> T:
-    """Returns `x`, integers and booleans converted to a floating-point dtype, as Flax does.
+    """Converts integers and booleans to a floating-point dtype, as Flax does.
 
     Args:
-      x: an array of any dtype, or a `Packed` map; floating-point arrays are returned as they are.
+      x: an array or a `Packed` map; floating-point arrays are returned unchanged.
       dtype: dtype for integers, usually that of the parameters.
 
     Raises:
-      TypeError: `x` is neither real nor integer, such as complex numbers.
+      TypeError: `x` is neither real nor integer, for example complex.
     """
     converted: T = jax.tree.map(partial(_as_floating, dtype=dtype), x)
     return converted

@@ -1,6 +1,6 @@
-"""Sizes of images on their way to a network, and what fills the padding beside them.
+"""Image sizes on the way to a network, and the padding next to an image.
 
-The sizes may be the symbols of `jax.export`, so that predictions and exported programs share them.
+Sizes may be the symbols of `jax.export`, so that predictors and exported programs share this code.
 """
 
 from collections.abc import Sequence
@@ -13,42 +13,38 @@ from jax import Array
 from gsto_jax.types import Size
 
 PUBLISHED = "published"
-"""The value of `eval.pad_to` with which images are scored as they are."""
+"""Value of `eval.pad_to` for evaluation without padding."""
 SIZE_DIVISOR = 32
-"""Stride of the lowest branch: sides that it divides need no rounding anywhere in the network."""
+"""Stride of an HRNet's lowest branch: sides divisible by it need no rounding in the network."""
 
 
 def round_up(size: Sequence[int], multiple: int) -> Size:
-    """Rounds both sides up to a multiple; 0 leaves them as they are."""
+    """Rounds both sides up to a multiple; 0 leaves them unchanged."""
     multiple = max(1, multiple)
-    # Nothing is negative: ONNX divides towards zero.
+    # Not -(-side // multiple): ONNX divides towards zero, so negative numbers would differ.
     height, width = ((side + multiple - 1) // multiple * multiple for side in size)
     return height, width
 
 
-def larger(a: Any, b: Any) -> Any:
-    """Returns the larger of two lengths, which may be symbols."""
-    return jax.core.max_dim(a, b)
-
-
-def downscaled_size(size: Sequence[int], long_side: int) -> Size:
-    """Returns the size of an image whose long side is scaled down to a limit, 0 for none."""
+def downscaled_size(size: Sequence[int], max_side: int) -> Size:
+    """Returns an image's size, scaled down so that no side exceeds `max_side`; 0 is no limit."""
     height, width = size
-    if not long_side:
+    if not max_side:
         return height, width
-    return _scaled_to(height, width, long_side, larger(larger(height, width), long_side))
+    long_side = jax.core.max_dim(height, width)
+    return _scaled(size, max_side, jax.core.max_dim(long_side, max_side))
 
 
 def scaled_size(
     size: Sequence[int], scale: float, base_size: int = 0, fixed_size: Sequence[int] = (0, 0)
 ) -> Size:
-    """Returns the size of an image at a scale of a test.
+    """Returns the size of an image at one scale of a multi-scale test.
 
     Args:
-      size: (h, w) of the image.
-      scale: relative to the size of the test.
-      base_size: long side at scale 1; 0: the image's own.
-      fixed_size: (h, w) at scale 1 whatever the proportions; (0, 0): as `base_size` says.
+      size: size (h, w) of the image.
+      scale: scale relative to the base size.
+      base_size: long side at scale 1; 0 is the image's own.
+      fixed_size: size (h, w) at scale 1, whatever the aspect ratio; (0, 0) uses `base_size`.
     """
     if any(fixed_size):
         height, width = (max(1, int(side * scale + 0.5)) for side in fixed_size)
@@ -56,27 +52,24 @@ def scaled_size(
     height, width = size
     if scale == 1 and not base_size:
         return height, width
-    long_side = larger(height, width)
-    return _scaled_to(height, width, int((base_size or long_side) * scale + 0.5), long_side)
+    long_side = jax.core.max_dim(height, width)
+    return _scaled(size, int((base_size or long_side) * scale + 0.5), long_side)
 
 
-def _scaled_to(height: Any, width: Any, target: Any, source: Any) -> Size:
-    """Scales both sides by target / source, rounding halves up, to at least 1."""
-    rows, columns = (
-        larger(1, (2 * side * target + source) // (2 * source)) for side in (height, width)
+def _scaled(size: Sequence[int], target: Any, source: Any) -> Size:
+    """Scales both sides by target / source, rounded half up, to at least 1."""
+    height, width = (
+        jax.core.max_dim(1, (2 * side * target + source) // (2 * source)) for side in size
     )
-    return rows, columns
+    return height, width
 
 
 def replicate_edges(images: Array, size: Array) -> Array:
-    """Fills what lies right of and below images with their outermost pixels.
+    """Fills the padding to the right of and below images by their outermost pixels.
 
     Args:
-      images: `b h w 3`.
-      size: `b 2` integers, rows and columns that are image.
-
-    Returns:
-      `b h w 3`.
+      images: padded images `b h w 3`.
+      size: `b 2` integers, height and width of each image without its padding.
     """
 
     def fill(image: Array, size: Array) -> Array:
@@ -88,16 +81,16 @@ def replicate_edges(images: Array, size: Array) -> Array:
     return jax.vmap(fill)(images, size)
 
 
-def crop_to_image(values: Any, size: Sequence[int], shape: Sequence[int]) -> Any:
-    """Returns the part of a map `h' w'` of a padded image that shows the image.
+def crop_to_image(values: Any, size: Sequence[int], padded_shape: Sequence[int]) -> Any:
+    """Crops the padding from a map of a padded image.
 
     Args:
-      values: the map.
-      size: (h, w) of the image.
-      shape: (h, w) of the padded image.
+      values: map `h' w'`, at any resolution.
+      size: size (h, w) of the image.
+      padded_shape: size (h, w) of the padded image.
     """
-    rows, columns = (
-        max(1, -(-side * part // whole))
-        for side, part, whole in zip(values.shape, size, shape, strict=True)
+    height, width = (
+        max(1, -(-map_side * side // padded_side))
+        for map_side, side, padded_side in zip(values.shape, size, padded_shape, strict=True)
     )
-    return values[:rows, :columns]
+    return values[:height, :width]

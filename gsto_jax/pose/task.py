@@ -94,9 +94,14 @@ class PoseTask(Task):
     ) -> tuple[Array, dict[str, Array]]:
         """See `Task.losses`."""
         targets = self.targets(batch, outputs.logits.shape[1:3])
-        hardest = self.config.pose.ohkm_topk
-        of_loss = None if values is None else values.loss
-        return heatmap_supervision(outputs, *targets, self.config.loss, hardest, shares, of_loss)
+        return heatmap_supervision(
+            outputs,
+            *targets,
+            self.config.loss,
+            topk=self.config.pose.ohkm_topk,
+            microbatch_weights=shares,
+            hyperparameters=None if values is None else values.loss,
+        )
 
     def targets(self, batch: Batch, heatmap: Sequence[int]) -> tuple[Array, Array]:
         """Encodes a batch as heatmaps of a size and weights; see `heatmaps.encode`."""

@@ -74,7 +74,7 @@ def window_scores(
       view: as for `extract_windows`.
     """
     size = [view[axis].index.shape[1] for axis in ("rows", "columns")]
-    upsample = partial(resize, size=size, align_corners=align_corners, gradient=False)
+    upsample = partial(resize, size=size, align_corners=align_corners, differentiable=False)
     if len(logits) == 1:
         (mean,) = map(upsample, logits)
     else:

@@ -77,12 +77,13 @@ class SegmentationTask(Task):
             outputs,
             batch["label"],
             self.config.loss,
-            self.ignore_label,
-            self.config.model.align_corners,
-            self.loss_weights if values is None else values.class_weights,
-            shares,
-            "xla" if implementation == "pallas_gpu" else implementation,  # there is no such kernel
-            None if values is None else values.loss,
+            ignore_label=self.ignore_label,
+            align_corners=self.config.model.align_corners,
+            class_weights=self.loss_weights if values is None else values.class_weights,
+            microbatch_weights=shares,
+            # The loss has no GPU kernel.
+            implementation="xla" if implementation == "pallas_gpu" else implementation,
+            hyperparameters=None if values is None else values.loss,
         )
 
     def shares(self, parts: Batch) -> Shares:
@@ -126,7 +127,7 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Float[Array, "
     images = normalize_padded(task, batch["image"], batch["size"])
     outputs = forward(task, variables, images)
     size, align_corners = batch["image"].shape[1:3], task.config.model.align_corners
-    scores = resize(outputs.logits, size, align_corners=align_corners, gradient=False)
+    scores = resize(outputs.logits, size, align_corners=align_corners, differentiable=False)
     return materialize(scores), feature_maps(outputs)
 
 

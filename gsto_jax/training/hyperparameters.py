@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from jax import Array
 
-from gsto_jax.losses.values import LossHyperparameters
+from gsto_jax.losses.hyperparameters import LossHyperparameters
 from gsto_jax.training.optim import adam, early_decay, sgd
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def hyperparameters(task: "Task", step: Array) -> Hyperparameters:
         weight_decay=optim.weight_decay,
         ema_decay=optim.ema_decay,
         bn_momentum=early_decay(task.config.model.bn_momentum, updates),
-        loss=LossHyperparameters.of(task.config.loss),
+        loss=LossHyperparameters.from_config(task.config.loss),
         class_weights=None if weights is None else jnp.asarray(weights, float),
     )
 

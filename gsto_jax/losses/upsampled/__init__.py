@@ -1,8 +1,8 @@
-"""Logits upsampled to the labels, and the log-probability of each pixel's class, in one.
+"""Log-probability of each pixel's class under upsampled logits, as one operation.
 
-api   the function
-xla   what any device can do; it defines the numbers
-tpu   a kernel that never stores logits of full size
+api   the public function
+xla   reference implementation for any device; defines the numerics
+tpu   Pallas kernel that never stores logits of the labels' size
 """
 
 from gsto_jax.losses.upsampled.api import true_log_probability

@@ -1,38 +1,43 @@
-"""The log-probability of each pixel's class under logits of a lower resolution."""
+"""Log-probability of each pixel's class under logits of a lower resolution."""
 
 from functools import partial
 
-from jax import Array
+from jaxtyping import Array, Float, Int
 
 from gsto_jax.losses.upsampled import tpu, xla
-from gsto_jax.ops.dispatch import call
+from gsto_jax.ops.dispatch import call_implementation
 
 
 def true_log_probability(
-    logits: Array,
-    classes: Array,
+    logits: Float[Array, "b h w k"],
+    labels: Int[Array, "b H W"],
     align_corners: bool = False,
     implementation: str | None = None,
     interpret: bool = False,
-) -> Array:
-    """Upsamples logits bilinearly to the labels and reads the log-softmax at each pixel's class.
+) -> Float[Array, "b H W"]:
+    """Upsamples logits bilinearly to the labels and returns the log-softmax of each pixel's class.
 
     Args:
-      logits: `b h w k`, any float dtype; computed in at least float32.
-      classes: `b H W` uint8 or int32; a pixel whose number is none of `0..k-1` gets 0.
-      align_corners: of the upsampling.
+      logits: class scores, computed in at least float32.
+      labels: uint8 or int32; pixels whose label is not in 0 to k-1 get 0.
+      align_corners: alignment of the upsampling.
       implementation: "xla", "pallas_tpu", or None to choose (see `gsto_jax.ops.dispatch`).
-      interpret: runs the kernel by an interpreter, on any device.
+      interpret: whether to run the kernel in interpret mode, on any device.
 
     Returns:
-      `b H W`, at least float32.
+      Log-probabilities in at least float32.
 
     Raises:
-      ValueError: the implementation is unknown, or cannot take this.
+      ValueError: the implementation is unknown or cannot run.
+
+    Example:
+      >>> logits, labels = jnp.zeros((1, 4, 4, 2)), jnp.zeros((1, 16, 16), jnp.uint8)
+      >>> float(true_log_probability(logits, labels)[0, 0, 0])  # log(1/2)
+      -0.6931471824645996
     """
-    offers = {"xla": partial(xla.true_log_probability, align_corners=align_corners)}
-    reason = tpu.unsupported_reason(logits.shape, logits.dtype, classes.shape, align_corners)
+    available = {"xla": partial(xla.true_log_probability, align_corners=align_corners)}
+    reason = tpu.unsupported_reason(logits.shape, logits.dtype, labels.shape, align_corners)
     if not reason:
-        offers["pallas_tpu"] = partial(tpu.true_log_probability, interpret=interpret)
-    refused = {"pallas_tpu": reason, "pallas_gpu": "there is none for this operation"}
-    return call(implementation, offers, refused, logits, classes)
+        available["pallas_tpu"] = partial(tpu.true_log_probability, interpret=interpret)
+    unavailable = {"pallas_tpu": reason, "pallas_gpu": "this operation has no GPU kernel"}
+    return call_implementation(implementation, available, unavailable, logits, labels)

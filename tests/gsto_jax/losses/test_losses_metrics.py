@@ -64,7 +64,7 @@ def test_ohem_equals_reference(golden, x64):
 
 
 def test_ohem_threshold_is_that_of_the_global_batch():
-    """Split over four devices, and one image holds all the hard pixels."""
+    """One image of a batch sharded over four devices has all the hard pixels."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(4, 8, 8, 5)).astype(np.float32)
     label = rng.integers(0, 5, (4, 8, 8)).astype(np.int32)
@@ -73,10 +73,12 @@ def test_ohem_threshold_is_that_of_the_global_batch():
     def loss(logits, label):
         return ohem_cross_entropy(logits, label, 0.05, 40)
 
-    alone = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits), jnp.asarray(label))
+    single = jax.jit(jax.value_and_grad(loss))(jnp.asarray(logits), jnp.asarray(label))
     split = batch_sharding(make_mesh(jax.devices()[:4]))
-    shared = jax.jit(jax.value_and_grad(loss), in_shardings=(split, split))(logits, label)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), alone, shared)
+    sharded = jax.jit(jax.value_and_grad(loss), in_shardings=(split, split))(logits, label)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), single, sharded
+    )
     p = np.exp(
         -np.asarray(
             jax.jit(jax.vmap(jax.vmap(lambda x, y: cross_entropy(x[None, None], y[None, None]))))(
@@ -85,7 +87,7 @@ def test_ohem_threshold_is_that_of_the_global_batch():
         )
     ).ravel()
     limit = max(0.05, np.sort(p)[40])
-    assert float(alone[0]) == pytest.approx(-np.log(p[p < limit]).mean(), rel=1e-4)
+    assert float(single[0]) == pytest.approx(-np.log(p[p < limit]).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -97,13 +99,13 @@ def test_kth_smallest_is_that_of_the_sorted_values(dtype, x64):
         values[rng.random(size) < 0.1] = 0
         values[rng.random(size) < 0.1] = np.inf
         for rank in {0, size // 3, size // 2, size - 1}:
-            found = kth_smallest(jnp.asarray(values), rank)
-            assert found.dtype == dtype
-            assert float(found) == np.sort(values)[rank]
+            value = kth_smallest(jnp.asarray(values), rank)
+            assert value.dtype == dtype
+            assert float(value) == np.sort(values)[rank]
     assert float(kth_smallest(jnp.asarray([3.0, 2.0]), -1)) == 2
 
 
-def test_ohem_of_nothing_is_zero():
+def test_ohem_of_ignored_labels_is_zero():
     loss, grad = jax.jit(jax.value_and_grad(ohem_cross_entropy))(
         jnp.ones((1, 2, 2, 3)), jnp.full((1, 4, 4), 255), 0.9, 10
     )
@@ -117,7 +119,7 @@ def test_label_weight():
     assert float(label_weight_sum(labels, 2, 255, (0.5, 2.0))) == 4.5
 
 
-def test_nothing_to_learn_is_zero_and_not_nan():
+def test_cross_entropy_of_ignored_labels_is_zero():
     logits = jnp.ones((1, 2, 2, 3))
     loss, grad = jax.jit(jax.value_and_grad(cross_entropy))(logits, jnp.full((1, 4, 4), 255))
     assert float(loss) == 0
@@ -135,20 +137,20 @@ def test_any_ignore_label_and_bfloat16_logits():
 def test_deep_supervision_weights_the_heads():
     zeros, label = jnp.zeros((1, 2, 2, 4)), jnp.zeros((1, 2, 2), jnp.int32)
     outputs = Outputs(zeros, {"stage2": zeros, "stage3": zeros}, {}, {})
-    loss, parts = deep_supervision(outputs, label, loss_config())
+    loss, losses = deep_supervision(outputs, label, loss_config())
     assert float(loss) == pytest.approx(1.8 * np.log(4))
-    assert set(parts) == {"stage2", "stage3", "stage4"}
+    assert set(losses) == {"stage2", "stage3", "stage4"}
 
 
-def test_ohem_acts_on_the_last_head_and_keeps_so_many_an_image():
+def test_ohem_applies_to_the_final_head():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 3)), jnp.float32)
     label = jnp.ones((2, 4, 4), jnp.int32)
     outputs = Outputs(logits, {"stage3": logits}, {}, {})
     config = loss_config(kind="ohem", ohem_threshold=0.0, ohem_min_kept=3)
-    _, parts = deep_supervision(outputs, label, config)
-    assert float(parts["stage3"]) == pytest.approx(float(cross_entropy(logits, label)))
+    _, losses = deep_supervision(outputs, label, config)
+    assert float(losses["stage3"]) == pytest.approx(float(cross_entropy(logits, label)))
     each = np.sort(-np.asarray(jax.nn.log_softmax(logits))[..., 1].ravel())[::-1]
-    assert float(parts["stage4"]) == pytest.approx(each[: 2 * 3].mean(), rel=1e-5)
+    assert float(losses["stage4"]) == pytest.approx(each[: 2 * 3].mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("case", ["cm", "cm_absent"])
@@ -231,6 +233,6 @@ def test_averages_forget_their_start():
 def test_the_best_class_is_the_first_of_the_largest(classes):
     scores = np.random.default_rng(0).integers(0, 9, (2, 5, 7, classes)).astype(np.float32)
     scores[0, 0, 0] = np.inf
-    found = jax.jit(best_class)(scores)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, scores.argmax(-1))
+    classes_of_pixels = jax.jit(best_class)(scores)
+    assert classes_of_pixels.dtype == np.uint8
+    np.testing.assert_array_equal(classes_of_pixels, scores.argmax(-1))

@@ -1,4 +1,4 @@
-"""What packed maps go through equals what plain ones do."""
+"""Layers on packed maps compared with layers on plain maps."""
 
 import re
 from functools import partial
@@ -24,7 +24,7 @@ X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 5)), jnp.floa
 KEY = jax.random.key(0)
 
 
-def test_pack_lays_neighbors_one_behind_the_other():
+def test_pack_concatenates_neighbors():
     packed = pack(X, {8: 4})
     assert (packed.data.shape, packed.shape) == ((2, 6, 2, 20), X.shape)
     np.testing.assert_array_equal(packed.data[0, 0, 1, 5:10], X[0, 0, 5])
@@ -32,87 +32,87 @@ def test_pack_lays_neighbors_one_behind_the_other():
     assert pack(X, {}) is X and unpack(X) is X
 
 
-def test_maps_packed_otherwise_are_not_added():
+def test_maps_of_other_factors_are_not_added():
     assert (pack(X, {8: 4}) + pack(X, {8: 4})).factor == 4
     with pytest.raises(ValueError, match="packed by 4 and 2"):
         pack(X, {8: 4}) + pack(X, {8: 2})
 
 
 @pytest.mark.parametrize(
-    ("kernel_size", "stride", "dilation", "by", "out"),
+    ("kernel_size", "stride", "dilation", "factor", "out"),
     [
         *((3, 1, 1, 2, 2), (3, 1, 1, 4, 4), (3, 2, 1, 4, 2), (3, 2, 1, 2, 1), (3, 2, 1, 2, 2)),
         *((3, 1, 2, 4, 4), (1, 1, 1, 2, 4), (1, 1, 1, 1, 4), (3, 1, 1, 1, 8), (5, 2, 1, 8, 4)),
     ],
 )
-def test_convolutions(kernel_size, stride, dilation, by, out):
+def test_convolutions(kernel_size, stride, dilation, factor, out):
     conv = Conv(7, kernel_size, stride, dilation, use_bias=True)
     variables = conv.init(KEY, X)
-    packed = conv.apply(variables, pack(pack(X, {8: by}), {8 // stride: out}))
+    packed = conv.apply(variables, pack(pack(X, {8: factor}), {8 // stride: out}))
     assert packed.factor == out
     np.testing.assert_allclose(unpack(packed), conv.apply(variables, X), atol=1e-5)
 
 
-def test_packings_that_do_not_fit():
-    with pytest.raises(ValueError, match="stride 2 cannot lead from a packing of 4 to 1"):
+def test_incompatible_factors():
+    with pytest.raises(ValueError, match="stride 2"):
         packed_kernel(jnp.zeros((3, 3, 1, 1)), 2, 1, 4, 1)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "nearest"])
 @pytest.mark.parametrize(
-    ("factor", "by", "out"),
+    ("scale", "factor", "out"),
     [(2, 1, 1), (2, 2, 4), (4, 1, 2), (8, 1, 4), (8, 2, 1), (2, 2, 1), (1, 2, 2), (4, 2, 8)],
 )
-def test_upsampling(factor, by, out, method):
-    size = (X.shape[1] * factor, X.shape[2] * factor)
+def test_upsampling(scale, factor, out, method):
+    size = (X.shape[1] * scale, X.shape[2] * scale)
 
     @jax.jit
     def both(x):
-        packed = pack(pack(x, {8: by}), {size[1]: out})
+        packed = pack(pack(x, {8: factor}), {size[1]: out})
         return resize(x, size, method), unpack(resize(packed, size, method))
 
     plain, packed = both(X)
     np.testing.assert_allclose(packed, plain, atol=2e-6)
     weights = jnp.cos(jnp.arange(plain.size, dtype=jnp.float32)).reshape(plain.shape)
-    ours, theirs = (jax.grad(lambda x, n=n: (both(x)[n] * weights).sum())(X) for n in (1, 0))
-    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    dx_packed, dx_plain = (jax.grad(lambda x, n=n: (both(x)[n] * weights).sum())(X) for n in (1, 0))
+    np.testing.assert_allclose(dx_packed, dx_plain, atol=2e-5)
 
 
-@pytest.mark.parametrize(("factor", "by", "out"), [(2, 2, 4), (4, 1, 2), (1, 2, 2)])
-def test_projecting_commutes_with_upsampling(factor, by, out):
+@pytest.mark.parametrize(("scale", "factor", "out"), [(2, 2, 4), (4, 1, 2), (1, 2, 2)])
+def test_projecting_commutes_with_upsampling(scale, factor, out):
     kernel = jnp.asarray(np.random.default_rng(1).standard_normal((X.shape[-1], 3)), jnp.float32)
-    weights = jnp.cos(jnp.arange(2 * 6 * 8 * factor**2 * 3, dtype=jnp.float32))
+    weights = jnp.cos(jnp.arange(2 * 6 * 8 * scale**2 * 3, dtype=jnp.float32))
 
     def packed(x):
-        return pack(pack(x, {8: by}), {8 * factor: out})
+        return pack(pack(x, {8: factor}), {8 * scale: out})
 
     @jax.jit
-    def one(x, kernel):
-        return unpack(project_and_upsample(packed(x), kernel, factor))
+    def fused(x, kernel):
+        return unpack(project_and_upsample(packed(x), kernel, scale))
 
     @jax.jit
-    def other(x, kernel):
-        return unpack(upsample(packed(x), factor)) @ kernel
+    def separate(x, kernel):
+        return unpack(upsample(packed(x), scale)) @ kernel
 
-    found, expected = (
+    actual, expected = (
         jax.value_and_grad(lambda *a, f=f: f(*a).ravel() @ weights, (0, 1))(X, kernel)
-        for f in (one, other)
+        for f in (fused, separate)
     )
-    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(one(X, kernel), other(X, kernel), atol=1e-5)
+    np.testing.assert_allclose(fused(X, kernel), separate(X, kernel), atol=1e-5)
 
 
 @pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_head_of_packed_branches(train):
-    """The convolution of branches one by one is that of their concatenation, gradients too."""
+    """Compares separate convolutions of the branches with that of their concatenation."""
     rng = np.random.default_rng(2)
     factors, shapes = {16: 4, 8: 2, 4: 1}, [(2, 8, 16, 6), (2, 4, 8, 10), (2, 2, 4, 7)]
     branches = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
     head = SegmentationHead(5)
     variables = head.init(KEY, branches)
-    packed_form = jax.eval_shape(lambda: head.init(KEY, [pack(x, factors) for x in branches]))
-    assert jax.tree.map(jnp.shape, packed_form) == jax.tree.map(jnp.shape, variables)
+    packed_variables = jax.eval_shape(lambda: head.init(KEY, [pack(x, factors) for x in branches]))
+    assert jax.tree.map(jnp.shape, packed_variables) == jax.tree.map(jnp.shape, variables)
 
     def run(params, branches, factors):
         y, _ = head.apply(
@@ -127,10 +127,10 @@ def test_head_of_packed_branches(train):
         function = jax.value_and_grad(partial(run, factors=factors), (0, 1), has_aux=True)
         return jax.jit(function)(variables["params"], branches)
 
-    (_, ours), slopes = value_and_gradients(factors)
-    (_, theirs), expected = value_and_gradients({})
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    for a, b in zip(*map(jax.tree.leaves, (slopes, expected)), strict=True):
+    (_, packed), gradients = value_and_gradients(factors)
+    (_, plain), expected = value_and_gradients({})
+    np.testing.assert_allclose(packed, plain, atol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (gradients, expected)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
@@ -142,49 +142,49 @@ def test_batch_norm(statistics, groups):
     norm = BatchNorm(statistics=statistics, groups=groups)
     variables = norm.init(KEY, X)
 
-    def f(x, by):
-        y, updates = norm.apply(variables, pack(x, {8: by}), True, mutable=["batch_stats"])
+    def f(x, factor):
+        y, updates = norm.apply(variables, pack(x, {8: factor}), True, mutable=["batch_stats"])
         return jnp.sin(unpack(y)).sum(), updates
 
     compiled = jax.jit(jax.value_and_grad(f, has_aux=True), static_argnums=1)
-    plain, packed = (compiled(X, by) for by in (1, 4))
+    plain, packed = (compiled(X, factor) for factor in (1, 4))
     for a, b in zip(jax.tree.leaves(packed), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_one_pass_equals_two():
-    """Also where the running mean is off by some deviations."""
+    """Covers a running mean that is off by several standard deviations."""
     x = X + 7
     for momentum in (0.99, 0.0):
-        found = []
+        results = []
         for statistics in ("one_pass", "two_pass"):
             norm = BatchNorm(momentum=momentum, statistics=statistics)
             variables = norm.init(KEY, x)
             y, updates = norm.apply(variables, x, True, mutable=["batch_stats"])
-            found.append((y, updates))
-        for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+            results.append((y, updates))
+        for a, b in zip(*map(jax.tree.leaves, results), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
 
 
-def test_groups_are_normalized_apart():
+def test_groups_are_normalized_separately():
     norm = BatchNorm(momentum=0.0, groups=2)
     variables = norm.init(KEY, X)
     y, updates = norm.apply(variables, X, True, mutable=["batch_stats"])
-    for part in (0, 1):
-        alone, _ = BatchNorm().apply(variables, X[part : part + 1], True, mutable=["batch_stats"])
-        np.testing.assert_allclose(y[part : part + 1], alone, atol=1e-5)
+    for n in (0, 1):
+        single, _ = BatchNorm().apply(variables, X[n : n + 1], True, mutable=["batch_stats"])
+        np.testing.assert_allclose(y[n : n + 1], single, atol=1e-5)
     means = np.asarray(X).mean((1, 2))
     np.testing.assert_allclose(updates["batch_stats"]["mean"], means.mean(0), atol=1e-6)
     with pytest.raises(ValueError, match="groups must divide"):
         BatchNorm(groups=3).apply(variables, X, True, mutable=["batch_stats"])
 
 
-def test_groups_on_as_many_devices_wait_for_nobody():
-    """Neither forward nor backward; running statistics and parameters still need sums."""
+def test_groups_on_as_many_devices_need_no_collective():
+    """Holds forward and backward; running statistics and parameters still need sums."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
 
-    def reduces(groups):
+    def count_all_reduces(groups):
         norm = BatchNorm(groups=groups)
         variables = norm.init(KEY, X)
 
@@ -197,12 +197,12 @@ def test_groups_on_as_many_devices_wait_for_nobody():
         step = jax.jit(f, in_shardings=split, out_shardings=(split, split))
         return step.lower(X).compile().as_text().count(" all-reduce(")
 
-    assert reduces(1) > 0
-    assert reduces(2) == 0
+    assert count_all_reduces(1) > 0
+    assert count_all_reduces(2) == 0
 
 
-def test_groups_of_several_devices_sum_among_themselves():
-    """Two devices each: nothing is gathered, and results are those of one device."""
+def test_groups_of_several_devices():
+    """With two devices per group nothing is gathered, and results equal those of one device."""
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     x = jax.random.normal(KEY, (8, 4, 6, 8))
@@ -217,11 +217,11 @@ def test_groups_of_several_devices_sum_among_themselves():
     text = step.as_text()
     assert " all-reduce(" in text
     assert not re.search(r" (all-gather|all-to-all|collective-permute)", text)
-    for ours, alone in zip(step(jax.device_put(x, split)), jax.jit(f)(x), strict=True):
-        np.testing.assert_allclose(ours, alone, atol=1e-5)
+    for sharded, single in zip(step(jax.device_put(x, split)), jax.jit(f)(x), strict=True):
+        np.testing.assert_allclose(sharded, single, atol=1e-5)
 
 
-def test_packs_fill_the_lanes():
+def test_pack_factors():
     assert pack_factors(VARIANTS["w18_small_v2"].widths) == (4, 2, 1, 1)
     assert pack_factors(VARIANTS["w32"].widths) == (4, 2, 1, 1)
     assert pack_factors(VARIANTS["w48"].widths) == (2, 1, 1, 1)

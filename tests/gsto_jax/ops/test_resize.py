@@ -22,9 +22,9 @@ def nhwc(array, dtype):
 
 def cases(arrays):
     for name in arrays:
-        parts = name.split("/")
-        if parts[-1] in ("align_false", "align_true"):
-            yield parts[0], tuple(map(int, parts[1].split("x"))), parts[-1] == "align_true", name
+        source, *size, case = name.split("/")
+        if case in ("align_false", "align_true"):
+            yield source, tuple(map(int, size[0].split("x"))), case == "align_true", name
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def test_bilinear_equals_reference(golden, x64, dtype, bound):
     checked = 0
     for source, size, align_corners, name in cases(arrays):
         x = nhwc(arrays[f"{source}/input"], dtype)
-        ours = compiled_resize(x, size, "bilinear", align_corners)
+        actual = compiled_resize(x, size, "bilinear", align_corners)
         reference = nhwc(arrays[name], np.float64)
-        assert ours.dtype == dtype
-        error = np.abs(ours - reference).max() / np.abs(reference).max()
+        assert actual.dtype == dtype
+        error = np.abs(actual - reference).max() / np.abs(reference).max()
         assert error < bound, f"{name}: {error}"
         checked += 1
     assert checked >= 8
@@ -66,37 +66,37 @@ def test_gradient_equals_reference(golden, x64, align_corners):
     arrays = golden("f")
     x = nhwc(arrays["s0/input"], np.float64)
     _, vjp = jax.vjp(lambda x: compiled_resize(x, (13, 9), "bilinear", align_corners), x)
-    (ours,) = vjp(nhwc(arrays["s0/13x9/cotangent"], np.float64))
+    (actual,) = vjp(nhwc(arrays["s0/13x9/cotangent"], np.float64))
     expected = nhwc(arrays[f"s0/13x9/grad_align_{str(align_corners).lower()}"], np.float64)
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
     ("source", "factors"), [((5, 7), (4, 4)), ((3, 4), (2, 8)), ((1, 6), (3, 1)), ((1, 1), (2, 5))]
 )
 def test_upsampling_by_integers_on_cpus(x64, source, factors):
-    """Its own gradient too; what an infinite pixel has no part in stays finite."""
+    """Covers the custom gradient, and that an infinite pixel affects its neighbors only."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, *source, 3)))
-    size = tuple(side * by for side, by in zip(source, factors, strict=True))
+    size = tuple(side * factor for side, factor in zip(source, factors, strict=True))
     by_neighbors = partial(compiled_resize, implementation="neighbors")
     if source[0] > 1:
-        with pytest.raises(UserError, match="integer factors"):
+        with pytest.raises(UserError, match="integer ratios"):
             by_neighbors(x, (size[0] + 1, size[1]))
     cotangent = jnp.asarray(rng.standard_normal((2, *size, 3)))
-    (ours, pull), (theirs, expected) = (
+    (actual, pull), (expected, expected_pull) = (
         jax.vjp(f, x)
         for f in (
             lambda x: by_neighbors(x, size),
             lambda x: jax.image.resize(x, cotangent.shape, "bilinear", antialias=False),
         )
     )
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(pull(cotangent)[0], expected(cotangent)[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(pull(cotangent)[0], expected_pull(cotangent)[0], rtol=0, atol=1e-12)
     if factors == (4, 4):
-        found = by_neighbors(x.at[:, 0, 0].set(jnp.inf), size)
-        assert not jnp.isnan(found).any()
-        assert jnp.isfinite(found[:, 6:]).all()
+        actual = by_neighbors(x.at[:, 0, 0].set(jnp.inf), size)
+        assert not jnp.isnan(actual).any()
+        assert jnp.isfinite(actual[:, 6:]).all()
 
 
 def test_align_corners_of_single_rows_and_columns():
@@ -108,16 +108,16 @@ def test_align_corners_of_single_rows_and_columns():
     np.testing.assert_allclose(resize(x, (1, 7), "bilinear", True)[0, 0, :, 0], np.arange(7) / 2)
 
 
-def test_same_size_is_the_identity_and_bad_methods_are_named():
+def test_same_size_and_unknown_method():
     x = jnp.ones((1, 3, 5, 2))
     assert resize(x, (3, 5)) is x
-    with pytest.raises(ValueError, match="'cubic'"):
+    with pytest.raises(ValueError, match="method must be"):
         resize(x, (6, 10), "cubic")
 
 
 @pytest.mark.parametrize(("method", "align_corners"), METHODS)
-def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
-    """A program for all sizes, as an export is; sides of one pixel included."""
+def test_symbolic_sizes(method, align_corners):
+    """One program for all sizes, including sides of one pixel."""
     n, m, k, j = symbolic_shape("n, m, k, j")
 
     def to_size_of(x, like):
@@ -127,9 +127,11 @@ def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
     program = export(jax.jit(to_size_of))(*specs)
     for source, target in (((3, 5), (7, 9)), ((1, 4), (5, 4)), ((4, 1), (1, 1)), ((6, 2), (12, 9))):
         x = np.random.default_rng(0).standard_normal((1, *source, 2)).astype(np.float32)
-        found = program.call(x, np.zeros(target, np.int8))
+        actual = program.call(x, np.zeros(target, np.int8))
         expected = compiled_resize(jnp.asarray(x), target, method, align_corners)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=f"{source} {target}")
+        np.testing.assert_allclose(
+            actual, expected, rtol=0, atol=1e-6, err_msg=f"{source} {target}"
+        )
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -139,24 +141,24 @@ def test_symbolic_sizes_give_the_same_numbers(method, align_corners):
 def test_upsampling_by_taps_is_the_same(source, target, align_corners):
     x = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
     expected = compiled_resize(x, target, "bilinear", align_corners)
-    ours = compiled_resize(x, target, "bilinear", align_corners, implementation="taps")
-    np.testing.assert_allclose(ours, expected, atol=2e-6)
-    default = compiled_resize(x, target, "bilinear", align_corners, gradient=False)
-    np.testing.assert_array_equal(default, ours)
+    actual = compiled_resize(x, target, "bilinear", align_corners, implementation="taps")
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
+    default = compiled_resize(x, target, "bilinear", align_corners, differentiable=False)
+    np.testing.assert_array_equal(default, actual)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "nearest"])
 def test_upsampling_by_a_transposed_convolution_is_the_same(method):
     x = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype(np.float32)
     expected = resize(x, (20, 24), method, implementation="xla")
-    ours = resize(x, (20, 24), method, implementation="transposed_conv")
-    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    actual = resize(x, (20, 24), method, implementation="transposed_conv")
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
 
 
-def test_a_named_implementation_that_cannot_run_says_why():
+def test_unavailable_implementation():
     x = jnp.ones((1, 4, 4, 2))
     for name, reason, size, kwargs in (
-        ("neighbors", "aligned corners", (8, 8), {"align_corners": True}),
+        ("neighbors", "align_corners", (8, 8), {"align_corners": True}),
         ("taps", "bilinear", (8, 8), {"method": "nearest"}),
         ("transposed_conv", "power of two", (12, 12), {}),
     ):

@@ -74,12 +74,12 @@ def test_refinements_have_names():
 
 
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize(("kind", "hardest"), [("mse", 0), ("ohkm8", 8)])
-def test_losses(golden, weighted, kind, hardest):
+@pytest.mark.parametrize(("kind", "topk"), [("mse", 0), ("ohkm8", 8)])
+def test_losses(golden, weighted, kind, topk):
     arrays = golden("g3")
     weights = jnp.asarray(arrays["target_weight"][..., 0]) if weighted else None
     targets = nhwc(arrays["target"])
-    loss, grad = jax.value_and_grad(heatmap_loss)(nhwc(arrays["output"]), targets, weights, hardest)
+    loss, grad = jax.value_and_grad(heatmap_loss)(nhwc(arrays["output"]), targets, weights, topk)
     key = f"{kind}_weighted_{str(weighted).lower()}"
     np.testing.assert_allclose(loss, arrays[f"{key}/loss"], rtol=1e-6)
     np.testing.assert_allclose(grad.transpose(0, 3, 1, 2), arrays[f"{key}/grad"], atol=1e-9)

@@ -9,10 +9,10 @@ from gsto_jax.config import LossConfig
 
 @struct.dataclass
 class LossHyperparameters:
-    """The numbers of `LossConfig`.
+    """The numeric options of `LossConfig`, as Python numbers or traced scalars.
 
     Attributes:
-      head_weights: weight of each head.
+      head_weights: weight of each head's loss.
       ohem_threshold: probability below which a pixel is hard.
       ohem_min_kept: minimum number of hard pixels per image.
     """
@@ -22,6 +22,6 @@ class LossHyperparameters:
     ohem_min_kept: Any
 
     @classmethod
-    def of(cls, config: LossConfig) -> "LossHyperparameters":
-        """Returns the numbers as the config has them."""
+    def from_config(cls, config: LossConfig) -> "LossHyperparameters":
+        """Returns the values of a config."""
         return cls(config.head_weights, config.ohem_threshold, config.ohem_min_kept)
