@@ -20,7 +20,7 @@ def fuzz(tmp_path, *args):
 
 def test_sixty_inputs(tmp_path):
     told = fuzz(tmp_path, "--inputs=60", "--seed=2", f"--only={QUICK}")
-    assert "'failed': 0}" in told and "'refused': 0" not in told.splitlines()[-1]
+    assert "'failed': 0}" in told and "'rejected': 0" not in told.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -46,6 +46,6 @@ for read in (wrong, dead, greedy, fine):
     )
     wrong, dead, greedy, fine = done.stdout.splitlines()
     assert wrong.count("failed") == 2 and "KeyError" in wrong
-    assert dead.count("'failed', 'the process ended with -6'") == 2
+    assert dead.count("'failed', 'the process exited with -6'") == 2
     assert greedy.count("failed") == 2 and "MemoryError" in greedy
-    assert fine == "('taken', '') ('taken', '')"
+    assert fine == "('accepted', '') ('accepted', '')"
