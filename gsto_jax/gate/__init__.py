@@ -1,10 +1,10 @@
 """The gating operation, separate from the layers so that kernels can implement it.
 
-- `api`:     public functions
-- `xla`:     reference implementation for any device; defines the numerics
+- `api`: public functions
+- `xla`: reference implementation for any device; defines the numerics
 - `kernels`: derivation and gradient shared by the kernels
-- `tpu`:     Pallas kernels for TPUs
-- `gpu`:     Pallas Triton kernels for NVIDIA GPUs
+- `tpu`: Pallas kernels for TPUs
+- `gpu`: Pallas Triton kernels for NVIDIA GPUs
 """
 
 from gsto_jax.gate.api import Gated, apply_channel_gates, apply_gates, gated_maps
