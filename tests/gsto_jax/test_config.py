@@ -42,7 +42,7 @@ def load(name, arg=None):
 @cache
 def parameters(model, outputs):
     """Of a network; most configurations share theirs with others."""
-    return abstract_variables(network(model, outputs))["params"]
+    return abstract_variables(network(model, outputs, platform="cpu"))["params"]
 
 
 def settings(values):

@@ -136,21 +136,27 @@ def test_single_pass_protocol_equals_eval_step(network):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
-def test_scores_are_independent_of_the_batch(network, devices):
+def test_scores_are_independent_of_the_batch(network):
     """Neighbors, their number and the devices move a score by rounding alone."""
     task, variables = network
     sizes = [(60, 41), (33, 64), (64, 64), (20, 30)]
     protocol = EvalProtocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
     batch = image_batch(sizes, (64, 64))
-    whole = score_batch(task, protocol, make_mesh(jax.devices()[:devices]), variables, batch, sizes)
-    one = make_mesh(jax.devices()[:1])
-    for n, (height, width) in enumerate(sizes):
-        alone = {k: v[n : n + 1] for k, v in batch.items()}
-        found = score_batch(task, protocol, one, variables, alone, [sizes[n]])
-        np.testing.assert_allclose(
-            np.asarray(whole)[n, :height, :width], np.asarray(found)[0, :height, :width], rtol=1e-4
-        )
+
+    def scores(images, sizes, devices=1):
+        mesh = make_mesh(jax.devices()[:devices])
+        return np.asarray(score_batch(task, protocol, mesh, variables, images, sizes))
+
+    alone = [
+        scores({k: v[n : n + 1] for k, v in batch.items()}, [size])[0]
+        for n, size in enumerate(sizes)
+    ]
+    for devices in (1, 2, 4):
+        together = scores(batch, sizes, devices)
+        for n, (height, width) in enumerate(sizes):
+            np.testing.assert_allclose(
+                together[n, :height, :width], alone[n][:height, :width], rtol=1e-4
+            )
 
 
 def test_sizes_share_programs():
