@@ -4,67 +4,81 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling_plan
-from benchmarks.scaling_plan import ROWS, Row, efficiency, found_of, plot, rate, table
+from benchmarks import scaling_plan, scaling_report
+from benchmarks.scaling_plan import measure_row
+from benchmarks.scaling_report import (
+    ROWS,
+    Row,
+    efficiency,
+    images_per_second_per_chip,
+    plot,
+    table,
+)
 from gsto_jax.plan.hlo import Program
 
-MEASURED = {
+MEASUREMENTS = {
     "fits": "yes",
-    "peak_GiB": "1.5",
-    "GB": "16.38",  # 20 ms of v5e's memory
-    "Mcycles_xla": "30",
-    "Mcycles_kernels": "15",  # 30 ms at 1.5 GHz with the others
+    "peak_memory_GiB": "1.5",
+    "accessed_GB": "16.38",  # 20 ms of v5e's memory
+    "xla_Mcycles": "30",
+    "kernel_Mcycles": "15",  # 30 ms at 1.5 GHz with the others
     "GFLOP": "100",
     "kernel_calls": "3",
     "collectives": "all-reduce 100 9000000",
-    "compile_s": "60",
+    "compile_seconds": "60",
 }
 
 
-def found(name, **changes):
+def result(name, **changes):
     row = ROWS[name]
     about = {"row": name} | {k: str(v) for k, v in row._asdict().items()}
-    return dict.fromkeys(scaling_plan.FIELDS, "") | about | MEASURED | changes
+    return dict.fromkeys(scaling_report.FIELDS, "") | about | MEASUREMENTS | changes
 
 
-def refused(name):
-    return found(name, fits="no", why_not="the train step does not fit", peak_GiB="17.0", GB="")
+def too_large(name):
+    return result(
+        name, fits="no", error="the train step does not fit", peak_memory_GiB="17.0", accessed_GB=""
+    )
 
 
 def test_rows():
     assert ROWS["w18s-strong-64-groups"] == Row("w18s", "strong", 64, 8, "groups")
-    assert [x.images for x in ROWS.values() if x.name.startswith("w48-weak")] == [2] * 4
+    assert [x.images_per_chip for x in ROWS.values() if x.name.startswith("w48-weak")] == [2] * 4
     assert {x.chips for x in ROWS.values() if x.network == "w48"} == {4, 256}
-    assert {x.chips * x.images for x in ROWS.values() if x.series == "strong"} == {512}
+    assert {x.chips * x.images_per_chip for x in ROWS.values() if x.series == "strong"} == {512}
     assert sum(x.network == "w18s" for x in ROWS.values()) == 2 * 2 * 4
-    assert [ROWS[f"w18s-strong-{n}"].parts for n in (4, 16, 64, 256)] == [16, 4, 1, 1]
+    assert [ROWS[f"w18s-strong-{n}"].grad_accum_steps for n in (4, 16, 64, 256)] == [16, 4, 1, 1]
     assert ROWS["w18s-strong-256"][2:] == ROWS["w18s-weak-256"][2:]
 
 
 def test_collectives_come_back():
     kinds = {"all-reduce": (191, 143_400_000), "all-gather": (2, 80)}
-    assert scaling_plan.read(scaling_plan.written(kinds)) == kinds
-    assert scaling_plan.read("") == {}
+    assert scaling_report.parse_collectives(scaling_report.format_collectives(kinds)) == kinds
+    assert scaling_report.parse_collectives("") == {}
 
 
 def test_times_of_a_row():
-    times = scaling_plan.times(found("w18s-weak-4"))
+    times = scaling_report.step_time(result("w18s-weak-4"))
     assert times.memory == pytest.approx(0.020)
     assert times.compute == pytest.approx(0.030)
     assert times.collectives == pytest.approx(13.5e6 / 90e9 + 400e-6)
-    assert rate(found("w18s-weak-4"), hidden=True) == pytest.approx(2 / 0.030)
-    assert rate(found("w18s-weak-4"), hidden=False) == pytest.approx(2 / 0.03055)
-    assert scaling_plan.times(refused("w18s-weak-4")) is None
+    assert images_per_second_per_chip(result("w18s-weak-4"), overlap=True) == pytest.approx(
+        2 / 0.030
+    )
+    assert images_per_second_per_chip(result("w18s-weak-4"), overlap=False) == pytest.approx(
+        2 / 0.03055
+    )
+    assert scaling_report.step_time(too_large("w18s-weak-4")) is None
 
 
 def test_efficiency_is_to_the_fewest_chips_that_fit():
     rows = [
-        found("w18s-weak-4"),
-        found("w18s-weak-16", Mcycles_xla="45"),  # 40 ms
-        found("w18s-weak-4-groups", Mcycles_xla="1"),  # another series
-        refused("w18s-strong-16"),
-        found("w18s-strong-64", Mcycles_xla="105"),  # 80 ms of 8 images
-        found("w18s-strong-256"),  # 30 ms of 2
+        result("w18s-weak-4"),
+        result("w18s-weak-16", xla_Mcycles="45"),  # 40 ms
+        result("w18s-weak-4-groups", xla_Mcycles="1"),  # another series
+        too_large("w18s-strong-16"),
+        result("w18s-strong-64", xla_Mcycles="105"),  # 80 ms of 8 images
+        result("w18s-strong-256"),  # 30 ms of 2
     ]
     assert efficiency(rows[0], rows, True) == (1.0, 4)
     assert efficiency(rows[1], rows, True) == pytest.approx((0.75, 4))
@@ -78,17 +92,17 @@ def test_efficiency_is_to_the_fewest_chips_that_fit():
 def test_a_step_that_two_rows_share_is_compiled_once(monkeypatch):
     compiled = []
 
-    def measure(row):
+    def compile_row(row):
         compiled.append(row.name)
-        return dict(MEASURED)
+        return dict(MEASUREMENTS)
 
-    monkeypatch.setattr(scaling_plan, "measure", measure)
-    rows = [found("w18s-weak-256"), refused("w18s-strong-16")]
-    shared = found_of(ROWS["w18s-strong-256"], rows)
+    monkeypatch.setattr(scaling_plan, "compile_row", compile_row)
+    rows = [result("w18s-weak-256"), too_large("w18s-strong-16")]
+    shared = measure_row(ROWS["w18s-strong-256"], rows)
     assert shared["row"] == "w18s-strong-256" and shared["series"] == "strong"
-    assert shared["GB"] == "16.38"
+    assert shared["accessed_GB"] == "16.38"
     assert compiled == []
-    assert found_of(ROWS["w18s-strong-64"], rows)["fits"] == "yes"
+    assert measure_row(ROWS["w18s-strong-64"], rows)["fits"] == "yes"
     assert compiled == ["w18s-strong-64"]
 
 
@@ -111,30 +125,32 @@ def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch
     }
     seen = []
 
-    def optimized(row):
+    def optimized_program(row):
         seen.append(row.name)
         return compiled[row.name]
 
-    monkeypatch.setattr(scaling_plan, "measure", lambda row: MEASURED | {"GB": "7"})
-    monkeypatch.setattr(scaling_plan, "optimized", optimized)
+    monkeypatch.setattr(
+        scaling_plan, "compile_row", lambda row: MEASUREMENTS | {"accessed_GB": "7"}
+    )
+    monkeypatch.setattr(scaling_plan, "optimized_program", optimized_program)
     rows = [
-        found("w18s-weak-4", GB="5"),
-        found("w18s-weak-16"),
-        found("w18s-weak-4-groups"),
-        refused("w18s-weak-256"),
+        result("w18s-weak-4", accessed_GB="5"),
+        result("w18s-weak-16"),
+        result("w18s-weak-4-groups"),
+        too_large("w18s-weak-256"),
     ]
     # The next one, 16 chips, is too far apart, and 256 do not fit.
-    like = found_of(ROWS["w18s-weak-64"], rows)
+    copied = measure_row(ROWS["w18s-weak-64"], rows)
     assert seen == ["w18s-weak-64", "w18s-weak-16", "w18s-weak-4"]
-    assert (like["row"], like["chips"], like["GB"]) == ("w18s-weak-64", 64, "5")
-    assert like["collectives"] == "all-reduce 2 32"
-    assert like["like"] == "w18s-weak-4" and 0 < float(like["unlike"]) < 0.001
-    assert "w18s-weak-4, 0.0" in table([rows[0], {k: str(v) for k, v in like.items()}])
-    assert found_of(ROWS["w18s-weak-64"], rows, whole=True)["GB"] == "7"
+    assert (copied["row"], copied["chips"], copied["accessed_GB"]) == ("w18s-weak-64", 64, "5")
+    assert copied["collectives"] == "all-reduce 2 32"
+    assert copied["copied_from"] == "w18s-weak-4" and 0 < float(copied["difference"]) < 0.001
+    assert "w18s-weak-4, 0.0" in table([rows[0], {k: str(v) for k, v in copied.items()}])
+    assert measure_row(ROWS["w18s-weak-64"], rows, full=True)["accessed_GB"] == "7"
     # What is only like another stands for none, and what does not fit is like none.
-    for others in ([{k: str(v) for k, v in like.items()}], [refused("w18s-weak-256")]):
+    for others in ([{k: str(v) for k, v in copied.items()}], [too_large("w18s-weak-256")]):
         seen.clear()
-        assert found_of(ROWS["w18s-weak-16"], others)["GB"] == "7" and not seen
+        assert measure_row(ROWS["w18s-weak-16"], others)["accessed_GB"] == "7" and not seen
 
 
 COMPILER = """
@@ -155,7 +171,7 @@ def test_a_compiler_is_stopped_where_its_program_is_optimized(tmp_path, monkeypa
     fake, left = tmp_path / "compiler.py", tmp_path / "left"
     fake.write_text(COMPILER.format(ends=ends, left=left))
     monkeypatch.setattr(scaling_plan, "__file__", str(fake))
-    program = scaling_plan.optimized(ROWS["w18s-weak-4"])
+    program = scaling_plan.optimized_program(ROWS["w18s-weak-4"])
     if ends:
         assert program is None
     else:
@@ -165,20 +181,20 @@ def test_a_compiler_is_stopped_where_its_program_is_optimized(tmp_path, monkeypa
 
 def test_the_csv_keeps_other_rows(tmp_path):
     path = tmp_path / "rows.csv"
-    for row in (found("w18s-weak-16"), refused("w18s-strong-16"), found("w18s-weak-4")):
-        scaling_plan.save(path, row)
-    scaling_plan.save(path, found("w18s-weak-16", GB="1"))
+    for row in (result("w18s-weak-16"), too_large("w18s-strong-16"), result("w18s-weak-4")):
+        scaling_report.save_result(path, row)
+    scaling_report.save_result(path, result("w18s-weak-16", accessed_GB="1"))
     lines = path.read_text().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == [
         "w18s-weak-4",
         "w18s-weak-16",
         "w18s-strong-16",
     ]
-    assert scaling_plan.saved(path)[1]["GB"] == "1"
+    assert scaling_report.read_results(path)[1]["accessed_GB"] == "1"
 
 
 def test_table_and_plot(tmp_path):
-    rows = [found("w18s-weak-4"), refused("w18s-weak-16"), found("w18s-strong-16")]
+    rows = [result("w18s-weak-4"), too_large("w18s-weak-16"), result("w18s-strong-16")]
     head, rule, *lines = table(rows).splitlines()
     assert len({line.count("|") for line in (head, rule, *lines)}) == 1
     assert lines[0] == (

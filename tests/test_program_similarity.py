@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.likeness import difference, operations
+from benchmarks.program_similarity import difference, operations
 from gsto_jax.plan.hlo import Program
 
 TEXT = """HloModule jit_step
@@ -93,7 +93,7 @@ def test_what_makes_no_difference(change):
 
 
 @pytest.mark.parametrize(
-    ("change", "apart"),
+    ("change", "expected"),
     [
         (("multiply(%p", "divide(%p"), 2 / 3),  # inside a fusion that runs twice
         (("dimensions={}", "dimensions={0}"), 2 / 3),
@@ -103,8 +103,8 @@ def test_what_makes_no_difference(change):
         (("s32[] constant(7)", "s32[] constant(8)"), 2 / 3),
     ],
 )
-def test_what_does(change, apart):
-    assert difference(read(), read(change)) == pytest.approx(apart)
+def test_what_does(change, expected):
+    assert difference(read(), read(change)) == pytest.approx(expected)
 
 
 def test_kernels_go_by_their_names_and_bodies():
