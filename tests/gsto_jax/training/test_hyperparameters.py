@@ -96,10 +96,10 @@ def test_other_settings_lower_to_the_same_program(kind):
 
 @pytest.mark.slow
 def test_other_settings_lower_to_the_same_program_of_hrnet():
-    for accumulate in ({}, {"train": {"grad_accum_steps": 2}}):
-        first = make_task(100, BASE | accumulate)
+    for grad_accum_steps in ({}, {"train": {"grad_accum_steps": 2}}):
+        first = make_task(100, BASE | grad_accum_steps)
         second = make_task(
-            333, {k: OTHER[k] for k in ("optim", "loss")} | accumulate, **OTHER["model"]
+            333, {k: OTHER[k] for k in ("optim", "loss")} | grad_accum_steps, **OTHER["model"]
         )
         assert lowered(first, 64) == lowered(second, 64)
 
@@ -141,9 +141,9 @@ def test_early_decay():
 
 
 @pytest.mark.parametrize(("steps", "grad_accum_steps"), [(3, 1), (12, 1), (3, 4)])
-def test_running_statistics_leave_their_start_within_a_few_steps(steps, accumulate):
+def test_running_statistics_leave_their_start_within_a_few_steps(steps, grad_accum_steps):
     rates = {"learning_rate": 1e-6}
-    task = tiny_task(steps, {"optim": rates, "train": {"grad_accum_steps": accumulate}})
+    task = tiny_task(steps, {"optim": rates, "train": {"grad_accum_steps": grad_accum_steps}})
     mesh = make_mesh(jax.devices()[:1])
     state, step = initial_state(task, mesh), compiled_train_step(task, mesh)
     params = jax.device_get(state.params)
