@@ -1,14 +1,13 @@
-"""The one error that the data pipelines raise for a person to read, and what others say."""
+"""The error of the data pipelines that users see."""
 
 
 class DataError(ValueError):
-    """Something about the data or its configuration is wrong.
+    """Invalid data or data configuration; the message names the file or field and the remedy.
 
-    The message is one sentence or two: it names the file or the value, and what to do about it.
-    It holds nothing but that text, so it crosses worker processes unchanged.
+    It has no other arguments, so that it can be pickled across worker processes.
     """
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, in one line of 200 letters at most."""
+    """Returns the first line of an error's message, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

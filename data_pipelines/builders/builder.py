@@ -171,5 +171,5 @@ def and_more(lacking: Sequence[str]) -> str:
 def wrong_downloads_error(downloads: Downloads, wanted: str) -> DataError:
     """The error for a folder that holds something else."""
     return DataError(
-        f"{downloads.source} is not the download: looked for {wanted}; found {downloads.summary()}."
+        f"{downloads.source} is not the download: looked for {wanted}; found {downloads.describe()}."
     )

@@ -14,7 +14,8 @@ from data_pipelines.builders.builder import (
     wrong_downloads_error,
 )
 from data_pipelines.errors import DataError
-from data_pipelines.files.archives import Downloads, read_mat
+from data_pipelines.files.archives import Downloads
+from data_pipelines.files.matlab import read_mat
 from data_pipelines.labels import IGNORE_LABEL, PASCAL_CONTEXT_59
 
 _NAMES = PASCAL_CONTEXT_59.names

@@ -22,10 +22,10 @@ from array_record.python import array_record_module
 
 from data_pipelines.builders.builder import Builder, Example, Item
 from data_pipelines.errors import DataError
-from data_pipelines.files.archives import FULL, SCRATCH, Downloads
+from data_pipelines.files.archives import SCRATCH_PREFIX, Downloads
 from data_pipelines.files.json import read_json
 from data_pipelines.sources.prepared import INCOMPLETE_SUFFIX, PLAN, check_tiles
-from gsto_jax.files import to_unicode
+from gsto_jax.files import is_disk_full, to_unicode
 
 VERSION = "1.0.0"
 _LOCK = ".lock"
@@ -75,7 +75,7 @@ def prepare(
     with _writing_below(root):
         work.mkdir(parents=True, exist_ok=True)
         with _held(work):
-            for left in work.glob(f"{SCRATCH}*"):  # by a process that was killed
+            for left in work.glob(f"{SCRATCH_PREFIX}*"):  # by a process that was killed
                 shutil.rmtree(left)
             # Scratch goes here, since the system's place for temporary files may be small.
             with Downloads(source, work) as downloads, ThreadPoolExecutor(threads) as pool:
@@ -97,7 +97,7 @@ def _writing_below(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if is_disk_full(error):
             raise DataError(
                 f"The disk of {root} is full ({error.strerror}): make room and give the same"
                 " command again, which goes on where this one ended."
@@ -229,7 +229,7 @@ def _keep_what_fits(
         if read_json(path.read_text(), path) == plan:
             return
     for other in work.iterdir():
-        if other.name != _LOCK and not other.name.startswith(SCRATCH):
+        if other.name != _LOCK and not other.name.startswith(SCRATCH_PREFIX):
             shutil.rmtree(other) if other.is_dir() else other.unlink()
     _write_text(path, json.dumps(plan))
 

@@ -1,1 +1,1 @@
-"""Files to arrays: images, tiles, archives, JSON, and reads that are retried."""
+"""Reads files into arrays: images, tiles, archives, JSON; retries after I/O errors."""

@@ -1,4 +1,4 @@
-"""Pixels out of image and label files, with errors that name the file."""
+"""Decodes image and label files, with errors that name the file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,64 +23,61 @@ from gsto_jax.image_files import (
 )
 
 
-def decode_image(data: bytes, name: str, rule: DecodeOptions) -> Decoded:
+def decode_image(data: bytes, name: str, options: DecodeOptions) -> Decoded:
     """Decodes an image; see `gsto_jax.image_files.decode`.
 
     Raises:
-        DataError: it is truncated, no image, or too large; names it.
+      DataError: truncated, no image, or too large.
     """
-    with _naming(name):
-        return decode(data, rule)
+    with _name_in_errors(name):
+        return decode(data, options)
 
 
 def read_image_header(data: bytes | Path, name: str) -> ImageHeader:
-    """Reads the head of an image file: its size and orientation.
+    """Reads size and orientation of an image file without decoding it.
 
     Raises:
-        DataError: it is no image; names it.
+      DataError: no image.
     """
-    with _naming(name):
+    with _name_in_errors(name):
         return read_header(data)
 
 
 def verify_image(data: bytes, name: str) -> None:
-    """Raises DataError if an image file is cut off or corrupt, where OpenCV may let it pass."""
-    with _naming(name), open_image(data) as image:
+    """Raises DataError if an image file is truncated or corrupt, also where OpenCV accepts it."""
+    with _name_in_errors(name), open_image(data) as image:
         image.load()
 
 
-def decode_label(data: bytes, name: str, rule: DecodeOptions) -> np.ndarray:
-    """Decodes a label PNG, turned as an image of the same EXIF orientation would be.
+def decode_label(data: bytes, name: str, options: DecodeOptions) -> np.ndarray:
+    """Decodes a gray or palette label file of 1 to 16 bits, oriented as an image would be.
 
     Returns:
-        `h w` uint8 or uint16: the ids of an image of 1 to 16 bits a pixel, gray or palette.
+      The stored ids, `h w` uint8 or uint16.
 
     Raises:
-        DataError: it is truncated, no image, too large, or holds colors; names it.
+      DataError: truncated, no image, too large, or colors instead of ids.
     """
-    with _naming(name):
-        raw = _stored_ids(data)
-        if raw.ndim == 2 and raw.dtype in (np.uint8, np.uint16):
-            return read_header(data).orient(raw, rule)
-    if raw.ndim == 2:
-        raise DataError(
-            f"{name} holds {raw.dtype} values; save its ids as integers of 8 or 16 bits."
-        )
-    channels = raw.shape[2]
+    with _name_in_errors(name):
+        ids = _stored_ids(data)
+        if ids.ndim == 2 and ids.dtype in (np.uint8, np.uint16):
+            return read_header(data).orient(ids, options)
+    expected = f"{name} must hold one channel of 8- or 16-bit ids"
+    if ids.ndim == 2:
+        raise DataError(f"{expected}; got {ids.dtype}. Save the ids as integers.")
     raise DataError(
-        f"{name} holds {channels} channels of {raw.dtype}; a label is one channel of 8 or 16"
-        " bit ids: convert its colors to ids first."
+        f"{expected}; got {ids.shape[2]} channels of {ids.dtype}. Convert its colors to ids."
     )
 
 
 def format_size(image: Any) -> str:
-    """Returns "WIDTHxHEIGHT" of what has a shape `h w ...`, for messages."""
+    """Formats the size of an array `h w ...` as "WIDTHxHEIGHT"."""
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Converts errors of the reader into a DataError that names the file."""
+def _name_in_errors(name: str) -> Iterator[None]:
+    """Converts errors of the decoders into a DataError that names the file."""
     try:
         yield
     except ImageError as error:
@@ -91,17 +88,17 @@ def _naming(name: str) -> Iterator[None]:
 
 def _stored_ids(data: bytes) -> np.ndarray:
     with open_image(data) as image:
-        storage = pixel_layout(image)
-        gray = image.format == "PNG" and storage in ("L", "I;16B")
+        layout = pixel_layout(image)
+        is_gray_png = image.format == "PNG" and layout in ("L", "I;16B")
         image.verify()  # the checksums of a PNG
-    if gray:
+    if is_gray_png:
         ids = decode_by_opencv(data, cv2.IMREAD_UNCHANGED)
         if ids is None:
             raise ImageError("its pixels are damaged; replace the file")
         return ids
-    # OpenCV would turn a palette PNG into colors; Pillow gives the stored indices.
+    # OpenCV would convert a palette PNG to colors; Pillow gives the stored indices.
     with open_image(data) as image:
         ids = np.asarray(image)
     if ids.dtype == bool:
         return ids.astype(np.uint8)
-    return ids // GRAY_STRETCH_FACTORS.get(storage if isinstance(storage, str) else "", 1)
+    return ids // GRAY_STRETCH_FACTORS.get(layout if isinstance(layout, str) else "", 1)

@@ -1,4 +1,4 @@
-"""JSON out of files that may hold anything."""
+"""Reads JSON from untrusted files."""
 
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,20 @@ from gsto_jax.files import parse_json
 
 
 def read_json(data: bytes | str, name: Path | str) -> Any:
-    """Reads JSON.
+    """Parses JSON.
 
     Args:
-        data: the content of a file.
-        name: what to call it in messages.
+      data: content of the file.
+      name: name of the file, for messages.
 
     Raises:
-        DataError: it is no JSON, larger than `MAX_TEXT_BYTES`, or nested beyond reason; names it.
+      DataError: no JSON, larger than `MAX_TEXT_BYTES`, or nested too deeply.
     """
     if len(data) > MAX_TEXT_BYTES:
         raise DataError(
-            f"{name} has {len(data)} bytes, and {MAX_TEXT_BYTES} is the most; replace it."
+            f"{name} must have at most {MAX_TEXT_BYTES} bytes; got {len(data)} bytes. Replace it."
         )
     try:
         return parse_json(data)
-    except ValueError as error:  # its own, that of Unicode, and that of numbers of 5000 digits
-        raise DataError(f"{name} is no JSON ({error}); replace it.") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or an integer too long
+        raise DataError(f"{name} is no JSON ({error}). Replace it.") from None

@@ -1,20 +1,20 @@
-"""What files may ask for. Each is checked before anything of that size, or that name, is made."""
+"""Limits on untrusted files; each is checked before anything is allocated or written."""
 
 import re
 
 MAX_TEXT_BYTES = 2**29
-"""Bytes of a JSON file, a list or a .mat. COCO's largest, of all training persons, has 2**28."""
+"""Maximum size of a JSON, list or .mat file. COCO's largest annotation file has 2**28 bytes."""
 MAX_FILE_BYTES = 2**30
-"""Bytes of one file that is read whole out of an archive."""
+"""Maximum size of an archive member that is read into memory."""
 MAX_EXPANSION_RATIO = 100
-"""How many times its packed size an archive in an archive may have: deflate reaches 1032, and
-images, which are packed already, about 1."""
+"""Maximum expanded size of a nested archive, relative to its packed size. Deflate reaches 1032;
+images, which are compressed already, about 1."""
 MIN_EXPANSION_LIMIT = 2**26
-"""Bytes that it may always have: a small archive of texts packs well."""
+"""Bytes that a nested archive may expand to whatever its packed size: small texts pack well."""
 MAX_NESTING = 3
-"""Archives within archives: LIP has two. A zip that holds itself has no end."""
+"""Maximum depth of archives within archives. LIP has two; a zip may contain itself."""
 
 
-def escapes_folder(name: str) -> bool:
-    """Whether a path out of a file would lead out of the folder that it is taken to lie in."""
-    return name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name
+def escapes_folder(path: str) -> bool:
+    """Returns whether a path read from a file would leave the folder that it is relative to."""
+    return path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) or "\0" in path

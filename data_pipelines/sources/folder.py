@@ -1,8 +1,7 @@
-"""Images and labels from files."""
+"""Images and labels as files in folders."""
 
 import os
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,161 +12,157 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few, unique_names
 from data_pipelines.files.images import decode_image, decode_label, read_image_header
 from data_pipelines.files.retry import read_with_retries
-from data_pipelines.sources.audit import Inspection, Issue, unreadable
 from data_pipelines.sources.folder_pairs import Pairs, pair_folders
-from data_pipelines.sources.image_audit import image_warnings, size_problem
+from data_pipelines.sources.image_checks import check_label_size, image_warnings
 from data_pipelines.sources.image_list import read_pairs
 from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.label_map import LabelMap
+from data_pipelines.sources.stats import Issue, LabelStats, unreadable
 from gsto_jax.image_files import Decoded
-
-Entry = tuple[str, Path, Path]
 
 
 class FolderSource:
-    """Random access to the images of one split under a root directory.
+    """Random access to the images and labels of a split below a root folder.
 
-    Pairs come from the split's list file (`image label` a line, relative to the root; see
-    `data_pipelines.sources.image_list`) or, without one, from the files below the image folder and
-    those of the same path, but for the suffix, below the label folder. Hidden files are left out.
-    Images and labels are read by the config's `decode_options`.
+    Pairs come from the split's list file (see `data_pipelines.sources.image_list`) or, without one,
+    from the image and label folders (see `data_pipelines.sources.folder_pairs`). Hidden files are
+    left out.
 
     Args:
-        config: where the files are and what their ids mean.
-        split: takes the place of {split} in the config's templates.
-
-    Raises:
-        DataError: root, list, folder or a file is missing, an image has no label, a list line is
-            no pair, or the split is empty. No image is opened to find out.
+      config: where the files are, how they are decoded and what their ids mean.
+      split: replaces {split} in the paths of the config.
 
     Attributes:
-        warnings: files that are left out, and other suspicions, in words.
+      warnings: messages about files left out and other suspicions.
+
+    Raises:
+      DataError: root, list, folder or a file is missing, an image has no label, a line of the list
+        is no pair, or the split is empty. No image is opened to find out.
 
     Example:
-        >>> source = FolderSource(config, "val")
-        >>> source[0]["image"].shape
-        (360, 480, 3)
+      >>> source = FolderSource(config, "val")
+      >>> source[0]["image"].shape
+      (360, 480, 3)
     """
 
     def __init__(self, config: DataConfig, split: str) -> None:
         root = Path(config.root).expanduser()
         if not root.is_dir():
-            raise DataError(f"There is no directory {root}; set root to where the dataset lies.")
+            raise DataError(f"There is no folder {root}. Set root to the folder of the dataset.")
         if config.list_file:
-            pairs = _listed(root, config.list_file.format(split=split))
+            pairs = _listed_pairs(root, config.list_file.format(split=split))
         else:
-            pairs = _walked(root, config, split)
+            pairs = _folder_pairs(root, config, split)
         self.warnings = pairs.warnings
         names = unique_names(pairs.stems, [path.suffix for path in pairs.images])
-        entries = list(zip(names, pairs.images, pairs.labels, strict=True))
-        self._entries: list[Entry] = entries[: config.limit(split) or None]
-        _check_files(self._entries, split)
+        limit = config.limit(split) or None
+        self._names = names[:limit]
+        self._images, self._labels = pairs.images[:limit], pairs.labels[:limit]
+        self._check_files(split)
         self._label_map = LabelMap(config)
-        self._rule = config.decode_options
+        self._options = config.decode_options
+
+    def _check_files(self, split: str) -> None:
+        pairs = zip(self._images, self._labels, strict=True)
+        missing = [path for pair in pairs for path in pair if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of the {2 * len(self)} files of split {split!r} are missing:"
+                f" {first_few(missing)}. Restore them, or correct the list or the suffixes."
+            )
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._names)
 
     def name(self, index: int) -> str:
-        """Returns an image's path without its ending: a name to save results under.
-
-        No two are the same, not even on systems without case; see `unique_names`.
-        """
-        return self._entries[index][0]
+        """Returns an image's path without suffix, made unique by `unique_names`."""
+        return self._names[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (h, w) of an image, from the head of its file. Raises DataError."""
-        path = self._entries[index][1]
-        return read_image_header(path, str(path)).oriented_size(self._rule)
+        """Returns (h, w) of an image from the header of its file. Raises DataError."""
+        path = self._images[index]
+        return read_image_header(path, str(path)).oriented_size(self._options)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads an image.
+        """Reads an image and its label.
 
         Returns:
-            image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int.
+          image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int.
 
         Raises:
-            DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids.
-            IndexError: there is no such image.
+          DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids.
+          IndexError: no such image.
         """
-        decoded, raw, _, mismatch = self._read(index)
-        if mismatch is not None:
-            raise DataError(f"{mismatch}.")
-        self._label_map.check(raw, str(self._entries[index][2]))
-        label = self._label_map.known(raw)
-        return {"image": decoded.pixels, "label": label, "index": int(index)}
+        decoded, ids, _, size_issue = self._read(index)
+        if size_issue is not None:
+            raise DataError(f"{size_issue}.")
+        self._label_map.check(ids, str(self._labels[index]))
+        return {"image": decoded.pixels, "label": self._label_map.map(ids), "index": int(index)}
 
-    def inspect(self, index: int) -> Inspection:
-        """Reads an image and tells what its label holds, whatever is wrong with it."""
+    def inspect(self, index: int) -> LabelStats:
+        """Returns the label statistics and issues of an image, whatever is wrong with it."""
         name = self.name(index)
         try:
-            decoded, raw, data, mismatch = self._read(index)
+            decoded, ids, data, size_issue = self._read(index)
         except DataError as error:
-            return Inspection(name, problems=(unreadable(name, error),))
-        _, image, label = self._entries[index]
-        found = inspect_label(name, str(label), raw, self._label_map, data)
-        return replace(
-            found,
-            problems=found.problems if mismatch is None else (mismatch, *found.problems),
-            warnings=(*image_warnings(str(image), decoded, self._rule), *found.warnings),
-        )
+            return LabelStats.from_record(name, problems=[unreadable(name, error)])
+        stats = inspect_label(name, str(self._labels[index]), ids, self._label_map, data)
+        if size_issue is not None:
+            stats.problems.insert(0, size_issue)
+        stats.warnings[:0] = image_warnings(str(self._images[index]), decoded, self._options)
+        return stats
 
     def _read(self, index: int) -> tuple[Decoded, np.ndarray, bytes, Issue | None]:
-        """Returns the image, the ids in the label file, that file, and whether the sizes differ."""
-        _, image_path, label_path = self._entries[index]
-        image, label = str(image_path), str(label_path)
-        decoded = decode_image(_read_bytes(image_path), image, self._rule)
-        data = _read_bytes(label_path)
-        raw = decode_label(data, label, self._rule)
-        size = (raw.shape[0], raw.shape[1])
-        return decoded, raw, data, size_problem(image, decoded, self._rule, label, size)
+        """Returns the image, the ids of the label, the label's file, and an issue of the sizes."""
+        image, label = str(self._images[index]), str(self._labels[index])
+        decoded = decode_image(_read_bytes(self._images[index]), image, self._options)
+        data = _read_bytes(self._labels[index])
+        ids = decode_label(data, label, self._options)
+        return decoded, ids, data, check_label_size(image, decoded, self._options, label, ids)
 
 
-def _listed(root: Path, list_name: str) -> Pairs:
+def _listed_pairs(root: Path, list_name: str) -> Pairs:
     path = root / list_name
     if not path.is_file():
-        raise DataError(f"There is no list file {path}; check root, list_file and the split.")
+        raise DataError(f"There is no list file {path}. Check root, list_file and the split.")
     pairs = read_pairs(_read_bytes(path), path, root)
     if not pairs:
-        raise DataError(f"{path} is empty; list one `image label` pair a line.")
+        raise DataError(f"{path} is empty. List one `image label` pair per line.")
+    names, images, labels = zip(*pairs, strict=True)
     return Pairs(
-        stems=tuple(os.path.splitext(image.replace("\\", "/"))[0] for image, _, _, _ in pairs),
-        images=tuple(image for _, _, image, _ in pairs),
-        labels=tuple(label for _, _, _, label in pairs),
-        warnings=_listed_again(path, [(image, label) for _, _, image, label in pairs]),
+        stems=tuple(os.path.splitext(name.replace("\\", "/"))[0] for name in names),
+        images=images,
+        labels=labels,
+        warnings=_duplicates_warning(path, images, labels),
     )
 
 
-def _listed_again(path: Path, pairs: list[tuple[Path, Path]]) -> tuple[str, ...]:
-    """Returns a warning for images that a list names more than once, with one label or others."""
-    counts = Counter(image for image, _ in pairs)
-    labels = Counter(image for image, _ in set(pairs))
-    again = [image for image, count in counts.items() if count > 1]
-    if not again:
+def _duplicates_warning(
+    path: Path, images: tuple[Path, ...], labels: tuple[Path, ...]
+) -> tuple[str, ...]:
+    """Returns a warning about images that a list names several times."""
+    counts = Counter(images)
+    num_labels = Counter(image for image, _ in set(zip(images, labels, strict=True)))
+    duplicates = [image for image, count in counts.items() if count > 1]
+    if not duplicates:
         return ()
-    others = sum(labels[image] > 1 for image in again)
-    differ = f", {others} of them with different labels" if others else ""
-    noun = "image" if len(again) == 1 else "images"
-    return (f"{path} names {len(again)} {noun} more than once{differ}: {first_few(again)}",)
+    conflicts = sum(num_labels[image] > 1 for image in duplicates)
+    differ = f", {conflicts} of them with different labels" if conflicts else ""
+    noun = "image" if len(duplicates) == 1 else "images"
+    return (
+        f"{path} names {len(duplicates)} {noun} more than once{differ}: {first_few(duplicates)}",
+    )
 
 
-def _walked(root: Path, config: DataConfig, split: str) -> Pairs:
+def _folder_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
     images = root / config.images.format(split=split)
     labels = root / config.labels.format(split=split)
     for field, folder in (("images", images), ("labels", labels)):
         if not folder.is_dir():
-            raise DataError(f"There is no directory {folder}; check root, {field} and the split.")
-    suffixes = config.image_suffix, config.label_suffix
-    return pair_folders(images, labels, *suffixes, config.limit(split))
-
-
-def _check_files(entries: list[Entry], split: str) -> None:
-    missing = [path for _, *pair in entries for path in pair if not path.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the {2 * len(entries)} files of split {split!r} are missing:"
-            f" {first_few(missing)}; restore them, or correct the list or the suffixes."
-        )
+            raise DataError(f"There is no folder {folder}. Check root, {field} and the split.")
+    return pair_folders(
+        images, labels, config.image_suffix, config.label_suffix, config.limit(split)
+    )
 
 
 def _read_bytes(path: Path) -> bytes:

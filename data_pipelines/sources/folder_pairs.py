@@ -1,4 +1,4 @@
-"""Which files of two folders are an image and its label, and which are left over."""
+"""Pairs the image files below one folder with the label files below another."""
 
 import os
 from collections import Counter
@@ -15,10 +15,10 @@ class Pairs:
     """The images of a split with their labels.
 
     Attributes:
-        stems: paths of the images relative to their folder, less the suffix.
-        images: files.
-        labels: files.
-        warnings: what is left over, in words.
+      stems: paths of the images relative to their folder, without suffix.
+      images: the image files.
+      labels: the label files.
+      warnings: messages about files left over.
     """
 
     stems: tuple[str, ...]
@@ -30,64 +30,68 @@ class Pairs:
 def pair_folders(
     images: Path, labels: Path, image_suffix: str, label_suffix: str, limit: int = 0
 ) -> Pairs:
-    """Pairs the images below a folder with the labels below another one.
-
-    A label has its image's path with another suffix. Suffixes are compared without regard to case.
+    """Pairs images with the labels of the same path but for the suffix, whose case is ignored.
 
     Args:
-        images: folder of the images.
-        labels: folder of the labels; may be the same, or lie in the other.
-        image_suffix: such as "_leftImg8bit.png"; empty: that of any image format.
-        label_suffix: likewise.
-        limit: uses the first so many images; 0 for all.
+      images: folder of the images.
+      labels: folder of the labels; may be the same, or one inside the other.
+      image_suffix: such as "_leftImg8bit.png"; "": any image format.
+      label_suffix: likewise.
+      limit: number of images to use, the first ones; 0: all.
 
     Raises:
-        DataError: no image, images without a label, or two labels of one image.
+      DataError: no image, images without label, or several labels of one image.
     """
     image_files = _split_by_suffix(images, labels, image_suffix, label_suffix)
     label_files = _split_by_suffix(labels, images, label_suffix, image_suffix)
-    if not image_files.matching:
-        raise _nothing(images, image_suffix, image_files.others)
-    chosen = dict(list(image_files.matching.items())[: limit or None])
-    by_stem: dict[str, list[str]] = {}
-    for label, stem in label_files.matching.items():
-        by_stem.setdefault(stem, []).append(label)
-    orphans = [
+    if not image_files.stems:
+        raise _no_images_error(images, image_suffix, image_files.unmatched)
+    chosen = dict(list(image_files.stems.items())[: limit or None])
+    labels_by_stem: dict[str, list[str]] = {}
+    for label, stem in label_files.stems.items():
+        labels_by_stem.setdefault(stem, []).append(label)
+    without_image = sorted(
         label
-        for stem in by_stem.keys() - set(image_files.matching.values())
-        for label in by_stem[stem]
-    ]
-    unlabeled = [image for image, stem in chosen.items() if stem not in by_stem]
-    if unlabeled:
-        expected = _expected(chosen[unlabeled[0]], label_suffix, orphans, label_files.others)
+        for stem in labels_by_stem.keys() - set(image_files.stems.values())
+        for label in labels_by_stem[stem]
+    )
+    without_label = [image for image, stem in chosen.items() if stem not in labels_by_stem]
+    if without_label:
+        label = f"{chosen[without_label[0]]}{label_suffix or '.png or another image format'}"
+        hint = f" (looked for {label})"
+        if without_image:
+            hint += f"; {len(without_image)} labels have no image: {first_few(without_image)}"
+        elif label_files.unmatched:
+            hint += f"; the label folder holds {first_few(label_files.unmatched)}"
         raise DataError(
-            f"{len(unlabeled)} of the {len(chosen)} images in {images} have no label in {labels}:"
-            f" {first_few(unlabeled)}{expected}."
-            " Label them, take them out, or correct image_suffix and label_suffix."
+            f"{len(without_label)} of the {len(chosen)} images in {images} have no label in"
+            f" {labels}: {first_few(without_label)}{hint}."
+            " Add the labels, remove the images, or correct image_suffix and label_suffix."
         )
     for image, stem in chosen.items():
-        if len(by_stem[stem]) > 1:
+        if len(labels_by_stem[stem]) > 1:
             raise DataError(
-                f"{images / image} has several labels in {labels}: {first_few(by_stem[stem])};"
-                " remove all but one, or give label_suffix."
+                f"{images / image} has several labels in {labels}:"
+                f" {first_few(labels_by_stem[stem])}. Remove all but one, or set label_suffix."
             )
     return Pairs(
         stems=tuple(chosen.values()),
         images=tuple(images / image for image in chosen),
-        labels=tuple(labels / by_stem[stem][0] for stem in chosen.values()),
+        labels=tuple(labels / labels_by_stem[stem][0] for stem in chosen.values()),
         warnings=(
-            *_left_over(images, image_suffix, image_files.others),
-            *_without_image(orphans, images, labels),
-            *_shared(chosen, labels),
+            *_unmatched_warning(images, image_suffix, image_files.unmatched),
+            *_without_image_warning(without_image, images, labels),
+            *_shared_label_warning(chosen, labels),
         ),
     )
 
 
 @dataclass(frozen=True)
 class _Files:
-    matching: dict[str, str]
-    """Stem by path, sorted by path."""
-    others: list[str]
+    stems: dict[str, str]
+    """Path without suffix by path, of the files with the suffix; sorted by path."""
+    unmatched: list[str]
+    """Paths of the files with another suffix."""
 
 
 def _split_by_suffix(folder: Path, other: Path, suffix: str, other_suffix: str) -> _Files:
@@ -95,71 +99,59 @@ def _split_by_suffix(folder: Path, other: Path, suffix: str, other_suffix: str) 
     same = os.path.realpath(folder) == os.path.realpath(other)
     if same and suffix.lower() == other_suffix.lower():
         raise DataError(
-            f"{folder} holds images and labels, and both have the suffix {suffix!r}; give"
-            " label_suffix what only labels end with."
+            f"label_suffix must differ from image_suffix, since {folder} holds images and labels;"
+            f" got {suffix!r} for both. Set label_suffix to what only labels end with."
         )
-    # "x_mask.png" ends with ".png" too: the longer suffix says what it is.
-    by_other = same and len(other_suffix) > len(suffix)
     names = list_files(folder, () if same else (other,))
-    if by_other:
+    # "x_mask.png" ends with ".png" too: the longer suffix decides.
+    if same and len(other_suffix) > len(suffix):
         names = [name for name in names if strip_suffix(name, other_suffix) is None]
     stems = {name: strip_suffix(name, suffix) for name in names}
-    others = [name for name, stem in stems.items() if stem is None]
+    unmatched = [name for name, stem in stems.items() if stem is None]
     if same:
-        others = [name for name in others if strip_suffix(name, other_suffix) is None]
-    return _Files({name: stem for name, stem in stems.items() if stem is not None}, others)
+        unmatched = [name for name in unmatched if strip_suffix(name, other_suffix) is None]
+    return _Files({name: stem for name, stem in stems.items() if stem is not None}, unmatched)
 
 
-def _expected(stem: str, label_suffix: str, orphans: list[str], others: list[str]) -> str:
-    """Returns which label was looked for, and what lies there instead."""
-    text = f" (looked for {stem}{label_suffix or '.png or another image format'})"
-    if orphans:
-        text += f"; {len(orphans)} labels have no image: {first_few(sorted(orphans))}"
-    elif others:
-        text += f"; the label folder holds {first_few(others)}"
-    return text
-
-
-def _nothing(images: Path, suffix: str, others: list[str]) -> DataError:
-    wanted = (
-        f"that ends in {suffix!r}"
-        if suffix
-        else f"of an image format ({', '.join(IMAGE_SUFFIXES)})"
-    )
-    holds = f" (it holds {first_few(others)})" if others else ""
+def _no_images_error(images: Path, suffix: str, unmatched: list[str]) -> DataError:
+    kind = f"that ends in {suffix!r}" if suffix else f"of a format among {', '.join(IMAGE_SUFFIXES)}"
+    contents = f" (it holds {first_few(unmatched)})" if unmatched else ""
     return DataError(
-        f"{images} has no file {wanted}{holds}; check images, image_suffix and the split."
+        f"{images} has no file {kind}{contents}. Check images, image_suffix and the split."
     )
 
 
-def _left_over(images: Path, suffix: str, others: list[str]) -> list[str]:
-    """Returns a warning for the files beside the images that may have been meant."""
-    ending = {name: os.path.splitext(name)[1].lower() for name in others}
-    meant = [x for x in others if ending[x] not in TEXT_SUFFIXES]
-    if not meant:
+def _unmatched_warning(images: Path, suffix: str, unmatched: list[str]) -> list[str]:
+    """Returns a warning about files among the images that may be images too."""
+    extensions = {name: os.path.splitext(name)[1].lower() for name in unmatched}
+    suspects = [name for name in unmatched if extensions[name] not in TEXT_SUFFIXES]
+    if not suspects:
         return []
-    kinds = Counter(ending[name] for name in meant)
-    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    reason = f"names without {suffix!r}, image_suffix" if suffix else "no image format that is read"
-    noun = "file is" if len(meant) == 1 else "files are"
-    return [f"{images}: {len(meant)} {noun} left out ({told}; {reason}): {first_few(meant)}"]
+    counts = Counter(extensions[name] for name in suspects)
+    kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
+    reason = f"names without {suffix!r}, image_suffix" if suffix else "no supported image format"
+    noun = "file is" if len(suspects) == 1 else "files are"
+    return [
+        f"{images}: {len(suspects)} {noun} left out ({kinds}; {reason}): {first_few(suspects)}"
+    ]
 
 
-def _without_image(orphans: list[str], images: Path, labels: Path) -> list[str]:
-    if not orphans:
+def _without_image_warning(without_image: list[str], images: Path, labels: Path) -> list[str]:
+    if not without_image:
         return []
-    count, names = len(orphans), first_few(sorted(orphans))
-    noun = "label has" if count == 1 else "labels have"
-    return [f"{labels}: {count} {noun} no image in {images}: {names}"]
+    noun = "label has" if len(without_image) == 1 else "labels have"
+    return [
+        f"{labels}: {len(without_image)} {noun} no image in {images}: {first_few(without_image)}"
+    ]
 
 
-def _shared(chosen: dict[str, str], labels: Path) -> list[str]:
-    """Returns a warning for images that differ in suffix alone, so that one label serves both."""
+def _shared_label_warning(chosen: dict[str, str], labels: Path) -> list[str]:
+    """Returns a warning about images that differ in suffix only, and so share a label."""
     counts = Counter(chosen.values())
-    doubles = [image for image, stem in chosen.items() if counts[stem] > 1]
-    if not doubles:
+    duplicates = [image for image, stem in chosen.items() if counts[stem] > 1]
+    if not duplicates:
         return []
     return [
-        f"{labels}: {len(doubles)} images differ from another one in suffix alone and share its"
-        f" label: {first_few(doubles)}"
+        f"{labels}: {len(duplicates)} images differ from another one in suffix only and share its"
+        f" label: {first_few(duplicates)}"
     ]

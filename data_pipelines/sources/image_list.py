@@ -1,4 +1,4 @@
-"""List files of `image label` lines, as people's systems write them."""
+"""Reads list files of `image label` lines as written on any system."""
 
 import os
 import re
@@ -11,100 +11,97 @@ from data_pipelines.files.disk import decode_text
 from data_pipelines.files.limits import escapes_folder
 
 _QUOTED = re.compile(r"""(?:"([^"]+)"|(\S+?))[\s,;]+(?:"([^"]+)"|(\S+))""")
-_BETWEEN = re.compile(r"\s*[,;]\s*|\s+")
+_SEPARATOR = re.compile(r"\s*[,;]\s*|\s+")
 
 
-def read_pairs(data: bytes, path: Path, root: Path) -> list[tuple[str, str, Path, Path]]:
+def read_pairs(data: bytes, path: Path, root: Path) -> list[tuple[str, Path, Path]]:
     """Reads a list of image and label files.
 
-    Each line names an image and its label. A tab separates them where there is one. Names with
-    spaces may stand in quotes; else the line is split at the blank, comma or semicolon at which
-    both parts name files. Empty lines are left out, as are those that begin with "#" and name
-    no files.
+    A line names an image and its label, separated by a tab if it has one. Names with spaces may be
+    quoted; otherwise the line is split at the space, comma or semicolon at which both sides name
+    files. Empty lines are skipped, and lines that begin with "#" unless they name files.
 
     Args:
-        data: the content of the list.
-        path: of the list, for messages.
-        root: the folder that its paths are relative to.
+      data: content of the list.
+      path: path of the list, for messages.
+      root: folder that the listed paths are relative to.
 
     Returns:
-        For each line both paths as they are written, and the files that they name.
+      For each line the image's path as written, the image file and the label file.
 
     Raises:
-        DataError: a line is no pair, can be read in two ways, or leads out of the root.
+      DataError: a line is no pair, is ambiguous, or leaves the root.
     """
     pairs = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", decode_text(data, path)), start=1):
         line = line.strip()
         if line and not _is_comment(line, root):
-            pairs.append(_pair(line, f"{path}, line {number}", root))
+            pairs.append(_parse_line(line, f"{path}, line {number}", root))
     return pairs
 
 
 def _is_comment(line: str, root: Path) -> bool:
-    """Returns whether a line begins with "#" and names no files."""
-    return line.startswith("#") and not any(
-        all(_find(root, name) for name in pair) for pair in _readings(line)
-    )
+    return line.startswith("#") and not any(_exist(root, pair) for pair in _split_line(line))
 
 
-def _pair(line: str, place: str, root: Path) -> tuple[str, str, Path, Path]:
-    readings = _readings(line)
-    if len(readings) > 1:
-        existing = [pair for pair in readings if all(_find(root, name) for name in pair)]
+def _parse_line(line: str, location: str, root: Path) -> tuple[str, Path, Path]:
+    candidates = _split_line(line)
+    if len(candidates) > 1:
+        existing = [pair for pair in candidates if _exist(root, pair)]
         if len(existing) > 1:
             raise DataError(
-                f"{place}: {line!r} can be read as {existing[0]} and as {existing[1]}; separate"
-                " image and label by a tab."
+                f"{location}: {line!r} can be read as {existing[0]} and as {existing[1]}."
+                " Separate image and label by a tab."
             )
-        readings = existing
-    if not readings:
+        candidates = existing
+    if not candidates:
         raise DataError(
-            f"{place}: {line!r} is not `image label`, two files relative to {root}; separate them"
-            " by a tab, or by a space if their names hold none."
+            f"{location}: {line!r} must be `image label`, two files relative to {root}. Separate"
+            " them by a tab, or by a space if their names have none."
         )
-    image, label = readings[0]
+    image, label = candidates[0]
     for name in (image, label):
         if escapes_folder(name) or re.match(r"[A-Za-z]:[/\\]", name):
             raise DataError(
-                f"{place}: {name} lies outside the dataset; give paths relative to {root}, without"
+                f"{location}: {name} is outside the dataset. Give paths relative to {root}, without"
                 " '..'."
             )
-    files = [_find(root, name) or root / name for name in (image, label)]
-    return image, label, files[0], files[1]
+    return image, _find(root, image) or root / image, _find(root, label) or root / label
 
 
-def _readings(line: str) -> list[tuple[str, str]]:
+def _split_line(line: str) -> list[tuple[str, str]]:
     """Returns the pairs that a line may stand for."""
     if "\t" in line:
         fields = [field.strip().strip('"') for field in line.split("\t") if field.strip()]
         return [(fields[0], fields[1])] if len(fields) == 2 else []
-    if '"' in line and (quoted := _QUOTED.fullmatch(line)):
-        image, plain_image, label, plain_label = quoted.groups()
-        return [(image or plain_image, label or plain_label)]
-    return [(line[: gap.start()], line[gap.end() :]) for gap in _BETWEEN.finditer(line)]
+    if '"' in line and (match := _QUOTED.fullmatch(line)):
+        image, unquoted_image, label, unquoted_label = match.groups()
+        return [(image or unquoted_image, label or unquoted_label)]
+    return [(line[: gap.start()], line[gap.end() :]) for gap in _SEPARATOR.finditer(line)]
+
+
+def _exist(root: Path, names: tuple[str, str]) -> bool:
+    return all(_find(root, name) for name in names)
 
 
 def _find(root: Path, name: str) -> Path | None:
-    """Returns the file that a path of a list stands for; None where there is none."""
+    """Returns the file that a listed path stands for; None if there is none."""
     if escapes_folder(name):
         return None
-    for spelling in _spellings(name):
-        if os.path.isfile(root / spelling):
-            return root / spelling
-    return None
+    paths = (root / spelling for spelling in _spellings(name))
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Yields a path as it is written, then as another system or encoding would have it."""
+    """Yields a path as written, then as other systems or encodings would write it."""
     yield name
-    plain = name.replace("\\", "/")
-    texts = [plain]
+    posix = name.replace("\\", "/")
+    texts = [posix]
     try:
         name.encode()
-    except UnicodeEncodeError:  # a list in Windows' encoding, of files with names in UTF-8
-        texts.append(plain.encode("utf-8", "surrogateescape").decode("cp1252", "replace"))
+    except UnicodeEncodeError:  # a list in Windows-1252 of files with names in UTF-8
+        texts.append(posix.encode("utf-8", "surrogateescape").decode("cp1252", "replace"))
     for text in texts:
-        for form in ("NFC", "NFD"):  # macOS decomposes accents
-            if (spelling := unicodedata.normalize(form, text)) != name:
+        for normalization in ("NFC", "NFD"):  # macOS decomposes accents
+            if (spelling := unicodedata.normalize(normalization, text)) != name:
                 yield spelling

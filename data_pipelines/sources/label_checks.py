@@ -1,201 +1,200 @@
-"""Whether the labels of a split can teach or be scored, and whether ids mean other classes."""
+"""Checks whether a split's labels can be trained on or scored, and whether `id_map` fits them."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few
 from data_pipelines.labels import IGNORE_LABEL
-from data_pipelines.sources.audit import Audit, audit, group, refuse, sample_indices
+from data_pipelines.sources.audit import audit_labels, raise_for_problems, sample_indices
+from data_pipelines.sources.source import Source
+from data_pipelines.sources.stats import LabelStats, group_issues
 
-_NAMED = 8
+_MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What the labels of a split amount to, in words.
+    """Conclusions from the label statistics of a split.
 
     Attributes:
-        problems: why they cannot teach or be scored.
-        warnings: what looks wrong.
-        missing: the classes that do not occur, the first few by name; "" where all do.
+      problems: why the split cannot be trained on or scored.
+      warnings: what is suspicious.
+      absent_classes: quoted names of the classes that do not occur, the first few; "": none.
     """
 
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    missing: str = ""
+    absent_classes: str = ""
 
 
 def check_split_labels(
-    source: Any,
+    source: Source,
     config: DataConfig,
     split: str,
     trains: bool,
-    tell: Callable[[str], None] = lambda text: None,
-    count: int = 16,
-) -> tuple[Audit, LabelReport]:
-    """Checks a sample of a split's labels; all of them where the sample holds too few classes.
+    log: Callable[[str], None] = lambda line: None,
+    sample_size: int = 16,
+) -> tuple[LabelStats, LabelReport]:
+    """Checks a sample of a split's labels, or all if the sample holds too few classes.
 
     Args:
-        source: of the split.
-        config: the dataset.
-        split: its name.
-        trains: whether the split is to train on; else it is to be scored.
-        tell: called with a line before all labels are read.
-        count: how many labels the sample has.
+      source: the split.
+      config: the dataset.
+      split: name of the split.
+      trains: whether the split is trained on; else it is scored.
+      log: called with a line before all labels are read.
+      sample_size: number of labels in the sample.
 
     Returns:
-        What was inspected, and what it amounts to.
+      Statistics of the labels read, and the conclusions.
 
     Raises:
-        DataError: a label is wrong, or the split cannot teach or be scored.
+      DataError: a label is wrong, or the split cannot be trained on or scored.
     """
-    indices = sample_indices(len(source), count)
-    found = audit(source, indices)
-    refuse(found, _hint(config, found))
+    indices = sample_indices(len(source), sample_size)
+    stats = audit_labels(source, indices)
+    raise_for_problems(stats, _id_map_hint(config, stats))
     if config.keypoints is not None:
-        return found, LabelReport(warnings=tuple(group(found.warnings)))
-    enough = 2 if trains else 1
-    if len(_present(found, config)) < enough and found.records < len(source):
-        classes = "no class" if not _present(found, config) else "one class"
-        tell(f"{split}: {found.records} labels hold {classes}: looking through all {len(source)}")
-        audit(
+        return stats, LabelReport(warnings=tuple(group_issues(stats.warnings)))
+    needed = 2 if trains else 1
+    present = len(_present_classes(config, stats))
+    if present < needed and stats.records < len(source):
+        classes = "one class" if present else "no class"
+        log(f"{split}: {stats.records} labels hold {classes}: reading all {len(source)}")
+        audit_labels(
             source,
             [index for index in range(len(source)) if index not in indices],
-            enough=lambda audit: len(_present(audit, config)) >= enough or bool(audit.problems),
-            result=found,
+            stop_when=lambda stats: (
+                len(_present_classes(config, stats)) >= needed or bool(stats.problems)
+            ),
+            stats=stats,
         )
-        refuse(found, _hint(config, found))
-    report = report_labels(found, config, split, trains)
+        raise_for_problems(stats, _id_map_hint(config, stats))
+    report = report_labels(stats, config, split, trains)
     if report.problems:
         raise DataError(f"{report.problems[0]}.")
-    return found, report
+    return stats, report
 
 
-def report_labels(found: Audit, config: DataConfig, split: str, trains: bool) -> LabelReport:
-    """Says what inspected labels amount to.
+def report_labels(stats: LabelStats, config: DataConfig, split: str, trains: bool) -> LabelReport:
+    """Draws conclusions from the label statistics of a split.
 
     Args:
-        found: the inspected labels, as many as it takes to hold enough classes.
-        config: the dataset.
-        split: its name.
-        trains: whether the split is to train on.
+      stats: statistics of the inspected labels.
+      config: the dataset.
+      split: name of the split.
+      trains: whether the split is trained on; else it is scored.
     """
-    present = _present(found, config)
-    problems, warnings = [], group(found.warnings)
-    if found.pixels and not present:
-        action = "trained on" if trains else "scored"
+    present = _present_classes(config, stats)
+    problems, warnings = [], group_issues(stats.warnings)
+    labels = f"the {stats.records} labels of {split}"
+    if stats.pixels and not present:
         problems.append(
-            f"no pixel in the {found.records} labels of {split} is labeled, so that it cannot be"
-            f" {action}{_ignored(config, found.ids)}"
+            f"no pixel in {labels} is labeled, so they cannot be"
+            f" {'trained on' if trains else 'scored'}{_describe_ignored(config, stats.file_ids)}"
         )
     elif len(present) == 1:
-        alone = (
-            f"the {found.records} labels of {split} hold the class {config.classes[present[0]]!r}"
-            f" alone{_ignored(config, found.ids)}"
+        only = (
+            f"{labels} hold only the class {config.classes[present[0]]!r}"
+            f"{_describe_ignored(config, stats.file_ids)}"
         )
         if trains:
-            problems.append(f"nothing is to be learned where one class is always right: {alone}")
+            problems.append(f"cannot train on a single class: {only}")
         else:
-            warnings.append(f"scores will say nothing of other classes: {alone}")
-    if without_id := _without_id(config):
-        warnings.append(f"no id of data.id_map stands for {without_id}: add one")
-    unlabeled = [name for name, ids in found.holding if not ids.intersection(present)]
+            warnings.append(f"scores will cover a single class: {only}")
+    mapped = set(config.train_ids.values())
+    if unmapped := _quote([name for k, name in enumerate(config.classes) if k not in mapped]):
+        warnings.append(f"data.id_map must map an id to each class; it has none for {unmapped}")
+    unlabeled = [name for name, ids in stats.train_ids if not ids.intersection(present)]
     if present and unlabeled:
         warnings.append(
-            f"{split}: {len(unlabeled)} of {found.records} labels have no labeled pixel:"
+            f"{split}: {len(unlabeled)} of {stats.records} labels have no labeled pixel:"
             f" {first_few(unlabeled)}"
         )
-    if hint := _hint(config, found):
+    if hint := _id_map_hint(config, stats):
         warnings.append(f"{split}: {hint}")
-    missing = _quoted([name for k, name in enumerate(config.classes) if k not in present])
-    return LabelReport(tuple(problems), tuple(warnings), missing)
+    absent = _quote([name for k, name in enumerate(config.classes) if k not in present])
+    return LabelReport(tuple(problems), tuple(warnings), absent)
 
 
-def suggest_id_map(config: DataConfig, ids: Collection[int]) -> str:
-    """Suggests an `id_map` for files that hold as many ids as there are classes; "" for others.
+def suggest_id_map(config: DataConfig, file_ids: Collection[int]) -> str:
+    """Suggests an `id_map` for files that hold as many ids as there are classes; else "".
 
     Args:
-        config: the dataset.
-        ids: that occur in its files.
+      config: the dataset.
+      file_ids: ids that occur in its label files.
     """
-    held = sorted(ids)
+    ids = sorted(file_ids)
     ignored = config.ignore_label
-    ignores = len(held) > len(config.classes) and ignored in held
-    if ignores:
-        held.remove(ignored)
-    if len(held) != len(config.classes) or len(held) > _NAMED:
+    has_ignored = len(ids) > len(config.classes) and ignored in ids
+    if has_ignored:
+        ids.remove(ignored)
+    if len(ids) != len(config.classes) or len(ids) > _MAX_LISTED:
         return ""
-    pairs = ", ".join(f"({raw}, {train})" for train, raw in enumerate(held))
-    pairs += f", ({ignored}, {ignored})" if ignores else ""
+    pairs = ", ".join(f"({file_id}, {train_id})" for train_id, file_id in enumerate(ids))
+    pairs += f", ({ignored}, {ignored})" if has_ignored else ""
     return (
-        f"the files hold the ids {', '.join(map(str, held))} for {len(held)} classes: if that is"
-        f" their order, give data.id_map=({pairs})"
+        f"the files hold the ids {', '.join(map(str, ids))} for {len(ids)} classes: if they are in"
+        f" the order of the classes, set data.id_map=({pairs})"
     )
 
 
-def describe_shifted_ids(config: DataConfig, ids: Collection[int]) -> str:
-    """Says that ids look like those of `id_map`, moved by one; "" if they do not.
+def describe_shifted_ids(config: DataConfig, file_ids: Collection[int]) -> str:
+    """Describes ids that look like those of `id_map` shifted by one; "" for others.
 
     Args:
-        config: the dataset.
-        ids: that occur in its files.
+      config: the dataset.
+      file_ids: ids that occur in its label files.
     """
-    table = dict(config.id_map) or {k: k for k in range(len(config.classes))}
-    of_class = sorted(raw for raw, train in table.items() if train < len(config.classes))
-    if len(of_class) < 2 or of_class != list(range(of_class[0], of_class[-1] + 1)):
+    table = config.train_ids
+    class_ids = sorted(i for i, train_id in table.items() if train_id < len(config.classes))
+    if len(class_ids) < 2 or class_ids != list(range(class_ids[0], class_ids[-1] + 1)):
         return ""
-    held = set(ids) - {IGNORE_LABEL, config.ignore_label}
-    first, last = of_class[0], of_class[-1]
-    if last + 1 in held and first not in held and held <= set(range(first + 1, last + 2)):
-        lost, beyond, step = table[first], last + 1, 1
-    elif len(of_class) > 2 and held == set(range(first - 1, last)):
-        lost, beyond, step = table[last], first - 1, -1
+    ids = set(file_ids) - {IGNORE_LABEL, config.ignore_label}
+    first, last = class_ids[0], class_ids[-1]
+    if last + 1 in ids and first not in ids and ids <= set(range(first + 1, last + 2)):
+        absent, extra, shift = table[first], last + 1, 1
+    elif len(class_ids) > 2 and ids == set(range(first - 1, last)):
+        absent, extra, shift = table[last], first - 1, -1
     else:
         return ""
-    use = "ignores" if beyond in table else "does not know"
-    pairs = ", ".join(f"({raw + step}, {table[raw]})" for raw in of_class[:2])
+    verb = "ignores" if extra in table else "does not know"
+    pairs = ", ".join(f"({i + shift}, {table[i]})" for i in class_ids[:2])
     return (
-        f"the files hold the ids {min(held)} to {max(held)}, and data.id_map reads {first} to"
-        f" {last} and {use} {beyond}, so that {config.classes[lost]!r} never occurs. If the ids"
-        f" start at {first + step}, give data.id_map=({pairs}, ...)"
+        f"the files hold the ids {min(ids)} to {max(ids)}, but data.id_map maps {first} to {last}"
+        f" and {verb} {extra}, so {config.classes[absent]!r} never occurs. If the ids start at"
+        f" {first + shift}, set data.id_map=({pairs}, ...)"
     )
 
 
-def _hint(config: DataConfig, found: Audit) -> str:
-    """Says how ids may be meant, where they look like others than those of `id_map`."""
-    suggestion = suggest_id_map(config, found.ids) if found.unknown else ""
-    return suggestion or describe_shifted_ids(config, found.ids)
+def _id_map_hint(config: DataConfig, stats: LabelStats) -> str:
+    """Returns a hint if the ids in the files do not seem to be those of `id_map`; else ""."""
+    suggestion = suggest_id_map(config, stats.file_ids) if stats.unknown_ids else ""
+    return suggestion or describe_shifted_ids(config, stats.file_ids)
 
 
-def _present(found: Audit, config: DataConfig) -> list[int]:
-    """Returns the train ids of the classes that occur."""
-    return [k for k in range(len(config.classes)) if found.pixels[k]]
+def _present_classes(config: DataConfig, stats: LabelStats) -> list[int]:
+    return [k for k in range(len(config.classes)) if stats.pixels[k]]
 
 
-def _ignored(config: DataConfig, ids: Mapping[int, int]) -> str:
-    """Says which ids of the files are ignored, and how to read them as classes."""
-    table = dict(config.id_map) or {config.ignore_label: config.ignore_label}
-    ignored = [x for x in sorted(ids) if table.get(x, 0) in (IGNORE_LABEL, config.ignore_label)]
+def _describe_ignored(config: DataConfig, file_ids: Mapping[int, int]) -> str:
+    """Describes the ignored ids in the files, and how to read them as classes."""
+    table = config.train_ids
+    ignored = [i for i in sorted(file_ids) if table.get(i) == config.ignore_label]
     if not ignored:
         return ""
-    share = sum(ids[raw] for raw in ignored) / sum(ids.values())
+    fraction = sum(file_ids[i] for i in ignored) / sum(file_ids.values())
     noun, verb = ("id", "is") if len(ignored) == 1 else ("ids", "are")
-    named = ", ".join(map(str, ignored[:_NAMED]))
-    text = f" ({noun} {named} {verb} ignored, {share:.1%} of all pixels)"
-    suggestion = suggest_id_map(config, ids)
+    listed = ", ".join(map(str, ignored[:_MAX_LISTED]))
+    text = f" ({noun} {listed} {verb} ignored, {fraction:.1%} of all pixels)"
+    suggestion = suggest_id_map(config, file_ids)
     return f"{text}; {suggestion}" if suggestion else text
 
 
-def _without_id(config: DataConfig) -> str:
-    """Returns the classes that no id of `id_map` stands for."""
-    mapped = {train for _, train in config.id_map} or set(range(len(config.classes)))
-    return _quoted([name for k, name in enumerate(config.classes) if k not in mapped])
-
-
-def _quoted(names: Collection[str]) -> str:
+def _quote(names: Collection[str]) -> str:
     """Returns the first few names of classes in quotes."""
-    shown = ", ".join(repr(name) for name in list(names)[:_NAMED])
-    return f"{shown} and {len(names) - _NAMED} more classes" if len(names) > _NAMED else shown
+    listed = ", ".join(repr(name) for name in list(names)[:_MAX_LISTED])
+    more = len(names) - _MAX_LISTED
+    return f"{listed} and {more} more classes" if more > 0 else listed

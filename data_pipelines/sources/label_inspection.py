@@ -1,78 +1,83 @@
-"""What a label file holds, and whether its format altered the ids in it."""
+"""Counts the ids of a label, and detects image formats that alter ids."""
 
 import cv2
 import numpy as np
 
-from data_pipelines.sources.audit import Inspection, Issue, count_pixels
 from data_pipelines.sources.label_map import UNKNOWN, LabelMap
+from data_pipelines.sources.stats import Issue, LabelStats, count_pixels
 
-_ALIKE = 3
-"""Of eight neighbors: fewer with the same id than this are rare in label maps, and common where
-JPEG altered one. That finds the share of altered pixels to about two percentage points; ids that
-differ by one or two also change without a trace."""
-_REMEDY = "save label maps as PNG, from the originals"
+_MIN_EQUAL_NEIGHBORS = 3
+"""A pixel with fewer equal pixels among its 8 neighbors counts as altered: rare in label maps, and
+common where JPEG altered one. The estimate is accurate to about 2 percentage points, except for ids
+that differ by 1 or 2."""
 
 
 def inspect_label(
-    name: str, subject: str, raw: np.ndarray, label_map: LabelMap, data: bytes = b""
-) -> Inspection:
-    """Counts a label's ids.
+    name: str, subject: str, ids: np.ndarray, label_map: LabelMap, data: bytes = b""
+) -> LabelStats:
+    """Computes the statistics of a label.
 
     Args:
-        name: of the image.
-        subject: what to call the label in findings.
-        raw: `h w` ids of the file, unsigned integers.
-        label_map: their train ids.
-        data: the content of the file, to see whether its format is lossy.
+      name: name of the image.
+      subject: name of the label in issues.
+      ids: `h w`, unsigned integers as stored in the file.
+      label_map: their train ids.
+      data: content of the file, to detect a lossy format.
     """
-    ids = count_pixels(raw)
+    file_ids = count_pixels(ids)
     pixels: dict[int, int] = {}
     unknown: dict[int, int] = {}
-    for value, count in ids.items():
-        train = int(label_map.table[value])
-        if train == UNKNOWN:
+    for value, count in file_ids.items():
+        train_id = int(label_map.table[value])
+        if train_id == UNKNOWN:
             unknown[value] = count
         else:
-            pixels[train] = pixels.get(train, 0) + count
-    problems: tuple[Issue, ...] = ()
-    warnings: tuple[Issue, ...] = ()
+            pixels[train_id] = pixels.get(train_id, 0) + count
+    problems: list[Issue] = []
+    warnings: list[Issue] = []
     if kind := lossy_format_name(data):
-        found = _lossy(subject, kind, estimate_altered_fraction(raw, label_map), len(unknown))
-        problems, warnings = ((found,), ()) if unknown else ((), (found,))
+        fraction = estimate_altered_fraction(ids, label_map)
+        detail = f"{fraction:.1%} of its pixels look altered"
+        if unknown:
+            detail += f", and {len(unknown)} ids have no class"
+        fault, remedy = f"a label stored as {kind}, which alters ids", "save label maps as PNG"
+        issue = Issue(subject, fault, detail, f"{remedy}, from the originals", fraction)
+        (problems if unknown else warnings).append(issue)
     elif unknown:
-        problems = (label_map.finding(subject, unknown, raw.size),)
-    return Inspection(name, dict(sorted(pixels.items())), unknown, ids, problems, warnings)
+        problems.append(label_map.unknown_issue(subject, unknown, ids.size))
+    return LabelStats.from_record(
+        name,
+        dict(sorted(pixels.items())),
+        unknown_ids=unknown,
+        file_ids=file_ids,
+        problems=problems,
+        warnings=warnings,
+    )
 
 
 def lossy_format_name(data: bytes) -> str:
-    """Returns the name of an image format that alters pixels, by a file's first bytes; or ""."""
+    """Returns the name of a lossy image format by a file's first bytes; "" for other formats."""
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
     return "lossy WebP" if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8 " else ""
 
 
-def estimate_altered_fraction(raw: np.ndarray, label_map: LabelMap) -> float:
-    """Estimates the share of a label's pixels that compression altered.
+def estimate_altered_fraction(ids: np.ndarray, label_map: LabelMap) -> float:
+    """Estimates the fraction of a label's pixels that lossy compression altered.
 
-    Those are pixels of unknown ids, and pixels whose id few of their neighbors have.
+    Pixels count as altered if their id is unknown or few neighbors have the same id.
 
     Args:
-        raw: `h w` ids of the file, unsigned integers.
-        label_map: which ids are known.
+      ids: `h w`, unsigned integers as stored in the file.
+      label_map: the known ids.
     """
-    if not raw.size:
+    if not ids.size:
         return 0.0
-    height, width = raw.shape
-    around = cv2.copyMakeBorder(raw.astype(np.int32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=[-1])
-    alike = np.zeros(raw.shape, np.uint8)
+    height, width = ids.shape
+    bordered = cv2.copyMakeBorder(ids.astype(np.int32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=[-1])
+    equal = np.zeros(ids.shape, np.uint8)
     for y in range(3):
         for x in range(3):
-            alike += around[y : y + height, x : x + width] == raw
-    alone = alike - 1 < _ALIKE  # less the pixel itself
-    return float((alone | (label_map.table[raw] == UNKNOWN)).mean())
-
-
-def _lossy(subject: str, kind: str, share: float, unknown: int) -> Issue:
-    ids = f", and {unknown} ids that no class has" if unknown else ""
-    detail = f"{share:.1%} of its pixels look altered{ids}"
-    return Issue(subject, f"a label stored as {kind}, which alters ids", detail, _REMEDY, share)
+            equal += bordered[y : y + height, x : x + width] == ids
+    isolated = equal - 1 < _MIN_EQUAL_NEIGHBORS  # less the pixel itself
+    return float((isolated | (label_map.table[ids] == UNKNOWN)).mean())

@@ -1,4 +1,4 @@
-"""From the ids in label files to train ids."""
+"""Maps the ids in label files to train ids."""
 
 from typing import Any
 
@@ -7,107 +7,100 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.labels import IGNORE_LABEL
-from data_pipelines.sources.audit import Issue, count_pixels
+from data_pipelines.sources.stats import Issue, count_pixels
 
 UNKNOWN = -1
+_MAX_LISTED = 8
 
 
 class LabelMap:
-    """Looks train ids up, and says which ids have none.
+    """Lookup table from ids in label files to train ids.
 
     Args:
-        config: `id_map`, `classes` and `ignore_label`; without an `id_map` files hold train ids.
+      config: the dataset; see `DataConfig.train_ids`.
 
     Attributes:
-        table: int16, the train id of every 16-bit id, `UNKNOWN` where there is none.
+      table: int16, the train id of every 16-bit id; `UNKNOWN` for ids without.
     """
 
     def __init__(self, config: DataConfig) -> None:
         self.table = np.full(2**16, UNKNOWN, np.int16)
-        pairs = config.id_map or (
-            *((i, i) for i in range(len(config.classes))),
-            (config.ignore_label, config.ignore_label),
-        )
-        for raw, train in pairs:
-            if raw >= 0:
-                self.table[raw] = config.ignore_label if train == IGNORE_LABEL else train
+        for file_id, train_id in config.train_ids.items():
+            if file_id >= 0:
+                self.table[file_id] = train_id
         self._remedy = (
             f"add them to id_map (train ids 0..{len(config.classes) - 1},"
             f" or {config.ignore_label} to ignore them)"
         )
 
-    def __call__(self, raw: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
-        """Returns train ids (int16), and pixels by id for the ids that have none."""
-        ids = self.table[raw]
-        missing = ids == UNKNOWN
-        return ids, count_pixels(raw[missing]) if missing.any() else {}
-
-    def check(self, raw: np.ndarray, name: str) -> None:
-        """Raises DataError for ids that have no train id."""
-        if raw.dtype == np.uint8 and raw.size:
-            # OpenCV counts in a third of the time of NumPy's indexing.
-            counts = cv2.calcHist([np.ascontiguousarray(raw)], [0], None, [256], [0, 256]).ravel()
+    def check(self, ids: np.ndarray, name: str) -> None:
+        """Raises DataError if an id of a label has no train id."""
+        if ids.dtype == np.uint8 and ids.size:
+            # OpenCV's histogram takes a third of the time of NumPy's indexing.
+            counts = cv2.calcHist([np.ascontiguousarray(ids)], [0], None, [256], [0, 256]).ravel()
             if not counts[self.table[:256] == UNKNOWN].any():
                 return
-        _, missing = self(raw)
-        if missing:
-            raise DataError(f"{self.finding(name, missing, raw.size)}.")
+        unknown = self.table[ids] == UNKNOWN
+        if unknown.any():
+            raise DataError(f"{self.unknown_issue(name, count_pixels(ids[unknown]), ids.size)}.")
 
-    def known(self, raw: np.ndarray) -> np.ndarray:
-        """Returns train ids (uint8) of ids that were checked."""
-        if raw.dtype == np.uint8 and raw.size:
-            return cv2.LUT(np.ascontiguousarray(raw), self.table[:256].astype(np.uint8))
-        return self.table[raw].astype(np.uint8)
+    def map(self, ids: np.ndarray) -> np.ndarray:
+        """Returns the train ids, uint8, of ids that have been checked."""
+        if ids.dtype == np.uint8 and ids.size:
+            return cv2.LUT(np.ascontiguousarray(ids), self.table[:256].astype(np.uint8))
+        return self.table[ids].astype(np.uint8)
 
-    def finding(self, name: object, unknown: dict[int, int], size: int) -> Issue:
-        """Returns the finding for a label with unknown ids.
+    def unknown_issue(self, subject: str, unknown: dict[int, int], size: int) -> Issue:
+        """Returns the issue of a label with unknown ids.
 
         Args:
-            name: of the label.
-            unknown: pixels by id.
-            size: how many pixels the label has.
+          subject: name of the label.
+          unknown: number of pixels per unknown id.
+          size: number of pixels of the label.
         """
-        shown = ", ".join(f"{value} ({count} px)" for value, count in list(unknown.items())[:8])
-        more = f" and {len(unknown) - 8} more values" if len(unknown) > 8 else ""
-        share = sum(unknown.values()) / max(size, 1)
-        return Issue(str(name), "unknown label ids", f"{shown}{more}", self._remedy, share)
+        detail = ", ".join(
+            f"{value} ({count} px)" for value, count in list(unknown.items())[:_MAX_LISTED]
+        )
+        if len(unknown) > _MAX_LISTED:
+            detail += f" and {len(unknown) - _MAX_LISTED} more values"
+        fraction = sum(unknown.values()) / max(size, 1)
+        return Issue(subject, "unknown label ids", detail, self._remedy, fraction)
 
 
-class TrainIds:
-    """A label whose ids are looked up as it is sliced.
+class MappedLabel:
+    """A label whose ids are mapped to train ids when it is indexed.
 
     Args:
-        raw: ids of the file, `h w`: an array, of which every id is checked at once, or what can be
-            sliced like one, where those are checked that are looked up.
-        label_map: the table.
-        name: of the record.
-
-    Raises:
-        DataError: an id has no train id.
+      ids: ids of the file, `h w`: an array, which is checked at once, or an object that decodes
+        the rectangle it is indexed with, which is checked as far as it is decoded.
+      label_map: the lookup table.
+      name: name of the record, for messages.
 
     Attributes:
-        shape: `h w`.
-        raw: the same.
+      shape: `h w`.
+      ids: as given.
+
+    Raises:
+      DataError: an id has no train id.
     """
 
-    def __init__(self, raw: Any, label_map: LabelMap, name: str) -> None:
-        self.shape, self.raw = raw.shape, raw
+    def __init__(self, ids: Any, label_map: LabelMap, name: str) -> None:
+        self.shape, self.ids = ids.shape, ids
         self._map, self._name = label_map, name
-        self._checked = isinstance(raw, np.ndarray)
+        self._checked = isinstance(ids, np.ndarray)
         if self._checked:
-            label_map.check(raw, name)
+            label_map.check(ids, name)
 
-    def look_up(self, raw: np.ndarray) -> np.ndarray:
-        """Returns train ids (uint8) of ids out of it. Raises DataError for ids that have none."""
+    def map(self, ids: np.ndarray) -> np.ndarray:
+        """Returns the train ids, uint8, of some of its ids. Raises DataError for unknown ids."""
         if not self._checked:
-            self._map.check(raw, self._name)
-        return self._map.known(raw)
+            self._map.check(ids, self._name)
+        return self._map.map(ids)
 
-    def __getitem__(self, where: tuple[slice, slice]) -> np.ndarray:
-        """Returns train ids (uint8) of a rectangle. Raises DataError for ids that have none."""
-        return self.look_up(np.asarray(self.raw[where]))
+    def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
+        """Returns the train ids of a rectangle. Raises DataError for unknown ids."""
+        return self.map(np.asarray(self.ids[rectangle]))
 
     def __array__(self, dtype: None = None, copy: bool | None = None) -> np.ndarray:
-        """Looks all of it up."""
+        """Returns all train ids."""
         return self[:, :]

@@ -1,8 +1,8 @@
-"""Images and labels out of prepared datasets: `tfds.data_source`, decoded here."""
+"""Images and labels of prepared datasets, read through `tfds.data_source` and decoded here."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,35 @@ from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import escapes_folder
 from data_pipelines.files.retry import read_with_retries
 from data_pipelines.files.tiles import Tiles
-from data_pipelines.sources.audit import Inspection, unreadable
-from data_pipelines.sources.image_audit import contrast_warnings, image_warnings, size_problem
+from data_pipelines.sources.image_checks import check_label_size, contrast_warnings, image_warnings
 from data_pipelines.sources.label_inspection import inspect_label
-from data_pipelines.sources.label_map import LabelMap, TrainIds
+from data_pipelines.sources.label_map import LabelMap, MappedLabel
+from data_pipelines.sources.stats import LabelStats, unreadable
 from gsto_jax.image_files import Decoded, DecodeOptions
 
 INCOMPLETE_SUFFIX = ".incomplete"
-"""What the folder of a dataset ends with until it is complete."""
-PLAN = "plan.json"
-"""What a dataset was prepared of: storage, counts, and of tiles the image rule."""
+"""Suffix of a dataset's folder until the dataset is complete."""
+MANIFEST = "manifest.json"
+"""File of a dataset with its source, storage, counts and, for tiles, the decode options."""
+PREPARE_AGAIN = "Remove the folder and prepare the dataset again."
 
-# What tensorflow-datasets' own builders call the splits and features that ours name otherwise.
-_SPLITS = {"val": "validation"}
-_JOINED = {"trainval": ("train", "val")}
-_FEATURES = {"image": "image_left", "label": "segmentation_label"}
-_OPTIONAL = ("instance", "height", "width")
-_CONFIGS = ("", "semantic_segmentation")
+# Names that tensorflow-datasets' own builders give to splits and features.
+_TFDS_SPLITS = {"val": "validation"}
+_TFDS_FEATURES = {"image": "image_left", "label": "segmentation_label"}
+_TFDS_CONFIGS = ("", "semantic_segmentation")
+_JOINED_SPLITS = {"trainval": ("train", "val")}
+_OPTIONAL_FEATURES = ("instance", "height", "width")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One split of a prepared dataset, or several joined by "+".
+class PreparedRecords:
+    """The records of a split of a prepared dataset, or of several splits joined by "+".
 
     Attributes:
-        folder: of the dataset.
-        names: of the records; empty if they are not listed beside it.
-        records: bytes and numbers by feature.
-        features: their names in this dataset, by ours.
+      folder: folder of the dataset.
+      names: names of the records; empty if the dataset does not list them.
+      records: stored bytes and integers by feature, per record.
+      features: the dataset's name of each feature, by the name used here.
     """
 
     folder: Path
@@ -54,130 +55,100 @@ class Prepared:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads a record, images as the bytes of their files.
+        """Reads a record; images are the bytes of their files.
 
         Raises:
-            DataError: it is damaged; names it.
-            IndexError: there is no such record.
+          DataError: it is damaged.
+          IndexError: no such record.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
+        name = self.describe(index)
         try:
-            record = read_with_retries(
-                lambda: self.records[int(index)], f"record {self.name(index)} of {self.folder}"
-            )
+            record = read_with_retries(lambda: self.records[int(index)], name)
         except OSError as error:
-            place = f"record {self.name(index)} of {self.folder}"
-            raise DataError(f"Cannot read {place}: {error.strerror or error}.") from None
-        except Exception as error:  # the reader and the parser have no error of their own
-            raise DataError(
-                f"Record {self.name(index)} of {self.folder} is damaged"
-                f" ({str(error).splitlines()[0] if str(error) else type(error).__name__}); remove"
-                " the folder and prepare the dataset again."
-            ) from None
-        missing = [theirs for theirs in self.features.values() if record.get(theirs) is None]
-        if missing:
-            raise DataError(
-                f"Record {self.name(index)} of {self.folder} is damaged (it lacks {missing[0]});"
-                " remove the folder and prepare the dataset again."
-            )
-        return {ours: record[theirs] for ours, theirs in self.features.items()}
+            raise DataError(f"Cannot read {name}: {error.strerror or error}.") from None
+        except Exception as error:  # reader and parser raise many types
+            raise DataError(f"{name} is damaged ({first_line(error)}). {PREPARE_AGAIN}") from None
+        for stored in self.features.values():
+            if record.get(stored) is None:
+                raise DataError(f"{name} is damaged (it lacks {stored}). {PREPARE_AGAIN}")
+        return {feature: record[stored] for feature, stored in self.features.items()}
 
     def name(self, index: int) -> str:
-        """Returns a record's name, or its number where names are not listed."""
+        """Returns a record's name, or its index if the dataset lists no names."""
         return self.names[index] if self.names else f"{index:06d}"
 
+    def describe(self, index: int) -> str:
+        """Returns a record's name with the dataset's folder, for messages."""
+        return f"record {self.name(index)} of {self.folder}"
 
-def open_prepared(root: str, name: str, split: str, wanted: Sequence[str]) -> Prepared:
-    """Opens a dataset that was prepared, or built by tensorflow-datasets as ArrayRecord.
+
+def open_prepared(root: str, name: str, split: str, features: Sequence[str]) -> PreparedRecords:
+    """Opens a dataset prepared here, or built by tensorflow-datasets as ArrayRecord.
 
     Args:
-        root: where datasets lie.
-        name: of the dataset.
-        split: see `stored_splits`.
-        wanted: the features to read, by our names; instance ids may be lacking.
+      root: folder of the prepared datasets.
+      name: name of the dataset.
+      split: see `stored_splits`.
+      features: features to read; some of them may be missing (`_OPTIONAL_FEATURES`).
 
     Raises:
-        DataError: it is not there, has no such split, lacks a feature, is damaged, or cannot be
-            read at random.
+      DataError: no such dataset, split or feature, or it is damaged or without random access.
     """
     import tensorflow_datasets as tfds
 
-    folder = _folder_of(Path(root).expanduser() / name)
+    folder = _find_folder(Path(root).expanduser() / name)
     try:
         builder = tfds.builder_from_directory(folder)
-    except Exception as error:  # of a library that takes its own files as sound
+    except Exception as error:  # tfds does not validate its files
         raise _damaged(folder, error) from None
-    parts = []
+    splits = []
     for part in stored_splits(split):
-        known = part if part in builder.info.splits else _SPLITS.get(part, part)
-        if known not in builder.info.splits:
+        stored = part if part in builder.info.splits else _TFDS_SPLITS.get(part, part)
+        if stored not in builder.info.splits:
             raise DataError(
-                f"{folder} has no split {part!r}: it has {', '.join(sorted(builder.info.splits))}."
+                f"{folder} has no split {part!r}; it has {', '.join(sorted(builder.info.splits))}."
             )
-        parts.append(known)
-    features = _features_of(builder.info.features, wanted, folder)
-    coded = {
+        splits.append(stored)
+    stored_names = _find_features(builder.info.features, features, folder)
+    decoders = {
         name: tfds.decode.SkipDecoding()
         for name, feature in builder.info.features.items()
         if isinstance(feature, tfds.features.Image)
     }
     try:
-        records = builder.as_data_source(split="+".join(parts), decoders=coded)
+        records = builder.as_data_source(split="+".join(splits), decoders=decoders)
     except NotImplementedError as error:
         raise DataError(
-            f"{folder} cannot be read at random ({error}): build it with"
+            f"{folder} must allow random access ({error}). Build it with"
             ' file_format="array_record".'
         ) from None
     except Exception as error:
         raise _damaged(folder, error) from None
-    names = _names(folder, split)
+    names = _read_names(folder, split)
     if names and len(names) != len(records):
         raise DataError(
-            f"{folder} names {len(names)} records of {split} and holds {len(records)}; remove it"
-            " and prepare the dataset again."
+            f"{folder} lists {len(names)} names for the {len(records)} records of {split}."
+            f" {PREPARE_AGAIN}"
         )
-    return Prepared(folder, names, records, features)
+    return PreparedRecords(folder, names, records, stored_names)
 
 
-def _folder_of(base: Path) -> Path:
-    """Returns the folder of the newest version of a dataset; raises DataError without one."""
-    versions = (_newest_version(base / config) for config in _CONFIGS)
-    folder = next((version for version in versions if version is not None), None)
-    if folder is None:
-        started = list(base.glob(f"*{INCOMPLETE_SUFFIX}"))
-        raise DataError(
-            f"There is no dataset {base}{' (one is half prepared)' if started else ''}: prepare it"
-            " once with --mode=prepare --source=DOWNLOADS, and the same --config"
-        )
-    return folder
-
-
-def _features_of(stored: Collection[str], wanted: Sequence[str], folder: Path) -> dict[str, str]:
-    """Returns the stored names of features by ours; raises DataError where one is missing."""
-    features = {
-        ours: theirs
-        for ours in wanted
-        for theirs in (ours, _FEATURES.get(ours, ours))
-        if theirs in stored
-    }
-    if missing := [ours for ours in wanted if ours not in features and ours not in _OPTIONAL]:
-        raise DataError(
-            f"{folder} has no {' and no '.join(missing)} in its records: is it another dataset? If"
-            " not, remove the folder and prepare it again."
-        )
-    return features
-
-
-def _damaged(folder: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{folder} is damaged ({first_line(error)}); remove the folder and prepare the dataset"
-        " again."
+def _find_folder(base: Path) -> Path:
+    """Returns the folder of the newest version of a dataset."""
+    for config in _TFDS_CONFIGS:
+        if folder := _newest_version(base / config):
+            return folder
+    started = " (one is half prepared)" if list(base.glob(f"*{INCOMPLETE_SUFFIX}")) else ""
+    raise DataError(
+        f"There is no dataset {base}{started}. Prepare it once with"
+        " --mode=prepare --source=DOWNLOADS and the same --config."
     )
 
 
 def _newest_version(base: Path) -> Path | None:
-    """The folder with the highest version in its name; unfinished ones have longer names."""
+    """Returns the folder with the highest version; incomplete ones do not match the pattern."""
     folders = [
         path.parent
         for path in base.glob("*/features.json")
@@ -186,32 +157,56 @@ def _newest_version(base: Path) -> Path | None:
     return max(folders, key=lambda folder: [*map(int, folder.name.split("."))], default=None)
 
 
+def _find_features(
+    stored: Collection[str], features: Sequence[str], folder: Path
+) -> dict[str, str]:
+    """Returns the stored name of each feature. Raises DataError if one is missing."""
+    names = {
+        feature: name
+        for feature in features
+        for name in (feature, _TFDS_FEATURES.get(feature, feature))
+        if name in stored
+    }
+    if missing := [x for x in features if x not in names and x not in _OPTIONAL_FEATURES]:
+        raise DataError(
+            f"{folder} has no {' and no '.join(missing)} in its records: is it another dataset? If"
+            " not, remove the folder and prepare it again."
+        )
+    return names
+
+
+def _damaged(folder: Path, error: Exception) -> DataError:
+    return DataError(f"{folder} is damaged ({first_line(error)}). {PREPARE_AGAIN}")
+
+
 def stored_splits(split: str) -> list[str]:
-    """The stored splits that one is made of: "train+val", or "trainval" for the same."""
-    return [part for name in split.split("+") for part in _JOINED.get(name, (name,))]
+    """Returns the stored splits of "train+val", or of "trainval", which means the same."""
+    return [part for name in split.split("+") for part in _JOINED_SPLITS.get(name, (name,))]
 
 
-def check_tiles(folder: Path, rule: DecodeOptions) -> None:
-    """Raises DataError if the tiles of a dataset were made by another image rule."""
-    path = folder / PLAN
+def check_tiles(folder: Path, options: DecodeOptions) -> None:
+    """Raises DataError if the tiles of a dataset were decoded with other options."""
+    path = folder / MANIFEST
     if not path.is_file():
         return
-    plan = read_json(path.read_bytes(), path)
-    made = plan.get("decode_options") if isinstance(plan, dict) else None
-    if made and made != asdict(rule):
-        differ = [name for name, value in asdict(rule).items() if made.get(name) != value]
+    manifest = read_json(path.read_bytes(), path)
+    stored = manifest.get("decode_options") if isinstance(manifest, dict) else None
+    if stored and stored != asdict(options):
+        differing = [name for name, value in asdict(options).items() if stored.get(name) != value]
         raise DataError(
-            f"{folder} holds tiles of images that were read with {_settings(made, differ)}, and"
-            f" this run reads with {_settings(asdict(rule), differ)}: change the setting, or remove"
-            " the folder and prepare the dataset again."
+            f"{folder} holds tiles of images that were decoded with"
+            f" {_format_options(stored, differing)}; this run has"
+            f" {_format_options(asdict(options), differing)}. Change the option, or remove the"
+            " folder and prepare the dataset again."
         )
 
 
-def _settings(rule: Mapping[str, Any], names: Iterable[str]) -> str:
-    return " and ".join(f"data.{name}={rule.get(name)}" for name in names)
+def _format_options(options: Mapping[str, Any], names: Iterable[str]) -> str:
+    return " and ".join(f"data.{name}={options.get(name)}" for name in names)
 
 
-def _names(folder: Path, split: str) -> tuple[str, ...]:
+def _read_names(folder: Path, split: str) -> tuple[str, ...]:
+    """Reads the names of the records; empty if the dataset does not list them."""
     lists = [folder / f"names-{part}.txt" for part in stored_splits(split)]
     if not all(path.is_file() for path in lists):
         return ()
@@ -222,40 +217,40 @@ def _names(folder: Path, split: str) -> tuple[str, ...]:
     for name in names:  # results are saved under them
         if escapes_folder(name):
             raise DataError(
-                f"{folder} names a record {name!r}, which leads out of the folder of results;"
-                " remove it and prepare the dataset again."
+                f"{folder} lists a record {name!r}, which leads out of the folder of results."
+                f" {PREPARE_AGAIN}"
             )
     return names
 
 
 class PreparedSource:
-    """Random access to the images of a prepared split.
+    """Random access to the images and labels of a split of a prepared dataset.
 
     Args:
-        config: which dataset, and what its ids mean.
-        split: such as "train"; "trainval" and "train+val" join two.
-        instances: reads instance ids too, where the dataset has them.
+      config: the dataset.
+      split: such as "train"; "trainval" and "train+val" join two.
+      instances: reads instance ids if the dataset has them.
 
     Attributes:
-        has_instances: whether elements hold "instance": ids `h w`, uint8 or uint16.
+      has_instances: whether examples hold "instance": ids `h w`, uint8 or uint16.
 
     Raises:
-        DataError: see `open_prepared`.
+      DataError: see `open_prepared`.
 
     Example:
-        >>> source = PreparedSource(config, "val")
-        >>> np.asarray(source[0]["image"]).shape
-        (1024, 2048, 3)
+      >>> source = PreparedSource(config, "val")
+      >>> np.asarray(source[0]["image"]).shape
+      (1024, 2048, 3)
     """
 
     warnings: tuple[str, ...] = ()
 
     def __init__(self, config: DataConfig, split: str, instances: bool = False) -> None:
-        wanted = ("image", "label", *(["instance"] if instances else []))
-        self._records = open_prepared(config.root, config.name, split, wanted)
+        features = ("image", "label", *(["instance"] if instances else []))
+        self._records = open_prepared(config.root, config.name, split, features)
         self.has_instances = "instance" in self._records.features
-        self._rule = config.decode_options
-        check_tiles(self._records.folder, self._rule)
+        self._options = config.decode_options
+        check_tiles(self._records.folder, self._options)
         self._label_map = LabelMap(config)
         self._size = min(config.limit(split) or len(self._records), len(self._records))
 
@@ -263,82 +258,77 @@ class PreparedSource:
         return self._size
 
     def name(self, index: int) -> str:
-        """Returns an image's name: a name to save results under."""
+        """Returns the name under which results of an image are saved."""
         return self._records.name(index)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (h, w) of an image, without decoding it. Raises DataError."""
-        image = self._records[index]["image"]
+        """Returns (h, w) of an image without decoding it. Raises DataError."""
+        image, name = self._records[index]["image"], self._records.describe(index)
         if Tiles.are_in(image):
-            height, width = self._tiles(image, "image", index).shape[:2]
+            height, width = Tiles(image, f"The image of {name}").shape[:2]
             return height, width
-        return read_image_header(image, f"the image of {self._described(index)}").oriented_size(
-            self._rule
-        )
+        return read_image_header(image, f"the image of {name}").oriented_size(self._options)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads a record; what is stored in tiles is decoded as it is sliced.
+        """Reads a record.
 
         Returns:
-            image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; both arrays or what can be
-            sliced like one; index: int.
+          image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int. What is stored in
+          tiles is an object that decodes the rectangle it is indexed with.
 
         Raises:
-            DataError: it is damaged, image and label differ in size, or the label has unknown ids;
-                what is stored in tiles tells of those when they are decoded.
-            IndexError: there is no such record.
+          DataError: damaged, image and label differ in size, or unknown ids in the label; for
+            tiles some of it is raised only when they are decoded.
+          IndexError: no such record.
         """
         if not 0 <= index < self._size:
             raise IndexError(index)
-        record, name = self._records[index], self._described(index)
-        image, raw = self._images(record, index)
-        label = TrainIds(raw, self._label_map, self.name(index))
-        pixels = image.pixels if isinstance(image, Decoded) else image
-        element = {"image": pixels, "label": label, "index": int(index)}
+        record = self._records[index]
+        image, ids = self._decode(record, index)
+        example = {
+            "image": image.pixels if isinstance(image, Decoded) else image,
+            "label": MappedLabel(ids, self._label_map, self.name(index)),
+            "index": int(index),
+        }
         if self.has_instances:
-            place = f"the instance ids of {name}"
-            element["instance"] = decode_label(record["instance"], place, self._rule)
-        return element
+            name = f"the instance ids of {self._records.describe(index)}"
+            example["instance"] = decode_label(record["instance"], name, self._options)
+        return example
 
-    def inspect(self, index: int) -> Inspection:
-        """Reads a record whole, and tells what its label holds."""
+    def inspect(self, index: int) -> LabelStats:
+        """Returns the label statistics and issues of a record, whatever is wrong with it."""
         name = self.name(index)
         try:
             record = self._records[index]
-            image, raw = self._images(record, index)
-            warnings = (
-                image_warnings(name, image, self._rule)
-                if isinstance(image, Decoded)
-                else contrast_warnings(name, np.asarray(image))
-            )
-            ids = np.asarray(raw)
+            image, label = self._decode(record, index)
+            if isinstance(image, Decoded):
+                warnings = image_warnings(name, image, self._options)
+            else:
+                warnings = contrast_warnings(name, np.asarray(image))
+            ids = np.asarray(label)
         except DataError as error:
-            return Inspection(name, problems=(unreadable(name, error),))
-        found = inspect_label(name, name, ids, self._label_map, record["label"])
-        return replace(found, warnings=(*warnings, *found.warnings))
+            return LabelStats.from_record(name, problems=[unreadable(name, error)])
+        stats = inspect_label(name, name, ids, self._label_map, record["label"])
+        stats.warnings[:0] = warnings
+        return stats
 
-    def _images(self, record: dict[str, Any], index: int) -> tuple[Decoded | Tiles, Any]:
-        """Image and label of a record, the image decoded or in tiles."""
-        name = self._described(index)
-        image, label = record["image"], record["label"]
-        if Tiles.are_in(image):
-            image, label = self._tiles(image, "image", index), self._tiles(label, "label", index)
+    def _decode(self, record: dict[str, Any], index: int) -> tuple[Decoded | Tiles, Any]:
+        """Returns image and label of a record: decoded, or as tiles."""
+        name = self._records.describe(index)
+        if Tiles.are_in(record["image"]):
+            image = Tiles(record["image"], f"The image of {name}")
+            label = Tiles(record["label"], f"The label of {name}")
             if image.shape[:2] != label.shape:
                 raise DataError(
                     f"Sizes differ in {name}: the image is {format_size(image)}, the label"
-                    f" {format_size(label)}; a label needs its image's size."
+                    f" {format_size(label)}. {PREPARE_AGAIN}"
                 )
             return image, label
-        decoded = decode_image(image, f"the image of {name}", self._rule)
-        ids = decode_label(label, f"the label of {name}", self._rule)
-        size = (ids.shape[0], ids.shape[1])
-        problem = size_problem("the image", decoded, self._rule, "the label", size, f" in {name}")
-        if problem:
-            raise DataError(f"{problem}.")
+        decoded = decode_image(record["image"], f"the image of {name}", self._options)
+        ids = decode_label(record["label"], f"the label of {name}", self._options)
+        issue = check_label_size(
+            "the image", decoded, self._options, "the label", ids, f" in {name}"
+        )
+        if issue:
+            raise DataError(f"{issue}.")
         return decoded, ids
-
-    def _tiles(self, data: bytes, kind: str, index: int) -> Tiles:
-        return Tiles(data, f"The {kind} of {self._described(index)}")
-
-    def _described(self, index: int) -> str:
-        return f"record {self.name(index)} of {self._records.folder}"

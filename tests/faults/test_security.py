@@ -20,10 +20,11 @@ import scipy.io
 import zstandard
 
 from data_pipelines import DataError
-from data_pipelines.files.archives import Downloads, read_mat
+from data_pipelines.files.archives import Downloads
 from data_pipelines.files.images import decode_image, decode_label, read_image_header
 from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import MAX_FILE_BYTES, MIN_EXPANSION_LIMIT
+from data_pipelines.files.matlab import read_mat
 from data_pipelines.files.tiles import Tiles
 from gsto_jax import UserError
 from gsto_jax.image_files import MAX_PIXELS, DecodeOptions
@@ -193,7 +194,7 @@ def test_a_mat_that_expands_behind_one_that_fills_the_room(monkeypatch):
         data = data if whole else data[:-4]
         return struct.pack("<II", 15, len(data)) + data
 
-    monkeypatch.setattr("data_pipelines.files.archives.MAX_TEXT_BYTES", 30_000)
+    monkeypatch.setattr("data_pipelines.files.matlab.MAX_TEXT_BYTES", 30_000)
     data = bytes(126) + b"IM" + packed(30_000, whole=False) + packed(2**26)
     refused = pytest.raises(ValueError, match=r"\b30000 bytes")
     with allocating_less_than(2**21), refused:
@@ -204,7 +205,7 @@ def test_a_mat_that_expands(monkeypatch):
     file = io.BytesIO()
     scipy.io.savemat(file, {"LabelMap": np.zeros((200, 200), np.uint8)}, do_compression=True)
     assert read_mat(file.getvalue(), "LabelMap").shape == (200, 200)
-    monkeypatch.setattr("data_pipelines.files.archives.MAX_TEXT_BYTES", 30_000)
+    monkeypatch.setattr("data_pipelines.files.matlab.MAX_TEXT_BYTES", 30_000)
     with pytest.raises(ValueError, match=r"\b30000 bytes"):
         read_mat(file.getvalue(), "LabelMap")
 

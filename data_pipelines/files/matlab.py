@@ -1,0 +1,59 @@
+"""Reads arrays from untrusted MATLAB files."""
+
+import io
+import math
+import struct
+import zlib
+
+import numpy as np
+import scipy.io
+
+from data_pipelines.errors import first_line
+from data_pipelines.files.limits import MAX_TEXT_BYTES
+
+_NUMERIC_CLASSES = {
+    *("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+    *("single", "double", "logical"),
+}
+_HEADER_BYTES = 128
+_COMPRESSED = 15  # element type miCOMPRESSED
+
+
+def read_mat(data: bytes, variable: str) -> np.ndarray:
+    """Reads a numeric array of a MATLAB file of version 5 (`save -v6` or `-v7`).
+
+    Raises:
+      ValueError: no such variable, damaged, or larger than `MAX_TEXT_BYTES`.
+    """
+    try:
+        plain = _decompress(data)
+        variables = {
+            name: (shape, kind) for name, shape, kind in scipy.io.whosmat(io.BytesIO(plain))
+        }
+        shape, kind = variables[variable]
+        if kind not in _NUMERIC_CLASSES or math.prod(shape) > len(plain):
+            raise ValueError(f"it is {kind} of shape {shape} in {len(plain)} bytes")
+        return np.asarray(scipy.io.loadmat(io.BytesIO(plain), variable_names=[variable])[variable])
+    except Exception as error:  # scipy raises any exception on a malformed file
+        raise ValueError(first_line(error)) from None
+
+
+def _decompress(data: bytes) -> bytes:
+    """Returns the file with its elements decompressed, so that stated lengths can be trusted."""
+    byte_order = {b"IM": "<", b"MI": ">"}.get(data[126:_HEADER_BYTES])
+    if byte_order is None:
+        raise ValueError("it is no MATLAB file of version 5")
+    elements, offset, remaining = [data[:_HEADER_BYTES]], _HEADER_BYTES, MAX_TEXT_BYTES
+    while offset + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{byte_order}II", data, offset)
+        if kind == _COMPRESSED:
+            packed = data[offset + 8 : offset + 8 + size]
+            # One more byte than allowed, since 0 would mean no limit.
+            element = zlib.decompressobj().decompress(packed, remaining + 1)
+        else:
+            element = data[offset : offset + 8 + size]
+        elements.append(element)
+        remaining, offset = remaining - len(element), offset + 8 + size
+        if remaining < 0:
+            raise ValueError(f"it expands to more than {MAX_TEXT_BYTES} bytes")
+    return b"".join(elements)

@@ -1,0 +1,136 @@
+"""Checks images: sizes that disagree with labels, and images that look wrong."""
+
+import numpy as np
+
+from data_pipelines.errors import DataError
+from data_pipelines.sources.stats import Issue
+from gsto_jax.image_files import Decoded, DecodeOptions
+
+_MIN_CONTRAST = 16
+"""Minimum difference between the brightest and the darkest value of a normal image."""
+_MIN_UNUSED_BITS = 2
+"""Unused upper bits of a file of more than 8 bits that are worth a warning."""
+_ORIENTATIONS = {
+    2: "flipped left to right",
+    3: "rotated by 180 degrees",
+    4: "flipped upside down",
+    5: "transposed",
+    6: "rotated clockwise by 90 degrees",
+    7: "transposed and rotated by 180 degrees",
+    8: "rotated counterclockwise by 90 degrees",
+}
+
+Size = tuple[int, int]
+
+
+def check_label_size(
+    image_name: str,
+    decoded: Decoded,
+    options: DecodeOptions,
+    label_name: str,
+    label: np.ndarray,
+    location: str = "",
+) -> Issue | None:
+    """Returns an issue if a label differs in size from its image.
+
+    Args:
+      image_name: path of the image.
+      decoded: the image.
+      options: how the image was decoded.
+      label_name: path of the label.
+      label: `h w`.
+      location: where both are, such as " in record 3".
+    """
+    size, label_size = decoded.pixels.shape[:2], (label.shape[0], label.shape[1])
+    if size == label_size:
+        return None
+    remedy = _orientation_remedy(decoded, options, label_size) or (
+        "one of them is rotated" if size == label_size[::-1] else "give the label its image's size"
+    )
+    sizes = f"{image_name} is {_format(size)} but {label_name} is {_format(label_size)}"
+    return Issue(f"{label_name}{location}", "another size than its image", sizes, remedy)
+
+
+def check_annotated_size(
+    name: str, decoded: Decoded, options: DecodeOptions, annotated: Size
+) -> None:
+    """Checks an image against the size in its annotations.
+
+    Args:
+      name: name of the image.
+      decoded: the image.
+      options: how the image was decoded.
+      annotated: (h, w) in the annotations; 0: not given.
+
+    Raises:
+      DataError: the sizes differ, so joints and boxes would not match the image.
+    """
+    size = decoded.pixels.shape[:2]
+    if 0 in annotated or size == annotated:
+        return
+    remedy = _orientation_remedy(decoded, options, annotated)
+    if not remedy:
+        reason = "the image is rotated" if size == annotated[::-1] else "it is another image"
+        remedy = f"{reason}; replace it"
+    raise DataError(
+        f"{name} is {_format(size)}, but its annotations are of an image of {_format(annotated)}:"
+        f" {remedy}."
+    )
+
+
+def _orientation_remedy(decoded: Decoded, options: DecodeOptions, expected: Size) -> str:
+    """Names the option that would give an image the expected size; "" if there is none."""
+    orientation = decoded.head.orientation
+    if orientation < 5 or decoded.pixels.shape[1::-1] != expected:
+        return ""
+    other = "stored" if options.orientation == "upright" else "upright"
+    return (
+        f"its EXIF orientation {orientation} ({_ORIENTATIONS[orientation]})"
+        f" {_applied(options)}: with data.orientation={other} both agree"
+    )
+
+
+def image_warnings(name: str, decoded: Decoded, options: DecodeOptions) -> list[Issue]:
+    """Returns issues of an image that is rotated by EXIF, of low range or without contrast."""
+    warnings: list[Issue] = []
+    orientation = decoded.head.orientation
+    if orientation != 1:
+        warnings.append(
+            Issue(
+                name,
+                "an EXIF orientation",
+                f"{orientation}, {_ORIENTATIONS[orientation]}",
+                f"data.orientation is {options.orientation!r}, so it {_applied(options)}: check"
+                " that the labels agree",
+            )
+        )
+    if decoded.bits > 8 and decoded.used_bits <= decoded.bits - _MIN_UNUSED_BITS:
+        warnings.append(
+            Issue(
+                name,
+                f"values of {decoded.used_bits} bits in a file of {decoded.bits}",
+                "it is read as nearly black",
+                f"set data.bit_depth={max(8, decoded.used_bits)}, or to the bits of the brightest"
+                " image",
+            )
+        )
+        return warnings
+    return warnings + contrast_warnings(name, decoded.pixels)
+
+
+def contrast_warnings(name: str, pixels: np.ndarray) -> list[Issue]:
+    """Returns an issue if an image is black or has hardly any contrast."""
+    low, high = int(pixels.min()), int(pixels.max())
+    if high - low >= _MIN_CONTRAST:
+        return []
+    if high == 0:
+        return [Issue(name, "black pixels only")]
+    return [Issue(name, "hardly any contrast", f"its values are {low} to {high} of 0 to 255")]
+
+
+def _applied(options: DecodeOptions) -> str:
+    return "is applied" if options.orientation == "upright" else "is not applied"
+
+
+def _format(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"
