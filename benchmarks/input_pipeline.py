@@ -99,7 +99,7 @@ class Usual:
     def augment(self, sample: Any, index: int, rng: np.random.Generator) -> Any:
         """Everything after decoding."""
         image, label = sample
-        place = self.draw.draw(label.shape, rng)
+        place = self.draw.sample(label.shape, rng)
         size = (place.width, place.height)
         label = self.table[label]
         if size != label.shape[::-1]:
@@ -128,7 +128,7 @@ class Ours:
             crop=CROP,
             base_size=2048,
             scale_min=low,
-            scale_count=count,
+            num_scales=count,
             workers=2,
         )
         self.source = make_source(self.config, "train")
@@ -146,7 +146,7 @@ class Ours:
 def augmentation(scale: str) -> RandomScaleCropFlip:
     """The recipe at one scale, or mixed."""
     low, count = SCALES[scale]
-    return RandomScaleCropFlip(crop=CROP, base_size=2048, scale_min=low, scale_count=count)
+    return RandomScaleCropFlip(crop=CROP, base_size=2048, scale_min=low, num_scales=count)
 
 
 def seconds(way: Any, images: int, seed: int) -> tuple[float, float]:

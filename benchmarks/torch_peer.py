@@ -179,7 +179,7 @@ def usual_batches(data: DataConfig, source: Any, batch_size: int, seed: int) -> 
                     element = source[index]
                     kept[index] = np.asarray(element["image"]), np.asarray(element["label"])
                 image, label = kept[index]
-                place = draw.draw(label.shape, rng)
+                place = draw.sample(label.shape, rng)
                 image = cv2.resize(image, (place.width, place.height))
                 label = cv2.resize(
                     label, (place.width, place.height), interpolation=cv2.INTER_NEAREST

@@ -32,5 +32,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.palette = CAMVID.palette
     config.data.id_map = CAMVID.id_map
     config.data.crop = (240, 320)
-    config.data.scale_count = 16
+    config.data.num_scales = 16
     return base.apply_arguments(config, arg)

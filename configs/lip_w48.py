@@ -34,5 +34,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.flip_pairs = LIP.flip_pairs
     config.data.crop = (473, 473)
     config.data.fixed_size = (473, 473)
-    config.data.scale_count = 12
+    config.data.num_scales = 12
     return base.apply_arguments(config, arg)

@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.palette = SCENES.palette
     config.data.crop = (96, 128)
     config.data.scale_min = 0.8
-    config.data.scale_count = 5
+    config.data.num_scales = 5
 
     config.run.log_every = 100
     return base.apply_arguments(config, arg)

@@ -1,4 +1,4 @@
-"""Images and labels as NumPy batches, for training and evaluation; needs no accelerator."""
+"""Input pipelines: images and labels as NumPy batches, without JAX."""
 
 from data_pipelines.config import DataConfig, Keypoints
 from data_pipelines.errors import DataError
@@ -17,16 +17,17 @@ from data_pipelines.labels import (
 )
 from data_pipelines.pipeline import (
     EvalBatches,
-    Source,
     TrainBatches,
     make_source,
     train_batches,
 )
-from data_pipelines.sources.audit import Audit, Inspection, Issue, audit, group
+from data_pipelines.sources.audit import audit_labels
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.label_checks import check_split_labels, report_labels
 from data_pipelines.sources.persons import PersonSource
 from data_pipelines.sources.prepared import PreparedSource
+from data_pipelines.sources.source import Source
+from data_pipelines.sources.stats import Issue, LabelStats, group_issues
 from data_pipelines.synthetic.source import SyntheticSource
 from data_pipelines.transforms.pose import PersonCrop
 from data_pipelines.transforms.segmentation import RandomScaleCropFlip, ResizeFlipCrop
@@ -40,16 +41,15 @@ __all__ = [
     "PASCAL_CONTEXT_59",
     "PASCAL_CONTEXT_60",
     "SCENES",
-    "Audit",
     "ClassTable",
     "DataConfig",
     "DataError",
     "EvalBatches",
     "FolderSource",
-    "Inspection",
     "Issue",
     "KeypointTable",
     "Keypoints",
+    "LabelStats",
     "PersonCrop",
     "PersonSource",
     "PreparedSource",
@@ -59,11 +59,11 @@ __all__ = [
     "SyntheticSource",
     "Tiles",
     "TrainBatches",
-    "audit",
+    "audit_labels",
     "check_split_labels",
     "distinct_colors",
     "encode_tiles",
-    "group",
+    "group_issues",
     "make_source",
     "report_labels",
     "train_batches",

@@ -9,48 +9,54 @@ from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
 from gsto_jax.config.fields import DATA, RUNTIME, Section, option, subsection
 from gsto_jax.image_files import DecodeOptions
 
-STORAGES = ("files", "tiles")
-SOURCES = {
-    "scenes": "drawn on the fly",
-    "folder": "image files",
-    "tfds": "a prepared dataset",
+STORAGES = {
+    "files": "image files as downloaded",
+    "tiles": "losslessly in tiles, of which training decodes those under the crop",
 }
+SOURCES = {
+    "scenes": "synthetic street scenes, rendered on the fly",
+    "folder": "image files",
+    "tfds": "a dataset written by --mode=prepare or tensorflow-datasets",
+}
+_SUFFIX = "what file names end with, such as '_ids.png', or '' for any image format"
 Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
-    """The joints of persons, and how persons are cropped."""
+    """The joints of a pose dataset, and how persons are cropped."""
 
-    names: tuple[str, ...] = option((), "Of the joints, in order; none: not a pose dataset")
-    flip_pairs: Pairs = option((), "Joints that change places in a mirrored image", ge=0)
-    skeleton: Pairs = option((), "Pairs of joints to draw a line between", ge=0)
+    names: tuple[str, ...] = option((), "Names of the joints, in order; (): no pose dataset")
+    flip_pairs: Pairs = option((), "Pairs of joints (left, right) to swap in a flipped image", ge=0)
+    skeleton: Pairs = option((), "Pairs of joints to connect by a line in drawings", ge=0)
     sigmas: tuple[float, ...] = option(
-        (), "Deviations of the object keypoint similarity, one per joint", gt=0
+        (), "OKS standard deviation of each joint, relative to the person's scale", gt=0
     )
-    padding: float = option(1.25, "Size of the crop relative to a person's box", ge=0.1, le=10)
+    padding: float = option(1.25, "Size of the crop relative to the person's box", ge=0.1, le=10)
     rotation: float = option(
-        45.0, "Training images turn by at most so many degrees ...", ge=0, le=180
+        45.0, "Training: maximum rotation in degrees, in both directions", ge=0, le=180
     )
-    scale: float = option(0.35, "... and change their size by at most this share", ge=0, le=0.99)
+    scale: float = option(
+        0.35, "Training: the crop's size is multiplied by 1 - scale to 1 + scale", ge=0, le=0.99
+    )
     detections: str = option(
-        "", "JSON file of boxes to evaluate on; empty: the true boxes", role=RUNTIME
+        "", "JSON file of detected boxes to evaluate on; '': ground-truth boxes", role=RUNTIME
     )
     category: str = option(
         "",
-        "Name or id of the category in COCO files; empty: the only one with keypoints, or 'person'",
+        "Name or id of the category in COCO files; '': the only one with keypoints, or 'person'",
         expected="the name or id of a category, or ''",
     )
 
     def __post_init__(self) -> None:
-        """Raises DataError for a value out of range, with the field and the remedy."""
+        """Accepts an integer category, and validates."""
         category: Any = self.category
         if type(category) is int and category >= 0:
             object.__setattr__(self, "category", str(category))
         super().__post_init__()
 
     def check(self) -> None:
-        """Raises DataError for joints that do not exist, or sigmas of other joints."""
+        """Raises DataError for pairs of joints that do not exist, or a wrong number of sigmas."""
         last = len(self.names) - 1
         for name in ("flip_pairs", "skeleton"):
             for pair in getattr(self, name):
@@ -63,116 +69,139 @@ class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
 class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     """A dataset and its augmentation. Lists become tuples."""
 
-    source: str = option("folder", "Source", choices=SOURCES)
+    source: str = option("folder", "Where images come from", choices=SOURCES)
     root: str = option(
-        "",
-        "folder: directory of the dataset; tfds: directory of prepared datasets",
-        role=RUNTIME,
+        "", "folder: folder of the dataset; tfds: folder of the prepared datasets", role=RUNTIME
     )
     name: str = option("", "tfds: name of the dataset")
     storage: str = option(
-        "files",
-        "Storage of images when a dataset is prepared",
-        choices={"files": "as downloaded", "tiles": "decode only the crop"},
-        role=RUNTIME,
+        "files", "How --mode=prepare stores images", choices=STORAGES, role=RUNTIME
     )
     list_file: str = option(
-        "", 'folder: "{split}.txt" of lines "image label"; empty: the two directories below'
+        "",
+        'folder: list of lines "image label", such as "{split}.txt"; \'\': images and labels are'
+        " paired by name",
     )
-    images: str = option("", 'folder: directory of the images, such as "leftImg8bit/{split}"')
-    labels: str = option("", "folder: directory of the label PNGs")
+    images: str = option("", 'folder: folder of the images, such as "leftImg8bit/{split}"')
+    labels: str = option("", "folder: folder of the label files")
     image_suffix: str = option(
         "",
-        "folder: an image's name less this suffix, such as _leftImg8bit.png; empty: any image "
-        "format's ...",
-        expected="what names end with, such as '_ids.png', or '' for any image format",
+        "folder: suffix of the images, such as _leftImg8bit.png; '': any image format",
+        expected=_SUFFIX,
     )
     label_suffix: str = option(
-        "",
-        "... plus this one is its label's; likewise",
-        expected="what names end with, such as '_ids.png', or '' for any image format",
+        "", "folder: suffix of the labels, in place of image_suffix", expected=_SUFFIX
     )
     alpha: str = option(
         "white",
-        "Background of transparent pixels (docs/data.md)",
-        choices={"white": "white", "black": "black", "drop": "their hidden color"},
+        "Background of transparent pixels",
+        choices={"white": "white", "black": "black", "drop": "none, alpha is ignored"},
     )
     orientation: str = option(
         "upright",
-        "Orientation of image files",
-        choices={"upright": "as EXIF says", "stored": "as the file's rows are"},
+        "Orientation of images",
+        choices={"upright": "as EXIF says", "stored": "EXIF is ignored"},
     )
     bit_depth: int = option(
-        0, "Bits that 16-bit files really use, such as 10 or 12; 0: their own range"
+        0, "Bits in use of images with more than 8 bits, such as 10 or 12; 0: their dtype's range"
     )
-    train_split: str = option("train", "What {split} stands for in training")
-    eval_split: str = option("val", "What {split} stands for in evaluation", role=RUNTIME)
-    test_split: str = option("test", "What {split} stands for in submissions", role=RUNTIME)
+    train_split: str = option("train", "Split to train on; replaces {split} in paths")
+    eval_split: str = option("val", "Split to evaluate on", role=RUNTIME)
+    test_split: str = option("test", "Split to predict for a submission", role=RUNTIME)
     train_size: int = option(
         0,
-        "scenes: how many images to draw; folder: the first so many, 0: all; persons: those of the "
-        "first images that hold so many",
+        "Number of training images, the first ones; 0: all. Of persons: the first images that hold"
+        " as many persons",
         ge=0,
     )
-    eval_size: int = option(0, "The same of the evaluation split", ge=0, role=RUNTIME)
-    image_size: tuple[int, int] = option((0, 0), "scenes: height and width", ge=0)
+    eval_size: int = option(0, "Number of evaluation images, likewise", ge=0, role=RUNTIME)
+    image_size: tuple[int, int] = option((0, 0), "scenes: (height, width) in pixels", ge=0)
     classes: tuple[str, ...] = option((), "Names of the classes, in the order of the train ids")
     palette: tuple[tuple[int, int, int], ...] = option(
-        (), "Their RGB colors; empty: distinct ones", ge=0, le=255
+        (), "RGB color of each class, 0..255; (): distinct colors", ge=0, le=255
     )
     id_map: Pairs = option(
         (),
-        "Pairs (id in the file, train id or ignore_label); empty: files hold train ids",
+        "Pairs (id in the label files, train id or ignore_label); (): files hold train ids",
         ge=-1,
         le=65535,
-        expected="pairs (id in the file, train id)",
+        expected="pairs (id in the label files, train id)",
     )
     class_weights: tuple[float, ...] = option(
-        (), "One weight per class, for loss.class_weights", ge=0
+        (), "Weight of each class in the loss, if loss.class_weights", ge=0
     )
     categories: tuple[str, ...] = option(
-        (), "The group of each class, for the IoU of groups", role=RUNTIME
+        (), "Category of each class, to report category IoU", role=RUNTIME
     )
     instance_sizes: tuple[float, ...] = option(
         (),
-        "Average pixels of an instance per class, 0 for classes without, for iIoU",
+        "Average instance size of each class in pixels, to report iIoU; 0: no instances",
         ge=0,
         role=RUNTIME,
     )
-    ignore_label: int = option(IGNORE_LABEL, "Train id of pixels that do not count", le=255)
+    ignore_label: int = option(
+        IGNORE_LABEL, "Train id of pixels that losses and metrics ignore", le=255
+    )
     crop: tuple[int, int] = option(
         (512, 1024),
-        "Height and width of a training sample",
+        "(height, width) of a training crop in pixels",
         ge=1,
         expected="(height, width) of at least 1 pixel each",
     )
-    base_size: int = option(0, "Long side at scale 1, in tests too; 0: the image's own", ge=0)
-    fixed_size: tuple[int, int] = option(
-        (0, 0), "Height and width at scale 1 whatever the proportions; (0, 0): none", ge=0
+    base_size: int = option(
+        0, "Long side of images at scale 1 in pixels, in evaluation too; 0: unchanged", ge=0
     )
-    scale_min: float = option(0.5, "Scales are scale_min + k * scale_step ...", gt=0)
-    scale_step: float = option(0.1, "Step between scales", ge=0)
-    scale_count: int = option(17, "... with k below this", ge=1)
-    flip: bool = option(True, "Mirrors half of the training samples")
-    flip_pairs: Pairs = option((), "Train ids that change places in a mirrored image", ge=0)
+    fixed_size: tuple[int, int] = option(
+        (0, 0), "(height, width) of images at scale 1, aspect ratio ignored; (0, 0): off", ge=0
+    )
+    scale_min: float = option(
+        0.5, "Training scales are scale_min + k * scale_step for k < num_scales", gt=0
+    )
+    scale_step: float = option(0.1, "Step between training scales", ge=0)
+    num_scales: int = option(17, "Number of training scales", ge=1)
+    flip: bool = option(True, "Flips training images left to right with probability 0.5")
+    flip_pairs: Pairs = option(
+        (), "Pairs of train ids (left, right) to swap in a flipped image", ge=0
+    )
     mean: tuple[float, float, float] = option(
-        (0.485, 0.456, 0.406), "Mean of RGB in 0..1; ImageNet's", ge=0, le=1
+        (0.485, 0.456, 0.406), "Mean of RGB for normalization, in 0..1", ge=0, le=1
     )
     std: tuple[float, float, float] = option(
-        (0.229, 0.224, 0.225), "Standard deviation of RGB in 0..1; ImageNet's", gt=0, le=1
+        (0.229, 0.224, 0.225), "Standard deviation of RGB for normalization, in 0..1", gt=0, le=1
     )
     workers: int = option(
-        0, "Processes that prepare training samples; 0: threads", ge=0, role=RUNTIME
+        0, "Worker processes that load training batches; 0: threads", ge=0, role=RUNTIME
     )
     keypoints: Keypoints | None = subsection(Keypoints, default=None)
 
     def __post_init__(self) -> None:
-        """Raises DataError for a value that cannot work, with the field and the remedy."""
+        """Fills in the default palette, and validates."""
         if isinstance(self.keypoints, Mapping) and not self.keypoints.get("names"):
             object.__setattr__(self, "keypoints", None)
         if not self.palette and isinstance(self.classes, tuple | list):
             object.__setattr__(self, "palette", distinct_colors(len(self.classes)))
         super().__post_init__()
+
+    @property
+    def decode_options(self) -> DecodeOptions:
+        """How image files become RGB."""
+        return DecodeOptions.of(vars(self))
+
+    @property
+    def train_ids(self) -> dict[int, int]:
+        """Train id or `ignore_label` by id in the label files."""
+        pairs = self.id_map or (
+            *((k, k) for k in range(len(self.classes))),
+            (self.ignore_label, self.ignore_label),
+        )
+        return {
+            file_id: self.ignore_label if train_id == IGNORE_LABEL else train_id
+            for file_id, train_id in pairs
+        }
+
+    def limit(self, split: str) -> int:
+        """Returns the maximum number of images of a split; 0: all."""
+        return {self.train_split: self.train_size, self.eval_split: self.eval_size}.get(split, 0)
 
     def check(self) -> None:
         """Raises DataError for values that do not go together."""
@@ -181,7 +210,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         try:
             _ = self.decode_options
         except ValueError as error:
-            raise DataError(f"config.data: {error}.") from None
+            raise DataError(f"config.data.{error}.") from None
         if self.keypoints is None:
             self._check_classes()
         else:
@@ -194,78 +223,66 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
             self._check_files()
 
     def _check_persons(self, keypoints: Keypoints) -> None:
-        remedy = "give persons a (height, width) of multiples of 4, the stride of heatmaps"
+        remedy = "use a (height, width) of multiples of 4, the stride of heatmaps"
         self.require(not any(side % 4 for side in self.crop), "crop", remedy)
         if keypoints.detections:
             remedy = "with keypoints.detections evaluate on another split than train_split"
             self.require(self.eval_split != self.train_split, "eval_split", remedy)
-
-    @property
-    def decode_options(self) -> DecodeOptions:
-        """How image files become RGB."""
-        return DecodeOptions.of(vars(self))
-
-    def limit(self, split: str) -> int:
-        """Returns how many images of a split to use; 0 for all."""
-        return {self.train_split: self.train_size, self.eval_split: self.eval_size}.get(split, 0)
 
     def _check_classes(self) -> None:
         count = len(self.classes)
         self.require(
             1 < count < 256,
             "classes",
-            f"give 2 to 255 class names, not {count}; where one thing is told from the rest, the "
-            "rest is a class too, such as ('background', 'road')",
+            f"give 2 to 255 class names, not {count}; background is a class too, as in"
+            " ('background', 'road')",
         )
         for name in self.classes:
-            self.require(name, "classes", "every class is a name", name)
+            self.require(name, "classes", "give every class a name", name)
             self.require(self.classes.count(name) == 1, "classes", "name it once", name)
         remedy = f"give one RGB color for each of the {count} classes"
         self.require(len(self.palette) == count, "palette", remedy)
         for field in ("class_weights", "categories", "instance_sizes"):
-            remedy = f"give {count}, one for each class, or none"
+            remedy = f"give {count} values, one for each class, or none"
             self.require(len(getattr(self, field)) in (0, count), field, remedy)
         weights = self.class_weights
-        remedy = "give some class a weight above 0, or nothing is learned"
+        remedy = "give a class a weight above 0"
         self.require(not weights or any(weights), "class_weights", remedy)
-        remedy = "give the category of each class too"
+        remedy = "set data.categories too"
         self.require(self.categories or not self.instance_sizes, "instance_sizes", remedy)
-        remedy = f"use a value in {count}..255, which no class has (255 is usual)"
+        remedy = f"use a value in {count}..255 that is no class (255 is usual)"
         self.require(self.ignore_label >= count, "ignore_label", remedy)
         remedy = f"give pairs of train ids in 0..{count - 1}"
         for pair in self.flip_pairs:
             self.require(max(pair) < count, "flip_pairs", remedy, pair)
-        self._check_id_map(count)
-
-    def _check_id_map(self, count: int) -> None:
-        ids = [raw for raw, _ in self.id_map]
+        file_ids = [file_id for file_id, _ in self.id_map]
         remedy = f"use a train id in 0..{count - 1} or the ignore label {self.ignore_label}"
         for pair in self.id_map:
-            raw, train = pair
-            self.require(ids.count(raw) == 1, "id_map", f"keep one pair of id {raw}", pair)
-            ignored = train in (IGNORE_LABEL, self.ignore_label)
-            self.require(0 <= train < count or ignored, "id_map", remedy, pair)
+            file_id, train_id = pair
+            unique = file_ids.count(file_id) == 1
+            self.require(unique, "id_map", f"keep one pair of id {file_id}", pair)
+            ignored = train_id in (IGNORE_LABEL, self.ignore_label)
+            self.require(0 <= train_id < count or ignored, "id_map", remedy, pair)
 
     def _check_scenes(self) -> None:
         for name in ("train_size", "eval_size"):
             self.require(getattr(self, name) >= 1, name, "scenes need a number of images")
         remedy = "give scenes a (height, width) of at least 16 pixels each"
         self.require(min(self.image_size) >= 16, "image_size", remedy)
-        remedy = f"scenes draw {len(SCENES.names)} classes: {', '.join(SCENES.names)}"
+        remedy = f"scenes have {len(SCENES.names)} classes: {', '.join(SCENES.names)}"
         self.require(len(self.classes) == len(SCENES.names), "classes", remedy)
-        self.require(not self.id_map, "id_map", "scenes draw train ids: leave it empty")
+        self.require(not self.id_map, "id_map", "leave it empty; scenes have train ids")
 
     def _check_files(self) -> None:
-        remedy = "give the dataset's directory as --config.data.root=FOLDER"
+        remedy = "give the dataset's folder as --config.data.root=FOLDER"
         self.require(self.root, "root", remedy)
         if self.source == "tfds":
             self.require(self.name, "name", "name the prepared dataset")
             return
-        templates = ("list_file",) if self.list_file else ("images", "labels")
-        for name in templates:
+        paths = ("list_file",) if self.list_file else ("images", "labels")
+        for name in paths:
             value = getattr(self, name)
-            remedy = "without a list_file the folder source needs the directories images and labels"
-            self.require(value, name, remedy)
+            self.require(value, name, "set images and labels, or list_file")
             try:
                 value.format(split="")
                 valid = True
@@ -273,5 +290,5 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
                 valid = False
             self.require(valid, name, "the only placeholder is {split}")
         remedy = f"it is the same for {self.train_split} and {self.eval_split}: put {{split}} in it"
-        varies = "{split}" in getattr(self, templates[0]) or self.train_split == self.eval_split
-        self.require(varies, templates[0], remedy)
+        varies = "{split}" in getattr(self, paths[0]) or self.train_split == self.eval_split
+        self.require(varies, paths[0], remedy)

@@ -1,18 +1,18 @@
-"""Keypoint tables: names, mirror pairs, skeleton and the deviations of OKS."""
+"""Keypoint tables of datasets: joint names, flip pairs, skeleton and OKS deviations."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class KeypointTable:
-    """The joints of one dataset.
+    """The joints of a dataset.
 
     Attributes:
-        name: the dataset's name.
-        names: of the joints, in their order.
-        flip_pairs: joints that change places in a mirrored image.
-        skeleton: pairs of joints to draw a line between.
-        sigmas: the deviations of the object keypoint similarity, one a joint.
+      name: name of the dataset.
+      names: names of the joints, in order.
+      flip_pairs: pairs of joints (left, right) to swap in a flipped image.
+      skeleton: pairs of joints to connect by a line in drawings.
+      sigmas: OKS standard deviation of each joint, relative to the person's scale.
     """
 
     name: str

@@ -1,34 +1,31 @@
-"""Class tables: names, colors, and how the ids in the files become train ids."""
+"""Class tables of datasets: names, colors, and the train id of each id in the label files."""
 
 from dataclasses import dataclass
 
 IGNORE_LABEL = 255
+"""Train id of pixels that losses and metrics ignore."""
 
 Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of one dataset.
+    """The classes of a dataset.
 
     Attributes:
-        name: the dataset's name.
-        names: class names; the position of a name is its train id.
-        palette: one RGB color (0..255) for each class.
-        id_map: pairs (id in the label file, train id); train id `IGNORE_LABEL` is not scored.
-            Empty: the files hold train ids already.
-        flip_pairs: train ids that change places in a mirrored image.
-        weights: of the classes in a loss, where the dataset's publications give them.
-        categories: the group of each class, where its benchmark scores groups.
-        instance_sizes: average pixels of an instance by class, 0 for classes without, where its
-            benchmark scores instances.
+      name: name of the dataset.
+      names: names of the classes, in the order of the train ids.
+      palette: RGB color of each class, 0..255.
+      id_map: pairs (id in the label files, train id or `IGNORE_LABEL`); empty: the files hold train
+        ids.
+      weights: published weight of each class in the loss; empty: none.
+      flip_pairs: pairs of train ids (left, right) to swap in a flipped image.
+      categories: category of each class, for benchmarks that score categories; empty: none.
+      instance_sizes: average instance size of each class in pixels, 0 for classes without
+        instances, for benchmarks that score instances; empty: none.
 
     Raises:
-        ValueError: names, palette, weights, categories or sizes differ in length.
-
-    Example:
-        >>> CAMVID.names[CAMVID.train_id(3)]
-        'road'
+      ValueError: names, palette, weights, categories or sizes differ in length.
     """
 
     name: str
@@ -41,115 +38,59 @@ class ClassTable:
     instance_sizes: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("weights", "categories", "instance_sizes"):
+        for field in ("palette", "weights", "categories", "instance_sizes"):
             count = len(getattr(self, field))
-            if count not in (0, len(self.names)):
-                raise ValueError(f"{self.name}: {len(self.names)} names, {count} {field}.")
-        if len(self.names) != len(self.palette):
-            raise ValueError(
-                f"{self.name}: {len(self.names)} names but {len(self.palette)} colors."
-            )
-
-    def train_id(self, raw: int) -> int:
-        """Returns the train id of an id found in a label file; KeyError if it has none."""
-        return dict(self.id_map)[raw] if self.id_map else raw
+            if count != len(self.names) and (count or field == "palette"):
+                raise ValueError(
+                    f"{field} must have {len(self.names)} values, one per name of {self.name};"
+                    f" got {count}"
+                )
 
 
-_CITYSCAPES_INSTANCES = {
-    "person": 3462.4756337644,
-    "rider": 3930.4788056518,
-    "car": 12794.0202738185,
-    "truck": 27855.1264367816,
-    "bus": 35732.1511111111,
-    "train": 67583.7075812274,
-    "motorcycle": 6298.7200839748,
-    "bicycle": 4672.3249222261,
-}
-_CITYSCAPES_CATEGORIES = {
-    "flat": ("road", "sidewalk"),
-    "construction": ("building", "wall", "fence"),
-    "object": ("pole", "traffic light", "traffic sign"),
-    "nature": ("vegetation", "terrain"),
-    "sky": ("sky",),
-    "human": ("person", "rider"),
-    "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
-}
-_CITYSCAPES_CLASSES: tuple[tuple[int, str, Color], ...] = (
-    (7, "road", (128, 64, 128)),
-    (8, "sidewalk", (244, 35, 232)),
-    (11, "building", (70, 70, 70)),
-    (12, "wall", (102, 102, 156)),
-    (13, "fence", (190, 153, 153)),
-    (17, "pole", (153, 153, 153)),
-    (19, "traffic light", (250, 170, 30)),
-    (20, "traffic sign", (220, 220, 0)),
-    (21, "vegetation", (107, 142, 35)),
-    (22, "terrain", (152, 251, 152)),
-    (23, "sky", (70, 130, 180)),
-    (24, "person", (220, 20, 60)),
-    (25, "rider", (255, 0, 0)),
-    (26, "car", (0, 0, 142)),
-    (27, "truck", (0, 0, 70)),
-    (28, "bus", (0, 60, 100)),
-    (31, "train", (0, 80, 100)),
-    (32, "motorcycle", (0, 0, 230)),
-    (33, "bicycle", (119, 11, 32)),
+# Id in the label files, name, color, category, average instance size, weight of HRNet's runs.
+_CITYSCAPES: tuple[tuple[int, str, Color, str, float, float], ...] = (
+    (7, "road", (128, 64, 128), "flat", 0, 0.8373),
+    (8, "sidewalk", (244, 35, 232), "flat", 0, 0.918),
+    (11, "building", (70, 70, 70), "construction", 0, 0.866),
+    (12, "wall", (102, 102, 156), "construction", 0, 1.0345),
+    (13, "fence", (190, 153, 153), "construction", 0, 1.0166),
+    (17, "pole", (153, 153, 153), "object", 0, 0.9969),
+    (19, "traffic light", (250, 170, 30), "object", 0, 0.9754),
+    (20, "traffic sign", (220, 220, 0), "object", 0, 1.0489),
+    (21, "vegetation", (107, 142, 35), "nature", 0, 0.8786),
+    (22, "terrain", (152, 251, 152), "nature", 0, 1.0023),
+    (23, "sky", (70, 130, 180), "sky", 0, 0.9539),
+    (24, "person", (220, 20, 60), "human", 3462.4756337644, 0.9843),
+    (25, "rider", (255, 0, 0), "human", 3930.4788056518, 1.1116),
+    (26, "car", (0, 0, 142), "vehicle", 12794.0202738185, 0.9037),
+    (27, "truck", (0, 0, 70), "vehicle", 27855.1264367816, 1.0865),
+    (28, "bus", (0, 60, 100), "vehicle", 35732.1511111111, 1.0955),
+    (31, "train", (0, 80, 100), "vehicle", 67583.7075812274, 1.0865),
+    (32, "motorcycle", (0, 0, 230), "vehicle", 6298.7200839748, 1.1529),
+    (33, "bicycle", (119, 11, 32), "vehicle", 4672.3249222261, 1.0507),
 )
-
-
-def _cityscapes_id_map() -> tuple[tuple[int, int], ...]:
-    scored = {raw: train for train, (raw, _, _) in enumerate(_CITYSCAPES_CLASSES)}
-    # The licence plate's -1 cannot be stored in a PNG of unsigned bytes: it is found there as 255.
-    return tuple((raw, scored.get(raw, IGNORE_LABEL)) for raw in (*range(-1, 34), 255))
-
+_CITYSCAPES_TRAIN_IDS = {row[0]: train_id for train_id, row in enumerate(_CITYSCAPES)}
 
 CITYSCAPES = ClassTable(
     name="cityscapes",
-    names=tuple(name for _, name, _ in _CITYSCAPES_CLASSES),
-    palette=tuple(color for _, _, color in _CITYSCAPES_CLASSES),
-    id_map=_cityscapes_id_map(),
-    categories=tuple(
-        category
-        for _, name, _ in _CITYSCAPES_CLASSES
-        for category, members in _CITYSCAPES_CATEGORIES.items()
-        if name in members
-    ),
-    instance_sizes=tuple(
-        _CITYSCAPES_INSTANCES.get(name, 0.0) for _, name, _ in _CITYSCAPES_CLASSES
-    ),
-    # Those of HRNet's published runs.
-    weights=(
-        *(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),
-        *(0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507),
-    ),
+    names=tuple(row[1] for row in _CITYSCAPES),
+    palette=tuple(row[2] for row in _CITYSCAPES),
+    # License plates have id -1, which a PNG of unsigned bytes stores as 255.
+    id_map=tuple((i, _CITYSCAPES_TRAIN_IDS.get(i, IGNORE_LABEL)) for i in (*range(-1, 34), 255)),
+    categories=tuple(row[3] for row in _CITYSCAPES),
+    instance_sizes=tuple(float(row[4]) for row in _CITYSCAPES),
+    weights=tuple(row[5] for row in _CITYSCAPES),
 )
 
 CAMVID = ClassTable(
     name="camvid",
     names=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
+        *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car"),
+        *("pedestrian", "bicyclist"),
     ),
     palette=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
+        *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222)),
+        *((128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0)),
         (0, 128, 192),
     ),
     id_map=(*((i, i) for i in range(11)), (11, IGNORE_LABEL)),
@@ -158,41 +99,26 @@ CAMVID = ClassTable(
 SCENES = ClassTable(
     name="scenes",
     names=(
-        "road",
-        "sidewalk",
-        "building",
-        "vegetation",
-        "sky",
-        "pole",
-        "sign",
-        "car",
-        "person",
+        *("road", "sidewalk", "building", "vegetation", "sky", "pole", "sign", "car", "person"),
     ),
     palette=(
-        (128, 64, 128),
-        (244, 35, 232),
-        (70, 70, 70),
-        (107, 142, 35),
-        (70, 130, 180),
-        (153, 153, 153),
-        (220, 220, 0),
-        (0, 0, 142),
-        (220, 20, 60),
+        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (107, 142, 35), (70, 130, 180)),
+        *((153, 153, 153), (220, 220, 0), (0, 0, 142), (220, 20, 60)),
     ),
 )
 
 
 def _voc_palette(count: int) -> tuple[Color, ...]:
-    """The usual colors of so many ids: the bits of an id, dealt to red, green and blue."""
+    """Returns the colors of PASCAL VOC: the bits of a class index, dealt to R, G and B in turn."""
 
-    def channel(number: int, start: int) -> int:
-        return sum((number >> (3 * k + start) & 1) << (7 - k) for k in range(8))
+    def channel(index: int, offset: int) -> int:
+        return sum((index >> (3 * k + offset) & 1) << (7 - k) for k in range(8))
 
     return tuple((channel(n, 0), channel(n, 1), channel(n, 2)) for n in range(count))
 
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
-    """Returns so many RGB colors, those of PASCAL VOC, with grays last: ignored pixels are gray."""
+    """Returns distinct RGB colors, those of PASCAL VOC; grays, used for ignored pixels, last."""
     colors = _voc_palette(256)
     return tuple(sorted(colors, key=lambda color: color[0] == color[1] == color[2] != 0)[:count])
 
@@ -209,7 +135,7 @@ LIP = ClassTable(
     flip_pairs=((14, 15), (16, 17), (18, 19)),
 )
 
-_CONTEXT_NAMES = (
+_PASCAL_CONTEXT_NAMES = (
     *("aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book"),
     *("bottle", "building", "bus", "cabinet", "car", "cat", "ceiling", "chair", "cloth"),
     *("computer", "cow", "cup", "curtain", "dog", "door", "fence", "floor", "flower", "food"),
@@ -219,17 +145,17 @@ _CONTEXT_NAMES = (
     *("tvmonitor", "wall", "water", "window", "wood"),
 )
 
-# In the records 0 is background, and the classes count from 1.
+# In the prepared labels 0 is background and classes start at 1.
 PASCAL_CONTEXT_59 = ClassTable(
     name="pascal_context",
-    names=_CONTEXT_NAMES,
+    names=_PASCAL_CONTEXT_NAMES,
     palette=_voc_palette(60)[1:],
     id_map=((0, IGNORE_LABEL), *((i + 1, i) for i in range(59)), (255, IGNORE_LABEL)),
 )
 
 PASCAL_CONTEXT_60 = ClassTable(
     name="pascal_context",
-    names=("background", *_CONTEXT_NAMES),
+    names=("background", *_PASCAL_CONTEXT_NAMES),
     palette=_voc_palette(60),
     id_map=(*((i, i) for i in range(60)), (255, IGNORE_LABEL)),
 )

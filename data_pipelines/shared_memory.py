@@ -1,4 +1,4 @@
-"""The shared memory through which worker processes hand over batches."""
+"""Checks the shared memory through which worker processes pass batches."""
 
 import shutil
 from pathlib import Path
@@ -6,51 +6,47 @@ from pathlib import Path
 from data_pipelines.errors import DataError
 
 FOLDER = Path("/dev/shm")
-"""Where Linux keeps it; a container may have little. Other systems have no such folder."""
-_PER_WORKER, _OF_CONSUMER = 3, 2  # batches that wait at most, measured with one to four workers
+"""Shared memory of Linux, often small in a container; other systems have no such folder."""
+_BATCHES_PER_WORKER, _EXTRA_BATCHES = 3, 2  # maximum in flight, measured with 1 to 4 workers
 _REMEDY = (
-    "give --config.data.workers=0, fewer workers or a smaller batch, or more shared memory (docker"
-    " run --shm-size=2g)"
+    "Use --config.data.workers=0, fewer workers, a smaller batch or more shared memory (docker run"
+    " --shm-size=2g)"
 )
 
 
 def check_shared_memory(workers: int, batch_bytes: int) -> None:
-    """Compares the free shared memory with what worker processes need.
+    """Checks that the free shared memory suffices for the batches of worker processes.
 
-    A worker that finds none is killed by the system, at any step.
+    The system kills a worker that runs out of it, at any step.
 
     Args:
-        workers: how many processes; 0 need none.
-        batch_bytes: of a batch of this host.
+      workers: number of worker processes; 0: none is needed.
+      batch_bytes: size of a batch of this host.
 
     Raises:
-        DataError: it is too small; says how much there is and what to do.
+      DataError: there is too little.
     """
     if not workers or not FOLDER.is_dir():
         return
-    needed = (_PER_WORKER * workers + _OF_CONSUMER) * batch_bytes
+    needed = (_BATCHES_PER_WORKER * workers + _EXTRA_BATCHES) * batch_bytes
     free = shutil.disk_usage(FOLDER).free
     if free < needed:
         raise DataError(
-            f"{workers} workers hand over batches of {_mebibytes(batch_bytes)} through {FOLDER},"
-            f" and need up to {_mebibytes(needed)} there: {_mebibytes(free)} are free."
-            f" To mend it, {_REMEDY}."
+            f"{workers} workers with batches of {_mebibytes(batch_bytes)} need up to"
+            f" {_mebibytes(needed)} of shared memory in {FOLDER}; {_mebibytes(free)} are free."
+            f" {_REMEDY}."
         )
 
 
 def shared_memory_error(reason: str) -> DataError:
-    """Returns the error for workers that ran out of shared memory.
-
-    Args:
-        reason: what happened.
-    """
+    """Returns the error for workers that ran out of shared memory for a reason."""
     state = "there is none"
     if FOLDER.is_dir():
         usage = shutil.disk_usage(FOLDER)
         state = f"{_mebibytes(usage.free)} of {_mebibytes(usage.total)} are free now"
     return DataError(
-        f"The input stopped: {reason}. The workers' shared memory ({FOLDER}) ran out: {state}."
-        f" To mend it, {_REMEDY}; the same command goes on with the run."
+        f"The input stopped: {reason}. The workers ran out of shared memory in {FOLDER}: {state}."
+        f" {_REMEDY}; the same command resumes the run."
     )
 
 

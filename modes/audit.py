@@ -6,8 +6,16 @@ from typing import Any
 from rich.table import Table
 
 from configs.loading import plain_values
-from data_pipelines import DataConfig, DataError, group, make_source, report_labels
-from data_pipelines import audit as audit_labels
+from data_pipelines import (
+    DataConfig,
+    DataError,
+    Issue,
+    LabelStats,
+    audit_labels,
+    group_issues,
+    make_source,
+    report_labels,
+)
 from gsto_jax import progress
 from modes.terminal_output import log
 
@@ -27,30 +35,31 @@ def _audit_split(split: str, data: DataConfig) -> list[str]:
     """Logs the label counts of a split; returns its problems."""
     source = make_source(data, split)
     with progress.track(f"auditing {split}", len(source), resumable=True) as advance:
-        audit = audit_labels(source, on_record=advance)
-    lines, warnings = group(audit.problems), [*source.warnings, *group(audit.warnings)]
+        stats = audit_labels(source, on_record=advance)
+    lines = group_issues(stats.problems)
+    warnings = [*source.warnings, *group_issues(stats.warnings)]
     notes: list[str] = []
     if data.keypoints is None:
-        report = report_labels(audit, data, split, split == data.train_split)
-        if report.missing:
-            notes.append(f"note: {split}: no label holds {report.missing}")
+        report = report_labels(stats, data, split, split == data.train_split)
+        if report.absent_classes:
+            notes.append(f"note: {split}: no label holds {report.absent_classes}")
         lines += report.problems
         warnings = [*source.warnings, *report.warnings]
-    title = f"{split}: {audit.records} labels, {_count_problems(audit.problems, lines)}"
+    title = f"{split}: {stats.records} labels, {_count_problems(stats.problems, lines)}"
     if data.keypoints:
         units = ("joint", "labeled", "persons")
-        table = audit_table(audit, data.keypoints.names, data.ignore_label, title, units)
+        table = audit_table(stats, data.keypoints.names, data.ignore_label, title, units)
     else:
-        table = audit_table(audit, data.classes, data.ignore_label, title)
+        table = audit_table(stats, data.classes, data.ignore_label, title)
     log(table)
     for line in (*notes, *(f"warning: {warning}" for warning in warnings)):
         log(line)
     return lines
 
 
-def _count_problems(findings: list[Any], lines: list[str]) -> str:
+def _count_problems(issues: list[Issue], lines: list[str]) -> str:
     """Returns the number of problems, and of their kinds, as text."""
-    count = len(findings) + len(lines) - len(group(findings))
+    count = len(issues) + len(lines) - len(group_issues(issues))
     kinds = f" of {len(lines)} kinds" if count > len(lines) > 1 else ""
     return f"{count} problem{'s' * (count != 1)}{kinds}"
 
@@ -60,7 +69,7 @@ _MAX_UNKNOWN_IDS = 8
 
 
 def audit_table(
-    audit: Any,
+    stats: LabelStats,
     classes: Sequence[str],
     ignore_label: int,
     title: str,
@@ -69,7 +78,7 @@ def audit_table(
     """Tabulates the pixels, their fraction and the images of each class.
 
     Args:
-      audit: the counts, of `data_pipelines.audit`.
+      stats: the label statistics.
       classes: names of the classes, or joints.
       ignore_label: label of ignored pixels.
       title: title of the table.
@@ -81,17 +90,17 @@ def audit_table(
         table.add_column(column, justify="right", no_wrap=True)
 
     def add(name: str, pixels: int, images: int | None) -> None:
-        fraction = f"{100 * pixels / max(audit.total, 1):.2f}%"
+        fraction = f"{100 * pixels / max(stats.total, 1):.2f}%"
         table.add_row(name, str(pixels), fraction, "" if images is None else str(images))
 
     for k, name in enumerate(classes):
-        add(name, audit.pixels[k], audit.images[k])
+        add(name, stats.pixels[k], stats.images[k])
     table.add_section()
-    add("ignored", audit.pixels[ignore_label], audit.images[ignore_label])
-    unknown = audit.unknown.most_common()
+    add("ignored", stats.pixels[ignore_label], stats.images[ignore_label])
+    unknown = stats.unknown_ids.most_common()
     for value, count in sorted(unknown[:_MAX_UNKNOWN_IDS]):
         add(f"unknown id {value}", count, None)
     if unlisted := unknown[_MAX_UNKNOWN_IDS:]:
         add(f"{len(unlisted)} other unknown ids", sum(count for _, count in unlisted), None)
-    add("all", audit.total, audit.records)
+    add("all", stats.total, stats.records)
     return table

@@ -117,7 +117,7 @@ def _audit_sample(source: Source, data: DataConfig, *, is_training: bool, log: L
         log(f"persons of {checked} {len(data.keypoints.names)} joints are labeled")
     else:
         ignored = sample.pixels[data.ignore_label] / sample.total
-        absent = f" (none of {report.missing})" if report.missing else ""
+        absent = f" (none of {report.absent_classes})" if report.absent_classes else ""
         log(f"labels of {checked} {len(data.classes)} classes{absent}, {ignored:.1%} ignored")
     run_setup.log_warnings((*source.warnings, *report.warnings), log)
 

@@ -1,4 +1,4 @@
-"""Datasets out of the files that people download."""
+"""Builds prepared datasets from downloads."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,12 +17,12 @@ BUILDERS: dict[str, Callable[..., Builder]] = {
     "pascal_context": pascal_context,
     "coco_keypoints": coco_keypoints,
 }
-"""By name of the dataset; each takes `rule`, by which images are read."""
+"""Builders by name of the dataset; each accepts the attributes of `Builder`."""
 
 
 def make_builder(config: DataConfig) -> Builder:
-    """Returns the builder of a configured dataset, with its image rule, joints and category."""
-    builder = replace(BUILDERS[config.name](), rule=config.decode_options)
+    """Returns the builder of a configured dataset."""
+    builder = replace(BUILDERS[config.name](), decode_options=config.decode_options)
     if isinstance(builder, CocoKeypointsBuilder):
         return replace(builder, keypoints=config.keypoints)
     return builder

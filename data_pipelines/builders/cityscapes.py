@@ -1,4 +1,4 @@
-"""Cityscapes, fine annotations, from its two zips or the unpacked tree."""
+"""Cityscapes with fine annotations, from its two zips or the unpacked folders."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +8,7 @@ import numpy as np
 from data_pipelines.builders.builder import (
     Item,
     SegmentationBuilder,
-    and_more,
+    count_others,
     encode_png,
     wrong_downloads_error,
 )
@@ -18,54 +18,55 @@ from data_pipelines.files.archives import Downloads
 
 @dataclass(frozen=True)
 class CityscapesBuilder(SegmentationBuilder):
-    """Images, label ids and instance ids; the test split has no labels worth scoring."""
+    """Images, label ids and instance ids. Test images may come without labels."""
 
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
         """See `Builder.items`."""
-        splits: dict[str, list[Item]] = {}
         stem = r"(?P<stem>(?P<split>train|val|test)/[^/]+/[^/]+)"
-        truth = {
-            (found["stem"], found["kind"]): found[0]
-            for found in downloads.match(
-                rf"gtFine/{stem}_gtFine_(?P<kind>labelIds|instanceIds)\.png"
-            )
-        }
         images = downloads.match(rf"leftImg8bit/{stem}_leftImg8bit\.png")
-        lacking = [
-            found["stem"]
-            for found in images
-            if found["split"] != "test"
-            and not all((found["stem"], kind) in truth for kind in ("labelIds", "instanceIds"))
-        ]
-        for found in images:
-            name, split = found["stem"], found["split"]
-            label = truth.get((name, "labelIds"), "")
-            instance = truth.get((name, "instanceIds"), "")
-            if split != "test" and not (label and instance):
-                kind = "instanceIds" if label else "labelIds"
-                raise DataError(
-                    f"{found[0]} has no gtFine/{name}_gtFine_{kind}.png in {downloads.source}"
-                    f"{and_more(lacking)}: is gtFine_trainvaltest.zip there, and whole?"
-                )
-            splits.setdefault(split, []).append(
-                Item(name.split("/", 1)[1], found[0], label, {"instance": instance})
-            )
-        if not splits:
+        if not images:
             raise wrong_downloads_error(
                 downloads,
                 "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, or the folders"
-                " leftImg8bit/ and gtFine/ out of them",
+                " leftImg8bit/ and gtFine/ of them",
             )
+        annotations = {
+            (match["stem"], match["kind"]): match[0]
+            for match in downloads.match(
+                rf"gtFine/{stem}_gtFine_(?P<kind>labelIds|instanceIds)\.png"
+            )
+        }
+        missing = [
+            (image, kind)
+            for image in images
+            for kind in ("labelIds", "instanceIds")
+            if image["split"] != "test" and (image["stem"], kind) not in annotations
+        ]
+        if missing:
+            image, kind = missing[0]
+            stems = list(dict.fromkeys(image["stem"] for image, _ in missing))
+            raise DataError(
+                f"{image[0]} has no gtFine/{image['stem']}_gtFine_{kind}.png in"
+                f" {downloads.source}{count_others(stems)}. Is gtFine_trainvaltest.zip there and"
+                " complete?"
+            )
+        splits: dict[str, list[Item]] = {}
+        for image in images:
+            name = image["stem"].split("/", 1)[1]
+            label = annotations.get((image["stem"], "labelIds"), "")
+            instance = annotations.get((image["stem"], "instanceIds"), "")
+            items = splits.setdefault(image["split"], [])
+            items.append(Item(name, image[0], label, {"instance": instance}))
         return splits
 
     def label(
         self, downloads: Downloads, item: Item, size: tuple[int, int]
     ) -> tuple[np.ndarray, bytes]:
-        """Returns label ids; all unlabeled (0) where a test image comes without."""
+        """See `SegmentationBuilder.label`. A test image without label gets id 0, unlabeled."""
         if item.label:
             return super().label(downloads, item, size)
-        empty = np.zeros(size, np.uint8)
-        return empty, encode_png(empty)
+        ids = np.zeros(size, np.uint8)
+        return ids, encode_png(ids)
 
 
 cityscapes = partial(

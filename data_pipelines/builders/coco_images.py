@@ -7,124 +7,119 @@ from pathlib import PurePosixPath
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
+from data_pipelines.files.disk import first_few
 from data_pipelines.files.limits import escapes_folder
 
 _SPLIT_FOLDER = re.compile(r"(?:^|/)(?:train|val|test)(?:20\d\d)?/")
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
-_LISTED = 3
 
 
 class CocoImages:
     """Image files by the `file_name` of a COCO file.
 
+    Files below a folder of the split, such as train2017/, come first; those below a folder of
+    another split count only if `file_name` includes that folder.
+
     Args:
-      downloads: all files.
-      split: "train", "val" or "test". Files below a folder of that name, such as train2017/, come
-        first; those below the folder of another split are not considered unless the name has it.
-      listed: name of the COCO file, for messages.
+      downloads: the downloads.
+      split: "train", "val" or "test".
+      coco_file: name of the COCO file, for messages.
     """
 
-    def __init__(self, downloads: Downloads, split: str, listed: str) -> None:
-        self._source, self._split, self._listed = downloads.source, split, listed
+    def __init__(self, downloads: Downloads, split: str, coco_file: str) -> None:
+        self._source, self._split, self._coco_file = downloads.source, split, coco_file
         self._folder = re.compile(rf"(?:^|.*/){split}(?:20\d\d)?/(?P<below>.+)", re.DOTALL)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._paths: dict[str, list[str]] = defaultdict(list)
+        """Paths by the last component in lower case."""
         for path in downloads.names:
-            self._by_name[path.rpartition("/")[2].casefold()].append(path)
+            self._paths[path.rpartition("/")[2].casefold()].append(path)
 
     def path(self, file_name: str) -> str:
         """Returns the path of an image among the downloads.
 
         Args:
-          file_name: below the folder of the split, below another folder, or on another machine.
+          file_name: path below the split's folder, below another folder, or on another machine.
 
         Raises:
-          DataError: there is no such file, or there are several; names similar ones.
+          DataError: no such file, or several.
         """
-        wanted = _plain(file_name)
-        similar = self._by_name.get(wanted.rpartition("/")[2].casefold(), [])
-        matches = self._matches(wanted, similar)
-        if not matches and _is_absolute(file_name):
-            parts = wanted.split("/")
-            for n in range(1, len(parts) - 1):  # the file's folder stays, as names repeat
-                if matches := self._matches("/".join(parts[n:]), similar):
+        name = _normalize(file_name)
+        similar = self._paths.get(name.rpartition("/")[2].casefold(), [])
+        matches = self._match(name, similar)
+        if not matches and re.match(r"[/\\]|[A-Za-z]:", file_name):
+            parts = name.split("/")
+            for n in range(1, len(parts) - 1):  # keeps the file's folder, since names repeat
+                if matches := self._match("/".join(parts[n:]), similar):
                     break
         if len(matches) > 1:
             raise DataError(
-                f"{self._listed} lists {file_name}, and {self._source} has several such files:"
-                f" {_some(matches)}; keep one of them, or name its folder in file_name."
+                f"{self._coco_file} lists {file_name}, and {self._source} has several such files:"
+                f" {first_few(matches)}. Keep one of them, or include its folder in file_name."
             )
         if not matches:
-            raise DataError(self._missing(file_name, similar))
+            raise DataError(self._missing_message(file_name, similar))
         return matches[0]
 
-    def names(self, paths: Sequence[str]) -> list[str]:
-        """Returns the names of records: paths below the folder of the split, without suffix.
-
-        The suffix stays where names would differ by it alone.
+    def record_names(self, paths: Sequence[str]) -> list[str]:
+        """Returns record names: paths below the split's folder, without suffix if still unique.
 
         Raises:
-          DataError: a path holds a line break, a character that is no Unicode, or `..`.
+          DataError: a name cannot be written to a list of lines, or leads out of a folder.
         """
-        below = [self._below(path) for path in paths]
-        for name in below:
+        names = [self._below_split(path) for path in paths]
+        for name in names:
             if _UNWRITABLE.search(name) or escapes_folder(name):
                 raise DataError(
-                    f"{self._source} has an image {name!r}, and results are saved under its name;"
-                    " rename it, without line breaks, dots for folders, or bytes that are no UTF-8."
+                    f"{self._source} has an image {name!r}, and results are saved under its name."
+                    " Rename it to UTF-8 without line breaks or '..'."
                 )
-        stems = [str(PurePosixPath(name).with_suffix("")) for name in below]
-        count = Counter(stem.casefold() for stem in stems)
+        stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
+        counts = Counter(stem.casefold() for stem in stems)
         return [
-            stem if count[stem.casefold()] == 1 else name
-            for stem, name in zip(stems, below, strict=True)
+            stem if counts[stem.casefold()] == 1 else name
+            for stem, name in zip(stems, names, strict=True)
         ]
 
-    def _below(self, path: str) -> str:
+    def _below_split(self, path: str) -> str:
         match = self._folder.match(path)
         return match["below"] if match else path
 
-    def _matches(self, wanted: str, candidates: Sequence[str]) -> list[str]:
-        """Returns the files of a name: the first kind of place that has any."""
+    def _match(self, name: str, candidates: Sequence[str]) -> list[str]:
+        """Returns the files of a name below the split's folder, or else elsewhere."""
         in_split = [path for path in candidates if self._folder.match(path)]
         elsewhere = [
             path
             for path in candidates
-            if path == wanted or path.endswith(f"/{wanted}")
-            if not _SPLIT_FOLDER.search(path.removesuffix(wanted))
+            if path == name or path.endswith(f"/{name}")
+            if not _SPLIT_FOLDER.search(path.removesuffix(name))
         ]
-        exact = [path for path in in_split if self._below(path) == wanted]
-        return exact or elsewhere
+        return [path for path in in_split if self._below_split(path) == name] or elsewhere
 
-    def _missing(self, file_name: str, similar: Sequence[str]) -> str:
-        text = f"{self._listed} lists {file_name}, but {self._source} has no such image"
+    def _missing_message(self, file_name: str, similar: Sequence[str]) -> str:
+        split, archive = self._split, f"{self._split}2017.zip"
+        folders = f"{split}2017/ or {split}/"
+        text = f"{self._coco_file} lists {file_name}, but {self._source} has no such image"
         if similar:
             return (
-                f"{text}; it has {_some(similar)}: file_name is the path below {self._split}2017/"
-                f" or {self._split}/, upper and lower case as the file has them."
+                f"{text}; it has {first_few(similar)}. file_name must be the path below {folders},"
+                " in upper and lower case as the file's."
             )
-        suffix = PurePosixPath(_plain(file_name)).suffix
-        same = [p for paths in self._by_name.values() for p in paths if self._folder.match(p)]
-        if not same:
+        in_split = [p for paths in self._paths.values() for p in paths if self._folder.match(p)]
+        if not in_split:
             return (
-                f"{text}, nor any folder {self._split}2017/ or {self._split}/: put the images"
-                f" there, or {self._split}2017.zip beside the annotations."
+                f"{text}, nor any folder {folders}. Put the images there, or {archive} beside the"
+                " annotations."
             )
-        others = Counter(PurePosixPath(path).suffix for path in same)
-        kinds = ", ".join(f"{count} of {kind or 'no suffix'}" for kind, count in others.items())
-        where = f"{len(same)} files below {self._split}2017/ or {self._split}/ ({kinds})"
-        whole = f"is {self._split}2017.zip whole?" if suffix in others else "was it converted?"
-        return f"{text} among the {where}: {whole}"
+        suffixes = Counter(PurePosixPath(path).suffix for path in in_split)
+        kinds = ", ".join(
+            f"{count} of {suffix or 'no suffix'}" for suffix, count in suffixes.items()
+        )
+        has_suffix = PurePosixPath(_normalize(file_name)).suffix in suffixes
+        question = f"Is {archive} complete?" if has_suffix else "Were the images converted?"
+        return f"{text} among the {len(in_split)} files below {folders} ({kinds}). {question}"
 
 
-def _plain(file_name: str) -> str:
-    """Returns a file name with slashes, without drive, leading slash, and dots."""
+def _normalize(file_name: str) -> str:
+    """Returns a file name with slashes, without drive, leading slash and dot components."""
     parts = re.sub(r"^[A-Za-z]:", "", file_name.replace("\\", "/")).split("/")
     return "/".join(part for part in parts if part not in ("", ".", ".."))
-
-
-def _is_absolute(file_name: str) -> bool:
-    return bool(re.match(r"[/\\]|[A-Za-z]:", file_name))
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(paths[:_LISTED]) + (", ..." if len(paths) > _LISTED else "")

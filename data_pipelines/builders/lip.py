@@ -6,7 +6,7 @@ from functools import partial
 from data_pipelines.builders.builder import (
     Item,
     SegmentationBuilder,
-    and_more,
+    count_others,
     wrong_downloads_error,
 )
 from data_pipelines.errors import DataError
@@ -15,52 +15,51 @@ from data_pipelines.files.archives import Downloads
 
 @dataclass(frozen=True)
 class LIPBuilder(SegmentationBuilder):
-    """Labels of 20 classes. Those of mirrored images are derived, by swapping left and right."""
+    """Images with labels of 20 classes."""
 
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
         """See `Builder.items`."""
-        found = {
-            (kind, match["split"], match["name"]): match[0]
-            for kind, pattern in (
-                ("image", r"(?P<split>train|val)_images/(?P<name>[^/]+)\.jpg"),
-                ("label", r"(?P<split>train|val)_segmentations/(?P<name>[^/]+)\.png"),
+        images, labels = (
+            {(match["split"], match["name"]): match[0] for match in downloads.match(pattern)}
+            for pattern in (
+                r"(?P<split>train|val)_images/(?P<name>[^/]+)\.jpg",
+                r"(?P<split>train|val)_segmentations/(?P<name>[^/]+)\.png",
             )
-            for match in downloads.match(pattern)
-        }
+        )
         splits: dict[str, list[Item]] = {}
-        for split, (path, names) in _lists(downloads).items():
-            files = {
-                name: (found.get(("image", split, name), ""), found.get(("label", split, name), ""))
-                for name in names
-            }
-            lacking = [name for name, pair in files.items() if not all(pair)]
-            if lacking:
-                name, (image, _) = lacking[0], files[lacking[0]]
-                missing = f"segmentations/{name}.png" if image else f"images/{name}.jpg"
-                archive = "TrainVal_parsing_annotations" if image else "TrainVal_images"
+        for split, (path, names) in _read_lists(downloads).items():
+            keys = [(split, name) for name in names]
+            missing = [key[1] for key in keys if key not in images or key not in labels]
+            if missing:
+                name = missing[0]
+                has_image = (split, name) in images
+                file = f"segmentations/{name}.png" if has_image else f"images/{name}.jpg"
+                archive = "TrainVal_parsing_annotations" if has_image else "TrainVal_images"
                 raise DataError(
-                    f"{path} lists {name}, but {downloads.source} has no {split}_{missing}"
-                    f"{and_more(lacking)}: is {archive}.zip there, and whole?"
+                    f"{path} lists {name}, but {downloads.source} has no {split}_{file}"
+                    f"{count_others(missing)}. Is {archive}.zip there and complete?"
                 )
-            splits[split] = [Item(name, *files[name]) for name in names]
+            splits[split] = [Item(key[1], images[key], labels[key]) for key in keys]
         if not splits:
             raise wrong_downloads_error(
                 downloads,
                 "TrainVal_images.zip, TrainVal_parsing_annotations.zip, train_id.txt and"
-                " val_id.txt, or the folders out of them (train_images/, ...)",
+                " val_id.txt, or the folders of them (train_images/, ...)",
             )
         return splits
 
 
-def _lists(downloads: Downloads) -> dict[str, tuple[str, list[str]]]:
-    """Path and names of each split's list; several copies of one are one."""
+def _read_lists(downloads: Downloads) -> dict[str, tuple[str, list[str]]]:
+    """Returns path and names of each split's list; equal copies count once."""
     lists: dict[str, tuple[str, list[str]]] = {}
-    for listed in downloads.match(r"(?P<split>train|val)_id\.txt"):
-        lines = map(str.strip, downloads.read_text(listed[0]).splitlines())
+    for match in downloads.match(r"(?P<split>train|val)_id\.txt"):
+        lines = map(str.strip, downloads.read_text(match[0]).splitlines())
         names = [line for line in lines if line]
-        path, known = lists.setdefault(listed["split"], (listed[0], names))
-        if known != names:
-            raise DataError(f"{path} and {listed[0]} list different images; remove one of them.")
+        first_path, first_names = lists.setdefault(match["split"], (match[0], names))
+        if first_names != names:
+            raise DataError(
+                f"{first_path} and {match[0]} list different images; remove one of them."
+            )
     return lists
 
 

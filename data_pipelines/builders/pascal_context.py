@@ -9,7 +9,7 @@ import numpy as np
 from data_pipelines.builders.builder import (
     Item,
     SegmentationBuilder,
-    and_more,
+    count_others,
     encode_png,
     wrong_downloads_error,
 )
@@ -18,31 +18,31 @@ from data_pipelines.files.archives import Downloads
 from data_pipelines.files.matlab import read_mat
 from data_pipelines.labels import IGNORE_LABEL, PASCAL_CONTEXT_59
 
-_NAMES = PASCAL_CONTEXT_59.names
-_STEM = r"(?P<name>\d{4}_\d{6})"
-# What the list of 59 classes calls three of the 459.
+_CLASS_NAMES = PASCAL_CONTEXT_59.names
+_NAME = r"(?P<name>\d{4}_\d{6})"
+# Names in 59_labels.txt of three classes that labels.txt names otherwise.
 _ALIASES = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 
 
 @dataclass(frozen=True)
 class PascalContextBuilder(SegmentationBuilder):
-    """Records hold 0 for background and 1 to 59 in the alphabetical order of the classes.
+    """Images with labels: 0 is background, 1 to 59 are the classes in alphabetical order.
 
-    The labels come from `trainval/*.mat`, with `labels.txt` naming their 459 ids, or from PNGs of
-    60 ids. PNGs follow `59_labels.txt` where that lies beside them. Those of
-    `SegmentationClassContext/` may come without it, and then follow the alphabet.
+    Labels come from `trainval/*.mat`, whose 459 ids `labels.txt` names, or from PNGs of 60 ids,
+    which `59_labels.txt` names. PNGs in `SegmentationClassContext/` may come without that file;
+    their ids are in alphabetical order then.
     """
 
     def items(self, downloads: Downloads) -> dict[str, list[Item]]:
         """See `Builder.items`."""
-        images = {m["name"]: m[0] for m in _voc(downloads, rf"JPEGImages/{_STEM}\.jpg")}
-        mats = {m["name"]: m[0] for m in downloads.match(rf"{_STEM}\.mat")}
+        images = {m["name"]: m[0] for m in _match_voc(downloads, rf"JPEGImages/{_NAME}\.jpg")}
+        mats = {m["name"]: m[0] for m in downloads.match(rf"{_NAME}\.mat")}
         folder = r"(?P<folder>SegmentationClassContext|59_context\w*)"
-        found = downloads.match(rf"{folder}/{_STEM}\.png")
-        labels = mats or {m["name"]: m[0] for m in found}
-        split_list = r"(?P<split>train|val)\.txt"
-        lists = downloads.match(rf"ImageSets/SegmentationContext/{split_list}")
-        lists = lists or _voc(downloads, rf"ImageSets/Main/{split_list}")
+        pngs = downloads.match(rf"{folder}/{_NAME}\.png")
+        labels = mats or {m["name"]: m[0] for m in pngs}
+        list_file = r"(?P<split>train|val)\.txt"
+        lists = downloads.match(rf"ImageSets/SegmentationContext/{list_file}")
+        lists = lists or _match_voc(downloads, rf"ImageSets/Main/{list_file}")
         if not (images and labels and lists):
             raise wrong_downloads_error(
                 downloads,
@@ -51,103 +51,104 @@ class PascalContextBuilder(SegmentationBuilder):
                 " 59_context_labels/*.png with 59_labels.txt",
             )
         if mats:
-            table = self._mat_table(downloads)
+            table = _mat_table(downloads)
         else:
-            published = any(m["folder"].startswith("59") for m in found)
-            table = self._png_table(downloads, published)
+            table = _png_table(downloads, any(m["folder"].startswith("59") for m in pngs))
         splits: dict[str, list[Item]] = {}
-        for listed in lists:
-            names = downloads.read_text(listed[0]).split()
-            lacking = [name for name in names if name not in labels or name not in images]
-            if lacking:
-                name = lacking[0]
-                missing = f"label of {name}" if name in images else f"JPEGImages/{name}.jpg"
+        for match in lists:
+            names = downloads.read_text(match[0]).split()
+            missing = [name for name in names if name not in labels or name not in images]
+            if missing:
+                name = missing[0]
+                file = f"label of {name}" if name in images else f"JPEGImages/{name}.jpg"
                 raise DataError(
-                    f"{listed[0]} lists {name}, but {downloads.source} has no {missing}"
-                    f"{and_more(lacking)}: are the images of VOC 2010 and the labels there, and"
-                    " whole?"
+                    f"{match[0]} lists {name}, but {downloads.source} has no {file}"
+                    f"{count_others(missing)}. Are the images of VOC 2010 and the labels there and"
+                    " complete?"
                 )
-            for name in names:
-                splits.setdefault(listed["split"], []).append(
-                    Item(name, images[name], labels[name], {"table": table})
-                )
+            items = splits.setdefault(match["split"], [])
+            items += [Item(name, images[name], labels[name], {"table": table}) for name in names]
         return splits
 
     def label(
         self, downloads: Downloads, item: Item, size: tuple[int, int]
     ) -> tuple[np.ndarray, bytes]:
-        """Returns ids 0 .. 59, and 255 where nothing is scored."""
+        """See `SegmentationBuilder.label`. Returns ids 0 to 59, and 255 for unlabeled pixels."""
         if item.label.endswith(".mat"):
             try:
-                raw = read_mat(downloads.read(item.label), "LabelMap")
+                stored = read_mat(downloads.read(item.label), "LabelMap")
             except ValueError as error:
                 raise DataError(
-                    f"Cannot read LabelMap in {item.label} ({error}); replace the file."
+                    f"Cannot read LabelMap in {item.label} ({error}). Replace the file."
                 ) from None
-            none = -1
+            unlabeled = -1
         else:
-            raw, _ = super().label(downloads, item, size)
-            none = IGNORE_LABEL
-        table = item.more["table"]
-        whole = raw.astype(np.int64)
-        ignored = whole == none
-        wrong = ~ignored & ((whole != raw) | (whole < 0) | (whole >= len(table)))
-        if raw.ndim != 2 or wrong.any():
-            value = raw[wrong][0] if wrong.any() else f"{raw.ndim} axes"
+            stored, _ = super().label(downloads, item, size)
+            unlabeled = IGNORE_LABEL
+        table = item.extra["table"]
+        ids = stored.astype(np.int64)
+        ignored = ids == unlabeled
+        invalid = ~ignored & ((ids != stored) | (ids < 0) | (ids >= len(table)))
+        if stored.ndim != 2 or invalid.any():
+            value = stored[invalid][0] if invalid.any() else f"{stored.ndim} axes"
             raise DataError(
-                f"{item.label} holds {value}: ids up to {len(table) - 1} have a name, and {none}"
-                " stands for none; replace the file."
+                f"{item.label} must hold ids up to {len(table) - 1}, or {unlabeled} for unlabeled"
+                f" pixels; got {value}. Replace the file."
             )
-        ids = np.where(ignored, IGNORE_LABEL, table[np.where(ignored, 0, whole)]).astype(np.uint8)
-        return ids, encode_png(ids)
+        mapped = np.where(ignored, IGNORE_LABEL, table[np.where(ignored, 0, ids)])
+        mapped = mapped.astype(np.uint8)
+        return mapped, encode_png(mapped)
 
-    def _mat_table(self, downloads: Downloads) -> np.ndarray:
-        """Our id of every one of the 459."""
-        listed = downloads.match(r"labels\.txt")
-        if not listed:
-            raise wrong_downloads_error(
-                downloads, "labels.txt, which names the 459 ids of the .mat files"
-            )
-        named = _read_list(downloads, listed[0][0])
-        by_name = {name: number for number, name in named.items()}
-        table = np.zeros(max(named) + 1, np.uint8)
-        for ours, name in enumerate(_NAMES, start=1):
-            if name not in by_name:
-                raise DataError(f"{listed[0][0]} does not name the class {name!r}.")
-            table[by_name[name]] = ours
-        return table
 
-    def _png_table(self, downloads: Downloads, published: bool) -> np.ndarray:
-        """Our id of every id in a PNG."""
-        listed = downloads.match(r"59_labels\.txt")
-        if not listed and published:
+def _mat_table(downloads: Downloads) -> np.ndarray:
+    """Returns the id here, uint8, of each of the 459 ids of the .mat files."""
+    lists = downloads.match(r"labels\.txt")
+    if not lists:
+        raise wrong_downloads_error(
+            downloads, "labels.txt, which names the 459 ids of the .mat files"
+        )
+    path = lists[0][0]
+    names = _read_names(downloads, path)
+    ids = {name: file_id for file_id, name in names.items()}
+    table = np.zeros(max(names) + 1, np.uint8)
+    for class_id, name in enumerate(_CLASS_NAMES, start=1):
+        if name not in ids:
+            raise DataError(f"{path} must name the class {name!r}; download it again.")
+        table[ids[name]] = class_id
+    return table
+
+
+def _png_table(downloads: Downloads, needs_names: bool) -> np.ndarray:
+    """Returns the id here, uint8, of each of the 60 ids of the PNGs."""
+    lists = downloads.match(r"59_labels\.txt")
+    if not lists:
+        if needs_names:
             raise wrong_downloads_error(
                 downloads, "59_labels.txt, which names the 59 ids of the published PNGs"
             )
-        if not listed:
-            return np.arange(60, dtype=np.uint8)
-        named = _read_list(downloads, listed[0][0])
-        table = np.zeros(60, np.uint8)
-        for number, name in named.items():
-            name = _ALIASES.get(name, name)
-            if name not in _NAMES or not 0 < number < 60:
-                raise DataError(f"{listed[0][0]} names {number}: {name}, none of the 59 classes.")
-            table[number] = _NAMES.index(name) + 1
-        return table
+        return np.arange(60, dtype=np.uint8)
+    path = lists[0][0]
+    table = np.zeros(60, np.uint8)
+    for file_id, name in _read_names(downloads, path).items():
+        name = _ALIASES.get(name, name)
+        if name not in _CLASS_NAMES or not 0 < file_id < 60:
+            raise DataError(f"{path} must name the 59 classes; got {file_id}: {name}.")
+        table[file_id] = _CLASS_NAMES.index(name) + 1
+    return table
 
 
-def _voc(downloads: Downloads, pattern: str) -> list[re.Match[str]]:
-    """Files of VOC 2010, where other years lie beside it; else of whatever there is."""
-    found = downloads.match(pattern)
-    return [match for match in found if "VOC2010/" in match[0]] or found
+def _match_voc(downloads: Downloads, pattern: str) -> list[re.Match[str]]:
+    """Matches files of VOC 2010 if there are any, else of whatever year there is."""
+    matches = downloads.match(pattern)
+    return [match for match in matches if "VOC2010/" in match[0]] or matches
 
 
-def _read_list(downloads: Downloads, name: str) -> dict[int, str]:
-    """Reads lines like `12: bed`."""
-    pairs = re.findall(r"^\s*(\d+)\s*[:\s]\s*(.+?)\s*$", downloads.read_text(name), re.M)
+def _read_names(downloads: Downloads, path: str) -> dict[int, str]:
+    """Reads lines like `12: bed` as names by id."""
+    pairs = re.findall(r"^\s*(\d+)\s*[:\s]\s*(.+?)\s*$", downloads.read_text(path), re.M)
     if not pairs:
-        raise DataError(f"{name} has no line like `12: bed`.")
-    return {int(number): label.replace(" ", "") for number, label in pairs}
+        raise DataError(f"{path} must hold lines like `12: bed`; it has none.")
+    return {int(number): name.replace(" ", "") for number, name in pairs}
 
 
 pascal_context = partial(

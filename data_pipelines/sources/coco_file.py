@@ -205,9 +205,7 @@ def _read_categories(
         if not isinstance(joints, list | tuple) or not all(isinstance(x, str) for x in joints):
             raise DataError(f"{location}: keypoints must be a list of names; got {joints!r:.60}.")
         category_id = parse_id(entry.get("id"), location)
-        categories.append(
-            Category(category_id, str(entry.get("name", category_id)), tuple(joints))
-        )
+        categories.append(Category(category_id, str(entry.get("name", category_id)), tuple(joints)))
     repeated = [key for key, count in Counter(x.id for x in categories).items() if count > 1]
     if repeated:
         raise DataError(f"{name} has two categories of id {repeated[0]}; give each its own.")

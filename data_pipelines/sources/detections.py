@@ -76,10 +76,9 @@ def _parse_detection(entry: Any, location: str) -> Detection:
     }
     box, score = entry.get("bbox"), entry.get("score")
     if not isinstance(box, list) or not are_numbers(box, 4):
-        raise DataError(f"{location} has the bbox {box!r:.60}; give x, y, w, h in pixels.")
+        raise DataError(f"{location}: bbox must be x, y, w, h in pixels; got {box!r:.60}.")
     if min(box[2:]) <= 0:
-        raise DataError(f"{location} has the bbox {box}, without width or height; remove it.")
+        raise DataError(f"{location}: bbox must have a width and height; got {box}. Remove it.")
     if not is_number(score):
-        raise DataError(f"{location} has the score {score!r:.60}; give a number.")
+        raise DataError(f"{location}: score must be a number; got {score!r:.60}.")
     return {**ids, "bbox": box, "score": score}
-

@@ -114,7 +114,9 @@ def _split_by_suffix(folder: Path, other: Path, suffix: str, other_suffix: str) 
 
 
 def _no_images_error(images: Path, suffix: str, unmatched: list[str]) -> DataError:
-    kind = f"that ends in {suffix!r}" if suffix else f"of a format among {', '.join(IMAGE_SUFFIXES)}"
+    kind = (
+        f"that ends in {suffix!r}" if suffix else f"of a format among {', '.join(IMAGE_SUFFIXES)}"
+    )
     contents = f" (it holds {first_few(unmatched)})" if unmatched else ""
     return DataError(
         f"{images} has no file {kind}{contents}. Check images, image_suffix and the split."
@@ -131,9 +133,7 @@ def _unmatched_warning(images: Path, suffix: str, unmatched: list[str]) -> list[
     kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
     reason = f"names without {suffix!r}, image_suffix" if suffix else "no supported image format"
     noun = "file is" if len(suspects) == 1 else "files are"
-    return [
-        f"{images}: {len(suspects)} {noun} left out ({kinds}; {reason}): {first_few(suspects)}"
-    ]
+    return [f"{images}: {len(suspects)} {noun} left out ({kinds}; {reason}): {first_few(suspects)}"]
 
 
 def _without_image_warning(without_image: list[str], images: Path, labels: Path) -> list[str]:

@@ -80,7 +80,7 @@ def check_annotated_size(
 
 def _orientation_remedy(decoded: Decoded, options: DecodeOptions, expected: Size) -> str:
     """Names the option that would give an image the expected size; "" if there is none."""
-    orientation = decoded.head.orientation
+    orientation = decoded.header.orientation
     if orientation < 5 or decoded.pixels.shape[1::-1] != expected:
         return ""
     other = "stored" if options.orientation == "upright" else "upright"
@@ -93,7 +93,7 @@ def _orientation_remedy(decoded: Decoded, options: DecodeOptions, expected: Size
 def image_warnings(name: str, decoded: Decoded, options: DecodeOptions) -> list[Issue]:
     """Returns issues of an image that is rotated by EXIF, of low range or without contrast."""
     warnings: list[Issue] = []
-    orientation = decoded.head.orientation
+    orientation = decoded.header.orientation
     if orientation != 1:
         warnings.append(
             Issue(

@@ -266,7 +266,9 @@ def _parse_person(annotations: bytes, which: int, name: str) -> tuple[dict[str, 
     except DataError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise DataError(f"The annotations of {name} are damaged ({error}). {PREPARE_AGAIN}") from None
+        raise DataError(
+            f"The annotations of {name} are damaged ({error}). {PREPARE_AGAIN}"
+        ) from None
 
 
 def _first_records(samples: Sequence[_Sample], limit: int) -> frozenset[int]:

@@ -43,9 +43,7 @@ def group_issues(issues: Iterable[Issue]) -> list[str]:
     by_fault: dict[tuple[str, str], list[Issue]] = {}
     for issue in issues:
         by_fault.setdefault((issue.fault, issue.remedy), []).append(issue)
-    return [
-        str(group[0]) if len(group) == 1 else _group_line(group) for group in by_fault.values()
-    ]
+    return [str(group[0]) if len(group) == 1 else _group_line(group) for group in by_fault.values()]
 
 
 def _group_line(issues: Sequence[Issue]) -> str:

@@ -1,1 +1,1 @@
-"""Street scenes drawn on the fly."""
+"""Synthetic street scenes, rendered on the fly."""

@@ -1,41 +1,43 @@
-"""Draws one street from the far end to the near one."""
+"""Renders a street scene and its label."""
 
 import numpy as np
 
-from data_pipelines.synthetic.backdrop import Backdrop
-from data_pipelines.synthetic.furniture import Furniture
-from data_pipelines.synthetic.light import develop
+from data_pipelines.synthetic.appearance import postprocess
+from data_pipelines.synthetic.background import Background
+from data_pipelines.synthetic.furniture import StreetFurniture
 from data_pipelines.synthetic.traffic import Traffic
 
 
-def draw_street(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a street as seen from a car.
+class _Street(Background, StreetFurniture, Traffic):
+    """A street with all its objects."""
+
+    def draw(self) -> None:
+        """Draws the background, then the objects from far to near."""
+        self.draw_sky()
+        self.draw_ground()
+        self.draw_skyline()
+        for side in (0, 1):
+            self.add_roadside(side)
+            self.add_street_furniture(side)
+        self.add_cars()
+        self.add_persons()
+        for _, draw in sorted(self.objects, key=lambda item: -item[0]):
+            draw()
+
+
+def render_street(
+    rng: np.random.Generator, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Renders a street as seen from a car.
 
     Args:
-        rng: decides everything.
-        height: of the image.
-        width: of the image.
+      rng: random number generator.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
 
     Returns:
-        The image, `h w 3` uint8 RGB, and its label, `h w` uint8 ids of `SCENES`.
+      The image, `h w 3` uint8 RGB, and its label, `h w` uint8 train ids of `SCENES`.
     """
     street = _Street(rng, height, width)
     street.draw()
-    return develop(rng, street.canvas.image, street.canvas.label), street.canvas.label
-
-
-class _Street(Backdrop, Furniture, Traffic):
-    """A street whose things are painted in the order of their distance."""
-
-    def draw(self) -> None:
-        """Paints sky and ground, then everything else in the order of its distance."""
-        self._paint_sky()
-        self._paint_ground()
-        self._paint_skyline()
-        for side in (0, 1):
-            self._plan_fronts(side)
-            self._plan_furniture(side)
-        self._plan_cars()
-        self._plan_people()
-        for _, paint_it in sorted(self.things, key=lambda thing: -thing[0]):
-            paint_it()
+    return postprocess(rng, street.canvas.image, street.canvas.label), street.canvas.label

@@ -1,1 +1,1 @@
-"""Random and fixed transforms of examples, one module per task."""
+"""Transforms of examples, one module per task."""

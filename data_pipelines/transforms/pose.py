@@ -1,4 +1,4 @@
-"""From a person's box to the crop a pose network sees: one affine map for image and joints."""
+"""Crops a person, moving image and joints by one affine map."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,15 +12,18 @@ from gsto_jax.image_files import box_to_frame, frame_to_crop
 
 @dataclass(frozen=True, kw_only=True)
 class PersonCrop(grain.transforms.RandomMap):
-    """Cuts a person out, with random rotation, scale and mirror image in training.
+    """Crops a person with a random rotation, scale and flip.
+
+    The crop is resampled bilinearly, 0 outside the image. Joints move with it; those outside the
+    crop keep their positions. With the defaults nothing is random.
 
     Attributes:
-        crop: (h, w) of the result.
-        padding: how much larger than the box the frame is.
-        rotation: at most so many degrees, uniformly in both directions.
-        scale: the frame's size changes at most by this share, uniformly.
-        flip: whether half of the images are mirrored.
-        flip_pairs: joints that change places in a mirrored image.
+      crop: (h, w) of the result in pixels.
+      padding: size of the crop relative to the person's box.
+      rotation: maximum rotation in degrees, uniform in both directions.
+      scale: the crop's size is multiplied by a factor uniform in 1 - scale .. 1 + scale.
+      flip: flips left to right with probability 0.5.
+      flip_pairs: pairs of joints (left, right) to swap in a flipped image.
     """
 
     crop: tuple[int, int]
@@ -31,13 +34,13 @@ class PersonCrop(grain.transforms.RandomMap):
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Transforms one element of a `PersonSource`.
+        """Transforms an example of a `PersonSource`.
 
         Returns:
-            image `crop 3` uint8, 0 outside the image; joints float32 `j 2` in pixels of the
-            crop; visible float32 `j`; center, frame float32 (2,), which lead back to the image
-            where nothing is random; original_joints float32 `j 2` in pixels of the image; box,
-            area, score, image_id, person_id, index as they were.
+          image `crop 3` uint8; joints float32 `j 2`, in pixels of the crop; visible float32 `j`;
+          center (x, y) and frame (w, h) float32 (2,), the crop in pixels of the image if nothing is
+          random; original_joints float32 `j 2`, in pixels of the image; box, area, score, image_id,
+          person_id and index unchanged.
         """
         center, frame = box_to_frame(element["box"], self.crop, self.padding)
         factor = 1 + self.scale * rng.uniform(-1, 1)
@@ -46,19 +49,18 @@ class PersonCrop(grain.transforms.RandomMap):
         )
         joints, visible = element["joints"].astype(np.float64), element["visible"]
         if self.flip and rng.integers(2):
-            # About w / 2 and not (w - 1) / 2: the frame's center keeps its place, as published.
+            # About w / 2, not (w - 1) / 2: the center stays in place, as in the published recipe.
             matrix = matrix * [[-1], [1]] + [[0, 0, self.crop[1]], [0, 0, 0]]
             order = np.arange(len(joints))
             for left, right in self.flip_pairs:
                 order[left], order[right] = right, left
             joints, visible = joints[order], visible[order]
-        moved = joints @ matrix[:, :2].T + matrix[:, 2]
         image = cv2.warpAffine(
             element["image"], matrix, (self.crop[1], self.crop[0]), flags=cv2.INTER_LINEAR
         )
         return {
             "image": image,
-            "joints": moved.astype(np.float32),
+            "joints": (joints @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32),
             "original_joints": element["joints"].astype(np.float32),
             "visible": visible.astype(np.float32),
             "center": center.astype(np.float32),

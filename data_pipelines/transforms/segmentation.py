@@ -1,4 +1,4 @@
-"""Random scale, crop and flip: one geometric decision, applied to everything in the image."""
+"""Random scale, crop and flip of an image and its label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,20 +8,21 @@ import cv2
 import grain
 import numpy as np
 
-from data_pipelines.sources.label_map import TrainIds
+from data_pipelines.sources.label_map import MappedLabel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ResizeFlipCrop:
-    """Where the image goes: resize, mirror, then take a window; nothing here is random.
+    """Resizes an image, flips it, and crops a window.
 
-    The window is sampled straight from the image: the cost is that of the window, whatever the
-    image's size.
+    Only the window is resampled, so the cost does not depend on the size of the image.
 
     Attributes:
-        height, width: the image's size after resizing.
-        top, left: the window's corner in the resized (and mirrored) image.
-        flip: whether the resized image is mirrored left to right.
+      height: height of the resized image in pixels.
+      width: width of the resized image in pixels.
+      top: first row of the window in the resized image.
+      left: first column of the window in the resized, flipped image.
+      flip: whether the resized image is flipped left to right.
     """
 
     height: int
@@ -31,30 +32,33 @@ class ResizeFlipCrop:
     flip: bool
 
     def transform_image(self, image: Any, crop: tuple[int, int]) -> np.ndarray:
-        """Applies the decision to an image by bilinear interpolation, as OpenCV's `resize` does.
+        """Transforms an image by bilinear interpolation, as OpenCV's `resize`.
 
         Args:
-            image: `h w 3` uint8, an array or what can be sliced like one.
-            crop: (h, w) of the window.
+          image: `h w 3` uint8: an array, or an object that decodes the rectangle it is indexed
+            with.
+          crop: (h, w) of the window.
 
         Returns:
-            `crop 3` uint8, 0 right of and below the image; within one level of resizing all of
-            the image and cutting the window out.
+          `crop 3` uint8, 0 right of and below the image; within one gray level of resizing all of
+          the image and cropping then.
         """
         rows, columns = self.valid_size(crop)
-        y, x = self._centers(image.shape, rows, columns)
-        top, bottom = _reach(y, image.shape[0])
-        left, right = _reach(x, image.shape[1])
+        step_y, step_x = image.shape[0] / self.height, image.shape[1] / self.width
+        # Positions in the image, as fractions of pixels, of the centers of the window's pixels.
+        y = (self.top + np.arange(rows) + 0.5) * step_y - 0.5
+        x = (self._columns(columns) + 0.5) * step_x - 0.5
+        top, bottom = _support(y, image.shape[0])
+        left, right = _support(x, image.shape[1])
         block = np.asarray(image[top:bottom, left:right])
         if (self.height, self.width) == image.shape[:2]:
             pixels = block[:rows, :columns]
             pixels = cv2.flip(pixels, 1) if self.flip else pixels
         else:
-            step_y, step_x = image.shape[0] / self.height, image.shape[1] / self.width
             matrix = np.array(
                 [[-step_x if self.flip else step_x, 0, x[0] - left], [0, step_y, y[0] - top]]
             )
-            # OpenCV warps four channels in less than half the time that it takes for three.
+            # OpenCV warps four channels in less than half the time of three.
             warped = cv2.warpAffine(
                 cv2.cvtColor(block, cv2.COLOR_RGB2RGBA),
                 matrix,
@@ -63,85 +67,78 @@ class ResizeFlipCrop:
                 borderMode=cv2.BORDER_REPLICATE,
             )
             pixels = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
-        return padded(pixels, crop, 0)
+        return pad(pixels, crop, 0)
 
     def transform_label(self, label: Any, crop: tuple[int, int], fill: int) -> np.ndarray:
-        """Applies the decision to a label by nearest neighbors.
+        """Transforms a label by nearest neighbor.
 
-        It samples pixel corners, half a pixel off the image, as OpenCV and the published recipe do.
+        Samples at pixel corners, half a pixel off the image, as OpenCV and the published recipe.
 
         Args:
-            label: `h w`, an array or what can be sliced like one. Of `TrainIds` only the pixels
-                sampled are looked up.
-            crop: (h, w) of the window.
-            fill: the value right of and below the image.
+          label: `h w`: an array, or an object that decodes the rectangle it is indexed with. Of a
+            `MappedLabel` only the sampled ids are mapped.
+          crop: (h, w) of the window.
+          fill: value right of and below the image.
 
         Returns:
-            `crop`, in the dtype of the label.
+          `crop`, in the dtype of the label.
         """
-        count_y, count_x = self.valid_size(crop)
-        rows = _corners(self.top + np.arange(count_y), label.shape[0], self.height)
-        columns = _corners(self._columns(count_x), label.shape[1], self.width)
+        num_rows, num_columns = self.valid_size(crop)
+        rows = _nearest(self.top + np.arange(num_rows), label.shape[0], self.height)
+        columns = _nearest(self._columns(num_columns), label.shape[1], self.width)
         top, bottom, left, right = rows[0], rows[-1] + 1, columns.min(), columns.max() + 1
-        lazy = isinstance(label, TrainIds)
-        block = np.asarray((label.raw if lazy else label)[top:bottom, left:right])
+        is_mapped = isinstance(label, MappedLabel)
+        block = np.asarray((label.ids if is_mapped else label)[top:bottom, left:right])
         ids = np.take(block[rows - top], columns - left, axis=1)
-        return padded(label.look_up(ids) if lazy else ids, crop, fill)
+        return pad(label.map(ids) if is_mapped else ids, crop, fill)
+
+    def valid_size(self, crop: tuple[int, int]) -> tuple[int, int]:
+        """Returns the number of rows and columns of the window that the image fills."""
+        return min(self.height, crop[0]), min(self.width, crop[1])
 
     def _columns(self, count: int) -> np.ndarray:
-        """Columns of the resized image that the window shows, in its order."""
+        """Returns the column of the resized image at each column of the window."""
         columns = self.left + np.arange(count)
         return self.width - 1 - columns if self.flip else columns
 
-    def _centers(
-        self, shape: Sequence[int], rows: int, columns: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the image, with fractions, at the centers of the window's."""
-        y = (self.top + np.arange(rows) + 0.5) * (shape[0] / self.height) - 0.5
-        x = (self._columns(columns) + 0.5) * (shape[1] / self.width) - 0.5
-        return y, x
 
-    def valid_size(self, crop: tuple[int, int]) -> tuple[int, int]:
-        """Returns how many rows and columns of the window the image fills."""
-        return min(self.height, crop[0]), min(self.width, crop[1])
-
-
-def _reach(centers: np.ndarray, size: int) -> tuple[int, int]:
-    """First pixel, and the one after the last, that interpolation at these centers reads."""
+def _support(centers: np.ndarray, size: int) -> tuple[int, int]:
+    """Returns the range of pixels that bilinear interpolation at these positions reads."""
     low, high = centers.min(), centers.max()
     return max(0, int(np.floor(low))), min(size, int(np.floor(high)) + 2)
 
 
-def _corners(places: np.ndarray, source: int, target: int) -> np.ndarray:
-    # The order of OpenCV's divisions: at a pixel's edge rounding decides.
-    return np.minimum(np.floor(places * (1 / (target / source))).astype(int), source - 1)
+def _nearest(positions: np.ndarray, source: int, target: int) -> np.ndarray:
+    # Divides in OpenCV's order: at the edge of a pixel rounding decides.
+    return np.minimum(np.floor(positions * (1 / (target / source))).astype(int), source - 1)
 
 
-def padded(pixels: np.ndarray, crop: tuple[int, int], fill: int) -> np.ndarray:
-    """Returns pixels `h w` or `h w c` in the top left corner of `crop`, the rest filled."""
-    if pixels.shape[:2] == tuple(crop):
+def pad(pixels: np.ndarray, shape: tuple[int, int], fill: int) -> np.ndarray:
+    """Pads `h w` or `h w c` on the right and below to (h, w) = `shape`."""
+    if pixels.shape[:2] == tuple(shape):
         return np.ascontiguousarray(pixels)
-    out = np.full((*crop, *pixels.shape[2:]), fill, pixels.dtype)
+    out = np.full((*shape, *pixels.shape[2:]), fill, pixels.dtype)
     out[: pixels.shape[0], : pixels.shape[1]] = pixels
     return out
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomScaleCropFlip(grain.transforms.RandomMap):
-    """Random scale, crop and mirror image of an image and its label.
+    """Resizes image and label by a random scale, flips them at random, and crops at random.
 
-    The long side becomes `int(base * scale + 0.5)` with scale = scale_min + scale_step * k and k
-    uniform in 0 .. scale_count - 1; the other side follows in proportion.
+    The scale is scale_min + scale_step * k, with k uniform in 0 .. num_scales - 1. The long side
+    becomes int(base * scale + 0.5) pixels, the other side follows in proportion.
 
     Attributes:
-        crop: (h, w) of the result.
-        base_size: the long side at scale 1; 0 stands for the image's own.
-        fixed_size: (h, w) at scale 1 of every image, whatever its proportions; (0, 0): as
-            base_size says.
-        scale_min, scale_step, scale_count: the set of scales.
-        flip: whether half of the images are mirrored.
-        flip_pairs: train ids that change places in a mirrored image: left and right limbs.
-        ignore_label: the label of pixels outside the image.
+      crop: (h, w) of the result in pixels.
+      base_size: long side at scale 1 in pixels; 0: that of the image.
+      fixed_size: (h, w) at scale 1 in pixels, aspect ratio ignored; (0, 0): see base_size.
+      scale_min: smallest scale.
+      scale_step: step between scales.
+      num_scales: number of scales.
+      flip: flips left to right with probability 0.5.
+      flip_pairs: pairs of train ids to swap in a flipped label, such as left and right arm.
+      ignore_label: label of pixels outside the image.
     """
 
     crop: tuple[int, int]
@@ -149,14 +146,14 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
     fixed_size: tuple[int, int] = (0, 0)
     scale_min: float = 0.5
     scale_step: float = 0.1
-    scale_count: int = 17
+    num_scales: int = 17
     flip: bool = True
     flip_pairs: tuple[tuple[int, int], ...] = ()
     ignore_label: int = 255
 
-    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> ResizeFlipCrop:
-        """Draws the decision for an image of the given (h, w)."""
-        scale = self.scale_min + self.scale_step * int(rng.integers(self.scale_count))
+    def sample(self, size: tuple[int, int], rng: np.random.Generator) -> ResizeFlipCrop:
+        """Samples the transform of an image of a size (h, w)."""
+        scale = self.scale_min + self.scale_step * int(rng.integers(self.num_scales))
         if any(self.fixed_size):
             height, width = (max(1, int(side * scale + 0.5)) for side in self.fixed_size)
         else:
@@ -172,32 +169,32 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
         )
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Transforms one element of a source.
+        """Transforms an example.
 
         Args:
-            element: image `h w 3` uint8 and label `h w` uint8, arrays or what can be sliced like
-                them; index int.
-            rng: the source of all randomness.
+          element: image `h w 3` uint8, label `h w` uint8, index int; image and label are arrays or
+            objects that decode the rectangle they are indexed with.
+          rng: random number generator.
 
         Returns:
-            image `crop 3` uint8, 0 outside the image; label `crop` uint8, `ignore_label` there;
-            size int32 (2,): the rows and columns that the image fills; index int32.
+          image `crop 3` uint8, 0 outside the image; label `crop` uint8, `ignore_label` outside;
+          size int32 (2,), the rows and columns that the image fills; index int32.
         """
-        image, label = element["image"], element["label"]
-        place = self.draw(image.shape[:2], rng)
-        window = place.transform_label(label, self.crop, self.ignore_label)
-        if place.flip and self.flip_pairs:
-            window = _swapped(self.flip_pairs)[window]
+        image = element["image"]
+        transform = self.sample(image.shape[:2], rng)
+        label = transform.transform_label(element["label"], self.crop, self.ignore_label)
+        if transform.flip and self.flip_pairs:
+            label = _swap_table(self.flip_pairs)[label]
         return {
-            "image": place.transform_image(image, self.crop),
-            "label": window,
-            "size": np.array(place.valid_size(self.crop), np.int32),
+            "image": transform.transform_image(image, self.crop),
+            "label": label,
+            "size": np.array(transform.valid_size(self.crop), np.int32),
             "index": np.int32(element["index"]),
         }
 
 
-def _swapped(pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The train id of every id in a mirrored image."""
+def _swap_table(pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Returns a lookup table, uint8 (256,), that swaps pairs of ids."""
     table = np.arange(256, dtype=np.uint8)
     for left, right in pairs:
         table[left], table[right] = right, left

@@ -19,8 +19,8 @@ def test_few_sizes_are_padded_shapes_themselves():
 
 def test_the_cheapest_two_are_joined():
     sizes = [(100, 100)] * 9 + [(100, 104)] + [(300, 200)]
-    assert choose_padded_shapes(sizes, most=2) == [(100, 104), (300, 200)]
-    assert choose_padded_shapes(sizes, most=1) == [(300, 200)]
+    assert choose_padded_shapes(sizes, max_shapes=2) == [(100, 104), (300, 200)]
+    assert choose_padded_shapes(sizes, max_shapes=1) == [(300, 200)]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -42,7 +42,7 @@ def test_photographs_of_many_sizes_are_padded_by_little(seed):
 def test_hundreds_of_sizes_still_fit():
     rng = np.random.default_rng(0)
     sizes = [tuple(map(int, rng.integers(200, 700, 2))) for _ in range(3000)]
-    padded_shapes = choose_padded_shapes(sizes, most=6)
+    padded_shapes = choose_padded_shapes(sizes, max_shapes=6)
     assert len(padded_shapes) <= 6
     for size in sizes:
         padded_shape_of(size, padded_shapes)

@@ -22,25 +22,29 @@ def test_cityscapes_table():
     assert (raw_of["road"], raw_of["sky"], raw_of["bicycle"]) == (7, 23, 33)
     assert sorted(train for _, train in CITYSCAPES.id_map if train != 255) == list(range(19))
     assert {raw for raw, _ in CITYSCAPES.id_map} == {*range(-1, 34), 255}
-    assert CITYSCAPES.train_id(-1) == CITYSCAPES.train_id(0) == CITYSCAPES.train_id(29) == 255
+    assert (
+        dict(CITYSCAPES.id_map)[-1]
+        == dict(CITYSCAPES.id_map)[0]
+        == dict(CITYSCAPES.id_map)[29]
+        == 255
+    )
     assert CITYSCAPES.palette[CITYSCAPES.names.index("car")] == (0, 0, 142)
 
 
 def test_cityscapes_ids_equal_reference(golden):
     ids = {k.split("/")[1]: v for k, v in golden("h1").items() if k.startswith("cityscapes/")}
     for raw, train in zip(ids["ids"].tolist(), ids["train_ids"].tolist(), strict=True):
-        assert CITYSCAPES.train_id(raw) == (train if 0 <= train < 19 else 255)
+        assert dict(CITYSCAPES.id_map)[raw] == (train if 0 <= train < 19 else 255)
 
 
 def test_camvid_and_scenes_tables():
     assert len(CAMVID.names) == len(set(CAMVID.palette)) == 11
-    assert [CAMVID.train_id(raw) for raw in (0, 3, 10, 11)] == [0, 3, 10, 255]
+    assert [dict(CAMVID.id_map)[raw] for raw in (0, 3, 10, 11)] == [0, 3, 10, 255]
     assert len(SCENES.names) == len(set(SCENES.palette)) == 9
-    assert SCENES.train_id(4) == 4
 
 
 def test_table_needs_a_color_for_each_name():
-    with pytest.raises(ValueError, match="2 names but 1 colors"):
+    with pytest.raises(ValueError, match="palette must have 2 values"):
         ClassTable(name="odd", names=("a", "b"), palette=((0, 0, 0),))
 
 
@@ -67,13 +71,13 @@ def test_lists_become_tuples(make_scenes_config):
         ("base_size", -1, ">= 0"),
         ("scale_min", 0, "> 0"),
         ("scale_step", -0.1, ">= 0"),
-        ("scale_count", 0, ">= 1"),
+        ("num_scales", 0, ">= 1"),
         ("flip", 1, "True or False"),
         ("mean", (123, 117, 104), ">= 0 and <= 1"),
         ("std", (0.2, 0.0, 0.2), "> 0"),
         ("workers", -1, ">= 0"),
         ("classes", (), "2 to 255"),
-        ("classes", ("a", "b"), "scenes draw 9"),
+        ("classes", ("a", "b"), "scenes have 9"),
         ("classes", ("a",), "2 to 255"),
         ("palette", ((0, 0, 0),), "one RGB color for each of the 9"),
         ("palette", ((0, 0, 256),) * 9, "<= 255"),
@@ -97,15 +101,17 @@ def test_wrong_scenes_values(make_scenes_config, field, value, remedy):
     ("field", "value", "remedy"),
     [
         ("root", "", "--config.data.root=FOLDER"),
-        ("labels", "", "without a list_file"),
-        ("image_suffix", None, "what names end with"),
+        ("labels", "", "set images and labels"),
+        ("image_suffix", None, "what file names end with"),
         ("images", "images/{part}", "the only placeholder is {split}"),
         ("images", "images", "put {split} in it"),
         ("list_file", "all.txt", "put {split} in it"),
     ],
 )
 def test_wrong_folder_values(make_folder_config, tmp_path, field, value, remedy):
-    with pytest.raises(DataError, match=rf"^config\.data\.{field} is .*{re.escape(remedy)}"):
+    with pytest.raises(
+        DataError, match=rf"^config\.data\.{field} (is|must be) .*{re.escape(remedy)}"
+    ):
         make_folder_config(tmp_path, **{field: value})
 
 
@@ -161,5 +167,5 @@ def test_defaults_are_the_usual_recipe():
         id_map=CAMVID.id_map,
         crop=(240, 320),
     )
-    assert (config.scale_min, config.scale_step, config.scale_count) == (0.5, 0.1, 17)
+    assert (config.scale_min, config.scale_step, config.num_scales) == (0.5, 0.1, 17)
     assert (config.ignore_label, config.workers, config.base_size) == (255, 0, 0)

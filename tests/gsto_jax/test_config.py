@@ -81,7 +81,7 @@ def test_paper_recipe_of_cityscapes():
         assert (config.optim.learning_rate, config.optim.weight_decay) == (0.01, 5e-4)
         scales = [
             round(config.data.scale_min + k * config.data.scale_step, 6)
-            for k in range(config.data.scale_count)
+            for k in range(config.data.num_scales)
         ]
         assert (scales[0], scales[-1], len(scales)) == (0.5, 2.1, 17)
 
@@ -97,7 +97,7 @@ def test_paper_recipes(name, train, optim, crop, scales, images, steps):
     config, values = load(name)
     assert (config.train.batch_size, config.train.epochs) == train
     assert (config.optim.learning_rate, config.optim.weight_decay) == optim
-    assert (config.data.crop, config.data.scale_count) == (crop, scales)
+    assert (config.data.crop, config.data.num_scales) == (crop, scales)
     assert settings(values).train.total_steps(images) == steps
 
 

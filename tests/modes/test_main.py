@@ -44,7 +44,7 @@ def refused(*args, **kwargs):
         (["--wrkdir=x"], "wrkdir"),
         (["stray"], "'stray'"),
         (["--config.model.variant=w19"], "variant.*'w19'"),
-        (["--config.data.scale_count=0"], "scale_count .*0"),
+        (["--config.data.num_scales=0"], "num_scales .*0"),
         (["--mode=eval"], "--workdir"),
         (["--mode=report"], "--workdir"),
         (["--mode=export"], "--checkpoint"),

@@ -84,7 +84,7 @@ def test_a_disk_that_fills(tmp_path):
 
     files = cityscapes_files((("train", 9), ("val", 1)), (100, 120))
     source = write_tree(tmp_path / "downloads", files)
-    refused = pytest.raises(DataError, match=r"record ulm/ulm_00000.*make room")
+    refused = pytest.raises(DataError, match=r"record ulm/ulm_00000.*free up space")
     with files_no_larger_than(100_000), refused:
         prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
     with pytest.raises(DataError, match=r"cityscapes .*half prepared"):
@@ -97,13 +97,13 @@ def test_a_partial_set_does_not_pass_for_a_whole_one(tmp_path):
     folder = build(tmp_path, "cityscapes")
     with pytest.raises(DataError, match=r"train .*5 of 2975.*--partial"):
         build(tmp_path, "cityscapes", partial=False)
-    (folder / "plan.json").write_text("{")
+    (folder / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=rf"{folder} .*version"):
         build(tmp_path, "cityscapes")
 
 
 def test_tiles_are_for_images_with_labels(tmp_path):
-    with pytest.raises(DataError, match=r"storage .*'tiles'.*files"):
+    with pytest.raises(DataError, match=r"storage must be files .*'tiles'"):
         build(tmp_path, "coco_keypoints", storage="tiles")
 
 
@@ -160,4 +160,4 @@ def test_killed_while_preparing(tmp_path):
         int(np.asarray(opened(tmp_path, "cityscapes", "train")[n]["label"])[0, -1])
         for n in range(20)
     ]
-    assert labels == [CITYSCAPES.train_id(n) for n in range(20)]
+    assert labels == [dict(CITYSCAPES.id_map)[n] for n in range(20)]

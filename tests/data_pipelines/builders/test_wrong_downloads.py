@@ -26,7 +26,7 @@ def without(files, part):
 
 WRONG = {
     "cityscapes, other folder": ("cityscapes", lip_files(), "leftImg8bit_trainvaltest"),
-    "cityscapes, empty": ("cityscapes", {}, "no file at all"),
+    "cityscapes, empty": ("cityscapes", {}, "got no files"),
     "cityscapes, no truth": (
         "cityscapes",
         without(cityscapes_files(), "gtFine/"),
@@ -97,7 +97,7 @@ WRONG = {
                 b' [{"id": 7, "image_id": 1, "bbox": null, "keypoints": [1, 2, 2]}]}'
             )
         },
-        "annotation 7 .*box None",
+        "annotation 7 .*bbox .*None",
     ),
     "coco, missing image": (
         "coco_keypoints",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import Tiles, encode_tiles
-from data_pipelines.synthetic.street import draw_street
+from data_pipelines.synthetic.street import render_street
 
 
 def image(*shape, seed=0):
@@ -25,7 +25,7 @@ def test_any_rectangle(seed):
     draw = np.random.default_rng(seed)
     height, width = draw.integers(1, 150, 2)
     pixels = image(height, width, 3, seed=seed)
-    tiles = Tiles(encode_tiles(pixels, side=int(draw.integers(1, 60))))
+    tiles = Tiles(encode_tiles(pixels, tile_size=int(draw.integers(1, 60))))
     (top, bottom), (left, right) = np.sort(draw.integers(0, [[height], [width]], (2, 2)))
     where = (slice(int(top), int(bottom) + 1), slice(int(left), int(right) + 1))
     np.testing.assert_array_equal(tiles[where], pixels[where])
@@ -53,9 +53,9 @@ def test_only_the_tiles_that_are_touched_are_decoded():
 def test_damage():
     data = encode_tiles(image(40, 40))
     for broken, message in (
-        (data[:-1], "cut off"),
-        (data[:20], "cut off"),
-        (data + b"x", "cut off"),
+        (data[:-1], "truncated"),
+        (data[:20], "truncated"),
+        (data + b"x", "truncated"),
         (b"", "no tiles"),
         (b"\x89PNG" + data[4:], "no tiles"),
     ):
@@ -72,14 +72,14 @@ def test_labels_take_few_bytes():
     "pixels", [np.zeros((2, 2), np.uint16), np.zeros(4, np.uint8), np.zeros((0, 3), np.uint8)]
 )
 def test_what_cannot_be_stored(pixels):
-    with pytest.raises(ValueError, match="tiles hold"):
+    with pytest.raises(ValueError, match="pixels must be uint8"):
         encode_tiles(pixels)
 
 
 @pytest.mark.parametrize("noise", [0.6, 1.5, 2.6])
 def test_tiles_take_little_more_than_a_png(noise):
     """A street with the grain of a sensor: 1.4 to 3.3 bytes a pixel as PNG."""
-    drawn, _ = draw_street(np.random.default_rng(0), 256, 512)
+    drawn, _ = render_street(np.random.default_rng(0), 256, 512)
     smooth = cv2.GaussianBlur(cv2.resize(drawn, (1024, 512)), (0, 0), 1.5)
     grain = np.random.default_rng(1).normal(0, noise, smooth.shape)
     pixels = np.clip(smooth + grain, 0, 255).astype(np.uint8)

@@ -11,7 +11,7 @@ from data_pipelines import (
     DataError,
     FolderSource,
     SyntheticSource,
-    audit,
+    audit_labels,
     check_split_labels,
 )
 
@@ -41,7 +41,9 @@ def folder(root, labels):
 
 def test_counts(tmp_path):
     seen = []
-    found = audit(folder(tmp_path, [LABEL, np.zeros_like(LABEL)]), on_record=lambda: seen.append(1))
+    found = audit_labels(
+        folder(tmp_path, [LABEL, np.zeros_like(LABEL)]), on_record=lambda: seen.append(1)
+    )
     assert found.records == len(seen) == 2
     assert found.pixels == {0: 200 + 600, 1: 300, 255: 100}
     assert found.images == {0: 2, 1: 1, 255: 1}
@@ -54,8 +56,8 @@ def test_every_problem_is_named(tmp_path):
     odd[:2, :5] = 77
     source = folder(tmp_path, [LABEL, odd, LABEL[:10], LABEL])
     (tmp_path / "3.png").write_bytes(b"no image")
-    found = audit(source)
-    assert found.unknown == {77: 10}
+    found = audit_labels(source)
+    assert found.unknown_ids == {77: 10}
     assert found.records == 4
     assert len(found.problems) == 3
     unknown, sizes, corrupt = map(str, found.problems)
@@ -69,14 +71,14 @@ def test_a_sample_is_spread_and_refuses(tmp_path):
     odd = np.full_like(LABEL, 9)
     source = folder(tmp_path, [LABEL, odd, LABEL, LABEL])
     config = DataConfig(source="folder", root=str(tmp_path), **CLASSES)
-    assert check_split_labels(source, config, "train", trains=True, count=2)[0].records == 2
+    assert check_split_labels(source, config, "train", trains=True, sample_size=2)[0].records == 2
     with pytest.raises(DataError, match=r"1_label\.png .*unknown .*--mode=audit"):
-        check_split_labels(source, config, "train", trains=True, count=4)
+        check_split_labels(source, config, "train", trains=True, sample_size=4)
 
 
 def test_scenes_are_counted_as_drawn():
     source = SyntheticSource("val", 3, (32, 64))
-    found = audit(source)
+    found = audit_labels(source)
     drawn = np.bincount(np.concatenate([source[n]["label"].ravel() for n in range(3)]))
     assert found.total == 3 * 32 * 64
     assert {k: int(v) for k, v in enumerate(drawn) if v} == dict(found.pixels)

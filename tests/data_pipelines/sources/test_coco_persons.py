@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import COCO_KEYPOINTS, DataError, audit
+from data_pipelines import COCO_KEYPOINTS, DataError, audit_labels
 from data_pipelines.builders import BUILDERS, prepare
 from data_pipelines.sources.boxes import clip_box
 from data_pipelines.sources.coco_entries import is_sample
@@ -38,7 +38,7 @@ def test_a_flag_of_minus_one_is_not_labeled(tmp_path):
     source = opened(tmp_path, "coco_keypoints", "val")
     assert len(source) == 1, "the second person has no labeled joint"
     assert source[0]["visible"].tolist() == [0] * 16 + [1]
-    assert audit(source).pixels == {16: 1}
+    assert audit_labels(source).pixels == {16: 1}
     truth = source.annotations()
     assert [p["num_keypoints"] for p in truth] == [1, 0]
     assert all(flag in (0, 2) for p in truth for flag in p["keypoints"][2::3])
@@ -49,26 +49,26 @@ def test_a_flag_of_minus_one_is_not_labeled(tmp_path):
 def test_unknown_flags_are_named(flag):
     entry = person(7, 1)
     entry["keypoints"][5] = flag
-    with pytest.raises(DataError, match=rf"annotation 7 .*flag {flag};"):
+    with pytest.raises(DataError, match=rf"annotation 7 .*flags .*got {flag}\."):
         read_keypoint_file(content_of(entry), "x.json")
 
 
 WRONG_PERSONS = {
-    "text": ({"bbox": [1, 2, "3", 4]}, "box .*'3'"),
-    "NaN": ({"bbox": [1, 2, 3, float("nan")]}, "box .*nan"),
-    "huge": ({"bbox": [1, 2, 3, 10**400]}, r"box \[1, 2, 3, 10000"),
-    "three numbers": ({"bbox": [1, 2, 3]}, r"box \[1, 2, 3\]"),
+    "text": ({"bbox": [1, 2, "3", 4]}, "bbox .*'3'"),
+    "NaN": ({"bbox": [1, 2, 3, float("nan")]}, "bbox .*nan"),
+    "huge": ({"bbox": [1, 2, 3, 10**400]}, r"bbox .*\[1, 2, 3, 10000"),
+    "three numbers": ({"bbox": [1, 2, 3]}, r"bbox .*\[1, 2, 3\]"),
     "negative": ({"bbox": [9, 9, -3, 4]}, "negative"),
-    "shares": ({"bbox": [0.2, 0.3, 0.5, 0.6]}, r"0\.\.1, not in pixels"),
-    "joints as shares": ({"keypoints": [0.3, 0.4, 2] * 17}, r"keypoints in 0\.\.1"),
-    "area as share": ({"area": 0.03}, "area 0.03 .*20 x 30"),
-    "area, text": ({"area": "12"}, "area '12'"),
-    "area, NaN": ({"area": float("nan")}, "area nan"),
-    "area, negative": ({"area": -4}, "area -4"),
+    "fractions": ({"bbox": [0.2, 0.3, 0.5, 0.6]}, r"bbox .*in pixels.* 0\.\.1"),
+    "joints as fractions": ({"keypoints": [0.3, 0.4, 2] * 17}, r"keypoints in 0\.\.1"),
+    "area as fraction": ({"area": 0.03}, "area .*0.03 .*20 x 30"),
+    "area, text": ({"area": "12"}, "area .*'12'"),
+    "area, NaN": ({"area": float("nan")}, "area .*nan"),
+    "area, negative": ({"area": -4}, "area .*-4"),
     "nested joints": ({"keypoints": [[1, 2, 2]] * 17}, "flat list"),
     "joints, infinite": ({"keypoints": [1, float("inf"), 2] * 17}, "finite"),
     "pairs": ({"keypoints": [1, 2] * 17}, "flat list"),
-    "crowd": ({"iscrowd": "no"}, "iscrowd 'no'"),
+    "crowd": ({"iscrowd": "no"}, "iscrowd .*'no'"),
     "fewer joints": ({"keypoints": [1, 2, 2] * 5}, r"\b5 joints.* 17"),
 }
 
@@ -124,7 +124,7 @@ def test_boxes_keep_a_pixel(tmp_path, box):
     crop = PersonCrop(crop=(64, 48)).random_map(source[0], np.random.default_rng(0))
     assert np.isfinite(crop["joints"]).all() and crop["frame"].min() >= 1.25
     assert (abs(crop["joints"][0] - [24, 32]) < 60).all(), "near the middle of what is cut out"
-    assert audit(source).problems == []
+    assert audit_labels(source).problems == []
 
 
 def test_larger_boxes_stay_as_published():
@@ -150,7 +150,7 @@ def test_normalized_detections(tmp_path):
     box = {"image_id": 12, "category_id": 1, "bbox": [0.1, 0.2, 0.5, 0.7], "score": 0.5}
     boxes.write_text(json.dumps([box, box]))
     detected = {"keypoints": {"detections": str(boxes)}}
-    with pytest.raises(DataError, match=r"\b2 boxes .*0\.\.1.*\[0\.1,"):
+    with pytest.raises(DataError, match=r"boxes .*\b2 .*0\.\.1.*\[0\.1,"):
         opened(tmp_path, "coco_keypoints", "val", **detected)
 
 
@@ -183,14 +183,14 @@ def test_file_names_that_people_have(tmp_path, file_name, path):
 
 
 MISSING = {
-    "case": ("1.JPG", {"val2017/1.jpg": b""}, "val2017/1.jpg: .*case"),
-    "folder": ("1.jpg", {"val2017/walk/1.jpg": b""}, "val2017/walk/1.jpg: .*file_name"),
+    "case": ("1.JPG", {"val2017/1.jpg": b""}, "val2017/1.jpg. .*case"),
+    "folder": ("1.jpg", {"val2017/walk/1.jpg": b""}, "val2017/walk/1.jpg. .*file_name"),
     "another": ("walk/1.jpg", {"val2017/run/1.jpg": b""}, "val2017/run/1.jpg"),
     "suffix": ("000000000011.bmp", {}, r"2 files .*2 of \.jpg"),
     "not there": ("7.jpg", {}, r"7\.jpg.* 2 files .*val2017\.zip"),
     "twice": ("1.jpg", {"a/1.jpg": b"", "b/1.jpg": b""}, "a/1.jpg, b/1.jpg"),
     "line break": ("a\nb.jpg", {"val2017/a\nb.jpg": b""}, "line break"),
-    "no UTF-8": ("\udcff.jpg", {"val2017/\udcff.jpg": b""}, "no UTF-8"),
+    "no UTF-8": ("\udcff.jpg", {"val2017/\udcff.jpg": b""}, "to UTF-8"),
     "the same": ("./000000000012.jpg", {}, "both val2017/000000000012.jpg"),
 }
 
@@ -223,7 +223,7 @@ def test_files_with_a_byte_order_mark(tmp_path):
 def test_more_persons_than_readers_take(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["data_pipelines.builders.coco_keypoints"], "MAX_PERSONS", 3)
     change = lambda content: content["annotations"].extend(person(n, 11) for n in (7, 8, 9))  # noqa: E731
-    with pytest.raises(DataError, match=r"\b4 .*/0+11\.jpg.*\b3\b"):
+    with pytest.raises(DataError, match=r"at most 3 .*got 4 .*/0+11\.jpg"):
         build(tmp_path, val=edited(VAL, change))
 
 
@@ -262,4 +262,4 @@ def test_no_false_alarm_on_real_persons(tmp_path, name):
     for split, persons in (("train", {"coco_kp": 86}.get(name, 450)), ("val", None)):
         source = opened(tmp_path, "coco_keypoints", split)
         assert persons in (None, len(source))
-        assert audit(source).problems == []
+        assert audit_labels(source).problems == []

@@ -73,16 +73,16 @@ def test_gray_image_becomes_rgb(tree, make_folder_config, make_image):
 
 
 def test_missing_root(tmp_path, make_folder_config):
-    with pytest.raises(DataError, match=r"nowhere; .*root"):
+    with pytest.raises(DataError, match=r"nowhere. .*root"):
         FolderSource(make_folder_config(tmp_path / "nowhere"), "val")
 
 
 def test_missing_folder_and_list(tree, make_folder_config):
-    with pytest.raises(DataError, match=r"/images/test; .*root, images"):
+    with pytest.raises(DataError, match=r"/images/test. .*root, images"):
         FolderSource(make_folder_config(tree), "test")
-    with pytest.raises(DataError, match=r"/nothing; .*root, labels"):
+    with pytest.raises(DataError, match=r"/nothing. .*root, labels"):
         FolderSource(make_folder_config(tree, labels="nothing"), "val")
-    with pytest.raises(DataError, match=r"/val\.txt; .*root, list_file"):
+    with pytest.raises(DataError, match=r"/val\.txt. .*root, list_file"):
         FolderSource(make_folder_config(tree, list_file="{split}.txt"), "val")
 
 

@@ -92,7 +92,7 @@ def test_labels_may_lie_in_the_image_folder(tmp_path, opened):
     assert (names(source), source.warnings) == (["a", "b"], ())
     source = opened(labels="img/{split}", image_suffix=".png", label_suffix="_MASK.png")
     assert (names(source), source.warnings) == (["a", "b"], ())
-    with pytest.raises(DataError, match=r"images and labels, .*label_suffix"):
+    with pytest.raises(DataError, match=r"label_suffix .*images and labels"):
         opened(labels="img/{split}")
 
 
@@ -134,7 +134,7 @@ def test_labels_without_image_are_counted_and_named(tmp_path, opened):
 def test_two_labels_of_one_image_are_refused(tmp_path, opened):
     add(tmp_path, "a.jpg", "a.png")
     write(tmp_path / "ids/val/a.bmp", LABEL)
-    with pytest.raises(DataError, match=r"a\.jpg .*: a\.bmp, a\.png; .*label_suffix"):
+    with pytest.raises(DataError, match=r"a\.jpg .*: a\.bmp, a\.png. .*label_suffix"):
         opened()
     assert len(opened(label_suffix=".png")) == 1
 

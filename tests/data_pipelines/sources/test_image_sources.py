@@ -13,7 +13,7 @@ from data_pipelines import (
     DataError,
     EvalBatches,
     FolderSource,
-    audit,
+    audit_labels,
     make_source,
 )
 from data_pipelines.builders import BUILDERS, prepare
@@ -97,12 +97,12 @@ def test_the_setting_by_which_image_and_label_agree_is_named(tmp_path):
     message = r"a\.png is 18x12 .*label\.png is 12x18; .*orientation 6 .*orientation=stored"
     with pytest.raises(DataError, match=message):
         upright[0]
-    assert [p for p in audit(upright).problems if "orientation=stored" in str(p)]
+    assert [p for p in audit_labels(upright).problems if "orientation=stored" in str(p)]
     stored = folder(tmp_path, images, orientation="stored")
     with pytest.raises(DataError, match=r"not applied.*orientation=upright"):
         stored[0]
     plain = folder(tmp_path, images, {"b.png": np.zeros((18, 12), np.uint8)})
-    with pytest.raises(DataError, match=r"b\.png is 18x12 .* is 12x18; .*turned"):
+    with pytest.raises(DataError, match=r"b\.png is 18x12 .* is 12x18; .*rotated"):
         plain[1]
 
 
@@ -119,10 +119,10 @@ def test_the_audit_names_odd_images(tmp_path):
         "clear.png": png(np.dstack([BYTES[..., :3], np.zeros((12, 18), np.uint8)]), RGBA),
         "deep.png": KINDS["deep.png"],
     }
-    found = audit(folder(tmp_path, images))
+    found = audit_labels(folder(tmp_path, images))
     assert found.problems == []
     patterns = {
-        "mirrored.png": "orientation: 2, mirrored; .*'upright'",
+        "mirrored.png": "orientation: 2, flipped .*'upright'",
         "black.png": "black pixels only",
         "flat.png": "130 to 130",
         "few.png": "10 bits .*bit_depth=10",
@@ -135,14 +135,14 @@ def test_the_audit_names_odd_images(tmp_path):
     del images["deep.png"]
     names = [
         str(warning).rpartition("/")[2]
-        for warning in audit(folder(tmp_path, images, **rule)).warnings
+        for warning in audit_labels(folder(tmp_path, images, **rule)).warnings
     ]
     assert [name.partition(" ")[0] for name in names] == ["mirrored.png", "black.png", "flat.png"]
     assert "not applied" in names[0]
 
 
 def build(root, name, files, storage="files", **rule):
-    builder = BUILDERS[name](rule=DecodeOptions(**rule))
+    builder = BUILDERS[name](decode_options=DecodeOptions(**rule))
     return prepare(builder, write_tree(root / "downloads", files), root / "sets", storage, True)
 
 
@@ -158,7 +158,7 @@ def test_prepared_images_follow_the_rule(tmp_path):
         source = make_source(config_of(root, "cityscapes"), "val")
         expected = read_image(root / "downloads" / name)
         np.testing.assert_array_equal(np.asarray(source[0]["image"]), expected)
-        assert len(audit(source).warnings) == (storage == "files")
+        assert len(audit_labels(source).warnings) == (storage == "files")
     other = config_of(tmp_path / "files", "cityscapes", alpha="drop", orientation="stored")
     stored = make_source(other, "val")[0]["image"]
     np.testing.assert_array_equal(stored, photo[::-1, ::-1, :3])
@@ -195,11 +195,11 @@ def test_the_sizes_of_coco_are_compared(tmp_path):
     build(tmp_path, "coco_keypoints", files, orientation="stored")
     stored = make_source(config_of(tmp_path, "coco_keypoints", orientation="stored"), "val")
     assert stored[0]["image"].shape == (40, 60, 3)
-    assert [warning.fault for warning in audit(stored).warnings] == ["an EXIF orientation"]
+    assert [warning.fault for warning in audit_labels(stored).warnings] == ["an EXIF orientation"]
     upright = make_source(config_of(tmp_path, "coco_keypoints"), "val")
     with pytest.raises(DataError, match=f"record .*{message}"):
         upright[0]
-    assert "orientation=stored" in str(audit(upright).problems[0])
+    assert "orientation=stored" in str(audit_labels(upright).problems[0])
 
 
 @pytest.mark.parametrize("sizes", [{}, {"width": 0, "height": None}, {"width": 30, "height": 20.0}])

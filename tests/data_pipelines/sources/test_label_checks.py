@@ -14,10 +14,10 @@ from data_pipelines import (
     DataError,
     FolderSource,
     Issue,
-    audit,
+    audit_labels,
     check_split_labels,
     distinct_colors,
-    group,
+    group_issues,
     report_labels,
 )
 from data_pipelines.files.images import decode_label
@@ -94,11 +94,11 @@ def test_a_mask_of_other_values_gets_its_map(opened):
 
 def test_a_split_of_one_class_teaches_nothing_but_can_be_scored(opened):
     split = opened([full(1), full(1, 255)])
-    with pytest.raises(DataError, match=r"2 labels of val .*'b' alone"):
+    with pytest.raises(DataError, match=r"2 labels of val .*only the class 'b'"):
         checked(split)
     _, report, _ = checked(split, trains=False)
-    assert re.match("scores .* 2 labels of val .*'b' alone", report.warnings[0])
-    assert report.missing == "'a', 'c'"
+    assert re.match("scores .* 2 labels of val .*only the class 'b'", report.warnings[0])
+    assert report.absent_classes == "'a', 'c'"
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -119,7 +119,7 @@ def test_a_rare_class_is_looked_for_in_all_labels(opened):
     assert re.match(r"val: 13 labels .* 50$", note)
     assert found.pixels[2] == 12
     assert 13 < found.records <= 50
-    assert report.missing == "'b'"
+    assert report.absent_classes == "'b'"
     source, config = opened(labels)
     found, _ = check_split_labels(source, config, "val", trains=False)
     assert found.records == 13, "one class can be scored"
@@ -157,8 +157,8 @@ def table(name, **changes):
 def test_an_inherited_map_that_shifts_classes_is_noticed(opened):
     _, report, _ = checked(opened([full(*range(1, 12), shape=(11, 6))] * 2, **table(CAMVID)))
     (warning,) = report.warnings
-    assert re.search("1 to 11, .*reads 0 to 10 and ignores 11, .*'sky'", warning)
-    assert "start at 1, give data.id_map=((1, 0), (2, 1)" in warning
+    assert re.search("1 to 11, .*maps 0 to 10 and ignores 11, .*'sky'", warning)
+    assert "start at 1, set data.id_map=((1, 0), (2, 1)" in warning
     with pytest.raises(DataError, match=r"unknown .*\b11\b.*start at 1"):
         checked(opened([full(*range(1, 12), shape=(11, 6))], **table(CAMVID, id_map=())))
 
@@ -175,7 +175,7 @@ def test_an_inherited_map_that_shifts_classes_is_noticed(opened):
         (LIP, [*range(20), 255], ""),
         (LIP, [*range(1, 21)], "does not know 20"),
         (PASCAL_CONTEXT_59, range(60), ""),
-        (PASCAL_CONTEXT_59, range(59), "1 to 59 and ignores 0, so that 'wood'"),
+        (PASCAL_CONTEXT_59, range(59), "1 to 59 and ignores 0, so 'wood'"),
         (PASCAL_CONTEXT_59, [0, 2, 5, 9, 58], ""),  # a few images
     ],
 )
@@ -241,8 +241,8 @@ def test_jpeg_labels_are_one_line_of_the_audit(opened):
     source, config = opened(
         [blob(n) * 40 for n in range(9)], ".jpg", id_map=((0, 0), (40, 1), (80, 2))
     )
-    found = audit(source)
-    (line,) = group(found.problems)
+    found = audit_labels(source)
+    (line,) = group_issues(found.problems)
     assert re.match(
         r"9 records .*JPEG.*000\.jpg \([\d.]+%.*001\.jpg, .*002\.jpg \.\.\.; .*PNG", line
     )
@@ -261,14 +261,14 @@ def test_a_jpeg_label_of_known_ids_alone_is_a_warning(opened):
 def test_findings_of_one_fault_are_one_line():
     many = [Issue(f"{n}.png", "unknown ids", f"{n} px", "map them", n / 1000) for n in range(468)]
     alone = Issue("x.png", "a joint outside its image")
-    lines = group([*many[:9], alone, *many[9:]])
+    lines = group_issues([*many[:9], alone, *many[9:]])
     assert lines == [
         "468 records have unknown ids (23.3% of their pixels): 0.png (0 px), 1.png, 2.png ...; map"
         " them",
         "x.png has a joint outside its image",
     ]
-    assert group(many[5:6]) == ["5.png has unknown ids: 5 px; map them"]
-    assert group([]) == []
+    assert group_issues(many[5:6]) == ["5.png has unknown ids: 5 px; map them"]
+    assert group_issues([]) == []
 
 
 def test_messages_end_once(opened, tmp_path):
@@ -295,7 +295,7 @@ def test_a_palette_is_made_of_distinct_colors(make_folder_config, tmp_path):
 
 def test_the_report_says_what_is_missing(opened):
     source, config = opened([full(0, 2)])
-    assert report_labels(audit(source), config, "val", trains=True).missing == "'b'"
+    assert report_labels(audit_labels(source), config, "val", trains=True).absent_classes == "'b'"
 
 
 REAL = {
@@ -329,7 +329,7 @@ def test_real_labels_raise_no_false_alarm(make_folder_config, name):
     source = FolderSource(config, "val")
     found, report = check_split_labels(source, config, "val", trains=True)
     assert (source.warnings, report.problems, report.warnings) == ((), (), ())
-    whole = audit(source)
+    whole = audit_labels(source)
     assert whole.problems == whole.warnings == []
     assert report_labels(whole, config, "val", trains=True).warnings == ()
     assert found.records <= whole.records

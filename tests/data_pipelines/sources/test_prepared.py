@@ -16,7 +16,7 @@ from data_pipelines import (
     CITYSCAPES,
     DataError,
     EvalBatches,
-    audit,
+    audit_labels,
     make_source,
     train_batches,
 )
@@ -47,7 +47,7 @@ def test_boxes_of_a_detector(tmp_path):
     box = '[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 0, 20], "score": 0.5}]'
     for text, message in (
         ("{", "no JSON"),
-        ("{}", "no detections"),
+        ("{}", "must be a list of image_id"),
         ('[{"bbox": 1}]', "entry 0 .*no image_id"),
         (box, r"entry 0 .*bbox \[1, 2, 0, 20\]"),
         (box.replace("0,", "9,").replace("0.5", "NaN"), "entry 0 .*score nan"),
@@ -129,7 +129,7 @@ def test_no_record_of_a_shard_is_lost(tmp_path):
     assert len(list(folder.glob("cityscapes-train*"))) == 3
     opened_ = opened(tmp_path, "cityscapes", "train")
     last = [int(np.asarray(opened_[n]["label"])[0, -1]) for n in range(10)]
-    assert last == [CITYSCAPES.train_id(n) for n in range(10)]
+    assert last == [dict(CITYSCAPES.id_map)[n] for n in range(10)]
 
 
 WORKER = """
@@ -172,13 +172,13 @@ def test_worker_processes_import_no_tensorflow(tmp_path):
 def test_audit_of_prepared_records(tmp_path):
     build(tmp_path, "cityscapes")
     narrow = replace(CITYSCAPES, id_map=tuple(p for p in CITYSCAPES.id_map if p[0] != 26))
-    found = audit(opened(tmp_path, "cityscapes", "val", narrow))
-    assert (found.records, found.unknown) == (3, {26: 3 * 40 * 12})
+    found = audit_labels(opened(tmp_path, "cityscapes", "val", narrow))
+    assert (found.records, found.unknown_ids) == (3, {26: 3 * 40 * 12})
     assert re.search(r"ulm/ulm_000000_000019 .*unknown .*26 \(480 px\)", str(found.problems[0]))
     with pytest.raises(DataError, match=r"unknown .* 26\b"):
         np.asarray(opened(tmp_path, "cityscapes", "val", narrow)[0]["label"])
     build(tmp_path, "coco_keypoints")
-    found = audit(opened(tmp_path, "coco_keypoints", "train"))
+    found = audit_labels(opened(tmp_path, "coco_keypoints", "train"))
     assert (found.records, found.problems) == (3, [])
     assert (found.pixels[0], found.pixels[16]) == (3, 2)
 
@@ -254,9 +254,9 @@ def test_boxes_of_a_detector_stay_as_they_are(tmp_path):
     source = opened(tmp_path, "coco_keypoints", "val", **detected)
     np.testing.assert_array_equal(source[0]["box"], [-5, 2, 100, 20])
     for changes, message in (
-        ({"bbox": [1, 2]}, r"entry 0 .*bbox \[1, 2\]"),
-        ({"score": "high"}, "entry 0 .*score 'high'"),
-        ({"image_id": "12"}, "entry 0 .*image_id '12'"),
+        ({"bbox": [1, 2]}, r"entry 0: bbox .*\[1, 2\]"),
+        ({"score": "high"}, "entry 0: score .*'high'"),
+        ({"image_id": "12"}, "entry 0: image_id .*'12'"),
         ({"image_id": 99}, r"no box .*\b1 of images .*image_id 99"),
         ({"category_id": 3}, r"no box .*'person' \(id 1\).*\b1 of category_id 3"),
     ):

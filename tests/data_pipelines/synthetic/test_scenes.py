@@ -102,5 +102,5 @@ def test_objects_range_from_a_pixel_to_half_the_image(train_images):
 def test_make_source_uses_the_config(make_scenes_config):
     config = make_scenes_config(eval_split="hold")
     assert (len(make_source(config, "train")), len(make_source(config, "hold"))) == (10, 5)
-    with pytest.raises(DataError, match=r"'val'.*hold or train"):
+    with pytest.raises(DataError, match=r"split .*hold or train.*'val'"):
         make_source(config, "val")

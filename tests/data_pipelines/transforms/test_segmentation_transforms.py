@@ -6,7 +6,7 @@ import pytest
 
 from data_pipelines import RandomScaleCropFlip, ResizeFlipCrop
 
-IDENTITY = {"scale_min": 1.0, "scale_step": 0.0, "scale_count": 1, "flip": False}
+IDENTITY = {"scale_min": 1.0, "scale_step": 0.0, "num_scales": 1, "flip": False}
 
 
 def element(height: int, width: int) -> dict:
@@ -71,7 +71,13 @@ def test_window_equals_resizing_all_and_cropping(seed):
     target = (np.array([height, width]) * draw.uniform(0.5, 2.1, 2 if seed % 2 else 1)).astype(int)
     crop = tuple(draw.integers(20, 150, 2).tolist())
     top, left = (int(draw.integers(max(0, t - c) + 1)) for t, c in zip(target, crop, strict=True))
-    place = ResizeFlipCrop(int(target[0]), int(target[1]), top, left, bool(draw.integers(2)))
+    place = ResizeFlipCrop(
+        height=int(target[0]),
+        width=int(target[1]),
+        top=top,
+        left=left,
+        flip=bool(draw.integers(2)),
+    )
 
     def usual(pixels, interpolation, fill):
         whole = cv2.resize(pixels, (place.width, place.height), interpolation=interpolation)
@@ -99,7 +105,9 @@ def test_window_reads_only_what_it_shows():
             seen.append(part.shape)
             return part
 
-    ResizeFlipCrop(2000, 4000, 100, 200, True).transform_image(Counting(), (50, 80))
+    ResizeFlipCrop(height=2000, width=4000, top=100, left=200, flip=True).transform_image(
+        Counting(), (50, 80)
+    )
     assert seen[0][0] <= 50 / 2 + 2 and seen[0][1] <= 80 / 2 + 2
 
 
@@ -112,8 +120,8 @@ def test_mirrored_labels_swap_left_and_right():
 
 
 def test_fixed_size_ignores_proportions():
-    transform = RandomScaleCropFlip(crop=(4, 4), fixed_size=(473, 473), scale_count=12)
-    places = [transform.draw((333, 500), rng(seed)) for seed in range(100)]
+    transform = RandomScaleCropFlip(crop=(4, 4), fixed_size=(473, 473), num_scales=12)
+    places = [transform.sample((333, 500), rng(seed)) for seed in range(100)]
     assert all(place.height == place.width for place in places)
     assert {place.width for place in places} == {int(473 * (5 + k) / 10 + 0.5) for k in range(12)}
 
@@ -135,7 +143,7 @@ def test_label_moves_with_the_image(seed):
     stripes = np.repeat(np.arange(1, 13, dtype=np.uint8) * 20, 8)
     image = np.broadcast_to(stripes[None, :, None], (48, 96, 3)).copy()
     transform = RandomScaleCropFlip(
-        crop=(40, 64), scale_min=0.5, scale_step=0.5, scale_count=4, ignore_label=0
+        crop=(40, 64), scale_min=0.5, scale_step=0.5, num_scales=4, ignore_label=0
     )
     out = transform.random_map({"image": image, "label": image[..., 0], "index": 0}, rng(seed))
     red = out["image"][..., 0]
@@ -150,7 +158,7 @@ def test_label_moves_with_the_image(seed):
 
 def test_unscaled_label_equals_the_image_exactly():
     transform = RandomScaleCropFlip(
-        crop=(7, 8), scale_min=1.0, scale_step=0.0, scale_count=1, ignore_label=0
+        crop=(7, 8), scale_min=1.0, scale_step=0.0, num_scales=1, ignore_label=0
     )
     seen = set()
     for seed in range(40):
@@ -161,9 +169,9 @@ def test_unscaled_label_equals_the_image_exactly():
 
 
 def test_scales_are_uniform_and_rounded():
-    transform = RandomScaleCropFlip(crop=(4, 4), base_size=2048, scale_count=16)
+    transform = RandomScaleCropFlip(crop=(4, 4), base_size=2048, num_scales=16)
     generator = rng(1)
-    places = [transform.draw((333, 500), generator) for _ in range(3200)]
+    places = [transform.sample((333, 500), generator) for _ in range(3200)]
     widths, counts = np.unique([place.width for place in places], return_counts=True)
     expected = [int(2048 * (0.5 + 0.1 * k) + 0.5) for k in range(16)]
     np.testing.assert_array_equal(widths, expected)
@@ -174,15 +182,15 @@ def test_scales_are_uniform_and_rounded():
 
 
 def test_base_size_zero_is_the_long_side():
-    transform = RandomScaleCropFlip(crop=(4, 4), scale_min=0.5, scale_step=0.0, scale_count=1)
-    place = transform.draw((31, 11), rng())
+    transform = RandomScaleCropFlip(crop=(4, 4), scale_min=0.5, scale_step=0.0, num_scales=1)
+    place = transform.sample((31, 11), rng())
     assert (place.height, place.width) == (16, 6)
 
 
 def test_positions_cover_the_image():
     transform = RandomScaleCropFlip(crop=(4, 6), **IDENTITY)
     generator = rng(2)
-    places = [transform.draw((6, 9), generator) for _ in range(300)]
+    places = [transform.sample((6, 9), generator) for _ in range(300)]
     assert {place.top for place in places} == {0, 1, 2}
     assert {place.left for place in places} == {0, 1, 2, 3}
     assert not any(place.flip for place in places)
