@@ -205,7 +205,7 @@ def mat_target() -> Target:
         return plain.getvalue()[:128] + struct.pack("<II", 15, len(part)) + part
 
     def parse(data: bytes, folder: Path) -> None:
-        from data_pipelines.files.archives import read_mat
+        from data_pipelines.files.matlab import read_mat
 
         try:
             np.asarray(read_mat(data, "LabelMap"))
