@@ -52,8 +52,11 @@ def test_imports_point_one_way(package, forbidden):
         assert not set(imported(path)) & forbidden, path
 
 
-def library_imports(path):
-    """Modules of the library that a module imports, but for types alone."""
+PACKAGES = pytest.mark.parametrize("package", ["gsto_jax", "data_pipelines"])
+
+
+def internal_imports(package, path):
+    """Yields the modules of a package that a module imports, except for types only."""
     tree = ast.parse(path.read_text())
     types_only = {
         node
@@ -63,47 +66,48 @@ def library_imports(path):
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node not in types_only:
-            if node.module == "gsto_jax":
-                yield from (f"gsto_jax.{alias.name}" for alias in node.names)
-            elif node.module.startswith("gsto_jax."):
+            if node.module == package:
+                yield from (f"{package}.{alias.name}" for alias in node.names)
+            elif node.module.startswith(f"{package}."):
                 yield node.module
 
 
-def floors():
-    """Floor of each room of the library, from the ground up, as docs/architecture.md has it."""
+def read_floors(package):
+    """Returns the floor of each folder or module of a package, from docs/architecture.md."""
     page = (ROOT / "docs" / "architecture.md").read_text()
-    (block,) = re.findall(r"```floors\n(.*?)```", page, re.DOTALL)
+    suffix = "" if package == "gsto_jax" else f" {package}"
+    (block,) = re.findall(rf"```floors{suffix}\n(.*?)```", page, re.DOTALL)
     return {room: n for n, line in enumerate(block.splitlines()) for room in line.split()}
 
 
-def rooms():
-    """Modules of the library by the room, a folder or a file, that they belong to."""
-    library = ROOT / "gsto_jax"
-    for path in sorted(library.rglob("*.py")):
-        room = path.relative_to(library).with_suffix("").parts[0]
+def iter_modules(package):
+    """Yields the folder or top-level module that a module of a package belongs to, and its path."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        room = path.relative_to(ROOT / package).with_suffix("").parts[0]
         if room != "__init__":
             yield room, path
 
 
-def test_the_library_imports_from_lower_floors_only():
-    floor = floors()
-    assert {room for room, _ in rooms()} == floor.keys()
+@PACKAGES
+def test_modules_import_from_lower_floors_only(package):
+    floor = read_floors(package)
+    assert {room for room, _ in iter_modules(package)} == floor.keys()
     upward = [
         f"{path.relative_to(ROOT)} imports {module}"
-        for room, path in rooms()
-        for module in library_imports(path)
+        for room, path in iter_modules(package)
+        for module in internal_imports(package, path)
         if (other := module.split(".")[1]) != room and floor[other] >= floor[room]
     ]
     assert not upward
 
 
-def test_modules_of_a_room_import_each_other_one_way():
-    library = ROOT / "gsto_jax"
+@PACKAGES
+def test_modules_of_a_folder_have_no_import_cycle(package):
     graph = {}
-    for room, path in rooms():
-        module = ".".join(("gsto_jax", *path.relative_to(library).with_suffix("").parts))
-        same = (name for name in library_imports(path) if name.split(".")[1] == room)
-        graph[module] = {name for name in same if name != f"gsto_jax.{room}"}
+    for room, path in iter_modules(package):
+        module = ".".join((package, *path.relative_to(ROOT / package).with_suffix("").parts))
+        same = (name for name in internal_imports(package, path) if name.split(".")[1] == room)
+        graph[module] = {name for name in same if name != f"{package}.{room}"}
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
