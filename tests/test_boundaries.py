@@ -75,8 +75,8 @@ def internal_imports(package, path):
 def read_floors(package):
     """Returns the floor of each folder or module of a package, from docs/architecture.md."""
     page = (ROOT / "docs" / "architecture.md").read_text()
-    suffix = "" if package == "gsto_jax" else f" {package}"
-    (block,) = re.findall(rf"```floors{suffix}\n(.*?)```", page, re.DOTALL)
+    blocks = re.findall(r"```floors\n(.*?)```", page, re.DOTALL)
+    block = dict(zip(("gsto_jax", "data_pipelines"), blocks, strict=True))[package]
     return {room: n for n, line in enumerate(block.splitlines()) for room in line.split()}
 
 
