@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from gsto_jax.config import LossConfig
 from gsto_jax.losses.hyperparameters import LossHyperparameters
@@ -19,7 +19,7 @@ _BITS = 4  # of the k-th smallest value that `kth_smallest` finds in one pass
 
 def cross_entropy(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b H W"],
+    labels: Integer[Array, "b H W"],
     ignore_label: int = 255,
     align_corners: bool = False,
     class_weights: Sequence[float] | None = None,
@@ -47,7 +47,7 @@ def cross_entropy(
 
 def ohem_cross_entropy(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b H W"],
+    labels: Integer[Array, "b H W"],
     threshold: Array | float,
     min_kept: Array | int,
     ignore_label: int = 255,
@@ -114,7 +114,7 @@ def kth_smallest(values: Float[Array, "*n"], rank: Array | int) -> Float[Array, 
 
 
 def label_weight_sum(
-    labels: Int[Array, "b H W"],
+    labels: Integer[Array, "b H W"],
     num_classes: int,
     ignore_label: int = 255,
     class_weights: Sequence[float] | None = None,
@@ -129,7 +129,7 @@ def label_weight_sum(
 
 def deep_supervision(
     outputs: Outputs,
-    labels: Int[Array, "b H W"],
+    labels: Integer[Array, "b H W"],
     config: LossConfig,
     *,
     ignore_label: int = 255,

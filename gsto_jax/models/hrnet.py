@@ -7,7 +7,6 @@ from typing import ClassVar
 import flax.linen as nn
 from jaxtyping import Array, Float, Real
 
-from gsto_jax.errors import UserError
 from gsto_jax.layers.attention import AttentionLayers, attention_layers, identity_layer
 from gsto_jax.layers.blocks import BasicBlock, Bottleneck, Composite, ConvBN
 from gsto_jax.layers.conv import ModuleDef
@@ -17,7 +16,7 @@ from gsto_jax.layers.heads import SegmentationHead
 from gsto_jax.layers.scale_transfer import GSTOOutput
 from gsto_jax.models.base import Network, Outputs
 from gsto_jax.models.specs import NO_ATTENTION, AttentionSpec, GSTOSpec, HRNetSpec
-from gsto_jax.ops.checks import check_map, instance_of
+from gsto_jax.ops.checks import check_map, instance_of, one_of
 from gsto_jax.ops.packing import FeatureMap, pack, pack_factors, unpack
 from gsto_jax.ops.spatial_sharding import shard_height
 
@@ -115,6 +114,7 @@ class HRNet(Network):
         "spec": instance_of(HRNetSpec, 'VARIANTS["w18_small_v2"]'),
         "gsto": instance_of(GSTOSpec, "GSTOSpec()"),
         "attention": instance_of(AttentionSpec, "AttentionSpec()"),
+        "head": one_of(HEADS),
     }
 
     spec: HRNetSpec
@@ -141,10 +141,7 @@ class HRNet(Network):
 
         Raises:
           ValueError: the image is not `b h w 3`.
-          UserError: an unknown head.
         """
-        if self.head not in HEADS:
-            raise UserError(f"head must be one of {', '.join(HEADS)}; got {self.head!r}")
         check_map(image, "HRNet", channels=3)
         attention = attention_layers(
             self.attention.kind, self.attention.position, self.factories["conv"]

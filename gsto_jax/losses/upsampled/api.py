@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from gsto_jax.losses.upsampled import tpu, xla
 from gsto_jax.ops.dispatch import call_implementation
@@ -10,7 +10,7 @@ from gsto_jax.ops.dispatch import call_implementation
 
 def true_log_probability(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b H W"],
+    labels: Integer[Array, "b H W"],
     align_corners: bool = False,
     implementation: str | None = None,
     interpret: bool = False,

@@ -1,4 +1,4 @@
-"""Our networks against the reference networks' own numbers (tests/golden/README.md)."""
+"""The networks compared with outputs of the reference networks (tests/golden/README.md)."""
 
 from dataclasses import replace
 
@@ -33,24 +33,24 @@ def state_of(arrays):
     return {k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")}
 
 
-def load(model, state, form=PLAIN_GAMMA):
-    return load_variables(state, abstract_variables(model), form)
+def load(model, state, state_format=PLAIN_GAMMA):
+    return load_variables(state, abstract_variables(model), state_format)
 
 
 def nhwc(array, dtype=jnp.float64):
     return jnp.asarray(array.transpose(0, 2, 3, 1), dtype)
 
 
-def deviation(ours, reference):
-    """Largest difference over the largest reference value."""
-    ours = np.asarray(ours, np.float64)
-    ours = ours.transpose(0, 3, 1, 2) if ours.ndim == 4 else ours
-    assert ours.shape == reference.shape
-    return np.abs(ours - reference).max() / np.abs(reference).max()
+def deviation(output, reference):
+    """Returns the largest difference over the largest reference value."""
+    output = np.asarray(output, np.float64)
+    output = output.transpose(0, 3, 1, 2) if output.ndim == 4 else output
+    assert output.shape == reference.shape
+    return np.abs(output - reference).max() / np.abs(reference).max()
 
 
-def without(state, *parts):
-    return {k: v for k, v in state.items() if not any(part in k for part in parts)}
+def without(state, *names):
+    return {k: v for k, v in state.items() if not any(name in k for name in names)}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_released_gamma_rule(golden, a, x64):
         ),
     ],
 )
-def test_parts_switched_off(golden, a, x64, key, gsto, unused):
+def test_disabled_gates(golden, a, x64, key, gsto, unused):
     model = network(gsto)
     variables = load(model, without(state_of(a), *unused))
     out = jax.jit(model.apply)(variables, nhwc(a["input"]))
@@ -140,8 +140,8 @@ def test_pose_hrnet_eval(golden, x64, dtype, bound):
     d = golden("d")
     spec = HRNetSpec(widths=(4, 8, 12, 20), modules=(1, 1, 2), blocks=1, stage1_blocks=4)
     dtype = jnp.dtype(dtype)
-    parts = {"head": "v1", "upsample": "nearest", "dtype": dtype, "param_dtype": dtype}
-    model = HRNet(spec, PLAIN, 17, **parts)
+    kwargs = {"head": "v1", "upsample": "nearest", "dtype": dtype, "param_dtype": dtype}
+    model = HRNet(spec, PLAIN, 17, **kwargs)
     variables = load(model, state_of(d), POSE_FORMAT)
     out = jax.jit(model.apply)(variables, nhwc(d["input"], dtype))
     assert deviation(out.logits, d["out"]) < bound
@@ -161,25 +161,25 @@ def test_pose_gsto_eval(golden, a, x64):
     assert deviation(out.stage_logits["stage2"], d2["out_stage2"]) < 1e-6
 
 
-def test_a_head_that_does_not_exist():
-    with pytest.raises(UserError, match=r"head is 'v3': use one of v1, v2"):
-        abstract_variables(HRNet(SPEC, PLAIN, 17, head="v3"))
+def test_unknown_head():
+    with pytest.raises(ValueError, match="head must be one of"):
+        HRNet(SPEC, PLAIN, 17, head="v3")
 
 
 def train_step(model, variables, x, label, options=None):
-    """Loss, its parts, outputs, gradients and new running statistics of one step."""
+    """Returns loss, losses of the heads, outputs, gradients and running statistics of a step."""
 
     def loss_fn(params):
         out, updates = model.apply(
             {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
         )
-        loss, parts = deep_supervision(out, label, LOSS)
-        return loss, (parts, out, updates["batch_stats"])
+        loss, losses = deep_supervision(out, label, LOSS)
+        return loss, (losses, out, updates["batch_stats"])
 
     step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True), compiler_options=options)
     (loss, aux), grads = step(variables["params"])
-    parts, out, batch_stats = aux
-    return loss, parts, out, to_state_dict({"params": grads}), to_state_dict({"b": batch_stats})
+    losses, out, batch_stats = aux
+    return loss, losses, out, to_state_dict({"params": grads}), to_state_dict({"b": batch_stats})
 
 
 ZERO_GRADIENTS = ("last_layer_stage2.0.bias", "last_layer_stage3.0.bias", "last_layer.0.bias")
@@ -188,7 +188,7 @@ ZERO_GRADIENTS = ("last_layer_stage2.0.bias", "last_layer_stage3.0.bias", "last_
 def test_gsto_train_float64(golden, a, x64):
     b = golden("b")
     model = network()
-    loss, parts, out, grads, stats = train_step(
+    loss, losses, out, grads, stats = train_step(
         model, load(model, state_of(a)), nhwc(a["input"]), jnp.asarray(b["label"])
     )
     np.testing.assert_allclose(loss, b["loss"], rtol=1e-6)
@@ -197,7 +197,7 @@ def test_gsto_train_float64(golden, a, x64):
         ("stage3", "loss_stage3"),
         ("stage2", "loss_stage2"),
     ):
-        np.testing.assert_allclose(parts[stage], b[key], rtol=1e-6)
+        np.testing.assert_allclose(losses[stage], b[key], rtol=1e-6)
     assert deviation(out.logits, b["out_final"]) < 1e-6
 
     expected = {k.removeprefix("grad/"): v for k, v in b.items() if k.startswith("grad/")}
@@ -225,9 +225,9 @@ def test_gsto_train_float32(golden, a):
     )
     np.testing.assert_allclose(loss, b["loss"], rtol=1e-6)
     assert deviation(out.logits, b["out_final"]) < 1e-4
-    # One input of a ReLU on the lowest branch is 4e-7, of values up to 4: rounding decides whether
-    # its gradient passes, which is a thirtieth of the whole, since such a map has 12 pixels. Nearly
-    # dead gates add to it: BN divides by a deviation near zero. What lies behind both is exact.
+    # One ReLU input on the lowest branch is 4e-7, of values up to 4: rounding decides whether its
+    # gradient passes, a thirtieth of the total, since that map has 12 pixels. Nearly dead gates add
+    # to it: BN divides by a deviation near zero. The layers after both are exact.
     error = sum(np.square(g - b[f"grad/{key}"]).sum() for key, g in grads.items())
     size = sum(np.square(b[f"grad/{key}"]).sum() for key in grads)
     assert np.sqrt(error / size) < 0.05
@@ -262,7 +262,7 @@ def test_hrnetv2_train(golden, a, x64):
 
 @pytest.mark.slow
 def test_hrnetv2_train_float32(golden, a):
-    """With the compiler options of a real run, which decide how sums are taken."""
+    """Uses the compiler options of a real run, which affect the order of sums."""
     c2 = golden("c2")
     model = network(PLAIN, jnp.float32)
     state = without(state_of(a), "att", "last_layer_stage")
@@ -281,7 +281,7 @@ def test_hrnetv2_train_float32(golden, a):
 
 
 def test_names_are_a_bijection(a):
-    """Import then export returns the arrays bit for bit, and leaves none of ours unfilled."""
+    """Import and export return the same arrays, and the import fills every variable."""
     model = network(dtype=jnp.float32)
     state = state_of(a)
     variables = load(model, state)
@@ -294,7 +294,7 @@ def test_names_are_a_bijection(a):
         np.testing.assert_array_equal(value, state[key], err_msg=key)
 
 
-def test_foreign_states_are_refused(a):
+def test_invalid_states(a):
     model = network(dtype=jnp.float32)
     state = state_of(a)
     with pytest.raises(UserError, match=r"unused extra\.weight"):
