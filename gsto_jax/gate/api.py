@@ -81,12 +81,8 @@ def gated_maps(
     data, factor = unwrap(features)
     spec = GateSpec(kernel.shape[1], factor, relu, interpret)
     shift = None if norm is None else norm.shift
-    available, unavailable = {"xla": partial(xla.gated_maps, spec=spec, shift=shift)}, {}
-    for name, device in (("pallas_tpu", tpu), ("pallas_gpu", gpu)):
-        unavailable[name] = device.unsupported_reason(data, spec)
-        if not unavailable[name]:
-            available[name] = partial(_by_kernels, spec=spec, passes=device.PASSES)
-    # The shift is bound above instead: the kernels take none.
+    available, unavailable = _implementations(data, spec, shift)
+    # The shift is bound to the implementation instead: the kernels take none.
     operand = None if norm is None else replace(norm, shift=None)
     maps, mean, var = call_implementation(
         implementation, available, unavailable, data, kernel, operand
@@ -96,6 +92,19 @@ def gated_maps(
     gates, _, _ = xla.gates_from_logits(logits, norm, spec, shift)
     gates = gates.astype(data.dtype)
     return Gated(tuple(wrap_like(x, features) for x in maps), wrap_like(gates, features), mean, var)
+
+
+def _implementations(
+    data: Array, spec: GateSpec, shift: Array | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the available implementations, and why others are unavailable."""
+    available: dict[str, Any] = {"xla": partial(xla.gated_maps, spec=spec, shift=shift)}
+    unavailable = {}
+    for name, device in (("pallas_tpu", tpu), ("pallas_gpu", gpu)):
+        unavailable[name] = device.unsupported_reason(data, spec)
+        if not unavailable[name]:
+            available[name] = partial(_by_kernels, spec=spec, passes=device.PASSES)
+    return available, unavailable
 
 
 def _by_kernels(
