@@ -1,10 +1,10 @@
-"""Training step of a configuration on the CPU, with our compiler options and without them.
+"""Measures a train step on the CPU with this project's XLA compiler options, and without them.
 
     python benchmarks/cpu_compiler_options.py [configs.quickstart [STEPS]]
 
-Prints ratios and writes CSV beside this file. "no seams" lets XLA fuse across the marks of
-`gsto_jax.ops.materialize`; "no YNNPACK" leaves convolutions to Eigen too; "default" are XLA's
-own options, with YNNPACK wherever it can and without seams.
+Prints ratios and writes a CSV next to this script. "ours" are the options of this project; "no
+seams" lets XLA fuse across the marks of `gsto_jax.ops.materialize`; "no YNNPACK" uses Eigen for
+convolutions too; "default" are XLA's default options, with YNNPACK and without seams.
 """
 
 import csv
@@ -31,7 +31,7 @@ ROUNDS = 5
 
 
 def main(name: str, steps: int) -> None:
-    """Times all in turn, `ROUNDS` times so many steps each."""
+    """Times all options in turn, `ROUNDS` times `steps` steps each."""
     keep_freed_memory()
     values = json.loads(importlib.import_module(name).get_config().to_json())
     task, data = task_of(values, 1000), values["data"]
@@ -60,7 +60,7 @@ def main(name: str, steps: int) -> None:
             ("default", None),
         )
     }
-    seconds: dict[str, list[float]] = {label: [] for label in compiled}
+    times_by_label: dict[str, list[float]] = {label: [] for label in compiled}
     for step in compiled.values():
         jax.block_until_ready(step(state, batch))
     for _ in range(ROUNDS):
@@ -69,17 +69,19 @@ def main(name: str, steps: int) -> None:
             for _ in range(steps):
                 result = step(state, batch)
             jax.block_until_ready(result)
-            seconds[label].append((time.perf_counter() - start) / steps)
-    for label, times in seconds.items():
-        print(f"{config.name} {shape}: {label:10s} median {statistics.median(times):.4f} s a step")
-    for label, times in seconds.items():
-        ratio = statistics.median(t / o for t, o in zip(times, seconds["ours"], strict=True))
+            times_by_label[label].append((time.perf_counter() - start) / steps)
+    for label, times in times_by_label.items():
+        print(
+            f"{config.name} {shape}: {label:10s} median {statistics.median(times):.4f} s per step"
+        )
+    for label, times in times_by_label.items():
+        ratio = statistics.median(t / o for t, o in zip(times, times_by_label["ours"], strict=True))
         print(f"{label:10s} takes {ratio:.2f} times as long as ours")
     stem = f"cpu_compiler_options_{config.name}_{platform.machine()}_jax{jax.__version__}"
     with (Path(__file__).parent / f"{stem}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["options", "round", "seconds_a_step"])
-        for label, times in seconds.items():
+        writer.writerow(["options", "round", "seconds_per_step"])
+        for label, times in times_by_label.items():
             writer.writerows([label, n, f"{t:.5f}"] for n, t in enumerate(times))
 
 

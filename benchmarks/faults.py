@@ -1,19 +1,18 @@
-"""Kills training at random moments, many times, and looks whether anything was lost.
+"""Kills training at many random moments and checks that nothing is lost.
 
     python benchmarks/faults.py --kills=1000 [--seed=0] [--csv=FILE] [--folder=DIR]
 
-A run of a few steps is started, killed (SIGKILL), started again by the same command, and so on
-until it ends; then comes the next run, until there were so many kills. The moments are drawn: half
-of them over the whole life of a process (set-up, restoring, steps, saving, evaluating), the others
-shortly after a step that is drawn too. What must hold of each run that ended: no step is missing,
-none was taken from a state of another step, every loss of every step is the undisturbed run's, the
-data stands where it should, and so do, bit for bit, the arrays of the last checkpoint.
+A run of a few steps is started, killed (SIGKILL) and restarted by the same command until it ends;
+then the next run starts, until the number of kills is reached. Half of the moments are uniform over
+the life of a process (setup, restoring, steps, saving, evaluating), the others shortly after a
+random step. Each finished run must have all steps, no step from the state of another one, the
+losses of an undisturbed run at each step, the right state of the data iterator, and a last
+checkpoint that is equal bit for bit.
 
-Each start is the program of `main.py`, in a process of its own, forked from one that has imported
-everything and has started no device: that saves seconds a start, and nothing else is shared. The
-network is one of three layers, since tracing another takes longer than all the rest; with --network
-it is the configuration's own. Writes one line of CSV a kill, and ends with status 1 if anything did
-not hold.
+Each start runs `main.py` in a process forked from one that has imported everything and initialized
+no device, which saves seconds per start. The network has three layers, since tracing a real one
+takes longer than everything else; `--network` uses that of the config. Writes one row of CSV per
+kill, and exits with status 1 if a check failed.
 """
 
 import argparse
@@ -39,8 +38,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 STEPS = 12
-FIELDS = ("kill", "run", "moment_s", "aim", "found", "steps_before", "steps_after", "checkpoint")
-SETTINGS = (
+FIELDS = ("kill", "run", "seconds", "target", "state", "steps_before", "steps_after", "checkpoint")
+ARGUMENTS = (
     "--config=configs/quickstart.py:runlocal",
     f"--config.train.steps={STEPS}",
     "--config.optim.learning_rate=0.01",
@@ -55,7 +54,7 @@ SETTINGS = (
 
 
 def prepare_imports(cache: Path) -> None:
-    """Imports what a training run imports, and starts no device."""
+    """Imports everything that training imports, without initializing a device."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
@@ -68,7 +67,7 @@ def prepare_imports(cache: Path) -> None:
 
 
 def small_network() -> Callable[..., Any]:
-    """Builds networks of three layers, whatever the settings; replaces `task.network`."""
+    """Returns a replacement of `task.network` that builds networks of three layers."""
     import flax.linen as nn
     import jax
 
@@ -88,21 +87,21 @@ def small_network() -> Callable[..., Any]:
     return lambda config, classes, platform="": Small(classes)
 
 
-def start(workdir: Path, output: Path, more: Sequence[str] = ()) -> int:
-    """Starts the program in a process of its own; returns its id. Its output goes to a file."""
+def start(workdir: Path, output: Path, arguments: Sequence[str] = ()) -> int:
+    """Starts the program in a forked process, with its output in a file; returns its id."""
     if process := os.fork():
         return process
     status = 70
     try:
         for number in (1, 2):
             os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-        sys.argv = ["main.py", *SETTINGS, f"--workdir={workdir}", *more]
+        sys.argv = ["main.py", *ARGUMENTS, f"--workdir={workdir}", *arguments]
         status = _program()
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        os._exit(status)  # what the parent would do at its end is not the child's to do
+        os._exit(status)  # without the exit handlers of the parent
 
 
 def _program() -> int:
@@ -119,17 +118,20 @@ def _program() -> int:
 
 
 def wait(process: int, output: Path, seconds: float = math.inf, step: float = math.inf) -> bool:
-    """Waits until a process ends (True), or a time is over, or its output reports a step.
+    """Waits for the end of a process, for a time, or until its output reports a step.
+
+    Returns:
+      Whether the process has ended.
 
     Raises:
-      RuntimeError: it ended with a failure.
+      RuntimeError: it failed.
     """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(process, os.WNOHANG)
         if done and status:
-            told = output.read_text()[-3000:] if output.exists() else ""
-            raise RuntimeError(f"a start ended with {os.waitstatus_to_exitcode(status)}: {told}")
+            tail = output.read_text()[-3000:] if output.exists() else ""
+            raise RuntimeError(f"a start exited with {os.waitstatus_to_exitcode(status)}: {tail}")
         if done:
             return True
         if step <= _last_step(output):
@@ -146,13 +148,13 @@ def _last_step(output: Path) -> int:
 
 
 def kill(process: int) -> None:
-    """Kills a process that is still there, and waits until it is gone."""
+    """Kills a running process and waits for its end."""
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
 
 
 def digest(workdir: Path) -> str:
-    """Names, dtypes and bytes of the arrays in the last checkpoint, by another process."""
+    """Returns a digest of the arrays in the last checkpoint, computed in a forked process."""
     read, write = os.pipe()
     if not (process := os.fork()):
         try:
@@ -161,78 +163,82 @@ def digest(workdir: Path) -> str:
             os._exit(0)
     os.close(write)
     with os.fdopen(read) as answer:
-        found = answer.read()
+        result = answer.read()
     os.waitpid(process, 0)
-    if not found:
-        raise RuntimeError(f"the last checkpoint of {workdir} cannot be read")
-    return found
+    if not result:
+        raise RuntimeError(f"cannot read the last checkpoint of {workdir}")
+    return result
 
 
 def _digest(folder: Path) -> str:
     import jax
     import orbax.checkpoint as ocp
 
-    warnings.simplefilter("ignore")  # orbax would rather be told where to put the arrays
+    warnings.simplefilter("ignore")  # of orbax, about missing shardings
     from gsto_jax.runs.checkpoint import read_record
 
     if read_record(folder)["data"] != {"batches": STEPS}:
-        return "the data stands elsewhere"
+        return "wrong state of the data iterator"
     with ocp.PyTreeCheckpointer() as reader:
         state = reader.restore(folder / "state")
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):
-        found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        found.update(leaf.tobytes())
-    return found.hexdigest()
+        sha.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        sha.update(leaf.tobytes())
+    return sha.hexdigest()
 
 
 def lines(workdir: Path, name: str) -> list[dict]:
-    """The records in a file of lines, but for lines that were cut off."""
-    found = []
+    """Returns the records of a JSON lines file, without truncated lines."""
+    records = []
     path = workdir / name
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            found.append(json.loads(line))
+            records.append(json.loads(line))
         except ValueError:
             continue
-    return found
+    return records
 
 
 def losses(workdir: Path) -> list[tuple[int, dict[str, float]]]:
-    """Step and losses of each line of progress, in the order in which they were written."""
+    """Returns step and losses of each line of training.jsonl, in order."""
     return [
         (line["step"], {k: v for k, v in line.items() if k.startswith(("loss", "gradient"))})
         for line in lines(workdir, "training.jsonl")
     ]
 
 
-def faults_of(workdir: Path, expected: dict[int, dict[str, float]], arrays: str) -> list[str]:
-    """What does not hold of a run that ended."""
-    found = []
-    told = losses(workdir)
-    if missing := sorted({*range(1, STEPS + 1)} - {step for step, _ in told}):
-        found.append(f"steps {missing} are missing")
+def find_faults(workdir: Path, expected: dict[int, dict[str, float]], arrays: str) -> list[str]:
+    """Returns what is wrong with a finished run."""
+    faults = []
+    logged = losses(workdir)
+    if missing := sorted({*range(1, STEPS + 1)} - {step for step, _ in logged}):
+        faults.append(f"steps {missing} are missing")
     starts = {line["step"] + 1 for line in lines(workdir, "starts.jsonl")}
-    for (before, _), (after, _) in zip([(0, {}), *told], told, strict=False):
+    for (before, _), (after, _) in zip([(0, {}), *logged], logged, strict=False):
         if after != before + 1 and not (after <= before and after in starts):
-            found.append(f"step {after} came after {before}")
-    found += [f"step {step} has other losses" for step, loss in told if loss != expected[step]]
+            faults.append(f"step {after} came after {before}")
+    faults += [f"step {step} has other losses" for step, loss in logged if loss != expected[step]]
     if digest(workdir) != arrays:
-        found.append("the last checkpoint holds other arrays")
+        faults.append("the last checkpoint has other arrays")
     scores = {line["step"]: line["mean_iou"] for line in lines(workdir, "evaluations.jsonl")}
     if sorted(scores) != [STEPS // 2, STEPS]:
-        found.append(f"evaluations of steps {sorted(scores)}")
-    return found
+        faults.append(f"evaluations of steps {sorted(scores)}")
+    return faults
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs, kills, compares. Returns the exit status."""
+    """Kills and checks runs. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=1000, help="how many")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the moments")
-    parser.add_argument("--csv", type=Path, help="where to write one line a kill")
-    parser.add_argument("--network", action="store_true", help="trains the configuration's own")
-    parser.add_argument("--folder", type=Path, help="for the runs; by default a temporary one")
+    parser.add_argument("--kills", type=int, default=1000, help="number of kills")
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(10**6), help="seed of the moments"
+    )
+    parser.add_argument("--csv", type=Path, help="file with one row per kill")
+    parser.add_argument("--network", action="store_true", help="trains the network of the config")
+    parser.add_argument(
+        "--folder", type=Path, help="folder of the runs; by default a temporary one"
+    )
     parser.add_argument("--cache", type=Path, default=ROOT / "tests" / ".jax_cache")
     args = parser.parse_args(argv)
     os.chdir(ROOT)
@@ -243,82 +249,97 @@ def main(argv: Sequence[str] | None = None) -> int:
         task.network = small_network()
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=args.folder))
     try:
-        return _kill_many(args.kills, args.seed, args.csv, folder)
+        return kill_runs(args.kills, args.seed, args.csv, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kill_many(kills: int, seed: int, table: Path | None, folder: Path) -> int:
-    from gsto_jax.runs.checkpoint import steps
-
-    whole = folder / "undisturbed"
+def undisturbed_run(folder: Path) -> tuple[Path, float]:
+    """Trains without kills; returns the workdir, and the seconds with a warm compilation cache."""
+    workdir, output = folder / "undisturbed", folder / "undisturbed.txt"
     for _ in range(2):  # the first one compiles
-        shutil.rmtree(whole, ignore_errors=True)
-        began = time.monotonic()
-        output = folder / "undisturbed.txt"
-        wait(start(whole, output), output)
-        life = time.monotonic() - began
-    expected, arrays = dict(losses(whole)), digest(whole)
-    print(f"seed {seed}; a whole run takes {life:.1f} s; last checkpoint {arrays[:16]}", flush=True)
-    rng, rows, wrong, run, done, began = random.Random(seed), [], [], 0, 0, time.monotonic()
-    while done < kills:
+        shutil.rmtree(workdir, ignore_errors=True)
+        start_time = time.monotonic()
+        wait(start(workdir, output), output)
+    return workdir, time.monotonic() - start_time
+
+
+def kill_runs(kills: int, seed: int, csv_path: Path | None, folder: Path) -> int:
+    """Kills and checks runs until the number of kills is reached. Returns the exit status."""
+    undisturbed, life = undisturbed_run(folder)
+    expected, arrays = dict(losses(undisturbed)), digest(undisturbed)
+    print(f"seed {seed}; a run takes {life:.1f} s; last checkpoint {arrays[:16]}", flush=True)
+    rng, rows, failed, run = random.Random(seed), [], [], 0
+    start_time = time.monotonic()
+    while len(rows) < kills:
         run += 1
         workdir, output, ended = folder / f"run{run}", folder / f"run{run}.txt", False
         while not ended:
-            before, aim = _last_step(output), ""
-            output.unlink(missing_ok=True)
-            born, began_at = time.monotonic(), time.time()
-            process = start(workdir, output)
-            if done == kills:
-                ended = wait(process, output)
+            if len(rows) == kills:
+                output.unlink(missing_ok=True)
+                ended = wait(start(workdir, output), output)
                 continue
-            if rng.random() < 0.5:
-                aim = "life"
-                ended = wait(process, output, rng.uniform(0, life))
-            else:
-                step = rng.randint(before + 1, STEPS) if before < STEPS else STEPS
-                aim = f"step {step}"
-                ended = wait(process, output, step=step)
-                ended = ended or wait(process, output, 0.4 * rng.random() ** 2)
-            if ended:
-                continue
-            kill(process)
-            done += 1
-            saved = steps(workdir / "checkpoints")
-            # Those of earlier kills may still lie there.
-            partial = (workdir / "checkpoints").glob("*tmp*")
-            saving = any(path.stat().st_mtime >= began_at for path in partial)
-            row = {
-                "kill": done,
-                "run": run,
-                "moment_s": round(time.monotonic() - born, 3),
-                "aim": aim,
-                "found": "saving" if saving else "",
-                "steps_before": before,
-                "steps_after": _last_step(output),
-                "checkpoint": saved[-1] if saved else 0,
-            }
-            rows.append(row)
-            if table:
-                _write(table, rows)
-        if problems := faults_of(workdir, expected, arrays):
-            kept = ROOT / f"fault-seed{seed}-run{run}"
-            shutil.copytree(workdir, kept)
-            wrong.append(run)
-            print(f"run {run}: {'; '.join(problems)}; kept as {kept}", flush=True)
+            row = kill_once(workdir, output, life, rng)
+            ended = row is None
+            if row is not None:
+                rows.append({"kill": len(rows) + 1, "run": run, **row})
+                if csv_path:
+                    _write(csv_path, rows)
+        if faults := find_faults(workdir, expected, arrays):
+            copy = ROOT / f"fault-seed{seed}-run{run}"
+            shutil.copytree(workdir, copy)
+            failed.append(run)
+            print(f"run {run}: {'; '.join(faults)}; copied to {copy}", flush=True)
         shutil.rmtree(workdir)
         if run % 10 == 0:
-            print(f"{done} kills, {run} runs, {time.monotonic() - began:.0f} s", flush=True)
-    during = sum(row["found"] == "saving" for row in rows)
+            print(
+                f"{len(rows)} kills, {run} runs, {time.monotonic() - start_time:.0f} s", flush=True
+            )
+    saving = sum(row["state"] == "saving" for row in rows)
     print(
-        f"{done} kills in {run} runs, {time.monotonic() - began:.0f} s; {during} while a checkpoint"
-        f" was being written; runs that differ: {wrong or 'none'}"
+        f"{len(rows)} kills in {run} runs, {time.monotonic() - start_time:.0f} s; {saving} while a "
+        f"checkpoint was being written; runs that differ: {failed or 'none'}"
     )
-    return 1 if wrong else 0
+    return 1 if failed else 0
 
 
-def _write(table: Path, rows: Sequence[dict]) -> None:
-    with table.open("w", newline="") as file:
+def kill_once(
+    workdir: Path, output: Path, life: float, rng: random.Random
+) -> dict[str, Any] | None:
+    """Starts a run and kills it at a random moment; None if it ended before."""
+    from gsto_jax.runs.checkpoint import steps
+
+    steps_before, target = _last_step(output), ""
+    output.unlink(missing_ok=True)
+    start_time, start_timestamp = time.monotonic(), time.time()
+    process = start(workdir, output)
+    if rng.random() < 0.5:
+        target = "life"
+        ended = wait(process, output, rng.uniform(0, life))
+    else:
+        step = rng.randint(steps_before + 1, STEPS) if steps_before < STEPS else STEPS
+        target = f"step {step}"
+        ended = wait(process, output, step=step)
+        ended = ended or wait(process, output, 0.4 * rng.random() ** 2)
+    if ended:
+        return None
+    kill(process)
+    saved = steps(workdir / "checkpoints")
+    # Temporary folders of earlier kills may still exist.
+    unfinished = (workdir / "checkpoints").glob("*tmp*")
+    is_saving = any(path.stat().st_mtime >= start_timestamp for path in unfinished)
+    return {
+        "seconds": round(time.monotonic() - start_time, 3),
+        "target": target,
+        "state": "saving" if is_saving else "",
+        "steps_before": steps_before,
+        "steps_after": _last_step(output),
+        "checkpoint": saved[-1] if saved else 0,
+    }
+
+
+def _write(path: Path, rows: Sequence[dict]) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -1,16 +1,17 @@
-"""Gate kernels and networks on a GPU that is here: right, and how fast.
+"""Correctness and speed of gate kernels and networks on the GPU of this machine.
 
-    python benchmarks/gpu_speed.py [ROW ...] [--calls=20] [--rounds=5] [--cache=DIR] [--no-peer]
+    python benchmarks/gpu_speed.py [ROW ...] [--calls=20] [--rounds=5] [--cache=DIR] [--no-torch]
 
-`gates`: `gated_maps` by XLA and by our Triton kernels at the maps of W18 and W48 in a training step
-on 8 crops of 512 x 1024. Both are compared with float32 arithmetic at its highest precision, as
-norms of differences over norms. A call takes different maps one after the other, more than a cache
-holds. "of_copy": what the kernels have to move over the time that they take, as a share of the rate
-at which a large array is copied. The other rows: a step of training and inference of networks in
-bfloat16, gates by either, beside eager PyTorch of the same network (`benchmarks/torch_peer.py`:
-autocast to bfloat16, channels last, fused SGD; needs PyTorch for this GPU, `--no-peer` goes
-without). `--calls=0` only compiles, into the cache that `--cache` names. Prints medians over rounds
-and writes CSV beside this file.
+The row `gates` runs `gated_maps` by XLA and by the Triton kernels on the maps of W18 and W48 in a
+train step on 8 crops of 512x1024. Both are compared with float32 arithmetic at the highest
+precision; errors are norms of differences over norms. A call cycles through more maps than a cache
+holds. "fraction_of_copy_bandwidth" is the minimum traffic of the kernels over their time, relative
+to the rate at which a large array is copied.
+
+The other rows run a train step and inference of networks in bfloat16, and eager PyTorch of the same
+network (`benchmarks/torch_peer.py`: autocast to bfloat16, channels last, fused SGD; needs PyTorch
+for this GPU, `--no-torch` skips it). `--calls=0` only compiles, into the cache of `--cache`. Prints
+medians over rounds and writes CSVs next to this script.
 """
 
 import argparse
@@ -42,16 +43,16 @@ from gsto_jax.training.loop import compiled_train_step
 from gsto_jax.training.task import Task, state_of
 
 SIZE, IMAGES = (512, 1024), 8
-CACHED = 256 << 20  # bytes; no GPU of today holds as much
+MIN_WORKING_SET = 256 << 20  # bytes; more than the caches of current GPUs
 SHAPES = {"w18": (18, 36, 72, 144), "w48": (48, 96, 192, 384)}
 """Channels of the branches by width of the network."""
-FORMS = {"normalized": 1e-5, "affine": None}
-"""The epsilon of the logits' BN, which a ReLU follows."""
-KINDS = ("xla", "pallas_gpu")
+EPSILONS = {"normalized": 1e-5, "affine": None}
+"""Epsilon of the BN of the logits; None for an affine map only."""
+IMPLEMENTATIONS = ("xla", "pallas_gpu")
 
 
 class Row(NamedTuple):
-    """A network: its configuration of `configs/`, with its words, and who gates."""
+    """A network: its module of `configs/` with arguments, and the implementation of its gates."""
 
     config: str
     implementation: str = "xla"
@@ -68,114 +69,126 @@ ROWS = {
 
 
 def milliseconds(run: Callable[[], Any], wait: Callable[[Any], Any], args: Any) -> float:
-    """Median of a call's time, of calls that follow one another without waiting."""
+    """Returns the median time of a call, of calls that are dispatched without waiting."""
     wait(run())
-    found = []
+    times = []
     for _ in range(args.rounds):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         for _ in range(args.calls):
             last = run()
         wait(last)
-        found.append((time.perf_counter() - began) / args.calls * 1e3)
-    return statistics.median(found)
+        times.append((time.perf_counter() - start_time) / args.calls * 1e3)
+    return statistics.median(times)
 
 
 def copy_rate(args: Any) -> float:
-    """GB/s that a copy of a large array moves, reading and writing."""
+    """Returns the bandwidth of copying a large array in GB/s, reading and writing."""
     x = jnp.ones(1 << 30, jnp.bfloat16)
     copy = jax.jit(lambda x: x + 1)
     return 4 * x.size / milliseconds(partial(copy, x), jax.block_until_ready, args) / 1e6
 
 
 def measure_gates(args: Any) -> Iterator[dict[str, Any]]:
-    """A row for each form, shape, dtype and direction."""
+    """Yields a row for each kind of norm, shape, dtype and direction."""
     rate = copy_rate(args)
-    print(f"a copy moves {rate:.0f} GB/s", flush=True)
+    print(f"copy bandwidth {rate:.0f} GB/s", flush=True)
     cases = [
-        *(("normalized", c, jnp.bfloat16) for found in SHAPES.values() for c in found),
+        *(("normalized", c, jnp.bfloat16) for channels in SHAPES.values() for c in channels),
         *(("normalized", c, jnp.float32) for c in (18, 48)),
         *(("affine", c, jnp.bfloat16) for c in (18, 48, 96)),
     ]
-    for form, channels, dtype in cases:
-        scale = next(found.index(channels) for found in SHAPES.values() if channels in found)
-        yield from measure_gate(form, (scale, channels), dtype, rate, args)
+    for norm_kind, channels, dtype in cases:
+        branch = next(x.index(channels) for x in SHAPES.values() if channels in x)
+        yield from measure_gate(norm_kind, branch, channels, dtype, rate, args)
+
+
+def gate_forward(maps: Any, parameters: Any, kind: str, norm_kind: str) -> Any:
+    """Returns the gated maps."""
+    kernel, scale, bias = parameters
+    norm = NormParameters(scale, bias, EPSILONS[norm_kind])
+    relu = norm_kind == "normalized"
+    return gated_maps(maps, kernel, norm, relu=relu, implementation=kind).maps
+
+
+def gate_both(maps: Any, parameters: Any, cotangents: Any, kind: str, norm_kind: str) -> Any:
+    """Returns the gated maps, and the gradients of maps and parameters."""
+    forward = partial(gate_forward, kind=kind, norm_kind=norm_kind)
+    outputs, back = jax.vjp(forward, maps, parameters)
+    return outputs, back(tuple(cotangents))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def forward_all(maps: Any, parameters: Any, kind: str, norm_kind: str) -> Any:
+    """Applies `gate_forward` to each map."""
+    return [gate_forward(x, parameters, kind, norm_kind) for x in maps]
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def both_all(maps: Any, parameters: Any, cotangents: Any, kind: str, norm_kind: str) -> Any:
+    """Applies `gate_both` to each map."""
+    pairs = zip(maps, cotangents, strict=True)
+    return [gate_both(x, parameters, dy, kind, norm_kind) for x, dy in pairs]
+
+
+def exact_reference(maps: Any, parameters: Any, cotangents: Any, norm_kind: str) -> Any:
+    """Computes `gate_both` in float32 from inputs rounded to the dtype of the maps."""
+    kernel = parameters[0].astype(maps.dtype).astype(jnp.float32)
+    maps, *cotangents = (x.astype(jnp.float32) for x in (maps, *cotangents))
+    run = jax.jit(partial(gate_both, kind="xla", norm_kind=norm_kind))
+    with jax.default_matmul_precision("highest"):
+        return run(maps, (kernel, *parameters[1:]), cotangents)
 
 
 def measure_gate(
-    form: str, which: tuple[int, int], dtype: Any, rate: float, args: Any
+    norm_kind: str, branch: int, channels: int, dtype: Any, rate: float, args: Any
 ) -> Iterator[dict[str, Any]]:
-    """Forward, and forward with backward; three gates."""
-    scale, channels = which
+    """Yields a row for the forward pass and one for forward and backward, with three gates."""
     gates, rng = 3, np.random.default_rng(channels)
-    shape = (IMAGES, SIZE[0] // (4 << scale), SIZE[1] // (4 << scale), channels)
+    shape = (IMAGES, SIZE[0] // (4 << branch), SIZE[1] // (4 << branch), channels)
     size = int(np.prod(shape)) * jnp.dtype(dtype).itemsize
-    copies = min(-(-CACHED // (size * (1 + gates))), 8)
+    copies = min(-(-MIN_WORKING_SET // (size * (1 + gates))), 8)
 
-    def drawn(seed: int, *shape: int) -> jax.Array:
+    def random_array(seed: int, *shape: int) -> jax.Array:
         return jax.random.normal(jax.random.key(seed), shape, jnp.float32)
 
-    maps = [drawn(n, *shape).astype(dtype) for n in range(copies)]
-    given = [[drawn(100 + n, *shape).astype(dtype)] * gates for n in range(copies)]
+    maps = [random_array(n, *shape).astype(dtype) for n in range(copies)]
+    cotangents = [[random_array(100 + n, *shape).astype(dtype)] * gates for n in range(copies)]
     kernel = rng.normal(0, channels**-0.5, (channels, gates)).astype(np.float32)
     parameters = (jnp.asarray(kernel), jnp.full(gates, 1.5), jnp.linspace(-0.5, 0.5, gates))
 
-    def forward(maps: Any, parameters: Any, kind: str) -> Any:
-        kernel, scale, bias = parameters
-        norm = NormParameters(scale, bias, FORMS[form])
-        relu = form == "normalized"
-        return gated_maps(maps, kernel, norm, relu=relu, implementation=kind).maps
-
-    def both(maps: Any, parameters: Any, given: Any, kind: str) -> Any:
-        found, back = jax.vjp(partial(forward, kind=kind), maps, parameters)
-        return found, back(tuple(given))
-
-    def exact() -> Any:
-        """On the same, rounded numbers."""
-        kernel = parameters[0].astype(dtype).astype(jnp.float32)
-        wide = [x.astype(jnp.float32) for x in (maps[0], *given[0])]
-        with jax.default_matmul_precision("highest"):
-            return jax.jit(partial(both, kind="xla"))(wide[0], (kernel, *parameters[1:]), wide[1:])
-
-    @partial(jax.jit, static_argnames="kind")
-    def run_forward(maps: Any, parameters: Any, kind: str) -> Any:
-        return [forward(x, parameters, kind) for x in maps]
-
-    @partial(jax.jit, static_argnames="kind")
-    def run_both(maps: Any, parameters: Any, given: Any, kind: str) -> Any:
-        return [both(x, parameters, g, kind) for x, g in zip(maps, given, strict=True)]
-
-    wanted = exact()
-    passes = 2 if form == "normalized" else 1
-    least = {"forward": passes + gates, "both": passes + gates + passes * (1 + gates) + 1}
+    expected = exact_reference(maps[0], parameters, cotangents[0], norm_kind)
+    passes = 2 if norm_kind == "normalized" else 1
+    min_traffic = {"forward": passes + gates, "both": passes + gates + passes * (1 + gates) + 1}
     times: dict[tuple[str, str], float] = {}
     errors: dict[str, str] = {}
-    for kind in KINDS:
+    for kind in IMPLEMENTATIONS:
         calls = {
-            "forward": partial(run_forward, maps, parameters, kind=kind),
-            "both": partial(run_both, maps, parameters, given, kind=kind),
+            "forward": partial(forward_all, maps, parameters, kind, norm_kind),
+            "both": partial(both_all, maps, parameters, cotangents, kind, norm_kind),
         }
-        errors[kind] = " ".join(f"{e:.1e}" for e in differences(calls["both"]()[0], wanted))
+        errors[kind] = " ".join(f"{e:.1e}" for e in differences(calls["both"]()[0], expected))
         for step, run in calls.items():
             times[step, kind] = milliseconds(run, jax.block_until_ready, args) / copies
     for step in ("forward", "both"):
-        ours, theirs = times[step, "pallas_gpu"], times[step, "xla"]
+        kernel_ms, xla_ms = times[step, "pallas_gpu"], times[step, "xla"]
+        bandwidth = min_traffic[step] * size / kernel_ms / 1e6  # GB/s
         yield {
-            "row": f"gates {form}",
+            "row": f"gates {norm_kind}",
             "step": step,
             "channels": channels,
             "dtype": jnp.dtype(dtype).name,
-            "xla_ms": f"{theirs:.4f}",
-            "pallas_gpu_ms": f"{ours:.4f}",
-            "pallas_gpu_over_xla": f"{ours / theirs:.3f}",
-            "of_copy": f"{least[step] * size / ours / 1e6 / rate:.2f}",
-            "xla_errors": errors["xla"],
-            "pallas_gpu_errors": errors["pallas_gpu"],
+            "xla_ms": f"{xla_ms:.4f}",
+            "pallas_gpu_ms": f"{kernel_ms:.4f}",
+            "pallas_gpu_over_xla": f"{kernel_ms / xla_ms:.3f}",
+            "fraction_of_copy_bandwidth": f"{bandwidth / rate:.2f}",
+            "xla_relative_errors": errors["xla"],
+            "pallas_gpu_relative_errors": errors["pallas_gpu"],
         }
 
 
-def differences(found: Any, wanted: Any) -> list[float]:
-    """Maps, gradient of the map, of kernel, scale and bias: norm of the difference over norm."""
-    (maps, back), (exact, exact_back) = found, wanted
+def differences(actual: Any, expected: Any) -> list[float]:
+    """Returns relative errors of maps and gradients of map, kernel, scale and bias."""
+    (maps, back), (exact, exact_back) = actual, expected
     pairs = [(maps, exact), (back[0], exact_back[0])]
     pairs += list(zip(back[1], exact_back[1], strict=True))
 
@@ -187,15 +200,15 @@ def differences(found: Any, wanted: Any) -> list[float]:
 
 
 def make_task(row: Row) -> Task:
-    """Returns the task, in bfloat16."""
-    name, _, words = row.config.partition(":")
-    values = json.loads(importlib.import_module(f"configs.{name}").get_config(words).to_json())
+    """Builds the task of a row, in bfloat16."""
+    name, _, arguments = row.config.partition(":")
+    values = json.loads(importlib.import_module(f"configs.{name}").get_config(arguments).to_json())
     values["model"] |= {"dtype": "bfloat16", "implementation": row.implementation}
     return task_of(values, 100_000)
 
 
-def batch_of(task: Any) -> dict[str, np.ndarray]:
-    """Noise."""
+def random_batch(task: Any) -> dict[str, np.ndarray]:
+    """Returns a batch of noise."""
     rng = np.random.default_rng(0)
     return {
         "image": rng.integers(0, 256, (IMAGES, *SIZE, 3), np.uint8),
@@ -205,10 +218,10 @@ def batch_of(task: Any) -> dict[str, np.ndarray]:
 
 
 def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
-    """Training and inference."""
+    """Yields a row for the train step and one for inference."""
     row, mesh = ROWS[key], make_mesh(jax.devices()[:1])
     task = make_task(row)
-    options, batch = compiler_options(mesh), put_batch(batch_of(task), mesh)
+    options, batch = compiler_options(mesh), put_batch(random_batch(task), mesh)
     variables = jax.device_put(task.initial_variables(), replicated_sharding(mesh))
     state = state_of(task, variables, mesh)
     inputs = {name: batch[name] for name in task.train_inputs}
@@ -229,15 +242,20 @@ def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
     for name, (run, compiled) in runs.items():
         memory = compiled.memory_analysis()
         peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-        spent = milliseconds(run, jax.block_until_ready, args)
-        print(f"{key} {name}: {spent:.2f} ms", flush=True)
-        yield {"row": key, "step": name, "ms": f"{spent:.2f}", "peak_GiB": f"{peak / 2**30:.2f}"}
+        ms = milliseconds(run, jax.block_until_ready, args)
+        print(f"{key} {name}: {ms:.2f} ms", flush=True)
+        yield {
+            "row": key,
+            "step": name,
+            "ms": f"{ms:.2f}",
+            "peak_memory_GiB": f"{peak / 2**30:.2f}",
+        }
     scalars = train()
     assert np.isfinite(float(scalars["loss"])), scalars
 
 
-def measure_peer(key: str, args: Any) -> Iterator[dict[str, Any]]:
-    """PyTorch's."""
+def measure_torch(key: str, args: Any) -> Iterator[dict[str, Any]]:
+    """Yields the same rows for PyTorch."""
     import torch
     import torch_peer
 
@@ -246,15 +264,15 @@ def measure_peer(key: str, args: Any) -> Iterator[dict[str, Any]]:
     task = make_task(ROWS[key])
     net = torch_peer.Peer(task.model, task.initial_variables())
 
-    def moved(value: Any) -> Any:
+    def to_gpu(value: Any) -> Any:
         layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
         return value.detach().cuda().contiguous(memory_format=layout)
 
-    net.params = {k: moved(v).requires_grad_() for k, v in net.params.items()}
-    net.stats = {k: moved(v) for k, v in net.stats.items()}
+    net.params = {k: to_gpu(v).requires_grad_() for k, v in net.params.items()}
+    net.stats = {k: to_gpu(v) for k, v in net.stats.items()}
     params = list(net.params.values())
     sgd = torch.optim.SGD(params, 0.01, 0.9, weight_decay=5e-4, fused=True)
-    batch = batch_of(task)
+    batch = random_batch(task)
     images = torch.tensor(batch["image"]).cuda().permute(0, 3, 1, 2).float() / 255
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.tensor(batch["label"]).long().cuda()
@@ -273,68 +291,70 @@ def measure_peer(key: str, args: Any) -> Iterator[dict[str, Any]]:
             net(images, train=False)
 
     for name, run in {"train": train, "inference": infer}.items():
-        spent = milliseconds(run, lambda _: torch.cuda.synchronize(), args)
-        yield {"row": key, "step": name, "ms": f"{spent:.2f}"}
+        ms = milliseconds(run, lambda _: torch.cuda.synchronize(), args)
+        yield {"row": key, "step": name, "ms": f"{ms:.2f}"}
 
 
 def with_ratios(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Times beside PyTorch's of the same network, and our HRNetV2's of its width."""
+    """Adds ratios to PyTorch on the same network, and to HRNetV2 of the same width."""
     times = {(row["row"], row["step"]): float(row["ms"]) for row in rows}
     for row in rows:
-        key, spent = row["row"], float(row["ms"])
+        key, ms = row["row"], float(row["ms"])
         base = times.get((f"hrnet-{key.split('-')[1]}", row["step"]))
-        peer = float(row["peer_ms"] or 0)
+        torch_ms = float(row["torch_ms"] or 0)
         yield row | {
-            "images_a_second": f"{IMAGES / spent * 1e3:.1f}",
-            "over_hrnetv2": f"{spent / base:.3f}" if base else "",
-            "ours_over_peer": f"{spent / peer:.3f}" if peer else "",
+            "images_per_second": f"{IMAGES / ms * 1e3:.1f}",
+            "relative_to_hrnetv2": f"{ms / base:.3f}" if base else "",
+            "jax_over_torch": f"{ms / torch_ms:.3f}" if torch_ms else "",
         }
 
 
 def main() -> None:
-    """Measures, prints and writes."""
+    """Measures rows, prints and writes them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = ["gates", *ROWS]
-    parser.add_argument("rows", nargs="*", help=f"of {', '.join(names)}; all if none is given")
-    parser.add_argument("--calls", type=int, default=20, help="timed calls a round; 0 compiles")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts")
-    parser.add_argument("--cache", help="folder that keeps compiled programs")
-    parser.add_argument("--no-peer", action="store_true", help="without PyTorch")
-    parser.add_argument("--csv", help="start of the names of files to write")
+    parser.add_argument("rows", nargs="*", help=f"some of {', '.join(names)}; by default all")
+    parser.add_argument(
+        "--calls", type=int, default=20, help="timed calls per round; 0 only compiles"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, whose median is reported")
+    parser.add_argument("--cache", help="folder of the compilation cache")
+    parser.add_argument("--no-torch", action="store_true", help="skips PyTorch")
+    parser.add_argument("--csv", help="prefix of the CSV files")
     args = parser.parse_args()
-    asked = args.rows or names
-    if unknown := set(asked) - set(names):
-        parser.error(f"no rows {', '.join(sorted(unknown))}: there are {', '.join(names)}")
+    selected = args.rows or names
+    if unknown := set(selected) - set(names):
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
     if args.cache:
         jax.config.update("jax_compilation_cache_dir", args.cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     device = jax.devices()[0].device_kind.replace(" ", "_")
     print(f"{device}, jax {jax.__version__}", flush=True)
-    if "gates" in asked and args.calls:
+    if "gates" in selected and args.calls:
         write(list(measure_gates(args)), "gates", device, args)
-    ours = [row for key in ROWS if key in asked for row in measure_network(key, args)]
-    peers: dict[tuple[str, str], str] = {}
-    if ours and not args.no_peer:
-        for key in {key.removesuffix("-kernels"): None for key in ROWS if key in asked}:
-            for row in measure_peer(key, args):
-                peers[key, row["step"]] = row["ms"]
-    for row in ours:
-        row["peer_ms"] = peers.get((row["row"].removesuffix("-kernels"), row["step"]), "")
-    write(ours, "networks", device, args)
+    rows = [row for key in ROWS if key in selected for row in measure_network(key, args)]
+    torch_ms: dict[tuple[str, str], str] = {}
+    if rows and not args.no_torch:
+        for key in {key.removesuffix("-kernels"): None for key in ROWS if key in selected}:
+            for row in measure_torch(key, args):
+                torch_ms[key, row["step"]] = row["ms"]
+    for row in rows:
+        row["torch_ms"] = torch_ms.get((row["row"].removesuffix("-kernels"), row["step"]), "")
+    write(rows, "networks", device, args)
 
 
 def write(rows: Sequence[dict[str, Any]], name: str, device: str, args: Any) -> None:
-    """Prints rows, and keeps them in a file; of networks, the rows that were not asked for too."""
+    """Prints rows and writes them to a CSV, which keeps the rows of other networks."""
     if not rows:
         return
     stem = args.csv or str(Path(__file__).with_suffix(""))
     path = Path(f"{stem}_{name}_{device}_jax{jax.__version__}.csv")
     if name == "networks":
-        known = list(csv.DictReader(path.open())) if path.exists() else []
-        by_key = {(row["row"], row["step"]): row for row in [*known, *rows]}
+        previous = list(csv.DictReader(path.open())) if path.exists() else []
+        by_key = {(row["row"], row["step"]): row for row in [*previous, *rows]}
         steps = ("train", "inference")
-        kept = [by_key[key] for key in itertools.product(ROWS, steps) if key in by_key]
-        rows = list(with_ratios(kept))
+        merged = [by_key[key] for key in itertools.product(ROWS, steps) if key in by_key]
+        rows = list(with_ratios(merged))
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     with path.open("w", newline="") as file:

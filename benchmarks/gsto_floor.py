@@ -1,19 +1,23 @@
-"""What GSTO must move beside HRNetV2 in a step of training, whoever computes it.
+"""Lower bound of the bytes that GSTO adds to a train step of HRNetV2 on TPUs.
 
     python benchmarks/gsto_floor.py
 
-Traces GSTO-HRNet at a crop of 512x1024 in bfloat16, packed as TPUs have it, and counts maps. A map
-`F` with `n` gates that normalize their logits: forward two readings of F and n writings, of which
-the paths behind it read what they would have read of F anyway; backward two readings of F and of
-each cotangent and one writing, less the n readings and one writing by which HRNetV2 adds these
-cotangents up. That is 2n + 4 maps more. A head on a map `X` of all branches: forward X is written
-and read, and Y = conv(X) written and read; backward Y is read for the two sums of BN and again
-for its gradient, which is written, and read for the gradients of X and of the kernel; X is read for
-the latter; and X's gradient is written, and read by the branches: 12 maps. Of the maps of gates
-those on paths upwards could be narrower, since a gate commutes with the 1x1 convolution behind it:
-what is written forward, and read of cotangents backward, is counted by itself. Prints GB an image,
-bare and filled up to 128 lanes, beside what HRNetV2's whole step moves by the CSV of
-`train_step_plan.py`, and the ratio that GSTO cannot go under.
+Traces GSTO-HRNet with crops of 512x1024 in bfloat16, packed as for TPUs, and counts how often maps
+are read and written.
+
+Gates: a map F with n gates that normalize their logits is read twice in the forward pass, and n
+gated maps are written; the paths behind them read those instead of F. The backward pass reads F and
+each cotangent twice and writes one gradient; HRNetV2 would read the n cotangents and write their
+sum. That is 2n + 4 maps more.
+
+Heads: for the concatenated branches X and Y = conv(X), the forward pass writes and reads X and Y.
+The backward pass reads Y for the two sums of BN and again for its gradient, which is written, and
+read for the gradients of X and of the kernel; reads X for the latter; and writes the gradient of X,
+which the branches read. That is 12 maps.
+
+Gated maps on upward paths could be narrower, since a gate commutes with the 1x1 convolution after
+it; they are counted separately too. Prints GB per image, without and with padding to 128 lanes,
+the bytes of the whole step of HRNetV2 from the CSV of `train_step_plan.py`, and the minimum ratio.
 """
 
 import csv
@@ -46,23 +50,23 @@ NETWORKS = {
 
 
 def map_bytes(shape: Sequence[int]) -> tuple[int, int]:
-    """Of an image's part of a map in bfloat16: as it is, and with its channels filled up."""
+    """Returns the bytes per image of a map in bfloat16, without and with padded channels."""
     pixels = math.prod(shape[1:-1])
     return 2 * pixels * shape[-1], 2 * pixels * -(-shape[-1] // LANES) * LANES
 
 
 def count(config_name: str) -> dict[str, tuple[int, int]]:
-    """Bytes an image for gates, for those of them on paths upwards, and for the heads between."""
+    """Returns bytes per image of the gates, of those on upward paths, and of the gate heads."""
     config = importlib.import_module(f"configs.{config_name}").get_config()
     config.model.dtype = "bfloat16"
     task, _, _ = parse_config(config)
     model = network(task.config.model, task.num_classes, platform="tpu")
-    found = {"gates": (0, 0), "upwards": (0, 0), "heads": (0, 0)}
+    counts = {"gates": (0, 0), "upwards": (0, 0), "heads": (0, 0)}
     heads = []
 
     def add(kind: str, shape: Sequence[int], maps: int) -> None:
-        bare, filled = map_bytes(shape)
-        found[kind] = found[kind][0] + maps * bare, found[kind][1] + maps * filled
+        bare, padded = map_bytes(shape)
+        counts[kind] = counts[kind][0] + maps * bare, counts[kind][1] + maps * padded
 
     def gated(features: Any, kernel: Any, *args: Any, **kwargs: Any) -> Any:
         stored_shape = unwrap(features)[0].shape
@@ -71,7 +75,7 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
         add("upwards", stored_shape, 2 * branch)
         return gated_maps(features, kernel, *args, **kwargs | {"implementation": "xla"})
 
-    def seen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def record_head(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, SegmentationHead) and context.method_name == "__call__":
             branches, _ = args
             channels = sum(x.shape[-1] for x in branches)
@@ -82,32 +86,34 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
     variables = jax.eval_shape(
         lambda: task.model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     )
-    with mock.patch.object(gates, "gated_maps", gated), nn.intercept_methods(seen):
+    with mock.patch.object(gates, "gated_maps", gated), nn.intercept_methods(record_head):
         jax.eval_shape(
             lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]), variables, images
         )
     for path, shape in heads:
-        if path != ("head",):  # HRNetV2 has that one too
+        if path != ("head",):  # HRNetV2 has this head too
             add("heads", shape, 12)
-    return found
+    return counts
 
 
 def main() -> None:
-    """Counts, and prints."""
+    """Counts and prints the bytes."""
     (path,) = Path(__file__).parent.glob("train_step_plan_v5e-2x2_*.csv")
-    plan = {row["row"]: float(row["GB"]) for row in csv.DictReader(path.open())}
+    plan = {row["row"]: float(row["accessed_GB"]) for row in csv.DictReader(path.open())}
     for name, (config, baseline) in NETWORKS.items():
-        found = count(config)
-        parts = ", ".join(
-            f"{kind} {bare / 1e9:.3f} ({filled / 1e9:.3f} filled up)"
-            for kind, (bare, filled) in found.items()
+        counts = count(config)
+        summary = ", ".join(
+            f"{kind} {bare / 1e9:.3f} ({padded / 1e9:.3f} padded)"
+            for kind, (bare, padded) in counts.items()
         )
-        print(f"{name}, GB an image: {parts}")
-        del found["upwards"]  # is part of the gates
-        if whole := plan.get(baseline):
-            bare, filled = (sum(x) / 1e9 for x in zip(*found.values(), strict=True))
-            floor, lanes = 1 + bare / whole, 1 + filled / whole
-            print(f"  beside HRNetV2's {whole}: {floor:.3f} times, {lanes:.3f} filled up")
+        print(f"{name}, GB per image: {summary}")
+        del counts["upwards"]  # included in the gates
+        if step_bytes := plan.get(baseline):
+            bare, padded = (sum(x) / 1e9 for x in zip(*counts.values(), strict=True))
+            floor, padded_floor = 1 + bare / step_bytes, 1 + padded / step_bytes
+            print(
+                f"  HRNetV2: {step_bytes} GB; ratio at least {floor:.3f}, {padded_floor:.3f} padded"
+            )
 
 
 if __name__ == "__main__":

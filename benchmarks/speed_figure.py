@@ -47,14 +47,14 @@ def draw(axes: plt.Axes, title: str, times: dict[str, tuple[float, float]]) -> N
 def main() -> None:
     """Writes the figure."""
     gpu = {
-        NETWORKS[row["row"]]: (float(row["ms"]), float(row["peer_ms"]))
+        NETWORKS[row["row"]]: (float(row["ms"]), float(row["torch_ms"]))
         for row in train_rows(GPU)
         if row["row"] in NETWORKS
     }
     cpu = {
         f"{row['network']}, {row['batch']} image{'s' * (row['batch'] != '1')}": (
-            1e3 * float(row["ours_s"]),
-            1e3 * float(row["peer_s"]),
+            1e3 * float(row["jax_seconds"]),
+            1e3 * float(row["torch_seconds"]),
         )
         for row in train_rows(CPU)
     }

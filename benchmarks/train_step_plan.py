@@ -1,16 +1,15 @@
-"""What a train step costs on a TPU that is not here, by ahead-of-time compilation.
+"""Costs of train steps on a TPU that need not be present, by ahead-of-time compilation.
 
-    python benchmarks/train_step_plan.py                  # all rows: five hours of one core
+    python benchmarks/train_step_plan.py                  # all rows: five hours on one core
     python benchmarks/train_step_plan.py gsto-w18s hrnet-w18s
 
-Needs the `tpu` extra, and 16 GB of memory for GSTO-W48. Compiles the very train step of
-Cityscapes' configurations in bfloat16 for `v5e:2x2` and reads what it costs an image
-(`gsto_jax.plan`): GB accessed (kernels' operands and results, tiles and padding included), XLA's
-estimated cycles, cycles of kernels by their final schedules, memory at its peak; of the kernels of
-gates also what they move in the step, and what copies right before and behind them do. Prints each
-beside a straightforward port of the network, one convolution and one BN a gate, flax's BN and
-full-size logits, measured in the same way with the same versions. The CSV beside this file keeps
-the rows that were not asked for.
+Needs the `tpu` extra, and 16 GB of memory for GSTO-W48. Compiles the train steps of Cityscapes
+configs in bfloat16 for `v5e:2x2` and prints their costs per image (`gsto_jax.plan`): bytes accessed
+(operands and results of kernels, with tile padding), cycles as XLA estimates them, cycles of
+kernels by their final schedules, peak memory; also the bytes of the gate kernels, and of the copies
+next to them. Each is compared with a straightforward port of the network (one convolution and one
+BN per gate, Flax's BN, full-size logits), measured in the same way with the same versions. Rows of
+the CSV that are not requested are kept.
 """
 
 import argparse
@@ -35,14 +34,14 @@ TOPOLOGY = "v5e:2x2"
 
 
 class Row(NamedTuple):
-    """A step to compile.
+    """A train step to compile.
 
     Attributes:
-      config: of `configs/`, with its words.
-      images: a chip.
-      implementation: of `model.implementation`.
-      port: GB and Mcycles an image, and GiB, of a straightforward port; None where unknown.
-      remat: of `model.remat`.
+      config: a module of `configs/`, with its arguments.
+      images: images per chip.
+      implementation: `model.implementation`.
+      port: GB, Mcycles and GiB per image of a straightforward port; None if unknown.
+      remat: `model.remat`.
     """
 
     config: str
@@ -65,70 +64,70 @@ ROWS = {
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Compiles a row's step and says what it costs an image."""
-    name, _, words = row.config.partition(":")
+    """Compiles the step of a row; returns its costs per image."""
+    name, _, arguments = row.config.partition(":")
     make = importlib.import_module(f"configs.{name}").get_config
-    config = make(words) if words else make()
+    config = make(arguments) if arguments else make()
     target = compile_target(TOPOLOGY)
     config.model.dtype = "bfloat16"
     config.model.implementation = row.implementation
     config.model.remat = row.remat
     config.train.batch_size = row.images * target.mesh.size
     task, data, _ = parse_config(config)
-    found = plan_step(task, target, config.train.batch_size, data.crop)
-    gates = sum((x for name, x in found.kernels.items() if "gates" in name), KernelCalls())
-    count, size = (sum(x) for x in zip(*found.collectives.values(), strict=True))
+    result = plan_step(task, target, config.train.batch_size, data.crop)
+    gates = sum((x for name, x in result.kernels.items() if "gates" in name), KernelCalls())
+    count, size = (sum(x) for x in zip(*result.collectives.values(), strict=True))
     images = row.images
     return {
         "config": row.config,
         "implementation": row.implementation,
         "remat": row.remat,
-        "images_a_chip": images,
-        "GB": round(found.bytes_accessed / 1e9 / images, 3),
-        "Mcycles_xla": round(found.cost.xla_cycles / 1e6 / images, 3),
-        "Mcycles_kernels": round(found.cost.kernel_cycles / 1e6 / images, 3),
-        "GFLOP": round(found.flops / 1e9 / images, 1),
-        "peak_GiB": round(found.peak_memory / 2**30 / images, 3),
-        "kernel_calls": found.num_kernel_calls,
-        "gates_GB": round(gates.bytes_accessed / 1e9 / images, 4),
-        "copies_beside_gates_GB": round(gates.relayout_bytes / 1e9 / images, 4),
+        "images_per_chip": images,
+        "accessed_GB": round(result.bytes_accessed / 1e9 / images, 3),
+        "xla_Mcycles": round(result.cost.xla_cycles / 1e6 / images, 3),
+        "kernel_Mcycles": round(result.cost.kernel_cycles / 1e6 / images, 3),
+        "GFLOP": round(result.flops / 1e9 / images, 1),
+        "peak_memory_GiB": round(result.peak_memory / 2**30 / images, 3),
+        "kernel_calls": result.num_kernel_calls,
+        "gate_kernels_GB": round(gates.bytes_accessed / 1e9 / images, 4),
+        "gate_copies_GB": round(gates.relayout_bytes / 1e9 / images, 4),
         "collectives": count,
         "collective_MB": round(size / 1e6, 1),
-        "compile_s": round(found.compile_seconds),
+        "compile_seconds": round(result.compile_seconds),
     }
 
 
 def main() -> None:
-    """Measures, prints and writes."""
-    jax.config.update("jax_platforms", "cpu")  # or it would look for the chips
-    jax.config.update("jax_enable_compilation_cache", False)  # it keeps no schedules of kernels
+    """Measures rows, prints and writes them."""
+    jax.config.update("jax_platforms", "cpu")  # the chips need not be present
+    jax.config.update("jax_enable_compilation_cache", False)  # it stores no schedules of kernels
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)}; all if none is given")
-    asked = parser.parse_args().rows or list(ROWS)
-    if unknown := set(asked) - set(ROWS):
-        parser.error(f"no rows {', '.join(sorted(unknown))}: there are {', '.join(ROWS)}")
+    parser.add_argument("rows", nargs="*", help=f"some of {', '.join(ROWS)}; by default all")
+    names = parser.parse_args().rows or list(ROWS)
+    if unknown := set(names) - set(ROWS):
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
     name = f"{Path(__file__).stem}_{TOPOLOGY.replace(':', '-')}"
     versions = f"jax{jax.__version__}_libtpu{version('libtpu')}"
     path = Path(__file__).with_name(f"{name}_{versions}.csv")
-    for key in asked:
-        began = time.perf_counter()
-        found = {"row": key} | measure(ROWS[key])
-        known = list(csv.DictReader(path.open())) if path.exists() else []
-        rows = {x["row"]: x for x in known} | {key: found}
+    for key in names:
+        start_time = time.perf_counter()
+        result = {"row": key} | measure(ROWS[key])
+        previous = list(csv.DictReader(path.open())) if path.exists() else []
+        rows = {x["row"]: x for x in previous} | {key: result}
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(found), lineterminator="\n")
+            writer = csv.DictWriter(file, list(result), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows[k] for k in ROWS if k in rows)
-        ours = found["GB"], found["Mcycles_xla"], found["peak_GiB"]
-        beside = ", ".join(
-            f"{value:g} {unit}" + (f" ({value / port:.2f} of the port's {port:g})" if port else "")
+        values = result["accessed_GB"], result["xla_Mcycles"], result["peak_memory_GiB"]
+        comparison = ", ".join(
+            f"{value:g} {unit}" + (f" ({value / port:.2f} x the port)" if port else "")
             for value, port, unit in zip(
-                ours, ROWS[key].port, ("GB", "Mcycles", "GiB"), strict=True
+                values, ROWS[key].port, ("GB", "Mcycles", "GiB"), strict=True
             )
         )
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start_time
         print(
-            f"{key}: {beside}, kernels {found['Mcycles_kernels']} Mcycles, {seconds:.0f} s",
+            f"{key}: {comparison}, kernels {result['kernel_Mcycles']} Mcycles, {seconds:.0f} s",
             flush=True,
         )
 
