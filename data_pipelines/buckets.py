@@ -32,14 +32,8 @@ class _Group:
 def choose_padded_shapes(sizes: Sequence[Size], max_shapes: int = 6) -> list[Size]:
     """Chooses shapes to pad images to, with little padding.
 
-    Starts with every size, and merges the two that add the fewest pixels until few are left.
-
-    Args:
-      sizes: (h, w) of each image.
-      max_shapes: maximum number of padded shapes.
-
-    Returns:
-      (h, w) of the padded shapes, smallest first. Each image fits into one.
+    Starts with the size (h, w) of every image, and merges the two that add the fewest pixels until
+    at most `max_shapes` are left. Returns them smallest first; each image fits into one.
     """
     counts, step = Counter(sizes), 8
     if len(counts) <= max_shapes:
@@ -82,12 +76,8 @@ def padded_shape_of(size: Size, padded_shapes: Sequence[Size]) -> Size:
 def plan_batches(buckets: Sequence[Bucket], batch_size: int) -> list[tuple[Size, list[int]]]:
     """Groups images of equal buckets into batches, the smallest padded shapes first.
 
-    Args:
-      buckets: bucket of each image.
-      batch_size: images in a batch; the last batch of a bucket may have fewer.
-
-    Returns:
-      Padded shape and image indices of each batch.
+    Returns the padded shape and image indices of each batch; the last batch of a bucket may be
+    smaller.
     """
     members: dict[Bucket, list[int]] = {}
     for index, bucket in enumerate(buckets):

@@ -17,14 +17,7 @@ _REMEDY = (
 def check_shared_memory(workers: int, batch_bytes: int) -> None:
     """Checks that the free shared memory suffices for the batches of worker processes.
 
-    The system kills a worker that runs out of it, at any step.
-
-    Args:
-      workers: number of worker processes; 0: none is needed.
-      batch_bytes: size of a batch of this host.
-
-    Raises:
-      DataError: there is too little.
+    The system kills a worker that runs out of it, at any step. Raises DataError.
     """
     if not workers or not FOLDER.is_dir():
         return

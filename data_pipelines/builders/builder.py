@@ -83,11 +83,7 @@ class Builder(ABC):
         return {}
 
     def describe_conflict(self, shared_metadata: Mapping[str, Any]) -> str:
-        """Describes how an existing dataset differs from the options; "" if it does not.
-
-        Args:
-          shared_metadata: result of `shared_metadata` when the dataset was built.
-        """
+        """Describes how the metadata of an existing dataset differ from the options; else ""."""
         return ""
 
     def side_files(self, items: Mapping[str, Sequence[Item]]) -> dict[str, str]:
@@ -139,13 +135,7 @@ class SegmentationBuilder(Builder):
     def label(
         self, downloads: Downloads, item: Item, size: tuple[int, int]
     ) -> tuple[np.ndarray, bytes]:
-        """Returns a label as ids `h w` uint8 and as a PNG.
-
-        Args:
-          downloads: the downloads.
-          item: the item.
-          size: (h, w) of its image.
-        """
+        """Returns a label as ids `h w` uint8 and as a PNG; `size` is (h, w) of its image."""
         data = downloads.read(item.label)
         ids = decode_label(data, item.label, self.decode_options)
         if ids.dtype != np.uint8:

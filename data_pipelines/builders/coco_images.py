@@ -35,13 +35,9 @@ class CocoImages:
             self._paths[path.rpartition("/")[2].casefold()].append(path)
 
     def path(self, file_name: str) -> str:
-        """Returns the path of an image among the downloads.
+        """Returns the path of an image; raises DataError if no download or several match.
 
-        Args:
-          file_name: path below the split's folder, below another folder, or on another machine.
-
-        Raises:
-          DataError: no such file, or several.
+        `file_name` is below the split's folder, below another folder, or of another machine.
         """
         name = _normalize(file_name)
         similar = self._paths.get(name.rpartition("/")[2].casefold(), [])

@@ -15,11 +15,7 @@ _MAX_LISTED = 3
 
 
 def list_files(folder: Path, skip: Collection[Path] = ()) -> list[str]:
-    """Lists the files below a folder; see `gsto_jax.files.walk_files`.
-
-    Raises:
-      DataError: a folder cannot be read.
-    """
+    """Lists the files below a folder, see `gsto_jax.files.walk_files`. Raises DataError."""
     try:
         return walk_files(folder, skip)
     except OSError as error:
@@ -27,14 +23,9 @@ def list_files(folder: Path, skip: Collection[Path] = ()) -> list[str]:
 
 
 def strip_suffix(path: str, suffix: str) -> str | None:
-    """Removes the suffix of a path, ignoring case.
+    """Returns a path without its suffix, ignoring case; None if it has another one.
 
-    Args:
-      path: path of a file.
-      suffix: such as ".png" or "_leftImg8bit.png"; "": any of `IMAGE_SUFFIXES`.
-
-    Returns:
-      The path without suffix; None if it has another suffix or nothing else in its name.
+    A suffix is any end of a name, such as "_leftImg8bit.png"; "" stands for all `IMAGE_SUFFIXES`.
     """
     if not suffix:
         stem, suffix = os.path.splitext(path)
@@ -49,10 +40,6 @@ def unique_names(stems: Sequence[str], suffixes: Sequence[str]) -> list[str]:
 
     Stems that are equal but for case or Unicode normalization get their suffix appended ("_png"),
     and a number if that is not enough.
-
-    Args:
-      stems: paths of the files without suffix.
-      suffixes: suffixes of the files, such as ".png".
 
     Example:
       >>> unique_names(["a", "a", "b"], [".png", ".jpg", ".png"])
@@ -81,15 +68,9 @@ def _collision_key(name: str) -> str:
 
 
 def decode_text(data: bytes, name: object) -> str:
-    """Decodes a text file of any system.
+    """Decodes UTF-8 or UTF-16, with or without byte order mark.
 
-    Args:
-      data: UTF-8 or UTF-16, with or without byte order mark. Other bytes become surrogates
-        (`surrogateescape`), as in Python's file names.
-      name: name of the file, for messages.
-
-    Raises:
-      DataError: truncated UTF-16.
+    Other bytes become surrogates, as in Python's file names. Raises DataError for truncated UTF-16.
     """
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"

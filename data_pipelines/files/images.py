@@ -24,21 +24,13 @@ from gsto_jax.image_files import (
 
 
 def decode_image(data: bytes, name: str, options: DecodeOptions) -> Decoded:
-    """Decodes an image; see `gsto_jax.image_files.decode`.
-
-    Raises:
-      DataError: truncated, no image, or too large.
-    """
+    """Decodes an image by `gsto_jax.image_files.decode`. Raises DataError if it cannot."""
     with _name_in_errors(name):
         return decode(data, options)
 
 
 def read_image_header(data: bytes | Path, name: str) -> ImageHeader:
-    """Reads size and orientation of an image file without decoding it.
-
-    Raises:
-      DataError: no image.
-    """
+    """Reads size and orientation of an image without decoding it. Raises DataError."""
     with _name_in_errors(name):
         return read_header(data)
 

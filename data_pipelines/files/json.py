@@ -9,14 +9,10 @@ from gsto_jax.files import parse_json
 
 
 def read_json(data: bytes | str, name: Path | str) -> Any:
-    """Parses JSON.
-
-    Args:
-      data: content of the file.
-      name: name of the file, for messages.
+    """Parses the JSON of a file.
 
     Raises:
-      DataError: no JSON, larger than `MAX_TEXT_BYTES`, or nested too deeply.
+      DataError: no JSON, larger than `MAX_TEXT_BYTES`, or nested too deeply; names the file.
     """
     if len(data) > MAX_TEXT_BYTES:
         raise DataError(

@@ -18,10 +18,6 @@ T = TypeVar("T")
 def read_with_retries(read: Callable[[], T], name: str) -> T:
     """Calls a read function, again after each delay of `RETRY_DELAYS` while it fails.
 
-    Args:
-      read: the read to perform.
-      name: what is read, for the log.
-
     Raises:
       OSError: all retries failed, or the error is permanent (no such file, no permission).
     """

@@ -21,13 +21,7 @@ _MAX_CHANNELS = 4
 
 
 def encode_tiles(pixels: np.ndarray, tile_size: int = _TILE_SIZE, level: int = 3) -> bytes:
-    """Encodes an image for `Tiles`.
-
-    Args:
-      pixels: `h w` or `h w c` uint8, not empty, at most 4 channels.
-      tile_size: side of a tile in pixels.
-      level: compression level of zstd.
-    """
+    """Encodes an image `h w` or `h w c` uint8 for `Tiles`; `level` is that of zstd."""
     if (
         pixels.dtype != np.uint8
         or pixels.ndim not in (2, 3)

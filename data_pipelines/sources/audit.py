@@ -17,7 +17,7 @@ def audit_labels(
     stop_when: Callable[[LabelStats], bool] = lambda stats: False,
     stats: LabelStats | None = None,
 ) -> LabelStats:
-    """Inspects the labels of a source.
+    """Inspects the labels of a source, in the order of the indices.
 
     Args:
       source: the split.
@@ -26,9 +26,6 @@ def audit_labels(
       on_record: called after each record.
       stop_when: called with the statistics after each record; True ends the audit.
       stats: statistics of other records to add to.
-
-    Returns:
-      Statistics and issues, in the order of the indices.
     """
     stats = LabelStats() if stats is None else stats
     indices = range(len(source)) if indices is None else indices

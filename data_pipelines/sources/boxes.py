@@ -6,15 +6,9 @@ Box = tuple[float, float, float, float]
 
 
 def clip_box(box: Sequence[float], shape: Sequence[int]) -> Box:
-    """Clips a box to its image, as the published recipe does.
+    """Clips a box (x, y, w, h) to its image of shape (h, w, ...), as the published recipe does.
 
-    Args:
-      box: (x, y, w, h).
-      shape: (h, w, ...) of the image.
-
-    Returns:
-      (x, y, w, h); sides below a pixel grow to one about the center. A box outside the image is
-      not clipped.
+    Sides below a pixel grow to one about the center. A box outside the image is not clipped.
     """
     x, y, width, height = box
     if is_outside(box, shape):

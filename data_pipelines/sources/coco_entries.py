@@ -41,15 +41,10 @@ class Notes:
 
 
 def parse_id(value: Any, location: str, field: str = "id") -> int:
-    """Returns an id as an integer.
-
-    Args:
-      value: value in the file; integral floats below 2**53 are accepted.
-      location: the entry, for messages.
-      field: name of the field, such as "image_id".
+    """Returns an id in 0..2**63-1 as an integer; integral floats below 2**53 are accepted.
 
     Raises:
-      DataError: missing, no integer, or outside 0..2**63-1.
+      DataError: another value; names its location and field.
     """
     if value is None:
         raise DataError(f"{location} has no {field}; give it an integer.")
@@ -110,13 +105,8 @@ def is_normalized(box: Sequence[float]) -> bool:
 def parse_person(entry: Mapping[str, Any], location: str, notes: Notes) -> Person:
     """Returns the validated fields of an annotation that training and evaluation read.
 
-    Args:
-      entry: the annotation in the file.
-      location: the annotation, for messages.
-      notes: collects harmless findings.
-
     Raises:
-      DataError: a field is invalid.
+      DataError: a field is invalid; names its location.
     """
     person: Person = {}
     for name in ("id", "image_id"):

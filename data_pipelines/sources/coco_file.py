@@ -113,14 +113,7 @@ def read_keypoint_file(
 
 
 def read_image_list(content: Any, name: str) -> tuple[list[dict[str, Any]], Notes]:
-    """Validates the images of a COCO file.
-
-    Args:
-      content: the parsed JSON.
-      name: name of the file, for messages.
-
-    Returns:
-      The entries sorted by id, and notes about them.
+    """Returns the validated images of a COCO file, sorted by id, and notes about them.
 
     Raises:
       DataError: an entry without file, or with an invalid or repeated id.
@@ -155,10 +148,7 @@ def read_image_list(content: Any, name: str) -> tuple[list[dict[str, Any]], Note
 def choose_category(categories: Sequence[Category], configured: str, name: str) -> Category:
     """Returns the category whose keypoints are learned.
 
-    Args:
-      categories: categories of the file.
-      configured: name or id; "": the only category with keypoints, or else "person".
-      name: name of the file, for messages.
+    It is the one of the configured name or id; without, the only one with keypoints, or "person".
 
     Raises:
       DataError: no category or several match.

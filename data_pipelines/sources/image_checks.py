@@ -31,15 +31,9 @@ def check_label_size(
     label: np.ndarray,
     location: str = "",
 ) -> Issue | None:
-    """Returns an issue if a label differs in size from its image.
+    """Returns an issue if a label `h w` differs in size from its image.
 
-    Args:
-      image_name: path of the image.
-      decoded: the image.
-      options: how the image was decoded.
-      label_name: path of the label.
-      label: `h w`.
-      location: where both are, such as " in record 3".
+    `location` says where both are, such as " in record 3".
     """
     size, label_size = decoded.pixels.shape[:2], (label.shape[0], label.shape[1])
     if size == label_size:
@@ -54,17 +48,7 @@ def check_label_size(
 def check_annotated_size(
     name: str, decoded: Decoded, options: DecodeOptions, annotated: Size
 ) -> None:
-    """Checks an image against the size in its annotations.
-
-    Args:
-      name: name of the image.
-      decoded: the image.
-      options: how the image was decoded.
-      annotated: (h, w) in the annotations; 0: not given.
-
-    Raises:
-      DataError: the sizes differ, so joints and boxes would not match the image.
-    """
+    """Raises DataError if an image differs from the (h, w) in its annotations; 0: not given."""
     size = decoded.pixels.shape[:2]
     if 0 in annotated or size == annotated:
         return

@@ -79,14 +79,7 @@ def check_split_labels(
 
 
 def report_labels(stats: LabelStats, config: DataConfig, split: str, trains: bool) -> LabelReport:
-    """Draws conclusions from the label statistics of a split.
-
-    Args:
-      stats: statistics of the inspected labels.
-      config: the dataset.
-      split: name of the split.
-      trains: whether the split is trained on; else it is scored.
-    """
+    """Draws conclusions from the label statistics of a split that is trained on or else scored."""
     present = _present_classes(config, stats)
     problems, warnings = [], group_issues(stats.warnings)
     labels = f"the {stats.records} labels of {split}"
@@ -120,12 +113,7 @@ def report_labels(stats: LabelStats, config: DataConfig, split: str, trains: boo
 
 
 def suggest_id_map(config: DataConfig, file_ids: Collection[int]) -> str:
-    """Suggests an `id_map` for files that hold as many ids as there are classes; else "".
-
-    Args:
-      config: the dataset.
-      file_ids: ids that occur in its label files.
-    """
+    """Suggests an `id_map` for files that hold as many ids as there are classes; else ""."""
     ids = sorted(file_ids)
     ignored = config.ignore_label
     has_ignored = len(ids) > len(config.classes) and ignored in ids
@@ -142,12 +130,7 @@ def suggest_id_map(config: DataConfig, file_ids: Collection[int]) -> str:
 
 
 def describe_shifted_ids(config: DataConfig, file_ids: Collection[int]) -> str:
-    """Describes ids that look like those of `id_map` shifted by one; "" for others.
-
-    Args:
-      config: the dataset.
-      file_ids: ids that occur in its label files.
-    """
+    """Describes ids in files that look like those of `id_map` shifted by one; "" for others."""
     table = config.train_ids
     class_ids = sorted(i for i, train_id in table.items() if train_id < len(config.classes))
     if len(class_ids) < 2 or class_ids != list(range(class_ids[0], class_ids[-1] + 1)):

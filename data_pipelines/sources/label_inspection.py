@@ -18,9 +18,9 @@ def inspect_label(
     """Computes the statistics of a label.
 
     Args:
-      name: name of the image.
+      name: name of the record.
       subject: name of the label in issues.
-      ids: `h w`, unsigned integers as stored in the file.
+      ids: `h w`, unsigned integers as stored.
       label_map: their train ids.
       data: content of the file, to detect a lossy format.
     """
@@ -66,10 +66,6 @@ def estimate_altered_fraction(ids: np.ndarray, label_map: LabelMap) -> float:
     """Estimates the fraction of a label's pixels that lossy compression altered.
 
     Pixels count as altered if their id is unknown or few neighbors have the same id.
-
-    Args:
-      ids: `h w`, unsigned integers as stored in the file.
-      label_map: the known ids.
     """
     if not ids.size:
         return 0.0

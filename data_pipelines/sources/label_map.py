@@ -51,13 +51,7 @@ class LabelMap:
         return self.table[ids].astype(np.uint8)
 
     def unknown_issue(self, subject: str, unknown: dict[int, int], size: int) -> Issue:
-        """Returns the issue of a label with unknown ids.
-
-        Args:
-          subject: name of the label.
-          unknown: number of pixels per unknown id.
-          size: number of pixels of the label.
-        """
+        """Returns the issue of a label of `size` pixels with unknown ids, from their counts."""
         detail = ", ".join(
             f"{value} ({count} px)" for value, count in list(unknown.items())[:_MAX_LISTED]
         )

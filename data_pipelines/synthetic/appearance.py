@@ -87,13 +87,7 @@ def sample_noise(rng: np.random.Generator, kind: str, height: int, width: int) -
 def postprocess(rng: np.random.Generator, image: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Adds textures by class, then a random white balance, saturation, noise, blur and gamma.
 
-    Args:
-      rng: random number generator.
-      image: `h w 3` uint8, flat colors.
-      label: `h w` uint8.
-
-    Returns:
-      `h w 3` uint8.
+    `image` is `h w 3` uint8, as the result; `label` is `h w` uint8.
     """
     height, width = label.shape
     grain, leaves, clouds = (

@@ -30,11 +30,6 @@ def render_street(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Renders a street as seen from a car.
 
-    Args:
-      rng: random number generator.
-      height: height of the image in pixels.
-      width: width of the image in pixels.
-
     Returns:
       The image, `h w 3` uint8 RGB, and its label, `h w` uint8 train ids of `SCENES`.
     """

@@ -57,7 +57,7 @@ def test_wrong_ids_are_named(kind, value):
     entry[field] = value
     named = {"image": "id", "annotation": "id", "category": "id"}.get(kind, kind)
     with pytest.raises(
-        DataError, match=rf"x\.json: .*entry 0\) .*\b{named} must .* got {re.escape(repr(value))}\."
+        DataError, match=rf"x\.json: .*entry 0\): {named} must .* got {re.escape(repr(value))}\."
     ):
         read_keypoint_file(content, "x.json")
     del entry[field]
