@@ -27,20 +27,12 @@ _LAYOUT = re.compile(r"([\d,]*)(?::(?:T\(([\d,]+)\))?)?")
 
 @dataclass(frozen=True)
 class Array:
-    """Type and layout of an array, such as `bf16[8,18]{0,1:T(8,128)(2,1)}`.
-
-    Attributes:
-      dtype: HLO name of the data type, such as "bf16".
-      shape: Lengths of the dimensions.
-      minor_to_major: Dimensions in memory order, the fastest varying first; empty if unknown.
-      tile: Tile of the fastest varying dimensions, to which they are padded.
-      on_chip: Whether the array lies in on-chip memory instead of HBM.
-    """
+    """Type and layout of an array, such as `bf16[8,18]{0,1:T(8,128)(2,1)}`."""
 
     dtype: str
     shape: tuple[int, ...] = ()
-    minor_to_major: tuple[int, ...] = ()
-    tile: tuple[int, ...] = ()
+    minor_to_major: tuple[int, ...] = ()  # dimensions, the fastest varying first
+    tile: tuple[int, ...] = ()  # of the fastest varying dimensions, which are padded to it
     on_chip: bool = False
 
     @property
@@ -113,20 +105,11 @@ def shape_nbytes(shape: str) -> int:
 
 @dataclass(frozen=True)
 class Instruction:
-    """An HLO instruction.
+    """An HLO instruction; the text is its line."""
 
-    Attributes:
-      name: Name, unique in the program.
-      opcode: Operation, such as "fusion".
-      shape: HLO shape of the result.
-      operands: Names of the operands.
-      text: The whole line.
-      is_root: Whether it is the result of its computation.
-    """
-
-    name: str
+    name: str  # unique in the program
     opcode: str
-    shape: str
+    shape: str  # of the result, as text
     operands: tuple[str, ...]
     text: str
     is_root: bool
@@ -172,12 +155,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """An HLO program.
-
-    Attributes:
-      computations: Instructions by computation name.
-      entry: Name of the entry computation.
-    """
+    """An HLO program: instructions by computation, and the name of the entry computation."""
 
     computations: Mapping[str, Sequence[Instruction]]
     entry: str
@@ -314,13 +292,7 @@ class Program:
         name: str,
         skipped: Collection[str] = ("copy", "bitcast", "copy-done", "copy-start"),
     ) -> Instruction | None:
-        """Returns the instruction that computes a value; None if there is none.
-
-        Args:
-          computation: Computation that uses the value.
-          name: Name of the value.
-          skipped: Opcodes that pass the value on, and are followed to their operand.
-        """
+        """Returns the instruction that computes a value, behind those with skipped opcodes."""
         instruction = self.by_name[computation].get(name)
         while instruction is not None and instruction.opcode in skipped:
             instruction = self.by_name[computation].get(instruction.operands[0])

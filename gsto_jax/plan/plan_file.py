@@ -21,14 +21,7 @@ _TIMELESS_OPTIONS = ("init", "bn_momentum")  # options of a model that do not ch
 def plan_record(
     config: Mapping[str, Any], plans: Sequence[StepPlan], topology: str, mesh: Mesh
 ) -> dict[str, Any]:
-    """Returns plans as JSON values.
-
-    Args:
-      config: All config options as plain values.
-      plans: Plans of the steps.
-      topology: Topology such as "v5e:4x4".
-      mesh: Mesh of the topology.
-    """
+    """Returns the plans of a config's steps as JSON values."""
     steps = {}
     for plan in plans:
         seconds = estimate_step_time(plan, topology)
@@ -66,12 +59,7 @@ def write_plan(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
-    """Returns the lower bound of the train step time from the plan of this step.
-
-    Args:
-      path: The plan.
-      config: All config options of the run as plain values.
-      mesh: Devices of the run.
+    """Returns the lower bound of the train step time from the plan of this config and mesh.
 
     Raises:
       UserError: The plan cannot be read, or is of another step or other chips.

@@ -1,10 +1,11 @@
 """Computes the cost of a compiled step on one chip."""
 
 import itertools
+import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,32 +26,17 @@ Collectives = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of instructions on one chip, with all loop iterations.
+    """Cost of instructions on one chip, with all loop iterations."""
 
-    Attributes:
-      xla_cycles: Cycles of XLA operations, as XLA estimates them.
-      kernel_cycles: Cycles of kernels, the larger of schedule and memory traffic; not comparable
-        with `xla_cycles`.
-      bytes_accessed: Bytes read and written, padded to tiles, including on-chip memory.
-    """
-
-    xla_cycles: float = 0
-    kernel_cycles: float = 0
-    bytes_accessed: float = 0
+    xla_cycles: float = 0  # as XLA estimates them, not comparable with those of kernels
+    kernel_cycles: float = 0  # of schedule or memory traffic, whichever is more
+    bytes_accessed: float = 0  # padded to tiles, including on-chip memory
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            xla_cycles=self.xla_cycles + other.xla_cycles,
-            kernel_cycles=self.kernel_cycles + other.kernel_cycles,
-            bytes_accessed=self.bytes_accessed + other.bytes_accessed,
-        )
+        return Cost(*map(operator.add, astuple(self), astuple(other)))
 
     def __mul__(self, count: int) -> "Cost":
-        return Cost(
-            xla_cycles=self.xla_cycles * count,
-            kernel_cycles=self.kernel_cycles * count,
-            bytes_accessed=self.bytes_accessed * count,
-        )
+        return Cost(*(count * value for value in astuple(self)))
 
     @property
     def cycles(self) -> float:
@@ -65,76 +51,42 @@ class Cost:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Cost of one section of the network.
+    """Cost of one section of the network, and its most expensive operation."""
 
-    Attributes:
-      name: Section and direction, such as "stage3_module0 backward".
-      cost: Cost of all its operations.
-      top_operation: The most expensive operation.
-      top_fraction: Fraction of the cost due to that operation, 0 to 1.
-    """
-
-    name: str
+    name: str  # such as "stage3_module0 backward"
     cost: Cost
     top_operation: str
-    top_fraction: float
+    top_fraction: float  # of the cost, 0 to 1
 
 
 @dataclass(frozen=True)
 class KernelCalls:
-    """All calls of a kernel.
-
-    Attributes:
-      count: Number of calls.
-      bytes_accessed: Bytes that they read and write.
-      relayout_bytes: Bytes accessed by layout changes right before and after them.
-    """
+    """Total of all calls of a kernel."""
 
     count: int = 0
     bytes_accessed: int = 0
-    relayout_bytes: int = 0
+    relayout_bytes: int = 0  # accessed by layout changes right before and after the kernel
 
     def __add__(self, other: "KernelCalls") -> "KernelCalls":
-        return KernelCalls(
-            count=self.count + other.count,
-            bytes_accessed=self.bytes_accessed + other.bytes_accessed,
-            relayout_bytes=self.relayout_bytes + other.relayout_bytes,
-        )
+        return KernelCalls(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Cost of a step on one chip, with all loop iterations.
+    """Cost of a step on one chip, with all loop iterations."""
 
-    Attributes:
-      step: "train" or "eval".
-      batch_size: Images per chip.
-      peak_memory: Peak memory in bytes.
-      flops: FLOPs.
-      bytes_accessed: Bytes accessed as XLA counts them, or the sum of `cost` if there are loops;
-        operands and results of kernels.
-      cost: Cost of all operations, estimated.
-      loop_flops: Part of `flops` due to loop iterations after the first.
-      loop_bytes: Part of `bytes_accessed` due to loop iterations after the first.
-      collectives: Calls and bytes of the collectives.
-      layers: Sections of the network, the most expensive first.
-      kernels: Calls of each Pallas kernel by name.
-      unscheduled_calls: Kernel calls without a schedule, of which only the bytes count.
-      compile_seconds: Compilation time.
-    """
-
-    step: str
-    batch_size: int
-    peak_memory: int
+    step: str  # "train" or "eval"
+    batch_size: int  # images per chip
+    peak_memory: int  # bytes
     flops: float
-    bytes_accessed: float
+    bytes_accessed: float  # as XLA counts them, or those of `cost` if there are loops
     cost: Cost
-    loop_flops: float
-    loop_bytes: float
+    loop_flops: float  # of loop iterations after the first
+    loop_bytes: float  # of loop iterations after the first
     collectives: Collectives
-    layers: tuple[LayerCost, ...]
+    layers: tuple[LayerCost, ...]  # the most expensive first
     kernels: Mapping[str, KernelCalls]
-    unscheduled_calls: int
+    unscheduled_calls: int  # kernel calls without a schedule, of which only the bytes count
     compile_seconds: float
 
     @property
@@ -156,13 +108,7 @@ def peak_memory(compiled: Any) -> int:
 
 @dataclass(frozen=True)
 class CompiledStep:
-    """A compiled step.
-
-    Attributes:
-      compiled: The compiled program.
-      lowered: The program before compilation.
-      target: Devices that it is compiled for.
-    """
+    """A step before and after compilation, and the devices it is compiled for."""
 
     compiled: Any
     lowered: Any

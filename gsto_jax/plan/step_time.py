@@ -26,17 +26,11 @@ from gsto_jax.training.throughput import PEAKS
 
 @dataclass(frozen=True)
 class Interconnect:
-    """Links between the chips of a grid.
+    """Links between the chips of a grid."""
 
-    Attributes:
-      bandwidth: Bytes per second of one link in one direction.
-      latency: Seconds per hop.
-      min_ring: Length from which an axis of the grid is a ring.
-    """
-
-    bandwidth: float
-    latency: float
-    min_ring: int
+    bandwidth: float  # bytes per second of one link in one direction
+    latency: float  # seconds per hop
+    min_ring: int  # length from which an axis of the grid is a ring
 
 
 INTERCONNECTS = {"v5e": Interconnect(bandwidth=45e9, latency=1e-6, min_ring=16)}
@@ -50,17 +44,11 @@ wraparound on axes of 16 only. The latency is assumed.
 
 @dataclass(frozen=True)
 class StepTime:
-    """Estimated seconds of a step.
-
-    Attributes:
-      memory: Time of the memory traffic.
-      compute: Time of the cycles; on GPUs, of the FLOPs at peak rate.
-      collectives: Time of the collectives; None if they are not modeled.
-    """
+    """Estimated seconds of a step."""
 
     memory: float
-    compute: float
-    collectives: float | None
+    compute: float  # of the cycles; on GPUs, of the FLOPs at peak rate
+    collectives: float | None  # None: not modeled
 
     @property
     def lower_bound(self) -> float:
@@ -107,15 +95,7 @@ def tpu_step_time(
     cycles: float,
     collectives: Collectives,
 ) -> StepTime:
-    """Estimates the time of a step on a grid of TPUs.
-
-    Args:
-      chip: Name in `TPUS`.
-      grid: Number of chips along each axis.
-      bytes_accessed: Memory traffic of a chip.
-      cycles: Compute cycles of a chip.
-      collectives: Calls and result bytes by kind.
-    """
+    """Estimates the time of a step on a grid of TPUs, from the cost of one chip."""
     spec = TPUS[chip]
     return StepTime(
         memory=bytes_accessed / (spec.bandwidth * 1e9),
@@ -127,16 +107,7 @@ def tpu_step_time(
 def collective_time(
     collectives: Collectives, grid: Sequence[int], interconnect: Interconnect | None
 ) -> float | None:
-    """Returns the seconds of all collectives, one after the other.
-
-    Args:
-      collectives: Calls and result bytes by kind.
-      grid: Number of chips along each axis, all of which take part.
-      interconnect: Links between them; None if unknown.
-
-    Returns:
-      The total; None for several chips with unknown links.
-    """
+    """Returns the seconds of all collectives over a grid; None if its links are unknown."""
     if math.prod(grid) == 1 or not collectives:
         return 0.0
     if interconnect is None:

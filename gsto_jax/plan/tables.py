@@ -18,10 +18,7 @@ _CYCLES_NOTE = (
 def plan_table(plan: StepPlan, memory: int, title: str) -> Table:
     """Returns a table of totals, collectives, kernels, and the most expensive layers.
 
-    Args:
-      plan: Plan of the step.
-      memory: Memory per chip in bytes.
-      title: Title of the table.
+    The memory is that of a chip in bytes.
     """
     table = Table(title=title, title_justify="left", caption_justify="left")
     columns: dict[str, Callable[[Cost], float]] = {
@@ -74,14 +71,7 @@ def format_step_time(time: StepTime) -> str:
 
 
 def compare_table(first: StepPlan, second: StepPlan, names: tuple[str, str], title: str) -> Table:
-    """Returns a table of two plans side by side and the ratios of the second to the first.
-
-    Args:
-      first: Plan of a step.
-      second: Plan of the same step in another configuration.
-      names: Names of the two configurations.
-      title: Title of the table.
-    """
+    """Returns a table of two configurations' plans and the ratios of the second to the first."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     for column in ("per chip", *names, "ratio"):
         table.add_column(column, justify="left" if column == "per chip" else "right")

@@ -22,41 +22,22 @@ from gsto_jax.plan.kernel_schedule import DUMP_LABEL
 
 @dataclass(frozen=True)
 class TpuSpec:
-    """Published specification of a TPU.
+    """Published specification of a TPU."""
 
-    Attributes:
-      memory: HBM in GiB.
-      bandwidth: HBM bandwidth in GB/s.
-      clock: Clock rate in GHz; derived from the peak FLOP/s if not published.
-    """
-
-    memory: int
-    bandwidth: int
-    clock: float
+    memory: int  # GiB
+    bandwidth: int  # GB/s
+    clock: float  # GHz, derived from the peak FLOP/s if not published
 
 
 @dataclass(frozen=True)
 class GpuSpec:
-    """Published specification of a GPU, as XLA needs it.
+    """Published specification of a GPU; sizes in bytes."""
 
-    Attributes:
-      name: Device name of the driver.
-      memory: Memory in bytes.
-      bandwidth: Memory bandwidth in GB/s.
-      clock: Clock rate in GHz.
-      compute_capability: Major version; from 9 on with architecture-specific features.
-      num_cores: Number of streaming multiprocessors.
-      fpus_per_core: Floating-point units per multiprocessor.
-      shared_memory_per_core: Bytes of shared memory per multiprocessor.
-      shared_memory_per_block: Bytes of shared memory that a block may opt in to.
-      l2_cache: Bytes of the L2 cache.
-    """
-
-    name: str
+    name: str  # of the driver
     memory: int
-    bandwidth: int
-    clock: float
-    compute_capability: int
+    bandwidth: int  # GB/s
+    clock: float  # GHz
+    compute_capability: int  # major version
     num_cores: int
     fpus_per_core: int
     shared_memory_per_core: int
@@ -138,20 +119,12 @@ _LIBTPU_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class CompileTarget:
-    """Devices to compile for.
-
-    Attributes:
-      mesh: Mesh of the devices, which need not be attached.
-      memory: Bytes of memory per chip; 0 if unknown.
-      bytes_per_cycle: Bytes of memory traffic per clock cycle of a chip; 0 if unknown.
-      schedule_dir: Folder for the kernel schedules that the compiler dumps, if it does.
-      compiler_options: XLA options.
-    """
+    """Devices to compile for, which need not be attached."""
 
     mesh: Mesh
-    memory: int = 0
-    bytes_per_cycle: float = 0
-    schedule_dir: Path | None = None
+    memory: int = 0  # bytes per chip, 0 if unknown
+    bytes_per_cycle: float = 0  # memory bandwidth per clock cycle, 0 if unknown
+    schedule_dir: Path | None = None  # where the compiler dumps kernel schedules
     compiler_options: tuple[tuple[str, Any], ...] = ()
 
     @property

@@ -46,34 +46,21 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart.
-
-    Attributes:
-      title: Title of the chart.
-      svg: SVG element.
-      legend: Label, dash pattern, and color index of each curve.
-      description: First and last values, for screen readers.
-      note: Text below the chart.
-    """
+    """A line chart as an SVG element, and the text around it."""
 
     title: str
     svg: Markup
-    legend: Sequence[tuple[str, str, int]]
-    description: str
+    legend: Sequence[tuple[str, str, int]]  # label, dash pattern, and color index of each curve
+    description: str  # for screen readers
     note: str = ""
 
 
 def draw_chart(
     title: str, curves: Sequence[Curve], log: bool = False, percent: bool = False, note: str = ""
 ) -> Chart | None:
-    """Draws curves over steps; returns None if no value is finite.
+    """Draws at most five curves over steps; returns None if no value is finite.
 
-    Args:
-      title: Title of the chart.
-      curves: At most five curves.
-      log: Whether the y axis is logarithmic.
-      percent: Whether values are fractions, to be drawn in percent.
-      note: Text below the chart.
+    With `percent`, values are fractions and drawn in percent.
     """
     scale = 100 if percent else 1
     curves = [Curve(x.label, x.steps, [scale * value for value in x.values]) for x in curves]

@@ -44,14 +44,7 @@ def comparison_context(
     evaluations: tuple[Evaluation, Evaluation],
     metrics: Metrics,
 ) -> dict[str, Any]:
-    """Returns the context of `comparison.html`.
-
-    Args:
-      run: The run.
-      baseline: The run to compare with.
-      evaluations: Evaluations of run and baseline.
-      metrics: Metrics of the headline.
-    """
+    """Returns the context of `comparison.html`; the metrics are those of its headline."""
     records = tuple(x.record for x in evaluations)
     return {
         "run": run,

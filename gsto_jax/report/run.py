@@ -24,29 +24,17 @@ _READERS: Mapping[str, Callable[[Path], Any]] = {
 
 @dataclass(frozen=True)
 class LoadedRun(Generic[Evaluation]):
-    """A run, loaded from its folder.
-
-    Attributes:
-      path: Folder of the run.
-      label: Name of the run on the page.
-      config: All config options.
-      training: Records of training.jsonl, by ascending step.
-      evaluations: Records of evaluations.jsonl, the oldest first.
-      starts: Records of starts.jsonl, the oldest first.
-      best_step: Step of the best checkpoint; None if there is none.
-      evaluation_by_split: Complete evaluations in eval-SPLIT/.
-      split: Split of the newest evaluation.
-    """
+    """A run, loaded from its folder; records are in the order of their files."""
 
     path: Path
-    label: str
+    label: str  # on the page
     config: Mapping[str, Any]
-    training: list[Record]
-    evaluations: list[Record]
-    starts: list[Record]
-    best_step: int | None
-    evaluation_by_split: Mapping[str, Evaluation]
-    split: str
+    training: list[Record]  # of training.jsonl
+    evaluations: list[Record]  # of evaluations.jsonl
+    starts: list[Record]  # of starts.jsonl
+    best_step: int | None  # of the best checkpoint
+    evaluation_by_split: Mapping[str, Evaluation]  # complete ones, of eval-SPLIT/
+    split: str  # of the newest evaluation
 
     @property
     def evaluation(self) -> Evaluation | None:

@@ -22,14 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SampleView:
-    """A sample on a page.
-
-    Attributes:
-      name: Name of the sample.
-      scores: Label and value of each score.
-      tiles: Caption and image of each tile.
-      legend: Name and CSS color of the classes in the tiles.
-    """
+    """A sample on a page: scores by label, images by caption, classes with CSS colors."""
 
     name: str
     scores: Sequence[tuple[str, float]]
@@ -39,19 +32,12 @@ class SampleView:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best and the worst samples of an evaluation.
+    """The best and the worst samples of an evaluation."""
 
-    Attributes:
-      best: The best samples, the best first.
-      worst: The worst samples, the worst first.
-      notes: Sentences about missing data.
-      scores: Scores of all ranked samples, ascending.
-    """
-
-    best: Sequence[SampleView]
-    worst: Sequence[SampleView]
-    notes: Sequence[str]
-    scores: Sequence[float]
+    best: Sequence[SampleView]  # the best first
+    worst: Sequence[SampleView]  # the worst first
+    notes: Sequence[str]  # about missing data
+    scores: Sequence[float]  # of all ranked samples, ascending
 
     @property
     def quantiles(self) -> list[float]:
@@ -63,23 +49,14 @@ class Ranking:
 
 @dataclass(frozen=True)
 class PairRanking:
-    """The samples whose scores differ most between a run and its baseline.
-
-    Attributes:
-      better: Samples on which the run is better, the largest difference first.
-      worse: Samples on which the baseline is better, the largest difference first.
-      notes: Sentences about missing data.
-      num_better: Number of samples on which the run is better.
-      num_worse: Number of samples on which the baseline is better.
-      num_scored: Number of samples with scores in both runs.
-    """
+    """The samples on which a run is better or worse than its baseline by most."""
 
     better: Sequence[SampleView]
     worse: Sequence[SampleView]
-    notes: Sequence[str]
+    notes: Sequence[str]  # about missing data
     num_better: int
     num_worse: int
-    num_scored: int
+    num_scored: int  # samples with scores in both runs
 
 
 def rank_samples(
@@ -126,13 +103,9 @@ def rank_pairs(
     make_view: Callable[[tuple[S, S]], SampleView | None],
     noun: str,
 ) -> PairRanking:
-    """Ranks samples by the difference of their scores in two runs.
+    """Ranks samples by the difference of their scores in a run and its baseline.
 
-    Args:
-      pairs: Each sample in the evaluations of the run and of the baseline.
-      score: See `rank_samples`.
-      make_view: See `rank_samples`.
-      noun: See `rank_samples`.
+    Each pair is a sample in both evaluations; see `rank_samples` for the other arguments.
     """
 
     def gain(pair: tuple[S, S]) -> float:

@@ -23,19 +23,12 @@ _MAX_PROBLEMS = 20  # in an error message
 
 @dataclass(frozen=True)
 class LoadResult:
-    """Variables loaded from a state dict.
-
-    Attributes:
-      variables: All variables of the network.
-      loaded: Paths of the arrays that the state dict provided, by section of the network.
-      initialized: Paths of the arrays that kept their initial values, by group of the format.
-      unused: Keys of the state dict that the network has no use for, by their first segment.
-    """
+    """Variables loaded from a state dict, and the names of arrays by group."""
 
     variables: dict[str, Any]
-    loaded: Groups
-    initialized: Groups
-    unused: Groups
+    loaded: Groups  # paths of arrays from the state dict, by section of the network
+    initialized: Groups  # paths of arrays that kept their values, by optional group
+    unused: Groups  # keys of the state dict, by their first segment
 
     @property
     def num_loaded(self) -> int:
@@ -80,14 +73,9 @@ def from_state_dict(
         if not keys:
             problems.append(f"no counterpart of {'/'.join(path)}")
             continue
-        shape = (*leaf.shape[:-1], leaf.shape[-1] // len(keys))
-        arrays = {key: _to_flax_layout(state_dict[key]) for key in keys if key in state_dict}
-        faults = [fault for key in keys if (fault := _check_array(key, arrays.get(key), shape))]
-        if faults:
-            problems += [f"{fault} (for {'/'.join(path)})" for fault in faults]
-            continue
-        value = np.concatenate(list(arrays.values()), axis=-1).astype(leaf.dtype)
-        if weight_format.absolute_gamma and path[-1] == "scale":
+        value, faults = _load_leaf(leaf, keys, state_dict)
+        problems += [f"{fault} (for {'/'.join(path)})" for fault in faults]
+        if value is not None and weight_format.absolute_gamma and path[-1] == "scale":
             value = np.abs(value) + np.asarray(_GAMMA_EPSILON, value.dtype)
         filled[path] = value
     # An optional module must be loaded completely or not at all.
@@ -110,6 +98,18 @@ def from_state_dict(
         initialized=_group((group, "/".join(path[1:])) for path, group in initialized.items()),
         unused=_group((_first_segment(key), key) for key in unused),
     )
+
+
+def _load_leaf(
+    leaf: Any, keys: list[str], state_dict: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray | None, list[str]]:
+    """Returns the array of a leaf, or None and the problems of its keys."""
+    shape = (*leaf.shape[:-1], leaf.shape[-1] // len(keys))
+    arrays = {key: _to_flax_layout(state_dict[key]) for key in keys if key in state_dict}
+    problems = [fault for key in keys if (fault := _check_array(key, arrays.get(key), shape))]
+    if problems:
+        return None, problems
+    return np.concatenate(list(arrays.values()), axis=-1).astype(leaf.dtype), []
 
 
 def _check_array(key: str, array: np.ndarray | None, shape: tuple[int, ...]) -> str:

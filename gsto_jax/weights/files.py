@@ -34,17 +34,11 @@ WEIGHT_WRITERS: Mapping[str, Callable[[Path, Mapping[str, np.ndarray]], None]] =
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Content of a weight file.
+    """Content of a weight file."""
 
-    Attributes:
-      arrays: Arrays by dotted key, such as "state_dict.conv1.weight".
-      files: The file, or the index followed by its shards.
-      warning: Describes the objects that were not read; "" if there are none.
-    """
-
-    arrays: dict[str, np.ndarray]
-    files: list[Path]
-    warning: str = ""
+    arrays: dict[str, np.ndarray]  # by dotted key, such as "state_dict.conv1.weight"
+    files: list[Path]  # the file, or the index and its shards
+    warning: str = ""  # about objects that were not read
 
 
 def read_weight_file(path: str | Path) -> WeightFile:

@@ -26,18 +26,10 @@ _MAX_LINE = 100  # characters of a line of the summary, and of a name
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """Variables loaded from a weight file.
+    """Variables loaded from a weight file."""
 
-    Attributes:
-      path: The file, or the index of a sharded one.
-      sha256: Hexadecimal digest of the file, or of the index and its shards in order.
-      weight_format: Format of the state dict.
-      network: The network as found in the file.
-      result: The variables, and which of them the file provided.
-    """
-
-    path: Path
-    sha256: str
+    path: Path  # of the file, or of the index of a sharded one
+    sha256: str  # of the file, or of the index and its shards in order
     weight_format: WeightFormat
     network: LocatedNetwork
     result: LoadResult

@@ -20,28 +20,19 @@ _CONV_BIAS = "convs.0.conv.bias"
 
 @dataclass(frozen=True)
 class ConvertedHead:
-    """A head under the official names.
+    """A head under the official names."""
 
-    Attributes:
-      names: Official keys by the keys of the model.
-      added: Arrays that the official code has and the model lacks.
-      notes: Sentences about the conversion.
-    """
-
-    names: dict[str, str] = field(default_factory=dict)
-    added: dict[str, np.ndarray] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # official keys by keys of the model
+    added: dict[str, np.ndarray] = field(default_factory=dict)  # arrays that the model lacks
     notes: tuple[str, ...] = ()
 
 
 def convert_head(arrays: Mapping[str, np.ndarray], expected: Set[str]) -> ConvertedHead:
-    """Converts the head of an mmpose or mmsegmentation model.
+    """Converts the head of an mmpose or mmsegmentation model, if it is that of HRNet.
 
     Args:
       arrays: Arrays of the whole model, backbone and heads.
       expected: Official keys of the network to load.
-
-    Returns:
-      The converted head, empty if the head differs from that of HRNet.
     """
     # Keys of the model by their names without DDP's segments.
     keys = {

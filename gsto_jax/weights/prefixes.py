@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import numpy as np
@@ -24,21 +24,13 @@ _MAX_KEY_LENGTH = 100  # characters of a key in an error message
 
 @dataclass(frozen=True)
 class LocatedNetwork:
-    """The network in a weight file.
+    """The network in a weight file, its heads under the names of the official code."""
 
-    Attributes:
-      state_dict: Arrays by key without prefix, heads under the names of the official code.
-      prefix: Prefix that was removed, such as "state_dict.module.backbone.".
-      other_prefixes: Prefixes of further networks in the file.
-      unused: Keys outside the network, by the dictionary or module that holds them.
-      notes: Sentences about what was removed, renamed, or added, and about further networks.
-    """
-
-    state_dict: dict[str, np.ndarray]
-    prefix: str = ""
-    other_prefixes: tuple[str, ...] = ()
-    unused: Mapping[str, list[str]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    state_dict: dict[str, np.ndarray]  # by key without prefix
+    prefix: str  # such as "state_dict.module.backbone."
+    other_prefixes: tuple[str, ...]  # of further networks in the file
+    unused: Mapping[str, list[str]]  # keys outside the network, by dictionary or module
+    notes: tuple[str, ...]  # about changed keys and further networks
 
 
 def locate_network(

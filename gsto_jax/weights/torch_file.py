@@ -37,11 +37,7 @@ class _InvalidFile(Exception):
 
 
 class UnsupportedObject:
-    """Placeholder for an object whose class or function is not on the allow-list.
-
-    Attributes:
-      name: full name of the class or function.
-    """
+    """Placeholder for an object whose class or function, the name, is not on the allow-list."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -121,11 +117,7 @@ class _Unpickler(pickle._Unpickler):
     """Unpickler that accepts the listed opcodes and names only.
 
     It extends the Python implementation: the one in C cannot restrict opcodes, and allocates as
-    much memory as a memo index asks for.
-
-    Args:
-      file: the pickle.
-      read_storage: returns the storage of a key, data type and length as a 1-D array.
+    much memory as a memo index asks for. `read_storage` returns a storage as a 1-D array.
     """
 
     dispatch: ClassVar = {
