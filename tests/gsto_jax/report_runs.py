@@ -1,4 +1,4 @@
-"""Small runs as training and evaluation leave them, for tests of the report."""
+"""Writes folders of small runs, for tests of the report."""
 
 import json
 
@@ -49,14 +49,14 @@ def config(**data):
 
 
 def labels(index, names=NAMES):
-    """The truth of an image: stripes, some of them of no class."""
+    """Returns the labels of an image: stripes, some of them unlabeled."""
     rows = np.arange(SIZE[0])[:, None] // 6
-    found = (rows + np.arange(SIZE[1]) // 8 + index) % 5
-    return np.where(found == 4, 255, found).astype(np.uint8)
+    label = (rows + np.arange(SIZE[1]) // 8 + index) % 5
+    return np.where(label == 4, 255, label).astype(np.uint8)
 
 
 def predictions(index, seed):
-    """What a network said: some images better, some worse, as the seed has it."""
+    """Returns predictions with a fraction of errors that depends on seed and image."""
     rng = np.random.default_rng(100 * seed + index)
     truth = labels(index)
     wrong = rng.random(SIZE) < rng.uniform(0.05, 0.6)
@@ -64,8 +64,8 @@ def predictions(index, seed):
 
 
 def maps():
-    found = {f"branch/{n}": np.arange(12.0).reshape(1, 3, 4) for n in range(4)}
-    return found | {
+    features = {f"branch/{n}": np.arange(12.0).reshape(1, 3, 4) for n in range(4)}
+    return features | {
         f"gate/stage4/module0/gate{n}_to{m}": np.full((1, 3, 4), 0.7)
         for n in (0, 1)
         for m in (0, 1)
@@ -73,19 +73,19 @@ def maps():
 
 
 def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protocol="scale 1"):
-    """Leaves an evaluation in `folder`/eval-val and in the list of them; returns its scores."""
+    """Writes an evaluation to `folder`/eval-val and evaluations.jsonl; returns its scores."""
     run = Workdir(folder)
     place = folder / "eval-val"
     writer = SegmentationPngWriter(place, CLASSES, PALETTE, 255, panels, figures, names.__getitem__)
     confusion, images = np.zeros((4, 4), np.int64), []
     results.FOLDER.begin(place)
     for n, name in enumerate(names):
-        truth, said = labels(n), predictions(n, seed)
+        truth, prediction = labels(n), predictions(n, seed)
         image = np.random.default_rng(n).integers(0, 255, (1, *SIZE, 3), np.uint8)
         batch = {"image": image, "label": truth[None], "size": np.array([SIZE])}
         batch |= {"index": np.array([n]), "mask": np.array([True])}
-        drawn = writer.write(batch, said[None], maps)
-        counts = confusion_matrix_numpy(truth, said, 4)
+        drawn = writer.write(batch, prediction[None], maps)
+        counts = confusion_matrix_numpy(truth, prediction, 4)
         own = compute_scores(counts)
         numbers = (int(counts.sum()), own.pixel_accuracy, own.mean_iou)
         images.append(ImageScore(name, *SIZE, *numbers, drawn=drawn[0]))
@@ -109,7 +109,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
 
 
 def make_run(folder, seed=0, settings=None, evaluate=evaluate, **how):
-    """A run of 40 steps, evaluated at steps 20 and 40; returns its folder."""
+    """Writes a run of 40 steps, evaluated at steps 20 and 40; returns its folder."""
     run = Workdir(folder)
     run.write_config(settings or config())
     run.write_start(["python", "main.py", f"--name={NASTY}"], 0, "abc")
@@ -128,12 +128,12 @@ BOXES = "ground-truth boxes"
 
 
 def pose_config(**hrnet):
-    found = config(name="coco_keypoints", classes=[], palette=[]) | {"task": "pose"}
+    settings = config(name="coco_keypoints", classes=[], palette=[]) | {"task": "pose"}
     hrnet = {"gfm": True, "head": "v2"} | hrnet
-    found["model"] = {"variant": "w18_small_v2", "hrnet": hrnet}
-    found["pose"] = {"visibility_threshold": 0.2}
-    found["data"]["keypoints"] = {"names": list(JOINTS), "sigmas": [0.05] * len(JOINTS)}
-    return found
+    settings["model"] = {"variant": "w18_small_v2", "hrnet": hrnet}
+    settings["pose"] = {"visibility_threshold": 0.2}
+    settings["data"]["keypoints"] = {"names": list(JOINTS), "sigmas": [0.05] * len(JOINTS)}
+    return settings
 
 
 def evaluate_poses(

@@ -89,15 +89,15 @@ def test_loops_cost_the_same_as_unrolled():
     for program in (loop, flat):
         assert total(costs.flops, program, "dot_general") == operations
         assert total(costs.bytes_accessed, program, "dot_general") == moved
-    found, expected = (plan_function(f, *shapes) for f in (scanned, unrolled))
+    plan, expected = (plan_function(f, *shapes) for f in (scanned, unrolled))
     own = lower(scanned, *shapes).compile().cost_analysis()["flops"]
     assert own < operations / 8
-    assert found.flops == pytest.approx(expected.flops, rel=0.01) == pytest.approx(operations, 0.02)
-    assert found.loop_flops == pytest.approx(operations * (LENGTH - 1) / LENGTH, rel=0.01)
+    assert plan.flops == pytest.approx(expected.flops, rel=0.01) == pytest.approx(operations, 0.02)
+    assert plan.loop_flops == pytest.approx(operations * (LENGTH - 1) / LENGTH, rel=0.01)
     assert expected.loop_flops == expected.loop_bytes == 0
 
 
-COUNTED = """
+COUNTER_LOOP = """
 HloModule counted, is_scheduled=true
 
 %condition (state: (s32[], f32[4], s32[])) -> pred[] {
@@ -132,7 +132,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 @pytest.mark.parametrize(("stop", "runs"), [(17, 5), (18, 6), (2, 0), (-5, 0)])
 def test_trip_counts_from_counters(stop, runs):
     """Counts from 2 in steps of 3, without XLA's annotation, as on TPUs."""
-    program = Program.parse(COUNTED.replace("STOP", str(stop)))
+    program = Program.parse(COUNTER_LOOP.replace("STOP", str(stop)))
     assert sum(x.estimated_cycles * times for x, times in program.executions()) == 70 * runs
     # Four numbers fill a tile of 128; in and out.
     assert (
@@ -197,8 +197,8 @@ ENTRY %main (i: s32[], p: f32[8]) -> f32[8] {
 def test_the_most_expensive_branch_counts():
     program = Program.parse(BRANCHES)
     assert [x.name for x, _ in program.executions()][-2:] == ["one", "two"]
-    found = [x.name for x, _ in program.executions(lambda x: x.opcode == "negate")]
-    assert found[-1] == "cheaper" and "one" not in found
+    names = [x.name for x, _ in program.executions(lambda x: x.opcode == "negate")]
+    assert names[-1] == "cheaper" and "one" not in names
     old = "true_computation=%cheap, false_computation=%dear"
     program = Program.parse(BRANCHES.replace("branch_computations={%cheap, %dear}", old))
     assert sum(x.estimated_cycles * n for x, n in program.executions()) == 17
@@ -289,7 +289,7 @@ def test_flops_match_xla(name):
     assert total(costs.flops, program) == lowered.cost_analysis()["flops"] > 0
 
 
-FUSED = """
+FUSIONS = """
 HloModule fused
 
 %inner (q: f32[64,128]) -> f32[64,128] {
@@ -329,16 +329,16 @@ ENTRY %main (x: f32[64,128], n: s32[]) -> f32[64,128] {
 
 def test_fusion_bytes():
     """Fusions read the sliced part of an operand and write the updated part."""
-    program = Program.parse(FUSED)
-    found = {x.name: costs.bytes_accessed(program, x) for x, _ in program.executions()}
+    program = Program.parse(FUSIONS)
+    accessed = {x.name: costs.bytes_accessed(program, x) for x, _ in program.executions()}
     row, whole, number = 512, 64 * 512, 4
-    assert found["take"] == row + row + number + 2 * whole
-    assert found["put"] == row + row + row + number
-    assert found["start"] == found["done"] == 2 * whole
-    assert found["x"] == 0
+    assert accessed["take"] == row + row + number + 2 * whole
+    assert accessed["put"] == row + row + row + number
+    assert accessed["start"] == accessed["done"] == 2 * whole
+    assert accessed["x"] == 0
 
 
-IN_BACKGROUND = """
+ASYNC_SLICE = """
 HloModule background
 
 %taking (a: bf16[64,128]) -> bf16[16,128] {
@@ -363,7 +363,7 @@ ENTRY %main (x: bf16[64,128]) -> bf16[16,128] {
 )
 def test_asynchronous_slice_bytes(start, done):
     """XLA counts the slice three times, and the sliced array not at all."""
-    text = IN_BACKGROUND.replace("START", start).replace("DONE", done)
+    text = ASYNC_SLICE.replace("START", start).replace("DONE", done)
     assert total(costs.bytes_accessed, Program.parse(text)) == 3 * 2 * 16 * 128
 
 
@@ -373,8 +373,8 @@ def test_bytes_match_xla():
         return x.at[2].set(y), jnp.transpose(x)[:, :5]
 
     compiled = lower(function, (64, 64), (64, 64)).compile()
-    found = total(costs.bytes_accessed, Program.parse(compiled.as_text()))
-    assert found == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.01)
+    accessed = total(costs.bytes_accessed, Program.parse(compiled.as_text()))
+    assert accessed == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.01)
 
 
 KERNEL = """
@@ -388,7 +388,7 @@ HloModule kernels
   %v = bf16[64,96]{1,0:T(8,128)(2,1)} get-tuple-element(%s), index=1
   %room = u8[4096]{0} custom-call(), custom_call_target="AllocateBuffer"
   %gate.1 = bf16[64,96]{1,0:T(8,128)(2,1)S(1)} custom-call(%v, %v), \
-custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"body":"TUzv"CLAIM}}
+custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"body":"TUzv"COST}}
   ROOT %t = (s32[], bf16[64,96]) tuple(%more, %gate.1)
 }
 
@@ -407,43 +407,43 @@ ENTRY %main (p: bf16[64,96]) -> bf16[64,96] {
   ROOT %out = bf16[64,96]{1,0:T(8,128)(2,1)} get-tuple-element(%while), index=1
 }
 """
-CLAIM = ',"cost_estimate":{"flops":"700","transcendentals":"9","bytes_accessed":"5000"}'
+DECLARED_COST = ',"cost_estimate":{"flops":"700","transcendentals":"9","bytes_accessed":"5000"}'
 PADDED = 64 * 128 * 2
 
 
-def compiled_kernel(claim):
+def compiled_kernel(declared_cost):
     """Returns a fake program: XLA counts a kernel's declared cost, and a loop once."""
     loop = 5 * 4 + 4 + 4 + 1
     return SimpleNamespace(
-        as_text=lambda: KERNEL.replace("CLAIM", claim),
+        as_text=lambda: KERNEL.replace("COST", declared_cost),
         cost_analysis=lambda: {
-            "flops": 2.0 + 700 * bool(claim),
-            "bytes accessed": loop + 5000.0 * bool(claim),
+            "flops": 2.0 + 700 * bool(declared_cost),
+            "bytes accessed": loop + 5000.0 * bool(declared_cost),
         },
         memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=77),
     )
 
 
-@pytest.mark.parametrize("claim", ["", CLAIM])
+@pytest.mark.parametrize("declared_cost", ["", DECLARED_COST])
 @pytest.mark.parametrize(("bundles", "cycles"), [(300, 300), (20, 2 * PADDED / 546), (None, 60.0)])
-def test_kernels(tmp_path, monkeypatch, claim, bundles, cycles):
+def test_kernels(tmp_path, monkeypatch, declared_cost, bundles, cycles):
     """Checks bytes of operands and results, and the larger of two cycle counts."""
     if bundles:
-        (tmp_path / "17-gate.1-01-final_bundles.txt").write_text(ITSELF * bundles)
+        (tmp_path / "17-gate.1-01-final_bundles.txt").write_text(BUNDLE * bundles)
         (tmp_path / "17-gate.1-00-schedule-analysis_final_bundles.txt").write_text("no schedule")
-        (tmp_path / "17-other-gate.1-01-final_bundles.txt").write_text(ITSELF)
+        (tmp_path / "17-other-gate.1-01-final_bundles.txt").write_text(BUNDLE)
     chips = CompileTarget(make_mesh(jax.devices()[:1]), 2**30, 546.0, tmp_path)
-    found = CompiledStep(compiled_kernel(claim), None, chips).plan("train", 1, 1.0)
-    assert (found.num_kernel_calls, found.unscheduled_calls) == (5, 0 if bundles else 5)
-    assert found.cost.kernel_cycles == pytest.approx(5 * cycles, rel=1e-2)
-    assert found.cost.xla_cycles == 0
+    plan = CompiledStep(compiled_kernel(declared_cost), None, chips).plan("train", 1, 1.0)
+    assert (plan.num_kernel_calls, plan.unscheduled_calls) == (5, 0 if bundles else 5)
+    assert plan.cost.kernel_cycles == pytest.approx(5 * cycles, rel=1e-2)
+    assert plan.cost.xla_cycles == 0
     # The result stays on the chip: that counts as accessed, but takes no time.
-    assert found.layers[0].cost.bytes_accessed >= 5 * 3 * PADDED
-    assert found.bytes_accessed == pytest.approx(5 * 3 * PADDED, rel=1e-2)
-    assert found.flops == 5 * (700 * bool(claim) + 1) + 6
+    assert plan.layers[0].cost.bytes_accessed >= 5 * 3 * PADDED
+    assert plan.bytes_accessed == pytest.approx(5 * 3 * PADDED, rel=1e-2)
+    assert plan.flops == 5 * (700 * bool(declared_cost) + 1) + 6
 
 
-BESIDE = """
+RELAYOUTS = """
 HloModule beside
 
 %turned (x: bf16[64,96]) -> bf16[96,64] {
@@ -479,23 +479,23 @@ custom_call_target="tpu_custom_call"
 def test_relayouts_next_to_kernels():
     """A copy read by two kernels counts once; a fusion that computes is not a relayout."""
     size = 64 * 96 * 2
-    program = Program.parse(BESIDE)
+    program = Program.parse(RELAYOUTS)
     first, second = (x for x, _ in program.executions() if x.is_kernel)
     assert [x.name for x in costs.adjacent_relayouts(program, first)] == ["copy", "turn"]
     assert [x.name for x in costs.adjacent_relayouts(program, second)] == ["copy"]
     compiled = SimpleNamespace(
-        as_text=lambda: BESIDE,
+        as_text=lambda: RELAYOUTS,
         cost_analysis=lambda: {"flops": 1.0, "bytes accessed": 1.0},
         memory_analysis=lambda: SimpleNamespace(peak_memory_in_bytes=77),
     )
     chips = CompileTarget(make_mesh(jax.devices()[:1]), 2**30, 546.0)
-    found = CompiledStep(compiled, None, chips).plan("train", 1, 1.0)
-    assert found.kernels == {"gates": KernelCalls(2, 6 * size, 4 * size)}
+    plan = CompiledStep(compiled, None, chips).plan("train", 1, 1.0)
+    assert plan.kernels == {"gates": KernelCalls(2, 6 * size, 4 * size)}
     # Nothing loops, so it is XLA's sum, and what XLA does not see.
-    assert found.bytes_accessed == 1 + 6 * size
+    assert plan.bytes_accessed == 1 + 6 * size
 
 
-ITSELF = "   0x1   :  { %v1 = vadd.f32 %v2, %v3 }\n"
+BUNDLE = "   0x1   :  { %v1 = vadd.f32 %v2, %v3 }\n"
 SCHEDULE = """= control target key start
 LB: loop body
 = control target key end
@@ -569,33 +569,35 @@ def test_read_and_clear_schedules(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def named(op_name):
+def make_instruction(op_name):
     text = f'  %x = f32[] add(%a, %b), metadata={{op_name="{op_name}"}}'
     return Instruction("x", "add", "f32[]", ("a", "b"), text, False)
 
 
 def test_layer_and_operation_names():
-    branch = named("jit(train_step)/jvp(HRNet)/stage3_module1/branch0/conv")
+    branch = make_instruction("jit(train_step)/jvp(HRNet)/stage3_module1/branch0/conv")
     assert (layer_name(branch), operation_name(branch)) == ("stage3_module1", "conv")
-    found = layer_name(named("jit(train_step)/transpose(jvp(HRNet))/transition2/gtm/head/mul"))
-    assert found == "transition2 backward"
-    assert layer_name(named("jit(train_step)/mul")) == "loss, optimizer, other"
-    assert operation_name(named("")) == "add"
+    layer = layer_name(
+        make_instruction("jit(train_step)/transpose(jvp(HRNet))/transition2/gtm/head/mul")
+    )
+    assert layer == "transition2 backward"
+    assert layer_name(make_instruction("jit(train_step)/mul")) == "loss, optimizer, other"
+    assert operation_name(make_instruction("")) == "add"
 
 
 @pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
 def test_segmentation_steps(step):
     """Plans steps for CPUs, where XLA estimates no cycles."""
     chips = CompileTarget(make_mesh(jax.devices()[:2]), memory=2**34)
-    found = plan_step(make_task(4), chips, 4, (32, 32), step)
-    assert (found.batch_size, found.step) == (4 // chips.mesh.size, step)
-    assert found.flops > 1e6 and found.bytes_accessed > 1e6 and found.peak_memory > 1e5
-    assert ("all-reduce" in found.collectives) == (chips.mesh.size > 1)
-    names = {layer.name for layer in found.layers}
+    plan = plan_step(make_task(4), chips, 4, (32, 32), step)
+    assert (plan.batch_size, plan.step) == (4 // chips.mesh.size, step)
+    assert plan.flops > 1e6 and plan.bytes_accessed > 1e6 and plan.peak_memory > 1e5
+    assert ("all-reduce" in plan.collectives) == (chips.mesh.size > 1)
+    names = {layer.name for layer in plan.layers}
     assert {"stem1", "stage4_module0", "head"} <= names
     assert ("head backward" in names) == (step == "train")
-    assert sum(x.cost.bytes_accessed for x in found.layers) == found.cost.bytes_accessed
-    assert "fits" in cells(plan_table(found, 2**34, "a step"))["peak memory"][-1]
+    assert sum(x.cost.bytes_accessed for x in plan.layers) == plan.cost.bytes_accessed
+    assert "fits" in cells(plan_table(plan, 2**34, "a step"))["peak memory"][-1]
 
 
 def test_out_of_memory(monkeypatch):
@@ -610,8 +612,8 @@ def test_out_of_memory(monkeypatch):
 
 @pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
 def test_pose_steps(step):
-    found = plan_step(pose_task(4), CompileTarget(make_mesh(jax.devices()[:1])), 2, (64, 48), step)
-    assert found.flops > 1e6 and found.batch_size == 2
+    plan = plan_step(pose_task(4), CompileTarget(make_mesh(jax.devices()[:1])), 2, (64, 48), step)
+    assert plan.flops > 1e6 and plan.batch_size == 2
 
 
 @pytest.mark.parametrize(
@@ -627,8 +629,8 @@ def test_pose_steps(step):
     ],
 )
 def test_required_memory(message, used):
-    found = compiling._required_memory(message)
-    assert found == used if used is None else found == pytest.approx(used * 2**30)
+    required = compiling._required_memory(message)
+    assert required == used if used is None else required == pytest.approx(used * 2**30)
 
 
 def make_plan(**changes):
@@ -698,8 +700,8 @@ def test_largest_batch(fits, says):
         return make_plan(batch_size=units, peak_memory=used)
 
     full = OutOfMemory("full", 100 + 120 if says else None)
-    found = largest_batch(attempt, full, units=12, state_bytes=100, memory=memory)
-    assert (found.batch_size if found else 0) == fits
+    plan = largest_batch(attempt, full, units=12, state_bytes=100, memory=memory)
+    assert (plan.batch_size if plan else 0) == fits
     assert len(tried) <= (2 if says else 4)
     assert len(set(tried)) == len(tried)
 
@@ -721,8 +723,8 @@ def test_largest_batch_for_nonlinear_memory(exponent):
 
         error = OutOfMemory("full", used(500))
         memory = used(fits) + 1e-3
-        found = largest_batch(attempt, error, units=500, state_bytes=0, memory=memory)
-        assert found.batch_size == fits and len(tried) <= 6 + math.ceil(math.log2(500))
+        plan = largest_batch(attempt, error, units=500, state_bytes=0, memory=memory)
+        assert plan.batch_size == fits and len(tried) <= 6 + math.ceil(math.log2(500))
 
 
 def test_unknown_topologies():
@@ -748,8 +750,8 @@ def test_missing_compilers(monkeypatch):
 def test_another_configuration_gets_the_same_flags(monkeypatch):
     argv = ["main.py", "--config=x.py", "--config.seed=7", "--mode=plan", "--config.train.steps=9"]
     monkeypatch.setattr("sys.argv", argv)
-    found = command_line.load_with_overrides("configs/quickstart.py:baseline,batch=8")
-    assert (found.name, found.seed, found.train.steps) == ("quickstart-baseline-batch8", 7, 9)
+    config = command_line.load_with_overrides("configs/quickstart.py:baseline,batch=8")
+    assert (config.name, config.seed, config.train.steps) == ("quickstart-baseline-batch8", 7, 9)
     with pytest.raises(Exception, match="config argument must be") as error:
         command_line.load_with_overrides("configs/quickstart.py:nope")
     assert command_line.last_line(error.value).endswith("got ':nope'")
@@ -764,8 +766,8 @@ def one_tpu(monkeypatch):
         monkeypatch.syspath_prepend(folder)
     if find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed, and GSTO_LIBTPU names no folder that holds it")
-    found = compile_target("v5e:2x2")
-    return replace(found, mesh=make_mesh(list(found.mesh.devices.flat[:1])))
+    target = compile_target("v5e:2x2")
+    return replace(target, mesh=make_mesh(list(target.mesh.devices.flat[:1])))
 
 
 @pytest.mark.slow
@@ -795,8 +797,8 @@ def test_bytes_match_xla_for_tpus(one_tpu):
     compiled = jax.jit(layers).trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
     program = Program.parse(compiled.as_text())
     assert any(x.opcode == "slice-start" for x, _ in program.executions())
-    found = total(costs.bytes_accessed, program)
-    assert found == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.001)
+    accessed = total(costs.bytes_accessed, program)
+    assert accessed == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.001)
 
 
 @pytest.mark.slow
