@@ -1,19 +1,18 @@
-"""HRNetV2 and GSTO-HRNet on two CPU cores against eager PyTorch: inference, and training.
+"""Compares HRNetV2 and GSTO-HRNet on two CPU cores with eager PyTorch: inference and training.
 
     python benchmarks/cpu_speed.py --torch-python=PATH [--size=256x512] [--batches=1,4] \
         [--repeats=7] [--calls=3] [--csv=FILE]
 
-PATH is the Python of another environment, which holds PyTorch beside the `train` extra
-(`PATH -m pip install torch '.[train]'`). It runs the network of `benchmarks/torch_peer.py` from our
-weights: two threads, oneDNN, freed memory kept as we keep ours, ReLU in place, BN by its running
-statistics under `inference_mode`, fused SGD. It tries both memory layouts; the faster one is the
-peer. Ours are the programs of the product. The networks are W18-Small-v2 with the settings of
-`configs/cityscapes_w18s.py`. Inference goes from normalized images to logits at a quarter of the
-size; a step of training has the losses of all heads at full size, the gradient and SGD, and ours
-normalizes the images and checks its numbers besides. Both sides must agree, on logits, loss and
-norm of the gradient, before they are timed, in turn. Prints medians with the smallest and largest
-in brackets, and the medians of the ratios; writes CSV beside this file. Needs Linux, and nothing
-else at work: PyTorch's threads wait for one another, and other programs slow it most.
+PATH is the Python of another environment, with PyTorch and the `train` extra (`PATH -m pip install
+torch '.[train]'`). It runs the network of `benchmarks/torch_peer.py` with the same weights: two
+threads, oneDNN, freed memory kept as here, in-place ReLU, inference with running BN statistics
+under `inference_mode`, fused SGD. It tries both memory layouts and reports the faster one. The
+networks are W18-Small-v2 with the options of `configs/cityscapes_w18s.py`. Inference goes from
+normalized images to logits at stride 4; a train step has the losses of all heads at full
+resolution, the gradient and SGD, and in JAX also normalizes the images and checks for non-finite
+values. Logits, loss and gradient norm must agree before both are timed, in turn. Prints medians
+with minimum and maximum in brackets, and medians of the ratios; writes a CSV next to this script.
+Needs Linux and an otherwise idle machine: other programs slow PyTorch's threads down most.
 """
 
 import argparse
@@ -40,25 +39,25 @@ from gsto_jax.devices.host_memory import keep_freed_memory
 
 CORES = 2
 NETWORKS = {"HRNetV2": "baseline", "GSTO-HRNet": ""}
-"""Names, and the words of their configurations."""
+"""Config arguments by network."""
 STEPS = ("inference", "train")
 LAYOUTS = ("contiguous_format", "channels_last")
 TOLERANCES = {"logits": 1e-4, "loss": 1e-4, "gradient_norm": 1e-2}
-"""As shares of the largest value. PyTorch's two layouts differ by 1e-3 in the norm."""
+"""Relative to the largest value. PyTorch's two layouts differ by 1e-3 in the gradient norm."""
 Run = Callable[[], dict[str, Any]]
-"""One call, waited for; returns what both sides must agree on."""
+"""A blocking call that returns the values to compare."""
 
 
 def make_task(network: str) -> Any:
-    """Returns the task that trains a network."""
+    """Builds the task of a network."""
     from gsto_jax.runs.tasks import task_of
 
     config = importlib.import_module("configs.cityscapes_w18s").get_config(NETWORKS[network])
     return task_of(json.loads(config.to_json()), 100_000)
 
 
-def drawn(name: str, shape: Sequence[int], rng: Any) -> np.ndarray:
-    """Values that show errors and not rounding: BN that does something, activations near 1."""
+def random_values(name: str, shape: Sequence[int], rng: Any) -> np.ndarray:
+    """Returns random values with which BN matters and activations stay near 1."""
     if len(shape) == 4:
         values = rng.normal(0, np.sqrt(2 / np.prod(shape[:3])), shape)
     elif name.endswith(("scale", "var")):
@@ -69,7 +68,7 @@ def drawn(name: str, shape: Sequence[int], rng: Any) -> np.ndarray:
 
 
 def write_inputs(folder: Path, size: tuple[int, int], batches: Sequence[int]) -> None:
-    """Leaves what both sides read: variables of the networks by name, and batches by number."""
+    """Saves the variables of the networks and the batches for both sides."""
     from flax.traverse_util import flatten_dict
 
     from gsto_jax.models.initialize import abstract_variables
@@ -79,7 +78,7 @@ def write_inputs(folder: Path, size: tuple[int, int], batches: Sequence[int]) ->
     for network in NETWORKS:
         task = make_task(network)
         shapes = flatten_dict(abstract_variables(task.model), sep="/")
-        values = {name: drawn(name, leaf.shape, rng) for name, leaf in shapes.items()}
+        values = {name: random_values(name, leaf.shape, rng) for name, leaf in shapes.items()}
         np.savez(folder / f"{network}.npz", **values)
     for batch in batches:
         image = rng.integers(0, 256, (batch, *size, 3), np.uint8)
@@ -93,15 +92,15 @@ def write_inputs(folder: Path, size: tuple[int, int], batches: Sequence[int]) ->
 
 
 def read_inputs(folder: Path, network: str, batch: int) -> tuple[Any, dict[str, np.ndarray]]:
-    """Variables and batch that `write_inputs` left."""
+    """Loads the variables and batch that `write_inputs` saved."""
     from flax.traverse_util import unflatten_dict
 
     flat = dict(np.load(folder / f"{network}.npz"))
     return unflatten_dict(flat, sep="/"), dict(np.load(folder / f"{batch}.npz"))
 
 
-def ours(folder: Path, step: str, network: str, batch: int) -> Run:
-    """The product's program."""
+def jax_run(folder: Path, step: str, network: str, batch: int) -> Run:
+    """Returns a call of this project's compiled program."""
     import jax
 
     from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated_sharding
@@ -130,8 +129,8 @@ def ours(folder: Path, step: str, network: str, batch: int) -> Run:
     return run
 
 
-def peer(folder: Path, step: str, network: str, batch: int, layout: str) -> Run:
-    """PyTorch's; the norm of its gradient is that of the first call only, which is not timed."""
+def torch_run(folder: Path, step: str, network: str, batch: int, layout: str) -> Run:
+    """Returns a call of PyTorch; its gradient norm is that of the first call, an untimed one."""
     import torch
     import torch_peer
 
@@ -173,8 +172,8 @@ def peer(folder: Path, step: str, network: str, batch: int, layout: str) -> Run:
     return train
 
 
-def seconds(run: Run, calls: int) -> float:
-    """Wall time of a call, after one that does not count."""
+def time_calls(run: Run, calls: int) -> float:
+    """Returns the wall time of a call in seconds, after a warm-up call."""
     run()
     start = time.perf_counter()
     for _ in range(calls):
@@ -183,30 +182,30 @@ def seconds(run: Run, calls: int) -> float:
 
 
 def serve(folder: Path) -> None:
-    """Is the peer's process: a line in says what to call how often, a line out what it took.
+    """Serves requests in the process of PyTorch: a line in for calls, a line out for their time.
 
-    What is called for the first time is not timed: "peer.npz" is what it returned.
+    The first call of a case is not timed; its values are saved as "torch.npz".
     """
     import torch
 
-    assert torch.backends.mkldnn.is_available(), "PyTorch without oneDNN is no peer"
+    assert torch.backends.mkldnn.is_available(), "PyTorch needs oneDNN for a fair comparison"
     torch.set_num_threads(CORES)
-    torch.nn.functional.relu = torch.relu_  # in place, as networks in PyTorch are written
+    torch.nn.functional.relu = torch.relu_  # in place, as is usual in PyTorch
     print(json.dumps([torch.__version__, torch.backends.cpu.get_cpu_capability()]), flush=True)
     runs: dict[tuple, Run] = {}
     for line in sys.stdin:
         *case, calls = json.loads(line)
-        spent = None
+        elapsed = None
         if (key := tuple(case)) in runs:
-            spent = seconds(runs[key], calls)
+            elapsed = time_calls(runs[key], calls)
         else:
-            runs[key] = peer(folder, *case)
-            np.savez(folder / "peer.npz", **{k: v.numpy() for k, v in runs[key]().items()})
-        print(json.dumps(spent), flush=True)
+            runs[key] = torch_run(folder, *case)
+            np.savez(folder / "torch.npz", **{k: v.numpy() for k, v in runs[key]().items()})
+        print(json.dumps(elapsed), flush=True)
 
 
-class Worker:
-    """The peer's process, seen from ours."""
+class TorchProcess:
+    """Client of the process that runs PyTorch."""
 
     def __init__(self, python: str, folder: Path) -> None:
         command = [python, __file__, f"--torch-python={python}", f"--serve={folder}"]
@@ -215,30 +214,34 @@ class Worker:
         self.version, self.cpu = self._answer()
 
     def __call__(self, *case: Any) -> Any:
-        """Asks for a step, network, batch, layout and number of calls; see `serve`."""
+        """Requests a step, network, batch, layout and number of calls; see `serve`."""
         assert self.process.stdin
         print(json.dumps(case), file=self.process.stdin, flush=True)
         return self._answer()
 
     def _answer(self) -> Any:
         assert self.process.stdout
-        return json.loads(self.process.stdout.readline() or sys.exit("PyTorch's process ended"))
+        return json.loads(
+            self.process.stdout.readline() or sys.exit("the process of PyTorch ended")
+        )
 
 
-def measure(worker: Worker, folder: Path, step: str, batch: int, args: Any) -> list[dict[str, Any]]:
-    """Compares what both sides compute, then times all in turn; a row for each network."""
+def measure(
+    torch_process: TorchProcess, folder: Path, step: str, batch: int, args: Any
+) -> list[dict[str, Any]]:
+    """Compares the values of both sides, then times them in turn; returns a row per network."""
     timers: dict[tuple[str, str], Callable[[int], float]] = {}
     errors: dict[str, dict[str, float]] = {}
     for network in NETWORKS:
-        run = ours(folder, step, network, batch)
-        mine = {name: np.asarray(value) for name, value in run().items()}
-        timers[network, "ours"] = partial(seconds, run)
-        errors[network] = dict.fromkeys(mine, 0.0)
+        run = jax_run(folder, step, network, batch)
+        values = {name: np.asarray(value) for name, value in run().items()}
+        timers[network, "jax"] = partial(time_calls, run)
+        errors[network] = dict.fromkeys(values, 0.0)
         for layout in LAYOUTS:
-            timers[network, layout] = partial(worker, step, network, batch, layout)
+            timers[network, layout] = partial(torch_process, step, network, batch, layout)
             timers[network, layout](0)
-            for name, theirs in np.load(folder / "peer.npz").items():
-                error = float(np.abs(mine[name] - theirs).max() / np.abs(theirs).max())
+            for name, expected in np.load(folder / "torch.npz").items():
+                error = float(np.abs(values[name] - expected).max() / np.abs(expected).max())
                 errors[network][name] = max(errors[network][name], error)
                 if not error < TOLERANCES[name]:
                     sys.exit(f"{step} of {network}: {name} of PyTorch differs by {error:.1e}")
@@ -249,67 +252,73 @@ def measure(worker: Worker, folder: Path, step: str, batch: int, args: Any) -> l
     rows = []
     for network in NETWORKS:
         layouts = sorted(LAYOUTS, key=lambda layout: statistics.median(times[network, layout]))
-        mine, best, other = (times[network, who] for who in ("ours", *layouts))
-        base = times["HRNetV2", "ours"]
+        jax_times, torch_times, slower = (times[network, key] for key in ("jax", *layouts))
+        base = times["HRNetV2", "jax"]
         rows.append(
             {"step": step, "network": network, "batch": batch, "size": args.size}
-            | spread("ours_s", mine)
-            | {"peer_layout": layouts[0]}
-            | spread("peer_s", best)
-            | {"other_layout_s": f"{statistics.median(other):.4f}"}
-            | spread("ours_over_peer", [a / b for a, b in zip(mine, best, strict=True)])
-            | spread("ours_over_hrnetv2", [a / b for a, b in zip(mine, base, strict=True)])
+            | spread("jax_seconds", jax_times)
+            | {"torch_layout": layouts[0]}
+            | spread("torch_seconds", torch_times)
+            | {"torch_other_layout_seconds": f"{statistics.median(slower):.4f}"}
+            | ratios("jax_over_torch", jax_times, torch_times)
+            | ratios("relative_to_hrnetv2", jax_times, base)
             | {
-                "differences": ", ".join(f"{k} {v:.1e}" for k, v in errors[network].items()),
-                "cpu": worker.cpu,
+                "relative_errors": ", ".join(f"{k} {v:.1e}" for k, v in errors[network].items()),
+                "cpu": torch_process.cpu,
             }
         )
     return rows
 
 
+def ratios(name: str, times: Sequence[float], base: Sequence[float]) -> dict[str, str]:
+    """Returns median, minimum and maximum of the ratios of times."""
+    return spread(name, [a / b for a, b in zip(times, base, strict=True)])
+
+
 def spread(name: str, values: Sequence[float]) -> dict[str, str]:
-    """Median, smallest and largest as columns of a row."""
-    found = {"": statistics.median(values), "_low": min(values), "_high": max(values)}
-    return {name + end: f"{value:.4f}" for end, value in found.items()}
+    """Returns median, minimum and maximum as columns of a row."""
+    columns = {"": statistics.median(values), "_min": min(values), "_max": max(values)}
+    return {name + suffix: f"{value:.4f}" for suffix, value in columns.items()}
 
 
-def show(row: dict[str, Any]) -> None:
+def print_row(row: dict[str, Any]) -> None:
     """Prints a row."""
 
-    def shown(name: str) -> str:
-        return f"{row[name]} ({row[f'{name}_low']} to {row[f'{name}_high']})"
+    def text(name: str) -> str:
+        return f"{row[name]} ({row[f'{name}_min']} to {row[f'{name}_max']})"
 
     print(
-        f"{row['step']} of {row['network']}, batch {row['batch']}: ours {shown('ours_s')} s, "
-        f"PyTorch {shown('peer_s')} s in {row['peer_layout']} and {row['other_layout_s']} s in the "
-        f"other layout\n  ours over PyTorch {shown('ours_over_peer')}, ours over our HRNetV2 "
-        f"{shown('ours_over_hrnetv2')}\n  differences: {row['differences']}",
+        f"{row['step']} of {row['network']}, batch {row['batch']}: JAX {text('jax_seconds')} s, "
+        f"PyTorch {text('torch_seconds')} s in {row['torch_layout']}, "
+        f"{row['torch_other_layout_seconds']} s in the other layout\n"
+        f"  JAX over PyTorch {text('jax_over_torch')}, relative to HRNetV2 "
+        f"{text('relative_to_hrnetv2')}\n  relative errors: {row['relative_errors']}",
         flush=True,
     )
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measures each step and batch, prints and writes the result."""
+    """Measures each step and batch size, prints and writes the rows."""
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     os.sched_setaffinity(0, cores)
     batches = [int(batch) for batch in args.batches.split(",")]
     height, width = map(int, args.size.split("x"))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        worker = Worker(args.torch_python, folder)
+        torch_process = TorchProcess(args.torch_python, folder)
         import jax
 
         write_inputs(folder, (height, width), batches)
         rows = []
         for step in STEPS:
             for batch in batches:
-                found = measure(worker, folder, step, batch, args)
-                rows += found
-                for row in found:
-                    show(row)
-        worker.process.communicate()
+                measured = measure(torch_process, folder, step, batch, args)
+                rows += measured
+                for row in measured:
+                    print_row(row)
+        torch_process.process.communicate()
     machine = f"{platform.machine()}_{len(cores)}cores"
-    versions = f"jax{jax.__version__}_torch{worker.version.partition('+')[0]}"
+    versions = f"jax{jax.__version__}_torch{torch_process.version.partition('+')[0]}"
     default = Path(__file__).parent / f"cpu_speed_{machine}_{versions}.csv"
     with (Path(args.csv) if args.csv else default).open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -318,12 +327,14 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Our networks against eager PyTorch on a CPU.")
-    parser.add_argument("--torch-python", required=True, help="Python with PyTorch and `train`")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--torch-python", required=True, help="Python with PyTorch and the `train` extra"
+    )
     parser.add_argument("--size", default="256x512", help="height and width of the images")
-    parser.add_argument("--batches", default="1,4", help="images at a time")
-    parser.add_argument("--repeats", type=int, default=7, help="how often each has its turn")
-    parser.add_argument("--calls", type=int, default=3, help="timed calls a turn")
+    parser.add_argument("--batches", default="1,4", help="batch sizes")
+    parser.add_argument("--repeats", type=int, default=7, help="number of timings of each")
+    parser.add_argument("--calls", type=int, default=3, help="calls per timing")
     parser.add_argument("--csv", help="file to write; by default named after the machine")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     ARGS = parser.parse_args()

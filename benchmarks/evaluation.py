@@ -1,18 +1,15 @@
-"""What an evaluation costs beside its network: programs, padding, and time.
+"""Overhead of an evaluation: compiled programs, padding, and time outside the network.
 
     python benchmarks/evaluation.py --config=configs/camvid_w18s.py --config.data.root=DIR \
-        [--workdir=RUN] [--config.data.eval_size=12] [--looks=own,ms,slide] [--csv=FILE]
+        [--workdir=RUN] [--config.data.eval_size=12] [--protocols=config,ms,slide] [--csv=FILE]
 
-Evaluates as `--mode=eval` does, images and tables included, by the configuration's own protocol
-and by those of the words `:ms` and `:slide`; without a run, a network of random weights. For each
-it prints how many programs compile, and how many of them hold the network; the pixels of the
-padded shapes over those of the images; and the share of the wall time outside the network. That is
-the
-time of an evaluation for which all is compiled, less what the same passes of the network take
-alone, from normalized windows that lie on the device to logits. The two are timed in turn, and
-medians count. The same share of the process' CPU time says less of waiting, and more of work; it
-also holds where other programs keep the machine busy. Writes CSV beside this file, adding to what
-is there.
+Evaluates as `--mode=eval` does, with images and tables, by the protocol of the config and those of
+the arguments `:ms` and `:slide`; without a run, with random weights. For each protocol it prints
+the number of compiled programs, and of those with the network; the ratio of padded to real pixels;
+and the fraction of wall time outside the network: the time of a compiled evaluation minus that of
+the same forward passes alone, from normalized windows on the device to logits. The two are timed in
+turn, and medians are reported. The same fraction of the CPU time includes less waiting, and also
+holds on a busy machine. Appends to a CSV next to this script.
 """
 
 import csv
@@ -34,43 +31,44 @@ from absl import app, flags
 from configs import base
 from modes import command_line
 
-LOOKS = flags.DEFINE_list(
-    "looks", ["own", "ms", "slide"], "tests, by their words; own: as configured"
+PROTOCOLS = flags.DEFINE_list(
+    "protocols", ["config", "ms", "slide"], "protocols by config argument; config: as configured"
 )
-ROUNDS = flags.DEFINE_integer("rounds", 3, "how often each is timed")
-CSV = flags.DEFINE_string("csv", None, "file to add rows to; by default named after the machine")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "number of timings of each")
+CSV = flags.DEFINE_string("csv", None, "file to append to; by default named after the machine")
 NETWORK = ("eval_step", "logits")
-"""Names of the functions whose programs hold the network."""
+"""Names of the jitted functions that contain the network."""
 COMPILED = "/jax/core/compile/backend_compile_duration"
 FIELDS = (
-    *("set", "network", "protocol", "images", "sizes", "padded_shapes", "network_programs"),
-    *("programs", "compile_s", "padded_over_real", "passes", "pngs", "wall_s", "network_s"),
-    *("outside_share", "cpu_s", "network_cpu_s", "outside_cpu_share"),
+    *("dataset", "network", "protocol", "images", "image_sizes", "padded_shapes"),
+    *("network_programs", "programs", "compile_seconds", "padded_pixel_ratio", "forward_passes"),
+    *("pngs", "wall_seconds", "network_seconds", "non_network_fraction", "cpu_seconds"),
+    *("network_cpu_seconds", "non_network_cpu_fraction"),
 )
 
 
-def passes(task: Any, eval_set: Any) -> Counter:
-    """How often an evaluation passes windows of each shape (b, h, w) through the network."""
-    found: Counter = Counter()
+def count_passes(task: Any, eval_set: Any) -> Counter:
+    """Counts the forward passes of an evaluation by input shape (b, h, w)."""
+    passes: Counter = Counter()
     protocol, figures = eval_set.protocol, task.config.eval.feature_images
-    seen = 0
+    images = 0
     for batch in eval_set.batches:
         shape = batch["image"].shape[:3]
         first = tuple(batch["size"][0].tolist())
         together = protocol.sizes_in_bucket(eval_set.batches.sizes[shape[1:]], first)
         plain = protocol.is_unscaled_single_pass(together)
-        explained = protocol.window != "slide" and not 0 <= figures <= seen
-        seen += shape[0]
+        explained = protocol.window != "slide" and not 0 <= figures <= images
+        images += shape[0]
         if plain or explained:
-            found[shape] += 1
+            passes[shape] += 1
         if not plain:
-            for look in protocol.scale_plans(together):
-                found[shape[0], *look.shape] += look.count * (1 + protocol.flip)
-    return found
+            for windows in protocol.scale_plans(together):
+                passes[shape[0], *windows.shape] += windows.count * (1 + protocol.flip)
+    return passes
 
 
-def padded_over_real(batches: Any) -> float:
-    """Pixels of the padded shapes over those of the images on them."""
+def padded_pixel_ratio(batches: Any) -> float:
+    """Returns the pixels of the padded shapes over those of the images."""
     padded, real = 0, 0
     for batch in batches:
         count = int(batch["mask"].sum())
@@ -79,8 +77,8 @@ def padded_over_real(batches: Any) -> float:
     return padded / real
 
 
-def network_alone(task: Any, variables: Any, mesh: Any, shapes: Counter) -> Any:
-    """A function that does these passes and nothing else; all is compiled."""
+def network_only(task: Any, variables: Any, mesh: Any, shapes: Counter) -> Any:
+    """Returns a compiled function that runs only these forward passes."""
     import jax
     import numpy as np
 
@@ -105,15 +103,15 @@ def network_alone(task: Any, variables: Any, mesh: Any, shapes: Counter) -> Any:
     return run
 
 
-def seconds(run: Any) -> tuple[float, float]:
-    """Wall time and CPU time of a function."""
+def time_call(run: Any) -> tuple[float, float]:
+    """Returns the wall time and CPU time of a function in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) -> dict[str, Any]:
-    """Evaluates by a configuration; a row of the table."""
+    """Evaluates with a config; returns a row of the table."""
     from gsto_jax.devices.mesh import make_mesh
     from gsto_jax.runs import workdir
     from gsto_jax.runs.experiment import Experiment, load_for_evaluation
@@ -129,59 +127,54 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
     else:
         state = initial_state(task, mesh)
     with tempfile.TemporaryDirectory() as scratch:
-        place = workdir.Workdir(scratch)
-        this = Experiment(task, values, mesh, place, "", eval_set, lambda shown: None)
+        scratch_dir = workdir.Workdir(scratch)
+        experiment = Experiment(task, values, mesh, scratch_dir, "", eval_set, lambda block: None)
 
-        def whole() -> None:
-            this.evaluate(state)
+        def evaluate() -> None:
+            experiment.evaluate(state)
 
         compiled.clear()
-        whole()
+        evaluate()
         programs = list(compiled)
-        shapes = passes(task, eval_set)
-        alone = network_alone(task, state.variables, mesh, shapes)
+        passes = count_passes(task, eval_set)
+        run_network = network_only(task, state.variables, mesh, passes)
         compiled.clear()
-        times = [(seconds(whole), seconds(alone)) for _ in range(ROUNDS.value)]
+        times = [(time_call(evaluate), time_call(run_network)) for _ in range(ROUNDS.value)]
         assert not compiled, f"compiled again: {compiled}"
         pngs = sum(1 for _ in Path(scratch).rglob("*.png"))
-    middle = statistics.median
-    spent = {
-        names: (
-            middle(outer[n] for outer, _ in times),
-            middle(inner[n] for _, inner in times),
-            middle(1 - inner[n] / outer[n] for outer, inner in times),
-        )
-        for n, names in enumerate(
-            (
-                ("wall_s", "network_s", "outside_share"),
-                ("cpu_s", "network_cpu_s", "outside_cpu_share"),
-            )
-        )
-    }
-    sizes = {source.size(index) for index in range(len(source))}
-    name = Path(data.root).name if data.root else data.source
     return {
-        "set": name,
+        "dataset": Path(data.root).name if data.root else data.source,
         "network": task.config.model.variant,
         "protocol": str(eval_set.protocol),
         "images": len(source),
-        "sizes": len(sizes),
+        "image_sizes": len({source.size(index) for index in range(len(source))}),
         "padded_shapes": len(eval_set.batches.sizes),
         "network_programs": sum(any(n in name for n in NETWORK) for name, _ in programs),
         "programs": len(programs),
-        "padded_over_real": f"{padded_over_real(eval_set.batches):.3f}",
-        "passes": sum(shapes.values()),
-        "compile_s": f"{sum(seconds for _, seconds in programs):.1f}",
+        "padded_pixel_ratio": f"{padded_pixel_ratio(eval_set.batches):.3f}",
+        "forward_passes": sum(passes.values()),
+        "compile_seconds": f"{sum(seconds for _, seconds in programs):.1f}",
         "pngs": pngs,
-    } | {
-        name: f"{value:.3f}"
-        for names, values in spent.items()
-        for name, value in zip(names, values, strict=True)
+        **_time_columns(times),
     }
 
 
+def _time_columns(times: list[Any]) -> dict[str, str]:
+    """Returns the medians of the times of evaluation and network."""
+    columns = {}
+    for n, (kind, fraction) in enumerate((("wall", "fraction"), ("cpu", "cpu_fraction"))):
+        prefix = "" if kind == "wall" else "cpu_"
+        values = {
+            f"{kind}_seconds": [evaluation[n] for evaluation, _ in times],
+            f"network_{prefix}seconds": [network[n] for _, network in times],
+            f"non_network_{fraction}": [1 - network[n] / outer[n] for outer, network in times],
+        }
+        columns |= {name: f"{statistics.median(x):.3f}" for name, x in values.items()}
+    return columns
+
+
 def main(_: list[str]) -> None:
-    """Measures each protocol, prints and writes the result."""
+    """Measures each protocol, prints and writes the rows."""
     from gsto_jax.devices.host_memory import keep_freed_memory
 
     keep_freed_memory()
@@ -196,12 +189,12 @@ def main(_: list[str]) -> None:
             compiled.append((str(more.get("fun_name")), seconds))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    words = {"own": lambda config: None, "ms": base.set_multi_scale, "slide": base.set_slide}
+    setters = {"config": lambda config: None, "ms": base.set_multi_scale, "slide": base.set_slide}
     rows = []
-    for look in LOOKS.value:
+    for protocol in PROTOCOLS.value:
         config = flags.FLAGS.config.copy_and_resolve_references()
-        for word in look.split("+"):
-            words[word](config)
+        for name in protocol.split("+"):
+            setters[name](config)
         rows.append(measure(config, flags.FLAGS.workdir, compiled))
         print("\n".join(f"  {k:17s} {v}" for k, v in rows[-1].items()), flush=True)
         print()

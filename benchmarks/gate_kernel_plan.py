@@ -1,19 +1,20 @@
-"""What the gate's kernels read and write on TPUs that are not here, at every shape in use.
+"""Memory traffic of the gate kernels on TPUs that need not be present, at all shapes in use.
 
     python benchmarks/gate_kernel_plan.py
 
-Needs the `tpu` extra. For each branch of W18, W32 and W48 at 8 crops of 512x1024 a chip, in
-bfloat16, packed as the network packs it, compiles gates and gradient in the released form in
-training (two phases each way) for v5e, v5p and v6e, with maps laid out as convolutions leave them;
-for v5e also at the sizes of poses, Pascal Context and LIP, the paper's form, the released one at
-inference (BN folded, forward alone), and float32. The minimum, in the form with two phases: two
-readings of the map and one writing a gated map; backward two readings of the map and of each
-cotangent, and one writing. In the others one reading in place of two. Both in bytes as tiles fill
-memory; what XLA does around the kernels counts. For the ratio copies in the background, by which
-XLA brings maps to the cores ahead of a kernel, count what crosses the chip's memory, and the
-kernel's reading there nothing; the column `accessed_MB` counts all as XLA does. On v5e the same by
-XLA alone stands beside that form at 512x1024. Rows that the CSV beside this file holds already are
-not compiled again: all take an hour of a core.
+Needs the `tpu` extra. For each branch of W18, W32 and W48 with 8 crops of 512x1024 per chip in
+bfloat16, packed as in the network, compiles gates and gradient of the released form in training
+(two phases each way) for v5e, v5p and v6e, with the map layouts of convolutions; for v5e also the
+sizes of poses, Pascal Context and LIP, the paper's form, the released form at inference (BN folded,
+forward only), and float32.
+
+The minimum traffic with two phases: the forward pass reads the map twice and writes each gated map;
+the backward pass reads the map and each cotangent twice and writes a gradient. The other variants
+read once instead of twice. Bytes include tile padding, and what XLA does around the kernels. Async
+copies, by which XLA moves maps on chip before a kernel, count as traffic, and the kernel's reads of
+them do not; the columns `*_accessed_MB` count both, as XLA does. On v5e the same by XLA alone is
+added for 512x1024. Rows in the CSV next to this script are not compiled again; all rows take an
+hour on one core.
 """
 
 import csv
@@ -40,33 +41,33 @@ TOPOLOGIES = {
     "v5p:2x2x1": ("pallas_tpu",),
     "v6e:2x2": ("pallas_tpu",),
 }
-"""And whose bytes are counted on them."""
+"""Implementations by topology."""
 NETWORKS = ("w18_small_v2", "w32", "w48")
 BATCH, SIZE, TRAINING = 8, (512, 1024), "released, training"
-FORMS = {TRAINING: (2, 2), "paper, training": (1, 1), "released, inference": (1, 0)}
-"""How often the map is read, forward, and what is read backward."""
+READS = {TRAINING: (2, 2), "paper, training": (1, 1), "released, inference": (1, 0)}
+"""Number of times that inputs are read in the forward and in the backward pass, by variant."""
 
 
 class Row(NamedTuple):
-    """Gates of one branch.
+    """Gates of a branch.
 
     Attributes:
-      topology: of `TOPOLOGIES`.
-      network: of `VARIANTS`.
-      size: of the image, such as "512x1024".
-      form: of `FORMS`.
-      dtype: of the maps.
-      branch: from 0.
-      gates: how many.
+      topology: a key of `TOPOLOGIES`.
+      network: a key of `VARIANTS`.
+      image_size: such as "512x1024".
+      variant: a key of `READS`.
+      dtype: dtype of the maps.
+      branch: index of the branch.
+      num_gates: number of gates.
     """
 
     topology: str
     network: str
-    size: str
-    form: str
+    image_size: str
+    variant: str
     dtype: str
     branch: str
-    gates: str
+    num_gates: str
 
 
 def _rows() -> Iterator[Row]:
@@ -75,7 +76,11 @@ def _rows() -> Iterator[Row]:
         *((topology, x, size, TRAINING, "bfloat16") for topology in TOPOLOGIES for x in NETWORKS),
         *((first, x, "384x288", TRAINING, "bfloat16") for x in ("w32", "w48")),
         *((first, "w48", x, TRAINING, "bfloat16") for x in ("480x480", "473x473")),
-        *((first, x, size, form, "bfloat16") for form in list(FORMS)[1:] for x in NETWORKS[::2]),
+        *(
+            (first, x, size, variant, "bfloat16")
+            for variant in list(READS)[1:]
+            for x in NETWORKS[::2]
+        ),
         *((first, x, size, TRAINING, "float32") for x in NETWORKS[::2]),
     ]
     for kind, gates in itertools.product(kinds, (2, 3, 4)):
@@ -89,39 +94,39 @@ FIELDS = (
 
 
 def crossing(program: Program, instruction: Instruction) -> int:
-    """Bytes that an operation moves between the chip's memory and its cores."""
+    """Returns the bytes that an operation moves between HBM and the cores."""
     if instruction.is_kernel:
         return costs.kernel_hbm_bytes(program, instruction)
     if instruction.opcode in ("copy-start", "slice-start"):
-        # the two ends of the copy; that of a slice is smaller than what it is cut from
-        ends = [x for x in parse_arrays(instruction.shape) if x.num_elements > 1][:2]
-        size = min(x.padded_nbytes for x in ends)
-        return size * sum(not x.on_chip for x in ends)
+        # source and destination; the source of a slice is larger than the slice
+        buffers = [x for x in parse_arrays(instruction.shape) if x.num_elements > 1][:2]
+        size = min(x.padded_nbytes for x in buffers)
+        return size * sum(not x.on_chip for x in buffers)
     if instruction.opcode in ("copy-done", "slice-done"):
         return 0
     return costs.bytes_accessed(program, instruction)
 
 
 def measure(row: Row) -> dict[str, object]:
-    """One branch that sends to so many targets."""
-    branch, gates = int(row.branch), int(row.gates)
-    size = [int(side) for side in row.size.split("x")]
+    """Compiles the gates of a branch; returns their traffic."""
+    branch, gates = int(row.branch), int(row.num_gates)
+    size = [int(side) for side in row.image_size.split("x")]
     widths = VARIANTS[row.network].widths
     packed = all(side % 32 == 0 for side in size)  # as in `HRNet`
     channels, pack = widths[branch], pack_factors(widths)[branch] if packed else 1
     height, width = (-(-side // (4 << branch)) for side in size)
     shape = (BATCH, height, width // pack, pack * channels)
     device = compile_target(row.topology).mesh.devices.flat[0]
-    whole = SingleDeviceSharding(device)
-    lain = Format(Layout(major_to_minor=(1, 2, 0, 3)), whole)
-    features = jax.ShapeDtypeStruct(shape, row.dtype, sharding=lain)
+    replicated = SingleDeviceSharding(device)
+    layout = Format(Layout(major_to_minor=(1, 2, 0, 3)), replicated)
+    features = jax.ShapeDtypeStruct(shape, row.dtype, sharding=layout)
     kernel, *affine = (
-        jax.ShapeDtypeStruct(x, jnp.float32, sharding=whole)
+        jax.ShapeDtypeStruct(x, jnp.float32, sharding=replicated)
         for x in ((channels, gates), (gates,), (gates,))
     )
-    if row.form == "paper, training":
+    if row.variant == "paper, training":
         affine = []
-    epsilon = 1e-5 if row.form == TRAINING else None
+    epsilon = 1e-5 if row.variant == TRAINING else None
 
     def both(implementation, features, cotangents, kernel, *affine):  # type: ignore[no-untyped-def]
         def maps(features, kernel, *affine):  # type: ignore[no-untyped-def]
@@ -134,7 +139,7 @@ def measure(row: Row) -> dict[str, object]:
             )
             return tuple(x.data for x in found.maps)
 
-        if row.form == "released, inference":
+        if row.variant == "released, inference":
             return maps(features, kernel, *affine)
         found, pull = jax.vjp(maps, features, kernel, *affine)
         return found, pull(cotangents)
@@ -143,11 +148,11 @@ def measure(row: Row) -> dict[str, object]:
     tiles = "T(8,128)(2,1)" if row.dtype == "bfloat16" else "T(8,128)"
     kind = {"bfloat16": "bf16", "float32": "f32"}[row.dtype]
     tile = parse_arrays(f"{kind}[{','.join(map(str, shape))}]{{3,0,2,1:{tiles}}}")[0].padded_nbytes
-    forward, backward = FORMS[row.form]
+    forward, backward = READS[row.variant]
     least = tile * (forward + gates + (backward * (1 + gates) + 1) * (backward > 0))
-    gated, gradients = (lain,) * gates, (lain, *(whole for _ in (kernel, *affine)))
+    gated, gradients = (layout,) * gates, (layout, *(replicated for _ in (kernel, *affine)))
     for implementation in TOPOLOGIES[row.topology]:
-        if implementation == "xla" and (row.form, row.size) != (TRAINING, "512x1024"):
+        if implementation == "xla" and (row.variant, row.image_size) != (TRAINING, "512x1024"):
             continue
         step = jax.jit(
             lambda *a, name=implementation: both(name, *a),
@@ -171,7 +176,7 @@ def measure(row: Row) -> dict[str, object]:
 
 
 def write(path: Path, rows: Mapping[Row, Mapping[str, object]]) -> None:
-    """Writes the rows that there are."""
+    """Writes the measured rows."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
@@ -179,8 +184,8 @@ def write(path: Path, rows: Mapping[Row, Mapping[str, object]]) -> None:
 
 
 def main() -> None:
-    """Measures, prints and writes."""
-    jax.config.update("jax_platforms", "cpu")  # or it would look for the chips
+    """Measures rows, prints and writes them."""
+    jax.config.update("jax_platforms", "cpu")  # the chips need not be present
     versions = f"jax{jax.__version__}_libtpu{version('libtpu')}"
     path = Path(__file__).with_name(f"{Path(__file__).stem}_tpus_{versions}.csv")
     there = list(csv.DictReader(path.open())) if path.exists() else []
@@ -193,11 +198,11 @@ def main() -> None:
             known[row] = {name: found.get(name, "") for name in FIELDS}
             print(*known[row].values(), sep="  ", flush=True)
             write(path, known)
-    for form in dict.fromkeys((row.form, row.dtype) for row in known):
-        of_form = [found for row, found in known.items() if (row.form, row.dtype) == form]
-        worst = max(of_form, key=lambda found: float(str(found["pallas_tpu_over_minimum"])))
+    for kind in dict.fromkeys((row.variant, row.dtype) for row in known):
+        results = [found for row, found in known.items() if (row.variant, row.dtype) == kind]
+        worst = max(results, key=lambda found: float(str(found["pallas_tpu_over_minimum"])))
         print(
-            f"{', '.join(form)}: at most {worst['pallas_tpu_over_minimum']} times the minimum, at "
+            f"{', '.join(kind)}: at most {worst['pallas_tpu_over_minimum']} times the minimum, at "
             f"{worst['shape']}"
         )
 

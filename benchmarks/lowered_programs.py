@@ -1,4 +1,4 @@
-"""Compares lowered programs before and after a change of the code that should change none.
+"""Compares lowered programs before and after a refactoring.
 
     python benchmarks/lowered_programs.py /tmp/before
     python benchmarks/lowered_programs.py /tmp/after --base=/tmp/before

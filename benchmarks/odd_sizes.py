@@ -1,12 +1,12 @@
-"""Scores of images whose sides 32 does not divide, by how they are padded before the network.
+"""Scores of images whose sides are not multiples of 32, by the padding before the network.
 
     python benchmarks/odd_sizes.py --checkpoint=RUN [--sizes=125x253,353x481] [--images=60]
-        [--multiples=1,4,8,16,32,64] [--contents=mean,edge,reflect] [--flip] [--csv=FILE]
+        [--multiples=1,4,8,16,32,64] [--paddings=mean,edge,reflect] [--flip] [--csv=FILE]
 
-Images are padded right and below to multiples of a number of pixels, scored by one pass at scale 1,
-and the logits cut back. Multiple 1 is the published way: no padding, and logits of ceil(h/4) rows
-stretched to h. Drawn scenes are drawn at each size; the evaluation images of any other dataset are
-cut to it from their top left corner. Prints a table and appends it as CSV beside this file.
+Images are padded at the right and bottom to a multiple of pixels, predicted in one pass at scale 1,
+and the logits are cropped. Multiple 1 is the published protocol: no padding, and logits of
+ceil(h/4) rows resized to h. Synthetic scenes are rendered at each size; images of other datasets
+are cropped at the top left. Prints a table and appends the rows to a CSV next to this script.
 """
 
 import argparse
@@ -34,13 +34,13 @@ from gsto_jax.segmentation.task import SegmentationTask, logits
 from gsto_jax.training.task import normalize
 from gsto_jax.types import Size
 
-CONTENTS = {"mean": "constant", "edge": "edge", "reflect": "reflect"}
-"""Modes of `np.pad` by the content of the padding; the mean of normalized images is 0."""
+PADDINGS = {"mean": "constant", "edge": "edge", "reflect": "reflect"}
+"""Modes of `np.pad` by padding; the mean of normalized images is 0."""
 SIZES = "128x256,125x253,353x481,97x129,375x500,333x500,360x480,241x319"
 
 
 def read_samples(config: dict[str, Any], size: Size, count: int) -> list[tuple[Any, Any]]:
-    """Reads the first evaluation images and label maps at a size; fewer if there are fewer."""
+    """Reads the first `count` evaluation images and label maps at a size."""
     data = config["data"] | {"eval_size": count}
     if data["source"] == "scenes":
         data["image_size"] = size
@@ -54,40 +54,40 @@ def read_samples(config: dict[str, Any], size: Size, count: int) -> list[tuple[A
     return samples
 
 
-def pad_right_and_below(image: Any, multiple: int, content: str) -> np.ndarray:
+def pad_right_and_below(image: Any, multiple: int, padding: str) -> np.ndarray:
     """Pads a normalized image `h w 3` to multiples of a number of pixels."""
     below, right = (-side % multiple for side in image.shape[:2])
-    return np.pad(image, ((0, below), (0, right), (0, 0)), CONTENTS[content])
+    return np.pad(image, ((0, below), (0, right), (0, 0)), PADDINGS[padding])
 
 
 @partial(jax.jit, static_argnums=(0, 3), compiler_options=compiler_options(make_mesh()))
 def score(
-    task: SegmentationTask, variables: Any, padded: Any, size: Size, label: Any, mirrored: Any
+    task: SegmentationTask, variables: Any, padded: Any, size: Size, label: Any, flipped: Any
 ) -> Any:
-    """Computes the confusion matrix of a padded normalized image, and of its mirror if any."""
+    """Computes the confusion matrix of a padded image, averaged with the flipped one if given."""
 
-    def cut(x: Any) -> Any:
-        whole = resize(logits(task, variables, x[None]), x.shape[:2], differentiable=False)
-        return whole[:, : size[0], : size[1]]
+    def cropped_logits(x: Any) -> Any:
+        full = resize(logits(task, variables, x[None]), x.shape[:2], differentiable=False)
+        return full[:, : size[0], : size[1]]
 
-    values = cut(padded)
-    if mirrored is not None:
-        values = values + cut(mirrored)[:, :, ::-1]
+    values = cropped_logits(padded)
+    if flipped is not None:
+        values = values + cropped_logits(flipped)[:, :, ::-1]
     predictions = best_class(values)[0]
     return confusion_matrix(label, predictions, task.num_classes, task.ignore_label)
 
 
 def mean_iou(
-    trained: Any, samples: list[tuple[Any, Any]], multiple: int, content: str, flip: bool
+    trained: Any, samples: list[tuple[Any, Any]], multiple: int, padding: str, flip: bool
 ) -> float:
-    """Returns the mean IoU in percent of images padded one way."""
+    """Returns the mean IoU in percent with a padding."""
     total: Any = 0
     for image, label in samples:
         x = np.asarray(normalize(trained.task, jnp.asarray(image)[None])[0])
-        padded = pad_right_and_below(x, multiple, content)
-        mirrored = pad_right_and_below(x[:, ::-1], multiple, content) if flip else None
+        padded = pad_right_and_below(x, multiple, padding)
+        flipped = pad_right_and_below(x[:, ::-1], multiple, padding) if flip else None
         size = (image.shape[0], image.shape[1])
-        total += np.asarray(score(trained.task, trained.variables, padded, size, label, mirrored))
+        total += np.asarray(score(trained.task, trained.variables, padded, size, label, flipped))
     return 100 * compute_scores(np.asarray(total, np.int64)).mean_iou
 
 
@@ -95,11 +95,11 @@ def main() -> None:
     """Measures every size, prints the table and appends it to the CSV file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--root", default="", help="directory of the dataset, if it moved")
+    parser.add_argument("--root", default="", help="folder of the dataset, if it was moved")
     parser.add_argument("--sizes", default=SIZES)
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--multiples", default="1,4,8,16,32,64")
-    parser.add_argument("--contents", default="mean,edge,reflect")
+    parser.add_argument("--paddings", default="mean,edge,reflect")
     parser.add_argument("--flip", action="store_true")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
@@ -108,36 +108,36 @@ def main() -> None:
     config = dict(trained.config)
     if args.root:
         config["data"] = config["data"] | {"root": args.root}
-    ways = [
-        (multiple, content)
+    variants = [
+        (multiple, padding)
         for multiple in map(int, args.multiples.split(","))
-        for content in (args.contents.split(",") if multiple > 1 else ["mean"])
+        for padding in (args.paddings.split(",") if multiple > 1 else ["mean"])
     ]
     rows = []
     for text in args.sizes.split(","):
         height, width = map(int, text.split("x"))
         samples = read_samples(config, (height, width), args.images)
         programs: dict[tuple[Any, ...], float] = {}
-        for multiple, content in ways:
+        for multiple, padding in variants:
             shape = tuple(-(-side // multiple) * multiple for side in (height, width))
-            # Without padding the content is none, so the score is known.
-            key = (shape, content if shape != (height, width) else "")
+            # The score without padding is known already.
+            key = (shape, padding if shape != (height, width) else "")
             if key not in programs:
-                programs[key] = mean_iou(trained, samples, multiple, content, args.flip)
+                programs[key] = mean_iou(trained, samples, multiple, padding, args.flip)
             row = {
                 "network": f"{config['name']}-{config['model']['variant']}",
                 "size": text,
                 "images": len(samples),
                 "flip": int(args.flip),
                 "multiple": multiple,
-                "content": content if multiple > 1 else "published",
-                "shape": "x".join(map(str, shape)),
+                "padding": padding if multiple > 1 else "published",
+                "padded_shape": "x".join(map(str, shape)),
                 "mean_iou": f"{programs[key]:.2f}",
             }
             rows.append(row)
             print(" ".join(map(str, row.values())), flush=True)
         jax.clear_caches()
-    show_table(rows, ways)
+    print_table(rows, variants)
     stem = f"odd_sizes_{platform.machine()}_jax{jax.__version__}_opencv{cv2.__version__}.csv"
     path = args.csv or Path(__file__).parent / stem
     new = not path.exists()
@@ -148,11 +148,11 @@ def main() -> None:
         writer.writerows(rows)
 
 
-def show_table(rows: list[dict[str, Any]], ways: list[tuple[int, str]]) -> None:
+def print_table(rows: list[dict[str, Any]], variants: list[tuple[int, str]]) -> None:
     """Prints a row for each size and a column for each kind of padding, then their means."""
-    names = ["published" if m == 1 else f"{m} {content}" for m, content in ways]
+    names = ["published" if m == 1 else f"{m} {padding}" for m, padding in variants]
     print(f"| size | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    table = [rows[n : n + len(ways)] for n in range(0, len(rows), len(ways))]
+    table = [rows[n : n + len(variants)] for n in range(0, len(rows), len(variants))]
     for line in table:
         print(f"| {line[0]['size']} | {' | '.join(row['mean_iou'] for row in line)} |")
     means = np.mean([[float(row["mean_iou"]) for row in line] for line in table], 0)

@@ -1,13 +1,13 @@
-"""Persons a second of an evaluation of poses, and what it costs beside its network.
+"""Throughput of pose evaluation in persons per second, and the fraction spent in the network.
 
     python benchmarks/pose_evaluation.py --config=configs/coco_pose_w32.py:256x192 \
         --config.data.root=DIR [--workdir=RUN] [--batches=1,32] [--csv=FILE]
 
-Evaluates the persons of `data.eval_split` as `--mode=eval` does, without its images, from records
-to poses; without a run, by a network of random weights. The reference is the published way: a
-batch's heatmaps come to the host, where NumPy finds each joint of each person in turn; ours stay on
-the device. Prints the ratio of both for each batch size, and to one person at a time. All is
-compiled before it is timed, and medians count. Writes CSV beside this file.
+Evaluates the persons of `data.eval_split` as `--mode=eval` does, from records to poses, without
+images; without a run, with random weights. The reference is the published method: heatmaps are
+copied to the host, where NumPy finds each joint of each person in turn; here they stay on the
+device. Prints the speedup for each batch size, and over batch size 1. Everything is compiled before
+it is timed, and medians are reported. Writes a CSV next to this script.
 """
 
 import csv
@@ -26,17 +26,18 @@ from absl import app, flags
 
 from modes import command_line
 
-BATCHES = flags.DEFINE_list("batches", ["1", "32"], "persons at a time")
-ROUNDS = flags.DEFINE_integer("rounds", 3, "how often each is timed")
+BATCHES = flags.DEFINE_list("batches", ["1", "32"], "batch sizes")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "number of timings of each")
 CSV = flags.DEFINE_string("csv", None, "file to write; by default named after the machine")
 FIELDS = (
-    *("set", "network", "crop", "persons", "batch", "persons_per_s", "reference_per_s"),
-    *("over_reference", "over_one", "network_share"),
+    *("dataset", "network", "crop", "persons", "batch", "persons_per_second"),
+    *("reference_persons_per_second", "speedup_over_reference", "speedup_over_batch_1"),
+    "network_fraction",
 )
 
 
-def on_the_host(heatmaps: Any, batch: Any) -> Any:
-    """Joints of heatmaps `b h w j`, one by one, as the published test finds them."""
+def find_joints_on_host(heatmaps: Any, batch: Any) -> Any:
+    """Finds the joints of heatmaps `b h w j` one by one, as the published code does."""
     import numpy as np
 
     count, height, width, joints = heatmaps.shape
@@ -45,28 +46,28 @@ def on_the_host(heatmaps: Any, batch: Any) -> Any:
         for j in range(joints):
             values = heatmaps[n, ..., j]
             y, x = np.unravel_index(values.argmax(), values.shape)
-            place = np.array([x, y], float) * (values[y, x] > 0)
+            joint = np.array([x, y], float) * (values[y, x] > 0)
             if values[y, x] > 0 and 1 < x < width - 1 and 1 < y < height - 1:
                 across, down = (
                     values[y, x + 1] - values[y, x - 1],
                     values[y + 1, x] - values[y - 1, x],
                 )
-                place += 0.25 * np.sign([across, down])
+                joint += 0.25 * np.sign([across, down])
             factor = batch["frame"][n][0] / width
-            place = (place - [width / 2, height / 2]) * factor + batch["center"][n]
-            found[n, j] = *place, values[y, x]
+            joint = (joint - [width / 2, height / 2]) * factor + batch["center"][n]
+            found[n, j] = *joint, values[y, x]
     return found
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """Wall time of a function."""
+def time_call(run: Callable[[], Any]) -> float:
+    """Returns the wall time of a function in seconds."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
-    """A row of the table, but for its ratio to one person at a time."""
+    """Evaluates with a batch size; returns a row without the speedup over batch size 1."""
     import jax
     import numpy as np
 
@@ -89,14 +90,14 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
         state = initial_state(task, mesh)
     look = (task, state.variables, persons.batches, persons.size, mesh)
 
-    def ours() -> Any:
+    def evaluate() -> Any:
         return estimate_poses(*look)
 
     def reference() -> Any:
         found = np.zeros((persons.size, task.num_classes, 3))
         for batch in persons.batches:
             _, maps = predict_joints(task, mesh, state.variables, batch)
-            joints = on_the_host(np.asarray(maps["heatmaps"]), batch)
+            joints = find_joints_on_host(np.asarray(maps["heatmaps"]), batch)
             found[batch["index"][batch["mask"]]] = joints[batch["mask"]]
         return found
 
@@ -106,27 +107,29 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
         for batch in read:
             jax.block_until_ready(predict_joints(task, mesh, state.variables, batch)[0])
 
-    same = np.abs(ours().joints - reference())[..., :2].max()
-    assert same < 0.05, f"joints differ by {same} pixels"
+    error = np.abs(evaluate().joints - reference())[..., :2].max()
+    assert error < 0.05, f"joints differ by {error} pixels"
     network()
-    times = [(seconds(ours), seconds(reference), seconds(network)) for _ in range(ROUNDS.value)]
-    middle = [statistics.median(column) for column in zip(*times, strict=True)]
-    shares = statistics.median(alone / whole for whole, _, alone in times)
+    times = [
+        (time_call(evaluate), time_call(reference), time_call(network)) for _ in range(ROUNDS.value)
+    ]
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    fraction = statistics.median(network / total for total, _, network in times)
     return {
-        "set": Path(data.root).name,
+        "dataset": Path(data.root).name,
         "network": ("GSTO " if task.config.model.has_gates else "") + task.config.model.variant,
         "crop": "x".join(map(str, data.crop)),
         "persons": persons.size,
         "batch": batch_size,
-        "persons_per_s": f"{persons.size / middle[0]:.2f}",
-        "reference_per_s": f"{persons.size / middle[1]:.2f}",
-        "over_reference": f"{middle[1] / middle[0]:.2f}",
-        "network_share": f"{shares:.2f}",
+        "persons_per_second": f"{persons.size / medians[0]:.2f}",
+        "reference_persons_per_second": f"{persons.size / medians[1]:.2f}",
+        "speedup_over_reference": f"{medians[1] / medians[0]:.2f}",
+        "network_fraction": f"{fraction:.2f}",
     }
 
 
 def main(_: list[str]) -> None:
-    """Measures each batch size, prints and writes the result."""
+    """Measures each batch size, prints and writes the rows."""
     from gsto_jax.devices.host_memory import keep_freed_memory
 
     keep_freed_memory()
@@ -136,9 +139,11 @@ def main(_: list[str]) -> None:
     for batch in map(int, BATCHES.value):
         row = measure(flags.FLAGS.config, flags.FLAGS.workdir, batch)
         first = rows[0] if rows else row
-        row["over_one"] = f"{float(row['persons_per_s']) / float(first['persons_per_s']):.2f}"
+        row["speedup_over_batch_1"] = (
+            f"{float(row['persons_per_second']) / float(first['persons_per_second']):.2f}"
+        )
         rows.append(row)
-        print("\n".join(f"  {name:16s} {row[name]}" for name in FIELDS), "\n", flush=True)
+        print("\n".join(f"  {name:28s} {row[name]}" for name in FIELDS), "\n", flush=True)
     kind = jax.devices()[0].device_kind.replace(" ", "-")
     machine = f"{platform.machine()}_{os.cpu_count()}cores" if kind == "cpu" else kind
     default = Path(__file__).parent / f"pose_evaluation_{machine}_jax{jax.__version__}.csv"

@@ -3,10 +3,10 @@
     python benchmarks/pose_reproduction.py --plot=CURVES.png --title=TITLE \
         --skeletons=PNG --annotations=person_keypoints_val.json RUN...
 
-A RUN is a `--workdir`. Prints Markdown: COCO's figures of the newest evaluation of each split, with
-what encoding and decoding alone allow, and the time that training took. The speed is that of the
-median report. The skeletons are those of persons from the best met to the worst, true and found,
-without the photographs, which are not ours to publish.
+A RUN is a `--workdir`. Prints Markdown: COCO metrics of the newest evaluation of each split, with
+the upper bound that encoding and decoding allow, and the training time. The speed is the median of
+the logged ones. The skeletons are ground truth and predictions of persons from the highest to the
+lowest OKS, without the photos, which must not be published.
 """
 
 import json
@@ -32,21 +32,21 @@ from gsto_jax.runs.workdir import Workdir
 
 PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
 SKELETONS = flags.DEFINE_string("skeletons", None, "PNG to write skeletons to")
-ANNOTATIONS = flags.DEFINE_string("annotations", None, "JSON of the true joints of that split")
-TITLE = flags.DEFINE_string("title", "Loss of the last head", "of the plot")
+ANNOTATIONS = flags.DEFINE_string("annotations", None, "COCO annotations of the split")
+TITLE = flags.DEFINE_string("title", "Loss of the last head", "title of the plot")
 
 SIDE = 150  # of a skeleton's tile, in pixels
 
 
 def percent(value: float | None) -> str:
-    """A share in percent; a dash for none."""
+    """Formats a fraction as percent; a dash for None."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def draw_skeletons(runs: list[LoadedRun], annotations: Path, path: Path) -> None:
-    """A row for the truth and each run; a column a person, in the order of the first run."""
-    people = json.loads(annotations.read_text())["annotations"]
-    truth = {p["image_id"]: p for p in people if any(p["keypoints"][2::3])}
+    """Draws a row for ground truth and each run, and a column for each of some persons."""
+    annotated = json.loads(annotations.read_text())["annotations"]
+    truth = {p["image_id"]: p for p in annotated if any(p["keypoints"][2::3])}
     first = runs[0].evaluation
     scored = sorted(first.persons, key=lambda person: -person.similarity)
     chosen = [scored[round(q * (len(scored) - 1))] for q in (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)]

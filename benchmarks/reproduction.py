@@ -1,10 +1,10 @@
-"""Tables and loss curves of finished runs, for `docs/reproduction.md`.
+"""Tables and loss curves of finished segmentation runs, for `docs/reproduction.md`.
 
     python benchmarks/reproduction.py --plot=CURVES.png --maps=MAPS.png --image=STEM RUN...
 
-A RUN is a `--workdir`. Prints Markdown: scores, speed and IoU by class. The speed is that of the
-median report; a run that went on in several starts is one run. The maps are each run's prediction
-and branches for one image, without the photograph, which is not ours to publish.
+A RUN is a `--workdir`. Prints Markdown: scores, speed and IoU by class. The speed is the median of
+the logged ones; a run that was resumed several times is one run. The maps are predictions and
+branches of one image, without the photo, which must not be published.
 """
 
 import csv
@@ -26,23 +26,25 @@ from tensorboard.util import tensor_util
 
 PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
 MAPS = flags.DEFINE_string("maps", None, "PNG to write predictions and branches to")
-IMAGE = flags.DEFINE_string("image", None, "whose: its path below eval-SPLIT/, less .png")
-TITLE = flags.DEFINE_string("title", "Training loss", "of the plot")
+IMAGE = flags.DEFINE_string(
+    "image", None, "image of the maps: its path in eval-SPLIT/, without .png"
+)
+TITLE = flags.DEFINE_string("title", "Training loss", "title of the plot")
 SMOOTH = 15
 GAP = 4
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left behind.
+    """A finished run.
 
     Attributes:
-        name: its network and seed.
-        evaluations: the lines of evaluations.jsonl.
-        scores: IoU and accuracy by class.
-        curves: steps and values of each scalar.
-        starts: starts.jsonl.
-        images: folder of its evaluation.
+      name: network and seed.
+      evaluations: records of evaluations.jsonl.
+      scores: IoU and accuracy by class.
+      curves: steps and values of each scalar.
+      starts: records of starts.jsonl.
+      images: folder of the evaluation's images.
     """
 
     name: str
@@ -54,7 +56,7 @@ class Run:
 
     @property
     def evaluation(self) -> dict:
-        """The last one."""
+        """The last evaluation."""
         return self.evaluations[-1]
 
 
@@ -84,13 +86,13 @@ def read_run(folder: Path) -> Run:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def summary(runs: list[Run]) -> str:
-    """Scores and speed, a run a line."""
+    """Returns a table of scores and speed by run."""
     rows = []
     for run in runs:
         _steps, rates = run.curves["steps_per_second"]
@@ -105,12 +107,12 @@ def summary(runs: list[Run]) -> str:
                 str(len(run.starts)),
             ]
         )
-    head = ["network", "mIoU", "pixel accuracy", "a step", "steps", "evaluation", "starts"]
+    head = ["network", "mIoU", "pixel accuracy", "time per step", "steps", "evaluation", "starts"]
     return table(head, rows)
 
 
 def by_protocol(runs: list[Run]) -> str:
-    """Scores of every evaluation, a line each."""
+    """Returns a table of the scores of all evaluations."""
     names = ("mean_iou", "pixel_accuracy", "mean_accuracy", "mean_boundary_iou")
     rows = []
     for run in runs:
@@ -122,14 +124,14 @@ def by_protocol(runs: list[Run]) -> str:
 
 
 def by_class(runs: list[Run]) -> str:
-    """IoU in percent."""
+    """Returns a table of the IoU in percent by class."""
     classes = [name for name in runs[0].scores if name not in ("mean", "pixel accuracy")]
     rows = [[c, *(f"{100 * float(run.scores[c][0]):.1f}" for run in runs)] for c in classes]
     return table(["IoU", *(run.name for run in runs)], rows)
 
 
 def plot(runs: list[Run], path: Path) -> None:
-    """The loss over the steps, each point the mean of some reports."""
+    """Plots the moving average of the loss over the steps."""
     figure, axes = plt.subplots(figsize=(7.5, 4.2), constrained_layout=True)
     networks = list(dict.fromkeys(run.name.split(",")[0] for run in runs))
     for run in runs:
@@ -146,7 +148,7 @@ def plot(runs: list[Run], path: Path) -> None:
             label=run.name,
         )
     axes.set_xlabel("step")
-    axes.set_ylabel(f"loss of the last head, mean of {SMOOTH} reports")
+    axes.set_ylabel(f"loss of the last head, mean of {SMOOTH} logged values")
     axes.set_title(TITLE.value)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -154,7 +156,7 @@ def plot(runs: list[Run], path: Path) -> None:
 
 
 def draw_maps(runs: list[Run], path: Path) -> None:
-    """Prediction and branches of each run, out of the images that its evaluation drew."""
+    """Draws prediction and branches of each run, cut from the panels of its evaluation."""
     figure, rows = plt.subplots(
         len(runs), 1, figsize=(11, 1.9 * len(runs)), squeeze=False, constrained_layout=True
     )
@@ -164,17 +166,17 @@ def draw_maps(runs: list[Run], path: Path) -> None:
         # Four tiles: image, truth, prediction, errors; five: image and the branches.
         width = (panel.shape[1] + GAP) // 4
         tile = panel[:, 2 * width : 3 * width - GAP, :3]
-        others = branches[:, (branches.shape[1] + GAP) // 5 :, :3]
-        height = others.shape[0] - 22
-        shown = panel_body(tile, height)
-        axes.imshow(np.hstack([shown, np.ones((height, GAP, 3)), others[22:]]))
+        maps = branches[:, (branches.shape[1] + GAP) // 5 :, :3]
+        height = maps.shape[0] - 22
+        prediction = panel_body(tile, height)
+        axes.imshow(np.hstack([prediction, np.ones((height, GAP, 3)), maps[22:]]))
         axes.set_title(f"{run.name}: prediction; branches 0 to 3", fontsize=9, loc="left")
         axes.axis("off")
     figure.savefig(path, dpi=110)
 
 
 def panel_body(tile: np.ndarray, height: int) -> np.ndarray:
-    """The image of a tile, without caption and legend, at another height."""
+    """Crops a tile to its image, without caption and legend, and resizes it."""
     body = tile[22 : 22 + tile.shape[1] * 3 // 4]
     rows = np.arange(height) * body.shape[0] // height
     columns = np.arange(height * 4 // 3) * body.shape[1] // (height * 4 // 3)
@@ -182,7 +184,7 @@ def panel_body(tile: np.ndarray, height: int) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-    """Reads the runs, prints the tables, draws the curves."""
+    """Prints the tables and draws the figures."""
     if len(argv) < 2:
         sys.exit(__doc__)
     runs = [read_run(Path(folder)) for folder in argv[1:]]

@@ -1,13 +1,13 @@
-"""Trains our network in PyTorch: from our initial weights, on our batches, by PyTorch's own parts.
+"""Trains the same network in PyTorch, from the same initial weights and on the same batches.
 
     python benchmarks/torch_peer.py --config=configs/camvid_w18s.py[:baseline] --config.data.root=D
 
-A peer for speed, and a witness for results: convolution, BN, loss, gradient, SGD and evaluation are
-PyTorch's, so that a run shows what of a score comes from our training and what from the draw of
-weights and images. `--init=torch` draws the weights as PyTorch does; `--data=usual` resizes whole
-images with OpenCV, crops, and draws from a generator of its own. Needs PyTorch beside the `train`
-extra; the project does not install it. Prints losses, seconds a step and the scores of the last
-step, and appends the scores to a CSV with `--csv=FILE`.
+A baseline for speed and accuracy: convolution, BN, loss, gradient, SGD and evaluation are
+PyTorch's, so that a run separates the effect of the training code from that of initial weights and
+batches. `--init=torch` initializes the weights as PyTorch does; `--data=usual` resizes whole images
+with OpenCV and crops them, with its own random generator. Needs PyTorch and the `train` extra; the
+project does not install PyTorch. Prints losses, seconds per step and the final scores, and appends
+the scores to the CSV of `--csv=FILE`.
 """
 
 import csv
@@ -38,16 +38,20 @@ from gsto_jax.models.initialize import initial_variables
 from gsto_jax.segmentation.metrics import compute_scores
 from gsto_jax.training.network import network
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/camvid_w18s.py", "FILE[:WORDS]")
-INIT = flags.DEFINE_enum("init", "ours", ["ours", "torch"], "who draws the weights")
-DATA = flags.DEFINE_enum("data", "ours", ["ours", "usual"], "who makes the batches")
-CHANNELS_FIRST = flags.DEFINE_bool("channels_first", False, "the other memory layout")
-STOP = flags.DEFINE_integer("stop", 0, "end after so many steps, without scores; 0: at the end")
+CONFIG = config_flags.DEFINE_config_file("config", "configs/camvid_w18s.py", "FILE[:ARGUMENTS]")
+INIT = flags.DEFINE_enum("init", "ours", ["ours", "torch"], "initializer of the weights")
+DATA = flags.DEFINE_enum("data", "ours", ["ours", "usual"], "source of the batches")
+CHANNELS_FIRST = flags.DEFINE_bool(
+    "channels_first", False, "memory layout b c h w instead of channels last"
+)
+STOP = flags.DEFINE_integer(
+    "stop", 0, "stop after this many steps, without scores; 0: train to the end"
+)
 CSV = flags.DEFINE_string("csv", None, "file to append the scores to")
 
 
 class Peer:
-    """HRNetV2 or GSTO-HRNet as functions of tensors by our names."""
+    """HRNetV2 or GSTO-HRNet in PyTorch, with the parameter names of the Flax model."""
 
     def __init__(self, model: Any, variables: Any) -> None:
         self.spec, self.momentum = model.spec, 1 - model.bn_momentum
@@ -56,13 +60,13 @@ class Peer:
         for value in self.params.values():
             value.requires_grad_(True)
 
-    def redraw(self, seed: int) -> None:
-        """He's normal weights and PyTorch's biases, out of PyTorch's generator."""
+    def initialize(self, seed: int) -> None:
+        """Initializes with He normal kernels and PyTorch's default biases."""
         torch.manual_seed(seed)
         with torch.no_grad():
             for name, value in self.params.items():
                 if value.ndim == 4 and "/fusion/gate" in name:
-                    value.normal_(0, math.sqrt(2))  # several gates side by side, one output each
+                    value.normal_(0, math.sqrt(2))  # a stack of gates with one output each
                 elif value.ndim == 4:
                     torch.nn.init.kaiming_normal_(value, mode="fan_out", nonlinearity="relu")
                 elif name.endswith(("conv/bias", "classifier/bias")):
@@ -70,7 +74,7 @@ class Peer:
                     value.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def __call__(self, x: torch.Tensor, train: bool) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Logits at a quarter of the size, and those of the heads before by stage."""
+        """Returns the logits at stride 4, and those of the earlier heads by stage."""
         x = self._cb(self._cb(x, "stem1", train, 2), "stem2", train, 2)
         for n in range(self.spec.stage1_blocks):
             x = self._bottleneck(x, f"stage1_block{n}", train)
@@ -78,7 +82,7 @@ class Peer:
         for stage in (2, 3, 4):
             name = f"transition{stage - 1}"
             lowest = branches[-1]
-            kept = [self._keep(b, f"{name}/keep{i}", train) for i, b in enumerate(branches)]
+            higher = [self._keep(b, f"{name}/keep{i}", train) for i, b in enumerate(branches)]
             if f"{name}/gtm/head/conv/kernel" in self.params:
                 logits = self._head(branches, f"{name}/gtm/head", train)
                 heads[f"stage{stage - 1}"] = logits
@@ -86,7 +90,7 @@ class Peer:
                 for k in range(stage - 1):
                     gate = self._cb(gate, f"{name}/gtm/gate/cbr{k}", train, 2 if k else 1)
                 lowest = lowest * torch.sigmoid(gate)
-            branches = [*kept, self._cb(lowest, f"{name}/gtm/down", train, 2)]
+            branches = [*higher, self._cb(lowest, f"{name}/gtm/down", train, 2)]
             for m in range(self.spec.modules[stage - 2]):
                 branches = self._module(branches, f"stage{stage}_module{m}", train)
         return self._head(branches, "head", train), heads
@@ -139,7 +143,7 @@ class Peer:
                 y = deeper[j] * gates[j][:, i : i + 1] if gates else deeper[j]
                 path = f"{name}/fusion/path{j}_to{i}"
                 if j > i:
-                    y = _resized(self._cb(y, path, train, relu=False), deeper[i].shape[2:])
+                    y = _resize(self._cb(y, path, train, relu=False), deeper[i].shape[2:])
                 for k in range(i - j):
                     y = self._cb(y, f"{path}/step{k}", train, 2, relu=k < i - j - 1)
                 total = total + y
@@ -148,7 +152,7 @@ class Peer:
 
     def _head(self, branches: list[Any], name: str, train: bool) -> torch.Tensor:
         size = branches[0].shape[2:]
-        x = torch.cat([branches[0], *(_resized(b, size) for b in branches[1:])], 1)
+        x = torch.cat([branches[0], *(_resize(b, size) for b in branches[1:])], 1)
         x = F.relu(self._bn(self._conv(x, f"{name}/conv"), f"{name}/bn", train))
         return self._conv(x, f"{name}/classifier")
 
@@ -158,52 +162,52 @@ def _flat(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _tensor(value: np.ndarray) -> torch.Tensor:
-    """Kernels `h w i o` become `o i h w`."""
+    """Converts an array; transposes kernels from `h w i o` to `o i h w`."""
     return torch.tensor(value.transpose(3, 2, 0, 1) if value.ndim == 4 else value).contiguous()
 
 
-def _resized(x: torch.Tensor, size: Any) -> torch.Tensor:
+def _resize(x: torch.Tensor, size: Any) -> torch.Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def usual_batches(data: DataConfig, source: Any, batch_size: int, seed: int) -> Iterator[Any]:
-    """OpenCV in the usual order, from decoded images, with a generator of its own."""
-    rng, kept = np.random.default_rng(1000 + seed), {}
-    draw = augmentation(data)
+    """Yields batches made with OpenCV from cached images: resize, flip, crop."""
+    rng, cache = np.random.default_rng(1000 + seed), {}
+    augment = augmentation(data)
     while True:
         order = rng.permutation(len(source))
         for start in range(0, len(source) - batch_size + 1, batch_size):
             rows = []
             for index in order[start : start + batch_size].tolist():
-                if index not in kept:
+                if index not in cache:
                     element = source[index]
-                    kept[index] = np.asarray(element["image"]), np.asarray(element["label"])
-                image, label = kept[index]
-                place = draw.sample(label.shape, rng)
-                image = cv2.resize(image, (place.width, place.height))
+                    cache[index] = np.asarray(element["image"]), np.asarray(element["label"])
+                image, label = cache[index]
+                crop = augment.sample(label.shape, rng)
+                image = cv2.resize(image, (crop.width, crop.height))
                 label = cv2.resize(
-                    label, (place.width, place.height), interpolation=cv2.INTER_NEAREST
+                    label, (crop.width, crop.height), interpolation=cv2.INTER_NEAREST
                 )
-                if place.flip:
+                if crop.flip:
                     image, label = image[:, ::-1], label[:, ::-1]
-                size = place.valid_size(data.crop)
-                where = tuple(
+                size = crop.valid_size(data.crop)
+                window = tuple(
                     slice(at, at + side)
-                    for at, side in zip((place.top, place.left), size, strict=True)
+                    for at, side in zip((crop.top, crop.left), size, strict=True)
                 )
-                beside = [(0, whole - side) for whole, side in zip(data.crop, size, strict=True)]
+                padding = [(0, total - side) for total, side in zip(data.crop, size, strict=True)]
                 rows.append(
                     {
-                        "image": np.pad(image[where], [*beside, (0, 0)]),
-                        "label": np.pad(label[where], beside, constant_values=data.ignore_label),
+                        "image": np.pad(image[window], [*padding, (0, 0)]),
+                        "label": np.pad(label[window], padding, constant_values=data.ignore_label),
                         "size": np.array(size),
                     }
                 )
             yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def normalized(data: DataConfig, images: np.ndarray, sizes: np.ndarray) -> torch.Tensor:
-    """`b 3 h w`, 0 beside the images."""
+def normalize(data: DataConfig, images: np.ndarray, sizes: np.ndarray) -> torch.Tensor:
+    """Normalizes images to `b 3 h w`; padding is 0."""
     x = (torch.tensor(images).float() / 255 - torch.tensor(data.mean)) / torch.tensor(data.std)
     for n, (height, width) in enumerate(sizes.tolist()):
         x[n, height:] = 0
@@ -213,23 +217,23 @@ def normalized(data: DataConfig, images: np.ndarray, sizes: np.ndarray) -> torch
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore: int) -> torch.Tensor:
-    """On logits resized to the labels."""
-    return F.cross_entropy(_resized(logits, labels.shape[1:]), labels, ignore_index=ignore)
+    """Returns the cross-entropy of logits resized to the label maps."""
+    return F.cross_entropy(_resize(logits, labels.shape[1:]), labels, ignore_index=ignore)
 
 
 def supervised_loss(
     logits: torch.Tensor, heads: dict[str, Any], labels: torch.Tensor, weights: Any, ignore: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """That of all heads, by the weights of their stages, and that of the last one alone."""
+    """Returns the weighted loss of all heads, and the loss of the last one."""
     last = cross_entropy(logits, labels, ignore)
-    others = (weights[k] * cross_entropy(head, labels, ignore) for k, head in heads.items())
-    return last + sum(others), last
+    auxiliary = (weights[k] * cross_entropy(head, labels, ignore) for k, head in heads.items())
+    return last + sum(auxiliary), last
 
 
 def check_settings(config: Config) -> None:
-    """Ends the program where a setting is not done here."""
+    """Exits if an option is not implemented here."""
     model, hrnet, optim = config.model, config.model.hrnet, config.optim
-    done = (
+    is_supported = (
         set(hrnet.gtm) <= {"none", "supervised"}
         and (hrnet.gfm_style, hrnet.gtm_style, hrnet.upsample)
         == ("released", "released", "bilinear")
@@ -238,12 +242,12 @@ def check_settings(config: Config) -> None:
         and (optim.warmup_fraction, optim.lr_lag, optim.ema_decay) == (0, False, 0)
         and (config.train.grad_accum_steps, config.loss.stage_weights[-1]) == (1, 1)
     )
-    if not done:
-        sys.exit("this peer does the released form at the usual settings only")
+    if not is_supported:
+        sys.exit("the PyTorch network supports only the released gates and the default options")
 
 
 def main(_: list[str]) -> None:
-    """Trains, evaluates, prints."""
+    """Trains and evaluates."""
     logging.set_verbosity(logging.WARNING)
     values = json.loads(CONFIG.value.to_json())
     data = DataConfig(**values.pop("data"))
@@ -252,7 +256,7 @@ def main(_: list[str]) -> None:
     check_settings(config)
     peer = Peer(model, initial_variables(model, config.seed))
     if INIT.value == "torch":
-        peer.redraw(config.seed)
+        peer.initialize(config.seed)
     source, batch_size = make_source(data, data.train_split), config.train.batch_size
     if DATA.value == "ours":
         batches: Any = train_batches(data, source, batch_size, config.seed)
@@ -265,51 +269,51 @@ def main(_: list[str]) -> None:
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
     )
-    weights, spent = config.loss.head_weights, []
+    weights, times = config.loss.head_weights, []
     for step in range(STOP.value or steps):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         sgd.param_groups[0]["lr"] = optim.learning_rate * (1 - step / steps) ** optim.poly_power
         batch = next(batches)
         labels = torch.tensor(batch["label"].astype(np.int64))
-        logits, heads = peer(normalized(data, batch["image"], batch["size"]), train=True)
+        logits, heads = peer(normalize(data, batch["image"], batch["size"]), train=True)
         loss, last = supervised_loss(logits, heads, labels, weights, data.ignore_label)
         sgd.zero_grad()
         loss.backward()
         sgd.step()
-        spent.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start_time)
         if step < 10 or (step + 1) % config.run.log_every == 0:
-            pace = statistics.median(spent[-50:])
-            print(f"step {step + 1}/{steps} | {pace:.2f} s/step | loss {loss:.6f} | {last:.6f}")
+            seconds = statistics.median(times[-50:])
+            print(f"step {step + 1}/{steps} | {seconds:.2f} s/step | loss {loss:.6f} | {last:.6f}")
     if not STOP.value:
-        report(peer, data, config, statistics.median(spent))
+        report(peer, data, config, statistics.median(times))
 
 
-def report(peer: Peer, data: DataConfig, config: Config, pace: float) -> None:
-    """Scores on whole images."""
+def report(peer: Peer, data: DataConfig, config: Config, seconds_per_step: float) -> None:
+    """Evaluates on full images; prints and writes the scores."""
     count = len(data.classes)
     confusion = np.zeros((count, count), np.int64)
     with torch.no_grad():
         for batch in EvalBatches(data, make_source(data, data.eval_split), config.eval.batch_size):
-            logits, _ = peer(normalized(data, batch["image"], batch["size"]), train=False)
-            predicted = _resized(logits, batch["label"].shape[1:]).argmax(1).numpy()
+            logits, _ = peer(normalize(data, batch["image"], batch["size"]), train=False)
+            predicted = _resize(logits, batch["label"].shape[1:]).argmax(1).numpy()
             for n in np.flatnonzero(batch["mask"]):
-                counted = batch["label"][n] < count
-                cells = batch["label"][n][counted].astype(int) * count + predicted[n][counted]
+                labeled = batch["label"][n] < count
+                cells = batch["label"][n][labeled].astype(int) * count + predicted[n][labeled]
                 confusion += np.bincount(cells, minlength=count**2).reshape(count, count)
-    found = compute_scores(confusion, "zero")
+    result = compute_scores(confusion, "zero")
     run = [config.name, config.seed, INIT.value, DATA.value]
-    figures = [100 * found.mean_iou, 100 * found.pixel_accuracy, *(100 * found.iou)]
-    print(*run, *(f"{figure:.1f}" for figure in figures), f"{pace:.2f} s/step")
+    figures = [100 * result.mean_iou, 100 * result.pixel_accuracy, *(100 * result.iou)]
+    print(*run, *(f"{figure:.1f}" for figure in figures), f"{seconds_per_step:.2f} s/step")
     if CSV.value:
         path = Path(CSV.value)
         head = ["network", "seed", "init", "data", "mean_iou", "pixel_accuracy", *data.classes]
-        fresh = not path.exists()
+        is_new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            if fresh:
-                writer.writerow([*head, "seconds_a_step", "torch", "machine"])
-            more = [f"{pace:.2f}", torch.__version__, platform.machine()]
-            writer.writerow([*run, *(f"{figure:.2f}" for figure in figures), *more])
+            if is_new:
+                writer.writerow([*head, "seconds_per_step", "torch", "machine"])
+            columns = [f"{seconds_per_step:.2f}", torch.__version__, platform.machine()]
+            writer.writerow([*run, *(f"{figure:.2f}" for figure in figures), *columns])
 
 
 if __name__ == "__main__":
