@@ -24,7 +24,7 @@ import numpy as np
 
 from gsto_jax.devices.host_memory import keep_freed_memory
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import initial_state, train_step
 
 ROUNDS = 5
@@ -34,7 +34,7 @@ def main(name: str, steps: int) -> None:
     """Times all options in turn, `ROUNDS` times `steps` steps each."""
     keep_freed_memory()
     values = json.loads(importlib.import_module(name).get_config().to_json())
-    task, data = task_of(values, 1000), values["data"]
+    task, data = task_from_config(values, 1000), values["data"]
     config = task.config
     mesh = make_mesh(jax.devices("cpu")[:1])
     shape = (config.train.batch_size, *data["crop"])

@@ -122,7 +122,7 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
     mesh = make_mesh()
     eval_set, source = make_eval_set(task, data, values, mesh)
     if folder:
-        run = workdir.existing(folder)
+        run = workdir.open_workdir(folder)
         state = load_for_evaluation(run, task, mesh, values, print).state
     else:
         state = initial_state(task, mesh)

@@ -37,10 +37,10 @@ import numpy as np
 
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated_sharding
 from gsto_jax.gate import NormParameters, gated_maps
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.segmentation.task import logits
-from gsto_jax.training.loop import compiled_train_step
-from gsto_jax.training.task import Task, state_of
+from gsto_jax.training.loop import CompiledTrainStep
+from gsto_jax.training.task import Task, create_state
 
 SIZE, IMAGES = (512, 1024), 8
 MIN_WORKING_SET = 256 << 20  # bytes; more than the caches of current GPUs
@@ -204,7 +204,7 @@ def make_task(row: Row) -> Task:
     name, _, arguments = row.config.partition(":")
     values = json.loads(importlib.import_module(f"configs.{name}").get_config(arguments).to_json())
     values["model"] |= {"dtype": "bfloat16", "implementation": row.implementation}
-    return task_of(values, 100_000)
+    return task_from_config(values, 100_000)
 
 
 def random_batch(task: Any) -> dict[str, np.ndarray]:
@@ -223,19 +223,19 @@ def measure_network(key: str, args: Any) -> Iterator[dict[str, Any]]:
     task = make_task(row)
     options, batch = compiler_options(mesh), put_batch(random_batch(task), mesh)
     variables = jax.device_put(task.initial_variables(), replicated_sharding(mesh))
-    state = state_of(task, variables, mesh)
+    state = create_state(task, variables, mesh)
     inputs = {name: batch[name] for name in task.train_inputs}
-    train_step = compiled_train_step(task, mesh)
+    train_step = CompiledTrainStep(task, mesh)
     step = train_step.lower(state, inputs).compile()
     images = jnp.zeros((IMAGES, *SIZE, 3), jnp.bfloat16)
-    forward = jax.jit(partial(logits, task.on(mesh)), compiler_options=options)
+    forward = jax.jit(partial(logits, task.for_mesh(mesh)), compiler_options=options)
     forward = forward.lower(variables, images).compile()
     if not args.calls:
         return
 
     def train() -> Any:
         nonlocal state
-        state, scalars = step(state, inputs, train_step.values(state.step))
+        state, scalars = step(state, inputs, train_step.hyperparameters(state.step))
         return scalars
 
     runs = {"train": (train, step), "inference": (partial(forward, variables, images), forward)}

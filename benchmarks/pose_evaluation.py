@@ -84,7 +84,7 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
     mesh = make_mesh()
     persons, _ = make_pose_eval_set(task, data, mesh)
     if folder:
-        run = workdir.existing(folder)
+        run = workdir.open_workdir(folder)
         state = load_for_evaluation(run, task, mesh, values, print).state
     else:
         state = initial_state(task, mesh)

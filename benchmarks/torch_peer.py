@@ -36,7 +36,7 @@ from data_pipelines.pipeline import augmentation
 from gsto_jax.config import Config
 from gsto_jax.models.initialize import initial_variables
 from gsto_jax.segmentation.metrics import compute_scores
-from gsto_jax.training.network import network
+from gsto_jax.training.network import build_network
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/camvid_w18s.py", "FILE[:ARGUMENTS]")
 INIT = flags.DEFINE_enum("init", "ours", ["ours", "torch"], "initializer of the weights")
@@ -252,7 +252,7 @@ def main(_: list[str]) -> None:
     values = json.loads(CONFIG.value.to_json())
     data = DataConfig(**values.pop("data"))
     config = Config.from_dict(values)
-    model = network(config.model, len(data.classes))
+    model = build_network(config.model, len(data.classes))
     check_settings(config)
     peer = Peer(model, initial_variables(model, config.seed))
     if INIT.value == "torch":

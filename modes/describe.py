@@ -12,7 +12,7 @@ from gsto_jax import progress
 from gsto_jax.config import Config
 from gsto_jax.models.counts import Count, count_by_module
 from gsto_jax.models.published import POSE_SIZE, SIZE, find_published_row
-from gsto_jax.training.network import network
+from gsto_jax.training.network import build_network
 from modes.terminal_output import log
 
 
@@ -37,7 +37,7 @@ def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Ta
     """
     size, unit = (POSE_SIZE, "joints") if config.task == "pose" else (SIZE, "classes")
     has_crop = len(crop) == 2 and tuple(crop) != size
-    net, model = network(config.model, outputs), config.model
+    net, model = build_network(config.model, outputs), config.model
     counts = _counts_by_stage(net, size)
     crop_counts = _counts_by_stage(net, (crop[0], crop[1])) if has_crop else {}
     name = model.variant + (f" with {model.context_net.module}" if model.is_context_net else "")

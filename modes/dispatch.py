@@ -39,13 +39,13 @@ def run_mode(
         mode = importlib.import_module(f"modes.{args.mode}")
         if not args.process:
             reporter.on_end(starting)
-        with progress.use_reporter(reporter if processes.is_first() else None):
+        with progress.use_reporter(reporter if processes.is_primary() else None):
             mode.run(args)
-        processes.leave()
+        processes.disconnect()
     except (UserError, DataError) as error:
         processes.fail(command_line.wrap(str(error)), 2)
     except KeyboardInterrupt:
-        if processes.several():
+        if processes.is_multiprocess():
             received = interrupt.received if interrupt is not None else None
             processes.fail(*EXITS[received or "SIGINT"])
         raise
@@ -54,10 +54,10 @@ def run_mode(
     except Exception as error:
         if message := disk_error_message(error):
             processes.fail(command_line.wrap(message), 1)
-        if not processes.several():
+        if not processes.is_multiprocess():
             raise
-        processes.await_reason()  # if another process was lost, this one fails first
-        if message := processes.broken(error):
+        processes.await_failure_of_others()  # if another process was lost, this one fails first
+        if message := processes.connection_error(error):
             processes.fail(message, 1)
         traceback.print_exc()
         processes.fail(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", 1)
@@ -105,6 +105,6 @@ def _join_processes(args: SimpleNamespace) -> None:
             "--distributed alone"
         )
     if values:
-        processes.connect(processes.Place(*values), args.join_timeout)
+        processes.connect(processes.ProcessConfig(*values), args.join_timeout)
     elif args.distributed:
         processes.connect(None, args.join_timeout)

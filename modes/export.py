@@ -14,7 +14,7 @@ from gsto_jax.files import is_disk_full
 from gsto_jax.predict.export import export, preprocessing
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
-from gsto_jax.runs.trained import Trained, load_trained
+from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.weights import WEIGHT_WRITERS, export_format, export_weights
 from modes.terminal_output import log
 
@@ -44,7 +44,7 @@ def run(args: Any) -> None:
 
 
 def write_programs(
-    trained: Trained,
+    trained: TrainedModel,
     folder: Path,
     formats: list[str],
     size: tuple[int, int] | None,
@@ -65,7 +65,7 @@ def write_programs(
         log(f"compared    {check}")
 
 
-def write_weights(trained: Trained, path: Path) -> str:
+def write_weights(trained: TrainedModel, path: Path) -> str:
     """Writes the weights under the names of another implementation; returns a summary."""
     weight_format = export_format(trained.task.config.model)
     try:

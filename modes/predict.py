@@ -34,8 +34,8 @@ from gsto_jax.predict.media import count_frames, read_image, read_image_header, 
 from gsto_jax.predict.pose import POSE_OUTPUTS, PosePrediction, PosePredictor
 from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction, Predictor
 from gsto_jax.predict.video_writer import CODECS
-from gsto_jax.runs.tasks import task_of
-from gsto_jax.runs.trained import Trained, load_trained
+from gsto_jax.runs.tasks import task_from_config
+from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note
 from modes.person_boxes import read_boxes
 from modes.terminal_output import Log, log
@@ -96,7 +96,7 @@ def _first_names(names: Sequence[str]) -> str:
     )
 
 
-def _override_config(trained: Trained, args: Any) -> Trained:
+def _override_config(trained: TrainedModel, args: Any) -> TrainedModel:
     """Applies --config.NAME=VALUE to the config of a checkpoint.
 
     Raises:
@@ -118,7 +118,7 @@ def _override_config(trained: Trained, args: Any) -> Trained:
         DecodeOptions.of(config["data"])
     except ValueError as error:
         raise UserError(f"config.data: {error}") from None
-    return replace(trained, config=config, task=task_of(config)) if overrides else trained
+    return replace(trained, config=config, task=task_from_config(config)) if overrides else trained
 
 
 class _LabelPredictor:
@@ -127,7 +127,7 @@ class _LabelPredictor:
     outputs, default_outputs = SEGMENTATION_OUTPUTS, ("overlay", "color", "ids")
 
     def __init__(
-        self, trained: Trained, args: Any, inputs: list[Input], with_features: bool
+        self, trained: TrainedModel, args: Any, inputs: list[Input], with_features: bool
     ) -> None:
         if args.boxes:
             raise UserError("--boxes is for pose checkpoints; this is a segmentation checkpoint")
@@ -158,7 +158,7 @@ class _PosePredictor:
     outputs, default_outputs = POSE_OUTPUTS, ("overlay",)
 
     def __init__(
-        self, trained: Trained, args: Any, inputs: list[Input], with_features: bool
+        self, trained: TrainedModel, args: Any, inputs: list[Input], with_features: bool
     ) -> None:
         for name in ("long_side", "legend"):
             if getattr(args, name):

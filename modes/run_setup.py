@@ -22,8 +22,8 @@ from gsto_jax.errors import UserError
 from gsto_jax.evaluation.eval_set import EvalSet
 from gsto_jax.pose.eval_set import PoseEvalSet
 from gsto_jax.runs import checkpoint
-from gsto_jax.runs.tasks import task_of
-from gsto_jax.runs.workdir import Workdir, code_checksum, existing, revision
+from gsto_jax.runs.tasks import task_from_config
+from gsto_jax.runs.workdir import Workdir, code_checksum, git_revision, open_workdir
 from gsto_jax.segmentation.compiled_shapes import compilation_note
 from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
@@ -44,7 +44,7 @@ def parse_config(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
       DataError: an option of the data is invalid.
     """
     values = plain_values(config)
-    task = task_of(values)
+    task = task_from_config(values)
     return task, DataConfig(**values["data"]), values
 
 
@@ -133,22 +133,23 @@ def check_hosts_agree(args: Any, values: Values, sources: Mapping[str, Source]) 
     Raises:
       UserError: two processes differ; the message names the first difference.
     """
-    if not processes.several():
+    if not processes.is_multiprocess():
         return
     command = {f"--{name}": getattr(args, name) for name in ("mode", "fork_from", "checkpoint")}
     options = {f"config.{k}": v for k, v in flatten(values).items() if k not in HOST_OPTIONS}
     packages = [Path(package.__path__[0]) for package in (gsto_jax, data_pipelines, modes)]
     code = {
-        "the code's revision": revision(Path(__file__).parents[1]),
+        "the code's revision": git_revision(Path(__file__).parents[1]),
         "the checksum of the code": code_checksum(packages),
         "python": platform.python_version(),
     }
     versions = {
-        f"the version of {name}": version for name, version in checkpoint.versions().items()
+        f"the version of {name}": version for name, version in checkpoint.package_versions().items()
     }
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     fingerprints = {name: fingerprint(source) for name, source in sources.items()}
-    processes.agree(command | options | code | versions | {"devices": devices} | fingerprints)
+    values = command | options | code | versions | {"devices": devices} | fingerprints
+    processes.check_agreement(values)
 
 
 def fingerprint(source: Source) -> str:
@@ -159,7 +160,7 @@ def fingerprint(source: Source) -> str:
 
 def make_logger() -> Log:
     """Returns a function that prints lines and tables in the first process only."""
-    return log if processes.is_first() else lambda block: None
+    return log if processes.is_primary() else lambda block: None
 
 
 def log_warnings(warnings: Iterable[str], log: Log) -> None:
@@ -175,8 +176,8 @@ def open_run(args: Any) -> tuple[Workdir, list[Path]]:
       UserError: there is no such run, or the flags name two runs.
     """
     if not args.checkpoint:
-        return existing(args.workdir), []
-    paths = checkpoint.named(Path(args.checkpoint))
+        return open_workdir(args.workdir), []
+    paths = checkpoint.find_checkpoints(Path(args.checkpoint))
     run = paths[0].parents[1]
     folder = Path(args.workdir).expanduser().absolute() if args.workdir else run
     if folder == run and not (run / "config.json").exists():

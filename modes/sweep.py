@@ -42,7 +42,7 @@ from gsto_jax.sweep.rows import (
     runs_of,
     seeds_of,
 )
-from gsto_jax.training.network import network
+from gsto_jax.training.network import build_network
 from modes import command_line
 from modes.interrupt import Interrupt
 from modes.run_setup import parse_config
@@ -68,7 +68,7 @@ def run(args: Any) -> None:
     folder = Path(args.workdir or f"runs/sweep-{args.config.name}").expanduser().absolute()
     runs = runs_of(rows, seeds, folder)
     check_unchanged(runs, [settings_of(run) for run in runs])
-    with contextlib.closing(Workdir(folder, hold=True)):
+    with contextlib.closing(Workdir(folder, lock=True)):
         finished = [run for run in runs if outcome_of(run)]
         skipped = f", {len(finished)} of them finished before" if finished else ""
         log(
@@ -274,7 +274,7 @@ def _parse_row(text: str, file: str, overrides: Sequence[str]) -> SweepRow:
         arguments=(f"--config={config_file}", *overrides, *row_overrides),
         config=values,
         steps=task.config.train.total_steps(len(make_source(data, data.train_split))),
-        parameters=count(network(task.config.model, task.num_classes), SIZE).params,
+        parameters=count(build_network(task.config.model, task.num_classes), SIZE).params,
     )
 
 

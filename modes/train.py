@@ -19,9 +19,9 @@ from gsto_jax.devices.mesh import check_batch_size, make_mesh, use_compilation_c
 from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, round_up
 from gsto_jax.plan.plan_file import planned_seconds
 from gsto_jax.runs.experiment import Experiment
-from gsto_jax.runs.workdir import Workdir, revision
+from gsto_jax.runs.workdir import Workdir, git_revision
 from gsto_jax.training import profiling
-from gsto_jax.training.throughput import workload
+from gsto_jax.training.throughput import Workload
 from gsto_jax.types import Size
 from modes import run_setup
 from modes.interrupt import Interrupt, kill_children
@@ -56,10 +56,10 @@ def run(args: Any) -> None:
         Interrupt(operations=progress.open_operations, exit_=exit_run) as interrupt,
         profiling_signal_ignored(),
         contextlib.closing(batches),
-        contextlib.closing(Workdir(args.workdir or f"runs/{config.name}", hold=True)) as workdir,
+        contextlib.closing(Workdir(args.workdir or f"runs/{config.name}", lock=True)) as workdir,
     ):
         workdir.check_shared()
-        stop = processes.Stop(lambda: interrupt.received)
+        stop = processes.SynchronizedStop(lambda: interrupt.received)
         train_set = run_setup.fingerprint(source)
         experiment = Experiment(task, values, mesh, workdir, train_set, eval_set, log)
         with progress.track("setting up the network", resumable=True):
@@ -70,24 +70,27 @@ def run(args: Any) -> None:
         elif note := random_weights_note(config, data.name):
             log(note)
         step = int(state.step)
-        workdir.write_start([sys.executable, *sys.argv], step, revision(Path(__file__).parents[1]))
+        revision = git_revision(Path(__file__).parents[1])
+        workdir.write_start([sys.executable, *sys.argv], step, revision)
         examples = f"{len(source)} {'persons' if data.keypoints else 'images'}"
         log(f"{config.name}: {task.steps} steps of {_describe_recipe(config, examples, mesh)}")
         if warning := crop_warning(config, data.crop):
             log(warning)
         run_setup.log_compilation(eval_set, log)
         log(f"workdir     {workdir.path}")
-        experiment = replace(experiment, workload=workload(task, mesh, data.crop, planned))
+        experiment = replace(
+            experiment, workload=Workload.from_task(task, mesh, data.crop, planned)
+        )
         if config.run.tensorboard and jax.process_index() == 0:
             with progress.track("loading TensorBoard", resumable=True):
                 writer = TensorBoardWriter(workdir.path / "tensorboard")
-            experiment = replace(experiment, writer=writer)
+            experiment = replace(experiment, metric_writer=writer)
         _train_and_evaluate(experiment, state, batches, stop)
 
 
 def _train_and_evaluate(experiment: Experiment, state: Any, batches: Any, stop: Any) -> None:
     """Trains to the end or to a signal, evaluates a finished network, and logs where it stopped."""
-    log, steps = experiment.show, experiment.task.steps
+    log, steps = experiment.log, experiment.task.steps
     state = experiment.train(state, batches, stop)
     step = int(state.step)
     if step == steps and not stop():

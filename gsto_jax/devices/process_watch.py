@@ -1,4 +1,7 @@
-"""Watches the other processes of a run from a thread of its own, and ends this one with them."""
+"""Thread that watches the other processes of a run, and ends this one together with them.
+
+JAX's heartbeats abort the process by SIGABRT and name neither the lost host nor the remedy.
+"""
 
 import itertools
 import json
@@ -12,148 +15,157 @@ from typing import Any, NoReturn
 
 import jax
 
-PERIOD, LOST = 0.5, 45.0
-"""Seconds between two signs of life, and without one until a process counts as dead."""
-LONG = 24 * 3600 * 1000
-"""Milliseconds that a call may wait for other processes: the watch ends a process that waits."""
-AGAIN = "The same command on every host goes on from the newest checkpoint"
-_NOW = "gsto/now/"
+PERIOD, LOST_SECONDS = 0.5, 45.0
+"""Seconds between heartbeats, and without a heartbeat until a process counts as lost."""
+NO_TIMEOUT_MS = 24 * 3600 * 1000
+"""Timeout of collective calls in milliseconds: the watch ends a process that waits in vain."""
+RESTART_HINT = "The same command on every host resumes from the latest checkpoint"
+_PREFIX = "gsto/watch/"
 
 
-class Watch(threading.Thread):
-    """Shows that this process lives, and watches the others.
+class ProcessWatch(threading.Thread):
+    """Publishes heartbeats, failures and stop requests, and reads those of the other processes.
 
-    JAX's heartbeats end the process by SIGABRT and name neither the lost host nor the remedy.
+    Each process publishes, in the key-value store, its heartbeat ("alive"), an error ("failed"), a
+    received signal ("stop"), and the number of its next `should_stop` call once anyone received a
+    signal ("call").
+
+    Attributes:
+      get_signal: returns the name of the signal that this process received, or None.
+      reason: signal that all processes stop for, and the process that received it.
     """
 
     def __init__(self) -> None:
         super().__init__(name="watch", daemon=True)
-        self.noted: Callable[[], str | None] = lambda: None
+        self.get_signal: Callable[[], str | None] = lambda: None
         self.reason: str | None = None
-        self._me, self._count = jax.process_index(), jax.process_count()
-        self._lock, self._ending = threading.Lock(), threading.Lock()
-        self._agreed, self._over = threading.Event(), threading.Event()
-        self._calls, self._stop_at, self._published = 0, 0, False
-        self._beats = itertools.count(1)
-        self._alive = {n: ("", time.monotonic()) for n in range(self._count)}
+        self._index, self._count = jax.process_index(), jax.process_count()
+        self._lock, self._exit_lock = threading.Lock(), threading.Lock()
+        self._agreed, self._ended = threading.Event(), threading.Event()
+        self._calls, self._stop_call, self._call_published = 0, 0, False
+        self._heartbeats = itertools.count(1)
+        self._last_seen = {n: ("", time.monotonic()) for n in range(self._count)}
 
     def start(self) -> None:
-        """Starts the thread, once the others can see this process."""
-        self._set("alive", f"0 {socket.gethostname()}")
+        """Publishes a first heartbeat and starts the thread."""
+        self._publish("alive", f"0 {socket.gethostname()}")
         super().start()
 
     def end(self) -> None:
-        """Stops watching. The thread must be gone before the interpreter is."""
-        self._over.set()
+        """Stops the thread, which must not outlive the interpreter."""
+        self._ended.set()
         self.join()
 
-    def asked(self) -> bool:
-        """Returns whether to end; see `gsto_jax.devices.processes.Stop`."""
+    def should_stop(self) -> bool:
+        """Returns whether to stop; see `gsto_jax.devices.processes.SynchronizedStop`."""
         with self._lock:
             self._calls += 1
-            if not self._published:
+            if not self._call_published:
                 return False
         self._agreed.wait()
-        return self._calls >= self._stop_at
+        return self._calls >= self._stop_call
 
     def fail(self, message: str, status: int) -> NoReturn:
-        """See `gsto_jax.devices.processes.fail`."""
-        self._exit(message, status, f"{own_name()} ended: {message}")
+        """Exits; see `gsto_jax.devices.processes.fail`."""
+        self._exit(message, status, report=f"{process_name()} ended: {message}")
 
     def run(self) -> None:
-        """Looks at the others once a period."""
-        while not self._over.wait(PERIOD):
+        """Checks the other processes periodically."""
+        while not self._ended.wait(PERIOD):
             try:
-                self._look()
-            except Exception as error:  # whatever the connection to process 0 raises
-                if not self._over.is_set():
-                    self._lose(0, str(error))
+                self._check()
+            except Exception as error:  # any failure of the connection to process 0
+                if not self._ended.is_set():
+                    self._exit_without(0, str(error))
 
-    def _look(self) -> None:
-        self._set("alive", f"{next(self._beats)} {socket.gethostname()}")
+    def _check(self) -> None:
+        self._publish("alive", f"{next(self._heartbeats)} {socket.gethostname()}")
         values: dict[str, dict[int, str]] = {}
-        for key, value in store().key_value_dir_get(_NOW):
-            kind, _, process = key.removeprefix(_NOW).partition("/")
+        for key, value in key_value_store().key_value_dir_get(_PREFIX):
+            kind, _, process = key.removeprefix(_PREFIX).partition("/")
             values.setdefault(kind, {})[int(process)] = value
         for process, value in values.get("failed", {}).items():
-            if process != self._me:
+            if process != self._index:
                 status, message = json.loads(value)
                 self._exit(message, status)
-        self._look_for_lost(values.get("alive", {}))
+        self._check_heartbeats(values.get("alive", {}))
         if not self._agreed.is_set():
-            self._look_for_stop(values)
+            self._check_stop(values)
 
-    def _look_for_lost(self, alive: Mapping[int, str]) -> None:
+    def _check_heartbeats(self, alive: Mapping[int, str]) -> None:
         now = time.monotonic()
-        for process, (before, since) in self._alive.items():
-            if alive.get(process, "") != before:
-                self._alive[process] = alive.get(process, ""), now
-            elif now - since > LOST:
-                self._lose(process, f"no sign of life for {LOST:.0f} s")
+        for process, (heartbeat, since) in self._last_seen.items():
+            if alive.get(process, "") != heartbeat:
+                self._last_seen[process] = alive.get(process, ""), now
+            elif now - since > LOST_SECONDS:
+                self._exit_without(process, f"no sign of life for {LOST_SECONDS:.0f} s")
 
-    def _look_for_stop(self, values: Mapping[str, Mapping[int, str]]) -> None:
-        signal = self.noted()
-        if signal is not None and self._me not in values.get("stop", {}):
-            self._set("stop", f"{signal} of {own_name()}")
+    def _check_stop(self, values: Mapping[str, Mapping[int, str]]) -> None:
+        signal = self.get_signal()
+        if signal is not None and self._index not in values.get("stop", {}):
+            self._publish("stop", f"{signal} of {process_name()}")
         if "stop" not in values:
             return
         with self._lock:
-            if not self._published:
-                self._published = True
-                self._set("call", str(self._calls + 1))
+            if not self._call_published:
+                self._call_published = True
+                self._publish("call", str(self._calls + 1))
         if len(calls := values.get("call", {})) == self._count:
             self.reason = values["stop"][min(values["stop"])]
-            self._stop_at = max(map(int, calls.values()))
+            self._stop_call = max(map(int, calls.values()))
             self._agreed.set()
 
-    def _lose(self, process: int, why: str) -> None:
-        host = self._alive[process][0].partition(" ")[2]
+    def _exit_without(self, process: int, reason: str) -> None:
+        """Exits because another process is lost."""
+        host = self._last_seen[process][0].partition(" ")[2]
         name = f"process {process}{host and f' ({host})'}"
         role = ", which coordinates the others," if process == 0 else ""
-        why = why.strip().splitlines()[0][:200]
-        self._exit(f"{name}{role} is gone: {why}. {AGAIN}", 1)
+        reason = reason.strip().splitlines()[0][:200]
+        self._exit(f"{name}{role} is gone: {reason}. {RESTART_HINT}", 1)
 
-    def _set(self, kind: str, value: str) -> None:
-        store().key_value_set(f"{_NOW}{kind}/{self._me}", value, allow_overwrite=True)
+    def _publish(self, kind: str, value: str) -> None:
+        key_value_store().key_value_set(
+            f"{_PREFIX}{kind}/{self._index}", value, allow_overwrite=True
+        )
 
     def _exit(self, message: str, status: int, report: str = "") -> NoReturn:
-        """Ends the process, without waiting for the others as JAX does at an ordinary end.
+        """Ends the process without waiting for the others, unlike JAX's exit handler.
 
         Args:
-          message: to print.
-          status: of the exit.
-          report: to the others, where this process is the reason.
+          message: printed message.
+          status: exit status.
+          report: message for the other processes, if this process is the cause.
         """
-        if not self._ending.acquire(blocking=False):
-            threading.Event().wait()  # another thread is at it
+        if not self._exit_lock.acquire(blocking=False):
+            threading.Event().wait()  # another thread is ending the process
         sys.stdout.flush()
-        print_end(message, status)
+        print_exit_message(message, status)
         try:
             if report:
-                self._set("failed", json.dumps([status, report]))
-            self._set("heard", "")
-            end = time.monotonic() + 5
-            # Who has not heard when process 0 ends would only see that it is gone.
-            while self._me == 0 and time.monotonic() < end:
-                if len(store().key_value_dir_get(f"{_NOW}heard/")) == self._count:
+                self._publish("failed", json.dumps([status, report]))
+            self._publish("heard", "")
+            deadline = time.monotonic() + 5
+            # Process 0 ends last, since the key-value store ends with it.
+            while self._index == 0 and time.monotonic() < deadline:
+                if len(key_value_store().key_value_dir_get(f"{_PREFIX}heard/")) == self._count:
                     break
                 time.sleep(PERIOD / 4)
         finally:
             os._exit(status)
 
 
-def store() -> Any:
-    """Returns the key-value store that all processes share; no public function reaches it."""
+def key_value_store() -> Any:
+    """Returns the key-value store shared by all processes, for which JAX has no public function."""
     from jax._src import distributed
 
     return distributed.global_state.client
 
 
-def own_name() -> str:
-    """Returns number and host of this process."""
+def process_name() -> str:
+    """Returns index and host of this process, such as "process 1 (host1)"."""
     return f"process {jax.process_index()} ({socket.gethostname()})"
 
 
-def print_end(message: str, status: int = 1) -> None:
-    """Prints why this process ends."""
+def print_exit_message(message: str, status: int = 1) -> None:
+    """Prints why the process ends."""
     print(f"{'error: ' if status else ''}{message}", file=sys.stderr, flush=True)

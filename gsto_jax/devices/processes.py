@@ -1,7 +1,9 @@
-"""Joins the processes of one run on several hosts, lets them agree, and ends them together.
+"""Coordination of the processes of a multi-host run: start, agreement, barriers, joint exit.
 
-Messages go through the key-value store of `jax.distributed`, not through devices, so that a wait
-ends even where a device would wait forever. With a single process these functions do nothing.
+`jax.distributed` connects the processes, and orbax provides the barrier. The rest stands here since
+JAX neither names lost hosts nor synchronizes a stop after Ctrl-C. Messages go through the key-value
+store of `jax.distributed` instead of the devices, so that a wait ends even if a device hangs. In a
+single process all functions return at once.
 """
 
 import errno
@@ -21,42 +23,51 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gsto_jax.devices import process_watch
-from gsto_jax.devices.process_watch import AGAIN, LONG, PERIOD, Watch, own_name, print_end, store
+from gsto_jax.devices.process_watch import (
+    NO_TIMEOUT_MS,
+    PERIOD,
+    RESTART_HINT,
+    ProcessWatch,
+    key_value_store,
+    print_exit_message,
+    process_name,
+)
 from gsto_jax.errors import UserError
 
-_watch: Watch | None = None
-_numbers = itertools.count()
-"""Numbers what all processes do in the same order."""
+_watch: ProcessWatch | None = None
+_call_ids = itertools.count()
+"""Identifies collective calls, which all processes make in the same order."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A process among those of a run.
+class ProcessConfig:
+    """Address of a process in a multi-host run.
 
     Attributes:
-      coordinator: HOST:PORT at which process 0 can be reached by all.
-      processes: how many there are.
-      process: which of them this is, from 0.
+      coordinator: HOST:PORT of process 0.
+      num_processes: number of processes.
+      process_id: index of this process.
 
     Raises:
-      UserError: not a port, or no such process.
+      UserError: invalid port or index.
     """
 
     coordinator: str
-    processes: int
-    process: int
+    num_processes: int
+    process_id: int
 
     def __post_init__(self) -> None:
-        """Raises UserError for what no process can be."""
+        """Raises UserError for invalid values."""
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdecimal():
             raise UserError(
-                f"--coordinator={self.coordinator}: give HOST:PORT of process 0, such as host0:8476"
+                "--coordinator must be HOST:PORT of process 0, such as host0:8476; got "
+                f"{self.coordinator!r}"
             )
-        if not 0 <= self.process < self.processes:
+        if not 0 <= self.process_id < self.num_processes:
             raise UserError(
-                f"--process={self.process} of --processes={self.processes}: number the processes "
-                f"0 to {self.processes - 1}"
+                f"--process must be from 0 to {self.num_processes - 1}, with --processes="
+                f"{self.num_processes}; got {self.process_id}"
             )
 
     @property
@@ -66,90 +77,91 @@ class Place:
         return host.strip("[]"), int(port)
 
 
-def connect(place: Place | None = None, wait: float = 90) -> None:
-    """Joins the other processes. Call it before anything looks for devices.
+def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
+    """Connects to the other processes. Must be called before JAX initializes its devices.
+
+    If a process does not connect in time, or is lost later, this process exits with a message.
 
     Args:
-      place: of this process; None to read it from the environment (TPU pods, Slurm, Open MPI).
-      wait: seconds for all processes to come. If they do not, or once one of them is lost, this
-        process ends with a message.
+      config: address of this process; None to detect it (TPU pods, Slurm, Open MPI).
+      timeout: seconds to wait for all processes.
 
     Raises:
-      UserError: the environment names no place, the port is in use, or the processes cannot be
-        joined.
+      UserError: no cluster is detected, the port is in use, or the connection fails.
     """
     global _watch
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX's service takes SIGTERM from Python, knows no Ctrl-C, and does not say who got a signal.
+    # JAX's preemption service ignores Ctrl-C and does not say which process got a signal.
     jax.config.update("jax_enable_preemption_service", False)
-    where: dict[str, Any] = {"cluster_detection_method": None}
-    if place is not None:
-        where = {
-            "coordinator_address": place.coordinator,
-            "num_processes": place.processes,
-            "process_id": place.process,
+    arguments: dict[str, Any] = {"cluster_detection_method": None}
+    if config is not None:
+        arguments = {
+            "coordinator_address": config.coordinator,
+            "num_processes": config.num_processes,
+            "process_id": config.process_id,
             "cluster_detection_method": "deactivate",
         }
-        if place.process == 0:
-            check_port(place.address[1])
-    # JAX would end the process by a signal, with a trace of its own code.
-    timer = threading.Timer(wait, _exit_alone, (place, wait))
+        if config.process_id == 0:
+            check_port(config.address[1])
+    # JAX's own timeout aborts the process with a stack trace, so ours comes first.
+    timer = threading.Timer(timeout, _exit_on_timeout, (config, timeout))
     timer.daemon = True
     timer.start()
     try:
         jax.distributed.initialize(
-            **where,
-            initialization_timeout=int(wait) + 60,
-            heartbeat_timeout_seconds=int(2 * process_watch.LOST),
+            **arguments,
+            initialization_timeout=int(timeout) + 60,
+            heartbeat_timeout_seconds=int(2 * process_watch.LOST_SECONDS),
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        if place is None:
+        if config is None:
             raise UserError(
-                f"--distributed finds no TPU pod, Slurm or Open MPI around it ({reason}): give "
+                f"--distributed detects no TPU pod, Slurm or Open MPI ({reason}). Pass "
                 "--coordinator=HOST:PORT --processes=N --process=K"
             ) from None
-        raise UserError(f"cannot join {place.processes} processes: {reason}") from None
+        raise UserError(f"cannot connect {config.num_processes} processes: {reason}") from None
     finally:
         timer.cancel()
-    if several():
-        _watch = Watch()
+    if is_multiprocess():
+        _watch = ProcessWatch()
         _watch.start()
 
 
 def check_port(port: int) -> None:
-    """Raises UserError if another program listens there: JAX's server would share its port."""
+    """Raises UserError if another program listens on a port, which JAX's server would share."""
     try:
-        # Not where a run of before left connections: `create_server` reuses those.
+        # `create_server` allows ports with closed connections of an earlier run.
         socket.create_server(("", port)).close()
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            return  # it may do for JAX's server
+            return  # JAX's server may still be able to use the port
         raise UserError(
-            f"--coordinator: port {port} of this host cannot be used ({os.strerror(error.errno)}). "
-            "Another run may be there: wait until it has ended, or give another port, on every host"
+            f"--coordinator: cannot use port {port} of this host ({os.strerror(error.errno)}). "
+            "If another run uses it, wait until that run has ended, or use another port on every "
+            "host"
         ) from None
 
 
-def _exit_alone(place: Place | None, wait: float) -> None:
-    who, address, missing, numbers = socket.gethostname(), "", "not all came", ""
-    if place is not None:
-        who = f"process {place.process} of {place.processes} ({who})"
-        address = f" at {place.coordinator}"
-        numbers = f", with --process=0 to {place.processes - 1}"
-        if place.process == 0 and place.processes == 2:
-            missing = "process 1 did not come"
-        elif place.process and not _listens(*place.address):
-            missing = "process 0 does not answer there"
-    print_end(
-        f"{who} waited {wait:.0f} s for the others{address}, and {missing}: start the same command "
-        f"on every host{numbers}, within that time (--join_timeout), and see that each host "
-        "reaches that of process 0"
+def _exit_on_timeout(config: ProcessConfig | None, timeout: float) -> None:
+    name, address, problem, flags = socket.gethostname(), "", "some did not connect", ""
+    if config is not None:
+        name = f"process {config.process_id} of {config.num_processes} ({name})"
+        address = f" at {config.coordinator}"
+        flags = f", with --process=0 to {config.num_processes - 1}"
+        if config.process_id == 0 and config.num_processes == 2:
+            problem = "process 1 did not connect"
+        elif config.process_id and not _is_listening(*config.address):
+            problem = "process 0 does not answer"
+    print_exit_message(
+        f"{name} waited {timeout:.0f} s for the other processes{address}, and {problem}. Start the "
+        f"same command on every host{flags}, within that time (--join_timeout), and check that "
+        "each host can reach the host of process 0"
     )
     os._exit(2)
 
 
-def _listens(host: str, port: int) -> bool:
+def _is_listening(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError:
@@ -157,132 +169,133 @@ def _listens(host: str, port: int) -> bool:
     return True
 
 
-def several() -> bool:
-    """Returns whether there are other processes."""
+def is_multiprocess() -> bool:
+    """Returns whether the run has several processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def is_first() -> bool:
-    """Returns whether this is process 0, which alone writes what all have in common."""
-    return not several() or jax.process_index() == 0
+def is_primary() -> bool:
+    """Returns whether this is process 0, which alone writes shared files."""
+    return not is_multiprocess() or jax.process_index() == 0
 
 
-def agree(values: Mapping[str, Any]) -> None:
-    """Compares what all processes must have in common, and returns when all have done so.
+def check_agreement(values: Mapping[str, Any]) -> None:
+    """Checks that plain values are the same on all processes; a collective call.
 
     Args:
-      values: plain ones by name, in the order to compare them.
+      values: values by name, in the order to compare them.
 
     Raises:
-      UserError: names the first one that differs from process 0's. The others end with that too.
+      UserError: a value differs from that of process 0; all other processes exit too.
     """
-    if not several():
+    if not is_multiprocess():
         return
-    ours = json.loads(json.dumps(values, default=list))
-    first = from_first(ours)
-    for name in dict.fromkeys([*first, *ours]):
-        here, there = ours.get(name, "nothing"), first.get(name, "nothing")
-        if here != there:
-            own = f"process {jax.process_index()}"
+    local_values = json.loads(json.dumps(values, default=list))
+    primary_values = broadcast(local_values)
+    for name in dict.fromkeys([*primary_values, *local_values]):
+        local = local_values.get(name, "not set")
+        primary = primary_values.get(name, "not set")
+        if local != primary:
             raise UserError(
-                f"{own_name()} and process 0 were not started alike: {name} is {here!r} on {own} "
-                f"and {there!r} on process 0. Start the same command, of the same version, on "
-                "every host"
+                f"{process_name()} and process 0 were started differently: {name} is {local!r} on "
+                f"process {jax.process_index()} and {primary!r} on process 0. Start the same "
+                "command, of the same version, on every host"
             )
-    together()
+    barrier()
 
 
-def from_first(value: Any) -> Any:
-    """Returns process 0's plain value on all; each must call this as often as the others."""
-    if not several():
+def broadcast(value: Any) -> Any:
+    """Returns process 0's JSON-serializable value on all processes; a collective call."""
+    if not is_multiprocess():
         return value
-    key = f"gsto/first/{next(_numbers)}"
-    if is_first():  # JAX's `broadcast_one_to_all` takes arrays alone, of one shape
-        store().key_value_set(key, json.dumps(value))
+    key = f"gsto/broadcast/{next(_call_ids)}"
+    if is_primary():  # JAX's `broadcast_one_to_all` supports only arrays of equal shape
+        key_value_store().key_value_set(key, json.dumps(value))
         return value
-    return json.loads(store().blocking_key_value_get(key, LONG))
+    return json.loads(key_value_store().blocking_key_value_get(key, NO_TIMEOUT_MS))
 
 
-def together() -> None:
-    """Returns when all processes have called it; each must call it as often as the others."""
-    if several():
+def barrier() -> None:
+    """Waits until all processes have called this function."""
+    if is_multiprocess():
         from orbax.checkpoint import multihost  # slow to import
 
-        multihost.get_barrier_sync_fn()(key=f"gsto/together/{next(_numbers)}", timeout_ms=LONG)
+        sync = multihost.get_barrier_sync_fn()
+        sync(key=f"gsto/barrier/{next(_call_ids)}", timeout_ms=NO_TIMEOUT_MS)
 
 
-def all_say(yes: bool) -> bool:
-    """Returns whether `yes` holds on every process; each must call this as often as the others."""
-    return bool(np.all(multihost_utils.process_allgather(np.array(yes))))
+def all_true(value: bool) -> bool:
+    """Returns whether a value is true on all processes; a collective call."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
-def of_this_process(show: Callable[[str], None]) -> Callable[[str], None]:
-    """Returns how to show a line that concerns one process: by `show`, or on others with a name."""
-    if is_first():
-        return show
-    name = own_name()
+def log_with_process_name(log: Callable[[str], None]) -> Callable[[str], None]:
+    """Returns `log` on process 0, and elsewhere a function that prints with the process name."""
+    if is_primary():
+        return log
+    name = process_name()
     return lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Prints why this process ends, tells the others, who then end too, and exits."""
+    """Prints an error and exits, and makes all other processes exit with the same error."""
     if _watch is None:
-        print_end(message)
+        print_exit_message(message)
         sys.exit(status)
     _watch.fail(message, status)
 
 
 def end(message: str) -> NoReturn:
-    """Prints why all processes end, and ends them at once and without an error."""
+    """Prints a message and exits all processes at once, with status 0."""
     if _watch is None:
         print(message, flush=True)
         os._exit(0)
     _watch.fail(message, 0)
 
 
-def await_reason() -> None:
-    """Gives the watch time to end this process, where another one's failure was the reason."""
+def await_failure_of_others() -> None:
+    """Sleeps until the watch has ended this process, if another process is the cause."""
     if _watch is not None:
         time.sleep(4 * PERIOD)
 
 
-def broken(error: Exception) -> str:
-    """Returns what an error says of a connection to another process; empty for other errors."""
+def connection_error(error: Exception) -> str:
+    """Returns a message if an error means a lost connection to another process, else ""."""
     text = str(error).strip()
     if "Gloo" not in text:
         return ""
-    return f"another process is gone ({text.splitlines()[0][:200]}). {AGAIN}"
+    return f"another process is gone ({text.splitlines()[0][:200]}). {RESTART_HINT}"
 
 
-def leave() -> None:
-    """Waits for the other processes to reach their end too."""
+def disconnect() -> None:
+    """Waits until all processes have called this function, and stops the watch."""
     global _watch
     if _watch is not None:
-        together()
+        barrier()
         _watch.end()
         _watch = None
 
 
-class Stop:
-    """Asked between two steps whether to end: all processes say yes at the same call.
+class SynchronizedStop:
+    """Whether to stop, called between two steps; becomes true on all processes at the same call.
+
+    A signal that any process receives stops all of them, at the first call that none of them has
+    passed yet. No process can start the step after the next one without the others.
 
     Args:
-      noted: returns the name of the signal that this process got, or None.
-
-    A signal that one process gets counts for all. They agree on the call by which none of them has
-    got further, since a process cannot begin the step after the next one without the others.
+      get_signal: returns the name of the signal that this process received, or None.
     """
 
-    def __init__(self, noted: Callable[[], str | None]) -> None:
-        self._noted = noted
+    def __init__(self, get_signal: Callable[[], str | None]) -> None:
+        self._get_signal = get_signal
         if _watch is not None:
-            _watch.noted = noted
+            _watch.get_signal = get_signal
 
     @property
     def received(self) -> str | None:
-        """The signal, and who got it; None before."""
-        return self._noted() if _watch is None else _watch.reason
+        """Name of the signal and of the process that received it; None if there is none."""
+        return self._get_signal() if _watch is None else _watch.reason
 
     def __call__(self) -> bool:
-        """Returns whether to end."""
-        return self._noted() is not None if _watch is None else _watch.asked()
+        """Returns whether to stop."""
+        return self._get_signal() is not None if _watch is None else _watch.should_stop()

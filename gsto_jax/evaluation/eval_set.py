@@ -20,18 +20,18 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvalResult:
     """Results of an evaluation.
 
     Attributes:
       record: to keep: step, split, protocol, scores.
-      shown: tables and lines for people.
+      summary: tables and lines of text to log.
       scalars: numbers by name, for TensorBoard.
       images: images `h w 3` by name, for TensorBoard.
     """
 
     record: Record
-    shown: Sequence[Any]
+    summary: Sequence[Any]
     scalars: Mapping[str, float]
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class EvalSet(ABC):
 
     Attributes:
       files: that an evaluation leaves.
-      measure: score in the record that tells which checkpoint is best.
+      metric: score in the record that tells which checkpoint is best.
       split: name of the set.
       size: number of samples.
       name: returns the file name, less ".png", of the sample at a place in the set.
@@ -67,7 +67,7 @@ class EvalSet(ABC):
     """
 
     files: ClassVar[ResultsFolder[Any]]
-    measure: ClassVar[str]
+    metric: ClassVar[str]
 
     split: str
     size: int
@@ -82,7 +82,7 @@ class EvalSet(ABC):
         folder: Path,
         about: Record,
         stop: Callable[[], bool] = never,
-    ) -> Outcome | None:
+    ) -> EvalResult | None:
         """Evaluates, and leaves scores and images in a folder.
 
         Args:
@@ -129,7 +129,7 @@ class EvalSet(ABC):
         listed = [f"{Path(name).stem:<12}{folder / name}" for name in self.files.listed]
         shown = (*summary.shown, *listed, f"images    {folder} ({pngs} PNGs)")
         scalars = {k: v for k, v in summary.scalars.items() if np.isfinite(v)}
-        return Outcome(record, shown, scalars, writer.shown)
+        return EvalResult(record, shown, scalars, writer.shown)
 
     @abstractmethod
     def writer(self, task: Any, folder: Path) -> PngWriter:

@@ -89,7 +89,7 @@ class Programs:
 
     def compile_network(self, step: Callable[..., Any], name: str, outputs: Any = None) -> Any:
         """Compiles a step of the task, variables and a batch; reports each compilation by name."""
-        function = on_mesh(partial(step, self.task.on(self.mesh)), self.mesh)
+        function = on_mesh(partial(step, self.task.for_mesh(self.mesh)), self.mesh)
         outputs = self.split if outputs is None else outputs
         program = self.compile(
             function, in_shardings=(self.whole, self.split), out_shardings=outputs

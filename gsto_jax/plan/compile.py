@@ -18,8 +18,8 @@ from gsto_jax.pose.inference import PosePrograms
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.segmentation.inference import SegmentationPrograms
 from gsto_jax.segmentation.task import SegmentationTask
-from gsto_jax.training.loop import compiled_train_step
-from gsto_jax.training.task import Task, TrainState, abstract_state, placing
+from gsto_jax.training.loop import CompiledTrainStep
+from gsto_jax.training.task import Task, TrainState, state_shardings
 from gsto_jax.types import Size
 
 _REQUIRED_MEMORY = re.compile(r"Used ([\d.]+)(\w) of|\(([\d.]+)(\w)\) exceeds")
@@ -85,7 +85,7 @@ def train_state_bytes(task: Task, mesh: Mesh) -> int:
 
 def _sharded_state(task: Task, mesh: Mesh) -> TrainState:
     """Returns shapes, dtypes, and shardings of the train state."""
-    shapes, shardings = abstract_state(task), placing(task, mesh)
+    shapes, shardings = task.abstract_state, state_shardings(task, mesh)
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, shapes)
     return jax.tree.map(
@@ -102,11 +102,11 @@ def _lower(task: Task, target: CompileTarget, batch_size: int, image_size: Size,
         for name, (shape, dtype) in task.abstract_batch(batch_size, image_size, step).items()
     }
     if step == "train":
-        traced = compiled_train_step(task, mesh).trace(_sharded_state(task, mesh), inputs)
+        traced = CompiledTrainStep(task, mesh).trace(_sharded_state(task, mesh), inputs)
         return traced.lower(lowering_platforms=(target.platform,))
     variables = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
-        abstract_state(task).variables,
+        task.abstract_state.variables,
     )
     if isinstance(task, SegmentationTask):
         traced = SegmentationPrograms.of(task, mesh).eval_step.trace(variables, inputs)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from gsto_jax.errors import UserError
 from gsto_jax.plan.step_cost import Collectives, StepPlan
 from gsto_jax.plan.targets import GPUS, TPUS
-from gsto_jax.training.throughput import PEAKS
+from gsto_jax.training.throughput import PEAK_FLOPS
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def estimate_step_time(plan: StepPlan, topology: str) -> StepTime:
         gpu = GPUS[chip]
         return StepTime(
             memory=plan.bytes_accessed / (gpu.bandwidth * 1e9),
-            compute=plan.flops / PEAKS[gpu.name],
+            compute=plan.flops / PEAK_FLOPS[gpu.name],
             collectives=0.0 if math.prod(grid) == 1 else None,
         )
     raise UserError(f"topology must name one of {', '.join((*TPUS, *GPUS))}; got {topology!r}")

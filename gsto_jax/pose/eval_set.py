@@ -56,7 +56,7 @@ class PoseEvalSet(EvalSet):
     """
 
     files: ClassVar[ResultsFolder[PersonScore]] = FOLDER
-    measure: ClassVar[str] = "AP"
+    metric: ClassVar[str] = "AP"
 
     batches: Iterable[Batch]
     boxes: str

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import DecodeOptions
-from gsto_jax.runs.trained import Trained
+from gsto_jax.runs.trained import TrainedModel
 
 _PREDICTORS = {
     "segmentation": "gsto_jax.predict.segmentation.Predictor",
@@ -28,7 +28,7 @@ class BasePredictor:
 
     task_name: ClassVar[str]
 
-    trained: Trained
+    trained: TrainedModel
 
     def __post_init__(self) -> None:
         task = self.trained.task.config.task

@@ -27,7 +27,7 @@ from gsto_jax.ops.padding import PUBLISHED
 from gsto_jax.predict.onnx_export import onnx_bytes
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program, single_pass_protocol
-from gsto_jax.runs.checkpoint import versions
+from gsto_jax.runs.checkpoint import package_versions
 from gsto_jax.types import Size
 
 FORMATS = ("jax", "onnx")
@@ -144,7 +144,7 @@ def _describe(
             name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for name, content in contents.items()
         },
-        "versions": versions() | {name: version(name) for name in packages},
+        "versions": package_versions() | {name: version(name) for name in packages},
         "settings": predictor.config,
     }
 

@@ -20,8 +20,8 @@ from jax.extend.core import Jaxpr, Literal
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program
-from gsto_jax.runs.tasks import task_of
-from gsto_jax.runs.trained import Trained
+from gsto_jax.runs.tasks import task_from_config
+from gsto_jax.runs.trained import TrainedModel
 from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.types import Size
 
@@ -55,7 +55,7 @@ def _convert(
 ) -> bytes:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(jax.local_devices()[:1])
-    trained = Trained(task_of(config), variables, mesh, path, config)
+    trained = TrainedModel(task_from_config(config), variables, mesh, path, config)
     model = onnx_model(make_program(Predictor(trained, protocol, long_side)), size)
     import onnx
 

@@ -23,8 +23,8 @@ from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, crop_to_image, downsca
 from gsto_jax.ops.resample import Taps, linear_taps, resample
 from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.media import load_rgb
-from gsto_jax.runs.tasks import task_of
-from gsto_jax.runs.trained import Trained, load_trained
+from gsto_jax.runs.tasks import task_from_config
+from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
 from gsto_jax.segmentation.metrics import best_class
 from gsto_jax.segmentation.panels import color_mask
@@ -124,7 +124,7 @@ class Predictor(BasePredictor):
 
     @classmethod
     def of(
-        cls, trained: Trained, long_side: int | None = None, pad_to: int | str | None = None
+        cls, trained: TrainedModel, long_side: int | None = None, pad_to: int | str | None = None
     ) -> "Predictor":
         """Builds the predictor of a network that was read; see `load`."""
         if long_side is not None and long_side < 0:
@@ -136,7 +136,7 @@ class Predictor(BasePredictor):
         if not changes:
             return predictor
         config = {**trained.config, "eval": {**trained.config["eval"], **changes}}
-        trained = replace(trained, config=config, task=task_of(config))
+        trained = replace(trained, config=config, task=task_from_config(config))
         return replace(predictor, trained=trained, protocol=protocol_from_config(config))
 
     @property

@@ -1,8 +1,8 @@
-"""Checkpoints: the train state and all that is needed to go on from it, together (orbax).
+"""Checkpoints of the train state, written by orbax.
 
-A checkpoint is a folder named after its step. It holds `state`, the arrays of the train state, and
-`run`, one JSON record: the configuration, the state of the data iterator and the versions that
-wrote it. Orbax writes it under another name and renames it when it is whole.
+A checkpoint is a folder named by its step. It holds `state`, the arrays of the train state, and
+`run`, a JSON record of the config, the state of the data iterator and the package versions. Orbax
+writes into a temporary folder and renames it when it is complete.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ from gsto_jax import progress
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import tree_shardings
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.training.task import Task, TrainState, abstract_state, state_of
+from gsto_jax.training.task import Task, TrainState, create_state
 
 PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
-NETWORK = ("params", "batch_stats", "step")
-
-_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
-"""How storage says that there is no room."""
+_NETWORK_ITEMS = ("params", "batch_stats", "step")
+"""Items of the train state that do not depend on the optimizer."""
+_DISK_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large", "EFBIG")
+"""Parts of error messages of full storage."""
 
 Record = dict[str, Any]
 
 
 class DamagedError(UserError):
-    """A checkpoint that cannot be read, though it was written whole."""
+    """A checkpoint cannot be read, although it was written completely."""
 
     def __init__(self, checkpoint: Path, reason: str) -> None:
         super().__init__(f"checkpoint {checkpoint} is damaged ({reason})")
@@ -47,12 +47,12 @@ class DamagedError(UserError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read.
+    """A restored checkpoint.
 
     Attributes:
-      path: its folder.
-      state: of training, on the devices of the mesh.
-      record: "config", "train_set", "data" (state of the iterator), "versions".
+      path: folder of the checkpoint.
+      state: train state, on the devices of the mesh.
+      record: "config", "train_set", "data" (state of the data iterator) and "versions".
     """
 
     path: Path
@@ -61,24 +61,27 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Number of steps that the state has taken."""
+        """Number of completed steps."""
         return int(self.path.name)
 
 
 class Checkpoints:
-    """The newest or best checkpoints in a folder; a context that waits for what is being written.
+    """Saves the latest or the best checkpoints in a folder.
+
+    A context manager, whose exit waits for background writes.
 
     Args:
-      folder: absolute; made when the first one is saved.
-      keep: how many to keep; others go once the one that replaces them is whole.
-      score: returns the score of a checkpoint from its metrics, to keep the best; None: the newest.
+      folder: absolute path; created by the first save.
+      keep: number of checkpoints to keep.
+      score: returns the score of a checkpoint from its metrics, to keep the best ones; None to keep
+        the latest ones.
     """
 
     def __init__(
         self, folder: Path, keep: int = 1, score: Callable[[Record], float] | None = None
     ) -> None:
         self.folder, self._score = folder, score
-        logging.getLogger("absl").addFilter(_not_of_orbax)  # it logs what it raises as well
+        logging.getLogger("absl").addFilter(_is_not_from_orbax)  # orbax also logs what it raises
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, best_fn=score)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
@@ -86,95 +89,96 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What ended the block counts for more than what else cannot be written because of it.
-        quiet = contextlib.suppress(TrainingError) if kind else contextlib.nullcontext()
-        with quiet, self._writing(), progress.track("writing checkpoints"):
+        # An exception of the block must not be replaced by a write error that it caused.
+        suppressed = contextlib.suppress(TrainingError) if kind else contextlib.nullcontext()
+        with suppressed, self._write_errors(), progress.track("writing checkpoints"):
             self._manager.close()
 
     def is_best(self, metrics: Record) -> bool:
-        """Returns whether metrics score higher than every checkpoint in the folder."""
+        """Returns whether metrics score higher than those of every checkpoint in the folder."""
         assert self._score is not None
-        best = self._manager.best_step()
-        before = float("-inf") if best is None else self._score(self._manager.metrics(best))
-        return bool(processes.from_first(self._score(metrics) > before))
+        best_step, best = self._manager.best_step(), float("-inf")
+        if best_step is not None:
+            best = self._score(self._manager.metrics(best_step))
+        return bool(processes.broadcast(self._score(metrics) > best))
 
     def save(
         self, state: TrainState, record: Mapping[str, Any], metrics: Record | None = None
     ) -> Path:
         """Copies the state, writes it in the background, and returns the folder.
 
-        A step that exists already is left as it is, but replaced where there are metrics.
+        An existing checkpoint of the same step is replaced only if there are metrics.
 
         Raises:
-          TrainingError: this checkpoint or the one before cannot be written; the older ones are
-            whole.
+          TrainingError: this or the previous checkpoint cannot be written; older ones are intact.
         """
         step = int(state.step)
         if not self.folder.is_dir():
-            raise TrainingError(
-                f"checkpoint of step {step}: {self.folder} is gone, and nothing more is saved there"
-            )
-        with self._writing():
+            raise TrainingError(f"cannot save step {step}: {self.folder} has been removed")
+        with self._write_errors():
             if step in self._manager.all_steps():
                 if metrics is None:
                     return self.folder / str(step)
                 self._manager.delete(step)
             args = ocp.args.Composite(
                 state=ocp.args.StandardSave(_to_dict(state)),
-                run=ocp.args.JsonSave({**record, "versions": versions()}),
+                run=ocp.args.JsonSave({**record, "versions": package_versions()}),
             )
-            # Forced, since it may be older than the newest one.
+            # Forced, since the step may be older than the latest one.
             self._manager.save(step, args=args, metrics=metrics, force=True)
         return self.folder / str(step)
 
     def wait(self) -> None:
-        """Returns when everything saved is on the disk. Raises TrainingError if it cannot be."""
-        with self._writing(), progress.track("writing checkpoints"):
+        """Waits for background writes. Raises TrainingError if one of them failed."""
+        with self._write_errors(), progress.track("writing checkpoints"):
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turns what orbax and its storage raise, now or from the background, into one error."""
+    def _write_errors(self) -> Iterator[None]:
+        """Converts errors of orbax and the storage, also from the background, to TrainingError."""
         try:
             yield
         except Exception as error:
             text = str(error)
-            if processes.broken(error):
-                raise  # not the disk's fault
-            if any(word in text for word in _FULL):
-                reason = "the disk is full: make room"
+            if processes.connection_error(error):
+                raise
+            if any(phrase in text for phrase in _DISK_FULL):
+                reason = "the disk is full. Free up disk space"
             elif not self.folder.is_dir():
-                reason = "the folder is gone"
+                reason = "the folder has been removed"
             else:
-                reason = f"{_first_line(error)}: see to that"
+                reason = _first_line(error)
             raise TrainingError(
-                f"a checkpoint cannot be written to {self.folder}; {reason}, and give the same "
-                "command again, which goes on from the last one that is whole"
+                f"cannot write a checkpoint to {self.folder}: {reason}. Rerun the same command to "
+                "resume from the latest complete checkpoint"
             ) from None
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in Path(record.pathname).parts
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of the packages that a checkpoint depends on, where installed."""
-    installed = {}
+def package_versions() -> dict[str, str]:
+    """Returns the versions of the installed packages that a checkpoint depends on."""
+    versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            installed[name] = importlib.metadata.version(name)
-    return installed
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
-def steps(folder: Path) -> list[int]:
-    """Steps of the whole checkpoints in a folder, ascending."""
+def list_steps(folder: Path) -> list[int]:
+    """Returns the steps of the complete checkpoints in a folder, ascending."""
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
 
 
-def named(path: Path) -> list[Path]:
-    """Returns the checkpoints of a workdir, its `checkpoints` or `best`, or the one; newest first.
+def find_checkpoints(path: Path) -> list[Path]:
+    """Finds checkpoints, latest first.
+
+    Args:
+      path: folder of a run, its `checkpoints` or `best`, or a single checkpoint.
 
     Raises:
       UserError: there is none.
@@ -183,92 +187,91 @@ def named(path: Path) -> list[Path]:
     if path.name.isdigit() and (path / "state").is_dir():
         return [path]
     for folder in (path / "checkpoints", path):
-        if paths := _newest_first(folder, steps(folder)):
+        if paths := _latest_first(folder):
             return paths
-    problem = "holds no checkpoint" if path.is_dir() else "does not exist"
+    problem = "contains no checkpoint" if path.is_dir() else "does not exist"
     raise UserError(
-        f"checkpoint {path} {problem}: give the folder of a run, its best/, or a STEP in its "
+        f"checkpoint {path} {problem}. Use the folder of a run, its best/, or a STEP in its "
         "checkpoints/"
     )
 
 
-def _newest_first(folder: Path, steps: Sequence[int]) -> list[Path]:
+def _latest_first(folder: Path, steps: Sequence[int] | None = None) -> list[Path]:
+    steps = list_steps(folder) if steps is None else steps
     return [folder / str(step) for step in reversed(steps)]
 
 
 def read_record(checkpoint: Path) -> Record:
-    """Returns the record of a checkpoint. Raises DamagedError."""
-    return _read_json(checkpoint, "run", "metadata", "config")
+    """Reads the record of a checkpoint. Raises DamagedError."""
+    return _read_item(checkpoint, "run", file="metadata", required_key="config")
 
 
 def damaged_best(folder: Path) -> Iterator[tuple[Path, DamagedError]]:
     """Yields the checkpoints of a folder whose record or metrics cannot be read."""
-    for path in _newest_first(folder, steps(folder)):
+    for path in _latest_first(folder):
         try:
             read_record(path)
-            _read_json(path, "metrics", "metrics", "score")
+            _read_item(path, "metrics", file="metrics", required_key="score")
         except DamagedError as error:
             yield path, error
 
 
-def _read_json(checkpoint: Path, item: str, file: str, field: str) -> Record:
+def _read_item(checkpoint: Path, item: str, *, file: str, required_key: str) -> Record:
     def read() -> Record:
         handler = ocp.JsonCheckpointHandler(file)
-        with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
+        with ocp.Checkpointer(handler, multiprocessing_options=_single_process()) as reader:
             record = reader.restore(checkpoint / item)
-        if not isinstance(record, dict) or field not in record:
-            raise ValueError(f"its {item} holds no {field}")
+        if not isinstance(record, dict) or required_key not in record:
+            raise ValueError(f"{item} has no {required_key}")
         return record
 
     return _read(checkpoint, read)
 
 
 def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
-    """Returns the state in a checkpoint, on the devices of the mesh, whatever devices wrote it.
+    """Reads the train state of a checkpoint onto a mesh, which may differ from the saved one.
 
     Args:
-      checkpoint: its folder.
-      task: whose state it should be.
-      mesh: the devices.
-      fork: with another optimizer than the task's, or without its averaged parameters, those start
-        anew from the parameters.
+      checkpoint: folder of the checkpoint.
+      task: task with the same network and optimizer.
+      mesh: devices.
+      fork: whether optimizer state and EMA are initialized from the parameters where the task has
+        another optimizer or EMA, instead of raising an error.
 
     Raises:
-      UserError: it is of another network than the task's, or of another optimizer.
-      DamagedError: it cannot be read.
+      UserError: the checkpoint is of another network or, without `fork`, another optimizer.
+      DamagedError: the checkpoint cannot be read.
     """
-    expected = abstract_state(task)
+    expected, shard = task.abstract_state, task.config.parallel.shard_parameters
 
-    sharded = task.config.parallel.shard_parameters
-
-    def place(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = tree_shardings(leaf, mesh, sharded)
+    def with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = tree_shardings(leaf, mesh, shard)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     def read() -> dict[str, Any]:
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
-            stored = reader.metadata(checkpoint / "state").item_metadata.tree
-            _require_same(checkpoint, stored, _to_dict(expected), NETWORK)
+        with ocp.StandardCheckpointer(multiprocessing_options=_single_process()) as reader:
+            saved = reader.metadata(checkpoint / "state").item_metadata.tree
+            _check_shapes(checkpoint, saved, _to_dict(expected), _NETWORK_ITEMS)
             if not fork:
-                _require_same(checkpoint, stored, _to_dict(expected))
-            return reader.restore(checkpoint / "state", jax.tree.map(place, stored))
+                _check_shapes(checkpoint, saved, _to_dict(expected))
+            return reader.restore(checkpoint / "state", jax.tree.map(with_sharding, saved))
 
     values = _read(checkpoint, read)
     if fork:
         variables = {name: values[name] for name in ("params", "batch_stats")}
-        fresh = _to_dict(state_of(task, variables, mesh))
-        ours = {name for name in fresh if _describe(fresh[name]) == _describe(values.get(name, {}))}
-        values = fresh | {name: values[name] for name in ours}
+        state = _to_dict(create_state(task, variables, mesh))
+        same = {name for name in state if _shapes(state[name]) == _shapes(values.get(name, {}))}
+        values = state | {name: values[name] for name in same}
     return serialization.from_state_dict(expected, {"ema": None} | values)
 
 
-def load(folder: Path, task: Task, mesh: Mesh, **options: Any) -> Checkpoint | None:
-    """Returns the newest readable checkpoint of a folder, if any; see `load_first`."""
-    paths = _newest_first(folder, processes.from_first(steps(folder)))
-    return load_first(paths, task, mesh, **options) if paths else None
+def load_latest(folder: Path, task: Task, mesh: Mesh, **options: Any) -> Checkpoint | None:
+    """Loads the latest readable checkpoint of a folder, if any; see `load_first_readable`."""
+    paths = _latest_first(folder, processes.broadcast(list_steps(folder)))
+    return load_first_readable(paths, task, mesh, **options) if paths else None
 
 
-def load_first(
+def load_first_readable(
     paths: Sequence[Path],
     task: Task,
     mesh: Mesh,
@@ -277,23 +280,23 @@ def load_first(
     on_damage: Callable[[Path, str], None] = lambda path, message: None,
     fork: bool = False,
 ) -> Checkpoint:
-    """Returns the first readable checkpoint of some paths.
+    """Loads the first readable checkpoint of several.
 
     Args:
-      paths: at least one.
+      paths: checkpoints, at least one.
       task: see `read_state`.
       mesh: see `read_state`.
-      check: called with the record before the state is read; raises to refuse it.
-      on_damage: called with the path of each earlier, damaged one and a message, once another has
+      check: receives the record before the state is read, and raises to reject the checkpoint.
+      on_damage: receives path and error message of each damaged checkpoint, after another one has
         been read.
       fork: see `read_state`.
 
     Raises:
-      UserError: the checkpoint is of another network than the task's, or none can be read.
+      UserError: the checkpoint is of another network, or none can be read.
     """
     damaged: list[tuple[Path, str]] = []
     for path in paths:
-        checkpoint, message = None, "a process could not read its part"
+        checkpoint, message = None, "another process could not read its shard"
         try:
             with progress.track(f"reading checkpoint {path.name}"):
                 record = read_record(path)
@@ -301,41 +304,42 @@ def load_first(
                 checkpoint = Checkpoint(path, read_state(path, task, mesh, fork), record)
         except DamagedError as error:
             message = str(error)
-        if processes.all_say(checkpoint is not None) and checkpoint is not None:
-            for other in damaged:
-                on_damage(*other)
+        if processes.all_true(checkpoint is not None) and checkpoint is not None:
+            for damaged_path, damage in damaged:
+                on_damage(damaged_path, damage)
             return checkpoint
         damaged.append((path, message))
     raise UserError(
-        f"no checkpoint in {paths[0].parent} can be read; the newest: {damaged[0][1]}. Restore one,"
-        " or train anew with another --workdir"
+        f"no checkpoint in {paths[0].parent} can be read; the latest: {damaged[0][1]}. Restore one,"
+        " or start a new run with another --workdir"
     )
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Renames a damaged checkpoint, so that its step can be saved again. Returns its new place."""
-    numbered = (f"damaged-{checkpoint.name}{end}" for end in ("", *(f"-{n}" for n in range(2, 99))))
-    place = next(p for p in map(checkpoint.with_name, numbered) if not p.exists())
-    return checkpoint.rename(place)
+    """Renames a damaged checkpoint, so that its step can be saved again. Returns the new path."""
+    suffixes = ("", *(f"-{n}" for n in range(2, 99)))
+    paths = (checkpoint.with_name(f"damaged-{checkpoint.name}{suffix}") for suffix in suffixes)
+    return checkpoint.rename(next(path for path in paths if not path.exists()))
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """For reading: a process that finds damage must not leave the others waiting for it."""
-    me = jax.process_index()
+def _single_process() -> ocp.options.MultiprocessingOptions:
+    """Options for reading, with which a process that finds damage does not block the others."""
+    index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
     )
 
 
 def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:
-    with _quiet() as failed:
+    """Calls a function that reads a checkpoint. Raises DamagedError if it fails."""
+    with _silence_orbax() as errors:
         try:
             return read()
         except UserError:
             raise
-        except Exception as error:  # whatever a damaged file makes the readers raise
-            failed.append(_first_line(error))
-    raise DamagedError(checkpoint, failed[0])
+        except Exception as error:  # damaged files make the readers raise anything
+            errors.append(_first_line(error))
+    raise DamagedError(checkpoint, errors[0])
 
 
 def _first_line(error: Exception) -> str:
@@ -343,13 +347,13 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """Drops what orbax logs and warns of while it reads.
+def _silence_orbax() -> Iterator[list[str]]:
+    """Suppresses logs and warnings of orbax while it reads; yields a list for errors.
 
-    It reads all arrays at once and raises the first failure; the rest end as hundreds of complaints
-    of Python about tasks that nobody waited for.
+    Orbax reads all arrays concurrently and raises the first error. The other failed reads would
+    appear as hundreds of Python warnings about tasks that were never awaited.
     """
-    failed: list[str] = []
+    errors: list[str] = []
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     with contextlib.ExitStack() as stack:
         for logger in loggers:
@@ -359,10 +363,10 @@ def _quiet() -> Iterator[list[str]]:
         sys.unraisablehook = lambda *_: None
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        yield failed
-        if failed:
+        yield errors
+        if errors:
             gc.collect()
-            time.sleep(0.5)  # for the threads that read
+            time.sleep(0.5)  # until the reading threads end
             gc.collect()
 
 
@@ -371,8 +375,8 @@ def _to_dict(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _describe(tree: Any) -> dict[str, str]:
-    """Returns dtype and shape of every array, by its path."""
+def _shapes(tree: Any) -> dict[str, str]:
+    """Returns dtype and shape of every array by its path, such as "float32[3, 3, 64, 64]"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
@@ -380,16 +384,20 @@ def _describe(tree: Any) -> dict[str, str]:
     }
 
 
-def _require_same(
-    checkpoint: Path, stored: Any, expected: Any, parts: Sequence[str] | None = None
+def _check_shapes(
+    checkpoint: Path, saved: Any, expected: Any, items: Sequence[str] | None = None
 ) -> None:
-    kind = "training state" if parts is None else "network"
-    names = sorted({*stored, *expected}) if parts is None else parts
-    theirs, ours = (_describe({n: tree.get(n, {}) for n in names}) for tree in (stored, expected))
-    for path in sorted({*theirs, *ours}):
-        there, here = (arrays.get(path, "missing") for arrays in (theirs, ours))
-        if there != here:
+    """Raises UserError unless some items, or all, of the train state have the expected shapes."""
+    kind = "training state" if items is None else "network"
+    names = sorted({*saved, *expected}) if items is None else items
+    saved_shapes = _shapes({name: saved.get(name, {}) for name in names})
+    expected_shapes = _shapes({name: expected.get(name, {}) for name in names})
+    for path in sorted({*saved_shapes, *expected_shapes}):
+        actual, required = (
+            shapes.get(path, "missing") for shapes in (saved_shapes, expected_shapes)
+        )
+        if actual != required:
             raise UserError(
-                f"checkpoint {checkpoint} is of another {kind}: {path} is {there} in it, but "
-                f"{here} here. Give the --config that trained it"
+                f"checkpoint {checkpoint} is of another {kind}: {path} must be {required}; got "
+                f"{actual}. Use the --config that it was trained with"
             )

@@ -1,4 +1,4 @@
-"""A run from start to end: begins or goes on, trains, evaluates, and leaves its folder complete."""
+"""A training run: starts or resumes, trains, evaluates, and writes checkpoints and logs."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -15,29 +15,30 @@ from gsto_jax.config import MODEL, config_changes, flatten, option_role
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import replicate
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.evaluation.eval_set import EvalSet, Outcome
+from gsto_jax.evaluation.eval_set import EvalResult, EvalSet
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import Checkpoints, Record
 from gsto_jax.runs.workdir import Workdir
-from gsto_jax.training.loop import Hooks, Progress, fit, progress_line
+from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
 from gsto_jax.training.profiling import Profiler
-from gsto_jax.training.task import Task, TrainState, state_of
+from gsto_jax.training.task import Task, TrainState, create_state
 from gsto_jax.training.throughput import Workload
 from gsto_jax.training.watchdog import Watchdog
 from gsto_jax.weights import import_weights, upsampling_note
 
-_NOT_OF_THE_SCORE = ("batch_size", "sample_images", "feature_images")
+_NO_EFFECT_ON_SCORE = ("batch_size", "sample_images", "feature_images")
+"""Options of `eval` that do not change the score."""
 
 
 class TrainBatches(Protocol):
-    """Batches that resume: what `data_pipelines.train_batches` returns."""
+    """Resumable iterator over training batches, such as `data_pipelines.train_batches` returns."""
 
     def __iter__(self) -> Any: ...
 
     def __next__(self) -> dict[str, np.ndarray]: ...
 
     def get_state(self) -> Any:
-        """Returns the state of the iterator, as plain values."""
+        """Returns the JSON-serializable state of the iterator."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,15 @@ class Experiment:
     """A training run.
 
     Attributes:
-      task: what is trained.
-      config: all settings as plain values, those of the data too.
-      mesh: the devices.
-      workdir: its folder.
-      train_set: fingerprint of the training set, for people.
-      eval_set: the set to evaluate on.
-      show: prints a line of text or a table.
-      writer: of metrics, any of `clu.metric_writers`; None for none.
-      workload: of a step, to report throughput; None: only times are reported.
+      task: task to train.
+      config: all options as plain values, including those of the data.
+      mesh: devices.
+      workdir: folder of the run.
+      train_set: readable fingerprint of the training set.
+      eval_set: dataset to evaluate on.
+      log: prints a line of text or a table.
+      metric_writer: any of `clu.metric_writers`; None for none.
+      workload: work of a step, from which throughput is logged; None to log step times only.
     """
 
     task: Task
@@ -62,247 +63,252 @@ class Experiment:
     workdir: Workdir
     train_set: str
     eval_set: EvalSet
-    show: Callable[[Any], None]
-    writer: Any = None
+    log: Callable[[Any], None]
+    metric_writer: Any = None
     workload: Workload | None = None
 
     def start_or_resume(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
-        """Returns the initial train state and data iterator state (None for the beginning).
+        """Returns the initial train state and data iterator state (None for the first batch).
 
-        An existing run goes on from its newest checkpoint. A damaged one is set aside, and the one
-        before it serves. A new run starts from the weights in `init_from`, where the settings name
-        a file.
+        An existing run resumes from its latest readable checkpoint; damaged ones are renamed. A new
+        run starts from the weights in `init_from`, if set.
 
         Args:
-          fork_from: folder of another run, or of one of its checkpoints, for a new run to start
-            from; an existing run ignores it.
+          fork_from: folder of another run, or one of its checkpoints, from which a new run starts.
+            Ignored by an existing run.
 
         Raises:
-          UserError: the existing run was made with other settings, or has another network; the
-            weights cannot be read, or do not fit.
+          UserError: the existing run has other options or another network, or the weights cannot be
+            read or do not fit.
         """
         folder = self.workdir.checkpoints
-        newest = checkpoint.load(
-            folder, self.task, self.mesh, check=self._check_settings, on_damage=self._set_aside
+        latest = checkpoint.load_latest(
+            folder, self.task, self.mesh, check=self._check_config, on_damage=self._set_aside
         )
-        if newest is not None:
+        if latest is not None:
             self.workdir.write_config(self.config)
-            self.show(f"goes on from step {newest.step}: {newest.path}")
-            return newest.state, newest.record["data"]
+            self.log(f"resuming from step {latest.step}: {latest.path}")
+            return latest.state, latest.record["data"]
         if damaged := sorted(folder.glob("damaged-*")):
             raise UserError(
                 f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
-                f"{damaged[-1]}: give another --workdir"
+                f"{damaged[-1]}: use another --workdir"
             )
-        if fork_from is None:
-            variables = self._first_variables()
-            self.workdir.write_config(self.config)
-            return state_of(self.task, variables, self.mesh), None
-        if self.task.config.init_from:
-            raise UserError(
-                f"--fork_from={fork_from} and config.init_from={self.task.config.init_from} both "
-                "say where to start: leave one of them out"
-            )
-        parent = self._fork(fork_from)
+        if fork_from is not None:
+            return self._start_from_fork(fork_from)
+        variables = self._pretrained_or_random_variables()
         self.workdir.write_config(self.config)
-        # The old run may go on, or lose this checkpoint: the new one keeps its own.
-        with Checkpoints(folder) as checkpoints:
-            checkpoints.save(parent.state, self._record(parent.record["data"]))
-        self.show(f"starts from step {parent.step} of {parent.path}")
-        return parent.state, parent.record["data"]
+        return create_state(self.task, variables, self.mesh), None
 
-    def _first_variables(self) -> Any:
-        variables = self.task.initial_variables()
-        settings = self.task.config
-        if not settings.init_from:
+    def _pretrained_or_random_variables(self) -> Any:
+        variables, config = self.task.initial_variables(), self.task.config
+        if not config.init_from:
             return variables
-        imported = import_weights(settings.init_from, variables, prefix=settings.init_prefix)
+        imported = import_weights(config.init_from, variables, prefix=config.init_prefix)
         self.workdir.write_config(imported.record, "init_from.json")
-        self.show(f"starts from {imported.summary}")
-        if note := upsampling_note(imported.weight_format, settings.model):
-            self.show(note)
+        self.log(f"starting from {imported.summary}")
+        if note := upsampling_note(imported.weight_format, config.model):
+            self.log(note)
         return imported.variables
 
-    def _fork(self, source: Path) -> checkpoint.Checkpoint:
-        parent = checkpoint.load_first(
-            checkpoint.named(source),
+    def _start_from_fork(self, source: Path) -> tuple[TrainState, Any]:
+        if self.task.config.init_from:
+            raise UserError(
+                "--fork_from and config.init_from are mutually exclusive; got "
+                f"{str(source)!r} and {self.task.config.init_from!r}"
+            )
+        parent = checkpoint.load_first_readable(
+            checkpoint.find_checkpoints(source),
             self.task,
             self.mesh,
-            on_damage=lambda path, message: self.show(f"warning: {message}"),
+            on_damage=lambda path, message: self.log(f"warning: {message}"),
             fork=True,
         )
         if parent.step >= self.task.steps:
             raise UserError(
                 f"{parent.path} is at step {parent.step}, and this run has {self.task.steps} "
-                "steps: give it more, or fork an earlier checkpoint"
+                "steps: train for more steps, or fork an earlier checkpoint"
             )
-        return parent
+        self.workdir.write_config(self.config)
+        # A copy, since the parent run may delete its checkpoint.
+        with Checkpoints(self.workdir.checkpoints) as checkpoints:
+            checkpoints.save(parent.state, self._record(parent.record["data"]))
+        self.log(f"starting from step {parent.step} of {parent.path}")
+        return parent.state, parent.record["data"]
 
     def _record(self, data_state: Any) -> Record:
         return {"config": self.config, "train_set": self.train_set, "data": data_state}
 
     def train(
-        self, state: TrainState, batches: TrainBatches, stop: Callable[[], bool] = lambda: False
+        self,
+        state: TrainState,
+        batches: TrainBatches,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> TrainState:
-        """Trains to the end, or until stopped; everything it reached is on the disk afterwards.
+        """Trains to the end of the run or until stopped, and saves the last state.
 
         Raises:
-          TrainingError: loss or gradient is not finite, or the folder cannot be written; names the
-            checkpoint to go on from.
+          TrainingError: loss or gradient is not finite, or the folder cannot be written.
         """
-        run = self.task.config.run
+        run, task = self.task.config.run, self.task
         step = int(state.step)
-        due = run.eval_every and step and step % run.eval_every == 0 and step < self.task.steps
+        evaluation_due = run.eval_every and 0 < step < task.steps and step % run.eval_every == 0
         with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
 
             def save(state: TrainState) -> None:
-                self.workdir.check_there()
+                self.workdir.check_exists()
                 checkpoints.save(state, self._record(batches.get_state()))
 
             def evaluate(state: TrainState) -> None:
-                checkpoints.wait()  # so that the process may end at any moment of an evaluation
-                self.evaluate(state, batches.get_state(), stop)
+                checkpoints.wait()  # so that the process may be killed during the evaluation
+                self.evaluate(state, batches.get_state(), should_stop)
 
-            if due and not self._was_evaluated(step):
+            if evaluation_due and not self._was_evaluated(step):
                 evaluate(state)
-                if stop():
+                if should_stop():
                     return state
-            folder = self.workdir.path / "profile"
-            tell = processes.of_this_process(self.show)
-            profiler = Profiler(folder, run.profile_steps, run.profile_start, tell)
-            details = {"input": getattr(batches, "pending_reads", str)}
-            watchdog = Watchdog(run.stall_seconds, tell, details)
-            end = min(self.task.steps, run.stop_at or self.task.steps)
+            log = processes.log_with_process_name(self.log)
+            profiler = Profiler(
+                self.workdir.path / "profile", run.profile_steps, run.profile_start, log
+            )
+            watchdog = Watchdog(
+                run.stall_seconds, log, {"input": getattr(batches, "waits_for", str)}
+            )
+            end = min(task.steps, run.stop_at or task.steps)
             training = progress.track("training", total=end, completed=step)
 
-            def waits(stage: str = "", step: int = 0) -> None:
-                # A compilation is a stage that is reported by itself.
-                watchdog(stage if stage != "compile" else "", step)
-                if not stage:  # a step is done
+            def on_wait(cause: str = "", step: int = 0) -> None:
+                watchdog(cause if cause != "compile" else "", step)  # compilation is logged anyway
+                if not cause:  # the step is complete
                     advance(1)
 
-            hooks = Hooks(self._report, save, evaluate, stop, waits, profiler)
+            hooks = Hooks(self._log_step, save, evaluate, should_stop, on_wait, profiler)
             try:
                 with watchdog, profiler, training as advance:
-                    return fit(self.task, state, batches, self.mesh, hooks)
+                    return fit(task, state, batches, self.mesh, hooks)
             except TrainingError as error:
-                with contextlib.suppress(TrainingError):  # this one is told
+                with contextlib.suppress(TrainingError):  # the first error matters
                     checkpoints.wait()
-                raise TrainingError(f"{error}. {self._last_good()}") from None
+                raise TrainingError(f"{error}. {self._describe_latest_checkpoint()}") from None
             finally:
-                if self.writer is not None:
-                    self.writer.flush()
+                if self.metric_writer is not None:
+                    self.metric_writer.flush()
 
     def evaluate(
-        self, state: TrainState, data_state: Any = None, stop: Callable[[], bool] = lambda: False
-    ) -> Outcome | None:
-        """Evaluates, and leaves scores and images in the run's folder.
+        self,
+        state: TrainState,
+        data_state: Any = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> EvalResult | None:
+        """Evaluates a state and writes scores and images to the folder of the run.
 
         Args:
-          state: what to evaluate.
-          data_state: of the data iterator; with it the state is kept if it is the best.
-          stop: asked after each batch whether to give up.
+          state: state to evaluate.
+          data_state: state of the data iterator, with which the best train state is saved; None to
+            save nothing.
+          should_stop: returns, after each batch, whether to stop early.
 
         Returns:
-          The outcome, or None if it was stopped.
+          The result, or None if stopped early.
         """
         step, split = int(state.step), self.eval_set.split
         folder = self.workdir.path / f"eval-{split}"
-        about = {"step": step, "while_training": data_state is not None}
-        variables = replicate(state.variables, self.mesh)  # gathered once, not with every batch
-        outcome = self.eval_set.evaluate(self.task, variables, self.mesh, folder, about, stop)
-        if outcome is None:
+        record = {"step": step, "while_training": data_state is not None}
+        variables = replicate(state.variables, self.mesh)  # once, instead of in every batch
+        result = self.eval_set.evaluate(
+            self.task, variables, self.mesh, folder, record, should_stop
+        )
+        if result is None:
             return None
-        for line in outcome.shown:
-            self.show(line)
-        if self.writer is not None:
-            scalars = {f"{split}/{name}": value for name, value in outcome.scalars.items()}
-            images = {f"{split}/{name}": image[None] for name, image in outcome.images.items()}
-            self.writer.write_scalars(step, scalars)
-            self.writer.write_images(step, images)
-            self.writer.flush()
+        for line in result.summary:
+            self.log(line)
+        if self.metric_writer is not None:
+            scalars = {f"{split}/{name}": value for name, value in result.scalars.items()}
+            images = {f"{split}/{name}": image[None] for name, image in result.images.items()}
+            self.metric_writer.write_scalars(step, scalars)
+            self.metric_writer.write_images(step, images)
+            self.metric_writer.flush()
         if data_state is not None:
-            self._keep_best(state, data_state, outcome.record[self.eval_set.measure])
-        # Last: whoever goes on with the run takes this line to mean that all of it is done.
-        self.workdir.write_evaluation(outcome.record)
-        return outcome
+            self._save_if_best(state, data_state, result.record[self.eval_set.metric])
+        # Last: a resumed run takes this line as proof that the evaluation is complete.
+        self.workdir.write_evaluation(result.record)
+        return result
 
     def _was_evaluated(self, step: int) -> bool:
-        wanted = {"step": step, "split": self.eval_set.split, "while_training": True}
-        was = any(wanted.items() <= line.items() for line in self.workdir.evaluations())
-        return bool(processes.from_first(was))
+        key = {"step": step, "split": self.eval_set.split, "while_training": True}
+        evaluated = any(key.items() <= line.items() for line in self.workdir.read_evaluations())
+        return bool(processes.broadcast(evaluated))
 
-    def _keep_best(self, state: TrainState, data_state: Any, score: float | None) -> None:
+    def _save_if_best(self, state: TrainState, data_state: Any, score: float | None) -> None:
         if score is None or not np.isfinite(score):
-            self.show(
-                f"no best checkpoint: nothing in {self.eval_set.split} is labeled, so there is no "
-                f"{self.eval_set.measure} to choose by"
+            self.log(
+                f"no best checkpoint: {self.eval_set.metric} is undefined, since nothing in "
+                f"{self.eval_set.split} is labeled"
             )
             return
-        if processes.is_first():
+        if processes.is_primary():
             for path, error in checkpoint.damaged_best(self.workdir.best):
-                self.show(f"warning: {error}: it is kept as {checkpoint.set_aside(path)}")
-        processes.together()
-        settings = score_settings(self.config)
+                self.log(f"warning: {error}: renamed to {checkpoint.set_aside(path)}")
+        processes.barrier()
+        options = score_options(self.config)
 
-        def score_of(metrics: Record) -> float:  # one that was measured otherwise never wins
-            return metrics["score"] if metrics["settings"] == settings else float("-inf")
+        def comparable_score(metrics: Record) -> float:
+            return metrics["score"] if metrics["options"] == options else float("-inf")
 
-        metrics = {"score": score, "settings": settings}
-        with Checkpoints(self.workdir.best, score=score_of) as checkpoints:
+        metrics = {"score": score, "options": options}
+        with Checkpoints(self.workdir.best, score=comparable_score) as checkpoints:
             if checkpoints.is_best(metrics):
                 checkpoints.save(state, self._record(data_state), metrics)
 
-    def _report(self, progress: Progress) -> None:
-        taken = progress.time
-        speed = self.workload.figures(taken) if self.workload else {}
-        self.show(progress_line(progress, speed))
-        times = {
-            "steps_per_second": progress.rate,
-            "input_wait": progress.input_wait,
-            "step_seconds": taken.whole,
-            "step_seconds/input": taken.input,
-            "step_seconds/device": taken.device,
-            "step_seconds/host": taken.host,
+    def _log_step(self, report: StepReport) -> None:
+        step_time = report.time
+        throughput = self.workload.throughput(step_time) if self.workload else {}
+        self.log(format_report(report, throughput))
+        speed = {
+            "steps_per_second": report.steps_per_second,
+            "input_wait": report.input_wait,
+            "step_seconds": step_time.total,
+            "step_seconds/input": step_time.input,
+            "step_seconds/device": step_time.device,
+            "step_seconds/host": step_time.host,
         }
-        values = {k: float(v) for k, v in (progress.scalars | times | speed).items()}
-        self.workdir.write_training(progress.step, values)
-        if self.writer is not None:
-            self.writer.write_scalars(progress.step, values)
+        values = {k: float(v) for k, v in (report.metrics | speed | throughput).items()}
+        self.workdir.write_training(report.step, values)
+        if self.metric_writer is not None:
+            self.metric_writer.write_scalars(report.step, values)
 
-    def _check_settings(self, record: Record) -> None:
+    def _check_config(self, record: Record) -> None:
+        path = self.workdir.path
         if record["train_set"] != self.train_set:
             raise UserError(
-                f"workdir {self.workdir.path} holds a run on another training set: "
-                f"{record['train_set']} in the run, {self.train_set} now. Give it the old one, or "
-                "another --workdir"
+                f"workdir {path} holds a run on another training set: {record['train_set']} in the "
+                f"run, {self.train_set} now. Use that training set, or another --workdir"
             )
-        if differences := config_changes(record["config"], self.config):
+        if changes := config_changes(record["config"], self.config):
             raise UserError(
-                f"workdir {self.workdir.path} holds a run with other settings: "
-                + "; ".join(differences)
-                + f". Give another --workdir, with --fork_from={self.workdir.path} to start there"
+                f"workdir {path} holds a run with other options: {'; '.join(changes)}. Use another "
+                f"--workdir, with --fork_from={path} to start from its checkpoint"
             )
 
     def _set_aside(self, path: Path, message: str) -> None:
-        if processes.is_first():
-            self.show(f"warning: {message}: it is kept as {checkpoint.set_aside(path)}")
-        processes.together()
+        if processes.is_primary():
+            self.log(f"warning: {message}: renamed to {checkpoint.set_aside(path)}")
+        processes.barrier()
 
-    def _last_good(self) -> str:
-        steps = checkpoint.steps(self.workdir.checkpoints)
+    def _describe_latest_checkpoint(self) -> str:
+        steps = checkpoint.list_steps(self.workdir.checkpoints)
         if not steps:
             return "No checkpoint had been written"
-        return f"The last good checkpoint is {self.workdir.checkpoints / str(steps[-1])}"
+        return f"The latest checkpoint is {self.workdir.checkpoints / str(steps[-1])}"
 
 
-def score_settings(config: Record) -> Record:
-    """Returns the settings, of all that a run has, that decide how its score is measured."""
-    settings = {name: config["data"].get(name) for name in ("eval_split", "eval_size")}
+def score_options(config: Record) -> Record:
+    """Returns the options of a run that determine how its score is measured."""
+    options = {name: config["data"].get(name) for name in ("eval_split", "eval_size")}
     if config["task"] == "pose":
-        settings |= {"pose": config["pose"]}
-        settings |= {"detections": config["data"]["keypoints"]["detections"]}
-    return settings | {k: v for k, v in config["eval"].items() if k not in _NOT_OF_THE_SCORE}
+        options |= {"pose": config["pose"]}
+        options |= {"detections": config["data"]["keypoints"]["detections"]}
+    return options | {k: v for k, v in config["eval"].items() if k not in _NO_EFFECT_ON_SCORE}
 
 
 def load_for_evaluation(
@@ -311,24 +317,24 @@ def load_for_evaluation(
     mesh: Mesh,
     config: Record,
     warn: Callable[[str], None],
-    chosen: Sequence[Path] = (),
+    paths: Sequence[Path] = (),
 ) -> checkpoint.Checkpoint:
-    """The first of the chosen checkpoints, or else the newest of the run, that can be read.
+    """Returns the first readable of some checkpoints, by default of the run's, latest first.
 
     Raises:
-      UserError: it is of another network than the task's, or none can be read.
+      UserError: the checkpoint has another network than the task, or none can be read.
     """
-    return checkpoint.load_first(
-        chosen or checkpoint.named(workdir.path),
+    return checkpoint.load_first_readable(
+        paths or checkpoint.find_checkpoints(workdir.path),
         task,
         mesh,
         check=partial(_check_same_network, config),
-        on_damage=lambda path, message: warn(f"warning: {message}: the one before it serves"),
+        on_damage=lambda path, message: warn(f"warning: {message}: using the one before it"),
     )
 
 
-def _check_same_network(ours: Record, record: Record) -> None:
-    def network(config: Record) -> Record:
+def _check_same_network(config: Record, record: Record) -> None:
+    def network_options(config: Record) -> Record:
         names = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
         return {
             name: value
@@ -336,9 +342,9 @@ def _check_same_network(ours: Record, record: Record) -> None:
             if name in names or (name.startswith("model.") and option_role(name) == MODEL)
         }
 
-    if differences := config_changes(network(record["config"]), network(ours)):
+    if changes := config_changes(network_options(record["config"]), network_options(config)):
         raise UserError(
             "the checkpoint is of another network: "
-            + "; ".join(differences)
-            + ". Give the --config that trained it"
+            + "; ".join(changes)
+            + ". Use the --config that it was trained with"
         )

@@ -1,4 +1,4 @@
-"""The task that a configuration describes."""
+"""Builds the task of a config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,20 +10,20 @@ from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.training.task import Task
 
 
-def task_of(config: Mapping[str, Any], steps: int = 1) -> Task:
-    """The task that a whole configuration describes.
+def task_from_config(config: Mapping[str, Any], steps: int = 1) -> Task:
+    """Builds the task of a config.
 
     Args:
-      config: all settings as plain values, those of the data too: what a checkpoint keeps.
-      steps: length of the run, for the schedule.
+      config: all options as plain values, including those of the data, as in a checkpoint.
+      steps: length of the run, for the learning-rate schedule.
 
     Raises:
-      UserError: a setting that cannot work.
+      UserError: an option is invalid.
     """
     data = config["data"]
-    settings = Config.from_dict({name: value for name, value in config.items() if name != "data"})
-    shared = {"config": settings, "mean": data["mean"], "std": data["std"], "steps": steps}
-    if settings.task == "segmentation":
+    options = Config.from_dict({name: value for name, value in config.items() if name != "data"})
+    shared = {"config": options, "mean": data["mean"], "std": data["std"], "steps": steps}
+    if options.task == "segmentation":
         return SegmentationTask(
             num_classes=len(data["classes"]),
             ignore_label=data["ignore_label"],
@@ -32,7 +32,7 @@ def task_of(config: Mapping[str, Any], steps: int = 1) -> Task:
         )
     keypoints = data["keypoints"]
     if not keypoints["names"]:
-        raise UserError("config.data.keypoints.names is empty: a pose task needs joints")
+        raise UserError("config.data.keypoints.names must not be empty for a pose task")
     return PoseTask(
         num_classes=len(keypoints["names"]),
         joints=keypoints["names"],

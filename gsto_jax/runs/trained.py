@@ -1,4 +1,4 @@
-"""A trained network out of a checkpoint, which holds its own settings."""
+"""Loads trained models from checkpoints, which contain their config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from jax.sharding import Mesh
 from gsto_jax import progress
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
-from gsto_jax.runs import checkpoint as checkpoints
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.checkpoint import DamagedError, find_checkpoints, read_record, read_state
+from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import Task
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained network.
+class TrainedModel:
+    """A trained model.
 
     Attributes:
-      task: what was trained.
-      variables: of the network.
-      mesh: the device that they are on.
-      path: of the checkpoint.
-      config: all settings of the run.
+      task: task with the network.
+      variables: variables of the network.
+      mesh: mesh of the single device that holds the variables.
+      path: checkpoint of the model.
+      config: all options of the run.
     """
 
     task: Task
@@ -35,27 +35,28 @@ class Trained:
     config: Mapping[str, Any]
 
 
-def load_trained(checkpoint: str | Path) -> Trained:
-    """Reads a network.
+def load_trained(checkpoint: str | Path) -> TrainedModel:
+    """Loads a trained model.
 
     Args:
-      checkpoint: a run's folder, its `best`, or one checkpoint; of several the newest.
+      checkpoint: folder of a run, its `best`, or a single checkpoint. The latest checkpoint of a
+        folder is loaded.
 
     Raises:
       UserError: there is no checkpoint, or it cannot be read.
     """
-    path, *older = checkpoints.named(Path(checkpoint))
+    path, *older = find_checkpoints(Path(checkpoint))
     try:
         with progress.track(f"reading checkpoint {path.name}"):
-            config = checkpoints.read_record(path)["config"]
-            task = task_of(config)
+            config = read_record(path)["config"]
+            task = task_from_config(config)
             mesh = make_mesh(jax.local_devices()[:1])
-            state = checkpoints.read_state(path, task, mesh)
-    except checkpoints.DamagedError as error:
-        remedy = f"name {older[0]}, the one before it" if older else "restore it"
-        raise UserError(f"{error}: {remedy}") from None
+            state = read_state(path, task, mesh)
+    except DamagedError as error:
+        remedy = f"Use {older[0]}, the one before it" if older else "Restore it"
+        raise UserError(f"{error}. {remedy}") from None
     except KeyError as error:
         raise UserError(
-            f"checkpoint {path} lacks the option {error}: it is of another version"
+            f"checkpoint {path} lacks the config option {error}. It is of another version"
         ) from None
-    return Trained(task, state.variables, mesh, path, config)
+    return TrainedModel(task, state.variables, mesh, path, config)

@@ -1,18 +1,18 @@
-"""The folder of a run: what is in it, and who may write to it.
+"""Folder of a training run: its files, and exclusive write access.
 
-config.json          every setting
-init_from.json       the file of weights that the run started from, if any: path, SHA-256, coverage
-starts.jsonl         one line for each start: command, versions, devices, revision, first step
-training.jsonl       one line for each report while training: step, losses, learning rate, and where
-                     the time goes (docs/observability.md)
-evaluations.jsonl    one line for each evaluation: step and scores
-checkpoints/STEP/    the newest checkpoints
-best/STEP/           the best one evaluated
+config.json          all options
+init_from.json       pretrained weights, if any: path, SHA-256, coverage
+starts.jsonl         one line per start: command, versions, devices, git revision, first step
+training.jsonl       one line per log line: step, losses, learning rate, step time, throughput
+                     (docs/observability.md)
+evaluations.jsonl    one line per evaluation: step and scores
+checkpoints/STEP/    latest checkpoints
+best/STEP/           best checkpoint
 eval-SPLIT/          scores and images of the last evaluation (`gsto_jax.evaluation.folder`)
-submission-SPLIT.zip predictions for a benchmark's server
-report.html          a page about the run
-tensorboard/         metrics and images over time
-profile/             records of a few steps, where asked for (`gsto_jax.training.profiling`)
+submission-SPLIT.zip predictions for a benchmark server
+report.html          report
+tensorboard/         metrics and images for TensorBoard
+profile/             profiler traces (`gsto_jax.training.profiling`)
 """
 
 import contextlib
@@ -38,95 +38,95 @@ from gsto_jax.files import (
     to_unicode,
     write_text,
 )
-from gsto_jax.runs.checkpoint import Record, steps, versions
+from gsto_jax.runs.checkpoint import Record, list_steps, package_versions
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_SEEN = 30.0
-"""Seconds until a shared file system shows on one host what another one wrote."""
+_SYNC_SECONDS = 30.0
+"""Seconds until a file that one host wrote appears on the others in a shared file system."""
 
 
 class Workdir:
-    """The folder of a run. Of several processes only the first one writes to it.
+    """Folder of a training run. Only process 0 writes to it.
 
     Args:
-      path: the folder; made if need be.
-      hold: keeps other processes from training in it until this one ends or calls `close`; not on
-        Windows, and not on file systems without locks.
-      read_only: leaves it as it is, and starts no device; it must be a run.
+      path: the folder, which is created if missing.
+      lock: whether to keep other runs from training in the folder until `close` or the end of the
+        process. Has no effect on Windows and on file systems without locks.
+      read_only: whether to open an existing run without writing and without initializing devices.
 
     Raises:
-      UserError: it cannot be written, another process holds it, or it is no run.
+      UserError: the folder is not writable, is locked, or with `read_only` holds no run.
     """
 
-    def __init__(self, path: str | Path, hold: bool = False, read_only: bool = False) -> None:
+    def __init__(self, path: str | Path, lock: bool = False, read_only: bool = False) -> None:
         self.path = Path(path).expanduser().absolute()
         self._writes = not read_only and jax.process_index() == 0
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         if not read_only:
             _check_writable(self.path)
-        elif self.config() is None:
+        elif self.read_config() is None:
             raise UserError(
-                f"{self.path} is no run: it has no config.json that can be read. Give the "
-                "--workdir of a run"
+                f"{self.path} is not the folder of a run, since it has no readable config.json. "
+                "Use the --workdir of a run"
             )
-        self._lock = _lock(self.path) if hold and self._writes else None
+        self._lock = _lock(self.path) if lock and self._writes else None
 
     def close(self) -> None:
-        """Lets other processes train in the folder."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
 
-    def check_there(self) -> None:
-        """Raises TrainingError if the folder that this process holds was removed.
+    def check_exists(self) -> None:
+        """Raises TrainingError if the locked folder has been removed.
 
-        What is being written in the background may bring it back, but not what was in it.
+        The lock file shows it, since background writes may have created the folder again.
         """
         if self._lock is not None and not (self.path / ".lock").exists():
             raise TrainingError(
-                f"workdir {self.path} was removed while the run went on: bring it back, and give "
-                "the same command again"
+                f"workdir {self.path} was removed during the run. Restore it, and rerun the same "
+                "command"
             )
 
     def check_shared(self) -> None:
-        """Compares the folder over all processes, which each must call this.
+        """Checks that all processes see the same folder; a collective call.
 
         Raises:
-          UserError: it is not that of process 0. The other processes end with that too.
+          UserError: the folder is not that of process 0; all other processes exit too.
         """
-        if not processes.several():
+        if not processes.is_multiprocess():
             return
-        sign, token = self.path / ".shared", processes.from_first(secrets.token_hex(8))
+        token_file, token = self.path / ".shared", processes.broadcast(secrets.token_hex(8))
         if self._writes:
-            sign.write_text(token)
-        end = time.monotonic() + _SEEN
-        while not (sign.exists() and sign.read_text() == token):
-            if time.monotonic() > end:
+            token_file.write_text(token)
+        deadline = time.monotonic() + _SYNC_SECONDS
+        while not (token_file.exists() and token_file.read_text() == token):
+            if time.monotonic() > deadline:
                 raise UserError(
                     f"--workdir={self.path} of process {jax.process_index()} "
-                    f"({platform.node()}) is not the folder that process 0 sees there: give one "
-                    "that all hosts share"
+                    f"({platform.node()}) is not the folder that process 0 sees there. Use a "
+                    "folder that all hosts share"
                 )
             time.sleep(0.5)
-        processes.together()
+        processes.barrier()
         if self._writes:
-            sign.unlink()
+            token_file.unlink()
 
-    def config(self) -> dict[str, Any] | None:
-        """The configuration of the run in the folder; None where there is none."""
+    def read_config(self) -> dict[str, Any] | None:
+        """Reads the config of the run; None if there is none."""
         return read_json_object(self.path / "config.json")
 
     def write_config(self, config: Mapping[str, Any], name: str = "config.json") -> None:
-        """Writes the configuration, or what another JSON file holds, whole or not at all."""
+        """Writes the config, or another JSON file, atomically."""
         if self._writes:
             write_text(self.path / name, to_json(config, indent=2) + "\n")
 
     def write_start(self, command: Sequence[str], step: int, revision: str | None) -> None:
-        """Adds a line that says what runs here from now on."""
+        """Logs a start of the run: command, first step, code, versions and devices."""
         devices = jax.devices()
         self._append(
             "starts.jsonl",
@@ -135,47 +135,47 @@ class Workdir:
                 "command": list(command),
                 "step": step,
                 "revision": revision,
-                "versions": {"python": platform.python_version(), **versions()},
+                "versions": {"python": platform.python_version(), **package_versions()},
                 "devices": f"{len(devices)} x {devices[0].device_kind}",
                 "processes": jax.process_count(),
                 "machine": f"{platform.system()} {platform.machine()}",
             },
         )
 
-    def write_training(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds a line of numbers of a step."""
-        self._append("training.jsonl", {"step": step} | dict(scalars))
+    def read_starts(self) -> list[Record]:
+        """Reads the starts of the run, oldest first."""
+        return self._read_lines("starts.jsonl")
 
-    def training(self) -> list[Record]:
-        """Lines of numbers by step, ascending; a step that was taken twice counts once."""
-        lines = self._lines("training.jsonl")
+    def write_training(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs the metrics of a train step."""
+        self._append("training.jsonl", {"step": step} | dict(metrics))
+
+    def read_training(self) -> list[Record]:
+        """Reads training metrics by ascending step; of a repeated step only the last line."""
+        lines = self._read_lines("training.jsonl")
         by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}
         return [by_step[step] for step in sorted(by_step)]
 
     def write_evaluation(self, record: Record) -> None:
-        """Adds a line of scores."""
+        """Logs the scores of an evaluation."""
         self._append("evaluations.jsonl", record)
 
-    def evaluations(self) -> list[Record]:
-        """All lines of scores, oldest first."""
-        return self._lines("evaluations.jsonl")
+    def read_evaluations(self) -> list[Record]:
+        """Reads the scores of all evaluations, oldest first."""
+        return self._read_lines("evaluations.jsonl")
 
-    def starts(self) -> list[Record]:
-        """What ran here, oldest first."""
-        return self._lines("starts.jsonl")
-
-    def _lines(self, name: str) -> list[Record]:
+    def _read_lines(self, name: str) -> list[Record]:
         path = self.path / name
         records = []
         for line in path.read_bytes().splitlines() if path.exists() else ():
-            with contextlib.suppress(ValueError):  # the process died while it wrote the line
+            with contextlib.suppress(ValueError):  # the process was killed while it wrote the line
                 records.append(parse_json(line))
         return [record for record in records if isinstance(record, dict)]
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self._writes:
             return
-        self.check_there()
+        self.check_exists()
         try:
             with (self.path / name).open("a+b") as file:
                 if file.tell():
@@ -185,24 +185,24 @@ class Workdir:
                 file.write((to_json(record) + "\n").encode())
         except OSError as error:
             raise TrainingError(
-                f"workdir {self.path} can no longer be written ({error.strerror}: {name}): make "
-                "room or bring it back, and give the same command again"
+                f"workdir {self.path} is no longer writable ({error.strerror}: {name}). Free up "
+                "disk space or restore it, and rerun the same command"
             ) from None
 
 
-def existing(path: str | None) -> Workdir:
-    """The folder of a run that has checkpoints. Raises UserError where there is none."""
+def open_workdir(path: str | None) -> Workdir:
+    """Opens the folder of a run that has checkpoints. Raises UserError if there is none."""
     if path is None:
-        raise UserError("no run is given: give the folder of one as --workdir")
+        raise UserError("--workdir must be the folder of a run; got none")
     folder = Path(path).expanduser().absolute() / "checkpoints"
-    if not steps(folder):
+    if not list_steps(folder):
         problem = "is empty" if folder.is_dir() else "does not exist"
-        raise UserError(f"no checkpoint: {folder} {problem}. Give the --workdir of a run")
+        raise UserError(f"no checkpoint: {folder} {problem}. Use the --workdir of a run")
     return Workdir(path)
 
 
-def revision(folder: Path) -> str | None:
-    """Commit of the git checkout that a folder is, with "+" if files differ; None elsewhere."""
+def git_revision(folder: Path) -> str | None:
+    """Returns the commit of a git checkout, with "+" if files differ; None without git."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]
@@ -215,7 +215,7 @@ def revision(folder: Path) -> str | None:
 
 
 def code_checksum(folders: Sequence[Path]) -> str:
-    """Returns a checksum of the Python files in some folders, names and contents."""
+    """Returns a checksum of the names and contents of the Python files in some folders."""
     checksum = 0
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
@@ -226,20 +226,17 @@ def code_checksum(folders: Sequence[Path]) -> str:
 
 def _check_writable(folder: Path) -> None:
     if to_unicode(str(folder)) != str(folder):
-        raise UserError(
-            f"workdir {str(folder)!r} is not UTF-8, and checkpoints cannot be written there: give "
-            "another --workdir"
-        )
+        raise UserError(f"--workdir must be valid UTF-8, which orbax requires; got {str(folder)!r}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink(missing_ok=True)
     except FileExistsError:
-        raise UserError(f"workdir {folder} is a file: give a folder as --workdir") from None
+        raise UserError(f"--workdir must be a folder; got the file {folder}") from None
     except OSError as error:
         raise UserError(
-            f"workdir {folder} cannot be written ({error.strerror}): give a writable --workdir"
+            f"workdir {folder} is not writable ({error.strerror}). Use a writable --workdir"
         ) from error
 
 
@@ -253,10 +250,10 @@ def _lock(folder: Path) -> IO[str]:
         holder = file.read().strip() or "?"
         file.close()
         raise UserError(
-            f"workdir {folder} is in use by process {holder}: wait for it, or give another one"
+            f"workdir {folder} is in use by process {holder}. Wait for it, or use another --workdir"
         ) from None
     except OSError:
-        pass  # a file system without locks
+        pass  # the file system has no locks
     with name_in_errors(folder / ".lock"):
         file.truncate(0)
         file.write(str(os.getpid()))

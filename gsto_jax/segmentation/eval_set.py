@@ -37,7 +37,7 @@ class SegmentationEvalSet(EvalSet):
     """
 
     files: ClassVar[ResultsFolder[ImageScore]] = results.FOLDER
-    measure: ClassVar[str] = "mean_iou"
+    metric: ClassVar[str] = "mean_iou"
 
     batches: EvalBatches
     classes: tuple[str, ...]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gsto_jax.files import parse_json
-from gsto_jax.runs.experiment import score_settings
+from gsto_jax.runs.experiment import score_options
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.sweep.rows import SweepRun
 
@@ -44,21 +44,21 @@ def settings_of(run: SweepRun) -> dict[str, Any] | None:
     """The settings with which the run was begun; None where it was not."""
     if not (run.folder / "config.json").exists():
         return None
-    return Workdir(run.folder, read_only=True).config()
+    return Workdir(run.folder, read_only=True).read_config()
 
 
 def outcome_of(run: SweepRun) -> SweepOutcome | None:
     """What the run came to; None before its end, or if it was evaluated otherwise than planned."""
     config = settings_of(run)
-    if config is None or score_settings(config) != score_settings(run.config):
+    if config is None or score_options(config) != score_options(run.config):
         return None
     workdir = Workdir(run.folder, read_only=True)
     wanted = {"step": run.row.steps, "while_training": True}
     wanted["split"] = run.config["data"]["eval_split"]
-    lines = [line for line in workdir.evaluations() if wanted.items() <= line.items()]
+    lines = [line for line in workdir.read_evaluations() if wanted.items() <= line.items()]
     if not lines or lines[-1][run.row.measure] is None:
         return None
-    line, start = lines[-1], workdir.starts()[-1]
+    line, start = lines[-1], workdir.read_starts()[-1]
     return SweepOutcome(
         row=run.row.name,
         seed=run.seed,
@@ -66,7 +66,7 @@ def outcome_of(run: SweepRun) -> SweepOutcome | None:
         pixel_accuracy=line.get("pixel_accuracy"),
         parameters=run.row.parameters,
         steps=run.row.steps,
-        seconds=_seconds(workdir.training()) + line["seconds"],
+        seconds=_seconds(workdir.read_training()) + line["seconds"],
         devices=start["devices"],
         versions=start["versions"],
         revision=start["revision"],

@@ -7,7 +7,7 @@ from typing import Any
 
 from gsto_jax.config import config_changes, flatten, option_role
 from gsto_jax.errors import UserError
-from gsto_jax.runs.experiment import score_settings
+from gsto_jax.runs.experiment import score_options
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def check_comparable(rows: Sequence[SweepRow]) -> None:
 
     def measured(row: SweepRow) -> dict[str, Any]:
         classes = row.config["data"]["classes"], row.config["task"]
-        return flatten(score_settings(row.config)) | {"classes and task": classes}
+        return flatten(score_options(row.config)) | {"classes and task": classes}
 
     first = measured(rows[0])
     for row in rows[1:]:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -22,62 +22,62 @@ from gsto_jax.devices.mesh import (
     replicated_sharding,
 )
 from gsto_jax.errors import TrainingError
-from gsto_jax.training.hyperparameters import hyperparameters
+from gsto_jax.training.hyperparameters import step_hyperparameters
 from gsto_jax.training.step_time import StepTime, Stopwatch
-from gsto_jax.training.task import Task, TrainState, placing, train_step
+from gsto_jax.training.task import Task, TrainState, state_shardings, train_step
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
+class StepReport:
+    """Metrics and speed of a run after a step.
 
     Attributes:
-      step: steps taken.
-      steps: steps of the whole run.
-      time: of a step, the mean since the last report; the first report, after one step, is mostly
-        compile.
-      eta: seconds to the end at that speed; None after a first step that is not the last.
-      scalars: of the step just taken: "loss", "loss/stage2", "learning_rate", "gradient_norm", ...
+      step: number of completed steps.
+      total_steps: length of the run.
+      time: mean step time since the last report; the first report is dominated by compilation.
+      eta: estimated seconds to the end of the run; None if unknown.
+      metrics: metrics of the step: "loss", "loss/stage2", "learning_rate", "gradient_norm", ...
     """
 
     step: int
-    steps: int
+    total_steps: int
     time: StepTime
     eta: float | None
-    scalars: dict[str, float]
+    metrics: dict[str, float]
 
     @property
-    def rate(self) -> float:
-        """Steps a second."""
-        return 1 / self.time.whole
+    def steps_per_second(self) -> float:
+        """Number of steps per second."""
+        return 1 / self.time.total
 
     @property
     def input_wait(self) -> float:
-        """Share of the time in which the loop waited for input, 0 to 1."""
-        return self.time.share(self.time.input)
+        """Fraction of the time in which the loop waited for input, 0 to 1."""
+        return self.time.fraction(self.time.input)
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What happens around the steps. The loop calls each between two steps; none need be given.
+    """Callbacks of the training loop, all optional, called between two steps.
 
     Attributes:
-      report: after the first step, every `run.log_every` steps and after the last.
-      save: every `run.checkpoint_every` steps and after the last, with a state known to be finite.
-      evaluate: every `run.eval_every` steps but the last, after `save`.
-      stop: asked after each step whether to end early; the loop then saves.
-      waits: told what the loop waits for, "compile" or one of `gsto_jax.training.watchdog.STAGES`,
-        and for which step; and, without a name, that the step is done.
-      profile: told before each step its number and what the one before it returned; what it does
-        counts as no step's time.
+      log: logs a report, after the first step, every `run.log_every` steps and after the last one.
+      save: saves a state that is known to be finite, every `run.checkpoint_every` steps and after
+        the last one.
+      evaluate: evaluates a state after `save`, every `run.eval_every` steps except the last one.
+      should_stop: returns, after each step, whether to save and stop early.
+      on_wait: receives the cause and the step whenever the loop starts to wait: "compile" or one of
+        `gsto_jax.training.watchdog.CAUSES`; and no arguments when a step is complete.
+      before_step: receives the step and the metrics of the previous one; its time is excluded from
+        the step time.
     """
 
-    report: Callable[[Progress], None] = lambda progress: None
+    log: Callable[[StepReport], None] = lambda report: None
     save: Callable[[TrainState], None] = lambda state: None
     evaluate: Callable[[TrainState], None] = lambda state: None
-    stop: Callable[[], bool] = lambda: False
-    waits: Callable[..., None] = lambda stage="", step=0: None
-    profile: Callable[[int, Any], None] = lambda step, previous: None
+    should_stop: Callable[[], bool] = lambda: False
+    on_wait: Callable[..., None] = lambda cause="", step=0: None
+    before_step: Callable[[int, Any], None] = lambda step, previous: None
 
 
 def fit(
@@ -88,200 +88,209 @@ def fit(
     hooks: Hooks = Hooks(),
     clock: Callable[[], float] = time.perf_counter,
 ) -> TrainState:
-    """Trains to the end of the task, or until it is stopped.
+    """Trains to the end of the run, or until stopped.
 
     Args:
-      task: what to train.
-      state: where to start; it is donated, so use the returned one afterwards.
-      batches: of this host, see `train_step`; must not end before the run.
-      mesh: the devices.
-      hooks: called between the steps.
-      clock: seconds.
+      task: task to train.
+      state: initial state, which is donated.
+      batches: batches of this process; see `train_step`.
+      mesh: devices.
+      hooks: callbacks.
+      clock: returns the time in seconds.
 
     Returns:
-      The state after `task.steps` steps, after step `run.stop_at` if that is set, or after the step
-      at which `hooks.stop` said so.
+      The state after the last step: `task.steps`, `run.stop_at`, or the step at which
+      `hooks.should_stop` returned True.
 
     Raises:
-      TrainingError: loss, gradient or parameters are not finite; names the step and the losses.
+      TrainingError: loss, gradient or parameters are not finite.
     """
-    run = task.config.run
-    step_fn = compiled_train_step(task, mesh)
-    iterator: Iterator[dict[str, np.ndarray]] = iter(batches)
-    start, end = int(state.step), min(task.steps, run.stop_at or task.steps)
-    watch, mark, previous = Stopwatch(clock), start, None
-    for step in range(start + 1, end + 1):
-        first = step == start + 1
-        with watch.part("away"):
-            hooks.profile(step, previous)
-        hooks.waits("input", step)
-        batch = _read(iterator, first, watch, hooks)
-        if batch is None:
-            if previous is not None:
+    return _Loop(task, mesh, hooks, Stopwatch(clock)).run(state, iter(batches))
+
+
+class _Loop:
+    def __init__(self, task: Task, mesh: Mesh, hooks: Hooks, stopwatch: Stopwatch) -> None:
+        self._task, self._mesh, self._hooks, self._stopwatch = task, mesh, hooks, stopwatch
+        self._config = task.config.run
+        self._train_step = CompiledTrainStep(task, mesh)
+
+    def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> TrainState:
+        start = int(state.step)
+        end = min(self._task.steps, self._config.stop_at or self._task.steps)
+        last_report, metrics = start, None
+        for step in range(start + 1, end + 1):
+            first, previous = step == start + 1, metrics
+            with self._stopwatch.measure("excluded"):
+                self._hooks.before_step(step, previous)
+            self._hooks.on_wait("input", step)
+            batch = self._next_batch(batches, first)
+            if batch is None:
+                if previous is not None:
+                    _check_finite(previous, step - 1)
+                    self._hooks.save(state)
+                break
+            state, metrics = self._dispatch(state, batch, step, first)
+            # Waiting for the previous step keeps the host one batch ahead of the device.
+            with self._stopwatch.measure("device"):
                 _check_finite(previous, step - 1)
-                hooks.save(state)
-            break
-        hooks.waits("compile" if first else "device", step)
-        compiling = _first(first, "compiling the train step", always_log=True)
+
+            stopping = self._hooks.should_stop()
+            last = stopping or step == end
+            if first or last or step % self._config.log_every == 0:
+                self._hooks.log(self._report(step, step - last_report, first, metrics))
+                last_report = step
+            if self._save_and_evaluate(state, metrics, step, stopping=stopping, last=last):
+                break
+        return state
+
+    def _next_batch(
+        self, batches: Iterator[dict[str, np.ndarray]], first: bool
+    ) -> dict[str, np.ndarray] | None:
+        """Returns the next batch; None if there is none because the run is to stop."""
+        try:
+            with self._stopwatch.measure("input"), _track(first, "reading the first batch"):
+                return next(batches)
+        except Exception:
+            # A signal to the process group ends the data workers before the loop sees it.
+            if not self._hooks.should_stop():
+                raise
+            return None
+
+    def _dispatch(
+        self, state: TrainState, batch: Mapping[str, np.ndarray], step: int, first: bool
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        self._hooks.on_wait("compile" if first else "device", step)
+        compiling = _track(first, "compiling the train step", always_log=True)
         with compiling, jax.profiler.StepTraceAnnotation("train", step_num=step):
-            inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
-            state, scalars = step_fn(state, inputs)
-        # The host prepares one batch ahead of the device, never more.
-        with watch.part("device"):
-            _check_finite(previous, step - 1)
-        previous = scalars
+            inputs = put_batch({k: batch[k] for k in self._task.train_inputs}, self._mesh)
+            return self._train_step(state, inputs)
 
-        stopping = hooks.stop()
-        last = stopping or step == end
-        if step % run.log_every == 0 or first or last:
-            hooks.report(_progress(task, step, step - mark, first, watch, scalars))
-            mark = step
-        if _keep(task, state, scalars, hooks, watch, step=step, stopping=stopping, last=last):
-            break
-    return state
+    def _report(self, step: int, steps: int, first: bool, metrics: Mapping[str, Any]) -> StepReport:
+        """Returns the report of a step, with the mean time of the last `steps` steps."""
+        with self._stopwatch.measure("device"):
+            values = {k: float(v) for k, v in metrics.items() if k != "finite"}
+        step_time, remaining = self._stopwatch.lap(steps), self._task.steps - step
+        eta = None if remaining and first else remaining * step_time.total
+        return StepReport(step, self._task.steps, step_time, eta, values)
 
-
-def _read(
-    iterator: Iterator[dict[str, np.ndarray]], first: bool, watch: Stopwatch, hooks: Hooks
-) -> dict[str, np.ndarray] | None:
-    """Returns the next batch; None where there is none because the run is to stop."""
-    try:
-        with watch.part("input"), _first(first, "reading the first batch"):
-            return next(iterator)
-    except Exception:
-        # A signal to the whole group ends the worker processes before it reaches the loop.
-        if not hooks.stop():
-            raise
-        return None
-
-
-def _progress(
-    task: Task, step: int, steps: int, first: bool, watch: Stopwatch, scalars: Mapping[str, Any]
-) -> Progress:
-    """Returns the progress after a step, and so many since the last report."""
-    with watch.part("device"):
-        values = {k: float(v) for k, v in scalars.items() if k != "finite"}
-    taken, left = watch.lap(steps), task.steps - step
-    eta = None if left and first else left * taken.whole
-    return Progress(step, task.steps, taken, eta, values)
-
-
-def _keep(
-    task: Task,
-    state: TrainState,
-    scalars: Mapping[str, Any],
-    hooks: Hooks,
-    watch: Stopwatch,
-    *,
-    step: int,
-    stopping: bool,
-    last: bool,
-) -> bool:
-    """Saves and evaluates the state after a step where that is due; returns whether to stop."""
-    run = task.config.run
-    evaluates = run.eval_every and step % run.eval_every == 0 and step < task.steps
-    if last or evaluates or step % run.checkpoint_every == 0:
-        with watch.part("device"):
-            _check_finite(scalars, step)
-        hooks.waits("checkpoint", step)
-        hooks.save(state)
-    hooks.waits()
-    if not evaluates or stopping:
-        return stopping
-    with watch.part("away"):
-        hooks.evaluate(state)
-    return hooks.stop()
+    def _save_and_evaluate(
+        self,
+        state: TrainState,
+        metrics: Mapping[str, Any],
+        step: int,
+        *,
+        stopping: bool,
+        last: bool,
+    ) -> bool:
+        """Saves and evaluates the state of a step where due; returns whether to stop."""
+        eval_every = self._config.eval_every
+        evaluate = eval_every and step % eval_every == 0 and step < self._task.steps
+        if last or evaluate or step % self._config.checkpoint_every == 0:
+            with self._stopwatch.measure("device"):
+                _check_finite(metrics, step)
+            self._hooks.on_wait("checkpoint", step)
+            self._hooks.save(state)
+        self._hooks.on_wait()
+        if not evaluate or stopping:
+            return stopping
+        with self._stopwatch.measure("excluded"):
+            self._hooks.evaluate(state)
+        return self._hooks.should_stop()
 
 
 class CompiledTrainStep:
-    """`train_step` under `jit` on a mesh; it donates the state.
+    """`train_step` under `jit` on a mesh, which donates the state.
 
-    Its hyperparameters come from a program of their own, which compiles in no time: learning rate,
-    number of steps and the like are arguments of the step, not constants in it.
+    A second program computes the hyperparameters of a step, so that learning rate, length of the
+    run and the like are arguments of the train step instead of constants.
 
     Args:
-      task: what is trained.
-      mesh: the devices.
+      task: task to train.
+      mesh: devices.
 
     Attributes:
-      values: returns the hyperparameters of a step by its number; a program that was lowered and
-        compiled takes them as its third argument.
+      hyperparameters: returns the hyperparameters of a step, the third argument of a lowered and
+        compiled train step.
     """
 
     def __init__(self, task: Task, mesh: Mesh) -> None:
-        everywhere = replicated_sharding(mesh)
-        self.values = jax.jit(partial(hyperparameters, task), out_shardings=everywhere)
+        replicated, state = replicated_sharding(mesh), state_shardings(task, mesh)
+        self.hyperparameters = jax.jit(
+            partial(step_hyperparameters, task), out_shardings=replicated
+        )
         self._step = jax.jit(
-            on_mesh(partial(train_step, task.on(mesh)), mesh),
-            in_shardings=(placing(task, mesh), batch_sharding(mesh), everywhere),
-            out_shardings=(placing(task, mesh), everywhere),
+            on_mesh(partial(train_step, task.for_mesh(mesh)), mesh),
+            in_shardings=(state, batch_sharding(mesh), replicated),
+            out_shardings=(state, replicated),
             donate_argnums=0,
             compiler_options=compiler_options(mesh),
         )
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        """Takes a step; see `train_step`."""
-        new: tuple[TrainState, dict[str, jax.Array]]
-        new = self._step(state, batch, self.values(state.step))
-        return new
+        """Runs a step; see `train_step`."""
+        result: tuple[TrainState, dict[str, jax.Array]]
+        result = self._step(state, batch, self.hyperparameters(state.step))
+        return result
 
     def trace(self, state: Any, batch: Any) -> Any:
-        """Traces the step for arrays, or for their shapes."""
+        """Traces the step for arrays or their shapes."""
         step = jax.ShapeDtypeStruct((), np.int32)
-        return self._step.trace(state, batch, jax.eval_shape(self.values, step))
+        return self._step.trace(state, batch, jax.eval_shape(self.hyperparameters, step))
 
     def lower(self, state: Any, batch: Any) -> Any:
-        """Lowers the step for arrays, or for their shapes."""
+        """Lowers the step for arrays or their shapes."""
         return self.trace(state, batch).lower()
 
 
-def compiled_train_step(task: Task, mesh: Mesh) -> CompiledTrainStep:
-    """Returns the training step for the devices of a mesh; it compiles with its first call."""
-    return CompiledTrainStep(task, mesh)
-
-
-def _first(first: bool, description: str, always_log: bool = False) -> Any:
-    """Reports what only the first step waits for, when the state is still that on the disk."""
+def _track(first: bool, description: str, always_log: bool = False) -> AbstractContextManager[Any]:
+    """Reports an operation of the first step, when no training progress can be lost yet."""
     if not first:
         return nullcontext()
     return progress.track(description, always_log=always_log, resumable=True)
 
 
-def _check_finite(scalars: Mapping[str, Any] | None, step: int) -> None:
-    if scalars is None or bool(scalars["finite"]):
+def _check_finite(metrics: Mapping[str, Any] | None, step: int) -> None:
+    if metrics is None or bool(metrics["finite"]):
         return
-    found = {
-        name: float(scalars[name])
-        for name in sorted(scalars)
+    values = {
+        name: float(metrics[name])
+        for name in sorted(metrics)
         if name.startswith("loss") or name == "gradient_norm"
     }
-    what = "loss or gradient are"
-    if all(map(math.isfinite, found.values())):
-        what = "parameters after it are"
-    parts = ", ".join(f"{name} {value:g}" for name, value in found.items())
-    raise TrainingError(f"step {step}: {what} not finite ({parts})")
+    culprit = "loss or gradient are"
+    if all(map(math.isfinite, values.values())):
+        culprit = "parameters after the step are"
+    details = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    raise TrainingError(f"step {step}: {culprit} not finite ({details})")
 
 
-def progress_line(progress: Progress, speed: Mapping[str, float] | None = None) -> str:
-    """Returns one line that fits 100 columns: step, rate, shares of waiting, time left, loss.
+def format_report(report: StepReport, throughput: Mapping[str, float] | None = None) -> str:
+    """Formats a report as a log line.
 
     Args:
-      progress: where the run stands.
-      speed: of `gsto_jax.training.throughput.Workload.figures`; shares of peak and plan are shown
-        if known.
+      report: report of a step.
+      throughput: result of `gsto_jax.training.throughput.Workload.throughput`, if known.
+
+    Returns:
+      A line such as "step 20/400 | loss 2.345 | lr 0.01 | 24.3 img/s | input 2% device 97% | eta
+      0:01:22".
     """
-    scalars, taken, speed = progress.scalars, progress.time, speed or {}
-    shares = {"input": progress.input_wait, "device": taken.share(taken.device)}
-    shares |= {
-        name: speed[f"{name}_share"] for name in ("peak", "plan") if f"{name}_share" in speed
-    }
-    eta = "-" if progress.eta is None else str(timedelta(seconds=round(progress.eta)))
+    metrics, step_time, throughput = report.metrics, report.time, throughput or {}
+    speed = f"{report.steps_per_second:.2f} steps/s"
+    if "examples_per_second" in throughput:
+        speed = f"{throughput['examples_per_second']:.1f} img/s"
+    fractions = {"input": report.input_wait, "device": step_time.fraction(step_time.device)}
+    for label, name in (("mfu", "mfu"), ("plan", "plan_fraction")):
+        if name in throughput:
+            fractions[label] = throughput[name]
+    eta = "-" if report.eta is None else str(timedelta(seconds=round(report.eta)))
     return " | ".join(
         [
-            f"step {progress.step:>{len(str(progress.steps))}}/{progress.steps}",
-            f"{progress.rate:.2f}/s",
-            " ".join(f"{name} {share:.0%}" for name, share in shares.items()),
+            f"step {report.step:>{len(str(report.total_steps))}}/{report.total_steps}",
+            f"loss {metrics['loss']:.4g}",
+            f"lr {metrics['learning_rate']:.3g}",
+            speed,
+            " ".join(f"{name} {fraction:.0%}" for name, fraction in fractions.items()),
             f"eta {eta}",
-            f"loss {scalars['loss']:.4g} lr {scalars['learning_rate']:.3g}",
         ]
     )

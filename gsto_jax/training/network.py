@@ -1,4 +1,4 @@
-"""The network of a configuration, with the kernels and the packing of the devices that run it."""
+"""Builds the network of a config, with the kernels and lane packing of a platform."""
 
 from typing import Any
 
@@ -12,19 +12,21 @@ from gsto_jax.models.specs import ResNetSpec, get_spec
 from gsto_jax.ops.packing import LANES
 
 _PLATFORMS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
-"""Platform of each implementation by kernels."""
+"""Platforms of the kernel implementations."""
 
 
-def network(config: ModelConfig, num_classes: int, *, platform: str = "") -> HRNet | ContextNet:
-    """Builds the network of a configuration.
+def build_network(
+    config: ModelConfig, num_classes: int, *, platform: str = ""
+) -> HRNet | ContextNet:
+    """Builds the network of a config.
 
     Args:
-      config: settings of the network.
-      num_classes: channels of its output.
-      platform: of the devices that run it, which settles kernels and packing; "": any.
+      config: options of the network.
+      num_classes: number of output channels.
+      platform: "cpu", "gpu" or "tpu", which decides about kernels and lane packing; "" for any.
 
     Raises:
-      UserError: `config.implementation` names kernels of another platform.
+      UserError: `config.implementation` is for another platform.
     """
     body = get_spec(config.variant)
     shared: dict[str, Any] = {
@@ -35,7 +37,7 @@ def network(config: ModelConfig, num_classes: int, *, platform: str = "") -> HRN
         "bn_statistics": config.bn_statistics,
         "bn_groups": config.bn_groups,
         "remat": config.remat,
-        "implementation": implementation_on(config.implementation, platform),
+        "implementation": resolve_implementation(config.implementation, platform),
         "dtype": config.compute_dtype,
         "param_dtype": jnp.promote_types(config.compute_dtype, jnp.float32),
     }
@@ -52,20 +54,19 @@ def network(config: ModelConfig, num_classes: int, *, platform: str = "") -> HRN
     )
 
 
-def implementation_on(name: str, platform: str) -> str | None:
-    """Returns the implementation that a platform runs; None leaves the choice to each operation.
+def resolve_implementation(name: str, platform: str) -> str | None:
+    """Returns the implementation for a platform; None leaves the choice to each operation.
 
-    Left to choose, GPUs get XLA's operations, which were as fast (docs/performance.md).
+    "auto" on GPUs is XLA, which is as fast as the kernels (docs/performance.md).
 
     Raises:
-      UserError: it is one of another platform.
+      UserError: the implementation is for another platform.
     """
     if platform and _PLATFORMS.get(name, platform) != platform:
         raise UserError(
-            f"config.model.implementation is {name!r}, and these devices are of the kind "
-            f"{platform!r}: use auto or xla"
+            f"config.model.implementation must be auto or xla on {platform} devices; got {name!r}"
         )
     if name != "auto":
         return name
-    # Named, so that nothing traces kernels for other devices.
+    # An explicit "xla" keeps other platforms from tracing kernels.
     return None if platform in ("", "tpu") else "xla"

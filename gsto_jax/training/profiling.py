@@ -1,4 +1,4 @@
-"""Profiles of a few steps, asked for beforehand or of a run that is under way."""
+"""Profiler traces of a few train steps, scheduled or on demand."""
 
 import signal
 import threading
@@ -10,83 +10,83 @@ from typing import Any
 import jax
 
 SIGNAL = getattr(signal, "SIGUSR1", None)
-"""Signal that asks for a profile; None where there is none, as on Windows."""
+"""Signal that requests a trace; None on systems without it, such as Windows."""
 
 
 class Profiler:
-    """Records what host and devices do during some steps, while it is entered.
+    """Records traces of host and devices; a context manager that handles SIGUSR1.
 
-    SIGUSR1, where the system has it, asks for the next `steps` steps, however often it comes.
-    Records never overlap, and one that cannot be written is told of and ends nothing.
+    SIGUSR1 requests a trace of the next `steps` steps; requests during a trace are ignored. A trace
+    that cannot be written is logged and does not stop training.
 
     Args:
-      folder: for the records, as TensorBoard and Perfetto read them.
-      steps: how many to record.
-      start: the first step to record beforehand; 0 for none.
-      tell: takes a line of text.
+      folder: output folder, in the format of TensorBoard and Perfetto.
+      steps: number of steps per trace.
+      start: first step of the scheduled trace; 0 for none.
+      log: prints a line of text.
 
     Example:
-      >>> with Profiler(run / "profile", steps=5, start=100, tell=print) as profiler:
+      >>> with Profiler(run / "profile", steps=5, start=100, log=print) as profiler:
       ...     for step in range(1, 201):
-      ...         profiler(step, scalars)
-      ...         scalars = train(step)
+      ...         profiler(step, metrics)
+      ...         metrics = train(step)
     """
 
     def __init__(
-        self, folder: Path, steps: int, start: int = 0, tell: Callable[[str], None] = print
+        self, folder: Path, steps: int, start: int = 0, log: Callable[[str], None] = print
     ) -> None:
-        self._folder, self._steps, self._start, self._tell = folder, steps, start, tell
-        self._asked = False
-        self._first = 0  # step of the record that is being made; 0 for none
-        self._last = 0  # step that was begun last
-        self._handler: Any = None
+        self._folder, self._steps, self._start, self._log = folder, steps, start, log
+        self._requested = False
+        self._trace_start = 0  # first step of the open trace; 0 for none
+        self._last_step = 0
+        self._previous_handler: Any = None
 
     def __call__(self, step: int, previous: Any = None) -> None:
-        """Begins and ends records; to be called before each step.
+        """Starts and stops traces; must be called before each step.
 
         Args:
-          step: that is about to start.
-          previous: arrays that the step before it returns: at both ends of a record the device
-            ends that one first, so that it holds whole steps, those that were asked for.
+          step: step that is about to start.
+          previous: arrays that the previous step returned. Traces start and stop only after the
+            device has computed them, and so hold complete steps.
         """
-        if self._first and step >= self._first + self._steps:
+        if self._trace_start and step >= self._trace_start + self._steps:
             jax.block_until_ready(previous)
-            self._end()
-        if not self._first and (self._asked or step == self._start):
+            self._stop_trace()
+        if not self._trace_start and (self._requested or step == self._start):
             jax.block_until_ready(previous)
-            self._begin(step)
-        self._last = step
+            self._start_trace(step)
+        self._last_step = step
 
     def __enter__(self) -> "Profiler":
-        # Python allows no other thread.
+        # Python sets signal handlers in the main thread only.
         if SIGNAL is not None and threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(SIGNAL, self._ask)
+            self._previous_handler = signal.signal(SIGNAL, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._first:
-            self._end()
-        if SIGNAL is not None and self._handler is not None:
-            signal.signal(SIGNAL, self._handler)
+        if self._trace_start:
+            self._stop_trace()
+        if SIGNAL is not None and self._previous_handler is not None:
+            signal.signal(SIGNAL, self._previous_handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        self._requested = True
 
-    def _begin(self, step: int) -> None:
-        self._asked = False
+    def _start_trace(self, step: int) -> None:
+        self._requested = False
         try:
             jax.profiler.start_trace(str(self._folder))
         except (OSError, RuntimeError) as error:
-            self._tell(f"warning: step {step} cannot be profiled ({error})")
+            self._log(f"warning: cannot profile step {step} ({error})")
         else:
-            self._first = step
+            self._trace_start = step
 
-    def _end(self) -> None:
-        steps = f"steps {self._first} to {self._last}"
-        self._first, self._asked = 0, False  # asked while it was recorded: this is it
+    def _stop_trace(self) -> None:
+        steps = f"steps {self._trace_start} to {self._last_step}"
+        self._trace_start, self._requested = 0, False
         try:
             jax.profiler.stop_trace()
         except (OSError, RuntimeError) as error:
-            self._tell(f"warning: the profile of {steps} cannot be written ({error})")
+            self._log(f"warning: cannot write the profile of {steps} ({error})")
         else:
-            self._tell(f"profile     {steps}: {self._folder}")
+            self._log(f"profile     {steps}: {self._folder}")

@@ -1,9 +1,8 @@
-"""Where the time of training goes: waiting for input, waiting for the device, the rest on the host.
+"""Breakdown of the step time into waiting for input, waiting for the device, and host work.
 
-The loop hands a step to the device and goes on at once, up to one step ahead. So the time that it
-takes to hand one over says nothing; what it spends waiting does, and it waits for two things alone,
-a batch and numbers of a step. Reading a clock around both splits the loop's time without one
-synchronisation that would not be there anyway (docs/observability.md).
+The loop dispatches steps asynchronously, at most one step ahead of the device. It blocks in two
+places only, for a batch and for the metrics of a step; timing both adds no synchronization
+(docs/observability.md).
 """
 
 import time
@@ -15,12 +14,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepTime:
-    """Mean seconds of a step. The three parts are all of it.
+    """Mean time of a step in seconds, as three addends.
 
     Attributes:
-      input: waited for a batch.
-      device: waited for the device to end a step.
-      host: everything else: handing over batches and steps, checkpoints, reports, compiling.
+      input: waiting for a batch.
+      device: waiting for the device to finish a step.
+      host: everything else: transfers, dispatch, checkpoints, logging, compilation.
     """
 
     input: float
@@ -28,45 +27,45 @@ class StepTime:
     host: float
 
     @property
-    def whole(self) -> float:
-        """Of the step."""
+    def total(self) -> float:
+        """Seconds per step."""
         return self.input + self.device + self.host
 
-    def share(self, seconds: float) -> float:
-        """A part of the step, 0 to 1."""
-        return seconds / self.whole if self.whole > 0 else 0.0
+    def fraction(self, seconds: float) -> float:
+        """Returns seconds as a fraction of the step, 0 to 1."""
+        return seconds / self.total if self.total > 0 else 0.0
 
 
 class Stopwatch:
-    """Splits the time of a loop.
+    """Measures the time breakdown of a loop.
 
     Args:
-      now: a clock, in seconds.
+      clock: returns the time in seconds.
 
     Example:
-      >>> watch = Stopwatch()
-      >>> with watch.part("input"):
+      >>> stopwatch = Stopwatch()
+      >>> with stopwatch.measure("input"):
       ...     batch = next(batches)
-      >>> watch.lap(steps=1).input
+      >>> stopwatch.lap(steps=1).input
     """
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self._now = now
-        self._start = now()
-        self._parts: dict[str, float] = defaultdict(float)
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._lap_start = clock()
+        self._seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Counts what runs inside as "input", as "device", or as "away": not of the steps."""
-        began = self._now()
+    def measure(self, name: str) -> Iterator[None]:
+        """Counts the time of the block as "input", "device" or "excluded" from the step time."""
+        start = self._clock()
         try:
             yield
         finally:
-            self._parts[name] += self._now() - began
+            self._seconds[name] += self._clock() - start
 
     def lap(self, steps: int) -> StepTime:
-        """The mean of so many steps since the last lap; the next one starts here."""
-        end, parts = self._now(), self._parts
-        host = max(end - self._start - sum(parts.values()), 0.0)
-        self._start, self._parts = end, defaultdict(float)
-        return StepTime(parts["input"] / steps, parts["device"] / steps, host / steps)
+        """Returns the mean step time since the last lap, and starts the next lap."""
+        end, seconds = self._clock(), self._seconds
+        host = max(end - self._lap_start - sum(seconds.values()), 0.0)
+        self._lap_start, self._seconds = end, defaultdict(float)
+        return StepTime(seconds["input"] / steps, seconds["device"] / steps, host / steps)

@@ -1,7 +1,7 @@
-"""What is trained: network, normalization, loss and optimizer, and one step of training.
+"""Training task (network, loss, optimizer) and the train step.
 
-The steps are pure module-level functions of a `Task`, so that the training loop, the tests and
-ahead-of-time compilation share them.
+`train_step` is a pure module-level function, shared by the training loop, tests and ahead-of-time
+compilation.
 """
 
 from abc import ABC, abstractmethod
@@ -16,6 +16,7 @@ import optax
 from flax import struct
 from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Float, Int, Real
 
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import all_gather, mesh_platform, tree_shardings
@@ -24,25 +25,28 @@ from gsto_jax.models.base import Outputs
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
-from gsto_jax.training.hyperparameters import Hyperparameters, hyperparameters, optimizer
-from gsto_jax.training.network import implementation_on, network
-from gsto_jax.training.optim import averaged, poly_schedule, step_schedule, with_warmup
+from gsto_jax.training.hyperparameters import Hyperparameters, step_hyperparameters
+from gsto_jax.training.network import build_network, resolve_implementation
+from gsto_jax.training.optimizers import make_optimizer, update_ema
+from gsto_jax.training.schedules import poly_schedule, step_schedule, with_warmup
 
 Batch = dict[str, Array]
-Shapes = dict[str, tuple[tuple[int, ...], Any]]
-Shares = tuple[Array | float, Array | float]
+BatchShapes = dict[str, tuple[tuple[int, ...], Any]]
+"""Shape and dtype of each array of a batch, by name."""
+LossScales = tuple[Array | float, Array | float]
+"""Factors of the auxiliary losses and of the final loss."""
 
 
 @struct.dataclass
 class TrainState:
-    """All that changes from step to step.
+    """State that changes from step to step.
 
     Attributes:
-      step: how many steps were taken, int32 scalar.
-      params: of the network.
+      step: number of completed steps, int32 scalar.
+      params: parameters of the network.
       batch_stats: running statistics of BN.
-      opt_state: of the optimizer.
-      ema: moving averages of both, {"params", "batch_stats"}; None without `optim.ema_decay`.
+      opt_state: state of the optimizer.
+      ema: EMA of {"params", "batch_stats"}; None without `optim.ema_decay`.
     """
 
     step: Any
@@ -53,22 +57,22 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes to predict: the averages, where there are any."""
+        """Variables of `model.apply` for prediction: the EMA, if there is one."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """A network and how it is trained.
+    """A network with its loss and training recipe.
 
     Attributes:
-      train_inputs: arrays of a batch that the training step reads; others stay on the host.
-      config: all settings but those of the data.
-      num_classes: k; of poses j, the number of joints.
-      mean: RGB mean of the pixels, in 0..1.
-      std: RGB standard deviation of the pixels, in 0..1.
-      steps: length of the run, for the schedule.
-      platform: of the devices; see `on`.
+      train_inputs: names of the arrays of a batch that the train step reads.
+      config: all options except those of the data.
+      num_classes: `k`, or the number of joints `j`.
+      mean: RGB mean of the pixels, 0 to 1.
+      std: RGB standard deviation of the pixels, 0 to 1.
+      steps: length of the run, for the learning-rate schedule.
+      platform: "cpu", "gpu" or "tpu"; see `for_mesh`.
     """
 
     train_inputs: ClassVar[tuple[str, ...]]
@@ -85,53 +89,54 @@ class Task(ABC):
         object.__setattr__(self, "std", tuple(self.std))
 
     @property
-    def loss_weights(self) -> tuple[float, ...] | None:
-        """Class weights of the loss; None for equal ones."""
+    def loss_class_weights(self) -> tuple[float, ...] | None:
+        """Class weights of the loss; None for equal weights."""
         return None
 
     @cached_property
     def model(self) -> HRNet | ContextNet:
         """The network."""
-        return network(self.config.model, self.num_classes, platform=self.platform)
+        return build_network(self.config.model, self.num_classes, platform=self.platform)
 
-    def on(self, mesh: Mesh) -> Self:
+    def for_mesh(self, mesh: Mesh) -> Self:
         """Returns the task for the devices of a mesh.
 
         Raises:
-          UserError: `model.implementation` names kernels of other devices.
+          UserError: `model.implementation` is for another platform.
         """
         platform = mesh_platform(mesh)
-        implementation_on(self.config.model.implementation, platform)
+        resolve_implementation(self.config.model.implementation, platform)
         return replace(self, platform=platform)
 
     @cached_property
     def schedule(self) -> optax.Schedule:
-        """Learning rate by step."""
+        """Learning-rate schedule."""
         optim = self.config.optim
-        first = (optim.learning_rate, self.steps)
         if optim.schedule == "poly":
-            rate = poly_schedule(*first, optim.poly_power, optim.lr_lag)
+            rate = poly_schedule(optim.learning_rate, self.steps, optim.poly_power, optim.lr_lag)
         else:
-            rate = step_schedule(*first, optim.milestones, optim.decay_rate)
+            rate = step_schedule(
+                optim.learning_rate, self.steps, optim.milestones, optim.decay_rate
+            )
         warmup = round(optim.warmup_fraction * self.steps)
         return with_warmup(rate, warmup, optim.warmup_start) if warmup else rate
 
     @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the train state."""
-        return jax.eval_shape(partial(_first_state, self), abstract_variables(self.model))
+        return jax.eval_shape(partial(_create_state, self), abstract_variables(self.model))
 
     def initial_variables(self) -> dict[str, Any]:
-        """The network's variables before training, as NumPy arrays."""
+        """Returns the initial variables of the network as NumPy arrays."""
         return initial_variables(self.model, self.config.seed)
 
     @abstractmethod
-    def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
-        """Returns shape and dtype of the arrays of a batch that a step reads, by name.
+    def abstract_batch(self, batch_size: int, size: Sequence[int], step: str) -> BatchShapes:
+        """Returns shape and dtype of the arrays of a batch that a step reads.
 
         Args:
-          batch: number of images.
-          size: (h, w) of each.
+          batch_size: number of images.
+          size: (h, w) of an image.
           step: "train" or "eval".
         """
 
@@ -140,60 +145,65 @@ class Task(ABC):
         self,
         outputs: Outputs,
         batch: Batch,
-        shares: Shares = (1.0, 1.0),
-        values: Hyperparameters | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Computes the loss of a batch, and that of each head by stage.
+        loss_scales: LossScales = (1.0, 1.0),
+        hyperparameters: Hyperparameters | None = None,
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Computes the total loss of a batch and the weighted loss of each head by stage.
 
         Args:
-          outputs: of the network.
-          batch: `train_inputs`.
-          shares: see `gsto_jax.losses.deep_supervision`.
-          values: of the step; None: those of the configuration.
+          outputs: outputs of the network.
+          batch: arrays of `train_inputs`.
+          loss_scales: factors of the auxiliary losses and of the final loss.
+          hyperparameters: hyperparameters of the step; None for those of the config.
         """
 
     @abstractmethod
-    def shares(self, parts: Batch) -> Shares:
-        """Computes the weight of each part of a batch in `losses`, of inputs `parts b ...`."""
+    def microbatch_loss_scales(self, microbatches: Batch) -> LossScales:
+        """Computes the `loss_scales` of microbatches, arrays of shape `n b ...`, each `n`."""
 
 
-def abstract_state(task: Task) -> TrainState:
-    """Shapes and dtypes of the train state; traced once a task."""
-    return task.abstract_state
-
-
-def placing(task: Task, mesh: Mesh) -> Any:
-    """Shardings of the train state: one for each array, or one for all."""
-    return tree_shardings(abstract_state(task), mesh, task.config.parallel.shard_parameters)
+def state_shardings(task: Task, mesh: Mesh) -> Any:
+    """Returns the shardings of the train state: one per array, or one for all."""
+    return tree_shardings(task.abstract_state, mesh, task.config.parallel.shard_parameters)
 
 
 def initial_state(task: Task, mesh: Mesh) -> TrainState:
-    """The state before the first step, on the devices of the mesh."""
-    return state_of(task, task.initial_variables(), mesh)
+    """Creates the train state of step 0 on the devices of a mesh."""
+    return create_state(task, task.initial_variables(), mesh)
 
 
-def state_of(task: Task, variables: Any, mesh: Mesh) -> TrainState:
-    """The state before the first step of a network with these "params" and "batch_stats"."""
-    return jax.jit(partial(_first_state, task), out_shardings=placing(task, mesh))(variables)
+def create_state(task: Task, variables: Any, mesh: Mesh) -> TrainState:
+    """Creates the train state of step 0 from {"params", "batch_stats"}, on a mesh."""
+    create = jax.jit(partial(_create_state, task), out_shardings=state_shardings(task, mesh))
+    state: TrainState = create(variables)
+    return state
 
 
-def _first_state(task: Task, variables: Any) -> TrainState:
+def _create_state(task: Task, variables: Any) -> TrainState:
     step, params = jnp.zeros((), jnp.int32), variables["params"]
-    first = optimizer(task.config.optim.kind, hyperparameters(task, step))
-    averages = jax.tree.map(jnp.copy, variables) if task.config.optim.ema_decay else None
-    return TrainState(step, params, variables["batch_stats"], first.init(params), averages)
+    opt_state = _optimizer(task, step_hyperparameters(task, step)).init(params)
+    ema = jax.tree.map(jnp.copy, variables) if task.config.optim.ema_decay else None
+    return TrainState(step, params, variables["batch_stats"], opt_state, ema)
 
 
-def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
-    """Normalizes pixels to zero mean and unit deviation, and the padding to zero.
+def _optimizer(task: Task, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+    return make_optimizer(
+        task.config.optim.kind,
+        learning_rate=hyperparameters.learning_rate,
+        momentum=hyperparameters.momentum,
+        weight_decay=hyperparameters.weight_decay,
+    )
+
+
+def normalize(
+    task: Task, images: Real[Array, "b h w 3"], size: Int[Array, "b 2"] | None = None
+) -> Float[Array, "b h w 3"]:
+    """Normalizes pixels to zero mean and unit standard deviation, and sets padding to zero.
 
     Args:
-      task: holds mean and standard deviation.
-      images: `b h w 3` uint8 RGB.
-      size: `b 2` integers, rows and columns that are image; the rest is padding. None: all are.
-
-    Returns:
-      `b h w 3` float32.
+      task: task with mean and standard deviation.
+      images: RGB images.
+      size: height and width of each image without padding; None if there is no padding.
     """
     mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (task.mean, task.std))
     x = (images.astype(jnp.float32) / 255 - mean) / std
@@ -205,53 +215,55 @@ def normalize(task: Task, images: Array, size: Array | None = None) -> Array:
 
 
 def train_step(
-    task: Task, state: TrainState, batch: Batch, values: Hyperparameters | None = None
+    task: Task, state: TrainState, batch: Batch, hyperparameters: Hyperparameters | None = None
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step of the optimizer.
+    """Runs one optimizer step.
 
-    With `train.grad_accum_steps` the batch passes in parts, whose gradients add up to the whole
-    batch's, with less memory. BN is what differs: it normalizes each part by the part's own
-    statistics, and its running statistics move once a part. With OHEM the last head differs too:
-    every part has a threshold of its own, and counts as one of so many.
+    With `train.grad_accum_steps` the gradients of microbatches are accumulated. BN then normalizes
+    by the statistics of a microbatch and updates its running statistics once per microbatch, and
+    OHEM has a threshold per microbatch; everything else equals the step of the whole batch.
 
     Args:
-      task: what is trained.
-      state: before the step.
-      batch: `task.train_inputs`: "image" `b h w 3` uint8, "label" `b h w` integers, "size" `b 2`
-        (see `normalize`); or those of a pose.
-      values: numbers of this step; None: those of the task, as constants of the program.
+      task: task to train.
+      state: state before the step.
+      batch: arrays of `task.train_inputs`, for segmentation "image" `b h w 3` uint8, "label"
+        `b h w` integers and "size" `b 2` (see `normalize`).
+      hyperparameters: hyperparameters of the step; None for those of the task, as constants.
 
     Returns:
-      The state after the step, and scalars: "loss", "loss/stage2" and so on for each head,
-      "learning_rate", "gradient_norm", and "finite", whether loss, gradient and state are.
+      The state after the step, and scalar metrics: "loss", the loss of each head such as
+      "loss/stage2", "learning_rate", "gradient_norm", and "finite", whether loss, gradient and new
+      parameters are.
     """
-    if values is None:
-        values = hyperparameters(task, state.step)
+    if hyperparameters is None:
+        hyperparameters = step_hyperparameters(task, state.step)
     params, batch_stats = state.params, state.batch_stats
     if task.config.parallel.shard_parameters:
         params, batch_stats = all_gather((params, batch_stats))
-    parts = task.config.train.grad_accum_steps
-    if parts == 1:
-        first = replace(values, bn_momentum=values.bn_momentum[0])
-        grads, losses, batch_stats = _gradient(task, params, batch_stats, batch, first)
+    if task.config.train.grad_accum_steps == 1:
+        momentum = hyperparameters.bn_momentum[0]
+        grads, losses, batch_stats = _gradient(
+            task, params, batch_stats, batch, replace(hyperparameters, bn_momentum=momentum)
+        )
     else:
-        grads, losses, batch_stats = _accumulate(task, params, batch_stats, batch, values)
+        grads, losses, batch_stats = _accumulate(task, params, batch_stats, batch, hyperparameters)
 
-    of_step = optimizer(task.config.optim.kind, values)
-    updates, opt_state = of_step.update(grads, state.opt_state, state.params)
+    optimizer = _optimizer(task, hyperparameters)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
         current = {"params": params, "batch_stats": batch_stats}
-        ema = averaged(ema, current, values.ema_decay, state.step)
+        ema = update_ema(ema, current, hyperparameters.ema_decay, state.step)
     new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-    norm, new = optax.tree.norm(grads), (params, batch_stats)
-    scalars = losses | {
-        "learning_rate": values.learning_rate,
+    norm, new_variables = optax.tree.norm(grads), (params, batch_stats)
+    finite = jnp.isfinite(jnp.stack([losses["loss"], norm, *map(optax.tree.norm, new_variables)]))
+    metrics = losses | {
+        "learning_rate": hyperparameters.learning_rate,
         "gradient_norm": norm,
-        "finite": jnp.isfinite(jnp.stack([losses["loss"], norm, *map(optax.tree.norm, new)])).all(),
+        "finite": finite.all(),
     }
-    return new_state, scalars
+    return new_state, metrics
 
 
 def _gradient(
@@ -259,11 +271,11 @@ def _gradient(
     params: Any,
     batch_stats: Any,
     batch: Batch,
-    values: Hyperparameters,
-    shares: Shares = (1.0, 1.0),
+    hyperparameters: Hyperparameters,
+    loss_scales: LossScales = (1.0, 1.0),
 ) -> tuple[Any, dict[str, Array], Any]:
-    """Returns gradient, losses and new running statistics of a batch; `shares` of `Task.losses`."""
-    model = task.model.clone(bn_momentum=values.bn_momentum)
+    """Returns gradient, losses and new running statistics of a batch."""
+    model = task.model.clone(bn_momentum=hyperparameters.bn_momentum)
     images = normalize(task, batch["image"], batch.get("size"))
 
     def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
@@ -271,50 +283,54 @@ def _gradient(
         try:
             outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
         except StatisticsError as error:
-            raise _too_few_values(task, images.shape, error) from None
+            raise _batch_norm_error(task, images.shape, error) from None
         assert isinstance(outputs, Outputs)
-        loss, head_weights = task.losses(outputs, batch, shares, values)
-        losses = {"loss": loss} | {f"loss/{stage}": part for stage, part in head_weights.items()}
+        loss, by_stage = task.losses(outputs, batch, loss_scales, hyperparameters)
+        losses = {"loss": loss} | {f"loss/{stage}": value for stage, value in by_stage.items()}
         return loss, (losses, updates["batch_stats"])
 
     (_, (losses, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
     return grads, losses, new_stats
 
 
-def _too_few_values(task: Task, shape: Sequence[int], error: StatisticsError) -> UserError:
-    """Names the settings that leave a BatchNorm fewer than two values per channel."""
+def _batch_norm_error(task: Task, shape: Sequence[int], error: StatisticsError) -> UserError:
+    """Returns an error that names the options that leave BN fewer than two values per channel."""
     train, model = task.config.train, task.config.model
     return UserError(
         f"{str(error).partition(':')[0]} would see fewer than 2 values per channel in training: "
-        f"config.train.batch_size is {train.batch_size}, config.train.grad_accum_steps "
-        f"{train.grad_accum_steps} and config.model.bn_groups {model.bn_groups}, so it normalizes "
+        f"with config.train.batch_size {train.batch_size}, config.train.grad_accum_steps "
+        f"{train.grad_accum_steps} and config.model.bn_groups {model.bn_groups} it normalizes "
         f"{shape[0] // model.bn_groups} crops of {shape[1]} x {shape[2]} at a time. Use a larger "
-        "batch, less accumulation, fewer groups or a larger config.data.crop"
+        "batch, fewer accumulation steps, fewer groups or a larger config.data.crop"
     )
 
 
 def _accumulate(
-    task: Task, params: Any, batch_stats: Any, batch: Batch, values: Hyperparameters
+    task: Task,
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    hyperparameters: Hyperparameters,
 ) -> tuple[Any, dict[str, Array], Any]:
-    # Part n is every parts-th image from n on: of each device's own, so none has to move.
-    parts = task.config.train.grad_accum_steps
-    split = {k: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
-    shares = task.shares(split)
+    """Returns gradient, losses and new running statistics, accumulated over microbatches."""
+    # Microbatch i holds every n-th image from i on, so that no image changes its device.
+    n = task.config.train.grad_accum_steps
+    microbatches = {k: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
+    loss_scales = task.microbatch_loss_scales(microbatches)
+    inputs = (microbatches, loss_scales, hyperparameters.bn_momentum)
 
-    def body(carry: Any, part: Any) -> tuple[Any, None]:
+    def gradient(batch_stats: Any, inputs: Any) -> tuple[Any, dict[str, Array], Any]:
+        microbatch, loss_scales, momentum = inputs
+        values = replace(hyperparameters, bn_momentum=momentum)
+        return _gradient(task, params, batch_stats, microbatch, values, loss_scales)
+
+    def body(carry: Any, inputs: Any) -> tuple[Any, None]:
         grads, losses, batch_stats = carry
-        batch, shares, momentum = part
-        of_part = replace(values, bn_momentum=momentum)
-        new_grads, new_losses, batch_stats = _gradient(
-            task, params, batch_stats, batch, of_part, shares
-        )
+        new_grads, new_losses, batch_stats = gradient(batch_stats, inputs)
         add = partial(jax.tree.map, jnp.add)
         return (add(grads, new_grads), add(losses, new_losses), batch_stats), None
 
-    first, one, momentum = jax.tree.map(lambda x: x[0], (split, shares, values.bn_momentum))
-    of_first = replace(values, bn_momentum=momentum)
-    shapes = jax.eval_shape(partial(_gradient, task), params, batch_stats, first, of_first, one)
+    shapes = jax.eval_shape(gradient, batch_stats, jax.tree.map(lambda x: x[0], inputs))
     grads, losses, _ = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    start = (grads, losses, batch_stats)
-    (grads, losses, batch_stats), _ = jax.lax.scan(body, start, (split, shares, values.bn_momentum))
+    (grads, losses, batch_stats), _ = jax.lax.scan(body, (grads, losses, batch_stats), inputs)
     return grads, losses, batch_stats

@@ -1,19 +1,20 @@
-"""How fast a run is: examples and operations a second, as shares of the chip's peak and of a plan.
+"""Training throughput: examples and FLOPs per second, and model FLOPs utilization (MFU).
 
-Operations are those of the network's convolutions alone, forward once and backward twice, as its
-exact counts say (`gsto_jax.models.counts`): what the mathematics needs, whatever the program does.
+Model FLOPs are those of the network's convolutions (`gsto_jax.models.counts`), one forward and two
+backward passes, without rematerialization.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 from jax.sharding import Mesh
 
 from gsto_jax.models.counts import count
 from gsto_jax.training.step_time import StepTime
+from gsto_jax.training.task import Task
 
-PEAKS = {
+PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
@@ -23,74 +24,76 @@ PEAKS = {
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
 }
-"""Floating-point operations a second of a chip in bfloat16, dense, by `jax.Device.device_kind`.
+"""Dense bfloat16 FLOP/s of a chip, by `jax.Device.device_kind`.
 
-TPUs: "Peak compute per chip (bf16)" in Google Cloud's pages of v4, v5e, v5p and v6e. GPUs: NVIDIA's
-data sheets, without sparsity.
+TPUs: "Peak compute per chip (bf16)" in Google Cloud's documentation of v4, v5e, v5p and v6e. GPUs:
+NVIDIA's data sheets, without sparsity.
 """
 _PASSES = 3
-"""The gradients of inputs and of kernels cost as much each as the forward pass does."""
+"""The gradients of inputs and of kernels cost one forward pass each."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a train step does, on which chips.
+    """Work of a train step, from which throughput follows.
 
     Attributes:
-      examples: over all chips.
-      flops: floating-point operations of an example, forward and backward.
-      chips: how many.
-      peak: operations a second of one chip; None: not known.
-      planned: the least seconds that the step takes by a plan (`gsto_jax.plan.record`); None: there
-        is no plan.
+      batch_size: examples per step on all chips.
+      flops_per_example: FLOPs of the forward and backward pass.
+      num_chips: number of chips.
+      peak_flops: peak FLOP/s of a chip; None if unknown.
+      planned_seconds: lower bound of the step time by a plan (`gsto_jax.plan.record`); None without
+        a plan.
     """
 
-    examples: int
-    flops: float
-    chips: int
-    peak: float | None = None
-    planned: float | None = None
+    batch_size: int
+    flops_per_example: float
+    num_chips: int
+    peak_flops: float | None = None
+    planned_seconds: float | None = None
 
-    def figures(self, step: StepTime) -> dict[str, float]:
-        """What a step of that time comes to, by name.
+    @classmethod
+    def from_task(
+        cls, task: Task, mesh: Mesh, size: Sequence[int], planned_seconds: float | None = None
+    ) -> Self:
+        """Returns the work of a task's train step.
+
+        Args:
+          task: task to train.
+          mesh: devices.
+          size: (h, w) of a training image.
+          planned_seconds: see `Workload`.
+        """
+        height, width = size
+        macs = count(task.model, (height, width)).macs
+        return cls(
+            batch_size=task.config.train.batch_size,
+            flops_per_example=2 * _PASSES * macs,
+            num_chips=mesh.size,
+            peak_flops=PEAK_FLOPS.get(mesh.devices.flat[0].device_kind),
+            planned_seconds=planned_seconds,
+        )
+
+    def throughput(self, step_time: StepTime) -> dict[str, float]:
+        """Returns the throughput metrics of a step time.
 
         Returns:
-          "examples_per_second", of all chips; of each "examples_per_second_chip" and
-          "tflops_per_second_chip"; "peak_share" and "plan_share", 1 for all of it, where there is
-          something to compare with.
+          "examples_per_second" on all chips, "examples_per_second_per_chip" and
+          "tflops_per_second_per_chip". Where the reference is known also "mfu" and "plan_fraction",
+          the planned over the actual step time, both 0 to 1.
         """
-        seconds = step.whole
+        seconds = step_time.total
         if not seconds > 0:
             return {}
-        rate = self.examples / seconds
-        flops = rate * self.flops / self.chips
-        found = {
+        rate = self.batch_size / seconds
+        flops = rate * self.flops_per_example / self.num_chips
+        metrics = {
             "examples_per_second": rate,
-            "examples_per_second_chip": rate / self.chips,
-            "tflops_per_second_chip": flops / 1e12,
+            "examples_per_second_per_chip": rate / self.num_chips,
+            "tflops_per_second_per_chip": flops / 1e12,
         }
-        if self.peak:
-            found["peak_share"] = flops / self.peak
-        if self.planned:
-            found["plan_share"] = self.planned / seconds
-        return found
-
-
-def workload(task: Any, mesh: Mesh, size: Sequence[int], planned: float | None = None) -> Workload:
-    """That of a task's train step.
-
-    Args:
-      task: what is trained.
-      mesh: the devices.
-      size: (h, w) of a training image.
-      planned: see `Workload`.
-    """
-    height, width = size
-    macs = count(task.model, (height, width)).macs
-    return Workload(
-        examples=task.config.train.batch_size,
-        flops=2 * _PASSES * macs,
-        chips=mesh.size,
-        peak=PEAKS.get(mesh.devices.flat[0].device_kind),
-        planned=planned,
-    )
+        if self.peak_flops:
+            metrics["mfu"] = flops / self.peak_flops
+        if self.planned_seconds:
+            metrics["plan_fraction"] = self.planned_seconds / seconds
+        return metrics

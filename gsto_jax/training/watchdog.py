@@ -1,46 +1,48 @@
-"""Tells what a run waits for, when it waits too long."""
+"""Watchdog that logs what a stalled run waits for."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+CAUSES = {"input": "its input", "device": "the device", "checkpoint": "a checkpoint to be written"}
+"""What a step can wait for, and its name in the log."""
 
 
 class Watchdog:
-    """Says so when a run has been in one stage for too long; it ends nothing.
+    """Logs a warning when a step has waited too long; a context manager.
 
-    A thread of its own looks, so that a loop that hangs is told of as well. It speaks after
-    `seconds`, and again each time that the wait has doubled.
+    A thread watches, so a loop that hangs is reported too. The warning is repeated each time the
+    waiting time has doubled. The run goes on.
 
     Args:
-      seconds: how long a stage may take; 0: nobody looks.
-      tell: takes a line of text.
-      details: what is to be known of a stage, by its name.
+      seconds: waiting time before the first warning; 0 disables the watchdog.
+      log: prints a line of text.
+      details: functions that describe the current state of a cause, keyed by cause.
 
     Example:
-      >>> with Watchdog(60, print, {"input": batches.pending_reads}) as watch:
-      ...     watch("input", 12)
+      >>> with Watchdog(60, print, {"input": batches.waits_for}) as watchdog:
+      ...     watchdog("input", step=12)
       ...     batch = next(batches)
-      ...     watch()
+      ...     watchdog()
     """
 
     def __init__(
         self,
         seconds: float,
-        tell: Callable[[str], None],
-        details: dict[str, Callable[[], str]] | None = None,
+        log: Callable[[str], None],
+        details: Mapping[str, Callable[[], str]] | None = None,
     ) -> None:
-        self._seconds, self._tell, self._details = seconds, tell, details or {}
-        self._stage: tuple[str, int, float] | None = None
-        self._next = seconds
+        self._seconds, self._log, self._details = seconds, log, details or {}
+        self._wait: tuple[str, int, float] | None = None  # cause, step, start time
+        self._next_warning = seconds
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def __call__(self, stage: str = "", step: int = 0) -> None:
-        """Notes what is waited for from now on, and for which step; nothing without a name."""
+    def __call__(self, cause: str = "", step: int = 0) -> None:
+        """Records that a step waits for one of `CAUSES` from now on; "" ends the wait."""
         with self._changed:
-            # time.monotonic: the clock of the wall may be set.
-            self._stage = (stage, step, time.monotonic()) if stage else None
-            self._next = self._seconds
+            self._wait = (cause, step, time.monotonic()) if cause else None
+            self._next_warning = self._seconds
 
     def __enter__(self) -> "Watchdog":
         if self._seconds:
@@ -60,26 +62,19 @@ class Watchdog:
             with self._changed:
                 if not self._seconds:
                     return
-                stage, waited = self._stage, 0.0
-                if stage is not None:
-                    waited = time.monotonic() - stage[2]
-                due = stage is not None and waited >= self._next
-                if due:
-                    self._next *= 2
+                wait, elapsed = self._wait, 0.0
+                if wait is not None:
+                    elapsed = time.monotonic() - wait[2]
+                overdue = wait is not None and elapsed >= self._next_warning
+                if overdue:
+                    self._next_warning *= 2
                 else:
                     self._changed.wait(min(self._seconds / 4, 1.0))
-            if due and stage is not None:
-                self._say(stage[0], stage[1], waited)
+            if overdue and wait is not None:
+                self._warn(wait[0], wait[1], elapsed)
 
-    def _say(self, stage: str, step: int, waited: float) -> None:
-        details = self._details.get(stage)
-        more = f": {found}" if details is not None and (found := details()) else ""
-        self._tell(f"warning: step {step} has waited {waited:.0f} s for {STAGES[stage]}{more}")
-
-
-STAGES = {
-    "input": "its input",
-    "device": "the device",
-    "checkpoint": "a checkpoint to be written",
-}
-"""What a run can wait for, and what people call it."""
+    def _warn(self, cause: str, step: int, elapsed: float) -> None:
+        describe = self._details.get(cause, str)
+        details = describe()
+        suffix = f": {details}" if details else ""
+        self._log(f"warning: step {step} has waited {elapsed:.0f} s for {CAUSES[cause]}{suffix}")

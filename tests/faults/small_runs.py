@@ -30,5 +30,5 @@ def arguments(workdir, config):
 
 
 def make_small(patch):
-    patch.setattr(task, "network", small_network())
+    patch.setattr(task, "build_network", small_network())
     patch.setattr(Experiment, "evaluate", lambda *args: None)

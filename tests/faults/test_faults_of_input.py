@@ -44,16 +44,16 @@ class Stalling:
 @pytest.fixture
 def stalling(monkeypatch):
     """Image 5 comes when the watchdog has named it."""
-    gate, make, say = threading.Event(), mode.make_source, Watchdog._say
+    gate, make, warn = threading.Event(), mode.make_source, Watchdog._warn
     monkeypatch.setattr(mode, "make_source", lambda *args: Stalling(make(*args), gate))
 
-    def say_and_let_through(self, stage, step, waited):
-        named = stage == "input" and "train_000005" in self._details["input"]()
-        say(self, stage, step, waited)
+    def warn_and_release(self, cause, step, elapsed):
+        named = cause == "input" and "train_000005" in self._details["input"]()
+        warn(self, cause, step, elapsed)
         if named:
             gate.set()
 
-    monkeypatch.setattr(Watchdog, "_say", say_and_let_through)
+    monkeypatch.setattr(Watchdog, "_warn", warn_and_release)
 
 
 @pytest.mark.usefixtures("stalling")
@@ -67,7 +67,7 @@ def test_a_source_that_stalls_is_named(tmp_path, train, same, capsys):
 @pytest.mark.usefixtures("stalling")
 def test_every_process_names_what_stalls_in_it(tmp_path, train, monkeypatch, capsys):
     """Though it shows nothing else."""
-    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "is_primary", lambda: False)
     train(tmp_path, stall_seconds=0.2, stop_at=3)
     out, errors = capsys.readouterr()
     assert "step" not in out

@@ -28,9 +28,9 @@ threads_complain = pytest.mark.filterwarnings(
 def test_a_disk_that_fills_during_a_checkpoint(tmp_path, small_disk, train, same):
     workdir = (small_disk or tmp_path) / "run"
     train(workdir, stop_at=4)
-    assert checkpoint.steps(workdir / "checkpoints") == [2, 4]
+    assert checkpoint.list_steps(workdir / "checkpoints") == [2, 4]
     # The checkpoint may find the disk full, or the log beside it.
-    message = rf"(the disk is full|No space left on device).*make room.*{workdir}/checkpoints/4$"
+    message = rf"(the disk is full|No space left on device).*Free up.*{workdir}/checkpoints/4$"
     if small_disk is None:
         with files_no_larger_than(2000), pytest.raises(TrainingError, match=message):
             train(workdir)
@@ -40,7 +40,7 @@ def test_a_disk_that_fills_during_a_checkpoint(tmp_path, small_disk, train, same
             train(workdir)
         filler.unlink()
     gc.collect()
-    assert checkpoint.steps(workdir / "checkpoints")[:2] == [2, 4]
+    assert checkpoint.list_steps(workdir / "checkpoints")[:2] == [2, 4]
     same(workdir, step=4)
     train(workdir)
     same(workdir)
@@ -55,7 +55,7 @@ def test_a_newest_checkpoint_that_is_cut_off(tmp_path, train, same, capsys):
     train(tmp_path)
     told = capsys.readouterr().out
     assert f"{tmp_path}/checkpoints/4 is damaged" in told
-    assert "goes on from step 2" in told
+    assert "resuming from step 2" in told
     same(tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_a_workdir_that_is_removed(tmp_path, train, same, monkeypatch, capsys):
     (tmp_path / "elsewhere").rename(workdir)
     capsys.readouterr()
     train(workdir)
-    assert "goes on from step 2" in capsys.readouterr().out
+    assert "resuming from step 2" in capsys.readouterr().out
     same(workdir)
 
 
@@ -98,25 +98,25 @@ def test_a_folder_of_checkpoints_that_is_removed(tmp_path, train, same, monkeypa
     (tmp_path / "elsewhere").rename(tmp_path / "checkpoints")
     capsys.readouterr()
     train(tmp_path)
-    assert "goes on from step 2" in capsys.readouterr().out
+    assert "resuming from step 2" in capsys.readouterr().out
     same(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_end(tmp_path, train, same, monkeypatch, capsys, number):
     """As a preemption sends it, and as Ctrl-C does."""
-    report = Experiment._report
+    log_step = Experiment._log_step
 
-    def report_and_signal(self, progress):
-        report(self, progress)
-        if progress.step == 4:
+    def log_and_signal(self, report):
+        log_step(self, report)
+        if report.step == 4:
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_report", report_and_signal)
+        patch.setattr(Experiment, "_log_step", log_and_signal)
         train(tmp_path, log_every=1)
     assert re.search(f"{number.name}: .* from step 5", capsys.readouterr().out)
-    assert checkpoint.steps(tmp_path / "checkpoints") == [2, 4, 5]
+    assert checkpoint.list_steps(tmp_path / "checkpoints") == [2, 4, 5]
     train(tmp_path)
     same(tmp_path)
 
@@ -182,6 +182,6 @@ def test_a_line_that_was_cut_off(tmp_path, train, same):
     path.write_bytes(path.read_bytes()[:-20])
     (tmp_path / "config.json").write_text("{")
     train(tmp_path)
-    assert [line["step"] for line in Workdir(tmp_path).training()] == [1, 2, 3, 5, 6, 7, 8]
-    assert Workdir(tmp_path).config()["train"]["steps"] == 8
+    assert [line["step"] for line in Workdir(tmp_path).read_training()] == [1, 2, 3, 5, 6, 7, 8]
+    assert Workdir(tmp_path).read_config()["train"]["steps"] == 8
     same(tmp_path)

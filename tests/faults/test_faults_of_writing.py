@@ -213,7 +213,7 @@ def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatc
     """The evaluation's folder lies on it; the rest of the run is elsewhere."""
     if small_disk is None:
         pytest.skip("mounting a disk needs root")
-    monkeypatch.setattr(task, "network", small_network())
+    monkeypatch.setattr(task, "build_network", small_network())
     config = settings(tensorboard=False)
     config.train.steps, config.eval.sample_images = 1, -1
     folder = small_disk / "eval-val"

@@ -383,7 +383,7 @@ def test_a_checkpoint_runs_no_pickle(tmp_path, monkeypatch, train):
     found = checkpoint.read_record(tmp_path / "checkpoints" / "2")
     assert found["data"] == {"batches": 2}
     train(tmp_path, stop_at=4)
-    assert checkpoint.steps(tmp_path / "checkpoints") == [2, 4]
+    assert checkpoint.list_steps(tmp_path / "checkpoints") == [2, 4]
 
 
 def test_a_prepared_set_that_lacks_a_feature(tmp_path):

@@ -51,7 +51,7 @@ def stopping(index):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with Interrupt() as interrupt:
-        stop = processes.Stop(lambda: interrupt.received)
+        stop = processes.SynchronizedStop(lambda: interrupt.received)
         steps(stop, at)
         print(stop.received, flush=True)
 
@@ -77,7 +77,7 @@ def failing_first(index):
     """The coordinator fails; the others wait for it."""
     if index == 0:
         raise UserError("workdir is in use")
-    processes.together()
+    processes.barrier()
 
 
 def dying(index):
@@ -100,40 +100,40 @@ def dying_idle(index):
 def dying_first(index):
     """The coordinator is gone without a word."""
     if index == 0:
-        processes.from_first("here")
+        processes.broadcast("here")
         os.kill(os.getpid(), signal.SIGKILL)
-    processes.from_first("")
+    processes.broadcast("")
     threading.Event().wait()
 
 
 def agreeing(index):
     """They compare settings; the third differs in the second of them."""
     values = {"a": 1, "b": [1, 2], "c": 3}
-    processes.agree(values)
+    processes.check_agreement(values)
     print("agreed", flush=True)
-    processes.agree(values | ({"b": [1, 3], "c": 4} if index == 2 else {}))
+    processes.check_agreement(values | ({"b": [1, 3], "c": 4} if index == 2 else {}))
     threading.Event().wait()
 
 
 def ordinary(index):
     """What they tell each other, and an end that waits for all."""
-    print(processes.from_first(f"of {index}"), processes.all_say(True), flush=True)
-    print(processes.all_say(index != 1), flush=True)
+    print(processes.broadcast(f"of {index}"), processes.all_true(True), flush=True)
+    print(processes.all_true(index != 1), flush=True)
     time.sleep(index)
 
 
 if __name__ == "__main__":
     scenario, port, count, index = sys.argv[1:]
-    process_watch.LOST = 10.0
+    process_watch.LOST_SECONDS = 10.0
     place = None
     if int(port):
-        place = processes.Place(f"localhost:{port}", int(count), int(index))
+        place = processes.ProcessConfig(f"localhost:{port}", int(count), int(index))
     processes.connect(place, 120)
     try:
         globals()[scenario](int(index))
-        processes.leave()
+        processes.disconnect()
     except UserError as error:
         processes.fail(str(error), 2)
     except Exception as error:
-        processes.await_reason()
-        processes.fail(processes.broken(error) or repr(error), 1)
+        processes.await_failure_of_others()
+        processes.fail(processes.connection_error(error) or repr(error), 1)

@@ -4,7 +4,7 @@ import jax
 
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs.checkpoint import Checkpoints
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.small_task import values
 
@@ -23,7 +23,7 @@ def config(**sections):
 
 def save(folder, plain):
     """A checkpoint of random weights that predicts several classes."""
-    task = task_of(plain)
+    task = task_from_config(plain)
     state = initial_state(task, MESH)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(state, {"config": plain, "data": None, "train_set": ""})

@@ -7,7 +7,6 @@ import numpy as np
 
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs.checkpoint import Checkpoints
-from gsto_jax.training.task import abstract_state
 from tests.gsto_jax.small_task import make_task, values
 
 RECORD = {"config": values(), "data": {"batches": 3}}
@@ -20,7 +19,7 @@ def state_at(step):
     """A state of random numbers, so that no two arrays are equal."""
     rng = np.random.default_rng(step)
     state = jax.tree.map(
-        lambda x: rng.standard_normal(x.shape).astype(x.dtype), abstract_state(TASK)
+        lambda x: rng.standard_normal(x.shape).astype(x.dtype), TASK.abstract_state
     )
     return replace(state, step=np.int32(step))
 

@@ -12,7 +12,7 @@ from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.models.base import Outputs
 from gsto_jax.predict.segmentation import Predictor
-from gsto_jax.runs.trained import Trained
+from gsto_jax.runs.trained import TrainedModel
 from gsto_jax.segmentation.protocol import protocol_from_config
 from gsto_jax.segmentation.task import SegmentationTask
 from tests.gsto_jax.small_task import segmentation_task, values
@@ -56,5 +56,5 @@ def make_predictor(long_side=0, data=None, **evaluation):
     config["data"] |= {"classes": tuple("abcd"), "palette": palette} | (data or {})
     settings = Config.from_dict({k: v for k, v in config.items() if k != "data"})
     task = segmentation_task(SmallTask, config=settings, num_classes=4)
-    trained = Trained(task, {}, make_mesh(jax.devices()[:1]), Path("run/7"), config)
+    trained = TrainedModel(task, {}, make_mesh(jax.devices()[:1]), Path("run/7"), config)
     return Predictor(trained, protocol_from_config(config), long_side)

@@ -24,8 +24,8 @@ from gsto_jax.models.initialize import abstract_variables
 from gsto_jax.models.specs import NO_ATTENTION, GSTOSpec
 from gsto_jax.ops.dispatch import IMPLEMENTATIONS
 from gsto_jax.pose.heatmaps import REFINEMENTS
-from gsto_jax.runs.tasks import task_of
-from gsto_jax.training.network import network
+from gsto_jax.runs.tasks import task_from_config
+from gsto_jax.training.network import build_network
 
 NAMES = sorted(
     path.stem
@@ -42,7 +42,7 @@ def load(name, arg=None):
 @cache
 def parameters(model, outputs):
     """Of a network; most configurations share theirs with others."""
-    return abstract_variables(network(model, outputs, platform="cpu"))["params"]
+    return abstract_variables(build_network(model, outputs))["params"]
 
 
 def settings(values):
@@ -61,7 +61,7 @@ def test_configurations_validate_and_build(name, arg):
     assert config.is_locked
     data = DataConfig(**values["data"] | {"root": "somewhere"})
     outputs = len(data.keypoints.names) if config.task == "pose" else len(data.classes)
-    task = task_of(values, 10)
+    task = task_from_config(values, 10)
     params = parameters(task.config.model, outputs)
     gated = [path for path, _ in jax.tree.leaves_with_path(params) if "gate" in str(path)]
     assert bool(gated) == (not arg or "baseline" not in arg)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from configs.loading import plain_values
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.weights import read_state_dict
 from modes.train import random_weights_note
 from tests.program import run, run_short
@@ -21,7 +21,7 @@ def test_the_four_datasets_say_where_the_published_scores_start():
     for name in {*PUBLISHED, "quickstart", "camvid_w18s", "lsp_pose_w18s"}:
         config = importlib.import_module(f"configs.{name}").get_config()
         assert config.init_from == ""
-        settings = task_of(plain_values(config)).config
+        settings = task_from_config(plain_values(config)).config
         if note := random_weights_note(settings, config.data.name):
             said.add(name)
             assert "ImageNet" in note

@@ -362,7 +362,7 @@ def check_events(folder, evaluations, gated):
     scalars = {"loss", "loss/stage4", "learning_rate"}
     scalars |= {"loss/stage2", "loss/stage3"} if gated else set()
     scalars |= {"gradient_norm", "steps_per_second", "input_wait", "step_seconds/device"}
-    scalars |= {"examples_per_second_chip", "tflops_per_second_chip"}
+    scalars |= {"examples_per_second_per_chip", "tflops_per_second_per_chip"}
     assert scalars <= set(found)
     assert [e.step for e in events.Tensors("loss")] == [1, 2, 3, 4]
     assert {"val/iou/road", "val/iou/person", "val/pixel_accuracy"} <= set(found)

@@ -79,7 +79,7 @@ write_classes(folder, ["Straße"], [(1, 2, 3)])
 with Interrupt() as interrupt, Profiler(folder / "profile", steps=1) as profiler:
     profiler(1)
 kill_children()
-workdir = Workdir(folder / "run", hold=True)
+workdir = Workdir(folder / "run", lock=True)
 workdir.write_config({"a": 1})
 workdir.close()
 print("done")

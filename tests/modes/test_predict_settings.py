@@ -10,12 +10,12 @@ from configs import coco_pose_w32
 from gsto_jax import UserError
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.files import find_inputs
-from gsto_jax.runs.trained import Trained
+from gsto_jax.runs.trained import TrainedModel
 from modes import predict
 from tests.image_bytes import RGB, chunk, exif, png
 
 CONFIG = json.loads(coco_pose_w32.get_config().to_json())
-TRAINED = Trained(None, None, None, "run/checkpoints/7", CONFIG)
+TRAINED = TrainedModel(None, None, None, "run/checkpoints/7", CONFIG)
 
 
 def with_settings(**settings):

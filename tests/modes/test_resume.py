@@ -14,7 +14,7 @@ import pytest
 from configs import quickstart
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from tests import program
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def final_state(workdir, step=STEPS):
     config = quickstart.get_config("runlocal")
     config.optim.ema_decay = 0.5
     values = json.loads(config.to_json())
-    task = task_of(values)
+    task = task_from_config(values)
     mesh = make_mesh(jax.devices()[:1])
     folder = workdir / "checkpoints" / str(step)
     record = checkpoint.read_record(folder)
@@ -61,7 +61,7 @@ def final_state(workdir, step=STEPS):
 
 def losses(text):
     """Step -> what its line of progress says of the losses."""
-    return dict(re.findall(r"step +(\d+)/\d+ .*?(loss .*)", text))
+    return dict(re.findall(r"step +(\d+)/\d+ \| (loss \S+ \| lr \S+)", text))
 
 
 def assert_same_run(workdir, undisturbed):
@@ -141,7 +141,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed, devices, workers):
         assert line == expected[step], f"step {step}"
     assert_same_run(tmp_path, whole)
     assert evaluated(tmp_path) == evaluated(whole)
-    assert checkpoint.steps(tmp_path / "best") == checkpoint.steps(whole / "best")
+    assert checkpoint.list_steps(tmp_path / "best") == checkpoint.list_steps(whole / "best")
 
 
 def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
@@ -151,10 +151,10 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
     assert process.returncode == 0, errors
     step = int(re.search(r"stopped by SIGTERM: .*from step (\d+)", text)[1])
     assert 1 <= step < STEPS
-    assert checkpoint.steps(tmp_path / "checkpoints") == [step]
+    assert checkpoint.list_steps(tmp_path / "checkpoints") == [step]
     assert "mean IoU" not in text
     done = run(*command(tmp_path))
-    assert f"goes on from step {step}: {tmp_path}/checkpoints/{step}" in done.stdout
+    assert f"resuming from step {step}: {tmp_path}/checkpoints/{step}" in done.stdout
     assert set(losses(done.stdout)) == {str(n) for n in range(step + 1, STEPS + 1)}
     assert losses(text) | losses(done.stdout) == expected
     assert_same_run(tmp_path, whole)
@@ -174,7 +174,7 @@ def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
     kept = tmp_path / "checkpoints" / "damaged-4"
     message = rf"{tmp_path}/checkpoints/4 is damaged .*{kept}"
     assert re.search(message, done.stdout), done.stdout
-    assert "goes on from step 2" in done.stdout
+    assert "resuming from step 2" in done.stdout
     assert kept.is_dir()
     assert_same_run(tmp_path, whole)
 
@@ -229,7 +229,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, undisturbe
     done = run(*command(tmp_path / "new", diverge, "--config.run.checkpoint_every=100"))
     assert done.returncode == 1
     assert re.fullmatch(NOT_FINITE + "No checkpoint .*", done.stderr.strip())
-    assert checkpoint.steps(tmp_path / "new" / "checkpoints") == []
+    assert checkpoint.list_steps(tmp_path / "new" / "checkpoints") == []
     source = whole / "checkpoints" / "4"
     done = run(*command(tmp_path / "fork", diverge, f"--fork_from={source}"))
     assert done.returncode == 1
@@ -237,7 +237,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, undisturbe
     message = done.stderr.strip().splitlines()[-1]  # orbax may warn of the checkpoint it reads
     found = re.fullmatch(rf"{NOT_FINITE}.*{good}/(\d+)", message)
     assert found, done.stderr
-    assert checkpoint.steps(good)[-1] == int(found[2]) < int(found[1])
+    assert checkpoint.list_steps(good)[-1] == int(found[2]) < int(found[1])
     assert np.isfinite(jax.tree.leaves(final_state(tmp_path / "fork", int(found[2])))[-1]).all()
 
 

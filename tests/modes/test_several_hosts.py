@@ -17,7 +17,7 @@ import pytest
 from configs import quickstart
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs import checkpoint
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from tests import program
 
 pytestmark = pytest.mark.slow
@@ -125,7 +125,7 @@ def final_state(workdir):
     config.model.dtype = "float64"
     values = json.loads(config.to_json())
     with jax.enable_x64(True):
-        task = task_of(values)
+        task = task_from_config(values)
         mesh = make_mesh(jax.devices()[:1])
         state = checkpoint.read_state(workdir / "checkpoints" / "3", task, mesh)
         return jax.tree.map(np.asarray, state)
@@ -187,7 +187,7 @@ def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
     else:
         codes, (text, _), errors = by_several(tmp_path)
         assert codes == [0, 0], errors
-    (begun,) = re.findall(r"goes on from step (\d)", text)
+    (begun,) = re.findall(r"resuming from step (\d)", text)
     assert len(re.findall(r"^step ", text, re.MULTILINE)) == 3 - int(begun) < 3
     assert_same_run(tmp_path, alone)
 
@@ -198,8 +198,8 @@ def test_a_signal_to_one_saves_what_others_go_on_from(tmp_path, alone):
     codes, (text, _), errors = by_several(tmp_path, rare, devices=1, tell=1)
     assert codes == [0, 0], errors
     (step,) = re.findall(rf"SIGTERM of process 1 \({socket.gethostname()}\): .*step (\d)", text)
-    assert checkpoint.steps(tmp_path / "checkpoints") == [int(step)] and 1 <= int(step) < 3
-    assert f"goes on from step {step}" in by_one(tmp_path, devices=2)
+    assert checkpoint.list_steps(tmp_path / "checkpoints") == [int(step)] and 1 <= int(step) < 3
+    assert f"resuming from step {step}" in by_one(tmp_path, devices=2)
     assert_same_run(tmp_path, alone)
 
 

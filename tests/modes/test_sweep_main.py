@@ -16,7 +16,7 @@ from data_pipelines import DataConfig, make_source, train_batches
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.runs import checkpoint
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from modes.sweep import extra_environment, read_rows
 from tests import program
 
@@ -91,7 +91,7 @@ def settings(row, seed):
     config = ablation.get_config(f"{row},data=scenes,mini,runlocal")
     config.seed = seed
     values = json.loads(config.to_json())
-    return task_of(values), DataConfig(**values["data"])
+    return task_from_config(values), DataConfig(**values["data"])
 
 
 def test_one_seed_gives_all_rows_the_same_batches():

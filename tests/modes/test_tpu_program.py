@@ -24,8 +24,7 @@ jax.config.update("jax_platforms", "cpu")
 from configs import quickstart
 from gsto_jax.devices.mesh import batch_sharding, replicated_sharding
 from gsto_jax.plan.targets import compile_target
-from gsto_jax.training.task import abstract_state
-from gsto_jax.training.loop import compiled_train_step
+from gsto_jax.training.loop import CompiledTrainStep
 from modes.run_setup import parse_config
 
 config = quickstart.get_config()
@@ -40,9 +39,9 @@ inputs = {
 }
 state = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
-    abstract_state(task),
+    task.abstract_state,
 )
-lowered = compiled_train_step(task, mesh).lower(state, inputs)
+lowered = CompiledTrainStep(task, mesh).lower(state, inputs)
 print((lowered.compile() if sys.argv[2] == "compiled" else lowered).as_text())
 """
 

@@ -26,8 +26,8 @@ from gsto_jax.ops.spatial_sharding import shard_height
 from gsto_jax.runs.checkpoint import Checkpoints, read_state
 from gsto_jax.segmentation.inference import SegmentationPrograms
 from gsto_jax.segmentation.task import EVAL_INPUTS
-from gsto_jax.training.hyperparameters import hyperparameters
-from gsto_jax.training.loop import compiled_train_step
+from gsto_jax.training.hyperparameters import step_hyperparameters
+from gsto_jax.training.loop import CompiledTrainStep
 from gsto_jax.training.task import _gradient, initial_state
 from tests.gsto_jax.small_task import batches, make_task
 
@@ -163,7 +163,7 @@ def test_the_kernel_of_the_loss_takes_whole_images():
     assert "pallas_call" not in str(left.jaxpr)
 
 
-def task_of(space=1, sharded=False, **model):
+def task_from_config(space=1, sharded=False, **model):
     task = make_task(3, **model)
     parallel = replace(task.config.parallel, spatial_shards=space, shard_parameters=sharded)
     return replace(task, config=replace(task.config, parallel=parallel))
@@ -180,9 +180,9 @@ def everything(task, mesh, batch):
     """A step, gradients, losses and maps; and what an evaluation counts and predicts."""
     state = initial_state(task, mesh)
     inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
-    values = hyperparameters(task, jnp.int32(0))
+    values = step_hyperparameters(task, jnp.int32(0))
     values = replace(values, bn_momentum=values.bn_momentum[0])
-    gradient = jax.jit(on_mesh(partial(_gradient, task.on(mesh)), mesh))
+    gradient = jax.jit(on_mesh(partial(_gradient, task.for_mesh(mesh)), mesh))
     grads, losses, _ = gradient(state.params, state.batch_stats, inputs, values)
     seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
     counts, predictions, maps = SegmentationPrograms.of(task, mesh).eval_step(state.variables, seen)
@@ -192,7 +192,7 @@ def everything(task, mesh, batch):
 def a_step(task, mesh, batch):
     """The state after a step, and its scalars."""
     inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
-    return compiled_train_step(task, mesh)(initial_state(task, mesh), inputs)
+    return CompiledTrainStep(task, mesh)(initial_state(task, mesh), inputs)
 
 
 def assert_close(found, expected, rtol, share):
@@ -208,8 +208,10 @@ def assert_close(found, expected, rtol, share):
 def test_a_image_split_over_devices_is_the_same(x64):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, one = a_batch(72), make_mesh(jax.devices()[:1])
-    expected, counted = everything(task_of(dtype="float64"), one, batch)
-    found, counts = everything(task_of(4, dtype="float64"), make_mesh(spatial_shards=4), batch)
+    expected, counted = everything(task_from_config(dtype="float64"), one, batch)
+    found, counts = everything(
+        task_from_config(4, dtype="float64"), make_mesh(spatial_shards=4), batch
+    )
     assert_close(found, expected, 1e-6, 1e-9)
     jax.tree.map(np.testing.assert_array_equal, counts, counted)
 
@@ -218,25 +220,25 @@ def test_a_image_split_over_devices_is_the_same(x64):
 def test_images_and_state_split_over_devices_are_the_same(x64):
     """The state is split over the two devices that see the same rows."""
     batch, one = a_batch(64), make_mesh(jax.devices()[:1])
-    expected = a_step(task_of(dtype="float64"), one, batch)
-    both = task_of(2, sharded=True, dtype="float64")
+    expected = a_step(task_from_config(dtype="float64"), one, batch)
+    both = task_from_config(2, sharded=True, dtype="float64")
     assert_close(a_step(both, make_mesh(spatial_shards=2), batch), expected, 1e-6, 1e-9)
 
 
 @pytest.mark.slow
 def test_a_state_split_over_devices_is_the_same(tmp_path):
     mesh, batch = make_mesh(), next(batches())
-    split, together = task_of(sharded=True), task_of()
+    split, together = task_from_config(sharded=True), task_from_config()
     inputs = put_batch({k: batch[k] for k in split.train_inputs}, mesh)
     state = initial_state(split, mesh)
     for leaf in jax.tree.leaves(state):
         assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
     held = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
     assert sum(held) < 0.45 * sum(x.nbytes for x in jax.tree.leaves(state))
-    new, scalars = compiled_train_step(split, mesh)(state, inputs)
+    new, scalars = CompiledTrainStep(split, mesh)(state, inputs)
     for leaf in jax.tree.leaves(new):
         assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
-    expected, known = compiled_train_step(together, mesh)(initial_state(together, mesh), inputs)
+    expected, known = CompiledTrainStep(together, mesh)(initial_state(together, mesh), inputs)
     # Of float32: a change of 1e-7 in the images moves some gradients of this network by 6e-4.
     assert_close((new, scalars), (expected, known), 1e-3, 1e-5)
     with Checkpoints(tmp_path) as checkpoints:

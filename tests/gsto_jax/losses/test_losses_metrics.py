@@ -13,7 +13,8 @@ from gsto_jax.losses import (
 )
 from gsto_jax.models import Outputs
 from gsto_jax.segmentation.metrics import best_class, compute_scores, confusion_matrix
-from gsto_jax.training.optim import averaged, poly_schedule, with_warmup
+from gsto_jax.training.optimizers import update_ema
+from gsto_jax.training.schedules import poly_schedule, with_warmup
 from tests.gsto_jax.loss_settings import loss_config
 
 
@@ -222,10 +223,10 @@ def test_warmup_rises_to_the_schedule():
 def test_averages_forget_their_start():
     tree = {"a": jnp.zeros(2)}
     for step in range(3):
-        tree = averaged(tree, {"a": jnp.ones(2)}, 0.9, jnp.asarray(step))
+        tree = update_ema(tree, {"a": jnp.ones(2)}, 0.9, jnp.asarray(step))
     kept = (1 / 10) * (2 / 11) * (3 / 12)
     np.testing.assert_allclose(tree["a"], 1 - kept, rtol=1e-6)
-    late = averaged({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, 0.9, jnp.asarray(10_000))
+    late = update_ema({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, 0.9, jnp.asarray(10_000))
     np.testing.assert_allclose(late["a"], 0.1, rtol=1e-5)
 
 

@@ -23,7 +23,7 @@ from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.predict.export import check_exportable
 from gsto_jax.segmentation.task import SegmentationTask, score_step
 from gsto_jax.training.loop import Hooks, fit
-from gsto_jax.training.network import network
+from gsto_jax.training.network import build_network
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.context_counts import COUNTS
 
@@ -52,7 +52,7 @@ def test_counts_are_exact(context, gating):
     )
     plain = json.loads(config.to_json())
     data = plain.pop("data")
-    model = network(Config.from_dict(plain).model, len(data["classes"]))
+    model = build_network(Config.from_dict(plain).model, len(data["classes"]))
     assert (model.context, model.gating) == (context, gating)
     total = count(model, (1024, 2048))
     assert (total.conv_params, total.params, total.macs) == COUNTS[context, gating]

@@ -28,8 +28,8 @@ from gsto_jax.ops.padding import (
 )
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program
-from gsto_jax.runs.tasks import task_of
-from gsto_jax.runs.trained import Trained
+from gsto_jax.runs.tasks import task_from_config
+from gsto_jax.runs.trained import TrainedModel
 from gsto_jax.segmentation.compiled_shapes import compilation_note, compiled_shapes
 from gsto_jax.segmentation.inference import score_batch
 from gsto_jax.segmentation.protocol import EvalProtocol, protocol_from_config
@@ -279,6 +279,6 @@ def test_a_training_crop_that_does_not_divide():
 )
 def test_any_image_is_padded_unless_asked_otherwise(module, pad_to, expected):
     config = json.loads(module.get_config().to_json())
-    trained = Trained(task_of(config), {}, MESH, Path("run/7"), config)
+    trained = TrainedModel(task_from_config(config), {}, MESH, Path("run/7"), config)
     protocol = Predictor.of(trained, pad_to=pad_to).protocol
     assert (protocol.pad_to, protocol.pad) == expected

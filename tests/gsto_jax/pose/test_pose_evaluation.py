@@ -31,9 +31,10 @@ from gsto_jax.pose.panels import PNG_KINDS, draw_poses, to_crop
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.checkpoint import Checkpoints
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.loop import fit
-from gsto_jax.training.optim import adam, step_schedule
+from gsto_jax.training.optimizers import adam
+from gsto_jax.training.schedules import step_schedule
 from gsto_jax.training.task import initial_state, train_step
 from tests import program
 from tests.gsto_jax import pose_process
@@ -121,7 +122,7 @@ def trained():
 
     from gsto_jax.training.loop import Hooks
 
-    hooks = Hooks(report=lambda progress: losses.append(progress.scalars["loss"]))
+    hooks = Hooks(log=lambda report: losses.append(report.metrics["loss"]))
     state = fit(task, initial_state(task, ONE), Again(), ONE, hooks)
     return task, state, losses
 
@@ -223,7 +224,7 @@ def test_an_evaluation_from_start_to_end(trained, tmp_path):
     assert record["persons"] == 6 and record["images"] == 3
     assert record["AP"] > 0.5, "learnt by heart"
     assert 0.75 < record["ceiling_AP"] < 1, "a pixel of the heatmap is an eighth of a person"
-    assert "ground-truth boxes" in str(outcome.shown[0].title)
+    assert "ground-truth boxes" in str(outcome.summary[0].title)
     assert outcome.scalars["AP/ground_truth_boxes"] == record["AP"] and record["APL"] is None
     assert {"sample/0", "heatmaps/0", "branches/0", "gates/0"} <= set(outcome.images)
     read = pose_folder.read(tmp_path)
@@ -414,7 +415,7 @@ def test_heatmaps_start_low():
     for gtm in (("none",) * 3, ("none", "supervised", "supervised")):
         values = pose_values()
         values["model"]["hrnet"]["gtm"] = gtm
-        variables = task_of(values).initial_variables()
+        variables = task_from_config(values).initial_variables()
         kernels = [variables["params"]["head"]["classifier"]["kernel"]]
         if "supervised" in gtm:
             kernels.append(
@@ -452,7 +453,7 @@ def test_settings_that_cannot_work():
         make_task(1, {"optim": {"milestones": (170, 200)}})
     plain = pose_values()
     plain["data"]["keypoints"]["names"] = ()
-    from gsto_jax.runs.tasks import task_of
+    from gsto_jax.runs.tasks import task_from_config
 
     with pytest.raises(UserError, match="needs joints"):
-        task_of(plain)
+        task_from_config(plain)

@@ -24,7 +24,7 @@ from gsto_jax.pose.panels import draw_poses, pose_panel
 from gsto_jax.pose.task import joint_step, roundtrip_step
 from gsto_jax.predict.files import Input
 from gsto_jax.predict.pose import PosePrediction, PosePredictor, check_boxes
-from gsto_jax.runs.trained import Trained
+from gsto_jax.runs.trained import TrainedModel
 from modes.person_boxes import read_boxes
 from tests.gsto_jax.pose_poses import poses_of
 from tests.gsto_jax.pose_runs import SIZE, annotations, pose_task, pose_values
@@ -141,7 +141,7 @@ def test_an_evaluation_of_nobody(tmp_path, image_ids):
     outcome = nobody.evaluate(task, {}, ONE, tmp_path, {"step": 1, "while_training": True})
     assert outcome.record["AP"] is None and outcome.record["persons"] == 0
     headline = "AP - (detector boxes x.json): val has no person with a labeled joint to score"
-    assert outcome.shown[1] == headline
+    assert outcome.summary[1] == headline
     assert outcome.scalars == {}
     assert "NaN" not in (tmp_path / "evaluation.json").read_text()
     assert pose_folder.read(tmp_path).persons == ()
@@ -166,7 +166,7 @@ def test_no_persons_make_no_batch():
 
 def predictor():
     values = pose_values()
-    return PosePredictor(Trained(pose_task(), {}, ONE, Path("run"), values))
+    return PosePredictor(TrainedModel(pose_task(), {}, ONE, Path("run"), values))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program
 from gsto_jax.predict.verify import random_batches, verify
 from gsto_jax.runs.checkpoint import Checkpoints
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.onnx_labels import equal_labels
 from tests.gsto_jax.small_task import make_task, values
@@ -41,7 +41,7 @@ SPREAD = {"mean": 0.1, "bias": 0.1, "var": 0.2, "scale": 0.2}
 def make_predictor(run, **model):
     """Of a checkpoint of random numbers, whose logits differ from pixel to pixel."""
     config, rng = values(init="he", **model), np.random.default_rng(0)
-    task, mesh = task_of(config), make_mesh(jax.devices()[:1])
+    task, mesh = task_from_config(config), make_mesh(jax.devices()[:1])
 
     def moved(path, x):
         noise = rng.standard_normal(x.shape).clip(-2, 2).astype(x.dtype)

@@ -18,27 +18,27 @@ from tests.gsto_jax.small_task import make_task
 
 def test_a_checkpoint_returns_bit_for_bit(tmp_path):
     states = save(tmp_path / "c", 3)
-    found = checkpoint.load(tmp_path / "c", TASK, MESH)
+    found = checkpoint.load_latest(tmp_path / "c", TASK, MESH)
     assert (found.step, found.path) == (3, tmp_path / "c" / "3")
     assert {k: found.record[k] for k in RECORD} == RECORD
     assert found.record["versions"]["jax"] == jax.__version__
     assert isinstance(found.state, TrainState)
     assert_same(found.state, states[3])
-    four = checkpoint.load(tmp_path / "c", TASK, make_mesh(jax.devices()[:4])).state
+    four = checkpoint.load_latest(tmp_path / "c", TASK, make_mesh(jax.devices()[:4])).state
     assert len(four.step.sharding.device_set) == 4
     assert_same(four, states[3])
 
 
 def test_only_the_newest_are_kept_and_none_is_written_twice(tmp_path):
     save(tmp_path, 1, 2, 3, keep=2)
-    assert checkpoint.steps(tmp_path) == [2, 3]
+    assert checkpoint.list_steps(tmp_path) == [2, 3]
     written = (tmp_path / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
     save(tmp_path, 3, keep=2)
     assert (tmp_path / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == written
 
 
 def test_nothing_there():
-    assert checkpoint.steps(Path("/nope")) == []
+    assert checkpoint.list_steps(Path("/nope")) == []
 
 
 def test_another_network_is_refused_before_anything_is_read(tmp_path):
@@ -49,7 +49,7 @@ def test_another_network_is_refused_before_anything_is_read(tmp_path):
         (make_task(30, {"optim": {"ema_decay": 0.9}}), "another training state: ema/"),
     ):
         with pytest.raises(UserError, match=what):
-            checkpoint.load(tmp_path, other, MESH)
+            checkpoint.load_latest(tmp_path, other, MESH)
 
 
 def test_a_fork_takes_over_what_fits(tmp_path):
@@ -75,7 +75,7 @@ def test_any_truncated_file_falls_back_or_does_no_harm(tmp_path):
         content = (folder / "2" / name).read_bytes()
         (folder / "2" / name).write_bytes(content[: len(content) // 2])
         messages = []
-        found = checkpoint.load(
+        found = checkpoint.load_latest(
             folder, TASK, MESH, on_damage=lambda p, m, seen=messages: seen.append((p, m))
         )
         assert_same(found.state, states[found.step])
@@ -93,14 +93,14 @@ def test_a_missing_part_falls_back(tmp_path):
     for part in ("state", "run"):
         save(tmp_path / part, 1, 2)
         shutil.rmtree(tmp_path / part / "2" / part)
-        assert checkpoint.load(tmp_path / part, TASK, MESH).step == 1
+        assert checkpoint.load_latest(tmp_path / part, TASK, MESH).step == 1
 
 
 def test_all_damaged(tmp_path):
     save(tmp_path, 1)
     shutil.rmtree(tmp_path / "1" / "state")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the newest: "):
-        checkpoint.load(tmp_path, TASK, MESH)
+        checkpoint.load_latest(tmp_path, TASK, MESH)
     with pytest.raises(DamagedError, match="is damaged"):
         checkpoint.read_state(tmp_path / "1", TASK, MESH)
 
@@ -109,6 +109,6 @@ def test_damaged_ones_are_kept_under_another_name(tmp_path):
     for place in ("damaged-7", "damaged-7-2"):
         (tmp_path / "7").mkdir()
         assert checkpoint.set_aside(tmp_path / "7") == tmp_path / place
-    assert checkpoint.steps(tmp_path) == []
+    assert checkpoint.list_steps(tmp_path) == []
     save(tmp_path, 7)
-    assert checkpoint.steps(tmp_path) == [7]
+    assert checkpoint.list_steps(tmp_path) == [7]

@@ -86,13 +86,13 @@ def test_nothing_is_renamed_unless_an_older_checkpoint_serves(make, tmp_path):
     shutil.rmtree(folder / "1" / "state")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the newest: .*/2 is"):
         run.start_or_resume()
-    assert checkpoint.steps(folder) == [1, 2]
+    assert checkpoint.list_steps(folder) == [1, 2]
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "kept", folder)
     state, position = run.start_or_resume()
     assert (int(state.step), position) == (1, {"batches": 3})
-    assert checkpoint.steps(folder) == [1]
-    assert shown[0].endswith(f"it is kept as {folder}/damaged-2")
+    assert checkpoint.list_steps(folder) == [1]
+    assert shown[0].endswith(f"renamed to {folder}/damaged-2")
     shutil.rmtree(folder / "1")
     with pytest.raises(UserError, match="holds only damaged checkpoints"):
         run.start_or_resume()
@@ -114,7 +114,7 @@ def test_a_fork_keeps_its_own_start(make, tmp_path):
     assert_same(state, states[1])
     assert position == {"batches": 3}
     assert shown[0].startswith(f"warning: checkpoint {old}/2 is damaged")
-    assert checkpoint.steps(old) == [1, 2], "not ours to rename"
+    assert checkpoint.list_steps(old) == [1, 2], "not ours to rename"
     save(old, 9, record=RECORD)
     again, _ = run.start_or_resume(tmp_path / "old")
     assert_same(again, states[1])
@@ -144,11 +144,11 @@ def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
     record = json.loads((tmp_path / "run" / "init_from.json").read_text())
     assert record["path"] == str(path)
     assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert run.workdir.config()["init_from"] == str(path)
+    assert run.workdir.read_config()["init_from"] == str(path)
     path.unlink()
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD | {"config": run.config})
     state, _ = run.start_or_resume()
-    assert int(state.step) == 1 and shown[-1].startswith("goes on from step 1")
+    assert int(state.step) == 1 and shown[-1].startswith("resuming from step 1")
     with pytest.raises(UserError, match=r"init_from \(model\): '\S+' in the run, '' now"):
         plain.start_or_resume()
 
@@ -158,7 +158,7 @@ def test_weights_that_cannot_be_had_leave_no_run(make, tmp_path):
     run, _, _ = make(task=task)
     with pytest.raises(UserError, match=r"none\.pth: the file does not exist"):
         run.start_or_resume()
-    assert run.workdir.config() is None
+    assert run.workdir.read_config() is None
 
 
 def test_the_best_is_kept(make, tmp_path):
@@ -166,15 +166,15 @@ def test_the_best_is_kept(make, tmp_path):
     ious[:] = [0.5, 0.4, 0.6, 0.7]
     for step, kept in ((4, 4), (5, 4), (6, 6), (3, 3)):
         run.evaluate(state_at(step), {"batches": step})
-        assert checkpoint.steps(tmp_path / "run" / "best") == [kept]
-    assert [line["step"] for line in run.workdir.evaluations()] == [4, 5, 6, 3]
+        assert checkpoint.list_steps(tmp_path / "run" / "best") == [kept]
+    assert [line["step"] for line in run.workdir.read_evaluations()] == [4, 5, 6, 3]
     other, shown, ious = make(eval__absent="zero")
     ious[:] = [0.1]
     other.evaluate(state_at(8), {"batches": 8})
-    assert checkpoint.steps(tmp_path / "run" / "best") == [8], "another measure"
+    assert checkpoint.list_steps(tmp_path / "run" / "best") == [8], "another measure"
     ious[:] = [float("nan")]
     other.evaluate(state_at(7), {"batches": 7})
-    assert checkpoint.steps(tmp_path / "run" / "best") == [8], "nothing was labeled"
+    assert checkpoint.list_steps(tmp_path / "run" / "best") == [8], "nothing was labeled"
     assert any("no best checkpoint: nothing in val is labeled" in str(line) for line in shown)
     elsewhere, _, ious = make(data__eval_split="test")
     ious[:] = [0.05]
@@ -185,7 +185,7 @@ def test_the_best_is_kept(make, tmp_path):
     shutil.rmtree(tmp_path / "run" / "best" / "8" / "run")
     ious[:] = [0.05, 0.04]
     other.evaluate(state_at(9), {"batches": 9})
-    assert checkpoint.steps(tmp_path / "run" / "best") == [9]
+    assert checkpoint.list_steps(tmp_path / "run" / "best") == [9]
     assert (tmp_path / "run" / "best" / "damaged-8").is_dir()
     (tmp_path / "run" / "best" / "9" / "metrics" / "metrics").write_text("{")
     other.evaluate(state_at(10), {"batches": 10})
@@ -202,11 +202,11 @@ def test_an_evaluation_that_was_cut_off_comes_first(make):
     stops = iter([True, True])
     state = run.train(state_at(5), Position(), lambda: next(stops))
     assert int(state.step) == 5
-    assert [line["while_training"] for line in run.workdir.evaluations()] == [False]
+    assert [line["while_training"] for line in run.workdir.read_evaluations()] == [False]
     stops = iter([False, True])
     state = run.train(state_at(5), Position(), lambda: next(stops))
     assert int(state.step) == 5
-    assert [line["while_training"] for line in run.workdir.evaluations()] == [False, True]
+    assert [line["while_training"] for line in run.workdir.read_evaluations()] == [False, True]
     with pytest.raises(AssertionError, match="no step"):
         run.train(state_at(5), Position(), lambda: False)
 
@@ -217,7 +217,7 @@ def test_the_line_of_an_evaluation_comes_last(make, monkeypatch):
     monkeypatch.setattr(Experiment, "_keep_best", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.evaluate(state_at(5), {"batches": 5})
-    assert run.workdir.evaluations() == []
+    assert run.workdir.read_evaluations() == []
 
 
 def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
@@ -226,7 +226,7 @@ def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
     ious[:] = [0.5, 0.75]
     run.evaluate(state_at(5), {"batches": 5})
     found = results.read(folder)
-    assert [found.record] == run.workdir.evaluations()
+    assert [found.record] == run.workdir.read_evaluations()
     assert (found.record["step"], found.confusion.sum()) == (5, 1000)
     assert [image.name for image in found.images] == ["0", "1", "2", "3"]
     assert run.evaluate(state_at(6), stop=lambda: True) is None
@@ -234,7 +234,7 @@ def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
     results.FOLDER.begin(folder)
     assert results.read(folder) is None, "images may be of either"
     run.evaluate(state_at(7))
-    assert results.read(folder).record == run.workdir.evaluations()[-1]
+    assert results.read(folder).record == run.workdir.read_evaluations()[-1]
 
 
 def test_a_network_of_other_settings_is_named(make, tmp_path):

@@ -9,17 +9,17 @@ import pytest
 
 from gsto_jax import UserError
 from gsto_jax.errors import TrainingError
-from gsto_jax.runs.workdir import Workdir, code_checksum, existing, revision
+from gsto_jax.runs.workdir import Workdir, code_checksum, git_revision, open_workdir
 
 
 def test_it_is_made_and_held_by_one(tmp_path):
-    held = Workdir(tmp_path / "a" / "b", hold=True)
+    held = Workdir(tmp_path / "a" / "b", lock=True)
     assert held.path.is_dir()
     with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
-        Workdir(held.path, hold=True)
+        Workdir(held.path, lock=True)
     Workdir(held.path)  # evaluation may read it
     held.close()
-    Workdir(held.path, hold=True).close()
+    Workdir(held.path, lock=True).close()
 
 
 def test_folders_that_cannot_be_written(tmp_path):
@@ -30,22 +30,22 @@ def test_folders_that_cannot_be_written(tmp_path):
 
 def test_runs_to_evaluate_must_be_there(tmp_path):
     with pytest.raises(UserError, match="--workdir"):
-        existing(None)
+        open_workdir(None)
     with pytest.raises(UserError, match="does not exist"):
-        existing(str(tmp_path))
+        open_workdir(str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="is empty"):
-        existing(str(tmp_path))
+        open_workdir(str(tmp_path))
     (tmp_path / "checkpoints" / "3").mkdir()
-    assert existing(str(tmp_path)).path == tmp_path
+    assert open_workdir(str(tmp_path)).path == tmp_path
 
 
 def test_it_explains_itself(tmp_path):
     run = Workdir(tmp_path)
-    assert run.config() is None
+    assert run.read_config() is None
     run.write_config({"seed": 1})
     run.write_config({"seed": 2})
-    assert run.config() == {"seed": 2}
+    assert run.read_config() == {"seed": 2}
     run.write_start(["python", "main.py", "--x"], 7, "abc")
     run.write_start(["python", "main.py"], 9, None)
     first, second = map(json.loads, (tmp_path / "starts.jsonl").read_text().splitlines())
@@ -61,18 +61,18 @@ def test_a_line_cut_off_by_a_crash_hurts_no_other(tmp_path):
     with (tmp_path / "evaluations.jsonl").open("a") as file:
         file.write('{"step": ')
     run.write_evaluation({"step": 3})
-    assert [line["step"] for line in run.evaluations()] == [1, 3]
+    assert [line["step"] for line in run.read_evaluations()] == [1, 3]
 
 
 def test_one_that_is_removed_is_missed(tmp_path):
-    held = Workdir(tmp_path / "run", hold=True)
-    held.check_there()
+    held = Workdir(tmp_path / "run", lock=True)
+    held.check_exists()
     shutil.rmtree(held.path)
     (held.path / "checkpoints").mkdir(parents=True)  # what was being written comes back
-    with pytest.raises(TrainingError, match=r"run was removed .*give the same command again"):
-        held.check_there()
+    with pytest.raises(TrainingError, match=r"run was removed"):
+        held.check_exists()
     held.close()
-    Workdir(tmp_path / "other").check_there()  # held by nobody
+    Workdir(tmp_path / "other").check_exists()  # held by nobody
 
 
 def test_code_is_told_apart_without_git(tmp_path):
@@ -90,11 +90,11 @@ def test_code_is_told_apart_without_git(tmp_path):
 
 
 def test_revision(tmp_path):
-    assert revision(tmp_path) is None
+    assert git_revision(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run([*git, *command], check=True)
-    clean = revision(tmp_path)
+    clean = git_revision(tmp_path)
     assert len(clean) == 40
     (tmp_path / "new").touch()
-    assert revision(tmp_path) == clean + "+"
+    assert git_revision(tmp_path) == clean + "+"

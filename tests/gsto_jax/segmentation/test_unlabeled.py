@@ -102,7 +102,7 @@ def test_files_of_an_evaluation_without_labels_are_strict(evaluated):
 def test_people_see_a_dash_where_nothing_is_labeled(evaluated):
     run, outcome = evaluated
     console = Console(width=100, record=True, file=io.StringIO())
-    for shown in outcome.shown:
+    for shown in outcome.summary:
         console.print(shown, soft_wrap=True)
     text = console.export_text()
     assert "mean IoU -\n" in text

@@ -12,9 +12,9 @@ from gsto_jax import BatchNorm, Conv, Outputs
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch
 from gsto_jax.segmentation.task import SegmentationTask
-from gsto_jax.training.hyperparameters import hyperparameters
-from gsto_jax.training.loop import compiled_train_step
-from gsto_jax.training.optim import early_decay
+from gsto_jax.training.hyperparameters import step_hyperparameters
+from gsto_jax.training.loop import CompiledTrainStep
+from gsto_jax.training.optimizers import warmup_decay
 from gsto_jax.training.task import initial_state, train_step
 from tests.gsto_jax.small_task import MEAN, STD, make_task, segmentation_task, values
 
@@ -71,7 +71,7 @@ def lowered(task, side=16):
     shapes = task.abstract_batch(4, (side, side), "train")
     inputs = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
     mesh = make_mesh(jax.devices()[:1])
-    return compiled_train_step(task, mesh).lower(task.abstract_state, inputs).as_text()
+    return CompiledTrainStep(task, mesh).lower(task.abstract_state, inputs).as_text()
 
 
 def batch_of(seed=0, side=16):
@@ -108,7 +108,7 @@ def test_arguments_train_as_constants_do():
     task = tiny_task(10, {"optim": OTHER["optim"], "loss": {"kind": "ohem", "ohem_min_kept": 20}})
     mesh = make_mesh(jax.devices()[:1])
     by_arguments, by_constants = initial_state(task, mesh), initial_state(task, mesh)
-    step, options = compiled_train_step(task, mesh), compiler_options(mesh)
+    step, options = CompiledTrainStep(task, mesh), compiler_options(mesh)
     constant_step = jax.jit(partial(train_step, task), compiler_options=options)
     for n in range(5):
         inputs = put_batch(batch_of(n), mesh)
@@ -122,21 +122,21 @@ def test_arguments_train_as_constants_do():
 def test_values_follow_the_step():
     task = tiny_task(100, OTHER | {"train": {"grad_accum_steps": 2}}, (1.0, 2.0, 3.0))
     for n in (0, 3, 60):
-        now = hyperparameters(task, jnp.int32(n))
+        now = step_hyperparameters(task, jnp.int32(n))
         assert float(now.learning_rate) == float(task.schedule(n))
         # Step n moves the running statistics the (2 n + 1)-th and the (2 n + 2)-th time.
         expected = [min(0.6, (1 + u) / (10 + u)) for u in (2 * n, 2 * n + 1)]
         np.testing.assert_allclose(now.bn_momentum, expected, rtol=1e-6)
         assert (now.momentum, now.weight_decay, now.ema_decay) == (0.5, 0.0, 0.3)
         assert now.loss.head_weights["stage4"] == 2.0
-    assert hyperparameters(tiny_task(), jnp.int32(0)).class_weights is None
+    assert step_hyperparameters(tiny_task(), jnp.int32(0)).class_weights is None
 
 
 # Running statistics of short runs
 
 
 def test_early_decay():
-    decays = [float(early_decay(0.99, jnp.int32(n))) for n in (0, 8, 889, 890, 10**6)]
+    decays = [float(warmup_decay(0.99, jnp.int32(n))) for n in (0, 8, 889, 890, 10**6)]
     np.testing.assert_allclose(decays, [0.1, 0.5, 890 / 899, 0.99, 0.99], rtol=1e-6)
 
 
@@ -145,7 +145,7 @@ def test_running_statistics_leave_their_start_within_a_few_steps(steps, grad_acc
     rates = {"learning_rate": 1e-6}
     task = tiny_task(steps, {"optim": rates, "train": {"grad_accum_steps": grad_accum_steps}})
     mesh = make_mesh(jax.devices()[:1])
-    state, step = initial_state(task, mesh), compiled_train_step(task, mesh)
+    state, step = initial_state(task, mesh), CompiledTrainStep(task, mesh)
     params = jax.device_get(state.params)
     for n in range(steps):
         state, _ = step(state, put_batch(batch_of(n, 32), mesh))

@@ -8,7 +8,8 @@ import optax
 
 from gsto_jax import BatchNorm, Conv
 from gsto_jax.losses import cross_entropy
-from gsto_jax.training.optim import poly_schedule, sgd
+from gsto_jax.training.optimizers import sgd
+from gsto_jax.training.schedules import poly_schedule
 
 STEPS, RATE, MOMENTUM, DECAY, KEEP, EPSILON = 10, 0.1, 0.9, 5e-2, 0.9, 1e-5
 

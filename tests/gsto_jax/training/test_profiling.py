@@ -36,7 +36,7 @@ def drive(profiler, steps, calls, ask_before=()):
 
 def test_steps_that_were_asked_for_beforehand(tmp_path, calls):
     told = []
-    with Profiler(tmp_path, steps=2, start=3, tell=told.append) as profiler:
+    with Profiler(tmp_path, steps=2, start=3, log=told.append) as profiler:
         drive(profiler, range(1, 7), calls)
     assert calls == [1, 2, "begin", 3, 4, "end", 5, 6]
     assert told == [f"profile     steps 3 to 4: {tmp_path}"]
@@ -45,7 +45,7 @@ def test_steps_that_were_asked_for_beforehand(tmp_path, calls):
 def test_a_signal_asks_for_the_next_steps(tmp_path, calls):
     """One that comes while steps are recorded asks for nothing more; the old handler returns."""
     before = signal.getsignal(SIGNAL)
-    with Profiler(tmp_path, steps=2, tell=lambda line: None) as profiler:
+    with Profiler(tmp_path, steps=2, log=lambda line: None) as profiler:
         drive(profiler, range(1, 9), calls, ask_before=(2, 3, 7))
     assert calls == [1, "begin", 2, 3, "end", 4, 5, 6, "begin", 7, 8, "end"]
     assert signal.getsignal(SIGNAL) == before
@@ -67,12 +67,12 @@ def test_a_profile_that_cannot_be_made_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr(jax.profiler, "start_trace", fails)
     with Profiler(tmp_path, 1, 1, told.append) as profiler:
         drive(profiler, (1, 2), [])
-    assert told == ["warning: step 1 cannot be profiled (no room)"]
+    assert told == ["warning: cannot profile step 1 (no room)"]
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: None)
     monkeypatch.setattr(jax.profiler, "stop_trace", fails)
     with Profiler(tmp_path, 1, 1, told.append) as profiler:
         drive(profiler, (1, 2), [])
-    assert told[1:] == ["warning: the profile of steps 1 to 1 cannot be written (no room)"]
+    assert told[1:] == ["warning: cannot write the profile of steps 1 to 1 (no room)"]
 
 
 def test_other_threads_get_no_signals(tmp_path, calls):
@@ -108,12 +108,12 @@ def test_a_record_is_written(tmp_path):
 def test_training_is_the_same_with_a_profile(tmp_path, monkeypatch):
     """Bit for bit, with records of steps 2 and 3 and, by a signal, of the last one."""
     task, mesh = make_task(5), make_mesh(jax.devices()[:2])
-    step = loop.compiled_train_step(task, mesh)  # compiles once for both runs
-    monkeypatch.setattr(loop, "compiled_train_step", lambda task, mesh: step)
+    step = loop.CompiledTrainStep(task, mesh)  # compiles once for both runs
+    monkeypatch.setattr(loop, "CompiledTrainStep", lambda task, mesh: step)
 
     def losses_and_state(**hooks):
         losses = []
-        hooks = Hooks(lambda p: losses.append(p.scalars), **hooks)
+        hooks = Hooks(lambda p: losses.append(p.metrics), **hooks)
         state = fit(task, initial_state(task, mesh), batches(), mesh, hooks)
         return jax.device_get(state), losses
 
@@ -126,7 +126,7 @@ def test_training_is_the_same_with_a_profile(tmp_path, monkeypatch):
                 os.kill(os.getpid(), SIGNAL)
             profiler(step, previous)
 
-        profiled = losses_and_state(profile=profile)
+        profiled = losses_and_state(before_step=profile)
     assert told == [
         f"profile     steps 2 to 3: {tmp_path}",
         f"profile     steps 5 to 5: {tmp_path}",

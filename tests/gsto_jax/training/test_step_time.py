@@ -8,9 +8,9 @@ import pytest
 
 from gsto_jax.layers.conv import Conv
 from gsto_jax.training import loop
-from gsto_jax.training.loop import Hooks, Progress, fit, progress_line
+from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
 from gsto_jax.training.step_time import StepTime, Stopwatch
-from gsto_jax.training.throughput import Workload, workload
+from gsto_jax.training.throughput import Workload
 from tests.gsto_jax.small_task import make_task
 
 
@@ -61,7 +61,7 @@ def run(monkeypatch, hooks=None, **settings):
             clock.passes(0.25)
             yield dict.fromkeys(("image", "label", "size"))
 
-    monkeypatch.setattr(loop, "compiled_train_step", lambda task, mesh: step_fn)
+    monkeypatch.setattr(loop, "CompiledTrainStep", lambda task, mesh: step_fn)
     monkeypatch.setattr(loop, "put_batch", lambda batch, mesh: batch)
     task = make_task(6, {"run": {"log_every": 2, "checkpoint_every": 100} | settings})
     given = hooks(clock) if hooks else {}
@@ -75,8 +75,8 @@ def test_the_parts_are_all_of_a_step(monkeypatch):
     assert [p.step for p in seen] == [1, 2, 4, 6]
     # A report waits for the step that it is of, so the second one has one step's wait, not two.
     assert [p.time for p in seen] == [StepTime(0.25, 1.0, 0.5)] * 4
-    assert sum(p.time.whole * n for p, n in zip(seen, (1, 1, 2, 2), strict=True)) == clock.time
-    assert seen[-1].rate == 1 / 1.75
+    assert sum(p.time.total * n for p, n in zip(seen, (1, 1, 2, 2), strict=True)) == clock.time
+    assert seen[-1].steps_per_second == 1 / 1.75
     assert seen[-1].input_wait == 0.25 / 1.75
     assert [p.eta for p in seen] == [None, 4 * 1.75, 2 * 1.75, 0.0]
 
@@ -85,7 +85,7 @@ def test_what_is_no_step_counts_nowhere(monkeypatch):
     def hooks(clock):
         return {
             "evaluate": lambda state: clock.passes(100.0),
-            "profile": lambda step, previous: clock.passes(10.0),
+            "before_step": lambda step, previous: clock.passes(10.0),
             "save": lambda state: clock.passes(4.0),  # of the host, in the interval after it
         }
 
@@ -97,30 +97,30 @@ def test_what_is_no_step_counts_nowhere(monkeypatch):
 def test_a_part_that_fails_counts_too():
     clock = Clock()
     watch = Stopwatch(clock)
-    with pytest.raises(StopIteration), watch.part("input"):
+    with pytest.raises(StopIteration), watch.measure("input"):
         clock.passes(3.0)
         raise StopIteration
     clock.passes(1.0)
     assert watch.lap(2) == StepTime(1.5, 0.0, 0.5)
     assert watch.lap(1) == StepTime(0.0, 0.0, 0.0)
-    assert StepTime(0.0, 0.0, 0.0).share(0.0) == 0.0
+    assert StepTime(0.0, 0.0, 0.0).fraction(0.0) == 0.0
 
 
 def test_figures():
-    work = Workload(examples=32, flops=6e12, chips=4, peak=200e12, planned=0.4)
-    found = work.figures(StepTime(0.1, 0.3, 0.1))
+    work = Workload(32, 6e12, 4, peak_flops=200e12, planned_seconds=0.4)
+    found = work.throughput(StepTime(0.1, 0.3, 0.1))
     assert found == pytest.approx(
         {
             "examples_per_second": 64.0,
-            "examples_per_second_chip": 16.0,
-            "tflops_per_second_chip": 96.0,
-            "peak_share": 0.48,
-            "plan_share": 0.8,
+            "examples_per_second_per_chip": 16.0,
+            "tflops_per_second_per_chip": 96.0,
+            "mfu": 0.48,
+            "plan_fraction": 0.8,
         }
     )
-    unknown = Workload(32, 6e12, 4).figures(StepTime(0.1, 0.3, 0.1))
-    assert set(found) - set(unknown) == {"peak_share", "plan_share"}
-    assert work.figures(StepTime(0.0, 0.0, 0.0)) == {}
+    unknown = Workload(32, 6e12, 4).throughput(StepTime(0.1, 0.3, 0.1))
+    assert set(found) - set(unknown) == {"mfu", "plan_fraction"}
+    assert work.throughput(StepTime(0.0, 0.0, 0.0)) == {}
 
 
 class TwoConvolutions(nn.Module):
@@ -140,26 +140,27 @@ def test_the_work_of_a_network():
         return SimpleNamespace(size=4, devices=SimpleNamespace(flat=[device]))
 
     products = (3 * 3 * 3 * 8 + 8 * 5) * 32 * 48
-    found = workload(task, on("TPU v5 lite"), (64, 96), 0.5)
+    found = Workload.from_task(task, on("TPU v5 lite"), (64, 96), 0.5)
     assert found == Workload(12, 6 * products, 4, 197e12, 0.5)
-    assert workload(task, on("cpu"), (64, 96)) == Workload(12, 6 * products, 4)
+    assert Workload.from_task(task, on("cpu"), (64, 96)) == Workload(12, 6 * products, 4)
 
 
-def test_progress_line():
-    scalars = {"loss": 0.5, "gradient_norm": 2.0, "learning_rate": 0.01}
-    progress = Progress(20, 400, StepTime(0.1, 0.3, 0.1), 190.0, scalars)
-    line = progress_line(progress, {"peak_share": 0.123, "examples_per_second": 1.0})
+def test_format_report():
+    metrics = {"loss": 0.5, "gradient_norm": 2.0, "learning_rate": 0.01}
+    report = StepReport(20, 400, StepTime(0.1, 0.3, 0.1), 190.0, metrics)
+    line = format_report(report, {"mfu": 0.123, "examples_per_second": 24.0})
     assert line == (
-        "step  20/400 | 2.00/s | input 20% device 60% peak 12% | eta 0:03:10 | loss 0.5 lr 0.01"
+        "step  20/400 | loss 0.5 | lr 0.01 | 24.0 img/s | "
+        "input 20% device 60% mfu 12% | eta 0:03:10"
     )
-    assert "peak" not in progress_line(progress)
-    assert "plan 50%" in progress_line(progress, {"plan_share": 0.5})
-    assert "eta - |" in progress_line(replace(progress, eta=None))
+    assert "2.00 steps/s | input" in format_report(report)
+    assert "plan 50%" in format_report(report, {"plan_fraction": 0.5})
+    assert "eta - |" in format_report(replace(report, eta=None))
 
 
-def test_progress_lines_fit_a_terminal():
+def test_log_lines_are_short():
     scalars = {"loss": 0.123456, "loss/stage2": 1.0, "gradient_norm": 0.00123456}
     scalars["learning_rate"] = 0.00123456
-    progress = Progress(160000, 160000, StepTime(0.0, 0.08, 0.001), 35999.0, scalars)
-    line = progress_line(progress, {"peak_share": 0.123})
-    assert len(line) <= 100, line
+    report = StepReport(160000, 160000, StepTime(0.0, 0.08, 0.001), 35999.0, scalars)
+    line = format_report(report, {"mfu": 0.123, "examples_per_second": 98.7})
+    assert len(line) <= 110, line
