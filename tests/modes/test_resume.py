@@ -210,7 +210,7 @@ def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
     args = command(tmp_path, "--config.optim.momentum=0.5", f"--fork_from={source}")
     done = run(*args)
     assert done.returncode == 0, done.stderr
-    assert f"starts from step 6 of {source}" in done.stdout
+    assert f"starting from step 6 of {source}" in done.stdout
     found = losses(done.stdout)
     assert set(found) == {"7", "8"}
     assert found["7"] == expected["7"], "the same parameters and the same batch"

@@ -191,7 +191,7 @@ def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
 
     done = program.run(*sweep(cut))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "goes on from step" in log.read_text()
+    assert "resuming from step" in log.read_text()
     assert scores(cut) == scores(whole)
     for row, seed in runs:
         ours, theirs = (final_state(folder / row / f"seed{seed}") for folder in (cut, whole))

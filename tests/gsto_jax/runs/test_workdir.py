@@ -24,7 +24,7 @@ def test_it_is_made_and_held_by_one(tmp_path):
 
 def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be written .*give a writable --workdir"):
+    with pytest.raises(UserError, match="is not writable"):
         Workdir(tmp_path / "file" / "run")
 
 

@@ -140,8 +140,8 @@ def test_early_decay():
     np.testing.assert_allclose(decays, [0.1, 0.5, 890 / 899, 0.99, 0.99], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("steps", "grad_accum_steps"), [(3, 1), (12, 1), (3, 4)])
-def test_running_statistics_leave_their_start_within_a_few_steps(steps, grad_accum_steps):
+@pytest.mark.parametrize(("steps", "accumulate"), [(3, 1), (12, 1), (3, 4)])
+def test_running_statistics_leave_their_start_within_a_few_steps(steps, accumulate):
     rates = {"learning_rate": 1e-6}
     task = tiny_task(steps, {"optim": rates, "train": {"grad_accum_steps": grad_accum_steps}})
     mesh = make_mesh(jax.devices()[:1])

@@ -155,7 +155,7 @@ def test_format_report():
     )
     assert "2.00 steps/s | input" in format_report(report)
     assert "plan 50%" in format_report(report, {"plan_fraction": 0.5})
-    assert "eta - |" in format_report(replace(report, eta=None))
+    assert format_report(replace(report, eta=None)).endswith("eta -")
 
 
 def test_log_lines_are_short():
