@@ -27,8 +27,8 @@ from jax.sharding import Mesh
 from gsto_jax.devices.mesh import batch_sharding, make_mesh, replicated_sharding
 from gsto_jax.plan.targets import compile_target
 from gsto_jax.segmentation.inference import SegmentationPrograms
-from gsto_jax.training.loop import compiled_train_step
-from gsto_jax.training.task import Task, abstract_state
+from gsto_jax.training.loop import CompiledTrainStep
+from gsto_jax.training.task import Task
 from modes.run_setup import parse_config
 
 SMALL = {
@@ -70,7 +70,7 @@ def programs() -> Iterator[tuple[str, Any]]:
         yield f"{name}_train", lower_train_step(task, cpu, batch_size, crop)
         if name == "w18s":
             inputs = abstract_inputs(task, cpu, batch_size, crop, "eval")
-            variables = abstract_state(task).variables
+            variables = task.abstract_state.variables
             yield (
                 f"{name}_eval",
                 SegmentationPrograms.of(task, cpu).eval_step.lower(variables, inputs),
@@ -89,10 +89,10 @@ def lower_train_step(task: Task, mesh: Mesh, batch_size: int, crop: tuple[int, i
     """Returns the train step of a task, lowered for a mesh."""
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
-        abstract_state(task),
+        task.abstract_state,
     )
     inputs = abstract_inputs(task, mesh, batch_size, crop, "train")
-    return compiled_train_step(task, mesh).lower(state, inputs)
+    return CompiledTrainStep(task, mesh).lower(state, inputs)
 
 
 def abstract_inputs(

@@ -17,7 +17,7 @@ from gsto_jax.losses import heatmap_supervision
 from gsto_jax.models.base import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
 from gsto_jax.training.hyperparameters import Hyperparameters
-from gsto_jax.training.task import Batch, Shapes, Shares, Task, normalize
+from gsto_jax.training.task import Batch, BatchShapes, MicrobatchWeights, Task, normalize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +77,20 @@ class PoseTask(Task):
                 flat[path] = values * (hrnet_std(values.shape) / values.std())
         return unflatten_dict(flat)
 
-    def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
+    def abstract_batch(self, batch_size: int, size: Sequence[int], step: str) -> BatchShapes:
         """See `Task.abstract_batch`."""
         return {
-            "image": ((batch, *size, 3), np.uint8),
-            "joints": ((batch, self.num_classes, 2), np.float32),
-            "visible": ((batch, self.num_classes), np.float32),
+            "image": ((batch_size, *size, 3), np.uint8),
+            "joints": ((batch_size, self.num_classes, 2), np.float32),
+            "visible": ((batch_size, self.num_classes), np.float32),
         }
 
     def losses(
         self,
         outputs: Outputs,
         batch: Batch,
-        shares: Shares = (1.0, 1.0),
-        values: Hyperparameters | None = None,
+        microbatch_weights: MicrobatchWeights = (1.0, 1.0),
+        hyperparameters: Hyperparameters | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """See `Task.losses`."""
         targets = self.targets(batch, outputs.logits.shape[1:3])
@@ -99,8 +99,8 @@ class PoseTask(Task):
             *targets,
             self.config.loss,
             topk=self.config.pose.ohkm_topk,
-            microbatch_weights=shares,
-            hyperparameters=None if values is None else values.loss,
+            microbatch_weights=microbatch_weights,
+            hyperparameters=None if hyperparameters is None else hyperparameters.loss,
         )
 
     def targets(self, batch: Batch, heatmap: Sequence[int]) -> tuple[Array, Array]:
@@ -114,9 +114,9 @@ class PoseTask(Task):
             sigma=self.config.pose.sigma,
         )
 
-    def shares(self, parts: Batch) -> Shares:
-        """See `Task.shares`; all parts weigh the same."""
-        same = jnp.full(len(parts["image"]), 1 / len(parts["image"]))
+    def microbatch_weights(self, microbatches: Batch) -> MicrobatchWeights:
+        """See `Task.microbatch_weights`; all parts weigh the same."""
+        same = jnp.full(len(microbatches["image"]), 1 / len(microbatches["image"]))
         return same, same
 
 

@@ -10,7 +10,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.models.specs import RESNETS, has_gates
 from gsto_jax.pose import results as pose_results
 from gsto_jax.pose.results import PoseEvaluation
-from gsto_jax.runs.checkpoint import Record, steps
+from gsto_jax.runs.checkpoint import Record, list_steps
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results as segmentation_results
 from gsto_jax.segmentation.results import SegmentationEvaluation
@@ -105,7 +105,7 @@ def load_run(run: Workdir | Path | str) -> LoadedRun[Any]:
     """Loads a run; raises UserError if the folder is not a run, or its task has no report."""
     path = run.path if isinstance(run, Workdir) else Path(run)
     workdir = Workdir(path, read_only=True)
-    config = workdir.config()
+    config = workdir.read_config()
     assert config is not None, "checked by Workdir"
     task = config.get("task", "segmentation")
     if task not in _READERS:
@@ -113,19 +113,19 @@ def load_run(run: Workdir | Path | str) -> LoadedRun[Any]:
             f"the task of {workdir.path} must be one of {', '.join(_READERS)} for a report; got "
             f"{task!r}"
         )
-    evaluations = workdir.evaluations()
+    evaluations = workdir.read_evaluations()
     folders = {x.name.removeprefix("eval-"): x for x in sorted(workdir.path.glob("eval-*"))}
     loaded = {split: _READERS[task](folder) for split, folder in folders.items()}
     complete = {split: x for split, x in loaded.items() if x is not None}
     newest = evaluations[-1].get("split") if evaluations else next(iter(complete), None)
-    best_steps = steps(workdir.best)
+    best_steps = list_steps(workdir.best)
     return LoadedRun(
         path=workdir.path,
         label=str(config.get("name") or workdir.path.name),
         config=config,
-        training=workdir.training(),
+        training=workdir.read_training(),
         evaluations=evaluations,
-        starts=workdir.starts(),
+        starts=workdir.read_starts(),
         best_step=best_steps[-1] if best_steps else None,
         evaluation_by_split=complete,
         split=newest or str(config.get("data", {}).get("eval_split", "val")),

@@ -12,8 +12,8 @@ _CHARTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("steps_per_second", "steps per second", {}),
     ("examples_per_second", "examples per second", {}),
     ("input_wait", "time waiting for input, %", {"percent": True}),
-    ("peak_share", "model FLOPs utilization, %", {"percent": True}),
-    ("plan_share", "planned over measured step time, %", {"percent": True}),
+    ("mfu", "model FLOPs utilization, %", {"percent": True}),
+    ("plan_fraction", "planned over measured step time, %", {"percent": True}),
 )
 _STEP_TIME_NOTE = "Input is time waiting for data, device for the accelerator, host all other time."
 _MAX_CURVES = 5  # that the colors can distinguish

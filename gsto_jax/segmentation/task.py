@@ -19,7 +19,8 @@ from gsto_jax.ops.padding import replicate_edges
 from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
 from gsto_jax.training.hyperparameters import Hyperparameters
-from gsto_jax.training.task import Batch, Shapes, Shares, Task, implementation_on, normalize
+from gsto_jax.training.network import resolve_implementation
+from gsto_jax.training.task import Batch, BatchShapes, MicrobatchWeights, Task, normalize
 
 EVAL_INPUTS = ("image", "label", "size", "mask")
 """Arrays of a batch that `eval_step` reads; other arrays stay on the host."""
@@ -51,45 +52,49 @@ class SegmentationTask(Task):
             )
 
     @property
-    def loss_weights(self) -> tuple[float, ...] | None:
+    def loss_class_weights(self) -> tuple[float, ...] | None:
         """Class weights of the loss; None if they are off."""
         return self.class_weights if self.config.loss.class_weights else None
 
-    def abstract_batch(self, batch: int, size: Sequence[int], step: str) -> Shapes:
+    def abstract_batch(self, batch_size: int, size: Sequence[int], step: str) -> BatchShapes:
         """See `Task.abstract_batch`."""
-        shapes: Shapes = {
-            "image": ((batch, *size, 3), np.uint8),
-            "label": ((batch, *size), np.uint8),
-            "size": ((batch, 2), np.int32),
+        shapes: BatchShapes = {
+            "image": ((batch_size, *size, 3), np.uint8),
+            "label": ((batch_size, *size), np.uint8),
+            "size": ((batch_size, 2), np.int32),
         }
-        return shapes if step == "train" else shapes | {"mask": ((batch,), np.bool_)}
+        return shapes if step == "train" else shapes | {"mask": ((batch_size,), np.bool_)}
 
     def losses(
         self,
         outputs: Outputs,
         batch: Batch,
-        shares: Shares = (1.0, 1.0),
-        values: Hyperparameters | None = None,
+        microbatch_weights: MicrobatchWeights = (1.0, 1.0),
+        hyperparameters: Hyperparameters | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """See `Task.losses`."""
-        implementation = implementation_on(self.config.model.implementation, self.platform)
+        implementation = resolve_implementation(self.config.model.implementation, self.platform)
         return deep_supervision(
             outputs,
             batch["label"],
             self.config.loss,
             ignore_label=self.ignore_label,
             align_corners=self.config.model.align_corners,
-            class_weights=self.loss_weights if values is None else values.class_weights,
-            microbatch_weights=shares,
+            class_weights=(
+                self.loss_class_weights
+                if hyperparameters is None
+                else hyperparameters.class_weights
+            ),
+            microbatch_weights=microbatch_weights,
             # The loss has no GPU kernel.
             implementation="xla" if implementation == "pallas_gpu" else implementation,
-            hyperparameters=None if values is None else values.loss,
+            hyperparameters=None if hyperparameters is None else hyperparameters.loss,
         )
 
-    def shares(self, parts: Batch) -> Shares:
-        """See `Task.shares`."""
-        settings = (self.num_classes, self.ignore_label, self.loss_weights)
-        counts = jax.vmap(lambda labels: label_weight_sum(labels, *settings))(parts["label"])
+    def microbatch_weights(self, microbatches: Batch) -> MicrobatchWeights:
+        """See `Task.microbatch_weights`."""
+        settings = (self.num_classes, self.ignore_label, self.loss_class_weights)
+        counts = jax.vmap(lambda labels: label_weight_sum(labels, *settings))(microbatches["label"])
         total = counts.sum()
         share = counts / jnp.where(total > 0, total, 1)
         same = jnp.full(share.shape, 1 / len(share))

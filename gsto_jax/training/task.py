@@ -33,8 +33,8 @@ from gsto_jax.training.schedules import poly_schedule, step_schedule, with_warmu
 Batch = dict[str, Array]
 BatchShapes = dict[str, tuple[tuple[int, ...], Any]]
 """Shape and dtype of each array of a batch, by name."""
-LossScales = tuple[Array | float, Array | float]
-"""Factors of the auxiliary losses and of the final loss."""
+MicrobatchWeights = tuple[Array | float, Array | float]
+"""Weights of a microbatch in the auxiliary losses and in the final loss."""
 
 
 @struct.dataclass
@@ -145,7 +145,7 @@ class Task(ABC):
         self,
         outputs: Outputs,
         batch: Batch,
-        loss_scales: LossScales = (1.0, 1.0),
+        microbatch_weights: MicrobatchWeights = (1.0, 1.0),
         hyperparameters: Hyperparameters | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Computes the total loss of a batch and the weighted loss of each head by stage.
@@ -153,13 +153,13 @@ class Task(ABC):
         Args:
           outputs: outputs of the network.
           batch: arrays of `train_inputs`.
-          loss_scales: factors of the auxiliary losses and of the final loss.
+          microbatch_weights: see `microbatch_weights`.
           hyperparameters: hyperparameters of the step; None for those of the config.
         """
 
     @abstractmethod
-    def microbatch_loss_scales(self, microbatches: Batch) -> LossScales:
-        """Computes the `loss_scales` of microbatches, arrays of shape `n b ...`, each `n`."""
+    def microbatch_weights(self, microbatches: Batch) -> MicrobatchWeights:
+        """Computes the weights `n` of microbatches `n b ...` in auxiliary and final losses."""
 
 
 def state_shardings(task: Task, mesh: Mesh) -> Any:
@@ -272,7 +272,7 @@ def _gradient(
     batch_stats: Any,
     batch: Batch,
     hyperparameters: Hyperparameters,
-    loss_scales: LossScales = (1.0, 1.0),
+    microbatch_weights: MicrobatchWeights = (1.0, 1.0),
 ) -> tuple[Any, dict[str, Array], Any]:
     """Returns gradient, losses and new running statistics of a batch."""
     model = task.model.clone(bn_momentum=hyperparameters.bn_momentum)
@@ -285,7 +285,7 @@ def _gradient(
         except StatisticsError as error:
             raise _batch_norm_error(task, images.shape, error) from None
         assert isinstance(outputs, Outputs)
-        loss, by_stage = task.losses(outputs, batch, loss_scales, hyperparameters)
+        loss, by_stage = task.losses(outputs, batch, microbatch_weights, hyperparameters)
         losses = {"loss": loss} | {f"loss/{stage}": value for stage, value in by_stage.items()}
         return loss, (losses, updates["batch_stats"])
 
@@ -316,13 +316,13 @@ def _accumulate(
     # Microbatch i holds every n-th image from i on, so that no image changes its device.
     n = task.config.train.grad_accum_steps
     microbatches = {k: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
-    loss_scales = task.microbatch_loss_scales(microbatches)
-    inputs = (microbatches, loss_scales, hyperparameters.bn_momentum)
+    microbatch_weights = task.microbatch_weights(microbatches)
+    inputs = (microbatches, microbatch_weights, hyperparameters.bn_momentum)
 
     def gradient(batch_stats: Any, inputs: Any) -> tuple[Any, dict[str, Array], Any]:
-        microbatch, loss_scales, momentum = inputs
+        microbatch, microbatch_weights, momentum = inputs
         values = replace(hyperparameters, bn_momentum=momentum)
-        return _gradient(task, params, batch_stats, microbatch, values, loss_scales)
+        return _gradient(task, params, batch_stats, microbatch, values, microbatch_weights)
 
     def body(carry: Any, inputs: Any) -> tuple[Any, None]:
         grads, losses, batch_stats = carry

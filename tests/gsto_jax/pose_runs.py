@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gsto_jax.runs.tasks import task_of
+from gsto_jax.runs.tasks import task_from_config
 
 SIZE = (64, 48)
 FIRST_IMAGE = 12345678901234567
@@ -28,7 +28,7 @@ def pose_values(**sections):
 
 def pose_task(steps=10, **sections):
     """A task of `pose_values`."""
-    return replace(task_of(pose_values(**sections), steps), platform="cpu")
+    return replace(task_from_config(pose_values(**sections), steps), platform="cpu")
 
 
 def persons(count=6, seed=0):

@@ -317,7 +317,7 @@ def test_step_time_charts():
             "step_seconds/device": 0.2 * step,
             "step_seconds/host": 0.3,
             "examples_per_second": 8.0,
-            "plan_share": 0.25,
+            "plan_fraction": 0.25,
         }
         for step in (1, 2)
     ]

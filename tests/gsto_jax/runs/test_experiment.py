@@ -129,7 +129,7 @@ def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
     task = replace(TASK, config=replace(TASK.config, init_from=str(path)))
     plain, shown, _ = make(task=task)
     run = replace(plain, config=plain.config | {"init_from": str(path)})
-    with pytest.raises(UserError, match="--fork_from and config.init_from"):
+    with pytest.raises(UserError, match=r"--fork_from and config\.init_from"):
         run.start_or_resume(tmp_path / "old")
     state, position = run.start_or_resume()
     assert (int(state.step), position) == (0, None)
