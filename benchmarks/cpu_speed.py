@@ -50,10 +50,10 @@ Run = Callable[[], dict[str, Any]]
 
 def make_task(network: str) -> Any:
     """Builds the task of a network."""
-    from gsto_jax.runs.tasks import task_of
+    from gsto_jax.runs.tasks import task_from_config
 
     config = importlib.import_module("configs.cityscapes_w18s").get_config(NETWORKS[network])
-    return task_of(json.loads(config.to_json()), 100_000)
+    return task_from_config(json.loads(config.to_json()), 100_000)
 
 
 def random_values(name: str, shape: Sequence[int], rng: Any) -> np.ndarray:
@@ -105,19 +105,21 @@ def jax_run(folder: Path, step: str, network: str, batch: int) -> Run:
 
     from gsto_jax.devices.mesh import compiler_options, make_mesh, put_batch, replicated_sharding
     from gsto_jax.segmentation.task import logits
-    from gsto_jax.training.loop import compiled_train_step
-    from gsto_jax.training.task import state_of
+    from gsto_jax.training.loop import CompiledTrainStep
+    from gsto_jax.training.task import create_state
 
     task, mesh = make_task(network), make_mesh(jax.devices("cpu")[:1])
     variables, arrays = read_inputs(folder, network, batch)
     inputs = put_batch(arrays, mesh)
     if step == "inference":
-        forward = jax.jit(partial(logits, task.on(mesh)), compiler_options=compiler_options(mesh))
+        forward = jax.jit(
+            partial(logits, task.for_mesh(mesh)), compiler_options=compiler_options(mesh)
+        )
         variables = jax.device_put(variables, replicated_sharding(mesh))
         images = inputs["normalized"]
         return lambda: {"logits": jax.block_until_ready(forward(variables, images))}
-    train = compiled_train_step(task, mesh)
-    state = state_of(task, variables, mesh)
+    train = CompiledTrainStep(task, mesh)
+    state = create_state(task, variables, mesh)
     inputs = {name: inputs[name] for name in task.train_inputs}
 
     def run() -> dict[str, Any]:

@@ -307,7 +307,7 @@ def kill_once(
     workdir: Path, output: Path, life: float, rng: random.Random
 ) -> dict[str, Any] | None:
     """Starts a run and kills it at a random moment; None if it ended before."""
-    from gsto_jax.runs.checkpoint import steps
+    from gsto_jax.runs.checkpoint import list_steps
 
     steps_before, target = _last_step(output), ""
     output.unlink(missing_ok=True)
@@ -324,7 +324,7 @@ def kill_once(
     if ended:
         return None
     kill(process)
-    saved = steps(workdir / "checkpoints")
+    saved = list_steps(workdir / "checkpoints")
     # Temporary folders of earlier kills may still exist.
     unfinished = (workdir / "checkpoints").glob("*tmp*")
     is_saving = any(path.stat().st_mtime >= start_timestamp for path in unfinished)

@@ -39,7 +39,7 @@ from gsto_jax.gate import gated_maps
 from gsto_jax.layers import gates
 from gsto_jax.layers.heads import SegmentationHead
 from gsto_jax.ops.packing import LANES, unwrap
-from gsto_jax.training.network import network
+from gsto_jax.training.network import build_network
 from modes.run_setup import parse_config
 
 IMAGES, SIZE = 8, (512, 1024)
@@ -60,7 +60,7 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
     config = importlib.import_module(f"configs.{config_name}").get_config()
     config.model.dtype = "bfloat16"
     task, _, _ = parse_config(config)
-    model = network(task.config.model, task.num_classes, platform="tpu")
+    model = build_network(task.config.model, task.num_classes, platform="tpu")
     counts = {"gates": (0, 0), "upwards": (0, 0), "heads": (0, 0)}
     heads = []
 

@@ -143,7 +143,7 @@ def test_early_decay():
 @pytest.mark.parametrize(("steps", "accumulate"), [(3, 1), (12, 1), (3, 4)])
 def test_running_statistics_leave_their_start_within_a_few_steps(steps, accumulate):
     rates = {"learning_rate": 1e-6}
-    task = tiny_task(steps, {"optim": rates, "train": {"grad_accum_steps": grad_accum_steps}})
+    task = tiny_task(steps, {"optim": rates, "train": {"grad_accum_steps": accumulate}})
     mesh = make_mesh(jax.devices()[:1])
     state, step = initial_state(task, mesh), CompiledTrainStep(task, mesh)
     params = jax.device_get(state.params)
