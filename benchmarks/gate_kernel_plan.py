@@ -20,6 +20,7 @@ hour on one core.
 import csv
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -107,6 +108,28 @@ def crossing(program: Program, instruction: Instruction) -> int:
     return costs.bytes_accessed(program, instruction)
 
 
+def gate_step(  # type: ignore[no-untyped-def]
+    row: Row, pack, implementation, features, cotangents, kernel, *affine
+):
+    """Returns the gated maps, and in training the gradients."""
+    epsilon = 1e-5 if row.variant == TRAINING else None
+
+    def forward(features, kernel, *affine):  # type: ignore[no-untyped-def]
+        outputs = gated_maps(
+            Packed(features, pack),
+            kernel,
+            NormParameters(*affine, epsilon) if affine else None,
+            relu=bool(affine),
+            implementation=implementation,
+        )
+        return tuple(x.data for x in outputs.maps)
+
+    if row.variant == "released, inference":
+        return forward(features, kernel, *affine)
+    maps, backward = jax.vjp(forward, features, kernel, *affine)
+    return maps, backward(cotangents)
+
+
 def measure(row: Row) -> dict[str, object]:
     """Compiles the gates of a branch; returns their traffic."""
     branch, gates = int(row.branch), int(row.num_gates)
@@ -126,36 +149,19 @@ def measure(row: Row) -> dict[str, object]:
     )
     if row.variant == "paper, training":
         affine = []
-    epsilon = 1e-5 if row.variant == TRAINING else None
 
-    def both(implementation, features, cotangents, kernel, *affine):  # type: ignore[no-untyped-def]
-        def maps(features, kernel, *affine):  # type: ignore[no-untyped-def]
-            found = gated_maps(
-                Packed(features, pack),
-                kernel,
-                NormParameters(*affine, epsilon) if affine else None,
-                relu=bool(affine),
-                implementation=implementation,
-            )
-            return tuple(x.data for x in found.maps)
-
-        if row.variant == "released, inference":
-            return maps(features, kernel, *affine)
-        found, pull = jax.vjp(maps, features, kernel, *affine)
-        return found, pull(cotangents)
-
-    found: dict[str, object] = {"shape": "x".join(map(str, shape))}
+    result: dict[str, object] = {"shape": "x".join(map(str, shape))}
     tiles = "T(8,128)(2,1)" if row.dtype == "bfloat16" else "T(8,128)"
     kind = {"bfloat16": "bf16", "float32": "f32"}[row.dtype]
     tile = parse_arrays(f"{kind}[{','.join(map(str, shape))}]{{3,0,2,1:{tiles}}}")[0].padded_nbytes
     forward, backward = READS[row.variant]
-    least = tile * (forward + gates + (backward * (1 + gates) + 1) * (backward > 0))
+    minimum = tile * (forward + gates + (backward * (1 + gates) + 1) * (backward > 0))
     gated, gradients = (layout,) * gates, (layout, *(replicated for _ in (kernel, *affine)))
     for implementation in TOPOLOGIES[row.topology]:
         if implementation == "xla" and (row.variant, row.image_size) != (TRAINING, "512x1024"):
             continue
         step = jax.jit(
-            lambda *a, name=implementation: both(name, *a),
+            partial(gate_step, row, pack, implementation),
             out_shardings=(gated, gradients) if backward else gated,
         )
         lowered = step.lower(features, (features,) * gates, kernel, *affine)
@@ -165,14 +171,14 @@ def measure(row: Row) -> dict[str, object]:
         )
         total = sum(crossing(program, x) * times for x, times in program.executions())
         kernels = sum(times for x, times in program.executions() if x.is_kernel)
-        found |= {
+        result |= {
             f"{implementation}_MB": round(total / 1e6, 1),
-            f"{implementation}_over_minimum": round(total / least, 3),
+            f"{implementation}_over_minimum": round(total / minimum, 3),
             f"{implementation}_accessed_MB": round(accessed / 1e6, 1),
         }
-        wanted = (forward + backward) * (implementation == "pallas_tpu")
-        assert kernels == wanted, (row, kernels)
-    return found | {"minimum_MB": round(least / 1e6, 1)}
+        expected = (forward + backward) * (implementation == "pallas_tpu")
+        assert kernels == expected, (row, kernels)
+    return result | {"minimum_MB": round(minimum / 1e6, 1)}
 
 
 def write(path: Path, rows: Mapping[Row, Mapping[str, object]]) -> None:
@@ -188,19 +194,19 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # the chips need not be present
     versions = f"jax{jax.__version__}_libtpu{version('libtpu')}"
     path = Path(__file__).with_name(f"{Path(__file__).stem}_tpus_{versions}.csv")
-    there = list(csv.DictReader(path.open())) if path.exists() else []
-    known: dict[Row, dict[str, object]] = {
-        Row(*(found[key] for key in Row._fields)): dict(found) for found in there
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    results: dict[Row, dict[str, object]] = {
+        Row(*(result[key] for key in Row._fields)): dict(result) for result in rows
     }
     for row in _rows():
-        if row not in known:
-            found = row._asdict() | measure(row)
-            known[row] = {name: found.get(name, "") for name in FIELDS}
-            print(*known[row].values(), sep="  ", flush=True)
-            write(path, known)
-    for kind in dict.fromkeys((row.variant, row.dtype) for row in known):
-        results = [found for row, found in known.items() if (row.variant, row.dtype) == kind]
-        worst = max(results, key=lambda found: float(str(found["pallas_tpu_over_minimum"])))
+        if row not in results:
+            result = row._asdict() | measure(row)
+            results[row] = {name: result.get(name, "") for name in FIELDS}
+            print(*results[row].values(), sep="  ", flush=True)
+            write(path, results)
+    for kind in dict.fromkeys((row.variant, row.dtype) for row in results):
+        group = [result for row, result in results.items() if (row.variant, row.dtype) == kind]
+        worst = max(group, key=lambda result: float(str(result["pallas_tpu_over_minimum"])))
         print(
             f"{', '.join(kind)}: at most {worst['pallas_tpu_over_minimum']} times the minimum, at "
             f"{worst['shape']}"
