@@ -260,7 +260,7 @@ def measure_torch(key: str, args: Any) -> Iterator[dict[str, Any]]:
     import torch_peer
 
     torch.backends.cudnn.benchmark = True
-    torch.nn.functional.relu = torch.relu_  # in place, as networks in PyTorch are written
+    torch.nn.functional.relu = torch.relu_  # in place, as is usual in PyTorch
     task = make_task(ROWS[key])
     net = torch_peer.Peer(task.model, task.initial_variables())
 

@@ -41,7 +41,7 @@ def find_joints_on_host(heatmaps: Any, batch: Any) -> Any:
     import numpy as np
 
     count, height, width, joints = heatmaps.shape
-    found = np.zeros((count, joints, 3))
+    poses = np.zeros((count, joints, 3))
     for n in range(count):
         for j in range(joints):
             values = heatmaps[n, ..., j]
@@ -55,8 +55,8 @@ def find_joints_on_host(heatmaps: Any, batch: Any) -> Any:
                 joint += 0.25 * np.sign([across, down])
             factor = batch["frame"][n][0] / width
             joint = (joint - [width / 2, height / 2]) * factor + batch["center"][n]
-            found[n, j] = *joint, values[y, x]
-    return found
+            poses[n, j] = *joint, values[y, x]
+    return poses
 
 
 def time_call(run: Callable[[], Any]) -> float:
@@ -88,23 +88,23 @@ def measure(config: Any, folder: str | None, batch_size: int) -> dict[str, Any]:
         state = load_for_evaluation(run, task, mesh, values, print).state
     else:
         state = initial_state(task, mesh)
-    look = (task, state.variables, persons.batches, persons.size, mesh)
+    arguments = (task, state.variables, persons.batches, persons.size, mesh)
 
     def evaluate() -> Any:
-        return estimate_poses(*look)
+        return estimate_poses(*arguments)
 
     def reference() -> Any:
-        found = np.zeros((persons.size, task.num_classes, 3))
+        poses = np.zeros((persons.size, task.num_classes, 3))
         for batch in persons.batches:
             _, maps = predict_joints(task, mesh, state.variables, batch)
             joints = find_joints_on_host(np.asarray(maps["heatmaps"]), batch)
-            found[batch["index"][batch["mask"]]] = joints[batch["mask"]]
-        return found
+            poses[batch["index"][batch["mask"]]] = joints[batch["mask"]]
+        return poses
 
-    read = list(persons.batches)
+    batches = list(persons.batches)
 
     def network() -> None:
-        for batch in read:
+        for batch in batches:
             jax.block_until_ready(predict_joints(task, mesh, state.variables, batch)[0])
 
     error = np.abs(evaluate().joints - reference())[..., :2].max()

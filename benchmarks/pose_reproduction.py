@@ -54,8 +54,8 @@ def draw_skeletons(runs: list[LoadedRun], annotations: Path, path: Path) -> None
     true = {image: person["keypoints"] for image, person in truth.items()}
     rows: list[tuple[str, dict, dict]] = [("truth", true, {})]
     for run in runs:
-        found = json.loads((run.evaluation.folder / "results.json").read_text())
-        poses = {pose["image_id"]: pose["keypoints"] for pose in found}
+        results = json.loads((run.evaluation.folder / "results.json").read_text())
+        poses = {pose["image_id"]: pose["keypoints"] for pose in results}
         similarity = {person.name: person.similarity for person in run.evaluation.persons}
         rows.append((run.network_name.partition("-")[0], poses, similarity))
     tiles = []
@@ -65,9 +65,9 @@ def draw_skeletons(runs: list[LoadedRun], annotations: Path, path: Path) -> None
             x, y, width, height = truth[person.image_id]["bbox"]
             factor = SIDE / max(width, height)
             pose = np.array(poses[person.image_id], float).reshape(-1, 3)
-            shown = np.array(truth[person.image_id]["keypoints"]).reshape(-1, 3)[:, 2] > 0
+            labeled = np.array(truth[person.image_id]["keypoints"]).reshape(-1, 3)[:, 2] > 0
             pose[:, :2] = (pose[:, :2] - [x + width / 2, y + height / 2]) * factor + SIDE / 2
-            pose[:, 2] = shown  # joints that are not labeled were not learnt
+            pose[:, 2] = labeled  # others were not learned
             tile = draw_poses(np.full((SIDE, SIDE, 3), 235, np.uint8), pose[None], skeleton)
             text = f"{label} {similarity[person.name]:.2f}" if similarity else label
             line.append(np.vstack([caption(text, SIDE), tile]))
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
             ceiling = percent(line.get("ceiling_AP"))
             where = f"{split}, {line['boxes']}"
             print(f"| {run.network_name} | {where} | {line['persons']} | {figures} | {ceiling} |")
-    print("\n| network | steps | a step | training | loss of the last head |")
+    print("\n| network | steps | time per step | training | loss of the last head |")
     print("| --- | --- | --- | --- | --- |")
     for run in runs:
         rates = [line["steps_per_second"] for line in run.training[1:]]

@@ -8,11 +8,11 @@ branches of one image, without the photo, which must not be published.
 """
 
 import csv
-import json
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -21,8 +21,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from absl import app, flags
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-from tensorboard.util import tensor_util
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from gsto_jax.runs.workdir import Workdir
 
 PLOT = flags.DEFINE_string("plot", None, "PNG to write the curves to")
 MAPS = flags.DEFINE_string("maps", None, "PNG to write predictions and branches to")
@@ -40,49 +42,38 @@ class Run:
 
     Attributes:
       name: network and seed.
+      training: records of training.jsonl, by step.
       evaluations: records of evaluations.jsonl.
-      scores: IoU and accuracy by class.
-      curves: steps and values of each scalar.
       starts: records of starts.jsonl.
-      images: folder of the evaluation's images.
+      images: folder of the last evaluation.
     """
 
     name: str
-    evaluations: list[dict]
-    scores: dict[str, tuple[str, str]]
-    curves: dict[str, tuple[np.ndarray, np.ndarray]]
-    starts: list[dict]
+    training: dict[int, dict[str, float]]
+    evaluations: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
     images: Path
 
-    @property
-    def evaluation(self) -> dict:
-        """The last evaluation."""
-        return self.evaluations[-1]
+    def iou_by_class(self) -> dict[str, float]:
+        """Returns the IoU of each class in the last evaluation."""
+        with (self.images / "scores.csv").open() as file:
+            scores = {row["class"]: row["iou"] for row in csv.DictReader(file)}
+        return {k: float(v) for k, v in scores.items() if k not in ("mean", "pixel accuracy")}
 
 
 def read_run(folder: Path) -> Run:
     """Reads a finished run."""
-    config = json.loads((folder / "config.json").read_text())
+    workdir = Workdir(folder, read_only=True)
+    config, evaluations = workdir.read_config(), workdir.read_evaluations()
+    assert config is not None, "checked by Workdir"
     network = "GSTO-HRNet" if config["model"]["hrnet"]["gfm"] else "HRNetV2"
-    lines = (folder / "evaluations.jsonl").read_text().splitlines()
-    evaluations = [json.loads(line) for line in lines]
-    evaluation = evaluations[-1]
-    with (folder / f"eval-{evaluation['split']}" / "scores.csv").open() as file:
-        scores = {row["class"]: (row["iou"], row["accuracy"]) for row in csv.DictReader(file)}
-    points: dict[str, dict[int, float]] = {}
-    for path in sorted((folder / "tensorboard").iterdir()):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.HasField("tensor") and not value.tensor.string_val:
-                    number = float(tensor_util.make_ndarray(value.tensor))
-                    points.setdefault(value.tag, {})[event.step] = number
-    curves = {
-        tag: (np.array(sorted(at)), np.array([at[step] for step in sorted(at)]))
-        for tag, at in points.items()
-    }
-    starts = [json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines()]
-    images = folder / f"eval-{evaluation['split']}"
-    return Run(f"{network}, seed {config['seed']}", evaluations, scores, curves, starts, images)
+    return Run(
+        name=f"{network}, seed {config['seed']}",
+        training={record["step"]: record for record in workdir.read_training()},
+        evaluations=evaluations,
+        starts=workdir.read_starts(),
+        images=folder / f"eval-{evaluations[-1]['split']}",
+    )
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -95,15 +86,16 @@ def summary(runs: list[Run]) -> str:
     """Returns a table of scores and speed by run."""
     rows = []
     for run in runs:
-        _steps, rates = run.curves["steps_per_second"]
+        rates = [record["steps_per_second"] for record in run.training.values()]
+        evaluation = run.evaluations[-1]
         rows.append(
             [
                 run.name,
-                f"{100 * run.evaluation['mean_iou']:.1f}",
-                f"{100 * run.evaluation['pixel_accuracy']:.1f}",
-                f"{1 / statistics.median(rates[1:].tolist()):.2f} s",
-                f"{run.evaluation['step']}",
-                f"{run.evaluation['seconds']:.0f} s",
+                f"{100 * evaluation['mean_iou']:.1f}",
+                f"{100 * evaluation['pixel_accuracy']:.1f}",
+                f"{1 / statistics.median(rates[1:]):.2f} s",
+                f"{evaluation['step']}",
+                f"{evaluation['seconds']:.0f} s",
                 str(len(run.starts)),
             ]
         )
@@ -125,8 +117,8 @@ def by_protocol(runs: list[Run]) -> str:
 
 def by_class(runs: list[Run]) -> str:
     """Returns a table of the IoU in percent by class."""
-    classes = [name for name in runs[0].scores if name not in ("mean", "pixel accuracy")]
-    rows = [[c, *(f"{100 * float(run.scores[c][0]):.1f}" for run in runs)] for c in classes]
+    scores = [run.iou_by_class() for run in runs]
+    rows = [[name, *(f"{100 * iou[name]:.1f}" for iou in scores)] for name in scores[0]]
     return table(["IoU", *(run.name for run in runs)], rows)
 
 
@@ -135,13 +127,13 @@ def plot(runs: list[Run], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.2), constrained_layout=True)
     networks = list(dict.fromkeys(run.name.split(",")[0] for run in runs))
     for run in runs:
-        steps, losses = run.curves["loss/stage4" if "loss/stage4" in run.curves else "loss"]
+        losses = [record.get("loss/stage4", record["loss"]) for record in run.training.values()]
         width = min(SMOOTH, len(losses))
         smooth = np.convolve(losses, np.ones(width) / width, "valid")
         network = run.name.split(",")[0]
         nth = [other.name for other in runs if other.name.startswith(network)].index(run.name)
         axes.plot(
-            steps[width - 1 :],
+            list(run.training)[width - 1 :],
             smooth,
             color=f"C{networks.index(network)}",
             linestyle=("-", "--", ":")[nth % 3],

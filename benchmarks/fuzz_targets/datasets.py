@@ -69,6 +69,18 @@ def prepared_target(name: str, storage: str) -> Target:
         source = trees.write_tree(Path(temporary) / "downloads", tree)
         final = prepare(BUILDERS[name](), source, Path(temporary) / "sets", storage, partial=True)
         files = {path.name: path.read_bytes() for path in final.iterdir() if path.is_file()}
+    labels: dict[str, dict[str, Any]] = {
+        "cityscapes": {
+            "classes": CITYSCAPES.names,
+            "palette": CITYSCAPES.palette,
+            "id_map": CITYSCAPES.id_map,
+        },
+        "coco_keypoints": {
+            "classes": (),
+            "palette": (),
+            "keypoints": {"names": COCO_KEYPOINTS.names, "sigmas": COCO_KEYPOINTS.sigmas},
+        },
+    }
     parsed_files = [
         key for key in files if "plan" not in key and "train" not in key and key != ".lock"
     ]
@@ -79,10 +91,8 @@ def prepared_target(name: str, storage: str) -> Target:
         if key.endswith(".json") and rng.random() < 0.7:
             data = mutated_json(json.loads(data), rng)
         elif key.startswith("names") and rng.random() < 0.5:
-            data = (
-                b"\n".join(rng.choice((b"a", b"../x", b"/x", b"", b"\xff")) for _ in range(3))
-                + b"\n"
-            )
+            names = [rng.choice((b"a", b"../x", b"/x", b"", b"\xff")) for _ in range(3)]
+            data = b"\n".join(names) + b"\n"
         else:
             data = mutate(data, rng) if rng.random() < 0.9 else random_bytes(rng)
         return json.dumps([key, base64.b64encode(data).decode()]).encode()
@@ -97,23 +107,13 @@ def prepared_target(name: str, storage: str) -> Target:
         version.mkdir(parents=True)
         for other, content in (files | {key: base64.b64decode(text)}).items():
             (version / other).write_bytes(content)
-        fields: dict[str, Any] = {
-            "source": "tfds",
-            "root": str(folder),
-            "name": name,
-            "crop": (24, 32),
-        }
-        if name == "coco_keypoints":
-            joints = {"names": COCO_KEYPOINTS.names, "sigmas": COCO_KEYPOINTS.sigmas}
-            fields |= {"classes": (), "palette": (), "keypoints": joints}
-        else:
-            fields |= {"classes": CITYSCAPES.names, "palette": CITYSCAPES.palette}
-            fields |= {"id_map": CITYSCAPES.id_map}
-        source = make_source(DataConfig(**fields), "val")
+        config = DataConfig(
+            source="tfds", root=str(folder), name=name, crop=(24, 32), **labels[name]
+        )
+        source = make_source(config, "val")
         for index in range(len(source)):
-            assert ".." not in source.name(index).split("/") and not source.name(index).startswith(
-                "/"
-            )
+            path = source.name(index)
+            assert ".." not in path.split("/") and not path.startswith("/")
             source.inspect(index)
             source.size(index)
             for value in source[index].values():
@@ -122,50 +122,44 @@ def prepared_target(name: str, storage: str) -> Target:
     return Target(generate, parse)
 
 
+def _random_archive(rng: random.Random) -> tuple[str, bytes]:
+    """Returns the suffix and the bytes of an archive."""
+    names = ["a.png", "b/c.txt", "../x", "/etc/x", "b/../../x"]
+    names += ["..\\x", "inner.zip", "inner.tar.gz"]
+    members = rng.sample(names, rng.randrange(1, 4)) if rng.random() < 0.5 else names[:2]
+    is_bomb = rng.random() < 0.05
+    content = lambda: bytes(2**27) if is_bomb else rng.randbytes(30)  # noqa: E731
+    out = io.BytesIO()
+    kind = rng.choice((".zip", ".tar", ".tar.gz"))
+    if kind == ".zip":
+        deflate = zipfile.ZIP_DEFLATED
+        compression = rng.choice((*[deflate] * 6, zipfile.ZIP_STORED, zipfile.ZIP_BZIP2))
+        with zipfile.ZipFile(out, "w", compression, compresslevel=1) as archive:
+            for name in members:
+                archive.writestr(name, content())
+    else:
+        with tarfile.open(
+            fileobj=out,
+            mode="w:gz" if kind == ".tar.gz" else "w",
+            **({"compresslevel": 1} if kind == ".tar.gz" else {}),
+        ) as tar:
+            for name in members[: 1 if is_bomb else None]:
+                info, data = tarfile.TarInfo(name), content()
+                info.size = len(data)
+                if rng.random() < 0.2:
+                    info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
+                tar.addfile(info, io.BytesIO(data))
+    return kind, out.getvalue()
+
+
 def archive_target() -> Target:
     """Zip and tar archives with mutated headers, path traversal, links, and bombs."""
 
-    def packed(rng: random.Random) -> tuple[str, bytes]:
-        names = [
-            "a.png",
-            "b/c.txt",
-            "../x",
-            "/etc/x",
-            "b/../../x",
-            "..\\x",
-            "inner.zip",
-            "inner.tar.gz",
-        ]
-        chosen = rng.sample(names, rng.randrange(1, 4)) if rng.random() < 0.5 else names[:2]
-        bomb = rng.random() < 0.05
-        content = lambda: bytes(2**27) if bomb else rng.randbytes(30)  # noqa: E731
-        out = io.BytesIO()
-        kind = rng.choice((".zip", ".tar", ".tar.gz"))
-        if kind == ".zip":
-            deflate = zipfile.ZIP_DEFLATED
-            packing = rng.choice((*[deflate] * 6, zipfile.ZIP_STORED, zipfile.ZIP_BZIP2))
-            with zipfile.ZipFile(out, "w", packing, compresslevel=1) as archive:
-                for name in chosen:
-                    archive.writestr(name, content())
-        else:
-            with tarfile.open(
-                fileobj=out,
-                mode="w:gz" if kind == ".tar.gz" else "w",
-                **({"compresslevel": 1} if kind == ".tar.gz" else {}),
-            ) as tar:
-                for name in chosen[: 1 if bomb else None]:
-                    info, data = tarfile.TarInfo(name), content()
-                    info.size = len(data)
-                    if rng.random() < 0.2:
-                        info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
-                    tar.addfile(info, io.BytesIO(data))
-        return kind, out.getvalue()
-
     def generate(rng: random.Random) -> bytes:
-        kind, data = packed(rng)
+        kind, data = _random_archive(rng)
         if rng.random() < 0.6:
-            head = rng.random() < 0.5 and kind == ".tar"
-            data = mutate(data[:512], rng) + data[512:] if head else mutate(data, rng)
+            only_header = rng.random() < 0.5 and kind == ".tar"
+            data = mutate(data[:512], rng) + data[512:] if only_header else mutate(data, rng)
         return json.dumps([kind, base64.b64encode(zlib.compress(data, 1)).decode()]).encode()
 
     def parse(data: bytes, folder: Path) -> None:
@@ -173,10 +167,10 @@ def archive_target() -> Target:
         from data_pipelines.files.archives import Downloads
 
         kind, text = json.loads(data)
-        inside = folder / "downloads"
-        inside.mkdir()
-        (inside / f"archive{kind}").write_bytes(zlib.decompress(base64.b64decode(text)))
-        with Downloads(inside, folder) as downloads:
+        archives = folder / "downloads"
+        archives.mkdir()
+        (archives / f"archive{kind}").write_bytes(zlib.decompress(base64.b64decode(text)))
+        with Downloads(archives, folder) as downloads:
             for name in downloads.names:
                 assert not name.startswith("/") and ".." not in name.split("/"), name
                 downloads.read(name)
