@@ -17,9 +17,6 @@ class MonitoredSource:
 
     The start times lie in a memory-mapped file, one float64 per example (0: not being read), so
     that the main process sees the reads of worker processes too.
-
-    Args:
-      source: the source to read from.
     """
 
     def __init__(self, source: Any) -> None:

@@ -19,11 +19,6 @@ class CocoImages:
 
     Files below a folder of the split, such as train2017/, come first; those below a folder of
     another split count only if `file_name` includes that folder.
-
-    Args:
-      downloads: the downloads.
-      split: "train", "val" or "test".
-      coco_file: name of the COCO file, for messages.
     """
 
     def __init__(self, downloads: Downloads, split: str, coco_file: str) -> None:

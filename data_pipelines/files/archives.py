@@ -55,7 +55,6 @@ class Downloads:
       scratch: parent of the temporary folder; None: the system's.
 
     Attributes:
-      source: as given.
       names: paths relative to the source, sorted.
       broken: messages about archives that cannot be opened.
       notes: messages to the user about files from which a dataset can be built all the same.

@@ -20,8 +20,8 @@ _TILE_SIZE = 128
 _MAX_CHANNELS = 4
 
 
-def encode_tiles(pixels: np.ndarray, tile_size: int = _TILE_SIZE, level: int = 3) -> bytes:
-    """Encodes an image `h w` or `h w c` uint8 for `Tiles`; `level` is that of zstd."""
+def encode_tiles(pixels: np.ndarray, tile_size: int = _TILE_SIZE) -> bytes:
+    """Encodes an image `h w` or `h w c` uint8 for `Tiles`."""
     if (
         pixels.dtype != np.uint8
         or pixels.ndim not in (2, 3)
@@ -34,7 +34,7 @@ def encode_tiles(pixels: np.ndarray, tile_size: int = _TILE_SIZE, level: int = 3
         )
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 0
-    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+    compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
     tiles = []
     for top in range(0, height, tile_size):
         band = pixels[top : top + tile_size]
@@ -49,15 +49,11 @@ def encode_tiles(pixels: np.ndarray, tile_size: int = _TILE_SIZE, level: int = 3
 class Tiles:
     """An encoded image that decodes the rectangle it is indexed with: `tiles[10:20, 30:90]`.
 
-    Args:
-      data: result of `encode_tiles`.
-      name: name of the image, for messages.
-
     Attributes:
       shape: `h w` or `h w c`.
 
     Raises:
-      DataError: truncated, no tiles, or more than `MAX_PIXELS`.
+      DataError: the data are truncated, no tiles, or more than `MAX_PIXELS`.
 
     Example:
       >>> np.asarray(Tiles(encode_tiles(pixels))).shape == pixels.shape
@@ -95,11 +91,7 @@ class Tiles:
         return self[:, :]
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
-        """Decodes a rectangle given by two slices of step 1.
-
-        Raises:
-          DataError: a tile is damaged.
-        """
+        """Decodes a rectangle given by two slices of step 1. Raises DataError if it is damaged."""
         (top, bottom, _), (left, right, _) = (
             axis.indices(size) for axis, size in zip(rectangle, self.shape[:2], strict=True)
         )

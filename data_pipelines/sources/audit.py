@@ -12,7 +12,6 @@ def audit_labels(
     source: Source,
     indices: Iterable[int] | None = None,
     *,
-    threads: int = 4,
     on_record: Callable[[], None] = lambda: None,
     stop_when: Callable[[LabelStats], bool] = lambda stats: False,
     stats: LabelStats | None = None,
@@ -22,14 +21,13 @@ def audit_labels(
     Args:
       source: the split.
       indices: records to inspect; None: all.
-      threads: number of threads that read.
       on_record: called after each record.
       stop_when: called with the statistics after each record; True ends the audit.
       stats: statistics of other records to add to.
     """
     stats = LabelStats() if stats is None else stats
     indices = range(len(source)) if indices is None else indices
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(4) as pool:
         for record_stats in pool.map(source.inspect, indices):
             stats.update(record_stats)
             on_record()

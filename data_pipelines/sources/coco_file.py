@@ -58,7 +58,7 @@ class KeypointFile:
 def read_keypoint_file(
     content: Any, name: str, category: str = "", joints: Sequence[str] = ()
 ) -> KeypointFile:
-    """Validates a COCO keypoint file.
+    """Validates the parsed JSON of a COCO keypoint file.
 
     Args:
       content: the parsed JSON.

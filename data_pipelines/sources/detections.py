@@ -17,13 +17,9 @@ _FIELDS = "image_id, category_id, bbox (x, y, w, h in pixels) and score"
 def read_detections(
     path: Path, category: Category, records: Mapping[int, int], split: str
 ) -> tuple[list[tuple[int, Detection]], list[str]]:
-    """Reads a file of detections.
+    """Reads a JSON list of image_id, category_id, bbox (x, y, w, h in pixels) and score.
 
-    Args:
-      path: JSON, a list of image_id, category_id, bbox (x, y, w, h in pixels) and score.
-      category: category of the boxes to keep.
-      records: index of the record by image id.
-      split: split of the records, for messages.
+    `records` maps image ids to record indices of a split.
 
     Returns:
       Record index and detection of each box of the category in one of the images, in their order,

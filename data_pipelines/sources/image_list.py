@@ -21,13 +21,9 @@ def read_pairs(data: bytes, path: Path, root: Path) -> list[tuple[str, Path, Pat
     quoted; otherwise the line is split at the space, comma or semicolon at which both sides name
     files. Empty lines are skipped, and lines that begin with "#" unless they name files.
 
-    Args:
-      data: content of the list.
-      path: path of the list, for messages.
-      root: folder that the listed paths are relative to.
-
     Returns:
-      For each line the image's path as written, the image file and the label file.
+      For each line the image's path as written (relative to the root), the image file and the label
+      file.
 
     Raises:
       DataError: a line is no pair, is ambiguous, or leaves the root.

@@ -70,10 +70,6 @@ class MappedLabel:
       label_map: the lookup table.
       name: name of the record, for messages.
 
-    Attributes:
-      shape: `h w`.
-      ids: as given.
-
     Raises:
       DataError: an id has no train id.
     """

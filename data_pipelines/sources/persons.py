@@ -34,8 +34,6 @@ class PersonSource:
       split: such as "train" or "val".
 
     Attributes:
-      config: as given.
-      split: as given.
       category: category of the persons in the COCO file.
       notes: messages about detections left out.
 

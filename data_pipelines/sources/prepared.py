@@ -87,11 +87,7 @@ class PreparedRecords:
 def open_prepared(root: str, name: str, split: str, features: Sequence[str]) -> PreparedRecords:
     """Opens a dataset prepared here, or built by tensorflow-datasets as ArrayRecord.
 
-    Args:
-      root: folder of the prepared datasets.
-      name: name of the dataset.
-      split: see `stored_splits`.
-      features: features to read; some of them may be missing (`_OPTIONAL_FEATURES`).
+    `split` may join several, see `stored_splits`. `_OPTIONAL_FEATURES` may be missing.
 
     Raises:
       DataError: no such dataset, split or feature, or it is damaged or without random access.

@@ -1,9 +1,10 @@
 """Street furniture along the curbs: lamps, signs and trees."""
 
+from functools import partial
+
 import numpy as np
 
 from data_pipelines.synthetic.appearance import sample_color
-from data_pipelines.synthetic.canvas import Color
 from data_pipelines.synthetic.roadside import Roadside
 from data_pipelines.synthetic.scene import POLE, SIGN
 
@@ -16,51 +17,30 @@ class StreetFurniture(Roadside):
         rng = self.rng
         outward = 2 * side - 1
         curb = self.curb[side] + outward * 0.5
-        color, height = sample_color(rng, "pole"), rng.uniform(4, 8.5)
-        thickness, has_arm = rng.uniform(0.45, 0.9), rng.random() < 0.6
-        for z in np.arange(rng.uniform(4, 14), 45, rng.uniform(10, 20)):
-            self._add_lamp(
-                curb,
-                float(z),
-                outward,
-                color=color,
-                height=height,
-                thickness=thickness,
-                has_arm=has_arm,
-            )
+        lamp = sample_color(rng, "pole")
+        height, thickness, has_arm = rng.uniform(4, 8.5), rng.uniform(0.45, 0.9), rng.random() < 0.6
+
+        def draw_lamp(z: float) -> None:
+            canvas, scale = self.canvas, self.camera.scale(z)
+            column, bottom = self.camera.project_point(curb, 0, z)
+            if not self.is_in_view(column, 2 * scale):
+                return
+            top, half = bottom - height * scale, thickness * scale / 2
+            color, highlight = self.shade(lamp, z), self.shade(lamp, z, 1.4)
+            canvas.box(column - half, top, column + half, bottom, color, POLE)
+            canvas.box(column - half, top, column - half / 3, bottom, highlight, POLE)
+            if has_arm:
+                end = (column - outward * 1.6 * scale, top - 0.3 * scale)
+                canvas.line((column, top), end, thickness * scale * 0.7, color, POLE)
+                canvas.disc(*end, 0.22 * scale, self.shade(lamp, z, 1.3), POLE)
+
+        for z in np.arange(rng.uniform(4, 14), 45, rng.uniform(10, 20)).tolist():
+            self.add(z, partial(draw_lamp, z))
         for z in self.sample_distances(int(rng.integers(2, 4)), 4, 30):
             self._add_sign(curb + outward * rng.uniform(-0.2, 1), z)
         if rng.random() < 0.35:
             for z in np.arange(rng.uniform(6, 14), 60, rng.uniform(10, 18)):
                 self.add_tree(curb + outward * rng.uniform(0, 1), float(z))
-
-    def _add_lamp(
-        self,
-        x: float,
-        z: float,
-        outward: int,
-        *,
-        color: Color,
-        height: float,
-        thickness: float,
-        has_arm: bool,
-    ) -> None:
-        def draw() -> None:
-            scale = self.camera.scale(z)
-            column, bottom = self.camera.project_point(x, 0, z)
-            if not self.is_in_view(column, 2 * scale):
-                return
-            top, half = bottom - height * scale, thickness * scale / 2
-            pole = self.shade(color, z)
-            highlight = self.shade(color, z, 1.4)
-            self.canvas.box(column - half, top, column + half, bottom, pole, POLE)
-            self.canvas.box(column - half, top, column - half / 3, bottom, highlight, POLE)
-            if has_arm:
-                end = (column - outward * 1.6 * scale, top - 0.3 * scale)
-                self.canvas.line((column, top), end, thickness * scale * 0.7, pole, POLE)
-                self.canvas.disc(*end, 0.22 * scale, self.shade(color, z, 1.3), POLE)
-
-        self.add(z, draw)
 
     def _add_sign(self, x: float, z: float) -> None:
         """Adds a sign: a wide one on two posts, or a triangle, diamond, square, octagon or disc."""

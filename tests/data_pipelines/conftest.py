@@ -59,7 +59,7 @@ def folder_config(root: Path, /, **changes: Any) -> DataConfig:
 
 
 def scenes_config(**changes: Any) -> DataConfig:
-    """A config of small drawn images."""
+    """A config of small synthetic scenes."""
     fields: dict[str, Any] = {
         "source": "scenes",
         "train_size": 10,

@@ -65,8 +65,8 @@ def lip_files(count=3) -> dict:
 def context_names() -> dict[int, str]:
     """459 invented names, the 59 classes scattered among them."""
     names = {n: f"thing{n}" for n in range(1, 460)}
-    places = np.random.default_rng(1).permutation(np.arange(1, 460))[:59].tolist()
-    return names | dict(zip(places, PASCAL_CONTEXT_59.names, strict=True))
+    ids_of_classes = np.random.default_rng(1).permutation(np.arange(1, 460))[:59].tolist()
+    return names | dict(zip(ids_of_classes, PASCAL_CONTEXT_59.names, strict=True))
 
 
 def context_files(kind: str, count=2) -> dict:
@@ -82,9 +82,9 @@ def context_files(kind: str, count=2) -> dict:
         for n, name in enumerate(names):
             files[f"VOCdevkit/VOC2010/JPEGImages/{name}.jpg"] = image_bytes(n, kind=".jpg")
             if kind == "mat":
-                shown = [PASCAL_CONTEXT_59.names[n], PASCAL_CONTEXT_59.names[58]]
+                class_names = [PASCAL_CONTEXT_59.names[n], PASCAL_CONTEXT_59.names[58]]
                 none = next(k for k, other in context_names().items() if other.startswith("thing"))
-                ids = blocks([none, *(by_name[name] for name in shown)]).astype(np.uint16)
+                ids = blocks([none, *(by_name[name] for name in class_names)]).astype(np.uint16)
                 files[f"trainval/{name}.mat"] = mat(ids)
             else:
                 ids = blocks([0, 1 + n, 59]).astype(np.uint8)
@@ -111,9 +111,9 @@ def person(number, image_id, box=(10.0, 5.0, 20.0, 30.0), labeled=17, **changes)
 
 
 def coco_files() -> dict:
-    """Train: two people, a crowd, no joints; an image without people. Val: one person, none."""
+    """Train: two persons, a crowd, no joints; an image without persons. Val: one person, none."""
     files = {}
-    for split, people in (
+    for split, persons in (
         (
             "train",
             [
@@ -128,7 +128,7 @@ def coco_files() -> dict:
     ):
         ids = [1, 2, 3, 4] if split == "train" else [11, 12]
         images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": 60, "height": 40} for n in ids]
-        content = {"images": images, "annotations": people, "categories": []}
+        content = {"images": images, "annotations": persons, "categories": []}
         files[f"annotations/person_keypoints_{split}2017.json"] = json.dumps(content).encode()
         for n in ids:
             files[f"{split}2017/{n:012d}.jpg"] = image_bytes(n, kind=".jpg")
@@ -143,14 +143,14 @@ def write_tree(root: Path, files: dict) -> Path:
     return root
 
 
-def write_zips(root: Path, files: dict, part=lambda name: name.split("/")[0]) -> Path:
+def write_zips(root: Path, files: dict, archive=lambda name: name.split("/")[0]) -> Path:
     """One zip for each first folder; files without one lie beside."""
     root.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         if "/" not in name:
             (root / name).write_bytes(data)
             continue
-        with zipfile.ZipFile(root / f"{part(name)}.zip", "a") as archive:
+        with zipfile.ZipFile(root / f"{archive(name)}.zip", "a") as archive:
             archive.writestr(name, data)
     return root
 

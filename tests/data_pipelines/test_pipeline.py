@@ -49,7 +49,7 @@ def test_epochs(make_scenes_config, tiny_source):
     for epoch in epochs:
         assert len(set(epoch.tolist())) == 9
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
-    assert len({frozenset(epoch) for epoch in epochs.tolist()}) > 1  # others are left out
+    assert len({frozenset(epoch) for epoch in epochs.tolist()}) > 1  # the examples left out differ
 
 
 def test_augmentation_differs_between_epochs(make_scenes_config, tiny_source):
@@ -58,17 +58,17 @@ def test_augmentation_differs_between_epochs(make_scenes_config, tiny_source):
     for batch in take(train_batches(config, tiny_source(4), 4, seed=0), 6):
         for image, index in zip(batch["image"], batch["index"], strict=True):
             views[int(index)].add(image.tobytes())
-    assert all(len(seen) >= 5 for seen in views.values())
+    assert all(len(variants) >= 5 for variants in views.values())
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3, 6])
 def test_the_batches_of_hosts_are_the_batch_of_one(make_scenes_config, tiny_source, hosts):
     config, source = make_scenes_config(), tiny_source(20)
     whole = take(train_batches(config, source, 6, seed=1), 7)
-    parts = [take(train_batches(config, source, 6, 1, host, hosts), 7) for host in range(hosts)]
+    shards = [take(train_batches(config, source, 6, 1, host, hosts), 7) for host in range(hosts)]
     for step, batch in enumerate(whole):
         for key in KEYS:
-            joined = np.concatenate([part[step][key] for part in parts])
+            joined = np.concatenate([batches[step][key] for batches in shards])
             np.testing.assert_array_equal(joined, batch[key])
 
 
@@ -104,10 +104,10 @@ def test_another_number_of_hosts_may_go_on(make_scenes_config, tiny_source):
     hosts = [train_batches(config, source, 6, 1, host, 2) for host in range(2)]
     for host in hosts:
         host.set_state(state)
-    parts = [take(host, 3) for host in hosts]
+    shards = [take(host, 3) for host in hosts]
     for step, batch in enumerate(expected):
         for key in KEYS:
-            joined = np.concatenate([part[step][key] for part in parts])
+            joined = np.concatenate([batches[step][key] for batches in shards])
             np.testing.assert_array_equal(joined, batch[key])
 
 
@@ -161,7 +161,7 @@ def test_eval_covers_every_image_once(
     make_scenes_config, tiny_source, shards, count, batch_size, sizes
 ):
     config, source = make_scenes_config(), tiny_source(count, sizes)
-    seen, shapes = [], []
+    indices, shapes = [], []
     for shard in range(shards):
         batches = EvalBatches(config, source, batch_size, shard, shards, max_padded_shapes=2)
         shapes.append([batch["image"].shape for batch in batches])
@@ -183,15 +183,15 @@ def test_eval_covers_every_image_once(
                 )
                 assert (batch["label"][row, height:] == 255).all()
                 assert (batch["label"][row, :, width:] == 255).all()
-            seen.extend(batch["index"][batch["mask"]].tolist())
-    assert sorted(seen) == list(range(count))
+            indices.extend(batch["index"][batch["mask"]].tolist())
+    assert sorted(indices) == list(range(count))
     # All shards go through the same shapes, of which there are few.
     assert all(other == shapes[0] for other in shapes)
     assert len(set(shapes[0])) <= 2
 
 
 def test_eval_images_of_a_bucket_share_its_padded_shape(make_scenes_config, tiny_source):
-    """The first shape of a bucket is the batch's; the others keep images apart, on all shards."""
+    """The first shape of a bucket is padded to; the others separate images, on all shards."""
 
     def bucket(size):
         height, width = size

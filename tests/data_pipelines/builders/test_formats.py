@@ -85,8 +85,8 @@ def test_lip(tmp_path, layout):
     config = config_of(tmp_path, "lip", crop=(60, 30), scale_min=1.0, num_scales=1)
     batches = train_batches(config, make_source(config, "train"), 3, 0)
     rows = {tuple(label[0]) for _ in range(6) for label in next(batches)["label"]}
-    seen, mirrored = (blocks(ids, (1, 30))[0] for ids in ([0, 14, 15, 18], [0, 15, 14, 19]))
-    assert rows == {tuple(seen), tuple(mirrored[::-1])}
+    original, flipped = (blocks(ids, (1, 30))[0] for ids in ([0, 14, 15, 18], [0, 15, 14, 19]))
+    assert rows == {tuple(original), tuple(flipped[::-1])}
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_real_cityscapes_layout(tmp_path):
     prepare(BUILDERS["cityscapes"](), folder, tmp_path / "sets", "tiles", partial=True)
     source = opened(tmp_path, "cityscapes", "train")
     assert len(source) == 12
-    found = audit_labels(source)
-    assert not found.problems
-    assert {CITYSCAPES.names[k] for k in found.pixels if k != 255} >= {"road", "sky", "car"}
+    stats = audit_labels(source)
+    assert not stats.problems
+    assert {CITYSCAPES.names[k] for k in stats.pixels if k != 255} >= {"road", "sky", "car"}
 
 
 def test_real_zips_of_cityscapes(tmp_path):

@@ -1,4 +1,4 @@
-"""Preparing goes on where it ended, and a prepared dataset is what its settings say."""
+"""Preparing resumes after an interruption, and an existing dataset must fit the options."""
 
 import fcntl
 import os
@@ -28,11 +28,11 @@ def test_goes_on_where_it_ended(tmp_path):
     files = cityscapes_files((("train", 10), ("val", 2)))
     broken = "leftImg8bit/train/ulm/ulm_000006_000019_leftImg8bit.png"
     source = write_tree(tmp_path / "downloads", files | {broken: files[broken][:300]})
-    made = []
+    built = []
 
     class Counting(type(BUILDERS["cityscapes"]())):
         def example(self, downloads, item, storage):
-            made.append(item.name)
+            built.append(item.name)
             return super().example(downloads, item, storage)
 
     fields = BUILDERS["cityscapes"].keywords | {"shard_size": 4}
@@ -41,15 +41,15 @@ def test_goes_on_where_it_ended(tmp_path):
     with pytest.raises(DataError, match=r"cityscapes .*half prepared"):
         opened(tmp_path, "cityscapes", "train")
     write_tree(source, {broken: files[broken]})
-    made.clear()
+    built.clear()
     folder = prepare(Counting(**fields), source, tmp_path / "sets", partial=True)
-    assert sorted({int(name[8:14]) for name in made}) == [0, 1, 4, 5, 6, 7, 8, 9]
-    assert len(made) == 6 + 2  # of train the second and third file, and val
+    assert sorted({int(name[8:14]) for name in built}) == [0, 1, 4, 5, 6, 7, 8, 9]
+    assert len(built) == 6 + 2  # of train the second and third file, and val
     assert len(opened(tmp_path, "cityscapes", "train")) == 10
     assert not list(folder.parent.glob("*.incomplete"))
-    made.clear()
+    built.clear()
     assert prepare(Counting(**fields), source, tmp_path / "sets", partial=True) == folder
-    assert not made
+    assert not built
 
 
 def test_other_downloads_start_anew(tmp_path):
@@ -134,7 +134,7 @@ prepare(Slow(**fields), Path(sys.argv[1]), Path(sys.argv[2]), partial=True)
 
 
 def test_killed_while_preparing(tmp_path):
-    """`kill -9`, and the same again: the files that were whole stay, the rest is made."""
+    """`kill -9`, and the same again: complete files are kept, the missing ones are built."""
     source = write_tree(tmp_path / "downloads", cityscapes_files((("train", 20), ("val", 2))))
     script = tmp_path / "prepare.py"
     script.write_text(KILLED)
@@ -144,15 +144,15 @@ def test_killed_while_preparing(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     work = tmp_path / "sets/cityscapes/1.0.0.incomplete"
-    whole = []
-    while len(whole) < 3 and process.poll() is None:
+    complete = []
+    while len(complete) < 3 and process.poll() is None:
         time.sleep(0.02)
-        whole = [path for path in work.glob("cityscapes-train*") if path.suffix != ".partial"]
+        complete = [path for path in work.glob("cityscapes-train*") if path.suffix != ".partial"]
     process.kill()
     process.wait()
-    whole = [path for path in work.glob("cityscapes-train*") if path.suffix != ".partial"]
-    assert 3 <= len(whole) < 10
-    before = {path.name: path.stat().st_mtime_ns for path in whole}
+    complete = [path for path in work.glob("cityscapes-train*") if path.suffix != ".partial"]
+    assert 3 <= len(complete) < 10
+    before = {path.name: path.stat().st_mtime_ns for path in complete}
     small = replace(BUILDERS["cityscapes"](), shard_size=2)
     folder = prepare(small, source, tmp_path / "sets", partial=True)
     assert before == {name: (folder / name).stat().st_mtime_ns for name in before}

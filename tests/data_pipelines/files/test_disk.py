@@ -11,18 +11,18 @@ from data_pipelines.files.disk import list_files, strip_suffix, unique_names
 
 
 def test_archives_of_mac_and_upper_case_suffixes(tmp_path):
-    wanted = ["images/a.JPG", "images/b.jpg"]
+    images = ["images/a.JPG", "images/b.jpg"]
     junk = ["__MACOSX/images/._a.jpg", "images/._a.jpg", "images/.DS_Store"]
     with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
-        for name in (*wanted, *junk):
+        for name in (*images, *junk):
             archive.writestr(name, b"x")
     with tarfile.open(tmp_path / "two.tar", "w") as tar:
-        for name in (*wanted, *junk):
+        for name in (*images, *junk):
             tar.addfile(tarfile.TarInfo(f"./two/{name}"))
     (tmp_path / "names.txt").write_bytes("é\n".encode("utf-16"))
     with Downloads(tmp_path) as downloads:
-        found = [match["name"] for match in downloads.match(r"images/(?P<name>[^/]+)\.jpg")]
-        assert sorted(found) == ["a", "a", "b", "b"]
+        names = [match["name"] for match in downloads.match(r"images/(?P<name>[^/]+)\.jpg")]
+        assert sorted(names) == ["a", "a", "b", "b"]
         assert downloads.read_text("names.txt") == "é\n"
 
 

@@ -79,8 +79,8 @@ def test_what_cannot_be_stored(pixels):
 @pytest.mark.parametrize("noise", [0.6, 1.5, 2.6])
 def test_tiles_take_little_more_than_a_png(noise):
     """A street with the grain of a sensor: 1.4 to 3.3 bytes a pixel as PNG."""
-    drawn, _ = render_street(np.random.default_rng(0), 256, 512)
-    smooth = cv2.GaussianBlur(cv2.resize(drawn, (1024, 512)), (0, 0), 1.5)
+    scene, _ = render_street(np.random.default_rng(0), 256, 512)
+    smooth = cv2.GaussianBlur(cv2.resize(scene, (1024, 512)), (0, 0), 1.5)
     grain = np.random.default_rng(1).normal(0, noise, smooth.shape)
     pixels = np.clip(smooth + grain, 0, 255).astype(np.uint8)
     png = cv2.imencode(".png", pixels)[1]

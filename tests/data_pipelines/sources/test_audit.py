@@ -40,15 +40,15 @@ def folder(root, labels):
 
 
 def test_counts(tmp_path):
-    seen = []
-    found = audit_labels(
-        folder(tmp_path, [LABEL, np.zeros_like(LABEL)]), on_record=lambda: seen.append(1)
+    calls = []
+    stats = audit_labels(
+        folder(tmp_path, [LABEL, np.zeros_like(LABEL)]), on_record=lambda: calls.append(1)
     )
-    assert found.records == len(seen) == 2
-    assert found.pixels == {0: 200 + 600, 1: 300, 255: 100}
-    assert found.images == {0: 2, 1: 1, 255: 1}
-    assert found.total == 1200
-    assert not found.problems
+    assert stats.records == len(calls) == 2
+    assert stats.pixels == {0: 200 + 600, 1: 300, 255: 100}
+    assert stats.images == {0: 2, 1: 1, 255: 1}
+    assert stats.total == 1200
+    assert not stats.problems
 
 
 def test_every_problem_is_named(tmp_path):
@@ -56,15 +56,15 @@ def test_every_problem_is_named(tmp_path):
     odd[:2, :5] = 77
     source = folder(tmp_path, [LABEL, odd, LABEL[:10], LABEL])
     (tmp_path / "3.png").write_bytes(b"no image")
-    found = audit_labels(source)
-    assert found.unknown_ids == {77: 10}
-    assert found.records == 4
-    assert len(found.problems) == 3
-    unknown, sizes, corrupt = map(str, found.problems)
+    stats = audit_labels(source)
+    assert stats.unknown_ids == {77: 10}
+    assert stats.records == 4
+    assert len(stats.problems) == 3
+    unknown, sizes, corrupt = map(str, stats.problems)
     assert re.match(rf"{tmp_path}/1_label\.png .*77 \(10 px\).*id_map", unknown)
     assert re.search(rf"{tmp_path}/2\.png is 30x20 .*{tmp_path}/2_label\.png is 30x10", sizes)
     assert f"decode {tmp_path / '3.png'}" in corrupt
-    assert found.total == 600 + 600 + 300
+    assert stats.total == 600 + 600 + 300
 
 
 def test_a_sample_is_spread_and_refuses(tmp_path):
@@ -78,7 +78,7 @@ def test_a_sample_is_spread_and_refuses(tmp_path):
 
 def test_scenes_are_counted_as_drawn():
     source = SyntheticSource("val", 3, (32, 64))
-    found = audit_labels(source)
-    drawn = np.bincount(np.concatenate([source[n]["label"].ravel() for n in range(3)]))
-    assert found.total == 3 * 32 * 64
-    assert {k: int(v) for k, v in enumerate(drawn) if v} == dict(found.pixels)
+    stats = audit_labels(source)
+    counts = np.bincount(np.concatenate([source[n]["label"].ravel() for n in range(3)]))
+    assert stats.total == 3 * 32 * 64
+    assert {k: int(v) for k, v in enumerate(counts) if v} == dict(stats.pixels)

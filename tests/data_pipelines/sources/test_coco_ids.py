@@ -1,4 +1,4 @@
-"""COCO keypoint files as people's tools write them: ids and categories."""
+"""COCO keypoint files as persons's tools write them: ids and categories."""
 
 import json
 import re
@@ -91,8 +91,8 @@ def test_what_is_there_twice():
 
 
 def test_persons_of_unlisted_images_are_counted():
-    people = [person(7, 1), person(8, 5), person(9, 6), person(10, 5), person(11, 6)]
-    checked = read_keypoint_file(content_of(*people), "x.json")
+    persons = [person(7, 1), person(8, 5), person(9, 6), person(10, 5), person(11, 6)]
+    checked = read_keypoint_file(content_of(*persons), "x.json")
     assert {n: len(of_image) for n, of_image in checked.persons.items()} == {1: 1, 2: 0}
     (note,) = checked.notes
     assert note.startswith("x.json: 4 annotations ")
@@ -121,7 +121,7 @@ def dog(number, image_id):
 
 
 @pytest.mark.parametrize(
-    ("categories", "wanted", "chosen"),
+    ("categories", "configured", "chosen"),
     [
         ((PERSON,), "", 1),
         ((PERSON | {"id": 0},), "", 0),
@@ -134,8 +134,8 @@ def dog(number, image_id):
         (({"id": 4, "name": "ball"}, {"id": 5, "name": "Person"}), "", 5),
     ],
 )
-def test_the_category_is_chosen(categories, wanted, chosen):
-    checked = read_keypoint_file(content_of(categories=categories), "x.json", wanted)
+def test_the_category_is_chosen(categories, configured, chosen):
+    checked = read_keypoint_file(content_of(categories=categories), "x.json", configured)
     assert checked.category.id == chosen
 
 

@@ -1,4 +1,4 @@
-"""COCO keypoint files as people write them: flags, boxes, areas, file names; what is kept."""
+"""COCO keypoint files as persons write them: flags, boxes, areas, file names; what is kept."""
 
 import json
 import re
@@ -98,8 +98,8 @@ def test_what_tools_leave_out():
 
 
 def test_persons_that_make_no_sample_are_said():
-    people = [person(7, 1, (5.0, 5.0, 0.0, 9.0)), person(8, 1, area=0), person(9, 1, area=9000)]
-    checked = read_keypoint_file(content_of(*people), "x.json")
+    persons = [person(7, 1, (5.0, 5.0, 0.0, 9.0)), person(8, 1, area=0), person(9, 1, area=9000)]
+    checked = read_keypoint_file(content_of(*persons), "x.json")
     assert [is_sample(p) for p in checked.persons[1]] == [False, False, True]
     empty, large = checked.notes
     assert "2 persons " in empty and empty.endswith(": annotation 7, annotation 8")

@@ -68,12 +68,12 @@ def test_training_evaluation_and_prediction_see_the_same(tmp_path, rule):
     config = write_folder(tmp_path, KINDS, **rule)
     source = FolderSource(config, "train")
     batches = EvalBatches(config, source, 1)
-    seen = {int(batch["index"][0]): batch for batch in batches}
+    batch_of = {int(batch["index"][0]): batch for batch in batches}
     for index, name in enumerate(KINDS):
         expected = read_image(tmp_path / name, DecodeOptions(**rule))
         np.testing.assert_array_equal(source[index]["image"], expected, err_msg=name)
         assert source.size(index) == expected.shape[:2] == (12, 18)
-        np.testing.assert_array_equal(seen[index]["image"][0, :12, :18], expected, err_msg=name)
+        np.testing.assert_array_equal(batch_of[index]["image"][0, :12, :18], expected, err_msg=name)
 
 
 def test_orientation_of_labels(tmp_path):
@@ -119,8 +119,8 @@ def test_the_audit_names_odd_images(tmp_path):
         "clear.png": png(np.dstack([BYTES[..., :3], np.zeros((12, 18), np.uint8)]), RGBA),
         "deep.png": KINDS["deep.png"],
     }
-    found = audit_labels(folder(tmp_path, images))
-    assert found.problems == []
+    stats = audit_labels(folder(tmp_path, images))
+    assert stats.problems == []
     patterns = {
         "mirrored.png": "orientation: 2, flipped .*'upright'",
         "black.png": "black pixels only",
@@ -129,7 +129,7 @@ def test_the_audit_names_odd_images(tmp_path):
         "few.tif": "10 bits .*bit_depth=10",
         "clear.png": "255 to 255",
     }
-    for warning, (name, pattern) in zip(found.warnings, patterns.items(), strict=True):
+    for warning, (name, pattern) in zip(stats.warnings, patterns.items(), strict=True):
         assert re.match(rf"{tmp_path}/{name} .*{pattern}", str(warning))
     rule = {"orientation": "stored", "bit_depth": 10, "alpha": "drop"}
     del images["deep.png"]

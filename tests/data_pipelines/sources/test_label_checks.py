@@ -52,9 +52,9 @@ def opened(tmp_path, make_folder_config):
 
 def checked(opened, trains=True):
     source, config = opened
-    told = []
-    found, report = check_split_labels(source, config, "val", trains, told.append)
-    return found, report, told
+    lines = []
+    stats, report = check_split_labels(source, config, "val", trains, lines.append)
+    return stats, report, lines
 
 
 def full(*ids, shape=(4, 6)):
@@ -73,8 +73,8 @@ def test_masks_of_0_and_255_are_refused_with_the_remedy(opened):
     with pytest.raises(DataError, match=message):
         checked(opened([full(0, 255)] * 3, **BINARY))
     remedy = opened([full(0, 255)] * 3, **BINARY, id_map=((0, 0), (255, 1)))
-    found, report, _ = checked(remedy)
-    assert found.pixels == {0: 36, 1: 36}
+    stats, report, _ = checked(remedy)
+    assert stats.pixels == {0: 36, 1: 36}
     assert report == type(report)()
     assert set(np.unique(remedy[0][0]["label"])) == {0, 1}
 
@@ -114,15 +114,15 @@ def test_a_split_without_a_labeled_pixel_is_refused(opened, trains):
 def test_a_rare_class_is_looked_for_in_all_labels(opened):
     labels = [full(0)] * 50
     labels[29] = full(0, 2)
-    found, report, told = checked(opened(labels))
-    (note,) = told
+    stats, report, lines = checked(opened(labels))
+    (note,) = lines
     assert re.match(r"val: 13 labels .* 50$", note)
-    assert found.pixels[2] == 12
-    assert 13 < found.records <= 50
+    assert stats.pixels[2] == 12
+    assert 13 < stats.records <= 50
     assert report.absent_classes == "'b'"
     source, config = opened(labels)
-    found, _ = check_split_labels(source, config, "val", trains=False)
-    assert found.records == 13, "one class can be scored"
+    stats, _ = check_split_labels(source, config, "val", trains=False)
+    assert stats.records == 13, "one class can be scored"
 
 
 def test_labels_without_a_labeled_pixel_are_named(opened):
@@ -241,8 +241,8 @@ def test_jpeg_labels_are_one_line_of_the_audit(opened):
     source, config = opened(
         [blob(n) * 40 for n in range(9)], ".jpg", id_map=((0, 0), (40, 1), (80, 2))
     )
-    found = audit_labels(source)
-    (line,) = group_issues(found.problems)
+    stats = audit_labels(source)
+    (line,) = group_issues(stats.problems)
     assert re.match(
         r"9 records .*JPEG.*000\.jpg \([\d.]+%.*001\.jpg, .*002\.jpg \.\.\.; .*PNG", line
     )
@@ -253,15 +253,15 @@ def test_jpeg_labels_are_one_line_of_the_audit(opened):
 def test_a_jpeg_label_of_known_ids_alone_is_a_warning(opened):
     every = tuple((k, min(k // 30, 2)) for k in range(256))
     source, config = opened([blob(n) * 40 for n in range(2)], ".jpg", id_map=every)
-    found, report, _ = checked((source, config))
-    assert not found.problems
+    stats, report, _ = checked((source, config))
+    assert not stats.problems
     assert re.match("2 records .*JPEG", report.warnings[0])
 
 
 def test_findings_of_one_fault_are_one_line():
     many = [Issue(f"{n}.png", "unknown ids", f"{n} px", "map them", n / 1000) for n in range(468)]
-    alone = Issue("x.png", "a joint outside its image")
-    lines = group_issues([*many[:9], alone, *many[9:]])
+    single = Issue("x.png", "a joint outside its image")
+    lines = group_issues([*many[:9], single, *many[9:]])
     assert lines == [
         "468 records have unknown ids (23.3% of their pixels): 0.png (0 px), 1.png, 2.png ...; map"
         " them",
@@ -284,8 +284,8 @@ def test_messages_end_once(opened, tmp_path):
 def test_a_palette_is_made_of_distinct_colors(make_folder_config, tmp_path):
     for count in (2, 3, 20, 60, 255):
         colors = np.array(distinct_colors(count)).astype(int)
-        apart = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + 999 * np.eye(count)
-        assert apart.min() >= (60 if count <= 60 else 30)
+        distances = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + 999 * np.eye(count)
+        assert distances.min() >= (60 if count <= 60 else 30)
         assert np.linalg.norm(colors - 90, axis=-1).min() > 25, "ignored pixels are gray"
     config = make_folder_config(tmp_path, palette=())
     assert config.palette == distinct_colors(3) == distinct_colors(9)[:3]
@@ -327,9 +327,9 @@ def test_real_labels_raise_no_false_alarm(make_folder_config, name):
     fields = {"image_suffix": "", "label_suffix": "", "palette": ()} | REAL[name]
     config = make_folder_config(real(name), **fields)
     source = FolderSource(config, "val")
-    found, report = check_split_labels(source, config, "val", trains=True)
+    stats, report = check_split_labels(source, config, "val", trains=True)
     assert (source.warnings, report.problems, report.warnings) == ((), (), ())
-    whole = audit_labels(source)
-    assert whole.problems == whole.warnings == []
-    assert report_labels(whole, config, "val", trains=True).warnings == ()
-    assert found.records <= whole.records
+    full_stats = audit_labels(source)
+    assert full_stats.problems == full_stats.warnings == []
+    assert report_labels(full_stats, config, "val", trains=True).warnings == ()
+    assert stats.records <= full_stats.records

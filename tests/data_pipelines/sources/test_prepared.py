@@ -100,9 +100,9 @@ def test_both_storages_give_the_same_batches(tmp_path):
         config = config_of(root, "cityscapes", crop=(90, 120), base_size=300)
         stream = train_batches(config, make_source(config, "train"), 3, seed=5)
         batches[storage] = [next(stream) for _ in range(6)]
-    for ours, theirs in zip(batches["files"], batches["tiles"], strict=True):
-        for key in ours:
-            np.testing.assert_array_equal(ours[key], theirs[key])
+    for file_batch, tile_batch in zip(batches["files"], batches["tiles"], strict=True):
+        for key in file_batch:
+            np.testing.assert_array_equal(file_batch[key], tile_batch[key])
 
 
 @pytest.mark.parametrize("hosts", range(1, 9))
@@ -113,13 +113,13 @@ def test_evaluation_sees_every_record_once(tmp_path_factory, hosts):
         build(root, "coco_keypoints")
     for name, split in (("cityscapes", "val"), ("coco_keypoints", "train")):
         source = opened(root, name, split)
-        seen = [
+        indices = [
             index
             for host in range(hosts)
             for batch in EvalBatches(config_of(root, name), source, 2, host, hosts)
             for index in batch["index"][batch["mask"]]
         ]
-        assert sorted(seen) == list(range(len(source)))
+        assert sorted(indices) == list(range(len(source)))
 
 
 def test_no_record_of_a_shard_is_lost(tmp_path):
@@ -158,7 +158,7 @@ def test_worker_processes_import_no_tensorflow(tmp_path):
     script = tmp_path / "watch.py"
     script.write_text(WORKER)
     root = Path(__file__).parents[3]
-    # Without jax to be found: grain would import it.
+    # Without jax to be stats: grain would import it.
     (tmp_path / "jax.py").write_text("raise ImportError")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "sets")],
@@ -172,15 +172,15 @@ def test_worker_processes_import_no_tensorflow(tmp_path):
 def test_audit_of_prepared_records(tmp_path):
     build(tmp_path, "cityscapes")
     narrow = replace(CITYSCAPES, id_map=tuple(p for p in CITYSCAPES.id_map if p[0] != 26))
-    found = audit_labels(opened(tmp_path, "cityscapes", "val", narrow))
-    assert (found.records, found.unknown_ids) == (3, {26: 3 * 40 * 12})
-    assert re.search(r"ulm/ulm_000000_000019 .*unknown .*26 \(480 px\)", str(found.problems[0]))
+    stats = audit_labels(opened(tmp_path, "cityscapes", "val", narrow))
+    assert (stats.records, stats.unknown_ids) == (3, {26: 3 * 40 * 12})
+    assert re.search(r"ulm/ulm_000000_000019 .*unknown .*26 \(480 px\)", str(stats.problems[0]))
     with pytest.raises(DataError, match=r"unknown .* 26\b"):
         np.asarray(opened(tmp_path, "cityscapes", "val", narrow)[0]["label"])
     build(tmp_path, "coco_keypoints")
-    found = audit_labels(opened(tmp_path, "coco_keypoints", "train"))
-    assert (found.records, found.problems) == (3, [])
-    assert (found.pixels[0], found.pixels[16]) == (3, 2)
+    stats = audit_labels(opened(tmp_path, "coco_keypoints", "train"))
+    assert (stats.records, stats.problems) == (3, [])
+    assert (stats.pixels[0], stats.pixels[16]) == (3, 2)
 
 
 def test_truncated_record(tmp_path):

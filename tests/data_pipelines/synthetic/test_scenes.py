@@ -1,4 +1,4 @@
-"""Drawn streets: reproducible, full of every class, and not to be told by color."""
+"""Synthetic street scenes: reproducible, with all classes, which color alone does not tell."""
 
 import cv2
 import numpy as np
@@ -70,9 +70,9 @@ def test_color_alone_is_a_poor_cue(train_images, val_images, bits):
     colors = np.concatenate([_quantized(item["image"], bits) for item in train_images])
     labels = np.concatenate([item["label"].ravel() for item in train_images]).astype(np.int64)
     bins = 1 << 3 * bits
-    seen = np.bincount(colors * CLASSES + labels, minlength=bins * CLASSES)
-    seen = seen.reshape(bins, CLASSES) + 1e-3
-    for table in (seen, seen / seen.sum(0)):  # as frequent as in training, and balanced
+    counts = np.bincount(colors * CLASSES + labels, minlength=bins * CLASSES)
+    counts = counts.reshape(bins, CLASSES) + 1e-3
+    for table in (counts, counts / counts.sum(0)):  # as frequent as in training, and balanced
         guess = table.argmax(1)
         confusion = np.zeros((CLASSES, CLASSES))
         for item in val_images:
@@ -88,10 +88,10 @@ def test_objects_range_from_a_pixel_to_half_the_image(train_images):
     widths = {name: [] for name in ("pole", "person", "car", "building")}
     areas = []
     for item in train_images:
-        for name, found in widths.items():
+        for name, values in widths.items():
             mask = (item["label"] == SCENES.names.index(name)).astype(np.uint8)
             components = cv2.connectedComponentsWithStats(mask)[2][1:]
-            found.extend(components[:, cv2.CC_STAT_WIDTH])
+            values.extend(components[:, cv2.CC_STAT_WIDTH])
             areas.extend(components[:, cv2.CC_STAT_AREA])
     assert min(widths["pole"]) == min(widths["person"]) == 1
     assert min(areas) == 1

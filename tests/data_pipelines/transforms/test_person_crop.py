@@ -16,8 +16,8 @@ def test_frames_equal_the_reference(golden):
     for box, center, scale in zip(
         boxes, arrays["box2cs/center"], arrays["box2cs/scale"], strict=True
     ):
-        ours, size = box_to_frame(box, (384, 288), 1.25)
-        np.testing.assert_allclose(ours, center, rtol=1e-6)
+        actual, size = box_to_frame(box, (384, 288), 1.25)
+        np.testing.assert_allclose(actual, center, rtol=1e-6)
         np.testing.assert_allclose(size, 200 * scale, rtol=1e-6)
 
 
@@ -28,9 +28,9 @@ def test_maps_equal_the_reference(golden):
         arrays["f64/affine/fwd_288x384"],
         strict=True,
     ):
-        ours = frame_to_crop(center, 200 * float(scale[0]), float(rotation), (384, 288))
+        actual = frame_to_crop(center, 200 * float(scale[0]), float(rotation), (384, 288))
         # The reference computes points in float32.
-        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
 
 
 def dots(joints, size=(90, 120)):
@@ -59,8 +59,8 @@ def test_joints_move_with_the_image(seed):
     crop = PersonCrop(crop=(128, 96), rotation=45, scale=0.35, flip=True, flip_pairs=((0, 1),))
     out = crop.random_map(element, np.random.default_rng(seed))
     peaks = [np.unravel_index(out["image"][..., k].argmax(), (128, 96))[::-1] for k in range(3)]
-    mirrored = np.abs(peaks[0] - out["joints"][0]).max() > 3
-    order = [1, 0, 2] if mirrored else [0, 1, 2]
+    flipped = np.abs(peaks[0] - out["joints"][0]).max() > 3
+    order = [1, 0, 2] if flipped else [0, 1, 2]
     np.testing.assert_allclose(np.array(peaks)[order], out["joints"], atol=1.5)
     assert (out["index"], out["image_id"], out["person_id"]) == (5, 3, 4)
 
@@ -82,9 +82,9 @@ def test_half_are_mirrored_and_the_center_stays():
     out = [crop.random_map(element, np.random.default_rng(seed)) for seed in range(200)]
     for one in out:
         np.testing.assert_allclose(one["joints"][0], [30, 40])
-    mirrored = [one["visible"].tolist() == [1, 1, 0] for one in out]
-    assert 0.4 < np.mean(mirrored) < 0.6
-    plain, other = out[mirrored.index(False)], out[mirrored.index(True)]
+    flipped = [one["visible"].tolist() == [1, 1, 0] for one in out]
+    assert 0.4 < np.mean(flipped) < 0.6
+    plain, other = out[flipped.index(False)], out[flipped.index(True)]
     np.testing.assert_allclose(other["joints"][1, 0], 60 - plain["joints"][2, 0])
     np.testing.assert_allclose(other["joints"][1, 1], plain["joints"][2, 1])
 

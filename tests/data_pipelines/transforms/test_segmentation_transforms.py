@@ -36,19 +36,21 @@ def gray(values) -> np.ndarray:
 def test_window_known_answer():
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for flip, expected in ((False, [[6, 7], [10, 11]]), (True, [[5, 4], [9, 8]])):
-        place = ResizeFlipCrop(height=3, width=4, top=1, left=2, flip=flip)
-        np.testing.assert_array_equal(place.transform_label(pixels, (2, 2), 99), expected)
-        np.testing.assert_array_equal(place.transform_image(gray(pixels), (2, 2)), gray(expected))
+        geometry = ResizeFlipCrop(height=3, width=4, top=1, left=2, flip=flip)
+        np.testing.assert_array_equal(geometry.transform_label(pixels, (2, 2), 99), expected)
+        np.testing.assert_array_equal(
+            geometry.transform_image(gray(pixels), (2, 2)), gray(expected)
+        )
 
 
 def test_padding_is_right_and_below_even_when_flipped():
     pixels = np.array([[1, 2]], np.uint8)
-    place = ResizeFlipCrop(height=1, width=2, top=0, left=0, flip=True)
+    geometry = ResizeFlipCrop(height=1, width=2, top=0, left=0, flip=True)
     expected = [[2, 1, 99], [99, 99, 99]]
-    np.testing.assert_array_equal(place.transform_label(pixels, (2, 3), 99), expected)
+    np.testing.assert_array_equal(geometry.transform_label(pixels, (2, 3), 99), expected)
     expected = [[2, 1, 0], [0, 0, 0]]
-    np.testing.assert_array_equal(place.transform_image(gray(pixels), (2, 3)), gray(expected))
-    assert place.valid_size((2, 3)) == (1, 2)
+    np.testing.assert_array_equal(geometry.transform_image(gray(pixels), (2, 3)), gray(expected))
+    assert geometry.valid_size((2, 3)) == (1, 2)
 
 
 def test_resizing_by_half_and_by_two():
@@ -63,7 +65,7 @@ def test_resizing_by_half_and_by_two():
 
 @pytest.mark.parametrize("seed", range(60))
 def test_window_equals_resizing_all_and_cropping(seed):
-    """The image within one gray level, the label exactly, at any scale, place and mirroring."""
+    """The image within one gray level, the label exactly, at any scale, geometry and flipping."""
     draw = rng(seed)
     height, width = draw.integers(40, 200, 2).tolist()
     image = cv2.GaussianBlur(draw.integers(0, 256, (height, width, 3), np.uint8), (5, 5), 0)
@@ -71,7 +73,7 @@ def test_window_equals_resizing_all_and_cropping(seed):
     target = (np.array([height, width]) * draw.uniform(0.5, 2.1, 2 if seed % 2 else 1)).astype(int)
     crop = tuple(draw.integers(20, 150, 2).tolist())
     top, left = (int(draw.integers(max(0, t - c) + 1)) for t, c in zip(target, crop, strict=True))
-    place = ResizeFlipCrop(
+    geometry = ResizeFlipCrop(
         height=int(target[0]),
         width=int(target[1]),
         top=top,
@@ -80,50 +82,52 @@ def test_window_equals_resizing_all_and_cropping(seed):
     )
 
     def usual(pixels, interpolation, fill):
-        whole = cv2.resize(pixels, (place.width, place.height), interpolation=interpolation)
-        whole = whole[:, ::-1] if place.flip else whole
+        whole = cv2.resize(pixels, (geometry.width, geometry.height), interpolation=interpolation)
+        whole = whole[:, ::-1] if geometry.flip else whole
         window = whole[top : top + crop[0], left : left + crop[1]]
         out = np.full((*crop, *pixels.shape[2:]), fill, np.uint8)
         out[: window.shape[0], : window.shape[1]] = window
         return out
 
     expected = usual(label, cv2.INTER_NEAREST, 255)
-    np.testing.assert_array_equal(place.transform_label(label, crop, 255), expected)
+    np.testing.assert_array_equal(geometry.transform_label(label, crop, 255), expected)
     expected = usual(image, cv2.INTER_LINEAR, 0).astype(int)
-    assert np.abs(place.transform_image(image, crop) - expected).max() <= 1
+    assert np.abs(geometry.transform_image(image, crop) - expected).max() <= 1
 
 
 def test_window_reads_only_what_it_shows():
     """An image that counts what is sliced out of it."""
-    seen = []
+    shapes = []
 
     class Counting:
         shape = (1000, 2000, 3)
 
         def __getitem__(self, where):
-            part = np.zeros(self.shape, np.uint8)[where]
-            seen.append(part.shape)
-            return part
+            block = np.zeros(self.shape, np.uint8)[where]
+            shapes.append(block.shape)
+            return block
 
     ResizeFlipCrop(height=2000, width=4000, top=100, left=200, flip=True).transform_image(
         Counting(), (50, 80)
     )
-    assert seen[0][0] <= 50 / 2 + 2 and seen[0][1] <= 80 / 2 + 2
+    assert shapes[0][0] <= 50 / 2 + 2 and shapes[0][1] <= 80 / 2 + 2
 
 
 def test_mirrored_labels_swap_left_and_right():
     label = np.array([[0, 3, 4, 9]], np.uint8)
     transform = RandomScaleCropFlip(crop=(1, 4), flip_pairs=((3, 4),), **IDENTITY | {"flip": True})
     before = {"image": gray(label), "label": label, "index": 0}
-    seen = {tuple(transform.random_map(before, rng(seed))["label"][0]) for seed in range(20)}
-    assert seen == {(0, 3, 4, 9), (9, 3, 4, 0)}
+    labels = {tuple(transform.random_map(before, rng(seed))["label"][0]) for seed in range(20)}
+    assert labels == {(0, 3, 4, 9), (9, 3, 4, 0)}
 
 
 def test_fixed_size_ignores_proportions():
     transform = RandomScaleCropFlip(crop=(4, 4), fixed_size=(473, 473), num_scales=12)
-    places = [transform.sample((333, 500), rng(seed)) for seed in range(100)]
-    assert all(place.height == place.width for place in places)
-    assert {place.width for place in places} == {int(473 * (5 + k) / 10 + 0.5) for k in range(12)}
+    geometries = [transform.sample((333, 500), rng(seed)) for seed in range(100)]
+    assert all(geometry.height == geometry.width for geometry in geometries)
+    assert {geometry.width for geometry in geometries} == {
+        int(473 * (5 + k) / 10 + 0.5) for k in range(12)
+    }
 
 
 def test_padding_values():
@@ -160,48 +164,48 @@ def test_unscaled_label_equals_the_image_exactly():
     transform = RandomScaleCropFlip(
         crop=(7, 8), scale_min=1.0, scale_step=0.0, num_scales=1, ignore_label=0
     )
-    seen = set()
+    labels = set()
     for seed in range(40):
         out = transform.random_map(element(6, 12), rng(seed))
         np.testing.assert_array_equal(out["image"][..., 0], out["label"])
-        seen.add(out["label"].tobytes())
-    assert len(seen) == 10  # five columns to start from, mirrored or not
+        labels.add(out["label"].tobytes())
+    assert len(labels) == 10  # five columns to start from, flipped or not
 
 
 def test_scales_are_uniform_and_rounded():
     transform = RandomScaleCropFlip(crop=(4, 4), base_size=2048, num_scales=16)
     generator = rng(1)
-    places = [transform.sample((333, 500), generator) for _ in range(3200)]
-    widths, counts = np.unique([place.width for place in places], return_counts=True)
+    geometries = [transform.sample((333, 500), generator) for _ in range(3200)]
+    widths, counts = np.unique([geometry.width for geometry in geometries], return_counts=True)
     expected = [int(2048 * (0.5 + 0.1 * k) + 0.5) for k in range(16)]
     np.testing.assert_array_equal(widths, expected)
     assert counts.min() > 140 and counts.max() < 265  # 200 expected, deviation 14
-    assert all(place.height == int(333 * place.width / 500 + 0.5) for place in places)
-    flips = np.mean([place.flip for place in places])
+    assert all(geometry.height == int(333 * geometry.width / 500 + 0.5) for geometry in geometries)
+    flips = np.mean([geometry.flip for geometry in geometries])
     assert 0.46 < flips < 0.54
 
 
 def test_base_size_zero_is_the_long_side():
     transform = RandomScaleCropFlip(crop=(4, 4), scale_min=0.5, scale_step=0.0, num_scales=1)
-    place = transform.sample((31, 11), rng())
-    assert (place.height, place.width) == (16, 6)
+    geometry = transform.sample((31, 11), rng())
+    assert (geometry.height, geometry.width) == (16, 6)
 
 
 def test_positions_cover_the_image():
     transform = RandomScaleCropFlip(crop=(4, 6), **IDENTITY)
     generator = rng(2)
-    places = [transform.sample((6, 9), generator) for _ in range(300)]
-    assert {place.top for place in places} == {0, 1, 2}
-    assert {place.left for place in places} == {0, 1, 2, 3}
-    assert not any(place.flip for place in places)
+    geometries = [transform.sample((6, 9), generator) for _ in range(300)]
+    assert {geometry.top for geometry in geometries} == {0, 1, 2}
+    assert {geometry.left for geometry in geometries} == {0, 1, 2, 3}
+    assert not any(geometry.flip for geometry in geometries)
 
 
 def test_resizing_equals_reference(golden):
     arrays = golden("h2")
     height, width = arrays["aug/label_resized"].shape
-    place = ResizeFlipCrop(height=height, width=width, top=0, left=0, flip=False)
-    label = place.transform_label(arrays["aug/label"], (height, width), 255)
+    geometry = ResizeFlipCrop(height=height, width=width, top=0, left=0, flip=False)
+    label = geometry.transform_label(arrays["aug/label"], (height, width), 255)
     np.testing.assert_array_equal(label, arrays["aug/label_resized"])
-    image = place.transform_image(arrays["image_bgr_u8"], (height, width))
+    image = geometry.transform_image(arrays["image_bgr_u8"], (height, width))
     # Builds of OpenCV may round a gray level apart.
     assert np.abs(image.astype(int) - arrays["aug/image_resized"]).max() <= 1
