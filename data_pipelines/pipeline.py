@@ -330,7 +330,7 @@ class _PaddedExamples:
             example = crop.random_map(example, np.random.default_rng(0))
         else:
             label = np.asarray(example["label"])
-            padded = {
+            padded: dict[str, Any] = {
                 "image": pad(np.asarray(example["image"]), slot.padded_shape, 0),
                 "label": pad(label, slot.padded_shape, self.config.ignore_label),
                 "size": np.array(label.shape, np.int32),

@@ -81,7 +81,7 @@ class StreetFurniture(Roadside):
                 canvas.polygons([outline], self.shade(color, z), SIGN)
             for bar in range(num_bars):
                 center = row + radius * 0.22 * (2 * bar - num_bars + 1)
-                top, bottom = center - 0.07 * radius, center + 0.07 * radius
-                canvas.bar(column, top, bottom, 0.8 * aspect * radius, self.shade(mark, z))
+                y0, y1 = center - 0.07 * radius, center + 0.07 * radius
+                canvas.bar(column, y0, y1, 0.8 * aspect * radius, self.shade(mark, z))
 
         self.add(z, draw)

@@ -143,14 +143,14 @@ def write_tree(root: Path, files: dict) -> Path:
     return root
 
 
-def write_zips(root: Path, files: dict, archive=lambda name: name.split("/")[0]) -> Path:
+def write_zips(root: Path, files: dict, archive_of=lambda name: name.split("/")[0]) -> Path:
     """One zip for each first folder; files without one lie beside."""
     root.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         if "/" not in name:
             (root / name).write_bytes(data)
             continue
-        with zipfile.ZipFile(root / f"{archive(name)}.zip", "a") as archive:
+        with zipfile.ZipFile(root / f"{archive_of(name)}.zip", "a") as archive:
             archive.writestr(name, data)
     return root
 

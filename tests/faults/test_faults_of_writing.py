@@ -261,7 +261,7 @@ def test_shared_memory_is_compared_with_the_need(shared, monkeypatch):
     shared_memory.check_shared_memory(2, 8 * 2**20)  # three a worker and two more
     shared_memory.check_shared_memory(0, 2**40)
     shared(64, 63)
-    message = rf"2 workers .*{shared_memory.FOLDER}.* 64\.0 MiB .*63\.0 MiB .*data\.workers=0"
+    message = rf"2 workers .* 64\.0 MiB .*{shared_memory.FOLDER}; 63\.0 MiB .*data\.workers=0"
     with pytest.raises(DataError, match=message):
         shared_memory.check_shared_memory(2, 8 * 2**20)
     monkeypatch.setattr(shared_memory, "FOLDER", Path("/nowhere"))  # as on other systems
