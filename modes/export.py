@@ -56,7 +56,7 @@ def write_programs(
             f"{trained.path} is a {trained.task.config.task} checkpoint; only segmentation "
             "networks can be exported as programs: use --formats=safetensors,pth for its weights"
         )
-    predictor = Predictor.of(trained, long_side)
+    predictor = Predictor.from_trained(trained, long_side)
     if protocol := preprocessing(predictor)["test_protocol"]:
         log(f"note: --mode=predict uses {protocol}; the programs run one pass at scale 1")
     for path in export(predictor, folder, formats, size):

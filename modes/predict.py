@@ -81,7 +81,7 @@ def run(args: Any) -> None:
     if note := predictor.note():
         log(note)
     completed = len(inputs) - len(pipeline.failed)
-    log(f"{completed} of {len(inputs)} predicted: {', '.join(writer.kinds)}")
+    log(f"{completed} of {len(inputs)} predicted: {', '.join(writer.outputs)}")
     for codec in sorted(writer.codecs - {"avc1"}):
         log(f"videos      {CODECS[codec]}")
     log(f"predictions {output.absolute()}")
@@ -132,9 +132,11 @@ class _LabelPredictor:
         if args.boxes:
             raise UserError("--boxes is for pose checkpoints; this is a segmentation checkpoint")
         pad_to = vars(args).get("config.eval.pad_to")
-        self.predictor = Predictor.of(trained, args.long_side, pad_to)
+        self.predictor = Predictor.from_trained(trained, args.long_side, pad_to)
         self.with_features = with_features
-        sizes = {header.oriented_size(self.predictor.rule) for _, header in _headers(inputs)}
+        sizes = {
+            header.oriented_size(self.predictor.decode_options) for _, header in _headers(inputs)
+        }
         sizes = {downscaled_size(size, self.predictor.long_side) for size in sizes}
         if note := compilation_note(self.predictor.protocol, sizes):
             log(note)

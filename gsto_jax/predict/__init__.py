@@ -1,1 +1,1 @@
-"""Predictions on users' images and videos, and exported models."""
+"""Predictions for images and videos, and exported models."""

@@ -1,4 +1,4 @@
-"""What the predictors of all tasks share: a trained network, and how it reads images."""
+"""Base class of the predictors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class BasePredictor:
       trained: the network.
 
     Raises:
-      UserError: the network is of another task.
+      UserError: the network was trained for another task.
     """
 
     task_name: ClassVar[str]
@@ -33,19 +33,22 @@ class BasePredictor:
     def __post_init__(self) -> None:
         task = self.trained.task.config.task
         if task != self.task_name:
-            raise UserError(f"checkpoint {self.path} is of a {task} task: use {_PREDICTORS[task]}")
+            raise UserError(
+                f"checkpoint must be of a {self.task_name} task; got {self.checkpoint}, of a "
+                f"{task} task. Use {_PREDICTORS[task]}"
+            )
 
     @property
-    def path(self) -> Path:
+    def checkpoint(self) -> Path:
         """Path of the checkpoint."""
         return self.trained.path
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """All settings of the run."""
+        """The whole config of the run."""
         return self.trained.config
 
     @property
-    def rule(self) -> DecodeOptions:
-        """How image files become RGB, as in training."""
+    def decode_options(self) -> DecodeOptions:
+        """How image files are decoded, as in training."""
         return DecodeOptions.of(self.config["data"])

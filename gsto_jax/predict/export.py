@@ -1,10 +1,10 @@
-"""A checkpoint as files that run without this package: `model.jax`, `model.onnx`, `model.json`.
+"""Exports a checkpoint as `model.jax` and `model.onnx`, which run without this package.
 
-The programs take images `b h w 3` uint8 RGB, of any number and size, and return a dict (in ONNX
-two outputs of the same names): "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of the
-image as the network saw it. All that `--mode=predict` does between decoding an image and its labels
-is inside: scaling to `long_side` and back, padding, normalization (`gsto_jax.predict.single_pass`).
-Only the scales, the mirror image and the windows of a test protocol are not.
+The models take images `b h w 3` uint8 RGB, with free batch size and image size, and return a dict,
+in ONNX two outputs of the same names: "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of
+the padded image. They include all steps from decoded image to labels: scaling to `long_side` and
+back, padding and normalization (`gsto_jax.predict.single_pass`), but not the scales, flip and
+windows of a test protocol. `model.json` describes them.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from gsto_jax.types import Size
 
 FORMATS = ("jax", "onnx")
 PLATFORMS = ("cpu", "cuda", "tpu")
-OTHERS = ("weights.safetensors", "weights.pth")
-"""What else `--mode=export` writes beside the programs, of the same checkpoint."""
+WEIGHT_FILES = ("weights.safetensors", "weights.pth")
+"""Files of the same checkpoint that `--mode=export` writes to the same folder."""
 
 
 def export(
@@ -42,31 +42,34 @@ def export(
     formats: Sequence[str] = FORMATS,
     size: Size | None = None,
 ) -> list[Path]:
-    """Writes a checkpoint as programs that need nothing of this package.
+    """Exports a checkpoint as models that run without this package.
 
-    Everything is made before anything is written; each file appears whole or not at all, and
-    `model.json`, which describes them, last. A former export in the folder is replaced, all of it.
+    Files are written atomically, after all of them are built, and replace an earlier export;
+    `model.json` is written last.
 
     Args:
       predictor: of the checkpoint.
-      folder: made if need be.
+      folder: for the files; created if missing.
       formats: any of `FORMATS`.
-      size: (h, w) that `model.onnx` takes, for runtimes that want it fixed; None: any. The number
-        of images is free, and `model.jax` takes any size.
+      size: fixed (h, w) of `model.onnx`; None for any size. The batch size is free, and `model.jax`
+        takes any size.
 
     Returns:
-      The files.
+      Paths of the files.
 
     Raises:
-      UserError: an unknown format, packages that are missing, a network that a format cannot hold,
-        or a folder that cannot be written.
+      UserError: an unknown format, a missing package, a network that a format does not support, or
+        a folder that is not writable.
+
+    Example:
+      >>> export(Predictor.load("runs/camvid_w18s"), "exported", formats=("jax",))
     """
     check_exportable(predictor, formats, size)
-    run, contents = make_program(predictor), {}
+    program, contents = make_program(predictor), {}
     if "jax" in formats:
         spec = jax.ShapeDtypeStruct(symbolic_shape("b, h, w, 3"), jnp.uint8)
         with progress.track("exporting model.jax", always_log=True):
-            exported = jax.export.export(jax.jit(run), platforms=PLATFORMS)(spec)
+            exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(spec)
             contents["model.jax"] = bytes(exported.serialize())
     if "onnx" in formats:
         with progress.track("exporting model.onnx", always_log=True):
@@ -79,62 +82,62 @@ def export(
 def check_exportable(
     predictor: Predictor, formats: Sequence[str] = FORMATS, size: Size | None = None
 ) -> None:
-    """Raises UserError where `export` would: before anything is traced."""
+    """Raises the UserErrors of `export`, before anything is traced."""
     if not formats or not set(formats) <= set(FORMATS):
         raise UserError(
-            f"an export has no format {', '.join(formats) or '(none)'}: give {', '.join(FORMATS)}, "
-            "or for the weights alone safetensors, pth"
+            f"formats must be some of {', '.join(FORMATS)}, or safetensors, pth for weights; got "
+            f"{', '.join(formats) or 'none'}"
         )
     if size is not None and (len(size) != 2 or min(size) < 1):
-        raise UserError(f"the size of an export is {size}: give height and width in pixels")
+        raise UserError(f"size must be height and width in pixels; got {size}")
     dtype = predictor.task.config.model.dtype
     if predictor.task.num_classes > 256:
         raise UserError(
-            f"an export holds labels in 8 bits, and {predictor.path} has "
-            f"{predictor.task.num_classes} classes"
+            f"a network to export must have at most 256 classes; {predictor.checkpoint} has "
+            f"{predictor.task.num_classes}"
         )
     if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"{predictor.path} computes in {dtype}: export float32 or bfloat16")
+        raise UserError(f"model.dtype must be one of float32, bfloat16 to export; got {dtype}")
     if "onnx" not in formats:
         return
     if predictor.task.config.model.is_context_net:
         raise UserError(
-            f"{predictor.path} has a ResNet, whose pooling the ONNX runtime does not take: export "
-            "the format jax alone"
+            "formats must be jax for a ResNet, since ONNX runtimes lack its pooling; got onnx of "
+            f"{predictor.checkpoint}"
         )
     if dtype != "float32":
         raise UserError(
-            f"{predictor.path} computes in {dtype}, which ONNX runtimes do not on a CPU: export "
-            "the format jax alone"
+            f"model.dtype must be float32 to export onnx; got {dtype}, which ONNX runtimes on CPUs "
+            "do not support. Export jax"
         )
     missing = [name for name in ("jax2onnx", "onnx", "onnxruntime") if not find_spec(name)]
     if missing:
         raise UserError(
-            f"the format onnx needs packages that are missing ({', '.join(missing)}): pip "
-            "install '.[onnx]' in a clone, or export the format jax alone"
+            f"the format onnx needs missing packages ({', '.join(missing)}): run pip install "
+            "'.[onnx]' in a clone, or export jax"
         )
 
 
 def _describe(
     predictor: Predictor, contents: Mapping[str, bytes], size: Size | None
 ) -> dict[str, Any]:
-    data, classes = predictor.config["data"], len(predictor.classes)
+    data, num_classes = predictor.config["data"], len(predictor.classes)
     stride = predictor.trained.task.config.model.output_stride
     packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "model.onnx" in contents]
     return {
-        "checkpoint": str(predictor.path),
-        "step": int(predictor.path.name),
+        "checkpoint": str(predictor.checkpoint),
+        "step": int(predictor.checkpoint.name),
         "classes": predictor.classes,
         "palette": predictor.palette,
         "mean": data["mean"],
         "std": data["std"],
-        "decode_options": asdict(predictor.rule),
+        "decode_options": asdict(predictor.decode_options),
         "preprocessing": preprocessing(predictor),
         "input": {"name": "image", "shape": ["b", "h", "w", 3], "dtype": "uint8", "color": "RGB"},
         "outputs": {
             "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},
             "logits": {
-                "shape": ["b", f"ceil(H/{stride})", f"ceil(W/{stride})", classes],
+                "shape": ["b", f"ceil(H/{stride})", f"ceil(W/{stride})", num_classes],
                 "dtype": "float32",
             },
         },
@@ -150,7 +153,7 @@ def _describe(
 
 
 def preprocessing(predictor: Predictor) -> dict[str, Any]:
-    """Describes what the programs do to an image before the network, and what they leave out."""
+    """Describes the preprocessing in the models, and the test protocol that they omit."""
     protocol = single_pass_protocol(predictor.protocol)
     return {
         "long_side": predictor.long_side,
@@ -166,14 +169,14 @@ def preprocessing(predictor: Predictor) -> dict[str, Any]:
 def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The description goes first and comes last: without it there is no export.
+        # model.json is removed first and written last, so that an export with it is complete.
         with contextlib.ExitStack() as stack:
             for name in reversed(contents):
                 stack.enter_context(atomic_write(folder / name)).write_bytes(contents[name])
-            for name in ("model.json", "model.jax", "model.onnx", *OTHERS):
+            for name in ("model.json", "model.jax", "model.onnx", *WEIGHT_FILES):
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         if is_disk_full(error):
             raise
-        raise UserError(f"export folder {folder} cannot be written ({error.strerror})") from error
+        raise UserError(f"cannot write export folder {folder}: {error.strerror}") from error
     return [folder / name for name in contents]

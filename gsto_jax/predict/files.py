@@ -1,4 +1,4 @@
-"""Whose images are predicted, and what is written of them (needs OpenCV and Pillow)."""
+"""Finds input files, and writes predictions (needs OpenCV and Pillow)."""
 
 import glob
 import os
@@ -29,9 +29,10 @@ from gsto_jax.predict.media import VIDEO_SUFFIXES
 from gsto_jax.predict.segmentation import Prediction
 from gsto_jax.predict.video_writer import VideoWriter
 
-FOLDERS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
+OUTPUTS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
+"""Names of all outputs, which are the names of their folders."""
 FEATURE_OUTPUTS = {"heatmaps", "branches", "gates"}
-"""Kinds that show what the network looked at."""
+"""Outputs that need feature maps."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Input:
     """A file to predict.
 
     Attributes:
-      path: its place, as it was named.
-      name: of what is written, less the suffix; may hold slashes.
+      path: of the file, as the user named it.
+      name: of its outputs, without suffix; may have slashes.
     """
 
     path: Path
@@ -48,225 +49,230 @@ class Input:
 
     @property
     def is_video(self) -> bool:
-        """Whether it has many frames, by its suffix."""
+        """Whether the suffix is that of a video."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_inputs(
     arguments: Sequence[str],
     output: Path,
-    on_left_out: Callable[[Path], None] = lambda path: None,
+    on_skipped: Callable[[Path], None] = lambda path: None,
 ) -> list[Input]:
-    """Returns the files that arguments name, each once, in their order; names are unique.
+    """Returns the input files in the order of the arguments, without duplicates.
 
     Args:
-      arguments: files, folders (all images and videos in them and below, through links, but no
-        hidden ones) and patterns such as "photos/**/*.jpg".
-      output: folder for the predictions; earlier ones in it are no inputs.
-      on_left_out: called with each file that has the suffix of no image, video or text.
+      arguments: files, folders and glob patterns such as "photos/**/*.jpg". Folders are searched
+        for images and videos recursively, through symlinks, without hidden files.
+      output: folder of the predictions; earlier predictions in it are not inputs.
+      on_skipped: called with each file in a folder that is neither image, video nor text.
+
+    Returns:
+      Inputs with unique names.
 
     Raises:
-      UserError: an argument names nothing; or there is none.
+      UserError: no arguments, or an argument without files.
     """
     if not arguments:
-        raise UserError("no image is named: give files, folders or patterns behind the flags")
+        raise UserError("no input: give files, folders or patterns after the flags")
     files: dict[Path, tuple[Path, str]] = {}
     for argument in arguments:
-        named = _named(argument, on_left_out)
-        inside = [(path, name) for path, name in named if not _is_ours(path, output)]
-        if not inside:
-            raise UserError(f"{argument!r} names no image or video")
-        for path, name in inside:
+        matches = [x for x in _find(argument, on_skipped) if not _is_prediction(x[0], output)]
+        if not matches:
+            raise UserError(f"{argument!r} matches no image or video")
+        for path, name in matches:
             files.setdefault(path.resolve(), (path, name))
     inputs: dict[str, Input] = {}
     for path, name in files.values():
         name, suffix = to_unicode(name), to_unicode(path.suffix.lstrip("."))
-        unique, number = name, 1
+        unique, count = name, 1
         while unique.casefold() in inputs:
-            number += 1
-            unique = f"{name}_{suffix}{number if number > 2 else ''}"
+            count += 1
+            unique = f"{name}_{suffix}{count if count > 2 else ''}"
         inputs[unique.casefold()] = Input(path, unique)
     return [*inputs.values()]
 
 
-def _named(argument: str, on_left_out: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
-    place = Path(argument).expanduser()
+def _find(argument: str, on_skipped: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
+    """Yields path and name of the files that an argument names."""
+    root = Path(argument).expanduser()
     if not argument:
-        raise UserError("one of the images has an empty name")
-    if place.is_file():
-        yield place, place.stem
-    elif place.is_dir():
+        raise UserError("an input must not be empty")
+    if root.is_file():
+        yield root, root.stem
+    elif root.is_dir():
         try:
-            names = walk_files(place)
+            names = walk_files(root)
         except OSError as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-        for path in map(place.joinpath, names):
-            if _is_known(path):
-                yield path, path.relative_to(place).with_suffix("").as_posix()
+        for path in map(root.joinpath, names):
+            if _is_image_or_video(path):
+                yield path, path.relative_to(root).with_suffix("").as_posix()
             elif path.suffix.lower() not in TEXT_SUFFIXES:
-                on_left_out(path)
+                on_skipped(path)
     elif glob.has_magic(argument):
-        matches = sorted(map(Path, glob.glob(str(place), recursive=True)))
-        known = (path for path in matches if _is_known(path) and not is_hidden(path.name))
-        files = [path for path in known if path.is_file()]
-        base = Path(os.path.commonpath([path.parent for path in files])) if files else place
+        files = [
+            path
+            for path in sorted(map(Path, glob.glob(str(root), recursive=True)))
+            if _is_image_or_video(path) and not is_hidden(path.name) and path.is_file()
+        ]
+        base = Path(os.path.commonpath([path.parent for path in files])) if files else root
         for path in files:
             yield path, path.relative_to(base).with_suffix("").as_posix()
     else:
-        raise UserError(f"there is no file or folder {argument}")
+        raise UserError(f"no such file or folder: {argument}")
 
 
-def _is_known(path: Path) -> bool:
+def _is_image_or_video(path: Path) -> bool:
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 
 
-def _is_ours(path: Path, output: Path) -> bool:
+def _is_prediction(path: Path, output: Path) -> bool:
     parents = path.resolve().parents
-    return any((output / kind).resolve() in parents for kind in FOLDERS)
+    return any((output / output_name).resolve() in parents for output_name in OUTPUTS)
 
 
 class Renderable(Protocol):
-    """A prediction: that of `gsto_jax.predict.segmentation` or of `gsto_jax.predict.pose`."""
+    """A prediction, such as `Prediction` or `PosePrediction`."""
 
-    def drawn(self, kind: str) -> np.ndarray:
-        """Returns an image of a kind, `h w 3` RGB or `h w`, uint8."""
+    def render(self, output: str) -> np.ndarray:
+        """Draws an output, `h w 3` RGB or `h w`, uint8."""
 
 
 class PredictionWriter:
-    """Writes predictions into a folder for each kind, each file whole or not at all.
+    """Writes predictions atomically, each output to its own folder.
 
-    `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (one channel of class indices), and so on.
-    Of a video NAME.mp4 each, and the ids of a frame as `ids/NAME.mp4/000000.png`.
+    Images become `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (class indices) and so on;
+    videos become `NAME.mp4`, and their class indices `ids/NAME.mp4/000000.png`.
 
     Args:
-      folder: where to.
-      kinds: to write.
-      drawable: kinds that predictions can draw.
-      legend: puts the names of the classes below overlays of labels: those in the image, or in a
-        video all.
+      folder: for the outputs.
+      outputs: names of the outputs to write.
+      supported: names of the outputs that the predictions can render.
+      legend: adds class names below overlays: those in the image, or all for videos.
 
     Attributes:
-      codecs: of the videos that were written, keys of `gsto_jax.predict.video_writer.CODECS`.
+      codecs: of the written videos, keys of `gsto_jax.predict.video_writer.CODECS`.
 
     Raises:
-      UserError: an unknown kind, or a folder that cannot be written.
+      UserError: an unsupported output, or a folder that is not writable.
     """
 
     def __init__(
-        self, folder: Path, kinds: Sequence[str], drawable: Sequence[str], legend: bool = False
+        self, folder: Path, outputs: Sequence[str], supported: Sequence[str], legend: bool = False
     ) -> None:
-        unknown = [kind for kind in kinds if kind not in drawable]
-        if unknown or not kinds:
-            raise UserError(f"--save={','.join(kinds)}: use some of {', '.join(drawable)}")
-        self.folder, self.kinds, self.legend = folder, tuple(dict.fromkeys(kinds)), legend
+        if not outputs or not set(outputs) <= set(supported):
+            raise UserError(
+                f"save must be some of {', '.join(supported)}; got {', '.join(outputs) or 'none'}"
+            )
+        self.folder, self.outputs, self.legend = folder, tuple(dict.fromkeys(outputs)), legend
         self.codecs: set[str] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unwritable(folder, error) from None
+            raise _write_error(folder, error) from None
 
     def write(self, name: str, prediction: Renderable) -> None:
-        """Writes an image. Raises OSError if that fails."""
-        for kind in self.kinds:
-            suffix = ".jpg" if kind == "overlay" else ".png"
-            write_image(self.folder / kind / f"{name}{suffix}", self._drawn(prediction, kind))
+        """Writes the outputs of an image; raises OSError."""
+        for output in self.outputs:
+            suffix = ".jpg" if output == "overlay" else ".png"
+            write_image(self.folder / output / f"{name}{suffix}", self._render(prediction, output))
 
     def write_video(self, name: str, rate: float, frames: Iterator[Renderable]) -> None:
-        """Writes a video, frame by frame.
+        """Writes the outputs of a video.
 
         Args:
           name: of the files.
-          rate: frames a second.
-          frames: at least one, of one size each. Should they raise, nothing is kept.
+          rate: frames per second.
+          frames: predictions, at least one, of equal size; nothing is written if they raise.
 
         Raises:
           OSError: a file cannot be written.
         """
         with ExitStack() as stack:
-            videos: dict[str, VideoWriter | _Frames] = {}
-            for kind in self.kinds:
-                path = self.folder / kind / f"{name}.mp4"
+            writers: dict[str, VideoWriter | _FrameWriter] = {}
+            for output in self.outputs:
+                path = self.folder / output / f"{name}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = stack.enter_context(atomic_write(path))
-                videos[kind] = _Frames(part) if kind == "ids" else VideoWriter(part, rate)
-                stack.enter_context(videos[kind])
+                is_ids = output == "ids"
+                writers[output] = _FrameWriter(part) if is_ids else VideoWriter(part, rate)
+                stack.enter_context(writers[output])
             for prediction in frames:
-                for kind, video in videos.items():
-                    video.write(self._drawn(prediction, kind, whole_legend=True))
-        writers = (video for video in videos.values() if isinstance(video, VideoWriter))
-        self.codecs.update(writer.codec for writer in writers)
+                for output, writer in writers.items():
+                    writer.write(self._render(prediction, output, all_classes=True))
+        self.codecs |= {x.codec for x in writers.values() if isinstance(x, VideoWriter)}
 
-    def _drawn(self, prediction: Renderable, kind: str, whole_legend: bool = False) -> np.ndarray:
-        image = prediction.drawn(kind)
-        if kind == "overlay" and self.legend and isinstance(prediction, Prediction):
-            return prediction.with_legend(image, whole_legend)
+    def _render(self, prediction: Renderable, output: str, all_classes: bool = False) -> np.ndarray:
+        image = prediction.render(output)
+        if output == "overlay" and self.legend and isinstance(prediction, Prediction):
+            return prediction.with_legend(image, all_classes)
         return image
 
 
 def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> None:
-    """Writes `classes.csv`, the names of ids and colors.
+    """Writes `classes.csv` with the id, name and color of each class.
 
     Raises:
-      UserError: the folder cannot be written, or holds predictions of other classes.
+      UserError: the folder is not writable, or has predictions of other classes.
     """
-    named = enumerate(zip(classes, palette, strict=True))
-    rows = ([k, name, *color] for k, (name, color) in named)
+    entries = enumerate(zip(classes, palette, strict=True))
+    rows = ([k, name, *color] for k, (name, color) in entries)
     header = ["id", "class", "red", "green", "blue"]
-    _write_first(folder / "classes.csv", to_csv(header, rows), "classes")
+    _write_unchanged(folder / "classes.csv", to_csv(header, rows), "classes")
 
 
 def write_joints(folder: Path, joints: Sequence[str], skeleton: Sequence[Sequence[int]]) -> None:
-    """Writes `joints.json`, the names of the keypoints in `poses.json`.
+    """Writes `joints.json` with the names and the skeleton of the joints in `poses.json`.
 
     Raises:
-      UserError: the folder cannot be written, or holds predictions of other joints.
+      UserError: the folder is not writable, or has predictions of other joints.
     """
     text = to_json({"joints": list(joints), "skeleton": [list(x) for x in skeleton]}, indent=1)
-    _write_first(folder / "joints.json", f"{text}\n", "joints")
+    _write_unchanged(folder / "joints.json", f"{text}\n", "joints")
 
 
 def write_poses(folder: Path, persons: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Writes `poses.json`: the persons of each image, by its name. Raises UserError."""
+    """Writes `poses.json` with the persons of each image by name; raises UserError."""
     try:
         write_text(folder / "poses.json", to_json(persons) + "\n")
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise _write_error(folder, error) from None
 
 
 def read_poses(folder: Path) -> dict[str, Any]:
-    """Returns what `poses.json` holds; nothing where there is none. Raises UserError."""
+    """Reads `poses.json`, {} if it is missing; raises UserError."""
     path = folder / "poses.json"
     poses = read_json_object(path) if path.exists() else {}
     if poses is None:
-        raise UserError(f"{path} cannot be read, or is none of ours: give another --output")
+        raise UserError(f"{path} must be a JSON object of poses. Choose another output folder")
     return poses
 
 
-def _write_first(path: Path, text: str, what: str) -> None:
-    """Writes a file, or finds it as it would be."""
+def _write_unchanged(path: Path, text: str, content: str) -> None:
+    """Writes a file; raises UserError if it exists with other text."""
     try:
         if path.exists() and path.read_text("utf-8", "replace") != text:
             raise UserError(
-                f"{path.parent} holds predictions of other {what}: give another --output"
+                f"{path.parent} has predictions of other {content}. Choose another output folder"
             )
         write_text(path, text)
     except OSError as error:
-        raise _unwritable(path.parent, error) from None
+        raise _write_error(path.parent, error) from None
 
 
-def _unwritable(folder: Path, error: OSError) -> Exception:
+def _write_error(folder: Path, error: OSError) -> Exception:
     if is_disk_full(error):
         return error
-    return UserError(f"{folder} cannot be written ({error.strerror}): give a writable --output")
+    return UserError(f"cannot write {folder}: {error.strerror}. Choose a writable output folder")
 
 
-class _Frames:
-    """Writes a folder of numbered PNGs."""
+class _FrameWriter:
+    """Writes frames as a folder of numbered PNGs; a context manager as `VideoWriter`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
 
-    def __enter__(self) -> "_Frames":
+    def __enter__(self) -> "_FrameWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Images and films from people's disks (needs OpenCV and Pillow, from the `train` extra)."""
+"""Reads images and videos (needs OpenCV and Pillow, from the `train` extra)."""
 
 import os
 import tempfile
@@ -12,15 +12,15 @@ import numpy as np
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import DecodeOptions, ImageError, ImageHeader, decode, read_header, to_rgb
 
-# A film that cannot be read is reported by its name here, not by FFmpeg as well.
+# An unreadable video raises an error with its name; FFmpeg would print one as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 @contextmanager
-def _reading(path: Path | None) -> Iterator[None]:
-    """Turns what is wrong with an image into a UserError that names its file, if it has one."""
+def _as_user_error(path: Path | None = None) -> Iterator[None]:
+    """Converts read errors into a UserError that names the file, if there is one."""
     try:
         yield
     except (OSError, ImageError) as error:
@@ -28,77 +28,74 @@ def _reading(path: Path | None) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {problem}" if path else str(problem)) from None
 
 
-def read_image(path: Path, rule: DecodeOptions | None = None) -> np.ndarray:
-    """Returns an image file of any format that Pillow reads as `h w 3` uint8 RGB.
+def read_image(path: Path, options: DecodeOptions | None = None) -> np.ndarray:
+    """Reads an image file of any format that Pillow supports as `h w 3` uint8 RGB.
 
     Args:
-      path: of the file; of several frames the first is read.
-      rule: of alpha, orientation and bit depth; None for the default one.
+      path: of the file; the first frame of an animation is read.
+      options: None for the defaults.
 
     Raises:
-      UserError: it is missing, damaged or no image; names it.
+      UserError: the file is missing, damaged or not an image.
     """
-    with _reading(path):
-        return decode(path.read_bytes(), rule).pixels
+    with _as_user_error(path):
+        return decode(path.read_bytes(), options).pixels
 
 
-def load_rgb(image: np.ndarray | str | Path, rule: DecodeOptions | None = None) -> np.ndarray:
-    """Returns an image, an array, of Pillow, or the path of a file, as `h w 3` uint8 RGB.
+def load_rgb(image: np.ndarray | str | Path, options: DecodeOptions | None = None) -> np.ndarray:
+    """Converts an array, Pillow image or image file to `h w 3` uint8 RGB.
 
     Raises:
-      UserError: see `read_image`; or an array of another shape or dtype, or with values beyond the
-        bit depth of the rule.
+      UserError: as `read_image`; or an unsupported shape or dtype, or values beyond
+        `options.bit_depth`.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image), rule)
-    with _reading(None):
-        return to_rgb(image, rule)
+        return read_image(Path(image), options)
+    with _as_user_error():
+        return to_rgb(image, options)
 
 
 def read_image_header(path: Path) -> ImageHeader:
-    """Returns the head of an image file: its size and orientation. Raises as `read_image`."""
-    with _reading(path):
+    """Reads the header of an image file; raises UserError as `read_image`."""
+    with _as_user_error(path):
         return read_header(path)
 
 
 def count_frames(path: Path) -> tuple[int, float]:
-    """Returns the number of frames, by the head of the file, and frames per second.
+    """Returns the number of frames according to the file header, and frames per second.
 
     Raises:
-      UserError: the video is damaged or none; names it.
+      UserError: the file is damaged or not a video.
     """
-    film = _opened(path)
-    count, rate = film.get(cv2.CAP_PROP_FRAME_COUNT), film.get(cv2.CAP_PROP_FPS)
-    film.release()
+    video = _open_video(path)
+    count, rate = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
+    video.release()
     return max(0, int(count)), rate if 0 < rate < 1000 else 25.0
 
 
 def video_frames(path: Path) -> Iterator[np.ndarray]:
-    """Yields the frames of a video, `h w 3` uint8 RGB, turned as it says.
+    """Yields the frames of a video, `h w 3` uint8 RGB, with its rotation applied.
 
     Raises:
-      UserError: it is damaged or no video; names it.
+      UserError: the file is damaged or not a video.
     """
-    film = _opened(path)
+    video = _open_video(path)
     try:
         while True:
-            read, frame = film.read()
-            if not read:
+            is_read, frame = video.read()
+            if not is_read:
                 return
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     finally:
-        film.release()
+        video.release()
 
 
 @contextmanager
 def opencv_name(path: Path) -> Iterator[str]:
-    """Yields a name under which OpenCV opens a file for reading or writing.
-
-    OpenCV crashes on names that are not UTF-8, so such a file is opened through a link.
-    """
+    """Yields a file name that OpenCV can open: a symlink for names that are not UTF-8."""
     try:
         str(path).encode()
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # OpenCV crashes on such names
         with tempfile.TemporaryDirectory() as folder:
             link = Path(folder) / f"file{path.suffix}"
             link.symlink_to(path.absolute())
@@ -107,9 +104,9 @@ def opencv_name(path: Path) -> Iterator[str]:
         yield str(path)
 
 
-def _opened(path: Path) -> "cv2.VideoCapture":
+def _open_video(path: Path) -> "cv2.VideoCapture":
     with opencv_name(path) as name:
-        film = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
-    if not path.is_file() or not film.isOpened():
-        raise UserError(f"cannot read {path}: it is damaged or no video")
-    return film
+        video = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+    if not path.is_file() or not video.isOpened():
+        raise UserError(f"cannot read {path}: it is damaged or not a video")
+    return video

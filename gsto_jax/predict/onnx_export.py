@@ -1,4 +1,4 @@
-"""Networks as ONNX, by jax2onnx (extra `onnx`)."""
+"""ONNX export with jax2onnx (extra `onnx`)."""
 
 import contextlib
 import json
@@ -26,18 +26,17 @@ from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.types import Size
 
 _OPSET = 21
-_PROPERTIES = ("classes", "palette", "mean", "std")
+_METADATA = ("classes", "palette", "mean", "std")
 
 
 def onnx_bytes(predictor: Predictor, size: Size | None) -> bytes:
-    """Returns `model.onnx` of a network, for images of a size (h, w), or of any."""
-    # In a process of its own: jax2onnx leaves functions of its own in JAX. Devices and programs
-    # cannot be sent there.
+    """Returns the ONNX file of a network, for images of size (h, w) or, for None, of any size."""
+    # A subprocess, since jax2onnx patches JAX for good. Its arguments can be pickled.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(
             _convert,
             variables=jax.tree.map(np.asarray, predictor.trained.variables),
-            path=predictor.path,
+            checkpoint=predictor.checkpoint,
             config=predictor.config,
             protocol=predictor.protocol,
             long_side=predictor.long_side,
@@ -47,7 +46,7 @@ def onnx_bytes(predictor: Predictor, size: Size | None) -> bytes:
 
 def _convert(
     variables: Any,
-    path: Path,
+    checkpoint: Path,
     config: Mapping[str, Any],
     protocol: EvalProtocol,
     long_side: int,
@@ -55,46 +54,45 @@ def _convert(
 ) -> bytes:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(jax.local_devices()[:1])
-    trained = TrainedModel(task_from_config(config), variables, mesh, path, config)
+    trained = TrainedModel(task_from_config(config), variables, mesh, checkpoint, config)
     model = onnx_model(make_program(Predictor(trained, protocol, long_side)), size)
     import onnx
 
-    data = {name: json.dumps(config["data"][name]) for name in _PROPERTIES}
-    onnx.helper.set_model_props(model, data | {"step": path.name})
+    data = {name: json.dumps(config["data"][name]) for name in _METADATA}
+    onnx.helper.set_model_props(model, data | {"step": checkpoint.name})
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
 
 def onnx_model(program: Callable[[Array], dict[str, Array]], size: Size | None) -> Any:
-    """Returns a program of images `b h w 3` uint8 as an ONNX model; leaves marks in JAX."""
+    """Converts a function of images `b h w 3` uint8 to an ONNX model; jax2onnx patches JAX."""
     shape = symbolic_shape("b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3")
     spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    # Traced here: jax2onnx puts functions of its own in place of some of JAX's while it traces, and
-    # those take no symbolic sizes.
+    # Traced before jax2onnx replaces functions of JAX by ones that reject symbolic sizes.
     closed = jax.make_jaxpr(lambda images: tuple(program(images).values()))(spec)
-    with _quiet():
+    with _silenced():
         from jax2onnx import to_onnx
 
         model = to_onnx(
-            lambda images: tuple(_inlined(closed.jaxpr, closed.consts, [images], {})),
+            lambda images: tuple(_eval_inlined(closed.jaxpr, closed.consts, [images], {})),
             [spec],
             model_name="gsto_jax",
             opset=_OPSET,
             input_names=["image"],
             output_names=["labels", "logits"],
         )
-    # jax2onnx notes shapes of what lies between, some of them wrong; runtimes find their own.
+    # Some shapes that jax2onnx records of intermediate values are wrong; runtimes infer them.
     del model.graph.value_info[:]
     return model
 
 
-def _inlined(
-    jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], done: dict[Any, list[Any]]
+def _eval_inlined(
+    jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], cache: dict[Any, list[Any]]
 ) -> list[Any]:
-    """Evaluates a program, with all that it calls inlined, as for a device of no special kind.
+    """Evaluates a jaxpr with all calls inlined and the default platform selected.
 
-    What is left are operations on arrays, which every exporter knows; what is computed again, such
-    as the weights of a resampling between the same two sizes, is taken from `done`.
+    The remaining primitives have ONNX forms. `cache` removes common subexpressions, such as the
+    weights of repeated resizes.
     """
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values |= zip(jaxpr.invars, args, strict=True)
@@ -102,7 +100,7 @@ def _inlined(
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
-    def name_of(atom: Any) -> Any:
+    def key_of(atom: Any) -> Any:
         return str(atom) if isinstance(atom, Literal) else id(values[atom])
 
     for eqn in jaxpr.eqns:
@@ -111,22 +109,22 @@ def _inlined(
             outputs = [params["platforms"].index(None)]
         elif primitive.name == "cond" and isinstance(inputs[0], int):
             branch = params["branches"][inputs[0]]
-            outputs = _inlined(branch.jaxpr, branch.consts, inputs[1:], done)
+            outputs = _eval_inlined(branch.jaxpr, branch.consts, inputs[1:], cache)
         elif inner := params.get("jaxpr") or params.get("call_jaxpr"):
-            outputs = _inlined(inner.jaxpr, inner.consts, inputs, done)
+            outputs = _eval_inlined(inner.jaxpr, inner.consts, inputs, cache)
         else:
-            key = (primitive, str(params), *map(name_of, eqn.invars))
-            if key not in done:
+            key = (primitive, str(params), *map(key_of, eqn.invars))
+            if key not in cache:
                 result = primitive.bind(*inputs, **params)
-                done[key] = result if primitive.multiple_results else [result]
-            outputs = done[key]
+                cache[key] = result if primitive.multiple_results else [result]
+            outputs = cache[key]
         values |= zip(eqn.outvars, outputs, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Drops what jax2onnx says of operations that it cannot load, none of them ours."""
+def _silenced() -> Iterator[None]:
+    """Silences jax2onnx, which reports plugins of other libraries that it cannot load."""
     loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

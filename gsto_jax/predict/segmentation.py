@@ -1,9 +1,4 @@
-"""Predicts images by a checkpoint alone: it carries every setting (needs the `train` extra).
-
-predictor = Predictor.load("runs/camvid_w18s")
-prediction = predictor(image)          # `h w 3` uint8 RGB, or the path of an image file
-prediction.labels, prediction.overlay()
-"""
+"""Predicts labels of images from a checkpoint (needs OpenCV and Pillow, from the `train` extra)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +9,7 @@ import cv2
 import jax
 import numpy as np
 from jax import Array
+from jaxtyping import Float, UInt8
 
 from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.legend import add_legend
@@ -33,55 +29,56 @@ from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.types import Size
 
 SEGMENTATION_OUTPUTS = ("overlay", "color", "ids", "branches", "gates")
-_STRIP = 64  # rows of an image that are upsampled at a time
+_STRIP_ROWS = 64  # of an image that are upsampled at a time
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The labels of an image.
+    """Labels of an image.
 
     Attributes:
       image: `h w 3` uint8 RGB.
-      labels: class of each pixel, `h w` uint8.
-      maps: of `gsto_jax.evaluation.forward.feature_maps`, `h' w'` by name; empty unless asked for.
+      labels: `h w` uint8, class index of each pixel.
+      features: `h_i w_i` float32 by name, "branch/0" and "gate/NAME" (see
+        `gsto_jax.evaluation.forward.feature_maps`); empty without features.
       classes: names.
-      palette: their RGB colors.
+      palette: RGB color of each class.
     """
 
-    image: np.ndarray
-    labels: np.ndarray
-    maps: Mapping[str, np.ndarray]
+    image: UInt8[np.ndarray, "h w 3"]
+    labels: UInt8[np.ndarray, "h w"]
+    features: Mapping[str, np.ndarray]
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
 
     def colors(self) -> np.ndarray:
-        """The labels in colors, `h w 3` uint8 RGB."""
+        """Colors the labels, `h w 3` uint8 RGB."""
         return color_mask(self.labels, self.palette)
 
     def overlay(self, opacity: float = 0.5) -> np.ndarray:
-        """The image with the labels' colors over it, `h w 3` uint8 RGB."""
+        """Blends the colored labels with the image, `h w 3` uint8 RGB."""
         return cv2.addWeighted(self.colors(), opacity, self.image, 1 - opacity, 0)
 
-    def with_legend(self, image: np.ndarray, whole: bool = False) -> np.ndarray:
-        """Puts a legend below an image of the prediction.
+    def with_legend(self, image: np.ndarray, all_classes: bool = False) -> np.ndarray:
+        """Adds a legend below an image.
 
         Args:
           image: `h w 3` uint8 RGB, such as `overlay` returns.
-          whole: lists all classes, in place of those that are in the image.
+          all_classes: whether to list all classes, or only those in the labels.
         """
-        present = None if whole else np.unique(self.labels).tolist()
+        present = None if all_classes else np.unique(self.labels).tolist()
         return add_legend(image, self.classes, self.palette, present)
 
-    def drawn(self, kind: str) -> np.ndarray:
-        """An image of one of `SEGMENTATION_OUTPUTS`: `h w 3` RGB, but `h w` of "ids"; uint8."""
+    def render(self, output: str) -> np.ndarray:
+        """Draws one of `SEGMENTATION_OUTPUTS`: `h w 3` RGB, or `h w` for "ids"; uint8."""
         draw: dict[str, Callable[[], np.ndarray]] = {
             "overlay": self.overlay,
             "color": self.colors,
             "ids": lambda: self.labels,
-            "branches": lambda: branch_figure(self.image, self.maps),
-            "gates": lambda: gate_figure(self.image, self.maps),
+            "branches": lambda: branch_figure(self.image, self.features),
+            "gates": lambda: gate_figure(self.image, self.features),
         }
-        return draw[kind]()
+        return draw[output]()
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,16 @@ class Predictor(BasePredictor):
 
     Attributes:
       trained: the network.
-      protocol: how an image is scored.
-      long_side: images with a longer side are scaled down to it, and their scores up again; 0 for
-        none.
+      protocol: of the test.
+      long_side: larger images are downscaled to this long side, in pixels, and their scores are
+        upsampled; 0 for no limit.
+
+    Example:
+      >>> predictor = Predictor.load("runs/camvid_w18s")
+      >>> prediction = predictor("street.jpg")
+      >>> prediction.labels.shape
+      (720, 960)
+      >>> overlay = prediction.overlay()
     """
 
     task_name = "segmentation"
@@ -107,35 +111,33 @@ class Predictor(BasePredictor):
         long_side: int | None = None,
         pad_to: int | str | None = None,
     ) -> "Predictor":
-        """Reads a network and its test protocol.
+        """Loads a network and its test protocol.
 
         Args:
-          checkpoint: a run's folder, its `best`, or one checkpoint; of several the newest.
-          long_side: of the largest images to score as they are; None: twice the long side of a
-            training crop; 0: no limit.
-          pad_to: the setting `eval.pad_to`: sides are padded to multiples of it, or "published" for
-            images as they are; None: as the checkpoint says, but 32 where it says "published" and
-            scores images whole and in their own size.
+          checkpoint: folder of a run (its latest checkpoint), its `best`, or one checkpoint.
+          long_side: see `Predictor`; None for twice the long side of the training crop.
+          pad_to: overrides the option `eval.pad_to`; None keeps it, except that 32 replaces
+            "published" if images are tested whole and at their own size.
 
         Raises:
-          UserError: there is no checkpoint, or it cannot be read or used.
+          UserError: a missing or unreadable checkpoint, or an invalid argument.
         """
-        return cls.of(load_trained(checkpoint), long_side, pad_to)
+        return cls.from_trained(load_trained(checkpoint), long_side, pad_to)
 
     @classmethod
-    def of(
+    def from_trained(
         cls, trained: TrainedModel, long_side: int | None = None, pad_to: int | str | None = None
     ) -> "Predictor":
-        """Builds the predictor of a network that was read; see `load`."""
+        """Builds the predictor of a loaded network; see `load`."""
         if long_side is not None and long_side < 0:
-            raise UserError(f"the long side is {long_side}: give pixels, or 0 for no limit")
+            raise UserError(f"long_side must be in pixels, or 0 for no limit; got {long_side}")
         if long_side is None:
             long_side = 2 * max(trained.config["data"]["crop"])
         predictor = cls(trained, protocol_from_config(trained.config), long_side)
-        changes = _for_any_image(trained.config) if pad_to is None else {"pad_to": pad_to}
-        if not changes:
+        overrides = _padding_overrides(trained.config) if pad_to is None else {"pad_to": pad_to}
+        if not overrides:
             return predictor
-        config = {**trained.config, "eval": {**trained.config["eval"], **changes}}
+        config = {**trained.config, "eval": {**trained.config["eval"], **overrides}}
         trained = replace(trained, config=config, task=task_from_config(config))
         return replace(predictor, trained=trained, protocol=protocol_from_config(config))
 
@@ -155,66 +157,79 @@ class Predictor(BasePredictor):
         """RGB colors of the classes."""
         return tuple(tuple(color) for color in self.config["data"]["palette"])
 
-    def __call__(self, image: np.ndarray | str | Path, explain: bool = False) -> Prediction:
-        """Labels every pixel of an image of any size.
+    def __call__(self, image: np.ndarray | str | Path, with_features: bool = False) -> Prediction:
+        """Predicts the class of every pixel of an image of any size.
 
         Args:
-          image: `h w 3` RGB, `h w` gray or `h w 4` RGBA, uint8 or uint16; an image of Pillow; or
-            the path of a file.
-          explain: also returns the maps of branches and gates.
+          image: `h w 3` RGB, `h w` gray or `h w 4` RGBA, uint8 or uint16; a Pillow image; or the
+            path of a file.
+          with_features: whether to return feature maps and gates as well.
 
         Raises:
-          UserError: a file that is no image, or an array that is no image.
+          UserError: a file or array that is not an image.
         """
-        rgb = load_rgb(image, self.rule)
+        rgb = load_rgb(image, self.decode_options)
         size = (rgb.shape[0], rgb.shape[1])
-        scores, maps = self._scores(_shrunk(rgb, downscaled_size(size, self.long_side)), explain)
-        labels = self._labels(scores, size)
-        return Prediction(rgb, labels, maps, self.classes, self.palette)
+        downscaled = _downscale(rgb, downscaled_size(size, self.long_side))
+        scores, features = self._scores(downscaled, with_features)
+        return Prediction(
+            image=rgb,
+            labels=self._labels(scores, size),
+            features=features,
+            classes=self.classes,
+            palette=self.palette,
+        )
 
-    def _scores(self, image: np.ndarray, explain: bool) -> tuple[Array, Mapping[str, Any]]:
-        """Returns scores `1 h w k` of an image `h w 3` float32, and the maps."""
+    def _scores(
+        self, image: Float[np.ndarray, "h w 3"], with_features: bool
+    ) -> tuple[Float[Array, "1 h w k"], Mapping[str, Any]]:
+        """Returns scores and, if asked for, features."""
         height, width = size = (image.shape[0], image.shape[1])
-        shape = self.protocol.padded(size)
-        plain = self.protocol.is_unscaled_single_pass([size])
-        maps: Mapping[str, Any] = {}
-        if plain:
-            scores, maps = self._pass(image, shape)
+        padded_shape = self.protocol.padded(size)
+        features: Mapping[str, Any] = {}
+        is_single_pass = self.protocol.is_unscaled_single_pass([size])
+        if is_single_pass:
+            scores, features = self._single_pass(image, padded_shape)
         else:
-            batch, net = _batch_of(image, shape), self.trained
+            batch, net = _batch_of(image, padded_shape), self.trained
             scores = score_batch(self.task, self.protocol, net.mesh, net.variables, batch, [size])
-        if explain and not plain:
-            # The maps are of one pass, at the shape that the network sees anyway.
+        if with_features and not is_single_pass:
+            # Features are those of one pass, at the unscaled size of the test.
             scaled = self.protocol.scaled(size, 1.0)
             resized = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
-            _, maps = self._pass(resized, self.protocol.padded(scaled))
-        return scores[:, :height, :width], maps if explain else {}
+            _, features = self._single_pass(resized, self.protocol.padded(scaled))
+        return scores[:, :height, :width], features if with_features else {}
 
-    def _pass(self, image: np.ndarray, shape: Size) -> tuple[Array, Mapping[str, Any]]:
-        """Returns scores `1 H W k` of a padded image, and the maps of the image alone."""
+    def _single_pass(
+        self, image: np.ndarray, padded_shape: Size
+    ) -> tuple[Array, Mapping[str, Any]]:
+        """Returns scores `1 h w k` of the padded image, and features without the padding."""
         programs = SegmentationPrograms.of(self.task, self.trained.mesh)
-        scores, maps = programs.score_step(self.trained.variables, _batch_of(image, shape))
+        batch = _batch_of(image, padded_shape)
+        scores, features = programs.score_step(self.trained.variables, batch)
         size = image.shape[:2]
         return scores, {
-            name: crop_to_image(np.asarray(x[0]), size, shape) for name, x in maps.items()
+            name: crop_to_image(np.asarray(x[0]), size, padded_shape)
+            for name, x in features.items()
         }
 
-    def _labels(self, scores: Array, size: Size) -> np.ndarray:
+    def _labels(self, scores: Float[Array, "1 h w k"], size: Size) -> np.ndarray:
+        """Returns the labels of an image of a size."""
         if scores.shape[1:3] == size:
             return np.asarray(_best(scores)[0])
-        height = -(-size[0] // _STRIP) * _STRIP
+        height = -(-size[0] // _STRIP_ROWS) * _STRIP_ROWS
         rows, columns = (linear_taps(a, b) for a, b in zip(scores.shape[1:3], size, strict=True))
         rows = rows.padded(height)
-        strips = jax.tree.map(lambda x: x.reshape(-1, 1, _STRIP, 2), rows)
-        across = jax.tree.map(lambda x: x[None], columns)
-        return np.asarray(_upsampled_best(scores, strips, across)).reshape(height, -1)[: size[0]]
+        strips = jax.tree.map(lambda x: x.reshape(-1, 1, _STRIP_ROWS, 2), rows)
+        columns = jax.tree.map(lambda x: x[None], columns)
+        return np.asarray(_upsampled_best(scores, strips, columns)).reshape(height, -1)[: size[0]]
 
 
-def _for_any_image(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings of `eval` that label images of any size best (docs/evaluation.md).
+def _padding_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `eval` options that suit images of any size (docs/evaluation.md).
 
-    A published protocol keeps images as they are, for the published scores on its own dataset. A
-    network that was trained and is tested at one fixed size keeps that size.
+    Published protocols do not pad, which suits the image sizes of their datasets. Protocols with
+    windows or a fixed size need no padding.
     """
     evaluation, is_fixed = config["eval"], any(config["data"]["fixed_size"])
     if evaluation["pad_to"] != PUBLISHED or evaluation["window"] == "slide" or is_fixed:
@@ -222,19 +237,19 @@ def _for_any_image(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"pad_to": SIZE_DIVISOR, "pad": "edge"}
 
 
-def _shrunk(image: np.ndarray, size: Size) -> np.ndarray:
-    """Scales an image down to `h w 3` float32; not to uint8, so that exports can do the same."""
+def _downscale(image: np.ndarray, size: Size) -> Float[np.ndarray, "h w 3"]:
+    """Downscales an image to float32, since exported programs do not round to uint8."""
     image = image.astype(np.float32)
     if image.shape[:2] == size:
         return image
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _batch_of(image: np.ndarray, shape: Size) -> dict[str, np.ndarray]:
-    """Returns a batch of one image in the top left corner of a padded shape."""
+def _batch_of(image: np.ndarray, padded_shape: Size) -> dict[str, np.ndarray]:
+    """Returns a batch of one image, in the top left of a padded shape."""
     height, width = image.shape[:2]
-    more = ((0, 0), (0, shape[0] - height), (0, shape[1] - width), (0, 0))
-    return {"image": np.pad(image[None], more), "size": np.array([[height, width]], np.int32)}
+    padding = ((0, 0), (0, padded_shape[0] - height), (0, padded_shape[1] - width), (0, 0))
+    return {"image": np.pad(image[None], padding), "size": np.array([[height, width]], np.int32)}
 
 
 _best = jax.jit(best_class)
@@ -242,5 +257,5 @@ _best = jax.jit(best_class)
 
 @jax.jit
 def _upsampled_best(scores: Array, strips: Taps, columns: Taps) -> Array:
-    """Resamples scores and takes the best, strip by strip: all of a large image is gigabytes."""
+    """Upsamples scores strip by strip, since those of a large image take gigabytes."""
     return jax.lax.map(lambda rows: _best(resample(scores, rows, columns)[0]), strips)

@@ -1,8 +1,9 @@
-"""Labels of images of any size by one pass through a network: the program that is exported.
+"""The exported program: labels and logits of images of any size, by one pass of the network.
 
-It is what `gsto_jax.predict.segmentation.Predictor` does with a protocol of one pass, written so
-that the sizes may be the symbols of `jax.export`: an image is scaled down to a limit, to the size
-that the network was trained for, and padded; the scores are cut back and scaled up again.
+It computes what `gsto_jax.predict.segmentation.Predictor` does with a single-pass protocol, but
+takes sizes that are symbols of `jax.export`: it downscales an image to a limit, resizes it to the
+size of the test, pads it, and maps the scores back to the image. Resampling weights are computed in
+the program, from the symbols; `gsto_jax.ops.resample` computes them on the host.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, UInt8
 
 from gsto_jax.ops.padding import downscaled_size, round_up, scaled_size
 from gsto_jax.ops.resize import resize
@@ -23,55 +25,61 @@ from gsto_jax.types import Size
 
 
 def single_pass_protocol(protocol: EvalProtocol) -> EvalProtocol:
-    """Returns a test protocol without its scales, mirror image and windows."""
+    """Returns a test protocol without its scales, flip and windows."""
     return replace(protocol, scales=(1.0,), flip=False, window="whole", crop=(0, 0))
 
 
 def make_program(predictor: Predictor) -> Callable[[Array], dict[str, Array]]:
-    """Returns what is exported: from images `b h w 3` uint8 to "labels" and "logits"."""
+    """Returns the function to export: images `b h w 3` uint8 to "labels" and "logits"."""
     task, variables = predictor.task, jax.device_get(predictor.trained.variables)
     protocol, long_side = single_pass_protocol(predictor.protocol), predictor.long_side
     return lambda images: predict_single_pass(task, variables, protocol, long_side, images)
 
 
 def predict_single_pass(
-    task: Task, variables: Any, protocol: EvalProtocol, long_side: int, images: Array
+    task: Task,
+    variables: Any,
+    protocol: EvalProtocol,
+    long_side: int,
+    images: UInt8[Array, "b h w 3"],
 ) -> dict[str, Array]:
-    """Labels images by one pass.
+    """Predicts labels by one pass.
 
     Args:
-      task: what was trained.
+      task: of the network.
       variables: of the network.
-      protocol: as `single_pass_protocol` returns it.
-      long_side: limit of the long side, as that of `Predictor`; 0 for none.
-      images: `b h w 3` uint8 RGB; h and w may be symbols.
+      protocol: from `single_pass_protocol`.
+      long_side: limit of the long side, as of `Predictor`; 0 for none.
+      images: RGB; h and w may be symbols.
 
     Returns:
       "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of the padded image.
     """
     size = images.shape[1:3]
-    small = downscaled_size(size, long_side)
-    x = _area_resample(images.astype(jnp.float32), small)
-    work = scaled_size(small, 1.0, protocol.base_size, protocol.fixed_size)
-    found = logits(task, variables, _padded(task, protocol, _linear_resample(x, work)))
+    downscaled = downscaled_size(size, long_side)
+    x = _area_resize(images.astype(jnp.float32), downscaled)
+    test_size = scaled_size(downscaled, 1.0, protocol.base_size, protocol.fixed_size)
+    outputs = logits(task, variables, _normalize_padded(task, protocol, _resize(x, test_size)))
 
-    shape = round_up(work, protocol.pad_to)
-    corners = task.config.model.align_corners
-    scores = _taken(resize(found, shape, "bilinear", corners), work)
+    padded_shape = round_up(test_size, protocol.pad_to)
+    align_corners = task.config.model.align_corners
+    scores = _crop_or_pad(resize(outputs, padded_shape, "bilinear", align_corners), test_size)
     if protocol.base_size or any(protocol.fixed_size):
         scores = jnp.exp(scores) if protocol.score == "exp" else jax.nn.softmax(scores)
-        scores = _linear_resample(scores, small)
-    return {"labels": _best_class(scores, size), "logits": found}
+        scores = _resize(scores, downscaled)
+    return {"labels": _best_class(scores, size), "logits": outputs}
 
 
-def _padded(task: Task, protocol: EvalProtocol, images: Array) -> Array:
-    """Normalizes images `b h w 3` and pads them right and below."""
+def _normalize_padded(task: Task, protocol: EvalProtocol, images: Array) -> Array:
+    """Pads images `b h w 3` at the right and bottom, and normalizes them."""
     size = images.shape[1:3]
-    shape = round_up(size, protocol.pad_to)
-    if size == shape:
+    padded_shape = round_up(size, protocol.pad_to)
+    if size == padded_shape:
         return normalize(task, images)
-    images = _taken(images, shape)
-    rows, columns = (jnp.arange(b) < _value(a) for a, b in zip(size, shape, strict=True))
+    images = _crop_or_pad(images, padded_shape)
+    rows, columns = (
+        jnp.arange(padded) < _array(side) for side, padded in zip(size, padded_shape, strict=True)
+    )
     inside = (rows[:, None] & columns[None])[None, :, :, None]
     if task.config.eval.pad == "mean":
         return jnp.where(inside, normalize(task, images), 0)
@@ -80,78 +88,78 @@ def _padded(task: Task, protocol: EvalProtocol, images: Array) -> Array:
     return normalize(task, images)
 
 
-def _taken(x: Array, size: Sequence[Any]) -> Array:
-    """Cuts `b h w c` to a size, or repeats its last row and column up to it.
+def _crop_or_pad(x: Array, size: Sequence[Any]) -> Array:
+    """Crops `b h w c` to a size, or replicates the last row and column.
 
-    By indices: slices and `jnp.pad` cannot be written as ONNX at sizes that are symbols.
+    Uses indices, since slices and `jnp.pad` with symbolic sizes have no ONNX form.
     """
     for axis, (side, target) in enumerate(zip(x.shape[1:3], size, strict=True), 1):
         if side != target:
-            places = jnp.minimum(jnp.arange(target), _value(side) - 1)
-            x = jnp.take(x, places, axis, mode="clip")
+            index = jnp.minimum(jnp.arange(target), _array(side) - 1)
+            x = jnp.take(x, index, axis, mode="clip")
     return x
 
 
-def _area_resample(x: Array, size: Size) -> Array:
-    """Scales `b h w c` down: each pixel is the mean of the area that it covers."""
+def _area_resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
+    """Downscales images: each output pixel is the mean of the area that it covers."""
     for axis, equation in ((1, "th,bhwc->btwc"), (2, "tw,bhwc->bhtc")):
         source, target = x.shape[axis], size[axis - 1]
         if source == target:
             continue
         old, new = jnp.arange(source)[None], jnp.arange(target)[:, None]
-        # In units in which both kinds of pixels have whole borders.
-        last = jnp.minimum((old + 1) * _value(target), (new + 1) * _value(source))
-        first = jnp.maximum(old * _value(target), new * _value(source))
-        overlap = jnp.maximum(last - first, 0).astype(x.dtype) / _value(source).astype(x.dtype)
-        x = jnp.einsum(equation, overlap, x, precision="highest")
+        # In units of 1 / (source * target) all pixel borders are integers.
+        stop = jnp.minimum((old + 1) * _array(target), (new + 1) * _array(source))
+        start = jnp.maximum(old * _array(target), new * _array(source))
+        weight = jnp.maximum(stop - start, 0).astype(x.dtype) / _array(source).astype(x.dtype)
+        x = jnp.einsum(equation, weight, x, precision="highest")
     return x
 
 
-def _linear_resample(x: Array, size: Size) -> Array:
-    """Resamples `b h w c` bilinearly, as `gsto_jax.ops.resample.linear_taps` says."""
+def _resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
+    """Resizes bilinearly, with the taps of `gsto_jax.ops.resample.linear_taps`."""
     for axis in (1, 2):
         if x.shape[axis] != size[axis - 1]:
-            x = _along(x, axis, _taps(x.shape[axis], size[axis - 1]))
+            x = _interpolate(x, axis, _taps(x.shape[axis], size[axis - 1]))
     return x
 
 
 def _taps(source: Any, target: Any) -> tuple[Array, Array]:
-    """Returns for each output the lower of two neighboring inputs, and the weight of the upper."""
-    # In integers, which are exact whatever the size.
-    numerator = (2 * jnp.arange(target) + 1) * _value(source) - _value(target)
-    numerator = jnp.minimum(jnp.maximum(numerator, 0), 2 * _value(target) * (_value(source) - 1))
-    denominator = jnp.broadcast_to(2 * _value(target), numerator.shape)
-    low = jax.lax.div(numerator, denominator)
-    return low, (numerator - low * denominator).astype(jnp.float32) / denominator
+    """Returns for each output the lower of two adjacent inputs, and the weight of the upper."""
+    # Integers are exact at any size.
+    numerator = (2 * jnp.arange(target) + 1) * _array(source) - _array(target)
+    numerator = jnp.minimum(jnp.maximum(numerator, 0), 2 * _array(target) * (_array(source) - 1))
+    denominator = jnp.broadcast_to(2 * _array(target), numerator.shape)
+    lower = jax.lax.div(numerator, denominator)
+    return lower, (numerator - lower * denominator).astype(jnp.float32) / denominator
 
 
-def _along(x: Array, axis: int, taps: tuple[Array, Array]) -> Array:
-    low, weight = taps
+def _interpolate(x: Array, axis: int, taps: tuple[Array, Array]) -> Array:
+    index, weight = taps
     weight = weight.reshape([-1 if n == axis else 1 for n in range(x.ndim)])
-    high = jnp.minimum(low + 1, _value(x.shape[axis]) - 1)
-    upper, lower = (jnp.take(x, places, axis, mode="clip") for places in (high, low))
+    next_index = jnp.minimum(index + 1, _array(x.shape[axis]) - 1)
+    upper, lower = (jnp.take(x, indices, axis, mode="clip") for indices in (next_index, index))
     return lower * (1 - weight) + upper * weight
 
 
-def _best_class(scores: Array, size: Sequence[Any]) -> Array:
-    """Scales scores `b h w k` up and takes the best class of each pixel, `b size` uint8."""
+def _best_class(scores: Float[Array, "b h w k"], size: Sequence[Any]) -> UInt8[Array, "b h2 w2"]:
+    """Upsamples scores and returns the best class of each pixel."""
     if scores.shape[1:3] == tuple(size):
         return scores.argmax(-1).astype(jnp.uint8)
     rows, columns = (_taps(a, b) for a, b in zip(scores.shape[1:3], size, strict=True))
 
-    def plane(k: int) -> Array:
-        return _along(_along(scores[..., k], 1, rows), 2, columns)
+    def upsampled(k: int) -> Array:
+        return _interpolate(_interpolate(scores[..., k], 1, rows), 2, columns)
 
-    # Class by class: scores of all classes of a large photo are gigabytes.
-    best = plane(0)
+    # Class by class, since upsampled scores of all classes of a large photo take gigabytes.
+    best = upsampled(0)
     labels = jnp.zeros(best.shape, jnp.uint8)
     for k in range(1, scores.shape[3]):
-        other = plane(k)
+        other = upsampled(k)
         larger = other > best
         labels, best = jnp.where(larger, jnp.uint8(k), labels), jnp.where(larger, other, best)
     return labels
 
 
-def _value(side: Any) -> Array:
+def _array(side: Any) -> Array:
     """Returns a length, which may be a symbol, as an array."""
     return jnp.asarray(side, jnp.int32)

@@ -1,4 +1,4 @@
-"""Comparison of an export with its checkpoint, in processes that know nothing of this package."""
+"""Verifies an export against its checkpoint, in subprocesses without this package."""
 
 import os
 import subprocess
@@ -20,10 +20,10 @@ from gsto_jax.types import Size
 
 MIN_LABEL_AGREEMENT = {"float32": 0.999, "bfloat16": 0.95}
 MAX_LOGITS_ERROR = {"float32": 1e-3, "bfloat16": 0.1}
-"""By dtype of the network: what `verify` lets pass, see `ExportCheck`.
+"""Limits of `verify` by dtype of the network; see `ExportCheck`.
 
-With free sizes the weights of a resampling are computed at run time, in float32: where sides do not
-halve exactly, a network that was hardly trained makes 1e-4 of their rounding.
+With free sizes, resampling weights are computed at run time in float32; their rounding moves logits
+of a barely trained network by 1e-4.
 """
 
 Outputs = dict[str, np.ndarray]
@@ -31,110 +31,117 @@ Outputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """How an artifact compares with its checkpoint on one batch.
+    """Agreement of an exported model with its checkpoint on one batch.
 
     Attributes:
-      file: its name.
+      file: name of the model.
       shape: (b, h, w) of the batch.
-      equal: share of labels that are those of `Predictor`.
-      difference: largest difference of the logits over the largest logit.
+      label_agreement: fraction of labels that equal those of `Predictor`.
+      logits_error: maximum absolute difference of logits over the maximum absolute logit.
     """
 
     file: str
     shape: tuple[int, int, int]
-    equal: float
-    difference: float
+    label_agreement: float
+    logits_error: float
 
     def __str__(self) -> str:
-        """In words, for people."""
+        """Returns a line for logs."""
         b, h, w = self.shape
         return (
-            f"{self.file}: {b} of {h}x{w}, {self.equal:.4%} of the labels equal, logits within "
-            f"{self.difference:.1e} of the largest"
+            f"{self.file}: {b} of {h}x{w}, {self.label_agreement:.4%} of labels equal, logits "
+            f"within {self.logits_error:.1e} of the maximum"
         )
 
 
 def verify(
     predictor: Predictor, folder: str | Path, batches: Sequence[np.ndarray] | None = None
 ) -> list[ExportCheck]:
-    """Compares an export with its checkpoint: each artifact in a fresh process, on the CPU.
+    """Compares exported models with their checkpoint, each in a subprocess on the CPU.
 
-    That process imports NumPy, and JAX or onnxruntime, nothing of this package. The checkpoint
-    should be on a CPU too: accelerators compute convolutions less exactly.
+    The subprocess imports NumPy and JAX or onnxruntime, but not this package. The checkpoint should
+    be on a CPU too, since accelerators compute convolutions less precisely.
 
     Args:
       predictor: of the checkpoint.
       folder: of the export.
-      batches: images `b h w 3` uint8; None: random ones, of odd sizes and above the limit too.
+      batches: images `b h w 3` uint8; None for random images, some of odd sizes or above the limit.
 
     Raises:
-      UserError: there is no export, it is of another checkpoint, a process failed, or an artifact
-        differs by more than `MIN_LABEL_AGREEMENT` and `MAX_LOGITS_ERROR` allow.
+      UserError: no export, an export of another checkpoint, a failed subprocess, or a model beyond
+        `MIN_LABEL_AGREEMENT` or `MAX_LOGITS_ERROR`.
     """
     folder = Path(folder).expanduser()
     source, names, fixed = read_description(folder)
-    if source != str(predictor.path):
-        raise UserError(f"{folder} is an export of {source}: export it anew")
+    if source != str(predictor.checkpoint):
+        raise UserError(
+            f"{folder} must be an export of {predictor.checkpoint}; got one of {source}"
+        )
     if batches is None:
-        # Whole multiples, odd sizes, and above the limit.
         above = round(1.3 * predictor.long_side)
         shapes = [(1, 64, 96), (3, 97, 71), (1, above, above * 3 // 4 + 1)]
         batches = random_batches(shapes if above else shapes[:2])
-    expected = _expected(predictor, batches)
+    expected = _predict(predictor, batches)
     checks = []
     for name in names:
-        chosen, ours = batches, expected
+        inputs, references = batches, expected
         if name == "model.onnx" and fixed:
-            chosen = random_batches([(2, *fixed)])
-            ours = _expected(predictor, chosen)
-        with progress.track(f"running {name} in a process of its own", always_log=True):
-            theirs = _fresh(folder / name, chosen)
-        checks += [_compare(name, *pair) for pair in zip(ours, theirs, strict=True)]
+            inputs = random_batches([(2, *fixed)])
+            references = _predict(predictor, inputs)
+        with progress.track(f"running {name} in a subprocess", always_log=True):
+            outputs = _run_in_subprocess(folder / name, inputs)
+        checks += [_compare(name, *pair) for pair in zip(references, outputs, strict=True)]
     dtype = predictor.task.config.model.dtype
     for check in checks:
-        # Written so that a difference that is no number does not pass.
+        # `not (... <= ...)` also rejects NaN.
         if not (
-            check.equal >= MIN_LABEL_AGREEMENT[dtype]
-            and check.difference <= MAX_LOGITS_ERROR[dtype]
+            check.label_agreement >= MIN_LABEL_AGREEMENT[dtype]
+            and check.logits_error <= MAX_LOGITS_ERROR[dtype]
         ):
             raise UserError(
-                f"the export in {folder} differs from its checkpoint; {check}, but "
+                f"the export in {folder} differs from its checkpoint: {check}, but "
                 f"{MIN_LABEL_AGREEMENT[dtype]:.1%} and {MAX_LOGITS_ERROR[dtype]:.0e} are allowed. "
                 "Do not use it"
             )
     return checks
 
 
-def _compare(file: str, ours: Outputs, theirs: Outputs) -> ExportCheck:
-    logits, (b, h, w) = ours["logits"], ours["labels"].shape
-    equal = float((ours["labels"] == theirs["labels"]).mean())
-    difference = float(np.abs(logits - theirs["logits"]).max() / np.abs(logits).max())
-    return ExportCheck(file, (b, h, w), equal, difference)
+def _compare(file: str, expected: Outputs, outputs: Outputs) -> ExportCheck:
+    logits, (b, h, w) = expected["logits"], expected["labels"].shape
+    return ExportCheck(
+        file,
+        (b, h, w),
+        label_agreement=float((expected["labels"] == outputs["labels"]).mean()),
+        logits_error=float(np.abs(logits - outputs["logits"]).max() / np.abs(logits).max()),
+    )
 
 
 def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
-    """Returns the checkpoint of an export, its artifacts, and the only (h, w) of ONNX, if any.
+    """Returns the checkpoint of an export, its model files, and the fixed size of ONNX, if any.
 
     Raises:
-      UserError: there is no export, or its `model.json` is damaged.
+      UserError: `model.json` is missing or damaged.
     """
     try:
-        described = read_json_object(folder / "model.json") or {}
-        names, fixed = list(described["files"]), described["onnx_size"]
-        if not names or not set(names) <= set(_READERS):
-            raise ValueError(f"it names {names}")
-        if fixed is None:
-            return str(described["checkpoint"]), names, None
-        height, width = map(int, fixed)
+        description = read_json_object(folder / "model.json") or {}
+        checkpoint, size = str(description["checkpoint"]), description["onnx_size"]
+        names = list(description["files"])
+        if not names or not set(names) <= set(_LOADERS):
+            raise ValueError(f"unknown files {names}")
+        if size is None:
+            return checkpoint, names, None
+        height, width = map(int, size)
         if min(height, width) < 1:
-            raise ValueError(f"its size is {fixed}")
-        return str(described["checkpoint"]), names, (height, width)
+            raise ValueError(f"invalid size {size}")
+        return checkpoint, names, (height, width)
     except (ValueError, LookupError, TypeError, OverflowError):
-        raise UserError(f"{folder} holds no export: model.json is missing or damaged") from None
+        raise UserError(
+            f"{folder} must be an export; its model.json is missing or damaged"
+        ) from None
 
 
 def random_batches(shapes: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
-    """Returns random images `b h w 3` uint8 of patches, for (b, h, w) each."""
+    """Returns images `b h w 3` uint8 of random patches, for each shape (b, h, w)."""
     rng, patch = np.random.default_rng(0), 8
     batches = []
     for b, h, w in shapes:
@@ -143,19 +150,19 @@ def random_batches(shapes: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
     return batches
 
 
-def _expected(predictor: Predictor, batches: Sequence[np.ndarray]) -> list[Outputs]:
-    """Computes labels as `--mode=predict` does with one pass an image, and logits."""
-    once = replace(predictor, protocol=single_pass_protocol(predictor.protocol))
+def _predict(predictor: Predictor, batches: Sequence[np.ndarray]) -> list[Outputs]:
+    """Computes the labels and logits of the checkpoint by one pass per image."""
+    single_pass = replace(predictor, protocol=single_pass_protocol(predictor.protocol))
     program, outputs = jax.jit(make_program(predictor)), []
     with progress.track("predicting random images", len(batches)) as advance:
         for batch in batches:
-            labels = np.stack([once(image).labels for image in batch])
+            labels = np.stack([single_pass(image).labels for image in batch])
             outputs.append({"labels": labels, "logits": np.asarray(program(batch)["logits"])})
             advance()
     return outputs
 
 
-_READERS = {
+_LOADERS = {
     "model.jax": """
 from jax import export, jit
 call = jit(export.deserialize(bytearray(model)).call)
@@ -168,10 +175,10 @@ call = lambda image: dict(zip(["labels", "logits"], session.run(["labels", "logi
 }
 _RUN = """
 import sys
-sys.modules["gsto_jax"] = None  # it must do without
+sys.modules["gsto_jax"] = None  # any import of it fails
 import numpy as np
 model = open(sys.argv[1], "rb").read()
-{reader}
+{loader}
 outputs = {{}}
 for name, batch in np.load(sys.argv[2]).items():
     outputs |= {{f"{{name}}/{{key}}": np.asarray(value) for key, value in call(batch).items()}}
@@ -179,18 +186,18 @@ np.savez(sys.argv[3], **outputs)
 """
 
 
-def _fresh(path: Path, batches: Sequence[np.ndarray]) -> list[Outputs]:
-    """Returns the outputs of an artifact for batches, in a process of its own."""
-    code = _RUN.format(reader=_READERS[path.name])
+def _run_in_subprocess(path: Path, batches: Sequence[np.ndarray]) -> list[Outputs]:
+    """Returns the outputs of an exported model, run in a subprocess."""
+    code = _RUN.format(loader=_LOADERS[path.name])
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(inputs, *batches)
         command = [sys.executable, "-I", "-c", code, *map(str, (path, inputs, outputs))]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise UserError(f"{path} does not run in a process of its own: {reason}")
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if result.returncode:
+            reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(f"{path} fails in a subprocess: {reason}")
         with np.load(outputs) as values:
             names = ("labels", "logits")
             return [{k: values[f"arr_{n}/{k}"] for k in names} for n in range(len(batches))]

@@ -1,4 +1,4 @@
-"""Writes videos that browsers play, where OpenCV has an encoder for that (needs OpenCV)."""
+"""Writes MP4 videos with the most widely supported codec of this OpenCV."""
 
 import errno
 from collections.abc import Iterator
@@ -12,25 +12,25 @@ from gsto_jax.predict.media import opencv_name
 
 CODECS = {
     "avc1": "H.264",
-    "vp09": "VP9 (this OpenCV encodes no H.264): browsers play it, some other players do not",
-    "mp4v": "MPEG-4 (this OpenCV encodes neither H.264 nor VP9): browsers do not play it;"
-    " convert it by ffmpeg -i OLD.mp4 NEW.mp4",
+    "vp09": "VP9 (this OpenCV has no H.264 encoder): plays in browsers, not in every player",
+    "mp4v": "MPEG-4 (this OpenCV has no H.264 or VP9 encoder): does not play in browsers;"
+    " convert it with ffmpeg -i OLD.mp4 NEW.mp4",
 }
-"""Codecs in MP4 files, the most widely played first, and what to say of them."""
+"""Codecs of MP4 files, most widely supported first, with a description."""
 
 
 class VideoWriter:
-    """Writes an MP4 video; leaving the context finishes it.
+    """Writes an MP4 video; a context manager.
 
     Args:
       path: of the video.
-      rate: frames a second.
+      rate: frames per second.
 
     Attributes:
-      codec: of `CODECS`; empty before the first frame.
+      codec: key of `CODECS`; empty before the first frame.
 
     Raises:
-      OSError: the video cannot be written, or frames are missing at the end.
+      OSError: the video cannot be written, or is incomplete at the end.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -45,11 +45,11 @@ class VideoWriter:
         if self._writer is not None:
             self._writer.release()
             if failure is None:
-                self._check()
+                self._check_frame_count()
 
     def write(self, frame: np.ndarray) -> None:
         """Appends a frame `h w 3` uint8 RGB."""
-        # Half the resolution in color: sides must be even.
+        # Chroma subsampling needs even sides.
         height, width = frame.shape[:2]
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
         if self._writer is None:
@@ -57,8 +57,8 @@ class VideoWriter:
         self._count += 1
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
-    def _check(self) -> None:
-        # OpenCV says nothing of a disk that is full: a video whose end is missing has no frames.
+    def _check_frame_count(self) -> None:
+        # OpenCV does not report a full disk; a truncated video has no frames.
         with opencv_name(self.path) as name:
             reader = cv2.VideoCapture(name)
             count = round(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
@@ -68,10 +68,10 @@ class VideoWriter:
             raise OSError(errno.EIO, problem)
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
-        with _silent(), opencv_name(self.path) as name:
+        with _opencv_silenced(), opencv_name(self.path) as name:
             for codec in CODECS:
-                code = cv2.VideoWriter.fourcc(*codec)
-                writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, code, self.rate, size)
+                fourcc = cv2.VideoWriter.fourcc(*codec)
+                writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, fourcc, self.rate, size)
                 if writer.isOpened():
                     self.codec = codec
                     return writer
@@ -80,8 +80,8 @@ class VideoWriter:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps OpenCV from reporting encoders that it lacks: others are tried."""
+def _opencv_silenced() -> Iterator[None]:
+    """Silences OpenCV's messages about missing encoders, since others are tried."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

@@ -51,7 +51,7 @@ TABLE = [["x" * 50, n] for n in range(100)]
 
 
 class Predicted:
-    def drawn(self, kind):
+    def render(self, output):
         return NOISE
 
 

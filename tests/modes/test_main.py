@@ -313,7 +313,7 @@ def test_predict(tmp_path):
     refusal = refused(*predict, str(photos), "--config.model.hrnet.gfm=False")
     assert "only those of config.eval" in refusal
     assert "needs --checkpoint" in refused("--mode=predict", str(photos))
-    assert "there is no file or folder nope.jpg" in refused(*predict, "nope.jpg")
+    assert "no such file or folder: nope.jpg" in refused(*predict, "nope.jpg")
 
 
 @pytest.mark.slow

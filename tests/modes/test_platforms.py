@@ -68,7 +68,7 @@ from gsto_jax.runs.workdir import Workdir
 from modes.interrupt import Interrupt, kill_children
 
 class Prediction:
-    def drawn(self, kind):
+    def render(self, output):
         return np.full((4, 6), 3, np.uint8)
 
 folder = pathlib.Path(sys.argv[1])
@@ -109,7 +109,7 @@ checkpoint, image, output = map(pathlib.Path, sys.argv[1:])
 predictor = Predictor.load(checkpoint)
 prediction = predictor(np.asarray(PIL.Image.open(image)))
 files = export(predictor, output / "export", ("jax",))
-print(*[check.equal for check in verify(predictor, output / "export")])
+print(*[check.label_agreement for check in verify(predictor, output / "export")])
 command = ["main.py", "--mode=predict", f"--checkpoint={checkpoint}", f"--output={output}",
            "--save=ids", str(image)]
 try:

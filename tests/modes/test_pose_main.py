@@ -111,7 +111,7 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert overlay.shape == (40, 60, 3)
     other = image.with_name(f"{12:012d}.jpg")
     outside = run("--mode=predict", *named, "--boxes=70,5,20,30", str(other))
-    assert outside.returncode == 1 and "lies outside the image of 60x40 pixels" in outside.stderr
+    assert outside.returncode == 1 and "must overlap the image of 60x40 pixels" in outside.stderr
     lost = run("--mode=predict", *named, f"--boxes={boxes}", str(other))
     assert (lost.returncode, "has no boxes of" in lost.stderr) == (1, True)
     whole = run("--mode=predict", *named, str(other))
@@ -119,7 +119,7 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert len(json.loads((tmp_path / "out" / "poses.json").read_text())) == 2
     for flags, message in (
         (["--long_side=100"], "--long_side is for segmentation"),
-        (["--save=ids"], "use some of overlay, heatmaps"),
+        (["--save=ids"], "must be some of overlay, heatmaps"),
         (["--boxes=1,2"], "give x,y,w,h"),
         (["--config.pose.sigma=2.0"], "the checkpoint has its settings"),
     ):

@@ -192,12 +192,12 @@ def test_an_export_labels_as_the_predictor_does(long_side, settings):
 @pytest.mark.parametrize("size", [(61, 75), (5, 103), (1, 1)])
 def test_odd_sizes_with_the_default(size):
     predictor, image = make_predictor(80, flip=False), image_of(size)
-    prediction = predictor(image, explain=True)
+    prediction = predictor(image, with_features=True)
     assert prediction.labels.shape == size
     once = jax.jit(lambda x: make_program(predictor)(x)["labels"])
     assert (np.asarray(once(image[None])[0]) == prediction.labels).mean() >= 0.999
     height, width = downscaled_size(size, 80)
-    assert prediction.maps["branch/0"].shape == (-(-height // 4), -(-width // 4))
+    assert prediction.features["branch/0"].shape == (-(-height // 4), -(-width // 4))
 
 
 def test_maps_are_cut_to_the_image():
@@ -280,5 +280,5 @@ def test_a_training_crop_that_does_not_divide():
 def test_any_image_is_padded_unless_asked_otherwise(module, pad_to, expected):
     config = json.loads(module.get_config().to_json())
     trained = TrainedModel(task_from_config(config), {}, MESH, Path("run/7"), config)
-    protocol = Predictor.of(trained, pad_to=pad_to).protocol
+    protocol = Predictor.from_trained(trained, pad_to=pad_to).protocol
     assert (protocol.pad_to, protocol.pad) == expected

@@ -342,7 +342,7 @@ def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
     predictor = PosePredictor.load(tmp_path)
     image = np.random.default_rng(1).integers(0, 255, (120, 90), np.uint8)
     boxes = [(5, 5, 60, 90), (20, 10, 50, 50), (0, 0, 90, 120)]
-    found = predictor(image, boxes, explain=True)
+    found = predictor(image, boxes, with_features=True)
     assert found.image.shape == (120, 90, 3) and found.poses.shape == (3, 17, 3)
     crops = [crop_person(found.image, box, SIZE, 1.25) for box in boxes]
     batch = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
@@ -351,8 +351,8 @@ def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
     evaluated = estimate_poses(task, state.variables, [batch], 3, ONE)
     np.testing.assert_allclose(found.poses, evaluated.joints, atol=1e-3)
     for kind in ("overlay", "heatmaps", "branches", "gates"):
-        assert found.drawn(kind).dtype == np.uint8
-    assert found.drawn("overlay").shape == (120, 90, 3)
+        assert found.render(kind).dtype == np.uint8
+    assert found.render("overlay").shape == (120, 90, 3)
     rows = found.persons()
     assert len(rows) == 3 and rows[1]["bbox"] == [20, 10, 50, 50]
     whole = predictor(image)
@@ -362,7 +362,7 @@ def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
     np.testing.assert_array_equal(nobody.overlay(), nobody.image)
     many = predictor(image, [*boxes] * 6)
     np.testing.assert_allclose(many.poses[15:], found.poses, atol=1e-3)
-    with pytest.raises(UserError, match=r"box 0, .* has no area: give x, y, width, height"):
+    with pytest.raises(UserError, match=r"boxes must have width and height .*box 0"):
         predictor(image, [(0, 0, 0, 5)])
     with pytest.raises(UserError, match=r"pose task.*\.predict\.pose"):
         Predictor.load(tmp_path)

@@ -172,22 +172,22 @@ def predictor():
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        (np.ones((3, 5)) * 9, r"boxes is 3 x 5: give n x 4 of .*; leave the scores out, boxes\[:"),
-        (np.ones((4, 5)) * 9, "boxes is 4 x 5"),  # 20 numbers, which are five boxes of four
-        (np.ones((2, 6)) * 9, "boxes is 2 x 6: give n x 4 of x, y, width, height$"),
-        (np.ones(8) * 9, "boxes is 8"),
-        (np.ones((1, 1, 4)) * 9, "boxes is 1 x 1 x 4"),
-        ([[1, 2, 3, 4], [5, 6, 7]], "is no array of numbers"),
-        ("1,2,3,4", "is no array of numbers"),
-        ([[5, 5, 9, 9], [0, 0, 0, 5]], r"box 1, \[0\.0, 0\.0, 0\.0, 5\.0\], has no area"),
-        ([[1, 2, -3, 4]], "has no area"),
-        ([[1, 2, np.nan, 4]], "has no area"),
-        ([[0.1, 0.2, 0.5, 0.7]], r"lies in 0\.\.1: give pixels, x and width times 90, y and"),
-        ([[95, 5, 20, 20]], "lies outside the image of 90x120 pixels"),
-        ([[5, -30, 20, 30]], "lies outside the image of 90x120 pixels"),
+        (np.ones((3, 5)) * 9, r"boxes must be n x 4.* got 3 x 5\. Drop the scores, boxes\[:"),
+        (np.ones((4, 5)) * 9, "got 4 x 5"),  # 20 numbers, which are five boxes of four
+        (np.ones((2, 6)) * 9, "got 2 x 6$"),
+        (np.ones(8) * 9, "got 8"),
+        (np.ones((1, 1, 4)) * 9, "got 1 x 1 x 4"),
+        ([[1, 2, 3, 4], [5, 6, 7]], "must be an array of numbers"),
+        ("1,2,3,4", "must be an array of numbers"),
+        ([[5, 5, 9, 9], [0, 0, 0, 5]], r"width and height.*box 1, \[0\.0, 0\.0, 0\.0, 5\.0\]"),
+        ([[1, 2, -3, 4]], "width and height"),
+        ([[1, 2, np.nan, 4]], "width and height"),
+        ([[0.1, 0.2, 0.5, 0.7]], r"must be in pixels; .*Multiply x and width by 90, y and"),
+        ([[95, 5, 20, 20]], "overlap the image of 90x120 pixels"),
+        ([[5, -30, 20, 30]], "overlap the image of 90x120 pixels"),
     ],
 )
-def test_wrong_boxes_are_named(boxes, message):
+def test_invalid_boxes(boxes, message):
     image = np.zeros((120, 90, 3), np.uint8)
     with pytest.raises(UserError, match=message):
         predictor()(image, boxes)
@@ -200,10 +200,10 @@ def test_boxes_that_are_taken():
     edges = [[-5, -5, 10, 10], [89, 119, 50, 50], [10, 10, 0.2, 0.2], [0, 0, 90, 120]]
     assert check_boxes(edges, (120, 90)).tolist() == edges
     assert check_boxes([[0, 0, 1, 1]], (1, 1)).tolist() == [[0, 0, 1, 1]]
-    nobody = predictor()(np.zeros((120, 90, 3), np.uint8), [], explain=True)
+    nobody = predictor()(np.zeros((120, 90, 3), np.uint8), [], with_features=True)
     assert nobody.poses.shape == (0, 17, 3) and nobody.persons() == []
     for kind in ("overlay", "heatmaps", "branches", "gates"):
-        assert nobody.drawn(kind).ndim == 3
+        assert nobody.render(kind).ndim == 3
 
 
 @pytest.mark.parametrize("box", [(20, 30, 1, 1), (20, 30, 1e-9, 1e-9), (20, 30, 0.5, 0.1)])

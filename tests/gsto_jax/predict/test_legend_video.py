@@ -45,7 +45,7 @@ def test_overlays_get_a_legend_on_request(tmp_path):
     assert cv2.imread(str(tmp_path / "overlay/x.jpg")).shape == (42, 300, 3)
     assert cv2.imread(str(tmp_path / "ids/x.png")).shape[:2] == (20, 300)
     assert colors_in(prediction.with_legend(image)) == {PALETTE[0], PALETTE[2]}
-    assert colors_in(prediction.with_legend(image, whole=True)) == set(PALETTE)
+    assert colors_in(prediction.with_legend(image, all_classes=True)) == set(PALETTE)
     # In a video all classes are listed, so that all frames have one size.
     other = Prediction(image, np.full_like(labels, 3), {}, NAMES, PALETTE)
     writer.write_video("film", 5, iter([prediction, other]))

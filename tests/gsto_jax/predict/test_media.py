@@ -93,7 +93,7 @@ def test_files_that_cannot_be_read(tmp_path):
         read_image(tmp_path / "none.jpg")
     (tmp_path / "text.mp4").write_bytes(b"no film")
     for name in ("text.mp4", "none.mp4"):
-        with pytest.raises(UserError, match=f"cannot read .*{name}: it is damaged or no video"):
+        with pytest.raises(UserError, match=f"cannot read .*{name}: it is damaged or not a video"):
             count_frames(tmp_path / name)
 
 

@@ -77,7 +77,7 @@ def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
 def test_every_name_of_a_checkpoint(run, tmp_path):
     folder, _, _ = run
     for path in (folder, folder / "checkpoints", folder / "checkpoints" / "0"):
-        assert Predictor.load(path).path == folder / "checkpoints" / "0"
+        assert Predictor.load(path).checkpoint == folder / "checkpoints" / "0"
     for path, message in (
         (tmp_path, "contains no checkpoint"),
         (tmp_path / "nope", "does not exist"),
@@ -92,7 +92,7 @@ def test_every_name_of_a_checkpoint(run, tmp_path):
 def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
     """As in training; an array is the image already, but for alpha and depth."""
     predictor = Predictor.load(run[0])
-    assert predictor.rule == DecodeOptions()
+    assert predictor.decode_options == DecodeOptions()
     deep = np.dstack([image_of(SIZE).astype(np.uint16) << 4, np.zeros(SIZE, np.uint16)])
     deep[:, 50:, 3] = 65535
     (tmp_path / "x.png").write_bytes(png(deep, RGBA, 16, before=chunk(b"eXIf", exif(3))))
@@ -102,7 +102,7 @@ def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
     expected = image_of(SIZE) * (deep[..., 3:] > 0)
     for image in (tmp_path / "x.png", deep):
         np.testing.assert_array_equal(other(image).image, expected)
-    assert other.rule == DecodeOptions(**settings)
+    assert other.decode_options == DecodeOptions(**settings)
     default = predictor(tmp_path / "x.png").image
     assert (default[:, -50:] == 255).all()
     np.testing.assert_array_equal(default[::-1, ::-1][:, 50:], image_of(SIZE)[:, 50:] >> 4)
@@ -152,10 +152,10 @@ def test_large_images_are_looked_at_smaller(run):
 def test_maps_and_drawings(run, tmp_path):
     folder, _, _ = run
     predictor = Predictor.load(folder)
-    assert predictor(image_of(SIZE)).maps == {}
-    found = predictor(image_of(SIZE), explain=True)
-    assert found.maps["branch/0"].shape == (18, 26)
-    assert found.maps["gate/transition2"].shape == (9, 13)
+    assert predictor(image_of(SIZE)).features == {}
+    found = predictor(image_of(SIZE), with_features=True)
+    assert found.features["branch/0"].shape == (18, 26)
+    assert found.features["gate/transition2"].shape == (9, 13)
     color = np.array(predictor.palette)[found.labels]
     np.testing.assert_array_equal(found.colors(), color)
     np.testing.assert_allclose(found.overlay(), (image_of(SIZE) + color) / 2, atol=0.51)
@@ -163,7 +163,7 @@ def test_maps_and_drawings(run, tmp_path):
     path = tmp_path / "x.png"
     Image.fromarray(image_of(SIZE)).save(path)
     np.testing.assert_array_equal(predictor(path).labels, found.labels)
-    with pytest.raises(UserError, match="an image has the shape"):
+    with pytest.raises(UserError, match="an image must have shape"):
         predictor(np.zeros((3, 4, 5), np.uint8))
 
 
@@ -209,13 +209,13 @@ def test_inputs(tmp_path):
     beside = find_inputs([str(tmp_path / "a/1.jpg")], tmp_path / "a")
     assert [entry.name for entry in beside] == ["1"], "the output may lie where the images are"
     for argument, message in (
-        ("nope.jpg", "there is no file or folder"),
-        ("*.bmp", "names no image"),
-        ("a/.hidden/../out", "names no image"),
+        ("nope.jpg", "no such file or folder"),
+        ("*.bmp", "matches no image"),
+        ("a/.hidden/../out", "matches no image"),
     ):
         with pytest.raises(UserError, match=message):
             names(argument)
-    for arguments, message in (([], "no image is named"), ([""], "an empty name")):
+    for arguments, message in (([], "no input"), ([""], "must not be empty")):
         with pytest.raises(UserError, match=message):
             find_inputs(arguments, out)
 
@@ -272,7 +272,7 @@ def test_what_is_written(tmp_path):
     assert not list(tmp_path.rglob("slow*"))
     with pytest.raises(UserError, match="predictions of other classes"):
         write_classes(tmp_path, ("a", "b"), entry.palette)
-    with pytest.raises(UserError, match="--save=ids,masks: use some of overlay, color"):
+    with pytest.raises(UserError, match=r"save must be some of .*; got ids, masks"):
         PredictionWriter(tmp_path, ["ids", "masks"], SEGMENTATION_OUTPUTS)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         PredictionWriter(tmp_path / "classes.csv" / "x", ["ids"], SEGMENTATION_OUTPUTS)
