@@ -61,5 +61,5 @@ def write_image(path: Path, image: np.ndarray) -> None:
         data = encode_image(image, path.suffix)
     except cv2.error as error:
         raise OSError(f"cannot write {path}: {error.err or error}") from None
-    with atomic_write(path) as part:
-        part.write_bytes(data)
+    with atomic_write(path) as temporary_path:
+        temporary_path.write_bytes(data)

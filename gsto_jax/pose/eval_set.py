@@ -171,11 +171,11 @@ class PoseEvalSet(EvalSet):
 def describe_protocol(task: PoseTask) -> str:
     """Describes flip test, decoding and NMS; follows the description of the boxes."""
     pose = task.config.pose
-    words = []
+    steps = []
     if task.config.eval.flip:
-        words.append("flip" + (" shifted" if pose.shift_heatmap else ""))
-    words.append({"none": "argmax", "quarter": "quarter pixel", "dark": "DARK"}[pose.refinement])
+        steps.append("flip" + (" shifted" if pose.shift_heatmap else ""))
+    steps.append({"none": "argmax", "quarter": "quarter pixel", "dark": "DARK"}[pose.refinement])
     if pose.nms != "none":
         soft = "soft " if pose.nms == "soft" else ""
-        words.append(f"{soft}OKS-NMS {pose.oks_threshold:g}")
-    return "".join(f" + {word}" for word in words)
+        steps.append(f"{soft}OKS-NMS {pose.oks_threshold:g}")
+    return "".join(f" + {step}" for step in steps)

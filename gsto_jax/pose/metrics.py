@@ -140,10 +140,10 @@ def check_joints(persons: Iterable[Annotation], count: int) -> None:
         )
 
 
-def _complete(person: Annotation, number: int, category_id: int) -> dict[str, Any]:
+def _complete(person: Annotation, annotation_id: int, category_id: int) -> dict[str, Any]:
     """Returns an annotation with the fields that pycocotools requires."""
     labeled = sum(v > 0 for v in person["keypoints"][2::3])
-    required = {"id": number, "category_id": category_id, "num_keypoints": labeled}
+    required = {"id": annotation_id, "category_id": category_id, "num_keypoints": labeled}
     return {"iscrowd": 0, **person, **required}
 
 
@@ -151,9 +151,9 @@ def write_coco_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None
     """Writes COCO results as JSON or, for a path that ends in .zip, as a submission archive."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = to_json(results)
-    with atomic_write(path) as part:
+    with atomic_write(path) as temporary_path:
         if path.suffix == ".zip":
-            with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(temporary_path, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(f"{path.stem}.json", text)
         else:
-            part.write_text(text)
+            temporary_path.write_text(text)

@@ -15,7 +15,7 @@ MAX_SOFT_NMS_POSES = 20
 
 def similarity(
     pose: Float[np.ndarray, "j 3"],
-    others: Float[np.ndarray, "n j 3"],
+    candidates: Float[np.ndarray, "n j 3"],
     area: float,
     areas: Float[np.ndarray, " n"],
     sigmas: Sequence[float],
@@ -25,21 +25,21 @@ def similarity(
 
     Args:
       pose: x, y and score per joint.
-      others: x, y and score per joint.
+      candidates: x, y and score per joint.
       area: of the person of `pose`, in square pixels.
-      areas: of the persons of `others`.
+      areas: of the persons of `candidates`.
       sigmas: standard deviation of each joint, as a fraction of the person's size.
-      visible: joints of `others` count if their score is above this threshold; None for all.
+      visible: joints of `candidates` count if their score is above this threshold; None for all.
 
     Returns:
       float64 in 0..1; 0 if no joint counts.
     """
-    pose, others = np.asarray(pose, np.float64), np.asarray(others, np.float64)
-    distance = np.square(others[..., :2] - pose[None, :, :2]).sum(-1)
+    pose, candidates = np.asarray(pose, np.float64), np.asarray(candidates, np.float64)
+    distance = np.square(candidates[..., :2] - pose[None, :, :2]).sum(-1)
     spread = 2 * np.square(2 * np.asarray(sigmas, np.float64))
     size = (area + np.asarray(areas, np.float64)) / 2 + np.spacing(1)
     closeness = np.exp(-distance / (spread[None] * size[:, None]))
-    valid = np.ones_like(closeness, bool) if visible is None else others[..., 2] > visible
+    valid = np.ones_like(closeness, bool) if visible is None else candidates[..., 2] > visible
     return (closeness * valid).sum(-1) / np.maximum(valid.sum(-1), 1)
 
 

@@ -193,9 +193,11 @@ class PredictionWriter:
             for output in self.outputs:
                 path = self.folder / output / f"{name}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part = stack.enter_context(atomic_write(path))
+                temporary_path = stack.enter_context(atomic_write(path))
                 is_ids = output == "ids"
-                writers[output] = _FrameWriter(part) if is_ids else VideoWriter(part, rate)
+                writers[output] = (
+                    _FrameWriter(temporary_path) if is_ids else VideoWriter(temporary_path, rate)
+                )
                 stack.enter_context(writers[output])
             for prediction in frames:
                 for output, writer in writers.items():

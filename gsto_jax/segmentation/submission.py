@@ -62,8 +62,8 @@ class SubmissionWriter:
         self._files = contextlib.ExitStack()
 
     def __enter__(self) -> "SubmissionWriter":
-        part = self._files.enter_context(atomic_write(self.path))
-        self._zip = self._files.enter_context(zipfile.ZipFile(part, "w"))
+        temporary_path = self._files.enter_context(atomic_write(self.path))
+        self._zip = self._files.enter_context(zipfile.ZipFile(temporary_path, "w"))
         return self
 
     def __exit__(

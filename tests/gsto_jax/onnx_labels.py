@@ -1,4 +1,4 @@
-"""Labels by ONNX of a network of one convolution, in a process of its own."""
+"""ONNX labels of a one-layer network, for a subprocess."""
 
 import jax
 
@@ -7,8 +7,8 @@ from gsto_jax.predict.single_pass import make_program
 from tests.gsto_jax.small_network import image_of, make_predictor
 
 
-def equal_labels(long_side, settings, fixed=None):
-    """Returns the shares of labels that ONNX and the predictor have in common, by size."""
+def label_agreement(long_side, settings, fixed=None):
+    """Returns the fraction of equal labels of ONNX and the predictor, per size."""
     import onnxruntime
 
     jax.config.update("jax_platforms", "cpu")

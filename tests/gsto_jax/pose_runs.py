@@ -1,4 +1,4 @@
-"""Tiny pose tasks and persons for the tests."""
+"""Tiny pose tasks and random persons."""
 
 import importlib
 import json
@@ -10,11 +10,11 @@ from gsto_jax.runs.tasks import task_from_config
 
 SIZE = (64, 48)
 FIRST_IMAGE = 12345678901234567
-"""Id of the first image: float64 has no such number."""
+"""Id of the first image, which float64 cannot represent."""
 
 
 def pose_values(**sections):
-    """The settings of `configs/coco_pose_w32.py` with a tiny network, as plain values."""
+    """Returns the config of `configs/coco_pose_w32.py` with a tiny network, as plain values."""
     config = importlib.import_module("configs.coco_pose_w32").get_config()
     plain = json.loads(config.to_json())
     plain["model"] |= {"variant": "mini", "init": "he", "bn_momentum": 0.5}
@@ -27,12 +27,12 @@ def pose_values(**sections):
 
 
 def pose_task(steps=10, **sections):
-    """A task of `pose_values`."""
+    """Returns a task with the config of `pose_values`."""
     return replace(task_from_config(pose_values(**sections), steps), platform="cpu")
 
 
 def persons(count=6, seed=0):
-    """Batches of one: gray noise with a bright spot at each joint, in a larger image."""
+    """Yields persons: gray noise with a bright spot at each joint."""
     rng = np.random.default_rng(seed)
     height, width = SIZE
     y, x = np.mgrid[:height, :width]
@@ -64,7 +64,7 @@ def persons(count=6, seed=0):
 
 
 def batches(size, count=6, seed=0):
-    """Persons in batches of a size; the last is filled up and masked."""
+    """Returns persons in batches; the last batch is padded and masked."""
     found = list(persons(count, seed))
     made = []
     for start in range(0, count, size):
@@ -75,7 +75,7 @@ def batches(size, count=6, seed=0):
 
 
 def annotations(count=6, seed=0):
-    """The same persons as COCO lists them."""
+    """Returns the same persons as COCO annotations."""
     found = []
     for row in persons(count, seed):
         joints = np.concatenate([row["original_joints"], 2 * row["visible"][:, None]], -1)

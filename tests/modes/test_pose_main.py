@@ -140,7 +140,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     from data_pipelines import DataConfig, PersonSource
     from gsto_jax.config import PoseConfig
     from gsto_jax.pose.metrics import evaluate_coco, to_coco_results
-    from tests.gsto_jax.pose_poses import poses_of
+    from tests.gsto_jax.noisy_poses import poses_from_annotations
 
     source = Path(os.environ["GSTO_DATA"]) / "coco_kp"
     data = f"--config.data.root={tmp_path}"
@@ -153,7 +153,7 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     labeled = [p for p in persons.annotations() if any(p["keypoints"][2::3])]
     assert (len(persons), len(labeled), len(persons.image_ids())) == (12, 12, 4)
     sigmas = values["data"]["keypoints"]["sigmas"]
-    found = to_coco_results(poses_of(labeled), sigmas, PoseConfig(**values["pose"]))
+    found = to_coco_results(poses_from_annotations(labeled), sigmas, PoseConfig(**values["pose"]))
     figures = evaluate_coco(found, persons.annotations(), persons.image_ids(), sigmas)
     assert figures["AP"] == figures["AR"] == 1
 

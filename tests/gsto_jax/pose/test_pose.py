@@ -1,4 +1,4 @@
-"""Heatmaps, their loss and the similarity of poses, against the published recipe's numbers."""
+"""Heatmaps, heatmap losses, OKS and OKS-NMS, against golden arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def test_decoding(golden):
         np.testing.assert_allclose(found, arrays[key], rtol=1e-5, atol=1e-3)
 
 
-def test_the_mirror_image(golden):
+def test_flip_test(golden):
     arrays = golden("g2")
     mirrored, maps = nhwc(arrays["flip/output_flipped_raw"]), nhwc(arrays["decode/heatmaps"])[:1]
     pairs = arrays["flip/pairs"].tolist()
@@ -57,8 +57,8 @@ def test_the_mirror_image(golden):
 @pytest.mark.parametrize(
     ("refinement", "bound"), [("none", 0.51), ("quarter", 0.26), ("dark", 0.01)]
 )
-def test_how_exact_decoding_is(refinement, bound):
-    """Of Gaussians around the joints' true places, which no encoding by whole pixels has."""
+def test_decoding_accuracy(refinement, bound):
+    """Of Gaussians centered at the exact joints, not at pixels."""
     joints = np.random.default_rng(0).uniform(10, 30, (1, 17, 2))
     y, x = np.mgrid[:48, :40]
     squares = (x[..., None] - joints[:, None, None, :, 0]) ** 2
@@ -68,8 +68,8 @@ def test_how_exact_decoding_is(refinement, bound):
     assert (np.asarray(values) > 0.9).all()
 
 
-def test_refinements_have_names():
-    with pytest.raises(ValueError, match="use one of none, quarter, dark"):
+def test_unknown_refinement():
+    with pytest.raises(ValueError, match="refinement must be one of none, quarter, dark"):
         decode(jnp.zeros((1, 4, 4, 1)), "udp")
 
 
@@ -85,7 +85,7 @@ def test_losses(golden, weighted, kind, topk):
     np.testing.assert_allclose(grad.transpose(0, 3, 1, 2), arrays[f"{key}/grad"], atol=1e-9)
 
 
-def test_similarity_and_suppression(golden):
+def test_similarity_and_nms(golden):
     arrays = golden("g4")
     poses, areas = arrays["f64/keypoints_xyv"], arrays["f64/area"]
     scores = rescore(poses[..., 2], arrays["f64/box_score"], float(arrays["in_vis_thre_rescore"]))

@@ -1,4 +1,4 @@
-"""Poses from training to COCO's figures, predictions and what an evaluation leaves."""
+"""Pose training, COCO metrics, evaluation files and predictions."""
 
 import json
 import os
@@ -38,7 +38,7 @@ from gsto_jax.training.schedules import step_schedule
 from gsto_jax.training.task import initial_state, train_step
 from tests import program
 from tests.gsto_jax import pose_process
-from tests.gsto_jax.pose_poses import poses_of
+from tests.gsto_jax.noisy_poses import poses_from_annotations
 from tests.gsto_jax.pose_runs import (
     FIRST_IMAGE,
     SIZE,
@@ -55,10 +55,10 @@ SIGMAS = COCO_KEYPOINTS.sigmas
 PLAIN = PoseConfig(**pose_values()["pose"])
 
 
-def test_the_truth_has_ap_1():
+def test_true_poses_have_ap_1():
     people = annotations(8)
     ids = sorted({p["image_id"] for p in people} | {5})
-    found = to_coco_results(poses_of(people), SIGMAS, PLAIN)
+    found = to_coco_results(poses_from_annotations(people), SIGMAS, PLAIN)
     figures = evaluate_coco(found, people, ids, SIGMAS)
     assert tuple(figures) == COCO_METRICS
     assert [figures[name] for name in ("AP", "AP50", "AP75", "AR")] == [1.0] * 4
@@ -68,27 +68,27 @@ def test_the_truth_has_ap_1():
     assert lacking["AR"] == pytest.approx(7 / 8)
     assert lacking["AP"] == pytest.approx(np.ceil(101 * 7 / 8) / 101, abs=0.011)
     worse = evaluate_coco(
-        to_coco_results(poses_of(people, 6.0), SIGMAS, PLAIN), people, ids, SIGMAS
+        to_coco_results(poses_from_annotations(people, 6.0), SIGMAS, PLAIN), people, ids, SIGMAS
     )
     assert 0 < worse["AP"] < worse["AP50"] <= 1
     assert evaluate_coco([], people, ids, SIGMAS)["AP"] == 0
 
 
-def test_other_joints():
-    """Nothing stands for 17: three joints, with deviations of their own."""
+def test_other_numbers_of_joints():
+    """Three joints instead of 17."""
     people = [
         {"image_id": 1, "area": 5000.0, "bbox": [0, 0, 9, 9], "keypoints": [*xyv]}
         for xyv in ([10, 10, 2, 50, 20, 1, 30, 80, 2], [110, 10, 2, 0, 0, 0, 130, 80, 2])
     ]
-    poses = poses_of(people)
+    poses = poses_from_annotations(people)
     found = to_coco_results(poses, (0.05, 0.05, 0.1), PLAIN)
     assert evaluate_coco(found, people, [1], (0.05, 0.05, 0.1))["AP"] == 1
     with pytest.raises(UserError, match=r"data\.keypoints .*got 17, and persons of 3 joints"):
         evaluate_coco(found, people, [1], SIGMAS)
 
 
-def test_poses_that_say_the_same():
-    poses = poses_of(annotations(2))
+def test_duplicate_poses_are_suppressed():
+    poses = poses_from_annotations(annotations(2))
     twice = Poses(*(np.concatenate([x, x]) for x in vars(poses).values()))
     twice.box_scores[:] = [0.9, 0.8, 0.7, 0.95]
     kept = to_coco_results(twice, SIGMAS, PLAIN)
@@ -98,8 +98,8 @@ def test_poses_that_say_the_same():
     assert len(soft) == 4 and {pose["image_id"] for pose in soft} == {FIRST_IMAGE}
 
 
-def test_results_go_to_the_server(tmp_path):
-    found = to_coco_results(poses_of(annotations(2)), SIGMAS, PLAIN)
+def test_submission_archive(tmp_path):
+    found = to_coco_results(poses_from_annotations(annotations(2)), SIGMAS, PLAIN)
     write_coco_results(tmp_path / "x_results.zip", found)
     with zipfile.ZipFile(tmp_path / "x_results.zip") as archive:
         assert archive.namelist() == ["x_results.json"]
@@ -110,7 +110,7 @@ def test_results_go_to_the_server(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A tiny network that has learnt the six persons by heart."""
+    """A tiny network that has overfit to six persons."""
     task = pose_task(60, optim={"learning_rate": 3e-3}, run={"log_every": 20})
     (batch,) = batches(6)
     losses = []
@@ -134,8 +134,8 @@ def test_training_learns(trained):
 
 
 @pytest.mark.slow
-def test_parts_of_a_batch_add_up():
-    """The loss of a batch is the mean of its parts', each with its own share."""
+def test_losses_of_microbatches_add_up():
+    """The loss of a batch is the weighted sum of the losses of its microbatches."""
     task = pose_task(train={"grad_accum_steps": 3, "batch_size": 6})
     (batch,) = batches(6)
     state = initial_state(task, ONE)
@@ -149,8 +149,8 @@ def test_parts_of_a_batch_add_up():
         np.testing.assert_allclose(scalars[name], mean, rtol=1e-5)
 
 
-def test_weights_of_joints():
-    """Joints that are not labeled change nothing."""
+def test_unlabeled_joints_have_no_loss():
+    """Unlabeled joints change neither loss nor gradient."""
     task = pose_task()
     (batch,) = batches(6)
     inputs = {name: jnp.asarray(batch[name]) for name in task.train_inputs}
@@ -168,8 +168,8 @@ def test_weights_of_joints():
     assert set(head_losses) == {"stage2", "stage3", "stage4"}
 
 
-def test_any_batch_and_devices(trained):
-    """The poses of a set do not depend on how it is cut."""
+def test_poses_are_independent_of_batches_and_devices(trained):
+    """Poses do not depend on the batch size."""
     task, state, _ = trained
     whole = estimate_poses(task, state.variables, batches(6), 6, ONE)
     four = make_mesh(jax.devices()[:4])
@@ -180,8 +180,8 @@ def test_any_batch_and_devices(trained):
     assert estimate_poses(task, state.variables, batches(2), 6, ONE, stop=lambda: True) is None
 
 
-def test_the_ceiling():
-    """Encoding and decoding alone lose at most half a pixel of the heatmap."""
+def test_roundtrip_accuracy():
+    """Encoding and decoding lose at most half a heatmap pixel."""
     (batch,) = batches(6)
     for refinement in ("none", "quarter"):
         task = pose_task(pose={"refinement": refinement})
@@ -193,7 +193,7 @@ def test_the_ceiling():
 
 
 class Fixed:
-    """Two persons a batch, as `data_pipelines.EvalBatches` yields them."""
+    """Batches of two persons, as from `data_pipelines.EvalBatches`."""
 
     def __iter__(self):
         return iter(batches(2))
@@ -216,7 +216,7 @@ def pose_set(**changes):
     )
 
 
-def test_an_evaluation_from_start_to_end(trained, tmp_path):
+def test_evaluation_files(trained, tmp_path):
     task, state, _ = trained
     about = {"step": 60, "while_training": False}
     outcome = pose_set().evaluate(task, state.variables, ONE, tmp_path, about)
@@ -247,7 +247,7 @@ def test_an_evaluation_from_start_to_end(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_does(tmp_path):
+def test_two_processes_equal_one(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -274,8 +274,8 @@ def test_two_processes_find_what_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_other_dtypes(trained):
-    """bfloat16 finds nearly the same joints as float32."""
+def test_bfloat16_joints(trained):
+    """bfloat16 predicts nearly the same joints as float32."""
     task, state, _ = trained
     model = replace(task.config.model, dtype="bfloat16")
     rough = replace(task, config=replace(task.config, model=model))
@@ -290,7 +290,7 @@ def drawn(folder, person):
     return drawings(folder, person).values()
 
 
-def test_a_stopped_evaluation_leaves_what_was_there(trained, tmp_path):
+def test_aborted_evaluations_keep_earlier_files(trained, tmp_path):
     task, state, _ = trained
     (tmp_path / "evaluation.json").write_text("{}")
     about = {"step": 1, "while_training": True}
@@ -299,7 +299,7 @@ def test_a_stopped_evaluation_leaves_what_was_there(trained, tmp_path):
     assert (tmp_path / "evaluation.json").exists()
 
 
-def test_to_the_crop_and_back():
+def test_crop_coordinates_roundtrip():
     (batch,) = batches(3, 3)
     for n in range(3):
         joints = np.concatenate([batch["original_joints"][n], np.ones((17, 1))], -1)
@@ -308,7 +308,7 @@ def test_to_the_crop_and_back():
         np.testing.assert_allclose(found[:, :2], batch["joints"][n], atol=1e-3)
 
 
-def test_skeletons_are_drawn_where_joints_are():
+def test_draw_poses():
     image = np.zeros((60, 80, 3), np.uint8)
     pose = np.array([[10, 10, 1], [70, 50, 1], [40, 5, 0.1]], float)
     found = draw_poses(image, pose[None], [(0, 1), (1, 2)])
@@ -320,7 +320,7 @@ def test_skeletons_are_drawn_where_joints_are():
 
 
 @pytest.mark.parametrize("box", [(10, 20, 40, 90), (0, 0, 160, 120), (-20, 50, 60, 20)])
-def test_crops_equal_those_of_an_evaluation(box):
+def test_crops_equal_those_of_the_evaluation(box):
     image = cv2.resize(
         np.random.default_rng(0).integers(0, 255, (12, 16, 3)).astype(np.uint8), (160, 120)
     )
@@ -334,7 +334,7 @@ def test_crops_equal_those_of_an_evaluation(box):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
+def test_predictor_equals_evaluation(trained, tmp_path):
     task, state, _ = trained
     plain = pose_values()
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -368,13 +368,13 @@ def test_a_checkpoint_predicts_what_an_evaluation_does(trained, tmp_path):
         Predictor.load(tmp_path)
 
 
-def test_a_segmentation_network_has_no_joints(tmp_path):
+def test_predictor_rejects_other_tasks(tmp_path):
     save(tmp_path, config())
     with pytest.raises(UserError, match="segmentation"):
         PosePredictor.load(tmp_path)
 
 
-def test_adam_and_its_steps():
+def test_adam_steps():
     """Against the update rule written out, weight decay in the gradient as PyTorch has it."""
     rate = step_schedule(1e-3, 210, (170 / 210, 200 / 210))
     rates = [float(rate(n)) for n in (0, 169, 170, 199, 200, 209)]
@@ -395,7 +395,7 @@ def test_adam_and_its_steps():
     np.testing.assert_allclose(ours, params, rtol=1e-5)
 
 
-def test_the_recipe():
+def test_published_recipe():
     """The paper's: Adam at 1e-3, a tenth of it after 170 and 200 of 210 epochs, at both sizes."""
     spe = 149813 // 128
     task = pose_task(210 * spe)
@@ -411,7 +411,7 @@ def test_the_recipe():
         assert config.optim.kind == "adam" and config.eval.flip
 
 
-def test_heatmaps_start_low():
+def test_initial_heatmaps_are_small():
     for gtm in (("none",) * 3, ("none", "supervised", "supervised")):
         values = pose_values()
         values["model"]["hrnet"]["gtm"] = gtm
@@ -425,7 +425,7 @@ def test_heatmaps_start_low():
             assert kernel.std() == pytest.approx(0.001, rel=1e-3)
 
 
-def test_settings_that_cannot_work():
+def test_invalid_options():
     with pytest.raises(UserError, match=r"pose\.ohkm_topk must be at most 17"):
         pose_task(pose={"ohkm_topk": 18})
     for section, field, value in (

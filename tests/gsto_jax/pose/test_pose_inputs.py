@@ -1,4 +1,4 @@
-"""Poses of what people bring: categories, ids, flags, boxes, and no persons at all."""
+"""Unusual pose inputs: categories, ids, flags, boxes, and empty datasets."""
 
 import json
 from functools import partial
@@ -26,7 +26,7 @@ from gsto_jax.predict.files import Input
 from gsto_jax.predict.pose import PosePrediction, PosePredictor, check_boxes
 from gsto_jax.runs.trained import TrainedModel
 from modes.person_boxes import read_boxes
-from tests.gsto_jax.pose_poses import poses_of
+from tests.gsto_jax.noisy_poses import poses_from_annotations
 from tests.gsto_jax.pose_runs import SIZE, annotations, pose_task, pose_values
 
 ONE = make_mesh(jax.devices()[:1])
@@ -36,12 +36,12 @@ LARGEST = 2**63 - 1
 
 
 @pytest.mark.parametrize("category", [0, 1, 2, LARGEST])
-def test_perfect_poses_of_any_category_score_1(category):
-    """Beside annotations of another category, which have other joints and no poses."""
+def test_perfect_poses_of_any_category(category):
+    """Annotations of another category, with other joints, are ignored."""
     people = [p | {"category_id": category} for p in annotations(8)]
     ids = sorted({p["image_id"] for p in people})
     dogs = [p | {"category_id": 17, "keypoints": [5, 5, 2]} for p in people]
-    kept = to_coco_results(poses_of(people), SIGMAS, PLAIN, category_id=category)
+    kept = to_coco_results(poses_from_annotations(people), SIGMAS, PLAIN, category_id=category)
     assert {pose["category_id"] for pose in kept} == {category}
     figures = evaluate_coco(kept, [*dogs, *people], ids, SIGMAS, category)
     assert (figures["AP"], figures["AR"]) == (1, 1)
@@ -50,9 +50,9 @@ def test_perfect_poses_of_any_category_score_1(category):
 
 
 @pytest.mark.parametrize("first", [0, 2**53 + 1, 12345678901234567, LARGEST - 8])
-def test_ids_reach_results_as_they_are(tmp_path, first):
+def test_large_ids_are_exact(tmp_path, first):
     people = [p | {"image_id": first + n} for n, p in enumerate(annotations(6))]
-    kept = to_coco_results(poses_of(people), SIGMAS, PLAIN)
+    kept = to_coco_results(poses_from_annotations(people), SIGMAS, PLAIN)
     write_coco_results(tmp_path / "results.json", kept)
     saved = json.loads((tmp_path / "results.json").read_text())
     assert [pose["image_id"] for pose in saved] == [first + n for n in range(6)]
@@ -62,12 +62,12 @@ def test_ids_reach_results_as_they_are(tmp_path, first):
         evaluate_coco(saved, people[1:], ids[1:], SIGMAS)
 
 
-def test_a_flag_of_minus_one_is_not_labeled_in_the_truth():
-    """Nor is it counted, whatever `num_keypoints` of a file says."""
+def test_negative_flags_are_unlabeled():
+    """Whatever `num_keypoints` is."""
     (one, *others) = annotations(4)
     ids = sorted({p["image_id"] for p in (one, *others)})
     hidden = one | {"keypoints": [30, 30, -1] * 17, "num_keypoints": 17}
-    kept = to_coco_results(poses_of(others), SIGMAS, PLAIN)
+    kept = to_coco_results(poses_from_annotations(others), SIGMAS, PLAIN)
     assert evaluate_coco(kept, [hidden, *others], ids, SIGMAS)["AR"] == 1
     uncounted = [p | {"num_keypoints": 0} for p in others]
     assert evaluate_coco(kept, uncounted, ids, SIGMAS)["AR"] == 1
@@ -76,8 +76,8 @@ def test_a_flag_of_minus_one_is_not_labeled_in_the_truth():
     assert similarity(moved, truth[None], 9, np.full(1, 9), (1, 1), visible=0) == 1
 
 
-def test_flags_are_no_weights():
-    """Of hidden joints (1) as of visible ones (2); -1 and 0 weigh nothing and have no heatmap."""
+def test_flags_are_not_weights():
+    """Flags 1 and 2 have weight 1; flags -1 and 0 have weight 0 and no heatmap."""
     joints = jnp.full((1, 4, 2), 20.0)
     sizes = {"image": (64, 48), "heatmap": (16, 12), "sigma": 1.5}
     targets, weights = jax.jit(partial(encode, **sizes))(joints, jnp.array([[-1, 0, 1, 2]]))
@@ -89,8 +89,8 @@ def test_flags_are_no_weights():
 
 
 @pytest.mark.parametrize("refinement", REFINEMENTS)
-def test_no_heatmaps_have_no_joints(refinement):
-    """Shapes alone, which fail where a batch of 0 would."""
+def test_decoding_an_empty_batch(refinement):
+    """Checks shapes."""
     task = pose_task(pose={"refinement": refinement})
 
     def shapes(maps, image, joints, visible, frame):
@@ -107,7 +107,7 @@ def test_no_heatmaps_have_no_joints(refinement):
     assert [x.shape for x in outputs] == [(0, 17, 2), (0, 17, 3), (0, 17, 3)]
 
 
-def test_no_poses_are_like_none():
+def test_similarity_without_poses():
     none, empty = np.zeros((0, 17, 3)), np.zeros(0)
     for soft in (False, True):
         assert oks_nms(none, empty, empty, SIGMAS, soft=soft) == []
@@ -120,9 +120,9 @@ def test_no_poses_are_like_none():
         )
 
 
-def test_nothing_to_score_has_no_figures():
-    """Without images, without persons, without labels; poses or not."""
-    kept = to_coco_results(poses_of(annotations(2)), SIGMAS, PLAIN)
+def test_metrics_without_persons_are_nan():
+    """Without images, persons or labels, with and without poses."""
+    kept = to_coco_results(poses_from_annotations(annotations(2)), SIGMAS, PLAIN)
     ids = [pose["image_id"] for pose in kept]
     hidden = [p | {"keypoints": [1, 1, 0] * 17} for p in annotations(2)]
     for poses, people, images in (([], [], []), (kept, [], ids), ([], hidden, ids)):
@@ -131,7 +131,7 @@ def test_nothing_to_score_has_no_figures():
 
 
 @pytest.mark.parametrize("image_ids", [[], [5]])
-def test_an_evaluation_of_nobody(tmp_path, image_ids):
+def test_evaluation_without_persons(tmp_path, image_ids):
     task = pose_task()
     none = estimate_poses(task, {}, [], 0, ONE)
     assert none.joints.shape == (0, 17, 3) and none.image_ids.dtype == np.int64
@@ -147,7 +147,7 @@ def test_an_evaluation_of_nobody(tmp_path, image_ids):
     assert pose_folder.read(tmp_path).persons == ()
 
 
-def test_no_persons_make_no_batch():
+def test_estimate_poses_without_persons():
     from data_pipelines import DataConfig
 
     class Nobody:
@@ -193,7 +193,7 @@ def test_invalid_boxes(boxes, message):
         predictor()(image, boxes)
 
 
-def test_boxes_that_are_taken():
+def test_valid_boxes():
     for boxes in ([], np.zeros((0, 4)), np.zeros((0, 5)), ()):
         assert check_boxes(boxes, (120, 90)).shape == (0, 4)
     assert check_boxes((5, 6, 7, 8), (120, 90)).tolist() == [[5, 6, 7, 8]]
@@ -207,7 +207,7 @@ def test_boxes_that_are_taken():
 
 
 @pytest.mark.parametrize("box", [(20, 30, 1, 1), (20, 30, 1e-9, 1e-9), (20, 30, 0.5, 0.1)])
-def test_crops_of_less_than_a_pixel(box):
+def test_tiny_boxes(box):
     crop = crop_person(np.zeros((120, 90, 3), np.uint8), box, SIZE, 1.25)
     np.testing.assert_allclose(crop["frame"], [1.25, 1.25 * SIZE[0] / SIZE[1]], rtol=1e-6)
     np.testing.assert_allclose(crop["center"], [20 + box[2] / 2, 30 + box[3] / 2], rtol=1e-6)
@@ -216,7 +216,7 @@ def test_crops_of_less_than_a_pixel(box):
 # What is drawn
 
 
-def test_a_person_without_visible_joints_is_a_box():
+def test_persons_without_visible_joints_have_a_box():
     image = np.zeros((200, 160, 3), np.uint8)
     poses = np.zeros((2, 17, 3), np.float32)
     poses[:, :, :2] = 80
@@ -242,7 +242,7 @@ def test_a_person_without_visible_joints_is_a_box():
     )
 
 
-def test_persons_without_visible_joints_are_named():
+def test_note_on_persons_without_visible_joints():
     from modes import predict
 
     empty = [f"town/{n} [10.0, 20.0, 30.0, 40.0]" for n in range(4)]
@@ -290,7 +290,7 @@ def test_boxes_by_image(tmp_path):
         ("{", "not valid JSON"),
     ],
 )
-def test_wrong_files_of_boxes(tmp_path, text, message):
+def test_invalid_box_files(tmp_path, text, message):
     path = tmp_path / "boxes.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""An export gives the checkpoint's numbers, in processes that know nothing of this package."""
+"""Exported models equal their checkpoint, in processes without this package."""
 
 import io
 import json
@@ -29,7 +29,7 @@ from gsto_jax.predict.verify import random_batches, verify
 from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import initial_state
-from tests.gsto_jax.onnx_labels import equal_labels
+from tests.gsto_jax.onnx_labels import label_agreement
 from tests.gsto_jax.small_task import make_task, values
 from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
@@ -39,7 +39,7 @@ SPREAD = {"mean": 0.1, "bias": 0.1, "var": 0.2, "scale": 0.2}
 
 
 def make_predictor(run, **model):
-    """Of a checkpoint of random numbers, whose logits differ from pixel to pixel."""
+    """Builds a predictor with random parameters, whose logits vary between pixels."""
     config, rng = values(init="he", **model), np.random.default_rng(0)
     task, mesh = task_from_config(config), make_mesh(jax.devices()[:1])
 
@@ -59,7 +59,7 @@ def make_predictor(run, **model):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A GSTO network's predictor, and the folder of its export."""
+    """Returns the predictor of a GSTO network and the folder of its export."""
     folder = tmp_path_factory.mktemp("export")
     predictor = make_predictor(folder / "run")
     files = export(predictor, folder / "out", ("jax",))
@@ -75,14 +75,14 @@ def assert_equal(checks, file, sizes):
 
 
 @pytest.mark.slow
-def test_it_gives_the_checkpoints_numbers_in_a_fresh_process(exported):
+def test_jax_model_equals_the_checkpoint(exported):
     predictor, folder = exported
     batches = random_batches(SIZES)
     assert len(np.unique(predictor(batches[0][0]).labels)) > 2, "shows nothing"
     assert_equal(verify(predictor, folder, batches), "model.jax", SIZES)
 
 
-def test_it_says_what_it_is(exported):
+def test_description(exported):
     predictor, folder = exported
     content = (folder / "model.jax").read_bytes()
     found = jax.export.deserialize(bytearray(content))
@@ -102,7 +102,7 @@ def test_it_says_what_it_is(exported):
 
 
 @pytest.mark.long
-def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
+def test_baseline_at_one_row_per_branch(tmp_path):
     plain = {"gfm": False, "gtm": ("none",) * 3}
     predictor = make_predictor(tmp_path / "run", align_corners=True, **plain)
     export(predictor, tmp_path, ("jax",))
@@ -111,8 +111,8 @@ def test_a_baseline_at_a_size_whose_branches_are_one_row(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"upsample": "nearest"}, {"align_corners": True}])
-def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
-    """Traced and not run: `test_resize` has the values of what differs."""
+def test_every_network_variant_exports(exported, changes):
+    """Traces without running; test_resize has the values."""
     gates = {"gtm": ("none", "unsupervised", "supervised"), "gtm_style": "paper", "gate": "paper"}
     trained = exported[0].trained
     task = replace(trained.task, config=make_task(1, **gates, **changes).config)
@@ -129,7 +129,7 @@ def test_every_form_of_the_network_is_traced_at_any_size(exported, changes):
     not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
     reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",
 )
-def test_onnx_gives_the_checkpoints_numbers(exported, tmp_path):
+def test_onnx_model_equals_the_checkpoint(exported, tmp_path):
     predictor, _ = exported
     export(predictor, tmp_path, ("onnx",))
     assert_equal(verify(predictor, tmp_path, random_batches(SIZES)), "model.onnx", SIZES)
@@ -145,8 +145,8 @@ def test_onnx_gives_the_checkpoints_numbers(exported, tmp_path):
     not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
     reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",
 )
-def test_onnx_labels_as_the_predictor_does():
-    """Whatever becomes of an image before the network; of one convolution, so within seconds."""
+def test_onnx_labels_equal_the_predictor():
+    """For all kinds of preprocessing, with a one-layer network."""
     cases = [
         (80, {}),
         (80, {"pad": "mean"}),
@@ -159,7 +159,7 @@ def test_onnx_labels_as_the_predictor_does():
     # In a process of its own: jax2onnx leaves functions of its own in JAX.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         for case in cases:
-            assert min(pool.submit(equal_labels, *case).result()) >= 0.999, case
+            assert min(pool.submit(label_agreement, *case).result()) >= 0.999, case
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_onnx_labels_as_the_predictor_does():
         {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.full((1, 3, 3, 2), np.nan)},
     ],
 )
-def test_what_differs_is_refused(exported, monkeypatch, theirs):
+def test_verify_rejects_differences(exported, monkeypatch, theirs):
     ours = {"labels": np.zeros((1, 9, 9), np.uint8), "logits": np.ones((1, 3, 3, 2))}
     batches = random_batches([(1, 9, 9)])
     monkeypatch.setattr(verifying, "_expected", lambda *_: [ours])
@@ -181,7 +181,7 @@ def test_what_differs_is_refused(exported, monkeypatch, theirs):
         verify(*exported, batches)
 
 
-def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
+def test_invalid_exports(exported, tmp_path, monkeypatch):
     predictor, folder = exported
     with pytest.raises(UserError, match=r"formats must be some of jax, onnx.*got tflite"):
         export(predictor, tmp_path, ("tflite",))
@@ -222,7 +222,7 @@ def test_what_cannot_be_exported_is_named(exported, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_replaces_all_of_the_former_or_nothing(tmp_path, monkeypatch):
+def test_exports_are_replaced_atomically(tmp_path, monkeypatch):
     former = {"model.jax": b"1", "model.onnx": b"2", "model.json": b"{}"}
     exporting._write(tmp_path / "a", former)
     (tmp_path / "a" / "notes.txt").write_text("mine")
@@ -243,7 +243,7 @@ def disk_full(path, content):
     raise OSError(28, "No space left on device")
 
 
-def test_the_serving_example_answers_images(exported):
+def test_serving_example(exported):
     predictor, folder = exported
     image = random_batches(SIZES[:1])[0][0]
     command = [sys.executable, str(ROOT / "examples" / "serve.py"), folder, "0"]
@@ -271,7 +271,7 @@ def test_the_serving_example_answers_images(exported):
     assert (turned != labels).mean() > 0.1
 
 
-def test_the_serving_example_says_how_it_is_called(tmp_path):
+def test_serving_example_usage(tmp_path):
     script = [sys.executable, str(ROOT / "examples" / "serve.py")]
     done = subprocess.run([*script, "--help"], capture_output=True, text=True, check=True)
     assert "usage: serve.py [-h] [--host HOST] model [port]" in done.stdout

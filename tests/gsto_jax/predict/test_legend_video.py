@@ -21,7 +21,7 @@ def colors_in(image):
 
 
 @pytest.mark.parametrize("width", [40, 129, 480, 3000])
-def test_a_legend_has_every_class_at_any_width(width):
+def test_legend_at_any_width(width):
     legend = draw_legend(NAMES, PALETTE, width)
     assert legend.shape[1:] == (width, 3)
     assert colors_in(legend) == set(PALETTE)
@@ -29,13 +29,13 @@ def test_a_legend_has_every_class_at_any_width(width):
     assert not dark[:, -1].any(), "no name is cut off"
 
 
-def test_a_legend_grows_with_the_image():
+def test_legend_scales_with_the_image():
     small, large = (add_legend(np.zeros((9, w, 3), np.uint8), NAMES, PALETTE) for w in (800, 4000))
     assert small.shape[0] == 9 + 22
     assert large.shape[0] == 9 + 110
 
 
-def test_overlays_get_a_legend_on_request(tmp_path):
+def test_overlays_with_legend(tmp_path):
     labels = np.zeros((20, 300), np.uint8)
     labels[:, 200:] = 2
     image = np.full((20, 300, 3), 255, np.uint8)
@@ -55,7 +55,7 @@ def test_overlays_get_a_legend_on_request(tmp_path):
     assert writer.codecs <= set(CODECS) and writer.codecs
 
 
-def test_videos_are_of_the_best_codec_there_is(tmp_path, monkeypatch, capfd):
+def test_best_available_codec(tmp_path, monkeypatch, capfd):
     def codec_of(path):
         return int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little")
 

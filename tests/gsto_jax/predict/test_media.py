@@ -1,4 +1,4 @@
-"""Images as people have them: turned, gray, transparent, of 16 bits, damaged."""
+"""Images with EXIF orientation, gray, alpha, 16 bits, and damaged files."""
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ IMAGE = RNG.integers(0, 256, (20, 31, 3), np.uint8)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_turned_as_it_says(tmp_path, orientation):
+def test_exif_orientation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "photo.png"
@@ -48,7 +48,7 @@ def test_gray_palette_and_16_bits(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "bits.png"), (three > 127) * 255)
 
 
-def test_transparent_parts_are_white(tmp_path):
+def test_transparent_pixels_are_white(tmp_path):
     alpha = np.zeros((20, 31), np.uint8)
     alpha[:, 10:20], alpha[:, 20:] = 128, 255
     Image.fromarray(np.dstack([IMAGE, alpha])).save(tmp_path / "x.png")
@@ -74,7 +74,7 @@ def test_arrays():
         assert message in str(error.value)
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_files(tmp_path):
     whole = tmp_path / "whole.jpg"
     Image.fromarray(IMAGE).save(whole)
     for name, content in (
@@ -97,7 +97,7 @@ def test_files_that_cannot_be_read(tmp_path):
             count_frames(tmp_path / name)
 
 
-def test_a_video(tmp_path):
+def test_video(tmp_path):
     path = tmp_path / "film.mp4"
     film = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12, (64, 48))
     for gray in (40, 120, 200):

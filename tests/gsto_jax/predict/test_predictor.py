@@ -1,4 +1,4 @@
-"""A checkpoint alone predicts what an evaluation of its run predicts."""
+"""Predictors from checkpoints, their inputs and their output files."""
 
 import csv
 from dataclasses import replace
@@ -55,7 +55,7 @@ class OneImage:
         ),
     ],
 )
-def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
+def test_predictor_equals_evaluation(tmp_path, settings):
     plain = config(eval=settings)
     task, variables = save(tmp_path, plain)
     seen = []
@@ -74,7 +74,7 @@ def test_it_predicts_what_the_evaluation_does(tmp_path, settings):
 
 
 @pytest.mark.slow
-def test_every_name_of_a_checkpoint(run, tmp_path):
+def test_checkpoint_paths(run, tmp_path):
     folder, _, _ = run
     for path in (folder, folder / "checkpoints", folder / "checkpoints" / "0"):
         assert Predictor.load(path).checkpoint == folder / "checkpoints" / "0"
@@ -89,8 +89,8 @@ def test_every_name_of_a_checkpoint(run, tmp_path):
         Predictor.load(tmp_path)
 
 
-def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
-    """As in training; an array is the image already, but for alpha and depth."""
+def test_decode_options_of_the_run(run, tmp_path):
+    """Files are decoded as in training; arrays only by alpha and bit depth."""
     predictor = Predictor.load(run[0])
     assert predictor.decode_options == DecodeOptions()
     deep = np.dstack([image_of(SIZE).astype(np.uint16) << 4, np.zeros(SIZE, np.uint16)])
@@ -109,7 +109,7 @@ def test_files_are_read_by_the_rule_of_the_run(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_checkpoints_of_another_version(tmp_path):
+def test_checkpoints_with_missing_options(tmp_path):
     plain = config()
     del plain["eval"]["score"]
     save(tmp_path, config())
@@ -126,7 +126,7 @@ def test_checkpoints_of_another_version(tmp_path):
         Predictor.load(tmp_path / "older")
 
 
-def test_large_images_are_looked_at_smaller(run):
+def test_large_images_are_downscaled(run):
     folder, task, variables = run
     large = image_of((140, 202))
     predictor = Predictor.load(folder, long_side=101)
@@ -149,7 +149,7 @@ def test_large_images_are_looked_at_smaller(run):
     )
 
 
-def test_maps_and_drawings(run, tmp_path):
+def test_features_and_figures(run, tmp_path):
     folder, _, _ = run
     predictor = Predictor.load(folder)
     assert predictor(image_of(SIZE)).features == {}
@@ -226,7 +226,7 @@ def prediction(labels):
     return Prediction(shown, labels, maps, ("sky", 'a "b", c'), ((255, 0, 0), (0, 0, 255)))
 
 
-def test_what_is_written(tmp_path):
+def test_prediction_writer(tmp_path):
     labels = np.random.default_rng(0).integers(0, 2, (21, 33)).astype(np.uint8)
     entry = prediction(labels)
     writer = PredictionWriter(tmp_path, SEGMENTATION_OUTPUTS, SEGMENTATION_OUTPUTS)

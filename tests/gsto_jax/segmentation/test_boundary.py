@@ -12,7 +12,7 @@ boundary_counts = jax.jit(boundary.boundary_counts, static_argnums=(3, 4))
 
 
 def eroded_boundary(mask, reach, valid):
-    """Returns what erosion by a square takes away, as published; ignored pixels are of any class.
+    """Returns the pixels that erosion by a square removes; ignored pixels are of every class.
 
     Outside of the image there is no class.
     """
@@ -57,7 +57,7 @@ def test_counts_equal_erosion(padded_shape):
     np.testing.assert_allclose(boundary_iou(found), both / (true + predicted - both))
 
 
-def test_known_answers():
+def test_hand_computed_counts():
     labels = np.zeros((1, 100, 100), np.uint8)
     labels[:, 40:60, 40:60] = 1
     size = np.array([[100, 100]], np.int32)
@@ -75,7 +75,7 @@ def test_known_answers():
 
 
 def ignored_everywhere(seed):
-    """Labels of four classes with ignored strips, rectangles, pixels and a whole border."""
+    """Labels of four classes with ignored strips, rectangles, pixels and an ignored border."""
     rng = np.random.default_rng(seed)
     labels = blobs(seed, (90, 130), 4)
     labels[:, 60:62] = 255  # thinner than the distance, so classes meet across it
@@ -87,7 +87,7 @@ def ignored_everywhere(seed):
 
 
 @pytest.mark.parametrize("ignore_label", [255, 3])
-def test_perfect_predictions_score_100_beside_ignored_regions(ignore_label):
+def test_perfect_predictions_with_ignored_regions(ignore_label):
     labels = np.stack([ignored_everywhere(n) for n in range(3)])
     size = np.full((3, 2), labels.shape[1:], np.int32)
     classes = 4 if ignore_label == 255 else 3
@@ -103,7 +103,7 @@ def test_perfect_predictions_score_100_beside_ignored_regions(ignore_label):
     assert (boundary_iou(shifted) < 0.9).all()
 
 
-def test_an_ignored_region_makes_no_outline():
+def test_ignored_regions_have_no_contour():
     labels = np.zeros((1, 100, 100), np.uint8)
     labels[:, 40:60, 40:60] = 255
     size = np.array([[100, 100]], np.int32)
@@ -111,7 +111,7 @@ def test_an_ignored_region_makes_no_outline():
     assert counts.tolist() == [[100**2 - 94**2] * 3, [0] * 3]  # the edge of the image alone
 
 
-def test_outlines_across_a_thin_ignored_strip_count():
+def test_contours_across_ignored_strips():
     labels = np.zeros((1, 100, 100), np.uint8)
     labels[:, :, 50:] = 1
     labels[:, :, 49:51] = 255

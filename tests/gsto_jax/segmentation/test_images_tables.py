@@ -36,7 +36,7 @@ def test_colors():
     assert tuple(mask[79, 60]) == IGNORED
 
 
-def test_errors_are_red_and_only_where_they_count():
+def test_error_map():
     image = np.full((*TRUTH.shape, 3), 100, np.uint8)
     errors = error_map(image, TRUTH, predicted())
     red = (errors == WRONG).all(-1)
@@ -46,7 +46,7 @@ def test_errors_are_red_and_only_where_they_count():
     assert tuple(errors[0, 0]) == (178, 178, 178)
 
 
-def test_panel_holds_all_four_and_a_legend():
+def test_sample_panel():
     image = np.random.default_rng(0).integers(0, 255, (*TRUTH.shape, 3), np.uint8)
     panel = sample_panel(image, TRUTH, predicted(), CLASSES, PALETTE)
     height, width = TRUTH.shape
@@ -60,7 +60,7 @@ def test_panel_holds_all_four_and_a_legend():
         assert (panel[22 + height :] == color).all(-1).any()
 
 
-def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
+def test_png_writer_limits_and_padding(tmp_path):
     batch = {
         "image": np.zeros((3, *TRUTH.shape, 3), np.uint8),
         "label": np.stack([TRUTH] * 3),
@@ -84,7 +84,7 @@ def test_writer_stops_at_its_limit_and_skips_filling(tmp_path):
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["4.png"]
 
 
-def test_several_processes_share_the_limits(tmp_path, monkeypatch):
+def test_processes_share_the_limits(tmp_path, monkeypatch):
     def limits(limit, feature_images, process):
         monkeypatch.setattr(jax, "process_count", lambda: 3)
         monkeypatch.setattr(jax, "process_index", lambda: process)
@@ -95,7 +95,7 @@ def test_several_processes_share_the_limits(tmp_path, monkeypatch):
     assert [limits(-1, 0, k) for k in range(3)] == [(-1, 0)] * 3
 
 
-def test_writer_stays_in_its_folder(tmp_path):
+def test_png_names_stay_in_the_folder(tmp_path):
     batch = {
         "image": np.zeros((1, *TRUTH.shape, 3), np.uint8),
         "label": TRUTH[None],
@@ -112,8 +112,8 @@ def test_writer_stays_in_its_folder(tmp_path):
     assert not (tmp_path / "outside.png").exists()
 
 
-def test_a_png_that_cannot_be_written_ends_the_evaluation(tmp_path):
-    """It is written while the evaluation goes on, so it is told at the end, or before."""
+def test_png_write_errors_are_raised(tmp_path):
+    """PNGs are written in the background, so errors are raised later."""
     (tmp_path / "0.png").mkdir()
     batch = {"image": np.zeros((1, *TRUTH.shape, 3), np.uint8), "label": TRUTH[None]}
     batch |= {"size": np.array([TRUTH.shape]), "index": np.zeros(1, np.int32)}
@@ -173,7 +173,7 @@ def test_scores_of_categories_and_instances(tmp_path):
 
 
 def maps():
-    """Maps of three images whose second one differs from the others."""
+    """Feature maps of three images, of which the second one differs."""
     steps = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 2, 3)
     other = np.stack([np.zeros((2, 3), np.float32), steps[0], np.zeros((2, 3), np.float32)])
     found = {f"branch/{n}": other * (n + 1) for n in range(4)}
@@ -186,7 +186,7 @@ def maps():
     return found
 
 
-def test_branch_figure_scales_each_branch_to_its_own_range():
+def test_branch_figure():
     image = np.full((40, 60, 3), 90, np.uint8)
     of_image = {k: v[1] for k, v in maps().items()}
     figure = branch_figure(image, of_image)
@@ -201,7 +201,7 @@ def test_branch_figure_scales_each_branch_to_its_own_range():
     assert high[0] > 100 > high[2], "red is high"
 
 
-def test_gate_figure_shows_the_last_module_by_source_and_target():
+def test_gate_figure():
     image = np.full((40, 60, 3), 90, np.uint8)
     figure = gate_figure(image, {k: v[1] for k, v in maps().items()})
     height = 22 + round(40 * 320 / 60)
@@ -217,7 +217,7 @@ def test_gate_figure_shows_the_last_module_by_source_and_target():
     assert gate_figure(image, ungated).shape == (height, 2 * 320 + 4, 3)
 
 
-def test_first_images_get_figures(tmp_path):
+def test_first_images_have_figures(tmp_path):
     batch = {
         "image": np.zeros((3, *TRUTH.shape, 3), np.uint8),
         "label": np.stack([TRUTH] * 3),
@@ -246,8 +246,8 @@ def test_first_images_get_figures(tmp_path):
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["0_branches.png"]
 
 
-def test_images_are_cut_off_their_padded_shape(tmp_path):
-    """An image on a larger padded shape gives the same images as alone."""
+def test_padding_is_cropped(tmp_path):
+    """An image on a larger padded shape has the same PNGs as without padding."""
     height, width = TRUTH.shape
     image = np.random.default_rng(0).integers(0, 255, (1, height, width, 3), np.uint8)
     batch = {"image": image, "label": TRUTH[None], "size": np.array([[height, width]])}

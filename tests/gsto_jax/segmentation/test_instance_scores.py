@@ -1,4 +1,4 @@
-"""IoU of instances and categories: the public evaluation's numbers, to the last digit."""
+"""Instance-level and category IoU, against the public evaluation."""
 
 import os
 from pathlib import Path
@@ -15,8 +15,8 @@ from tests import public_evaluation
 RAW = {train: raw for raw, train in CITYSCAPES.id_map if train != 255}
 
 
-def drawn(seed, shape=(96, 160)):
-    """Label ids and instance ids: every label, groups, and instances of many sizes."""
+def random_labels(seed, shape=(96, 160)):
+    """Returns random label ids and instance ids, with groups and instances of many sizes."""
     rng = np.random.default_rng(seed)
     field = cv2.GaussianBlur(rng.normal(size=(*shape, 34)), (0, 0), 5).argmax(-1).astype(np.uint8)
     instances = field.astype(np.uint16)
@@ -28,7 +28,7 @@ def drawn(seed, shape=(96, 160)):
 
 
 def predicted(seed, labels):
-    """Train ids that are often right."""
+    """Returns train ids that are mostly correct."""
     rng = np.random.default_rng(seed)
     table = np.full(256, 0, np.uint8)
     for raw, train in CITYSCAPES.id_map:
@@ -40,7 +40,7 @@ def predicted(seed, labels):
 
 
 def compare(monkeypatch, folder, images):
-    """Scores images (labels, instances, predictions) both ways."""
+    """Compares our scores of (labels, instances, predictions) with the public evaluation."""
     counts = InstanceCounts(
         CITYSCAPES.categories, CITYSCAPES.instance_sizes, dict(CITYSCAPES.id_map)
     )
@@ -70,10 +70,10 @@ def compare(monkeypatch, folder, images):
     return ours
 
 
-def test_equals_the_public_evaluation(tmp_path, monkeypatch):
+def test_equals_cityscapesscripts(tmp_path, monkeypatch):
     images = []
     for seed in range(4):
-        labels, instances = drawn(seed)
+        labels, instances = random_labels(seed)
         images.append((labels, instances, predicted(seed + 10, labels)))
     ours = compare(monkeypatch, tmp_path, images)
     assert np.isfinite(ours.iou).all()
@@ -81,8 +81,8 @@ def test_equals_the_public_evaluation(tmp_path, monkeypatch):
     assert 0.1 < ours.categories.mean_instance_iou < 0.9
 
 
-def test_equals_it_where_classes_are_missing(tmp_path, monkeypatch):
-    labels, instances = drawn(3)
+def test_equals_cityscapesscripts_with_absent_classes(tmp_path, monkeypatch):
+    labels, instances = random_labels(3)
     instances[labels > 25] = 7
     labels[labels > 25] = 7
     ours = compare(monkeypatch, tmp_path, [(labels, instances, predicted(1, labels) % 12)])
@@ -90,7 +90,7 @@ def test_equals_it_where_classes_are_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to the real datasets")
-def test_equals_it_on_street_images(tmp_path, monkeypatch):
+def test_equals_cityscapesscripts_on_street_images(tmp_path, monkeypatch):
     root = Path(os.environ["GSTO_DATA"]) / "cityscapes_layout_camvid" / "gtFine"
     images = []
     for n, path in enumerate(sorted(root.glob("*/*/*_gtFine_labelIds.png"))):
@@ -102,7 +102,7 @@ def test_equals_it_on_street_images(tmp_path, monkeypatch):
     assert np.isfinite(ours.categories.mean_category_instance_iou)
 
 
-def test_known_weights():
+def test_hand_computed_weights():
     counts = InstanceCounts(("thing", "thing", "sky"), (10.0, 4.0, 0.0), {24: 0, 25: 1, 23: 2})
     instances = np.array([[24000] * 5 + [25000] * 2 + [24] + [23000]], np.uint16)
     predictions = np.array([[0, 0, 0, 1, 2, 1, 2, 0, 2]], np.uint8)
@@ -116,9 +116,9 @@ def test_known_weights():
     np.testing.assert_allclose(found.iou, [6 / 8, 1 / 3])
 
 
-def test_sums_follow_the_order_of_the_images():
-    """To the last bit: other orders round otherwise."""
-    images = [(*drawn(seed), predicted(seed, drawn(seed)[0])) for seed in range(5)]
+def test_sums_are_independent_of_batches():
+    """Bit for bit, although floating-point sums depend on the order."""
+    images = [(*random_labels(seed), predicted(seed, random_labels(seed)[0])) for seed in range(5)]
     sums = []
     for order in (range(5), (3, 0, 4, 2, 1)):
         counts = InstanceCounts(

@@ -66,7 +66,7 @@ def test_published_scores(h2, image, name, padded_shape):
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
 
 
-def test_published_flip_swaps_left_and_right(h2):
+def test_published_flip_swaps_classes(h2):
     protocol = EvalProtocol(flip=True, flip_pairs=((14, 15), (16, 17), (18, 19)))
     kernel = h2["lip/conv_weight"]
     stride = 4 if kernel.shape[-1] == 3 else 1
@@ -76,7 +76,7 @@ def test_published_flip_swaps_left_and_right(h2):
 
 
 @pytest.mark.parametrize("scale", ["0.4", "0.5", "1.25"])
-def test_taps_resize_as_opencv_does(h2, image, scale):
+def test_taps_equal_opencv(h2, image, scale):
     protocol = EvalProtocol(base_size=160)
     height, width = protocol.scaled((128, 160), float(scale))
     assert [height, width] == h2[f"resized_hw/{scale}"].tolist()
@@ -98,7 +98,7 @@ def test_window_starts():
 @pytest.mark.parametrize("edge", ["pad", "shift"])
 @pytest.mark.parametrize("size", [(97, 131), (40, 200), (33, 40)])
 def test_identity_network_returns_the_image(size, edge):
-    """Windows, however they overlap or stick out, weigh every pixel once."""
+    """Weights of overlapping and padded windows sum to 1 at every pixel."""
     image = np.random.default_rng(0).normal(size=(*size, 3)).astype(np.float32)
     protocol = EvalProtocol(window="slide", crop=(48, 64), edge=edge)
     found = scores_of(protocol, lambda x: x, image, (100, 208))
@@ -137,7 +137,7 @@ def test_single_pass_protocol_equals_eval_step(network):
 
 
 def test_scores_are_independent_of_the_batch(network):
-    """Neighbors, their number and the devices move a score by rounding alone."""
+    """Batch size, other images and devices change scores only by rounding."""
     task, variables = network
     sizes = [(60, 41), (33, 64), (64, 64), (20, 30)]
     protocol = EvalProtocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
@@ -160,7 +160,7 @@ def test_scores_are_independent_of_the_batch(network):
 
 
 def test_sizes_share_programs():
-    """Windows slide over every size by one program a padded shape, and one more at scale 1."""
+    """Sliding windows of all sizes share one program, and another one at scale 1."""
     protocol = EvalProtocol(scales=(0.5, 1.0, 1.75), window="slide", crop=(48, 40))
     sizes = [(h, w) for h in (30, 47, 64) for w in (25, 64)]
     taps_by_size = {
@@ -208,7 +208,7 @@ def test_infinite_scores_do_not_spread():
 
 
 def test_evaluation_with_sliding_windows(network):
-    """Counts what the scores of the protocol predict, instances and all."""
+    """Counts pixels and instances of the predictions of `score_batch`."""
     task, variables = network
     sizes = [(60, 41), (33, 64), (64, 64)]
     protocol = EvalProtocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))

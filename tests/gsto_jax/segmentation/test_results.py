@@ -21,7 +21,7 @@ CLASSES = ("road", "sky", "car")
 NAN = float("nan")
 
 
-def test_an_image_counts_where_it_is_labeled():
+def test_image_scores_ignore_unlabeled_pixels():
     look = {"classes": CLASSES, "palette": ((0, 0, 0),) * 3, "protocol": SINGLE_PASS}
     images = SegmentationEvalSet(split="val", size=1, name=str, batches=[], **look)
     label = np.array([[0, 0, 1, 255, 7], [1, 1, 255, 0, 7]], np.uint8)
@@ -59,7 +59,7 @@ def persons():
     return [PersonScore(str(n), *x, drawn=kinds[n]) for n, x in enumerate(numbers)]
 
 
-def test_each_of_two_processes_gets_all(tmp_path):
+def test_scores_are_gathered_over_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -90,7 +90,7 @@ def finish(folder, names, step):
     return samples
 
 
-def test_a_folder_reads_back(tmp_path):
+def test_results_are_read_back(tmp_path):
     names = ('<b>&"', "town/two", "three, or\nfour")
     samples = finish(tmp_path / "eval-val", names, 5)
     confusion = (tmp_path / "eval-val" / "confusion.csv").read_text().splitlines()
@@ -110,7 +110,7 @@ def test_a_folder_reads_back(tmp_path):
     assert list(drawings(read.folder, read.images[0])) == ["sample", "gates"]
 
 
-def test_nothing_of_an_earlier_evaluation_stays(tmp_path):
+def test_files_of_earlier_evaluations_are_removed(tmp_path):
     folder = tmp_path / "eval-val"
     all_drawn = [replace(x, drawn=FOLDER.kinds) for x in image_scores(("town/a", "b"))]
     results.finish(folder, {"step": 5}, all_drawn, compute_scores(np.eye(3)), CLASSES)
@@ -139,7 +139,7 @@ def test_nothing_of_an_earlier_evaluation_stays(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "scores.csv", "confusion.csv"])
-def test_half_an_evaluation_is_none(tmp_path, name):
+def test_incomplete_evaluations_are_none(tmp_path, name):
     finish(tmp_path, "abc", 5)
     assert results.read(tmp_path) is not None
     text = (tmp_path / name).read_text()
@@ -149,7 +149,7 @@ def test_half_an_evaluation_is_none(tmp_path, name):
     assert results.read(tmp_path) is None
 
 
-def test_images_that_cannot_be_read_are_none(tmp_path):
+def test_damaged_image_tables_are_empty(tmp_path):
     finish(tmp_path, "abc", 5)
     (tmp_path / "images.csv").write_text("name,height\na,b\n")
     assert results.read(tmp_path).images == ()

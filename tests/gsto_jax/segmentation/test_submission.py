@@ -1,4 +1,4 @@
-"""Submissions: label ids at full size under the right names, whole or not at all."""
+"""Submissions: label ids at full size, names, and atomic writes."""
 
 import zipfile
 
@@ -12,7 +12,7 @@ from gsto_jax.segmentation.submission import SubmissionWriter, label_id_table
 TABLE = label_id_table(((-1, 255), (0, 255), (7, 0), (26, 1), (27, 1)), 2)
 
 
-def test_writes_label_ids_of_whole_images(tmp_path):
+def test_writes_label_ids_at_full_size(tmp_path):
     path = tmp_path / "submission.zip"
     predictions = np.random.default_rng(0).integers(0, 2, (3, 6, 8), np.uint8)
     batch = {"size": np.array([[6, 8], [4, 5], [4, 5]]), "index": np.array([1, 0, 0])}
@@ -32,7 +32,7 @@ def test_writes_label_ids_of_whole_images(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["submission.zip"]
 
 
-def test_what_is_cut_off_leaves_the_old_one(tmp_path):
+def test_failed_writes_keep_the_old_file(tmp_path):
     path = tmp_path / "submission.zip"
     path.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt), SubmissionWriter(path, TABLE, ["a"]):
@@ -41,7 +41,7 @@ def test_what_is_cut_off_leaves_the_old_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["submission.zip"]
 
 
-def test_what_no_server_takes(tmp_path):
+def test_invalid_submissions(tmp_path):
     with pytest.raises(UserError, match="got 2 images named a"):
         SubmissionWriter(tmp_path / "x.zip", TABLE, ["ulm/a", "bonn/a", "b"])
     with pytest.raises(UserError, match="got numbers such as 000000"):

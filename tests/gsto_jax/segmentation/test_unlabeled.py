@@ -1,4 +1,4 @@
-"""A score over nothing is neither 0 nor 100: it is missing, in every file and on every page."""
+"""Scores without labels are missing in files, tables and pages, neither 0 nor 100."""
 
 import io
 import json
@@ -33,7 +33,7 @@ NAN = float("nan")
 
 
 def strict(text):
-    """Parses JSON as a parser without NaN does."""
+    """Parses JSON without NaN."""
 
     def refuse(token):
         raise AssertionError(f"{token} is no JSON")
@@ -42,7 +42,7 @@ def strict(text):
 
 
 @pytest.mark.parametrize("absent", ["exclude", "zero"])
-def test_without_a_labeled_pixel_every_score_is_missing(absent):
+def test_scores_without_labels_are_nan(absent):
     groups = InstanceCounts(("flat", "above"), (0.0, 0.0), {0: 0, 1: 1})
     found = compute_scores(np.zeros((2, 2)), absent, np.zeros((2, 3)), groups)
     means = (found.mean_iou, found.pixel_accuracy, found.mean_accuracy, found.mean_boundary_iou)
@@ -52,14 +52,14 @@ def test_without_a_labeled_pixel_every_score_is_missing(absent):
     assert np.isnan(found.categories.mean_instance_iou)
 
 
-def test_published_zeros_stay_where_something_is_labeled():
+def test_absent_zero_with_labels():
     found = compute_scores(np.array([[5, 0], [0, 0]]), "zero")
     assert (found.mean_iou, found.pixel_accuracy, found.mean_accuracy) == (0.5, 1.0, 0.5)
 
 
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch):
-    """A run whose only evaluation met an image of ignored pixels."""
+    """A run whose only evaluation is of an image with ignored pixels only."""
 
     def one_batch(*args, on_batch, **options):
         image, label = np.zeros((1, 4, 6, 3), np.uint8), np.full((1, 4, 6), 255, np.uint8)
@@ -84,7 +84,7 @@ def evaluated(tmp_path, monkeypatch):
     return workdir.path, outcome
 
 
-def test_files_of_an_evaluation_without_labels_are_strict(evaluated):
+def test_files_without_labels_are_strict_json(evaluated):
     run, outcome = evaluated
     for name in ("evaluations.jsonl", "training.jsonl", "eval-val/evaluation.json"):
         text = (run / name).read_text()
@@ -99,7 +99,7 @@ def test_files_of_an_evaluation_without_labels_are_strict(evaluated):
     assert not any("iou" in name or "accuracy" in name for name in outcome.scalars)
 
 
-def test_people_see_a_dash_where_nothing_is_labeled(evaluated):
+def test_pages_and_tables_without_labels_have_dashes(evaluated):
     run, outcome = evaluated
     console = Console(width=100, record=True, file=io.StringIO())
     for shown in outcome.summary:
@@ -114,7 +114,7 @@ def test_people_see_a_dash_where_nothing_is_labeled(evaluated):
     assert np.isnan([image.mean_iou, image.pixel_accuracy]).all()
 
 
-def test_a_panel_says_that_nothing_is_labeled(monkeypatch):
+def test_panel_without_labels(monkeypatch):
     captions = []
     monkeypatch.setattr(
         "gsto_jax.drawing.tiles.caption",
@@ -126,7 +126,7 @@ def test_a_panel_says_that_nothing_is_labeled(monkeypatch):
     assert captions[3::4] == ["errors (nothing is labeled)", "errors (0.0% of pixels)"]
 
 
-def test_every_writer_of_json_is_strict(tmp_path):
+def test_json_is_strict(tmp_path):
     assert strict(to_json({"a": [NAN, (1.5, -math.inf)], "b": "NaN"})) == {
         "a": [None, [1.5, None]],
         "b": "NaN",
@@ -139,7 +139,7 @@ def test_every_writer_of_json_is_strict(tmp_path):
         strict(path.read_text())
 
 
-def test_persons_without_a_joint_have_an_empty_cell(tmp_path):
+def test_persons_without_labels_have_empty_cells(tmp_path):
     record = dict.fromkeys(pose_folder.COCO_METRICS) | {"boxes": "true"}
     person = PersonScore("a", 7, 0, NAN, 0.25, 1.0)
     pose_folder.finish(tmp_path, record, [person], [])
