@@ -57,17 +57,7 @@ def add_legend(
     palette: Sequence[Color],
     present: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Adds a legend below an image.
-
-    Args:
-      image: `h w 3` uint8 RGB.
-      classes: names.
-      palette: RGB color of each class.
-      present: indices of the classes to list; None for all.
-
-    Returns:
-      `h' w 3` uint8 RGB.
-    """
+    """Adds a legend of the classes with the indices `present`, or all, below an image `h w 3`."""
     indices = range(len(classes)) if present is None else present
     width = image.shape[1]
     legend = draw_legend(

@@ -54,13 +54,7 @@ def frame_to_crop(center: np.ndarray, width: float, rotation: float, crop: Size)
 def crop_person(
     image: np.ndarray, box: Sequence[float] | np.ndarray, size: Size, padding: float
 ) -> dict[str, np.ndarray]:
-    """Crops a person for evaluation.
-
-    Args:
-      image: `h w 3` uint8 RGB.
-      box: x, y, width, height in pixels.
-      size: (h, w) of the crop.
-      padding: scale factor of the box.
+    """Crops the padded box of a person to (h, w), without rotation.
 
     Returns:
       "image" `h w 3` uint8, zero outside the image; "center" and "frame" `2` float32, as

@@ -115,14 +115,10 @@ def merge_flipped(
     pairs: Sequence[Sequence[int]],
     shift: bool = True,
 ) -> Float[Array, "b h w j"]:
-    """Averages heatmaps of an image and of the flipped image.
+    """Averages heatmaps of an image and of the flipped image, where pairs of joints are swapped.
 
-    Args:
-      heatmaps: of the image.
-      flipped: of the flipped image.
-      pairs: joints that are swapped by the flip.
-      shift: shifts the flipped heatmaps one column to the right, as published, since the pixel
-        grids of an image and its flip do not align at the output stride.
+    `shift` moves the flipped heatmaps one column to the right, as published, since the pixel grids
+    of an image and its flip do not align at the output stride.
     """
     heatmaps, flipped = as_floating(heatmaps), as_floating(flipped)
     aligned = flip(flipped)[..., flip_permutation(pairs, heatmaps.shape[-1])]
@@ -139,11 +135,8 @@ def to_image(
 ) -> Float[Array, "b j 2"]:
     """Maps joints from heatmap pixels to image pixels.
 
-    Args:
-      joints: x and y in heatmap pixels.
-      center: x and y of the cropped frame's center, in image pixels.
-      frame: width and height of the cropped frame, in image pixels.
-      heatmap: (h, w).
+    `center` (x, y) and `frame` (width, height) are of the cropped frame in the image; `heatmap` is
+    (h, w).
     """
     middle = jnp.asarray([heatmap[1] / 2, heatmap[0] / 2], jnp.float32)[None, None]
     factor = (frame[:, 0] / heatmap[1])[:, None, None]  # for both axes, as published

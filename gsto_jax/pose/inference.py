@@ -17,16 +17,10 @@ from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, roundtrip_ste
 def predict_joints(
     task: PoseTask, mesh: Mesh, variables: Any, batch: Batch
 ) -> tuple[Float[Array, "b j 3"], dict[str, Array]]:
-    """Predicts the joints of a batch of person crops, on the devices.
-
-    Args:
-      task: of the network; `task.config.eval.flip` averages with the flipped crop.
-      mesh: the devices.
-      variables: of the network.
-      batch: "image" `b h w 3` uint8, "center" and "frame" `b 2`.
+    """Predicts the joints of a batch with "image" `b h w 3` uint8, "center" and "frame" `b 2`.
 
     Returns:
-      Joints as from `joint_step`; "heatmaps" and the feature maps of `heatmap_step`.
+      The joints of `joint_step`; "heatmaps" and the feature maps of `heatmap_step`.
     """
     programs = PosePrograms.of(task, mesh)
 
@@ -46,15 +40,9 @@ def predict_joints(
 
 
 def roundtrip_joints(task: PoseTask, mesh: Mesh, batch: Batch) -> Float[Array, "b j 3"]:
-    """Encodes true joints to heatmaps and decodes them, which bounds the accuracy.
+    """Encodes the true joints of a batch to heatmaps and decodes them, which bounds the accuracy.
 
-    Args:
-      task: of the network.
-      mesh: the devices.
-      batch: "image", "joints" and "visible" as in training, "center" and "frame".
-
-    Returns:
-      Joints as from `joint_step`.
+    The batch has "image", "joints" and "visible" as in training, "center" and "frame".
     """
     names = ("image", "joints", "visible", "center", "frame")
     inputs = put_batch({name: batch[name] for name in names}, mesh)

@@ -108,16 +108,7 @@ def pose_panel(
 
 
 def heatmap_figure(image: np.ndarray, heatmaps: np.ndarray, joints: Sequence[str]) -> np.ndarray:
-    """Draws the heatmap of each joint over the person crop, with its maximum.
-
-    Args:
-      image: `h w 3` uint8 RGB, input of the network.
-      heatmaps: `h' w' j`.
-      joints: names.
-
-    Returns:
-      Rows of tiles, uint8 RGB.
-    """
+    """Draws the heatmap `h' w' j` of each joint over the person crop `h w 3`, with its maximum."""
     resized, _ = _resized(image, _HEIGHT // 2)
     tiles = [
         with_caption(

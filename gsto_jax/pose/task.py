@@ -134,17 +134,12 @@ def joint_step(
     flipped: Float[Array, "b h w j"] | None,
     batch: Batch,
 ) -> tuple[Float[Array, "b j 3"], Float[Array, "b h w j"]]:
-    """Decodes heatmaps to joints in the image.
+    """Decodes heatmaps, averaged with those of the flipped crops, to joints in the image.
 
-    Args:
-      task: of the network.
-      heatmaps: of the crops.
-      flipped: heatmaps of the flipped crops; None without flip test.
-      batch: "center" and "frame" `b 2` (see `gsto_jax.pose.heatmaps.to_image`).
+    The batch has "center" and "frame" `b 2` (see `gsto_jax.pose.heatmaps.to_image`).
 
     Returns:
-      Joints: x and y in pixels of the image, and the heatmap's maximum as score; and the heatmaps
-      that were decoded.
+      x and y in pixels of the image and score of each joint; and the decoded heatmaps.
     """
     pose = task.config.pose
     if flipped is not None:

@@ -83,39 +83,42 @@ def check_exportable(
     predictor: Predictor, formats: Sequence[str] = FORMATS, size: Size | None = None
 ) -> None:
     """Raises the UserErrors of `export`, before anything is traced."""
-    if not formats or not set(formats) <= set(FORMATS):
-        raise UserError(
+    model, num_classes = predictor.task.config.model, predictor.task.num_classes
+    has_onnx = "onnx" in formats
+    packages = ("jax2onnx", "onnx", "onnxruntime")
+    missing = [name for name in packages if has_onnx and not find_spec(name)]
+    for is_invalid, message in (
+        (
+            not formats or not set(formats) <= set(FORMATS),
             f"formats must be some of {', '.join(FORMATS)}, or safetensors, pth for weights; got "
-            f"{', '.join(formats) or 'none'}"
-        )
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise UserError(f"size must be height and width in pixels; got {size}")
-    dtype = predictor.task.config.model.dtype
-    if predictor.task.num_classes > 256:
-        raise UserError(
-            f"a network to export must have at most 256 classes; {predictor.checkpoint} has "
-            f"{predictor.task.num_classes}"
-        )
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"model.dtype must be one of float32, bfloat16 to export; got {dtype}")
-    if "onnx" not in formats:
-        return
-    if predictor.task.config.model.is_context_net:
-        raise UserError(
+            f"{', '.join(formats) or 'none'}",
+        ),
+        (
+            size is not None and (len(size) != 2 or min(size) < 1),
+            f"size must be height and width in pixels; got {size}",
+        ),
+        (num_classes > 256, f"a model to export must have at most 256 classes; got {num_classes}"),
+        (
+            model.dtype not in ("float32", "bfloat16"),
+            f"model.dtype must be one of float32, bfloat16 to export; got {model.dtype}",
+        ),
+        (
+            has_onnx and model.is_context_net,
             "formats must be jax for a ResNet, since ONNX runtimes lack its pooling; got onnx of "
-            f"{predictor.checkpoint}"
-        )
-    if dtype != "float32":
-        raise UserError(
-            f"model.dtype must be float32 to export onnx; got {dtype}, which ONNX runtimes on CPUs "
-            "do not support. Export jax"
-        )
-    missing = [name for name in ("jax2onnx", "onnx", "onnxruntime") if not find_spec(name)]
-    if missing:
-        raise UserError(
+            f"{predictor.checkpoint}",
+        ),
+        (
+            has_onnx and model.dtype != "float32",
+            f"model.dtype must be float32 to export onnx; got {model.dtype}. Export jax",
+        ),
+        (
+            missing,
             f"the format onnx needs missing packages ({', '.join(missing)}): run pip install "
-            "'.[onnx]' in a clone, or export jax"
-        )
+            "'.[onnx]' in a clone, or export jax",
+        ),
+    ):
+        if is_invalid:
+            raise UserError(message)
 
 
 def _describe(

@@ -194,11 +194,10 @@ class PredictionWriter:
                 path = self.folder / output / f"{name}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporary_path = stack.enter_context(atomic_write(path))
-                is_ids = output == "ids"
-                writers[output] = (
-                    _FrameWriter(temporary_path) if is_ids else VideoWriter(temporary_path, rate)
-                )
-                stack.enter_context(writers[output])
+                if output == "ids":
+                    writers[output] = _FrameWriter(temporary_path)
+                else:
+                    writers[output] = stack.enter_context(VideoWriter(temporary_path, rate))
             for prediction in frames:
                 for output, writer in writers.items():
                     writer.write(self._render(prediction, output, all_classes=True))
@@ -269,16 +268,10 @@ def _write_error(folder: Path, error: OSError) -> Exception:
 
 
 class _FrameWriter:
-    """Writes frames as a folder of numbered PNGs; a context manager as `VideoWriter`."""
+    """Writes frames as a folder of numbered PNGs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
-
-    def __enter__(self) -> "_FrameWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def write(self, frame: np.ndarray) -> None:
         write_image(self.folder / f"{self.count:06d}.png", frame)

@@ -1,10 +1,9 @@
 """ONNX export with jax2onnx (extra `onnx`)."""
 
-import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -70,7 +69,10 @@ def onnx_model(program: Callable[[Array], dict[str, Array]], size: Size | None) 
     spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
     # Traced before jax2onnx replaces functions of JAX by ones that reject symbolic sizes.
     closed = jax.make_jaxpr(lambda images: tuple(program(images).values()))(spec)
-    with _silenced():
+    # jax2onnx reports plugins of other libraries that it cannot load.
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings(action="ignore"):
         from jax2onnx import to_onnx
 
         model = to_onnx(
@@ -120,19 +122,3 @@ def _eval_inlined(
             outputs = cache[key]
         values |= zip(eqn.outvars, outputs, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Silences jax2onnx, which reports plugins of other libraries that it cannot load."""
-    loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

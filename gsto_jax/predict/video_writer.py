@@ -1,8 +1,6 @@
 """Writes MP4 videos with the most widely supported codec of this OpenCV."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -68,7 +66,8 @@ class VideoWriter:
             raise OSError(errno.EIO, problem)
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
-        with _opencv_silenced(), opencv_name(self.path) as name:
+        # `image_files` has silenced OpenCV, which reports missing encoders.
+        with opencv_name(self.path) as name:
             for codec in CODECS:
                 fourcc = cv2.VideoWriter.fourcc(*codec)
                 writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, fourcc, self.rate, size)
@@ -77,14 +76,3 @@ class VideoWriter:
                     return writer
                 writer.release()
         raise OSError(errno.EIO, f"cannot write a video of {size[0]}x{size[1]}")
-
-
-@contextmanager
-def _opencv_silenced() -> Iterator[None]:
-    """Silences OpenCV's messages about missing encoders, since others are tried."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

@@ -29,12 +29,8 @@ def boundary_counts(
 ) -> Int[Array, "k 3"]:
     """Counts boundary pixels per class, on the device.
 
-    Args:
-      labels: true classes; `ignore_label` and values outside 0..k-1 are not counted.
-      predictions: predicted classes.
-      size: (h, w) of each image without padding; the image border is a contour too.
-      num_classes: k.
-      ignore_label: label of ignored pixels.
+    `size` is (h, w) of each image without padding; the image border is a contour too. Labels that
+    are outside 0..k-1 are ignored.
 
     Returns:
       int32: pixels in the intersection, the true boundary, and the predicted boundary.

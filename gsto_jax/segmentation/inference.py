@@ -35,16 +35,10 @@ def extract_windows(
     images: Float[Array, "b H W 3"],
     view: Mapping[str, Any],
 ) -> list[Float[Array, "b h w 3"]]:
-    """Resamples images into one window each.
+    """Resamples normalized images into one window each, and into its flip if the protocol flips.
 
-    Args:
-      protocol: of the test.
-      padding: normalized color outside the image.
-      images: normalized images.
-      view: `View.arrays` of each image, with a leading axis b.
-
-    Returns:
-      The windows and, if the protocol flips, the flipped windows.
+    `view` has the `View.arrays` of the images, with a leading axis b; `padding` is the normalized
+    color outside the images.
     """
     rows, columns = view["rows"], view["columns"]
     coverage = rows.weight.sum(-1)[:, :, None] * columns.weight.sum(-1)[:, None]
@@ -67,11 +61,7 @@ def window_scores(
 ) -> Float[Array, "b H W k"]:
     """Computes the scores that one window adds to each image, at least float32.
 
-    Args:
-      protocol: of the test.
-      align_corners: of the upsampling of the logits.
-      logits: of each result of `extract_windows`, at the output stride.
-      view: as for `extract_windows`.
+    `logits` are those of the results of `extract_windows`, at the output stride, for the same view.
     """
     size = [view[axis].index.shape[1] for axis in ("rows", "columns")]
     upsample = partial(resize, size=size, align_corners=align_corners, differentiable=False)
@@ -101,16 +91,9 @@ def batch_views(
     padded_shape: Size,
     bucket_sizes: Collection[Size],
 ) -> list[dict[str, Any]]:
-    """Returns the views of a batch, each with one window per image.
+    """Returns the views of images on a padded shape: `View.arrays` with a leading axis b.
 
-    Args:
-      protocol: of the test.
-      sizes: (h, w) of the images.
-      padded_shape: (h, w) of the arrays that hold the images.
-      bucket_sizes: sizes of all images that share programs with these.
-
-    Returns:
-      `View.arrays` with a leading axis b, for each view.
+    `bucket_sizes` are the sizes of all images that share programs with these.
     """
     plans = _scale_plans(protocol, frozenset(bucket_sizes))
     views = [_image_views(protocol, size, plans, padded_shape) for size in sizes]
@@ -139,18 +122,10 @@ def score_batch(
     batch: Mapping[str, np.ndarray],
     bucket_sizes: Collection[Size],
 ) -> Float[Array, "b H W k"]:
-    """Scores every class at every pixel under a protocol.
+    """Scores every class at every pixel under a protocol, on the devices; 0 in the padding.
 
-    Args:
-      task: of the network.
-      protocol: of the test.
-      mesh: the devices.
-      variables: of the network.
-      batch: "image" `b H W 3` uint8 and "size" `b 2` of this process.
-      bucket_sizes: as for `batch_views`.
-
-    Returns:
-      Scores on the devices, 0 in the padding; the predicted class has the largest.
+    The batch has "image" `b H W 3` uint8 and "size" `b 2` of this process. `bucket_sizes` are as in
+    `batch_views`.
     """
     programs = SegmentationPrograms.of(task, mesh)
     extract, first, add = programs.windows(protocol)

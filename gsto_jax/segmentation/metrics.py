@@ -38,16 +38,9 @@ def confusion_matrix(
     num_classes: int,
     ignore_label: int = 255,
 ) -> Int[Array, "k k"]:
-    """Computes the confusion matrix of a batch, on the device.
+    """Computes the confusion matrix of a batch, on the device; sum batches in int64.
 
-    Args:
-      labels: true classes; `ignore_label` and values outside 0..k-1 are not counted.
-      predictions: predicted classes in 0..k-1.
-      num_classes: k.
-      ignore_label: label of ignored pixels.
-
-    Returns:
-      int32, rows true classes, columns predicted classes. Sum batches in int64.
+    Rows are true classes, columns predicted classes. Labels outside 0..k-1 are ignored.
     """
     labels = labels.astype(jnp.int32)
     valid = (labels != ignore_label) & (labels >= 0) & (labels < num_classes)
@@ -76,12 +69,8 @@ def pixel_counts(
 ) -> dict[str, Array]:
     """Computes the pixel counts of a batch that metrics need, on the device.
 
-    Args:
-      predictions: predicted classes.
-      batch: "label" `b h w`, "size" `b 2` ((h, w) without padding) and "mask" `b`, False for
-        padding images.
-      num_classes: k.
-      ignore_label: label of ignored pixels.
+    The batch has "label" `b h w`, "size" `b 2`, (h, w) without padding, and "mask" `b`, False for
+    padding images.
 
     Returns:
       "confusion" `k k` and "boundary" `k 3` (see `boundary_counts`), int32. Sum batches in int64.

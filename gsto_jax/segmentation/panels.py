@@ -50,18 +50,9 @@ def sample_panel(
     palette: Sequence[Color],
     ignore_label: int = 255,
 ) -> np.ndarray:
-    """Draws image, truth, prediction and errors side by side, above a legend.
+    """Draws image, truth, prediction and errors side by side, above a legend, as uint8 RGB.
 
-    Args:
-      image: `h w 3` uint8 RGB.
-      truth: labels `h w`.
-      prediction: labels `h w`.
-      classes: names.
-      palette: RGB color of each class.
-      ignore_label: label of ignored pixels.
-
-    Returns:
-      uint8 RGB, `4 w` and three gaps wide.
+    The image is `h w 3` uint8 RGB; truth and prediction are labels `h w`.
     """
     valid = truth != ignore_label
     total = np.count_nonzero(valid)
