@@ -3,6 +3,7 @@
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.files.images import format_size
 from data_pipelines.sources.stats import Issue
 from gsto_jax.image_files import Decoded, DecodeOptions
 
@@ -41,7 +42,9 @@ def check_label_size(
     remedy = _orientation_remedy(decoded, options, label_size) or (
         "one of them is rotated" if size == label_size[::-1] else "give the label its image's size"
     )
-    sizes = f"{image_name} is {_format(size)} but {label_name} is {_format(label_size)}"
+    sizes = (
+        f"{image_name} is {format_size(decoded.pixels)} but {label_name} is {format_size(label)}"
+    )
     return Issue(f"{label_name}{location}", "another size than its image", sizes, remedy)
 
 
@@ -57,8 +60,8 @@ def check_annotated_size(
         reason = "the image is rotated" if size == annotated[::-1] else "it is another image"
         remedy = f"{reason}; replace it"
     raise DataError(
-        f"{name} is {_format(size)}, but its annotations are of an image of {_format(annotated)}:"
-        f" {remedy}."
+        f"{name} is {format_size(decoded.pixels)}, but its annotations are of an image of"
+        f" {annotated[1]}x{annotated[0]}: {remedy}."
     )
 
 
@@ -114,7 +117,3 @@ def contrast_warnings(name: str, pixels: np.ndarray) -> list[Issue]:
 
 def _applied(options: DecodeOptions) -> str:
     return "is applied" if options.orientation == "upright" else "is not applied"
-
-
-def _format(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"

@@ -1,4 +1,4 @@
-"""The small tree of COCO keypoints with other entries or images."""
+"""Small COCO keypoint downloads with changed entries or images."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ def content_of(*people, images=(1, 2), categories=(PERSON,)):
 
 
 def build(root, train=None, val=None, files=None, keypoints=KEYPOINTS, on_note=lambda note: None):
-    """Prepares the small tree with other COCO files or images."""
+    """Prepares the small downloads with other COCO files or images."""
     files = coco_files() | (files or {})
     for name, content in ((TRAIN, train), (VAL, val)):
         if content is not None:
@@ -29,7 +29,7 @@ def build(root, train=None, val=None, files=None, keypoints=KEYPOINTS, on_note=l
 
 
 def edited(name, change):
-    """The content of a COCO file of the small tree after a change."""
+    """Returns the content of a COCO file of the small downloads after a change."""
     content = json.loads(coco_files()[name])
     change(content)
     return content

@@ -1,4 +1,4 @@
-"""Trees of image files and small configs for the data tests."""
+"""Image folders and small configs for the data tests."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Small trees in the layouts of the official downloads."""
+"""Small downloads in the official layouts."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def mat(ids) -> bytes:
 
 
 def blocks(values, size=(40, 60)) -> np.ndarray:
-    """Vertical stripes of the values."""
+    """Returns an image of vertical stripes of the values."""
     columns = np.asarray(values)[np.arange(size[1]) * len(values) // size[1]]
     return np.broadcast_to(columns, size).copy()
 
@@ -63,7 +63,7 @@ def lip_files(count=3) -> dict:
 
 
 def context_names() -> dict[int, str]:
-    """459 invented names, the 59 classes scattered among them."""
+    """Returns 459 names by id, the 59 classes among them."""
     names = {n: f"thing{n}" for n in range(1, 460)}
     ids_of_classes = np.random.default_rng(1).permutation(np.arange(1, 460))[:59].tolist()
     return names | dict(zip(ids_of_classes, PASCAL_CONTEXT_59.names, strict=True))
@@ -111,7 +111,7 @@ def person(number, image_id, box=(10.0, 5.0, 20.0, 30.0), labeled=17, **changes)
 
 
 def coco_files() -> dict:
-    """Train: two persons, a crowd, no joints; an image without persons. Val: one person, none."""
+    """Train: two persons, a crowd, one without joints, an empty image. Val: one person."""
     files = {}
     for split, persons in (
         (
@@ -144,7 +144,7 @@ def write_tree(root: Path, files: dict) -> Path:
 
 
 def write_zips(root: Path, files: dict, archive_of=lambda name: name.split("/")[0]) -> Path:
-    """One zip for each first folder; files without one lie beside."""
+    """Writes one zip per top-level folder; other files are not packed."""
     root.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         if "/" not in name:
@@ -156,7 +156,7 @@ def write_zips(root: Path, files: dict, archive_of=lambda name: name.split("/")[
 
 
 def write_tars(root: Path, files: dict) -> Path:
-    """As Pascal Context comes: a tar of the images, a compressed one of the labels."""
+    """Writes a tar of the images and a compressed tar of the labels, as for Pascal Context."""
     root.mkdir(parents=True, exist_ok=True)
     with (
         tarfile.open(root / "VOCtrainval_03-May-2010.tar", "w") as images,

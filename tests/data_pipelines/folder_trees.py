@@ -1,4 +1,4 @@
-"""Trees of images and labels that are paired by name or by a list."""
+"""Image and label folders that are paired by name or by a list."""
 
 import os
 import random
@@ -10,13 +10,13 @@ LABEL = np.array([[0, 1, 2, 2, 1, 255]] * 4, np.uint8)
 
 
 def write(path, array):
-    """Writes an image file, whatever its suffix is written like."""
+    """Writes an image file; the case of its suffix is arbitrary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(path.suffix.lower(), array)[1].tobytes())
 
 
 def add(root, image, label=None):
-    """Adds an image of a color of its own, and its label if one is named."""
+    """Adds an image of a unique color, and its label if named."""
     value = random.Random(os.fsencode(image)).randrange(20, 250)
     write(root / "img/val" / image, np.full((4, 6, 3), value, np.uint8))
     if label:

@@ -1,4 +1,4 @@
-"""Padded shapes: few, large enough, with little padding."""
+"""Padded shapes: few, large enough, little padding."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def test_few_sizes_are_padded_shapes_themselves():
     assert choose_padded_shapes([]) == []
 
 
-def test_the_cheapest_two_are_joined():
+def test_cheapest_pair_is_merged():
     sizes = [(100, 100)] * 9 + [(100, 104)] + [(300, 200)]
     assert choose_padded_shapes(sizes, max_shapes=2) == [(100, 104), (300, 200)]
     assert choose_padded_shapes(sizes, max_shapes=1) == [(300, 200)]
@@ -25,7 +25,7 @@ def test_the_cheapest_two_are_joined():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_photographs_of_many_sizes_are_padded_by_little(seed):
-    """As in VOC: a long side of 500, and another of the usual proportions, give or take."""
+    """Sizes as in VOC: a long side of 500 pixels and common aspect ratios."""
     rng = np.random.default_rng(seed)
     sizes = []
     for _ in range(2000):
@@ -59,8 +59,8 @@ def test_batches_hold_one_padded_shape_each():
     assert plan == [((4, 4), [0, 2]), ((4, 4), [3]), ((8, 8), [1, 4])]
 
 
-def test_buckets_of_one_padded_shape_stay_apart():
-    """Images that are padded alike at one scale and not at another share no batch."""
+def test_buckets_with_equal_padded_shapes_share_no_batch():
+    """Images padded equally at one scale but not at another are in separate batches."""
     buckets = [((64, 64), (96, 96)), ((32, 64), (64, 96)), ((64, 64), (96, 64))] * 2
     plan = plan_batches(buckets, 4)
     assert plan == [((32, 64), [1, 4]), ((64, 64), [2, 5]), ((64, 64), [0, 3])]

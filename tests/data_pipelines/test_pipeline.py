@@ -1,4 +1,4 @@
-"""Batches: order, epochs, hosts, resuming, coverage, and errors on their way to the caller."""
+"""Batches: order, epochs, hosts, resuming, coverage and errors."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_augmentation_differs_between_epochs(make_scenes_config, tiny_source):
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3, 6])
-def test_the_batches_of_hosts_are_the_batch_of_one(make_scenes_config, tiny_source, hosts):
+def test_batches_of_hosts_concatenate_to_the_batch_of_one(make_scenes_config, tiny_source, hosts):
     config, source = make_scenes_config(), tiny_source(20)
     whole = take(train_batches(config, source, 6, seed=1), 7)
     shards = [take(train_batches(config, source, 6, 1, host, hosts), 7) for host in range(hosts)]
@@ -94,7 +94,7 @@ def test_resume_is_exact_whatever_the_workers(make_scenes_config, tiny_source, b
     resumed.close()
 
 
-def test_another_number_of_hosts_may_go_on(make_scenes_config, tiny_source):
+def test_resume_with_other_number_of_hosts(make_scenes_config, tiny_source):
     config, source = make_scenes_config(), tiny_source(20)
     one = train_batches(config, source, 6, seed=1)
     take(one, 4)

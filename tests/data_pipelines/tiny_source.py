@@ -6,7 +6,7 @@ import numpy as np
 
 
 class TinySource:
-    """Images whose pixels all hold the image's index: light, and easy to recognize."""
+    """Small random images; all pixels of a label hold its index."""
 
     def __init__(self, size: int, sizes: tuple[tuple[int, int], ...] = ((6, 8),)) -> None:
         self._size = size

@@ -110,7 +110,7 @@ def test_preparing_what_is_not_there(tmp_path, args, message):
 
 def test_data_that_was_not_prepared(tmp_path):
     message = refused("--config=configs/lip_w48.py", f"--config.data.root={tmp_path}")
-    assert re.search(f"{tmp_path / 'lip'}: .*prepare", message)
+    assert re.search(f"{tmp_path / 'lip'}. .*--mode=prepare", message)
 
 
 def test_describe_prints_exact_counts():

@@ -1,4 +1,4 @@
-"""Every format of downloads becomes records, and the records are what the files hold."""
+"""Records of every dataset and archive format equal the downloaded files."""
 
 import zipfile
 
@@ -100,8 +100,8 @@ def test_pascal_context(tmp_path, kind, layout):
             np.testing.assert_array_equal(label, blocks(ids))
 
 
-def test_pngs_follow_the_list_beside_them(tmp_path):
-    """The published list calls three classes by other names, and has an order of its own."""
+def test_png_ids_follow_the_list_of_names(tmp_path):
+    """The published list has other names for three classes, and another order."""
     names = [
         {"table": "diningtable", "cloth": "clothes"}.get(n, n) for n in PASCAL_CONTEXT_59.names
     ]
@@ -137,7 +137,7 @@ def test_coco_keypoints(tmp_path, layout):
 
 
 def test_labels_of_lip_in_a_zip_within_a_zip(tmp_path):
-    """As the label archive of LIP comes; the id lists lie beside the images, and twice."""
+    """As in the published label archive; the id lists are there twice."""
     files = lip_files()
     lists = {f"TrainVal_images/{name}": files.pop(name) for name in ("train_id.txt", "val_id.txt")}
     source = write_zips(tmp_path / "downloads", files | lists)

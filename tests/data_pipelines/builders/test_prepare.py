@@ -24,7 +24,7 @@ from tests.data_pipelines.prepared_sets import build, opened
 from tests.faults.disks import files_no_larger_than
 
 
-def test_goes_on_where_it_ended(tmp_path):
+def test_resumes_after_an_error(tmp_path):
     files = cityscapes_files((("train", 10), ("val", 2)))
     broken = "leftImg8bit/train/ulm/ulm_000006_000019_leftImg8bit.png"
     source = write_tree(tmp_path / "downloads", files | {broken: files[broken][:300]})
@@ -52,7 +52,7 @@ def test_goes_on_where_it_ended(tmp_path):
     assert not built
 
 
-def test_other_downloads_start_anew(tmp_path):
+def test_other_downloads_restart_the_build(tmp_path):
     files = cityscapes_files((("train", 3), ("val", 1)))
     source = write_tree(tmp_path / "downloads", files)
     small = replace(BUILDERS["cityscapes"](), shard_size=1)
@@ -72,14 +72,14 @@ def test_other_downloads_start_anew(tmp_path):
     ]
 
 
-def test_another_storage_is_refused(tmp_path):
+def test_existing_dataset_with_other_storage(tmp_path):
     build(tmp_path, "cityscapes")
     with pytest.raises(DataError, match=r"storage 'files'.*config\.data\.root"):
         build(tmp_path, "cityscapes", storage="tiles")
 
 
-def test_a_disk_that_fills(tmp_path):
-    """A limit on the size of files stands for it: writing fails in the same way."""
+def test_full_disk(tmp_path):
+    """Simulated by a limit on file sizes."""
     import tensorflow_datasets  # noqa: F401, may write files of its own
 
     files = cityscapes_files((("train", 9), ("val", 1)), (100, 120))
@@ -93,7 +93,7 @@ def test_a_disk_that_fills(tmp_path):
     assert len(opened(tmp_path, "cityscapes", "train")) == 9
 
 
-def test_a_partial_set_does_not_pass_for_a_whole_one(tmp_path):
+def test_partial_dataset_needs_the_partial_flag(tmp_path):
     folder = build(tmp_path, "cityscapes")
     with pytest.raises(DataError, match=r"train .*5 of 2975.*--partial"):
         build(tmp_path, "cityscapes", partial=False)

@@ -1,4 +1,4 @@
-"""Downloads that lack something or are damaged: one error that names it."""
+"""Incomplete and damaged downloads."""
 
 import numpy as np
 import pytest
@@ -167,7 +167,7 @@ def test_broken_archives_that_are_not_needed(tmp_path):
         prepare(BUILDERS["cityscapes"](), source, tmp_path / "other", partial=True)
 
 
-def test_a_refusal_leaves_nothing_behind(tmp_path):
+def test_rejected_downloads_leave_no_files(tmp_path):
     with pytest.raises(DataError, match=rf"no folder {tmp_path}/nope"):
         prepare(BUILDERS["lip"](), tmp_path / "nope", tmp_path / "sets")
     with pytest.raises(DataError, match="download"):

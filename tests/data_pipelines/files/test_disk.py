@@ -1,4 +1,4 @@
-"""Names of files as systems leave them."""
+"""File names of other systems."""
 
 import tarfile
 import zipfile
@@ -42,7 +42,7 @@ def test_unique_names(stems, suffixes, expected):
     assert unique_names(stems, suffixes) == expected
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+def test_unreadable_folder(tmp_path):
     with pytest.raises(DataError, match=rf"{tmp_path}/gone: No such file"):
         list_files(tmp_path / "gone")
 
@@ -58,5 +58,5 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path):
         ("b", "", None),
     ],
 )
-def test_without_suffix(path, suffix, stem):
+def test_strip_suffix(path, suffix, stem):
     assert strip_suffix(path, suffix) == stem

@@ -1,4 +1,4 @@
-"""Tiles: the same pixels back, any rectangle of them, and damage that is noticed."""
+"""Tiles: round trip, rectangles, damage."""
 
 import cv2
 import numpy as np
@@ -39,8 +39,8 @@ def test_rectangles_past_the_edge_are_cut():
     assert Tiles(encode_tiles(pixels, 8))[5:5, 3:9].shape == (0, 6)
 
 
-def test_only_the_tiles_that_are_touched_are_decoded():
-    """Damage elsewhere goes unnoticed until that place is read."""
+def test_only_overlapping_tiles_are_decoded():
+    """A damaged tile is an error only if it is decoded."""
     pixels = image(64, 64, 3)
     data = bytearray(encode_tiles(pixels, 16))
     data[-20:] = bytes(20)
@@ -71,14 +71,14 @@ def test_labels_take_few_bytes():
 @pytest.mark.parametrize(
     "pixels", [np.zeros((2, 2), np.uint16), np.zeros(4, np.uint8), np.zeros((0, 3), np.uint8)]
 )
-def test_what_cannot_be_stored(pixels):
+def test_pixels_that_cannot_be_stored(pixels):
     with pytest.raises(ValueError, match="pixels must be uint8"):
         encode_tiles(pixels)
 
 
 @pytest.mark.parametrize("noise", [0.6, 1.5, 2.6])
 def test_tiles_take_little_more_than_a_png(noise):
-    """A street with the grain of a sensor: 1.4 to 3.3 bytes a pixel as PNG."""
+    """A scene with sensor noise: 1.4 to 3.3 bytes per pixel as PNG."""
     scene, _ = render_street(np.random.default_rng(0), 256, 512)
     smooth = cv2.GaussianBlur(cv2.resize(scene, (1024, 512)), (0, 0), 1.5)
     grain = np.random.default_rng(1).normal(0, noise, smooth.shape)

@@ -1,4 +1,4 @@
-"""Opens trees of images and labels."""
+"""Opens folders of images and labels."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The audit counts every pixel and names every wrong file."""
+"""The audit counts all pixels and reports all wrong files."""
 
 import re
 
@@ -24,7 +24,7 @@ LABEL = np.array([[0, 0, 1], [1, 255, 1]], np.uint8).repeat(10, 0).repeat(10, 1)
 
 
 def folder(root, labels):
-    """A source of images of 20x30 with these labels."""
+    """Returns a source of images of 20x30 pixels with some labels."""
     lines = []
     for n, label in enumerate(labels):
         cv2.imwrite(str(root / f"{n}.png"), np.zeros((20, 30, 3), np.uint8))
@@ -51,7 +51,7 @@ def test_counts(tmp_path):
     assert not stats.problems
 
 
-def test_every_problem_is_named(tmp_path):
+def test_all_problems_are_reported(tmp_path):
     odd = LABEL.copy()
     odd[:2, :5] = 77
     source = folder(tmp_path, [LABEL, odd, LABEL[:10], LABEL])
@@ -67,7 +67,7 @@ def test_every_problem_is_named(tmp_path):
     assert stats.total == 600 + 600 + 300
 
 
-def test_a_sample_is_spread_and_refuses(tmp_path):
+def test_sample_is_spread_over_the_split(tmp_path):
     odd = np.full_like(LABEL, 9)
     source = folder(tmp_path, [LABEL, odd, LABEL, LABEL])
     config = DataConfig(source="folder", root=str(tmp_path), **CLASSES)
@@ -76,7 +76,7 @@ def test_a_sample_is_spread_and_refuses(tmp_path):
         check_split_labels(source, config, "train", trains=True, sample_size=4)
 
 
-def test_scenes_are_counted_as_drawn():
+def test_audit_of_synthetic_scenes():
     source = SyntheticSource("val", 3, (32, 64))
     stats = audit_labels(source)
     counts = np.bincount(np.concatenate([source[n]["label"].ravel() for n in range(3)]))

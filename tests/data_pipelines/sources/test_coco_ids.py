@@ -1,4 +1,4 @@
-"""COCO keypoint files as persons's tools write them: ids and categories."""
+"""COCO keypoint files: ids and categories."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.data_pipelines.prepared_sets import config_of, opened
 
 @pytest.mark.parametrize("image_id", [0, 2**53 + 1, 12345678901234567, MAX_ID])
 def test_ids_are_kept_exactly(tmp_path, image_id):
-    """Whatever an id's size: in the records, the batches, and a detector's boxes."""
+    """Large ids are exact in records, batches and detections."""
 
     def change(content):
         content["images"][0]["id"] = image_id
@@ -47,7 +47,7 @@ WRONG_IDS = ["17", 1.5, True, 2**63, 10**30, -1, 1e17, float("nan")]
 
 @pytest.mark.parametrize("kind", ["image", "annotation", "image_id", "category_id", "category"])
 @pytest.mark.parametrize("value", WRONG_IDS, ids=repr)
-def test_wrong_ids_are_named(kind, value):
+def test_wrong_ids(kind, value):
     content = content_of(person(7, 1))
     entry, field = {
         "image": (content["images"][0], "id"),
@@ -68,7 +68,7 @@ def test_wrong_ids_are_named(kind, value):
         read_keypoint_file(content, "x.json")
 
 
-def test_ids_written_as_floats_are_read_and_said():
+def test_float_ids_are_read_and_noted():
     content = content_of(person(7.0, 1.0), person(8, 1))
     content["images"][0]["id"] = 1.0
     checked = read_keypoint_file(content, "x.json")
@@ -79,7 +79,7 @@ def test_ids_written_as_floats_are_read_and_said():
     assert note.endswith(": image 1.jpg, annotation 7, annotation 7")
 
 
-def test_what_is_there_twice():
+def test_duplicate_ids_and_files():
     with pytest.raises(DataError, match=r"annotation 7 \(entry 1\) .*\bid .*entry 0"):
         read_keypoint_file(content_of(person(7, 1), person(7, 2)), "x.json")
     with pytest.raises(DataError, match=r"'1\.jpg' \(entry 1\) .*\bid .*'1\.jpg'"):
@@ -139,7 +139,7 @@ def test_the_category_is_chosen(categories, configured, chosen):
     assert checked.category.id == chosen
 
 
-def test_categories_that_cannot_be_chosen():
+def test_ambiguous_or_unknown_category():
     two = (PERSON | {"id": 4, "name": "adult"}, PERSON | {"id": 5, "name": "child"})
     listing = r"'adult' \(id 4\), 'child' \(id 5\)"
     with pytest.raises(DataError, match=rf"several .*{listing}.*data\.keypoints\.category"):
@@ -152,7 +152,7 @@ def test_categories_that_cannot_be_chosen():
         read_keypoint_file(content_of(categories=(two[0], two[1] | {"id": 4})), "x.json")
 
 
-def test_joints_of_the_category_are_those_of_the_configuration():
+def test_joint_names_must_match_the_config():
     names = list(COCO_KEYPOINTS.names)
     turned = PERSON | {"keypoints": [names[0], names[2], names[1], *names[3:]]}
     with pytest.raises(DataError, match=r"keypoint 1 .*right_eye.*left_eye"):
@@ -170,7 +170,7 @@ def test_joints_of_the_category_are_those_of_the_configuration():
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_one_category_from_prepare_to_detections(tmp_path, number):
-    """Only persons become samples and truth, whatever the number of their category."""
+    """Only persons become samples and ground truth, whatever their category id."""
     categories = [PERSON | {"id": number}, DOG]
 
     def change(content):
@@ -202,7 +202,7 @@ def test_one_category_from_prepare_to_detections(tmp_path, number):
         build(tmp_path, keypoints=replace(KEYPOINTS, category="dog"))
 
 
-def test_both_files_number_the_category_alike(tmp_path):
+def test_category_ids_must_agree_between_files(tmp_path):
     def change(content):
         content["annotations"][0]["category_id"] = 2
         content["categories"] = [PERSON | {"id": 2}]
@@ -211,8 +211,8 @@ def test_both_files_number_the_category_alike(tmp_path):
         build(tmp_path, val=edited(VAL, change))
 
 
-def test_a_split_without_a_person_of_the_category(tmp_path):
-    """Said before a step, or an evaluation that has nothing to score."""
+def test_split_without_persons_of_the_category(tmp_path):
+    """It is an error before training, and a warning before evaluation."""
 
     def change(content):
         content["annotations"] = []

@@ -1,4 +1,4 @@
-"""COCO keypoint files as persons write them: flags, boxes, areas, file names; what is kept."""
+"""COCO keypoint files: flags, boxes, areas, file names."""
 
 import json
 import re
@@ -22,8 +22,8 @@ from tests.data_pipelines.prepared_sets import opened, real
 # Flags, boxes, areas
 
 
-def test_a_flag_of_minus_one_is_not_labeled(tmp_path):
-    """In samples, their weights, the audit and the truth: as 0."""
+def test_keypoint_flag_minus_one_is_not_labeled(tmp_path):
+    """It counts as 0 in samples, weights, the audit and the ground truth."""
 
     def change(content):
         keypoints = content["annotations"][0]["keypoints"]
@@ -46,7 +46,7 @@ def test_a_flag_of_minus_one_is_not_labeled(tmp_path):
 
 
 @pytest.mark.parametrize("flag", [3, -2, 0.5])
-def test_unknown_flags_are_named(flag):
+def test_unknown_keypoint_flags(flag):
     entry = person(7, 1)
     entry["keypoints"][5] = flag
     with pytest.raises(DataError, match=rf"annotation 7 .*flags .*got {flag}\."):
@@ -74,15 +74,15 @@ WRONG_PERSONS = {
 
 
 @pytest.mark.parametrize("case", WRONG_PERSONS)
-def test_wrong_persons_are_named(case):
+def test_wrong_persons(case):
     changes, message = WRONG_PERSONS[case]
     content = content_of(person(6, 1), person(7, 1, **changes))
     with pytest.raises(DataError, match=rf"x\.json: annotation 7.* {message}"):
         read_keypoint_file(content, "x.json", "", COCO_KEYPOINTS.names)
 
 
-def test_what_tools_leave_out():
-    """No iscrowd, num_keypoints, segmentation, area; persons with a box alone."""
+def test_optional_fields_may_be_missing():
+    """iscrowd, num_keypoints, segmentation, area, and keypoints of some persons."""
     plain = {"id": 7, "image_id": 1, "bbox": [10.0, 5, 20, 30], "category_id": 1}
     whole = plain | {"keypoints": [12.0, 8.0, 2.0] * 17}
     checked = read_keypoint_file(content_of(whole, plain | {"id": 8}), "x.json")
@@ -97,7 +97,7 @@ def test_what_tools_leave_out():
         read_keypoint_file(content_of(plain | {"id": 8}), "x.json")
 
 
-def test_persons_that_make_no_sample_are_said():
+def test_persons_that_are_no_samples_are_noted():
     persons = [person(7, 1, (5.0, 5.0, 0.0, 9.0)), person(8, 1, area=0), person(9, 1, area=9000)]
     checked = read_keypoint_file(content_of(*persons), "x.json")
     assert [is_sample(p) for p in checked.persons[1]] == [False, False, True]
@@ -109,8 +109,8 @@ def test_persons_that_make_no_sample_are_said():
 @pytest.mark.parametrize(
     "box", [(20, 20, 1, 1), (59, 10, 1, 1), (59.5, 39.5, 5, 5), (30, 10, 0.3, 0.4), (10, 5, 1, 9)]
 )
-def test_boxes_keep_a_pixel(tmp_path, box):
-    """A single joint, the last column: the frame has a size, and joints stay finite."""
+def test_boxes_grow_to_a_pixel(tmp_path, box):
+    """For a single joint or the last column the frame has a size and joints are finite."""
 
     def change(content):
         x, y = box[:2]
@@ -136,7 +136,7 @@ def test_larger_boxes_stay_as_published():
     np.testing.assert_array_equal(frame, [6, 8])
 
 
-def test_a_box_outside_its_image_is_named(tmp_path):
+def test_box_outside_image_is_an_error(tmp_path):
     def change(content):
         content["annotations"][0] |= {"bbox": [70, 5, 20, 30]}
 
@@ -171,7 +171,7 @@ def test_normalized_detections(tmp_path):
         ("C:\\data\\val\\1.tiff", "val/1.tiff"),
     ],
 )
-def test_file_names_that_people_have(tmp_path, file_name, path):
+def test_file_names_of_other_machines(tmp_path, file_name, path):
     files = {path: image_bytes(3, kind=f".{path.rpartition('.')[2].lower()}")}
     change = lambda content: content["images"][0].update(file_name=file_name)  # noqa: E731
     build(tmp_path, val=edited(VAL, change), files=files)
@@ -196,7 +196,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize("case", MISSING)
-def test_missing_images_say_what_is_there(tmp_path, case):
+def test_missing_images(tmp_path, case):
     file_name, files, message = MISSING[case]
     change = lambda content: content["images"][0].update(file_name=file_name)  # noqa: E731
     with pytest.raises(DataError, match=message):
@@ -220,7 +220,7 @@ def test_files_with_a_byte_order_mark(tmp_path):
     assert len(opened(tmp_path, "coco_keypoints", "val")) == 1
 
 
-def test_more_persons_than_readers_take(tmp_path, monkeypatch):
+def test_too_many_persons_per_image(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["data_pipelines.builders.coco_keypoints"], "MAX_PERSONS", 3)
     change = lambda content: content["annotations"].extend(person(n, 11) for n in (7, 8, 9))  # noqa: E731
     with pytest.raises(DataError, match=r"at most 3 .*got 4 .*/0+11\.jpg"):
@@ -230,7 +230,7 @@ def test_more_persons_than_readers_take(tmp_path, monkeypatch):
 # What is kept
 
 
-def test_another_source_says_what_is_kept(tmp_path):
+def test_existing_dataset_is_kept_and_noted(tmp_path):
     notes = []
     folder = build(tmp_path, on_note=notes.append)
     assert notes == []
@@ -242,8 +242,8 @@ def test_another_source_says_what_is_kept(tmp_path):
     assert f"{tmp_path / 'downloads'} (train 3, val 1 persons)" in note and str(other) in note
 
 
-def test_mended_annotations_start_anew(tmp_path):
-    """Files that were written from other annotations do not mix with those from new ones."""
+def test_corrected_annotations_restart_the_build(tmp_path):
+    """Shards of old annotations are not mixed with new ones."""
     cut = "val2017/000000000012.jpg"
     with pytest.raises(DataError, match="Cannot decode"):
         build(tmp_path, files={cut: b"x"})

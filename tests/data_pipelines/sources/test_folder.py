@@ -1,4 +1,4 @@
-"""Image folders: both layouts, every kind of label PNG, every complaint."""
+"""Image folders: both layouts, all kinds of label PNGs, errors."""
 
 from dataclasses import replace
 
@@ -104,7 +104,7 @@ def test_bad_list_line(tree, make_folder_config):
         FolderSource(make_folder_config(tree, list_file="{split}.txt"), "val")
 
 
-def test_missing_files_are_counted_and_named(tree, make_folder_config):
+def test_missing_files(tree, make_folder_config):
     (tree / "labels/val/x/one_ids.png").unlink()
     with pytest.raises(DataError, match=r"1 of the 3 .*x/one_img\.png .*x/one_ids\.png"):
         FolderSource(make_folder_config(tree), "val")

@@ -1,4 +1,4 @@
-"""Images and labels by folder: nothing is passed over in silence."""
+"""Image and label folders: files left out are reported."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def test_images_of_all_suffixes_are_used(tmp_path, opened):
         np.testing.assert_array_equal(source[n]["label"], LABEL)
 
 
-def test_a_suffix_is_compared_without_case_and_what_is_left_is_named(tmp_path, opened):
+def test_suffix_case_is_ignored_and_leftovers_are_a_warning(tmp_path, opened):
     for image in ("a.png", "b.PNG"):
         add(tmp_path, image, f"{image[0]}_mask.PNG")
     for image in ("c.jpg", "d.JPEG", "e.jpg", "f.heic.jpg"):
@@ -36,7 +36,7 @@ def test_a_suffix_is_compared_without_case_and_what_is_left_is_named(tmp_path, o
     assert warning.endswith(": c.jpg, d.JPEG, e.jpg ...")
 
 
-def test_files_of_systems_and_hidden_ones_are_no_images(tmp_path, opened):
+def test_hidden_and_system_files_are_skipped(tmp_path, opened):
     add(tmp_path, "a.png", "a.png")
     for junk in (
         ".ipynb_checkpoints/a-checkpoint.png",
@@ -54,7 +54,7 @@ def test_files_of_systems_and_hidden_ones_are_no_images(tmp_path, opened):
     assert not any(map(is_hidden, ("x/a.b.png", "./x/a.png", "../a.png")))
 
 
-def test_a_root_below_a_hidden_folder_is_read(tmp_path, make_folder_config):
+def test_root_below_hidden_folder(tmp_path, make_folder_config):
     root = tmp_path / ".cache/data"
     add(root, "a.png", "a.png")
     fields = {"images": "img/{split}", "labels": "ids/{split}"}
@@ -76,7 +76,7 @@ def test_linked_folders_are_followed_and_cycles_end(tmp_path, opened):
     np.testing.assert_array_equal(source[1]["label"], LABEL)
 
 
-def test_a_link_to_nothing_is_named(tmp_path, opened):
+def test_broken_link(tmp_path, opened):
     add(tmp_path, "a.png", "a.png")
     (tmp_path / "img/val/b.png").symlink_to(tmp_path / "gone.png")
     write(tmp_path / "ids/val/b.png", LABEL)
@@ -104,7 +104,7 @@ def test_labels_may_lie_below_the_image_folder(tmp_path, opened):
     assert names(opened(images="img/{split}/masks", labels="img/{split}")) == ["a", "b"]
 
 
-def test_images_without_label_are_counted_and_named(tmp_path, opened):
+def test_images_without_label(tmp_path, opened):
     for n in range(7):
         add(tmp_path, f"{n}.jpg", f"{n}.png" if n < 2 else None)
     write(tmp_path / "ids/val/old.png", LABEL)
@@ -114,7 +114,7 @@ def test_images_without_label_are_counted_and_named(tmp_path, opened):
     assert len(opened(eval_size=2)) == 2, "the first so many have labels"
 
 
-def test_labels_that_are_no_images_are_named(tmp_path, opened):
+def test_label_files_that_are_no_images(tmp_path, opened):
     add(tmp_path, "a.jpg")
     (tmp_path / "ids/val").mkdir(parents=True)
     (tmp_path / "ids/val/a.json").touch()
@@ -122,7 +122,7 @@ def test_labels_that_are_no_images_are_named(tmp_path, opened):
         opened()
 
 
-def test_labels_without_image_are_counted_and_named(tmp_path, opened):
+def test_labels_without_image(tmp_path, opened):
     add(tmp_path, "a.jpg", "a.png")
     for name in ("z", "b", "c", "d"):
         write(tmp_path / f"ids/val/{name}.png", LABEL)
@@ -131,7 +131,7 @@ def test_labels_without_image_are_counted_and_named(tmp_path, opened):
     assert warning.endswith("b.png, c.png, d.png ...")
 
 
-def test_two_labels_of_one_image_are_refused(tmp_path, opened):
+def test_two_labels_of_one_image(tmp_path, opened):
     add(tmp_path, "a.jpg", "a.png")
     write(tmp_path / "ids/val/a.bmp", LABEL)
     with pytest.raises(DataError, match=r"a\.jpg .*: a\.bmp, a\.png. .*label_suffix"):
@@ -139,7 +139,7 @@ def test_two_labels_of_one_image_are_refused(tmp_path, opened):
     assert len(opened(label_suffix=".png")) == 1
 
 
-def test_images_that_differ_in_suffix_alone_keep_their_own_results(tmp_path, opened):
+def test_images_that_differ_in_suffix_get_unique_names(tmp_path, opened):
     for image in ("a.jpg", "a.png", "b.png"):
         add(tmp_path, image, f"{image[0]}.png")
     source = opened()
@@ -154,7 +154,7 @@ def test_images_that_differ_in_suffix_alone_keep_their_own_results(tmp_path, ope
     assert names(listed) == ["img/val/a_jpg", "img/val/a_png", "img/val/a_png_2"]
 
 
-def test_a_name_that_is_not_utf8_is_read_and_shown(tmp_path, opened):
+def test_file_name_that_is_not_utf8(tmp_path, opened):
     odd = os.fsdecode(b"caf\xe9 \x80")
     add(tmp_path, f"{odd}.png", f"{odd}.png")
     source = opened()

@@ -1,4 +1,4 @@
-"""Lists of images and labels as systems write them: read, or refused by line."""
+"""List files of images and labels."""
 
 import os
 
@@ -26,7 +26,7 @@ ENCODINGS = {
 @pytest.mark.parametrize(
     "line", ["{} {}", "{}\t{}", "{},{}", "{}  ;  {}", '"{}" "{}"', ' {}\t"{}" ']
 )
-def test_lists_are_read_as_systems_write_them(tmp_path, opened, encoding, line):
+def test_list_encodings_and_separators(tmp_path, opened, encoding, line):
     pairs = [("é.jpg", "é.png"), ("a.jpg", "a.png")]
     for image, label in pairs:
         add(tmp_path, image, label)
@@ -47,7 +47,7 @@ def test_names_with_spaces_in_lists(tmp_path, opened, line):
     assert names(opened(list_file="{split}.txt")) == ["img/val/my photo, the 1st"]
 
 
-def test_a_list_that_names_an_image_again(tmp_path, opened):
+def test_list_with_duplicate_images(tmp_path, opened):
     for name in "abc":
         add(tmp_path, f"{name}.jpg", f"{name}.png")
     pairs = [f"img/val/{image}.jpg ids/val/{label}.png" for image, label in ("aa", "bb", "cc")]
@@ -60,14 +60,14 @@ def test_a_list_that_names_an_image_again(tmp_path, opened):
     assert warning.endswith(f"{tmp_path / 'img/val/a.jpg'}, {tmp_path / 'img/val/b.jpg'}")
 
 
-def test_a_name_that_begins_as_a_comment_does(tmp_path, opened):
+def test_list_name_that_starts_with_a_hash(tmp_path, opened):
     write(tmp_path / "#1 a.png", LABEL)
     add(tmp_path, "a.jpg", "a.png")
     (tmp_path / "val.txt").write_text("# 1.png a.png\n#1 a.png ids/val/a.png\n")
     assert names(opened(list_file="{split}.txt")) == ["#1 a"]
 
 
-def test_a_list_that_can_be_read_in_two_ways_is_refused(tmp_path, opened):
+def test_ambiguous_list_line(tmp_path, opened):
     for name in ("a", "a b", "b c", "c"):
         write(tmp_path / name, LABEL) if "." in name else (tmp_path / name).touch()
     (tmp_path / "val.txt").write_text("a b c")
@@ -81,13 +81,13 @@ def test_a_list_that_can_be_read_in_two_ways_is_refused(tmp_path, opened):
 @pytest.mark.parametrize(
     "name", ["../x.png", "..\\x.png", "/x.png", "C:\\x.png", "C:/x.png", "a/../x"]
 )
-def test_a_list_stays_in_its_folder(tmp_path, opened, name):
+def test_list_paths_must_stay_below_the_root(tmp_path, opened, name):
     (tmp_path / "val.txt").write_text(f"{name}\tlabel.png")
     with pytest.raises(DataError, match=r"line 1.*outside"):
         opened(list_file="{split}.txt")
 
 
-def test_a_list_of_names_that_are_not_utf8(tmp_path, opened):
+def test_list_with_names_that_are_not_utf8(tmp_path, opened):
     odd = os.fsdecode(b"\xff\xe9")
     add(tmp_path, f"{odd}.jpg", f"{odd}.png")
     (tmp_path / "val.txt").write_bytes(b"img/val/\xff\xe9.jpg ids/val/\xff\xe9.png\n")

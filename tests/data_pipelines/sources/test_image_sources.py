@@ -1,4 +1,4 @@
-"""Image files of every kind are the same pixels in all sources, and the audit names odd ones."""
+"""Image formats decode equally in all sources, and the audit warns of suspicious images."""
 
 import io
 import json
@@ -64,7 +64,7 @@ def folder(root, images, labels=None, **changes):
 
 
 @pytest.mark.parametrize("rule", [{}, {"alpha": "drop"}, {"alpha": "black", "bit_depth": 16}])
-def test_training_evaluation_and_prediction_see_the_same(tmp_path, rule):
+def test_training_evaluation_and_prediction_decode_equally(tmp_path, rule):
     config = write_folder(tmp_path, KINDS, **rule)
     source = FolderSource(config, "train")
     batches = EvalBatches(config, source, 1)
@@ -77,7 +77,7 @@ def test_training_evaluation_and_prediction_see_the_same(tmp_path, rule):
 
 
 def test_orientation_of_labels(tmp_path):
-    """Labels without one are as stored; what a tool copied from the photo turns both alike."""
+    """A label with the EXIF orientation of its image is rotated as well."""
     ids = (BYTES[..., 0] > 127).astype(np.uint8)
     turned = png(np.rot90(ids), GRAY, before=TURNED)
     images = {"a.png": KINDS["turned.png"], "b.png": KINDS["turned.png"]}
@@ -91,7 +91,7 @@ def test_orientation_of_labels(tmp_path):
         assert stored[index]["image"].shape == (18, 12, 3)
 
 
-def test_the_setting_by_which_image_and_label_agree_is_named(tmp_path):
+def test_orientation_that_fits_is_suggested(tmp_path):
     images = {"a.png": KINDS["turned.png"], "b.png": KINDS["rgba.png"]}
     upright = folder(tmp_path, images, {"a.png": np.zeros((18, 12), np.uint8)})
     message = r"a\.png is 18x12 .*label\.png is 12x18; .*orientation 6 .*orientation=stored"
@@ -106,7 +106,7 @@ def test_the_setting_by_which_image_and_label_agree_is_named(tmp_path):
         plain[1]
 
 
-def test_the_audit_names_odd_images(tmp_path):
+def test_suspicious_images_are_warnings(tmp_path):
     few = (DEEP[..., 0] >> 6).astype("<u2")
     few[0, 0] = 1023
     images = {
@@ -147,7 +147,7 @@ def build(root, name, files, storage="files", **rule):
 
 
 def test_prepared_images_follow_the_rule(tmp_path):
-    """Pixels in tiles are decoded when they are prepared, by a rule that the run must have too."""
+    """Tiles are decoded when prepared, with options that the run must have too."""
     files = cityscapes_files()
     name = next(name for name in files if name.startswith("leftImg8bit/val"))
     photo = RNG.integers(0, 256, (40, 60, 4), np.uint8)
@@ -171,7 +171,7 @@ def test_prepared_images_follow_the_rule(tmp_path):
             attempt()
 
 
-def test_sizes_in_preparing_name_the_setting(tmp_path):
+def test_orientation_is_suggested_when_preparing(tmp_path):
     files = lip_files()
     name = next(name for name in files if name.endswith(".jpg"))
     photo = Image.open(io.BytesIO(files[name]))
@@ -181,8 +181,8 @@ def test_sizes_in_preparing_name_the_setting(tmp_path):
         build(tmp_path, "lip", files | {name: data.getvalue()})
 
 
-def test_the_sizes_of_coco_are_compared(tmp_path):
-    """They tell whether annotations are of the stored rows or of the image as viewers show it."""
+def test_image_size_must_match_coco_annotations(tmp_path):
+    """They tell whether annotations refer to the stored or the upright image."""
     files = coco_files()
     name = next(name for name in files if name.startswith("val2017/"))
     photo = Image.open(io.BytesIO(files[name]))
@@ -203,7 +203,7 @@ def test_the_sizes_of_coco_are_compared(tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [{}, {"width": 0, "height": None}, {"width": 30, "height": 20.0}])
-def test_sizes_that_coco_does_not_give_or_gives_wrong(tmp_path, sizes):
+def test_missing_or_wrong_sizes_in_coco(tmp_path, sizes):
     files = coco_files()
     listed = "annotations/person_keypoints_val2017.json"
     content = json.loads(files[listed])
@@ -223,6 +223,6 @@ def test_sizes_that_coco_does_not_give_or_gives_wrong(tmp_path, sizes):
 @pytest.mark.parametrize(
     ("field", "value"), [("alpha", "pink"), ("orientation", "left"), ("bit_depth", 20)]
 )
-def test_values_that_a_rule_does_not_have(tmp_path, field, value):
+def test_wrong_decode_options(tmp_path, field, value):
     with pytest.raises(DataError, match=f"{field} .*{value}"):
         folder(tmp_path, {}, **{field: value})

@@ -1,4 +1,4 @@
-"""Labels that mean something else: refused or named before step 1, and by the audit."""
+"""Checks of labels and of id_map, before training and by the audit."""
 
 import re
 
@@ -58,14 +58,14 @@ def checked(opened, trains=True):
 
 
 def full(*ids, shape=(4, 6)):
-    """A label that holds these ids in equal parts."""
+    """Returns a label with an equal number of pixels of each id."""
     return np.resize(np.repeat(ids, -(-shape[0] * shape[1] // len(ids))), shape)
 
 
 BINARY = {"classes": ("background", "road")}
 
 
-def test_masks_of_0_and_255_are_refused_with_the_remedy(opened):
+def test_masks_of_0_and_255_suggest_an_id_map(opened):
     message = (
         r"3 labels of val .*'background' .*255 is ignored, 50\.0% .*ids 0, 255 .*"
         r"data\.id_map=\(\(0, 0\), \(255, 1\)\)\.$"
@@ -79,7 +79,7 @@ def test_masks_of_0_and_255_are_refused_with_the_remedy(opened):
     assert set(np.unique(remedy[0][0]["label"])) == {0, 1}
 
 
-def test_a_mask_of_other_values_gets_its_map(opened):
+def test_id_map_is_suggested_for_other_mask_values(opened):
     for labels, classes, pairs in (
         (full(0, 128, 255), ("a", "b", "c"), r"\(0, 0\), \(128, 1\), \(255, 2\)"),
         (full(0, 200), ("a", "b"), r"\(0, 0\), \(200, 1\)"),
@@ -92,7 +92,7 @@ def test_a_mask_of_other_values_gets_its_map(opened):
         checked(opened([full(0, 255)], **BINARY, ignore_label=254))
 
 
-def test_a_split_of_one_class_teaches_nothing_but_can_be_scored(opened):
+def test_single_class_split_can_be_scored_but_not_trained_on(opened):
     split = opened([full(1), full(1, 255)])
     with pytest.raises(DataError, match=r"2 labels of val .*only the class 'b'"):
         checked(split)
@@ -102,7 +102,7 @@ def test_a_split_of_one_class_teaches_nothing_but_can_be_scored(opened):
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_a_split_without_a_labeled_pixel_is_refused(opened, trains):
+def test_split_without_labeled_pixels(opened, trains):
     action = "trained on" if trains else "scored"
     with pytest.raises(DataError, match=rf"no pixel .*2 labels of val .*{action} \(id 255"):
         checked(opened([full(255)] * 2), trains)
@@ -111,7 +111,7 @@ def test_a_split_without_a_labeled_pixel_is_refused(opened, trains):
         checked(mapped, trains)
 
 
-def test_a_rare_class_is_looked_for_in_all_labels(opened):
+def test_rare_class_is_searched_in_all_labels(opened):
     labels = [full(0)] * 50
     labels[29] = full(0, 2)
     stats, report, lines = checked(opened(labels))
@@ -125,25 +125,25 @@ def test_a_rare_class_is_looked_for_in_all_labels(opened):
     assert stats.records == 13, "one class can be scored"
 
 
-def test_labels_without_a_labeled_pixel_are_named(opened):
+def test_labels_without_labeled_pixels_are_a_warning(opened):
     _, report, _ = checked(opened([full(0, 1, 2), full(255), full(255), full(0, 1)]))
     (warning,) = report.warnings
     assert re.match("val: 2 of 4 labels .*: 001, 002$", warning)
 
 
-def test_a_class_that_no_id_stands_for_is_named(opened):
+def test_unmapped_class_is_a_warning(opened):
     _, report, _ = checked(opened([full(0, 1)], id_map=((0, 0), (1, 1), (255, 255))))
     (warning,) = report.warnings
     assert "data.id_map" in warning and "'c'" in warning
 
 
-def test_one_class_alone_is_no_task(make_folder_config, tmp_path):
+def test_at_least_two_classes(make_folder_config, tmp_path):
     for classes in (("road",), ()):
         with pytest.raises(DataError, match=r"classes .*2 to 255"):
             make_folder_config(tmp_path, classes=classes, palette=())
 
 
-def test_weights_of_nothing_teach_nothing(make_folder_config, tmp_path):
+def test_class_weights_must_not_all_be_zero(make_folder_config, tmp_path):
     with pytest.raises(DataError, match=r"class_weights .*\(0, 0\.0, 0\)"):
         make_folder_config(tmp_path, class_weights=(0, 0.0, 0))
     assert make_folder_config(tmp_path, class_weights=(0, 1, 0))
@@ -154,7 +154,7 @@ def table(name, **changes):
     return fields | changes
 
 
-def test_an_inherited_map_that_shifts_classes_is_noticed(opened):
+def test_shifted_id_map_is_detected(opened):
     _, report, _ = checked(opened([full(*range(1, 12), shape=(11, 6))] * 2, **table(CAMVID)))
     (warning,) = report.warnings
     assert re.search("1 to 11, .*maps 0 to 10 and ignores 11, .*'sky'", warning)
@@ -179,13 +179,13 @@ def test_an_inherited_map_that_shifts_classes_is_noticed(opened):
         (PASCAL_CONTEXT_59, [0, 2, 5, 9, 58], ""),  # a few images
     ],
 )
-def test_only_shifted_ids_look_shifted(make_folder_config, tmp_path, classes, ids, expected):
+def test_shifted_ids(make_folder_config, tmp_path, classes, ids, expected):
     config = make_folder_config(tmp_path, **table(classes))
     text = describe_shifted_ids(config, list(ids))
     assert (expected in text) if expected else text == ""
 
 
-def test_a_map_is_suggested_for_as_many_ids_as_classes(make_folder_config, tmp_path):
+def test_id_map_is_suggested_if_ids_match_class_count(make_folder_config, tmp_path):
     config = make_folder_config(tmp_path)
     assert "((0, 0), (7, 1), (99, 2), (255, 255))" in suggest_id_map(config, [99, 0, 7, 255])
     assert "((0, 0), (7, 1), (255, 2))" in suggest_id_map(config, [0, 7, 255])
@@ -193,7 +193,7 @@ def test_a_map_is_suggested_for_as_many_ids_as_classes(make_folder_config, tmp_p
 
 
 def blob(seed):
-    """A label of large shapes, as they are drawn by people."""
+    """Returns a label of large shapes, like an annotated one."""
     rng = np.random.default_rng(seed)
     label = np.zeros((96, 128), np.uint8)
     for k in (1, 2, 1, 2):
@@ -204,9 +204,7 @@ def blob(seed):
 
 @pytest.mark.parametrize("quality", [75, 90, 95])
 @pytest.mark.parametrize("factor", [1, 40, 127])
-def test_jpeg_labels_are_lossy_and_their_share_is_estimated(
-    make_folder_config, tmp_path, quality, factor
-):
+def test_altered_fraction_of_jpeg_labels(make_folder_config, tmp_path, quality, factor):
     label = blob(quality) * factor
     data = cv2.imencode(".jpg", label, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
     altered = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -223,12 +221,12 @@ def test_jpeg_labels_are_lossy_and_their_share_is_estimated(
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<i4"])
-def test_labels_of_other_numbers_say_which(dtype):
+def test_label_of_wrong_dtype(dtype):
     with pytest.raises(DataError, match=r"a\.tif .*(float|int)32"):
         decode_label(tiff(np.eye(4).astype(dtype)), "a.tif", DecodeOptions())
 
 
-def test_formats_that_alter_ids():
+def test_lossy_format_name():
     label = blob(0)
     lossy = cv2.imencode(".webp", label, [cv2.IMWRITE_WEBP_QUALITY, 80])[1].tobytes()
     lossless = cv2.imencode(".webp", label, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
@@ -250,7 +248,7 @@ def test_jpeg_labels_are_one_line_of_the_audit(opened):
         checked((source, config))
 
 
-def test_a_jpeg_label_of_known_ids_alone_is_a_warning(opened):
+def test_jpeg_label_with_known_ids_is_a_warning(opened):
     every = tuple((k, min(k // 30, 2)) for k in range(256))
     source, config = opened([blob(n) * 40 for n in range(2)], ".jpg", id_map=every)
     stats, report, _ = checked((source, config))
@@ -258,7 +256,7 @@ def test_a_jpeg_label_of_known_ids_alone_is_a_warning(opened):
     assert re.match("2 records .*JPEG", report.warnings[0])
 
 
-def test_findings_of_one_fault_are_one_line():
+def test_issues_of_one_fault_are_one_line():
     many = [Issue(f"{n}.png", "unknown ids", f"{n} px", "map them", n / 1000) for n in range(468)]
     single = Issue("x.png", "a joint outside its image")
     lines = group_issues([*many[:9], single, *many[9:]])
@@ -271,7 +269,7 @@ def test_findings_of_one_fault_are_one_line():
     assert group_issues([]) == []
 
 
-def test_messages_end_once(opened, tmp_path):
+def test_messages_end_with_one_period(opened, tmp_path):
     source, config = opened([full(0, 1)] * 2)
     for name in ("000.png", "001.png"):
         (tmp_path / "images/val" / name).write_bytes(b"no image")
@@ -281,7 +279,7 @@ def test_messages_end_once(opened, tmp_path):
     assert re.search(r"[^.]\), 001\. [^.]*--mode=audit\.$", str(raised.value))
 
 
-def test_a_palette_is_made_of_distinct_colors(make_folder_config, tmp_path):
+def test_default_palette_has_distinct_colors(make_folder_config, tmp_path):
     for count in (2, 3, 20, 60, 255):
         colors = np.array(distinct_colors(count)).astype(int)
         distances = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + 999 * np.eye(count)
@@ -293,7 +291,7 @@ def test_a_palette_is_made_of_distinct_colors(make_folder_config, tmp_path):
         make_folder_config(tmp_path, palette=((0, 0, 0),))
 
 
-def test_the_report_says_what_is_missing(opened):
+def test_absent_classes_are_reported(opened):
     source, config = opened([full(0, 2)])
     assert report_labels(audit_labels(source), config, "val", trains=True).absent_classes == "'b'"
 

@@ -1,4 +1,4 @@
-"""Sources of prepared records: their images, labels and boxes, and damage."""
+"""Sources of prepared datasets: images, labels, boxes, damage."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from tests.data_pipelines.downloads_trees import (
 from tests.data_pipelines.prepared_sets import build, config_of, opened
 
 
-def test_boxes_of_a_detector(tmp_path):
+def test_detected_boxes(tmp_path):
     build(tmp_path, "coco_keypoints")
     boxes = tmp_path / "boxes.json"
     boxes.write_text(
@@ -57,7 +57,7 @@ def test_boxes_of_a_detector(tmp_path):
             opened(tmp_path, "coco_keypoints", "val", **detected)
 
 
-def test_a_limit_keeps_whole_images(tmp_path):
+def test_limit_keeps_all_persons_of_an_image(tmp_path):
     build(tmp_path, "coco_keypoints")
     source = opened(tmp_path, "coco_keypoints", "train", train_size=1)
     assert (len(source), source.image_ids()) == (2, [1])
@@ -79,7 +79,7 @@ def test_a_limit_keeps_whole_images(tmp_path):
         opened(tmp_path, "coco_keypoints", "train", eval_split="train", **detected)
 
 
-def test_nobody_to_evaluate(tmp_path):
+def test_no_person_to_evaluate(tmp_path):
     files = coco_files()
     for name in [name for name in files if "val2017" in name]:
         del files[name]
@@ -106,7 +106,7 @@ def test_both_storages_give_the_same_batches(tmp_path):
 
 
 @pytest.mark.parametrize("hosts", range(1, 9))
-def test_evaluation_sees_every_record_once(tmp_path_factory, hosts):
+def test_evaluation_covers_every_record_once(tmp_path_factory, hosts):
     root = tmp_path_factory.getbasetemp() / "eleven"
     if not root.exists():
         build(root, "cityscapes", cityscapes_files((("train", 1), ("val", 11))))
@@ -195,7 +195,7 @@ def test_truncated_record(tmp_path):
             np.asarray(source[n]["label"])
 
 
-def test_what_was_not_prepared(tmp_path):
+def test_missing_dataset_or_split(tmp_path):
     with pytest.raises(DataError, match=rf"{tmp_path}/sets/lip\b.*prepare"):
         opened(tmp_path, "lip", "train")
     build(tmp_path, "lip")
@@ -203,8 +203,8 @@ def test_what_was_not_prepared(tmp_path):
         opened(tmp_path, "lip", "test")
 
 
-def test_which_folder_is_the_dataset(tmp_path):
-    """Ours before that of tensorflow-datasets, and never one that is unfinished, whoever's."""
+def test_dataset_folder_precedence(tmp_path):
+    """Ours come before those of tensorflow-datasets; incomplete ones are skipped."""
     folder = build(tmp_path, "cityscapes", cityscapes_files((("train", 2), ("val", 1))))
     other = tmp_path / "other"
     build(other, "cityscapes")
@@ -219,7 +219,7 @@ def test_which_folder_is_the_dataset(tmp_path):
         opened(tmp_path, "cityscapes", "train")
 
 
-def test_sizes_of_records_built_elsewhere_are_compared(tmp_path):
+def test_record_with_label_of_other_size(tmp_path):
     build(tmp_path, "cityscapes")
     source = opened(tmp_path, "cityscapes", "train")
     records = source._records.records
@@ -237,7 +237,7 @@ def test_sizes_of_records_built_elsewhere_are_compared(tmp_path):
     assert re.search("60x40.* 9x8", str(source.inspect(0).problems[0]))
 
 
-def test_a_record_that_lacks_its_image(tmp_path):
+def test_record_without_image(tmp_path):
     build(tmp_path, "lip")
     source = opened(tmp_path, "lip", "val")
     object.__setattr__(source._records, "records", [{"image": None, "label": b""}])
@@ -245,7 +245,7 @@ def test_a_record_that_lacks_its_image(tmp_path):
         source[0]
 
 
-def test_boxes_of_a_detector_stay_as_they_are(tmp_path):
+def test_detected_boxes_are_not_clipped(tmp_path):
     build(tmp_path, "coco_keypoints")
     boxes = tmp_path / "boxes.json"
     detected = {"keypoints": {"detections": str(boxes)}}

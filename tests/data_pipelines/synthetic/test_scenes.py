@@ -48,7 +48,7 @@ def test_splits_seeds_and_indices_differ(train_images, val_images):
     assert (other != train_images[0]["label"]).any()
 
 
-def test_every_class_has_its_share(train_images):
+def test_class_frequencies(train_images):
     counts = sum(np.bincount(item["label"].ravel(), minlength=CLASSES) for item in train_images)
     shares = counts / counts.sum()
     assert shares.min() > 0.01
@@ -66,7 +66,7 @@ def _quantized(image, bits):
 
 
 @pytest.mark.parametrize("bits", [4, 5])
-def test_color_alone_is_a_poor_cue(train_images, val_images, bits):
+def test_color_does_not_tell_the_class(train_images, val_images, bits):
     colors = np.concatenate([_quantized(item["image"], bits) for item in train_images])
     labels = np.concatenate([item["label"].ravel() for item in train_images]).astype(np.int64)
     bins = 1 << 3 * bits

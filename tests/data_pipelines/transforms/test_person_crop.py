@@ -1,4 +1,4 @@
-"""Persons: the frame around a box, the map to the crop, and joints that move with the image."""
+"""Crops of persons: frame, affine map, and joints that move with the image."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from gsto_jax.image_files import box_to_frame, frame_to_crop
 PAIRS = COCO_KEYPOINTS.flip_pairs
 
 
-def test_frames_equal_the_reference(golden):
+def test_box_to_frame_equals_reference(golden):
     arrays = golden("g2")
     boxes = arrays["box2cs/box_xywh"]
     assert len(boxes) == 8
@@ -21,7 +21,7 @@ def test_frames_equal_the_reference(golden):
         np.testing.assert_allclose(size, 200 * scale, rtol=1e-6)
 
 
-def test_maps_equal_the_reference(golden):
+def test_frame_to_crop_equals_reference(golden):
     arrays = golden("g2")
     for center, scale, rotation, expected in zip(
         *(arrays[f"affine/{name}"] for name in ("center", "scale", "rot_deg")),
@@ -34,7 +34,7 @@ def test_maps_equal_the_reference(golden):
 
 
 def dots(joints, size=(90, 120)):
-    """An image with a bright dot at each joint."""
+    """Returns an image with a bright dot at each joint."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     image = np.zeros((*size, 3), np.float64)
     for k, (x, y) in enumerate(joints):
@@ -65,7 +65,7 @@ def test_joints_move_with_the_image(seed):
     assert (out["index"], out["image_id"], out["person_id"]) == (5, 3, 4)
 
 
-def test_half_are_mirrored_and_the_center_stays():
+def test_half_are_flipped_about_the_center():
     joints = np.array([[60.0, 45.0], [50.0, 40.0], [80.0, 30.0]], np.float32)
     element = {
         "image": np.zeros((90, 120, 3), np.uint8),
@@ -89,7 +89,7 @@ def test_half_are_mirrored_and_the_center_stays():
     np.testing.assert_allclose(other["joints"][1, 1], plain["joints"][2, 1])
 
 
-def test_crop_without_chance_is_the_frame():
+def test_crop_without_randomness():
     element = {
         "image": np.zeros((200, 300, 3), np.uint8),
         "joints": np.array([[100.0, 50.0], [130.0, 50.0]], np.float32),

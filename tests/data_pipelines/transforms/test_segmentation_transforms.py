@@ -1,4 +1,4 @@
-"""Random scale, crop and flip: exact answers, statistics, and what moves together."""
+"""Random scale, crop and flip: exact values, statistics, agreement of image and label."""
 
 import cv2
 import numpy as np
@@ -65,7 +65,7 @@ def test_resizing_by_half_and_by_two():
 
 @pytest.mark.parametrize("seed", range(60))
 def test_window_equals_resizing_all_and_cropping(seed):
-    """The image within one gray level, the label exactly, at any scale, geometry and flipping."""
+    """The image within one gray level, the label exactly."""
     draw = rng(seed)
     height, width = draw.integers(40, 200, 2).tolist()
     image = cv2.GaussianBlur(draw.integers(0, 256, (height, width, 3), np.uint8), (5, 5), 0)
@@ -95,8 +95,8 @@ def test_window_equals_resizing_all_and_cropping(seed):
     assert np.abs(geometry.transform_image(image, crop) - expected).max() <= 1
 
 
-def test_window_reads_only_what_it_shows():
-    """An image that counts what is sliced out of it."""
+def test_window_decodes_only_its_pixels():
+    """Uses an image that records the shapes it is indexed with."""
     shapes = []
 
     class Counting:
@@ -113,7 +113,7 @@ def test_window_reads_only_what_it_shows():
     assert shapes[0][0] <= 50 / 2 + 2 and shapes[0][1] <= 80 / 2 + 2
 
 
-def test_mirrored_labels_swap_left_and_right():
+def test_flipped_labels_swap_left_and_right():
     label = np.array([[0, 3, 4, 9]], np.uint8)
     transform = RandomScaleCropFlip(crop=(1, 4), flip_pairs=((3, 4),), **IDENTITY | {"flip": True})
     before = {"image": gray(label), "label": label, "index": 0}
