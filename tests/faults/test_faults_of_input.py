@@ -1,4 +1,4 @@
-"""A source of data that stalls, fails for a while, or fails for good."""
+"""Sources that stall, fail for a while, or fail permanently."""
 
 import errno
 import multiprocessing
@@ -24,7 +24,7 @@ from modes import train as mode
 
 @dataclass
 class Stalling:
-    """A source one of whose images comes only when it is let through."""
+    """A source that blocks at image 5 until an event is set."""
 
     source: object
     gate: object
@@ -43,7 +43,7 @@ class Stalling:
 
 @pytest.fixture
 def stalling(monkeypatch):
-    """Image 5 comes when the watchdog has named it."""
+    """Blocks image 5 until the watchdog has reported it."""
     gate, make, warn = threading.Event(), mode.make_source, Watchdog._warn
     monkeypatch.setattr(mode, "make_source", lambda *args: Stalling(make(*args), gate))
 
@@ -57,16 +57,16 @@ def stalling(monkeypatch):
 
 
 @pytest.mark.usefixtures("stalling")
-def test_a_source_that_stalls_is_named(tmp_path, train, same, capsys):
+def test_stalled_source_is_reported(tmp_path, train, same, capsys):
     train(tmp_path, stall_seconds=0.2)
-    told = capsys.readouterr().out
-    assert "s for its input: reading train_000005 for" in told, told
+    messages = capsys.readouterr().out
+    assert "s for its input: reading train_000005 for" in messages, messages
     same(tmp_path)
 
 
 @pytest.mark.usefixtures("stalling")
-def test_every_process_names_what_stalls_in_it(tmp_path, train, monkeypatch, capsys):
-    """Though it shows nothing else."""
+def test_every_process_reports_its_stalls(tmp_path, train, monkeypatch, capsys):
+    """Also a process that logs nothing else."""
     monkeypatch.setattr(processes, "is_primary", lambda: False)
     train(tmp_path, stall_seconds=0.2, stop_at=3)
     out, errors = capsys.readouterr()
@@ -78,12 +78,12 @@ def test_every_process_names_what_stalls_in_it(tmp_path, train, monkeypatch, cap
     ), errors
 
 
-def test_a_watchdog_speaks_again_when_the_wait_has_doubled():
-    told, twice = [], threading.Event()
+def test_watchdog_repeats_after_twice_the_wait():
+    messages, twice = [], threading.Event()
 
     def tell(text):
-        told.append(text)
-        if len(told) == 2:
+        messages.append(text)
+        if len(messages) == 2:
             twice.set()
 
     with Watchdog(0.05, tell, {"checkpoint": lambda: "to /disk"}) as watch:
@@ -91,10 +91,10 @@ def test_a_watchdog_speaks_again_when_the_wait_has_doubled():
         watch("checkpoint", 4)
         assert twice.wait(60)
         watch()
-    assert all(re.match(r"warning: step 4 .* checkpoint .*: to /disk$", line) for line in told)
+    assert all(re.match(r"warning: step 4 .* checkpoint .*: to /disk$", line) for line in messages)
 
 
-def test_nobody_watches_for_zero_seconds():
+def test_watchdog_of_zero_seconds_is_off():
     before = threading.active_count()
     with Watchdog(0, print) as watch:
         watch("input", 1)
@@ -102,7 +102,7 @@ def test_nobody_watches_for_zero_seconds():
 
 
 class FromFile:
-    """A source in a worker process, which waits for a file."""
+    """A source that blocks until a file exists."""
 
     def __init__(self, path):
         self.path = path
@@ -121,26 +121,26 @@ class FromFile:
 
 
 @pytest.mark.slow
-def test_a_worker_process_that_stalls_is_named(tmp_path):
+def test_stalled_worker_process_is_reported(tmp_path):
     values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
     batches = train_batches(DataConfig(**values), FromFile(tmp_path / "go"), 2, 0)
-    got = []
-    reader = threading.Thread(target=lambda: got.append(next(batches)))
+    batch_list = []
+    reader = threading.Thread(target=lambda: batch_list.append(next(batches)))
     reader.start()
     try:
-        while not (told := batches.pending_reads()):
+        while not (messages := batches.pending_reads()):
             assert reader.is_alive()
             time.sleep(0.05)
     finally:
         (tmp_path / "go").touch()
         reader.join()
         batches.close()
-    assert told.startswith("reading image ")
-    assert len(got) == 1
+    assert messages.startswith("reading image ")
+    assert len(batch_list) == 1
 
 
 @pytest.mark.slow
-def test_a_worker_process_that_is_killed():
+def test_killed_worker_process():
     values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
     config = DataConfig(**values)
     batches = train_batches(config, make_source(config, "train"), 2, 0)
@@ -155,7 +155,7 @@ def test_a_worker_process_that_is_killed():
         batches.close()
 
 
-def test_what_is_read_is_noted_only_while_it_is():
+def test_pending_reads():
     source = make_source(DataConfig(**plain_values(quickstart.get_config())["data"]), "train")
     watched = MonitoredSource(source)
     assert watched[3]["index"] == 3
@@ -176,7 +176,7 @@ def failing(times, read, number=errno.EIO):
     return fail, calls
 
 
-def test_a_source_that_fails_for_a_while_is_read_again(monkeypatch, caplog):
+def test_transient_errors_are_retried(monkeypatch, caplog):
     waits = []
     monkeypatch.setattr(retry.time, "sleep", waits.append)
     read, calls = failing(3, lambda: b"data")
@@ -185,7 +185,7 @@ def test_a_source_that_fails_for_a_while_is_read_again(monkeypatch, caplog):
     assert re.search(r"a\.png .*Input/output.* 0\.5 s", caplog.messages[0])
 
 
-def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
+def test_permanent_error_names_the_file(tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr(retry.time, "sleep", waits.append)
     for folder in ("images/val", "labels/val"):
@@ -209,7 +209,7 @@ def test_a_source_that_fails_for_good_is_named(tmp_path, monkeypatch):
     assert (len(calls), waits) == (6, list(retry.RETRY_DELAYS))
 
 
-def test_a_missing_file_is_not_waited_for(monkeypatch):
+def test_missing_file_is_not_retried(monkeypatch):
     monkeypatch.setattr(retry.time, "sleep", lambda seconds: pytest.fail("it waited"))
     read, calls = failing(1, bytes, errno.ENOENT)
     with pytest.raises(FileNotFoundError):

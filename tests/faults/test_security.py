@@ -1,4 +1,4 @@
-"""Files from anywhere are data: nothing of them is run, leads out of them, or grows unchecked."""
+"""Untrusted files: no code is run, no path escapes, no size is unbounded."""
 
 import contextlib
 import gzip
@@ -54,7 +54,7 @@ def allocating_less_than(size):
 
 
 @pytest.mark.parametrize("size", [(16385, 8192), (2**31 - 1, 2**31 - 1), (40000, 40000)])
-def test_a_image_that_says_it_is_huge(tmp_path, size):
+def test_image_header_with_huge_size(tmp_path, size):
     data = png_head(*size)
     rule = DecodeOptions()
     for read in (
@@ -71,7 +71,7 @@ def test_a_image_that_says_it_is_huge(tmp_path, size):
 
 # Pillow warns from there on too.
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_limit_on_images_is_said():
+def test_image_size_limit():
     with pytest.raises(DataError, match=r"16385x8192, .*134 million"):
         decode_image(png_head(16385, 8192), "a.png", DecodeOptions())
     assert read_image_header(png_head(16384, 8192), "a.png").size == (8192, 16384)
@@ -83,7 +83,7 @@ def tile(packed, height=16, width=16, channels=3, side=16):
     return head + struct.pack("<I", len(packed)) + packed
 
 
-def test_a_tile_that_expands():
+def test_tile_that_expands():
     whole = tile(zstandard.compress(bytes(16 * 16 * 3)))
     assert not np.asarray(Tiles(whole)).any()
     with pytest.raises(DataError, match=r"^the image .*tile 0 .*size"):
@@ -96,7 +96,7 @@ def test_a_tile_that_expands():
 
 @pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "..\\x.png"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_a_member_that_leads_out_of_its_archive(tmp_path, name, kind):
+def test_member_path_leaves_archive(tmp_path, name, kind):
     path = tmp_path / f"archive.{kind}"
     if kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
@@ -119,8 +119,8 @@ def test_links_in_an_archive_are_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_an_archive_that_expands(tmp_path, kind):
-    """Half a megabyte that would become more than a hundred times as much."""
+def test_archive_that_expands(tmp_path, kind):
+    """A compressed file that would expand more than a hundredfold."""
     bomb = gzip.compress(bytes(MIN_EXPANSION_LIMIT + 2**22), 9)
     if kind == "zip":
         with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -132,7 +132,7 @@ def test_an_archive_that_expands(tmp_path, kind):
     assert not list(tmp_path.glob("scratch-*"))
 
 
-def test_archives_without_end(tmp_path):
+def test_archives_nested_without_end(tmp_path):
     data = b"end"
     for _ in range(6):
         file = io.BytesIO()
@@ -144,7 +144,7 @@ def test_archives_without_end(tmp_path):
         Downloads(tmp_path, tmp_path)
 
 
-def test_a_member_that_says_it_is_huge(tmp_path):
+def test_member_header_with_huge_size(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x.json", b"12345")
         archive.getinfo("x.json").file_size = MAX_FILE_BYTES + 1
@@ -164,8 +164,8 @@ def test_a_member_that_says_it_is_huge(tmp_path):
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 @pytest.mark.parametrize("name", ["x.json", "inner.tar"])
-def test_a_member_whose_packing_has_no_bound(tmp_path, kind, name):
-    """Python expands all of such a member however little is asked for."""
+def test_unbounded_compression_is_refused(tmp_path, kind, name):
+    """Python expands bzip2 and LZMA members at once."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w", kind) as archive:
         archive.writestr(name, bytes(2**20))
     with Downloads(tmp_path) as downloads:
@@ -177,7 +177,7 @@ def test_a_member_whose_packing_has_no_bound(tmp_path, kind, name):
             assert re.search(wrong, downloads.broken[0])
 
 
-def test_a_member_that_says_it_is_small(tmp_path):
+def test_member_larger_than_its_header_states(tmp_path):
     path, size = tmp_path / "a.zip", 2**26
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.json", bytes(size))
@@ -188,7 +188,7 @@ def test_a_member_that_says_it_is_small(tmp_path):
         downloads.read("x.json")
 
 
-def test_a_mat_that_expands_behind_one_that_fills_the_room(monkeypatch):
+def test_mat_element_that_expands_beyond_the_limit(monkeypatch):
     def packed(size, whole=True):
         data = zlib.compress(bytes(size), 9)
         data = data if whole else data[:-4]
@@ -201,7 +201,7 @@ def test_a_mat_that_expands_behind_one_that_fills_the_room(monkeypatch):
         read_mat(data, "LabelMap")
 
 
-def test_a_mat_that_expands(monkeypatch):
+def test_mat_that_expands(monkeypatch):
     file = io.BytesIO()
     scipy.io.savemat(file, {"LabelMap": np.zeros((200, 200), np.uint8)}, do_compression=True)
     assert read_mat(file.getvalue(), "LabelMap").shape == (200, 200)
@@ -210,7 +210,7 @@ def test_a_mat_that_expands(monkeypatch):
         read_mat(file.getvalue(), "LabelMap")
 
 
-def test_a_mat_that_says_it_is_huge():
+def test_mat_header_with_huge_shape():
     file, cells = io.BytesIO(), np.empty((3, 3), object)
     cells[:] = 1
     scipy.io.savemat(file, {"LabelMap": cells})
@@ -231,12 +231,12 @@ def test_a_mat_that_says_it_is_huge():
         (b"\xff\xfe", "no JSON"),
     ],
 )
-def test_json_of_absurd_depth_or_numbers(data, message):
+def test_json_with_extreme_nesting_or_numbers(data, message):
     with pytest.raises(DataError, match=rf"^a\.json .*{message}"):
         read_json(data, "a.json")
 
 
-def test_json_that_is_too_long(monkeypatch):
+def test_json_size_limit(monkeypatch):
     monkeypatch.setattr("data_pipelines.files.json.MAX_TEXT_BYTES", 10)
     assert read_json(b"[1, 2, 3 ]", "a.json") == [1, 2, 3]
     with pytest.raises(DataError, match=r"^a\.json .*at most 10 bytes; got 11\b"):
@@ -261,14 +261,14 @@ def safetensors(header, numbers=b"", length=None):
     ],
     ids=["length", "depth", "shape", "size", "overlap"],
 )
-def test_safetensors_that_lie(tmp_path, data):
+def test_safetensors_with_inconsistent_header(tmp_path, data):
     path = tmp_path / "a.safetensors"
     path.write_bytes(data)
     with allocating_less_than(2**20), pytest.raises(UserError, match=rf"^{path} .*: get it again"):
         read_state_dict(path)
 
 
-def test_a_header_of_safetensors_that_is_too_long(tmp_path):
+def test_safetensors_header_size_limit(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", 10**8 + 1))
     os.truncate(path, 2 * 10**8)
@@ -287,8 +287,8 @@ class Command:
         return os.system, ("touch ran",)
 
 
-def test_weights_that_lie(tmp_path, monkeypatch):
-    """What `tests/gsto_jax/weights/test_weights.py` does not have: sizes, and work without end."""
+def test_weights_with_inconsistent_sizes(tmp_path, monkeypatch):
+    """Sizes and endless work; `tests/gsto_jax/weights/test_weights.py` has the rest."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.pth"
     torch_zip(path, b"\x80\x02" + b"0" * 2**24 + b".")
@@ -329,15 +329,15 @@ _REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
     ],
     ids=["marks", "memo", "key", "pairs", "shape", "integer", "frame"],
 )
-def test_pickles_that_ask_for_work_or_room(tmp_path, opcodes):
+def test_pickles_that_exhaust_time_or_memory(tmp_path, opcodes):
     path = tmp_path / "a.pth"
     torch_zip(path, b"\x80\x04" + opcodes + b".")
     with allocating_less_than(2**26), pytest.raises(UserError, match=f"^{path} "):
         read_state_dict(path)
 
 
-def test_a_pickle_changes_no_class(tmp_path):
-    """By the state of an object, which sets attributes."""
+def test_pickle_cannot_change_a_class(tmp_path):
+    """The state of a pickled object could set attributes."""
     path, good = tmp_path / "a.pth", Path(__file__).parents[1] / "golden" / "j_torch_zip.pth"
     before = read_state_dict(good).keys()
     state = b"N}X\x0b\0\0\0__setitem__K\x01s\x86"
@@ -347,8 +347,8 @@ def test_a_pickle_changes_no_class(tmp_path):
     assert read_state_dict(good).keys() == before
 
 
-def test_a_message_does_not_quote_the_file(tmp_path):
-    """The name in a local head is said to be 60000 bytes long, and zipfile shows all of them."""
+def test_errors_quote_at_most_a_line(tmp_path):
+    """A local header states a name of 60000 bytes, which zipfile quotes."""
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"x" * 2**17)
@@ -364,15 +364,15 @@ def test_a_message_does_not_quote_the_file(tmp_path):
     assert len(str(error.value)) < 500
 
 
-def test_names_of_records_that_lead_out_of_the_results(tmp_path):
+def test_record_names_must_stay_below_the_results(tmp_path):
     final = build(tmp_path, "coco_keypoints")
     (final / "names-val.txt").write_text("../../b\n")
     with pytest.raises(DataError, match=r"'\.\./\.\./b'"):
         opened(tmp_path, "coco_keypoints", "val")
 
 
-def test_a_checkpoint_runs_no_pickle(tmp_path, monkeypatch, train):
-    """Nothing unpickles while a run goes on from a checkpoint, or while one is looked at."""
+def test_checkpoints_are_read_without_pickle(tmp_path, monkeypatch, train):
+    """Neither resuming from a checkpoint nor inspecting one unpickles anything."""
     train(tmp_path, stop_at=2)
 
     def refuse(*args, **kwargs):
@@ -386,8 +386,8 @@ def test_a_checkpoint_runs_no_pickle(tmp_path, monkeypatch, train):
     assert checkpoint.list_steps(tmp_path / "checkpoints") == [2, 4]
 
 
-def test_a_prepared_set_that_lacks_a_feature(tmp_path):
-    """What the fuzz found: the list of features is a file too."""
+def test_prepared_dataset_without_a_feature(tmp_path):
+    """Found by fuzzing: the list of features is an untrusted file too."""
     final = build(tmp_path, "coco_keypoints")
     features = final / "features.json"
     found = json.loads(features.read_text())
