@@ -70,16 +70,16 @@ def image_target() -> Target:
         from gsto_jax.image_files import DecodeOptions
         from gsto_jax.predict import media
 
-        path, rule = folder / "image.png", DecodeOptions()
+        path, options = folder / "image.png", DecodeOptions()
         path.write_bytes(data)
         errors = []
         for reader in (
-            *(
-                lambda: decode_image(data, str(path), rule),
-                lambda: read_image_header(path, str(path)),
-            ),
-            *(lambda: verify_image(data, str(path)), lambda: decode_label(data, str(path), rule)),
-            *(lambda: media.read_image(path), lambda: media.image_head(path)),
+            lambda: decode_image(data, str(path), options),
+            lambda: read_image_header(path, str(path)),
+            lambda: verify_image(data, str(path)),
+            lambda: decode_label(data, str(path), options),
+            lambda: media.read_image(path),
+            lambda: media.read_image_header(path),
         ):
             try:
                 reader()

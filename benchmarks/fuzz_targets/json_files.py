@@ -57,7 +57,11 @@ def run_target() -> Target:
             (folder / other).write_text(json.dumps(value) + "\n")
         (folder / name).write_bytes(base64.b64decode(text))
         workdir = Workdir(folder, read_only=True)
-        for records in (workdir.training(), workdir.evaluations(), workdir.starts()):
+        for records in (
+            workdir.read_training(),
+            workdir.read_evaluations(),
+            workdir.read_starts(),
+        ):
             assert all(isinstance(line, dict) for line in records)
 
     return Target(generate, parse)

@@ -19,14 +19,14 @@ def fuzz(tmp_path, *args):
 
 
 def test_sixty_inputs(tmp_path):
-    told = fuzz(tmp_path, "--inputs=60", "--seed=2", f"--only={QUICK}")
-    assert "'failed': 0}" in told and "'rejected': 0" not in told.splitlines()[-1]
+    output = fuzz(tmp_path, "--inputs=60", "--seed=2", f"--only={QUICK}")
+    assert "'failed': 0}" in output and "'rejected': 0" not in output.splitlines()[-1]
 
 
 @pytest.mark.slow
 def test_five_hundred_inputs_of_all_kinds(tmp_path):
-    told = fuzz(tmp_path, "--inputs=500", "--seed=3")
-    assert len(told.splitlines()) == 15
+    output = fuzz(tmp_path, "--inputs=500", "--seed=3")
+    assert len(output.splitlines()) == 15
 
 
 def test_a_failure_is_noticed_and_kept(tmp_path):

@@ -17,17 +17,17 @@ PUBLISHED |= {"coco_pose_w32", "coco_pose_w48", "cityscapes_r50_ppm", "cityscape
 
 
 def test_the_four_datasets_say_where_the_published_scores_start():
-    said = set()
+    noted = set()
     for name in {*PUBLISHED, "quickstart", "camvid_w18s", "lsp_pose_w18s"}:
         config = importlib.import_module(f"configs.{name}").get_config()
         assert config.init_from == ""
         settings = task_from_config(plain_values(config)).config
         if note := random_weights_note(settings, config.data.name):
-            said.add(name)
+            noted.add(name)
             assert "ImageNet" in note
-        given = replace(settings, init_from="weights.pth")
-        assert random_weights_note(given, config.data.name) is None
-    assert said == PUBLISHED
+        pretrained = replace(settings, init_from="weights.pth")
+        assert random_weights_note(pretrained, config.data.name) is None
+    assert noted == PUBLISHED
 
 
 def test_a_file_that_is_not_there_ends_the_run_before_it_begins(tmp_path):

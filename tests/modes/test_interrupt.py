@@ -158,10 +158,10 @@ import hashlib, os, signal, threading, time
 from modes.interrupt import Interrupt
 
 with Interrupt(raises=True):
-    began = time.monotonic()
+    start_time = time.monotonic()
     threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
-        while time.monotonic() < began + 30:
+        while time.monotonic() < start_time + 30:
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
     except KeyboardInterrupt:
         print("raised")
@@ -185,8 +185,8 @@ def test_the_handlers_of_before_come_back():
 
 
 def children_of(process):
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True)
-    return [int(line) for line in found.stdout.split()]
+    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True)
+    return [int(line) for line in listing.stdout.split()]
 
 
 def command(workdir, *more):
@@ -215,12 +215,12 @@ def test_twice_at_any_moment_of_a_start(tmp_path, moment):
     process.send_signal(signal.SIGINT)
     time.sleep(0.6)
     children = children_of(process.pid)
-    began = time.monotonic()
+    start_time = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     # Before Python runs any of our code it dies of the signal, which is 130 in a shell.
     assert process.returncode in (130, *([-signal.SIGINT] if moment < 1 else [])), errors
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - start_time < 3
     if process.returncode == 130:
         assert errors.endswith("error: interrupted\n"), errors
         assert "Traceback" not in errors and "Fatal" not in errors
@@ -233,17 +233,17 @@ def test_sigterm_while_compiling(tmp_path):
     process = program.start(
         *command(tmp_path, "--config.model.variant=w18_small_v2", "--config.data.crop=(96,160)")
     )
-    seen = ""
+    output = ""
     for line in process.stdout:
-        seen += line
+        output += line
         if line.startswith("compiling the train step"):
             break
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
+    start_time = time.monotonic()
     rest, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - start_time < 10
     assert re.search("stopped by SIGTERM .*compiling the train step", rest + errors)
     assert not (tmp_path / "checkpoints").is_dir() or not list(tmp_path.glob("checkpoints/[0-9]*"))
 

@@ -100,8 +100,8 @@ def test_files_are_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load("configs/quickstart.py:runlocal").name == "quickstart-runlocal"
     (tmp_path / "configs").mkdir()
-    ours = START + "    config.name = 'ours'\n" + END
-    (tmp_path / "configs" / "quickstart.py").write_text(ours)
+    text = START + "    config.name = 'ours'\n" + END
+    (tmp_path / "configs" / "quickstart.py").write_text(text)
     assert load("configs/quickstart.py").name == "ours", "the working directory comes first"
 
 

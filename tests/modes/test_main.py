@@ -75,9 +75,9 @@ def refused(*args, **kwargs):
         (["--mode=sweep", "--rows=camvid_w18s"], r"--rows: camvid_w18s: .*configs/camvid_w18s"),
         (["--config.qqq=3"], r"config\.qqq: "),
         (["--workdir=/proc/nope"], "/proc/nope"),
-        (["--workdir=README.md"], r"README\.md .*file.*folder"),
+        (["--workdir=README.md"], r"--workdir .*folder.*README\.md"),
         (["--config.seed=-1"], r"config\.seed .*-1"),
-        (["--config.loss.class_weights=True"], r"class_weights .*\b0\b.*\b9\b"),
+        (["--config.loss.class_weights=True"], r"class_weights .*\b9\b.*\b0\b"),
         (["--fork_from=/nope"], "checkpoint /nope "),
     ],
 )

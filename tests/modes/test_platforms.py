@@ -168,14 +168,14 @@ def test_packages_by_system():
     extras = project["optional-dependencies"]
 
     def names(extra, **system):
-        found = set()
+        packages = set()
         for text in extras[extra]:
             need = Requirement(text)
             if need.name == "gsto-jax":
-                found.update(*(names(inner, **system) for inner in need.extras))
+                packages.update(*(names(inner, **system) for inner in need.extras))
             elif need.marker is None or need.marker.evaluate(system):
-                found.add(need.name)
-        return found
+                packages.add(need.name)
+        return packages
 
     systems = {
         "linux": ("x86_64", "tensorflow-cpu", True),

@@ -64,9 +64,9 @@ def test_from_downloads_to_a_submission(tmp_path):
     downloads, work = tmp_path / "downloads", tmp_path / "run"
     write_downloads(downloads)
     data = f"--config.data.root={tmp_path / 'sets'}"
-    made = run("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
-    assert made.returncode == 0, made.stderr
-    assert "persons are category 'person' (id 0); left out: 1 of 'dog' (id 1)" in made.stdout
+    prepared = run("--mode=prepare", CONFIG, data, f"--source={downloads}", "--partial")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "persons are category 'person' (id 0); left out: 1 of 'dog' (id 1)" in prepared.stdout
     kept = run("--mode=prepare", CONFIG, data, f"--source={tmp_path}", "--partial")
     assert f"is kept as it was built from {downloads} (train 3, val 1" in kept.stdout, kept.stderr
     trained = run(CONFIG, data, *SMALL, *TRAIN, f"--workdir={work}")
@@ -75,8 +75,8 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert re.search(r"AP [\d.]+ \(ground-truth boxes\)", trained.stdout)
     assert "truth through" in trained.stdout
     again = run("--mode=eval", CONFIG, data, *SMALL, f"--workdir={work}")
-    shown = re.compile(r"AP [\d.]+ \(")
-    assert shown.search(again.stdout)[0] == shown.search(trained.stdout)[0]
+    pattern = re.compile(r"AP [\d.]+ \(")
+    assert pattern.search(again.stdout)[0] == pattern.search(trained.stdout)[0]
 
     detections = f"--config.data.keypoints.detections={downloads / 'boxes.json'}"
     args = (CONFIG, data, *SMALL, detections, f"--workdir={work}")
@@ -144,8 +144,8 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
 
     source = Path(os.environ["GSTO_DATA"]) / "coco_kp"
     data = f"--config.data.root={tmp_path}"
-    made = run("--mode=prepare", CONFIG, data, f"--source={source}", "--partial")
-    assert made.returncode == 0, made.stderr
+    prepared = run("--mode=prepare", CONFIG, data, f"--source={source}", "--partial")
+    assert prepared.returncode == 0, prepared.stderr
     config = lsp_pose_w18s.get_config()
     config.data.root = str(tmp_path)
     values = plain_values(config)
@@ -153,8 +153,10 @@ def test_real_persons_and_a_detectors_boxes(tmp_path):
     labeled = [p for p in persons.annotations() if any(p["keypoints"][2::3])]
     assert (len(persons), len(labeled), len(persons.image_ids())) == (12, 12, 4)
     sigmas = values["data"]["keypoints"]["sigmas"]
-    found = to_coco_results(poses_from_annotations(labeled), sigmas, PoseConfig(**values["pose"]))
-    figures = evaluate_coco(found, persons.annotations(), persons.image_ids(), sigmas)
+    coco_results = to_coco_results(
+        poses_from_annotations(labeled), sigmas, PoseConfig(**values["pose"])
+    )
+    figures = evaluate_coco(coco_results, persons.annotations(), persons.image_ids(), sigmas)
     assert figures["AP"] == figures["AR"] == 1
 
     (boxes,) = (source / "person_detection_results").glob("*.json")

@@ -41,9 +41,11 @@ def test_images_that_are_not_turned_are_said(tmp_path):
         (tmp_path / name).write_bytes(png(photo, RGB, before=chunk(b"eXIf", exif(orientation))))
     (tmp_path / "damaged.png").write_bytes(b"x")
     inputs = find_inputs([str(tmp_path)], tmp_path / "out")
-    said = []
-    predict._warn_about_orientation(inputs, said.append)
-    assert f"warning: 2 images have an EXIF orientation, such as {tmp_path / 'b.png'}" in said[0]
-    assert "--config.data.orientation=upright" in said[0]
-    predict._warn_about_orientation(inputs[:1], said.append)
-    assert len(said) == 1
+    warnings = []
+    predict._warn_about_orientation(inputs, warnings.append)
+    assert (
+        f"warning: 2 images have an EXIF orientation, such as {tmp_path / 'b.png'}" in warnings[0]
+    )
+    assert "--config.data.orientation=upright" in warnings[0]
+    predict._warn_about_orientation(inputs[:1], warnings.append)
+    assert len(warnings) == 1

@@ -65,42 +65,42 @@ def losses(text):
 
 
 def assert_same_run(workdir, undisturbed):
-    for ours, theirs in zip(
+    for array, expected_array in zip(
         jax.tree.leaves(final_state(workdir)),
         jax.tree.leaves(final_state(undisturbed)),
         strict=True,
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(array, expected_array)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """A run without disturbance on so many devices: its folder and its losses."""
-    made = {}
+    runs = {}
 
     def make(devices):
-        if devices not in made:
+        if devices not in runs:
             workdir = tmp_path_factory.mktemp(f"undisturbed{devices}")
             done = run(*command(workdir), devices=devices)
             assert done.returncode == 0, done.stderr
-            made[devices] = workdir, losses(done.stdout)
-            assert len(made[devices][1]) == STEPS
-        return made[devices]
+            runs[devices] = workdir, losses(done.stdout)
+            assert len(runs[devices][1]) == STEPS
+        return runs[devices]
 
     return make
 
 
 def disturb(process, after, how):
     """Sends a signal once a line of progress came, `after` seconds later. Returns the output."""
-    seen = ""
+    output = ""
     for line in process.stdout:
-        seen += line
+        output += line
         if line.startswith("step"):
             break
     time.sleep(after)
     process.send_signal(how)
     rest, errors = process.communicate()
-    return seen + rest, errors
+    return output + rest, errors
 
 
 def evaluated(workdir):

@@ -86,12 +86,12 @@ def by_one(workdir, *more, devices=1):
 
 def read_until(process, pattern):
     """What a process printed up to a line that begins so."""
-    seen = ""
+    output = ""
     for line in process.stdout:
-        seen += line
+        output += line
         if re.match(pattern, line):
             break
-    return seen
+    return output
 
 
 def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
@@ -100,24 +100,24 @@ def by_several(workdir, *more, count=2, devices=2, kill=None, tell=None):
     One may be killed, in the third step or soon after it, when the first checkpoint is whole; or
     be told to end, by SIGTERM, before the first step, whose compiling takes longer than to agree.
     """
-    seen, args = "", command(workdir, *more)
+    output, args = "", command(workdir, *more)
     if tell is not None:
         args = [sys.executable, "-c", PATIENT, *args[1:]]
     with together([args] * count, devices) as processes:
         if kill is not None:
-            seen = read_until(processes[0], r"step +2/")
+            output = read_until(processes[0], r"step +2/")
             while not (workdir / "checkpoints" / "1").exists():
                 assert processes[0].poll() is None, processes[0].communicate()[1]
                 time.sleep(0.01)
             processes[kill].kill()
         if tell is not None:
-            seen = read_until(processes[0], "workdir")
+            output = read_until(processes[0], "workdir")
             processes[tell].terminate()
         # Two minutes is what whoever is left may take to see it.
         limit = 900 if kill is None else 120
         texts = [process.communicate(timeout=limit) for process in processes]
     codes = [process.returncode for process in processes]
-    return codes, [seen + texts[0][0], *(out for out, _ in texts[1:])], [x for _, x in texts]
+    return codes, [output + texts[0][0], *(out for out, _ in texts[1:])], [x for _, x in texts]
 
 
 def final_state(workdir):
@@ -134,8 +134,8 @@ def final_state(workdir):
 def assert_same_run(workdir, other):
     """But for the order of sums: 5e-13 after a step, where one was measured, 2e-11 after two."""
     pairs = zip(*map(jax.tree.leaves, map(final_state, (workdir, other))), strict=True)
-    for ours, theirs in pairs:
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7 * np.abs(theirs).max())
+    for actual, expected in pairs:
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())
 
 
 @pytest.fixture(scope="module")
@@ -215,8 +215,8 @@ def assert_both_say(ends, message):
     assert [code for _, code in ends] == [2, 2], ends
     errors = [text.splitlines()[-1] for text, _ in ends]
     assert re.match(f"error: .*{message}", errors[1]), ends
-    said = errors[1].removeprefix("error: ")
-    assert errors[0].startswith(f"error: process 1 ({host}) ") and errors[0].endswith(said), ends
+    message = errors[1].removeprefix("error: ")
+    assert errors[0].startswith(f"error: process 1 ({host}) ") and errors[0].endswith(message), ends
 
 
 def test_another_folder_on_one_host(tmp_path):
