@@ -115,9 +115,9 @@ class PoseTask(Task):
         )
 
     def microbatch_weights(self, microbatches: Batch) -> MicrobatchWeights:
-        """See `Task.microbatch_weights`; all parts weigh the same."""
-        same = jnp.full(len(microbatches["image"]), 1 / len(microbatches["image"]))
-        return same, same
+        """See `Task.microbatch_weights`; all weights are equal."""
+        equal = jnp.full(len(microbatches["image"]), 1 / len(microbatches["image"]))
+        return equal, equal
 
 
 def heatmap_step(

@@ -93,12 +93,15 @@ class SegmentationTask(Task):
 
     def microbatch_weights(self, microbatches: Batch) -> MicrobatchWeights:
         """See `Task.microbatch_weights`."""
-        settings = (self.num_classes, self.ignore_label, self.loss_class_weights)
-        counts = jax.vmap(lambda labels: label_weight_sum(labels, *settings))(microbatches["label"])
-        total = counts.sum()
-        share = counts / jnp.where(total > 0, total, 1)
-        same = jnp.full(share.shape, 1 / len(share))
-        return share, same if self.config.loss.kind == "ohem" else share
+        weights = jax.vmap(
+            lambda labels: label_weight_sum(
+                labels, self.num_classes, self.ignore_label, self.loss_class_weights
+            )
+        )(microbatches["label"])
+        total = weights.sum()
+        fractions = weights / jnp.where(total > 0, total, 1)
+        equal = jnp.full(fractions.shape, 1 / len(fractions))
+        return fractions, equal if self.config.loss.kind == "ohem" else fractions
 
 
 def logits(task: Task, variables: Any, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w k"]:
