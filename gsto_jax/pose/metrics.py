@@ -114,13 +114,9 @@ def evaluate_coco(
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         # loadRes rejects an empty list; a pose of score 0 changes no metric.
-        dummy = {
-            "image_id": truth.dataset["images"][0]["id"],
-            "category_id": category_id,
-            "keypoints": [0.0] * 3 * len(sigmas),
-            "score": 0.0,
-        }
-        predictions = truth.loadRes([dict(pose) for pose in results] or [dummy])
+        dummy = {"image_id": int(images[0]), "category_id": category_id, "score": 0.0}
+        empty = [dummy | {"keypoints": [0.0] * 3 * len(sigmas)}]
+        predictions = truth.loadRes([dict(pose) for pose in results] or empty)
         evaluation = COCOeval(truth, predictions, "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, float)
         evaluation.evaluate()

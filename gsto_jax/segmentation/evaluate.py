@@ -49,12 +49,11 @@ def evaluate(
       batches: of this process; see `eval_step`.
       mesh: the devices.
       protocol: of the test.
-      on_batch: called with each batch, the predictions of this process `b h w` uint8, and a
-        function that returns the feature maps of `eval_step`, empty if they were not computed.
+      on_batch: called with each batch, predictions `b h w` uint8 of this process, and a function
+        that returns the feature maps of `eval_step`, empty if not computed.
       stop: called after each batch; returns whether to abort.
       instances: counts the instances of batches that have "instance" `b h w` ids.
-      feature_images: minimum number of images with feature maps, -1 for all; ignored if
-        `protocol.window` is "slide".
+      feature_images: minimum number of images with feature maps, -1 for all; 0 for "slide".
 
     Returns:
       Metrics over all processes; None if aborted.
@@ -88,8 +87,9 @@ def evaluate(
         return None
     if instances is not None:
         instances.gather()
-    absent = task.config.eval.absent
-    return compute_scores(totals["confusion"], absent, totals["boundary"], instances)
+    return compute_scores(
+        totals["confusion"], task.config.eval.absent, totals["boundary"], instances
+    )
 
 
 def _predict(
