@@ -41,7 +41,7 @@ def evaluate(
     instances: InstanceCounts | None = None,
     feature_images: int = 0,
 ) -> Scores | None:
-    """Evaluates a network; compiles once per padded shape and shape of the windows.
+    """Evaluates a network; compiles once per padded shape and window shape.
 
     Args:
       task: of the network.
@@ -67,7 +67,6 @@ def evaluate(
         wants_features = protocol.window != "slide" and not 0 <= feature_images <= started_images
         started_images += len(batch["image"])
         sizes = batches.sizes[batch["image"].shape[1], batch["image"].shape[2]]
-        # All images of a batch are of the same bucket.
         bucket_sizes = protocol.sizes_in_bucket(sizes, tuple(batch["size"][0].tolist()))
         return _predict(task, variables, batch, mesh, protocol, bucket_sizes, wants_features)
 
