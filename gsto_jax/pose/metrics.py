@@ -113,9 +113,9 @@ def evaluate_coco(
     }
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        # loadRes rejects an empty list; a pose of score 0 changes no metric.
+        # loadRes rejects an empty list; a pose far outside matches no person.
         dummy = {"image_id": int(images[0]), "category_id": category_id, "score": 0.0}
-        empty = [dummy | {"keypoints": [0.0] * 3 * len(sigmas)}]
+        empty = [dummy | {"keypoints": [-1e6, -1e6, 0.0] * len(sigmas)}]
         predictions = truth.loadRes([dict(pose) for pose in results] or empty)
         evaluation = COCOeval(truth, predictions, "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, float)
