@@ -19,7 +19,6 @@ from gsto_jax import (
     SelfGated,
     SupervisedGSTO,
     UnsupervisedGSTO,
-    UserError,
 )
 from gsto_jax.layers import SpatialAttention
 from gsto_jax.layers.blocks import ConvBN
@@ -285,7 +284,7 @@ def test_train_reaches_the_transfer():
 
 def test_tokens_and_foreign_norms_are_refused():
     def refused(layer, x, match):
-        with pytest.raises(UserError, match=match):
+        with pytest.raises(ValueError, match=match):
             jax.eval_shape(layer.init, KEY, x)
 
     tokens = jax.ShapeDtypeStruct((2, 16, 8), "float32")
