@@ -73,7 +73,7 @@ def programs() -> Iterator[tuple[str, Any]]:
             variables = task.abstract_state.variables
             yield (
                 f"{name}_eval",
-                SegmentationPrograms.of(task, cpu).eval_step.lower(variables, inputs),
+                SegmentationPrograms.for_task(task, cpu).eval_step.lower(variables, inputs),
             )
     if find_spec("libtpu"):
         config = importlib.import_module("configs.cityscapes_w18s").get_config()

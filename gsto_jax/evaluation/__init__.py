@@ -1,1 +1,1 @@
-"""What the evaluation of any task shares: the loop, the results folder, PNGs."""
+"""Evaluation shared by all tasks: the loop, the results folder and PNGs."""

@@ -1,4 +1,4 @@
-"""An evaluation from start to end, whatever the task, and the files that it leaves."""
+"""Evaluation of a dataset, for any task, and the files that it writes."""
 
 import time
 from abc import ABC, abstractmethod
@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import progress
-from gsto_jax.evaluation.folder import ResultsFolder, Sample
-from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch, never
+from gsto_jax.evaluation.folder import ResultsFolder, SampleScore
+from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch, never_stop
 from gsto_jax.evaluation.png_writer import PngWriter
 
 Record = dict[str, Any]
@@ -21,12 +21,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Results of an evaluation.
+    """Result of an evaluation.
 
     Attributes:
-      record: to keep: step, split, protocol, scores.
-      summary: tables and lines of text to log.
-      scalars: numbers by name, for TensorBoard.
+      record: step, split, protocol and scores, for the log.
+      summary: lines of text and tables to print.
+      scalars: finite scores by name, for TensorBoard.
       images: images `h w 3` by name, for TensorBoard.
     """
 
@@ -37,33 +37,34 @@ class EvalResult:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Scores of a set.
+class DatasetScores:
+    """Scores of a whole dataset.
 
     Attributes:
-      record: for the record.
-      shown: a table and a line for people.
-      scalars: for TensorBoard; those that are NaN are left out.
-      finish: writes the files of the evaluation: takes the folder, the record and the samples.
+      record: scores for the log.
+      summary: a table and a line of text to print.
+      scalars: scores by name, for TensorBoard.
+      write: writes the files of the evaluation to a folder, from the folder, the record and the
+        scores of the samples.
     """
 
     record: Record
-    shown: Sequence[Any]
+    summary: Sequence[Any]
     scalars: Mapping[str, float]
-    finish: Callable[[Path, Record, Sequence[Any]], None]
+    write: Callable[[Path, Record, Sequence[Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSet(ABC):
-    """Samples to evaluate on: `SegmentationEvalSet` or `PoseEvalSet`.
+    """Dataset to evaluate on: `SegmentationEvalSet` or `PoseEvalSet`.
 
     Attributes:
-      files: that an evaluation leaves.
-      metric: score in the record that tells which checkpoint is best.
-      split: name of the set.
+      files: files that an evaluation writes.
+      metric: score in the record by which checkpoints are ranked.
+      split: name of the split.
       size: number of samples.
-      name: returns the file name, less ".png", of the sample at a place in the set.
-      batches: of the samples; every evaluation iterates over them.
+      name: returns the file name, without ".png", of a sample by its index.
+      batches: batches of samples; every evaluation iterates over them.
     """
 
     files: ClassVar[ResultsFolder[Any]]
@@ -80,60 +81,62 @@ class EvalSet(ABC):
         variables: Any,
         mesh: Mesh,
         folder: Path,
-        about: Record,
-        stop: Callable[[], bool] = never,
+        record: Record,
+        stop: Callable[[], bool] = never_stop,
     ) -> EvalResult | None:
-        """Evaluates, and leaves scores and images in a folder.
+        """Evaluates a network, and writes scores and images to a folder.
 
         Args:
-          task: what was trained.
-          variables: of the network.
-          mesh: the devices.
-          folder: where to; its files stay until there are more.
-          about: first entries of the record: "step", "while_training".
-          stop: called after each batch; returns whether to give up.
+          task: trained task.
+          variables: variables of the network.
+          mesh: devices.
+          folder: output folder, whose files stay until the first batch is finished.
+          record: first entries of the record: "step" and "while_training".
+          stop: called after each batch; returns whether to stop early.
 
         Returns:
-          The results, or None if it was stopped.
+          The result, or None if stopped early.
         """
-        began, is_first = time.perf_counter(), jax.process_index() == 0
-        samples: dict[int, Sample] = {}
-        batches = 0
+        start_time, is_primary = time.perf_counter(), jax.process_index() == 0
+        scores: dict[int, SampleScore] = {}
+        num_batches = 0
 
         def on_batch(batch: Batch, predictions: np.ndarray, maps: GetMaps) -> None:
-            nonlocal batches
-            if not batches and is_first:
-                self.files.begin(folder)
-            batches += 1
+            nonlocal num_batches
+            if not num_batches and is_primary:
+                self.files.invalidate(folder)
+            num_batches += 1
             advance(int(batch["mask"].sum()) * jax.process_count())
-            for n, drawn in writer.write(batch, predictions, maps).items():
-                place = int(batch["index"][n])
-                one = {name: values[n] for name, values in batch.items()}
-                name = self.name(place)
-                samples[place] = self.score(task, one, predictions[n], name=name, drawn=drawn)
+            for n, kinds in writer.write(batch, predictions, maps).items():
+                index = int(batch["index"][n])
+                sample = {name: values[n] for name, values in batch.items()}
+                scores[index] = self.score(
+                    task, sample, predictions[n], name=self.name(index), png_kinds=kinds
+                )
 
-        stage = progress.track(f"evaluating {self.split}", total=self.size, resumable=True)
-        with self.writer(task, folder) as writer, stage as advance:
+        tracker = progress.track(f"evaluating {self.split}", total=self.size, resumable=True)
+        with self.writer(task, folder) as writer, tracker as advance:
             predictions = self.predict(task, variables, mesh, on_batch, stop)
         if predictions is None:
             return None
-        gathered = self.files.gather(samples, self.size, self.name)
-        pngs = writer.written_by_all()
-        seconds = time.perf_counter() - began
-        title = f"{task.config.name}, step {about['step']}, on {self.split}"
-        how = f"{self.describe(task)}, in {seconds:.0f} s"
-        summary = self.summarize(task, predictions, f"{title}: {how}")
-        record = about | {"split": self.split} | summary.record | {"seconds": seconds}
-        if is_first:
-            summary.finish(folder, record, gathered)
-        listed = [f"{Path(name).stem:<12}{folder / name}" for name in self.files.listed]
-        shown = (*summary.shown, *listed, f"images    {folder} ({pngs} PNGs)")
-        scalars = {k: v for k, v in summary.scalars.items() if np.isfinite(v)}
-        return EvalResult(record, shown, scalars, writer.shown)
+        sample_scores = self.files.gather(scores, self.size, self.name)
+        num_pngs = writer.num_written_by_all()
+        seconds = time.perf_counter() - start_time
+        title = f"{task.config.name}, step {record['step']}, on {self.split}"
+        totals = self.summarize(
+            task, predictions, f"{title}: {self.describe(task)}, in {seconds:.0f} s"
+        )
+        record = record | {"split": self.split} | totals.record | {"seconds": seconds}
+        if is_primary:
+            totals.write(folder, record, sample_scores)
+        paths = [f"{Path(name).stem:<12}{folder / name}" for name in self.files.logged_files]
+        summary = (*totals.summary, *paths, f"images    {folder} ({num_pngs} PNGs)")
+        scalars = {k: v for k, v in totals.scalars.items() if np.isfinite(v)}
+        return EvalResult(record, summary, scalars, writer.images)
 
     @abstractmethod
     def writer(self, task: Any, folder: Path) -> PngWriter:
-        """Returns the writer of an evaluation's PNGs."""
+        """Returns a writer of PNGs."""
 
     @abstractmethod
     def predict(
@@ -144,7 +147,7 @@ class EvalSet(ABC):
         on_batch: OnBatch,
         stop: Callable[[], bool],
     ) -> Any:
-        """Runs the network on the set; see `evaluate`. Returns None if it was stopped."""
+        """Runs the network on the dataset; see `evaluate`. Returns None if stopped early."""
 
     @abstractmethod
     def score(
@@ -154,19 +157,19 @@ class EvalSet(ABC):
         prediction: np.ndarray,
         *,
         name: str,
-        drawn: tuple[str, ...],
-    ) -> Sample:
-        """Scores one sample of a batch."""
+        png_kinds: tuple[str, ...],
+    ) -> SampleScore:
+        """Scores a sample of a batch."""
 
     @abstractmethod
     def describe(self, task: Any) -> str:
-        """Returns the number of samples and the protocol, in words."""
+        """Describes the number of samples and the protocol."""
 
     @abstractmethod
-    def summarize(self, task: Any, predictions: Any, title: str) -> Summary:
-        """Scores what `predict` returned, for the whole set."""
+    def summarize(self, task: Any, predictions: Any, title: str) -> DatasetScores:
+        """Computes the scores of the dataset from the result of `predict`."""
 
 
-def or_none(scores: Mapping[str, float]) -> Record:
-    """Returns scores for a record: None, which JSON has, in place of NaN."""
+def nan_to_none(scores: Mapping[str, float]) -> Record:
+    """Replaces non-finite scores, which JSON lacks, by None."""
     return {name: value if np.isfinite(value) else None for name, value in scores.items()}

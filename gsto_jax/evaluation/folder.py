@@ -1,10 +1,10 @@
-"""Files that an evaluation leaves in a run's eval-SPLIT/: all of them are of one evaluation.
+"""Results folder of an evaluation, eval-SPLIT/ of a run.
 
-evaluation.json   step, split, protocol, scores: the line of evaluations.jsonl
-NAME.png ...      images of samples; a table says which there are
+evaluation.json   step, split, protocol and scores, as in evaluations.jsonl
+NAME.png ...      images of samples, listed in a table of samples
 ...               see `gsto_jax.segmentation.results` and `gsto_jax.pose.results`
 
-evaluation.json goes first and comes last: without it the rest may be of two evaluations.
+evaluation.json is deleted first and written last: without it, files may be of two evaluations.
 """
 
 import csv
@@ -19,147 +19,149 @@ from gsto_jax.devices.mesh import sum_over_processes
 from gsto_jax.evaluation.percent import csv_number
 from gsto_jax.files import read_csv, read_json_object, to_csv, to_json, write_text
 
-RECORD = "evaluation.json"
+RECORD_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Scores of one sample; a subclass adds fields of type int or float.
+class SampleScore:
+    """Scores of a sample; subclasses add fields of type int or float.
 
     Attributes:
-      name: of the sample.
-      drawn: kinds of its PNGs.
+      name: name of the sample.
+      png_kinds: kinds of its PNGs.
     """
 
     name: str
-    drawn: tuple[str, ...] = field(default=(), kw_only=True)
+    png_kinds: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-S = TypeVar("S", bound=Sample)
+S = TypeVar("S", bound=SampleScore)
 
 
 @dataclass(frozen=True)
 class ResultsFolder(Generic[S]):
-    """Reads and writes what the evaluations of a task have alike.
+    """Reader and writer of results folders.
 
     Attributes:
-      sample: type of the scores of a sample.
-      kinds: of PNGs.
-      table: name of the file with a row for each sample.
-      files: names of the files about the whole set.
-      listed: those of them that people are told of.
+      score_type: type of the scores of a sample.
+      png_kinds: kinds of PNGs.
+      table: name of the CSV file with a row per sample.
+      files: names of the other files, about the whole dataset.
+      logged_files: files whose paths are logged.
     """
 
-    sample: type[S]
-    kinds: tuple[str, ...]
+    score_type: type[S]
+    png_kinds: tuple[str, ...]
     table: str
     files: tuple[str, ...]
-    listed: tuple[str, ...]
+    logged_files: tuple[str, ...]
 
-    def begin(self, folder: Path) -> None:
-        """Marks the files in a folder as no longer of one evaluation."""
-        for name in (RECORD, *self.files):
+    def invalidate(self, folder: Path) -> None:
+        """Deletes the files about the whole dataset, before the first PNG is replaced."""
+        for name in (RECORD_FILE, *self.files):
             (folder / name).unlink(missing_ok=True)
 
-    def finish(
+    def write(
         self,
         folder: Path,
         record: Mapping[str, Any],
-        samples: Sequence[S],
-        write: Callable[[Path], None],
+        scores: Sequence[S],
+        write_files: Callable[[Path], None],
     ) -> None:
-        """Writes all files but the PNGs, and removes PNGs of earlier evaluations.
+        """Writes all files except the PNGs, and deletes PNGs of earlier evaluations.
 
         Args:
-          folder: where to; made if need be.
-          record: of the evaluation.
-          samples: in the order of the set.
-          write: writes `files` to the folder.
+          folder: output folder, created if missing.
+          record: contents of evaluation.json.
+          scores: scores of the samples, in the order of the dataset.
+          write_files: writes `files` to the folder.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {path for sample in samples for path in drawings(folder, sample).values()}
-        for sample in (*self.read_samples(folder), *samples):
-            for path in png_paths(folder, sample.name, self.kinds).values():
-                if path not in kept:
+        current = {path for score in scores for path in sample_pngs(folder, score).values()}
+        for score in (*self.read_scores(folder), *scores):
+            for path in png_paths(folder, score.name, self.png_kinds).values():
+                if path not in current:
                     path.unlink(missing_ok=True)
-        header = ["name", *self._numbers, *self.kinds]
-        write_text(folder / self.table, to_csv(header, map(self._row, samples)))
-        write(folder)
-        write_text(folder / RECORD, to_json(record, indent=2) + "\n")
+        header = ["name", *self._score_fields, *self.png_kinds]
+        write_text(folder / self.table, to_csv(header, map(self._to_row, scores)))
+        write_files(folder)
+        write_text(folder / RECORD_FILE, to_json(record, indent=2) + "\n")
 
-    def read_samples(self, folder: Path) -> tuple[S, ...]:
-        """Reads the table of samples; () where it is missing or damaged."""
+    def read_scores(self, folder: Path) -> tuple[S, ...]:
+        """Reads the scores of all samples; () if the table is missing or damaged."""
         try:
             rows = read_csv(folder / self.table)[1:]
-            return tuple(self._sample(name, *numbers) for name, *numbers in rows)
+            return tuple(self._from_row(name, *values) for name, *values in rows)
         except (OSError, ValueError, TypeError, csv.Error):
             return ()
 
-    def gather(self, own: Mapping[int, S], size: int, name: Callable[[int], str]) -> list[S]:
-        """Brings together the samples of all processes.
+    def gather(self, scores: Mapping[int, S], size: int, get_name: Callable[[int], str]) -> list[S]:
+        """Gathers the scores of all processes.
 
         Args:
-          own: samples of this process, by their place in the set.
-          size: of the set.
-          name: returns that of the sample at a place.
+          scores: scores of this process, by the index of the sample.
+          size: size of the dataset.
+          get_name: returns the name of a sample by its index.
 
         Returns:
-          All samples, in the order of the set.
+          The scores of all samples, in the order of the dataset.
         """
-        rows = {place: self._values(sample) for place, sample in own.items()}
+        rows = {index: self._values(score) for index, score in scores.items()}
         columns = []
-        for n, kind in enumerate(self._types):
-            column: np.ndarray = np.zeros(size, kind)
-            for place, row in rows.items():
-                column[place] = row[n]
+        for n, dtype in enumerate(self._types):
+            column: np.ndarray = np.zeros(size, dtype)
+            for index, row in rows.items():
+                column[index] = row[n]
             columns.append(sum_over_processes(column).tolist())
-        return [self._sample(name(n), *row) for n, row in enumerate(zip(*columns, strict=True))]
+        all_rows = zip(*columns, strict=True)
+        return [self._from_row(get_name(index), *row) for index, row in enumerate(all_rows)]
 
     @property
-    def _numbers(self) -> dict[str, Any]:
-        """Type of each field that is a number."""
-        return {x.name: x.type for x in fields(self.sample) if x.type in (int, float)}
+    def _score_fields(self) -> dict[str, Any]:
+        """Types of the numeric fields, by name."""
+        return {x.name: x.type for x in fields(self.score_type) if x.type in (int, float)}
 
     @property
     def _types(self) -> tuple[Any, ...]:
-        return (*self._numbers.values(), *[int] * len(self.kinds))
+        return (*self._score_fields.values(), *[int] * len(self.png_kinds))
 
-    def _values(self, sample: S) -> list[Any]:
-        """Returns the numbers of a sample, and for each kind of PNG whether it is there."""
-        flags = (int(kind in sample.drawn) for kind in self.kinds)
-        return [*(getattr(sample, key) for key in self._numbers), *flags]
+    def _values(self, score: S) -> list[Any]:
+        """Returns the numbers of a sample, and a 0 or 1 for each kind of PNG."""
+        flags = (int(kind in score.png_kinds) for kind in self.png_kinds)
+        return [*(getattr(score, name) for name in self._score_fields), *flags]
 
-    def _row(self, sample: S) -> list[object]:
-        values = self._values(sample)
-        return [sample.name, *(csv_number(x) if isinstance(x, float) else x for x in values)]
+    def _to_row(self, score: S) -> list[object]:
+        values = self._values(score)
+        return [score.name, *(csv_number(x) if isinstance(x, float) else x for x in values)]
 
-    def _sample(self, name: str, *row: Any) -> S:
-        """Makes a sample of a row, whose numbers may be text."""
-        values = [kind("nan" if x == "" else x) for kind, x in zip(self._types, row, strict=True)]
-        count = len(self._numbers)
-        drawn = tuple(kind for kind, flag in zip(self.kinds, values[count:], strict=True) if flag)
-        return self.sample(name, *values[:count], drawn=drawn)
+    def _from_row(self, name: str, *row: Any) -> S:
+        """Builds the scores of a sample from numbers or their text."""
+        values = [dtype("nan" if x == "" else x) for dtype, x in zip(self._types, row, strict=True)]
+        count = len(self._score_fields)
+        flags = zip(self.png_kinds, values[count:], strict=True)
+        kinds = tuple(kind for kind, flag in flags if flag)
+        return self.score_type(name, *values[:count], png_kinds=kinds)
 
 
-def drawings(folder: Path, sample: Sample) -> dict[str, Path]:
-    """Returns the PNGs of a sample, by their kind."""
-    return png_paths(folder, sample.name, sample.drawn)
+def sample_pngs(folder: Path, score: SampleScore) -> dict[str, Path]:
+    """Returns the paths of the PNGs of a sample, by kind."""
+    return png_paths(folder, score.name, score.png_kinds)
 
 
 def png_paths(folder: Path, name: str, kinds: Iterable[str]) -> dict[str, Path]:
-    """Returns the places of a sample's PNGs; none for a name that leads out of the folder."""
+    """Returns the paths of PNGs by kind; none if the name leads out of the folder."""
     path = folder / name
     if folder.resolve() not in path.resolve().parents:
         return {}
     suffixes = {kind: "" if kind == "sample" else f"_{kind}" for kind in kinds}
-    return {kind: path.with_name(f"{path.name}{end}.png") for kind, end in suffixes.items()}
+    return {kind: path.with_name(f"{path.name}{suffix}.png") for kind, suffix in suffixes.items()}
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Reads evaluation.json; None where there is none."""
-    return read_json_object(folder / RECORD)
+    """Reads evaluation.json; None if there is none."""
+    return read_json_object(folder / RECORD_FILE)
 
 
-def number(text: str) -> float:
-    """Returns a number out of a CSV; NaN for an empty cell. Raises ValueError."""
+def parse_number(text: str) -> float:
+    """Parses a number of a CSV file; NaN for an empty cell. Raises ValueError."""
     return float(text or "nan")

@@ -1,4 +1,4 @@
-"""PNGs of what an evaluation saw, written while it goes on (needs OpenCV)."""
+"""Writes PNGs of an evaluation in background threads (needs OpenCV)."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -14,40 +14,42 @@ from gsto_jax.devices.mesh import sum_over_processes
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.evaluation.folder import png_paths
 
-_SHOWN = 4
-_WAITING = 16
-"""How many PNGs may wait to be written: they hold memory."""
+_TENSORBOARD_SAMPLES = 4
+_MAX_PENDING = 16
+"""Maximum number of PNGs that wait to be written, which bounds memory."""
 
 
 class PngWriter(ABC):
-    """Writes images of samples up to a limit; a context that ends when all are written.
+    """Writes PNGs of samples up to a limit; a context manager that waits for all writes.
 
-    Several processes share the limits, and each draws of its own samples.
+    With several processes each writes PNGs of its own samples, and the limits are divided.
 
     Args:
-      folder: where to.
-      limit: how many samples are drawn at most; -1 for all.
-      feature_images: how many of them show what the network looked at too; -1 for all.
-      name: file name, less ".png", of the sample of an index; may hold slashes.
+      folder: output folder.
+      limit: maximum number of samples; -1 for all.
+      feature_images: maximum number of samples with feature maps; -1 for all.
+      name: returns the file name, without ".png" and possibly with slashes, of a sample by index.
 
     Attributes:
-      written: how many PNGs, by this process.
-      shown: the first few images, `h w 3`, by "kind/number": for TensorBoard.
+      num_written: number of PNGs written by this process.
+      images: images `h w 3` of the first samples by "kind/number", for TensorBoard.
     """
 
     def __init__(
         self, folder: Path, limit: int, feature_images: int, name: Callable[[int], str]
     ) -> None:
         self.folder, self.name = folder, name
-        self.limit, self.feature_images = _own_part(limit), _own_part(feature_images)
-        self.written, self.seen = 0, 0
-        self.shown: dict[str, np.ndarray] = {}
+        self.limit = _limit_of_process(limit)
+        self.feature_images = _limit_of_process(feature_images)
+        self.num_written = 0
+        self.images: dict[str, np.ndarray] = {}
+        self._num_samples = 0
         self._threads = ThreadPoolExecutor(4)
-        self._waiting: deque[Future[None]] = deque()
+        self._pending: deque[Future[None]] = deque()
 
-    def written_by_all(self) -> int:
-        """How many PNGs all processes have written, which each must call together."""
-        return int(sum_over_processes(np.array([self.written], np.float64))[0])
+    def num_written_by_all(self) -> int:
+        """Returns the number of PNGs written by all processes; a collective call."""
+        return int(sum_over_processes(np.array([self.num_written], np.float64))[0])
 
     @abstractmethod
     def draw(
@@ -57,17 +59,17 @@ class PngWriter(ABC):
         maps: Callable[[], Mapping[str, np.ndarray]],
         n: int,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Draws sample n of a batch: images `h w 3` by kind; "sample" is the main one."""
+        """Draws sample n of a batch: yields kind, such as "sample", and image `h w 3`."""
 
     @property
-    def is_drawn(self) -> bool:
+    def wants_sample(self) -> bool:
         """Whether the next sample is within the limit."""
-        return self.seen < self.limit or self.limit < 0
+        return self._num_samples < self.limit or self.limit < 0
 
     @property
-    def is_explained(self) -> bool:
-        """Whether the next sample shows what the network looked at."""
-        return self.seen < self.feature_images or self.feature_images < 0
+    def wants_features(self) -> bool:
+        """Whether the next sample is within the limit of feature maps."""
+        return self._num_samples < self.feature_images or self.feature_images < 0
 
     def write(
         self,
@@ -75,35 +77,35 @@ class PngWriter(ABC):
         predictions: np.ndarray,
         maps: Callable[[], Mapping[str, np.ndarray]],
     ) -> dict[int, tuple[str, ...]]:
-        """Writes the samples of a batch that count.
+        """Draws the valid samples of a batch and writes them in the background.
 
         Args:
-          batch: "index", "mask", and what `draw` reads.
-          predictions: of the batch.
-          maps: returns those that explain them, or none; called only to show them.
+          batch: "index", "mask", and the arrays that `draw` reads.
+          predictions: predictions for the batch.
+          maps: returns the feature maps of the batch; called only if needed.
 
         Returns:
-          By the place in the batch of those that count: the kinds that were written.
+          The kinds of PNGs of each valid sample, by its position in the batch.
 
         Raises:
-          ValueError: a name that leads out of the folder.
+          ValueError: the name of a sample leads out of the folder.
           OSError: an earlier PNG could not be written.
         """
-        maps, drawn = cache(maps), {}
+        maps, kinds = cache(maps), {}
         for n in np.flatnonzero(batch["mask"]).tolist():
             images = dict(self.draw(batch, predictions, maps, n))
             name = self.name(int(batch["index"][n]))
             paths = png_paths(self.folder, name, images)
             if images and not paths:
-                raise ValueError(f"the image {name} would lie outside {self.folder}")
+                raise ValueError(f"sample name must lead into {self.folder}; got {name!r}")
             for kind, image in images.items():
                 self._write(paths[kind], image)
-                self.written += 1
-                if self.seen < _SHOWN:
-                    self.shown[f"{kind}/{self.seen}"] = image
-            self.seen += 1
-            drawn[n] = tuple(images)
-        return drawn
+                self.num_written += 1
+                if self._num_samples < _TENSORBOARD_SAMPLES:
+                    self.images[f"{kind}/{self._num_samples}"] = image
+            self._num_samples += 1
+            kinds[n] = tuple(images)
+        return kinds
 
     def __enter__(self) -> "PngWriter":
         return self
@@ -114,18 +116,18 @@ class PngWriter(ABC):
             self.close()
 
     def close(self) -> None:
-        """Returns when all PNGs are written. Raises OSError if that failed."""
+        """Waits until all PNGs are written. Raises OSError if a write failed."""
         self._threads.shutdown()
-        while self._waiting:
-            self._waiting.popleft().result()
+        while self._pending:
+            self._pending.popleft().result()
 
     def _write(self, path: Path, image: np.ndarray) -> None:
-        self._waiting.append(self._threads.submit(write_image, path, image))
-        if len(self._waiting) > _WAITING:
-            self._waiting.popleft().result()
+        self._pending.append(self._threads.submit(write_image, path, image))
+        if len(self._pending) > _MAX_PENDING:
+            self._pending.popleft().result()
 
 
-def _own_part(limit: int) -> int:
-    """Of a limit for all processes, the part of this one; -1, for all, stays."""
-    count, first = jax.process_count(), jax.process_index()
-    return limit if limit < 0 else limit // count + (first < limit % count)
+def _limit_of_process(limit: int) -> int:
+    """Returns the share of this process in a limit; -1, for no limit, stays."""
+    count, index = jax.process_count(), jax.process_index()
+    return limit if limit < 0 else limit // count + (index < limit % count)

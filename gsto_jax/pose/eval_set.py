@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import local_shard, sum_over_processes
-from gsto_jax.evaluation.eval_set import EvalSet, Summary, or_none
+from gsto_jax.evaluation.eval_set import DatasetScores, EvalSet, nan_to_none
 from gsto_jax.evaluation.folder import ResultsFolder
 from gsto_jax.evaluation.loop import Batch, GetMaps, OnBatch
 from gsto_jax.evaluation.percent import percent
@@ -129,7 +129,7 @@ class PoseEvalSet(EvalSet):
         count = f"{self.size} persons in {len(self.image_ids)} images"
         return f"{count}, {self.boxes}{describe_protocol(task)}"
 
-    def summarize(self, task: PoseTask, predictions: Predictions, title: str) -> Summary:
+    def summarize(self, task: PoseTask, predictions: Predictions, title: str) -> DatasetScores:
         """See `EvalSet.summarize`."""
         results, metrics = self._metrics(task, predictions.poses, predictions.truth)
         columns, ceiling = {"network": metrics}, float("nan")
@@ -141,10 +141,10 @@ class PoseEvalSet(EvalSet):
             "persons": self.size,
             "boxes": self.boxes,
             "protocol": f"{self.boxes}{describe_protocol(task)}",
-            **or_none({**metrics, "ceiling_AP": ceiling}),
+            **nan_to_none({**metrics, "ceiling_AP": ceiling}),
         }
         boxes = "detector_boxes" if self.detected else "ground_truth_boxes"
-        return Summary(
+        return DatasetScores(
             record,
             (score_table(columns, title), self._headline(metrics["AP"])),
             {f"{name}/{boxes}": value for name, value in metrics.items()},

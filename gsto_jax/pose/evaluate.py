@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from gsto_jax.devices.mesh import local_shard, sum_over_processes
-from gsto_jax.evaluation.loop import Batch, OnBatch, never, nothing, run_pipelined
+from gsto_jax.evaluation.loop import Batch, OnBatch, ignore_batch, never_stop, run_pipelined
 from gsto_jax.pose.inference import predict_joints
 from gsto_jax.pose.task import PoseTask
 
@@ -40,8 +40,8 @@ def estimate_poses(
     size: int,
     mesh: Mesh,
     *,
-    on_batch: OnBatch = nothing,
-    stop: Callable[[], bool] = never,
+    on_batch: OnBatch = ignore_batch,
+    stop: Callable[[], bool] = never_stop,
 ) -> Poses | None:
     """Estimates the poses of a dataset.
 

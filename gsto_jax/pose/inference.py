@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from gsto_jax.devices.mesh import put_batch
-from gsto_jax.evaluation.loop import Batch, Programs
+from gsto_jax.evaluation.loop import Batch, CompiledPrograms
 from gsto_jax.ops.flip import flip
 from gsto_jax.pose.task import PoseTask, heatmap_step, joint_step, roundtrip_step
 
@@ -22,7 +22,7 @@ def predict_joints(
     Returns:
       The joints of `joint_step`; "heatmaps" and the feature maps of `heatmap_step`.
     """
-    programs = PosePrograms.of(task, mesh)
+    programs = PosePrograms.for_task(task, mesh)
 
     def run(image: np.ndarray) -> tuple[Array, dict[str, Array]]:
         outputs: tuple[Array, dict[str, Array]] = programs.heatmaps(
@@ -46,12 +46,12 @@ def roundtrip_joints(task: PoseTask, mesh: Mesh, batch: Batch) -> Float[Array, "
     """
     names = ("image", "joints", "visible", "center", "frame")
     inputs = put_batch({name: batch[name] for name in names}, mesh)
-    joints: Array = PosePrograms.of(task, mesh).roundtrip(inputs)
+    joints: Array = PosePrograms.for_task(task, mesh).roundtrip(inputs)
     return joints
 
 
-class PosePrograms(Programs):
-    """Compiled programs of a pose task; see `Programs`."""
+class PosePrograms(CompiledPrograms):
+    """Compiled programs of a pose task; see `CompiledPrograms`."""
 
     @cached_property
     def heatmaps(self) -> Any:

@@ -169,7 +169,7 @@ class PosePngWriter(PngWriter):
         task, image = self.task, batch["image"][n]
         truth = np.concatenate([batch["joints"][n], batch["visible"][n][:, None]], -1)
         pose = to_crop(predictions[n], batch["center"][n], batch["frame"][n], image.shape)
-        if self.is_drawn:
+        if self.wants_sample:
             yield (
                 "sample",
                 pose_panel(
@@ -181,7 +181,7 @@ class PosePngWriter(PngWriter):
                     task.config.pose.visibility_threshold,
                 ),
             )
-        if self.is_explained:
+        if self.wants_features:
             features = {name: values[n] for name, values in maps().items()}
             yield "heatmaps", heatmap_figure(image, features.pop("heatmaps"), task.joints)
             yield from feature_figures(image, features)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gsto_jax.evaluation.folder import ResultsFolder, Sample, read_record
+from gsto_jax.evaluation.folder import ResultsFolder, SampleScore, read_record
 from gsto_jax.evaluation.percent import csv_number
 from gsto_jax.files import to_csv, write_text
 from gsto_jax.pose.metrics import COCO_METRICS, write_coco_results
@@ -21,7 +21,7 @@ _SCORES, RESULTS = "scores.csv", "results.json"
 
 
 @dataclass(frozen=True)
-class PersonScore(Sample):
+class PersonScore(SampleScore):
     """Scores of one person.
 
     Attributes:
@@ -40,7 +40,7 @@ class PersonScore(Sample):
 
 
 FOLDER = ResultsFolder(
-    PersonScore, PNG_KINDS, "persons.csv", files=(_SCORES, RESULTS), listed=(_SCORES, RESULTS)
+    PersonScore, PNG_KINDS, "persons.csv", files=(_SCORES, RESULTS), logged_files=(_SCORES, RESULTS)
 )
 
 
@@ -80,7 +80,7 @@ def finish(
         write_text(folder / _SCORES, to_csv(["metric", "value"], rows))
         write_coco_results(folder / RESULTS, results)
 
-    FOLDER.finish(folder, record, persons, write)
+    FOLDER.write(folder, record, persons, write)
 
 
 def read(folder: Path) -> PoseEvaluation | None:
@@ -88,4 +88,4 @@ def read(folder: Path) -> PoseEvaluation | None:
     record = read_record(folder)
     if record is None or not {*COCO_METRICS} <= record.keys():
         return None
-    return PoseEvaluation(folder, record, FOLDER.read_samples(folder))
+    return PoseEvaluation(folder, record, FOLDER.read_scores(folder))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gsto_jax.evaluation.folder import drawings
+from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.pose.metrics import COCO_METRICS
 from gsto_jax.pose.results import PersonScore, PoseEvaluation
 from gsto_jax.report.comparison import matching_poses
@@ -87,10 +87,10 @@ def comparison_page(run: PoseRun, baseline: PoseRun) -> str:
 def _evaluation_context(evaluation: PoseEvaluation) -> dict[str, Any]:
     """Returns the context of a complete evaluation."""
     persons = evaluation.persons
-    pngs = ((x.name, drawings(evaluation.folder, x)) for x in persons)
+    pngs = ((x.name, sample_pngs(evaluation.folder, x)) for x in persons)
     ranking = rank_samples(persons, _oks, lambda x: _person_view(evaluation, x), "person")
     histogram = _histogram(ranking.scores)
-    first = [] if ranking.scores else [x for x in persons if "sample" in x.drawn][:MAX_SAMPLES]
+    first = [] if ranking.scores else [x for x in persons if "sample" in x.png_kinds][:MAX_SAMPLES]
     return {
         "ranking": ranking,
         "first": make_views(first, lambda x: _person_view(evaluation, x)),
@@ -131,7 +131,7 @@ def _histogram(values: Sequence[float]) -> list[tuple[float, float, int]]:
 
 def _tiles(evaluation: PoseEvaluation, person: PersonScore) -> dict[str, np.ndarray] | None:
     """Returns the tiles of a `gsto_jax.pose.panels.pose_panel`; None if it cannot be read."""
-    path = drawings(evaluation.folder, person).get("sample")
+    path = sample_pngs(evaluation.folder, person).get("sample")
     truth = ["ground truth"] if person.labeled_joints else []
     names = ["image", *truth, "prediction", "heatmaps"]
     tiles = read_tile_row(path, len(names)) if path else None

@@ -9,14 +9,14 @@ from typing import TypeVar
 import numpy as np
 
 from gsto_jax.drawing.heat_maps import split_branch_figure
-from gsto_jax.evaluation.folder import Sample
+from gsto_jax.evaluation.folder import SampleScore
 from gsto_jax.report.images import EmbeddedImage, embed_photo, read_png
 
 MAX_SAMPLES = 4  # per list
 _MAX_FIGURES = 2  # per kind
 _MISSING_PANELS_NOTE = "Missing or damaged panels are left out."
 
-S = TypeVar("S", bound=Sample)
+S = TypeVar("S", bound=SampleScore)
 T = TypeVar("T")
 
 
@@ -74,7 +74,7 @@ def rank_samples(
       noun: "image" or "person".
     """
     ranked = sorted((x for x in samples if math.isfinite(score(x))), key=score)
-    with_panel = [x for x in ranked if "sample" in x.drawn]
+    with_panel = [x for x in ranked if "sample" in x.png_kinds]
     count = min(MAX_SAMPLES, (len(with_panel) + 1) // 2)
     worst = with_panel[:count]
     best = [x for x in with_panel[::-1][:count] if x not in worst]
@@ -112,7 +112,7 @@ def rank_pairs(
         return score(pair[0]) - score(pair[1])
 
     scored = [pair for pair in pairs if math.isfinite(gain(pair))]
-    with_panel = [pair for pair in scored if all("sample" in x.drawn for x in pair)]
+    with_panel = [pair for pair in scored if all("sample" in x.png_kinds for x in pair)]
     ascending = sorted(with_panel, key=gain)
     better = [pair for pair in ascending[::-1] if gain(pair) > 0][:MAX_SAMPLES]
     worse = [pair for pair in ascending if gain(pair) < 0][:MAX_SAMPLES]

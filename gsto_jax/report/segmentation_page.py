@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.drawing.tiles import Color
-from gsto_jax.evaluation.folder import drawings
+from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.report.comparison import matching_segmentation
 from gsto_jax.report.contents import (
     comparison_context,
@@ -81,7 +81,7 @@ def comparison_page(run: SegmentationRun, baseline: SegmentationRun) -> str:
 
 def _evaluation_context(run: SegmentationRun, evaluation: SegmentationEvaluation) -> dict[str, Any]:
     """Returns the context of a complete evaluation."""
-    pngs = ((x.name, drawings(evaluation.folder, x)) for x in evaluation.images)
+    pngs = ((x.name, sample_pngs(evaluation.folder, x)) for x in evaluation.images)
     return {
         "class_rows": _class_rows(evaluation),
         "columns": _columns(evaluation),
@@ -138,7 +138,7 @@ def _normalized_confusion(
 
 
 def _tiles(evaluation: SegmentationEvaluation, image: ImageScore) -> dict[str, np.ndarray] | None:
-    path = drawings(evaluation.folder, image).get("sample")
+    path = sample_pngs(evaluation.folder, image).get("sample")
     return read_segmentation_tiles(path, image.height, image.width) if path else None
 
 

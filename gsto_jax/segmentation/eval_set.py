@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax.drawing.tiles import Color
-from gsto_jax.evaluation.eval_set import EvalSet, Summary, or_none
+from gsto_jax.evaluation.eval_set import DatasetScores, EvalSet, nan_to_none
 from gsto_jax.evaluation.folder import ResultsFolder
 from gsto_jax.evaluation.loop import Batch, OnBatch
 from gsto_jax.segmentation import results, tables
@@ -99,13 +99,13 @@ class SegmentationEvalSet(EvalSet):
         """See `EvalSet.describe`."""
         return f"{self.size} images, {self.protocol}"
 
-    def summarize(self, task: SegmentationTask, predictions: Scores, title: str) -> Summary:
+    def summarize(self, task: SegmentationTask, predictions: Scores, title: str) -> DatasetScores:
         """See `EvalSet.summarize`."""
         means = {name: getattr(predictions, name) for name in _MEANS}
         ious = zip(self.classes, predictions.iou.tolist(), strict=True)
         scalars = {k: v for k, v in means.items() if k != "mean_accuracy"}
-        return Summary(
-            {"images": self.size, "protocol": str(self.protocol), **or_none(means)},
+        return DatasetScores(
+            {"images": self.size, "protocol": str(self.protocol), **nan_to_none(means)},
             (
                 tables.score_table(predictions, self.classes, title),
                 f"mean IoU {tables.percent(predictions.mean_iou)}",

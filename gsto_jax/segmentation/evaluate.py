@@ -9,7 +9,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gsto_jax.devices.mesh import local_shard, put_batch
-from gsto_jax.evaluation.loop import Batch, OnBatch, never, nothing, run_pipelined
+from gsto_jax.evaluation.loop import Batch, OnBatch, ignore_batch, never_stop, run_pipelined
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import Scores, compute_scores
@@ -36,8 +36,8 @@ def evaluate(
     mesh: Mesh,
     protocol: EvalProtocol = SINGLE_PASS,
     *,
-    on_batch: OnBatch = nothing,
-    stop: Callable[[], bool] = never,
+    on_batch: OnBatch = ignore_batch,
+    stop: Callable[[], bool] = never_stop,
     instances: InstanceCounts | None = None,
     feature_images: int = 0,
 ) -> Scores | None:
@@ -105,7 +105,7 @@ def _predict(
     def put(*names: str) -> dict[str, Any]:
         return put_batch({name: batch[name] for name in names}, mesh)
 
-    programs = SegmentationPrograms.of(task, mesh)
+    programs = SegmentationPrograms.for_task(task, mesh)
     features: Mapping[str, Array] = {}
     is_single_pass = protocol.is_unscaled_single_pass(bucket_sizes)
     if is_single_pass or wants_features:

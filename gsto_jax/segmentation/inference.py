@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from gsto_jax.devices.mesh import put_batch
-from gsto_jax.evaluation.loop import Programs
+from gsto_jax.evaluation.loop import CompiledPrograms
 from gsto_jax.ops.flip import flip, flip_permutation
 from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.resample import resample
@@ -127,7 +127,7 @@ def score_batch(
     The batch has "image" `b H W 3` uint8 and "size" `b 2` of this process. `bucket_sizes` are as in
     `batch_views`.
     """
-    programs = SegmentationPrograms.of(task, mesh)
+    programs = SegmentationPrograms.for_task(task, mesh)
     extract, first, add = programs.windows(protocol)
     images = put_batch({"image": batch["image"]}, mesh)["image"]
     sizes = [(int(height), int(width)) for height, width in batch["size"]]
@@ -139,8 +139,8 @@ def score_batch(
     return scores
 
 
-class SegmentationPrograms(Programs):
-    """Compiled programs of a segmentation task; see `Programs`."""
+class SegmentationPrograms(CompiledPrograms):
+    """Compiled programs of a segmentation task; see `CompiledPrograms`."""
 
     def __init__(self, task: SegmentationTask, mesh: Mesh) -> None:
         super().__init__(task, mesh)
@@ -149,7 +149,7 @@ class SegmentationPrograms(Programs):
     @cached_property
     def eval_step(self) -> Any:
         """`gsto_jax.segmentation.task.eval_step`."""
-        outputs = (self.whole, self.split, self.split)
+        outputs = (self.replicated, self.batch_sharded, self.batch_sharded)
         return self.compile_network(eval_step, "the eval step", outputs)
 
     @cached_property
@@ -171,7 +171,7 @@ class SegmentationPrograms(Programs):
             predictions = best_class(scores)
             return pixel_counts(predictions, batch, num_classes, ignore_label), predictions
 
-        return self.compile(count, out_shardings=(self.whole, self.split))
+        return self.compile(count, out_shardings=(self.replicated, self.batch_sharded))
 
     def windows(self, protocol: EvalProtocol) -> tuple[Any, Any, Any]:
         """Returns programs that extract windows, compute their scores, and add to a sum."""

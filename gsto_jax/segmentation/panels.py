@@ -129,14 +129,14 @@ class SegmentationPngWriter(PngWriter):
         image, label, prediction = (
             x[n, : size[0], : size[1]] for x in (batch["image"], batch["label"], predictions)
         )
-        if self.is_drawn:
+        if self.wants_sample:
             yield (
                 "sample",
                 sample_panel(
                     image, label, prediction, self.classes, self.palette, self.ignore_label
                 ),
             )
-        if self.is_explained and (features := maps()):
+        if self.wants_features and (features := maps()):
             padded_shape = predictions.shape[1:3]
             cropped = {
                 name: crop_to_image(x[n], size, padded_shape) for name, x in features.items()

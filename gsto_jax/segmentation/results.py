@@ -16,8 +16,8 @@ import numpy as np
 
 from gsto_jax.evaluation.folder import (
     ResultsFolder,
-    Sample,
-    number,
+    SampleScore,
+    parse_number,
     read_record,
 )
 from gsto_jax.files import read_csv, to_csv, write_text
@@ -29,7 +29,7 @@ _SCORES, _CONFUSION = "scores.csv", "confusion.csv"
 
 
 @dataclass(frozen=True)
-class ImageScore(Sample):
+class ImageScore(SampleScore):
     """Scores of one image.
 
     Attributes:
@@ -48,7 +48,7 @@ class ImageScore(Sample):
 
 
 FOLDER = ResultsFolder(
-    ImageScore, PNG_KINDS, "images.csv", files=(_SCORES, _CONFUSION), listed=(_SCORES,)
+    ImageScore, PNG_KINDS, "images.csv", files=(_SCORES, _CONFUSION), logged_files=(_SCORES,)
 )
 
 
@@ -87,7 +87,7 @@ def finish(
         rows = zip(classes, scores.confusion.tolist(), strict=True)
         write_text(folder / _CONFUSION, to_csv(["", *classes], ([name, *n] for name, n in rows)))
 
-    FOLDER.finish(folder, record, images, write)
+    FOLDER.write(folder, record, images, write)
 
 
 def read(folder: Path) -> SegmentationEvaluation | None:
@@ -98,12 +98,13 @@ def read(folder: Path) -> SegmentationEvaluation | None:
         (_, *columns), *rows = read_csv(folder / _SCORES)
         confusion = np.array([[int(n) for n in counts] for _, *counts in matrix], np.int64)
         scores = [
-            (name, dict(zip(columns, map(number, values), strict=True))) for name, *values in rows
+            (name, dict(zip(columns, map(parse_number, values), strict=True)))
+            for name, *values in rows
         ]
     except (OSError, ValueError, csv.Error):
         return None
     is_square = confusion.shape == (len(classes), len(classes))
     if record is None or not is_square or [name for name, _ in scores[: len(classes)]] != classes:
         return None
-    images = FOLDER.read_samples(folder)
+    images = FOLDER.read_scores(folder)
     return SegmentationEvaluation(folder, record, tuple(classes), scores, confusion, images)

@@ -6,7 +6,7 @@ import numpy as np
 
 from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.tiles import write_image
-from gsto_jax.evaluation.folder import drawings
+from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.panels import PNG_KINDS, heatmap_figure, pose_panel
 from gsto_jax.pose.results import PersonScore
@@ -78,7 +78,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
     place = folder / "eval-val"
     writer = SegmentationPngWriter(place, CLASSES, PALETTE, 255, panels, figures, names.__getitem__)
     confusion, images = np.zeros((4, 4), np.int64), []
-    results.FOLDER.begin(place)
+    results.FOLDER.invalidate(place)
     for n, name in enumerate(names):
         truth, prediction = labels(n), predictions(n, seed)
         image = np.random.default_rng(n).integers(0, 255, (1, *SIZE, 3), np.uint8)
@@ -88,7 +88,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
         counts = confusion_matrix_numpy(truth, prediction, 4)
         own = compute_scores(counts)
         numbers = (int(counts.sum()), own.pixel_accuracy, own.mean_iou)
-        images.append(ImageScore(name, *SIZE, *numbers, drawn=drawn[0]))
+        images.append(ImageScore(name, *SIZE, *numbers, png_kinds=drawn[0]))
         confusion += counts
     result = compute_scores(confusion, boundary=np.array([[1, 2, 3]] * 4))
     record = {
@@ -147,9 +147,9 @@ def evaluate_poses(
         kinds = PNG_KINDS if n < 1 else PNG_KINDS[:1] if n < panels else ()
         alike, score = rng.random(2).tolist()
         counts = (len(JOINTS), alike) if labeled else (0, float("nan"))
-        persons.append(PersonScore(name, n // 2, *counts, score, 0.5, drawn=kinds))
+        persons.append(PersonScore(name, n // 2, *counts, score, 0.5, png_kinds=kinds))
         images = dict(_pose_images(n, labeled))
-        for kind, path in drawings(place, persons[-1]).items():
+        for kind, path in sample_pngs(place, persons[-1]).items():
             write_image(path, images[kind])
     values = dict(zip(pose_folder.COCO_METRICS, rng.random(10).tolist(), strict=True))
     record = {

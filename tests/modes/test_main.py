@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import CITYSCAPES
-from gsto_jax.evaluation.folder import drawings
+from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.segmentation import results
 from tests.data_pipelines import downloads_trees
 from tests.program import run, run_short
@@ -347,7 +347,7 @@ def check_images(folder):
     assert sum(x.labeled_pixels for x in found.images) == found.confusion.sum()
     assert found.record["pixel_accuracy"] == pytest.approx(right / found.confusion.sum(), abs=1e-5)
     assert [(x.name, x.height, x.width) for x in found.images][3] == ("val_000003", 128, 256)
-    drawn = {path for x in found.images for path in drawings(folder, x).values()}
+    drawn = {path for x in found.images for path in sample_pngs(folder, x).values()}
     assert drawn == set(folder.glob("*.png"))
 
 

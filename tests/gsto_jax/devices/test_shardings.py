@@ -185,7 +185,8 @@ def everything(task, mesh, batch):
     gradient = jax.jit(on_mesh(partial(_gradient, task.for_mesh(mesh)), mesh))
     grads, losses, _ = gradient(state.params, state.batch_stats, inputs, values)
     seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
-    counts, predictions, maps = SegmentationPrograms.of(task, mesh).eval_step(state.variables, seen)
+    eval_step = SegmentationPrograms.for_task(task, mesh).eval_step
+    counts, predictions, maps = eval_step(state.variables, seen)
     return (a_step(task, mesh, batch), grads, losses, maps), (counts, predictions)
 
 

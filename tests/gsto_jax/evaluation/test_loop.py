@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.evaluation.loop import Programs, run_pipelined
+from gsto_jax.evaluation.loop import CompiledPrograms, run_pipelined
 from tests.gsto_jax.small_task import make_task
 
 
@@ -39,16 +39,16 @@ def test_what_is_stopped_finishes_nothing_more():
     assert (found, finished) == (False, [0])
 
 
-class Sums(Programs):
+class Sums(CompiledPrograms):
     @cached_property
     def total(self):
-        return self.compile(lambda x: x.sum(), out_shardings=self.whole)
+        return self.compile(lambda x: x.sum(), out_shardings=self.replicated)
 
 
 def test_equal_tasks_share_their_programs():
     mesh = make_mesh(jax.devices()[:2])
-    programs = Sums.of(make_task(1), mesh)
-    assert Sums.of(make_task(1), mesh) is programs
-    assert Sums.of(replace(make_task(1), steps=2), mesh) is not programs
-    assert type(Programs.of(make_task(1), mesh)) is Programs
+    programs = Sums.for_task(make_task(1), mesh)
+    assert Sums.for_task(make_task(1), mesh) is programs
+    assert Sums.for_task(replace(make_task(1), steps=2), mesh) is not programs
+    assert type(CompiledPrograms.for_task(make_task(1), mesh)) is CompiledPrograms
     assert int(programs.total(jax.numpy.arange(4))) == 6

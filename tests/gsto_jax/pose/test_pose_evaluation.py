@@ -20,7 +20,7 @@ from data_pipelines import COCO_KEYPOINTS, PersonCrop
 from gsto_jax import UserError
 from gsto_jax.config import PoseConfig
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.evaluation.folder import drawings
+from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.image_files import crop_person
 from gsto_jax.pose import results as pose_folder
 from gsto_jax.pose.eval_set import PoseEvalSet
@@ -230,8 +230,8 @@ def test_evaluation_files(trained, tmp_path):
     read = pose_folder.read(tmp_path)
     assert read.record == record
     assert [p.name for p in read.persons] == [f"deep/person{n}" for n in range(6)]
-    assert read.persons[0].drawn == PNG_KINDS
-    assert read.persons[5].drawn == ("sample",)
+    assert read.persons[0].png_kinds == PNG_KINDS
+    assert read.persons[5].png_kinds == ("sample",)
     assert all(path.is_file() for p in read.persons for path in drawn(tmp_path, p))
     saved = json.loads((tmp_path / "results.json").read_text())
     again = evaluate_coco(saved, annotations(), pose_set().image_ids, SIGMAS)
@@ -269,7 +269,7 @@ def test_two_processes_equal_one(tmp_path):
     for a, b in zip(one.persons, two.persons, strict=True):
         assert (a.name, a.image_id, a.labeled_joints) == (b.name, b.image_id, b.labeled_joints)
         assert b.similarity == pytest.approx(a.similarity, abs=1e-4)
-        assert "sample" in a.drawn and "sample" in b.drawn
+        assert "sample" in a.png_kinds and "sample" in b.png_kinds
         assert all(path.is_file() for path in drawn(folders[1], b))
 
 
@@ -287,7 +287,7 @@ def test_bfloat16_joints(trained):
 
 
 def drawn(folder, person):
-    return drawings(folder, person).values()
+    return sample_pngs(folder, person).values()
 
 
 def test_aborted_evaluations_keep_earlier_files(trained, tmp_path):

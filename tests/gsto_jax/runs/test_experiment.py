@@ -231,7 +231,7 @@ def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
     assert [image.name for image in found.images] == ["0", "1", "2", "3"]
     assert run.evaluate(state_at(6), should_stop=lambda: True) is None
     assert results.read(folder).record["step"] == 5, "no image of the other was written"
-    results.FOLDER.begin(folder)
+    results.FOLDER.invalidate(folder)
     assert results.read(folder) is None, "images may be of either"
     run.evaluate(state_at(7))
     assert results.read(folder).record == run.workdir.read_evaluations()[-1]

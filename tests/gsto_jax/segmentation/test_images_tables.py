@@ -73,7 +73,7 @@ def test_png_writer_limits_and_padding(tmp_path):
     )
     writer.write(batch, np.stack([predicted()] * 3), dict)
     writer.close()
-    assert writer.written == 2
+    assert writer.num_written == 2
     written = cv2.imread(str(tmp_path / "town" / "image5.png"))
     expected = sample_panel(batch["image"][1], TRUTH, predicted(), CLASSES, PALETTE)
     np.testing.assert_array_equal(written[..., ::-1], expected)
@@ -230,8 +230,8 @@ def test_first_images_have_figures(tmp_path):
     writer.close()
     names = sorted(path.name for path in (tmp_path / "gsto").iterdir())
     assert names == ["0.png", "0_branches.png", "0_gates.png", "1_branches.png", "1_gates.png"]
-    assert writer.written == 5
-    assert set(writer.shown) == {
+    assert writer.num_written == 5
+    assert set(writer.images) == {
         "sample/0",
         *(f"{k}/{n}" for k in ("branches", "gates") for n in (0, 1)),
     }

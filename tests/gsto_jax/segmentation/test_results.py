@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gsto_jax.evaluation.folder import drawings
+from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.segmentation import results
 from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.metrics import compute_scores
@@ -26,11 +26,11 @@ def test_image_scores_ignore_unlabeled_pixels():
     images = SegmentationEvalSet(split="val", size=1, name=str, batches=[], **look)
     label = np.array([[0, 0, 1, 255, 7], [1, 1, 255, 0, 7]], np.uint8)
     prediction = np.array([[0, 1, 1, 2, 7], [1, 1, 2, 0, 7]], np.uint8)
-    about = {"name": "a", "drawn": ("sample", "gates")}
+    about = {"name": "a", "png_kinds": ("sample", "gates")}
     image = {"label": label, "size": np.array([2, 4])}
     # road: 2 of 3 hit, no false one; sky: 3 hit, 1 false; car is predicted only where none counts
     iou = (2 / 3 + 3 / 4) / 2
-    expected = ImageScore("a", 2, 4, 6, 5 / 6, pytest.approx(iou), drawn=about["drawn"])
+    expected = ImageScore("a", 2, 4, 6, 5 / 6, pytest.approx(iou), png_kinds=about["png_kinds"])
     assert images.score(make_task(1), image, prediction, **about) == expected
     image = {"label": np.full((1, 5), 255, np.uint8), "size": np.array([1, 5])}
     unlabeled = images.score(make_task(1), image, prediction[:1], **about)
@@ -56,7 +56,7 @@ def persons():
     kinds = [(), ("sample",), ("sample", "gates"), ()]
     first = 12345678901234567  # float64 has no such number
     numbers = [(first + n, n, NAN if n == 1 else 1 / (n + 3), 0.1 * n, 1.0) for n in range(4)]
-    return [PersonScore(str(n), *x, drawn=kinds[n]) for n, x in enumerate(numbers)]
+    return [PersonScore(str(n), *x, png_kinds=kinds[n]) for n, x in enumerate(numbers)]
 
 
 def test_scores_are_gathered_over_processes(tmp_path):
@@ -79,7 +79,7 @@ def test_scores_are_gathered_over_processes(tmp_path):
 def image_scores(names):
     kinds = [("sample", "gates"), (), ()]
     return [
-        ImageScore(name, 2, 4, 6 * (n < 2), 5 / 6, 2 / 3 if n else NAN, drawn=kinds[n])
+        ImageScore(name, 2, 4, 6 * (n < 2), 5 / 6, 2 / 3 if n else NAN, png_kinds=kinds[n])
         for n, name in enumerate(names)
     ]
 
@@ -107,12 +107,12 @@ def test_results_are_read_back(tmp_path):
         if back.name == names[0]:
             rounded["mean_iou"] = pytest.approx(NAN, nan_ok=True)
         assert back == replace(sample, **rounded)
-    assert list(drawings(read.folder, read.images[0])) == ["sample", "gates"]
+    assert list(sample_pngs(read.folder, read.images[0])) == ["sample", "gates"]
 
 
 def test_files_of_earlier_evaluations_are_removed(tmp_path):
     folder = tmp_path / "eval-val"
-    all_drawn = [replace(x, drawn=FOLDER.kinds) for x in image_scores(("town/a", "b"))]
+    all_drawn = [replace(x, png_kinds=FOLDER.png_kinds) for x in image_scores(("town/a", "b"))]
     results.finish(folder, {"step": 5}, all_drawn, compute_scores(np.eye(3)), CLASSES)
     (folder / "town").mkdir()
     drawn = ["b.png", "b_branches.png", "b_gates.png", "town/a.png", "town/a_branches.png"]
@@ -123,12 +123,12 @@ def test_files_of_earlier_evaluations_are_removed(tmp_path):
     with (folder / "images.csv").open("a") as file:
         file.write("../outside,1,1,1,1,1,1,1,1\n")
 
-    FOLDER.begin(folder)
+    FOLDER.invalidate(folder)
     assert results.read(folder) is None
     assert sorted(path.name for path in folder.glob("*.*")) == sorted(
         [*drawn[:3], "mine.png", "images.csv"]
     )
-    samples = [replace(image_scores("b")[0], drawn=("sample",))]
+    samples = [replace(image_scores("b")[0], png_kinds=("sample",))]
     results.finish(folder, {"step": 9}, samples, compute_scores(np.eye(3)), CLASSES)
     assert sorted(str(x.relative_to(folder)) for x in folder.rglob("*.png")) == [
         "b.png",

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.evaluation.folder import number
+from gsto_jax.evaluation.folder import parse_number
 from gsto_jax.files import to_json
 from gsto_jax.plan.plan_file import write_plan
 from gsto_jax.pose import results as pose_folder
@@ -148,4 +148,4 @@ def test_persons_without_labels_have_empty_cells(tmp_path):
     assert math.isnan(back.similarity)
     assert back.box_score == 1.0
     with pytest.raises(ValueError, match="nothing"):
-        number("nothing")
+        parse_number("nothing")
