@@ -22,25 +22,25 @@ from gsto_jax.files import write_text
 from gsto_jax.models.counts import count
 from gsto_jax.models.published import SIZE
 from gsto_jax.runs.workdir import Workdir
-from gsto_jax.sweep.figure import draw
-from gsto_jax.sweep.markdown import markdown, table
-from gsto_jax.sweep.outcome import (
-    SweepOutcome,
-    last_words,
-    outcome_of,
-    settings_of,
-    stage_of,
-    step_of,
-)
+from gsto_jax.sweep.figure import draw_results
+from gsto_jax.sweep.markdown import markdown, results_table
 from gsto_jax.sweep.pool import run_all
-from gsto_jax.sweep.results import as_csv, as_json, results_of
+from gsto_jax.sweep.results import compare_rows, results_csv, results_json
 from gsto_jax.sweep.rows import (
     SweepRow,
     SweepRun,
     check_comparable,
     check_unchanged,
-    runs_of,
-    seeds_of,
+    make_runs,
+    parse_seeds,
+)
+from gsto_jax.sweep.run_result import (
+    RunResult,
+    current_operation,
+    exit_reason,
+    last_step,
+    read_config,
+    read_result,
 )
 from gsto_jax.training.network import build_network
 from modes import command_line
@@ -57,7 +57,7 @@ def run(args: Any) -> None:
     """Runs the mode. Raises TrainingError if runs failed."""
     jax.config.update("jax_platforms", "cpu")  # leaves the devices to the runs
     file = command_line.config_file()
-    seeds = seeds_of(args.seeds)
+    seeds = parse_seeds(args.seeds)
     with progress.track("reading the rows"):
         rows = read_rows(args.rows, file)
     reference = args.reference or rows[0].name
@@ -66,10 +66,10 @@ def run(args: Any) -> None:
         raise UserError(f"--reference must be one of {names}; got {reference!r}")
     check_comparable(rows)
     folder = Path(args.workdir or f"runs/sweep-{args.config.name}").expanduser().absolute()
-    runs = runs_of(rows, seeds, folder)
-    check_unchanged(runs, [settings_of(run) for run in runs])
+    runs = make_runs(rows, seeds, folder)
+    check_unchanged(runs, [read_config(run) for run in runs])
     with contextlib.closing(Workdir(folder, lock=True)):
-        finished = [run for run in runs if outcome_of(run)]
+        finished = [run for run in runs if read_result(run)]
         skipped = f", {len(finished)} of them finished before" if finished else ""
         log(
             f"{len(rows)} rows x {len(seeds)} seeds: {len(runs)} runs{skipped}, {args.jobs} at once"
@@ -134,8 +134,8 @@ class Sweep:
                 unfinished,
                 self._jobs,
                 self._launch,
-                ended=self._ended,
-                tick=self._tick,
+                on_exit=self._ended,
+                on_tick=self._tick,
                 stop=self._interrupt,
             )
 
@@ -155,7 +155,7 @@ class Sweep:
         return process
 
     def _ended(self, run: SweepRun, status: int) -> None:
-        outcome = None if status else outcome_of(run)
+        outcome = None if status else read_result(run)
         self._progress.remove_task(self._bars.pop(run))
         if outcome is not None:
             self._progress.advance(self._overall_bar)
@@ -165,7 +165,7 @@ class Sweep:
             self.missing_reasons[run.name] = "stopped"
         else:
             self.failed.append(run)
-            reason = last_words(run.log, self._log_offsets[run])
+            reason = exit_reason(run.log, self._log_offsets[run])
             self.missing_reasons[run.name] = f"failed with status {status} ({reason}): {run.log}"
             self._log(f"{run.name}: {self.missing_reasons[run.name]}")
 
@@ -173,9 +173,9 @@ class Sweep:
         if not self._progress.disable:
             for run, bar in list(self._bars.items()):
                 name = run.name
-                if stage := stage_of(run.log, self._log_offsets[run]):
+                if stage := current_operation(run.log, self._log_offsets[run]):
                     name += f": {stage}"
-                self._progress.update(bar, completed=step_of(run.folder), description=name)
+                self._progress.update(bar, completed=last_step(run.folder), description=name)
 
     def _log(self, text: str) -> None:
         self._progress.console.print(text, soft_wrap=True)
@@ -201,8 +201,8 @@ def write_results(
     missing_reasons: Mapping[str, str],
 ) -> None:
     """Compares the finished runs; writes and prints the results."""
-    outcomes = {run: outcome_of(run) for run in runs}
-    finished: list[SweepOutcome] = [outcome for outcome in outcomes.values() if outcome]
+    outcomes = {run: read_result(run) for run in runs}
+    finished: list[RunResult] = [outcome for outcome in outcomes.values() if outcome]
     if not finished:
         log("no run is finished: there are no results yet")
         return
@@ -211,12 +211,12 @@ def write_results(
         for run, outcome in outcomes.items()
         if not outcome
     }
-    results = results_of(title, runs, finished, reference, missing)
-    texts = {"json": as_json(results), "csv": as_csv(results), "md": markdown(results)}
+    results = compare_rows(title, runs, finished, reference, missing)
+    texts = {"json": results_json(results), "csv": results_csv(results), "md": markdown(results)}
     for suffix, text in texts.items():
         write_text(folder / f"sweep.{suffix}", text)
-    draw(results, folder / "sweep.png", folder / "sweep.svg")
-    make_console().print(table(results))
+    draw_results(results, folder / "sweep.png", folder / "sweep.svg")
+    make_console().print(results_table(results))
     log(f"results     {folder}/sweep.md (.json, .csv, .png, .svg)")
 
 
@@ -284,6 +284,6 @@ def _row_name(text: str) -> str:
     return re.sub(r"[^\w.=+-]+", "_", short)
 
 
-def _summarize(outcome: SweepOutcome) -> str:
+def _summarize(outcome: RunResult) -> str:
     speed = f"{outcome.steps} steps, {outcome.seconds:.0f} s"
     return f"{outcome.row} seed {outcome.seed}: {100 * outcome.score:.2f} ({speed})"

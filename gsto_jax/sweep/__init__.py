@@ -1,10 +1,10 @@
-"""Trains several rows with several seeds each, and compares their scores.
+"""Trains variants of a config with several seeds each, and compares their scores.
 
-rows        the rows, their runs, and which settings must agree
+rows        variants, their runs, and the options that must agree
 pool        runs training jobs in parallel subprocesses
-outcome     reads a run's folder and log
-statistics  intervals and paired tests
-results     the comparison, as JSON and CSV
-markdown    the comparison as text and as a table
-figure      the comparison as a figure
+run_result  reads the folder and the log of a run
+statistics  confidence intervals and paired tests
+results     comparison of the rows, as JSON and CSV
+markdown    comparison as text and as a table
+figure      comparison as a figure
 """

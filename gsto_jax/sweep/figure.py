@@ -1,4 +1,4 @@
-"""A sweep as an image: every seed, what pairs it, means and intervals (needs Matplotlib)."""
+"""Figure of sweep results (needs Matplotlib)."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.style import context
 
 from gsto_jax.files import atomic_write
-from gsto_jax.sweep.results import POWER, Results
+from gsto_jax.sweep.results import POWER, SweepResults
 
 _INK, _SEED, _PAIR, _BAND = "#1a2733", "#3b7dd8", "#c3ccd6", "#e6eaef"
 _STYLE = {
@@ -24,12 +24,12 @@ _STYLE = {
 }
 
 
-def draw(results: Results, *paths: Path) -> None:
-    """Draws rows downwards: on the left their scores, on the right their differences.
+def draw_results(results: SweepResults, *paths: Path) -> None:
+    """Draws the scores of each row on the left, and differences from the reference on the right.
 
     Args:
-      results: what was found.
-      paths: files to write; their suffixes tell the format.
+      results: results of the sweep.
+      paths: output files; their suffixes select the format.
     """
     with context(["default", _STYLE]):
         size = 10, 1.9 + 0.55 * len(results.rows)
@@ -45,21 +45,21 @@ def draw(results: Results, *paths: Path) -> None:
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="x", color=_BAND, linewidth=0.8)
             axes.set_axisbelow(True)
-            axes.use_sticky_edges = False  # room beside the bands
+            axes.use_sticky_edges = False  # margins next to the bands
             axes.margins(x=0.05)
         figure.suptitle(
-            f"{results.title}: {len(results.outcomes)} runs, {len(results.seeds)} seeds",
+            f"{results.title}: {len(results.runs)} runs, {len(results.seeds)} seeds",
             x=0.01,
             ha="left",
             fontsize=11,
         )
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else None
-            with atomic_write(path) as part:
-                figure.savefig(part, dpi=150, metadata=metadata, format=path.suffix[1:])
+            with atomic_write(path) as temporary:
+                figure.savefig(temporary, dpi=150, metadata=metadata, format=path.suffix[1:])
 
 
-def _draw_scores(axes: Axes, results: Results) -> None:
+def _draw_scores(axes: Axes, results: SweepResults) -> None:
     for seed in results.seeds:
         points = [(row.scores[seed], n) for n, row in enumerate(results.rows) if seed in row.scores]
         if points:
@@ -70,10 +70,10 @@ def _draw_scores(axes: Axes, results: Results) -> None:
             values, [n] * len(values), s=22, color=_SEED, alpha=0.65, linewidth=0, zorder=2
         )
         _mark(axes, row.summary.mean, row.summary.low, row.summary.high, n - 0.22)
-    axes.set_xlabel(f"{results.measure}, %: seeds, means with 95 % intervals")
+    axes.set_xlabel(f"{results.metric}, %: seeds, means with 95 % intervals")
 
 
-def _draw_differences(axes: Axes, results: Results) -> None:
+def _draw_differences(axes: Axes, results: SweepResults) -> None:
     axes.axvline(0, color=_INK, linewidth=0.8)
     for n, row in enumerate(results.rows):
         if row.difference is None:
@@ -85,8 +85,8 @@ def _draw_differences(axes: Axes, results: Results) -> None:
         both = [seed for seed in row.scores if seed in reference.scores]
         values = [row.scores[seed] - reference.scores[seed] for seed in both]
         if math.isfinite(row.difference.detectable):
-            reach = row.difference.detectable
-            axes.barh(n, 2 * reach, left=-reach, height=0.62, color=_BAND, zorder=0)
+            width = row.difference.detectable
+            axes.barh(n, 2 * width, left=-width, height=0.62, color=_BAND, zorder=0)
         axes.scatter(
             values, [n] * len(values), s=22, color=_SEED, alpha=0.65, linewidth=0, zorder=2
         )
@@ -94,13 +94,13 @@ def _draw_differences(axes: Axes, results: Results) -> None:
         _mark(axes, change.mean, change.low, change.high, n - 0.22)
     axes.set_xlabel(
         f"difference from {results.reference}, points\n"
-        f"band: smaller than what {POWER:.0%} power would find"
+        f"band: below the difference detectable with {POWER:.0%} power"
     )
 
 
-def _mark(axes: Axes, mean: float, low: float, high: float, place: float) -> None:
+def _mark(axes: Axes, mean: float, low: float, high: float, y: float) -> None:
     if math.isnan(mean):
         return
     if math.isfinite(low):
-        axes.plot([low, high], [place, place], color=_INK, linewidth=1.6, zorder=3)
-    axes.plot([mean], [place], marker="D", markersize=5, color=_INK, zorder=4)
+        axes.plot([low, high], [y, y], color=_INK, linewidth=1.6, zorder=3)
+    axes.plot([mean], [y], marker="D", markersize=5, color=_INK, zorder=4)

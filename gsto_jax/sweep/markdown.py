@@ -1,137 +1,140 @@
-"""A sweep in words: its table, and what may and may not be read from it."""
+"""Sweep results as a Markdown page and as a terminal table."""
 
 import math
 from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from gsto_jax.sweep.results import LEVEL, POWER, Results, RowResult
+from gsto_jax.sweep.results import LEVEL, POWER, RowResult, SweepResults
 
 _HEADINGS = (
     *("row", "parameters", "runs", "mean", "s.d.", "95 % interval"),
     *("difference", "its interval", "p", "p (Holm)", "detectable"),
 )
-_NOT_IN_THE_TERMINAL = ("parameters", "s.d.", "p")  # which may be narrow
+_MARKDOWN_ONLY = ("parameters", "s.d.", "p")  # to fit narrow terminals
 
 
-def table(results: Results) -> Table:
-    """The rows for the terminal, in percent and points."""
-    title = f"{results.title}: {results.measure} of the last step, {_runs(results)}"
+def results_table(results: SweepResults) -> Table:
+    """Returns a terminal table of the rows, in percent and points."""
+    title = f"{results.title}: {results.metric} of the last step, {_describe_runs(results)}"
     caption = (
-        f"Differences from {results.reference}, in points, by seed. Detectable: the smallest true "
-        f"one that this test finds with {POWER:.0%} power at {LEVEL:.0%}."
+        f"Differences from {results.reference} in points, paired by seed. Detectable: smallest "
+        f"true difference that the test detects with {POWER:.0%} power at level {LEVEL:.0%}."
     )
-    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    shown = [n for n, heading in enumerate(_HEADINGS) if heading not in _NOT_IN_THE_TERMINAL]
-    for n in shown:
-        made.add_column(_HEADINGS[n], justify="right" if n else "left", overflow="fold")
-    for found in results.rows:
-        cells = _cells(found)
-        made.add_row(*(cells[n].replace(" to ", "..") for n in shown))
-    return made
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    columns = [n for n, heading in enumerate(_HEADINGS) if heading not in _MARKDOWN_ONLY]
+    for n in columns:
+        table.add_column(_HEADINGS[n], justify="right" if n else "left", overflow="fold")
+    for result in results.rows:
+        cells = _cells(result)
+        table.add_row(*(cells[n].replace(" to ", "..") for n in columns))
+    return table
 
 
-def markdown(results: Results) -> str:
-    """The table, a sentence for each row, and how it was measured."""
-    lines = [f"# {results.title}", "", f"{results.measure}, in percent, {_runs(results)}.", ""]
+def markdown(results: SweepResults) -> str:
+    """Returns a page with the table, a sentence per row, and the method."""
+    summary = f"{results.metric}, in percent, {_describe_runs(results)}."
+    lines = [f"# {results.title}", "", summary, ""]
     lines += [f"| {' | '.join(_HEADINGS)} |", f"|{'---|' * len(_HEADINGS)}"]
-    lines += [f"| {' | '.join(_cells(found))} |" for found in results.rows]
+    lines += [f"| {' | '.join(_cells(result))} |" for result in results.rows]
     lines += ["", *(f"- {line}" for line in _verdicts(results)), ""]
     lines += ["![scores by row and seed](sweep.svg)", "", "## How this was measured", ""]
     lines += [f"- {line}" for line in _notes(results)]
     if results.missing:
-        lines += ["", "## Runs that are missing", ""]
+        lines += ["", "## Missing runs", ""]
         lines += [f"- {name}: {reason}" for name, reason in results.missing.items()]
     return "\n".join(lines) + "\n"
 
 
-def _runs(results: Results) -> str:
-    asked = f"{len(results.rows)} rows x {len(results.seeds)} seeds"
+def _describe_runs(results: SweepResults) -> str:
+    planned = f"{len(results.rows)} rows x {len(results.seeds)} seeds"
     if not results.missing:
-        return asked
-    return f"{len(results.outcomes)} of {results.planned} runs ({asked})"
+        return planned
+    return f"{len(results.runs)} of {results.num_runs} runs ({planned})"
 
 
-def _cells(found: RowResult) -> Sequence[str]:
-    summary, difference = found.summary, found.difference
-    cells = [found.row.name, str(found.row.parameters), str(summary.count)]
-    cells += [_number(summary.mean), _number(summary.deviation)]
+def _cells(result: RowResult) -> Sequence[str]:
+    summary, difference = result.summary, result.difference
+    cells = [result.row.name, str(result.row.parameters), str(summary.count)]
+    cells += [_number(summary.mean), _number(summary.std)]
     cells += [_interval(summary.low, summary.high)]
     if difference is None:
         return [*cells, *["-"] * 5]
     change = difference.summary
     cells += [_signed(change.mean), _interval(change.low, change.high, signed=True)]
-    return [*cells, _p(difference.p), _p(found.p), _number(difference.detectable)]
+    return [*cells, _p(difference.p), _p(result.p), _number(difference.detectable)]
 
 
-def _verdicts(results: Results) -> Iterator[str]:
-    for found in results.rows:
-        difference = found.difference
+def _verdicts(results: SweepResults) -> Iterator[str]:
+    for result in results.rows:
+        difference = result.difference
         if difference is None:
             continue
-        change, name = difference.summary, found.row.name
+        change, name = difference.summary, result.row.name
         if change.count < 2:
-            yield f"{name}: {change.count} pairs with {results.reference}, too few to tell."
+            yield f"{name}: {change.count} pairs with {results.reference}, too few to compare."
             continue
         kind = "higher" if change.mean > 0 else "lower"
         interval = _interval(change.low, change.high, signed=True)
-        said = (
+        comparison = (
             f"{name} is {abs(change.mean):.2f} points {kind} than {results.reference} on average "
-            f"({interval}, {change.count} pairs, p {_p(found.p)} after correction)"
+            f"({interval}, {change.count} pairs, p {_p(result.p)} after correction)"
         )
-        seen = f"a true difference of {difference.detectable:.2f} would have been found"
-        if found.p <= LEVEL:
-            yield f"{said}: a difference."
+        if result.p <= LEVEL:
+            yield f"{comparison}: significant."
         elif difference.p <= LEVEL:
-            yield f"{said}: a difference by itself, but not among so many comparisons."
+            yield f"{comparison}: significant without, but not with the correction."
         else:
-            yield f"{said}: no difference was seen; {seen} in {POWER:.0%} of such comparisons."
+            yield (
+                f"{comparison}: not significant; a true difference of {difference.detectable:.2f} "
+                f"would be detected with {POWER:.0%} power."
+            )
 
 
-def _notes(results: Results) -> Iterator[str]:
-    steps = sorted({found.row.steps for found in results.rows})
+def _notes(results: SweepResults) -> Iterator[str]:
+    steps = sorted({result.row.steps for result in results.rows})
     data = results.rows[0].row.config["data"]
     yield (
-        f"Steps: {', '.join(map(str, steps))}. Split: {data['eval_split']}. The score is that after"
-        " the last step, not of the best evaluation, since choosing on the split that is reported "
-        "would flatter."
+        f"Steps: {', '.join(map(str, steps))}. Split: {data['eval_split']}. Scores are those of "
+        "the last step, not of the best evaluation, since selection on the reported split would "
+        "bias them."
     )
     yield f"Seeds: {', '.join(map(str, results.seeds))}. Reference: {results.reference}."
     if results.unpaired:
         yield (
-            "For one seed the rows do not see the same batches, since these settings differ: "
-            f"{', '.join(results.unpaired)}. The tests hold all the same, with less to gain."
+            "Rows with the same seed see different batches, since these options differ: "
+            f"{', '.join(results.unpaired)}. The tests remain valid, but pairing reduces the "
+            "variance less."
         )
     else:
         yield (
-            "Paired: for one seed all rows see the same images in the same order with the same "
-            "augmentation, and layers that have name, shape and kind of initial values in common "
-            "start from the same ones."
+            "Paired: rows with the same seed see the same images in the same order with the same "
+            "augmentation, and layers of the same name, shape and initializer start from the same "
+            "weights."
         )
     yield (
-        "Means and differences have 95 % t intervals; p is of the paired t-test, two-sided, and "
-        "Holm's correction is for all rows but the reference. The intervals are not corrected."
+        "Means and differences have 95 % t intervals; p is that of the two-sided paired t-test. "
+        "Holm's correction covers all rows but the reference. The intervals are not corrected."
     )
     yield (
-        f"Detectable: the smallest true difference that this test finds with {POWER:.0%} power, "
-        "given the spread of the differences that was seen (noncentral t), in a test of one row "
-        "alone; Holm's correction asks for more. Smaller ones may be there and go unseen. With few "
-        "seeds that spread, too, is known poorly."
+        f"Detectable: smallest true difference that the test of a single row, without Holm's "
+        f"correction, detects with {POWER:.0%} power (noncentral t), given the observed standard "
+        "deviation of the differences, which few seeds estimate poorly."
     )
     yield (
-        "The spread is that of seeds (initial values, order, augmentation) on one training set "
-        "and one evaluation set; it says nothing of other data."
+        "The variance is that over seeds (initial weights, order, augmentation) for one training "
+        "set and one evaluation set, not over datasets."
     )
-    devices = sorted({outcome.devices for outcome in results.outcomes})
+    devices = sorted({run.devices for run in results.runs})
     versions = {
-        f"{name} {outcome.versions[name]}"
-        for outcome in results.outcomes
+        f"{name} {run.versions[name]}"
+        for run in results.runs
         for name in ("python", "jax")
-        if name in outcome.versions
+        if name in run.versions
     }
     yield f"Run on {', '.join(devices)}; {', '.join(sorted(versions))}."
     if len(devices) > 1:
-        yield "Not all runs are from one kind of device, which moves scores like a seed does."
+        yield "The runs used different kinds of devices, which changes scores like another seed."
 
 
 def _number(value: float) -> str:
@@ -145,8 +148,8 @@ def _signed(value: float) -> str:
 def _interval(low: float, high: float, signed: bool = False) -> str:
     if math.isnan(low):
         return "-"
-    form = "+.2f" if signed else ".2f"
-    return f"{low:{form}} to {high:{form}}"
+    spec = "+.2f" if signed else ".2f"
+    return f"{low:{spec}} to {high:{spec}}"
 
 
 def _p(value: float) -> str:

@@ -14,20 +14,20 @@ def run_all(
     jobs: int,
     launch: Callable[[SweepRun], "subprocess.Popen[Any]"],
     *,
-    ended: Callable[[SweepRun, int], None] = lambda run, status: None,
-    tick: Callable[[], None] = lambda: None,
+    on_exit: Callable[[SweepRun, int], None] = lambda run, status: None,
+    on_tick: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
     period: float = 0.1,
 ) -> None:
-    """Runs all jobs in their order; one that fails ends no other, and none outlives this call.
+    """Runs jobs in order, several at a time; a failed job does not affect the others.
 
     Args:
-      runs: the jobs.
+      runs: jobs to run.
       jobs: maximum number of simultaneous processes.
       launch: starts the process of a run; called from threads, one at a time.
-      ended: called with a run and its exit status.
-      tick: called once a period.
-      stop: polled once a period; once true, running processes get SIGTERM, and no other starts.
+      on_exit: receives a run and its exit status.
+      on_tick: called once per period.
+      stop: polled once per period; once true, running processes get SIGTERM and no others start.
       period: seconds.
     """
     processes: dict[SweepRun, subprocess.Popen[Any]] = {}
@@ -48,13 +48,13 @@ def run_all(
                 done, waiting = wait(waiting, timeout=period)
                 for future in done:
                     if (status := future.result()) is not None:
-                        ended(futures[future], status)
+                        on_exit(futures[future], status)
                 if stop() and not stopping:
                     with starting:
                         stopping = True
                     for process in processes.values():
                         process.terminate()
-                tick()
+                on_tick()
         finally:
             with starting:
                 stopping = True

@@ -4,97 +4,96 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from gsto_jax.files import to_csv, to_json
-from gsto_jax.sweep.outcome import SweepOutcome
-from gsto_jax.sweep.rows import SweepRow, SweepRun, unpaired
-from gsto_jax.sweep.statistics import Difference, Summary, compare, holm, summarize
+from gsto_jax.sweep.rows import SweepRow, SweepRun, unpaired_options
+from gsto_jax.sweep.run_result import RunResult
+from gsto_jax.sweep.statistics import PairedDifference, SampleSummary, compare, holm, summarize
 
 LEVEL, POWER = 0.05, 0.8
-"""Of every test and interval; and of the smallest difference that one would have found."""
+"""Significance level of tests and intervals, and power of the smallest detectable difference."""
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """A row, its scores in percent, and how they differ from those of the reference.
+    """Scores of a row in percent, and their difference from the reference.
 
     Attributes:
-      row: the row.
-      scores: by seed, ascending.
-      summary: of the scores.
-      difference: from the reference, over the seeds that both have; None of the reference.
-      p: of the difference, after Holm's correction for all rows; NaN where there is none.
+      row: row of the sweep.
+      scores: scores by ascending seed.
+      summary: mean and interval of the scores.
+      difference: difference from the reference over common seeds; None for the reference.
+      p: p-value of the difference after Holm's correction for all rows; NaN for the reference.
     """
 
     row: SweepRow
     scores: Mapping[int, float]
-    summary: Summary
-    difference: Difference | None
+    summary: SampleSummary
+    difference: PairedDifference | None
     p: float
 
 
 @dataclass(frozen=True)
-class Results:
-    """What a sweep found.
+class SweepResults:
+    """Results of a sweep.
 
     Attributes:
-      title: the configuration that the rows change.
-      rows: in the order of the sweep.
+      title: name of the base config.
+      rows: results of the rows, in the order of the sweep.
       reference: name of the row that the others are compared with.
-      seeds: that were asked for.
-      outcomes: of the runs that reached their end; one at least.
-      missing: name of each other run, and why it is missing.
-      unpaired: settings that give rows other batches for one seed.
+      seeds: seeds of the sweep.
+      runs: results of the finished runs, at least one.
+      missing: reason for each unfinished run, by its name.
+      unpaired: options that give rows different batches for the same seed.
     """
 
     title: str
     rows: Sequence[RowResult]
     reference: str
     seeds: Sequence[int]
-    outcomes: Sequence[SweepOutcome]
+    runs: Sequence[RunResult]
     missing: Mapping[str, str]
     unpaired: Sequence[str]
 
     @property
-    def planned(self) -> int:
-        """How many runs the sweep has."""
+    def num_runs(self) -> int:
+        """Number of runs of the sweep, unfinished ones included."""
         return len(self.rows) * len(self.seeds)
 
     @property
-    def measure(self) -> str:
-        """What is compared, for people."""
-        return {"mean_iou": "mean IoU"}.get(self.rows[0].row.measure, self.rows[0].row.measure)
+    def metric(self) -> str:
+        """Readable name of the score."""
+        metric = self.rows[0].row.metric
+        return {"mean_iou": "mean IoU"}.get(metric, metric)
 
 
-def results_of(
+def compare_rows(
     title: str,
     runs: Sequence[SweepRun],
-    outcomes: Sequence[SweepOutcome],
+    run_results: Sequence[RunResult],
     reference: str,
     missing: Mapping[str, str],
-) -> Results:
-    """Compares the rows.
+) -> SweepResults:
+    """Compares the rows of a sweep.
 
     Args:
-      title: the configuration that the rows change.
-      runs: all that were planned.
-      outcomes: of those that reached their end.
+      title: name of the base config.
+      runs: all runs of the sweep.
+      run_results: results of the finished runs.
       reference: name of the row that the others are compared with.
-      missing: name of each other run, and why it is missing.
+      missing: reason for each unfinished run, by its name.
     """
     rows = list(dict.fromkeys(run.row.name for run in runs))
     by_name = {run.row.name: run.row for run in runs}
-    scores = {
-        name: {x.seed: 100 * x.score for x in sorted(outcomes, key=_seed) if x.row == name}
-        for name in rows
-    }
+    by_seed = sorted(run_results, key=attrgetter("seed"))
+    scores = {name: {x.seed: 100 * x.score for x in by_seed if x.row == name} for name in rows}
     differences = {
         name: _difference(scores[name], scores[reference]) for name in rows if name != reference
     }
-    corrected = dict(
-        zip(differences, holm([found.p for found in differences.values()]), strict=True)
-    )
-    found = [
+    p_values = holm([difference.p for difference in differences.values()])
+    corrected = dict(zip(differences, p_values, strict=True))
+    row_results = [
         RowResult(
             row=by_name[name],
             scores=scores[name],
@@ -105,42 +104,44 @@ def results_of(
         for name in rows
     ]
     seeds = sorted({run.seed for run in runs})
-    return Results(
-        title, found, reference, seeds, outcomes, missing, unpaired(list(by_name.values()))
+    return SweepResults(
+        title=title,
+        rows=row_results,
+        reference=reference,
+        seeds=seeds,
+        runs=run_results,
+        missing=missing,
+        unpaired=unpaired_options(list(by_name.values())),
     )
 
 
-def _seed(outcome: SweepOutcome) -> int:
-    return outcome.seed
-
-
-def _difference(scores: Mapping[int, float], reference: Mapping[int, float]) -> Difference:
+def _difference(scores: Mapping[int, float], reference: Mapping[int, float]) -> PairedDifference:
     both = [seed for seed in scores if seed in reference]
     return compare(
         [scores[seed] for seed in both], [reference[seed] for seed in both], LEVEL, POWER
     )
 
 
-def as_json(results: Results) -> str:
-    """All of it: rows with their settings, runs, summaries, differences; NaN as null."""
+def results_json(results: SweepResults) -> str:
+    """Returns all results as JSON, including the options of the rows."""
     rows = [
         {
-            "name": found.row.name,
-            "arguments": list(found.row.arguments),
-            "steps": found.row.steps,
-            "parameters": found.row.parameters,
-            "scores": {str(seed): score for seed, score in found.scores.items()},
-            "summary": dataclasses.asdict(found.summary),
-            "difference": found.difference and dataclasses.asdict(found.difference),
-            "p_holm": found.p,
-            "config": {k: v for k, v in found.row.config.items() if k != "seed"},
+            "name": result.row.name,
+            "arguments": list(result.row.arguments),
+            "steps": result.row.steps,
+            "parameters": result.row.parameters,
+            "scores": {str(seed): score for seed, score in result.scores.items()},
+            "summary": dataclasses.asdict(result.summary),
+            "difference": result.difference and dataclasses.asdict(result.difference),
+            "p_holm": result.p,
+            "config": {k: v for k, v in result.row.config.items() if k != "seed"},
         }
-        for found in results.rows
+        for result in results.rows
     ]
     values = {
         "title": results.title,
-        "measure": results.rows[0].row.measure,
-        "unit": "percent; the scores of runs are shares",
+        "metric": results.rows[0].row.metric,
+        "unit": "percent; scores of runs are fractions",
         "level": LEVEL,
         "power": POWER,
         "reference": results.reference,
@@ -148,18 +149,18 @@ def as_json(results: Results) -> str:
         "unpaired": list(results.unpaired),
         "missing": dict(results.missing),
         "rows": rows,
-        "runs": [dataclasses.asdict(outcome) for outcome in results.outcomes],
+        "runs": [dataclasses.asdict(run) for run in results.runs],
     }
     return to_json(values, indent=2) + "\n"
 
 
-def as_csv(results: Results) -> str:
-    """A line for each run that reached its end."""
+def results_csv(results: SweepResults) -> str:
+    """Returns a CSV line for each finished run."""
     lines = [
         {
             "row": x.row,
             "seed": x.seed,
-            results.rows[0].row.measure: f"{x.score:.6f}",
+            results.rows[0].row.metric: f"{x.score:.6f}",
             "pixel_accuracy": "" if x.pixel_accuracy is None else f"{x.pixel_accuracy:.6f}",
             "parameters": x.parameters,
             "steps": x.steps,
@@ -168,6 +169,6 @@ def as_csv(results: Results) -> str:
             "revision": x.revision or "",
             "versions": " ".join(f"{name}={version}" for name, version in x.versions.items()),
         }
-        for x in results.outcomes
+        for x in results.runs
     ]
     return to_csv([*lines[0]], ([*line.values()] for line in lines))

@@ -1,4 +1,4 @@
-"""The rows of a sweep, its runs, and what must agree between them."""
+"""Rows and runs of a sweep, and checks that their scores are comparable."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from gsto_jax.runs.experiment import score_options
 
 @dataclass(frozen=True)
 class SweepRow:
-    """What is trained with every seed.
+    """Variant of a config, trained with every seed.
 
     Attributes:
-      name: of its folder, and in the tables.
-      arguments: of the program, which make it.
-      config: all settings as plain values; the seed in them means nothing.
-      steps: of a run.
-      parameters: of convolutions and BN.
+      name: name in tables and of the folder.
+      arguments: command-line arguments that select the variant.
+      config: all options as plain values; the seed is ignored.
+      steps: length of a run.
+      parameters: number of convolution and BN parameters.
     """
 
     name: str
@@ -29,19 +29,19 @@ class SweepRow:
     parameters: int
 
     @property
-    def measure(self) -> str:
-        """The score that is compared."""
+    def metric(self) -> str:
+        """Name of the score to compare."""
         return "AP" if self.config["task"] == "pose" else "mean_iou"
 
 
 @dataclass(frozen=True, eq=False)
 class SweepRun:
-    """A row with a seed.
+    """Training run of a row with a seed.
 
     Attributes:
-      row: the row.
-      seed: the seed.
-      folder: of the run.
+      row: row of the sweep.
+      seed: random seed.
+      folder: folder of the run.
     """
 
     row: SweepRow
@@ -50,72 +50,72 @@ class SweepRun:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for log lines."""
         return f"{self.row.name} seed {self.seed}"
 
     @property
     def config(self) -> dict[str, Any]:
-        """All of its settings."""
+        """All options of the run."""
         return self.row.config | {"seed": self.seed}
 
     @property
     def log(self) -> Path:
-        """Where its output goes, beside its folder."""
+        """Log file of the run, next to its folder."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What the program is called with to train it."""
-        own = (f"--config.seed={self.seed}", f"--workdir={self.folder}")
-        return ("--mode=train", *self.row.arguments, *own)
+        """Command-line arguments that train the run."""
+        seed, workdir = f"--config.seed={self.seed}", f"--workdir={self.folder}"
+        return ("--mode=train", *self.row.arguments, seed, workdir)
 
 
-def runs_of(rows: Sequence[SweepRow], seeds: Sequence[int], folder: Path) -> list[SweepRun]:
-    """All runs, seed by seed: a sweep that is cut short has pairs to compare."""
+def make_runs(rows: Sequence[SweepRow], seeds: Sequence[int], folder: Path) -> list[SweepRun]:
+    """Returns all runs, seed by seed, so that an interrupted sweep has pairs to compare."""
     return [
         SweepRun(row, seed, folder / row.name / f"seed{seed}") for seed in seeds for row in rows
     ]
 
 
-def seeds_of(text: str) -> list[int]:
-    """Seeds as `--seeds` gives them: "8" is eight, from 0; "4,7" or "4," is a list.
+def parse_seeds(text: str) -> list[int]:
+    """Parses the flag --seeds: "8" means seeds 0 to 7; "4,7" or "4," is a list.
 
     Raises:
-      UserError: it is neither, or a seed stands there twice.
+      UserError: the text is neither, or repeats a seed.
     """
     parts = [part.strip() for part in text.split(",")]
     if len(parts) > 1 and not parts[-1]:
         parts.pop()
     if not all(part.isdecimal() for part in parts) or text.strip() == "0":
-        raise UserError(f"--seeds={text}: give how many, such as 8, or a list, such as 0,1,2")
-    found = list(range(int(text))) if "," not in text else [int(part) for part in parts]
-    if len(set(found)) < len(found):
-        raise UserError(f"--seeds={text}: a seed stands there twice")
-    return found
+        raise UserError(f"--seeds must be a number, or a list such as 0,1,2; got {text!r}")
+    seeds = list(range(int(text))) if "," not in text else [int(part) for part in parts]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds must not repeat a seed; got {text!r}")
+    return seeds
 
 
 def check_comparable(rows: Sequence[SweepRow]) -> None:
-    """Raises UserError where scores of the rows are not of one kind."""
+    """Raises UserError if the scores of the rows are measured differently."""
 
-    def measured(row: SweepRow) -> dict[str, Any]:
+    def evaluation_options(row: SweepRow) -> dict[str, Any]:
         classes = row.config["data"]["classes"], row.config["task"]
         return flatten(score_options(row.config)) | {"classes and task": classes}
 
-    first = measured(rows[0])
+    first = evaluation_options(rows[0])
     for row in rows[1:]:
-        other = measured(row)
+        other = evaluation_options(row)
         differing = sorted(k for k in {*first, *other} if first.get(k) != other.get(k))
         if differing:
             raise UserError(
                 f"rows {rows[0].name} and {row.name} are evaluated differently "
-                f"({', '.join(differing)}), so their scores do not compare: set it alike"
+                f"({', '.join(differing)}), so their scores are not comparable. Use the same values"
             )
 
 
-def unpaired(rows: Sequence[SweepRow]) -> list[str]:
-    """The settings that give the rows other batches for one seed; none: all see the same ones."""
+def unpaired_options(rows: Sequence[SweepRow]) -> list[str]:
+    """Returns the differing options that give rows different batches for the same seed."""
 
-    def stream(row: SweepRow) -> Iterator[tuple[str, str]]:
+    def data_options(row: SweepRow) -> Iterator[tuple[str, str]]:
         for field, value in flatten(row.config).items():
             if field == "train.batch_size" or (
                 field.startswith("data.")
@@ -123,25 +123,26 @@ def unpaired(rows: Sequence[SweepRow]) -> list[str]:
             ):
                 yield field, repr(value)
 
-    differing = {field for row in rows for field, _ in {*stream(row)} ^ {*stream(rows[0])}}
+    first = {*data_options(rows[0])}
+    differing = {field for row in rows for field, _ in {*data_options(row)} ^ first}
     return sorted(differing)
 
 
-def check_unchanged(runs: Sequence[SweepRun], found: Sequence[dict[str, Any] | None]) -> None:
-    """Raises UserError where runs that are there were begun with other settings.
+def check_unchanged(runs: Sequence[SweepRun], configs: Sequence[dict[str, Any] | None]) -> None:
+    """Raises UserError if existing runs have other options.
 
     Args:
-      runs: what is planned.
-      found: the settings of each run that is there; None where there is none.
+      runs: runs of the sweep.
+      configs: config of each existing run; None for a run that has not started.
     """
     differing = {
         run: changed
-        for run, config in zip(runs, found, strict=True)
+        for run, config in zip(runs, configs, strict=True)
         if config is not None and (changed := config_changes(config, run.config))
     }
     if differing:
         run, changed = next(iter(differing.items()))
         raise UserError(
-            f"{len(differing)} of {len(runs)} runs are there with other settings, such as "
-            f"{run.folder}: {'; '.join(changed)}. Give the old settings, or another --workdir"
+            f"{len(differing)} of {len(runs)} runs exist with other options, such as "
+            f"{run.folder}: {'; '.join(changed)}. Use the same options, or another --workdir"
         )

@@ -1,7 +1,6 @@
-"""Computes intervals and paired tests of a few repeated runs, and what such tests may miss.
+"""Confidence intervals, paired t-tests and their power, for a few repeated runs.
 
-Takes scores, or their paired differences, as draws from a normal distribution. Needs SciPy, from
-the `train` extra.
+Assumes normally distributed scores and differences. Needs SciPy, from the `train` extra.
 """
 
 import math
@@ -12,67 +11,67 @@ import numpy as np
 from scipy import optimize, stats
 
 _ROUNDING = 1e-12
-"""Relative spread of a sample that is rounding error alone, for which SciPy's tests are NaN."""
+"""Relative spread below which a sample counts as constant, since SciPy's tests return NaN."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Mean of a sample and its t interval; without enough values NaN.
+class SampleSummary:
+    """Mean of a sample and its t interval; NaN for too few values.
 
     Attributes:
       count: number of values.
-      mean: of the values.
-      deviation: sample standard deviation.
+      mean: mean of the values.
+      std: sample standard deviation.
       low: lower end of the interval.
       high: upper end of the interval.
     """
 
     count: int
     mean: float
-    deviation: float
+    std: float
     low: float
     high: float
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A row against another, by paired differences.
+class PairedDifference:
+    """Paired comparison of a row with a reference.
 
     Attributes:
-      summary: of the differences.
-      p: p value of the paired t-test, two-sided; NaN for fewer than two pairs.
+      summary: mean and interval of the differences.
+      p: p-value of the paired t-test, two-sided; NaN for fewer than two pairs.
       detectable: smallest true difference that such a test detects with the requested power; NaN
         for fewer than two pairs.
     """
 
-    summary: Summary
+    summary: SampleSummary
     p: float
     detectable: float
 
 
-def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
+def summarize(values: Sequence[float], confidence: float = 0.95) -> SampleSummary:
     """Returns mean, standard deviation and t interval of the mean."""
     sample = np.asarray(values, np.float64)
     mean = float(sample.mean()) if len(sample) else math.nan
     if len(sample) < 2:
-        return Summary(len(sample), mean, math.nan, math.nan, math.nan)
+        return SampleSummary(len(sample), mean, math.nan, math.nan, math.nan)
     low = high = mean
     if _varies(sample):
         interval = stats.ttest_1samp(sample, 0.0).confidence_interval(confidence)
         low, high = float(interval.low), float(interval.high)
-    return Summary(len(sample), mean, float(sample.std(ddof=1)), low, high)
+    return SampleSummary(len(sample), mean, float(sample.std(ddof=1)), low, high)
 
 
 def compare(
     values: Sequence[float], reference: Sequence[float], level: float = 0.05, power: float = 0.8
-) -> Difference:
+) -> PairedDifference:
     """Compares values with those of a reference, pair by pair.
 
     Args:
-      values: one of each pair.
-      reference: its other half, in the same order.
-      level: of the two-sided test; the interval is that of `1 - level`.
-      power: with which a true difference of `Difference.detectable` is detected.
+      values: scores.
+      reference: scores of the reference, in the same order.
+      level: significance level of the two-sided test; `1 - level` is that of the interval.
+      power: probability of detecting a true difference of `PairedDifference.detectable`.
 
     Raises:
       ValueError: values and reference differ in length.
@@ -80,11 +79,11 @@ def compare(
     differences = [value - other for value, other in zip(values, reference, strict=True)]
     summary = summarize(differences, 1 - level)
     if summary.count < 2:
-        return Difference(summary, math.nan, math.nan)
+        return PairedDifference(summary, math.nan, math.nan)
     p = 0.0 if summary.mean else 1.0
     if _varies(np.asarray(differences)):
         p = float(stats.ttest_rel(values, reference).pvalue)
-    return Difference(summary, p, detectable(summary.deviation, summary.count, level, power))
+    return PairedDifference(summary, p, detectable(summary.std, summary.count, level, power))
 
 
 def _varies(sample: np.ndarray) -> bool:
@@ -92,10 +91,7 @@ def _varies(sample: np.ndarray) -> bool:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns p values after Holm's correction, which SciPy lacks; NaN stays and does not count.
-
-    Rejecting what is at most the level then errs anywhere with at most that probability.
-    """
+    """Returns p-values after Holm's correction, which SciPy lacks; NaN is ignored and stays."""
     order = sorted((p, n) for n, p in enumerate(p_values) if not math.isnan(p))
     corrected, largest = [math.nan] * len(p_values), 0.0
     for rank, (p, n) in enumerate(order):
@@ -104,26 +100,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def detectable(deviation: float, count: int, level: float = 0.05, power: float = 0.8) -> float:
+def detectable(std: float, count: int, level: float = 0.05, power: float = 0.8) -> float:
     """Returns the smallest true difference that a two-sided paired t-test detects.
 
-    By the noncentral t distribution: with few pairs the normal one promises too much.
+    Uses the noncentral t distribution, since the normal approximation is too optimistic for few
+    pairs.
 
     Args:
-      deviation: standard deviation of the differences.
+      std: standard deviation of the differences.
       count: number of pairs, two or more.
-      level: of the test.
+      level: significance level.
       power: probability of detection, above the level.
     """
     freedom = count - 1
     critical = stats.t.ppf(1 - level / 2, freedom)
 
-    def lacks(shift: float) -> float:
-        # The far tail by symmetry: SciPy's `cdf` loses it far from a large noncentrality.
+    def missing_power(shift: float) -> float:
+        # The far tail by symmetry, since SciPy's `cdf` is NaN far from a large noncentrality.
         near, far = stats.nct.sf(critical, freedom, shift), stats.nct.sf(critical, freedom, -shift)
         return float(near + (0.0 if math.isnan(far) else far)) - power
 
     high = 1.0
-    while lacks(high) < 0:
+    while missing_power(high) < 0:
         high *= 2
-    return float(optimize.brentq(lacks, 0.0, high, xtol=1e-10)) * deviation / math.sqrt(count)
+    return float(optimize.brentq(missing_power, 0.0, high, xtol=1e-10)) * std / math.sqrt(count)

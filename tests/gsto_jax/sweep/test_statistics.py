@@ -16,7 +16,7 @@ SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 def test_mean_and_interval():
     found = summarize([1, 2, 3, 4])
     assert (found.count, found.mean) == (4, 2.5)
-    assert found.deviation == pytest.approx(math.sqrt(5 / 3))
+    assert found.std == pytest.approx(math.sqrt(5 / 3))
     half = 3.182446305 * math.sqrt(5 / 3) / 2  # t of 3 degrees of freedom, from the tables
     assert (found.low, found.high) == pytest.approx((2.5 - half, 2.5 + half))
 
@@ -24,7 +24,7 @@ def test_mean_and_interval():
 def test_one_value_has_no_interval():
     found = summarize([7.0])
     assert (found.count, found.mean) == (1, 7.0)
-    assert all(map(math.isnan, (found.deviation, found.low, found.high)))
+    assert all(map(math.isnan, (found.std, found.low, found.high)))
     assert math.isnan(summarize([]).mean)
     alone = compare([1.0], [2.0])
     assert alone.summary.mean == -1
@@ -39,7 +39,7 @@ def test_the_paired_test_of_students_data():
     interval = found.summary.low, found.summary.high
     assert interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
     assert found.p == pytest.approx(stats.ttest_rel(FIRST, SECOND).pvalue)
-    assert found.detectable == pytest.approx(detectable(found.summary.deviation, 10))
+    assert found.detectable == pytest.approx(detectable(found.summary.std, 10))
 
 
 def test_differences_without_spread():

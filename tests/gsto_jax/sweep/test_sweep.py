@@ -11,11 +11,11 @@ import pytest
 from configs import ablation
 from gsto_jax.errors import UserError
 from gsto_jax.sweep import rows
-from gsto_jax.sweep.figure import draw
+from gsto_jax.sweep.figure import draw_results
 from gsto_jax.sweep.markdown import markdown
-from gsto_jax.sweep.outcome import last_words, outcome_of, step_of
 from gsto_jax.sweep.pool import run_all
-from gsto_jax.sweep.results import as_csv, as_json, results_of
+from gsto_jax.sweep.results import compare_rows, results_csv, results_json
+from gsto_jax.sweep.run_result import exit_reason, last_step, read_result
 
 
 def row(name, **changed):
@@ -46,16 +46,16 @@ def finish(run, score, **changed):
 
 
 def test_seeds():
-    assert rows.seeds_of("3") == [0, 1, 2]
-    assert rows.seeds_of("4,7") == [4, 7]
-    assert rows.seeds_of("5,") == [5]
+    assert rows.parse_seeds("3") == [0, 1, 2]
+    assert rows.parse_seeds("4,7") == [4, 7]
+    assert rows.parse_seeds("5,") == [5]
     for text in ("", "x", "0", "-1", "1,1", "2,x", ","):
         with pytest.raises(UserError, match="--seeds"):
-            rows.seeds_of(text)
+            rows.parse_seeds(text)
 
 
 def test_runs_go_seed_by_seed(tmp_path):
-    runs = rows.runs_of(ROWS[:2], [0, 1], tmp_path)
+    runs = rows.make_runs(ROWS[:2], [0, 1], tmp_path)
     names = [run.name for run in runs]
     assert names == [f"{name} seed {n}" for n in (0, 1) for name in ("t1-baseline", "t1-gfm")]
     assert runs[3].folder == tmp_path / "t1-gfm" / "seed1"
@@ -72,47 +72,47 @@ def test_rows_that_are_evaluated_otherwise_are_refused():
 
 
 def test_what_is_paired():
-    assert rows.unpaired(ROWS) == []
+    assert rows.unpaired_options(ROWS) == []
     other = row("t1-gfm", **{"train.batch_size": 8, "data.eval_size": 3, "optim.momentum": 0.5})
-    assert rows.unpaired([*ROWS, other]) == ["train.batch_size"]
-    assert rows.unpaired([ROWS[0], row("t1-gfm", **{"data.flip": False})]) == ["data.flip"]
+    assert rows.unpaired_options([*ROWS, other]) == ["train.batch_size"]
+    assert rows.unpaired_options([ROWS[0], row("t1-gfm", **{"data.flip": False})]) == ["data.flip"]
 
 
 def test_a_run_begun_otherwise_is_refused(tmp_path):
-    runs = rows.runs_of(ROWS[:2], [0, 1], tmp_path)
+    runs = rows.make_runs(ROWS[:2], [0, 1], tmp_path)
     found = [run.config for run in runs[:3]] + [None]
     rows.check_unchanged(runs, found)
     longer = runs[1].config | {"train": {**runs[1].config["train"], "steps": 5}}
     with pytest.raises(UserError) as caught:
         rows.check_unchanged(runs, [found[0], longer, found[2], None])
     message = str(caught.value)
-    assert message.startswith("1 of 4 runs are there with other settings, such as ")
+    assert message.startswith("1 of 4 runs exist with other options, such as ")
     assert f"{runs[1].folder}: train.steps (optimizer): 5 in the run, 1600 now" in message
 
 
 def test_a_finished_run_is_recognized(tmp_path):
-    run, other = rows.runs_of(ROWS[:1], [0, 1], tmp_path)
-    assert outcome_of(run) is None
+    run, other = rows.make_runs(ROWS[:1], [0, 1], tmp_path)
+    assert read_result(run) is None
     finish(run, 0.5)
-    found = outcome_of(run)
+    found = read_result(run)
     assert (found.row, found.seed, found.score) == ("t1-baseline", 0, 0.5)
     assert found.seconds == pytest.approx(1 / 0.1 + 10 / 2 + 9 / 3 + 4)
-    assert step_of(run.folder) == 20
+    assert last_step(run.folder) == 20
     finish(other, 0.5, step=10)
-    assert outcome_of(other) is None, "not of the last step"
+    assert read_result(other) is None, "not of the last step"
     flipped = row("t1-baseline", **{"eval.flip": True})
-    assert outcome_of(replace(run, row=flipped)) is None, "evaluated otherwise"
+    assert read_result(replace(run, row=flipped)) is None, "evaluated otherwise"
 
 
 def test_the_last_words_of_a_run(tmp_path):
     log = tmp_path / "seed0.log"
-    assert last_words(log) == "it left no log"
+    assert exit_reason(log) == "no log"
     log.write_text("error: of long ago\n")
     start = log.stat().st_size
-    assert last_words(log, start) == "it said nothing"
+    assert exit_reason(log, start) == "no output"
     with log.open("a") as file:
         file.write("step 1\nerror: step 1: loss is not finite\nsome library's goodbye\n\n")
-    assert last_words(log, start) == "step 1: loss is not finite"
+    assert exit_reason(log, start) == "step 1: loss is not finite"
 
 
 def launcher(command):
@@ -128,36 +128,36 @@ def launcher(command):
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_the_number_of_jobs_bounds_the_processes(tmp_path, jobs):
-    runs = rows.runs_of(ROWS, [0, 1], tmp_path)
+    runs = rows.make_runs(ROWS, [0, 1], tmp_path)
     launch, processes = launcher(lambda run: "sleep 0.1")
     most, statuses = [], {}
 
     def tick():
         most.append(sum(process.returncode is None for process in list(processes.values())))
 
-    run_all(runs, jobs, launch, ended=statuses.__setitem__, tick=tick, period=0.01)
+    run_all(runs, jobs, launch, on_exit=statuses.__setitem__, on_tick=tick, period=0.01)
     assert statuses == dict.fromkeys(runs, 0)
     assert max(most) == jobs
     assert jobs > 1 or list(processes) == runs
 
 
 def test_a_failure_ends_no_other(tmp_path):
-    runs = rows.runs_of(ROWS, [0], tmp_path)
+    runs = rows.make_runs(ROWS, [0], tmp_path)
     launch, _ = launcher(lambda run: "false" if run is runs[0] else "true")
     statuses = {}
-    run_all(runs, 2, launch, ended=statuses.__setitem__, period=0.01)
+    run_all(runs, 2, launch, on_exit=statuses.__setitem__, period=0.01)
     assert [statuses[run] for run in runs] == [1, 0, 0]
 
 
 def test_a_stop_terminates_what_runs_and_starts_nothing(tmp_path):
-    runs = rows.runs_of(ROWS, [0, 1], tmp_path)
+    runs = rows.make_runs(ROWS, [0, 1], tmp_path)
     launch, processes = launcher(lambda run: "sleep 60")
     statuses = {}
 
     def stop():
         return len(processes) == 2
 
-    run_all(runs, 2, launch, ended=statuses.__setitem__, stop=stop, period=0.01)
+    run_all(runs, 2, launch, on_exit=statuses.__setitem__, stop=stop, period=0.01)
     assert statuses == dict.fromkeys(runs[:2], -signal.SIGTERM)
     assert processes.keys() == statuses.keys()
 
@@ -170,7 +170,7 @@ def test_no_process_outlives_the_sweep(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_all(rows.runs_of(ROWS, [0], tmp_path), 2, launch, tick=tick, period=0.01)
+        run_all(rows.make_runs(ROWS, [0], tmp_path), 2, launch, on_tick=tick, period=0.01)
     assert [process.returncode for process in processes.values()] == [-signal.SIGKILL] * 2
 
 
@@ -183,13 +183,13 @@ SCORES = {
 
 @pytest.fixture
 def results(tmp_path):
-    runs = rows.runs_of(ROWS, range(4), tmp_path)
+    runs = rows.make_runs(ROWS, range(4), tmp_path)
     for run in runs:
         if (score := SCORES[run.row.name][run.seed]) is not None:
             finish(run, score)
-    outcomes = [found for run in runs if (found := outcome_of(run))]
+    outcomes = [found for run in runs if (found := read_result(run))]
     missing = {"t1-both seed 2": "failed with status 1 (it fell): some.log"}
-    return results_of("a title", runs, outcomes, "t1-baseline", missing)
+    return compare_rows("a title", runs, outcomes, "t1-baseline", missing)
 
 
 def test_rows_are_compared_by_seed(results):
@@ -197,7 +197,7 @@ def test_rows_are_compared_by_seed(results):
     assert baseline.difference is None
     assert baseline.summary.mean == pytest.approx(61.5)
     assert gfm.difference.summary.mean == pytest.approx(1)
-    assert gfm.difference.summary.deviation == pytest.approx(0, abs=1e-9)
+    assert gfm.difference.summary.std == pytest.approx(0, abs=1e-9)
     assert both.difference.summary.count == 3
     assert both.difference.summary.mean == pytest.approx(0)
     assert both.p == pytest.approx(1)
@@ -205,12 +205,12 @@ def test_rows_are_compared_by_seed(results):
 
 
 def test_the_files_of_a_sweep(tmp_path, results):
-    values = json.loads(as_json(results))
+    values = json.loads(results_json(results))
     assert values["missing"] == {"t1-both seed 2": "failed with status 1 (it fell): some.log"}
     assert [len(x["scores"]) for x in values["rows"]] == [4, 4, 3]
     assert values["rows"][0]["difference"] is None and values["rows"][0]["p_holm"] is None
     assert values["rows"][1]["difference"]["summary"]["mean"] == pytest.approx(1)
-    lines = list(csv.DictReader(as_csv(results).splitlines()))
+    lines = list(csv.DictReader(results_csv(results).splitlines()))
     assert len(lines) == 11
     assert lines[0]["mean_iou"] == "0.600000" and lines[0]["versions"] == "jax=0.1"
     assert lines[0]["seconds"] == "22.0" and lines[0]["steps"] == "20"
@@ -218,8 +218,8 @@ def test_the_files_of_a_sweep(tmp_path, results):
     assert "11 of 12 runs (3 rows x 4 seeds)" in text
     assert "t1-gfm is 1.00 points higher than t1-baseline" in text
     assert "t1-both seed 2: failed with status 1 (it fell): some.log" in text
-    assert "3 pairs, p 1.0000 after correction): no difference was seen" in text
-    draw(results, tmp_path / "sweep.png", tmp_path / "sweep.svg")
+    assert "3 pairs, p 1.0000 after correction): not significant" in text
+    draw_results(results, tmp_path / "sweep.png", tmp_path / "sweep.svg")
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     image = (tmp_path / "sweep.svg").read_text()
     assert all(name in image for name in SCORES)
