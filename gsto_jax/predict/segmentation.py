@@ -204,7 +204,7 @@ class Predictor(BasePredictor):
         self, image: np.ndarray, padded_shape: Size
     ) -> tuple[Array, Mapping[str, Any]]:
         """Returns scores `1 h w k` of the padded image, and features without the padding."""
-        programs = SegmentationPrograms.of(self.task, self.trained.mesh)
+        programs = SegmentationPrograms.for_task(self.task, self.trained.mesh)
         batch = _batch_of(image, padded_shape)
         scores, features = programs.score_step(self.trained.variables, batch)
         size = image.shape[:2]
