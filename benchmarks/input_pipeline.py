@@ -198,7 +198,7 @@ def worker_throughput(pipeline: Any, duration: float = 12.0) -> float:
         options = grain.MultiprocessingOptions(num_workers=2)
         batches = iter(stream.repeat().batch(4).to_iter_dataset().mp_prefetch(options))
     else:
-        batches = train_batches(pipeline.config, pipeline.source, 4, 0)
+        batches = train_batches(pipeline.config, pipeline.source, 4, seed=0)
     for _ in range(8):  # the workers start and fill their buffers
         next(batches)
     images, start = 0, time.perf_counter()
@@ -275,7 +275,7 @@ def main(_: list[str]) -> None:
         stored = []
         for storage in ("files", "tiles"):
             builder = BUILDERS["cityscapes"]()
-            prepare(builder, folder / "tree", folder / storage, storage, partial=True)
+            prepare(builder, folder / "tree", folder / storage, storage=storage, partial=True)
             records = (folder / storage).rglob("*train.array_record*")
             stored.append(sum(path.stat().st_size for path in records))
         print(f"{len(sizes)} PNGs of {min(sizes) / 1e6:.1f} to {max(sizes) / 1e6:.1f} MB")

@@ -259,9 +259,9 @@ def main(_: list[str]) -> None:
         peer.initialize(config.seed)
     source, batch_size = make_source(data, data.train_split), config.train.batch_size
     if DATA.value == "ours":
-        batches: Any = train_batches(data, source, batch_size, config.seed)
+        batches: Any = train_batches(data, source, batch_size, seed=config.seed)
     else:
-        batches = usual_batches(data, source, batch_size, config.seed)
+        batches = usual_batches(data, source, batch_size, seed=config.seed)
     optim, steps = config.optim, config.train.total_steps(len(source))
     sgd = torch.optim.SGD(
         list(peer.params.values()),

@@ -41,11 +41,11 @@ def run(args: Any) -> None:
                 make_builder(data),
                 Path(args.source).expanduser(),
                 Path(data.root).expanduser(),
-                data.storage,
-                args.partial,
-                os.cpu_count() or 1,
-                on_split,
-                on_note,
+                storage=data.storage,
+                partial=args.partial,
+                threads=os.cpu_count() or 1,
+                on_progress=on_split,
+                on_note=on_note,
             )
         except KeyboardInterrupt:
             log("interrupted: run the same command again to resume")

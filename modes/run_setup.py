@@ -70,7 +70,7 @@ def make_pose_eval_set(
         name=source.name,
         boxes=f"detector boxes {detections}" if detections else "ground-truth boxes",
         detected=bool(detections),
-        batches=EvalBatches(data, source, *_host_shard(task, mesh)),
+        batches=EvalBatches(data, source, **_host_shard(task, mesh)),
         annotations=source.annotations,
         image_ids=source.image_ids(),
         category_id=source.category.id,
@@ -98,7 +98,9 @@ def make_segmentation_eval_set(
         split=data.eval_split,
         size=len(source),
         name=source.name,
-        batches=EvalBatches(data, source, *shard, padded_shapes, protocol.bucket),
+        batches=EvalBatches(
+            data, source, **shard, max_padded_shapes=padded_shapes, bucket=protocol.bucket
+        ),
         classes=data.classes,
         palette=data.palette,
         protocol=protocol,
@@ -107,11 +109,15 @@ def make_segmentation_eval_set(
     return eval_set, source
 
 
-def _host_shard(task: Task, mesh: Mesh) -> tuple[int, int, int]:
-    """Returns this host's images per evaluation batch, its index, and the number of hosts."""
+def _host_shard(task: Task, mesh: Mesh) -> dict[str, int]:
+    """Returns this host's evaluation batch size, its index, and the number of hosts."""
     hosts = jax.process_count()
     batch = round_up_batch_size(task.config.eval.batch_size, mesh)
-    return batch // hosts, jax.process_index(), hosts
+    return {
+        "batch_size": batch // hosts,
+        "shard_index": jax.process_index(),
+        "shard_count": hosts,
+    }
 
 
 def log_compilation(eval_set: EvalSet, log: Log) -> None:

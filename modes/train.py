@@ -50,8 +50,14 @@ def run(args: Any) -> None:
     if config.run.tensorboard:
         check_tensorboard()
     use_compilation_cache(config.run.compilation_cache)
-    shard = (jax.process_index(), jax.process_count())
-    batches = train_batches(data, source, config.train.batch_size, config.seed, *shard)
+    batches = train_batches(
+        data,
+        source,
+        config.train.batch_size,
+        seed=config.seed,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
     with (
         Interrupt(operations=progress.open_operations, exit_=exit_run) as interrupt,
         profiling_signal_ignored(),

@@ -67,7 +67,9 @@ def prepared_target(name: str, storage: str) -> Target:
     with tempfile.TemporaryDirectory() as temporary:
         tree = {"cityscapes": trees.cityscapes_files, "coco_keypoints": trees.coco_files}[name]()
         source = trees.write_tree(Path(temporary) / "downloads", tree)
-        final = prepare(BUILDERS[name](), source, Path(temporary) / "sets", storage, partial=True)
+        final = prepare(
+            BUILDERS[name](), source, Path(temporary) / "sets", storage=storage, partial=True
+        )
         files = {path.name: path.read_bytes() for path in final.iterdir() if path.is_file()}
     labels: dict[str, dict[str, Any]] = {
         "cityscapes": {

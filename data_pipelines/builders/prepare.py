@@ -36,6 +36,7 @@ def prepare(
     builder: Builder,
     source: Path,
     root: Path,
+    *,
     storage: str = "files",
     partial: bool = False,
     threads: int = 2,

@@ -144,7 +144,7 @@ for name in ("jax", "flax", "tensorflow"):
 from data_pipelines import SCENES, DataConfig, make_source, train_batches
 config = DataConfig(source="scenes", train_size=2, eval_size=1, image_size=(16, 16),
                     classes=SCENES.names, palette=SCENES.palette, crop=(8, 8))
-print(next(train_batches(config, make_source(config, "train"), 2, 0))["image"].shape)
+print(next(train_batches(config, make_source(config, "train"), 2, seed=0))["image"].shape)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

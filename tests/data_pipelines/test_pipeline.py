@@ -14,6 +14,10 @@ def take(iterator, count):
     return [next(iterator) for _ in range(count)]
 
 
+def host_batches(config, source, batch_size, host, hosts, seed=0):
+    return train_batches(config, source, batch_size, seed=seed, shard_index=host, shard_count=hosts)
+
+
 def assert_same(first, second):
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
@@ -65,7 +69,9 @@ def test_augmentation_differs_between_epochs(make_scenes_config, tiny_source):
 def test_batches_of_hosts_concatenate_to_the_batch_of_one(make_scenes_config, tiny_source, hosts):
     config, source = make_scenes_config(), tiny_source(20)
     whole = take(train_batches(config, source, 6, seed=1), 7)
-    shards = [take(train_batches(config, source, 6, 1, host, hosts), 7) for host in range(hosts)]
+    shards = [
+        take(host_batches(config, source, 6, host, hosts, seed=1), 7) for host in range(hosts)
+    ]
     for step, batch in enumerate(whole):
         for key in KEYS:
             joined = np.concatenate([batches[step][key] for batches in shards])
@@ -75,7 +81,7 @@ def test_batches_of_hosts_concatenate_to_the_batch_of_one(make_scenes_config, ti
 def test_hosts_draw_different_augmentations(make_scenes_config, tiny_source):
     # One size of image, eight columns to flip: equal draws would give equal sizes everywhere.
     config, source = make_scenes_config(crop=(64, 64)), tiny_source(64, ((20, 40),))
-    first, second = (next(train_batches(config, source, 64, 3, host, 2)) for host in (0, 1))
+    first, second = (next(host_batches(config, source, 64, host, 2, seed=3)) for host in (0, 1))
     assert 0.4 < np.mean((first["size"] != second["size"]).any(axis=1)) <= 1.0
 
 
@@ -101,7 +107,7 @@ def test_resume_with_other_number_of_hosts(make_scenes_config, tiny_source):
     state = one.get_state()
     assert state == {"batches": 4}
     expected = take(one, 3)
-    hosts = [train_batches(config, source, 6, 1, host, 2) for host in range(2)]
+    hosts = [host_batches(config, source, 6, host, 2, seed=1) for host in range(2)]
     for host in hosts:
         host.set_state(state)
     shards = [take(host, 3) for host in hosts]
@@ -142,7 +148,7 @@ def test_wrong_batches_of_training(
     make_scenes_config, tiny_source, batch_size, host, hosts, message
 ):
     with pytest.raises(DataError, match=message):
-        train_batches(make_scenes_config(), tiny_source(10), batch_size, 0, host, hosts)
+        host_batches(make_scenes_config(), tiny_source(10), batch_size, host, hosts)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def test_wrong_batches_of_training(
 )
 def test_wrong_batches_of_evaluation(make_scenes_config, tiny_source, batch_size, shard, message):
     with pytest.raises(DataError, match=message):
-        EvalBatches(make_scenes_config(), tiny_source(3), batch_size, shard, 1)
+        EvalBatches(make_scenes_config(), tiny_source(3), batch_size, shard_index=shard)
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 8])
@@ -163,7 +169,14 @@ def test_eval_covers_every_image_once(
     config, source = make_scenes_config(), tiny_source(count, sizes)
     indices, shapes = [], []
     for shard in range(shards):
-        batches = EvalBatches(config, source, batch_size, shard, shards, max_padded_shapes=2)
+        batches = EvalBatches(
+            config,
+            source,
+            batch_size,
+            shard_index=shard,
+            shard_count=shards,
+            max_padded_shapes=2,
+        )
         shapes.append([batch["image"].shape for batch in batches])
         assert len(batches) == len(shapes[0])
         for batch in batches:
@@ -200,7 +213,11 @@ def test_eval_images_of_a_bucket_share_its_padded_shape(make_scenes_config, tiny
     source = tiny_source(8, ((3, 9), (4, 16), (6, 10), (8, 9)))
     members = {(0, 4, 1, 5): (8, 16), (2, 6, 3, 7): (8, 16)}
     for shard in range(2):
-        batches = list(EvalBatches(make_scenes_config(), source, 2, shard, 2, bucket=bucket))
+        batches = list(
+            EvalBatches(
+                make_scenes_config(), source, 2, shard_index=shard, shard_count=2, bucket=bucket
+            )
+        )
         assert len(batches) == 2
         for batch in batches:
             shape = next(v for k, v in members.items() if set(batch["index"].tolist()) < set(k))

@@ -123,7 +123,7 @@ class FromFile:
 @pytest.mark.slow
 def test_stalled_worker_process_is_reported(tmp_path):
     values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
-    batches = train_batches(DataConfig(**values), FromFile(tmp_path / "go"), 2, 0)
+    batches = train_batches(DataConfig(**values), FromFile(tmp_path / "go"), 2, seed=0)
     batch_list = []
     reader = threading.Thread(target=lambda: batch_list.append(next(batches)))
     reader.start()
@@ -143,7 +143,7 @@ def test_stalled_worker_process_is_reported(tmp_path):
 def test_killed_worker_process():
     values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
     config = DataConfig(**values)
-    batches = train_batches(config, make_source(config, "train"), 2, 0)
+    batches = train_batches(config, make_source(config, "train"), 2, seed=0)
     try:
         next(batches)
         (worker,) = multiprocessing.active_children()

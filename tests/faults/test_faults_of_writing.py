@@ -272,7 +272,7 @@ def test_batches_are_not_begun_without_shared_memory(shared):
     shared(64, 1)
     config = SimpleNamespace(crop=(512, 512), workers=1)
     with pytest.raises(DataError, match=r"4\.0 MiB .*20\.0 MiB .*1\.0 MiB"):
-        pipeline.train_batches(config, range(100), 8, 0, 0, 2)
+        pipeline.train_batches(config, range(100), 8, seed=0, shard_index=0, shard_count=2)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ if __name__ == "__main__":
         shared_memory.check_shared_memory.__globals__["_PER_WORKER"] = 0
         shared_memory.check_shared_memory.__globals__["_OF_CONSUMER"] = 0
     try:
-        batches = train_batches(config, make_source(config, "train"), 4, 0)
+        batches = train_batches(config, make_source(config, "train"), 4, seed=0)
         for _ in range(20):
             next(batches)
     except DataError as error:

@@ -90,7 +90,14 @@ def run(network, images, protocol, batch_size, mesh, host=0, hosts=1):
     drawn = {"image_size": (64, 64), "train_size": 1, "eval_size": 1}
     data = DataConfig(source="scenes", crop=(64, 64), **drawn, **look)
     padded_shapes = 0 if protocol == "plain" else 2
-    batches = EvalBatches(data, source, batch_size // hosts, host, hosts, padded_shapes)
+    batches = EvalBatches(
+        data,
+        source,
+        batch_size // hosts,
+        shard_index=host,
+        shard_count=hosts,
+        max_padded_shapes=padded_shapes,
+    )
     found = {}
 
     def keep(batch, predictions, maps):

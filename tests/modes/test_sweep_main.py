@@ -98,7 +98,7 @@ def test_one_seed_gives_all_rows_the_same_batches():
     def batches(row, seed):
         _, data = settings(row, seed)
         source = make_source(data, data.train_split)
-        return list(itertools.islice(train_batches(data, source, 2, seed, 0, 1), 6))
+        return list(itertools.islice(train_batches(data, source, 2, seed=seed), 6))
 
     ours, theirs, others = batches("t1-baseline", 3), batches("t1-both", 3), batches("t1-both", 4)
     for name in ("image", "label"):

@@ -83,7 +83,7 @@ def test_lip(tmp_path, layout):
     np.testing.assert_array_equal(np.asarray(item["label"]), blocks([0, 14, 15, 18], (52, 30)))
     # Left and right change places in a mirrored image.
     config = config_of(tmp_path, "lip", crop=(60, 30), scale_min=1.0, num_scales=1)
-    batches = train_batches(config, make_source(config, "train"), 3, 0)
+    batches = train_batches(config, make_source(config, "train"), 3, seed=0)
     rows = {tuple(label[0]) for _ in range(6) for label in next(batches)["label"]}
     original, flipped = (blocks(ids, (1, 30))[0] for ids in ([0, 14, 15, 18], [0, 15, 14, 19]))
     assert rows == {tuple(original), tuple(flipped[::-1])}

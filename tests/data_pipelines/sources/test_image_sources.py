@@ -143,7 +143,8 @@ def test_suspicious_images_are_warnings(tmp_path):
 
 def build(root, name, files, storage="files", **rule):
     builder = BUILDERS[name](decode_options=DecodeOptions(**rule))
-    return prepare(builder, write_tree(root / "downloads", files), root / "sets", storage, True)
+    source = write_tree(root / "downloads", files)
+    return prepare(builder, source, root / "sets", storage=storage, partial=True)
 
 
 def test_prepared_images_follow_the_rule(tmp_path):

@@ -116,7 +116,9 @@ def test_evaluation_covers_every_record_once(tmp_path_factory, hosts):
         indices = [
             index
             for host in range(hosts)
-            for batch in EvalBatches(config_of(root, name), source, 2, host, hosts)
+            for batch in EvalBatches(
+                config_of(root, name), source, 2, shard_index=host, shard_count=hosts
+            )
             for index in batch["index"][batch["mask"]]
         ]
         assert sorted(indices) == list(range(len(source)))
@@ -147,7 +149,7 @@ class MonitoredSource:
 if __name__ == "__main__":
     config = DataConfig(source="tfds", root=sys.argv[1], name="cityscapes", crop=(24, 32),
         classes=CITYSCAPES.names, palette=CITYSCAPES.palette, id_map=CITYSCAPES.id_map, workers=1)
-    batches = train_batches(config, MonitoredSource(make_source(config, "train")), 2, 0)
+    batches = train_batches(config, MonitoredSource(make_source(config, "train")), 2, seed=0)
     print(next(batches)["index"].tolist(), "tensorflow" in sys.modules)
     batches.close()
 """
