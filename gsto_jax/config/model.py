@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 _GATES = {
     "none": "no gates",
-    "supervised": "gates from a supervised head",
-    "unsupervised": "gates without a loss of their own",
-    "head_only": "a supervised head that gates nothing",
+    "supervised": "gates from the logits of a supervised head",
+    "unsupervised": "gates without a supervised head",
+    "head_only": "a supervised head without gates",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
-    """What only an HRNet has. See `GSTOSpec`, `AttentionSpec` and `HRNet`."""
+    """Options of HRNet. See `GSTOSpec`, `AttentionSpec` and `HRNet`."""
 
-    gfm: bool = option(True, "Gates the fusions (GFM; paper, section 3.2.1)")
-    self_gate: bool = option(True, "GFM gates each branch's own path too")
+    gfm: bool = option(True, "Gate the fusions (GFM; paper, section 3.2.1)")
+    self_gate: bool = option(True, "Gate the identity paths of the fusions too")
     gfm_style: str = option(
         "released",
         "Style of the GFM gates",
@@ -30,38 +30,47 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
     )
     gtm: tuple[str, str, str] = option(
         ("none", "supervised", "supervised"),
-        "Transitions after stages 1, 2 and 3 (GTM; section 3.2.2)",
+        "Gates of the transitions after stages 1, 2 and 3 (GTM; paper, section 3.2.2)",
         choices=_GATES,
     )
     gtm_style: str = option(
         "released",
         "Style of the GTM gates",
-        choices={"released": "gates the lowest branch", "paper": "gates the concatenation"},
+        choices={
+            "released": "gates the lowest-resolution branch",
+            "paper": "gates the concatenated branches",
+        },
     )
-    attention: str = option("none", "Other gates (Table 3)", choices=("none", "channel", "spatial"))
+    attention: str = option(
+        "none",
+        "Attention gates other than GSTO (paper, Table 3)",
+        choices=("none", "channel", "spatial"),
+    )
     attention_position: str = option(
         "block",
-        "Position of these gates",
+        "Position of the attention gates",
         choices={
             "block": "after each branch of a module",
             "layer": "after each residual unit, or each convolution if spatial",
-            "transfer": "where maps change their scale",
+            "transfer": "before each scale transfer",
         },
     )
     head: str = option(
         "v2",
         "Head",
-        choices={"v2": "on all branches, concatenated", "v1": "on branch 0 (HRNet for pose)"},
+        choices={"v2": "all branches, concatenated", "v1": "branch 0 only (HRNet pose)"},
     )
-    upsample: str = option("bilinear", "Upsampling in the fusions", choices=("bilinear", "nearest"))
+    upsample: str = option(
+        "bilinear", "Upsampling method in the fusions", choices=("bilinear", "nearest")
+    )
 
     def check(self) -> None:
-        """Raises UserError for gates that GSTO has under another name."""
+        """Raises UserError for invalid attention gates."""
         _ = self.attention_spec
 
     @property
     def gsto(self) -> "GSTOSpec":
-        """The gates."""
+        """Specification of the GSTO gates."""
         from gsto_jax.models.specs import GSTOSpec
 
         names = ("gfm", "self_gate", "gfm_style", "gtm", "gtm_style")
@@ -69,7 +78,7 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
 
     @property
     def attention_spec(self) -> "AttentionSpec":
-        """The gates that are not GSTO's."""
+        """Specification of the attention gates."""
         from gsto_jax.models.specs import AttentionSpec
 
         return AttentionSpec(kind=self.attention, position=self.attention_position)
@@ -77,58 +86,60 @@ class HRNetConfig(Section, prefix="model.hrnet", role=MODEL):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextNetConfig(Section, prefix="model.context_net", role=MODEL):
-    """What only a ResNet with a context module has. See `ContextNet`."""
+    """Options of a ResNet with a context module. See `ContextNet`."""
 
-    module: str = option("ppm", "Context module (Table 6)", choices=("ppm", "aspp"))
+    module: str = option("ppm", "Context module (paper, Table 6)", choices=("ppm", "aspp"))
     gating: str = option("none", "Gates of the context module", choices=_GATES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section, prefix="model", role=MODEL):
-    """The network."""
+    """Options of the network."""
 
     variant: str = option(
         "w18_small_v2",
-        "Body: w18_small_v2, w18, w32, w48 or mini (HRNet); resnet50 or resnet_mini (with a "
+        "Backbone: w18_small_v2, w18, w32, w48 or mini (HRNet); resnet50 or resnet_mini (with a "
         "context module)",
     )
-    align_corners: bool = option(False, "Of every bilinear upsampling")
+    align_corners: bool = option(False, "align_corners of all bilinear upsampling")
     init: str = option(
         "hrnet",
-        "Initial weights",
-        choices={"hrnet": "N(0, 0.001)", "he": "He normal, fan out, for runs from scratch"},
+        "Weight initialization",
+        choices={"hrnet": "N(0, 0.001)", "he": "He normal, fan out, for training from scratch"},
         role=OPTIMIZER,
     )
     bn_momentum: float = option(
         0.99,
-        "Share of the old running statistics that a step keeps (0.01 in PyTorch's terms); step n "
-        "keeps (1 + n) / (10 + n) where that is less, so that short runs forget the initial values",
+        "Fraction of the running statistics that BN keeps per update (0.99 is momentum 0.01 in "
+        "PyTorch); update n keeps min(bn_momentum, (1 + n) / (10 + n)), which helps short runs",
         ge=0,
         lt=1,
         role=OPTIMIZER,
     )
     bn_statistics: str = option(
         "one_pass",
-        "How often BN reads a map (see BatchNorm)",
+        "Passes over a feature map in which BN computes its statistics (see BatchNorm)",
         choices=("one_pass", "two_pass"),
         role=RUNTIME,
     )
     bn_groups: int = option(
         1,
-        "Parts of the batch that BN normalizes apart; as many as chips: no waiting",
+        "Groups of the batch with separate BN statistics; one per chip avoids communication",
         ge=1,
         role=OPTIMIZER,
     )
-    remat: bool = option(False, "Keeps less for the gradient, and computes it again", role=RUNTIME)
+    remat: bool = option(
+        False, "Rematerialize activations in the backward pass to save memory", role=RUNTIME
+    )
     implementation: str = option(
         "auto",
-        "Implementation of gates and losses",
+        "Implementation of gates and losses; auto: the fastest for the platform",
         choices=("auto", "xla", "pallas_tpu", "pallas_gpu"),
         role=RUNTIME,
     )
-    pack: bool = option(
+    lane_packing: bool = option(
         True,
-        "On TPUs neighboring pixels share the lanes that few channels leave empty",
+        "Pack neighboring pixels of narrow feature maps into TPU lanes",
         role=RUNTIME,
     )
     dtype: str = option(
@@ -141,10 +152,10 @@ class ModelConfig(Section, prefix="model", role=MODEL):
     context_net: ContextNetConfig = subsection(ContextNetConfig)
 
     def check(self) -> None:
-        """Raises UserError for options of another network, or a dtype that JAX does not have."""
+        """Raises UserError for options of another network, or float64 without JAX_ENABLE_X64."""
         unused = self.hrnet if self.is_context_net else self.context_net
         for field in dataclasses.fields(unused):
-            remedy = f"leave it at {field.default!r}, for model.variant is {self.variant}"
+            remedy = f"leave it at {field.default!r}, since model.variant is {self.variant}"
             unused.require(getattr(unused, field.name) == field.default, field.name, remedy)
         self.require(
             self.dtype != "float64" or self.compute_dtype == "float64",
@@ -154,7 +165,7 @@ class ModelConfig(Section, prefix="model", role=MODEL):
 
     @property
     def body(self) -> "HRNetSpec | ResNetSpec":
-        """The specification that `variant` names. Raises UserError if there is none."""
+        """Specification of the backbone. Raises UserError for an unknown variant."""
         from gsto_jax.models.specs import get_spec
 
         return get_spec(self.variant)
@@ -168,24 +179,24 @@ class ModelConfig(Section, prefix="model", role=MODEL):
 
     @property
     def gates(self) -> tuple[str, ...]:
-        """Kinds of the gates of each GTM, or of the context module."""
+        """Gating mode of each GTM, or of the context module."""
         return (self.context_net.gating,) if self.is_context_net else self.hrnet.gtm
 
     @property
     def has_gates(self) -> bool:
-        """Whether the network gates anything."""
+        """Whether the network has gates."""
         from gsto_jax.models.specs import has_gates
 
         return has_gates(self.hrnet.gfm and not self.is_context_net, self.gates)
 
     @property
     def output_stride(self) -> int:
-        """Stride of the logits relative to the image."""
+        """Stride of the logits in image pixels."""
         return getattr(self.body, "output_stride", 4)
 
     @property
     def compute_dtype(self) -> Any:
-        """The dtype that `dtype` names, as JAX computes in it."""
+        """Compute dtype, as JAX supports it."""
         import jax
 
         return jax.dtypes.canonicalize_dtype(self.dtype)

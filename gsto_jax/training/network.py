@@ -49,7 +49,7 @@ def build_network(
         head=config.hrnet.head,
         upsample=config.hrnet.upsample,
         attention=config.hrnet.attention_spec,
-        lanes=LANES if platform == "tpu" and config.pack else 0,
+        lanes=LANES if platform == "tpu" and config.lane_packing else 0,
         **shared,
     )
 

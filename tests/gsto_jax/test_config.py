@@ -169,7 +169,7 @@ def test_every_option_is_explained_and_has_a_role():
     sections = {name.partition(".")[0] for name, which in roles.items() if which == "runtime"}
     assert sections == {"name", "eval", "parallel", "pose", "run", "data", "model"}
     free = {name for name, which in roles.items() if which == "runtime"}
-    names = ("bn_statistics", "remat", "implementation", "pack")
+    names = ("bn_statistics", "remat", "implementation", "lane_packing")
     assert {f for f in free if f.startswith("model.")} == {f"model.{name}" for name in names}
     names = ("eval_size", "eval_split", "test_split", "root", "storage", "workers", "categories")
     of_data = {f"data.{name}" for name in (*names, "instance_sizes", "keypoints.detections")}
