@@ -1,11 +1,10 @@
 """GSTO (Gated Scale-Transfer Operation) for pixel labeling, in JAX and Flax (arXiv 2005.13363).
 
-The layers fit any Flax model; `HRNet` is GSTO-HRNet and its HRNetV2 baseline, `ContextNet` a
-ResNet with PPM or ASPP. Training, evaluation and their tools are modules of their own:
-`gsto_jax.training.loop`, `gsto_jax.segmentation.evaluate`, ...
+The layers work in any Flax model. `HRNet` is GSTO-HRNet and its HRNetV2 baseline; `ContextNet` is a
+ResNet with PPM or ASPP. Training and evaluation are in submodules such as `gsto_jax.training.loop`.
 
-Names are imported when they are first used, so that the modules without JAX, such as
-`gsto_jax.image_files`, load without it.
+Names are imported on first use, so that modules without JAX, such as `gsto_jax.image_files`, load
+without it.
 """
 
 from importlib import import_module

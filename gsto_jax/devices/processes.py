@@ -1,6 +1,6 @@
 """Coordination of the processes of a multi-host run: start, agreement, barriers, joint exit.
 
-`jax.distributed` connects the processes, and orbax provides the barrier. The rest stands here since
+`jax.distributed` connects the processes, and orbax provides the barrier. This module exists because
 JAX neither names lost hosts nor synchronizes a stop after Ctrl-C. Messages go through the key-value
 store of `jax.distributed` instead of the devices, so that a wait ends even if a device hangs. In a
 single process all functions return at once.

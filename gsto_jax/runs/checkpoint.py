@@ -354,9 +354,8 @@ def _silence_orbax() -> Iterator[list[str]]:
     appear as hundreds of Python warnings about tasks that were never awaited.
     """
     errors: list[str] = []
-    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     with contextlib.ExitStack() as stack:
-        for logger in loggers:
+        for logger in map(logging.getLogger, ("asyncio", "absl")):
             stack.callback(setattr, logger, "disabled", logger.disabled)
             logger.disabled = True
         stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
@@ -393,11 +392,9 @@ def _check_shapes(
     saved_shapes = _shapes({name: saved.get(name, {}) for name in names})
     expected_shapes = _shapes({name: expected.get(name, {}) for name in names})
     for path in sorted({*saved_shapes, *expected_shapes}):
-        actual, required = (
-            shapes.get(path, "missing") for shapes in (saved_shapes, expected_shapes)
-        )
-        if actual != required:
+        saved_shape, shape = saved_shapes.get(path, "missing"), expected_shapes.get(path, "missing")
+        if saved_shape != shape:
             raise UserError(
-                f"checkpoint {checkpoint} is of another {kind}: {path} must be {required}; got "
-                f"{actual}. Use the --config that it was trained with"
+                f"checkpoint {checkpoint} is of another {kind}: {path} must be {shape}; got "
+                f"{saved_shape}. Use the --config that it was trained with"
             )

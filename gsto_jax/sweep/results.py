@@ -1,4 +1,4 @@
-"""What a sweep found: rows and their differences, and as JSON and CSV."""
+"""Comparison of the rows of a sweep, as objects, JSON and CSV."""
 
 import dataclasses
 import math
