@@ -49,14 +49,14 @@ def settings(values):
     return Config.from_dict({k: v for k, v in values.items() if k != "data"})
 
 
-def test_the_shipped_configurations():
+def test_shipped_configs():
     expected = {"quickstart", "camvid_w18s", "cityscapes_w18s", "cityscapes_w48", "lip_w48"}
     assert set(NAMES) >= expected | {"pascal_context_w48", "coco_pose_w32", "coco_pose_w48"}
 
 
 @pytest.mark.parametrize("arg", [None, "baseline", "runlocal", "baseline,runlocal"])
 @pytest.mark.parametrize("name", NAMES)
-def test_configurations_validate_and_build(name, arg):
+def test_configs_validate_and_build(name, arg):
     config, values = load(name, arg)
     assert config.is_locked
     data = DataConfig(**values["data"] | {"root": "somewhere"})
@@ -70,7 +70,7 @@ def test_configurations_validate_and_build(name, arg):
         assert task.config.train.total_steps(1000) <= 10
 
 
-def test_paper_recipe_of_cityscapes():
+def test_cityscapes_recipe():
     for name, variant in (("cityscapes_w18s", "w18_small_v2"), ("cityscapes_w48", "w48")):
         config, values = load(name)
         assert (config.model.variant, config.data.crop) == (variant, (512, 1024))
@@ -101,7 +101,7 @@ def test_paper_recipes(name, train, optim, crop, scales, images, steps):
     assert settings(values).train.total_steps(images) == steps
 
 
-def test_arguments_of_datasets():
+def test_dataset_arguments():
     both = load("cityscapes_w48", "trainval,ohem")[0]
     assert (both.data.train_split, both.loss.kind) == ("trainval", "ohem")
     assert both.name == "cityscapes_w48-trainval-ohem"
@@ -118,7 +118,7 @@ def test_arguments_of_datasets():
             load("cityscapes_w48", word)
 
 
-def test_rows_of_the_tables_are_the_networks_that_are_counted():
+def test_table_rows_match_counted_networks():
     assert len(ablation.ROWS) == 20
     for key, row in ablation.ROWS.items():
         config, values = load("ablation", f"row={key}")
@@ -128,7 +128,7 @@ def test_rows_of_the_tables_are_the_networks_that_are_counted():
         assert (len(config.data.classes), config.name) == (row.num_outputs, f"{key}-cityscapes")
 
 
-def test_arguments_of_the_ablations():
+def test_ablation_arguments():
     for data, other in ablation.DATA.items():
         expected = other.get_config()
         for words in (f"row=t2-gtm-3,data={data}", f"data={data},row=t2-gtm-3"):
@@ -153,7 +153,7 @@ def test_arguments_of_the_ablations():
             load("ablation", words)
 
 
-def test_poses():
+def test_pose_configs():
     for name, batch in (("coco_pose_w32", 128), ("coco_pose_w48", 80)):
         config, values = load(name)
         assert (config.train.batch_size, config.train.epochs) == (batch, 210)
@@ -162,7 +162,7 @@ def test_poses():
         assert settings(values).train.total_steps(149813) == 210 * (149813 // batch)
 
 
-def test_every_option_is_explained_and_has_a_role():
+def test_options_have_description_and_role():
     roles = {name: option_role(name) for name in base.options()}
     assert set(roles.values()) == {"model", "data", "optimizer", "runtime"}
     assert all(field.metadata["description"] for field in base.options().values())
@@ -176,7 +176,7 @@ def test_every_option_is_explained_and_has_a_role():
     assert {f for f in free if f.startswith("data.")} == of_data
 
 
-def test_choices_and_defaults_are_those_of_the_layers():
+def test_choices_and_defaults_match_layers():
     choices = {name: tuple(field.metadata["choices"]) for name, field in base.options().items()}
     for name, table in (
         ("model.hrnet.gfm_style", GATE_STYLES),
@@ -232,7 +232,7 @@ def test_unknown_arguments():
         ("run", "log_every", 0, ">= 1"),
     ],
 )
-def test_values_that_cannot_work_are_named(section, field, value, remedy):
+def test_invalid_values(section, field, value, remedy):
     _, values = load("quickstart")
     reduce(dict.get, section.split("."), values)[field] = value
     with pytest.raises(UserError, match=rf"{section}\.{field} .*{re.escape(remedy)}"):
@@ -248,7 +248,7 @@ def test_missing_and_unknown_fields():
         settings(values)
 
 
-def test_changes_name_the_fields_that_decide_the_result():
+def test_config_changes():
     _, ours = load("quickstart")
     _, theirs = load("quickstart", "baseline")
     assert config_changes(ours, ours) == []
@@ -269,7 +269,7 @@ def test_changes_name_the_fields_that_decide_the_result():
     assert found[1] == "model.hrnet.gfm (model): True in the run, False now"
 
 
-def test_runs_of_another_version():
+def test_config_changes_between_versions():
     _, ours = load("quickstart")
     old = json.loads(json.dumps(ours))
     del old["optim"]["ema_decay"], old["eval"]["scales"]
@@ -280,7 +280,7 @@ def test_runs_of_another_version():
     ]
 
 
-def test_another_batch_follows_the_linear_rule():
+def test_linear_scaling_rule():
     _, plain = load("camvid_w18s")
     _, double = load("camvid_w18s", "batch=16")
     _, half = load("camvid_w18s", "batch=4,baseline")
@@ -295,7 +295,7 @@ def test_another_batch_follows_the_linear_rule():
             load("camvid_w18s", word)
 
 
-def test_heads_alone_gate_nothing():
+def test_head_only_has_no_gates():
     heads = HRNetConfig(gfm=False, gtm=("none", "none", "head_only"))
     assert not ModelConfig(hrnet=heads).has_gates
     assert ModelConfig().has_gates

@@ -64,7 +64,7 @@ def errors_of(text):
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-def test_one_process_is_always_agreed():
+def test_single_process():
     assert not is_multiprocess()
     assert broadcast("x") == "x"
     assert all_true(True) and not all_true(False)
@@ -90,7 +90,7 @@ def test_invalid_process_config(place, argument):
         ProcessConfig(*place)
 
 
-def test_a_port_that_another_run_has():
+def test_port_in_use():
     """JAX's server would share it, and each run take the processes of the other for its own."""
     with socket.socket(socket.AF_INET6) as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -103,7 +103,7 @@ def test_a_port_that_another_run_has():
 
 
 @pytest.mark.slow
-def test_what_processes_tell_each_other():
+def test_collective_calls():
     for code, out, errors in play("ordinary", 4):
         assert code == 0, errors
         assert out.splitlines()[-2:] == ["of 0 True", "False"]
@@ -133,13 +133,13 @@ def open_mpi(index, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told_by", [slurm, open_mpi])
-def test_the_environment_says_who_is_who(told_by):
+def test_cluster_detection(told_by):
     for code, out, errors in play("ordinary", 2, told_by):
         assert code == 0, errors
         assert out.splitlines()[-2:] == ["of 0 True", "False"]
 
 
-def test_an_environment_that_says_nothing(tmp_path):
+def test_no_cluster_detected(tmp_path):
     done = program.run(f"--workdir={tmp_path / 'run'}", "--distributed")
     assert done.returncode == 2
     (message,) = errors_of(done.stderr)
@@ -149,7 +149,7 @@ def test_an_environment_that_says_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_difference_is_named_on_every_process():
+def test_differing_options_are_named():
     host = socket.gethostname()
     for index, (code, out, errors) in enumerate(play("agreeing", 3)):
         assert code == 2, errors
@@ -163,7 +163,7 @@ def test_a_difference_is_named_on_every_process():
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_ends_all_at_one_step():
+def test_signal_stops_all_processes_at_one_step():
     host = socket.gethostname()
     ends = play("stopping", 2)
     assert [code for code, _, _ in ends] == [0, 0], ends
@@ -174,7 +174,7 @@ def test_a_signal_to_one_ends_all_at_one_step():
 
 
 @pytest.mark.slow
-def test_one_that_ends_while_compiling_ends_all_without_an_error():
+def test_end_during_compilation():
     for index, (code, _, errors) in enumerate(play("ending", 3)):
         assert code == 0, errors
         assert errors_of(errors) == []
@@ -191,7 +191,7 @@ def test_one_that_ends_while_compiling_ends_all_without_an_error():
         ("failing_first", 0, "workdir is in use"),
     ],
 )
-def test_an_error_of_one_ends_all(scenario, guilty, message):
+def test_error_ends_all_processes(scenario, guilty, message):
     ends = play(scenario, 2)
     assert [code for code, _, _ in ends] == [2, 2], ends
     assert errors_of(ends[guilty][2]) == [f"error: {message}"]
@@ -212,7 +212,7 @@ def test_an_error_of_one_ends_all(scenario, guilty, message):
         ),
     ],
 )
-def test_none_outlives_one_that_is_killed(scenario, guilty, message):
+def test_killed_process_ends_all(scenario, guilty, message):
     """Of the coordinator's end JAX may tell first, and end the process by SIGABRT."""
     ends = play(scenario, 2)
     assert ends[guilty][0] == -9
@@ -225,7 +225,7 @@ def test_none_outlives_one_that_is_killed(scenario, guilty, message):
 @pytest.mark.parametrize(
     ("process", "missing"), [(0, "process 1 did not connect"), (1, "process 0 does not answer")]
 )
-def test_a_host_that_does_not_come(tmp_path, process, missing):
+def test_connection_timeout(tmp_path, process, missing):
     place = f"localhost:{free_port()}"
     done = program.run(
         f"--workdir={tmp_path}",

@@ -71,7 +71,7 @@ def fixed():
     return {protocol: one_process("fixed", "small", protocol, 1) for protocol in PROTOCOLS}
 
 
-def test_the_counts_are_those_of_the_predictions(fixed):
+def test_counts_match_predictions(fixed):
     source = Images(SETS["small"])
     expected = np.zeros((CLASSES, CLASSES), np.int64)
     for index in range(len(source)):

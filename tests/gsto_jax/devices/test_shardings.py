@@ -37,7 +37,7 @@ def compiled_on(mesh, function):
     return jax.jit(on_mesh(function, mesh), in_shardings=replicated_sharding(mesh))
 
 
-def test_how_an_array_is_split():
+def test_parameter_spec():
     big = 4096
     assert parameter_spec((3, 3, 64, 128), 4) == PartitionSpec(None, None, None, "data")
     assert parameter_spec((3, 3, 128, 66), 4) == PartitionSpec(None, None, "data")
@@ -49,7 +49,7 @@ def test_how_an_array_is_split():
     assert parameter_spec((), 4) == PartitionSpec()
 
 
-def test_devices_that_share_a_image():
+def test_spatial_mesh():
     mesh = make_mesh(spatial_shards=2)
     assert dict(mesh.shape) == {"data": 2, "space": 2}
     assert [[d.id for d in row] for row in mesh.devices] == [[0, 1], [2, 3]]
@@ -60,7 +60,7 @@ def test_devices_that_share_a_image():
         make_mesh(spatial_shards=3)
 
 
-def test_outside_a_mesh_nothing_is_split():
+def test_no_sharding_without_mesh():
     x = jnp.ones((1, 4, 4, 1))
     assert shard_height(x) is x
     with jax.sharding.use_abstract_mesh(make_mesh().abstract_mesh):
@@ -68,7 +68,7 @@ def test_outside_a_mesh_nothing_is_split():
 
 
 @pytest.mark.parametrize(("rows", "stride"), [(16, 1), (9, 2)])
-def test_convolution_and_resize_reach_over_the_seams(rows, stride):
+def test_convolution_and_resize_across_spatial_shards(rows, stride):
     """Heights that do not divide too."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, rows, 6, 4)).astype(np.float32)
@@ -90,7 +90,7 @@ def test_convolution_and_resize_reach_over_the_seams(rows, stride):
 
 
 @pytest.mark.parametrize(("rows", "stride"), [(2, 1), (4, 2)])
-def test_few_rows_are_not_split(rows, stride):
+def test_few_rows_are_not_sharded(rows, stride):
     """XLA doubles a 3x3 convolution from or to two rows, one on each of two devices."""
     x = np.random.default_rng(0).normal(size=(4, rows, 3, 8)).astype(np.float32)
     conv = Conv(8, 3, stride)
@@ -101,7 +101,7 @@ def test_few_rows_are_not_split(rows, stride):
 
 
 @pytest.mark.parametrize("axis", [2, 3])
-def test_kernels_in_parts_are_gathered_before_images_in_parts_meet_them(axis):
+def test_sharded_kernels_are_gathered_before_convolution(axis):
     """XLA doubles such a convolution, or its gradient, where it meets a part of the kernel."""
     mesh = make_mesh(spatial_shards=2)
     split = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
@@ -131,7 +131,7 @@ def test_kernels_in_parts_are_gathered_before_images_in_parts_meet_them(axis):
 
 
 @pytest.mark.parametrize("name", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)])
-def test_kernels_of_gates_take_a_part_of_the_height(name):
+def test_gate_kernels_with_spatial_shards(name):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 4, 4, 16)).astype(np.float32)
     kernel = rng.normal(size=(16, 2)).astype(np.float32)
@@ -154,7 +154,7 @@ def test_kernels_of_gates_take_a_part_of_the_height(name):
         compiled_on(make_mesh(spatial_shards=2), by_kernel).trace(x[:, :3])
 
 
-def test_the_kernel_of_the_loss_takes_whole_images():
+def test_loss_kernel_needs_unsharded_images():
     logits, classes = jnp.zeros((2, 32, 32, 4)), jnp.zeros((2, 128, 128), jnp.uint8)
     named = partial(true_log_probability, implementation="pallas_tpu")
     with pytest.raises(UserError, match="takes whole images"):
@@ -206,7 +206,7 @@ def assert_close(found, expected, rtol, share):
 
 
 @pytest.mark.slow
-def test_a_image_split_over_devices_is_the_same(x64):
+def test_spatial_sharding_equals_one_device(x64):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, one = a_batch(72), make_mesh(jax.devices()[:1])
     expected, counted = everything(task_from_config(dtype="float64"), one, batch)
@@ -218,7 +218,7 @@ def test_a_image_split_over_devices_is_the_same(x64):
 
 
 @pytest.mark.slow
-def test_images_and_state_split_over_devices_are_the_same(x64):
+def test_spatial_and_parameter_sharding_equal_one_device(x64):
     """The state is split over the two devices that see the same rows."""
     batch, one = a_batch(64), make_mesh(jax.devices()[:1])
     expected = a_step(task_from_config(dtype="float64"), one, batch)
@@ -227,7 +227,7 @@ def test_images_and_state_split_over_devices_are_the_same(x64):
 
 
 @pytest.mark.slow
-def test_a_state_split_over_devices_is_the_same(tmp_path):
+def test_parameter_sharding_equals_replication(tmp_path):
     mesh, batch = make_mesh(), next(batches())
     split, together = task_from_config(sharded=True), task_from_config()
     inputs = put_batch({k: batch[k] for k in split.train_inputs}, mesh)

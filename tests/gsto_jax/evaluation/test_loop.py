@@ -12,7 +12,7 @@ from tests.gsto_jax.small_task import make_task
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_batch_is_finished_while_the_next_is_under_way(count):
+def test_batches_are_pipelined(count):
     calls = []
 
     def start(batch):
@@ -30,7 +30,7 @@ def test_a_batch_is_finished_while_the_next_is_under_way(count):
         assert [batch for call, batch in calls if call == name] == list(range(count))
 
 
-def test_what_is_stopped_finishes_nothing_more():
+def test_stop_early():
     finished = []
     stops = iter([False, True])
     found = run_pipelined(
@@ -45,7 +45,7 @@ class Sums(CompiledPrograms):
         return self.compile(lambda x: x.sum(), out_shardings=self.replicated)
 
 
-def test_equal_tasks_share_their_programs():
+def test_equal_tasks_share_programs():
     mesh = make_mesh(jax.devices()[:2])
     programs = Sums.for_task(make_task(1), mesh)
     assert Sums.for_task(make_task(1), mesh) is programs

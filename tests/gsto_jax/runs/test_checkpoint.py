@@ -16,7 +16,7 @@ from tests.gsto_jax.saved_states import MESH, RECORD, TASK, assert_same, save
 from tests.gsto_jax.small_task import make_task
 
 
-def test_a_checkpoint_returns_bit_for_bit(tmp_path):
+def test_checkpoint_round_trip_is_exact(tmp_path):
     states = save(tmp_path / "c", 3)
     found = checkpoint.load_latest(tmp_path / "c", TASK, MESH)
     assert (found.step, found.path) == (3, tmp_path / "c" / "3")
@@ -29,7 +29,7 @@ def test_a_checkpoint_returns_bit_for_bit(tmp_path):
     assert_same(four, states[3])
 
 
-def test_only_the_newest_are_kept_and_none_is_written_twice(tmp_path):
+def test_latest_checkpoints_are_kept(tmp_path):
     save(tmp_path, 1, 2, 3, keep=2)
     assert checkpoint.list_steps(tmp_path) == [2, 3]
     written = (tmp_path / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
@@ -37,11 +37,11 @@ def test_only_the_newest_are_kept_and_none_is_written_twice(tmp_path):
     assert (tmp_path / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == written
 
 
-def test_nothing_there():
+def test_no_checkpoint():
     assert checkpoint.list_steps(Path("/nope")) == []
 
 
-def test_another_network_is_refused_before_anything_is_read(tmp_path):
+def test_other_network_is_rejected(tmp_path):
     save(tmp_path, 3)
     for other, what in (
         (make_task(30, gfm=False, gtm=("none",) * 3), "another network: batch_stats/stage2"),
@@ -55,7 +55,7 @@ def test_another_network_is_refused_before_anything_is_read(tmp_path):
             checkpoint.load_latest(tmp_path, other, MESH)
 
 
-def test_a_fork_takes_over_what_fits(tmp_path):
+def test_fork_reads_matching_state(tmp_path):
     (state,) = save(tmp_path, 3).values()
     task = make_task(50, {"optim": {"ema_decay": 0.9}})
     forked = checkpoint.read_state(tmp_path / "3", task, MESH, fork=True)
@@ -66,7 +66,7 @@ def test_a_fork_takes_over_what_fits(tmp_path):
 
 
 @pytest.mark.slow
-def test_any_truncated_file_falls_back_or_does_no_harm(tmp_path):
+def test_truncated_files(tmp_path):
     """Each file of the newest checkpoint in turn: the one before it serves, or it is unhurt."""
     states = save(tmp_path / "whole", 1, 2)
     newest = tmp_path / "whole" / "2"
@@ -92,14 +92,14 @@ def test_any_truncated_file_falls_back_or_does_no_harm(tmp_path):
     assert fell_back >= {"state", "run"}
 
 
-def test_a_missing_part_falls_back(tmp_path):
+def test_missing_items_fall_back(tmp_path):
     for part in ("state", "run"):
         save(tmp_path / part, 1, 2)
         shutil.rmtree(tmp_path / part / "2" / part)
         assert checkpoint.load_latest(tmp_path / part, TASK, MESH).step == 1
 
 
-def test_all_damaged(tmp_path):
+def test_all_checkpoints_damaged(tmp_path):
     save(tmp_path, 1)
     shutil.rmtree(tmp_path / "1" / "state")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the latest: "):
@@ -108,7 +108,7 @@ def test_all_damaged(tmp_path):
         checkpoint.read_state(tmp_path / "1", TASK, MESH)
 
 
-def test_damaged_ones_are_kept_under_another_name(tmp_path):
+def test_set_aside(tmp_path):
     for place in ("damaged-7", "damaged-7-2"):
         (tmp_path / "7").mkdir()
         assert checkpoint.set_aside(tmp_path / "7") == tmp_path / place

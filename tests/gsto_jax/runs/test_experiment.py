@@ -77,7 +77,7 @@ def make(tmp_path, monkeypatch):
     return build
 
 
-def test_nothing_is_renamed_unless_an_older_checkpoint_serves(make, tmp_path):
+def test_damaged_checkpoint_is_renamed_only_with_fallback(make, tmp_path):
     run, shown, _ = make()
     folder = tmp_path / "run" / "checkpoints"
     save(folder, 1, 2, record=RECORD)
@@ -98,14 +98,14 @@ def test_nothing_is_renamed_unless_an_older_checkpoint_serves(make, tmp_path):
         run.start_or_resume()
 
 
-def test_another_training_set_is_refused(make, tmp_path):
+def test_other_training_set_is_rejected(make, tmp_path):
     run, _, _ = make(train_set="9 images")
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
     with pytest.raises(UserError, match="10 images in the run, 9 images now"):
         run.start_or_resume()
 
 
-def test_a_fork_keeps_its_own_start(make, tmp_path):
+def test_fork_copies_its_start(make, tmp_path):
     old = tmp_path / "old" / "checkpoints"
     states = save(old, 1, 2, record=RECORD)
     shutil.rmtree(old / "2" / "state")
@@ -122,7 +122,7 @@ def test_a_fork_keeps_its_own_start(make, tmp_path):
         make("third")[0].start_or_resume(tmp_path / "nothing")
 
 
-def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
+def test_start_from_pretrained_weights(make, tmp_path):
     path = tmp_path / "weights.safetensors"
     variables = initial_variables(TASK.model, seed=5)
     export_weights(path, variables, GSTO_FORMAT)
@@ -153,7 +153,7 @@ def test_a_new_run_starts_from_a_file_of_weights(make, tmp_path):
         plain.start_or_resume()
 
 
-def test_weights_that_cannot_be_had_leave_no_run(make, tmp_path):
+def test_missing_weights_leave_no_run(make, tmp_path):
     task = replace(TASK, config=replace(TASK.config, init_from=str(tmp_path / "none.pth")))
     run, _, _ = make(task=task)
     with pytest.raises(UserError, match=r"none\.pth: the file does not exist"):
@@ -161,7 +161,7 @@ def test_weights_that_cannot_be_had_leave_no_run(make, tmp_path):
     assert run.workdir.read_config() is None
 
 
-def test_the_best_is_kept(make, tmp_path):
+def test_best_checkpoint(make, tmp_path):
     run, _, ious = make()
     ious[:] = [0.5, 0.4, 0.6, 0.7]
     for step, kept in ((4, 4), (5, 4), (6, 6), (3, 3)):
@@ -194,7 +194,7 @@ def test_the_best_is_kept(make, tmp_path):
     ]
 
 
-def test_an_evaluation_that_was_cut_off_comes_first(make):
+def test_interrupted_evaluation_is_repeated_first(make):
     task = make_task(30, {"run": {"eval_every": 5}})
     run, _, ious = make(task=task)
     ious[:] = [0.5, 0.5, 0.5]
@@ -211,7 +211,7 @@ def test_an_evaluation_that_was_cut_off_comes_first(make):
         run.train(state_at(5), Position(), lambda: False)
 
 
-def test_the_line_of_an_evaluation_comes_last(make, monkeypatch):
+def test_evaluation_line_is_written_last(make, monkeypatch):
     run, _, ious = make()
     ious[:] = [0.5]
     monkeypatch.setattr(Experiment, "_save_if_best", lambda *args: 1 / 0)
@@ -220,7 +220,7 @@ def test_the_line_of_an_evaluation_comes_last(make, monkeypatch):
     assert run.workdir.read_evaluations() == []
 
 
-def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
+def test_results_folder_holds_one_evaluation(make, tmp_path):
     run, _, ious = make()
     folder = tmp_path / "run" / "eval-val"
     ious[:] = [0.5, 0.75]
@@ -237,7 +237,7 @@ def test_the_folder_holds_one_evaluation_or_none(make, tmp_path):
     assert results.read(folder).record == run.workdir.read_evaluations()[-1]
 
 
-def test_a_network_of_other_settings_is_named(make, tmp_path):
+def test_other_network_is_named(make, tmp_path):
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
     run, _, _ = make(model__bn_momentum=0.5, run__log_every=7)
     with pytest.raises(UserError, match=r"model\.bn_momentum \(\w+\): \S+ in the run, 0.5 now"):

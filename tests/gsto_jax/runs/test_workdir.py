@@ -12,7 +12,7 @@ from gsto_jax.errors import TrainingError
 from gsto_jax.runs.workdir import Workdir, code_checksum, git_revision, open_workdir
 
 
-def test_it_is_made_and_held_by_one(tmp_path):
+def test_workdir_lock(tmp_path):
     held = Workdir(tmp_path / "a" / "b", lock=True)
     assert held.path.is_dir()
     with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
@@ -22,13 +22,13 @@ def test_it_is_made_and_held_by_one(tmp_path):
     Workdir(held.path, lock=True).close()
 
 
-def test_folders_that_cannot_be_written(tmp_path):
+def test_unwritable_workdir(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is not writable"):
         Workdir(tmp_path / "file" / "run")
 
 
-def test_runs_to_evaluate_must_be_there(tmp_path):
+def test_open_workdir(tmp_path):
     with pytest.raises(UserError, match="--workdir"):
         open_workdir(None)
     with pytest.raises(UserError, match="does not exist"):
@@ -40,7 +40,7 @@ def test_runs_to_evaluate_must_be_there(tmp_path):
     assert open_workdir(str(tmp_path)).path == tmp_path
 
 
-def test_it_explains_itself(tmp_path):
+def test_config_and_starts(tmp_path):
     run = Workdir(tmp_path)
     assert run.read_config() is None
     run.write_config({"seed": 1})
@@ -55,7 +55,7 @@ def test_it_explains_itself(tmp_path):
     assert {"python", "jax", "flax", "numpy"} <= first["versions"].keys()
 
 
-def test_a_line_cut_off_by_a_crash_hurts_no_other(tmp_path):
+def test_truncated_log_line(tmp_path):
     run = Workdir(tmp_path)
     run.write_evaluation({"step": 1})
     with (tmp_path / "evaluations.jsonl").open("a") as file:
@@ -64,7 +64,7 @@ def test_a_line_cut_off_by_a_crash_hurts_no_other(tmp_path):
     assert [line["step"] for line in run.read_evaluations()] == [1, 3]
 
 
-def test_one_that_is_removed_is_missed(tmp_path):
+def test_removed_workdir(tmp_path):
     held = Workdir(tmp_path / "run", lock=True)
     held.check_exists()
     shutil.rmtree(held.path)
@@ -75,7 +75,7 @@ def test_one_that_is_removed_is_missed(tmp_path):
     Workdir(tmp_path / "other").check_exists()  # held by nobody
 
 
-def test_code_is_told_apart_without_git(tmp_path):
+def test_code_checksum(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         (folder / "inner").mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_code_is_told_apart_without_git(tmp_path):
     assert code_checksum([first]) != code_checksum([second])
 
 
-def test_revision(tmp_path):
+def test_git_revision(tmp_path):
     assert git_revision(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.example"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):

@@ -31,7 +31,7 @@ def test_one_value_has_no_interval():
     assert math.isnan(alone.p) and math.isnan(alone.detectable)
 
 
-def test_the_paired_test_of_students_data():
+def test_paired_t_test_of_student():
     """R's `t.test(paired = TRUE)` prints t = -4.0621, p = 0.002833, -2.4598858 -0.7001142."""
     found = compare(FIRST, SECOND)
     assert found.summary.mean == pytest.approx(-1.58)
@@ -65,7 +65,7 @@ def test_detectable_of_a_published_example():
 
 
 @pytest.mark.parametrize("count", [2, 3, 8, 16])
-def test_what_is_detectable_is_found_with_that_power(count):
+def test_detectable_has_the_requested_power(count):
     """By integrating over the variance that is estimated, without the noncentral t."""
     deviation, freedom = 1.7, count - 1
     shift = detectable(deviation, count) / deviation * math.sqrt(count)
@@ -79,7 +79,7 @@ def test_what_is_detectable_is_found_with_that_power(count):
     assert integrate.quad(found, 0, np.inf, limit=200)[0] == pytest.approx(0.8, abs=1e-6)
 
 
-def test_few_pairs_find_less_than_the_normal_distribution_promises():
+def test_few_pairs_have_less_power_than_normal_approximation():
     normal = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / math.sqrt(3)
     assert detectable(1, 3) > 2 * normal
     assert detectable(1, 2000) == pytest.approx(normal * math.sqrt(3 / 2000), rel=1e-3)

@@ -45,7 +45,7 @@ def finish(run, score, **changed):
     (run.folder / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
 
 
-def test_seeds():
+def test_parse_seeds():
     assert rows.parse_seeds("3") == [0, 1, 2]
     assert rows.parse_seeds("4,7") == [4, 7]
     assert rows.parse_seeds("5,") == [5]
@@ -65,20 +65,20 @@ def test_runs_go_seed_by_seed(tmp_path):
     assert runs[3].arguments == ("--mode=train", "--config=t1-gfm", *own)
 
 
-def test_rows_that_are_evaluated_otherwise_are_refused():
+def test_check_comparable():
     rows.check_comparable([*ROWS, row("t1-both", **{"eval.batch_size": 2})])
     with pytest.raises(UserError, match="flip"):
         rows.check_comparable([*ROWS[:2], row("t1-both", **{"eval.flip": True})])
 
 
-def test_what_is_paired():
+def test_unpaired_options():
     assert rows.unpaired_options(ROWS) == []
     other = row("t1-gfm", **{"train.batch_size": 8, "data.eval_size": 3, "optim.momentum": 0.5})
     assert rows.unpaired_options([*ROWS, other]) == ["train.batch_size"]
     assert rows.unpaired_options([ROWS[0], row("t1-gfm", **{"data.flip": False})]) == ["data.flip"]
 
 
-def test_a_run_begun_otherwise_is_refused(tmp_path):
+def test_check_unchanged(tmp_path):
     runs = rows.make_runs(ROWS[:2], [0, 1], tmp_path)
     found = [run.config for run in runs[:3]] + [None]
     rows.check_unchanged(runs, found)
@@ -90,7 +90,7 @@ def test_a_run_begun_otherwise_is_refused(tmp_path):
     assert f"{runs[1].folder}: train.steps (optimizer): 5 in the run, 1600 now" in message
 
 
-def test_a_finished_run_is_recognized(tmp_path):
+def test_read_result(tmp_path):
     run, other = rows.make_runs(ROWS[:1], [0, 1], tmp_path)
     assert read_result(run) is None
     finish(run, 0.5)
@@ -104,7 +104,7 @@ def test_a_finished_run_is_recognized(tmp_path):
     assert read_result(replace(run, row=flipped)) is None, "evaluated otherwise"
 
 
-def test_the_last_words_of_a_run(tmp_path):
+def test_exit_reason(tmp_path):
     log = tmp_path / "seed0.log"
     assert exit_reason(log) == "no log"
     log.write_text("error: of long ago\n")
@@ -127,7 +127,7 @@ def launcher(command):
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_the_number_of_jobs_bounds_the_processes(tmp_path, jobs):
+def test_max_processes(tmp_path, jobs):
     runs = rows.make_runs(ROWS, [0, 1], tmp_path)
     launch, processes = launcher(lambda run: "sleep 0.1")
     most, statuses = [], {}
@@ -141,7 +141,7 @@ def test_the_number_of_jobs_bounds_the_processes(tmp_path, jobs):
     assert jobs > 1 or list(processes) == runs
 
 
-def test_a_failure_ends_no_other(tmp_path):
+def test_failure_does_not_affect_other_jobs(tmp_path):
     runs = rows.make_runs(ROWS, [0], tmp_path)
     launch, _ = launcher(lambda run: "false" if run is runs[0] else "true")
     statuses = {}
@@ -149,7 +149,7 @@ def test_a_failure_ends_no_other(tmp_path):
     assert [statuses[run] for run in runs] == [1, 0, 0]
 
 
-def test_a_stop_terminates_what_runs_and_starts_nothing(tmp_path):
+def test_stop_terminates_processes(tmp_path):
     runs = rows.make_runs(ROWS, [0, 1], tmp_path)
     launch, processes = launcher(lambda run: "sleep 60")
     statuses = {}
@@ -192,7 +192,7 @@ def results(tmp_path):
     return compare_rows("a title", runs, outcomes, "t1-baseline", missing)
 
 
-def test_rows_are_compared_by_seed(results):
+def test_compare_rows(results):
     baseline, gfm, both = results.rows
     assert baseline.difference is None
     assert baseline.summary.mean == pytest.approx(61.5)
@@ -204,7 +204,7 @@ def test_rows_are_compared_by_seed(results):
     assert gfm.p == pytest.approx(2 * gfm.difference.p)
 
 
-def test_the_files_of_a_sweep(tmp_path, results):
+def test_sweep_files(tmp_path, results):
     values = json.loads(results_json(results))
     assert values["missing"] == {"t1-both seed 2": "failed with status 1 (it fell): some.log"}
     assert [len(x["scores"]) for x in values["rows"]] == [4, 4, 3]

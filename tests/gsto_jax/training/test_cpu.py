@@ -21,14 +21,14 @@ def test_materialize_changes_no_value_and_no_gradient():
     np.testing.assert_allclose(grad, 2 * X)
 
 
-def test_only_cpus_see_the_seam():
+def test_barrier_is_lowered_on_cpu_only():
     traced = jax.jit(jax.grad(lambda x: relu(x).sum())).trace(X)
     for platform, seams in (("cpu", True), ("tpu", False), ("cuda", False)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert ("optimization_barrier" in text) == seams, platform
 
 
-def test_the_seam_holds_in_the_compiled_program():
+def test_barrier_survives_compilation():
     """A chain with two consumers: without the seam each of them would compute it anew."""
 
     def f(x):
@@ -57,7 +57,7 @@ print(took_effect, first, faults())
 """
 
 
-def test_freed_memory_is_kept():
+def test_keep_freed_memory():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     took_effect, before, after = done.stdout.split()
     if took_effect == "True":

@@ -84,7 +84,7 @@ def batch_of(seed=0, side=16):
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
-def test_other_settings_lower_to_the_same_program(kind):
+def test_hyperparameters_do_not_change_the_program(kind):
     base, other = ({**BASE["optim"], "kind": kind}, {**OTHER["optim"], "kind": kind})
     more = {"milestones": (0.2, 0.7), "decay_rate": 0.5, "schedule": "steps"}
     weighted = {"kind": "ohem", "class_weights": True}
@@ -95,7 +95,7 @@ def test_other_settings_lower_to_the_same_program(kind):
 
 
 @pytest.mark.slow
-def test_other_settings_lower_to_the_same_program_of_hrnet():
+def test_hyperparameters_do_not_change_the_program_of_hrnet():
     for grad_accum_steps in ({}, {"train": {"grad_accum_steps": 2}}):
         first = make_task(100, BASE | grad_accum_steps)
         second = make_task(
@@ -104,7 +104,7 @@ def test_other_settings_lower_to_the_same_program_of_hrnet():
         assert lowered(first, 64) == lowered(second, 64)
 
 
-def test_arguments_train_as_constants_do():
+def test_hyperparameters_as_arguments_equal_constants():
     task = tiny_task(10, {"optim": OTHER["optim"], "loss": {"kind": "ohem", "ohem_min_kept": 20}})
     mesh = make_mesh(jax.devices()[:1])
     by_arguments, by_constants = initial_state(task, mesh), initial_state(task, mesh)
@@ -119,7 +119,7 @@ def test_arguments_train_as_constants_do():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_values_follow_the_step():
+def test_step_hyperparameters():
     task = tiny_task(100, OTHER | {"train": {"grad_accum_steps": 2}}, (1.0, 2.0, 3.0))
     for n in (0, 3, 60):
         now = step_hyperparameters(task, jnp.int32(n))
@@ -135,13 +135,13 @@ def test_values_follow_the_step():
 # Running statistics of short runs
 
 
-def test_early_decay():
+def test_warmup_decay():
     decays = [float(warmup_decay(0.99, jnp.int32(n))) for n in (0, 8, 889, 890, 10**6)]
     np.testing.assert_allclose(decays, [0.1, 0.5, 890 / 899, 0.99, 0.99], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("steps", "accumulate"), [(3, 1), (12, 1), (3, 4)])
-def test_running_statistics_leave_their_start_within_a_few_steps(steps, accumulate):
+def test_running_statistics_converge_in_few_steps(steps, accumulate):
     rates = {"learning_rate": 1e-6}
     task = tiny_task(steps, {"optim": rates, "train": {"grad_accum_steps": accumulate}})
     mesh = make_mesh(jax.devices()[:1])

@@ -63,7 +63,7 @@ def flat(params):
     }
 
 
-def test_ten_steps_equal_numpy(x64):
+def test_sgd_equals_numpy(x64):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((STEPS, 2, 3, 4, 6))
     label = rng.choice([0, 1, 2, 255], (STEPS, 2, 3, 4))

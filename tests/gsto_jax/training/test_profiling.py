@@ -34,7 +34,7 @@ def drive(profiler, steps, calls, ask_before=()):
         calls.append(step)
 
 
-def test_steps_that_were_asked_for_beforehand(tmp_path, calls):
+def test_scheduled_trace(tmp_path, calls):
     told = []
     with Profiler(tmp_path, steps=2, start=3, log=told.append) as profiler:
         drive(profiler, range(1, 7), calls)
@@ -42,7 +42,7 @@ def test_steps_that_were_asked_for_beforehand(tmp_path, calls):
     assert told == [f"profile     steps 3 to 4: {tmp_path}"]
 
 
-def test_a_signal_asks_for_the_next_steps(tmp_path, calls):
+def test_trace_on_signal(tmp_path, calls):
     """One that comes while steps are recorded asks for nothing more; the old handler returns."""
     before = signal.getsignal(SIGNAL)
     with Profiler(tmp_path, steps=2, log=lambda line: None) as profiler:
@@ -51,7 +51,7 @@ def test_a_signal_asks_for_the_next_steps(tmp_path, calls):
     assert signal.getsignal(SIGNAL) == before
 
 
-def test_a_run_that_ends_early_ends_its_profile(tmp_path, calls):
+def test_trace_ends_with_the_run(tmp_path, calls):
     told = []
     with Profiler(tmp_path, 5, 2, told.append) as profiler:
         drive(profiler, range(1, 4), calls)
@@ -59,7 +59,7 @@ def test_a_run_that_ends_early_ends_its_profile(tmp_path, calls):
     assert told == [f"profile     steps 2 to 3: {tmp_path}"]
 
 
-def test_a_profile_that_cannot_be_made_is_told_of(tmp_path, monkeypatch):
+def test_trace_errors_are_logged(tmp_path, monkeypatch):
     def fails(*_):
         raise RuntimeError("no room")
 
@@ -75,7 +75,7 @@ def test_a_profile_that_cannot_be_made_is_told_of(tmp_path, monkeypatch):
     assert told[1:] == ["warning: cannot write the profile of steps 1 to 1 (no room)"]
 
 
-def test_other_threads_get_no_signals(tmp_path, calls):
+def test_profiler_outside_the_main_thread(tmp_path, calls):
     """Python sets handlers in the main thread alone; what was asked for beforehand works."""
 
     def work():
@@ -92,7 +92,7 @@ def traces(folder):
     return [path for path in folder.rglob("*.xplane.pb") if path.stat().st_size]
 
 
-def test_a_record_is_written(tmp_path):
+def test_trace_file_is_written(tmp_path):
     step = jax.jit(lambda x: x * 2 + 1)
     x = jnp.ones(8)
     with Profiler(tmp_path / "profile", 2, 2, lambda line: None) as profiler:
@@ -105,7 +105,7 @@ def test_a_record_is_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_is_the_same_with_a_profile(tmp_path, monkeypatch):
+def test_profiling_does_not_change_training(tmp_path, monkeypatch):
     """Bit for bit, with records of steps 2 and 3 and, by a signal, of the last one."""
     task, mesh = make_task(5), make_mesh(jax.devices()[:2])
     step = loop.CompiledTrainStep(task, mesh)  # compiles once for both runs

@@ -70,7 +70,7 @@ def run(monkeypatch, hooks=None, **settings):
     return clock, seen
 
 
-def test_the_parts_are_all_of_a_step(monkeypatch):
+def test_step_time_breakdown(monkeypatch):
     clock, seen = run(monkeypatch)
     assert [p.step for p in seen] == [1, 2, 4, 6]
     # A report waits for the step that it is of, so the second one has one step's wait, not two.
@@ -81,7 +81,7 @@ def test_the_parts_are_all_of_a_step(monkeypatch):
     assert [p.eta for p in seen] == [None, 4 * 1.75, 2 * 1.75, 0.0]
 
 
-def test_what_is_no_step_counts_nowhere(monkeypatch):
+def test_excluded_time(monkeypatch):
     def hooks(clock):
         return {
             "evaluate": lambda state: clock.passes(100.0),
@@ -94,7 +94,7 @@ def test_what_is_no_step_counts_nowhere(monkeypatch):
     assert clock.time == 6 * 1.75 + 6 * 10 + 100 + 2 * 4
 
 
-def test_a_part_that_fails_counts_too():
+def test_stopwatch_counts_failed_blocks():
     clock = Clock()
     watch = Stopwatch(clock)
     with pytest.raises(StopIteration), watch.measure("input"):
@@ -106,7 +106,7 @@ def test_a_part_that_fails_counts_too():
     assert StepTime(0.0, 0.0, 0.0).fraction(0.0) == 0.0
 
 
-def test_figures():
+def test_throughput():
     work = Workload(32, 6e12, 4, peak_flops=200e12, planned_seconds=0.4)
     found = work.throughput(StepTime(0.1, 0.3, 0.1))
     assert found == pytest.approx(
@@ -130,7 +130,7 @@ class TwoConvolutions(nn.Module):
         return Conv(features=5, kernel_size=1, name="second")(x)
 
 
-def test_the_work_of_a_network():
+def test_workload_from_task():
     """By hand: two operations a product, and three passes."""
     settings = SimpleNamespace(train=SimpleNamespace(batch_size=12))
     task = SimpleNamespace(model=TwoConvolutions(), config=settings)

@@ -72,7 +72,7 @@ def test_a_run_learns_and_reports(trained):
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_equals_an_undisturbed_one(trained, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(trained, tmp_path):
     """Bit for bit, through a checkpoint; programs are killed in tests/modes/test_resume.py."""
     _, mesh, whole, seen = trained
     config = values()
@@ -97,7 +97,7 @@ class OneSize(list):
         return {batch["image"].shape[1:3]: [batch["image"].shape[1:3]] for batch in self}
 
 
-def test_evaluation_counts_what_the_mask_lets_through(trained):
+def test_evaluation_respects_the_mask(trained):
     task, mesh, state, _ = trained
     batch = next(batches())
     masked = batch | {"mask": np.array([True, True, True, False])}
@@ -125,7 +125,7 @@ def test_evaluation_counts_what_the_mask_lets_through(trained):
     assert evaluate(task, state.variables, OneSize([batch]), mesh, stop=lambda: True) is None
 
 
-def test_padding_is_zero_after_normalisation():
+def test_padding_is_zero_after_normalization():
     task = make_task(1)
     image = np.full((2, 4, 6, 3), 128, np.uint8)
     size = np.array([[4, 6], [3, 2]], np.int32)
@@ -137,7 +137,7 @@ def test_padding_is_zero_after_normalisation():
     assert not x[1, :, 2:].any()
 
 
-def test_batches_must_divide_over_the_devices():
+def test_batch_size_must_divide_over_devices():
     mesh = make_mesh(jax.devices()[:4])
     check_batch_size(8, mesh, "train.batch_size")
     with pytest.raises(UserError, match=r"train\.batch_size must be a multiple of 4"):
@@ -158,7 +158,7 @@ def one_step(task, batch, **state):
 
 
 @pytest.mark.slow
-def test_accumulation_adds_up_to_the_whole_batch(x64):
+def test_accumulated_gradients_equal_whole_batch(x64):
     """Exactly, but for BN: so every part holds the same images, with other labels ignored."""
     batch = next(batches())
     pair = {k: v[[0, 0, 1, 1]] for k, v in batch.items()}
@@ -180,7 +180,7 @@ def test_accumulation_adds_up_to_the_whole_batch(x64):
 
 
 @pytest.mark.slow
-def test_accumulated_ohem_runs_and_its_batch_must_divide():
+def test_accumulated_ohem():
     task = make_task(
         2, {"train": {"grad_accum_steps": 2}, "loss": {"kind": "ohem", "ohem_min_kept": 50}}
     )
@@ -210,7 +210,7 @@ def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
 
 
 @pytest.mark.slow
-def test_averaged_parameters_serve_evaluation():
+def test_evaluation_uses_ema():
     task = make_task(2, {"optim": {"ema_decay": 0.9}})
     mesh = make_mesh(jax.devices()[:1])
     start = jax.device_get(initial_state(task, mesh))
@@ -225,7 +225,7 @@ def test_averaged_parameters_serve_evaluation():
     assert initial_state(make_task(2), mesh).ema is None
 
 
-def test_class_weights_need_one_number_a_class():
+def test_class_weights_need_one_value_per_class():
     on = {"loss": {"class_weights": True}}
     assert make_task(1, on, (1.0, 2.0, 3.0)).class_weights == (1.0, 2.0, 3.0)
     for weights in (None, (1.0, 2.0)):
@@ -234,7 +234,7 @@ def test_class_weights_need_one_number_a_class():
 
 
 @pytest.mark.slow
-def test_hooks_are_called_when_they_should():
+def test_hooks():
     run = {"log_every": 100, "checkpoint_every": 3, "eval_every": 4, "stop_at": 8}
     task, mesh = make_task(30, {"run": run}), make_mesh(jax.devices()[:1])
     seen = []
@@ -274,7 +274,7 @@ def test_hooks_are_called_when_they_should():
     assert int(state.step) == 8
 
 
-def test_a_stop_while_evaluating_takes_no_further_step():
+def test_stop_during_evaluation():
     run = {"run": {"log_every": 100, "checkpoint_every": 100, "eval_every": 2}}
     task, mesh, seen = make_task(30, run), make_mesh(jax.devices()[:1]), []
     hooks = Hooks(
@@ -288,7 +288,7 @@ def test_a_stop_while_evaluating_takes_no_further_step():
 
 
 @pytest.mark.slow
-def test_worker_processes_that_die_of_the_same_signal_cost_nothing():
+def test_stop_when_data_workers_die():
     task, mesh, saved = make_task(30), make_mesh(jax.devices()[:1]), []
 
     def ending():
@@ -302,7 +302,7 @@ def test_worker_processes_that_die_of_the_same_signal_cost_nothing():
     assert (int(state.step), saved) == (2, [2])
 
 
-def test_a_step_that_is_not_finite_stops_the_run_before_it_is_saved():
+def test_non_finite_step_is_not_saved():
     run = {"run": {"log_every": 1, "checkpoint_every": 1}, "optim": {"learning_rate": 1e30}}
     task, mesh, saved = make_task(9, run), make_mesh(jax.devices()[:1]), []
     with pytest.raises(
