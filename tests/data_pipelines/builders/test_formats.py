@@ -197,7 +197,7 @@ def test_several_years_of_voc(tmp_path):
 
 def test_real_cityscapes_layout(tmp_path):
     folder = real("cityscapes_layout_camvid")
-    prepare(BUILDERS["cityscapes"](), folder, tmp_path / "sets", "tiles", partial=True)
+    prepare(BUILDERS["cityscapes"](), folder, tmp_path / "sets", storage="tiles", partial=True)
     source = opened(tmp_path, "cityscapes", "train")
     assert len(source) == 12
     stats = audit_labels(source)

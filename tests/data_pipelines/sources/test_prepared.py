@@ -50,7 +50,7 @@ def test_detected_boxes(tmp_path):
         ("{}", "must be a list of image_id"),
         ('[{"bbox": 1}]', "entry 0 .*no image_id"),
         (box, r"entry 0: bbox .*\[1, 2, 0, 20\]"),
-        (box.replace("0,", "9,").replace("0.5", "NaN"), "entry 0 .*score nan"),
+        (box.replace("0,", "9,").replace("0.5", "NaN"), "entry 0: score .*nan"),
     ):
         boxes.write_text(text)
         with pytest.raises(DataError, match=message):

@@ -42,20 +42,25 @@ def dots(joints, size=(90, 120)):
     return image.astype(np.uint8)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_joints_move_with_the_image(seed):
-    joints = np.array([[50.0, 40.0], [70.0, 30.0], [62.0, 55.0]], np.float32)
-    element = {
-        "image": dots(joints),
-        "joints": joints,
-        "visible": np.ones(3, np.float32),
-        "box": np.array([40, 20, 40, 45], np.float32),
+def person(image, joints, box, visible=None):
+    """Returns an example of a `PersonSource`."""
+    return {
+        "image": image,
+        "joints": np.array(joints, np.float32),
+        "visible": np.array(visible or [1] * len(joints), np.float32),
+        "box": np.array(box, np.float32),
         "area": 900.0,
         "score": 1.0,
         "image_id": 3,
         "person_id": 4,
         "index": 5,
     }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_joints_move_with_the_image(seed):
+    joints = [[50.0, 40.0], [70.0, 30.0], [62.0, 55.0]]
+    element = person(dots(joints), joints, box=[40, 20, 40, 45])
     crop = PersonCrop(crop=(128, 96), rotation=45, scale=0.35, flip=True, flip_pairs=((0, 1),))
     out = crop.random_map(element, np.random.default_rng(seed))
     peaks = [np.unravel_index(out["image"][..., k].argmax(), (128, 96))[::-1] for k in range(3)]
@@ -66,18 +71,12 @@ def test_joints_move_with_the_image(seed):
 
 
 def test_half_are_flipped_about_the_center():
-    joints = np.array([[60.0, 45.0], [50.0, 40.0], [80.0, 30.0]], np.float32)
-    element = {
-        "image": np.zeros((90, 120, 3), np.uint8),
-        "joints": joints,
-        "visible": np.array([1, 0, 1], np.float32),
-        "box": np.array([45, 25, 30, 40], np.float32),
-        "area": 900.0,
-        "score": 1.0,
-        "image_id": 0,
-        "person_id": 0,
-        "index": 0,
-    }
+    element = person(
+        np.zeros((90, 120, 3), np.uint8),
+        [[60.0, 45.0], [50.0, 40.0], [80.0, 30.0]],
+        box=[45, 25, 30, 40],
+        visible=[1, 0, 1],
+    )
     crop = PersonCrop(crop=(80, 60), flip=True, flip_pairs=((1, 2),))
     out = [crop.random_map(element, np.random.default_rng(seed)) for seed in range(200)]
     for one in out:
@@ -90,17 +89,8 @@ def test_half_are_flipped_about_the_center():
 
 
 def test_crop_without_randomness():
-    element = {
-        "image": np.zeros((200, 300, 3), np.uint8),
-        "joints": np.array([[100.0, 50.0], [130.0, 50.0]], np.float32),
-        "visible": np.ones(2, np.float32),
-        "box": np.array([100, 50, 60, 80], np.float32),
-        "area": 900.0,
-        "score": 1.0,
-        "image_id": 0,
-        "person_id": 0,
-        "index": 0,
-    }
+    image = np.zeros((200, 300, 3), np.uint8)
+    element = person(image, [[100.0, 50.0], [130.0, 50.0]], box=[100, 50, 60, 80])
     out = PersonCrop(crop=(384, 288), padding=1.25).random_map(element, np.random.default_rng(0))
     np.testing.assert_allclose(out["center"], [130, 90])
     np.testing.assert_allclose(out["frame"], [75, 100])
