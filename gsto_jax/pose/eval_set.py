@@ -20,7 +20,7 @@ from gsto_jax.pose.inference import roundtrip_joints
 from gsto_jax.pose.metrics import PERSON_CATEGORY, check_joints, evaluate_coco, to_coco_results
 from gsto_jax.pose.oks import similarity
 from gsto_jax.pose.panels import PosePngWriter
-from gsto_jax.pose.results import FOLDER, PersonScore, finish
+from gsto_jax.pose.results import FOLDER, PersonScore, write_evaluation
 from gsto_jax.pose.tables import score_table
 from gsto_jax.pose.task import PoseTask
 
@@ -148,7 +148,7 @@ class PoseEvalSet(EvalSet):
             record,
             (score_table(columns, title), self._headline(metrics["AP"])),
             {f"{name}/{boxes}": value for name, value in metrics.items()},
-            partial(finish, results=results),
+            partial(write_evaluation, results=results),
         )
 
     def _metrics(

@@ -59,7 +59,7 @@ class PoseEvaluation:
     persons: tuple[PersonScore, ...]
 
 
-def finish(
+def write_evaluation(
     folder: Path,
     record: Mapping[str, Any],
     persons: Sequence[PersonScore],
@@ -83,7 +83,7 @@ def finish(
     FOLDER.write(folder, record, persons, write)
 
 
-def read(folder: Path) -> PoseEvaluation | None:
+def read_evaluation(folder: Path) -> PoseEvaluation | None:
     """Reads an evaluation from a folder; None if it is missing or incomplete."""
     record = read_record(folder)
     if record is None or not {*COCO_METRICS} <= record.keys():

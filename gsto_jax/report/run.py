@@ -17,8 +17,8 @@ from gsto_jax.segmentation.results import SegmentationEvaluation
 
 Evaluation = TypeVar("Evaluation", SegmentationEvaluation, PoseEvaluation)
 _READERS: Mapping[str, Callable[[Path], Any]] = {
-    "segmentation": segmentation_results.read,
-    "pose": pose_results.read,
+    "segmentation": segmentation_results.read_evaluation,
+    "pose": pose_results.read_evaluation,
 }
 
 

@@ -111,5 +111,5 @@ class SegmentationEvalSet(EvalSet):
                 f"mean IoU {tables.percent(predictions.mean_iou)}",
             ),
             scalars | {f"iou/{name}": value for name, value in ious},
-            partial(results.finish, scores=predictions, classes=self.classes),
+            partial(results.write_evaluation, scores=predictions, classes=self.classes),
         )

@@ -73,7 +73,7 @@ class SegmentationEvaluation:
     images: tuple[ImageScore, ...]
 
 
-def finish(
+def write_evaluation(
     folder: Path,
     record: Mapping[str, Any],
     images: Sequence[ImageScore],
@@ -90,7 +90,7 @@ def finish(
     FOLDER.write(folder, record, images, write)
 
 
-def read(folder: Path) -> SegmentationEvaluation | None:
+def read_evaluation(folder: Path) -> SegmentationEvaluation | None:
     """Reads an evaluation from a folder; None if it is missing or incomplete."""
     record = read_record(folder)
     try:

@@ -103,7 +103,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
         "mean_boundary_iou": result.mean_boundary_iou,
         "seconds": 2.0,
     }
-    results.finish(place, record, images, result, CLASSES)
+    results.write_evaluation(place, record, images, result, CLASSES)
     run.write_evaluation(record)
     return result
 
@@ -165,7 +165,7 @@ def evaluate_poses(
         "ceiling_AP": 0.987,
         "seconds": 2.0,
     } | figures
-    pose_folder.finish(place, record, persons, [])
+    pose_folder.write_evaluation(place, record, persons, [])
     Workdir(folder).write_evaluation(record)
 
 

@@ -341,7 +341,7 @@ def test_export_report_and_the_best_checkpoint(tmp_path):
 
 def check_images(folder):
     """The scores by image of the run above add up to those of the set."""
-    found = results.read(folder)
+    found = results.read_evaluation(folder)
     right = sum(x.labeled_pixels * x.pixel_accuracy for x in found.images)
     assert right == pytest.approx(np.trace(found.confusion), abs=0.5)
     assert sum(x.labeled_pixels for x in found.images) == found.confusion.sum()

@@ -227,7 +227,7 @@ def test_evaluation_files(trained, tmp_path):
     assert "ground-truth boxes" in str(outcome.summary[0].title)
     assert outcome.scalars["AP/ground_truth_boxes"] == record["AP"] and record["APL"] is None
     assert {"sample/0", "heatmaps/0", "branches/0", "gates/0"} <= set(outcome.images)
-    read = pose_folder.read(tmp_path)
+    read = pose_folder.read_evaluation(tmp_path)
     assert read.record == record
     assert [p.name for p in read.persons] == [f"deep/person{n}" for n in range(6)]
     assert read.persons[0].png_kinds == PNG_KINDS
@@ -263,7 +263,7 @@ def test_two_processes_equal_one(tmp_path):
     ]
     assert [process.wait(timeout=300) for process in started] == [0, 0]
     alone = pose_process.evaluate(ONE, 0, 1, folders[0]).record
-    one, two = (pose_folder.read(folder) for folder in folders)
+    one, two = (pose_folder.read_evaluation(folder) for folder in folders)
     ours, theirs = ({k: v for k, v in x.record.items() if k != "seconds"} for x in (one, two))
     assert ours == pytest.approx(theirs, abs=1e-6) and alone["AP"] == one.record["AP"]
     for a, b in zip(one.persons, two.persons, strict=True):

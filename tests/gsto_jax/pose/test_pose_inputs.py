@@ -144,7 +144,7 @@ def test_evaluation_without_persons(tmp_path, image_ids):
     assert outcome.summary[1] == headline
     assert outcome.scalars == {}
     assert "NaN" not in (tmp_path / "evaluation.json").read_text()
-    assert pose_folder.read(tmp_path).persons == ()
+    assert pose_folder.read_evaluation(tmp_path).persons == ()
 
 
 def test_estimate_poses_without_persons():

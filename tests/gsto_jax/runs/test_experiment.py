@@ -225,16 +225,16 @@ def test_results_folder_holds_one_evaluation(make, tmp_path):
     folder = tmp_path / "run" / "eval-val"
     ious[:] = [0.5, 0.75]
     run.evaluate(state_at(5), {"batches": 5})
-    found = results.read(folder)
+    found = results.read_evaluation(folder)
     assert [found.record] == run.workdir.read_evaluations()
     assert (found.record["step"], found.confusion.sum()) == (5, 1000)
     assert [image.name for image in found.images] == ["0", "1", "2", "3"]
     assert run.evaluate(state_at(6), should_stop=lambda: True) is None
-    assert results.read(folder).record["step"] == 5, "no image of the other was written"
+    assert results.read_evaluation(folder).record["step"] == 5, "no image of the other was written"
     results.FOLDER.invalidate(folder)
-    assert results.read(folder) is None, "images may be of either"
+    assert results.read_evaluation(folder) is None, "images may be of either"
     run.evaluate(state_at(7))
-    assert results.read(folder).record == run.workdir.read_evaluations()[-1]
+    assert results.read_evaluation(folder).record == run.workdir.read_evaluations()[-1]
 
 
 def test_other_network_is_named(make, tmp_path):

@@ -86,7 +86,7 @@ def image_scores(names):
 
 def finish(folder, names, step):
     samples = image_scores(names)
-    results.finish(folder, {"step": step}, samples, compute_scores(np.eye(3)), CLASSES)
+    results.write_evaluation(folder, {"step": step}, samples, compute_scores(np.eye(3)), CLASSES)
     return samples
 
 
@@ -98,7 +98,7 @@ def test_results_are_read_back(tmp_path):
     header = "name,height,width,labeled_pixels,pixel_accuracy,mean_iou,sample,branches,gates\n"
     text = (tmp_path / "eval-val" / "images.csv").read_text()
     assert text.startswith(header + '"<b>&""",2,4,6,0.833333,,1,0,1\n')
-    read = results.read(tmp_path / "eval-val")
+    read = results.read_evaluation(tmp_path / "eval-val")
     assert (read.record, read.classes) == ({"step": 5}, CLASSES)
     assert [name for name, _ in read.scores] == [*CLASSES, "mean", "pixel accuracy"]
     assert read.scores[1][1]["iou"] == 1
@@ -113,7 +113,7 @@ def test_results_are_read_back(tmp_path):
 def test_files_of_earlier_evaluations_are_removed(tmp_path):
     folder = tmp_path / "eval-val"
     all_drawn = [replace(x, png_kinds=FOLDER.png_kinds) for x in image_scores(("town/a", "b"))]
-    results.finish(folder, {"step": 5}, all_drawn, compute_scores(np.eye(3)), CLASSES)
+    results.write_evaluation(folder, {"step": 5}, all_drawn, compute_scores(np.eye(3)), CLASSES)
     (folder / "town").mkdir()
     drawn = ["b.png", "b_branches.png", "b_gates.png", "town/a.png", "town/a_branches.png"]
     for name in [*drawn, "mine.png"]:
@@ -124,32 +124,32 @@ def test_files_of_earlier_evaluations_are_removed(tmp_path):
         file.write("../outside,1,1,1,1,1,1,1,1\n")
 
     FOLDER.invalidate(folder)
-    assert results.read(folder) is None
+    assert results.read_evaluation(folder) is None
     assert sorted(path.name for path in folder.glob("*.*")) == sorted(
         [*drawn[:3], "mine.png", "images.csv"]
     )
     samples = [replace(image_scores("b")[0], png_kinds=("sample",))]
-    results.finish(folder, {"step": 9}, samples, compute_scores(np.eye(3)), CLASSES)
+    results.write_evaluation(folder, {"step": 9}, samples, compute_scores(np.eye(3)), CLASSES)
     assert sorted(str(x.relative_to(folder)) for x in folder.rglob("*.png")) == [
         "b.png",
         "mine.png",
     ]
     assert outside.exists(), "not the folder's to remove"
-    assert results.read(folder).record == {"step": 9}
+    assert results.read_evaluation(folder).record == {"step": 9}
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "scores.csv", "confusion.csv"])
 def test_incomplete_evaluations_are_none(tmp_path, name):
     finish(tmp_path, "abc", 5)
-    assert results.read(tmp_path) is not None
+    assert results.read_evaluation(tmp_path) is not None
     text = (tmp_path / name).read_text()
     (tmp_path / name).write_text(text[: len(text) // 2])
-    assert results.read(tmp_path) is None
+    assert results.read_evaluation(tmp_path) is None
     (tmp_path / name).unlink()
-    assert results.read(tmp_path) is None
+    assert results.read_evaluation(tmp_path) is None
 
 
 def test_damaged_image_tables_are_empty(tmp_path):
     finish(tmp_path, "abc", 5)
     (tmp_path / "images.csv").write_text("name,height\na,b\n")
-    assert results.read(tmp_path).images == ()
+    assert results.read_evaluation(tmp_path).images == ()

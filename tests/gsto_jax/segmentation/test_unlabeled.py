@@ -25,7 +25,7 @@ from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import compute_scores
 from gsto_jax.segmentation.panels import sample_panel
 from gsto_jax.segmentation.protocol import SINGLE_PASS
-from gsto_jax.segmentation.results import read
+from gsto_jax.segmentation.results import read_evaluation
 from tests.gsto_jax.small_task import make_task
 
 CLASSES, PALETTE = ("road", "sky"), ((0, 0, 0), (9, 9, 9))
@@ -110,7 +110,7 @@ def test_pages_and_tables_without_labels_have_dashes(evaluated):
     page = write_report(run).read_text()
     assert "<b>–</b>" in page
     assert ">nan" not in page.lower()
-    image = read(run / "eval-val").images[0]
+    image = read_evaluation(run / "eval-val").images[0]
     assert np.isnan([image.mean_iou, image.pixel_accuracy]).all()
 
 
@@ -142,9 +142,9 @@ def test_json_is_strict(tmp_path):
 def test_persons_without_labels_have_empty_cells(tmp_path):
     record = dict.fromkeys(pose_folder.COCO_METRICS) | {"boxes": "true"}
     person = PersonScore("a", 7, 0, NAN, 0.25, 1.0)
-    pose_folder.finish(tmp_path, record, [person], [])
+    pose_folder.write_evaluation(tmp_path, record, [person], [])
     assert "a,7,0,,0.250000,1.000000" in (tmp_path / "persons.csv").read_text()
-    (back,) = pose_folder.read(tmp_path).persons
+    (back,) = pose_folder.read_evaluation(tmp_path).persons
     assert math.isnan(back.similarity)
     assert back.box_score == 1.0
     with pytest.raises(ValueError, match="nothing"):
