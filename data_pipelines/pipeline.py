@@ -173,8 +173,8 @@ class TrainBatches:
             if "terminated unexpectedly" not in str(error):  # grain has no type for it
                 raise
             reason = str(error).split(". ")[0]
-            # The system sends SIGBUS to a process that writes to shared memory that is full.
-            if f"exit code -{signal.SIGBUS.value}" in reason:
+            # A process that writes to full shared memory gets SIGBUS.
+            if f"exit code -{int(getattr(signal, 'SIGBUS', 7))}" in reason:
                 raise shared_memory_error(reason) from None
             raise DataError(
                 f"The input stopped: {reason}. If nobody killed the process, the machine ran out of"
