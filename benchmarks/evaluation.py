@@ -127,8 +127,15 @@ def measure(config: Any, folder: str | None, compiled: list[tuple[str, float]]) 
     else:
         state = initial_state(task, mesh)
     with tempfile.TemporaryDirectory() as scratch:
-        scratch_dir = workdir.Workdir(scratch)
-        experiment = Experiment(task, values, mesh, scratch_dir, "", eval_set, lambda block: None)
+        experiment = Experiment(
+            task=task,
+            config=values,
+            mesh=mesh,
+            workdir=workdir.Workdir(scratch),
+            train_set="",
+            eval_set=eval_set,
+            log=lambda block: None,
+        )
 
         def evaluate() -> None:
             experiment.evaluate(state)

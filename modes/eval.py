@@ -21,8 +21,15 @@ def run(args: Any) -> None:
     workdir.check_shared()
     checkpoint = load_for_evaluation(workdir, task, mesh, values, log, checkpoints)
     use_compilation_cache(task.config.run.compilation_cache)
-    train_set = checkpoint.record["train_set"]
-    experiment = Experiment(task, values, mesh, workdir, train_set, eval_set, log)
+    experiment = Experiment(
+        task=task,
+        config=values,
+        mesh=mesh,
+        workdir=workdir,
+        train_set=checkpoint.record["train_set"],
+        eval_set=eval_set,
+        log=log,
+    )
     run_setup.log_compilation(eval_set, log)
     experiment.evaluate(checkpoint.state)
     log(f"checkpoint  {checkpoint.path}")

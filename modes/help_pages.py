@@ -13,8 +13,8 @@ from modes.registry import MODES
 
 WIDTH = 96
 _CONFIG_FLAGS = {
-    "config": "FILE[:ARGUMENTS], the configuration: a file in configs/ or your own; by default "
-    "configs/quickstart.py, or the configuration of the run in --workdir or --checkpoint",
+    "config": "FILE[:ARGUMENTS], the config file, in configs/ or your own; by default that of the "
+    "run in --workdir or --checkpoint, or configs/quickstart.py",
     "config.SECTION.OPTION": "overrides one config option, such as --config.train.steps=400",
 }
 _MAIN_FLAGS = _CONFIG_FLAGS | {

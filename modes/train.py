@@ -42,8 +42,8 @@ def run(args: Any) -> None:
         source = make_source(data, data.train_split)
         task = replace(task, steps=config.train.total_steps(len(source)))
         eval_set, eval_source = run_setup.make_eval_set(task, data, values, mesh)
-    sources = {"the training set": source, "the evaluation set": eval_source}
-    run_setup.check_hosts_agree(args, values, sources)
+    datasets = {"the training set": source, "the evaluation set": eval_source}
+    run_setup.check_hosts_agree(args, values, datasets)
     _audit_sample(source, data, is_training=True, log=log)
     _audit_sample(eval_source, data, is_training=False, log=log)
     planned = planned_seconds(Path(args.plan_json), values, mesh) if args.plan_json else None
@@ -66,11 +66,17 @@ def run(args: Any) -> None:
     ):
         workdir.check_shared()
         stop = processes.SynchronizedStop(lambda: interrupt.received)
-        train_set = run_setup.fingerprint(source)
-        experiment = Experiment(task, values, mesh, workdir, train_set, eval_set, log)
+        experiment = Experiment(
+            task=task,
+            config=values,
+            mesh=mesh,
+            workdir=workdir,
+            train_set=run_setup.fingerprint(source),
+            eval_set=eval_set,
+            log=log,
+        )
         with progress.track("setting up the network", resumable=True):
-            fork_from = Path(args.fork_from) if args.fork_from else None
-            state, data_state = experiment.start_or_resume(fork_from)
+            state, data_state = experiment.start_or_resume(args.fork_from and Path(args.fork_from))
         if data_state is not None:
             batches.set_state(data_state)
         elif note := random_weights_note(config, data.name):
