@@ -1,4 +1,4 @@
-"""Processes connect, check_agreement, stop at the same step, and exit together."""
+"""Processes connect, agree, stop at the same step, and exit together."""
 
 import os
 import re

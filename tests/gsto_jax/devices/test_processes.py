@@ -1,4 +1,4 @@
-"""An evaluation by several processes gives what one process gives, at any batch size."""
+"""Evaluation by several processes equals that of one process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The loop of an evaluation keeps the devices one batch ahead, and programs are kept."""
+"""The evaluation loop is pipelined, and compiled programs are cached."""
 
 from dataclasses import replace
 from functools import cached_property

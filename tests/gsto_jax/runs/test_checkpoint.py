@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, or say what is wrong with them."""
+"""Checkpoints are restored exactly, or rejected with the reason."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A run's folder stays complete and true, however the run was made and ended."""
+"""Start, resume, fork and evaluation of a run."""
 
 import hashlib
 import json

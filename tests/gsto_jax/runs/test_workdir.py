@@ -1,4 +1,4 @@
-"""The folder of a run."""
+"""Folder of a run."""
 
 import json
 import os

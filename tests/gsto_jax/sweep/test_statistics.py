@@ -1,4 +1,4 @@
-"""Against published answers, and integrals done another way."""
+"""Statistics against published examples and numerical integration."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Plans, processes and results of a sweep, with runs that are made up."""
+"""Rows, processes and results of a sweep, with fake runs."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""What makes training on CPUs fast: seams between fusions, and memory that is kept."""
+"""Training on CPUs: optimization barriers and memory allocation."""
 
 import subprocess
 import sys

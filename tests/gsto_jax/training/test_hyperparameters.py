@@ -1,4 +1,4 @@
-"""Learning rates, lengths and the like are arguments of the compiled step, not constants in it."""
+"""Hyperparameters are arguments of the compiled step, not constants."""
 
 from functools import cached_property, partial
 

@@ -1,4 +1,4 @@
-"""Profiles hold the steps that were asked for, change no result, and their faults end nothing."""
+"""Profiler traces hold the requested steps and do not change training."""
 
 import os
 import signal

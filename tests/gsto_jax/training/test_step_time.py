@@ -1,4 +1,4 @@
-"""Where a step's time goes, by a clock that the test moves, and what that comes to a second."""
+"""Step time breakdown, throughput and log lines, with a simulated clock."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The run: one device equals four, it learns, its checkpoint returns, and its faults are named."""
+"""Train step and loop: device counts, learning, resuming, and errors."""
 
 from dataclasses import replace
 from functools import partial

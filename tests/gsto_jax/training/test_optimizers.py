@@ -1,4 +1,4 @@
-"""Ten steps of SGD against the same ten steps written out in NumPy, gradients included."""
+"""SGD equals a NumPy implementation, gradients included."""
 
 import flax.linen as nn
 import jax
