@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.network:
         from gsto_jax.training import task
 
-        task.network = small_network()
+        task.build_network = small_network()
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=args.folder))
     try:
         return kill_runs(args.kills, args.seed, args.csv, folder)

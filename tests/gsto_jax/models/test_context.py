@@ -289,13 +289,13 @@ def test_a_run_trains_every_parameter(context, gating):
     state = fit(task, initial_state(task, mesh), batches(), mesh, Hooks(logged.append))
     heads = {"loss/stage3", "loss/stage4"} | ({"loss/context"} if gating == "supervised" else set())
     for progress in logged:
-        scalars = progress.scalars
+        scalars = progress.metrics
         assert {name for name in scalars if name.startswith("loss/")} == heads
         weights = {"loss/stage3": 0.4, "loss/context": 0.4, "loss/stage4": 1.0}
         total = sum(weights[name] * scalars[name] for name in heads)
         assert scalars["loss"] == pytest.approx(total, rel=1e-5)
         assert np.isfinite(list(scalars.values())).all()
-    assert logged[-1].scalars["loss"] < logged[0].scalars["loss"]
+    assert logged[-1].metrics["loss"] < logged[0].metrics["loss"]
     start = task.initial_variables()["params"]
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, jax.device_get(state.params))
     unchanged = [name for name, value in flatten_dict(moved, sep="/").items() if not value]

@@ -64,11 +64,11 @@ def test_a_run_learns_and_reports(trained):
         "gradient_norm",
     }
     assert all(0 <= p.input_wait <= 1 for p in seen)
-    rates = [p.scalars["learning_rate"] for p in seen]
+    rates = [p.metrics["learning_rate"] for p in seen]
     base = task.config.optim.learning_rate
     expected = [base * (1 - (p.step - 1) / 30) ** 0.9 for p in seen]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
-    assert seen[-1].scalars["loss"] < 0.5 * seen[0].scalars["loss"]
+    assert seen[-1].metrics["loss"] < 0.5 * seen[0].metrics["loss"]
 
 
 @pytest.mark.slow
