@@ -122,7 +122,7 @@ def test_checkpoints_with_missing_options(tmp_path):
     del plain["data"]["mean"]
     with Checkpoints(tmp_path / "older" / "checkpoints") as checkpoints:
         checkpoints.save(initial_state(task, MESH), {"config": plain, "data": None})
-    with pytest.raises(UserError, match=r"lacks the option 'mean'"):
+    with pytest.raises(UserError, match=r"lacks the config option 'mean'"):
         Predictor.load(tmp_path / "older")
 
 

@@ -226,10 +226,10 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
 
 
 def test_invalid_folders(runs, tmp_path):
-    with pytest.raises(UserError, match=r"is no run: it has no config\.json"):
+    with pytest.raises(UserError, match="is not the folder of a run"):
         write_report(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists(), "a report makes no run"
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not the folder of a run"):
         write_report(runs[0], tmp_path / "page.html", tmp_path)
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="folder cannot be written"):

@@ -84,7 +84,7 @@ def test_damaged_checkpoint_is_renamed_only_with_fallback(make, tmp_path):
     shutil.rmtree(folder / "2" / "state")
     shutil.copytree(folder, tmp_path / "kept")
     shutil.rmtree(folder / "1" / "state")
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the newest: .*/2 is"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the latest: .*/2 is"):
         run.start_or_resume()
     assert checkpoint.list_steps(folder) == [1, 2]
     shutil.rmtree(folder)
