@@ -109,10 +109,10 @@ def _lower(task: Task, target: CompileTarget, batch_size: int, image_size: Size,
         task.abstract_state.variables,
     )
     if isinstance(task, SegmentationTask):
-        traced = SegmentationPrograms.of(task, mesh).eval_step.trace(variables, inputs)
+        traced = SegmentationPrograms.for_task(task, mesh).eval_step.trace(variables, inputs)
     else:
         assert isinstance(task, PoseTask)
-        traced = PosePrograms.of(task, mesh).heatmaps.trace(variables, inputs["image"])
+        traced = PosePrograms.for_task(task, mesh).heatmaps.trace(variables, inputs["image"])
     return traced.lower(lowering_platforms=(target.platform,))
 
 
