@@ -32,7 +32,12 @@ class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
     sigmas: tuple[float, ...] = option(
         (), "OKS standard deviation of each joint, relative to the person's scale", gt=0
     )
-    padding: float = option(1.25, "Size of the crop relative to the person's box", ge=0.1, le=10)
+    padding: float = option(
+        1.25,
+        "Size of the crop relative to the person's box, in the crop's aspect ratio",
+        ge=0.1,
+        le=10,
+    )
     rotation: float = option(
         45.0, "Training: maximum rotation in degrees, in both directions", ge=0, le=180
     )
@@ -71,26 +76,28 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
 
     source: str = option("folder", "Where images come from", choices=SOURCES)
     root: str = option(
-        "", "folder: folder of the dataset; tfds: folder of the prepared datasets", role=RUNTIME
+        "", "Folder of the dataset; with source=tfds, of all prepared datasets", role=RUNTIME
     )
-    name: str = option("", "tfds: name of the dataset")
+    name: str = option("", "Name of the dataset, with source=tfds")
     storage: str = option(
         "files", "How --mode=prepare stores images", choices=STORAGES, role=RUNTIME
     )
     list_file: str = option(
         "",
-        'folder: list of lines "image label", such as "{split}.txt"; \'\': images and labels are'
-        " paired by name",
+        'With source=folder: list of lines "image label", such as "{split}.txt"; \'\': images and'
+        " labels are paired by name",
     )
-    images: str = option("", 'folder: folder of the images, such as "leftImg8bit/{split}"')
-    labels: str = option("", "folder: folder of the label files")
+    images: str = option(
+        "", 'With source=folder: folder of the images, such as "leftImg8bit/{split}"'
+    )
+    labels: str = option("", "With source=folder: folder of the label files")
     image_suffix: str = option(
         "",
-        "folder: suffix of the images, such as _leftImg8bit.png; '': any image format",
+        "Suffix of the images in the folder, such as _leftImg8bit.png; '': any image format",
         expected=_SUFFIX,
     )
     label_suffix: str = option(
-        "", "folder: suffix of the labels, in place of image_suffix", expected=_SUFFIX
+        "", "Suffix of a label, in place of its image's image_suffix", expected=_SUFFIX
     )
     alpha: str = option(
         "white",
@@ -115,7 +122,9 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         ge=0,
     )
     eval_size: int = option(0, "Number of evaluation images, likewise", ge=0, role=RUNTIME)
-    image_size: tuple[int, int] = option((0, 0), "scenes: (height, width) in pixels", ge=0)
+    image_size: tuple[int, int] = option(
+        (0, 0), "(height, width) in pixels, with source=scenes", ge=0
+    )
     classes: tuple[str, ...] = option((), "Names of the classes, in the order of the train ids")
     palette: tuple[tuple[int, int, int], ...] = option(
         (), "RGB color of each class, 0..255; (): distinct colors", ge=0, le=255
