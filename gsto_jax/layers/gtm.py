@@ -63,8 +63,8 @@ class GTM(Composite):
           train: whether BN uses the statistics of the batch.
 
         Returns:
-          The new branch, the head's logits at the size of branch 0 (unpacked), and the gate
-          (unpacked).
+          The new branch, the head's logits at the size of branch 0, and the gate. Logits and gate
+          are unpacked.
 
         Raises:
           ValueError: an unknown gating or style, or a supervised head without classes.
