@@ -46,7 +46,7 @@ def compare(monkeypatch, folder, images):
     )
     confusion, pairs = np.zeros((19, 19), np.int64), []
     to_train = np.full(256, 255, np.uint8)
-    to_train[[raw for raw in range(34)]] = [CITYSCAPES.train_id(raw) for raw in range(34)]
+    to_train[[raw for raw in range(34)]] = [dict(CITYSCAPES.id_map)[raw] for raw in range(34)]
     to_raw = np.array([RAW[k] for k in range(19)], np.uint8)
     for n, (labels, instances, predictions) in enumerate(images):
         confusion += np.asarray(confusion_matrix(to_train[labels], predictions, 19))
