@@ -1,4 +1,4 @@
-"""Whatever ends a run, the same command goes on to the very numbers of an undisturbed one."""
+"""Resuming: a run that is interrupted in any way ends with the results of an undisturbed one."""
 
 import json
 import random

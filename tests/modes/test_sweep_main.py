@@ -179,10 +179,10 @@ def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
     assert process.returncode == 1, stderr
     log = first.with_name("seed0.log")
     assert f"failed      {ROWS[0]} seed 0: {log}" in stdout
-    assert "stopped by SIGTERM: the same command goes on" in stdout
+    assert "stopped by SIGTERM: run the same command again" in stdout
     assert "1 of 4 runs failed" in stderr
     log = second.with_name("seed0.log")
-    assert "stopped by SIGTERM" in log.read_text(), "the run was told, and saved"
+    assert "stopped by SIGTERM" in log.read_text(), "the run got the signal and saved"
     assert not (cut / "sweep.json").exists()
 
     refused = program.run(*sweep(cut, "--config.train.steps=7"))
@@ -200,7 +200,7 @@ def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
 
     finished = [path.stat().st_mtime_ns for path in sorted(cut.glob("*/seed*/*.jsonl"))]
     done = program.run(*sweep(cut))
-    assert "4 runs, 4 of them done already" in done.stdout
+    assert "4 runs, 4 of them finished before" in done.stdout
     again = [path.stat().st_mtime_ns for path in sorted(cut.glob("*/seed*/*.jsonl"))]
     assert again == finished, "what was done is not done again"
     assert scores(cut) == scores(whole)
