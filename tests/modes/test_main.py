@@ -49,7 +49,7 @@ def refused(*args, **kwargs):
         (["--mode=report"], "--workdir"),
         (["--mode=export"], "--checkpoint"),
         (["--rows=as-is"], "--rows .*--mode=sweep, .*train"),
-        (["--mode=sweep", "--rows=as-is", "--seeds=0"], "--seeds=0"),
+        (["--mode=sweep", "--rows=as-is", "--seeds=0"], "--seeds .*'0'"),
         (["--mode=sweep", "--rows=as-is", "--reference=x"], "--reference .*'x'"),
         (["--checkpoint=runs"], "--checkpoint .*--mode=eval "),
         (["--mode=eval", "--save=ids"], "--save .*--mode=predict, .*eval"),
