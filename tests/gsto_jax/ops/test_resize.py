@@ -11,7 +11,7 @@ from gsto_jax.ops.packing import pack
 
 # As one program: without jit each operation is compiled by itself.
 compiled_resize = jax.jit(
-    resize, static_argnames=("size", "method", "align_corners", "implementation", "gradient")
+    resize, static_argnames=("size", "method", "align_corners", "implementation", "differentiable")
 )
 METHODS = (("bilinear", False), ("bilinear", True), ("nearest", False))
 
