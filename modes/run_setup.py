@@ -109,7 +109,7 @@ def make_segmentation_eval_set(
     return eval_set, source
 
 
-def _host_shard(task: Task, mesh: Mesh) -> dict[str, int]:
+def _host_shard(task: Task, mesh: Mesh) -> dict[str, Any]:
     """Returns this host's evaluation batch size, its index, and the number of hosts."""
     hosts = jax.process_count()
     batch = round_up_batch_size(task.config.eval.batch_size, mesh)
