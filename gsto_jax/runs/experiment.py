@@ -172,7 +172,7 @@ class Experiment:
                 self.workdir.path / "profile", run.profile_steps, run.profile_start, log
             )
             watchdog = Watchdog(
-                run.stall_seconds, log, {"input": getattr(batches, "waits_for", str)}
+                run.stall_seconds, log, {"input": getattr(batches, "pending_reads", str)}
             )
             end = min(task.steps, run.stop_at or task.steps)
             training = progress.track("training", total=end, completed=step)

@@ -20,7 +20,7 @@ class Watchdog:
       details: functions that describe the current state of a cause, keyed by cause.
 
     Example:
-      >>> with Watchdog(60, print, {"input": batches.waits_for}) as watchdog:
+      >>> with Watchdog(60, print, {"input": batches.pending_reads}) as watchdog:
       ...     watchdog("input", step=12)
       ...     batch = next(batches)
       ...     watchdog()
