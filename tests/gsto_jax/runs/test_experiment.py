@@ -139,7 +139,7 @@ def test_start_from_pretrained_weights(make, tmp_path):
     (report,) = shown
     count = len(found)
     assert report.startswith(f"starting from {count} of {count} arrays from {path} (GSTO-HRNet)\n")
-    assert "the prefix 'model.' of its keys was taken off" in report
+    assert "'model.'" in report
     assert report.endswith("\n  initialized  none")
     record = json.loads((tmp_path / "run" / "init_from.json").read_text())
     assert record["path"] == str(path)
