@@ -70,5 +70,5 @@ def test_best_available_codec(tmp_path, monkeypatch, capfd):
     with VideoWriter(tmp_path / "b.mp4", 5) as writer:
         writer.write(np.zeros((32, 40, 3), np.uint8))
     assert writer.codec == "mp4v"
-    assert "browsers do not play it" in CODECS["mp4v"]
+    assert "does not play in browsers" in CODECS["mp4v"]
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["a.mp4", "b.mp4"]
