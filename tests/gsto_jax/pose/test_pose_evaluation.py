@@ -437,7 +437,7 @@ def test_invalid_options():
         changed = {
             section: {field: value, "crop": (32, 32)} if section == "eval" else {field: value}
         }
-        with pytest.raises(UserError, match=rf"config\.{section}\.{field} is .* for segmentation"):
+        with pytest.raises(UserError, match=rf"{section}\.{field} must be .* for a pose task"):
             pose_task(**changed)
     for field, value in (
         ("sigma", 0),
