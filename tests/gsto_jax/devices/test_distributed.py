@@ -97,7 +97,7 @@ def test_port_in_use():
         other.bind(("::", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=f"--coordinator: port {port}"):
+        with pytest.raises(UserError, match=f"--coordinator: cannot use port {port}"):
             check_port(port)
     check_port(port)
 
