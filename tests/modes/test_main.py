@@ -327,7 +327,7 @@ def test_export_report_and_the_best_checkpoint(tmp_path):
     elsewhere = {"cwd": tmp_path}
     exported = run("--mode=export", checkpoint, "--output=x", "--formats=jax", **elsewhere)
     assert exported.returncode == 0, exported.stderr
-    assert exported.stdout.count("100.0000% of the labels equal") == 3
+    assert exported.stdout.count("100.0000% of labels equal") == 3
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.jax", "model.json"]
     page = run("--mode=report", f"--workdir={workdir}", **elsewhere)
     assert page.returncode == 0, page.stderr
