@@ -455,5 +455,5 @@ def test_invalid_options():
     plain["data"]["keypoints"]["names"] = ()
     from gsto_jax.runs.tasks import task_from_config
 
-    with pytest.raises(UserError, match="needs joints"):
+    with pytest.raises(UserError, match=r"keypoints\.names must not be empty"):
         task_from_config(plain)
