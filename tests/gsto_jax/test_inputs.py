@@ -280,7 +280,7 @@ ARGUMENTS = [
     (lambda: ConvBN(True), TypeError, "ConvBN: features"),
     (lambda: StridedConvChain(4, -1), ValueError, "halvings"),
     (lambda: ChannelAttention(0), ValueError, "reduction"),
-    (lambda: gsto_jax.GateLogits(gates=0), ValueError, "gates"),
+    (lambda: gsto_jax.GateLogits(num_gates=0), ValueError, "num_gates"),
     (lambda: gsto_jax.GateLogits(conv=None), TypeError, "conv"),
     (lambda: gsto_jax.SelfGated(implementation="cuda"), ValueError, "implementation"),
     (lambda: ST(factor=0), ValueError, "ScaleTransfer: factor"),
