@@ -87,8 +87,8 @@ def image_warnings(name: str, decoded: Decoded, options: DecodeOptions) -> list[
                 name,
                 "an EXIF orientation",
                 f"{orientation}, {_ORIENTATIONS[orientation]}",
-                f"data.orientation is {options.orientation!r}, so it {_applied(options)}: check"
-                " that the labels agree",
+                f"config.data.orientation is {options.orientation!r}, so it {_applied(options)}:"
+                " check that the labels agree",
             )
         )
     if decoded.bits > 8 and decoded.used_bits <= decoded.bits - _MIN_UNUSED_BITS:

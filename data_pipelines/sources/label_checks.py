@@ -99,7 +99,9 @@ def report_labels(stats: LabelStats, config: DataConfig, split: str, trains: boo
             warnings.append(f"scores will cover a single class: {only}")
     mapped = set(config.train_ids.values())
     if unmapped := _quote([name for k, name in enumerate(config.classes) if k not in mapped]):
-        warnings.append(f"data.id_map must map an id to each class; it has none for {unmapped}")
+        warnings.append(
+            f"config.data.id_map must map an id to each class; it has none for {unmapped}"
+        )
     unlabeled = [name for name, ids in stats.train_ids if not ids.intersection(present)]
     if present and unlabeled:
         warnings.append(

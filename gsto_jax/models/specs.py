@@ -165,5 +165,5 @@ def get_spec(variant: str) -> HRNetSpec | ResNetSpec:
     """Returns the specification of a backbone. Raises UserError for an unknown name."""
     specs: dict[str, HRNetSpec | ResNetSpec] = {**VARIANTS, **RESNETS}
     if variant not in specs:
-        raise UserError(f"model.variant must be one of {', '.join(specs)}; got {variant!r}")
+        raise UserError(f"config.model.variant must be one of {', '.join(specs)}; got {variant!r}")
     return specs[variant]

@@ -131,7 +131,7 @@ def check_joints(persons: Iterable[Annotation], count: int) -> None:
     counts = {len(person["keypoints"]) // 3 for person in persons}
     if not counts <= {count}:
         raise UserError(
-            "data.keypoints must have a name and a sigma per joint; got "
+            "config.data.keypoints must have a name and a sigma per joint; got "
             f"{count}, and persons of {', '.join(map(str, sorted(counts)))} joints"
         )
 

@@ -56,12 +56,13 @@ class PoseTask(Task):
                 raise UserError(f"{field} must be {default!r} for a pose task; got {value!r}")
         if self.config.model.is_context_net:
             raise UserError(
-                f"model.variant must be an HRNet for a pose task; got {self.config.model.variant!r}"
+                f"config.model.variant must be an HRNet for a pose task; got "
+                f"{self.config.model.variant!r}"
             )
         if self.config.pose.ohkm_topk > len(self.joints):
             raise UserError(
-                f"pose.ohkm_topk must be at most {len(self.joints)}, the number of joints, or 0 "
-                f"for all; got {self.config.pose.ohkm_topk}"
+                f"config.pose.ohkm_topk must be at most {len(self.joints)}, the number of joints, "
+                f"or 0 for all; got {self.config.pose.ohkm_topk}"
             )
         super().__post_init__()
 

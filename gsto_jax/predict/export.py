@@ -100,7 +100,7 @@ def check_exportable(
         (num_classes > 256, f"a model to export must have at most 256 classes; got {num_classes}"),
         (
             model.dtype not in ("float32", "bfloat16"),
-            f"model.dtype must be one of float32, bfloat16 to export; got {model.dtype}",
+            f"config.model.dtype must be one of float32, bfloat16 to export; got {model.dtype}",
         ),
         (
             has_onnx and model.is_context_net,
@@ -109,7 +109,7 @@ def check_exportable(
         ),
         (
             has_onnx and model.dtype != "float32",
-            f"model.dtype must be float32 to export onnx; got {model.dtype}. Export jax",
+            f"config.model.dtype must be float32 to export onnx; got {model.dtype}. Export jax",
         ),
         (
             missing,

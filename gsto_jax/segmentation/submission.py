@@ -28,7 +28,8 @@ def label_id_table(id_map: Sequence[tuple[int, int]], num_classes: int) -> np.nd
         label_id = next((label for label, train in id_map if train == train_id), -1)
         if not 0 <= label_id <= 255:
             raise UserError(
-                f"data.id_map must have a label id in 0..255 for class {train_id}; got {label_id}"
+                f"config.data.id_map must have a label id in 0..255 for class {train_id}; "
+                f"got {label_id}"
             )
         table[train_id] = label_id
     return table

@@ -47,8 +47,8 @@ class SegmentationTask(Task):
         super().__post_init__()
         if self.config.loss.class_weights and len(self.class_weights or ()) != self.num_classes:
             raise UserError(
-                f"data.class_weights must have {self.num_classes} values, one per class; got "
-                f"{len(self.class_weights or ())}. Set them, or loss.class_weights=False"
+                f"config.data.class_weights must have {self.num_classes} values, one per class; "
+                f"got {len(self.class_weights or ())}. Set them, or loss.class_weights=False"
             )
 
     @property
