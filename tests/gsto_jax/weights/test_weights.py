@@ -282,12 +282,12 @@ def test_every_gtm_is_detected_as_gsto(tmp_path, gtm):
 
 
 @pytest.mark.parametrize(
-    ("kind", "place"),
+    ("kind", "position"),
     [("channel", "block"), ("channel", "layer"), ("channel", "transfer"), ("spatial", "layer")],
 )
-def test_other_gates_are_optional(kind, place):
+def test_other_gates_are_optional(kind, position):
     paths = {}
-    for attention in (AttentionSpec(), AttentionSpec(kind=kind, place=place)):
+    for attention in (AttentionSpec(), AttentionSpec(kind=kind, position=position)):
         model = network(attention=attention)
         paths[attention.kind] = set(flatten_dict(abstract_variables(model)["params"]))
     assert paths[kind] > paths["none"]
