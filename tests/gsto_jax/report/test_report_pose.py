@@ -175,7 +175,7 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
     output = tmp_path / "page.html"
 
     error = partial(comparison_error, runs[0], output)
-    assert "segmentation: baseline runs of the same task" in error(make_run(tmp_path / "other"))
+    assert "segmentation: compare runs of the same task" in error(make_run(tmp_path / "other"))
     run = copy(runs[1], tmp_path)
     evaluate_poses(run, names=[*PERSONS[:5], "other"])
     assert "persons or their labels of val, such as e_0" in error(run)
