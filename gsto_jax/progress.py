@@ -25,7 +25,7 @@ class Operation:
     """An operation in progress.
 
     Attributes:
-      description: what is being done, such as "evaluating val".
+      description: description of the operation, such as "evaluating val".
       total: number of units of work; None if unknown.
       completed: number of completed units.
       always_log: whether its start and end are logged even if it is short.
@@ -116,7 +116,7 @@ class JitWithProgress:
     Args:
       function: result of `jax.jit`. Its first argument has the same shapes in every call, like the
         variables of a network.
-      name: what the function computes, such as "the eval step".
+      name: name of the program for messages, such as "the eval step".
     """
 
     def __init__(self, function: Any, name: str) -> None:

@@ -40,7 +40,7 @@ class Interrupt:
         resumable one, SIGTERM exits after `GRACE_SECONDS`; with `raises`, the first signal exits
         at once.
       exit_: exits with a message after such a SIGTERM.
-      unit: what the caller completes before it stops, if no operation is logged.
+      unit: unit of work completed before stopping, if no operation is logged.
 
     Attributes:
       received: name of the first signal; None before.

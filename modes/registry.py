@@ -15,7 +15,7 @@ class Flag:
     """A command-line flag.
 
     Attributes:
-      help: what it means.
+      help: description.
       default: its default value.
       kind: its type, as in absl's `flags.DEFINE_*`.
       minimum: lower bound of an integer.
@@ -32,7 +32,7 @@ class Mode:
     """An entry of `MODES`.
 
     Attributes:
-      summary: what the mode does.
+      summary: one-line description.
       example: arguments of an example command.
       flags: the flags that the mode reads, by name.
       config: the source of the configuration: `--config`; or "run", the run in --workdir or

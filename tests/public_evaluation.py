@@ -12,7 +12,7 @@ def cityscapes(monkeypatch, pairs):
     """Scores of label id PNGs, as `cityscapesScripts` computes them.
 
     Args:
-      monkeypatch: of pytest; undoes the changes.
+      monkeypatch: pytest fixture; undoes the changes.
       pairs: (prediction, truth) paths; instance ids lie beside the truth.
 
     Returns:

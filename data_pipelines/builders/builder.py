@@ -44,7 +44,7 @@ class Builder(ABC):
       name: name of the dataset.
       homepage: official site.
       counts: number of published examples per split.
-      unit: what `counts` counts: "images" or "persons".
+      unit: unit of `counts`: "images" or "persons".
       shard_size: records per file.
       storages: supported storages, see `data_pipelines.config.STORAGES`.
       decode_options: how image files are decoded, for tiles and for checks.

@@ -20,7 +20,7 @@ class LabelReport:
 
     Attributes:
       problems: why the split cannot be trained on or scored.
-      warnings: what is suspicious.
+      warnings: suspicious properties of the labels.
       absent_classes: quoted names of the classes that do not occur, the first few; "": none.
     """
 

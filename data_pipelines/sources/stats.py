@@ -17,7 +17,7 @@ class Issue:
       subject: the file or record.
       fault: a noun phrase, equal for all records with this fault.
       detail: specifics of this record.
-      remedy: what to do, equal for all records with this fault.
+      remedy: how to fix it; the same for all records with this fault.
       fraction: fraction of the record's pixels concerned; None: not applicable.
     """
 
@@ -70,7 +70,7 @@ class LabelStats:
       file_ids: number of pixels per id in the files.
       train_ids: name and train ids of each record that could be read.
       problems: why records cannot be used.
-      warnings: what is suspicious about records that can be used.
+      warnings: suspicious properties of usable records.
     """
 
     records: int = 0

@@ -22,8 +22,8 @@ def draw_legend(
     Args:
       classes: names.
       palette: RGB color of each class.
-      width: of the legend, in pixels; the legend is scaled down if a name does not fit.
-      scale: of swatches and text.
+      width: width of the legend in pixels; the legend is scaled down if a name does not fit.
+      scale: scale of swatches and text.
 
     Returns:
       `h width 3` uint8 RGB.

@@ -33,7 +33,7 @@ class Decoded:
 
     Attributes:
       pixels: `h w 3` uint8 RGB.
-      header: of the file.
+      header: header of the file.
       bits: per channel, after `DecodeOptions.bit_depth`.
       used_bits: bits of the maximum value if `bits` is above 8; else `bits`.
     """

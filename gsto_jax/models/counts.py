@@ -45,7 +45,7 @@ class Count:
 
 
 def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
-    """Returns the counts of each top-level module of `model`, for one RGB image of a size (h, w).
+    """Returns the counts of each top-level module of `model`, for one RGB image of size (h, w).
 
     Modules of a `ContextNet`'s encoder count as top-level modules. The network runs under
     `eval_shape`, so nothing is computed.
@@ -78,5 +78,5 @@ def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
 
 
 def count(model: nn.Module, size: Size) -> Count:
-    """Returns the counts of `model` for one RGB image of a size (h, w)."""
+    """Returns the counts of `model` for one RGB image of size (h, w)."""
     return sum(count_by_module(model, size).values(), Count())

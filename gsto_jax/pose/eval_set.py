@@ -33,7 +33,7 @@ class Predictions:
     """Predicted and true poses of a dataset.
 
     Attributes:
-      poses: of the network.
+      poses: predicted poses.
       roundtrip: true joints after encoding and decoding; None for detected boxes.
       truth: annotations of the dataset.
     """
@@ -51,8 +51,8 @@ class PoseEvalSet(EvalSet):
       boxes: description of the source of the boxes.
       detected: whether the boxes are from a detector; such persons have no true joints.
       annotations: returns the COCO annotations of the images.
-      image_ids: of all images, including those without persons.
-      category_id: of persons, in annotations and results.
+      image_ids: ids of all images, including images without persons.
+      category_id: category of persons in annotations and results.
     """
 
     files: ClassVar[ResultsFolder[PersonScore]] = FOLDER

@@ -22,8 +22,8 @@ class Poses:
 
     Attributes:
       joints: float64; x and y in pixels of the image, and score.
-      box_scores: of the boxes of the persons; 1 for true boxes.
-      areas: of the cropped frames, in square pixels.
+      box_scores: scores of the person boxes; 1 for true boxes.
+      areas: areas of the cropped frames in square pixels.
       image_ids: id of each person's image.
     """
 
@@ -46,8 +46,8 @@ def estimate_poses(
     """Estimates the poses of a dataset.
 
     Args:
-      task: of the network.
-      variables: of the network.
+      task: trained task.
+      variables: variables of the network.
       batches: persons of this process: "image" `b h w 3` uint8, "center" and "frame" `b 2` (see
         `gsto_jax.pose.heatmaps.to_image`), "score", "image_id", "index" and "mask" `b`.
       size: number of persons in the dataset.

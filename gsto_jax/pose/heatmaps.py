@@ -61,10 +61,10 @@ def decode(
     """Decodes heatmaps to joints.
 
     Args:
-      heatmaps: of the network.
+      heatmaps: output of the network.
       refinement: "none"; "quarter", a quarter pixel toward the larger neighbor, as in the paper; or
         "dark", the maximum of a quadratic fit to the logarithm of the smoothed map.
-      sigma: of the encoding, for "dark".
+      sigma: standard deviation of the encoding, for "dark".
 
     Returns:
       x and y in heatmap pixels, float32, 0 if no value is positive; and the maximum values.

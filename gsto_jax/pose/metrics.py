@@ -32,10 +32,10 @@ def to_coco_results(
     """Converts poses to COCO results, after rescoring and OKS-NMS.
 
     Args:
-      poses: of a dataset.
+      poses: poses of a dataset.
       sigmas: standard deviation of each joint in OKS.
       config: options of rescoring and NMS.
-      category_id: of persons in the annotations.
+      category_id: category of persons in the annotations.
 
     Returns:
       A dict per pose with image_id, category_id, keypoints (x, y, score per joint) and score.
@@ -76,12 +76,12 @@ def evaluate_coco(
     """Computes COCO keypoint metrics with pycocotools.
 
     Args:
-      results: from `to_coco_results`.
+      results: results from `to_coco_results`.
       annotations: of the dataset; other categories are ignored. A joint is labeled if its flag is
         above 0, whatever `num_keypoints` says.
-      image_ids: of all images, including those without persons.
+      image_ids: ids of all images, including images without persons.
       sigmas: see `to_coco_results`.
-      category_id: of persons.
+      category_id: category of persons.
 
     Returns:
       `COCO_METRICS` by name, in 0..1; NaN where no person of that area is labeled.

@@ -26,8 +26,8 @@ def similarity(
     Args:
       pose: x, y and score per joint.
       candidates: x, y and score per joint.
-      area: of the person of `pose`, in square pixels.
-      areas: of the persons of `candidates`.
+      area: area of the person of `pose` in square pixels.
+      areas: areas of the persons of `candidates`.
       sigmas: standard deviation of each joint, as a fraction of the person's size.
       visible: joints of `candidates` count if their score is above this threshold; None for all.
 
@@ -68,8 +68,8 @@ def oks_nms(
 
     Args:
       poses: x, y and score per joint.
-      scores: of the poses.
-      areas: of the persons.
+      scores: scores of the poses.
+      areas: areas of the persons in square pixels.
       sigmas: see `similarity`.
       threshold: OKS above which the worse pose is suppressed; for soft NMS, the variance of the
         Gaussian.

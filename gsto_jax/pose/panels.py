@@ -148,8 +148,8 @@ class PosePngWriter(PngWriter):
     `NAME_gates.png` (see `gsto_jax.drawing.heat_maps`).
 
     Args:
-      folder: for the PNGs.
-      task: of the network.
+      folder: output folder of the PNGs.
+      task: trained task.
       name: returns the file name, less ".png", of the person of an index; may have slashes.
     """
 
@@ -190,7 +190,7 @@ class PosePngWriter(PngWriter):
 def to_crop(
     joints: np.ndarray, center: np.ndarray, frame: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Maps joints `j 3` from image pixels to pixels of a person crop of a shape `h w 3`."""
+    """Maps joints `j 3` from image pixels to pixels of a person crop of shape `h w 3`."""
     middle = np.array([shape[1] / 2, shape[0] / 2])
     points = (joints[:, :2] - center) * (shape[1] / frame[0]) + middle
     return np.concatenate([points, joints[:, 2:]], -1)

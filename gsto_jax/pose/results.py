@@ -49,7 +49,7 @@ class PoseEvaluation:
     """A pose evaluation, read from its files.
 
     Attributes:
-      folder: of the files.
+      folder: folder of the files.
       record: step, split, protocol and scores.
       persons: scores per person, in dataset order.
     """
@@ -68,10 +68,10 @@ def write_evaluation(
     """Writes all result files except PNGs; see `ResultsFolder.finish`.
 
     Args:
-      folder: for the files; created if missing.
-      record: of the evaluation, including the COCO metrics; None for undefined metrics.
-      persons: in dataset order.
-      results: from `gsto_jax.pose.metrics.to_coco_results`.
+      folder: output folder; created if missing.
+      record: evaluation record, including the COCO metrics; None for undefined metrics.
+      persons: scores of the persons, in dataset order.
+      results: results from `gsto_jax.pose.metrics.to_coco_results`.
     """
 
     def write(folder: Path) -> None:

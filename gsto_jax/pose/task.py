@@ -105,7 +105,7 @@ class PoseTask(Task):
         )
 
     def targets(self, batch: Batch, heatmap: Sequence[int]) -> tuple[Array, Array]:
-        """Encodes a batch as heatmaps of a size and weights; see `heatmaps.encode`."""
+        """Encodes a batch as heatmaps of the given size and weights; see `heatmaps.encode`."""
         height, width = batch["image"].shape[1:3]
         return encode(
             batch["joints"],

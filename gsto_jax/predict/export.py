@@ -48,8 +48,8 @@ def export(
     `model.json` is written last.
 
     Args:
-      predictor: of the checkpoint.
-      folder: for the files; created if missing.
+      predictor: predictor of the checkpoint.
+      folder: output folder; created if missing.
       formats: any of `FORMATS`.
       size: fixed (h, w) of `model.onnx`; None for any size. The batch size is free, and `model.jax`
         takes any size.

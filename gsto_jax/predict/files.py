@@ -40,8 +40,8 @@ class Input:
     """A file to predict.
 
     Attributes:
-      path: of the file, as the user named it.
-      name: of its outputs, without suffix; may have slashes.
+      path: path of the file, as given by the user.
+      name: name of the outputs, without suffix; may contain slashes.
     """
 
     path: Path
@@ -145,13 +145,13 @@ class PredictionWriter:
     videos become `NAME.mp4`, and their class indices `ids/NAME.mp4/000000.png`.
 
     Args:
-      folder: for the outputs.
+      folder: output folder.
       outputs: names of the outputs to write.
       supported: names of the outputs that the predictions can render.
       legend: adds class names below overlays: those in the image, or all for videos.
 
     Attributes:
-      codecs: of the written videos, keys of `gsto_jax.predict.video_writer.CODECS`.
+      codecs: codecs of the written videos, keys of `gsto_jax.predict.video_writer.CODECS`.
 
     Raises:
       UserError: an unsupported output, or a folder that is not writable.
@@ -181,7 +181,7 @@ class PredictionWriter:
         """Writes the outputs of a video.
 
         Args:
-          name: of the files.
+          name: name of the files.
           rate: frames per second.
           frames: predictions, at least one, of equal size; nothing is written if they raise.
 

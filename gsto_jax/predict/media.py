@@ -32,8 +32,8 @@ def read_image(path: Path, options: DecodeOptions | None = None) -> np.ndarray:
     """Reads an image file of any format that Pillow supports as `h w 3` uint8 RGB.
 
     Args:
-      path: of the file; the first frame of an animation is read.
-      options: None for the defaults.
+      path: path of the file; of an animation, the first frame is read.
+      options: decode options; None for the defaults.
 
     Raises:
       UserError: the file is missing, damaged or not an image.

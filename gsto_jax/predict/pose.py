@@ -37,7 +37,7 @@ class PosePrediction:
       crops: `n h w 3` uint8 RGB, inputs of the network; empty without features.
       features: "heatmaps" `n h w j`, and feature maps and gates `n h w` by name, all float32 (see
         `gsto_jax.evaluation.forward.feature_maps`); empty without features.
-      task: of the network, with names of the joints and skeleton.
+      task: trained task, with joint names and skeleton.
     """
 
     image: UInt8[np.ndarray, "h w 3"]

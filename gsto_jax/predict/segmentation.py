@@ -87,7 +87,7 @@ class Predictor(BasePredictor):
 
     Attributes:
       trained: the network.
-      protocol: of the test.
+      protocol: test protocol.
       long_side: larger images are downscaled to this long side, in pixels, and their scores are
         upsampled; 0 for no limit.
 
@@ -214,7 +214,7 @@ class Predictor(BasePredictor):
         }
 
     def _labels(self, scores: Float[Array, "1 h w k"], size: Size) -> np.ndarray:
-        """Returns the labels of an image of a size."""
+        """Returns the labels of an image of the given size."""
         if scores.shape[1:3] == size:
             return np.asarray(_best(scores)[0])
         height = -(-size[0] // _STRIP_ROWS) * _STRIP_ROWS

@@ -46,9 +46,9 @@ def predict_single_pass(
     """Predicts labels by one pass.
 
     Args:
-      task: of the network.
-      variables: of the network.
-      protocol: from `single_pass_protocol`.
+      task: trained task.
+      variables: variables of the network.
+      protocol: protocol from `single_pass_protocol`.
       long_side: limit of the long side, as of `Predictor`; 0 for none.
       images: RGB; h and w may be symbols.
 

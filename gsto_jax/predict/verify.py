@@ -63,8 +63,8 @@ def verify(
     be on a CPU too, since accelerators compute convolutions less precisely.
 
     Args:
-      predictor: of the checkpoint.
-      folder: of the export.
+      predictor: predictor of the checkpoint.
+      folder: folder of the export.
       batches: images `b h w 3` uint8; None for random images, some of odd sizes or above the limit.
 
     Raises:

@@ -21,7 +21,7 @@ class VideoWriter:
     """Writes an MP4 video; a context manager.
 
     Args:
-      path: of the video.
+      path: path of the video.
       rate: frames per second.
 
     Attributes:

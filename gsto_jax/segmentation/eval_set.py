@@ -32,7 +32,7 @@ class SegmentationEvalSet(EvalSet):
     Attributes:
       classes: names.
       palette: RGB color of each class.
-      protocol: of the test.
+      protocol: test protocol.
       instances: called once per evaluation; returns new instance counts, or None.
     """
 

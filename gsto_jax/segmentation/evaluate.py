@@ -44,11 +44,11 @@ def evaluate(
     """Evaluates a network; compiles once per padded shape and window shape.
 
     Args:
-      task: of the network.
-      variables: of the network.
-      batches: of this process; see `eval_step`.
+      task: trained task.
+      variables: variables of the network.
+      batches: batches of this process; see `eval_step`.
       mesh: the devices.
-      protocol: of the test.
+      protocol: test protocol.
       on_batch: called with each batch, predictions `b h w` uint8 of this process, and a function
         that returns the feature maps of `eval_step`, empty if not computed.
       stop: called after each batch; returns whether to abort.

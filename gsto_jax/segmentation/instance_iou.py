@@ -21,7 +21,7 @@ class CategoryScores:
     """Category and instance-level IoU in 0..1, with `c` categories; NaN where nothing is counted.
 
     Attributes:
-      names: of the categories.
+      names: names of the categories.
       iou: per category.
       mean_iou: mean over categories.
       instance_iou: per class; NaN for classes without instances.
@@ -73,7 +73,7 @@ class InstanceCounts:
         Args:
           predictions: train ids.
           instances: instance ids, unsigned integers.
-          index: of the image in the dataset; unique.
+          index: unique index of the image in the dataset.
         """
         self.images += 1
         pixel_ids, predicted = instances.ravel(), predictions.ravel()

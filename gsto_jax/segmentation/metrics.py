@@ -17,7 +17,7 @@ from gsto_jax.segmentation.instance_iou import CategoryScores, InstanceCounts, n
 
 
 def best_class(scores: Float[Array, "*shape k"]) -> UInt8[Array, "*shape"]:
-    """Returns the class with the largest score; the first of equal ones."""
+    """Returns the class with the largest score; the first one in a tie."""
 
     def compare_in_turn(scores: Array) -> Array:
         best, labels = scores[..., 0], jnp.zeros(scores.shape[:-1], jnp.uint8)
@@ -26,7 +26,7 @@ def best_class(scores: Float[Array, "*shape k"]) -> UInt8[Array, "*shape"]:
             best, labels = jnp.where(larger, scores[..., k], best), jnp.where(larger, k, labels)
         return labels.astype(jnp.uint8)
 
-    # XLA for CPUs takes ten times as long for the argmax of many classes.
+    # On CPUs, XLA's argmax over many classes is ten times slower.
     return jax.lax.platform_dependent(
         scores, cpu=compare_in_turn, default=lambda x: x.argmax(-1).astype(jnp.uint8)
     )
@@ -55,7 +55,7 @@ def confusion_matrix_numpy(
     num_classes: int,
     ignore_label: int = 255,
 ) -> Int[np.ndarray, "k k"]:
-    """Computes `confusion_matrix` on the host, of labels that are not negative."""
+    """Computes `confusion_matrix` in NumPy; labels must be nonnegative."""
     valid = (labels != ignore_label) & (labels < num_classes)
     cells = labels[valid].astype(np.intp) * num_classes + predictions[valid]
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -89,7 +89,7 @@ class Scores:
     Attributes:
       iou: per class; NaN for absent classes.
       accuracy: recall per class; NaN without true pixels.
-      mean_iou: mean over the classes that are not absent; NaN without labeled pixels.
+      mean_iou: mean over the classes that are present; NaN without labeled pixels.
       pixel_accuracy: fraction of labeled pixels that are correct; NaN without any.
       mean_accuracy: mean of `accuracy` over the classes with true pixels; NaN without any.
       absent_classes: classes excluded from the means, without true or predicted pixels.
@@ -125,7 +125,7 @@ def compute_scores(
         counts them, and the accuracy of classes without true pixels, as 0, as the released code
         does.
       boundary: see `boundary_counts`.
-      instances: of the same images.
+      instances: instance counts of the same images.
 
     Returns:
       The metrics, all NaN without a labeled pixel.

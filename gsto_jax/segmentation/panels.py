@@ -95,7 +95,7 @@ class SegmentationPngWriter(PngWriter):
     `gsto_jax.drawing.heat_maps`).
 
     Args:
-      folder: for the PNGs.
+      folder: output folder of the PNGs.
       classes: names.
       palette: RGB color of each class.
       ignore_label: label of ignored pixels.

@@ -87,8 +87,8 @@ class EvalProtocol:
       window: "whole" passes the scaled image at once; "slide" passes sliding windows of `crop`;
         "slide_upsampled" slides only at scales above 1.
       crop: (h, w) of the sliding windows, rounded up to multiples of `pad_to`.
-      stride: of the sliding windows, as a fraction of the crop.
-      edge: how the last windows meet the image border: "pad" exceeds it, "shift" moves inside.
+      stride: stride of the sliding windows, as a fraction of the crop.
+      edge: last windows at the image border: "pad" extends past it, "shift" moves them inside.
       pad: RGB in 0..1 of the padding; None replicates the border pixels.
       pad_to: whole images are padded at the right and bottom to multiples of this; 0 pads nothing,
         as published.

@@ -33,8 +33,8 @@ class ImageScore(SampleScore):
     """Scores of one image.
 
     Attributes:
-      height: in pixels.
-      width: in pixels.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
       labeled_pixels: number of pixels that are not ignored.
       pixel_accuracy: fraction of labeled pixels that are correct; NaN without any.
       mean_iou: mean over the classes in the labels or the prediction; NaN without labeled pixels.
@@ -57,7 +57,7 @@ class SegmentationEvaluation:
     """A segmentation evaluation, read from its files.
 
     Attributes:
-      folder: of the files.
+      folder: folder of the files.
       record: step, split, protocol and scores.
       classes: names.
       scores: (name, score by column) of each row of scores.csv; NaN for empty cells.

@@ -39,9 +39,9 @@ class SubmissionWriter:
     """Writes `NAME_pred.png` of each image to a zip; a context manager that creates it atomically.
 
     Args:
-      path: of the zip.
-      table: from `label_id_table`.
-      names: of the images in the dataset; their folders are dropped.
+      path: path of the zip.
+      table: lookup table from `label_id_table`.
+      names: image names in the dataset; their folders are dropped.
 
     Raises:
       UserError: duplicate names, or numbers in place of names.

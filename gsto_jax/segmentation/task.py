@@ -115,8 +115,8 @@ def eval_step(
     """Predicts a batch of whole images in one pass, and counts pixels.
 
     Args:
-      task: of the network.
-      variables: of the network.
+      task: trained task.
+      variables: variables of the network.
       batch: `EVAL_INPUTS`: "image" `b h w 3` uint8, "label" `b h w`, "size" `b 2` (see
         `normalize`) and "mask" `b` bool, False for padding images.
 
