@@ -52,7 +52,7 @@ IMPLEMENTATIONS = ("xla", "pallas_gpu")
 
 
 class Row(NamedTuple):
-    """A network: its module of `configs/` with arguments, and the implementation of its gates."""
+    """A benchmarked network: module of `configs/` with arguments, and gate implementation."""
 
     config: str
     implementation: str = "xla"

@@ -1,19 +1,19 @@
-"""Lower bound of the bytes that GSTO adds to a train step of HRNetV2 on TPUs.
+"""Lower bound on the bytes that GSTO adds to a train step of HRNetV2 on TPUs.
 
     python benchmarks/gsto_floor.py
 
 Traces GSTO-HRNet with crops of 512x1024 in bfloat16, packed as for TPUs, and counts how often maps
 are read and written.
 
-Gates: a map F with n gates that normalize their logits is read twice in the forward pass, and n
-gated maps are written; the paths behind them read those instead of F. The backward pass reads F and
-each cotangent twice and writes one gradient; HRNetV2 would read the n cotangents and write their
-sum. That is 2n + 4 maps more.
+Gates: in the forward pass, a map F with n gates with BN is read twice, and n gated maps are
+written; the downstream paths read the gated maps instead of F. The backward pass reads F and each
+cotangent twice and writes one gradient; HRNetV2 would read the n cotangents and write their sum.
+The gates thus add 2n + 4 map accesses.
 
 Heads: for the concatenated branches X and Y = conv(X), the forward pass writes and reads X and Y.
-The backward pass reads Y for the two sums of BN and again for its gradient, which is written, and
-read for the gradients of X and of the kernel; reads X for the latter; and writes the gradient of X,
-which the branches read. That is 12 maps.
+The backward pass reads Y for the two sums of BN, reads Y again and writes its gradient, reads that
+gradient for the gradients of X and of the kernel, reads X for the gradient of the kernel, and
+writes the gradient of X, which the branches read. The heads thus add 12 map accesses.
 
 Gated maps on upward paths could be narrower, since a gate commutes with the 1x1 convolution after
 it; they are counted separately too. Prints GB per image, without and with padding to 128 lanes,
@@ -50,7 +50,7 @@ NETWORKS = {
 
 
 def map_bytes(shape: Sequence[int]) -> tuple[int, int]:
-    """Returns the bytes per image of a map in bfloat16, without and with padded channels."""
+    """Returns the bytes per image of a bfloat16 map, without and with padded channels."""
     pixels = math.prod(shape[1:-1])
     return 2 * pixels * shape[-1], 2 * pixels * -(-shape[-1] // LANES) * LANES
 
@@ -65,8 +65,8 @@ def count(config_name: str) -> dict[str, tuple[int, int]]:
     heads = []
 
     def add(kind: str, shape: Sequence[int], maps: int) -> None:
-        bare, padded = map_bytes(shape)
-        counts[kind] = counts[kind][0] + maps * bare, counts[kind][1] + maps * padded
+        unpadded, padded = map_bytes(shape)
+        counts[kind] = counts[kind][0] + maps * unpadded, counts[kind][1] + maps * padded
 
     def gated(features: Any, kernel: Any, *args: Any, **kwargs: Any) -> Any:
         stored_shape = unwrap(features)[0].shape
@@ -103,14 +103,14 @@ def main() -> None:
     for name, (config, baseline) in NETWORKS.items():
         counts = count(config)
         summary = ", ".join(
-            f"{kind} {bare / 1e9:.3f} ({padded / 1e9:.3f} padded)"
-            for kind, (bare, padded) in counts.items()
+            f"{kind} {unpadded / 1e9:.3f} ({padded / 1e9:.3f} padded)"
+            for kind, (unpadded, padded) in counts.items()
         )
         print(f"{name}, GB per image: {summary}")
         del counts["upwards"]  # included in the gates
         if step_bytes := plan.get(baseline):
-            bare, padded = (sum(x) / 1e9 for x in zip(*counts.values(), strict=True))
-            floor, padded_floor = 1 + bare / step_bytes, 1 + padded / step_bytes
+            unpadded, padded = (sum(x) / 1e9 for x in zip(*counts.values(), strict=True))
+            floor, padded_floor = 1 + unpadded / step_bytes, 1 + padded / step_bytes
             print(
                 f"  HRNetV2: {step_bytes} GB; ratio at least {floor:.3f}, {padded_floor:.3f} padded"
             )

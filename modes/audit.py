@@ -28,7 +28,7 @@ def run(args: Any) -> None:
     for problem in problems:
         log(f"problem: {problem}")
     if problems:
-        raise DataError("the labels cannot be used as they are: the problems are listed above.")
+        raise DataError("the labels are not usable: fix the problems listed above.")
 
 
 def _audit_split(split: str, data: DataConfig) -> list[str]:
@@ -42,7 +42,7 @@ def _audit_split(split: str, data: DataConfig) -> list[str]:
     if data.keypoints is None:
         report = report_labels(stats, data, split, split == data.train_split)
         if report.absent_classes:
-            notes.append(f"note: {split}: no label holds {report.absent_classes}")
+            notes.append(f"note: {split}: no label contains {report.absent_classes}")
         lines += report.problems
         warnings = [*source.warnings, *report.warnings]
     title = f"{split}: {stats.records} labels, {_count_problems(stats.problems, lines)}"
@@ -75,14 +75,14 @@ def audit_table(
     title: str,
     units: tuple[str, str, str] = ("class", "pixels", "images"),
 ) -> Table:
-    """Tabulates the pixels, their fraction and the images of each class.
+    """Returns a table of the pixels, their fraction and the images of each class.
 
     Args:
       stats: the label statistics.
       classes: names of the classes, or joints.
       ignore_label: label of ignored pixels.
       title: title of the table.
-      units: column headings: the category, what is counted, and where.
+      units: column headings of the classes, the counted elements and the records.
     """
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column(units[0], no_wrap=True)

@@ -301,7 +301,9 @@ class _Pipeline:
         with progress.track(f"predicting {entry.path.name}", frames or None) as advance:
             self.writer.write_video(entry.name, rate, predictions())
         if count < frames - rate:  # some files store their length in whole seconds only
-            self.errors.append(f"{entry.path} ends after {count} of {frames} frames: truncated?")
+            self.errors.append(
+                f"{entry.path} ends after {count} of {frames} frames; it may be truncated"
+            )
 
     def _predict(self, entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
         try:

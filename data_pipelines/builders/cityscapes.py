@@ -47,8 +47,8 @@ class CityscapesBuilder(SegmentationBuilder):
             stems = list(dict.fromkeys(image["stem"] for image, _ in missing))
             raise DataError(
                 f"{image[0]} has no gtFine/{image['stem']}_gtFine_{kind}.png in"
-                f" {downloads.source}{count_others(stems)}. Is gtFine_trainvaltest.zip there and"
-                " complete?"
+                f" {downloads.source}{count_others(stems)}. Check that gtFine_trainvaltest.zip is"
+                " present and complete."
             )
         splits: dict[str, list[Item]] = {}
         for image in images:

@@ -55,7 +55,7 @@ class CocoImages:
         """Returns record names: paths below the split's folder, without suffix if still unique.
 
         Raises:
-          DataError: a name cannot be written to a list of lines, or leads out of a folder.
+          DataError: a name contains a line break, is not UTF-8, or escapes the folder.
         """
         names = [self._below_split(path) for path in paths]
         for name in names:
@@ -106,8 +106,12 @@ class CocoImages:
             f"{count} of {suffix or 'no suffix'}" for suffix, count in suffixes.items()
         )
         has_suffix = PurePosixPath(_normalize(file_name)).suffix in suffixes
-        question = f"Is {archive} complete?" if has_suffix else "Were the images converted?"
-        return f"{text} among the {len(in_split)} files below {folders} ({kinds}). {question}"
+        remedy = (
+            f"Check that {archive} is complete."
+            if has_suffix
+            else "Check whether the images were converted."
+        )
+        return f"{text} among the {len(in_split)} files below {folders} ({kinds}). {remedy}"
 
 
 def _normalize(file_name: str) -> str:

@@ -37,7 +37,7 @@ class LIPBuilder(SegmentationBuilder):
                 archive = "TrainVal_parsing_annotations" if has_image else "TrainVal_images"
                 raise DataError(
                     f"{path} lists {name}, but {downloads.source} has no {split}_{file}"
-                    f"{count_others(missing)}. Is {archive}.zip there and complete?"
+                    f"{count_others(missing)}. Check that {archive}.zip is present and complete."
                 )
             splits[split] = [Item(key[1], images[key], labels[key]) for key in keys]
         if not splits:

@@ -63,8 +63,8 @@ class PascalContextBuilder(SegmentationBuilder):
                 file = f"label of {name}" if name in images else f"JPEGImages/{name}.jpg"
                 raise DataError(
                     f"{match[0]} lists {name}, but {downloads.source} has no {file}"
-                    f"{count_others(missing)}. Are the images of VOC 2010 and the labels there and"
-                    " complete?"
+                    f"{count_others(missing)}. Check that the images of VOC 2010 and the labels"
+                    " are complete."
                 )
             items = splits.setdefault(match["split"], [])
             items += [Item(name, images[name], labels[name], {"table": table}) for name in names]
@@ -101,7 +101,7 @@ class PascalContextBuilder(SegmentationBuilder):
 
 
 def _mat_table(downloads: Downloads) -> np.ndarray:
-    """Returns the id here, uint8, of each of the 459 ids of the .mat files."""
+    """Returns the lookup table, uint8, from the 459 ids of the .mat files to stored ids."""
     lists = downloads.match(r"labels\.txt")
     if not lists:
         raise wrong_downloads_error(
@@ -119,7 +119,7 @@ def _mat_table(downloads: Downloads) -> np.ndarray:
 
 
 def _png_table(downloads: Downloads, needs_names: bool) -> np.ndarray:
-    """Returns the id here, uint8, of each of the 60 ids of the PNGs."""
+    """Returns the lookup table, uint8, from the 60 ids of the PNGs to stored ids."""
     lists = downloads.match(r"59_labels\.txt")
     if not lists:
         if needs_names:
@@ -138,7 +138,7 @@ def _png_table(downloads: Downloads, needs_names: bool) -> np.ndarray:
 
 
 def _match_voc(downloads: Downloads, pattern: str) -> list[re.Match[str]]:
-    """Matches files of VOC 2010 if there are any, else of whatever year there is."""
+    """Matches files of VOC 2010 if there are any, else files of any year."""
     matches = downloads.match(pattern)
     return [match for match in matches if "VOC2010/" in match[0]] or matches
 

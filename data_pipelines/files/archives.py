@@ -200,7 +200,7 @@ class _TarFile(io.FileIO):
 
 def _member_path(folder: Path, name: str, archive: str) -> Path:
     if escapes_folder(name):
-        raise _refusal(archive, f"its member {name!r} leads out of it")
+        raise _refusal(archive, f"its member {name!r} escapes the folder")
     return folder / name
 
 

@@ -47,7 +47,7 @@ def encode_tiles(pixels: np.ndarray, tile_size: int = _TILE_SIZE) -> bytes:
 
 
 class Tiles:
-    """An encoded image that decodes the rectangle it is indexed with: `tiles[10:20, 30:90]`.
+    """A lazily decoded image: `tiles[10:20, 30:90]` decodes only that rectangle.
 
     Attributes:
       shape: `h w` or `h w c`.
@@ -91,7 +91,7 @@ class Tiles:
         return self[:, :]
 
     def __getitem__(self, rectangle: tuple[slice, slice]) -> np.ndarray:
-        """Decodes a rectangle given by two slices of step 1. Raises DataError if it is damaged."""
+        """Decodes a rectangle given by two slices of step 1. Raises DataError for damaged tiles."""
         (top, bottom, _), (left, right, _) = (
             axis.indices(size) for axis, size in zip(rectangle, self.shape[:2], strict=True)
         )

@@ -100,7 +100,7 @@ class FolderSource:
         return {"image": decoded.pixels, "label": self._label_map.map(ids), "index": int(index)}
 
     def inspect(self, index: int) -> LabelStats:
-        """Returns the label statistics and issues of an image, whatever is wrong with it."""
+        """Returns the label statistics and issues of an image, even if it cannot be decoded."""
         name = self.name(index)
         try:
             decoded, ids, data, size_issue = self._read(index)

@@ -81,7 +81,7 @@ def _exist(root: Path, names: tuple[str, str]) -> bool:
 
 
 def _find(root: Path, name: str) -> Path | None:
-    """Returns the file that a listed path stands for; None if there is none."""
+    """Resolves a listed path to an existing file; returns None if there is none."""
     if escapes_folder(name):
         return None
     paths = (root / spelling for spelling in _spellings(name))

@@ -20,7 +20,7 @@ class LabelMap:
       config: the dataset; see `DataConfig.train_ids`.
 
     Attributes:
-      table: int16, the train id of every 16-bit id; `UNKNOWN` for ids without.
+      table: int16, the train id of every 16-bit id; `UNKNOWN` for ids without a train id.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -34,7 +34,7 @@ class LabelMap:
         )
 
     def check(self, ids: np.ndarray, name: str) -> None:
-        """Raises DataError if an id of a label has no train id."""
+        """Raises DataError if a label contains an id without a train id."""
         if ids.dtype == np.uint8 and ids.size:
             # OpenCV's histogram takes a third of the time of NumPy's indexing.
             counts = cv2.calcHist([np.ascontiguousarray(ids)], [0], None, [256], [0, 256]).ravel()
@@ -45,13 +45,19 @@ class LabelMap:
             raise DataError(f"{self.unknown_issue(name, count_pixels(ids[unknown]), ids.size)}.")
 
     def map(self, ids: np.ndarray) -> np.ndarray:
-        """Returns the train ids, uint8, of ids that have been checked."""
+        """Returns the train ids, uint8, of ids that `check` has accepted."""
         if ids.dtype == np.uint8 and ids.size:
             return cv2.LUT(np.ascontiguousarray(ids), self.table[:256].astype(np.uint8))
         return self.table[ids].astype(np.uint8)
 
     def unknown_issue(self, subject: str, unknown: dict[int, int], size: int) -> Issue:
-        """Returns the issue of a label of `size` pixels with unknown ids, from their counts."""
+        """Returns the issue of a label with unknown ids.
+
+        Args:
+          subject: name of the label.
+          unknown: number of pixels of each unknown id.
+          size: number of pixels of the label.
+        """
         detail = ", ".join(
             f"{value} ({count} px)" for value, count in list(unknown.items())[:_MAX_LISTED]
         )
@@ -65,8 +71,8 @@ class MappedLabel:
     """A label whose ids are mapped to train ids when it is indexed.
 
     Args:
-      ids: ids of the file, `h w`: an array, which is checked at once, or an object that decodes
-        the rectangle it is indexed with, which is checked as far as it is decoded.
+      ids: ids of the file, `h w`: an array, checked immediately, or a lazily decoded image such as
+        `Tiles`, checked whenever a rectangle is decoded.
       label_map: the lookup table.
       name: name of the record, for messages.
 
@@ -82,7 +88,7 @@ class MappedLabel:
             label_map.check(ids, name)
 
     def map(self, ids: np.ndarray) -> np.ndarray:
-        """Returns the train ids, uint8, of some of its ids. Raises DataError for unknown ids."""
+        """Returns the train ids, uint8, of ids of this label. Raises DataError for unknown ids."""
         if not self._checked:
             self._map.check(ids, self._name)
         return self._map.map(ids)

@@ -1,4 +1,4 @@
-"""Images and labels of prepared datasets, read through `tfds.data_source` and decoded here."""
+"""Reads images and labels of prepared datasets through `tfds.data_source` and decodes them."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -42,8 +42,8 @@ class PreparedRecords:
     Attributes:
       folder: folder of the dataset.
       names: names of the records; empty if the dataset does not list them.
-      records: stored bytes and integers by feature, per record.
-      features: the dataset's name of each feature, by the name used here.
+      records: random access to the records, dictionaries of stored bytes and integers.
+      features: stored name of each feature, keyed by its name in this project.
     """
 
     folder: Path
@@ -55,10 +55,10 @@ class PreparedRecords:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads a record; images are the bytes of their files.
+        """Reads a record; images are encoded bytes.
 
         Raises:
-          DataError: it is damaged.
+          DataError: the record is damaged.
           IndexError: no such record.
         """
         if not 0 <= index < len(self):
@@ -85,12 +85,13 @@ class PreparedRecords:
 
 
 def open_prepared(root: str, name: str, split: str, features: Sequence[str]) -> PreparedRecords:
-    """Opens a dataset prepared here, or built by tensorflow-datasets as ArrayRecord.
+    """Opens a dataset built by `--mode=prepare`, or by tensorflow-datasets as ArrayRecord.
 
-    `split` may join several, see `stored_splits`. `_OPTIONAL_FEATURES` may be missing.
+    `split` may join several splits (see `stored_splits`). `_OPTIONAL_FEATURES` may be missing.
 
     Raises:
-      DataError: no such dataset, split or feature, or it is damaged or without random access.
+      DataError: no such dataset, split or feature, or the dataset is damaged or does not support
+        random access.
     """
     import tensorflow_datasets as tfds
 
@@ -136,9 +137,9 @@ def _find_folder(base: Path) -> Path:
     for config in _TFDS_CONFIGS:
         if folder := _newest_version(base / config):
             return folder
-    started = " (one is half prepared)" if list(base.glob(f"*{INCOMPLETE_SUFFIX}")) else ""
+    note = " (an incomplete one exists)" if list(base.glob(f"*{INCOMPLETE_SUFFIX}")) else ""
     raise DataError(
-        f"There is no dataset {base}{started}. Prepare it once with"
+        f"There is no dataset {base}{note}. Prepare it once with"
         " --mode=prepare --source=DOWNLOADS and the same --config."
     )
 
@@ -165,8 +166,8 @@ def _find_features(
     }
     if missing := [x for x in features if x not in names and x not in _OPTIONAL_FEATURES]:
         raise DataError(
-            f"{folder} has no {' and no '.join(missing)} in its records: is it another dataset? If"
-            " not, remove the folder and prepare it again."
+            f"{folder} has no {' and no '.join(missing)} in its records. If it is the right"
+            " dataset, remove the folder and prepare it again."
         )
     return names
 
@@ -176,7 +177,7 @@ def _damaged(folder: Path, error: Exception) -> DataError:
 
 
 def stored_splits(split: str) -> list[str]:
-    """Returns the stored splits of "train+val", or of "trainval", which means the same."""
+    """Splits "train+val", or its alias "trainval", into the names of stored splits."""
     return [part for name in split.split("+") for part in _JOINED_SPLITS.get(name, (name,))]
 
 
@@ -213,7 +214,7 @@ def _read_names(folder: Path, split: str) -> tuple[str, ...]:
     for name in names:  # results are saved under them
         if escapes_folder(name):
             raise DataError(
-                f"{folder} lists a record {name!r}, which leads out of the folder of results."
+                f"{folder} lists a record {name!r}, which would escape the results folder."
                 f" {PREPARE_AGAIN}"
             )
     return names
@@ -224,11 +225,11 @@ class PreparedSource:
 
     Args:
       config: the dataset.
-      split: such as "train"; "trainval" and "train+val" join two.
-      instances: reads instance ids if the dataset has them.
+      split: name of the split, such as "train"; "trainval" and "train+val" join two splits.
+      instances: whether to read instance ids, if the dataset has them.
 
     Attributes:
-      has_instances: whether examples hold "instance": ids `h w`, uint8 or uint16.
+      has_instances: whether examples contain "instance": ids `h w`, uint8 or uint16.
 
     Raises:
       DataError: see `open_prepared`.
@@ -269,12 +270,12 @@ class PreparedSource:
         """Reads a record.
 
         Returns:
-          image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int. What is stored in
-          tiles is an object that decodes the rectangle it is indexed with.
+          image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int. Images and labels
+          stored as tiles decode lazily (see `Tiles`).
 
         Raises:
-          DataError: damaged, image and label differ in size, or unknown ids in the label; for
-            tiles some of it is raised only when they are decoded.
+          DataError: the record is damaged, image and label differ in size, or the label contains
+            unknown ids. Damaged tiles and their unknown ids are detected only on decoding.
           IndexError: no such record.
         """
         if not 0 <= index < self._size:
@@ -292,7 +293,7 @@ class PreparedSource:
         return example
 
     def inspect(self, index: int) -> LabelStats:
-        """Returns the label statistics and issues of a record, whatever is wrong with it."""
+        """Returns the label statistics and issues of a record, even if it cannot be decoded."""
         name = self.name(index)
         try:
             record = self._records[index]

@@ -35,17 +35,16 @@ class ResizeFlipCrop:
         """Transforms an image by bilinear interpolation, as OpenCV's `resize`.
 
         Args:
-          image: `h w 3` uint8: an array, or an object that decodes the rectangle it is indexed
-            with.
+          image: `h w 3` uint8: an array, or a lazily decoded image such as `Tiles`.
           crop: (h, w) of the window.
 
         Returns:
-          `crop 3` uint8, 0 right of and below the image; within one gray level of resizing all of
-          the image and cropping then.
+          `crop 3` uint8, 0 right of and below the image; within one gray level of resizing the
+          whole image and then cropping it.
         """
         rows, columns = self.valid_size(crop)
         step_y, step_x = image.shape[0] / self.height, image.shape[1] / self.width
-        # Positions in the image, as fractions of pixels, of the centers of the window's pixels.
+        # Fractional coordinates, in the image, of the centers of the window's pixels.
         y = (self.top + np.arange(rows) + 0.5) * step_y - 0.5
         x = (self._columns(columns) + 0.5) * step_x - 0.5
         top, bottom = _support(y, image.shape[0])
@@ -72,11 +71,11 @@ class ResizeFlipCrop:
     def transform_label(self, label: Any, crop: tuple[int, int], fill: int) -> np.ndarray:
         """Transforms a label by nearest neighbor.
 
-        Samples at pixel corners, half a pixel off the image, as OpenCV and the published recipe.
+        Samples at pixel corners, half a pixel off the image, as OpenCV and the published recipe do.
 
         Args:
-          label: `h w`: an array, or an object that decodes the rectangle it is indexed with. Of a
-            `MappedLabel` only the sampled ids are mapped.
+          label: `h w`: an array, or a lazily decoded label such as `Tiles`. Of a `MappedLabel`,
+            only the sampled ids are mapped.
           crop: (h, w) of the window.
           fill: value right of and below the image.
 
@@ -109,7 +108,7 @@ def _support(centers: np.ndarray, size: int) -> tuple[int, int]:
 
 
 def _nearest(positions: np.ndarray, source: int, target: int) -> np.ndarray:
-    # Divides in OpenCV's order: at the edge of a pixel rounding decides.
+    # Divides in the same order as OpenCV, since the result at pixel edges depends on rounding.
     return np.minimum(np.floor(positions * (1 / (target / source))).astype(int), source - 1)
 
 
@@ -152,7 +151,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
     ignore_label: int = 255
 
     def sample(self, size: tuple[int, int], rng: np.random.Generator) -> ResizeFlipCrop:
-        """Samples the transform of an image of a size (h, w)."""
+        """Samples the transform of an image of size (h, w)."""
         scale = self.scale_min + self.scale_step * int(rng.integers(self.num_scales))
         if any(self.fixed_size):
             height, width = (max(1, int(side * scale + 0.5)) for side in self.fixed_size)
@@ -173,7 +172,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
 
         Args:
           element: image `h w 3` uint8, label `h w` uint8, index int; image and label are arrays or
-            objects that decode the rectangle they are indexed with.
+            decode lazily, such as `Tiles`.
           rng: random number generator.
 
         Returns:

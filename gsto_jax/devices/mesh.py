@@ -82,7 +82,7 @@ def tree_shardings(tree: Any, mesh: Mesh, shard: bool) -> Any:
 
 
 def parameter_spec(shape: Sequence[int], num_shards: int) -> PartitionSpec:
-    """Returns the spec that shards an array along its largest divisible axis (the last of equals).
+    """Returns the spec that shards an array along its largest divisible axis; ties take the last.
 
     Arrays smaller than `MIN_SHARDED_SIZE` or without a divisible axis are replicated.
     """
@@ -114,7 +114,7 @@ def all_gather(tree: Any) -> Any:
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Returns a function that is traced with the mesh, for kernels (`gsto_jax.ops.dispatch`)."""
+    """Wraps a function to be traced under a mesh, as kernels require (`gsto_jax.ops.dispatch`)."""
 
     @wraps(function)
     def traced(*args: Any) -> Any:
@@ -127,9 +127,9 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Returns compiler options of `jax.jit` for the devices of a mesh.
 
-    CPU: YNNPACK for convolutions only, since its other fusions slow training down, and the barriers
-    of `gsto_jax.ops.materialize` are kept (measured by `benchmarks/cpu_compiler_options.py`).
-    TPU: no space-to-batch, which copies every map for small batches (docs/performance.md).
+    CPU: uses YNNPACK for convolutions only, since its other fusions slow down training, and keeps
+    the barriers of `gsto_jax.ops.materialize` (measured by `benchmarks/cpu_compiler_options.py`).
+    TPU: disables space-to-batch, which copies every map for small batches (docs/performance.md).
     """
     platform = mesh_platform(mesh)
     if platform == "tpu":
@@ -177,13 +177,13 @@ def sum_over_processes(array: np.ndarray) -> np.ndarray:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
-    """Raises UserError, which names the config option, unless the shards of a batch are equal."""
+    """Raises UserError unless the batch size, a config option, is divisible by the batch shards."""
     num_shards = num_batch_shards(mesh)
     if batch_size % num_shards:
         below = batch_size - batch_size % num_shards
         examples = f"{below} or {below + num_shards}" if below else f"{num_shards}"
-        shared = mesh.size // num_shards
-        devices = "devices" if shared == 1 else f"groups of {shared} devices"
+        devices_per_shard = mesh.size // num_shards
+        devices = "devices" if devices_per_shard == 1 else f"groups of {devices_per_shard} devices"
         raise UserError(
             f"config.{option} must be a multiple of {num_shards}, the number of {devices}, such as "
             f"{examples}; got {batch_size}"
@@ -191,7 +191,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, option: str) -> None:
 
 
 def round_up_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """Returns the smallest multiple of the number of batch shards that is not below `batch_size`.
+    """Rounds a batch size up to a multiple of the number of batch shards.
 
     For evaluation, where a mask excludes the padding of a batch.
     """

@@ -1,4 +1,4 @@
-"""Evaluation of a dataset, for any task, and the files that it writes."""
+"""Base class of the evaluation datasets: evaluates a network and writes the results."""
 
 import time
 from abc import ABC, abstractmethod
@@ -44,8 +44,8 @@ class DatasetScores:
       record: scores for the log.
       summary: a table and a line of text to print.
       scalars: scores by name, for TensorBoard.
-      write: writes the files of the evaluation to a folder, from the folder, the record and the
-        scores of the samples.
+      write: function of a folder, the record and the sample scores that writes the files of the
+        evaluation to the folder.
     """
 
     record: Record
@@ -60,11 +60,11 @@ class EvalSet(ABC):
 
     Attributes:
       files: files that an evaluation writes.
-      metric: score in the record by which checkpoints are ranked.
+      metric: name of the score in the record that ranks checkpoints.
       split: name of the split.
       size: number of samples.
       name: returns the file name, without ".png", of a sample by its index.
-      batches: batches of samples; every evaluation iterates over them.
+      batches: iterable over batches of samples; each evaluation iterates over it once.
     """
 
     files: ClassVar[ResultsFolder[Any]]
@@ -90,7 +90,7 @@ class EvalSet(ABC):
           task: trained task.
           variables: variables of the network.
           mesh: devices.
-          folder: output folder, whose files stay until the first batch is finished.
+          folder: output folder; its old files are kept until the first batch is finished.
           record: first entries of the record: "step" and "while_training".
           stop: called after each batch; returns whether to stop early.
 
@@ -171,5 +171,5 @@ class EvalSet(ABC):
 
 
 def nan_to_none(scores: Mapping[str, float]) -> Record:
-    """Replaces non-finite scores, which JSON lacks, by None."""
+    """Replaces non-finite scores, which JSON does not support, by None."""
     return {name: value if np.isfinite(value) else None for name, value in scores.items()}

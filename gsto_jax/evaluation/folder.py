@@ -149,7 +149,7 @@ def sample_pngs(folder: Path, score: SampleScore) -> dict[str, Path]:
 
 
 def png_paths(folder: Path, name: str, kinds: Iterable[str]) -> dict[str, Path]:
-    """Returns the paths of PNGs by kind; none if the name leads out of the folder."""
+    """Returns the paths of PNGs by kind; empty if the name escapes the folder."""
     path = folder / name
     if folder.resolve() not in path.resolve().parents:
         return {}

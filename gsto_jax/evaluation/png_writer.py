@@ -88,7 +88,7 @@ class PngWriter(ABC):
           The kinds of PNGs of each valid sample, by its position in the batch.
 
         Raises:
-          ValueError: the name of a sample leads out of the folder.
+          ValueError: the name of a sample escapes the folder.
           OSError: an earlier PNG could not be written.
         """
         maps, kinds = cache(maps), {}
@@ -97,7 +97,7 @@ class PngWriter(ABC):
             name = self.name(int(batch["index"][n]))
             paths = png_paths(self.folder, name, images)
             if images and not paths:
-                raise ValueError(f"sample name must lead into {self.folder}; got {name!r}")
+                raise ValueError(f"sample name must be a path inside {self.folder}; got {name!r}")
             for kind, image in images.items():
                 self._write(paths[kind], image)
                 self.num_written += 1

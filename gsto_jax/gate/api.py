@@ -1,4 +1,4 @@
-"""Gated feature maps: the only module in which a gate meets a feature map."""
+"""Gated feature maps: computes spatial and channel gates and scales feature maps by them."""
 
 from dataclasses import replace
 from functools import partial
@@ -44,17 +44,17 @@ def gated_maps(
     """Computes spatial gates from a feature map and scales the map by them (eq. 3, 4).
 
     `gated_n = sigmoid(act(norm_n(features . kernel_n))) * features`: the paper's gate without
-    `norm`, the released one with BN and `relu`. The kernels read the map once, or twice where
-    statistics come first, and write each gated map once; backward, they read map and cotangents as
-    often and write one gradient. On GPUs XLA was as fast in the networks (docs/performance.md), so
-    the GPU kernels run only if they are named. On several devices, call this under
-    `jax.set_mesh(mesh)` or inside `jax.shard_map`: XLA cannot partition a kernel.
+    `norm`, the released one with BN and `relu`. In the forward pass the kernels read the map once,
+    or twice with BN statistics, and write each gated map once; in the backward pass they read the
+    map and the cotangents as often and write one gradient. On GPUs, XLA was as fast in the networks
+    (docs/performance.md), so the GPU kernels run only on request. On several devices, call this
+    under `jax.set_mesh(mesh)` or inside `jax.shard_map`: XLA cannot partition a kernel.
 
     Args:
       features: bfloat16 or float32 for the kernels, any float for XLA. The GPU kernels take
         unpacked maps and up to 8 gates.
       kernel: one column per gate.
-      norm: parameters of the BN on the logits, or of its affine map at inference; None for none.
+      norm: parameters of the BN on the logits, or of its affine map at inference; None for no BN.
       relu: whether a ReLU precedes the sigmoid.
       implementation: "xla", "pallas_tpu", "pallas_gpu", or None to choose (see
         `gsto_jax.ops.dispatch`).
@@ -75,14 +75,14 @@ def gated_maps(
         raise ValueError(f"kernel must be c n, one column per gate; got shape {kernel.shape}")
     if features.ndim != 4 or features.shape[-1] != kernel.shape[0]:
         raise ValueError(
-            f"features must be b h w {kernel.shape[0]} for a kernel {kernel.shape}; "
+            f"features must be b h w {kernel.shape[0]} for a kernel of shape {kernel.shape}; "
             f"got shape {features.shape}"
         )
     data, factor = unwrap(features)
     spec = GateSpec(kernel.shape[1], factor, relu, interpret)
     shift = None if norm is None else norm.shift
     available, unavailable = _implementations(data, spec, shift)
-    # The shift is bound to the implementation instead: the kernels take none.
+    # The shift is bound to the XLA implementation: the kernels do not support it.
     operand = None if norm is None else replace(norm, shift=None)
     maps, mean, var = call_implementation(
         implementation, available, unavailable, data, kernel, operand
@@ -119,7 +119,7 @@ def _by_kernels(
 def apply_gates(
     features: Real[FeatureMap, "b h w c"], gate_logits: Real[FeatureMap, "b h w n"]
 ) -> tuple[tuple[Float[FeatureMap, "b h w c"], ...], Float[FeatureMap, "b h w n"]]:
-    """Scales a feature map by given spatial gates, one scalar per pixel each (eq. 3).
+    """Scales a feature map by the spatial gates of given logits, one scalar per pixel (eq. 3).
 
     `gated_n = sigmoid(gate_logits[..., n]) * features`: all channels share a gate.
 
@@ -131,7 +131,7 @@ def apply_gates(
       The map scaled by each gate, in the dtype of `features`, and the gates.
 
     Raises:
-      ValueError: the two do not have the same batch, height, width and packing.
+      ValueError: features and logits differ in batch, height, width or packing.
 
     Example:
       >>> (gated,), gate = apply_gates(jnp.ones((1, 4, 4, 8)), jnp.zeros((1, 4, 4, 1)))
@@ -168,7 +168,7 @@ def apply_channel_gates(
       `sigmoid(gate_logits) * features`, in the dtype of `features`.
 
     Raises:
-      ValueError: the two do not have the same batch and channels.
+      ValueError: features and logits differ in batch or channels.
     """
     batch, _, _, channels = features.shape
     if gate_logits.shape != (batch, 1, 1, channels):

@@ -129,7 +129,7 @@ class GFM(MultiScaleFusion):
 
 def _check_sizes(branches: Sequence[FeatureMap]) -> None:
     for (j, high), low in zip(enumerate(branches), branches[1:], strict=False):
-        # Written as convolutions compute it, so that it holds for symbolic sizes too.
+        # The output size of a stride-2 convolution, written so that symbolic sizes match.
         expected = tuple((side - 1) // 2 + 1 for side in high.shape[1:3])
         if low.shape[1:3] != expected:
             raise ValueError(

@@ -55,7 +55,7 @@ def heatmap_supervision(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Returns the weighted sum of all heads' heatmap losses, and the loss of each head.
 
-    `topk` applies to the final head only: the others supervise gates, by every joint.
+    `topk` applies to the final head only; the heads that supervise gates use all joints.
 
     Args:
       outputs: outputs of the network in training.
@@ -64,7 +64,7 @@ def heatmap_supervision(
       config: weights of the heads.
       topk: see `heatmap_loss`.
       microbatch_weights: see `deep_supervision`.
-      hyperparameters: replaces the values of `config`.
+      hyperparameters: overrides the values of `config`.
     """
     hyperparameters = hyperparameters or LossHyperparameters.from_config(config)
     losses = {

@@ -26,7 +26,7 @@ Collectives = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of instructions on one chip, with all loop iterations."""
+    """Cost of instructions on one chip, including all loop iterations."""
 
     xla_cycles: float = 0  # as XLA estimates them, not comparable with those of kernels
     kernel_cycles: float = 0  # of schedule or memory traffic, whichever is more
@@ -73,7 +73,7 @@ class KernelCalls:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Cost of a step on one chip, with all loop iterations."""
+    """Cost of a step on one chip, including all loop iterations."""
 
     step: str  # "train" or "eval"
     batch_size: int  # images per chip

@@ -17,7 +17,7 @@ _PREDICTORS = {
 
 @dataclass(frozen=True)
 class BasePredictor:
-    """A trained network that predicts images of any size.
+    """A trained network that makes predictions for images of any size.
 
     Attributes:
       trained: the network.
@@ -45,7 +45,7 @@ class BasePredictor:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The whole config of the run."""
+        """All options of the run."""
         return self.trained.config
 
     @property

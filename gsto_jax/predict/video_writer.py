@@ -62,7 +62,7 @@ class VideoWriter:
             count = round(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
             reader.release()
         if count < self._count:
-            problem = f"{count} of {self._count} frames were written: is the disk full?"
+            problem = f"{count} of {self._count} frames were written; the disk may be full"
             raise OSError(errno.EIO, problem)
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:

@@ -53,7 +53,7 @@ class Experiment:
       train_set: readable fingerprint of the training set.
       eval_set: dataset to evaluate on.
       log: prints a line of text or a table.
-      metric_writer: any of `clu.metric_writers`; None for none.
+      metric_writer: a writer of `clu.metric_writers`; None to write no metrics.
       workload: work of a step, from which throughput is logged; None to log step times only.
     """
 
@@ -187,7 +187,7 @@ class Experiment:
                 with watchdog, profiler, training as advance:
                     return fit(task, state, batches, self.mesh, hooks)
             except TrainingError as error:
-                with contextlib.suppress(TrainingError):  # the first error matters
+                with contextlib.suppress(TrainingError):  # report the first error only
                     checkpoints.wait()
                 raise TrainingError(f"{error}. {self._describe_latest_checkpoint()}") from None
             finally:
@@ -230,7 +230,7 @@ class Experiment:
             self.metric_writer.flush()
         if data_state is not None:
             self._save_if_best(state, data_state, result.record[self.eval_set.metric])
-        # Last: a resumed run takes this line as proof that the evaluation is complete.
+        # Written last: a resumed run relies on this line to know that the evaluation is complete.
         self.workdir.write_evaluation(result.record)
         return result
 
@@ -319,7 +319,7 @@ def load_for_evaluation(
     warn: Callable[[str], None],
     paths: Sequence[Path] = (),
 ) -> checkpoint.Checkpoint:
-    """Returns the first readable of some checkpoints, by default of the run's, latest first.
+    """Returns the first readable checkpoint of `paths`, by default the run's, latest first.
 
     Raises:
       UserError: the checkpoint has another network than the task, or none can be read.

@@ -53,10 +53,10 @@ def load_trained(checkpoint: str | Path) -> TrainedModel:
             mesh = make_mesh(jax.local_devices()[:1])
             state = read_state(path, task, mesh)
     except DamagedError as error:
-        remedy = f"Use {older[0]}, the one before it" if older else "Restore it"
+        remedy = f"Use the previous one, {older[0]}" if older else "Restore it from a backup"
         raise UserError(f"{error}. {remedy}") from None
     except KeyError as error:
         raise UserError(
-            f"checkpoint {path} lacks the config option {error}. It is of another version"
+            f"checkpoint {path} lacks the config option {error}. It was written by another version"
         ) from None
     return TrainedModel(task, state.variables, mesh, path, config)

@@ -104,7 +104,7 @@ def test_member_path_leaves_archive(tmp_path, name, kind):
     else:
         with tarfile.open(path, "w") as tar:
             tar.addfile(tarfile.TarInfo(name))
-    with pytest.raises(DataError, match=rf"archive\.{kind} .*leads out"):
+    with pytest.raises(DataError, match=rf"archive\.{kind} .*escapes"):
         Downloads(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Log-probability of each pixel's class under upsampled logits, as one operation.
+"""Log-probability of each pixel's true class from upsampled logits, as one operation.
 
 api   the public function
 xla   reference implementation for any device; defines the numerics

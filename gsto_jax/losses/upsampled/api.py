@@ -1,4 +1,4 @@
-"""Log-probability of each pixel's class under logits of a lower resolution."""
+"""Log-probability of each pixel's true class from logits of a lower resolution."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ def true_log_probability(
 
     Args:
       logits: class scores, computed in at least float32.
-      labels: uint8 or int32; pixels whose label is not in 0 to k-1 get 0.
+      labels: uint8 or int32; pixels with a label outside 0..k-1 get log-probability 0.
       align_corners: alignment of the upsampling.
       implementation: "xla", "pallas_tpu", or None to choose (see `gsto_jax.ops.dispatch`).
       interpret: whether to run the kernel in interpret mode, on any device.

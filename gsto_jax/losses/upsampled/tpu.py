@@ -1,4 +1,4 @@
-"""Log-probability of each pixel's class, by a Pallas kernel for TPUs.
+"""Log-probability of each pixel's true class by a Pallas kernel for TPUs.
 
 Forward, for each label pixel P with the bilinear weights u over the pixels q of the logits:
 

@@ -1,4 +1,4 @@
-"""Log-probability of each pixel's class by XLA: the reference that defines the numerics."""
+"""Log-probability of each pixel's true class by XLA: the reference that defines the numerics."""
 
 import jax
 import jax.numpy as jnp

@@ -38,7 +38,7 @@ def test_resumes_after_an_error(tmp_path):
     fields = BUILDERS["cityscapes"].keywords | {"shard_size": 4}
     with pytest.raises(DataError, match=rf"{broken}: .*truncated"):
         prepare(Counting(**fields), source, tmp_path / "sets", partial=True)
-    with pytest.raises(DataError, match=r"cityscapes .*half prepared"):
+    with pytest.raises(DataError, match=r"cityscapes .*incomplete"):
         opened(tmp_path, "cityscapes", "train")
     write_tree(source, {broken: files[broken]})
     built.clear()
@@ -87,7 +87,7 @@ def test_full_disk(tmp_path):
     refused = pytest.raises(DataError, match=r"record ulm/ulm_00000.*free up space")
     with files_no_larger_than(100_000), refused:
         prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
-    with pytest.raises(DataError, match=r"cityscapes .*half prepared"):
+    with pytest.raises(DataError, match=r"cityscapes .*incomplete"):
         opened(tmp_path, "cityscapes", "train")
     prepare(BUILDERS["cityscapes"](), source, tmp_path / "sets", partial=True)
     assert len(opened(tmp_path, "cityscapes", "train")) == 9
