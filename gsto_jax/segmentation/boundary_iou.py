@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 DISTANCE_RATIO = 0.02
 """Boundary width, as a fraction of the image diagonal."""
 
 
 def boundary_counts(
-    labels: Int[Array, "b h w"],
-    predictions: Int[Array, "b h w"],
+    labels: Integer[Array, "b h w"],
+    predictions: Integer[Array, "b h w"],
     size: Int[Array, "b 2"],
     num_classes: int,
     ignore_label: int = 255,
@@ -58,7 +58,7 @@ def boundary_iou(counts: Int[np.ndarray, "k 3"]) -> Float[np.ndarray, " k"]:
 
 
 def _is_near_contour(
-    labels: Int[Array, "h w"], valid: Bool[Array, "h w"], size: Int[Array, "2"]
+    labels: Integer[Array, "h w"], valid: Bool[Array, "h w"], size: Int[Array, "2"]
 ) -> Bool[Array, "h w"]:
     """Returns whether the square around a valid pixel has another valid label or the border."""
     rows, columns = (jnp.arange(side) for side in labels.shape)

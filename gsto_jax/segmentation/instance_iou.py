@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 INSTANCE_ID_FACTOR = 1000
 """An instance id is this factor times the label id, plus a counter; smaller ids are groups."""
@@ -64,8 +64,8 @@ class InstanceCounts:
 
     def add(
         self,
-        predictions: Int[np.ndarray, "h w"],
-        instances: Int[np.ndarray, "h w"],
+        predictions: Integer[np.ndarray, "h w"],
+        instances: Integer[np.ndarray, "h w"],
         index: int = 0,
     ) -> None:
         """Counts an image.

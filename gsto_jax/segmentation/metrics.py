@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 
 from gsto_jax.segmentation.boundary_iou import boundary_counts, boundary_iou
 from gsto_jax.segmentation.instance_iou import CategoryScores, InstanceCounts, nan_mean
@@ -33,8 +33,8 @@ def best_class(scores: Float[Array, "*shape k"]) -> UInt8[Array, "*shape"]:
 
 
 def confusion_matrix(
-    labels: Int[Array, "*shape"],
-    predictions: Int[Array, "*shape"],
+    labels: Integer[Array, "*shape"],
+    predictions: Integer[Array, "*shape"],
     num_classes: int,
     ignore_label: int = 255,
 ) -> Int[Array, "k k"]:
@@ -50,8 +50,8 @@ def confusion_matrix(
 
 
 def confusion_matrix_numpy(
-    labels: Int[np.ndarray, "*shape"],
-    predictions: Int[np.ndarray, "*shape"],
+    labels: Integer[np.ndarray, "*shape"],
+    predictions: Integer[np.ndarray, "*shape"],
     num_classes: int,
     ignore_label: int = 255,
 ) -> Int[np.ndarray, "k k"]:
@@ -62,7 +62,7 @@ def confusion_matrix_numpy(
 
 
 def pixel_counts(
-    predictions: Int[Array, "b h w"],
+    predictions: Integer[Array, "b h w"],
     batch: Mapping[str, Array],
     num_classes: int,
     ignore_label: int = 255,
