@@ -27,8 +27,8 @@ KEPT = {
 def environment(devices=1):
     """Quick compiles, kept between runs, and so many CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
-    ours = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
-    return os.environ | ours | KEPT
+    actual = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+    return os.environ | actual | KEPT
 
 
 def start(*args, devices=1, cwd=ROOT):

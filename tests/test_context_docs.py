@@ -58,8 +58,8 @@ def test_the_table_holds_the_exact_counts():
         "unsupervised GSTO": "unsupervised",
         "supervised GSTO": "supervised",
     }
-    found = {(name.lower(), kinds[row]): tuple(map(int, rest)) for name, row, *rest in rows}
-    assert found == COUNTS
+    result = {(name.lower(), kinds[row]): tuple(map(int, rest)) for name, row, *rest in rows}
+    assert result == COUNTS
 
 
 def test_files_that_are_named_exist():

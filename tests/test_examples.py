@@ -76,11 +76,11 @@ def parameter_shapes(name):
             nnx.eval_shape(lambda kind=kind: nnx_bridge.Network(kind, nnx.Rngs(0)))
             for kind in kinds
         ]
-        found = [nnx.to_pure_dict(nnx.state(model, nnx.Param)) for model in models]
+        result = [nnx.to_pure_dict(nnx.state(model, nnx.Param)) for model in models]
     else:
         image = vit_neck.random_squares(0)[0]
-        found = [jax.eval_shape(model.init, KEY, image)["params"] for model in LINEN[name]]
-    return [{path: leaf.shape for path, leaf in by_name(params).items()} for params in found]
+        result = [jax.eval_shape(model.init, KEY, image)["params"] for model in LINEN[name]]
+    return [{path: leaf.shape for path, leaf in by_name(params).items()} for params in result]
 
 
 def size(shapes):
@@ -178,8 +178,8 @@ def sections():
     parts = re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)
     named = {}
     for part in parts:
-        if found := re.match(r".*`examples/(\w+)\.py`\n", part):
-            named[found[1]] = part
+        if result := re.match(r".*`examples/(\w+)\.py`\n", part):
+            named[result[1]] = part
     return named, parts
 
 
@@ -268,9 +268,9 @@ def test_a_transfer_gets_train_if_it_takes_it():
         (nn.Sequential([nn.Conv(4, (1, 1)), nn.relu]), {"layers_0"}),
     ):
         gsto = UnsupervisedGSTO(transfer)
-        (found, variables) = jax.eval_shape(gsto.init_with_output, KEY, x)
+        (result, variables) = jax.eval_shape(gsto.init_with_output, KEY, x)
         assert set(variables["params"]["transfer"]) == added
-        assert found.features.shape[-1] == 4
+        assert result.features.shape[-1] == 4
 
 
 def test_train_reaches_the_transfer():

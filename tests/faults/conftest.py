@@ -36,10 +36,10 @@ def arrays(workdir, step=STEPS):
 
 
 def assert_same(workdir, other, step=STEPS):
-    found, expected = arrays(workdir, step), arrays(other, step)
-    assert found.keys() == expected.keys() and len(found) > 5
+    result, expected = arrays(workdir, step), arrays(other, step)
+    assert result.keys() == expected.keys() and len(result) > 5
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(result[name], value, err_msg=name)
 
 
 @pytest.fixture(scope="session")

@@ -53,9 +53,9 @@ def test_a_newest_checkpoint_that_is_cut_off(tmp_path, train, same, capsys):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     train(tmp_path)
-    told = capsys.readouterr().out
-    assert f"{tmp_path}/checkpoints/4 is damaged" in told
-    assert "resuming from step 2" in told
+    messages = capsys.readouterr().out
+    assert f"{tmp_path}/checkpoints/4 is damaged" in messages
+    assert "resuming from step 2" in messages
     same(tmp_path)
 
 

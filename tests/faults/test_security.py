@@ -380,8 +380,8 @@ def test_checkpoints_are_read_without_pickle(tmp_path, monkeypatch, train):
 
     for name in ("load", "loads", "Unpickler", "_Unpickler"):
         monkeypatch.setattr(pickle, name, refuse)
-    found = checkpoint.read_record(tmp_path / "checkpoints" / "2")
-    assert found["data"] == {"batches": 2}
+    result = checkpoint.read_record(tmp_path / "checkpoints" / "2")
+    assert result["data"] == {"batches": 2}
     train(tmp_path, stop_at=4)
     assert checkpoint.list_steps(tmp_path / "checkpoints") == [2, 4]
 
@@ -390,8 +390,8 @@ def test_prepared_dataset_without_a_feature(tmp_path):
     """Found by fuzzing: the list of features is an untrusted file too."""
     final = build(tmp_path, "coco_keypoints")
     features = final / "features.json"
-    found = json.loads(features.read_text())
-    del found["featuresDict"]["features"]["image_id"]
-    features.write_text(json.dumps(found))
+    result = json.loads(features.read_text())
+    del result["featuresDict"]["features"]["image_id"]
+    features.write_text(json.dumps(result))
     with pytest.raises(DataError, match=rf"^{final} .*image_id"):
         opened(tmp_path, "coco_keypoints", "val")

@@ -98,17 +98,17 @@ def run(network, images, protocol, batch_size, mesh, host=0, hosts=1):
         shard_count=hosts,
         max_padded_shapes=padded_shapes,
     )
-    found = {}
+    result = {}
 
     def keep(batch, predictions, maps):
         for n in np.flatnonzero(batch["mask"]):
             height, width = batch["size"][n]
-            found[f"image {batch['index'][n]}"] = predictions[n, :height, :width]
+            result[f"image {batch['index'][n]}"] = predictions[n, :height, :width]
 
     counts = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0})
     look = EvalProtocol(**PROTOCOLS[protocol])
     scores = evaluate(task, variables, batches, mesh, look, on_batch=keep, instances=counts)
-    return found | {
+    return result | {
         "confusion": scores.confusion,
         "boundary": scores.boundary_iou,
         "instances": counts.class_counts,

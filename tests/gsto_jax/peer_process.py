@@ -26,20 +26,20 @@ STEPS = 400
 def steps(stop=lambda: False, at=lambda step: None):
     """Steps that no process can take alone. Returns the last one."""
     mesh = make_mesh()
-    ours = np.full((1, 4), jax.process_index(), np.float32)
-    x = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), ours)
+    actual = np.full((1, 4), jax.process_index(), np.float32)
+    x = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), actual)
     add = jax.jit(lambda x: x.sum(), out_shardings=replicated_sharding(mesh))
     before = None
     for step in range(1, STEPS + 1):
-        found = add(x)
+        result = add(x)
         if before is not None:
             before.block_until_ready()
-        before = found
+        before = result
         at(step)
         if stop():
             break
         time.sleep(0.02)
-    print("step", step, float(found), flush=True)
+    print("step", step, float(result), flush=True)
     return step
 
 

@@ -65,10 +65,10 @@ def persons(count=6, seed=0):
 
 def batches(size, count=6, seed=0):
     """Returns persons in batches; the last batch is padded and masked."""
-    found = list(persons(count, seed))
+    result = list(persons(count, seed))
     made = []
     for start in range(0, count, size):
-        rows = [found[min(n, count - 1)] for n in range(start, start + size)]
+        rows = [result[min(n, count - 1)] for n in range(start, start + size)]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         made.append(batch | {"mask": np.arange(start, start + size) < count})
     return made
@@ -76,10 +76,10 @@ def batches(size, count=6, seed=0):
 
 def annotations(count=6, seed=0):
     """Returns the same persons as COCO annotations."""
-    found = []
+    result = []
     for row in persons(count, seed):
         joints = np.concatenate([row["original_joints"], 2 * row["visible"][:, None]], -1)
-        found.append(
+        result.append(
             {
                 "id": int(row["person_id"]) + 1,
                 "image_id": int(row["image_id"]),
@@ -91,4 +91,4 @@ def annotations(count=6, seed=0):
                 "num_keypoints": int(row["visible"].sum()),
             }
         )
-    return found
+    return result

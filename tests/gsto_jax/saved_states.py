@@ -33,5 +33,5 @@ def save(folder, *numbers, keep=5, record=RECORD):
     return states
 
 
-def assert_same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)
+def assert_same(result, expected):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(result), expected)

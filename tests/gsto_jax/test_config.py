@@ -258,15 +258,15 @@ def test_config_changes():
     theirs["optim"]["learning_rate"] = 0.5
     theirs["data"]["flip"] = False
     theirs["seed"] = 4
-    found = config_changes(ours, theirs)
-    assert [line.partition(":")[0] for line in found] == [
+    result = config_changes(ours, theirs)
+    assert [line.partition(":")[0] for line in result] == [
         "data.flip (data)",
         "model.hrnet.gfm (model)",
         "model.hrnet.gtm (model)",
         "optim.learning_rate (optimizer)",
         "seed (optimizer)",
     ]
-    assert found[1] == "model.hrnet.gfm (model): True in the run, False now"
+    assert result[1] == "model.hrnet.gfm (model): True in the run, False now"
 
 
 def test_config_changes_between_versions():

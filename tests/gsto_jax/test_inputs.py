@@ -103,8 +103,8 @@ def test_integer_maps_compute_as_floats(name):
     variables = variables_of(layer, as_float(x))
     run = jax.jit(layer.apply)
     outputs, expected = (jax.tree.leaves(run(variables, v)) for v in (x, as_float(x)))
-    for ours, theirs in zip(outputs, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    for actual, reference in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(actual, reference, rtol=1e-6)
 
 
 def test_integers_take_the_dtype_of_the_parameters(x64):
@@ -119,8 +119,10 @@ def test_functions_take_integers():
     floats = x.astype(np.float32)
     kernel = np.full((2, 1), 0.01, np.float32)
     for implementation in (None, "xla"):
-        ours, expected = (gated_maps(v, kernel, implementation=implementation) for v in (x, floats))
-        np.testing.assert_array_equal(ours.maps[0], expected.maps[0])
+        actual, expected = (
+            gated_maps(v, kernel, implementation=implementation) for v in (x, floats)
+        )
+        np.testing.assert_array_equal(actual.maps[0], expected.maps[0])
     for kernels in ("pallas_tpu", "pallas_gpu"):
         (gated,) = gated_maps(x, kernel, implementation=kernels, interpret=True).maps
         np.testing.assert_allclose(gated, expected.maps[0], rtol=1e-5)
@@ -140,9 +142,9 @@ def test_functions_take_integers():
 def test_integer_heatmaps_decode_as_floats():
     heatmaps = integers((9, 7, 3))
     for refinement in REFINEMENTS:
-        ours, expected = (decode(v, refinement, 2.0) for v in (heatmaps, as_float(heatmaps)))
-        np.testing.assert_array_equal(ours[0], expected[0])
-        np.testing.assert_array_equal(ours[1], expected[1])
+        actual, expected = (decode(v, refinement, 2.0) for v in (heatmaps, as_float(heatmaps)))
+        np.testing.assert_array_equal(actual[0], expected[0])
+        np.testing.assert_array_equal(actual[1], expected[1])
     halves = merge_flipped(heatmaps, heatmaps, (), shift=False)
     assert halves.max() > 127  # the sum of two does not wrap at 256
 

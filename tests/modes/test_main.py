@@ -291,8 +291,8 @@ def test_predict(tmp_path):
     assert "3 of 4 predicted: overlay, ids, gates" in done.stdout
     assert done.stderr.startswith(f"error: cannot read {photos}/broken.png: it is truncated")
     assert len(done.stderr.splitlines()) == 1
-    found = [path.relative_to(output) for path in output.rglob("*.*")]
-    written = {path.as_posix() for path in found if len(path.parts) < 3}
+    result = [path.relative_to(output) for path in output.rglob("*.*")]
+    written = {path.as_posix() for path in result if len(path.parts) < 3}
     assert written == {
         "classes.csv",
         *(f"overlay/{name}" for name in ("photo.jpg", "gray.jpg", "film.mp4")),
@@ -341,13 +341,15 @@ def test_export_report_and_the_best_checkpoint(tmp_path):
 
 def check_images(folder):
     """The scores by image of the run above add up to those of the set."""
-    found = results.read_evaluation(folder)
-    right = sum(x.labeled_pixels * x.pixel_accuracy for x in found.images)
-    assert right == pytest.approx(np.trace(found.confusion), abs=0.5)
-    assert sum(x.labeled_pixels for x in found.images) == found.confusion.sum()
-    assert found.record["pixel_accuracy"] == pytest.approx(right / found.confusion.sum(), abs=1e-5)
-    assert [(x.name, x.height, x.width) for x in found.images][3] == ("val_000003", 128, 256)
-    drawn = {path for x in found.images for path in sample_pngs(folder, x).values()}
+    result = results.read_evaluation(folder)
+    right = sum(x.labeled_pixels * x.pixel_accuracy for x in result.images)
+    assert right == pytest.approx(np.trace(result.confusion), abs=0.5)
+    assert sum(x.labeled_pixels for x in result.images) == result.confusion.sum()
+    assert result.record["pixel_accuracy"] == pytest.approx(
+        right / result.confusion.sum(), abs=1e-5
+    )
+    assert [(x.name, x.height, x.width) for x in result.images][3] == ("val_000003", 128, 256)
+    drawn = {path for x in result.images for path in sample_pngs(folder, x).values()}
     assert drawn == set(folder.glob("*.png"))
 
 
@@ -358,14 +360,14 @@ def check_events(folder, evaluations, gated):
 
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
-    found = events.Tags()["tensors"]
+    result = events.Tags()["tensors"]
     scalars = {"loss", "loss/stage4", "learning_rate"}
     scalars |= {"loss/stage2", "loss/stage3"} if gated else set()
     scalars |= {"gradient_norm", "steps_per_second", "input_wait", "step_seconds/device"}
     scalars |= {"examples_per_second_per_chip", "tflops_per_second_per_chip"}
-    assert scalars <= set(found)
+    assert scalars <= set(result)
     assert [e.step for e in events.Tensors("loss")] == [1, 2, 3, 4]
-    assert {"val/iou/road", "val/iou/person", "val/pixel_accuracy"} <= set(found)
+    assert {"val/iou/road", "val/iou/person", "val/pixel_accuracy"} <= set(result)
     means = {e.step: float(make_ndarray(e.tensor_proto)) for e in events.Tensors("val/mean_iou")}
     assert means == {e["step"]: pytest.approx(e["mean_iou"]) for e in evaluations}
     for kind in ("sample", "branches", *(["gates"] if gated else [])):

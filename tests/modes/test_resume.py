@@ -211,10 +211,10 @@ def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
     done = run(*args)
     assert done.returncode == 0, done.stderr
     assert f"starting from step 6 of {source}" in done.stdout
-    found = losses(done.stdout)
-    assert set(found) == {"7", "8"}
-    assert found["7"] == expected["7"], "the same parameters and the same batch"
-    assert found["8"] != expected["8"], "another momentum"
+    result = losses(done.stdout)
+    assert set(result) == {"7", "8"}
+    assert result["7"] == expected["7"], "the same parameters and the same batch"
+    assert result["8"] != expected["8"], "another momentum"
     done = run(*command(tmp_path / "more", f"--fork_from={whole}"))
     assert done.returncode == 2
     assert re.search(r"\bstep 8\b.*\b8 steps", done.stderr)
@@ -235,10 +235,10 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, undisturbe
     assert done.returncode == 1
     good = tmp_path / "fork" / "checkpoints"
     message = done.stderr.strip().splitlines()[-1]  # orbax may warn of the checkpoint it reads
-    found = re.fullmatch(rf"{NOT_FINITE}.*{good}/(\d+)", message)
-    assert found, done.stderr
-    assert checkpoint.list_steps(good)[-1] == int(found[2]) < int(found[1])
-    assert np.isfinite(jax.tree.leaves(final_state(tmp_path / "fork", int(found[2])))[-1]).all()
+    result = re.fullmatch(rf"{NOT_FINITE}.*{good}/(\d+)", message)
+    assert result, done.stderr
+    assert checkpoint.list_steps(good)[-1] == int(result[2]) < int(result[1])
+    assert np.isfinite(jax.tree.leaves(final_state(tmp_path / "fork", int(result[2])))[-1]).all()
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):

@@ -167,8 +167,8 @@ def test_several_processes_evaluate_as_one(tmp_path, alone):
     shutil.copytree(alone, tmp_path / "run")
     tables = []
     for run in (by_one, by_several):
-        found = run(tmp_path / "run", "--mode=eval", "--config.eval.batch_size=3")
-        assert run is by_one or found[0] == [0, 0], found
+        result = run(tmp_path / "run", "--mode=eval", "--config.eval.batch_size=3")
+        assert run is by_one or result[0] == [0, 0], result
         (path,) = (tmp_path / "run").glob("eval-val*/scores.csv")
         tables.append(path.read_text())
         shutil.rmtree(path.parent)

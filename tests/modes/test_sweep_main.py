@@ -100,11 +100,11 @@ def test_one_seed_gives_all_rows_the_same_batches():
         source = make_source(data, data.train_split)
         return list(itertools.islice(train_batches(data, source, 2, seed=seed), 6))
 
-    ours, theirs, others = batches("t1-baseline", 3), batches("t1-both", 3), batches("t1-both", 4)
+    actual, theirs, others = batches("t1-baseline", 3), batches("t1-both", 3), batches("t1-both", 4)
     for name in ("image", "label"):
-        for one, other in zip(ours, theirs, strict=True):
+        for one, other in zip(actual, theirs, strict=True):
             np.testing.assert_array_equal(one[name], other[name])
-        assert any((x[name] != y[name]).any() for x, y in zip(ours, others, strict=True))
+        assert any((x[name] != y[name]).any() for x, y in zip(actual, others, strict=True))
 
 
 def test_one_seed_gives_layers_that_rows_share_the_same_values():
@@ -112,14 +112,16 @@ def test_one_seed_gives_layers_that_rows_share_the_same_values():
         task, _ = settings(row, seed)
         return dict(jax.tree_util.tree_leaves_with_path(task.initial_variables()["params"]))
 
-    ours, others = (values("t1-baseline", seed) for seed in (3, 4))
+    actual, others = (values("t1-baseline", seed) for seed in (3, 4))
     theirs = values("t1-both", 3)
-    shared = [path for path in ours if path in theirs and ours[path].shape == theirs[path].shape]
-    assert len(shared) > 0.9 * len(ours)
+    shared = [
+        path for path in actual if path in theirs and actual[path].shape == theirs[path].shape
+    ]
+    assert len(shared) > 0.9 * len(actual)
     for path in shared:
-        np.testing.assert_array_equal(ours[path], theirs[path])
-    kernels = [path for path in shared if np.ptp(ours[path])]
-    assert kernels and all((ours[path] != others[path]).any() for path in kernels)
+        np.testing.assert_array_equal(actual[path], theirs[path])
+    kernels = [path for path in shared if np.ptp(actual[path])]
+    assert kernels and all((actual[path] != others[path]).any() for path in kernels)
 
 
 STEPS = 12
@@ -194,8 +196,8 @@ def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
     assert "resuming from step" in log.read_text()
     assert scores(cut) == scores(whole)
     for row, seed in runs:
-        ours, theirs = (final_state(folder / row / f"seed{seed}") for folder in (cut, whole))
-        for one, other in zip(ours, theirs, strict=True):
+        actual, theirs = (final_state(folder / row / f"seed{seed}") for folder in (cut, whole))
+        for one, other in zip(actual, theirs, strict=True):
             np.testing.assert_array_equal(one, other)
 
     finished = [path.stat().st_mtime_ns for path in sorted(cut.glob("*/seed*/*.jsonl"))]

@@ -79,7 +79,7 @@ log("done")
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
 def test_a_terminal_shows_bars_and_keeps_lines_within_its_width():
-    ours, theirs = pty.openpty()
+    actual, theirs = pty.openpty()
     environment = program.environment() | {"COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
     process = subprocess.Popen(
         [sys.executable, "-c", TERMINAL],
@@ -93,10 +93,10 @@ def test_a_terminal_shows_bars_and_keeps_lines_within_its_width():
     output = b""
     while True:
         try:
-            output += os.read(ours, 4096)
+            output += os.read(actual, 4096)
         except OSError:  # how the end of a pseudo-terminal reads
             break
-    os.close(ours)
+    os.close(actual)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.decode())
     assert process.wait() == 0, text
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]

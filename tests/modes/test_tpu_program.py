@@ -48,15 +48,15 @@ print((lowered.compile() if sys.argv[2] == "compiled" else lowered).as_text())
 
 def program(implementation, form):
     path = os.pathsep.join([str(ROOT), LIBTPU])
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", PROGRAM, implementation, form],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 0, found.stderr[-3000:]
-    return found.stdout
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
 
 
 def test_the_step_of_quickstart_runs_the_kernels():
@@ -83,7 +83,7 @@ def test_xla_alone_asks_for_none():
 
 def test_the_program_plans_with_its_compiler(tmp_path):
     """Images and state split over chips, whose collectives are then there."""
-    found = subprocess.run(
+    result = subprocess.run(
         [
             *(sys.executable, "main.py", "--mode=plan", "--topology=v5e:2x2"),
             *("--config=configs/quickstart.py", "--config.train.batch_size=8"),
@@ -96,12 +96,12 @@ def test_the_program_plans_with_its_compiler(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 0, found.stderr[-3000:]
-    train, evaluation = re.split(r", eval step of", found.stdout)
+    assert result.returncode == 0, result.stderr[-3000:]
+    train, evaluation = re.split(r", eval step of", result.stdout)
     assert "train step of 4 x 96x128 for each 2 chips in float32, on v5e:2x2" in train
     for kind in ("collective-permute", "all-gather", "all-reduce"):
         assert re.search(rf"│ {kind} ", train), (kind, train)
     assert re.search(r"peak memory .* of 16 GiB, fits", evaluation)
-    assert "libtpu 0" in found.stdout
+    assert "libtpu 0" in result.stdout
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["topology"] == "v5e:2x2" and plan["steps"]["train"]["batch"] == 8

@@ -155,9 +155,9 @@ def test_differing_options_are_named():
         assert code == 2, errors
         assert "agreed" in out
         (message,) = errors_of(errors)
-        theirs = "" if index == 2 else f"process 2 ({host}) ended: "
+        expected = "" if index == 2 else f"process 2 ({host}) ended: "
         assert message.startswith(
-            f"error: {theirs}process 2 ({host}) and process 0 were started differently: b is "
+            f"error: {expected}process 2 ({host}) and process 0 were started differently: b is "
             "[1, 3] on process 2 and [1, 2] on process 0. "
         )
 
@@ -195,8 +195,8 @@ def test_error_ends_all_processes(scenario, guilty, message):
     ends = play(scenario, 2)
     assert [code for code, _, _ in ends] == [2, 2], ends
     assert errors_of(ends[guilty][2]) == [f"error: {message}"]
-    told = f"error: process {guilty} ({socket.gethostname()}) ended: {message}"
-    assert errors_of(ends[1 - guilty][2]) == [told]
+    messages = f"error: process {guilty} ({socket.gethostname()}) ended: {message}"
+    assert errors_of(ends[1 - guilty][2]) == [messages]
 
 
 @pytest.mark.slow

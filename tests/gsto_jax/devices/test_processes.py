@@ -59,10 +59,10 @@ def one_process(*case, devices=1):
     return run(*case, make_mesh(jax.devices()[:devices]))
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
+def assert_equal(result, expected):
+    assert result.keys() == expected.keys()
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+        np.testing.assert_array_equal(result[name], expected[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +79,17 @@ def test_counts_match_predictions(fixed):
         np.testing.assert_array_equal(fixed["plain"][f"image {index}"], prediction)
         np.add.at(expected, (label[label < 255], prediction[label < 255]), 1)
     np.testing.assert_array_equal(fixed["plain"]["confusion"], expected)
-    for found in fixed.values():
-        assert found["images"] == len(source)
-        assert found["confusion"].sum() == expected.sum()
-        assert found["boundary"].min() > 0 and found["instances"].all(axis=1).any()
+    for result in fixed.values():
+        assert result["images"] == len(source)
+        assert result["confusion"].sum() == expected.sum()
+        assert result["boundary"].min() > 0 and result["instances"].all(axis=1).any()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_fixed_predictions_score_the_same_at_any_batch_size(fixed, protocol):
     for batch_size, devices in ((3, 1), (4, 4)):
-        found = one_process("fixed", "small", protocol, batch_size, devices=devices)
-        assert_equal(found, fixed[protocol])
+        result = one_process("fixed", "small", protocol, batch_size, devices=devices)
+        assert_equal(result, fixed[protocol])
 
 
 @pytest.mark.parametrize(
@@ -98,24 +98,24 @@ def test_fixed_predictions_score_the_same_at_any_batch_size(fixed, protocol):
 )
 def test_fixed_predictions_score_the_same_by_several_processes(fixed, tmp_path, count, devices):
     cases = [("fixed", "small", protocol, 2 * count) for protocol in PROTOCOLS]
-    for case, found in zip(cases, processes(tmp_path, cases, count, devices), strict=True):
-        assert_equal(found, fixed[case[2]])
+    for case, result in zip(cases, processes(tmp_path, cases, count, devices), strict=True):
+        assert_equal(result, fixed[case[2]])
 
 
-def pixels_that_differ(found, expected):
+def pixels_that_differ(result, expected):
     """How many predicted pixels differ, and how many there are."""
     names = [name for name in expected if name.startswith("image ")]
-    assert {name for name in found if name.startswith("image ")} == set(names)
-    differ = sum(np.count_nonzero(found[name] != expected[name]) for name in names)
+    assert {name for name in result if name.startswith("image ")} == set(names)
+    differ = sum(np.count_nonzero(result[name] != expected[name]) for name in names)
     return differ, sum(expected[name].size for name in names)
 
 
 @pytest.mark.slow
 def test_a_network_predicts_the_same_by_two_processes(tmp_path):
-    (found,) = processes(tmp_path, [("mini", "small", "sliding", 2)], 2, 1)
+    (result,) = processes(tmp_path, [("mini", "small", "sliding", 2)], 2, 1)
     expected = one_process("mini", "small", "sliding", 1)
-    assert pixels_that_differ(found, expected)[0] == 0
-    assert_equal(found, expected)
+    assert pixels_that_differ(result, expected)[0] == 0
+    assert_equal(result, expected)
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_at_most_one_pixel_in_a_million_differs(tmp_path, protocol):
         *processes(tmp_path, [("mini", "large", protocol, 4)], 2, 2),
         one_process("mini", "large", protocol, 5),
     ]
-    for found in others:
-        differ, pixels = pixels_that_differ(found, expected)
+    for result in others:
+        differ, pixels = pixels_that_differ(result, expected)
         assert pixels > 1e6
         assert differ <= pixels / 1e6

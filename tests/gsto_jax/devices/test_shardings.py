@@ -85,8 +85,8 @@ def test_convolution_and_resize_across_spatial_shards(rows, stride):
     expected = jax.jit(value_and_gradient)(x)
     compiled = compiled_on(make_mesh(spatial_shards=4), value_and_gradient).lower(x).compile()
     assert "collective-permute" in compiled.as_text()
-    for ours, theirs in zip(compiled(x), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    for actual, reference in zip(compiled(x), expected, strict=True):
+        np.testing.assert_allclose(actual, reference, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "stride"), [(2, 1), (4, 2)])
@@ -96,8 +96,8 @@ def test_few_rows_are_not_sharded(rows, stride):
     conv = Conv(8, 3, stride)
     variables = conv.init(jax.random.key(0), x)
     expected = conv.apply(variables, x)
-    found = compiled_on(make_mesh(spatial_shards=2), partial(conv.apply, variables))(x)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    result = compiled_on(make_mesh(spatial_shards=2), partial(conv.apply, variables))(x)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("axis", [2, 3])
@@ -125,9 +125,11 @@ def test_sharded_kernels_are_gathered_before_convolution(axis):
 
     expected = jax.jit(value_and_gradient)(x, kernel)
     by_parts = jax.jit(on_mesh(value_and_gradient, mesh), out_shardings=(None, None, split))
-    found = by_parts(x, jax.device_put(kernel, split))
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+    result = by_parts(x, jax.device_put(kernel, split))
+    for actual, reference in zip(result, expected, strict=True):
+        np.testing.assert_allclose(
+            actual, reference, rtol=1e-4, atol=1e-5 * np.abs(reference).max()
+        )
 
 
 @pytest.mark.parametrize("name", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)])
@@ -147,9 +149,9 @@ def test_gate_kernels_with_spatial_shards(name):
 
     expected = jax.jit(partial(all_of_it, implementation="xla"))(x)
     by_kernel = partial(all_of_it, implementation=name, interpret=True)
-    found = compiled_on(make_mesh(spatial_shards=2), by_kernel)(x)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    result = compiled_on(make_mesh(spatial_shards=2), by_kernel)(x)
+    for actual, reference in zip(result, expected, strict=True):
+        np.testing.assert_allclose(actual, reference, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="3 rows do not divide over the 2 devices of 'space'"):
         compiled_on(make_mesh(spatial_shards=2), by_kernel).trace(x[:, :3])
 
@@ -196,13 +198,13 @@ def a_step(task, mesh, batch):
     return CompiledTrainStep(task, mesh)(initial_state(task, mesh), inputs)
 
 
-def assert_close(found, expected, rtol, share):
+def assert_close(result, expected, rtol, share):
     """Up to a share of each number, or of the largest in its array or of 1."""
     paths = jax.tree.leaves_with_path(expected)
-    for (path, theirs), ours in zip(paths, jax.tree.leaves(found), strict=True):
+    for (path, reference), actual in zip(paths, jax.tree.leaves(result), strict=True):
         name = jax.tree_util.keystr(path)
-        atol = share * max(np.abs(theirs).max(), 1)
-        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=name)
+        atol = share * max(np.abs(reference).max(), 1)
+        np.testing.assert_allclose(actual, reference, rtol=rtol, atol=atol, err_msg=name)
 
 
 @pytest.mark.slow
@@ -210,10 +212,10 @@ def test_spatial_sharding_equals_one_device(x64):
     """In float64, so that a wrong row at a seam cannot hide behind rounding; 72 rows are uneven."""
     batch, one = a_batch(72), make_mesh(jax.devices()[:1])
     expected, counted = everything(task_from_config(dtype="float64"), one, batch)
-    found, counts = everything(
+    result, counts = everything(
         task_from_config(4, dtype="float64"), make_mesh(spatial_shards=4), batch
     )
-    assert_close(found, expected, 1e-6, 1e-9)
+    assert_close(result, expected, 1e-6, 1e-9)
     jax.tree.map(np.testing.assert_array_equal, counts, counted)
 
 

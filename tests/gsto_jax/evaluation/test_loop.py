@@ -33,10 +33,10 @@ def test_batches_are_pipelined(count):
 def test_stop_early():
     finished = []
     stops = iter([False, True])
-    found = run_pipelined(
+    result = run_pipelined(
         range(5), lambda batch: None, lambda batch, _: finished.append(batch), lambda: next(stops)
     )
-    assert (found, finished) == (False, [0])
+    assert (result, finished) == (False, [0])
 
 
 class Sums(CompiledPrograms):

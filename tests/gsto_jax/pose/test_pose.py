@@ -38,8 +38,8 @@ def test_decoding(golden):
     size = maps.shape[1:3]
     for refinement, key in (("none", "final_preds_no_post"), ("quarter", "final_preds")):
         joints, _ = decode(maps, refinement)
-        found = to_image(joints, center, frame, size)
-        np.testing.assert_allclose(found, arrays[key], rtol=1e-5, atol=1e-3)
+        result = to_image(joints, center, frame, size)
+        np.testing.assert_allclose(result, arrays[key], rtol=1e-5, atol=1e-3)
 
 
 def test_flip_test(golden):
@@ -63,8 +63,8 @@ def test_decoding_accuracy(refinement, bound):
     y, x = np.mgrid[:48, :40]
     squares = (x[..., None] - joints[:, None, None, :, 0]) ** 2
     squares = squares + (y[..., None] - joints[:, None, None, :, 1]) ** 2
-    found, values = decode(jnp.asarray(np.exp(-squares / 8), jnp.float32), refinement, 2.0)
-    assert np.abs(found - joints).max() < bound
+    result, values = decode(jnp.asarray(np.exp(-squares / 8), jnp.float32), refinement, 2.0)
+    assert np.abs(result - joints).max() < bound
     assert (np.asarray(values) > 0.9).all()
 
 
@@ -91,8 +91,8 @@ def test_similarity_and_nms(golden):
     scores = rescore(poses[..., 2], arrays["f64/box_score"], float(arrays["in_vis_thre_rescore"]))
     np.testing.assert_allclose(scores, arrays["f64/rescored"], rtol=1e-12)
     for visible, key in ((None, "oks_iou_row0"), (0.2, "oks_iou_row0_vis02")):
-        found = similarity(poses[0], poses[1:], areas[0], areas[1:], SIGMAS, visible)
-        np.testing.assert_allclose(found, arrays[f"f64/{key}"], rtol=1e-9)
+        result = similarity(poses[0], poses[1:], areas[0], areas[1:], SIGMAS, visible)
+        np.testing.assert_allclose(result, arrays[f"f64/{key}"], rtol=1e-9)
     for threshold in (0.9, 0.5, 0.3):
         kept = oks_nms(poses, scores, areas, SIGMAS, threshold)
         assert kept == arrays[f"oks_nms_{threshold}/keep"].tolist()

@@ -58,13 +58,13 @@ PLAIN = PoseConfig(**pose_values()["pose"])
 def test_true_poses_have_ap_1():
     people = annotations(8)
     ids = sorted({p["image_id"] for p in people} | {5})
-    found = to_coco_results(poses_from_annotations(people), SIGMAS, PLAIN)
-    figures = evaluate_coco(found, people, ids, SIGMAS)
+    result = to_coco_results(poses_from_annotations(people), SIGMAS, PLAIN)
+    figures = evaluate_coco(result, people, ids, SIGMAS)
     assert tuple(figures) == COCO_METRICS
     assert [figures[name] for name in ("AP", "AP50", "AP75", "AR")] == [1.0] * 4
     assert np.isnan(figures["APM"]) == all(p["area"] > 96**2 for p in people)
     # One pose of eight missing: eleven or so of the 101 recalls cannot be reached.
-    lacking = evaluate_coco(found[1:], people, ids, SIGMAS)
+    lacking = evaluate_coco(result[1:], people, ids, SIGMAS)
     assert lacking["AR"] == pytest.approx(7 / 8)
     assert lacking["AP"] == pytest.approx(np.ceil(101 * 7 / 8) / 101, abs=0.011)
     worse = evaluate_coco(
@@ -81,10 +81,10 @@ def test_other_numbers_of_joints():
         for xyv in ([10, 10, 2, 50, 20, 1, 30, 80, 2], [110, 10, 2, 0, 0, 0, 130, 80, 2])
     ]
     poses = poses_from_annotations(people)
-    found = to_coco_results(poses, (0.05, 0.05, 0.1), PLAIN)
-    assert evaluate_coco(found, people, [1], (0.05, 0.05, 0.1))["AP"] == 1
+    result = to_coco_results(poses, (0.05, 0.05, 0.1), PLAIN)
+    assert evaluate_coco(result, people, [1], (0.05, 0.05, 0.1))["AP"] == 1
     with pytest.raises(UserError, match=r"data\.keypoints .*got 17, and persons of 3 joints"):
-        evaluate_coco(found, people, [1], SIGMAS)
+        evaluate_coco(result, people, [1], SIGMAS)
 
 
 def test_duplicate_poses_are_suppressed():
@@ -99,8 +99,8 @@ def test_duplicate_poses_are_suppressed():
 
 
 def test_submission_archive(tmp_path):
-    found = to_coco_results(poses_from_annotations(annotations(2)), SIGMAS, PLAIN)
-    write_coco_results(tmp_path / "x_results.zip", found)
+    result = to_coco_results(poses_from_annotations(annotations(2)), SIGMAS, PLAIN)
+    write_coco_results(tmp_path / "x_results.zip", result)
     with zipfile.ZipFile(tmp_path / "x_results.zip") as archive:
         assert archive.namelist() == ["x_results.json"]
         (first, *_) = json.loads(archive.read("x_results.json"))
@@ -185,11 +185,11 @@ def test_roundtrip_accuracy():
     (batch,) = batches(6)
     for refinement in ("none", "quarter"):
         task = pose_task(pose={"refinement": refinement})
-        found = np.asarray(roundtrip_joints(task, ONE, batch))
-        error = np.abs(found[..., :2] - batch["original_joints"])[batch["visible"] > 0]
+        result = np.asarray(roundtrip_joints(task, ONE, batch))
+        error = np.abs(result[..., :2] - batch["original_joints"])[batch["visible"] > 0]
         assert error.max() <= 0.5 * 8 + 1e-2, "a heatmap pixel is 8 of the image's"
-        assert (found[..., 2] > 0.9)[batch["visible"] > 0].all()
-        assert (found[..., 2] == 0)[batch["visible"] == 0].all()
+        assert (result[..., 2] > 0.9)[batch["visible"] > 0].all()
+        assert (result[..., 2] == 0)[batch["visible"] == 0].all()
 
 
 class Fixed:
@@ -280,9 +280,9 @@ def test_bfloat16_joints(trained):
     model = replace(task.config.model, dtype="bfloat16")
     rough = replace(task, config=replace(task.config, model=model))
     exact = estimate_poses(task, state.variables, batches(6), 6, ONE)
-    found = estimate_poses(rough, state.variables, batches(6), 6, ONE)
-    assert np.isfinite(found.joints).all()
-    difference = np.abs(found.joints - exact.joints)[..., :2].max(-1)
+    result = estimate_poses(rough, state.variables, batches(6), 6, ONE)
+    assert np.isfinite(result.joints).all()
+    difference = np.abs(result.joints - exact.joints)[..., :2].max(-1)
     assert np.median(difference) < 3, "pixels, of persons of 128"
 
 
@@ -304,16 +304,16 @@ def test_crop_coordinates_roundtrip():
     for n in range(3):
         joints = np.concatenate([batch["original_joints"][n], np.ones((17, 1))], -1)
         shape = batch["image"][n].shape
-        found = to_crop(joints, batch["center"][n], batch["frame"][n], shape)
-        np.testing.assert_allclose(found[:, :2], batch["joints"][n], atol=1e-3)
+        result = to_crop(joints, batch["center"][n], batch["frame"][n], shape)
+        np.testing.assert_allclose(result[:, :2], batch["joints"][n], atol=1e-3)
 
 
 def test_draw_poses():
     image = np.zeros((60, 80, 3), np.uint8)
     pose = np.array([[10, 10, 1], [70, 50, 1], [40, 5, 0.1]], float)
-    found = draw_poses(image, pose[None], [(0, 1), (1, 2)])
-    assert found[30, 40].any() and found[10, 10].any() and found[50, 70].any()
-    assert not found[5, 40].any(), "below the score"
+    result = draw_poses(image, pose[None], [(0, 1), (1, 2)])
+    assert result[30, 40].any() and result[10, 10].any() and result[50, 70].any()
+    assert not result[5, 40].any(), "below the score"
     assert not image.any(), "a copy"
     far = np.array([[1e9, -1e9, 1], [5, 5, 1], [np.inf, 3, 1]])
     draw_poses(image, far[None], [(0, 1)])
@@ -342,26 +342,26 @@ def test_predictor_equals_evaluation(trained, tmp_path):
     predictor = PosePredictor.load(tmp_path)
     image = np.random.default_rng(1).integers(0, 255, (120, 90), np.uint8)
     boxes = [(5, 5, 60, 90), (20, 10, 50, 50), (0, 0, 90, 120)]
-    found = predictor(image, boxes, with_features=True)
-    assert found.image.shape == (120, 90, 3) and found.poses.shape == (3, 17, 3)
-    crops = [crop_person(found.image, box, SIZE, 1.25) for box in boxes]
+    result = predictor(image, boxes, with_features=True)
+    assert result.image.shape == (120, 90, 3) and result.poses.shape == (3, 17, 3)
+    crops = [crop_person(result.image, box, SIZE, 1.25) for box in boxes]
     batch = {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
     batch |= {"score": np.ones(3), "image_id": np.zeros(3), "index": np.arange(3)}
     batch["mask"] = np.ones(3, bool)
     evaluated = estimate_poses(task, state.variables, [batch], 3, ONE)
-    np.testing.assert_allclose(found.poses, evaluated.joints, atol=1e-3)
+    np.testing.assert_allclose(result.poses, evaluated.joints, atol=1e-3)
     for kind in ("overlay", "heatmaps", "branches", "gates"):
-        assert found.render(kind).dtype == np.uint8
-    assert found.render("overlay").shape == (120, 90, 3)
-    rows = found.persons()
+        assert result.render(kind).dtype == np.uint8
+    assert result.render("overlay").shape == (120, 90, 3)
+    rows = result.persons()
     assert len(rows) == 3 and rows[1]["bbox"] == [20, 10, 50, 50]
     whole = predictor(image)
-    np.testing.assert_allclose(whole.poses[0], found.poses[2], atol=1e-3)
+    np.testing.assert_allclose(whole.poses[0], result.poses[2], atol=1e-3)
     nobody = predictor(image, [])
     assert nobody.poses.shape == (0, 17, 3)
     np.testing.assert_array_equal(nobody.overlay(), nobody.image)
     many = predictor(image, [*boxes] * 6)
-    np.testing.assert_allclose(many.poses[15:], found.poses, atol=1e-3)
+    np.testing.assert_allclose(many.poses[15:], result.poses, atol=1e-3)
     with pytest.raises(UserError, match=r"boxes must have width and height .*box 0"):
         predictor(image, [(0, 0, 0, 5)])
     with pytest.raises(UserError, match=r"pose task.*\.predict\.pose"):

@@ -97,8 +97,8 @@ def test_decoding_an_empty_batch(refinement):
         batch = {"image": image, "joints": joints, "visible": visible}
         batch |= {"center": frame, "frame": frame}
         merged = merge_flipped(maps, maps, task.flip_pairs)
-        found, _ = decode(merged, refinement)
-        places = to_image(found, frame, frame, (16, 12))
+        result, _ = decode(merged, refinement)
+        places = to_image(result, frame, frame, (16, 12))
         return places, joint_step(task, maps, maps, batch)[0], roundtrip_step(task, batch)
 
     sizes = ((0, 16, 12, 17), (0, *SIZE, 3), (0, 17, 2), (0, 17), (0, 2))

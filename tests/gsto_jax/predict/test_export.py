@@ -85,10 +85,10 @@ def test_jax_model_equals_the_checkpoint(exported):
 def test_description(exported):
     predictor, folder = exported
     content = (folder / "model.jax").read_bytes()
-    found = jax.export.deserialize(bytearray(content))
-    assert found.platforms == PLATFORMS == ("cpu", "cuda", "tpu")
-    assert [(str(x.dtype), str(x.shape)) for x in found.in_avals] == [("uint8", "(b, h, w, 3)")]
-    assert [str(x.dtype) for x in found.out_avals] == ["uint8", "float32"]
+    actual = jax.export.deserialize(bytearray(content))
+    assert actual.platforms == PLATFORMS == ("cpu", "cuda", "tpu")
+    assert [(str(x.dtype), str(x.shape)) for x in actual.in_avals] == [("uint8", "(b, h, w, 3)")]
+    assert [str(x.dtype) for x in actual.out_avals] == ["uint8", "float32"]
     described = json.loads((folder / "model.json").read_text())
     assert described["files"] == {
         "model.jax": {"bytes": len(content), "sha256": sha256(content).hexdigest()}
@@ -124,8 +124,8 @@ def test_every_network_variant_exports(exported, changes):
     trained = replace(trained, task=task, variables=variables)
     run = make_program(replace(exported[0], trained=trained))
     spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, w, 3"), np.uint8)
-    found = jax.eval_shape(run, spec)
-    assert str(found["labels"].shape) == "(b, h, w)"
+    actual = jax.eval_shape(run, spec)
+    assert str(actual["labels"].shape) == "(b, h, w)"
 
 
 @pytest.mark.slow

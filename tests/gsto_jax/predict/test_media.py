@@ -52,11 +52,11 @@ def test_transparent_pixels_are_white(tmp_path):
     alpha = np.zeros((20, 31), np.uint8)
     alpha[:, 10:20], alpha[:, 20:] = 128, 255
     Image.fromarray(np.dstack([IMAGE, alpha])).save(tmp_path / "x.png")
-    found = read_image(tmp_path / "x.png")
-    assert (found[:, :10] == 255).all()
-    np.testing.assert_array_equal(found[:, 20:], IMAGE[:, 20:])
+    result = read_image(tmp_path / "x.png")
+    assert (result[:, :10] == 255).all()
+    np.testing.assert_array_equal(result[:, 20:], IMAGE[:, 20:])
     half = IMAGE[:, 10:20] * (128 / 255) + 255 * (127 / 255)
-    np.testing.assert_allclose(found[:, 10:20], half, atol=0.51)
+    np.testing.assert_allclose(result[:, 10:20], half, atol=0.51)
 
 
 def test_arrays():

@@ -67,10 +67,10 @@ def test_predictor_equals_evaluation(tmp_path, settings):
         protocol_from_config(plain),
         on_batch=lambda b, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
     )
-    found = Predictor.load(tmp_path)(image_of(SIZE))
-    assert len(np.unique(found.labels)) > 1, "it has something to get wrong"
-    assert found.labels.dtype == np.uint8
-    np.testing.assert_array_equal(found.labels, seen[0])
+    result = Predictor.load(tmp_path)(image_of(SIZE))
+    assert len(np.unique(result.labels)) > 1, "it has something to get wrong"
+    assert result.labels.dtype == np.uint8
+    np.testing.assert_array_equal(result.labels, seen[0])
 
 
 @pytest.mark.slow
@@ -130,8 +130,8 @@ def test_large_images_are_downscaled(run):
     folder, task, variables = run
     large = image_of((140, 202))
     predictor = Predictor.load(folder, long_side=101)
-    found = predictor(large)
-    assert found.labels.shape == (140, 202)
+    result = predictor(large)
+    assert result.labels.shape == (140, 202)
 
     small = cv2.resize(large.astype(np.float32), SIZE[::-1], interpolation=cv2.INTER_AREA)
     padded = np.pad(small, ((0, 26), (0, 27), (0, 0)), "edge")
@@ -141,7 +141,7 @@ def test_large_images_are_downscaled(run):
     taps = [linear_taps(a, b) for a, b in zip(SIZE, (140, 202), strict=True)]
     taps = jax.tree.map(lambda x: x[None], taps)
     expected = resample(scores, *taps)[0].argmax(-1)
-    assert (found.labels != expected).mean() < 1e-3
+    assert (result.labels != expected).mean() < 1e-3
     np.testing.assert_array_equal(
         Predictor.load(folder, long_side=0)(large).labels,
         Predictor.load(folder)(large).labels,
@@ -153,16 +153,16 @@ def test_features_and_figures(run, tmp_path):
     folder, _, _ = run
     predictor = Predictor.load(folder)
     assert predictor(image_of(SIZE)).features == {}
-    found = predictor(image_of(SIZE), with_features=True)
-    assert found.features["branch/0"].shape == (18, 26)
-    assert found.features["gate/transition2"].shape == (9, 13)
-    color = np.array(predictor.palette)[found.labels]
-    np.testing.assert_array_equal(found.colors(), color)
-    np.testing.assert_allclose(found.overlay(), (image_of(SIZE) + color) / 2, atol=0.51)
+    result = predictor(image_of(SIZE), with_features=True)
+    assert result.features["branch/0"].shape == (18, 26)
+    assert result.features["gate/transition2"].shape == (9, 13)
+    color = np.array(predictor.palette)[result.labels]
+    np.testing.assert_array_equal(result.colors(), color)
+    np.testing.assert_allclose(result.overlay(), (image_of(SIZE) + color) / 2, atol=0.51)
 
     path = tmp_path / "x.png"
     Image.fromarray(image_of(SIZE)).save(path)
-    np.testing.assert_array_equal(predictor(path).labels, found.labels)
+    np.testing.assert_array_equal(predictor(path).labels, result.labels)
     with pytest.raises(UserError, match="an image must have shape"):
         predictor(np.zeros((3, 4, 5), np.uint8))
 
@@ -181,8 +181,8 @@ def test_inputs(tmp_path):
     out = tmp_path / "a" / "out"
 
     def names(*arguments):
-        found = find_inputs([str(tmp_path / argument) for argument in arguments], out)
-        return [(str(entry.path.relative_to(tmp_path)), entry.name) for entry in found]
+        result = find_inputs([str(tmp_path / argument) for argument in arguments], out)
+        return [(str(entry.path.relative_to(tmp_path)), entry.name) for entry in result]
 
     all_of_a = [
         ("a/1.PNG", "1"),

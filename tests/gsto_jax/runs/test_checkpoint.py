@@ -18,12 +18,12 @@ from tests.gsto_jax.small_task import make_task
 
 def test_checkpoint_round_trip_is_exact(tmp_path):
     states = save(tmp_path / "c", 3)
-    found = checkpoint.load_latest(tmp_path / "c", TASK, MESH)
-    assert (found.step, found.path) == (3, tmp_path / "c" / "3")
-    assert {k: found.record[k] for k in RECORD} == RECORD
-    assert found.record["versions"]["jax"] == jax.__version__
-    assert isinstance(found.state, TrainState)
-    assert_same(found.state, states[3])
+    result = checkpoint.load_latest(tmp_path / "c", TASK, MESH)
+    assert (result.step, result.path) == (3, tmp_path / "c" / "3")
+    assert {k: result.record[k] for k in RECORD} == RECORD
+    assert result.record["versions"]["jax"] == jax.__version__
+    assert isinstance(result.state, TrainState)
+    assert_same(result.state, states[3])
     four = checkpoint.load_latest(tmp_path / "c", TASK, make_mesh(jax.devices()[:4])).state
     assert len(four.step.sharding.device_set) == 4
     assert_same(four, states[3])
@@ -78,12 +78,12 @@ def test_truncated_files(tmp_path):
         content = (folder / "2" / name).read_bytes()
         (folder / "2" / name).write_bytes(content[: len(content) // 2])
         messages = []
-        found = checkpoint.load_latest(
+        result = checkpoint.load_latest(
             folder, TASK, MESH, on_damage=lambda p, m, seen=messages: seen.append((p, m))
         )
-        assert_same(found.state, states[found.step])
-        assert {k: found.record[k] for k in RECORD} == RECORD
-        if found.step == 1:
+        assert_same(result.state, states[result.step])
+        assert {k: result.record[k] for k in RECORD} == RECORD
+        if result.step == 1:
             fell_back.add(name.parts[0])
             ((path, message),) = messages
             assert path == folder / "2"

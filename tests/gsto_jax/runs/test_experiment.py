@@ -133,11 +133,11 @@ def test_start_from_pretrained_weights(make, tmp_path):
         run.start_or_resume(tmp_path / "old")
     state, position = run.start_or_resume()
     assert (int(state.step), position) == (0, None)
-    found = flatten_dict({"params": state.params, "batch_stats": state.batch_stats})
+    result = flatten_dict({"params": state.params, "batch_stats": state.batch_stats})
     for name, value in flatten_dict(variables).items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(result[name], value, rtol=1e-6, err_msg=name)
     (report,) = shown
-    count = len(found)
+    count = len(result)
     assert report.startswith(f"starting from {count} of {count} arrays from {path} (GSTO-HRNet)\n")
     assert "'model.'" in report
     assert report.endswith("\n  initialized  none")
@@ -225,10 +225,10 @@ def test_results_folder_holds_one_evaluation(make, tmp_path):
     folder = tmp_path / "run" / "eval-val"
     ious[:] = [0.5, 0.75]
     run.evaluate(state_at(5), {"batches": 5})
-    found = results.read_evaluation(folder)
-    assert [found.record] == run.workdir.read_evaluations()
-    assert (found.record["step"], found.confusion.sum()) == (5, 1000)
-    assert [image.name for image in found.images] == ["0", "1", "2", "3"]
+    result = results.read_evaluation(folder)
+    assert [result.record] == run.workdir.read_evaluations()
+    assert (result.record["step"], result.confusion.sum()) == (5, 1000)
+    assert [image.name for image in result.images] == ["0", "1", "2", "3"]
     assert run.evaluate(state_at(6), should_stop=lambda: True) is None
     assert results.read_evaluation(folder).record["step"] == 5, "no image of the other was written"
     results.FOLDER.invalidate(folder)

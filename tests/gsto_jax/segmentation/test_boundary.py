@@ -51,10 +51,10 @@ def test_counts_equal_erosion(padded_shape):
                 near_predicted.sum(),
             )
     sizes = np.array([shape, shape], np.int32)
-    found = np.asarray(boundary_counts(labels, predictions, sizes, classes))
-    np.testing.assert_array_equal(found, expected)
+    result = np.asarray(boundary_counts(labels, predictions, sizes, classes))
+    np.testing.assert_array_equal(result, expected)
     both, true, predicted = expected.T
-    np.testing.assert_allclose(boundary_iou(found), both / (true + predicted - both))
+    np.testing.assert_allclose(boundary_iou(result), both / (true + predicted - both))
 
 
 def test_hand_computed_counts():

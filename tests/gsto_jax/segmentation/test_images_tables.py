@@ -176,14 +176,14 @@ def maps():
     """Feature maps of three images, of which the second one differs."""
     steps = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 2, 3)
     other = np.stack([np.zeros((2, 3), np.float32), steps[0], np.zeros((2, 3), np.float32)])
-    found = {f"branch/{n}": other * (n + 1) for n in range(4)}
-    found["gate/transition3"] = 0.5 + other / 2
+    actual = {f"branch/{n}": other * (n + 1) for n in range(4)}
+    actual["gate/transition3"] = 0.5 + other / 2
     for source in (0, 1):
         for target in (0, 1):
             for module in (0, 1):
                 name = f"gate/stage4/module{module}/gate{source}_to{target}"
-                found[name] = np.full((3, 2, 3), 0.5 + 0.1 * source + 0.2 * target, np.float32)
-    return found
+                actual[name] = np.full((3, 2, 3), 0.5 + 0.1 * source + 0.2 * target, np.float32)
+    return actual
 
 
 def test_branch_figure():

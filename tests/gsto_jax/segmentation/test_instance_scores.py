@@ -57,17 +57,17 @@ def compare(monkeypatch, folder, images):
         cv2.imwrite(str(prediction), to_raw[predictions])
         pairs.append((prediction, truth))
     public = public_evaluation.cityscapes(monkeypatch, pairs)
-    ours = compute_scores(confusion, instances=counts)
-    by_name = dict(zip(ours.categories.names, range(7), strict=True))
+    actual = compute_scores(confusion, instances=counts)
+    by_name = dict(zip(actual.categories.names, range(7), strict=True))
     for k, name in enumerate(CITYSCAPES.names):
-        np.testing.assert_equal(ours.iou[k], public["classes"][name])
-        np.testing.assert_equal(ours.categories.instance_iou[k], public["instances"][name])
+        np.testing.assert_equal(actual.iou[k], public["classes"][name])
+        np.testing.assert_equal(actual.categories.instance_iou[k], public["instances"][name])
     for name, k in by_name.items():
-        np.testing.assert_equal(ours.categories.iou[k], public["categories"][name])
+        np.testing.assert_equal(actual.categories.iou[k], public["categories"][name])
         np.testing.assert_equal(
-            ours.categories.category_instance_iou[k], public["category_instances"][name]
+            actual.categories.category_instance_iou[k], public["category_instances"][name]
         )
-    return ours
+    return actual
 
 
 def test_equals_cityscapesscripts(tmp_path, monkeypatch):
@@ -75,18 +75,18 @@ def test_equals_cityscapesscripts(tmp_path, monkeypatch):
     for seed in range(4):
         labels, instances = random_labels(seed)
         images.append((labels, instances, predicted(seed + 10, labels)))
-    ours = compare(monkeypatch, tmp_path, images)
-    assert np.isfinite(ours.iou).all()
-    assert np.isfinite(ours.categories.instance_iou).sum() == 8
-    assert 0.1 < ours.categories.mean_instance_iou < 0.9
+    actual = compare(monkeypatch, tmp_path, images)
+    assert np.isfinite(actual.iou).all()
+    assert np.isfinite(actual.categories.instance_iou).sum() == 8
+    assert 0.1 < actual.categories.mean_instance_iou < 0.9
 
 
 def test_equals_cityscapesscripts_with_absent_classes(tmp_path, monkeypatch):
     labels, instances = random_labels(3)
     instances[labels > 25] = 7
     labels[labels > 25] = 7
-    ours = compare(monkeypatch, tmp_path, [(labels, instances, predicted(1, labels) % 12)])
-    assert np.isnan(ours.categories.instance_iou).sum() > 11
+    actual = compare(monkeypatch, tmp_path, [(labels, instances, predicted(1, labels) % 12)])
+    assert np.isnan(actual.categories.instance_iou).sum() > 11
 
 
 @pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to the real datasets")
@@ -98,8 +98,8 @@ def test_equals_cityscapesscripts_on_street_images(tmp_path, monkeypatch):
         instances = cv2.imread(str(path).replace("labelIds", "instanceIds"), cv2.IMREAD_UNCHANGED)
         images.append((labels, instances, predicted(n, labels)))
     assert len(images) == 17
-    ours = compare(monkeypatch, tmp_path, images)
-    assert np.isfinite(ours.categories.mean_category_instance_iou)
+    actual = compare(monkeypatch, tmp_path, images)
+    assert np.isfinite(actual.categories.mean_category_instance_iou)
 
 
 def test_hand_computed_weights():
@@ -110,10 +110,10 @@ def test_hand_computed_weights():
     # The first instance weighs 10 / 5 a pixel, the second 4 / 2; the group and the sky nothing.
     np.testing.assert_array_equal(counts.class_counts, [[6, 4], [2, 2], [0, 0]])
     np.testing.assert_array_equal(counts.category_counts, [[10, 4], [0, 0]])
-    found = counts.scores(np.array([[4, 1, 1], [0, 1, 1], [0, 0, 1]]))
-    np.testing.assert_allclose(found.instance_iou, [6 / 10, 2 / 5, np.nan])
-    np.testing.assert_allclose(found.category_instance_iou, [10 / 14, np.nan])
-    np.testing.assert_allclose(found.iou, [6 / 8, 1 / 3])
+    result = counts.scores(np.array([[4, 1, 1], [0, 1, 1], [0, 0, 1]]))
+    np.testing.assert_allclose(result.instance_iou, [6 / 10, 2 / 5, np.nan])
+    np.testing.assert_allclose(result.category_instance_iou, [10 / 14, np.nan])
+    np.testing.assert_allclose(result.iou, [6 / 8, 1 / 3])
 
 
 def test_sums_are_independent_of_batches():

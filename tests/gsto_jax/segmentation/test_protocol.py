@@ -61,9 +61,9 @@ def image(h2):
 @pytest.mark.parametrize("padded_shape", [None, (144, 192)])
 def test_published_scores(h2, image, name, padded_shape):
     apply = partial(convolution, h2["conv_weight"], h2["conv_bias"], 4)
-    found = scores_of(EvalProtocol(**PUBLISHED[name]), apply, image, padded_shape)
+    actual = scores_of(EvalProtocol(**PUBLISHED[name]), apply, image, padded_shape)
     expected = h2[name][0].transpose(1, 2, 0)
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-6)
 
 
 def test_published_flip_swaps_classes(h2):
@@ -71,8 +71,8 @@ def test_published_flip_swaps_classes(h2):
     kernel = h2["lip/conv_weight"]
     stride = 4 if kernel.shape[-1] == 3 else 1
     apply = partial(convolution, kernel, np.zeros(20, np.float32), stride)
-    found = scores_of(protocol, apply, h2["lip/input"][0].transpose(1, 2, 0))
-    np.testing.assert_allclose(found, h2["lip/out_flip"][0].transpose(1, 2, 0), rtol=2e-5)
+    actual = scores_of(protocol, apply, h2["lip/input"][0].transpose(1, 2, 0))
+    np.testing.assert_allclose(actual, h2["lip/out_flip"][0].transpose(1, 2, 0), rtol=2e-5)
 
 
 @pytest.mark.parametrize("scale", ["0.4", "0.5", "1.25"])
@@ -84,8 +84,8 @@ def test_taps_equal_opencv(h2, image, scale):
     resized = (image[rows.index] * rows.weight[..., None, None]).sum(1)
     resized = (resized[:, columns.index] * columns.weight[..., None]).sum(2)
     expected = h2[f"resized_hwc/{scale}"]
-    found = resized[-expected.shape[0] :, -expected.shape[1] :]
-    np.testing.assert_allclose(found, expected, atol=2e-5)
+    actual = resized[-expected.shape[0] :, -expected.shape[1] :]
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
 
 
 def test_window_starts():
@@ -101,8 +101,8 @@ def test_identity_network_returns_the_image(size, edge):
     """Weights of overlapping and padded windows sum to 1 at every pixel."""
     image = np.random.default_rng(0).normal(size=(*size, 3)).astype(np.float32)
     protocol = EvalProtocol(window="slide", crop=(48, 64), edge=edge)
-    found = scores_of(protocol, lambda x: x, image, (100, 208))
-    np.testing.assert_allclose(found, np.exp(image), rtol=1e-5)
+    actual = scores_of(protocol, lambda x: x, image, (100, 208))
+    np.testing.assert_allclose(actual, np.exp(image), rtol=1e-5)
 
 
 def test_scaled_sizes():
@@ -128,11 +128,11 @@ def test_single_pass_protocol_equals_eval_step(network):
     batch = image_batch([(64, 64), (50, 41)], (64, 64))
     mesh = make_mesh(jax.devices()[:1])
     protocol = EvalProtocol(pad=None)
-    found = score_batch(task, protocol, mesh, variables, batch, [(64, 64), (50, 41)])
+    actual = score_batch(task, protocol, mesh, variables, batch, [(64, 64), (50, 41)])
     labels = {"label": np.zeros((2, 64, 64), np.uint8), "mask": np.ones(2, bool)}
     _, predictions, _ = jax.jit(partial(eval_step, task))(variables, batch | labels)
     for n, (height, width) in enumerate(batch["size"].tolist()):
-        ours, theirs = found[n].argmax(-1)[:height, :width], predictions[n, :height, :width]
+        ours, theirs = actual[n].argmax(-1)[:height, :width], predictions[n, :height, :width]
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -201,10 +201,10 @@ def test_infinite_scores_do_not_spread():
     image = np.zeros((40, 40, 3), np.float32)
     image[3, 5] = 95
     protocol = EvalProtocol(window="slide", crop=(24, 24), scales=(1.0, 1.5))
-    found = scores_of(protocol, lambda x: x, image, (48, 48))
-    assert np.isinf(found[3, 5]).all()
-    assert np.isfinite(found[8:, 10:]).all()
-    assert not np.isnan(found).any()
+    actual = scores_of(protocol, lambda x: x, image, (48, 48))
+    assert np.isinf(actual[3, 5]).all()
+    assert np.isfinite(actual[8:, 10:]).all()
+    assert not np.isnan(actual).any()
 
 
 def test_evaluation_with_sliding_windows(network):
@@ -236,8 +236,8 @@ def test_evaluation_with_sliding_windows(network):
         instances=counts,
         feature_images=-1,
     )
-    found = score_batch(task, protocol, mesh, variables, batch, set(sizes))
-    predictions = np.asarray(found).argmax(-1)
+    actual = score_batch(task, protocol, mesh, variables, batch, set(sizes))
+    predictions = np.asarray(actual).argmax(-1)
     np.testing.assert_array_equal(seen[0][0], predictions)
     assert seen[0][1] == {}, "no maps of windows that slide"
     expected, again = (
@@ -260,7 +260,7 @@ def test_evaluation_with_sliding_windows(network):
             Once([batch]),
             mesh,
             whole,
-            on_batch=lambda b, p, found: maps.append(set(found())),
+            on_batch=lambda b, p, actual: maps.append(set(actual())),
             feature_images=feature_images,
         )
     assert maps[0] == set()

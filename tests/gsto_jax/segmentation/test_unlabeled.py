@@ -44,17 +44,17 @@ def strict(text):
 @pytest.mark.parametrize("absent", ["exclude", "zero"])
 def test_scores_without_labels_are_nan(absent):
     groups = InstanceCounts(("flat", "above"), (0.0, 0.0), {0: 0, 1: 1})
-    found = compute_scores(np.zeros((2, 2)), absent, np.zeros((2, 3)), groups)
-    means = (found.mean_iou, found.pixel_accuracy, found.mean_accuracy, found.mean_boundary_iou)
+    result = compute_scores(np.zeros((2, 2)), absent, np.zeros((2, 3)), groups)
+    means = (result.mean_iou, result.pixel_accuracy, result.mean_accuracy, result.mean_boundary_iou)
     assert np.isnan(means).all()
-    assert np.isnan([*found.iou, *found.accuracy, *found.boundary_iou]).all()
-    assert np.isnan([*found.categories.iou, found.categories.mean_iou]).all()
-    assert np.isnan(found.categories.mean_instance_iou)
+    assert np.isnan([*result.iou, *result.accuracy, *result.boundary_iou]).all()
+    assert np.isnan([*result.categories.iou, result.categories.mean_iou]).all()
+    assert np.isnan(result.categories.mean_instance_iou)
 
 
 def test_absent_zero_with_labels():
-    found = compute_scores(np.array([[5, 0], [0, 0]]), "zero")
-    assert (found.mean_iou, found.pixel_accuracy, found.mean_accuracy) == (0.5, 1.0, 0.5)
+    result = compute_scores(np.array([[5, 0], [0, 0]]), "zero")
+    assert (result.mean_iou, result.pixel_accuracy, result.mean_accuracy) == (0.5, 1.0, 0.5)
 
 
 @pytest.fixture

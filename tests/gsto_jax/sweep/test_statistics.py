@@ -14,17 +14,17 @@ SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 
 
 def test_mean_and_interval():
-    found = summarize([1, 2, 3, 4])
-    assert (found.count, found.mean) == (4, 2.5)
-    assert found.std == pytest.approx(math.sqrt(5 / 3))
+    result = summarize([1, 2, 3, 4])
+    assert (result.count, result.mean) == (4, 2.5)
+    assert result.std == pytest.approx(math.sqrt(5 / 3))
     half = 3.182446305 * math.sqrt(5 / 3) / 2  # t of 3 degrees of freedom, from the tables
-    assert (found.low, found.high) == pytest.approx((2.5 - half, 2.5 + half))
+    assert (result.low, result.high) == pytest.approx((2.5 - half, 2.5 + half))
 
 
 def test_one_value_has_no_interval():
-    found = summarize([7.0])
-    assert (found.count, found.mean) == (1, 7.0)
-    assert all(map(math.isnan, (found.std, found.low, found.high)))
+    result = summarize([7.0])
+    assert (result.count, result.mean) == (1, 7.0)
+    assert all(map(math.isnan, (result.std, result.low, result.high)))
     assert math.isnan(summarize([]).mean)
     alone = compare([1.0], [2.0])
     assert alone.summary.mean == -1
@@ -33,13 +33,13 @@ def test_one_value_has_no_interval():
 
 def test_paired_t_test_of_student():
     """R's `t.test(paired = TRUE)` prints t = -4.0621, p = 0.002833, -2.4598858 -0.7001142."""
-    found = compare(FIRST, SECOND)
-    assert found.summary.mean == pytest.approx(-1.58)
-    assert found.p == pytest.approx(0.002833, abs=5e-7)
-    interval = found.summary.low, found.summary.high
+    result = compare(FIRST, SECOND)
+    assert result.summary.mean == pytest.approx(-1.58)
+    assert result.p == pytest.approx(0.002833, abs=5e-7)
+    interval = result.summary.low, result.summary.high
     assert interval == pytest.approx((-2.4598858, -0.7001142), abs=5e-8)
-    assert found.p == pytest.approx(stats.ttest_rel(FIRST, SECOND).pvalue)
-    assert found.detectable == pytest.approx(detectable(found.summary.std, 10))
+    assert result.p == pytest.approx(stats.ttest_rel(FIRST, SECOND).pvalue)
+    assert result.detectable == pytest.approx(detectable(result.summary.std, 10))
 
 
 def test_differences_without_spread():
@@ -71,12 +71,12 @@ def test_detectable_has_the_requested_power(count):
     shift = detectable(deviation, count) / deviation * math.sqrt(count)
     critical = stats.t.ppf(0.975, freedom)
 
-    def found(chi2):
+    def result(chi2):
         bound = critical * math.sqrt(chi2 / freedom)
         tails = stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift)
         return stats.chi2.pdf(chi2, freedom) * tails
 
-    assert integrate.quad(found, 0, np.inf, limit=200)[0] == pytest.approx(0.8, abs=1e-6)
+    assert integrate.quad(result, 0, np.inf, limit=200)[0] == pytest.approx(0.8, abs=1e-6)
 
 
 def test_few_pairs_have_less_power_than_normal_approximation():

@@ -80,11 +80,11 @@ def test_unpaired_options():
 
 def test_check_unchanged(tmp_path):
     runs = rows.make_runs(ROWS[:2], [0, 1], tmp_path)
-    found = [run.config for run in runs[:3]] + [None]
-    rows.check_unchanged(runs, found)
+    result = [run.config for run in runs[:3]] + [None]
+    rows.check_unchanged(runs, result)
     longer = runs[1].config | {"train": {**runs[1].config["train"], "steps": 5}}
     with pytest.raises(UserError) as caught:
-        rows.check_unchanged(runs, [found[0], longer, found[2], None])
+        rows.check_unchanged(runs, [result[0], longer, result[2], None])
     message = str(caught.value)
     assert message.startswith("1 of 4 runs exist with other options, such as ")
     assert f"{runs[1].folder}: train.steps (optimizer): 5 in the run, 1600 now" in message
@@ -94,9 +94,9 @@ def test_read_result(tmp_path):
     run, other = rows.make_runs(ROWS[:1], [0, 1], tmp_path)
     assert read_result(run) is None
     finish(run, 0.5)
-    found = read_result(run)
-    assert (found.row, found.seed, found.score) == ("t1-baseline", 0, 0.5)
-    assert found.seconds == pytest.approx(1 / 0.1 + 10 / 2 + 9 / 3 + 4)
+    result = read_result(run)
+    assert (result.row, result.seed, result.score) == ("t1-baseline", 0, 0.5)
+    assert result.seconds == pytest.approx(1 / 0.1 + 10 / 2 + 9 / 3 + 4)
     assert last_step(run.folder) == 20
     finish(other, 0.5, step=10)
     assert read_result(other) is None, "not of the last step"
@@ -187,7 +187,7 @@ def results(tmp_path):
     for run in runs:
         if (score := SCORES[run.row.name][run.seed]) is not None:
             finish(run, score)
-    outcomes = [found for run in runs if (found := read_result(run))]
+    outcomes = [result for run in runs if (result := read_result(run))]
     missing = {"t1-both seed 2": "failed with status 1 (it fell): some.log"}
     return compare_rows("a title", runs, outcomes, "t1-baseline", missing)
 

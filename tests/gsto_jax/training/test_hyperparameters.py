@@ -115,8 +115,8 @@ def test_hyperparameters_as_arguments_equal_constants():
         by_arguments, scalars = step(by_arguments, inputs)
         by_constants, expected = constant_step(by_constants, inputs)
         assert float(scalars["learning_rate"]) == float(expected["learning_rate"])
-    for ours, theirs in zip(*map(jax.tree.leaves, (by_arguments, by_constants)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    for actual, reference in zip(*map(jax.tree.leaves, (by_arguments, by_constants)), strict=True):
+        np.testing.assert_allclose(actual, reference, rtol=1e-5, atol=1e-6)
 
 
 def test_step_hyperparameters():

@@ -75,7 +75,7 @@ def test_sgd_equals_numpy(x64):
     optimizer = sgd(poly_schedule(RATE, STEPS), MOMENTUM, DECAY)
     opt_state = optimizer.init(params)
 
-    theirs, buffers = flat(params), {}
+    expected, buffers = flat(params), {}
     stats = {k: np.asarray(v) for k, v in batch_stats["bn"].items()}
 
     @jax.jit
@@ -93,8 +93,8 @@ def test_sgd_equals_numpy(x64):
     for n in range(STEPS):
         params, batch_stats, opt_state = step(params, batch_stats, opt_state, x[n], label[n])
         rate = RATE * (1 - n / STEPS) ** 0.9
-        numpy_step(theirs, buffers, stats, x[n].reshape(-1, 6), label[n].reshape(-1), rate)
+        numpy_step(expected, buffers, stats, x[n].reshape(-1, 6), label[n].reshape(-1), rate)
         for key, value in flat(params).items():
-            np.testing.assert_allclose(value, theirs[key], rtol=1e-6, atol=1e-9, err_msg=key)
+            np.testing.assert_allclose(value, expected[key], rtol=1e-6, atol=1e-9, err_msg=key)
         np.testing.assert_allclose(batch_stats["bn"]["mean"], stats["mean"], rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(batch_stats["bn"]["var"], stats["var"], rtol=1e-6)

@@ -35,11 +35,11 @@ def drive(profiler, steps, calls, ask_before=()):
 
 
 def test_scheduled_trace(tmp_path, calls):
-    told = []
-    with Profiler(tmp_path, steps=2, start=3, log=told.append) as profiler:
+    messages = []
+    with Profiler(tmp_path, steps=2, start=3, log=messages.append) as profiler:
         drive(profiler, range(1, 7), calls)
     assert calls == [1, 2, "begin", 3, 4, "end", 5, 6]
-    assert told == [f"profile     steps 3 to 4: {tmp_path}"]
+    assert messages == [f"profile     steps 3 to 4: {tmp_path}"]
 
 
 def test_trace_on_signal(tmp_path, calls):
@@ -52,27 +52,27 @@ def test_trace_on_signal(tmp_path, calls):
 
 
 def test_trace_ends_with_the_run(tmp_path, calls):
-    told = []
-    with Profiler(tmp_path, 5, 2, told.append) as profiler:
+    messages = []
+    with Profiler(tmp_path, 5, 2, messages.append) as profiler:
         drive(profiler, range(1, 4), calls)
     assert calls == [1, "begin", 2, 3, "end"]
-    assert told == [f"profile     steps 2 to 3: {tmp_path}"]
+    assert messages == [f"profile     steps 2 to 3: {tmp_path}"]
 
 
 def test_trace_errors_are_logged(tmp_path, monkeypatch):
     def fails(*_):
         raise RuntimeError("no room")
 
-    told = []
+    messages = []
     monkeypatch.setattr(jax.profiler, "start_trace", fails)
-    with Profiler(tmp_path, 1, 1, told.append) as profiler:
+    with Profiler(tmp_path, 1, 1, messages.append) as profiler:
         drive(profiler, (1, 2), [])
-    assert told == ["warning: cannot profile step 1 (no room)"]
+    assert messages == ["warning: cannot profile step 1 (no room)"]
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: None)
     monkeypatch.setattr(jax.profiler, "stop_trace", fails)
-    with Profiler(tmp_path, 1, 1, told.append) as profiler:
+    with Profiler(tmp_path, 1, 1, messages.append) as profiler:
         drive(profiler, (1, 2), [])
-    assert told[1:] == ["warning: cannot write the profile of steps 1 to 1 (no room)"]
+    assert messages[1:] == ["warning: cannot write the profile of steps 1 to 1 (no room)"]
 
 
 def test_profiler_outside_the_main_thread(tmp_path, calls):
@@ -118,8 +118,8 @@ def test_profiling_does_not_change_training(tmp_path, monkeypatch):
         return jax.device_get(state), losses
 
     plain = losses_and_state()
-    told = []
-    with Profiler(tmp_path, 2, 2, told.append) as profiler:
+    messages = []
+    with Profiler(tmp_path, 2, 2, messages.append) as profiler:
 
         def profile(step, previous):
             if step == 5:
@@ -127,7 +127,7 @@ def test_profiling_does_not_change_training(tmp_path, monkeypatch):
             profiler(step, previous)
 
         profiled = losses_and_state(before_step=profile)
-    assert told == [
+    assert messages == [
         f"profile     steps 2 to 3: {tmp_path}",
         f"profile     steps 5 to 5: {tmp_path}",
     ]

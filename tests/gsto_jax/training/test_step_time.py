@@ -108,8 +108,8 @@ def test_stopwatch_counts_failed_blocks():
 
 def test_throughput():
     work = Workload(32, 6e12, 4, peak_flops=200e12, planned_seconds=0.4)
-    found = work.throughput(StepTime(0.1, 0.3, 0.1))
-    assert found == pytest.approx(
+    actual = work.throughput(StepTime(0.1, 0.3, 0.1))
+    assert actual == pytest.approx(
         {
             "examples_per_second": 64.0,
             "examples_per_second_per_chip": 16.0,
@@ -119,7 +119,7 @@ def test_throughput():
         }
     )
     unknown = Workload(32, 6e12, 4).throughput(StepTime(0.1, 0.3, 0.1))
-    assert set(found) - set(unknown) == {"mfu", "plan_fraction"}
+    assert set(actual) - set(unknown) == {"mfu", "plan_fraction"}
     assert work.throughput(StepTime(0.0, 0.0, 0.0)) == {}
 
 
@@ -140,8 +140,8 @@ def test_workload_from_task():
         return SimpleNamespace(size=4, devices=SimpleNamespace(flat=[device]))
 
     products = (3 * 3 * 3 * 8 + 8 * 5) * 32 * 48
-    found = Workload.from_task(task, on("TPU v5 lite"), (64, 96), 0.5)
-    assert found == Workload(12, 6 * products, 4, 197e12, 0.5)
+    actual = Workload.from_task(task, on("TPU v5 lite"), (64, 96), 0.5)
+    assert actual == Workload(12, 6 * products, 4, 197e12, 0.5)
     assert Workload.from_task(task, on("cpu"), (64, 96)) == Workload(12, 6 * products, 4)
 
 

@@ -81,10 +81,10 @@ def test_resumed_run_equals_uninterrupted_run(trained, tmp_path):
         hooks = Hooks(save=lambda state: checkpoints.save(state, {"config": config}))
         fit(part, initial_state(part, mesh), batches(), mesh, hooks)
     task, losses = make_task(30), []
-    found = load_latest(tmp_path, task, mesh)
-    assert found.step == 13
+    actual = load_latest(tmp_path, task, mesh)
+    assert actual.step == 13
     hooks = Hooks(lambda report: losses.append((report.step, report.metrics["loss"])))
-    state = fit(task, found.state, batches(), mesh, hooks)
+    state = fit(task, actual.state, batches(), mesh, hooks)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole))
     assert losses[1:] == [(p.step, p.metrics["loss"]) for p in seen if p.step > 14]
 
@@ -296,8 +296,10 @@ def test_stop_when_data_workers_die():
         yield next(batches())
         raise RuntimeError("the workers are gone")
 
-    told = iter([False, False, True])
-    hooks = Hooks(save=lambda state: saved.append(int(state.step)), should_stop=lambda: next(told))
+    messages = iter([False, False, True])
+    hooks = Hooks(
+        save=lambda state: saved.append(int(state.step)), should_stop=lambda: next(messages)
+    )
     state = fit(task, initial_state(task, mesh), ending(), mesh, hooks)
     assert (int(state.step), saved) == (2, [2])
 
