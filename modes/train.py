@@ -21,6 +21,7 @@ from gsto_jax.plan.plan_file import planned_seconds
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir, git_revision
 from gsto_jax.training import profiling
+from gsto_jax.training.task import Task
 from gsto_jax.training.throughput import Workload
 from gsto_jax.types import Size
 from modes import run_setup
@@ -81,13 +82,10 @@ def run(args: Any) -> None:
             batches.set_state(data_state)
         elif note := random_weights_note(config, data.name):
             log(note)
-        step = int(state.step)
         revision = git_revision(Path(__file__).parents[1])
-        workdir.write_start([sys.executable, *sys.argv], step, revision)
+        workdir.write_start([sys.executable, *sys.argv], int(state.step), revision)
         examples = f"{len(source)} {'persons' if data.keypoints else 'images'}"
-        log(f"{config.name}: {task.steps} steps of {_describe_recipe(config, examples, mesh)}")
-        if warning := crop_warning(config, data.crop):
-            log(warning)
+        _log_start(task, data, examples, mesh, log)
         run_setup.log_compilation(eval_set, log)
         log(f"workdir     {workdir.path}")
         experiment = replace(
@@ -98,6 +96,14 @@ def run(args: Any) -> None:
                 writer = TensorBoardWriter(workdir.path / "tensorboard")
             experiment = replace(experiment, metric_writer=writer)
         _train_and_evaluate(experiment, state, batches, stop)
+
+
+def _log_start(task: Task, data: DataConfig, examples: str, mesh: Mesh, log: Log) -> None:
+    """Logs what is trained, and a warning about a small crop."""
+    config = task.config
+    log(f"{config.name}: {task.steps} steps of {_describe_recipe(config, examples, mesh)}")
+    if warning := crop_warning(config, data.crop):
+        log(warning)
 
 
 def _train_and_evaluate(experiment: Experiment, state: Any, batches: Any, stop: Any) -> None:

@@ -58,9 +58,20 @@ def tiles_target() -> Target:
     return Target.from_seeds(seeds, mutate_structure, parse)
 
 
+def _labels(name: str) -> dict[str, Any]:
+    """Returns the data options that name the classes or joints of a prepared dataset."""
+    from data_pipelines import CITYSCAPES, COCO_KEYPOINTS
+
+    if name == "coco_keypoints":
+        keypoints = {"names": COCO_KEYPOINTS.names, "sigmas": COCO_KEYPOINTS.sigmas}
+        return {"classes": (), "palette": (), "keypoints": keypoints}
+    names, palette, id_map = CITYSCAPES.names, CITYSCAPES.palette, CITYSCAPES.id_map
+    return {"classes": names, "palette": palette, "id_map": id_map}
+
+
 def prepared_target(name: str, storage: str) -> Target:
     """A prepared dataset with one mutated file, parsed by its source."""
-    from data_pipelines import CITYSCAPES, COCO_KEYPOINTS, DataConfig
+    from data_pipelines import DataConfig
     from data_pipelines.builders import BUILDERS, prepare
     from tests.data_pipelines import downloads_trees as trees
 
@@ -71,18 +82,7 @@ def prepared_target(name: str, storage: str) -> Target:
             BUILDERS[name](), source, Path(temporary) / "sets", storage=storage, partial=True
         )
         files = {path.name: path.read_bytes() for path in final.iterdir() if path.is_file()}
-    labels: dict[str, dict[str, Any]] = {
-        "cityscapes": {
-            "classes": CITYSCAPES.names,
-            "palette": CITYSCAPES.palette,
-            "id_map": CITYSCAPES.id_map,
-        },
-        "coco_keypoints": {
-            "classes": (),
-            "palette": (),
-            "keypoints": {"names": COCO_KEYPOINTS.names, "sigmas": COCO_KEYPOINTS.sigmas},
-        },
-    }
+    labels = _labels(name)
     parsed_files = [
         key for key in files if "plan" not in key and "train" not in key and key != ".lock"
     ]
@@ -109,9 +109,7 @@ def prepared_target(name: str, storage: str) -> Target:
         version.mkdir(parents=True)
         for other, content in (files | {key: base64.b64decode(text)}).items():
             (version / other).write_bytes(content)
-        config = DataConfig(
-            source="tfds", root=str(folder), name=name, crop=(24, 32), **labels[name]
-        )
+        config = DataConfig(source="tfds", root=str(folder), name=name, crop=(24, 32), **labels)
         source = make_source(config, "val")
         for index in range(len(source)):
             path = source.name(index)
