@@ -28,14 +28,14 @@ TRAIN_PACKAGES = (
 )
 """Modules of the extra `train`. If one is missing, `main.py` prints how to install it."""
 _REMEDIES = {
-    int: "give an integer",
-    float: "give a number",
-    str: "give a string",
-    bool: "give True or False",
-    tuple: "give a tuple",
+    int: "use an integer",
+    float: "use a number",
+    str: "use a string",
+    bool: "use True or False",
+    tuple: "use a tuple",
     ConfigDict: "a section cannot be replaced by a value: set its options",
 }
-"""What to do about a value of the wrong type, by the type of the option."""
+"""Remedy for a value of the wrong type, by the type of the option."""
 
 
 class ConfigError(Exception):
@@ -105,7 +105,7 @@ def load_from_run(folder: Path) -> ConfigDict | None:
         except (KeyError, TypeError) as error:
             name = error.args[0]
             raise ConfigError(
-                f"{path} is of another version ({name}): give the config file as --config"
+                f"{path} was written by another version ({name}): pass the config file as --config"
             ) from None
     return None
 

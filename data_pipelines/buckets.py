@@ -70,7 +70,9 @@ def padded_shape_of(size: Size, padded_shapes: Sequence[Size]) -> Size:
     for padded_shape in padded_shapes:
         if size[0] <= padded_shape[0] and size[1] <= padded_shape[1]:
             return padded_shape
-    raise ValueError(f"padded_shapes must hold one for size {size}; got {list(padded_shapes)}")
+    raise ValueError(
+        f"padded_shapes must contain a shape for size {size}; got {list(padded_shapes)}"
+    )
 
 
 def plan_batches(buckets: Sequence[Bucket], batch_size: int) -> list[tuple[Size, list[int]]]:

@@ -131,7 +131,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     )
     id_map: Pairs = option(
         (),
-        "Pairs (id in the label files, train id or ignore_label); (): files hold train ids",
+        "Pairs (id in the label files, train id or ignore_label); (): files contain train ids",
         ge=-1,
         le=65535,
         expected="pairs (id in the label files, train id)",
@@ -224,7 +224,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
             self._check_classes()
         else:
             self._check_persons(self.keypoints)
-        remedy = "give (height, width), or (0, 0) for none"
+        remedy = "use (height, width), or (0, 0) for none"
         self.require(all(self.fixed_size) == any(self.fixed_size), "fixed_size", remedy)
         if self.source == "scenes":
             self._check_scenes()
@@ -243,7 +243,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         self.require(
             1 < count < 256,
             "classes",
-            f"give 2 to 255 class names, not {count}; background is a class too, as in"
+            f"use 2 to 255 class names, not {count}; background is a class too, as in"
             " ('background', 'road')",
         )
         for name in self.classes:
@@ -283,7 +283,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         self.require(not self.id_map, "id_map", "leave it empty; scenes have train ids")
 
     def _check_files(self) -> None:
-        remedy = "give the dataset's folder as --config.data.root=FOLDER"
+        remedy = "pass the dataset's folder as --config.data.root=FOLDER"
         self.require(self.root, "root", remedy)
         if self.source == "tfds":
             self.require(self.name, "name", "name the prepared dataset")

@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         args.model = args.model / "model.jax"
     for path in (args.model, args.model.with_name("model.json")):
         if not path.is_file():
-            parser.error(f"{path} does not exist: give the folder that --mode=export wrote")
+            parser.error(f"{path} does not exist: pass the folder that --mode=export wrote")
     return args
 
 

@@ -75,7 +75,7 @@ def write_weights(trained: TrainedModel, path: Path) -> str:
         if is_disk_full(error):
             raise
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): give a writable --output"
+            f"{path} cannot be written ({error.strerror}): use a writable --output"
         ) from None
     without = (
         f", without {' and '.join(weight_format.optional)}: {missing} arrays" if missing else ""

@@ -146,7 +146,7 @@ def _plan_step(target: _Target, step: str, batch_size: int) -> StepPlan:
         )
         if step_plan is None:
             raise UserError(
-                f"no batch size fits: {error}. Give a smaller config.data.crop, or "
+                f"no batch size fits: {error}. Use a smaller config.data.crop, or "
                 "config.model.dtype=bfloat16"
             ) from None
         per_chip = "per chip" if target.space == 1 else f"per {target.space} chips"

@@ -55,7 +55,7 @@ def run(args: Any) -> None:
     inputs = find_inputs(args.inputs, output, skipped.append)
     if skipped:
         names = _first_names([path.name for path in skipped])
-        log(f"warning: skipping {len(skipped)} files that are no images or videos: {names}")
+        log(f"warning: skipping {len(skipped)} files that are neither images nor videos: {names}")
     trained = _override_config(load_trained(args.checkpoint), args)
     make_predictor = _PosePredictor if trained.task.config.task == "pose" else _LabelPredictor
     outputs = args.save or make_predictor.default_outputs
@@ -313,7 +313,7 @@ class _Pipeline:
                 raise
             height, width = image.shape[:2]
             raise UserError(
-                f"{entry.path}, {width}x{height}, does not fit into memory: give a smaller image, "
+                f"{entry.path}, {width}x{height}, does not fit into memory: use a smaller image, "
                 "or for segmentation a --long_side"
             ) from None
 

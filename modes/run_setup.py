@@ -188,7 +188,7 @@ def open_run(args: Any) -> tuple[Workdir, list[Path]]:
     folder = Path(args.workdir).expanduser().absolute() if args.workdir else run
     if folder == run and not (run / "config.json").exists():
         raise UserError(
-            f"--checkpoint={paths[0]} belongs to no run: give a folder for the results as --workdir"
+            f"--checkpoint={paths[0]} belongs to no run: pass an output folder as --workdir"
         )
     if folder != run and (folder / "config.json").exists():
         raise UserError(

@@ -17,7 +17,7 @@ def check_tensorboard() -> None:
     if missing:
         raise UserError(
             f"config.run.tensorboard needs missing packages ({', '.join(missing)}): run pip "
-            "install '.[train]' in the clone, or give --config.run.tensorboard=False"
+            "install '.[train]' in the clone, or pass --config.run.tensorboard=False"
         )
 
 
@@ -64,5 +64,5 @@ class TensorBoardWriter:
             reason = str(error).splitlines()[0].rpartition("; ")[2][:200]
             raise TrainingError(
                 f"cannot write TensorBoard files to {self._folder} ({reason}): free disk space, or "
-                "give --config.run.tensorboard=False, and run the same command again to resume"
+                "pass --config.run.tensorboard=False, and run the same command again to resume"
             ) from None

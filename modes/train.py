@@ -195,5 +195,5 @@ def random_weights_note(config: Config, dataset: str) -> str | None:
         return None
     return (
         "note: training starts from random weights; the published scores start from ImageNet "
-        "weights: give a file of them as --config.init_from (docs/weights.md)"
+        "weights: pass a weight file as --config.init_from (docs/weights.md)"
     )

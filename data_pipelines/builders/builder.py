@@ -139,7 +139,7 @@ class SegmentationBuilder(Builder):
         data = downloads.read(item.label)
         ids = decode_label(data, item.label, self.decode_options)
         if ids.dtype != np.uint8:
-            raise DataError(f"{item.label} must hold ids of 8 bits; got {ids.dtype}.")
+            raise DataError(f"{item.label} must contain 8-bit ids; got {ids.dtype}.")
         return ids, data
 
     def _check_size(
@@ -161,8 +161,8 @@ def count_others(names: Sequence[str]) -> str:
 
 
 def wrong_downloads_error(downloads: Downloads, expected: str) -> DataError:
-    """Returns the error for a folder that does not hold the expected files."""
+    """Returns the error for a folder that does not contain the expected files."""
     return DataError(
-        f"{downloads.source} is not the download: it must hold {expected}; got"
+        f"{downloads.source} is not the download: it must contain {expected}; got"
         f" {downloads.describe()}."
     )

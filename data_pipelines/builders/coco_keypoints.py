@@ -146,7 +146,7 @@ def _common_category(files: Mapping[str, tuple[str, KeypointFile]]) -> Category:
         if content.category.id != first.category.id:
             raise DataError(
                 f"{first_name} has persons as category {first.category}, {name} as"
-                f" {content.category}. Give both the same id, or choose one with"
+                f" {content.category}. Use the same id in both, or choose a category with"
                 " config.data.keypoints.category."
             )
     return first.category
@@ -168,7 +168,7 @@ def _annotated_items(
         raise DataError(
             f"{coco_file} has no sample of category {content.category}: none of the {count}"
             f" annotations in its {len(content.images)} images has a labeled joint, a box"
-            " and an area above 0, and is no crowd. See config.data.keypoints.category."
+            "and an area above 0 without being a crowd. See config.data.keypoints.category."
             + "".join(f" {note}." for note in content.notes)
         )
     return _make_items(

@@ -92,8 +92,8 @@ class PascalContextBuilder(SegmentationBuilder):
         if stored.ndim != 2 or invalid.any():
             value = stored[invalid][0] if invalid.any() else f"{stored.ndim} axes"
             raise DataError(
-                f"{item.label} must hold ids up to {len(table) - 1}, or {unlabeled} for unlabeled"
-                f" pixels; got {value}. Replace the file."
+                f"{item.label} must contain ids up to {len(table) - 1}, or {unlabeled} for"
+                f" unlabeled pixels; got {value}. Replace the file."
             )
         mapped = np.where(ignored, IGNORE_LABEL, table[np.where(ignored, 0, ids)])
         mapped = mapped.astype(np.uint8)
@@ -147,7 +147,7 @@ def _read_names(downloads: Downloads, path: str) -> dict[int, str]:
     """Reads lines like `12: bed` as names by id."""
     pairs = re.findall(r"^\s*(\d+)\s*[:\s]\s*(.+?)\s*$", downloads.read_text(path), re.M)
     if not pairs:
-        raise DataError(f"{path} must hold lines like `12: bed`; it has none.")
+        raise DataError(f"{path} must contain lines such as `12: bed`; it has none.")
     return {int(number): name.replace(" ", "") for number, name in pairs}
 
 

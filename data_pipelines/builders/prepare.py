@@ -122,7 +122,7 @@ def _find_items(builder: Builder, downloads: Downloads, partial: bool) -> dict[s
                 raise DataError(f"{downloads.source} has no record of {split}.")
             name, count = Counter(item.name for item in split_items).most_common(1)[0]
             if count > 1:
-                raise DataError(f"{downloads.source} has {name} of {split} twice; give one copy.")
+                raise DataError(f"{downloads.source} has {name} of {split} twice; keep one copy.")
             if invalid := [x.name for x in split_items if to_unicode(x.name) != x.name]:
                 raise DataError(
                     f"{downloads.source} has {len(invalid)} records whose names are not UTF-8:"
@@ -132,7 +132,7 @@ def _find_items(builder: Builder, downloads: Downloads, partial: bool) -> dict[s
         if not partial and (differences := _compare_counts(builder, counts)):
             raise DataError(
                 f"{downloads.source} is not all of {builder.name}: {differences}. Complete the"
-                " download, or give --partial to build what is there."
+                " download, or pass --partial to build the records that are present."
             )
         return items
     except DataError as error:
@@ -155,7 +155,7 @@ def _check_existing(
     builder: Builder, final: Path, source: Path, storage: str, partial: bool
 ) -> str:
     """Describes an existing dataset. Raises DataError if it is not the one to build."""
-    remedy = "give another --config.data.root, or remove it to build it anew"
+    remedy = "use another --config.data.root, or remove it to rebuild it"
     try:
         manifest = read_json((final / MANIFEST).read_text(), final / MANIFEST)
         existing_storage, counts = manifest["storage"], dict(manifest["counts"])
@@ -166,7 +166,9 @@ def _check_existing(
             f"{final} was not built by --mode=prepare of this version: {remedy}."
         ) from None
     if existing_storage != storage:
-        raise DataError(f"{final} holds the dataset with storage {existing_storage!r}: {remedy}.")
+        raise DataError(
+            f"{final} contains the dataset with storage {existing_storage!r}: {remedy}."
+        )
     check_tiles(final, builder.decode_options)
     if not partial and (differences := _compare_counts(builder, counts)):
         raise DataError(
@@ -174,7 +176,7 @@ def _check_existing(
             f" {remedy}."
         )
     if conflict := builder.describe_conflict(shared_metadata):
-        raise DataError(f"{final} holds {conflict}: {remedy}.")
+        raise DataError(f"{final} contains {conflict}: {remedy}.")
     listed = ", ".join(f"{split} {count}" for split, count in counts.items())
     return (
         f"{final} is kept as it was built from {existing_source} ({listed} {builder.unit}): nothing"
@@ -280,7 +282,7 @@ class _ShardWriter:
         count = reader.num_records()
         reader.close()
         if count != len(shard):
-            raise DataError(f"{temporary} holds {count} of {len(shard)} records; prepare again.")
+            raise DataError(f"{temporary} contains {count} of {len(shard)} records; prepare again.")
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.rename(temporary, path)

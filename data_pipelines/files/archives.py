@@ -71,7 +71,7 @@ class Downloads:
         self._resources, self._scratch = contextlib.ExitStack(), scratch
         self._temporary_folder: Path | None = None
         if not source.exists():
-            raise DataError(f"There is no folder {source}. Give the folder of the downloads.")
+            raise DataError(f"There is no folder {source}. Pass the folder of the downloads.")
         base = source if source.is_dir() else source.parent
         try:
             files = [source / name for name in list_files(source)] if source.is_dir() else [source]

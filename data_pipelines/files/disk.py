@@ -81,7 +81,7 @@ def decode_text(data: bytes, name: object) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(f"{name} is no text ({error}). Save it as UTF-8.") from None
+        raise DataError(f"{name} is not a UTF-8 text file ({error}). Save it as UTF-8.") from None
 
 
 def first_few(names: Collection[object]) -> str:

@@ -54,11 +54,11 @@ def decode_label(data: bytes, name: str, options: DecodeOptions) -> np.ndarray:
         ids = _stored_ids(data)
         if ids.ndim == 2 and ids.dtype in (np.uint8, np.uint16):
             return read_header(data).orient(ids, options)
-    expected = f"{name} must hold one channel of 8- or 16-bit ids"
+    expected = f"{name} must have one channel of 8- or 16-bit ids"
     if ids.ndim == 2:
         raise DataError(f"{expected}; got {ids.dtype}. Save the ids as integers.")
     raise DataError(
-        f"{expected}; got {ids.shape[2]} channels of {ids.dtype}. Convert its colors to ids."
+        f"{expected}; got {ids.shape[2]} channels of {ids.dtype}. Convert the colors to ids."
     )
 
 

@@ -21,4 +21,4 @@ def read_json(data: bytes | str, name: Path | str) -> Any:
     try:
         return parse_json(data)
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or an integer too long
-        raise DataError(f"{name} is no JSON ({error}). Replace it.") from None
+        raise DataError(f"{name} is not valid JSON ({error}). Replace it.") from None

@@ -42,7 +42,7 @@ def _decompress(data: bytes) -> bytes:
     """Returns the file with its elements decompressed, so that stated lengths can be trusted."""
     byte_order = {b"IM": "<", b"MI": ">"}.get(data[126:_HEADER_BYTES])
     if byte_order is None:
-        raise ValueError("it is no MATLAB file of version 5")
+        raise ValueError("it is not a MATLAB file of version 5")
     elements, offset, remaining = [data[:_HEADER_BYTES]], _HEADER_BYTES, MAX_TEXT_BYTES
     while offset + 8 <= len(data):
         kind, size = struct.unpack_from(f"{byte_order}II", data, offset)

@@ -63,11 +63,11 @@ class Tiles:
     def __init__(self, data: bytes, name: str = "The image") -> None:
         self._name = name
         if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-            raise self._damaged("it holds no tiles")
+            raise self._damaged("it contains no tiles")
         _, height, width, channels, self._tile_size = _HEADER.unpack_from(data)
         self.shape: tuple[int, ...] = (height, width, channels) if channels else (height, width)
         if not self._tile_size or channels > _MAX_CHANNELS:
-            raise self._damaged("it holds no tiles")
+            raise self._damaged("it contains no tiles")
         if height * width > MAX_PIXELS:
             raise self._damaged(f"its header states {width}x{height} pixels, which is too large")
         self._columns = -(-width // self._tile_size)

@@ -47,7 +47,7 @@ def parse_id(value: Any, location: str, field: str = "id") -> int:
       DataError: another value; names its location and field.
     """
     if value is None:
-        raise DataError(f"{location} has no {field}; give it an integer.")
+        raise DataError(f"{location} has no {field}; it must be an integer.")
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT_FLOAT:
         value, is_integer = int(value), True

@@ -88,7 +88,8 @@ def read_keypoint_file(
         person = parse_person(entry, location, notes) | {"category_id": chosen.id}
         if person["id"] in entry_numbers:
             raise DataError(
-                f"{location} has the id of entry {entry_numbers[person['id']]}; give each its own."
+                f"{location} has the same id as entry {entry_numbers[person['id']]}; ids must be"
+                " unique."
             )
         entry_numbers[person["id"]] = number
         if not person["keypoints"]:
@@ -138,7 +139,8 @@ def read_image_list(content: Any, name: str) -> tuple[list[dict[str, Any]], Note
         ):
             if value in entries:
                 raise DataError(
-                    f"{location} has the {field} of {entries[value]}; give each image its own."
+                    f"{location} has the same {field} as {entries[value]}; every image needs its"
+                    f" own {field}."
                 )
             entries[value] = f"{file_name!r} (entry {number})"
         images.append({**image, "id": image_id})
@@ -159,8 +161,8 @@ def choose_category(categories: Sequence[Category], configured: str, name: str) 
         matches = [category for category in categories if category.is_called(configured)]
         if len(matches) != 1:
             raise DataError(
-                f"{name} has {len(matches) or 'no'} categories called {configured!r}, which"
-                f" config.data.keypoints.category asks for. {remedy} of {listed}."
+                f"{name} has {len(matches) or 'no'} categories called {configured!r}, the"
+                f" value of config.data.keypoints.category. {remedy} of {listed}."
             )
         return matches[0]
     candidates = [category for category in categories if category.joints] or list(categories)
@@ -174,11 +176,11 @@ def choose_category(categories: Sequence[Category], configured: str, name: str) 
 def _entries(content: Any, key: str, name: str) -> list[Mapping[str, Any]]:
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise DataError(f"{name} is no file of COCO keypoints: it must have a list of {key}.")
+        raise DataError(f"{name} is not a COCO keypoint file: it must have a list of {key}.")
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise DataError(
-                f"{name} is no file of COCO keypoints: entry {number} of {key} is {entry!r:.60}."
+                f"{name} is not a COCO keypoint file: entry {number} of {key} is {entry!r:.60}."
             )
     return entries
 
@@ -198,7 +200,7 @@ def _read_categories(
         categories.append(Category(category_id, str(entry.get("name", category_id)), tuple(joints)))
     repeated = [key for key, count in Counter(x.id for x in categories).items() if count > 1]
     if repeated:
-        raise DataError(f"{name} has two categories of id {repeated[0]}; give each its own.")
+        raise DataError(f"{name} has two categories with id {repeated[0]}; ids must be unique.")
     if categories:
         return categories
     ids = {
@@ -225,7 +227,7 @@ def _check_joint_names(category: Category, joints: Sequence[str], name: str) -> 
         n = next(n for n, (a, b) in enumerate(zip(*plain, strict=True)) if a != b)
         raise DataError(
             f"{name}: keypoint {n} of category {category} is {category.joints[n]}, and {joints[n]}"
-            f" in {field}. Give names, flip_pairs, skeleton and sigmas in the file's order."
+            f" in {field}. List names, flip_pairs, skeleton and sigmas in the file's order."
         )
 
 
@@ -240,7 +242,7 @@ def _check_joint_counts(
             reference = "config.data.keypoints.names has" if joints else "others have"
             raise DataError(
                 f"{name}: annotation {person['id']} has {count} joints, {reference} {expected}."
-                " Give x, y, v for each joint, 0, 0, 0 where it is not labeled."
+                " Use x, y, v for each joint, and 0, 0, 0 for joints that are not labeled."
             )
 
 

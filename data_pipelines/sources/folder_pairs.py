@@ -62,7 +62,7 @@ def pair_folders(
         if without_image:
             hint += f"; {len(without_image)} labels have no image: {first_few(without_image)}"
         elif label_files.unmatched:
-            hint += f"; the label folder holds {first_few(label_files.unmatched)}"
+            hint += f"; the label folder contains {first_few(label_files.unmatched)}"
         raise DataError(
             f"{len(without_label)} of the {len(chosen)} images in {images} have no label in"
             f" {labels}: {first_few(without_label)}{hint}."
@@ -99,8 +99,8 @@ def _split_by_suffix(folder: Path, other: Path, suffix: str, other_suffix: str) 
     same = os.path.realpath(folder) == os.path.realpath(other)
     if same and suffix.lower() == other_suffix.lower():
         raise DataError(
-            f"label_suffix must differ from image_suffix, since {folder} holds images and labels;"
-            f" got {suffix!r} for both. Set label_suffix to what only labels end with."
+            f"label_suffix must differ from image_suffix, since {folder} contains images and"
+            f" labels; got {suffix!r} for both. Set label_suffix to a suffix that only labels have."
         )
     names = list_files(folder, () if same else (other,))
     # "x_mask.png" ends with ".png" too: the longer suffix decides.
@@ -117,7 +117,7 @@ def _no_images_error(images: Path, suffix: str, unmatched: list[str]) -> DataErr
     kind = (
         f"that ends in {suffix!r}" if suffix else f"of a format among {', '.join(IMAGE_SUFFIXES)}"
     )
-    contents = f" (it holds {first_few(unmatched)})" if unmatched else ""
+    contents = f" (it contains {first_few(unmatched)})" if unmatched else ""
     return DataError(
         f"{images} has no file {kind}{contents}. Check images, image_suffix and the split."
     )

@@ -40,7 +40,9 @@ def check_label_size(
     if size == label_size:
         return None
     remedy = _orientation_remedy(decoded, options, label_size) or (
-        "one of them is rotated" if size == label_size[::-1] else "give the label its image's size"
+        "one of them is rotated"
+        if size == label_size[::-1]
+        else "resize the label to the size of its image"
     )
     sizes = (
         f"{image_name} is {format_size(decoded.pixels)} but {label_name} is {format_size(label)}"

@@ -59,7 +59,7 @@ def _parse_line(line: str, location: str, root: Path) -> tuple[str, Path, Path]:
     for name in (image, label):
         if escapes_folder(name) or re.match(r"[A-Za-z]:[/\\]", name):
             raise DataError(
-                f"{location}: {name} is outside the dataset. Give paths relative to {root}, without"
+                f"{location}: {name} is outside the dataset. Use paths relative to {root}, without"
                 " '..'."
             )
     return image, _find(root, image) or root / image, _find(root, label) or root / label

@@ -37,7 +37,7 @@ def check_split_labels(
     log: Callable[[str], None] = lambda line: None,
     sample_size: int = 16,
 ) -> tuple[LabelStats, LabelReport]:
-    """Checks a sample of a split's labels, or all if the sample holds too few classes.
+    """Checks a sample of a split's labels, or all if the sample contains too few classes.
 
     Args:
       source: the split.
@@ -62,7 +62,7 @@ def check_split_labels(
     present = len(_present_classes(config, stats))
     if present < needed and stats.records < len(source):
         classes = "one class" if present else "no class"
-        log(f"{split}: {stats.records} labels hold {classes}: reading all {len(source)}")
+        log(f"{split}: {stats.records} labels contain {classes}: reading all {len(source)}")
         audit_labels(
             source,
             [index for index in range(len(source)) if index not in indices],
@@ -90,7 +90,7 @@ def report_labels(stats: LabelStats, config: DataConfig, split: str, trains: boo
         )
     elif len(present) == 1:
         only = (
-            f"{labels} hold only the class {config.classes[present[0]]!r}"
+            f"{labels} contain only the class {config.classes[present[0]]!r}"
             f"{_describe_ignored(config, stats.file_ids)}"
         )
         if trains:
@@ -115,7 +115,7 @@ def report_labels(stats: LabelStats, config: DataConfig, split: str, trains: boo
 
 
 def suggest_id_map(config: DataConfig, file_ids: Collection[int]) -> str:
-    """Suggests an `id_map` for files that hold as many ids as there are classes; else ""."""
+    """Suggests an `id_map` for files with as many ids as there are classes; else ""."""
     ids = sorted(file_ids)
     ignored = config.ignore_label
     has_ignored = len(ids) > len(config.classes) and ignored in ids
@@ -126,8 +126,8 @@ def suggest_id_map(config: DataConfig, file_ids: Collection[int]) -> str:
     pairs = ", ".join(f"({file_id}, {train_id})" for train_id, file_id in enumerate(ids))
     pairs += f", ({ignored}, {ignored})" if has_ignored else ""
     return (
-        f"the files hold the ids {', '.join(map(str, ids))} for {len(ids)} classes: if they are in"
-        f" the order of the classes, set data.id_map=({pairs})"
+        f"the files contain the ids {', '.join(map(str, ids))} for {len(ids)} classes: if they are"
+        f" in the order of the classes, set data.id_map=({pairs})"
     )
 
 
@@ -148,9 +148,9 @@ def describe_shifted_ids(config: DataConfig, file_ids: Collection[int]) -> str:
     verb = "ignores" if extra in table else "does not know"
     pairs = ", ".join(f"({i + shift}, {table[i]})" for i in class_ids[:2])
     return (
-        f"the files hold the ids {min(ids)} to {max(ids)}, but data.id_map maps {first} to {last}"
-        f" and {verb} {extra}, so {config.classes[absent]!r} never occurs. If the ids start at"
-        f" {first + shift}, set data.id_map=({pairs}, ...)"
+        f"the files contain the ids {min(ids)} to {max(ids)}, but data.id_map maps {first} to"
+        f" {last} and {verb} {extra}, so {config.classes[absent]!r} never occurs. If the ids start"
+        f" at {first + shift}, set data.id_map=({pairs}, ...)"
     )
 
 

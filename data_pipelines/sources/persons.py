@@ -57,8 +57,8 @@ class PersonSource:
         samples = self._detected_samples() if uses_detections else self._annotated_samples()
         if not samples:
             raise DataError(
-                f"{split} of {self._records.folder} has no person with a labeled joint. Give the"
-                " boxes of a detector, --config.data.keypoints.detections=FILE."
+                f"{split} of {self._records.folder} has no person with a labeled joint. Pass the"
+                " boxes of a detector with --config.data.keypoints.detections=FILE."
             )
         limit = config.limit(split)
         self._used_records = (
@@ -99,13 +99,13 @@ class PersonSource:
         return [*samples]
 
     def _read_list(self, name: str) -> list[int]:
-        """Reads a file beside the records that holds an integer per record."""
+        """Reads a file beside the records that contains an integer per record."""
         folder = self._records.folder
         paths = (folder / f"{name}-{part}.json" for part in stored_splits(self.split))
         try:
             values = [value for path in paths for value in read_json(path.read_bytes(), path)]
             if len(values) != len(self._records) or not all(type(x) is int for x in values):
-                raise ValueError("it must hold an integer per record")
+                raise ValueError("it must contain an integer per record")
             return values
         except (OSError, ValueError, TypeError) as error:
             raise DataError(
@@ -119,8 +119,8 @@ class PersonSource:
         if count > 1:
             raise DataError(
                 f"{count} images of {self.split} in {self._records.folder} have the id {repeated},"
-                " so their persons cannot be told apart. Evaluate on one split, or give each image"
-                " its own id and prepare again."
+                " so their persons are ambiguous. Evaluate on one split, or use unique image ids"
+                " and prepare again."
             )
         return ids
 
@@ -234,7 +234,7 @@ class PersonSource:
             problems.append(Issue(name, "a joint outside its image"))
         if is_outside(box, image.shape):
             detail = f"{box} in {format_size(image)} pixels"
-            remedy = "give x, y, w, h in pixels of the image"
+            remedy = "use x, y, w, h in pixels of the image"
             problems.append(Issue(name, "a box outside its image", detail, remedy))
         return LabelStats.from_record(
             name,
@@ -270,7 +270,7 @@ def _parse_person(annotations: bytes, which: int, name: str) -> tuple[dict[str, 
 
 
 def _first_records(samples: Sequence[_Sample], limit: int) -> frozenset[int]:
-    """Returns the first records that hold at least `limit` samples together."""
+    """Returns the first records that together contain at least `limit` samples."""
     counts = Counter(record for record, _ in samples)
     records: list[int] = []
     total = 0

@@ -191,7 +191,7 @@ def check_tiles(folder: Path, options: DecodeOptions) -> None:
     if stored and stored != asdict(options):
         differing = [name for name, value in asdict(options).items() if stored.get(name) != value]
         raise DataError(
-            f"{folder} holds tiles of images that were decoded with"
+            f"{folder} contains tiles of images that were decoded with"
             f" {_format_options(stored, differing)}; this run has"
             f" {_format_options(asdict(options), differing)}. Change the option, or remove the"
             " folder and prepare the dataset again."

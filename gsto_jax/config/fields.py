@@ -138,7 +138,7 @@ class Section:
         for name in sorted(set(values) ^ set(fields)):
             problem = "is missing" if name in fields else "is not an option"
             raise cls.error(
-                f"{prefix}.{name} {problem}. Check whether the config is of another version"
+                f"{prefix}.{name} {problem}. Check whether another version wrote the config"
             )
         built = {}
         for name, field in fields.items():

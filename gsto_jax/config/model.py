@@ -152,7 +152,7 @@ class ModelConfig(Section, prefix="model", role=MODEL):
     context_net: ContextNetConfig = subsection(ContextNetConfig)
 
     def check(self) -> None:
-        """Raises UserError for options of another network, or float64 without JAX_ENABLE_X64."""
+        """Raises UserError for options of another variant, or float64 without JAX_ENABLE_X64."""
         unused = self.hrnet if self.is_context_net else self.context_net
         for field in dataclasses.fields(unused):
             remedy = f"leave it at {field.default!r}, since model.variant is {self.variant}"

@@ -62,7 +62,7 @@ def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
     """Returns the lower bound of the train step time from the plan of this config and mesh.
 
     Raises:
-      UserError: The plan cannot be read, or is of another step or other chips.
+      UserError: The plan cannot be read, or was made for a different step or chip.
     """
     try:
         record = parse_json(path.read_text())
@@ -77,7 +77,7 @@ def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
     for name, value in json.loads(json.dumps(options)).items():
         if planned[name] != value:
             raise UserError(
-                f"plan {path} is of another step: {name} is {planned[name]} in the plan and "
+                f"plan {path} is for a different step: {name} is {planned[name]} in the plan and "
                 f"{value} in this run. Write a plan of this run"
             )
     if not 0 < seconds < math.inf:

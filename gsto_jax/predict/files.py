@@ -73,7 +73,7 @@ def find_inputs(
       UserError: no arguments, or an argument without files.
     """
     if not arguments:
-        raise UserError("no input: give files, folders or patterns after the flags")
+        raise UserError("no input: pass files, folders or patterns after the flags")
     files: dict[Path, tuple[Path, str]] = {}
     for argument in arguments:
         matches = [x for x in _find(argument, on_skipped) if not _is_prediction(x[0], output)]

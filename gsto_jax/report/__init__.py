@@ -54,6 +54,6 @@ def write_report(
         if is_disk_full(error):
             raise
         raise UserError(
-            f"the report {path} cannot be written ({error.strerror}): give another --output"
+            f"the report {path} cannot be written ({error.strerror}): use another --output"
         ) from error
     return path

@@ -89,8 +89,8 @@ def _notes(run: LoadedRun[Any], details: str) -> list[str]:
         notes.append("This run has no evaluation yet.")
     elif run.evaluation is None:
         notes.append(
-            f"eval-{run.split}/ holds no complete evaluation, so {details} are missing: evaluate "
-            "the run with --mode=eval."
+            f"eval-{run.split}/ contains no complete evaluation, so {details} are missing: "
+            "evaluate the run with --mode=eval."
         )
     if others := sorted(set(run.evaluation_by_split) - {run.split}):
         notes.append(f"Details are of {run.split}; further evaluations: {', '.join(others)}.")

@@ -91,7 +91,7 @@ class Experiment:
             return latest.state, latest.record["data"]
         if damaged := sorted(folder.glob("damaged-*")):
             raise UserError(
-                f"workdir {self.workdir.path} holds only damaged checkpoints, such as "
+                f"workdir {self.workdir.path} contains only damaged checkpoints, such as "
                 f"{damaged[-1]}: use another --workdir"
             )
         if fork_from is not None:
@@ -281,13 +281,13 @@ class Experiment:
         path = self.workdir.path
         if record["train_set"] != self.train_set:
             raise UserError(
-                f"workdir {path} holds a run on another training set: {record['train_set']} in the "
-                f"run, {self.train_set} now. Use that training set, or another --workdir"
+                f"workdir {path} contains a run on another training set: {record['train_set']} in "
+                f"the run, {self.train_set} now. Use that training set, or another --workdir"
             )
         if changes := config_changes(record["config"], self.config):
             raise UserError(
-                f"workdir {path} holds a run with other options: {'; '.join(changes)}. Use another "
-                f"--workdir, with --fork_from={path} to start from its checkpoint"
+                f"workdir {path} contains a run with other options: {'; '.join(changes)}. Use "
+                f"another --workdir, with --fork_from={path} to start from its checkpoint"
             )
 
     def _set_aside(self, path: Path, message: str) -> None:
@@ -322,7 +322,7 @@ def load_for_evaluation(
     """Returns the first readable checkpoint of `paths`, by default the run's, latest first.
 
     Raises:
-      UserError: the checkpoint has another network than the task, or none can be read.
+      UserError: the checkpoint is of another network than the task, or no checkpoint can be read.
     """
     return checkpoint.load_first_readable(
         paths or checkpoint.find_checkpoints(workdir.path),
@@ -344,7 +344,7 @@ def _check_same_network(config: Record, record: Record) -> None:
 
     if changes := config_changes(network_options(record["config"]), network_options(config)):
         raise UserError(
-            "the checkpoint is of another network: "
+            "the checkpoint was trained with another network: "
             + "; ".join(changes)
-            + ". Use the --config that it was trained with"
+            + ". Use the --config of its run"
         )

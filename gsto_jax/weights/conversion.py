@@ -119,7 +119,7 @@ def _check_array(key: str, array: np.ndarray | None, shape: tuple[int, ...]) -> 
     if array.shape != shape:
         return f"{key} has shape {array.shape}, not {shape}"
     if not jnp.issubdtype(array.dtype, jnp.floating):  # quantized weights
-        return f"{key} holds {array.dtype}, not floating-point numbers"
+        return f"{key} contains {array.dtype}, not floating-point numbers"
     count = array.size - np.count_nonzero(np.isfinite(array))
     return f"{key} has {count} of {array.size} values that are not finite" if count else ""
 

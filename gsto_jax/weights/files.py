@@ -49,7 +49,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
         with one of them.
 
     Raises:
-      UserError: The file does not exist, cannot be read, or holds no arrays.
+      UserError: The file does not exist, cannot be read, or contains no arrays.
     """
     path = _resolve(Path(path).expanduser().absolute())
     try:
@@ -63,11 +63,11 @@ def read_weight_file(path: str | Path) -> WeightFile:
     if objects:
         key, name = objects[0]
         warning = (
-            f"{key or 'it'} asks for {name}, which no tensor needs: nothing of it was run. If you "
+            f"{key or 'it'} refers to {name}, which no tensor needs; it was not executed. If you "
             "trust the file, load it with PyTorch and save its state_dict"
         )
     if not arrays:
-        raise UserError(f"{path} holds no state_dict: {warning or 'there is no tensor in it'}")
+        raise UserError(f"{path} contains no state_dict: {warning or 'it has no tensors'}")
     return WeightFile(arrays, [path, *shards], warning)
 
 
@@ -84,14 +84,14 @@ def _read(path: Path) -> Values:
     except (SafetensorError, ValueError, AttributeError) as error:
         # An AttributeError names a dtype that NumPy lacks.
         raise UserError(
-            f"{path} is not a safetensors file, or is damaged or cut off ({str(error)[:200]}): get "
-            "it again"
+            f"{path} is not a safetensors file, or is damaged or truncated ({str(error)[:200]}): "
+            "download it again"
         ) from None
 
 
 def _resolve(path: Path) -> Path:
     """Returns the path itself, or the only weight file in a folder."""
-    remedy = f"give a .pth or .safetensors file, a *{_INDEX}, or a folder with one of them"
+    remedy = f"pass a .pth or .safetensors file, a *{_INDEX}, or a folder with one of them"
     if not path.exists():
         raise UserError(f"weights {path}: the file does not exist: {remedy}")
     if not path.is_dir():
@@ -103,10 +103,10 @@ def _resolve(path: Path) -> Path:
             return path / matches[0]
         if matches:
             raise UserError(
-                f"weights {path}: the folder holds {len(matches)} weight files "
-                f"({_join(matches)}): give one of them"
+                f"weights {path}: the folder contains {len(matches)} weight files "
+                f"({_join(matches)}): choose one of them"
             )
-    raise UserError(f"weights {path}: the folder holds no weights: {remedy}")
+    raise UserError(f"weights {path}: the folder contains no weights: {remedy}")
 
 
 def _read_shards(index: Path) -> tuple[Values, list[Path]]:
@@ -117,7 +117,8 @@ def _read_shards(index: Path) -> tuple[Values, list[Path]]:
     for name, keys in keys_by_shard.items():
         if not (index.parent / name).is_file():
             raise UserError(
-                f"weights {index}: shard {name} is missing, with {len(keys)} tensors: get it too"
+                f"weights {index}: shard {name} is missing, with {len(keys)} tensors: download it "
+                "too"
             )
     values: dict[str, np.ndarray | UnsupportedObject] = {}
     for name, keys in sorted(keys_by_shard.items()):
@@ -126,16 +127,16 @@ def _read_shards(index: Path) -> tuple[Values, list[Path]]:
         if missing := keys - shard.keys():
             problem = f"{name} lacks {_join(missing)}, listed by the index"
         elif extra := shard.keys() - keys:
-            problem = f"{name} holds {_join(extra)}, not listed by the index"
+            problem = f"{name} contains {_join(extra)}, not listed by the index"
         if problem:
-            raise UserError(f"weights {index}: {problem}: get the files again")
+            raise UserError(f"weights {index}: {problem}: download the files again")
         values |= shard
     return values, [index.parent / name for name in sorted(keys_by_shard)]
 
 
 def _read_index(index: Path) -> dict[str, str]:
     """Returns shard names by tensor key."""
-    remedy = "give the index that belongs to the shards"
+    remedy = "use the index of these shards"
     try:
         weight_map = parse_json(index.read_bytes())["weight_map"]
         if not isinstance(weight_map, dict) or not weight_map:

@@ -125,7 +125,7 @@ def _choose_prefix(candidates: Mapping[str, int], prefix: str) -> str:
         if len(candidates) == 1 or len(not_averaged) == 1:
             return (not_averaged or list(candidates))[0]
         raise UserError(
-            f"it holds several networks, under {listed}: choose one by config.init_prefix"
+            f"it contains several networks, under {listed}: choose one by config.init_prefix"
         )
     requested = prefix if prefix.endswith(".") or not prefix else f"{prefix}."
     if requested in candidates:

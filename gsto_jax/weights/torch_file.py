@@ -25,19 +25,19 @@ _MAX_NAME_LENGTH = 1000
 _MAX_DIMENSIONS = 16
 _MAX_MESSAGE = 200  # characters of an error message, which quotes the file
 _LEGACY_HEADER = (0x1950A86A20F9469CFC6C, 1001)  # magic number and version, one pickle each
-_NOT_TORCH = "is not a torch.save file: give a .pth or a .safetensors file"
-_BIG_ENDIAN = "holds big-endian data, which is not supported: save it on a little-endian machine"
+_NOT_TORCH = "is not a torch.save file: use a .pth or a .safetensors file"
+_BIG_ENDIAN = "contains big-endian data, which is not supported: save it on a little-endian machine"
 _LONG_PICKLE = f"describes its tensors in more than {_MAX_PICKLE_BYTES} bytes"
 
 _ReadStorage = Callable[[str, np.dtype[Any], int], np.ndarray]
 
 
 class _InvalidFile(Exception):
-    """The file is damaged or not supported; the message goes on from its path."""
+    """The file is damaged or not supported; the message continues a sentence that names it."""
 
 
 class UnsupportedObject:
-    """Placeholder for an object whose class or function, the name, is not on the allow-list."""
+    """Placeholder for an object of a class or function, `name`, that is not on the allow-list."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -142,7 +142,7 @@ class _Unpickler(pickle._Unpickler):
         if name in _ALLOWED_NAMES:
             return _ALLOWED_NAMES[name]
         if name.startswith("torch.") and name.endswith("Storage"):
-            raise _InvalidFile(f"holds {name}, an unsupported data type")
+            raise _InvalidFile(f"contains {name}, an unsupported data type")
         return UnsupportedObject(name[:_MAX_MESSAGE])
 
     def persistent_load(self, pid: Any) -> np.ndarray:
@@ -154,7 +154,7 @@ class _Unpickler(pickle._Unpickler):
                     self.storages[key] = self.read_storage(key, dtype, length)
                 storage = self.storages[key]
                 if (storage.dtype, storage.size) != (dtype, length):
-                    raise _InvalidFile(f"describes storage {key} in two ways")
+                    raise _InvalidFile(f"describes storage {key} twice, inconsistently")
                 return storage
         raise _InvalidFile("refers to external data that is not a tensor storage")
 
@@ -181,7 +181,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray | UnsupportedObject]:
             else:
                 raise _InvalidFile(_NOT_TORCH)
         if not isinstance(content, dict | UnsupportedObject):
-            raise _InvalidFile(f"holds a {type(content).__name__} instead of a state_dict")
+            raise _InvalidFile(f"contains a {type(content).__name__} instead of a state_dict")
         values: dict[str, np.ndarray | UnsupportedObject] = {}
         # Counted, since a dictionary may hold itself.
         for count, (name, value) in enumerate(_flatten(content)):
@@ -199,7 +199,7 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray | UnsupportedObject]:
     except Exception as error:
         # zipfile, pickle and NumPy raise many types on damage, and zipfile may quote the file.
         reason = (str(error) or type(error).__name__)[:_MAX_MESSAGE]
-        raise UserError(f"{path} is damaged or cut off ({reason}): get it again") from None
+        raise UserError(f"{path} is damaged or truncated ({reason}): download it again") from None
 
 
 def _flatten(value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -239,12 +239,12 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     storages = unpickler.storages
     for key in keys:
         if not isinstance(key, str) or key not in storages:
-            raise _InvalidFile("holds data that belongs to no tensor")
+            raise _InvalidFile("contains data that belongs to no tensor")
         storage = storages.pop(key)
         (length,) = struct.unpack("<q", file.read(8))
         data = file.read(storage.nbytes)
         if length != storage.size or len(data) != storage.nbytes:
-            raise _InvalidFile(f"is damaged: storage {key} should hold {storage.nbytes} bytes")
+            raise _InvalidFile(f"is damaged: storage {key} must have {storage.nbytes} bytes")
         storage[:] = np.frombuffer(data, storage.dtype)
     if storages:
         raise _InvalidFile(f"lacks the data of storage {min(storages)}")
@@ -259,7 +259,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
         if any(x.compress_type != zipfile.ZIP_STORED or x.flag_bits & 1 for x in members):
             raise _InvalidFile("is compressed or encrypted, which torch.save never does")
         if sum(member.file_size for member in members) > size:  # members may overlap
-            raise _InvalidFile("claims to hold more than its size")
+            raise _InvalidFile("declares more content than its size")
         pickles = [name for name in sizes if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
             raise _InvalidFile("is a zip file, but not one of torch.save")
@@ -275,7 +275,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
                 raise _InvalidFile(f"lacks the data of storage {key}")
             if sizes[name] != expected:
                 held = f"{sizes[name]} bytes instead of {expected}"
-                raise _InvalidFile(f"is damaged: storage {key} holds {held}")
+                raise _InvalidFile(f"is damaged: storage {key} has {held}")
             return np.frombuffer(archive.read(name), dtype)
 
         return _Unpickler(io.BytesIO(archive.read(pickles[0])), read_storage).load()

@@ -120,8 +120,8 @@ def test_from_downloads_to_a_submission(tmp_path):
     for flags, message in (
         (["--long_side=100"], "--long_side is for segmentation"),
         (["--save=ids"], "must be some of overlay, heatmaps"),
-        (["--boxes=1,2"], "give x,y,w,h"),
-        (["--config.pose.sigma=2.0"], "the checkpoint has its settings"),
+        (["--boxes=1,2"], "--boxes must be x,y,w,h"),
+        (["--config.pose.sigma=2.0"], "fixed by the checkpoint"),
     ):
         done = run("--mode=predict", f"--checkpoint={work}", out, *flags, str(other))
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr

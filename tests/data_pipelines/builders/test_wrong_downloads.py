@@ -67,10 +67,10 @@ WRONG = {
         "LabelMap .*trainval/2008_000001.mat",
     ),
     "coco, other folder": ("coco_keypoints", lip_files(), "annotations_trainval2017"),
-    "coco, no JSON": (
+    "coco, invalid JSON": (
         "coco_keypoints",
         coco_files() | {"annotations/person_keypoints_val2017.json": b"{"},
-        "person_keypoints_val2017.json .*no JSON",
+        "person_keypoints_val2017.json .*not valid JSON",
     ),
     "coco, no keypoints": (
         "coco_keypoints",

@@ -46,7 +46,7 @@ def test_detected_boxes(tmp_path):
     assert len(opened(tmp_path, "coco_keypoints", "train", **detected)) == 3
     box = '[{"image_id": 12, "category_id": 1, "bbox": [1, 2, 0, 20], "score": 0.5}]'
     for text, message in (
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
         ("{}", "must be a list of image_id"),
         ('[{"bbox": 1}]', "entry 0 .*no image_id"),
         (box, r"entry 0: bbox .*\[1, 2, 0, 20\]"),

@@ -281,4 +281,4 @@ def test_serving_example_usage(tmp_path):
     assert "usage: serve.py [-h] [--host HOST] model [port]" in done.stdout
     done = subprocess.run([*script, tmp_path], capture_output=True, text=True)
     assert done.returncode == 2
-    assert f"{tmp_path / 'model.jax'} does not exist: give the folder that" in done.stderr
+    assert f"{tmp_path / 'model.jax'} does not exist: pass the folder that" in done.stderr

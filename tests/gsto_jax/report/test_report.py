@@ -142,7 +142,7 @@ def test_incomplete_evaluations(runs, tmp_path):
     run = copy(runs[0], tmp_path)
     (run / "eval-val" / "evaluation.json").unlink()
     page = Page(write_report(run))
-    assert "eval-val/ holds no complete evaluation" in page.text
+    assert "eval-val/ contains no complete evaluation" in page.text
     assert "scores" not in page.tables
     assert not any(tag == "img" for tag, _ in page.tags)
     last = json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1])

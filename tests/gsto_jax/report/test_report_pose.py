@@ -115,7 +115,7 @@ def test_missing_files(runs, tmp_path):
     assert "persons.csv is missing" in Page(write_report(run)).text
     (run / "eval-val" / "evaluation.json").unlink()
     page = Page(write_report(run))
-    assert "eval-val/ holds no complete evaluation, so persons are missing" in page.text
+    assert "eval-val/ contains no complete evaluation, so persons are missing" in page.text
     assert len(page.tables["scores"]) == 11, "the list of evaluations has the figures"
     (run / "evaluations.jsonl").unlink()
     page = Page(write_report(run))

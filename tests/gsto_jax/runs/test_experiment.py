@@ -94,7 +94,7 @@ def test_damaged_checkpoint_is_renamed_only_with_fallback(make, tmp_path):
     assert checkpoint.list_steps(folder) == [1]
     assert shown[0].endswith(f"renamed to {folder}/damaged-2")
     shutil.rmtree(folder / "1")
-    with pytest.raises(UserError, match="holds only damaged checkpoints"):
+    with pytest.raises(UserError, match="contains only damaged checkpoints"):
         run.start_or_resume()
 
 

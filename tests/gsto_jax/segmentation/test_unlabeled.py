@@ -36,7 +36,7 @@ def strict(text):
     """Parses JSON without NaN."""
 
     def refuse(token):
-        raise AssertionError(f"{token} is no JSON")
+        raise AssertionError(f"{token} is not valid JSON")
 
     return json.loads(text, parse_constant=refuse)
 
