@@ -136,7 +136,7 @@ def test_an_export(tmp_path):
         export._write(tmp_path, contents)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=rf"{tmp_path}/file "):
+    with pytest.raises(UserError, match=rf"{tmp_path}/file"):
         export._write(tmp_path / "file", contents)
 
 

@@ -127,7 +127,7 @@ def test_tables_say_match_and_miss():
     assert ["elsewhere", *exact, "-"] in lines
     assert ["printed", *exact, params, "/", gflops, "match"] in lines
     assert ["missed", *exact, "9.99M", "/", gflops, "miss:", "9.99M"] in lines
-    assert (second.caption, third.caption) == ("No printed count is known.", "Nobody knows.")
+    assert (second.caption, third.caption) == ("The paper prints no counts.", "Nobody knows.")
 
 
 @pytest.mark.parametrize(("name", "gsto"), [("gsto", GSTOSpec()), ("plain", PLAIN)])

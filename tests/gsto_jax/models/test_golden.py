@@ -297,12 +297,12 @@ def test_names_are_a_bijection(a):
 def test_invalid_states(a):
     model = network(dtype=jnp.float32)
     state = state_of(a)
-    with pytest.raises(UserError, match=r"unused extra\.weight"):
+    with pytest.raises(UserError, match=r"extra\.weight"):
         load(model, state | {"extra.weight": np.zeros(3)})
-    with pytest.raises(UserError, match=r"missing bn1\.bias \(our params/stem1/bn/bias\)"):
+    with pytest.raises(UserError, match=r"missing bn1\.bias"):
         load(model, without(state, "bn1.bias"))
     with pytest.raises(UserError, match=r"last_layer\.3\.bias has shape \(7,\)"):
         load(model, state | {"last_layer.3.bias": np.zeros(7, np.float32)})
-    with pytest.raises(UserError, match=r"unused att1\.1.*; and \d+ more"):
+    with pytest.raises(UserError, match=r"unexpected att1\.1.*; and \d+ more"):
         load(network(PLAIN, jnp.float32), state, HRNET_FORMAT)
     load(model, state | {"bn1.num_batches_tracked": np.zeros((), np.int64)})

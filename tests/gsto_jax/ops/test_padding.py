@@ -258,7 +258,7 @@ def test_a_training_crop_that_does_not_divide():
     settings = make_predictor().task.config
     assert crop_warning(settings, (96, 128)) is None
     note = crop_warning(settings, (473, 130))
-    assert "config.data.crop is 473x130, which 32 does not divide" in note
+    assert "config.data.crop=473x130 is not divisible by 32" in note
     assert "use 480x160" in note
     published = replace(settings, eval=replace(settings.eval, pad_to="published"))
     assert crop_warning(published, (473, 473)) is None
