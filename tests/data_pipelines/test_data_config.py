@@ -146,7 +146,7 @@ config = DataConfig(source="scenes", train_size=2, eval_size=1, image_size=(16, 
                     classes=SCENES.names, palette=SCENES.palette, crop=(8, 8))
 print(next(train_batches(config, make_source(config, "train"), 2, seed=0))["image"].shape)
 """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PACKAGE.parent,
         capture_output=True,
@@ -154,7 +154,7 @@ print(next(train_batches(config, make_source(config, "train"), 2, seed=0))["imag
         timeout=60,
         check=False,
     )
-    assert done.stdout.strip() == "(2, 8, 8, 3)", done.stderr
+    assert result.stdout.strip() == "(2, 8, 8, 3)", result.stderr
 
 
 def test_defaults_are_the_usual_recipe():

@@ -332,12 +332,12 @@ if __name__ == "__main__":
         print(error)
 """)
     mount = f"mount -t tmpfs -o size={size} none /dev/shm && exec {sys.executable} {code}"
-    done = subprocess.run(
+    result = subprocess.run(
         ["unshare", "-m", "sh", "-c", mount], capture_output=True, text=True, env=environment()
     )
-    if "Operation not permitted" in done.stderr:
+    if "Operation not permitted" in result.stderr:
         pytest.skip("mounting needs root")
-    assert message in done.stdout and "--config.data.workers=0" in done.stdout, done.stderr
+    assert message in result.stdout and "--config.data.workers=0" in result.stdout, result.stderr
 
 
 def test_notes_of_reading_are_written_before_they_are_mapped(tmp_path, monkeypatch):

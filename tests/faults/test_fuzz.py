@@ -12,10 +12,10 @@ QUICK = "image,label,coco_json,run_json,safetensors,pth,tiles"
 
 def fuzz(tmp_path, *args):
     command = [sys.executable, "benchmarks/fuzz.py", f"--failures={tmp_path}", *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     reasons = "\n".join(path.read_text()[-1000:] for path in sorted(tmp_path.glob("*.txt")))
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}{reasons}"
-    return done.stdout
+    assert result.returncode == 0, f"{result.stdout}{result.stderr}{reasons}"
+    return result.stdout
 
 
 def test_sixty_inputs(tmp_path):
@@ -41,10 +41,10 @@ def fine(data, folder): pass
 for read in (wrong, dead, greedy, fine):
     print(*fuzz.outcomes(fuzz.Target(lambda rng: b"", read), [b"a", b"b"]))
 """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    wrong, dead, greedy, fine = done.stdout.splitlines()
+    wrong, dead, greedy, fine = result.stdout.splitlines()
     assert wrong.count("failed") == 2 and "KeyError" in wrong
     assert dead.count("'failed', 'the process exited with -6'") == 2
     assert greedy.count("failed") == 2 and "MemoryError" in greedy

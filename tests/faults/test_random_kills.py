@@ -17,14 +17,14 @@ def test_twenty_kills_at_random_moments(tmp_path):
     seed = random.randrange(10**6)
     table = tmp_path / "kills.csv"
     command = [sys.executable, "benchmarks/faults.py", f"--kills={KILLS}", f"--seed={seed}"]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, f"--csv={table}", f"--folder={tmp_path}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
-    assert "runs that differ: none" in done.stdout
+    assert result.returncode == 0, f"seed {seed}: {result.stdout}{result.stderr}"
+    assert "runs that differ: none" in result.stdout
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["kill"]) for row in rows] == list(range(1, KILLS + 1))

@@ -326,5 +326,5 @@ def test_header_of_a_large_image_prints_nothing(tmp_path):
         "print(read_header(Path(sys.argv[1])).size)"
     )
     command = [sys.executable, "-W", "always", "-c", code, str(tmp_path / "x.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("(9000, 12000)\n", "")
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("(9000, 12000)\n", "")

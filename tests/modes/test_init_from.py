@@ -32,10 +32,10 @@ def test_the_four_datasets_say_where_the_published_scores_start():
 
 def test_a_file_that_is_not_there_ends_the_run_before_it_begins(tmp_path):
     args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
-    done = run_short(*args, f"--config.init_from={tmp_path}/none.pth")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: weights {tmp_path}/none.pth: ")
-    assert done.stderr.count("\n") == 1
+    result = run_short(*args, f"--config.init_from={tmp_path}/none.pth")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: weights {tmp_path}/none.pth: ")
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run" / "config.json").exists()
 
 
@@ -53,8 +53,8 @@ def test_exported_weights_start_another_run(tmp_path):
     path = tmp_path / "export" / "weights.pth"
     assert f"export      {path} (GSTO-HRNet names" in exported.stdout
     assert set(read_state_dict(path)) == set(read_state_dict(path.with_suffix(".safetensors")))
-    done = run(args[0], f"--workdir={tmp_path}/next", f"--config.init_from={path}")
-    assert done.returncode == 0, done.stderr
+    result = run(args[0], f"--workdir={tmp_path}/next", f"--config.init_from={path}")
+    assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "next" / "init_from.json").read_text())
     assert record["num_loaded"] == record["num_arrays"] and record["initialized"] == {}
-    assert f"arrays from {path} (GSTO-HRNet)\n" in done.stdout
+    assert f"arrays from {path} (GSTO-HRNet)\n" in result.stdout

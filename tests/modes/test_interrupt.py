@@ -103,8 +103,8 @@ with Interrupt(raises=True):
         print("raised")
 """
     command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=20)
-    assert (done.stdout, done.returncode) == ("loaded\nraised\n", 0), done.stderr
+    result = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=20)
+    assert (result.stdout, result.returncode) == ("loaded\nraised\n", 0), result.stderr
 
 
 def test_sigterm_ends_what_loses_nothing():
@@ -147,9 +147,9 @@ with Interrupt(raises=True):
         print("raised")
 """
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=20)
-    assert (done.stdout, done.returncode) == ("raised\n", 0)
-    assert "Traceback" not in done.stderr
+    result = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=20)
+    assert (result.stdout, result.returncode) == ("raised\n", 0)
+    assert "Traceback" not in result.stderr
 
 
 def test_an_interrupt_is_raised_when_a_long_call_returns():
@@ -167,8 +167,8 @@ with Interrupt(raises=True):
         print("raised")
 """
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=20)
-    assert (done.stdout, done.returncode) == ("raised\n", 0)
+    result = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=20)
+    assert (result.stdout, result.returncode) == ("raised\n", 0)
 
 
 def test_the_handlers_of_before_come_back():

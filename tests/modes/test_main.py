@@ -22,12 +22,12 @@ LABEL[:, 30:] = 1
 
 def refused(*args, **kwargs):
     """Runs what must be refused before anything compiles, and returns the message."""
-    done = run_short(*args, **kwargs)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert "steps of" not in done.stdout, "the run had begun"
-    message = done.stderr.strip().splitlines()
-    assert len(message) == 1, done.stderr
+    result = run_short(*args, **kwargs)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert "steps of" not in result.stdout, "the run had begun"
+    message = result.stderr.strip().splitlines()
+    assert len(message) == 1, result.stderr
     assert message[0].startswith("error: ")
     return message[0]
 
@@ -114,8 +114,8 @@ def test_data_that_was_not_prepared(tmp_path):
 
 
 def test_describe_prints_exact_counts():
-    done = run_short("--mode=describe", "--config=configs/cityscapes_w48.py")
-    assert done.returncode == 0, done.stderr
+    result = run_short("--mode=describe", "--config=configs/cityscapes_w48.py")
+    assert result.returncode == 0, result.stderr
     for figure in (
         "65930442",
         "66017124",
@@ -124,7 +124,7 @@ def test_describe_prints_exact_counts():
         "713.9 x 2^30",
         "714.0 x 2^30",
     ):
-        assert figure in done.stdout
+        assert figure in result.stdout
     baseline = run_short("--mode=describe", "--config=configs/cityscapes_w18s.py:baseline")
     for figure in ("3923091", "3939579", "76856885248", "3.92M", "71.6 x 2^30"):
         assert figure in baseline.stdout
@@ -135,12 +135,12 @@ def test_describe_prints_exact_counts():
 
 @pytest.mark.long
 def test_tables_of_the_paper():
-    done = run("--mode=tables")
-    assert done.returncode == 0, done.stderr
-    assert re.findall(r"^Table (\d+):", done.stdout, re.M) == ["1", "2", "3", "4", "7", "10"]
-    assert re.findall(r"miss: (\S+)", done.stdout) == ["65.78M", "714.0"] * 2
-    assert len(re.findall(r" match ", done.stdout)) == 16
-    assert all(n in done.stdout for n in ("3941147", "65930442", "766561886208", "63516161"))
+    result = run("--mode=tables")
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"^Table (\d+):", result.stdout, re.M) == ["1", "2", "3", "4", "7", "10"]
+    assert re.findall(r"miss: (\S+)", result.stdout) == ["65.78M", "714.0"] * 2
+    assert len(re.findall(r" match ", result.stdout)) == 16
+    assert all(n in result.stdout for n in ("3941147", "65930442", "766561886208", "63516161"))
 
 
 def write_tree(root, labels):
@@ -218,10 +218,10 @@ def test_configuration_that_fails(tmp_path):
 def test_bad_label_met_while_training(tmp_path):
     """The sample before the run misses it; the thread that meets it names it."""
     args = write_tree(tmp_path, {n: np.full_like(LABEL, 77) for n in (1, 2, 3, 4)})
-    done = run(*args, "--config.train.steps=40", f"--workdir={tmp_path / 'run'}")
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert re.search(r"error: \S+label/train/[1234]\.png .* 77 ", done.stderr)
+    result = run(*args, "--config.train.steps=40", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert re.search(r"error: \S+label/train/[1234]\.png .* 77 ", result.stderr)
 
 
 @pytest.mark.slow
@@ -231,13 +231,13 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
     args = [f"--config=configs/quickstart.py:{word}runlocal", f"--workdir={workdir}"]
     more = ["--config.run.tensorboard=True", "--config.run.eval_every=2"]
     more.append("--config.eval.batch_size=1")  # rounded up
-    done = run(*args, *more, devices=2)
-    assert done.returncode == 0, done.stderr
-    assert "labels of train: 8 of 8 checked, 9 of 9 classes, 0.0% ignored" in done.stdout
-    assert "4 steps of 2 from 8 images, learning rate 0.1, on 2 x cpu" in done.stdout
-    assert "step 4/4" in done.stdout
+    result = run(*args, *more, devices=2)
+    assert result.returncode == 0, result.stderr
+    assert "labels of train: 8 of 8 checked, 9 of 9 classes, 0.0% ignored" in result.stdout
+    assert "4 steps of 2 from 8 images, learning rate 0.1, on 2 x cpu" in result.stdout
+    assert "step 4/4" in result.stdout
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
-    assert f"{workdir}/checkpoints/4" in done.stdout
+    assert f"{workdir}/checkpoints/4" in result.stdout
     images = sorted(path.name for path in (workdir / "eval-val").glob("*.png"))
     assert len(images) == 4 + (2 if word else 2 * 2), "the plain network has no gates"
     assert cv2.imread(str(workdir / "eval-val" / "val_000003.png")).shape[1] == 4 * 256 + 12
@@ -255,7 +255,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
 
     again = run("--mode=eval", *args)
     assert again.returncode == 0, again.stderr
-    assert re.search(r"mean IoU [\d.]+", again.stdout)[0] in done.stdout
+    assert re.search(r"mean IoU [\d.]+", again.stdout)[0] in result.stdout
     np.testing.assert_allclose(
         *(
             [float(line.split(",")[1] or "nan") for line in text.splitlines()[1:]]
@@ -377,15 +377,15 @@ def check_events(folder, evaluations, gated):
 
 def test_audit(tmp_path):
     args = write_tree(tmp_path, {3: np.full_like(LABEL, 77), 5: LABEL[:20]})
-    done = run_short("--mode=audit", *args)
-    assert done.returncode == 2
-    assert "train: 40 labels, 2 problems" in done.stdout
-    assert "val: 2 labels, 0 problems" in done.stdout
-    assert re.search(r"sky +│ +46200 +│ +48\.73% +│ +39 ", done.stdout), done.stdout
-    assert re.search(r"unknown id 77 +│ +2400 +│ +2\.53% ", done.stdout)
-    assert re.search(rf"{tmp_path}/label/train/3\.png .*77 \(2400 px\)", done.stdout)
-    assert f"{tmp_path}/label/train/5.png is 60x20" in done.stdout
-    assert "listed above" in done.stderr
+    result = run_short("--mode=audit", *args)
+    assert result.returncode == 2
+    assert "train: 40 labels, 2 problems" in result.stdout
+    assert "val: 2 labels, 0 problems" in result.stdout
+    assert re.search(r"sky +│ +46200 +│ +48\.73% +│ +39 ", result.stdout), result.stdout
+    assert re.search(r"unknown id 77 +│ +2400 +│ +2\.53% ", result.stdout)
+    assert re.search(rf"{tmp_path}/label/train/3\.png .*77 \(2400 px\)", result.stdout)
+    assert f"{tmp_path}/label/train/5.png is 60x20" in result.stdout
+    assert "listed above" in result.stderr
     clean = run_short("--mode=audit", "--config=configs/quickstart.py:runlocal")
     assert clean.returncode == 0, clean.stderr
     assert "train: 8 labels, 0 problems" in clean.stdout
@@ -406,12 +406,12 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     assert audited.returncode == 0, audited.stderr
     assert "trainval: 8 labels, 0 problems" in audited.stdout
     small = ["--config.model.variant=mini", "--config.data.workers=1", f"--workdir={tmp_path}/run"]
-    done = run(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
-    assert done.returncode == 0, done.stderr
-    assert "4 steps of 2 from 8 images" in done.stdout
-    assert done.stdout.count("the published scores from ImageNet weights") == 1
-    assert "3 images, scales 0.5 1 + flip + slide_upsampled 128x128 by 1" in done.stdout
-    assert re.search(r"mean of categories │ +\d", done.stdout), "the prepared set has instances"
+    result = run(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
+    assert result.returncode == 0, result.stderr
+    assert "4 steps of 2 from 8 images" in result.stdout
+    assert result.stdout.count("the published scores from ImageNet weights") == 1
+    assert "3 images, scales 0.5 1 + flip + slide_upsampled 128x128 by 1" in result.stdout
+    assert re.search(r"mean of categories │ +\d", result.stdout), "the prepared set has instances"
     sent = run("--mode=submit", *args, *small)
     assert sent.returncode == 0, sent.stderr
     archive = tmp_path / "run" / "submission-test.zip"
@@ -429,7 +429,7 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
 @pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="set GSTO_DATA to a folder with camvid/")
 def test_camvid_runs(tmp_path):
     root = Path(os.environ["GSTO_DATA"]) / "camvid"
-    done = run(
+    result = run(
         "--config=configs/camvid_w18s.py:runlocal",
         f"--config.data.root={root}",
         f"--workdir={tmp_path / 'run'}",
@@ -437,7 +437,7 @@ def test_camvid_runs(tmp_path):
         "--config.data.train_size=0",
         "--config.data.eval_size=0",
     )
-    assert done.returncode == 0, done.stderr
-    assert "4 steps of 2 from 367 images" in done.stdout
-    assert "101 images" in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert "4 steps of 2 from 367 images" in result.stdout
+    assert "101 images" in result.stdout
     assert len(list((tmp_path / "run" / "eval-val").rglob("*.png"))) == 3 + 2 * 2

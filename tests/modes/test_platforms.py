@@ -87,8 +87,8 @@ print("done")
 
 
 def test_imports_and_files(tmp_path):
-    done = run(IMPORTS, tmp_path)
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    result = run(IMPORTS, tmp_path)
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
     assert (cv2.imread(str(tmp_path / "ids" / "a" / "b.png"), -1) == 3).all()
     assert len(list((tmp_path / "ids" / "film.mp4").iterdir())) == 2
     assert (tmp_path / "classes.csv").read_text("utf-8").endswith("0,Straße,1,2,3\n")
@@ -129,9 +129,9 @@ def test_predict_and_export(tmp_path):
 
     save(tmp_path / "run", config())
     cv2.imwrite(str(tmp_path / "a.png"), image_of(SIZE))
-    done = run(PREDICTS, tmp_path / "run", tmp_path / "a.png", tmp_path / "out")
-    assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr
-    assert np.all(np.array(done.stdout.splitlines()[0].split(), float) > 0.99)
+    result = run(PREDICTS, tmp_path / "run", tmp_path / "a.png", tmp_path / "out")
+    assert result.returncode == 0 and result.stdout.endswith("done\n"), result.stderr
+    assert np.all(np.array(result.stdout.splitlines()[0].split(), float) > 0.99)
 
 
 @pytest.mark.parametrize("mode", MODES)

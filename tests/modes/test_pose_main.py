@@ -123,8 +123,8 @@ def test_from_downloads_to_a_submission(tmp_path):
         (["--boxes=1,2"], "--boxes must be x,y,w,h"),
         (["--config.pose.sigma=2.0"], "fixed by the checkpoint"),
     ):
-        done = run("--mode=predict", f"--checkpoint={work}", out, *flags, str(other))
-        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+        result = run("--mode=predict", f"--checkpoint={work}", out, *flags, str(other))
+        assert (result.returncode, message in result.stderr) == (2, True), result.stderr
     page = run("--mode=report", f"--workdir={work}")
     assert page.returncode == 0, page.stderr
     exported = run("--mode=export", f"--checkpoint={work}", out)

@@ -81,9 +81,9 @@ def undisturbed(tmp_path_factory):
     def make(devices):
         if devices not in runs:
             workdir = tmp_path_factory.mktemp(f"undisturbed{devices}")
-            done = run(*command(workdir), devices=devices)
-            assert done.returncode == 0, done.stderr
-            runs[devices] = workdir, losses(done.stdout)
+            result = run(*command(workdir), devices=devices)
+            assert result.returncode == 0, result.stderr
+            runs[devices] = workdir, losses(result.stdout)
             assert len(runs[devices][1]) == STEPS
         return runs[devices]
 
@@ -135,9 +135,9 @@ def test_killed_at_random_moments(tmp_path, undisturbed, devices, workers):
         output += text
         ends.append(process.returncode)
     assert ends[0] == -signal.SIGKILL, "no kill came in time"
-    done = run(*args, devices=devices)
-    assert done.returncode == 0, done.stderr
-    for step, line in losses(output + done.stdout).items():
+    result = run(*args, devices=devices)
+    assert result.returncode == 0, result.stderr
+    for step, line in losses(output + result.stdout).items():
         assert line == expected[step], f"step {step}"
     assert_same_run(tmp_path, whole)
     assert evaluated(tmp_path) == evaluated(whole)
@@ -153,10 +153,10 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
     assert 1 <= step < STEPS
     assert checkpoint.list_steps(tmp_path / "checkpoints") == [step]
     assert "mean IoU" not in text
-    done = run(*command(tmp_path))
-    assert f"resuming from step {step}: {tmp_path}/checkpoints/{step}" in done.stdout
-    assert set(losses(done.stdout)) == {str(n) for n in range(step + 1, STEPS + 1)}
-    assert losses(text) | losses(done.stdout) == expected
+    result = run(*command(tmp_path))
+    assert f"resuming from step {step}: {tmp_path}/checkpoints/{step}" in result.stdout
+    assert set(losses(result.stdout)) == {str(n) for n in range(step + 1, STEPS + 1)}
+    assert losses(text) | losses(result.stdout) == expected
     assert_same_run(tmp_path, whole)
 
 
@@ -169,12 +169,12 @@ def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
     for path in arrays.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    done = run(*command(tmp_path))
-    assert done.returncode == 0, done.stderr
+    result = run(*command(tmp_path))
+    assert result.returncode == 0, result.stderr
     kept = tmp_path / "checkpoints" / "damaged-4"
     message = rf"{tmp_path}/checkpoints/4 is damaged .*{kept}"
-    assert re.search(message, done.stdout), done.stdout
-    assert "resuming from step 2" in done.stdout
+    assert re.search(message, result.stdout), result.stdout
+    assert "resuming from step 2" in result.stdout
     assert kept.is_dir()
     assert_same_run(tmp_path, whole)
 
@@ -182,23 +182,23 @@ def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
 def test_a_finished_run_is_only_evaluated(tmp_path, undisturbed):
     whole, _ = undisturbed(2)
     shutil.copytree(whole, tmp_path / "copy")
-    done = run(*command(tmp_path / "copy"))
-    assert done.returncode == 0, done.stderr
-    assert losses(done.stdout) == {}
-    assert "mean IoU" in done.stdout
+    result = run(*command(tmp_path / "copy"))
+    assert result.returncode == 0, result.stderr
+    assert losses(result.stdout) == {}
+    assert "mean IoU" in result.stdout
     starts = (tmp_path / "copy" / "starts.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in starts] == [0, STEPS]
 
 
 def test_settings_that_decide_the_result_may_not_change(tmp_path, undisturbed):
     whole, _ = undisturbed(2)
-    done = run(
+    result = run(
         *command(
             whole, "--config.optim.momentum=0.5", "--config.run.log_every=3", "--config.seed=2"
         )
     )
-    assert done.returncode == 2
-    (message,) = done.stderr.strip().splitlines()
+    assert result.returncode == 2
+    (message,) = result.stderr.strip().splitlines()
     fields = r"optim\.momentum .*: 0\.9 .*0\.5 now; seed .*: 0 .*2 now\."
     assert re.match(f"error: .*{whole} .*{fields} .*--fork_from={whole}", message)
     assert "log_every" not in message
@@ -247,9 +247,9 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
         for line in process.stdout:
             if line.startswith("workdir"):
                 break
-        done = run(*command(tmp_path, "--config.train.steps=100000"))
-        assert done.returncode == 2
-        assert f"{tmp_path} is in use by process {process.pid}" in done.stderr
+        result = run(*command(tmp_path, "--config.train.steps=100000"))
+        assert result.returncode == 2
+        assert f"{tmp_path} is in use by process {process.pid}" in result.stderr
     finally:
         process.kill()
         process.communicate()

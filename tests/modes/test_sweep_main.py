@@ -166,8 +166,8 @@ def wait_for(path, process):
 @pytest.mark.long
 def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = program.run(*sweep(whole, "--jobs=2"))
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = program.run(*sweep(whole, "--jobs=2"))
+    assert result.returncode == 0, result.stdout + result.stderr
     runs = [(row, seed) for row in ROWS for seed in (0, 1)]
     assert scores(whole).keys() == set(runs)
 
@@ -191,8 +191,8 @@ def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
     assert refused.returncode == 2
     assert "train.steps (optimizer): 12 in the run, 7 now" in refused.stderr
 
-    done = program.run(*sweep(cut))
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = program.run(*sweep(cut))
+    assert result.returncode == 0, result.stdout + result.stderr
     assert "resuming from step" in log.read_text()
     assert scores(cut) == scores(whole)
     for row, seed in runs:
@@ -201,8 +201,8 @@ def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
             np.testing.assert_array_equal(one, other)
 
     finished = [path.stat().st_mtime_ns for path in sorted(cut.glob("*/seed*/*.jsonl"))]
-    done = program.run(*sweep(cut))
-    assert "4 runs, 4 of them finished before" in done.stdout
+    result = program.run(*sweep(cut))
+    assert "4 runs, 4 of them finished before" in result.stdout
     again = [path.stat().st_mtime_ns for path in sorted(cut.glob("*/seed*/*.jsonl"))]
     assert again == finished, "what was done is not done again"
     assert scores(cut) == scores(whole)

@@ -162,13 +162,13 @@ def test_worker_processes_import_no_tensorflow(tmp_path):
     root = Path(__file__).parents[3]
     # Without jax to be stats: grain would import it.
     (tmp_path / "jax.py").write_text("raise ImportError")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "sets")],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])},
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split("\n")[0] == "[0, 0] False", done.stderr
+    assert result.stdout.split("\n")[0] == "[0, 0] False", result.stderr
 
 
 def test_audit_of_prepared_records(tmp_path):

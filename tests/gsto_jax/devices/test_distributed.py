@@ -140,9 +140,9 @@ def test_cluster_detection(told_by):
 
 
 def test_no_cluster_detected(tmp_path):
-    done = program.run(f"--workdir={tmp_path / 'run'}", "--distributed")
-    assert done.returncode == 2
-    (message,) = errors_of(done.stderr)
+    result = program.run(f"--workdir={tmp_path / 'run'}", "--distributed")
+    assert result.returncode == 2
+    (message,) = errors_of(result.stderr)
     assert message.startswith("error: --distributed detects no TPU pod, Slurm or Open MPI")
     assert message.endswith("--coordinator=HOST:PORT --processes=N --process=K")
     assert not (tmp_path / "run").exists()
@@ -227,18 +227,18 @@ def test_killed_process_ends_all(scenario, guilty, message):
 )
 def test_connection_timeout(tmp_path, process, missing):
     place = f"localhost:{free_port()}"
-    done = program.run(
+    result = program.run(
         f"--workdir={tmp_path}",
         f"--coordinator={place}",
         "--processes=2",
         f"--process={process}",
         "--join_timeout=5",
     )
-    assert done.returncode == 2
-    (message,) = errors_of(done.stderr)
+    assert result.returncode == 2
+    (message,) = errors_of(result.stderr)
     assert message.startswith(
         f"error: process {process} of 2 ({socket.gethostname()}) waited 5 s for the other "
         f"processes at {place}, and {missing}. Start the same command on every host, with "
         "--process=0 to 1, within that time (--join_timeout), "
     )
-    assert "Traceback" not in done.stderr and "Check failure" not in done.stderr
+    assert "Traceback" not in result.stderr and "Check failure" not in result.stderr

@@ -277,8 +277,8 @@ def test_serving_example(exported):
 
 def test_serving_example_usage(tmp_path):
     script = [sys.executable, str(ROOT / "examples" / "serve.py")]
-    done = subprocess.run([*script, "--help"], capture_output=True, text=True, check=True)
-    assert "usage: serve.py [-h] [--host HOST] model [port]" in done.stdout
-    done = subprocess.run([*script, tmp_path], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert f"{tmp_path / 'model.jax'} does not exist: pass the folder that" in done.stderr
+    result = subprocess.run([*script, "--help"], capture_output=True, text=True, check=True)
+    assert "usage: serve.py [-h] [--host HOST] model [port]" in result.stdout
+    result = subprocess.run([*script, tmp_path], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert f"{tmp_path / 'model.jax'} does not exist: pass the folder that" in result.stderr

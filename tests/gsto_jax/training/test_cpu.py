@@ -58,8 +58,8 @@ print(took_effect, first, faults())
 
 
 def test_keep_freed_memory():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
-    took_effect, before, after = done.stdout.split()
+    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    took_effect, before, after = result.stdout.split()
     if took_effect == "True":
         assert int(before) > 100
         assert int(after) < int(before) / 10
