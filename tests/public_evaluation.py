@@ -27,13 +27,13 @@ def cityscapes(monkeypatch, pairs):
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as public
 
     public.args.quiet, public.args.JSONOutput = True, False
-    seen = SimpleNamespace(result=None)
+    captured = SimpleNamespace(result=None)
     monkeypatch.setattr(
-        public, "createResultDict", lambda *args: vars(seen).update(result=args) or {}
+        public, "createResultDict", lambda *args: vars(captured).update(result=args) or {}
     )
     predictions, truths = zip(*pairs, strict=True)
     public.evaluateImgLists([str(p) for p in predictions], [str(t) for t in truths], public.args)
-    confusion, classes, instances, categories, category_instances = seen.result[:5]
+    confusion, classes, instances, categories, category_instances = captured.result[:5]
     return {
         "confusion": confusion,
         "classes": classes,

@@ -176,11 +176,11 @@ def test_open_gates_leave_the_plain_network():
 def sections():
     """The sections about a file, and the rest of the document."""
     parts = re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)
-    named = {}
+    sections_by_name = {}
     for part in parts:
         if result := re.match(r".*`examples/(\w+)\.py`\n", part):
-            named[result[1]] = part
-    return named, parts
+            sections_by_name[result[1]] = part
+    return sections_by_name, parts
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -197,10 +197,10 @@ def test_its_changes_are_those_of_the_file(name):
             assert "\n".join(kept) + "\n" in code
         added += sum(line.startswith("+") for line in lines)
     assert 1 <= added <= 5
-    shown = [
+    code_blocks = [
         text for kind, text in FENCE.findall(section.split("<!-- runs")[0]) if kind == "python"
     ]
-    assert all(text in code for text in shown)
+    assert all(text in code for text in code_blocks)
 
 
 def test_its_other_code_runs():

@@ -92,8 +92,8 @@ def test_layout_contrast_and_requests(pages, browser, kind, scheme, size):
         viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True
     )
     page = context.new_page()
-    asked, complaints = [], []
-    page.on("request", lambda request: asked.append(request.url))
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(pages[kind].as_uri())
@@ -101,8 +101,8 @@ def test_layout_contrast_and_requests(pages, browser, kind, scheme, size):
     page.wait_for_function("[...document.images].every(x => x.complete)")
     measured = page.evaluate(MEASURE)
     context.close()
-    assert asked[0] == pages[kind].as_uri()
-    assert all(url.startswith("data:") for url in asked[1:])
+    assert requests[0] == pages[kind].as_uri()
+    assert all(url.startswith("data:") for url in requests[1:])
     assert complaints == []
     assert measured["width"] <= measured["inner"] == size[0]
     assert measured["small"] == []

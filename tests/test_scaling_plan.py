@@ -123,10 +123,10 @@ def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch
         "w18s-weak-64": program([9000, 990], collectives=2),
         "w18s-weak-256": program([9000, 991]),
     }
-    seen = []
+    compiled_rows = []
 
     def optimized_program(row):
-        seen.append(row.name)
+        compiled_rows.append(row.name)
         return compiled[row.name]
 
     monkeypatch.setattr(
@@ -141,7 +141,7 @@ def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch
     ]
     # The next one, 16 chips, is too far apart, and 256 do not fit.
     copied = measure_row(ROWS["w18s-weak-64"], rows)
-    assert seen == ["w18s-weak-64", "w18s-weak-16", "w18s-weak-4"]
+    assert compiled_rows == ["w18s-weak-64", "w18s-weak-16", "w18s-weak-4"]
     assert (copied["row"], copied["chips"], copied["accessed_GB"]) == ("w18s-weak-64", 64, "5")
     assert copied["collectives"] == "all-reduce 2 32"
     assert copied["copied_from"] == "w18s-weak-4" and 0 < float(copied["difference"]) < 0.001
@@ -149,8 +149,8 @@ def test_a_program_that_differs_in_chips_alone_is_not_compiled_again(monkeypatch
     assert measure_row(ROWS["w18s-weak-64"], rows, full=True)["accessed_GB"] == "7"
     # What is only like another stands for none, and what does not fit is like none.
     for others in ([{k: str(v) for k, v in copied.items()}], [too_large("w18s-weak-256")]):
-        seen.clear()
-        assert measure_row(ROWS["w18s-weak-16"], others)["accessed_GB"] == "7" and not seen
+        compiled_rows.clear()
+        assert measure_row(ROWS["w18s-weak-16"], others)["accessed_GB"] == "7" and not compiled_rows
 
 
 COMPILER = """

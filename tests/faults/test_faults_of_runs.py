@@ -123,16 +123,16 @@ def test_a_signal_to_end(tmp_path, train, same, monkeypatch, capsys, number):
 
 def test_a_profile_asked_for_where_there_are_no_steps(tmp_path, train, same, monkeypatch):
     """By the process number in .lock, while the run begins and while it is evaluated at its end."""
-    asked = []
+    requests = []
 
     def ask(*_):
-        asked.append(1)
+        requests.append(1)
         os.kill(int((tmp_path / ".lock").read_text()), signal.SIGUSR1)
 
     monkeypatch.setattr(Experiment, "evaluate", ask)
     monkeypatch.setattr(Workdir, "write_start", ask)
     train(tmp_path)
-    assert len(asked) == 2 and not (tmp_path / "profile").exists()
+    assert len(requests) == 2 and not (tmp_path / "profile").exists()
     same(tmp_path)
 
 
@@ -142,12 +142,12 @@ def test_a_clock_that_is_moved(tmp_path, train, same, monkeypatch):
     Neither steps nor going on depend on it. (Orbax takes a write that seems to last five minutes
     for one that hangs: a leap beyond that during a write ends the run as a full disk does.)
     """
-    look = time.time
+    real_time = time.time
     for years, stop_at in ((-3, 4), (3, 0)):
         moves = itertools.cycle((0, -100, 100, 30))
         start = 365 * 86400 * years
         monkeypatch.setattr(
-            time, "time", lambda start=start, moves=moves: look() + start + next(moves)
+            time, "time", lambda start=start, moves=moves: real_time() + start + next(moves)
         )
         train(tmp_path, stop_at=stop_at)
     same(tmp_path)

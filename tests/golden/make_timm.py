@@ -27,11 +27,11 @@ CHANNELS = 48
 
 def weights(shapes):
     """Arrays by name, each from its own name and shape; counters of batches are 0."""
-    made = {}
+    arrays = {}
     for name, shape in shapes.items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         if name.endswith("num_batches_tracked"):
-            made[name] = np.zeros(shape, np.int64)
+            arrays[name] = np.zeros(shape, np.int64)
             continue
         if len(shape) > 1:  # kernels, such that maps stay within some hundreds
             value = rng.standard_normal(shape, np.float32) / np.sqrt(2 * np.prod(shape[1:]))
@@ -39,8 +39,8 @@ def weights(shapes):
             value = rng.uniform(0.5, 1.5, shape)
         else:
             value = 0.3 * rng.standard_normal(shape)
-        made[name] = value.astype(np.float32)
-    return made
+        arrays[name] = value.astype(np.float32)
+    return arrays
 
 
 def image():

@@ -127,8 +127,8 @@ def main(cases, devices, port, count, index, path):
     assert mesh.size == int(count) * int(devices)
     results = {}
     for number, case in enumerate(json.loads(cases)):
-        made = run(*case, mesh, int(index), int(count))
-        results |= {f"{number} {name}": value for name, value in made.items()}
+        values = run(*case, mesh, int(index), int(count))
+        results |= {f"{number} {name}": value for name, value in values.items()}
     np.savez(path, **results)
 
 

@@ -66,12 +66,12 @@ def persons(count=6, seed=0):
 def batches(size, count=6, seed=0):
     """Returns persons in batches; the last batch is padded and masked."""
     result = list(persons(count, seed))
-    made = []
+    result_batches = []
     for start in range(0, count, size):
         rows = [result[min(n, count - 1)] for n in range(start, start + size)]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        made.append(batch | {"mask": np.arange(start, start + size) < count})
-    return made
+        result_batches.append(batch | {"mask": np.arange(start, start + size) < count})
+    return result_batches
 
 
 def annotations(count=6, seed=0):

@@ -249,16 +249,16 @@ def test_missing_and_unknown_fields():
 
 
 def test_config_changes():
-    _, ours = load("quickstart")
-    _, theirs = load("quickstart", "baseline")
-    assert config_changes(ours, ours) == []
-    theirs["run"]["log_every"] = 7
-    theirs["eval"]["batch_size"] = 5
-    theirs["data"]["workers"] = 3
-    theirs["optim"]["learning_rate"] = 0.5
-    theirs["data"]["flip"] = False
-    theirs["seed"] = 4
-    result = config_changes(ours, theirs)
+    _, config = load("quickstart")
+    _, baseline = load("quickstart", "baseline")
+    assert config_changes(config, config) == []
+    baseline["run"]["log_every"] = 7
+    baseline["eval"]["batch_size"] = 5
+    baseline["data"]["workers"] = 3
+    baseline["optim"]["learning_rate"] = 0.5
+    baseline["data"]["flip"] = False
+    baseline["seed"] = 4
+    result = config_changes(config, baseline)
     assert [line.partition(":")[0] for line in result] == [
         "data.flip (data)",
         "model.hrnet.gfm (model)",
@@ -270,11 +270,11 @@ def test_config_changes():
 
 
 def test_config_changes_between_versions():
-    _, ours = load("quickstart")
-    old = json.loads(json.dumps(ours))
+    _, config = load("quickstart")
+    old = json.loads(json.dumps(config))
     del old["optim"]["ema_decay"], old["eval"]["scales"]
     old["gone"] = {"field": 1}
-    assert config_changes(old, ours) == [
+    assert config_changes(old, config) == [
         "gone.field (unknown): 1 in the run, 'not set' now",
         "optim.ema_decay (optimizer): 'not set' in the run, 0.0 now",
     ]

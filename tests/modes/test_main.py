@@ -274,8 +274,8 @@ def test_predict(tmp_path):
     """A photo, an image nobody can read and a video, in a folder; nothing else is given."""
     workdir, photos, output = tmp_path / "run", tmp_path / "photos", tmp_path / "out"
     args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
-    made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
-    assert made.returncode == 0, made.stderr
+    trained = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
+    assert trained.returncode == 0, trained.stderr
     photos.mkdir()
     image = np.random.default_rng(0).integers(0, 255, (75, 101, 3), np.uint8)
     cv2.imwrite(str(photos / "photo.png"), image)
@@ -286,11 +286,11 @@ def test_predict(tmp_path):
         film.write(image[:48, :64])
     film.release()
     predict = ["--mode=predict", f"--checkpoint={workdir}", f"--output={output}"]
-    done = run(*predict, str(photos), "--save=overlay,ids,gates")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "3 of 4 predicted: overlay, ids, gates" in done.stdout
-    assert done.stderr.startswith(f"error: cannot read {photos}/broken.png: it is truncated")
-    assert len(done.stderr.splitlines()) == 1
+    predicted = run(*predict, str(photos), "--save=overlay,ids,gates")
+    assert predicted.returncode == 1, predicted.stdout + predicted.stderr
+    assert "3 of 4 predicted: overlay, ids, gates" in predicted.stdout
+    assert predicted.stderr.startswith(f"error: cannot read {photos}/broken.png: it is truncated")
+    assert len(predicted.stderr.splitlines()) == 1
     result = [path.relative_to(output) for path in output.rglob("*.*")]
     written = {path.as_posix() for path in result if len(path.parts) < 3}
     assert written == {
@@ -311,7 +311,7 @@ def test_predict(tmp_path):
     mirrored = run(*predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True")
     assert (mirrored.returncode, mirrored.stderr) == (0, "")
     refusal = refused(*predict, str(photos), "--config.model.hrnet.gfm=False")
-    assert "only those of config.eval" in refusal
+    assert "fixed by the checkpoint" in refusal
     assert "needs --checkpoint" in refused("--mode=predict", str(photos))
     assert "no such file or folder: nope.jpg" in refused(*predict, "nope.jpg")
 
@@ -320,8 +320,8 @@ def test_predict(tmp_path):
 def test_export_report_and_the_best_checkpoint(tmp_path):
     workdir = tmp_path / "run"
     args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
-    made = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
-    assert made.returncode == 0, made.stderr
+    trained = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
+    assert trained.returncode == 0, trained.stderr
     checkpoint = f"--checkpoint={workdir}"
     # From another folder, where no configuration lies.
     elsewhere = {"cwd": tmp_path}
@@ -398,9 +398,9 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     )
     args = ["--config=configs/cityscapes_w18s.py:trainval,runlocal"]
     args.append(f"--config.data.root={tmp_path / 'sets'}")
-    made = run("--mode=prepare", *args, f"--source={downloads}", "--partial")
-    assert made.returncode == 0, made.stderr
-    assert f"dataset  {tmp_path}/sets/cityscapes/1.0.0" in made.stdout
+    prepared = run("--mode=prepare", *args, f"--source={downloads}", "--partial")
+    assert prepared.returncode == 0, prepared.stderr
+    assert f"dataset  {tmp_path}/sets/cityscapes/1.0.0" in prepared.stdout
     assert "test has 2 of 1525" in refused("--mode=prepare", *args, f"--source={downloads}")
     audited = run("--mode=audit", *args)
     assert audited.returncode == 0, audited.stderr

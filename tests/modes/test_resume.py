@@ -208,16 +208,16 @@ def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
     whole, expected = undisturbed(2)
     source = whole / "checkpoints" / "6"
     args = command(tmp_path, "--config.optim.momentum=0.5", f"--fork_from={source}")
-    done = run(*args)
-    assert done.returncode == 0, done.stderr
-    assert f"starting from step 6 of {source}" in done.stdout
-    result = losses(done.stdout)
+    completed = run(*args)
+    assert completed.returncode == 0, completed.stderr
+    assert f"starting from step 6 of {source}" in completed.stdout
+    result = losses(completed.stdout)
     assert set(result) == {"7", "8"}
     assert result["7"] == expected["7"], "the same parameters and the same batch"
     assert result["8"] != expected["8"], "another momentum"
-    done = run(*command(tmp_path / "more", f"--fork_from={whole}"))
-    assert done.returncode == 2
-    assert re.search(r"\bstep 8\b.*\b8 steps", done.stderr)
+    completed = run(*command(tmp_path / "more", f"--fork_from={whole}"))
+    assert completed.returncode == 2
+    assert re.search(r"\bstep 8\b.*\b8 steps", completed.stderr)
 
 
 NOT_FINITE = r"error: step (\d+): .*not finite \(gradient_norm .*, loss/stage4 \S+\)\. "
@@ -226,17 +226,17 @@ NOT_FINITE = r"error: step (\d+): .*not finite \(gradient_norm .*, loss/stage4 \
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, undisturbed):
     whole, _ = undisturbed(2)
     diverge = "--config.optim.learning_rate=1e18"
-    done = run(*command(tmp_path / "new", diverge, "--config.run.checkpoint_every=100"))
-    assert done.returncode == 1
-    assert re.fullmatch(NOT_FINITE + "No checkpoint .*", done.stderr.strip())
+    completed = run(*command(tmp_path / "new", diverge, "--config.run.checkpoint_every=100"))
+    assert completed.returncode == 1
+    assert re.fullmatch(NOT_FINITE + "No checkpoint .*", completed.stderr.strip())
     assert checkpoint.list_steps(tmp_path / "new" / "checkpoints") == []
     source = whole / "checkpoints" / "4"
-    done = run(*command(tmp_path / "fork", diverge, f"--fork_from={source}"))
-    assert done.returncode == 1
+    completed = run(*command(tmp_path / "fork", diverge, f"--fork_from={source}"))
+    assert completed.returncode == 1
     good = tmp_path / "fork" / "checkpoints"
-    message = done.stderr.strip().splitlines()[-1]  # orbax may warn of the checkpoint it reads
+    message = completed.stderr.strip().splitlines()[-1]  # orbax may warn of the checkpoint it reads
     result = re.fullmatch(rf"{NOT_FINITE}.*{good}/(\d+)", message)
-    assert result, done.stderr
+    assert result, completed.stderr
     assert checkpoint.list_steps(good)[-1] == int(result[2]) < int(result[1])
     assert np.isfinite(jax.tree.leaves(final_state(tmp_path / "fork", int(result[2])))[-1]).all()
 

@@ -100,9 +100,13 @@ def test_one_seed_gives_all_rows_the_same_batches():
         source = make_source(data, data.train_split)
         return list(itertools.islice(train_batches(data, source, 2, seed=seed), 6))
 
-    actual, theirs, others = batches("t1-baseline", 3), batches("t1-both", 3), batches("t1-both", 4)
+    actual, other_row, others = (
+        batches("t1-baseline", 3),
+        batches("t1-both", 3),
+        batches("t1-both", 4),
+    )
     for name in ("image", "label"):
-        for one, other in zip(actual, theirs, strict=True):
+        for one, other in zip(actual, other_row, strict=True):
             np.testing.assert_array_equal(one[name], other[name])
         assert any((x[name] != y[name]).any() for x, y in zip(actual, others, strict=True))
 
@@ -113,13 +117,13 @@ def test_one_seed_gives_layers_that_rows_share_the_same_values():
         return dict(jax.tree_util.tree_leaves_with_path(task.initial_variables()["params"]))
 
     actual, others = (values("t1-baseline", seed) for seed in (3, 4))
-    theirs = values("t1-both", 3)
+    other_row = values("t1-both", 3)
     shared = [
-        path for path in actual if path in theirs and actual[path].shape == theirs[path].shape
+        path for path in actual if path in other_row and actual[path].shape == other_row[path].shape
     ]
     assert len(shared) > 0.9 * len(actual)
     for path in shared:
-        np.testing.assert_array_equal(actual[path], theirs[path])
+        np.testing.assert_array_equal(actual[path], other_row[path])
     kernels = [path for path in shared if np.ptp(actual[path])]
     assert kernels and all((actual[path] != others[path]).any() for path in kernels)
 
@@ -196,8 +200,8 @@ def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
     assert "resuming from step" in log.read_text()
     assert scores(cut) == scores(whole)
     for row, seed in runs:
-        actual, theirs = (final_state(folder / row / f"seed{seed}") for folder in (cut, whole))
-        for one, other in zip(actual, theirs, strict=True):
+        actual, expected = (final_state(folder / row / f"seed{seed}") for folder in (cut, whole))
+        for one, other in zip(actual, expected, strict=True):
             np.testing.assert_array_equal(one, other)
 
     finished = [path.stat().st_mtime_ns for path in sorted(cut.glob("*/seed*/*.jsonl"))]

@@ -79,17 +79,17 @@ log("done")
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
 def test_a_terminal_shows_bars_and_keeps_lines_within_its_width():
-    actual, theirs = pty.openpty()
+    actual, terminal = pty.openpty()
     environment = program.environment() | {"COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
     process = subprocess.Popen(
         [sys.executable, "-c", TERMINAL],
         cwd=program.ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
+        stdout=terminal,
+        stderr=terminal,
     )
-    os.close(theirs)
+    os.close(terminal)
     output = b""
     while True:
         try:
@@ -112,24 +112,24 @@ def test_a_terminal_shows_bars_and_keeps_lines_within_its_width():
 
 
 def test_a_program_reports_each_shape_that_it_compiles():
-    seen = []
+    events = []
 
     class Record:
         def on_start(self, stage):
-            seen.append((stage.description, stage.always_log))
+            events.append((stage.description, stage.always_log))
 
         def on_advance(self, stage):
             pass
 
         def on_end(self, stage):
-            seen.append("ended")
+            events.append("ended")
 
     add = progress.JitWithProgress(jax.jit(lambda w, batch: w + batch["image"].sum()), "a sum")
     weight = jnp.ones(())
     with progress.use_reporter(Record()):
         for height in (4, 6, 4):
             add(weight, {"image": jnp.ones((1, height, 8, 3))})
-    assert seen == [
+    assert events == [
         ("compiling a sum for 4x8", True),
         "ended",
         ("compiling a sum for 6x8", True),

@@ -71,8 +71,8 @@ def test_the_step_of_quickstart_runs_the_kernels():
     for line in calls:
         if "apply_gates" in line:
             features = re.search(r"custom-call\(%([\w.-]+)", line)[1]
-            made = re.search(rf"%{re.escape(features)} = \S+ ([\w-]+)\(", text)[1]
-            assert made in ("bitcast", "fusion", "copy-done", "custom-call"), (features, made)
+            opcode = re.search(rf"%{re.escape(features)} = \S+ ([\w-]+)\(", text)[1]
+            assert opcode in ("bitcast", "fusion", "copy-done", "custom-call"), (features, opcode)
 
 
 @pytest.mark.long

@@ -140,8 +140,8 @@ def test_gate_kernels_with_spatial_shards(name):
     norm = NormParameters(np.float32([1, 2]), np.float32([0.1, 0.2]), 1e-5)
 
     def f(x, **kwargs):
-        made = gated_maps(x, kernel, norm, relu=True, **kwargs)
-        return jnp.concatenate(made.maps, -1), made.mean, made.var
+        gated = gated_maps(x, kernel, norm, relu=True, **kwargs)
+        return jnp.concatenate(gated.maps, -1), gated.mean, gated.var
 
     def all_of_it(x, **kwargs):
         change = jax.grad(lambda x: (f(x, **kwargs)[0] ** 2).sum())(x)
@@ -158,9 +158,9 @@ def test_gate_kernels_with_spatial_shards(name):
 
 def test_loss_kernel_needs_unsharded_images():
     logits, classes = jnp.zeros((2, 32, 32, 4)), jnp.zeros((2, 128, 128), jnp.uint8)
-    named = partial(true_log_probability, implementation="pallas_tpu")
+    by_kernel = partial(true_log_probability, implementation="pallas_tpu")
     with pytest.raises(UserError, match="takes whole images"):
-        compiled_on(make_mesh(spatial_shards=2), named).trace(logits, classes)
+        compiled_on(make_mesh(spatial_shards=2), by_kernel).trace(logits, classes)
     left = compiled_on(make_mesh(spatial_shards=2), true_log_probability).trace(logits, classes)
     assert "pallas_call" not in str(left.jaxpr)
 
@@ -186,9 +186,9 @@ def everything(task, mesh, batch):
     values = replace(values, bn_momentum=values.bn_momentum[0])
     gradient = jax.jit(on_mesh(partial(_gradient, task.for_mesh(mesh)), mesh))
     grads, losses, _ = gradient(state.params, state.batch_stats, inputs, values)
-    seen = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
+    eval_inputs = put_batch({k: batch[k] for k in EVAL_INPUTS}, mesh)
     eval_step = SegmentationPrograms.for_task(task, mesh).eval_step
-    counts, predictions, maps = eval_step(state.variables, seen)
+    counts, predictions, maps = eval_step(state.variables, eval_inputs)
     return (a_step(task, mesh, batch), grads, losses, maps), (counts, predictions)
 
 
@@ -236,14 +236,16 @@ def test_parameter_sharding_equals_replication(tmp_path):
     state = initial_state(split, mesh)
     for leaf in jax.tree.leaves(state):
         assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
-    held = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
-    assert sum(held) < 0.45 * sum(x.nbytes for x in jax.tree.leaves(state))
+    shard_sizes = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
+    assert sum(shard_sizes) < 0.45 * sum(x.nbytes for x in jax.tree.leaves(state))
     new, scalars = CompiledTrainStep(split, mesh)(state, inputs)
     for leaf in jax.tree.leaves(new):
         assert leaf.sharding.spec == parameter_spec(leaf.shape, 4)
-    expected, known = CompiledTrainStep(together, mesh)(initial_state(together, mesh), inputs)
+    expected, expected_scalars = CompiledTrainStep(together, mesh)(
+        initial_state(together, mesh), inputs
+    )
     # Of float32: a change of 1e-7 in the images moves some gradients of this network by 6e-4.
-    assert_close((new, scalars), (expected, known), 1e-3, 1e-5)
+    assert_close((new, scalars), (expected, expected_scalars), 1e-3, 1e-5)
     with Checkpoints(tmp_path) as checkpoints:
         folder = checkpoints.save(new, {"config": {}})
     for task, devices in ((split, 2), (together, 1)):

@@ -74,10 +74,10 @@ def test_edges_are_replicated(size):
 @pytest.mark.parametrize("size", [(61, 75), (40, 33)])
 def test_windows_show_what_np_pad_shows(size):
     image = image_of(size).astype(np.float32)
-    seen = []
+    shapes = []
     protocol = EvalProtocol(pad=None, pad_to=32)
-    scores = scores_of(protocol, lambda x: seen.append(x.shape) or x / 255, image)
-    assert seen == [(1, *round_up(size, 32), 3)]
+    scores = scores_of(protocol, lambda x: shapes.append(x.shape) or x / 255, image)
+    assert shapes == [(1, *round_up(size, 32), 3)]
     np.testing.assert_allclose(scores, np.exp(image / 255), rtol=1e-5)
 
 
@@ -140,7 +140,7 @@ def test_scores_depend_on_the_image_alone(protocol):
         assert size in bucket
         assert {protocol.bucket(other) for other in bucket} == {protocol.bucket(size)}
         together = protocol.scale_plans(bucket)
-        assert [look.shape for look in together] == [x.shape for x in protocol.scale_plans([size])]
+        assert [plan.shape for plan in together] == [x.shape for x in protocol.scale_plans([size])]
     members = sorted(protocol.sizes_in_bucket(sizes, (61, 75)))[:3]
     shape = protocol.padded((61, 75))
     batch = image_batch(members, shape)

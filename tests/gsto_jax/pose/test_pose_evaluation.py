@@ -294,8 +294,8 @@ def test_aborted_evaluations_keep_earlier_files(trained, tmp_path):
     task, state, _ = trained
     (tmp_path / "evaluation.json").write_text("{}")
     about = {"step": 1, "while_training": True}
-    look = (task, state.variables, ONE, tmp_path, about)
-    assert pose_set().evaluate(*look, stop=lambda: True) is None
+    arguments = (task, state.variables, ONE, tmp_path, about)
+    assert pose_set().evaluate(*arguments, stop=lambda: True) is None
     assert (tmp_path / "evaluation.json").exists()
 
 
@@ -326,11 +326,11 @@ def test_crops_equal_those_of_the_evaluation(box):
     )
     element = {"image": image, "joints": np.zeros((17, 2)), "visible": np.zeros(17), "area": 1.0}
     element |= {"box": np.array(box, np.float32), "score": 1, "image_id": 1, "person_id": 1}
-    theirs = PersonCrop(crop=SIZE).random_map(element | {"index": 0}, np.random.default_rng(0))
-    ours = crop_person(image, box, SIZE, 1.25)
+    expected = PersonCrop(crop=SIZE).random_map(element | {"index": 0}, np.random.default_rng(0))
+    actual = crop_person(image, box, SIZE, 1.25)
     for name in ("center", "frame"):
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
-    assert np.abs(ours["image"].astype(int) - theirs["image"]).max() <= 1
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-6)
+    assert np.abs(actual["image"].astype(int) - expected["image"]).max() <= 1
 
 
 @pytest.mark.slow
@@ -381,18 +381,18 @@ def test_adam_steps():
     np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
     optimizer = adam(lambda count: 0.1, 0.01)
     params = np.array([1.0, -2.0, 0.5])
-    state, ours = optimizer.init(jnp.asarray(params)), jnp.asarray(params)
+    state, params_of_optax = optimizer.init(jnp.asarray(params)), jnp.asarray(params)
     mean, square = np.zeros(3), np.zeros(3)
     rng = np.random.default_rng(0)
     for step in range(1, 6):
         grad = rng.normal(size=3)
-        updates, state = optimizer.update(jnp.asarray(grad), state, ours)
-        ours = optax.apply_updates(ours, updates)
+        updates, state = optimizer.update(jnp.asarray(grad), state, params_of_optax)
+        params_of_optax = optax.apply_updates(params_of_optax, updates)
         grad = grad + 0.01 * params
         mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad**2
         step_size = mean / (1 - 0.9**step)
         params = params - 0.1 * step_size / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
-    np.testing.assert_allclose(ours, params, rtol=1e-5)
+    np.testing.assert_allclose(params_of_optax, params, rtol=1e-5)
 
 
 def test_published_recipe():

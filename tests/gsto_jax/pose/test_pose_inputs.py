@@ -231,8 +231,8 @@ def test_persons_without_visible_joints_have_a_box():
     assert drawn[62:80, 34:120].any(), "the text"
     assert drawn[150, 40].any() and not drawn[120, 50].any(), "the second has its joint, no box"
     np.testing.assert_array_equal(draw_poses(image, poses[:1], task.skeleton), image)
-    shown = pose_panel(image, None, poses[0], np.zeros((8, 6, 17)), task.skeleton)
-    tile = shown[:, shown.shape[1] // 3 : 2 * shown.shape[1] // 3]
+    panel = pose_panel(image, None, poses[0], np.zeros((8, 6, 17)), task.skeleton)
+    tile = panel[:, panel.shape[1] // 3 : 2 * panel.shape[1] // 3]
     assert (tile == np.array([220, 30, 30])).all(-1).any()
     assert (
         PosePrediction(image, boxes[:0], poses[:0], np.zeros(0), poses[:0], {}, task)

@@ -58,19 +58,19 @@ class OneImage:
 def test_predictor_equals_evaluation(tmp_path, settings):
     plain = config(eval=settings)
     task, variables = save(tmp_path, plain)
-    seen = []
+    expected = []
     evaluate(
         task,
         variables,
         OneImage(),
         MESH,
         protocol_from_config(plain),
-        on_batch=lambda b, predictions, maps: seen.append(predictions[0, : SIZE[0], : SIZE[1]]),
+        on_batch=lambda b, predictions, maps: expected.append(predictions[0, : SIZE[0], : SIZE[1]]),
     )
     result = Predictor.load(tmp_path)(image_of(SIZE))
     assert len(np.unique(result.labels)) > 1, "it has something to get wrong"
     assert result.labels.dtype == np.uint8
-    np.testing.assert_array_equal(result.labels, seen[0])
+    np.testing.assert_array_equal(result.labels, expected[0])
 
 
 @pytest.mark.slow
@@ -222,8 +222,8 @@ def test_inputs(tmp_path):
 
 def prediction(labels):
     maps = {"branch/0": np.eye(4, dtype=np.float32), "gate/transition2": np.eye(4)}
-    shown = np.full((*labels.shape, 3), 100, np.uint8)
-    return Prediction(shown, labels, maps, ("sky", 'a "b", c'), ((255, 0, 0), (0, 0, 255)))
+    image = np.full((*labels.shape, 3), 100, np.uint8)
+    return Prediction(image, labels, maps, ("sky", 'a "b", c'), ((255, 0, 0), (0, 0, 255)))
 
 
 def test_prediction_writer(tmp_path):

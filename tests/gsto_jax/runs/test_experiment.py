@@ -62,23 +62,23 @@ def make(tmp_path, monkeypatch):
             config[section][key] = value
         look = {"classes": ("a", "b"), "palette": ((0, 0, 0),) * 2, "protocol": SINGLE_PASS}
         eval_set = SegmentationEvalSet(split="val", size=4, name=str, batches=[], **look)
-        shown = []
-        made = Experiment(
+        log = []
+        experiment = Experiment(
             task,
             config,
             MESH,
             Workdir(tmp_path / name),
             train_set,
             eval_set,
-            shown.append,
+            log.append,
         )
-        return made, shown, ious
+        return experiment, log, ious
 
     return build
 
 
 def test_damaged_checkpoint_is_renamed_only_with_fallback(make, tmp_path):
-    run, shown, _ = make()
+    run, log, _ = make()
     folder = tmp_path / "run" / "checkpoints"
     save(folder, 1, 2, record=RECORD)
     shutil.rmtree(folder / "2" / "state")
@@ -92,7 +92,7 @@ def test_damaged_checkpoint_is_renamed_only_with_fallback(make, tmp_path):
     state, position = run.start_or_resume()
     assert (int(state.step), position) == (1, {"batches": 3})
     assert checkpoint.list_steps(folder) == [1]
-    assert shown[0].endswith(f"renamed to {folder}/damaged-2")
+    assert log[0].endswith(f"renamed to {folder}/damaged-2")
     shutil.rmtree(folder / "1")
     with pytest.raises(UserError, match="contains only damaged checkpoints"):
         run.start_or_resume()
@@ -109,11 +109,11 @@ def test_fork_copies_its_start(make, tmp_path):
     old = tmp_path / "old" / "checkpoints"
     states = save(old, 1, 2, record=RECORD)
     shutil.rmtree(old / "2" / "state")
-    run, shown, _ = make(optim__momentum=0.5)
+    run, log, _ = make(optim__momentum=0.5)
     state, position = run.start_or_resume(tmp_path / "old")
     assert_same(state, states[1])
     assert position == {"batches": 3}
-    assert shown[0].startswith(f"warning: checkpoint {old}/2 is damaged")
+    assert log[0].startswith(f"warning: checkpoint {old}/2 is damaged")
     assert checkpoint.list_steps(old) == [1, 2], "not ours to rename"
     save(old, 9, record=RECORD)
     again, _ = run.start_or_resume(tmp_path / "old")
@@ -127,7 +127,7 @@ def test_start_from_pretrained_weights(make, tmp_path):
     variables = initial_variables(TASK.model, seed=5)
     export_weights(path, variables, GSTO_FORMAT)
     task = replace(TASK, config=replace(TASK.config, init_from=str(path)))
-    plain, shown, _ = make(task=task)
+    plain, log, _ = make(task=task)
     run = replace(plain, config=plain.config | {"init_from": str(path)})
     with pytest.raises(UserError, match=r"--fork_from and config\.init_from"):
         run.start_or_resume(tmp_path / "old")
@@ -136,7 +136,7 @@ def test_start_from_pretrained_weights(make, tmp_path):
     result = flatten_dict({"params": state.params, "batch_stats": state.batch_stats})
     for name, value in flatten_dict(variables).items():
         np.testing.assert_allclose(result[name], value, rtol=1e-6, err_msg=name)
-    (report,) = shown
+    (report,) = log
     count = len(result)
     assert report.startswith(f"starting from {count} of {count} arrays from {path} (GSTO-HRNet)\n")
     assert "'model.'" in report
@@ -148,7 +148,7 @@ def test_start_from_pretrained_weights(make, tmp_path):
     path.unlink()
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD | {"config": run.config})
     state, _ = run.start_or_resume()
-    assert int(state.step) == 1 and shown[-1].startswith("resuming from step 1")
+    assert int(state.step) == 1 and log[-1].startswith("resuming from step 1")
     with pytest.raises(UserError, match=r"init_from \(model\): '\S+' in the run, '' now"):
         plain.start_or_resume()
 
@@ -168,14 +168,14 @@ def test_best_checkpoint(make, tmp_path):
         run.evaluate(state_at(step), {"batches": step})
         assert checkpoint.list_steps(tmp_path / "run" / "best") == [kept]
     assert [line["step"] for line in run.workdir.read_evaluations()] == [4, 5, 6, 3]
-    other, shown, ious = make(eval__absent="zero")
+    other, log, ious = make(eval__absent="zero")
     ious[:] = [0.1]
     other.evaluate(state_at(8), {"batches": 8})
     assert checkpoint.list_steps(tmp_path / "run" / "best") == [8], "another measure"
     ious[:] = [float("nan")]
     other.evaluate(state_at(7), {"batches": 7})
     assert checkpoint.list_steps(tmp_path / "run" / "best") == [8], "nothing was labeled"
-    assert any("no best checkpoint: mean_iou is undefined" in str(line) for line in shown)
+    assert any("no best checkpoint: mean_iou is undefined" in str(line) for line in log)
     elsewhere, _, ious = make(data__eval_split="test")
     ious[:] = [0.05]
     elsewhere.evaluate(state_at(8), {"batches": 8})

@@ -13,13 +13,13 @@ from gsto_jax.runs.workdir import Workdir, code_checksum, git_revision, open_wor
 
 
 def test_workdir_lock(tmp_path):
-    held = Workdir(tmp_path / "a" / "b", lock=True)
-    assert held.path.is_dir()
+    workdir = Workdir(tmp_path / "a" / "b", lock=True)
+    assert workdir.path.is_dir()
     with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
-        Workdir(held.path, lock=True)
-    Workdir(held.path)  # evaluation may read it
-    held.close()
-    Workdir(held.path, lock=True).close()
+        Workdir(workdir.path, lock=True)
+    Workdir(workdir.path)  # evaluation may read it
+    workdir.close()
+    Workdir(workdir.path, lock=True).close()
 
 
 def test_unwritable_workdir(tmp_path):
@@ -65,13 +65,13 @@ def test_truncated_log_line(tmp_path):
 
 
 def test_removed_workdir(tmp_path):
-    held = Workdir(tmp_path / "run", lock=True)
-    held.check_exists()
-    shutil.rmtree(held.path)
-    (held.path / "checkpoints").mkdir(parents=True)  # what was being written comes back
+    workdir = Workdir(tmp_path / "run", lock=True)
+    workdir.check_exists()
+    shutil.rmtree(workdir.path)
+    (workdir.path / "checkpoints").mkdir(parents=True)  # what was being written comes back
     with pytest.raises(TrainingError, match=r"run was removed"):
-        held.check_exists()
-    held.close()
+        workdir.check_exists()
+    workdir.close()
     Workdir(tmp_path / "other").check_exists()  # held by nobody
 
 

@@ -235,9 +235,9 @@ def test_first_images_have_figures(tmp_path):
         "sample/0",
         *(f"{k}/{n}" for k in ("branches", "gates") for n in (0, 1)),
     }
-    seen = cv2.imread(str(tmp_path / "gsto" / "1_branches.png"))[..., ::-1]
+    figure = cv2.imread(str(tmp_path / "gsto" / "1_branches.png"))[..., ::-1]
     np.testing.assert_array_equal(
-        seen, branch_figure(batch["image"][1], {k: v[1] for k, v in maps().items()})
+        figure, branch_figure(batch["image"][1], {k: v[1] for k, v in maps().items()})
     )
     plain = SegmentationPngWriter(tmp_path / "plain", CLASSES, PALETTE, 255, 0, 1, str)
     branches = {k: v for k, v in maps().items() if k.startswith("branch")}

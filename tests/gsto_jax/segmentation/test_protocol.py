@@ -50,11 +50,11 @@ def h2(golden):
 
 @pytest.fixture(scope="module")
 def image(h2):
-    made = (h2["image_bgr_u8"][..., ::-1].astype(np.float32) / 255 - MEAN) / STD
+    normalized = (h2["image_bgr_u8"][..., ::-1].astype(np.float32) / 255 - MEAN) / STD
     np.testing.assert_allclose(
-        made[:16, :16].transpose(2, 0, 1), h2["input_corner_16x16"][0], atol=1e-6
+        normalized[:16, :16].transpose(2, 0, 1), h2["input_corner_16x16"][0], atol=1e-6
     )
-    return made
+    return normalized
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -132,8 +132,8 @@ def test_single_pass_protocol_equals_eval_step(network):
     labels = {"label": np.zeros((2, 64, 64), np.uint8), "mask": np.ones(2, bool)}
     _, predictions, _ = jax.jit(partial(eval_step, task))(variables, batch | labels)
     for n, (height, width) in enumerate(batch["size"].tolist()):
-        ours, theirs = actual[n].argmax(-1)[:height, :width], predictions[n, :height, :width]
-        np.testing.assert_array_equal(ours, theirs)
+        ours, expected = actual[n].argmax(-1)[:height, :width], predictions[n, :height, :width]
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_scores_are_independent_of_the_batch(network):
@@ -225,21 +225,21 @@ def test_evaluation_with_sliding_windows(network):
         def sizes(self):
             return {(64, 64): set(sizes)}
 
-    counts, seen = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0}), []
+    counts, outputs = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0}), []
     result = evaluate(
         task,
         variables,
         Once([batch]),
         mesh,
         protocol,
-        on_batch=lambda b, p, maps: seen.append((p, maps())),
+        on_batch=lambda b, p, maps: outputs.append((p, maps())),
         instances=counts,
         feature_images=-1,
     )
     actual = score_batch(task, protocol, mesh, variables, batch, set(sizes))
     predictions = np.asarray(actual).argmax(-1)
-    np.testing.assert_array_equal(seen[0][0], predictions)
-    assert seen[0][1] == {}, "no maps of windows that slide"
+    np.testing.assert_array_equal(outputs[0][0], predictions)
+    assert outputs[0][1] == {}, "no maps of windows that slide"
     expected, again = (
         np.zeros((3, 3), np.int64),
         InstanceCounts(("a", "a", "b"), (9, 0, 0), {24: 0}),

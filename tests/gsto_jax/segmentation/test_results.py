@@ -22,8 +22,8 @@ NAN = float("nan")
 
 
 def test_image_scores_ignore_unlabeled_pixels():
-    look = {"classes": CLASSES, "palette": ((0, 0, 0),) * 3, "protocol": SINGLE_PASS}
-    images = SegmentationEvalSet(split="val", size=1, name=str, batches=[], **look)
+    options = {"classes": CLASSES, "palette": ((0, 0, 0),) * 3, "protocol": SINGLE_PASS}
+    images = SegmentationEvalSet(split="val", size=1, name=str, batches=[], **options)
     label = np.array([[0, 0, 1, 255, 7], [1, 1, 255, 0, 7]], np.uint8)
     prediction = np.array([[0, 1, 1, 2, 7], [1, 1, 2, 0, 7]], np.uint8)
     about = {"name": "a", "png_kinds": ("sample", "gates")}

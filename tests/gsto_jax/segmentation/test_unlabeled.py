@@ -102,8 +102,8 @@ def test_files_without_labels_are_strict_json(evaluated):
 def test_pages_and_tables_without_labels_have_dashes(evaluated):
     run, outcome = evaluated
     console = Console(width=100, record=True, file=io.StringIO())
-    for shown in outcome.summary:
-        console.print(shown, soft_wrap=True)
+    for item in outcome.summary:
+        console.print(item, soft_wrap=True)
     text = console.export_text()
     assert "mean IoU -\n" in text
     assert "nan" not in text.lower().replace(str(run).lower(), "")

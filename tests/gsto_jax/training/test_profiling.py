@@ -20,10 +20,10 @@ from tests.gsto_jax.small_task import batches, make_task
 @pytest.fixture
 def calls(monkeypatch):
     """What was asked of JAX's profiler, instead of a record."""
-    made = []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: made.append("begin"))
-    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: made.append("end"))
-    return made
+    events = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append("begin"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("end"))
+    return events
 
 
 def drive(profiler, steps, calls, ask_before=()):

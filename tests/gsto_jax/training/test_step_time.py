@@ -49,7 +49,7 @@ class Awaited:
 
 def run(monkeypatch, hooks=None, **settings):
     """Steps that take 0.25 s of input, 0.5 s of handing over and 1 s of the device: reports."""
-    clock, seen = Clock(), []
+    clock, reports = Clock(), []
 
     def step_fn(state, inputs):
         clock.passes(0.5)
@@ -64,21 +64,21 @@ def run(monkeypatch, hooks=None, **settings):
     monkeypatch.setattr(loop, "CompiledTrainStep", lambda task, mesh: step_fn)
     monkeypatch.setattr(loop, "put_batch", lambda batch, mesh: batch)
     task = make_task(6, {"run": {"log_every": 2, "checkpoint_every": 100} | settings})
-    given = hooks(clock) if hooks else {}
+    callbacks = hooks(clock) if hooks else {}
     state = SimpleNamespace(step=0)
-    fit(task, state, batches(), None, Hooks(seen.append, **given), clock)
-    return clock, seen
+    fit(task, state, batches(), None, Hooks(reports.append, **callbacks), clock)
+    return clock, reports
 
 
 def test_step_time_breakdown(monkeypatch):
-    clock, seen = run(monkeypatch)
-    assert [p.step for p in seen] == [1, 2, 4, 6]
+    clock, reports = run(monkeypatch)
+    assert [p.step for p in reports] == [1, 2, 4, 6]
     # A report waits for the step that it is of, so the second one has one step's wait, not two.
-    assert [p.time for p in seen] == [StepTime(0.25, 1.0, 0.5)] * 4
-    assert sum(p.time.total * n for p, n in zip(seen, (1, 1, 2, 2), strict=True)) == clock.time
-    assert seen[-1].steps_per_second == 1 / 1.75
-    assert seen[-1].input_wait == 0.25 / 1.75
-    assert [p.eta for p in seen] == [None, 4 * 1.75, 2 * 1.75, 0.0]
+    assert [p.time for p in reports] == [StepTime(0.25, 1.0, 0.5)] * 4
+    assert sum(p.time.total * n for p, n in zip(reports, (1, 1, 2, 2), strict=True)) == clock.time
+    assert reports[-1].steps_per_second == 1 / 1.75
+    assert reports[-1].input_wait == 0.25 / 1.75
+    assert [p.eta for p in reports] == [None, 4 * 1.75, 2 * 1.75, 0.0]
 
 
 def test_excluded_time(monkeypatch):
@@ -89,8 +89,8 @@ def test_excluded_time(monkeypatch):
             "save": lambda state: clock.passes(4.0),  # of the host, in the interval after it
         }
 
-    clock, seen = run(monkeypatch, hooks, eval_every=4)
-    assert [p.time for p in seen] == [*[StepTime(0.25, 1.0, 0.5)] * 3, StepTime(0.25, 1.0, 2.5)]
+    clock, reports = run(monkeypatch, hooks, eval_every=4)
+    assert [p.time for p in reports] == [*[StepTime(0.25, 1.0, 0.5)] * 3, StepTime(0.25, 1.0, 2.5)]
     assert clock.time == 6 * 1.75 + 6 * 10 + 100 + 2 * 4
 
 

@@ -25,12 +25,12 @@ def test_one_device_equals_four(x64):
     for devices in (jax.devices()[:1], jax.devices()[:4]):
         mesh = make_mesh(devices)
         assert mesh.size == len(devices)
-        seen = []
+        reports = []
         start = initial_state(task, mesh)
-        state = fit(task, start, batches(), mesh, Hooks(seen.append))
+        state = fit(task, start, batches(), mesh, Hooks(reports.append))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(start.params)), "not donated"
         states.append(jax.device_get(state))
-        losses.append([report.metrics["loss"] for report in seen])
+        losses.append([report.metrics["loss"] for report in reports])
         spread = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)}
         assert spread == {len(devices)}
     np.testing.assert_allclose(*losses, rtol=1e-9)
@@ -41,21 +41,21 @@ def test_one_device_equals_four(x64):
 @pytest.fixture(scope="module")
 def trained():
     """A short run on one device: task, state, what was reported."""
-    task, mesh, seen = make_task(30), make_mesh(jax.devices()[:1]), []
+    task, mesh, reports = make_task(30), make_mesh(jax.devices()[:1]), []
     return (
         task,
         mesh,
-        fit(task, initial_state(task, mesh), batches(), mesh, Hooks(seen.append)),
-        seen,
+        fit(task, initial_state(task, mesh), batches(), mesh, Hooks(reports.append)),
+        reports,
     )
 
 
 def test_a_run_learns_and_reports(trained):
-    task, _, state, seen = trained
+    task, _, state, reports = trained
     assert int(state.step) == 30
-    assert [p.step for p in seen] == [1, *range(2, 31, 2)]
-    assert seen[-1].eta == 0
-    assert set(seen[0].metrics) == {
+    assert [p.step for p in reports] == [1, *range(2, 31, 2)]
+    assert reports[-1].eta == 0
+    assert set(reports[0].metrics) == {
         "loss",
         "loss/stage2",
         "loss/stage3",
@@ -63,18 +63,18 @@ def test_a_run_learns_and_reports(trained):
         "learning_rate",
         "gradient_norm",
     }
-    assert all(0 <= p.input_wait <= 1 for p in seen)
-    rates = [p.metrics["learning_rate"] for p in seen]
+    assert all(0 <= p.input_wait <= 1 for p in reports)
+    rates = [p.metrics["learning_rate"] for p in reports]
     base = task.config.optim.learning_rate
-    expected = [base * (1 - (p.step - 1) / 30) ** 0.9 for p in seen]
+    expected = [base * (1 - (p.step - 1) / 30) ** 0.9 for p in reports]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
-    assert seen[-1].metrics["loss"] < 0.5 * seen[0].metrics["loss"]
+    assert reports[-1].metrics["loss"] < 0.5 * reports[0].metrics["loss"]
 
 
 @pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_run(trained, tmp_path):
     """Bit for bit, through a checkpoint; programs are killed in tests/modes/test_resume.py."""
-    _, mesh, whole, seen = trained
+    _, mesh, whole, reports = trained
     config = values()
     part = make_task(30, {"run": {"stop_at": 13}})
     with Checkpoints(tmp_path) as checkpoints:
@@ -86,7 +86,7 @@ def test_resumed_run_equals_uninterrupted_run(trained, tmp_path):
     hooks = Hooks(lambda report: losses.append((report.step, report.metrics["loss"])))
     state = fit(task, actual.state, batches(), mesh, hooks)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(whole))
-    assert losses[1:] == [(p.step, p.metrics["loss"]) for p in seen if p.step > 14]
+    assert losses[1:] == [(p.step, p.metrics["loss"]) for p in reports if p.step > 14]
 
 
 class OneSize(list):
@@ -101,15 +101,15 @@ def test_evaluation_respects_the_mask(trained):
     task, mesh, state, _ = trained
     batch = next(batches())
     masked = batch | {"mask": np.array([True, True, True, False])}
-    seen = []
+    outputs = []
     result = evaluate(
         task,
         state.variables,
         OneSize([batch, masked]),
         mesh,
-        on_batch=lambda b, p, m: seen.append((p, m())),
+        on_batch=lambda b, p, m: outputs.append((p, m())),
     )
-    predictions, maps = seen[0]
+    predictions, maps = outputs[0]
     assert predictions.shape == (4, 64, 64)
     expected = np.zeros((3, 3), np.int64)
     for labels, predicted in ((batch["label"], predictions), (batch["label"][:3], predictions[:3])):
@@ -237,13 +237,15 @@ def test_class_weights_need_one_value_per_class():
 def test_hooks():
     run = {"log_every": 100, "checkpoint_every": 3, "eval_every": 4, "stop_at": 8}
     task, mesh = make_task(30, {"run": run}), make_mesh(jax.devices()[:1])
-    seen = []
+    events = []
     hooks = Hooks(
-        log=lambda report: seen.append(("report", report.step)),
-        save=lambda state: seen.append(("save", int(state.step))),
-        evaluate=lambda state: seen.append(("evaluate", int(state.step))),
+        log=lambda report: events.append(("report", report.step)),
+        save=lambda state: events.append(("save", int(state.step))),
+        evaluate=lambda state: events.append(("evaluate", int(state.step))),
         should_stop=lambda: (
-            ("save", 6) in seen and ("stop", 7) not in seen and seen.append(("stop", 7)) is None
+            ("save", 6) in events
+            and ("stop", 7) not in events
+            and events.append(("stop", 7)) is None
         ),
     )
     state = fit(task, initial_state(task, mesh), batches(), mesh, hooks)
@@ -257,33 +259,33 @@ def test_hooks():
         ("report", 7),
         ("save", 7),
     ]
-    assert seen == expected
+    assert events == expected
     assert int(state.step) == 7
-    seen.clear()
+    events.clear()
 
     def failing():
         raise RuntimeError("the workers are gone")
         yield
 
     state = fit(task, state, failing(), mesh, replace(hooks, should_stop=lambda: True))
-    assert (int(state.step), seen) == (7, []), "nothing new to save"
+    assert (int(state.step), events) == (7, []), "nothing new to save"
     with pytest.raises(RuntimeError, match="workers are gone"):
         fit(task, state, failing(), mesh, replace(hooks, should_stop=lambda: False))
     state = fit(task, state, batches(), mesh, replace(hooks, should_stop=lambda: False))
-    assert seen == [("report", 8), ("save", 8), ("evaluate", 8)]
+    assert events == [("report", 8), ("save", 8), ("evaluate", 8)]
     assert int(state.step) == 8
 
 
 def test_stop_during_evaluation():
     run = {"run": {"log_every": 100, "checkpoint_every": 100, "eval_every": 2}}
-    task, mesh, seen = make_task(30, run), make_mesh(jax.devices()[:1]), []
+    task, mesh, events = make_task(30, run), make_mesh(jax.devices()[:1]), []
     hooks = Hooks(
-        save=lambda state: seen.append(("save", int(state.step))),
-        evaluate=lambda state: seen.append(("evaluate", int(state.step))),
-        should_stop=lambda: ("evaluate", 2) in seen,
+        save=lambda state: events.append(("save", int(state.step))),
+        evaluate=lambda state: events.append(("evaluate", int(state.step))),
+        should_stop=lambda: ("evaluate", 2) in events,
     )
     state = fit(task, initial_state(task, mesh), batches(), mesh, hooks)
-    assert seen == [("save", 2), ("evaluate", 2)]
+    assert events == [("save", 2), ("evaluate", 2)]
     assert int(state.step) == 2
 
 

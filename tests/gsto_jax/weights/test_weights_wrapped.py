@@ -382,8 +382,8 @@ def test_averaged_weights(state, tmp_path, plain, average, prefix):
         f"further networks under {other!r}: choose one by --config.init_prefix" in imported.summary
     )
     assert f"prefix '{plain}.' removed from the keys" in imported.summary
-    for asked in (average, other):
-        imported = import_weights(path, blank(SEGMENTATION), prefix=asked)
+    for chosen_prefix in (average, other):
+        imported = import_weights(path, blank(SEGMENTATION), prefix=chosen_prefix)
         assert_loaded(imported, averaged)
         assert imported.network.prefix == other
     alone = save_torch(tmp_path / "b.pth", {average: add_prefix(prefix, averaged) | more})
