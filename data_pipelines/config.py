@@ -18,7 +18,7 @@ SOURCES = {
     "folder": "image files",
     "tfds": "a dataset written by --mode=prepare or tensorflow-datasets",
 }
-_SUFFIX = "what file names end with, such as '_ids.png', or '' for any image format"
+_SUFFIX = "suffix of file names, such as '_ids.png', or '' for any image format"
 Pairs = tuple[tuple[int, int], ...]
 
 

@@ -177,8 +177,8 @@ class TrainBatches:
             if f"exit code -{int(getattr(signal, 'SIGBUS', 7))}" in reason:
                 raise shared_memory_error(reason) from None
             raise DataError(
-                f"The input stopped: {reason}. If nobody killed the process, the machine ran out of"
-                " memory: use fewer workers. The same command resumes the run."
+                f"The input stopped: {reason}. Unless the process was killed by a user, the machine"
+                " ran out of memory: use fewer workers. The same command resumes the run."
             ) from None
         self._num_returned += 1
         return batch

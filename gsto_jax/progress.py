@@ -1,4 +1,4 @@
-"""Progress of long operations: the channel from the library to whoever displays it.
+"""Progress of long operations, reported by the library and displayed by the caller.
 
 The library prints nothing. It wraps everything that may take seconds in `track`; a program installs
 a `Reporter` that displays the open operations, as `modes/terminal_output.py` does.

@@ -1,6 +1,6 @@
 """Parses the command line: flags, config files and overrides; reports errors in one line.
 
-Imports no JAX, so that mistakes are reported at once.
+Imports no JAX, so that mistakes are reported immediately.
 """
 
 import re
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 def define_flags() -> None:
     """Defines all flags but `--config`, of all modes."""
-    flags.DEFINE_enum("mode", "train", list(MODES), "what to do")
+    flags.DEFINE_enum("mode", "train", list(MODES), "mode to run")
     for name, flag in FLAGS.items():
         bounds = {} if flag.minimum is None else {"lower_bound": flag.minimum}
         getattr(flags, f"DEFINE_{flag.kind}")(name, flag.default, flag.help, **bounds)

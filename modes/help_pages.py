@@ -18,7 +18,7 @@ _CONFIG_FLAGS = {
     "config.SECTION.OPTION": "overrides one config option, such as --config.train.steps=400",
 }
 _MAIN_FLAGS = _CONFIG_FLAGS | {
-    "mode": "what to do; by default train",
+    "mode": "mode to run; by default train",
     "workdir": "folder of the run",
     "checkpoint": "a run, its best/, or a STEP in its checkpoints/",
     "output": "where to write predictions, reports and exports",

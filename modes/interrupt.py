@@ -1,4 +1,4 @@
-"""Handles Ctrl-C and SIGTERM, at once even while XLA compiles. Needs only the standard library.
+"""Handles Ctrl-C and SIGTERM, immediately even while XLA compiles. Standard library only.
 
 Python runs signal handlers between two bytecodes of the main thread, which a compilation blocks for
 minutes. Here a thread reads the signals from a socket that Python's C handler writes to
@@ -23,7 +23,7 @@ GRACE_SECONDS = {True: 5.0, False: 2.0}
 """Seconds that a resumable operation may continue after SIGTERM, by `Interrupt.raises`."""
 
 EXITS = {"SIGINT": ("interrupted", 130), "SIGTERM": ("stopped by SIGTERM", 143)}
-"""Message and exit status of a process that a signal ends at once."""
+"""Message and exit status of a process that a signal ends immediately."""
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 
 

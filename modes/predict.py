@@ -248,7 +248,7 @@ class _Pipeline:
 
     @contextmanager
     def _errors_recorded(self, entry: Input) -> Iterator[None]:
-        """Records errors of an input, so that the others are still predicted."""
+        """Records errors of an input, so that the other inputs are still processed."""
         try:
             yield
         except UserError as error:

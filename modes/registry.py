@@ -121,7 +121,7 @@ MODES = {
             "checkpoint": _CHECKPOINT,
             "output": Flag("folder of the predictions; by default predictions/"),
             "save": Flag(
-                "what to write for each image: overlay, color, ids, branches, gates; for poses"
+                "outputs for each image: overlay, color, ids, branches, gates; for poses"
                 " overlay, heatmaps, branches, gates",
                 kind="list",
             ),

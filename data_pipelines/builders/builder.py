@@ -75,11 +75,11 @@ class Builder(ABC):
         return len(items)
 
     def fingerprint(self, item: Item) -> str:
-        """Returns text that changes when an item does; no file is read for it."""
+        """Returns text that changes when an item changes, without reading its files."""
         return item.name
 
     def shared_metadata(self, items: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
-        """Returns what all records share and an option decides, as plain values."""
+        """Returns the option-dependent metadata shared by all records, as plain values."""
         return {}
 
     def describe_conflict(self, shared_metadata: Mapping[str, Any]) -> str:
@@ -156,7 +156,7 @@ def encode_png(ids: np.ndarray) -> bytes:
 
 
 def count_others(names: Sequence[str]) -> str:
-    """Returns how many items with a missing file there are besides the first, in parentheses."""
+    """Returns the number of further items with a missing file, in parentheses; "" for none."""
     return f" (and {len(names) - 1} more lack a file)" if len(names) > 1 else ""
 
 

@@ -35,7 +35,7 @@ _READ_ERRORS = (
     *(struct.error, ValueError, LookupError, OverflowError),  # malformed headers
 )
 _BOUNDED_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Compressions that Python expands only as far as asked; it expands bzip2 and LZMA at once."""
+"""Compressions that Python expands incrementally; it expands bzip2 and LZMA in one piece."""
 _MAX_LISTED = 5
 
 
@@ -235,7 +235,7 @@ def _read_zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes
 
 def _check_compression(member: zipfile.ZipInfo) -> None:
     if member.compress_type not in _BOUNDED_COMPRESSIONS:
-        raise EOFError(f"{member.filename} is neither stored nor deflated; repack it so")
+        raise EOFError(f"{member.filename} must be stored or deflated; repack the archive")
 
 
 def _check_size(size: int) -> None:

@@ -63,7 +63,7 @@ def unique_names(stems: Sequence[str], suffixes: Sequence[str]) -> list[str]:
 
 
 def _collision_key(name: str) -> str:
-    """Returns a key that is equal for names which some file system cannot tell apart."""
+    """Returns a key that is equal for names which collide on some file system."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

@@ -10,7 +10,7 @@ MAX_EXPANSION_RATIO = 100
 """Maximum expanded size of a nested archive, relative to its packed size. Deflate reaches 1032;
 images, which are compressed already, about 1."""
 MIN_EXPANSION_LIMIT = 2**26
-"""Bytes that a nested archive may expand to whatever its packed size: small texts pack well."""
+"""Bytes that a nested archive may expand to regardless of its packed size: texts pack well."""
 MAX_NESTING = 3
 """Maximum depth of archives within archives. LIP has two; a zip may contain itself."""
 

@@ -267,7 +267,7 @@ def _fill_keypoints(
     persons_by_image: Mapping[int, Sequence[Person]],
     notes: Notes,
 ) -> None:
-    """Gives persons without keypoints unlabeled ones."""
+    """Adds unlabeled keypoints to persons without keypoints."""
     lengths = [len(x["keypoints"]) for persons in persons_by_image.values() for x in persons]
     length = 3 * len(joints) or max(lengths, default=0)
     for person in without_keypoints:

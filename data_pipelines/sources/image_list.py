@@ -89,7 +89,7 @@ def _find(root: Path, name: str) -> Path | None:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Yields a path as written, then as other systems or encodings would write it."""
+    """Yields a path as written, then its spellings on other systems and in other encodings."""
     yield name
     posix = name.replace("\\", "/")
     texts = [posix]

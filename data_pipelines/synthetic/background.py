@@ -8,7 +8,7 @@ from data_pipelines.synthetic.scene import BUILDING, ROAD, SIDEWALK, SKY, VEGETA
 
 
 class Background(Scene):
-    """Draws what lies behind and below all objects."""
+    """Draws the sky, the ground and the skyline behind all objects."""
 
     def draw_sky(self) -> None:
         """Draws a gradient from the zenith to the haze at the horizon, and clouds."""

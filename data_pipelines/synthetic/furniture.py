@@ -10,7 +10,7 @@ from data_pipelines.synthetic.scene import POLE, SIGN
 
 
 class StreetFurniture(Roadside):
-    """Adds what stands along the curbs; side 0 is left, 1 right."""
+    """Adds street furniture along the curbs; side 0 is left, 1 right."""
 
     def add_street_furniture(self, side: int) -> None:
         """Adds a row of equal lamps, some signs, and perhaps a row of trees along one side."""

@@ -14,7 +14,7 @@ from data_pipelines.synthetic.scene import (
 
 
 class Roadside(Scene):
-    """Adds what lines the street; side 0 is left, 1 right."""
+    """Adds buildings and parks along the street; side 0 is left, 1 right."""
 
     def add_roadside(self, side: int) -> None:
         """Adds buildings and parks along one side, with a gap for a side street."""

@@ -3,7 +3,7 @@
 `jax.distributed` connects the processes, and orbax provides the barrier. This module exists because
 JAX neither names lost hosts nor synchronizes a stop after Ctrl-C. Messages go through the key-value
 store of `jax.distributed` instead of the devices, so that a wait ends even if a device hangs. In a
-single process all functions return at once.
+single process all functions return immediately.
 """
 
 import errno
@@ -246,7 +246,7 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def end(message: str) -> NoReturn:
-    """Prints a message and exits all processes at once, with status 0."""
+    """Prints a message and exits all processes immediately, with status 0."""
     if _watch is None:
         print(message, flush=True)
         os._exit(0)

@@ -87,7 +87,7 @@ class CompiledPrograms:
         return programs
 
     def compile(self, function: Callable[..., Any], **options: Any) -> Any:
-        """Jits a function; its inputs and outputs are sharded by batch unless options say."""
+        """Jits a function; by default its inputs and outputs are sharded by batch."""
         shardings = {"in_shardings": self.batch_sharded, "out_shardings": self.batch_sharded}
         return jax.jit(
             function, compiler_options=compiler_options(self.mesh), **(shardings | options)

@@ -21,7 +21,7 @@ from flax.core import FrozenDict
 from jax import Array
 
 LANES = 128
-"""Number of channels on which a TPU computes at once."""
+"""Number of channels that a TPU processes in parallel."""
 
 
 @struct.dataclass
@@ -113,12 +113,12 @@ def wrap_like(data: Array, like: FeatureMap, factor: int | None = None) -> Featu
 
 
 def tile(vector: Array, factor: int) -> Array:
-    """Repeats a vector over channels `c` to one over packed channels `factor*c`."""
+    """Repeats a vector over channels `c` to packed channels `factor*c`."""
     return vector if factor == 1 else jnp.tile(vector, factor)
 
 
 def fold(vector: Array, factor: int) -> Array:
-    """Sums a vector over packed channels `factor*c` to one over `c`: the transpose of `tile`."""
+    """Sums a vector over packed channels `factor*c` to channels `c`: the transpose of `tile`."""
     return vector if factor == 1 else vector.reshape(factor, -1).sum(0)
 
 
@@ -298,7 +298,7 @@ def _upsampling_kernel(
     weights = _interpolation_weight(center - q[:, None], method)
     nonzero = np.flatnonzero(weights.any((1, 2)))
     first, last = nonzero[0], nonzero[-1]
-    # Position t of the kernel meets stride * X = Y + t - padding: the offsets run backwards.
+    # Kernel position t applies where stride * X = Y + t - padding, so the offsets run backwards.
     return weights[first : last + 1][::-1], int(offsets[last])
 
 

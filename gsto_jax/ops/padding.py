@@ -44,7 +44,7 @@ def scaled_size(
       size: size (h, w) of the image.
       scale: scale relative to the base size.
       base_size: long side at scale 1; 0 is the image's own.
-      fixed_size: size (h, w) at scale 1, whatever the aspect ratio; (0, 0) uses `base_size`.
+      fixed_size: size (h, w) at scale 1, aspect ratio ignored; (0, 0) uses `base_size`.
     """
     if any(fixed_size):
         height, width = (max(1, int(side * scale + 0.5)) for side in fixed_size)

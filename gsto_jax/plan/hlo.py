@@ -133,7 +133,7 @@ class Instruction:
 
     @property
     def is_kernel(self) -> bool:
-        """Whether it calls a Pallas kernel, which XLA cannot analyze."""
+        """Whether the instruction calls a Pallas kernel, which XLA cannot analyze."""
         return self.custom_call_target in _KERNEL_TARGETS
 
     @property
@@ -249,7 +249,7 @@ class Program:
         )
 
     def _state_index(self, computation: str, name: str) -> int | None:
-        """Returns the index of a value in the loop state; None if it is not part of it."""
+        """Returns the index of a value in the loop state; None if the state does not contain it."""
         instruction = self.producer(computation, name)
         if instruction is None or instruction.opcode != "get-tuple-element":
             return None
@@ -292,7 +292,7 @@ class Program:
         name: str,
         skipped: Collection[str] = ("copy", "bitcast", "copy-done", "copy-start"),
     ) -> Instruction | None:
-        """Returns the instruction that computes a value, behind those with skipped opcodes."""
+        """Returns the instruction that computes a value, looking through skipped opcodes."""
         instruction = self.by_name[computation].get(name)
         while instruction is not None and instruction.opcode in skipped:
             instruction = self.by_name[computation].get(instruction.operands[0])

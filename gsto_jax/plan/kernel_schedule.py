@@ -36,7 +36,7 @@ class _Bundle:
     comment: str
 
     def is_delay_slot(self, loop_start: "_Bundle") -> bool:
-        """Returns whether it still executes when the branch back to the loop start does."""
+        """Returns whether the bundle still executes when the loop branch is taken."""
         inside = len(self.depth) >= len(loop_start.depth)
         return self.mark != "LB" and (inside or not self.work.strip())
 

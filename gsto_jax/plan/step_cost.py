@@ -134,7 +134,7 @@ class CompiledStep:
         return self._cycles_by_signature.get(self._signature(kernel))
 
     def _signature(self, kernel: Instruction) -> tuple[Any, ...]:
-        """Returns code and operand types; libtpu schedules kernels that share them once."""
+        """Returns code and operand types; libtpu schedules kernels with the same signature once."""
         body = re.search(r'"body":"([^"]*)"', kernel.text)
         operands = (tuple(arrays) for arrays in self.program.operand_arrays(kernel))
         return body and body[1], tuple(parse_arrays(kernel.shape)), *operands

@@ -214,5 +214,5 @@ def _topology_mesh(topology: str, compiler: str, options: Mapping[str, str]) -> 
     except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"topology must be one that {compiler} knows; got {topology!r} ({reason})"
+            f"topology must be supported by {compiler}; got {topology!r} ({reason})"
         ) from None

@@ -78,7 +78,7 @@ def evaluate_coco(
     Args:
       results: results from `to_coco_results`.
       annotations: of the dataset; other categories are ignored. A joint is labeled if its flag is
-        above 0, whatever `num_keypoints` says.
+        above 0, regardless of `num_keypoints`.
       image_ids: ids of all images, including images without persons.
       sigmas: see `to_coco_results`.
       category_id: category of persons.
@@ -127,7 +127,7 @@ def evaluate_coco(
 
 
 def check_joints(persons: Iterable[Annotation], count: int) -> None:
-    """Raises UserError if a person has another number of joints."""
+    """Raises UserError if a person has a different number of joints."""
     counts = {len(person["keypoints"]) // 3 for person in persons}
     if not counts <= {count}:
         raise UserError(

@@ -69,7 +69,7 @@ class PoseTask(Task):
     def initial_variables(self) -> dict[str, Any]:
         """Returns the initial variables, with small last kernels of the heads.
 
-        These kernels have the published standard deviation whatever `model.init` is, since heatmaps
+        These kernels use the published standard deviation for every `model.init`, since heatmaps
         are near zero almost everywhere.
         """
         flat = flatten_dict(super().initial_variables())

@@ -67,7 +67,7 @@ def onnx_model(program: Callable[[Array], dict[str, Array]], size: Size | None) 
     """Converts a function of images `b h w 3` uint8 to an ONNX model; jax2onnx patches JAX."""
     shape = symbolic_shape("b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3")
     spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    # Traced before jax2onnx replaces functions of JAX by ones that reject symbolic sizes.
+    # Traced before jax2onnx patches JAX functions, which then reject symbolic sizes.
     closed = jax.make_jaxpr(lambda images: tuple(program(images).values()))(spec)
     # jax2onnx reports plugins of other libraries that it cannot load.
     for name in ("jax2onnx", "onnx_ir"):

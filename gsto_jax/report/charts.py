@@ -110,7 +110,7 @@ def _downsample(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _to_inline_svg(svg: str) -> Markup:
-    """Removes what only an SVG file needs, and uses font and colors of the page."""
+    """Removes standalone-SVG headers, and uses the font and colors of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)

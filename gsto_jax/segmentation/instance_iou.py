@@ -138,11 +138,11 @@ class InstanceCounts:
         """Computes scores from these counts and the summed confusion matrix, rows true classes."""
         membership = self._category_of_class == np.arange(len(self.names))[:, None]
         grouped = membership @ confusion @ membership.T
-        hit, true, predicted = np.diag(grouped), grouped.sum(1), grouped.sum(0)
-        iou = _ratio(hit, true + predicted - hit)
+        correct, true, predicted = np.diag(grouped), grouped.sum(1), grouped.sum(0)
+        iou = _ratio(correct, true + predicted - correct)
         false_positives = confusion.sum(0) - np.diag(confusion)
         instance_iou = _instance_iou(self.class_counts, false_positives)
-        category_instance_iou = _instance_iou(self.category_counts, predicted - hit)
+        category_instance_iou = _instance_iou(self.category_counts, predicted - correct)
         has_instances = (self._sizes > 0) & (self.images > 0)
         instance_iou[~has_instances] = np.nan
         category_instance_iou[~(membership @ has_instances)] = np.nan

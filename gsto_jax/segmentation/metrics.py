@@ -136,23 +136,23 @@ def compute_scores(
     if absent not in ("exclude", "zero"):
         raise ValueError(f"absent must be one of exclude, zero; got {absent!r}")
     confusion = np.asarray(confusion, np.int64)
-    hit, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    union = true + predicted - hit
-    iou = hit / np.maximum(union, 1)
-    accuracy = hit / np.maximum(true, 1)
+    correct, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    union = true + predicted - correct
+    iou = correct / np.maximum(union, 1)
+    accuracy = correct / np.maximum(true, 1)
     absent_classes: tuple[int, ...] = ()
     labeled = int(true.sum())
     if absent == "exclude" or not labeled:
         absent_classes = tuple(int(k) for k in np.flatnonzero(union == 0))
         iou = np.where(union > 0, iou, np.nan)
         accuracy = np.where(true > 0, accuracy, np.nan)
-    no_boundary = np.zeros((len(hit), 3), np.int64)
+    no_boundary = np.zeros((len(correct), 3), np.int64)
     boundary_ious = boundary_iou(no_boundary if boundary is None else boundary)
     return Scores(
         iou=iou,
         accuracy=accuracy,
         mean_iou=nan_mean(iou),
-        pixel_accuracy=float(hit.sum() / labeled) if labeled else float("nan"),
+        pixel_accuracy=float(correct.sum() / labeled) if labeled else float("nan"),
         mean_accuracy=nan_mean(accuracy),
         absent_classes=absent_classes,
         confusion=confusion,

@@ -142,7 +142,7 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Float[Array, "
 def normalize_padded(
     task: Task, images: Float[Array, "b h w 3"], size: Int[Array, "b 2"]
 ) -> Float[Array, "b h w 3"]:
-    """Normalizes images and fills their padding as `eval.pad` says.
+    """Normalizes images and fills their padding according to `eval.pad`.
 
     Args:
       task: has mean, standard deviation and config.

@@ -1,1 +1,1 @@
-"""Training of any task: the train step, the loop, optimizers, and what watches it."""
+"""Training of any task: the train step, the loop, optimizers, and the watchdog."""

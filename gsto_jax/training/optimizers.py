@@ -35,7 +35,7 @@ def sgd(
     """Returns SGD as in PyTorch: `g += wd * p; buffer = momentum * buffer + g; p -= lr * buffer`.
 
     Weight decay acts on all parameters, BN and biases included. The learning rate multiplies the
-    buffer, so a change of the rate takes effect at once.
+    buffer, so a change of the rate takes effect immediately.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay),

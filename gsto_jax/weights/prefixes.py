@@ -1,4 +1,4 @@
-"""Finds the network in a weight file, whatever prefix its keys have."""
+"""Finds the network in a weight file under any key prefix."""
 
 import re
 from collections import Counter

@@ -102,7 +102,7 @@ def test_wrong_scenes_values(make_scenes_config, field, value, remedy):
     [
         ("root", "", "--config.data.root=FOLDER"),
         ("labels", "", "set images and labels"),
-        ("image_suffix", None, "what file names end with"),
+        ("image_suffix", None, "suffix of file names"),
         ("images", "images/{part}", "the only placeholder is {split}"),
         ("images", "images", "put {split} in it"),
         ("list_file", "all.txt", "put {split} in it"),

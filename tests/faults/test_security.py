@@ -169,7 +169,7 @@ def test_unbounded_compression_is_refused(tmp_path, kind, name):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", kind) as archive:
         archive.writestr(name, bytes(2**20))
     with Downloads(tmp_path) as downloads:
-        wrong = f"{name} .*neither stored nor deflated"
+        wrong = f"{name} .*must be stored or deflated"
         if name == "x.json":
             with pytest.raises(DataError, match=wrong):
                 downloads.read(name)
