@@ -25,7 +25,7 @@ KEPT = {
 
 
 def environment(devices=1):
-    """Quick compiles, kept between runs, and so many CPU devices."""
+    """Returns an environment with fast cached compilation and a number of CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
     actual = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
     return os.environ | actual | KEPT

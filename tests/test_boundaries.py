@@ -1,4 +1,4 @@
-"""Imports point one way: the library knows neither data, configurations nor TensorFlow.
+"""Import layering: the library imports neither data pipelines, configs nor TensorFlow.
 
 The data pipelines import of the library what imports no JAX.
 """

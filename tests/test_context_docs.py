@@ -1,4 +1,4 @@
-"""What docs/context.md and its example show works, and says what is true."""
+"""The code and the statements of docs/context.md and its example are correct."""
 
 import re
 import runpy

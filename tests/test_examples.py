@@ -185,7 +185,7 @@ def sections():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_its_changes_are_those_of_the_file(name):
-    """What a diff takes away, with what is around it, is in the file, and what it adds too."""
+    """Context, removed and added lines of each diff occur in the example file."""
     code = (ROOT / "examples" / f"{name}.py").read_text()
     section = sections()[0][name]
     diffs = [text for kind, text in FENCE.findall(section) if kind == "diff"]

@@ -1,4 +1,4 @@
-"""Programs that do the same work are alike, whatever their values are called."""
+"""Equivalent programs are similar regardless of the names of their values."""
 
 import pytest
 

@@ -107,7 +107,7 @@ def test_a_step_that_two_rows_share_is_compiled_once(monkeypatch):
 
 
 def program(shapes, collectives=1):
-    """Adds numbers of these shapes; so many all-reduces give 16 bytes each."""
+    """Returns HLO that adds arrays of these shapes, with a number of 16-byte all-reduces."""
     lines = ["  %few = f32[4] parameter(9)"]
     lines += [f"  %a{n} = f32[{shape}] parameter({n})" for n, shape in enumerate(shapes)]
     lines += [f"  %b{n} = f32[{shape}] add(%a{n}, %a{n})" for n, shape in enumerate(shapes)]

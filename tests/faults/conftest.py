@@ -55,7 +55,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def same(train, undisturbed):
-    """Asserts that a run came to the arrays of the undisturbed one."""
+    """Asserts that a run ends with the arrays of the uninterrupted run."""
     return lambda workdir, step=STEPS: assert_same(workdir, undisturbed, step)
 
 

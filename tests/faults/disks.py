@@ -5,7 +5,7 @@ import resource
 
 
 def fill(folder, left):
-    """Fills a disk but for so many bytes. Returns the file that does it."""
+    """Fills a disk up to a number of free bytes. Returns the file that fills it."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:

@@ -60,7 +60,7 @@ def test_a_newest_checkpoint_that_is_cut_off(tmp_path, train, same, capsys):
 
 
 def test_a_workdir_that_is_removed(tmp_path, train, same, monkeypatch, capsys):
-    """And comes back, as a mount does."""
+    """The folder is removed during the run and restored, like a lost mount."""
     workdir, write = tmp_path / "run", Workdir.write_training
     train(workdir, stop_at=2)
 
@@ -104,7 +104,7 @@ def test_a_folder_of_checkpoints_that_is_removed(tmp_path, train, same, monkeypa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_end(tmp_path, train, same, monkeypatch, capsys, number):
-    """As a preemption sends it, and as Ctrl-C does."""
+    """Sends SIGTERM, as a preemption does, and SIGINT, as Ctrl-C does."""
     log_step = Experiment._log_step
 
     def log_and_signal(self, report):
@@ -176,7 +176,7 @@ def test_pixels_that_are_not_numbers(tmp_path, train, same, monkeypatch):
 
 @pytest.mark.slow
 def test_a_line_that_was_cut_off(tmp_path, train, same):
-    """As a kill leaves it: the next start goes on behind it, and readers pass it over."""
+    """A kill truncates a line: the next start appends after it, and readers skip it."""
     train(tmp_path, stop_at=4)
     path = tmp_path / "training.jsonl"
     path.write_bytes(path.read_bytes()[:-20])

@@ -1,4 +1,4 @@
-"""Whatever files and command lines hold: it is taken, or refused by one clear message."""
+"""Arbitrary files and command lines are accepted or rejected with one clear message."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def test_five_hundred_inputs_of_all_kinds(tmp_path):
 
 
 def test_a_failure_is_noticed_and_kept(tmp_path):
-    """A reader that raises something else, one that dies, and one that takes too much memory."""
+    """A reader raises an unexpected error, crashes, or takes too much memory."""
     code = """
 import os, sys
 from benchmarks import fuzz

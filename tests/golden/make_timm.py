@@ -49,7 +49,7 @@ def image():
 
 
 def kept(width):
-    """The channels that are kept of a branch of so many."""
+    """Returns the channels of a branch that are kept."""
     return np.unique(np.linspace(0, width - 1, min(width, CHANNELS)).round().astype(int))
 
 

@@ -35,7 +35,7 @@ PROTOCOLS = {
 
 
 class Images:
-    """Blocks of gray levels, one a class, and noise that makes labels differ from them."""
+    """Images of one gray level per class, with noise so that predictions contain errors."""
 
     def __init__(self, sizes):
         self.sizes = sizes
@@ -47,7 +47,7 @@ class Images:
         return self.sizes[index]
 
     def prediction(self, index):
-        """What the network of `FixedTask` sees."""
+        """Returns the prediction of the network of `FixedTask`."""
         height, width = self.sizes[index]
         coarse = np.random.default_rng(index).integers(
             0, CLASSES, (height // 8 + 1, width // 8 + 1)

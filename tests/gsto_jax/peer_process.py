@@ -107,7 +107,7 @@ def dying_first(index):
 
 
 def agreeing(index):
-    """They compare settings; the third differs in the second of them."""
+    """Compares settings between processes; the third process has another second setting."""
     values = {"a": 1, "b": [1, 2], "c": 3}
     processes.check_agreement(values)
     print("agreed", flush=True)
@@ -116,7 +116,7 @@ def agreeing(index):
 
 
 def ordinary(index):
-    """What they tell each other, and an end that waits for all."""
+    """Exchanges messages, and ends when all processes are done."""
     print(processes.broadcast(f"of {index}"), processes.all_true(True), flush=True)
     print(processes.all_true(index != 1), flush=True)
     time.sleep(index)

@@ -181,7 +181,7 @@ def _pose_images(n, labeled):
 
 
 def make_pose_run(folder, seed=0, settings=None, **how):
-    """As `make_run`, of poses."""
+    """Makes a pose run; see `make_run`."""
     return make_run(folder, seed, settings or pose_config(), evaluate_poses, **how)
 
 

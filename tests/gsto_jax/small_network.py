@@ -1,4 +1,4 @@
-"""A task whose network is one convolution: what surrounds a network is tested in milliseconds."""
+"""A task whose network is one convolution, for fast tests of the surrounding code."""
 
 from pathlib import Path
 from types import SimpleNamespace

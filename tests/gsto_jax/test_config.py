@@ -41,7 +41,7 @@ def load(name, arg=None):
 
 @cache
 def parameters(model, outputs):
-    """Of a network; most configurations share theirs with others."""
+    """Returns the parameters of a network; configs with the same network share them."""
     return abstract_variables(build_network(model, outputs))["params"]
 
 

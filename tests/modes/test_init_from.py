@@ -1,4 +1,4 @@
-"""`config.init_from` and the export of weights, as a user meets them."""
+"""`config.init_from` and the export of weights through the command line."""
 
 import importlib
 import json

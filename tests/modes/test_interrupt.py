@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at any moment: acknowledged at once, ended within a second, no orphans."""
+"""Ctrl-C and SIGTERM at any moment: acknowledged, ended within a second, no orphans."""
 
 import contextlib
 import os
@@ -129,7 +129,7 @@ def test_sigterm_lets_go_on_what_would_lose_work():
 
 
 def test_an_interrupt_that_meets_a_callback_is_raised_again():
-    """As JAX's callback of garbage collection, which drops exceptions."""
+    """JAX's garbage-collection callback, for example, drops exceptions."""
     code = """
 import gc, os, signal, time
 from modes.interrupt import Interrupt

@@ -1,4 +1,4 @@
-"""What the modes say of labels before anything is compiled, in this process."""
+"""Messages of the modes about labels before compilation, in this process."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def write(path, array):
 
 @pytest.fixture
 def arguments(tmp_path):
-    """Writes `label(n)` of so many images as files of both splits; returns the command line."""
+    """Writes labels `label(n)` and images of both splits; returns the command line."""
 
     def build(label, count=5, suffix=".png", **changes):
         for split in ("train", "val"):

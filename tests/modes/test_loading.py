@@ -1,4 +1,4 @@
-"""Configuration files: where they are found, and what a mistake in one reads like."""
+"""Config files: how they are found, and messages about mistakes in them."""
 
 import json
 import re

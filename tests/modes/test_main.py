@@ -1,4 +1,4 @@
-"""The command line, as a user meets it: one message and status 2 for whatever they can mend."""
+"""The command line: errors that a user can fix give one message and status 2."""
 
 import json
 import os
@@ -271,7 +271,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, word):
 
 @pytest.mark.slow
 def test_predict(tmp_path):
-    """A photo, an image nobody can read and a video, in a folder; nothing else is given."""
+    """Predicts a folder with two images, a damaged image and a video."""
     workdir, photos, output = tmp_path / "run", tmp_path / "photos", tmp_path / "out"
     args = ["--config=configs/quickstart.py:runlocal", "--config.model.variant=mini"]
     trained = run(*args, f"--workdir={workdir}", "--config.train.steps=1")
@@ -354,7 +354,7 @@ def check_images(folder):
 
 
 def check_events(folder, evaluations, gated):
-    """What TensorBoard would show of the run above."""
+    """Checks the TensorBoard events of the run above."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 

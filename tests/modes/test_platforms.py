@@ -1,4 +1,4 @@
-"""Library, predict and export where there is neither Linux nor what training needs."""
+"""Library, predict and export without Linux and without the training packages."""
 
 import subprocess
 import sys
@@ -159,7 +159,7 @@ def test_preparing_without_file_locks(monkeypatch, tmp_path):
 
 
 def test_packages_by_system():
-    """On each that JAX has wheels for, TensorFlow of the one name or the other."""
+    """Each system with JAX wheels gets exactly one of the two TensorFlow packages."""
     import tomllib
 
     from packaging.requirements import Requirement

@@ -1,4 +1,4 @@
-"""Resuming: a run that is interrupted in any way ends with the results of an undisturbed one."""
+"""A run that is interrupted in any way ends with the results of an uninterrupted run."""
 
 import json
 import random
@@ -75,7 +75,7 @@ def assert_same_run(workdir, undisturbed):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A run without disturbance on so many devices: its folder and its losses."""
+    """Returns the folder and the losses of an uninterrupted run."""
     runs = {}
 
     def make(devices):

@@ -1,4 +1,4 @@
-"""The program by several processes does what one does, whichever of them dies on the way."""
+"""Several processes give the results of one, even if any of them is killed."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def start(devices, args):
 
 @contextmanager
 def together(commands, devices):
-    """Processes of one run, each with so many devices; none outlives it."""
+    """Starts the processes of one run and ends them after the block."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = f"--coordinator=localhost:{free.getsockname()[1]}"
@@ -85,7 +85,7 @@ def by_one(workdir, *more, devices=1):
 
 
 def read_until(process, pattern):
-    """What a process printed up to a line that begins so."""
+    """Returns the output of a process up to a line with a given prefix."""
     output = ""
     for line in process.stdout:
         output += line
@@ -132,7 +132,7 @@ def final_state(workdir):
 
 
 def assert_same_run(workdir, other):
-    """But for the order of sums: 5e-13 after a step, where one was measured, 2e-11 after two."""
+    """Compares runs up to the order of sums: measured are 5e-13 after a step, 2e-11 after two."""
     pairs = zip(*map(jax.tree.leaves, map(final_state, (workdir, other))), strict=True)
     for actual, expected in pairs:
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())
@@ -140,7 +140,7 @@ def assert_same_run(workdir, other):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A run by one process on one device."""
+    """Returns a run by one process on one device."""
     workdir = tmp_path_factory.mktemp("alone")
     by_one(workdir)
     return workdir
@@ -163,7 +163,7 @@ def test_several_processes_train_as_one(tmp_path, alone, count, devices, more):
 
 
 def test_several_processes_evaluate_as_one(tmp_path, alone):
-    """The checkpoint of one process on one device, evaluated by two with four, whatever a batch."""
+    """Two processes with four devices evaluate the checkpoint of one, for several batch sizes."""
     shutil.copytree(alone, tmp_path / "run")
     tables = []
     for run in (by_one, by_several):
@@ -177,7 +177,7 @@ def test_several_processes_evaluate_as_one(tmp_path, alone):
 
 @pytest.mark.parametrize("kill", [0, 1])
 def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
-    """By as many processes as before, or by one of another number of devices."""
+    """The run is resumed by two processes, or by one with another number of devices."""
     codes, _, errors = by_several(tmp_path, kill=kill)
     assert codes[kill] == -9
     assert codes[1 - kill] not in (0, -9), "a message and an end of its own"
@@ -193,7 +193,7 @@ def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
 
 
 def test_a_signal_to_one_saves_what_others_go_on_from(tmp_path, alone):
-    """As a preemption ends a host: two processes of one device stop, one of two goes on."""
+    """After a preemption of two processes, one process with two devices resumes."""
     rare = "--config.run.checkpoint_every=1000"
     codes, (text, _), errors = by_several(tmp_path, rare, devices=1, tell=1)
     assert codes == [0, 0], errors
@@ -231,7 +231,7 @@ def test_another_configuration_on_one_host(tmp_path):
 
 
 def test_other_code_on_one_host(tmp_path):
-    """As it is unpacked on hosts from an archive, where no git can tell."""
+    """The code is unpacked from an archive on every host, without git."""
     programs = []
     for name in ("first", "second"):
         for part in ("gsto_jax", "data_pipelines", "modes", "configs"):

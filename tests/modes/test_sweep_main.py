@@ -1,4 +1,4 @@
-"""A sweep through the command line: its rows, what is paired, and how it goes on."""
+"""A sweep through the command line: rows, pairing and resuming."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ CONFIG = "configs/ablation.py:data=scenes,mini"
 
 @pytest.fixture
 def command_line(monkeypatch):
-    """What the rows read overrides from."""
+    """Sets the command line from which rows read their overrides."""
 
     def give(*args):
         monkeypatch.setattr(sys, "argv", ["main.py", *args])

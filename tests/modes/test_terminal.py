@@ -1,4 +1,4 @@
-"""What a terminal shows of long operations, and what a log gets."""
+"""Progress of long operations in a terminal and in a log file."""
 
 import os
 import pty

@@ -137,7 +137,7 @@ def test_coco_keypoints(tmp_path, layout):
 
 
 def test_labels_of_lip_in_a_zip_within_a_zip(tmp_path):
-    """As in the published label archive; the id lists are there twice."""
+    """Uses a nested zip, as the published label archive, and duplicate id lists."""
     files = lip_files()
     lists = {f"TrainVal_images/{name}": files.pop(name) for name in ("train_id.txt", "val_id.txt")}
     source = write_zips(tmp_path / "downloads", files | lists)
@@ -166,7 +166,7 @@ def test_published_context_pngs_need_their_list(tmp_path):
 
 
 def test_context_pixels_that_are_not_scored(tmp_path):
-    """255 in a PNG, -1 in a .mat, whatever its number type."""
+    """Unlabeled pixels are 255 in a PNG and -1 in a .mat file of any dtype."""
     expected = {59: [255, 255, 58], 60: [255, 0, 59]}
     files = context_files("png")
     files["SegmentationClassContext/2009_000000.png"] = png(blocks([255, 0, 59]).astype(np.uint8))

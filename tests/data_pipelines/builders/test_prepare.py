@@ -134,7 +134,7 @@ prepare(Slow(**fields), Path(sys.argv[1]), Path(sys.argv[2]), partial=True)
 
 
 def test_killed_while_preparing(tmp_path):
-    """`kill -9`, and the same again: complete files are kept, the missing ones are built."""
+    """After `kill -9`, a rerun keeps complete files and builds the missing ones."""
     source = write_tree(tmp_path / "downloads", cityscapes_files((("train", 20), ("val", 2))))
     script = tmp_path / "prepare.py"
     script.write_text(KILLED)

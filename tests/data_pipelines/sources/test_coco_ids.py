@@ -170,7 +170,7 @@ def test_joint_names_must_match_the_config():
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_one_category_from_prepare_to_detections(tmp_path, number):
-    """Only persons become samples and ground truth, whatever their category id."""
+    """Only persons become samples and ground truth, for any category id."""
     categories = [PERSON | {"id": number}, DOG]
 
     def change(content):
@@ -212,7 +212,7 @@ def test_category_ids_must_agree_between_files(tmp_path):
 
 
 def test_split_without_persons_of_the_category(tmp_path):
-    """It is an error before training, and a warning before evaluation."""
+    """Such a split raises an error before training and a warning before evaluation."""
 
     def change(content):
         content["annotations"] = []

@@ -23,7 +23,7 @@ from tests.data_pipelines.prepared_sets import opened, real
 
 
 def test_keypoint_flag_minus_one_is_not_labeled(tmp_path):
-    """It counts as 0 in samples, weights, the audit and the ground truth."""
+    """The flag counts as 0 in samples, weights, the audit and the ground truth."""
 
     def change(content):
         keypoints = content["annotations"][0]["keypoints"]

@@ -183,7 +183,7 @@ def test_orientation_is_suggested_when_preparing(tmp_path):
 
 
 def test_image_size_must_match_coco_annotations(tmp_path):
-    """They tell whether annotations refer to the stored or the upright image."""
+    """The size decides whether annotations refer to the stored or the upright image."""
     files = coco_files()
     name = next(name for name in files if name.startswith("val2017/"))
     photo = Image.open(io.BytesIO(files[name]))

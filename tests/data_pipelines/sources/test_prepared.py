@@ -206,7 +206,7 @@ def test_missing_dataset_or_split(tmp_path):
 
 
 def test_dataset_folder_precedence(tmp_path):
-    """Ours come before those of tensorflow-datasets; incomplete ones are skipped."""
+    """Datasets built here precede those of tensorflow-datasets; incomplete ones are skipped."""
     folder = build(tmp_path, "cityscapes", cityscapes_files((("train", 2), ("val", 1))))
     other = tmp_path / "other"
     build(other, "cityscapes")

@@ -32,9 +32,9 @@ def free_port():
         return free.getsockname()[1]
 
 
-def play(scenario, count, told_by=None):
-    """Status, output and errors of each process; `told_by` makes the variables that place one."""
-    port, flag = free_port(), told_by is None
+def play(scenario, count, launcher=None):
+    """Returns status, output and errors of each process; `launcher` returns its variables."""
+    port, flag = free_port(), launcher is None
     command = [sys.executable, "-m", "tests.gsto_jax.peer_process", scenario]
     command += [str(port) if flag else "0", str(count)]
     started = [
@@ -43,7 +43,7 @@ def play(scenario, count, told_by=None):
             cwd=ROOT,
             env=ALONE
             | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-            | ({} if flag else told_by(index, count) | {"JAX_COORDINATOR_PORT": str(port)}),
+            | ({} if flag else launcher(index, count) | {"JAX_COORDINATOR_PORT": str(port)}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -110,7 +110,7 @@ def test_collective_calls():
 
 
 def slurm(index, count):
-    """What `srun` tells a task."""
+    """Returns the environment variables that `srun` sets for a task."""
     return {
         "SLURM_JOB_ID": "1",
         "SLURM_STEP_NODELIST": "localhost",
@@ -122,7 +122,7 @@ def slurm(index, count):
 
 
 def open_mpi(index, count):
-    """What `mpirun` tells a rank."""
+    """Returns the environment variables that `mpirun` sets for a rank."""
     return {
         "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:34911",
         "OMPI_COMM_WORLD_SIZE": str(count),
@@ -132,9 +132,9 @@ def open_mpi(index, count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told_by", [slurm, open_mpi])
-def test_cluster_detection(told_by):
-    for code, out, errors in play("ordinary", 2, told_by):
+@pytest.mark.parametrize("launcher", [slurm, open_mpi])
+def test_cluster_detection(launcher):
+    for code, out, errors in play("ordinary", 2, launcher):
         assert code == 0, errors
         assert out.splitlines()[-2:] == ["of 0 True", "False"]
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def processes(folder, cases, count, devices):
-    """The results of each case by `count` processes of so many devices, merged."""
+    """Returns the merged results of each case by `count` processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -67,7 +67,7 @@ def assert_equal(result, expected):
 
 @pytest.fixture(scope="module")
 def fixed():
-    """Of one process, an image at a time."""
+    """Returns the results of one process with batches of one image."""
     return {protocol: one_process("fixed", "small", protocol, 1) for protocol in PROTOCOLS}
 
 

@@ -91,7 +91,7 @@ def test_convolution_and_resize_across_spatial_shards(rows, stride):
 
 @pytest.mark.parametrize(("rows", "stride"), [(2, 1), (4, 2)])
 def test_few_rows_are_not_sharded(rows, stride):
-    """XLA doubles a 3x3 convolution from or to two rows, one on each of two devices."""
+    """XLA doubles a 3x3 convolution whose input or output has one row per device."""
     x = np.random.default_rng(0).normal(size=(4, rows, 3, 8)).astype(np.float32)
     conv = Conv(8, 3, stride)
     variables = conv.init(jax.random.key(0), x)

@@ -28,7 +28,7 @@ def test_kernels_equal_xla(shape, case):
 
 
 def test_many_blocks(monkeypatch):
-    """Sums over several blocks; the last one reaches beyond the map."""
+    """Sums over several blocks, of which the last one exceeds the map."""
     monkeypatch.setattr("gsto_jax.gate.tpu._BLOCK", 128 * 48)
     args = operands(1, 10, 13, 6, 2)
     for kwargs in CASES.values():

@@ -221,7 +221,7 @@ def test_gates_are_those_of_the_equations(name, gating):
 
 
 def test_gates_start_near_one_half():
-    """He's deviation for one channel would shut or open nearly all of them."""
+    """With He's deviation for one channel, nearly all gates would saturate."""
     model = ContextNet(RESNETS["resnet_mini"], "ppm", "unsupervised", 5, init_name="he")
     variables = initial_variables(model, 0)
     image = normal(1, 64, 64, 3)

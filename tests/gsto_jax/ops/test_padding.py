@@ -131,7 +131,7 @@ def test_without_padding_the_mirror_image_is_the_published_one():
 
 @pytest.mark.parametrize("protocol", [{}, {"scales": (0.75, 1.25)}, {"base_size": 90}])
 def test_scores_depend_on_the_image_alone(protocol):
-    """Not on the sizes of others, however many there are; those of one bucket share programs."""
+    """Scores do not depend on the sizes of other images; images of one bucket share programs."""
     predictor = make_predictor()
     protocol = EvalProtocol(pad=None, pad_to=32, **protocol)
     sizes = [(h, w) for h in (50, 61, 64) for w in (70, 75, 90, 96, 40)]
@@ -174,7 +174,7 @@ def test_sliding_windows_are_multiples_too():
     ],
 )
 def test_an_export_labels_as_the_predictor_does(long_side, settings):
-    """At sizes below and above the limit, odd ones too; the exported program takes any."""
+    """Covers odd sizes, and sizes below and above the limit, in one exported program."""
     predictor = make_predictor(long_side, **settings)
 
     def run(images):

@@ -63,7 +63,7 @@ def test_large_ids_are_exact(tmp_path, first):
 
 
 def test_negative_flags_are_unlabeled():
-    """Whatever `num_keypoints` is."""
+    """Covers several values of `num_keypoints`."""
     (one, *others) = annotations(4)
     ids = sorted({p["image_id"] for p in (one, *others)})
     hidden = one | {"keypoints": [30, 30, -1] * 17, "num_keypoints": 17}

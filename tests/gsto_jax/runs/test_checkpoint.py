@@ -67,7 +67,7 @@ def test_fork_reads_matching_state(tmp_path):
 
 @pytest.mark.slow
 def test_truncated_files(tmp_path):
-    """Each file of the newest checkpoint in turn: the one before it serves, or it is unhurt."""
+    """For each truncated file of the newest checkpoint, the run falls back or is unaffected."""
     states = save(tmp_path / "whole", 1, 2)
     newest = tmp_path / "whole" / "2"
     names = sorted(p.relative_to(newest) for p in newest.rglob("*") if p.is_file())

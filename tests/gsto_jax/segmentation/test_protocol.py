@@ -160,7 +160,7 @@ def test_scores_are_independent_of_the_batch(network):
 
 
 def test_sizes_share_programs():
-    """Sliding windows of all sizes share one program, and another one at scale 1."""
+    """Sliding windows of all sizes share one program, and a second one at scale 1."""
     protocol = EvalProtocol(scales=(0.5, 1.0, 1.75), window="slide", crop=(48, 40))
     sizes = [(h, w) for h in (30, 47, 64) for w in (25, 64)]
     taps_by_size = {

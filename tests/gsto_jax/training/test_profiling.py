@@ -19,7 +19,7 @@ from tests.gsto_jax.small_task import batches, make_task
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What was asked of JAX's profiler, instead of a record."""
+    """Returns the list of recorded calls to JAX's profiler, which is replaced."""
     events = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append("begin"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("end"))
@@ -43,7 +43,7 @@ def test_scheduled_trace(tmp_path, calls):
 
 
 def test_trace_on_signal(tmp_path, calls):
-    """One that comes while steps are recorded asks for nothing more; the old handler returns."""
+    """A signal during a trace is ignored, and the old handler is restored."""
     before = signal.getsignal(SIGNAL)
     with Profiler(tmp_path, steps=2, log=lambda line: None) as profiler:
         drive(profiler, range(1, 9), calls, ask_before=(2, 3, 7))
@@ -106,7 +106,7 @@ def test_trace_file_is_written(tmp_path):
 
 @pytest.mark.slow
 def test_profiling_does_not_change_training(tmp_path, monkeypatch):
-    """Bit for bit, with records of steps 2 and 3 and, by a signal, of the last one."""
+    """Results are bit-identical with traces of steps 2, 3 and, by a signal, the last step."""
     task, mesh = make_task(5), make_mesh(jax.devices()[:2])
     step = loop.CompiledTrainStep(task, mesh)  # compiles once for both runs
     monkeypatch.setattr(loop, "CompiledTrainStep", lambda task, mesh: step)

@@ -15,7 +15,7 @@ from tests.gsto_jax.small_task import make_task
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A clock that advances only on request."""
 
     def __init__(self):
         self.time = 0.0

@@ -40,7 +40,7 @@ def test_one_device_equals_four(x64):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A short run on one device: task, state, what was reported."""
+    """A short run on one device: task, mesh, state, reports."""
     task, mesh, reports = make_task(30), make_mesh(jax.devices()[:1]), []
     return (
         task,
