@@ -88,7 +88,7 @@ def test_a_loop_counts_as_often_as_it_runs():
         ("jit(step)/mul", "jit(step)/scale"),
     ],
 )
-def test_what_makes_no_difference(change):
+def test_equivalent_programs_are_equal(change):
     assert difference(read(), read(change)) == 0
 
 
@@ -103,7 +103,7 @@ def test_what_makes_no_difference(change):
         (("s32[] constant(7)", "s32[] constant(8)"), 2 / 3),
     ],
 )
-def test_what_does(change, expected):
+def test_different_programs_differ(change, expected):
     assert difference(read(), read(change)) == pytest.approx(expected)
 
 

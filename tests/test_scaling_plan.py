@@ -51,7 +51,7 @@ def test_rows():
     assert ROWS["w18s-strong-256"][2:] == ROWS["w18s-weak-256"][2:]
 
 
-def test_collectives_come_back():
+def test_collectives_round_trip():
     kinds = {"all-reduce": (191, 143_400_000), "all-gather": (2, 80)}
     assert scaling_report.parse_collectives(scaling_report.format_collectives(kinds)) == kinds
     assert scaling_report.parse_collectives("") == {}

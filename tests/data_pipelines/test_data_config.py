@@ -121,7 +121,7 @@ def test_data_error_survives_pickling():
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
-def test_imports_only_what_it_may(path):
+def test_imports_are_allowed(path):
     allowed = {"PIL", "absl", "cv2", "grain", "numpy", "data_pipelines", *sys.stdlib_module_names}
     allowed |= {"array_record", "scipy", "tensorflow_datasets", "zstandard"}
     allowed |= {"gsto_jax"}  # tests/test_boundaries.py says what of it

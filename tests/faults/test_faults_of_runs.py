@@ -47,7 +47,7 @@ def test_a_disk_that_fills_during_a_checkpoint(tmp_path, small_disk, train, same
 
 
 @pytest.mark.slow
-def test_a_newest_checkpoint_that_is_cut_off(tmp_path, train, same, capsys):
+def test_truncated_newest_checkpoint(tmp_path, train, same, capsys):
     train(tmp_path, stop_at=4)
     for path in (tmp_path / "checkpoints" / "4" / "state").rglob("*"):
         if path.is_file():
@@ -175,7 +175,7 @@ def test_pixels_that_are_not_numbers(tmp_path, train, same, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_line_that_was_cut_off(tmp_path, train, same):
+def test_truncated_log_line_is_skipped(tmp_path, train, same):
     """A kill truncates a line: the next start appends after it, and readers skip it."""
     train(tmp_path, stop_at=4)
     path = tmp_path / "training.jsonl"

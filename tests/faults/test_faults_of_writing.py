@@ -87,7 +87,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_file_is_there_whole_or_as_it_was(tmp_path, name):
+def test_writes_are_atomic(tmp_path, name):
     path = tmp_path / name
     WRITERS[name](path)
     before = path.read_bytes()
@@ -100,7 +100,7 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", ["overlay", "ids"])
-def test_a_video_is_there_whole_or_not_at_all(tmp_path, kind):
+def test_video_writes_are_atomic(tmp_path, kind):
     writer = PredictionWriter(tmp_path, [kind], [kind])
     frames = [Predicted()] * 12
     writer.write_video("film", 2.0, iter(frames))
@@ -179,7 +179,7 @@ def test_disk_error_message(number, remedy):
 @pytest.mark.parametrize(
     "error", [ValueError("a"), OSError("a"), OSError(errno.ENOENT, "a"), ConnectionError(111, "a")]
 )
-def test_other_errors_stay_what_they_are(error):
+def test_other_errors_are_unchanged(error):
     assert disk_error_message(error) is None
 
 
@@ -297,7 +297,7 @@ def test_shared_memory_that_ends_is_named(shared, monkeypatch, error, reason):
         next(TrainBatches(None, workers=2))
 
 
-def test_other_ends_of_workers_are_told_as_before(monkeypatch):
+def test_other_worker_failures_keep_their_message(monkeypatch):
     def fail(self):
         raise RuntimeError("Worker process was terminated unexpectedly with exit code -9. More.")
 

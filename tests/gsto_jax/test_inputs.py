@@ -337,7 +337,7 @@ def test_a_wrong_argument_is_named(make, error, argument):
         make()
 
 
-def test_checks_take_what_works():
+def test_checks_accept_valid_values():
     gsto_jax.Conv(np.int64(4), param_dtype="bfloat16")
     gsto_jax.PPM(bins=[1, 2])
     ST(size=[3, 4], resample=lambda x: x)

@@ -16,7 +16,7 @@ PUBLISHED = {"cityscapes_w18s", "cityscapes_w48", "lip_w48", "pascal_context_w48
 PUBLISHED |= {"coco_pose_w32", "coco_pose_w48", "cityscapes_r50_ppm", "cityscapes_r50_aspp"}
 
 
-def test_the_four_datasets_say_where_the_published_scores_start():
+def test_published_configs_note_imagenet_weights():
     noted = set()
     for name in {*PUBLISHED, "quickstart", "camvid_w18s", "lsp_pose_w18s"}:
         config = importlib.import_module(f"configs.{name}").get_config()
@@ -30,7 +30,7 @@ def test_the_four_datasets_say_where_the_published_scores_start():
     assert noted == PUBLISHED
 
 
-def test_a_file_that_is_not_there_ends_the_run_before_it_begins(tmp_path):
+def test_missing_init_from_file_is_reported_before_the_run(tmp_path):
     args = ["--config=configs/quickstart.py:runlocal", f"--workdir={tmp_path}/run"]
     result = run_short(*args, f"--config.init_from={tmp_path}/none.pth")
     assert result.returncode == 2

@@ -66,7 +66,7 @@ def wait_until(condition, seconds):
 
 
 @pytest.mark.parametrize(("raises", "verb"), [(False, "stops"), (True, "exits")])
-def test_the_first_is_acknowledged_and_the_second_ends_all(raises, verb):
+def test_first_ctrl_c_is_acknowledged_and_second_exits(raises, verb):
     with busy(raises) as (process, child):
         process.send_signal(signal.SIGINT)
         acknowledged = process.stderr.readline()
@@ -78,7 +78,7 @@ def test_the_first_is_acknowledged_and_the_second_ends_all(raises, verb):
         wait_until(lambda: is_gone(child), 1)
 
 
-def test_the_first_ends_what_has_nothing_to_save():
+def test_first_ctrl_c_ends_resumable_operations():
     with busy(raises=True, resumable=True) as (process, child):
         process.send_signal(signal.SIGINT)
         assert process.wait(3) == 130
@@ -107,7 +107,7 @@ with Interrupt(raises=True):
     assert (result.stdout, result.returncode) == ("loaded\nraised\n", 0), result.stderr
 
 
-def test_sigterm_ends_what_loses_nothing():
+def test_sigterm_ends_resumable_operations():
     with busy(resumable=True) as (process, child):
         process.send_signal(signal.SIGTERM)
         assert re.match("SIGTERM: .*compiling the train step", process.stderr.readline())
@@ -117,7 +117,7 @@ def test_sigterm_ends_what_loses_nothing():
         wait_until(lambda: is_gone(child), 1)
 
 
-def test_sigterm_lets_go_on_what_would_lose_work():
+def test_sigterm_does_not_end_other_operations():
     with busy() as (process, _):
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
@@ -128,7 +128,7 @@ def test_sigterm_lets_go_on_what_would_lose_work():
         assert process.wait(3) == 130
 
 
-def test_an_interrupt_that_meets_a_callback_is_raised_again():
+def test_interrupt_in_a_callback_is_raised_again():
     """JAX's garbage-collection callback, for example, drops exceptions."""
     code = """
 import gc, os, signal, time
@@ -171,7 +171,7 @@ with Interrupt(raises=True):
     assert (result.stdout, result.returncode) == ("raised\n", 0)
 
 
-def test_the_handlers_of_before_come_back():
+def test_signal_handlers_are_restored():
     from modes.interrupt import Interrupt
 
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -208,7 +208,7 @@ def command(workdir, *more):
         *(pytest.param(seconds, marks=pytest.mark.long) for seconds in (0.0, 1.5, 5.0, 12.0, 25.0)),
     ],
 )
-def test_twice_at_any_moment_of_a_start(tmp_path, moment):
+def test_two_ctrl_c_at_any_moment_of_a_start(tmp_path, moment):
     """Loading, reading data, setting up, compiling, training, saving: never another status."""
     process = program.start(*command(tmp_path, "--config.run.compilation_cache="))
     time.sleep(0.4 + moment)
@@ -249,7 +249,7 @@ def test_sigterm_while_compiling(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_while_training_saves(tmp_path):
+def test_ctrl_c_while_training_saves(tmp_path):
     process = program.start(*command(tmp_path))
     for line in process.stdout:
         if re.match(r"step +2/", line):

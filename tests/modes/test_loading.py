@@ -86,7 +86,7 @@ def test_mistakes_name_file_line_and_setting(tmp_path, text, message):
     assert re.fullmatch(f".*{path}.*{message}.*", str(caught.value))
 
 
-def test_words_that_are_not_taken(tmp_path):
+def test_rejected_arguments(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(START.replace("arg=None", "") + END)
     load(str(path))

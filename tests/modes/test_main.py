@@ -104,7 +104,7 @@ def test_batches_that_do_not_divide():
         (["--config=configs/lip_w48.py", "--source=tests"], r"TrainVal_images\.zip"),
     ],
 )
-def test_preparing_what_is_not_there(tmp_path, args, message):
+def test_preparing_missing_downloads(tmp_path, args, message):
     assert re.search(message, refused("--mode=prepare", *args, f"--config.data.root={tmp_path}"))
 
 

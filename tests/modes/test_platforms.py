@@ -135,7 +135,7 @@ def test_predict_and_export(tmp_path):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_training_needs_is_said(monkeypatch, mode):
+def test_platform_requirements_of_training(monkeypatch, mode):
     needs = mode in ("train", "sweep", "prepare")
     assert platform_check.check_platform(mode) is None
     monkeypatch.setattr(platform_check.sys, "platform", "darwin")

@@ -35,7 +35,7 @@ def test_the_command_line_may_change_how_files_are_read():
             with_settings(**{name: value})
 
 
-def test_images_that_are_not_turned_are_said(tmp_path):
+def test_ignored_orientations_are_reported(tmp_path):
     photo = np.zeros((4, 6, 3), np.uint8)
     for name, orientation in (("a.png", 1), ("b.png", 6), ("c.png", 3)):
         (tmp_path / name).write_bytes(png(photo, RGB, before=chunk(b"eXIf", exif(orientation))))

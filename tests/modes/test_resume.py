@@ -204,7 +204,7 @@ def test_settings_that_decide_the_result_may_not_change(tmp_path, undisturbed):
     assert "log_every" not in message
 
 
-def test_a_fork_goes_on_elsewhere(tmp_path, undisturbed):
+def test_fork_continues_in_another_folder(tmp_path, undisturbed):
     whole, expected = undisturbed(2)
     source = whole / "checkpoints" / "6"
     args = command(tmp_path, "--config.optim.momentum=0.5", f"--fork_from={source}")

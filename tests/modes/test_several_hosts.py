@@ -176,7 +176,7 @@ def test_several_processes_evaluate_as_one(tmp_path, alone):
 
 
 @pytest.mark.parametrize("kill", [0, 1])
-def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
+def test_killed_process_ends_the_other_and_both_resume(tmp_path, alone, kill):
     """The run is resumed by two processes, or by one with another number of devices."""
     codes, _, errors = by_several(tmp_path, kill=kill)
     assert codes[kill] == -9
@@ -192,7 +192,7 @@ def test_one_that_dies_ends_the_other_and_both_go_on(tmp_path, alone, kill):
     assert_same_run(tmp_path, alone)
 
 
-def test_a_signal_to_one_saves_what_others_go_on_from(tmp_path, alone):
+def test_signal_to_one_process_saves_a_resumable_checkpoint(tmp_path, alone):
     """After a preemption of two processes, one process with two devices resumes."""
     rare = "--config.run.checkpoint_every=1000"
     codes, (text, _), errors = by_several(tmp_path, rare, devices=1, tell=1)

@@ -30,11 +30,11 @@ CONFIG = "configs/ablation.py:data=scenes,mini"
 def command_line(monkeypatch):
     """Sets the command line from which rows read their overrides."""
 
-    def give(*args):
+    def set_arguments(*args):
         monkeypatch.setattr(sys, "argv", ["main.py", *args])
 
-    give()
-    return give
+    set_arguments()
+    return set_arguments
 
 
 def test_rows_are_words_settings_and_files(command_line):
@@ -71,7 +71,7 @@ def test_rows_are_words_settings_and_files(command_line):
         ("train.steps=x", (), "train.steps"),
     ],
 )
-def test_rows_that_cannot_be(command_line, rows, overrides, message):
+def test_invalid_rows(command_line, rows, overrides, message):
     command_line(*overrides)
     with pytest.raises(UserError) as caught:
         read_rows(rows, CONFIG)
@@ -168,7 +168,7 @@ def wait_for(path, process):
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_sweep_that_is_cut_off_goes_on(tmp_path):
+def test_interrupted_sweep_resumes(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     result = program.run(*sweep(whole, "--jobs=2"))
     assert result.returncode == 0, result.stdout + result.stderr

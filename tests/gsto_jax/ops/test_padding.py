@@ -81,7 +81,7 @@ def test_windows_show_what_np_pad_shows(size):
     np.testing.assert_allclose(scores, np.exp(image / 255), rtol=1e-5)
 
 
-def test_logits_of_padded_images_lie_where_their_pixels_are():
+def test_logits_of_padded_images_are_aligned():
     """A ramp stays a ramp; the published way stretches it where 4 does not divide the width."""
 
     def block_means(x):
@@ -218,7 +218,7 @@ def test_plain_scores_are_those_of_a_window():
         np.testing.assert_allclose(scores[where], jax.nn.softmax(plain)[where], atol=1e-5)
 
 
-def test_what_compiles_is_said():
+def test_compilations_are_logged():
     sizes = {(h, w) for h in range(300, 401, 7) for w in (480, 500)}
     protocol = EvalProtocol(pad_to=32)
     assert len(compiled_shapes(protocol, sizes)) == 8
