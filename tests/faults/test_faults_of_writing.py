@@ -322,8 +322,8 @@ if __name__ == "__main__":
     values = plain_values(quickstart.get_config("runlocal"))["data"]
     config = DataConfig(**(values | {{"workers": 1, "crop": (256, 256), "image_size": (256, 512)}}))
     if {size!r} == "8k":
-        shared_memory.check_shared_memory.__globals__["_PER_WORKER"] = 0
-        shared_memory.check_shared_memory.__globals__["_OF_CONSUMER"] = 0
+        shared_memory.check_shared_memory.__globals__["_BATCHES_PER_WORKER"] = 0
+        shared_memory.check_shared_memory.__globals__["_EXTRA_BATCHES"] = 0
     try:
         batches = train_batches(config, make_source(config, "train"), 4, seed=0)
         for _ in range(20):

@@ -311,7 +311,7 @@ def test_predict(tmp_path):
     mirrored = run(*predict, str(photos / "photo.png"), "--save=ids", "--config.eval.flip=True")
     assert (mirrored.returncode, mirrored.stderr) == (0, "")
     refusal = refused(*predict, str(photos), "--config.model.hrnet.gfm=False")
-    assert "fixed by the checkpoint" in refusal
+    assert "--config.model.hrnet.gfm is fixed by the checkpoint" in refusal
     assert "needs --checkpoint" in refused("--mode=predict", str(photos))
     assert "no such file or folder: nope.jpg" in refused(*predict, "nope.jpg")
 
