@@ -409,7 +409,7 @@ def test_from_the_downloads_to_a_trained_network(tmp_path):
     result = run(*args, *small, "--config.eval.scales=(0.5,1.0)", "--config.eval.flip=True")
     assert result.returncode == 0, result.stderr
     assert "4 steps of 2 from 8 images" in result.stdout
-    assert result.stdout.count("the published scores from ImageNet weights") == 1
+    assert result.stdout.count("the published scores start from ImageNet") == 1
     assert "3 images, scales 0.5 1 + flip + slide_upsampled 128x128 by 1" in result.stdout
     assert re.search(r"mean of categories │ +\d", result.stdout), "the prepared set has instances"
     sent = run("--mode=submit", *args, *small)
