@@ -107,7 +107,7 @@ def _set_batch(config: ConfigDict, value: str) -> None:
 def set_batch(config: ConfigDict, batch_size: int) -> None:
     """Changes the batch size, and the number of steps so that as many images are seen.
 
-    The learning rate is scaled linearly; that of a larger batch warms up from the original rate
+    The learning rate is scaled linearly; for a larger batch it warms up from the original rate
     over the first 5 % of the steps.
     """
     ratio = batch_size / config.train.batch_size

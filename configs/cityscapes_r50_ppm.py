@@ -5,7 +5,7 @@
     python main.py --config=configs/cityscapes_r50_ppm.py:gating=unsupervised
 
 DOWNLOADS holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`, or their contents.
-The paper starts from ImageNet weights. The recipe is that of the HRNets (section 4.3).
+The paper starts from ImageNet weights. The recipe is the HRNet recipe (section 4.3).
 """
 
 from ml_collections import ConfigDict

@@ -46,7 +46,7 @@ def load(name: str) -> ConfigDict:
     """Runs a config file.
 
     Args:
-      name: FILE[:ARGUMENTS]. FILE is relative to the working directory or to that of `main.py`.
+      name: FILE[:ARGUMENTS]. FILE is relative to the working directory or the folder of `main.py`.
 
     Returns:
       The config, locked.

@@ -109,7 +109,7 @@ SCENES = ClassTable(
 
 
 def _voc_palette(count: int) -> tuple[Color, ...]:
-    """Returns the colors of PASCAL VOC: the bits of a class index, dealt to R, G and B in turn."""
+    """Returns the colors of PASCAL VOC: the bits of a class index, distributed over R, G and B."""
 
     def channel(index: int, offset: int) -> int:
         return sum((index >> (3 * k + offset) & 1) << (7 - k) for k in range(8))
@@ -118,7 +118,7 @@ def _voc_palette(count: int) -> tuple[Color, ...]:
 
 
 def distinct_colors(count: int) -> tuple[Color, ...]:
-    """Returns distinct RGB colors, those of PASCAL VOC; grays, used for ignored pixels, last."""
+    """Returns the distinct RGB colors of PASCAL VOC; grays, used for ignored pixels, come last."""
     colors = _voc_palette(256)
     return tuple(sorted(colors, key=lambda color: color[0] == color[1] == color[2] != 0)[:count])
 

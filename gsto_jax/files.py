@@ -124,7 +124,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def name_in_errors(path: Path) -> Iterator[None]:
-    """Sets the file name of an OSError that has none, such as that of a full disk."""
+    """Sets the file name of an OSError without one, such as the error of a full disk."""
     try:
         yield
     except OSError as error:

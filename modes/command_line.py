@@ -112,7 +112,7 @@ def load_with_overrides(file: str, arguments: Sequence[str] | None = None) -> Co
 
     Args:
       file: FILE[:ARGUMENTS].
-      arguments: the overrides, such as `--config.seed=3`; None for those of this command line.
+      arguments: the overrides, such as `--config.seed=3`; None to read the command line.
 
     Raises:
       ConfigError: the file cannot be loaded, or an override does not fit it.

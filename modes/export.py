@@ -50,7 +50,7 @@ def write_programs(
     size: tuple[int, int] | None,
     long_side: int | None,
 ) -> None:
-    """Writes the network as programs, and compares their predictions with its own."""
+    """Exports the network as programs, and verifies them against its predictions."""
     if trained.task.config.task != "segmentation":
         raise UserError(
             f"{trained.path} is a {trained.task.config.task} checkpoint; only segmentation "

@@ -67,7 +67,7 @@ more
 
 
 def mode_page(name: str) -> str:
-    """Returns the page of a mode: what it does, its flags, an example."""
+    """Returns the page of a mode: description, flags, an example."""
     if name not in MODES:
         command_line.exit_with_error(f"--mode must be one of {', '.join(MODES)}; got {name!r}")
     mode = MODES[name]

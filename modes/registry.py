@@ -1,4 +1,4 @@
-"""The modes of `main.py`: what each does, an example, its flags. Needs only the standard library.
+"""The modes of `main.py`: description, example and flags of each. Needs only the standard library.
 
 `modes/NAME.py` runs the mode NAME and imports JAX, which takes seconds. The command line is parsed
 and `--help` is printed from this table before that. To add a mode, add an entry here and a module

@@ -99,7 +99,7 @@ def run(args: Any) -> None:
 
 
 def _log_start(task: Task, data: DataConfig, examples: str, mesh: Mesh, log: Log) -> None:
-    """Logs what is trained, and a warning about a small crop."""
+    """Logs the network and the data, and a warning about a small crop."""
     config = task.config
     log(f"{config.name}: {task.steps} steps of {_describe_recipe(config, examples, mesh)}")
     if warning := crop_warning(config, data.crop):

@@ -29,7 +29,7 @@ class FolderSource:
     left out.
 
     Args:
-      config: where the files are, how they are decoded and what their ids mean.
+      config: location, decode options and label ids of the files.
       split: replaces {split} in the paths of the config.
 
     Attributes:

@@ -35,7 +35,7 @@ def pair_folders(
     Args:
       images: folder of the images.
       labels: folder of the labels; may be the same, or one inside the other.
-      image_suffix: such as "_leftImg8bit.png"; "": any image format.
+      image_suffix: suffix of images, such as "_leftImg8bit.png"; "": any image format.
       label_suffix: likewise.
       limit: number of images to use, the first ones; 0: all.
 

@@ -132,7 +132,7 @@ def suggest_id_map(config: DataConfig, file_ids: Collection[int]) -> str:
 
 
 def describe_shifted_ids(config: DataConfig, file_ids: Collection[int]) -> str:
-    """Describes ids in files that look like those of `id_map` shifted by one; "" for others."""
+    """Describes ids in files that look like the `id_map` ids shifted by one; "" for others."""
     table = config.train_ids
     class_ids = sorted(i for i, train_id in table.items() if train_id < len(config.classes))
     if len(class_ids) < 2 or class_ids != list(range(class_ids[0], class_ids[-1] + 1)):
@@ -155,7 +155,7 @@ def describe_shifted_ids(config: DataConfig, file_ids: Collection[int]) -> str:
 
 
 def _id_map_hint(config: DataConfig, stats: LabelStats) -> str:
-    """Returns a hint if the ids in the files do not seem to be those of `id_map`; else ""."""
+    """Returns a hint if the ids in the files do not seem to match `id_map`; else ""."""
     suggestion = suggest_id_map(config, stats.file_ids) if stats.unknown_ids else ""
     return suggestion or describe_shifted_ids(config, stats.file_ids)
 

@@ -31,7 +31,7 @@ class PersonSource:
     Args:
       config: the dataset and its joints. With `keypoints.detections` the samples of the evaluation
         split are the boxes of that file, without joints.
-      split: such as "train" or "val".
+      split: name of the split, such as "train" or "val".
 
     Attributes:
       category: category of the persons in the COCO file.
@@ -157,7 +157,7 @@ class PersonSource:
           joints: float32 `j 2`, x and y in pixels; (0, 0) is the center of the first pixel.
           visible: float32 `j`, 1 for labeled joints.
           box: float32 (4,), x, y, w, h in pixels.
-          area: float, of the person in square pixels; of a detection, that of its box.
+          area: float, area of the person in square pixels; of a detection, the area of the box.
           score: float, of a detection; else 1.
           image_id, person_id: int; person_id is -1 for a detection.
           index: int.
@@ -196,7 +196,7 @@ class PersonSource:
         }
 
     def _decode(self, record: dict[str, Any], name: str) -> Decoded:
-        """Decodes the image of a record and compares its size with that of the annotations."""
+        """Decodes the image of a record and compares its size with the annotated size."""
         options = self.config.decode_options
         decoded = decode_image(record["image"], f"the image of {name}", options)
         annotated = int(record.get("height", 0)), int(record.get("width", 0))

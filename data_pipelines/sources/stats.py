@@ -60,7 +60,7 @@ def _group_line(issues: Sequence[Issue]) -> str:
 class LabelStats:
     """Statistics of one label, or sums over many.
 
-    For persons, labeled joints take the place of pixels and joints that of classes.
+    For persons, labeled joints count as pixels, and joints as classes.
 
     Attributes:
       records: number of records inspected.
@@ -108,7 +108,7 @@ class LabelStats:
 
     @property
     def total(self) -> int:
-        """Number of pixels, those of unknown ids included."""
+        """Number of pixels, including pixels with unknown ids."""
         return self.pixels.total() + self.unknown_ids.total()
 
     def update(self, other: "LabelStats") -> None:

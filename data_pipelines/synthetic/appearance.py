@@ -43,7 +43,7 @@ def sample_color(rng: np.random.Generator, class_name: str) -> Color:
 
 
 def blend(first: Color, second: Color, weight: float) -> Color:
-    """Blends two colors; `weight` is that of the second."""
+    """Blends two colors; `weight` is the weight of the second color."""
     rest = 1 - weight
     return (
         rest * first[0] + weight * second[0],

@@ -130,7 +130,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
 
     Attributes:
       crop: (h, w) of the result in pixels.
-      base_size: long side at scale 1 in pixels; 0: that of the image.
+      base_size: long side at scale 1 in pixels; 0 uses the size of the image.
       fixed_size: (h, w) at scale 1 in pixels, aspect ratio ignored; (0, 0): see base_size.
       scale_min: smallest scale.
       scale_step: step between scales.

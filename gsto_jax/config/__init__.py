@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Section, role=MODEL):
-    """All options except those of the data (`data_pipelines.DataConfig`)."""
+    """All options except the data options (`data_pipelines.DataConfig`)."""
 
     name: str = option("base", "Name of the run, in tables and of its default folder", role=RUNTIME)
     task: str = option("segmentation", "Task", choices=("segmentation", "pose"))

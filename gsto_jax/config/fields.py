@@ -42,7 +42,7 @@ def option(
     Args:
       default: default value.
       description: text for `--help_config` and docs/config.md.
-      role: one of the roles; by default that of the section.
+      role: role of the option; by default the role of its section.
       choices: allowed values; a mapping also describes each of them.
       ge: inclusive lower bound of a number, or of each number in a tuple.
       gt: exclusive lower bound.
@@ -104,7 +104,7 @@ class Section:
           condition: required to be true.
           name: name of the option.
           remedy: imperative clause, such as "use a divisor of 4".
-          value: invalid value; by default that of the option.
+          value: invalid value; by default the current value of the option.
         """
         if not condition:
             value = getattr(self, name) if value is None else value

@@ -24,7 +24,7 @@ _PREFIX = "gsto/watch/"
 
 
 class ProcessWatch(threading.Thread):
-    """Publishes heartbeats, failures and stop requests, and reads those of the other processes.
+    """Exchanges heartbeats, failures and stop requests with the other processes.
 
     Each process publishes, in the key-value store, its heartbeat ("alive"), an error ("failed"), a
     received signal ("stop"), and the number of its next `should_stop` call once anyone received a

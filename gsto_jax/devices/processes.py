@@ -186,7 +186,7 @@ def check_agreement(values: Mapping[str, Any]) -> None:
       values: values by name, in the order to compare them.
 
     Raises:
-      UserError: a value differs from that of process 0; all other processes exit too.
+      UserError: a value differs from the value on process 0; all other processes exit too.
     """
     if not is_multiprocess():
         return

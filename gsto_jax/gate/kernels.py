@@ -19,7 +19,7 @@ Backward, for the cotangents dout_n:
     dw_n = sum(x dz_n)
 
 Each device type offers four passes over a shard of a map (`Passes`). The rows of their
-`coefficients` are a, b and, with BN, mean; those of `backward` also c and d.
+`coefficients` are a, b and, with BN, mean; for `backward` also c and d.
 """
 
 from collections.abc import Callable
@@ -154,7 +154,7 @@ def _stack(*vectors: Array) -> Array:
 
 
 def _combine_statistics(blocks: Array, counts: Array, spec: GateSpec) -> tuple[Array, Array]:
-    """Returns mean and variance of the logits from those of the blocks (Chan's formula)."""
+    """Combines the means and variances of blocks of logits (Chan's formula)."""
     blocks = blocks.reshape(len(blocks), 2, spec.pack_factor, spec.num_gates)
     # Every slot of a block has as many pixels.
     weight = (counts / (counts.sum() * spec.pack_factor))[:, None, None]

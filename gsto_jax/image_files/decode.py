@@ -34,7 +34,7 @@ class Decoded:
     Attributes:
       pixels: `h w 3` uint8 RGB.
       header: header of the file.
-      bits: per channel, after `DecodeOptions.bit_depth`.
+      bits: bits per channel, after `DecodeOptions.bit_depth`.
       used_bits: bits of the maximum value if `bits` is above 8; else `bits`.
     """
 
@@ -49,7 +49,7 @@ def decode(data: bytes, options: DecodeOptions | None = None) -> Decoded:
 
     Args:
       data: content of the file.
-      options: None for the defaults.
+      options: decode options; None for the defaults.
 
     Raises:
       ImageError: truncated, damaged, not an image, above `MAX_PIXELS`, or values out of range.
@@ -75,7 +75,7 @@ def to_rgb(image: np.ndarray | Image.Image, options: DecodeOptions | None = None
     Args:
       image: `h w`, `h w 1`, `h w 3` or `h w 4`, uint8, uint16 or bool; or a Pillow image, whose
         EXIF orientation is applied.
-      options: None for the defaults.
+      options: decode options; None for the defaults.
 
     Returns:
       `h w 3` uint8 RGB.
@@ -202,7 +202,7 @@ def _deep_values(data: bytes, tags: Mapping[int, Any]) -> tuple[np.ndarray, np.n
 def _to_bytes(values: np.ndarray, depth: int = 0) -> tuple[np.ndarray, int, int]:
     """Converts values of any dtype to uint8 by keeping the upper 8 of `depth` bits.
 
-    A depth of 0 means the bits of the dtype, or for int32 and float those of the maximum.
+    A depth of 0 means the bits of the dtype, or, for int32 and float, of the maximum.
 
     Returns:
       uint8 values, the depth, and the bits of the maximum.

@@ -41,7 +41,7 @@ _INVERSE = {6: 8, 8: 6}
 
 
 class TiffTag(IntEnum):
-    """TIFF tags; EXIF shares that of the orientation."""
+    """TIFF tags; EXIF uses the same orientation tag."""
 
     WIDTH = 256
     HEIGHT = 257

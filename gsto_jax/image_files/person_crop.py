@@ -38,7 +38,7 @@ def frame_to_crop(center: np.ndarray, width: float, rotation: float, crop: Size)
     Args:
       center: x, y of the frame in the image; maps to the center of the crop.
       width: width of the frame in image pixels; maps to the width of the crop.
-      rotation: counter-clockwise, in degrees.
+      rotation: counter-clockwise rotation in degrees.
       crop: (h, w).
 
     Returns:

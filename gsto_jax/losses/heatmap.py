@@ -35,7 +35,7 @@ def heatmap_loss(
       heatmaps: predictions.
       targets: target heatmaps.
       weights: weights of the joints; None for 1.
-      topk: number of joints per image, those of the largest error, that count; 0 for all.
+      topk: number of joints with the largest errors that count per image; 0 for all.
     """
     errors = heatmap_error(heatmaps, targets, weights)
     if topk:

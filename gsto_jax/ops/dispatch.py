@@ -95,7 +95,7 @@ def map_shards(
 ) -> Callable[..., Any]:
     """Returns `function` mapped over the shards of its arguments on the current mesh.
 
-    XLA cannot partition a kernel. The mesh is that of `jax.set_mesh` or
+    XLA cannot partition a kernel. The mesh is set by `jax.set_mesh` or
     `jax.sharding.use_abstract_mesh`: its axis "data", or else its first axis, shards the batch, and
     an axis "space" the height. Without a mesh, with one device along both axes, or inside a
     `shard_map` over them, `function` is returned unchanged.

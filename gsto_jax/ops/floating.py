@@ -15,7 +15,7 @@ def as_floating(x: T, dtype: Any = jnp.float32) -> T:
 
     Args:
       x: an array or a `Packed` map; floating-point arrays are returned unchanged.
-      dtype: dtype for integers, usually that of the parameters.
+      dtype: dtype for integers, usually the dtype of the parameters.
 
     Raises:
       TypeError: `x` is neither real nor integer, for example complex.

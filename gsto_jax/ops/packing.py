@@ -26,7 +26,7 @@ LANES = 128
 
 @struct.dataclass
 class Packed:
-    """A map `b h w c` stored as `b h w/factor factor*c`; `shape` is that of the plain map.
+    """A map `b h w c` stored as `b h w/factor factor*c`; `shape` is the shape of the plain map.
 
     Attributes:
       data: the stored array.
@@ -105,7 +105,7 @@ def unwrap(x: Array | Packed) -> tuple[Array, int]:
 
 
 def wrap_like(data: Array, like: FeatureMap, factor: int | None = None) -> FeatureMap:
-    """Returns `data` as a map of the type of `like`, packed by `factor`, or by that of `like`."""
+    """Returns `data` as a map of the type of `like`, packed by `factor` or else as `like`."""
     result: Any = data
     if isinstance(like, Packed):
         result = replace(like, data=data, factor=factor or like.factor)

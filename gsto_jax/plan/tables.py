@@ -18,7 +18,7 @@ _CYCLES_NOTE = (
 def plan_table(plan: StepPlan, memory: int, title: str) -> Table:
     """Returns a table of totals, collectives, kernels, and the most expensive layers.
 
-    The memory is that of a chip in bytes.
+    `memory` is the memory of a chip in bytes.
     """
     table = Table(title=title, title_justify="left", caption_justify="left")
     columns: dict[str, Callable[[Cost], float]] = {

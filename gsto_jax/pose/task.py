@@ -135,7 +135,7 @@ def joint_step(
     flipped: Float[Array, "b h w j"] | None,
     batch: Batch,
 ) -> tuple[Float[Array, "b j 3"], Float[Array, "b h w j"]]:
-    """Decodes heatmaps, averaged with those of the flipped crops, to joints in the image.
+    """Decodes heatmaps, averaged over crops and flipped crops, to joints in the image.
 
     The batch has "center" and "frame" `b 2` (see `gsto_jax.pose.heatmaps.to_image`).
 

@@ -49,7 +49,7 @@ class Input:
 
     @property
     def is_video(self) -> bool:
-        """Whether the suffix is that of a video."""
+        """Whether the suffix is a video suffix."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 

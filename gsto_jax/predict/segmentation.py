@@ -257,5 +257,5 @@ _best = jax.jit(best_class)
 
 @jax.jit
 def _upsampled_best(scores: Array, strips: Taps, columns: Taps) -> Array:
-    """Upsamples scores strip by strip, since those of a large image take gigabytes."""
+    """Upsamples scores strip by strip, since the scores of a large image take gigabytes."""
     return jax.lax.map(lambda rows: _best(resample(scores, rows, columns)[0]), strips)

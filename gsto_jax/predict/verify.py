@@ -36,7 +36,7 @@ class ExportCheck:
     Attributes:
       file: name of the model.
       shape: (b, h, w) of the batch.
-      label_agreement: fraction of labels that equal those of `Predictor`.
+      label_agreement: fraction of labels equal to the labels of `Predictor`.
       logits_error: maximum absolute difference of logits over the maximum absolute logit.
     """
 

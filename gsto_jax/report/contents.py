@@ -44,7 +44,7 @@ def comparison_context(
     evaluations: tuple[Evaluation, Evaluation],
     metrics: Metrics,
 ) -> dict[str, Any]:
-    """Returns the context of `comparison.html`; the metrics are those of its headline."""
+    """Returns the context of `comparison.html`, whose metrics are shown in the headline."""
     records = tuple(x.record for x in evaluations)
     return {
         "run": run,

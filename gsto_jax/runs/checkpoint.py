@@ -95,7 +95,7 @@ class Checkpoints:
             self._manager.close()
 
     def is_best(self, metrics: Record) -> bool:
-        """Returns whether metrics score higher than those of every checkpoint in the folder."""
+        """Returns whether metrics score higher than every checkpoint in the folder."""
         assert self._score is not None
         best_step, best = self._manager.best_step(), float("-inf")
         if best_step is not None:

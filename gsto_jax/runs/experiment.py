@@ -47,7 +47,7 @@ class Experiment:
 
     Attributes:
       task: task to train.
-      config: all options as plain values, including those of the data.
+      config: all options as plain values, including the data options.
       mesh: devices.
       workdir: folder of the run.
       train_set: readable fingerprint of the training set.

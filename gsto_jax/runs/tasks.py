@@ -14,7 +14,7 @@ def task_from_config(config: Mapping[str, Any], steps: int = 1) -> Task:
     """Builds the task of a config.
 
     Args:
-      config: all options as plain values, including those of the data, as in a checkpoint.
+      config: all options as plain values, including the data options, as in a checkpoint.
       steps: length of the run, for the learning-rate schedule.
 
     Raises:

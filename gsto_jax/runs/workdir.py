@@ -96,7 +96,7 @@ class Workdir:
         """Checks that all processes see the same folder; a collective call.
 
         Raises:
-          UserError: the folder is not that of process 0; all other processes exit too.
+          UserError: the folder is not the folder of process 0; all other processes exit too.
         """
         if not processes.is_multiprocess():
             return

@@ -61,7 +61,7 @@ def window_scores(
 ) -> Float[Array, "b H W k"]:
     """Computes the scores that one window adds to each image, at least float32.
 
-    `logits` are those of the results of `extract_windows`, at the output stride, for the same view.
+    `logits` are the logits of the `extract_windows` results of the same view, at output stride.
     """
     size = [view[axis].index.shape[1] for axis in ("rows", "columns")]
     upsample = partial(resize, size=size, align_corners=align_corners, differentiable=False)

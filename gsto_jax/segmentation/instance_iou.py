@@ -22,11 +22,11 @@ class CategoryScores:
 
     Attributes:
       names: names of the categories.
-      iou: per category.
+      iou: IoU per category.
       mean_iou: mean over categories.
-      instance_iou: per class; NaN for classes without instances.
+      instance_iou: iIoU per class; NaN for classes without instances.
       mean_instance_iou: mean over classes with instances.
-      category_instance_iou: per category; NaN for categories without instances.
+      category_instance_iou: iIoU per category; NaN for categories without instances.
       mean_category_instance_iou: mean over categories with instances.
     """
 

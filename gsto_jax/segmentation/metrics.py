@@ -87,14 +87,14 @@ class Scores:
     """Segmentation metrics of a dataset, in 0..1.
 
     Attributes:
-      iou: per class; NaN for absent classes.
+      iou: IoU per class; NaN for absent classes.
       accuracy: recall per class; NaN without true pixels.
       mean_iou: mean over the classes that are present; NaN without labeled pixels.
       pixel_accuracy: fraction of labeled pixels that are correct; NaN without any.
       mean_accuracy: mean of `accuracy` over the classes with true pixels; NaN without any.
       absent_classes: classes excluded from the means, without true or predicted pixels.
       confusion: int64, rows true classes.
-      boundary_iou: per class (see `gsto_jax.segmentation.boundary_iou`); NaN without a boundary.
+      boundary_iou: Boundary IoU per class (see `boundary_iou`); NaN without a boundary.
       mean_boundary_iou: mean over the classes with a boundary.
       categories: category and instance-level IoU, for datasets that define them.
     """

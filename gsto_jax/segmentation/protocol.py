@@ -83,7 +83,7 @@ class EvalProtocol:
 
     Attributes:
       scales: relative sizes of the image; scores are summed over scales.
-      flip: averages the logits with those of the flipped image.
+      flip: averages the logits with the logits of the flipped image.
       window: "whole" passes the scaled image at once; "slide" passes sliding windows of `crop`;
         "slide_upsampled" slides only at scales above 1.
       crop: (h, w) of the sliding windows, rounded up to multiples of `pad_to`.
@@ -93,7 +93,7 @@ class EvalProtocol:
       pad_to: whole images are padded at the right and bottom to multiples of this; 0 pads nothing,
         as published.
       score: "exp" of the logits, as published, or "softmax".
-      base_size: long side at scale 1, in pixels; 0 keeps that of the image.
+      base_size: long side at scale 1, in pixels; 0 keeps the size of the image.
       fixed_size: (h, w) at scale 1, which ignores the aspect ratio; (0, 0) uses `base_size`.
       flip_pairs: classes that are swapped in the flipped image.
 

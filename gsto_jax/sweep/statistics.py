@@ -65,12 +65,13 @@ def summarize(values: Sequence[float], confidence: float = 0.95) -> SampleSummar
 def compare(
     values: Sequence[float], reference: Sequence[float], level: float = 0.05, power: float = 0.8
 ) -> PairedDifference:
-    """Compares values with those of a reference, pair by pair.
+    """Compares values with reference values, pair by pair.
 
     Args:
       values: scores.
       reference: scores of the reference, in the same order.
-      level: significance level of the two-sided test; `1 - level` is that of the interval.
+      level: significance level of the two-sided test; the interval has confidence
+        `1 - level`.
       power: probability of detecting a true difference of `PairedDifference.detectable`.
 
     Raises:

@@ -67,7 +67,7 @@ class Task(ABC):
 
     Attributes:
       train_inputs: names of the arrays of a batch that the train step reads.
-      config: all options except those of the data.
+      config: all options except the data options.
       num_classes: `k`, or the number of joints `j`.
       mean: RGB mean of the pixels, 0 to 1.
       std: RGB standard deviation of the pixels, 0 to 1.
@@ -154,7 +154,7 @@ class Task(ABC):
           outputs: outputs of the network.
           batch: arrays of `train_inputs`.
           microbatch_weights: see `microbatch_weights`.
-          hyperparameters: hyperparameters of the step; None for those of the config.
+          hyperparameters: hyperparameters of the step; None for the values of the config.
         """
 
     @abstractmethod
@@ -228,7 +228,7 @@ def train_step(
       state: state before the step.
       batch: arrays of `task.train_inputs`, for segmentation "image" `b h w 3` uint8, "label"
         `b h w` integers and "size" `b 2` (see `normalize`).
-      hyperparameters: hyperparameters of the step; None for those of the task, as constants.
+      hyperparameters: hyperparameters of the step; None to use the values of the task as constants.
 
     Returns:
       The state after the step, and scalar metrics: "loss", the loss of each head such as

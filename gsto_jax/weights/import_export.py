@@ -46,7 +46,7 @@ class ImportedWeights:
 
     @property
     def summary(self) -> str:
-        """Lines of text that list what was loaded, newly initialized, and unused."""
+        """Lines of text that list the loaded, newly initialized and unused arrays."""
         result = self.result
         counts = ", ".join(f"{section} ({len(x)})" for section, x in result.loaded.items())
         indent = " " * 15

@@ -28,7 +28,7 @@ class ConvertedHead:
 
 
 def convert_head(arrays: Mapping[str, np.ndarray], expected: Set[str]) -> ConvertedHead:
-    """Converts the head of an mmpose or mmsegmentation model, if it is that of HRNet.
+    """Converts the HRNet head of an mmpose or mmsegmentation model, if it has one.
 
     Args:
       arrays: Arrays of the whole model, backbone and heads.
@@ -76,7 +76,7 @@ def _skip_head(framework: str, reason: str) -> ConvertedHead:
 
 
 def _head_difference(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Returns how an mmsegmentation head differs from that of HRNetV2; "" if it does not."""
+    """Returns the difference of an mmsegmentation head from the HRNetV2 head; "" for none."""
     if extra := sorted(shapes.keys() - _SEGMENTATION_HEAD.keys() - {_CONV_BIAS}):
         return f"it has decode_head.{extra[0]}, unlike HRNetV2"
     if missing := sorted(_SEGMENTATION_HEAD.keys() - shapes.keys()):
