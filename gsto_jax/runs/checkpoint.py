@@ -191,7 +191,7 @@ def find_checkpoints(path: Path) -> list[Path]:
             return paths
     problem = "contains no checkpoint" if path.is_dir() else "does not exist"
     raise UserError(
-        f"checkpoint {path} {problem}. Use the folder of a run, its best/, or a STEP in its "
+        f"{path} {problem}. Use the folder of a trained run, its best/, or a STEP in its "
         "checkpoints/"
     )
 

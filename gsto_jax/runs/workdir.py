@@ -197,7 +197,9 @@ def open_workdir(path: str | None) -> Workdir:
     folder = Path(path).expanduser().absolute() / "checkpoints"
     if not list_steps(folder):
         problem = "is empty" if folder.is_dir() else "does not exist"
-        raise UserError(f"no checkpoint: {folder} {problem}. Use the --workdir of a run")
+        raise UserError(
+            f"no checkpoint: {folder} {problem}. Train the run first, or name another --workdir"
+        )
     return Workdir(path)
 
 
