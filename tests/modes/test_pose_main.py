@@ -73,7 +73,7 @@ def test_from_downloads_to_a_submission(tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert "4 steps of 2 from 3 persons" in trained.stdout
     assert re.search(r"AP [\d.]+ \(ground-truth boxes\)", trained.stdout)
-    assert "truth through" in trained.stdout
+    assert "true joints, encoded" in trained.stdout
     again = run("--mode=eval", CONFIG, data, *SMALL, f"--workdir={work}")
     pattern = re.compile(r"AP [\d.]+ \(")
     assert pattern.search(again.stdout)[0] == pattern.search(trained.stdout)[0]
