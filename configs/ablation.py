@@ -26,7 +26,7 @@ ROWS = {row.key: row for row in sorted(published.ROWS, key=lambda row: row.table
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Returns the config of `:row=`, `:data=`, `:mini` and the arguments of `data=`."""
+    """Returns the config; `:row=`, `:data=`, `:mini` and the arguments of `data=`."""
     items = [item for item in (arg or "").split(",") if item]
     items = [f"row={item}" if item in ROWS else item for item in items]
     row = _value(items, "row", ROWS, default="t4-gsto-w18")
