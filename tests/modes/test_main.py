@@ -78,7 +78,7 @@ def refused(*args, **kwargs):
         (["--workdir=README.md"], r"--workdir .*folder.*README\.md"),
         (["--config.seed=-1"], r"config\.seed .*-1"),
         (["--config.loss.class_weights=True"], r"class_weights .*\b9\b.*\b0\b"),
-        (["--fork_from=/nope"], "checkpoint /nope "),
+        (["--fork_from=/nope"], "/nope does not exist"),
     ],
 )
 def test_bad_commands(args, message):

@@ -520,7 +520,7 @@ def test_mismatched_shards_and_indices(state, sharded):
     other = next(key for key in held if key != "conv1.weight")
     first = index.parent / "model-00001-of-00003.safetensors"
     write_safetensors(first, read_state_dict(first) | {other: held[other]})
-    attempt(rf"{first.name} holds")
+    attempt(rf"{first.name} contains")
     first.write_bytes(first.read_bytes()[:100])
     attempt("damaged")
     first.unlink()
@@ -532,7 +532,7 @@ def test_mismatched_shards_and_indices(state, sharded):
     [
         (lambda x: np.full_like(x, np.nan), r"conv1\.weight .*finite"),
         (lambda x: np.where(x == x.max(), np.inf, x), r"conv1\.weight has 1 of"),
-        (lambda x: x.astype(np.int8), r"conv1\.weight holds int8"),
+        (lambda x: x.astype(np.int8), r"conv1\.weight contains int8"),
     ],
 )
 def test_invalid_values(state, tmp_path, damage, message):
