@@ -104,4 +104,4 @@ def test_the_program_plans_with_its_compiler(tmp_path):
     assert re.search(r"peak memory .* of 16 GiB, fits", evaluation)
     assert "libtpu 0" in result.stdout
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert plan["topology"] == "v5e:2x2" and plan["steps"]["train"]["batch"] == 8
+    assert plan["topology"] == "v5e:2x2" and plan["steps"]["train"]["batch_size"] == 8
