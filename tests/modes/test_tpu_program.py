@@ -98,7 +98,7 @@ def test_the_program_plans_with_its_compiler(tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     train, evaluation = re.split(r", eval step of", result.stdout)
-    assert "train step of 4 x 96x128 for each 2 chips in float32, on v5e:2x2" in train
+    assert "train step of 4 x 96x128 per 2 chips in float32, on v5e:2x2" in train
     for kind in ("collective-permute", "all-gather", "all-reduce"):
         assert re.search(rf"│ {kind} ", train), (kind, train)
     assert re.search(r"peak memory .* of 16 GiB, fits", evaluation)
