@@ -88,14 +88,20 @@ def run(args: Any) -> None:
         _log_start(task, data, examples, mesh, log)
         run_setup.log_compilation(eval_set, log)
         log(f"workdir     {workdir.path}")
-        experiment = replace(
-            experiment, workload=Workload.from_task(task, mesh, data.crop, planned)
-        )
-        if config.run.tensorboard and jax.process_index() == 0:
-            with progress.track("loading TensorBoard", resumable=True):
-                writer = TensorBoardWriter(workdir.path / "tensorboard")
-            experiment = replace(experiment, metric_writer=writer)
+        experiment = _with_metrics(experiment, data, planned)
         _train_and_evaluate(experiment, state, batches, stop)
+
+
+def _with_metrics(experiment: Experiment, data: DataConfig, planned: float | None) -> Experiment:
+    """Adds the workload of a step, and the TensorBoard writer in the main process."""
+    task, mesh = experiment.task, experiment.mesh
+    workload = Workload.from_task(task, mesh, data.crop, planned)
+    experiment = replace(experiment, workload=workload)
+    if not task.config.run.tensorboard or jax.process_index() > 0:
+        return experiment
+    with progress.track("loading TensorBoard", resumable=True):
+        writer = TensorBoardWriter(experiment.workdir.path / "tensorboard")
+    return replace(experiment, metric_writer=writer)
 
 
 def _log_start(task: Task, data: DataConfig, examples: str, mesh: Mesh, log: Log) -> None:

@@ -61,9 +61,15 @@ class PaperRow:
     @property
     def count(self) -> Count:
         """Exact counts of the network."""
-        return _count(
-            self.variant, self.gsto, self.num_outputs, self.head, self.attention, self.size
+        network = HRNet(
+            VARIANTS[self.variant],
+            self.gsto,
+            self.num_outputs,
+            self.head,
+            attention=self.attention,
+            implementation="xla",  # so that kernels of other platforms are not traced
         )
+        return _count(network, self.size)
 
     @property
     def rounded_count(self) -> tuple[str, str]:
@@ -79,19 +85,7 @@ class PaperRow:
         return [printed for printed, rounded in pairs if printed and printed != rounded]
 
 
-@cache
-def _count(
-    variant: str, gsto: GSTOSpec, num_outputs: int, head: str, attention: AttentionSpec, size: Size
-) -> Count:
-    network = HRNet(
-        VARIANTS[variant],
-        gsto,
-        num_outputs,
-        head,
-        attention=attention,
-        implementation="xla",  # so that kernels of other platforms are not traced
-    )
-    return count(network, size)
+_count = cache(count)  # rows of several tables share a network
 
 
 def _gtm(gating: str, *stages: int) -> Any:

@@ -86,9 +86,9 @@ def run(network, images, protocol, batch_size, mesh, host=0, hosts=1):
     variables = initial_state(task, mesh).variables if network == "mini" else {}
     if network == "fixed":
         task = segmentation_task(FixedTask, config=task.config)
-    look = {"classes": SCENES.names, "palette": SCENES.palette}
+    options = {"classes": SCENES.names, "palette": SCENES.palette}
     drawn = {"image_size": (64, 64), "train_size": 1, "eval_size": 1}
-    data = DataConfig(source="scenes", crop=(64, 64), **drawn, **look)
+    data = DataConfig(source="scenes", crop=(64, 64), **drawn, **options)
     padded_shapes = 0 if protocol == "plain" else 2
     batches = EvalBatches(
         data,
@@ -106,8 +106,10 @@ def run(network, images, protocol, batch_size, mesh, host=0, hosts=1):
             result[f"image {batch['index'][n]}"] = predictions[n, :height, :width]
 
     counts = InstanceCounts(("a", "a", "b"), (9.0, 0.0, 0.0), {24: 0})
-    look = EvalProtocol(**PROTOCOLS[protocol])
-    scores = evaluate(task, variables, batches, mesh, look, on_batch=keep, instances=counts)
+    test_protocol = EvalProtocol(**PROTOCOLS[protocol])
+    scores = evaluate(
+        task, variables, batches, mesh, test_protocol, on_batch=keep, instances=counts
+    )
     return result | {
         "confusion": scores.confusion,
         "boundary": scores.boundary_iou,

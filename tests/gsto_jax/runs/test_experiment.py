@@ -60,8 +60,8 @@ def make(tmp_path, monkeypatch):
         for field, value in changes.items():
             section, _, key = field.partition("__")
             config[section][key] = value
-        look = {"classes": ("a", "b"), "palette": ((0, 0, 0),) * 2, "protocol": SINGLE_PASS}
-        eval_set = SegmentationEvalSet(split="val", size=4, name=str, batches=[], **look)
+        options = {"classes": ("a", "b"), "palette": ((0, 0, 0),) * 2, "protocol": SINGLE_PASS}
+        eval_set = SegmentationEvalSet(split="val", size=4, name=str, batches=[], **options)
         log = []
         experiment = Experiment(
             task,

@@ -74,8 +74,8 @@ def evaluated(tmp_path, monkeypatch):
     workdir.write_config({"name": "run", "data": {"classes": CLASSES, "palette": PALETTE}})
     workdir.write_training(3, {"loss": math.inf, "gradient_norm": NAN, "learning_rate": 0.1})
     folder = workdir.path / "eval-val"
-    look = {"classes": CLASSES, "palette": PALETTE, "protocol": SINGLE_PASS}
-    eval_set = SegmentationEvalSet(split="val", size=1, name=str, batches=[], **look)
+    options = {"classes": CLASSES, "palette": PALETTE, "protocol": SINGLE_PASS}
+    eval_set = SegmentationEvalSet(split="val", size=1, name=str, batches=[], **options)
     task = replace(
         make_task(1, {"eval": {"sample_images": -1, "feature_images": 0}}), num_classes=2
     )
