@@ -27,15 +27,15 @@ TRAIN_PACKAGES = (
     *("zstandard", "importlib_resources"),
 )
 """Modules of the extra `train`. If one is missing, `main.py` prints how to install it."""
-_REMEDIES = {
-    int: "use an integer",
-    float: "use a number",
-    str: "use a string",
-    bool: "use True or False",
-    tuple: "use a tuple",
-    ConfigDict: "a section cannot be replaced by a value: set its options",
+_EXPECTED = {
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    bool: "True or False",
+    tuple: "a tuple",
+    ConfigDict: "a section, whose options are set one by one",
 }
-"""Remedy for a value of the wrong type, by the type of the option."""
+"""Allowed values in words, by the type of the option."""
 
 
 class ConfigError(Exception):
@@ -177,7 +177,7 @@ def _check_complete(config: Any, file: str) -> None:
     expected, actual = names(base.get_config()), names(config)
     for name in sorted(set(actual).difference(expected)):
         if any(option.startswith(f"{name}.") for option in expected):
-            raise ConfigError(f"{file}: config.{name}: {_REMEDIES[ConfigDict]}")
+            raise ConfigError(f"{file}: config.{name} must be {_EXPECTED[ConfigDict]}")
         raise ConfigError(f"{file}: {unknown_option(name, expected)}")
     for name in expected:
         if name not in actual:
@@ -217,7 +217,8 @@ def _option_error(error: BaseException, last: FrameType, in_file: list[FrameType
     prefix = max(filter(None, prefixes), key=len, default="")
     name = prefix + key
     if isinstance(error, TypeError) and key in section:
-        return f"config.{name} is {values.get('value')!r}: {_REMEDIES[type(section[key])]}"
+        expected = _EXPECTED[type(section[key])]
+        return f"config.{name} must be {expected}; got {values.get('value')!r}"
     if key in section:
         return ""
     if similar := difflib.get_close_matches(key, list(section), n=1):

@@ -65,9 +65,9 @@ class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
         last = len(self.names) - 1
         for name in ("flip_pairs", "skeleton"):
             for pair in getattr(self, name):
-                self.require(max(pair) <= last, name, f"give pairs of joints in 0..{last}", pair)
-        remedy = f"give a positive number for each of the {last + 1} joints"
-        self.require(len(self.sigmas) == len(self.names), "sigmas", remedy)
+                self.require(max(pair) <= last, name, f"pairs of joints in 0..{last}", pair)
+        expected = f"a positive number for each of the {last + 1} joints"
+        self.require(len(self.sigmas) == len(self.names), "sigmas", expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     def check(self) -> None:
         """Raises DataError for values that do not go together."""
         for name in ("train_split", "eval_split", "test_split"):
-            self.require(getattr(self, name), name, "name a split, e.g. 'val'")
+            self.require(getattr(self, name), name, "the name of a split, such as 'val'")
         try:
             _ = self.decode_options
         except ValueError as error:
@@ -224,80 +224,84 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
             self._check_classes()
         else:
             self._check_persons(self.keypoints)
-        remedy = "use (height, width), or (0, 0) for none"
-        self.require(all(self.fixed_size) == any(self.fixed_size), "fixed_size", remedy)
+        expected = "(height, width), or (0, 0) for none"
+        self.require(all(self.fixed_size) == any(self.fixed_size), "fixed_size", expected)
         if self.source == "scenes":
             self._check_scenes()
         else:
             self._check_files()
 
     def _check_persons(self, keypoints: Keypoints) -> None:
-        remedy = "use a (height, width) of multiples of 4, the stride of heatmaps"
-        self.require(not any(side % 4 for side in self.crop), "crop", remedy)
+        expected = "a (height, width) of multiples of 4, the stride of heatmaps"
+        self.require(not any(side % 4 for side in self.crop), "crop", expected)
         if keypoints.detections:
-            remedy = "with keypoints.detections evaluate on another split than train_split"
-            self.require(self.eval_split != self.train_split, "eval_split", remedy)
+            expected = "another split than data.train_split with data.keypoints.detections"
+            self.require(self.eval_split != self.train_split, "eval_split", expected)
 
     def _check_classes(self) -> None:
         count = len(self.classes)
         self.require(
             1 < count < 256,
             "classes",
-            f"use 2 to 255 class names, not {count}; background is a class too, as in"
-            " ('background', 'road')",
+            "2 to 255 class names, background included, as in ('background', 'road')",
         )
         for name in self.classes:
-            self.require(name, "classes", "give every class a name", name)
-            self.require(self.classes.count(name) == 1, "classes", "name it once", name)
-        remedy = f"give one RGB color for each of the {count} classes"
-        self.require(len(self.palette) == count, "palette", remedy)
+            self.require(name, "classes", "a name for each class", name)
+            self.require(self.classes.count(name) == 1, "classes", "different names", name)
+        expected = f"one RGB color for each of the {count} classes"
+        self.require(len(self.palette) == count, "palette", expected)
         for field in ("class_weights", "categories", "instance_sizes"):
-            remedy = f"give {count} values, one for each class, or none"
-            self.require(len(getattr(self, field)) in (0, count), field, remedy)
+            expected = f"{count} values, one for each class, or none"
+            self.require(len(getattr(self, field)) in (0, count), field, expected)
         weights = self.class_weights
-        remedy = "give a class a weight above 0"
-        self.require(not weights or any(weights), "class_weights", remedy)
-        remedy = "set data.categories too"
-        self.require(self.categories or not self.instance_sizes, "instance_sizes", remedy)
-        remedy = f"use a value in {count}..255 that is no class (255 is usual)"
-        self.require(self.ignore_label >= count, "ignore_label", remedy)
-        remedy = f"give pairs of train ids in 0..{count - 1}"
+        expected = "weights of which one at least is above 0"
+        self.require(not weights or any(weights), "class_weights", expected)
+        expected = "() without data.categories"
+        self.require(self.categories or not self.instance_sizes, "instance_sizes", expected)
+        expected = f"a value in {count}..255, which is no class (255 is usual)"
+        self.require(self.ignore_label >= count, "ignore_label", expected)
+        expected = f"pairs of train ids in 0..{count - 1}"
         for pair in self.flip_pairs:
-            self.require(max(pair) < count, "flip_pairs", remedy, pair)
+            self.require(max(pair) < count, "flip_pairs", expected, pair)
         file_ids = [file_id for file_id, _ in self.id_map]
-        remedy = f"use a train id in 0..{count - 1} or the ignore label {self.ignore_label}"
+        expected = (
+            f"pairs with a train id in 0..{count - 1} or the ignore label {self.ignore_label}"
+        )
         for pair in self.id_map:
             file_id, train_id = pair
             unique = file_ids.count(file_id) == 1
-            self.require(unique, "id_map", f"keep one pair of id {file_id}", pair)
+            self.require(unique, "id_map", f"pairs with one train id for id {file_id}", pair)
             ignored = train_id in (IGNORE_LABEL, self.ignore_label)
-            self.require(0 <= train_id < count or ignored, "id_map", remedy, pair)
+            self.require(0 <= train_id < count or ignored, "id_map", expected, pair)
 
     def _check_scenes(self) -> None:
         for name in ("train_size", "eval_size"):
-            self.require(getattr(self, name) >= 1, name, "scenes need a number of images")
-        remedy = "give scenes a (height, width) of at least 16 pixels each"
-        self.require(min(self.image_size) >= 16, "image_size", remedy)
-        remedy = f"scenes have {len(SCENES.names)} classes: {', '.join(SCENES.names)}"
-        self.require(len(self.classes) == len(SCENES.names), "classes", remedy)
-        self.require(not self.id_map, "id_map", "leave it empty; scenes have train ids")
+            self.require(
+                getattr(self, name) >= 1, name, "a number of images above 0 with data.source=scenes"
+            )
+        expected = "(height, width) of at least 16 pixels each with data.source=scenes"
+        self.require(min(self.image_size) >= 16, "image_size", expected)
+        expected = f"the {len(SCENES.names)} classes of scenes: {', '.join(SCENES.names)}"
+        self.require(len(self.classes) == len(SCENES.names), "classes", expected)
+        self.require(not self.id_map, "id_map", "() with data.source=scenes, which has train ids")
 
     def _check_files(self) -> None:
-        remedy = "pass the dataset's folder as --config.data.root=FOLDER"
-        self.require(self.root, "root", remedy)
+        expected = "the dataset's folder; pass --config.data.root=FOLDER"
+        self.require(self.root, "root", expected)
         if self.source == "tfds":
-            self.require(self.name, "name", "name the prepared dataset")
+            self.require(self.name, "name", "the name of a prepared dataset")
             return
         paths = ("list_file",) if self.list_file else ("images", "labels")
         for name in paths:
             value = getattr(self, name)
-            self.require(value, name, "set images and labels, or list_file")
+            self.require(value, name, "a path, unless data.list_file is set")
             try:
                 value.format(split="")
                 valid = True
             except (AttributeError, IndexError, KeyError, ValueError):
                 valid = False
-            self.require(valid, name, "the only placeholder is {split}")
-        remedy = f"it is the same for {self.train_split} and {self.eval_split}: put {{split}} in it"
+            self.require(valid, name, "a path whose only placeholder is {split}")
+        splits = f"{self.train_split} and {self.eval_split}"
+        expected = f"a path with {{split}}, so that {splits} differ"
         varies = "{split}" in getattr(self, paths[0]) or self.train_split == self.eval_split
-        self.require(varies, paths[0], remedy)
+        self.require(varies, paths[0], expected)

@@ -81,6 +81,6 @@ class Config(Section, role=MODEL):
         self.model.require(
             microbatch % self.model.bn_groups == 0,
             "bn_groups",
-            f"use a divisor of the microbatch size, {microbatch} (train.batch_size / "
+            f"a divisor of the microbatch size, {microbatch} (train.batch_size / "
             "train.grad_accum_steps)",
         )

@@ -97,18 +97,18 @@ class Section:
     def check(self) -> None:
         """Raises the section's error for incompatible values."""
 
-    def require(self, condition: object, name: str, remedy: str, value: Any = None) -> None:
-        """Raises the section's error, with an option, its value and a remedy, if a condition fails.
+    def require(self, condition: object, name: str, expected: str, value: Any = None) -> None:
+        """Raises the section's error, "NAME must be EXPECTED; got VALUE", if a condition fails.
 
         Args:
           condition: required to be true.
           name: name of the option.
-          remedy: imperative clause, such as "use a divisor of 4".
+          expected: allowed values in words, such as "a divisor of 4".
           value: invalid value; by default the current value of the option.
         """
         if not condition:
             value = getattr(self, name) if value is None else value
-            raise self.error(f"{self._full_name(name)} is {_shorten(value)}: {remedy}")
+            raise self.error(f"{self._full_name(name)} must be {expected}; got {_shorten(value)}")
 
     def _full_name(self, name: str) -> str:
         return ".".join(filter(None, ("config", self.prefix, name)))

@@ -155,12 +155,12 @@ class ModelConfig(Section, prefix="model", role=MODEL):
         """Raises UserError for options of another variant, or float64 without JAX_ENABLE_X64."""
         unused = self.hrnet if self.is_context_net else self.context_net
         for field in dataclasses.fields(unused):
-            remedy = f"leave it at {field.default!r}, since model.variant is {self.variant}"
-            unused.require(getattr(unused, field.name) == field.default, field.name, remedy)
+            expected = f"{field.default!r}, its default, with model.variant={self.variant}"
+            unused.require(getattr(unused, field.name) == field.default, field.name, expected)
         self.require(
             self.dtype != "float64" or self.compute_dtype == "float64",
             "dtype",
-            "set the environment variable JAX_ENABLE_X64=1 to compute in float64",
+            "float32 or bfloat16 unless the environment variable JAX_ENABLE_X64=1 is set",
         )
 
     @property

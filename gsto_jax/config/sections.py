@@ -38,8 +38,8 @@ class LossConfig(Section, prefix="loss", role=OPTIMIZER):
 
     def check(self) -> None:
         """Raises UserError if the final head has no weight."""
-        remedy = "use four weights, none negative, the last one positive"
-        self.require(self.stage_weights[-1] > 0, "stage_weights", remedy)
+        expected = "four weights, none negative, the last one positive"
+        self.require(self.stage_weights[-1] > 0, "stage_weights", expected)
 
     @property
     def head_weights(self) -> dict[str, float]:
@@ -88,7 +88,7 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
     def check(self) -> None:
         """Raises UserError if the milestones do not ascend."""
         ascending = list(self.milestones) == sorted(self.milestones)
-        self.require(ascending, "milestones", "use ascending fractions of the run")
+        self.require(ascending, "milestones", "ascending fractions of the run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +109,13 @@ class TrainConfig(Section, prefix="train", role=OPTIMIZER):
 
     def check(self) -> None:
         """Raises UserError unless microbatches are equal and one of steps and epochs is set."""
-        remedy = f"use a divisor of train.batch_size, {self.batch_size}"
-        self.require(self.batch_size % self.grad_accum_steps == 0, "grad_accum_steps", remedy)
-        remedy = f"with config.train.epochs {self.epochs}, set one of them, and the other to 0"
-        self.require((self.steps > 0) != (self.epochs > 0), "steps", remedy)
+        expected = f"a divisor of train.batch_size, {self.batch_size}"
+        self.require(self.batch_size % self.grad_accum_steps == 0, "grad_accum_steps", expected)
+        zero = "0" if self.epochs else "above 0"
+        expected = (
+            f"{zero} with config.train.epochs={self.epochs}, since one of them sets the length"
+        )
+        self.require((self.steps > 0) != (self.epochs > 0), "steps", expected)
 
     def total_steps(self, num_images: int) -> int:
         """Returns the length of the run in steps; the last partial batch of an epoch is dropped."""
@@ -183,7 +186,7 @@ class EvalConfig(Section, prefix="eval", role=RUNTIME):
     def check(self) -> None:
         """Raises UserError for an unsupported padding multiple."""
         multiple = type(self.pad_to) is int and self.pad_to in _PAD_MULTIPLES
-        self.require(multiple or self.pad_to == "published", "pad_to", f"use {_PAD_TO}")
+        self.require(multiple or self.pad_to == "published", "pad_to", _PAD_TO)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,10 +61,10 @@ def test_lists_become_tuples(make_scenes_config):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "remedy"),
+    ("field", "value", "expected"),
     [
         ("source", "zip", "one of scenes, folder, tfds"),
-        ("train_split", "", "name a split"),
+        ("train_split", "", "the name of a split"),
         ("crop", (0, 5), "(height, width)"),
         ("crop", 5, "(height, width)"),
         ("crop", "ab", "(height, width)"),
@@ -77,41 +77,39 @@ def test_lists_become_tuples(make_scenes_config):
         ("std", (0.2, 0.0, 0.2), "> 0"),
         ("workers", -1, ">= 0"),
         ("classes", (), "2 to 255"),
-        ("classes", ("a", "b"), "scenes have 9"),
+        ("classes", ("a", "b"), "the 9 classes of scenes"),
         ("classes", ("a",), "2 to 255"),
         ("palette", ((0, 0, 0),), "one RGB color for each of the 9"),
         ("palette", ((0, 0, 256),) * 9, "<= 255"),
         ("ignore_label", 3, "9..255"),
-        ("id_map", ((0, 0),), "leave it empty"),
-        ("id_map", ((0, 0), (0, 1)), "one pair of id 0"),
+        ("id_map", ((0, 0),), "() with data.source=scenes"),
+        ("id_map", ((0, 0), (0, 1)), "one train id for id 0"),
         ("id_map", ((0, 9),), "0..8"),
         ("id_map", ((0, 1, 2),), "pairs"),
-        ("train_size", 0, "scenes need"),
+        ("train_size", 0, "above 0 with data.source=scenes"),
         ("image_size", (8, 8), "16 pixels"),
         ("flip_pairs", ((0, 9),), "0..8"),
     ],
 )
-def test_wrong_scenes_values(make_scenes_config, field, value, remedy):
+def test_wrong_scenes_values(make_scenes_config, field, value, expected):
     changes = {field: value} | ({"palette": ()} if field == "classes" else {})
-    with pytest.raises(DataError, match=rf"^config\.data\.{field} .*{re.escape(remedy)}"):
+    with pytest.raises(DataError, match=rf"^config\.data\.{field} .*{re.escape(expected)}"):
         make_scenes_config(**changes)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "remedy"),
+    ("field", "value", "expected"),
     [
         ("root", "", "--config.data.root=FOLDER"),
-        ("labels", "", "set images and labels"),
+        ("labels", "", "a path, unless data.list_file"),
         ("image_suffix", None, "suffix of file names"),
-        ("images", "images/{part}", "the only placeholder is {split}"),
-        ("images", "images", "put {split} in it"),
-        ("list_file", "all.txt", "put {split} in it"),
+        ("images", "images/{part}", "a path whose only placeholder is {split}"),
+        ("images", "images", "a path with {split}"),
+        ("list_file", "all.txt", "a path with {split}"),
     ],
 )
-def test_wrong_folder_values(make_folder_config, tmp_path, field, value, remedy):
-    with pytest.raises(
-        DataError, match=rf"^config\.data\.{field} (is|must be) .*{re.escape(remedy)}"
-    ):
+def test_wrong_folder_values(make_folder_config, tmp_path, field, value, expected):
+    with pytest.raises(DataError, match=rf"^config\.data\.{field} must be .*{re.escape(expected)}"):
         make_folder_config(tmp_path, **{field: value})
 
 

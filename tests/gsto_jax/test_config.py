@@ -204,7 +204,7 @@ def test_unknown_arguments():
 
 
 @pytest.mark.parametrize(
-    ("section", "field", "value", "remedy"),
+    ("section", "field", "value", "expected"),
     [
         ("model", "variant", "w19", "w18_small_v2"),
         ("model.hrnet", "gtm", ["none"], "3 values, each one of none, supervised"),
@@ -226,16 +226,16 @@ def test_unknown_arguments():
         ("optim", "milestones", [0.5, 0.2], "ascending"),
         ("train", "batch_size", 0, ">= 1"),
         ("train", "grad_accum_steps", 3, "a divisor of train.batch_size, 4"),
-        ("train", "steps", 0, "set one of them"),
+        ("train", "steps", 0, "above 0 with config.train.epochs=0"),
         ("eval", "absent", "skip", "exclude, zero"),
         ("eval", "sample_images", -2, ">= -1"),
         ("run", "log_every", 0, ">= 1"),
     ],
 )
-def test_invalid_values(section, field, value, remedy):
+def test_invalid_values(section, field, value, expected):
     _, values = load("quickstart")
     reduce(dict.get, section.split("."), values)[field] = value
-    with pytest.raises(UserError, match=rf"{section}\.{field} .*{re.escape(remedy)}"):
+    with pytest.raises(UserError, match=rf"{section}\.{field} .*{re.escape(expected)}"):
         settings(values)
 
 

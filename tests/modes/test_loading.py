@@ -48,19 +48,19 @@ END = "    return config\n"
         ),
         (
             f"{START}    config.model = None\n{END}",
-            "config.model: .*section",
+            "config.model must be a section",
         ),
         (
             f"{START}    config.train.steps = 'many'\n{END}",
-            "line 5: config.train.steps .*'many'.*integer",
+            "line 5: config.train.steps must be an integer; got 'many'",
         ),
         (
             f"{START}    config.data.crop = 512\n{END}",
-            "line 5: config.data.crop .*512.*tuple",
+            "line 5: config.data.crop must be a tuple; got 512",
         ),
         (
             f"{START}    config.model = 'w48'\n{END}",
-            "line 5: config.model .*'w48'.*section",
+            "line 5: config.model must be a section, .*; got 'w48'",
         ),
         (f"{START}    if config.seed = 3:\n{END}", "line 5: cannot assign"),
         (f"{START}    config.seed = steps\n{END}", "line 5: .*'steps'"),

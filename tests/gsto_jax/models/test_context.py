@@ -334,9 +334,14 @@ def test_the_figure_of_gates_shows_those_of_a_context_module():
         ("model", "variant", "resnet5", r"model\.variant must be"),
         ("context_net", "module", "psp", "one of ppm, aspp"),
         ("context_net", "gating", "sup", "one of none, supervised"),
-        ("hrnet", "gfm", False, "leave it at True, since model.variant is resnet_mini"),
-        ("hrnet", "head", "v1", "leave it at 'v2'"),
-        ("model", "variant", "mini", r"context_net\.gating is 'supervised': leave it at 'none'"),
+        (
+            "hrnet",
+            "gfm",
+            False,
+            "gfm must be True, its default, with model.variant=resnet_mini; got False",
+        ),
+        ("hrnet", "head", "v1", "head must be 'v2', its default"),
+        ("model", "variant", "mini", r"context_net\.gating must be 'none', .*; got 'supervised'"),
     ],
 )
 def test_invalid_settings(section, field, value, message):

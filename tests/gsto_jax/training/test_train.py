@@ -187,7 +187,7 @@ def test_accumulated_ohem():
     _, scalars = one_step(task, next(batches()))
     assert scalars["finite"]
     assert scalars["loss/stage4"] > 0
-    with pytest.raises(UserError, match=r"train\.grad_accum_steps is 3: use a divisor"):
+    with pytest.raises(UserError, match=r"train\.grad_accum_steps must be a divisor of .*; got 3"):
         make_task(2, {"train": {"grad_accum_steps": 3}})
 
 
