@@ -18,8 +18,13 @@ SOURCES = {
     "folder": "image files",
     "tfds": "a dataset written by --mode=prepare or tensorflow-datasets",
 }
+ENCODINGS = {
+    "ids": "an id per pixel: gray, or the indices of a palette PNG; see data.id_map",
+    "colors": "an RGB color per pixel, looked up in data.palette",
+}
 _SUFFIX = "suffix of file names, such as '_ids.png', or '' for any image format"
 Pairs = tuple[tuple[int, int], ...]
+Colors = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,27 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     label_suffix: str = option(
         "", "Suffix of a label, in place of its image's image_suffix", expected=_SUFFIX
     )
+    label_encoding: str = option(
+        "ids", "With source=folder: what label files contain", choices=ENCODINGS
+    )
+    ignore_colors: Colors = option(
+        (), "label_encoding=colors: RGB colors of pixels to ignore", ge=0, le=255
+    )
+    color_tolerance: float = option(
+        0.0,
+        "label_encoding=colors: maximum Euclidean distance in RGB, 0..442, from a pixel to the"
+        " nearest color of palette and ignore_colors, whose class it gets; 0: exact colors only",
+        ge=0,
+        le=442,
+    )
+    val_fraction: float = option(
+        0.0,
+        "Fraction of the images of train_split that are left out of training and make up"
+        " eval_split; 0: eval_split has its own files",
+        ge=0,
+        lt=1,
+    )
+    val_seed: int = option(0, "Seed of the choice of these images", ge=0)
     alpha: str = option(
         "white",
         "Background of transparent pixels",
@@ -126,7 +152,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         (0, 0), "(height, width) in pixels, with source=scenes", ge=0
     )
     classes: tuple[str, ...] = option((), "Names of the classes, in the order of the train ids")
-    palette: tuple[tuple[int, int, int], ...] = option(
+    palette: Colors = option(
         (), "RGB color of each class, 0..255; (): distinct colors", ge=0, le=255
     )
     id_map: Pairs = option(
@@ -187,7 +213,11 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         """Fills in the default palette, and validates."""
         if isinstance(self.keypoints, Mapping) and not self.keypoints.get("names"):
             object.__setattr__(self, "keypoints", None)
-        if not self.palette and isinstance(self.classes, tuple | list):
+        if (
+            not self.palette
+            and self.label_encoding == "ids"
+            and isinstance(self.classes, tuple | list)
+        ):
             object.__setattr__(self, "palette", distinct_colors(len(self.classes)))
         super().__post_init__()
 
@@ -224,6 +254,8 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
             self._check_classes()
         else:
             self._check_persons(self.keypoints)
+        self._check_encoding()
+        self._check_val_fraction()
         expected = "(height, width), or (0, 0) for none"
         self.require(all(self.fixed_size) == any(self.fixed_size), "fixed_size", expected)
         if self.source == "scenes":
@@ -240,11 +272,13 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
 
     def _check_classes(self) -> None:
         count = len(self.classes)
-        self.require(
-            1 < count < 256,
-            "classes",
-            "2 to 255 class names, background included, as in ('background', 'road')",
+        expected = "2 to 255 class names, background included, as in ('background', 'road')"
+        self.require(count > 1, "classes", expected)
+        expected = (
+            "2 to 255 class names, since train ids are bytes; data.id_map can merge ids up to 65535"
+            " of the label files into fewer classes"
         )
+        self.require(count < 256, "classes", expected, f"{count} names")
         for name in self.classes:
             self.require(name, "classes", "a name for each class", name)
             self.require(self.classes.count(name) == 1, "classes", "different names", name)
@@ -274,6 +308,36 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
             ignored = train_id in (IGNORE_LABEL, self.ignore_label)
             self.require(0 <= train_id < count or ignored, "id_map", expected, pair)
 
+    def _check_encoding(self) -> None:
+        """Checks the options of labels that are colors."""
+        if self.label_encoding == "ids":
+            for name in ("ignore_colors", "color_tolerance"):
+                expected = "left out unless data.label_encoding=colors"
+                self.require(not getattr(self, name), name, expected)
+            return
+        expected = "ids unless data.source=folder, without data.keypoints"
+        files = self.source == "folder" and self.keypoints is None
+        self.require(files, "label_encoding", expected)
+        expected = (
+            "() with data.label_encoding=colors, since data.palette names the classes' colors"
+        )
+        self.require(not self.id_map, "id_map", expected)
+        for name, others in (("palette", ()), ("ignore_colors", self.palette)):
+            colors = getattr(self, name)
+            for color in colors:
+                unique = (*colors, *others).count(color) == 1
+                self.require(unique, name, "different colors, each of one class or ignored", color)
+
+    def _check_val_fraction(self) -> None:
+        """Checks the options of a split that is taken from the training images."""
+        if not self.val_fraction:
+            return
+        expected = "0 with data.source=scenes and with data.keypoints"
+        files = self.source != "scenes" and self.keypoints is None
+        self.require(files, "val_fraction", expected)
+        expected = "another name than data.train_split with data.val_fraction"
+        self.require(self.eval_split != self.train_split, "eval_split", expected)
+
     def _check_scenes(self) -> None:
         for name in ("train_size", "eval_size"):
             self.require(
@@ -302,6 +366,9 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
                 valid = False
             self.require(valid, name, "a path whose only placeholder is {split}")
         splits = f"{self.train_split} and {self.eval_split}"
-        expected = f"a path with {{split}}, so that {splits} differ"
-        varies = "{split}" in getattr(self, paths[0]) or self.train_split == self.eval_split
+        expected = (
+            f"a path with {{split}}, so that {splits} differ, unless data.val_fraction is set"
+        )
+        same_files = self.val_fraction > 0 or self.train_split == self.eval_split
+        varies = same_files or "{split}" in getattr(self, paths[0])
         self.require(varies, paths[0], expected)

@@ -113,6 +113,38 @@ def test_wrong_folder_values(make_folder_config, tmp_path, field, value, expecte
         make_folder_config(tmp_path, **{field: value})
 
 
+COLORS = {"label_encoding": "colors", "palette": ((0, 0, 0), (128, 0, 0), (0, 128, 0))}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("label_encoding", {"label_encoding": "polygons"}),
+        ("palette", COLORS | {"palette": ()}),
+        ("palette", COLORS | {"palette": ((0, 0, 0), (1, 1, 1), (0, 0, 0))}),
+        ("ignore_colors", COLORS | {"ignore_colors": ((128, 0, 0),)}),
+        ("ignore_colors", COLORS | {"ignore_colors": ((9, 9, 9), (9, 9, 9))}),
+        ("ignore_colors", {"ignore_colors": ((9, 9, 9),)}),
+        ("color_tolerance", {"color_tolerance": 5.0}),
+        ("color_tolerance", COLORS | {"color_tolerance": 443.0}),
+        ("id_map", COLORS | {"id_map": ((0, 0), (1, 1), (2, 2))}),
+        ("label_encoding", COLORS | {"source": "tfds", "name": "mine"}),
+        ("classes", {"classes": tuple(map(str, range(256))), "palette": ()}),
+        ("val_fraction", {"val_fraction": 1.0}),
+        ("eval_split", {"val_fraction": 0.2, "eval_split": "train"}),
+    ],
+)
+def test_wrong_label_values(make_folder_config, tmp_path, field, changes):
+    with pytest.raises(DataError, match=rf"^config\.data\.{field} must be "):
+        make_folder_config(tmp_path, **changes)
+
+
+def test_fraction_of_train_needs_no_split_in_paths(make_folder_config, tmp_path):
+    config = make_folder_config(tmp_path, images="images", labels="labels", val_fraction=0.2)
+    assert (config.train_split, config.eval_split) == ("train", "val")
+    make_folder_config(tmp_path, **COLORS, ignore_colors=((255, 255, 255),), color_tolerance=9)
+
+
 def test_data_error_survives_pickling():
     assert str(pickle.loads(pickle.dumps(DataError("a, b")))) == "a, b"
     assert issubclass(DataError, ValueError)
