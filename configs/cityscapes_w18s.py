@@ -50,7 +50,7 @@ def set_trainval(config: ConfigDict) -> None:
 def set_ohem(config: ConfigDict) -> None:
     """Trains the last head on hard pixels only (OHEM)."""
     config.name += "-ohem"
-    config.loss.kind = "ohem"
+    config.loss.terms = (("ohem", 1.0),)
 
 
 CITYSCAPES_SETTERS = {"trainval": set_trainval, "ohem": set_ohem}

@@ -4,6 +4,16 @@ from dataclasses import dataclass
 
 from gsto_jax.config.fields import OPTIMIZER, RUNTIME, Section, option
 
+Terms = tuple[tuple[str, float], ...]
+LOSS_TERMS = {
+    "ce": "cross-entropy",
+    "ohem": "cross-entropy with online hard example mining",
+    "focal": "focal loss",
+    "dice": "Dice loss",
+    "lovasz": "Lovász-softmax",
+}
+"""Terms of a segmentation loss, and their descriptions."""
+_TERMS = f"pairs (term, weight above 0) with a term of {', '.join(LOSS_TERMS)}"
 _PAD_MULTIPLES = range(4, 4097, 4)  # the output stride of a network is at least 4
 _PAD_TO = "a multiple of 4 up to 4096, such as 32, or 'published'"
 
@@ -12,10 +22,19 @@ _PAD_TO = "a multiple of 4 up to 4096, such as 32, or 'published'"
 class LossConfig(Section, prefix="loss", role=OPTIMIZER):
     """Losses of the heads. See `gsto_jax.losses`."""
 
-    kind: str = option(
-        "ce",
-        "Loss of the final head",
-        choices={"ce": "cross-entropy", "ohem": "cross-entropy with online hard example mining"},
+    terms: Terms = option(
+        (("ce", 1.0),),
+        "Loss of the final head: pairs (term, weight), whose weighted losses are summed",
+        choices=LOSS_TERMS,
+        gt=0,
+        expected=_TERMS,
+    )
+    head_terms: Terms = option(
+        (("ce", 1.0),),
+        "Loss of the other supervised heads, likewise",
+        choices=tuple(LOSS_TERMS),
+        gt=0,
+        expected=_TERMS,
     )
     stage_weights: tuple[float, float, float, float] = option(
         (0.2, 0.3, 0.5, 1.0), "Loss weights of the heads after stages 1 to 4", ge=0
@@ -23,7 +42,7 @@ class LossConfig(Section, prefix="loss", role=OPTIMIZER):
     context_weight: float = option(
         0.4, "Loss weight of the supervised predictor in a context module", ge=0
     )
-    class_weights: bool = option(False, "Weight pixels by data.class_weights")
+    class_weights: bool = option(False, "Weight the classes by data.class_weights, in all terms")
     ohem_threshold: float = option(
         0.9,
         "OHEM: pixels whose true class has a probability below this are hard",
@@ -35,11 +54,26 @@ class LossConfig(Section, prefix="loss", role=OPTIMIZER):
         "OHEM: minimum number of hard pixels per image (the published 131072 is per three images)",
         ge=0,
     )
+    focal_gamma: float = option(
+        2.0, "Focal loss: exponent of 1 - p, with the probability p of a pixel's class", ge=0
+    )
+    label_smoothing: float = option(
+        0.0,
+        "Terms ce and ohem: fraction of the target that is spread evenly over all classes",
+        ge=0,
+        lt=1,
+    )
 
     def check(self) -> None:
-        """Raises UserError if the final head has no weight."""
+        """Raises UserError if the final head has no weight, or a term is missing or repeated."""
         expected = "four weights, none negative, the last one positive"
         self.require(self.stage_weights[-1] > 0, "stage_weights", expected)
+        for name in ("terms", "head_terms"):
+            terms = [term for term, _ in getattr(self, name)]
+            self.require(terms and len({*terms}) == len(terms), name, f"{_TERMS}, each once")
+        smoothed = {"ce", "ohem"} & {term for term, _ in self.terms + self.head_terms}
+        expected = "0 without a term ce or ohem"
+        self.require(smoothed or not self.label_smoothing, "label_smoothing", expected)
 
     @property
     def head_weights(self) -> dict[str, float]:
@@ -98,8 +132,8 @@ class TrainConfig(Section, prefix="train", role=OPTIMIZER):
     batch_size: int = option(12, "Global batch size over all devices and hosts, in images", ge=1)
     grad_accum_steps: int = option(
         1,
-        "Microbatches per step, whose gradients are accumulated; BN statistics and OHEM thresholds "
-        "are those of a microbatch",
+        "Microbatches per step, whose gradients are accumulated; BN statistics, OHEM thresholds, "
+        "Dice and Lovász losses are those of a microbatch",
         ge=1,
     )
     steps: int = option(0, "Length of the run in steps; 0: use epochs", ge=0)

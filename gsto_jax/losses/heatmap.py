@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from gsto_jax.config import LossConfig
 from gsto_jax.losses.hyperparameters import LossHyperparameters
-from gsto_jax.losses.pixel import FINAL_STAGE, MicrobatchWeights, weighted_sum
+from gsto_jax.losses.supervision import FINAL_STAGE, MicrobatchWeights, weighted_sum
 from gsto_jax.models.base import Outputs
 
 

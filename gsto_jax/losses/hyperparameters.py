@@ -9,7 +9,7 @@ from gsto_jax.config import LossConfig
 
 @struct.dataclass
 class LossHyperparameters:
-    """The numeric options of `LossConfig`, as Python numbers or traced scalars.
+    """Options of `LossConfig` that compiled steps take as arguments, as numbers or traced scalars.
 
     Attributes:
       head_weights: weight of each head's loss.

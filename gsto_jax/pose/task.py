@@ -46,10 +46,13 @@ class PoseTask(Task):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("flip_pairs", "skeleton"):
             object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
+        ce: Any = (("ce", 1.0),)
         for field, value, default in (
             ("eval.scales", self.config.eval.scales, (1.0,)),
             ("eval.window", self.config.eval.window, "whole"),
-            ("loss.kind", self.config.loss.kind, "ce"),
+            ("loss.terms", self.config.loss.terms, ce),
+            ("loss.head_terms", self.config.loss.head_terms, ce),
+            ("loss.label_smoothing", self.config.loss.label_smoothing, 0.0),
             ("loss.class_weights", self.config.loss.class_weights, False),
         ):
             if value != default:

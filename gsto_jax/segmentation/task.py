@@ -101,7 +101,7 @@ class SegmentationTask(Task):
         total = weights.sum()
         fractions = weights / jnp.where(total > 0, total, 1)
         equal = jnp.full(fractions.shape, 1 / len(fractions))
-        return fractions, equal if self.config.loss.kind == "ohem" else fractions
+        return fractions, equal
 
 
 def logits(task: Task, variables: Any, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w k"]:

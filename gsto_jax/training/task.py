@@ -34,7 +34,7 @@ Batch = dict[str, Array]
 BatchShapes = dict[str, tuple[tuple[int, ...], Any]]
 """Shape and dtype of each array of a batch, by name."""
 MicrobatchWeights = tuple[Array | float, Array | float]
-"""Weights of a microbatch in the auxiliary losses and in the final loss."""
+"""Weights of a microbatch in means over all pixels, and in all other losses."""
 
 
 @struct.dataclass
@@ -148,7 +148,7 @@ class Task(ABC):
         microbatch_weights: MicrobatchWeights = (1.0, 1.0),
         hyperparameters: Hyperparameters | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Computes the total loss of a batch and the weighted loss of each head by stage.
+        """Computes the total loss of a batch and the loss of each head by stage.
 
         Args:
           outputs: outputs of the network.
@@ -159,7 +159,7 @@ class Task(ABC):
 
     @abstractmethod
     def microbatch_weights(self, microbatches: Batch) -> MicrobatchWeights:
-        """Computes the weights `n` of microbatches `n b ...` in auxiliary and final losses."""
+        """Computes the weights `n` of microbatches `n b ...`; see `MicrobatchWeights`."""
 
 
 def state_shardings(task: Task, mesh: Mesh) -> Any:
@@ -221,7 +221,8 @@ def train_step(
 
     With `train.grad_accum_steps` the gradients of microbatches are accumulated. BN then normalizes
     by the statistics of a microbatch and updates its running statistics once per microbatch, and
-    OHEM has a threshold per microbatch; everything else equals the step of the whole batch.
+    OHEM, Dice and Lovász losses are those of a microbatch; everything else equals the step of the
+    whole batch.
 
     Args:
       task: task to train.

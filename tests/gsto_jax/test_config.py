@@ -103,7 +103,7 @@ def test_paper_recipes(name, train, optim, crop, scales, images, steps):
 
 def test_dataset_arguments():
     both = load("cityscapes_w48", "trainval,ohem")[0]
-    assert (both.data.train_split, both.loss.kind) == ("trainval", "ohem")
+    assert (both.data.train_split, both.loss.terms) == ("trainval", (("ohem", 1.0),))
     assert both.name == "cityscapes_w48-trainval-ohem"
     for count, last in (("59", 58), ("60", 59)):
         config = load("pascal_context_w48", f"classes={count}")[0]

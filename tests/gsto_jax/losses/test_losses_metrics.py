@@ -147,7 +147,7 @@ def test_ohem_applies_to_the_final_head():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 3)), jnp.float32)
     label = jnp.ones((2, 4, 4), jnp.int32)
     outputs = Outputs(logits, {"stage3": logits}, {}, {})
-    config = loss_config(kind="ohem", ohem_threshold=0.0, ohem_min_kept=3)
+    config = loss_config(terms=(("ohem", 1.0),), ohem_threshold=0.0, ohem_min_kept=3)
     _, losses = deep_supervision(outputs, label, config)
     assert float(losses["stage3"]) == pytest.approx(float(cross_entropy(logits, label)))
     each = np.sort(-np.asarray(jax.nn.log_softmax(logits))[..., 1].ravel())[::-1]

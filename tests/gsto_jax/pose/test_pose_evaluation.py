@@ -431,7 +431,8 @@ def test_invalid_options():
     for section, field, value in (
         ("eval", "scales", (0.5, 1.0)),
         ("eval", "window", "slide"),
-        ("loss", "kind", "ohem"),
+        ("loss", "terms", (("ohem", 1.0),)),
+        ("loss", "label_smoothing", 0.1),
         ("loss", "class_weights", True),
     ):
         changed = {

@@ -37,6 +37,7 @@ OTHER = {
     },
     "model": {"bn_momentum": 0.6},
 }
+OHEM = (("ohem", 1.0),)
 BASE = {"optim": {"ema_decay": 0.9}}
 
 
@@ -87,7 +88,7 @@ def batch_of(seed=0, side=16):
 def test_hyperparameters_do_not_change_the_program(kind):
     base, other = ({**BASE["optim"], "kind": kind}, {**OTHER["optim"], "kind": kind})
     more = {"milestones": (0.2, 0.7), "decay_rate": 0.5, "schedule": "steps"}
-    weighted = {"kind": "ohem", "class_weights": True}
+    weighted = {"terms": OHEM, "class_weights": True}
     same = lowered(tiny_task(10, {"optim": base, "loss": weighted}, (1.0, 1.0, 1.0)))
     others = {"optim": other | more, "loss": weighted | OTHER["loss"], "model": OTHER["model"]}
     assert lowered(tiny_task(300, others, (0.2, 3.0, 1.5), seed=9)) == same
@@ -105,7 +106,7 @@ def test_hyperparameters_do_not_change_the_program_of_hrnet():
 
 
 def test_hyperparameters_as_arguments_equal_constants():
-    task = tiny_task(10, {"optim": OTHER["optim"], "loss": {"kind": "ohem", "ohem_min_kept": 20}})
+    task = tiny_task(10, {"optim": OTHER["optim"], "loss": {"terms": OHEM, "ohem_min_kept": 20}})
     mesh = make_mesh(jax.devices()[:1])
     by_arguments, by_constants = initial_state(task, mesh), initial_state(task, mesh)
     step, options = CompiledTrainStep(task, mesh), compiler_options(mesh)

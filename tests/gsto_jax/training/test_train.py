@@ -182,7 +182,11 @@ def test_accumulated_gradients_equal_whole_batch(x64):
 @pytest.mark.slow
 def test_accumulated_ohem():
     task = make_task(
-        2, {"train": {"grad_accum_steps": 2}, "loss": {"kind": "ohem", "ohem_min_kept": 50}}
+        2,
+        {
+            "train": {"grad_accum_steps": 2},
+            "loss": {"terms": (("ohem", 1.0),), "ohem_min_kept": 50},
+        },
     )
     _, scalars = one_step(task, next(batches()))
     assert scalars["finite"]
