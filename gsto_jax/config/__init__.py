@@ -33,6 +33,7 @@ __all__ = [
     "HRNetConfig",
     "LossConfig",
     "ModelConfig",
+    "OptimConfig",
     "PoseConfig",
     "Section",
     "config_changes",

@@ -128,6 +128,19 @@ class ModelConfig(Section, prefix="model", role=MODEL):
         ge=1,
         role=OPTIMIZER,
     )
+    freeze: tuple[str, ...] = option(
+        (),
+        'Patterns (fnmatch) of the parameters or modules to freeze, such as "stem*" or '
+        '"stage?_module*"; BN layers in them use their running statistics (docs/training.md)',
+        role=OPTIMIZER,
+        expected="a list of patterns, none of them empty",
+    )
+    freeze_bn: bool = option(
+        False,
+        "Normalize by the running statistics of all BN layers, unchanged, also in training, for "
+        "small batches; scales and biases still train",
+        role=OPTIMIZER,
+    )
     remat: bool = option(
         False, "Rematerialize activations in the backward pass to save memory", role=RUNTIME
     )
@@ -152,7 +165,8 @@ class ModelConfig(Section, prefix="model", role=MODEL):
     context_net: ContextNetConfig = subsection(ContextNetConfig)
 
     def check(self) -> None:
-        """Raises UserError for options of another variant, or float64 without JAX_ENABLE_X64."""
+        """Raises UserError for incompatible options, or float64 without JAX_ENABLE_X64."""
+        self.require(all(self.freeze), "freeze", "a list of patterns, none of them empty")
         unused = self.hrnet if self.is_context_net else self.context_net
         for field in dataclasses.fields(unused):
             expected = f"{field.default!r}, its default, with model.variant={self.variant}"

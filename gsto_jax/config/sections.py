@@ -115,12 +115,21 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
     warmup_start: float = option(
         0.1, "Fraction of the learning rate at which warmup starts", ge=0, le=1
     )
+    rates: tuple[tuple[str, float], ...] = option(
+        (),
+        "Factors of the learning rate: pairs (pattern, factor) over parameters or modules, such as "
+        '("head*", 10.0); the last matching pair wins (docs/training.md)',
+        gt=0,
+        expected="pairs (pattern, factor above 0)",
+    )
     ema_decay: float = option(
         0.0, "Decay of the parameter EMA, which evaluation then uses; 0: no EMA", ge=0, lt=1
     )
 
     def check(self) -> None:
-        """Raises UserError if the milestones do not ascend."""
+        """Raises UserError if the milestones do not ascend, or a pattern is empty."""
+        patterns = all(pattern for pattern, _ in self.rates)
+        self.require(patterns, "rates", "pairs (pattern, factor above 0)")
         ascending = list(self.milestones) == sorted(self.milestones)
         self.require(ascending, "milestones", "ascending fractions of the run")
 

@@ -83,7 +83,7 @@ class SegmentationHead(Composite):
             isinstance(norm, BatchNorm) and getattr(self.conv, "func", self.conv) is Conv
         )
         kwargs: dict[str, Any] = {"use_bias": True, "name": "conv"}
-        if train and default_layers:
+        if train and default_layers and not norm.is_frozen:
             kwargs["canceled_bias"] = True
         _, factor = unwrap(branches[0])
         fits = factor >= _MIN_PACK_FACTOR and factor * width <= _MAX_LANES

@@ -34,6 +34,8 @@ class BatchNorm(Layer):
         about 1e-7 (1 + (mean - running mean)^2 / variance).
       groups: number of equal groups of the batch that are normalized separately. With as many
         devices, or a divisor of `groups`, no device waits for another.
+      frozen: paths of the layers that normalize by the running statistics in training too, and do
+        not update them.
       param_dtype: dtype of scale, bias and the running statistics.
     """
 
@@ -43,12 +45,20 @@ class BatchNorm(Layer):
     epsilon: float = 1e-5
     statistics: str = "two_pass"
     groups: int = 1
+    frozen: frozenset[str] = frozenset()
     param_dtype: Any = jnp.float32
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the layer always normalizes by the running statistics."""
+        return bool(self.frozen) and "/".join(self.path) in self.frozen
 
     def __call__(
         self, x: Real[FeatureMap, "b h w c"], train: bool = False
     ) -> Float[FeatureMap, "b h w c"]:
         """Normalizes by the batch's statistics if `train`, else by the running statistics.
+
+        A frozen layer always normalizes by the running statistics.
 
         Raises:
           ValueError: `groups` does not divide the batch.
@@ -56,7 +66,7 @@ class BatchNorm(Layer):
             raises too. Their variance is 0, and the running variance would decay to it.
         """
         data, factor = unwrap(as_floating(x, self.param_dtype))
-        if not train:
+        if not train or self.is_frozen:
             scale, bias, mean, var = self._arrays(x.shape[-1])
             return wrap_like(affine(data, mean, var, scale, bias, self.epsilon, factor), x)
         norm = self.norm_parameters(x, train)
@@ -81,7 +91,7 @@ class BatchNorm(Layer):
           ValueError, StatisticsError: see `__call__`.
         """
         scale, bias, mean, var = self._arrays(x.shape[-1])
-        if not train:
+        if not train or self.is_frozen:
             factor = jax.lax.rsqrt(var + self.epsilon) * scale
             return NormParameters(factor, bias - mean * factor)
         if x.shape[0] % self._groups:
@@ -98,7 +108,7 @@ class BatchNorm(Layer):
 
     def update(self, x: FeatureMap, mean: Float[Array, " c"], var: Float[Array, " c"]) -> None:
         """Updates the running statistics by the mean and the biased variance of a batch `x`."""
-        if self.is_initializing():
+        if self.is_initializing() or self.is_frozen:
             return
         count = self._values_per_channel(x)
         for name, new in (("mean", mean), ("var", var * (count / (count - 1)))):

@@ -40,6 +40,7 @@ class Network(Layer, kw_only=True):
       bn_momentum: fraction of the old running statistics that a step keeps.
       bn_statistics: see `BatchNorm.statistics`.
       bn_groups: see `BatchNorm.groups`.
+      frozen_norms: see `BatchNorm.frozen`.
       remat: whether to rematerialize activations in the backward pass: less memory, more compute.
       implementation: implementation of the gates (see `gsto_jax.gate.gated_maps`).
       dtype: compute dtype; BN statistics are at least float32.
@@ -50,6 +51,7 @@ class Network(Layer, kw_only=True):
     bn_momentum: float | Array = 0.99
     bn_statistics: str = "two_pass"
     bn_groups: int = 1
+    frozen_norms: frozenset[str] = frozenset()
     remat: bool = False
     implementation: str | None = None
     dtype: Any = jnp.float32
@@ -63,6 +65,7 @@ class Network(Layer, kw_only=True):
             momentum=self.bn_momentum,
             statistics=self.bn_statistics,
             groups=self.bn_groups,
+            frozen=self.frozen_norms,
             param_dtype=self.param_dtype,
         )
         return {"conv": conv, "norm": norm}

@@ -28,6 +28,14 @@ from gsto_jax.models.initialize import abstract_variables, initial_variables
 from gsto_jax.training.hyperparameters import Hyperparameters, step_hyperparameters
 from gsto_jax.training.network import build_network, resolve_implementation
 from gsto_jax.training.optimizers import make_optimizer, update_ema
+from gsto_jax.training.parameter_groups import (
+    Frozen,
+    frozen_part,
+    merge,
+    rate_factors,
+    split,
+    with_rate_factors,
+)
 from gsto_jax.training.schedules import poly_schedule, step_schedule, with_warmup
 
 Batch = dict[str, Array]
@@ -122,9 +130,30 @@ class Task(ABC):
         return with_warmup(rate, warmup, optim.warmup_start) if warmup else rate
 
     @cached_property
+    def abstract_variables(self) -> Any:
+        """Shapes and dtypes of the variables of the network."""
+        return abstract_variables(self.model)
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """Frozen part of the network. Raises UserError for an invalid pattern."""
+        model = self.config.model
+        if not model.freeze and not model.freeze_bn:
+            return Frozen()
+        return frozen_part(model, self.abstract_variables)
+
+    @cached_property
+    def rate_factors(self) -> dict[str, float]:
+        """Factors of the learning rate by parameter. Raises UserError for an invalid pattern."""
+        optim = self.config.optim
+        if not optim.rates:
+            return {}
+        return rate_factors(optim, self.abstract_variables["params"], self.frozen.params)
+
+    @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the train state."""
-        return jax.eval_shape(partial(_create_state, self), abstract_variables(self.model))
+        return jax.eval_shape(partial(_create_state, self), self.abstract_variables)
 
     def initial_variables(self) -> dict[str, Any]:
         """Returns the initial variables of the network as NumPy arrays."""
@@ -181,18 +210,20 @@ def create_state(task: Task, variables: Any, mesh: Mesh) -> TrainState:
 
 def _create_state(task: Task, variables: Any) -> TrainState:
     step, params = jnp.zeros((), jnp.int32), variables["params"]
-    opt_state = _optimizer(task, step_hyperparameters(task, step)).init(params)
+    trained, _ = split(params, task.frozen.params)
+    opt_state = _optimizer(task, step_hyperparameters(task, step)).init(trained)
     ema = jax.tree.map(jnp.copy, variables) if task.config.optim.ema_decay else None
     return TrainState(step, params, variables["batch_stats"], opt_state, ema)
 
 
 def _optimizer(task: Task, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
-    return make_optimizer(
+    optimizer = make_optimizer(
         task.config.optim.kind,
         learning_rate=hyperparameters.learning_rate,
         momentum=hyperparameters.momentum,
         weight_decay=hyperparameters.weight_decay,
     )
+    return with_rate_factors(optimizer, task.rate_factors)
 
 
 def normalize(
@@ -250,12 +281,14 @@ def train_step(
         grads, losses, batch_stats = _accumulate(task, params, batch_stats, batch, hyperparameters)
 
     optimizer = _optimizer(task, hyperparameters)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    trained, frozen = split(state.params, task.frozen.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = merge(optax.apply_updates(trained, updates), frozen)
     ema = state.ema
     if ema is not None:
         current = {"params": params, "batch_stats": batch_stats}
         ema = update_ema(ema, current, hyperparameters.ema_decay, state.step)
+        ema = task.frozen.restore(ema, state.ema)
     new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
     norm, new_variables = optax.tree.norm(grads), (params, batch_stats)
     finite = jnp.isfinite(jnp.stack([losses["loss"], norm, *map(optax.tree.norm, new_variables)]))
@@ -275,12 +308,15 @@ def _gradient(
     hyperparameters: Hyperparameters,
     microbatch_weights: MicrobatchWeights = (1.0, 1.0),
 ) -> tuple[Any, dict[str, Array], Any]:
-    """Returns gradient, losses and new running statistics of a batch."""
-    model = task.model.clone(bn_momentum=hyperparameters.bn_momentum)
+    """Returns the gradient of the trained parameters, losses and new running statistics."""
+    model = task.model.clone(
+        bn_momentum=hyperparameters.bn_momentum, frozen_norms=task.frozen.norms
+    )
+    trained, frozen = split(params, task.frozen.params)
     images = normalize(task, batch["image"], batch.get("size"))
 
-    def loss_fn(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
-        variables = {"params": params, "batch_stats": batch_stats}
+    def loss_fn(trained: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
+        variables = {"params": merge(trained, frozen), "batch_stats": batch_stats}
         try:
             outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
         except StatisticsError as error:
@@ -290,7 +326,7 @@ def _gradient(
         losses = {"loss": loss} | {f"loss/{stage}": value for stage, value in by_stage.items()}
         return loss, (losses, updates["batch_stats"])
 
-    (_, (losses, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    (_, (losses, new_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
     return grads, losses, new_stats
 
 
