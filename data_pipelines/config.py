@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data_pipelines.annotation_options import check_annotations
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
 from gsto_jax.config.fields import DATA, RUNTIME, Section, option, subsection
@@ -25,6 +26,7 @@ ENCODINGS = {
 _SUFFIX = "suffix of file names, such as '_ids.png', or '' for any image format"
 Pairs = tuple[tuple[int, int], ...]
 Colors = tuple[tuple[int, int, int], ...]
+NamePairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,17 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     )
     label_suffix: str = option(
         "", "Suffix of a label, in place of its image's image_suffix", expected=_SUFFIX
+    )
+    annotations: str = option(
+        "",
+        'COCO JSON file, such as "annotations/{split}.json", or folder of labelme JSON files, from'
+        " which --mode=prepare draws the labels; '': the labels are files",
+    )
+    category_map: NamePairs = option(
+        (),
+        "Pairs (category in data.annotations, its class, or 'ignore'); other categories are those"
+        " of data.classes by name, or else not drawn",
+        expected="pairs (category, class or 'ignore')",
     )
     label_encoding: str = option(
         "ids", "With source=folder: what label files contain", choices=ENCODINGS
@@ -255,6 +268,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         else:
             self._check_persons(self.keypoints)
         self._check_encoding()
+        check_annotations(self)
         self._check_val_fraction()
         expected = "(height, width), or (0, 0) for none"
         self.require(all(self.fixed_size) == any(self.fixed_size), "fixed_size", expected)
@@ -356,6 +370,8 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
             self.require(self.name, "name", "the name of a prepared dataset")
             return
         paths = ("list_file",) if self.list_file else ("images", "labels")
+        if self.annotations:
+            paths = ("annotations", *paths)
         for name in paths:
             value = getattr(self, name)
             self.require(value, name, "a path, unless data.list_file is set")

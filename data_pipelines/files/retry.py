@@ -4,7 +4,10 @@ import errno
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
+
+from data_pipelines.errors import DataError
 
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds to wait before each retry: in total about as long as a file server takes to restart."""
@@ -30,3 +33,11 @@ def read_with_retries(read: Callable[[], T], name: str) -> T:
             logging.warning("cannot read %s (%s): retrying in %g s", name, error.strerror, delay)
             time.sleep(delay)
     return read()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a file with retries. Raises DataError if it cannot be read."""
+    try:
+        return read_with_retries(path.read_bytes, str(path))
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.") from None

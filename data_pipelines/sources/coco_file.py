@@ -70,7 +70,7 @@ def read_keypoint_file(
       DataError: an entry is invalid.
     """
     images, notes = read_image_list(content, name)
-    annotations = _entries(content, "annotations", name)
+    annotations = read_entries(content, "annotations", name)
     categories = _read_categories(content, annotations, name)
     chosen = choose_category(categories, category, name)
     if chosen.joints and joints:
@@ -123,7 +123,7 @@ def read_image_list(content: Any, name: str) -> tuple[list[dict[str, Any]], Note
     entries_by_id: dict[Any, str] = {}
     entries_by_file: dict[Any, str] = {}
     images = []
-    for number, image in enumerate(_entries(content, "images", name)):
+    for number, image in enumerate(read_entries(content, "images", name)):
         file_name = image.get("file_name")
         if not isinstance(file_name, str) or not file_name.strip():
             raise DataError(
@@ -173,15 +173,14 @@ def choose_category(categories: Sequence[Category], configured: str, name: str) 
     return candidates[0]
 
 
-def _entries(content: Any, key: str, name: str) -> list[Mapping[str, Any]]:
+def read_entries(content: Any, key: str, name: str) -> list[Mapping[str, Any]]:
+    """Returns a list of a COCO file. Raises DataError if it is missing or no list of objects."""
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise DataError(f"{name} is not a COCO keypoint file: it must have a list of {key}.")
+        raise DataError(f"{name} is not a COCO file: it must have a list of {key}.")
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise DataError(
-                f"{name} is not a COCO keypoint file: entry {number} of {key} is {entry!r:.60}."
-            )
+            raise DataError(f"{name} is not a COCO file: entry {number} of {key} is {entry!r:.60}.")
     return entries
 
 
@@ -189,7 +188,7 @@ def _read_categories(
     content: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], name: str
 ) -> list[Category]:
     """Returns the listed categories, or else those that the annotations use."""
-    entries = _entries(content, "categories", name) if content.get("categories") else []
+    entries = read_entries(content, "categories", name) if content.get("categories") else []
     categories = []
     for number, entry in enumerate(entries):
         location = f"{name}: category {entry.get('name')!r} (entry {number})"

@@ -11,7 +11,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few, unique_names
 from data_pipelines.files.images import decode_image, decode_label, read_image_header
-from data_pipelines.files.retry import read_with_retries
+from data_pipelines.files.retry import read_bytes
 from data_pipelines.sources.folder_pairs import Pairs, pair_folders
 from data_pipelines.sources.image_checks import check_label_size, image_warnings
 from data_pipelines.sources.image_list import read_pairs
@@ -115,8 +115,8 @@ class FolderSource:
     def _read(self, index: int) -> tuple[Decoded, np.ndarray, bytes, Issue | None]:
         """Returns the image, the ids of the label, the label's file, and an issue of the sizes."""
         image, label = str(self._images[index]), str(self._labels[index])
-        decoded = decode_image(_read_bytes(self._images[index]), image, self._options)
-        data = _read_bytes(self._labels[index])
+        decoded = decode_image(read_bytes(self._images[index]), image, self._options)
+        data = read_bytes(self._labels[index])
         ids = decode_label(data, label, self._options)
         return decoded, ids, data, check_label_size(image, decoded, self._options, label, ids)
 
@@ -125,7 +125,7 @@ def _listed_pairs(root: Path, list_name: str) -> Pairs:
     path = root / list_name
     if not path.is_file():
         raise DataError(f"There is no list file {path}. Check root, list_file and the split.")
-    pairs = read_pairs(_read_bytes(path), path, root)
+    pairs = read_pairs(read_bytes(path), path, root)
     if not pairs:
         raise DataError(f"{path} is empty. List one `image label` pair per line.")
     names, images, labels = zip(*pairs, strict=True)
@@ -163,10 +163,3 @@ def _folder_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
     return pair_folders(
         images, labels, config.image_suffix, config.label_suffix, config.limit(split)
     )
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return read_with_retries(path.read_bytes, str(path))
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.") from None
