@@ -145,6 +145,31 @@ def test_fraction_of_train_needs_no_split_in_paths(make_folder_config, tmp_path)
     make_folder_config(tmp_path, **COLORS, ignore_colors=((255, 255, 255),), color_tolerance=9)
 
 
+JSON = {"annotations": "{split}.json", "label_suffix": ""}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("category_map", {"category_map": (("van", "a"),)}),
+        ("category_map", JSON | {"category_map": (("van", "d"),)}),
+        ("category_map", JSON | {"category_map": (("van", "a"), ("van", "b"))}),
+        ("category_map", JSON | {"category_map": (("van", 1),)}),
+        ("annotations", JSON | {"source": "tfds", "name": "mine"}),
+        ("annotations", JSON | {"list_file": "{split}.txt"}),
+        ("annotations", {"annotations": "all.json", "label_suffix": "", "labels": "labels"}),
+        ("labels", JSON | {"labels": "labels"}),
+        ("labels", JSON | {"annotations": "all.json"}),
+        ("label_suffix", {"annotations": "{split}.json"}),
+        ("id_map", JSON | {"id_map": ((0, 0), (1, 1), (2, 2))}),
+        ("label_encoding", JSON | COLORS),
+    ],
+)
+def test_wrong_annotation_values(make_folder_config, tmp_path, field, changes):
+    with pytest.raises(DataError, match=rf"^config\.data\.{field} must be "):
+        make_folder_config(tmp_path, **changes)
+
+
 def test_data_error_survives_pickling():
     assert str(pickle.loads(pickle.dumps(DataError("a, b")))) == "a, b"
     assert issubclass(DataError, ValueError)
@@ -153,7 +178,7 @@ def test_data_error_survives_pickling():
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_imports_are_allowed(path):
     allowed = {"PIL", "absl", "cv2", "grain", "numpy", "data_pipelines", *sys.stdlib_module_names}
-    allowed |= {"array_record", "scipy", "tensorflow_datasets", "zstandard"}
+    allowed |= {"array_record", "pycocotools", "scipy", "tensorflow_datasets", "zstandard"}
     allowed |= {"gsto_jax"}  # tests/test_boundaries.py says what of it
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
