@@ -27,7 +27,7 @@ from data_pipelines.sources.label_checks import check_split_labels, report_label
 from data_pipelines.sources.persons import PersonSource
 from data_pipelines.sources.prepared import PreparedSource
 from data_pipelines.sources.source import Source
-from data_pipelines.sources.stats import Issue, LabelStats, group_issues
+from data_pipelines.sources.stats import Issue, LabelStats, balanced_weights, group_issues
 from data_pipelines.synthetic.source import SyntheticSource
 from data_pipelines.transforms.pose import PersonCrop
 from data_pipelines.transforms.segmentation import RandomScaleCropFlip, ResizeFlipCrop
@@ -60,6 +60,7 @@ __all__ = [
     "Tiles",
     "TrainBatches",
     "audit_labels",
+    "balanced_weights",
     "check_split_labels",
     "distinct_colors",
     "encode_tiles",

@@ -12,6 +12,7 @@ from data_pipelines import (
     Issue,
     LabelStats,
     audit_labels,
+    balanced_weights,
     group_issues,
     make_source,
     report_labels,
@@ -54,7 +55,18 @@ def _audit_split(split: str, data: DataConfig) -> list[str]:
     log(table)
     for line in (*notes, *(f"warning: {warning}" for warning in warnings)):
         log(line)
+    if split == data.train_split and not (lines or data.keypoints):
+        log(_class_weights_hint([stats.pixels[k] for k in range(len(data.classes))]))
     return lines
+
+
+def _class_weights_hint(pixels: Sequence[int]) -> str:
+    """Returns the options that weight the classes in the loss by their pixels."""
+    weights = ",".join(f"{weight:.3f}" for weight in balanced_weights(pixels))
+    return (
+        "to weight rare classes more, by 1 / ln(1.02 + fraction), train with: "
+        f"--config.loss.class_weights=True '--config.data.class_weights=({weights})'"
+    )
 
 
 def _count_problems(issues: list[Issue], lines: list[str]) -> str:

@@ -98,6 +98,7 @@ MODES = {
             ),
             "seeds": Flag("number of seeds of each row, from 0; or a list, such as 4,5,", "3"),
             "reference": Flag("the row that others are compared with; by default the first"),
+            "classes": Flag("the classes whose mean IoU is compared; by default all", kind="list"),
             "jobs": Flag("number of runs trained at once", 1, "integer", minimum=1),
         },
         needs_linux=True,

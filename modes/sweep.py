@@ -59,7 +59,7 @@ def run(args: Any) -> None:
     file = command_line.config_file()
     seeds = parse_seeds(args.seeds)
     with progress.track("reading the rows"):
-        rows = read_rows(args.rows, file)
+        rows = read_rows(args.rows, file, args.classes or ())
     reference = args.reference or rows[0].name
     if reference not in [row.name for row in rows]:
         names = ", ".join(row.name for row in rows)
@@ -220,17 +220,18 @@ def write_results(
     log(f"results     {folder}/sweep.md (.json, .csv, .png, .svg)")
 
 
-def read_rows(text: str | None, file: str) -> list[SweepRow]:
+def read_rows(text: str | None, file: str, classes: Sequence[str] = ()) -> list[SweepRow]:
     """Parses the rows of a sweep.
 
     Args:
       text: value of `--rows`.
       file: FILE[:ARGUMENTS] of `--config`.
+      classes: value of `--classes`.
 
     Raises:
       UserError: there are no rows, two have the same name, or one is invalid.
     """
-    items = [item for item in re.split(r",(?![^(]*\))", text or "") if item]
+    items = [item for item in _split_outside_parentheses(text or "") if item]
     if not items:
         raise UserError("--mode=sweep needs --rows, such as --rows=as-is,baseline")
     overrides = command_line.overrides()
@@ -243,10 +244,22 @@ def read_rows(text: str | None, file: str) -> list[SweepRow]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"--rows={text}: two rows are named {name}")
-    return [_parse_row(item, file, overrides) for item in items]
+    return [_parse_row(item, file, overrides, classes) for item in items]
 
 
-def _parse_row(text: str, file: str, overrides: Sequence[str]) -> SweepRow:
+def _split_outside_parentheses(text: str) -> list[str]:
+    """Returns the parts between the commas that are not inside parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence[str]) -> SweepRow:
     arguments, row_overrides = [], []
     options = base.options()
     for item in text.split("+"):
@@ -275,6 +288,7 @@ def _parse_row(text: str, file: str, overrides: Sequence[str]) -> SweepRow:
         config=values,
         steps=task.config.train.total_steps(len(make_source(data, data.train_split))),
         parameters=count(build_network(task.config.model, task.num_classes), SIZE).params,
+        classes=tuple(classes),
     )
 
 

@@ -1,5 +1,6 @@
 """Label statistics of records and the issues found in them."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,3 +129,18 @@ def count_pixels(ids: np.ndarray) -> dict[int, int]:
     counts = np.bincount(ids.ravel())
     values = np.flatnonzero(counts)
     return dict(zip(values.tolist(), counts[values].tolist(), strict=True))
+
+
+def balanced_weights(pixels: Sequence[int]) -> tuple[float, ...]:
+    """Returns class weights 1 / ln(1.02 + fraction) that balance rare classes.
+
+    The rule is ENet's (Paszke et al. 2016), with the fraction of the pixels that are labeled. The
+    weights are scaled so that their average over these pixels is 1.
+
+    Args:
+      pixels: number of pixels of each class, not all 0.
+    """
+    total = sum(pixels)
+    weights = [1 / math.log(1.02 + count / total) for count in pixels]
+    average = sum(w * count for w, count in zip(weights, pixels, strict=True)) / total
+    return tuple(weight / average for weight in weights)

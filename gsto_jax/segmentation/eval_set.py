@@ -102,14 +102,19 @@ class SegmentationEvalSet(EvalSet):
     def summarize(self, task: SegmentationTask, predictions: Scores, title: str) -> DatasetScores:
         """See `EvalSet.summarize`."""
         means = {name: getattr(predictions, name) for name in _MEANS}
-        ious = zip(self.classes, predictions.iou.tolist(), strict=True)
+        ious = dict(zip(self.classes, predictions.iou.tolist(), strict=True))
         scalars = {k: v for k, v in means.items() if k != "mean_accuracy"}
         return DatasetScores(
-            {"images": self.size, "protocol": str(self.protocol), **nan_to_none(means)},
+            {
+                "images": self.size,
+                "protocol": str(self.protocol),
+                **nan_to_none(means),
+                "class_iou": nan_to_none(ious),
+            },
             (
                 tables.score_table(predictions, self.classes, title),
                 f"mean IoU {tables.percent(predictions.mean_iou)}",
             ),
-            scalars | {f"iou/{name}": value for name, value in ious},
+            scalars | {f"iou/{name}": value for name, value in ious.items()},
             partial(results.write_evaluation, scores=predictions, classes=self.classes),
         )

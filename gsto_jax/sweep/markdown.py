@@ -5,7 +5,14 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from gsto_jax.sweep.results import LEVEL, POWER, RowResult, SweepResults
+from gsto_jax.sweep.results import (
+    LEVEL,
+    POWER,
+    RowResult,
+    SweepResults,
+    paired_difference,
+)
+from gsto_jax.sweep.statistics import summarize
 
 _HEADINGS = (
     *("row", "parameters", "runs", "mean", "s.d.", "95 % interval"),
@@ -38,12 +45,38 @@ def markdown(results: SweepResults) -> str:
     lines += [f"| {' | '.join(_HEADINGS)} |", f"|{'---|' * len(_HEADINGS)}"]
     lines += [f"| {' | '.join(_cells(result))} |" for result in results.rows]
     lines += ["", *(f"- {line}" for line in _verdicts(results)), ""]
-    lines += ["![scores by row and seed](sweep.svg)", "", "## How this was measured", ""]
+    lines += ["![scores by row and seed](sweep.svg)", "", *_class_table(results)]
+    lines += ["## How this was measured", ""]
     lines += [f"- {line}" for line in _notes(results)]
     if results.missing:
         lines += ["", "## Missing runs", ""]
         lines += [f"- {name}: {reason}" for name, reason in results.missing.items()]
     return "\n".join(lines) + "\n"
+
+
+def _class_table(results: SweepResults) -> list[str]:
+    """Returns a section with the mean IoU of each class and its difference from the reference."""
+    (reference,) = (x for x in results.rows if x.row.name == results.reference)
+    classes = list(dict.fromkeys(name for x in results.rows for name in x.class_scores))
+    if not classes:
+        return []
+    others = [x for x in results.rows if x is not reference]
+    headings = ["class", reference.row.name]
+    headings += [text for x in others for text in (x.row.name, "difference", "its interval")]
+    lines = ["## IoU by class", "", f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
+    for name in classes:
+        by_seed = reference.class_scores.get(name, {})
+        cells = [name, _number(summarize(list(by_seed.values())).mean)]
+        for other in others:
+            scores = other.class_scores.get(name, {})
+            change = paired_difference(scores, by_seed).summary
+            cells += [_number(summarize(list(scores.values())).mean), _signed(change.mean)]
+            cells += [_interval(change.low, change.high, signed=True)]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        "Means over seeds, in percent. The intervals are not corrected for the number of classes."
+    )
+    return [*lines, "", note, ""]
 
 
 def _describe_runs(results: SweepResults) -> str:

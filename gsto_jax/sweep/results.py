@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from gsto_jax.evaluation.percent import csv_number
 from gsto_jax.files import to_csv, to_json
 from gsto_jax.sweep.rows import SweepRow, SweepRun, unpaired_options
 from gsto_jax.sweep.run_result import RunResult
@@ -25,6 +26,7 @@ class RowResult:
       summary: mean and interval of the scores.
       difference: difference from the reference over common seeds; None for the reference.
       p: p-value of the difference after Holm's correction for all rows; NaN for the reference.
+      class_scores: IoU in percent by class and seed; empty for poses.
     """
 
     row: SweepRow
@@ -32,6 +34,7 @@ class RowResult:
     summary: SampleSummary
     difference: PairedDifference | None
     p: float
+    class_scores: Mapping[str, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ class SweepResults:
     @property
     def metric(self) -> str:
         """Readable name of the score."""
-        metric = self.rows[0].row.metric
-        return {"mean_iou": "mean IoU"}.get(metric, metric)
+        row = self.rows[0].row
+        name = {"mean_iou": "mean IoU"}.get(row.metric, row.metric)
+        return f"{name} of {', '.join(row.classes)}" if row.classes else name
 
 
 def compare_rows(
@@ -89,7 +93,9 @@ def compare_rows(
     by_seed = sorted(run_results, key=attrgetter("seed"))
     scores = {name: {x.seed: 100 * x.score for x in by_seed if x.row == name} for name in rows}
     differences = {
-        name: _difference(scores[name], scores[reference]) for name in rows if name != reference
+        name: paired_difference(scores[name], scores[reference])
+        for name in rows
+        if name != reference
     }
     p_values = holm([difference.p for difference in differences.values()])
     corrected = dict(zip(differences, p_values, strict=True))
@@ -100,6 +106,7 @@ def compare_rows(
             summary=summarize(list(scores[name].values()), 1 - LEVEL),
             difference=differences.get(name),
             p=corrected.get(name, math.nan),
+            class_scores=_class_scores([x for x in by_seed if x.row == name]),
         )
         for name in rows
     ]
@@ -115,7 +122,20 @@ def compare_rows(
     )
 
 
-def _difference(scores: Mapping[int, float], reference: Mapping[int, float]) -> PairedDifference:
+def _class_scores(runs: Sequence[RunResult]) -> dict[str, dict[int, float]]:
+    """Returns the IoU in percent by class and seed, of the classes that a run has."""
+    scores: dict[str, dict[int, float]] = {}
+    for run in runs:
+        for name, iou in run.class_iou.items():
+            if not math.isnan(iou):
+                scores.setdefault(name, {})[run.seed] = 100 * iou
+    return scores
+
+
+def paired_difference(
+    scores: Mapping[int, float], reference: Mapping[int, float]
+) -> PairedDifference:
+    """Compares scores with reference scores over their common seeds."""
     both = [seed for seed in scores if seed in reference]
     return compare(
         [scores[seed] for seed in both], [reference[seed] for seed in both], LEVEL, POWER
@@ -140,7 +160,7 @@ def results_json(results: SweepResults) -> str:
     ]
     values = {
         "title": results.title,
-        "metric": results.rows[0].row.metric,
+        "metric": results.rows[0].row.score_name,
         "unit": "percent; scores of runs are fractions",
         "level": LEVEL,
         "power": POWER,
@@ -156,11 +176,12 @@ def results_json(results: SweepResults) -> str:
 
 def results_csv(results: SweepResults) -> str:
     """Returns a CSV line for each finished run."""
+    classes = dict.fromkeys(name for x in results.runs for name in x.class_iou)
     lines = [
         {
             "row": x.row,
             "seed": x.seed,
-            results.rows[0].row.metric: f"{x.score:.6f}",
+            results.rows[0].row.score_name: f"{x.score:.6f}",
             "pixel_accuracy": "" if x.pixel_accuracy is None else f"{x.pixel_accuracy:.6f}",
             "parameters": x.parameters,
             "steps": x.steps,
@@ -168,6 +189,7 @@ def results_csv(results: SweepResults) -> str:
             "devices": x.devices,
             "revision": x.revision or "",
             "versions": " ".join(f"{name}={version}" for name, version in x.versions.items()),
+            **{f"iou {name}": csv_number(x.class_iou.get(name)) for name in classes},
         }
         for x in results.runs
     ]

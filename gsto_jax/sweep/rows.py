@@ -20,6 +20,10 @@ class SweepRow:
       config: all options as plain values; the seed is ignored.
       steps: length of a run.
       parameters: number of convolution and BN parameters.
+      classes: classes whose mean IoU is the score; () for all classes, or a pose.
+
+    Raises:
+      UserError: a class does not exist.
     """
 
     name: str
@@ -27,11 +31,24 @@ class SweepRow:
     config: dict[str, Any]
     steps: int
     parameters: int
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        choices = [] if self.metric == "AP" else self.config["data"]["classes"]
+        for name in self.classes:
+            if name not in choices:
+                expected = ", ".join(choices) or "none for poses"
+                raise UserError(f"--classes must be of {expected}; got {name!r}")
 
     @property
     def metric(self) -> str:
-        """Name of the score to compare."""
+        """Name of the score of an evaluation, of which `classes` may select a part."""
         return "AP" if self.config["task"] == "pose" else "mean_iou"
+
+    @property
+    def score_name(self) -> str:
+        """Name of the score to compare."""
+        return " ".join([f"{self.metric} of", *self.classes]) if self.classes else self.metric
 
 
 @dataclass(frozen=True, eq=False)

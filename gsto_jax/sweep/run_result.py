@@ -1,5 +1,6 @@
 """Reads the folder and the log of a run of a sweep."""
 
+import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ class RunResult:
       seed: random seed.
       score: score after the last step, 0 to 1.
       pixel_accuracy: pixel accuracy after the last step, 0 to 1; None for poses.
+      class_iou: IoU of each class after the last step, 0 to 1; NaN for absent classes.
       parameters: number of convolution and BN parameters.
       steps: length of the run.
       seconds: time of all steps, including compilation, and of the last evaluation.
@@ -32,6 +34,7 @@ class RunResult:
     seed: int
     score: float
     pixel_accuracy: float | None
+    class_iou: dict[str, float]
     parameters: int
     steps: int
     seconds: float
@@ -56,14 +59,26 @@ def read_result(run: SweepRun) -> RunResult | None:
     key = {"step": run.row.steps, "while_training": True}
     key["split"] = run.config["data"]["eval_split"]
     evaluations = [x for x in workdir.read_evaluations() if key.items() <= x.items()]
-    if not evaluations or evaluations[-1][run.row.metric] is None:
+    if not evaluations:
         return None
     evaluation, start = evaluations[-1], workdir.read_starts()[-1]
+    class_iou = {
+        name: math.nan if iou is None else iou
+        for name, iou in evaluation.get("class_iou", {}).items()
+    }
+    score = evaluation[run.row.metric]
+    if run.row.classes:
+        ious = [class_iou.get(name, math.nan) for name in run.row.classes]
+        ious = [iou for iou in ious if not math.isnan(iou)]
+        score = sum(ious) / len(ious) if ious else None
+    if score is None:
+        return None
     return RunResult(
         row=run.row.name,
         seed=run.seed,
-        score=evaluation[run.row.metric],
+        score=score,
         pixel_accuracy=evaluation.get("pixel_accuracy"),
+        class_iou=class_iou,
         parameters=run.row.parameters,
         steps=run.row.steps,
         seconds=_training_seconds(workdir.read_training()) + evaluation["seconds"],

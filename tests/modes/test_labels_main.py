@@ -94,6 +94,16 @@ def test_clean_labels_pass_without_a_warning(arguments, capsys):
     assert not re.search("warning|note|problem:", out)
 
 
+def test_the_audit_weights_classes_by_their_pixels_in_train(arguments, capsys):
+    """A third of the labeled pixels of train is road, and a fourth of all pixels is ignored."""
+    args = arguments(lambda n: np.repeat(np.repeat([0, 0, 1, 255], 12)[None], 32, axis=0))
+    audit.run(args)
+    (values,) = re.findall(r"'--config\.data\.class_weights=\((.*)\)'", capsys.readouterr().out)
+    weights = np.array([float(value) for value in values.split(",")])
+    raw = 1 / np.log(1.02 + np.array([2 / 3, 1 / 3]))
+    np.testing.assert_allclose(weights, raw / (2 * raw[0] + raw[1]) * 3, atol=5e-4)
+
+
 def test_a_class_that_does_not_occur_is_named(arguments, capsys):
     audit.run(arguments(halves(0, 1), classes=("background", "road", "car")))
     assert re.search("note: train: .*'car'", capsys.readouterr().out)

@@ -60,6 +60,16 @@ def test_rows_are_words_settings_and_files(command_line):
     assert baseline.parameters == other.parameters < gfm.parameters < as_is.parameters
 
 
+def test_options_of_rows_may_hold_nested_tuples(command_line):
+    terms = (("ce", 1.0), ("dice", 0.5))
+    option = f"loss.terms={terms}".replace(" ", "")
+    rows = read_rows(f"as-is,{option}+optim.momentum=0.8,{option}", CONFIG, ["car"])
+    expected = [[["ce", 1.0]], *[[list(term) for term in terms]] * 2]
+    assert [row.config["loss"]["terms"] for row in rows] == expected
+    assert [row.config["optim"]["momentum"] for row in rows] == [0.9, 0.8, 0.9]
+    assert rows[0].score_name == "mean_iou of car"
+
+
 @pytest.mark.parametrize(
     ("rows", "overrides", "message"),
     [

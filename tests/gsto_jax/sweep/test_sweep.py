@@ -6,6 +6,7 @@ import signal
 import subprocess
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from configs import ablation
@@ -190,6 +191,43 @@ def results(tmp_path):
     outcomes = [result for run in runs if (result := read_result(run))]
     missing = {"t1-both seed 2": "failed with status 1 (it fell): some.log"}
     return compare_rows("a title", runs, outcomes, "t1-baseline", missing)
+
+
+def test_score_of_some_classes(tmp_path):
+    """The mean leaves out a class without truth and prediction, as mean IoU does."""
+    chosen = replace(ROWS[0], classes=("car", "person", "pole"))
+    run, other = rows.make_runs([chosen], [0, 1], tmp_path)
+    finish(run, 0.5, class_iou={"road": 0.9, "car": 0.4, "person": 0.2, "pole": None})
+    assert read_result(run).score == pytest.approx(0.3)
+    finish(other, 0.5, class_iou={"road": 0.9, "car": None, "person": None, "pole": None})
+    assert read_result(other) is None
+    results = compare_rows("", [run], [read_result(run)], "t1-baseline", {})
+    assert results.metric == "mean IoU of car, person, pole"
+    with pytest.raises(UserError, match=r"^--classes must be of road, .*; got 'horse'$"):
+        replace(ROWS[0], classes=("road", "horse"))
+
+
+def test_class_table(tmp_path):
+    runs = rows.make_runs(ROWS[:2], [0, 1], tmp_path)
+    for run in runs:
+        gain = 0.1 * (run.seed + 1) * (run.row is ROWS[1])
+        sky = None if run.seed else 0.8
+        finish(run, 0.5, class_iou={"car": 0.3 + 0.2 * run.seed + gain, "sky": sky, "sign": None})
+    results = compare_rows("", runs, [read_result(run) for run in runs], "t1-baseline", {})
+    lines = markdown(results).splitlines()
+    start = lines.index("## IoU by class") + 2
+    assert lines[start] == "| class | t1-baseline | t1-gfm | difference | its interval |"
+    # The differences are 10 and 20 points; t(0.975) with one degree of freedom is 12.706.
+    half = 12.706 * np.std([10, 20], ddof=1) / np.sqrt(2)
+    cells = [cell.strip() for cell in lines[start + 2].split("|")[1:-1]]
+    assert cells[:4] == ["car", "40.00", "55.00", "+15.00"]
+    assert [float(x) for x in cells[4].split(" to ")] == pytest.approx(
+        [15 - half, 15 + half], abs=0.01
+    )
+    assert lines[start + 3] == "| sky | 80.00 | 80.00 | +0.00 | - |"
+    assert "sign" not in lines[start + 4]
+    table = list(csv.DictReader(results_csv(results).splitlines()))
+    assert table[0]["iou car"] == "0.300000" and table[2]["iou sky"] == ""
 
 
 def test_compare_rows(results):
