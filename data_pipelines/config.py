@@ -8,7 +8,7 @@ from data_pipelines.annotation_options import check_annotations
 from data_pipelines.errors import DataError
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
 from gsto_jax.config.fields import DATA, RUNTIME, Section, option, subsection
-from gsto_jax.image_files import DecodeOptions
+from gsto_jax.image_files import MAX_CHANNELS, DecodeOptions
 
 STORAGES = {
     "files": "image files as downloaded",
@@ -24,6 +24,10 @@ ENCODINGS = {
     "colors": "an RGB color per pixel, looked up in data.palette",
 }
 _SUFFIX = "suffix of file names, such as '_ids.png', or '' for any image format"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of the RGB pixels of ImageNet."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of the RGB pixels of ImageNet."""
 Pairs = tuple[tuple[int, int], ...]
 Colors = tuple[tuple[int, int, int], ...]
 NamePairs = tuple[tuple[str, str], ...]
@@ -149,7 +153,19 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         choices={"upright": "as EXIF says", "stored": "EXIF is ignored"},
     )
     bit_depth: int = option(
-        0, "Bits in use of images with more than 8 bits, such as 10 or 12; 0: their dtype's range"
+        0, "Bits in use of images with more than 8 bits, such as 10 or 12; 0: all 16 of uint16"
+    )
+    value_range: tuple[float, float] = option(
+        (0.0, 0.0),
+        "(low, high), the values of images with more than 8 bits that become 0 and 255; (0, 0): see"
+        " bit_depth. Floating-point images need one of both",
+    )
+    channels: int = option(
+        3,
+        "Number of channels of the images; 3: RGB, to which all files are converted; otherwise the"
+        " channels are those of the file, such as 1 for gray",
+        ge=1,
+        le=MAX_CHANNELS,
     )
     train_split: str = option("train", "Split to train on; replaces {split} in paths")
     eval_split: str = option("val", "Split to evaluate on", role=RUNTIME)
@@ -211,11 +227,11 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     flip_pairs: Pairs = option(
         (), "Pairs of train ids (left, right) to swap in a flipped image", ge=0
     )
-    mean: tuple[float, float, float] = option(
-        (0.485, 0.456, 0.406), "Mean of RGB for normalization, in 0..1", ge=0, le=1
+    mean: tuple[float, ...] = option(
+        IMAGENET_MEAN, "Mean of each channel for normalization, in 0..1", ge=0, le=1
     )
-    std: tuple[float, float, float] = option(
-        (0.229, 0.224, 0.225), "Standard deviation of RGB for normalization, in 0..1", gt=0, le=1
+    std: tuple[float, ...] = option(
+        IMAGENET_STD, "Standard deviation of each channel for normalization, in 0..1", gt=0, le=1
     )
     workers: int = option(
         0, "Worker processes that load training batches; 0: threads", ge=0, role=RUNTIME
@@ -236,7 +252,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
 
     @property
     def decode_options(self) -> DecodeOptions:
-        """How image files become RGB."""
+        """How image files become arrays."""
         return DecodeOptions.of(vars(self))
 
     @property
@@ -263,6 +279,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
             _ = self.decode_options
         except ValueError as error:
             raise DataError(f"config.data.{error}.") from None
+        self._check_channels()
         if self.keypoints is None:
             self._check_classes()
         else:
@@ -277,7 +294,16 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         else:
             self._check_files()
 
+    def _check_channels(self) -> None:
+        expected = (
+            f"{self.channels} values, one for each channel of data.channels, as --mode=audit"
+            " --channel_statistics computes them"
+        )
+        for name in ("mean", "std"):
+            self.require(len(getattr(self, name)) == self.channels, name, expected)
+
     def _check_persons(self, keypoints: Keypoints) -> None:
+        self.require(self.channels == 3, "channels", "3 (RGB) for a pose dataset")
         expected = "a (height, width) of multiples of 4, the stride of heatmaps"
         self.require(not any(side % 4 for side in self.crop), "crop", expected)
         if keypoints.detections:
@@ -353,6 +379,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         self.require(self.eval_split != self.train_split, "eval_split", expected)
 
     def _check_scenes(self) -> None:
+        self.require(self.channels == 3, "channels", "3 (RGB) with data.source=scenes")
         for name in ("train_size", "eval_size"):
             self.require(
                 getattr(self, name) >= 1, name, "a number of images above 0 with data.source=scenes"

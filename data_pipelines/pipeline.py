@@ -80,7 +80,7 @@ def train_batches(
       shard_count: number of hosts.
 
     Returns:
-      An iterator of dicts, b = batch_size // shard_count: image uint8 `b h w 3`, label uint8
+      An iterator of dicts, b = batch_size // shard_count: image uint8 `b h w c`, label uint8
       `b h w`, size int32 `b 2` (rows and columns inside the image), index int32 `b`; of persons
       see `PersonCrop.random_map`.
 
@@ -101,7 +101,8 @@ def train_batches(
         )
     height, width = config.crop
     batch = batch_size // shard_count
-    check_shared_memory(config.workers, 4 * height * width * batch)  # RGB and a label
+    pixel_bytes = config.channels + 1  # image and label
+    check_shared_memory(config.workers, pixel_bytes * height * width * batch)
     monitored = MonitoredSource(source)
     examples = grain.MapDataset.source(monitored).seed(seed).shuffle()
     augmented = examples.random_map(augmentation(config))
@@ -295,7 +296,7 @@ class EvalBatches:
     def __iter__(self) -> Iterator[Batch]:
         """Yields dicts.
 
-        Of images: image uint8 `b h w 3`, 0 outside the image; label uint8 `b h w`, ignored outside;
+        Of images: image uint8 `b h w c`, 0 outside the image; label uint8 `b h w`, ignored outside;
         size int32 `b 2`, rows and columns inside the image; index int32 `b`; mask bool `b`, False
         for copies that fill the batch; instance uint16 `b h w` if the source reads it. Of persons:
         see `PersonCrop.random_map`, and mask.

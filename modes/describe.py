@@ -23,25 +23,29 @@ def run(args: Any) -> None:
     config = Config.from_dict(values)
     names = data["keypoints"]["names"] if config.task == "pose" else data["classes"]
     with progress.track("counting parameters"):
-        table = describe_table(config, len(names), data["crop"])
+        table = describe_table(config, len(names), data["crop"], data["channels"])
     log(table)
 
 
-def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Table:
+def describe_table(
+    config: Config, outputs: int, crop: Sequence[int] = (), channels: int = 3
+) -> Table:
     """Builds a table of exact parameters and MACs by stage, next to the paper's counts.
 
     Args:
       config: the config.
       outputs: number of classes or joints.
       crop: (h, w) of a training crop, to count its MACs too; empty for the paper's size only.
+      channels: channels of the image.
     """
     size, unit = (POSE_SIZE, "joints") if config.task == "pose" else (SIZE, "classes")
     has_crop = len(crop) == 2 and tuple(crop) != size
-    net, model = build_network(config.model, outputs), config.model
+    net, model = build_network(config.model, outputs, in_channels=channels), config.model
     counts = _counts_by_stage(net, size)
     crop_counts = _counts_by_stage(net, (crop[0], crop[1])) if has_crop else {}
     name = model.variant + (f" with {model.context_net.module}" if model.is_context_net else "")
     title = f"{config.name}: {name}, {outputs} {unit}, one image {size[0]}x{size[1]}"
+    title += f" of {channels} channel{'s' * (channels > 1)}" if channels != 3 else ""
     table = Table(title=title, title_justify="left", caption_justify="left")
     columns = ["stage", "conv parameters", "conv+BN parameters", "MACs"]
     columns += [f"MACs, data.crop {crop[0]}x{crop[1]}"] if has_crop else []
@@ -60,7 +64,7 @@ def describe_table(config: Config, outputs: int, crop: Sequence[int] = ()) -> Ta
     row = find_published_row(
         model.variant, hrnet.gsto, outputs, hrnet.head, size, hrnet.attention_spec
     )
-    if row is None:
+    if row is None or channels != 3:
         table.caption = "The paper prints no counts of this network."
     else:
         params = ("", row.params) if row.is_pose else (row.params, "")

@@ -41,7 +41,7 @@ from modes.person_boxes import read_boxes
 from modes.terminal_output import Log, log
 
 _FRAME_SEPARATOR = ".mp4/"  # between the name of a video and a frame number
-_DECODE_OPTIONS = tuple(field.name for field in fields(DecodeOptions))
+_DECODE_OPTIONS = tuple(field.name for field in fields(DecodeOptions) if field.name != "channels")
 _MAX_LISTED_NAMES = 3
 _PREFETCH = 3  # number of images being read, and being written, at a time
 
@@ -286,6 +286,11 @@ class _Pipeline:
             write.result()
 
     def _predict_video(self, entry: Input) -> None:
+        if self.decode_options.channels != 3:
+            raise UserError(
+                f"cannot predict {entry.path}: videos are RGB, and the checkpoint takes images of "
+                f"config.data.channels={self.decode_options.channels}"
+            )
         frames, rate = count_frames(entry.path)
         count = 0
 

@@ -42,7 +42,6 @@ from gsto_jax.sweep.run_result import (
     read_config,
     read_result,
 )
-from gsto_jax.training.network import build_network
 from modes import command_line
 from modes.interrupt import Interrupt
 from modes.run_setup import parse_config
@@ -287,7 +286,7 @@ def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence
         arguments=(f"--config={config_file}", *overrides, *row_overrides),
         config=values,
         steps=task.config.train.total_steps(len(make_source(data, data.train_split))),
-        parameters=count(build_network(task.config.model, task.num_classes), SIZE).params,
+        parameters=count(task.model, SIZE).params,
         classes=tuple(classes),
     )
 

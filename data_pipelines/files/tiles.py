@@ -12,12 +12,11 @@ import numpy as np
 import zstandard
 
 from data_pipelines.errors import DataError
-from gsto_jax.image_files import MAX_PIXELS
+from gsto_jax.image_files import MAX_CHANNELS, MAX_PIXELS
 
 _MAGIC = b"GTL1"
 _HEADER = struct.Struct("<4sIIHH")  # magic, height, width, channels, tile size
 _TILE_SIZE = 128
-_MAX_CHANNELS = 4
 
 
 def encode_tiles(pixels: np.ndarray, tile_size: int = _TILE_SIZE) -> bytes:
@@ -26,10 +25,10 @@ def encode_tiles(pixels: np.ndarray, tile_size: int = _TILE_SIZE) -> bytes:
         pixels.dtype != np.uint8
         or pixels.ndim not in (2, 3)
         or not pixels.size
-        or (pixels.ndim == 3 and pixels.shape[2] > _MAX_CHANNELS)
+        or (pixels.ndim == 3 and pixels.shape[2] > MAX_CHANNELS)
     ):
         raise ValueError(
-            "pixels must be uint8 of shape h w or h w c with at most 4 channels;"
+            f"pixels must be uint8 of shape h w or h w c with at most {MAX_CHANNELS} channels;"
             f" got {pixels.dtype} of shape {pixels.shape}"
         )
     height, width = pixels.shape[:2]
@@ -66,7 +65,7 @@ class Tiles:
             raise self._damaged("it contains no tiles")
         _, height, width, channels, self._tile_size = _HEADER.unpack_from(data)
         self.shape: tuple[int, ...] = (height, width, channels) if channels else (height, width)
-        if not self._tile_size or channels > _MAX_CHANNELS:
+        if not self._tile_size or channels > MAX_CHANNELS:
             raise self._damaged("it contains no tiles")
         if height * width > MAX_PIXELS:
             raise self._damaged(f"its header states {width}x{height} pixels, which is too large")

@@ -87,7 +87,7 @@ class FolderSource:
         """Reads an image and its label.
 
         Returns:
-          image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int.
+          image: `h w c` uint8; label: `h w` uint8 train ids; index: int.
 
         Raises:
           DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids.

@@ -188,14 +188,20 @@ def check_tiles(folder: Path, options: DecodeOptions) -> None:
         return
     manifest = read_json(path.read_bytes(), path)
     stored = manifest.get("decode_options") if isinstance(manifest, dict) else None
-    if stored and stored != asdict(options):
-        differing = [name for name, value in asdict(options).items() if stored.get(name) != value]
+    current = {name: _plain(value) for name, value in asdict(options).items()}
+    if stored and stored != current:
+        differing = [name for name, value in current.items() if stored.get(name) != value]
         raise DataError(
             f"{folder} contains tiles of images that were decoded with"
             f" {_format_options(stored, differing)}; this run has"
-            f" {_format_options(asdict(options), differing)}. Change the option, or remove the"
+            f" {_format_options(current, differing)}. Change the option, or remove the"
             " folder and prepare the dataset again."
         )
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON stores it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _format_options(options: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -270,7 +276,7 @@ class PreparedSource:
         """Reads a record.
 
         Returns:
-          image: `h w 3` uint8 RGB; label: `h w` uint8 train ids; index: int. Images and labels
+          image: `h w c` uint8; label: `h w` uint8 train ids; index: int. Images and labels
           stored as tiles decode lazily (see `Tiles`).
 
         Raises:

@@ -16,7 +16,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns image `h w 3` uint8 RGB, label `h w` uint8 train ids, index int.
+        """Returns image `h w c` uint8 (RGB if c is 3), label `h w` uint8 train ids, index int.
 
         Image and label are arrays, or objects that decode the rectangle they are indexed with.
         `PersonSource` returns joints instead of a label.

@@ -18,6 +18,16 @@ GAP = 4
 TEXT: Color = (30, 30, 30)
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Returns an image `h w c` uint8 as it is drawn, `h w 3`.
+
+    These are the first three channels, or of one or two channels the first as gray.
+    """
+    if image.shape[2] < 3:
+        return np.repeat(image[..., :1], 3, axis=2)
+    return image if image.shape[2] == 3 else np.ascontiguousarray(image[..., :3])
+
+
 def caption(text: str, width: int) -> np.ndarray:
     """Renders a line of text as `LINE_HEIGHT width 3` uint8."""
     line = np.full((LINE_HEIGHT, width, 3), BACKGROUND, np.uint8)

@@ -14,7 +14,7 @@ Maps = dict[str, Float[Array, "b h w"]]
 """Gates and channel means of branches, by name."""
 
 
-def forward(task: Task, variables: Any, images: Float[Array, "b h w 3"]) -> Outputs:
+def forward(task: Task, variables: Any, images: Float[Array, "b h w c"]) -> Outputs:
     """Applies the network to normalized images. The logits are at least float32."""
     outputs = task.model.apply(variables, images)
     assert isinstance(outputs, Outputs)

@@ -36,6 +36,7 @@ class Network(Layer, kw_only=True):
     """Base of `HRNet` and `ContextNet`, with their common attributes.
 
     Attributes:
+      in_channels: channels of the image.
       align_corners: alignment of every bilinear upsampling.
       bn_momentum: fraction of the old running statistics that a step keeps.
       bn_statistics: see `BatchNorm.statistics`.
@@ -47,6 +48,7 @@ class Network(Layer, kw_only=True):
       param_dtype: dtype of parameters and running statistics.
     """
 
+    in_channels: int = 3
     align_corners: bool = False
     bn_momentum: float | Array = 0.99
     bn_statistics: str = "two_pass"

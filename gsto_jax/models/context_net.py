@@ -55,17 +55,17 @@ class ContextNet(Network):
     init_name: str = "he"
 
     @nn.compact
-    def __call__(self, image: Real[Array, "b h w 3"], train: bool = False) -> Outputs:
+    def __call__(self, image: Real[Array, "b h w c"], train: bool = False) -> Outputs:
         """Computes class scores for every pixel of a normalized image.
 
         Args:
-          image: normalized RGB of any real dtype and size; `b` may be 0.
+          image: normalized image of any real dtype and size; `b` may be 0.
           train: whether BN uses the statistics of the batch and updates the running ones.
 
         Raises:
-          ValueError: the image is not `b h w 3`, or an unknown gating.
+          ValueError: the image is not `b h w c` with c = `in_channels`, or an unknown gating.
         """
-        check_map(image, "ContextNet", channels=3)
+        check_map(image, "ContextNet", channels=self.in_channels)
         factories = self.layer_factories(self.init_name)
         encoder = ResNet(self.spec, self.remat, **factories, name="encoder")
         stages = encoder(shard_height(image.astype(self.dtype)), train)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gsto_jax.layers.conv import Conv
 from gsto_jax.layers.norm import BatchNorm
+from gsto_jax.models.initialize import abstract_image
 from gsto_jax.types import Size
 
 
@@ -45,7 +45,7 @@ class Count:
 
 
 def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
-    """Returns the counts of each top-level module of `model`, for one RGB image of size (h, w).
+    """Returns the counts of each top-level module of `model`, for one image of size (h, w).
 
     Modules of a `ContextNet`'s encoder count as top-level modules. The network runs under
     `eval_shape`, so nothing is computed.
@@ -71,12 +71,12 @@ def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
             counts[name] = counts.get(name, Count()) + count
         return out
 
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    image = abstract_image(model, size)
     with nn.intercept_methods(intercept):
         jax.eval_shape(model.init, jax.random.key(0), image)
     return counts
 
 
 def count(model: nn.Module, size: Size) -> Count:
-    """Returns the counts of `model` for one RGB image of size (h, w)."""
+    """Returns the counts of `model` for one image of size (h, w)."""
     return sum(count_by_module(model, size).values(), Count())

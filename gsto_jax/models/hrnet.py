@@ -132,17 +132,17 @@ class HRNet(Network):
         return self.layer_factories(self.init_name)
 
     @nn.compact
-    def __call__(self, image: Real[Array, "b h w 3"], train: bool = False) -> Outputs:
+    def __call__(self, image: Real[Array, "b h w c"], train: bool = False) -> Outputs:
         """Computes class scores, or joint heatmaps, for every pixel of a normalized image.
 
         Args:
-          image: normalized RGB of any real dtype; `b` may be 0.
+          image: normalized image of any real dtype; `b` may be 0.
           train: whether BN uses the statistics of the batch and updates the running ones.
 
         Raises:
-          ValueError: the image is not `b h w 3`.
+          ValueError: the image is not `b h w c` with c = `in_channels`.
         """
-        check_map(image, "HRNet", channels=3)
+        check_map(image, "HRNet", channels=self.in_channels)
         attention = attention_layers(
             self.attention.kind, self.attention.position, self.factories["conv"]
         )

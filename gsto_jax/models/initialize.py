@@ -15,22 +15,28 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.layers.conv import Conv
+from gsto_jax.types import Size
 
 _CONSTANTS = {"scale": 1, "bias": 0, "mean": 0, "var": 1}  # of BatchNorm
-# No parameter's shape depends on the size of the image.
-_IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+_SIZE = (32, 32)
+"""Size of an image, on which no parameter's shape depends."""
+
+
+def abstract_image(model: nn.Module, size: Size) -> jax.ShapeDtypeStruct:
+    """Returns the shape of an image of size (h, w) for a model; RGB without `model.in_channels`."""
+    return jax.ShapeDtypeStruct((1, *size, getattr(model, "in_channels", 3)), jnp.float32)
 
 
 def abstract_variables(model: nn.Module) -> dict[str, Any]:
     """Returns the shapes and dtypes of a model's variables; nothing is computed."""
-    return jax.eval_shape(model.init, jax.random.key(0), _IMAGE)
+    return jax.eval_shape(model.init, jax.random.key(0), abstract_image(model, _SIZE))
 
 
 def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
     """Returns a model's variables before training, as NumPy arrays.
 
     Args:
-      model: a network of `Conv` and `BatchNorm` layers, called on `b h w 3`.
+      model: a network of `Conv` and `BatchNorm` layers, called on `b h w c`.
       seed: seed of the random generators.
 
     Raises:

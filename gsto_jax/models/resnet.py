@@ -41,7 +41,7 @@ class ResNet(Composite):
     def __call__(
         self, image: Real[Array, "b h w c"], train: bool = False
     ) -> list[Float[Array, "b _ _ _"]]:
-        """`b h w 3` -> maps of the four stages with `4 planes 2^s` channels, sizes rounded up."""
+        """`b h w c` -> maps of the four stages with `4 planes 2^s` channels, sizes rounded up."""
         spec = self.spec
         bottleneck = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
         x = ConvBN(spec.stem_width, 7, 2, **self.factories, name="stem")(image, train)

@@ -68,7 +68,7 @@ def replicate_edges(images: Array, size: Array) -> Array:
     """Fills the padding to the right of and below images by their outermost pixels.
 
     Args:
-      images: padded images `b h w 3`.
+      images: padded images `b h w c`.
       size: `b 2` integers, height and width of each image without its padding.
     """
 

@@ -1,10 +1,10 @@
 """Exports a checkpoint as `model.jax` and `model.onnx`, which run without this package.
 
-The models take images `b h w 3` uint8 RGB, with free batch size and image size, and return a dict,
-in ONNX two outputs of the same names: "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of
-the padded image. They include all steps from decoded image to labels: scaling to `long_side` and
-back, padding and normalization (`gsto_jax.predict.single_pass`), but not the scales, flip and
-windows of a test protocol. `model.json` describes them.
+The models take images `b h w c` uint8, RGB for 3 channels, with free batch size and image size, and
+return a dict, in ONNX two outputs of the same names: "labels" `b h w` uint8, and "logits"
+`b h' w' k` float32 of the padded image. They include all steps from decoded image to labels:
+scaling to `long_side` and back, padding and normalization (`gsto_jax.predict.single_pass`), but not
+the scales, flip and windows of a test protocol. `model.json` describes them.
 """
 
 import contextlib
@@ -67,7 +67,9 @@ def export(
     check_exportable(predictor, formats, size)
     program, contents = make_program(predictor), {}
     if "jax" in formats:
-        spec = jax.ShapeDtypeStruct(symbolic_shape("b, h, w, 3"), jnp.uint8)
+        spec = jax.ShapeDtypeStruct(
+            symbolic_shape(f"b, h, w, {predictor.task.in_channels}"), jnp.uint8
+        )
         with progress.track("exporting model.jax", always_log=True):
             exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(spec)
             contents["model.jax"] = bytes(exported.serialize())
@@ -125,6 +127,7 @@ def _describe(
     predictor: Predictor, contents: Mapping[str, bytes], size: Size | None
 ) -> dict[str, Any]:
     data, num_classes = predictor.config["data"], len(predictor.classes)
+    channels = predictor.task.in_channels
     stride = predictor.trained.task.config.model.output_stride
     packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "model.onnx" in contents]
     return {
@@ -136,7 +139,12 @@ def _describe(
         "std": data["std"],
         "decode_options": asdict(predictor.decode_options),
         "preprocessing": preprocessing(predictor),
-        "input": {"name": "image", "shape": ["b", "h", "w", 3], "dtype": "uint8", "color": "RGB"},
+        "input": {
+            "name": "image",
+            "shape": ["b", "h", "w", channels],
+            "dtype": "uint8",
+            "color": "RGB" if channels == 3 else "as stored",
+        },
         "outputs": {
             "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},
             "logits": {

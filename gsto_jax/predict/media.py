@@ -10,7 +10,14 @@ import cv2
 import numpy as np
 
 from gsto_jax.errors import UserError
-from gsto_jax.image_files import DecodeOptions, ImageError, ImageHeader, decode, read_header, to_rgb
+from gsto_jax.image_files import (
+    DecodeOptions,
+    ImageError,
+    ImageHeader,
+    decode,
+    read_header,
+    to_pixels,
+)
 
 # An unreadable video raises an error with its name; FFmpeg would print one as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -29,7 +36,7 @@ def _as_user_error(path: Path | None = None) -> Iterator[None]:
 
 
 def read_image(path: Path, options: DecodeOptions | None = None) -> np.ndarray:
-    """Reads an image file of any format that Pillow supports as `h w 3` uint8 RGB.
+    """Reads an image file as `h w c` uint8, by default RGB.
 
     Args:
       path: path of the file; of an animation, the first frame is read.
@@ -42,8 +49,8 @@ def read_image(path: Path, options: DecodeOptions | None = None) -> np.ndarray:
         return decode(path.read_bytes(), options).pixels
 
 
-def load_rgb(image: np.ndarray | str | Path, options: DecodeOptions | None = None) -> np.ndarray:
-    """Converts an array, Pillow image or image file to `h w 3` uint8 RGB.
+def load_pixels(image: np.ndarray | str | Path, options: DecodeOptions | None = None) -> np.ndarray:
+    """Converts an array, Pillow image or image file to `h w c` uint8, as `to_pixels`.
 
     Raises:
       UserError: as `read_image`; or an unsupported shape or dtype, or values beyond
@@ -52,7 +59,7 @@ def load_rgb(image: np.ndarray | str | Path, options: DecodeOptions | None = Non
     if isinstance(image, str | Path):
         return read_image(Path(image), options)
     with _as_user_error():
-        return to_rgb(image, options)
+        return to_pixels(image, options)
 
 
 def read_image_header(path: Path) -> ImageHeader:

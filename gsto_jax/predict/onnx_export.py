@@ -54,7 +54,8 @@ def _convert(
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(jax.local_devices()[:1])
     trained = TrainedModel(task_from_config(config), variables, mesh, checkpoint, config)
-    model = onnx_model(make_program(Predictor(trained, protocol, long_side)), size)
+    program = make_program(Predictor(trained, protocol, long_side))
+    model = onnx_model(program, size, trained.task.in_channels)
     import onnx
 
     data = {name: json.dumps(config["data"][name]) for name in _METADATA}
@@ -63,9 +64,12 @@ def _convert(
     return model.SerializeToString()
 
 
-def onnx_model(program: Callable[[Array], dict[str, Array]], size: Size | None) -> Any:
-    """Converts a function of images `b h w 3` uint8 to an ONNX model; jax2onnx patches JAX."""
-    shape = symbolic_shape("b, h, w, 3" if size is None else f"b, {size[0]}, {size[1]}, 3")
+def onnx_model(
+    program: Callable[[Array], dict[str, Array]], size: Size | None, channels: int = 3
+) -> Any:
+    """Converts a function of images `b h w c` uint8 to an ONNX model; jax2onnx patches JAX."""
+    sides = "h, w" if size is None else f"{size[0]}, {size[1]}"
+    shape = symbolic_shape(f"b, {sides}, {channels}")
     spec = jax.ShapeDtypeStruct(shape, jnp.uint8)
     # Traced before jax2onnx patches JAX functions, which then reject symbolic sizes.
     closed = jax.make_jaxpr(lambda images: tuple(program(images).values()))(spec)

@@ -17,7 +17,7 @@ from gsto_jax.pose.oks import rescore
 from gsto_jax.pose.panels import draw_poses, heatmap_figure
 from gsto_jax.pose.task import PoseTask
 from gsto_jax.predict.base import BasePredictor
-from gsto_jax.predict.media import load_rgb
+from gsto_jax.predict.media import load_pixels
 from gsto_jax.runs.trained import load_trained
 from gsto_jax.types import Size
 
@@ -134,7 +134,7 @@ class PosePredictor(BasePredictor):
         Raises:
           UserError: a file or array that is not an image, or an invalid box; see `check_boxes`.
         """
-        rgb = load_rgb(image, self.decode_options)
+        rgb = load_pixels(image, self.decode_options)
         height, width = rgb.shape[:2]
         image_box = [(0, 0, width, height)]
         person_boxes = check_boxes(image_box if boxes is None else boxes, (height, width))

@@ -13,12 +13,12 @@ from jaxtyping import Float, UInt8
 
 from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.drawing.legend import add_legend
-from gsto_jax.drawing.tiles import Color
+from gsto_jax.drawing.tiles import Color, as_rgb
 from gsto_jax.errors import UserError
 from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, crop_to_image, downscaled_size
 from gsto_jax.ops.resample import Taps, linear_taps, resample
 from gsto_jax.predict.base import BasePredictor
-from gsto_jax.predict.media import load_rgb
+from gsto_jax.predict.media import load_pixels
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
@@ -37,7 +37,7 @@ class Prediction:
     """Labels of an image.
 
     Attributes:
-      image: `h w 3` uint8 RGB.
+      image: `h w 3` uint8 RGB; of other channels see `as_rgb`.
       labels: `h w` uint8, class index of each pixel.
       features: `h_i w_i` float32 by name, "branch/0" and "gate/NAME" (see
         `gsto_jax.evaluation.forward.feature_maps`); empty without features.
@@ -162,18 +162,18 @@ class Predictor(BasePredictor):
 
         Args:
           image: `h w 3` RGB, `h w` gray or `h w 4` RGBA, uint8 or uint16; a Pillow image; or the
-            path of a file.
+            path of a file. With another `data.channels`, `h w c`.
           with_features: whether to return feature maps and gates as well.
 
         Raises:
           UserError: a file or array that is not an image.
         """
-        rgb = load_rgb(image, self.decode_options)
-        size = (rgb.shape[0], rgb.shape[1])
-        downscaled = _downscale(rgb, downscaled_size(size, self.long_side))
+        pixels = load_pixels(image, self.decode_options)
+        size = (pixels.shape[0], pixels.shape[1])
+        downscaled = _downscale(pixels, downscaled_size(size, self.long_side))
         scores, features = self._scores(downscaled, with_features)
         return Prediction(
-            image=rgb,
+            image=as_rgb(pixels),
             labels=self._labels(scores, size),
             features=features,
             classes=self.classes,
@@ -181,7 +181,7 @@ class Predictor(BasePredictor):
         )
 
     def _scores(
-        self, image: Float[np.ndarray, "h w 3"], with_features: bool
+        self, image: Float[np.ndarray, "h w c"], with_features: bool
     ) -> tuple[Float[Array, "1 h w k"], Mapping[str, Any]]:
         """Returns scores and, if asked for, features."""
         height, width = size = (image.shape[0], image.shape[1])
@@ -196,7 +196,7 @@ class Predictor(BasePredictor):
         if with_features and not is_single_pass:
             # Features are those of one pass, at the unscaled size of the test.
             scaled = self.protocol.scaled(size, 1.0)
-            resized = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+            resized = _resize(image, scaled, cv2.INTER_LINEAR)
             _, features = self._single_pass(resized, self.protocol.padded(scaled))
         return scores[:, :height, :width], features if with_features else {}
 
@@ -237,12 +237,18 @@ def _padding_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"pad_to": SIZE_DIVISOR, "pad": "edge"}
 
 
-def _downscale(image: np.ndarray, size: Size) -> Float[np.ndarray, "h w 3"]:
+def _downscale(image: np.ndarray, size: Size) -> Float[np.ndarray, "h w c"]:
     """Downscales an image to float32, since exported programs do not round to uint8."""
     image = image.astype(np.float32)
     if image.shape[:2] == size:
         return image
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    return _resize(image, size, cv2.INTER_AREA)
+
+
+def _resize(image: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
+    """Resizes `h w c` to (h, w) = `size`; OpenCV drops the axis of a single channel."""
+    resized = cv2.resize(image, size[::-1], interpolation=interpolation)
+    return resized.reshape(*size, image.shape[2])
 
 
 def _batch_of(image: np.ndarray, padded_shape: Size) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ def single_pass_protocol(protocol: EvalProtocol) -> EvalProtocol:
 
 
 def make_program(predictor: Predictor) -> Callable[[Array], dict[str, Array]]:
-    """Returns the function to export: images `b h w 3` uint8 to "labels" and "logits"."""
+    """Returns the function to export: images `b h w c` uint8 to "labels" and "logits"."""
     task, variables = predictor.task, jax.device_get(predictor.trained.variables)
     protocol, long_side = single_pass_protocol(predictor.protocol), predictor.long_side
     return lambda images: predict_single_pass(task, variables, protocol, long_side, images)
@@ -41,7 +41,7 @@ def predict_single_pass(
     variables: Any,
     protocol: EvalProtocol,
     long_side: int,
-    images: UInt8[Array, "b h w 3"],
+    images: UInt8[Array, "b h w c"],
 ) -> dict[str, Array]:
     """Predicts labels by one pass.
 
@@ -50,7 +50,7 @@ def predict_single_pass(
       variables: variables of the network.
       protocol: protocol from `single_pass_protocol`.
       long_side: limit of the long side, as of `Predictor`; 0 for none.
-      images: RGB; h and w may be symbols.
+      images: pixels in 0..255; h and w may be symbols.
 
     Returns:
       "labels" `b h w` uint8, and "logits" `b h' w' k` float32 of the padded image.
@@ -71,7 +71,7 @@ def predict_single_pass(
 
 
 def _normalize_padded(task: Task, protocol: EvalProtocol, images: Array) -> Array:
-    """Pads images `b h w 3` at the right and bottom, and normalizes them."""
+    """Pads images `b h w c` at the right and bottom, and normalizes them."""
     size = images.shape[1:3]
     padded_shape = round_up(size, protocol.pad_to)
     if size == padded_shape:

@@ -65,7 +65,7 @@ def verify(
     Args:
       predictor: predictor of the checkpoint.
       folder: folder of the export.
-      batches: images `b h w 3` uint8; None for random images, some of odd sizes or above the limit.
+      batches: images `b h w c` uint8; None for random images, some of odd sizes or above the limit.
 
     Raises:
       UserError: no export, an export of another checkpoint, a failed subprocess, or a model beyond
@@ -77,16 +77,17 @@ def verify(
         raise UserError(
             f"{folder} must be an export of {predictor.checkpoint}; got one of {source}"
         )
+    channels = predictor.task.in_channels
     if batches is None:
         above = round(1.3 * predictor.long_side)
         shapes = [(1, 64, 96), (3, 97, 71), (1, above, above * 3 // 4 + 1)]
-        batches = random_batches(shapes if above else shapes[:2])
+        batches = random_batches(shapes if above else shapes[:2], channels)
     expected = _predict(predictor, batches)
     checks = []
     for name in names:
         inputs, references = batches, expected
         if name == "model.onnx" and fixed:
-            inputs = random_batches([(2, *fixed)])
+            inputs = random_batches([(2, *fixed)], channels)
             references = _predict(predictor, inputs)
         with progress.track(f"running {name} in a subprocess", always_log=True):
             outputs = _run_in_subprocess(folder / name, inputs)
@@ -140,12 +141,12 @@ def read_description(folder: Path) -> tuple[str, list[str], Size | None]:
         ) from None
 
 
-def random_batches(shapes: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
-    """Returns images `b h w 3` uint8 of random patches, for each shape (b, h, w)."""
+def random_batches(shapes: Sequence[tuple[int, int, int]], channels: int = 3) -> list[np.ndarray]:
+    """Returns images `b h w c` uint8 of random patches, for each shape (b, h, w)."""
     rng, patch = np.random.default_rng(0), 8
     batches = []
     for b, h, w in shapes:
-        coarse = rng.integers(0, 256, (b, -(-h // patch), -(-w // patch), 3), np.uint8)
+        coarse = rng.integers(0, 256, (b, -(-h // patch), -(-w // patch), channels), np.uint8)
         batches.append(coarse.repeat(patch, 1).repeat(patch, 2)[:, :h, :w])
     return batches
 

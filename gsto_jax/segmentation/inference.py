@@ -31,10 +31,10 @@ from gsto_jax.types import Size
 
 def extract_windows(
     protocol: EvalProtocol,
-    padding: Float[Array, "3"],
-    images: Float[Array, "b H W 3"],
+    padding: Float[Array, " c"],
+    images: Float[Array, "b H W c"],
     view: Mapping[str, Any],
-) -> list[Float[Array, "b h w 3"]]:
+) -> list[Float[Array, "b h w c"]]:
     """Resamples normalized images into one window each, and into its flip if the protocol flips.
 
     `view` has the `View.arrays` of the images, with a leading axis b; `padding` is the normalized
@@ -124,7 +124,7 @@ def score_batch(
 ) -> Float[Array, "b H W k"]:
     """Scores every class at every pixel under a protocol, on the devices; 0 in the padding.
 
-    The batch has "image" `b H W 3` uint8 and "size" `b 2` of this process. `bucket_sizes` are as in
+    The batch has "image" `b H W c` uint8 and "size" `b 2` of this process. `bucket_sizes` are as in
     `batch_views`.
     """
     programs = SegmentationPrograms.for_task(task, mesh)

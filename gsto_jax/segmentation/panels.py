@@ -8,7 +8,7 @@ import numpy as np
 
 from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.legend import draw_legend
-from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, tile_row, with_caption
+from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, as_rgb, tile_row, with_caption
 from gsto_jax.evaluation.png_writer import PngWriter
 from gsto_jax.ops.padding import crop_to_image
 
@@ -129,6 +129,7 @@ class SegmentationPngWriter(PngWriter):
         image, label, prediction = (
             x[n, : size[0], : size[1]] for x in (batch["image"], batch["label"], predictions)
         )
+        image = as_rgb(image)
         if self.wants_sample:
             yield (
                 "sample",

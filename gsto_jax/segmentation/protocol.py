@@ -89,7 +89,7 @@ class EvalProtocol:
       crop: (h, w) of the sliding windows, rounded up to multiples of `pad_to`.
       stride: stride of the sliding windows, as a fraction of the crop.
       edge: last windows at the image border: "pad" extends past it, "shift" moves them inside.
-      pad: RGB in 0..1 of the padding; None replicates the border pixels.
+      pad: color in 0..1 of the padding, one value per channel; None replicates the border pixels.
       pad_to: whole images are padded at the right and bottom to multiples of this; 0 pads nothing,
         as published.
       score: "exp" of the logits, as published, or "softmax".
@@ -107,7 +107,7 @@ class EvalProtocol:
     crop: Size = (0, 0)
     stride: float = 2 / 3
     edge: str = "pad"
-    pad: tuple[float, float, float] | None = (0.0, 0.0, 0.0)
+    pad: tuple[float, ...] | None = (0.0, 0.0, 0.0)
     pad_to: int = 0
     score: str = "exp"
     base_size: int = 0
@@ -291,11 +291,12 @@ def protocol_from_config(config: Mapping[str, Any]) -> EvalProtocol:
       UserError: an invalid option.
     """
     evaluation, data = config["eval"], config["data"]
+    mean = data["mean"]
     return EvalProtocol(
         **{key: evaluation[key] for key in ("scales", "flip", "window", "stride", "edge", "score")},
         **{key: data[key] for key in ("base_size", "fixed_size", "flip_pairs")},
         crop=evaluation["crop"] if any(evaluation["crop"]) else data["crop"],
-        pad={"mean": data["mean"], "black": (0.0, 0.0, 0.0), "edge": None}[evaluation["pad"]],
+        pad={"mean": mean, "black": (0.0,) * len(mean), "edge": None}[evaluation["pad"]],
         pad_to=0 if evaluation["pad_to"] == PUBLISHED else evaluation["pad_to"],
     )
 

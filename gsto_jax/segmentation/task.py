@@ -59,7 +59,7 @@ class SegmentationTask(Task):
     def abstract_batch(self, batch_size: int, size: Sequence[int], step: str) -> BatchShapes:
         """See `Task.abstract_batch`."""
         shapes: BatchShapes = {
-            "image": ((batch_size, *size, 3), np.uint8),
+            "image": ((batch_size, *size, self.in_channels), np.uint8),
             "label": ((batch_size, *size), np.uint8),
             "size": ((batch_size, 2), np.int32),
         }
@@ -104,7 +104,7 @@ class SegmentationTask(Task):
         return fractions, equal
 
 
-def logits(task: Task, variables: Any, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w k"]:
+def logits(task: Task, variables: Any, images: Float[Array, "b H W c"]) -> Float[Array, "b h w k"]:
     """Computes logits, at the output stride, of normalized images."""
     return forward(task, variables, images).logits
 
@@ -117,7 +117,7 @@ def eval_step(
     Args:
       task: trained task.
       variables: variables of the network.
-      batch: `EVAL_INPUTS`: "image" `b h w 3` uint8, "label" `b h w`, "size" `b 2` (see
+      batch: `EVAL_INPUTS`: "image" `b h w c` uint8, "label" `b h w`, "size" `b 2` (see
         `normalize`) and "mask" `b` bool, False for padding images.
 
     Returns:
@@ -131,7 +131,7 @@ def eval_step(
 
 
 def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Float[Array, "b h w k"], Maps]:
-    """Computes logits at full size, and `feature_maps`, of "image" `b h w 3` and "size" `b 2`."""
+    """Computes logits at full size, and `feature_maps`, of "image" `b h w c` and "size" `b 2`."""
     images = normalize_padded(task, batch["image"], batch["size"])
     outputs = forward(task, variables, images)
     size, align_corners = batch["image"].shape[1:3], task.config.model.align_corners
@@ -140,13 +140,13 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Float[Array, "
 
 
 def normalize_padded(
-    task: Task, images: Float[Array, "b h w 3"], size: Int[Array, "b 2"]
-) -> Float[Array, "b h w 3"]:
+    task: Task, images: Float[Array, "b h w c"], size: Int[Array, "b 2"]
+) -> Float[Array, "b h w c"]:
     """Normalizes images and fills their padding according to `eval.pad`.
 
     Args:
       task: has mean, standard deviation and config.
-      images: RGB in 0..255, 0 in the padding.
+      images: pixels in 0..255, 0 in the padding.
       size: (h, w) of each image without padding.
 
     Returns:

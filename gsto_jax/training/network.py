@@ -16,13 +16,14 @@ _PLATFORMS = {"pallas_tpu": "tpu", "pallas_gpu": "gpu"}
 
 
 def build_network(
-    config: ModelConfig, num_classes: int, *, platform: str = ""
+    config: ModelConfig, num_classes: int, *, in_channels: int = 3, platform: str = ""
 ) -> HRNet | ContextNet:
     """Builds the network of a config.
 
     Args:
       config: options of the network.
       num_classes: number of output channels.
+      in_channels: channels of the images.
       platform: "cpu", "gpu" or "tpu", which decides about kernels and lane packing; "" for any.
 
     Raises:
@@ -31,6 +32,7 @@ def build_network(
     body = get_spec(config.variant)
     shared: dict[str, Any] = {
         "num_classes": num_classes,
+        "in_channels": in_channels,
         "align_corners": config.align_corners,
         "init_name": config.init,
         "bn_momentum": config.bn_momentum,

@@ -77,8 +77,8 @@ class Task(ABC):
       train_inputs: names of the arrays of a batch that the train step reads.
       config: all options except the data options.
       num_classes: `k`, or the number of joints `j`.
-      mean: RGB mean of the pixels, 0 to 1.
-      std: RGB standard deviation of the pixels, 0 to 1.
+      mean: mean of the pixels in each channel, 0 to 1; three for RGB.
+      std: standard deviation of the pixels in each channel, 0 to 1.
       steps: length of the run, for the learning-rate schedule.
       platform: "cpu", "gpu" or "tpu"; see `for_mesh`.
     """
@@ -87,8 +87,8 @@ class Task(ABC):
 
     config: Config
     num_classes: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     steps: int = 1
     platform: str = ""
 
@@ -101,10 +101,20 @@ class Task(ABC):
         """Class weights of the loss; None for equal weights."""
         return None
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return len(self.mean)
+
     @cached_property
     def model(self) -> HRNet | ContextNet:
         """The network."""
-        return build_network(self.config.model, self.num_classes, platform=self.platform)
+        return build_network(
+            self.config.model,
+            self.num_classes,
+            in_channels=self.in_channels,
+            platform=self.platform,
+        )
 
     def for_mesh(self, mesh: Mesh) -> Self:
         """Returns the task for the devices of a mesh.
@@ -227,13 +237,13 @@ def _optimizer(task: Task, hyperparameters: Hyperparameters) -> optax.GradientTr
 
 
 def normalize(
-    task: Task, images: Real[Array, "b h w 3"], size: Int[Array, "b 2"] | None = None
-) -> Float[Array, "b h w 3"]:
+    task: Task, images: Real[Array, "b h w c"], size: Int[Array, "b 2"] | None = None
+) -> Float[Array, "b h w c"]:
     """Normalizes pixels to zero mean and unit standard deviation, and sets padding to zero.
 
     Args:
       task: task with mean and standard deviation.
-      images: RGB images.
+      images: pixels in 0..255.
       size: height and width of each image without padding; None if there is no padding.
     """
     mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (task.mean, task.std))
@@ -258,7 +268,7 @@ def train_step(
     Args:
       task: task to train.
       state: state before the step.
-      batch: arrays of `task.train_inputs`, for segmentation "image" `b h w 3` uint8, "label"
+      batch: arrays of `task.train_inputs`, for segmentation "image" `b h w c` uint8, "label"
         `b h w` integers and "size" `b 2` (see `normalize`).
       hyperparameters: hyperparameters of the step; None to use the values of the task as constants.
 

@@ -16,9 +16,9 @@ from gsto_jax.image_files import (
     decode,
     exif_orientation,
     read_header,
-    to_rgb,
+    to_pixels,
 )
-from gsto_jax.predict.media import load_rgb
+from gsto_jax.predict.media import load_pixels
 from tests.image_bytes import GRAY, GRAY_ALPHA, PALETTE, RGB, RGBA, UNDO, chunk, exif, png, tiff
 
 RNG = np.random.default_rng(0)
@@ -176,9 +176,9 @@ def test_bit_depth(bits):
         np.testing.assert_array_equal(decoded.pixels[..., 2], expected[..., 0])
         assert decoded.used_bits == bits
     options = DecodeOptions(bit_depth=bits)
-    np.testing.assert_array_equal(to_rgb(low[..., :3], options), expected[..., :3])
+    np.testing.assert_array_equal(to_pixels(low[..., :3], options), expected[..., :3])
     with_alpha = np.dstack([low[..., :3], alpha])
-    np.testing.assert_array_equal(load_rgb(with_alpha, options), expected[..., :3])
+    np.testing.assert_array_equal(load_pixels(with_alpha, options), expected[..., :3])
     assert decode(png(low, RGBA, 16)).bits == 16
     if bits < 16:
         assert decode(png(low[..., 0], GRAY, 16)).used_bits == bits
@@ -193,7 +193,7 @@ def test_values_beyond_the_bit_depth():
         with pytest.raises(ImageError, match=r"0\.\.1023 .*bit_depth"):
             read(data, bit_depth=10)
     with pytest.raises(UserError, match="1023"):
-        load_rgb(DEEP[..., :3], DecodeOptions(bit_depth=10))
+        load_pixels(DEEP[..., :3], DecodeOptions(bit_depth=10))
 
 
 @pytest.mark.parametrize(
@@ -214,33 +214,59 @@ def test_values_beyond_the_bit_depth():
 def test_pillow_images_equal_their_files(data):
     for options in (DecodeOptions(), DecodeOptions(alpha="black")):
         with Image.open(io.BytesIO(data)) as image:
-            np.testing.assert_array_equal(load_rgb(image, options), decode(data, options).pixels)
+            np.testing.assert_array_equal(load_pixels(image, options), decode(data, options).pixels)
 
 
 def test_floating_point_of_another_format():
     values = np.flipud(COLORS[..., 0]).astype("<f4") / 255
     data = b"Pf\n31 20\n-1.0\n" + values.tobytes()  # the last row comes first
-    np.testing.assert_array_equal(read(data), GRAY_RGB)
+    np.testing.assert_array_equal(read(data, value_range=(0, 1)), GRAY_RGB)
 
 
 def test_integers_and_floats():
-    """Float of 0..1 and 0..255, signed and unsigned integers, gray and color, as 8-bit files."""
+    """Float, signed and unsigned integers, gray and color, as 8-bit files."""
     for colors in (COLORS, COLORS[..., 0]):
         expected = COLORS if colors.ndim == 3 else GRAY_RGB
-        for values in (
-            colors.astype("<f4") / 255,
-            colors.astype("<f8") / 255,
-            colors.astype("<f4"),
-            colors.astype("<i4"),
-            colors.astype("<u4"),
-            colors.astype("<i2"),
-        ):
-            np.testing.assert_array_equal(read(tiff(values)), expected, err_msg=values.dtype)
-    np.testing.assert_array_equal(read(tiff(DEEP[..., :3].astype("<i4"))), COLORS)
+        for dtype in ("<f4", "<f8", "<i4", "<u4", "<i2"):
+            values, options = colors.astype(dtype), {"bit_depth": 8}
+            if values.dtype.kind == "f":
+                low = read(tiff(values / 255), value_range=(0, 1))
+                np.testing.assert_array_equal(low, expected, err_msg=dtype)
+            np.testing.assert_array_equal(read(tiff(values), **options), expected, err_msg=dtype)
+    deep = tiff(DEEP[..., :3].astype("<i4"))
+    np.testing.assert_array_equal(read(deep, bit_depth=16), COLORS)
+
+
+def test_range_of_values():
+    """Values are scaled from the range and clipped, whatever the file's own extremes are."""
+    values = np.array([[-3.0, 0.0, 1.0], [2.0, 3.0, 9.0]])
+    expected = np.array([[0, 0, 85], [170, 255, 255]])
+    for dtype in ("<f4", "<f8", "<i4", "<i2"):
+        pixels = read(tiff(values.astype(dtype)), value_range=(0, 3))
+        np.testing.assert_array_equal(pixels[..., 0], expected, err_msg=dtype)
+    reflectance = np.array([[0, 5000, 10000, 30000]], "<u2")
+    pixels = read(tiff(reflectance), value_range=(0, 10000))
+    np.testing.assert_array_equal(pixels[..., 0], [[0, 128, 255, 255]])
+    np.testing.assert_array_equal(read(png(COLORS, RGB), value_range=(50, 60)), COLORS)
+
+
+def test_values_without_a_range():
     for values, reason in (
-        (np.full((4, 4), np.nan, "<f4"), r"0\.\.65535"),
-        (np.full((4, 4, 3), -1, "<i4"), "got -1 to -1"),
-        (np.full((4, 4), 70000, "<i4"), "got 70000 to"),
+        (np.zeros((4, 4), "<f4"), "set value_range"),
+        (np.zeros((4, 4, 3), "<i2"), "set value_range"),
+        (np.full((4, 4), 70000, "<u4"), "set value_range"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            read(tiff(values))
+    for value in (np.nan, np.inf):
+        with pytest.raises(ImageError, match="1 of its 16 values are NaN or infinite"):
+            read(tiff(np.array([value, *range(15)], "<f4").reshape(4, 4)), value_range=(0, 1))
+    with pytest.raises(ImageError, match="got -1 to -1"):
+        read(tiff(np.full((4, 4, 3), -1, "<i4")), bit_depth=8)
+
+
+def test_channels_that_are_not_rgb():
+    for values, reason in (
         (np.zeros((4, 4, 3), "<f2"), "unsupported TIFF"),
         (np.zeros((4, 4, 2), "<u2"), "TIFF of 2 channels in 16 bits"),
         (np.zeros((4, 4, 5), np.uint8), "TIFF of 5 channels in 8 bits"),

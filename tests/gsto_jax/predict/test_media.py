@@ -9,7 +9,7 @@ from gsto_jax import UserError
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.media import (
     count_frames,
-    load_rgb,
+    load_pixels,
     read_image,
     read_image_header,
     video_frames,
@@ -38,11 +38,16 @@ def test_gray_palette_and_16_bits(tmp_path):
         ("palette.gif", Image.fromarray(gray).convert("P")),
         ("deep.png", Image.fromarray(gray.astype(np.uint16) * 257)),
         ("deep.tif", Image.fromarray(gray.astype(np.uint16) * 257)),
-        ("float.tif", Image.fromarray(gray.astype(np.float32) / 255)),
         ("int.tif", Image.fromarray(gray.astype(np.int32))),
         ("float255.tif", Image.fromarray(gray.astype(np.float32))),
     ):
         image.save(tmp_path / name)
+        if name in ("int.tif", "float255.tif"):
+            with pytest.raises(UserError, match=f"{name}.* value_range"):
+                read_image(tmp_path / name)
+            pixels = read_image(tmp_path / name, DecodeOptions(value_range=(0, 255)))
+            np.testing.assert_array_equal(pixels, three)
+            continue
         np.testing.assert_allclose(read_image(tmp_path / name), three, atol=1, err_msg=name)
     Image.fromarray(gray > 127).save(tmp_path / "bits.png")
     np.testing.assert_array_equal(read_image(tmp_path / "bits.png"), (three > 127) * 255)
@@ -61,16 +66,16 @@ def test_transparent_pixels_are_white(tmp_path):
 
 def test_arrays():
     gray = IMAGE[..., 0]
-    np.testing.assert_array_equal(load_rgb(IMAGE), IMAGE)
+    np.testing.assert_array_equal(load_pixels(IMAGE), IMAGE)
     for shaped in (gray, gray[..., None], gray.astype(np.uint16) * 257):
-        np.testing.assert_array_equal(load_rgb(shaped), np.repeat(gray[..., None], 3, -1))
+        np.testing.assert_array_equal(load_pixels(shaped), np.repeat(gray[..., None], 3, -1))
     for odd, message in (
         (np.zeros((4, 4, 2), np.uint8), "got (4, 4, 2)"),
         (np.zeros((0, 4, 3), np.uint8), "got (0, 4, 3)"),
         (np.zeros((4, 4, 3)), "got float64"),
     ):
         with pytest.raises(UserError) as error:
-            load_rgb(odd)
+            load_pixels(odd)
         assert message in str(error.value)
 
 
@@ -85,10 +90,10 @@ def test_unreadable_files(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name}: it is truncated or not an image"):
             read_image(tmp_path / name)
-    for values in (np.full((4, 4), np.nan), np.full((4, 4), -1.0), np.full((4, 4), 1e6)):
-        Image.fromarray(values.astype(np.float32)).save(tmp_path / "odd.tif")
-        with pytest.raises(UserError, match=r"odd.tif: .* 0..65535"):
-            read_image(tmp_path / "odd.tif")
+    for value, reason in ((np.nan, "NaN"), (-1, r"0\.\.65535"), (1e6, r"0\.\.65535")):
+        Image.fromarray(np.full((4, 4), value, np.float32)).save(tmp_path / "odd.tif")
+        with pytest.raises(UserError, match=f"odd.tif: .*{reason}"):
+            read_image(tmp_path / "odd.tif", DecodeOptions(bit_depth=16))
     with pytest.raises(UserError, match=r"cannot read .*none.jpg: No such file"):
         read_image(tmp_path / "none.jpg")
     (tmp_path / "text.mp4").write_bytes(b"no film")

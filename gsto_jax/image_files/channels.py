@@ -1,0 +1,143 @@
+"""Decodes image files whose channels are kept as they are stored: gray, RGBA, many bands."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+
+from gsto_jax.image_files.deep import GRAY_STRETCH_FACTORS, deep_values
+from gsto_jax.image_files.header import (
+    MAX_PIXELS,
+    ImageHeader,
+    TiffTag,
+    open_image,
+    pixel_layout,
+)
+from gsto_jax.image_files.options import DecodeOptions, ImageError
+from gsto_jax.image_files.values import alpha_to_bytes, compose, native, to_bytes
+
+_MODES = {"1": "L", "La": "LA", "PA": "RGBA"}
+"""Modes that Pillow converts without loss, by the mode of the file."""
+_ALPHA_MODES = {"L": "LA", "P": "RGBA", "RGB": "RGBA"}
+"""Mode with alpha of an image that names a transparent color."""
+_MAX_VALUES = 4 * MAX_PIXELS
+
+
+def decode_channels(
+    data: bytes, header: ImageHeader, options: DecodeOptions
+) -> tuple[np.ndarray, int, int]:
+    """Decodes a file of `options.channels` channels, in its orientation.
+
+    Alpha is a channel, except that it is composited where a gray image is to have one channel.
+
+    Returns:
+      Pixels `h w c` uint8, and the bits before and after as `to_bytes`.
+
+    Raises:
+      ImageError: damaged, of another number of channels, or as `to_bytes`.
+    """
+    if header.tags is not None and _needs_tifffile(header, options.channels):
+        values, alpha, file_bits = _tiff_values(data, options.channels)
+        header = replace(header, decoder_orients=False)
+    elif header.decoder == "deep":
+        values, alpha, file_bits = deep_values(data, header.tags or {})
+        if values.shape[2] == 3 and _is_gray_alpha(data):
+            values = values[..., :1]
+    else:
+        values, alpha, file_bits = *_pillow_values(data), 0
+    count = values.shape[2] + (alpha is not None)
+    composites = options.channels == 1 == values.shape[2]
+    if count != options.channels and not composites:
+        raise ImageError(f"it must have {options.channels} channels; got {count}")
+    pixels, bits, used_bits = to_bytes(values, options, file_bits)
+    is_white_zero = (header.tags or {}).get(TiffTag.PHOTOMETRIC) == 0
+    if is_white_zero and header.decoder == "deep" and values.dtype.kind == "u":
+        pixels, used_bits = 255 - pixels, bits
+    if alpha is not None:
+        alpha = alpha_to_bytes(alpha)
+        pixels = (
+            compose(pixels, alpha, options.alpha)
+            if composites
+            else np.concatenate([pixels, alpha], axis=2)
+        )
+    return np.ascontiguousarray(header.orient(pixels, options)), bits, used_bits
+
+
+def _needs_tifffile(header: ImageHeader, channels: int) -> bool:
+    """Returns whether neither Pillow nor OpenCV keeps the channels of a TIFF."""
+    tags = header.tags or {}
+    samples, photometric = tags.get(TiffTag.CHANNELS, 1), tags.get(TiffTag.PHOTOMETRIC)
+    if samples == 1:  # the bands may be pages
+        return channels > 1 and photometric in (0, 1)
+    is_rgba = samples == 4 and photometric == 2 and tags.get(TiffTag.PLANES, 1) == 1
+    return photometric in (0, 1, 2) and not (is_rgba and header.decoder == "pillow")
+
+
+def _tiff_values(data: bytes, channels: int) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Returns values `h w c`, alpha `h w 1` or None, and bits per channel, 0 if not integer.
+
+    The bands are the samples of the first page or, if it has one, pages of one sample.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            pages = [file.pages.first]
+            first = pages[0]
+            if first.samplesperpixel == 1 and len(file.pages) == channels:
+                pages = list(file.pages)
+            if len(pages) * int(np.prod(first.shape)) > _MAX_VALUES:
+                raise ImageError(
+                    f"it is too large: more than {_MAX_VALUES // 10**6} million values; downscale"
+                    " or replace the file"
+                )
+            values = np.stack([page.asarray() for page in pages]) if pages[1:] else first.asarray()
+            axes = first.axes if not pages[1:] else f"S{first.axes}"
+    except ImageError:
+        raise
+    except Exception as error:  # tifffile and its codecs raise many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if "imagecodecs" in reason:
+            raise ImageError(
+                f"its compression needs another package ({reason}): pip install imagecodecs, or"
+                " save the file uncompressed or with deflate"
+            ) from None
+        raise ImageError(f"it is truncated or an unsupported TIFF ({reason})") from None
+    if axes not in ("YX", "YXS", "SYX"):
+        raise ImageError(f"it must be an image of height, width and bands; got axes {axes}")
+    values = native(values[..., None] if axes == "YX" else values)
+    values = np.moveaxis(values, 0, 2) if axes == "SYX" else values
+    file_bits = first.bitspersample if values.dtype.kind == "u" else 0
+    file_bits = file_bits if 8 <= file_bits <= 16 else 0
+    is_rgba = first.photometric == 2 and tuple(first.extrasamples) in ((1,), (2,))
+    if is_rgba or (values.shape[2] == 2 and tuple(first.extrasamples) in ((1,), (2,))):
+        return values[..., :-1], values[..., -1:], file_bits
+    return values, None, file_bits
+
+
+def _pillow_values(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns values `h w c` uint8 and alpha `h w 1` or None of an image of 8 bits per channel."""
+    with open_image(data) as image:
+        layout = pixel_layout(image)
+        image.load()
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int) and layout in GRAY_STRETCH_FACTORS:
+            image.info["transparency"] = transparent * GRAY_STRETCH_FACTORS[layout]
+        mode = _MODES.get(image.mode, "RGB" if image.mode == "P" else image.mode)
+        if transparent is not None:
+            mode = _ALPHA_MODES.get(image.mode, mode)
+        if mode not in ("L", "LA", "RGB", "RGBA", "RGBX", "RGBa"):
+            raise ImageError(
+                f"its color mode {image.mode} must be gray, RGB or RGBA unless channels is 3"
+            )
+        pixels = np.array(image if image.mode == mode else image.convert(mode))
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    if mode in ("LA", "RGBA"):
+        return pixels[..., :-1], pixels[..., -1:]
+    return pixels, None
+
+
+def _is_gray_alpha(data: bytes) -> bool:
+    """Returns whether a file stores gray and alpha, which OpenCV decodes as RGBA."""
+    with open_image(data) as image:
+        return image.mode == "LA"
