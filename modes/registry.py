@@ -160,12 +160,14 @@ MODES = {
         config="checkpoint",
     ),
     "prepare": Mode(
-        "convert the downloads in --source to a prepared dataset, once",
+        "convert the downloads in --source to a prepared dataset, or draw labels from JSON, once",
         "--mode=prepare --config=configs/lip_w48.py --source=downloads",
         {
-            "source": Flag("folder of the downloads"),
+            "source": Flag("folder of the downloads; with data.annotations, data.root"),
             "partial": Flag(
-                "accept a number of records other than the published one", False, "bool"
+                "accept a number of records other than the published one, or missing images",
+                False,
+                "bool",
             ),
         },
         needs_linux=True,

@@ -121,7 +121,7 @@ class CocoKeypointsBuilder(Builder):
         verify_image(data, item.image)
         decoded = decode_image(data, item.image, self.decode_options)
         size = tuple(item.extra["size"])
-        check_annotated_size(item.image, decoded, self.decode_options, size)
+        check_annotated_size(item.image, decoded.header, self.decode_options, size)
         for person in filter(is_sample, annotations):
             if is_outside(person["bbox"], decoded.pixels.shape):
                 raise DataError(

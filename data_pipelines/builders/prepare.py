@@ -24,12 +24,11 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.archives import SCRATCH_PREFIX, Downloads
 from data_pipelines.files.disk import first_few
 from data_pipelines.files.json import read_json
-from data_pipelines.sources.prepared import INCOMPLETE_SUFFIX, MANIFEST, check_tiles
-from gsto_jax.files import is_disk_full, to_unicode
+from data_pipelines.files.working_folder import INCOMPLETE_SUFFIX, LOCK, RESUME, disk_errors, locked
+from data_pipelines.sources.prepared import MANIFEST, check_tiles
+from gsto_jax.files import to_unicode
 
 VERSION = "1.0.0"
-_LOCK = ".lock"
-_RESUME = "free up space and rerun the command, which continues where it stopped"
 
 
 def prepare(
@@ -73,9 +72,9 @@ def prepare(
         on_note(_check_existing(builder, final, source, storage, partial))
         return final
     work = final.with_name(f"{VERSION}{INCOMPLETE_SUFFIX}")
-    with _disk_errors(root):
+    with disk_errors(root):
         work.mkdir(parents=True, exist_ok=True)
-        with _locked(work):
+        with locked(work):
             for folder in work.glob(f"{SCRATCH_PREFIX}*"):  # left by a process that was killed
                 shutil.rmtree(folder)
             # Scratch space is here, since the system's temporary folder may be small.
@@ -90,17 +89,6 @@ def prepare(
             _write_metadata(work, builder, items, storage)
             os.rename(work, final)
     return final
-
-
-@contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
-    """Converts errors of writing into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise DataError(f"The disk of {root} is full ({error.strerror}): {_RESUME}.") from None
-        raise DataError(f"Cannot write {error.filename or root}: {error.strerror}.") from None
 
 
 def split_into_shards(count: int, size: int) -> list[range]:
@@ -185,29 +173,6 @@ def _check_existing(
     )
 
 
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Locks the working folder against other processes; removes it at the end if it is empty."""
-    try:
-        import fcntl
-    except ImportError:
-        raise DataError(
-            "Datasets are prepared on Linux or macOS: this system has no file locks (fcntl)."
-        ) from None
-    with (work / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"Another process is preparing {work}; wait for it.") from None
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                if {path.name for path in work.iterdir()} <= {_LOCK}:
-                    shutil.rmtree(work)
-                    work.parent.rmdir()
-
-
 def _remove_stale_files(
     work: Path, builder: Builder, items: dict[str, list[Item]], storage: str, source: Path
 ) -> None:
@@ -232,7 +197,7 @@ def _remove_stale_files(
         if read_json(path.read_text(), path) == manifest:
             return
     for stale in work.iterdir():
-        if stale.name != _LOCK and not stale.name.startswith(SCRATCH_PREFIX):
+        if stale.name != LOCK and not stale.name.startswith(SCRATCH_PREFIX):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     _write_text(path, json.dumps(manifest))
 
@@ -298,7 +263,7 @@ def _writer_errors(path: Path, item: Item) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         raise DataError(
-            f"Cannot write record {item.name} to {path} ({error}): if the disk is full, {_RESUME}."
+            f"Cannot write record {item.name} to {path} ({error}): if the disk is full, {RESUME}."
         ) from None
 
 

@@ -12,6 +12,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few, unique_names
 from data_pipelines.files.images import decode_image, decode_label, read_image_header
 from data_pipelines.files.retry import read_bytes
+from data_pipelines.sources.drawn_labels import check_drawn
 from data_pipelines.sources.folder_pairs import Pairs, pair_folders
 from data_pipelines.sources.image_checks import check_label_size, image_warnings
 from data_pipelines.sources.image_list import read_pairs
@@ -157,9 +158,16 @@ def _duplicates_warning(
 def _folder_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
     images = root / config.images.format(split=split)
     labels = root / config.labels.format(split=split)
+    if config.annotations:
+        check_drawn(labels, config)
     for field, folder in (("images", images), ("labels", labels)):
         if not folder.is_dir():
             raise DataError(f"There is no folder {folder}. Check root, {field} and the split.")
     return pair_folders(
-        images, labels, config.image_suffix, config.label_suffix, config.limit(split)
+        images,
+        labels,
+        config.image_suffix,
+        config.label_suffix,
+        limit=config.limit(split),
+        labeled_only=bool(config.annotations),
     )

@@ -28,7 +28,13 @@ class Pairs:
 
 
 def pair_folders(
-    images: Path, labels: Path, image_suffix: str, label_suffix: str, limit: int = 0
+    images: Path,
+    labels: Path,
+    image_suffix: str,
+    label_suffix: str,
+    *,
+    limit: int = 0,
+    labeled_only: bool = False,
 ) -> Pairs:
     """Pairs images with the labels of the same path but for the suffix, whose case is ignored.
 
@@ -38,6 +44,7 @@ def pair_folders(
       image_suffix: suffix of images, such as "_leftImg8bit.png"; "": any image format.
       label_suffix: likewise.
       limit: number of images to use, the first ones; 0: all.
+      labeled_only: leaves out images without label.
 
     Raises:
       DataError: no image, images without label, or several labels of one image.
@@ -46,10 +53,15 @@ def pair_folders(
     label_files = _split_by_suffix(labels, images, label_suffix, image_suffix)
     if not image_files.stems:
         raise _no_images_error(images, image_suffix, image_files.unmatched)
-    chosen = dict(list(image_files.stems.items())[: limit or None])
     labels_by_stem: dict[str, list[str]] = {}
     for label, stem in label_files.stems.items():
         labels_by_stem.setdefault(stem, []).append(label)
+    stems = image_files.stems
+    if labeled_only:
+        stems = {image: stem for image, stem in stems.items() if stem in labels_by_stem}
+        if not stems:
+            raise DataError(f"{labels} has no label of an image in {images}. Check both.")
+    chosen = dict(list(stems.items())[: limit or None])
     without_image = sorted(
         label
         for stem in labels_by_stem.keys() - set(image_files.stems.values())

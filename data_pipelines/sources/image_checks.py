@@ -5,7 +5,7 @@ import numpy as np
 from data_pipelines.errors import DataError
 from data_pipelines.files.images import format_size
 from data_pipelines.sources.stats import Issue
-from gsto_jax.image_files import Decoded, DecodeOptions
+from gsto_jax.image_files import Decoded, DecodeOptions, ImageHeader
 
 _MIN_CONTRAST = 16
 """Minimum difference between the brightest and the darkest value of a normal image."""
@@ -39,7 +39,7 @@ def check_label_size(
     size, label_size = decoded.pixels.shape[:2], (label.shape[0], label.shape[1])
     if size == label_size:
         return None
-    remedy = _orientation_remedy(decoded, options, label_size) or (
+    remedy = _orientation_remedy(decoded.header, options, label_size) or (
         "one of them is rotated"
         if size == label_size[::-1]
         else "resize the label to the size of its image"
@@ -51,26 +51,26 @@ def check_label_size(
 
 
 def check_annotated_size(
-    name: str, decoded: Decoded, options: DecodeOptions, annotated: Size
+    name: str, header: ImageHeader, options: DecodeOptions, annotated: Size
 ) -> None:
     """Raises DataError if an image differs from the (h, w) in its annotations; 0: not given."""
-    size = decoded.pixels.shape[:2]
+    size = header.oriented_size(options)
     if 0 in annotated or size == annotated:
         return
-    remedy = _orientation_remedy(decoded, options, annotated)
+    remedy = _orientation_remedy(header, options, annotated)
     if not remedy:
         reason = "the image is rotated" if size == annotated[::-1] else "it is another image"
         remedy = f"{reason}; replace it"
     raise DataError(
-        f"{name} is {format_size(decoded.pixels)}, but its annotations are of an image of"
+        f"{name} is {size[1]}x{size[0]}, but its annotations are of an image of"
         f" {annotated[1]}x{annotated[0]}: {remedy}."
     )
 
 
-def _orientation_remedy(decoded: Decoded, options: DecodeOptions, expected: Size) -> str:
+def _orientation_remedy(header: ImageHeader, options: DecodeOptions, expected: Size) -> str:
     """Names the option that would give an image the expected size; "" if there is none."""
-    orientation = decoded.header.orientation
-    if orientation < 5 or decoded.pixels.shape[1::-1] != expected:
+    orientation = header.orientation
+    if orientation < 5 or header.oriented_size(options)[::-1] != expected:
         return ""
     other = "stored" if options.orientation == "upright" else "upright"
     return (

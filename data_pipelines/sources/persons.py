@@ -200,7 +200,7 @@ class PersonSource:
         options = self.config.decode_options
         decoded = decode_image(record["image"], f"the image of {name}", options)
         annotated = int(record.get("height", 0)), int(record.get("width", 0))
-        check_annotated_size(f"The image of {name}", decoded, options, annotated)
+        check_annotated_size(f"The image of {name}", decoded.header, options, annotated)
         return decoded
 
     def annotations(self) -> list[dict[str, Any]]:

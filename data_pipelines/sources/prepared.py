@@ -15,14 +15,13 @@ from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import escapes_folder
 from data_pipelines.files.retry import read_with_retries
 from data_pipelines.files.tiles import Tiles
+from data_pipelines.files.working_folder import INCOMPLETE_SUFFIX
 from data_pipelines.sources.image_checks import check_label_size, contrast_warnings, image_warnings
 from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.label_map import LabelMap, MappedLabel
 from data_pipelines.sources.stats import LabelStats, unreadable
 from gsto_jax.image_files import Decoded, DecodeOptions
 
-INCOMPLETE_SUFFIX = ".incomplete"
-"""Suffix of a dataset's folder until the dataset is complete."""
 MANIFEST = "manifest.json"
 """File of a dataset with its source, storage, counts and, for tiles, the decode options."""
 PREPARE_AGAIN = "Remove the folder and prepare the dataset again."
