@@ -22,8 +22,13 @@ from data_pipelines.pipeline import (
     train_batches,
 )
 from data_pipelines.sources.audit import audit_labels
+from data_pipelines.sources.color_map import format_value
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.label_checks import check_split_labels, report_labels
+from data_pipelines.sources.label_checks import (
+    check_split_labels,
+    describe_untrained_classes,
+    report_labels,
+)
 from data_pipelines.sources.persons import PersonSource
 from data_pipelines.sources.prepared import PreparedSource
 from data_pipelines.sources.source import Source
@@ -62,8 +67,10 @@ __all__ = [
     "audit_labels",
     "balanced_weights",
     "check_split_labels",
+    "describe_untrained_classes",
     "distinct_colors",
     "encode_tiles",
+    "format_value",
     "group_issues",
     "make_source",
     "report_labels",

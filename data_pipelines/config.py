@@ -267,6 +267,10 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
             for file_id, train_id in pairs
         }
 
+    def stored_split(self, split: str) -> str:
+        """Returns the split whose files a split consists of: see val_fraction."""
+        return self.train_split if self.val_fraction and split == self.eval_split else split
+
     def limit(self, split: str) -> int:
         """Returns the maximum number of images of a split; 0: all."""
         return {self.train_split: self.train_size, self.eval_split: self.eval_size}.get(split, 0)

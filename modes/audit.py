@@ -1,6 +1,7 @@
 """Checks all labels of the training and evaluation splits, and counts their classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rich.table import Table
@@ -13,6 +14,8 @@ from data_pipelines import (
     LabelStats,
     audit_labels,
     balanced_weights,
+    describe_untrained_classes,
+    format_value,
     group_issues,
     make_source,
     report_labels,
@@ -25,18 +28,23 @@ def run(args: Any) -> None:
     """Runs the mode. Raises DataError if labels are wrong."""
     data = DataConfig(**plain_values(args.config)["data"])
     splits = dict.fromkeys((data.train_split, data.eval_split))
-    problems = [line for split in splits for line in _audit_split(split, data)]
+    stats = {split: LabelStats() for split in splits}
+    problems = [line for split in splits for line in _audit_split(split, data, stats[split])]
+    if data.keypoints is None and all(split.pixels for split in stats.values()):
+        first, last = stats[data.train_split], stats[data.eval_split]
+        if untrained := describe_untrained_classes(data, first, last):
+            log(f"warning: {untrained}")
     for problem in problems:
         log(f"problem: {problem}")
     if problems:
         raise DataError("the labels are not usable: fix the problems listed above.")
 
 
-def _audit_split(split: str, data: DataConfig) -> list[str]:
-    """Logs the label counts of a split; returns its problems."""
+def _audit_split(split: str, data: DataConfig, stats: LabelStats) -> list[str]:
+    """Logs the label counts of a split, and adds them to `stats`; returns its problems."""
     source = make_source(data, split)
     with progress.track(f"auditing {split}", len(source), resumable=True) as advance:
-        stats = audit_labels(source, on_record=advance)
+        audit_labels(source, on_record=advance, stats=stats)
     lines = group_issues(stats.problems)
     warnings = [*source.warnings, *group_issues(stats.warnings)]
     notes: list[str] = []
@@ -44,6 +52,11 @@ def _audit_split(split: str, data: DataConfig) -> list[str]:
         report = report_labels(stats, data, split, split == data.train_split)
         if report.absent_classes:
             notes.append(f"note: {split}: no label contains {report.absent_classes}")
+        if stats.inexact:
+            notes.append(
+                f"note: {split}: {stats.inexact / stats.total:.2%} of the pixels have a color near"
+                " that of a class, within data.color_tolerance"
+            )
         lines += report.problems
         warnings = [*source.warnings, *report.warnings]
     title = f"{split}: {stats.records} labels, {_count_problems(stats.problems, lines)}"
@@ -51,7 +64,13 @@ def _audit_split(split: str, data: DataConfig) -> list[str]:
         units = ("joint", "labeled", "persons")
         table = audit_table(stats, data.keypoints.names, data.ignore_label, title, units)
     else:
-        table = audit_table(stats, data.classes, data.ignore_label, title)
+        table = audit_table(
+            stats,
+            data.classes,
+            data.ignore_label,
+            title,
+            format_value=partial(format_value, data),
+        )
     log(table)
     for line in (*notes, *(f"warning: {warning}" for warning in warnings)):
         log(line)
@@ -86,6 +105,7 @@ def audit_table(
     ignore_label: int,
     title: str,
     units: tuple[str, str, str] = ("class", "pixels", "images"),
+    format_value: Callable[[int], str] = "id {}".format,
 ) -> Table:
     """Returns a table of the pixels, their fraction and the images of each class.
 
@@ -95,6 +115,7 @@ def audit_table(
       ignore_label: label of ignored pixels.
       title: title of the table.
       units: column headings of the classes, the counted elements and the records.
+      format_value: formats an unknown id or color in the label files.
     """
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column(units[0], no_wrap=True)
@@ -111,8 +132,8 @@ def audit_table(
     add("ignored", stats.pixels[ignore_label], stats.images[ignore_label])
     unknown = stats.unknown_ids.most_common()
     for value, count in sorted(unknown[:_MAX_UNKNOWN_IDS]):
-        add(f"unknown id {value}", count, None)
+        add(f"unknown {format_value(value)}", count, None)
     if unlisted := unknown[_MAX_UNKNOWN_IDS:]:
-        add(f"{len(unlisted)} other unknown ids", sum(count for _, count in unlisted), None)
+        add(f"{len(unlisted)} other unknown values", sum(count for _, count in unlisted), None)
     add("all", stats.total, stats.records)
     return table

@@ -36,7 +36,7 @@ def run(args: Any) -> None:
         raise UserError(f"{task.config.name} uses synthetic images: no server accepts predictions")
     workdir, checkpoints = run_setup.open_run(args)
     split = data.test_split
-    data = replace(data, eval_split=split, eval_size=0, instance_sizes=())
+    data = replace(data, eval_split=split, eval_size=0, instance_sizes=(), val_fraction=0.0)
     mesh = make_mesh(spatial_shards=task.config.parallel.spatial_shards)
     with progress.track("reading the data"):
         eval_set, source = run_setup.make_eval_set(task, data, values, mesh)

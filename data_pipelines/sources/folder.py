@@ -10,14 +10,15 @@ import numpy as np
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few, unique_names
-from data_pipelines.files.images import decode_image, decode_label, read_image_header
+from data_pipelines.files.images import decode_image, read_image_header
 from data_pipelines.files.retry import read_bytes
+from data_pipelines.sources.color_map import make_label_map
 from data_pipelines.sources.drawn_labels import check_drawn
 from data_pipelines.sources.folder_pairs import Pairs, pair_folders
+from data_pipelines.sources.fraction import own_files_error, split_members
 from data_pipelines.sources.image_checks import check_label_size, image_warnings
 from data_pipelines.sources.image_list import read_pairs
 from data_pipelines.sources.label_inspection import inspect_label
-from data_pipelines.sources.label_map import LabelMap
 from data_pipelines.sources.stats import Issue, LabelStats, unreadable
 from gsto_jax.image_files import Decoded
 
@@ -50,17 +51,15 @@ class FolderSource:
         root = Path(config.root).expanduser()
         if not root.is_dir():
             raise DataError(f"There is no folder {root}. Set root to the folder of the dataset.")
-        if config.list_file:
-            pairs = _listed_pairs(root, config.list_file.format(split=split))
-        else:
-            pairs = _folder_pairs(root, config, split)
+        pairs = _read_pairs(root, config, split)
         self.warnings = pairs.warnings
         names = unique_names(pairs.stems, [path.suffix for path in pairs.images])
-        limit = config.limit(split) or None
-        self._names = names[:limit]
-        self._images, self._labels = pairs.images[:limit], pairs.labels[:limit]
+        members = split_members(pairs.stems, config, split)[: config.limit(split) or None]
+        self._names = [names[index] for index in members]
+        self._images = [pairs.images[index] for index in members]
+        self._labels = [pairs.labels[index] for index in members]
         self._check_files(split)
-        self._label_map = LabelMap(config)
+        self._label_map = make_label_map(config)
         self._options = config.decode_options
 
     def _check_files(self, split: str) -> None:
@@ -91,35 +90,52 @@ class FolderSource:
           image: `h w c` uint8; label: `h w` uint8 train ids; index: int.
 
         Raises:
-          DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids.
+          DataError: a file cannot be decoded, the sizes differ, or a label has unknown ids or
+            colors.
           IndexError: no such image.
         """
-        decoded, ids, _, size_issue = self._read(index)
+        decoded, values, _, size_issue = self._read(index)
         if size_issue is not None:
             raise DataError(f"{size_issue}.")
-        self._label_map.check(ids, str(self._labels[index]))
-        return {"image": decoded.pixels, "label": self._label_map.map(ids), "index": int(index)}
+        label = self._label_map.train_ids(values, str(self._labels[index]))
+        return {"image": decoded.pixels, "label": label, "index": int(index)}
 
     def inspect(self, index: int) -> LabelStats:
         """Returns the label statistics and issues of an image, even if it cannot be decoded."""
         name = self.name(index)
         try:
-            decoded, ids, data, size_issue = self._read(index)
+            decoded, values, data, size_issue = self._read(index)
         except DataError as error:
             return LabelStats.from_record(name, problems=[unreadable(name, error)])
-        stats = inspect_label(name, str(self._labels[index]), ids, self._label_map, data)
+        stats = inspect_label(name, str(self._labels[index]), values, self._label_map, data)
         if size_issue is not None:
             stats.problems.insert(0, size_issue)
         stats.warnings[:0] = image_warnings(str(self._images[index]), decoded, self._options)
         return stats
 
     def _read(self, index: int) -> tuple[Decoded, np.ndarray, bytes, Issue | None]:
-        """Returns the image, the ids of the label, the label's file, and an issue of the sizes."""
+        """Returns the image, the label as stored, the label's file, and an issue of the sizes."""
         image, label = str(self._images[index]), str(self._labels[index])
         decoded = decode_image(read_bytes(self._images[index]), image, self._options)
         data = read_bytes(self._labels[index])
-        ids = decode_label(data, label, self._options)
-        return decoded, ids, data, check_label_size(image, decoded, self._options, label, ids)
+        values = self._label_map.decode(data, label, self._options)
+        return decoded, values, data, check_label_size(image, decoded, self._options, label, values)
+
+
+def _read_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
+    """Returns the pairs of `config.stored_split(split)`.
+
+    Raises:
+      DataError: there are none, or `val_fraction` is set and the split has its own files too.
+    """
+    stored_split = config.stored_split(split)
+    pattern = config.list_file or config.images
+    own = root / pattern.format(split=split)
+    if split != stored_split and "{split}" in pattern and own.exists():
+        raise own_files_error(config, split, own)
+    if config.list_file:
+        return _listed_pairs(root, config.list_file.format(split=stored_split))
+    return _folder_pairs(root, config, stored_split)
 
 
 def _listed_pairs(root: Path, list_name: str) -> Pairs:
@@ -168,6 +184,6 @@ def _folder_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
         labels,
         config.image_suffix,
         config.label_suffix,
-        limit=config.limit(split),
+        limit=0 if config.val_fraction else config.limit(split),
         labeled_only=bool(config.annotations),
     )

@@ -1,6 +1,7 @@
 """Pairs the image files below one folder with the label files below another."""
 
 import os
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,11 @@ def _split_by_suffix(folder: Path, other: Path, suffix: str, other_suffix: str) 
     unmatched = [name for name, stem in stems.items() if stem is None]
     if same:
         unmatched = [name for name in unmatched if strip_suffix(name, other_suffix) is None]
-    return _Files({name: stem for name, stem in stems.items() if stem is not None}, unmatched)
+    # macOS decomposes accents in the names that it creates.
+    return _Files(
+        {name: unicodedata.normalize("NFC", stem) for name, stem in stems.items() if stem},
+        unmatched,
+    )
 
 
 def _no_images_error(images: Path, suffix: str, unmatched: list[str]) -> DataError:

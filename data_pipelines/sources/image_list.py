@@ -19,7 +19,8 @@ def read_pairs(data: bytes, path: Path, root: Path) -> list[tuple[str, Path, Pat
 
     A line names an image and its label, separated by a tab if it has one. Names with spaces may be
     quoted; otherwise the line is split at the space, comma or semicolon at which both sides name
-    files. Empty lines are skipped, and lines that begin with "#" unless they name files.
+    files. Empty lines are skipped, and lines that begin with "#" unless they name files. So is a
+    first line of two words, such as "image,label", that name no file.
 
     Returns:
       For each line the image's path as written (relative to the root), the image file and the label
@@ -28,16 +29,22 @@ def read_pairs(data: bytes, path: Path, root: Path) -> list[tuple[str, Path, Pat
     Raises:
       DataError: a line is no pair, is ambiguous, or leaves the root.
     """
-    pairs = []
+    pairs: list[tuple[str, Path, Path]] = []
     for number, line in enumerate(re.split(r"\r\n|\r|\n", decode_text(data, path)), start=1):
         line = line.strip()
-        if line and not _is_comment(line, root):
+        if line and not _is_comment(line, root) and (pairs or not _is_header(line, root)):
             pairs.append(_parse_line(line, f"{path}, line {number}", root))
     return pairs
 
 
 def _is_comment(line: str, root: Path) -> bool:
     return line.startswith("#") and not any(_exist(root, pair) for pair in _split_line(line))
+
+
+def _is_header(line: str, root: Path) -> bool:
+    """Returns whether a line names the columns of a table."""
+    words = [word for pair in _split_line(line) for word in pair]
+    return len(words) == 2 and all(word.isidentifier() and not _find(root, word) for word in words)
 
 
 def _parse_line(line: str, location: str, root: Path) -> tuple[str, Path, Path]:

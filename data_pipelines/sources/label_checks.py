@@ -8,6 +8,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few
 from data_pipelines.labels import IGNORE_LABEL
 from data_pipelines.sources.audit import audit_labels, raise_for_problems, sample_indices
+from data_pipelines.sources.color_map import format_color
 from data_pipelines.sources.source import Source
 from data_pipelines.sources.stats import LabelStats, group_issues
 
@@ -110,8 +111,26 @@ def report_labels(stats: LabelStats, config: DataConfig, split: str, trains: boo
         )
     if hint := _id_map_hint(config, stats):
         warnings.append(f"{split}: {hint}")
+    if conflict := _describe_palette_conflict(stats):
+        warnings.append(f"{split}: {conflict}")
     absent = _quote([name for k, name in enumerate(config.classes) if k not in present])
     return LabelReport(tuple(problems), tuple(warnings), absent)
+
+
+def describe_untrained_classes(
+    config: DataConfig, train_stats: LabelStats, eval_stats: LabelStats
+) -> str:
+    """Describes the classes that occur in the evaluation labels only; "" if there are none."""
+    trained = _present_classes(config, train_stats)
+    untrained = [k for k in _present_classes(config, eval_stats) if k not in trained]
+    if not untrained:
+        return ""
+    names, pixels = _quote([config.classes[k] for k in untrained]), eval_stats.pixels
+    fraction = sum(pixels[k] for k in untrained) / max(eval_stats.total, 1)
+    return (
+        f"{config.eval_split} contains {names} ({fraction:.2%} of its pixels), but"
+        f" {config.train_split} does not, so they cannot be learned"
+    )
 
 
 def suggest_id_map(config: DataConfig, file_ids: Collection[int]) -> str:
@@ -158,6 +177,18 @@ def _id_map_hint(config: DataConfig, stats: LabelStats) -> str:
     """Returns a hint if the ids in the files do not seem to match `id_map`; else ""."""
     suggestion = suggest_id_map(config, stats.file_ids) if stats.unknown_ids else ""
     return suggestion or describe_shifted_ids(config, stats.file_ids)
+
+
+def _describe_palette_conflict(stats: LabelStats) -> str:
+    """Describes an id that has different colors in palette files; "" if there is none."""
+    for file_id, colors in sorted(stats.palettes.items()):
+        if len(colors) > 1:
+            listed = " and ".join(format_color(color) for color in sorted(colors)[:2])
+            return (
+                f"the palettes of the label files differ: id {file_id} has the colors {listed}. If"
+                " the colors stand for classes, set data.label_encoding=colors and data.palette"
+            )
+    return ""
 
 
 def _present_classes(config: DataConfig, stats: LabelStats) -> list[int]:

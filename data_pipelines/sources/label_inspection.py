@@ -1,55 +1,51 @@
-"""Counts the ids of a label, and detects image formats that alter ids."""
+"""Counts the classes of a label, and detects image formats that alter labels."""
 
-import cv2
+from collections.abc import Collection
+
 import numpy as np
 
-from data_pipelines.sources.label_map import UNKNOWN, LabelMap
-from data_pipelines.sources.stats import Issue, LabelStats, count_pixels
-
-_MIN_EQUAL_NEIGHBORS = 3
-"""A pixel with fewer equal pixels among its 8 neighbors counts as altered: rare in label maps, and
-common where JPEG altered one. The estimate is accurate to about 2 percentage points, except for ids
-that differ by 1 or 2."""
+from data_pipelines.sources.color_map import ColorMap
+from data_pipelines.sources.label_map import LabelMap
+from data_pipelines.sources.stats import Issue, LabelStats
+from gsto_jax.image_files import ImageError, open_image
 
 
 def inspect_label(
-    name: str, subject: str, ids: np.ndarray, label_map: LabelMap, data: bytes = b""
+    name: str, subject: str, values: np.ndarray, label_map: LabelMap | ColorMap, data: bytes = b""
 ) -> LabelStats:
     """Computes the statistics of a label.
 
     Args:
       name: name of the record.
       subject: name of the label in issues.
-      ids: `h w`, unsigned integers as stored.
+      values: `h w` as `label_map.decode` returns them.
       label_map: their train ids.
       data: content of the file, to detect a lossy format.
     """
-    file_ids = count_pixels(ids)
-    pixels: dict[int, int] = {}
-    unknown: dict[int, int] = {}
-    for value, count in file_ids.items():
-        train_id = int(label_map.table[value])
-        if train_id == UNKNOWN:
-            unknown[value] = count
-        else:
-            pixels[train_id] = pixels.get(train_id, 0) + count
+    counts = label_map.count(values)
     problems: list[Issue] = []
     warnings: list[Issue] = []
     if kind := lossy_format_name(data):
-        fraction = estimate_altered_fraction(ids, label_map)
+        noun = label_map.value_noun
+        fraction = label_map.altered_fraction(values)
         detail = f"{fraction:.1%} of its pixels look altered"
-        if unknown:
-            detail += f", and {len(unknown)} ids have no class"
-        fault, remedy = f"a label stored as {kind}, which alters ids", "save label maps as PNG"
-        issue = Issue(subject, fault, detail, f"{remedy}, from the originals", fraction)
-        (problems if unknown else warnings).append(issue)
-    elif unknown:
-        problems.append(label_map.unknown_issue(subject, unknown, ids.size))
+        if counts.unknown:
+            detail += f", and {len(counts.unknown)} {noun} have no class"
+        fault = f"a label stored as {kind}, which alters {noun}"
+        remedy = "save label maps as PNG, from the originals"
+        if counts.unknown and noun == "colors":
+            remedy += ", or set data.color_tolerance"
+        issue = Issue(subject, fault, detail, remedy, fraction)
+        (problems if counts.unknown else warnings).append(issue)
+    elif counts.unknown:
+        problems.append(label_map.unknown_issue(subject, counts.unknown, values.size))
     return LabelStats.from_record(
         name,
-        dict(sorted(pixels.items())),
-        unknown_ids=unknown,
-        file_ids=file_ids,
+        counts.pixels,
+        unknown_ids=counts.unknown,
+        file_ids=counts.file_ids,
+        inexact=counts.inexact,
+        palette=_palette(data, counts.file_ids),
         problems=problems,
         warnings=warnings,
     )
@@ -62,18 +58,12 @@ def lossy_format_name(data: bytes) -> str:
     return "lossy WebP" if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8 " else ""
 
 
-def estimate_altered_fraction(ids: np.ndarray, label_map: LabelMap) -> float:
-    """Estimates the fraction of a label's pixels that lossy compression altered.
-
-    Pixels count as altered if their id is unknown or few neighbors have the same id.
-    """
-    if not ids.size:
-        return 0.0
-    height, width = ids.shape
-    bordered = cv2.copyMakeBorder(ids.astype(np.int32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=[-1])
-    equal = np.zeros(ids.shape, np.uint8)
-    for y in range(3):
-        for x in range(3):
-            equal += bordered[y : y + height, x : x + width] == ids
-    isolated = equal - 1 < _MIN_EQUAL_NEIGHBORS  # less the pixel itself
-    return float((isolated | (label_map.table[ids] == UNKNOWN)).mean())
+def _palette(data: bytes, ids: Collection[int]) -> dict[int, int]:
+    """Returns the color 0xRRGGBB of each id in the palette of a file; empty without a palette."""
+    try:
+        with open_image(data) as image:
+            flat = image.getpalette("RGB") if image.mode == "P" else None
+    except ImageError:  # tiles
+        return {}
+    colors = [int.from_bytes(flat[n : n + 3]) for n in range(0, len(flat), 3)] if flat else []
+    return {file_id: colors[file_id] for file_id in ids if file_id < len(colors)}

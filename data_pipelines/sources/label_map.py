@@ -1,5 +1,7 @@
 """Maps the ids in label files to train ids."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -7,10 +9,33 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
+from data_pipelines.files.images import decode_label
 from data_pipelines.sources.stats import Issue, count_pixels
+from gsto_jax.image_files import DecodeOptions
 
 UNKNOWN = -1
 _MAX_LISTED = 8
+_MIN_EQUAL_NEIGHBORS = 3
+"""A pixel with fewer equal pixels among its 8 neighbors counts as altered: rare in label maps, and
+common where JPEG altered one. The estimate is accurate to about 2 percentage points, except for ids
+that differ by 1 or 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """Numbers of pixels of a label.
+
+    Attributes:
+      pixels: by train id.
+      unknown: by id or color without a train id.
+      file_ids: by id in the file; empty if labels are colors.
+      inexact: pixels of colors within `color_tolerance` of a class.
+    """
+
+    pixels: dict[int, int]
+    unknown: dict[int, int]
+    file_ids: dict[int, int]
+    inexact: int = 0
 
 
 class LabelMap:
@@ -23,6 +48,8 @@ class LabelMap:
       table: int16, the train id of every 16-bit id; `UNKNOWN` for ids without a train id.
     """
 
+    value_noun = "ids"
+
     def __init__(self, config: DataConfig) -> None:
         self.table = np.full(2**16, UNKNOWN, np.int16)
         for file_id, train_id in config.train_ids.items():
@@ -32,6 +59,15 @@ class LabelMap:
             f"add them to id_map (train ids 0..{len(config.classes) - 1},"
             f" or {config.ignore_label} to ignore them)"
         )
+
+    def decode(self, data: bytes, name: str, options: DecodeOptions) -> np.ndarray:
+        """Decodes a label file: ids `h w` uint8 or uint16. Raises DataError."""
+        return decode_label(data, name, options)
+
+    def train_ids(self, ids: np.ndarray, name: str) -> np.ndarray:
+        """Returns the train ids of a label, uint8. Raises DataError for unknown ids."""
+        self.check(ids, name)
+        return self.map(ids)
 
     def check(self, ids: np.ndarray, name: str) -> None:
         """Raises DataError if a label contains an id without a train id."""
@@ -50,6 +86,37 @@ class LabelMap:
             return cv2.LUT(np.ascontiguousarray(ids), self.table[:256].astype(np.uint8))
         return self.table[ids].astype(np.uint8)
 
+    def count(self, ids: np.ndarray) -> LabelCounts:
+        """Counts the train ids and the unknown ids of a label."""
+        file_ids = count_pixels(ids)
+        pixels: dict[int, int] = {}
+        unknown: dict[int, int] = {}
+        for value, count in file_ids.items():
+            train_id = int(self.table[value])
+            if train_id == UNKNOWN:
+                unknown[value] = count
+            else:
+                pixels[train_id] = pixels.get(train_id, 0) + count
+        return LabelCounts(pixels=dict(sorted(pixels.items())), unknown=unknown, file_ids=file_ids)
+
+    def altered_fraction(self, ids: np.ndarray) -> float:
+        """Estimates the fraction of a label's pixels that lossy compression altered.
+
+        Pixels count as altered if their id is unknown or few neighbors have the same id.
+        """
+        if not ids.size:
+            return 0.0
+        height, width = ids.shape
+        bordered = cv2.copyMakeBorder(
+            ids.astype(np.int32), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=[-1]
+        )
+        equal = np.zeros(ids.shape, np.uint8)
+        for y in range(3):
+            for x in range(3):
+                equal += bordered[y : y + height, x : x + width] == ids
+        isolated = equal - 1 < _MIN_EQUAL_NEIGHBORS  # less the pixel itself
+        return float((isolated | (self.table[ids] == UNKNOWN)).mean())
+
     def unknown_issue(self, subject: str, unknown: dict[int, int], size: int) -> Issue:
         """Returns the issue of a label with unknown ids.
 
@@ -58,13 +125,18 @@ class LabelMap:
           unknown: number of pixels of each unknown id.
           size: number of pixels of the label.
         """
-        detail = ", ".join(
-            f"{value} ({count} px)" for value, count in list(unknown.items())[:_MAX_LISTED]
-        )
-        if len(unknown) > _MAX_LISTED:
-            detail += f" and {len(unknown) - _MAX_LISTED} more values"
+        detail = list_values(unknown, lambda value, count: f"{value} ({count} px)")
         fraction = sum(unknown.values()) / max(size, 1)
         return Issue(subject, "unknown label ids", detail, self._remedy, fraction)
+
+
+def list_values(counts: dict[int, int], describe: Callable[[int, int], str]) -> str:
+    """Describes the first few values and their numbers of pixels, and how many others there are."""
+    listed = ", ".join(
+        describe(value, count) for value, count in list(counts.items())[:_MAX_LISTED]
+    )
+    more = len(counts) - _MAX_LISTED
+    return f"{listed} and {more} more values" if more > 0 else listed
 
 
 class MappedLabel:

@@ -16,6 +16,7 @@ from data_pipelines.files.limits import escapes_folder
 from data_pipelines.files.retry import read_with_retries
 from data_pipelines.files.tiles import Tiles
 from data_pipelines.files.working_folder import INCOMPLETE_SUFFIX
+from data_pipelines.sources.fraction import own_files_error, split_members
 from data_pipelines.sources.image_checks import check_label_size, contrast_warnings, image_warnings
 from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.label_map import LabelMap, MappedLabel
@@ -43,12 +44,14 @@ class PreparedRecords:
       names: names of the records; empty if the dataset does not list them.
       records: random access to the records, dictionaries of stored bytes and integers.
       features: stored name of each feature, keyed by its name in this project.
+      splits: names of all stored splits of the dataset.
     """
 
     folder: Path
     names: tuple[str, ...]
     records: Any
     features: dict[str, str]
+    splits: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -128,7 +131,7 @@ def open_prepared(root: str, name: str, split: str, features: Sequence[str]) -> 
             f"{folder} lists {len(names)} names for the {len(records)} records of {split}."
             f" {PREPARE_AGAIN}"
         )
-    return PreparedRecords(folder, names, records, stored_names)
+    return PreparedRecords(folder, names, records, stored_names, tuple(builder.info.splits))
 
 
 def _find_folder(base: Path) -> Path:
@@ -249,23 +252,28 @@ class PreparedSource:
 
     def __init__(self, config: DataConfig, split: str, instances: bool = False) -> None:
         features = ("image", "label", *(["instance"] if instances else []))
-        self._records = open_prepared(config.root, config.name, split, features)
+        stored_split = config.stored_split(split)
+        self._records = open_prepared(config.root, config.name, stored_split, features)
+        if split != stored_split and split in self._records.splits:
+            raise own_files_error(config, split, f"Split {split!r} of {self._records.folder}")
         self.has_instances = "instance" in self._records.features
         self._options = config.decode_options
         check_tiles(self._records.folder, self._options)
         self._label_map = LabelMap(config)
-        self._size = min(config.limit(split) or len(self._records), len(self._records))
+        names = [self._records.name(index) for index in range(len(self._records))]
+        self._indices = split_members(names, config, split)[: config.limit(split) or None]
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._indices)
 
     def name(self, index: int) -> str:
         """Returns the name under which results of an image are saved."""
-        return self._records.name(index)
+        return self._records.name(self._indices[index])
 
     def size(self, index: int) -> tuple[int, int]:
         """Returns (h, w) of an image without decoding it. Raises DataError."""
-        image, name = self._records[index]["image"], self._records.describe(index)
+        position = self._indices[index]
+        image, name = self._records[position]["image"], self._records.describe(position)
         if Tiles.are_in(image):
             height, width = Tiles(image, f"The image of {name}").shape[:2]
             return height, width
@@ -283,17 +291,18 @@ class PreparedSource:
             unknown ids. Damaged tiles and their unknown ids are detected only on decoding.
           IndexError: no such record.
         """
-        if not 0 <= index < self._size:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        record = self._records[index]
-        image, ids = self._decode(record, index)
+        position = self._indices[index]
+        record = self._records[position]
+        image, ids = self._decode(record, position)
         example = {
             "image": image.pixels if isinstance(image, Decoded) else image,
             "label": MappedLabel(ids, self._label_map, self.name(index)),
             "index": int(index),
         }
         if self.has_instances:
-            name = f"the instance ids of {self._records.describe(index)}"
+            name = f"the instance ids of {self._records.describe(position)}"
             example["instance"] = decode_label(record["instance"], name, self._options)
         return example
 
@@ -301,8 +310,9 @@ class PreparedSource:
         """Returns the label statistics and issues of a record, even if it cannot be decoded."""
         name = self.name(index)
         try:
-            record = self._records[index]
-            image, label = self._decode(record, index)
+            position = self._indices[index]
+            record = self._records[position]
+            image, label = self._decode(record, position)
             if isinstance(image, Decoded):
                 warnings = image_warnings(name, image, self._options)
             else:
@@ -314,9 +324,9 @@ class PreparedSource:
         stats.warnings[:0] = warnings
         return stats
 
-    def _decode(self, record: dict[str, Any], index: int) -> tuple[Decoded | Tiles, Any]:
-        """Returns image and label of a record: decoded, or as tiles."""
-        name = self._records.describe(index)
+    def _decode(self, record: dict[str, Any], position: int) -> tuple[Decoded | Tiles, Any]:
+        """Returns image and label of a stored record: decoded, or as tiles."""
+        name = self._records.describe(position)
         if Tiles.are_in(record["image"]):
             image = Tiles(record["image"], f"The image of {name}")
             label = Tiles(record["label"], f"The label of {name}")

@@ -67,8 +67,10 @@ class LabelStats:
       records: number of records inspected.
       pixels: number of pixels per train id, the ignore label included.
       images: number of labels that contain each train id.
-      unknown_ids: number of pixels per id in the files that has no train id.
-      file_ids: number of pixels per id in the files.
+      unknown_ids: number of pixels per id, or color 0xRRGGBB, in the files that has no train id.
+      file_ids: number of pixels per id in the files; empty if labels are colors.
+      inexact: number of pixels whose color is near that of a class, within `color_tolerance`.
+      palettes: colors 0xRRGGBB that palette files give to each id.
       train_ids: name and train ids of each record that could be read.
       problems: why records cannot be used.
       warnings: suspicious properties of usable records.
@@ -79,6 +81,8 @@ class LabelStats:
     images: Counter[int] = field(default_factory=Counter)
     unknown_ids: Counter[int] = field(default_factory=Counter)
     file_ids: Counter[int] = field(default_factory=Counter)
+    inexact: int = 0
+    palettes: dict[int, set[int]] = field(default_factory=dict)
     train_ids: list[tuple[str, frozenset[int]]] = field(default_factory=list)
     problems: list[Issue] = field(default_factory=list)
     warnings: list[Issue] = field(default_factory=list)
@@ -91,6 +95,8 @@ class LabelStats:
         *,
         unknown_ids: Mapping[int, int] | None = None,
         file_ids: Mapping[int, int] | None = None,
+        inexact: int = 0,
+        palette: Mapping[int, int] | None = None,
         problems: Iterable[Issue] = (),
         warnings: Iterable[Issue] = (),
     ) -> "LabelStats":
@@ -102,6 +108,8 @@ class LabelStats:
             images=Counter(pixels.keys()),
             unknown_ids=Counter(unknown_ids or {}),
             file_ids=Counter(file_ids or {}),
+            inexact=inexact,
+            palettes={file_id: {color} for file_id, color in (palette or {}).items()},
             train_ids=[(name, frozenset(pixels))] if pixels else [],
             problems=list(problems),
             warnings=list(warnings),
@@ -119,6 +127,9 @@ class LabelStats:
         self.images.update(other.images)
         self.unknown_ids.update(other.unknown_ids)
         self.file_ids.update(other.file_ids)
+        self.inexact += other.inexact
+        for file_id, colors in other.palettes.items():
+            self.palettes.setdefault(file_id, set()).update(colors)
         self.train_ids.extend(other.train_ids)
         self.problems.extend(other.problems)
         self.warnings.extend(other.warnings)

@@ -74,7 +74,7 @@ def test_the_audit_names_each_kind_once(arguments, capsys):
     assert "30 records " in line and "(33.3% " in line
     assert "train/0.png (40 (512 px)), " in line
     assert re.search(r"train: 30 labels, 30 problems\n", out)
-    assert re.search(r"22 other unknown ids +│ +11264 │", out)
+    assert re.search(r"22 other unknown values +│ +11264 │", out)
     assert "1 label has no image" in out
 
 
@@ -114,3 +114,26 @@ def test_settings_hold_the_default_palette(arguments):
     assert plain_values(config)["data"]["palette"] == [[0, 0, 0], [128, 0, 0]]
     config.data.palette = ((1, 2, 3), (4, 5, 6))
     assert plain_values(config)["data"]["palette"] == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_class_that_only_val_contains_is_named(arguments, tmp_path, capsys):
+    args = arguments(halves(0, 1), classes=("background", "road", "car"))
+    write(tmp_path / "data/ids/val/0.png", halves(2)(0))
+    audit.run(args)
+    assert re.search("warning: val .*'car' .*but train ", capsys.readouterr().out)
+
+
+def test_the_audit_of_colors(arguments, capsys):
+    colors = np.array([[0, 0, 0], [60, 50, 40], [10, 10, 10]], np.uint8)  # BGR
+    options = {"label_encoding": "colors", "palette": ((0, 0, 0), (40, 50, 60))}
+    args = arguments(lambda n: colors[halves(0, 1, 2)(n)], **options)
+    with pytest.raises(DataError):
+        audit.run(args)
+    out = capsys.readouterr().out
+    assert re.search(r"unknown color \(10, 10, 10\) +│ +2560 │", out)
+    assert re.search(r"problem: 5 records .*\(10, 10, 10\) \(512 px, nearest 'background'", out)
+    args.config.data.color_tolerance = 20.0
+    audit.run(args)
+    out = capsys.readouterr().out
+    assert re.search(r"note: val: 33\.33% ", out)
+    assert re.search(r"background +│ +5120 │ +66\.67%", out)

@@ -155,12 +155,6 @@ def test_truncated_jpeg(tree, make_folder_config):
         FolderSource(make_folder_config(tree), "val")[0]
 
 
-def test_colored_label(tree, make_folder_config, make_image):
-    make_image(tree / "labels/val/x/one_ids.png", np.zeros((4, 6, 3), np.uint8))
-    with pytest.raises(DataError, match=r"one_ids\.png .*3 channels of uint8"):
-        FolderSource(make_folder_config(tree), "val")[0]
-
-
 def test_real_camvid():
     config = DataConfig(
         source="folder",

@@ -164,3 +164,11 @@ def test_file_name_that_is_not_utf8(tmp_path, opened):
     with pytest.raises(DataError, match=r"1 of the 1 .*caf"):
         opened()
     assert to_unicode("日本") == "日本"
+
+
+def test_accents_pair_however_they_are_encoded(tmp_path, opened):
+    composed, decomposed = "caf\u00e9 1", "cafe\u0301 1"
+    add(tmp_path, f"{composed}.JPG", f"{decomposed}.PNG")
+    source = opened()
+    assert names(source) == [composed]
+    np.testing.assert_array_equal(source[0]["label"], LABEL)

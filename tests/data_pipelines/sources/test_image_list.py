@@ -67,6 +67,18 @@ def test_list_name_that_starts_with_a_hash(tmp_path, opened):
     assert names(opened(list_file="{split}.txt")) == ["#1 a"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", " "])
+def test_column_names_are_skipped(tmp_path, opened, separator):
+    add(tmp_path, "a 1.jpg", "a 1.png")
+    lines = ["# made by a script", f"image{separator}label"]
+    lines += [f"img/val/a 1.jpg{separator}ids/val/a 1.png"] * 2
+    (tmp_path / "val.txt").write_text("\n".join(lines))
+    assert len(opened(list_file="{split}.txt")) == 2
+    (tmp_path / "val.txt").write_text("\n".join([*lines, f"image{separator}label"]))
+    with pytest.raises(DataError, match="2 of the 6 files"):
+        opened(list_file="{split}.txt")
+
+
 def test_ambiguous_list_line(tmp_path, opened):
     for name in ("a", "a b", "b c", "c"):
         write(tmp_path / name, LABEL) if "." in name else (tmp_path / name).touch()

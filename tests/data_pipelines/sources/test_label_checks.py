@@ -20,13 +20,10 @@ from data_pipelines import (
     group_issues,
     report_labels,
 )
-from data_pipelines.files.images import decode_label
 from data_pipelines.sources.label_checks import describe_shifted_ids, suggest_id_map
-from data_pipelines.sources.label_inspection import estimate_altered_fraction, lossy_format_name
+from data_pipelines.sources.label_inspection import lossy_format_name
 from data_pipelines.sources.label_map import LabelMap
-from gsto_jax.image_files import DecodeOptions
 from tests.data_pipelines.prepared_sets import real
-from tests.image_bytes import tiff
 
 
 @pytest.fixture
@@ -211,19 +208,13 @@ def test_altered_fraction_of_jpeg_labels(make_folder_config, tmp_path, quality, 
     label_map = LabelMap(
         make_folder_config(tmp_path, id_map=tuple((k * factor, k) for k in range(3)))
     )
-    truth, estimate = (altered != label).mean(), estimate_altered_fraction(altered, label_map)
+    truth, estimate = (altered != label).mean(), label_map.altered_fraction(altered)
     assert truth > 0.01
     assert 0.005 < estimate < truth + 0.02
     if factor > 1:  # neighboring ids change without a trace
         assert estimate == pytest.approx(truth, abs=0.02)
-    assert estimate_altered_fraction(label, label_map) < 0.002
+    assert label_map.altered_fraction(label) < 0.002
     assert lossy_format_name(data) == "JPEG"
-
-
-@pytest.mark.parametrize("dtype", ["<f4", "<i4"])
-def test_label_of_wrong_dtype(dtype):
-    with pytest.raises(DataError, match=r"a\.tif .*(float|int)32"):
-        decode_label(tiff(np.eye(4).astype(dtype)), "a.tif", DecodeOptions())
 
 
 def test_lossy_format_name():
