@@ -116,7 +116,9 @@ def set_batch(config: ConfigDict, batch_size: int) -> None:
         config.train.steps = max(1, round(config.train.steps / ratio))
     config.train.batch_size = batch_size
     config.optim.learning_rate *= ratio
-    config.optim.warmup_fraction = 0.05 if ratio > 1 else 0.0
+    # The one-cycle schedule warms up by itself.
+    warms_up = ratio > 1 and config.optim.schedule != "onecycle"
+    config.optim.warmup_fraction = 0.05 if warms_up else 0.0
     config.optim.warmup_start = min(1 / ratio, 1.0)
 
 
@@ -149,4 +151,4 @@ def set_runlocal(config: ConfigDict) -> None:
     config.data.train_size = 8
     config.data.eval_size = 4
     config.run.log_every = 1
-    config.run.tensorboard = False
+    config.run.trackers = ()

@@ -236,9 +236,9 @@ def read_rows(text: str | None, file: str, classes: Sequence[str] = ()) -> list[
     overrides = command_line.overrides()
     if any(re.match(r"--?config\.seed\b", arg) for arg in overrides):
         raise UserError("--config.seed is not for --mode=sweep: use --seeds")
-    if not any(re.match(r"--?(no)?config\.run\.tensorboard\b", arg) for arg in overrides):
+    if not any(re.match(r"--?config\.run\.trackers\b", arg) for arg in overrides):
         # Loading TensorFlow would take seconds in each run.
-        overrides = ["--config.run.tensorboard=False", *overrides]
+        overrides = ["--config.run.trackers=()", *overrides]
     names = [_row_name(item) for item in items]
     for name in names:
         if names.count(name) > 1:
@@ -281,6 +281,8 @@ def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence
         reason = f"did you mean {similar}?" if similar else error
         raise UserError(f"--rows: {text}: {reason}") from None
     task, data, values = parse_config(config)
+    expected = "0 with --mode=sweep, which compares runs of equal length"
+    task.config.run.require(task.config.run.patience == 0, "patience", expected)
     return SweepRow(
         name=_row_name(text),
         arguments=(f"--config={config_file}", *overrides, *row_overrides),

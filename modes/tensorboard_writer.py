@@ -3,22 +3,10 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gsto_jax.errors import TrainingError, UserError
-
-
-def check_tensorboard() -> None:
-    """Raises UserError unless the packages that TensorBoard's files need are installed."""
-    # Importing them would take seconds.
-    missing = [name for name in ("clu", "tensorboard", "tensorflow") if not find_spec(name)]
-    if missing:
-        raise UserError(
-            f"config.run.tensorboard needs missing packages ({', '.join(missing)}): run pip "
-            "install '.[train]' in the clone, or pass --config.run.tensorboard=False"
-        )
+from gsto_jax.errors import TrainingError
 
 
 class TensorBoardWriter:
@@ -27,6 +15,8 @@ class TensorBoardWriter:
     Args:
       folder: folder of the event files.
     """
+
+    address = ""
 
     def __init__(self, folder: Path) -> None:
         # Otherwise TensorFlow, which computes nothing here, logs the CPU features it would use.
@@ -53,6 +43,11 @@ class TensorBoardWriter:
         with self._convert_errors():
             self._writer.flush()
 
+    def close(self, failed: bool) -> None:
+        """Closes the files."""
+        with self._convert_errors():
+            self._writer.close()
+
     @contextmanager
     def _convert_errors(self) -> Iterator[None]:
         """Converts TensorFlow's errors, such as of a full disk, to a TrainingError."""
@@ -64,5 +59,6 @@ class TensorBoardWriter:
             reason = str(error).splitlines()[0].rpartition("; ")[2][:200]
             raise TrainingError(
                 f"cannot write TensorBoard files to {self._folder} ({reason}): free disk space, or "
-                "pass --config.run.tensorboard=False, and run the same command again to resume"
+                "leave tensorboard out of config.run.trackers, and run the same command again to "
+                "resume"
             ) from None

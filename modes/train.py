@@ -26,8 +26,8 @@ from gsto_jax.training.throughput import Workload
 from gsto_jax.types import Size
 from modes import run_setup
 from modes.interrupt import Interrupt, kill_children
-from modes.tensorboard_writer import TensorBoardWriter, check_tensorboard
 from modes.terminal_output import Log
+from modes.trackers import check_trackers, open_trackers
 
 IMAGENET_DATASETS = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
 """Prepared datasets whose published scores start from ImageNet weights."""
@@ -48,8 +48,7 @@ def run(args: Any) -> None:
     _audit_sample(source, data, is_training=True, log=log)
     _audit_sample(eval_source, data, is_training=False, log=log)
     planned = planned_seconds(Path(args.plan_json), values, mesh) if args.plan_json else None
-    if config.run.tensorboard:
-        check_tensorboard()
+    check_trackers(config.run.trackers)
     use_compilation_cache(config.run.compilation_cache)
     batches = train_batches(
         data,
@@ -88,20 +87,11 @@ def run(args: Any) -> None:
         _log_start(task, data, examples, mesh, log)
         run_setup.log_compilation(eval_set, log)
         log(f"workdir     {workdir.path}")
-        experiment = _with_metrics(experiment, data, planned)
-        _train_and_evaluate(experiment, state, batches, stop)
-
-
-def _with_metrics(experiment: Experiment, data: DataConfig, planned: float | None) -> Experiment:
-    """Adds the workload of a step, and the TensorBoard writer in the main process."""
-    task, mesh = experiment.task, experiment.mesh
-    workload = Workload.from_task(task, mesh, data.crop, planned)
-    experiment = replace(experiment, workload=workload)
-    if not task.config.run.tensorboard or jax.process_index() > 0:
-        return experiment
-    with progress.track("loading TensorBoard", resumable=True):
-        writer = TensorBoardWriter(experiment.workdir.path / "tensorboard")
-    return replace(experiment, metric_writer=writer)
+        workload = Workload.from_task(task, mesh, data.crop, planned)
+        trackers = config.run.trackers if processes.is_primary() else ()
+        with open_trackers(trackers, workdir, values, log) as writer:
+            experiment = replace(experiment, workload=workload, metric_writer=writer)
+            _train_and_evaluate(experiment, state, batches, stop)
 
 
 def _log_start(task: Task, data: DataConfig, examples: str, mesh: Mesh, log: Log) -> None:
@@ -122,7 +112,9 @@ def _train_and_evaluate(experiment: Experiment, state: Any, batches: Any, stop: 
     if stop():
         log(f"stopped by {stop.received}: run the same command again to resume from step {step}")
     elif step < steps:
-        log(f"stopped at step {step}, as run.stop_at says")
+        log(
+            f"stopped at step {step}, {experiment.early_stop_reason(step) or 'as run.stop_at says'}"
+        )
     if (newest := experiment.workdir.checkpoints / str(step)).is_dir():
         log(f"checkpoint  {newest}")
 

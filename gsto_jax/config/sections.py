@@ -15,6 +15,7 @@ LOSS_TERMS = {
 """Terms of a segmentation loss, and their descriptions."""
 _TERMS = f"pairs (term, weight above 0) with a term of {', '.join(LOSS_TERMS)}"
 _PAD_MULTIPLES = range(4, 4097, 4)  # the output stride of a network is at least 4
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 _PAD_TO = "a multiple of 4 up to 4096, such as 32, or 'published'"
 
 
@@ -86,12 +87,54 @@ class LossConfig(Section, prefix="loss", role=OPTIMIZER):
 class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
     """Optimizer and learning-rate schedule. See `gsto_jax.training.optimizers`."""
 
-    kind: str = option("sgd", "Optimizer, as PyTorch defines it", choices=("sgd", "adam"))
-    schedule: str = option("poly", "Learning-rate schedule", choices=("poly", "steps"))
-    learning_rate: float = option(0.01, "Base learning rate", gt=0)
-    momentum: float = option(0.9, "Momentum of SGD", ge=0, lt=1)
+    kind: str = option(
+        "sgd",
+        "Optimizer",
+        choices={
+            "sgd": "SGD with momentum, as in PyTorch",
+            "adam": "Adam, as in PyTorch",
+            "adamw": "as in optax",
+            "nadamw": "AdamW with Nesterov momentum, as in optax",
+            "lamb": "as in optax",
+            "lars": "as in optax",
+            "lion": "as in optax",
+        },
+    )
+    schedule: str = option(
+        "poly",
+        "Learning-rate schedule",
+        choices={
+            "poly": "(1 - step / steps) ** poly_power",
+            "steps": "drops at the milestones",
+            "cosine": "half a cosine period, from 1 to 0",
+            "onecycle": "rises from 1/25 to 1, then falls to 1/250000, by half cosine periods",
+            "constant": "1",
+        },
+    )
+    learning_rate: float = option(0.01, "Base learning rate, which the schedule multiplies", gt=0)
+    momentum: float = option(0.9, "Momentum of sgd and lars", ge=0, lt=1)
+    betas: tuple[float, ...] = option(
+        (),
+        "Decay of both moments in adam, adamw, nadamw, lamb and lion; empty: (0.9, 0.999), or "
+        "(0.9, 0.99) for lion",
+        ge=0,
+        lt=1,
+    )
     weight_decay: float = option(
-        5e-4, "Weight decay of all parameters, including BN and biases", ge=0
+        5e-4,
+        "Weight decay: added to the gradient by sgd, adam and lars, to the update by the others "
+        "(decoupled, times the learning rate)",
+        ge=0,
+    )
+    decay_bn_and_bias: bool = option(
+        True,
+        "Apply weight decay to BN and biases too, as published; False: neither weight decay nor "
+        "the trust ratio of lars",
+    )
+    clip_norm: float = option(
+        0.0,
+        "Largest norm of the gradient of all trained parameters, to which it is scaled; 0: any",
+        ge=0,
     )
     milestones: tuple[float, ...] = option(
         (),
@@ -103,14 +146,19 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
     decay_rate: float = option(
         0.1, "Schedule steps: factor of the learning rate at each milestone", gt=0, le=1
     )
-    poly_power: float = option(
-        0.9, "Schedule poly: exponent in learning_rate * (1 - step / steps) ** poly_power", gt=0
-    )
+    poly_power: float = option(0.9, "Schedule poly: exponent of the decay", gt=0)
     lr_lag: bool = option(
-        False, "Run step n at the learning rate of step n - 1, as the published code does"
+        False,
+        "Schedule poly: run step n at the learning rate of step n - 1, as the published code does",
+    )
+    onecycle_rise: float = option(
+        0.3, "Schedule onecycle: fraction of the steps in which the rate rises", gt=0, lt=1
     )
     warmup_fraction: float = option(
-        0.0, "Fraction of the steps with linear learning-rate warmup", ge=0, le=1
+        0.0,
+        "Fraction of the steps with linear learning-rate warmup, for every schedule but onecycle",
+        ge=0,
+        le=1,
     )
     warmup_start: float = option(
         0.1, "Fraction of the learning rate at which warmup starts", ge=0, le=1
@@ -127,11 +175,15 @@ class OptimConfig(Section, prefix="optim", role=OPTIMIZER):
     )
 
     def check(self) -> None:
-        """Raises UserError if the milestones do not ascend, or a pattern is empty."""
+        """Raises UserError for unordered milestones, an empty pattern, one beta, or two warmups."""
         patterns = all(pattern for pattern, _ in self.rates)
         self.require(patterns, "rates", "pairs (pattern, factor above 0)")
         ascending = list(self.milestones) == sorted(self.milestones)
         self.require(ascending, "milestones", "ascending fractions of the run")
+        self.require(len(self.betas) in (0, 2), "betas", "two numbers, or empty")
+        without_warmup = self.schedule != "onecycle" or self.warmup_fraction == 0
+        expected = 'zero with config.optim.schedule="onecycle", which rises by itself'
+        self.require(without_warmup, "warmup_fraction", expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +348,12 @@ class RunConfig(Section, prefix="run", role=RUNTIME):
         3, "Number of latest checkpoints to keep, besides the best one", ge=1
     )
     eval_every: int = option(0, "Steps between evaluations; 0: only at the end", ge=0)
+    patience: int = option(
+        0,
+        "Number of evaluations in a row without a new best score after which training stops "
+        "early; 0: never",
+        ge=0,
+    )
     stop_at: int = option(
         0, "Step after which to stop early; the same command then resumes; 0: never", ge=0
     )
@@ -304,9 +362,19 @@ class RunConfig(Section, prefix="run", role=RUNTIME):
     stall_seconds: float = option(
         60.0, "Seconds after which a stalled step is logged with its cause; 0: never", ge=0
     )
-    tensorboard: bool = option(
-        True, "Write metrics and images for TensorBoard (imports TensorFlow)"
+    trackers: tuple[str, ...] = option(
+        ("tensorboard",),
+        "Trackers to which metrics and images are written, besides training.jsonl and "
+        "evaluations.jsonl (docs/observability.md)",
+        choices=TRACKERS,
     )
     compilation_cache: str = option(
         "~/.cache/gsto_jax/xla", "Folder of the compilation cache; empty: none"
     )
+
+    def check(self) -> None:
+        """Raises UserError for patience without evaluations, or a tracker that is named twice."""
+        expected = f"above 0 with config.run.patience={self.patience}, which counts evaluations"
+        self.require(self.eval_every or not self.patience, "eval_every", expected)
+        expected = "different trackers"
+        self.require(len(set(self.trackers)) == len(self.trackers), "trackers", expected)

@@ -26,8 +26,8 @@ class EvalResult:
     Attributes:
       record: step, split, protocol and scores, for the log.
       summary: lines of text and tables to print.
-      scalars: finite scores by name, for TensorBoard.
-      images: images `h w 3` by name, for TensorBoard.
+      scalars: finite scores by name, for the trackers.
+      images: images `h w 3` by name, for the trackers.
     """
 
     record: Record
@@ -43,7 +43,7 @@ class DatasetScores:
     Attributes:
       record: scores for the log.
       summary: a table and a line of text to print.
-      scalars: scores by name, for TensorBoard.
+      scalars: scores by name, for the trackers.
       write: function of a folder, the record and the sample scores that writes the files of the
         evaluation to the folder.
     """

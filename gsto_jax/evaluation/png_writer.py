@@ -14,7 +14,7 @@ from gsto_jax.devices.mesh import sum_over_processes
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.evaluation.folder import png_paths
 
-_TENSORBOARD_SAMPLES = 4
+_TRACKED_SAMPLES = 4
 _MAX_PENDING = 16
 """Maximum number of PNGs that wait to be written, which bounds memory."""
 
@@ -32,7 +32,7 @@ class PngWriter(ABC):
 
     Attributes:
       num_written: number of PNGs written by this process.
-      images: images `h w 3` of the first samples by "kind/number", for TensorBoard.
+      images: images `h w 3` of the first samples by "kind/number", for the trackers.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class PngWriter(ABC):
             for kind, image in images.items():
                 self._write(paths[kind], image)
                 self.num_written += 1
-                if self._num_samples < _TENSORBOARD_SAMPLES:
+                if self._num_samples < _TRACKED_SAMPLES:
                     self.images[f"{kind}/{self._num_samples}"] = image
             self._num_samples += 1
             kinds[n] = tuple(images)

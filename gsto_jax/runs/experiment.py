@@ -18,6 +18,7 @@ from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.evaluation.eval_set import EvalResult, EvalSet
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import Checkpoints, Record
+from gsto_jax.runs.early_stopping import early_stop_reason
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
 from gsto_jax.training.profiling import Profiler
@@ -53,7 +54,8 @@ class Experiment:
       train_set: readable fingerprint of the training set.
       eval_set: dataset to evaluate on.
       log: prints a line of text or a table.
-      metric_writer: a writer of `clu.metric_writers`; None to write no metrics.
+      metric_writer: a `modes.trackers.Trackers`, or a writer of `clu.metric_writers`; None to write
+        metrics to the folder only.
       workload: work of a step, from which throughput is logged; None to log step times only.
     """
 
@@ -159,14 +161,17 @@ class Experiment:
                 self.workdir.check_exists()
                 checkpoints.save(state, self._record(batches.get_state()))
 
-            def evaluate(state: TrainState) -> None:
+            def evaluate(state: TrainState) -> bool:
                 checkpoints.wait()  # so that the process may be killed during the evaluation
                 self.evaluate(state, batches.get_state(), should_stop)
+                return bool(self.early_stop_reason(int(state.step)))
 
             if evaluation_due and not self._was_evaluated(step):
                 evaluate(state)
                 if should_stop():
                     return state
+            if self.early_stop_reason(step):
+                return state
             log = processes.log_with_process_name(self.log)
             profiler = Profiler(
                 self.workdir.path / "profile", run.profile_steps, run.profile_start, log
@@ -233,6 +238,14 @@ class Experiment:
         # Written last: a resumed run relies on this line to know that the evaluation is complete.
         self.workdir.write_evaluation(result.record)
         return result
+
+    def early_stop_reason(self, step: int) -> str:
+        """Returns why training stops after a step by `run.patience`; "" if it goes on."""
+        split, metric = self.eval_set.split, self.eval_set.metric
+        patience = self.task.config.run.patience
+        return early_stop_reason(
+            self.workdir, split=split, metric=metric, step=step, patience=patience
+        )
 
     def _was_evaluated(self, step: int) -> bool:
         key = {"step": step, "split": self.eval_set.split, "while_training": True}

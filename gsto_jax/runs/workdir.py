@@ -11,7 +11,8 @@ best/STEP/           best checkpoint
 eval-SPLIT/          scores and images of the last evaluation (`gsto_jax.evaluation.folder`)
 submission-SPLIT.zip predictions for a benchmark server
 report.html          report
-tensorboard/         metrics and images for TensorBoard
+tensorboard/, wandb/ metrics and images for TensorBoard, for Weights & Biases
+trackers.json        ids of the run at Weights & Biases and in MLflow
 profile/             profiler traces (`gsto_jax.training.profiling`)
 """
 

@@ -24,8 +24,9 @@ class Hyperparameters:
 
     Attributes:
       learning_rate: scheduled learning rate.
-      momentum: momentum of SGD.
-      weight_decay: weight decay of all parameters.
+      momentum: momentum of SGD and LARS.
+      weight_decay: weight decay.
+      clip_norm: largest norm of the gradient of all parameters.
       ema_decay: decay of the parameter EMA.
       bn_momentum: fraction of the running statistics that BN keeps, one per microbatch:
         `model.bn_momentum`, less in the first steps (`warmup_decay`).
@@ -36,6 +37,7 @@ class Hyperparameters:
     learning_rate: Any
     momentum: Any
     weight_decay: Any
+    clip_norm: Any
     ema_decay: Any
     bn_momentum: Any
     loss: LossHyperparameters
@@ -54,6 +56,7 @@ def step_hyperparameters(task: "Task", step: Int[Array, ""]) -> Hyperparameters:
         learning_rate=task.schedule(step),
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
+        clip_norm=optim.clip_norm,
         ema_decay=optim.ema_decay,
         bn_momentum=warmup_decay(task.config.model.bn_momentum, bn_updates),
         loss=LossHyperparameters.from_config(task.config.loss),

@@ -64,7 +64,8 @@ class Hooks:
       log: logs a report, after the first step, every `run.log_every` steps and after the last one.
       save: saves a state that is known to be finite, every `run.checkpoint_every` steps and after
         the last one.
-      evaluate: evaluates a state after `save`, every `run.eval_every` steps except the last one.
+      evaluate: evaluates a state after `save`, every `run.eval_every` steps except the last one,
+        and returns whether to stop early.
       should_stop: returns, after each step, whether to save and stop early.
       on_wait: receives the cause and the step whenever the loop starts to wait: "compile" or one of
         `gsto_jax.training.watchdog.CAUSES`; and no arguments when a step is complete.
@@ -74,7 +75,7 @@ class Hooks:
 
     log: Callable[[StepReport], None] = lambda report: None
     save: Callable[[TrainState], None] = lambda state: None
-    evaluate: Callable[[TrainState], None] = lambda state: None
+    evaluate: Callable[[TrainState], bool] = lambda state: False
     should_stop: Callable[[], bool] = lambda: False
     on_wait: Callable[..., None] = lambda cause="", step=0: None
     before_step: Callable[[int, Any], None] = lambda step, previous: None
@@ -100,7 +101,7 @@ def fit(
 
     Returns:
       The state after the last step: `task.steps`, `run.stop_at`, or the step at which
-      `hooks.should_stop` returned True.
+      `hooks.should_stop` or `hooks.evaluate` returned True.
 
     Raises:
       TrainingError: loss, gradient or parameters are not finite.
@@ -194,8 +195,8 @@ class _Loop:
         if not evaluate or stopping:
             return stopping
         with self._stopwatch.measure("excluded"):
-            self._hooks.evaluate(state)
-        return self._hooks.should_stop()
+            stopping = self._hooks.evaluate(state)
+        return self._hooks.should_stop() or stopping
 
 
 class CompiledTrainStep:

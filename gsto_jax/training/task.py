@@ -36,7 +36,7 @@ from gsto_jax.training.parameter_groups import (
     split,
     with_rate_factors,
 )
-from gsto_jax.training.schedules import poly_schedule, step_schedule, with_warmup
+from gsto_jax.training.schedules import make_schedule
 
 Batch = dict[str, Array]
 BatchShapes = dict[str, tuple[tuple[int, ...], Any]]
@@ -129,15 +129,7 @@ class Task(ABC):
     @cached_property
     def schedule(self) -> optax.Schedule:
         """Learning-rate schedule."""
-        optim = self.config.optim
-        if optim.schedule == "poly":
-            rate = poly_schedule(optim.learning_rate, self.steps, optim.poly_power, optim.lr_lag)
-        else:
-            rate = step_schedule(
-                optim.learning_rate, self.steps, optim.milestones, optim.decay_rate
-            )
-        warmup = round(optim.warmup_fraction * self.steps)
-        return with_warmup(rate, warmup, optim.warmup_start) if warmup else rate
+        return make_schedule(self.config.optim, self.steps)
 
     @cached_property
     def abstract_variables(self) -> Any:
@@ -228,10 +220,11 @@ def _create_state(task: Task, variables: Any) -> TrainState:
 
 def _optimizer(task: Task, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
     optimizer = make_optimizer(
-        task.config.optim.kind,
+        task.config.optim,
         learning_rate=hyperparameters.learning_rate,
         momentum=hyperparameters.momentum,
         weight_decay=hyperparameters.weight_decay,
+        clip_norm=hyperparameters.clip_norm,
     )
     return with_rate_factors(optimizer, task.rate_factors)
 
@@ -274,8 +267,8 @@ def train_step(
 
     Returns:
       The state after the step, and scalar metrics: "loss", the loss of each head such as
-      "loss/stage2", "learning_rate", "gradient_norm", and "finite", whether loss, gradient and new
-      parameters are.
+      "loss/stage2", "learning_rate", "gradient_norm" (before `optim.clip_norm`), and "finite",
+      whether loss, gradient and new parameters are.
     """
     if hyperparameters is None:
         hyperparameters = step_hyperparameters(task, state.step)

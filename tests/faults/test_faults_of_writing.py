@@ -154,7 +154,7 @@ def test_tensorboard(tmp_path, monkeypatch):
     writer.write_scalars(1, {"a": 1.0})
     writer.flush()
     monkeypatch.setattr(writer._writer, "write_images", fail)
-    message = rf"{tmp_path} .*No space left on device.*config\.run\.tensorboard=False"
+    message = rf"{tmp_path} .*No space left on device.*config\.run\.trackers"
     with pytest.raises(TrainingError, match=message):
         writer.write_images(1, {"a": NOISE[None]})
 
@@ -214,7 +214,7 @@ def test_a_disk_that_fills_during_an_evaluation(tmp_path, small_disk, monkeypatc
     if small_disk is None:
         pytest.skip("mounting a disk needs root")
     monkeypatch.setattr(task, "build_network", small_network())
-    config = settings(tensorboard=False)
+    config = settings(trackers=())
     config.train.steps, config.eval.sample_images = 1, -1
     folder = small_disk / "eval-val"
     folder.mkdir()

@@ -229,7 +229,7 @@ def test_bad_label_met_while_training(tmp_path):
 def test_train_evaluate_and_evaluate_again(tmp_path, word):
     workdir = tmp_path / "run"
     args = [f"--config=configs/quickstart.py:{word}runlocal", f"--workdir={workdir}"]
-    more = ["--config.run.tensorboard=True", "--config.run.eval_every=2"]
+    more = ["--config.run.trackers=tensorboard", "--config.run.eval_every=2"]
     more.append("--config.eval.batch_size=1")  # rounded up
     result = run(*args, *more, devices=2)
     assert result.returncode == 0, result.stderr

@@ -16,7 +16,7 @@ CONFIG = "--config=configs/lsp_pose_w18s.py"
 SMALL = (
     "--config.model.variant=mini",
     "--config.data.crop=(64,48)",
-    "--config.run.tensorboard=False",
+    "--config.run.trackers=()",
     "--config.run.eval_every=0",
     "--config.eval.batch_size=2",
 )

@@ -50,12 +50,12 @@ def test_rows_are_words_settings_and_files(command_line):
     assert {row.steps for row in (as_is, gfm, baseline, other)} == {7}
     assert gfm.arguments == (
         f"--config={CONFIG},t1-gfm",
-        "--config.run.tensorboard=False",
+        "--config.run.trackers=()",
         "--config.train.steps=7",
         "--config.optim.momentum=0.5",
         "--config.optim.momentum=0.8",
     )
-    assert not gfm.config["run"]["tensorboard"]
+    assert gfm.config["run"]["trackers"] == []
     assert other.arguments[0] == "--config=configs/quickstart.py:baseline"
     assert baseline.parameters == other.parameters < gfm.parameters < as_is.parameters
 
