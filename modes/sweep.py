@@ -296,7 +296,7 @@ def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence
 def _row_name(text: str) -> str:
     """Returns a row as the name of a folder."""
     short = re.sub(r"(?:[^+]*/)?([\w.-]+)\.py(?=$|[:+])", r"\1", text.removeprefix("row="))
-    return re.sub(r"[^\w.=+-]+", "_", short)
+    return re.sub(r"[^\w.=+-]+", "_", short).replace("=_", "=").strip("_")
 
 
 def _summarize(outcome: RunResult) -> str:

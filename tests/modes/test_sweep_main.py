@@ -68,6 +68,7 @@ def test_options_of_rows_may_hold_nested_tuples(command_line):
     assert [row.config["loss"]["terms"] for row in rows] == expected
     assert [row.config["optim"]["momentum"] for row in rows] == [0.9, 0.8, 0.9]
     assert rows[0].score_name == "mean_iou of car"
+    assert rows[2].name == "loss.terms=ce_1.0_dice_0.5"
 
 
 @pytest.mark.parametrize(
