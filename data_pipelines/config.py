@@ -192,7 +192,9 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         expected="pairs (id in the label files, train id)",
     )
     class_weights: tuple[float, ...] = option(
-        (), "Weight of each class in the loss, if loss.class_weights", ge=0
+        (),
+        "Weight of each class, if loss.class_weights; --mode=audit prints balanced ones",
+        ge=0,
     )
     categories: tuple[str, ...] = option(
         (), "Category of each class, to report category IoU", role=RUNTIME
