@@ -180,7 +180,9 @@ class SmallNetwork(nn.Module):
     def __call__(self, x, train=False):
         norm = partial(BatchNorm, frozen=self.frozen, groups=2)
         block = nn.remat(ConvBN, static_argnums=(2,))(4, norm=norm, name="block")
-        (x,), *_ = SelfGated(norm=partial(norm, groups=1), name="gate")(block(x, train), train)
+        gated = SelfGated(num_gates=3, norm=partial(norm, groups=1), name="gate")(
+            block(x, train), train
+        )
         return SegmentationHead(3, norm=norm, name="head")(x, train)
 
 
@@ -193,7 +195,7 @@ def test_frozen_norms_train_as_at_inference():
     assert norms == {"block/bn", "gate/bn", "head/bn"}
     network = SmallNetwork(norms)
     stats = jax.tree.map(
-        lambda v: (v + rng.uniform(0.1, 0.5, v.shape)).astype(v.dtype), variables["batch_stats"]
+        lambda v: (v - rng.uniform(0.5, 0.9, v.shape)).astype(v.dtype), variables["batch_stats"]
     )
 
     def loss(params, train):
