@@ -6,12 +6,8 @@ writes into a temporary folder and renames it when it is complete.
 """
 
 import contextlib
-import gc
 import importlib.metadata
 import logging
-import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +22,7 @@ from gsto_jax import progress
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import tree_shardings
 from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.runs.guarded_reading import DamagedError, first_line, read_guarded, single_process
 from gsto_jax.training.task import Task, TrainState, create_state
 
 PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -36,13 +33,6 @@ _DISK_FULL = ("No space left", "ENOSPC", "Disk quota", "EDQUOT", "File too large
 """Parts of error messages of full storage."""
 
 Record = dict[str, Any]
-
-
-class DamagedError(UserError):
-    """A checkpoint cannot be read, although it was written completely."""
-
-    def __init__(self, checkpoint: Path, reason: str) -> None:
-        super().__init__(f"checkpoint {checkpoint} is damaged ({reason})")
 
 
 @dataclass(frozen=True)
@@ -147,7 +137,7 @@ class Checkpoints:
             elif not self.folder.is_dir():
                 reason = "the folder has been removed"
             else:
-                reason = _first_line(error)
+                reason = first_line(error)
             raise TrainingError(
                 f"cannot write a checkpoint to {self.folder}: {reason}. Rerun the same command to "
                 "resume from the latest complete checkpoint"
@@ -219,13 +209,13 @@ def damaged_best(folder: Path) -> Iterator[tuple[Path, DamagedError]]:
 def _read_item(checkpoint: Path, item: str, *, file: str, required_key: str) -> Record:
     def read() -> Record:
         handler = ocp.JsonCheckpointHandler(file)
-        with ocp.Checkpointer(handler, multiprocessing_options=_single_process()) as reader:
+        with ocp.Checkpointer(handler, multiprocessing_options=single_process()) as reader:
             record = reader.restore(checkpoint / item)
         if not isinstance(record, dict) or required_key not in record:
             raise ValueError(f"{item} has no {required_key}")
         return record
 
-    return _read(checkpoint, read)
+    return read_guarded(checkpoint, read)
 
 
 def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> TrainState:
@@ -249,14 +239,14 @@ def read_state(checkpoint: Path, task: Task, mesh: Mesh, fork: bool = False) -> 
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     def read() -> dict[str, Any]:
-        with ocp.StandardCheckpointer(multiprocessing_options=_single_process()) as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=single_process()) as reader:
             saved = reader.metadata(checkpoint / "state").item_metadata.tree
             _check_shapes(checkpoint, saved, _to_dict(expected), _NETWORK_ITEMS)
             if not fork:
                 _check_shapes(checkpoint, saved, _to_dict(expected))
             return reader.restore(checkpoint / "state", jax.tree.map(with_sharding, saved))
 
-    values = _read(checkpoint, read)
+    values = read_guarded(checkpoint, read)
     if fork:
         variables = {name: values[name] for name in ("params", "batch_stats")}
         state = _to_dict(create_state(task, variables, mesh))
@@ -320,53 +310,6 @@ def set_aside(checkpoint: Path) -> Path:
     suffixes = ("", *(f"-{n}" for n in range(2, 99)))
     paths = (checkpoint.with_name(f"damaged-{checkpoint.name}{suffix}") for suffix in suffixes)
     return checkpoint.rename(next(path for path in paths if not path.exists()))
-
-
-def _single_process() -> ocp.options.MultiprocessingOptions:
-    """Options for reading, with which a process that finds damage does not block the others."""
-    index = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
-    )
-
-
-def _read(checkpoint: Path, read: Callable[[], Any]) -> Any:
-    """Calls a function that reads a checkpoint. Raises DamagedError if it fails."""
-    with _silence_orbax() as errors:
-        try:
-            return read()
-        except UserError:
-            raise
-        except Exception as error:  # damaged files make the readers raise anything
-            errors.append(_first_line(error))
-    raise DamagedError(checkpoint, errors[0])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-@contextlib.contextmanager
-def _silence_orbax() -> Iterator[list[str]]:
-    """Suppresses logs and warnings of orbax while it reads; yields a list for errors.
-
-    Orbax reads all arrays concurrently and raises the first error. The other failed reads would
-    appear as hundreds of Python warnings about tasks that were never awaited.
-    """
-    errors: list[str] = []
-    with contextlib.ExitStack() as stack:
-        for logger in map(logging.getLogger, ("asyncio", "absl")):
-            stack.callback(setattr, logger, "disabled", logger.disabled)
-            logger.disabled = True
-        stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
-        sys.unraisablehook = lambda *_: None
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        yield errors
-        if errors:
-            gc.collect()
-            time.sleep(0.5)  # until the reading threads end
-            gc.collect()
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:

@@ -183,7 +183,7 @@ class SmallNetwork(nn.Module):
         gated = SelfGated(num_gates=3, norm=partial(norm, groups=1), name="gate")(
             block(x, train), train
         )
-        return SegmentationHead(3, norm=norm, name="head")(x, train)
+        return SegmentationHead(3, norm=norm, name="head")(sum(gated.maps), train)
 
 
 def test_frozen_norms_train_as_at_inference():
