@@ -7,7 +7,7 @@ from typing import Any
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import parse_json
-from gsto_jax.predict.files import Input
+from gsto_jax.predict.inputs import Input
 
 Boxes = Sequence[Sequence[float]]
 """Boxes (x, y, width, height) of the persons in an image."""

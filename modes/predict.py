@@ -21,16 +21,15 @@ from gsto_jax.files import is_disk_full
 from gsto_jax.image_files import DecodeOptions, ImageHeader
 from gsto_jax.ops.padding import downscaled_size
 from gsto_jax.predict.files import (
-    FEATURE_OUTPUTS,
-    Input,
     PredictionWriter,
-    find_inputs,
     read_poses,
     write_classes,
     write_joints,
     write_poses,
 )
+from gsto_jax.predict.inputs import Input, find_inputs
 from gsto_jax.predict.media import count_frames, read_image, read_image_header, video_frames
+from gsto_jax.predict.outputs import FEATURE_OUTPUTS
 from gsto_jax.predict.pose import POSE_OUTPUTS, PosePrediction, PosePredictor
 from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction, Predictor
 from gsto_jax.predict.video_writer import CODECS

@@ -1,10 +1,7 @@
-"""Finds input files, and writes predictions (needs OpenCV and Pillow)."""
+"""Writes predictions (needs OpenCV and Pillow)."""
 
-import glob
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,122 +10,15 @@ import numpy as np
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import UserError
 from gsto_jax.files import (
-    IMAGE_SUFFIXES,
-    TEXT_SUFFIXES,
     atomic_write,
     is_disk_full,
-    is_hidden,
     read_json_object,
     to_csv,
     to_json,
-    to_unicode,
-    walk_files,
     write_text,
 )
-from gsto_jax.predict.media import VIDEO_SUFFIXES
 from gsto_jax.predict.segmentation import Prediction
 from gsto_jax.predict.video_writer import VideoWriter
-
-OUTPUTS = ("overlay", "color", "ids", "heatmaps", "branches", "gates")
-"""Names of all outputs, which are the names of their folders."""
-FEATURE_OUTPUTS = {"heatmaps", "branches", "gates"}
-"""Outputs that need feature maps."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """A file to predict.
-
-    Attributes:
-      path: path of the file, as given by the user.
-      name: name of the outputs, without suffix; may contain slashes.
-    """
-
-    path: Path
-    name: str
-
-    @property
-    def is_video(self) -> bool:
-        """Whether the suffix is a video suffix."""
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def find_inputs(
-    arguments: Sequence[str],
-    output: Path,
-    on_skipped: Callable[[Path], None] = lambda path: None,
-) -> list[Input]:
-    """Returns the input files in the order of the arguments, without duplicates.
-
-    Args:
-      arguments: files, folders and glob patterns such as "photos/**/*.jpg". Folders are searched
-        for images and videos recursively, through symlinks, without hidden files.
-      output: folder of the predictions; earlier predictions in it are not inputs.
-      on_skipped: called with each file in a folder that is neither image, video nor text.
-
-    Returns:
-      Inputs with unique names.
-
-    Raises:
-      UserError: no arguments, or an argument without files.
-    """
-    if not arguments:
-        raise UserError("no input: pass files, folders or patterns after the flags")
-    files: dict[Path, tuple[Path, str]] = {}
-    for argument in arguments:
-        matches = [x for x in _find(argument, on_skipped) if not _is_prediction(x[0], output)]
-        if not matches:
-            raise UserError(f"{argument!r} matches no image or video")
-        for path, name in matches:
-            files.setdefault(path.resolve(), (path, name))
-    inputs: dict[str, Input] = {}
-    for path, name in files.values():
-        name, suffix = to_unicode(name), to_unicode(path.suffix.lstrip("."))
-        unique, count = name, 1
-        while unique.casefold() in inputs:
-            count += 1
-            unique = f"{name}_{suffix}{count if count > 2 else ''}"
-        inputs[unique.casefold()] = Input(path, unique)
-    return [*inputs.values()]
-
-
-def _find(argument: str, on_skipped: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
-    """Yields path and name of the files that an argument names."""
-    root = Path(argument).expanduser()
-    if not argument:
-        raise UserError("an input must not be empty")
-    if root.is_file():
-        yield root, root.stem
-    elif root.is_dir():
-        try:
-            names = walk_files(root)
-        except OSError as error:
-            raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-        for path in map(root.joinpath, names):
-            if _is_image_or_video(path):
-                yield path, path.relative_to(root).with_suffix("").as_posix()
-            elif path.suffix.lower() not in TEXT_SUFFIXES:
-                on_skipped(path)
-    elif glob.has_magic(argument):
-        files = [
-            path
-            for path in sorted(map(Path, glob.glob(str(root), recursive=True)))
-            if _is_image_or_video(path) and not is_hidden(path.name) and path.is_file()
-        ]
-        base = Path(os.path.commonpath([path.parent for path in files])) if files else root
-        for path in files:
-            yield path, path.relative_to(base).with_suffix("").as_posix()
-    else:
-        raise UserError(f"no such file or folder: {argument}")
-
-
-def _is_image_or_video(path: Path) -> bool:
-    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-
-
-def _is_prediction(path: Path, output: Path) -> bool:
-    parents = path.resolve().parents
-    return any((output / output_name).resolve() in parents for output_name in OUTPUTS)
 
 
 class Renderable(Protocol):

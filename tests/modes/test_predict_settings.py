@@ -9,7 +9,7 @@ import pytest
 from configs import coco_pose_w32
 from gsto_jax import UserError
 from gsto_jax.image_files import DecodeOptions
-from gsto_jax.predict.files import find_inputs
+from gsto_jax.predict.inputs import find_inputs
 from gsto_jax.runs.trained import TrainedModel
 from modes import predict
 from tests.image_bytes import RGB, chunk, exif, png

@@ -22,7 +22,7 @@ from gsto_jax.pose.metrics import COCO_METRICS, evaluate_coco, to_coco_results, 
 from gsto_jax.pose.oks import oks_nms, rescore, similarity
 from gsto_jax.pose.panels import draw_poses, pose_panel
 from gsto_jax.pose.task import joint_step, roundtrip_step
-from gsto_jax.predict.files import Input
+from gsto_jax.predict.inputs import Input
 from gsto_jax.predict.pose import PosePrediction, PosePredictor, check_boxes
 from gsto_jax.runs.trained import TrainedModel
 from modes.person_boxes import read_boxes

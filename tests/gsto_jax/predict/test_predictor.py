@@ -12,7 +12,8 @@ from PIL import Image
 from gsto_jax import UserError
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.ops.resample import linear_taps, resample
-from gsto_jax.predict.files import PredictionWriter, find_inputs, write_classes
+from gsto_jax.predict.files import PredictionWriter, write_classes
+from gsto_jax.predict.inputs import find_inputs
 from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction, Predictor
 from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_from_config
@@ -218,6 +219,20 @@ def test_inputs(tmp_path):
     for arguments, message in (([], "no input"), ([""], "must not be empty")):
         with pytest.raises(UserError, match=message):
             find_inputs(arguments, out)
+
+
+def test_looping_symlinks_end(tmp_path):
+    """Each folder is searched once by its real path, in folders and in patterns."""
+    make_files(tmp_path, *(f"a/{n}/{n}.jpg" for n in range(9)))
+    for n in range(9):
+        for m in range(9):
+            (tmp_path / f"a/{n}/to{m}").symlink_to(tmp_path / f"a/{m}")
+        (tmp_path / f"a/{n}/up").symlink_to(tmp_path)
+    (tmp_path / "a/itself.jpg").symlink_to(tmp_path / "a/itself.jpg")
+    for argument in ("a", "a/**", "a/**/*.jpg", "**/[0-8].jpg", "a/0/up/**/up/**"):
+        entries = find_inputs([str(tmp_path / argument)], tmp_path / "out")
+        images = sorted(entry.path.name for entry in entries if entry.path.name != "itself.jpg")
+        assert images == [f"{n}.jpg" for n in range(9)], argument
 
 
 def prediction(labels):

@@ -1,0 +1,15 @@
+"""Names of the outputs of predictions, which are the names of their folders."""
+
+MEASURES = ("probabilities", "confidence", "entropy")
+"""Outputs that a predictor computes from the class probabilities, see `measures.py`."""
+OUTPUTS = (
+    *("overlay", "color", "ids", *MEASURES, "uncertainty"),
+    *("heatmaps", "branches", "gates"),
+)
+"""Names of all outputs."""
+FEATURE_OUTPUTS = {"heatmaps", "branches", "gates"}
+"""Outputs that need feature maps."""
+ARRAY_OUTPUTS = {"ids", *MEASURES}
+"""Outputs whose pixels are values, stored without loss; frames of a video are single files."""
+JPEG_OUTPUTS = {"overlay", "uncertainty"}
+"""Outputs that are written as JPEG."""
