@@ -1,24 +1,19 @@
 """Predicts images and videos with the network of a checkpoint."""
 
+import math
 import sys
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from gsto_jax import progress
 from gsto_jax.config import RUNTIME, option_role
 from gsto_jax.devices.mesh import use_compilation_cache
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full
-from gsto_jax.image_files import DecodeOptions, ImageHeader
+from gsto_jax.image_files import MAX_PIXELS, DecodeOptions, ImageHeader
 from gsto_jax.ops.padding import downscaled_size
 from gsto_jax.predict.files import (
     PredictionWriter,
@@ -27,22 +22,26 @@ from gsto_jax.predict.files import (
     write_joints,
     write_poses,
 )
+from gsto_jax.predict.georeference import INSTALL, has_rasterio, is_geotiff
 from gsto_jax.predict.inputs import Input, find_inputs
-from gsto_jax.predict.media import count_frames, read_image, read_image_header, video_frames
-from gsto_jax.predict.outputs import FEATURE_OUTPUTS
+from gsto_jax.predict.outputs import FEATURE_OUTPUTS, MEASURES
 from gsto_jax.predict.pose import POSE_OUTPUTS, PosePrediction, PosePredictor
-from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction, Predictor
+from gsto_jax.predict.prediction import Prediction
+from gsto_jax.predict.row_readers import RowReader, read_any_header
+from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Predictor
 from gsto_jax.predict.video_writer import CODECS
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note
 from modes.person_boxes import read_boxes
+from modes.prediction_pipeline import InputPredictor, PredictionPipeline
 from modes.terminal_output import Log, log
 
 _FRAME_SEPARATOR = ".mp4/"  # between the name of a video and a frame number
 _DECODE_OPTIONS = tuple(field.name for field in fields(DecodeOptions) if field.name != "channels")
 _MAX_LISTED_NAMES = 3
-_PREFETCH = 3  # number of images being read, and being written, at a time
+_PREDICTOR_FLAGS = ("unsure_below", "tile", "tile_overlap")
+"""Flags that are attributes of `Predictor`."""
 
 
 def run(args: Any) -> None:
@@ -60,7 +59,7 @@ def run(args: Any) -> None:
     outputs = args.save or make_predictor.default_outputs
     if "gates" in outputs and not trained.task.config.model.has_gates:
         raise UserError(f"--save=gates: the network of {trained.path} has no gates")
-    predictor = make_predictor(trained, args, inputs, bool(FEATURE_OUTPUTS & set(outputs)))
+    predictor = make_predictor(trained, args, inputs, outputs)
     writer = PredictionWriter(output, outputs, make_predictor.outputs, args.legend)
     predictor.write_legend(output)
     for entry in inputs:
@@ -70,7 +69,7 @@ def run(args: Any) -> None:
     decode_options = DecodeOptions.of(trained.config["data"])
     if decode_options.orientation == "stored":
         _warn_about_orientation(inputs, log)
-    pipeline = _Pipeline(predictor, decode_options, writer)
+    pipeline = PredictionPipeline(predictor, decode_options, writer)
     try:
         pipeline.run(inputs)
     finally:  # also when interrupted
@@ -120,53 +119,111 @@ def _override_config(trained: TrainedModel, args: Any) -> TrainedModel:
     return replace(trained, config=config, task=task_from_config(config)) if overrides else trained
 
 
-class _LabelPredictor:
+class _LabelPredictor(InputPredictor):
     """Predicts class labels."""
 
     outputs, default_outputs = SEGMENTATION_OUTPUTS, ("overlay", "color", "ids")
 
     def __init__(
-        self, trained: TrainedModel, args: Any, inputs: list[Input], with_features: bool
+        self, trained: TrainedModel, args: Any, inputs: list[Input], outputs: Sequence[str]
     ) -> None:
         if args.boxes:
             raise UserError("--boxes is for pose checkpoints; this is a segmentation checkpoint")
+        options = {name: getattr(args, name) for name in _PREDICTOR_FLAGS}
+        options = {name: value for name, value in options.items() if value is not None}
+        if args.tile and args.long_side:
+            raise UserError("--long_side and --tile exclude each other: tiles are not downscaled")
         pad_to = vars(args).get("config.eval.pad_to")
-        self.predictor = Predictor.from_trained(trained, args.long_side, pad_to)
-        self.with_features = with_features
-        sizes = {
-            header.oriented_size(self.predictor.decode_options) for _, header in _headers(inputs)
+        self.predictor = Predictor.from_trained(trained, args.long_side, pad_to, **options)
+        self.with_features = bool(FEATURE_OUTPUTS & set(outputs))
+        if self.with_features and args.tile:
+            raise UserError("--save=branches,gates and --tile exclude each other")
+        self.measures = {*MEASURES} & {*outputs}
+        if "uncertainty" in outputs:
+            self.measures |= {"entropy"}
+        headers = dict(_headers(inputs))
+        self.tiled = {
+            entry
+            for entry, header in headers.items()
+            if args.tile or math.prod(header.size) > MAX_PIXELS
         }
-        sizes = {downscaled_size(size, self.predictor.long_side) for size in sizes}
-        if note := compilation_note(self.predictor.protocol, sizes):
+        self.georeferenced = _georeferenced(headers)
+        self.pixels = Counter[Input]()
+        self.unsure = Counter[Input]()
+        self._log_shapes(headers, is_automatic=not args.tile)
+
+    def _log_shapes(self, headers: Mapping[Input, ImageHeader], is_automatic: bool) -> None:
+        options, predictor = self.predictor.decode_options, self.predictor
+        sizes = {
+            downscaled_size(header.oriented_size(options), predictor.long_side)
+            for entry, header in headers.items()
+            if entry not in self.tiled
+        }
+        if note := compilation_note(predictor.protocol, sizes):
             log(note)
+        if self.tiled and is_automatic:
+            log(
+                f"note: {len(self.tiled)} images of more than {MAX_PIXELS // 10**6} million pixels "
+                f"are predicted at full size, in tiles of {predictor.tile_side} pixels (--tile): "
+                f"{_first_names([entry.path.name for entry in headers if entry in self.tiled])}"
+            )
+
+    @property
+    def unsure_label(self) -> int | None:
+        """Label of unsure pixels; None without --unsure_below."""
+        return self.predictor.task.ignore_label if self.predictor.unsure_below else None
 
     def write_legend(self, output: Path) -> None:
-        write_classes(output, self.predictor.classes, self.predictor.palette)
+        classes, palette = self.predictor.classes, self.predictor.palette
+        write_classes(output, classes, palette, self.unsure_label)
 
     def __call__(self, entry: Input, image: np.ndarray) -> Prediction:
-        return self.predictor(image, self.with_features)
+        if self.predictor.tile:  # a frame of a video
+            return self._counted(entry, self.predictor(image, measures=self.measures))
+        prediction = self.predictor(image, self.with_features, self.measures)
+        return self._counted(entry, prediction)
+
+    def predict_rows(self, entry: Input, image: RowReader) -> Iterator[Prediction]:
+        if self.with_features:
+            raise UserError(f"{entry.path} is predicted in tiles, without --save=branches,gates")
+        for prediction in self.predictor.predict_rows(image, self.measures):
+            yield self._counted(entry, prediction)
+
+    def _counted(self, entry: Input, prediction: Prediction) -> Prediction:
+        if self.unsure_label is not None:
+            self.pixels[entry] += prediction.labels.size
+            self.unsure[entry] += prediction.unsure_count
+        return prediction
 
     def write_results(self, output: Path, failed: Sequence[Input]) -> None:
         """Writes nothing: each image has its own files."""
 
     def note(self) -> str | None:
-        return None
+        if not self.pixels:
+            return None
+        total = self.unsure.total() / self.pixels.total()
+        most = max(self.pixels, key=lambda entry: self.unsure[entry] / self.pixels[entry])
+        return (
+            f"unsure      {total:.1%} of pixels are below {self.predictor.unsure_below:g}; most in "
+            f"{most.path.name}, {self.unsure[most] / self.pixels[most]:.1%}"
+        )
 
 
-class _PosePredictor:
+class _PosePredictor(InputPredictor):
     """Predicts the joints of persons in boxes, and collects them by image name."""
 
     outputs, default_outputs = POSE_OUTPUTS, ("overlay",)
 
     def __init__(
-        self, trained: TrainedModel, args: Any, inputs: list[Input], with_features: bool
+        self, trained: TrainedModel, args: Any, inputs: list[Input], outputs: Sequence[str]
     ) -> None:
-        for name in ("long_side", "legend"):
+        for name in ("long_side", "legend", *_PREDICTOR_FLAGS):
             if getattr(args, name):
                 raise UserError(
                     f"--{name} is for segmentation checkpoints; this is a pose checkpoint"
                 )
-        self.predictor, self.with_features = PosePredictor(trained), with_features
+        self.predictor = PosePredictor(trained)
+        self.with_features = bool(FEATURE_OUTPUTS & set(outputs))
         self.boxes_of = read_boxes(args.boxes, inputs, log)
         self.frame_counts = Counter[str]()
         self.persons: dict[str, list[dict[str, Any]]] = {}
@@ -218,118 +275,26 @@ def _without_joints_note(persons: Sequence[str], threshold: float) -> str | None
     )
 
 
-class _Pipeline:
-    """Predicts files while the next ones are read and the previous ones are written.
-
-    Attributes:
-      failed: inputs without a prediction.
-      errors: error messages.
-    """
-
-    def __init__(
-        self,
-        predictor: _LabelPredictor | _PosePredictor,
-        decode_options: DecodeOptions,
-        writer: PredictionWriter,
-    ) -> None:
-        self.predictor, self.decode_options, self.writer = predictor, decode_options, writer
-        self.failed: list[Input] = []
-        self.errors: list[str] = []
-
-    def run(self, inputs: Sequence[Input]) -> None:
-        with progress.track("predicting", len(inputs)) as advance:
-            self._predict_images([entry for entry in inputs if not entry.is_video], advance)
-            for entry in inputs:
-                if entry.is_video:
-                    with self._errors_recorded(entry):
-                        self._predict_video(entry)
-                    advance()
-
-    @contextmanager
-    def _errors_recorded(self, entry: Input) -> Iterator[None]:
-        """Records errors of an input, so that the other inputs are still processed."""
-        try:
-            yield
-        except UserError as error:
-            message = str(error)
-        except OSError as error:
-            if is_disk_full(error):
-                raise
-            message = f"cannot write the prediction of {entry.path}: {error.strerror or error}"
-        else:
-            return
-        self.failed.append(entry)
-        self.errors.append(message)
-
-    def _predict_images(self, inputs: Sequence[Input], advance: progress.Advance) -> None:
-        with ThreadPoolExecutor(_PREFETCH) as readers, ThreadPoolExecutor(_PREFETCH) as writers:
-            reads: deque[Future[np.ndarray]] = deque()
-            writes: deque[tuple[Input, Future[None]]] = deque()
-            unread = iter(inputs)
-            for entry in inputs:
-                for upcoming in islice(unread, _PREFETCH - len(reads)):
-                    reads.append(readers.submit(read_image, upcoming.path, self.decode_options))
-                with self._errors_recorded(entry):
-                    prediction = self._predict(entry, reads.popleft().result())
-                    writes.append(
-                        (entry, writers.submit(self.writer.write, entry.name, prediction))
-                    )
-                while len(writes) > _PREFETCH:
-                    self._wait_for_write(*writes.popleft())
-                advance()
-            while writes:
-                self._wait_for_write(*writes.popleft())
-
-    def _wait_for_write(self, entry: Input, write: Future[None]) -> None:
-        with self._errors_recorded(entry):
-            write.result()
-
-    def _predict_video(self, entry: Input) -> None:
-        if self.decode_options.channels != 3:
-            raise UserError(
-                f"cannot predict {entry.path}: videos are RGB, and the checkpoint takes images of "
-                f"config.data.channels={self.decode_options.channels}"
-            )
-        frames, rate = count_frames(entry.path)
-        count = 0
-
-        def predictions() -> Iterator[Prediction | PosePrediction]:
-            nonlocal count
-            for frame in video_frames(entry.path):
-                yield self._predict(entry, frame)
-                count += 1
-                advance()
-            if not count:
-                raise UserError(f"cannot read {entry.path}: it has no frames")
-
-        with progress.track(f"predicting {entry.path.name}", frames or None) as advance:
-            self.writer.write_video(entry.name, rate, predictions())
-        if count < frames - rate:  # some files store their length in whole seconds only
-            self.errors.append(
-                f"{entry.path} ends after {count} of {frames} frames; it may be truncated"
-            )
-
-    def _predict(self, entry: Input, image: np.ndarray) -> Prediction | PosePrediction:
-        try:
-            return self.predictor(entry, image)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            height, width = image.shape[:2]
-            raise UserError(
-                f"{entry.path}, {width}x{height}, does not fit into memory: use a smaller image, "
-                "or for segmentation a --long_side"
-            ) from None
-
-
 def _headers(inputs: list[Input]) -> Iterator[tuple[Input, ImageHeader]]:
     """Yields the headers of all readable images."""
     for entry in inputs:
         try:
             if not entry.is_video:
-                yield entry, read_image_header(entry.path)
+                yield entry, read_any_header(entry.path)
         except UserError:
             continue
+
+
+def _georeferenced(headers: Mapping[Input, ImageHeader]) -> set[Input]:
+    """Returns the images with a georeference; without rasterio none, and a warning."""
+    entries = [entry for entry, header in headers.items() if is_geotiff(header)]
+    if entries and not has_rasterio():
+        log(
+            f"warning: {len(entries)} images have a georeference, which predictions keep after "
+            f"{INSTALL}: {_first_names([entry.path.name for entry in entries])}"
+        )
+        return set()
+    return {*entries}
 
 
 def _warn_about_orientation(inputs: list[Input], log: Log) -> None:

@@ -23,7 +23,7 @@ class Flag:
 
     help: str
     default: Any = None
-    kind: Literal["string", "integer", "bool", "list"] = "string"
+    kind: Literal["string", "integer", "float", "bool", "list"] = "string"
     minimum: int | None = None
 
 
@@ -122,9 +122,26 @@ MODES = {
             "checkpoint": _CHECKPOINT,
             "output": Flag("folder of the predictions; by default predictions/"),
             "save": Flag(
-                "outputs for each image: overlay, color, ids, branches, gates; for poses"
-                " overlay, heatmaps, branches, gates",
+                "outputs for each image: overlay, color, ids, probabilities, confidence, entropy,"
+                " uncertainty, branches, gates; for poses overlay, heatmaps, branches, gates",
                 kind="list",
+            ),
+            "unsure_below": Flag(
+                "probability in 0..1: pixels whose largest class probability is below it become"
+                " 'unsure', with the ignore label",
+                kind="float",
+            ),
+            "tile": Flag(
+                "predict images at full size in overlapping tiles of this side in pixels; by"
+                " default only images of more than 134 million pixels, in tiles of twice the long"
+                " side of a training crop",
+                kind="integer",
+                minimum=1,
+            ),
+            "tile_overlap": Flag(
+                "overlap of neighboring tiles as a fraction of their side, 0 to 0.5; by default"
+                " 0.25",
+                kind="float",
             ),
             "legend": Flag("adds the class names below overlays", False, "bool"),
             "boxes": Flag(

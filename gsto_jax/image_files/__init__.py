@@ -11,7 +11,9 @@ from gsto_jax.image_files.decode import Decoded, decode, to_pixels
 from gsto_jax.image_files.deep import GRAY_STRETCH_FACTORS, decode_by_opencv
 from gsto_jax.image_files.header import (
     MAX_PIXELS,
+    MAX_TILED_PIXELS,
     ImageHeader,
+    TiffTag,
     exif_orientation,
     open_image,
     pixel_layout,
@@ -31,11 +33,13 @@ __all__ = [
     "GRAY_STRETCH_FACTORS",
     "MAX_CHANNELS",
     "MAX_PIXELS",
+    "MAX_TILED_PIXELS",
     "ORIENTATIONS",
     "DecodeOptions",
     "Decoded",
     "ImageError",
     "ImageHeader",
+    "TiffTag",
     "box_to_frame",
     "crop_person",
     "decode",

@@ -19,9 +19,12 @@ from gsto_jax.image_files.options import DecodeOptions, ImageError
 MAX_PIXELS = 2**27
 """Maximum number of pixels of an image: 16384 x 8192, or 400 MB as RGB."""
 
-# Pillow warns above its own limit, and raises above twice that limit.
+MAX_TILED_PIXELS = 2**29
+"""Maximum number of pixels of an image that is decoded at once to be predicted in tiles."""
+
+# Pillow warns above its own limit, and raises above twice that limit; `open_image` has a limit.
 if Image.MAX_IMAGE_PIXELS is not None:
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_TILED_PIXELS)
 
 # What Pillow's decoders raise on damaged files. MemoryError is not among them.
 _DECODER_ERRORS = (
@@ -89,37 +92,37 @@ class ImageHeader:
         return np.ascontiguousarray(_ORIENT[orientation](pixels))
 
 
-def read_header(source: bytes | Path) -> ImageHeader:
+def read_header(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Reads the header of an image file.
 
     Raises:
-      ImageError: not an image, or more than `MAX_PIXELS`.
+      ImageError: not an image, or more than `max_pixels`.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         try:
-            with open_image(file) as image:
+            with open_image(file, max_pixels) as image:
                 return _header_from_pillow(image, file)
         except ImageError:
-            if (header := _read_tiff_header(file)) is None:
+            if (header := _read_tiff_header(file, max_pixels)) is None:
                 raise
             return header
 
 
 @contextmanager
-def open_image(source: bytes | BinaryIO) -> Iterator[Image.Image]:
+def open_image(source: bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Opens an image with Pillow.
 
     Raises:
-      ImageError: Pillow raised, here or in the block, or the image exceeds `MAX_PIXELS`.
+      ImageError: Pillow raised, here or in the block, or the image exceeds `max_pixels`.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            _check_size(image.height, image.width)
+            _check_size(image.height, image.width, max_pixels)
             yield image
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large() from None
+        raise _too_large(max_pixels) from None
     except UnidentifiedImageError:
         raise decode_error() from None
     except _DECODER_ERRORS as error:
@@ -155,16 +158,16 @@ def decode_error(reason: str = "") -> ImageError:
     return ImageError(f"it is truncated or not an image{reason}; replace the file")
 
 
-def _too_large(size: str = "") -> ImageError:
+def _too_large(max_pixels: int, size: str = "") -> ImageError:
     return ImageError(
-        f"it is too large: {size}more than {MAX_PIXELS // 10**6} million pixels; downscale or"
+        f"it is too large: {size}more than {max_pixels // 10**6} million pixels; downscale or"
         " replace the file"
     )
 
 
-def _check_size(height: int, width: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _too_large(f"{width}x{height}, ")
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise _too_large(max_pixels, f"{width}x{height}, ")
 
 
 def _header_from_pillow(image: Image.Image, file: BinaryIO) -> ImageHeader:
@@ -205,7 +208,7 @@ def _header_from_tags(
     )
 
 
-def _read_tiff_header(file: BinaryIO) -> ImageHeader | None:
+def _read_tiff_header(file: BinaryIO, max_pixels: int) -> ImageHeader | None:
     """Reads the header of a TIFF that Pillow does not identify; None for other formats."""
     try:
         file.seek(0)
@@ -223,7 +226,7 @@ def _read_tiff_header(file: BinaryIO) -> ImageHeader | None:
         return None
     if min(size) < 1:
         return None
-    _check_size(*size)
+    _check_size(*size, max_pixels)
     return _header_from_tags(values, size, identified=False)
 
 

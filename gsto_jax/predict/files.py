@@ -1,6 +1,6 @@
 """Writes predictions (needs OpenCV and Pillow)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +17,13 @@ from gsto_jax.files import (
     to_json,
     write_text,
 )
-from gsto_jax.predict.segmentation import Prediction
+from gsto_jax.predict.georeference import Georeference, GeoTiffWriter
+from gsto_jax.predict.outputs import ARRAY_OUTPUTS, GEOTIFF_OUTPUTS, JPEG_OUTPUTS, MEASURES
+from gsto_jax.predict.prediction import UNSURE, Prediction, legend_below
+from gsto_jax.predict.strip_writers import JpegWriter, NpyWriter, PngWriter, StripWriter
 from gsto_jax.predict.video_writer import VideoWriter
+from gsto_jax.segmentation.panels import color_table
+from gsto_jax.types import Size
 
 
 class Renderable(Protocol):
@@ -31,8 +36,10 @@ class Renderable(Protocol):
 class PredictionWriter:
     """Writes predictions atomically, each output to its own folder.
 
-    Images become `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (class indices) and so on;
-    videos become `NAME.mp4`, and their class indices `ids/NAME.mp4/000000.png`.
+    Images become `overlay/NAME.jpg`, `color/NAME.png`, `ids/NAME.png` (class indices) and so on,
+    class probabilities `probabilities/NAME.npy`. Videos become `NAME.mp4`, and their class indices,
+    probabilities and measures folders of frames such as `ids/NAME.mp4/000000.png`. PNGs of images
+    with a georeference become `NAME.tif`.
 
     Args:
       folder: output folder.
@@ -61,11 +68,67 @@ class PredictionWriter:
         except OSError as error:
             raise _write_error(folder, error) from None
 
-    def write(self, name: str, prediction: Renderable) -> None:
+    def write(
+        self, name: str, prediction: Renderable, georeference: Georeference | None = None
+    ) -> None:
         """Writes the outputs of an image; raises OSError."""
         for output in self.outputs:
-            suffix = ".jpg" if output == "overlay" else ".png"
-            write_image(self.folder / output / f"{name}{suffix}", self._render(prediction, output))
+            path = self._path(output, name, georeference)
+            pixels = self._render(prediction, output)
+            if path.suffix == ".tif" and isinstance(prediction, Prediction):
+                with atomic_write(path) as temporary:
+                    size = prediction.labels.shape
+                    writer = _strip_writer(temporary, output, size, prediction, georeference)
+                    with writer:
+                        writer.write(pixels)
+            else:
+                _write_pixels(path, pixels)
+
+    def write_rows(
+        self,
+        name: str,
+        size: Size,
+        predictions: Iterable[Prediction],
+        georeference: Georeference | None = None,
+    ) -> None:
+        """Writes the outputs of an image in strips, as they are predicted.
+
+        Overlays of large images are overviews, see `JpegWriter`.
+
+        Args:
+          name: name of the files.
+          size: (h, w) of the image.
+          predictions: of successive rows of the image; nothing is written if they raise.
+          georeference: of the image; None for none.
+
+        Raises:
+          OSError: a file cannot be written.
+        """
+        with ExitStack() as stack:
+            writers: dict[str, StripWriter] = {}
+            labels: set[int] = set()
+            for strip in predictions:
+                for output in self.outputs:
+                    if output not in writers:
+                        path = self._path(output, name, georeference)
+                        temporary = stack.enter_context(atomic_write(path))
+                        writer = _strip_writer(temporary, output, size, strip, georeference)
+                        writers[output] = stack.enter_context(writer)
+                    writers[output].write(strip.render(output))
+                if self.legend:
+                    labels |= {*np.unique(strip.labels).tolist()}
+            overlay = writers.get("overlay")
+            if self.legend and isinstance(overlay, JpegWriter):
+                overlay.decorate = lambda image: legend_below(image, strip, sorted(labels))
+
+    def _path(self, output: str, name: str, georeference: Georeference | None) -> Path:
+        """Returns the path of an output, in a folder that exists."""
+        suffix = _suffix(output)
+        if georeference is not None and output in GEOTIFF_OUTPUTS:
+            suffix = ".tif"
+        path = self.folder / output / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def write_video(self, name: str, rate: float, frames: Iterator[Renderable]) -> None:
         """Writes the outputs of a video.
@@ -84,8 +147,8 @@ class PredictionWriter:
                 path = self.folder / output / f"{name}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporary_path = stack.enter_context(atomic_write(path))
-                if output == "ids":
-                    writers[output] = _FrameWriter(temporary_path)
+                if output in ARRAY_OUTPUTS:
+                    writers[output] = _FrameWriter(temporary_path, _suffix(output))
                 else:
                     writers[output] = stack.enter_context(VideoWriter(temporary_path, rate))
             for prediction in frames:
@@ -100,14 +163,60 @@ class PredictionWriter:
         return image
 
 
-def write_classes(folder: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> None:
-    """Writes `classes.csv` with the id, name and color of each class.
+def _suffix(output: str) -> str:
+    """Returns the suffix of the files of an output."""
+    if output == "probabilities":
+        return ".npy"
+    return ".jpg" if output in JPEG_OUTPUTS else ".png"
+
+
+def _write_pixels(path: Path, pixels: np.ndarray) -> None:
+    """Writes an image or, by suffix, an array atomically; raises OSError."""
+    if path.suffix != ".npy":
+        write_image(path, pixels)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary, NpyWriter(temporary, pixels.shape[:2]) as writer:
+        writer.write(pixels)
+
+
+def _strip_writer(
+    path: Path,
+    output: str,
+    size: Size,
+    prediction: Prediction,
+    georeference: Georeference | None,
+) -> StripWriter:
+    """Returns the writer of an output in strips."""
+    if georeference is not None and path.suffix == ".tif":
+        return GeoTiffWriter(
+            path,
+            size=size,
+            bands=3 if output == "color" else 1,
+            georeference=georeference,
+            palette=color_table(prediction.palette).tolist() if output == "ids" else None,
+            scale=1 / 255 if output in MEASURES else 1.0,
+        )
+    if path.suffix == ".jpg":
+        return JpegWriter(path, size)
+    return NpyWriter(path, size) if path.suffix == ".npy" else PngWriter(path, size)
+
+
+def write_classes(
+    folder: Path,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    unsure_label: int | None = None,
+) -> None:
+    """Writes `classes.csv` with the id, name and color of each class and of unsure pixels.
 
     Raises:
       UserError: the folder is not writable, or has predictions of other classes.
     """
     entries = enumerate(zip(classes, palette, strict=True))
-    rows = ([k, name, *color] for k, (name, color) in entries)
+    rows: list[list[Any]] = [[k, name, *color] for k, (name, color) in entries]
+    if unsure_label is not None:
+        rows.append([unsure_label, UNSURE[0], *UNSURE[1]])
     header = ["id", "class", "red", "green", "blue"]
     _write_unchanged(folder / "classes.csv", to_csv(header, rows), "classes")
 
@@ -158,11 +267,11 @@ def _write_error(folder: Path, error: OSError) -> Exception:
 
 
 class _FrameWriter:
-    """Writes frames as a folder of numbered PNGs."""
+    """Writes frames as a folder of numbered files."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.count = folder, 0
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder, self.suffix, self.count = folder, suffix, 0
 
     def write(self, frame: np.ndarray) -> None:
-        write_image(self.folder / f"{self.count:06d}.png", frame)
+        _write_pixels(self.folder / f"{self.count:06d}{self.suffix}", frame)
         self.count += 1

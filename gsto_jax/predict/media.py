@@ -26,7 +26,7 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".web
 
 
 @contextmanager
-def _as_user_error(path: Path | None = None) -> Iterator[None]:
+def as_user_error(path: Path | None = None) -> Iterator[None]:
     """Converts read errors into a UserError that names the file, if there is one."""
     try:
         yield
@@ -45,7 +45,7 @@ def read_image(path: Path, options: DecodeOptions | None = None) -> np.ndarray:
     Raises:
       UserError: the file is missing, damaged or not an image.
     """
-    with _as_user_error(path):
+    with as_user_error(path):
         return decode(path.read_bytes(), options).pixels
 
 
@@ -58,13 +58,13 @@ def load_pixels(image: np.ndarray | str | Path, options: DecodeOptions | None = 
     """
     if isinstance(image, str | Path):
         return read_image(Path(image), options)
-    with _as_user_error():
+    with as_user_error():
         return to_pixels(image, options)
 
 
 def read_image_header(path: Path) -> ImageHeader:
     """Reads the header of an image file; raises UserError as `read_image`."""
-    with _as_user_error(path):
+    with as_user_error(path):
         return read_header(path)
 
 

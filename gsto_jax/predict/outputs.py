@@ -13,3 +13,5 @@ ARRAY_OUTPUTS = {"ids", *MEASURES}
 """Outputs whose pixels are values, stored without loss; frames of a video are single files."""
 JPEG_OUTPUTS = {"overlay", "uncertainty"}
 """Outputs that are written as JPEG."""
+GEOTIFF_OUTPUTS = {"color", "ids", "confidence", "entropy"}
+"""Outputs that keep the georeference of an image."""

@@ -1,7 +1,8 @@
 """Predicts labels of images from a checkpoint (needs OpenCV and Pillow, from the `train` extra)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,76 +10,37 @@ import cv2
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
-from gsto_jax.drawing.legend import add_legend
+from gsto_jax import progress
 from gsto_jax.drawing.tiles import Color, as_rgb
 from gsto_jax.errors import UserError
-from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, crop_to_image, downscaled_size
-from gsto_jax.ops.resample import Taps, linear_taps, resample
+from gsto_jax.ops.padding import (
+    PUBLISHED,
+    SIZE_DIVISOR,
+    crop_to_image,
+    downscaled_size,
+    round_up,
+)
+from gsto_jax.ops.resample import linear_taps
 from gsto_jax.predict.base import BasePredictor
+from gsto_jax.predict.measures import class_probabilities, measure, measure_upsampled
 from gsto_jax.predict.media import load_pixels
+from gsto_jax.predict.outputs import MEASURES
+from gsto_jax.predict.prediction import Prediction
+from gsto_jax.predict.row_readers import ArrayRows, RowReader
+from gsto_jax.predict.tile_plan import Tile, blend, plan_tiles
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
-from gsto_jax.segmentation.metrics import best_class
-from gsto_jax.segmentation.panels import color_mask
 from gsto_jax.segmentation.protocol import EvalProtocol, protocol_from_config
 from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.types import Size
 
-SEGMENTATION_OUTPUTS = ("overlay", "color", "ids", "branches", "gates")
+SEGMENTATION_OUTPUTS = ("overlay", "color", "ids", *MEASURES, "uncertainty", "branches", "gates")
+DEFAULT_OVERLAP = 0.25
+"""Overlap of neighboring tiles, as a fraction of their side."""
 _STRIP_ROWS = 64  # of an image that are upsampled at a time
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Labels of an image.
-
-    Attributes:
-      image: `h w 3` uint8 RGB; of other channels see `as_rgb`.
-      labels: `h w` uint8, class index of each pixel.
-      features: `h_i w_i` float32 by name, "branch/0" and "gate/NAME" (see
-        `gsto_jax.evaluation.forward.feature_maps`); empty without features.
-      classes: names.
-      palette: RGB color of each class.
-    """
-
-    image: UInt8[np.ndarray, "h w 3"]
-    labels: UInt8[np.ndarray, "h w"]
-    features: Mapping[str, np.ndarray]
-    classes: tuple[str, ...]
-    palette: tuple[Color, ...]
-
-    def colors(self) -> np.ndarray:
-        """Colors the labels, `h w 3` uint8 RGB."""
-        return color_mask(self.labels, self.palette)
-
-    def overlay(self, opacity: float = 0.5) -> np.ndarray:
-        """Blends the colored labels with the image, `h w 3` uint8 RGB."""
-        return cv2.addWeighted(self.colors(), opacity, self.image, 1 - opacity, 0)
-
-    def with_legend(self, image: np.ndarray, all_classes: bool = False) -> np.ndarray:
-        """Adds a legend below an image.
-
-        Args:
-          image: `h w 3` uint8 RGB, such as `overlay` returns.
-          all_classes: whether to list all classes, or only those in the labels.
-        """
-        present = None if all_classes else np.unique(self.labels).tolist()
-        return add_legend(image, self.classes, self.palette, present)
-
-    def render(self, output: str) -> np.ndarray:
-        """Draws one of `SEGMENTATION_OUTPUTS`: `h w 3` RGB, or `h w` for "ids"; uint8."""
-        draw: dict[str, Callable[[], np.ndarray]] = {
-            "overlay": self.overlay,
-            "color": self.colors,
-            "ids": lambda: self.labels,
-            "branches": lambda: branch_figure(self.image, self.features),
-            "gates": lambda: gate_figure(self.image, self.features),
-        }
-        return draw[output]()
 
 
 @dataclass(frozen=True)
@@ -89,7 +51,16 @@ class Predictor(BasePredictor):
       trained: the network.
       protocol: test protocol.
       long_side: larger images are downscaled to this long side, in pixels, and their scores are
-        upsampled; 0 for no limit.
+        upsampled; 0 for no limit. Tiles are never downscaled.
+      unsure_below: pixels whose largest class probability is below this get the label
+        `data.ignore_label`; 0 for none.
+      tile: images with a longer side are predicted in overlapping tiles of this side, in pixels,
+        rounded up to a multiple of 32; 0 for none.
+      tile_overlap: overlap of neighboring tiles as a fraction of their side, rounded to a multiple
+        of 32 pixels; class probabilities are blended there.
+
+    Raises:
+      UserError: an invalid value, or tiles with a test protocol that resizes images.
 
     Example:
       >>> predictor = Predictor.load("runs/camvid_w18s")
@@ -103,6 +74,32 @@ class Predictor(BasePredictor):
 
     protocol: EvalProtocol
     long_side: int
+    unsure_below: float = 0.0
+    tile: int = 0
+    tile_overlap: float = DEFAULT_OVERLAP
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, valid, expected in (
+            ("long_side", self.long_side >= 0, "in pixels, or 0 for no limit"),
+            ("unsure_below", 0 <= self.unsure_below <= 1, "a probability in 0..1"),
+            ("tile", self.tile >= 0, "in pixels, or 0 for none"),
+            ("tile_overlap", 0 <= self.tile_overlap <= 0.5, "a fraction of a tile in 0..0.5"),
+        ):
+            if not valid:
+                raise UserError(f"{name} must be {expected}; got {getattr(self, name)}")
+        if self.tile:
+            self.check_tiles()
+
+    def check_tiles(self) -> None:
+        """Raises UserError if the test protocol resizes images, which tiles do not stand for."""
+        for name in ("base_size", "fixed_size"):
+            value = getattr(self.protocol, name)
+            if np.any(value):
+                raise UserError(
+                    f"a tile needs a network tested at the size of the image; got {self.checkpoint}"
+                    f", with config.data.{name}={value}"
+                )
 
     @classmethod
     def load(
@@ -110,6 +107,7 @@ class Predictor(BasePredictor):
         checkpoint: str | Path,
         long_side: int | None = None,
         pad_to: int | str | None = None,
+        **options: Any,
     ) -> "Predictor":
         """Loads a network and its test protocol.
 
@@ -118,28 +116,43 @@ class Predictor(BasePredictor):
           long_side: see `Predictor`; None for twice the long side of the training crop.
           pad_to: overrides the option `eval.pad_to`; None keeps it, except that 32 replaces
             "published" if images are tested whole and at their own size.
+          **options: other attributes of `Predictor`: `unsure_below`, `tile`, `tile_overlap`.
 
         Raises:
           UserError: a missing or unreadable checkpoint, or an invalid argument.
         """
-        return cls.from_trained(load_trained(checkpoint), long_side, pad_to)
+        return cls.from_trained(load_trained(checkpoint), long_side, pad_to, **options)
 
     @classmethod
     def from_trained(
-        cls, trained: TrainedModel, long_side: int | None = None, pad_to: int | str | None = None
+        cls,
+        trained: TrainedModel,
+        long_side: int | None = None,
+        pad_to: int | str | None = None,
+        **options: Any,
     ) -> "Predictor":
         """Builds the predictor of a loaded network; see `load`."""
-        if long_side is not None and long_side < 0:
-            raise UserError(f"long_side must be in pixels, or 0 for no limit; got {long_side}")
         if long_side is None:
             long_side = 2 * max(trained.config["data"]["crop"])
-        predictor = cls(trained, protocol_from_config(trained.config), long_side)
+        predictor = cls(trained, protocol_from_config(trained.config), long_side, **options)
         overrides = _padding_overrides(trained.config) if pad_to is None else {"pad_to": pad_to}
         if not overrides:
             return predictor
         config = {**trained.config, "eval": {**trained.config["eval"], **overrides}}
         trained = replace(trained, config=config, task=task_from_config(config))
         return replace(predictor, trained=trained, protocol=protocol_from_config(config))
+
+    @property
+    def tile_side(self) -> int:
+        """Side of a tile in pixels, a multiple of 32 of at least 64; without `tile` the default."""
+        side = max(self.tile or 2 * max(self.config["data"]["crop"]), 2 * SIZE_DIVISOR)
+        return round_up((side, side), SIZE_DIVISOR)[0]
+
+    @property
+    def tile_shared(self) -> int:
+        """Overlap of neighboring tiles in pixels, a multiple of 32."""
+        most = self.tile_side // 2 // SIZE_DIVISOR
+        return min(round(self.tile_overlap * self.tile_side / SIZE_DIVISOR), most) * SIZE_DIVISOR
 
     @property
     def task(self) -> SegmentationTask:
@@ -157,28 +170,121 @@ class Predictor(BasePredictor):
         """RGB colors of the classes."""
         return tuple(tuple(color) for color in self.config["data"]["palette"])
 
-    def __call__(self, image: np.ndarray | str | Path, with_features: bool = False) -> Prediction:
+    def __call__(
+        self,
+        image: np.ndarray | str | Path,
+        with_features: bool = False,
+        measures: Collection[str] = (),
+    ) -> Prediction:
         """Predicts the class of every pixel of an image of any size.
 
         Args:
           image: `h w 3` RGB, `h w` gray or `h w 4` RGBA, uint8 or uint16; a Pillow image; or the
             path of a file. With another `data.channels`, `h w c`.
-          with_features: whether to return feature maps and gates as well.
+          with_features: whether to return feature maps and gates as well; not with tiles.
+          measures: what to return of the class probabilities as well: some of "probabilities",
+            "confidence" and "entropy".
 
         Raises:
-          UserError: a file or array that is not an image.
+          UserError: a file or array that is not an image, or an unknown measure.
         """
         pixels = load_pixels(image, self.decode_options)
+        if self.tile:
+            if with_features:
+                raise UserError("with_features must be False with a tile; got True")
+            return _join(list(self.predict_rows(ArrayRows(pixels), measures)))
         size = (pixels.shape[0], pixels.shape[1])
         downscaled = _downscale(pixels, downscaled_size(size, self.long_side))
         scores, features = self._scores(downscaled, with_features)
+        results = self._measure(scores, size, self._names(measures))
+        return self._prediction(pixels, results, features)
+
+    def predict_rows(
+        self, image: RowReader, measures: Collection[str] = ()
+    ) -> Iterator[Prediction]:
+        """Predicts an image of any size in tiles, and yields it from top to bottom.
+
+        Memory is bounded by a row of tiles: pixels and results of the rows, and the probabilities
+        of the overlap with the next row.
+
+        Args:
+          image: reads rows of the image.
+          measures: as of `__call__`.
+
+        Yields:
+          Predictions of successive rows, which together are the image.
+
+        Raises:
+          UserError: the image cannot be read, the test protocol resizes images, or an unknown
+            measure.
+        """
+        self.check_tiles()
+        names = self._names(measures)
+        height, width = image.size
+        rows, columns = (
+            plan_tiles(length, self.tile_side, self.tile_shared, SIZE_DIVISOR)
+            for length in (height, width)
+        )
+        pixels: Any = None
+        pending: dict[tuple[int, int], Array] = {}
+
+        def weighted(row: Tile, column: Tile) -> np.ndarray:
+            # The devices compute the next tile while the host sums this one.
+            n = columns.index(column)
+            for next_column in columns[n : n + 2]:
+                key = row.start, next_column.start
+                if key not in pending:
+                    pending[key] = self._weighted(pixels[:, next_column.seen], row, next_column)
+            return np.array(pending.pop((row.start, column.start)))
+
+        with progress.track("predicting tiles", len(rows) * len(columns)) as advance:
+            results: dict[str, np.ndarray] = {}
+            blocks = blend(rows, columns, self.task.num_classes, weighted)
+            for row in rows:
+                pixels = image.read(row.start, row.stop)
+                for column in columns:
+                    _, _, block = next(blocks)
+                    for name, values in measure(block, False, names).items():
+                        if column is columns[0]:
+                            shape = (block.shape[0], width, *values.shape[2:])
+                            results[name] = np.empty(shape, values.dtype)
+                        results[name][:, column.finished] = values
+                    advance()
+                finished = pixels[row.first - row.start : row.next - row.start]
+                yield self._prediction(finished, results, {})
+
+    def _names(self, measures: Collection[str]) -> tuple[str, ...]:
+        """Returns the measures to compute, in order."""
+        if unknown := [name for name in measures if name not in MEASURES]:
+            raise UserError(f"measures must be some of {', '.join(MEASURES)}; got {unknown[0]!r}")
+        needed = {*measures, *(("confidence",) if self.unsure_below else ())}
+        return tuple(name for name in MEASURES if name in needed)
+
+    def _prediction(
+        self, image: np.ndarray, results: Mapping[str, Any], features: Mapping[str, Any]
+    ) -> Prediction:
+        """Returns a prediction of the results of `measure`."""
+        unsure_label, labels = None, results["labels"]
+        if self.unsure_below:
+            unsure_label = self.task.ignore_label
+            is_unsure = results["confidence"] < np.float32(self.unsure_below)
+            labels = np.where(is_unsure, np.uint8(unsure_label), labels)
         return Prediction(
-            image=as_rgb(pixels),
-            labels=self._labels(scores, size),
+            image=as_rgb(image),
+            labels=labels,
             features=features,
             classes=self.classes,
             palette=self.palette,
+            unsure_label=unsure_label,
+            **{name: results.get(name) for name in MEASURES},
         )
+
+    def _weighted(self, pixels: np.ndarray, row: Tile, column: Tile) -> Array:
+        """Returns the probabilities `h w k` of a tile times its weights, on the device."""
+        size = (pixels.shape[0], pixels.shape[1])
+        scores, _ = self._scores(pixels.astype(np.float32), with_features=False)
+        are_logits = self.protocol.is_unscaled_single_pass([size])
+        return _weighted_probabilities(scores[0], row.weight, column.weight, are_logits)
 
     def _scores(
         self, image: Float[np.ndarray, "h w c"], with_features: bool
@@ -213,16 +319,24 @@ class Predictor(BasePredictor):
             for name, x in features.items()
         }
 
-    def _labels(self, scores: Float[Array, "1 h w k"], size: Size) -> np.ndarray:
-        """Returns the labels of an image of the given size."""
-        if scores.shape[1:3] == size:
-            return np.asarray(_best(scores)[0])
+    def _measure(
+        self, scores: Float[Array, "1 h w k"], size: Size, names: tuple[str, ...]
+    ) -> dict[str, np.ndarray]:
+        """Returns the results of `measure` for an image of the given size."""
+        scored_size = (scores.shape[1], scores.shape[2])
+        are_logits = self.protocol.is_unscaled_single_pass([scored_size])
+        if scored_size == size:
+            return jax.tree.map(np.asarray, measure(scores[0], are_logits, names))
         height = -(-size[0] // _STRIP_ROWS) * _STRIP_ROWS
-        rows, columns = (linear_taps(a, b) for a, b in zip(scores.shape[1:3], size, strict=True))
+        rows, columns = (linear_taps(a, b) for a, b in zip(scored_size, size, strict=True))
         rows = rows.padded(height)
         strips = jax.tree.map(lambda x: x.reshape(-1, 1, _STRIP_ROWS, 2), rows)
         columns = jax.tree.map(lambda x: x[None], columns)
-        return np.asarray(_upsampled_best(scores, strips, columns)).reshape(height, -1)[: size[0]]
+        results = measure_upsampled(scores, strips, columns, are_logits, names)
+        return {
+            name: np.asarray(x).reshape(height, *x.shape[2:])[: size[0]]
+            for name, x in results.items()
+        }
 
 
 def _padding_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,10 +372,17 @@ def _batch_of(image: np.ndarray, padded_shape: Size) -> dict[str, np.ndarray]:
     return {"image": np.pad(image[None], padding), "size": np.array([[height, width]], np.int32)}
 
 
-_best = jax.jit(best_class)
+@partial(jax.jit, static_argnames="are_logits")
+def _weighted_probabilities(scores: Array, rows: Array, columns: Array, are_logits: bool) -> Array:
+    probabilities = class_probabilities(scores, are_logits)
+    return probabilities * (rows[:, None, None] * columns[None, :, None])
 
 
-@jax.jit
-def _upsampled_best(scores: Array, strips: Taps, columns: Taps) -> Array:
-    """Upsamples scores strip by strip, since the scores of a large image take gigabytes."""
-    return jax.lax.map(lambda rows: _best(resample(scores, rows, columns)[0]), strips)
+def _join(strips: Sequence[Prediction]) -> Prediction:
+    """Returns the prediction of an image, given those of its rows."""
+    names = ("image", "labels", *MEASURES)
+    values = {name: [getattr(strip, name) for strip in strips] for name in names}
+    joined: dict[str, Any] = {
+        name: np.concatenate(x) for name, x in values.items() if x[0] is not None
+    }
+    return replace(strips[0], **joined)

@@ -20,9 +20,14 @@ WRONG: Color = (230, 40, 40)
 
 def color_mask(labels: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
     """Colors labels `h w`, those outside the palette gray: `h w 3` uint8 RGB."""
+    return _look_up(labels.astype(np.uint8), color_table(palette))
+
+
+def color_table(palette: Sequence[Color]) -> np.ndarray:
+    """Returns the color of each label 0..255, gray outside the palette: `256 3` uint8 RGB."""
     table = np.full((256, 3), IGNORED, np.uint8)
     table[: len(palette)] = palette
-    return _look_up(labels.astype(np.uint8), table)
+    return table
 
 
 def _look_up(indices: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -238,7 +238,13 @@ def test_looping_symlinks_end(tmp_path):
 def prediction(labels):
     maps = {"branch/0": np.eye(4, dtype=np.float32), "gate/transition2": np.eye(4)}
     image = np.full((*labels.shape, 3), 100, np.uint8)
-    return Prediction(image, labels, maps, ("sky", 'a "b", c'), ((255, 0, 0), (0, 0, 255)))
+    measures = {
+        "probabilities": np.zeros((*labels.shape, 2), np.float16),
+        "confidence": np.ones(labels.shape, np.float32),
+        "entropy": np.zeros(labels.shape, np.float32),
+    }
+    palette = ((255, 0, 0), (0, 0, 255))
+    return Prediction(image, labels, maps, ("sky", 'a "b", c'), palette, **measures)
 
 
 def test_prediction_writer(tmp_path):

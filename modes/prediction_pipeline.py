@@ -1,0 +1,175 @@
+"""Runs `--mode=predict`: reads, predicts and writes files at the same time."""
+
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+
+import jax
+import numpy as np
+
+from gsto_jax import progress
+from gsto_jax.errors import UserError
+from gsto_jax.files import is_disk_full
+from gsto_jax.image_files import DecodeOptions
+from gsto_jax.predict.files import PredictionWriter, Renderable
+from gsto_jax.predict.georeference import Georeference, read_georeference
+from gsto_jax.predict.inputs import Input
+from gsto_jax.predict.media import count_frames, read_image, video_frames
+from gsto_jax.predict.prediction import Prediction
+from gsto_jax.predict.row_readers import RowReader, open_rows
+from gsto_jax.types import Size
+
+_PREFETCH = 3  # number of images being read, and being written, at a time
+
+
+class InputPredictor:
+    """Base of the objects that predict the images of inputs.
+
+    Attributes:
+      tiled: inputs that are read, predicted and written in rows of tiles.
+      georeferenced: inputs whose georeference the predictions keep.
+    """
+
+    tiled: Collection[Input] = frozenset()
+    georeferenced: Collection[Input] = frozenset()
+
+    def __call__(self, entry: Input, image: np.ndarray) -> Renderable:
+        """Predicts an image, or a frame of a video."""
+        raise NotImplementedError
+
+    def predict_rows(self, entry: Input, image: RowReader) -> Iterator[Prediction]:
+        """Predicts an image of `tiled`, from top to bottom."""
+        raise NotImplementedError
+
+
+class PredictionPipeline:
+    """Predicts files while the next ones are read and the previous ones are written.
+
+    Args:
+      predictor: predicts images.
+      decode_options: how image files are decoded.
+      writer: writes predictions.
+
+    Attributes:
+      failed: inputs without a prediction.
+      errors: error messages.
+    """
+
+    def __init__(
+        self, predictor: InputPredictor, decode_options: DecodeOptions, writer: PredictionWriter
+    ) -> None:
+        self.predictor, self.decode_options, self.writer = predictor, decode_options, writer
+        self.failed: list[Input] = []
+        self.errors: list[str] = []
+
+    def run(self, inputs: Sequence[Input]) -> None:
+        """Predicts all inputs. Raises OSError if the disk is full."""
+        with progress.track("predicting", len(inputs)) as advance:
+            self._predict_images(
+                [x for x in inputs if not x.is_video and x not in self.predictor.tiled], advance
+            )
+            for entry in inputs:
+                if entry.is_video or entry in self.predictor.tiled:
+                    with self._errors_recorded(entry):
+                        (self._predict_video if entry.is_video else self._predict_tiles)(entry)
+                    advance()
+
+    @contextmanager
+    def _errors_recorded(self, entry: Input) -> Iterator[None]:
+        """Records errors of an input, so that the other inputs are still processed."""
+        try:
+            yield
+        except UserError as error:
+            message = str(error)
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            message = f"cannot write the prediction of {entry.path}: {error.strerror or error}"
+        else:
+            return
+        self.failed.append(entry)
+        self.errors.append(message)
+
+    def _predict_images(self, inputs: Sequence[Input], advance: progress.Advance) -> None:
+        with ThreadPoolExecutor(_PREFETCH) as readers, ThreadPoolExecutor(_PREFETCH) as writers:
+            reads: deque[Future[tuple[np.ndarray, Georeference | None]]] = deque()
+            writes: deque[tuple[Input, Future[None]]] = deque()
+            unread = iter(inputs)
+            for entry in inputs:
+                for upcoming in islice(unread, _PREFETCH - len(reads)):
+                    reads.append(readers.submit(self._read, upcoming))
+                with self._errors_recorded(entry):
+                    image, georeference = reads.popleft().result()
+                    prediction = self._predict(entry, image)
+                    arguments = entry.name, prediction, georeference
+                    writes.append((entry, writers.submit(self.writer.write, *arguments)))
+                while len(writes) > _PREFETCH:
+                    self._wait_for_write(*writes.popleft())
+                advance()
+            while writes:
+                self._wait_for_write(*writes.popleft())
+
+    def _wait_for_write(self, entry: Input, write: Future[None]) -> None:
+        with self._errors_recorded(entry):
+            write.result()
+
+    def _read(self, entry: Input) -> tuple[np.ndarray, Georeference | None]:
+        return read_image(entry.path, self.decode_options), self._georeference(entry)
+
+    def _georeference(self, entry: Input) -> Georeference | None:
+        if entry not in self.predictor.georeferenced:
+            return None
+        return read_georeference(entry.path)
+
+    def _predict_tiles(self, entry: Input) -> None:
+        with open_rows(entry.path, self.decode_options) as image:
+            predictions = self.predictor.predict_rows(entry, image)
+            with _memory_errors(entry, image.size):
+                self.writer.write_rows(
+                    entry.name, image.size, predictions, self._georeference(entry)
+                )
+
+    def _predict_video(self, entry: Input) -> None:
+        if self.decode_options.channels != 3:
+            raise UserError(
+                f"cannot predict {entry.path}: videos are RGB, and the checkpoint takes images of "
+                f"config.data.channels={self.decode_options.channels}"
+            )
+        frames, rate = count_frames(entry.path)
+        count = 0
+
+        def predictions() -> Iterator[Renderable]:
+            nonlocal count
+            for frame in video_frames(entry.path):
+                yield self._predict(entry, frame)
+                count += 1
+                advance()
+            if not count:
+                raise UserError(f"cannot read {entry.path}: it has no frames")
+
+        with progress.track(f"predicting {entry.path.name}", frames or None) as advance:
+            self.writer.write_video(entry.name, rate, predictions())
+        if count < frames - rate:  # some files store their length in whole seconds only
+            self.errors.append(
+                f"{entry.path} ends after {count} of {frames} frames; it may be truncated"
+            )
+
+    def _predict(self, entry: Input, image: np.ndarray) -> Renderable:
+        with _memory_errors(entry, (image.shape[0], image.shape[1])):
+            return self.predictor(entry, image)
+
+
+@contextmanager
+def _memory_errors(entry: Input, size: Size) -> Iterator[None]:
+    """Converts exhausted memory of the devices into a UserError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"{entry.path}, {size[1]}x{size[0]}, does not fit into memory: use a smaller image, or "
+            "for segmentation a smaller --long_side or --tile"
+        ) from None
