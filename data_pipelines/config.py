@@ -6,6 +6,7 @@ from typing import Any
 
 from data_pipelines.annotation_options import check_annotations
 from data_pipelines.errors import DataError
+from data_pipelines.label_options import check_id_map, check_label_encoding, check_val_fraction
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
 from gsto_jax.config.fields import DATA, RUNTIME, Section, option, subsection
 from gsto_jax.image_files import MAX_CHANNELS, DecodeOptions
@@ -288,11 +289,12 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         self._check_channels()
         if self.keypoints is None:
             self._check_classes()
+            check_id_map(self)
         else:
             self._check_persons(self.keypoints)
-        self._check_encoding()
+        check_label_encoding(self)
         check_annotations(self)
-        self._check_val_fraction()
+        check_val_fraction(self)
         expected = "(height, width), or (0, 0) for none"
         self.require(all(self.fixed_size) == any(self.fixed_size), "fixed_size", expected)
         if self.source == "scenes":
@@ -343,46 +345,6 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         expected = f"pairs of train ids in 0..{count - 1}"
         for pair in self.flip_pairs:
             self.require(max(pair) < count, "flip_pairs", expected, pair)
-        file_ids = [file_id for file_id, _ in self.id_map]
-        expected = (
-            f"pairs with a train id in 0..{count - 1} or the ignore label {self.ignore_label}"
-        )
-        for pair in self.id_map:
-            file_id, train_id = pair
-            unique = file_ids.count(file_id) == 1
-            self.require(unique, "id_map", f"pairs with one train id for id {file_id}", pair)
-            ignored = train_id in (IGNORE_LABEL, self.ignore_label)
-            self.require(0 <= train_id < count or ignored, "id_map", expected, pair)
-
-    def _check_encoding(self) -> None:
-        """Checks the options of labels that are colors."""
-        if self.label_encoding == "ids":
-            for name in ("ignore_colors", "color_tolerance"):
-                expected = "left out unless data.label_encoding=colors"
-                self.require(not getattr(self, name), name, expected)
-            return
-        expected = "ids unless data.source=folder, without data.keypoints"
-        files = self.source == "folder" and self.keypoints is None
-        self.require(files, "label_encoding", expected)
-        expected = (
-            "() with data.label_encoding=colors, since data.palette names the classes' colors"
-        )
-        self.require(not self.id_map, "id_map", expected)
-        for name, others in (("palette", ()), ("ignore_colors", self.palette)):
-            colors = getattr(self, name)
-            for color in colors:
-                unique = (*colors, *others).count(color) == 1
-                self.require(unique, name, "different colors, each of one class or ignored", color)
-
-    def _check_val_fraction(self) -> None:
-        """Checks the options of a split that is taken from the training images."""
-        if not self.val_fraction:
-            return
-        expected = "0 with data.source=scenes and with data.keypoints"
-        files = self.source != "scenes" and self.keypoints is None
-        self.require(files, "val_fraction", expected)
-        expected = "another name than data.train_split with data.val_fraction"
-        self.require(self.eval_split != self.train_split, "eval_split", expected)
 
     def _check_scenes(self) -> None:
         self.require(self.channels == 3, "channels", "3 (RGB) with data.source=scenes")

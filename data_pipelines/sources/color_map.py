@@ -107,7 +107,10 @@ class ColorMap:
           size: number of pixels of the label.
         """
         fraction = sum(unknown.values()) / max(size, 1)
-        detail = list_values(unknown, self._describe)
+        detail = list_values(unknown, self._describe, OTHER_COLORS in unknown)
+        swapped = [_swap_channels(color) for color in unknown]
+        if unknown and np.isin(swapped, self._exact).all():
+            detail += "; in BGR order all have a class: swap red and blue in data.palette"
         return Issue(subject, "colors without a class", detail, self._remedy, fraction)
 
     def _describe(self, color: int, count: int) -> str:
@@ -157,6 +160,11 @@ def format_value(config: DataConfig, value: int) -> str:
     if config.label_encoding == "ids":
         return f"id {value}"
     return "other colors" if value == OTHER_COLORS else f"color {format_color(value)}"
+
+
+def _swap_channels(color: int) -> int:
+    """Returns a color with red and blue exchanged."""
+    return int.from_bytes(color.to_bytes(4)[:0:-1])
 
 
 def _count(colors: np.ndarray, counts: np.ndarray) -> dict[int, int]:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from data_pipelines.sources.color_map import ColorMap
+from data_pipelines.sources.color_map import OTHER_COLORS, ColorMap
 from data_pipelines.sources.label_map import LabelMap
 from data_pipelines.sources.stats import Issue, LabelStats
 from gsto_jax.image_files import ImageError, open_image
@@ -30,7 +30,9 @@ def inspect_label(
         fraction = label_map.altered_fraction(values)
         detail = f"{fraction:.1%} of its pixels look altered"
         if counts.unknown:
-            detail += f", and {len(counts.unknown)} {noun} have no class"
+            incomplete = OTHER_COLORS in counts.unknown
+            number = f"more than {len(counts.unknown) - 1}" if incomplete else len(counts.unknown)
+            detail += f", and {number} {noun} have no class"
         fault = f"a label stored as {kind}, which alters {noun}"
         remedy = "save label maps as PNG, from the originals"
         if counts.unknown and noun == "colors":

@@ -130,13 +130,22 @@ class LabelMap:
         return Issue(subject, "unknown label ids", detail, self._remedy, fraction)
 
 
-def list_values(counts: dict[int, int], describe: Callable[[int, int], str]) -> str:
-    """Describes the first few values and their numbers of pixels, and how many others there are."""
+def list_values(
+    counts: dict[int, int], describe: Callable[[int, int], str], incomplete: bool = False
+) -> str:
+    """Describes the first few values of a label, and how many others there are.
+
+    Args:
+      counts: number of pixels by value.
+      describe: describes a value and its number of pixels.
+      incomplete: whether the last entry of `counts` stands for many values.
+    """
     listed = ", ".join(
         describe(value, count) for value, count in list(counts.items())[:_MAX_LISTED]
     )
     more = len(counts) - _MAX_LISTED
-    return f"{listed} and {more} more values" if more > 0 else listed
+    over = "more than " if incomplete else ""
+    return f"{listed} and {over}{more} more values" if more > 0 else listed
 
 
 class MappedLabel:

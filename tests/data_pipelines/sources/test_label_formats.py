@@ -239,6 +239,13 @@ def test_unknown_colors_are_named(source_of):
     assert [problem.fraction for problem in stats.problems] == [4 / TRAIN_IDS.size]
 
 
+def test_a_palette_with_red_and_blue_swapped_is_named(source_of):
+    swapped = COLORS | {"palette": tuple(color[::-1] for color in PALETTE)}
+    source, _ = source_of({"a.png": png(MASK, RGB)}, **swapped)
+    with pytest.raises(DataError, match="BGR"):
+        source[0]
+
+
 def test_many_unknown_colors_are_counted_together(source_of):
     photo = np.random.default_rng(0).integers(0, 256, MASK.shape, np.uint8)
     stats = audit_labels(source_of({"a.png": png(photo, RGB)}, **COLORS)[0])
