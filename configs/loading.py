@@ -24,7 +24,7 @@ DEFAULT = str(ROOT / "configs" / "quickstart.py")
 TRAIN_PACKAGES = (
     *("cv2", "PIL", "grain", "array_record", "clu", "jinja2", "markupsafe", "matplotlib"),
     *("pycocotools", "rich", "scipy", "tensorboard", "tensorflow", "tensorflow_datasets"),
-    *("zstandard", "importlib_resources"),
+    *("tifffile", "zstandard", "importlib_resources"),
 )
 """Modules of the extra `train`. If one is missing, `main.py` prints how to install it."""
 _EXPECTED = {

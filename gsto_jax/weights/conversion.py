@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.errors import UserError
 from gsto_jax.weights.formats import HRNET_FORMAT, LeafPath, WeightFormat
+from gsto_jax.weights.input_channels import describe_fit, fit_input_channels, is_input_kernel
 
 Variables = Mapping[str, Any]  # {"params": tree, "batch_stats": tree}
 Groups = Mapping[str, list[str]]
@@ -29,6 +30,7 @@ class LoadResult:
     loaded: Groups  # paths of arrays from the state dict, by section of the network
     initialized: Groups  # paths of arrays that kept their values, by optional group
     unused: Groups  # keys of the state dict, by their first segment
+    notes: tuple[str, ...] = ()  # about arrays that were converted
 
     @property
     def num_loaded(self) -> int:
@@ -63,6 +65,7 @@ def from_state_dict(
     initialized: dict[LeafPath, str] = {}
     loaded: dict[LeafPath, list[str]] = {}
     problems: list[str] = []
+    state_dict, notes = _fit_input(state_dict, variables, weight_format)
     for path, leaf in flatten_dict(dict(variables)).items():
         group = weight_format.optional_group(path[1:])
         keys = weight_format.keys(path[1:], leaf.shape[-1])
@@ -97,7 +100,32 @@ def from_state_dict(
         loaded=_group((_section(path), "/".join(path[1:])) for path in loaded),
         initialized=_group((group, "/".join(path[1:])) for path, group in initialized.items()),
         unused=_group((_first_segment(key), key) for key in unused),
+        notes=notes,
     )
+
+
+def _fit_input(
+    state_dict: Mapping[str, np.ndarray], variables: Variables, weight_format: WeightFormat
+) -> tuple[Mapping[str, np.ndarray], tuple[str, ...]]:
+    """Converts the first convolution to the channels of the network; returns notes about it.
+
+    Raises:
+      UserError: The state dict is for images of other channels than RGB and the network's.
+    """
+    for path, leaf in flatten_dict(dict(variables)).items():
+        for key in weight_format.keys(path[1:], 1) if is_input_kernel(path[1:]) else ():
+            kernel, channels = np.asarray(state_dict.get(key, 0)), leaf.shape[2]
+            if kernel.ndim != 4 or kernel.shape[1] == channels:
+                continue
+            if kernel.shape[1] != 3:
+                raise UserError(
+                    f"{key} is for images of {kernel.shape[1]} channels and the network for images"
+                    f" of {channels} (config.data.channels); only RGB weights are converted"
+                )
+            fitted = fit_input_channels(_to_flax_layout(kernel), channels)
+            converted = {key: fitted.transpose(3, 2, 0, 1)}
+            return {**state_dict, **converted}, (describe_fit(channels),)
+    return state_dict, ()
 
 
 def _load_leaf(

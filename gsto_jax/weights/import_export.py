@@ -45,6 +45,11 @@ class ImportedWeights:
         return {**self.result.unused, **self.network.unused}
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes about the network in the file and about converted arrays."""
+        return (*self.network.notes, *self.result.notes)
+
+    @property
     def summary(self) -> str:
         """Lines of text that list the loaded, newly initialized and unused arrays."""
         result = self.result
@@ -53,7 +58,7 @@ class ImportedWeights:
         lines = [
             f"{result.num_loaded} of {result.num_arrays} arrays from {self.path} "
             f"({self.weight_format.name})",
-            *(f"  note         {note}" for note in self.network.notes),
+            *(f"  note         {note}" for note in self.notes),
             *textwrap.wrap(f"  loaded       {counts}", _MAX_LINE, subsequent_indent=indent),
             *(f"  initialized  {_describe(*group)}" for group in result.initialized.items()),
             *(f"  unused       {_describe(*group)}" for group in self.unused.items()),
@@ -68,7 +73,7 @@ class ImportedWeights:
             "sha256": self.sha256,
             "format": self.weight_format.name,
             "prefix": self.network.prefix,
-            "notes": list(self.network.notes),
+            "notes": list(self.notes),
             "num_loaded": self.result.num_loaded,
             "num_arrays": self.result.num_arrays,
             "loaded": dict(self.result.loaded),
