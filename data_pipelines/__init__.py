@@ -22,6 +22,7 @@ from data_pipelines.pipeline import (
     train_batches,
 )
 from data_pipelines.sources.audit import audit_labels
+from data_pipelines.sources.channel_statistics import ChannelStatistics, channel_statistics
 from data_pipelines.sources.color_map import format_value
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.label_checks import (
@@ -46,6 +47,7 @@ __all__ = [
     "PASCAL_CONTEXT_59",
     "PASCAL_CONTEXT_60",
     "SCENES",
+    "ChannelStatistics",
     "ClassTable",
     "DataConfig",
     "DataError",
@@ -66,6 +68,7 @@ __all__ = [
     "TrainBatches",
     "audit_labels",
     "balanced_weights",
+    "channel_statistics",
     "check_split_labels",
     "describe_untrained_classes",
     "distinct_colors",

@@ -1,4 +1,7 @@
-"""Checks all labels of the training and evaluation splits, and counts their classes."""
+"""Checks all labels of the training and evaluation splits, and counts their classes.
+
+`--channel_statistics` also computes the mean and standard deviation of the channels.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +17,7 @@ from data_pipelines import (
     LabelStats,
     audit_labels,
     balanced_weights,
+    channel_statistics,
     describe_untrained_classes,
     format_value,
     group_issues,
@@ -21,12 +25,19 @@ from data_pipelines import (
     report_labels,
 )
 from gsto_jax import progress
+from gsto_jax.errors import UserError
 from modes.terminal_output import log
 
 
 def run(args: Any) -> None:
     """Runs the mode. Raises DataError if labels are wrong."""
-    data = DataConfig(**plain_values(args.config)["data"])
+    values = plain_values(args.config)["data"]
+    if args.channel_statistics and isinstance(values["channels"], int):
+        # The options that are to be computed need not fit the channels yet.
+        values |= {"mean": (0.5,) * values["channels"], "std": (0.5,) * values["channels"]}
+    data = DataConfig(**values)
+    if args.channel_statistics and data.keypoints:
+        raise UserError("--channel_statistics is for segmentation datasets; this is a pose dataset")
     splits = dict.fromkeys((data.train_split, data.eval_split))
     stats = {split: LabelStats() for split in splits}
     problems = [line for split in splits for line in _audit_split(split, data, stats[split])]
@@ -38,6 +49,27 @@ def run(args: Any) -> None:
         log(f"problem: {problem}")
     if problems:
         raise DataError("the labels are not usable: fix the problems listed above.")
+    if args.channel_statistics:
+        log(_channel_statistics(data))
+
+
+def _channel_statistics(data: DataConfig) -> str:
+    """Computes the statistics of the training split; returns them as lines of a config."""
+    source = make_source(data, data.train_split)
+    with progress.track("measuring channels", len(source)) as advance:
+        mean, std = channel_statistics(source, lambda: advance(1))
+    # A constant channel has no standard deviation to divide by.
+    constant = [n for n, value in enumerate(std, 1) if not value]
+    lines = [
+        f"mean and standard deviation of the {len(source)} images of {data.train_split}, to paste"
+        " into the config:",
+        f"config.data.mean = {tuple(round(value, 6) for value in mean)}",
+        f"config.data.std = {tuple(round(value, 6) if value else 1.0 for value in std)}",
+    ]
+    if constant:
+        names = ", ".join(map(str, constant))
+        lines.append(f"warning: the same value in all pixels of channel {names}; its std is 1 here")
+    return "\n".join(lines)
 
 
 def _audit_split(split: str, data: DataConfig, stats: LabelStats) -> list[str]:

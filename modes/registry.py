@@ -192,6 +192,13 @@ MODES = {
     "audit": Mode(
         "check all labels of the training and evaluation splits, and count their classes",
         "--mode=audit --config=configs/camvid_w18s.py --config.data.root=data",
+        {
+            "channel_statistics": Flag(
+                "whether to compute data.mean and data.std over all pixels of the training split",
+                False,
+                "bool",
+            )
+        },
     ),
     "plan": Mode(
         "compile the steps for a --topology of chips that need not be present, and print their"
