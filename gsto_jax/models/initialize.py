@@ -5,8 +5,9 @@ a CPU, against about a second here. The layers declare the distributions. The va
 seed and the parameter's name only, so networks with different gates share all other weights.
 """
 
+import functools
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,7 @@ from gsto_jax.layers.conv import Conv
 from gsto_jax.types import Size
 
 _CONSTANTS = {"scale": 1, "bias": 0, "mean": 0, "var": 1}  # of BatchNorm
+Path = tuple[str, ...]
 _SIZE = (32, 32)
 """Size of an image, on which no parameter's shape depends."""
 
@@ -29,7 +31,33 @@ def abstract_image(model: nn.Module, size: Size) -> jax.ShapeDtypeStruct:
 
 def abstract_variables(model: nn.Module) -> dict[str, Any]:
     """Returns the shapes and dtypes of a model's variables; nothing is computed."""
-    return jax.eval_shape(model.init, jax.random.key(0), abstract_image(model, _SIZE))
+    return unflatten_dict(_trace_init(model, jnp.result_type(float)).shapes)
+
+
+class _Init(NamedTuple):
+    shapes: dict[Path, jax.ShapeDtypeStruct]
+    convolutions: dict[Path, Conv]
+
+
+@functools.lru_cache(maxsize=64)
+def _trace_init(model: nn.Module, default_dtype: Any) -> _Init:
+    """Traces the initialization of a model once: a deep network takes seconds.
+
+    Args:
+      model: the network.
+      default_dtype: distinguishes traces with and without `jax_enable_x64`.
+    """
+    del default_dtype
+    convolutions: dict[Path, Conv] = {}
+
+    def record(call, args, kwargs, context):  # type: ignore[no-untyped-def]
+        if isinstance(context.module, Conv):
+            convolutions[context.module.path] = context.module.clone(parent=None)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(model.init, jax.random.key(0), abstract_image(model, _SIZE))
+    return _Init(flatten_dict(variables), convolutions)
 
 
 def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
@@ -42,15 +70,7 @@ def initial_variables(model: nn.Module, seed: int) -> dict[str, Any]:
     Raises:
       TypeError: a parameter belongs to neither `Conv` nor `BatchNorm`.
     """
-    convolutions: dict[tuple[str, ...], Conv] = {}
-
-    def record(call, args, kwargs, context):  # type: ignore[no-untyped-def]
-        if isinstance(context.module, Conv):
-            convolutions[context.module.path] = context.module
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        shapes = flatten_dict(abstract_variables(model))
+    shapes, convolutions = _trace_init(model, jnp.result_type(float))
     variables = {}
     for path, leaf in shapes.items():
         rng = np.random.default_rng([seed, zlib.crc32("/".join(path).encode())])
