@@ -335,9 +335,9 @@ def _check_shapes(
     saved_shapes = _shapes({name: saved.get(name, {}) for name in names})
     expected_shapes = _shapes({name: expected.get(name, {}) for name in names})
     for path in sorted({*saved_shapes, *expected_shapes}):
-        saved_shape, shape = saved_shapes.get(path, "missing"), expected_shapes.get(path, "missing")
+        saved_shape, shape = saved_shapes.get(path), expected_shapes.get(path, "absent")
         if saved_shape != shape:
             raise UserError(
                 f"checkpoint {checkpoint} is of another {kind}: {path} must be {shape}; got "
-                f"{saved_shape}. Use the --config that it was trained with"
+                f"{saved_shape or 'no such array'}. Use the --config that it was trained with"
             )

@@ -239,7 +239,7 @@ def test_released_gates_refuse_one_value_too(layer):
         layer.apply(layer.init(KEY, x), x, train=True, mutable=["batch_stats"])
 
 
-MINI, PPM_NET = {}, {"variant": "resnet_mini"}
+MINI, PPM_NET = {"variant": "mini"}, {"variant": "resnet_mini"}
 CONTEXT = PPM_NET | {"context_net": {"module": "aspp", "gating": "none"}}
 
 

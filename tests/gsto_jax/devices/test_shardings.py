@@ -166,7 +166,7 @@ def test_loss_kernel_needs_unsharded_images():
 
 
 def task_from_config(space=1, sharded=False, **model):
-    task = make_task(3, **model)
+    task = make_task(3, **{"variant": "mini"} | model)
     parallel = replace(task.config.parallel, spatial_shards=space, shard_parameters=sharded)
     return replace(task, config=replace(task.config, parallel=parallel))
 

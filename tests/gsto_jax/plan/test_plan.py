@@ -589,7 +589,7 @@ def test_layer_and_operation_names():
 def test_segmentation_steps(step):
     """Plans steps for CPUs, where XLA estimates no cycles."""
     chips = CompileTarget(make_mesh(jax.devices()[:2]), memory=2**34)
-    plan = plan_step(make_task(4), chips, 4, (32, 32), step)
+    plan = plan_step(make_task(4, variant="mini"), chips, 4, (32, 32), step)
     assert (plan.batch_size, plan.step) == (4 // chips.mesh.size, step)
     assert plan.flops > 1e6 and plan.bytes_accessed > 1e6 and plan.peak_memory > 1e5
     assert ("all-reduce" in plan.collectives) == (chips.mesh.size > 1)
@@ -606,7 +606,7 @@ def test_out_of_memory(monkeypatch):
     monkeypatch.setattr(compiling, "_lower", lambda *args: small)
     chips = CompileTarget(make_mesh(jax.devices()[:1]), memory=1000)
     with pytest.raises(OutOfMemory, match="train step") as error:
-        plan_step(make_task(4), chips, 4, (32, 32))
+        plan_step(make_task(4, variant="mini"), chips, 4, (32, 32))
     assert error.value.required == peak_memory(small.compile()) > 1000
 
 

@@ -44,7 +44,7 @@ def test_no_checkpoint():
 def test_other_network_is_rejected(tmp_path):
     save(tmp_path, 3)
     for other, what in (
-        (make_task(30, gfm=False, gtm=("none",) * 3), "another network: batch_stats/stage2"),
+        (make_task(30, variant="mini"), "another network: batch_stats/"),
         (
             replace(make_task(30), num_classes=5),
             r"another network: params/\S+classifier/bias must be",

@@ -21,10 +21,10 @@ from gsto_jax.segmentation.metrics import compute_scores
 from gsto_jax.segmentation.protocol import SINGLE_PASS
 from gsto_jax.weights import GSTO_FORMAT, export_weights
 from tests.gsto_jax.saved_states import MESH, TASK, assert_same, save, state_at
-from tests.gsto_jax.small_task import make_task, values
+from tests.gsto_jax.small_task import FAST, make_task, values
 
 SET = "10 images"
-RECORD = {"config": values(), "data": {"batches": 3}, "train_set": SET}
+RECORD = {"config": values(**FAST), "data": {"batches": 3}, "train_set": SET}
 
 
 class Position:
@@ -56,7 +56,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(segmentation_set, "evaluate", fixed)
 
     def build(name="run", task=TASK, train_set=SET, **changes):
-        config = json.loads(json.dumps(values()))
+        config = json.loads(json.dumps(values(**FAST)))
         for field, value in changes.items():
             section, _, key = field.partition("__")
             config[section][key] = value
@@ -124,9 +124,10 @@ def test_fork_copies_its_start(make, tmp_path):
 
 def test_start_from_pretrained_weights(make, tmp_path):
     path = tmp_path / "weights.safetensors"
-    variables = initial_variables(TASK.model, seed=5)
+    task = make_task(30, variant="mini")
+    variables = initial_variables(task.model, seed=5)
     export_weights(path, variables, GSTO_FORMAT)
-    task = replace(TASK, config=replace(TASK.config, init_from=str(path)))
+    task = replace(task, config=replace(task.config, init_from=str(path)))
     plain, log, _ = make(task=task)
     run = replace(plain, config=plain.config | {"init_from": str(path)})
     with pytest.raises(UserError, match=r"--fork_from and config\.init_from"):
@@ -146,7 +147,7 @@ def test_start_from_pretrained_weights(make, tmp_path):
     assert record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert run.workdir.read_config()["init_from"] == str(path)
     path.unlink()
-    save(tmp_path / "run" / "checkpoints", 1, record=RECORD | {"config": run.config})
+    save(tmp_path / "run" / "checkpoints", 1, record=RECORD | {"config": run.config}, task=task)
     state, _ = run.start_or_resume()
     assert int(state.step) == 1 and log[-1].startswith("resuming from step 1")
     with pytest.raises(UserError, match=r"init_from \(model\): '\S+' in the run, '' now"):

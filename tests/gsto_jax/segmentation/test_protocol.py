@@ -119,7 +119,7 @@ def test_scaled_sizes():
 
 @pytest.fixture(scope="module")
 def network():
-    task = make_task(1)
+    task = make_task(1, variant="mini")
     return task, initial_state(task, make_mesh(jax.devices()[:1])).variables
 
 

@@ -98,7 +98,7 @@ def test_hyperparameters_do_not_change_the_program(kind):
 @pytest.mark.slow
 def test_hyperparameters_do_not_change_the_program_of_hrnet():
     for grad_accum_steps in ({}, {"train": {"grad_accum_steps": 2}}):
-        first = make_task(100, BASE | grad_accum_steps)
+        first = make_task(100, BASE | grad_accum_steps, variant="mini")
         second = make_task(
             333, {k: OTHER[k] for k in ("optim", "loss")} | grad_accum_steps, **OTHER["model"]
         )

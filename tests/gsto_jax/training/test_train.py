@@ -20,7 +20,7 @@ from tests.gsto_jax.small_task import MEAN, STD, batches, make_task, values
 
 @pytest.mark.slow
 def test_one_device_equals_four(x64):
-    task = make_task(3, dtype="float64")
+    task = make_task(3, variant="mini", dtype="float64")
     states, losses = [], []
     for devices in (jax.devices()[:1], jax.devices()[:4]):
         mesh = make_mesh(devices)
@@ -41,7 +41,8 @@ def test_one_device_equals_four(x64):
 @pytest.fixture(scope="module")
 def trained():
     """A short run on one device: task, mesh, state, reports."""
-    task, mesh, reports = make_task(30), make_mesh(jax.devices()[:1]), []
+    task = make_task(30, variant="mini")
+    mesh, reports = make_mesh(jax.devices()[:1]), []
     return (
         task,
         mesh,
@@ -76,11 +77,11 @@ def test_resumed_run_equals_uninterrupted_run(trained, tmp_path):
     """Bit for bit, through a checkpoint; programs are killed in tests/modes/test_resume.py."""
     _, mesh, whole, reports = trained
     config = values()
-    part = make_task(30, {"run": {"stop_at": 13}})
+    part = make_task(30, {"run": {"stop_at": 13}}, variant="mini")
     with Checkpoints(tmp_path) as checkpoints:
         hooks = Hooks(save=lambda state: checkpoints.save(state, {"config": config}))
         fit(part, initial_state(part, mesh), batches(), mesh, hooks)
-    task, losses = make_task(30), []
+    task, losses = make_task(30, variant="mini"), []
     actual = load_latest(tmp_path, task, mesh)
     assert actual.step == 13
     hooks = Hooks(lambda report: losses.append((report.step, report.metrics["loss"])))
@@ -165,8 +166,9 @@ def test_accumulated_gradients_equal_whole_batch(x64):
     pair["label"] = pair["label"].copy()
     pair["label"][::2, 20:] = 255
     sections, weights = {"loss": {"class_weights": True}}, (1.0, 2.0, 0.5)
-    whole = make_task(2, sections, weights, dtype="float64")
-    parts = make_task(2, sections | {"train": {"grad_accum_steps": 2}}, weights, dtype="float64")
+    model = {"variant": "mini", "dtype": "float64"}
+    whole = make_task(2, sections, weights, **model)
+    parts = make_task(2, sections | {"train": {"grad_accum_steps": 2}}, weights, **model)
     (one, left), (two, right) = one_step(whole, pair), one_step(parts, pair)
     assert left.keys() == right.keys()
     for name in left:
@@ -197,14 +199,14 @@ def test_accumulated_ohem():
 
 @pytest.mark.slow
 def test_bfloat16_computes_with_float32_parameters_statistics_and_loss():
-    task = make_task(2, dtype="bfloat16")
+    task = make_task(2, variant="mini", dtype="bfloat16")
     assert {str(x.dtype) for x in jax.tree.leaves(task.abstract_state)} == {"float32", "int32"}
     outputs = jax.eval_shape(
         lambda v: task.model.apply(v, jnp.zeros((1, 64, 64, 3))), task.abstract_state.variables
     )
     assert outputs.logits.dtype == jnp.bfloat16
     state, scalars = one_step(task, next(batches()))
-    exact, expected = one_step(make_task(2), next(batches()))
+    exact, expected = one_step(make_task(2, variant="mini"), next(batches()))
     assert {str(x.dtype) for x in jax.tree.leaves(state.batch_stats)} == {"float32"}
     assert scalars["loss"].dtype == np.float32
     assert scalars["loss"] == pytest.approx(expected["loss"], rel=0.05)
