@@ -74,14 +74,14 @@ def _check_flags(args: SimpleNamespace) -> None:
             f"unknown argument {args.inputs[0]!r}: config options start with --config., and only "
             "--mode=predict accepts images"
         )
-    if MODES[args.mode].config == "checkpoint":
+    if MODES[args.mode].config in ("checkpoint", "none"):
         rejected = [] if command_line.value_of("config", sys.argv) is None else ["--config"]
         if args.mode != "predict":  # which accepts some options, and checks them itself
             rejected += command_line.overrides()
         if rejected:
-            raise UserError(
-                f"{rejected[0]} is not for --mode={args.mode}: the checkpoint has its configuration"
-            )
+            owner = {"checkpoint": "the checkpoint has its configuration", "none": "it writes one"}
+            reason = owner[MODES[args.mode].config]
+            raise UserError(f"{rejected[0]} is not for --mode={args.mode}: {reason}")
     for name in FLAGS:
         readers = modes_with_flag(name)
         if flags.FLAGS[name].present and args.mode not in readers:

@@ -21,9 +21,9 @@ _MAIN_FLAGS = _CONFIG_FLAGS | {
     "mode": "mode to run; by default train",
     "workdir": "folder of the run",
     "checkpoint": "a run, its best/, or a STEP in its checkpoints/",
-    "output": "where to write predictions, reports and exports",
+    "output": "where to write configs, predictions, reports and exports",
     "fork_from": MODES["train"].flags["fork_from"].help,
-    "source": "prepare: folder of the downloads",
+    "source": "init: folder of your dataset; prepare: of the downloads",
     "rows": "sweep: the variants to compare",
     "help_config": "WORD: lists the config options with this word in name or meaning, or all",
 }
@@ -72,7 +72,7 @@ def mode_page(name: str) -> str:
         command_line.exit_with_error(f"--mode must be one of {', '.join(MODES)}; got {name!r}")
     mode = MODES[name]
     texts = _CONFIG_FLAGS | {flag: entry.help for flag, entry in mode.flags.items()}
-    if mode.config == "checkpoint":
+    if mode.config in ("checkpoint", "none"):
         del texts["config"]
         if name != "predict":
             del texts["config.SECTION.OPTION"]

@@ -36,7 +36,7 @@ class Mode:
       example: arguments of an example command.
       flags: the flags that the mode reads, by name.
       config: the source of the configuration: `--config`; or "run", the run in --workdir or
-        --checkpoint unless there is `--config`; or "checkpoint", never `--config`.
+        --checkpoint unless there is `--config`; or "checkpoint" or "none", never `--config`.
       needs_linux: whether the mode depends on file locks, worker processes or data formats that
         were tested on Linux only.
     """
@@ -44,7 +44,7 @@ class Mode:
     summary: str
     example: str
     flags: Mapping[str, Flag] = field(default_factory=dict)
-    config: Literal["file", "run", "checkpoint"] = "file"
+    config: Literal["file", "run", "checkpoint", "none"] = "file"
     needs_linux: bool = False
 
 
@@ -72,6 +72,15 @@ _DISTRIBUTED = {
 }
 
 MODES = {
+    "init": Mode(
+        "write a config for the images and labels in --source",
+        "--mode=init --source=DIR --output=configs/mine.py",
+        {
+            "source": Flag("folder of the dataset"),
+            "output": Flag("config file to write; an existing one is never overwritten"),
+        },
+        config="none",
+    ),
     "train": Mode(
         "train, or resume the run in --workdir, then evaluate",
         "--config=configs/camvid_w18s.py --config.data.root=data",

@@ -28,6 +28,7 @@ NOT_RUN = {
     r"^python benchmarks": "measures for minutes, on data or machines that tests lack",
     r"--coordinator=": "tests/modes/test_several_hosts.py runs several processes",
     r"--mode=plan|--plan_json": "needs a compiler for TPUs; tests/gsto_jax/plan has it",
+    r"--mode=init": "writes a config; tests/modes/test_init.py has it",
     r"--mode=(prepare|submit)": "needs a downloaded dataset",
     r"--config\.init_from=": "needs a file of weights; tests/modes/test_init_from.py has it",
     r"--boxes=|coco_pose": "needs a pose network; tests/modes/test_pose_main.py has it",

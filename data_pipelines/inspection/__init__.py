@@ -1,0 +1,1 @@
+"""Looks into a folder of images and labels and proposes a config for it."""

@@ -1,0 +1,273 @@
+"""Finds out how label files code their classes: as ids, or as colors, and which occur."""
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.errors import DataError
+from data_pipelines.files.disk import first_few
+from data_pipelines.files.images import decode_colors, decode_label
+from data_pipelines.files.retry import read_with_retries
+from data_pipelines.labels import Color
+from data_pipelines.sources.label_inspection import lossy_format_name
+from gsto_jax.image_files import DecodeOptions
+
+MAX_LABELS = 1000
+"""Maximum number of label files that are read; more take minutes."""
+_PROBED_LABELS = 24
+"""Number of label files by which the coding is decided."""
+_MIN_SHARE = 1e-3
+"""Minimum fraction of the pixels that a color of altered labels must have to be a class."""
+_MIN_DISTANCE = 40.0
+"""Minimum distance between the colors of two classes of altered labels."""
+_SNAP = 6
+_MAX_VALUES = 32
+"""Number of values up to which labels count as unaltered."""
+_MIN_EQUAL = 0.35
+"""Fraction of a value's pixels that equal their right neighbor, below which it is no class."""
+_OPTIONS = DecodeOptions(alpha="drop")
+
+
+@dataclass
+class Coding:
+    """How labels code their classes.
+
+    Attributes:
+      encoding: "ids" or "colors", as `data.label_encoding`.
+      description: the same in words.
+      pixels: number of pixels by id, or by color 0xRRGGBB.
+      images: number of labels by id or color.
+      palette: RGB color of ids, from palette files.
+      tolerance: distance to the nearest class color up to which a color is of the class; 0: exact.
+      num_read: number of labels read.
+      num_labels: number of labels.
+      doubts: what was unclear.
+    """
+
+    encoding: str
+    description: str
+    pixels: Counter[int] = field(default_factory=Counter)
+    images: Counter[int] = field(default_factory=Counter)
+    palette: dict[int, Color] = field(default_factory=dict)
+    tolerance: int = 0
+    num_read: int = 0
+    num_labels: int = 0
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether not all labels were read."""
+        return self.num_read < self.num_labels
+
+    def share(self, value: int) -> float:
+        """Returns the fraction of the pixels with an id or color."""
+        return self.pixels[value] / max(self.pixels.total(), 1)
+
+
+def unpack_color(value: int) -> Color:
+    """Returns a color 0xRRGGBB as RGB."""
+    return value >> 16 & 255, value >> 8 & 255, value & 255
+
+
+def pack_color(color: Sequence[int]) -> int:
+    """Returns an RGB color as 0xRRGGBB."""
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def inspect_coding(labels: Sequence[Path]) -> Coding:
+    """Reads labels, or `MAX_LABELS` of them, and finds out how they code their classes.
+
+    Raises:
+      DataError: no label can be read.
+    """
+    probes = [_probe(path) for path in _spread(labels, _PROBED_LABELS)]
+    usable = [probe for probe in probes if not probe.error]
+    if not usable:
+        raise DataError(probes[0].error)
+    coding = Coding(*_choose_encoding(usable), num_labels=len(labels))
+    coding.palette = _shared_palette(usable) if coding.encoding == "ids" else {}
+    chosen = _spread(labels, MAX_LABELS)
+    equal: Counter[int] = Counter()
+    damaged = []
+    with ThreadPoolExecutor(4) as pool:
+        for path, counts in zip(
+            chosen, pool.map(lambda path: _count(path, coding.encoding), chosen), strict=True
+        ):
+            if counts is None:
+                damaged.append(path)
+                continue
+            coding.num_read += 1
+            coding.pixels.update(counts.pixels)
+            coding.images.update(counts.pixels.keys())
+            equal.update(counts.equal)
+    if damaged:
+        coding.doubts.append(f"{len(damaged)} labels cannot be read: {first_few(damaged)}")
+    lossy = sorted({probe.lossy for probe in usable} - {""})
+    if lossy:
+        coding.doubts.append(
+            f"labels are stored as {lossy[0]}, which alters them: convert the originals to PNG if"
+            " you have them"
+        )
+    if lossy or _looks_altered(coding.pixels, equal):
+        _merge_altered(coding, equal, labels)
+    return coding
+
+
+@dataclass(frozen=True)
+class _Probe:
+    error: str = ""
+    kind: str = ""
+    lossy: str = ""
+    palette: dict[int, Color] = field(default_factory=dict)
+    used: frozenset[int] = frozenset()
+    is_color: bool = False
+
+
+def _probe(path: Path) -> _Probe:
+    """Finds out how one label file is stored."""
+    try:
+        data = _read(path)
+        with Image.open(io.BytesIO(data)) as image:
+            mode = image.mode
+            colors = np.reshape(image.getpalette() or (), (-1, 3)) if mode == "P" else ()
+    except (OSError, ValueError, SyntaxError, DataError) as error:
+        return _Probe(error=f"Cannot decode {path}: {error}.")
+    lossy = lossy_format_name(data)
+    try:
+        ids = decode_label(data, str(path), _OPTIONS)
+    except DataError as error:
+        try:
+            decode_colors(data, str(path), _OPTIONS)
+        except DataError:
+            return _Probe(error=str(error))
+        return _Probe(
+            kind="RGBA colors" if mode == "RGBA" else "RGB colors", lossy=lossy, is_color=True
+        )
+    palette = {k: _color(color) for k, color in enumerate(colors)}
+    used = frozenset(np.unique(ids).tolist())
+    kind = "palette images" if mode == "P" else f"ids of {8 * ids.dtype.itemsize} bits"
+    return _Probe(kind=kind, lossy=lossy, palette=palette, used=used)
+
+
+def _color(values: Iterable[int]) -> Color:
+    red, green, blue = map(int, values)
+    return red, green, blue
+
+
+def _choose_encoding(probes: Sequence[_Probe]) -> tuple[str, str]:
+    """Returns the encoding and its description."""
+    kinds = " and ".join(dict.fromkeys(probe.kind for probe in probes))
+    if any(probe.is_color for probe in probes):
+        return "colors", kinds
+    colors: dict[int, Color] = {}
+    for probe in probes:
+        for index, color in probe.palette.items():
+            if index in probe.used and colors.setdefault(index, color) != color:
+                return "colors", f"{kinds} whose palettes differ from file to file"
+    return "ids", kinds
+
+
+def _shared_palette(probes: Sequence[_Probe]) -> dict[int, Color]:
+    return {index: color for probe in probes for index, color in probe.palette.items()}
+
+
+@dataclass(frozen=True)
+class _Counts:
+    pixels: dict[int, int]
+    equal: dict[int, int]
+    """Number of pixels by value that equal their right neighbor."""
+
+
+def _count(path: Path, encoding: str) -> _Counts | None:
+    decode = decode_colors if encoding == "colors" else decode_label
+    try:
+        values = decode(_read(path), str(path), _OPTIONS)
+    except DataError:
+        return None
+    equal = values[:, :-1][values[:, :-1] == values[:, 1:]]
+    return _Counts(_count_values(values), _count_values(equal))
+
+
+def _count_values(values: np.ndarray) -> dict[int, int]:
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.ravel(), minlength=256)
+        present = np.flatnonzero(counts)
+        return dict(zip(present.tolist(), counts[present].tolist(), strict=True))
+    present, counts = np.unique(values, return_counts=True)
+    return dict(zip(present.tolist(), counts.tolist(), strict=True))
+
+
+def _looks_altered(pixels: Counter[int], equal: Counter[int]) -> bool:
+    """Returns whether most values are those of single pixels, as between areas in smooth masks."""
+    single = sum(equal[value] < _MIN_EQUAL * count for value, count in pixels.items())
+    return len(pixels) > _MAX_VALUES and single > len(pixels) / 2
+
+
+def _merge_altered(coding: Coding, equal: Counter[int], labels: Sequence[Path]) -> None:
+    """Assigns the altered values to the nearest color of an area, with a tolerance."""
+    if coding.encoding == "ids" and max(coding.pixels) > 255:
+        coding.doubts.append("most ids are those of single pixels: these may be no label maps")
+        return
+    if coding.encoding == "ids":  # a gray value is a color, so that there is a distance
+        coding.encoding = "colors"
+        for name in ("pixels", "images"):
+            gray = {pack_color((k, k, k)): n for k, n in getattr(coding, name).items()}
+            setattr(coding, name, Counter(gray))
+        equal = Counter({pack_color((k, k, k)): n for k, n in equal.items()})
+    classes = _area_colors(coding, equal)
+    colors = np.array([unpack_color(value) for value in classes], np.float32)
+    pixels: Counter[int] = Counter()
+    largest = 0.0
+    for value, count in coding.pixels.items():
+        distances = np.linalg.norm(colors - np.array(unpack_color(value), np.float32), axis=1)
+        nearest = int(distances.argmin())
+        largest = max(largest, float(distances[nearest]))
+        pixels[classes[nearest]] += count
+    coding.doubts.append(
+        f"{len(coding.pixels)} colors occur, most of them at borders of areas: each pixel gets the"
+        f" nearest of {len(classes)} colors; original masks would be better"
+    )
+    coding.tolerance = min(442, ceil(largest * (1.25 if coding.is_sample else 1)) + 2 * _SNAP)
+    coding.images = Counter({_snap(value): coding.images[value] for value in classes})
+    coding.pixels = Counter({_snap(value): count for value, count in pixels.items()})
+
+
+def _snap(color: int) -> int:
+    """Returns a color whose channels near 0 or 255 are 0 or 255."""
+    return pack_color(
+        [0 if c < _SNAP else 255 if c > 255 - _SNAP else c for c in unpack_color(color)]
+    )
+
+
+def _area_colors(coding: Coding, equal: Counter[int]) -> list[int]:
+    """Returns the frequent colors of areas, each at a distance from more frequent ones."""
+    classes: list[int] = []
+    for value, count in coding.pixels.most_common():
+        if coding.share(value) < _MIN_SHARE:
+            break
+        color = np.array(unpack_color(value), float)
+        distances = [np.linalg.norm(color - unpack_color(other)) for other in classes]
+        if min(distances, default=_MIN_DISTANCE) >= _MIN_DISTANCE and (
+            equal[value] >= _MIN_EQUAL * count
+        ):
+            classes.append(value)
+    return classes or [coding.pixels.most_common(1)[0][0]]
+
+
+def _spread(labels: Sequence[Path], count: int) -> list[Path]:
+    """Returns up to `count` labels spread evenly."""
+    return list(labels[:: -(-len(labels) // count) or 1])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_with_retries(path.read_bytes, str(path))
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}.") from None

@@ -1,0 +1,103 @@
+"""`--mode=init`: the same data in many layouts, and folders that hold something else."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from configs import loading
+from configs.loading import plain_values
+from data_pipelines import CAMVID, DataConfig, make_source
+from gsto_jax.errors import UserError
+from modes import init, prepare
+from tests.data_pipelines.dataset_layouts import LAYOUTS, SPLITS, write_layout
+from tests.program import ROOT, run_short
+
+
+def write_config(source, output):
+    init.run(SimpleNamespace(source=str(source), output=str(output)))
+    config = loading.load(str(output))
+    data = DataConfig(**plain_values(config)["data"])
+    if data.annotations:
+        prepare.run(SimpleNamespace(config=config, source=None, partial=False))
+    return data
+
+
+def read_labels(data):
+    """Returns the train ids by name and split."""
+    splits = {}
+    for split in (data.train_split, data.eval_split):
+        source = make_source(data, split)
+        splits[split] = {source.name(n): source[n]["label"] for n in range(len(source))}
+    return splits
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_layouts_give_the_same_labels(layout, tmp_path):
+    expected = write_layout(tmp_path / "data", layout)
+    data = write_config(tmp_path / "data", tmp_path / "configs" / "mine.py")
+    assert (tmp_path / "configs" / "mine.png").exists()
+    assert data.classes == CAMVID.names
+    splits = read_labels(data)
+    labels = {}
+    for members in splits.values():
+        for name, label in members.items():
+            (key,) = (key for key in expected if key in name or name.endswith(f"image_{key[1]}"))
+            labels[key] = label
+    assert labels.keys() == expected.keys()
+    for name, label in labels.items():
+        np.testing.assert_array_equal(label, expected[name])
+    if not data.val_fraction:
+        assert [len(members) for members in splits.values()] == [*map(len, SPLITS.values())]
+
+
+@pytest.mark.parametrize("layout", ["rgb_masks", "ids_from_1", "coco", "one_folder"])
+def test_the_config_passes_the_linter(layout, tmp_path):
+    write_layout(tmp_path / "data", layout)
+    write_config(tmp_path / "data", tmp_path / "mine.py")
+    for command in (["format", "--check"], ["check"]):
+        options = ["--config", ROOT / "pyproject.toml", tmp_path / "mine.py"]
+        subprocess.run([sys.executable, "-m", "ruff", *command, *options], check=True)
+
+
+def test_no_file_is_overwritten(tmp_path):
+    write_layout(tmp_path / "data", "one_folder")
+    for name in ("mine.png", "mine-train.txt", "mine.py"):
+        (tmp_path / name).write_text("kept")
+        with pytest.raises(UserError, match=name):
+            write_config(tmp_path / "data", tmp_path / "mine.py")
+        assert (tmp_path / name).read_text() == "kept"
+        (tmp_path / name).unlink()
+    write_config(tmp_path / "data", tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("flag", "source", "output"),
+    [("--source", None, "a.py"), ("--output", "data", None), ("--output", "data", "a.json")],
+)
+def test_missing_and_wrong_flags_are_named(flag, source, output):
+    with pytest.raises(UserError, match=flag):
+        init.run(SimpleNamespace(source=source, output=output))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["rgb_masks", "labelme"])
+def test_the_printed_commands_train_and_evaluate(layout, tmp_path):
+    write_layout(tmp_path / "data", layout)
+    config = f"{tmp_path}/mine.py"
+    first = run_short("--mode=init", f"--source={tmp_path}/data", f"--output={config}")
+    assert first.returncode == 0, first.stderr
+    commands = [
+        line.partition("main.py ")[2].split()
+        for line in first.stdout.splitlines()
+        if line.startswith("next")
+    ]
+    assert len(commands) == 2 + (layout == "labelme")
+    commands[-1] += ["--config.train.steps=2", "--config.run.tensorboard=False"]
+    commands[-1] += ["--config.model.variant=mini", f"--workdir={tmp_path}/run"]
+    for command in commands:
+        result = run_short(*command)
+        assert result.returncode == 0, result.stderr
+    assert "mIoU" in result.stdout
