@@ -73,7 +73,9 @@ def draw_label_folders(
         raise DataError(f"There is no folder {root}. Set root to the folder of the dataset.")
     annotations = {
         split: read_annotations(root / config.annotations.format(split=split))
-        for split in dict.fromkeys(_splits(config))
+        for split in dict.fromkeys(
+            map(config.stored_split, (config.train_split, config.eval_split))
+        )
     }
     categories = dict.fromkeys(x for part in annotations.values() for x in part.categories)
     painter = make_painter(config, categories)
@@ -82,13 +84,6 @@ def draw_label_folders(
     ]
     with disk_errors(root):
         return [drawing.draw(threads, on_progress) for drawing in drawings]
-
-
-def _splits(config: DataConfig) -> tuple[str, ...]:
-    """Returns the splits with annotations of their own."""
-    if config.val_fraction:
-        return (config.train_split,)
-    return config.train_split, config.eval_split
 
 
 @dataclass(frozen=True)
