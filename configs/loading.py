@@ -117,7 +117,8 @@ def plain_values(config: ConfigDict) -> dict[str, Any]:
 
     values = json.loads(config.to_json())
     data = values["data"]
-    data["palette"] = data["palette"] or [list(x) for x in distinct_colors(len(data["classes"]))]
+    if not data["palette"] and data["label_encoding"] == "ids":
+        data["palette"] = [list(color) for color in distinct_colors(len(data["classes"]))]
     return values
 
 

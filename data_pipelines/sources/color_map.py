@@ -1,6 +1,5 @@
 """Maps the colors in label files to train ids."""
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,11 @@ class ColorMap:
         self._train_ids = np.array(
             (*range(len(config.classes)), *[config.ignore_label] * len(ignored)), np.int16
         )
+        packing = np.array([2**16, 2**8, 1], np.float32)
+        self._exact = (self._colors @ packing).astype(np.uint32)
+        # Train id by color; `_resolve` adds inexact colors when they occur.
+        self._table = np.full(2**24, UNKNOWN, np.int16)
+        self._table[self._exact] = self._train_ids
         self._remedy = (
             "add the colors to data.palette or data.ignore_colors, or set data.color_tolerance for"
             " anti-aliased labels"
@@ -48,17 +52,6 @@ class ColorMap:
     def __reduce__(self) -> Any:
         """Pickles the config alone: a worker process builds its own table of 32 MB."""
         return ColorMap, (self._config,)
-
-    @cached_property
-    def _table(self) -> np.ndarray:
-        """Train id by color; `UNKNOWN` for all inexact colors until `_resolve` adds them."""
-        table = np.full(2**24, UNKNOWN, np.int16)
-        table[self._exact] = self._train_ids
-        return table
-
-    @cached_property
-    def _exact(self) -> np.ndarray:
-        return (self._colors @ np.array([2**16, 2**8, 1], np.float32)).astype(np.uint32)
 
     def decode(self, data: bytes, name: str, options: DecodeOptions) -> np.ndarray:
         """Decodes a label file: colors `h w` uint32, 0xRRGGBB. Raises DataError."""

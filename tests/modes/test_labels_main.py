@@ -116,6 +116,11 @@ def test_settings_hold_the_default_palette(arguments):
     assert plain_values(config)["data"]["palette"] == [[1, 2, 3], [4, 5, 6]]
 
 
+def test_colors_without_a_palette_are_an_error(arguments):
+    with pytest.raises(DataError, match=r"config\.data\.palette must be"):
+        audit.run(arguments(halves(0, 1), label_encoding="colors"))
+
+
 def test_a_class_that_only_val_contains_is_named(arguments, tmp_path, capsys):
     args = arguments(halves(0, 1), classes=("background", "road", "car"))
     write(tmp_path / "data/ids/val/0.png", halves(2)(0))
