@@ -31,6 +31,7 @@ NOT_RUN = {
     r"--mode=init": "writes a config; tests/modes/test_init.py has it",
     r"--mode=(prepare|submit)": "needs a downloaded dataset",
     r"--config\.init_from=": "needs a file of weights; tests/modes/test_init_from.py has it",
+    r"run\.trackers=.*wandb": "needs another package; tests/modes/test_trackers.py has it",
     r"--boxes=|coco_pose": "needs a pose network; tests/modes/test_pose_main.py has it",
     rf"^python main.py(?! --mode=describe)(?!.*mine\.py).*(/|=)({DATASETS})": "needs a dataset",
     r"ablation\.py:row=t2": "needs Cityscapes",

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from gsto_jax import UserError
 from gsto_jax.models.initialize import initial_variables
-from gsto_jax.runs import checkpoint
+from gsto_jax.runs import checkpoint, experiment
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import eval_set as segmentation_set
@@ -243,3 +243,31 @@ def test_other_network_is_named(make, tmp_path):
     run, _, _ = make(model__bn_momentum=0.5, run__log_every=7)
     with pytest.raises(UserError, match=r"model\.bn_momentum \(\w+\): \S+ in the run, 0.5 now"):
         run.start_or_resume()
+
+
+def test_early_stop(make, tmp_path, monkeypatch):
+    """Of the scores 0.3, 0.5, 0.4, 0.5 the last two are not better than the second."""
+
+    def only_evaluate(task, state, batches, mesh, hooks):
+        for step in range(int(state.step) + 1, task.steps + 1):
+            state = state_at(step)
+            if hooks.evaluate(state):
+                break
+        return state
+
+    def patient(patience):
+        return make(task=make_task(10, {"run": {"eval_every": 1, "patience": patience}}))
+
+    monkeypatch.setattr(experiment, "fit", only_evaluate)
+    run, _, ious = patient(2)
+    ious += [0.3, 0.5, 0.4, 0.5]
+    state = run.train(state_at(0), Position())
+    best = tmp_path / "run" / "best"
+    assert (int(state.step), checkpoint.list_steps(best)) == (4, [2])
+    assert f"2 evaluations had no better mean_iou than {best}/2" in run.early_stop_reason(4)
+    run, _, _ = patient(2)
+    assert run.train(state, Position()) is state, "not trained on"
+    run, _, ious = patient(3)
+    ious += [0.6, 0.1, 0.2, 0.3]
+    assert int(run.train(state, Position()).step) == 8
+    assert checkpoint.list_steps(best) == [5]

@@ -94,6 +94,13 @@ def test_excluded_time(monkeypatch):
     assert clock.time == 6 * 1.75 + 6 * 10 + 100 + 2 * 4
 
 
+def test_an_evaluation_may_stop_the_run(monkeypatch):
+    _, reports = run(
+        monkeypatch, lambda clock: {"evaluate": lambda state: state.step == 2}, eval_every=1
+    )
+    assert [report.step for report in reports] == [1, 2]
+
+
 def test_stopwatch_counts_failed_blocks():
     clock = Clock()
     watch = Stopwatch(clock)
