@@ -62,6 +62,7 @@ def image_target() -> Target:
 
     def parse(data: bytes, folder: Path) -> None:
         from data_pipelines.files.images import (
+            decode_colors,
             decode_image,
             decode_label,
             read_image_header,
@@ -78,6 +79,7 @@ def image_target() -> Target:
             lambda: read_image_header(path, str(path)),
             lambda: verify_image(data, str(path)),
             lambda: decode_label(data, str(path), options),
+            lambda: decode_colors(data, str(path), options),
             lambda: media.read_image(path),
             lambda: media.read_image_header(path),
         ):
@@ -111,6 +113,8 @@ def label_target() -> Target:
         return _encode_png(width, height, depth, rng.choice((0, 0, 3)), b"".join(rows))
 
     def parse(data: bytes, folder: Path) -> None:
+        from dataclasses import replace
+
         from data_pipelines import DataConfig, make_source
 
         for name, content in (("images/val/a.png", image), ("labels/val/a.png", data)):
@@ -127,13 +131,17 @@ def label_target() -> Target:
             palette=((0, 0, 0), (1, 1, 1), (2, 2, 2)),
             crop=(4, 6),
         )
-        source = make_source(config, "val")
-        source.inspect(0)
-        try:
-            label = source[0]["label"]
-        except ValueError as error:
-            check_message(error, "a.png")
-            raise
-        assert label.dtype == np.uint8 and set(np.unique(label)) <= {0, 1, 2, 255}
+        colors = replace(config, label_encoding="colors", color_tolerance=60)
+        for encoding in (colors, config):
+            source = make_source(encoding, "val")
+            source.inspect(0)
+            try:
+                label = source[0]["label"]
+            except ValueError as error:
+                check_message(error, "a.png")
+                if encoding is config:
+                    raise
+            else:
+                assert label.dtype == np.uint8 and set(np.unique(label)) <= {0, 1, 2, 255}
 
     return Target.from_seeds(seeds, mutate_structure, parse)

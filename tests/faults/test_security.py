@@ -21,7 +21,12 @@ import zstandard
 
 from data_pipelines import DataError
 from data_pipelines.files.archives import Downloads
-from data_pipelines.files.images import decode_image, decode_label, read_image_header
+from data_pipelines.files.images import (
+    decode_colors,
+    decode_image,
+    decode_label,
+    read_image_header,
+)
 from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import MAX_FILE_BYTES, MIN_EXPANSION_LIMIT
 from data_pipelines.files.matlab import read_mat
@@ -61,6 +66,7 @@ def test_image_header_with_huge_size(tmp_path, size):
         lambda: decode_image(data, "a.png", rule),
         lambda: read_image_header(data, "a.png"),
         lambda: decode_label(data, "a.png", rule),
+        lambda: decode_colors(data, "a.png", rule),
     ):
         with pytest.raises(DataError, match=r"a\.png: .*134 million"):
             read()
