@@ -121,7 +121,7 @@ def _table(proposal: Proposal) -> Table:
     shown = entries if len(entries) <= _MAX_ROWS else entries[: _MAX_ROWS - 1]
     for entry in shown:
         table.add_row(
-            _value(coding, entry.value),
+            "" if proposal.layout.annotated else _value(coding, entry.value),
             entry.name or f"ignored: {entry.reason}",
             _percent(coding, entry.value),
             str(coding.images[entry.value]),

@@ -70,10 +70,10 @@ def _find_labelme(root: Path, images: Sequence[str], documents: Sequence[str]) -
     for split, content in annotations.items():
         base = root / folder.replace(PLACEHOLDER, split)
         for annotated in content.images:
-            document = (base / f"{annotated.stem}.json").relative_to(root).as_posix()
-            if image := splits[split].get(document):
-                layout.annotated[root / image] = annotated
-                layout.pairs.setdefault(split, []).append((root / image, root / document))
+            path = (base / f"{annotated.stem}.json").relative_to(root).as_posix()
+            if photo := splits[split].get(path):
+                layout.annotated[root / photo] = annotated
+                layout.pairs.setdefault(split, []).append((root / photo, root / path))
     layout.categories = _union(annotations.values())
     return layout if layout.pairs else None
 

@@ -88,6 +88,12 @@ def find_names_files(root: Path, folders: Iterable[Path]) -> list[NamesFile]:
     return sorted(files, key=lambda file: -sum(entry.color is not None for entry in file.classes))
 
 
+def listed_colors(files: Sequence[NamesFile]) -> list[Color]:
+    """Returns the colors of the first file that has a color for each class."""
+    file = next((file for file in files if file.has_colors), None)
+    return [entry.color for entry in file.classes if entry.color] if file else []
+
+
 def _read_classes(path: Path) -> tuple[NamedClass, ...]:
     """Returns the classes of a file, or none if it has another content."""
     try:

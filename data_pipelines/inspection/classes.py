@@ -124,7 +124,7 @@ def _id_entries(coding: Coding, names_files: Sequence[NamesFile]) -> tuple[list[
 
 def _ignored_ids(present: set[int]) -> dict[int, str]:
     """Returns the ids that usually mean unlabeled, and why."""
-    ignored = {}
+    ignored: dict[int, str] = {}
     for value in (255, 65535):
         others = present - {255, 65535}
         if value in present and len(others) > 1 and max(others) <= _MAX_GAP * len(others) + 20:

@@ -28,10 +28,11 @@ _MIN_SHARE = 1e-3
 _MIN_DISTANCE = 40.0
 """Minimum distance between the colors of two classes of altered labels."""
 _SNAP = 6
-_MAX_VALUES = 32
+_MAX_VALUES = 6
 """Number of values up to which labels count as unaltered."""
 _MIN_EQUAL = 0.35
-"""Fraction of a value's pixels that equal their right neighbor, below which it is no class."""
+"""Fraction of a value's pixels that equal their right and lower neighbors, below which the value
+counts as one of borders."""
 _OPTIONS = DecodeOptions(alpha="drop")
 
 
@@ -81,8 +82,12 @@ def pack_color(color: Sequence[int]) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def inspect_coding(labels: Sequence[Path]) -> Coding:
+def inspect_coding(labels: Sequence[Path], class_colors: Sequence[Color] = ()) -> Coding:
     """Reads labels, or `MAX_LABELS` of them, and finds out how they code their classes.
+
+    Args:
+      labels: the label files.
+      class_colors: colors of the classes, if a file lists them.
 
     Raises:
       DataError: no label can be read.
@@ -108,7 +113,7 @@ def inspect_coding(labels: Sequence[Path]) -> Coding:
             coding.images.update(counts.pixels.keys())
             equal.update(counts.equal)
     if damaged:
-        coding.doubts.append(f"{len(damaged)} labels cannot be read: {first_few(damaged)}")
+        coding.doubts.append(f"labels that cannot be read: {len(damaged)}, {first_few(damaged)}")
     lossy = sorted({probe.lossy for probe in usable} - {""})
     if lossy:
         coding.doubts.append(
@@ -116,7 +121,7 @@ def inspect_coding(labels: Sequence[Path]) -> Coding:
             " you have them"
         )
     if lossy or _looks_altered(coding.pixels, equal):
-        _merge_altered(coding, equal, labels)
+        _merge_altered(coding, equal, class_colors)
     return coding
 
 
@@ -182,7 +187,7 @@ def _shared_palette(probes: Sequence[_Probe]) -> dict[int, Color]:
 class _Counts:
     pixels: dict[int, int]
     equal: dict[int, int]
-    """Number of pixels by value that equal their right neighbor."""
+    """Number of pixels by value that equal their right and lower neighbors."""
 
 
 def _count(path: Path, encoding: str) -> _Counts | None:
@@ -191,7 +196,8 @@ def _count(path: Path, encoding: str) -> _Counts | None:
         values = decode(_read(path), str(path), _OPTIONS)
     except DataError:
         return None
-    equal = values[:, :-1][values[:, :-1] == values[:, 1:]]
+    inner = values[:-1, :-1]
+    equal = inner[(inner == values[:-1, 1:]) & (inner == values[1:, :-1])]
     return _Counts(_count_values(values), _count_values(equal))
 
 
@@ -205,15 +211,15 @@ def _count_values(values: np.ndarray) -> dict[int, int]:
 
 
 def _looks_altered(pixels: Counter[int], equal: Counter[int]) -> bool:
-    """Returns whether most values are those of single pixels, as between areas in smooth masks."""
-    single = sum(equal[value] < _MIN_EQUAL * count for value, count in pixels.items())
-    return len(pixels) > _MAX_VALUES and single > len(pixels) / 2
+    """Returns whether most values are those of borders between areas, as in smooth masks."""
+    borders = sum(equal[value] < _MIN_EQUAL * count for value, count in pixels.items())
+    return len(pixels) > _MAX_VALUES and borders > len(pixels) / 2
 
 
-def _merge_altered(coding: Coding, equal: Counter[int], labels: Sequence[Path]) -> None:
+def _merge_altered(coding: Coding, equal: Counter[int], class_colors: Sequence[Color]) -> None:
     """Assigns the altered values to the nearest color of an area, with a tolerance."""
     if coding.encoding == "ids" and max(coding.pixels) > 255:
-        coding.doubts.append("most ids are those of single pixels: these may be no label maps")
+        coding.doubts.append("most ids are those of single pixels: these may be no class maps")
         return
     if coding.encoding == "ids":  # a gray value is a color, so that there is a distance
         coding.encoding = "colors"
@@ -221,7 +227,7 @@ def _merge_altered(coding: Coding, equal: Counter[int], labels: Sequence[Path]) 
             gray = {pack_color((k, k, k)): n for k, n in getattr(coding, name).items()}
             setattr(coding, name, Counter(gray))
         equal = Counter({pack_color((k, k, k)): n for k, n in equal.items()})
-    classes = _area_colors(coding, equal)
+    classes = [pack_color(color) for color in class_colors] or _area_colors(coding, equal)
     colors = np.array([unpack_color(value) for value in classes], np.float32)
     pixels: Counter[int] = Counter()
     largest = 0.0

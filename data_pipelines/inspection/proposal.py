@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few, list_files
 from data_pipelines.inspection.annotations import find_annotations, inspect_annotations
-from data_pipelines.inspection.class_names import find_names_files
+from data_pipelines.inspection.class_names import find_names_files, listed_colors
 from data_pipelines.inspection.classes import ClassProposal, propose_classes
 from data_pipelines.inspection.coding import Coding, inspect_coding
 from data_pipelines.inspection.file_names import count_by_suffix, parse_names
@@ -65,7 +65,7 @@ def propose(root: Path, memory: int, on_cpu: bool) -> Proposal:
     if layout.annotated:
         coding, classes = inspect_annotations(layout, names_files)
     else:
-        coding = inspect_coding([label for _, label in pairs])
+        coding = inspect_coding([label for _, label in pairs], listed_colors(names_files))
         classes = propose_classes(coding, names_files)
     if layout.eval_split.lower().startswith("te"):
         layout.doubts.append(f"there is no validation split: {layout.eval_split} is evaluated on")

@@ -12,7 +12,7 @@ from gsto_jax.image_files import DecodeOptions
 _MAX_SIZES = 200
 """Number of image headers that are read."""
 _CROP_MULTIPLE = 32
-_MAX_CROP, _MAX_CROP_CPU = 512, 320
+_MAX_CROP, _MAX_CROP_CPU = 512, 256
 _CROP_FRACTION = 0.7
 """Side of a crop as a fraction of the image's side."""
 _BYTES_PER_PIXEL = 4096
