@@ -1,6 +1,7 @@
 """Decodes image files whose channels are kept as they are stored: gray, RGBA, many bands."""
 
 import io
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,7 @@ def _tiff_values(data: bytes, channels: int) -> tuple[np.ndarray, np.ndarray | N
     """
     import tifffile
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its errors are raised here
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             pages = [file.pages.first]
@@ -140,4 +142,4 @@ def _pillow_values(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
 def _is_gray_alpha(data: bytes) -> bool:
     """Returns whether a file stores gray and alpha, which OpenCV decodes as RGBA."""
     with open_image(data) as image:
-        return image.mode == "LA"
+        return str(pixel_layout(image)).startswith("LA")

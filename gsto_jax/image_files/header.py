@@ -1,6 +1,7 @@
 """Image headers: size, EXIF orientation, and the decoder that suits the pixel format."""
 
 import io
+import logging
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,9 @@ MAX_TILED_PIXELS = 2**29
 # Pillow warns above its own limit, and raises above twice that limit; `open_image` has a limit.
 if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_TILED_PIXELS)
+
+# Errors are raised with the file's name; Pillow would log them as well.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
 # What Pillow's decoders raise on damaged files. MemoryError is not among them.
 _DECODER_ERRORS = (

@@ -209,3 +209,18 @@ def test_resizing_equals_reference(golden):
     image = geometry.transform_image(arrays["image_bgr_u8"], (height, width))
     # Builds of OpenCV may round a gray level apart.
     assert np.abs(image.astype(int) - arrays["aug/image_resized"]).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 9, 16])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_channels_are_transformed_alike(channels, scaled):
+    """Each channel of an image is resized and flipped as if it were a channel of RGB."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, channels), np.uint8)
+    height, width = (27, 41) if scaled else image.shape[:2]
+    transform = ResizeFlipCrop(height=height, width=width, top=2, left=3, flip=True)
+    pixels = transform.transform_image(image, (24, 32))
+    assert pixels.shape == (24, 32, channels) and pixels.flags.c_contiguous
+    for n in range(channels):
+        rgb = np.ascontiguousarray(np.repeat(image[..., n : n + 1], 3, axis=2))
+        expected = transform.transform_image(rgb, (24, 32))[..., 0]
+        np.testing.assert_allclose(pixels[..., n].astype(int), expected, atol=1)
