@@ -98,23 +98,28 @@ def _warp(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.n
     channels = pixels.shape[2]
     if channels == 3:
         # OpenCV warps four channels in less than half the time of three.
-        blocks = [cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)]
-    else:
-        blocks = [np.ascontiguousarray(pixels[..., n : n + 4]) for n in range(0, channels, 4)]
-    warped = [
-        cv2.warpAffine(
-            block,
-            matrix,
-            size,
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        for block in blocks
-    ]
-    if channels == 3:
-        return cv2.cvtColor(warped[0], cv2.COLOR_RGBA2RGB)
-    # OpenCV drops the axis of a single channel.
-    return np.concatenate([block.reshape(*size[::-1], -1) for block in warped], axis=2)
+        rgba = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)
+        return cv2.cvtColor(_warp_block(rgba, matrix, size), cv2.COLOR_RGBA2RGB)
+    blocks = []
+    for start in range(0, channels, 4):
+        block = pixels[..., start : start + 4]
+        count = block.shape[2]
+        # OpenCV warps two channels less exactly than one or four.
+        block = np.pad(block, ((0, 0), (0, 0), (0, 4 - count if count in (2, 3) else 0)))
+        # It drops the axis of a single channel.
+        warped = _warp_block(block, matrix, size).reshape(*size[::-1], -1)
+        blocks.append(warped[..., :count])
+    return np.concatenate(blocks, axis=2)
+
+
+def _warp_block(pixels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.warpAffine(
+        np.ascontiguousarray(pixels),
+        matrix,
+        size,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def _support(centers: np.ndarray, size: int) -> tuple[int, int]:

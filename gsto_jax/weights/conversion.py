@@ -119,8 +119,8 @@ def _fit_input(
                 continue
             if kernel.shape[1] != 3:
                 raise UserError(
-                    f"{key} is for images of {kernel.shape[1]} channels and the network for images"
-                    f" of {channels} (config.data.channels); only RGB weights are converted"
+                    f"{key} has {kernel.shape[1]} input channels and the network {channels}"
+                    " (config.data.channels); only RGB weights are converted"
                 )
             fitted = fit_input_channels(_to_flax_layout(kernel), channels)
             converted = {key: fitted.transpose(3, 2, 0, 1)}

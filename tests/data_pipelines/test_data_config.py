@@ -75,6 +75,13 @@ def test_lists_become_tuples(make_scenes_config):
         ("flip", 1, "True or False"),
         ("mean", (123, 117, 104), ">= 0 and <= 1"),
         ("std", (0.2, 0.0, 0.2), "> 0"),
+        ("std", (0.2,), "3 values, one for each channel"),
+        ("mean", (0.5,) * 4, "3 values, one for each channel"),
+        ("mean", (), "3 values, one for each channel"),
+        ("channels", 0, ">= 1"),
+        ("channels", 17, "<= 16"),
+        ("value_range", (5, 1), "low < high"),
+        ("value_range", (0, 1, 2), "2 values"),
         ("workers", -1, ">= 0"),
         ("classes", (), "2 to 255"),
         ("classes", ("a", "b"), "the 9 classes of scenes"),
@@ -224,3 +231,15 @@ def test_defaults_are_the_usual_recipe():
     )
     assert (config.scale_min, config.scale_step, config.num_scales) == (0.5, 0.1, 17)
     assert (config.ignore_label, config.workers, config.base_size) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_channels_have_a_mean_each(channels, make_scenes_config):
+    fields = {"source": "folder", "root": "x", "images": "{split}", "labels": "{split}"}
+    values = {"channels": channels, "mean": (0.5,) * channels, "std": (0.2,) * channels}
+    config = make_scenes_config(**fields | values)
+    assert config.decode_options.channels == channels == len(config.mean)
+    with pytest.raises(DataError, match=r"config\.data\.mean must be .* --channel_statistics"):
+        make_scenes_config(**fields, channels=channels)
+    with pytest.raises(DataError, match=r"config\.data\.channels must be 3 \(RGB\)"):
+        make_scenes_config(**values)
