@@ -52,7 +52,8 @@ class Config(Section, role=MODEL):
     task: str = option("segmentation", "Task", choices=("segmentation", "pose"))
     init_from: str = option(
         "",
-        "File of pretrained weights, .pth or .safetensors (docs/weights.md); empty: random weights",
+        "Weights to start from: a run, its best/, a checkpoint, or a .pth or .safetensors file "
+        "(docs/weights.md); empty: random weights",
     )
     init_prefix: str = option(
         "auto",

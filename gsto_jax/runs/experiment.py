@@ -4,14 +4,16 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from gsto_jax import progress
-from gsto_jax.config import MODEL, config_changes, flatten, option_role
+from gsto_jax.config import config_changes
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import replicate
 from gsto_jax.errors import TrainingError, UserError
@@ -19,13 +21,17 @@ from gsto_jax.evaluation.eval_set import EvalResult, EvalSet
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import Checkpoints, Record
 from gsto_jax.runs.early_stopping import early_stop_reason
+from gsto_jax.runs.initialization import (
+    frozen_random_note,
+    load_initial_weights,
+    network_changes,
+)
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
 from gsto_jax.training.profiling import Profiler
 from gsto_jax.training.task import Task, TrainState, create_state
 from gsto_jax.training.throughput import Workload
 from gsto_jax.training.watchdog import Watchdog
-from gsto_jax.weights import import_weights, upsampling_note
 
 _NO_EFFECT_ON_SCORE = ("batch_size", "sample_images", "feature_images")
 """Options of `eval` that do not change the score."""
@@ -98,20 +104,22 @@ class Experiment:
             )
         if fork_from is not None:
             return self._start_from_fork(fork_from)
-        variables = self._pretrained_or_random_variables()
+        variables = self._initial_variables()
         self.workdir.write_config(self.config)
         return create_state(self.task, variables, self.mesh), None
 
-    def _pretrained_or_random_variables(self) -> Any:
-        variables, config = self.task.initial_variables(), self.task.config
-        if not config.init_from:
-            return variables
-        imported = import_weights(config.init_from, variables, prefix=config.init_prefix)
-        self.workdir.write_config(imported.record, "init_from.json")
-        self.log(f"starting from {imported.summary}")
-        if note := upsampling_note(imported.weight_format, config.model):
-            self.log(note)
-        return imported.variables
+    def _initial_variables(self) -> Any:
+        """Returns random variables, or those that `init_from` names."""
+        variables = self.task.initial_variables()
+        fresh = {path for tree in variables.values() for path in flatten_dict(tree, sep="/")}
+        if self.task.config.init_from:
+            weights = load_initial_weights(self.task, self.config, variables, self.log)
+            self.workdir.write_config(weights.record, "init_from.json")
+            self.log(f"starting from {weights.summary}")
+            variables, fresh = weights.variables, {*chain(*weights.result.initialized.values())}
+        if warning := frozen_random_note(self.task.frozen, fresh):
+            self.log(warning)
+        return variables
 
     def _start_from_fork(self, source: Path) -> tuple[TrainState, Any]:
         if self.task.config.init_from:
@@ -347,15 +355,7 @@ def load_for_evaluation(
 
 
 def _check_same_network(config: Record, record: Record) -> None:
-    def network_options(config: Record) -> Record:
-        names = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
-        return {
-            name: value
-            for name, value in flatten(config).items()
-            if name in names or (name.startswith("model.") and option_role(name) == MODEL)
-        }
-
-    if changes := config_changes(network_options(record["config"]), network_options(config)):
+    if changes := network_changes(record["config"], config):
         raise UserError(
             "the checkpoint was trained with another network: "
             + "; ".join(changes)

@@ -17,6 +17,7 @@ from gsto_jax.weights.formats import (
 )
 from gsto_jax.weights.import_export import ImportedWeights, export_weights, import_weights
 from gsto_jax.weights.prefixes import AUTO, locate_network
+from gsto_jax.weights.transfer import transfer
 
 __all__ = [
     "AUTO",
@@ -39,5 +40,6 @@ __all__ = [
     "locate_network",
     "read_state_dict",
     "to_state_dict",
+    "transfer",
     "upsampling_note",
 ]

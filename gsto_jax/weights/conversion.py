@@ -13,7 +13,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.errors import UserError
-from gsto_jax.weights.formats import HRNET_FORMAT, LeafPath, WeightFormat
+from gsto_jax.weights.body import body_difference
+from gsto_jax.weights.formats import (
+    HRNET_FORMAT,
+    LeafPath,
+    WeightFormat,
+    class_axis,
+    gate_of,
+)
 from gsto_jax.weights.input_channels import describe_fit, fit_input_channels, is_input_kernel
 
 Variables = Mapping[str, Any]  # {"params": tree, "batch_stats": tree}
@@ -42,6 +49,17 @@ class LoadResult:
         """Number of arrays of the network."""
         return self.num_loaded + sum(map(len, self.initialized.values()))
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Names and numbers of arrays, as JSON values."""
+        return {
+            "num_loaded": self.num_loaded,
+            "num_arrays": self.num_arrays,
+            "loaded": dict(self.loaded),
+            "initialized": dict(self.initialized),
+            "unused": dict(self.unused),
+        }
+
 
 def from_state_dict(
     state_dict: Mapping[str, np.ndarray], variables: Variables, weight_format: WeightFormat
@@ -50,8 +68,9 @@ def from_state_dict(
 
     Args:
       state_dict: Arrays by key, without prefixes.
-      variables: Variables of the network. Arrays that the state dict may lack keep their values;
-        if it lacks none, shapes from `jax.eval_shape` suffice.
+      variables: Variables of the network. Arrays that the state dict may lack, and layers for
+        classes of which it has another number, keep their values; if there are none, shapes from
+        `jax.eval_shape` suffice.
       weight_format: Format of the state dict.
 
     Returns:
@@ -66,10 +85,13 @@ def from_state_dict(
     loaded: dict[LeafPath, list[str]] = {}
     problems: list[str] = []
     state_dict, notes = _fit_input(state_dict, variables, weight_format)
-    for path, leaf in flatten_dict(dict(variables)).items():
-        group = weight_format.optional_group(path[1:])
+    leaves = flatten_dict(dict(variables))
+    other_classes = _other_classes(state_dict, leaves, weight_format)
+    for path, leaf in leaves.items():
+        group = other_classes.get(layer_of(path[1:])) or weight_format.optional_group(path[1:])
         keys = weight_format.keys(path[1:], leaf.shape[-1])
-        if group is not None and not any(key in state_dict for key in keys):
+        is_missing = not any(key in state_dict for key in keys)
+        if layer_of(path[1:]) in other_classes or (group is not None and is_missing):
             initialized[path], filled[path] = group, leaf
             continue
         loaded[path] = keys
@@ -90,18 +112,73 @@ def from_state_dict(
     ]
     used = {key for keys in loaded.values() for key in keys}
     unused = [key for key in state_dict if key not in used]
-    problems += [f"unexpected {key}" for key in unused if not weight_format.ignores(key)]
+    replaced = {key for path in initialized for key in _keys(path, leaves, weight_format)}
+    unexpected = [key for key in unused if not weight_format.ignores(key) and key not in replaced]
+    problems += [f"unexpected {key}" for key in unexpected]
     if problems:
-        more = [f"and {len(problems) - _MAX_PROBLEMS} more"] * (len(problems) > _MAX_PROBLEMS)
-        listed = "; ".join(sorted(problems)[:_MAX_PROBLEMS] + more)
-        raise UserError(f"not a {weight_format.name} state dict of this network: {listed}")
+        raise UserError(_describe(problems, state_dict, leaves, weight_format))
     return LoadResult(
         variables=unflatten_dict(filled),
-        loaded=_group((_section(path), "/".join(path[1:])) for path in loaded),
-        initialized=_group((group, "/".join(path[1:])) for path, group in initialized.items()),
-        unused=_group((_first_segment(key), key) for key in unused),
+        loaded=group_names((section_of(path), "/".join(path[1:])) for path in loaded),
+        initialized=group_names((group, "/".join(path[1:])) for path, group in initialized.items()),
+        unused=group_names((_first_segment(key), key) for key in unused),
         notes=notes,
     )
+
+
+def layer_of(path: LeafPath) -> str:
+    """Returns the module path of a leaf's layer, or of the gate that the layer belongs to.
+
+    Args:
+      path: Path of the leaf below its collection, such as ("head", "classifier", "bias").
+    """
+    module = "/".join(path[:-1])
+    return gate_of(module) or module
+
+
+def _keys(path: LeafPath, leaves: Mapping[LeafPath, Any], weight_format: WeightFormat) -> list[str]:
+    return weight_format.keys(path[1:], leaves[path].shape[-1])
+
+
+def _other_classes(
+    state_dict: Mapping[str, np.ndarray],
+    leaves: Mapping[LeafPath, Any],
+    weight_format: WeightFormat,
+) -> dict[str, str]:
+    """Returns the layers that the file has for another number of classes, and a group for each."""
+    counts: dict[str, set[tuple[int, int] | None]] = {}
+    for path, leaf in leaves.items():
+        axis = class_axis("/".join(path[1:]))
+        keys = _keys(path, leaves, weight_format)
+        if axis is None or len(keys) != 1 or keys[0] not in state_dict:
+            continue
+        shape, expected = list(_to_flax_layout(state_dict[keys[0]]).shape), list(leaf.shape)
+        pair = None
+        if len(shape) == len(expected):
+            pair, shape[axis] = (shape[axis], expected[axis]), expected[axis]
+        counts.setdefault(layer_of(path[1:]), set()).add(pair if shape == expected else None)
+    return {
+        layer: f"{pair[0]} {weight_format.outputs} in the file, {pair[1]} here"
+        for layer, (pair, *others) in counts.items()
+        if not others and pair is not None and pair[0] != pair[1]
+    }
+
+
+def _describe(
+    problems: list[str],
+    state_dict: Mapping[str, np.ndarray],
+    leaves: Mapping[LeafPath, Any],
+    weight_format: WeightFormat,
+) -> str:
+    """Returns an error message: the difference between the bodies, or else the first problems."""
+    network = {
+        key: leaves[path].shape[-1] for path in leaves for key in _keys(path, leaves, weight_format)
+    }
+    file = {key: array.shape[0] for key, array in state_dict.items() if array.ndim}
+    more = [f"and {len(problems) - _MAX_PROBLEMS} more"] * (len(problems) > _MAX_PROBLEMS)
+    listed = "; ".join(sorted(problems)[:_MAX_PROBLEMS] + more)
+    difference = body_difference(file, network) or listed
+    return f"not a {weight_format.name} state dict of this network: {difference}"
 
 
 def _fit_input(
@@ -152,14 +229,15 @@ def _check_array(key: str, array: np.ndarray | None, shape: tuple[int, ...]) -> 
     return f"{key} has {count} of {array.size} values that are not finite" if count else ""
 
 
-def _group(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def group_names(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Groups names by the first item of each pair."""
     groups: dict[str, list[str]] = {}
     for group, name in pairs:
         groups.setdefault(group, []).append(name)
     return groups
 
 
-def _section(path: LeafPath) -> str:
+def section_of(path: LeafPath) -> str:
     """Returns the section of the network that a leaf belongs to, such as "stage2"."""
     return re.sub(r"(_module|_block)\d+$", "", re.sub(r"^stem\d$", "stem", path[1]))
 

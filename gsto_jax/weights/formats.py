@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
@@ -53,6 +54,7 @@ class WeightFormat:
       optional: Patterns of module paths that files may lack, by the name of their group.
       omits_optional: Whether exported files lack the optional modules.
       modules: Patterns of module paths and their names in this format.
+      outputs: Channels of the head: "classes" or "joints".
     """
 
     name: str
@@ -63,6 +65,7 @@ class WeightFormat:
     optional: Mapping[str, str] = field(default_factory=dict)
     omits_optional: bool = False
     modules: tuple[tuple[str, str], ...] = _HRNET
+    outputs: str = "classes"
 
     def keys(self, path: LeafPath, channels: int) -> list[str]:
         """Returns the keys of a leaf; none if the format has no counterpart.
@@ -121,6 +124,46 @@ _GATES = {
 }
 _HEAD = {"head": r"head(/.*)?"}
 _LAST_FUSION = {"last fusion": r"stage4_module\d+/fusion/path\d_to[123]/.*"}
+_CLASS_AXES = {
+    r"(.*/)?(classifier|predictor)/(kernel|bias)|head/(kernel|bias)": -1,
+    r"transition\d/gtm/gate/cbr0/conv/kernel": 2,
+}
+_GATE = re.compile(r"((?:.*?/)?(?:gate\d*|gsto|(?:\w+_)?attention\d?))(?:/.*)?")
+
+NETWORK_HEADS = {
+    "head": r"head(/.*)?|classifier|auxiliary/.*",
+    "heads of GTM": _GATES["heads of GTM"],
+    "predictor of the context module": r"context/gates/predictor",
+}
+"""Patterns of the module paths of heads, by the name of their group."""
+NETWORK_PARTS = {
+    **NETWORK_HEADS,
+    **_GATES,
+    **_LAST_FUSION,
+    "convolutions of GTM": r"transition\d/gtm/down(/.*)?",
+    "gates of the context module": r"context/gates/gate/.*",
+    "context module": r"context/.*",
+}
+"""Patterns of the module paths of everything but the body, by the name of their group."""
+
+
+def gate_of(module: str) -> str:
+    """Returns the path of the gate that a module is or belongs to; "" for none."""
+    match = _GATE.fullmatch(module)
+    return match[1] if match else ""
+
+
+def class_axis(path: str) -> int | None:
+    """Returns the axis of a leaf, by its path, that is as long as there are classes or joints."""
+    return next((axis for p, axis in _CLASS_AXES.items() if re.fullmatch(p, path)), None)
+
+
+def class_count(leaves: Mapping[LeafPath, Any]) -> int:
+    """Returns the number of classes or joints that a network predicts; 0 without a head."""
+    heads = (("head", "classifier"), ("head",), ("classifier",))
+    biases = (leaves.get(("params", *head, "bias")) for head in heads)
+    return next((bias.shape[0] for bias in biases if bias is not None), 0)
+
 
 GSTO_FORMAT = WeightFormat(
     "GSTO-HRNet",
@@ -136,13 +179,18 @@ POSE_FORMAT = WeightFormat(
     # GSTO pose networks have the head of segmentation networks.
     ignored=(_COUNTERS, _TRANSITION, _EMA_BUFFERS, r"final_layer\.(weight|bias)"),
     signature=r"final_layer\.weight",
+    outputs="joints",
     optional=_HEAD | _LAST_FUSION | _GATES,
 )
 HRNET_FORMAT = WeightFormat(
     "HRNetV2 segmentation",
-    ignored=(_COUNTERS, _LOSS, _TRANSITION, _EMA_BUFFERS),
+    # Pose networks have another head.
+    ignored=(
+        *(_COUNTERS, _LOSS, _TRANSITION, _EMA_BUFFERS, _OTHER_BRANCHES),
+        r"last_layer\.[013]\.\w+",
+    ),
     signature=r"last_layer\..*",
-    optional=_GATES,
+    optional={"head of HRNet pose": "head"} | _GATES,
 )
 IMAGENET_FORMAT = WeightFormat(
     "HRNet ImageNet",

@@ -1,7 +1,6 @@
 """Loads variables from weight files and writes weight files."""
 
 import hashlib
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from gsto_jax.weights.conversion import (
     from_state_dict,
     to_state_dict,
 )
+from gsto_jax.weights.coverage import coverage_lines
 from gsto_jax.weights.files import WEIGHT_WRITERS, read_weight_file
 from gsto_jax.weights.formats import WeightFormat, detect_format
 from gsto_jax.weights.prefixes import AUTO, LocatedNetwork, locate_network
-
-_MAX_LINE = 100  # characters of a line of the summary, and of a name
 
 
 @dataclass(frozen=True)
@@ -53,17 +51,13 @@ class ImportedWeights:
     def summary(self) -> str:
         """Lines of text that list the loaded, newly initialized and unused arrays."""
         result = self.result
-        counts = ", ".join(f"{section} ({len(x)})" for section, x in result.loaded.items())
-        indent = " " * 15
         lines = [
             f"{result.num_loaded} of {result.num_arrays} arrays from {self.path} "
             f"({self.weight_format.name})",
             *(f"  note         {note}" for note in self.notes),
-            *textwrap.wrap(f"  loaded       {counts}", _MAX_LINE, subsequent_indent=indent),
-            *(f"  initialized  {_describe(*group)}" for group in result.initialized.items()),
-            *(f"  unused       {_describe(*group)}" for group in self.unused.items()),
+            *coverage_lines(result, self.unused),
         ]
-        return "\n".join(lines if result.initialized else [*lines, "  initialized  none"])
+        return "\n".join(lines)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -74,22 +68,9 @@ class ImportedWeights:
             "format": self.weight_format.name,
             "prefix": self.network.prefix,
             "notes": list(self.notes),
-            "num_loaded": self.result.num_loaded,
-            "num_arrays": self.result.num_arrays,
-            "loaded": dict(self.result.loaded),
-            "initialized": dict(self.result.initialized),
+            **self.result.record,
             "unused": dict(self.unused),
         }
-
-
-def _describe(group: str, names: list[str]) -> str:
-    """Returns the size of a group and as many of its names as fit in a line."""
-    text = f"{group[:_MAX_LINE]} ({len(names)}): {names[0][:_MAX_LINE]}"
-    for name in names[1:]:
-        if len(text) + len(name) >= _MAX_LINE - 21:
-            return f"{text} ..."
-        text += f", {name}"
-    return text
 
 
 def import_weights(

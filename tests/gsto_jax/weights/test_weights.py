@@ -392,15 +392,53 @@ def test_mismatched_states_name_the_key(tmp_path, suffix):
     with pytest.raises(UserError, match=r"last_layer\.3\.bias .*\(7,\).*\(19,\)"):
         attempt(state | {"last_layer.3.bias": np.zeros(7, np.float32)})
     with pytest.raises(UserError, match=r"and \d+ more"):
+        attempt(state | {key: np.zeros(7, np.float32) for key in state if ".weight" in key})
+    with pytest.raises(UserError, match=r"holds an HRNet .* 4 channels.* 8 channels"):
         attempt(state, spec=replace(SPEC, widths=(8, 16, 32, 64)))
-    with pytest.raises(UserError, match=r"stage3\.1\."):
+    with pytest.raises(UserError, match=r"1, 1, 1 modules.* 1, 2, 1 modules"):
         attempt(state, spec=replace(SPEC, modules=(1, 2, 1)))
-    with pytest.raises(UserError, match=r"layer1\.1\."):
+    with pytest.raises(UserError, match=r"holds an HRNet .*, and this network is a mini "):
+        attempt(state, spec=VARIANTS["mini"])
+    with pytest.raises(UserError, match=r"layer1\.1\.|2 .*stage 1"):
         attempt(random_state(network(spec=replace(SPEC, stage1_blocks=2))))
     with pytest.raises(UserError, match=r"model\.bn1\.bias"):
         attempt(state | {"model.bn1.bias": state["bn1.bias"]})
     with pytest.raises(UserError, match=r"fc\.bias"):
         attempt({"fc.bias": np.zeros(3, np.float32)})
+
+
+def test_other_class_count_starts_layers_fresh(tmp_path):
+    """Of a file for another number of classes, all layers but those with classes are loaded."""
+    model, other = network(GSTOSpec(), classes=5), network(GSTOSpec(), classes=19)
+    path = tmp_path / "weights.safetensors"
+    export_weights(path, initial_variables(other, 1), GSTO_FORMAT)
+    variables = initial_variables(model, 0)
+    imported = import_weights(path, variables)
+    heads = ("head", "transition2/gtm/head", "transition3/gtm/head")
+    gates = ("transition2/gtm/gate", "transition3/gtm/gate")
+    (group,) = imported.result.initialized
+    assert group == "19 classes in the file, 5 here"
+    expected = {f"{head}/classifier/{leaf}" for head in heads for leaf in ("kernel", "bias")}
+    before, after = (flatten_dict(x, sep="/") for x in (variables, imported.variables))
+    names = [path.partition("/")[2] for path in before]
+    expected |= {name for name in names if name.startswith(gates)}
+    assert set(imported.result.initialized[group]) == expected
+    source = flatten_dict(initial_variables(other, 1), sep="/")
+    for path, value in after.items():
+        fresh = path.partition("/")[2] in expected
+        np.testing.assert_allclose(value, (before if fresh else source)[path], rtol=1e-5)
+    assert imported.result.num_loaded == sum(name not in expected for name in names)
+    for layer in (*(f"{head}/classifier" for head in heads), *gates):
+        assert layer in imported.summary
+
+
+def test_segmentation_weights_start_pose_networks():
+    pose = network(classes=17, head="v1", upsample="nearest")
+    loaded = from_state_dict(random_state(network()), initial_variables(pose, 0), HRNET_FORMAT)
+    assert group_sizes(loaded.initialized) == {"head of HRNet pose": 2}
+    other = network(classes=16, head="v1")
+    loaded = from_state_dict(random_state(other), initial_variables(pose, 0), POSE_FORMAT)
+    assert group_sizes(loaded.initialized) == {"16 joints in the file, 17 here": 2}
 
 
 def test_gates_of_different_shapes_name_the_key():

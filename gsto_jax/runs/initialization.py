@@ -1,0 +1,200 @@
+"""Initial variables of a run: random, or from the run, checkpoint or weight file in `init_from`."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from gsto_jax import progress
+from gsto_jax.config import MODEL, config_changes, flatten, option_role
+from gsto_jax.errors import UserError
+from gsto_jax.runs.checkpoint import find_checkpoints, list_steps, read_record
+from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_process
+from gsto_jax.training.parameter_groups import Frozen
+from gsto_jax.training.task import Task
+from gsto_jax.weights import AUTO, LoadResult, import_weights, transfer, upsampling_note
+from gsto_jax.weights.coverage import coverage_lines
+
+Record = dict[str, Any]
+_SHARED = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
+"""Data options that determine what the variables of a network mean."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Variables that a run starts from.
+
+    Attributes:
+      variables: variables of the network, as NumPy arrays.
+      result: what was loaded and what starts fresh.
+      summary: lines of text.
+      record: contents of `init_from.json`.
+    """
+
+    variables: Any
+    result: LoadResult
+    summary: str
+    record: Record
+
+
+def load_initial_weights(
+    task: Task, config: Record, variables: Any, log: Callable[[str], None]
+) -> InitialWeights:
+    """Loads the variables that `config.init_from` names into those of a new network.
+
+    Args:
+      task: task of the run.
+      config: all options of the run.
+      variables: random variables of the network.
+      log: prints a line of text, about a damaged checkpoint or about upsampling.
+
+    Raises:
+      UserError: there are no such weights, they cannot be read, or they are of another body.
+    """
+    options = task.config
+    if _is_run(Path(options.init_from).expanduser()):
+        options.require(
+            options.init_prefix == AUTO,
+            "init_prefix",
+            "'auto' if config.init_from is a run or a checkpoint",
+        )
+        return _load_checkpoint(task, config, variables, log)
+    imported = import_weights(options.init_from, variables, prefix=options.init_prefix)
+    summary = imported.summary
+    if note := upsampling_note(imported.weight_format, options.model):
+        summary += f"\n{note}"
+    return InitialWeights(imported.variables, imported.result, summary, imported.record)
+
+
+def _is_run(path: Path) -> bool:
+    """Returns whether a path is a run or a checkpoint, rather than weights."""
+    run = (path / "config.json").exists() or (path / "checkpoints").is_dir()
+    return run or bool(list_steps(path)) or (path.name.isdigit() and (path / "state").is_dir())
+
+
+def _load_checkpoint(
+    task: Task, config: Record, variables: Any, log: Callable[[str], None]
+) -> InitialWeights:
+    path, record, source, is_ema = _read_first(Path(task.config.init_from), log)
+    parent = record["config"]
+    same_task = parent.get("task") == config["task"]
+    try:
+        result = transfer(
+            source,
+            variables,
+            outputs="joints" if config["task"] == "pose" else "classes",
+            keep_heads=same_task,
+        )
+    except UserError as error:
+        variants = (parent.get("model", {}).get("variant"), config["model"]["variant"])
+        difference = f"its config.model.variant is {variants[0]}, and here it is {variants[1]}"
+        raise UserError(
+            f"config.init_from must be of a network with the same body; got {path}: "
+            f"{difference if len(set(variants)) > 1 else error}"
+        ) from None
+    changes = [f"other options: {change}" for change in network_changes(parent, config)]
+    notes = [*result.notes, *changes]
+    parameters = "EMA parameters" if is_ema else "parameters"
+    summary = "\n".join(
+        [
+            f"{result.num_loaded} of {result.num_arrays} arrays from {path} "
+            f"({parameters} of {parent.get('name')}, step {path.name})",
+            *(f"  note         {note}" for note in notes),
+            *coverage_lines(result, result.unused),
+        ]
+    )
+    coverage = {
+        "path": str(path),
+        "format": "checkpoint",
+        "ema": is_ema,
+        "notes": notes,
+        **result.record,
+    }
+    return InitialWeights(result.variables, result, summary, coverage)
+
+
+def _read_first(
+    path: Path, log: Callable[[str], None]
+) -> tuple[Path, Record, dict[str, Any], bool]:
+    """Reads the first readable checkpoint: path, record, variables, and whether they are an EMA."""
+    damage: DamagedError | None = None
+    for candidate in find_checkpoints(path):
+        try:
+            with progress.track(f"reading checkpoint {candidate.name}"):
+                record = read_record(candidate)
+                variables, is_ema = read_variables(candidate)
+        except DamagedError as error:
+            damage = damage or error
+            continue
+        if damage is not None:
+            log(f"warning: {damage}: using the one before it")
+        return candidate, record, variables, is_ema
+    raise UserError(f"no checkpoint in {path} can be read; the latest: {damage}")
+
+
+def read_variables(checkpoint: Path) -> tuple[dict[str, Any], bool]:
+    """Reads the variables that a checkpoint's run evaluates with, for any network.
+
+    Args:
+      checkpoint: folder of the checkpoint.
+
+    Returns:
+      NumPy arrays by "params" and "batch_stats", and whether they are the EMA.
+
+    Raises:
+      DamagedError: the checkpoint cannot be read.
+    """
+    folder = checkpoint / "state"
+
+    def read() -> tuple[dict[str, Any], bool]:
+        options = single_process()
+        with ocp.StandardCheckpointer(multiprocessing_options=options) as reader:
+            saved = reader.metadata(folder).item_metadata.tree
+        is_ema = bool(saved.get("ema"))
+        tree = saved["ema"] if is_ema else saved
+        item = {name: tree[name] for name in ("params", "batch_stats")}
+        item = {"ema": item} if is_ema else item
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+        with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
+            restored = reader.restore(folder, args=args)
+        return restored["ema"] if is_ema else restored, is_ema
+
+    result: tuple[dict[str, Any], bool] = read_guarded(checkpoint, read)
+    return result
+
+
+def network_changes(old: Record, new: Record) -> list[str]:
+    """Describes the options that differ between two configs and change what a network computes."""
+
+    def network_options(config: Record) -> Record:
+        return {
+            name: value
+            for name, value in flatten(config).items()
+            if name in _SHARED or (name.startswith("model.") and option_role(name) == MODEL)
+        }
+
+    return config_changes(network_options(old), network_options(new))
+
+
+def frozen_random_note(frozen: Frozen, fresh: Collection[str]) -> str:
+    """Returns a warning about frozen layers that keep random or initial values; "" for none.
+
+    Args:
+      frozen: the frozen part of the network.
+      fresh: paths of the arrays that were not loaded.
+    """
+    names = sorted((frozen.params | frozen.batch_stats) & set(fresh))
+    if not names:
+        return ""
+    layers = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
+    more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+    return (
+        f"warning: config.model.freeze or freeze_bn keeps {len(names)} arrays at their random or "
+        f"initial values, which no weights replaced: {', '.join(layers[:3])}{more}"
+    )
