@@ -14,11 +14,10 @@ class _Body:
     width: int
     modules: tuple[int, ...]
     blocks: int
-    stage1_blocks: int
 
     @classmethod
     def from_spec(cls, spec: HRNetSpec) -> "_Body":
-        return cls(spec.widths[0], spec.modules, spec.blocks, spec.stage1_blocks)
+        return cls(spec.widths[0], spec.modules, spec.blocks)
 
     @classmethod
     def from_channels(cls, channels: Mapping[str, int]) -> "_Body | None":
@@ -33,7 +32,7 @@ class _Body:
             return None
         modules = tuple(count(rf"^stage{stage}\.(\d+)\.branches\.") for stage in (2, 3, 4))
         blocks = count(r"^stage2\.0\.branches\.0\.(\d+)\.")
-        return cls(width, modules, blocks, count(r"^layer1\.(\d+)\."))
+        return cls(width, modules, blocks)
 
     def __str__(self) -> str:
         for name, spec in VARIANTS.items():

@@ -392,14 +392,14 @@ def test_mismatched_states_name_the_key(tmp_path, suffix):
     with pytest.raises(UserError, match=r"last_layer\.3\.bias .*\(7,\).*\(19,\)"):
         attempt(state | {"last_layer.3.bias": np.zeros(7, np.float32)})
     with pytest.raises(UserError, match=r"and \d+ more"):
-        attempt(state | {key: np.zeros(7, np.float32) for key in state if ".weight" in key})
+        attempt({k: v if "stage2" in k else v[:1] for k, v in state.items()})
     with pytest.raises(UserError, match=r"holds an HRNet .* 4 channels.* 8 channels"):
         attempt(state, spec=replace(SPEC, widths=(8, 16, 32, 64)))
     with pytest.raises(UserError, match=r"1, 1, 1 modules.* 1, 2, 1 modules"):
         attempt(state, spec=replace(SPEC, modules=(1, 2, 1)))
     with pytest.raises(UserError, match=r"holds an HRNet .*, and this network is a mini "):
         attempt(state, spec=VARIANTS["mini"])
-    with pytest.raises(UserError, match=r"layer1\.1\.|2 .*stage 1"):
+    with pytest.raises(UserError, match=r"layer1\.1\."):
         attempt(random_state(network(spec=replace(SPEC, stage1_blocks=2))))
     with pytest.raises(UserError, match=r"model\.bn1\.bias"):
         attempt(state | {"model.bn1.bias": state["bn1.bias"]})

@@ -561,7 +561,10 @@ def test_summary_and_record(tmp_path):
     assert "stem (10)" in loaded
     assert all(f"stage{n} (" in loaded for n in (1, 2, 3, 4))
     (head,) = [line for line in lines if line.startswith("  initialized  head (8): ")]
-    assert head.count("head/") > 2 and head.endswith(" ...") and max(map(len, lines[1:])) <= 100
+    assert head.endswith(": head/bn, head/classifier, head/conv")
+    (gates,) = [line for line in lines if line.startswith("  initialized  gates of GTM (25): ")]
+    assert gates.endswith(": transition2/gtm/gate, transition3/gtm/gate")
+    assert max(map(len, lines[1:])) <= 100
     assert "  unused       classifier (1): classifier.bias" in lines
     record = imported.record
     assert json.loads(json.dumps(record)) == record
