@@ -84,7 +84,7 @@ def small_network() -> Callable[..., Any]:
             maps = nn.relu(BatchNorm(self.bn_momentum)(Conv(8, 3, 4)(images), train))
             return Outputs(Conv(self.classes, 1)(maps), {}, {"stage4": [maps]}, {})
 
-    return lambda config, classes, platform="": Small(classes)
+    return lambda config, classes, **options: Small(classes)
 
 
 def start(workdir: Path, output: Path, arguments: Sequence[str] = ()) -> int:
