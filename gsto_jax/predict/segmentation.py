@@ -360,9 +360,14 @@ def _downscale(image: np.ndarray, size: Size) -> Float[np.ndarray, "h w c"]:
 
 
 def _resize(image: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
-    """Resizes `h w c` to (h, w) = `size`; OpenCV drops the axis of a single channel."""
-    resized = cv2.resize(image, size[::-1], interpolation=interpolation)
-    return resized.reshape(*size, image.shape[2])
+    """Resizes `h w c` to (h, w) = `size`, by four channels, the most that OpenCV averages."""
+    blocks = [image[..., start : start + 4] for start in range(0, image.shape[2], 4)]
+    # OpenCV drops the axis of a single channel.
+    resized = [
+        cv2.resize(block, size[::-1], interpolation=interpolation).reshape(*size, -1)
+        for block in blocks
+    ]
+    return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)
 
 
 def _batch_of(image: np.ndarray, padded_shape: Size) -> dict[str, np.ndarray]:
