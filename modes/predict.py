@@ -202,11 +202,11 @@ class _LabelPredictor(InputPredictor):
         if not self.pixels:
             return None
         total = self.unsure.total() / self.pixels.total()
+        note = f"unsure      {total:.1%} of pixels are below {self.predictor.unsure_below:g}"
+        if len(self.pixels) == 1:
+            return note
         most = max(self.pixels, key=lambda entry: self.unsure[entry] / self.pixels[entry])
-        return (
-            f"unsure      {total:.1%} of pixels are below {self.predictor.unsure_below:g}; most in "
-            f"{most.path.name}, {self.unsure[most] / self.pixels[most]:.1%}"
-        )
+        return f"{note}; most in {most.path}, {self.unsure[most] / self.pixels[most]:.1%}"
 
 
 class _PosePredictor(InputPredictor):

@@ -1,9 +1,12 @@
 """The georeference of TIFFs, and GeoTIFFs of predictions (needs rasterio, from the extra `geo`)."""
 
+import errno
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +118,8 @@ class GeoTiffWriter:
     ) -> None:
         import rasterio
 
-        self._row = 0
+        self.path, self._checksum = path, 0
+        self._starts = [0]
         with _environment():
             self._dataset = rasterio.open(
                 path,
@@ -140,15 +144,31 @@ class GeoTiffWriter:
     def __enter__(self) -> "GeoTiffWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         with _environment():
             self._dataset.close()
+        if failure is None:
+            self._check()
 
     def write(self, pixels: np.ndarray) -> None:
         """Appends rows `h w` or `h w 3` uint8."""
         height, width = pixels.shape[:2]
-        bands = pixels.reshape(height, width, -1).transpose(2, 0, 1)
-        window = (self._row, self._row + height), (0, width)
+        bands = np.ascontiguousarray(pixels.reshape(height, width, -1).transpose(2, 0, 1))
+        start = self._starts[-1]
         with _environment():
-            self._dataset.write(bands, window=window)
-        self._row += height
+            self._dataset.write(bands, window=((start, start + height), (0, width)))
+        self._starts.append(start + height)
+        self._checksum = zlib.crc32(bands, self._checksum)
+
+    def _check(self) -> None:
+        # GDAL does not report a full disk, and reads missing rows as 0.
+        checksum = 0
+        try:
+            with open_tiff(self.path) as dataset, tiff_errors(self.path):
+                for start, stop in pairwise(self._starts):
+                    window = (start, stop), (0, dataset.width)
+                    checksum = zlib.crc32(dataset.read(window=window), checksum)
+        except UserError:
+            checksum = -1
+        if checksum != self._checksum:
+            raise OSError(errno.EIO, "its GeoTIFF is incomplete; the disk may be full")

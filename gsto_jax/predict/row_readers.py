@@ -89,6 +89,8 @@ class _TiffRows:
         self.path, self.dataset, self.options = path, dataset, options
         self.size = dataset.height, dataset.width
         bits = max(tag_values(header.tags or {}, TiffTag.BITS, 8))
+        has_alpha = (header.tags or {}).get(TiffTag.EXTRA) not in (0, (0,))
+        self.is_rgba = dataset.count == 4 and options.channels == 3 and has_alpha
         is_unsigned = all(name.startswith("uint") for name in dataset.dtypes)
         self.file_bits = bits if bits <= 16 and is_unsigned else 0
 
@@ -98,10 +100,9 @@ class _TiffRows:
         with tiff_errors(self.path):
             values = np.moveaxis(self.dataset.read(window=window), 0, -1)
         with as_user_error(self.path):
-            is_rgba = values.shape[2] == 4 and self.options.channels == 3
-            colors = values[..., :3] if is_rgba else values
+            colors = values[..., :3] if self.options.channels == 3 else values
             pixels, _, _ = to_bytes(colors, self.options, self.file_bits)
-            if is_rgba:
+            if self.is_rgba:
                 pixels = np.concatenate([pixels, alpha_to_bytes(values[..., 3:])], axis=2)
             return to_pixels(pixels, self.options)
 
@@ -141,8 +142,10 @@ def _has_readable_rows(header: ImageHeader, options: DecodeOptions) -> bool:
     channels = {_BLACK_IS_ZERO: (1,), _RGB: (3, 4), _YCBCR: (3,)}
     if options.channels != 3:
         channels = {_BLACK_IS_ZERO: (options.channels,), _RGB: (options.channels,)}
-    count = tags.get(TiffTag.CHANNELS, 1)
-    return header.orientation == 1 and count in channels.get(tags.get(TiffTag.PHOTOMETRIC, -1), ())
+    count, is_premultiplied = tags.get(TiffTag.CHANNELS, 1), tags.get(TiffTag.EXTRA) in (1, (1,))
+    if header.orientation != 1 or (is_premultiplied and options.channels == 3):
+        return False
+    return count in channels.get(tags.get(TiffTag.PHOTOMETRIC, -1), ())
 
 
 def _decode(path: Path, header: ImageHeader, options: DecodeOptions) -> _PillowRows:

@@ -234,7 +234,7 @@ class Predictor(BasePredictor):
             for next_column in columns[n : n + 2]:
                 key = row.start, next_column.start
                 if key not in pending:
-                    pending[key] = self._weighted(pixels[:, next_column.seen], row, next_column)
+                    pending[key] = self._weighted(pixels[:, next_column.window], row, next_column)
             return np.array(pending.pop((row.start, column.start)))
 
         with progress.track("predicting tiles", len(rows) * len(columns)) as advance:

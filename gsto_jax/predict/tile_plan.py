@@ -11,8 +11,8 @@ class Tile:
     """A tile along one axis.
 
     Attributes:
-      start, stop: pixels that the network sees. The last tile is moved inside the image, up to a
-        fraction of `multiple`, which the network pads.
+      start, stop: pixels of the network's input. The last tile is moved inside the image, to the
+        next multiple of the stride; the network pads the rest.
       first: first pixel whose probabilities the tile contributes to.
       next: first pixel of the next tile's contribution, or the end of the axis. Pixels in
         `first..next` are finished with this tile; those in `next..stop` blend with the next tile.
@@ -27,8 +27,8 @@ class Tile:
     weight: np.ndarray
 
     @property
-    def seen(self) -> slice:
-        """Pixels that the network sees."""
+    def window(self) -> slice:
+        """Pixels of the network's input."""
         return slice(self.start, self.stop)
 
     @property

@@ -27,7 +27,7 @@ def test_weights_add_up_to_one(length, side, shared):
         assert 0 <= tile.start <= tile.first < tile.next <= tile.stop <= length
         assert tile.start % 4 == 0
         assert min(side, length) - 4 < tile.stop - tile.start == len(tile.weight) <= side
-        total[tile.seen] += tile.weight
+        total[tile.window] += tile.weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
     assert [tile.next for tile in tiles[:-1]] == [tile.first for tile in tiles[1:]]
     assert (tiles[0].first, tiles[-1].next) == (0, length)
@@ -45,7 +45,7 @@ def test_blended_tiles_are_the_weighted_sum(size):
     def weighted(row, column):
         weight = row.weight[:, None, None] * column.weight[:, None]
         values = rng.normal(size=(*weight.shape[:2], 2)).astype(np.float32) * weight
-        total[row.seen, column.seen] += values
+        total[row.window, column.window] += values
         return values
 
     result = np.full((*size, 2), np.nan)
