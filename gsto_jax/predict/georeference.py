@@ -158,7 +158,7 @@ class GeoTiffWriter:
         with _environment():
             self._dataset.write(bands, window=((start, start + height), (0, width)))
         self._starts.append(start + height)
-        self._checksum = zlib.crc32(bands, self._checksum)
+        self._checksum = zlib.crc32(bands.data, self._checksum)
 
     def _check(self) -> None:
         # GDAL does not report a full disk, and reads missing rows as 0.
@@ -167,7 +167,7 @@ class GeoTiffWriter:
             with open_tiff(self.path) as dataset, tiff_errors(self.path):
                 for start, stop in pairwise(self._starts):
                     window = (start, stop), (0, dataset.width)
-                    checksum = zlib.crc32(dataset.read(window=window), checksum)
+                    checksum = zlib.crc32(dataset.read(window=window).data, checksum)
         except UserError:
             checksum = -1
         if checksum != self._checksum:

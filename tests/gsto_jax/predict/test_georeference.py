@@ -107,7 +107,7 @@ def test_rows_of_large_tiffs_equal_the_decoded_image(tmp_path, monkeypatch, case
         assert is_windowed == (case != "premultiplied") and rows.size == (40, 60)
         pixels = rows.read(3, 19)
     if case == "jpeg":  # two decoders, which upsample colors differently
-        assert np.abs(pixels.astype(int) - expected[3:19]).mean() < 4
+        assert np.abs(pixels.astype(int) - expected[3:19]).mean() < 6
     else:
         np.testing.assert_array_equal(pixels, expected[3:19])
 
