@@ -304,7 +304,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
 
     def _check_channels(self) -> None:
         expected = (
-            f"{self.channels} values, one for each channel of data.channels, as --mode=audit"
+            f"one value for each channel of data.channels={self.channels}, as --mode=audit"
             " --channel_statistics computes them"
         )
         for name in ("mean", "std"):

@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 
 from gsto_jax.drawing.legend import add_legend
-from gsto_jax.drawing.tiles import BACKGROUND, Color, tile_grid, tile_row, with_caption
+from gsto_jax.drawing.tiles import (
+    BACKGROUND,
+    Color,
+    as_rgb,
+    tile_grid,
+    tile_row,
+    with_caption,
+)
 from gsto_jax.segmentation.panels import color_mask
 
 _TILE = (240, 320)
@@ -26,7 +33,7 @@ def contact_sheet(
     """Draws images and overlays of their labels, and a legend of the classes that occur.
 
     Args:
-      examples: caption, image `h w 3` uint8 RGB and train ids `h w` uint8 of each.
+      examples: caption, image `h w c` uint8 (see `as_rgb`) and train ids `h w` uint8 of each.
       classes: names.
       palette: RGB color of each class.
 
@@ -38,7 +45,7 @@ def contact_sheet(
     for caption, image, label in examples:
         present |= set(np.unique(label).tolist())
         captions.append(_ascii(caption))
-        images.append(_fit(image, cv2.INTER_AREA))
+        images.append(_fit(as_rgb(image), cv2.INTER_AREA))
         overlays.append(_overlay(images[-1], _fit(label, cv2.INTER_NEAREST), palette))
     size = (
         max(image.shape[0] for image in images),

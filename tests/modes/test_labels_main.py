@@ -1,5 +1,6 @@
 """Messages of the modes about labels before compilation, in this process."""
 
+import ast
 import os
 import re
 from types import SimpleNamespace
@@ -10,7 +11,8 @@ import pytest
 
 from configs import base
 from configs.loading import plain_values
-from data_pipelines import DataError
+from data_pipelines import DataConfig, DataError
+from gsto_jax.image_files import DecodeOptions, decode
 from modes import audit, train
 
 
@@ -37,7 +39,8 @@ def arguments(tmp_path):
         for name, value in changes.items():
             with config.data.unlocked():
                 config.data[name] = value
-        return SimpleNamespace(config=config, workdir=str(tmp_path / "run"), plan_json=None)
+        flags = {"workdir": str(tmp_path / "run"), "plan_json": None, "channel_statistics": False}
+        return SimpleNamespace(config=config, **flags)
 
     return build
 
@@ -142,3 +145,51 @@ def test_the_audit_of_colors(arguments, capsys):
     out = capsys.readouterr().out
     assert re.search(r"note: val: 33\.33% ", out)
     assert re.search(r"background +│ +5120 │ +66\.67%", out)
+
+
+def test_channel_statistics_are_lines_of_a_config(arguments, tmp_path, capsys):
+    """The default mean, of RGB, does not stop the audit of gray images."""
+    args = arguments(halves(0, 1), channels=1)
+    images = sorted((tmp_path / "data/img/train").iterdir())
+    for n, path in enumerate(images):
+        write(path, np.random.default_rng(n).integers(0, 256, (32, 48)))
+        write(tmp_path / f"data/img/val/{n}.jpg", np.zeros((32, 48)) + 9)
+    with pytest.raises(DataError, match=r"config\.data\.mean must be one value .* data.channels=1"):
+        audit.run(args)
+    args.channel_statistics = True
+    audit.run(args)
+    lines = capsys.readouterr().out.splitlines()
+    values = {
+        name: ast.literal_eval(line.partition("=")[2].strip())
+        for line in lines
+        for name in ("mean", "std")
+        if line.startswith(f"config.data.{name} =")
+    }
+    options = DecodeOptions(channels=1)
+    pixels = np.stack([decode(path.read_bytes(), options).pixels for path in images]) / 255
+    np.testing.assert_allclose(values["mean"], [pixels.mean()], atol=1e-6)
+    np.testing.assert_allclose(values["std"], [pixels.std()], atol=1e-6)
+    DataConfig(**plain_values(args.config)["data"] | values)
+
+
+def test_channel_statistics_name_constant_channels(arguments, tmp_path, capsys):
+    args = arguments(halves(0, 1))
+    for path in (tmp_path / "data/img").glob("*/*.jpg"):
+        write(path, np.full((32, 48, 3), 51))
+    args.channel_statistics = True
+    audit.run(args)
+    out = capsys.readouterr().out
+    assert "config.data.mean = (0.2, 0.2, 0.2)" in out
+    assert "config.data.std = (1.0, 1.0, 1.0)" in out
+    assert "warning: the same value in all pixels of channel 1, 2, 3" in out
+
+
+def test_images_of_another_number_of_channels_are_problems(arguments, capsys):
+    args = arguments(halves(0, 1), channels=5, mean=(0.5,) * 5, std=(0.5,) * 5)
+    with pytest.raises(DataError):
+        audit.run(args)
+    assert re.search(
+        r"problem: .*train/0\.jpg.* must have 5 channels; got 3", capsys.readouterr().out
+    )
+    with pytest.raises(DataError, match=r"\.jpg.* must have 5 channels; got 3"):
+        train.run(args)
