@@ -78,10 +78,13 @@ def small_network() -> Callable[..., Any]:
     class Small(nn.Module):
         classes: int
         bn_momentum: float | jax.Array = 0.99
+        frozen_norms: frozenset[str] = frozenset()
 
         @nn.compact
         def __call__(self, images: jax.Array, train: bool = False) -> Outputs:
-            maps = nn.relu(BatchNorm(self.bn_momentum)(Conv(8, 3, 4)(images), train))
+            maps = nn.relu(
+                BatchNorm(self.bn_momentum, frozen=self.frozen_norms)(Conv(8, 3, 4)(images), train)
+            )
             return Outputs(Conv(self.classes, 1)(maps), {}, {"stage4": [maps]}, {})
 
     return lambda config, classes, **options: Small(classes)
