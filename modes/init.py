@@ -171,7 +171,8 @@ def _config_text(proposal: Proposal, output: Path, name: str) -> str:
                 "train.batch_size": sizes.batch_size,
                 "train.steps": sizes.steps,
                 "eval.batch_size": sizes.eval_batch_size,
-            }
+            },
+            f"For {sizes.device}.",
         ),
         Group({f"data.{k}": v for k, v in _file_options(proposal, output).items()}),
         _class_group(proposal),

@@ -18,6 +18,8 @@ _STEMS = re.compile(
 )
 _SUFFIXES = (".json", ".txt", ".csv", ".tsv", ".names")
 _SEPARATORS = re.compile(r"[,;:\t ]+")
+_LABELME_IGNORE = "__ignore__"
+"""First line of labelme's labels.txt, before the class of id 0."""
 _MAX_BYTES = 2**20
 """A larger file has no class names."""
 _KEYS = ("classes", "categories", "labels", "names", "class_names", "items")
@@ -157,6 +159,8 @@ def _from_lines(lines: Iterable[str]) -> list[NamedClass]:
             entries.append(_from_line(text))
     # The heading of a table has no numbers, unlike the lines below it.
     if len(entries) > 2 and entries[0].is_bare and not any(e.is_bare for e in entries[1:]):
+        del entries[0]
+    if entries and entries[0].named == NamedClass(_LABELME_IGNORE):
         del entries[0]
     return [entry.named for entry in entries if entry.named.name]
 

@@ -20,8 +20,7 @@ _BYTES_PER_PIXEL = 4096
 _MEMORY_FRACTION = 0.5
 _MAX_BATCH, _MAX_BATCH_CPU = 16, 8
 _EPOCHS = 100
-_STEPS = (500, 20_000)
-"""Minimum and maximum number of steps."""
+_MIN_STEPS, _MAX_STEPS, _MAX_STEPS_CPU = 500, 20_000, 1_000
 _RATE_PER_IMAGE, _MAX_RATE = 0.0025, 0.02
 """Learning rate per image of a batch, and the maximum learning rate."""
 
@@ -40,6 +39,7 @@ class SizeProposal:
       eval_batch_size: images in an evaluation batch.
       steps: length of the run.
       learning_rate: base learning rate.
+      device: the device that they are meant for.
     """
 
     height: int
@@ -51,6 +51,7 @@ class SizeProposal:
     eval_batch_size: int
     steps: int
     learning_rate: float
+    device: str
 
 
 def propose_sizes(
@@ -75,7 +76,8 @@ def propose_sizes(
     batch_size = max(1, min(_MAX_BATCH_CPU if on_cpu else _MAX_BATCH, fitting, num_train))
     if batch_size > 2:
         batch_size -= batch_size % 2
-    steps = _EPOCHS * num_train / batch_size
+    max_steps = _MAX_STEPS_CPU if on_cpu else _MAX_STEPS
+    steps = min(max(_EPOCHS * num_train / batch_size, _MIN_STEPS), max_steps)
     is_large = height * width > 2**21
     return SizeProposal(
         height=height,
@@ -85,7 +87,8 @@ def propose_sizes(
         scales=(0.5, 16) if min(height / crop[0], width / crop[1]) >= 1.25 else (0.75, 8),
         batch_size=batch_size,
         eval_batch_size=1 if is_large else min(4, batch_size),
-        steps=round(min(max(steps, _STEPS[0]), _STEPS[1]) / 100) * 100,
+        steps=round(steps / 100) * 100,
+        device=f"{'a CPU' if on_cpu else 'a device'} with {memory / 2**30:.0f} GiB of memory",
         learning_rate=min(round(_RATE_PER_IMAGE * batch_size, 4), _MAX_RATE),
     )
 
