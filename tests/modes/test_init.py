@@ -95,7 +95,7 @@ def test_the_printed_commands_train_and_evaluate(layout, tmp_path):
         if line.startswith("next")
     ]
     assert len(commands) == 2 + (layout == "labelme")
-    commands[-1] += ["--config.train.steps=2", "--config.run.tensorboard=False"]
+    commands[-1] += ["--config.train.steps=2", "--config.run.trackers=()"]
     commands[-1] += ["--config.model.variant=mini", f"--workdir={tmp_path}/run"]
     for command in commands:
         result = run_short(*command)
