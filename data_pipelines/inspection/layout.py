@@ -140,10 +140,7 @@ def _are_paired_by(options: Mapping[str, Any], root: Path, splits: Mapping[str, 
             pairs = pair_folders(images, labels, *suffixes)
         except DataError:
             return False
-        paired = set(zip(pairs.images, pairs.labels, strict=True))
-        if {(image.resolve(), label.resolve()) for image, label in paired} != {
-            (image.resolve(), label.resolve()) for image, label in expected
-        }:
+        if set(zip(pairs.images, pairs.labels, strict=True)) != set(expected):
             return False
     return True
 
