@@ -91,7 +91,7 @@ class WandbTracker:
         )
         # W&B drops values of a step before its latest one, to which a resumed run goes back.
         self._run.define_metric("*", step_metric="step")
-        offline = f"`wandb sync {Path(self._run.dir).parent}` uploads it"
+        offline = f"offline, until `wandb sync {Path(self._run.dir).parent}`"
         self.address = offline if self._run.offline else self._run.url
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:

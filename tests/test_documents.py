@@ -39,7 +39,7 @@ NOT_RUN = {
 """Commands that no test runs, as regular expressions, and why."""
 LONG = (
     r"baseline|mini|--mode=sweep|--mode=tables|--mode=export.*--output=DIR|profile_start"
-    r"|--fork_from|--save=|^python examples"
+    r"|--fork_from|--save=|kind=adamw|^python examples"
 )
 """Commands that run in a test marked long."""
 PYTHON_NOT_RUN = {

@@ -28,7 +28,7 @@ def early_stop_reason(
     count = sum(best < other <= step for other in evaluated)
     reason = ""
     if count >= patience:
-        reason = f"since {count} evaluations had no better {metric}"
+        reason = f"as run.patience says: {count} evaluations had no better {metric}"
         reason += f" than {workdir.best / str(best)}" if best else ""
     # All processes stop at the same step, whatever each of them sees in a shared file system.
     return str(processes.broadcast(reason))

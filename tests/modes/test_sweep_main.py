@@ -79,6 +79,11 @@ def test_options_of_rows_may_hold_nested_tuples(command_line):
         ("nonsense", (), "':nonsense'"),
         ("as-is+seed=4", (), "--seeds"),
         ("as-is", ("--config.seed=3",), "--seeds"),
+        (
+            "as-is",
+            ("--config.run.patience=2", "--config.run.eval_every=5"),
+            "run.patience must be 0",
+        ),
         ("train.steps=x", (), "train.steps"),
     ],
 )

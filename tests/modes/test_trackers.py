@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import struct
 import sys
 from contextlib import suppress
 from types import ModuleType, SimpleNamespace
@@ -10,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from gsto_jax.config.sections import RunConfig
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.runs.workdir import Workdir
 from modes import trackers
@@ -238,12 +240,17 @@ def test_missing_packages(monkeypatch, tmp_path):
     check_trackers(())
 
 
+@pytest.mark.parametrize("names", [("tensorbord",), ("wandb", "wandb"), "wandb"])
+def test_invalid_names(names):
+    with pytest.raises(UserError, match=r"config\.run\.trackers must be"):
+        RunConfig(trackers=names)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_package_wandb(tmp_path, monkeypatch):
     """Offline; the file of the run is read back."""
     wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     for variable in ("WANDB_PROJECT", "WANDB_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
@@ -251,12 +258,7 @@ def test_the_package_wandb(tmp_path, monkeypatch):
     log, ids = write_run(tmp_path, "wandb")
     assert "wandb sync" in log[0]
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
-    records = []
-    while data := store.scan_data():
-        records.append(Record())
-        records[-1].ParseFromString(data)
+    records = [Record.FromString(data) for data in wandb_records(path.read_bytes())]
     items = [item for record in records for item in record.history.item]
     values = {item.key or "/".join(item.nested_key): item.value_json for item in items}
     assert {k: float(values[k]) for k in SCALARS} == SCALARS and values["step"] == "20"
@@ -285,6 +287,22 @@ def test_the_package_mlflow(tmp_path, monkeypatch):
     assert [metric.step for metric in history] == [20, 20]
     for name, text in MLFLOW.items():
         check_signature(getattr(mlflow.MlflowClient, name), text)
+
+
+def wandb_records(file):
+    """Yields the records of a file of W&B, a log as LevelDB writes it after a header of 7 bytes."""
+    block, header = 32768, 7
+    position, record = 7, b""
+    while position + header <= len(file):
+        if block - position % block < header:
+            position += block - position % block
+        length, kind = struct.unpack_from("<HB", file, position + 4)
+        position += header
+        record += file[position : position + length]
+        position += length
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
 
 
 def check_signature(function, text, settings=False):
