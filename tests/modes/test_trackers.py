@@ -51,7 +51,7 @@ WANDB = {
     "Image": "data_or_path, mode=None, caption=None",
     "define_metric": "name, step_metric=None, step_sync=None, hidden=None",
     "log": "data, step=None, commit=None",
-    "finish": "exit_code=None, quiet=None",
+    "finish": "exit_code=None",
 }
 MLFLOW = {
     "get_experiment_by_name": "name",
