@@ -6,7 +6,6 @@ is cut off.
 """
 
 import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.sources.coco_entries import are_numbers
 from gsto_jax.image_files import ImageError, open_image
 
-_MAX_PIXELS = 10_000_000
+_MAX_PIXELS = 2_000_000
 """Maximum distance of a point from the first pixel, and length of an outline: COCO's mask API
 allocates 80 bytes for each pixel of the outline, and counts in 32 bits."""
 _MIN_VALUES = 6  # of a polygon: x and y of three points
@@ -84,13 +83,17 @@ def _is_polygon(values: Any, location: str) -> bool:
     if len(values) < _MIN_VALUES:
         return False
     points = np.asarray(values, np.float64).reshape(-1, 2)
-    steps = np.abs(np.diff(points, axis=0, append=points[:1])).max(1)
-    if max(np.abs(points).max(), steps.sum()) > _MAX_PIXELS:
+    if np.abs(points).max() > _MAX_PIXELS or _outline_length(points) > _MAX_PIXELS:
         raise DataError(
             f"{location}: a polygon must lie within {_MAX_PIXELS} pixels of its image, and its"
             f" outline be no longer; got {str(values)[:60]}."
         )
     return True
+
+
+def _outline_length(points: np.ndarray) -> float:
+    """Returns the number of pixels along a closed polygon of points `n 2`."""
+    return float(np.abs(np.diff(points, axis=0, append=points[:1])).max(1).sum())
 
 
 def _from_rle(shape: Shape, size: Size) -> Region:
@@ -175,7 +178,7 @@ def _from_bitmap(shape: Shape, size: Size) -> Region:
     try:
         with open_image(base64.b64decode(text, validate=True)) as image:
             bitmap = np.asarray(image)
-    except (ImageError, binascii.Error) as error:
+    except (ImageError, ValueError) as error:  # of base64
         raise DataError(f"{shape.location}: mask is no PNG in base64 ({error}).") from None
     if bitmap.ndim != 2:
         raise DataError(

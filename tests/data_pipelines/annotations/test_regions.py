@@ -115,7 +115,8 @@ def test_polygons_of_fewer_than_three_points_are_empty():
         ("polygons", [[0, 0, 5, "0", 5, 5]], "x, y of each point"),
         ("polygons", [[0, 0, 5, float("nan"), 5, 5]], "x, y of each point"),
         ("polygons", [[0, 0, 1e300, 0, 5, 5]], "within"),
-        ("polygons", [[0, 0, 9e6, 0] * 3], "outline"),
+        ("polygons", [[0, 0, 1e308, 0, -1e308, 5]], "within"),
+        ("polygons", [[0, 0, 9e5, 0] * 3], "outline"),
         ("rle", {"size": [30, 20], "counts": [600]}, "size of the RLE"),
         ("rle", {"size": [20, 30]}, "counts"),
         ("rle", {"counts": [600]}, "size"),
@@ -128,6 +129,7 @@ def test_polygons_of_fewer_than_three_points_are_empty():
         ("rle", {"size": [20, 30], "counts": "h"}, "within a number"),
         ("disk", (0, 0, 1e300), "circle"),
         ("bitmap", (0, 0, "?"), "mask"),
+        ("bitmap", (0, 0, "\ud800"), "mask"),
         ("bitmap", (0, 0, base64.b64encode(b"no image").decode()), "mask"),
     ],
 )
