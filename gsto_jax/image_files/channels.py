@@ -3,6 +3,7 @@
 import io
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def _tiff_values(data: bytes, channels: int) -> tuple[np.ndarray, np.ndarray | N
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its errors are raised here
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            pages = [file.pages.first]
+            pages: list[Any] = [file.pages.first]
             first = pages[0]
             if first.samplesperpixel == 1 and len(file.pages) == channels:
                 pages = list(file.pages)
