@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from gsto_jax.image_files.deep import GRAY_STRETCH_FACTORS, deep_values
 from gsto_jax.image_files.header import (
@@ -46,23 +47,42 @@ def decode_channels(
         if values.shape[2] == 3 and _is_gray_alpha(data):
             values = values[..., :1]
     else:
-        values, alpha, file_bits = *_pillow_values(data), 0
+        with open_image(data) as image:
+            values, alpha = pillow_values(image)
+        file_bits = 0
+    pixels, bits, used_bits = _join(values, alpha, options, file_bits)
+    is_white_zero = (header.tags or {}).get(TiffTag.PHOTOMETRIC) == 0
+    if is_white_zero and header.decoder == "deep" and values.dtype.kind == "u":
+        pixels, used_bits = 255 - pixels, bits
+    return np.ascontiguousarray(header.orient(pixels, options)), bits, used_bits
+
+
+def channels_from_pillow(image: Image.Image, options: DecodeOptions) -> np.ndarray:
+    """Converts a loaded Pillow image as `decode_channels`, without its orientation."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _join(native(image)[..., None], None, options, 0)[0]
+    return _join(*pillow_values(image), options, 0)[0]
+
+
+def _join(
+    values: np.ndarray, alpha: np.ndarray | None, options: DecodeOptions, file_bits: int
+) -> tuple[np.ndarray, int, int]:
+    """Converts values `h w c` and alpha `h w 1` to pixels, and joins or composes them.
+
+    Raises:
+      ImageError: of another number of channels, or as `to_bytes`.
+    """
     count = values.shape[2] + (alpha is not None)
     composites = options.channels == 1 == values.shape[2]
     if count != options.channels and not composites:
         raise ImageError(f"it must have {options.channels} channels; got {count}")
     pixels, bits, used_bits = to_bytes(values, options, file_bits)
-    is_white_zero = (header.tags or {}).get(TiffTag.PHOTOMETRIC) == 0
-    if is_white_zero and header.decoder == "deep" and values.dtype.kind == "u":
-        pixels, used_bits = 255 - pixels, bits
-    if alpha is not None:
-        alpha = alpha_to_bytes(alpha)
-        pixels = (
-            compose(pixels, alpha, options.alpha)
-            if composites
-            else np.concatenate([pixels, alpha], axis=2)
-        )
-    return np.ascontiguousarray(header.orient(pixels, options)), bits, used_bits
+    if alpha is None:
+        return pixels, bits, used_bits
+    alpha = alpha_to_bytes(alpha)
+    if composites:
+        return compose(pixels, alpha, options.alpha), bits, used_bits
+    return np.concatenate([pixels, alpha], axis=2), bits, used_bits
 
 
 def _needs_tifffile(header: ImageHeader, channels: int) -> bool:
@@ -118,22 +138,21 @@ def _tiff_values(data: bytes, channels: int) -> tuple[np.ndarray, np.ndarray | N
     return values, None, file_bits
 
 
-def _pillow_values(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+def pillow_values(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns values `h w c` uint8 and alpha `h w 1` or None of an image of 8 bits per channel."""
-    with open_image(data) as image:
-        layout = pixel_layout(image)
-        image.load()
-        transparent = image.info.get("transparency")
-        if isinstance(transparent, int) and layout in GRAY_STRETCH_FACTORS:
-            image.info["transparency"] = transparent * GRAY_STRETCH_FACTORS[layout]
-        mode = _MODES.get(image.mode, "RGB" if image.mode == "P" else image.mode)
-        if transparent is not None:
-            mode = _ALPHA_MODES.get(image.mode, mode)
-        if mode not in ("L", "LA", "RGB", "RGBA", "RGBX", "RGBa"):
-            raise ImageError(
-                f"its color mode {image.mode} must be gray, RGB or RGBA unless channels is 3"
-            )
-        pixels = np.array(image if image.mode == mode else image.convert(mode))
+    layout = pixel_layout(image)
+    image.load()
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and layout in GRAY_STRETCH_FACTORS:
+        image.info["transparency"] = transparent * GRAY_STRETCH_FACTORS[layout]
+    mode = _MODES.get(image.mode, "RGB" if image.mode == "P" else image.mode)
+    if transparent is not None:
+        mode = _ALPHA_MODES.get(image.mode, mode)
+    if mode not in ("L", "LA", "RGB", "RGBA", "RGBX", "RGBa"):
+        raise ImageError(
+            f"its color mode {image.mode} must be gray, RGB or RGBA unless channels is 3"
+        )
+    pixels = np.array(image if image.mode == mode else image.convert(mode))
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     if mode in ("LA", "RGBA"):
         return pixels[..., :-1], pixels[..., -1:]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from gsto_jax.image_files.channels import decode_channels
+from gsto_jax.image_files.channels import channels_from_pillow, decode_channels
 from gsto_jax.image_files.deep import GRAY_STRETCH_FACTORS, decode_by_opencv, deep_values
 from gsto_jax.image_files.header import (
     ImageHeader,
@@ -71,7 +71,7 @@ def to_pixels(image: np.ndarray | Image.Image, options: DecodeOptions | None = N
 
     Args:
       image: `h w`, `h w 1`, `h w 3` or `h w 4`, or `h w c` if `options.channels` is not 3, uint8,
-        uint16 or bool; or, if it is 3, a Pillow image, whose EXIF orientation is applied.
+        uint16 or bool; or a Pillow image, whose EXIF orientation is applied.
       options: decode options; None for the defaults.
 
     Returns:
@@ -81,7 +81,7 @@ def to_pixels(image: np.ndarray | Image.Image, options: DecodeOptions | None = N
       ImageError: unsupported shape or dtype, or values beyond `options.bit_depth`.
     """
     options = options or DecodeOptions()
-    if isinstance(image, Image.Image) and options.channels == 3:
+    if isinstance(image, Image.Image):
         return _from_pillow(image, options)
     image = np.asarray(image)
     shape, dtype = image.shape, image.dtype
@@ -125,7 +125,9 @@ def _pillow_to_rgb(image: Image.Image, options: DecodeOptions) -> np.ndarray:
 def _from_pillow(image: Image.Image, options: DecodeOptions) -> np.ndarray:
     image.load()  # applies the orientation of a TIFF
     orientation = exif_orientation(image.info.get("exif", b"")) if image.format != "TIFF" else 1
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if options.channels != 3:
+        pixels = channels_from_pillow(image, options)
+    elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
         pixels = to_pixels(np.asarray(image), options)
     else:
         pixels = _pillow_to_rgb(image, options)

@@ -157,6 +157,15 @@ def test_arrays():
     np.testing.assert_array_equal(to_pixels(DEEP[..., :5], options), BYTES[..., :5])
     gray = to_pixels(BYTES[..., 0], DecodeOptions(channels=1))
     np.testing.assert_array_equal(gray, BYTES[..., :1])
+    turned = np.rot90(BYTES[..., [0, 3]])
+    pillow = Image.open(io.BytesIO(png(turned, GRAY_ALPHA, before=chunk(b"eXIf", exif(6)))))
+    np.testing.assert_array_equal(to_pixels(pillow, DecodeOptions(channels=2)), BYTES[..., [0, 3]])
+    gray = to_pixels(pillow, DecodeOptions(channels=1, alpha="drop"))
+    np.testing.assert_array_equal(gray, BYTES[..., :1])
+    gray = to_pixels(Image.fromarray(DEEP[..., 0]), DecodeOptions(channels=1))
+    np.testing.assert_array_equal(gray, BYTES[..., :1])
+    with pytest.raises(ImageError, match="got 3"):
+        to_pixels(Image.fromarray(BYTES[..., 0]).convert("P"), DecodeOptions(channels=1))
     with pytest.raises(UserError, match="h w 5"):
         load_pixels(BYTES[..., :3], options)
 
