@@ -47,12 +47,12 @@ def run(args: Any) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     _write_lists(proposal.layout, output)
     write_text(output, text)
-    _draw_sheet(output, proposal)
-    config = args.output
-    log(f"wrote  {config}: edit it where it is wrong, and look at {_sheet(Path(config))}")
+    log(f"wrote  {args.output}: edit it where it is wrong")
+    if _draw_sheet(output, proposal):
+        log(f"wrote  {_sheet(Path(args.output))}: look whether the labels fit the images")
     prepare = ["--mode=prepare "] if proposal.layout.annotated else []
     for mode in (*prepare, "--mode=audit ", ""):
-        log(f"next   python main.py {mode}--config={config}")
+        log(f"next   python main.py {mode}--config={args.output}")
 
 
 def _check_flags(args: Any) -> tuple[Path, Path]:
@@ -104,6 +104,10 @@ def _log_proposal(proposal: Proposal) -> None:
     log(_table(proposal))
     if proposal.val_fraction:
         log(f"split  {proposal.val_fraction:.0%} of the images are chosen for val by a seed")
+    if sizes.channels != 3:
+        log(
+            f"unsure images have {sizes.channels} channels: mean and standard deviation are guesses"
+        )
     for doubt in proposal.doubts:
         log(f"unsure {doubt}")
 
@@ -185,9 +189,22 @@ def _config_text(proposal: Proposal, output: Path, name: str) -> str:
             f"Images have {sizes.width}x{sizes.height} pixels.",
             {"data.crop": "height, width"},
         ),
+        *_channel_groups(sizes.channels),
     ]
     summary = f"{output.stem}: {len(classes.classes)} classes, {count} images."
     return config_text(summary, paragraphs, groups)
+
+
+def _channel_groups(channels: int) -> list[Group]:
+    """Returns the options of images that are not read as RGB."""
+    if channels == 3:
+        return []
+    options: dict[str, Any] = {
+        "data.channels": channels,
+        "data.mean": (0.5,) * channels,
+        "data.std": (0.25,) * channels,
+    }
+    return [Group(options, "Guesses; --mode=audit --channel_statistics computes mean and std.")]
 
 
 def _file_options(proposal: Proposal, output: Path) -> dict[str, Any]:
@@ -227,8 +244,12 @@ def _class_group(proposal: Proposal) -> Group:
     return Group(options, notes={name: note for name, note in notes.items() if name in options})
 
 
-def _draw_sheet(output: Path, proposal: Proposal) -> None:
-    """Loads the written config, reads some images and labels with it, and draws them."""
+def _draw_sheet(output: Path, proposal: Proposal) -> bool:
+    """Loads the written config, reads some images and labels with it, and draws them.
+
+    Returns:
+      Whether there are any that can be read.
+    """
     data = DataConfig(**plain_values(loading.load(str(output)))["data"])
     if proposal.layout.annotated:
         examples = list(_annotated_examples(proposal.layout, data))
@@ -244,6 +265,7 @@ def _draw_sheet(output: Path, proposal: Proposal) -> None:
             examples += _examples(split, source)
     if examples:
         write_image(_sheet(output), contact_sheet(examples, data.classes, data.palette))
+    return bool(examples)
 
 
 def _examples(split: str, source: Source) -> Iterator[Example]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.errors import DataError
-from data_pipelines.files.images import read_image_header
-from gsto_jax.image_files import DecodeOptions
+from data_pipelines.files.images import decode_image, read_image_header
+from gsto_jax.image_files import MAX_CHANNELS, DecodeOptions
 
 _MAX_SIZES = 200
 """Number of image headers that are read."""
@@ -39,6 +39,7 @@ class SizeProposal:
       eval_batch_size: images in an evaluation batch.
       steps: length of the run.
       learning_rate: base learning rate.
+      channels: number of channels of the images; 3: RGB.
       device: the device that they are meant for.
     """
 
@@ -51,6 +52,7 @@ class SizeProposal:
     eval_batch_size: int
     steps: int
     learning_rate: float
+    channels: int
     device: str
 
 
@@ -88,6 +90,7 @@ def propose_sizes(
         batch_size=batch_size,
         eval_batch_size=1 if is_large else min(4, batch_size),
         steps=round(steps / 100) * 100,
+        channels=_count_channels(images[0]),
         device=f"{'a CPU' if on_cpu else 'a device'} with {memory / 2**30:.0f} GiB of memory",
         learning_rate=min(round(_RATE_PER_IMAGE * batch_size, 4), _MAX_RATE),
     )
@@ -103,6 +106,21 @@ def _read_sizes(images: Sequence[Path]) -> list[tuple[int, int]]:
     if not sizes:
         raise DataError(message)
     return sizes
+
+
+def _count_channels(path: Path) -> int:
+    """Returns 3 for an image that can be read as RGB or not at all, else its number of channels."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return 3
+    for channels in (3, *range(1, MAX_CHANNELS + 1)):
+        try:
+            decode_image(data, str(path), DecodeOptions(channels=channels))
+        except DataError:
+            continue
+        return channels
+    return 3
 
 
 def _crop_side(side: int, limit: int) -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 
 from data_pipelines.inspection.sizes import propose_sizes
 from tests.data_pipelines.dataset_layouts import save
@@ -41,3 +42,17 @@ def test_batches_fit_memory_and_dataset(num_train, memory, tmp_path):
         assert proposal.batch_size == 1 or pixels * 1024 < memory
         assert 0 < proposal.learning_rate <= 0.02
     assert small.crop <= large.crop and small.steps <= large.steps
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_channels_of_multi_band_images(channels, tmp_path):
+    path = tmp_path / "a.tif"
+    bands = np.arange(channels * 64, dtype=np.uint16).reshape(8, 8, channels)
+    photometric = "rgb" if channels == 3 else "minisblack"
+    tifffile.imwrite(path, bands, photometric=photometric, planarconfig="contig")
+    assert propose_sizes([path], 10, 2**34, on_cpu=True).channels == channels
+
+
+def test_gray_images_are_read_as_rgb(tmp_path):
+    save(tmp_path / "a.png", np.zeros((8, 8), np.uint8))
+    assert propose_sizes([tmp_path / "a.png"], 10, 2**34, on_cpu=True).channels == 3
