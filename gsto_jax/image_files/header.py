@@ -23,9 +23,9 @@ MAX_PIXELS = 2**27
 MAX_TILED_PIXELS = 2**29
 """Maximum number of pixels of an image that is decoded at once to be predicted in tiles."""
 
-# Pillow warns above its own limit, and raises above twice that limit; `open_image` has a limit.
+# Pillow warns above its own limit, and raises above twice that limit.
 if Image.MAX_IMAGE_PIXELS is not None:
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_TILED_PIXELS)
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
 # Errors are raised with the file's name; Pillow would log them as well.
 logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
@@ -113,6 +113,18 @@ def read_header(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> ImageHead
 
 
 @contextmanager
+def pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Raises Pillow's own limit of pixels in the block, for callers that check the size."""
+    previous = Image.MAX_IMAGE_PIXELS
+    if previous is not None:
+        Image.MAX_IMAGE_PIXELS = max(previous, max_pixels)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = previous
+
+
+@contextmanager
 def open_image(source: bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Opens an image with Pillow.
 
@@ -120,7 +132,9 @@ def open_image(source: bytes | BinaryIO, max_pixels: int = MAX_PIXELS) -> Iterat
       ImageError: Pillow raised, here or in the block, or the image exceeds `max_pixels`.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with pillow_limit(max_pixels):
+            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        with opened as image:
             _check_size(image.height, image.width, max_pixels)
             yield image
     except ImageError:

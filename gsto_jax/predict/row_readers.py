@@ -27,7 +27,7 @@ from gsto_jax.image_files import (
     read_header,
     to_pixels,
 )
-from gsto_jax.image_files.header import tag_values
+from gsto_jax.image_files.header import pillow_limit, tag_values
 from gsto_jax.image_files.values import alpha_to_bytes, to_bytes
 from gsto_jax.predict.georeference import INSTALL, has_rasterio, open_tiff, tiff_errors
 from gsto_jax.predict.media import as_user_error, read_image
@@ -76,7 +76,7 @@ class _PillowRows:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """See `RowReader.read`."""
-        with as_user_error(self.path):
+        with as_user_error(self.path), pillow_limit(MAX_TILED_PIXELS):
             return to_pixels(self.image.crop((0, start, self.size[1], stop)), self.options)
 
 
