@@ -24,7 +24,12 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few, strip_suffix
 from data_pipelines.files.images import read_image_header
 from data_pipelines.files.working_folder import INCOMPLETE_SUFFIX, LOCK, disk_errors, locked
-from data_pipelines.sources.drawn_labels import MANIFEST, draw_options, read_manifest
+from data_pipelines.sources.drawn_labels import (
+    MANIFEST,
+    describe_difference,
+    draw_options,
+    read_manifest,
+)
 from data_pipelines.sources.image_checks import check_annotated_size
 from gsto_jax.files import atomic_write, to_json, write_text
 from gsto_jax.image_files import DecodeOptions
@@ -143,12 +148,15 @@ class _Drawing:
     def _check_existing(self, manifest: dict[str, object]) -> None:
         existing = read_manifest(self.folder)
         remedy = "Remove it to draw it again, or set data.labels to another folder"
-        if not existing:
+        options = existing.get("options")
+        if not isinstance(options, dict):
             raise DataError(f"{self.folder} was not drawn by --mode=prepare. {remedy}.")
-        if any(existing.get(name) != manifest[name] for name in ("checksum", "options")):
+        if difference := describe_difference(options, self.config):
+            raise DataError(f"{self.folder} was drawn with {difference}. {remedy}.")
+        if existing.get("checksum") != manifest["checksum"]:
             raise DataError(
-                f"{self.folder} was drawn from other annotations, images or classes than those of"
-                f" {self.annotations.name} now. {remedy}."
+                f"{self.folder} was drawn from another content of {self.annotations.name}, or from"
+                f" other images. {remedy}."
             )
 
     def _draw_label(self, work: Path, label: str) -> None:

@@ -13,6 +13,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.sources.coco_entries import Notes
 
 _BACKGROUND = "background"
+_MAX_LISTED = 100  # categories in a message: COCO has 80
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def category_targets(config: DataConfig, categories: Collection[str]) -> dict[st
     Raises:
       DataError: a class or an entry of `config.category_map` names no category.
     """
-    listed = ", ".join(map(repr, categories)) or "none"
+    names = [repr(name) for name in categories]
+    listed = ", ".join(names[:_MAX_LISTED] + ["..."] * (len(names) > _MAX_LISTED)) or "none"
     for pair in config.category_map:
         expected = f"pairs whose first is one of the categories, {listed}"
         config.require(pair[0] in categories, "category_map", expected, pair)

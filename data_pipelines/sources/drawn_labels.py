@@ -41,9 +41,20 @@ def check_drawn(folder: Path, config: DataConfig) -> None:
             f"{folder} was not drawn by --mode=prepare. Leave out data.annotations to read it as it"
             " is, or set data.labels to another folder and run --mode=prepare."
         )
+    if difference := describe_difference(drawn, config):
+        raise DataError(
+            f"{folder} was drawn with {difference}. Remove that folder and run --mode=prepare"
+            " again."
+        )
+
+
+def describe_difference(drawn: dict[str, Any], config: DataConfig) -> str:
+    """Returns the first option that differs from those of drawn labels, as text; "" if none."""
     for name, value in draw_options(config).items():
         if drawn.get(name) != value:
-            raise DataError(
-                f"{folder} was drawn with data.{name}={drawn.get(name)!r:.200}; got"
-                f" {value!r:.200}. Remove that folder and run --mode=prepare again."
-            )
+            return f"data.{name}={_shorten(drawn.get(name))}; got {_shorten(value)}"
+    return ""
+
+
+def _shorten(value: Any) -> str:
+    return f"{value!r:.200}"
