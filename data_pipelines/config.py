@@ -227,6 +227,13 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     scale_step: float = option(0.1, "Step between training scales", ge=0)
     num_scales: int = option(17, "Number of training scales", ge=1)
     flip: bool = option(True, "Flips training images left to right with probability 0.5")
+    rotation: float = option(
+        0.0,
+        "Training: maximum rotation of a crop in degrees, in both directions; outside the image "
+        "labels are ignored. Of persons: data.keypoints.rotation",
+        ge=0,
+        le=180,
+    )
     flip_pairs: Pairs = option(
         (), "Pairs of train ids (left, right) to swap in a flipped image", ge=0
     )

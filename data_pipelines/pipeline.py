@@ -130,6 +130,7 @@ def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop:
         num_scales=config.num_scales,
         fixed_size=config.fixed_size,
         flip=config.flip,
+        rotation=config.rotation,
         flip_pairs=config.flip_pairs,
         ignore_label=config.ignore_label,
     )

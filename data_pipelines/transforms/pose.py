@@ -40,7 +40,7 @@ class PersonCrop(grain.transforms.RandomMap):
           image `crop 3` uint8; joints float32 `j 2`, in pixels of the crop; visible float32 `j`;
           center (x, y) and frame (w, h) float32 (2,), the crop in pixels of the image if nothing is
           random; original_joints float32 `j 2`, in pixels of the image; box, area, score, image_id,
-          person_id and index unchanged.
+          person_id and index unchanged; augment_seed uint32.
         """
         center, frame = box_to_frame(element["box"], self.crop, self.padding)
         factor = 1 + self.scale * rng.uniform(-1, 1)
@@ -71,4 +71,5 @@ class PersonCrop(grain.transforms.RandomMap):
             "image_id": np.int64(element["image_id"]),
             "person_id": np.int64(element["person_id"]),
             "index": np.int32(element["index"]),
+            "augment_seed": np.uint32(rng.integers(2**32)),
         }

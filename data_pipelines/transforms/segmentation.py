@@ -1,4 +1,4 @@
-"""Random scale, crop and flip of an image and its label."""
+"""Random scale, rotation, crop and flip of an image and its label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from data_pipelines.sources.label_map import MappedLabel
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeFlipCrop:
-    """Resizes an image, flips it, and crops a window.
+    """Resizes an image, flips it, crops a window, and rotates the window about its center.
 
     Only the window is resampled, so the cost does not depend on the size of the image.
 
@@ -23,6 +23,7 @@ class ResizeFlipCrop:
       top: first row of the window in the resized image.
       left: first column of the window in the resized, flipped image.
       flip: whether the resized image is flipped left to right.
+      angle: rotation of the window's content in degrees, clockwise.
     """
 
     height: int
@@ -30,6 +31,7 @@ class ResizeFlipCrop:
     top: int
     left: int
     flip: bool
+    angle: float = 0.0
 
     def transform_image(self, image: Any, crop: tuple[int, int]) -> np.ndarray:
         """Transforms an image by bilinear interpolation, as OpenCV's `resize`.
@@ -40,8 +42,11 @@ class ResizeFlipCrop:
 
         Returns:
           `crop c` uint8, 0 right of and below the image; within one gray level of resizing the
-          whole image and then cropping it.
+          whole image and then cropping it. In the corners of a rotated window the edge of the image
+          is repeated.
         """
+        if self.angle:
+            return pad(self._rotate_image(image, crop), crop, 0)
         rows, columns = self.valid_size(crop)
         step_y, step_x = image.shape[0] / self.height, image.shape[1] / self.width
         # Fractional coordinates, in the image, of the centers of the window's pixels.
@@ -72,8 +77,11 @@ class ResizeFlipCrop:
           fill: value right of and below the image.
 
         Returns:
-          `crop`, in the dtype of the label.
+          `crop`, in the dtype of the label; `fill` in the corners of a rotated window, outside the
+          image.
         """
+        if self.angle:
+            return pad(self._rotate_label(label, crop, fill), crop, fill)
         num_rows, num_columns = self.valid_size(crop)
         rows = _nearest(self.top + np.arange(num_rows), label.shape[0], self.height)
         columns = _nearest(self._columns(num_columns), label.shape[1], self.width)
@@ -82,6 +90,48 @@ class ResizeFlipCrop:
         block = np.asarray((label.ids if is_mapped else label)[top:bottom, left:right])
         ids = np.take(block[rows - top], columns - left, axis=1)
         return pad(label.map(ids) if is_mapped else ids, crop, fill)
+
+    def _rotate_image(self, image: Any, crop: tuple[int, int]) -> np.ndarray:
+        rows, columns = self.valid_size(crop)
+        matrix = self._window_to_image(image.shape, crop)
+        corners = [(u, v, 1) for u in (0, columns - 1) for v in (0, rows - 1)]
+        x, y = matrix @ np.transpose(corners)
+        top, bottom = _support(y, image.shape[0])
+        left, right = _support(x, image.shape[1])
+        block = np.asarray(image[top:bottom, left:right])
+        return _warp(block, matrix - [[0, 0, left], [0, 0, top]], (columns, rows))
+
+    def _rotate_label(self, label: Any, crop: tuple[int, int], fill: int) -> np.ndarray:
+        num_rows, num_columns = self.valid_size(crop)
+        v, u = np.mgrid[:num_rows, :num_columns]
+        matrix = self._window_to_image(label.shape, crop)
+        x, y = np.rint(np.tensordot(matrix, np.stack([u, v, np.ones_like(u)]), 1)).astype(int)
+        height, width = label.shape[:2]
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        x, y = x.clip(0, width - 1), y.clip(0, height - 1)
+        top, left = y.min(), x.min()
+        is_mapped = isinstance(label, MappedLabel)
+        block = (label.ids if is_mapped else label)[top : y.max() + 1, left : x.max() + 1]
+        ids = np.asarray(block)[y - top, x - left]
+        ids = label.map(ids) if is_mapped else ids
+        return np.where(inside, ids, ids.dtype.type(fill))
+
+    def _window_to_image(self, shape: Sequence[int], crop: tuple[int, int]) -> np.ndarray:
+        """Returns the affine map `2 3` from (column, row, 1) in the window to (x, y) in the image.
+
+        Both are coordinates of pixel centers.
+        """
+        rows, columns = self.valid_size(crop)
+        step_y, step_x = shape[0] / self.height, shape[1] / self.width
+        center = (columns - 1) / 2, (rows - 1) / 2
+        rotation = np.eye(3)
+        rotation[:2] = cv2.getRotationMatrix2D(center, self.angle, 1.0)
+        first = self.width - 1 - self.left if self.flip else self.left
+        resize = [
+            [-step_x if self.flip else step_x, 0, (first + 0.5) * step_x - 0.5],
+            [0, step_y, (self.top + 0.5) * step_y - 0.5],
+        ]
+        return np.asarray(resize @ rotation)
 
     def valid_size(self, crop: tuple[int, int]) -> tuple[int, int]:
         """Returns the number of rows and columns of the window that the image fills."""
@@ -144,7 +194,7 @@ def pad(pixels: np.ndarray, shape: tuple[int, int], fill: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomScaleCropFlip(grain.transforms.RandomMap):
-    """Resizes image and label by a random scale, flips them at random, and crops at random.
+    """Scales, flips, crops and rotates image and label at random.
 
     The scale is scale_min + scale_step * k, with k uniform in 0 .. num_scales - 1. The long side
     becomes int(base * scale + 0.5) pixels, the other side follows in proportion.
@@ -157,6 +207,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
       scale_step: step between scales.
       num_scales: number of scales.
       flip: flips left to right with probability 0.5.
+      rotation: maximum rotation in degrees, uniform in both directions.
       flip_pairs: pairs of train ids to swap in a flipped label, such as left and right arm.
       ignore_label: label of pixels outside the image.
     """
@@ -168,6 +219,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
     scale_step: float = 0.1
     num_scales: int = 17
     flip: bool = True
+    rotation: float = 0.0
     flip_pairs: tuple[tuple[int, int], ...] = ()
     ignore_label: int = 255
 
@@ -186,6 +238,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
             top=int(rng.integers(max(0, height - self.crop[0]) + 1)),
             left=int(rng.integers(max(0, width - self.crop[1]) + 1)),
             flip=self.flip and bool(rng.integers(2)),
+            angle=self.rotation * rng.uniform(-1, 1) if self.rotation else 0.0,
         )
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -198,7 +251,8 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
 
         Returns:
           image `crop 3` uint8, 0 outside the image; label `crop` uint8, `ignore_label` outside;
-          size int32 (2,), the rows and columns that the image fills; index int32.
+          size int32 (2,), the rows and columns that the image fills; index int32; augment_seed
+          uint32, for the augmentation of pixels.
         """
         image = element["image"]
         transform = self.sample(image.shape[:2], rng)
@@ -210,6 +264,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
             "label": label,
             "size": np.array(transform.valid_size(self.crop), np.int32),
             "index": np.int32(element["index"]),
+            "augment_seed": np.uint32(rng.integers(2**32)),
         }
 
 

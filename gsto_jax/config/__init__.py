@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gsto_jax.config.augment import AugmentConfig
 from gsto_jax.config.fields import (
     MODEL,
     OPTIMIZER,
@@ -29,6 +30,7 @@ from gsto_jax.config.sections import (
 __all__ = [
     "MODEL",
     "RUNTIME",
+    "AugmentConfig",
     "Config",
     "HRNetConfig",
     "LossConfig",
@@ -72,6 +74,7 @@ class Config(Section, role=MODEL):
     loss: LossConfig = subsection(LossConfig)
     optim: OptimConfig = subsection(OptimConfig)
     train: TrainConfig = subsection(TrainConfig)
+    augment: AugmentConfig = subsection(AugmentConfig)
     eval: EvalConfig = subsection(EvalConfig)
     pose: PoseConfig = subsection(PoseConfig)
     parallel: ParallelConfig = subsection(ParallelConfig)

@@ -34,7 +34,7 @@ class PoseTask(Task):
       UserError: options that only segmentation has, or `pose.ohkm_topk` above the number of joints.
     """
 
-    train_inputs: ClassVar[tuple[str, ...]] = ("image", "joints", "visible")
+    train_arrays: ClassVar[tuple[str, ...]] = ("image", "joints", "visible")
 
     joints: tuple[str, ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
@@ -83,11 +83,12 @@ class PoseTask(Task):
 
     def abstract_batch(self, batch_size: int, size: Sequence[int], step: str) -> BatchShapes:
         """See `Task.abstract_batch`."""
-        return {
+        shapes: BatchShapes = {
             "image": ((batch_size, *size, 3), np.uint8),
             "joints": ((batch_size, self.num_classes, 2), np.float32),
             "visible": ((batch_size, self.num_classes), np.float32),
         }
+        return shapes | self.abstract_seeds(batch_size) if step == "train" else shapes
 
     def losses(
         self,

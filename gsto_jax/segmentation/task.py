@@ -38,7 +38,7 @@ class SegmentationTask(Task):
       UserError: `loss.class_weights` is on, and `class_weights` does not have k values.
     """
 
-    train_inputs: ClassVar[tuple[str, ...]] = ("image", "label", "size")
+    train_arrays: ClassVar[tuple[str, ...]] = ("image", "label", "size")
 
     ignore_label: int = 255
     class_weights: tuple[float, ...] | None = None
@@ -63,7 +63,9 @@ class SegmentationTask(Task):
             "label": ((batch_size, *size), np.uint8),
             "size": ((batch_size, 2), np.int32),
         }
-        return shapes if step == "train" else shapes | {"mask": ((batch_size,), np.bool_)}
+        if step == "train":
+            return shapes | self.abstract_seeds(batch_size)
+        return shapes | {"mask": ((batch_size,), np.bool_)}
 
     def losses(
         self,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import Array
@@ -25,6 +26,7 @@ from gsto_jax.models.base import Outputs
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
+from gsto_jax.training.augmentation import augment
 from gsto_jax.training.hyperparameters import Hyperparameters, step_hyperparameters
 from gsto_jax.training.network import build_network, resolve_implementation
 from gsto_jax.training.optimizers import make_optimizer, update_ema
@@ -38,6 +40,8 @@ from gsto_jax.training.parameter_groups import (
 )
 from gsto_jax.training.schedules import make_schedule
 
+AUGMENT_SEED = "augment_seed"
+"""Name of the array `b` uint32 of a batch that seeds the augmentation of each image."""
 Batch = dict[str, Array]
 BatchShapes = dict[str, tuple[tuple[int, ...], Any]]
 """Shape and dtype of each array of a batch, by name."""
@@ -74,7 +78,7 @@ class Task(ABC):
     """A network with its loss and training recipe.
 
     Attributes:
-      train_inputs: names of the arrays of a batch that the train step reads.
+      train_arrays: names of the arrays of a batch that the train step always reads.
       config: all options except the data options.
       num_classes: `k`, or the number of joints `j`.
       mean: mean of the pixels in each channel, 0 to 1; three for RGB.
@@ -83,7 +87,7 @@ class Task(ABC):
       platform: "cpu", "gpu" or "tpu"; see `for_mesh`.
     """
 
-    train_inputs: ClassVar[tuple[str, ...]]
+    train_arrays: ClassVar[tuple[str, ...]]
 
     config: Config
     num_classes: int
@@ -95,6 +99,11 @@ class Task(ABC):
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
+
+    @property
+    def train_inputs(self) -> tuple[str, ...]:
+        """Names of the arrays of a batch that the train step reads."""
+        return (*self.train_arrays, *self.abstract_seeds(1))
 
     @property
     def loss_class_weights(self) -> tuple[float, ...] | None:
@@ -160,6 +169,12 @@ class Task(ABC):
     def initial_variables(self) -> dict[str, Any]:
         """Returns the initial variables of the network as NumPy arrays."""
         return initial_variables(self.model, self.config.seed)
+
+    def abstract_seeds(self, batch_size: int) -> BatchShapes:
+        """Returns shape and dtype of the augmentation's seeds; {} without `augment` options."""
+        if not self.config.augment.is_enabled:
+            return {}
+        return {AUGMENT_SEED: ((batch_size,), np.uint32)}
 
     @abstractmethod
     def abstract_batch(self, batch_size: int, size: Sequence[int], step: str) -> BatchShapes:
@@ -316,7 +331,10 @@ def _gradient(
         bn_momentum=hyperparameters.bn_momentum, frozen_norms=task.frozen.norms
     )
     trained, frozen = split(params, task.frozen.params)
-    images = normalize(task, batch["image"], batch.get("size"))
+    images = batch["image"]
+    if task.config.augment.is_enabled:
+        images = augment(images, batch[AUGMENT_SEED], task.config.augment, task.mean)
+    images = normalize(task, images, batch.get("size"))
 
     def loss_fn(trained: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
         variables = {"params": merge(trained, frozen), "batch_stats": batch_stats}
