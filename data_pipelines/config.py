@@ -319,6 +319,8 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
 
     def _check_persons(self, keypoints: Keypoints) -> None:
         self.require(self.channels == 3, "channels", "3 (RGB) for a pose dataset")
+        expected = "0 for a pose dataset, which has data.keypoints.rotation"
+        self.require(not self.rotation, "rotation", expected)
         expected = "a (height, width) of multiples of 4, the stride of heatmaps"
         self.require(not any(side % 4 for side in self.crop), "crop", expected)
         if keypoints.detections:

@@ -80,7 +80,9 @@ def _augment_image(
         image = dm_pix.adjust_gamma(image, exponent)
     if config.blur:
         sigma = jnp.maximum(config.blur * uniform[5], _MIN_SIGMA)
-        image = dm_pix.gaussian_blur(image, sigma, 2 * math.ceil(3 * config.blur) + 1)
+        radius = math.ceil(3 * config.blur)
+        padded = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+        image = dm_pix.gaussian_blur(padded, sigma, 2 * radius + 1, padding="VALID")
     if config.cutout:
         image = _erase(image, config.cutout * uniform[6], uniform[7:9], mean)
     return image
