@@ -177,7 +177,7 @@ def test_help_pages_fit_a_terminal_and_name_everything():
 def test_every_option_is_listed_with_its_meaning():
     assert set(base.options()) == set(loading.names(base.get_config()))
     page = page_of("--help_config=Optim")
-    assert "optim.learning_rate = 0.01\n      Base learning rate\n" in page
+    assert "optim.learning_rate = 0.01\n      Base learning rate" in page
     named, _, mentioned = page.partition("others whose meaning mentions")
     assert "shard_parameters" in mentioned and "shard_parameters" not in named
     page = page_of("--help_config=crop", "--config=configs/camvid_w18s.py")
