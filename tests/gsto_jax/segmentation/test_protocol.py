@@ -136,9 +136,10 @@ def test_single_pass_protocol_equals_eval_step(network):
         np.testing.assert_array_equal(ours, expected)
 
 
-def test_scores_are_independent_of_the_batch(network):
+def test_scores_are_independent_of_the_batch():
     """Batch size, other images and devices change scores only by rounding."""
-    task, variables = network
+    task = make_task(1)
+    variables = initial_state(task, make_mesh(jax.devices()[:1])).variables
     sizes = [(60, 41), (33, 64), (64, 64), (20, 30)]
     protocol = EvalProtocol(scales=(0.5, 1.25), flip=True, window="slide", crop=(48, 40))
     batch = image_batch(sizes, (64, 64))
@@ -151,7 +152,7 @@ def test_scores_are_independent_of_the_batch(network):
         scores({k: v[n : n + 1] for k, v in batch.items()}, [size])[0]
         for n, size in enumerate(sizes)
     ]
-    for devices in (1, 2, 4):
+    for devices in (1, 4):
         together = scores(batch, sizes, devices)
         for n, (height, width) in enumerate(sizes):
             np.testing.assert_allclose(
