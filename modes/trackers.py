@@ -26,6 +26,8 @@ PROJECT = "gsto_jax"
 """Project at W&B and experiment of MLflow, unless an environment variable names one."""
 RETRY_SECONDS = 300.0
 """Time for which a tracker that failed is left out."""
+UPLOAD_SECONDS = 300.0
+"""Longest time to wait for uploads to Weights & Biases at the end; the rest stays in its folder."""
 
 _PACKAGES = {
     "tensorboard": ("train", ("clu", "tensorboard", "tensorflow")),
@@ -79,7 +81,7 @@ class WandbTracker:
         self.run_id = run_id or secrets.token_hex(4)
         self._image = wandb.Image
         # The terminal belongs to the progress display.
-        settings = wandb.Settings(console="off", silent=True, finish_timeout=RETRY_SECONDS)
+        settings = wandb.Settings(console="off", silent=True, finish_timeout=UPLOAD_SECONDS)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=name,

@@ -14,8 +14,9 @@ import pytest
 from gsto_jax.config.sections import RunConfig
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.runs.workdir import Workdir
-from modes import trackers
+from modes import trackers, train
 from modes.trackers import RETRY_SECONDS, Trackers, check_trackers, open_trackers
+from tests.faults.small_runs import arguments, settings
 
 CONFIG = {"name": "mine", "optim": {"learning_rate": 0.1, "betas": []}, "data": {"root": ""}}
 SCALARS = {"loss/stage2": 0.5, "val/iou/sky (day)": 0.25}
@@ -238,6 +239,14 @@ def test_missing_packages(monkeypatch, tmp_path):
         with pytest.raises(UserError, match=message):
             check_trackers(("tensorboard", name))
     check_trackers(())
+
+
+def test_a_missing_package_stops_training_before_it_writes(monkeypatch, tmp_path):
+    monkeypatch.setitem(trackers._PACKAGES, "wandb", ("wandb", ("no_such_package",)))
+    run = arguments(tmp_path / "run", settings(trackers=("wandb",)))
+    with pytest.raises(UserError, match="no_such_package"):
+        train.run(run)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("names", [("tensorbord",), ("wandb", "wandb"), "wandb"])
