@@ -15,7 +15,7 @@ from gsto_jax.config import ModelConfig, OptimConfig
 from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.heads import SegmentationHead
-from gsto_jax.training.optimizers import make_optimizer
+from gsto_jax.training.optimizers import sgd
 from gsto_jax.training.parameter_groups import (
     Frozen,
     frozen_part,
@@ -102,8 +102,7 @@ def test_sgd_with_factors_equals_numpy():
     rng = np.random.default_rng(0)
     params = {"a/w": rng.normal(size=3), "b": rng.normal(size=(2, 2)), "c": rng.normal(size=4)}
     gradients = [{k: rng.normal(size=p.shape) for k, p in params.items()} for _ in range(4)]
-    sgd = make_optimizer("sgd", learning_rate=rate, momentum=momentum, weight_decay=decay)
-    optimizer = with_rate_factors(sgd, factors)
+    optimizer = with_rate_factors(sgd(lambda step: rate, momentum, decay), factors)
     nested = jax.tree.map(jnp.asarray, {"a": {"w": params["a/w"]}, **split(params, {"a/w"})[0]})
 
     @jax.jit
