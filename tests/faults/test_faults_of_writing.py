@@ -270,7 +270,7 @@ def test_shared_memory_is_compared_with_the_need(shared, monkeypatch):
 
 def test_batches_are_not_begun_without_shared_memory(shared):
     shared(64, 1)
-    config = SimpleNamespace(crop=(512, 512), workers=1)
+    config = SimpleNamespace(crop=(512, 512), channels=3, workers=1)
     with pytest.raises(DataError, match=r"4\.0 MiB .*20\.0 MiB .*1\.0 MiB"):
         pipeline.train_batches(config, range(100), 8, seed=0, shard_index=0, shard_count=2)
 
