@@ -63,7 +63,7 @@ def test_the_table_holds_the_exact_counts():
 
 
 def test_files_that_are_named_exist():
-    named = re.findall(r"(?:examples|configs|tests)/[\w/]+\.py", DOCUMENT)
-    assert len(named) > 4
-    for name in named:
+    paths = re.findall(r"(?:examples|configs|tests)/[\w/]+\.py", DOCUMENT)
+    assert len(paths) > 4
+    for name in paths:
         assert (ROOT / name).exists(), name

@@ -193,8 +193,8 @@ def test_its_changes_are_those_of_the_file(name):
     for diff in diffs:
         lines = diff.splitlines()
         for left_out in "+-":
-            kept = [line[1:] for line in lines if not line.startswith(left_out)]
-            assert "\n".join(kept) + "\n" in code
+            code_lines = [line[1:] for line in lines if not line.startswith(left_out)]
+            assert "\n".join(code_lines) + "\n" in code
         added += sum(line.startswith("+") for line in lines)
     assert 1 <= added <= 5
     code_blocks = [
@@ -228,8 +228,8 @@ def test_its_table_counts():
 
 
 def test_its_links_name_files_that_exist():
-    named = re.findall(r"\]\((\w[^):]+)\)", DOCUMENT)
-    assert named and all((ROOT / "docs" / name).exists() for name in named)
+    links = re.findall(r"\]\((\w[^):]+)\)", DOCUMENT)
+    assert links and all((ROOT / "docs" / name).exists() for name in links)
 
 
 @pytest.mark.slow

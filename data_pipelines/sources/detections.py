@@ -43,7 +43,7 @@ def read_detections(
             " height."
         )
     of_category = [box for box in boxes if box["category_id"] == category.id]
-    kept = [(records[box["image_id"]], box) for box in of_category if box["image_id"] in records]
+    usable = [(records[box["image_id"]], box) for box in of_category if box["image_id"] in records]
     other_ids = Counter(box["category_id"] for box in boxes if box["category_id"] != category.id)
     unlisted = {box["image_id"] for box in of_category if box["image_id"] not in records}
     notes = []
@@ -51,17 +51,17 @@ def read_detections(
         listed = sorted(other_ids.items())[:5]
         notes.append(", ".join(f"{count} of category_id {n}" for n, count in listed))
     if unlisted:
-        count = len(of_category) - len(kept)
+        count = len(of_category) - len(usable)
         notes.append(f"{count} of images that {split} lacks, such as image_id {min(unlisted)}")
-    if not kept:
+    if not usable:
         raise DataError(
             f"{path} has no box of category {category} in an image of {split}:"
             f" {'; '.join(notes) or 'it is empty'}. Use the category_id and image_id of the"
             " annotations."
         )
     if notes:
-        notes = [f"{path.name}: {len(kept)} of {len(boxes)} boxes; left out: {'; '.join(notes)}"]
-    return kept, notes
+        notes = [f"{path.name}: {len(usable)} of {len(boxes)} boxes; left out: {'; '.join(notes)}"]
+    return usable, notes
 
 
 def _parse_detection(entry: Any, location: str) -> Detection:

@@ -74,14 +74,14 @@ class StageTransition(Composite):
         self, branches: Sequence[Float[FeatureMap, "b _ _ _"]], train: bool = False
     ) -> tuple[list[Float[FeatureMap, "b _ _ _"]], GSTOOutput]:
         """Returns the branches of the next stage, and the output of the GTM."""
-        kept = []
+        finer = []
         for i, (x, width) in enumerate(zip(branches, self.widths, strict=False)):
             if x.shape[-1] != width:
                 x = ConvBN(width, 3, **self.factories, name=f"keep{i}")(x, train)
-            kept.append(x)
+            finer.append(x)
         lowest = self.attention(name="attention")(branches[-1])
         new = self.gtm(self.widths[-1], name="gtm")([*branches[:-1], lowest], train)
-        return [*kept, new.features], new
+        return [*finer, new.features], new
 
 
 class HRNet(Network):

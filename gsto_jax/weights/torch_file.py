@@ -274,8 +274,8 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
             if name not in sizes:
                 raise _InvalidFile(f"lacks the data of storage {key}")
             if sizes[name] != expected:
-                held = f"{sizes[name]} bytes instead of {expected}"
-                raise _InvalidFile(f"is damaged: storage {key} has {held}")
+                actual = f"{sizes[name]} bytes instead of {expected}"
+                raise _InvalidFile(f"is damaged: storage {key} has {actual}")
             return np.frombuffer(archive.read(name), dtype)
 
         return _Unpickler(io.BytesIO(archive.read(pickles[0])), read_storage).load()

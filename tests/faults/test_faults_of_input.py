@@ -48,9 +48,9 @@ def stalling(monkeypatch):
     monkeypatch.setattr(mode, "make_source", lambda *args: Stalling(make(*args), gate))
 
     def warn_and_release(self, cause, step, elapsed):
-        named = cause == "input" and "train_000005" in self._details["input"]()
+        is_named = cause == "input" and "train_000005" in self._details["input"]()
         warn(self, cause, step, elapsed)
-        if named:
+        if is_named:
             gate.set()
 
     monkeypatch.setattr(Watchdog, "_warn", warn_and_release)

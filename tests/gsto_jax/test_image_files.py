@@ -184,8 +184,8 @@ def test_bit_depth(bits):
         assert decode(png(low[..., 0], GRAY, 16)).used_bits == bits
     # Images of 8 bits and PPM files with a maxval ignore the bit depth.
     np.testing.assert_array_equal(read(png(COLORS, RGB), bit_depth=bits), COLORS)
-    named = b"P5 31 20 1023\n" + (DEEP[..., 0] >> 6).astype(">u2").tobytes()
-    np.testing.assert_allclose(read(named, bit_depth=bits)[..., 0], BYTES[..., 0], atol=1)
+    pgm = b"P5 31 20 1023\n" + (DEEP[..., 0] >> 6).astype(">u2").tobytes()
+    np.testing.assert_allclose(read(pgm, bit_depth=bits)[..., 0], BYTES[..., 0], atol=1)
 
 
 def test_values_beyond_the_bit_depth():

@@ -178,8 +178,8 @@ def test_every_option_is_listed_with_its_meaning():
     assert set(base.options()) == set(loading.names(base.get_config()))
     page = page_of("--help_config=Optim")
     assert "optim.learning_rate = 0.01\n      Base learning rate" in page
-    named, _, mentioned = page.partition("others whose meaning mentions")
-    assert "shard_parameters" in mentioned and "shard_parameters" not in named
+    by_name, _, mentioned = page.partition("others whose meaning mentions")
+    assert "shard_parameters" in mentioned and "shard_parameters" not in by_name
     page = page_of("--help_config=crop", "--config=configs/camvid_w18s.py")
     crop = load("configs/camvid_w18s.py").data.crop
     assert "values of configs/camvid_w18s.py" in page and f"data.crop = {crop}" in page

@@ -171,11 +171,11 @@ def test_a_truncated_newest_checkpoint_falls_back(tmp_path, undisturbed):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     result = run(*command(tmp_path))
     assert result.returncode == 0, result.stderr
-    kept = tmp_path / "checkpoints" / "damaged-4"
-    message = rf"{tmp_path}/checkpoints/4 is damaged .*{kept}"
+    set_aside = tmp_path / "checkpoints" / "damaged-4"
+    message = rf"{tmp_path}/checkpoints/4 is damaged .*{set_aside}"
     assert re.search(message, result.stdout), result.stdout
     assert "resuming from step 2" in result.stdout
-    assert kept.is_dir()
+    assert set_aside.is_dir()
     assert_same_run(tmp_path, whole)
 
 

@@ -55,16 +55,17 @@ def test_wrong_ids(kind, value):
         "annotation": (content["annotations"][0], "id"),
     }.get(kind, (content["annotations"][0], kind))
     entry[field] = value
-    named = {"image": "id", "annotation": "id", "category": "id"}.get(kind, kind)
+    field_name = {"image": "id", "annotation": "id", "category": "id"}.get(kind, kind)
     with pytest.raises(
-        DataError, match=rf"x\.json: .*entry 0\): {named} must .* got {re.escape(repr(value))}\."
+        DataError,
+        match=rf"x\.json: .*entry 0\): {field_name} must .* got {re.escape(repr(value))}\.",
     ):
         read_keypoint_file(content, "x.json")
     del entry[field]
     if kind == "category_id":  # the file has one category
         assert read_keypoint_file(content, "x.json").persons[1][0]["category_id"] == 1
         return
-    with pytest.raises(DataError, match=rf"x\.json: .*entry 0\) .*no {named}\b"):
+    with pytest.raises(DataError, match=rf"x\.json: .*entry 0\) .*no {field_name}\b"):
         read_keypoint_file(content, "x.json")
 
 

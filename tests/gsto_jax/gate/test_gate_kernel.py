@@ -188,9 +188,9 @@ def test_other_layers_are_not_fused():
     variables = module.init(KEY, x)
     gated = module.apply(variables, x, True)
     assert_close(list(gated.maps), [gated.gates[..., n : n + 1] * x for n in range(2)], 1e-6)
-    named = module.clone(implementation="pallas_tpu")
+    forced = module.clone(implementation="pallas_tpu")
     with pytest.raises(ValueError, match=r"not gsto_jax\.Conv or gsto_jax\.BatchNorm"):
-        named.apply(variables, x, True)
+        forced.apply(variables, x, True)
     groups = SelfGated("released", 2, "pallas_tpu", norm=partial(BatchNorm, groups=2))
     with pytest.raises(ValueError, match="groups of the batch separately"):
         groups.apply(SelfGated("released", 2).init(KEY, x), x, True, mutable=["batch_stats"])

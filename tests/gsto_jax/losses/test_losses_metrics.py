@@ -224,8 +224,8 @@ def test_averages_forget_their_start():
     tree = {"a": jnp.zeros(2)}
     for step in range(3):
         tree = update_ema(tree, {"a": jnp.ones(2)}, 0.9, jnp.asarray(step))
-    kept = (1 / 10) * (2 / 11) * (3 / 12)
-    np.testing.assert_allclose(tree["a"], 1 - kept, rtol=1e-6)
+    remainder = (1 / 10) * (2 / 11) * (3 / 12)
+    np.testing.assert_allclose(tree["a"], 1 - remainder, rtol=1e-6)
     late = update_ema({"a": jnp.zeros(1)}, {"a": jnp.ones(1)}, 0.9, jnp.asarray(10_000))
     np.testing.assert_allclose(late["a"], 0.1, rtol=1e-5)
 

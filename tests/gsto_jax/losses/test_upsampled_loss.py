@@ -162,8 +162,8 @@ def test_ignored_pixels_have_no_gradient(ignore, monkeypatch):
     kernel = loss("pallas_tpu")
     np.testing.assert_allclose(float(kernel[0]), float(xla[0]), rtol=1e-6)
     np.testing.assert_allclose(kernel[1], xla[1], rtol=1e-4, atol=1e-8)
-    kept = np.asarray(labels) != ignore
-    assert (~kept).sum() > 0 and np.abs(xla[1]).max() > 0
+    valid = np.asarray(labels) != ignore
+    assert (~valid).sum() > 0 and np.abs(xla[1]).max() > 0
 
 
 def test_symbolic_sizes_and_indivisible_batches_use_xla():

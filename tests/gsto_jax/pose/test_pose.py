@@ -94,9 +94,9 @@ def test_similarity_and_nms(golden):
         result = similarity(poses[0], poses[1:], areas[0], areas[1:], SIGMAS, visible)
         np.testing.assert_allclose(result, arrays[f"f64/{key}"], rtol=1e-9)
     for threshold in (0.9, 0.5, 0.3):
-        kept = oks_nms(poses, scores, areas, SIGMAS, threshold)
-        assert kept == arrays[f"oks_nms_{threshold}/keep"].tolist()
+        indices = oks_nms(poses, scores, areas, SIGMAS, threshold)
+        assert indices == arrays[f"oks_nms_{threshold}/keep"].tolist()
         soft = oks_nms(poses, scores, areas, SIGMAS, threshold, soft=True)
         assert soft == arrays[f"soft_oks_nms_{threshold}/keep"].tolist()
-    kept = oks_nms(poses, scores, areas, SIGMAS, 0.5, visible=0.2)
-    assert kept == arrays["oks_nms_0.5_vis0.2/keep"].tolist()
+    indices = oks_nms(poses, scores, areas, SIGMAS, 0.5, visible=0.2)
+    assert indices == arrays["oks_nms_0.5_vis0.2/keep"].tolist()
