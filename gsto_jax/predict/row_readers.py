@@ -1,10 +1,10 @@
 """Reads rows of images, so that images of any size can be predicted (needs OpenCV and Pillow).
 
-| image | memory |
+| image | bytes of memory per pixel |
 |---|---|
-| up to `MAX_PIXELS` | decoded at once, 3 bytes per pixel |
-| a larger TIFF, with rasterio | the rows that are read |
-| others up to `MAX_TILED_PIXELS` of 8 bits per channel | decoded at once, 4 bytes per pixel |
+| up to `MAX_PIXELS` | 3 |
+| a larger TIFF, with rasterio | 3, of the rows that are read |
+| others of 8 bits per channel, up to `MAX_TILED_PIXELS` | gray 1, RGB 3, alpha or palette 4 |
 """
 
 import math
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -30,7 +31,7 @@ from gsto_jax.image_files import (
 from gsto_jax.image_files.header import pillow_limit, tag_values
 from gsto_jax.image_files.values import alpha_to_bytes, to_bytes
 from gsto_jax.predict.georeference import INSTALL, has_rasterio, open_tiff, tiff_errors
-from gsto_jax.predict.media import as_user_error, read_image
+from gsto_jax.predict.media import as_user_error, opencv_name, read_image
 from gsto_jax.types import Size
 
 _UNLIMITED = 2**62
@@ -63,6 +64,18 @@ class ArrayRows:
     def read(self, start: int, stop: int) -> np.ndarray:
         """See `RowReader.read`."""
         return self.pixels[start:stop]
+
+
+class _OpenCVRows:
+    """Rows of a decoded gray or RGB image of 8 bits; see `RowReader`."""
+
+    def __init__(self, stored: np.ndarray) -> None:
+        self.stored, self.size = stored, (stored.shape[0], stored.shape[1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See `RowReader.read`."""
+        conversion = cv2.COLOR_GRAY2RGB if self.stored.ndim == 2 else cv2.COLOR_BGR2RGB
+        return cv2.cvtColor(self.stored[start:stop], conversion)
 
 
 class _PillowRows:
@@ -148,7 +161,7 @@ def _has_readable_rows(header: ImageHeader, options: DecodeOptions) -> bool:
     return count in channels.get(tags.get(TiffTag.PHOTOMETRIC, -1), ())
 
 
-def _decode(path: Path, header: ImageHeader, options: DecodeOptions) -> _PillowRows:
+def _decode(path: Path, header: ImageHeader, options: DecodeOptions) -> _OpenCVRows | _PillowRows:
     """Decodes an image at once; raises UserError if it is too large for that."""
     (height, width), count = header.size, math.prod(header.size)
     if count > MAX_TILED_PIXELS or header.decoder == "deep":
@@ -162,6 +175,11 @@ def _decode(path: Path, header: ImageHeader, options: DecodeOptions) -> _PillowR
             f"cannot read {path}: it is too large to be decoded at once ({width}x{height} {limit});"
             f" {remedy}"
         )
+    if header.decoder == "opencv" and options.channels == 3:
+        with opencv_name(path) as name:
+            stored = cv2.imread(name, cv2.IMREAD_UNCHANGED)
+        if stored is not None:
+            return _OpenCVRows(header.orient(stored, options))
     with as_user_error(path), path.open("rb") as file, open_image(file, count) as image:
         image.load()
         return _PillowRows(path, image, options)
