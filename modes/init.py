@@ -2,6 +2,7 @@
 
 import glob
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ _SHEET_IMAGES = 6
 """Number of images of each split on the contact sheet."""
 Example = tuple[str, np.ndarray, np.ndarray]
 """Caption, image and label."""
+_DEFAULT_MEMORY = 2**33
+"""Assumed memory in bytes where the system does not say it."""
 _MAX_ROWS = 100
 """Number of ids or colors in the table."""
 
@@ -52,7 +55,7 @@ def run(args: Any) -> None:
         log(f"wrote  {_sheet(Path(args.output))}: look whether the labels fit the images")
     prepare = ["--mode=prepare "] if proposal.layout.annotated else []
     for mode in (*prepare, "--mode=audit ", ""):
-        log(f"next   python main.py {mode}--config={args.output}")
+        log(f"next   python main.py {mode}{shlex.quote(f'--config={args.output}')}")
 
 
 def _check_flags(args: Any) -> tuple[Path, Path]:
@@ -89,9 +92,9 @@ def _device_memory() -> tuple[int, bool]:
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)
     on_cpu = device.platform == "cpu"
-    if on_cpu or not limit:
+    if not limit and hasattr(os, "sysconf"):
         limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return limit, on_cpu
+    return limit or _DEFAULT_MEMORY, on_cpu
 
 
 def _log_proposal(proposal: Proposal) -> None:

@@ -15,7 +15,7 @@ _CROP_MULTIPLE = 32
 _MAX_CROP, _MAX_CROP_CPU = 512, 256
 _CROP_FRACTION = 0.7
 """Side of a crop as a fraction of the image's side."""
-_BYTES_PER_PIXEL = 4096
+_BYTES_PER_PIXEL = 8192
 """Memory of a train step of GSTO-HRNet-W18-Small-v2 in float32, per pixel of a batch."""
 _MEMORY_FRACTION = 0.5
 _MAX_BATCH, _MAX_BATCH_CPU = 16, 8
