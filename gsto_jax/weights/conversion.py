@@ -88,10 +88,11 @@ def from_state_dict(
     leaves = flatten_dict(dict(variables))
     other_classes = _other_classes(state_dict, leaves, weight_format)
     for path, leaf in leaves.items():
-        group = other_classes.get(layer_of(path[1:])) or weight_format.optional_group(path[1:])
+        classes = other_classes.get(layer_of(path[1:]))
+        group = classes or weight_format.optional_group(path[1:])
         keys = weight_format.keys(path[1:], leaf.shape[-1])
         is_missing = not any(key in state_dict for key in keys)
-        if layer_of(path[1:]) in other_classes or (group is not None and is_missing):
+        if group is not None and (classes or is_missing):
             initialized[path], filled[path] = group, leaf
             continue
         loaded[path] = keys
