@@ -30,7 +30,7 @@ NOT_RUN = {
     r"--mode=plan|--plan_json": "needs a compiler for TPUs; tests/gsto_jax/plan has it",
     r"--mode=init": "writes a config; tests/modes/test_init.py has it",
     r"--mode=(prepare|submit)": "needs a downloaded dataset",
-    r"--config\.init_from=": "needs a file of weights; tests/modes/test_init_from.py has it",
+    r"--config\.init_from=\S+\.pth": "needs a file; tests/modes/test_init_from.py has it",
     r"run\.trackers=.*wandb": "needs another package; tests/modes/test_trackers.py has it",
     r"--boxes=|coco_pose": "needs a pose network; tests/modes/test_pose_main.py has it",
     rf"^python main.py(?! --mode=describe)(?!.*mine\.py).*(/|=)({DATASETS})": "needs a dataset",
@@ -39,7 +39,7 @@ NOT_RUN = {
 """Commands that no test runs, as regular expressions, and why."""
 LONG = (
     r"baseline|mini|--mode=sweep|--mode=tables|--mode=export.*--output=DIR|profile_start"
-    r"|--fork_from|--save=|kind=adamw|^python examples"
+    r"|--fork_from|--config\.init_from=|--save=|kind=adamw|^python examples"
 )
 """Commands that run in a test marked long."""
 PYTHON_NOT_RUN = {
