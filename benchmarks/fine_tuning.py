@@ -1,0 +1,61 @@
+"""Compares CamVid from scratch with CamVid fine-tuned from a run on synthetic scenes.
+
+    python benchmarks/fine_tuning.py --camvid=CAMVID --workdir=DIR --seeds=3 --steps=300
+
+Trains the narrow network of `configs/quickstart.py` on scenes, once, and then `--mode=sweep`: each
+seed from scratch and from that run, otherwise alike. Prints the table of `DIR/sweep/sweep.md`, for
+`docs/reproduction.md`. The same command continues what was interrupted.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Trains the runs and prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--camvid", required=True, help="folder of CamVid, with train.txt")
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--seeds", default="3")
+    parser.add_argument("--steps", type=int, default=300, help="steps of a run on CamVid")
+    parser.add_argument("--scenes_steps", type=int, default=1600)
+    args = parser.parse_args()
+    folder = Path(args.workdir).expanduser().absolute()
+    no_images = ["--config.eval.sample_images=0", "--config.eval.feature_images=0"]
+    scenes = folder / "scenes"
+    if not (scenes / "evaluations.jsonl").exists():
+        run(
+            "--config=configs/quickstart.py",
+            f"--workdir={scenes}",
+            f"--config.train.steps={args.scenes_steps}",
+            "--config.run.trackers=()",
+            *no_images,
+        )
+    run(
+        "--mode=sweep",
+        "--config=configs/ablation.py:data=camvid,mini",
+        f"--config.data.root={args.camvid}",
+        f"--config.train.steps={args.steps}",
+        f"--rows=as-is,init_from={scenes}",
+        f"--seeds={args.seeds}",
+        f"--workdir={folder / 'sweep'}",
+        *no_images,
+    )
+    print((folder / "sweep" / "sweep.md").read_text())
+
+
+def run(*arguments: str) -> None:
+    """Runs the program; exits with its status if it fails."""
+    status = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *arguments], cwd=ROOT
+    ).returncode
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
