@@ -37,7 +37,7 @@ WRONG = {
         cityscapes_files()
         | {
             "gtFine/val/ulm/ulm_000001_000019_gtFine_labelIds.png": png(
-                np.zeros((40, 60, 3), np.uint8)
+                np.full((40, 60, 3), (0, 128, 255), np.uint8)
             )
         },
         "ulm_000001_000019_gtFine_labelIds.png .*3 channels",
