@@ -58,6 +58,7 @@ def test_the_response_is_kept(rgb, channels):
     assert result.notes and "first convolution" in result.notes[0]
 
 
+@pytest.mark.slow
 def test_a_gray_image_has_the_logits_of_its_copy(rgb):
     rgb = load(rgb, 3).variables
     gray = load(rgb, 1)
