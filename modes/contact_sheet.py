@@ -56,8 +56,8 @@ def contact_sheet(
         for caption, image, overlay in zip(captions, images, overlays, strict=True)
     ]
     sheet = tile_grid([tiles[n : n + _COLUMNS] for n in range(0, len(tiles), _COLUMNS)])
-    shown = [k for k in range(len(classes)) if k in present]
-    return add_legend(sheet, [_ascii(name) for name in classes], palette, shown)
+    labels = [k for k in range(len(classes)) if k in present]
+    return add_legend(sheet, [_ascii(name) for name in classes], palette, labels)
 
 
 def _fit(image: np.ndarray, interpolation: int) -> np.ndarray:

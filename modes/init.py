@@ -125,16 +125,16 @@ def _table(proposal: Proposal) -> Table:
     for column in ("pixels", "images"):
         table.add_column(column, justify="right", no_wrap=True)
     entries = proposal.classes.entries
-    shown = entries if len(entries) <= _MAX_ROWS else entries[: _MAX_ROWS - 1]
-    for entry in shown:
+    listed = entries if len(entries) <= _MAX_ROWS else entries[: _MAX_ROWS - 1]
+    for entry in listed:
         table.add_row(
             "" if proposal.layout.annotated else _value(coding, entry.value),
             entry.name or f"ignored: {entry.reason}",
             _percent(coding, entry.value),
             str(coding.images[entry.value]),
         )
-    if len(shown) < len(entries):
-        table.add_row("...", f"{len(entries) - len(shown)} more, see the config", "", "")
+    if len(listed) < len(entries):
+        table.add_row("...", f"{len(entries) - len(listed)} more, see the config", "", "")
     return table
 
 

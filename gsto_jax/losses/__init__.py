@@ -4,10 +4,11 @@ from gsto_jax.losses.heatmap import heatmap_error, heatmap_loss, heatmap_supervi
 from gsto_jax.losses.labels import label_weight_sum
 from gsto_jax.losses.pixel import cross_entropy, focal_loss, kth_smallest, ohem_cross_entropy
 from gsto_jax.losses.region import dice_loss, lovasz_softmax
-from gsto_jax.losses.supervision import FINAL_STAGE, deep_supervision
+from gsto_jax.losses.supervision import FINAL_STAGE, MicrobatchWeights, deep_supervision
 
 __all__ = [
     "FINAL_STAGE",
+    "MicrobatchWeights",
     "cross_entropy",
     "deep_supervision",
     "dice_loss",

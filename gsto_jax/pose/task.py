@@ -13,11 +13,11 @@ from jaxtyping import Float, UInt8
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.forward import Maps, feature_maps, forward
 from gsto_jax.layers.conv import hrnet_std
-from gsto_jax.losses import heatmap_supervision
+from gsto_jax.losses import MicrobatchWeights, heatmap_supervision
 from gsto_jax.models.base import Outputs
 from gsto_jax.pose.heatmaps import decode, encode, merge_flipped, to_image
 from gsto_jax.training.hyperparameters import Hyperparameters
-from gsto_jax.training.task import Batch, BatchShapes, MicrobatchWeights, Task, normalize
+from gsto_jax.training.task import Batch, BatchShapes, Task, normalize
 
 
 @dataclass(frozen=True, kw_only=True)

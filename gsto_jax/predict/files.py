@@ -20,7 +20,7 @@ from gsto_jax.files import (
 from gsto_jax.predict.georeference import Georeference, GeoTiffWriter
 from gsto_jax.predict.outputs import ARRAY_OUTPUTS, GEOTIFF_OUTPUTS, JPEG_OUTPUTS, MEASURES
 from gsto_jax.predict.prediction import UNSURE, Prediction, legend_below
-from gsto_jax.predict.strip_writers import JpegWriter, NpyWriter, PngWriter, StripWriter
+from gsto_jax.predict.strip_writers import JpegWriter, NpyWriter, PngRowWriter, StripWriter
 from gsto_jax.predict.video_writer import VideoWriter
 from gsto_jax.segmentation.panels import color_table
 from gsto_jax.types import Size
@@ -199,7 +199,7 @@ def _strip_writer(
         )
     if path.suffix == ".jpg":
         return JpegWriter(path, size)
-    return NpyWriter(path, size) if path.suffix == ".npy" else PngWriter(path, size)
+    return NpyWriter(path, size) if path.suffix == ".npy" else PngRowWriter(path, size)
 
 
 def write_classes(

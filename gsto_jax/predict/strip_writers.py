@@ -67,7 +67,7 @@ class _FileWriter:
         """Writes what follows the rows."""
 
 
-class PngWriter(_FileWriter):
+class PngRowWriter(_FileWriter):
     """Writes a PNG of uint8 `h w` gray or `h w 3` RGB."""
 
     def start(self, pixels: np.ndarray) -> None:

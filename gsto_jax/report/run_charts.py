@@ -50,7 +50,10 @@ def comparison_charts(run: LoadedRun, baseline: LoadedRun, metric: tuple[str, st
     charts = [
         draw(key, f"loss, {key.partition('/')[2]}", log=True) for key in keys[0] if key in keys[1]
     ]
-    note = "" if keys[0] == keys[1] else "Not comparable: the networks have other supervised heads."
+    terms = [[x.get(f"loss.{name}") for name in ("terms", "head_terms")] for x in runs]
+    note = ""
+    if keys[0] != keys[1] or terms[0] != terms[1]:
+        note = "Not comparable: the runs have other supervised heads or loss terms."
     charts.append(draw("loss", "loss, total", log=True, note=note))
     charts.append(draw("learning_rate", "learning rate"))
     charts += [draw(key, title, **options) for key, title, options in _CHARTS]

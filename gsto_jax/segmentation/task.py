@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.forward import Maps, feature_maps, forward
-from gsto_jax.losses import deep_supervision, label_weight_sum
+from gsto_jax.losses import MicrobatchWeights, deep_supervision, label_weight_sum
 from gsto_jax.models.base import Outputs
 from gsto_jax.ops.materialize import materialize
 from gsto_jax.ops.padding import replicate_edges
@@ -20,7 +20,7 @@ from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
 from gsto_jax.training.hyperparameters import Hyperparameters
 from gsto_jax.training.network import resolve_implementation
-from gsto_jax.training.task import Batch, BatchShapes, MicrobatchWeights, Task, normalize
+from gsto_jax.training.task import Batch, BatchShapes, Task, normalize
 
 EVAL_INPUTS = ("image", "label", "size", "mask")
 """Arrays of a batch that `eval_step` reads; other arrays stay on the host."""

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int, Real
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import all_gather, mesh_platform, tree_shardings
 from gsto_jax.errors import StatisticsError, UserError
+from gsto_jax.losses import MicrobatchWeights
 from gsto_jax.models.base import Outputs
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet
@@ -45,8 +46,6 @@ AUGMENT_SEED = "augment_seed"
 Batch = dict[str, Array]
 BatchShapes = dict[str, tuple[tuple[int, ...], Any]]
 """Shape and dtype of each array of a batch, by name."""
-MicrobatchWeights = tuple[Array | float, Array | float]
-"""Weights of a microbatch in means over all pixels, and in all other losses."""
 
 
 @struct.dataclass

@@ -104,13 +104,7 @@ def from_state_dict(
         if value is not None and weight_format.absolute_gamma and path[-1] == "scale":
             value = np.abs(value) + np.asarray(_GAMMA_EPSILON, value.dtype)
         filled[path] = value
-    # An optional module must be loaded completely or not at all.
-    started = {(weight_format.optional_group(path[1:]), path[1]) for path in loaded}
-    problems += [
-        f"missing the key of {'/'.join(path)}, though other keys of its {group} are there"
-        for path, group in initialized.items()
-        if (group, path[1]) in started
-    ]
+    problems += _partly_loaded(loaded, initialized, weight_format)
     used = {key for keys in loaded.values() for key in keys}
     unused = [key for key in state_dict if key not in used]
     replaced = {key for path in initialized for key in _keys(path, leaves, weight_format)}
@@ -125,6 +119,18 @@ def from_state_dict(
         unused=group_names((_first_segment(key), key) for key in unused),
         notes=notes,
     )
+
+
+def _partly_loaded(
+    loaded: Iterable[LeafPath], initialized: Mapping[LeafPath, str], weight_format: WeightFormat
+) -> list[str]:
+    """Returns the problems of optional modules, which must be loaded completely or not at all."""
+    started = {(weight_format.optional_group(path[1:]), path[1]) for path in loaded}
+    return [
+        f"missing the key of {'/'.join(path)}, though other keys of its {group} are there"
+        for path, group in initialized.items()
+        if (group, path[1]) in started
+    ]
 
 
 def layer_of(path: LeafPath) -> str:

@@ -13,7 +13,7 @@ from gsto_jax.predict.files import PredictionWriter
 from gsto_jax.predict.outputs import MEASURES
 from gsto_jax.predict.row_readers import ArrayRows
 from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS
-from gsto_jax.predict.strip_writers import JpegWriter, NpyWriter, PngWriter
+from gsto_jax.predict.strip_writers import JpegWriter, NpyWriter, PngRowWriter
 from tests.faults.disks import files_no_larger_than
 from tests.gsto_jax.small_network import image_of, make_predictor
 
@@ -30,7 +30,7 @@ def write(writer, image, rows=7):
 def test_png_strips(tmp_path, image):
     """Two readers, of which one checks all checksums, return the image."""
     path = tmp_path / "x.png"
-    write(PngWriter(path, image.shape[:2]), image)
+    write(PngRowWriter(path, image.shape[:2]), image)
     with Image.open(path) as file:
         file.verify()
     with Image.open(path) as file:
