@@ -19,3 +19,5 @@ checked at run time.
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+LeafPath = tuple[str, ...]
+"""Names from the root of a tree of arrays to a leaf."""

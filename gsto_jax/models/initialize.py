@@ -16,10 +16,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.layers.conv import Conv
-from gsto_jax.types import Size
+from gsto_jax.types import LeafPath, Size
 
 _CONSTANTS = {"scale": 1, "bias": 0, "mean": 0, "var": 1}  # of BatchNorm
-Path = tuple[str, ...]
 _SIZE = (32, 32)
 """Size of an image, on which no parameter's shape depends."""
 
@@ -35,8 +34,8 @@ def abstract_variables(model: nn.Module) -> dict[str, Any]:
 
 
 class _Init(NamedTuple):
-    shapes: dict[Path, jax.ShapeDtypeStruct]
-    convolutions: dict[Path, Conv]
+    shapes: dict[LeafPath, jax.ShapeDtypeStruct]
+    convolutions: dict[LeafPath, Conv]
 
 
 @functools.lru_cache(maxsize=64)
@@ -48,7 +47,7 @@ def _trace_init(model: nn.Module, default_dtype: Any) -> _Init:
       default_dtype: distinguishes traces with and without `jax_enable_x64`.
     """
     del default_dtype
-    convolutions: dict[Path, Conv] = {}
+    convolutions: dict[LeafPath, Conv] = {}
 
     def record(call, args, kwargs, context):  # type: ignore[no-untyped-def]
         if isinstance(context.module, Conv):

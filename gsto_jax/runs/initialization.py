@@ -22,6 +22,7 @@ from gsto_jax.weights.coverage import coverage_lines
 Record = dict[str, Any]
 _SHARED = ("data.classes", "data.mean", "data.std", "data.keypoints.names")
 """Data options that determine what the variables of a network mean."""
+_OUTPUTS = {"segmentation": "classes", "pose": "joints"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _load_checkpoint(
         result = transfer(
             source,
             variables,
-            outputs="joints" if config["task"] == "pose" else "classes",
+            outputs=_OUTPUTS[config["task"]] if same_task else "outputs",
             keep_heads=same_task,
         )
     except UserError as error:

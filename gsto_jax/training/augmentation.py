@@ -44,16 +44,20 @@ def augment(
     Raises:
       UserError: saturation or hue of images that are not RGB.
     """
-    channels = images.shape[-1]
+    check_augment(config, images.shape[-1])
+    color = jnp.asarray(mean, jnp.float32)[None, None]
+    pixels = images.astype(jnp.float32) / 255
+    return 255 * jax.vmap(partial(_augment_image, config=config, mean=color))(pixels, seeds)
+
+
+def check_augment(config: AugmentConfig, channels: int) -> None:
+    """Raises UserError for saturation or hue of images that are not RGB."""
     for name in ("saturation", "hue"):
         if getattr(config, name) and channels != 3:
             raise UserError(
                 f"config.augment.{name} must be 0 for images of {channels} channels; got "
                 f"{getattr(config, name)}. Only RGB images have a {name}"
             )
-    color = jnp.asarray(mean, jnp.float32)[None, None]
-    pixels = images.astype(jnp.float32) / 255
-    return 255 * jax.vmap(partial(_augment_image, config=config, mean=color))(pixels, seeds)
 
 
 def _augment_image(

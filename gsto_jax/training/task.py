@@ -27,7 +27,7 @@ from gsto_jax.models.base import Outputs
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.hrnet import HRNet
 from gsto_jax.models.initialize import abstract_variables, initial_variables
-from gsto_jax.training.augmentation import augment
+from gsto_jax.training.augmentation import augment, check_augment
 from gsto_jax.training.hyperparameters import Hyperparameters, step_hyperparameters
 from gsto_jax.training.network import build_network, resolve_implementation
 from gsto_jax.training.optimizers import make_optimizer, update_ema
@@ -84,6 +84,9 @@ class Task(ABC):
       std: standard deviation of the pixels in each channel, 0 to 1.
       steps: length of the run, for the learning-rate schedule.
       platform: "cpu", "gpu" or "tpu"; see `for_mesh`.
+
+    Raises:
+      UserError: augmentation that the channels do not have.
     """
 
     train_arrays: ClassVar[tuple[str, ...]]
@@ -98,6 +101,7 @@ class Task(ABC):
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
+        check_augment(self.config.augment, self.in_channels)
 
     @property
     def train_inputs(self) -> tuple[str, ...]:

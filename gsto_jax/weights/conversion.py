@@ -13,10 +13,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.errors import UserError
+from gsto_jax.types import LeafPath
 from gsto_jax.weights.body import body_difference
 from gsto_jax.weights.formats import (
     HRNET_FORMAT,
-    LeafPath,
     WeightFormat,
     class_axis,
     gate_of,

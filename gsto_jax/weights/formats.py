@@ -7,8 +7,7 @@ from typing import Any
 
 from gsto_jax.config import ModelConfig
 from gsto_jax.errors import UserError
-
-LeafPath = tuple[str, ...]
+from gsto_jax.types import LeafPath
 
 # Indices in a `torch.nn.Sequential`.
 _SEQUENTIAL_INDEX = {"conv": "0", "bn": "1", "classifier": "3"}

@@ -12,11 +12,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.errors import UserError
+from gsto_jax.types import LeafPath
 from gsto_jax.weights.conversion import LoadResult, Variables, group_names, layer_of, section_of
 from gsto_jax.weights.formats import (
     NETWORK_HEADS,
     NETWORK_PARTS,
-    LeafPath,
     class_count,
 )
 from gsto_jax.weights.input_channels import describe_fit, fit_input_channels, is_input_kernel
@@ -32,7 +32,7 @@ def transfer(
     Args:
       source: Variables of the other network, as arrays.
       variables: Variables of the network; arrays that start fresh keep their values.
-      outputs: What the output channels are, for the names of groups: "classes" or "joints".
+      outputs: What the output channels are, for the names of groups, such as "classes".
       keep_heads: Whether heads of the same shape are loaded, rather than starting fresh.
 
     Returns:

@@ -147,10 +147,10 @@ def test_pose_and_segmentation(run, tmp_path):
         f"{group}: {reason}"
         for group, reason in (
             ("head", "of another task"),
-            ("head", "9 joints in the checkpoint, 2 here"),
+            ("head", "9 outputs in the checkpoint, 2 here"),
             ("heads of GTM", "of another task"),
-            ("heads of GTM", "9 joints in the checkpoint, 2 here"),
-            ("gates of GTM", "9 joints in the checkpoint, 2 here"),
+            ("heads of GTM", "9 outputs in the checkpoint, 2 here"),
+            ("gates of GTM", "9 outputs in the checkpoint, 2 here"),
         )
     }
     changes = {"gfm": False, "gtm": ("none",) * 3, "head": "v1", "upsample": "nearest"}

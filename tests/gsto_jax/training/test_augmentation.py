@@ -112,6 +112,8 @@ def test_channels_other_than_rgb():
     for name in ("saturation", "hue"):
         with pytest.raises(UserError, match=rf"config\.augment\.{name} must be 0 .* 5 channels"):
             augment(images, SEEDS[:1], AugmentConfig(**{name: 0.1}), (0.5,) * 5)
+        with pytest.raises(UserError, match=rf"config\.augment\.{name} must be 0 .* 1 channels"):
+            replace(make_task(1, {"augment": {name: 0.1}}), mean=(0.5,), std=(0.5,))
 
 
 def test_training_reads_seeds_only_with_augmentation():
