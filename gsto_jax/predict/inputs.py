@@ -18,7 +18,7 @@ class Input:
     """A file to predict.
 
     Attributes:
-      path: path of the file, as given by the user.
+      path: path of the file, as the user wrote it.
       name: name of the outputs, without suffix; may contain slashes.
     """
 

@@ -322,7 +322,7 @@ class Predictor(BasePredictor):
     def _measure(
         self, scores: Float[Array, "1 h w k"], size: Size, names: tuple[str, ...]
     ) -> dict[str, np.ndarray]:
-        """Returns the results of `measure` for an image of the given size."""
+        """Returns the results of `measure` for an image of a size (h, w)."""
         scored_size = (scores.shape[1], scores.shape[2])
         are_logits = self.protocol.is_unscaled_single_pass([scored_size])
         if scored_size == size:
@@ -384,7 +384,7 @@ def _weighted_probabilities(scores: Array, rows: Array, columns: Array, are_logi
 
 
 def _join(strips: Sequence[Prediction]) -> Prediction:
-    """Returns the prediction of an image, given those of its rows."""
+    """Joins the predictions of successive rows to that of the image."""
     names = ("image", "labels", *MEASURES)
     values = {name: [getattr(strip, name) for strip in strips] for name in names}
     joined: dict[str, Any] = {

@@ -57,7 +57,7 @@ class _FileWriter:
         self.append(pixels)
 
     def start(self, pixels: np.ndarray) -> None:
-        """Writes what precedes the rows, given the first ones."""
+        """Writes what precedes the rows; `pixels` are the first ones."""
 
     def append(self, pixels: np.ndarray) -> None:
         """Writes rows."""

@@ -95,8 +95,8 @@ def test_description(exported):
     }
     assert (described["checkpoint"], described["step"]) == (str(predictor.checkpoint), 7)
     assert described["classes"] == list(predictor.classes)
-    rule = {"alpha": "white", "orientation": "upright", "bit_depth": 0}
-    assert described["decode_options"] == rule
+    rule = {"alpha": "white", "orientation": "upright", "bit_depth": 0, "value_range": [0, 0]}
+    assert described["decode_options"] == rule | {"channels": 3}
     assert described["settings"] == predictor.config
     assert described["outputs"]["logits"]["shape"][-1] == len(predictor.classes)
 

@@ -13,7 +13,7 @@ from gsto_jax.runs.initialization import frozen_random_note, load_initial_weight
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.parameter_groups import Frozen
 from tests.gsto_jax.saved_states import save
-from tests.gsto_jax.small_task import values
+from tests.gsto_jax.small_task import FAST, values
 
 MINI = values(variant="mini")
 
@@ -83,18 +83,20 @@ def test_the_ema_of_a_run_is_loaded(run, place, step):
     assert first.endswith(f"(EMA parameters of quickstart, step {step})")
 
 
-def test_damage_falls_back_to_an_older_checkpoint(run, tmp_path):
-    folder = shutil.copytree(run[0], tmp_path / "run")
+def test_damage_falls_back_to_an_older_checkpoint(tmp_path):
+    folder, config = tmp_path / "run", values(**FAST)
+    task = task_from_config(config)
+    save(folder / "checkpoints", 3, 7, record={"config": config}, task=task)
     shutil.rmtree(folder / "checkpoints" / "7" / "state" / "d")
-    weights, (line,) = load(folder)
+    weights, (line,) = load(folder, config)
     assert weights.record["path"].endswith("/3") and "damaged" in line
     shutil.rmtree(folder / "checkpoints" / "3" / "state" / "d")
     with pytest.raises(UserError, match="can be read"):
-        load(folder)
+        load(folder, config)
     shutil.rmtree(folder / "checkpoints")
     (folder / "config.json").write_text("{}")
     with pytest.raises(UserError, match=f"{folder} contains no checkpoint"):
-        load(folder)
+        load(folder, config)
 
 
 def test_other_class_count(run):

@@ -15,7 +15,8 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.training.augmentation import augment
 from gsto_jax.training.task import initial_state, train_step
-from tests.gsto_jax.small_task import MEAN, batches, make_task
+from tests.gsto_jax.small_task import MEAN, make_task
+from tests.gsto_jax.training.test_hyperparameters import batch_of, tiny_task
 
 SEEDS = np.array([3, 2**32 - 1, 7], np.uint32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3)).astype(np.uint8)
@@ -117,14 +118,14 @@ def test_channels_other_than_rgb():
 
 
 def test_training_reads_seeds_only_with_augmentation():
-    plain, task = make_task(2), make_task(2, {"augment": ALL})
+    plain, task = tiny_task(2), tiny_task(2, {"augment": ALL})
     assert task.train_inputs == (*plain.train_inputs, "augment_seed")
     for each in (plain, task):
         assert set(each.abstract_batch(4, (64, 64), "train")) == set(each.train_inputs)
     state = initial_state(task, make_mesh(jax.devices()[:1]))
-    batch = {k: v for k, v in next(batches()).items() if k in plain.train_inputs}
+    batch = batch_of()
     halves = {"augment": ALL, "train": {"batch_size": 4, "grad_accum_steps": 2}}
-    step = jax.jit(partial(train_step, make_task(2, halves)))
+    step = jax.jit(partial(train_step, tiny_task(2, halves)))
     first, second = (
         step(state, batch | {"augment_seed": np.arange(start, start + 4, dtype=np.uint32)})[1]
         for start in (0, 4)

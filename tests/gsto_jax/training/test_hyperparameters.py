@@ -50,7 +50,8 @@ class Tiny(nn.Module):
     @nn.compact
     def __call__(self, image, train=False):
         x = Conv(4, 3, stride=4, name="conv")(image)
-        x = BatchNorm(momentum=self.bn_momentum, name="bn")(x, train)
+        norm = BatchNorm(momentum=self.bn_momentum, frozen=self.frozen_norms, name="bn")
+        x = norm(x, train)
         stage = Conv(3, name="stage")(x)
         return Outputs(Conv(3, use_bias=True, name="head")(x), {"stage3": stage}, {}, {})
 

@@ -1,6 +1,6 @@
 """Frozen parameters and learning-rate factors by pattern."""
 
-from functools import partial
+from functools import cached_property, partial
 
 import flax.linen as nn
 import jax
@@ -10,11 +10,13 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from gsto_jax import BatchNorm, SelfGated, UserError
+from gsto_jax import BatchNorm, Outputs, SelfGated, UserError
 from gsto_jax.config import ModelConfig, OptimConfig
-from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.devices.mesh import make_mesh, put_batch
 from gsto_jax.layers.blocks import ConvBN
 from gsto_jax.layers.heads import SegmentationHead
+from gsto_jax.segmentation.task import SegmentationTask
+from gsto_jax.training.loop import CompiledTrainStep
 from gsto_jax.training.optimizers import sgd
 from gsto_jax.training.parameter_groups import (
     Frozen,
@@ -25,8 +27,8 @@ from gsto_jax.training.parameter_groups import (
     split,
     with_rate_factors,
 )
-from gsto_jax.training.task import initial_state, train_step
-from tests.gsto_jax.small_task import batches, make_task
+from gsto_jax.training.task import initial_state
+from tests.gsto_jax.small_task import batches, make_task, segmentation_task
 
 PARAMS = {
     "stem1": {"conv": {"kernel": 1.0}, "bn": {"scale": 2.0, "bias": 3.0}},
@@ -123,6 +125,29 @@ def test_sgd_with_factors_equals_numpy():
         np.testing.assert_allclose(leaf, params[k], rtol=1e-5)
 
 
+class SmallNetwork(nn.Module):
+    """A fused gate, rematerialized, and a head whose BN cancels a bias."""
+
+    bn_momentum: float | jax.Array = 0.99
+    frozen_norms: frozenset = frozenset()
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        norm = partial(BatchNorm, self.bn_momentum, frozen=self.frozen_norms, groups=2)
+        block = nn.remat(ConvBN, static_argnums=(2,))(4, norm=norm, name="block")
+        gated = SelfGated(num_gates=3, norm=partial(norm, groups=1), name="gate")(
+            block(x, train), train
+        )
+        head = SegmentationHead(3, norm=norm, name="head")
+        return Outputs(head(sum(gated.maps), train), {}, {}, {})
+
+
+class SmallTask(SegmentationTask):
+    @cached_property
+    def model(self):
+        return SmallNetwork()
+
+
 @pytest.fixture(scope="module")
 def steps():
     """Two steps with a frozen body, EMA, two microbatches, a factor and sharded parameters."""
@@ -131,15 +156,19 @@ def steps():
         "train": {"grad_accum_steps": 2},
         "parallel": {"shard_parameters": True},
     }
-    task = make_task(4, sections, freeze=("stem*", "stage*", "transition*", "head/conv"))
-    mesh = make_mesh(jax.devices()[:1])
-    states = [initial_state(task, mesh)]
-    step = jax.jit(partial(train_step, task))
-    source = batches(4, 32)
-    for _ in range(2):
-        batch = next(source)
-        state, metrics = step(states[-1], {k: batch[k] for k in task.train_inputs})
-        states.append(state)
+    config = make_task(4, sections, freeze=("block", "gate", "head/conv")).config
+    task = segmentation_task(SmallTask, config=config, steps=4)
+    mesh = make_mesh(jax.devices()[:2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gsto_jax.devices.mesh.MIN_SHARDED_SIZE", 1)
+        state, step = initial_state(task, mesh), CompiledTrainStep(task, mesh)
+        states = [jax.device_get(state)]
+        batch = next(batches(4, 32))
+        inputs = put_batch({k: batch[k] for k in task.train_inputs}, mesh)
+        for _ in range(2):
+            state, metrics = step(state, inputs)
+            states.append(jax.device_get(state))
+    assert any(not x.is_fully_replicated for x in jax.tree.leaves(state.params))
     return task, states, metrics
 
 
@@ -170,21 +199,6 @@ def test_frozen_parameters_have_no_optimizer_state(steps):
     assert len(momentum) == 4 < len(jax.tree.leaves(frozen))
 
 
-class SmallNetwork(nn.Module):
-    """A fused gate, rematerialized, and a head whose BN cancels a bias."""
-
-    frozen: frozenset = frozenset()
-
-    @nn.compact
-    def __call__(self, x, train=False):
-        norm = partial(BatchNorm, frozen=self.frozen, groups=2)
-        block = nn.remat(ConvBN, static_argnums=(2,))(4, norm=norm, name="block")
-        gated = SelfGated(num_gates=3, norm=partial(norm, groups=1), name="gate")(
-            block(x, train), train
-        )
-        return SegmentationHead(3, norm=norm, name="head")(sum(gated.maps), train)
-
-
 def test_frozen_norms_train_as_at_inference():
     """With all BN frozen, a training step has the outputs and gradients of inference."""
     rng = np.random.default_rng(0)
@@ -192,15 +206,15 @@ def test_frozen_norms_train_as_at_inference():
     variables = jax.jit(SmallNetwork().init)(jax.random.key(0), x)
     norms = frozen_part(ModelConfig(freeze_bn=True), variables).norms
     assert norms == {"block/bn", "gate/bn", "head/bn"}
-    network = SmallNetwork(norms)
+    network = SmallNetwork(frozen_norms=norms)
     stats = jax.tree.map(
         lambda v: (v - rng.uniform(0.5, 0.9, v.shape)).astype(v.dtype), variables["batch_stats"]
     )
 
     def loss(params, train):
         tree = {"params": params, "batch_stats": stats}
-        logits, updates = network.apply(tree, x, train, mutable=["batch_stats"])
-        return jnp.square(logits).mean(), updates
+        outputs, updates = network.apply(tree, x, train, mutable=["batch_stats"])
+        return jnp.square(outputs.logits).mean(), updates
 
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
     ((expected, _), grads), ((actual, updates), train_grads) = (
