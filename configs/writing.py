@@ -97,10 +97,9 @@ def _literal(value: Any) -> str:
         items = [_literal(item) for item in value]
         return f"({', '.join(items)}{',' * (len(items) == 1)})"
     if isinstance(value, str):
-        text = repr(value)
-        if text.startswith("'") and '"' not in text:
-            text = f'"{text[1:-1]}"'
-        return _encodable(text)
+        quote = "'" if value.count('"') > value.count("'") else '"'
+        text = "".join(c if c in "'\"" else repr(c)[1:-1] for c in value)
+        return quote + text.replace(quote, f"\\{quote}") + quote
     return repr(value)
 
 

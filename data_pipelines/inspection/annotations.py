@@ -31,23 +31,32 @@ _MIN_COVERED = 0.9
 BACKGROUND = "background"
 
 
-def find_annotations(root: Path, images: Sequence[str], paths: Sequence[str]) -> Layout | None:
-    """Finds images and their COCO or labelme JSON below a folder; None if there are none.
+def find_annotations(
+    root: Path, images: Sequence[str], paths: Sequence[str]
+) -> tuple[Layout | None, list[str]]:
+    """Finds images and their COCO or labelme JSON below a folder.
 
     Args:
       root: the folder.
       images: its image files, as relative paths.
       paths: all its files.
+
+    Returns:
+      The layout, or None; and why JSON files cannot be used.
     """
     documents = [path for path in paths if _is_json(path)]
-    return _find_labelme(root, images, documents) or _find_coco(root, images, documents)
+    errors: list[str] = []
+    layout = _find_labelme(root, images, documents, errors)
+    return layout or _find_coco(root, images, documents, errors), errors
 
 
 def _is_json(path: str) -> bool:
     return path.lower().endswith(".json")
 
 
-def _find_labelme(root: Path, images: Sequence[str], documents: Sequence[str]) -> Layout | None:
+def _find_labelme(
+    root: Path, images: Sequence[str], documents: Sequence[str], errors: list[str]
+) -> Layout | None:
     """Finds JSON files named like images."""
     files = parse_names([*images, *documents])
     match = match_files(files, lambda path: float(_is_json(path)))
@@ -62,7 +71,8 @@ def _find_labelme(root: Path, images: Sequence[str], documents: Sequence[str]) -
             split: read_annotations(root / folder.replace(PLACEHOLDER, split))
             for split in order_splits(splits)
         }
-    except DataError:
+    except DataError as error:
+        errors.append(str(error))
         return None
     layout = _layout(
         root, f"labelme JSON in {folder}, images in {image_folder}", folder, image_folder
@@ -78,24 +88,28 @@ def _find_labelme(root: Path, images: Sequence[str], documents: Sequence[str]) -
     return layout if layout.pairs else None
 
 
-def _find_coco(root: Path, images: Sequence[str], documents: Sequence[str]) -> Layout | None:
+def _find_coco(
+    root: Path, images: Sequence[str], documents: Sequence[str], errors: list[str]
+) -> Layout | None:
     """Finds the COCO files whose images exist, those of instances first."""
     by_template: dict[str, dict[str, Annotations]] = defaultdict(dict)
     for path in sorted(documents, key=lambda path: path.count("/"))[:_MAX_COCO_FILES]:
         try:
             content = read_annotations(root / path)
-        except DataError:
+        except DataError as error:
+            errors.append(str(error))
             continue
         template, split = split_path(path, documents)
         by_template[template][split] = content
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in images:
         by_name[PurePosixPath(image).name].append(image)
-    layouts = [
-        layout
-        for template, contents in by_template.items()
-        if (layout := _coco_layout(root, template, contents, by_name))
-    ]
+    layouts = []
+    for template, contents in by_template.items():
+        if layout := _coco_layout(root, template, contents, by_name):
+            layouts.append(layout)
+        else:
+            errors.append(f"none of the images that {template} lists exists.")
     return max(
         layouts,
         key=lambda layout: ("instance" in layout.options["annotations"], len(layout.annotated)),
@@ -221,7 +235,13 @@ def _propose(coding: Coding, names: Sequence[str]) -> ClassProposal:
                 f"{uncovered:.2%} of the pixels are in no shape and ignored; if they are a class,"
                 f" add {BACKGROUND!r} to data.classes"
             )
-    options: dict[str, Any] = {"classes": tuple(entry.name for entry in entries if entry.name)}
+    classes = tuple(entry.name for entry in entries if entry.name)
+    if len(classes) < 2:
+        raise DataError(
+            f"the shapes are of the classes {', '.join(classes) or 'none'} only, so nothing can be"
+            " learned from them."
+        )
+    options: dict[str, Any] = {"classes": classes}
     ignored = [
         names[entry.value] for entry in entries if not entry.name and entry.value < len(names)
     ]

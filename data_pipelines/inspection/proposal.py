@@ -86,9 +86,12 @@ def find_layout(root: Path) -> Layout:
     images = [path for path in paths if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise _no_images_error(root, paths)
-    layout = find_label_files(root, images, paths) or find_annotations(root, images, paths)
+    errors: list[str] = []
+    layout = find_label_files(root, images, paths)
     if layout is None:
-        raise _no_labels_error(root, images)
+        layout, errors = find_annotations(root, images, paths)
+    if layout is None:
+        raise _no_labels_error(root, images, errors)
     return layout
 
 
@@ -101,12 +104,14 @@ def _no_images_error(root: Path, paths: Sequence[str]) -> DataError:
     return DataError(f"{root} has no images; it contains {first_few(paths)}. {_EXPECTED}.")
 
 
-def _no_labels_error(root: Path, images: Sequence[str]) -> DataError:
+def _no_labels_error(root: Path, images: Sequence[str], errors: Sequence[str]) -> DataError:
     """Returns an error that says what a folder without pairs of images and labels holds."""
     sample = images[:: -(-len(images) // 8) or 1]
     flat = sum(flatness(root / path) for path in sample) / len(sample)
     kinds = ", ".join(f"{n} {suffix}" for suffix, n in count_by_suffix(parse_names(images)).items())
     contents = f"{root} has {len(images)} images ({kinds})"
+    if errors:
+        return DataError(f"{contents} and no labels: {errors[0]}")
     folders = sorted({PurePosixPath(path).parent.name for path in images})
     if flat > _MIN_LABEL_FLATNESS:
         return DataError(

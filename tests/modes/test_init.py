@@ -1,5 +1,6 @@
 """`--mode=init`: the same data in many layouts, and folders that hold something else."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -57,9 +58,26 @@ def test_all_layouts_give_the_same_labels(layout, tmp_path):
 def test_the_config_passes_the_linter(layout, tmp_path):
     write_layout(tmp_path / "data", layout)
     write_config(tmp_path / "data", tmp_path / "mine.py")
+    lint(tmp_path / "mine.py")
+
+
+def lint(path):
     for command in (["format", "--check"], ["check"]):
-        options = ["--config", ROOT / "pyproject.toml", tmp_path / "mine.py"]
+        options = ["--config", ROOT / "pyproject.toml", path]
         subprocess.run([sys.executable, "-m", "ruff", *command, *options], check=True)
+
+
+def test_names_may_hold_quotes_and_any_bytes(tmp_path):
+    folder = tmp_path / os.fsdecode(b'it\'s """my""" \\data {x} \xe9')
+    write_layout(folder, "one_folder")
+    texts = ["it's", 'a "b" c', "the 'c' and \"d\" of", "e\\n", "Straße", 'x """ y', "車"]
+    texts += ["h", "i", "j", "k", "void"]
+    (folder / "classes.txt").write_text("".join(f"{text}\n" for text in texts))
+    data = write_config(folder, tmp_path / "mine.py")
+    assert data.root == str(folder)
+    assert data.classes == tuple(texts[:-1])
+    assert len(make_source(data, "train")) == 5
+    lint(tmp_path / "mine.py")
 
 
 def test_no_file_is_overwritten(tmp_path):

@@ -1,5 +1,7 @@
 """Folders that hold no images with labels, or hold them in an odd way."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,50 @@ def test_folders_of_classes(tmp_path):
     for n in range(8):
         save(tmp_path / f"{'cats' if n % 2 else 'dogs'}/{n}.png", photo(n))
     assert "classification" in message(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("{", "a.json is not valid JSON"),
+        ({"shapes": [{"label": "x", "shape_type": "star", "points": []}]}, "shape_type"),
+        ({"images": [], "annotations": [], "categories": []}, "none of the images"),
+        ({"images": [{"id": 1, "file_name": "b.jpg"}], "annotations": [], "categories": []},
+         "none of the images"),
+        ({"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "x"}],
+          "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}]},
+         "boxes only"),
+    ],
+)  # fmt: skip
+def test_json_that_cannot_be_used_is_explained(content, text, tmp_path):
+    save(tmp_path / "a.png", photo())
+    content = content if isinstance(content, str) else json.dumps(content)
+    name = "instances" if "images" in content else "a"
+    (tmp_path / f"{name}.json").write_text(content)
+    assert text in message(tmp_path)
+
+
+def test_shapes_of_one_class_that_cover_all(tmp_path):
+    save(tmp_path / "a.png", photo())
+    points = [[0, 0], [64, 48]]
+    shape = {"label": "all", "shape_type": "rectangle", "points": points}
+    (tmp_path / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
+    assert "only" in message(tmp_path)
+
+
+def test_pixels_outside_shapes_are_background_unless_they_are_few(tmp_path):
+    for name, width in (("some", 20), ("most", 62)):
+        save(tmp_path / f"{name}/a.png", photo())
+        shapes = [
+            {"label": label, "shape_type": "rectangle", "points": [[0, top], [width, top + 24]]}
+            for label, top in (("a", 0), ("b", 24))
+        ]
+        document = {"shapes": shapes, "imagePath": "a.png"}
+        (tmp_path / f"{name}/a.json").write_text(json.dumps(document))
+    some, most = (propose(tmp_path / name, MEMORY, on_cpu=True) for name in ("some", "most"))
+    assert some.classes.options["classes"] == ("background", "a", "b")
+    assert most.classes.options["classes"] == ("a", "b")
+    assert any("in no shape" in doubt for doubt in most.doubts)
 
 
 def test_thumbnails_are_no_labels(tmp_path):
