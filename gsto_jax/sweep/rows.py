@@ -1,6 +1,6 @@
 """Rows and runs of a sweep, and checks that their scores are comparable."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,17 +132,17 @@ def check_comparable(rows: Sequence[SweepRow]) -> None:
 def unpaired_options(rows: Sequence[SweepRow]) -> list[str]:
     """Returns the differing options that give rows different batches for the same seed."""
 
-    def data_options(row: SweepRow) -> Iterator[tuple[str, str]]:
-        for field, value in flatten(row.config).items():
-            if field == "train.batch_size" or (
-                field.startswith("data.")
-                and (option_role(field) != "runtime" or field == "data.root")
-            ):
-                yield field, repr(value)
+    def changes_batches(field: str) -> bool:
+        if not field.startswith(("data.", "augment.")) or field == "data.class_weights":
+            return field == "train.batch_size"
+        return option_role(field) != "runtime" or field == "data.root"
 
-    first = {*data_options(rows[0])}
-    differing = {field for row in rows for field, _ in {*data_options(row)} ^ first}
-    return sorted(differing)
+    def batch_options(row: SweepRow) -> set[tuple[str, str]]:
+        options = flatten(row.config).items()
+        return {(field, repr(value)) for field, value in options if changes_batches(field)}
+
+    first = batch_options(rows[0])
+    return sorted({field for row in rows for field, _ in batch_options(row) ^ first})
 
 
 def check_unchanged(runs: Sequence[SweepRun], configs: Sequence[dict[str, Any] | None]) -> None:

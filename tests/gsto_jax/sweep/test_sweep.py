@@ -76,7 +76,8 @@ def test_unpaired_options():
     assert rows.unpaired_options(ROWS) == []
     other = row("t1-gfm", **{"train.batch_size": 8, "data.eval_size": 3, "optim.momentum": 0.5})
     assert rows.unpaired_options([*ROWS, other]) == ["train.batch_size"]
-    assert rows.unpaired_options([ROWS[0], row("t1-gfm", **{"data.flip": False})]) == ["data.flip"]
+    other = row("t1-gfm", **{"data.flip": False, "augment.hue": 0.1, "data.class_weights": (1, 2)})
+    assert rows.unpaired_options([ROWS[0], other]) == ["augment.hue", "data.flip"]
 
 
 def test_check_unchanged(tmp_path):
