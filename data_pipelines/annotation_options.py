@@ -1,5 +1,6 @@
 """Checks the config options of labels that `--mode=prepare` draws from annotations."""
 
+import posixpath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,6 +8,8 @@ if TYPE_CHECKING:
 
 IGNORE = "ignore"
 """Name that stands for `ignore_label` in `DataConfig.category_map`."""
+BACKGROUND = "background"
+"""Name of the class of pixels that no annotation covers."""
 
 
 def check_annotations(config: "DataConfig") -> None:
@@ -20,6 +23,9 @@ def check_annotations(config: "DataConfig") -> None:
     varies = "{split}" in config.annotations
     expected = f"a path {'with' if varies else 'without'} {{split}}, as data.annotations"
     config.require(("{split}" in config.labels) == varies, "labels", expected)
+    others = [posixpath.normpath(path) for path in (config.images, config.annotations)]
+    expected = "another folder than data.images and data.annotations"
+    config.require(posixpath.normpath(config.labels) not in others, "labels", expected)
     drawn = "with data.annotations, whose labels --mode=prepare draws"
     for name in ("label_suffix", "id_map"):
         config.require(not getattr(config, name), name, f"left out {drawn}")

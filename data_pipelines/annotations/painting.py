@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.annotation_options import IGNORE
+from data_pipelines.annotation_options import BACKGROUND, IGNORE
 from data_pipelines.annotations.regions import rasterize
 from data_pipelines.annotations.shapes import AnnotatedImage, Annotations, Size
 from data_pipelines.config import DataConfig
 from data_pipelines.sources.coco_entries import Notes
 
-_BACKGROUND = "background"
 _MAX_LISTED = 100  # categories in a message: COCO has 80
 
 
@@ -72,7 +71,7 @@ def make_painter(config: DataConfig, categories: Collection[str]) -> Painter:
     numbers = {name: number for number, name in enumerate(config.classes)}
     targets = category_targets(config, categories)
     ids = {name: numbers.get(target, config.ignore_label) for name, target in targets.items()}
-    backgrounds = [n for name, n in numbers.items() if _plain(name) == _BACKGROUND]
+    backgrounds = [n for name, n in numbers.items() if is_background(name)]
     background = backgrounds[0] if backgrounds else config.ignore_label
     return Painter(ids, background, config.ignore_label)
 
@@ -103,9 +102,14 @@ def category_targets(config: DataConfig, categories: Collection[str]) -> dict[st
             targets[category] = target
     for name in config.classes:
         expected = f"names of categories, {listed}, unless data.category_map names one for it"
-        has_category = name in targets.values() or _plain(name) == _BACKGROUND
+        has_category = name in targets.values() or is_background(name)
         config.require(has_category, "classes", expected, name)
     return targets
+
+
+def is_background(name: str) -> bool:
+    """Returns whether a class is that of pixels without an annotation."""
+    return _plain(name) == BACKGROUND
 
 
 def _plain(name: str) -> str:

@@ -7,12 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.annotation_options import IGNORE
+from data_pipelines.annotation_options import BACKGROUND, IGNORE
 from data_pipelines.annotations import Annotations, Painter, read_annotations
+from data_pipelines.annotations.painting import is_background
 from data_pipelines.errors import DataError
 from data_pipelines.files.images import read_image_header
 from data_pipelines.inspection.class_names import NamesFile
-from data_pipelines.inspection.classes import MAX_CLASSES, ClassProposal, Entry, is_ignore_name
+from data_pipelines.inspection.classes import (
+    MAX_CLASSES,
+    ClassProposal,
+    Entry,
+    check_class_count,
+    is_ignore_name,
+)
 from data_pipelines.inspection.coding import Coding
 from data_pipelines.inspection.file_names import PLACEHOLDER, order_splits, parse_names, split_path
 from data_pipelines.inspection.layout import Layout
@@ -28,7 +35,6 @@ _MAX_DRAWN = 100
 """Number of images whose shapes are drawn, to count pixels."""
 _MIN_COVERED = 0.9
 """Fraction of the pixels in shapes above which the others count as unlabeled, not background."""
-BACKGROUND = "background"
 
 
 def find_annotations(
@@ -181,7 +187,8 @@ def inspect_annotations(
     """Draws some annotated images, counts their classes, and proposes classes.
 
     Raises:
-      DataError: the shapes of the images that are drawn are malformed.
+      DataError: the shapes of the images that are drawn are malformed, or there are fewer than 2
+        classes.
     """
     names = _order_categories(layout.categories, names_files)
     if len(names) > MAX_CLASSES - 2:
@@ -225,9 +232,9 @@ def _propose(coding: Coding, names: Sequence[str]) -> ClassProposal:
         for n, name in enumerate(names)
     ]
     uncovered = coding.share(IGNORE_LABEL - 1)
-    has_background = any(name.strip("_").lower() == BACKGROUND for name in names)
-    if uncovered and not has_background:
-        if uncovered > 1 - _MIN_COVERED:
+    if uncovered and not any(map(is_background, names)):
+        num_classes = sum(not is_ignore_name(name) for name in names)
+        if uncovered > 1 - _MIN_COVERED or num_classes == 1:
             entries.insert(0, Entry(IGNORE_LABEL - 1, BACKGROUND))
         else:
             entries.append(Entry(IGNORE_LABEL - 1, "", "in no shape"))
@@ -236,11 +243,7 @@ def _propose(coding: Coding, names: Sequence[str]) -> ClassProposal:
                 f" add {BACKGROUND!r} to data.classes"
             )
     classes = tuple(entry.name for entry in entries if entry.name)
-    if len(classes) < 2:
-        raise DataError(
-            f"the shapes are of the classes {', '.join(classes) or 'none'} only, so nothing can be"
-            " learned from them."
-        )
+    check_class_count(classes, f"the categories {', '.join(map(repr, names)) or '(none)'}")
     options: dict[str, Any] = {"classes": classes}
     ignored = [
         names[entry.value] for entry in entries if not entry.name and entry.value < len(names)

@@ -106,7 +106,7 @@ def _read_classes(path: Path) -> tuple[NamedClass, ...]:
             classes = list(_from_json(read_json(data, path)))
         else:
             classes = _from_lines(decode_text(data, path).splitlines())
-    except (OSError, DataError, TypeError, ValueError):
+    except (OSError, DataError, TypeError, ValueError, LookupError, OverflowError):
         return ()
     names = [entry.name for entry in classes]
     if len(names) < 2 or len(set(names)) < len(names) or max(map(len, names)) > 60:
@@ -148,6 +148,8 @@ def _rgb(value: Any) -> Color:
         text = value.lstrip("#")
         return int(text[:2], 16), int(text[2:4], 16), int(text[4:6], 16)
     red, green, blue = (int(channel) for channel in value[:3])
+    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
+        raise ValueError(f"a color must lie in 0..255; got {value}")
     return red, green, blue
 
 

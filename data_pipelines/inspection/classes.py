@@ -79,11 +79,8 @@ def propose_classes(coding: Coding, names_files: Sequence[NamesFile]) -> ClassPr
             " If these are numbers of objects, heights or photos, choose the folder of the label"
             " maps."
         )
-    if len(classes) < 2:
-        raise DataError(
-            f"the labels have the {unit} {', '.join(_value_text(coding, v) for v in coding.pixels)}"
-            " only, so there is a single class: nothing can be learned from them."
-        )
+    values = ", ".join(_value_text(coding, value) for value in coding.pixels)
+    check_class_count(classes, f"the {unit} {values}")
     names = _unique([entry.name for entry in classes])
     named = [Entry(entry.value, name) for entry, name in zip(classes, names, strict=True)]
     ignored = [entry for entry in entries if not entry.name]
@@ -95,6 +92,15 @@ def propose_classes(coding: Coding, names_files: Sequence[NamesFile]) -> ClassPr
             " that occur in others only"
         )
     return proposal
+
+
+def check_class_count(classes: Sequence[object], values: str) -> None:
+    """Raises DataError for fewer than 2 classes; `values` describes what labels contain."""
+    if len(classes) < 2:
+        raise DataError(
+            f"the labels have {values} only, so there is a single class: nothing can be learned"
+            " from them."
+        )
 
 
 def _id_entries(coding: Coding, names_files: Sequence[NamesFile]) -> tuple[list[Entry], list[str]]:
@@ -116,7 +122,7 @@ def _id_entries(coding: Coding, names_files: Sequence[NamesFile]) -> tuple[list[
         doubts.append("id 0 was named background; if it means unlabeled, map it to 255")
     entries = [_named_entry(k, names.get(k, f"class_{n}")) for n, k in enumerate(ids)]
     if 255 in present and 255 not in ignored:
-        doubts.append("id 255 was taken for a class; if it means unlabeled, remove the class")
+        doubts.append("id 255 was made a class; if it means unlabeled, remove the class")
     if not file:
         doubts.append("no file names the classes, such as classes.txt: edit data.classes")
     return [*entries, *(Entry(k, "", reason) for k, reason in ignored.items())], doubts
@@ -161,7 +167,7 @@ def _color_entries(
         if plain is not None:
             texts = [entry.name for entry in plain.classes]
             doubts.append(
-                f"{plain.path.name} has no colors: its order was taken for that of colors"
+                f"{plain.path.name} has no colors: its order is assumed to be that of the colors"
             )
         else:
             texts = [f"class_{n}" for n in range(len(values))]

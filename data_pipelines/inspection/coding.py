@@ -1,6 +1,5 @@
 """Finds out how label files code their classes: as ids, or as colors, and which occur."""
 
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +8,15 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few
 from data_pipelines.files.images import decode_colors, decode_label
-from data_pipelines.files.retry import read_with_retries
+from data_pipelines.files.retry import read_bytes
 from data_pipelines.labels import Color
 from data_pipelines.sources.label_inspection import lossy_format_name
-from gsto_jax.image_files import DecodeOptions
+from data_pipelines.sources.stats import count_pixels
+from gsto_jax.image_files import DecodeOptions, ImageError, open_image
 
 MAX_LABELS = 1000
 """Maximum number of label files that are read; more take minutes."""
@@ -138,11 +137,13 @@ class _Probe:
 def _probe(path: Path) -> _Probe:
     """Finds out how one label file is stored."""
     try:
-        data = _read(path)
-        with Image.open(io.BytesIO(data)) as image:
+        data = read_bytes(path)
+        with open_image(data) as image:
             mode = image.mode
             colors = np.reshape(image.getpalette() or (), (-1, 3)) if mode == "P" else ()
-    except (OSError, ValueError, SyntaxError, DataError) as error:
+    except DataError as error:
+        return _Probe(error=str(error))
+    except ImageError as error:
         return _Probe(error=f"Cannot decode {path}: {error}.")
     lossy = lossy_format_name(data)
     try:
@@ -193,7 +194,7 @@ class _Counts:
 def _count(path: Path, encoding: str) -> _Counts | None:
     decode = decode_colors if encoding == "colors" else decode_label
     try:
-        values = decode(_read(path), str(path), _OPTIONS)
+        values = decode(read_bytes(path), str(path), _OPTIONS)
     except DataError:
         return None
     inner = values[:-1, :-1]
@@ -202,10 +203,8 @@ def _count(path: Path, encoding: str) -> _Counts | None:
 
 
 def _count_values(values: np.ndarray) -> dict[int, int]:
-    if values.dtype == np.uint8:
-        counts = np.bincount(values.ravel(), minlength=256)
-        present = np.flatnonzero(counts)
-        return dict(zip(present.tolist(), counts[present].tolist(), strict=True))
+    if values.dtype != np.uint32:  # ids
+        return count_pixels(values)
     present, counts = np.unique(values, return_counts=True)
     return dict(zip(present.tolist(), counts.tolist(), strict=True))
 
@@ -222,7 +221,7 @@ def _merge_altered(coding: Coding, equal: Counter[int], class_colors: Sequence[C
         coding.doubts.append("most ids are those of single pixels: these may be no class maps")
         return
     if coding.encoding == "ids":  # a gray value is a color, so that there is a distance
-        coding.encoding = "colors"
+        coding.encoding, class_colors = "colors", ()
         for name in ("pixels", "images"):
             gray = {pack_color((k, k, k)): n for k, n in getattr(coding, name).items()}
             setattr(coding, name, Counter(gray))
@@ -270,10 +269,3 @@ def _area_colors(coding: Coding, equal: Counter[int]) -> list[int]:
 def _spread(labels: Sequence[Path], count: int) -> list[Path]:
     """Returns up to `count` labels spread evenly."""
     return list(labels[:: -(-len(labels) // count) or 1])
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_with_retries(path.read_bytes, str(path))
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.") from None

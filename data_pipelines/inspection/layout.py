@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.annotations import AnnotatedImage
 from data_pipelines.errors import DataError
@@ -19,6 +18,7 @@ from data_pipelines.inspection.file_names import (
 from data_pipelines.inspection.lists import PathPairs, find_name_lists, find_pair_lists
 from data_pipelines.inspection.pairing import Kind, Match, match_files
 from data_pipelines.sources.folder_pairs import pair_folders
+from gsto_jax.image_files import ImageError, open_image
 
 _PROBED_SIDE = 512
 """Side of the center of an image that is read to tell labels from photos."""
@@ -160,12 +160,12 @@ def _describe(options: Mapping[str, str], match: Match) -> str:
 def flatness(path: Path) -> float:
     """Returns the fraction of pixels in the center of an image that equal their right neighbor."""
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as file, open_image(file) as image:
             left, top = (max(0, (side - _PROBED_SIDE) // 2) for side in image.size)
             box = (left, top, left + _PROBED_SIDE, top + _PROBED_SIDE)
             width, height = image.size
             values = np.asarray(image.crop((*box[:2], min(box[2], width), min(box[3], height))))
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ImageError):
         return 0.0
     equal = values[:, 1:] == values[:, :-1]
     return float((equal.all(-1) if equal.ndim == 3 else equal).mean()) if equal.size else 0.0

@@ -167,6 +167,8 @@ JSON = {"annotations": "{split}.json", "label_suffix": ""}
         ("annotations", {"annotations": "all.json", "label_suffix": "", "labels": "labels"}),
         ("labels", JSON | {"labels": "labels"}),
         ("labels", JSON | {"annotations": "all.json"}),
+        ("labels", JSON | {"images": "x/{split}", "labels": "x/{split}/"}),
+        ("labels", JSON | {"annotations": "x/{split}", "labels": "./x/{split}"}),
         ("label_suffix", {"annotations": "{split}.json"}),
         ("id_map", JSON | {"id_map": ((0, 0), (1, 1), (2, 2))}),
         ("label_encoding", JSON | COLORS),

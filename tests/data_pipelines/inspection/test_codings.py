@@ -8,7 +8,7 @@ from PIL import Image
 
 from data_pipelines.inspection.class_names import NamedClass, find_names_files
 from data_pipelines.inspection.classes import propose_classes
-from data_pipelines.inspection.coding import inspect_coding
+from data_pipelines.inspection.coding import inspect_coding, unpack_color
 from tests.data_pipelines.dataset_layouts import save
 
 STRIPES = np.repeat(np.repeat([[0, 1, 2, 3]], 4, 1), 16, 0).astype(np.uint8)
@@ -64,6 +64,14 @@ def test_smooth_masks_get_a_tolerance(tmp_path):
     assert any("JPEG" in doubt for doubt in coding.doubts)
 
 
+def test_gray_masks_get_no_colors_of_a_file(tmp_path):
+    mask = np.kron(np.eye(4, dtype=np.uint8) * 200, np.ones((24, 24), np.uint8))
+    Image.fromarray(mask).save(tmp_path / "a.jpg", quality=40)
+    coding = inspect_coding([tmp_path / "a.jpg"], [(255, 0, 0), (0, 0, 0), (0, 255, 0)])
+    assert len(coding.pixels) == 2
+    assert all(red == green == blue for red, green, blue in map(unpack_color, coding.pixels))
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [
@@ -114,3 +122,17 @@ def test_names_from_1_leave_0_for_the_background(tmp_path):
     _, proposal = propose(tmp_path / "a.png", names=find_names_files(tmp_path, []))
     assert proposal.options["classes"] == ("background", "a", "b", "c")
     assert any("background" in doubt for doubt in proposal.doubts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"name": "a", "id": Infinity}, {"name": "b", "id": 1}]',
+        '{"a": [300, 0, 0], "b": [0, 0, 0]}',
+        '[{"name": "a", "color": {"r": 1}}, {"name": "b"}]',
+        "[[1, 2], [3, 4]]",
+    ],
+)
+def test_files_without_usable_names_are_left_out(text, tmp_path):
+    (tmp_path / "classes.json").write_text(text)
+    assert not find_names_files(tmp_path, [])

@@ -1,13 +1,17 @@
 """Folders that hold no images with labels, or hold them in an odd way."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines import DataError
 from data_pipelines.inspection.proposal import find_layout, propose
-from tests.data_pipelines.dataset_layouts import drawn, names, save
+from gsto_jax.image_files import header
+from tests.data_pipelines.annotation_files import write_json
+from tests.data_pipelines.dataset_layouts import SIZE, drawn, names, save
 
 MEMORY = 2**34
 
@@ -102,6 +106,36 @@ def test_one_id_only(tmp_path):
     save(tmp_path / "images/a.png", photo())
     save(tmp_path / "labels/a.png", np.zeros((8, 8), np.uint8))
     assert "single class" in message(tmp_path)
+
+
+def write_coco(root, category, polygon):
+    save(root / "a.png", photo())
+    content = {
+        "images": [{"id": 0, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": category}],
+        "annotations": [{"image_id": 0, "category_id": 1, "segmentation": [polygon]}],
+    }
+    write_json(root / "a.json", content)
+
+
+def test_one_category(tmp_path):
+    height, width = SIZE
+    write_coco(tmp_path, "car", [0, 0, width, 0, width, height, 0, height])
+    assert "single class" in message(tmp_path)
+    write_coco(tmp_path, "car", [1, 0, width, 0, width, height, 1, height])
+    options = propose(tmp_path, MEMORY, on_cpu=True).classes.options
+    assert options["classes"] == ("background", "car")
+    for category in (" _Background_", "void"):
+        write_coco(tmp_path, category, [1, 0, width, 0, width, height, 1, height])
+        assert "single class" in message(tmp_path)
+
+
+def test_images_above_the_maximum_size(tmp_path, monkeypatch):
+    save(tmp_path / "images/a.png", photo())
+    save(tmp_path / "labels/a.png", label())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 3)
+    monkeypatch.setattr(header, "pillow_limit", lambda max_pixels: nullcontext())
+    assert "too large" in message(tmp_path)
 
 
 def test_ids_of_objects(tmp_path):
