@@ -30,6 +30,7 @@ from data_pipelines.sources.drawn_labels import (
     draw_options,
     read_manifest,
 )
+from data_pipelines.sources.fraction import check_no_own_files
 from data_pipelines.sources.image_checks import check_annotated_size
 from gsto_jax.files import atomic_write, to_json, write_text
 from gsto_jax.image_files import DecodeOptions
@@ -76,6 +77,7 @@ def draw_label_folders(
     root = Path(config.root).expanduser()
     if not root.is_dir():
         raise DataError(f"There is no folder {root}. Set root to the folder of the dataset.")
+    check_no_own_files(root, config, config.eval_split)
     annotations = {
         split: read_annotations(root / config.annotations.format(split=split))
         for split in dict.fromkeys(
@@ -147,10 +149,13 @@ class _Drawing:
 
     def _check_existing(self, manifest: dict[str, object]) -> None:
         existing = read_manifest(self.folder)
-        remedy = "Remove it to draw it again, or set data.labels to another folder"
         options = existing.get("options")
         if not isinstance(options, dict):
-            raise DataError(f"{self.folder} was not drawn by --mode=prepare. {remedy}.")
+            raise DataError(
+                f"{self.folder} was not drawn by --mode=prepare, and is not overwritten. Set"
+                " data.labels to another folder."
+            )
+        remedy = "Remove it to draw it again, or set data.labels to another folder"
         if difference := describe_difference(options, self.config):
             raise DataError(f"{self.folder} was drawn with {difference}. {remedy}.")
         if existing.get("checksum") != manifest["checksum"]:

@@ -15,7 +15,7 @@ from data_pipelines.files.retry import read_bytes
 from data_pipelines.sources.color_map import make_label_map
 from data_pipelines.sources.drawn_labels import check_drawn
 from data_pipelines.sources.folder_pairs import Pairs, pair_folders
-from data_pipelines.sources.fraction import own_files_error, split_members
+from data_pipelines.sources.fraction import check_no_own_files, split_members
 from data_pipelines.sources.image_checks import check_label_size, image_warnings
 from data_pipelines.sources.image_list import read_pairs
 from data_pipelines.sources.label_inspection import inspect_label
@@ -129,10 +129,7 @@ def _read_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
       DataError: there are none, or `val_fraction` is set and the split has its own files too.
     """
     stored_split = config.stored_split(split)
-    pattern = config.list_file or config.images
-    own = root / pattern.format(split=split)
-    if split != stored_split and "{split}" in pattern and own.exists():
-        raise own_files_error(config, split, own)
+    check_no_own_files(root, config, split)
     if config.list_file:
         return _listed_pairs(root, config.list_file.format(split=stored_split))
     return _folder_pairs(root, config, stored_split)

@@ -5,6 +5,7 @@ import os
 import posixpath
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
@@ -40,6 +41,16 @@ def split_members(names: Sequence[str], config: DataConfig, split: str) -> list[
     held_out = set(ranking[:size])
     is_eval = split == config.eval_split
     return [index for index, key in enumerate(keys) if (key in held_out) == is_eval]
+
+
+def check_no_own_files(root: Path, config: DataConfig, split: str) -> None:
+    """Raises DataError if `val_fraction` is set and the evaluation split has its own files."""
+    stored_split = config.stored_split(split)
+    patterns = (config.images, config.labels, config.annotations)
+    for pattern in [config.list_file] if config.list_file else patterns:
+        own = root / pattern.format(split=split)
+        if split != stored_split and "{split}" in pattern and own.exists():
+            raise own_files_error(config, split, own)
 
 
 def own_files_error(config: DataConfig, split: str, location: object) -> DataError:

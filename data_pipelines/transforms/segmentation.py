@@ -250,7 +250,7 @@ class RandomScaleCropFlip(grain.transforms.RandomMap):
           rng: random number generator.
 
         Returns:
-          image `crop 3` uint8, 0 outside the image; label `crop` uint8, `ignore_label` outside;
+          image `crop c` uint8, 0 outside the image; label `crop` uint8, `ignore_label` outside;
           size int32 (2,), the rows and columns that the image fills; index int32; augment_seed
           uint32, for the augmentation of pixels.
         """

@@ -92,7 +92,9 @@ def test_other_labels_are_not_overwritten(config, labels, tmp_path, change):
         content = json.loads((tmp_path / "train.json").read_text())
         content["images"][0]["file_name"] = "a.JPEG"
         write_json(tmp_path / "train.json", content)
-    with pytest.raises(DataError, match=r"masks/train was (not )?drawn .*Remove it"):
+    with pytest.raises(
+        DataError, match=r"masks/train was (not )?drawn .*data\.labels to another folder"
+    ):
         draw_label_folders(config)
     assert before == {path: path.read_bytes() for path in tmp_path.glob("masks/*/*.png")}
 
@@ -182,6 +184,17 @@ def test_categories_that_are_not_drawn_are_counted(config, labels, tmp_path):
     content = json.loads((tmp_path / "train.json").read_text())
     roads = sum(entry["category_id"] == 1 for entry in content["annotations"])
     assert any(f"not drawn: {roads} of road" in note for note in train.notes)
+
+
+def test_a_fraction_of_train_is_refused_beside_annotations_of_val(config, labels, tmp_path):
+    (tmp_path / "images/train").rename(tmp_path / "images/all")
+    config = replace(config, images="images/all", val_fraction=0.5)
+    with pytest.raises(DataError, match=r"val\.json exists.*val_fraction=0 "):
+        draw_label_folders(config)
+    (tmp_path / "val.json").unlink()
+    (folder,) = draw_label_folders(config)
+    assert (folder.path, folder.count) == (tmp_path / "masks/train", 2)
+    assert [len(make_source(config, split)) for split in ("train", "val")] == [1, 1]
 
 
 def test_images_of_another_size(config, labels, tmp_path):
