@@ -1,5 +1,6 @@
 """Class tables of datasets: names, colors, and the train id of each id in the label files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 IGNORE_LABEL = 255
@@ -115,6 +116,16 @@ def _voc_palette(count: int) -> tuple[Color, ...]:
         return sum((index >> (3 * k + offset) & 1) << (7 - k) for k in range(8))
 
     return tuple((channel(n, 0), channel(n, 1), channel(n, 2)) for n in range(count))
+
+
+def pack_color(color: Sequence[int]) -> int:
+    """Returns an RGB color as 0xRRGGBB."""
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def unpack_color(value: int) -> Color:
+    """Returns a color 0xRRGGBB as RGB."""
+    return value >> 16 & 255, value >> 8 & 255, value & 255
 
 
 def distinct_colors(count: int) -> tuple[Color, ...]:

@@ -18,10 +18,11 @@ from data_pipelines import DataConfig, DataError, Source, audit_labels, group_is
 from data_pipelines.annotations.painting import make_painter
 from data_pipelines.files.images import decode_image
 from data_pipelines.inspection.annotations import draw
-from data_pipelines.inspection.coding import Coding, unpack_color
+from data_pipelines.inspection.coding import Coding
 from data_pipelines.inspection.layout import Layout
 from data_pipelines.inspection.lists import list_text
 from data_pipelines.inspection.proposal import Proposal, propose
+from data_pipelines.labels import unpack_color
 from data_pipelines.sources.audit import sample_indices
 from gsto_jax import progress
 from gsto_jax.drawing.tiles import write_image

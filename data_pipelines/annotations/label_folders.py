@@ -25,7 +25,7 @@ from data_pipelines.files.disk import first_few, strip_suffix
 from data_pipelines.files.images import read_image_header
 from data_pipelines.files.working_folder import INCOMPLETE_SUFFIX, LOCK, disk_errors, locked
 from data_pipelines.sources.drawn_labels import (
-    MANIFEST,
+    DRAWN_MANIFEST,
     describe_difference,
     draw_options,
     read_manifest,
@@ -126,7 +126,7 @@ class _Drawing:
         with locked(work):
             if read_manifest(work) != manifest:
                 _empty(work)
-                write_text(work / MANIFEST, to_json(manifest))
+                write_text(work / DRAWN_MANIFEST, to_json(manifest))
             with ThreadPoolExecutor(threads) as pool:
                 futures = [pool.submit(self._draw_label, work, label) for label in self.images]
                 try:

@@ -1,1 +1,1 @@
-"""Looks into a folder of images and labels and proposes a config for it."""
+"""Inspects a folder of images and labels and proposes a config for it."""

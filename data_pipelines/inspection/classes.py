@@ -7,8 +7,14 @@ from typing import Any
 
 from data_pipelines.errors import DataError
 from data_pipelines.inspection.class_names import NamesFile
-from data_pipelines.inspection.coding import Coding, pack_color, unpack_color
-from data_pipelines.labels import IGNORE_LABEL, Color, distinct_colors
+from data_pipelines.inspection.coding import Coding
+from data_pipelines.labels import (
+    IGNORE_LABEL,
+    Color,
+    distinct_colors,
+    pack_color,
+    unpack_color,
+)
 
 MAX_CLASSES = 255
 _IGNORE_NAMES = re.compile(
@@ -24,7 +30,7 @@ _MAX_GAP = 2
 
 @dataclass(frozen=True)
 class Entry:
-    """What an id or a color in the label files means.
+    """The meaning of an id or a color in the label files.
 
     Attributes:
       value: the id, or the color 0xRRGGBB.
@@ -44,7 +50,7 @@ class ClassProposal:
     Attributes:
       entries: all ids or colors, classes in the order of their train ids.
       options: config options of the section `data` that say the same.
-      doubts: what was unclear.
+      doubts: decisions that may be wrong.
     """
 
     entries: list[Entry]
@@ -53,12 +59,12 @@ class ClassProposal:
 
     @property
     def classes(self) -> list[Entry]:
-        """The entries that are no ignored ones."""
+        """The entries of classes."""
         return [entry for entry in self.entries if entry.name]
 
     @property
     def ignored(self) -> list[Entry]:
-        """The other entries."""
+        """The entries that are ignored."""
         return [entry for entry in self.entries if not entry.name]
 
 

@@ -1,4 +1,4 @@
-"""Finds out how label files code their classes: as ids, or as colors, and which occur."""
+"""Detects how label files code their classes, as ids or colors, and counts their pixels."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few
 from data_pipelines.files.images import decode_colors, decode_label
 from data_pipelines.files.retry import read_bytes
-from data_pipelines.labels import Color
+from data_pipelines.labels import Color, pack_color, unpack_color
 from data_pipelines.sources.label_inspection import lossy_format_name
 from data_pipelines.sources.stats import count_pixels
 from gsto_jax.image_files import DecodeOptions, ImageError, open_image
@@ -48,7 +48,7 @@ class Coding:
       tolerance: distance to the nearest class color up to which a color is of the class; 0: exact.
       num_read: number of labels read.
       num_labels: number of labels.
-      doubts: what was unclear.
+      doubts: decisions that may be wrong.
     """
 
     encoding: str
@@ -71,18 +71,8 @@ class Coding:
         return self.pixels[value] / max(self.pixels.total(), 1)
 
 
-def unpack_color(value: int) -> Color:
-    """Returns a color 0xRRGGBB as RGB."""
-    return value >> 16 & 255, value >> 8 & 255, value & 255
-
-
-def pack_color(color: Sequence[int]) -> int:
-    """Returns an RGB color as 0xRRGGBB."""
-    return color[0] << 16 | color[1] << 8 | color[2]
-
-
 def inspect_coding(labels: Sequence[Path], class_colors: Sequence[Color] = ()) -> Coding:
-    """Reads labels, or `MAX_LABELS` of them, and finds out how they code their classes.
+    """Reads up to `MAX_LABELS` labels and detects how they code their classes.
 
     Args:
       labels: the label files.
@@ -135,7 +125,7 @@ class _Probe:
 
 
 def _probe(path: Path) -> _Probe:
-    """Finds out how one label file is stored."""
+    """Detects how one label file is stored."""
     try:
         data = read_bytes(path)
         with open_image(data) as image:

@@ -1,4 +1,4 @@
-"""Names of image files: their split, and what an image and its label may have in common."""
+"""Parses names of image files: their split, and the part that images and labels share."""
 
 import re
 import unicodedata
@@ -23,7 +23,7 @@ PLACEHOLDER = "{split}"
 
 @dataclass(frozen=True)
 class Marks:
-    """What a kind of file adds to the name that an image and its label share.
+    """Start and end that a kind of file adds to the name that image and label share.
 
     Attributes:
       prefix: start of the names, such as "mask_".

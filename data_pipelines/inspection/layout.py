@@ -16,7 +16,7 @@ from data_pipelines.inspection.file_names import (
     parse_names,
 )
 from data_pipelines.inspection.lists import PathPairs, find_name_lists, find_pair_lists
-from data_pipelines.inspection.pairing import Kind, Match, match_files
+from data_pipelines.inspection.pairing import FileKind, Match, match_files
 from data_pipelines.sources.folder_pairs import pair_folders
 from gsto_jax.image_files import ImageError, open_image
 
@@ -36,7 +36,7 @@ class Layout:
       needs_lists: whether list files of the pairs must be written, since no options describe them.
       annotated: annotated images by file, of COCO and labelme JSON.
       categories: their categories.
-      doubts: what was unclear.
+      doubts: decisions that may be wrong.
     """
 
     root: Path
@@ -121,7 +121,7 @@ def _folder_options(match: Match) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value}
 
 
-def _suffix(kind: Kind, suffixes: Sequence[str]) -> str:
+def _suffix(kind: FileKind, suffixes: Sequence[str]) -> str:
     """Returns the option that selects files of a kind; "" for any image file."""
     if kind.marks.ending:
         return kind.marks.ending + Counter(suffixes).most_common(1)[0][0]

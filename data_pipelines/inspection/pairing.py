@@ -1,4 +1,4 @@
-"""Pairs images with labels by what their names have in common, and tells which is which."""
+"""Pairs images with labels by the common part of their names, and detects the labels."""
 
 import re
 from collections import Counter, defaultdict
@@ -43,13 +43,13 @@ _OTHER_WORDS = re.compile(
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileKind:
     """Files of one kind: with the same folder in their paths, and the same marks.
 
     Attributes:
       folder: the components by which their paths differ from those of their partners.
-      marks: what their names add.
-      suffix: their file suffix, if it alone tells them from others; else "".
+      marks: start and end of their names.
+      suffix: their file suffix, if only the suffix distinguishes them from others; else "".
     """
 
     folder: Folder
@@ -57,7 +57,7 @@ class Kind:
     suffix: str = ""
 
     def keys(self, file: ImageFile) -> list[Key]:
-        """Returns what a file may share with its partner; nothing for one of another kind."""
+        """Returns the keys that a file may share with its partner; none for another kind."""
         core = self.marks.core(file.stem)
         if core is None or self.suffix not in ("", file.suffix):
             return []
@@ -86,11 +86,11 @@ class Match:
         empty if there are several such.
       image_flatness: mean flatness of some of the images.
       unpaired: number of images without label.
-      doubts: what else may be meant.
+      doubts: other interpretations of the files.
     """
 
-    images: Kind
-    labels: Kind
+    images: FileKind
+    labels: FileKind
     pairs: tuple[Pair, ...]
     folders: tuple[Folder, ...]
     image_flatness: float
@@ -115,7 +115,7 @@ def match_files(files: Sequence[ImageFile], flatness: Flatness) -> Match | None:
     return _describe_others(_count_unpaired(matches[0], files), matches[1:])
 
 
-def _count_kinds(files: Sequence[ImageFile]) -> Counter[tuple[Kind, Kind]]:
+def _count_kinds(files: Sequence[ImageFile]) -> Counter[tuple[FileKind, FileKind]]:
     """Counts, for a sample of files, by which kinds of files they are paired with others."""
     marks = marks_by_folder(files)
     by_core: dict[tuple[str, str], list[tuple[ImageFile, Marks]]] = defaultdict(list)
@@ -128,7 +128,7 @@ def _count_kinds(files: Sequence[ImageFile]) -> Counter[tuple[Kind, Kind]]:
         for mark in marks[file.folder]:
             if mark.core(file.stem) is not None:
                 by_core[core_key(file, mark)].append((file, mark))
-    counts: Counter[tuple[Kind, Kind]] = Counter()
+    counts: Counter[tuple[FileKind, FileKind]] = Counter()
     for file in files[:: -(-len(files) // _SAMPLE_FILES) or 1]:
         partners = set()
         for mark in marks[file.folder]:
@@ -141,14 +141,16 @@ def _count_kinds(files: Sequence[ImageFile]) -> Counter[tuple[Kind, Kind]]:
     return counts
 
 
-def _kinds(file: ImageFile, mark: Marks, other: ImageFile, other_mark: Marks) -> tuple[Kind, Kind]:
+def _kinds(
+    file: ImageFile, mark: Marks, other: ImageFile, other_mark: Marks
+) -> tuple[FileKind, FileKind]:
     """Returns the kinds by which two files are a pair, in a canonical order."""
     head, other_head = _strip_tail(file.folder, other.folder)
     start = len(common_start((head, other_head)))
     suffixes = (file.suffix, other.suffix) if head == other_head else ("", "")
     kinds = [
-        Kind(head[start:], mark, suffixes[0]),
-        Kind(other_head[start:], other_mark, suffixes[1]),
+        FileKind(head[start:], mark, suffixes[0]),
+        FileKind(other_head[start:], other_mark, suffixes[1]),
     ]
     first, second = sorted(
         kinds, key=lambda kind: (kind.folder, kind.marks.prefix, kind.marks.ending, kind.suffix)
@@ -162,7 +164,7 @@ def _strip_tail(first: Folder, second: Folder) -> tuple[Folder, Folder]:
     return first[: len(first) - shared], second[: len(second) - shared]
 
 
-def _pair(files: Sequence[ImageFile], first: Kind, second: Kind) -> list[Pair]:
+def _pair(files: Sequence[ImageFile], first: FileKind, second: FileKind) -> list[Pair]:
     """Returns the pairs of two kinds; a file of both kinds is of the one with longer marks."""
     longer = int(len(second.words + second.suffix) > len(first.words + first.suffix))
     sides: tuple[dict[Key, ImageFile], dict[Key, ImageFile]] = ({}, {})
@@ -175,7 +177,7 @@ def _pair(files: Sequence[ImageFile], first: Kind, second: Kind) -> list[Pair]:
     return list(pairs.values())
 
 
-def _folders(first: Kind, second: Kind, pairs: Sequence[Pair]) -> tuple[Folder, ...]:
+def _folders(first: FileKind, second: FileKind, pairs: Sequence[Pair]) -> tuple[Folder, ...]:
     """Returns the folders of both kinds below which pairs have the same paths, if unique."""
     if not (first.folder or second.folder):
         start = common_start([file.folder for file, _ in pairs])
@@ -194,8 +196,10 @@ def _folders(first: Kind, second: Kind, pairs: Sequence[Pair]) -> tuple[Folder, 
     return head + shared, other_head + shared
 
 
-def _order(first: Kind, second: Kind, pairs: list[Pair], flatness: Flatness) -> Match | None:
-    """Tells which kind is the labels; None if neither is."""
+def _order(
+    first: FileKind, second: FileKind, pairs: list[Pair], flatness: Flatness
+) -> Match | None:
+    """Returns the match with the labels as the second kind; None if neither kind is labels."""
     sample = pairs[:: -(-len(pairs) // _CONTENT_FILES)]
     flat = [sum(flatness(pair[side].path) for pair in sample) / len(sample) for side in (0, 1)]
     words = [_label_words(kind) for kind in (first, second)]
@@ -218,7 +222,7 @@ def _order(first: Kind, second: Kind, pairs: list[Pair], flatness: Flatness) -> 
     return Match(first, second, tuple(pairs), folders, flat[1 - side], doubts=doubts)
 
 
-def _label_words(kind: Kind) -> int:
+def _label_words(kind: FileKind) -> int:
     # An ending tells more than a folder: masks often lie in a folder of images.
     parts = (*kind.folder, kind.marks.prefix, kind.marks.ending)
     for part in reversed(parts):

@@ -1,4 +1,4 @@
-"""Looks into the folder of a dataset and proposes what a config says about it."""
+"""Inspects the folder of a dataset and proposes a config for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Proposal:
 
     @property
     def doubts(self) -> list[str]:
-        """What was unclear."""
+        """Decisions that may be wrong."""
         return [*self.layout.doubts, *self.coding.doubts, *self.classes.doubts]
 
 
@@ -55,8 +55,7 @@ def propose(root: Path, memory: int, on_cpu: bool) -> Proposal:
       on_cpu: whether it runs without an accelerator.
 
     Raises:
-      DataError: there is no such folder, or it holds no images with usable labels; says what it
-        holds.
+      DataError: there is no such folder, or it has no images with usable labels.
     """
     layout = find_layout(root)
     pairs = [pair for split in layout.pairs.values() for pair in split]
@@ -105,7 +104,7 @@ def _no_images_error(root: Path, paths: Sequence[str]) -> DataError:
 
 
 def _no_labels_error(root: Path, images: Sequence[str], errors: Sequence[str]) -> DataError:
-    """Returns an error that says what a folder without pairs of images and labels holds."""
+    """Returns an error that describes the files of a folder without labels."""
     sample = images[:: -(-len(images) // 8) or 1]
     flat = sum(flatness(root / path) for path in sample) / len(sample)
     kinds = ", ".join(f"{n} {suffix}" for suffix, n in count_by_suffix(parse_names(images)).items())

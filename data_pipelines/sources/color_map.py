@@ -7,6 +7,7 @@ import numpy as np
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.images import decode_colors
+from data_pipelines.labels import unpack_color
 from data_pipelines.sources.label_map import UNKNOWN, LabelCounts, LabelMap, list_values
 from data_pipelines.sources.stats import Issue
 from gsto_jax.image_files import DecodeOptions
@@ -111,8 +112,8 @@ class ColorMap:
             return f"other colors ({count} px)"
         (index,), (distance,) = self._nearest(np.array([color], np.uint32))
         return (
-            f"{format_color(color)} ({count} px, nearest {self._names[index]}"
-            f" {format_color(int(self._exact[index]))} at distance {distance:.0f})"
+            f"{unpack_color(color)} ({count} px, nearest {self._names[index]}"
+            f" {unpack_color(int(self._exact[index]))} at distance {distance:.0f})"
         )
 
     def _resolve(self, colors: np.ndarray) -> bool:
@@ -143,16 +144,11 @@ def make_label_map(config: DataConfig) -> LabelMap | ColorMap:
     return LabelMap(config) if config.label_encoding == "ids" else ColorMap(config)
 
 
-def format_color(color: int) -> str:
-    """Formats 0xRRGGBB as "(r, g, b)"."""
-    return f"({color >> 16}, {color >> 8 & 255}, {color & 255})"
-
-
 def format_value(config: DataConfig, value: int) -> str:
     """Formats a value in the label files, such as "id 7" or "color (0, 0, 255)"."""
     if config.label_encoding == "ids":
         return f"id {value}"
-    return "other colors" if value == OTHER_COLORS else f"color {format_color(value)}"
+    return "other colors" if value == OTHER_COLORS else f"color {unpack_color(value)}"
 
 
 def _swap_channels(color: int) -> int:

@@ -1,4 +1,4 @@
-"""What `--mode=prepare` writes beside the labels that it draws, and its check before a run."""
+"""The manifest that `--mode=prepare` writes beside drawn labels, and its check before a run."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.files.json import read_json
 from data_pipelines.files.retry import read_bytes
 
-MANIFEST = ".drawn.json"
+DRAWN_MANIFEST = ".drawn.json"
 """Name of the file beside drawn labels; hidden, so that it counts as no label."""
 
 
@@ -21,7 +21,7 @@ def draw_options(config: DataConfig) -> dict[str, Any]:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Returns the manifest of a folder of drawn labels; empty if it has none."""
-    path = folder / MANIFEST
+    path = folder / DRAWN_MANIFEST
     if not path.is_file():
         return {}
     manifest = read_json(read_bytes(path), path)

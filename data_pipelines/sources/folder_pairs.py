@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,12 +82,7 @@ def pair_folders(
             f" {labels}: {first_few(without_label)}{hint}."
             " Add the labels, remove the images, or correct image_suffix and label_suffix."
         )
-    for image, stem in chosen.items():
-        if len(labels_by_stem[stem]) > 1:
-            raise DataError(
-                f"{images / image} has several labels in {labels}:"
-                f" {first_few(labels_by_stem[stem])}. Remove all but one, or set label_suffix."
-            )
+    _check_single_labels(chosen, labels_by_stem, images, labels)
     return Pairs(
         stems=tuple(chosen.values()),
         images=tuple(images / image for image in chosen),
@@ -97,6 +93,18 @@ def pair_folders(
             *_shared_label_warning(chosen, labels),
         ),
     )
+
+
+def _check_single_labels(
+    stems: Mapping[str, str], labels_by_stem: Mapping[str, list[str]], images: Path, labels: Path
+) -> None:
+    """Raises DataError if an image has several labels; `stems` are those of the images."""
+    for image, stem in stems.items():
+        if len(labels_by_stem[stem]) > 1:
+            raise DataError(
+                f"{images / image} has several labels in {labels}:"
+                f" {first_few(labels_by_stem[stem])}. Remove all but one, or set label_suffix."
+            )
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.disk import first_few
-from data_pipelines.labels import IGNORE_LABEL
+from data_pipelines.labels import IGNORE_LABEL, unpack_color
 from data_pipelines.sources.audit import audit_labels, raise_for_problems, sample_indices
-from data_pipelines.sources.color_map import format_color
 from data_pipelines.sources.source import Source
 from data_pipelines.sources.stats import LabelStats, group_issues
 
@@ -183,7 +182,7 @@ def _describe_palette_conflict(stats: LabelStats) -> str:
     """Describes an id that has different colors in palette files; "" if there is none."""
     for file_id, colors in sorted(stats.palettes.items()):
         if len(colors) > 1:
-            listed = " and ".join(format_color(color) for color in sorted(colors)[:2])
+            listed = " and ".join(str(unpack_color(color)) for color in sorted(colors)[:2])
             return (
                 f"the palettes of the label files differ: id {file_id} has the colors {listed}. If"
                 " the colors stand for classes, set data.label_encoding=colors and data.palette"

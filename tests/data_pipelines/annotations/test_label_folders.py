@@ -61,8 +61,8 @@ def test_drawn_labels_are_read_by_the_folder_source(config, labels, tmp_path):
         for n, label in enumerate(named.values()):
             np.testing.assert_array_equal(source[n]["label"], label)
     with Image.open(tmp_path / "masks/train/a.png") as image:
-        shown = np.asarray(image.convert("RGB"))
-    cars = shown[labels["train"]["a.jpg"] == 2]
+        colors = np.asarray(image.convert("RGB"))
+    cars = colors[labels["train"]["a.jpg"] == 2]
     assert {tuple(color) for color in cars.tolist()} == {config.palette[2]}
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from data_pipelines.inspection.class_names import NamedClass, find_names_files
 from data_pipelines.inspection.classes import propose_classes
-from data_pipelines.inspection.coding import inspect_coding, unpack_color
+from data_pipelines.inspection.coding import inspect_coding
+from data_pipelines.labels import unpack_color
 from tests.data_pipelines.dataset_layouts import save
 
 STRIPES = np.repeat(np.repeat([[0, 1, 2, 3]], 4, 1), 16, 0).astype(np.uint8)
