@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
+def {function}(arg: str | None = None) -> ConfigDict:
     """Returns the config."""
     config = base.get_config()
 {body}
@@ -53,7 +53,12 @@ def config_text(summary: str, paragraphs: Sequence[str], groups: Sequence[Group]
     if len(paragraphs):
         docstring += "\n"
     body = "\n\n".join("\n".join(_group_lines(group)) for group in groups)
-    return _TEMPLATE.format(docstring=docstring, body=textwrap.indent(body, "    "))
+    return _TEMPLATE.format(
+        # Spelled out in the template, it would make this file look like a config.
+        function="get_config",
+        docstring=docstring,
+        body=textwrap.indent(body, "    "),
+    )
 
 
 def _wrap(paragraph: str) -> str:
