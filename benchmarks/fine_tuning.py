@@ -1,6 +1,6 @@
 """Compares CamVid from scratch with CamVid fine-tuned from a run on synthetic scenes.
 
-    python benchmarks/fine_tuning.py --camvid=CAMVID --workdir=DIR --seeds=3 --steps=300
+    python benchmarks/fine_tuning.py --camvid=CAMVID --workdir=DIR --seeds=3 --steps=250
 
 Trains the narrow network of `configs/quickstart.py` on scenes, once, and then `--mode=sweep`: each
 seed from scratch and from that run, otherwise alike. Prints the table of `DIR/sweep/sweep.md`, for
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--camvid", required=True, help="folder of CamVid, with train.txt")
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--seeds", default="3")
-    parser.add_argument("--steps", type=int, default=300, help="steps of a run on CamVid")
+    parser.add_argument("--steps", type=int, default=250, help="steps of a run on CamVid")
     parser.add_argument("--scenes_steps", type=int, default=1600)
     args = parser.parse_args()
     folder = Path(args.workdir).expanduser().absolute()
