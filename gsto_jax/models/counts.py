@@ -1,5 +1,6 @@
 """Counts the parameters and multiply-accumulates (MACs) of a network by abstract evaluation."""
 
+import functools
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -77,6 +78,7 @@ def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
     return counts
 
 
+@functools.lru_cache(maxsize=64)  # rows of a sweep share networks, whose tracing takes seconds
 def count(model: nn.Module, size: Size) -> Count:
     """Returns the counts of `model` for one image of size (h, w)."""
     return sum(count_by_module(model, size).values(), Count())

@@ -73,7 +73,8 @@ def load_initial_weights(
 
 def _is_run(path: Path) -> bool:
     """Returns whether a path is a run or a checkpoint, rather than weights."""
-    run = (path / "config.json").exists() or (path / "checkpoints").is_dir()
+    # Not by config.json, which folders of weights have too.
+    run = (path / "starts.jsonl").exists() or (path / "checkpoints").is_dir()
     return run or bool(list_steps(path)) or (path.name.isdigit() and (path / "state").is_dir())
 
 

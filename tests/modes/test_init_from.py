@@ -104,6 +104,7 @@ def three_classes(tmp_path):
     return ["--config=configs/quickstart.py:runlocal", *options]
 
 
+@pytest.mark.slow
 def test_another_body_is_refused(scenes_run, three_classes, tmp_path):
     result = run_short(
         *three_classes,

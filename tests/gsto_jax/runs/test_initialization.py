@@ -1,6 +1,7 @@
 """`config.init_from` with runs and checkpoints: what is loaded, what starts fresh, and errors."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -94,9 +95,17 @@ def test_damage_falls_back_to_an_older_checkpoint(tmp_path):
     with pytest.raises(UserError, match="can be read"):
         load(folder, config)
     shutil.rmtree(folder / "checkpoints")
-    (folder / "config.json").write_text("{}")
+    (folder / "starts.jsonl").write_text("")
     with pytest.raises(UserError, match=f"{folder} contains no checkpoint"):
         load(folder, config)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "model.safetensors"])
+def test_a_folder_of_weights_with_a_config_is_no_run(tmp_path, name):
+    for file in ("config.json", name):
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path}/{name}")):
+        load(tmp_path, values(**FAST))
 
 
 def test_other_class_count(run):
@@ -172,8 +181,8 @@ def test_pose_and_segmentation(run, tmp_path):
 
 
 def test_other_bodies_are_refused(run):
-    with pytest.raises(UserError, match=r"config\.init_from .*is mini, and here it is w18_small"):
-        load(run[0], model__variant="w18_small_v2")
+    with pytest.raises(UserError, match=r"config\.init_from .*is mini, and here it is resnet_mini"):
+        load(run[0], model__variant="resnet_mini")
     with pytest.raises(UserError, match=r"config\.init_prefix must be 'auto'.*got 'ema'"):
         load(run[0], init_prefix="ema")
 
