@@ -81,8 +81,8 @@ def train_batches(
 
     Returns:
       An iterator of dicts, b = batch_size // shard_count: image uint8 `b h w c`, label uint8
-      `b h w`, size int32 `b 2` (rows and columns inside the image), index int32 `b`; of persons
-      see `PersonCrop.random_map`.
+      `b h w`, size int32 `b 2` (rows and columns inside the image), index int32 `b`,
+      augment_seed uint32 `b`; of persons see `PersonCrop.random_map`.
 
     Raises:
       DataError: the batch size exceeds the source or is no multiple of the hosts. While iterating:
