@@ -99,11 +99,18 @@ def test_weight_decay_without_bn_and_biases(kind):
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw", "nadamw", "lamb", "lars", "lion"])
 def test_updates_are_proportional_to_the_learning_rate(kind):
-    """As learning-rate factors by parameter assume."""
-    updates = []
-    for rate in (0.1, 0.4):
+    """As learning-rate factors by parameter assume, also of moments and momentum."""
+
+    @jax.jit
+    def last_update(rate):
         optimizer = optimizer_at(OptimConfig(kind=kind, clip_norm=1.0), rate, clip_norm=1.0)
-        updates.append(optimizer.update(tree(1), optimizer.init(tree(0)), tree(0))[0])
+        params = tree(0)
+        state = optimizer.init(params)
+        for n in range(3):
+            updates, state = optimizer.update(tree(n), state, params)
+        return updates
+
+    updates = [last_update(rate) for rate in (0.1, 0.4)]
     for small, large in zip(*map(jax.tree.leaves, updates), strict=True):
         np.testing.assert_allclose(4 * small, large, rtol=1e-5)
 
