@@ -29,7 +29,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of the RGB pixels of ImageNet."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of the RGB pixels of ImageNet."""
-Pairs = tuple[tuple[int, int], ...]
+IdPairs = tuple[tuple[int, int], ...]
 Colors = tuple[tuple[int, int, int], ...]
 NamePairs = tuple[tuple[str, str], ...]
 
@@ -39,8 +39,10 @@ class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
     """The joints of a pose dataset, and how persons are cropped."""
 
     names: tuple[str, ...] = option((), "Names of the joints, in order; (): no pose dataset")
-    flip_pairs: Pairs = option((), "Pairs of joints (left, right) to swap in a flipped image", ge=0)
-    skeleton: Pairs = option((), "Pairs of joints to connect by a line in drawings", ge=0)
+    flip_pairs: IdPairs = option(
+        (), "Pairs of joints (left, right) to swap in a flipped image", ge=0
+    )
+    skeleton: IdPairs = option((), "Pairs of joints to connect by a line in drawings", ge=0)
     sigmas: tuple[float, ...] = option(
         (), "OKS standard deviation of each joint, relative to the person's scale", gt=0
     )
@@ -185,7 +187,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     palette: Colors = option(
         (), "RGB color of each class, 0..255; (): distinct colors", ge=0, le=255
     )
-    id_map: Pairs = option(
+    id_map: IdPairs = option(
         (),
         "Pairs (id in the label files, train id or ignore_label); (): files contain train ids",
         ge=-1,
@@ -234,7 +236,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         ge=0,
         le=180,
     )
-    flip_pairs: Pairs = option(
+    flip_pairs: IdPairs = option(
         (), "Pairs of train ids (left, right) to swap in a flipped image", ge=0
     )
     mean: tuple[float, ...] = option(

@@ -37,11 +37,11 @@ _OPTIONS = DecodeOptions(alpha="drop")
 
 @dataclass
 class Coding:
-    """How labels code their classes.
+    """The coding of classes in labels, and the pixels of each value.
 
     Attributes:
       encoding: "ids" or "colors", as `data.label_encoding`.
-      description: the same in words.
+      description: the encoding in words.
       pixels: number of pixels by id, or by color 0xRRGGBB.
       images: number of labels by id or color.
       palette: RGB color of ids, from palette files.

@@ -26,7 +26,7 @@ _PROBED_SIDE = 512
 
 @dataclass
 class Layout:
-    """Where the images and labels of a dataset are.
+    """The location of a dataset's images and labels.
 
     Attributes:
       root: folder of the dataset.

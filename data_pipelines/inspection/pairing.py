@@ -70,7 +70,7 @@ class FileKind:
 
     @property
     def words(self) -> str:
-        """The names that say what the files are."""
+        """Folder, prefix and ending, whose words indicate images or labels."""
         return "/".join((*self.folder, self.marks.prefix, self.marks.ending))
 
 

@@ -72,14 +72,10 @@ def pair_folders(
     without_label = [image for image, stem in chosen.items() if stem not in labels_by_stem]
     if without_label:
         label = f"{chosen[without_label[0]]}{label_suffix or '.png or another image format'}"
-        hint = f" (looked for {label})"
-        if without_image:
-            hint += f"; {len(without_image)} labels have no image: {first_few(without_image)}"
-        elif label_files.unmatched:
-            hint += f"; the label folder contains {first_few(label_files.unmatched)}"
         raise DataError(
             f"{len(without_label)} of the {len(chosen)} images in {images} have no label in"
-            f" {labels}: {first_few(without_label)}{hint}."
+            f" {labels}: {first_few(without_label)} (looked for {label})"
+            f"{_describe_other_labels(without_image, label_files.unmatched)}."
             " Add the labels, remove the images, or correct image_suffix and label_suffix."
         )
     _check_single_labels(chosen, labels_by_stem, images, labels)
@@ -136,6 +132,13 @@ def _split_by_suffix(folder: Path, other: Path, suffix: str, other_suffix: str) 
         {name: unicodedata.normalize("NFC", stem) for name, stem in stems.items() if stem},
         unmatched,
     )
+
+
+def _describe_other_labels(without_image: list[str], unmatched: list[str]) -> str:
+    """Describes the files of the label folder that are labels of no image; "" if there are none."""
+    if without_image:
+        return f"; {len(without_image)} labels have no image: {first_few(without_image)}"
+    return f"; the label folder contains {first_few(unmatched)}" if unmatched else ""
 
 
 def _no_images_error(images: Path, suffix: str, unmatched: list[str]) -> DataError:
