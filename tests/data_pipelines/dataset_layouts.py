@@ -18,25 +18,28 @@ SIZE = (48, 64)
 SPLITS = {"train": ("a1", "b2", "c3", "d4"), "val": ("e5", "f6")}
 
 
-def examples():
-    """Returns image and label ids of each name: crops of CamVid, or drawn without GSTO_DATA."""
-    names = [name for split in SPLITS.values() for name in split]
+def examples(splits=SPLITS, size=SIZE):
+    """Returns image and label ids of each name, of CamVid, or drawn without GSTO_DATA.
+
+    With a size, CamVid's images are resized to it.
+    """
+    names = [name for split in splits.values() for name in split]
     root = Path(os.environ.get("GSTO_DATA", "/nowhere")) / "camvid"
     if (root / "train.txt").is_file():
         lines = (root / "train.txt").read_text().splitlines()
         files = [line.split() for line in lines[:: len(lines) // len(names)]]
-        # Nearest neighbors, so that small labels keep many classes.
         return {
-            name: tuple(
-                cv2.resize(cv2.imread(str(root / file), flag), SIZE[::-1], interpolation=0)
-                for file, flag in zip(
-                    pair, (cv2.IMREAD_COLOR_RGB, cv2.IMREAD_UNCHANGED), strict=True
-                )
-            )
-            for name, pair in zip(names, files, strict=False)
+            name: (read(root / image, cv2.IMREAD_COLOR_RGB, size), read(root / label, -1, size))
+            for name, (image, label) in zip(names, files, strict=False)
         }
     rng = np.random.default_rng(0)
     return {name: drawn(rng) for name in names}
+
+
+def read(path, flag, size):
+    image = cv2.imread(str(path), flag)
+    # Nearest neighbors, so that small labels keep many classes.
+    return cv2.resize(image, size[::-1], interpolation=0) if size else image
 
 
 def drawn(rng):
@@ -142,8 +145,8 @@ class Layouts:
         (root / "codes.txt").write_text("".join(f"{k} {name}\n" for k, name in enumerate(NAMES)))
 
     def prefixes(self, root, split, name, image, label):
-        save(root / f"all/image_{name[1]}.png", image)
-        save(root / f"all/mask_{name[1]}.bmp", label)
+        save(root / f"all/image_{name[1:]}.png", image)
+        save(root / f"all/mask_{name[1:]}.bmp", label)
         names(root)
 
     def list_files(self, root, split, name, image, label):
@@ -167,12 +170,12 @@ def lists(root):
 LAYOUTS = [name for name in vars(Layouts) if not name.startswith("_")]
 
 
-def write_layout(root, layout):
+def write_layout(root, layout, splits=SPLITS, size=SIZE):
     """Writes a layout; returns the train ids of each name, as the config of CamVid has them."""
     root.mkdir(parents=True)
     labels = {}
-    pairs = examples()
-    for split, members in SPLITS.items():
+    pairs = examples(splits, size)
+    for split, members in splits.items():
         for name in members:
             image, label = pairs[name]
             getattr(Layouts(), layout)(root, split, name, image, label)

@@ -1,5 +1,6 @@
 """`--mode=init`: the same data in many layouts, and folders that hold something else."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_all_layouts_give_the_same_labels(layout, tmp_path):
     labels = {}
     for members in splits.values():
         for name, label in members.items():
-            (key,) = (key for key in expected if key in name or name.endswith(f"image_{key[1]}"))
+            (key,) = (key for key in expected if key in name or name.endswith(f"image_{key[1:]}"))
             labels[key] = label
     assert labels.keys() == expected.keys()
     for name, label in labels.items():
@@ -119,3 +120,34 @@ def test_the_printed_commands_train_and_evaluate(layout, tmp_path):
         result = run_short(*command)
         assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "run" / "eval-val").glob("*.png"))) >= len(SPLITS["val"])
+
+
+@pytest.mark.long
+@pytest.mark.skipif("GSTO_DATA" not in os.environ, reason="needs GSTO_DATA with CamVid")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sixty_images_train_and_evaluate_with_the_same_labels(layout, tmp_path):
+    """Sixty whole images of CamVid, 20 steps: the evaluation counts the pixels of their labels."""
+    numbers = [f"{n:02}" for n in range(60)]
+    splits = {"train": [f"a{n}" for n in numbers[:50]], "val": [f"b{n}" for n in numbers[50:]]}
+    expected = write_layout(tmp_path / "data", layout, splits, size=None)
+    assert sorted({label.shape for label in expected.values()}) == [(360, 480)]
+    data = write_config(tmp_path / "data", tmp_path / "mine.py")
+    labels = read_labels(data)
+    for members in labels.values():
+        for name, label in members.items():
+            (key,) = (key for key in expected if key in name or name.endswith(f"image_{key[1:]}"))
+            assert label.tobytes() == expected.pop(key).tobytes()
+    assert not expected
+    result = run_short(
+        f"--config={tmp_path}/mine.py",
+        f"--workdir={tmp_path}/run",
+        *("--config.model.variant=resnet_mini", "--config.train.steps=20"),
+        *("--config.run.trackers=()", "--config.eval.sample_images=0"),
+    )
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "run" / "eval-val" / "confusion.csv").open() as file:
+        rows = list(csv.reader(file))
+    counts = np.array([[int(x) for x in row[1:]] for row in rows[1:]])
+    of_eval_split = np.concatenate([x.ravel() for x in labels[data.eval_split].values()])
+    expected_counts = np.bincount(of_eval_split, minlength=256)[: len(CAMVID.names)]
+    np.testing.assert_array_equal(counts.sum(1)[: len(CAMVID.names)], expected_counts)
