@@ -43,8 +43,8 @@ def read(path, flag, size):
 
 
 def drawn(rng):
-    """Returns a noisy image and a label of rectangles of all ids."""
-    label = np.full(SIZE, 11, np.uint8)
+    """Returns a noisy image and a label of rectangles of all ids over the first."""
+    label = np.zeros(SIZE, np.uint8)
     for value in range(12):
         y, x = rng.integers(0, SIZE[0] - 12), rng.integers(0, SIZE[1] - 12)
         label[y : y + 12, x : x + 12] = value
