@@ -49,7 +49,9 @@ def config_text(summary: str, paragraphs: Sequence[str], groups: Sequence[Group]
       groups: the options.
     """
     docstring = "\n\n".join([summary, *map(_wrap, paragraphs)])
-    docstring = _encodable(docstring.replace("\\", "\\\\").replace('"""', "'''"))
+    docstring = docstring.replace("\\", "\\\\").replace('"""', "'''")
+    # Python 3.13 refuses docstrings that are not UTF-8, even if escaped.
+    docstring = docstring.encode("utf-8", "replace").decode()
     if len(paragraphs):
         docstring += "\n"
     body = "\n\n".join("\n".join(_group_lines(group)) for group in groups)
