@@ -33,7 +33,7 @@ from modes.terminal_output import log
 
 _SHEET_IMAGES = 6
 """Number of images of each split on the contact sheet."""
-Example = tuple[str, np.ndarray, np.ndarray]
+CaptionedExample = tuple[str, np.ndarray, np.ndarray]
 """Caption, image and label."""
 _DEFAULT_MEMORY = 2**33
 """Assumed memory in bytes where the system does not say it."""
@@ -272,7 +272,7 @@ def _draw_sheet(output: Path, proposal: Proposal) -> bool:
     return bool(examples)
 
 
-def _examples(split: str, source: Source) -> Iterator[Example]:
+def _examples(split: str, source: Source) -> Iterator[CaptionedExample]:
     """Yields caption, image and label of a few examples that can be read."""
     for index in sample_indices(len(source), _SHEET_IMAGES):
         try:
@@ -282,7 +282,7 @@ def _examples(split: str, source: Source) -> Iterator[Example]:
         yield f"{split}: {source.name(index)}", example["image"], np.asarray(example["label"])
 
 
-def _annotated_examples(layout: Layout, data: DataConfig) -> Iterator[Example]:
+def _annotated_examples(layout: Layout, data: DataConfig) -> Iterator[CaptionedExample]:
     """Yields the same of images whose labels are still to be drawn."""
     painter = make_painter(data, layout.categories)
     images = list(layout.annotated)

@@ -1,5 +1,6 @@
 """Runs `--mode=predict`: reads, predicts and writes files at the same time."""
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from gsto_jax.types import Size
 _PREFETCH = 3  # number of images being read, and being written, at a time
 
 
-class InputPredictor:
+class InputPredictor(ABC):
     """Base of the objects that predict the images of inputs.
 
     Attributes:
@@ -35,9 +36,9 @@ class InputPredictor:
     tiled: Collection[Input] = frozenset()
     georeferenced: Collection[Input] = frozenset()
 
+    @abstractmethod
     def __call__(self, entry: Input, image: np.ndarray) -> Renderable:
         """Predicts an image, or a frame of a video."""
-        raise NotImplementedError
 
     def predict_rows(self, entry: Input, image: RowReader) -> Iterator[Prediction]:
         """Predicts an image of `tiled`, from top to bottom."""

@@ -1,7 +1,6 @@
 """The paper's printed parameter counts and GFLOPs, to compare with counts of these networks."""
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from gsto_jax.models.counts import Count, count
@@ -69,7 +68,7 @@ class PaperRow:
             attention=self.attention,
             implementation="xla",  # so that kernels of other platforms are not traced
         )
-        return _count(network, self.size)
+        return count(network, self.size)
 
     @property
     def rounded_count(self) -> tuple[str, str]:
@@ -83,9 +82,6 @@ class PaperRow:
         """Printed figures to which the exact counts do not round."""
         pairs = zip((self.params, self.gflops), self.rounded_count, strict=True)
         return [printed for printed, rounded in pairs if printed and printed != rounded]
-
-
-_count = cache(count)  # rows of several tables share a network
 
 
 def _gtm(gating: str, *stages: int) -> Any:
