@@ -1,0 +1,1 @@
+"""Folders on disks and in buckets (object stores). Needs no JAX."""
