@@ -15,7 +15,7 @@ import pytest
 import gsto_jax
 
 ROOT = Path(__file__).parents[1]
-JAX_FREE = ("gsto_jax.config.fields", "gsto_jax.files", "gsto_jax.image_files")
+JAX_FREE = ("gsto_jax.config.fields", "gsto_jax.files", "gsto_jax.image_files", "gsto_jax.storage")
 """What the data pipelines may import of the library."""
 
 
