@@ -31,6 +31,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of the RGB pixels of ImageNet."""
 IdPairs = tuple[tuple[int, int], ...]
 Colors = tuple[tuple[int, int, int], ...]
+ClassColors = tuple[tuple[tuple[int, int, int], str], ...]
 NamePairs = tuple[tuple[str, str], ...]
 
 
@@ -127,13 +128,22 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     label_encoding: str = option(
         "ids", "With source=folder: what label files contain", choices=ENCODINGS
     )
+    extra_colors: ClassColors = option(
+        (),
+        "label_encoding=colors: pairs (RGB color, class) of classes with more than the one color of"
+        ' palette, such as ((64,0,192),"car")',
+        ge=0,
+        le=255,
+        expected="pairs (RGB color of 0..255, class)",
+    )
     ignore_colors: Colors = option(
         (), "label_encoding=colors: RGB colors of pixels to ignore", ge=0, le=255
     )
     color_tolerance: float = option(
         0.0,
         "label_encoding=colors: maximum Euclidean distance in RGB, 0..442, from a pixel to the"
-        " nearest color of palette and ignore_colors, whose class it gets; 0: exact colors only",
+        " nearest color of palette, extra_colors and ignore_colors, whose class it gets; 0: exact"
+        " colors only",
         ge=0,
         le=442,
     )

@@ -24,7 +24,7 @@ def check_id_map(config: "DataConfig") -> None:
 def check_label_encoding(config: "DataConfig") -> None:
     """Raises DataError if the options of labels that are colors do not go together."""
     if config.label_encoding == "ids":
-        for name in ("ignore_colors", "color_tolerance"):
+        for name in ("extra_colors", "ignore_colors", "color_tolerance"):
             expected = "left out unless data.label_encoding=colors"
             config.require(not getattr(config, name), name, expected)
         return
@@ -34,18 +34,24 @@ def check_label_encoding(config: "DataConfig") -> None:
     expected = "() with data.label_encoding=colors, since data.palette has the color of each class"
     config.require(not config.id_map, "id_map", expected)
     expected = "different colors, each of one class or ignored"
-    for name, others in (("palette", ()), ("ignore_colors", config.palette)):
-        colors = getattr(config, name)
+    class_colors = (*config.palette, *(color for color, _ in config.extra_colors))
+    for name, colors, others in (
+        ("palette", config.palette, ()),
+        ("extra_colors", class_colors, ()),
+        ("ignore_colors", config.ignore_colors, class_colors),
+    ):
         for color in colors:
             config.require((*colors, *others).count(color) == 1, name, expected, color)
+    expected = f"pairs (RGB color, class) with a class of {', '.join(config.classes)}"
+    for pair in config.extra_colors:
+        config.require(pair[1] in config.classes, "extra_colors", expected, pair)
 
 
 def check_val_fraction(config: "DataConfig") -> None:
     """Raises DataError if no part of the training images can be held out for evaluation."""
     if not config.val_fraction:
         return
-    files = config.source != "scenes" and config.keypoints is None
-    expected = "0 with data.source=scenes and with data.keypoints"
-    config.require(files, "val_fraction", expected)
+    expected = "0 with data.source=scenes, which draws its own evaluation images"
+    config.require(config.source != "scenes", "val_fraction", expected)
     expected = "another name than data.train_split with data.val_fraction"
     config.require(config.eval_split != config.train_split, "eval_split", expected)

@@ -23,7 +23,7 @@ OTHER_COLORS = 2**24
 class ColorMap:
     """Lookup table from colors in label files to train ids.
 
-    Colors that neither `palette` nor `ignore_colors` contains get the class of the nearest one
+    Colors that `palette`, `extra_colors` and `ignore_colors` lack get the class of the nearest one
     within `color_tolerance` by Euclidean distance in RGB; of equally near ones the first.
 
     Args:
@@ -34,11 +34,16 @@ class ColorMap:
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
-        ignored = config.ignore_colors
-        self._names = [*map(repr, config.classes), *["ignored"] * len(ignored)]
-        self._colors = np.array((*config.palette, *ignored), np.float32)
+        train_ids = {name: train_id for train_id, name in enumerate(config.classes)}
+        classes = [
+            *zip(config.palette, config.classes, strict=True),
+            *config.extra_colors,
+            *((color, "") for color in config.ignore_colors),
+        ]
+        self._names = [repr(name) if name else "ignored" for _, name in classes]
+        self._colors = np.array([color for color, _ in classes], np.float32)
         self._train_ids = np.array(
-            (*range(len(config.classes)), *[config.ignore_label] * len(ignored)), np.int16
+            [train_ids.get(name, config.ignore_label) for _, name in classes], np.int16
         )
         packing = np.array([2**16, 2**8, 1], np.float32)
         self._exact = (self._colors @ packing).astype(np.uint32)
@@ -46,8 +51,8 @@ class ColorMap:
         self._table = np.full(2**24, UNKNOWN, np.int16)
         self._table[self._exact] = self._train_ids
         self._remedy = (
-            "add the colors to data.palette or data.ignore_colors, or set data.color_tolerance for"
-            " anti-aliased labels"
+            "add the colors to data.palette, data.extra_colors or data.ignore_colors, or set"
+            " data.color_tolerance for anti-aliased labels"
         )
 
     def __reduce__(self) -> Any:

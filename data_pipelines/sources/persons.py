@@ -16,6 +16,7 @@ from data_pipelines.sources.boxes import clip_box, is_outside
 from data_pipelines.sources.coco_entries import MAX_PERSONS, is_sample, parse_id
 from data_pipelines.sources.coco_file import Category
 from data_pipelines.sources.detections import Detection, read_detections
+from data_pipelines.sources.fraction import own_files_error, split_members
 from data_pipelines.sources.image_checks import check_annotated_size, image_warnings
 from data_pipelines.sources.prepared import PREPARE_AGAIN, open_prepared, stored_splits
 from data_pipelines.sources.stats import Issue, LabelStats, unreadable
@@ -31,7 +32,8 @@ class PersonSource:
     Args:
       config: the dataset and its joints. With `keypoints.detections` the samples of the evaluation
         split are the boxes of that file, without joints.
-      split: name of the split, such as "train" or "val".
+      split: name of the split, such as "train" or "val". With `val_fraction` whole images belong
+        to either split, with all their persons.
 
     Attributes:
       category: category of the persons in the COCO file.
@@ -50,7 +52,12 @@ class PersonSource:
         assert config.keypoints is not None
         self.config, self.split, self._keypoints = config, split, config.keypoints
         features = ("image", "image_id", "annotations", "height", "width")
-        self._records = open_prepared(config.root, config.name, split, features)
+        self._stored_split = config.stored_split(split)
+        self._records = open_prepared(config.root, config.name, self._stored_split, features)
+        if split != self._stored_split and split in self._records.splits:
+            raise own_files_error(config, split, f"Split {split!r} of {self._records.folder}")
+        names = [self._records.name(record) for record in range(len(self._records))]
+        self._members = frozenset(split_members(names, config, split))
         self.category = self._read_category()
         self.notes: list[str] = []
         uses_detections = split == config.eval_split and self._keypoints.detections
@@ -61,9 +68,7 @@ class PersonSource:
                 " boxes of a detector with --config.data.keypoints.detections=FILE."
             )
         limit = config.limit(split)
-        self._used_records = (
-            _first_records(samples, limit) if limit else frozenset(range(len(self._records)))
-        )
+        self._used_records = _first_records(samples, limit) if limit else self._members
         self._samples = [sample for sample in samples if sample[0] in self._used_records]
 
     def _read_category(self) -> Category:
@@ -89,10 +94,12 @@ class PersonSource:
                 f"{self._records.folder} must have 0 to {MAX_PERSONS} persons per image; got"
                 f" {min(counts)} to {max(counts)}. {PREPARE_AGAIN}"
             )
-        return [(record, person) for record, count in enumerate(counts) for person in range(count)]
+        records = sorted(self._members)
+        return [(record, person) for record in records for person in range(counts[record])]
 
     def _detected_samples(self) -> list[_Sample]:
-        records = {image_id: record for record, image_id in enumerate(self._read_image_ids())}
+        ids = enumerate(self._read_image_ids())
+        records = {image_id: record for record, image_id in ids if record in self._members}
         path = Path(self._keypoints.detections).expanduser()
         samples, notes = read_detections(path, self.category, records, self.split)
         self.notes.extend(notes)
@@ -101,7 +108,7 @@ class PersonSource:
     def _read_list(self, name: str) -> list[int]:
         """Reads a file beside the records that contains an integer per record."""
         folder = self._records.folder
-        paths = (folder / f"{name}-{part}.json" for part in stored_splits(self.split))
+        paths = (folder / f"{name}-{part}.json" for part in stored_splits(self._stored_split))
         try:
             values = [value for path in paths for value in read_json(path.read_bytes(), path)]
             if len(values) != len(self._records) or not all(type(x) is int for x in values):

@@ -1,14 +1,17 @@
 """Evaluation images that are a fraction of the training images."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from data_pipelines import DataConfig, DataError, FolderSource, PreparedSource
+from data_pipelines import DataConfig, DataError, FolderSource, PersonSource, PreparedSource
 from data_pipelines.sources.fraction import split_members
+from tests.data_pipelines.downloads_trees import person
 from tests.data_pipelines.folder_trees import LABEL, names, write
 from tests.data_pipelines.prepared_sets import build, config_of
+from tests.image_bytes import RGB, png
 
 
 @pytest.fixture
@@ -113,3 +116,52 @@ def test_prepared_datasets(tmp_path):
             assert part.inspect(index).pixels == whole.inspect(position).pixels
     with pytest.raises(DataError, match="val_fraction=0 "):
         PreparedSource(replace(config, eval_split="val"), "val")
+
+
+@pytest.fixture
+def persons_config(tmp_path):
+    """Eight images of one to three persons in the training split alone."""
+    images = [{"id": n, "file_name": f"{n}.png"} for n in range(1, 9)]
+    persons = [person(10 * n + k, n) for n in range(1, 9) for k in range(1 + n % 3)]
+    content = {"images": images, "annotations": persons, "categories": []}
+    image = png(np.zeros((40, 60, 3), np.uint8), RGB)
+    files = {f"train2017/{n}.png": image for n in range(1, 9)}
+    files["annotations/person_keypoints_train2017.json"] = json.dumps(content).encode()
+    build(tmp_path, "coco_keypoints", files)
+    return config_of(tmp_path, "coco_keypoints", val_fraction=0.25)
+
+
+def test_persons_stay_with_their_image(persons_config):
+    whole = PersonSource(replace(persons_config, val_fraction=0.0), "train")
+    parts = [PersonSource(persons_config, split) for split in ("train", "val")]
+    ids = [part.image_ids() for part in parts]
+    assert [*map(len, ids)] == [6, 2]
+    assert sorted(ids[0] + ids[1]) == whole.image_ids()
+    everyone = {whole.name(n): whole[n] for n in range(len(whole))}
+    for part, images in zip(parts, ids, strict=True):
+        assert len(part) == sum(1 + n % 3 for n in images)
+        for n in range(len(part)):
+            expected = everyone.pop(part.name(n))
+            assert part[n]["person_id"] == expected["person_id"]
+            assert part[n]["image_id"] == expected["image_id"] in images
+    assert not everyone
+    assert PersonSource(replace(persons_config, eval_size=1), "val").image_ids() == ids[1][:1]
+
+
+def test_detections_of_held_out_images(persons_config, tmp_path):
+    """Boxes in images of the training part are left out, and named."""
+    box = {"category_id": 1, "bbox": [2, 2, 9, 9], "score": 0.5}
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([box | {"image_id": n} for n in range(1, 9)]))
+    keypoints = replace(persons_config.keypoints, detections=str(path))
+    source = PersonSource(replace(persons_config, keypoints=keypoints), "val")
+    assert [source[n]["image_id"] for n in range(len(source))] == source.image_ids()
+    assert len(source) == 2
+    assert "2 of 8 boxes" in source.warnings[0]
+
+
+def test_persons_of_a_split_of_its_own_are_refused(tmp_path):
+    build(tmp_path, "coco_keypoints")
+    config = config_of(tmp_path, "coco_keypoints", val_fraction=0.5)
+    with pytest.raises(DataError, match="val_fraction=0 "):
+        PersonSource(config, "val")

@@ -229,7 +229,7 @@ def test_unknown_colors_are_named(source_of):
     message = (
         r"a\.png has .*\(200, 33, 44\) \(3 px, nearest 'b' \(200, 30, 40\) at distance 5\)"
         r".*\(250, 250, 240\) \(1 px, nearest ignored \(255, 255, 255\) at distance 17\)"
-        r".*data\.palette .*data\.color_tolerance"
+        r".*data\.palette, data\.extra_colors .*data\.color_tolerance"
     )
     with pytest.raises(DataError, match=message):
         source[0]
@@ -237,6 +237,26 @@ def test_unknown_colors_are_named(source_of):
     assert stats.unknown_ids == {200 << 16 | 33 << 8 | 44: 3, 250 << 16 | 250 << 8 | 240: 1}
     assert stats.total == 2 * TRAIN_IDS.size
     assert [problem.fraction for problem in stats.problems] == [4 / TRAIN_IDS.size]
+
+
+def test_classes_of_several_colors(source_of):
+    """Pixels in extra colors, or near them, are of the class; unknown ones name it as nearest."""
+    extra = {"extra_colors": (((0, 200, 0), "b"), ((90, 90, 0), "a"), ((0, 0, 90), "b"))}
+    mask = MASK.copy()
+    mask[TRAIN_IDS == 1] = [(200, 30, 40), (0, 200, 0), (0, 0, 90), (0, 200, 0)] * (
+        (TRAIN_IDS == 1).sum() // 4
+    )
+    files = {"a.png": png(mask, RGB)}
+    source, _ = source_of(files, **COLORS, **extra)
+    np.testing.assert_array_equal(source[0]["label"], TRAIN_IDS)
+    expected = {n: int((TRAIN_IDS == n).sum()) for n in (0, 1, 2)}
+    assert {n: audit_labels(source).pixels[n] for n in expected} == expected
+    mask[0, 0] = (0, 190, 0)
+    source, _ = source_of({"a.png": png(mask, RGB)}, **COLORS, **extra)
+    with pytest.raises(DataError, match=r"nearest 'b' \(0, 200, 0\) at distance 10.*extra_colors"):
+        source[0]
+    source, _ = source_of({"a.png": png(mask, RGB)}, **COLORS, **extra, color_tolerance=11)
+    assert source[0]["label"][0, 0] == 1
 
 
 def test_a_palette_with_red_and_blue_swapped_is_named(source_of):
