@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from gsto_jax.config import flatten
+from gsto_jax.storage import has_scheme
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = str(ROOT / "configs" / "quickstart.py")
@@ -54,6 +55,8 @@ def load(name: str) -> ConfigDict:
     Raises:
       ConfigError: there is no such file, or it does not return all options of `configs/base.py`.
     """
+    if has_scheme(name):
+        raise ConfigError(f"--config must be a local Python file; got {name!r}: copy it first")
     file, colon, argument = name.partition(":")
     path = _find_file(file, colon + argument)
     try:

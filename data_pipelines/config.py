@@ -10,6 +10,7 @@ from data_pipelines.label_options import check_id_map, check_label_encoding, che
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
 from gsto_jax.config.fields import DATA, RUNTIME, Section, option, subsection
 from gsto_jax.image_files import MAX_CHANNELS, DecodeOptions
+from gsto_jax.storage import has_scheme
 
 STORAGES = {
     "files": "image files as downloaded",
@@ -60,7 +61,10 @@ class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
         0.35, "Training: the crop's size is multiplied by 1 - scale to 1 + scale", ge=0, le=0.99
     )
     detections: str = option(
-        "", "JSON file of detected boxes to evaluate on; '': ground-truth boxes", role=RUNTIME
+        "",
+        "JSON file of detected boxes to evaluate on; '': ground-truth boxes",
+        role=RUNTIME,
+        is_path=True,
     )
     category: str = option(
         "",
@@ -91,7 +95,10 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
 
     source: str = option("folder", "Where images come from", choices=SOURCES)
     root: str = option(
-        "", "Folder of the dataset; with source=tfds, of all prepared datasets", role=RUNTIME
+        "",
+        "Folder of the dataset; with source=tfds, of all prepared datasets",
+        role=RUNTIME,
+        is_path=True,
     )
     name: str = option("", "Name of the dataset, with source=tfds")
     storage: str = option(
@@ -101,6 +108,7 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         "",
         'With source=folder: list of lines "image label", such as "{split}.txt"; \'\': images and'
         " labels are paired by name",
+        is_path=True,
     )
     images: str = option(
         "", 'With source=folder: folder of the images, such as "leftImg8bit/{split}"'
@@ -391,6 +399,8 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
         for name in paths:
             value = getattr(self, name)
             self.require(value, name, "a path, unless data.list_file is set")
+            relative = name == "list_file" or not has_scheme(value)
+            self.require(relative, name, "a path relative to data.root, which may be a URL")
             try:
                 value.format(split="")
                 valid = True

@@ -9,7 +9,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import NoReturn
 
 from absl import flags, logging
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from configs import base, loading
 from configs.loading import ConfigError
+from gsto_jax.storage import to_path
 from modes.registry import FLAGS, MODES
 
 
@@ -82,7 +82,7 @@ def _load_config(argv: Sequence[str]) -> ConfigDict:
         run = value_of("checkpoint", argv) or run
     uses_run = mode == "train" or (mode in MODES and MODES[mode].config == "run")
     if uses_run and run:
-        config = loading.load_from_run(Path(run).expanduser().absolute())
+        config = loading.load_from_run(to_path(run, "--workdir or --checkpoint"))
         if config is not None:
             return config
     return loading.load(loading.DEFAULT)

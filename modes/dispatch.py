@@ -86,10 +86,25 @@ def _check_flags(args: SimpleNamespace) -> None:
         readers = modes_with_flag(name)
         if flags.FLAGS[name].present and args.mode not in readers:
             raise UserError(f"--{name} is for --mode={' or '.join(readers)}, not {args.mode}")
+    check_paths(args)
     if note := check_platform(args.mode):
         print(note, file=sys.stderr)
     if args.mode != "prepare":
         keep_freed_memory()  # must precede JAX's initialization of devices
+
+
+def check_paths(args: SimpleNamespace) -> None:
+    """Raises UserError for a flag or an input of predict with a URL that it does not accept."""
+    from gsto_jax.errors import UserError
+    from gsto_jax.storage import has_scheme, to_path
+
+    for name, flag in MODES[args.mode].flags.items():
+        if flag.path and (text := getattr(args, name)):
+            if flag.path == "local" and has_scheme(text):
+                raise UserError(f"--{name} must be a local path; got {text!r}: {flag.remedy}")
+            to_path(text, f"--{name}")
+    for text in args.inputs:
+        to_path(text, "an input")
 
 
 def _join_processes(args: SimpleNamespace) -> None:

@@ -19,12 +19,17 @@ class Flag:
       default: its default value.
       kind: its type, as in absl's `flags.DEFINE_*`.
       minimum: lower bound of an integer.
+      path: whether it names files or folders: "any" of this machine or URLs of buckets, "local"
+        ones only.
+      remedy: what to do in place of a URL, for "local".
     """
 
     help: str
     default: Any = None
     kind: Literal["string", "integer", "float", "bool", "list"] = "string"
     minimum: int | None = None
+    path: Literal["", "any", "local"] = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,12 @@ class Mode:
     needs_linux: bool = False
 
 
-_CHECKPOINT = Flag("a run, its best/, or a STEP in its checkpoints/")
-_CHECKPOINT_OF_RUN = Flag(f"{_CHECKPOINT.help}; by default the newest checkpoint in --workdir")
-_WORKDIR = Flag("folder of the run")
+_COPY_FIRST = "copy it first: gcloud storage cp -r URL FOLDER"
+_CHECKPOINT = Flag("a run, its best/, or a STEP in its checkpoints/", path="any")
+_CHECKPOINT_OF_RUN = Flag(
+    f"{_CHECKPOINT.help}; by default the newest checkpoint in --workdir", path="any"
+)
+_WORKDIR = Flag("folder of the run", path="any")
 _LONG_SIDE = Flag(
     "images with a longer side are downscaled to this many pixels, and their scores upsampled"
     " again; 0: never; by default twice the long side of a training crop",
@@ -76,8 +84,12 @@ MODES = {
         "write a config for the images and labels in --source",
         "--mode=init --source=DIR --output=configs/mine.py",
         {
-            "source": Flag("folder of the dataset"),
-            "output": Flag("config file to write; an existing one is never overwritten"),
+            "source": Flag("folder of the dataset", path="local", remedy=_COPY_FIRST),
+            "output": Flag(
+                "config file to write; an existing one is never overwritten",
+                path="local",
+                remedy="configs are files of this machine",
+            ),
         },
         config="none",
     ),
@@ -85,12 +97,13 @@ MODES = {
         "train, or resume the run in --workdir, then evaluate",
         "--config=configs/camvid_w18s.py --config.data.root=data",
         {
-            "workdir": Flag("folder of the run; by default runs/NAME"),
+            "workdir": Flag("folder of the run; by default runs/NAME", path="any"),
             "fork_from": Flag(
-                "workdir or checkpoint of another run whose state this run starts from"
+                "workdir or checkpoint of another run whose state this run starts from", path="any"
             ),
             "plan_json": Flag(
-                "file that --mode=plan wrote for this step, to log the fraction of its speed"
+                "file that --mode=plan wrote for this step, to log the fraction of its speed",
+                path="any",
             ),
             **_DISTRIBUTED,
         },
@@ -100,7 +113,11 @@ MODES = {
         "train several variants with several seeds each, and compare their scores",
         "--mode=sweep --config=configs/ablation.py --rows=t1-baseline,t1-gfm",
         {
-            "workdir": Flag("folder of the sweep; by default runs/sweep-NAME"),
+            "workdir": Flag(
+                "folder of the sweep; by default runs/sweep-NAME",
+                path="local",
+                remedy="sweep in a local folder, then copy it: gcloud storage cp -r FOLDER URL",
+            ),
             "rows": Flag(
                 "the variants of --config to compare, comma-separated; each is config arguments and"
                 " options, such as optim.momentum=0.8, joined by +; as-is; or another FILE"
@@ -129,7 +146,7 @@ MODES = {
         "--mode=predict --checkpoint=runs/quickstart photos/ video.mp4",
         {
             "checkpoint": _CHECKPOINT,
-            "output": Flag("folder of the predictions; by default predictions/"),
+            "output": Flag("folder of the predictions; by default predictions/", path="any"),
             "save": Flag(
                 "outputs for each image: overlay, color, ids, probabilities, confidence, entropy,"
                 " uncertainty, branches, gates; for poses overlay, heatmaps, branches, gates",
@@ -155,7 +172,8 @@ MODES = {
             "legend": Flag("adds the class names below overlays", False, "bool"),
             "boxes": Flag(
                 "for poses: x,y,w,h of each person, separated by ; or a JSON file with lists of"
-                " boxes by image; by default the whole image is one person"
+                " boxes by image; by default the whole image is one person",
+                path="any",
             ),
             "long_side": _LONG_SIDE,
         },
@@ -166,8 +184,8 @@ MODES = {
         "--mode=report --workdir=runs/a --compare=runs/b",
         {
             "workdir": _WORKDIR,
-            "output": Flag("HTML file to write; by default report.html in the run"),
-            "compare": Flag("workdir of a second run to show side by side"),
+            "output": Flag("HTML file to write; by default report.html in the run", path="any"),
+            "compare": Flag("workdir of a second run to show side by side", path="any"),
         },
         config="checkpoint",
     ),
@@ -176,7 +194,7 @@ MODES = {
         "--mode=export --checkpoint=runs/quickstart --output=exported",
         {
             "checkpoint": _CHECKPOINT,
-            "output": Flag("folder to write to; by default export/"),
+            "output": Flag("folder to write to; by default export/", path="any"),
             "long_side": _LONG_SIDE,
             "formats": Flag(
                 "jax, onnx; for weights alone safetensors, pth", ["jax", "onnx"], "list"
@@ -189,7 +207,11 @@ MODES = {
         "convert the downloads in --source to a prepared dataset, or draw labels from JSON, once",
         "--mode=prepare --config=configs/lip_w48.py --source=downloads",
         {
-            "source": Flag("folder of the downloads; with data.annotations, data.root"),
+            "source": Flag(
+                "folder of the downloads; with data.annotations, data.root",
+                path="local",
+                remedy=_COPY_FIRST,
+            ),
             "partial": Flag(
                 "accept a number of records other than the published one, or missing images",
                 False,
@@ -214,9 +236,13 @@ MODES = {
         " cost, next to those of --compare",
         "--mode=plan --config=configs/cityscapes_w18s.py --topology=v5e:2x2",
         {
-            "compare": Flag("a second configuration, with the same overrides"),
+            "compare": Flag(
+                "a second configuration, with the same overrides",
+                path="local",
+                remedy=_COPY_FIRST,
+            ),
             "topology": Flag("chips to compile for, such as v5e:4x4, h100 or h100:8", "v5e:2x2"),
-            "plan_json": Flag("file to write the plan to"),
+            "plan_json": Flag("file to write the plan to", path="any"),
         },
     ),
     "describe": Mode(

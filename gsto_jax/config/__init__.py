@@ -56,6 +56,7 @@ class Config(Section, role=MODEL):
         "",
         "Weights to start from: a run, its best/, a checkpoint, or a .pth or .safetensors file "
         "(docs/weights.md); empty: random weights",
+        is_path=True,
     )
     init_prefix: str = option(
         "auto",

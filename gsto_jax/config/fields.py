@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin
 
 from gsto_jax.errors import UserError
+from gsto_jax.storage import LOCATION, is_location
 
 MODEL, DATA, OPTIMIZER, RUNTIME = "model", "data", "optimizer", "runtime"
 """Roles of options. All but RUNTIME change the result of a training run."""
@@ -36,6 +37,7 @@ def option(
     le: float | None = None,
     lt: float | None = None,
     expected: str = "",
+    is_path: bool = False,
 ) -> Any:
     """Declares a config option as a dataclass field.
 
@@ -49,6 +51,7 @@ def option(
       le: inclusive upper bound.
       lt: exclusive upper bound.
       expected: allowed values in words, for error messages, where type and bounds do not suffice.
+      is_path: whether the value is a path, local or a URL of a bucket.
     """
     bounds = zip(_COMPARISONS, (ge, gt, le, lt), strict=True)
     metadata = {
@@ -56,7 +59,8 @@ def option(
         "role": role,
         "choices": choices,
         "bounds": {symbol: bound for symbol, bound in bounds if bound is not None},
-        "expected": expected,
+        "expected": expected or (LOCATION if is_path else ""),
+        "is_path": is_path,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -229,6 +233,8 @@ def _is_valid(value: Any, kind: Any, metadata: Mapping[str, Any]) -> bool:
         )
     if isinstance(kind, UnionType):
         return any(_is_valid(value, member, metadata) for member in get_args(kind))
+    if metadata["is_path"] and isinstance(value, str) and not is_location(value):
+        return False
     if kind not in (int, float):
         return isinstance(value, kind) and value in (metadata["choices"] or (value,))
     if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):

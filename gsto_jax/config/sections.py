@@ -369,7 +369,7 @@ class RunConfig(Section, prefix="run", role=RUNTIME):
         choices=TRACKERS,
     )
     compilation_cache: str = option(
-        "~/.cache/gsto_jax/xla", "Folder of the compilation cache; empty: none"
+        "~/.cache/gsto_jax/xla", "Folder of the compilation cache; empty: none", is_path=True
     )
 
     def check(self) -> None:
