@@ -19,6 +19,7 @@ from data_pipelines.pipeline import (
     EvalBatches,
     TrainBatches,
     make_source,
+    train_batch_bytes,
     train_batches,
 )
 from data_pipelines.sources.audit import audit_labels
@@ -37,6 +38,7 @@ from data_pipelines.sources.stats import Issue, LabelStats, balanced_weights, gr
 from data_pipelines.synthetic.source import SyntheticSource
 from data_pipelines.transforms.pose import PersonCrop
 from data_pipelines.transforms.segmentation import RandomScaleCropFlip, ResizeFlipCrop
+from data_pipelines.workers import auto_workers, cpu_affinity, usable_cpus
 
 __all__ = [
     "CAMVID",
@@ -67,9 +69,11 @@ __all__ = [
     "Tiles",
     "TrainBatches",
     "audit_labels",
+    "auto_workers",
     "balanced_weights",
     "channel_statistics",
     "check_split_labels",
+    "cpu_affinity",
     "describe_untrained_classes",
     "distinct_colors",
     "encode_tiles",
@@ -77,5 +81,7 @@ __all__ = [
     "group_issues",
     "make_source",
     "report_labels",
+    "train_batch_bytes",
     "train_batches",
+    "usable_cpus",
 ]

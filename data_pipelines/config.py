@@ -263,8 +263,13 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     std: tuple[float, ...] = option(
         IMAGENET_STD, "Standard deviation of each channel for normalization, in 0..1", gt=0, le=1
     )
-    workers: int = option(
-        0, "Worker processes that load training batches; 0: threads", ge=0, role=RUNTIME
+    workers: int | str = option(
+        "auto",
+        "Worker processes that load batches, of each process of a run; 0: threads",
+        ge=0,
+        choices={"auto": "as many as the host's CPUs serve, none if the step runs on them"},
+        role=RUNTIME,
+        expected="'auto' or a number of processes >= 0",
     )
     keypoints: Keypoints | None = subsection(Keypoints, default=None)
 

@@ -1,24 +1,18 @@
 """Builds batches from a source: shuffling, augmentation, splitting over hosts, padding."""
 
-import errno
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from data_pipelines.buckets import Bucket, Size, choose_padded_shapes, padded_shape_of, plan_batches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.monitor import MonitoredSource
-from data_pipelines.shared_memory import check_shared_memory, shared_memory_error
+from data_pipelines.shared_memory import check_shared_memory, fitting_workers
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.persons import PersonSource
 from data_pipelines.sources.prepared import PreparedSource
@@ -26,9 +20,10 @@ from data_pipelines.sources.source import Source
 from data_pipelines.synthetic.source import SyntheticSource
 from data_pipelines.transforms.pose import PersonCrop
 from data_pipelines.transforms.segmentation import RandomScaleCropFlip, pad
+from data_pipelines.workers import start_reading, worker_errors
 
-# Two threads and two examples ahead: more only takes memory.
-_READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+_EVAL_IMAGES_PER_WORKER = 64
+"""Evaluation images for which the start of a worker process, of some seconds, is worthwhile."""
 
 Batch = dict[str, np.ndarray]
 
@@ -72,7 +67,8 @@ def train_batches(
     single host.
 
     Args:
-      config: the augmentation and the number of worker processes.
+      config: the augmentation, and the number of worker processes ("auto": 0; `main.py` replaces
+        it by the result of `auto_workers`).
       source: the examples.
       batch_size: batch size over all hosts.
       seed: seed of order and augmentation, 0 .. 2**32 - 1.
@@ -99,16 +95,29 @@ def train_batches(
             f"Batch size must be at most the {len(source)} training images; got {batch_size}. Use a"
             " smaller batch or more images."
         )
-    height, width = config.crop
     batch = batch_size // shard_count
-    pixel_bytes = config.channels + 1  # image and label
-    check_shared_memory(config.workers, pixel_bytes * height * width * batch)
+    workers = _num_workers(config)
+    check_shared_memory(workers, train_batch_bytes(config, batch))
     monitored = MonitoredSource(source)
     examples = grain.MapDataset.source(monitored).seed(seed).shuffle()
     augmented = examples.random_map(augmentation(config))
     epoch = augmented[: steps * batch_size].batch(batch)
     batches = epoch.repeat()[shard_index::shard_count]
-    return TrainBatches(batches, config.workers, monitored.pending_reads)
+    return TrainBatches(batches, workers, monitored.pending_reads)
+
+
+def train_batch_bytes(config: DataConfig, batch_size: int) -> int:
+    """Returns the size of a training batch in bytes: image and label."""
+    height, width = config.crop
+    return (config.channels + 1) * height * width * batch_size
+
+
+def _num_workers(config: DataConfig) -> int:
+    """Returns the number of worker processes; "auto" starts none in a program other than main.py.
+
+    Worker processes import the main program, which only some programs are written for.
+    """
+    return config.workers if isinstance(config.workers, int) else 0
 
 
 def augmentation(config: DataConfig) -> RandomScaleCropFlip | PersonCrop:
@@ -162,26 +171,10 @@ class TrainBatches:
         return self
 
     def __next__(self) -> Batch:
-        try:
+        with worker_errors(self._workers):
             if self._iterator is None:
                 self._iterator = self._start()
             batch = next(self._iterator)
-        except OSError as error:
-            # Semaphores and arrays of workers both lie in shared memory.
-            if not self._workers or error.errno not in (errno.ENOSPC, errno.ENOMEM):
-                raise
-            raise shared_memory_error(str(error.strerror)) from None
-        except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):  # grain has no type for it
-                raise
-            reason = str(error).split(". ")[0]
-            # A process that writes to full shared memory gets SIGBUS.
-            if f"exit code -{int(getattr(signal, 'SIGBUS', 7))}" in reason:
-                raise shared_memory_error(reason) from None
-            raise DataError(
-                f"The input stopped: {reason}. Unless the process was killed by a user, the machine"
-                " ran out of memory: use fewer workers. The same command resumes the run."
-            ) from None
         self._num_returned += 1
         return batch
 
@@ -205,28 +198,7 @@ class TrainBatches:
             self._iterator = None
 
     def _start(self) -> grain.DatasetIterator[Batch]:
-        dataset = self._batches[self._num_returned :].to_iter_dataset(_READ_OPTIONS)
-        if self._workers:
-            # grain's workers read absl flags, which only an absl program has parsed by now.
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()
-            options = grain.MultiprocessingOptions(num_workers=self._workers)
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_exit_with_parent)
-        return iter(dataset)
-
-
-def _exit_with_parent(index: int, count: int) -> None:
-    """Makes a worker process exit when the main process does, even if that was killed.
-
-    Ctrl-C reaches all processes of a terminal; the worker leaves it to the main process.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_and_exit, args=(parent_process(),), daemon=True).start()
-
-
-def _wait_and_exit(process: Any) -> None:
-    process.join()
-    os._exit(1)
+        return start_reading(self._batches[self._num_returned :], self._workers)
 
 
 class EvalBatches:
@@ -235,10 +207,10 @@ class EvalBatches:
     Images of one bucket share a batch, in the top left corner of its padded shape. The order
     follows from the images' sizes alone, so all shards have batches of the same shapes. The last
     batch of a bucket is filled with copies of its last image whose mask is False. Batches are read
-    ahead; each iteration starts from the beginning.
+    ahead, by worker processes if there are many images; each iteration starts from the beginning.
 
     Args:
-      config: the ignore label, and how persons are cropped.
+      config: the ignore label, how persons are cropped, and the maximum number of worker processes.
       source: the examples.
       batch_size: batch size of this shard.
       shard_index: index of this shard.
@@ -249,6 +221,7 @@ class EvalBatches:
 
     Attributes:
       sizes: the different (h, w) of images per padded shape.
+      workers: number of worker processes; 0: threads of this process.
 
     Raises:
       DataError: an invalid batch size or shard, or an image whose size cannot be read. While
@@ -290,6 +263,11 @@ class EvalBatches:
         ]
         examples = grain.MapDataset.source(_PaddedExamples(config, source, slots))
         self._batches = examples.batch(batch_size)
+        largest = max((height * width for height, width in self.sizes), default=1)
+        batch_bytes = (config.channels + 3) * largest * batch_size  # image, label, instance ids
+        workers = min(_num_workers(config), len(slots) // _EVAL_IMAGES_PER_WORKER)
+        workers = min(workers, fitting_workers(batch_bytes))
+        self.workers = workers if workers > 1 else 0  # a single one is no faster than threads
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -302,7 +280,12 @@ class EvalBatches:
         for copies that fill the batch; instance uint16 `b h w` if the source reads it. Of persons:
         see `PersonCrop.random_map`, and mask.
         """
-        return iter(self._batches.to_iter_dataset(_READ_OPTIONS))
+        with worker_errors(self.workers):
+            iterator = start_reading(self._batches, self.workers)
+            try:
+                yield from iterator
+            finally:
+                iterator.close()
 
 
 @dataclass(frozen=True)

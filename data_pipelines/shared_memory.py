@@ -1,6 +1,7 @@
 """Checks the shared memory through which worker processes pass batches."""
 
 import shutil
+import sys
 from pathlib import Path
 
 from data_pipelines.errors import DataError
@@ -29,6 +30,14 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
             f" {_mebibytes(needed)} of shared memory in {FOLDER}; {_mebibytes(free)} are free."
             f" {_REMEDY}."
         )
+
+
+def fitting_workers(batch_bytes: int) -> int:
+    """Returns the number of workers whose batches fill at most half of the free shared memory."""
+    if not FOLDER.is_dir():
+        return sys.maxsize
+    batches = shutil.disk_usage(FOLDER).free // 2 // max(1, batch_bytes)
+    return max(0, (batches - _EXTRA_BATCHES) // _BATCHES_PER_WORKER)
 
 
 def shared_memory_error(reason: str) -> DataError:

@@ -13,6 +13,7 @@ def run(args: Any) -> None:
     task, data, values = run_setup.parse_config(args.config)
     log = run_setup.make_logger()
     mesh = make_mesh(spatial_shards=task.config.parallel.spatial_shards)
+    data = run_setup.choose_workers(data, task.config.train.batch_size)
     workdir, checkpoints = run_setup.open_run(args)
     with progress.track("reading the data"):
         eval_set, source = run_setup.make_eval_set(task, data, values, mesh)

@@ -1,8 +1,10 @@
 """Setup that several modes share: parsed config, evaluation set, workdir, agreement of hosts."""
 
 import platform
+import socket
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,16 @@ import data_pipelines
 import gsto_jax
 import modes
 from configs.loading import plain_values
-from data_pipelines import DataConfig, EvalBatches, PersonSource, Source, make_source
+from data_pipelines import (
+    DataConfig,
+    EvalBatches,
+    PersonSource,
+    Source,
+    auto_workers,
+    cpu_affinity,
+    make_source,
+    train_batch_bytes,
+)
 from gsto_jax.config import flatten
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import round_up_batch_size
@@ -46,6 +57,23 @@ def parse_config(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
     values = plain_values(config)
     task = task_from_config(values)
     return task, DataConfig(**values["data"]), values
+
+
+def choose_workers(data: DataConfig, train_batch_size: int) -> DataConfig:
+    """Replaces `data.workers=auto` by a number for this host; a collective call.
+
+    Args:
+      data: the data options.
+      train_batch_size: training batch size over all hosts.
+    """
+    sharing = processes.count_equal(f"{socket.gethostname()} {cpu_affinity()}")
+    if data.workers != "auto":
+        return data
+    workers = 0
+    if jax.default_backend() != "cpu":  # whose step needs all CPUs, and for longer than the input
+        batch_size = -(-train_batch_size // jax.process_count())
+        workers = auto_workers(data, train_batch_bytes(data, batch_size), sharing=sharing)
+    return replace(data, workers=workers)
 
 
 def make_eval_set(

@@ -38,6 +38,7 @@ def run(args: Any) -> None:
     split = data.test_split
     data = replace(data, eval_split=split, eval_size=0, instance_sizes=(), val_fraction=0.0)
     mesh = make_mesh(spatial_shards=task.config.parallel.spatial_shards)
+    data = run_setup.choose_workers(data, task.config.train.batch_size)
     with progress.track("reading the data"):
         eval_set, source = run_setup.make_eval_set(task, data, values, mesh)
     # A test split has no truth, and the warnings of persons would say so.

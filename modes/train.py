@@ -11,7 +11,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines import DataConfig, Source, check_split_labels, make_source, train_batches
+from data_pipelines import (
+    DataConfig,
+    Source,
+    check_split_labels,
+    make_source,
+    train_batches,
+    usable_cpus,
+)
 from gsto_jax import progress
 from gsto_jax.config import Config, TrainConfig
 from gsto_jax.devices import processes
@@ -39,6 +46,7 @@ def run(args: Any) -> None:
     config, log = task.config, run_setup.make_logger()
     mesh = make_mesh(spatial_shards=config.parallel.spatial_shards)
     _check_batch_size(config.train, mesh)
+    data = run_setup.choose_workers(data, config.train.batch_size)
     with progress.track("reading the data"):
         source = make_source(data, data.train_split)
         task = replace(task, steps=config.train.total_steps(len(source)))
@@ -98,6 +106,8 @@ def _log_start(task: Task, data: DataConfig, examples: str, mesh: Mesh, log: Log
     """Logs the network and the data, and a warning about a small crop."""
     config = task.config
     log(f"{config.name}: {task.steps} steps of {_describe_recipe(config, examples, mesh)}")
+    if data.workers:
+        log(f"input       {data.workers} worker processes on {usable_cpus()} CPUs")
     if warning := crop_warning(config, data.crop):
         log(warning)
 

@@ -229,6 +229,16 @@ def all_true(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
+def count_equal(text: str) -> int:
+    """Returns the number of processes that pass the same text; a collective call."""
+    if not is_multiprocess():
+        return 1
+    key, store = f"gsto/equal/{next(_call_ids)}", key_value_store()
+    store.key_value_set(f"{key}/{jax.process_index()}", text)
+    keys = [f"{key}/{index}" for index in range(jax.process_count())]
+    return [store.blocking_key_value_get(key, NO_TIMEOUT_MS) for key in keys].count(text)
+
+
 def log_with_process_name(log: Callable[[str], None]) -> Callable[[str], None]:
     """Returns `log` on process 0, and elsewhere a function that prints with the process name."""
     if is_primary():

@@ -242,7 +242,7 @@ def test_defaults_are_the_usual_recipe():
         crop=(240, 320),
     )
     assert (config.scale_min, config.scale_step, config.num_scales) == (0.5, 0.1, 17)
-    assert (config.ignore_label, config.workers, config.base_size) == (255, 0, 0)
+    assert (config.ignore_label, config.workers, config.base_size) == (255, "auto", 0)
 
 
 @pytest.mark.parametrize("channels", [1, 5])
