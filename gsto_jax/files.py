@@ -1,4 +1,7 @@
-"""File helpers: atomic writes, listing, disk errors, JSON and CSV. Needs no JAX."""
+"""File helpers: atomic writes, listing, disk errors, JSON and CSV. Needs no JAX.
+
+Writing and reading also work for URLs of buckets (`gsto_jax.storage`).
+"""
 
 import csv
 import errno
@@ -7,11 +10,13 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
@@ -23,6 +28,15 @@ TEXT_SUFFIXES = frozenset(
 """Suffixes of files that often lie in image folders and are silently skipped there."""
 _SYSTEM_FILES = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
 """Lower-case names that archivers, servers and file managers create."""
+
+
+_UPLOADS = 16
+"""Files of a folder that are uploaded at the same time."""
+
+
+def is_remote(path: os.PathLike[str]) -> bool:
+    """Returns whether a path is a URL: objects in a bucket, without locks, appends or renaming."""
+    return "://" in os.fspath(path)
 
 
 def is_hidden(path: str) -> bool:
@@ -86,7 +100,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path that replaces a file or folder, unless the block raises.
 
     Args:
-      path: file or folder to replace; its parent folder must exist.
+      path: file or folder to replace; its parent folder must exist. In a bucket the temporary path
+        is local, files are replaced atomically, and of a folder the files that it holds directly
+        are uploaded last, after its subfolders.
 
     Raises:
       OSError: the file cannot be written; its `filename` is set.
@@ -95,6 +111,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
       >>> with atomic_write(folder / "scores.zip") as temporary:
       ...     temporary.write_bytes(data)
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / f"part{path.suffix}"
+            yield local
+            _upload(local, path)
+        return
     # A hash keeps the name short; the suffix tells encoders the format.
     crc = zlib.crc32(os.fsencode(path.name))
     temporary = path.with_name(f".{crc:08x}.part{path.suffix}")
@@ -114,6 +136,25 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _upload(local: Path, path: Path) -> None:
+    """Replaces an object, or all objects of a folder, by a local file or folder."""
+    if not local.is_dir():
+        path.write_bytes(local.read_bytes())
+        return
+    if path.is_dir():
+        cast(Any, path).rmtree()
+    files = [file for file in local.rglob("*") if file.is_file()]
+    direct = [file for file in files if file.parent == local]
+    with ThreadPoolExecutor(_UPLOADS) as pool:
+        for group in ([file for file in files if file.parent != local], direct):
+            uploads = [
+                pool.submit((path / file.relative_to(local)).write_bytes, file.read_bytes())
+                for file in group
+            ]
+            for upload in uploads:
+                upload.result()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -166,7 +207,13 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     """Reads a JSON object from a file; None if the file is missing or holds anything else."""
     try:
         value = parse_json(path.read_bytes())
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        return None
+    except OSError:
+        if is_remote(path):  # refused or unavailable, which does not mean missing
+            raise
+        return None
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

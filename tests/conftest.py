@@ -6,8 +6,11 @@ tests/gsto_jax/gate/test_gate_gpu.py`).
 """
 
 import os
+import time
 from pathlib import Path
 
+from tests.bucket import NAME
+from tests.bucket import emulator as start_emulator
 from tests.program import KEPT, QUICK
 
 os.environ["JAX_PLATFORMS"] = "cuda,cpu" if os.environ.get("GSTO_TEST_GPU") == "1" else "cpu"
@@ -42,3 +45,20 @@ def x64():
     """Computes in float64 where asked to."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def emulator():
+    """Emulator of a bucket on this machine; its methods inject faults (`tests.bucket`)."""
+    pytest.importorskip("gcp_storage_emulator")
+    running = start_emulator()
+    os.environ.update(running.variables)
+    return running
+
+
+@pytest.fixture
+def bucket(emulator):
+    """URL of a new folder in a bucket, such as gs://bucket/1, for this process and its children."""
+    yield f"gs://{NAME}/{time.monotonic_ns()}"
+    emulator.unavailable(0)
+    emulator.refuse(False)

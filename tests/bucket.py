@@ -1,0 +1,243 @@
+"""A bucket on this machine: gcp-storage-emulator in a process of its own, with what it lacks.
+
+Added here are generations in answers to reads, the conditions ifGenerationMatch and
+ifGenerationNotMatch (create if absent), ranges from the end, threads; and faults to inject.
+
+    python -m tests.bucket        # prints its address, and serves until its input is closed
+"""
+
+import atexit
+import functools
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http import HTTPStatus
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlparse
+
+ROOT = Path(__file__).parents[1]
+NAME = "bucket"
+
+
+class Emulator:
+    """A running emulator.
+
+    Attributes:
+      address: its URL, for HTTP.
+    """
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bucket"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.address = self._process.stdout.readline().strip()
+        assert self.address.startswith("http"), "the emulator did not start"
+
+    @property
+    def variables(self):
+        """Environment variables with which clients reach the emulator instead of Google."""
+        addresses = dict.fromkeys(
+            ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"), self.address
+        )
+        return addresses | {
+            "CLOUD_STORAGE_EMULATOR_ENDPOINT": self.address,  # array_record
+            "EPATH_USE_TF": "false",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+            "GOOGLE_AUTH_DISABLE": "1",
+            "NO_GCE_CHECK": "true",
+        }
+
+    def unavailable(self, seconds):
+        """Answers 503 to everything for a number of seconds; 0 ends it."""
+        self._control(unavailable=seconds)
+
+    def refuse(self, refuses, prefix=""):
+        """Answers 403 to every request of an object whose name starts with a prefix, or to none."""
+        self._control(refuse=int(refuses), prefix=prefix)
+
+    def truncate(self, url):
+        """Cuts an object, by its gs:// URL, in half."""
+        self._control(truncate=url.removeprefix(f"gs://{NAME}/"))
+
+    def requests(self):
+        """Returns the number of requests so far by "METHOD NAME"."""
+        with urllib.request.urlopen(f"{self.address}/control") as answer:
+            return json.load(answer)
+
+    def close(self):
+        self._process.communicate()  # closes its input, which ends it
+
+    def _control(self, **values):
+        query = urllib.parse.urlencode(values)
+        urllib.request.urlopen(f"{self.address}/control?{query}").close()
+
+
+@functools.cache
+def emulator():
+    """Returns the emulator of this process, which ends with it."""
+    started = Emulator()
+    atexit.register(started.close)
+    return started
+
+
+class Faults:
+    """What the emulator does wrong, on request."""
+
+    def __init__(self):
+        self.unavailable_until, self.refused_prefix = 0.0, None
+        self.requests = {}
+
+    def status(self, method, name):
+        """Returns the status with which a request fails; None if it does not."""
+        key = f"{method} {name}"
+        self.requests[key] = self.requests.get(key, 0) + 1
+        if time.monotonic() < self.unavailable_until:
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        if self.refused_prefix is not None and (name or "").startswith(self.refused_prefix):
+            return HTTPStatus.FORBIDDEN
+        return None
+
+
+def serve():
+    """Serves a bucket until the input of this process is closed."""
+    import gcp_storage_emulator.server as emulator_server
+    from gcp_storage_emulator.handlers import objects
+    from gcp_storage_emulator.storage import Storage
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256
+
+        def handle_error(self, request, client_address):
+            if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
+                super().handle_error(request, client_address)
+
+    emulator_server.server.HTTPServer = Server
+    emulator_server.Router = _router(emulator_server, objects, Faults())
+    # The whole index is written as JSON at every change, and deleted objects are kept, by default.
+    Storage._write_config_to_file = lambda self: None
+    Storage._bucket_soft_delete_retention_seconds = lambda self, bucket_name: 0
+    server = emulator_server.create_server("127.0.0.1", 0, in_memory=True, default_bucket=NAME)
+    server.start()
+    while server._api._httpd is None:
+        time.sleep(0.01)
+    print(f"http://127.0.0.1:{server._api._httpd.server_address[1]}", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+def _router(emulator_server, objects, faults):
+    lock = threading.Lock()  # the emulator's storage has none
+
+    class Router(emulator_server.Router):
+        def handle(self, method):
+            handler = self._request_handler
+            url = urlparse(handler.path)
+            query = {name: values[0] for name, values in parse_qs(url.query).items()}
+            # The body is read before the lock, so that a slow client blocks nobody.
+            body = emulator_server._read_raw_data(handler) or b""
+            if not handler.headers.get("Content-Length"):
+                del handler.headers["Transfer-Encoding"]
+                handler.headers["Content-Length"] = str(len(body))
+            handler.rfile = io.BytesIO(body)
+            name = _object_name(url.path, query, body)
+            with lock:
+                if url.path == "/control":
+                    return _answer(handler, 200, _control(faults, handler.storage, query))
+                if status := faults.status(method, name):
+                    return _answer(handler, status, {"error": {"message": status.phrase}})
+                if status := self._unmet_condition(method, name, query):
+                    return _answer(handler, status, {"error": {"message": "conditionNotMet"}})
+                self._add_generation(method, name, query)
+                return super().handle(method)
+
+        def _unmet_condition(self, method, name, query):
+            """Returns the status of a request whose generation differs from the expected one."""
+            if name is None:
+                return None
+            generation = _generation(self._request_handler.storage, name)
+            if query.get("ifGenerationMatch", generation) != generation:
+                return HTTPStatus.PRECONDITION_FAILED
+            if query.get("ifGenerationNotMatch") == generation:
+                is_read = method == "GET"
+                return HTTPStatus.NOT_MODIFIED if is_read else HTTPStatus.PRECONDITION_FAILED
+            return None
+
+        def _add_generation(self, method, name, query):
+            handler = self._request_handler
+            if name is None or method != "GET":
+                return
+            generation = _generation(handler.storage, name)
+            if generation == "0":
+                return
+            requested = re.fullmatch(r"bytes=-(\d+)", handler.headers.get("Range", "").strip())
+            if requested:
+                size = len(handler.storage.get_file(NAME, name))
+                start = max(0, size - int(requested[1]))
+                handler.headers.replace_header("Range", f"bytes={start}-{max(size - 1, 0)}")
+            if "alt" in query:
+                end_headers = handler.end_headers
+
+                def end_with_generation():
+                    handler.send_header("x-goog-generation", generation)
+                    end_headers()
+
+                handler.end_headers = end_with_generation
+
+    return Router
+
+
+def _object_name(path, query, body):
+    """Returns the object of a request: in its path, its query or its multipart body; or None."""
+    _, _, rest = path.partition(f"/b/{NAME}/o")
+    if name := unquote(rest.removeprefix("/")):
+        return name
+    if query.get("uploadType") == "multipart" and "name" not in query:
+        metadata = re.search(rb"\r?\n\r?\n(\{.*?\})\r?\n--", body, re.DOTALL)
+        return json.loads(metadata[1]).get("name") if metadata else None
+    return query.get("name")
+
+
+def _generation(storage, name):
+    entry = storage.objects.get(NAME, {}).get(name)
+    return str(entry["generation"]) if entry else "0"
+
+
+def _control(faults, storage, query):
+    if "unavailable" in query:
+        faults.unavailable_until = time.monotonic() + float(query["unavailable"])
+    if "refuse" in query:
+        faults.refused_prefix = query.get("prefix", "") if query["refuse"] == "1" else None
+    if "truncate" in query:
+        name = query["truncate"]
+        data = storage.get_file(NAME, name)
+        entry = storage.get_file_obj(NAME, name)
+        entry |= {"size": str(len(data) // 2), "generation": str(time.time_ns())}
+        for checksum in ("md5Hash", "crc32c", "etag"):
+            entry.pop(checksum, None)
+        storage.create_file(NAME, name, data[: len(data) // 2], entry)
+    return faults.requests
+
+
+def _answer(handler, status, value):
+    data = json.dumps(value).encode()
+    handler.send_response(int(status))
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+if __name__ == "__main__":
+    serve()
