@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 
-from modes.interrupt import EXITS, Interrupt, exit_now
+from modes.interrupt import Interrupt, exit_now
 
 PACKAGES = ("configs", "data_pipelines", "gsto_jax", "modes")
 """Packages of this repository, which no `pip install` adds."""
 
 
-def main(argv: Sequence[str], interrupt: Interrupt | None = None) -> None:
-    """Runs the mode that the flags select."""
+def main(argv: Sequence[str], interrupt: Interrupt | None = None) -> int:
+    """Runs the mode that the flags select; returns the exit status."""
     from absl import flags
 
     from modes.dispatch import run_mode
@@ -23,7 +23,7 @@ def main(argv: Sequence[str], interrupt: Interrupt | None = None) -> None:
     with make_reporter() as reporter:
         if interrupt is not None:
             interrupt.operations = reporter.operations
-        run_mode(args, reporter, interrupt)
+        return run_mode(args, reporter, interrupt)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -55,7 +55,7 @@ def start() -> None:
                 )
                 sys.exit(2)
             except KeyboardInterrupt:
-                exit_now(*EXITS[interrupt.received or "SIGINT"])
+                exit_now(*interrupt.exits[interrupt.received or "SIGINT"])
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # an exception in Python's exit may crash it
 

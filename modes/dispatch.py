@@ -16,11 +16,14 @@ from modes.terminal_output import BarReporter, LineReporter, Starting
 
 def run_mode(
     args: SimpleNamespace, reporter: BarReporter | LineReporter, interrupt: Interrupt | None
-) -> None:
-    """Runs the mode `args.mode`.
+) -> int:
+    """Runs the mode `args.mode` and returns the exit status (docs/distributed.md).
 
     Exits with status 2 for errors that the user can fix, 1 for others.
     """
+    exits = dict(EXITS) if interrupt is None else interrupt.exits
+    if args.mode in ("train", "sweep"):  # the modes that resume
+        exits["SIGTERM"] = exits["SIGTERM"][0], args.config.run.preemption_status
     # asyncio would log the error of a broken checkpoint once for every array.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     starting = Starting()
@@ -36,18 +39,20 @@ def run_mode(
     try:
         _check_flags(args)
         _join_processes(args)
+        processes.set_lost_status(exits["SIGTERM"][1])
         mode = importlib.import_module(f"modes.{args.mode}")
         if not args.process:
             reporter.on_end(starting)
         with progress.use_reporter(reporter if processes.is_primary() else None):
-            mode.run(args)
+            status = mode.run(args)
         processes.disconnect()
+        return status or 0
     except (UserError, DataError) as error:
         processes.fail(command_line.wrap(str(error)), 2)
     except KeyboardInterrupt:
         if processes.is_multiprocess():
             received = interrupt.received if interrupt is not None else None
-            processes.fail(*EXITS[received or "SIGINT"])
+            processes.fail(*exits[received or "SIGINT"])
         raise
     except TrainingError as error:
         processes.fail(command_line.wrap(str(error)), 1)
@@ -58,7 +63,7 @@ def run_mode(
             raise
         processes.await_failure_of_others()  # if another process was lost, this one fails first
         if message := processes.connection_error(error):
-            processes.fail(message, 1)
+            processes.fail(message, exits["SIGTERM"][1])
         traceback.print_exc()
         processes.fail(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", 1)
 

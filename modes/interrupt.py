@@ -39,21 +39,23 @@ class Interrupt:
       operations: returns the open `gsto_jax.progress.Operation`s, outermost first. During a
         resumable one, SIGTERM exits after `GRACE_SECONDS`; with `raises`, the first signal exits
         at once.
-      exit_: exits with a message after such a SIGTERM.
+      exit_: exits with a message after such a SIGTERM; None to exit this process only.
       unit: unit of work completed before stopping, if no operation is logged.
 
     Attributes:
-      received: name of the first signal; None before.
+      received: name of the first signal, or the reason given to `trigger`; None before.
+      exits: message and status of an immediate exit, by the name of the signal.
     """
 
     def __init__(
         self,
         raises: bool = False,
         operations: Callable[[], Sequence[Any]] = lambda: (),
-        exit_: Callable[[str], None] = lambda message: exit_now(message, 0),
+        exit_: Callable[[str], None] | None = None,
         unit: str = "this step",
     ) -> None:
         self.received: str | None = None
+        self.exits = dict(EXITS)
         self.operations = operations
         self._raises, self._exit, self._unit = raises, exit_, unit
         self._handlers: dict[int, Any] = {}
@@ -62,6 +64,11 @@ class Interrupt:
     def __call__(self) -> bool:
         """Returns whether to stop."""
         return self.received is not None
+
+    def trigger(self, reason: str) -> None:
+        """Stops as SIGTERM does, for another reason, such as a maintenance event."""
+        self.received = self.received or reason
+        self._writer.send(bytes([signal.SIGTERM]))
 
     def __enter__(self) -> "Interrupt":
         self._reader, self._writer = socket.socketpair()
@@ -111,25 +118,28 @@ class Interrupt:
                     if first is None:
                         first, first_time = number, time.monotonic()
                         if self._raises and any(x.resumable for x in self.operations()):
-                            exit_now(*EXITS[signal.Signals(number).name])
+                            exit_now(*self.exits[signal.Signals(number).name])
                         self._acknowledge(number)
                     elif number == signal.SIGINT and resent:
                         resent -= 1
                     elif number == signal.SIGINT:
-                        exit_now(*EXITS["SIGINT"])
+                        exit_now(*self.exits["SIGINT"])
             if self._deferred and hasattr(signal, "pthread_kill"):
                 self._deferred, self._resent, resent = False, True, resent + 1
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             elapsed = time.monotonic() - first_time
             if first == signal.SIGTERM and elapsed > GRACE_SECONDS[self._raises]:
                 if self._raises:
-                    exit_now(*EXITS["SIGTERM"])
+                    exit_now(*self.exits["SIGTERM"])
                 operations = self.operations()
                 if any(operation.resumable for operation in operations):
-                    self._exit(
-                        f"stopped by SIGTERM while {operations[-1].description}: run the same "
-                        "command again to resume"
+                    message = (
+                        f"stopped by {self.received} while {operations[-1].description}: run the "
+                        "same command again to resume"
                     )
+                    if self._exit is None:
+                        exit_now(message, self.exits["SIGTERM"][1])
+                    self._exit(message)
 
     def _acknowledge(self, number: int) -> None:
         verb = "exits" if self._raises else "stops"
@@ -143,7 +153,7 @@ class Interrupt:
         current = self._unit
         if operations and (self._raises or operations[-1].always_log):
             current = operations[-1].description
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        name = "Ctrl-C" if number == signal.SIGINT else self.received or "SIGTERM"
         hint = "; press it again to exit now" if number == signal.SIGINT else ""
         print(f"{name}: {verb} after {current}{hint}", file=sys.stderr, flush=True)
 

@@ -43,7 +43,7 @@ from gsto_jax.sweep.run_result import (
     read_result,
 )
 from modes import command_line
-from modes.interrupt import Interrupt
+from modes.interrupt import EXITS, Interrupt
 from modes.run_setup import parse_config
 from modes.terminal_output import log, make_console
 
@@ -52,8 +52,8 @@ AS_IS = "as-is"
 """The row that is `--config` itself."""
 
 
-def run(args: Any) -> None:
-    """Runs the mode. Raises TrainingError if runs failed."""
+def run(args: Any) -> int:
+    """Runs the mode and returns the exit status. Raises TrainingError if runs failed."""
     jax.config.update("jax_platforms", "cpu")  # leaves the devices to the runs
     file = command_line.config_file()
     seeds = parse_seeds(args.seeds)
@@ -79,15 +79,18 @@ def run(args: Any) -> None:
             sweep.train([run for run in runs if run not in finished])
         title = file.removeprefix(f"{loading.ROOT}/")
         write_results(folder, title, runs, reference, sweep.missing_reasons)
-    if interrupt():
-        log(f"stopped by {interrupt.received}: run the same command again to resume")
+    for failed in sweep.failed:
+        log(f"failed      {failed.name}: {failed.log}")
+    if stopped := interrupt.received or sweep.preempted:
+        log(f"stopped by {stopped}: run the same command again to resume")
+        ctrl_c = stopped == "SIGINT"
+        return EXITS["SIGINT"][1] if ctrl_c else int(args.config.run.preemption_status)
     if sweep.failed:
-        for failed in sweep.failed:
-            log(f"failed      {failed.name}: {failed.log}")
         raise TrainingError(
             f"{len(sweep.failed)} of {len(runs)} runs failed; the results are those of the others. "
             "Run the same command again to retry"
         )
+    return 0
 
 
 class Sweep:
@@ -101,11 +104,13 @@ class Sweep:
     Attributes:
       failed: runs that exited without a score and were not interrupted.
       missing_reasons: why a run has no score, by its name.
+      preempted: names a run that stopped by itself for a maintenance event, as all soon do; or "".
     """
 
     def __init__(self, runs: Sequence[SweepRun], jobs: int, interrupt: Interrupt) -> None:
         self.failed: list[SweepRun] = []
         self.missing_reasons: dict[str, str] = {}
+        self.preempted = ""
         self._runs, self._jobs, self._interrupt = runs, jobs, interrupt
         self._log_offsets: dict[SweepRun, int] = {}
         console = make_console()
@@ -135,7 +140,7 @@ class Sweep:
                 self._launch,
                 on_exit=self._ended,
                 on_tick=self._tick,
-                stop=self._interrupt,
+                stop=lambda: bool(self.preempted or self._interrupt()),
             )
 
     def _launch(self, run: SweepRun) -> subprocess.Popen[bytes]:
@@ -160,8 +165,9 @@ class Sweep:
             self._progress.advance(self._overall_bar)
             self._advance()
             self._log(_summarize(outcome))
-        elif self._interrupt():
+        elif self._interrupt() or status == run.row.config["run"]["preemption_status"]:
             self.missing_reasons[run.name] = "stopped"
+            self.preempted = self.preempted or f"the preemption of {run.name}"
         else:
             self.failed.append(run)
             reason = exit_reason(run.log, self._log_offsets[run])

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from gsto_jax.training.task import Task
 from gsto_jax.training.throughput import Workload
 from gsto_jax.types import Size
 from modes import run_setup
-from modes.interrupt import Interrupt, kill_children
+from modes.interrupt import EXITS, Interrupt, kill_children
 from modes.terminal_output import Log
 from modes.trackers import check_trackers, open_trackers
 
@@ -40,8 +41,8 @@ IMAGENET_DATASETS = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
 """Prepared datasets whose published scores start from ImageNet weights."""
 
 
-def run(args: Any) -> None:
-    """Runs the mode."""
+def run(args: Any) -> int:
+    """Runs the mode and returns the exit status, the same in all processes."""
     task, data, values = run_setup.parse_config(args.config)
     config, log = task.config, run_setup.make_logger()
     mesh = make_mesh(spatial_shards=config.parallel.spatial_shards)
@@ -67,7 +68,10 @@ def run(args: Any) -> None:
         shard_count=jax.process_count(),
     )
     with (
-        Interrupt(operations=progress.open_operations, exit_=exit_run) as interrupt,
+        Interrupt(
+            operations=progress.open_operations,
+            exit_=partial(exit_run, status=config.run.preemption_status),
+        ) as interrupt,
         profiling_signal_ignored(),
         contextlib.closing(batches),
         contextlib.closing(Workdir(args.workdir or f"runs/{config.name}", lock=True)) as workdir,
@@ -99,7 +103,7 @@ def run(args: Any) -> None:
         trackers = config.run.trackers if processes.is_primary() else ()
         with open_trackers(trackers, workdir, values, log) as writer:
             experiment = replace(experiment, workload=workload, metric_writer=writer)
-            _train_and_evaluate(experiment, state, batches, stop)
+            return _train_and_evaluate(experiment, state, batches, stop)
 
 
 def _log_start(task: Task, data: DataConfig, examples: str, mesh: Mesh, log: Log) -> None:
@@ -112,21 +116,37 @@ def _log_start(task: Task, data: DataConfig, examples: str, mesh: Mesh, log: Log
         log(warning)
 
 
-def _train_and_evaluate(experiment: Experiment, state: Any, batches: Any, stop: Any) -> None:
-    """Trains to the end or to a signal, evaluates a finished network, and logs where it stopped."""
-    log, steps = experiment.log, experiment.task.steps
+def _train_and_evaluate(
+    experiment: Experiment, state: Any, batches: Any, stop: processes.SynchronizedStop
+) -> int:
+    """Trains to the end or to a signal, evaluates a finished network, and logs where it stopped.
+
+    Returns:
+      The exit status: 0 only if nothing is left to do.
+    """
+    log, steps, config = experiment.log, experiment.task.steps, experiment.task.config.run
     state = experiment.train(state, batches, stop)
-    step = int(state.step)
+    step, status = int(state.step), 0
+    reason = experiment.early_stop_reason(step)
+    if not reason and 0 < config.stop_at <= step:
+        reason = "as run.stop_at says"
+    is_done = step < steps and bool(reason)
     if step == steps and not stop():
-        experiment.evaluate(state, batches.get_state(), stop)
-    if stop():
+        is_done = experiment.evaluate(state, batches.get_state(), stop) is not None
+    if not is_done:
         log(f"stopped by {stop.received}: run the same command again to resume from step {step}")
+        status = EXITS["SIGINT"][1] if is_ctrl_c(stop.received) else config.preemption_status
     elif step < steps:
-        log(
-            f"stopped at step {step}, {experiment.early_stop_reason(step) or 'as run.stop_at says'}"
-        )
+        log(f"stopped at step {step}, {reason}")
     if (newest := experiment.workdir.checkpoints / str(step)).is_dir():
         log(f"checkpoint  {newest}")
+    # Processes that got different signals at once may not agree on which was the first.
+    return int(processes.broadcast(status))
+
+
+def is_ctrl_c(reason: str | None) -> bool:
+    """Returns whether Ctrl-C is the reason of a stop, such as "SIGINT of process 1 (host1)"."""
+    return (reason or "").startswith("SIGINT")
 
 
 def _check_batch_size(train: TrainConfig, mesh: Mesh) -> None:
@@ -161,10 +181,10 @@ def _describe_recipe(config: Config, examples: str, mesh: Mesh) -> str:
     )
 
 
-def exit_run(message: str) -> None:
+def exit_run(message: str, status: int) -> None:
     """Exits all processes of the run with a message, and kills the child processes."""
     kill_children()
-    processes.end(message)
+    processes.end(message, status)
 
 
 @contextlib.contextmanager

@@ -369,7 +369,17 @@ class RunConfig(Section, prefix="run", role=RUNTIME):
         choices=TRACKERS,
     )
     compilation_cache: str = option(
-        "~/.cache/gsto_jax/xla", "Folder of the compilation cache; empty: none", is_path=True
+        "auto",
+        "Folder of the compilation cache; auto: ~/.cache/gsto_jax/xla, or with several processes "
+        "xla_cache beside the workdir, which all of them read (docs/distributed.md); empty: none",
+        is_path=True,
+    )
+    preemption_status: int = option(
+        42,
+        "Exit status of a run that SIGTERM, a maintenance event or the loss of a host ends early, "
+        "so that a scheduler restarts it; 3 to 255 (docs/distributed.md)",
+        ge=3,
+        le=255,
     )
 
     def check(self) -> None:

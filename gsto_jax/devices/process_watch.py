@@ -33,12 +33,14 @@ class ProcessWatch(threading.Thread):
     Attributes:
       get_signal: returns the name of the signal that this process received, or None.
       reason: signal that all processes stop for, and the process that received it.
+      lost_status: exit status if another process is lost.
     """
 
     def __init__(self) -> None:
         super().__init__(name="watch", daemon=True)
         self.get_signal: Callable[[], str | None] = lambda: None
         self.reason: str | None = None
+        self.lost_status = 1
         self._index, self._count = jax.process_index(), jax.process_count()
         self._lock, self._exit_lock = threading.Lock(), threading.Lock()
         self._agreed, self._ended = threading.Event(), threading.Event()
@@ -65,9 +67,10 @@ class ProcessWatch(threading.Thread):
         self._agreed.wait()
         return self._calls >= self._stop_call
 
-    def fail(self, message: str, status: int) -> NoReturn:
-        """Exits; see `gsto_jax.devices.processes.fail`."""
-        self._exit(message, status, report=f"{process_name()} ended: {message}")
+    def exit_all(self, message: str, status: int, *, is_error: bool) -> NoReturn:
+        """Exits all; see `gsto_jax.devices.processes.fail` and `gsto_jax.devices.processes.end`."""
+        report = f"{process_name()} ended: {message}"
+        self._exit(message, status, is_error=is_error, report=report)
 
     def run(self) -> None:
         """Checks the other processes periodically."""
@@ -86,8 +89,8 @@ class ProcessWatch(threading.Thread):
             values.setdefault(kind, {})[int(process)] = value
         for process, value in values.get("failed", {}).items():
             if process != self._index:
-                status, message = json.loads(value)
-                self._exit(message, status)
+                status, is_error, message = json.loads(value)
+                self._exit(message, status, is_error=is_error)
         self._check_heartbeats(values.get("alive", {}))
         if not self._agreed.is_set():
             self._check_stop(values)
@@ -121,28 +124,31 @@ class ProcessWatch(threading.Thread):
         name = f"process {process}{host and f' ({host})'}"
         role = ", which coordinates the others," if process == 0 else ""
         reason = reason.strip().splitlines()[0][:200]
-        self._exit(f"{name}{role} is gone: {reason}. {RESTART_HINT}", 1)
+        self._exit(f"{name}{role} is gone: {reason}. {RESTART_HINT}", self.lost_status)
 
     def _publish(self, kind: str, value: str) -> None:
         key_value_store().key_value_set(
             f"{_PREFIX}{kind}/{self._index}", value, allow_overwrite=True
         )
 
-    def _exit(self, message: str, status: int, report: str = "") -> NoReturn:
+    def _exit(
+        self, message: str, status: int, *, is_error: bool = True, report: str = ""
+    ) -> NoReturn:
         """Ends the process without waiting for the others, unlike JAX's exit handler.
 
         Args:
           message: printed message.
           status: exit status.
+          is_error: whether the message is printed as an error.
           report: message for the other processes, if this process is the cause.
         """
         if not self._exit_lock.acquire(blocking=False):
             threading.Event().wait()  # another thread is ending the process
         sys.stdout.flush()
-        print_exit_message(message, status)
+        print_exit_message(message, is_error=is_error)
         try:
             if report:
-                self._publish("failed", json.dumps([status, report]))
+                self._publish("failed", json.dumps([status, is_error, report]))
             self._publish("heard", "")
             deadline = time.monotonic() + 5
             # Process 0 ends last, since the key-value store ends with it.
@@ -166,6 +172,6 @@ def process_name() -> str:
     return f"process {jax.process_index()} ({socket.gethostname()})"
 
 
-def print_exit_message(message: str, status: int = 1) -> None:
+def print_exit_message(message: str, *, is_error: bool = True) -> None:
     """Prints why the process ends."""
-    print(f"{'error: ' if status else ''}{message}", file=sys.stderr, flush=True)
+    print(f"{'error: ' if is_error else ''}{message}", file=sys.stderr, flush=True)

@@ -252,15 +252,21 @@ def fail(message: str, status: int) -> NoReturn:
     if _watch is None:
         print_exit_message(message)
         sys.exit(status)
-    _watch.fail(message, status)
+    _watch.exit_all(message, status, is_error=True)
 
 
-def end(message: str) -> NoReturn:
-    """Prints a message and exits all processes immediately, with status 0."""
+def end(message: str, status: int) -> NoReturn:
+    """Prints a message, which is no error, and exits all processes immediately."""
     if _watch is None:
         print(message, flush=True)
-        os._exit(0)
-    _watch.fail(message, 0)
+        os._exit(status)
+    _watch.exit_all(message, status, is_error=False)
+
+
+def set_lost_status(status: int) -> None:
+    """Sets the exit status of this process if another one is lost; 1 by default."""
+    if _watch is not None:
+        _watch.lost_status = status
 
 
 def await_failure_of_others() -> None:

@@ -17,11 +17,11 @@ from tests.faults.small_runs import STEPS, arguments, make_small, settings
 
 @pytest.fixture
 def train(monkeypatch):
-    """Trains in a folder, as `main.py` does; `run.NAME` by keyword."""
+    """Trains in a folder, as `main.py` does; `run.NAME` by keyword. Returns the exit status."""
     make_small(monkeypatch)
 
     def run(workdir, **changes):
-        mode.run(arguments(workdir, settings(**changes)))
+        return mode.run(arguments(workdir, settings(**changes)))
 
     return run
 

@@ -31,4 +31,4 @@ def arguments(workdir, config):
 
 def make_small(patch):
     patch.setattr(task, "build_network", small_network())
-    patch.setattr(Experiment, "evaluate", lambda *args: None)
+    patch.setattr(Experiment, "evaluate", lambda *args: "evaluated")

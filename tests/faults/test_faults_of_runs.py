@@ -16,6 +16,7 @@ from gsto_jax.runs import checkpoint
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir
 from tests.faults.disks import files_no_larger_than, fill
+from tests.faults.small_runs import STEPS
 
 # Orbax's threads end as complaints of Python about what nobody waited for.
 threads_complain = pytest.mark.filterwarnings(
@@ -114,11 +115,27 @@ def test_a_signal_to_end(tmp_path, train, same, monkeypatch, capsys, number):
 
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "_log_step", log_and_signal)
-        train(tmp_path, log_every=1)
+        status = train(tmp_path, log_every=1, preemption_status=75)
+    assert status == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
     assert re.search(f"{number.name}: .* from step 5", capsys.readouterr().out)
     assert checkpoint.list_steps(tmp_path / "checkpoints") == [2, 4, 5]
-    train(tmp_path)
+    assert train(tmp_path) == 0
     same(tmp_path)
+
+
+def test_status_is_0_only_if_nothing_is_left_to_do(tmp_path, train, monkeypatch):
+    """A signal at `run.stop_at` changes nothing; one during the last evaluation does."""
+    log_step = Experiment._log_step
+
+    def log_and_signal(self, report):
+        log_step(self, report)
+        if report.step in (2, STEPS):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Experiment, "_log_step", log_and_signal)
+    assert train(tmp_path, log_every=1, stop_at=2) == 0
+    assert train(tmp_path) == 42, "not evaluated yet"
+    assert train(tmp_path) == 0
 
 
 def test_a_profile_asked_for_where_there_are_no_steps(tmp_path, train, same, monkeypatch):
@@ -128,6 +145,7 @@ def test_a_profile_asked_for_where_there_are_no_steps(tmp_path, train, same, mon
     def ask(*_):
         requests.append(1)
         os.kill(int((tmp_path / ".lock").read_text()), signal.SIGUSR1)
+        return "evaluated"
 
     monkeypatch.setattr(Experiment, "evaluate", ask)
     monkeypatch.setattr(Workdir, "write_start", ask)

@@ -59,7 +59,7 @@ def stopping(index):
 def ending(index):
     """One process ends all, while the others wait for nothing that could tell them."""
     if index == 1:
-        processes.end("stopped by SIGTERM while compiling the train step")
+        processes.end("stopped by SIGTERM while compiling the train step", 42)
     threading.Event().wait()
 
 
@@ -129,6 +129,7 @@ if __name__ == "__main__":
     if int(port):
         place = processes.ProcessConfig(f"localhost:{port}", int(count), int(index))
     processes.connect(place, 120)
+    processes.set_lost_status(43)
     try:
         globals()[scenario](int(index))
         processes.disconnect()

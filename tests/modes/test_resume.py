@@ -148,7 +148,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, undisturbed):
     whole, expected = undisturbed(2)
     process = start(*command(tmp_path, "--config.run.checkpoint_every=1000"))
     text, errors = disturb(process, 0, signal.SIGTERM)
-    assert process.returncode == 0, errors
+    assert process.returncode == 42, errors
     step = int(re.search(r"stopped by SIGTERM: .*from step (\d+)", text)[1])
     assert 1 <= step < STEPS
     assert checkpoint.list_steps(tmp_path / "checkpoints") == [step]
