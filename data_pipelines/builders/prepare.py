@@ -26,6 +26,7 @@ from data_pipelines.files.disk import first_few
 from data_pipelines.files.json import read_json
 from data_pipelines.files.working_folder import INCOMPLETE_SUFFIX, LOCK, RESUME, disk_errors, locked
 from data_pipelines.sources.prepared import MANIFEST, check_tiles
+from data_pipelines.sources.size_index import Size, format_index, index_path, stored_size
 from gsto_jax.files import to_unicode
 
 VERSION = "1.0.0"
@@ -181,6 +182,7 @@ def _remove_stale_files(
         "source": str(source.absolute()),
         "storage": storage,
         "decode_options": asdict(builder.decode_options) if storage == "tiles" else None,
+        "orientation": builder.decode_options.orientation,
         "shard_size": builder.shard_size,
         "counts": {split: builder.count(split_items) for split, split_items in items.items()},
         "splits": {
@@ -214,28 +216,43 @@ class _ShardWriter:
     on_progress: Callable[[str, int, int], None]
 
     def write_split(self, split: str, items: Sequence[Item]) -> None:
-        """Writes the missing shards of a split."""
+        """Writes the missing shards of a split, and the index of its image sizes."""
         shards = split_into_shards(len(items), self.builder.shard_size)
-        for index, shard in enumerate(shards):
+        index = index_path(self.work, split)
+        parts = [index_path(self.work, f"{split}-{n:05d}") for n in range(len(shards))]
+        for n, (shard, part) in enumerate(zip(shards, parts, strict=True)):
             self.on_progress(split, shard.start, len(items))
-            path = shard_path(self.work, self.builder.name, split, index, len(shards))
-            if not path.exists():
-                self._write_shard(path, split, items, shard)
+            path = shard_path(self.work, self.builder.name, split, n, len(shards))
+            if not (path.exists() and (part.exists() or index.exists())):
+                sizes = self._write_records(_temporary(path), split, items, shard)
+                _write_text(part, json.dumps(sizes))  # first: the name of a shard says it is done
+                os.rename(_temporary(path), path)
+        if not index.exists():
+            sizes = [size for part in parts for size in json.loads(part.read_text())]
+            _write_text(index, format_index(sizes, self.builder.decode_options))
+        for part in parts:
+            part.unlink(missing_ok=True)
         self.on_progress(split, len(items), len(items))
 
-    def _write_shard(self, path: Path, split: str, items: Sequence[Item], shard: range) -> None:
+    def _write_records(
+        self, path: Path, split: str, items: Sequence[Item], shard: range
+    ) -> list[Size]:
+        """Writes the records of a shard to a file; returns the sizes of their images."""
         features = _tfds_features(self.builder.features(self.storage))
         futures = [self.pool.submit(self._make_example, items[index]) for index in shard]
-        temporary = path.with_name(f"{path.name}.partial")
+        sizes = []
         # Images are compressed already, and records are read one by one.
-        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         try:
             for index in shard:
                 example = futures.pop(0).result()
-                with _writer_errors(temporary, items[index]):
+                sizes.append(
+                    stored_size(example["image"], items[index].image, self.builder.decode_options)
+                )
+                with _writer_errors(path, items[index]):
                     writer.write(features.serialize_example(example))
                 self.on_progress(split, index + 1, len(items))
-            with _writer_errors(temporary, items[shard[-1]]):
+            with _writer_errors(path, items[shard[-1]]):
                 writer.close()
         finally:
             for future in futures:
@@ -243,14 +260,14 @@ class _ShardWriter:
             if writer.is_open():
                 with suppress(RuntimeError, ValueError):
                     writer.close()
-        reader = array_record_module.ArrayRecordReader(str(temporary))
+        reader = array_record_module.ArrayRecordReader(str(path))
         count = reader.num_records()
         reader.close()
         if count != len(shard):
-            raise DataError(f"{temporary} contains {count} of {len(shard)} records; prepare again.")
-        with temporary.open("rb") as file:
+            raise DataError(f"{path} contains {count} of {len(shard)} records; prepare again.")
+        with path.open("rb") as file:
             os.fsync(file.fileno())
-        os.rename(temporary, path)
+        return sizes
 
     def _make_example(self, item: Item) -> Example:
         return self.builder.example(self.downloads, item, self.storage)
@@ -323,9 +340,14 @@ def _tfds_features(types: dict[str, str]) -> Any:
     return tfds.features.FeaturesDict({name: constructors[kind]() for name, kind in types.items()})
 
 
+def _temporary(path: Path) -> Path:
+    """Returns the name of a file that is not complete."""
+    return path.with_name(f"{path.name}.partial")
+
+
 def _write_text(path: Path, text: str) -> None:
     """Writes a text file atomically, and makes sure that it is on the disk."""
-    temporary = path.with_name(f"{path.name}.partial")
+    temporary = _temporary(path)
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError, first_line
-from data_pipelines.files.images import decode_image, decode_label, format_size, read_image_header
+from data_pipelines.files.images import decode_image, decode_label, format_size
 from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import escapes_folder
 from data_pipelines.files.retry import read_with_retries
@@ -20,6 +20,7 @@ from data_pipelines.sources.fraction import own_files_error, split_members
 from data_pipelines.sources.image_checks import check_label_size, contrast_warnings, image_warnings
 from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.label_map import LabelMap, MappedLabel
+from data_pipelines.sources.size_index import index_path, read_index, stored_size
 from data_pipelines.sources.stats import LabelStats, unreadable
 from gsto_jax.image_files import Decoded, DecodeOptions
 
@@ -260,6 +261,9 @@ class PreparedSource:
         self._options = config.decode_options
         check_tiles(self._records.folder, self._options)
         self._label_map = LabelMap(config)
+        folder, parts = self._records.folder, stored_splits(stored_split)
+        paths = [index_path(folder, part) for part in parts]
+        self._sizes = read_index(paths, len(self._records), self._options)
         names = [self._records.name(index) for index in range(len(self._records))]
         self._indices = split_members(names, config, split)[: config.limit(split) or None]
 
@@ -271,13 +275,12 @@ class PreparedSource:
         return self._records.name(self._indices[index])
 
     def size(self, index: int) -> tuple[int, int]:
-        """Returns (h, w) of an image without decoding it. Raises DataError."""
+        """Returns (h, w) of an image from the index, or else from its header. Raises DataError."""
         position = self._indices[index]
+        if self._sizes:
+            return self._sizes[position]
         image, name = self._records[position]["image"], self._records.describe(position)
-        if Tiles.are_in(image):
-            height, width = Tiles(image, f"The image of {name}").shape[:2]
-            return height, width
-        return read_image_header(image, f"the image of {name}").oriented_size(self._options)
+        return stored_size(image, f"the image of {name}", self._options)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a record.
@@ -287,8 +290,9 @@ class PreparedSource:
           stored as tiles decode lazily (see `Tiles`).
 
         Raises:
-          DataError: the record is damaged, image and label differ in size, or the label contains
-            unknown ids. Damaged tiles and their unknown ids are detected only on decoding.
+          DataError: the record is damaged, its image differs in size from the label or the index,
+            or the label contains unknown ids. Damaged tiles and their unknown ids are detected only
+            on decoding.
           IndexError: no such record.
         """
         if not 0 <= index < len(self):
@@ -296,8 +300,15 @@ class PreparedSource:
         position = self._indices[index]
         record = self._records[position]
         image, ids = self._decode(record, position)
+        pixels = image.pixels if isinstance(image, Decoded) else image
+        if self._sizes and pixels.shape[:2] != self._sizes[position]:
+            height, width = self._sizes[position]
+            raise DataError(
+                f"The image of {self._records.describe(position)} has {format_size(pixels)} pixels,"
+                f" and {width}x{height} in the index of sizes. {PREPARE_AGAIN}"
+            )
         example = {
-            "image": image.pixels if isinstance(image, Decoded) else image,
+            "image": pixels,
             "label": MappedLabel(ids, self._label_map, self.name(index)),
             "index": int(index),
         }

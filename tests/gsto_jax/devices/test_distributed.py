@@ -18,6 +18,7 @@ from gsto_jax.devices.processes import (
     broadcast,
     check_agreement,
     check_port,
+    count_equal,
     is_multiprocess,
 )
 from tests import program
@@ -68,6 +69,7 @@ def test_single_process():
     assert not is_multiprocess()
     assert broadcast("x") == "x"
     assert all_true(True) and not all_true(False)
+    assert count_equal("host") == 1
     check_agreement({"a": 1})
     barrier()
     noted = []
