@@ -36,6 +36,12 @@ from data_pipelines.sources.prepared import PreparedSource
 from data_pipelines.sources.source import Source
 from data_pipelines.sources.stats import Issue, LabelStats, balanced_weights, group_issues
 from data_pipelines.synthetic.source import SyntheticSource
+from data_pipelines.throughput import (
+    StageSeconds,
+    evaluation_throughput,
+    measure_stages,
+    train_throughput,
+)
 from data_pipelines.transforms.pose import PersonCrop
 from data_pipelines.transforms.segmentation import RandomScaleCropFlip, ResizeFlipCrop
 from data_pipelines.workers import auto_workers, cpu_affinity, usable_cpus
@@ -65,6 +71,7 @@ __all__ = [
     "RandomScaleCropFlip",
     "ResizeFlipCrop",
     "Source",
+    "StageSeconds",
     "SyntheticSource",
     "Tiles",
     "TrainBatches",
@@ -77,11 +84,14 @@ __all__ = [
     "describe_untrained_classes",
     "distinct_colors",
     "encode_tiles",
+    "evaluation_throughput",
     "format_value",
     "group_issues",
     "make_source",
+    "measure_stages",
     "report_labels",
     "train_batch_bytes",
     "train_batches",
+    "train_throughput",
     "usable_cpus",
 ]

@@ -231,6 +231,20 @@ MODES = {
             )
         },
     ),
+    "bench_input": Mode(
+        "measure the images per second that this host can load, by number of worker processes",
+        "--mode=bench_input --config=configs/cityscapes_w18s.py --output=input.json",
+        {
+            "worker_counts": Flag(
+                "numbers of worker processes to measure, such as 1,2,4; by default"
+                " config.data.workers or, if that is auto, 0, 1, 2, 4 and so on up to the CPUs",
+                kind="list",
+            ),
+            "seconds": Flag("duration of each measurement", 10, "integer", minimum=1),
+            "output": Flag("JSON file to write the measurement to"),
+        },
+        needs_linux=True,
+    ),
     "plan": Mode(
         "compile the steps for a --topology of chips that need not be present, and print their"
         " cost, next to those of --compare",

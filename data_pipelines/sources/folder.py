@@ -83,6 +83,10 @@ class FolderSource:
         path = self._images[index]
         return read_image_header(path, str(path)).oriented_size(self._options)
 
+    def stored_bytes(self, index: int) -> int:
+        """Reads the files of an image and its label; returns their size in bytes."""
+        return sum(len(read_bytes(paths[index])) for paths in (self._images, self._labels))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads an image and its label.
 

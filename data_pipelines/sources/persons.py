@@ -156,6 +156,10 @@ class PersonSource:
         """Returns (h, w) of the crop."""
         return self.config.crop
 
+    def stored_bytes(self, index: int) -> int:
+        """Reads the record of a person's image; returns its size in bytes."""
+        return self._records.stored_bytes(self._samples[index][0])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a person.
 

@@ -82,6 +82,11 @@ class PreparedRecords:
         """Returns a record's name, or its index if the dataset lists no names."""
         return self.names[index] if self.names else f"{index:06d}"
 
+    def stored_bytes(self, index: int) -> int:
+        """Reads a record; returns the size of its bytes and texts."""
+        values = self[index].values()
+        return sum(len(value) for value in values if isinstance(value, bytes | str))
+
     def describe(self, index: int) -> str:
         """Returns a record's name with the dataset's folder, for messages."""
         return f"record {self.name(index)} of {self.folder}"
@@ -281,6 +286,10 @@ class PreparedSource:
             return self._sizes[position]
         image, name = self._records[position]["image"], self._records.describe(position)
         return stored_size(image, f"the image of {name}", self._options)
+
+    def stored_bytes(self, index: int) -> int:
+        """Reads the record of an image; returns its size in bytes."""
+        return self._records.stored_bytes(self._indices[index])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a record.

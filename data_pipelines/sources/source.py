@@ -31,6 +31,10 @@ class Source(Protocol):
         """Returns (h, w) of an image without decoding it; of a person, the size of the crop."""
         ...
 
+    def stored_bytes(self, index: int) -> int:
+        """Reads what is stored of an example, without decoding it; returns its size in bytes."""
+        ...
+
     def inspect(self, index: int) -> LabelStats:
         """Returns the label statistics and issues of a record; never raises for a wrong record."""
         ...

@@ -49,6 +49,10 @@ class SyntheticSource:
         """Returns (h, w) of a scene."""
         return self._image_size
 
+    def stored_bytes(self, index: int) -> int:
+        """Returns 0: scenes are not stored."""
+        return 0
+
     def inspect(self, index: int) -> LabelStats:
         """Returns the label statistics of a scene."""
         pixels = count_pixels(self[index]["label"])

@@ -1,0 +1,162 @@
+"""Measures the images per second that this host can load for a config. Uses no devices."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from configs.loading import plain_values
+from data_pipelines import (
+    DataConfig,
+    EvalBatches,
+    Source,
+    StageSeconds,
+    evaluation_throughput,
+    make_source,
+    measure_stages,
+    train_throughput,
+    usable_cpus,
+)
+from gsto_jax import progress
+from gsto_jax.config import Config
+from gsto_jax.errors import UserError
+from gsto_jax.files import is_disk_full, to_json, write_text
+from modes.terminal_output import log
+
+_STAGE_SECONDS = 3.0
+"""Duration of the measurement of single stages."""
+_THREADS = 2
+"""Threads that read without worker processes."""
+_MAX_PADDED_SHAPES = 6
+
+
+def run(args: Any) -> None:
+    """Runs the mode."""
+    values = plain_values(args.config)
+    data = DataConfig(**values.pop("data"))
+    config = Config.from_dict(values)
+    cores = usable_cpus()
+    counts = _worker_counts(args.worker_counts, data, cores)
+    with progress.track("reading the data"):
+        source = make_source(data, data.train_split)
+    unit = "persons" if data.keypoints else "images"
+    height, width = data.crop
+    log(
+        f"{config.name}: {len(source)} training {unit} in batches of {config.train.batch_size},"
+        f" crop {height}x{width}, on {cores} CPUs"
+    )
+    with progress.track("measuring the stages"):
+        stages = measure_stages(data, source, _STAGE_SECONDS)
+    log(_stage_table(stages, data, unit))
+    rates = {}
+    for workers in counts:
+        with progress.track(f"measuring {workers} workers"):
+            rates[workers] = train_throughput(
+                data, source, config.train.batch_size, workers=workers, seconds=args.seconds
+            )
+    log(_worker_table(rates, stages, cores, unit))
+    best = max(rates, key=lambda workers: rates[workers])
+    log(_measure_evaluation(replace(data, workers=best), config.eval.batch_size, args.seconds))
+    if args.output:
+        record = input_record(rates, cores) | {"config": config.name, "crop": list(data.crop)}
+        record["stored_bytes_per_image"] = stages.stored_bytes
+        _write(Path(args.output).expanduser(), record)
+
+
+def _worker_counts(flag: list[str] | None, data: DataConfig, cores: int) -> list[int]:
+    """Returns the numbers of worker processes to measure, ascending.
+
+    Raises:
+      UserError: the flag is no list of numbers.
+    """
+    if flag:
+        if not all(text.strip().isdecimal() for text in flag):
+            raise UserError(
+                f"--worker_counts must be numbers, such as 0,1,2; got {','.join(flag)!r}"
+            )
+        return sorted({int(text) for text in flag})
+    if isinstance(data.workers, int):
+        return [data.workers]
+    powers = (2**n for n in range(cores.bit_length()))
+    return sorted({0, *powers, cores})
+
+
+def cores_in_use(workers: int, cores: int) -> int:
+    """Returns the number of CPUs that the workers, or else the reading threads, can use."""
+    return min(workers or _THREADS, cores)
+
+
+def input_record(rates: dict[int, float], cores: int) -> dict[str, Any]:
+    """Returns what `--mode=plan` needs to know of a measurement.
+
+    Args:
+      rates: training images per second by number of worker processes.
+      cores: number of CPUs that this process may use.
+    """
+    best = max(rates, key=lambda workers: rates[workers])
+    return {
+        "images_per_second": rates[best],
+        "cores": cores,
+        "workers": best,
+        "images_per_second_per_core": rates[best] / cores_in_use(best, cores),
+        "by_workers": {str(workers): rate for workers, rate in rates.items()},
+    }
+
+
+def _stage_table(stages: StageSeconds, data: DataConfig, unit: str) -> Table:
+    title = f"milliseconds of one core, mean of {stages.images} {unit}"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("ms", justify="right")
+    tiled = data.source == "tfds" and data.storage == "tiles"
+    rows = {
+        f"read {stages.stored_bytes / 1e6:.2f} MB": stages.read,
+        "decode": stages.decode,
+        "decode tiles, augment" if tiled else "augment": stages.augment,
+    }
+    for name, seconds in rows.items():
+        table.add_row(name, f"{1e3 * seconds:.1f}")
+    table.add_section()
+    table.add_row("all", f"{1e3 * sum(rows.values()):.1f}")
+    return table
+
+
+def _worker_table(rates: dict[int, float], stages: StageSeconds, cores: int, unit: str) -> Table:
+    table = Table(title="training input", title_justify="left", caption_justify="left")
+    for name in ("worker processes", f"{unit}/s", "per core", "scaling", "MB/s read"):
+        table.add_column(name, justify="right", no_wrap=True)
+    single = rates.get(1)
+    for workers, rate in rates.items():
+        table.add_row(
+            str(workers) if workers else f"0 ({_THREADS} threads)",
+            f"{rate:.1f}",
+            f"{rate / cores_in_use(workers, cores):.1f}",
+            f"{rate / single:.2f}" if single and workers else "",
+            f"{rate * stages.stored_bytes / 1e6:.1f}",
+        )
+    table.caption = f"{cores} CPUs; scaling is relative to one worker process."
+    return table
+
+
+def _measure_evaluation(data: DataConfig, batch_size: int, seconds: float) -> str:
+    """Measures the evaluation input; returns a line of text."""
+    with progress.track("measuring the evaluation input"):
+        source: Source = make_source(data, data.eval_split)
+        batches = EvalBatches(data, source, batch_size, max_padded_shapes=_MAX_PADDED_SHAPES)
+        rate = evaluation_throughput(batches, seconds)
+    readers = f"{batches.workers} worker processes" if batches.workers else f"{_THREADS} threads"
+    unit = "persons" if data.keypoints else "images"
+    return f"evaluation input: {rate:.1f} {unit}/s of {len(source)}, by {readers}"
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """Writes the measurement atomically. Raises UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, to_json(record, indent=2) + "\n")
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(f"--output={path} cannot be written ({error.strerror})") from None
+    log(f"measurement  {path}")
