@@ -35,6 +35,7 @@ def run_mode(
     from gsto_jax.devices import processes
     from gsto_jax.errors import TrainingError, UserError
     from gsto_jax.files import disk_error_message
+    from gsto_jax.storage.errors import bucket_error_message, is_refused
 
     try:
         _check_flags(args)
@@ -59,6 +60,8 @@ def run_mode(
     except Exception as error:
         if message := disk_error_message(error):
             processes.fail(command_line.wrap(message), 1)
+        if message := bucket_error_message(error):
+            processes.fail(command_line.wrap(message), 2 if is_refused(error) else 1)
         if not processes.is_multiprocess():
             raise
         processes.await_failure_of_others()  # if another process was lost, this one fails first

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder named by its step. It holds `state`, the arrays of the train state, and
 `run`, a JSON record of the config, the state of the data iterator and the package versions. Orbax
-writes into a temporary folder and renames it when it is complete.
+writes into a temporary folder and renames it when it is complete. In a bucket, which cannot rename,
+it writes into the final folder and adds a file commit_success.txt at the end.
 """
 
 import contextlib
@@ -23,6 +24,9 @@ from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import tree_shardings
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.runs.guarded_reading import DamagedError, first_line, read_guarded, single_process
+from gsto_jax.storage import is_remote, to_path
+from gsto_jax.storage.errors import bucket_error_message
+from gsto_jax.storage.objects import list_names, move_folder
 from gsto_jax.training.task import Task, TrainState, create_state
 
 PACKAGES = ("gsto-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -103,7 +107,7 @@ class Checkpoints:
           TrainingError: this or the previous checkpoint cannot be written; older ones are intact.
         """
         step = int(state.step)
-        if not self.folder.is_dir():
+        if self._is_removed():
             raise TrainingError(f"cannot save step {step}: {self.folder} has been removed")
         with self._write_errors():
             if step in self._manager.all_steps():
@@ -134,14 +138,19 @@ class Checkpoints:
                 raise
             if any(phrase in text for phrase in _DISK_FULL):
                 reason = "the disk is full. Free up disk space"
-            elif not self.folder.is_dir():
+            elif self._is_removed():
                 reason = "the folder has been removed"
+            elif message := bucket_error_message(error, self.folder):
+                reason = message
             else:
                 reason = first_line(error)
             raise TrainingError(
                 f"cannot write a checkpoint to {self.folder}: {reason}. Rerun the same command to "
                 "resume from the latest complete checkpoint"
             ) from None
+
+    def _is_removed(self) -> bool:
+        return not is_remote(self.folder) and not self.folder.is_dir()
 
 
 def _is_not_from_orbax(record: logging.LogRecord) -> bool:
@@ -159,9 +168,14 @@ def package_versions() -> dict[str, str]:
 
 def list_steps(folder: Path) -> list[int]:
     """Returns the steps of the complete checkpoints in a folder, ascending."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+    names = list_names(folder) if is_remote(folder) or folder.is_dir() else []
+    return sorted(int(x) for x in names if x.isdigit() and _is_complete(folder / x))
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    if is_remote(checkpoint):
+        return bool(ocp.utils.is_checkpoint_finalized(checkpoint))
+    return checkpoint.is_dir()
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -173,8 +187,8 @@ def find_checkpoints(path: Path) -> list[Path]:
     Raises:
       UserError: there is none.
     """
-    path = path.expanduser().absolute()
-    if path.name.isdigit() and (path / "state").is_dir():
+    path = to_path(path, "the checkpoint")
+    if path.name.isdigit() and (path / "state").is_dir() and _is_complete(path):
         return [path]
     for folder in (path / "checkpoints", path):
         if paths := _latest_first(folder):
@@ -309,7 +323,9 @@ def set_aside(checkpoint: Path) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again. Returns the new path."""
     suffixes = ("", *(f"-{n}" for n in range(2, 99)))
     paths = (checkpoint.with_name(f"damaged-{checkpoint.name}{suffix}") for suffix in suffixes)
-    return checkpoint.rename(next(path for path in paths if not path.exists()))
+    target = next(path for path in paths if not path.exists())
+    move_folder(checkpoint, target)
+    return target
 
 
 def _to_dict(state: TrainState) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from gsto_jax.runs.initialization import (
     network_changes,
 )
 from gsto_jax.runs.workdir import Workdir
+from gsto_jax.storage.objects import list_names
 from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
 from gsto_jax.training.profiling import Profiler
 from gsto_jax.training.task import Task, TrainState, create_state
@@ -97,10 +98,10 @@ class Experiment:
             self.workdir.write_config(self.config)
             self.log(f"resuming from step {latest.step}: {latest.path}")
             return latest.state, latest.record["data"]
-        if damaged := sorted(folder.glob("damaged-*")):
+        if damaged := [name for name in list_names(folder) if name.startswith("damaged-")]:
             raise UserError(
                 f"workdir {self.workdir.path} contains only damaged checkpoints, such as "
-                f"{damaged[-1]}: use another --workdir"
+                f"{folder / damaged[-1]}: use another --workdir"
             )
         if fork_from is not None:
             return self._start_from_fork(fork_from)
@@ -166,7 +167,7 @@ class Experiment:
         with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
 
             def save(state: TrainState) -> None:
-                self.workdir.check_exists()
+                self.workdir.prepare_save()
                 checkpoints.save(state, self._record(batches.get_state()))
 
             def evaluate(state: TrainState) -> bool:
@@ -279,6 +280,7 @@ class Experiment:
         metrics = {"score": score, "options": options}
         with Checkpoints(self.workdir.best, score=comparable_score) as checkpoints:
             if checkpoints.is_best(metrics):
+                self.workdir.prepare_save()
                 checkpoints.save(state, self._record(data_state), metrics)
 
     def _log_step(self, report: StepReport) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from gsto_jax.errors import UserError
+from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.storage.errors import bucket_error_message, is_refused, is_unavailable
 
 
 class DamagedError(UserError):
@@ -32,13 +33,23 @@ def single_process() -> ocp.options.MultiprocessingOptions:
 
 
 def read_guarded(checkpoint: Path, read: Callable[[], Any]) -> Any:
-    """Calls a function that reads a checkpoint. Raises DamagedError if it fails."""
+    """Calls a function that reads a checkpoint.
+
+    Raises:
+      DamagedError: it fails.
+      TrainingError: the bucket of the checkpoint does not answer, which says nothing about it.
+    """
     with _silence_orbax() as errors:
         try:
             return read()
         except UserError:
             raise
         except Exception as error:  # damaged files make the readers raise anything
+            message = bucket_error_message(error, checkpoint)
+            if message is not None and is_refused(error):
+                raise UserError(message) from None
+            if message is not None and is_unavailable(error):
+                raise TrainingError(message) from None
             errors.append(first_line(error))
     raise DamagedError(checkpoint, errors[0])
 

@@ -17,41 +17,35 @@ profile/             profiler traces (`gsto_jax.training.profiling`)
 """
 
 import contextlib
-import os
 import platform
 import secrets
 import subprocess
+import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 
 from gsto_jax.devices import processes
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.files import (
-    name_in_errors,
-    parse_json,
-    read_json_object,
-    to_json,
-    to_unicode,
-    write_text,
-)
+from gsto_jax.files import read_json_object, to_json, write_text
 from gsto_jax.runs.checkpoint import Record, list_steps, package_versions
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from gsto_jax.storage import to_path
+from gsto_jax.storage.errors import bucket_error_message, is_refused
+from gsto_jax.storage.folder import check_writable, lock_folder
+from gsto_jax.storage.lock import BucketLock
+from gsto_jax.storage.log import BucketLog, LocalLog, open_log
+from gsto_jax.storage.objects import read_object
 
 _SYNC_SECONDS = 30.0
 """Seconds until a file that one host wrote appears on the others in a shared file system."""
 
 
 class Workdir:
-    """Folder of a training run. Only process 0 writes to it.
+    """Folder of a training run, local or in a bucket. Only process 0 writes to it.
 
     Args:
       path: the folder, which is created if missing.
@@ -61,37 +55,74 @@ class Workdir:
 
     Raises:
       UserError: the folder is not writable, is locked, or with `read_only` holds no run.
+      TrainingError: the bucket does not answer.
     """
 
     def __init__(self, path: str | Path, lock: bool = False, read_only: bool = False) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = to_path(path, "--workdir")
         self._writes = not read_only and jax.process_index() == 0
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
-        if not read_only:
-            _check_writable(self.path)
-        elif self.read_config() is None:
-            raise UserError(
-                f"{self.path} is not the folder of a run, since it has no readable config.json. "
-                "Use the --workdir of a run"
-            )
-        self._lock = _lock(self.path) if lock and self._writes else None
+        self._logs: dict[str, LocalLog | BucketLog] = {}
+        with self._bucket_errors():
+            if not read_only:
+                check_writable(self.path, by_writing=self._writes)
+            elif self.read_config() is None:
+                raise UserError(
+                    f"{self.path} is not the folder of a run, since it has no readable "
+                    "config.json. Use the --workdir of a run"
+                )
+            self._lock = lock_folder(self.path) if lock and self._writes else None
 
     def close(self) -> None:
-        """Releases the lock."""
-        if self._lock is not None:
-            self._lock.close()
+        """Writes buffered log lines and releases the lock."""
+        # An error that ends the run must not be replaced by one that it caused.
+        suppressed = contextlib.suppress(Exception) if sys.exception() else contextlib.nullcontext()
+        with contextlib.closing(self._lock or contextlib.ExitStack()), suppressed:
+            self._flush()
 
     def check_exists(self) -> None:
-        """Raises TrainingError if the locked folder has been removed.
+        """Raises TrainingError if the folder was removed, or is held by another start.
 
-        The lock file shows it, since background writes may have created the folder again.
+        A lock file shows that it was removed, since background writes may have created the folder
+        again. A bucket is not read: its lock's heartbeat knows.
         """
-        if self._lock is not None and not (self.path / ".lock").exists():
+        if isinstance(self._lock, BucketLock):
+            self._check_lock(self._lock.lost)
+        elif self._lock is not None and not (self.path / ".lock").exists():
             raise TrainingError(
                 f"workdir {self.path} was removed during the run. Restore it, and rerun the same "
                 "command"
             )
+
+    def prepare_save(self) -> None:
+        """Makes sure that a checkpoint may be written: the folder is held, its logs are complete.
+
+        Raises:
+          TrainingError: the folder was removed, is held by another start, or cannot be written.
+        """
+        self._flush()
+        self.check_exists()
+        if isinstance(self._lock, BucketLock):
+            with self._bucket_errors():
+                self._check_lock(self._lock.check())
+
+    def _check_lock(self, loss: str) -> None:
+        if loss:
+            raise TrainingError(f"{loss}. This run stops, and has saved nothing since")
+
+    @contextlib.contextmanager
+    def _bucket_errors(self) -> Iterator[None]:
+        """Converts errors of a bucket to a UserError if it refuses access, else TrainingError."""
+        try:
+            yield
+        except (UserError, TrainingError):
+            raise
+        except Exception as error:
+            message = bucket_error_message(error, self.path)
+            if message is None:
+                raise
+            raise (UserError if is_refused(error) else TrainingError)(message) from None
 
     def check_shared(self) -> None:
         """Checks that all processes see the same folder; a collective call.
@@ -105,7 +136,7 @@ class Workdir:
         if self._writes:
             token_file.write_text(token)
         deadline = time.monotonic() + _SYNC_SECONDS
-        while not (token_file.exists() and token_file.read_text() == token):
+        while read_object(token_file) != token.encode():
             if time.monotonic() > deadline:
                 raise UserError(
                     f"--workdir={self.path} of process {jax.process_index()} "
@@ -142,6 +173,7 @@ class Workdir:
                 "machine": f"{platform.system()} {platform.machine()}",
             },
         )
+        self._flush()
 
     def read_starts(self) -> list[Record]:
         """Reads the starts of the run, oldest first."""
@@ -158,44 +190,48 @@ class Workdir:
         return [by_step[step] for step in sorted(by_step)]
 
     def write_evaluation(self, record: Record) -> None:
-        """Logs the scores of an evaluation."""
+        """Logs the scores of an evaluation, after which its checkpoint may be deleted."""
         self._append("evaluations.jsonl", record)
+        self._flush()
 
     def read_evaluations(self) -> list[Record]:
         """Reads the scores of all evaluations, oldest first."""
         return self._read_lines("evaluations.jsonl")
 
+    def _log(self, name: str) -> LocalLog | BucketLog:
+        if name not in self._logs:
+            self._logs[name] = open_log(self.path / name)
+        return self._logs[name]
+
     def _read_lines(self, name: str) -> list[Record]:
-        path = self.path / name
-        records = []
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            with contextlib.suppress(ValueError):  # the process was killed while it wrote the line
-                records.append(parse_json(line))
-        return [record for record in records if isinstance(record, dict)]
+        with self._bucket_errors():
+            return self._log(name).read()
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
         if not self._writes:
             return
         self.check_exists()
         try:
-            with (self.path / name).open("a+b") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        file.write(b"\n")
-                file.write((to_json(record) + "\n").encode())
+            with self._bucket_errors():
+                self._log(name).append(record)
         except OSError as error:
             raise TrainingError(
                 f"workdir {self.path} is no longer writable ({error.strerror}: {name}). Free up "
                 "disk space or restore it, and rerun the same command"
             ) from None
 
+    def _flush(self) -> None:
+        """Writes the log lines that are buffered for a bucket."""
+        with self._bucket_errors():
+            for log in self._logs.values():
+                log.flush()
+
 
 def open_workdir(path: str | None) -> Workdir:
     """Opens the folder of a run that has checkpoints. Raises UserError if there is none."""
     if path is None:
         raise UserError("--workdir must be the folder of a run; got none")
-    folder = Path(path).expanduser().absolute() / "checkpoints"
+    folder = to_path(path, "--workdir") / "checkpoints"
     if not list_steps(folder):
         problem = "is empty" if folder.is_dir() else "does not exist"
         raise UserError(
@@ -225,40 +261,3 @@ def code_checksum(folders: Sequence[Path]) -> str:
             name = str(path.relative_to(folder)).encode()
             checksum = zlib.crc32(name + path.read_bytes(), checksum)
     return f"{checksum:08x}"
-
-
-def _check_writable(folder: Path) -> None:
-    if to_unicode(str(folder)) != str(folder):
-        raise UserError(f"--workdir must be valid UTF-8, which orbax requires; got {str(folder)!r}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except FileExistsError:
-        raise UserError(f"--workdir must be a folder; got the file {folder}") from None
-    except OSError as error:
-        raise UserError(
-            f"workdir {folder} is not writable ({error.strerror}). Use a writable --workdir"
-        ) from error
-
-
-def _lock(folder: Path) -> IO[str]:
-    file = (folder / ".lock").open("a+")
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "?"
-        file.close()
-        raise UserError(
-            f"workdir {folder} is in use by process {holder}. Wait for it, or use another --workdir"
-        ) from None
-    except OSError:
-        pass  # the file system has no locks
-    with name_in_errors(folder / ".lock"):
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-    return file

@@ -4,13 +4,16 @@ The clients of buckets repeat requests that fail temporarily (gcsfs six times wi
 tensorstore for longer), so an error that reaches this module is final.
 """
 
-from gsto_jax.errors import UserError
+from pathlib import Path
 
-_CLIENT_PACKAGES = frozenset(
-    ("adlfs", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "s3fs", "urllib3")
-)
-"""Packages whose exceptions are those of a bucket."""
-_REFUSED = ("Forbidden", "PERMISSION_DENIED", "UNAUTHENTICATED", "AccessDenied")
+from gsto_jax.errors import UserError
+from gsto_jax.files import is_remote
+
+_NETWORK_PACKAGES = frozenset(("aiohttp", "google", "requests", "urllib3"))
+"""Packages whose exceptions are those of a connection or of credentials."""
+_REFUSED = ("Forbidden:", "PERMISSION_DENIED", "UNAUTHENTICATED", "AccessDenied")
+_UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
+"""Words in messages of tensorstore."""
 _HINT = (
     "Let the account of this machine read and write the bucket (on Google Cloud the role "
     "storage.objectAdmin), or log in (gcloud auth application-default login), and rerun the command"
@@ -18,34 +21,62 @@ _HINT = (
 
 
 def is_refused(error: BaseException) -> bool:
-    """Returns whether a bucket refused a request for lack of permission."""
-    text = str(error)
+    """Returns whether a bucket refused a request for lack of permission or credentials."""
     if isinstance(error, UserError):
         return False
-    if getattr(error, "code", None) in (401, 403) or isinstance(error, PermissionError):
-        return _is_of_bucket(error)
     is_auth = type(error).__module__.startswith("google.auth")
-    return is_auth or any(text.startswith(word) or f" {word}" in text[:300] for word in _REFUSED)
+    return is_auth or _status(error) in (401, 403) or _contains(error, _REFUSED)
 
 
-def bucket_error_message(error: BaseException, path: object = "") -> str | None:
+def is_unavailable(error: BaseException) -> bool:
+    """Returns whether a bucket did not answer, although the request was repeated."""
+    if isinstance(error, UserError):
+        return False
+    status = _status(error)
+    return (
+        status in (408, 429)
+        or status >= 500
+        or type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES
+        or isinstance(error, ConnectionError | TimeoutError)
+        or _contains(error, _UNAVAILABLE)
+    )
+
+
+def bucket_error_message(error: BaseException, path: Path | None = None) -> str | None:
     """Returns a message for the user about an error of a bucket; None for any other error.
 
     Args:
       error: exception of a client of buckets.
-      path: what was read or written, if known.
+      path: what was read or written; None is returned for a local path. If it is not known, only
+        errors of gcsfs and of connections to a bucket get a message.
     """
-    subject = f"bucket of {path}" if path else "bucket"
+    if not (_is_of_client(error) if path is None else is_remote(path)):
+        return None
+    bucket = f"the bucket of {path}" if path is not None else "the bucket"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     if is_refused(error):
-        return f"the {subject} refused access ({reason}). {_HINT}"
-    if _is_of_bucket(error) or isinstance(error, ConnectionError | TimeoutError):
+        return f"{bucket} refused access ({reason}). {_HINT}"
+    if is_unavailable(error):
         return (
-            f"the {subject} did not answer, although the request was repeated ({reason}). Rerun "
-            "the command when the bucket can be reached"
+            f"{bucket} did not answer, although the request was repeated ({reason}). Rerun the "
+            "command when the bucket can be reached"
         )
+    if path is not None and isinstance(error, FileNotFoundError):
+        return f"{path} or its bucket does not exist ({reason})"
     return None
 
 
-def _is_of_bucket(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in _CLIENT_PACKAGES
+def _is_of_client(error: BaseException) -> bool:
+    package = type(error).__module__.partition(".")[0]
+    return bool(_status(error)) or package in _NETWORK_PACKAGES or _contains(error, _REFUSED[:1])
+
+
+def _status(error: BaseException) -> int:
+    """Returns the status of an HTTP error of gcsfs; 0 for any other error."""
+    status = getattr(error, "code", None) if type(error).__name__ == "HttpError" else None
+    return int(status) if str(status).isdecimal() else 0
+
+
+def _contains(error: BaseException, words: tuple[str, ...]) -> bool:
+    text = str(error)[:500]
+    return any(word in text for word in words)

@@ -64,7 +64,7 @@ class _Entry:
 
 
 class BucketLock:
-    """Holds a folder in a bucket until `release` or the end of the process.
+    """Holds a folder in a bucket until `close` or the end of the process.
 
     Args:
       folder: URL of the folder.
@@ -101,7 +101,7 @@ class BucketLock:
             )
         return self._lost
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Marks the lock as free. In a bucket that does not answer it expires instead."""
         self._end.set()
         self._thread.join()

@@ -50,13 +50,13 @@ def test_of_two_starts_at_once_one_gets_the_lock(folder):
     (error,) = (result for result in results if isinstance(result, UserError))
     assert f"{folder} is in use" in str(error)
     assert not held.check()
-    held.release()
+    held.close()
 
 
 def test_a_released_lock_is_free_at_once(folder, monkeypatch):
     monkeypatch.setattr(lock, "DEAD_SECONDS", 1e9)
     for _ in range(3):
-        BucketLock(folder).release()
+        BucketLock(folder).close()
     assert list_names(folder) == [f"{lock.PREFIX}000003"]  # numbers never return
 
 
@@ -69,7 +69,7 @@ def test_a_held_lock_is_refused_and_a_dead_one_taken_over(folder):
     second = BucketLock(folder, log=messages.append)
     assert f"{folder} was taken over by process" in first.check()
     assert not second.check()
-    second.release()
+    second.close()
 
 
 def test_a_slow_holder_stops(folder):
@@ -79,9 +79,9 @@ def test_a_slow_holder_stops(folder):
     second = BucketLock(folder)
     first._write = write
     assert "was taken over" in await_loss(first)
-    first.release()
+    first.close()
     assert not second.check()
-    second.release()
+    second.close()
 
 
 def test_a_lock_can_be_broken_by_hand(folder, monkeypatch):
@@ -90,7 +90,7 @@ def test_a_lock_can_be_broken_by_hand(folder, monkeypatch):
     (folder / f"{lock.PREFIX}000001").unlink()
     second = BucketLock(folder)
     assert await_loss(first)
-    second.release()
+    second.close()
 
 
 def test_an_outage_does_not_lose_the_lock(folder, emulator):
@@ -98,4 +98,4 @@ def test_an_outage_does_not_lose_the_lock(folder, emulator):
     emulator.unavailable(0.5)
     time.sleep(1)
     assert not held.check()
-    held.release()
+    held.close()

@@ -99,7 +99,8 @@ def test_errors_of_disks_are_not_those_of_buckets(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         (tmp_path / "a").read_bytes()
     assert bucket_error_message(error.value) is None
-    assert bucket_error_message(UserError("Forbidden: a word")) is None
+    assert bucket_error_message(error.value, tmp_path) is None
+    assert not is_refused(UserError("Forbidden: a word"))
 
 
 def test_missing_client_is_named(monkeypatch):
