@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+MAX_PADDED_SHAPES = 6
+"""Number of padded shapes that evaluation images of all sizes share, if padding is allowed."""
 Size = tuple[int, int]
 Bucket = tuple[Size, ...]
 """Key that images in a batch share; its first item is the (h, w) that they are padded to."""

@@ -1,7 +1,6 @@
 """Measures the images per second that this host can load for a config. Uses no devices."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -18,17 +17,19 @@ from data_pipelines import (
     train_throughput,
     usable_cpus,
 )
+from data_pipelines.buckets import MAX_PADDED_SHAPES
+from data_pipelines.workers import READ_OPTIONS
 from gsto_jax import progress
 from gsto_jax.config import Config
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full, to_json, write_text
+from gsto_jax.storage import to_path
 from modes.terminal_output import log
 
 _STAGE_SECONDS = 3.0
 """Duration of the measurement of single stages."""
-_THREADS = 2
+_THREADS = READ_OPTIONS.num_threads
 """Threads that read without worker processes."""
-_MAX_PADDED_SHAPES = 6
 
 
 def run(args: Any) -> None:
@@ -61,7 +62,7 @@ def run(args: Any) -> None:
     if args.output:
         record = input_record(rates, cores) | {"config": config.name, "crop": list(data.crop)}
         record["stored_bytes_per_image"] = stages.stored_bytes
-        _write(Path(args.output).expanduser(), record)
+        _write(args.output, record)
 
 
 def _worker_counts(flag: list[str] | None, data: DataConfig, cores: int) -> list[int]:
@@ -112,7 +113,7 @@ def _stage_table(stages: StageSeconds, data: DataConfig, unit: str) -> Table:
     tiled = data.source == "tfds" and data.storage == "tiles"
     rows = {
         f"read {stages.stored_bytes / 1e6:.2f} MB": stages.read,
-        "decode": stages.decode,
+        "render" if data.source == "scenes" else "decode": stages.decode,
         "decode tiles, augment" if tiled else "augment": stages.augment,
     }
     for name, seconds in rows.items():
@@ -143,15 +144,16 @@ def _measure_evaluation(data: DataConfig, batch_size: int, seconds: float) -> st
     """Measures the evaluation input; returns a line of text."""
     with progress.track("measuring the evaluation input"):
         source: Source = make_source(data, data.eval_split)
-        batches = EvalBatches(data, source, batch_size, max_padded_shapes=_MAX_PADDED_SHAPES)
+        batches = EvalBatches(data, source, batch_size, max_padded_shapes=MAX_PADDED_SHAPES)
         rate = evaluation_throughput(batches, seconds)
     readers = f"{batches.workers} worker processes" if batches.workers else f"{_THREADS} threads"
     unit = "persons" if data.keypoints else "images"
     return f"evaluation input: {rate:.1f} {unit}/s of {len(source)}, by {readers}"
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
+def _write(output: str, record: dict[str, Any]) -> None:
     """Writes the measurement atomically. Raises UserError."""
+    path = to_path(output, "--output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, to_json(record, indent=2) + "\n")

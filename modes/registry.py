@@ -241,7 +241,7 @@ MODES = {
                 kind="list",
             ),
             "seconds": Flag("duration of each measurement", 10, "integer", minimum=1),
-            "output": Flag("JSON file to write the measurement to"),
+            "output": Flag("JSON file to write the measurement to", path="any"),
         },
         needs_linux=True,
     ),

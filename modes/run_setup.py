@@ -26,6 +26,7 @@ from data_pipelines import (
     make_source,
     train_batch_bytes,
 )
+from data_pipelines.buckets import MAX_PADDED_SHAPES
 from gsto_jax.config import flatten
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import round_up_batch_size
@@ -114,7 +115,7 @@ def make_segmentation_eval_set(
     source = make_source(data, data.eval_split, instances=any(data.instance_sizes))
 
     # If padding changes no score, images of all sizes share a few padded shapes.
-    padded_shapes = 6 if protocol.is_padding_invariant else 0
+    padded_shapes = MAX_PADDED_SHAPES if protocol.is_padding_invariant else 0
     shard = _host_shard(task, mesh)
 
     def instances() -> InstanceCounts | None:

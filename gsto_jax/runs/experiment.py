@@ -28,6 +28,7 @@ from gsto_jax.runs.initialization import (
 )
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.storage.objects import list_names
+from gsto_jax.training.input_advice import InputAdvice
 from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
 from gsto_jax.training.profiling import Profiler
 from gsto_jax.training.task import Task, TrainState, create_state
@@ -196,7 +197,13 @@ class Experiment:
                 if not cause:  # the step is complete
                     advance(1)
 
-            hooks = Hooks(self._log_step, save, evaluate, should_stop, on_wait, profiler)
+            advise = InputAdvice(self.log, self.mesh.devices.flat[0].platform)
+
+            def log_step(report: StepReport) -> None:
+                self._log_step(report)
+                advise(report)
+
+            hooks = Hooks(log_step, save, evaluate, should_stop, on_wait, profiler)
             try:
                 with watchdog, profiler, training as advance:
                     return fit(task, state, batches, self.mesh, hooks)

@@ -1,0 +1,84 @@
+"""`--mode=bench_input`, in this process."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from configs import quickstart
+from gsto_jax.errors import UserError
+from modes import bench_input
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Replaces the measurements; returns the measured calls."""
+    calls = []
+
+    def train_throughput(data, source, batch_size, *, workers, seconds):
+        calls.append((len(source), batch_size, workers, seconds))
+        return {0: 20.0, 1: 16.0, 2: 30.0, 4: 28.0}[workers]
+
+    def evaluation_throughput(batches, seconds):
+        calls.append((len(batches), batches.workers))
+        return 5.0
+
+    monkeypatch.setattr(bench_input, "train_throughput", train_throughput)
+    monkeypatch.setattr(bench_input, "evaluation_throughput", evaluation_throughput)
+    monkeypatch.setattr(bench_input, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(bench_input, "_STAGE_SECONDS", 0.0)
+    return calls
+
+
+def arguments(worker_counts=None, output=None, **data):
+    config = quickstart.get_config()
+    for name, value in data.items():
+        config.data[name] = value
+    return SimpleNamespace(config=config, worker_counts=worker_counts, seconds=7, output=output)
+
+
+def test_all_numbers_of_workers_are_measured_and_the_best_is_written(measured, tmp_path, capsys):
+    output = tmp_path / "folder/input.json"
+    bench_input.run(arguments(output=str(output)))
+    assert measured == [(400, 4, workers, 7) for workers in (0, 1, 2, 4)] + [(25, 0)]
+    assert json.loads(output.read_text()) == {
+        "images_per_second": 30.0,
+        "cores": 4,
+        "workers": 2,
+        "images_per_second_per_core": 15.0,
+        "by_workers": {"0": 20.0, "1": 16.0, "2": 30.0, "4": 28.0},
+        "config": "quickstart",
+        "crop": [96, 128],
+        "stored_bytes_per_image": 0.0,
+    }
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["2", "30.0", "15.0", "1.88", "0.0"] in rows
+    assert ["4", "28.0", "7.0", "1.75", "0.0"] in rows
+
+
+@pytest.mark.parametrize(
+    ("flag", "workers", "measured_counts"),
+    [(None, 2, [2]), (["4", " 1", "4"], 2, [1, 4]), (None, 0, [0])],
+)
+def test_chosen_numbers_of_workers(measured, flag, workers, measured_counts):
+    bench_input.run(arguments(worker_counts=flag, workers=workers))
+    assert [call[2] for call in measured[:-1]] == measured_counts
+
+
+def test_threads_count_as_cores():
+    assert bench_input.input_record({0: 12.0}, 8)["images_per_second_per_core"] == 6.0
+    assert bench_input.input_record({0: 12.0}, 1)["images_per_second_per_core"] == 12.0
+    assert bench_input.input_record({3: 12.0}, 2)["images_per_second_per_core"] == 6.0
+
+
+@pytest.mark.parametrize("flag", [["two"], ["-1"], ["1.5"], [""]])
+def test_wrong_numbers(measured, flag):
+    with pytest.raises(UserError, match="--worker_counts must be numbers"):
+        bench_input.run(arguments(worker_counts=flag))
+    assert not measured
+
+
+def test_unwritable_output(measured, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--output=.*file/x\.json cannot be written"):
+        bench_input.run(arguments(worker_counts=["1"], output=str(tmp_path / "file/x.json")))
