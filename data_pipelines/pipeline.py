@@ -11,6 +11,7 @@ import numpy as np
 from data_pipelines.buckets import Bucket, Size, choose_padded_shapes, padded_shape_of, plan_batches
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
+from data_pipelines.files.retry import bucket_errors
 from data_pipelines.monitor import MonitoredSource
 from data_pipelines.shared_memory import check_shared_memory, fitting_workers
 from data_pipelines.sources.folder import FolderSource
@@ -39,12 +40,13 @@ def make_source(config: DataConfig, split: str, instances: bool = False) -> Sour
     Raises:
       DataError: the files are missing or invalid, or there is no such split.
     """
-    if config.source == "folder":
-        return FolderSource(config, split)
-    if config.source == "tfds":
-        if config.keypoints is not None:
-            return PersonSource(config, split)
-        return PreparedSource(config, split, instances)
+    with bucket_errors(config.root):
+        if config.source == "folder":
+            return FolderSource(config, split)
+        if config.source == "tfds":
+            if config.keypoints is not None:
+                return PersonSource(config, split)
+            return PreparedSource(config, split, instances)
     sizes = {config.eval_split: config.eval_size, config.train_split: config.train_size}
     if split not in sizes:
         raise DataError(f"split must be {' or '.join(sizes)} for scenes; got {split!r}.")

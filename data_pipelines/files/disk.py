@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_pipelines.errors import DataError
 from gsto_jax.files import IMAGE_SUFFIXES, to_unicode, walk_files
+from gsto_jax.storage import is_folder, is_remote, list_names, walk_objects
 
 _RESULT_SUFFIXES = ("", "_branches", "_gates")
 """Suffixes that evaluation appends to an image's name for the figures it writes."""
@@ -16,10 +17,29 @@ _MAX_LISTED = 3
 
 def list_files(folder: Path, skip: Collection[Path] = ()) -> list[str]:
     """Lists the files below a folder, see `gsto_jax.files.walk_files`. Raises DataError."""
+    if is_remote(folder):
+        return walk_objects(folder, skip)
     try:
         return walk_files(folder, skip)
     except OSError as error:
         raise DataError(f"Cannot read the folder {error.filename}: {error.strerror}.") from None
+
+
+class FileLookup:
+    """Looks up whether files exist; in a bucket by one listing of each folder."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, frozenset[str]] = {}
+
+    def is_file(self, path: Path) -> bool:
+        """Returns whether a path is that of a file."""
+        if not is_remote(path):
+            return os.path.isfile(path)
+        folder = path.parent
+        if folder not in self._names:
+            names = list_names(folder) if is_folder(folder) else []
+            self._names[folder] = frozenset(names)
+        return path.name in self._names[folder]
 
 
 def strip_suffix(path: str, suffix: str) -> str | None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.files.retry import bucket_errors
 from gsto_jax.image_files import (
     GRAY_STRETCH_FACTORS,
     Decoded,
@@ -21,6 +22,7 @@ from gsto_jax.image_files import (
     pixel_layout,
     read_header,
 )
+from gsto_jax.storage import is_remote, open_header
 
 _PNG = b"\x89PNG"
 
@@ -34,7 +36,10 @@ def decode_image(data: bytes, name: str, options: DecodeOptions) -> Decoded:
 def read_image_header(data: bytes | Path, name: str) -> ImageHeader:
     """Reads size and orientation of an image without decoding it. Raises DataError."""
     with _name_in_errors(name):
-        return read_header(data)
+        if isinstance(data, bytes) or not is_remote(data):
+            return read_header(data)
+        with bucket_errors(data):
+            return read_header(open_header(data))
 
 
 def verify_image(data: bytes, name: str) -> None:

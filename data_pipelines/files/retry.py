@@ -3,11 +3,13 @@
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from data_pipelines.errors import DataError
+from gsto_jax.storage import bucket_error_message, error_reason, has_scheme
 
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds to wait before each retry: in total about as long as a file server takes to restart."""
@@ -38,6 +40,19 @@ def read_with_retries(read: Callable[[], T], name: str) -> T:
 def read_bytes(path: Path) -> bytes:
     """Reads a file with retries. Raises DataError if it cannot be read."""
     try:
-        return read_with_retries(path.read_bytes, str(path))
+        with bucket_errors(path):
+            return read_with_retries(path.read_bytes, str(path))
     except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}.") from None
+        raise DataError(f"Cannot read {path}: {error_reason(error)}.") from None
+
+
+@contextmanager
+def bucket_errors(location: Path | str) -> Iterator[None]:
+    """Converts errors of a bucket's client, which has repeated its request, into a DataError."""
+    try:
+        yield
+    except Exception as error:
+        message = bucket_error_message(error, location) if has_scheme(location) else None
+        if message is None:
+            raise
+        raise DataError(f"{message[0].upper()}{message[1:]}.") from None

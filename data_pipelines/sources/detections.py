@@ -7,8 +7,10 @@ from typing import Any
 
 from data_pipelines.errors import DataError
 from data_pipelines.files.json import read_json
+from data_pipelines.files.retry import bucket_errors
 from data_pipelines.sources.coco_entries import are_numbers, is_normalized, is_number, parse_id
 from data_pipelines.sources.coco_file import Category
+from gsto_jax.storage import error_reason
 
 Detection = dict[str, Any]
 _FIELDS = "image_id, category_id, bbox (x, y, w, h in pixels) and score"
@@ -29,9 +31,10 @@ def read_detections(
       DataError: the file cannot be read, an entry is invalid, or no box is left.
     """
     try:
-        data = path.read_bytes()
+        with bucket_errors(path):
+            data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"Cannot read the detections {path}: {error.strerror}.") from None
+        raise DataError(f"Cannot read the detections {path}: {error_reason(error)}.") from None
     entries = read_json(data, path)
     if not isinstance(entries, list):
         raise DataError(f"{path} must be a list of {_FIELDS}; got {type(entries).__name__}.")

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.files.disk import first_few, unique_names
+from data_pipelines.files.disk import FileLookup, first_few, unique_names
 from data_pipelines.files.images import decode_image, read_image_header
 from data_pipelines.files.retry import read_bytes
 from data_pipelines.sources.color_map import make_label_map
@@ -21,6 +21,7 @@ from data_pipelines.sources.image_list import read_pairs
 from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.stats import Issue, LabelStats, unreadable
 from gsto_jax.image_files import Decoded
+from gsto_jax.storage import has_scheme, is_folder, is_remote, to_path
 
 
 class FolderSource:
@@ -48,8 +49,8 @@ class FolderSource:
     """
 
     def __init__(self, config: DataConfig, split: str) -> None:
-        root = Path(config.root).expanduser()
-        if not root.is_dir():
+        root = to_path(config.root, "config.data.root")
+        if not is_folder(root):
             raise DataError(f"There is no folder {root}. Set root to the folder of the dataset.")
         pairs = _read_pairs(root, config, split)
         self.warnings = pairs.warnings
@@ -58,13 +59,14 @@ class FolderSource:
         self._names = [names[index] for index in members]
         self._images = [pairs.images[index] for index in members]
         self._labels = [pairs.labels[index] for index in members]
-        self._check_files(split)
+        if config.list_file or not is_remote(root):  # a bucket's folders list files that exist
+            self._check_files(split)
         self._label_map = make_label_map(config)
         self._options = config.decode_options
 
     def _check_files(self, split: str) -> None:
-        pairs = zip(self._images, self._labels, strict=True)
-        missing = [path for pair in pairs for path in pair if not path.is_file()]
+        pairs, lookup = zip(self._images, self._labels, strict=True), FileLookup()
+        missing = [path for pair in pairs for path in pair if not lookup.is_file(path)]
         if missing:
             raise DataError(
                 f"{len(missing)} of the {2 * len(self)} files of split {split!r} are missing:"
@@ -135,12 +137,14 @@ def _read_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
     stored_split = config.stored_split(split)
     check_no_own_files(root, config, split)
     if config.list_file:
-        return _listed_pairs(root, config.list_file.format(split=stored_split))
+        list_file = config.list_file.format(split=stored_split)
+        in_bucket = has_scheme(list_file)
+        path = to_path(list_file, "config.data.list_file") if in_bucket else root / list_file
+        return _listed_pairs(root, path)
     return _folder_pairs(root, config, stored_split)
 
 
-def _listed_pairs(root: Path, list_name: str) -> Pairs:
-    path = root / list_name
+def _listed_pairs(root: Path, path: Path) -> Pairs:
     if not path.is_file():
         raise DataError(f"There is no list file {path}. Check root, list_file and the split.")
     pairs = read_pairs(read_bytes(path), path, root)
@@ -178,7 +182,7 @@ def _folder_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
     if config.annotations:
         check_drawn(labels, config)
     for field, folder in (("images", images), ("labels", labels)):
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise DataError(f"There is no folder {folder}. Check root, {field} and the split.")
     return pair_folders(
         images,

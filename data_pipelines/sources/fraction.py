@@ -10,6 +10,7 @@ from pathlib import Path
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from gsto_jax.files import to_unicode
+from gsto_jax.storage import has_scheme, to_path
 
 
 def split_members(names: Sequence[str], config: DataConfig, split: str) -> list[int]:
@@ -48,8 +49,12 @@ def check_no_own_files(root: Path, config: DataConfig, split: str) -> None:
     stored_split = config.stored_split(split)
     patterns = (config.images, config.labels, config.annotations)
     for pattern in [config.list_file] if config.list_file else patterns:
+        if split == stored_split or "{split}" not in pattern:
+            continue
         own = root / pattern.format(split=split)
-        if split != stored_split and "{split}" in pattern and own.exists():
+        if has_scheme(pattern):
+            own = to_path(pattern.format(split=split), "config.data.list_file")
+        if own.exists():
             raise own_files_error(config, split, own)
 
 

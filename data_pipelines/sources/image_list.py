@@ -1,13 +1,13 @@
 """Reads list files of `image label` lines as written on any system."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.errors import DataError
-from data_pipelines.files.disk import decode_text
+from data_pipelines.files.disk import FileLookup, decode_text
 from data_pipelines.files.limits import escapes_folder
 
 _QUOTED = re.compile(r"""(?:"([^"]+)"|(\S+?))[\s,;]+(?:"([^"]+)"|(\S+))""")
@@ -30,27 +30,47 @@ def read_pairs(data: bytes, path: Path, root: Path) -> list[tuple[str, Path, Pat
       DataError: a line is no pair, is ambiguous, or leaves the root.
     """
     pairs: list[tuple[str, Path, Path]] = []
+    folder = _Folder(root, FileLookup())
     for number, line in enumerate(re.split(r"\r\n|\r|\n", decode_text(data, path)), start=1):
         line = line.strip()
-        if line and not _is_comment(line, root) and (pairs or not _is_header(line, root)):
-            pairs.append(_parse_line(line, f"{path}, line {number}", root))
+        if line and not _is_comment(line, folder) and (pairs or not _is_header(line, folder)):
+            pairs.append(_parse_line(line, f"{path}, line {number}", folder))
     return pairs
 
 
-def _is_comment(line: str, root: Path) -> bool:
-    return line.startswith("#") and not any(_exist(root, pair) for pair in _split_line(line))
+@dataclass(frozen=True)
+class _Folder:
+    """The folder to which listed paths are relative."""
+
+    root: Path
+    lookup: FileLookup
+
+    def find(self, name: str) -> Path | None:
+        """Resolves a listed path to an existing file; returns None if there is none."""
+        if escapes_folder(name):
+            return None
+        paths = (self.root / spelling for spelling in _spellings(name))
+        return next((path for path in paths if self.lookup.is_file(path)), None)
+
+    def has(self, names: tuple[str, str]) -> bool:
+        """Returns whether both paths are those of existing files."""
+        return all(self.find(name) for name in names)
 
 
-def _is_header(line: str, root: Path) -> bool:
+def _is_comment(line: str, folder: _Folder) -> bool:
+    return line.startswith("#") and not any(map(folder.has, _split_line(line)))
+
+
+def _is_header(line: str, folder: _Folder) -> bool:
     """Returns whether a line names the columns of a table."""
     words = [word for pair in _split_line(line) for word in pair]
-    return len(words) == 2 and all(word.isidentifier() and not _find(root, word) for word in words)
+    return len(words) == 2 and all(word.isidentifier() and not folder.find(word) for word in words)
 
 
-def _parse_line(line: str, location: str, root: Path) -> tuple[str, Path, Path]:
-    candidates = _split_line(line)
+def _parse_line(line: str, location: str, folder: _Folder) -> tuple[str, Path, Path]:
+    candidates, root = _split_line(line), folder.root
     if len(candidates) > 1:
-        existing = [pair for pair in candidates if _exist(root, pair)]
+        existing = [pair for pair in candidates if folder.has(pair)]
         if len(existing) > 1:
             raise DataError(
                 f"{location}: {line!r} can be read as {existing[0]} and as {existing[1]}."
@@ -69,7 +89,7 @@ def _parse_line(line: str, location: str, root: Path) -> tuple[str, Path, Path]:
                 f"{location}: {name} is outside the dataset. Use paths relative to {root}, without"
                 " '..'."
             )
-    return image, _find(root, image) or root / image, _find(root, label) or root / label
+    return image, folder.find(image) or root / image, folder.find(label) or root / label
 
 
 def _split_line(line: str) -> list[tuple[str, str]]:
@@ -81,18 +101,6 @@ def _split_line(line: str) -> list[tuple[str, str]]:
         image, unquoted_image, label, unquoted_label = match.groups()
         return [(image or unquoted_image, label or unquoted_label)]
     return [(line[: gap.start()], line[gap.end() :]) for gap in _SEPARATOR.finditer(line)]
-
-
-def _exist(root: Path, names: tuple[str, str]) -> bool:
-    return all(_find(root, name) for name in names)
-
-
-def _find(root: Path, name: str) -> Path | None:
-    """Resolves a listed path to an existing file; returns None if there is none."""
-    if escapes_folder(name):
-        return None
-    paths = (root / spelling for spelling in _spellings(name))
-    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _spellings(name: str) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from data_pipelines.sources.image_checks import check_annotated_size, image_warn
 from data_pipelines.sources.prepared import PREPARE_AGAIN, open_prepared, stored_splits
 from data_pipelines.sources.stats import Issue, LabelStats, unreadable
 from gsto_jax.image_files import Decoded
+from gsto_jax.storage import to_path
 
 _Sample = tuple[int, int | Detection]
 """Index of a record, and which of its persons with labeled joints, or a detection."""
@@ -100,7 +100,7 @@ class PersonSource:
     def _detected_samples(self) -> list[_Sample]:
         ids = enumerate(self._read_image_ids())
         records = {image_id: record for record, image_id in ids if record in self._members}
-        path = Path(self._keypoints.detections).expanduser()
+        path = to_path(self._keypoints.detections, "config.data.keypoints.detections")
         samples, notes = read_detections(path, self.category, records, self.split)
         self.notes.extend(notes)
         return [*samples]

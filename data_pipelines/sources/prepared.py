@@ -23,6 +23,7 @@ from data_pipelines.sources.label_map import LabelMap, MappedLabel
 from data_pipelines.sources.size_index import index_path, read_index, stored_size
 from data_pipelines.sources.stats import LabelStats, unreadable
 from gsto_jax.image_files import Decoded, DecodeOptions
+from gsto_jax.storage import is_remote, to_path
 
 MANIFEST = "manifest.json"
 """File of a dataset with its source, storage, counts and, for tiles, the decode options."""
@@ -72,6 +73,11 @@ class PreparedRecords:
         except OSError as error:
             raise DataError(f"Cannot read {name}: {error.strerror or error}.") from None
         except Exception as error:  # reader and parser raise many types
+            if is_remote(self.folder):
+                raise DataError(
+                    f"Cannot read {name} ({first_line(error)}). Check the access to the bucket; if"
+                    " the file is damaged, copy the dataset there again."
+                ) from None
             raise DataError(f"{name} is damaged ({first_line(error)}). {PREPARE_AGAIN}") from None
         for stored in self.features.values():
             if record.get(stored) is None:
@@ -103,7 +109,7 @@ def open_prepared(root: str, name: str, split: str, features: Sequence[str]) -> 
     """
     import tensorflow_datasets as tfds
 
-    folder = _find_folder(Path(root).expanduser() / name)
+    folder = _find_folder(to_path(root, "config.data.root") / name)
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # tfds does not validate its files

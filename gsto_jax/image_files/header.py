@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -96,13 +97,15 @@ class ImageHeader:
         return np.ascontiguousarray(_ORIENT[orientation](pixels))
 
 
-def read_header(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Reads the header of an image file.
+def read_header(source: bytes | Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Reads the header of an image file, which is closed.
 
     Raises:
       ImageError: not an image, or more than `max_pixels`.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    with source.open("rb") if isinstance(source, os.PathLike) else source as file:
         try:
             with open_image(file, max_pixels) as image:
                 return _header_from_pillow(image, file)

@@ -66,6 +66,17 @@ def bucket_error_message(error: BaseException, path: Path | None = None) -> str 
     return None
 
 
+def error_reason(error: OSError) -> str:
+    """Returns why a file cannot be read or written, also if a client of buckets raised the error.
+
+    These raise errors without number, whose text is the path.
+    """
+    if error.strerror:
+        return error.strerror
+    missing = isinstance(error, FileNotFoundError)
+    return "No such file or directory" if missing else str(error) or type(error).__name__
+
+
 def _is_of_client(error: BaseException) -> bool:
     package = type(error).__module__.partition(".")[0]
     return bool(_status(error)) or package in _NETWORK_PACKAGES or _contains(error, _REFUSED[:1])

@@ -1,12 +1,15 @@
 """Operations on the objects of a bucket that paths do not have."""
 
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from gsto_jax.files import is_remote
+from gsto_jax.files import is_hidden, is_remote
 
+_HEADER_BLOCK = 2**16
+"""Bytes of a request that reads part of an object."""
 _COPIES = 16
 """Objects that are copied at the same time."""
 
@@ -58,6 +61,47 @@ def move_folder(folder: Path, target: Path) -> None:
         for copy in copies:
             copy.result()
     files.rm(names)
+
+
+def walk_objects(folder: Path, skip: Collection[Path] = ()) -> list[str]:
+    """Lists the objects below a folder recursively, without hidden ones.
+
+    Args:
+      folder: folder to search.
+      skip: folders to leave out.
+
+    Returns:
+      Sorted paths relative to the folder; [] if there are none.
+    """
+    file_system = _file_system(folder)
+    start = len(file_system._strip_protocol(os.fspath(folder))) + 1
+    skipped = tuple(f"{file_system._strip_protocol(os.fspath(path))}/" for path in skip)
+    return sorted(
+        path[start:]
+        for path in file_system.find(os.fspath(folder))
+        # A console creates empty objects that end with a slash in place of folders.
+        if not path.startswith(skipped) and path[start:].strip("/") and not path.endswith("/")
+        if not is_hidden(path[start:])
+    )
+
+
+def is_folder(path: Path) -> bool:
+    """Returns whether a path is a folder, also of this machine.
+
+    Unlike `is_dir` of a URL, it raises the error of a bucket that refuses access.
+    """
+    if not is_remote(path):
+        return path.is_dir()
+    try:
+        return bool(_file_system(path).info(os.fspath(path))["type"] == "directory")
+    except FileNotFoundError:
+        return False
+
+
+def open_header(path: Path) -> BinaryIO:
+    """Opens an object of which a small part will be read."""
+    file_system = _file_system(path)
+    return cast(BinaryIO, file_system.open(os.fspath(path), "rb", block_size=_HEADER_BLOCK))
 
 
 def _file_system(path: Path) -> Any:
