@@ -34,7 +34,7 @@ from data_pipelines import (
     DataConfig,
     RandomScaleCropFlip,
     make_source,
-    train_batches,
+    train_throughput,
 )
 from data_pipelines.builders import BUILDERS, prepare
 
@@ -129,7 +129,6 @@ class Prepared:
             base_size=2048,
             scale_min=low,
             num_scales=count,
-            workers=2,
         )
         self.source = make_source(self.config, "train")
         self.draw = augmentation(scale)
@@ -198,7 +197,8 @@ def worker_throughput(pipeline: Any, duration: float = 12.0) -> float:
         options = grain.MultiprocessingOptions(num_workers=2)
         batches = iter(stream.repeat().batch(4).to_iter_dataset().mp_prefetch(options))
     else:
-        batches = train_batches(pipeline.config, pipeline.source, 4, seed=0)
+        speed = train_throughput(pipeline.config, pipeline.source, 4, workers=2, seconds=duration)
+        return speed.images_per_second
     for _ in range(8):  # the workers start and fill their buffers
         next(batches)
     images, start = 0, time.perf_counter()

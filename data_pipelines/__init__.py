@@ -38,6 +38,7 @@ from data_pipelines.sources.stats import Issue, LabelStats, balanced_weights, gr
 from data_pipelines.synthetic.source import SyntheticSource
 from data_pipelines.throughput import (
     StageSeconds,
+    Throughput,
     evaluation_throughput,
     measure_stages,
     train_throughput,
@@ -73,6 +74,7 @@ __all__ = [
     "Source",
     "StageSeconds",
     "SyntheticSource",
+    "Throughput",
     "Tiles",
     "TrainBatches",
     "audit_labels",

@@ -1,9 +1,12 @@
 """Measures how many images per second the input pipelines of training and evaluation deliver."""
 
+import multiprocessing
+import os
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +36,19 @@ class StageSeconds:
     augment: float
     stored_bytes: float
     images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Speed of an input pipeline.
+
+    Attributes:
+      images_per_second: images, or persons, per second.
+      busy_cores: CPU seconds per second, of this process and its worker processes.
+    """
+
+    images_per_second: float
+    busy_cores: float
 
 
 def measure_stages(
@@ -67,8 +83,8 @@ def train_throughput(
     workers: int,
     seconds: float,
     clock: Clock = time.perf_counter,
-) -> float:
-    """Returns the training images per second, after the start of the worker processes.
+) -> Throughput:
+    """Measures the training input, after the start of the worker processes.
 
     Args:
       config: the dataset and its augmentation.
@@ -83,13 +99,25 @@ def train_throughput(
     with closing(batches):
         for _ in range(_WARM_UP_BATCHES * turn):
             next(batches)
-        images, start = 0, clock()
+        images, cpu_start, start = 0, cpu_seconds(), clock()
         while True:
             for _ in range(turn):
                 images += len(next(batches)["index"])
             elapsed = clock() - start
             if elapsed >= seconds:
-                return images / elapsed
+                busy = (cpu_seconds() - cpu_start) / elapsed
+                return Throughput(images_per_second=images / elapsed, busy_cores=busy)
+
+
+def cpu_seconds() -> float:
+    """Returns the CPU time of this process and, on Linux, of its child processes, in seconds."""
+    seconds = time.process_time()
+    for child in multiprocessing.active_children():
+        with suppress(OSError):
+            text = Path(f"/proc/{child.pid}/stat").read_text()
+            user, system = text.rpartition(")")[2].split()[11:13]  # after the program's name
+            seconds += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def evaluation_throughput(

@@ -1,6 +1,7 @@
 """Measures the images per second that this host can load for a config. Uses no devices."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.table import Table
@@ -11,6 +12,7 @@ from data_pipelines import (
     EvalBatches,
     Source,
     StageSeconds,
+    Throughput,
     evaluation_throughput,
     make_source,
     measure_stages,
@@ -50,17 +52,17 @@ def run(args: Any) -> None:
     with progress.track("measuring the stages"):
         stages = measure_stages(data, source, _STAGE_SECONDS)
     log(_stage_table(stages, data, unit))
-    rates = {}
+    speeds: dict[int, Throughput] = {}
     for workers in counts:
         with progress.track(f"measuring {workers} workers"):
-            rates[workers] = train_throughput(
+            speeds[workers] = train_throughput(
                 data, source, config.train.batch_size, workers=workers, seconds=args.seconds
             )
-    log(_worker_table(rates, stages, cores, unit))
-    best = max(rates, key=lambda workers: rates[workers])
+    log(_worker_table(speeds, stages, cores, unit))
+    best = best_workers(speeds)
     log(_measure_evaluation(replace(data, workers=best), config.eval.batch_size, args.seconds))
     if args.output:
-        record = input_record(rates, cores) | {"config": config.name, "crop": list(data.crop)}
+        record = input_record(speeds, cores) | {"config": config.name, "crop": list(data.crop)}
         record["stored_bytes_per_image"] = stages.stored_bytes
         _write(args.output, record)
 
@@ -88,20 +90,26 @@ def cores_in_use(workers: int, cores: int) -> int:
     return min(workers or _THREADS, cores)
 
 
-def input_record(rates: dict[int, float], cores: int) -> dict[str, Any]:
+def best_workers(speeds: Mapping[int, Throughput]) -> int:
+    """Returns the number of worker processes that delivered the most images per second."""
+    return max(speeds, key=lambda workers: speeds[workers].images_per_second)
+
+
+def input_record(speeds: Mapping[int, Throughput], cores: int) -> dict[str, Any]:
     """Returns what `--mode=plan` needs to know of a measurement.
 
     Args:
-      rates: training images per second by number of worker processes.
+      speeds: speed of the training input by number of worker processes.
       cores: number of CPUs that this process may use.
     """
-    best = max(rates, key=lambda workers: rates[workers])
+    best = best_workers(speeds)
+    rate = speeds[best].images_per_second
     return {
-        "images_per_second": rates[best],
+        "images_per_second": rate,
         "cores": cores,
         "workers": best,
-        "images_per_second_per_core": rates[best] / cores_in_use(best, cores),
-        "by_workers": {str(workers): rate for workers, rate in rates.items()},
+        "images_per_second_per_core": rate / cores_in_use(best, cores),
+        "by_workers": {str(workers): asdict(speed) for workers, speed in speeds.items()},
     }
 
 
@@ -123,17 +131,21 @@ def _stage_table(stages: StageSeconds, data: DataConfig, unit: str) -> Table:
     return table
 
 
-def _worker_table(rates: dict[int, float], stages: StageSeconds, cores: int, unit: str) -> Table:
+def _worker_table(
+    speeds: Mapping[int, Throughput], stages: StageSeconds, cores: int, unit: str
+) -> Table:
     table = Table(title="training input", title_justify="left", caption_justify="left")
-    for name in ("worker processes", f"{unit}/s", "per core", "scaling", "MB/s read"):
+    for name in ("worker processes", f"{unit}/s", "per core", "scaling", "busy cores", "MB/s read"):
         table.add_column(name, justify="right", no_wrap=True)
-    single = rates.get(1)
-    for workers, rate in rates.items():
+    single = speeds[1].images_per_second if 1 in speeds else 0.0
+    for workers, speed in speeds.items():
+        rate = speed.images_per_second
         table.add_row(
             str(workers) if workers else f"0 ({_THREADS} threads)",
             f"{rate:.1f}",
             f"{rate / cores_in_use(workers, cores):.1f}",
             f"{rate / single:.2f}" if single and workers else "",
+            f"{speed.busy_cores:.1f}",
             f"{rate * stages.stored_bytes / 1e6:.1f}",
         )
     table.caption = f"{cores} CPUs; scaling is relative to one worker process."

@@ -61,10 +61,10 @@ def test_training_counts_the_images_of_the_measured_batches(
     monkeypatch.setattr(
         type(tiny_source(1)), "__getitem__", lambda self, n: read.append(n) or take(self, n)
     )
-    rate = train_throughput(
+    speed = train_throughput(
         make_scenes_config(), tiny_source(8), 4, workers=0, seconds=seconds, clock=Iterations()
     )
-    assert rate == 4.0  # a batch of 4 in every second of this clock
+    assert speed.images_per_second == 4.0  # a batch of 4 in every second of this clock
     assert len(read) >= 4 * (4 + batches)
 
 

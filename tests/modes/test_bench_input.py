@@ -1,13 +1,20 @@
 """`--mode=bench_input`, in this process."""
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
 from configs import quickstart
+from data_pipelines import Throughput
 from gsto_jax.errors import UserError
 from modes import bench_input
+
+SPEEDS = {
+    workers: Throughput(images_per_second=rate, busy_cores=cores)
+    for workers, rate, cores in ((0, 20.0, 1.5), (1, 16.0, 1.25), (2, 30.0, 2.25), (4, 28.0, 4.0))
+}
 
 
 @pytest.fixture
@@ -17,7 +24,7 @@ def measured(monkeypatch):
 
     def train_throughput(data, source, batch_size, *, workers, seconds):
         calls.append((len(source), batch_size, workers, seconds))
-        return {0: 20.0, 1: 16.0, 2: 30.0, 4: 28.0}[workers]
+        return SPEEDS[workers]
 
     def evaluation_throughput(batches, seconds):
         calls.append((len(batches), batches.workers))
@@ -46,14 +53,14 @@ def test_all_numbers_of_workers_are_measured_and_the_best_is_written(measured, t
         "cores": 4,
         "workers": 2,
         "images_per_second_per_core": 15.0,
-        "by_workers": {"0": 20.0, "1": 16.0, "2": 30.0, "4": 28.0},
+        "by_workers": {str(workers): asdict(speed) for workers, speed in SPEEDS.items()},
         "config": "quickstart",
         "crop": [96, 128],
         "stored_bytes_per_image": 0.0,
     }
     rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
-    assert ["2", "30.0", "15.0", "1.88", "0.0"] in rows
-    assert ["4", "28.0", "7.0", "1.75", "0.0"] in rows
+    assert ["2", "30.0", "15.0", "1.88", "2.2", "0.0"] in rows
+    assert ["4", "28.0", "7.0", "1.75", "4.0", "0.0"] in rows
 
 
 @pytest.mark.parametrize(
@@ -66,9 +73,10 @@ def test_chosen_numbers_of_workers(measured, flag, workers, measured_counts):
 
 
 def test_threads_count_as_cores():
-    assert bench_input.input_record({0: 12.0}, 8)["images_per_second_per_core"] == 6.0
-    assert bench_input.input_record({0: 12.0}, 1)["images_per_second_per_core"] == 12.0
-    assert bench_input.input_record({3: 12.0}, 2)["images_per_second_per_core"] == 6.0
+    speed = Throughput(images_per_second=12.0, busy_cores=1.0)
+    for workers, cores, per_core in ((0, 8, 6.0), (0, 1, 12.0), (3, 2, 6.0)):
+        record = bench_input.input_record({workers: speed}, cores)
+        assert record["images_per_second_per_core"] == per_core
 
 
 @pytest.mark.parametrize("flag", [["two"], ["-1"], ["1.5"], [""]])
