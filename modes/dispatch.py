@@ -116,8 +116,13 @@ def check_paths(args: SimpleNamespace) -> None:
 
 
 def _join_processes(args: SimpleNamespace) -> None:
-    """Joins the other processes of the run if the flags describe several."""
-    from gsto_jax.devices import processes
+    """Joins the other processes of the run if flags or a TPU slice describe several.
+
+    Raises:
+      UserError: the flags contradict each other, the processes cannot be joined, or the mode runs
+        in one process and this host is one of several of a TPU slice.
+    """
+    from gsto_jax.devices import processes, tpu_pod
     from gsto_jax.errors import UserError
 
     names = ("coordinator", "processes", "process")
@@ -129,5 +134,15 @@ def _join_processes(args: SimpleNamespace) -> None:
         )
     if values:
         processes.connect(processes.ProcessConfig(*values), args.join_timeout)
-    elif args.distributed:
-        processes.connect(None, args.join_timeout)
+        return
+    if not MODES[args.mode].uses_devices:
+        return
+    place = tpu_pod.find_process()
+    if place is not None and "distributed" not in MODES[args.mode].flags:
+        raise UserError(
+            f"--mode={args.mode} runs in one process, and the chips of this host, "
+            f"{place.describe(place.process_id)} of {place.num_processes}, wait for those of the "
+            f"other hosts. Set {tpu_pod.ALONE}"
+        )
+    if place is not None or args.distributed:
+        processes.connect(place, args.join_timeout)

@@ -44,6 +44,7 @@ class Mode:
         --checkpoint unless there is `--config`; or "checkpoint" or "none", never `--config`.
       needs_linux: whether the mode depends on file locks, worker processes or data formats that
         were tested on Linux only.
+      uses_devices: whether the mode uses JAX's devices.
     """
 
     summary: str
@@ -51,6 +52,7 @@ class Mode:
     flags: Mapping[str, Flag] = field(default_factory=dict)
     config: Literal["file", "run", "checkpoint", "none"] = "file"
     needs_linux: bool = False
+    uses_devices: bool = True
 
 
 _COPY_FIRST = "copy it first: gcloud storage cp -r URL FOLDER"
@@ -70,7 +72,8 @@ _DISTRIBUTED = {
     "processes": Flag("several processes: their number", kind="integer", minimum=1),
     "process": Flag("several processes: index of this one, from 0", kind="integer", minimum=0),
     "distributed": Flag(
-        "several processes, as the environment describes them: TPU pods, Slurm, Open MPI",
+        "several processes, as the environment describes them: Slurm, Open MPI; TPU slices need no"
+        " flag",
         default=False,
         kind="bool",
     ),
@@ -92,6 +95,7 @@ MODES = {
             ),
         },
         config="none",
+        uses_devices=False,
     ),
     "train": Mode(
         "train, or resume the run in --workdir, then evaluate",
@@ -219,6 +223,7 @@ MODES = {
             ),
         },
         needs_linux=True,
+        uses_devices=False,
     ),
     "audit": Mode(
         "check all labels of the training and evaluation splits, and count their classes",
@@ -230,6 +235,7 @@ MODES = {
                 "bool",
             )
         },
+        uses_devices=False,
     ),
     "bench_input": Mode(
         "measure the images per second that this host can load, by number of worker processes",
@@ -266,6 +272,7 @@ MODES = {
     "tables": Mode(
         "print the counts of all networks in the paper's tables, next to the printed ones",
         "--mode=tables",
+        uses_devices=False,
     ),
 }
 

@@ -25,8 +25,13 @@ MIN_SHARDED_SIZE = 2**12
 def make_mesh(devices: Sequence[jax.Device] | None = None, spatial_shards: int = 1) -> Mesh:
     """Builds a mesh with the axis "data" and, with spatial shards, the axis "space".
 
+    The processes follow each other along "data", in the order of their indices. So process k holds
+    the k-th part of a batch, whatever order the devices come in. Processes are counted one slice
+    after the other, so "data" spans slices, and "space" stays inside a host.
+
     Args:
-      devices: devices of the mesh; None for all.
+      devices: devices of the mesh, of one or several slices, present or those of
+        `jax.experimental.topologies`; None for all.
       spatial_shards: number of devices that share an image.
 
     Raises:
@@ -34,9 +39,9 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, spatial_shards: int =
     """
     devices = jax.devices() if devices is None else devices
     if spatial_shards == 1:
-        return jax.make_mesh(
-            (len(devices),), (DATA_AXIS,), devices=devices, axis_types=(AxisType.Auto,)
-        )
+        # Sorting is stable: within a process the devices keep the order of their links.
+        ordered = sorted(_along_links(devices), key=lambda device: device.process_index)
+        return Mesh(np.array(ordered), (DATA_AXIS,), axis_types=(AxisType.Auto,))
     # Devices that share an image belong to one process, which reads the image once.
     counts = Counter(device.process_index for device in devices).values()
     if any(count % spatial_shards for count in counts):
@@ -47,6 +52,15 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, spatial_shards: int =
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     grid = np.array(ordered).reshape(-1, spatial_shards)
     return Mesh(grid, (DATA_AXIS, SPACE_AXIS), axis_types=(AxisType.Auto,) * 2)
+
+
+def _along_links(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """Orders the devices of each slice along their physical links."""
+    slices: dict[int | None, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", None), []).append(device)
+    meshes = (jax.make_mesh((len(part),), (DATA_AXIS,), devices=part) for part in slices.values())
+    return [device for mesh in meshes for device in mesh.devices.flat]
 
 
 def num_batch_shards(mesh: Mesh) -> int:

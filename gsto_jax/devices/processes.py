@@ -6,7 +6,6 @@ store of `jax.distributed` instead of the devices, so that a wait ends even if a
 single process all functions return immediately.
 """
 
-import errno
 import itertools
 import json
 import os
@@ -15,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import jax
@@ -23,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gsto_jax.devices import process_watch
+from gsto_jax.devices.process_config import ProcessConfig
 from gsto_jax.devices.process_watch import (
     NO_TIMEOUT_MS,
     PERIOD,
@@ -32,6 +31,7 @@ from gsto_jax.devices.process_watch import (
     print_exit_message,
     process_name,
 )
+from gsto_jax.devices.roll_call import call_roll
 from gsto_jax.errors import UserError
 
 _watch: ProcessWatch | None = None
@@ -39,55 +39,18 @@ _call_ids = itertools.count()
 """Identifies collective calls, which all processes make in the same order."""
 
 
-@dataclass(frozen=True)
-class ProcessConfig:
-    """Address of a process in a multi-host run.
-
-    Attributes:
-      coordinator: HOST:PORT of process 0.
-      num_processes: number of processes.
-      process_id: index of this process.
-
-    Raises:
-      UserError: invalid port or index.
-    """
-
-    coordinator: str
-    num_processes: int
-    process_id: int
-
-    def __post_init__(self) -> None:
-        """Raises UserError for invalid values."""
-        host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdecimal():
-            raise UserError(
-                "--coordinator must be HOST:PORT of process 0, such as host0:8476; got "
-                f"{self.coordinator!r}"
-            )
-        if not 0 <= self.process_id < self.num_processes:
-            raise UserError(
-                f"--process must be from 0 to {self.num_processes - 1}, with --processes="
-                f"{self.num_processes}; got {self.process_id}"
-            )
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port of the coordinator."""
-        host, _, port = self.coordinator.rpartition(":")
-        return host.strip("[]"), int(port)
-
-
 def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
     """Connects to the other processes. Must be called before JAX initializes its devices.
 
-    If a process does not connect in time, or is lost later, this process exits with a message.
+    If a process is lost later, this process exits with a message.
 
     Args:
-      config: address of this process; None to detect it (TPU pods, Slurm, Open MPI).
+      config: address of this process; None to detect it (Slurm, Open MPI).
       timeout: seconds to wait for all processes.
 
     Raises:
-      UserError: no cluster is detected, the port is in use, or the connection fails.
+      UserError: no cluster is detected, the port is in use, a process does not join in time, two
+        processes have the same index, or the connection fails.
     """
     global _watch
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -101,8 +64,7 @@ def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
             "process_id": config.process_id,
             "cluster_detection_method": "deactivate",
         }
-        if config.process_id == 0:
-            check_port(config.address[1])
+        call_roll(config, timeout)
     # JAX's own timeout aborts the process with a stack trace, so ours comes first.
     timer = threading.Timer(timeout, _exit_on_timeout, (config, timeout))
     timer.daemon = True
@@ -128,45 +90,15 @@ def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
         _watch.start()
 
 
-def check_port(port: int) -> None:
-    """Raises UserError if another program listens on a port, which JAX's server would share."""
-    try:
-        # `create_server` allows ports with closed connections of an earlier run.
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            return  # JAX's server may still be able to use the port
-        raise UserError(
-            f"--coordinator: cannot use port {port} of this host ({os.strerror(error.errno)}). "
-            "If another run uses it, wait until that run has ended, or use another port on every "
-            "host"
-        ) from None
-
-
 def _exit_on_timeout(config: ProcessConfig | None, timeout: float) -> None:
-    name, address, problem, flags = socket.gethostname(), "", "some did not connect", ""
-    if config is not None:
-        name = f"process {config.process_id} of {config.num_processes} ({name})"
-        address = f" at {config.coordinator}"
-        flags = f", with --process=0 to {config.num_processes - 1}"
-        if config.process_id == 0 and config.num_processes == 2:
-            problem = "process 1 did not connect"
-        elif config.process_id and not _is_listening(*config.address):
-            problem = "process 0 does not answer"
+    """Exits; called where JAX waits for a process that the roll call did not miss, if any."""
+    place = "" if config is None else f" at {config.coordinator}"
     print_exit_message(
-        f"{name} waited {timeout:.0f} s for the other processes{address}, and {problem}. Start the "
-        f"same command on every host{flags}, within that time (--join_timeout), and check that "
-        "each host can reach the host of process 0"
+        f"{socket.gethostname()} waited {timeout:.0f} s for the other processes{place}, and some "
+        "did not connect. Start the same command on every host within that time (--join_timeout), "
+        "and check that each host can reach the host of process 0"
     )
     os._exit(2)
-
-
-def _is_listening(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def is_multiprocess() -> bool:

@@ -17,10 +17,10 @@ from gsto_jax.devices.processes import (
     barrier,
     broadcast,
     check_agreement,
-    check_port,
     count_equal,
     is_multiprocess,
 )
+from gsto_jax.devices.roll_call import listen
 from tests import program
 
 ROOT = Path(__file__).parents[3]
@@ -100,8 +100,8 @@ def test_port_in_use():
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(UserError, match=f"--coordinator: cannot use port {port}"):
-            check_port(port)
-    check_port(port)
+            listen(port)
+    listen(port).close()
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_killed_process_ends_all(scenario, guilty, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("process", "missing"), [(0, "process 1 did not connect"), (1, "process 0 does not answer")]
+    ("process", "missing"), [(0, "process 1 did not join"), (1, "process 0 does not answer")]
 )
 def test_connection_timeout(tmp_path, process, missing):
     place = f"localhost:{free_port()}"
@@ -239,9 +239,9 @@ def test_connection_timeout(tmp_path, process, missing):
     )
     assert result.returncode == 2
     (message,) = errors_of(result.stderr)
+    host = socket.gethostname()
     assert message.startswith(
-        f"error: process {process} of 2 ({socket.gethostname()}) waited 5 s for the other "
-        f"processes at {place}, and {missing}. Start the same command on every host, with "
-        "--process=0 to 1, within that time (--join_timeout), "
+        f"error: process {process} of 2 on {host} waited 5 s for the others at {place} "
+        f"(--join_timeout): {missing}"
     )
     assert "Traceback" not in result.stderr and "Check failure" not in result.stderr
