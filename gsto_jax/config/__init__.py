@@ -17,12 +17,12 @@ from gsto_jax.config.fields import (
     subsection,
 )
 from gsto_jax.config.model import HRNetConfig, ModelConfig
+from gsto_jax.config.pose import PoseConfig
 from gsto_jax.config.sections import (
     EvalConfig,
     LossConfig,
     OptimConfig,
     ParallelConfig,
-    PoseConfig,
     RunConfig,
     TrainConfig,
 )

@@ -285,48 +285,6 @@ class EvalConfig(Section, prefix="eval", role=RUNTIME):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoseConfig(Section, prefix="pose", role=RUNTIME):
-    """Heatmaps, and decoding and scoring of poses. See `gsto_jax.pose`."""
-
-    sigma: float = option(
-        3.0,
-        "Standard deviation of the target Gaussians in heatmap pixels",
-        gt=0,
-        role=OPTIMIZER,
-    )
-    ohkm_topk: int = option(
-        0,
-        "Number of joints per person with the largest errors that count in the loss (online hard "
-        "keypoint mining); 0: all",
-        ge=0,
-        role=OPTIMIZER,
-    )
-    refinement: str = option(
-        "quarter",
-        "Subpixel refinement of joint positions",
-        choices={
-            "none": "largest pixel",
-            "quarter": "a quarter pixel toward the larger neighbor, as published",
-            "dark": "peak of a fitted Gaussian (DARK)",
-        },
-    )
-    shift_heatmap: bool = option(
-        True, "Shift the heatmaps of the flipped image by one pixel (eval.flip), as published"
-    )
-    visibility_threshold: float = option(
-        0.2, "Minimum score of the joints that count in the score of a pose", ge=0, lt=1
-    )
-    nms: str = option(
-        "hard",
-        "Non-maximum suppression of duplicate poses",
-        choices={"hard": "OKS-NMS", "soft": "soft OKS-NMS", "none": "none"},
-    )
-    oks_threshold: float = option(
-        0.9, "OKS above which NMS takes two poses for the same person", gt=0, le=1
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ParallelConfig(Section, prefix="parallel", role=RUNTIME):
     """Sharding over devices. See `gsto_jax.devices.mesh`."""
 
@@ -343,7 +301,20 @@ class RunConfig(Section, prefix="run", role=RUNTIME):
     """Logging, checkpoints and other options that do not change the result."""
 
     log_every: int = option(20, "Steps between log lines", ge=1)
+    steps_ahead: int = option(
+        4,
+        "Steps that a host may dispatch before the device has completed them, at most a second of "
+        "them; each keeps its batch on the device (docs/performance.md)",
+        ge=1,
+        le=32,
+    )
     checkpoint_every: int = option(200, "Steps between checkpoints", ge=1)
+    checkpoint_minutes: float = option(
+        0.0,
+        "Minutes of training since the latest checkpoint after which another one is written, "
+        "besides run.checkpoint_every; 0: never",
+        ge=0,
+    )
     keep_checkpoints: int = option(
         3, "Number of latest checkpoints to keep, besides the best one", ge=1
     )

@@ -228,7 +228,7 @@ class SynchronizedStop:
     """Whether to stop, called between two steps; becomes true on all processes at the same call.
 
     A signal that any process receives stops all of them, at the first call that none of them has
-    passed yet. No process can start the step after the next one without the others.
+    passed yet, however many steps it is ahead of them (`run.steps_ahead`).
 
     Args:
       get_signal: returns the name of the signal that this process received, or None.

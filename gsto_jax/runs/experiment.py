@@ -194,8 +194,6 @@ class Experiment:
 
             def on_wait(cause: str = "", step: int = 0) -> None:
                 watchdog(cause if cause != "compile" else "", step)  # compilation is logged anyway
-                if not cause:  # the step is complete
-                    advance(1)
 
             advise = InputAdvice(self.log, self.mesh.devices.flat[0].platform)
 
@@ -203,7 +201,15 @@ class Experiment:
                 self._log_step(report)
                 advise(report)
 
-            hooks = Hooks(log_step, save, evaluate, should_stop, on_wait, profiler)
+            hooks = Hooks(
+                log=log_step,
+                save=save,
+                evaluate=evaluate,
+                should_stop=should_stop,
+                on_wait=on_wait,
+                on_complete=lambda step: advance(1),
+                before_step=profiler,
+            )
             try:
                 with watchdog, profiler, training as advance:
                     return fit(task, state, batches, self.mesh, hooks)

@@ -1,7 +1,13 @@
-"""The training loop."""
+"""The training loop.
+
+The loop dispatches steps ahead of the device, so that a late batch on one host does not stop the
+devices of all. Each dispatched step is checked and logged when the device has completed it; see
+`run.steps_ahead`.
+"""
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,10 +27,14 @@ from gsto_jax.devices.mesh import (
     put_batch,
     replicated_sharding,
 )
+from gsto_jax.devices.synchronized_timer import SynchronizedTimer
 from gsto_jax.errors import TrainingError
 from gsto_jax.training.hyperparameters import step_hyperparameters
 from gsto_jax.training.step_time import StepTime, Stopwatch
 from gsto_jax.training.task import Task, TrainState, state_shardings, train_step
+
+MAX_SECONDS_AHEAD = 1.0
+"""Longest time of steps that are dispatched ahead: a stop waits for them."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +68,20 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Callbacks of the training loop, all optional, called between two steps.
+    """Callbacks of the training loop, all optional, called between the dispatches of two steps.
 
     Attributes:
-      log: logs a report, after the first step, every `run.log_every` steps and after the last one.
-      save: saves a state that is known to be finite, every `run.checkpoint_every` steps and after
-        the last one.
+      log: logs a report of a complete step: the first, every `run.log_every` steps and the last.
+      save: saves a state that is known to be finite, every `run.checkpoint_every` steps, every
+        `run.checkpoint_minutes` and after the last step. All steps are complete.
       evaluate: evaluates a state after `save`, every `run.eval_every` steps except the last one,
         and returns whether to stop early.
-      should_stop: returns, after each step, whether to save and stop early.
+      should_stop: returns, after each dispatch, whether to complete that step, save and stop.
       on_wait: receives the cause and the step whenever the loop starts to wait: "compile" or one of
-        `gsto_jax.training.watchdog.CAUSES`; and no arguments when a step is complete.
-      before_step: receives the step and the metrics of the previous one; its time is excluded from
-        the step time.
+        `gsto_jax.training.watchdog.CAUSES`; and no arguments when the wait has ended.
+      on_complete: receives each step that the device has completed and that is finite.
+      before_step: receives the step that is about to be dispatched, and a function that waits until
+        all previous ones are complete; the rest of its time is excluded from the step time.
     """
 
     log: Callable[[StepReport], None] = lambda report: None
@@ -78,7 +89,8 @@ class Hooks:
     evaluate: Callable[[TrainState], bool] = lambda state: False
     should_stop: Callable[[], bool] = lambda: False
     on_wait: Callable[..., None] = lambda cause="", step=0: None
-    before_step: Callable[[int, Any], None] = lambda step, previous: None
+    on_complete: Callable[[int], None] = lambda step: None
+    before_step: Callable[[int, Callable[[], None]], None] = lambda step, wait: None
 
 
 def fit(
@@ -106,41 +118,41 @@ def fit(
     Raises:
       TrainingError: loss, gradient or parameters are not finite.
     """
-    return _Loop(task, mesh, hooks, Stopwatch(clock)).run(state, iter(batches))
+    return _Loop(task, mesh, hooks, clock).run(state, iter(batches))
 
 
 class _Loop:
-    def __init__(self, task: Task, mesh: Mesh, hooks: Hooks, stopwatch: Stopwatch) -> None:
-        self._task, self._mesh, self._hooks, self._stopwatch = task, mesh, hooks, stopwatch
-        self._config = task.config.run
+    def __init__(self, task: Task, mesh: Mesh, hooks: Hooks, clock: Callable[[], float]) -> None:
+        self._task, self._mesh, self._hooks, self._clock = task, mesh, hooks, clock
+        self._config, self._stopwatch = task.config.run, Stopwatch(clock)
         self._train_step = CompiledTrainStep(task, mesh)
+        self._checkpoint_timer = SynchronizedTimer(60 * self._config.checkpoint_minutes, clock)
+        self._dispatched: deque[tuple[int, Mapping[str, Any]]] = deque()
+        """Steps that were not checked yet, and their metrics."""
+        self._last_completion, self._step_seconds = clock(), math.inf
 
     def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> TrainState:
         start = int(state.step)
         end = min(self._task.steps, self._config.stop_at or self._task.steps)
-        last_report, metrics = start, None
+        self._first, self._last, self._last_report = start + 1, end, start
         for step in range(start + 1, end + 1):
-            first, previous = step == start + 1, metrics
             with self._stopwatch.measure("excluded"):
-                self._hooks.before_step(step, previous)
+                self._hooks.before_step(step, self._complete)
             self._hooks.on_wait("input", step)
-            batch = self._next_batch(batches, first)
+            batch = self._next_batch(batches, step == self._first)
             if batch is None:
-                if previous is not None:
-                    _check_finite(previous, step - 1)
+                if step > self._first:
+                    self._complete()
                     self._hooks.save(state)
                 break
-            state, metrics = self._dispatch(state, batch, step, first)
-            # Waiting for the previous step keeps the host one batch ahead of the device.
-            with self._stopwatch.measure("device"):
-                _check_finite(previous, step - 1)
+            state = self._dispatch(state, batch, step)
+            # The first step is checked at once, so that a run which cannot train ends at once.
+            self._complete(max_incomplete=0 if step == self._first else self._steps_ahead())
 
             stopping = self._hooks.should_stop()
-            last = stopping or step == end
-            if first or last or step % self._config.log_every == 0:
-                self._hooks.log(self._report(step, step - last_report, first, metrics))
-                last_report = step
-            if self._save_and_evaluate(state, metrics, step, stopping=stopping, last=last):
+            if stopping:
+                self._last = step
+            if self._save_and_evaluate(state, step, stopping=stopping):
                 break
         return state
 
@@ -158,45 +170,73 @@ class _Loop:
             return None
 
     def _dispatch(
-        self, state: TrainState, batch: Mapping[str, np.ndarray], step: int, first: bool
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        self, state: TrainState, batch: Mapping[str, np.ndarray], step: int
+    ) -> TrainState:
+        first = step == self._first
         self._hooks.on_wait("compile" if first else "device", step)
         compiling = _track(first, "compiling the train step", always_log=True)
         with compiling, jax.profiler.StepTraceAnnotation("train", step_num=step):
             inputs = put_batch({k: batch[k] for k in self._task.train_inputs}, self._mesh)
-            return self._train_step(state, inputs)
+            state, metrics = self._train_step(state, inputs)
+        for name, value in metrics.items():
+            if name == "finite" or self._is_logged(step):
+                value.copy_to_host_async()
+        self._dispatched.append((step, metrics))
+        return state
 
-    def _report(self, step: int, steps: int, first: bool, metrics: Mapping[str, Any]) -> StepReport:
-        """Returns the report of a step, with the mean time of the last `steps` steps."""
-        with self._stopwatch.measure("device"):
-            values = {k: float(v) for k, v in metrics.items() if k != "finite"}
-        step_time, remaining = self._stopwatch.lap(steps), self._task.steps - step
-        eta = None if remaining and first else remaining * step_time.total
+    def _steps_ahead(self) -> int:
+        """Returns how many steps may be dispatched and incomplete, by the time of the last one."""
+        fitting = MAX_SECONDS_AHEAD / max(self._step_seconds, 1e-3)
+        return max(1, min(self._config.steps_ahead, int(fitting)))
+
+    def _complete(self, max_incomplete: int = 0) -> None:
+        """Checks and logs dispatched steps in their order, waiting for all but the newest ones.
+
+        Steps that are complete already are checked too, except for the newest one, which is logged
+        if the run is about to stop.
+        """
+        while len(self._dispatched) > max_incomplete or (
+            len(self._dispatched) > 1 and self._dispatched[0][1]["finite"].is_ready()
+        ):
+            step, metrics = self._dispatched.popleft()
+            self._hooks.on_wait("device", step)
+            with self._stopwatch.measure("device"):
+                _check_finite(metrics, step)
+            self._hooks.on_wait()
+            now = self._clock()
+            self._step_seconds, self._last_completion = now - self._last_completion, now
+            if self._is_logged(step):
+                self._hooks.log(self._report(step, metrics))
+            self._hooks.on_complete(step)
+
+    def _is_logged(self, step: int) -> bool:
+        return step in (self._first, self._last) or step % self._config.log_every == 0
+
+    def _report(self, step: int, metrics: Mapping[str, Any]) -> StepReport:
+        """Returns the report of a step, with the mean step time since the last one."""
+        values = {k: float(v) for k, v in metrics.items() if k != "finite"}
+        step_time = self._stopwatch.lap(step - self._last_report)
+        self._last_report, remaining = step, self._task.steps - step
+        eta = None if remaining and step == self._first else remaining * step_time.total
         return StepReport(step, self._task.steps, step_time, eta, values)
 
-    def _save_and_evaluate(
-        self,
-        state: TrainState,
-        metrics: Mapping[str, Any],
-        step: int,
-        *,
-        stopping: bool,
-        last: bool,
-    ) -> bool:
+    def _save_and_evaluate(self, state: TrainState, step: int, *, stopping: bool) -> bool:
         """Saves and evaluates the state of a step where due; returns whether to stop."""
         eval_every = self._config.eval_every
         evaluate = eval_every and step % eval_every == 0 and step < self._task.steps
-        if last or evaluate or step % self._config.checkpoint_every == 0:
-            with self._stopwatch.measure("device"):
-                _check_finite(metrics, step)
-            self._hooks.on_wait("checkpoint", step)
-            self._hooks.save(state)
+        scheduled = step == self._last or evaluate or step % self._config.checkpoint_every == 0
+        if not (scheduled or self._checkpoint_timer()):
+            return False
+        self._complete()
+        self._hooks.on_wait("checkpoint", step)
+        self._hooks.save(state)
         self._hooks.on_wait()
-        if not evaluate or stopping:
-            return stopping
-        with self._stopwatch.measure("excluded"):
-            stopping = self._hooks.evaluate(state)
-        return self._hooks.should_stop() or stopping
+        if evaluate and not stopping:
+            with self._stopwatch.measure("excluded"):
+                stopping = self._hooks.evaluate(state)
+            stopping = self._hooks.should_stop() or stopping
+        self._checkpoint_timer.restart()  # no step was trained during the evaluation
+        return stopping
 
 
 class CompiledTrainStep:
@@ -250,8 +290,9 @@ def _track(first: bool, description: str, always_log: bool = False) -> AbstractC
     return progress.track(description, always_log=always_log, resumable=True)
 
 
-def _check_finite(metrics: Mapping[str, Any] | None, step: int) -> None:
-    if metrics is None or bool(metrics["finite"]):
+def _check_finite(metrics: Mapping[str, Any], step: int) -> None:
+    """Waits for the device to complete a step, and raises TrainingError if it is not finite."""
+    if metrics["finite"]:
         return
     values = {
         name: float(metrics[name])

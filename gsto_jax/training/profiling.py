@@ -28,7 +28,7 @@ class Profiler:
     Example:
       >>> with Profiler(run / "profile", steps=5, start=100, log=print) as profiler:
       ...     for step in range(1, 201):
-      ...         profiler(step, metrics)
+      ...         profiler(step, wait=lambda: jax.block_until_ready(metrics))
       ...         metrics = train(step)
     """
 
@@ -41,19 +41,19 @@ class Profiler:
         self._last_step = 0
         self._previous_handler: Any = None
 
-    def __call__(self, step: int, previous: Any = None) -> None:
+    def __call__(self, step: int, wait: Callable[[], object] = lambda: None) -> None:
         """Starts and stops traces; must be called before each step.
 
         Args:
-          step: step that is about to start.
-          previous: arrays that the previous step returned. Traces start and stop only after the
-            device has computed them, and so hold complete steps.
+          step: step that is about to be dispatched.
+          wait: waits until the device has completed the previous steps. It is called before a trace
+            starts or stops, which thus holds complete steps.
         """
         if self._trace_start and step >= self._trace_start + self._steps:
-            jax.block_until_ready(previous)
+            wait()
             self._stop_trace()
         if not self._trace_start and (self._requested or step == self._start):
-            jax.block_until_ready(previous)
+            wait()
             self._start_trace(step)
         self._last_step = step
 

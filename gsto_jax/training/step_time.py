@@ -1,8 +1,8 @@
 """Breakdown of the step time into waiting for input, waiting for the device, and host work.
 
-The loop dispatches steps asynchronously, at most one step ahead of the device. It blocks in two
-places only, for a batch and for the metrics of a step; timing both adds no synchronization
-(docs/observability.md).
+The loop dispatches steps asynchronously, at most `run.steps_ahead` steps ahead of the device. It
+blocks in two places only, for a batch and for the metrics of an earlier step; timing both adds no
+synchronization (docs/observability.md). A step time lies between two complete steps.
 """
 
 import time
@@ -51,21 +51,36 @@ class Stopwatch:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self._lap_start = clock()
+        self._activities = ["host"]
         self._seconds: dict[str, float] = defaultdict(float)
+        self._last_change = clock()
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Counts the time of the block as "input", "device" or "excluded" from the step time."""
-        start = self._clock()
+        """Counts the time of the block as "input", "device" or "excluded" from the step time.
+
+        The time of a block inside another one counts for the inner one only.
+        """
+        self._count()
+        self._activities.append(name)
         try:
             yield
         finally:
-            self._seconds[name] += self._clock() - start
+            self._count()
+            self._activities.pop()
 
     def lap(self, steps: int) -> StepTime:
         """Returns the mean step time since the last lap, and starts the next lap."""
-        end, seconds = self._clock(), self._seconds
-        host = max(end - self._lap_start - sum(seconds.values()), 0.0)
-        self._lap_start, self._seconds = end, defaultdict(float)
-        return StepTime(seconds["input"] / steps, seconds["device"] / steps, host / steps)
+        self._count()
+        seconds, self._seconds = self._seconds, defaultdict(float)
+        return StepTime(
+            input=seconds["input"] / steps,
+            device=seconds["device"] / steps,
+            host=seconds["host"] / steps,
+        )
+
+    def _count(self) -> None:
+        """Adds the time since the last change to the current activity."""
+        now = self._clock()
+        self._seconds[self._activities[-1]] += now - self._last_change
+        self._last_change = now

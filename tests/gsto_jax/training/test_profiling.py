@@ -30,7 +30,7 @@ def drive(profiler, steps, calls, ask_before=()):
     for step in steps:
         if step in ask_before:
             os.kill(os.getpid(), SIGNAL)
-        profiler(step, None)
+        profiler(step)
         calls.append(step)
 
 
@@ -97,7 +97,7 @@ def test_trace_file_is_written(tmp_path):
     x = jnp.ones(8)
     with Profiler(tmp_path / "profile", 2, 2, lambda line: None) as profiler:
         for number in range(1, 6):
-            profiler(number, x)
+            profiler(number, wait=x.block_until_ready)
             x = step(x)
     (path,) = traces(tmp_path / "profile")
     assert path.parent.parent == tmp_path / "profile" / "plugins" / "profile"
@@ -121,10 +121,10 @@ def test_profiling_does_not_change_training(tmp_path, monkeypatch):
     messages = []
     with Profiler(tmp_path, 2, 2, messages.append) as profiler:
 
-        def profile(step, previous):
+        def profile(step, wait):
             if step == 5:
                 os.kill(os.getpid(), SIGNAL)
-            profiler(step, previous)
+            profiler(step, wait)
 
         profiled = losses_and_state(before_step=profile)
     assert messages == [

@@ -8,109 +8,114 @@ import pytest
 
 from gsto_jax.layers.conv import Conv
 from gsto_jax.training import loop
-from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
+from gsto_jax.training.loop import Hooks, StepReport, format_report
 from gsto_jax.training.step_time import StepTime, Stopwatch
 from gsto_jax.training.throughput import Workload
-from tests.gsto_jax.small_task import make_task
+from tests.gsto_jax.training.simulated_hosts import Hosts
 
 
-class Clock:
-    """A clock that advances only on request."""
-
-    def __init__(self):
-        self.time = 0.0
-
-    def __call__(self):
-        return self.time
-
-    def passes(self, seconds, result=None):
-        self.time += seconds
-        return result
-
-
-class Awaited:
-    """A number of a step that the device ends later: it takes so long to read it first."""
-
-    def __init__(self, clock, seconds):
-        self.clock, self.seconds = clock, seconds
-
-    def _read(self):
-        self.clock.passes(self.seconds)
-        self.seconds = 0.0
-
-    def __bool__(self):
-        self._read()
-        return True
-
-    def __float__(self):
-        self._read()
-        return 1.5
-
-
-def run(monkeypatch, hooks=None, **settings):
-    """Steps that take 0.25 s of input, 0.5 s of handing over and 1 s of the device: reports."""
-    clock, reports = Clock(), []
-
-    def step_fn(state, inputs):
-        clock.passes(0.5)
-        ended = Awaited(clock, 1.0)
-        return SimpleNamespace(step=state.step + 1), {"loss": ended, "finite": ended}
-
-    def batches():
-        while True:
-            clock.passes(0.25)
-            yield dict.fromkeys(("image", "label", "size"))
-
-    monkeypatch.setattr(loop, "CompiledTrainStep", lambda task, mesh: step_fn)
-    monkeypatch.setattr(loop, "put_batch", lambda batch, mesh: batch)
-    task = make_task(6, {"run": {"log_every": 2, "checkpoint_every": 100} | settings})
-    callbacks = hooks(clock) if hooks else {}
-    state = SimpleNamespace(step=0)
-    fit(task, state, batches(), None, Hooks(reports.append, **callbacks), clock)
-    return clock, reports
+def run(monkeypatch, hooks=lambda hosts: {}, **settings):
+    """Steps that take 0.25 s of input, 0.5 s of dispatch and 1 s of the device, one step ahead."""
+    hosts, reports = Hosts(1.0, input_seconds=0.25, dispatch_seconds=0.5), []
+    settings = {"log_every": 2, "steps_ahead": 1} | settings
+    hosts.fit(monkeypatch, 6, Hooks(reports.append, **hooks(hosts)), **settings)
+    return hosts(), reports
 
 
 def test_step_time_breakdown(monkeypatch):
-    clock, reports = run(monkeypatch)
+    time, reports = run(monkeypatch)
     assert [p.step for p in reports] == [1, 2, 4, 6]
-    # A report waits for the step that it is of, so the second one has one step's wait, not two.
-    assert [p.time for p in reports] == [StepTime(0.25, 1.0, 0.5)] * 4
-    assert sum(p.time.total * n for p, n in zip(reports, (1, 1, 2, 2), strict=True)) == clock.time
-    assert reports[-1].steps_per_second == 1 / 1.75
-    assert reports[-1].input_wait == 0.25 / 1.75
-    assert [p.eta for p in reports] == [None, 4 * 1.75, 2 * 1.75, 0.0]
+    assert [p.time for p in reports] == [
+        StepTime(input=0.25, device=1.0, host=0.5),
+        StepTime(input=0.5, device=0.25, host=1.0),  # of steps 2 and 3, while step 2 was computed
+        StepTime(input=0.25, device=0.25, host=0.5),
+        StepTime(input=0.125, device=0.625, host=0.25),  # of step 6, while steps 5 and 6 were
+    ]
+    assert sum(p.time.total * n for p, n in zip(reports, (1, 1, 2, 2), strict=True)) == time
+    assert reports[2].steps_per_second == 1
+    assert reports[2].input_wait == 0.25
+    assert [p.eta for p in reports] == [None, 4 * 1.75, 2 * 1.0, 0.0]
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize(
+    ("input_seconds", "expected"),
+    [(0.25, StepTime(input=0.25, device=0.75, host=0.0)), (2.0, StepTime(2.0, 0.0, 0.0))],
+)
+def test_steady_step_time(monkeypatch, depth, input_seconds, expected):
+    """The slower of input and device; next to a save a wait may be that of a neighboring step."""
+    hosts, reports = Hosts(1.0, input_seconds), []
+    monkeypatch.setattr(loop, "MAX_SECONDS_AHEAD", 100.0)
+    run = {"log_every": 8, "checkpoint_every": 64, "steps_ahead": depth}
+    hosts.fit(monkeypatch, 64, Hooks(reports.append), **run)
+    for report in reports[2:-1]:
+        assert report.time == expected
+    assert 7 * expected.total <= 7 * reports[1].time.total <= 8 * expected.total
+    assert sum(p.time.total * n for p, n in zip(reports, (1, 7, *[8] * 7), strict=True)) == hosts()
 
 
 def test_excluded_time(monkeypatch):
-    def hooks(clock):
+    def hooks(hosts):
         return {
-            "evaluate": lambda state: clock.passes(100.0),
-            "before_step": lambda step, previous: clock.passes(10.0),
-            "save": lambda state: clock.passes(4.0),  # of the host, in the interval after it
+            "evaluate": lambda state: hosts.passes(100.0),
+            "before_step": lambda step, wait: hosts.passes(10.0),
+            "save": lambda state: hosts.passes(4.0),  # of the host, in the interval after it
         }
 
-    clock, reports = run(monkeypatch, hooks, eval_every=4)
-    assert [p.time for p in reports] == [*[StepTime(0.25, 1.0, 0.5)] * 3, StepTime(0.25, 1.0, 2.5)]
-    assert clock.time == 6 * 1.75 + 6 * 10 + 100 + 2 * 4
+    time, reports = run(monkeypatch, hooks, eval_every=4)
+    assert [p.time for p in reports] == [
+        StepTime(0.25, 1.0, 0.5),
+        StepTime(0.5, 0.0, 1.0),  # the device completes steps in the excluded time
+        StepTime(0.125, 0.5, 0.25),
+        StepTime(0.25, 0.5, 2.5),
+    ]
+    assert time == 6 * (0.25 + 0.5) + 3 * 1.0 + 6 * 10 + 100 + 2 * 4
+
+
+def test_waiting_before_a_step_counts_for_the_device(monkeypatch):
+    """As before a profile: a report may be due in the middle of the excluded time."""
+
+    def hooks(hosts):
+        def before_step(step, wait):
+            if step == 5:
+                hosts.passes(0.125)
+                wait()
+                hosts.passes(7.0)
+
+        return {"before_step": before_step}
+
+    time, reports = run(monkeypatch, hooks, log_every=4)
+    # Step 1, then 2 to 4, whose first is not hidden: 0.75 + 3 s, of which 0.125 s are excluded.
+    assert [p.step for p in reports] == [1, 4, 6]
+    assert reports[1].time.total * 3 == 0.75 + 3 - 0.125
+    assert reports[1].time.input == 0.25 and reports[1].time.host == 0.5
+    assert reports[2].time.total * 2 == 0.75 + 2
+    assert time == 1.75 + 3.75 + 7 + 2.75
 
 
 def test_an_evaluation_may_stop_the_run(monkeypatch):
     _, reports = run(
-        monkeypatch, lambda clock: {"evaluate": lambda state: state.step == 2}, eval_every=1
+        monkeypatch, lambda hosts: {"evaluate": lambda state: state.step == 2}, eval_every=1
     )
     assert [report.step for report in reports] == [1, 2]
 
 
-def test_stopwatch_counts_failed_blocks():
-    clock = Clock()
-    watch = Stopwatch(clock)
+def test_stopwatch_counts_failed_and_nested_blocks():
+    hosts = Hosts(1.0)
+    watch = Stopwatch(hosts)
     with pytest.raises(StopIteration), watch.measure("input"):
-        clock.passes(3.0)
+        hosts.passes(3.0)
         raise StopIteration
-    clock.passes(1.0)
+    hosts.passes(1.0)
     assert watch.lap(2) == StepTime(1.5, 0.0, 0.5)
     assert watch.lap(1) == StepTime(0.0, 0.0, 0.0)
     assert StepTime(0.0, 0.0, 0.0).fraction(0.0) == 0.0
+    with watch.measure("excluded"):
+        hosts.passes(1.0)
+        with watch.measure("device"):
+            hosts.passes(2.0)
+        hosts.passes(4.0)
+    assert watch.lap(1) == StepTime(0.0, 2.0, 0.0)
 
 
 def test_throughput():
