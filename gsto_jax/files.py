@@ -140,18 +140,27 @@ def _remove(path: Path) -> None:
 
 def _upload(local: Path, path: Path) -> None:
     """Replaces an object, or all objects of a folder, by a local file or folder."""
-    if not local.is_dir():
+    if local.is_dir():
+        if path.is_dir():
+            cast(Any, path).rmtree()
+        add_files(local, path)
+    else:
         path.write_bytes(local.read_bytes())
-        return
-    if path.is_dir():
-        cast(Any, path).rmtree()
+
+
+def add_files(local: Path, folder: Path) -> None:
+    """Uploads the files of a local folder to a folder in a bucket, those of its subfolders first.
+
+    Raises:
+      Exception: errors of the bucket's client.
+    """
     files = [file for file in local.rglob("*") if file.is_file()]
-    direct = [file for file in files if file.parent == local]
     with ThreadPoolExecutor(_UPLOADS) as pool:
-        for group in ([file for file in files if file.parent != local], direct):
+        for is_direct in (False, True):
             uploads = [
-                pool.submit((path / file.relative_to(local)).write_bytes, file.read_bytes())
-                for file in group
+                pool.submit((folder / file.relative_to(local)).write_bytes, file.read_bytes())
+                for file in files
+                if (file.parent == local) == is_direct
             ]
             for upload in uploads:
                 upload.result()
@@ -245,5 +254,5 @@ def to_csv(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 def read_csv(path: Path) -> list[list[str]]:
     """Reads the rows of a CSV file. Raises OSError, ValueError or `csv.Error`."""
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.reader(file))
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    return list(csv.reader(io.StringIO(text, newline="")))

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ import numpy as np
 from gsto_jax import progress
 from gsto_jax.config import flatten
 from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.files import read_json_object
+from gsto_jax.files import is_remote, read_json_object
 from gsto_jax.runs.workdir import Workdir
 from modes.tensorboard_writer import TensorBoardWriter
 
@@ -67,7 +68,7 @@ class WandbTracker:
     """A run at Weights & Biases, or in the folder of the run with `WANDB_MODE=offline`.
 
     Args:
-      folder: folder of the run.
+      folder: folder of the run. W&B writes to a temporary folder if it is in a bucket.
       name: name of the run.
       config: all options.
       run_id: id of the run to resume; None to create one.
@@ -87,7 +88,7 @@ class WandbTracker:
             name=name,
             id=self.run_id,
             resume="allow",
-            dir=folder,
+            dir=tempfile.mkdtemp() if is_remote(folder) else folder,
             config=dict(config),
             settings=settings,
         )

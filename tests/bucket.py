@@ -10,6 +10,7 @@ import atexit
 import functools
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -53,6 +54,7 @@ class Emulator:
         return addresses | {
             "CLOUD_STORAGE_EMULATOR_ENDPOINT": self.address,  # array_record
             "EPATH_USE_TF": "false",
+            "FSSPEC_GCS_TOKEN": "anon",
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
             "GOOGLE_AUTH_DISABLE": "1",
             "NO_GCE_CHECK": "true",
@@ -123,6 +125,7 @@ def serve():
             if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
                 super().handle_error(request, client_address)
 
+    logging.disable(logging.CRITICAL)  # it reports each object that a client asks for in vain
     emulator_server.server.HTTPServer = Server
     emulator_server.Router = _router(emulator_server, objects, Faults())
     # The whole index is written as JSON at every change, and deleted objects are kept, by default.

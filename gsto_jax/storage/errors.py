@@ -85,7 +85,8 @@ def _is_of_client(error: BaseException) -> bool:
 def _status(error: BaseException) -> int:
     """Returns the status of an HTTP error of gcsfs; 0 for any other error."""
     status = getattr(error, "code", None) if type(error).__name__ == "HttpError" else None
-    return int(status) if str(status).isdecimal() else 0
+    text = str(status)
+    return int(text) if text.isdecimal() else 0
 
 
 def _contains(error: BaseException, words: tuple[str, ...]) -> bool:

@@ -76,7 +76,7 @@ class BucketLock:
 
     def __init__(self, folder: Path, log: Callable[[str], None] = print) -> None:
         self._folder = folder
-        self._values = {"host": socket.gethostname(), "process": os.getpid()}
+        self._values: dict[str, Any] = {"host": socket.gethostname(), "process": os.getpid()}
         self._values |= {"token": secrets.token_hex(8), "beats": 0, "released": False}
         self._lost = ""
         self._number = self._acquire(log)

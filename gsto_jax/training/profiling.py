@@ -1,6 +1,7 @@
 """Profiler traces of a few train steps, scheduled or on demand."""
 
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from types import FrameType
 from typing import Any
 
 import jax
+
+from gsto_jax.files import add_files, is_remote
 
 SIGNAL = getattr(signal, "SIGUSR1", None)
 """Signal that requests a trace; None on systems without it, such as Windows."""
@@ -20,7 +23,8 @@ class Profiler:
     that cannot be written is logged and does not stop training.
 
     Args:
-      folder: output folder, in the format of TensorBoard and Perfetto.
+      folder: output folder, in the format of TensorBoard and Perfetto. Traces for a bucket are
+        written to a temporary folder, and uploaded when they are complete.
       steps: number of steps per trace.
       start: first step of the scheduled trace; 0 for none.
       log: prints a line of text.
@@ -37,6 +41,7 @@ class Profiler:
     ) -> None:
         self._folder, self._steps, self._start, self._log = folder, steps, start, log
         self._requested = False
+        self._local: tempfile.TemporaryDirectory[str] | None = None
         self._trace_start = 0  # first step of the open trace; 0 for none
         self._last_step = 0
         self._previous_handler: Any = None
@@ -75,7 +80,9 @@ class Profiler:
     def _start_trace(self, step: int) -> None:
         self._requested = False
         try:
-            jax.profiler.start_trace(str(self._folder))
+            if is_remote(self._folder):
+                self._local = tempfile.TemporaryDirectory()
+            jax.profiler.start_trace(self._local.name if self._local else str(self._folder))
         except (OSError, RuntimeError) as error:
             self._log(f"warning: cannot profile step {step} ({error})")
         else:
@@ -86,7 +93,10 @@ class Profiler:
         self._trace_start, self._requested = 0, False
         try:
             jax.profiler.stop_trace()
-        except (OSError, RuntimeError) as error:
+            if self._local is not None:
+                with self._local as local:
+                    add_files(Path(local), self._folder)
+        except Exception as error:  # of the disk, of the profiler or of a bucket
             self._log(f"warning: cannot write the profile of {steps} ({error})")
         else:
             self._log(f"profile     {steps}: {self._folder}")
