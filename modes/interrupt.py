@@ -40,7 +40,8 @@ class Interrupt:
         resumable one, SIGTERM exits after `GRACE_SECONDS`; with `raises`, the first signal exits
         at once.
       exit_: exits with a message after such a SIGTERM; None to exit this process only.
-      unit: unit of work completed before stopping, if no operation is logged.
+      unit: unit of work completed before stopping, if no operation is open or the innermost one has
+        a known number of units.
 
     Attributes:
       received: name of the first signal, or the reason given to `trigger`; None before.
@@ -151,7 +152,8 @@ class Interrupt:
             self.received = self.received or signal.Signals(number).name
         operations = self.operations()
         current = self._unit
-        if operations and (self._raises or operations[-1].always_log):
+        # An operation with a known number of units can stop after each of them.
+        if operations and (self._raises or operations[-1].total is None):
             current = operations[-1].description
         name = "Ctrl-C" if number == signal.SIGINT else self.received or "SIGTERM"
         hint = "; press it again to exit now" if number == signal.SIGINT else ""

@@ -20,7 +20,7 @@ from modes.interrupt import GRACE_SECONDS, Interrupt
 
 GRACE_SECONDS.update({{True: 0.3, False: 0.3}})
 words = "compiling the train step"
-stage = SimpleNamespace(description=words, always_log=True, resumable={resumable})
+stage = SimpleNamespace(description=words, total={total}, resumable={resumable})
 child = subprocess.Popen(["sleep", "600"])
 with Interrupt(raises={raises}, operations=lambda: [stage]) as interrupt:
     print(child.pid, flush=True)
@@ -30,9 +30,9 @@ with Interrupt(raises={raises}, operations=lambda: [stage]) as interrupt:
 
 
 @contextlib.contextmanager
-def busy(raises=False, resumable=False):
+def busy(raises=False, resumable=False, total=None):
     """A process inside a long C function: the process, and the id of a child of it."""
-    code = BUSY.format(raises=raises, resumable=resumable)
+    code = BUSY.format(raises=raises, resumable=resumable, total=total)
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=program.ROOT,
@@ -76,6 +76,12 @@ def test_first_ctrl_c_is_acknowledged_and_second_exits(raises, verb):
         assert process.wait(3) == 130
         assert process.stderr.read() == "error: interrupted\n"
         wait_until(lambda: is_gone(child), 1)
+
+
+def test_operations_of_several_units_stop_after_one():
+    with busy(total=100) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readline() == "SIGTERM: stops after this step\n"
 
 
 def test_first_ctrl_c_ends_resumable_operations():
