@@ -45,13 +45,28 @@ class Count:
         )
 
 
-def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
-    """Returns the counts of each top-level module of `model`, for one image of size (h, w).
+@dataclass(frozen=True)
+class LayerCall:
+    """A call of a convolution or BatchNorm.
 
-    Modules of a `ContextNet`'s encoder count as top-level modules. The network runs under
-    `eval_shape`, so nothing is computed.
+    Attributes:
+      module: path of the layer.
+      params: paths of its parameters, such as "head/classifier/kernel".
+      count: MACs of the call, and parameters unless an earlier call has counted them.
     """
-    counts: dict[str, Count] = {}
+
+    module: tuple[str, ...]
+    params: tuple[str, ...]
+    count: Count
+
+
+@functools.lru_cache(maxsize=64)  # rows of a sweep share networks, whose tracing takes seconds
+def layer_calls(model: nn.Module, size: Size) -> tuple[LayerCall, ...]:
+    """Returns the calls of a network for one image of size (h, w), in the order of execution.
+
+    The network runs under `eval_shape`, so nothing is computed.
+    """
+    calls: list[LayerCall] = []
     counted: set[tuple[str, ...]] = set()
 
     def intercept(call, args, kwargs, context):  # type: ignore[no-untyped-def]
@@ -68,17 +83,28 @@ def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
                 count = Count(conv_params=params, macs=macs)
             else:
                 count = Count(bn_params=params)
-            name = next(name for name in module.path if name != "encoder")
-            counts[name] = counts.get(name, Count()) + count
+            paths = tuple("/".join((*module.path, name)) for name in sizes)
+            calls.append(LayerCall(module.path, paths, count))
         return out
 
     image = abstract_image(model, size)
     with nn.intercept_methods(intercept):
         jax.eval_shape(model.init, jax.random.key(0), image)
+    return tuple(calls)
+
+
+def count_by_module(model: nn.Module, size: Size) -> dict[str, Count]:
+    """Returns the counts of each top-level module of `model`, for one image of size (h, w).
+
+    Modules of a `ContextNet`'s encoder count as top-level modules.
+    """
+    counts: dict[str, Count] = {}
+    for call in layer_calls(model, size):
+        name = next(name for name in call.module if name != "encoder")
+        counts[name] = counts.get(name, Count()) + call.count
     return counts
 
 
-@functools.lru_cache(maxsize=64)  # rows of a sweep share networks, whose tracing takes seconds
 def count(model: nn.Module, size: Size) -> Count:
     """Returns the counts of `model` for one image of size (h, w)."""
-    return sum(count_by_module(model, size).values(), Count())
+    return sum((call.count for call in layer_calls(model, size)), Count())

@@ -1,16 +1,16 @@
 """Training throughput: examples and FLOPs per second, and model FLOPs utilization (MFU).
 
-Model FLOPs are those of the network's convolutions (`gsto_jax.models.counts`), one forward and two
-backward passes, without rematerialization.
+Model FLOPs are those of the network's convolutions (`gsto_jax.models.counts`): the forward pass and
+the gradients that training needs, without rematerialization.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from jax.sharding import Mesh
 
-from gsto_jax.models.counts import count
+from gsto_jax.models.counts import LayerCall, layer_calls
 from gsto_jax.training.step_time import StepTime
 from gsto_jax.training.task import Task
 
@@ -29,8 +29,6 @@ PEAK_FLOPS = {
 TPUs: "Peak compute per chip (bf16)" in Google Cloud's documentation of v4, v5e, v5p and v6e. GPUs:
 NVIDIA's data sheets, without sparsity.
 """
-_PASSES = 3
-"""The gradients of inputs and of kernels cost one forward pass each."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,10 @@ class Workload:
           planned_seconds: see `Workload`.
         """
         height, width = size
-        macs = count(task.model, (height, width)).macs
+        macs = train_macs(layer_calls(task.model, (height, width)), task.frozen.params)
         return cls(
             batch_size=task.config.train.batch_size,
-            flops_per_example=2 * _PASSES * macs,
+            flops_per_example=2 * macs,
             num_chips=mesh.size,
             peak_flops=PEAK_FLOPS.get(mesh.devices.flat[0].device_kind),
             planned_seconds=planned_seconds,
@@ -97,3 +95,21 @@ class Workload:
         if self.planned_seconds:
             metrics["plan_fraction"] = self.planned_seconds / seconds
         return metrics
+
+
+def train_macs(calls: Sequence[LayerCall], frozen: Collection[str] = ()) -> int:
+    """Returns the multiply-accumulates of the forward and backward pass of one image.
+
+    The gradients of a convolution's input and of its kernel cost as much as its forward pass. A
+    kernel has one unless it is frozen, an input if a layer before it is trained.
+
+    Args:
+      calls: result of `gsto_jax.models.counts.layer_calls`.
+      frozen: paths of the parameters that are not trained.
+    """
+    macs, input_has_gradient = 0, False
+    for call in calls:
+        kernel = next((path for path in call.params if path.endswith("kernel")), "")
+        macs += call.count.macs * (1 + (kernel not in frozen) + input_has_gradient)
+        input_has_gradient = input_has_gradient or not set(call.params) <= {*frozen}
+    return macs

@@ -7,10 +7,11 @@ import flax.linen as nn
 import pytest
 
 from gsto_jax.layers.conv import Conv
+from gsto_jax.models.counts import layer_calls
 from gsto_jax.training import loop
 from gsto_jax.training.loop import Hooks, StepReport, format_report
 from gsto_jax.training.step_time import StepTime, Stopwatch
-from gsto_jax.training.throughput import Workload
+from gsto_jax.training.throughput import Workload, train_macs
 from tests.gsto_jax.training.simulated_hosts import Hosts
 
 
@@ -143,18 +144,24 @@ class TwoConvolutions(nn.Module):
 
 
 def test_workload_from_task():
-    """By hand: two operations a product, and three passes."""
+    """By hand: two operations a product; forward, and the gradients that are needed."""
     settings = SimpleNamespace(train=SimpleNamespace(batch_size=12))
-    task = SimpleNamespace(model=TwoConvolutions(), config=settings)
+    frozen = SimpleNamespace(params=frozenset())
+    task = SimpleNamespace(model=TwoConvolutions(), config=settings, frozen=frozen)
 
     def on(kind):
         device = SimpleNamespace(device_kind=kind)
         return SimpleNamespace(size=4, devices=SimpleNamespace(flat=[device]))
 
-    products = (3 * 3 * 3 * 8 + 8 * 5) * 32 * 48
+    first, second = 3 * 3 * 3 * 8 * 32 * 48, 8 * 5 * 32 * 48
+    operations = 2 * (2 * first + 3 * second)  # the image has no gradient
     actual = Workload.from_task(task, on("TPU v5 lite"), (64, 96), 0.5)
-    assert actual == Workload(12, 6 * products, 4, 197e12, 0.5)
-    assert Workload.from_task(task, on("cpu"), (64, 96)) == Workload(12, 6 * products, 4)
+    assert actual == Workload(12, operations, 4, 197e12, 0.5)
+    assert Workload.from_task(task, on("cpu"), (64, 96)) == Workload(12, operations, 4)
+    calls = layer_calls(task.model, (64, 96))
+    bias = {"first/bias"} if "first/bias" in calls[0].params else set()
+    assert train_macs(calls, {"first/kernel"} | bias) == first + 2 * second
+    assert train_macs(calls, {"second/kernel"}) == 2 * first + 2 * second
 
 
 def test_format_report():
