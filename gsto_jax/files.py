@@ -39,6 +39,12 @@ def is_remote(path: os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
+def make_folder(path: Path) -> None:
+    """Creates a folder and its parents; raises OSError. A bucket needs none."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def is_hidden(path: str) -> bool:
     """Returns whether any component of a relative path is hidden or a system file."""
     parts = path.replace("\\", "/").split("/")

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full
+from gsto_jax.files import is_disk_full, make_folder
 from gsto_jax.predict.export import export, preprocessing
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
 from gsto_jax.runs.trained import TrainedModel, load_trained
+from gsto_jax.storage import error_reason, file_size, to_path
 from gsto_jax.weights import WEIGHT_WRITERS, export_format, export_weights
 from modes.terminal_output import log
 
@@ -33,7 +34,7 @@ def run(args: Any) -> None:
         size = (int(match[1]), int(match[2]))
     jax.config.update("jax_platforms", "cpu")  # for an exact comparison
     trained = load_trained(args.checkpoint)
-    folder = Path(args.output or "export").expanduser().absolute()
+    folder = to_path(args.output or "export", "--output")
     programs = [name for name in args.formats if f".{name}" not in WEIGHT_WRITERS]
     weights = [name for name in args.formats if name not in programs]
     if programs or not weights:
@@ -60,7 +61,7 @@ def write_programs(
     if protocol := preprocessing(predictor)["test_protocol"]:
         log(f"note: --mode=predict uses {protocol}; the programs run one pass at scale 1")
     for path in export(predictor, folder, formats, size):
-        log(f"export      {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+        log(f"export      {path} ({file_size(path) / 2**20:.1f} MiB)")
     for check in verify(predictor, folder):
         log(f"compared    {check}")
 
@@ -69,15 +70,15 @@ def write_weights(trained: TrainedModel, path: Path) -> str:
     """Writes the weights under the names of another implementation; returns a summary."""
     weight_format = export_format(trained.task.config.model)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         missing = export_weights(path, trained.variables, weight_format)
     except OSError as error:
         if is_disk_full(error):
             raise
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): use a writable --output"
+            f"{path} cannot be written ({error_reason(error)}): use a writable --output"
         ) from None
     without = (
         f", without {' and '.join(weight_format.optional)}: {missing} arrays" if missing else ""
     )
-    return f"{path} ({weight_format.name} names{without}, {path.stat().st_size / 2**20:.1f} MiB)"
+    return f"{path} ({weight_format.name} names{without}, {file_size(path) / 2**20:.1f} MiB)"

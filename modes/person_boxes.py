@@ -8,6 +8,7 @@ from typing import Any
 from gsto_jax.errors import UserError
 from gsto_jax.files import parse_json
 from gsto_jax.predict.inputs import Input
+from gsto_jax.storage import error_reason, to_path
 
 Boxes = Sequence[Sequence[float]]
 """Boxes (x, y, width, height) of the persons in an image."""
@@ -78,9 +79,9 @@ def _parse_rows(text: str) -> Boxes:
 def _read_file(text: str) -> Mapping[str, Boxes]:
     try:
         # Bytes may start with a byte order mark.
-        boxes = parse_json(Path(text).expanduser().read_bytes())
+        boxes = parse_json(to_path(text, "--boxes").read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read --boxes={text}: {error.strerror}") from None
+        raise UserError(f"cannot read --boxes={text}: {error_reason(error)}") from None
     except ValueError as error:
         raise UserError(f"--boxes={text} is not valid JSON ({error})") from None
     if not isinstance(boxes, dict):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from gsto_jax.plan.step_cost import StepPlan
 from gsto_jax.plan.step_time import estimate_step_time
 from gsto_jax.plan.tables import compare_table, format_step_time, plan_table
 from gsto_jax.plan.targets import CompileTarget, compile_target
+from gsto_jax.storage import to_path
 from gsto_jax.training.task import Task
 from modes import command_line
 from modes.run_setup import parse_config
@@ -84,7 +84,7 @@ def run(args: Any) -> None:
             title = f"{step} step of two configurations, on {args.topology}"
             log(compare_table(plans[0], plans[1], names, title))
     if args.plan_json:
-        path = Path(args.plan_json)
+        path = to_path(args.plan_json, "--plan_json")
         values = plain_values(args.config)
         record = plan_record(values, first_plans, args.topology, targets[0].chips.mesh)
         write_plan(path, record | {"versions": list(_versions(chips))})

@@ -33,6 +33,7 @@ from gsto_jax.predict.video_writer import CODECS
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.segmentation.compiled_shapes import compilation_note
+from gsto_jax.storage import to_path
 from modes.person_boxes import read_boxes
 from modes.prediction_pipeline import InputPredictor, PredictionPipeline
 from modes.terminal_output import Log, log
@@ -48,7 +49,7 @@ def run(args: Any) -> None:
     """Runs the mode. Exits with status 1 if a file could not be predicted."""
     if not args.checkpoint:
         raise UserError("--mode=predict needs --checkpoint: a run, its best/, or a checkpoint")
-    output = Path(args.output or "predictions").expanduser()
+    output = to_path(args.output or "predictions", "--output")
     skipped: list[Path] = []
     inputs = find_inputs(args.inputs, output, skipped.append)
     if skipped:
@@ -82,7 +83,7 @@ def run(args: Any) -> None:
     log(f"{completed} of {len(inputs)} predicted: {', '.join(writer.outputs)}")
     for codec in sorted(writer.codecs - {"avc1"}):
         log(f"videos      {CODECS[codec]}")
-    log(f"predictions {output.absolute()}")
+    log(f"predictions {output}")
     log(f"checkpoint  {trained.path}")
     if pipeline.errors:
         sys.exit(1)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from gsto_jax.predict.inputs import Input
 from gsto_jax.predict.media import count_frames, read_image, video_frames
 from gsto_jax.predict.prediction import Prediction
 from gsto_jax.predict.row_readers import RowReader, open_rows
+from gsto_jax.storage import local_copy
 from gsto_jax.types import Size
 
 _PREFETCH = 3  # number of images being read, and being written, at a time
@@ -122,10 +124,11 @@ class PredictionPipeline:
     def _georeference(self, entry: Input) -> Georeference | None:
         if entry not in self.predictor.georeferenced:
             return None
-        return read_georeference(entry.path)
+        with local_copy(entry.path) as path:
+            return read_georeference(path)
 
     def _predict_tiles(self, entry: Input) -> None:
-        with open_rows(entry.path, self.decode_options) as image:
+        with local_copy(entry.path) as path, open_rows(path, self.decode_options) as image:
             predictions = self.predictor.predict_rows(entry, image)
             with _memory_errors(entry, image.size):
                 self.writer.write_rows(
@@ -138,12 +141,17 @@ class PredictionPipeline:
                 f"cannot predict {entry.path}: videos are RGB, and the checkpoint takes images of "
                 f"config.data.channels={self.decode_options.channels}"
             )
-        frames, rate = count_frames(entry.path)
+        with local_copy(entry.path) as path:
+            self._predict_frames(entry, path)
+
+    def _predict_frames(self, entry: Input, path: Path) -> None:
+        """Predicts the frames of a video on this machine."""
+        frames, rate = count_frames(path)
         count = 0
 
         def predictions() -> Iterator[Renderable]:
             nonlocal count
-            for frame in video_frames(entry.path):
+            for frame in video_frames(path):
                 yield self._predict(entry, frame)
                 count += 1
                 advance()

@@ -11,12 +11,19 @@ from data_pipelines import DataConfig, DataError
 from data_pipelines.annotations import draw_label_folders
 from data_pipelines.builders import BUILDERS, make_builder, prepare
 from gsto_jax import progress
+from gsto_jax.storage import has_scheme
 from modes.terminal_output import log
 
 
 def run(args: Any) -> None:
     """Runs the mode. Raises DataError."""
     values = plain_values(args.config)["data"]
+    if has_scheme(values["root"]):
+        raise DataError(
+            f"--mode=prepare writes local folders; got config.data.root={values['root']}. Prepare"
+            " with --config.data.root=FOLDER, then copy: gcloud storage cp -r 'FOLDER/*'"
+            f" {values['root']}."
+        )
     if values["source"] == "folder" and values["annotations"]:
         _draw_labels(values, args)
     else:

@@ -1,6 +1,5 @@
 """Writes an HTML page about a run, or about two runs side by side."""
 
-from pathlib import Path
 from typing import Any
 
 from configs import base
@@ -8,6 +7,7 @@ from configs.loading import plain_values
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.report import write_report
+from gsto_jax.storage import to_path
 from modes.terminal_output import log
 
 
@@ -16,9 +16,10 @@ def run(args: Any) -> None:
     if not args.workdir:
         raise UserError("--mode=report needs --workdir=FOLDER, the folder of a run")
     output, compare = (
-        Path(path).expanduser() if path else None for path in (args.output, args.compare)
+        to_path(path, flag) if path else None
+        for path, flag in ((args.output, "--output"), (args.compare, "--compare"))
     )
     with progress.track("writing the report"):
         defaults = plain_values(base.get_config())
-        page = write_report(Path(args.workdir).expanduser(), output, compare, defaults)
-    log(f"report      {page.absolute()}")
+        page = write_report(to_path(args.workdir, "--workdir"), output, compare, defaults)
+    log(f"report      {page}")

@@ -40,6 +40,7 @@ from gsto_jax.segmentation.compiled_shapes import compilation_note
 from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.protocol import protocol_from_config
+from gsto_jax.storage import to_path
 from gsto_jax.training.task import Task
 from modes.terminal_output import Log, log
 
@@ -212,9 +213,9 @@ def open_run(args: Any) -> tuple[Workdir, list[Path]]:
     """
     if not args.checkpoint:
         return open_workdir(args.workdir), []
-    paths = checkpoint.find_checkpoints(Path(args.checkpoint))
+    paths = checkpoint.find_checkpoints(to_path(args.checkpoint, "--checkpoint"))
     run = paths[0].parents[1]
-    folder = Path(args.workdir).expanduser().absolute() if args.workdir else run
+    folder = to_path(args.workdir, "--workdir") if args.workdir else run
     if folder == run and not (run / "config.json").exists():
         raise UserError(
             f"--checkpoint={paths[0]} belongs to no run: pass an output folder as --workdir"

@@ -28,6 +28,7 @@ from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, round_up
 from gsto_jax.plan.plan_file import planned_seconds
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir, git_revision
+from gsto_jax.storage import to_path
 from gsto_jax.training import profiling
 from gsto_jax.training.task import Task
 from gsto_jax.training.throughput import Workload
@@ -56,7 +57,9 @@ def run(args: Any) -> int:
     run_setup.check_hosts_agree(args, values, datasets)
     _audit_sample(source, data, is_training=True, log=log)
     _audit_sample(eval_source, data, is_training=False, log=log)
-    planned = planned_seconds(Path(args.plan_json), values, mesh) if args.plan_json else None
+    planned = None
+    if args.plan_json:
+        planned = planned_seconds(to_path(args.plan_json, "--plan_json"), values, mesh)
     check_trackers(config.run.trackers)
     use_compilation_cache(config.run.compilation_cache)
     batches = train_batches(
@@ -88,7 +91,9 @@ def run(args: Any) -> int:
             log=log,
         )
         with progress.track("setting up the network", resumable=True):
-            state, data_state = experiment.start_or_resume(args.fork_from and Path(args.fork_from))
+            state, data_state = experiment.start_or_resume(
+                args.fork_from and to_path(args.fork_from, "--fork_from")
+            )
         if data_state is not None:
             batches.set_state(data_state)
         elif note := random_weights_note(config, data.name):

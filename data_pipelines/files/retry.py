@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipelines.errors import DataError
-from gsto_jax.storage import bucket_error_message, error_reason, has_scheme
+from gsto_jax.storage import bucket_error_message, error_reason, has_scheme, to_path
 
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds to wait before each retry: in total about as long as a file server takes to restart."""
@@ -51,8 +51,12 @@ def bucket_errors(location: Path | str) -> Iterator[None]:
     """Converts errors of a bucket's client, which has repeated its request, into a DataError."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except Exception as error:
-        message = bucket_error_message(error, location) if has_scheme(location) else None
+        message = None
+        if has_scheme(location):
+            message = bucket_error_message(error, to_path(location, "a location"))
         if message is None:
             raise
         raise DataError(f"{message[0].upper()}{message[1:]}.") from None

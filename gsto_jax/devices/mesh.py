@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gsto_jax.errors import UserError
 from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
+from gsto_jax.storage import to_path
 
 MIN_SHARDED_SIZE = 2**12
 """Minimum number of elements for an array to be sharded: gathering smaller ones does not pay."""
@@ -216,4 +216,6 @@ def round_up_batch_size(batch_size: int, mesh: Mesh) -> int:
 def use_compilation_cache(folder: str) -> None:
     """Caches compiled programs in a folder unless JAX already has a cache; "" for no cache."""
     if folder and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update(
+            "jax_compilation_cache_dir", str(to_path(folder, "config.run.compilation_cache"))
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gsto_jax.files import atomic_write
+from gsto_jax.files import atomic_write, make_folder
 
 Color = tuple[int, int, int]
 
@@ -65,7 +65,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     Raises:
       OSError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # cv2.imwrite ignores a full disk, leaves truncated files, and fails on non-UTF-8 names.
     try:
         data = encode_image(image, path.suffix)

@@ -17,7 +17,8 @@ import numpy as np
 
 from gsto_jax.devices.mesh import sum_over_processes
 from gsto_jax.evaluation.percent import csv_number
-from gsto_jax.files import read_csv, read_json_object, to_csv, to_json, write_text
+from gsto_jax.files import make_folder, read_csv, read_json_object, to_csv, to_json, write_text
+from gsto_jax.storage import is_remote, walk_objects
 
 RECORD_FILE = "evaluation.json"
 
@@ -76,12 +77,17 @@ class ResultsFolder(Generic[S]):
           scores: scores of the samples, in the order of the dataset.
           write_files: writes `files` to the folder.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         current = {path for score in scores for path in sample_pngs(folder, score).values()}
-        for score in (*self.read_scores(folder), *scores):
-            for path in png_paths(folder, score.name, self.png_kinds).values():
-                if path not in current:
-                    path.unlink(missing_ok=True)
+        names = {score.name for score in (*self.read_scores(folder), *scores)}
+        paths = {
+            path for name in names for path in png_paths(folder, name, self.png_kinds).values()
+        }
+        stale = paths - current
+        if is_remote(folder):  # deleting what does not exist takes a request too
+            stale &= {folder / name for name in walk_objects(folder)}
+        for path in stale:
+            path.unlink(missing_ok=True)
         header = ["name", *self._score_fields, *self.png_kinds]
         write_text(folder / self.table, to_csv(header, map(self._to_row, scores)))
         write_files(folder)

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from gsto_jax.config import flatten
 from gsto_jax.devices.mesh import num_batch_shards
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full, parse_json, to_json, write_text
+from gsto_jax.files import is_disk_full, make_folder, parse_json, to_json, write_text
 from gsto_jax.plan.step_cost import StepPlan
 from gsto_jax.plan.step_time import estimate_step_time
+from gsto_jax.storage import error_reason
 
 _TIMELESS_OPTIONS = ("init", "bn_momentum")  # options of a model that do not change its step time
 
@@ -50,12 +51,12 @@ def plan_record(
 def write_plan(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a plan atomically; raises UserError if it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_text(path, to_json(record, indent=2) + "\n")
     except OSError as error:
         if is_disk_full(error):
             raise
-        raise UserError(f"plan {path} cannot be written ({error.strerror})") from None
+        raise UserError(f"plan {path} cannot be written ({error_reason(error)})") from None
 
 
 def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
@@ -70,7 +71,7 @@ def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:
         step = record["steps"]["train"]
         planned["batch_size"], seconds = step["batch_size"], float(step["seconds"]["lower_bound"])
     except OSError as error:
-        raise UserError(f"plan {path} cannot be read ({error.strerror})") from None
+        raise UserError(f"plan {path} cannot be read ({error_reason(error)})") from None
     except (ValueError, KeyError, TypeError, OverflowError):
         raise UserError(f"plan {path} is not valid: write one with --mode=plan") from None
     options = step_options(config, mesh) | {"batch_size": config["train"]["batch_size"]}

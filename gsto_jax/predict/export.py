@@ -22,12 +22,13 @@ from jax.export import symbolic_shape
 
 from gsto_jax import progress
 from gsto_jax.errors import UserError
-from gsto_jax.files import atomic_write, is_disk_full, to_json
+from gsto_jax.files import atomic_write, is_disk_full, make_folder, to_json
 from gsto_jax.ops.padding import PUBLISHED
 from gsto_jax.predict.onnx_export import onnx_bytes
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program, single_pass_protocol
 from gsto_jax.runs.checkpoint import package_versions
+from gsto_jax.storage import error_reason, to_path
 from gsto_jax.types import Size
 
 FORMATS = ("jax", "onnx")
@@ -78,7 +79,7 @@ def export(
             contents["model.onnx"] = onnx_bytes(predictor, size)
     description = _describe(predictor, contents, size)
     contents["model.json"] = (to_json(description, indent=2) + "\n").encode()
-    return _write(Path(folder).expanduser(), contents)
+    return _write(to_path(folder, "folder"), contents)
 
 
 def check_exportable(
@@ -179,7 +180,7 @@ def preprocessing(predictor: Predictor) -> dict[str, Any]:
 
 def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         # model.json is removed first and written last, so that an export with it is complete.
         with contextlib.ExitStack() as stack:
             for name in reversed(contents):
@@ -189,5 +190,5 @@ def _write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
     except OSError as error:
         if is_disk_full(error):
             raise
-        raise UserError(f"cannot write export folder {folder}: {error.strerror}") from error
+        raise UserError(f"cannot write export folder {folder}: {error_reason(error)}") from error
     return [folder / name for name in contents]

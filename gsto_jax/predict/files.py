@@ -12,6 +12,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.files import (
     atomic_write,
     is_disk_full,
+    make_folder,
     read_json_object,
     to_csv,
     to_json,
@@ -23,6 +24,7 @@ from gsto_jax.predict.prediction import UNSURE, Prediction, legend_below
 from gsto_jax.predict.strip_writers import JpegWriter, NpyWriter, PngRowWriter, StripWriter
 from gsto_jax.predict.video_writer import VideoWriter
 from gsto_jax.segmentation.panels import color_table
+from gsto_jax.storage import error_reason
 from gsto_jax.types import Size
 
 
@@ -64,7 +66,7 @@ class PredictionWriter:
         self.folder, self.outputs, self.legend = folder, tuple(dict.fromkeys(outputs)), legend
         self.codecs: set[str] = set()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise _write_error(folder, error) from None
 
@@ -127,7 +129,7 @@ class PredictionWriter:
         if georeference is not None and output in GEOTIFF_OUTPUTS:
             suffix = ".tif"
         path = self.folder / output / f"{name}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def write_video(self, name: str, rate: float, frames: Iterator[Renderable]) -> None:
@@ -145,7 +147,7 @@ class PredictionWriter:
             writers: dict[str, VideoWriter | _FrameWriter] = {}
             for output in self.outputs:
                 path = self.folder / output / f"{name}.mp4"
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 temporary_path = stack.enter_context(atomic_write(path))
                 if output in ARRAY_OUTPUTS:
                     writers[output] = _FrameWriter(temporary_path, _suffix(output))
@@ -175,7 +177,7 @@ def _write_pixels(path: Path, pixels: np.ndarray) -> None:
     if path.suffix != ".npy":
         write_image(path, pixels)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_write(path) as temporary, NpyWriter(temporary, pixels.shape[:2]) as writer:
         writer.write(pixels)
 
@@ -251,7 +253,7 @@ def read_poses(folder: Path) -> dict[str, Any]:
 def _write_unchanged(path: Path, text: str, content: str) -> None:
     """Writes a file; raises UserError if it exists with other text."""
     try:
-        if path.exists() and path.read_text("utf-8", "replace") != text:
+        if path.exists() and path.read_bytes().decode("utf-8", "replace") != text:
             raise UserError(
                 f"{path.parent} has predictions of other {content}. Choose another output folder"
             )
@@ -263,7 +265,9 @@ def _write_unchanged(path: Path, text: str, content: str) -> None:
 def _write_error(folder: Path, error: OSError) -> Exception:
     if is_disk_full(error):
         return error
-    return UserError(f"cannot write {folder}: {error.strerror}. Choose a writable output folder")
+    return UserError(
+        f"cannot write {folder}: {error_reason(error)}. Choose a writable output folder"
+    )
 
 
 class _FrameWriter:

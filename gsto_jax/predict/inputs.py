@@ -5,12 +5,13 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import IMAGE_SUFFIXES, TEXT_SUFFIXES, is_hidden, to_unicode
 from gsto_jax.predict.media import VIDEO_SUFFIXES
 from gsto_jax.predict.outputs import OUTPUTS
+from gsto_jax.storage import has_scheme, is_folder, to_path, walk_objects
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,12 @@ def find_inputs(
 
 def _find(argument: str, on_skipped: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
     """Yields path and name of the files that an argument names."""
-    root = Path(argument).expanduser()
     if not argument:
         raise UserError("an input must not be empty")
+    if has_scheme(argument):
+        yield from _find_objects(to_path(argument, "an input"), on_skipped)
+        return
+    root = Path(argument).expanduser()
     if root.is_file():
         yield root, root.stem
     elif root.is_dir():
@@ -96,6 +100,22 @@ def _find(argument: str, on_skipped: Callable[[Path], None]) -> Iterator[tuple[P
             yield path, path.relative_to(base).with_suffix("").as_posix()
     else:
         raise UserError(f"no such file or folder: {argument}")
+
+
+def _find_objects(root: Path, on_skipped: Callable[[Path], None]) -> Iterator[tuple[Path, str]]:
+    """Yields path and name of an object, or of the images and videos in a folder of a bucket."""
+    if glob.has_magic(str(root)):
+        raise UserError(f"an input in a bucket must be a file or a folder; got {str(root)!r}")
+    if not is_folder(root):
+        if not root.exists():
+            raise UserError(f"no such file or folder: {root}")
+        yield root, root.stem
+        return
+    for name in walk_objects(root):
+        if _is_image_or_video(root / name):
+            yield root / name, PurePosixPath(name).with_suffix("").as_posix()
+        elif (root / name).suffix.lower() not in TEXT_SUFFIXES:
+            on_skipped(root / name)
 
 
 def _expand(folder: Path, pattern: Sequence[str]) -> list[Path]:

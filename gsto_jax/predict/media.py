@@ -18,6 +18,7 @@ from gsto_jax.image_files import (
     read_header,
     to_pixels,
 )
+from gsto_jax.storage import error_reason
 
 # An unreadable video raises an error with its name; FFmpeg would print one as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -31,7 +32,7 @@ def as_user_error(path: Path | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, ImageError) as error:
-        problem = error.strerror if isinstance(error, OSError) else error
+        problem = error_reason(error) if isinstance(error, OSError) else error
         raise UserError(f"cannot read {path}: {problem}" if path else str(problem)) from None
 
 

@@ -32,6 +32,7 @@ from gsto_jax.image_files.header import pillow_limit, tag_values
 from gsto_jax.image_files.values import alpha_to_bytes, to_bytes
 from gsto_jax.predict.georeference import INSTALL, has_rasterio, open_tiff, tiff_errors
 from gsto_jax.predict.media import as_user_error, opencv_name, read_image
+from gsto_jax.storage import is_remote, open_header
 from gsto_jax.types import Size
 
 _UNLIMITED = 2**62
@@ -123,7 +124,7 @@ class _TiffRows:
 def read_any_header(path: Path) -> ImageHeader:
     """Reads the header of an image of any size; raises UserError."""
     with as_user_error(path):
-        return read_header(path, _UNLIMITED)
+        return read_header(open_header(path) if is_remote(path) else path, _UNLIMITED)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.files import read_json_object
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program, single_pass_protocol
+from gsto_jax.storage import local_copy, to_path
 from gsto_jax.types import Size
 
 MIN_LABEL_AGREEMENT = {"float32": 0.999, "bfloat16": 0.95}
@@ -71,7 +72,7 @@ def verify(
       UserError: no export, an export of another checkpoint, a failed subprocess, or a model beyond
         `MIN_LABEL_AGREEMENT` or `MAX_LOGITS_ERROR`.
     """
-    folder = Path(folder).expanduser()
+    folder = to_path(folder, "folder")
     source, names, fixed = read_description(folder)
     if source != str(predictor.checkpoint):
         raise UserError(
@@ -90,7 +91,8 @@ def verify(
             inputs = random_batches([(2, *fixed)], channels)
             references = _predict(predictor, inputs)
         with progress.track(f"running {name} in a subprocess", always_log=True):
-            outputs = _run_in_subprocess(folder / name, inputs)
+            with local_copy(folder / name) as model:
+                outputs = _run_in_subprocess(model, inputs)
         checks += [_compare(name, *pair) for pair in zip(references, outputs, strict=True)]
     dtype = predictor.task.config.model.dtype
     for check in checks:

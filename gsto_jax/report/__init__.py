@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full, write_text
+from gsto_jax.files import is_disk_full, make_folder, write_text
 from gsto_jax.report import pose_page, segmentation_page
 from gsto_jax.report.comparison import check_same_task
 from gsto_jax.report.run import load_run, with_distinct_labels
 from gsto_jax.runs.workdir import Workdir
+from gsto_jax.storage import error_reason, to_path
 
 _PAGES: Mapping[str, Any] = {"segmentation": segmentation_page, "pose": pose_page}
 
@@ -46,14 +47,14 @@ def write_report(
         loaded, other = with_distinct_labels(loaded, load_run(baseline))
         check_same_task(loaded, other)
         name, html = f"report-vs-{other.path.name}.html", page.comparison_page(loaded, other)
-    path = loaded.path / name if output is None else Path(output).expanduser().absolute()
+    path = loaded.path / name if output is None else to_path(output, "output")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_text(path, html.encode("utf-8", "backslashreplace").decode())
     except OSError as error:
         if is_disk_full(error):
             raise
         raise UserError(
-            f"the report {path} cannot be written ({error.strerror}): use another --output"
+            f"the report {path} cannot be written ({error_reason(error)}): use another --output"
         ) from error
     return path

@@ -14,6 +14,7 @@ from gsto_jax.runs.checkpoint import Record, list_steps
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results as segmentation_results
 from gsto_jax.segmentation.results import SegmentationEvaluation
+from gsto_jax.storage import to_path
 
 Evaluation = TypeVar("Evaluation", SegmentationEvaluation, PoseEvaluation)
 _READERS: Mapping[str, Callable[[Path], Any]] = {
@@ -103,7 +104,7 @@ class LoadedRun(Generic[Evaluation]):
 
 def load_run(run: Workdir | Path | str) -> LoadedRun[Any]:
     """Loads a run; raises UserError if the folder is not a run, or its task has no report."""
-    path = run.path if isinstance(run, Workdir) else Path(run)
+    path = run.path if isinstance(run, Workdir) else to_path(run, "run")
     workdir = Workdir(path, read_only=True)
     config = workdir.read_config()
     assert config is not None, "checked by Workdir"

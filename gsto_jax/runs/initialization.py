@@ -14,6 +14,7 @@ from gsto_jax.config import MODEL, config_changes, flatten, option_role
 from gsto_jax.errors import UserError
 from gsto_jax.runs.checkpoint import find_checkpoints, list_steps, read_record
 from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_process
+from gsto_jax.storage import to_path
 from gsto_jax.training.parameter_groups import Frozen
 from gsto_jax.training.task import Task
 from gsto_jax.weights import AUTO, LoadResult, import_weights, transfer, upsampling_note
@@ -57,13 +58,14 @@ def load_initial_weights(
       UserError: there are no such weights, they cannot be read, or they are of another body.
     """
     options = task.config
-    if _is_run(Path(options.init_from).expanduser()):
+    path = to_path(options.init_from, "config.init_from")
+    if _is_run(path):
         options.require(
             options.init_prefix == AUTO,
             "init_prefix",
             "'auto' if config.init_from is a run or a checkpoint",
         )
-        return _load_checkpoint(task, config, variables, log)
+        return _load_checkpoint(path, task, config, variables, log)
     imported = import_weights(options.init_from, variables, prefix=options.init_prefix)
     summary = imported.summary
     if note := upsampling_note(imported.weight_format, options.model):
@@ -79,9 +81,9 @@ def _is_run(path: Path) -> bool:
 
 
 def _load_checkpoint(
-    task: Task, config: Record, variables: Any, log: Callable[[str], None]
+    location: Path, task: Task, config: Record, variables: Any, log: Callable[[str], None]
 ) -> InitialWeights:
-    path, record, source, is_ema = _read_first(Path(task.config.init_from), log)
+    path, record, source, is_ema = _read_first(location, log)
     parent = record["config"]
     same_task = parent.get("task") == config["task"]
     try:

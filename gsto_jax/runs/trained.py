@@ -13,6 +13,7 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import UserError
 from gsto_jax.runs.checkpoint import DamagedError, find_checkpoints, read_record, read_state
 from gsto_jax.runs.tasks import task_from_config
+from gsto_jax.storage import to_path
 from gsto_jax.training.task import Task
 
 
@@ -45,7 +46,7 @@ def load_trained(checkpoint: str | Path) -> TrainedModel:
     Raises:
       UserError: there is no checkpoint, or it cannot be read.
     """
-    path, *older = find_checkpoints(Path(checkpoint))
+    path, *older = find_checkpoints(to_path(checkpoint, "checkpoint"))
     try:
         with progress.track(f"reading checkpoint {path.name}"):
             config = read_record(path)["config"]

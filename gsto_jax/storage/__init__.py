@@ -1,18 +1,27 @@
 """Folders on disks and in buckets (object stores). Needs no JAX."""
 
 from gsto_jax.storage.errors import bucket_error_message, error_reason
-from gsto_jax.storage.objects import is_folder, list_names, open_header, walk_objects
+from gsto_jax.storage.objects import (
+    file_size,
+    is_folder,
+    list_names,
+    local_copy,
+    open_header,
+    walk_objects,
+)
 from gsto_jax.storage.paths import LOCATION, has_scheme, is_location, is_remote, to_path
 
 __all__ = [
     "LOCATION",
     "bucket_error_message",
     "error_reason",
+    "file_size",
     "has_scheme",
     "is_folder",
     "is_location",
     "is_remote",
     "list_names",
+    "local_copy",
     "open_header",
     "to_path",
     "walk_objects",

@@ -1,11 +1,14 @@
 """Operations on the objects of a bucket that paths do not have."""
 
 import os
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from gsto_jax.errors import UserError
 from gsto_jax.files import is_hidden, is_remote
 
 _HEADER_BLOCK = 2**16
@@ -96,6 +99,30 @@ def is_folder(path: Path) -> bool:
         return bool(_file_system(path).info(os.fspath(path))["type"] == "directory")
     except FileNotFoundError:
         return False
+
+
+def file_size(path: Path) -> int:
+    """Returns the size of a file in bytes, also in a bucket."""
+    stat: Any = path.stat()
+    return int(stat.length if is_remote(path) else stat.st_size)
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """Yields a file of this machine with the contents of a file, which may be in a bucket.
+
+    A UserError of the block names the file in the bucket.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / path.name
+        _file_system(path).get_file(os.fspath(path), str(local))
+        try:
+            yield local
+        except UserError as error:
+            raise UserError(str(error).replace(str(local), os.fspath(path))) from None
 
 
 def open_header(path: Path) -> BinaryIO:

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import parse_json
+from gsto_jax.storage import error_reason, local_copy, to_path
 from gsto_jax.weights.torch_file import UnsupportedObject, read_torch_file, write_torch_file
 
 _INDEX = ".index.json"  # as in `model.safetensors.index.json`
@@ -51,11 +52,11 @@ def read_weight_file(path: str | Path) -> WeightFile:
     Raises:
       UserError: The file does not exist, cannot be read, or contains no arrays.
     """
-    path = _resolve(Path(path).expanduser().absolute())
+    path = _resolve(to_path(path, "weights"))
     try:
         values, shards = _read_shards(path) if path.name.endswith(_INDEX) else (_read(path), [])
     except OSError as error:
-        reason = error.strerror or error
+        reason = error_reason(error)
         raise UserError(f"weights {path} cannot be read ({reason})") from None
     arrays = {key: value for key, value in values.items() if isinstance(value, np.ndarray)}
     objects = [(key, x.name) for key, x in values.items() if isinstance(x, UnsupportedObject)]
@@ -77,6 +78,11 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path) -> Values:
+    with local_copy(path) as local:
+        return _read_local(local)
+
+
+def _read_local(path: Path) -> Values:
     if path.suffix != ".safetensors":
         return read_torch_file(path)
     try:

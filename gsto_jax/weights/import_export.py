@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write
+from gsto_jax.storage import to_path
 from gsto_jax.weights.conversion import (
     Groups,
     LoadResult,
@@ -133,7 +134,7 @@ def export_weights(path: str | Path, variables: Variables, weight_format: Weight
     Raises:
       UserError: The suffix is unknown, or the format has no counterpart of a module.
     """
-    path = Path(path)
+    path = to_path(path, "path")
     if path.suffix not in WEIGHT_WRITERS:
         raise UserError(f"weights {path}: the suffix must be one of {', '.join(WEIGHT_WRITERS)}")
     state_dict = to_state_dict(variables, weight_format)

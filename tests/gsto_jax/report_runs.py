@@ -105,6 +105,7 @@ def evaluate(folder, seed=0, step=40, names=NAMES, panels=-1, figures=2, protoco
     }
     results.write_evaluation(place, record, images, result, CLASSES)
     run.write_evaluation(record)
+    run.close()  # writes buffered lines
     return result
 
 
@@ -117,6 +118,7 @@ def make_run(folder, seed=0, settings=None, evaluate=evaluate, **how):
         values = {"loss": 9 / step, "loss/stage3": 6 / step, "loss/stage4": 5 / step}
         values |= {"learning_rate": 0.01 * (41 - step), "gradient_norm": 3.0}
         run.write_training(step, values | {"steps_per_second": 2.0, "input_wait": 0.01})
+    run.close()
     evaluate(folder, seed=seed + 7, step=20, **how)
     evaluate(folder, seed=seed, step=40, **how)
     return folder
