@@ -1,6 +1,6 @@
 """Kills training at many random moments and checks that nothing is lost.
 
-    python benchmarks/faults.py --kills=1000 [--seed=0] [--csv=FILE] [--folder=DIR]
+    python benchmarks/faults.py --kills=1000 [--seed=0] [--csv=FILE] [--folder=DIR | --bucket]
 
 A run of a few steps is started, killed (SIGKILL) and restarted by the same command until it ends;
 then the next run starts, until the number of kills is reached. Half of the moments are uniform over
@@ -11,8 +11,10 @@ checkpoint that is equal bit for bit.
 
 Each start runs `main.py` in a process forked from one that has imported everything and initialized
 no device, which saves seconds per start. The network has three layers, since tracing a real one
-takes longer than everything else; `--network` uses that of the config. Writes one row of CSV per
-kill, and exits with status 1 if a check failed.
+takes longer than everything else; `--network` uses that of the config. With `--bucket` the runs are
+in a bucket of an emulator on this machine, and the lock of a killed start is taken over after
+seconds instead of a minute. Writes one row of CSV per kill, and exits with status 1 if a check
+failed.
 """
 
 import argparse
@@ -156,21 +158,34 @@ def kill(process: int) -> None:
     os.waitpid(process, 0)
 
 
-def digest(workdir: Path) -> str:
-    """Returns a digest of the arrays in the last checkpoint, computed in a forked process."""
+def in_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Returns the JSON-serializable result of a function, computed in a forked process.
+
+    The process of the benchmark itself starts neither devices nor the threads of a bucket's client,
+    since it forks.
+    """
     read, write = os.pipe()
     if not (process := os.fork()):
         try:
-            os.write(write, _digest(workdir / "checkpoints" / str(STEPS)).encode())
+            os.close(read)
+            with os.fdopen(write, "w") as answer:
+                json.dump(function(*args), answer)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(write)
-    with os.fdopen(read) as answer:
-        result = answer.read()
+    with os.fdopen(read) as file:
+        result = file.read()
     os.waitpid(process, 0)
     if not result:
-        raise RuntimeError(f"cannot read the last checkpoint of {workdir}")
-    return result
+        raise RuntimeError(f"{function.__name__} failed")
+    return json.loads(result)
+
+
+def digest(workdir: Path) -> str:
+    """Returns a digest of the arrays in the last checkpoint."""
+    return str(in_process(_digest, workdir / "checkpoints" / str(STEPS)))
 
 
 def _digest(folder: Path) -> str:
@@ -192,15 +207,30 @@ def _digest(folder: Path) -> str:
 
 
 def lines(workdir: Path, name: str) -> list[dict]:
-    """Returns the records of a JSON lines file, without truncated lines."""
-    records = []
-    path = workdir / name
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    """Returns the records of a log of JSON lines, without truncated lines."""
+    return list(in_process(_lines, workdir / name))
+
+
+def _lines(path: Path) -> list[dict]:
+    from gsto_jax.storage.log import open_log
+
+    return open_log(path).read()
+
+
+def remove(workdir: Path, copy: Path | None = None) -> None:
+    """Deletes a workdir, after copying it to a local folder if that is not None."""
+    in_process(_remove, workdir, copy)
+
+
+def _remove(workdir: Path, copy: Path | None) -> bool:
+    import fsspec
+
+    files, path = fsspec.url_to_fs(str(workdir))
+    if files.exists(path):
+        if copy is not None:
+            files.get(path, str(copy), recursive=True)
+        files.rm(path, recursive=True)
+    return True
 
 
 def losses(workdir: Path) -> list[tuple[int, dict[str, float]]]:
@@ -242,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, help="folder of the runs; by default a temporary one"
     )
+    parser.add_argument("--bucket", action="store_true", help="runs in an emulator's bucket")
     parser.add_argument("--cache", type=Path, default=ROOT / "tests" / ".jax_cache")
     args = parser.parse_args(argv)
     os.chdir(ROOT)
@@ -252,31 +283,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         task.build_network = small_network()
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=args.folder))
     try:
-        return kill_runs(args.kills, args.seed, args.csv, folder)
+        root = start_bucket() if args.bucket else folder
+        return kill_runs(args.kills, args.seed, args.csv, folder, root)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def undisturbed_run(folder: Path) -> tuple[Path, float]:
+def start_bucket() -> Path:
+    """Starts the emulator of a bucket, for this process and its forks; returns its URL."""
+    from gsto_jax.storage import lock, to_path
+    from tests.bucket import NAME, emulator
+
+    lock.HEARTBEAT_SECONDS, lock.DEAD_SECONDS = 0.5, 1.5
+    os.environ.update(emulator().variables)
+    return to_path(f"gs://{NAME}", "--bucket")
+
+
+def undisturbed_run(folder: Path, root: Path) -> tuple[Path, float]:
     """Trains without kills; returns the workdir, and the seconds with a warm compilation cache."""
-    workdir, output = folder / "undisturbed", folder / "undisturbed.txt"
+    workdir, output = root / "undisturbed", folder / "undisturbed.txt"
     for _ in range(2):  # the first one compiles
-        shutil.rmtree(workdir, ignore_errors=True)
+        remove(workdir)
         start_time = time.monotonic()
         wait(start(workdir, output), output)
     return workdir, time.monotonic() - start_time
 
 
-def kill_runs(kills: int, seed: int, csv_path: Path | None, folder: Path) -> int:
-    """Kills and checks runs until the number of kills is reached. Returns the exit status."""
-    undisturbed, life = undisturbed_run(folder)
+def kill_runs(kills: int, seed: int, csv_path: Path | None, folder: Path, root: Path) -> int:
+    """Kills and checks runs until the number of kills is reached.
+
+    Args:
+      kills: the number of kills.
+      seed: seed of their moments.
+      csv_path: file with one row per kill.
+      folder: local folder of the outputs.
+      root: folder of the workdirs, local or in a bucket.
+
+    Returns:
+      The exit status.
+    """
+    undisturbed, life = undisturbed_run(folder, root)
     expected, arrays = dict(losses(undisturbed)), digest(undisturbed)
     print(f"seed {seed}; a run takes {life:.1f} s; last checkpoint {arrays[:16]}", flush=True)
     rng, rows, failed, run = random.Random(seed), [], [], 0
     start_time = time.monotonic()
     while len(rows) < kills:
         run += 1
-        workdir, output, ended = folder / f"run{run}", folder / f"run{run}.txt", False
+        workdir, output, ended = root / f"run{run}", folder / f"run{run}.txt", False
         while not ended:
             if len(rows) == kills:
                 output.unlink(missing_ok=True)
@@ -288,12 +341,12 @@ def kill_runs(kills: int, seed: int, csv_path: Path | None, folder: Path) -> int
                 rows.append({"kill": len(rows) + 1, "run": run, **row})
                 if csv_path:
                     _write(csv_path, rows)
+        copy = None
         if faults := find_faults(workdir, expected, arrays):
             copy = ROOT / f"fault-seed{seed}-run{run}"
-            shutil.copytree(workdir, copy)
             failed.append(run)
             print(f"run {run}: {'; '.join(faults)}; copied to {copy}", flush=True)
-        shutil.rmtree(workdir)
+        remove(workdir, copy)
         if run % 10 == 0:
             print(
                 f"{len(rows)} kills, {run} runs, {time.monotonic() - start_time:.0f} s", flush=True
@@ -310,8 +363,6 @@ def kill_once(
     workdir: Path, output: Path, life: float, rng: random.Random
 ) -> dict[str, Any] | None:
     """Starts a run and kills it at a random moment; None if it ended before."""
-    from gsto_jax.runs.checkpoint import list_steps
-
     steps_before, target = _last_step(output), ""
     output.unlink(missing_ok=True)
     start_time, start_timestamp = time.monotonic(), time.time()
@@ -327,10 +378,7 @@ def kill_once(
     if ended:
         return None
     kill(process)
-    saved = list_steps(workdir / "checkpoints")
-    # Temporary folders of earlier kills may still exist.
-    unfinished = (workdir / "checkpoints").glob("*tmp*")
-    is_saving = any(path.stat().st_mtime >= start_timestamp for path in unfinished)
+    saved, is_saving = in_process(_checkpoints, workdir / "checkpoints", start_timestamp)
     return {
         "seconds": round(time.monotonic() - start_time, 3),
         "target": target,
@@ -339,6 +387,21 @@ def kill_once(
         "steps_after": _last_step(output),
         "checkpoint": saved[-1] if saved else 0,
     }
+
+
+def _checkpoints(folder: Path, since: float) -> tuple[list[int], bool]:
+    """Returns the steps of the complete checkpoints, and whether there is an unfinished one.
+
+    Unfinished ones of earlier kills may still exist, in a bucket also those older than a time.
+    """
+    from gsto_jax.runs.checkpoint import list_steps
+    from gsto_jax.storage import is_remote
+    from gsto_jax.storage.objects import list_names
+
+    saved = list_steps(folder)
+    if is_remote(folder):
+        return saved, bool({*list_names(folder)} - {*map(str, saved)})
+    return saved, any(path.stat().st_mtime >= since for path in folder.glob("*tmp*"))
 
 
 def _write(path: Path, rows: Sequence[dict]) -> None:
