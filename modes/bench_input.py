@@ -24,8 +24,8 @@ from data_pipelines.workers import READ_OPTIONS
 from gsto_jax import progress
 from gsto_jax.config import Config
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full, to_json, write_text
-from gsto_jax.storage import to_path
+from gsto_jax.files import is_disk_full, make_folder, to_json, write_text
+from gsto_jax.storage import error_reason, to_path
 from modes.terminal_output import log
 
 _STAGE_SECONDS = 3.0
@@ -167,10 +167,10 @@ def _write(output: str, record: dict[str, Any]) -> None:
     """Writes the measurement atomically. Raises UserError."""
     path = to_path(output, "--output")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_text(path, to_json(record, indent=2) + "\n")
     except OSError as error:
         if is_disk_full(error):
             raise
-        raise UserError(f"--output={path} cannot be written ({error.strerror})") from None
+        raise UserError(f"--output={path} cannot be written ({error_reason(error)})") from None
     log(f"measurement  {path}")

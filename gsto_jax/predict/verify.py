@@ -90,9 +90,9 @@ def verify(
         if name == "model.onnx" and fixed:
             inputs = random_batches([(2, *fixed)], channels)
             references = _predict(predictor, inputs)
-        with progress.track(f"running {name} in a subprocess", always_log=True):
-            with local_copy(folder / name) as model:
-                outputs = _run_in_subprocess(model, inputs)
+        running = progress.track(f"running {name} in a subprocess", always_log=True)
+        with local_copy(folder / name) as model, running:
+            outputs = _run_in_subprocess(model, inputs)
         checks += [_compare(name, *pair) for pair in zip(references, outputs, strict=True)]
     dtype = predictor.task.config.model.dtype
     for check in checks:
