@@ -33,6 +33,7 @@ def run_mode(
     from data_pipelines import DataError
     from gsto_jax import progress
     from gsto_jax.devices import processes
+    from gsto_jax.devices.roll_call import MissingProcessError
     from gsto_jax.errors import TrainingError, UserError
     from gsto_jax.files import disk_error_message
     from gsto_jax.storage.errors import bucket_error_message, is_refused
@@ -48,6 +49,8 @@ def run_mode(
             status = mode.run(args)
         processes.disconnect()
         return status or 0
+    except MissingProcessError as error:
+        processes.fail(command_line.wrap(str(error)), exits["SIGTERM"][1])
     except (UserError, DataError) as error:
         processes.fail(command_line.wrap(str(error)), 2)
     except KeyboardInterrupt:
@@ -123,6 +126,7 @@ def _join_processes(args: SimpleNamespace) -> None:
         in one process and this host is one of several of a TPU slice.
     """
     from gsto_jax.devices import processes, tpu_pod
+    from gsto_jax.devices.process_config import ProcessConfig
     from gsto_jax.errors import UserError
 
     names = ("coordinator", "processes", "process")
@@ -133,7 +137,7 @@ def _join_processes(args: SimpleNamespace) -> None:
             "--distributed alone"
         )
     if values:
-        processes.connect(processes.ProcessConfig(*values), args.join_timeout)
+        processes.connect(ProcessConfig(*values), args.join_timeout)
         return
     if not MODES[args.mode].uses_devices:
         return

@@ -49,8 +49,7 @@ def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
       timeout: seconds to wait for all processes.
 
     Raises:
-      UserError: no cluster is detected, the port is in use, a process does not join in time, two
-        processes have the same index, or the connection fails.
+      UserError: no cluster is detected, the connection fails, or see `call_roll`.
     """
     global _watch
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

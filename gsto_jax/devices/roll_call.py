@@ -34,8 +34,9 @@ def call_roll(config: ProcessConfig, timeout: float) -> None:
       timeout: seconds to wait.
 
     Raises:
-      UserError: the port is in use, a process is missing, or two processes have the same index or
-        other numbers of processes; the message reaches all processes that process 0 can reach.
+      MissingProcessError: a process does not join in time.
+      UserError: the port is in use, or two processes have the same index or expect other numbers of
+        processes. All processes that process 0 can reach raise the same error.
     """
     deadline = time.monotonic() + timeout
     client = _Client(config, timeout)
@@ -77,14 +78,18 @@ def listen(port: int) -> socket.socket:
     )
 
 
+class MissingProcessError(UserError):
+    """A process did not join in time."""
+
+
 class _Server:
     """Keeps the processes that announced themselves, on process 0.
 
     Each message is a JSON line. A process sends `_HELLO`. It receives the hosts by index ("joined")
-    whenever one joins, and then "done" or an "error".
+    whenever one joins, and then "done", "missing" or "error".
 
     Attributes:
-      error: the error that ended the roll call, or "".
+      error: the message that ended the roll call, or "".
     """
 
     def __init__(self, config: ProcessConfig, listener: socket.socket, timeout: float) -> None:
@@ -112,7 +117,7 @@ class _Server:
             selector.register(self._listener, selectors.EVENT_READ)
             while not reply and not self._ended.is_set():
                 if time.monotonic() > deadline:
-                    reply = {"error": missing_message(self._config, self.joined, self._timeout)}
+                    reply = {"missing": missing_message(self._config, self.joined, self._timeout)}
                 for key, _ in selector.select(_POLL_SECONDS):
                     if key.fileobj is self._listener:
                         self._accept(selector)
@@ -215,7 +220,7 @@ class _Client:
         reason = ""
         while time.monotonic() < deadline:
             if server is not None and server.error:
-                raise UserError(server.error)  # before this process connected
+                raise UserError(server.error)  # before this process could connect
             try:
                 with socket.create_connection(self._config.address, timeout=5) as connection:
                     connection.sendall(json.dumps(self._hello).encode() + b"\n")
@@ -226,7 +231,7 @@ class _Client:
                 reason = str(error)
             time.sleep(_POLL_SECONDS)
         joined = self._joined if server is None else server.joined
-        raise UserError(missing_message(self._config, joined, self._timeout, reason))
+        raise MissingProcessError(missing_message(self._config, joined, self._timeout, reason))
 
     def _listen(self, connection: socket.socket, deadline: float) -> bool:
         """Reads messages; returns whether all processes are present, False if the other closed."""
@@ -242,6 +247,8 @@ class _Client:
                 return False
             *lines, buffer = (buffer + chunk).split(b"\n")
             for message in map(_parse, lines):
+                if "missing" in message:
+                    raise MissingProcessError(message["missing"])
                 if "error" in message:
                     raise UserError(message["error"])
                 if "done" in message:

@@ -76,12 +76,16 @@ def _config(hosts: str, worker: str, metadata: dict[str, str], source: str) -> P
     values = metadata | os.environ
     addresses = [host.split(":") for host in hosts.split(",")]
     names = [parts[2] if len(parts) == 3 else parts[0] for parts in addresses]
-    num_slices = _integer("MEGASCALE_NUM_SLICES", values.get("MEGASCALE_NUM_SLICES") or "1", None)
+    num_slices = _integer(
+        "MEGASCALE_NUM_SLICES", values.get("MEGASCALE_NUM_SLICES") or "1", 1, 10**6
+    )
     if len(names) * num_slices == 1:
         return None
     name = "TPU_WORKER_ID" if source == "TPU_WORKER_HOSTNAMES" else "agent-worker-number"
-    worker_id = _integer(name, worker, len(names))
-    slice_id = _integer("MEGASCALE_SLICE_ID", values.get("MEGASCALE_SLICE_ID") or "0", num_slices)
+    worker_id = _integer(name, worker, 0, len(names) - 1)
+    slice_id = _integer(
+        "MEGASCALE_SLICE_ID", values.get("MEGASCALE_SLICE_ID") or "0", 0, num_slices - 1
+    )
     coordinator = values.get("MEGASCALE_COORDINATOR_ADDRESS") or names[0]
     if num_slices > 1 and "MEGASCALE_COORDINATOR_ADDRESS" not in values:
         raise UserError(
@@ -99,12 +103,11 @@ def _config(hosts: str, worker: str, metadata: dict[str, str], source: str) -> P
     )
 
 
-def _integer(name: str, text: str, limit: int | None) -> int:
-    """Parses an environment variable. Raises UserError unless it is in 0..limit-1."""
-    if not text.isdecimal() or (limit is not None and int(text) >= limit):
-        range_ = "a number of slices" if limit is None else f"from 0 to {limit - 1}"
-        raise UserError(f"{name} must be {range_}; got {text!r}")
-    return max(int(text), 1) if limit is None else int(text)
+def _integer(name: str, text: str, minimum: int, maximum: int) -> int:
+    """Parses the value of a variable. Raises UserError outside the range."""
+    if not text.isdecimal() or not minimum <= int(text) <= maximum:
+        raise UserError(f"{name} must be from {minimum} to {maximum}; got {text!r}")
+    return int(text)
 
 
 def _read_metadata(key: str) -> str | None:

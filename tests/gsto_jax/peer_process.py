@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks.faults import small_network
 from gsto_jax.devices import process_watch, processes
 from gsto_jax.devices.mesh import make_mesh, replicated_sharding
+from gsto_jax.devices.process_config import ProcessConfig
 from gsto_jax.errors import UserError
 from gsto_jax.training import task as task_module
 from gsto_jax.training.loop import Hooks, fit
@@ -154,7 +155,7 @@ if __name__ == "__main__":
     process_watch.LOST_SECONDS = 10.0
     place = None
     if int(port):
-        place = processes.ProcessConfig(f"localhost:{port}", int(count), int(index))
+        place = ProcessConfig(f"localhost:{port}", int(count), int(index))
     processes.connect(place, 120)
     processes.set_lost_status(43)
     try:

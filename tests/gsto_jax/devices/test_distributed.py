@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gsto_jax import UserError
+from gsto_jax.devices.process_config import ProcessConfig
 from gsto_jax.devices.processes import (
-    ProcessConfig,
     SynchronizedStop,
     all_true,
     barrier,
