@@ -1,0 +1,167 @@
+"""Hosts of TPU slices join without flags, in the environments of GKE and of Compute Engine.
+
+The processes compute on CPUs; everything before the TPU runtime starts is as on a TPU host.
+"""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests import program
+from tests.tpu_metadata import attributes, metadata_server
+
+pytestmark = pytest.mark.slow
+
+TRAIN = (
+    "--config=configs/quickstart.py:runlocal",
+    "--config.data.image_size=(32,64)",
+    "--config.data.crop=(32,64)",
+    "--config.train.batch_size=4",
+    "--config.eval.batch_size=4",
+    "--config.run.stop_at=2",
+    "--config.run.log_every=1",
+)
+ON_TPU_HOST = """
+import os, runpy, sys
+import jax
+os.environ.pop("TPU_SKIP_MDS_QUERY", None)  # JAX sets it here, where there are no chips
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start(environment, *args):
+    """Starts the program on a TPU host that has these variables."""
+    return subprocess.Popen(
+        [sys.executable, "-c", ON_TPU_HOST, str(program.ROOT / "main.py"), *args],
+        cwd=program.ROOT,
+        env=program.environment() | {"JAX_FORCE_TPU_INIT": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(environments, *args):
+    """Runs the same command in each environment; returns status, output and errors of each."""
+    processes = [start(environment, *args) for environment in environments]
+    try:
+        texts = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return str(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def one_slice_on_gke():
+    port = free_port()
+    yield [gke(port, TPU_WORKER_HOSTNAMES="localhost,localhost", TPU_WORKER_ID=k) for k in (0, 1)]
+
+
+def gke(port, **variables):
+    variables = {name: str(value) for name, value in variables.items()}
+    return {"JAX_COORDINATOR_PORT": port, "TPU_SKIP_MDS_QUERY": "true"} | variables
+
+
+@contextlib.contextmanager
+def two_slices_on_gke(ids=(0, 1)):
+    port = free_port()
+    yield [
+        gke(
+            port,
+            TPU_WORKER_HOSTNAMES="localhost",
+            TPU_WORKER_ID=0,
+            MEGASCALE_COORDINATOR_ADDRESS="localhost",
+            MEGASCALE_NUM_SLICES=2,
+            MEGASCALE_SLICE_ID=slice_id,
+        )
+        for slice_id in ids
+    ]
+
+
+@contextlib.contextmanager
+def one_slice_on_compute_engine():
+    port, hosts = free_port(), ["127.0.0.1"] * 2
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(metadata_server(attributes(k, hosts))) for k in (0, 1)]
+        yield [
+            {"GCE_METADATA_IP": address, "JAX_COORDINATOR_PORT": port} for address, _ in servers
+        ]
+
+
+WAYS = [one_slice_on_gke, two_slices_on_gke, one_slice_on_compute_engine]
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory):
+    """Returns the losses of the first run of this file, which the others repeat."""
+    return {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_hosts_train_without_flags(tmp_path, losses, way):
+    with way() as environments:
+        ends = run(environments, *TRAIN, f"--workdir={tmp_path}")
+    assert [status for status, *_ in ends] == [0, 0], ends
+    lines = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    steps = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    assert [step for step, _ in steps] == [1, 2]
+    assert steps == losses.setdefault("steps", steps)
+
+
+def error_of(end, status=2):
+    code, _, errors = end
+    assert code == status, end
+    assert "Traceback" not in errors
+    (message,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    return message
+
+
+def test_single_host_starts_alone(tmp_path):
+    with metadata_server(attributes(0, ["127.0.0.1"])) as (address, requests):
+        ((status, out, errors),) = run(
+            [{"GCE_METADATA_IP": address}], *TRAIN, "--config.run.stop_at=1", f"--workdir={tmp_path}"
+        )
+    assert status == 0, errors
+    assert "agent-worker-number" in requests
+
+
+@pytest.mark.parametrize("mode", ["submit", "export", "predict", "plan", "describe", "sweep"])
+def test_modes_of_one_process_name_the_remedy(mode):
+    with one_slice_on_gke() as (_, second):
+        (end,) = run([second], f"--mode={mode}")
+    message = error_of(end)
+    assert f"--mode={mode} " in message and "process 1 of 2" in message
+    assert "JAX_PLATFORMS=cpu" in message and "TPU_PROCESS_BOUNDS=1,1,1" in message
+
+
+def test_metadata_server_that_does_not_answer(tmp_path):
+    (end,) = run([{"GCE_METADATA_IP": "127.0.0.1:9"}], f"--workdir={tmp_path / 'run'}")
+    assert "metadata server" in error_of(end) and not (tmp_path / "run").exists()
+
+
+def test_slice_that_was_started_twice(tmp_path):
+    """Both slices have the index 0, so the second host cannot join."""
+    with two_slices_on_gke(ids=(1, 1, 0)) as environments:
+        ends = run(environments, f"--workdir={tmp_path}", "--join_timeout=30")
+    messages = {error_of(end).partition("error: ")[2] for end in ends}
+    assert len(messages) == 1
+    assert "two processes have the index 1" in messages.pop()
+
+
+def test_slice_that_is_missing(tmp_path):
+    with two_slices_on_gke(ids=(0,)) as environments:
+        (end,) = run(environments, f"--workdir={tmp_path}", "--join_timeout=3")
+    assert "process 1 (worker 0 of slice 1) did not join" in error_of(end, status=42)
