@@ -95,7 +95,6 @@ MODES = {
             ),
         },
         config="none",
-        uses_devices=False,
     ),
     "train": Mode(
         "train, or resume the run in --workdir, then evaluate",
@@ -192,6 +191,7 @@ MODES = {
             "compare": Flag("workdir of a second run to show side by side", path="any"),
         },
         config="checkpoint",
+        uses_devices=False,
     ),
     "export": Mode(
         "write the network of --checkpoint as programs that run without this project",
@@ -250,6 +250,7 @@ MODES = {
             "output": Flag("JSON file to write the measurement to", path="any"),
         },
         needs_linux=True,
+        uses_devices=False,
     ),
     "plan": Mode(
         "compile the steps for a --topology of chips that need not be present, and print their"

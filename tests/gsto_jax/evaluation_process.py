@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import SCENES, DataConfig, EvalBatches
-from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.devices.mesh import local_shard, make_mesh, put_batch, replicate
 from gsto_jax.models.base import Outputs
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
@@ -120,12 +120,23 @@ def run(network, images, protocol, batch_size, mesh, host=0, hosts=1):
     }
 
 
+def check_rows(mesh, index, count):
+    """Checks that the global batch is that of a single process."""
+    rows = np.arange(2 * mesh.size)
+    part = np.split(rows, count)[index]
+    batch = put_batch({"rows": part}, mesh)["rows"]
+    np.testing.assert_array_equal(local_shard(batch), part)
+    np.testing.assert_array_equal(replicate(batch, mesh), rows)
+
+
 def main(cases, devices, port, count, index, path):
     jax.config.update("jax_num_cpu_devices", int(devices))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
-    mesh = make_mesh()
+    # A TPU slice too has its devices in another order than its processes.
+    mesh = make_mesh(np.random.default_rng(0).permutation(jax.devices()).tolist())
+    check_rows(mesh, int(index), int(count))
     assert mesh.size == int(count) * int(devices)
     results = {}
     for number, case in enumerate(json.loads(cases)):

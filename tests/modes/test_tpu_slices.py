@@ -96,9 +96,7 @@ def one_slice_on_compute_engine():
     port, hosts = free_port(), ["127.0.0.1"] * 2
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(metadata_server(attributes(k, hosts))) for k in (0, 1)]
-        yield [
-            {"GCE_METADATA_IP": address, "JAX_COORDINATOR_PORT": port} for address, _ in servers
-        ]
+        yield [{"GCE_METADATA_IP": address, "JAX_COORDINATOR_PORT": port} for address, _ in servers]
 
 
 WAYS = [one_slice_on_gke, two_slices_on_gke, one_slice_on_compute_engine]
@@ -131,11 +129,28 @@ def error_of(end, status=2):
 
 def test_single_host_starts_alone(tmp_path):
     with metadata_server(attributes(0, ["127.0.0.1"])) as (address, requests):
-        ((status, out, errors),) = run(
-            [{"GCE_METADATA_IP": address}], *TRAIN, "--config.run.stop_at=1", f"--workdir={tmp_path}"
+        ((status, _, errors),) = run(
+            [{"GCE_METADATA_IP": address}],
+            *TRAIN,
+            "--config.run.stop_at=1",
+            f"--workdir={tmp_path}",
         )
     assert status == 0, errors
     assert "agent-worker-number" in requests
+    with one_slice_on_gke() as (_, second):  # a page needs no devices, and there are none
+        ((status, _, errors),) = run(
+            [second | {"JAX_PLATFORMS": "none"}], "--mode=report", f"--workdir={tmp_path}"
+        )
+    assert status == 0, errors
+
+
+@pytest.mark.parametrize("args", [("audit",), ("bench_input", "--worker_counts=0", "--seconds=1")])
+def test_modes_without_devices(args):
+    with one_slice_on_gke() as (_, second):
+        ((status, _, errors),) = run(
+            [second | {"JAX_PLATFORMS": "none"}], f"--mode={args[0]}", TRAIN[0], *args[1:]
+        )
+    assert status == 0, errors
 
 
 @pytest.mark.parametrize("mode", ["submit", "export", "predict", "plan", "describe", "sweep"])
