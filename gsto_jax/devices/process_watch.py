@@ -161,7 +161,10 @@ class ProcessWatch(threading.Thread):
 
 
 def key_value_store() -> Any:
-    """Returns the key-value store shared by all processes, for which JAX has no public function."""
+    """Returns the key-value store shared by all processes.
+
+    Neither JAX (0.10 to 0.12) nor orbax has a public function for it.
+    """
     from jax._src import distributed
 
     return distributed.global_state.client

@@ -74,7 +74,7 @@ def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
             initialization_timeout=int(timeout) + 60,
             heartbeat_timeout_seconds=int(2 * process_watch.LOST_SECONDS),
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         if config is None:
             raise UserError(
