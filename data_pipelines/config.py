@@ -96,7 +96,8 @@ class DataConfig(Section, prefix="data", role=DATA, error=DataError):
     source: str = option("folder", "Where images come from", choices=SOURCES)
     root: str = option(
         "",
-        "Folder of the dataset; with source=tfds, of all prepared datasets",
+        "Folder of the dataset, on a disk or in a bucket (docs/data.md); with source=tfds, of all"
+        " prepared datasets",
         role=RUNTIME,
         is_path=True,
     )

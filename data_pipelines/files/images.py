@@ -22,7 +22,7 @@ from gsto_jax.image_files import (
     pixel_layout,
     read_header,
 )
-from gsto_jax.storage import is_remote, open_header
+from gsto_jax.storage import error_reason, is_remote, open_header
 
 _PNG = b"\x89PNG"
 
@@ -120,7 +120,7 @@ def _name_in_errors(name: str) -> Iterator[None]:
     except ImageError as error:
         raise DataError(f"Cannot decode {name}: {error}.") from None
     except OSError as error:
-        raise DataError(f"Cannot read {name}: {error.strerror or error}.") from None
+        raise DataError(f"Cannot read {name}: {error_reason(error)}.") from None
 
 
 def _stored_values(data: bytes) -> np.ndarray:

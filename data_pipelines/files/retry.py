@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipelines.errors import DataError
-from gsto_jax.storage import bucket_error_message, error_reason, has_scheme, to_path
+from gsto_jax.storage import bucket_error_message, error_reason, has_scheme, read_file, to_path
 
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds to wait before each retry: in total about as long as a file server takes to restart."""
@@ -41,7 +41,7 @@ def read_bytes(path: Path) -> bytes:
     """Reads a file with retries. Raises DataError if it cannot be read."""
     try:
         with bucket_errors(path):
-            return read_with_retries(path.read_bytes, str(path))
+            return read_with_retries(lambda: read_file(path), str(path))
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error_reason(error)}.") from None
 

@@ -23,7 +23,7 @@ from data_pipelines.sources.label_map import LabelMap, MappedLabel
 from data_pipelines.sources.size_index import index_path, read_index, stored_size
 from data_pipelines.sources.stats import LabelStats, unreadable
 from gsto_jax.image_files import Decoded, DecodeOptions
-from gsto_jax.storage import is_remote, to_path
+from gsto_jax.storage import error_reason, is_remote, to_path
 
 MANIFEST = "manifest.json"
 """File of a dataset with its source, storage, counts and, for tiles, the decode options."""
@@ -71,7 +71,7 @@ class PreparedRecords:
         try:
             record = read_with_retries(lambda: self.records[int(index)], name)
         except OSError as error:
-            raise DataError(f"Cannot read {name}: {error.strerror or error}.") from None
+            raise DataError(f"Cannot read {name}: {error_reason(error)}.") from None
         except Exception as error:  # reader and parser raise many types
             if is_remote(self.folder):
                 raise DataError(

@@ -18,7 +18,7 @@ from gsto_jax.image_files import (
     read_header,
     to_pixels,
 )
-from gsto_jax.storage import error_reason
+from gsto_jax.storage import error_reason, has_scheme, read_file, to_path
 
 # An unreadable video raises an error with its name; FFmpeg would print one as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -47,7 +47,7 @@ def read_image(path: Path, options: DecodeOptions | None = None) -> np.ndarray:
       UserError: the file is missing, damaged or not an image.
     """
     with as_user_error(path):
-        return decode(path.read_bytes(), options).pixels
+        return decode(read_file(path), options).pixels
 
 
 def load_pixels(image: np.ndarray | str | Path, options: DecodeOptions | None = None) -> np.ndarray:
@@ -57,8 +57,9 @@ def load_pixels(image: np.ndarray | str | Path, options: DecodeOptions | None = 
       UserError: as `read_image`; or an unsupported shape or dtype, or values beyond
         `options.bit_depth`.
     """
-    if isinstance(image, str | Path):
-        return read_image(Path(image), options)
+    if isinstance(image, str | os.PathLike):
+        path = to_path(image, "image") if has_scheme(image) else Path(image)
+        return read_image(path, options)
     with as_user_error():
         return to_pixels(image, options)
 

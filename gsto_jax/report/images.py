@@ -11,6 +11,7 @@ import numpy as np
 from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, encode_image
 from gsto_jax.image_files import ImageError, decode
 from gsto_jax.segmentation.panels import panel_tiles
+from gsto_jax.storage import read_file
 
 _MAX_WIDTH = 480  # pixels of a tile
 _JPEG_QUALITY = 85
@@ -30,7 +31,7 @@ class EmbeddedImage:
 def read_png(path: Path) -> np.ndarray | None:
     """Returns a PNG as `h w 3` uint8 RGB; None if it is missing or damaged."""
     try:
-        return decode(path.read_bytes()).pixels
+        return decode(read_file(path)).pixels
     except (OSError, ImageError):
         return None
 

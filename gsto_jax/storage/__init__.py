@@ -7,6 +7,7 @@ from gsto_jax.storage.objects import (
     list_names,
     local_copy,
     open_header,
+    read_file,
     walk_objects,
 )
 from gsto_jax.storage.paths import LOCATION, has_scheme, is_location, is_remote, to_path
@@ -23,6 +24,7 @@ __all__ = [
     "list_names",
     "local_copy",
     "open_header",
+    "read_file",
     "to_path",
     "walk_objects",
 ]

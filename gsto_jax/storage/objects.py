@@ -39,6 +39,13 @@ def read_object(path: Path) -> bytes | None:
         return None
 
 
+def read_file(path: Path) -> bytes:
+    """Returns the contents of a file, of an object by one request. Raises OSError."""
+    if not is_remote(path):
+        return path.read_bytes()
+    return cast(bytes, _file_system(path).cat_file(os.fspath(path)))  # `open` asks for its size too
+
+
 def list_names(folder: Path) -> list[str]:
     """Returns the sorted names of the objects and folders in a folder; [] if there are none."""
     try:
