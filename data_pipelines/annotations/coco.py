@@ -28,6 +28,10 @@ def read_coco(path: Path) -> Annotations:
     ids: set[Any] = set()
     without = 0
     entries = read_entries(content, "annotations", name)
+    if images and not entries:
+        raise DataError(
+            f"{name} has {len(images)} images and no annotation. Export the annotations too."
+        )
     for number, entry in enumerate(entries):
         location = f"{name}: annotation {entry.get('id')!r:.40} (entry {number})"
         label = f"annotation {entry.get('id')!r:.40}"

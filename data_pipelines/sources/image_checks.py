@@ -47,7 +47,7 @@ def check_label_size(
     sizes = (
         f"{image_name} is {format_size(decoded.pixels)} but {label_name} is {format_size(label)}"
     )
-    return Issue(f"{label_name}{location}", "another size than its image", sizes, remedy)
+    return Issue(f"{label_name}{location}", "a label of another size than its image", sizes, remedy)
 
 
 def check_annotated_size(

@@ -157,7 +157,7 @@ def describe_shifted_ids(config: DataConfig, file_ids: Collection[int]) -> str:
         return ""
     ids = set(file_ids) - {IGNORE_LABEL, config.ignore_label}
     first, last = class_ids[0], class_ids[-1]
-    if last + 1 in ids and first not in ids and ids <= set(range(first + 1, last + 2)):
+    if last + 1 in ids and first not in ids and {last + 1} < ids <= {*range(first + 1, last + 2)}:
         absent, extra, shift = table[first], last + 1, 1
     elif len(class_ids) > 2 and ids == set(range(first - 1, last)):
         absent, extra, shift = table[last], first - 1, -1

@@ -4,7 +4,8 @@
 as `h w c` uint8: RGB, or another number of channels. `DecodeOptions` controls channels, alpha, EXIF
 orientation and range of values, and is part of a run's config. Color profiles are ignored, and only
 the first frame is read. `crop_person` crops a person. Imports NumPy, OpenCV, Pillow and tifffile,
-but no JAX, so that data workers and servers can use it.
+and rasterio if it is installed and tifffile lacks a codec, but no JAX, so that data workers and
+servers can use it.
 """
 
 from gsto_jax.image_files.decode import Decoded, decode, to_pixels

@@ -2,7 +2,10 @@
 
 import io
 import logging
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ _MODES = {"1": "L", "La": "LA", "PA": "RGBA"}
 _ALPHA_MODES = {"L": "LA", "P": "RGBA", "RGB": "RGBA"}
 """Mode with alpha of an image that names a transparent color."""
 _MAX_VALUES = 4 * MAX_PIXELS
+_NO_CODEC = "requires the 'imagecodecs' package"  # the end of an error of tifffile
 
 
 def decode_channels(
@@ -114,16 +118,16 @@ def _tiff_values(data: bytes, channels: int) -> tuple[np.ndarray, np.ndarray | N
                     f"it is too large: more than {_MAX_VALUES // 10**6} million values; downscale"
                     " or replace the file"
                 )
-            values = np.stack([page.asarray() for page in pages]) if pages[1:] else first.asarray()
-            axes = first.axes if not pages[1:] else f"S{first.axes}"
+            values, axes = _read_bands(data, pages)
     except ImageError:
         raise
     except Exception as error:  # tifffile and its codecs raise many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        if "imagecodecs" in reason:
+        if _NO_CODEC in reason:
             raise ImageError(
-                f"its compression needs another package ({reason}): pip install imagecodecs, or"
-                " save the file uncompressed or with deflate"
+                f"its compression ({reason.partition(_NO_CODEC)[0].strip()}) needs another package:"
+                " pip install '.[geo]' in a clone for rasterio, or save the file uncompressed or"
+                " with deflate"
             ) from None
         raise ImageError(f"it is truncated or an unsupported TIFF ({reason})") from None
     if axes not in ("YX", "YXS", "SYX"):
@@ -136,6 +140,37 @@ def _tiff_values(data: bytes, channels: int) -> tuple[np.ndarray, np.ndarray | N
     if is_rgba or (values.shape[2] == 2 and tuple(first.extrasamples) in ((1,), (2,))):
         return values[..., :-1], values[..., -1:], file_bits
     return values, None, file_bits
+
+
+def _read_bands(data: bytes, pages: Sequence[Any]) -> tuple[np.ndarray, str]:
+    """Reads the pages of tifffile, each a band if there are several: values, and their axes.
+
+    Without a codec of its own, as for LZW, tifffile leaves them to rasterio, if installed.
+    """
+    axes = f"S{pages[0].axes}" if pages[1:] else pages[0].axes
+    try:
+        values = [page.asarray() for page in pages]
+    except ValueError as error:
+        if _NO_CODEC not in str(error) or find_spec("rasterio") is None:
+            raise
+        return _read_by_rasterio(data, len(pages)), "SYX"
+    return (np.stack(values) if pages[1:] else values[0]), axes
+
+
+def _read_by_rasterio(data: bytes, num_pages: int) -> np.ndarray:
+    """Reads a TIFF, with all its bands or one band of each page: `c h w`."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings(), rasterio.MemoryFile(data) as file:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        names = [f"GTIFF_DIR:{page}:{file.name}" for page in range(1, num_pages + 1)]
+        bands = []
+        for name in names if num_pages > 1 else [file.name]:
+            # No other driver, since some formats refer to further files.
+            with rasterio.open(name, driver="GTiff") as dataset:
+                bands.append(dataset.read())
+    return np.concatenate(bands)
 
 
 def pillow_values(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,4 +1,4 @@
-"""Reads images and videos (needs OpenCV and Pillow, from the `train` extra)."""
+"""Reads images and videos, and resizes images (needs OpenCV and Pillow, from the `train` extra)."""
 
 import os
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from jaxtyping import Float
 
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import (
@@ -19,6 +20,7 @@ from gsto_jax.image_files import (
     to_pixels,
 )
 from gsto_jax.storage import error_reason, has_scheme, read_file, to_path
+from gsto_jax.types import Size
 
 # An unreadable video raises an error with its name; FFmpeg would print one as well.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -119,3 +121,22 @@ def _open_video(path: Path) -> "cv2.VideoCapture":
     if not path.is_file() or not video.isOpened():
         raise UserError(f"cannot read {path}: it is damaged or not a video")
     return video
+
+
+def downscale(image: np.ndarray, size: Size) -> Float[np.ndarray, "h w c"]:
+    """Downscales an image to float32, since exported programs do not round to uint8."""
+    image = image.astype(np.float32)
+    if image.shape[:2] == size:
+        return image
+    return resize(image, size, cv2.INTER_AREA)
+
+
+def resize(image: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
+    """Resizes `h w c` to (h, w) = `size`, by four channels, the most that OpenCV averages."""
+    blocks = [image[..., start : start + 4] for start in range(0, image.shape[2], 4)]
+    # OpenCV drops the axis of a single channel.
+    resized = [
+        cv2.resize(block, size[::-1], interpolation=interpolation).reshape(*size, -1)
+        for block in blocks
+    ]
+    return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)

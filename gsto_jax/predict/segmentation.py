@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import cv2
 import jax
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from gsto_jax import progress
 from gsto_jax.drawing.tiles import Color, as_rgb
@@ -24,12 +23,13 @@ from gsto_jax.ops.padding import (
 )
 from gsto_jax.ops.resample import linear_taps
 from gsto_jax.predict.base import BasePredictor
-from gsto_jax.predict.measures import class_probabilities, measure, measure_upsampled
-from gsto_jax.predict.media import load_pixels
+from gsto_jax.predict.measures import measure, measure_upsampled
+from gsto_jax.predict.media import downscale, load_pixels, resize
 from gsto_jax.predict.outputs import MEASURES
 from gsto_jax.predict.prediction import Prediction
 from gsto_jax.predict.row_readers import ArrayRows, RowReader
-from gsto_jax.predict.tile_plan import Tile, blend, plan_tiles
+from gsto_jax.predict.tile_plan import StripReader, Tile, blend, plan_tiles
+from gsto_jax.predict.tile_scores import TileScores
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.runs.trained import TrainedModel, load_trained
 from gsto_jax.segmentation.inference import SegmentationPrograms, score_batch
@@ -41,6 +41,7 @@ SEGMENTATION_OUTPUTS = ("overlay", "color", "ids", *MEASURES, "uncertainty", "br
 DEFAULT_OVERLAP = 0.25
 """Overlap of neighboring tiles, as a fraction of their side."""
 _STRIP_ROWS = 64  # of an image that are upsampled at a time
+_STRIP_BYTES = 2**26  # of the probabilities of a tile that are summed at a time
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Predictor(BasePredictor):
                 raise UserError("with_features must be False with a tile; got True")
             return _join(list(self.predict_rows(ArrayRows(pixels), measures)))
         size = (pixels.shape[0], pixels.shape[1])
-        downscaled = _downscale(pixels, downscaled_size(size, self.long_side))
+        downscaled = downscale(pixels, downscaled_size(size, self.long_side))
         scores, features = self._scores(downscaled, with_features)
         results = self._measure(scores, size, self._names(measures))
         return self._prediction(pixels, results, features)
@@ -204,8 +205,9 @@ class Predictor(BasePredictor):
     ) -> Iterator[Prediction]:
         """Predicts an image of any size in tiles, and yields it from top to bottom.
 
-        Memory is bounded by a row of tiles: pixels and results of the rows, and the probabilities
-        of the overlap with the next row.
+        Memory is bounded by the scores of a tile, and pixels and results of a row of tiles. The
+        probabilities of the overlap with the next row are in memory up to `MAX_OVERLAP_BYTES` of
+        `gsto_jax.predict.tile_plan`, else in a temporary file.
 
         Args:
           image: reads rows of the image.
@@ -225,31 +227,36 @@ class Predictor(BasePredictor):
             plan_tiles(length, self.tile_side, self.tile_shared, SIZE_DIVISOR)
             for length in (height, width)
         )
+        row_bytes = 4 * self.tile_side * self.task.num_classes
+        strip_rows = max(1, _STRIP_BYTES // row_bytes // SIZE_DIVISOR) * SIZE_DIVISOR
         pixels: Any = None
-        pending: dict[tuple[int, int], Array] = {}
+        pending: dict[tuple[int, int], TileScores] = {}
 
-        def weighted(row: Tile, column: Tile) -> np.ndarray:
+        def weighted(row: Tile, column: Tile) -> StripReader:
             # The devices compute the next tile while the host sums this one.
             n = columns.index(column)
             for next_column in columns[n : n + 2]:
                 key = row.start, next_column.start
                 if key not in pending:
-                    pending[key] = self._weighted(pixels[:, next_column.window], row, next_column)
-            return np.array(pending.pop((row.start, column.start)))
+                    pending[key] = self._tile_scores(pixels[:, next_column.window])
+            return pending.pop((row.start, column.start)).weighted(row.weight, column.weight)
 
         with progress.track("predicting tiles", len(rows) * len(columns)) as advance:
-            results: dict[str, np.ndarray] = {}
-            blocks = blend(rows, columns, self.task.num_classes, weighted)
+            blocks = blend(rows, columns, self.task.num_classes, weighted, strip_rows)
             for row in rows:
                 pixels = image.read(row.start, row.stop)
-                for column in columns:
-                    _, _, block = next(blocks)
+                results: dict[str, np.ndarray] = {}
+                num_finished, num_left = row.next - row.first, (row.next - row.first) * width
+                while num_left:
+                    column, strip, block = next(blocks)
                     for name, values in measure(block, False, names).items():
-                        if column is columns[0]:
-                            shape = (block.shape[0], width, *values.shape[2:])
+                        if name not in results:
+                            shape = (num_finished, width, *values.shape[2:])
                             results[name] = np.empty(shape, values.dtype)
-                        results[name][:, column.finished] = values
-                    advance()
+                        results[name][strip, column.finished] = values
+                    num_left -= block.shape[0] * block.shape[1]
+                    if strip.stop == num_finished:
+                        advance()
                 finished = pixels[row.first - row.start : row.next - row.start]
                 yield self._prediction(finished, results, {})
 
@@ -279,12 +286,16 @@ class Predictor(BasePredictor):
             **{name: results.get(name) for name in MEASURES},
         )
 
-    def _weighted(self, pixels: np.ndarray, row: Tile, column: Tile) -> Array:
-        """Returns the probabilities `h w k` of a tile times its weights, on the device."""
-        size = (pixels.shape[0], pixels.shape[1])
-        scores, _ = self._scores(pixels.astype(np.float32), with_features=False)
-        are_logits = self.protocol.is_unscaled_single_pass([size])
-        return _weighted_probabilities(scores[0], row.weight, column.weight, are_logits)
+    def _tile_scores(self, pixels: UInt8[np.ndarray, "h w c"]) -> TileScores:
+        """Returns the scores of a tile: logits at the output stride if it passes once."""
+        image, size = pixels.astype(np.float32), (pixels.shape[0], pixels.shape[1])
+        if not self.protocol.is_unscaled_single_pass([size]):
+            return TileScores(self._scores(image, with_features=False)[0], size)
+        programs = SegmentationPrograms.for_task(self.task, self.trained.mesh)
+        padded_shape = self.protocol.padded(size)
+        logits = programs.padded_logits(self.trained.variables, _batch_of(image, padded_shape))
+        align_corners = self.task.config.model.align_corners
+        return TileScores(logits, padded_shape, are_logits=True, align_corners=align_corners)
 
     def _scores(
         self, image: Float[np.ndarray, "h w c"], with_features: bool
@@ -302,7 +313,7 @@ class Predictor(BasePredictor):
         if with_features and not is_single_pass:
             # Features are those of one pass, at the unscaled size of the test.
             scaled = self.protocol.scaled(size, 1.0)
-            resized = _resize(image, scaled, cv2.INTER_LINEAR)
+            resized = resize(image, scaled, cv2.INTER_LINEAR)
             _, features = self._single_pass(resized, self.protocol.padded(scaled))
         return scores[:, :height, :width], features if with_features else {}
 
@@ -351,36 +362,11 @@ def _padding_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"pad_to": SIZE_DIVISOR, "pad": "edge"}
 
 
-def _downscale(image: np.ndarray, size: Size) -> Float[np.ndarray, "h w c"]:
-    """Downscales an image to float32, since exported programs do not round to uint8."""
-    image = image.astype(np.float32)
-    if image.shape[:2] == size:
-        return image
-    return _resize(image, size, cv2.INTER_AREA)
-
-
-def _resize(image: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
-    """Resizes `h w c` to (h, w) = `size`, by four channels, the most that OpenCV averages."""
-    blocks = [image[..., start : start + 4] for start in range(0, image.shape[2], 4)]
-    # OpenCV drops the axis of a single channel.
-    resized = [
-        cv2.resize(block, size[::-1], interpolation=interpolation).reshape(*size, -1)
-        for block in blocks
-    ]
-    return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)
-
-
 def _batch_of(image: np.ndarray, padded_shape: Size) -> dict[str, np.ndarray]:
     """Returns a batch of one image, in the top left of a padded shape."""
     height, width = image.shape[:2]
     padding = ((0, 0), (0, padded_shape[0] - height), (0, padded_shape[1] - width), (0, 0))
     return {"image": np.pad(image[None], padding), "size": np.array([[height, width]], np.int32)}
-
-
-@partial(jax.jit, static_argnames="are_logits")
-def _weighted_probabilities(scores: Array, rows: Array, columns: Array, are_logits: bool) -> Array:
-    probabilities = class_probabilities(scores, are_logits)
-    return probabilities * (rows[:, None, None] * columns[None, :, None])
 
 
 def _join(strips: Sequence[Prediction]) -> Prediction:

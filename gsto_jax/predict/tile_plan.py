@@ -1,9 +1,20 @@
 """Covers an image with overlapping tiles, and blends their probabilities in bounded memory."""
 
+import itertools
+import math
+import mmap
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from gsto_jax.errors import UserError
+
+MAX_OVERLAP_BYTES = 2**29
+"""Size above which the overlap of two rows of tiles lies in a temporary file."""
+StripReader = Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,33 +81,79 @@ def blend(
     rows: Sequence[Tile],
     columns: Sequence[Tile],
     channels: int,
-    weighted: Callable[[Tile, Tile], np.ndarray],
-) -> Iterator[tuple[Tile, Tile, np.ndarray]]:
+    weighted: Callable[[Tile, Tile], StripReader],
+    max_strip_rows: int,
+) -> Iterator[tuple[Tile, slice, np.ndarray]]:
     """Sums weighted tiles, and yields each block of pixels once it is finished.
 
-    Holds one tile, and the overlap with the next row of tiles over the width of the image.
+    Holds strips of one tile, its overlap with the next one, and the overlap with the next row of
+    tiles over the width of the image, see `_overlap`.
 
     Args:
       rows: tiles along the height.
       columns: tiles along the width.
       channels: number of values per pixel.
-      weighted: returns the values of a tile, `h w c`, times the weights of both axes.
+      weighted: returns a function that reads rows start..stop of a tile's values, `h w c`, times
+        the weights of both axes.
+      max_strip_rows: rows of a tile to read at once.
 
     Yields:
-      Row, column, and the sums `h w c` of the pixels that both have finished.
+      Column, rows, counted from the first that the row of tiles finishes, and the sums `h w c` of
+      these pixels.
     """
     # Sums of the pixels below the finished ones, to which the next row of tiles adds.
-    below = np.zeros((rows[0].stop - rows[0].next, columns[-1].stop, channels), np.float32)
+    below = _overlap((rows[0].stop - rows[0].next, columns[-1].stop, channels))
     for row in rows:
-        right = np.zeros((1, 0, channels), np.float32)
+        num_finished, first = row.next - row.first, row.first - row.start
+        stops = [len(below) if row is not rows[0] else 0, num_finished, row.stop - row.first]
+        strips = _cut(stops, max_strip_rows)
+        right = [np.zeros((1, 0, channels), np.float32)] * len(strips)
         for column in columns:
-            sums = weighted(row, column)[row.first - row.start :, column.first - column.start :]
-            sums[:, : right.shape[1]] += right
-            width, height = column.next - column.first, row.next - row.first
-            # Copied, so that the whole tile can be freed.
-            sums, right = sums[:, :width], sums[:, width:].copy()
-            if row is not rows[0]:
-                sums[: len(below)] += below[:, column.finished]
-            if row is not rows[-1]:
-                below[:, column.finished] = sums[height:]
-            yield row, column, sums[:height]
+            read = weighted(row, column)
+            for n, strip in enumerate(strips):
+                sums = read(strip.start + first, strip.stop + first)
+                sums = sums[:, column.first - column.start :]
+                sums[:, : right[n].shape[1]] += right[n]
+                width = column.next - column.first
+                # Copied, so that the whole strip can be freed.
+                sums, right[n] = sums[:, :width], sums[:, width:].copy()
+                if strip.stop <= stops[0]:
+                    sums += below[strip, column.finished]
+                if strip.stop <= num_finished:
+                    yield column, strip, sums
+                else:
+                    kept = slice(strip.start - num_finished, strip.stop - num_finished)
+                    below[kept, column.finished] = sums
+            if isinstance(below, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+                below.base.madvise(mmap.MADV_DONTNEED)  # the file keeps what memory then lacks
+
+
+def _cut(stops: Sequence[int], most: int) -> list[slice]:
+    """Cuts 0..stops[-1] at all `stops`, ascending, into slices of at most `most` rows."""
+    return [
+        slice(start, min(start + most, stop))
+        for first, stop in itertools.pairwise((0, *stops))
+        for start in range(first, stop, most)
+    ]
+
+
+def _overlap(shape: tuple[int, ...]) -> np.ndarray:
+    """Allocates float32 zeros; a large array lies in a temporary file, which has no name.
+
+    Raises:
+      UserError: the file does not fit.
+    """
+    size = 4 * math.prod(shape)
+    if size <= MAX_OVERLAP_BYTES:
+        return np.zeros(shape, np.float32)
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):  # a write to a full disk would end the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.float32, "w+", shape=shape)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {size / 2**30:.1f} GiB of overlapping tiles to {tempfile.gettempdir()}:"
+            f" {error.strerror}. Set TMPDIR to a folder with more space, or choose a smaller tile"
+            " or tile_overlap"
+        ) from None

@@ -88,9 +88,10 @@ class Experiment:
             Ignored by an existing run.
 
         Raises:
-          UserError: the existing run has other options or another network, or the weights cannot be
-            read or do not fit.
+          UserError: the existing run has other options or another network, the weights cannot be
+            read or do not fit, or a pattern of `model.freeze` or `optim.rates` matches nothing.
         """
+        self.task.check_patterns()  # before anything is written
         folder = self.workdir.checkpoints
         latest = checkpoint.load_latest(
             folder, self.task, self.mesh, check=self._check_config, on_damage=self._set_aside

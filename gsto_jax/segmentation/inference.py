@@ -24,7 +24,13 @@ from gsto_jax.ops.resample import resample
 from gsto_jax.ops.resize import resize
 from gsto_jax.segmentation.metrics import best_class, pixel_counts
 from gsto_jax.segmentation.protocol import EvalProtocol, ScalePlan
-from gsto_jax.segmentation.task import SegmentationTask, eval_step, logits, score_step
+from gsto_jax.segmentation.task import (
+    SegmentationTask,
+    eval_step,
+    logits,
+    padded_logits,
+    score_step,
+)
 from gsto_jax.training.task import normalize
 from gsto_jax.types import Size
 
@@ -156,6 +162,11 @@ class SegmentationPrograms(CompiledPrograms):
     def score_step(self) -> Any:
         """`gsto_jax.segmentation.task.score_step`."""
         return self.compile_network(score_step, "the network")
+
+    @cached_property
+    def padded_logits(self) -> Any:
+        """`gsto_jax.segmentation.task.padded_logits`."""
+        return self.compile_network(padded_logits, "the network")
 
     @cached_property
     def logits(self) -> Any:

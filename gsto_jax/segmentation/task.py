@@ -111,6 +111,11 @@ def logits(task: Task, variables: Any, images: Float[Array, "b H W c"]) -> Float
     return forward(task, variables, images).logits
 
 
+def padded_logits(task: Task, variables: Any, batch: Batch) -> Float[Array, "b _ _ k"]:
+    """Computes logits, at the output stride, of "image" `b h w c` and "size" `b 2`."""
+    return logits(task, variables, normalize_padded(task, batch["image"], batch["size"]))
+
+
 def eval_step(
     task: SegmentationTask, variables: Any, batch: Batch
 ) -> tuple[dict[str, Array], Array, Maps]:

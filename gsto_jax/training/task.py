@@ -164,6 +164,10 @@ class Task(ABC):
             return {}
         return rate_factors(optim, self.abstract_variables["params"], self.frozen.params)
 
+    def check_patterns(self) -> None:
+        """Raises UserError for a pattern of `model.freeze` or `optim.rates` without parameters."""
+        _ = self.frozen, self.rate_factors
+
     @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of the train state."""

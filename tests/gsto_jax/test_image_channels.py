@@ -1,6 +1,7 @@
 """Images of other channels than RGB: gray, alpha as a channel, TIFFs of many bands."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from gsto_jax import UserError
 from gsto_jax.drawing.tiles import as_rgb
 from gsto_jax.image_files import DecodeOptions, ImageError, decode, to_pixels
+from gsto_jax.image_files import channels as channel_files
 from gsto_jax.predict.media import load_pixels
 from tests.image_bytes import GRAY, GRAY_ALPHA, RGB, RGBA, UNDO, chunk, exif, png, tiff
 
@@ -141,13 +143,55 @@ def test_damaged_bands():
         read(bytes(huge), 5)
 
 
-def test_compression_without_a_codec(monkeypatch):
+def rasterio_bands(values, pages=False, **options):
+    """Writes a TIFF of `h w c` by GDAL, bands as samples or as a page each."""
+    rasterio = pytest.importorskip("rasterio", reason="the extra geo is not installed")
+    height, width, count = values.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "dtype": values.dtype}
+    profile |= {"photometric": "minisblack", **options}
+    with warnings.catch_warnings(), rasterio.MemoryFile() as file:
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        if pages:
+            for n in range(count):
+                profile |= {"count": 1, "append_subdataset": n > 0}
+                with rasterio.open(file.name, "w", **profile) as dataset:
+                    dataset.write(values[..., n], 1)
+        else:
+            with file.open(**profile, count=count) as dataset:
+                dataset.write(np.moveaxis(values, 2, 0))
+        return file.read()
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (BYTES, {"compress": "lzw"}),
+        (BYTES, {"compress": "lzw", "interleave": "band", "predictor": 2}),
+        (BYTES[..., :2], {"compress": "packbits"}),
+        (DEEP, {"compress": "lzw", "predictor": 2, "tiled": True, "blockxsize": 16}),
+        (DEEP[..., :5].astype(np.float32), {"compress": "zstd", "predictor": 3}),
+        (DEEP[..., :4].astype(np.int32), {"compress": "lzma"}),
+        (BYTES[..., :5], {"compress": "lzw", "pages": True}),
+    ],
+)
+def test_compressions_without_a_codec_of_tifffile(values, options):
+    options = {"blockysize": 16} | options if "tiled" in options else options
+    data, channels = rasterio_bands(values, **options), values.shape[2]
+    limits = {} if values.dtype in (np.uint8, np.uint16) else {"value_range": (0.0, 65535.0)}
+    expected = read(bands(values), channels, **limits)
+    np.testing.assert_array_equal(read(data, channels, **limits), expected)
+    with pytest.raises(ImageError):
+        read(data[: len(data) // 2], channels, **limits)
+
+
+def test_compressions_without_rasterio(monkeypatch):
     file = io.BytesIO()
     Image.fromarray(BYTES[..., :4]).save(file, "TIFF", compression="tiff_lzw")
     data = file.getvalue()
     np.testing.assert_array_equal(read(data, 4), BYTES[..., :4])  # by Pillow
     photometric = data.replace(b"\x06\x01\x03\0\x01\0\0\0\x02", b"\x06\x01\x03\0\x01\0\0\0\x01")
-    with pytest.raises(ImageError, match="imagecodecs"):
+    monkeypatch.setattr(channel_files, "find_spec", lambda name: None)
+    with pytest.raises(ImageError, match=r"LZW.* needs another package: .*geo.* deflate"):
         read(photometric, 4)
 
 

@@ -120,6 +120,12 @@ def test_invalid_coco_files(read, content, path, value, expected):
         read(content)
 
 
+def test_a_file_without_annotations_is_refused(read, content):
+    content["annotations"] = []
+    with pytest.raises(DataError, match=r"a\.json has \d images and no annotation"):
+        read(content)
+
+
 def test_boxes_alone_are_refused(read, content):
     for entry in content["annotations"]:
         del entry["segmentation"]

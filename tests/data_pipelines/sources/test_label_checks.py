@@ -167,6 +167,7 @@ def test_shifted_id_map_is_detected(opened):
         (CAMVID, range(1, 11), ""),  # no sky, nothing ignored
         (CAMVID, [2, 5, 11, 255], "start at 1"),
         (CAMVID, [0, 11], ""),
+        (CAMVID, [11, 255], ""),  # all is ignored
         (CAMVID, [3, 11, 40], ""),
         (CITYSCAPES, [0, *range(1, 34)], ""),
         (LIP, [*range(20), 255], ""),

@@ -38,9 +38,11 @@ SIZES = [(1, 40, 56), (3, 37, 51)]
 SPREAD = {"mean": 0.1, "bias": 0.1, "var": 0.2, "scale": 0.2}
 
 
-def make_predictor(run, **model):
+def make_predictor(run, channels=3, **model):
     """Builds a predictor with random parameters, whose logits vary between pixels."""
     config, rng = values(init="he", **model), np.random.default_rng(0)
+    if channels != 3:
+        config["data"] |= {"channels": channels, "mean": [0.4] * channels, "std": [0.2] * channels}
     task, mesh = task_from_config(config), make_mesh(jax.devices()[:1])
 
     def moved(path, x):
@@ -128,11 +130,29 @@ def test_every_network_variant_exports(exported, changes):
     assert str(actual["labels"].shape) == "(b, h, w)"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+NEEDS_ONNX = pytest.mark.skipif(
     not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
     reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",
 )
+
+
+@pytest.mark.slow
+@NEEDS_ONNX
+@pytest.mark.parametrize("channels", [1, 5])
+def test_onnx_models_of_other_channels_equal_the_checkpoint(channels, tmp_path):
+    without_gates = {"gfm": False, "gtm": ["none"] * 3}
+    predictor = make_predictor(tmp_path / "run", channels, **without_gates)
+    export(predictor, tmp_path / "out", ("onnx",))
+    checks = verify(predictor, tmp_path / "out", random_batches(SIZES, channels))
+    assert_equal(checks, "model.onnx", SIZES)
+    import onnx
+
+    (graph_input,) = onnx.load(tmp_path / "out" / "model.onnx").graph.input
+    assert graph_input.type.tensor_type.shape.dim[3].dim_value == channels
+
+
+@pytest.mark.slow
+@NEEDS_ONNX
 def test_onnx_model_equals_the_checkpoint(exported, tmp_path):
     predictor, _ = exported
     export(predictor, tmp_path, ("onnx",))
@@ -145,10 +165,7 @@ def test_onnx_model_equals_the_checkpoint(exported, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not all(map(find_spec, ("jax2onnx", "onnx", "onnxruntime"))),
-    reason="the extra onnx is not installed (jax2onnx, onnx, onnxruntime)",
-)
+@NEEDS_ONNX
 def test_onnx_labels_equal_the_predictor():
     """For all kinds of preprocessing, with a one-layer network."""
     cases = [

@@ -1,12 +1,15 @@
 """Predictions in overlapping tiles."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from gsto_jax import UserError
 from gsto_jax.image_files import DecodeOptions
-from gsto_jax.predict import row_readers
+from gsto_jax.predict import row_readers, segmentation, tile_plan
 from gsto_jax.predict.outputs import MEASURES
 from gsto_jax.predict.row_readers import ArrayRows, open_rows
 from gsto_jax.predict.tile_plan import blend, plan_tiles
@@ -35,9 +38,13 @@ def test_weights_add_up_to_one(length, side, shared):
     assert len(tiles) == max(1, -(-(length - shared) // (side - shared)))
 
 
-@pytest.mark.parametrize("size", [(5, 9), (8, 31), (50, 8), (23, 41)])
-def test_blended_tiles_are_the_weighted_sum(size):
-    """Tiles with different values are summed by their weights, in bounded memory."""
+@pytest.mark.parametrize(
+    ("size", "strip_rows", "max_bytes"),
+    [((5, 9), 8, 0), ((8, 31), 4, 2**20), ((50, 8), 3, 0), ((23, 41), 1, 64), ((23, 41), 8, 2**20)],
+)
+def test_blended_tiles_are_the_weighted_sum(size, strip_rows, max_bytes, monkeypatch):
+    """Tiles with different values are summed by their weights, overlaps in memory or in a file."""
+    monkeypatch.setattr(tile_plan, "MAX_OVERLAP_BYTES", max_bytes)
     rows, columns = (plan_tiles(length, 8, 4, 4) for length in size)
     rng = np.random.default_rng(0)
     total = np.zeros((*size, 2))
@@ -46,17 +53,44 @@ def test_blended_tiles_are_the_weighted_sum(size):
         weight = row.weight[:, None, None] * column.weight[:, None]
         values = rng.normal(size=(*weight.shape[:2], 2)).astype(np.float32) * weight
         total[row.window, column.window] += values
-        return values
+
+        def read(start, stop):
+            assert stop - start <= strip_rows
+            return values[start:stop].copy()
+
+        return read
 
     result = np.full((*size, 2), np.nan)
-    for row, column, block in blend(rows, columns, 2, weighted):
-        assert np.isnan(result[row.finished, column.finished]).all(), "each pixel once"
-        result[row.finished, column.finished] = block
+    blocks = blend(rows, columns, 2, weighted, strip_rows)
+    for row in rows:
+        finished = result[row.finished]
+        while np.isnan(finished).any():
+            column, strip, block = next(blocks)
+            assert np.isnan(finished[strip, column.finished]).all(), "each pixel once"
+            finished[strip, column.finished] = block
+    assert not [*blocks]
     np.testing.assert_allclose(result, total, atol=1e-6)
 
 
+def test_a_full_disk_is_named(monkeypatch, tmp_path):
+    """The file of the overlap is allocated before anything is computed."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tile_plan, "MAX_OVERLAP_BYTES", 0)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    tiled = make_predictor(options={"tile": 64, "tile_overlap": 0.5})
+    with pytest.raises(UserError, match=r"overlapping tiles .*No space left.*TMPDIR.*tile_overlap"):
+        tiled(image_of((150, 64)))
+
+
 @pytest.mark.parametrize("size", [(20, 90), (64, 64), (65, 100), (150, 33)])
-def test_tiles_of_a_pointwise_network_equal_the_whole(size):
+@pytest.mark.parametrize("limit", [2**28, 1])
+def test_tiles_of_a_pointwise_network_equal_the_whole(size, limit, monkeypatch):
+    """So they do in strips of 32 rows, with the overlap in a file."""
+    monkeypatch.setattr(tile_plan, "MAX_OVERLAP_BYTES", limit)
+    monkeypatch.setattr(segmentation, "_STRIP_BYTES", limit)
     whole = make_predictor(task_kind=PointwiseTask)(image_of(size), measures=MEASURES)
     tiled = make_predictor(task_kind=PointwiseTask, options={"tile": 64})
     result = tiled(image_of(size), measures=MEASURES)
@@ -90,13 +124,13 @@ def test_tiles_differ_from_the_whole_only_at_their_borders():
 def test_all_tiles_share_a_shape(monkeypatch):
     predictor = make_predictor(options={"tile": 50, "tile_overlap": 0.5})
     assert predictor.tile_side == 64, "a multiple of 32"
-    shapes, score = [], type(predictor)._scores
+    shapes, score = [], type(predictor)._tile_scores
 
-    def recorded(predictor, tile, with_features):
+    def recorded(predictor, tile):
         shapes.append(tile.shape)
-        return score(predictor, tile, with_features)
+        return score(predictor, tile)
 
-    monkeypatch.setattr(type(predictor), "_scores", recorded)
+    monkeypatch.setattr(type(predictor), "_tile_scores", recorded)
     strips = list(predictor.predict_rows(ArrayRows(image_of((100, 130)))))
     assert {tuple(-(-n // 32) for n in shape[:2]) for shape in shapes} == {(2, 2)}
     assert [strip.labels.shape for strip in strips] == [(32, 130), (32, 130), (36, 130)]

@@ -162,6 +162,26 @@ def test_missing_weights_leave_no_run(make, tmp_path):
     assert run.workdir.read_config() is None
 
 
+@pytest.mark.parametrize(
+    ("section", "changes", "name"),
+    [
+        ("model", {"freeze": ("encoder/stem*", "none*")}, r"model\.freeze"),
+        ("optim", {"rates": (("none*", 2.0),)}, r"optim\.rates"),
+    ],
+)
+def test_wrong_patterns_leave_no_run(make, tmp_path, section, changes, name):
+    """Neither a record of the weights nor a config, with `init_from` and in a fork."""
+    old = tmp_path / "old"
+    save(old / "checkpoints", 1, record=RECORD)
+    options = replace(getattr(TASK.config, section), **changes)
+    config = replace(TASK.config, **{section: options})
+    for init_from, fork_from in ((str(old), None), ("", old)):
+        run, _, _ = make(task=replace(TASK, config=replace(config, init_from=init_from)))
+        with pytest.raises(UserError, match=rf"config\.{name} must be .*none"):
+            run.start_or_resume(fork_from)
+        assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+
+
 def test_best_checkpoint(make, tmp_path):
     run, _, ious = make()
     ious[:] = [0.5, 0.4, 0.6, 0.7]
