@@ -77,12 +77,13 @@ def _load_config(argv: Sequence[str]) -> ConfigDict:
     if file is not None:
         return loading.load(file)
     mode = value_of("mode", argv) or "train"
-    run = value_of("workdir", argv)
-    if mode != "train":
-        run = value_of("checkpoint", argv) or run
+    flag = "workdir"
+    if mode != "train" and value_of("checkpoint", argv):
+        flag = "checkpoint"
+    run = value_of(flag, argv)
     uses_run = mode == "train" or (mode in MODES and MODES[mode].config == "run")
     if uses_run and run:
-        config = loading.load_from_run(to_path(run, "--workdir or --checkpoint"))
+        config = loading.load_from_run(to_path(run, f"--{flag}"))
         if config is not None:
             return config
     return loading.load(loading.DEFAULT)
