@@ -3,7 +3,8 @@
 from typing import Any
 
 from gsto_jax import progress
-from gsto_jax.devices.mesh import make_mesh, use_compilation_cache
+from gsto_jax.devices.compilation_cache import use_compilation_cache
+from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.runs.experiment import Experiment, load_for_evaluation
 from modes import run_setup
 
@@ -20,8 +21,8 @@ def run(args: Any) -> None:
     run_setup.check_hosts_agree(args, values, {"the evaluation set": source})
     run_setup.log_warnings(source.warnings, log)
     workdir.check_shared()
+    use_compilation_cache(task.config.run.compilation_cache, workdir.path)
     checkpoint = load_for_evaluation(workdir, task, mesh, values, log, checkpoints)
-    use_compilation_cache(task.config.run.compilation_cache)
     experiment = Experiment(
         task=task,
         config=values,

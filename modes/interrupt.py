@@ -5,6 +5,7 @@ minutes. Here a thread reads the signals from a socket that Python's C handler w
 (`signal.set_wakeup_fd`).
 """
 
+import contextlib
 import multiprocessing
 import os
 import select
@@ -69,7 +70,8 @@ class Interrupt:
     def trigger(self, reason: str) -> None:
         """Stops as SIGTERM does, for another reason, such as a maintenance event."""
         self.received = self.received or reason
-        self._writer.send(bytes([signal.SIGTERM]))
+        with contextlib.suppress(OSError):  # closed, or full of signals
+            self._writer.send(bytes([signal.SIGTERM]))
 
     def __enter__(self) -> "Interrupt":
         self._reader, self._writer = socket.socketpair()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.config import RUNTIME, option_role
-from gsto_jax.devices.mesh import use_compilation_cache
+from gsto_jax.devices.compilation_cache import use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import MAX_PIXELS, DecodeOptions, ImageHeader
 from gsto_jax.ops.padding import downscaled_size

@@ -7,6 +7,8 @@ from configs.loading import plain_values
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.report import write_report
+from gsto_jax.report.run import missing_steps_note
+from gsto_jax.runs.workdir import Workdir
 from gsto_jax.storage import to_path
 from modes.terminal_output import log
 
@@ -21,5 +23,8 @@ def run(args: Any) -> None:
     )
     with progress.track("writing the report"):
         defaults = plain_values(base.get_config())
-        page = write_report(to_path(args.workdir, "--workdir"), output, compare, defaults)
+        run = Workdir(to_path(args.workdir, "--workdir"), read_only=True)
+        page = write_report(run, output, compare, defaults)
+    if note := missing_steps_note(run.read_training(), run.read_starts(), run.read_evaluations()):
+        log(f"warning: {note}")
     log(f"report      {page}")

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from data_pipelines import DataConfig, PersonSource
 from gsto_jax import progress
-from gsto_jax.devices.mesh import make_mesh, replicate, use_compilation_cache
+from gsto_jax.devices.compilation_cache import use_compilation_cache
+from gsto_jax.devices.mesh import make_mesh, replicate
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.loop import Batch, GetMaps
 from gsto_jax.pose.eval_set import PoseEvalSet

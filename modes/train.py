@@ -23,7 +23,9 @@ from data_pipelines import (
 from gsto_jax import progress
 from gsto_jax.config import Config, TrainConfig
 from gsto_jax.devices import processes
-from gsto_jax.devices.mesh import check_batch_size, make_mesh, use_compilation_cache
+from gsto_jax.devices.compilation_cache import use_compilation_cache
+from gsto_jax.devices.maintenance import MaintenanceWatch
+from gsto_jax.devices.mesh import check_batch_size, make_mesh
 from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, round_up
 from gsto_jax.plan.plan_file import planned_seconds
 from gsto_jax.runs.experiment import Experiment
@@ -61,7 +63,6 @@ def run(args: Any) -> int:
     if args.plan_json:
         planned = planned_seconds(to_path(args.plan_json, "--plan_json"), values, mesh)
     check_trackers(config.run.trackers)
-    use_compilation_cache(config.run.compilation_cache)
     batches = train_batches(
         data,
         source,
@@ -75,11 +76,13 @@ def run(args: Any) -> int:
             operations=progress.open_operations,
             exit_=partial(exit_run, status=config.run.preemption_status),
         ) as interrupt,
+        MaintenanceWatch(interrupt.trigger, processes.log_with_process_name(log)),
         profiling_signal_ignored(),
         contextlib.closing(batches),
         contextlib.closing(Workdir(args.workdir or f"runs/{config.name}", lock=True)) as workdir,
     ):
         workdir.check_shared()
+        use_compilation_cache(config.run.compilation_cache, workdir.path)
         stop = processes.SynchronizedStop(lambda: interrupt.received)
         experiment = Experiment(
             task=task,
@@ -99,7 +102,10 @@ def run(args: Any) -> int:
         elif note := random_weights_note(config, data.name):
             log(note)
         revision = git_revision(Path(__file__).parents[1])
-        workdir.write_start([sys.executable, *sys.argv], int(state.step), revision)
+        timer, command = experiment.timer, [sys.executable, *sys.argv]
+        workdir.write_start(command, int(state.step), revision, timer.elapsed)
+        if processes.is_primary():
+            timer.read_earlier(workdir)
         examples = f"{len(source)} {'persons' if data.keypoints else 'images'}"
         _log_start(task, data, examples, mesh, log)
         run_setup.log_compilation(eval_set, log)
@@ -137,7 +143,8 @@ def _train_and_evaluate(
         reason = "as run.stop_at says"
     is_done = step < steps and bool(reason)
     if step == steps and not stop():
-        is_done = experiment.evaluate(state, batches.get_state(), stop) is not None
+        with experiment.timer.measure("evaluation"):
+            is_done = experiment.evaluate(state, batches.get_state(), stop) is not None
     if not is_done:
         log(f"stopped by {stop.received}: run the same command again to resume from step {step}")
         status = EXITS["SIGINT"][1] if is_ctrl_c(stop.received) else config.preemption_status
@@ -146,7 +153,10 @@ def _train_and_evaluate(
     if (newest := experiment.workdir.checkpoints / str(step)).is_dir():
         log(f"checkpoint  {newest}")
     # Processes that got different signals at once may not agree on which was the first.
-    return int(processes.broadcast(status))
+    status = int(processes.broadcast(status))
+    experiment.workdir.write_end(step, status, experiment.timer.record())
+    log(experiment.timer.spent().summary())
+    return status
 
 
 def is_ctrl_c(reason: str | None) -> bool:

@@ -16,7 +16,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gsto_jax.errors import UserError
 from gsto_jax.ops.spatial_sharding import DATA_AXIS, SPACE_AXIS
-from gsto_jax.storage import to_path
 
 MIN_SHARDED_SIZE = 2**12
 """Minimum number of elements for an array to be sharded: gathering smaller ones does not pay."""
@@ -211,11 +210,3 @@ def round_up_batch_size(batch_size: int, mesh: Mesh) -> int:
     """
     num_shards = num_batch_shards(mesh)
     return -(-batch_size // num_shards) * num_shards
-
-
-def use_compilation_cache(folder: str) -> None:
-    """Caches compiled programs in a folder unless JAX already has a cache; "" for no cache."""
-    if folder and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update(
-            "jax_compilation_cache_dir", str(to_path(folder, "config.run.compilation_cache"))
-        )

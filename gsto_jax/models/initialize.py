@@ -55,7 +55,10 @@ def _trace_init(model: nn.Module, default_dtype: Any) -> _Init:
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(model.init, jax.random.key(0), abstract_image(model, _SIZE))
+        # A key outside of the function would be computed on a device, by a compiled program.
+        variables = jax.eval_shape(
+            lambda image: model.init(jax.random.key(0), image), abstract_image(model, _SIZE)
+        )
     return _Init(flatten_dict(variables), convolutions)
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gsto_jax.report.options import differing_options, options_by_section
-from gsto_jax.report.run import Evaluation, LoadedRun, to_float
+from gsto_jax.report.run import Evaluation, LoadedRun, missing_steps_note, to_float
 from gsto_jax.report.run_charts import comparison_charts, missing_charts_note, run_charts
+from gsto_jax.runs.goodput import CATEGORIES, TimeSpent, format_duration
 
 Metrics = tuple[tuple[str, str], ...]
 """Key and label of evaluation metrics; the first is the main one."""
@@ -35,7 +36,16 @@ def run_context(
         "num_changed": sum(x.is_changed for rows in sections.values() for x in rows),
         "has_defaults": defaults is not None,
         "charts": run_charts(run, metrics[0]),
+        "time_rows": time_rows(run.time_spent),
     }
+
+
+def time_rows(spent: TimeSpent) -> list[tuple[str, str, float]]:
+    """Returns label, duration, and fraction of the time of each category; none without times."""
+    if not spent.total:
+        return []
+    rows = [(CATEGORIES[x], spent.seconds[x], spent.share(x)) for x in CATEGORIES]
+    return [(label, format_duration(seconds), share) for label, seconds, share in rows]
 
 
 def comparison_context(
@@ -84,7 +94,7 @@ def option_warnings(run: LoadedRun[Any], baseline: LoadedRun[Any], *options: str
 
 
 def _notes(run: LoadedRun[Any], details: str) -> list[str]:
-    notes = []
+    notes = list(filter(None, [missing_steps_note(run.training, run.starts, run.evaluations)]))
     if run.record is None:
         notes.append("This run has no evaluation yet.")
     elif run.evaluation is None:

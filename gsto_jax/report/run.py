@@ -1,8 +1,8 @@
 """Loads the files of a run that a report needs."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +11,7 @@ from gsto_jax.models.specs import RESNETS, has_gates
 from gsto_jax.pose import results as pose_results
 from gsto_jax.pose.results import PoseEvaluation
 from gsto_jax.runs.checkpoint import Record, list_steps
+from gsto_jax.runs.goodput import TimeSpent, read_sessions, time_spent
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results as segmentation_results
 from gsto_jax.segmentation.results import SegmentationEvaluation
@@ -36,6 +37,7 @@ class LoadedRun(Generic[Evaluation]):
     best_step: int | None  # of the best checkpoint
     evaluation_by_split: Mapping[str, Evaluation]  # complete ones, of eval-SPLIT/
     split: str  # of the newest evaluation
+    time_spent: TimeSpent = field(default_factory=lambda: time_spent([]))  # in all starts
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -130,7 +132,26 @@ def load_run(run: Workdir | Path | str) -> LoadedRun[Any]:
         best_step=best_steps[-1] if best_steps else None,
         evaluation_by_split=complete,
         split=newest or str(config.get("data", {}).get("eval_split", "val")),
+        time_spent=time_spent(read_sessions(workdir)),
     )
+
+
+def missing_steps_note(
+    training: Sequence[Record], starts: Sequence[Record], evaluations: Sequence[Record]
+) -> str:
+    """Returns a note about a run of which no step was logged; "" for other runs."""
+    if training:
+        return ""
+    if evaluations:
+        return "No step of this run was logged."
+    history = "it never got as far as its first step"
+    if starts:
+        count = "once" if len(starts) == 1 else f"{len(starts)} times"
+        history = (
+            f"it was started {count}, last at {starts[-1].get('time', 'an unknown time')} from "
+            f"step {starts[-1].get('step', 0)}, and ended before a log line"
+        )
+    return f"No step of this run was logged: {history}. The same command continues it."
 
 
 def with_distinct_labels(a: LoadedRun, b: LoadedRun) -> tuple[LoadedRun, LoadedRun]:

@@ -77,6 +77,10 @@ class Checkpoints:
         self.folder, self._score = folder, score
         logging.getLogger("absl").addFilter(_is_not_from_orbax)  # orbax also logs what it raises
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, best_fn=score)
+        if processes.is_multiprocess():
+            # Otherwise each process would compile slices of its own of every replicated array.
+            handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+            ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
         self._manager = ocp.CheckpointManager(folder, options=options)
 
     def __enter__(self) -> "Checkpoints":

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from gsto_jax.evaluation.eval_set import EvalResult, EvalSet
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import Checkpoints, Record
 from gsto_jax.runs.early_stopping import early_stop_reason
+from gsto_jax.runs.goodput import RunTimer
 from gsto_jax.runs.initialization import (
     frozen_random_note,
     load_initial_weights,
@@ -65,6 +66,7 @@ class Experiment:
       metric_writer: a `modes.trackers.Trackers`, or a writer of `clu.metric_writers`; None to write
         metrics to the folder only.
       workload: work of a step, from which throughput is logged; None to log step times only.
+      timer: measures where the time of the process goes.
     """
 
     task: Task
@@ -76,6 +78,7 @@ class Experiment:
     log: Callable[[Any], None]
     metric_writer: Any = None
     workload: Workload | None = None
+    timer: RunTimer = field(default_factory=RunTimer)
 
     def start_or_resume(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
         """Returns the initial train state and data iterator state (None for the first batch).
@@ -165,16 +168,19 @@ class Experiment:
         """
         run, task = self.task.config.run, self.task
         step = int(state.step)
+        self.timer.begin_training(step)
         evaluation_due = run.eval_every and 0 < step < task.steps and step % run.eval_every == 0
         with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
 
             def save(state: TrainState) -> None:
-                self.workdir.prepare_save()
-                checkpoints.save(state, self._record(batches.get_state()))
+                with self.timer.measure("checkpoint"):
+                    self.workdir.prepare_save()
+                    checkpoints.save(state, self._record(batches.get_state()))
 
             def evaluate(state: TrainState) -> bool:
-                checkpoints.wait()  # so that the process may be killed during the evaluation
-                self.evaluate(state, batches.get_state(), should_stop)
+                with self.timer.measure("evaluation"):
+                    checkpoints.wait()  # so that the process may be killed during the evaluation
+                    self.evaluate(state, batches.get_state(), should_stop)
                 return bool(self.early_stop_reason(int(state.step)))
 
             if evaluation_due and not self._was_evaluated(step):
@@ -213,7 +219,7 @@ class Experiment:
             )
             try:
                 with watchdog, profiler, training as advance:
-                    return fit(task, state, batches, self.mesh, hooks)
+                    state = fit(task, state, batches, self.mesh, hooks)
             except TrainingError as error:
                 with contextlib.suppress(TrainingError):  # report the first error only
                     checkpoints.wait()
@@ -221,6 +227,9 @@ class Experiment:
             finally:
                 if self.metric_writer is not None:
                     self.metric_writer.flush()
+            with self.timer.measure("checkpoint"):
+                checkpoints.wait()
+            return state
 
     def evaluate(
         self,
@@ -310,9 +319,11 @@ class Experiment:
             "step_seconds/host": step_time.host,
         }
         values = {k: float(v) for k, v in (report.metrics | speed | throughput).items()}
-        self.workdir.write_training(report.step, values)
+        self.timer.add_steps(report)
+        goodput = self.timer.spent().scalars()
+        self.workdir.write_training(report.step, values | self.timer.record())
         if self.metric_writer is not None:
-            self.metric_writer.write_scalars(report.step, values)
+            self.metric_writer.write_scalars(report.step, values | goodput)
 
     def _check_config(self, record: Record) -> None:
         path = self.workdir.path

@@ -5,6 +5,7 @@ init_from.json       pretrained weights, if any: path, SHA-256, coverage
 starts.jsonl         one line per start: command, versions, devices, git revision, first step
 training.jsonl       one line per log line: step, losses, learning rate, step time, throughput
                      (docs/observability.md)
+ends.jsonl           one line per start that was not killed: last step, exit status
 evaluations.jsonl    one line per evaluation: step and scores
 checkpoints/STEP/    latest checkpoints
 best/STEP/           best checkpoint
@@ -157,8 +158,21 @@ class Workdir:
         if self._writes:
             write_text(self.path / name, to_json(config, indent=2) + "\n")
 
-    def write_start(self, command: Sequence[str], step: int, revision: str | None) -> None:
-        """Logs a start of the run: command, first step, code, versions and devices."""
+    def write_start(
+        self,
+        command: Sequence[str],
+        step: int,
+        revision: str | None,
+        setup_seconds: float | None = None,
+    ) -> None:
+        """Logs a start of the run: command, first step, code, versions and devices.
+
+        Args:
+          command: command line.
+          step: number of completed steps.
+          revision: commit of the code.
+          setup_seconds: age of the process.
+        """
         devices = jax.devices()
         self._append(
             "starts.jsonl",
@@ -166,6 +180,7 @@ class Workdir:
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "command": list(command),
                 "step": step,
+                "setup_seconds": setup_seconds,
                 "revision": revision,
                 "versions": {"python": platform.python_version(), **package_versions()},
                 "devices": f"{len(devices)} x {devices[0].device_kind}",
@@ -179,13 +194,26 @@ class Workdir:
         """Reads the starts of the run, oldest first."""
         return self._read_lines("starts.jsonl")
 
-    def write_training(self, step: int, metrics: Mapping[str, float]) -> None:
+    def write_end(self, step: int, status: int, record: Record) -> None:
+        """Logs the end of a start that was not killed: completed steps, exit status and times."""
+        self._append("ends.jsonl", {"step": step, "status": status} | record)
+        self._flush()
+
+    def read_ends(self) -> list[Record]:
+        """Reads the ends of starts, oldest first."""
+        return self._read_lines("ends.jsonl")
+
+    def write_training(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the metrics of a train step."""
         self._append("training.jsonl", {"step": step} | dict(metrics))
 
+    def read_training_lines(self) -> list[Record]:
+        """Reads training metrics, oldest first; those of lost and repeated steps too."""
+        return self._read_lines("training.jsonl")
+
     def read_training(self) -> list[Record]:
         """Reads training metrics by ascending step; of a repeated step only the last line."""
-        lines = self._read_lines("training.jsonl")
+        lines = self.read_training_lines()
         by_step = {line["step"]: line for line in lines if isinstance(line.get("step"), int)}
         return [by_step[step] for step in sorted(by_step)]
 

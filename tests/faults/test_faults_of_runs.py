@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from data_pipelines.pipeline import TrainBatches
+from gsto_jax.devices import maintenance
 from gsto_jax.errors import TrainingError
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir
+from modes.interrupt import Interrupt
 from tests.faults.disks import files_no_larger_than, fill
 from tests.faults.small_runs import STEPS
+from tests.machine_metadata import serve
 
 # Orbax's threads end as complaints of Python about what nobody waited for.
 threads_complain = pytest.mark.filterwarnings(
@@ -136,6 +139,34 @@ def test_status_is_0_only_if_nothing_is_left_to_do(tmp_path, train, monkeypatch)
     assert train(tmp_path, log_every=1, stop_at=2) == 0
     assert train(tmp_path) == 42, "not evaluated yet"
     assert train(tmp_path) == 0
+
+
+def test_a_maintenance_event(tmp_path, train, same, monkeypatch, capsys):
+    """The metadata server announces it during a step."""
+    log_step, values = Experiment._log_step, {"maintenance-event": "NONE", "preempted": "FALSE"}
+
+    def log_and_announce(self, report):
+        log_step(self, report)
+        if report.step == 4:
+            values["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
+            while not stopped:
+                time.sleep(0.001)
+
+    stopped, trigger = [], Interrupt.trigger
+    monkeypatch.setattr(
+        Interrupt, "trigger", lambda self, why: (trigger(self, why), stopped.append(why))
+    )
+    monkeypatch.setattr(maintenance, "PERIOD", 0.01)
+    monkeypatch.delenv("NO_GCE_CHECK", raising=False)
+    with monkeypatch.context() as patch, serve(values) as address:
+        patch.setenv("GCE_METADATA_HOST", address)
+        patch.setattr(Experiment, "_log_step", log_and_announce)
+        assert train(tmp_path, log_every=1) == 42
+    output = capsys.readouterr()
+    assert "stopped by maintenance event TERMINATE_ON_HOST_MAINTENANCE" in output.out
+    assert re.search(r"from step [4-7]\b", output.out), "steps that were dispatched already count"
+    assert train(tmp_path) == 0
+    same(tmp_path)
 
 
 def test_a_profile_asked_for_where_there_are_no_steps(tmp_path, train, same, monkeypatch):

@@ -134,8 +134,47 @@ def test_a_run_without_evaluation_or_training(tmp_path):
     assert "This run has no evaluation yet." in page.text
     assert "training.jsonl is missing" in page.text
     assert "No starts are recorded." in page.text
+    assert "No step of this run was logged: it never got" in page.text
+    assert "time" not in page.tables
+    for _ in range(2):
+        run.write_start(["main.py"], 7, None, 30.0)
+    page = Page(write_report(tmp_path / "run"))
+    assert re.search("No step of this run was logged: it was started 2 times.*step 7", page.text)
+    assert ["set-up and compilation", "0:01:00", "100.0"] in page.tables["time"]
     run.write_config({})
     assert "This run has no evaluation yet." in Page(write_report(tmp_path / "run")).text
+
+
+def test_time_of_all_starts(runs, tmp_path):
+    run = copy(runs[0], tmp_path)
+    starts = [
+        {"time": f"2026-11-29T10:0{n}:10+0000", "setup_seconds": 10, "step": 2 * n, "devices": ""}
+        for n in range(2)
+    ]
+    seconds = {"elapsed": 40, "setup": 10, "steps": 15, "input": 5}
+    times = ("2026-11-29T10:00:40+0000", "2026-11-29T10:01:40+0000")
+    lines = [
+        {"start": n, "step": 2 * n, "loss": 1.0, "time": time, "seconds": seconds}
+        for n, time in enumerate(times, 1)
+    ]
+    for name, records in (("starts", starts), ("training", lines)):
+        (run / f"{name}.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in records))
+    page = Page(write_report(run))
+    assert [line[1:] for line in page.tables["time"][1:]] == [
+        ["0:00:30", "30.0"],
+        ["0:00:10", "10.0"],
+        ["0:00:20", "20.0"],
+        ["0:00:00", "0.0"],
+        ["0:00:00", "0.0"],
+        ["0:00:00", "0.0"],
+        ["0:00:20", "20.0"],
+        ["0:00:20", "20.0"],
+    ]
+    assert "Goodput, the share of training steps, is 30.0 %" in page.text
+    (run / "starts.jsonl").write_text(
+        "".join(f"{json.dumps(x)}\n" for x in [starts[0], starts[1] | {"time": "1970-01-01"}])
+    )
+    assert "1 of the times between the starts count as none" in Page(write_report(run)).text
 
 
 def test_incomplete_evaluations(runs, tmp_path):

@@ -1,0 +1,102 @@
+"""Maintenance events and preemptions, announced by a metadata server on loopback."""
+
+import time
+
+import pytest
+
+from gsto_jax.devices import maintenance
+from gsto_jax.devices.maintenance import MaintenanceWatch
+from tests.machine_metadata import serve
+
+STARTED = {"maintenance-event": "NONE", "preempted": "FALSE"}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Returns the values that a metadata server answers with, and counts its requests."""
+    monkeypatch.setattr(maintenance, "PERIOD", 0.02)
+    monkeypatch.delenv("NO_GCE_CHECK", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
+    values = dict(STARTED, requests=0)
+    with serve(values) as address:
+        monkeypatch.setenv("GCE_METADATA_HOST", address)
+        yield values
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert condition()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", "TERMINATE_ON_HOST_MAINTENANCE"),
+        ("preempted", "TRUE", "preemption"),
+    ],
+)
+def test_event_is_reported_once(server, key, value, word):
+    events, lines = [], []
+    with MaintenanceWatch(events.append, lines.append) as watch:
+        wait_for(lambda: server["requests"] >= 4)
+        assert not events
+        server[key] = value
+        wait_for(lambda: not watch.is_alive())
+    assert len(events) == 1 and word in events[0] and not lines
+
+
+def test_other_values_are_no_event(server):
+    """A machine that is migrated goes on."""
+    events, lines = [], []
+    with MaintenanceWatch(events.append, lines.append):
+        server["maintenance-event"] = "MIGRATE_ON_HOST_MAINTENANCE"
+        wait_for(lambda: server["requests"] >= 8)
+    assert not events and not lines
+
+
+def test_event_that_is_pending_at_the_start_is_logged(server):
+    """Otherwise a restarted run would stop again until the host is gone."""
+    server["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
+    events, lines = [], []
+    with MaintenanceWatch(events.append, lines.append):
+        wait_for(lambda: server["requests"] >= 6)
+        assert not events and len(lines) == 1
+        server["preempted"] = "TRUE"
+        wait_for(lambda: events)
+
+
+def test_server_without_the_keys_is_asked_once(server):
+    """The metadata server of a GKE node."""
+    for key in STARTED:
+        del server[key]
+    with MaintenanceWatch(pytest.fail, pytest.fail) as watch:
+        wait_for(lambda: server["requests"] and not watch.is_alive())
+    assert server["requests"] == 2
+
+
+def test_server_that_does_not_answer_delays_nothing(monkeypatch):
+    monkeypatch.delenv("NO_GCE_CHECK", raising=False)
+    monkeypatch.setenv("GCE_METADATA_IP", "127.0.0.1:9")
+    start_time = time.monotonic()
+    with MaintenanceWatch(pytest.fail, pytest.fail):
+        pass
+    assert time.monotonic() - start_time < 1
+
+
+def test_other_machines_start_no_thread(monkeypatch, tmp_path):
+    for name in ("GCE_METADATA_HOST", "GCE_METADATA_IP", "NO_GCE_CHECK"):
+        monkeypatch.delenv(name, raising=False)
+    for text, expected in (("Google Compute Engine\n", True), ("Z9", False)):
+        path = tmp_path / "product_name"
+        path.write_text(text)
+        monkeypatch.setattr(maintenance, "_PRODUCT_NAME", path)
+        assert maintenance.is_compute_engine() is expected
+    monkeypatch.setattr(maintenance, "_PRODUCT_NAME", tmp_path / "absent")
+    assert not maintenance.is_compute_engine()
+    with MaintenanceWatch(pytest.fail, pytest.fail) as watch:
+        assert not watch.is_alive()
+    monkeypatch.setenv("GCE_METADATA_HOST", "10.0.0.1")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    assert not maintenance.is_compute_engine()
