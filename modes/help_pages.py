@@ -28,6 +28,15 @@ _MAIN_FLAGS = _CONFIG_FLAGS | {
     "help_config": "WORD: lists the config options with this word in name or meaning, or all",
 }
 """The flags on the first page."""
+_STATUSES = {
+    "0": "done",
+    "1": "failure",
+    "2": "error in the command, the config or the data",
+    "42": "train, sweep: ended early by SIGTERM, a maintenance event or the loss of a host; the "
+    "same command resumes (config.run.preemption_status, docs/distributed.md)",
+    "130, 143": "ended by Ctrl-C; by SIGTERM in other modes",
+}
+"""Exit statuses."""
 
 
 def requested_page(argv: Sequence[str]) -> str | None:
@@ -46,6 +55,7 @@ def main_page() -> str:
     modes = "\n".join(_entry(name, mode.summary) for name, mode in MODES.items())
     flags = "\n".join(_entry(f"--{name}", text) for name, text in _MAIN_FLAGS.items())
     examples = "\n".join(f"  {_example(name)}" for name in ("train", "predict", "export"))
+    statuses = "\n".join(_entry(status, meaning) for status, meaning in _STATUSES.items())
     return f"""\
 Trains, evaluates and uses GSTO-HRNet for pixel labeling.
 
@@ -59,6 +69,9 @@ flags
 
 examples
 {examples}
+
+exit status
+{statuses}
 
 more
   python main.py --mode=MODE --help      one mode: all its flags, and an example
