@@ -53,8 +53,8 @@ def cache_folder(folder: str, workdir: Path | None, *, shared: bool) -> Path:
     """Returns the folder of the cache.
 
     Of several processes JAX lets only process 0 write, so all must read one folder. The workdir's
-    parent serves all runs in it. The workdir itself would be no place: a cache holds programs that
-    are executed, and a run may come from elsewhere.
+    parent serves all runs in it. The workdir itself is used only if it is a whole bucket: a cache
+    holds programs that are executed, and a run may come from elsewhere.
 
     Args:
       folder: value of `run.compilation_cache` that is not empty.
@@ -64,5 +64,6 @@ def cache_folder(folder: str, workdir: Path | None, *, shared: bool) -> Path:
     if folder != AUTO:
         return to_path(folder, "config.run.compilation_cache")
     if shared and workdir is not None:
-        return workdir.parent / _SHARED_NAME
+        is_bucket = str(workdir.parent).endswith("://")
+        return (workdir if is_bucket else workdir.parent) / _SHARED_NAME
     return to_path(_HOME_FOLDER, "config.run.compilation_cache")

@@ -91,3 +91,8 @@ def test_second_start_compiles_nothing_on_any_host(tmp_path):
 def test_folder(folder, shared, expected):
     workdir = to_path("gs://bucket/runs/a", "--workdir")
     assert str(cache_folder(folder, workdir, shared=shared)) == expected
+
+
+def test_folder_of_a_run_that_is_a_bucket():
+    bucket = to_path("gs://bucket", "--workdir")
+    assert str(cache_folder("auto", bucket, shared=True)) == "gs://bucket/xla_cache"
