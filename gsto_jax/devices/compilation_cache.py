@@ -1,7 +1,9 @@
 """Persistent cache of compiled programs."""
 
 import os
+import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -41,12 +43,28 @@ def _share_keys_on_cpus() -> None:
     """Makes a program's key the same in all processes.
 
     On CPUs, JAX's key describes the devices of the own process too, so that no process would find
-    the programs of process 0. This replaces it by what JAX uses where that description is missing.
+    the programs of process 0. It is replaced by their kinds, as JAX does without a description, and
+    by the instructions that the CPU has.
     """
-    if jax.default_backend() == "cpu":
-        from jax._src import cache_key
+    if jax.default_backend() != "cpu":
+        return
+    from jax._src import cache_key
 
-        cache_key._hash_accelerator_config = cache_key._hash_devices
+    def hash_cpu(hash_object: Any, devices: Any) -> None:
+        cache_key._hash_devices(hash_object, devices)
+        hash_object.update(_cpu_features().encode())
+
+    cache_key._hash_accelerator_config = hash_cpu
+
+
+def _cpu_features() -> str:
+    """Returns the line of /proc/cpuinfo with the instructions of the CPU; its name elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = (line for line in lines if line.startswith(("flags", "Features")))
+    return next(features, platform.processor())
 
 
 def cache_folder(folder: str, workdir: Path | None, *, shared: bool) -> Path:
