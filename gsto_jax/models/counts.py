@@ -89,7 +89,8 @@ def layer_calls(model: nn.Module, size: Size) -> tuple[LayerCall, ...]:
 
     image = abstract_image(model, size)
     with nn.intercept_methods(intercept):
-        jax.eval_shape(model.init, jax.random.key(0), image)
+        # A key outside of the function would be computed on a device, by a compiled program.
+        jax.eval_shape(lambda image: model.init(jax.random.key(0), image), image)
     return tuple(calls)
 
 
