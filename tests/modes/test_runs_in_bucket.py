@@ -56,7 +56,7 @@ def test_checkpoints(bucket, tmp_path):
 CACHE = """
 import sys
 import jax, jax.numpy as jnp
-from gsto_jax.devices.mesh import use_compilation_cache
+from gsto_jax.devices.compilation_cache import use_compilation_cache
 use_compilation_cache(sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hits = []
