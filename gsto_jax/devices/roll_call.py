@@ -223,10 +223,10 @@ class _Client:
                 raise UserError(server.error)  # before this process could connect
             try:
                 with socket.create_connection(self._config.address, timeout=5) as connection:
+                    reason = "another run uses its port, or all its processes have joined"
                     connection.sendall(json.dumps(self._hello).encode() + b"\n")
                     if self._listen(connection, deadline):
                         return
-                    reason = "another run uses its port, or all its processes have joined"
             except OSError as error:
                 reason = str(error)
             time.sleep(_POLL_SECONDS)

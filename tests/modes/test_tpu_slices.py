@@ -76,7 +76,7 @@ def gke(port, **variables):
 
 
 @contextlib.contextmanager
-def two_slices_on_gke(ids=(0, 1)):
+def slices_on_gke(ids=(0, 1), count=2):
     port = free_port()
     yield [
         gke(
@@ -84,7 +84,7 @@ def two_slices_on_gke(ids=(0, 1)):
             TPU_WORKER_HOSTNAMES="localhost",
             TPU_WORKER_ID=0,
             MEGASCALE_COORDINATOR_ADDRESS="localhost",
-            MEGASCALE_NUM_SLICES=2,
+            MEGASCALE_NUM_SLICES=count,
             MEGASCALE_SLICE_ID=slice_id,
         )
         for slice_id in ids
@@ -99,7 +99,7 @@ def one_slice_on_compute_engine():
         yield [{"GCE_METADATA_IP": address, "JAX_COORDINATOR_PORT": port} for address, _ in servers]
 
 
-WAYS = [one_slice_on_gke, two_slices_on_gke, one_slice_on_compute_engine]
+WAYS = [one_slice_on_gke, slices_on_gke, one_slice_on_compute_engine]
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +168,13 @@ def test_metadata_server_that_does_not_answer(tmp_path):
 
 
 def test_slice_that_was_started_twice(tmp_path):
-    """Both slices have the index 0, so the second host cannot join."""
-    with two_slices_on_gke(ids=(1, 1, 0)) as environments:
-        ends = run(environments, f"--workdir={tmp_path}", "--join_timeout=30")
-    messages = {error_of(end).partition("error: ")[2] for end in ends}
-    assert len(messages) == 1
-    assert "two processes have the index 1" in messages.pop()
+    with slices_on_gke(ids=(1, 1, 0), count=3) as environments:
+        ends = run(environments, *TRAIN, f"--workdir={tmp_path}", "--join_timeout=60")
+    messages = {error_of(end) for end in ends}
+    assert len(messages) == 1 and "two processes have the index 1" in messages.pop()
 
 
 def test_slice_that_is_missing(tmp_path):
-    with two_slices_on_gke(ids=(0,)) as environments:
+    with slices_on_gke(ids=(0,)) as environments:
         (end,) = run(environments, f"--workdir={tmp_path}", "--join_timeout=3")
     assert "process 1 (worker 0 of slice 1) did not join" in error_of(end, status=42)
