@@ -15,16 +15,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.faults import small_network
 from gsto_jax.devices import process_watch, processes
 from gsto_jax.devices.mesh import make_mesh, replicated_sharding
 from gsto_jax.devices.process_config import ProcessConfig
 from gsto_jax.errors import UserError
-from gsto_jax.training import task as task_module
-from gsto_jax.training.loop import Hooks, fit
-from gsto_jax.training.task import initial_state
 from modes.interrupt import Interrupt
-from tests.gsto_jax.small_task import batches, make_task
 
 STEPS = 400
 
@@ -60,27 +55,6 @@ def stopping(index):
         stop = processes.SynchronizedStop(lambda: interrupt.received)
         steps(stop, at)
         print(stop.received, flush=True)
-
-
-def training(index):
-    """Trains ahead of the device, with checkpoints by time; the late process gets SIGTERM."""
-    config = {"steps_ahead": 4, "checkpoint_minutes": 0.2 / 60, "checkpoint_every": 10**6}
-    task_module.build_network = small_network()
-    task, mesh, saved = make_task(10**6, {"run": config}), make_mesh(), []
-
-    def late_batches():
-        for number, batch in enumerate(batches(count=2, side=32)):
-            if index == 1 and number % 7 == 3:
-                time.sleep(0.02)
-            if index == 1 and number == 200:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    with Interrupt() as interrupt:
-        stop = processes.SynchronizedStop(lambda: interrupt.received)
-        hooks = Hooks(save=lambda state: saved.append(int(state.step)), should_stop=stop)
-        state = fit(task, initial_state(task, mesh), late_batches(), mesh, hooks)
-    print("saved", len(saved), *saved, int(state.step), flush=True)
 
 
 def ending(index):

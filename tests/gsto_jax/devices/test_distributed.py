@@ -176,18 +176,6 @@ def test_signal_stops_all_processes_at_one_step():
 
 
 @pytest.mark.slow
-def test_processes_ahead_of_the_device_save_and_stop_at_the_same_steps():
-    """Checkpoints by the clock of process 0, and a signal to process 1."""
-    ends = play("training", 2)
-    assert [code for code, _, _ in ends] == [0, 0], ends
-    first, second = (out.splitlines()[-1] for _, out, _ in ends)
-    assert first == second
-    _, count, *saved, last = first.split()
-    assert int(count) == len(saved) > 1 and saved[-1] == last
-    assert 200 < int(last) < 10**5
-
-
-@pytest.mark.slow
 def test_end_during_compilation():
     for index, (code, _, errors) in enumerate(play("ending", 3)):
         assert code == 42, errors
