@@ -114,6 +114,7 @@ def set_batch(config: ConfigDict, batch_size: int) -> None:
     config.name += f"-batch{batch_size}"
     if config.train.steps:
         config.train.steps = max(1, round(config.train.steps / ratio))
+    config.train.recipe_batch_size = config.train.recipe_batch_size or config.train.batch_size
     config.train.batch_size = batch_size
     config.optim.learning_rate *= ratio
     # The one-cycle schedule warms up by itself.

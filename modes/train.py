@@ -26,7 +26,6 @@ from gsto_jax.devices import processes
 from gsto_jax.devices.compilation_cache import use_compilation_cache
 from gsto_jax.devices.maintenance import MaintenanceWatch
 from gsto_jax.devices.mesh import check_batch_size, make_mesh
-from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, round_up
 from gsto_jax.plan.plan_file import planned_seconds
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir, git_revision
@@ -34,14 +33,11 @@ from gsto_jax.storage import to_path
 from gsto_jax.training import profiling
 from gsto_jax.training.task import Task
 from gsto_jax.training.throughput import Workload
-from gsto_jax.types import Size
 from modes import run_setup
 from modes.interrupt import EXITS, Interrupt, kill_children
+from modes.recipe_warnings import batch_size_warnings, crop_warning, random_weights_note
 from modes.terminal_output import Log
 from modes.trackers import check_trackers, open_trackers
-
-IMAGENET_DATASETS = ("cityscapes", "lip", "pascal_context", "coco_keypoints")
-"""Prepared datasets whose published scores start from ImageNet weights."""
 
 
 def run(args: Any) -> int:
@@ -108,6 +104,7 @@ def run(args: Any) -> int:
             timer.read_earlier(workdir)
         examples = f"{len(source)} {'persons' if data.keypoints else 'images'}"
         _log_start(task, data, examples, mesh, log)
+        run_setup.log_warnings(batch_size_warnings(config.train, len(source)), log)
         run_setup.log_compilation(eval_set, log)
         log(f"workdir     {workdir.path}")
         workload = Workload.from_task(task, mesh, data.crop, planned)
@@ -213,30 +210,3 @@ def profiling_signal_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(profiling.SIGNAL, handler)
-
-
-def crop_warning(config: Config, crop: Size) -> str | None:
-    """Returns a warning if the network's strides do not divide the training crop.
-
-    Published recipes, which set `eval.pad_to=published`, keep their crops (LIP: 473x473).
-    """
-    stride = 8 if config.model.is_context_net else SIZE_DIVISOR
-    larger = round_up(crop, stride)
-    if config.task != "segmentation" or config.eval.pad_to == PUBLISHED or crop == larger:
-        return None
-    return (
-        f"warning: config.data.crop={crop[0]}x{crop[1]} is not divisible by {stride}: feature maps "
-        f"are misaligned, unlike in evaluation; use {larger[0]}x{larger[1]}"
-    )
-
-
-def random_weights_note(config: Config, dataset: str) -> str | None:
-    """Returns a note if the published scores start from ImageNet weights and this run does not."""
-    # `he` means training from scratch, except for ResNets, which have no other initializer.
-    from_scratch = config.model.init == "he" and not config.model.is_context_net
-    if dataset not in IMAGENET_DATASETS or config.init_from or from_scratch:
-        return None
-    return (
-        "note: training starts from random weights; the published scores start from ImageNet "
-        "weights: pass a weight file as --config.init_from (docs/weights.md)"
-    )

@@ -191,6 +191,13 @@ class TrainConfig(Section, prefix="train", role=OPTIMIZER):
     """Batch size and length of the run."""
 
     batch_size: int = option(12, "Global batch size over all devices and hosts, in images", ge=1)
+    recipe_batch_size: int = option(
+        0,
+        "Batch size that the learning rate was tuned for, which the argument batch=N keeps for "
+        "warnings; 0: unknown (docs/large-batches.md)",
+        role=RUNTIME,
+        ge=0,
+    )
     grad_accum_steps: int = option(
         1,
         "Microbatches per step, whose gradients are accumulated; BN statistics, OHEM thresholds, "

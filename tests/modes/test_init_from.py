@@ -16,7 +16,7 @@ from gsto_jax.runs.initialization import read_variables
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import initial_state
 from gsto_jax.weights import read_state_dict
-from modes.train import random_weights_note
+from modes.recipe_warnings import random_weights_note
 from tests.gsto_jax.saved_states import MESH
 from tests.program import run, run_short
 

@@ -34,7 +34,7 @@ from gsto_jax.segmentation.compiled_shapes import compilation_note, compiled_sha
 from gsto_jax.segmentation.inference import score_batch
 from gsto_jax.segmentation.protocol import EvalProtocol, protocol_from_config
 from gsto_jax.segmentation.task import normalize_padded, score_step
-from modes.train import crop_warning
+from modes.recipe_warnings import crop_warning
 from tests.gsto_jax.protocol_scores import image_batch, scores_of
 from tests.gsto_jax.small_network import convolution, image_of, make_predictor
 from tests.gsto_jax.small_task import MEAN, STD, values
