@@ -22,6 +22,7 @@ NOT_RUN = {
     r"^(pip|make|source|\.venv/bin/pre-commit)\b": "installs; CI runs it",
     r"^\.venv/bin/python -m pytest": "runs tests",
     r"^(gcloud|srun|git archive|export TPU)": "needs a cloud or a cluster",
+    r"^(JAX_PLATFORMS|TPU_PROCESS_BOUNDS)=": "needs a TPU slice",
     r"^(for|'?done)\b": "loops over commands that are listed",
     r"^tensorboard|^tail -f|^python examples/serve": "runs until it is stopped",
     r"^kill -USR1": "signals a run in progress; tests/gsto_jax/training has it",
