@@ -7,7 +7,8 @@ the Cityscapes recipe on images made of CamVid's (see input_pipeline.py), stored
 tiles: crops, scales and batches are those of `configs/camvid_w18s.py` and
 `configs/cityscapes_w18s.py`. The numbers of workers are measured in turn, in several rounds, so
 that other programs on the machine disturb all alike; the CPU time of an image hardly depends on
-them. Writes a CSV next to this script. `--mode=bench_input` measures other configs.
+them. Writes a CSV next to this script and prints it as the table of docs/data.md; `--table` only
+prints it. `--mode=bench_input` measures other configs.
 """
 
 import csv
@@ -33,6 +34,7 @@ from data_pipelines.builders import BUILDERS, prepare
 WORKERS = flags.DEFINE_list("workers", ["0", "1", "2", "3"], "numbers of worker processes")
 SECONDS = flags.DEFINE_integer("seconds", 10, "duration of each measurement")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "number of rounds")
+TABLE = flags.DEFINE_bool("table", False, "print the table of the CSV and measure nothing")
 HEADER = (
     *("input", "workers", "images_per_second", "lowest", "highest"),
     *("cpu_milliseconds_per_image", "load_average"),
@@ -59,8 +61,35 @@ def settings(camvid: Path, folder: Path) -> dict[str, tuple[DataConfig, int]]:
     return configs
 
 
+def print_table(path: Path) -> None:
+    """Prints a CSV as a Markdown table: images per second and CPU milliseconds of an image."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    counts = list(dict.fromkeys(row["workers"] for row in rows))
+    names = [{"0": "2 threads", "1": "1 worker"}.get(x, f"{x} workers") for x in counts]
+    print(f"| images/s (CPU ms per image) | {' | '.join(names)} |")
+    print(f"|---|{'---|' * len(counts)}")
+    for name in dict.fromkeys(row["input"] for row in rows):
+        cells = [
+            f"{row['images_per_second']} ({row['cpu_milliseconds_per_image']})"
+            for row in rows
+            if row["input"] == name
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
 def main(_: list[str]) -> None:
     """Measures, prints and writes the rows."""
+    stem = f"input_scaling_{platform.machine()}_{usable_cpus()}cores"
+    stem += f"_grain{grain.__version__}_opencv{cv2.__version__}"
+    path = Path(__file__).parent / f"{stem}.csv"
+    if not TABLE.value:
+        measure(path)
+    print_table(path)
+
+
+def measure(path: Path) -> None:
+    """Measures, and writes the rows."""
     logging.set_verbosity(logging.WARNING)
     counts = [int(count) for count in WORKERS.value]
     speeds: dict[tuple[str, int], list[Throughput]] = defaultdict(list)
@@ -76,9 +105,7 @@ def main(_: list[str]) -> None:
                     )
                     speeds[name, workers].append(speed)
                     print(f"{name}, {workers} workers: {speed}", flush=True)
-    stem = f"input_scaling_{platform.machine()}_{usable_cpus()}cores"
-    stem += f"_grain{grain.__version__}_opencv{cv2.__version__}"
-    with (Path(__file__).parent / f"{stem}.csv").open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         for (name, workers), measured in speeds.items():

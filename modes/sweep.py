@@ -236,7 +236,7 @@ def read_rows(text: str | None, file: str, classes: Sequence[str] = ()) -> list[
     Raises:
       UserError: there are no rows, two have the same name, or one is invalid.
     """
-    items = [item for item in _split_outside_parentheses(text or "") if item]
+    items = [item for item in _split_outside_parentheses(text or "", ",") if item]
     if not items:
         raise UserError("--mode=sweep needs --rows, such as --rows=as-is,baseline")
     overrides = command_line.overrides()
@@ -252,12 +252,13 @@ def read_rows(text: str | None, file: str, classes: Sequence[str] = ()) -> list[
     return [_parse_row(item, file, overrides, classes) for item in items]
 
 
-def _split_outside_parentheses(text: str) -> list[str]:
-    """Returns the parts between the commas that are not inside parentheses."""
+def _split_outside_parentheses(text: str, separator: str) -> list[str]:
+    """Returns the parts between separators outside parentheses and exponents, such as 1e+2."""
+    exponent_signs = {match.start() for match in re.finditer(r"(?<=[\d.][eE])\+(?=\d)", text)}
     parts, depth = [""], 0
-    for character in text:
+    for position, character in enumerate(text):
         depth += (character == "(") - (character == ")")
-        if character == "," and not depth:
+        if character == separator and not depth and position not in exponent_signs:
             parts.append("")
         else:
             parts[-1] += character
@@ -267,7 +268,7 @@ def _split_outside_parentheses(text: str) -> list[str]:
 def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence[str]) -> SweepRow:
     arguments, row_overrides = [], []
     options = base.options()
-    for item in text.split("+"):
+    for item in _split_outside_parentheses(text, "+"):
         name, equals, _ = item.partition("=")
         if name == "seed":
             raise UserError(f"--rows: {text} sets the seed: use --seeds")

@@ -71,6 +71,17 @@ def test_options_of_rows_may_hold_nested_tuples(command_line):
     assert rows[2].name == "loss.terms=ce_1.0_dice_0.5"
 
 
+def test_options_of_rows_may_hold_exponents(command_line):
+    """A plus joins options, unless it is the sign of an exponent."""
+    terms = "loss.terms=(('ce',1e+2),('dice',5.E+0))"
+    text = f"as-is,{terms}+optim.momentum=0.8,optim.clip_norm=1e+2+optim.momentum=0.7+t1-gfm"
+    rows = read_rows(text, CONFIG)
+    assert rows[1].config["loss"]["terms"] == [["ce", 100.0], ["dice", 5.0]]
+    assert [row.config["optim"]["momentum"] for row in rows] == [0.9, 0.8, 0.7]
+    assert [row.config["optim"]["clip_norm"] for row in rows] == [0.0, 0.0, 100.0]
+    assert rows[2].arguments[0] == f"--config={CONFIG},t1-gfm"
+
+
 @pytest.mark.parametrize(
     ("rows", "overrides", "message"),
     [

@@ -1,0 +1,46 @@
+"""Worker processes of a run."""
+
+from dataclasses import replace
+
+import jax
+import pytest
+
+from configs import camvid_w18s
+from configs.loading import plain_values
+from data_pipelines import DataConfig
+from gsto_jax.devices import processes
+from modes import run_setup
+
+
+@pytest.fixture
+def data():
+    values = plain_values(camvid_w18s.get_config())["data"]
+    return DataConfig(**values | {"root": "x", "crop": (10, 20)})
+
+
+@pytest.mark.parametrize(
+    ("platform", "value", "hosts", "workers", "batch_size"),
+    [
+        ("tpu", "auto", 1, 5, 13),
+        ("gpu", "auto", 4, 5, 4),
+        ("cpu", "auto", 1, 0, 0),
+        ("tpu", 3, 1, 3, 0),
+        ("tpu", 0, 1, 0, 0),
+        ("cpu", 3, 1, 3, 0),
+    ],
+)
+def test_workers_are_chosen_for_accelerators(
+    data, monkeypatch, platform, value, hosts, workers, batch_size
+):
+    calls = []
+
+    def auto_workers(config, batch_bytes, sharing):
+        calls.append((batch_bytes, sharing))
+        return 5
+
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    monkeypatch.setattr(processes, "count_equal", lambda text: 2)
+    monkeypatch.setattr(run_setup, "auto_workers", auto_workers)
+    assert run_setup.choose_workers(replace(data, workers=value), 13).workers == workers
+    assert calls == ([(4 * 10 * 20 * batch_size, 2)] if batch_size else [])
