@@ -1,6 +1,6 @@
 """Builds batches from a source: shuffling, augmentation, splitting over hosts, padding."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -274,7 +274,7 @@ class EvalBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """Yields dicts.
 
         Of images: image uint8 `b h w c`, 0 outside the image; label uint8 `b h w`, ignored outside;

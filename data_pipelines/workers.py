@@ -67,7 +67,8 @@ def _cgroup_quotas(root: Path) -> Iterator[float]:
 def _read_quota(folder: Path, is_version_1: bool) -> tuple[str, str]:
     """Returns quota and period as written in the files of a cgroup."""
     if is_version_1:
-        return tuple((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        quota, period = ((folder / f"cpu.cfs_{x}_us").read_text() for x in ("quota", "period"))
+        return quota, period
     quota, period = (folder / "cpu.max").read_text().split()
     return quota, period
 
