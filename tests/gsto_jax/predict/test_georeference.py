@@ -14,7 +14,7 @@ from gsto_jax.predict.georeference import is_geotiff, read_georeference
 from gsto_jax.predict.outputs import MEASURES
 from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS
 from tests.faults.disks import files_no_larger_than
-from tests.gsto_jax.small_network import image_of, make_predictor
+from tests.gsto_jax.small_network import PointwiseTask, image_of, make_predictor
 
 SIZE = (70, 90)
 
@@ -46,7 +46,8 @@ def test_predictions_keep_the_georeference(tmp_path, in_tiles):
     rasterio = pytest.importorskip("rasterio")
     path = tmp_path / "photo.tif"
     geotiff(path, image_of(SIZE))
-    predictor = make_predictor(options={"unsure_below": 0.4} | ({"tile": 64} if in_tiles else {}))
+    options = {"unsure_below": 0.4} | ({"tile": 64} if in_tiles else {})
+    predictor = make_predictor(task_kind=PointwiseTask, options=options)
     outputs = ["overlay", "color", "ids", *MEASURES]
     writer = PredictionWriter(tmp_path / "out", outputs, SEGMENTATION_OUTPUTS)
     prediction = predictor(path, measures=MEASURES)
