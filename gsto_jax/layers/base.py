@@ -1,10 +1,12 @@
 """Base class of layers and networks: a Flax module that checks its attributes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
+from flax.errors import ScopeParamShapeError
+from jaxtyping import Array
 
 from gsto_jax.ops.checks import (
     COUNT,
@@ -57,3 +59,27 @@ class Layer(nn.Module):
         rules = {**RULES, **self.rules}
         check(self, **{f.name: rules[f.name] for f in fields(self) if f.name in rules})
         super().__post_init__()
+
+    def parameter(
+        self, name: str, initializer: Callable[..., Array], shape: tuple[int, ...], dtype: Any
+    ) -> Array:
+        """Declares a parameter and returns its value, as `param` does.
+
+        Flax traces the initializer again wherever a network is traced, to compare shapes: a fifth
+        of the whole time.
+
+        Args:
+          name: name of the parameter.
+          initializer: function of a key, `shape` and `dtype`.
+          shape: shape of the parameter.
+          dtype: dtype of the initial value.
+
+        Raises:
+          ScopeParamShapeError: the value has another shape.
+        """
+        if not self.has_variable("params", name):
+            return self.param(name, initializer, shape, dtype)
+        value: Array = nn.meta.unbox(self.get_variable("params", name))
+        if value.shape != shape:
+            raise ScopeParamShapeError(name, "/".join(self.path), value.shape, shape)
+        return value

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -118,20 +117,22 @@ class Conv(Layer):
         """Declares and returns the kernel `kh kw channels features`."""
         init = nn.initializers.normal(self.initial_std(channels))
         k = self.kernel_size
-        return self.param("kernel", init, (k, k, channels, self.features), self.param_dtype)
+        shape = (k, k, channels, self.features)
+        return self.parameter("kernel", init, shape, self.param_dtype)
 
     def add_bias(self, y: Array, channels: int, factor: int) -> Array:
         """Adds the bias, if any, to the output `y` packed by `factor`, from `channels` inputs."""
         if not self.use_bias:
             return y
-        bias = self.param("bias", self._init_bias, channels)
+        bound = self.initial_bound(channels)
+
+        def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        bias = self.parameter("bias", init, (self.features,), self.param_dtype)
         if self.canceled_bias:
             bias = jax.lax.stop_gradient(bias)
         return y + tile(bias, factor).astype(y.dtype)[None, None, None]
-
-    def _init_bias(self, key: Array, channels: int) -> Array:
-        bound = self.initial_bound(channels)
-        return jax.random.uniform(key, (self.features,), self.param_dtype, -bound, bound)
 
 
 def default_conv() -> ModuleDef:
@@ -151,13 +152,13 @@ def conv_1x1(
     On CPUs XLA's matrix products are faster than its convolutions; on TPUs a product's result has
     another layout than convolutions read.
     """
-    convolve = partial(
-        jax.lax.conv_general_dilated,
-        window_strides=(1, 1),
-        padding="VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    return jax.lax.platform_dependent(x, kernel, cpu=_matmul, default=_convolve)
+
+
+def _convolve(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return jax.lax.platform_dependent(x, kernel, cpu=_matmul, default=convolve)
 
 
 def _matmul(x: Array, kernel: Array) -> Array:

@@ -120,8 +120,8 @@ class BatchNorm(Layer):
     def _arrays(self, channels: int) -> tuple[Array, Array, Array, Array]:
         """Returns scale, bias, running mean and running variance."""
         shape, ones, zeros = (channels,), nn.initializers.ones, nn.initializers.zeros
-        scale = self.param("scale", ones, shape, self.param_dtype)
-        bias = self.param("bias", zeros, shape, self.param_dtype)
+        scale = self.parameter("scale", ones, shape, self.param_dtype)
+        bias = self.parameter("bias", zeros, shape, self.param_dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
         var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
         return scale, bias, mean.value, var.value

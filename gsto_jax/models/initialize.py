@@ -28,6 +28,15 @@ def abstract_image(model: nn.Module, size: Size) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *size, getattr(model, "in_channels", 3)), jnp.float32)
 
 
+def without_kernels(model: nn.Module) -> nn.Module:
+    """Returns a model that computes by XLA alone; kernels change no shape, and take long to trace.
+
+    An implementation that the model names stays.
+    """
+    chooses = getattr(model, "implementation", "xla") is None
+    return model.clone(implementation="xla") if chooses else model
+
+
 def abstract_variables(model: nn.Module) -> dict[str, Any]:
     """Returns the shapes and dtypes of a model's variables; nothing is computed."""
     return unflatten_dict(_trace_init(model, jnp.result_type(float)).shapes)
@@ -54,10 +63,11 @@ def _trace_init(model: nn.Module, default_dtype: Any) -> _Init:
             convolutions[context.module.path] = context.module.clone(parent=None)
         return call(*args, **kwargs)
 
+    init = without_kernels(model).init
     with nn.intercept_methods(record):
         # A key outside of the function would be computed on a device, by a compiled program.
         variables = jax.eval_shape(
-            lambda image: model.init(jax.random.key(0), image), abstract_image(model, _SIZE)
+            lambda image: init(jax.random.key(0), image), abstract_image(model, _SIZE)
         )
     return _Init(flatten_dict(variables), convolutions)
 

@@ -13,7 +13,11 @@ def materialize(x: Array) -> Array:
     a deep network these chains grow, and every consumer would recompute them. Takes effect with the
     options of `gsto_jax.devices.mesh.compiler_options`; on other platforms this is the identity.
     """
-    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda v: v)
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=_identity)
+
+
+def _identity(x: Array) -> Array:
+    return x
 
 
 def relu(x: FeatureMap) -> FeatureMap:
