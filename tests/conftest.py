@@ -5,6 +5,7 @@ kernels for GPUs (`pytest tests/gsto_jax/models/test_golden.py
 tests/gsto_jax/gate/test_gate_gpu.py`).
 """
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -26,6 +27,21 @@ if os.environ["JAX_PLATFORMS"] != "cpu":
     jax.config.update("jax_default_matmul_precision", "highest")
 
 GOLDEN = Path(__file__).parent / "golden"
+
+gc.set_threshold(50_000, 20, 20)  # tracing makes millions of objects, hardly any in cycles
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects_to_collect():
+    """Leaves only a module's own objects to the garbage collector.
+
+    A whole collection of everything that JAX has cached takes seconds, and reading a damaged
+    checkpoint needs two.
+    """
+    gc.freeze()
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
