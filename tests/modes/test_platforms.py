@@ -136,7 +136,7 @@ def test_predict_and_export(tmp_path):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_platform_requirements_of_training(monkeypatch, mode):
-    needs = mode in ("train", "sweep", "prepare")
+    needs = mode in ("train", "sweep", "prepare", "bench_input")
     assert platform_check.check_platform(mode) is None
     monkeypatch.setattr(platform_check.sys, "platform", "darwin")
     note = platform_check.check_platform(mode)
