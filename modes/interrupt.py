@@ -170,6 +170,8 @@ def exit_now(message: str, status: int) -> NoReturn:
     kill_children()
     start = "\n" if sys.stderr.isatty() else ""  # below the progress bars
     os.write(2, f"{start}{'error: ' if status else ''}{message}\n".encode())
+    if lock := sys.modules.get("gsto_jax.storage.lock"):  # imported only when the program runs
+        lock.release_held()
     os._exit(status)
 
 

@@ -157,7 +157,7 @@ def _router(emulator_server, objects, faults):
             name = _object_name(url.path, query, body)
             with lock:
                 if url.path == "/control":
-                    return _answer(handler, 200, _control(faults, handler.storage, query))
+                    return _answer(handler, 200, _control(faults, handler.storage, objects, query))
                 if status := faults.status(method, name):
                     return _answer(handler, status, {"error": {"message": status.phrase}})
                 if status := self._unmet_condition(method, name, query):
@@ -217,7 +217,7 @@ def _generation(storage, name):
     return str(entry["generation"]) if entry else "0"
 
 
-def _control(faults, storage, query):
+def _control(faults, storage, objects, query):
     if "unavailable" in query:
         faults.unavailable_until = time.monotonic() + float(query["unavailable"])
     if "refuse" in query:
@@ -225,11 +225,10 @@ def _control(faults, storage, query):
     if "truncate" in query:
         name = query["truncate"]
         data = storage.get_file(NAME, name)
-        entry = storage.get_file_obj(NAME, name)
-        entry |= {"size": str(len(data) // 2), "generation": str(time.time_ns())}
-        for checksum in ("md5Hash", "crc32c", "etag"):
-            entry.pop(checksum, None)
-        storage.create_file(NAME, name, data[: len(data) // 2], entry)
+        data = data[: len(data) // 2]
+        entry = storage.get_file_obj(NAME, name) | {"generation": str(time.time_ns())}
+        entry |= {"size": str(len(data)), "md5Hash": None, "crc32c": None, "etag": None}
+        storage.create_file(NAME, name, data, objects._checksums(data, entry))
     return faults.requests
 
 

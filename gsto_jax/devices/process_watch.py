@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 import jax
 
+from gsto_jax.storage.lock import release_held
+
 PERIOD, LOST_SECONDS = 0.5, 45.0
 """Seconds between heartbeats, and without a heartbeat until a process counts as lost."""
 NO_TIMEOUT_MS = 24 * 3600 * 1000
@@ -157,6 +159,7 @@ class ProcessWatch(threading.Thread):
                     break
                 time.sleep(PERIOD / 4)
         finally:
+            release_held()
             os._exit(status)
 
 

@@ -33,6 +33,7 @@ from gsto_jax.devices.process_watch import (
 )
 from gsto_jax.devices.roll_call import call_roll
 from gsto_jax.errors import UserError
+from gsto_jax.storage.lock import release_held
 
 _watch: ProcessWatch | None = None
 _call_ids = itertools.count()
@@ -190,6 +191,7 @@ def end(message: str, status: int) -> NoReturn:
     """Prints a message, which is no error, and exits all processes immediately."""
     if _watch is None:
         print(message, flush=True)
+        release_held()
         os._exit(status)
     _watch.exit_all(message, status, is_error=False)
 

@@ -15,8 +15,9 @@ _REFUSED = ("Forbidden:", "PERMISSION_DENIED", "UNAUTHENTICATED", "AccessDenied"
 _UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
 """Words in messages of tensorstore."""
 _HINT = (
-    "Let the account of this machine read and write the bucket (on Google Cloud the role "
-    "storage.objectAdmin), or log in (gcloud auth application-default login), and rerun the command"
+    "Let the account of this machine read and write the bucket (on Google Cloud the roles "
+    "storage.objectAdmin and storage.bucketViewer), or log in (gcloud auth application-default "
+    "login), and rerun the command"
 )
 
 
@@ -83,10 +84,14 @@ def _is_of_client(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int:
-    """Returns the status of an HTTP error of gcsfs; 0 for any other error."""
-    status = getattr(error, "code", None) if type(error).__name__ == "HttpError" else None
-    text = str(status)
-    return int(text) if text.isdecimal() else 0
+    """Returns the status of an HTTP error of gcsfs or of Google's client; 0 for other errors."""
+    is_http = type(error).__name__ == "HttpError"
+    if not is_http and not type(error).__module__.startswith("google.api_core"):
+        return 0
+    try:
+        return int(getattr(error, "code", None) or 0)
+    except (TypeError, ValueError):
+        return 0
 
 
 def _contains(error: BaseException, words: tuple[str, ...]) -> bool:

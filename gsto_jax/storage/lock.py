@@ -24,6 +24,8 @@ from gsto_jax.files import parse_json
 from gsto_jax.storage.objects import create_object, list_names, read_object
 
 PREFIX = ".lock-"
+_held: set["BucketLock"] = set()
+"""Locks that this process holds."""
 HEARTBEAT_SECONDS = 10.0
 """Seconds between two writes of a held lock."""
 DEAD_SECONDS = 60.0
@@ -84,6 +86,7 @@ class BucketLock:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._thread.start()
+        _held.add(self)
 
     @property
     def lost(self) -> str:
@@ -103,6 +106,7 @@ class BucketLock:
 
     def close(self) -> None:
         """Marks the lock as free. In a bucket that does not answer it expires instead."""
+        _held.discard(self)
         self._end.set()
         self._thread.join()
         with contextlib.suppress(Exception):
@@ -169,6 +173,19 @@ class BucketLock:
         for older in _numbers(self._folder):
             if older < number:
                 self._path(older).unlink(missing_ok=True)
+
+
+def release_held(seconds: float = 5) -> None:
+    """Releases the locks of a process that is about to exit without unwinding.
+
+    Args:
+      seconds: longest time to wait for a bucket.
+    """
+    threads = [threading.Thread(target=lock.close, daemon=True) for lock in tuple(_held)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds)
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -60,6 +60,16 @@ def test_a_released_lock_is_free_at_once(folder, monkeypatch):
     assert list_names(folder) == [f"{lock.PREFIX}000003"]  # numbers never return
 
 
+def test_an_exit_releases_the_lock(folder, monkeypatch):
+    monkeypatch.setattr(lock, "DEAD_SECONDS", 1e9)
+    BucketLock(folder)
+    lock.release_held()
+    second = BucketLock(folder)
+    second.close()
+    lock.release_held()
+    assert not lock._held
+
+
 def test_a_held_lock_is_refused_and_a_dead_one_taken_over(folder):
     first, messages = BucketLock(folder), []
     with pytest.raises(UserError, match=rf"{folder} is in use by process \d+"):

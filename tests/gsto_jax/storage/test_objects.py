@@ -7,7 +7,7 @@ import pytest
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write, disk_error_message, read_json_object, write_text
 from gsto_jax.storage import paths
-from gsto_jax.storage.errors import bucket_error_message, is_refused
+from gsto_jax.storage.errors import bucket_error_message, is_refused, is_unavailable
 from gsto_jax.storage.objects import create_object, list_names, read_object
 from gsto_jax.storage.paths import to_path
 
@@ -93,6 +93,23 @@ def test_refused_access_is_one_error_at_once(folder, emulator):
         assert is_refused(error.value)
         assert str(folder) in bucket_error_message(error.value, folder)
         assert disk_error_message(error.value) is None
+
+
+def test_errors_of_several_clients():
+    exceptions = pytest.importorskip("google.api_core.exceptions")
+    gcsfs = pytest.importorskip("gcsfs.retry")
+    assert is_refused(exceptions.Forbidden("no storage.buckets.get"))
+    assert is_refused(gcsfs.HttpError({"code": 401, "message": "Anonymous caller"}))
+    assert is_refused(ValueError("PERMISSION_DENIED: Error reading gs://b/x"))
+    for error in (
+        gcsfs.HttpError({"code": 503, "message": "Service Unavailable"}),
+        exceptions.ServiceUnavailable("later"),
+        ValueError("UNAVAILABLE: HTTP response code: 503"),
+        ConnectionResetError(104, "Connection reset by peer"),
+    ):
+        assert is_unavailable(error) and not is_refused(error)
+    assert not is_unavailable(gcsfs.HttpError({"code": 416, "message": "range"}))
+    assert not is_unavailable(ValueError("DATA_LOSS: expected 100 bytes"))
 
 
 def test_errors_of_disks_are_not_those_of_buckets(tmp_path):
