@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from gsto_jax import (
     GFM,
@@ -23,12 +24,27 @@ from gsto_jax import (
 from gsto_jax.layers.conv import he_std, hrnet_std
 from gsto_jax.layers.norm import batch_norm
 from gsto_jax.ops.batch_norm import channel_sum
+from tests.gsto_jax.host_variables import host_variables
 
 KEY = jax.random.key(0)
 
 
+def apply_drawn(layer, inputs):
+    """Returns the outputs with drawn variables, and these."""
+    variables = host_variables(layer, inputs)
+    return jax.jit(layer.apply)(variables, inputs), variables
+
+
+@partial(jax.jit, static_argnums=0)
+def apply_training(layer, variables, inputs):
+    return layer.apply(variables, inputs, True, mutable=["batch_stats"])
+
+
 def normal(*shape, seed=0, dtype=np.float32):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+compiled_resize = jax.jit(resize, static_argnames="size")
 
 
 def sigmoid(x):
@@ -52,19 +68,19 @@ def test_apply_gates_known_values():
 def test_paper_gate_is_equation_4():
     x = normal(2, 3, 5, 4)
     gate = GateLogits(style="paper")
-    variables = gate.init(KEY, x)
+    logits, variables = apply_drawn(gate, x)
     assert set(variables) == {"params"}
     rho = variables["params"]["conv"]["kernel"]
     assert rho.shape == (1, 1, 4, 1)
-    np.testing.assert_allclose(gate.apply(variables, x), x @ np.asarray(rho[0, 0]), atol=1e-5)
+    np.testing.assert_allclose(logits, x @ rho[0, 0], atol=1e-5)
 
 
 def test_released_gate_normalizes_and_rectifies():
     x = normal(2, 6, 5, 4)
     gate = GateLogits(style="released")
-    variables = gate.init(KEY, x)
-    logits, _ = gate.apply(variables, x, train=True, mutable=["batch_stats"])
-    raw = x @ np.asarray(variables["params"]["conv"]["kernel"][0, 0])
+    variables = host_variables(gate, x)
+    logits, _ = apply_training(gate, variables, x)
+    raw = x @ variables["params"]["conv"]["kernel"][0, 0]
     expected = np.maximum((raw - raw.mean()) / np.sqrt(raw.var() + 1e-5), 0)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     _, gates = apply_gates(x, logits)
@@ -74,11 +90,11 @@ def test_released_gate_normalizes_and_rectifies():
 def test_joint_gates_equal_separate_gates():
     x = normal(2, 6, 5, 4)
     merged = GateLogits(num_gates=3)
-    variables = merged.init(KEY, x)
-    together, _ = merged.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = host_variables(merged, x)
+    together, _ = apply_training(merged, variables, x)
     for n in range(3):
         one = jax.tree.map(lambda leaf, n=n: leaf[..., n : n + 1], variables)
-        single, _ = GateLogits().apply(one, x, train=True, mutable=["batch_stats"])
+        single, _ = apply_training(GateLogits(), one, x)
         np.testing.assert_allclose(together[..., n : n + 1], single, atol=1e-6)
 
 
@@ -97,10 +113,10 @@ def test_a_gate_commutes_with_a_1x1_convolution():
 def test_plain_transfer_projects_then_resamples():
     x = normal(1, 4, 6, 3)
     transfer = ScaleTransfer(features=5, resample="bilinear", factor=2)
-    variables = transfer.init(KEY, x)
-    projected = x @ np.asarray(variables["params"]["project"]["kernel"][0, 0])
-    expected = resize(jnp.asarray(projected), (8, 12))
-    np.testing.assert_allclose(transfer.apply(variables, x), expected, atol=1e-5)
+    transferred, variables = apply_drawn(transfer, x)
+    projected = x @ variables["params"]["project"]["kernel"][0, 0]
+    expected = compiled_resize(projected, (8, 12))
+    np.testing.assert_allclose(transferred, expected, atol=1e-5)
 
 
 def test_equal_channels_take_no_convolution():
@@ -153,20 +169,20 @@ def test_unsupervised_gsto_is_the_transfer_of_the_gated_map(resample):
     x = normal(2, 6, 8, 4)
     transfer = ScaleTransfer(features=5, resample=resample, factor=2)
     gsto = UnsupervisedGSTO(transfer, style="paper")
-    out, variables = gsto.init_with_output(KEY, x)
-    gate = sigmoid(x @ np.asarray(variables["params"]["gate"]["conv"]["kernel"][0, 0]))
+    out, variables = apply_drawn(gsto, x)
+    gate = sigmoid(x @ variables["params"]["gate"]["conv"]["kernel"][0, 0])
     np.testing.assert_allclose(out.gate, gate, atol=1e-5)
     assert out.logits is None
     inner = {name: tree["transfer"] for name, tree in variables.items() if "transfer" in tree}
-    expected = transfer.apply(inner, jnp.asarray(gate * x))
+    expected = jax.jit(transfer.apply)(inner, gate * x)
     np.testing.assert_allclose(out.features, expected, atol=1e-5)
 
 
 def test_supervised_gsto_is_equations_5_and_6():
     x = normal(2, 6, 8, 4)
     gsto = SupervisedGSTO(lambda x: x[:, ::2, ::2], num_classes=3, style="paper")
-    (y, logits, gate), variables = gsto.init_with_output(KEY, x)
-    params = jax.tree.map(np.asarray, variables["params"])
+    (y, logits, gate), variables = apply_drawn(gsto, x)
+    params = variables["params"]
     prediction = x @ params["predictor"]["kernel"][0, 0] + params["predictor"]["bias"]
     np.testing.assert_allclose(logits, prediction, atol=1e-5)
     theta = params["gate"]["conv"]["kernel"][0, 0]
@@ -177,14 +193,14 @@ def test_supervised_gsto_is_equations_5_and_6():
 def test_the_supervised_loss_reaches_only_the_predictor():
     x = normal(2, 6, 8, 4)
     gsto = SupervisedGSTO(ScaleTransfer(features=5), num_classes=3)
-    variables = gsto.init(KEY, x)
+    variables = host_variables(gsto, x)
 
     def loss(params):
         out, _ = gsto.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
         return jnp.square(out.logits).sum()
 
-    grads = jax.grad(loss)(variables["params"])
-    assert float(jnp.abs(grads["predictor"]["kernel"]).max()) > 0
+    grads = jax.device_get(jax.jit(jax.grad(loss))(variables["params"]))
+    assert np.abs(grads["predictor"]["kernel"]).max() > 0
     for name in ("gate", "transfer"):
         assert all(not leaf.any() for leaf in jax.tree.leaves(grads[name]))
 
@@ -196,14 +212,14 @@ BRANCHES = [normal(1, 13, 9, 4), normal(1, 7, 5, 8, seed=1), normal(1, 4, 3, 16,
 
 def test_fusion_is_the_sum_of_its_paths():
     fusion = MultiScaleFusion()
-    (fused, gates), variables = fusion.init_with_output(KEY, BRANCHES)
+    (fused, gates), variables = apply_drawn(fusion, BRANCHES)
     assert gates == {}
     assert [x.shape for x in fused] == [x.shape for x in BRANCHES]
 
     def up(source, target):
         tree = variables["params"][f"path{source}_to{target}"]
-        y = BRANCHES[source] @ np.asarray(tree["conv"]["kernel"][0, 0]) / np.sqrt(1 + 1e-5)
-        return resize(jnp.asarray(y), BRANCHES[target].shape[1:3])
+        y = BRANCHES[source] @ tree["conv"]["kernel"][0, 0] / np.float32(np.sqrt(1 + 1e-5))
+        return np.asarray(compiled_resize(y, BRANCHES[target].shape[1:3]))
 
     expected = np.maximum(BRANCHES[0] + up(1, 0) + up(2, 0), 0)
     np.testing.assert_allclose(fused[0], expected, atol=1e-5)
@@ -211,15 +227,16 @@ def test_fusion_is_the_sum_of_its_paths():
 
 def test_gfm_with_gates_at_one_half_equals_fusion_of_half_the_branches():
     gfm = GFM(gate_style="paper")
-    variables = gfm.init(KEY, BRANCHES)
+    variables = host_variables(gfm, BRANCHES)
     params = dict(variables["params"])
     for j in range(3):
-        params[f"gate{j}"] = jax.tree.map(jnp.zeros_like, params[f"gate{j}"])
-    fused, gates = gfm.apply({**variables, "params": params}, BRANCHES)
+        params[f"gate{j}"] = jax.tree.map(np.zeros_like, params[f"gate{j}"])
+    fused, gates = jax.jit(gfm.apply)({**variables, "params": params}, BRANCHES)
+    gates = jax.device_get(gates)
     assert set(gates) == {f"gate{j}_to{i}" for i in range(3) for j in range(3)}
     assert all((gate == 0.5).all() for gate in gates.values())
     plain = {k: v for k, v in params.items() if not k.startswith("gate")}
-    halves, _ = MultiScaleFusion().apply(
+    halves, _ = jax.jit(MultiScaleFusion().apply)(
         {**variables, "params": plain}, [0.5 * x for x in BRANCHES]
     )
     for gated, plain in zip(fused, halves, strict=True):
@@ -227,7 +244,7 @@ def test_gfm_with_gates_at_one_half_equals_fusion_of_half_the_branches():
 
 
 def test_self_gate_and_targets():
-    (fused, gates), _ = GFM(self_gate=False, targets=1).init_with_output(KEY, BRANCHES)
+    (fused, gates), _ = apply_drawn(GFM(self_gate=False, targets=1), BRANCHES)
     assert len(fused) == 1
     assert set(gates) == {"gate1_to0", "gate2_to0"}
 
@@ -236,7 +253,7 @@ def test_self_gate_and_targets():
 @pytest.mark.parametrize("gating", ["none", "supervised", "unsupervised", "head_only"])
 def test_gtm_makes_the_next_branch(gating, style):
     gtm = GTM(32, gating, num_classes=3, style=style)
-    out, variables = gtm.init_with_output(KEY, BRANCHES)
+    out, variables = jax.eval_shape(gtm.init_with_output, KEY, BRANCHES)
     assert out.features.shape == (1, 2, 2, 32)
     assert (out.logits is not None) == (gating in ("supervised", "head_only"))
     if out.logits is not None:
@@ -250,9 +267,10 @@ def test_gtm_makes_the_next_branch(gating, style):
 
 def test_released_gtm_scales_the_lowest_branch():
     gtm = GTM(32, "unsupervised")
-    out, variables = gtm.init_with_output(KEY, BRANCHES)
+    out, variables = apply_drawn(gtm, BRANCHES)
     plain = {name: {"down": tree["down"]} for name, tree in variables.items()}
-    expected = GTM(32, "none").apply(plain, [*BRANCHES[:2], out.gate * BRANCHES[2]])
+    gated = np.asarray(out.gate) * BRANCHES[2]
+    expected = jax.jit(GTM(32, "none").apply)(plain, [*BRANCHES[:2], gated])
     np.testing.assert_allclose(out.features, expected.features, atol=1e-5)
 
 
@@ -275,6 +293,14 @@ def test_convolution_pads_both_sides_at_stride_two():
     padded = np.pad(x[0, :, :, 0], 1)
     expected = [[padded[r : r + 3, c : c + 3].sum() for c in (0, 2)] for r in (0, 2)]
     np.testing.assert_array_equal(y[0, :, :, 0], expected)
+
+
+def test_parameters_of_another_shape_are_named():
+    x = normal(1, 4, 4, 3)
+    for layer, name in ((Conv(2), "kernel"), (BatchNorm(), "scale")):
+        variables = layer.init(KEY, x)
+        with pytest.raises(ScopeParamShapeError, match=name):
+            jax.eval_shape(layer.apply, variables, x[..., :2])
 
 
 def test_initial_values_have_the_stated_distributions():

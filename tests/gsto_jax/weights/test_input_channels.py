@@ -17,7 +17,7 @@ STEM = ("params", "stem1", "conv", "kernel")
 
 
 def network(channels):
-    return HRNet(SPEC, GSTOSpec(), num_classes=3, in_channels=channels)
+    return HRNet(SPEC, GSTOSpec(), num_classes=3, in_channels=channels, implementation="xla")
 
 
 @pytest.fixture(scope="module")
