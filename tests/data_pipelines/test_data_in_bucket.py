@@ -89,9 +89,8 @@ def test_lists(tree, make_folder_config, bucket, place):
             make_source(config, "val")
 
 
-@pytest.mark.parametrize("storage", ["files", "tiles"])
-def test_prepared_datasets(tmp_path, bucket, storage):
-    build(tmp_path, "cityscapes", storage=storage)
+def test_prepared_datasets(tmp_path, bucket):
+    build(tmp_path, "cityscapes", storage="tiles")
     upload(tmp_path / "sets", bucket)
     config = config_of(tmp_path, "cityscapes")
     assert_same_examples(config, bucket, "val")
