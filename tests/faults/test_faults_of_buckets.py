@@ -55,6 +55,7 @@ def test_a_run_in_a_bucket_resumes(workdir, train, same):
     assert list_names(workdir / "checkpoints") == ["4", "6", "8"]
 
 
+@pytest.mark.slow
 def test_a_truncated_object_of_the_newest_checkpoint(workdir, train, same, emulator, capsys):
     train(workdir, stop_at=4)
     emulator.truncate(f"{workdir}/checkpoints/4/state/manifest.ocdbt")
@@ -77,6 +78,7 @@ def test_a_bucket_that_does_not_exist(train, bucket):
         train("gs://elsewhere/run")
 
 
+@pytest.mark.slow
 def test_an_unreachable_bucket_does_not_damage_checkpoints(
     workdir, train, same, emulator, impatient, monkeypatch
 ):
@@ -93,6 +95,7 @@ def test_an_unreachable_bucket_does_not_damage_checkpoints(
     assert list_names(workdir / "checkpoints") == ["2"]
 
 
+@pytest.mark.slow
 def test_an_outage_while_training_is_waited_for(workdir, train, same, emulator, monkeypatch):
     """The first save finds the bucket unavailable for a second."""
     after_step(monkeypatch, 2, lambda: emulator.unavailable(1))
@@ -109,6 +112,7 @@ def test_an_outage_of_twenty_seconds_is_waited_for(workdir, train, same, emulato
     same(workdir)
 
 
+@pytest.mark.slow
 def test_a_start_that_was_taken_over_stops_before_it_saves(workdir, train, same, monkeypatch):
     train(workdir, stop_at=2)
 
