@@ -124,7 +124,7 @@ def blend(
                 else:
                     kept = slice(strip.start - num_finished, strip.stop - num_finished)
                     below[kept, column.finished] = sums
-            if isinstance(below, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+            if isinstance(below.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
                 below.base.madvise(mmap.MADV_DONTNEED)  # the file keeps what memory then lacks
 
 
