@@ -54,7 +54,7 @@ def _share_keys_on_cpus() -> None:
         cache_key._hash_devices(hash_object, devices)
         hash_object.update(_cpu_features().encode())
 
-    cache_key._hash_accelerator_config = hash_cpu
+    cache_key._hash_accelerator_config = hash_cpu  # type: ignore[assignment]
 
 
 def _cpu_features() -> str:

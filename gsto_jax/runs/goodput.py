@@ -261,8 +261,9 @@ def _step(record: Mapping[str, Any]) -> int:
 def _seconds(record: Mapping[str, Any], name: str) -> float:
     """Returns a duration of a record; 0 for anything else."""
     value = record.get(name)
-    is_valid = isinstance(value, int | float) and math.isfinite(value) and value >= 0
-    return float(value) if is_valid else 0.0
+    if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
+        return float(value)
+    return 0.0
 
 
 def _unix_time(record: Mapping[str, Any]) -> float | None:
