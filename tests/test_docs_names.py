@@ -26,6 +26,13 @@ def unknown_flags(text, source):
     return {flag for flag in flags if f'{flag}"' not in source}
 
 
+def script_source(script):
+    """Returns the source of a script and of the benchmarks that it imports, with their flags."""
+    text = (ROOT / script).read_text()
+    modules = re.findall(r"^from benchmarks\.(\w+) import", text, flags=re.MULTILINE)
+    return "".join([text, *((ROOT / f"benchmarks/{module}.py").read_text() for module in modules)])
+
+
 def resolves(dotted):
     """Returns whether a dotted name is a module or an attribute of one."""
     parts = dotted.split(".")
@@ -56,4 +63,4 @@ def test_scripts_and_their_flags_exist():
     for block in blocks("bash"):
         for command in commands(block.text):
             if script := re.search(r"python ((?:benchmarks|examples)/\w+\.py)", command):
-                assert not unknown_flags(command, (ROOT / script[1]).read_text()), command
+                assert not unknown_flags(command, script_source(script[1])), command

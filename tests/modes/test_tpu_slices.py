@@ -5,13 +5,10 @@ The processes compute on CPUs; everything before the TPU runtime starts is as on
 
 import contextlib
 import json
-import socket
-import subprocess
-import sys
 
 import pytest
 
-from tests import program
+from tests.tpu_hosts import free_port, gke, run, slices_on_gke
 from tests.tpu_metadata import attributes, metadata_server
 
 pytestmark = pytest.mark.slow
@@ -25,70 +22,12 @@ TRAIN = (
     "--config.run.stop_at=2",
     "--config.run.log_every=1",
 )
-ON_TPU_HOST = """
-import os, runpy, sys
-import jax
-os.environ.pop("TPU_SKIP_MDS_QUERY", None)  # JAX sets it here, where there are no chips
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def start(environment, *args):
-    """Starts the program on a TPU host that has these variables."""
-    return subprocess.Popen(
-        [sys.executable, "-c", ON_TPU_HOST, str(program.ROOT / "main.py"), *args],
-        cwd=program.ROOT,
-        env=program.environment() | {"JAX_FORCE_TPU_INIT": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(environments, *args):
-    """Runs the same command in each environment; returns status, output and errors of each."""
-    processes = [start(environment, *args) for environment in environments]
-    try:
-        texts = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return str(free.getsockname()[1])
 
 
 @contextlib.contextmanager
 def one_slice_on_gke():
     port = free_port()
     yield [gke(port, TPU_WORKER_HOSTNAMES="localhost,localhost", TPU_WORKER_ID=k) for k in (0, 1)]
-
-
-def gke(port, **variables):
-    variables = {name: str(value) for name, value in variables.items()}
-    return {"JAX_COORDINATOR_PORT": port, "TPU_SKIP_MDS_QUERY": "true"} | variables
-
-
-@contextlib.contextmanager
-def slices_on_gke(ids=(0, 1), count=2):
-    port = free_port()
-    yield [
-        gke(
-            port,
-            TPU_WORKER_HOSTNAMES="localhost",
-            TPU_WORKER_ID=0,
-            MEGASCALE_COORDINATOR_ADDRESS="localhost",
-            MEGASCALE_NUM_SLICES=count,
-            MEGASCALE_SLICE_ID=slice_id,
-        )
-        for slice_id in ids
-    ]
 
 
 @contextlib.contextmanager
