@@ -16,11 +16,13 @@ from data_pipelines import (
     evaluation_throughput,
     make_source,
     measure_stages,
+    train_batch_bytes,
     train_throughput,
     usable_cpus,
 )
 from data_pipelines.buckets import MAX_PADDED_SHAPES
-from data_pipelines.workers import READ_OPTIONS
+from data_pipelines.shared_memory import fitting_workers
+from data_pipelines.workers import MAX_AUTO_WORKERS, READ_OPTIONS
 from gsto_jax import progress
 from gsto_jax.config import Config
 from gsto_jax.errors import UserError
@@ -40,7 +42,9 @@ def run(args: Any) -> None:
     data = DataConfig(**values.pop("data"))
     config = Config.from_dict(values)
     cores = usable_cpus()
-    counts = _worker_counts(args.worker_counts, data, cores)
+    batch_bytes = train_batch_bytes(data, config.train.batch_size)
+    most = min(cores, MAX_AUTO_WORKERS, fitting_workers(batch_bytes))
+    counts = _worker_counts(args.worker_counts, data, most)
     with progress.track("reading the data"):
         source = make_source(data, data.train_split)
     unit = "persons" if data.keypoints else "images"
@@ -67,8 +71,13 @@ def run(args: Any) -> None:
         _write(args.output, record)
 
 
-def _worker_counts(flag: list[str] | None, data: DataConfig, cores: int) -> list[int]:
+def _worker_counts(flag: list[str] | None, data: DataConfig, most: int) -> list[int]:
     """Returns the numbers of worker processes to measure, ascending.
+
+    Args:
+      flag: value of --worker_counts.
+      data: the dataset.
+      most: largest number to measure, unless the flag or `data.workers` names others.
 
     Raises:
       UserError: the flag is no list of numbers.
@@ -81,8 +90,8 @@ def _worker_counts(flag: list[str] | None, data: DataConfig, cores: int) -> list
         return sorted({int(text) for text in flag})
     if isinstance(data.workers, int):
         return [data.workers]
-    powers = (2**n for n in range(cores.bit_length()))
-    return sorted({0, *powers, cores})
+    powers = (2**n for n in range(most.bit_length()))
+    return sorted({0, *powers, most})
 
 
 def cores_in_use(workers: int, cores: int) -> int:

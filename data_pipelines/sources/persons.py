@@ -215,7 +215,7 @@ class PersonSource:
         return decoded
 
     def annotations(self) -> list[dict[str, Any]]:
-        """Returns all annotations of the split as published, for COCO's evaluation."""
+        """Returns all annotations of the stored split as published, for COCO's evaluation."""
         annotations: list[dict[str, Any]] = []
         for index in range(len(self._records)):
             name = f"the annotations of {self._records.describe(index)}"

@@ -33,6 +33,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(bench_input, "train_throughput", train_throughput)
     monkeypatch.setattr(bench_input, "evaluation_throughput", evaluation_throughput)
     monkeypatch.setattr(bench_input, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(bench_input, "fitting_workers", lambda batch_bytes: 10**6)
     monkeypatch.setattr(bench_input, "_STAGE_SECONDS", 0.0)
     return calls
 
@@ -70,6 +71,24 @@ def test_all_numbers_of_workers_are_measured_and_the_best_is_written(measured, t
 def test_chosen_numbers_of_workers(measured, flag, workers, measured_counts):
     bench_input.run(arguments(worker_counts=flag, workers=workers))
     assert [call[2] for call in measured[:-1]] == measured_counts
+
+
+@pytest.mark.parametrize(
+    ("cpus", "fitting", "expected"),
+    [(1, 9, [0, 1]), (4, 3, [0, 1, 2, 3]), (4, 0, [0]), (5, 9, [0, 1, 2, 4, 5])],
+)
+def test_no_more_workers_than_cpus_and_shared_memory_serve(
+    measured, monkeypatch, cpus, fitting, expected
+):
+    sizes, speed = [], SPEEDS[2]
+    monkeypatch.setattr(bench_input, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(bench_input, "fitting_workers", lambda size: sizes.append(size) or fitting)
+    monkeypatch.setattr(
+        bench_input, "train_throughput", lambda *_, workers, **__: measured.append(workers) or speed
+    )
+    bench_input.run(arguments())
+    assert measured[:-1] == expected  # the last is the evaluation
+    assert sizes == [4 * 4 * 96 * 128]  # images of three channels, and labels
 
 
 def test_threads_count_as_cores():

@@ -122,5 +122,5 @@ def test_errors_of_disks_are_not_those_of_buckets(tmp_path):
 
 def test_missing_client_is_named(monkeypatch):
     monkeypatch.setattr(paths.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--workdir=gs://b/run needs.* gcsfs: .*gsto-jax\[gcs\]"):
+    with pytest.raises(UserError, match=r"--workdir=gs://b/run needs.* gcsfs: pip .*\[gcs\]"):
         to_path("gs://b/run", "--workdir")
