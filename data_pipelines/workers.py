@@ -131,13 +131,18 @@ def worker_errors(workers: int) -> Iterator[None]:
         ) from None
 
 
+_SECONDS_AFTER_SIGTERM = 30
+
+
 def _initialize_worker(index: int, count: int) -> None:
     """Makes a worker use one CPU, and exit when the main process does, even if that was killed.
 
-    Ctrl-C reaches all processes of a terminal; the worker leaves it to the main process.
+    Ctrl-C and a scheduler's SIGTERM reach all processes of a group. The worker leaves the first to
+    the main process, and survives the second long enough for the last step, which all hosts make.
     """
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_AFTER_SIGTERM))
     threading.Thread(target=_wait_and_exit, args=(parent_process(),), daemon=True).start()
 
 

@@ -1,5 +1,6 @@
 """Files of `examples/pods`: valid, consistent with the program, and run on loopback."""
 
+import re
 import shlex
 import signal
 import tomllib
@@ -101,7 +102,8 @@ def test_two_slices_of_the_jobset_stop_and_go_on_in_a_bucket(jobset, bucket):
     replaced = ("--config", "--workdir", "--config.data.root", "--config.init_from")
     args = [arg for arg in container_of(jobset)["args"] if arg.partition("=")[0] not in replaced]
     args += ["--config=configs/quickstart.py:runlocal", f"--workdir={bucket}/w48"]
-    args += ["--config.train.steps=400", "--config.train.batch_size=4"]
+    args += ["--config.train.steps=1000", "--config.train.batch_size=4"]
+    args += ["--config.data.image_size=(32,64)", "--config.data.crop=(32,64)"]
 
     with tpu_hosts.slices_on_gke() as environments:
         processes = [tpu_hosts.start(environment, *args) for environment in environments]
@@ -116,8 +118,10 @@ def test_two_slices_of_the_jobset_stop_and_go_on_in_a_bucket(jobset, bucket):
                 process.kill()
     statuses = [process.returncode for process in processes]
     assert statuses == [RunConfig().preemption_status] * 2, texts
+    step = int(re.search(r"resume from step (\d+)", texts[0][0])[1])
+    assert 0 < step < 1000
 
     with tpu_hosts.slices_on_gke() as environments:
-        ends = tpu_hosts.run(environments, *args, "--config.run.stop_at=400")
+        ends = tpu_hosts.run(environments, *args, f"--config.run.stop_at={step + 2}")
     assert [status for status, *_ in ends] == [0, 0], ends
-    assert "resuming from step" in ends[0][1]
+    assert f"resuming from step {step}" in ends[0][1]

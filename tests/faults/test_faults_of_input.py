@@ -155,6 +155,25 @@ def test_killed_worker_process():
         batches.close()
 
 
+@pytest.mark.slow
+def test_workers_survive_sigterm_of_their_group():
+    """A scheduler signals all processes; the last step of the run still needs its batch."""
+    values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
+    config = DataConfig(**values)
+    batches = train_batches(config, make_source(config, "train"), 2, seed=0)
+    try:
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        worker.terminate()
+        for _ in range(100):  # some are ready
+            next(batches)
+        assert worker.is_alive()
+    finally:
+        start = time.monotonic()
+        batches.close()
+        assert time.monotonic() - start < 20
+
+
 def test_pending_reads():
     source = make_source(DataConfig(**plain_values(quickstart.get_config())["data"]), "train")
     watched = MonitoredSource(source)
