@@ -1,25 +1,32 @@
 """Compiles the train and eval steps for chips that need not be present, and prints their cost."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
+from rich.table import Table
 
 from configs.loading import ConfigError, plain_values
-from data_pipelines import DataConfig
+from data_pipelines import DataConfig, DataError, make_source
 from gsto_jax import progress
 from gsto_jax.devices.mesh import check_batch_size, make_mesh, num_batch_shards, round_up_batch_size
 from gsto_jax.errors import UserError
+from gsto_jax.plan.chips import TPUS
 from gsto_jax.plan.compile import OutOfMemory, largest_batch, plan_step, train_state_bytes
+from gsto_jax.plan.eval_passes import EvalPasses, eval_passes
 from gsto_jax.plan.plan_file import plan_record, write_plan
+from gsto_jax.plan.speed import InputMeasurement, describe_input, planned_speed
 from gsto_jax.plan.step_cost import StepPlan
 from gsto_jax.plan.step_time import estimate_step_time
-from gsto_jax.plan.tables import compare_table, format_step_time, plan_table
+from gsto_jax.plan.tables import compare_table, plan_table, summary_table
 from gsto_jax.plan.targets import CompileTarget, compile_target
+from gsto_jax.plan.topology import parse_topology
 from gsto_jax.storage import to_path
 from gsto_jax.training.task import Task
+from gsto_jax.types import Size
 from modes import command_line
 from modes.run_setup import parse_config
 from modes.terminal_output import log
@@ -35,16 +42,27 @@ class _Target:
     task: Task
     data: DataConfig
     chips: CompileTarget
+    evaluation: EvalPasses
 
     @property
     def space(self) -> int:
-        """Number of chips that share an image."""
+        """Number of devices that share an image."""
         return self.task.config.parallel.spatial_shards
+
+    def step_name(self, step: str) -> str:
+        """Returns "train" or the name of the program that evaluates."""
+        return step if step == "train" else self.evaluation.step
+
+    def input_size(self, step: str) -> Size:
+        """Returns (h, w) of the network's input."""
+        return self.data.crop if step == "train" else self.evaluation.size
 
     def title(self, step_plan: StepPlan, step: str, topology: str) -> str:
         """Returns the title of a table."""
-        config, (height, width) = self.task.config, self.data.crop
+        config, (height, width) = self.task.config, self.input_size(step)
         per_chip = "per chip" if self.space == 1 else f"per {self.space} chips"
+        if _device_name(topology) == "device":
+            per_chip = per_chip.replace("chip", "device (half a chip)", 1)
         return (
             f"{config.name}, {step} step of {step_plan.batch_size} x {height}x{width} {per_chip} "
             f"in {config.model.dtype}, on {topology}"
@@ -63,20 +81,25 @@ def run(args: Any) -> None:
             configs.append(command_line.load_with_overrides(args.compare))
         except ConfigError as error:
             raise UserError(f"--compare={args.compare}: {error}") from None
+    measurement = None
+    if args.input_json:
+        measurement = InputMeasurement.read(args.input_json, "--input_json")
+        measurement.check_crop(args.config.data.crop, "--input_json")
+    flag_size = parse_size(args.image_size) if args.image_size else None
     chips = compile_target(args.topology)
     targets = []
     for config in configs:
-        task, data, _ = parse_config(config)
-        targets.append(_Target(task, data, _share_images(task, chips)))
+        task, data, values = parse_config(config)
+        evaluation = eval_passes(values, flag_size or _eval_image_size(data))
+        targets.append(_Target(task, data, _share_images(task, chips), evaluation))
+    first_plans = []
     batch_sizes = [_batch_sizes(target) for target in targets]
-    first_plans: list[StepPlan] = []
     for step in ("train", "eval"):
         plans = []
         for target, sizes in zip(targets, batch_sizes, strict=True):
             plans.append(_plan_step(target, step, sizes[step]))
-            title = target.title(plans[-1], step, args.topology)
-            log(plan_table(plans[-1], target.chips.memory, title))
-            log(format_step_time(estimate_step_time(plans[-1], args.topology)))
+            for table in _tables(target, plans[-1], step, args.topology, measurement):
+                log(table)
         first_plans.append(plans[0])
         if args.compare:
             first, second = (config.name for config in configs)
@@ -90,6 +113,68 @@ def run(args: Any) -> None:
         write_plan(path, record | {"versions": list(_versions(chips))})
         log(f"plan        {path}")
     log(f"versions    {', '.join(_versions(chips))}")
+
+
+def parse_size(text: str) -> Size:
+    """Parses the flag --image_size, such as "1024x2048"; raises UserError."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(x.isdecimal() and 0 < int(x) < 10**6 for x in sides):
+        raise UserError(f"--image_size must be HEIGHTxWIDTH in pixels; got {text!r}")
+    return int(sides[0]), int(sides[1])
+
+
+def _eval_image_size(data: DataConfig) -> Size:
+    """Returns (h, w) of the largest evaluation image, or of a crop if there is no dataset here."""
+    if data.source == "scenes":
+        return data.image_size
+    if data.keypoints is not None:
+        return data.crop
+    try:
+        source = make_source(data, data.eval_split)
+        return max((source.size(n) for n in range(len(source))), key=math.prod)
+    except (DataError, UserError, OSError):
+        log(
+            "evaluation  is planned at the training crop, since the dataset is not here: give the "
+            "size of its images, such as --image_size=1024x2048"
+        )
+        return data.crop
+
+
+def _device_name(topology: str) -> str:
+    """Returns "chip", or "device" where a chip is two devices."""
+    chip = TPUS.get(parse_topology(topology).chip)
+    return "device" if chip and chip.devices > 1 else "chip"
+
+
+def _tables(
+    target: _Target,
+    step_plan: StepPlan,
+    step: str,
+    topology: str,
+    measurement: InputMeasurement | None,
+) -> Iterator[Table]:
+    """Yields the tables of a step."""
+    time = estimate_step_time(step_plan, topology)
+    passes = 1.0 if step == "train" else target.evaluation.passes
+    speed = planned_speed(
+        target.task, step_plan, time, target.chips.mesh, target.input_size(step), passes
+    )
+    if step == "train":
+        unit = "images" if target.data.keypoints is None else "persons"
+        extra_rows = {"input": describe_input(speed, measurement, unit)}
+    else:
+        extra_rows = {"network on an image": target.evaluation.description}
+    device = _device_name(topology)
+    yield summary_table(
+        step_plan,
+        time,
+        speed,
+        memory=target.chips.memory,
+        title=target.title(step_plan, step, topology),
+        device=device,
+        extra_rows=extra_rows,
+    )
+    yield plan_table(step_plan, f"cost of the {step} step", device)
 
 
 def _share_images(task: Task, chips: CompileTarget) -> CompileTarget:
@@ -125,12 +210,14 @@ def _plan_step(target: _Target, step: str, batch_size: int) -> StepPlan:
     def compile_step(units: int) -> StepPlan:
         try:
             with progress.track_compilation(f"the {step} step of {units * unit} images"):
-                step_plan = plan_step(task, chips, units * unit, target.data.crop, step)
+                step_plan = plan_step(
+                    task, chips, units * unit, target.input_size(step), target.step_name(step)
+                )
         except OutOfMemory as error:
             log(str(error))
             raise
         if units * unit != batch_size:
-            log(f"{units * unit} images fit, {step_plan.peak_memory / 2**30:.1f} GiB")
+            log(f"{units * unit} images fit, {step_plan.total_memory / 2**30:.1f} GiB")
         return step_plan
 
     try:

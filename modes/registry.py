@@ -262,7 +262,20 @@ MODES = {
                 path="local",
                 remedy=_COPY_FIRST,
             ),
-            "topology": Flag("chips to compile for, such as v5e:4x4, h100 or h100:8", "v5e:2x2"),
+            "topology": Flag(
+                "chips to compile for, such as v5e:4x4, two slices v5e:4x4*2, v5litepod-16, v5p-16,"
+                " v6e-16, tpu7x-16, h100 or h100:2x8",
+                "v5e:2x2",
+            ),
+            "image_size": Flag(
+                "HEIGHTxWIDTH of an evaluation image; by default the largest one of the dataset,"
+                " if it is there, or else the training crop"
+            ),
+            "input_json": Flag(
+                "file that --mode=bench_input --output wrote, to compare with the input that a host"
+                " needs",
+                path="any",
+            ),
             "plan_json": Flag("file to write the plan to", path="any"),
         },
     ),

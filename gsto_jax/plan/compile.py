@@ -4,9 +4,11 @@ import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from gsto_jax.devices.mesh import batch_sharding, num_batch_shards, replicated_sharding
@@ -49,13 +51,15 @@ def plan_step(
       target: Devices to compile for.
       batch_size: Images over all chips.
       image_size: Height and width of an image.
-      step: "train" or "eval".
+      step: "train", "eval" for whole images in one pass, or "eval_window" for the network on one
+        window of each image.
 
     Raises:
       OutOfMemory: The step does not fit in the memory of a chip.
       UserError: It contains a loop with an unknown trip count.
     """
     lowered = _lower(task, target, batch_size, image_size, step)
+    queued = _queued_bytes(task, target.mesh, batch_size, image_size) if step == "train" else 0
     if target.schedule_dir:
         clear_schedules(target.schedule_dir)
     start_time = time.perf_counter()
@@ -65,13 +69,22 @@ def plan_step(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         required = _required_memory(str(error))
+        required = required and required + queued
         raise _out_of_memory(step, batch_size, target, required) from None
     compile_seconds = time.perf_counter() - start_time
-    peak = peak_memory(compiled)
+    peak = peak_memory(compiled) + queued
     if target.memory and peak > target.memory:
         raise _out_of_memory(step, batch_size, target, peak)
     batch_per_chip = batch_size // num_batch_shards(target.mesh)
-    return CompiledStep(compiled, lowered, target).plan(step, batch_per_chip, compile_seconds)
+    step_plan = CompiledStep(compiled, lowered, target).plan(step, batch_per_chip, compile_seconds)
+    return replace(step_plan, queued_bytes=queued)
+
+
+def _queued_bytes(task: Task, mesh: Mesh, batch_size: int, image_size: Size) -> int:
+    """Returns the bytes on each chip of the batches of `run.steps_ahead` later steps."""
+    arrays = task.abstract_batch(batch_size, image_size, "train").values()
+    total = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays)
+    return task.config.run.steps_ahead * total // num_batch_shards(mesh)
 
 
 def train_state_bytes(task: Task, mesh: Mesh) -> int:
@@ -108,7 +121,12 @@ def _lower(task: Task, target: CompileTarget, batch_size: int, image_size: Size,
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_sharding(mesh)),
         task.abstract_state.variables,
     )
-    if isinstance(task, SegmentationTask):
+    if step == "eval_window":
+        assert isinstance(task, SegmentationTask)
+        shape = (batch_size, *image_size, task.in_channels)
+        windows = jax.ShapeDtypeStruct(shape, np.float32, sharding=batch_sharding(mesh))
+        traced = SegmentationPrograms.for_task(task, mesh).logits.trace(variables, windows)
+    elif isinstance(task, SegmentationTask):
         traced = SegmentationPrograms.for_task(task, mesh).eval_step.trace(variables, inputs)
     else:
         assert isinstance(task, PoseTask)

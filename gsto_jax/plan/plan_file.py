@@ -29,6 +29,7 @@ def plan_record(
         steps[plan.step] = {
             "batch_size": plan.batch_size * num_batch_shards(mesh),
             "peak_memory": plan.peak_memory,
+            "queued_bytes": plan.queued_bytes,
             "bytes_accessed": plan.bytes_accessed,
             "flops": plan.flops,
             "xla_cycles": plan.cost.xla_cycles,

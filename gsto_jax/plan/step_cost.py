@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from gsto_jax.plan import costs
-from gsto_jax.plan.hlo import Instruction, Program, parse_arrays, shape_nbytes
+from gsto_jax.plan.hlo import Instruction, Program, parse_arrays, shape_nbytes, split_tuple
 from gsto_jax.plan.kernel_schedule import count_cycles, read_schedule
 from gsto_jax.plan.targets import CompileTarget
 
@@ -20,8 +20,11 @@ _COLLECTIVES = (
 )
 _LAYER = re.compile(r"(?:^|[/(])((?:stem|stage|transition|head)\w*)")
 
+SLICE_EXCHANGE = "exchange between slices"
+"""Kind of collective in which the devices of a slice send their shards to the other slices."""
+
 Collectives = Mapping[str, tuple[int, int]]
-"""Number of calls and result bytes per chip, by kind of collective."""
+"""Calls and result bytes of a device, by kind of collective; of an exchange, bytes sent."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class KernelCalls:
 class StepPlan:
     """Cost of a step on one chip, including all loop iterations."""
 
-    step: str  # "train" or "eval"
+    step: str  # "train", "eval" or "eval_window"
     batch_size: int  # images per chip
     peak_memory: int  # bytes
     flops: float
@@ -88,6 +91,12 @@ class StepPlan:
     kernels: Mapping[str, KernelCalls]
     unscheduled_calls: int  # kernel calls without a schedule, of which only the bytes count
     compile_seconds: float
+    queued_bytes: int = 0  # of batches of later steps, which lie on the chip too
+
+    @property
+    def total_memory(self) -> int:
+        """Bytes of the step and of the batches of later steps."""
+        return self.peak_memory + self.queued_bytes
 
     @property
     def num_kernel_calls(self) -> int:
@@ -240,6 +249,9 @@ def count_collectives(executions: Iterable[tuple[Instruction, int]]) -> dict[str
         if kind in _COLLECTIVES:
             counts[kind] += count
             sizes[kind] += shape_nbytes(instruction.result_shape) * count
+        elif kind == "send" and "megascale" in instruction.text:
+            counts[SLICE_EXCHANGE] += count
+            sizes[SLICE_EXCHANGE] += shape_nbytes(split_tuple(instruction.shape)[0]) * count
     return {kind: (counts[kind], sizes[kind]) for kind in counts}
 
 

@@ -1,10 +1,12 @@
 """Renders plans as tables in the terminal (needs rich, from the `train` extra)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from rich.table import Table
 
+from gsto_jax.plan.speed import PlannedSpeed
 from gsto_jax.plan.step_cost import Cost, StepPlan
 from gsto_jax.plan.step_time import StepTime
 
@@ -15,33 +17,73 @@ _CYCLES_NOTE = (
 )
 
 
-def plan_table(plan: StepPlan, memory: int, title: str) -> Table:
-    """Returns a table of totals, collectives, kernels, and the most expensive layers.
+def summary_table(
+    plan: StepPlan,
+    time: StepTime,
+    speed: PlannedSpeed,
+    *,
+    memory: int,
+    title: str,
+    device: str = "chip",
+    extra_rows: Mapping[str, str] = MappingProxyType({}),
+) -> Table:
+    """Returns a table of what a step needs and how fast it is.
 
-    `memory` is the memory of a chip in bytes.
+    Args:
+      plan: plan of the step.
+      time: its estimated time.
+      speed: its estimated speed.
+      memory: memory of a device in bytes.
+      title: title of the table.
+      device: name of a device: "chip", or "device" where a chip is two.
+      extra_rows: further rows, by label.
     """
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
+    fits = f"{plan.total_memory / 2**30:.2f} of {memory / 2**30:.0f} GiB: fits"
+    if plan.queued_bytes:
+        fits += f" (with {plan.queued_bytes / 2**30:.2f} GiB of batches read ahead)"
+    table.add_row(f"memory of a {device}", fits)
+    table.add_row("time of a step", format_step_time(time))
+    slowest, fastest = speed.images_per_second
+    table.add_row("images per second", f"{_range(slowest, fastest)} on all {device}s")
+    if speed.peak_fraction and speed.peak_flops:
+        percent = _range(*(100 * x for x in speed.peak_fraction))
+        peak = f"{speed.peak_flops / 1e12:.0f} TFLOP/s of a {device}'s matrix units (mfu)"
+        table.add_row("share of the peak", f"{percent} % of {peak}")
+    for label, text in extra_rows.items():
+        table.add_row(label, text)
+    return table
+
+
+def _range(low: float, high: float) -> str:
+    """Formats a range with about three digits; a single number if both ends agree."""
+    texts = [f"{x:.0f}" if high >= 100 else f"{x:.3g}" for x in (low, high)]
+    return " to ".join(dict.fromkeys(texts))
+
+
+def plan_table(plan: StepPlan, title: str, device: str = "chip") -> Table:
+    """Returns a table of the cost of a step: collectives, kernels and the most expensive layers."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     columns: dict[str, Callable[[Cost], float]] = {
-        "XLA Mcycles": lambda cost: cost.xla_cycles / 1e6,
-        "kernel Mcycles": lambda cost: cost.kernel_cycles / 1e6,
-        "GB accessed": lambda cost: cost.bytes_accessed / 1e9,
+        "XLA\nMcycles": lambda cost: cost.xla_cycles / 1e6,
+        "kernel\nMcycles": lambda cost: cost.kernel_cycles / 1e6,
+        "GB\naccessed": lambda cost: cost.bytes_accessed / 1e9,
     }
     columns = {name: value for name, value in columns.items() if value(plan.cost)}
-    table.add_column("per chip", no_wrap=True)
+    table.add_column(f"on one {device}", overflow="fold")
     for name in columns:
         table.add_column(name, justify="right")
-    table.add_column("")
+    table.add_column("details", overflow="fold")
 
     def add_row(name: str, cost: Cost | None, note: str = "", divisor: int = 1) -> None:
         cells = (f"{value(cost) / divisor:.3f}" if cost else "" for value in columns.values())
         table.add_row(name, *cells, note)
 
-    peak = f"{plan.peak_memory / 2**30:.2f} of {memory / 2**30:.0f} GiB, fits"
-    add_row("peak memory", None, peak)
-    add_row("FLOPs", None, f"{plan.flops / 1e9:.2f} G")
     total = replace(plan.cost, bytes_accessed=plan.bytes_accessed)
-    add_row("total", total)
-    add_row("per image", total, divisor=plan.batch_size)
+    add_row("step", total, f"{plan.flops / 1e9:.2f} GFLOPs")
+    add_row("step, per image", total, divisor=plan.batch_size)
     table.add_section()
     for kind, (count, size) in plan.collectives.items():
         add_row(kind, None, f"{count} calls, {size / 1e9:.3f} GB")
@@ -50,24 +92,26 @@ def plan_table(plan: StepPlan, memory: int, title: str) -> Table:
         note = f"{calls.count} calls, {calls.bytes_accessed / 1e9:.3f} GB"
         if calls.relayout_bytes:
             note += f", layout changes {calls.relayout_bytes / 1e9:.3f} GB"
-        add_row(name, None, note)
+        add_row(f"kernel {name}", None, note)
     table.add_section()
     for layer in plan.layers[:_MAX_LAYERS]:
-        add_row(layer.name, layer.cost, f"{layer.top_fraction:.0%} {layer.top_operation}")
+        add_row(layer.name, layer.cost, f"{layer.top_fraction:.0%} in {layer.top_operation}")
     table.caption = " ".join(_notes(plan))
     return table
 
 
 def format_step_time(time: StepTime) -> str:
-    """Returns one line with the estimated time of a step."""
-    terms = f"memory {1e3 * time.memory:.2f} ms, compute {1e3 * time.compute:.2f} ms"
+    """Returns the estimated time of a step in words."""
+    terms = f"memory traffic {1e3 * time.memory:.2f} ms, computation {1e3 * time.compute:.2f} ms"
     if time.collectives:
         bounds = f"{1e3 * time.lower_bound:.2f} to {1e3 * time.upper_bound:.2f} ms"
         terms += f", collectives {1e3 * time.collectives:.2f} ms"
+        if time.network:
+            terms += f", of which {1e3 * time.network:.2f} ms between slices"
     else:
         bounds = f"at least {1e3 * time.lower_bound:.2f} ms"
         terms += "; collectives are not modeled" if time.collectives is None else ""
-    return f"step time   {bounds}, estimated ({terms})"
+    return f"{bounds}, estimated ({terms})"
 
 
 def compare_table(first: StepPlan, second: StepPlan, names: tuple[str, str], title: str) -> Table:
@@ -82,7 +126,7 @@ def compare_table(first: StepPlan, second: StepPlan, names: tuple[str, str], tit
 
     plans = (first, second)
     add_row("batch size", first.batch_size, second.batch_size, 0)
-    add_row("peak memory, GiB", first.peak_memory / 2**30, second.peak_memory / 2**30)
+    add_row("memory, GiB", first.total_memory / 2**30, second.total_memory / 2**30)
     add_row("compile time, s", first.compile_seconds, second.compile_seconds, 0)
     measures = {
         "XLA Mcycles": [x.cost.xla_cycles / 1e6 for x in plans],

@@ -19,15 +19,17 @@ PEAK_FLOPS = {
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
+    "TPU7x": 1153.5e12,
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
 }
-"""Dense bfloat16 FLOP/s of a chip, by `jax.Device.device_kind`.
+"""Dense bfloat16 FLOP/s of a device, by `jax.Device.device_kind`.
 
-TPUs: "Peak compute per chip (bf16)" in Google Cloud's documentation of v4, v5e, v5p and v6e. GPUs:
-NVIDIA's data sheets, without sparsity.
+TPUs: "Peak compute per chip (bf16)" in Google Cloud's documentation of v4, v5e, v5p, v6e and TPU7x,
+of whose 2307 TFLOP/s each of a chip's two devices has half. GPUs: NVIDIA's data sheets, without
+sparsity.
 """
 
 

@@ -20,6 +20,7 @@ from gsto_jax.plan import costs, targets
 from gsto_jax.plan.compile import OutOfMemory, largest_batch, plan_step
 from gsto_jax.plan.hlo import Instruction, Program, parse_arrays, shape_nbytes, split_tuple
 from gsto_jax.plan.kernel_schedule import clear_schedules, count_cycles, read_schedule
+from gsto_jax.plan.speed import PlannedSpeed
 from gsto_jax.plan.step_cost import (
     CompiledStep,
     Cost,
@@ -30,7 +31,8 @@ from gsto_jax.plan.step_cost import (
     operation_name,
     peak_memory,
 )
-from gsto_jax.plan.tables import compare_table, plan_table
+from gsto_jax.plan.step_time import StepTime
+from gsto_jax.plan.tables import compare_table, plan_table, summary_table
 from gsto_jax.plan.targets import CompileTarget, compile_target
 from modes import command_line
 from tests.gsto_jax.pose_runs import pose_task
@@ -597,7 +599,7 @@ def test_segmentation_steps(step):
     assert {"stem1", "stage4_module0", "head"} <= names
     assert ("head backward" in names) == (step == "train")
     assert sum(x.cost.bytes_accessed for x in plan.layers) == plan.cost.bytes_accessed
-    assert "fits" in cells(plan_table(plan, 2**34, "a step"))["peak memory"][-1]
+    assert (plan.queued_bytes > 0) == (step == "train")
 
 
 def test_out_of_memory(monkeypatch):
@@ -607,7 +609,9 @@ def test_out_of_memory(monkeypatch):
     chips = CompileTarget(make_mesh(jax.devices()[:1]), memory=1000)
     with pytest.raises(OutOfMemory, match="train step") as error:
         plan_step(make_task(4, variant="mini"), chips, 4, (32, 32))
-    assert error.value.required == peak_memory(small.compile()) > 1000
+    ahead = 4 * 4 * 32 * 32 * (3 + 1)  # four batches of four images and label maps
+    required = error.value.required - peak_memory(small.compile())
+    assert ahead <= required < 1.05 * ahead  # with their sizes and seeds
 
 
 @pytest.mark.parametrize("step", [pytest.param("train", marks=pytest.mark.slow), "eval"])
@@ -651,25 +655,49 @@ def cells(table):
     return {name: row for name, *row in zip(*columns, strict=True)}
 
 
-def test_tables():
-    table = plan_table(make_plan(), 2**34, "a step")
+def test_plan_table():
+    table = plan_table(make_plan(), "a step")
     assert [str(column.header) for column in table.columns] == [
-        *("per chip", "XLA Mcycles", "kernel Mcycles", "GB accessed", "")
+        *("on one chip", "XLA\nMcycles", "kernel\nMcycles", "GB\naccessed", "details")
     ]
     rows = cells(table)
-    assert rows["peak memory"][-1] == "1.00 of 16 GiB, fits"
-    assert rows["total"] == ["4.000", "1.000", "8.000", ""]
-    assert rows["per image"] == ["2.000", "0.500", "4.000", ""]
-    assert rows["head"] == ["4.000", "1.000", "3.000", "50% conv"]
+    assert rows["step"] == ["4.000", "1.000", "8.000", "5.00 GFLOPs"]
+    assert rows["step, per image"] == ["2.000", "0.500", "4.000", ""]
+    assert rows["head"] == ["4.000", "1.000", "3.000", "50% in conv"]
     assert rows["all-reduce"][-1] == "3 calls, 0.004 GB"
     assert "7 calls of Pallas kernels" in table.caption and "not times" in table.caption
     calls = {"gates": KernelCalls(3, 2 * 10**9, 10**9), "loss": KernelCalls(1, 10**9)}
-    rows = cells(plan_table(make_plan(kernels=calls), 2**34, "a step"))
-    assert rows["gates"][-1] == "3 calls, 2.000 GB, layout changes 1.000 GB"
-    assert rows["loss"][-1] == "1 calls, 1.000 GB"
-    bare = plan_table(make_plan(cost=Cost(bytes_accessed=3e9), kernels={}), 2**34, "a step")
-    assert [str(column.header) for column in bare.columns] == ["per chip", "GB accessed", ""]
+    rows = cells(plan_table(make_plan(kernels=calls), "a step"))
+    assert rows["kernel gates"][-1] == "3 calls, 2.000 GB, layout changes 1.000 GB"
+    assert rows["kernel loss"][-1] == "1 calls, 1.000 GB"
+    bare = plan_table(make_plan(cost=Cost(bytes_accessed=3e9), kernels={}), "a step", "device")
+    assert [str(column.header) for column in bare.columns] == [
+        *("on one device", "GB\naccessed", "details")
+    ]
     assert "Cycles are not estimated" in bare.caption
+
+
+def test_summary_table():
+    speed = PlannedSpeed((744.2, 778.3), (0.0512, 0.0533), 197e12, 4)
+    table = summary_table(
+        make_plan(queued_bytes=2**29),
+        StepTime(0.010, 0.020, 0.005),
+        speed,
+        memory=2**34,
+        title="a step",
+        extra_rows={"input": "190 images/s"},
+    )
+    rows = {name: row[0] for name, row in cells(table).items()}
+    assert rows["memory of a chip"].startswith("1.50 of 16 GiB: fits")
+    assert rows["time of a step"].startswith("20.00 to 25.00 ms")
+    assert rows["images per second"] == "744 to 778 on all chips"
+    assert rows["share of the peak"].startswith("5.12 to 5.33 % of 197 TFLOP/s")
+    assert rows["input"] == "190 images/s"
+    unknown = replace(speed, images_per_second=(5.0, 5.0), peak_fraction=None)
+    time = StepTime(0.010, 0.020, None)
+    bare = summary_table(make_plan(), time, unknown, memory=2**34, title="", device="device")
+    rows = cells(bare)
+    assert rows["images per second"] == ["5 on all devices"] and "share of the peak" not in rows
 
 
 def test_compare_table():
@@ -725,12 +753,6 @@ def test_largest_batch_for_nonlinear_memory(exponent):
         memory = used(fits) + 1e-3
         plan = largest_batch(attempt, error, units=500, state_bytes=0, memory=memory)
         assert plan.batch_size == fits and len(tried) <= 6 + math.ceil(math.log2(500))
-
-
-def test_unknown_topologies():
-    for name in ("v5e", "v7:2x2", "v5e:", "h100:0", "h100:2x2x2", "h100:x"):
-        with pytest.raises(UserError, match="topology"):
-            compile_target(name)
 
 
 def test_missing_compilers(monkeypatch):

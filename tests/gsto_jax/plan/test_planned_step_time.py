@@ -1,6 +1,5 @@
 """Estimated step times computed by hand, and plan files."""
 
-import importlib
 import json
 from types import SimpleNamespace
 
@@ -8,16 +7,17 @@ import pytest
 
 from gsto_jax import UserError
 from gsto_jax.plan.plan_file import plan_record, planned_seconds, write_plan
-from gsto_jax.plan.step_cost import Cost, StepPlan
+from gsto_jax.plan.step_cost import SLICE_EXCHANGE, Cost, StepPlan
 from gsto_jax.plan.step_time import (
     INTERCONNECTS,
     Interconnect,
     StepTime,
     collective_time,
     estimate_step_time,
+    network_time,
 )
 from gsto_jax.plan.tables import format_step_time
-from modes import plan as plan_mode
+from gsto_jax.plan.topology import parse_topology
 from tests.gsto_jax.small_task import values
 
 NO_LATENCY = Interconnect(bandwidth=1e9, latency=0.0, min_ring=16)
@@ -100,10 +100,37 @@ def test_the_longer_of_memory_and_compute_counts():
     assert StepTime(3.0, 2.0, 5.0).upper_bound == 8.0
 
 
-def test_other_make_mesh():
-    v4 = estimate_step_time(make_plan(), "v5p:2x2x1")
-    assert v4.collectives is None
-    assert v4.lower_bound == v4.upper_bound == max(v4.memory, v4.compute)
+@pytest.mark.parametrize(
+    "chip, grid, expected",
+    [
+        ("v5p", (2, 2, 2), 2 * (7 / 8) * 8e9 / (3 * 90e9)),
+        ("v5p", (4, 4, 4), 2 * (63 / 64) * 8e9 / (6 * 90e9)),  # a cube has rings
+        ("v5p", (2, 4, 4), 2 * (31 / 32) * 8e9 / (3 * 90e9)),
+        ("v6e", (8, 16), 2 * (127 / 128) * 8e9 / (3 * 90e9)),
+        ("v4", (2, 2, 1), 2 * (3 / 4) * 8e9 / (2 * 45e9)),
+        ("tpu7x", (2, 2, 1), 2 * (3 / 4) * 8e9 / (2 * 90e9)),  # four chips, eight devices
+    ],
+)
+def test_links_of_other_chips(chip, grid, expected):
+    seconds = collective_time({"all-reduce": (0, int(8e9))}, grid, INTERCONNECTS[chip])
+    assert seconds == pytest.approx(expected)
+
+
+def test_exchange_between_slices():
+    """Two slices of v5e: 25 Gbit/s per chip, a fourth of 100 Gbit/s per host."""
+    inside = {"all-reduce": (100, 9_000_000)}
+    plan = make_plan(collectives=inside | {SLICE_EXCHANGE: (10, 31_250_000)})
+    two = estimate_step_time(plan, "v5e:2x2*2")
+    assert two.network == pytest.approx(31_250_000 / 3.125e9 + 10 * 50e-6)
+    assert two.collectives == pytest.approx(13.5e6 / 90e9 + 400e-6 + two.network)
+    assert two.upper_bound == pytest.approx(0.020 + two.collectives)
+    four = network_time(plan.collectives, parse_topology("v5e:2x2*4"))
+    assert four == pytest.approx(1.5 * 31_250_000 / 3.125e9 + 10 * 50e-6)
+    halves = network_time(plan.collectives, parse_topology("tpu7x:2x2x1*2"))
+    assert halves == pytest.approx(2 * 31_250_000 / 12.5e9 + 10 * 50e-6)
+
+
+def test_gpus_and_unknown_chips():
     h100 = estimate_step_time(make_plan(collectives={}), "h100")
     assert h100.compute == pytest.approx(1e12 / 989e12)
     assert h100.memory == pytest.approx(8.19 / 3352)
@@ -114,16 +141,16 @@ def test_other_make_mesh():
 
 
 def test_format_step_time():
-    assert format_step_time(StepTime(0.010, 0.020, 0.005)) == (
-        "step time   20.00 to 25.00 ms, estimated (memory 10.00 ms, compute 20.00 ms, collectives "
-        "5.00 ms)"
+    assert format_step_time(StepTime(0.010, 0.020, 0.005, 0.002)) == (
+        "20.00 to 25.00 ms, estimated (memory traffic 10.00 ms, computation 20.00 ms, collectives "
+        "5.00 ms, of which 2.00 ms between slices)"
     )
     assert format_step_time(StepTime(0.010, 0.020, None)).endswith("; collectives are not modeled)")
-    assert format_step_time(StepTime(0.030, 0.020, 0.0)).startswith("step time   at least 30.00 ms")
+    assert format_step_time(StepTime(0.030, 0.020, 0.0)).startswith("at least 30.00 ms")
 
 
 def make_mesh(kind="TPU v5 lite", size=4):
-    device = SimpleNamespace(device_kind=kind)
+    device = SimpleNamespace(device_kind=kind, process_index=0)
     flat = SimpleNamespace(flat=[device])
     return SimpleNamespace(size=size, devices=flat, shape={"data": size})
 
@@ -188,24 +215,3 @@ def test_plans_of_other_chips_and_invalid_files(saved_plan, tmp_path):
             planned_seconds(path, config, make_mesh())
     with pytest.raises(UserError, match="plan "):
         write_plan(path / "below" / "plan.json", {})
-
-
-def test_the_plan_mode_writes_a_plan_file(tmp_path, monkeypatch, capsys):
-    target = SimpleNamespace(mesh=make_mesh(), memory=2**34, platform="tpu")
-    monkeypatch.setattr(plan_mode.jax.config, "update", lambda *_: None)
-    monkeypatch.setattr(plan_mode, "compile_target", lambda topology: target)
-
-    def plan_step(task, target, batch_size, image_size, step):
-        return make_plan(step=step, batch_size=batch_size // 4)
-
-    monkeypatch.setattr(plan_mode, "plan_step", plan_step)
-    config, path = (
-        importlib.import_module("configs.quickstart").get_config(),
-        tmp_path / "plan.json",
-    )
-    args = SimpleNamespace(config=config, compare=None, topology="v5e:2x2", plan_json=str(path))
-    plan_mode.run(args)
-    output = capsys.readouterr().out
-    assert output.count("step time   20.00 to 20.55 ms, estimated") == 2
-    assert f"plan        {path}" in output
-    assert planned_seconds(path, values(), make_mesh()) == pytest.approx(0.020)
