@@ -45,7 +45,7 @@ def test_the_plan_is_printed_and_written(compiled, tmp_path, capsys):
     assert planned_seconds(path, values(), make_mesh()) == pytest.approx(0.020)
 
 
-def test_evaluation_has_its_own_size(compiled, capsys):
+def test_evaluation_has_its_own_size(compiled, tmp_path, capsys):
     plan_mode.run(arguments(image_size="200x300"))
     assert compiled[1] == ("eval", (224, 320))
     args = arguments(image_size="128x256")
@@ -53,7 +53,8 @@ def test_evaluation_has_its_own_size(compiled, capsys):
     plan_mode.run(args)
     assert compiled[3] == ("eval_window", (128, 256))
     args = arguments()
-    args.config.data.source = "folder"  # which is not here
+    args.config.data.update(source="folder", root=str(tmp_path))  # which has no images
+    args.config.data.update(images="{split}/*.jpg", labels="{split}/*.png")
     plan_mode.run(args)
     assert compiled[5] == ("eval", (96, 128))
     assert "--image_size" in capsys.readouterr().out
@@ -70,7 +71,8 @@ def test_measured_input(compiled, tmp_path, capsys):
     record = {"images_per_second": 50.0, "images_per_second_per_core": 12.5, "cores": 4}
     path.write_text(json.dumps(record | {"crop": [96, 128]}))
     plan_mode.run(arguments(input_json=str(path)))
-    assert "12.5 images/s per core" in " ".join(capsys.readouterr().out.split())
+    output = capsys.readouterr().out.replace("│", " ")
+    assert "12.5 images/s per core" in " ".join(output.split())
     path.write_text(json.dumps(record | {"crop": [512, 1024]}))
     with pytest.raises(UserError, match="--input_json"):
         plan_mode.run(arguments(input_json=str(path)))

@@ -22,11 +22,13 @@ from gsto_jax.plan.hlo import Instruction, Program, parse_arrays, shape_nbytes, 
 from gsto_jax.plan.kernel_schedule import clear_schedules, count_cycles, read_schedule
 from gsto_jax.plan.speed import PlannedSpeed
 from gsto_jax.plan.step_cost import (
+    SLICE_EXCHANGE,
     CompiledStep,
     Cost,
     KernelCalls,
     LayerCost,
     StepPlan,
+    count_collectives,
     layer_name,
     operation_name,
     peak_memory,
@@ -253,6 +255,35 @@ def test_collective_results():
         ("collective-permute-start", "(f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)})", 32),
     ):
         assert shape_nbytes(Instruction("x", opcode, shape, (), "", False).result_shape) == size
+
+
+SLICES = """
+HloModule slices
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+ENTRY %main (x: f32[4,128]) -> f32[4,128] {
+  %x = f32[4,128]{1,0:T(4,128)} parameter(0)
+  %inside = f32[4,128]{1,0:T(4,128)} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  %token = token[] after-all()
+  %send = (f32[4,128]{1,0:T(4,128)}, u32[], token[]) send(%inside, %token), \
+is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %recv = (f32[4,128]{1,0:T(4,128)}, u32[], token[]) recv(%token), is_host_transfer=true
+  %sent = token[] send-done(%send), is_host_transfer=true
+  %received = (f32[4,128]{1,0:T(4,128)}, token[]) recv-done(%recv), is_host_transfer=true
+  ROOT %out = f32[4,128]{1,0:T(4,128)} get-tuple-element(%received), index=0
+}
+"""
+
+
+def test_exchanges_between_slices():
+    """As XLA compiles an all-reduce over the devices of two TPU slices."""
+    collectives = count_collectives(Program.parse(SLICES).executions())
+    assert collectives == {"all-reduce": (1, 2048), SLICE_EXCHANGE: (1, 2048)}
 
 
 def convolved(x, w, **options):
