@@ -215,7 +215,7 @@ def test_its_other_code_runs():
     assert len(names["first"].sharding.device_set) == jax.device_count() == 4
     np.testing.assert_array_equal(names["first"], 0.5 * np.ones((8, 16, 16, 64)))
     inside = sum(text.count("\n```python") for text in sections()[0].values())
-    assert DOCUMENT.count("\n```python") == inside + 3  # no block is left out
+    assert DOCUMENT.count("\n```python") == inside + 4  # no block is left out
 
 
 def test_its_table_counts():
