@@ -221,6 +221,7 @@ def test_a_transfer_may_be_an_nnx_module_or_a_function():
     assert set(gnnx.linen_variables(gstos[0])["params"]) == {"gate", "transfer"}
 
 
+@pytest.mark.slow
 def test_a_whole_network_is_a_module(network):
     model = gsto_jax.HRNet(
         gsto_jax.VARIANTS["w18_small_v2"], gsto_jax.GSTOSpec(), num_classes=CLASSES
