@@ -100,10 +100,12 @@ def test_extras_of_the_image_exist():
 def test_two_slices_of_the_jobset_stop_and_go_on_in_a_bucket(jobset, bucket):
     """The container's arguments in the environment of GKE, for one host of each slice."""
     replaced = ("--config", "--workdir", "--config.data.root", "--config.init_from")
+    replaced += ("--config.model.dtype",)  # CPUs compile bfloat16 for minutes
     args = [arg for arg in container_of(jobset)["args"] if arg.partition("=")[0] not in replaced]
     args += ["--config=configs/quickstart.py:runlocal", f"--workdir={bucket}/w48"]
     args += ["--config.train.steps=1000", "--config.train.batch_size=4"]
     args += ["--config.data.image_size=(32,64)", "--config.data.crop=(32,64)"]
+    args.append("--config.model.variant=resnet_mini")
 
     with tpu_hosts.slices_on_gke() as environments:
         processes = [tpu_hosts.start(environment, *args) for environment in environments]
