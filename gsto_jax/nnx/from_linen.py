@@ -11,7 +11,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.nnx.variables import COLLECTIONS, check_collections, linen_variables
-from gsto_jax.ops.checks import COUNT, Rule
+from gsto_jax.ops.checks import COUNT
 
 _SIZE = 32
 """Height and width of the map (of branch 0) with which a layer's variables are initialized."""
@@ -85,7 +85,7 @@ class Layer(FromLinen):
     """Base of the layers: initializes the linen layer's variables for inputs of given channels."""
 
     linen_class: ClassVar[type[nn.Module]]
-    channels_rule: ClassVar[Rule] = staticmethod(COUNT)
+    channels_rule: ClassVar[staticmethod[[str, Any], None]] = staticmethod(COUNT)
 
     def __init__(
         self, channels: int | Sequence[int], *args: Any, rngs: nnx.Rngs, **kwargs: Any
