@@ -85,7 +85,7 @@ class Layer(FromLinen):
     """Base of the layers: initializes the linen layer's variables for inputs of given channels."""
 
     linen_class: ClassVar[type[nn.Module]]
-    channels_rule: ClassVar[staticmethod[[str, Any], None]] = staticmethod(COUNT)
+    channels_rule: ClassVar["staticmethod[[str, Any], None]"] = staticmethod(COUNT)
 
     def __init__(
         self, channels: int | Sequence[int], *args: Any, rngs: nnx.Rngs, **kwargs: Any
