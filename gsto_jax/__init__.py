@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gsto_jax.errors import UserError
     from gsto_jax.gate import Gated, apply_gates, gated_maps
+    from gsto_jax.hub import create_model, list_models
     from gsto_jax.layers import (
         ASPP,
         GFM,
@@ -79,7 +80,9 @@ __all__ = [
     "UnsupervisedGSTO",
     "UserError",
     "apply_gates",
+    "create_model",
     "gated_maps",
+    "list_models",
     "resize",
 ]
 
@@ -88,7 +91,7 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         """Imports a public name, or raises AttributeError."""
         if name in __all__:
-            for module in ("errors", "gate", "layers", "models"):
+            for module in ("errors", "gate", "layers", "models", "hub"):
                 value = getattr(import_module(f"{__name__}.{module}"), name, None)
                 if value is not None:
                     globals()[name] = value

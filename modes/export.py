@@ -1,6 +1,7 @@
 """Exports a network as programs that run without this project, and verifies them.
 
-Or exports its weights alone, under the parameter names of another implementation.
+Or exports its weights alone, under the parameter names of another implementation, or as a folder
+for the Hugging Face hub.
 """
 
 import re
@@ -11,6 +12,8 @@ import jax
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_disk_full, make_folder
+from gsto_jax.hub.folder import write_hub_folder
+from gsto_jax.hub.origin import find_origin, find_scores
 from gsto_jax.predict.export import export, preprocessing
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.verify import verify
@@ -35,12 +38,16 @@ def run(args: Any) -> None:
     jax.config.update("jax_platforms", "cpu")  # for an exact comparison
     trained = load_trained(args.checkpoint)
     folder = to_path(args.output or "export", "--output")
-    programs = [name for name in args.formats if f".{name}" not in WEIGHT_WRITERS]
-    weights = [name for name in args.formats if name not in programs]
-    if programs or not weights:
+    weights = [name for name in args.formats if f".{name}" in WEIGHT_WRITERS]
+    programs = [name for name in args.formats if name not in (*weights, "hub")]
+    if args.license and "hub" not in args.formats:
+        raise UserError(f"--license is for --formats=hub; got --formats={','.join(args.formats)}")
+    if programs or not args.formats:
         write_programs(trained, folder, programs, size, args.long_side)
     for name in weights:
         log(f"export      {write_weights(trained, folder / f'weights.{name}')}")
+    if "hub" in args.formats:
+        write_hub(trained, folder / "hub", args.license)
     log(f"checkpoint  {trained.path}")
 
 
@@ -64,6 +71,17 @@ def write_programs(
         log(f"export      {path} ({file_size(path) / 2**20:.1f} MiB)")
     for check in verify(predictor, folder):
         log(f"compared    {check}")
+
+
+def write_hub(trained: TrainedModel, folder: Path, license_name: str) -> None:
+    """Writes a folder for the Hugging Face hub."""
+    origin, scores = find_origin(trained.path, license_name), find_scores(trained.path)
+    for path in write_hub_folder(folder, trained, origin, scores):
+        log(f"export      {path} ({file_size(path) / 2**20:.1f} MiB)")
+    if scores is None:
+        log("note: the card has no scores, since this checkpoint was not evaluated: --mode=eval")
+    if origin.note:
+        log(origin.note)
 
 
 def write_weights(trained: TrainedModel, path: Path) -> str:

@@ -201,7 +201,13 @@ MODES = {
             "output": Flag("folder to write to; by default export/", path="any"),
             "long_side": _LONG_SIDE,
             "formats": Flag(
-                "jax, onnx; for weights alone safetensors, pth", ["jax", "onnx"], "list"
+                "jax, onnx; for weights alone safetensors, pth; hub: a folder for the Hugging Face"
+                " hub (docs/models.md)",
+                ["jax", "onnx"],
+                "list",
+            ),
+            "license": Flag(
+                "hub: license of the weights, such as cc-by-4.0; by default unknown", ""
             ),
             "onnx_size": Flag("HEIGHTxWIDTH of the ONNX program's input; by default any size"),
         },

@@ -25,6 +25,7 @@ NOT_RUN = {
     r"^(JAX_PLATFORMS|TPU_PROCESS_BOUNDS)=": "needs a TPU slice",
     r"^(for|'?done)\b": "loops over commands that are listed",
     r"^tensorboard|^tail -f|^python examples/serve": "runs until it is stopped",
+    r"^hf upload": "needs an account",
     r"^kill -USR1": "signals a run in progress; tests/gsto_jax/training has it",
     r"^python benchmarks": "measures for minutes, on data or machines that tests lack",
     r"--coordinator=": "tests/modes/test_several_hosts.py runs several processes",
@@ -49,7 +50,7 @@ PYTHON_NOT_RUN = {
     "docs/predicting.md": "runs with the commands of its page",
     "docs/weights.md": "needs a file of weights; a test of its own runs it",
 }
-SLOW_PYTHON = {"docs/getting-started.md", "docs/porting.md"}
+SLOW_PYTHON = {"docs/getting-started.md", "docs/models.md", "docs/porting.md"}
 EXAMPLES = "\n".join(path.read_text() for path in (ROOT / "examples").glob("*.py"))
 
 

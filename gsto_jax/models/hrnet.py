@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Real
@@ -116,6 +116,7 @@ class HRNet(Network):
         "attention": instance_of(AttentionSpec, "AttentionSpec()"),
         "head": one_of(HEADS),
     }
+    has_head: ClassVar = True
 
     spec: HRNetSpec
     gsto: GSTOSpec
@@ -164,10 +165,11 @@ class HRNet(Network):
                 branches, module_gates = self._module(stage, m, attention)(branches, train)
                 gates |= {f"stage{stage}/module{m}/{key}": g for key, g in module_gates.items()}
             outputs[f"stage{stage}"] = [unpack(x) for x in branches]
-        if self.head == "v1":
+        logits: Any = None  # of feature extractors, which have no head
+        if self.has_head and self.head == "v1":
             head = self.factories["conv"](self.num_classes, 1, use_bias=True, name="head")
             logits = head(outputs["stage4"][0])
-        else:
+        elif self.has_head:
             head = SegmentationHead(
                 self.num_classes, align_corners=self.align_corners, **self.factories, name="head"
             )

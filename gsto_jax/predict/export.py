@@ -93,8 +93,8 @@ def check_exportable(
     for is_invalid, message in (
         (
             not formats or not set(formats) <= set(FORMATS),
-            f"formats must be some of {', '.join(FORMATS)}, or safetensors, pth for weights; got "
-            f"{', '.join(formats) or 'none'}",
+            f"formats must be some of {', '.join(FORMATS)}, or safetensors, pth, hub for weights; "
+            f"got {', '.join(formats) or 'none'}",
         ),
         (
             size is not None and (len(size) != 2 or min(size) < 1),

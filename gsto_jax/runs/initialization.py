@@ -59,7 +59,7 @@ def load_initial_weights(
     """
     options = task.config
     path = to_path(options.init_from, "config.init_from")
-    if _is_run(path):
+    if is_run(path):
         options.require(
             options.init_prefix == AUTO,
             "init_prefix",
@@ -73,7 +73,7 @@ def load_initial_weights(
     return InitialWeights(imported.variables, imported.result, summary, imported.record)
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
     """Returns whether a path is a run or a checkpoint, rather than weights."""
     # Not by config.json, which folders of weights have too.
     run = (path / "starts.jsonl").exists() or (path / "checkpoints").is_dir()
@@ -83,7 +83,7 @@ def _is_run(path: Path) -> bool:
 def _load_checkpoint(
     location: Path, task: Task, config: Record, variables: Any, log: Callable[[str], None]
 ) -> InitialWeights:
-    path, record, source, is_ema = _read_first(location, log)
+    path, record, source, is_ema = read_first(location, log)
     parent = record["config"]
     same_task = parent.get("task") == config["task"]
     try:
@@ -121,9 +121,7 @@ def _load_checkpoint(
     return InitialWeights(result.variables, result, summary, coverage)
 
 
-def _read_first(
-    path: Path, log: Callable[[str], None]
-) -> tuple[Path, Record, dict[str, Any], bool]:
+def read_first(path: Path, log: Callable[[str], None]) -> tuple[Path, Record, dict[str, Any], bool]:
     """Reads the first readable checkpoint: path, record, variables, and whether they are an EMA."""
     damage: DamagedError | None = None
     for candidate in find_checkpoints(path):

@@ -326,10 +326,12 @@ def test_export_report_and_the_best_checkpoint(tmp_path):
     checkpoint = f"--checkpoint={workdir}"
     # From another folder, where no configuration lies.
     elsewhere = {"cwd": tmp_path}
-    exported = run("--mode=export", checkpoint, "--output=x", "--formats=jax", **elsewhere)
+    exported = run("--mode=export", checkpoint, "--output=x", "--formats=jax,hub", **elsewhere)
     assert exported.returncode == 0, exported.stderr
     assert exported.stdout.count("100.0000% of labels equal") == 3
-    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.jax", "model.json"]
+    names = sorted(path.name for path in (tmp_path / "x").iterdir())
+    assert names == ["hub", "model.jax", "model.json"]
+    assert "mean_iou" in (tmp_path / "x/hub/README.md").read_text()
     page = run("--mode=report", f"--workdir={workdir}", **elsewhere)
     assert page.returncode == 0, page.stderr
     assert page.stdout.endswith(f"report      {workdir}/report.html\n")

@@ -1,0 +1,215 @@
+"""Folders in the layout of the Hugging Face hub.
+
+config.json               network by name, its options and labels, origin and license of its weights
+model.safetensors         variables by path, such as "params/stem1/conv/kernel", in this package's
+                          layout
+preprocessor_config.json  normalization, sizes and padding, how image files are decoded
+README.md                 model card
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save
+
+from gsto_jax.config import ModelConfig
+from gsto_jax.errors import UserError
+from gsto_jax.files import atomic_write, is_disk_full, make_folder, read_json_object, to_json
+from gsto_jax.hub.card import model_card
+from gsto_jax.hub.names import Options, find_name, model_config
+from gsto_jax.hub.origin import Origin
+from gsto_jax.image_files import DecodeOptions
+from gsto_jax.runs.checkpoint import package_versions
+from gsto_jax.runs.trained import TrainedModel
+from gsto_jax.segmentation.protocol import protocol_from_config
+from gsto_jax.storage import error_reason, is_folder, list_names
+from gsto_jax.weights import read_state_dict
+
+LIBRARY = "gsto_jax"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A network in a hub folder, or in a run.
+
+    Attributes:
+      path: the folder, or the checkpoint.
+      name: name of the network; see `list_models`.
+      options: its options that differ from those of the name.
+      num_classes: classes or joints.
+      channels: channels of the images.
+      pose: whether it predicts joints.
+      variables: its variables as NumPy arrays.
+    """
+
+    path: Path
+    name: str
+    options: Options
+    num_classes: int
+    channels: int
+    pose: bool
+    variables: dict[str, Any]
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """Config of the network. Raises UserError for an unknown name or option."""
+        return model_config(self.name, self.options)
+
+
+def read_hub_folder(path: Path) -> StoredNetwork | None:
+    """Reads a hub folder; None if it is anything else.
+
+    Raises:
+      UserError: a file is missing or damaged, or another version wrote it.
+    """
+    values = read_json_object(path / CONFIG) if is_folder(path) else None
+    if values is None or values.get("library_name") != LIBRARY:
+        return None
+    arrays = read_state_dict(path / WEIGHTS)
+    try:
+        network = StoredNetwork(
+            path=path,
+            name=values["architecture"],
+            options=dict(values["options"]),
+            num_classes=values["num_classes"],
+            channels=values["channels"],
+            pose=values["task"] == "pose",
+            variables=unflatten_dict(arrays, sep="/"),
+        )
+        _ = network.config
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{path / CONFIG} cannot be used ({reason}): download it again, or use the version "
+            "that wrote it"
+        ) from None
+    return network
+
+
+def write_hub_folder(
+    folder: Path, trained: TrainedModel, origin: Origin, scores: Mapping[str, Any] | None
+) -> list[Path]:
+    """Writes a hub folder, as a whole or not at all.
+
+    Args:
+      folder: the folder, which must not exist or be empty.
+      trained: the trained network.
+      origin: where the weights came from, and their license.
+      scores: record of an evaluation of the network, if there is one.
+
+    Returns:
+      Paths of the files.
+
+    Raises:
+      UserError: the folder is not empty, or cannot be written.
+    """
+    description = describe_network(trained) | {"weights": origin.record}
+    contents = {
+        WEIGHTS: to_safetensors(trained.variables),
+        CONFIG: _to_text(description),
+        PREPROCESSOR: _to_text(describe_preprocessing(trained.config)),
+        CARD: model_card(trained, description, origin, scores).encode(),
+    }
+    try:
+        if folder.exists() and (not is_folder(folder) or list_names(folder)):
+            raise UserError(
+                f"{folder} exists, and nothing in it is replaced: remove it, or use another "
+                "--output"
+            )
+        make_folder(folder.parent)
+        with atomic_write(folder) as temporary:
+            temporary.mkdir()
+            for name, content in contents.items():
+                (temporary / name).write_bytes(content)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(
+            f"{folder} cannot be written ({error_reason(error)}): use a writable --output"
+        ) from None
+    return [folder / name for name in contents]
+
+
+def to_safetensors(variables: Any) -> bytes:
+    """Returns a `.safetensors` file of variables, without loss."""
+    leaves = flatten_dict(dict(variables), sep="/")
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
+    return bytes(save(arrays, {"format": "flax"}))
+
+
+def describe_network(trained: TrainedModel) -> dict[str, Any]:
+    """Returns the contents of config.json but for the origin of the weights."""
+    task, values = trained.task, trained.config
+    data, pose = values["data"], task.config.task == "pose"
+    name, options = find_name(task.config.model, pose)
+    labels = list(data["keypoints"]["names"] if pose else data["classes"])
+    return {
+        "library_name": LIBRARY,
+        "architecture": name,
+        "options": options,
+        "num_classes": task.num_classes,
+        "channels": task.in_channels,
+        "output_stride": task.config.model.output_stride,
+        "task": task.config.task,
+        "id2label": {str(n): label for n, label in enumerate(labels)},
+        "label2id": {label: n for n, label in enumerate(labels)},
+        **(
+            {key: data["keypoints"][key] for key in ("flip_pairs", "skeleton", "sigmas")}
+            if pose
+            else {key: data[key] for key in ("palette", "ignore_label")}
+        ),
+        "name": task.config.name,
+        "step": int(trained.path.name),
+        "versions": package_versions(),
+    }
+
+
+def describe_preprocessing(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the contents of preprocessor_config.json for the config of a run.
+
+    Its names are those of the hub's image processors where they have one.
+    """
+    data, evaluation = values["data"], values["eval"]
+    shared = {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": data["mean"],
+        "image_std": data["std"],
+        "channels": data["channels"],
+        "decode_options": asdict(DecodeOptions.of(data)),
+    }
+    if values["task"] == "pose":
+        height, width = data["crop"]
+        return shared | {
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "do_pad": False,
+            "box_padding": data["keypoints"]["padding"],
+            "flip_test": evaluation["flip"],
+        }
+    size: dict[str, int] = {}
+    if any(data["fixed_size"]):
+        size = dict(zip(("height", "width"), data["fixed_size"], strict=True))
+    elif data["base_size"]:
+        size = {"longest_edge": data["base_size"]}
+    padded = evaluation["pad_to"] != "published"
+    return shared | {
+        "do_resize": bool(size),
+        "size": size,
+        "do_pad": padded,
+        "pad_size_divisor": evaluation["pad_to"] if padded else None,
+        "pad_mode": evaluation["pad"],
+        "test_protocol": str(protocol_from_config(values)),
+    }
+
+
+def _to_text(values: Mapping[str, Any]) -> bytes:
+    return (to_json(values, indent=2) + "\n").encode()

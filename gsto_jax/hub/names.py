@@ -1,0 +1,153 @@
+"""Names of the networks: family and backbone, or encoder and context module."""
+
+import dataclasses
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from gsto_jax.config import MODEL, ModelConfig, option_role
+from gsto_jax.errors import UserError
+from gsto_jax.layers.context import CONTEXT_MODULES
+from gsto_jax.models.published import ROWS
+from gsto_jax.models.specs import PLAIN, RESNETS, VARIANTS, GSTOSpec
+
+Options = dict[str, Any]
+
+_PLAIN, _GATED = dataclasses.asdict(PLAIN), dataclasses.asdict(GSTOSpec())
+_HRNETS: Mapping[str, Options] = {
+    "hrnetv2": _PLAIN,
+    "gsto_hrnet": _GATED,
+    "hrnet_pose": _PLAIN | {"head": "v1", "upsample": "nearest"},
+    "gsto_hrnet_pose": _GATED,
+}
+"""Options of HRNet by family."""
+_CONTEXT_NETS: Mapping[str, Options] = {"": {"gating": "none"}, "gsto_": {"gating": "supervised"}}
+"""Options of the context module by prefix of the name."""
+_NOT_KEYWORDS = {"variant", "module", "freeze", "freeze_bn"}
+"""Options that the name says, or that only training reads."""
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the names of the networks that match a pattern, such as "gsto*" (fnmatch)."""
+    return fnmatch.filter(_networks(), pattern)
+
+
+@cache
+def _networks() -> dict[str, Options]:
+    """Returns the fields of `ModelConfig` that each name sets."""
+    hrnets = {
+        f"{family}_{variant}": {"variant": variant, "hrnet": options}
+        for family, options in _HRNETS.items()
+        for variant in VARIANTS
+    }
+    context_nets = {
+        f"{prefix}{variant}_{module}": {
+            "variant": variant,
+            "context_net": {"module": module} | options,
+        }
+        for prefix, options in _CONTEXT_NETS.items()
+        for variant in RESNETS
+        for module in CONTEXT_MODULES
+    }
+    return hrnets | context_nets
+
+
+def is_pose(name: str) -> bool:
+    """Returns whether a name is that of a network for poses."""
+    return "_pose_" in name
+
+
+def default_outputs(name: str) -> int:
+    """Returns the number of classes or joints of a network in the paper: 19 or 17."""
+    return next(row.num_outputs for row in ROWS if row.is_pose == is_pose(name))
+
+
+def model_config(name: str, options: Mapping[str, Any]) -> ModelConfig:
+    """Returns the config of a network.
+
+    Args:
+      name: name of the network, one of `list_models()`.
+      options: config options of the network that differ, by the last part of their names.
+
+    Raises:
+      UserError: the name or an option is unknown, or a value is invalid.
+    """
+    networks = _networks()
+    if name not in networks:
+        raise UserError(
+            f"name must be one of list_models(); got {name!r}{_nearest(name, networks)}"
+        )
+    fields = dict(networks[name])
+    section = "hrnet" if "hrnet" in fields else "context_net"
+    inner, outer = _keywords(section)
+    for keyword in options:
+        if keyword not in inner | outer:
+            raise UserError(
+                f"{keyword} is not a keyword of {name}{_nearest(keyword, inner | outer)}"
+            )
+    fields |= {keyword: options[keyword] for keyword in options if keyword in outer}
+    changes = {keyword: options[keyword] for keyword in options if keyword in inner}
+    try:
+        return ModelConfig(**fields | {section: fields[section] | changes})
+    except UserError as error:
+        message = re.sub(r"config\.model\.(hrnet\.|context_net\.)?", "", str(error))
+        raise UserError(message) from None
+
+
+def _keywords(section: str) -> tuple[set[str], set[str]]:
+    """Returns the keywords of "hrnet" or "context_net", and those of all networks."""
+    fields = ModelConfig.__dataclass_fields__
+    inner = {field.name for field in dataclasses.fields(fields[section].metadata["section"])}
+    outer = {name for name, field in fields.items() if "section" not in field.metadata}
+    return inner - _NOT_KEYWORDS, outer - _NOT_KEYWORDS
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.0)
+    return f". Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def differences(config: ModelConfig, other: ModelConfig) -> Options:
+    """Returns the options of a config that differ and change what its network computes.
+
+    Args:
+      config: config of a network.
+      other: config of another one, of the same backbone.
+
+    Returns:
+      Values in `config` by keyword of `create_model`.
+    """
+    section = "context_net" if config.is_context_net else "hrnet"
+    inner, outer = _keywords(section)
+    names = [f"{section}.{name}" for name in sorted(inner)] + sorted(outer)
+    changes = {}
+    for name in names:
+        if option_role(f"model.{name}") != MODEL and name != "dtype":
+            continue
+        *sections, keyword = name.split(".")
+        parts = [getattr(x, section) if sections else x for x in (config, other)]
+        value, default = (getattr(part, keyword) for part in parts)
+        if value != default:
+            changes[keyword] = value
+    return changes
+
+
+def find_name(config: ModelConfig, pose: bool) -> tuple[str, Options]:
+    """Returns the name that is nearest to a config, and the options that differ from it.
+
+    Args:
+      config: config of the network.
+      pose: whether it predicts joints.
+    """
+    choices = [
+        (is_pose(name) != pose, len(changes), name, changes)
+        for name, fields in _networks().items()
+        if fields["variant"] == config.variant
+        and ("hrnet" in fields or fields["context_net"]["module"] == config.context_net.module)
+        for changes in [differences(config, model_config(name, {}))]
+    ]
+    *_, name, changes = min(choices, key=lambda choice: choice[:2])
+    return name, changes

@@ -1,0 +1,104 @@
+"""Loads weights into a network: those of hub folders, runs and checkpoints, and weight files."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gsto_jax.config import ModelConfig
+from gsto_jax.errors import UserError
+from gsto_jax.hub.folder import StoredNetwork, read_hub_folder
+from gsto_jax.hub.names import differences, find_name, is_pose
+from gsto_jax.runs.initialization import is_run, read_first
+from gsto_jax.storage import to_path
+from gsto_jax.weights import AUTO, LoadResult, import_weights, transfer, upsampling_note
+from gsto_jax.weights.coverage import coverage_lines
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Variables that were loaded.
+
+    Attributes:
+      result: what was loaded and what starts fresh.
+      summary: lines of text about it.
+      has_notes: whether arrays were converted, or the network differs from that of the weights.
+    """
+
+    result: LoadResult
+    summary: str
+    has_notes: bool
+
+
+def read_network(weights: str | Path) -> StoredNetwork | None:
+    """Reads a hub folder, a run or a checkpoint; None for a weight file, which says no network.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    path = to_path(weights, "weights")
+    if (folder := read_hub_folder(path)) is not None:
+        return folder
+    if not is_run(path):
+        return None
+    checkpoint, record, variables, _ = read_first(
+        path, lambda message: warnings.warn(message, stacklevel=4)
+    )
+    values = record["config"]
+    pose, data = values["task"] == "pose", values["data"]
+    config = ModelConfig.from_dict(values["model"])
+    name, options = find_name(config, pose)
+    return StoredNetwork(
+        path=checkpoint,
+        name=name,
+        options=options,
+        num_classes=len(data["keypoints"]["names"] if pose else data["classes"]),
+        channels=len(data["mean"]),
+        pose=pose,
+        variables=variables,
+    )
+
+
+def load_network(
+    source: StoredNetwork, variables: Any, name: str, config: ModelConfig
+) -> LoadedWeights:
+    """Loads the variables of another network of this package.
+
+    Args:
+      source: the other network.
+      variables: initial values of the network.
+      name: its name.
+      config: its config.
+
+    Raises:
+      UserError: the body of the network is another one.
+    """
+    same_task = source.pose == is_pose(name)
+    outputs = "outputs" if not same_task else "joints" if source.pose else "classes"
+    try:
+        result = transfer(source.variables, variables, outputs=outputs, keep_heads=same_task)
+    except UserError as error:
+        raise UserError(
+            f"weights must be of a network with the same body as {name}; got {source.path} of "
+            f"{source.name}: {error}"
+        ) from None
+    changes = {}
+    if source.config.is_context_net == config.is_context_net:
+        changes = differences(source.config, config)
+    notes = [*result.notes, *(f"the weights are of {key}={x!r}" for key, x in changes.items())]
+    summary = [
+        f"{result.num_loaded} of {result.num_arrays} arrays from {source.path}",
+        *(f"  note         {note}" for note in notes),
+        *coverage_lines(result, result.unused),
+    ]
+    return LoadedWeights(result, "\n".join(summary), bool(notes))
+
+
+def load_file(
+    path: str | Path, variables: Any, config: ModelConfig, prefix: str = AUTO
+) -> LoadedWeights:
+    """Loads a weight file; see `import_weights`."""
+    imported = import_weights(path, variables, prefix=prefix)
+    upsampling = upsampling_note(imported.weight_format, config) or ""
+    summary = "\n".join(filter(None, (imported.summary, upsampling)))
+    return LoadedWeights(imported.result, summary, bool(upsampling or imported.notes))
