@@ -99,7 +99,7 @@ def model_config(name: str, options: Mapping[str, Any]) -> ModelConfig:
 
 def _keywords(section: str) -> tuple[set[str], set[str]]:
     """Returns the keywords of "hrnet" or "context_net", and those of all networks."""
-    fields = ModelConfig.__dataclass_fields__
+    fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
     inner = {field.name for field in dataclasses.fields(fields[section].metadata["section"])}
     outer = {name for name, field in fields.items() if "section" not in field.metadata}
     return inner - _NOT_KEYWORDS, outer - _NOT_KEYWORDS
