@@ -142,12 +142,14 @@ def find_name(config: ModelConfig, pose: bool) -> tuple[str, Options]:
       config: config of the network.
       pose: whether it predicts joints.
     """
+    # The name of a gated network says so, however many options differ.
     choices = [
-        (is_pose(name) != pose, len(changes), name, changes)
+        (is_pose(name) != pose, named.has_gates != config.has_gates, len(changes), name, changes)
         for name, fields in _networks().items()
         if fields["variant"] == config.variant
         and ("hrnet" in fields or fields["context_net"]["module"] == config.context_net.module)
-        for changes in [differences(config, model_config(name, {}))]
+        for named in [model_config(name, {})]
+        for changes in [differences(config, named)]
     ]
-    *_, name, changes = min(choices, key=lambda choice: choice[:2])
+    *_, name, changes = min(choices, key=lambda choice: choice[:3])
     return name, changes
