@@ -101,4 +101,4 @@ def load_file(
     imported = import_weights(path, variables, prefix=prefix)
     upsampling = upsampling_note(imported.weight_format, config) or ""
     summary = "\n".join(filter(None, (imported.summary, upsampling)))
-    return LoadedWeights(imported.result, summary, bool(upsampling or imported.notes))
+    return LoadedWeights(imported.result, summary, bool(upsampling or imported.result.notes))
