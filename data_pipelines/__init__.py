@@ -1,8 +1,9 @@
 """Input pipelines: images and labels as NumPy batches, without JAX."""
 
-from data_pipelines.config import DataConfig, Keypoints
+from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from data_pipelines.files.tiles import Tiles, encode_tiles
+from data_pipelines.keypoint_options import Keypoints
 from data_pipelines.keypoints import COCO_KEYPOINTS, KeypointTable
 from data_pipelines.labels import (
     CAMVID,

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from data_pipelines.annotation_options import check_annotations
 from data_pipelines.errors import DataError
+from data_pipelines.keypoint_options import IdPairs, Keypoints
 from data_pipelines.label_options import check_id_map, check_label_encoding, check_val_fraction
 from data_pipelines.labels import IGNORE_LABEL, SCENES, distinct_colors
 from gsto_jax.config.fields import DATA, RUNTIME, Section, option, subsection
@@ -30,63 +30,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of the RGB pixels of ImageNet."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of the RGB pixels of ImageNet."""
-IdPairs = tuple[tuple[int, int], ...]
 Colors = tuple[tuple[int, int, int], ...]
 ClassColors = tuple[tuple[tuple[int, int, int], str], ...]
 NamePairs = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keypoints(Section, prefix="data.keypoints", role=DATA, error=DataError):
-    """The joints of a pose dataset, and how persons are cropped."""
-
-    names: tuple[str, ...] = option((), "Names of the joints, in order; (): no pose dataset")
-    flip_pairs: IdPairs = option(
-        (), "Pairs of joints (left, right) to swap in a flipped image", ge=0
-    )
-    skeleton: IdPairs = option((), "Pairs of joints to connect by a line in drawings", ge=0)
-    sigmas: tuple[float, ...] = option(
-        (), "OKS standard deviation of each joint, relative to the person's scale", gt=0
-    )
-    padding: float = option(
-        1.25,
-        "Size of the crop relative to the person's box, in the crop's aspect ratio",
-        ge=0.1,
-        le=10,
-    )
-    rotation: float = option(
-        45.0, "Training: maximum rotation in degrees, in both directions", ge=0, le=180
-    )
-    scale: float = option(
-        0.35, "Training: the crop's size is multiplied by 1 - scale to 1 + scale", ge=0, le=0.99
-    )
-    detections: str = option(
-        "",
-        "JSON file of detected boxes to evaluate on; '': ground-truth boxes",
-        role=RUNTIME,
-        is_path=True,
-    )
-    category: str = option(
-        "",
-        "Name or id of the category in COCO files; '': the only one with keypoints, or 'person'",
-        expected="the name or id of a category, or ''",
-    )
-
-    def __post_init__(self) -> None:
-        """Accepts an integer category, and validates."""
-        category: Any = self.category
-        if type(category) is int and category >= 0:
-            object.__setattr__(self, "category", str(category))
-        super().__post_init__()
-
-    def check(self) -> None:
-        """Raises DataError for pairs of joints that do not exist, or a wrong number of sigmas."""
-        last = len(self.names) - 1
-        for name in ("flip_pairs", "skeleton"):
-            for pair in getattr(self, name):
-                self.require(max(pair) <= last, name, f"pairs of joints in 0..{last}", pair)
-        expected = f"a positive number for each of the {last + 1} joints"
-        self.require(len(self.sigmas) == len(self.names), "sigmas", expected)
 
 
 @dataclass(frozen=True, kw_only=True)

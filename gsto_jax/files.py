@@ -28,10 +28,8 @@ TEXT_SUFFIXES = frozenset(
 """Suffixes of files that often lie in image folders and are silently skipped there."""
 _SYSTEM_FILES = {"__macosx", "@eadir", "thumbs.db", "desktop.ini"}
 """Lower-case names that archivers, servers and file managers create."""
-
-
 _UPLOADS = 16
-"""Files of a folder that are uploaded at the same time."""
+"""Files of a folder that are read and uploaded at the same time."""
 
 
 def is_remote(path: os.PathLike[str]) -> bool:
@@ -160,16 +158,16 @@ def add_files(local: Path, folder: Path) -> None:
     Raises:
       Exception: errors of the bucket's client.
     """
+
+    def upload(file: Path) -> None:
+        (folder / file.relative_to(local)).write_bytes(file.read_bytes())
+
     files = [file for file in local.rglob("*") if file.is_file()]
     with ThreadPoolExecutor(_UPLOADS) as pool:
         for is_direct in (False, True):
-            uploads = [
-                pool.submit((folder / file.relative_to(local)).write_bytes, file.read_bytes())
-                for file in files
-                if (file.parent == local) == is_direct
-            ]
-            for upload in uploads:
-                upload.result()
+            part = [file for file in files if (file.parent == local) == is_direct]
+            for _ in pool.map(upload, part):
+                pass  # raises the first error
 
 
 def write_text(path: Path, text: str) -> None:

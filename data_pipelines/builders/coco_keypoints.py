@@ -8,10 +8,10 @@ from typing import Any
 
 from data_pipelines.builders.builder import Builder, Example, Item, wrong_downloads_error
 from data_pipelines.builders.coco_images import CocoImages
-from data_pipelines.config import Keypoints
 from data_pipelines.errors import DataError
 from data_pipelines.files.archives import Downloads
 from data_pipelines.files.images import decode_image, format_size, verify_image
+from data_pipelines.keypoint_options import Keypoints
 from data_pipelines.sources.boxes import is_outside
 from data_pipelines.sources.coco_entries import MAX_PERSONS, Person, is_number, is_sample
 from data_pipelines.sources.coco_file import (

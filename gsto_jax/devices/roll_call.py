@@ -176,11 +176,15 @@ class _Server:
         return {"done": True} if len(self._processes) == self._config.num_processes else {}
 
     def _broadcast(self, message: Mapping[str, Any]) -> None:
+        line = json.dumps(message).encode() + b"\n"
         for connection in self._buffers:
+            connection.settimeout(1)  # a full buffer would cut the line
             try:
-                connection.sendall(json.dumps(message).encode() + b"\n")
+                connection.sendall(line)
             except OSError:
                 continue  # that process is gone, and ends by itself
+            finally:
+                connection.setblocking(False)
 
     def _await_goodbyes(self) -> None:
         """Waits until the others closed, so that no connection keeps the port busy."""

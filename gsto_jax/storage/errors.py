@@ -4,12 +4,18 @@ The clients of buckets repeat requests that fail temporarily (gcsfs six times wi
 tensorstore for longer), so an error that reaches this module is final.
 """
 
+import sys
 from pathlib import Path
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import is_remote
 
-_NETWORK_PACKAGES = frozenset(("aiohttp", "google", "requests", "urllib3"))
+_CLIENTS = ("gcsfs", "s3fs", "adlfs")
+"""Packages of which one is imported in a process that uses a bucket."""
+_NETWORK_PACKAGES = (
+    *("google.api_core", "google.auth", "google.cloud"),
+    *("aiohttp", "requests", "urllib3"),
+)
 """Packages whose exceptions are those of a connection or of credentials."""
 _REFUSED = ("Forbidden:", "PERMISSION_DENIED", "UNAUTHENTICATED", "AccessDenied")
 _UNAVAILABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
@@ -37,7 +43,7 @@ def is_unavailable(error: BaseException) -> bool:
     return (
         status in (408, 429)
         or status >= 500
-        or type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES
+        or _is_of_network(error)
         or isinstance(error, ConnectionError | TimeoutError)
         or _contains(error, _UNAVAILABLE)
     )
@@ -79,8 +85,14 @@ def error_reason(error: OSError) -> str:
 
 
 def _is_of_client(error: BaseException) -> bool:
-    package = type(error).__module__.partition(".")[0]
-    return bool(_status(error)) or package in _NETWORK_PACKAGES or _contains(error, _REFUSED[:1])
+    if not any(name in sys.modules for name in _CLIENTS):
+        return False  # the error of a tracker's server, for instance
+    return bool(_status(error)) or _is_of_network(error) or _contains(error, _REFUSED[:1])
+
+
+def _is_of_network(error: BaseException) -> bool:
+    module = f"{type(error).__module__}."
+    return module.startswith(tuple(f"{package}." for package in _NETWORK_PACKAGES))
 
 
 def _status(error: BaseException) -> int:

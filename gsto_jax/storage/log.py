@@ -96,9 +96,8 @@ class BucketLog:
 
     def flush(self) -> None:
         """Writes the buffered lines. Raises the bucket's errors; the lines stay in the buffer."""
-        if len(self._lines) > self._written:
-            self._last_write = time.monotonic()
-            self._write()
+        self._last_write = time.monotonic()
+        self._write()
 
     def read(self) -> list[Line]:
         """Returns all lines, oldest first, those in the buffer included."""

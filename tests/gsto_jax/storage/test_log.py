@@ -1,5 +1,7 @@
 """Logs of JSON lines on disks and in buckets."""
 
+import threading
+
 import pytest
 
 from gsto_jax.storage import log
@@ -36,6 +38,20 @@ def test_lines_are_written_in_the_background(folder, monkeypatch):
     writer = open_log(folder / "a.jsonl")
     writer.append({"step": 1})
     writer._pending.result()
+    assert steps(folder / "a.jsonl") == [1]
+
+
+def test_flush_waits_for_a_write_in_the_background(folder):
+    writer = open_log(folder / "a.jsonl")
+    with writer._write_lock:  # which has written no line so far
+        writer.append({"step": 1})
+        writer._written = 2
+        flush = threading.Thread(target=writer.flush)
+        flush.start()
+        flush.join(0.1)
+        assert flush.is_alive()
+        writer._written = 0
+    flush.join()
     assert steps(folder / "a.jsonl") == [1]
 
 

@@ -1,5 +1,6 @@
 """Objects of a bucket: creation by one client only, atomic writes, faults of the bucket."""
 
+import sys
 import threading
 
 import pytest
@@ -118,6 +119,20 @@ def test_errors_of_disks_are_not_those_of_buckets(tmp_path):
     assert bucket_error_message(error.value) is None
     assert bucket_error_message(error.value, tmp_path) is None
     assert not is_refused(UserError("Forbidden: a word"))
+
+
+def test_errors_of_other_servers_and_formats_are_not_those_of_buckets(monkeypatch):
+    class DecodeError(Exception):
+        pass
+
+    DecodeError.__module__ = "google.protobuf.message"
+    monkeypatch.setitem(sys.modules, "gcsfs", sys)
+    assert bucket_error_message(DecodeError("truncated")) is None
+    error = type("ConnectionError", (OSError,), {"__module__": "requests.exceptions"})("no route")
+    assert "did not answer" in bucket_error_message(error)
+    for client in ("gcsfs", "s3fs", "adlfs"):
+        monkeypatch.delitem(sys.modules, client, raising=False)
+    assert bucket_error_message(error) is None
 
 
 def test_missing_client_is_named(monkeypatch):
