@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from data_pipelines import (
     DataConfig,
     Source,
+    TrainBatches,
     check_split_labels,
     make_source,
     train_batches,
@@ -31,7 +32,7 @@ from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.workdir import Workdir, git_revision
 from gsto_jax.storage import to_path
 from gsto_jax.training import profiling
-from gsto_jax.training.task import Task
+from gsto_jax.training.task import Task, TrainState
 from gsto_jax.training.throughput import Workload
 from modes import run_setup
 from modes.interrupt import EXITS, Interrupt, kill_children
@@ -75,7 +76,7 @@ def run(args: Any) -> int:
         MaintenanceWatch(interrupt.trigger, processes.log_with_process_name(log)),
         profiling_signal_ignored(),
         contextlib.closing(batches),
-        contextlib.closing(Workdir(args.workdir or f"runs/{config.name}", lock=True)) as workdir,
+        contextlib.closing(_open_workdir(args.workdir or f"runs/{config.name}")) as workdir,
     ):
         workdir.check_shared()
         use_compilation_cache(config.run.compilation_cache, workdir.path)
@@ -89,19 +90,7 @@ def run(args: Any) -> int:
             eval_set=eval_set,
             log=log,
         )
-        with progress.track("setting up the network", resumable=True):
-            state, data_state = experiment.start_or_resume(
-                args.fork_from and to_path(args.fork_from, "--fork_from")
-            )
-        if data_state is not None:
-            batches.set_state(data_state)
-        elif note := random_weights_note(config, data.name):
-            log(note)
-        revision = git_revision(Path(__file__).parents[1])
-        timer, command = experiment.timer, [sys.executable, *sys.argv]
-        workdir.write_start(command, int(state.step), revision, timer.elapsed)
-        if processes.is_primary():
-            timer.read_earlier(workdir)
+        state = _start_or_resume(experiment, batches, args.fork_from, data.name)
         examples = f"{len(source)} {'persons' if data.keypoints else 'images'}"
         _log_start(task, data, examples, mesh, log)
         run_setup.log_warnings(batch_size_warnings(config.train, len(source)), log)
@@ -112,6 +101,31 @@ def run(args: Any) -> int:
         with open_trackers(trackers, workdir, values, log) as writer:
             experiment = replace(experiment, workload=workload, metric_writer=writer)
             return _train_and_evaluate(experiment, state, batches, stop)
+
+
+def _open_workdir(path: str) -> Workdir:
+    """Locks the workdir. In a bucket this may wait for a minute, in which SIGTERM ends it."""
+    with progress.track("opening the workdir", resumable=True):
+        return Workdir(path, lock=True)
+
+
+def _start_or_resume(
+    experiment: Experiment, batches: TrainBatches, fork_from: str | None, dataset: str
+) -> TrainState:
+    """Returns the initial train state, sets the batches to it, and records the start."""
+    source = to_path(fork_from, "--fork_from") if fork_from else None
+    with progress.track("setting up the network", resumable=True):
+        state, data_state = experiment.start_or_resume(source)
+    if data_state is not None:
+        batches.set_state(data_state)
+    elif note := random_weights_note(experiment.task.config, dataset):
+        experiment.log(note)
+    workdir, timer = experiment.workdir, experiment.timer
+    command, revision = [sys.executable, *sys.argv], git_revision(Path(__file__).parents[1])
+    workdir.write_start(command, int(state.step), revision, timer.elapsed)
+    if processes.is_primary():
+        timer.read_earlier(workdir)
+    return state
 
 
 def _log_start(task: Task, data: DataConfig, examples: str, mesh: Mesh, log: Log) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -189,37 +189,9 @@ class Experiment:
                     return state
             if self.early_stop_reason(step):
                 return state
-            log = processes.log_with_process_name(self.log)
-            profiler = Profiler(
-                self.workdir.path / "profile", run.profile_steps, run.profile_start, log
-            )
-            watchdog = Watchdog(
-                run.stall_seconds, log, {"input": getattr(batches, "pending_reads", str)}
-            )
-            end = min(task.steps, run.stop_at or task.steps)
-            training = progress.track("training", total=end, completed=step)
-
-            def on_wait(cause: str = "", step: int = 0) -> None:
-                watchdog(cause if cause != "compile" else "", step)  # compilation is logged anyway
-
-            advise = InputAdvice(self.log, self.mesh.devices.flat[0].platform)
-
-            def log_step(report: StepReport) -> None:
-                self._log_step(report)
-                advise(report)
-
-            hooks = Hooks(
-                log=log_step,
-                save=save,
-                evaluate=evaluate,
-                should_stop=should_stop,
-                on_wait=on_wait,
-                on_complete=lambda step: advance(1),
-                before_step=profiler,
-            )
+            hooks = Hooks(save=save, evaluate=evaluate, should_stop=should_stop)
             try:
-                with watchdog, profiler, training as advance:
-                    state = fit(task, state, batches, self.mesh, hooks)
+                state = self._fit(state, batches, hooks)
             except TrainingError as error:
                 with contextlib.suppress(TrainingError):  # report the first error only
                     checkpoints.wait()
@@ -230,6 +202,35 @@ class Experiment:
             with self.timer.measure("checkpoint"):
                 checkpoints.wait()
             return state
+
+    def _fit(self, state: TrainState, batches: TrainBatches, hooks: Hooks) -> TrainState:
+        """Runs the loop with hooks, and besides logs, profiles, and watches over its waits."""
+        run, steps = self.task.config.run, self.task.steps
+        log = processes.log_with_process_name(self.log)
+        folder = self.workdir.path / "profile"
+        profiler = Profiler(folder, run.profile_steps, run.profile_start, log)
+        pending = {"input": getattr(batches, "pending_reads", str)}
+        watchdog = Watchdog(run.stall_seconds, log, pending)
+        end = min(steps, run.stop_at or steps)
+        training = progress.track("training", total=end, completed=int(state.step))
+        advise = InputAdvice(self.log, self.mesh.devices.flat[0].platform)
+
+        def log_step(report: StepReport) -> None:
+            self._log_step(report)
+            advise(report)
+
+        def on_wait(cause: str = "", step: int = 0) -> None:
+            watchdog(cause if cause != "compile" else "", step)  # compilation is logged anyway
+
+        with watchdog, profiler, training as advance:
+            hooks = replace(
+                hooks,
+                log=log_step,
+                on_wait=on_wait,
+                on_complete=lambda step: advance(1),
+                before_step=profiler,
+            )
+            return fit(self.task, state, batches, self.mesh, hooks)
 
     def evaluate(
         self,

@@ -5,7 +5,7 @@ init_from.json       pretrained weights, if any: path, SHA-256, coverage
 starts.jsonl         one line per start: command, versions, devices, git revision, first step
 training.jsonl       one line per log line: step, losses, learning rate, step time, throughput
                      (docs/observability.md)
-ends.jsonl           one line per start that was not killed: last step, exit status
+ends.jsonl           one line per start that neither failed nor was killed: last step, exit status
 evaluations.jsonl    one line per evaluation: step and scores
 checkpoints/STEP/    latest checkpoints
 best/STEP/           best checkpoint
@@ -195,7 +195,7 @@ class Workdir:
         return self._read_lines("starts.jsonl")
 
     def write_end(self, step: int, status: int, record: Record) -> None:
-        """Logs the end of a start that was not killed: completed steps, exit status and times."""
+        """Logs the end of a start that neither failed nor was killed: steps, exit status, times."""
         self._append("ends.jsonl", {"step": step, "status": status} | record)
         self._flush()
 

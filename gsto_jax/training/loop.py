@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import progress
+from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import (
     batch_sharding,
     compiler_options,
@@ -164,8 +165,9 @@ class _Loop:
             with self._stopwatch.measure("input"), _track(first, "reading the first batch"):
                 return next(batches)
         except Exception:
-            # A signal to the process group ends the data workers before the loop sees it.
-            if not self._hooks.should_stop():
+            # A signal to the process group ends the data workers before the loop sees it. Other
+            # processes may have dispatched this step already, and would wait for it.
+            if processes.is_multiprocess() or not self._hooks.should_stop():
                 raise
             return None
 

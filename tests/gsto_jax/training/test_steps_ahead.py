@@ -1,5 +1,8 @@
 """The loop dispatches steps ahead of the device: simulated hosts and clock, and a real device."""
 
+import contextlib
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -105,6 +108,22 @@ def test_a_state_is_saved_when_all_its_steps_are_complete(monkeypatch, depth):
     hooks = Hooks(save=lambda state: saved.append((state.step, hosts() >= hosts.ready[-1])))
     hosts.fit(monkeypatch, 10, hooks, checkpoint_every=4, steps_ahead=depth)
     assert saved == [(4, True), (8, True), (10, True)]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_input_that_a_signal_ends(monkeypatch, several):
+    """One process saves its last step; of several, others may wait for the next one."""
+
+    class EndingHosts(Hosts):
+        def batches(self):
+            yield from itertools.islice(super().batches(), 4)
+            raise RuntimeError("the workers have ended")
+
+    monkeypatch.setattr(processes, "is_multiprocess", lambda: several)
+    hooks, events = recorder(stop_at=5)
+    with pytest.raises(RuntimeError) if several else contextlib.nullcontext():
+        EndingHosts(0.05).fit(monkeypatch, 20, hooks)
+    assert [n for name, n in events if name == "save"] == ([] if several else [4])
 
 
 @pytest.mark.parametrize(("seconds", "ahead"), [(0.041, 4), (0.3, 3), (0.6, 1), (20.0, 1)])
