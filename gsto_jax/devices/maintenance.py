@@ -6,10 +6,10 @@ SIGTERM. Everything happens in a thread, so that no other machine waits for a se
 
 import os
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+from gsto_jax.devices.metadata_server import HOST_VARIABLES, read_metadata
 
 PERIOD = 2.0
 """Seconds between two requests; a preempted machine is stopped after 30."""
@@ -18,7 +18,6 @@ _EVENT, _PREEMPTED = "maintenance-event", "preempted"
 _VALUES = {_EVENT: "TERMINATE_ON_HOST_MAINTENANCE", _PREEMPTED: "TRUE"}
 """Keys of `instance/`, and the values that announce the end of the machine."""
 _PRODUCT_NAME = Path("/sys/class/dmi/id/product_name")
-_HOST_VARIABLES = ("GCE_METADATA_HOST", "GCE_METADATA_IP")
 
 
 class MaintenanceWatch(threading.Thread):
@@ -36,8 +35,6 @@ class MaintenanceWatch(threading.Thread):
         super().__init__(name="maintenance", daemon=True)
         self._on_event, self._log = on_event, log
         self._ended = threading.Event()
-        # A proxy does not know this machine's server.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def __enter__(self) -> "MaintenanceWatch":
         if is_compute_engine():
@@ -53,13 +50,13 @@ class MaintenanceWatch(threading.Thread):
         while keys and not self._ended.is_set():
             for key in sorted(keys):
                 try:
-                    value = self._get(key)
-                except urllib.error.HTTPError as error:
-                    if error.code == 404:  # the server of a GKE node lacks some keys
-                        keys.discard(key)
-                    continue
+                    value = read_metadata(key, _TIMEOUT)
                 except (OSError, ValueError):
                     continue  # no answer: the next request may get one
+                if value is None:  # the server of a GKE node lacks some keys
+                    keys.discard(key)
+                    continue
+                value = value.strip()
                 first = key not in answered
                 answered.add(key)
                 if value != _VALUES[key]:
@@ -74,12 +71,6 @@ class MaintenanceWatch(threading.Thread):
                     return
             self._ended.wait(PERIOD)
 
-    def _get(self, key: str) -> str:
-        url = f"http://{_metadata_host()}/computeMetadata/v1/instance/{key}"
-        request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
-        with self._opener.open(request, timeout=_TIMEOUT) as response:
-            return str(response.read(200).decode()).strip()
-
 
 def is_compute_engine() -> bool:
     """Returns whether this machine is on Compute Engine, without a request.
@@ -89,14 +80,9 @@ def is_compute_engine() -> bool:
     """
     if os.environ.get("NO_GCE_CHECK", "").lower() == "true":
         return False
-    if any(map(os.environ.get, _HOST_VARIABLES)):
+    if any(map(os.environ.get, HOST_VARIABLES)):
         return True
     try:
         return _PRODUCT_NAME.read_text().startswith("Google")
     except (OSError, ValueError):
         return False
-
-
-def _metadata_host() -> str:
-    values = filter(None, map(os.environ.get, _HOST_VARIABLES))
-    return next(values, "metadata.google.internal")

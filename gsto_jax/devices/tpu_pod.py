@@ -7,11 +7,11 @@ not answer, and keeps to itself which process it takes this one for.
 
 import os
 import time
-import urllib.error
-import urllib.request
+from urllib.error import HTTPError
 
 import jax
 
+from gsto_jax.devices.metadata_server import metadata_host, metadata_url, read_metadata
 from gsto_jax.devices.process_config import ProcessConfig
 from gsto_jax.errors import UserError
 
@@ -116,26 +116,18 @@ def _read_metadata(key: str) -> str | None:
     Raises:
       UserError: the server does not answer, or answers with an error.
     """
-    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
-    url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
-    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     reason = ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE_SECONDS)
         try:
-            with opener.open(request, timeout=TRY_SECONDS) as response:
-                text: str = response.read().decode()
-                return text
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return None
-            reason = f"HTTP {error.code}"
+            return read_metadata(f"attributes/{key}", TRY_SECONDS)
         except (OSError, ValueError) as error:  # no route, no such name, no time, no text
             reason = str(getattr(error, "reason", error))
+            if isinstance(error, HTTPError):
+                reason = f"HTTP {error.code}"
     raise UserError(
-        f"the metadata server of this TPU host, {server}, which knows the other hosts, does not "
-        f"answer ({reason}). Check the host's network (curl -H Metadata-Flavor:Google {url}); to "
-        f"run without the other hosts, set {ALONE}"
+        f"the metadata server of this TPU host, {metadata_host()}, which knows the other hosts, "
+        f"does not answer ({reason}). Check the host's network (curl -H Metadata-Flavor:Google "
+        f"{metadata_url(f'attributes/{key}')}); to run without the other hosts, set {ALONE}"
     )

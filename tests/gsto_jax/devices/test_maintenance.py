@@ -1,11 +1,14 @@
 """Maintenance events and preemptions, announced by a metadata server on loopback."""
 
+import socket
+import threading
 import time
 
 import pytest
 
 from gsto_jax.devices import maintenance
 from gsto_jax.devices.maintenance import MaintenanceWatch
+from gsto_jax.devices.metadata_server import read_metadata
 from tests.machine_metadata import serve
 
 STARTED = {"maintenance-event": "NONE", "preempted": "FALSE"}
@@ -100,3 +103,20 @@ def test_other_machines_start_no_thread(monkeypatch, tmp_path):
     monkeypatch.setenv("GCE_METADATA_HOST", "10.0.0.1")
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     assert not maintenance.is_compute_engine()
+
+
+def test_other_servers_are_errors_of_the_system(monkeypatch):
+    """So that the thread goes on, and a set-up names the server."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.getsockname()[1]}")
+
+        def answer():
+            with server.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(OSError, match="SSH"):
+            read_metadata("preempted", 5)
+        thread.join()
