@@ -40,8 +40,7 @@ def run_mode(
 
     try:
         _check_flags(args)
-        _join_processes(args)
-        processes.set_lost_status(exits["SIGTERM"][1])
+        _join_processes(args, exits["SIGTERM"][1])
         mode = importlib.import_module(f"modes.{args.mode}")
         if not args.process:
             reporter.on_end(starting)
@@ -118,8 +117,12 @@ def check_paths(args: SimpleNamespace) -> None:
         to_path(text, "an input")
 
 
-def _join_processes(args: SimpleNamespace) -> None:
+def _join_processes(args: SimpleNamespace, lost_status: int) -> None:
     """Joins the other processes of the run if flags or a TPU slice describe several.
+
+    Args:
+      args: the flags.
+      lost_status: exit status if another process is lost.
 
     Raises:
       UserError: the flags contradict each other, the processes cannot be joined, or the mode runs
@@ -137,7 +140,7 @@ def _join_processes(args: SimpleNamespace) -> None:
             "--distributed alone"
         )
     if values:
-        processes.connect(ProcessConfig(*values), args.join_timeout)
+        processes.connect(ProcessConfig(*values), args.join_timeout, lost_status)
         return
     if not MODES[args.mode].uses_devices:
         return
@@ -149,4 +152,4 @@ def _join_processes(args: SimpleNamespace) -> None:
             f"other hosts. Set {tpu_pod.ALONE}"
         )
     if place is not None or args.distributed:
-        processes.connect(place, args.join_timeout)
+        processes.connect(place, args.join_timeout, lost_status)

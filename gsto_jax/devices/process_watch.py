@@ -32,17 +32,19 @@ class ProcessWatch(threading.Thread):
     received signal ("stop"), and the number of its next `should_stop` call once anyone received a
     signal ("call").
 
+    Args:
+      lost_status: exit status if another process is lost.
+
     Attributes:
       get_signal: returns the name of the signal that this process received, or None.
       reason: signal that all processes stop for, and the process that received it.
-      lost_status: exit status if another process is lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lost_status: int) -> None:
         super().__init__(name="watch", daemon=True)
         self.get_signal: Callable[[], str | None] = lambda: None
         self.reason: str | None = None
-        self.lost_status = 1
+        self._lost_status = lost_status
         self._index, self._count = jax.process_index(), jax.process_count()
         self._lock, self._exit_lock = threading.Lock(), threading.Lock()
         self._agreed, self._ended = threading.Event(), threading.Event()
@@ -126,7 +128,7 @@ class ProcessWatch(threading.Thread):
         name = f"process {process}{host and f' ({host})'}"
         role = ", which coordinates the others," if process == 0 else ""
         reason = reason.strip().splitlines()[0][:200]
-        self._exit(f"{name}{role} is gone: {reason}. {RESTART_HINT}", self.lost_status)
+        self._exit(f"{name}{role} is gone: {reason}. {RESTART_HINT}", self._lost_status)
 
     def _publish(self, kind: str, value: str) -> None:
         key_value_store().key_value_set(

@@ -40,7 +40,7 @@ _call_ids = itertools.count()
 """Identifies collective calls, which all processes make in the same order."""
 
 
-def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
+def connect(config: ProcessConfig | None = None, timeout: float = 90, lost_status: int = 1) -> None:
     """Connects to the other processes. Must be called before JAX initializes its devices.
 
     If a process is lost later, this process exits with a message.
@@ -48,6 +48,7 @@ def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
     Args:
       config: address of this process; None to detect it (Slurm, Open MPI).
       timeout: seconds to wait for all processes.
+      lost_status: exit status of this process if another one is lost, or does not connect.
 
     Raises:
       UserError: no cluster is detected, the connection fails, or see `call_roll`.
@@ -66,7 +67,7 @@ def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
         }
         call_roll(config, timeout)
     # JAX's own timeout aborts the process with a stack trace, so ours comes first.
-    timer = threading.Timer(timeout, _exit_on_timeout, (config, timeout))
+    timer = threading.Timer(timeout, _exit_on_timeout, (config, timeout, lost_status))
     timer.daemon = True
     timer.start()
     try:
@@ -86,11 +87,11 @@ def connect(config: ProcessConfig | None = None, timeout: float = 90) -> None:
     finally:
         timer.cancel()
     if is_multiprocess():
-        _watch = ProcessWatch()
+        _watch = ProcessWatch(lost_status)
         _watch.start()
 
 
-def _exit_on_timeout(config: ProcessConfig | None, timeout: float) -> None:
+def _exit_on_timeout(config: ProcessConfig | None, timeout: float, status: int) -> None:
     """Exits; called where JAX waits for a process that the roll call did not miss, if any."""
     place = "" if config is None else f" at {config.coordinator}"
     print_exit_message(
@@ -98,7 +99,7 @@ def _exit_on_timeout(config: ProcessConfig | None, timeout: float) -> None:
         "did not connect. Start the same command on every host within that time (--join_timeout), "
         "and check that each host can reach the host of process 0"
     )
-    os._exit(2)
+    os._exit(status)
 
 
 def is_multiprocess() -> bool:
@@ -194,12 +195,6 @@ def end(message: str, status: int) -> NoReturn:
         release_held()
         os._exit(status)
     _watch.exit_all(message, status, is_error=False)
-
-
-def set_lost_status(status: int) -> None:
-    """Sets the exit status of this process if another one is lost; 1 by default."""
-    if _watch is not None:
-        _watch.lost_status = status
 
 
 def await_failure_of_others() -> None:

@@ -132,8 +132,7 @@ if __name__ == "__main__":
     place = None
     if int(port):
         place = ProcessConfig(f"localhost:{port}", int(count), int(index))
-    processes.connect(place, 120)
-    processes.set_lost_status(43)
+    processes.connect(place, 120, lost_status=43)
     try:
         globals()[scenario](int(index))
         processes.disconnect()
