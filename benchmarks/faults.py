@@ -20,7 +20,6 @@ failed.
 import argparse
 import csv
 import hashlib
-import json
 import math
 import os
 import random
@@ -36,9 +35,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.forked import in_process
+
+ROOT = Path(__file__).parents[1]
 STEPS = 12
 FIELDS = ("kill", "run", "seconds", "target", "state", "steps_before", "steps_after", "checkpoint")
 ARGUMENTS = (
@@ -156,31 +157,6 @@ def kill(process: int) -> None:
     """Kills a running process and waits for its end."""
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
-
-
-def in_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Returns the JSON-serializable result of a function, computed in a forked process.
-
-    The process of the benchmark itself starts neither devices nor the threads of a bucket's client,
-    since it forks.
-    """
-    read, write = os.pipe()
-    if not (process := os.fork()):
-        try:
-            os.close(read)
-            with os.fdopen(write, "w") as answer:
-                json.dump(function(*args), answer)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as file:
-        result = file.read()
-    os.waitpid(process, 0)
-    if not result:
-        raise RuntimeError(f"{function.__name__} failed")
-    return json.loads(result)
 
 
 def digest(workdir: Path) -> str:

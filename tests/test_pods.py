@@ -63,21 +63,20 @@ def arguments(text):
 
 def commands(jobset):
     """Returns the arguments of the program in every file."""
-    text = (FOLDER / "slurm.sh").read_text()
+    slurm, startup = ((FOLDER / name).read_text() for name in ("slurm.sh", "startup.sh"))
     sky = yaml.safe_load((FOLDER / "skypilot.yaml").read_text())["run"]
     for name, value in (("SKYPILOT_NUM_NODES", "2"), ("SKYPILOT_NODE_RANK", "0")):
         sky = sky.replace(f"${name}", value)
     sky = sky.replace('$(head -n1 <<< "$SKYPILOT_NODE_IPS")', "host0")
-    start = text.index("srun")
-    slurm = text[start : text.index("\nstatus=")]
     return {
         "jobset": container_of(jobset)["args"],
-        "slurm": arguments(slurm),
+        "slurm": arguments(slurm[slurm.index("srun") : slurm.index("\nstatus=")]),
+        "startup": arguments(startup[startup.index("ExecStart=") : startup.index("\n# 42")]),
         "skypilot": arguments(sky),
     }
 
 
-@pytest.mark.parametrize("name", ["jobset", "slurm", "skypilot"])
+@pytest.mark.parametrize("name", ["jobset", "slurm", "skypilot", "startup"])
 def test_commands_are_valid(jobset, monkeypatch, name):
     monkeypatch.chdir(program.ROOT)
     args = commands(jobset)[name]

@@ -19,7 +19,7 @@ from gsto_jax.runs.workdir import Workdir
 from modes.interrupt import Interrupt
 from tests.faults.disks import files_no_larger_than, fill
 from tests.faults.small_runs import STEPS
-from tests.machine_metadata import serve
+from tests.metadata_server import metadata_server
 
 # Orbax's threads end as complaints of Python about what nobody waited for.
 threads_complain = pytest.mark.filterwarnings(
@@ -158,8 +158,8 @@ def test_a_maintenance_event(tmp_path, train, same, monkeypatch, capsys):
     )
     monkeypatch.setattr(maintenance, "PERIOD", 0.01)
     monkeypatch.delenv("NO_GCE_CHECK", raising=False)
-    with monkeypatch.context() as patch, serve(values) as address:
-        patch.setenv("GCE_METADATA_HOST", address)
+    with monkeypatch.context() as patch, metadata_server(values) as server:
+        patch.setenv("GCE_METADATA_HOST", server.address)
         patch.setattr(Experiment, "_log_step", log_and_announce)
         assert train(tmp_path, log_every=1) == 42
     output = capsys.readouterr()

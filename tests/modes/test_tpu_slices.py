@@ -8,8 +8,8 @@ import json
 
 import pytest
 
+from tests.metadata_server import metadata_server, tpu_metadata
 from tests.tpu_hosts import free_port, gke, run, slices_on_gke
-from tests.tpu_metadata import attributes, metadata_server
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +34,8 @@ def one_slice_on_gke():
 def one_slice_on_compute_engine():
     port, hosts = free_port(), ["127.0.0.1"] * 2
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(metadata_server(attributes(k, hosts))) for k in (0, 1)]
-        yield [{"GCE_METADATA_IP": address, "JAX_COORDINATOR_PORT": port} for address, _ in servers]
+        servers = [stack.enter_context(metadata_server(tpu_metadata(k, hosts))) for k in (0, 1)]
+        yield [{"GCE_METADATA_IP": x.address, "JAX_COORDINATOR_PORT": port} for x in servers]
 
 
 WAYS = [one_slice_on_gke, slices_on_gke, one_slice_on_compute_engine]
@@ -67,15 +67,15 @@ def error_of(end, status=2):
 
 
 def test_single_host_starts_alone(tmp_path):
-    with metadata_server(attributes(0, ["127.0.0.1"])) as (address, requests):
+    with metadata_server(tpu_metadata(0, ["127.0.0.1"])) as server:
         ((status, _, errors),) = run(
-            [{"GCE_METADATA_IP": address}],
+            [{"GCE_METADATA_IP": server.address}],
             *TRAIN,
             "--config.run.stop_at=1",
             f"--workdir={tmp_path}",
         )
     assert status == 0, errors
-    assert "agent-worker-number" in requests
+    assert "attributes/agent-worker-number" in server.requests
     with one_slice_on_gke() as (_, second):  # a page needs no devices, and there are none
         ((status, _, errors),) = run(
             [second | {"JAX_PLATFORMS": "none"}], "--mode=report", f"--workdir={tmp_path}"

@@ -9,21 +9,20 @@ import pytest
 from gsto_jax.devices import maintenance
 from gsto_jax.devices.maintenance import MaintenanceWatch
 from gsto_jax.devices.metadata_server import read_metadata
-from tests.machine_metadata import serve
+from tests.metadata_server import metadata_server
 
 STARTED = {"maintenance-event": "NONE", "preempted": "FALSE"}
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """Returns the values that a metadata server answers with, and counts its requests."""
+    """A metadata server that announces nothing yet."""
     monkeypatch.setattr(maintenance, "PERIOD", 0.02)
     monkeypatch.delenv("NO_GCE_CHECK", raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nothing listens
-    values = dict(STARTED, requests=0)
-    with serve(values) as address:
-        monkeypatch.setenv("GCE_METADATA_HOST", address)
-        yield values
+    with metadata_server(dict(STARTED)) as server:
+        monkeypatch.setenv("GCE_METADATA_HOST", server.address)
+        yield server
 
 
 def wait_for(condition):
@@ -43,9 +42,9 @@ def wait_for(condition):
 def test_event_is_reported_once(server, key, value, word):
     events, lines = [], []
     with MaintenanceWatch(events.append, lines.append) as watch:
-        wait_for(lambda: server["requests"] >= 4)
+        wait_for(lambda: len(server.requests) >= 4)
         assert not events
-        server[key] = value
+        server.values[key] = value
         wait_for(lambda: not watch.is_alive())
     assert len(events) == 1 and word in events[0] and not lines
 
@@ -54,29 +53,29 @@ def test_other_values_are_no_event(server):
     """A machine that is migrated goes on."""
     events, lines = [], []
     with MaintenanceWatch(events.append, lines.append):
-        server["maintenance-event"] = "MIGRATE_ON_HOST_MAINTENANCE"
-        wait_for(lambda: server["requests"] >= 8)
+        server.values["maintenance-event"] = "MIGRATE_ON_HOST_MAINTENANCE"
+        wait_for(lambda: len(server.requests) >= 8)
     assert not events and not lines
 
 
 def test_event_that_is_pending_at_the_start_is_logged(server):
     """Otherwise a restarted run would stop again until the host is gone."""
-    server["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
+    server.values["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
     events, lines = [], []
     with MaintenanceWatch(events.append, lines.append):
-        wait_for(lambda: server["requests"] >= 6)
+        wait_for(lambda: len(server.requests) >= 6)
         assert not events and len(lines) == 1
-        server["preempted"] = "TRUE"
+        server.values["preempted"] = "TRUE"
         wait_for(lambda: events)
 
 
 def test_server_without_the_keys_is_asked_once(server):
     """The metadata server of a GKE node."""
     for key in STARTED:
-        del server[key]
+        del server.values[key]
     with MaintenanceWatch(pytest.fail, pytest.fail) as watch:
-        wait_for(lambda: server["requests"] and not watch.is_alive())
-    assert server["requests"] == 2
+        wait_for(lambda: server.requests and not watch.is_alive())
+    assert len(server.requests) == 2
 
 
 def test_server_that_does_not_answer_delays_nothing(monkeypatch):

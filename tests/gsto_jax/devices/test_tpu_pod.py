@@ -8,7 +8,7 @@ import pytest
 
 from gsto_jax import UserError
 from gsto_jax.devices import tpu_pod
-from tests.tpu_metadata import attributes, metadata_server
+from tests.metadata_server import metadata_server, tpu_metadata
 
 HOSTS = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
@@ -34,8 +34,8 @@ def place():
 
 
 def test_other_machines_ask_no_server(tpu_host):
-    with metadata_server(attributes(0, HOSTS)) as (address, requests):
-        tpu_host.setenv("GCE_METADATA_IP", address)
+    with metadata_server(tpu_metadata(0, HOSTS)) as server:
+        tpu_host.setenv("GCE_METADATA_IP", server.address)
         tpu_host.setenv("TPU_SKIP_MDS_QUERY", "1")  # JAX sets it where there are no chips
         assert place() is None
         tpu_host.delenv("TPU_SKIP_MDS_QUERY")
@@ -44,10 +44,10 @@ def test_other_machines_ask_no_server(tpu_host):
         tpu_host.delenv("TPU_PROCESS_BOUNDS")
         tpu_host.delenv("JAX_FORCE_TPU_INIT")  # the platforms of the tests are the CPU alone
         assert place() is None
-        assert not requests
+        assert not server.requests
         try:
             jax.config.update("jax_platforms", "tpu,cpu")
-            assert place() == ("10.0.0.1:8482", 3, 0) and len(requests) == 3
+            assert place() == ("10.0.0.1:8482", 3, 0) and len(server.requests) == 3
         finally:
             jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 
@@ -120,23 +120,27 @@ def test_invalid_variables_are_named(tpu_host, variables, name):
     ("values", "expected"),
     [
         ({}, None),  # a virtual machine that is no TPU host
-        (attributes(0, HOSTS[:1]), None),
-        (attributes(2, HOSTS), ("10.0.0.1:8482", 3, 2)),
-        (attributes(1, HOSTS[:2]) | {"worker-network-endpoints": "a,b"}, ("a:8482", 2, 1)),
-        (attributes(0, HOSTS[:1], 3, 2), ("10.0.0.1:8482", 3, 2)),
-        (attributes(1, HOSTS, 2, 1), ("10.0.0.1:8482", 6, 4)),
+        (tpu_metadata(0, HOSTS[:1]), None),
+        (tpu_metadata(2, HOSTS), ("10.0.0.1:8482", 3, 2)),
+        (
+            tpu_metadata(1, HOSTS[:2]) | {"attributes/worker-network-endpoints": "a,b"},
+            ("a:8482", 2, 1),
+        ),
+        (tpu_metadata(0, HOSTS[:1], 3, 2), ("10.0.0.1:8482", 3, 2)),
+        (tpu_metadata(1, HOSTS, 2, 1), ("10.0.0.1:8482", 6, 4)),
     ],
 )
 def test_metadata_of_compute_engine(tpu_host, values, expected):
-    with metadata_server(values, failures=2) as (address, _):
-        tpu_host.setenv("GCE_METADATA_IP", address)
+    with metadata_server(values, failures=2) as server:
+        tpu_host.setenv("GCE_METADATA_IP", server.address)
         assert place() == expected
 
 
 @pytest.mark.parametrize("failures", [None, 100])
 def test_metadata_server_that_does_not_answer(tpu_host, failures):
-    with metadata_server({}, failures or 0) as (address, _):
-        tpu_host.setenv("GCE_METADATA_IP", "127.0.0.1:9" if failures is None else address)
+    with metadata_server({}, failures or 0) as server:
+        address = "127.0.0.1:9" if failures is None else server.address
+        tpu_host.setenv("GCE_METADATA_IP", address)
         with pytest.raises(UserError, match=r"metadata server .* JAX_PLATFORMS=cpu"):
             tpu_pod.find_process()
 

@@ -40,7 +40,7 @@ def recorder(hosts=None, stop_at=0, evaluate=lambda step: False):
     return hooks, events
 
 
-@pytest.mark.parametrize(("depth", "milliseconds"), [(1, 57.6), (4, 41.0)])
+@pytest.mark.parametrize(("depth", "milliseconds"), [(1, 57.6), (2, 44.0), (4, 41.0)])
 def test_late_hosts_do_not_stop_the_device(monkeypatch, depth, milliseconds):
     """64 hosts of which 1 % are 80 ms late in a step of 41 ms; 12.5 ms is a host's other work.
 
