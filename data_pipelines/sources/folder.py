@@ -21,7 +21,7 @@ from data_pipelines.sources.image_list import read_pairs
 from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.stats import Issue, LabelStats, unreadable
 from gsto_jax.image_files import Decoded
-from gsto_jax.storage import has_scheme, is_folder, is_remote, to_path
+from gsto_jax.storage import is_folder, is_remote, join_path, to_path
 
 
 class FolderSource:
@@ -138,9 +138,7 @@ def _read_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
     check_no_own_files(root, config, split)
     if config.list_file:
         list_file = config.list_file.format(split=stored_split)
-        in_bucket = has_scheme(list_file)
-        path = to_path(list_file, "config.data.list_file") if in_bucket else root / list_file
-        return _listed_pairs(root, path)
+        return _listed_pairs(root, join_path(root, list_file, "config.data.list_file"))
     return _folder_pairs(root, config, stored_split)
 
 
@@ -177,8 +175,8 @@ def _duplicates_warning(
 
 
 def _folder_pairs(root: Path, config: DataConfig, split: str) -> Pairs:
-    images = root / config.images.format(split=split)
-    labels = root / config.labels.format(split=split)
+    images = join_path(root, config.images.format(split=split), "config.data.images")
+    labels = join_path(root, config.labels.format(split=split), "config.data.labels")
     if config.annotations:
         check_drawn(labels, config)
     for field, folder in (("images", images), ("labels", labels)):

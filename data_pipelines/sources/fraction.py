@@ -10,7 +10,7 @@ from pathlib import Path
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
 from gsto_jax.files import to_unicode
-from gsto_jax.storage import has_scheme, to_path
+from gsto_jax.storage import join_path
 
 
 def split_members(names: Sequence[str], config: DataConfig, split: str) -> list[int]:
@@ -51,9 +51,7 @@ def check_no_own_files(root: Path, config: DataConfig, split: str) -> None:
     for pattern in [config.list_file] if config.list_file else patterns:
         if split == stored_split or "{split}" not in pattern:
             continue
-        own = root / pattern.format(split=split)
-        if has_scheme(pattern):
-            own = to_path(pattern.format(split=split), "config.data.list_file")
+        own = join_path(root, pattern.format(split=split), "config.data.list_file")
         if own.exists():
             raise own_files_error(config, split, own)
 

@@ -10,7 +10,14 @@ from gsto_jax.storage.objects import (
     read_file,
     walk_objects,
 )
-from gsto_jax.storage.paths import LOCATION, has_scheme, is_location, is_remote, to_path
+from gsto_jax.storage.paths import (
+    LOCATION,
+    has_scheme,
+    is_location,
+    is_remote,
+    join_path,
+    to_path,
+)
 
 __all__ = [
     "LOCATION",
@@ -21,6 +28,7 @@ __all__ = [
     "is_folder",
     "is_location",
     "is_remote",
+    "join_path",
     "list_names",
     "local_copy",
     "open_header",

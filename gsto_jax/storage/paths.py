@@ -56,6 +56,21 @@ def is_location(text: str | os.PathLike[str]) -> bool:
     return url is None or (url[1] in SCHEMES and url[0] == f"{url[1]}://")
 
 
+def join_path(root: Path, text: str, name: str) -> Path:
+    """Returns a path below a root, or the path itself if it is absolute or a URL.
+
+    A URL joined with an absolute path by "/" depends on the version of Python.
+
+    Args:
+      root: local folder, or one in a bucket.
+      text: the path.
+      name: name of its flag or option, for messages.
+    """
+    if has_scheme(text) or os.path.isabs(text):
+        return to_path(text, name)
+    return root / text
+
+
 def _prepare_client(url: str | os.PathLike[str], name: str) -> None:
     """Sets options of a bucket's client. Raises UserError if it is not installed."""
     scheme = os.fspath(url).partition(":")[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gsto_jax.errors import UserError
-from gsto_jax.storage.paths import is_remote, to_path
+from gsto_jax.storage.paths import is_remote, join_path, to_path
 
 
 def test_local_paths_are_absolute(monkeypatch, tmp_path):
@@ -26,3 +26,10 @@ def test_urls_keep_their_scheme():
 def test_other_schemes_are_refused(text):
     with pytest.raises(UserError, match="--workdir"):
         to_path(text, "--workdir")
+
+
+def test_absolute_paths_and_urls_replace_the_root(tmp_path):
+    for root in (tmp_path, to_path("gs://bucket/data", "root")):
+        assert str(join_path(root, "a/b.txt", "list")) == f"{root}/a/b.txt"
+        assert str(join_path(root, f"{tmp_path}/b.txt", "list")) == f"{tmp_path}/b.txt"
+        assert str(join_path(root, "gs://other/b.txt", "list")) == "gs://other/b.txt"
