@@ -246,7 +246,16 @@ def test_names_in_the_text_exist(path):
     sections = {option.rpartition(".")[0] for option in known}
     first = "|".join(sorted({section.partition(".")[0] for section in sections} - {""}))
     for option in re.findall(rf"[`.]((?:{first})\.[a-z_.]+[a-z_])[`= ]", text):
-        if Path(option).suffix[1:] in "apply init jax json onnx py md safetensors".split():
+        if Path(option).suffix[1:] in [
+            "apply",
+            "init",
+            "jax",
+            "json",
+            "onnx",
+            "py",
+            "md",
+            "safetensors",
+        ]:
             continue
         assert option in known or option in sections, option
     folders = "gsto_jax|data_pipelines|configs|modes|tests|benchmarks|examples"
