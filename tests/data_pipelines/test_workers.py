@@ -142,6 +142,7 @@ def test_evaluation_starts_workers_for_many_images(
     assert batches.workers == expected
 
 
+@pytest.mark.slow  # two processes import everything: 20 s of CPU
 def test_evaluation_does_not_depend_on_workers(make_scenes_config, tiny_source):
     source = tiny_source(130, ((6, 8), (8, 6), (5, 7)))
     options = {"batch_size": 8, "max_padded_shapes": 2}
