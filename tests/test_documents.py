@@ -239,6 +239,10 @@ def test_weights_round_trip(tmp_path, monkeypatch):
 # Names in the text
 
 
+NOT_OPTIONS = ("apply", "init", "jax", "json", "onnx", "py", "md", "safetensors")
+"""Ends of names that look like config options."""
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_names_in_the_text_exist(path):
     text = path.read_text()
@@ -246,16 +250,7 @@ def test_names_in_the_text_exist(path):
     sections = {option.rpartition(".")[0] for option in known}
     first = "|".join(sorted({section.partition(".")[0] for section in sections} - {""}))
     for option in re.findall(rf"[`.]((?:{first})\.[a-z_.]+[a-z_])[`= ]", text):
-        if Path(option).suffix[1:] in [
-            "apply",
-            "init",
-            "jax",
-            "json",
-            "onnx",
-            "py",
-            "md",
-            "safetensors",
-        ]:
+        if Path(option).suffix[1:] in NOT_OPTIONS:
             continue
         assert option in known or option in sections, option
     folders = "gsto_jax|data_pipelines|configs|modes|tests|benchmarks|examples"
