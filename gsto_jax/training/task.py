@@ -1,8 +1,4 @@
-"""Training task (network, loss, optimizer) and the train step.
-
-`train_step` is a pure module-level function, shared by the training loop, tests and ahead-of-time
-compilation.
-"""
+"""Training task (network, loss, optimizer) and the train step, a pure module-level function."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
