@@ -170,7 +170,7 @@ def test_options_have_description_and_role():
     assert set(roles.values()) == {"model", "data", "optimizer", "runtime"}
     assert all(field.metadata["description"] for field in base.options().values())
     sections = {name.partition(".")[0] for name, which in roles.items() if which == "runtime"}
-    assert sections == {"name", "eval", "parallel", "pose", "run", "data", "model"}
+    assert sections == {"name", "eval", "parallel", "pose", "run", "data", "model", "train"}
     free = {name for name, which in roles.items() if which == "runtime"}
     names = ("bn_statistics", "remat", "implementation", "lane_packing")
     assert {f for f in free if f.startswith("model.")} == {f"model.{name}" for name in names}
