@@ -103,8 +103,18 @@ def test_released_gamma_rule(golden, a, x64):
 @pytest.mark.parametrize(
     ("key", "gsto", "unused"),
     [
-        ("gfm_only", GSTOSpec(gtm=("none",) * 3), ("att2.", "att3.", "last_layer_stage")),
-        ("gfm_only", GSTOSpec(gtm=("none", "head_only", "head_only")), ("att2.", "att3.")),
+        pytest.param(
+            "gfm_only",
+            GSTOSpec(gtm=("none",) * 3),
+            ("att2.", "att3.", "last_layer_stage"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "gfm_only",
+            GSTOSpec(gtm=("none", "head_only", "head_only")),
+            ("att2.", "att3."),
+            marks=pytest.mark.slow,
+        ),
         ("gtm_sup23_only", GSTOSpec(gfm=False), ("att_layers",)),
         (
             "full_without_self_gate",
@@ -238,6 +248,7 @@ def test_gsto_train_float32(golden, a):
         np.testing.assert_allclose(grads[key], b[f"grad/{key}"], rtol=0, atol=bound, err_msg=key)
 
 
+@pytest.mark.slow  # test_gsto_train_float64 has the same layers and gates besides
 def test_hrnetv2_train(golden, a, x64):
     c2 = golden("c2")
     model = network(PLAIN)

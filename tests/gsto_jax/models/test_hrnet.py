@@ -124,7 +124,7 @@ MAY_BE_ZERO = ("gate", "head/conv/bias")
 @pytest.mark.parametrize(
     "gsto",
     [
-        GSTOSpec(),
+        pytest.param(GSTOSpec(), marks=pytest.mark.slow),  # compared in test_gsto_train_float64
         pytest.param(GSTOSpec(gfm_style="paper", gtm_style="paper"), marks=pytest.mark.slow),
     ],
 )
