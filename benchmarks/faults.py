@@ -30,7 +30,6 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,20 +160,25 @@ def kill(process: int) -> None:
 
 def digest(workdir: Path) -> str:
     """Returns a digest of the arrays in the last checkpoint."""
-    return str(in_process(_digest, workdir / "checkpoints" / str(STEPS)))
+    return str(in_process(checkpoint_digest, workdir / "checkpoints" / str(STEPS)))
 
 
-def _digest(folder: Path) -> str:
+def checkpoint_digest(folder: Path) -> str:
+    """Returns a digest of the arrays in a checkpoint of the last step."""
     import jax
     import orbax.checkpoint as ocp
 
-    warnings.simplefilter("ignore")  # of orbax, about missing shardings
     from gsto_jax.runs.checkpoint import read_record
 
     if read_record(folder)["data"] != {"batches": STEPS}:
         return "wrong state of the data iterator"
-    with ocp.PyTreeCheckpointer() as reader:
-        state = reader.restore(folder / "state")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.StandardCheckpointer() as reader:
+        saved = reader.metadata(folder / "state").item_metadata.tree
+        state = reader.restore(
+            folder / "state",
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved),
+        )
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):
         sha.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())

@@ -78,4 +78,5 @@ def test_a_process_killed_in_the_middle_of_a_save(bucket, tmp_path, killed):
     assert codes == [0, 0], outputs
     assert re.search(r"resuming from step \d+: gs://", outputs[0])
     final = f"checkpoints/{faults.STEPS}"
-    assert faults._digest(workdir / final) == faults._digest(tmp_path / final)
+    expected = faults.checkpoint_digest(tmp_path / final)
+    assert faults.checkpoint_digest(workdir / final) == expected
