@@ -4,6 +4,7 @@ import atexit
 import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,13 @@ def environment(devices=1):
     flags = f"--xla_force_host_platform_device_count={devices} {QUICK}"
     actual = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
     return os.environ | actual | KEPT
+
+
+def free_port():
+    """Returns a port of this machine that nothing uses."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def start(*args, devices=1, cwd=ROOT):

@@ -1,7 +1,6 @@
 """Hosts of TPU slices as processes on CPUs: all before the TPU runtime starts is as on a TPU."""
 
 import contextlib
-import socket
 import subprocess
 import sys
 
@@ -40,22 +39,16 @@ def run(environments, *args):
     return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return str(free.getsockname()[1])
-
-
 def gke(port, **variables):
     """Returns variables of a host, as GKE sets them."""
     variables = {name: str(value) for name, value in variables.items()}
-    return {"JAX_COORDINATOR_PORT": port, "TPU_SKIP_MDS_QUERY": "true"} | variables
+    return {"JAX_COORDINATOR_PORT": str(port), "TPU_SKIP_MDS_QUERY": "true"} | variables
 
 
 @contextlib.contextmanager
 def slices_on_gke(ids=(0, 1), count=2):
     """Yields the environments of slices of one host each."""
-    port = free_port()
+    port = program.free_port()
     yield [
         gke(
             port,

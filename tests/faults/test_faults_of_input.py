@@ -1,5 +1,6 @@
 """Sources that stall, fail for a while, or fail permanently."""
 
+import contextlib
 import errno
 import multiprocessing
 import re
@@ -139,39 +140,38 @@ def test_stalled_worker_process_is_reported(tmp_path):
     assert len(batch_list) == 1
 
 
-@pytest.mark.slow
-def test_killed_worker_process():
+@pytest.fixture
+def batches_and_worker():
+    """Training batches after the first one, and the only process that makes them."""
     values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
     config = DataConfig(**values)
     batches = train_batches(config, make_source(config, "train"), 2, seed=0)
-    try:
+    with contextlib.closing(batches):
         next(batches)
         (worker,) = multiprocessing.active_children()
-        worker.kill()
-        with pytest.raises(DataError, match=r"exit code -9\b.*memory"):
-            for _ in range(100):  # some are ready
-                next(batches)
-    finally:
-        batches.close()
+        yield batches, worker
 
 
 @pytest.mark.slow
-def test_workers_survive_sigterm_of_their_group():
-    """A scheduler signals all processes; the last step of the run still needs its batch."""
-    values = plain_values(quickstart.get_config("runlocal"))["data"] | {"workers": 1}
-    config = DataConfig(**values)
-    batches = train_batches(config, make_source(config, "train"), 2, seed=0)
-    try:
-        next(batches)
-        (worker,) = multiprocessing.active_children()
-        worker.terminate()
+def test_killed_worker_process(batches_and_worker):
+    batches, worker = batches_and_worker
+    worker.kill()
+    with pytest.raises(DataError, match=r"exit code -9\b.*memory"):
         for _ in range(100):  # some are ready
             next(batches)
-        assert worker.is_alive()
-    finally:
-        start = time.monotonic()
-        batches.close()
-        assert time.monotonic() - start < 20
+
+
+@pytest.mark.slow
+def test_workers_survive_sigterm_of_their_group(batches_and_worker):
+    """A scheduler signals all processes; the last step of the run still needs its batch."""
+    batches, worker = batches_and_worker
+    worker.terminate()
+    for _ in range(100):  # some are ready
+        next(batches)
+    assert worker.is_alive()
+    start = time.monotonic()
+    batches.close()
+    assert time.monotonic() - start < 20
 
 
 def test_pending_reads():

@@ -1,7 +1,6 @@
 """Compiled programs are shared by the processes of a run and by its starts."""
 
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,9 +45,7 @@ SETTINGS = (
 
 def start_two(folder, *more):
     """Returns, for each of two processes of a run, how many programs it compiled and needed."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
+    coordinator = f"--coordinator=localhost:{program.free_port()}"
     started = []
     for k in range(2):
         environment = program.environment() | {"HOME": str(folder / f"home{k}")}

@@ -1,7 +1,6 @@
 """Two processes train in a bucket: one is killed in the middle of a save, and both go on."""
 
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -30,9 +29,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def start_two(workdir):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
+    coordinator = f"--coordinator=localhost:{program.free_port()}"
     command = [sys.executable, "-c", SMALL, str(program.ROOT / "main.py"), *faults.ARGUMENTS]
     command += [f"--workdir={workdir}", coordinator, "--processes=2"]
     return [

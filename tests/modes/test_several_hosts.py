@@ -62,9 +62,7 @@ def start(devices, args):
 @contextmanager
 def together(commands, devices):
     """Starts the processes of one run and ends them after the block."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        place = f"--coordinator=localhost:{free.getsockname()[1]}"
+    place = f"--coordinator=localhost:{program.free_port()}"
     processes = [
         start(devices, [*args, place, f"--processes={len(commands)}", f"--process={k}"])
         for k, args in enumerate(commands)

@@ -8,8 +8,9 @@ import json
 
 import pytest
 
+from tests import program
 from tests.metadata_server import metadata_server, tpu_metadata
-from tests.tpu_hosts import free_port, gke, run, slices_on_gke
+from tests.tpu_hosts import gke, run, slices_on_gke
 
 pytestmark = pytest.mark.slow
 
@@ -26,16 +27,16 @@ TRAIN = (
 
 @contextlib.contextmanager
 def one_slice_on_gke():
-    port = free_port()
+    port = program.free_port()
     yield [gke(port, TPU_WORKER_HOSTNAMES="localhost,localhost", TPU_WORKER_ID=k) for k in (0, 1)]
 
 
 @contextlib.contextmanager
 def one_slice_on_compute_engine():
-    port, hosts = free_port(), ["127.0.0.1"] * 2
+    port, hosts = program.free_port(), ["127.0.0.1"] * 2
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(metadata_server(tpu_metadata(k, hosts))) for k in (0, 1)]
-        yield [{"GCE_METADATA_IP": x.address, "JAX_COORDINATOR_PORT": port} for x in servers]
+        yield [{"GCE_METADATA_IP": x.address, "JAX_COORDINATOR_PORT": str(port)} for x in servers]
 
 
 WAYS = [one_slice_on_gke, slices_on_gke, one_slice_on_compute_engine]

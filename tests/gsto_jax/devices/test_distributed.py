@@ -27,15 +27,9 @@ ROOT = Path(__file__).parents[3]
 ALONE = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_"))}
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
-
-
 def play(scenario, count, launcher=None):
     """Returns status, output and errors of each process; `launcher` returns its variables."""
-    port, flag = free_port(), launcher is None
+    port, flag = program.free_port(), launcher is None
     command = [sys.executable, "-m", "tests.gsto_jax.peer_process", scenario]
     command += [str(port) if flag else "0", str(count)]
     started = [
@@ -229,7 +223,7 @@ def test_killed_process_ends_all(scenario, guilty, message):
     ("process", "missing"), [(0, "process 1 did not join"), (1, "process 0 does not answer")]
 )
 def test_connection_timeout(tmp_path, process, missing):
-    place = f"localhost:{free_port()}"
+    place = f"localhost:{program.free_port()}"
     result = program.run(
         f"--workdir={tmp_path}",
         f"--coordinator={place}",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +19,7 @@ ROOT = Path(__file__).parents[3]
 
 def processes(folder, cases, count, devices):
     """Returns the merged results of each case by `count` processes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = program.free_port()
     command = [sys.executable, "-m", "tests.gsto_jax.evaluation_process", json.dumps(cases)]
     paths = [folder / f"{index}.npz" for index in range(count)]
     started = [

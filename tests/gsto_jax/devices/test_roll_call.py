@@ -9,13 +9,12 @@ import pytest
 from gsto_jax import UserError
 from gsto_jax.devices import roll_call
 from gsto_jax.devices.process_config import ProcessConfig
+from tests import program
 
 
 @pytest.fixture
 def port():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
+    return program.free_port()
 
 
 def call(port, places, timeout=5.0, **slices):

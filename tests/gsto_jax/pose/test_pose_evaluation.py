@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import zipfile
@@ -248,9 +247,7 @@ def test_evaluation_files(trained, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{program.free_port()}"
     folders = [tmp_path / name for name in ("alone", "together")]
     command = [sys.executable, "-m", "tests.gsto_jax.pose_process", address, "2"]
     started = [

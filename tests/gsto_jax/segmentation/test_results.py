@@ -1,6 +1,5 @@
 """Scores of each image and the files of an evaluation, of one process or of several."""
 
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +14,7 @@ from gsto_jax.segmentation.eval_set import SegmentationEvalSet
 from gsto_jax.segmentation.metrics import compute_scores
 from gsto_jax.segmentation.protocol import SINGLE_PASS
 from gsto_jax.segmentation.results import FOLDER, ImageScore
+from tests import program
 from tests.gsto_jax.small_task import make_task
 
 CLASSES = ("road", "sky", "car")
@@ -60,9 +60,7 @@ def persons():
 
 
 def test_scores_are_gathered_over_processes(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{program.free_port()}"
     # Files, since what connects the processes prints where it likes.
     files = [tmp_path / str(n) for n in (0, 1)]
     processes = [
