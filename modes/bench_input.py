@@ -26,8 +26,7 @@ from data_pipelines.workers import MAX_AUTO_WORKERS, READ_OPTIONS
 from gsto_jax import progress
 from gsto_jax.config import Config
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full, make_folder, to_json, write_text
-from gsto_jax.storage import error_reason, to_path
+from gsto_jax.storage import to_path, write_json
 from modes.terminal_output import log
 
 _STAGE_SECONDS = 3.0
@@ -68,7 +67,9 @@ def run(args: Any) -> None:
     if args.output:
         record = input_record(speeds, cores) | {"config": config.name, "crop": list(data.crop)}
         record["stored_bytes_per_image"] = stages.stored_bytes
-        _write(args.output, record)
+        path = to_path(args.output, "--output")
+        write_json(path, record, f"--output={path}")
+        log(f"measurement  {path}")
 
 
 def _worker_counts(flag: list[str] | None, data: DataConfig, most: int) -> list[int]:
@@ -170,16 +171,3 @@ def _measure_evaluation(data: DataConfig, batch_size: int, seconds: float) -> st
     readers = f"{batches.workers} worker processes" if batches.workers else f"{_THREADS} threads"
     unit = "persons" if data.keypoints else "images"
     return f"evaluation input: {rate:.1f} {unit}/s of {len(source)}, by {readers}"
-
-
-def _write(output: str, record: dict[str, Any]) -> None:
-    """Writes the measurement atomically. Raises UserError."""
-    path = to_path(output, "--output")
-    try:
-        make_folder(path.parent)
-        write_text(path, to_json(record, indent=2) + "\n")
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise UserError(f"--output={path} cannot be written ({error_reason(error)})") from None
-    log(f"measurement  {path}")

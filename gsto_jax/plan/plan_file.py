@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from gsto_jax.config import flatten
 from gsto_jax.devices.mesh import num_batch_shards
 from gsto_jax.errors import UserError
-from gsto_jax.files import is_disk_full, make_folder, parse_json, to_json, write_text
+from gsto_jax.files import parse_json
 from gsto_jax.plan.step_cost import StepPlan
 from gsto_jax.plan.step_time import estimate_step_time
-from gsto_jax.storage import error_reason
+from gsto_jax.storage import error_reason, write_json
 
 _TIMELESS_OPTIONS = ("init", "bn_momentum")  # options of a model that do not change its step time
 
@@ -51,13 +51,7 @@ def plan_record(
 
 def write_plan(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a plan atomically; raises UserError if it cannot be written."""
-    try:
-        make_folder(path.parent)
-        write_text(path, to_json(record, indent=2) + "\n")
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise UserError(f"plan {path} cannot be written ({error_reason(error)})") from None
+    write_json(path, record, f"plan {path}")
 
 
 def planned_seconds(path: Path, config: Mapping[str, Any], mesh: Mesh) -> float:

@@ -1,6 +1,7 @@
 """Folders on disks and in buckets (object stores). Needs no JAX."""
 
 from gsto_jax.storage.errors import bucket_error_message, error_reason
+from gsto_jax.storage.json_file import write_json
 from gsto_jax.storage.objects import (
     file_size,
     is_folder,
@@ -35,4 +36,5 @@ __all__ = [
     "read_file",
     "to_path",
     "walk_objects",
+    "write_json",
 ]
