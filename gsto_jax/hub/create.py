@@ -1,19 +1,16 @@
 """Creates networks by name, or as a folder of weights describes them."""
 
 import warnings
-from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
-
-from flax.traverse_util import flatten_dict
 
 from gsto_jax.errors import UserError
 from gsto_jax.hub.names import default_outputs, model_config
 from gsto_jax.models.context_net import ContextNet
 from gsto_jax.models.features import HRNetFeatures, ResNetFeatures, feature_extractor
 from gsto_jax.models.hrnet import HRNet
-from gsto_jax.models.initialize import initial_variables
+from gsto_jax.models.initialize import initial_variables, variable_paths
 from gsto_jax.training.network import build_network
 
 Model = HRNet | ContextNet | HRNetFeatures | ResNetFeatures
@@ -98,7 +95,7 @@ def create_model(
         model, variables = feature_extractor(network, variables)
     if loaded:
         fresh = {*chain.from_iterable(loaded.result.initialized.values())}
-        if loaded.has_notes or fresh & _names(variables):
+        if loaded.has_notes or fresh & variable_paths(variables):
             warnings.warn(loaded.summary, stacklevel=2)
     return model, variables
 
@@ -107,8 +104,3 @@ def _positive(name: str, value: Any) -> int:
     if type(value) is not int or value < 1:
         raise UserError(f"{name} must be a positive integer; got {value!r}")
     return value
-
-
-def _names(variables: Mapping[str, Any]) -> set[str]:
-    """Returns the paths of all arrays, without their collections."""
-    return {path for tree in variables.values() for path in flatten_dict(tree, sep="/")}

@@ -4,12 +4,11 @@ import functools
 from dataclasses import dataclass
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 from gsto_jax.layers.conv import Conv
 from gsto_jax.layers.norm import BatchNorm
-from gsto_jax.models.initialize import abstract_image, without_kernels
+from gsto_jax.models.initialize import trace_init
 from gsto_jax.types import Size
 
 
@@ -87,10 +86,8 @@ def layer_calls(model: nn.Module, size: Size) -> tuple[LayerCall, ...]:
             calls.append(LayerCall(module.path, paths, count))
         return out
 
-    image, init = abstract_image(model, size), without_kernels(model).init
     with nn.intercept_methods(intercept):
-        # A key outside of the function would be computed on a device, by a compiled program.
-        jax.eval_shape(lambda image: init(jax.random.key(0), image), image)
+        trace_init(model, size)
     return tuple(calls)
 
 

@@ -7,6 +7,7 @@ seed and the parameter's name only, so networks with different gates share all o
 
 import functools
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,13 +29,27 @@ def abstract_image(model: nn.Module, size: Size) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *size, getattr(model, "in_channels", 3)), jnp.float32)
 
 
-def without_kernels(model: nn.Module) -> nn.Module:
-    """Returns a model that computes by XLA alone; kernels change no shape, and take long to trace.
+def trace_init(model: nn.Module, size: Size) -> dict[str, Any]:
+    """Traces the initialization of a model for an image of size (h, w); nothing is computed.
 
-    An implementation that the model names stays.
+    A model that names no implementation computes by XLA alone, since kernels change no shape and
+    take long to trace.
+
+    Returns:
+      Shapes and dtypes of the variables.
     """
-    chooses = getattr(model, "implementation", "xla") is None
-    return model.clone(implementation="xla") if chooses else model
+    if getattr(model, "implementation", "xla") is None:
+        model = model.clone(implementation="xla")
+    # A key outside of the function would be computed on a device, by a compiled program.
+    variables: dict[str, Any] = jax.eval_shape(
+        lambda image: model.init(jax.random.key(0), image), abstract_image(model, size)
+    )
+    return variables
+
+
+def variable_paths(variables: Mapping[str, Any]) -> set[str]:
+    """Returns the paths of all variables, such as "stem1/conv/kernel", without collections."""
+    return {path for tree in variables.values() for path in flatten_dict(tree, sep="/")}
 
 
 def abstract_variables(model: nn.Module) -> dict[str, Any]:
@@ -63,12 +78,8 @@ def _trace_init(model: nn.Module, default_dtype: Any) -> _Init:
             convolutions[context.module.path] = context.module.clone(parent=None)
         return call(*args, **kwargs)
 
-    init = without_kernels(model).init
     with nn.intercept_methods(record):
-        # A key outside of the function would be computed on a device, by a compiled program.
-        variables = jax.eval_shape(
-            lambda image: init(jax.random.key(0), image), abstract_image(model, _SIZE)
-        )
+        variables = trace_init(model, _SIZE)
     return _Init(flatten_dict(variables), convolutions)
 
 

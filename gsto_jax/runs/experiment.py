@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from gsto_jax import progress
@@ -18,6 +17,7 @@ from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import replicate
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.evaluation.eval_set import EvalResult, EvalSet
+from gsto_jax.models.initialize import variable_paths
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import Checkpoints, Record
 from gsto_jax.runs.early_stopping import early_stop_reason
@@ -117,7 +117,7 @@ class Experiment:
     def _initial_variables(self) -> Any:
         """Returns random variables, or those that `init_from` names."""
         variables = self.task.initial_variables()
-        fresh = {path for tree in variables.values() for path in flatten_dict(tree, sep="/")}
+        fresh = variable_paths(variables)
         if self.task.config.init_from:
             weights = load_initial_weights(self.task, self.config, variables, self.log)
             self.workdir.write_config(weights.record, "init_from.json")
