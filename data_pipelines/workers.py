@@ -23,6 +23,8 @@ MAX_AUTO_WORKERS = 64
 """Largest number of worker processes that are chosen; each takes about 0.3 GB."""
 _CPUS_PER_OTHER_THREAD = 8
 """One of so many CPUs, and at least one, is left to the main process."""
+_SECONDS_AFTER_SIGTERM = 30
+"""Seconds that a worker process lives on after SIGTERM, unless the main process ends before."""
 READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
 """Two threads and two examples ahead in each process: more only takes memory."""
 
@@ -129,9 +131,6 @@ def worker_errors(workers: int) -> Iterator[None]:
             f"The input stopped: {reason}. Unless the process was killed by a user, the machine"
             " ran out of memory: use fewer workers. The same command resumes the run."
         ) from None
-
-
-_SECONDS_AFTER_SIGTERM = 30
 
 
 def _initialize_worker(index: int, count: int) -> None:

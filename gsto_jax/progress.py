@@ -12,6 +12,7 @@ Example:
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 import jax
@@ -137,3 +138,8 @@ class JitWithProgress:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a duration such as "1:02:03" or "2 days, 0:00:00"."""
+    return str(timedelta(seconds=round(seconds)))

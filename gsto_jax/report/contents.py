@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gsto_jax.progress import format_duration
 from gsto_jax.report.options import differing_options, options_by_section
 from gsto_jax.report.run import Evaluation, LoadedRun, missing_steps_note, to_float
 from gsto_jax.report.run_charts import comparison_charts, missing_charts_note, run_charts
-from gsto_jax.runs.goodput import CATEGORIES, TimeSpent, format_duration
+from gsto_jax.runs.goodput import CATEGORIES, TimeSpent
 
 Metrics = tuple[tuple[str, str], ...]
 """Key and label of evaluation metrics; the first is the main one."""

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gsto_jax.progress import format_duration
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.training.loop import StepReport
 
@@ -282,8 +283,3 @@ def process_age() -> float:
         return max(uptime - ticks / os.sysconf("SC_CLK_TCK"), imported)
     except (AttributeError, IndexError, OSError, ValueError):  # no Linux
         return imported
-
-
-def format_duration(seconds: float) -> str:
-    """Returns a duration such as "1:02:03" or "2 days, 0:00:00"."""
-    return str(timedelta(seconds=round(seconds)))

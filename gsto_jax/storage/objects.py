@@ -34,7 +34,7 @@ def create_object(path: Path, data: bytes) -> bool:
 def read_object(path: Path) -> bytes | None:
     """Returns the contents of an object; None if it does not exist."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         return None
 

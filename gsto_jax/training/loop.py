@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -327,7 +326,7 @@ def format_report(report: StepReport, throughput: Mapping[str, float] | None = N
     for label, name in (("mfu", "mfu"), ("plan", "plan_fraction")):
         if name in throughput:
             fractions[label] = throughput[name]
-    eta = "-" if report.eta is None else str(timedelta(seconds=round(report.eta)))
+    eta = "-" if report.eta is None else progress.format_duration(report.eta)
     return " | ".join(
         [
             f"step {report.step:>{len(str(report.total_steps))}}/{report.total_steps}",

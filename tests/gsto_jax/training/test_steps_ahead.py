@@ -54,8 +54,8 @@ def test_late_hosts_do_not_stop_the_device(monkeypatch, depth, milliseconds):
     reports = []
     simulated.fit(monkeypatch, steps, Hooks(log=reports.append), steps_ahead=depth)
     assert 1000 * simulated() / steps == pytest.approx(milliseconds, rel=0.05)
-    shown = [report.time.total for report in reports[1:]]
-    assert 1000 * np.mean(shown) == pytest.approx(milliseconds, rel=0.05)
+    seconds_per_step = [report.time.total for report in reports[1:]]
+    assert 1000 * np.mean(seconds_per_step) == pytest.approx(milliseconds, rel=0.05)
     assert simulated.max_ahead == depth + 1, "the one in progress, and `depth` after it"
 
 
