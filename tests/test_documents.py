@@ -21,7 +21,9 @@ DATASETS = "cityscapes|camvid|lip|pascal|coco|lsp|DIR|ROOT"
 NOT_RUN = {
     r"^(pip|make|source|\.venv/bin/pre-commit)\b": "installs; CI runs it",
     r"^\.venv/bin/python -m pytest": "runs tests",
-    r"^(gcloud|srun|git archive|export TPU)": "needs a cloud or a cluster",
+    r"^(docker|gcloud|git archive|export TPU|kubectl|sbatch|sky|srun|xpk|xprof)\b": (
+        "needs a cloud or a cluster"
+    ),
     r"^(JAX_PLATFORMS|TPU_PROCESS_BOUNDS)=": "needs a TPU slice",
     r"^(for|'?done)\b": "loops over commands that are listed",
     r"^tensorboard|^tail -f|^python examples/serve": "runs until it is stopped",
@@ -83,6 +85,11 @@ def test_reasons_are_used():
     listed = [param.values[0] for param in COMMANDS]
     for pattern in NOT_RUN:
         assert any(re.search(pattern, command) for command in listed), pattern
+
+
+def test_commands_are_run_or_listed():
+    programs = ("python main.py", "python examples/")
+    assert not [command for command in RUN if not command.startswith(programs)]
 
 
 # Commands
