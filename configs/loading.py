@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from gsto_jax.config import flatten
+from gsto_jax.errors import UserError
 from gsto_jax.storage import has_scheme
 
 ROOT = Path(__file__).parents[1]
@@ -114,10 +115,22 @@ def load_from_run(folder: Path) -> ConfigDict | None:
 
 
 def plain_values(config: ConfigDict) -> dict[str, Any]:
-    """Returns all options as nested plain values, with the default palette filled in."""
+    """Returns all options as nested plain values, with the default palette filled in.
+
+    Raises:
+      UserError: a value that JSON cannot store, such as bytes or a set.
+    """
     # Imported here: it takes two seconds, and the terminal should first display the start.
     from data_pipelines.labels import distinct_colors
 
+    for name, value in flatten(config.to_dict()).items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"config.{name} must be a number, text, True, False, None or a list of these; "
+                f"got {value!r}"
+            ) from None
     values = json.loads(config.to_json())
     data = values["data"]
     if not data["palette"] and data["label_encoding"] == "ids":

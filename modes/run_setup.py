@@ -57,8 +57,8 @@ def parse_config(config: ConfigDict) -> tuple[Task, DataConfig, Values]:
       DataError: an option of the data is invalid.
     """
     values = plain_values(config)
-    task = task_from_config(values)
-    return task, DataConfig(**values["data"]), values
+    data = DataConfig(**values["data"])  # first, since the task relies on what it validates
+    return task_from_config(values), data, values
 
 
 def choose_workers(data: DataConfig, train_batch_size: int) -> DataConfig:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs import base, loading
-from configs.loading import ConfigError, load, load_from_run
+from configs.loading import ConfigError, load, load_from_run, plain_values
+from gsto_jax.errors import UserError
 from modes import command_line, config_page, help_pages
 from modes.registry import MODES
 
@@ -103,6 +104,14 @@ def test_files_are_found_from_anywhere(tmp_path, monkeypatch):
     text = START + "    config.name = 'ours'\n" + END
     (tmp_path / "configs" / "quickstart.py").write_text(text)
     assert load("configs/quickstart.py").name == "ours", "the working directory comes first"
+
+
+@pytest.mark.parametrize("value", [b"x", {1}, 1j, ...])
+def test_values_that_json_cannot_store(value):
+    config = load("configs/quickstart.py")
+    config.eval.pad_to = value  # "auto" or a number, so of no one type
+    with pytest.raises(UserError, match=r"config\.eval\.pad_to must be"):
+        plain_values(config)
 
 
 @pytest.mark.parametrize("place", ["", "best", "checkpoints/20"])

@@ -5,9 +5,9 @@ from dataclasses import replace
 import jax
 import pytest
 
-from configs import camvid_w18s
+from configs import camvid_w18s, coco_pose_w32
 from configs.loading import plain_values
-from data_pipelines import DataConfig
+from data_pipelines import DataConfig, DataError
 from gsto_jax.devices import processes
 from modes import run_setup
 
@@ -44,3 +44,10 @@ def test_workers_are_chosen_for_accelerators(
     monkeypatch.setattr(run_setup, "auto_workers", auto_workers)
     assert run_setup.choose_workers(replace(data, workers=value), 13).workers == workers
     assert calls == ([(4 * 10 * 20 * batch_size, 2)] if batch_size else [])
+
+
+def test_data_options_are_validated_first():
+    config = coco_pose_w32.get_config()
+    config.data.keypoints.skeleton = (1, 2)  # of which the task makes pairs
+    with pytest.raises(DataError, match=r"config\.data\.keypoints\.skeleton must be"):
+        run_setup.parse_config(config)
