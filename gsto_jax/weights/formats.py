@@ -253,10 +253,12 @@ def export_format(config: ModelConfig) -> WeightFormat:
     return POSE_FORMAT if config.hrnet.head == "v1" else HRNET_FORMAT
 
 
-def upsampling_note(weight_format: WeightFormat, config: ModelConfig) -> str | None:
+def upsampling_note(weight_format: WeightFormat | None, config: ModelConfig) -> str | None:
     """Returns a note if the imported weights were trained with another upsampling."""
     names = {IMAGENET_FORMAT.name: "ImageNet", POSE_FORMAT.name: "HRNet pose"}
-    if weight_format.name not in names or config.hrnet.upsample == "nearest":
+    if weight_format is None or weight_format.name not in names:
+        return None
+    if config.hrnet.upsample == "nearest":
         return None
     return (
         f"note: {names[weight_format.name]} networks were trained with nearest upsampling in their "

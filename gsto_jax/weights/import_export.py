@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write
@@ -21,6 +21,9 @@ from gsto_jax.weights.coverage import coverage_lines
 from gsto_jax.weights.files import WEIGHT_WRITERS, read_weight_file
 from gsto_jax.weights.formats import WeightFormat, detect_format
 from gsto_jax.weights.prefixes import AUTO, LocatedNetwork, locate_network
+from gsto_jax.weights.transfer import transfer
+
+_COLLECTIONS = ("params/", "batch_stats/")
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,14 @@ class ImportedWeights:
 
     path: Path  # of the file, or of the index of a sharded one
     sha256: str  # of the file, or of the index and its shards in order
-    weight_format: WeightFormat
+    weight_format: WeightFormat | None  # None: variables of this package by path
     network: LocatedNetwork
     result: LoadResult
+
+    @property
+    def format_name(self) -> str:
+        """Name of the format."""
+        return self.weight_format.name if self.weight_format else "gsto_jax"
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -54,7 +62,7 @@ class ImportedWeights:
         result = self.result
         lines = [
             f"{result.num_loaded} of {result.num_arrays} arrays from {self.path} "
-            f"({self.weight_format.name})",
+            f"({self.format_name})",
             *(f"  note         {note}" for note in self.notes),
             *coverage_lines(result, self.unused),
         ]
@@ -66,7 +74,7 @@ class ImportedWeights:
         return {
             "path": str(self.path),
             "sha256": self.sha256,
-            "format": self.weight_format.name,
+            "format": self.format_name,
             "prefix": self.network.prefix,
             "notes": list(self.notes),
             **self.result.record,
@@ -81,6 +89,9 @@ def import_weights(
     prefix: str = AUTO,
 ) -> ImportedWeights:
     """Loads the variables of a network from a weight file.
+
+    The file holds a state dict of another implementation, or the variables of this package by path,
+    as in a hub folder.
 
     Args:
       path: File or folder; see `read_weight_file`.
@@ -100,9 +111,15 @@ def import_weights(
     file = read_weight_file(path)
     path = file.files[0]
     try:
-        network = locate_network(file.arrays, variables, prefix)
-        weight_format = weight_format or detect_format(network.state_dict)
-        result = from_state_dict(network.state_dict, variables, weight_format)
+        if all(key.startswith(_COLLECTIONS) for key in file.arrays):
+            if prefix != AUTO:
+                raise UserError(f"the file holds one network: drop the prefix {prefix!r}")
+            network = LocatedNetwork({}, "", (), {}, ())
+            result = transfer(unflatten_dict(file.arrays, sep="/"), variables, outputs="outputs")
+        else:
+            network = locate_network(file.arrays, variables, prefix)
+            weight_format = weight_format or detect_format(network.state_dict)
+            result = from_state_dict(network.state_dict, variables, weight_format)
     except UserError as error:
         warning = f"; {file.warning}" if file.warning else ""
         raise UserError(f"weights {path}: {error}{warning}") from None

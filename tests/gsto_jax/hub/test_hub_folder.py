@@ -11,7 +11,7 @@ from gsto_jax import UserError, create_model
 from gsto_jax.hub.folder import write_hub_folder
 from gsto_jax.hub.origin import Origin, find_origin, find_scores
 from gsto_jax.runs.trained import load_trained
-from gsto_jax.weights import GSTO_FORMAT, export_weights
+from gsto_jax.weights import GSTO_FORMAT, export_weights, import_weights
 from tests.gsto_jax.pose_runs import pose_values
 from tests.gsto_jax.saved_runs import save
 from tests.gsto_jax.small_task import values
@@ -93,6 +93,29 @@ def test_another_number_of_classes_starts_the_heads_fresh(segmentation):
     )
     with warnings.catch_warnings(), pytest.raises(UserError, match="same body as hrnetv2_w18"):
         create_model("hrnetv2_w18_small_v2", weights=folder)
+
+
+def test_a_folder_or_its_file_starts_runs(segmentation):
+    trained, _, folder = segmentation
+    zeros = jax.tree.map(np.zeros_like, jax.device_get(trained.variables))
+    for path in (folder, folder / "model.safetensors"):
+        imported = import_weights(path, zeros)
+        assert (imported.record["format"], imported.unused) == ("gsto_jax", {})
+        assert_equal(imported.variables, trained)
+    with pytest.raises(UserError, match=r"prefix 'model\.'"):
+        import_weights(folder, zeros, prefix="model.")
+    _, fewer = create_model("gsto_hrnet_mini", 5, gtm=("none", "none", "supervised"))
+    imported = import_weights(folder, fewer)
+    assert any("5 here" in group for group in imported.result.initialized)
+    np.testing.assert_array_equal(
+        imported.variables["params"]["stem1"]["conv"]["kernel"],
+        trained.variables["params"]["stem1"]["conv"]["kernel"],
+    )
+    kernel = imported.variables["params"]["head"]["classifier"]["kernel"]
+    np.testing.assert_array_equal(kernel, fewer["params"]["head"]["classifier"]["kernel"])
+    _, plain = create_model("hrnetv2_w18_small_v2", 5)
+    with pytest.raises(UserError, match=str(folder)):
+        import_weights(folder, plain)
 
 
 def test_weight_files_need_a_name(segmentation, tmp_path):
