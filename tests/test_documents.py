@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import base, loading
+from gsto_jax import create_model
 from modes import command_line
 from modes.registry import MODES
 from tests.documents import PAGES, ROOT, anchors, blocks, commands, name
@@ -237,7 +238,7 @@ def test_weights_round_trip(tmp_path, monkeypatch):
     setup, use = code.split("imported = ")
     names = {"jit": jax.jit}
     exec(setup, names)
-    variables = names["initial_variables"](names["model"], seed=3)
+    _, variables = create_model("gsto_hrnet_w18_small_v2", num_classes=19, seed=3)
     names["export_weights"]("weights.pth", variables, names["GSTO_FORMAT"])
     exec("imported = " + use.replace("model.apply(", "jit(model.apply)("), names)
     assert (tmp_path / "back.safetensors").stat().st_size > 10**7
