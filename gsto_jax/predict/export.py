@@ -9,7 +9,7 @@ the scales, flip and windows of a test protocol. `model.json` describes them.
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -66,6 +66,7 @@ def export(
       >>> export(Predictor.load("runs/camvid_w18s"), "exported", formats=("jax",))
     """
     check_exportable(predictor, formats, size)
+    description = describe(predictor, formats, size)
     program, contents = make_program(predictor), {}
     if "jax" in formats:
         spec = jax.ShapeDtypeStruct(
@@ -76,8 +77,11 @@ def export(
             contents["model.jax"] = bytes(exported.serialize())
     if "onnx" in formats:
         with progress.track("exporting model.onnx", always_log=True):
-            contents["model.onnx"] = onnx_bytes(predictor, size)
-    description = _describe(predictor, contents, size)
+            contents["model.onnx"] = onnx_bytes(predictor, size, description)
+    description["files"] = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
     contents["model.json"] = (to_json(description, indent=2) + "\n").encode()
     return _write(to_path(folder, "folder"), contents)
 
@@ -124,14 +128,14 @@ def check_exportable(
             raise UserError(message)
 
 
-def _describe(
-    predictor: Predictor, contents: Mapping[str, bytes], size: Size | None
-) -> dict[str, Any]:
+def describe(predictor: Predictor, formats: Sequence[str], size: Size | None) -> dict[str, Any]:
+    """Describes an export: what `model.json`, less its "files", and `model.onnx` hold."""
     data, num_classes = predictor.config["data"], len(predictor.classes)
     channels = predictor.task.in_channels
     stride = predictor.trained.task.config.model.output_stride
-    packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "model.onnx" in contents]
+    packages = [name for name in ("jax2onnx", "onnx", "onnxruntime") if "onnx" in formats]
     return {
+        "task": "segmentation",
         "checkpoint": str(predictor.checkpoint),
         "step": int(predictor.checkpoint.name),
         "classes": predictor.classes,
@@ -140,11 +144,12 @@ def _describe(
         "std": data["std"],
         "decode_options": asdict(predictor.decode_options),
         "preprocessing": preprocessing(predictor),
-        "input": {
-            "name": "image",
-            "shape": ["b", "h", "w", channels],
-            "dtype": "uint8",
-            "color": "RGB" if channels == 3 else "as stored",
+        "inputs": {
+            "image": {
+                "shape": ["b", "h", "w", channels],
+                "dtype": "uint8",
+                "color": "RGB" if channels == 3 else "as stored",
+            },
         },
         "outputs": {
             "labels": {"shape": ["b", "h", "w"], "dtype": "uint8"},
@@ -155,10 +160,6 @@ def _describe(
         },
         "onnx_size": size,
         "platforms": PLATFORMS,
-        "files": {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in contents.items()
-        },
         "versions": package_versions() | {name: version(name) for name in packages},
         "settings": predictor.config,
     }

@@ -1,6 +1,5 @@
 """ONNX export with jax2onnx (extra `onnx`)."""
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from jax.export import symbolic_shape
 from jax.extend.core import Jaxpr, Literal
 
 from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.files import to_json
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program
 from gsto_jax.runs.tasks import task_from_config
@@ -25,11 +25,16 @@ from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.types import Size
 
 _OPSET = 21
-_METADATA = ("classes", "palette", "mean", "std")
 
 
-def onnx_bytes(predictor: Predictor, size: Size | None) -> bytes:
-    """Returns the ONNX file of a network, for images of size (h, w) or, for None, of any size."""
+def onnx_bytes(predictor: Predictor, size: Size | None, description: Mapping[str, Any]) -> bytes:
+    """Returns the ONNX file of a network.
+
+    Args:
+      predictor: predictor of the checkpoint.
+      size: (h, w) of the images; None for any size.
+      description: stored in the metadata of the file as JSON, under "description".
+    """
     # A subprocess, since jax2onnx patches JAX for good. Its arguments can be pickled.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(
@@ -40,6 +45,7 @@ def onnx_bytes(predictor: Predictor, size: Size | None) -> bytes:
             protocol=predictor.protocol,
             long_side=predictor.long_side,
             size=size,
+            description=to_json(description),
         ).result()
 
 
@@ -50,6 +56,7 @@ def _convert(
     protocol: EvalProtocol,
     long_side: int,
     size: Size | None,
+    description: str,
 ) -> bytes:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(jax.local_devices()[:1])
@@ -58,8 +65,7 @@ def _convert(
     model = onnx_model(program, size, trained.task.in_channels)
     import onnx
 
-    data = {name: json.dumps(config["data"][name]) for name in _METADATA}
-    onnx.helper.set_model_props(model, data | {"step": checkpoint.name})
+    onnx.helper.set_model_props(model, {"description": description})
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

@@ -160,8 +160,10 @@ def test_onnx_model_equals_the_checkpoint(exported, tmp_path):
     import onnx
 
     properties = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
-    assert json.loads(properties["classes"]) == list(predictor.classes)
-    assert properties["step"] == "7"
+    described = json.loads((tmp_path / "model.json").read_text())
+    del described["files"]
+    assert json.loads(properties["description"]) == described
+    assert (described["task"], described["step"]) == ("segmentation", 7)
 
 
 @pytest.mark.slow
