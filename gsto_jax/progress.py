@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-import jax
-
 Advance = Callable[..., None]
 """Adds a number of completed units, by default 1, to an operation."""
 
@@ -126,6 +124,8 @@ class JitWithProgress:
 
     def __call__(self, variables: Any, *inputs: Any) -> Any:
         """Calls the function."""
+        import jax  # here, so that predictions without JAX report progress too
+
         leaves, structure = jax.tree.flatten(inputs)
         signature = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if signature in self._compiled:

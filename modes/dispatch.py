@@ -128,7 +128,7 @@ def _join_processes(args: SimpleNamespace, lost_status: int) -> None:
       UserError: the flags contradict each other, the processes cannot be joined, or the mode runs
         in one process and this host is one of several of a TPU slice.
     """
-    from gsto_jax.devices import processes, tpu_pod
+    from gsto_jax.devices import processes
     from gsto_jax.devices.process_config import ProcessConfig
     from gsto_jax.errors import UserError
 
@@ -142,8 +142,10 @@ def _join_processes(args: SimpleNamespace, lost_status: int) -> None:
     if values:
         processes.connect(ProcessConfig(*values), args.join_timeout, lost_status)
         return
-    if not MODES[args.mode].uses_devices:
+    if not MODES[args.mode].uses_devices or _runs_program(args):
         return
+    from gsto_jax.devices import tpu_pod
+
     place = tpu_pod.find_process()
     if place is not None and "distributed" not in MODES[args.mode].flags:
         raise UserError(
@@ -153,3 +155,13 @@ def _join_processes(args: SimpleNamespace, lost_status: int) -> None:
         )
     if place is not None or args.distributed:
         processes.connect(place, args.join_timeout, lost_status)
+
+
+def _runs_program(args: SimpleNamespace) -> bool:
+    """Returns whether the mode runs an exported program without JAX."""
+    from gsto_jax.predict.programs import RUNTIMES, find_program
+
+    if args.mode != "predict" or not args.checkpoint:
+        return False
+    program = find_program(args.checkpoint)
+    return program is not None and RUNTIMES[program.suffix] == "onnx"

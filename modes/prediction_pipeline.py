@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
-import jax
 import numpy as np
 
 from gsto_jax import progress
@@ -31,10 +31,18 @@ class InputPredictor(ABC):
     """Base of the objects that predict the images of inputs.
 
     Attributes:
+      outputs: names of the outputs that the predictions can render.
+      default_outputs: names of the outputs to write without --save.
+      checkpoint: checkpoint or exported program.
+      decode_options: how image files are decoded.
       tiled: inputs that are read, predicted and written in rows of tiles.
       georeferenced: inputs whose georeference the predictions keep.
     """
 
+    outputs: ClassVar[tuple[str, ...]]
+    default_outputs: ClassVar[tuple[str, ...]]
+    checkpoint: Path
+    decode_options: DecodeOptions
     tiled: Collection[Input] = frozenset()
     georeferenced: Collection[Input] = frozenset()
 
@@ -46,13 +54,24 @@ class InputPredictor(ABC):
         """Predicts an image of `tiled`, from top to bottom."""
         raise NotImplementedError
 
+    @abstractmethod
+    def write_legend(self, output: Path) -> None:
+        """Writes the names of classes or joints, before anything is predicted."""
+
+    @abstractmethod
+    def write_results(self, output: Path, failed: Sequence[Input]) -> None:
+        """Writes what belongs to several inputs, after all are predicted."""
+
+    @abstractmethod
+    def note(self) -> str | None:
+        """Returns a line about the predictions, if there is something to say."""
+
 
 class PredictionPipeline:
     """Predicts files while the next ones are read and the previous ones are written.
 
     Args:
       predictor: predicts images.
-      decode_options: how image files are decoded.
       writer: writes predictions.
 
     Attributes:
@@ -60,10 +79,9 @@ class PredictionPipeline:
       errors: error messages.
     """
 
-    def __init__(
-        self, predictor: InputPredictor, decode_options: DecodeOptions, writer: PredictionWriter
-    ) -> None:
-        self.predictor, self.decode_options, self.writer = predictor, decode_options, writer
+    def __init__(self, predictor: InputPredictor, writer: PredictionWriter) -> None:
+        self.predictor, self.writer = predictor, writer
+        self.decode_options = predictor.decode_options
         self.failed: list[Input] = []
         self.errors: list[str] = []
 
@@ -175,8 +193,8 @@ def _memory_errors(entry: Input, size: Size) -> Iterator[None]:
     """Converts exhausted memory of the devices into a UserError."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except RuntimeError as error:  # of JAX or of ONNX Runtime
+        if not any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "bad_alloc", "allocate")):
             raise
         raise UserError(
             f"{entry.path}, {size[1]}x{size[0]}, does not fit into memory: use a smaller image, or "

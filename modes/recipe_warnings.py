@@ -1,7 +1,7 @@
 """Warnings at the start of a run whose recipe is unlikely to give the published scores."""
 
 from gsto_jax.config import Config, TrainConfig
-from gsto_jax.ops.padding import PUBLISHED, SIZE_DIVISOR, round_up
+from gsto_jax.ops.sizes import PUBLISHED, SIZE_DIVISOR, round_up
 from gsto_jax.types import Size
 
 IMAGENET_DATASETS = ("cityscapes", "lip", "pascal_context", "coco_keypoints")

@@ -148,7 +148,15 @@ MODES = {
         "predict images, folders, videos or glob patterns with --checkpoint",
         "--mode=predict --checkpoint=runs/quickstart photos/ video.mp4",
         {
-            "checkpoint": _CHECKPOINT,
+            "checkpoint": Flag(
+                f"{_CHECKPOINT.help}; or an exported model.onnx, which needs no JAX, model.jax, or"
+                " the folder of an export",
+                path="any",
+            ),
+            "runtime": Flag(
+                "jax or onnx: what computes; auto: ONNX Runtime for model.onnx, otherwise JAX",
+                "auto",
+            ),
             "output": Flag("folder of the predictions; by default predictions/", path="any"),
             "save": Flag(
                 "outputs for each image: overlay, color, ids, probabilities, confidence, entropy,"

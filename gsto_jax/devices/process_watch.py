@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-import jax
-
 from gsto_jax.storage.lock import release_held
 
 PERIOD, LOST_SECONDS = 0.5, 45.0
@@ -41,6 +39,8 @@ class ProcessWatch(threading.Thread):
     """
 
     def __init__(self, lost_status: int) -> None:
+        import jax
+
         super().__init__(name="watch", daemon=True)
         self.get_signal: Callable[[], str | None] = lambda: None
         self.reason: str | None = None
@@ -177,6 +177,8 @@ def key_value_store() -> Any:
 
 def process_name() -> str:
     """Returns index and host of this process, such as "process 1 (host1)"."""
+    import jax
+
     return f"process {jax.process_index()} ({socket.gethostname()})"
 
 

@@ -3,7 +3,8 @@
 `jax.distributed` connects the processes, and orbax provides the barrier. This module exists because
 JAX neither names lost hosts nor synchronizes a stop after Ctrl-C. Messages go through the key-value
 store of `jax.distributed` instead of the devices, so that a wait ends even if a device hangs. In a
-single process all functions return immediately.
+single process all functions return immediately. JAX is imported by functions that use it, so that
+predictions without it can end as others do.
 """
 
 import itertools
@@ -16,9 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from gsto_jax.devices import process_watch
 from gsto_jax.devices.process_config import ProcessConfig
@@ -54,6 +53,8 @@ def connect(config: ProcessConfig | None = None, timeout: float = 90, lost_statu
       UserError: no cluster is detected, the connection fails, or see `call_roll`.
     """
     global _watch
+    import jax
+
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # JAX's preemption service ignores Ctrl-C and does not say which process got a signal.
     jax.config.update("jax_enable_preemption_service", False)
@@ -104,12 +105,19 @@ def _exit_on_timeout(config: ProcessConfig | None, timeout: float, status: int) 
 
 def is_multiprocess() -> bool:
     """Returns whether the run has several processes."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_primary() -> bool:
     """Returns whether this is process 0, which alone writes shared files."""
-    return not is_multiprocess() or jax.process_index() == 0
+    return not is_multiprocess() or _index() == 0
+
+
+def _index() -> int:
+    import jax
+
+    return jax.process_index()
 
 
 def check_agreement(values: Mapping[str, Any]) -> None:
@@ -131,7 +139,7 @@ def check_agreement(values: Mapping[str, Any]) -> None:
         if local != primary:
             raise UserError(
                 f"{process_name()} and process 0 were started differently: {name} is {local!r} on "
-                f"process {jax.process_index()} and {primary!r} on process 0. Start the same "
+                f"process {_index()} and {primary!r} on process 0. Start the same "
                 "command, of the same version, on every host"
             )
     barrier()
@@ -159,6 +167,8 @@ def barrier() -> None:
 
 def all_true(value: bool) -> bool:
     """Returns whether a value is true on all processes; a collective call."""
+    from jax.experimental import multihost_utils
+
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
@@ -166,6 +176,8 @@ def count_equal(text: str) -> int:
     """Returns the number of processes that pass the same text; a collective call."""
     if not is_multiprocess():
         return 1
+    import jax
+
     key, store = f"gsto/equal/{next(_call_ids)}", key_value_store()
     store.key_value_set(f"{key}/{jax.process_index()}", text)
     keys = [f"{key}/{index}" for index in range(jax.process_count())]

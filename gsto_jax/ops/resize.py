@@ -15,8 +15,9 @@ from gsto_jax.ops.checks import COUNT, METHODS, check_map, each, one_of
 from gsto_jax.ops.dispatch import call_implementation
 from gsto_jax.ops.floating import as_floating
 from gsto_jax.ops.packing import FeatureMap, Packed
-from gsto_jax.ops.resample import linear_taps, resample_image
+from gsto_jax.ops.resample import resample_image
 from gsto_jax.ops.spatial_sharding import shard_height
+from gsto_jax.ops.taps import linear_taps
 
 
 def resize(

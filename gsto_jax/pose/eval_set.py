@@ -19,7 +19,7 @@ from gsto_jax.pose.evaluate import Poses, estimate_poses
 from gsto_jax.pose.inference import roundtrip_joints
 from gsto_jax.pose.metrics import PERSON_CATEGORY, check_joints, evaluate_coco, to_coco_results
 from gsto_jax.pose.oks import similarity
-from gsto_jax.pose.panels import PosePngWriter
+from gsto_jax.pose.png_writer import PosePngWriter
 from gsto_jax.pose.results import FOLDER, PersonScore, write_evaluation
 from gsto_jax.pose.tables import score_table
 from gsto_jax.pose.task import PoseTask

@@ -3,7 +3,7 @@
 scores.csv      the COCO metrics, and the source of the boxes
 persons.csv     per person: OKS and scores, with the PNGs that exist
 results.json    the scored poses as COCO results
-NAME.png ...    see `gsto_jax.pose.panels.PosePngWriter`
+NAME.png ...    see `gsto_jax.pose.png_writer.PosePngWriter`
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from gsto_jax.evaluation.folder import ResultsFolder, SampleScore, read_record
 from gsto_jax.evaluation.percent import csv_number
 from gsto_jax.files import to_csv, write_text
 from gsto_jax.pose.metrics import COCO_METRICS, write_coco_results
-from gsto_jax.pose.panels import PNG_KINDS
+from gsto_jax.pose.png_writer import PNG_KINDS
 
 _SCORES, RESULTS = "scores.csv", "results.json"
 

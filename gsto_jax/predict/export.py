@@ -23,7 +23,7 @@ from jax.export import symbolic_shape
 from gsto_jax import progress
 from gsto_jax.errors import UserError
 from gsto_jax.files import atomic_write, is_disk_full, make_folder, to_json
-from gsto_jax.ops.padding import PUBLISHED
+from gsto_jax.ops.sizes import PUBLISHED
 from gsto_jax.predict.onnx_export import onnx_bytes
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program, single_pass_protocol

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from gsto_jax.ops.resample import Taps, resample
+from gsto_jax.ops.resample import resample
+from gsto_jax.ops.taps import Taps
 from gsto_jax.segmentation.metrics import best_class
 
 

@@ -15,3 +15,7 @@ JPEG_OUTPUTS = {"overlay", "uncertainty"}
 """Outputs that are written as JPEG."""
 GEOTIFF_OUTPUTS = {"color", "ids", "confidence", "entropy"}
 """Outputs that keep the georeference of an image."""
+SEGMENTATION_OUTPUTS = ("overlay", "color", "ids", *MEASURES, "uncertainty", "branches", "gates")
+"""Outputs of label maps."""
+POSE_OUTPUTS = ("overlay", "heatmaps", "branches", "gates")
+"""Outputs of poses."""

@@ -14,14 +14,8 @@ from jaxtyping import Float, UInt8
 from gsto_jax import progress
 from gsto_jax.drawing.tiles import Color, as_rgb
 from gsto_jax.errors import UserError
-from gsto_jax.ops.padding import (
-    PUBLISHED,
-    SIZE_DIVISOR,
-    crop_to_image,
-    downscaled_size,
-    round_up,
-)
-from gsto_jax.ops.resample import linear_taps
+from gsto_jax.ops.sizes import PUBLISHED, SIZE_DIVISOR, crop_to_image, downscaled_size, round_up
+from gsto_jax.ops.taps import linear_taps
 from gsto_jax.predict.base import BasePredictor
 from gsto_jax.predict.measures import measure, measure_upsampled
 from gsto_jax.predict.media import downscale, load_pixels, resize
@@ -37,7 +31,6 @@ from gsto_jax.segmentation.protocol import EvalProtocol, protocol_from_config
 from gsto_jax.segmentation.task import SegmentationTask
 from gsto_jax.types import Size
 
-SEGMENTATION_OUTPUTS = ("overlay", "color", "ids", *MEASURES, "uncertainty", "branches", "gates")
 DEFAULT_OVERLAP = 0.25
 """Overlap of neighboring tiles, as a fraction of their side."""
 _STRIP_ROWS = 64  # of an image that are upsampled at a time
@@ -162,6 +155,11 @@ class Predictor(BasePredictor):
         return self.trained.task
 
     @property
+    def ignore_label(self) -> int:
+        """Label of ignored and of unsure pixels."""
+        return self.task.ignore_label
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         return tuple(self.config["data"]["classes"])
@@ -273,7 +271,7 @@ class Predictor(BasePredictor):
         """Returns a prediction of the results of `measure`."""
         unsure_label, labels = None, results["labels"]
         if self.unsure_below:
-            unsure_label = self.task.ignore_label
+            unsure_label = self.ignore_label
             is_unsure = results["confidence"] < np.float32(self.unsure_below)
             labels = np.where(is_unsure, np.uint8(unsure_label), labels)
         return Prediction(

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, UInt8
 
-from gsto_jax.ops.padding import downscaled_size, round_up, scaled_size
 from gsto_jax.ops.resize import resize
+from gsto_jax.ops.sizes import downscaled_size, round_up, scaled_size
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.segmentation.task import logits
@@ -116,7 +116,7 @@ def _area_resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w
 
 
 def _resize(x: Float[Array, "b h w c"], size: Size) -> Float[Array, "b h2 w2 c"]:
-    """Resizes bilinearly, with the taps of `gsto_jax.ops.resample.linear_taps`."""
+    """Resizes bilinearly, with the taps of `gsto_jax.ops.taps.linear_taps`."""
     for axis in (1, 2):
         if x.shape[axis] != size[axis - 1]:
             x = _interpolate(x, axis, _taps(x.shape[axis], size[axis - 1]))

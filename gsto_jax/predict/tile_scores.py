@@ -10,7 +10,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from gsto_jax.ops.resample import Taps, linear_taps, resample_image
+from gsto_jax.ops.resample import resample_image
+from gsto_jax.ops.taps import Taps, linear_taps
 from gsto_jax.predict.measures import class_probabilities
 from gsto_jax.types import Size
 

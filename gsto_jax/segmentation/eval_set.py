@@ -17,7 +17,7 @@ from gsto_jax.segmentation import results, tables
 from gsto_jax.segmentation.evaluate import EvalBatches, evaluate
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import Scores, compute_scores, confusion_matrix_numpy
-from gsto_jax.segmentation.panels import SegmentationPngWriter
+from gsto_jax.segmentation.png_writer import SegmentationPngWriter
 from gsto_jax.segmentation.protocol import EvalProtocol
 from gsto_jax.segmentation.results import ImageScore
 from gsto_jax.segmentation.task import SegmentationTask

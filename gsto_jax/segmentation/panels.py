@@ -1,19 +1,13 @@
 """Panels of segmentation results (needs OpenCV, from the `train` extra)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.legend import draw_legend
-from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, as_rgb, tile_row, with_caption
-from gsto_jax.evaluation.png_writer import PngWriter
-from gsto_jax.ops.padding import crop_to_image
+from gsto_jax.drawing.tiles import GAP, LINE_HEIGHT, Color, tile_row, with_caption
 
-PNG_KINDS = ("sample", "branches", "gates")
-"""Kinds of PNGs that `SegmentationPngWriter` draws of an image."""
 IGNORED: Color = (90, 90, 90)
 WRONG: Color = (230, 40, 40)
 
@@ -91,60 +85,3 @@ def panel_tiles(panel: np.ndarray, height: int, width: int) -> dict[str, np.ndar
     starts = [n * (width + GAP) for n in range(4)]
     tiles = [panel[LINE_HEIGHT : LINE_HEIGHT + height, x : x + width] for x in starts]
     return dict(zip(("image", "truth", "prediction", "errors"), tiles, strict=True))
-
-
-class SegmentationPngWriter(PngWriter):
-    """Writes PNGs of evaluated images: `NAME.png` is the panel of an image.
-
-    The first images also have `NAME_branches.png` and, for a gated network, `NAME_gates.png` (see
-    `gsto_jax.drawing.heat_maps`).
-
-    Args:
-      folder: output folder of the PNGs.
-      classes: names.
-      palette: RGB color of each class.
-      ignore_label: label of ignored pixels.
-      limit: maximum number of panels; -1 for all images.
-      feature_images: maximum number of images with branches and gates; -1 for all.
-      name: returns the file name, less ".png", of the image of an index; may have slashes.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        classes: Sequence[str],
-        palette: Sequence[Color],
-        ignore_label: int,
-        limit: int,
-        feature_images: int,
-        name: Callable[[int], str],
-    ) -> None:
-        super().__init__(folder, limit, feature_images, name)
-        self.classes, self.palette, self.ignore_label = classes, palette, ignore_label
-
-    def draw(
-        self,
-        batch: Mapping[str, np.ndarray],
-        predictions: np.ndarray,
-        maps: Callable[[], Mapping[str, np.ndarray]],
-        n: int,
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """See `PngWriter.draw`; the batch has "image", "label" and "size"."""
-        size = tuple(batch["size"][n].tolist())
-        image, label, prediction = (
-            x[n, : size[0], : size[1]] for x in (batch["image"], batch["label"], predictions)
-        )
-        image = as_rgb(image)
-        if self.wants_sample:
-            yield (
-                "sample",
-                sample_panel(
-                    image, label, prediction, self.classes, self.palette, self.ignore_label
-                ),
-            )
-        if self.wants_features and (features := maps()):
-            padded_shape = predictions.shape[1:3]
-            cropped = {
-                name: crop_to_image(x[n], size, padded_shape) for name, x in features.items()
-            }
-            yield from feature_figures(image, cropped)

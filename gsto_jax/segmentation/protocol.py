@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gsto_jax.errors import UserError
-from gsto_jax.ops.padding import PUBLISHED, round_up, scaled_size
-from gsto_jax.ops.resample import Taps, linear_taps
+from gsto_jax.ops.sizes import PUBLISHED, round_up, scaled_size
+from gsto_jax.ops.taps import Taps, linear_taps
 from gsto_jax.types import Size
 
 WINDOWS = ("whole", "slide", "slide_upsampled")

@@ -3,7 +3,7 @@
 scores.csv      per class, means, per category
 confusion.csv   pixels; rows true classes, columns predicted classes
 images.csv      per image, with the PNGs that exist
-NAME.png ...    see `gsto_jax.segmentation.panels.SegmentationPngWriter`
+NAME.png ...    see `gsto_jax.segmentation.png_writer.SegmentationPngWriter`
 """
 
 import csv
@@ -22,7 +22,7 @@ from gsto_jax.evaluation.folder import (
 )
 from gsto_jax.files import read_csv, to_csv, write_text
 from gsto_jax.segmentation.metrics import Scores
-from gsto_jax.segmentation.panels import PNG_KINDS
+from gsto_jax.segmentation.png_writer import PNG_KINDS
 from gsto_jax.segmentation.tables import write_scores
 
 _SCORES, _CONFUSION = "scores.csv", "confusion.csv"

@@ -8,12 +8,13 @@ from gsto_jax.drawing.heat_maps import feature_figures
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.evaluation.folder import sample_pngs
 from gsto_jax.pose import results as pose_folder
-from gsto_jax.pose.panels import PNG_KINDS, heatmap_figure, pose_panel
+from gsto_jax.pose.panels import heatmap_figure, pose_panel
+from gsto_jax.pose.png_writer import PNG_KINDS
 from gsto_jax.pose.results import PersonScore
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import results
 from gsto_jax.segmentation.metrics import compute_scores, confusion_matrix_numpy
-from gsto_jax.segmentation.panels import SegmentationPngWriter
+from gsto_jax.segmentation.png_writer import SegmentationPngWriter
 from gsto_jax.segmentation.results import ImageScore
 
 NASTY = '<b>&"'

@@ -30,7 +30,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from gsto_jax.ops import dispatch
 from gsto_jax.ops.dispatch import BATCH, map_shards
-from gsto_jax.ops.resample import linear_taps
+from gsto_jax.ops.taps import linear_taps
 
 _STRIP = 32  # rows of labels: a tile of uint8
 _VMEM = 48 * 2**20  # bytes

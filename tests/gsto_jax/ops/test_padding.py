@@ -19,13 +19,8 @@ from configs import (
 from gsto_jax import UserError
 from gsto_jax.config import Config
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.ops.padding import (
-    crop_to_image,
-    downscaled_size,
-    replicate_edges,
-    round_up,
-    scaled_size,
-)
+from gsto_jax.ops.padding import replicate_edges
+from gsto_jax.ops.sizes import crop_to_image, downscaled_size, round_up, scaled_size
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.predict.single_pass import make_program
 from gsto_jax.runs.tasks import task_from_config

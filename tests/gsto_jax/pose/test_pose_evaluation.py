@@ -26,7 +26,8 @@ from gsto_jax.pose.eval_set import PoseEvalSet
 from gsto_jax.pose.evaluate import Poses, estimate_poses
 from gsto_jax.pose.inference import roundtrip_joints
 from gsto_jax.pose.metrics import COCO_METRICS, evaluate_coco, to_coco_results, write_coco_results
-from gsto_jax.pose.panels import PNG_KINDS, draw_poses, to_crop
+from gsto_jax.pose.panels import draw_poses
+from gsto_jax.pose.png_writer import PNG_KINDS, to_crop
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.checkpoint import Checkpoints

@@ -23,7 +23,8 @@ from gsto_jax.pose.oks import oks_nms, rescore, similarity
 from gsto_jax.pose.panels import draw_poses, pose_panel
 from gsto_jax.pose.task import joint_step, roundtrip_step
 from gsto_jax.predict.inputs import Input
-from gsto_jax.predict.pose import PosePrediction, PosePredictor, check_boxes
+from gsto_jax.predict.pose import PosePredictor
+from gsto_jax.predict.pose_prediction import PosePrediction, check_boxes
 from gsto_jax.runs.trained import TrainedModel
 from modes.person_boxes import read_boxes
 from tests.gsto_jax.noisy_poses import poses_from_annotations
@@ -223,7 +224,8 @@ def test_persons_without_visible_joints_have_a_box():
     poses[1, 3] = 40, 150, 0.9
     boxes = np.array([[30, 60, 100, 80], [20, 120, 60, 60]], float)
     task = pose_task()
-    prediction = PosePrediction(image, boxes, poses, np.zeros(2), poses[:0], {}, task)
+    drawing = task.joints, task.skeleton, 0.2
+    prediction = PosePrediction(image, boxes, poses, np.zeros(2), poses[:0], {}, *drawing)
     assert prediction.without_joints() == [0]
     drawn = prediction.overlay()
     for row, column in ((60, 80), (140, 80), (100, 30), (100, 130)):
@@ -235,7 +237,7 @@ def test_persons_without_visible_joints_have_a_box():
     tile = panel[:, panel.shape[1] // 3 : 2 * panel.shape[1] // 3]
     assert (tile == np.array([220, 30, 30])).all(-1).any()
     assert (
-        PosePrediction(image, boxes[:0], poses[:0], np.zeros(0), poses[:0], {}, task)
+        PosePrediction(image, boxes[:0], poses[:0], np.zeros(0), poses[:0], {}, *drawing)
         .overlay()
         .shape
         == image.shape

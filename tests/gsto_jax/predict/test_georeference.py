@@ -11,8 +11,7 @@ from gsto_jax.image_files import DecodeOptions, read_header
 from gsto_jax.predict import row_readers
 from gsto_jax.predict.files import PredictionWriter
 from gsto_jax.predict.georeference import is_geotiff, read_georeference
-from gsto_jax.predict.outputs import MEASURES
-from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS
+from gsto_jax.predict.outputs import MEASURES, SEGMENTATION_OUTPUTS
 from tests.faults.disks import files_no_larger_than
 from tests.gsto_jax.small_network import PointwiseTask, image_of, make_predictor
 

@@ -9,7 +9,8 @@ import pytest
 from gsto_jax.drawing.legend import add_legend, draw_legend
 from gsto_jax.predict import video_writer
 from gsto_jax.predict.files import PredictionWriter
-from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction
+from gsto_jax.predict.outputs import SEGMENTATION_OUTPUTS
+from gsto_jax.predict.prediction import Prediction
 from gsto_jax.predict.video_writer import CODECS, VideoWriter
 
 NAMES = ("road", "building", "sky", "a class of a long name")

@@ -9,8 +9,7 @@ import pytest
 from gsto_jax import UserError
 from gsto_jax.predict.files import PredictionWriter, write_classes
 from gsto_jax.predict.measures import measure
-from gsto_jax.predict.outputs import MEASURES
-from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS
+from gsto_jax.predict.outputs import MEASURES, SEGMENTATION_OUTPUTS
 from gsto_jax.segmentation.panels import IGNORED
 from tests.gsto_jax.small_network import image_of, make_predictor
 

@@ -11,10 +11,13 @@ from PIL import Image
 
 from gsto_jax import UserError
 from gsto_jax.image_files import DecodeOptions
-from gsto_jax.ops.resample import linear_taps, resample
+from gsto_jax.ops.resample import resample
+from gsto_jax.ops.taps import linear_taps
 from gsto_jax.predict.files import PredictionWriter, write_classes
 from gsto_jax.predict.inputs import find_inputs
-from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS, Prediction, Predictor
+from gsto_jax.predict.outputs import SEGMENTATION_OUTPUTS
+from gsto_jax.predict.prediction import Prediction
+from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.checkpoint import Checkpoints
 from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.segmentation.evaluate import evaluate

@@ -10,9 +10,8 @@ from PIL import Image
 from gsto_jax import UserError
 from gsto_jax.predict import strip_writers
 from gsto_jax.predict.files import PredictionWriter
-from gsto_jax.predict.outputs import MEASURES
+from gsto_jax.predict.outputs import MEASURES, SEGMENTATION_OUTPUTS
 from gsto_jax.predict.row_readers import ArrayRows
-from gsto_jax.predict.segmentation import SEGMENTATION_OUTPUTS
 from gsto_jax.predict.strip_writers import JpegWriter, NpyWriter, PngRowWriter
 from tests.faults.disks import files_no_larger_than
 from tests.gsto_jax.small_network import image_of, make_predictor

@@ -8,14 +8,8 @@ from gsto_jax.drawing.heat_maps import branch_figure, gate_figure
 from gsto_jax.files import disk_error_message
 from gsto_jax.segmentation.instance_iou import InstanceCounts
 from gsto_jax.segmentation.metrics import compute_scores
-from gsto_jax.segmentation.panels import (
-    IGNORED,
-    WRONG,
-    SegmentationPngWriter,
-    color_mask,
-    error_map,
-    sample_panel,
-)
+from gsto_jax.segmentation.panels import IGNORED, WRONG, color_mask, error_map, sample_panel
+from gsto_jax.segmentation.png_writer import SegmentationPngWriter
 from gsto_jax.segmentation.tables import score_table, write_scores
 
 CLASSES, PALETTE = ("road", "sky"), ((10, 20, 30), (200, 210, 220))

@@ -8,7 +8,7 @@ import pytest
 
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
-from gsto_jax.ops.resample import linear_taps
+from gsto_jax.ops.taps import linear_taps
 from gsto_jax.segmentation.evaluate import evaluate
 from gsto_jax.segmentation.inference import batch_views, score_batch
 from gsto_jax.segmentation.instance_iou import InstanceCounts
