@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import data_pipelines
 import gsto_jax
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,7 @@ def test_what_the_data_pipelines_share_imports_no_jax():
     code = f"""
 import importlib, sys
 for name in {JAX_FREE!r}: importlib.import_module(name)
+import data_pipelines
 import gsto_jax
 assert "HRNet" in dir(gsto_jax) and gsto_jax.UserError.__name__ == "UserError"
 loaded = {{"jax", "flax", "optax", "ml_collections"}} & sys.modules.keys()
@@ -183,3 +185,20 @@ runpy.run_path("main.py", run_name="__main__")
     assert run.returncode == 2
     (message,) = run.stderr.splitlines()
     assert package in message and "pip install" in message
+
+
+def test_names_of_the_data_pipelines_are_imported_when_used():
+    """The command line is parsed without grain, which imports JAX."""
+    assert sorted(" ".join(data_pipelines._MODULES.values()).split()) == data_pipelines.__all__
+    for name in data_pipelines.__all__:
+        assert getattr(data_pipelines, name) is not None
+    with pytest.raises(AttributeError, match="DataConfigg"):
+        _ = data_pipelines.DataConfigg
+    code = """
+import sys
+import modes.command_line, modes.predict
+assert "TrainBatches" in dir(sys.modules["data_pipelines"])
+loaded = {"jax", "grain", "flax", "optax", "orbax"} & sys.modules.keys()
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

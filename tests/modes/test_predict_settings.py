@@ -12,6 +12,7 @@ from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.inputs import find_inputs
 from gsto_jax.runs.trained import TrainedModel
 from modes import predict
+from modes.predict_checkpoint import override_config
 from tests.image_bytes import RGB, chunk, exif, png
 
 CONFIG = json.loads(coco_pose_w32.get_config().to_json())
@@ -20,7 +21,7 @@ TRAINED = TrainedModel(None, None, None, "run/checkpoints/7", CONFIG)
 
 def with_settings(**settings):
     flags = {f"config.data.{name}": value for name, value in settings.items()}
-    return predict._override_config(TRAINED, SimpleNamespace(**flags)).config["data"]
+    return override_config(TRAINED, SimpleNamespace(**flags)).config["data"]
 
 
 def test_the_run_of_coco_reads_files_as_published():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gsto_jax import UserError
 from gsto_jax.predict import row_readers
-from modes import predict
+from modes import input_predictors, predict, predict_checkpoint
 from tests.gsto_jax.small_network import image_of, make_predictor
 
 SIZES = {"wide": (40, 150), "small": (20, 30), "square": (64, 64)}
@@ -19,7 +19,12 @@ def arguments(tmp_path, **flags):
     defaults = dict.fromkeys(
         ("boxes", "long_side", "save", "unsure_below", "tile", "tile_overlap"), None
     )
-    names = {"checkpoint": "run", "output": str(tmp_path / "out"), "legend": False}
+    names = {
+        "checkpoint": "run",
+        "output": str(tmp_path / "out"),
+        "legend": False,
+        "runtime": "auto",
+    }
     return SimpleNamespace(**defaults | names | {"inputs": [str(tmp_path / "in")]} | flags)
 
 
@@ -27,8 +32,8 @@ def arguments(tmp_path, **flags):
 def network(monkeypatch):
     """The checkpoint is a network of one convolution."""
     predictor = make_predictor(data={"crop": (32, 32)})
-    monkeypatch.setattr(predict, "load_trained", lambda checkpoint: predictor.trained)
-    monkeypatch.setattr(predict, "use_compilation_cache", lambda folder: None)
+    monkeypatch.setattr(predict_checkpoint, "load_trained", lambda checkpoint: predictor.trained)
+    monkeypatch.setattr(predict_checkpoint, "use_compilation_cache", lambda folder: None)
     return predictor
 
 
@@ -67,7 +72,7 @@ def test_a_folder_of_mixed_sizes_in_tiles(tmp_path, images, network, capsys):
 
 def test_images_beyond_the_limit_are_tiled(tmp_path, images, monkeypatch, capsys):
     """Others are downscaled as before."""
-    for module in (predict, row_readers):
+    for module in (predict_checkpoint, row_readers):
         monkeypatch.setattr(module, "MAX_PIXELS", 5000)
     predict.run(arguments(tmp_path, save=["ids"]))
     assert "note: 1 images of more than 0 million pixels" in capsys.readouterr().out
@@ -85,7 +90,7 @@ def test_georeferences_without_rasterio(tmp_path, monkeypatch, capsys):
     (tmp_path / "in").mkdir()
     tags = {33550: (0.5, 0.5, 0.0), 33922: (0.0, 0.0, 0.0, 4e5, 5.8e6, 0.0)}
     Image.fromarray(image_of((20, 30))).save(tmp_path / "in/geo.tif", tiffinfo=tags)
-    monkeypatch.setattr(predict, "has_rasterio", lambda: False)
+    monkeypatch.setattr(input_predictors, "has_rasterio", lambda: False)
     predict.run(arguments(tmp_path, save=["ids"]))
     assert "pip install '.[geo]'" in capsys.readouterr().out
     assert read(tmp_path / "out/ids/geo.png").shape == (20, 30)
@@ -111,4 +116,4 @@ def test_flags_that_do_not_go_together(tmp_path, images, flags, message):
 def test_pose_networks_refuse_flags_of_labels(tmp_path, network, flag):
     args = arguments(tmp_path, **{flag: 0.5})
     with pytest.raises(UserError, match=f"--{flag} is for segmentation checkpoints"):
-        predict._PosePredictor(network.trained, args, [], ["overlay"])
+        predict_checkpoint.pose_inputs(network.trained, args, [], ["overlay"])

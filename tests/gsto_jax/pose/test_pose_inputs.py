@@ -245,14 +245,14 @@ def test_persons_without_visible_joints_have_a_box():
 
 
 def test_note_on_persons_without_visible_joints():
-    from modes import predict
+    from modes.input_predictors import without_joints_note
 
     empty = [f"town/{n} [10.0, 20.0, 30.0, 40.0]" for n in range(4)]
-    assert predict._without_joints_note(empty[:1], 0.2) == (
+    assert without_joints_note(empty[:1], 0.2) == (
         "note: no joint of 1 persons scores 0.2 (pose.visibility_threshold) or more; "
         "overlays show their boxes: town/0 [10.0, 20.0, 30.0, 40.0]"
     )
-    assert predict._without_joints_note(empty, 0.2).endswith("town/2 [10.0, 20.0, 30.0, 40.0], ...")
+    assert without_joints_note(empty, 0.2).endswith("town/2 [10.0, 20.0, 30.0, 40.0], ...")
 
 
 # Boxes by image
