@@ -145,5 +145,5 @@ def pose_inputs(
     refuse_flags(args, LABEL_FLAGS, "is for segmentation checkpoints; this is a pose checkpoint")
     predictor = PosePredictor(trained)
     with_features = bool(FEATURE_OUTPUTS & set(outputs))
-    predict = partial(predictor.__call__, with_features=with_features)
+    predict = partial(predictor, with_features=with_features)
     return PoseInputs(predict, predictor, inputs, args.boxes)

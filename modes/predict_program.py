@@ -8,12 +8,15 @@ from typing import Any
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.exported import ExportedPredictor
+from gsto_jax.predict.exported_pose import ExportedPosePredictor
 from gsto_jax.predict.inputs import Input
 from gsto_jax.predict.outputs import FEATURE_OUTPUTS
 from gsto_jax.predict.programs import Program, load_program
 from modes.input_predictors import (
     DECODE_OPTIONS,
+    LABEL_FLAGS,
     LabelInputs,
+    PoseInputs,
     config_overrides,
     refuse_flags,
 )
@@ -41,8 +44,12 @@ def program_inputs(args: Any, path: Path, inputs: Sequence[Input]) -> InputPredi
             "program of the other format, or --checkpoint=RUN"
         )
     program = override_decoding(program, args)
+    if program.task_name == "pose":
+        refuse_flags(args, LABEL_FLAGS, f"is for segmentation networks; {path} is a pose network")
+        poses = ExportedPosePredictor(program)
+        return PoseInputs(poses, poses, inputs, args.boxes)
+    refuse_flags(args, ("boxes",), f"is for pose networks; {path} is a segmentation network")
     outputs = args.save or LabelInputs.default_outputs
-    refuse_flags(args, ("boxes",), "is for pose networks; this is a segmentation network")
     options = {} if args.unsure_below is None else {"unsure_below": args.unsure_below}
     return LabelInputs(ExportedPredictor(program, **options), inputs, outputs)
 

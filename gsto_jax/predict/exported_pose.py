@@ -1,0 +1,90 @@
+"""Predicts poses of persons with an exported program, by ONNX Runtime without JAX."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gsto_jax.image_files import DecodeOptions
+from gsto_jax.predict.exported import check_size, check_task
+from gsto_jax.predict.media import load_pixels
+from gsto_jax.predict.pose_prediction import PosePrediction, check_boxes
+from gsto_jax.predict.programs import Program, load_program
+
+
+@dataclass(frozen=True)
+class ExportedPosePredictor:
+    """An exported pose network; predicts as `gsto_jax.predict.pose.PosePredictor`.
+
+    Attributes:
+      program: the program.
+
+    Raises:
+      UserError: a program of another task.
+
+    Example:
+      >>> predictor = ExportedPosePredictor.load("export/model.onnx")
+      >>> poses = predictor("people.jpg", boxes=[[48, 20, 90, 210]]).poses
+    """
+
+    program: Program
+
+    def __post_init__(self) -> None:
+        check_task(self.program, "pose")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ExportedPosePredictor":
+        """Loads a program; see `gsto_jax.predict.programs.load_program`."""
+        return cls(load_program(path))
+
+    @property
+    def checkpoint(self) -> Path:
+        """Path of the program."""
+        return self.program.path
+
+    @property
+    def decode_options(self) -> DecodeOptions:
+        """How image files are decoded, as in training."""
+        return self.program.decode_options
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        """Names of the joints."""
+        return tuple(self.program.description["joints"])
+
+    @property
+    def skeleton(self) -> tuple[tuple[int, ...], ...]:
+        """Pairs of joints that are connected by a line."""
+        return tuple(map(tuple, self.program.description["skeleton"]))
+
+    @property
+    def visibility_threshold(self) -> float:
+        """Lowest score of a joint that is drawn."""
+        return float(self.program.description["visibility_threshold"])
+
+    def __call__(
+        self, image: np.ndarray | str | Path, boxes: Sequence[Sequence[float]] | None = None
+    ) -> PosePrediction:
+        """Predicts the joints of persons; arguments and errors as of `PosePredictor`."""
+        rgb = load_pixels(image, self.decode_options)
+        size = height, width = rgb.shape[0], rgb.shape[1]
+        check_size(self.program, size)
+        person_boxes = check_boxes([(0, 0, width, height)] if boxes is None else boxes, size)
+        poses = np.zeros((0, len(self.joints), 3), np.float32)
+        scores = np.zeros(0, np.float32)
+        if len(person_boxes):
+            inputs = {"image": rgb, "boxes": person_boxes.astype(np.float32)}
+            outputs = self.program.call(inputs)
+            poses, scores = outputs["joints"], outputs["scores"]
+        return PosePrediction(
+            image=rgb,
+            boxes=person_boxes,
+            poses=poses,
+            scores=scores.astype(np.float64),
+            crops=np.zeros((0, 1, 1, 3), np.uint8),
+            features={},
+            joints=self.joints,
+            skeleton=self.skeleton,
+            visibility_threshold=self.visibility_threshold,
+        )
