@@ -1,6 +1,7 @@
 """How predict reads image files: as in training, unless the command line says otherwise."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,11 @@ from configs import coco_pose_w32
 from gsto_jax import UserError
 from gsto_jax.image_files import DecodeOptions
 from gsto_jax.predict.inputs import find_inputs
+from gsto_jax.predict.programs import Program
 from gsto_jax.runs.trained import TrainedModel
-from modes import predict
+from modes import predict, predict_program
 from modes.predict_checkpoint import override_config
+from tests.gsto_jax.exported_programs import describe
 from tests.image_bytes import RGB, chunk, exif, png
 
 CONFIG = json.loads(coco_pose_w32.get_config().to_json())
@@ -50,3 +53,44 @@ def test_ignored_orientations_are_reported(tmp_path):
     assert "--config.data.orientation=upright" in warnings[0]
     predict._warn_about_orientation(inputs[:1], warnings.append)
     assert len(warnings) == 1
+
+
+def program_flags(**flags):
+    names = ("save", "long_side", "tile", "tile_overlap", "unsure_below", "boxes", "legend")
+    return SimpleNamespace(**dict.fromkeys(names) | {"runtime": "auto"} | flags)
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "message"),
+    [
+        ("segmentation", {"tile": 64}, "--tile needs --checkpoint=RUN"),
+        ("segmentation", {"tile_overlap": 0.1}, "--tile_overlap needs --checkpoint=RUN"),
+        ("segmentation", {"long_side": 0}, "--long_side is part of .*--mode=export"),
+        ("segmentation", {"save": ["ids", "gates"]}, "--save=gates needs --checkpoint=RUN"),
+        ("segmentation", {"boxes": "1,2,3,4"}, "--boxes is for pose networks"),
+        ("segmentation", {"runtime": "jax"}, "--runtime=jax does not run"),
+        ("segmentation", {"config.eval.flip": True}, r"--config\.eval\.flip is part of"),
+        ("segmentation", {"config.seed": 1}, r"--config\.seed is part of"),
+        ("segmentation", {"config.data.bit_depth": 3}, r"config\.data: bit_depth must be"),
+        ("pose", {"unsure_below": 0.5}, "--unsure_below is for segmentation networks"),
+        ("pose", {"legend": True}, "--legend is for segmentation networks"),
+        ("pose", {"save": ["heatmaps"]}, "--save=heatmaps needs --checkpoint=RUN"),
+    ],
+)
+def test_what_programs_cannot_change_is_refused_by_name(monkeypatch, task, flags, message):
+    program = Program(Path("model.onnx"), "onnx", describe(task), dict)
+    monkeypatch.setattr(predict_program, "load_program", lambda path: program)
+    with pytest.raises(UserError, match=message):
+        predict_program.program_inputs(program_flags(**flags), program.path, [])
+
+
+def test_programs_decode_files_as_the_command_line_says():
+    program = Program(Path("model.onnx"), "onnx", describe(), dict)
+    args = program_flags(**{"config.data.alpha": "black"})
+    decoding = predict_program.override_decoding(program, args).decode_options
+    assert decoding == DecodeOptions(alpha="black")
+
+
+def test_unknown_runtimes_are_refused():
+    with pytest.raises(UserError, match="--runtime must be one of auto, jax, onnx; got 'tpu'"):
+        predict.run(SimpleNamespace(checkpoint="run", runtime="tpu"))
