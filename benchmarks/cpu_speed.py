@@ -48,12 +48,16 @@ Run = Callable[[], dict[str, Any]]
 """A blocking call that returns the values to compare."""
 
 
+def read_config(network: str) -> Any:
+    """Returns the config of a network."""
+    return importlib.import_module("configs.cityscapes_w18s").get_config(NETWORKS[network])
+
+
 def make_task(network: str) -> Any:
     """Builds the task of a network."""
     from gsto_jax.runs.tasks import task_from_config
 
-    config = importlib.import_module("configs.cityscapes_w18s").get_config(NETWORKS[network])
-    return task_from_config(json.loads(config.to_json()), 100_000)
+    return task_from_config(json.loads(read_config(network).to_json()), 100_000)
 
 
 def random_values(name: str, shape: Sequence[int], rng: Any) -> np.ndarray:
@@ -183,10 +187,19 @@ def time_calls(run: Run, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def serve(folder: Path) -> None:
+def serve(
+    folder: Path,
+    make_run: Callable[..., Run] = torch_run,
+    time_run: Callable[[Run, int], Any] = time_calls,
+) -> None:
     """Serves requests in the process of PyTorch: a line in for calls, a line out for their time.
 
     The first call of a case is not timed; its values are saved as "torch.npz".
+
+    Args:
+      folder: folder with the inputs.
+      make_run: returns the call of a case.
+      time_run: times a call.
     """
     import torch
 
@@ -199,9 +212,9 @@ def serve(folder: Path) -> None:
         *case, calls = json.loads(line)
         elapsed = None
         if (key := tuple(case)) in runs:
-            elapsed = time_calls(runs[key], calls)
+            elapsed = time_run(runs[key], calls)
         else:
-            runs[key] = torch_run(folder, *case)
+            runs[key] = make_run(folder, *case)
             np.savez(folder / "torch.npz", **{k: v.numpy() for k, v in runs[key]().items()})
         print(json.dumps(elapsed), flush=True)
 
@@ -209,8 +222,8 @@ def serve(folder: Path) -> None:
 class TorchProcess:
     """Client of the process that runs PyTorch."""
 
-    def __init__(self, python: str, folder: Path) -> None:
-        command = [python, __file__, f"--torch-python={python}", f"--serve={folder}"]
+    def __init__(self, python: str, folder: Path, script: str = __file__) -> None:
+        command = [python, script, f"--torch-python={python}", f"--serve={folder}"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         self.version, self.cpu = self._answer()

@@ -1,31 +1,52 @@
-"""Serves an exported model over HTTP.
+"""Serves an exported segmentation network over HTTP, without JAX if it is a model.onnx.
 
     python examples/serve.py export 8000
     curl --data-binary @image.jpg http://localhost:8000 > classes.png
+    curl http://localhost:8000/health
 
-The body of a POST request is an image file in any format that Pillow reads. It is decoded as in
-training: `model.json` next to the model stores what to do with transparency, EXIF orientation and
-16-bit values. The response is a PNG of class indices with the size of the decoded image. The first
-image of each size waits for a compilation.
+The body of a POST request is an image file. It is decoded as in training, and the response is a PNG
+of class indices with the size of the decoded image. Images of one size that arrive within a few
+milliseconds are predicted together.
 
-Needs jax and `gsto_jax.image_files`, which imports only NumPy, OpenCV and Pillow.
+| status | reason |
+|---|---|
+| 400 | the body is not an image, or one that the network does not take |
+| 413 | more bytes than --max_bytes, or more pixels than --max_pixels |
+| 503 | --queue requests are in progress, or the server stops; Retry-After says when to try again |
+
+GET /health returns JSON: whether the server is ready, its model, and counts. SIGTERM and Ctrl-C
+complete the requests in progress, and refuse others.
+
+model.onnx needs onnxruntime, NumPy, OpenCV and Pillow. model.jax needs JAX, which compiles once per
+image size and number of images; their number is therefore padded to a power of two. Each compiled
+program stays in memory: serve model.onnx where clients send images of many sizes.
 """
 
 import argparse
-import contextlib
 import io
 import json
-from collections.abc import Callable
+import math
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 
-from gsto_jax.image_files import DecodeOptions, ImageError, decode
+from gsto_jax.errors import UserError
+from gsto_jax.image_files import ImageError, decode, read_header
+from gsto_jax.predict.exported import check_size, check_task
+from gsto_jax.predict.programs import Program, find_program, load_program
 
-MAX_FILE_SIZE = 64 * 2**20  # bytes
+SOCKET_SECONDS = 20  # that a client may pause
+STOP_SECONDS = 20  # that requests in progress may take after SIGTERM
+MAX_THREADS = 512  # connections above this number are closed
+TEXT = "text/plain"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,61 +57,241 @@ def parse_arguments() -> argparse.Namespace:
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="folder of an export, or model.jax in it")
+    parser.add_argument("model", help="folder of an export, or model.onnx or model.jax in it")
     parser.add_argument("port", type=int, nargs="?", default=8000, help="0: any (default: 8000)")
     parser.add_argument("--host", default="localhost", help="address to bind (default: localhost)")
+    for name, default, text in (
+        ("max_batch", 8, "images that are predicted together"),
+        ("wait_ms", 5, "milliseconds to wait for further images of the same size"),
+        ("queue", 64, "requests in progress"),
+        ("max_bytes", 16 * 2**20, "bytes of an image file"),
+        ("max_pixels", 2**22, "pixels of an image"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
     args = parser.parse_args()
-    if args.model.is_dir():
-        args.model = args.model / "model.jax"
-    for path in (args.model, args.model.with_name("model.json")):
-        if not path.is_file():
-            parser.error(f"{path} does not exist: pass the folder that --mode=export wrote")
+    try:
+        args.program = find_program(args.model)
+        if args.program is None:
+            parser.error(f"{args.model} has no program: pass the folder that --mode=export wrote")
+        args.program = load_program(args.program)
+        check_task(args.program, "segmentation")
+    except UserError as error:
+        parser.error(str(error))
     return args
 
 
-def load(model: Path) -> Callable[[bytes], np.ndarray]:
-    """Returns a function that maps the bytes of an image file to class indices, `h w` uint8."""
-    description = json.loads(model.with_name("model.json").read_text())
-    options = DecodeOptions(**description["decode_options"])
-    call = jax.jit(jax.export.deserialize(bytearray(model.read_bytes())).call)
+class Waiting(NamedTuple):
+    """An image that waits to be predicted."""
 
-    def predict(data: bytes) -> np.ndarray:
-        return np.asarray(call(decode(data, options).pixels[None])["labels"])[0]
+    image: np.ndarray
+    labels: Future[np.ndarray]
+    deadline: float
 
-    return predict
+
+class Batcher:
+    """Predicts images of equal size together, in one thread.
+
+    Args:
+      program: exported program.
+      max_batch: maximum number of images of a batch.
+      seconds: time that an image waits for others.
+
+    Attributes:
+      counts: numbers of images and batches.
+    """
+
+    def __init__(self, program: Program, max_batch: int, seconds: float) -> None:
+        self.program, self.max_batch, self.seconds = program, max_batch, seconds
+        self.counts = Counter(images=0, batches=0)
+        self._waiting: deque[Waiting] = deque()
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Returns the class indices `h w` uint8 of an image `h w c` uint8."""
+        labels: Future[np.ndarray] = Future()
+        with self._changed:
+            self._waiting.append(Waiting(image, labels, time.monotonic() + self.seconds))
+            self._changed.notify()
+        return labels.result()
+
+    def _run(self) -> None:
+        while True:
+            batch = self._next_batch()
+            try:
+                labels = self._predict(np.stack([entry.image for entry in batch]))
+            except Exception as error:  # of the runtime: the requests fail, the server goes on
+                for entry in batch:
+                    entry.labels.set_exception(error)
+                continue
+            self.counts.update(images=len(batch), batches=1)
+            for entry, result in zip(batch, labels, strict=False):  # there may be padding
+                entry.labels.set_result(result)
+
+    def _next_batch(self) -> list[Waiting]:
+        """Waits for images, and returns those of the size of the first."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting)
+                first = self._waiting[0]
+                alike = [x for x in self._waiting if x.image.shape == first.image.shape]
+                remaining = first.deadline - time.monotonic()
+                if len(alike) >= self.max_batch or remaining <= 0:
+                    break
+                self._changed.wait(remaining)
+            batch = alike[: self.max_batch]
+            chosen = set(map(id, batch))
+            self._waiting = deque(x for x in self._waiting if id(x) not in chosen)
+            return batch
+
+    def _predict(self, images: np.ndarray) -> np.ndarray:
+        if self.program.runtime == "jax":  # which compiles for each number of images
+            size = min(1 << (len(images) - 1).bit_length(), self.max_batch)
+            images = np.pad(images, ((0, size - len(images)), *[(0, 0)] * 3), "edge")
+        return self.program.call({"image": images})["labels"]
+
+
+class Server(ThreadingHTTPServer):
+    """Answers each connection in a thread of its own.
+
+    Args:
+      args: result of `parse_arguments`.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128  # connections that wait to be accepted
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.program = args, args.program
+        self.predict = Batcher(args.program, args.max_batch, args.wait_ms / 1000)
+        self.in_progress, self.is_stopping = 0, False
+        self.answers: Counter[int] = Counter()
+        self.changed = threading.Condition()
+        super().__init__((args.host, args.port), Handler)
+
+    def enter(self) -> bool:
+        """Returns whether a request may begin; `leave` ends it."""
+        with self.changed:
+            is_accepted = not self.is_stopping and self.in_progress < self.args.queue
+            self.in_progress += is_accepted
+            return is_accepted
+
+    def leave(self) -> None:
+        """Ends a request."""
+        with self.changed:
+            self.in_progress -= 1
+            self.changed.notify()
+
+    def stop(self) -> None:
+        """Refuses further requests, and waits for those in progress."""
+        with self.changed:
+            self.is_stopping = True
+            self.changed.wait_for(lambda: not self.in_progress, STOP_SECONDS)
+        self.shutdown()
+        self.server_close()
+
+    def health(self) -> dict[str, Any]:
+        """Returns the answer to GET /health."""
+        return {
+            "ready": not self.is_stopping,
+            "model": str(self.program.path),
+            "runtime": self.program.runtime,
+            "in_progress": self.in_progress,
+            "queue": self.args.queue,
+            "answers": dict(self.answers),
+            **self.predict.counts,
+        }
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Returns whether a connection is served."""
+        return threading.active_count() < MAX_THREADS
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Reports a connection that broke."""
+        print(f"{client_address[0]}: {sys.exception()}", file=sys.stderr)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Responds to images with their predictions."""
+    """Answers a request."""
 
-    predict: Callable[[bytes], np.ndarray]
+    server: Server
+    protocol_version = "HTTP/1.1"
+    timeout = SOCKET_SECONDS
+
+    def do_GET(self) -> None:
+        """Answers with the health of the server."""
+        if self.path != "/health":
+            return self.answer(404, b"POST an image, or GET /health")
+        health = self.server.health()
+        body = json.dumps(health).encode()
+        return self.answer(200 if health["ready"] else 503, body, "application/json")
 
     def do_POST(self) -> None:
         """Predicts an image."""
-        length = int(self.headers.get("Content-Length", 0))
-        if not 0 < length <= MAX_FILE_SIZE:
-            return self.send_error(413, f"send an image of 1 to {MAX_FILE_SIZE} bytes")
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            return self.answer(411, b"send the image with its Content-Length")
+        if int(length) > self.server.args.max_bytes:
+            return self.refuse(413, f"send at most {self.server.args.max_bytes} bytes")
+        if not self.server.enter():
+            return self.refuse(503, "too many requests are in progress", int(length))
         try:
-            labels = type(self).predict(self.rfile.read(length))
-        except ImageError as error:
-            return self.send_error(400, "cannot decode the image", str(error))
+            self.answer(*self.prediction(self.rfile.read(int(length))))
+        finally:
+            self.server.leave()
+
+    def prediction(self, data: bytes) -> tuple[int, bytes, str]:
+        """Returns the answer to the bytes of an image file."""
+        program, most = self.server.program, self.server.args.max_pixels
+        try:
+            if math.prod(read_header(data, sys.maxsize).size) > most:
+                return 413, f"send an image of at most {most} pixels".encode(), TEXT
+            pixels = decode(data, program.decode_options).pixels
+            check_size(program, pixels.shape[:2])
+            labels = self.server.predict(pixels)
+        except (ImageError, UserError) as error:
+            return 400, f"cannot predict the image: {error}".encode(), TEXT
+        except Exception as error:  # of the runtime
+            self.log_error("%s", error)
+            return 500, b"the prediction failed", TEXT
         png = io.BytesIO()
         Image.fromarray(labels).save(png, "PNG")
-        self.send_response(200)
-        self.send_header("Content-Type", "image/png")
-        self.send_header("Content-Length", str(png.tell()))
+        return 200, png.getvalue(), "image/png"
+
+    def refuse(self, status: int, reason: str, length: int = 0) -> None:
+        """Answers before the body is used, which is discarded: a reset would hide the answer."""
+        self.answer(status, reason.encode())
+        length = length or 2 * self.server.args.max_bytes
+        while length > 0 and (chunk := self.rfile.read1(min(length, 2**16))):
+            length -= len(chunk)
+
+    def answer(self, status: int, body: bytes, kind: str = TEXT) -> None:
+        """Sends a response and closes the connection."""
+        self.server.answers[status] += 1
+        self.close_connection = True
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        if status == 503:
+            self.send_header("Retry-After", "1")
         self.end_headers()
-        self.wfile.write(png.getvalue())
+        self.wfile.write(body)
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """Prints nothing: GET /health has the counts."""
 
 
 def main() -> None:
-    """Serves until interrupted."""
-    args = parse_arguments()
-    Handler.predict = staticmethod(load(args.model))
-    server = ThreadingHTTPServer((args.host, args.port), Handler)
-    print(f"http://{args.host}:{server.server_port}", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve_forever()
+    """Serves until SIGTERM or Ctrl-C."""
+    server, stop = Server(parse_arguments()), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(f"http://{server.args.host}:{server.server_port}", flush=True)
+    stop.wait()
+    server.stop()
+    print("stopped", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,204 @@
+"""Compares what computes predictions on a CPU: JAX, ONNX Runtime, PyTorch eager and compiled.
+
+    python benchmarks/predict_runtimes.py --torch-python=PATH [--size=512x1024] [--repeats=7] \
+        [--calls=2] [--csv=FILE]
+
+Each maps one image, `1 h w 3` uint8, to its class indices, with the same weights: normalization,
+the network, upsampling and the best class. The networks are W18-Small-v2 with the options of
+`configs/cityscapes_w18s.py`. JAX runs the program of `--mode=predict`; ONNX Runtime the model.onnx
+of `--mode=export`, for any size and, "fixed", for this size; PyTorch, in the environment of PATH,
+the network of `benchmarks/torch_peer.py` in channels last, eager and by torch.compile (see
+`benchmarks/cpu_speed.py` for PATH and settings). Without --torch-python there is no PyTorch. All
+must agree on the labels before they are timed, in turn, with two threads each. Prints images a
+second (medians), and ratios to JAX; writes a CSV next to this script. Needs Linux and an otherwise
+idle machine; the CPU time of an image, of all threads, is in the CSV for others.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import cpu_speed
+import numpy as np
+
+from gsto_jax.devices.host_memory import keep_freed_memory
+
+MIN_LABEL_AGREEMENT = 0.999
+Run = Callable[[], np.ndarray]
+"""A blocking call that returns the labels `h w` of the image."""
+
+
+def jax_runs(folder: Path, network: str, exports: Path) -> dict[str, Run]:
+    """Exports a network, and returns the calls of JAX and of ONNX Runtime."""
+    import jax
+    import onnxruntime
+
+    from gsto_jax.devices.mesh import compiler_options, make_mesh
+    from gsto_jax.predict.export import export
+    from gsto_jax.predict.segmentation import Predictor
+    from gsto_jax.predict.single_pass import make_program
+    from gsto_jax.runs.trained import TrainedModel
+
+    config = json.loads(cpu_speed.read_config(network).to_json())
+    variables, arrays = cpu_speed.read_inputs(folder, network, 1)
+    mesh = make_mesh(jax.devices("cpu")[:1])
+    task = cpu_speed.make_task(network)
+    trained = TrainedModel(task, variables, mesh, Path("run/checkpoints/1"), config)
+    predictor = Predictor.from_trained(trained)
+    program = jax.jit(make_program(predictor), compiler_options=compiler_options(mesh))
+    image = arrays["image"]
+    runs = {"JAX": lambda: np.asarray(program(image)["labels"])[0]}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cpu_speed.CORES
+    for name, size in (("ONNX Runtime", None), ("ONNX Runtime, fixed", image.shape[1:3])):
+        target = exports / f"{network}-{name}"
+        start = time.perf_counter()
+        if not (target / "model.onnx").exists():
+            export(predictor, target, ("onnx",), size)
+        print(f"{network}: export in {time.perf_counter() - start:.0f} s", flush=True)
+        session = onnxruntime.InferenceSession(
+            str(target / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        runs[name] = partial(_run_session, session, image)
+    return runs
+
+
+def _run_session(session: Any, image: np.ndarray) -> np.ndarray:
+    return session.run(["labels"], {"image": image})[0][0]
+
+
+def torch_run(folder: Path, network: str, mode: str) -> Callable[[], dict[str, Any]]:
+    """Returns a call of PyTorch; the mode is "eager" or "compiled"."""
+    import torch
+    import torch_peer
+
+    task = cpu_speed.make_task(network)
+    torch_peer.check_settings(task.config)
+    variables, arrays = cpu_speed.read_inputs(folder, network, 1)
+    net = torch_peer.Peer(task.model, variables)
+    for value in net.params.values():
+        value.requires_grad_(False)
+        if value.ndim == 4:
+            value.data = value.data.contiguous(memory_format=torch.channels_last)
+    image = torch.tensor(arrays["image"])
+    mean, std = torch.tensor(task.mean), torch.tensor(task.std)
+
+    def predict(image: Any) -> Any:
+        x = ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+        logits = net(x, train=False)[0]
+        return torch_peer._resize(logits, image.shape[1:3]).argmax(1).to(torch.uint8)
+
+    run = torch.compile(predict) if mode == "compiled" else predict
+
+    @torch.no_grad()
+    def forward() -> dict[str, Any]:
+        return {"labels": run(image)[0]}
+
+    return forward
+
+
+def timed(run: Run, calls: int) -> tuple[float, float]:
+    """Returns the wall time and the CPU time of a call in seconds, after a warm-up call."""
+    run()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls, (time.process_time() - cpu_start) / calls
+
+
+def measure(network: str, timers: dict[str, Any], args: Any) -> list[dict[str, Any]]:
+    """Times all runtimes in turn; returns a row of each."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in timers}
+    for _ in range(args.repeats):
+        for name, timer in timers.items():
+            times[name].append(timer(args.calls))
+    rows = []
+    for name, pairs in times.items():
+        seconds, cpu_seconds = zip(*pairs, strict=True)
+        base = [wall for wall, _ in times["JAX"]]
+        rows.append(
+            {
+                "network": f"{network}-W18-Small-v2",
+                "runtime": name,
+                "size": args.size,
+                "images_per_second": f"{1 / statistics.median(seconds):.2f}",
+            }
+            | cpu_speed.spread("seconds", seconds)
+            | {"cpu_seconds": f"{statistics.median(cpu_seconds):.4f}"}
+            | cpu_speed.ratios("seconds_over_jax", seconds, base)
+        )
+    return rows
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures both networks, prints and writes the rows."""
+    cores = sorted(os.sched_getaffinity(0))[: cpu_speed.CORES]
+    os.sched_setaffinity(0, cores)
+    height, width = map(int, args.size.split("x"))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        torch_process = None
+        if args.torch_python:
+            torch_process = cpu_speed.TorchProcess(args.torch_python, folder, __file__)
+        cpu_speed.write_inputs(folder, (height, width), [1])
+        rows = []
+        for network in cpu_speed.NETWORKS:
+            runs = jax_runs(folder, network, Path(args.exports) if args.exports else folder)
+            timers: dict[str, Any] = {name: partial(timed, run) for name, run in runs.items()}
+            labels = {name: run() for name, run in runs.items()}
+            for mode in ("eager", "compiled") if torch_process else ():
+                name = f"PyTorch {mode}"
+                timers[name] = partial(torch_process, network, mode)
+                timers[name](0)
+                labels[name] = np.load(folder / "torch.npz")["labels"]
+            for name, values in labels.items():
+                agreement = (values == labels["JAX"]).mean()
+                print(f"{network}: {name} gives {agreement:.4%} of JAX's labels", flush=True)
+                if not agreement >= MIN_LABEL_AGREEMENT:
+                    sys.exit(f"{network}: the labels of {name} differ")
+            measured = measure(network, timers, args)
+            rows += measured
+            for row in measured:
+                print(
+                    f"{row['network']}, {row['runtime']}: {row['images_per_second']} images/s, "
+                    f"{row['seconds_over_jax']} ({row['seconds_over_jax_min']} to "
+                    f"{row['seconds_over_jax_max']}) of JAX's time, {row['cpu_seconds']} s of CPU",
+                    flush=True,
+                )
+    versions = [f"jax{version('jax')}", f"onnxruntime{version('onnxruntime')}"]
+    if torch_process:
+        torch_process.process.communicate()
+        versions.append(f"torch{torch_process.version.partition('+')[0]}")
+    machine = f"{platform.machine()}_{len(cores)}cores"
+    default = Path(__file__).with_name(f"predict_runtimes_{machine}_{'_'.join(versions)}.csv")
+    with (Path(args.csv) if args.csv else default).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--torch-python", help="Python with PyTorch and the `train` extra")
+    parser.add_argument("--size", default="512x1024", help="height and width of the image")
+    parser.add_argument("--repeats", type=int, default=7, help="number of timings of each")
+    parser.add_argument("--calls", type=int, default=2, help="calls per timing")
+    parser.add_argument("--exports", help="folder that keeps the exported models for another run")
+    parser.add_argument("--csv", help="file to write; by default named after the machine")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    ARGS = parser.parse_args()
+    keep_freed_memory()
+    cpu_speed.serve(Path(ARGS.serve), torch_run, timed) if ARGS.serve else main(ARGS)
