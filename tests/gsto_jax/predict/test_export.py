@@ -1,11 +1,6 @@
 """Exported models equal their checkpoint, in processes without this package."""
 
-import io
 import json
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -16,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
@@ -31,7 +25,6 @@ from gsto_jax.runs.tasks import task_from_config
 from gsto_jax.training.task import initial_state
 from tests.gsto_jax.onnx_labels import label_agreement
 from tests.gsto_jax.small_task import make_task, values
-from tests.image_bytes import RGB, RGBA, chunk, exif, png
 
 ROOT = Path(__file__).parents[3]
 SIZES = [(1, 40, 56), (3, 37, 51)]
@@ -264,40 +257,3 @@ def test_exports_are_replaced_atomically(tmp_path, monkeypatch):
 
 def disk_full(path, content):
     raise OSError(28, "No space left on device")
-
-
-def test_serving_example(exported):
-    predictor, folder = exported
-    image = random_batches(SIZES[:1])[0][0]
-    command = [sys.executable, str(ROOT / "examples" / "serve.py"), folder, "0"]
-    photo = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
-    photo[:20, :30, 3] = 0
-    (folder / "photo.png").write_bytes(png(photo, RGBA, before=chunk(b"eXIf", exif(3))))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            url = server.stdout.readline().strip()
-            with urllib.request.urlopen(url, png(image, RGB), timeout=60) as answer:
-                assert answer.headers["Content-Type"] == "image/png"
-                labels = np.asarray(Image.open(io.BytesIO(answer.read())))
-            content = (folder / "photo.png").read_bytes()
-            with urllib.request.urlopen(url, content, timeout=60) as answer:
-                turned = np.asarray(Image.open(io.BytesIO(answer.read())))
-            with pytest.raises(urllib.error.HTTPError, match="400: cannot decode") as refused:
-                urllib.request.urlopen(url, b"no image", timeout=60)
-            refused.value.close()
-        finally:
-            server.terminate()
-    assert (labels == predictor(image).labels).mean() >= 0.999
-    expected = predictor(folder / "photo.png")
-    assert (expected.image[-20:, -30:] == 255).all(), "turned, and white behind"
-    assert (turned == expected.labels).mean() >= 0.999
-    assert (turned != labels).mean() > 0.1
-
-
-def test_serving_example_usage(tmp_path):
-    script = [sys.executable, str(ROOT / "examples" / "serve.py")]
-    result = subprocess.run([*script, "--help"], capture_output=True, text=True, check=True)
-    assert "usage: serve.py [-h] [--host HOST] model [port]" in result.stdout
-    result = subprocess.run([*script, tmp_path], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert f"{tmp_path / 'model.jax'} does not exist: pass the folder that" in result.stderr

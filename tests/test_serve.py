@@ -1,0 +1,165 @@
+"""The serving example: answers, refusals, stop, and load."""
+
+import http.client
+import io
+import json
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gsto_jax.predict.exported import ExportedPredictor
+from tests.gsto_jax.exported_programs import describe, write_pose_program, write_program
+from tests.image_bytes import RGB, RGBA, chunk, exif, png
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples" / "serve.py"
+
+pytestmark = pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxruntime"))), reason="the extra onnx is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    write_program(path, describe())
+    return path
+
+
+@contextmanager
+def serve(model, *flags):
+    """Yields the process of the server and its URL."""
+    command = [sys.executable, str(SCRIPT), str(model), "0", *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def url(model):
+    with serve(model, "--max_pixels=3000", "--max_bytes=20000", "--wait_ms=100") as (_, address):
+        yield address
+
+
+def post(url, content):
+    with urllib.request.urlopen(url, content, timeout=60) as answer:
+        assert answer.headers["Content-Type"] == "image/png"
+        return np.asarray(Image.open(io.BytesIO(answer.read())))
+
+
+def refusal(url, content):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, content, timeout=60)
+    with refused.value as error:
+        return error.code, error.read().decode(), error.headers
+
+
+def health(url):
+    with urllib.request.urlopen(f"{url}/health", timeout=60) as answer:
+        return json.load(answer)
+
+
+def image_of(seed, size=(40, 56)):
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    return coarse.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
+
+
+def test_answers_equal_predictions(url, model):
+    predictor = ExportedPredictor.load(model)
+    image = image_of(0)
+    np.testing.assert_array_equal(post(url, png(image, RGB)), predictor(image).labels)
+    photo = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    photo[:20, :30, 3] = 0
+    content = png(photo, RGBA, before=chunk(b"eXIf", exif(3)))
+    path = model.with_name("photo.png")
+    path.write_bytes(content)
+    expected = predictor(path)
+    assert (expected.image[-20:, -30:] == 255).all(), "turned, and white behind"
+    np.testing.assert_array_equal(post(url, content), expected.labels)
+
+
+def test_parallel_requests_of_one_size_are_predicted_together(url, model):
+    predictor, before = ExportedPredictor.load(model), health(url)
+    images = [image_of(seed, (40, 56) if seed < 8 else (24, 32)) for seed in range(12)]
+    answers = [None] * len(images)
+
+    def send(n):
+        answers[n] = post(url, png(images[n], RGB))
+
+    threads = [threading.Thread(target=send, args=(n,)) for n in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for image, answer in zip(images, answers, strict=True):
+        np.testing.assert_array_equal(answer, predictor(image).labels)
+    after = health(url)
+    assert after["images"] - before["images"] == len(images)
+    assert after["batches"] - before["batches"] < len(images)
+    assert after["ready"] and after["in_progress"] == 0 and after["runtime"] == "onnx"
+
+
+def test_bad_requests_are_refused(url):
+    image = png(image_of(0), RGB)
+    assert refusal(url, b"no image")[0] == 400
+    assert refusal(url, image[:100])[0] == 400
+    status, reason, _ = refusal(url, png(np.zeros((50, 61, 3), np.uint8), RGB))
+    assert (status, reason) == (413, "send an image of at most 3000 pixels")
+    status, reason, _ = refusal(url, bytes(20_001))
+    assert (status, reason) == (413, "send at most 20000 bytes")
+    assert refusal(f"{url}/other", None)[0] == 404
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    connection.request("POST", "/", iter([image]))  # chunked, without a length
+    assert connection.getresponse().status == 411
+    connection.close()
+    assert post(url, image).shape == (40, 56)
+
+
+def test_a_full_server_refuses_and_stops(model):
+    with serve(model, "--queue=0") as (process, url):
+        status, _, headers = refusal(url, png(image_of(0), RGB))
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert health(url)["answers"] == {"503": 1}
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=30)
+        assert (process.returncode, output, errors) == (0, "stopped\n", "")
+
+
+def test_usage(model, tmp_path):
+    def run(*args):
+        command = [sys.executable, str(SCRIPT), *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    result = run("--help")
+    assert "usage: serve.py [-h]" in result.stdout and "--max_pixels" in result.stdout
+    write_pose_program(tmp_path / "pose.onnx")
+    for path, message in (
+        (tmp_path, "has no program: pass the folder that"),
+        (tmp_path / "model.onnx", "does not exist"),
+        (tmp_path / "pose.onnx", "of a pose task"),
+    ):
+        result = run(path)
+        assert result.returncode == 2 and message in result.stderr
+
+
+@pytest.mark.slow
+def test_fifty_clients_for_some_seconds(model):
+    command = [sys.executable, str(ROOT / "benchmarks" / "serve_load.py"), str(model)]
+    result = subprocess.run(
+        [*command, "--seconds=10", "--warm_up=5"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "clients 50" in result.stdout and "errors 0" in result.stdout
