@@ -63,7 +63,7 @@ def _kernel_text(instruction: Instruction) -> str:
 
 def _called_text(program: Program, instruction: Instruction, cache: dict[str, str]) -> str:
     """Returns the computations that an operation calls, as text."""
-    names = filter(None, (instruction.called(kind) for kind in _CALLED))
+    names = filter(None, (instruction.find_called(kind) for kind in _CALLED))
     return "\n".join(_computation_text(program, name, cache) for name in names)
 
 

@@ -17,11 +17,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base, camvid_w18s, cityscapes_w18s, quickstart
-from gsto_jax.models import published
+from gsto_jax.models import paper_tables
 
 DATA = {"cityscapes": cityscapes_w18s, "camvid": camvid_w18s, "scenes": quickstart}
 """Configs by value of `data=`."""
-ROWS = {row.key: row for row in sorted(published.ROWS, key=lambda row: row.table) if row.table <= 4}
+ROWS = {
+    row.key: row for row in sorted(paper_tables.ROWS, key=lambda row: row.table) if row.table <= 4
+}
 """Rows of the paper's tables by value of `row=`."""
 
 

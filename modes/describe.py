@@ -11,7 +11,7 @@ from configs.loading import plain_values
 from gsto_jax import progress
 from gsto_jax.config import Config
 from gsto_jax.models.counts import Count, count_by_module
-from gsto_jax.models.published import POSE_SIZE, SIZE, find_published_row
+from gsto_jax.models.paper_tables import POSE_SIZE, SIZE, find_published_row
 from gsto_jax.training.network import build_network
 from modes.terminal_output import log
 

@@ -20,7 +20,7 @@ from gsto_jax import progress
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.files import write_text
 from gsto_jax.models.counts import count
-from gsto_jax.models.published import SIZE
+from gsto_jax.models.paper_tables import SIZE
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.sweep.figure import draw_results
 from gsto_jax.sweep.markdown import markdown, results_table

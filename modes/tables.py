@@ -7,7 +7,7 @@ import jax
 from rich.table import Table
 
 from gsto_jax import progress
-from gsto_jax.models.published import ROWS, PaperRow
+from gsto_jax.models.paper_tables import ROWS, PaperRow
 from modes.terminal_output import log
 
 

@@ -29,6 +29,7 @@ from gsto_jax.devices.maintenance import MaintenanceWatch
 from gsto_jax.devices.mesh import check_batch_size, make_mesh
 from gsto_jax.plan.plan_file import planned_seconds
 from gsto_jax.runs.experiment import Experiment
+from gsto_jax.runs.resume import start_or_resume
 from gsto_jax.runs.workdir import Workdir, git_revision
 from gsto_jax.storage import to_path
 from gsto_jax.training import profiling
@@ -115,7 +116,7 @@ def _start_or_resume(
     """Returns the initial train state, sets the batches to it, and records the start."""
     source = to_path(fork_from, "--fork_from") if fork_from else None
     with progress.track("setting up the network", resumable=True):
-        state, data_state = experiment.start_or_resume(source)
+        state, data_state = start_or_resume(experiment, source)
     if data_state is not None:
         batches.set_state(data_state)
     elif note := random_weights_note(experiment.task.config, dataset):

@@ -11,7 +11,7 @@ from typing import Any
 from gsto_jax.config import MODEL, ModelConfig, option_role
 from gsto_jax.errors import UserError
 from gsto_jax.layers.context import CONTEXT_MODULES
-from gsto_jax.models.published import ROWS
+from gsto_jax.models.paper_tables import ROWS
 from gsto_jax.models.specs import PLAIN, RESNETS, VARIANTS, GSTOSpec
 
 Options = dict[str, Any]

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from gsto_jax.plan.hlo import Array, Instruction, Program, parse_arrays, parse_ints
+from gsto_jax.plan.hlo import HLOArray, Instruction, Program, parse_arrays, parse_ints
 
 _NO_BYTES = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"),
@@ -97,11 +97,11 @@ def _is_relayout(program: Program, instruction: Instruction) -> bool:
 
 
 def _reducer_flops(program: Program, instruction: Instruction, attribute: str) -> int:
-    computation = program.computations[str(instruction.called(attribute))]
+    computation = program.computations[instruction.called(attribute)]
     return sum(flops(program, x) for x in computation)
 
 
-def _convolution_flops(text: str, inputs: Array, kernel: Array, output: Array) -> int:
+def _convolution_flops(text: str, inputs: HLOArray, kernel: HLOArray, output: HLOArray) -> int:
     """Returns two FLOPs for each product, without products with padding."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
     assert labels is not None
@@ -202,7 +202,7 @@ def _bytes_read(program: Program, computation: str, parameter: Instruction) -> i
     return size
 
 
-def _padded_nbytes(arrays: list[Array]) -> int:
+def _padded_nbytes(arrays: list[HLOArray]) -> int:
     return sum(x.padded_nbytes for x in arrays)
 
 

@@ -26,7 +26,7 @@ _LAYOUT = re.compile(r"([\d,]*)(?::(?:T\(([\d,]+)\))?)?")
 
 
 @dataclass(frozen=True)
-class Array:
+class HLOArray:
     """Type and layout of an array, such as `bf16[8,18]{0,1:T(8,128)(2,1)}`."""
 
     dtype: str
@@ -62,13 +62,13 @@ class Array:
         return -(-num_elements * bits // 8)
 
 
-def parse_arrays(shape: str) -> list[Array]:
+def parse_arrays(shape: str) -> list[HLOArray]:
     """Returns the arrays of an HLO shape, such as the two of "(f32[2,3]{1,0}, s32[])"."""
     result = []
     for dtype, lengths, layout in _ARRAY.findall(shape):
         order, tile = _LAYOUT.match(layout or "").groups()  # type: ignore[union-attr]
         result.append(
-            Array(
+            HLOArray(
                 dtype=dtype,
                 shape=parse_ints(lengths),
                 minor_to_major=parse_ints(order),
@@ -145,10 +145,23 @@ class Instruction:
     @property
     def callee(self) -> str:
         """Computation that a fusion, call, or asynchronous operation runs."""
-        return str(self.called("calls") or self.called("to_apply"))
+        return self.called("calls", "to_apply")
 
-    def called(self, attribute: str) -> str | None:
-        """Returns the computation of "body", "condition", "calls", or "to_apply"; None if unset."""
+    def called(self, *attributes: str) -> str:
+        """Returns the computation of the first attribute that is set, such as "body".
+
+        Raises:
+          UserError: None is set.
+        """
+        if called := next(filter(None, map(self.find_called, attributes)), None):
+            return called
+        raise UserError(
+            f"the HLO instruction {self.name} lacks {' and '.join(attributes)}: use a "
+            "version of jax that pyproject.toml allows"
+        )
+
+    def find_called(self, attribute: str) -> str | None:
+        """Returns the computation of an attribute; None if it is not set."""
         match = re.search(rf"[,\s]{attribute}=%?([\w.\-]+)", self.text)
         return match[1] if match else None
 
@@ -201,10 +214,10 @@ class Program:
             if instruction.opcode == "while":
                 trips = self.trip_count(instruction)
                 body, condition = (instruction.called(x) for x in ("body", "condition"))
-                yield from self.executions(cost, str(body), count * trips)
-                yield from self.executions(cost, str(condition), count * (trips + 1))
+                yield from self.executions(cost, body, count * trips)
+                yield from self.executions(cost, condition, count * (trips + 1))
             elif instruction.opcode == "call" or (
-                instruction.opcode.endswith("-start") and instruction.called("calls")
+                instruction.opcode.endswith("-start") and instruction.find_called("calls")
             ):
                 yield from self.executions(cost, instruction.callee, count)
             elif instruction.opcode == "conditional":
@@ -229,7 +242,7 @@ class Program:
         """
         if annotation := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text):
             return int(annotation[1])
-        condition, body = (str(loop.called(x)) for x in ("condition", "body"))
+        condition, body = (loop.called(x) for x in ("condition", "body"))
         root = self.root(condition)
         direction = re.search(r"direction=(\w+)", root.text)
         if root.opcode == "compare" and direction and direction[1] in ("LT", "LE"):
@@ -315,7 +328,7 @@ class Program:
         """Returns the root instruction of a computation."""
         return next(x for x in self.computations[computation] if x.is_root)
 
-    def operand_arrays(self, instruction: Instruction) -> list[list[Array]]:
+    def operand_arrays(self, instruction: Instruction) -> list[list[HLOArray]]:
         """Returns the arrays of each operand."""
         by_name = self.by_name[self.computation_of[instruction.name]]
         return [parse_arrays(by_name[x].shape) for x in instruction.operands if x in by_name]
@@ -339,7 +352,7 @@ def _branches(conditional: Instruction) -> list[str]:
     """Returns the branch computations of a conditional."""
     if match := re.search(r"branch_computations=\{([^}]*)\}", conditional.text):
         return re.findall(r"%?([\w.\-]+)", match[1])
-    return [str(conditional.called(f"{x}_computation")) for x in ("true", "false")]
+    return [conditional.called(f"{x}_computation") for x in ("true", "false")]
 
 
 def _arguments(tail: str) -> str:

@@ -1,10 +1,9 @@
-"""A training run: starts or resumes, trains, evaluates, and writes checkpoints and logs."""
+"""A training run: trains, evaluates, and writes checkpoints and logs."""
 
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,27 +11,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gsto_jax import progress
-from gsto_jax.config import config_changes
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import replicate
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.evaluation.eval_set import EvalResult, EvalSet
-from gsto_jax.models.initialize import variable_paths
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import Checkpoints, Record
 from gsto_jax.runs.early_stopping import early_stop_reason
 from gsto_jax.runs.goodput import RunTimer
 from gsto_jax.runs.initialization import (
-    frozen_random_note,
-    load_initial_weights,
     network_changes,
 )
 from gsto_jax.runs.workdir import Workdir
-from gsto_jax.storage.objects import list_names
 from gsto_jax.training.input_advice import InputAdvice
 from gsto_jax.training.loop import Hooks, StepReport, fit, format_report
 from gsto_jax.training.profiling import Profiler
-from gsto_jax.training.task import Task, TrainState, create_state
+from gsto_jax.training.task import Task, TrainState
 from gsto_jax.training.throughput import Workload
 from gsto_jax.training.watchdog import Watchdog
 
@@ -80,79 +74,8 @@ class Experiment:
     workload: Workload | None = None
     timer: RunTimer = field(default_factory=RunTimer)
 
-    def start_or_resume(self, fork_from: Path | None = None) -> tuple[TrainState, Any]:
-        """Returns the initial train state and data iterator state (None for the first batch).
-
-        An existing run resumes from its latest readable checkpoint; damaged ones are renamed. A new
-        run starts from the weights in `init_from`, if set.
-
-        Args:
-          fork_from: folder of another run, or one of its checkpoints, from which a new run starts.
-            Ignored by an existing run.
-
-        Raises:
-          UserError: the existing run has other options or another network, the weights cannot be
-            read or do not fit, or a pattern of `model.freeze` or `optim.rates` matches nothing.
-        """
-        self.task.check_patterns()  # before anything is written
-        folder = self.workdir.checkpoints
-        latest = checkpoint.load_latest(
-            folder, self.task, self.mesh, check=self._check_config, on_damage=self._set_aside
-        )
-        if latest is not None:
-            self.workdir.write_config(self.config)
-            self.log(f"resuming from step {latest.step}: {latest.path}")
-            return latest.state, latest.record["data"]
-        if damaged := [name for name in list_names(folder) if name.startswith("damaged-")]:
-            raise UserError(
-                f"workdir {self.workdir.path} contains only damaged checkpoints, such as "
-                f"{folder / damaged[-1]}: use another --workdir"
-            )
-        if fork_from is not None:
-            return self._start_from_fork(fork_from)
-        variables = self._initial_variables()
-        self.workdir.write_config(self.config)
-        return create_state(self.task, variables, self.mesh), None
-
-    def _initial_variables(self) -> Any:
-        """Returns random variables, or those that `init_from` names."""
-        variables = self.task.initial_variables()
-        fresh = variable_paths(variables)
-        if self.task.config.init_from:
-            weights = load_initial_weights(self.task, self.config, variables, self.log)
-            self.workdir.write_config(weights.record, "init_from.json")
-            self.log(f"starting from {weights.summary}")
-            variables, fresh = weights.variables, {*chain(*weights.result.initialized.values())}
-        if warning := frozen_random_note(self.task.frozen, fresh):
-            self.log(warning)
-        return variables
-
-    def _start_from_fork(self, source: Path) -> tuple[TrainState, Any]:
-        if self.task.config.init_from:
-            raise UserError(
-                "--fork_from and config.init_from are mutually exclusive; got "
-                f"{str(source)!r} and {self.task.config.init_from!r}"
-            )
-        parent = checkpoint.load_first_readable(
-            checkpoint.find_checkpoints(source),
-            self.task,
-            self.mesh,
-            on_damage=lambda path, message: self.log(f"warning: {message}"),
-            fork=True,
-        )
-        if parent.step >= self.task.steps:
-            raise UserError(
-                f"{parent.path} is at step {parent.step}, and this run has {self.task.steps} "
-                "steps: train for more steps, or fork an earlier checkpoint"
-            )
-        self.workdir.write_config(self.config)
-        # A copy, since the parent run may delete its checkpoint.
-        with Checkpoints(self.workdir.checkpoints) as checkpoints:
-            checkpoints.save(parent.state, self._record(parent.record["data"]))
-        self.log(f"starting from step {parent.step} of {parent.path}")
-        return parent.state, parent.record["data"]
-
-    def _record(self, data_state: Any) -> Record:
+    def record(self, data_state: Any) -> Record:
+        """Returns what a checkpoint holds beside the train state."""
         return {"config": self.config, "train_set": self.train_set, "data": data_state}
 
     def train(
@@ -175,7 +98,7 @@ class Experiment:
             def save(state: TrainState) -> None:
                 with self.timer.measure("checkpoint"):
                     self.workdir.prepare_save()
-                    checkpoints.save(state, self._record(batches.get_state()))
+                    checkpoints.save(state, self.record(batches.get_state()))
 
             def evaluate(state: TrainState) -> bool:
                 with self.timer.measure("evaluation"):
@@ -305,7 +228,7 @@ class Experiment:
         with Checkpoints(self.workdir.best, score=comparable_score) as checkpoints:
             if checkpoints.is_best(metrics):
                 self.workdir.prepare_save()
-                checkpoints.save(state, self._record(data_state), metrics)
+                checkpoints.save(state, self.record(data_state), metrics)
 
     def _log_step(self, report: StepReport) -> None:
         step_time = report.time
@@ -325,24 +248,6 @@ class Experiment:
         self.workdir.write_training(report.step, values | self.timer.record())
         if self.metric_writer is not None:
             self.metric_writer.write_scalars(report.step, values | goodput)
-
-    def _check_config(self, record: Record) -> None:
-        path = self.workdir.path
-        if record["train_set"] != self.train_set:
-            raise UserError(
-                f"workdir {path} contains a run on another training set: {record['train_set']} in "
-                f"the run, {self.train_set} now. Use that training set, or another --workdir"
-            )
-        if changes := config_changes(record["config"], self.config):
-            raise UserError(
-                f"workdir {path} contains a run with other options: {'; '.join(changes)}. Use "
-                f"another --workdir, with --fork_from={path} to start from its checkpoint"
-            )
-
-    def _set_aside(self, path: Path, message: str) -> None:
-        if processes.is_primary():
-            self.log(f"warning: {message}: renamed to {checkpoint.set_aside(path)}")
-        processes.barrier()
 
     def _describe_latest_checkpoint(self) -> str:
         steps = checkpoint.list_steps(self.workdir.checkpoints)

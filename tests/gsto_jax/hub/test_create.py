@@ -9,7 +9,7 @@ from gsto_jax import UserError, create_model, list_models
 from gsto_jax.config import ModelConfig
 from gsto_jax.hub.names import default_outputs, differences, find_name, is_pose, model_config
 from gsto_jax.models import RESNETS, VARIANTS
-from gsto_jax.models.published import ROWS
+from gsto_jax.models.paper_tables import ROWS
 from gsto_jax.training.network import build_network
 
 

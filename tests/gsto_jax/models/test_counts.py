@@ -10,7 +10,7 @@ from rich.console import Console
 from gsto_jax import PLAIN, VARIANTS, GSTOSpec, HRNet
 from gsto_jax.models import AttentionSpec, count
 from gsto_jax.models.initialize import abstract_variables
-from gsto_jax.models.published import POSE_SIZE, ROWS, PaperRow, find_published_row
+from gsto_jax.models.paper_tables import POSE_SIZE, ROWS, PaperRow, find_published_row
 from modes.tables import paper_tables
 
 EXACT = {

@@ -13,6 +13,7 @@ from gsto_jax import UserError
 from gsto_jax.models.initialize import initial_variables
 from gsto_jax.runs import checkpoint, experiment
 from gsto_jax.runs.experiment import Experiment
+from gsto_jax.runs.resume import start_or_resume
 from gsto_jax.runs.workdir import Workdir
 from gsto_jax.segmentation import eval_set as segmentation_set
 from gsto_jax.segmentation import results
@@ -85,24 +86,24 @@ def test_damaged_checkpoint_is_renamed_only_with_fallback(make, tmp_path):
     shutil.copytree(folder, tmp_path / "kept")
     shutil.rmtree(folder / "1" / "state")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be read; the latest: .*/2 is"):
-        run.start_or_resume()
+        start_or_resume(run)
     assert checkpoint.list_steps(folder) == [1, 2]
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "kept", folder)
-    state, position = run.start_or_resume()
+    state, position = start_or_resume(run)
     assert (int(state.step), position) == (1, {"batches": 3})
     assert checkpoint.list_steps(folder) == [1]
     assert log[0].endswith(f"renamed to {folder}/damaged-2")
     shutil.rmtree(folder / "1")
     with pytest.raises(UserError, match="contains only damaged checkpoints"):
-        run.start_or_resume()
+        start_or_resume(run)
 
 
 def test_other_training_set_is_rejected(make, tmp_path):
     run, _, _ = make(train_set="9 images")
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
     with pytest.raises(UserError, match="10 images in the run, 9 images now"):
-        run.start_or_resume()
+        start_or_resume(run)
 
 
 def test_fork_copies_its_start(make, tmp_path):
@@ -110,16 +111,16 @@ def test_fork_copies_its_start(make, tmp_path):
     states = save(old, 1, 2, record=RECORD)
     shutil.rmtree(old / "2" / "state")
     run, log, _ = make(optim__momentum=0.5)
-    state, position = run.start_or_resume(tmp_path / "old")
+    state, position = start_or_resume(run, tmp_path / "old")
     assert_same(state, states[1])
     assert position == {"batches": 3}
     assert log[0].startswith(f"warning: checkpoint {old}/2 is damaged")
     assert checkpoint.list_steps(old) == [1, 2], "not ours to rename"
     save(old, 9, record=RECORD)
-    again, _ = run.start_or_resume(tmp_path / "old")
+    again, _ = start_or_resume(run, tmp_path / "old")
     assert_same(again, states[1])
     with pytest.raises(UserError, match="nothing does not exist"):
-        make("third")[0].start_or_resume(tmp_path / "nothing")
+        start_or_resume(make("third")[0], tmp_path / "nothing")
 
 
 def test_start_from_pretrained_weights(make, tmp_path):
@@ -131,8 +132,8 @@ def test_start_from_pretrained_weights(make, tmp_path):
     plain, log, _ = make(task=task)
     run = replace(plain, config=plain.config | {"init_from": str(path)})
     with pytest.raises(UserError, match=r"--fork_from and config\.init_from"):
-        run.start_or_resume(tmp_path / "old")
-    state, position = run.start_or_resume()
+        start_or_resume(run, tmp_path / "old")
+    state, position = start_or_resume(run)
     assert (int(state.step), position) == (0, None)
     result = flatten_dict({"params": state.params, "batch_stats": state.batch_stats})
     for name, value in flatten_dict(variables).items():
@@ -148,17 +149,17 @@ def test_start_from_pretrained_weights(make, tmp_path):
     assert run.workdir.read_config()["init_from"] == str(path)
     path.unlink()
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD | {"config": run.config}, task=task)
-    state, _ = run.start_or_resume()
+    state, _ = start_or_resume(run)
     assert int(state.step) == 1 and log[-1].startswith("resuming from step 1")
     with pytest.raises(UserError, match=r"init_from \(model\): '\S+' in the run, '' now"):
-        plain.start_or_resume()
+        start_or_resume(plain)
 
 
 def test_missing_weights_leave_no_run(make, tmp_path):
     task = replace(TASK, config=replace(TASK.config, init_from=str(tmp_path / "none.pth")))
     run, _, _ = make(task=task)
     with pytest.raises(UserError, match=r"none\.pth: the file does not exist"):
-        run.start_or_resume()
+        start_or_resume(run)
     assert run.workdir.read_config() is None
 
 
@@ -178,7 +179,7 @@ def test_wrong_patterns_leave_no_run(make, tmp_path, section, changes, name):
     for init_from, fork_from in ((str(old), None), ("", old)):
         run, _, _ = make(task=replace(TASK, config=replace(config, init_from=init_from)))
         with pytest.raises(UserError, match=rf"config\.{name} must be .*none"):
-            run.start_or_resume(fork_from)
+            start_or_resume(run, fork_from)
         assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
 
 
@@ -262,7 +263,7 @@ def test_other_network_is_named(make, tmp_path):
     save(tmp_path / "run" / "checkpoints", 1, record=RECORD)
     run, _, _ = make(model__bn_momentum=0.5, run__log_every=7)
     with pytest.raises(UserError, match=r"model\.bn_momentum \(\w+\): \S+ in the run, 0.5 now"):
-        run.start_or_resume()
+        start_or_resume(run)
 
 
 def test_early_stop(make, tmp_path, monkeypatch):
