@@ -1,4 +1,4 @@
-"""Exceptions of the library."""
+"""Exceptions of the library, and their messages."""
 
 
 class UserError(ValueError):
@@ -15,3 +15,8 @@ class StatisticsError(ValueError):
 
 class TrainingError(Exception):
     """A failure during training, such as a non-finite loss or a full disk."""
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or its type; at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

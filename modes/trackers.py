@@ -18,7 +18,7 @@ import numpy as np
 
 from gsto_jax import progress
 from gsto_jax.config import flatten
-from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.errors import TrainingError, UserError, first_line
 from gsto_jax.files import is_remote, read_json_object
 from gsto_jax.runs.workdir import Workdir
 from modes.tensorboard_writer import TensorBoardWriter
@@ -236,7 +236,7 @@ class Trackers:
             except Exception as error:  # each package raises its own, and those of the network
                 if name not in self._retry_times:
                     self._log(
-                        f"warning: cannot write to {name} ({_first_line(error)}): training goes "
+                        f"warning: cannot write to {name} ({first_line(error)}): training goes "
                         f"on, and {name} is tried again every {RETRY_SECONDS / 60:g} minutes"
                     )
                 self._retry_times[name] = self._clock() + RETRY_SECONDS
@@ -283,7 +283,7 @@ def open_trackers(
         except TrainingError:
             raise
         except Exception as error:
-            log(f"warning: cannot write to {name} ({_first_line(error)}): training goes on without")
+            log(f"warning: cannot write to {name} ({first_line(error)}): training goes on without")
             continue
         if address := trackers[name].address:
             log(f"{name:<12}{address}")
@@ -309,7 +309,3 @@ def _open(name: str, folder: Path, config: Mapping[str, Any], run_id: str | None
         if name == "mlflow":
             return MLflowTracker(config["name"], config, run_id)
         return TensorBoardWriter(folder / "tensorboard")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -16,7 +16,9 @@ import data_pipelines
 import gsto_jax
 
 ROOT = Path(__file__).parents[1]
-JAX_FREE = ("gsto_jax.config.fields", "gsto_jax.files", "gsto_jax.image_files", "gsto_jax.storage")
+JAX_FREE = tuple(
+    f"gsto_jax.{name}" for name in ("config.fields", "errors", "files", "image_files", "storage")
+)
 """What the data pipelines may import of the library."""
 
 

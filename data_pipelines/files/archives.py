@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from data_pipelines.errors import DataError, first_line
+from data_pipelines.errors import DataError
 from data_pipelines.files.disk import decode_text, list_files
 from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import (
@@ -24,6 +24,7 @@ from data_pipelines.files.limits import (
     MIN_EXPANSION_LIMIT,
     escapes_folder,
 )
+from gsto_jax.errors import first_line
 from gsto_jax.files import is_disk_full, is_hidden
 
 SCRATCH_PREFIX = "scratch-"

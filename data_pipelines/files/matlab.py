@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 import scipy.io
 
-from data_pipelines.errors import first_line
 from data_pipelines.files.limits import MAX_TEXT_BYTES
+from gsto_jax.errors import first_line
 
 _NUMERIC_CLASSES = {
     *("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),

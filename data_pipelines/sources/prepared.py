@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.config import DataConfig
-from data_pipelines.errors import DataError, first_line
+from data_pipelines.errors import DataError
 from data_pipelines.files.images import decode_image, decode_label, format_size
 from data_pipelines.files.json import read_json
 from data_pipelines.files.limits import escapes_folder
@@ -22,6 +22,7 @@ from data_pipelines.sources.label_inspection import inspect_label
 from data_pipelines.sources.label_map import LabelMap, MappedLabel
 from data_pipelines.sources.size_index import index_path, read_index, stored_size
 from data_pipelines.sources.stats import LabelStats, unreadable
+from gsto_jax.errors import first_line
 from gsto_jax.image_files import Decoded, DecodeOptions
 from gsto_jax.storage import error_reason, is_remote, to_path
 

@@ -22,8 +22,8 @@ from jax.sharding import Mesh
 from gsto_jax import progress
 from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import tree_shardings
-from gsto_jax.errors import TrainingError, UserError
-from gsto_jax.runs.guarded_reading import DamagedError, first_line, read_guarded, single_process
+from gsto_jax.errors import TrainingError, UserError, first_line
+from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_process
 from gsto_jax.storage import is_remote, to_path
 from gsto_jax.storage.errors import bucket_error_message
 from gsto_jax.storage.objects import list_names, move_folder

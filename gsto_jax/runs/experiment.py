@@ -92,7 +92,6 @@ class Experiment:
         run, task = self.task.config.run, self.task
         step = int(state.step)
         self.timer.begin_training(step)
-        evaluation_due = run.eval_every and 0 < step < task.steps and step % run.eval_every == 0
         with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
 
             def save(state: TrainState) -> None:
@@ -106,7 +105,7 @@ class Experiment:
                     self.evaluate(state, batches.get_state(), should_stop)
                 return bool(self.early_stop_reason(int(state.step)))
 
-            if evaluation_due and not self._was_evaluated(step):
+            if task.evaluates_after(step) and not self._was_evaluated(step):
                 evaluate(state)
                 if should_stop():
                     return state
@@ -128,14 +127,13 @@ class Experiment:
 
     def _fit(self, state: TrainState, batches: TrainBatches, hooks: Hooks) -> TrainState:
         """Runs the loop with hooks, and besides logs, profiles, and watches over its waits."""
-        run, steps = self.task.config.run, self.task.steps
+        run = self.task.config.run
         log = processes.log_with_process_name(self.log)
         folder = self.workdir.path / "profile"
         profiler = Profiler(folder, run.profile_steps, run.profile_start, log)
         pending = {"input": getattr(batches, "pending_reads", str)}
         watchdog = Watchdog(run.stall_seconds, log, pending)
-        end = min(steps, run.stop_at or steps)
-        training = progress.track("training", total=end, completed=int(state.step))
+        training = progress.track("training", total=self.task.last_step, completed=int(state.step))
         advise = InputAdvice(self.log, self.mesh.devices.flat[0].platform)
 
         def log_step(report: StepReport) -> None:

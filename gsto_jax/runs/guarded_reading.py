@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from gsto_jax.errors import TrainingError, UserError
+from gsto_jax.errors import TrainingError, UserError, first_line
 from gsto_jax.storage.errors import bucket_error_message, is_refused, is_unavailable
 
 
@@ -52,11 +52,6 @@ def read_guarded(checkpoint: Path, read: Callable[[], Any]) -> Any:
                 raise TrainingError(message) from None
             errors.append(first_line(error))
     raise DamagedError(checkpoint, errors[0])
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message, shortened."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager

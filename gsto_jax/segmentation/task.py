@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 from gsto_jax.errors import UserError
 from gsto_jax.evaluation.forward import Maps, feature_maps, forward
@@ -147,7 +147,7 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Float[Array, "
 
 
 def normalize_padded(
-    task: Task, images: Float[Array, "b h w c"], size: Int[Array, "b 2"]
+    task: Task, images: Real[Array, "b h w c"], size: Int[Array, "b 2"]
 ) -> Float[Array, "b h w c"]:
     """Normalizes images and fills their padding according to `eval.pad`.
 

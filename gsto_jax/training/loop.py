@@ -130,11 +130,12 @@ class _Loop:
         self._dispatched: deque[tuple[int, Mapping[str, Any]]] = deque()
         """Steps that were not checked yet, and their metrics."""
         self._last_completion, self._step_seconds = clock(), math.inf
+        self._first = self._end = self._last_logged = 0
 
     def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> TrainState:
         start = int(state.step)
-        end = min(self._task.steps, self._config.stop_at or self._task.steps)
-        self._first, self._last, self._last_report = start + 1, end, start
+        end = self._task.last_step
+        self._first, self._end, self._last_logged = start + 1, end, start
         for step in range(start + 1, end + 1):
             with self._stopwatch.measure("excluded"):
                 self._hooks.before_step(step, self._complete)
@@ -151,7 +152,7 @@ class _Loop:
 
             stopping = self._hooks.should_stop()
             if stopping:
-                self._last = step
+                self._end = step
             if self._save_and_evaluate(state, step, stopping=stopping):
                 break
         return state
@@ -211,21 +212,20 @@ class _Loop:
             self._hooks.on_complete(step)
 
     def _is_logged(self, step: int) -> bool:
-        return step in (self._first, self._last) or step % self._config.log_every == 0
+        return step in (self._first, self._end) or step % self._config.log_every == 0
 
     def _report(self, step: int, metrics: Mapping[str, Any]) -> StepReport:
-        """Returns the report of a step, with the mean step time since the last one."""
+        """Reports a step, with the mean step time since the last report, and restarts the clock."""
         values = {k: float(v) for k, v in metrics.items() if k != "finite"}
-        step_time = self._stopwatch.lap(step - self._last_report)
-        self._last_report, remaining = step, self._task.steps - step
+        step_time = self._stopwatch.lap(step - self._last_logged)
+        self._last_logged, remaining = step, self._task.steps - step
         eta = None if remaining and step == self._first else remaining * step_time.total
         return StepReport(step, self._task.steps, step_time, eta, values)
 
     def _save_and_evaluate(self, state: TrainState, step: int, *, stopping: bool) -> bool:
         """Saves and evaluates the state of a step where due; returns whether to stop."""
-        eval_every = self._config.eval_every
-        evaluate = eval_every and step % eval_every == 0 and step < self._task.steps
-        scheduled = step == self._last or evaluate or step % self._config.checkpoint_every == 0
+        evaluate = self._task.evaluates_after(step)
+        scheduled = step == self._end or evaluate or step % self._config.checkpoint_every == 0
         if not (scheduled or self._checkpoint_timer()):
             return False
         self._complete()
@@ -300,11 +300,11 @@ def _check_finite(metrics: Mapping[str, Any], step: int) -> None:
         for name in sorted(metrics)
         if name.startswith("loss") or name == "gradient_norm"
     }
-    culprit = "loss or gradient are"
+    cause = "loss or gradient are"
     if all(map(math.isfinite, values.values())):
-        culprit = "parameters after the step are"
+        cause = "parameters after the step are"
     details = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    raise TrainingError(f"step {step}: {culprit} not finite ({details})")
+    raise TrainingError(f"step {step}: {cause} not finite ({details})")
 
 
 def format_report(report: StepReport, throughput: Mapping[str, float] | None = None) -> str:
