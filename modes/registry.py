@@ -190,6 +190,17 @@ MODES = {
         },
         config="checkpoint",
     ),
+    "explain": Mode(
+        "measure how branches and gates respond to the size of objects and to boundaries, next to"
+        " those of --compare",
+        "--mode=explain --checkpoint=runs/a --compare=runs/b",
+        {
+            "checkpoint": _CHECKPOINT,
+            "compare": Flag("a second run or checkpoint, measured on the same images", path="any"),
+            "output": Flag("folder of the results; by default explain/", path="any"),
+        },
+        config="run",
+    ),
     "report": Mode(
         "write an HTML page about the run in --workdir, or about it and the run in --compare",
         "--mode=report --workdir=runs/a --compare=runs/b",

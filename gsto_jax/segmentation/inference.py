@@ -27,6 +27,7 @@ from gsto_jax.segmentation.protocol import EvalProtocol, ScalePlan
 from gsto_jax.segmentation.task import (
     SegmentationTask,
     eval_step,
+    feature_step,
     logits,
     padded_logits,
     score_step,
@@ -162,6 +163,11 @@ class SegmentationPrograms(CompiledPrograms):
     def score_step(self) -> Any:
         """`gsto_jax.segmentation.task.score_step`."""
         return self.compile_network(score_step, "the network")
+
+    @cached_property
+    def feature_step(self) -> Any:
+        """`gsto_jax.segmentation.task.feature_step`."""
+        return self.compile_network(feature_step, "the network")
 
     @cached_property
     def padded_logits(self) -> Any:

@@ -146,6 +146,12 @@ def score_step(task: Task, variables: Any, batch: Batch) -> tuple[Float[Array, "
     return materialize(scores), feature_maps(outputs)
 
 
+def feature_step(task: Task, variables: Any, batch: Batch) -> Maps:
+    """Computes `feature_maps` of "image" `b h w c` and "size" `b 2`."""
+    images = normalize_padded(task, batch["image"], batch["size"])
+    return feature_maps(forward(task, variables, images))
+
+
 def normalize_padded(
     task: Task, images: Real[Array, "b h w c"], size: Int[Array, "b 2"]
 ) -> Float[Array, "b h w c"]:
