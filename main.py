@@ -1,12 +1,20 @@
-"""Trains, evaluates and uses networks: `python main.py --config=configs/NAME.py --mode=MODE`."""
+"""Trains, evaluates and uses networks: `python main.py --config=NAME --mode=MODE`.
+
+An installation has it as `gsto-jax MODE --config=NAME` (`gsto_jax_program`, see pyproject.toml).
+"""
 
 import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
+if __package__:  # `gsto-jax` imports this file; `python main.py` has its folder on the path
+    sys.path.insert(0, str(Path(__file__).parent))
+
 from modes.interrupt import Interrupt, exit_now
+from modes.program import install_command, program
 
 PACKAGES = ("configs", "data_pipelines", "gsto_jax", "modes")
 """Packages of this repository, which no `pip install` adds."""
@@ -30,6 +38,7 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the flags, or prints the help page that the command line requests and exits."""
     from modes import command_line, help_pages
 
+    argv = command_line.with_mode_flag(argv)
     if page := help_pages.requested_page(argv):
         print(page, end="")
         sys.exit()
@@ -49,8 +58,8 @@ def start() -> None:
                 if (error.name or "").partition(".")[0] in PACKAGES:
                     raise
                 print(
-                    f"main.py needs the package {error.name}, which is not installed: run pip "
-                    "install '.[train]' in the clone",
+                    f"{program()} needs the package {error.name}, which is not installed: run "
+                    f"{install_command()}",
                     file=sys.stderr,
                 )
                 sys.exit(2)

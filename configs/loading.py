@@ -22,13 +22,13 @@ from gsto_jax.errors import UserError
 from gsto_jax.storage import has_scheme
 
 ROOT = Path(__file__).parents[1]
-DEFAULT = str(ROOT / "configs" / "quickstart.py")
+DEFAULT = "quickstart"
 TRAIN_PACKAGES = (
     *("cv2", "PIL", "grain", "array_record", "clu", "jinja2", "markupsafe", "matplotlib"),
     *("pycocotools", "rich", "scipy", "tensorboard", "tensorflow", "tensorflow_datasets"),
     *("tifffile", "zstandard", "importlib_resources"),
 )
-"""Modules of the extra `train`. If one is missing, `main.py` prints how to install it."""
+"""Modules of the extra `train`. If one is missing, the program prints how to install it."""
 _EXPECTED = {
     int: "an integer",
     float: "a number",
@@ -48,7 +48,8 @@ def load(name: str) -> ConfigDict:
     """Runs a config file.
 
     Args:
-      name: FILE[:ARGUMENTS]. FILE is relative to the working directory or the folder of `main.py`.
+      name: NAME[:ARGUMENTS], of a config in this folder; or FILE[:ARGUMENTS], relative to the
+        working directory or the folder of `main.py`.
 
     Returns:
       The config, locked.
@@ -151,26 +152,33 @@ def unknown_option(name: str, options: list[str]) -> str:
 
 
 def _find_file(file: str, argument: str) -> Path:
-    path = Path(file).expanduser()
+    path, packaged = Path(file).expanduser(), packaged_configs()
+    if file in packaged:
+        return packaged[file]
     for candidate in (path, ROOT / path):
         if path.suffix == ".py" and candidate.is_file():
             return candidate.absolute()
-    if similar := similar_file(file):
+    if similar := similar_config(file):
         remedy = f"did you mean {similar}{argument}?"
     elif path.suffix != ".py":
         raise ConfigError(
-            f"--config must be a Python file, such as configs/quickstart.py; got {file!r}"
+            f"--config must be one of {', '.join(packaged)}, or a Python file; got {file!r}"
         )
     else:
-        remedy = "see configs/ for those of this project"
-    raise ConfigError(f"there is no config file {file}: {remedy}")
+        remedy = f"this package has {', '.join(packaged)}"
+    raise ConfigError(f"there is no config {file}: {remedy}")
 
 
-def similar_file(name: str) -> str:
-    """Returns the config file whose name is most similar to a text; "" if none is similar."""
-    stems = [path.stem for path in (ROOT / "configs").glob("*.py") if _is_config(path)]
-    similar = difflib.get_close_matches(Path(name).stem, stems, n=1, cutoff=0.7)
-    return f"configs/{similar[0]}.py" if similar else ""
+def packaged_configs() -> dict[str, Path]:
+    """Returns the files of the configs in this folder, by name."""
+    paths = sorted((ROOT / "configs").glob("*.py"))
+    return {path.stem: path for path in paths if _is_config(path)}
+
+
+def similar_config(name: str) -> str:
+    """Returns the packaged config whose name is most similar to a text; "" if none is similar."""
+    similar = difflib.get_close_matches(Path(name).stem, packaged_configs(), n=1, cutoff=0.7)
+    return similar[0] if similar else ""
 
 
 def _is_config(path: Path) -> bool:

@@ -3,6 +3,7 @@
 Imports no JAX, so that mistakes are reported immediately.
 """
 
+import difflib
 import re
 import shutil
 import sys
@@ -26,6 +27,9 @@ def parse(argv: Sequence[str]) -> list[str]:
     Returns:
       The program's name and the positional arguments.
     """
+    mode = value_of("mode", argv)
+    if mode is not None and mode not in MODES:
+        exit_with_error(unknown_mode(mode))
     options = loading.names(base.get_config())
     for arg in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([\w.]+)", arg)
@@ -52,6 +56,21 @@ def define_flags() -> None:
     for name, flag in FLAGS.items():
         bounds = {} if flag.minimum is None else {"lower_bound": flag.minimum}
         getattr(flags, f"DEFINE_{flag.kind}")(name, flag.default, flag.help, **bounds)
+
+
+def with_mode_flag(argv: Sequence[str]) -> list[str]:
+    """Returns a command line with `--mode=MODE` in place of a first argument MODE."""
+    is_word = len(argv) > 1 and re.fullmatch(r"[A-Za-z_]+", argv[1])
+    if is_word and value_of("mode", argv) is None:
+        return [argv[0], f"--mode={argv[1]}", *argv[2:]]
+    return list(argv)
+
+
+def unknown_mode(name: str) -> str:
+    """Returns an error message about a mode that does not exist, with a similar one."""
+    similar = difflib.get_close_matches(name, MODES, n=1, cutoff=0.5)
+    remedy = f": did you mean {similar[0]}?" if similar else ""
+    return f"--mode must be one of {', '.join(MODES)}; got {name!r}{remedy}"
 
 
 def value_of(flag: str, argv: Sequence[str]) -> str | None:

@@ -80,6 +80,8 @@ def _check_flags(args: SimpleNamespace) -> None:
     from modes.platform_check import check_platform
 
     if args.inputs and args.mode != "predict":
+        if args.inputs[0] in MODES:
+            raise UserError(f"the mode {args.inputs[0]!r} must be the first argument")
         raise UserError(
             f"unknown argument {args.inputs[0]!r}: config options start with --config., and only "
             "--mode=predict accepts images"

@@ -1,4 +1,4 @@
-"""Help pages of `main.py`: the program, one mode, the config options. Imports no JAX."""
+"""Help pages: the program, one mode, the config options. Imports no JAX."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import gsto_jax
 from configs import base, loading
 from gsto_jax.config import describe_option
 from modes import command_line
+from modes.program import COMMAND, command, program
 from modes.registry import MODES
 
 WIDTH = 96
 _CONFIG_FLAGS = {
-    "config": "FILE[:ARGUMENTS], the config file, in configs/ or your own; by default that of the "
-    "run in --workdir or --checkpoint, or configs/quickstart.py",
+    "config": "NAME[:ARGUMENTS], a config of this package, or FILE[:ARGUMENTS], your own; by "
+    "default that of the run in --workdir or --checkpoint, or quickstart",
     "config.SECTION.OPTION": "overrides one config option, such as --config.train.steps=400",
 }
 _MAIN_FLAGS = _CONFIG_FLAGS | {
@@ -26,6 +28,7 @@ _MAIN_FLAGS = _CONFIG_FLAGS | {
     "source": "init: folder of your dataset; prepare: of the downloads",
     "rows": "sweep: the variants to compare",
     "help_config": "WORD: lists the config options with this word in name or meaning, or all",
+    "version": "prints the version",
 }
 """The flags on the first page."""
 _STATUSES = {
@@ -44,6 +47,10 @@ def requested_page(argv: Sequence[str]) -> str | None:
     word = command_line.value_of("help_config", argv)
     if word is not None:
         return options_page(word if "--" not in word[:2] else "", argv)
+    if "--version" in argv[1:]:
+        return f"{COMMAND} {gsto_jax.__version__}\n"
+    if len(argv) == 1 and program() == COMMAND:
+        return main_page()
     if not {"-h", "--help", "-help", "--helpfull", "--helpshort"}.intersection(argv[1:]):
         return None
     mode = command_line.value_of("mode", argv)
@@ -59,7 +66,7 @@ def main_page() -> str:
     return f"""\
 Trains, evaluates and uses GSTO-HRNet for pixel labeling.
 
-usage: python main.py [--mode=MODE] [--config=FILE[:ARGUMENTS]] [--FLAG=VALUE ...] [IMAGE ...]
+usage: {command("MODE", "[--config=NAME[:ARGUMENTS]] [--FLAG=VALUE ...] [IMAGE ...]")}
 
 modes
 {modes}
@@ -74,15 +81,15 @@ exit status
 {statuses}
 
 more
-  python main.py --mode=MODE --help      one mode: all its flags, and an example
-  python main.py --help_config=optim     config options, their values and meanings
+  {command("MODE", "--help"):<38} one mode: all its flags, and an example
+  {program() + " --help_config=optim":<38} config options, their values and meanings
 """
 
 
 def mode_page(name: str) -> str:
     """Returns the page of a mode: description, flags, an example."""
     if name not in MODES:
-        command_line.exit_with_error(f"--mode must be one of {', '.join(MODES)}; got {name!r}")
+        command_line.exit_with_error(command_line.unknown_mode(name))
     mode = MODES[name]
     texts = _CONFIG_FLAGS | {flag: entry.help for flag, entry in mode.flags.items()}
     if mode.config in ("checkpoint", "none"):
@@ -95,7 +102,7 @@ def mode_page(name: str) -> str:
     return f"""\
 {title}
 
-usage: python main.py --mode={name} [--FLAG=VALUE ...]{inputs}
+usage: {command(name, "[--FLAG=VALUE ...]")}{inputs}
 
 flags
 {flags}
@@ -149,7 +156,7 @@ def _option(name: str, config: ConfigDict, meanings: Mapping[str, str]) -> str:
 
 
 def _example(mode: str) -> str:
-    return f"python main.py {MODES[mode].example}"
+    return command(mode, MODES[mode].example)
 
 
 def _entry(name: str, text: str) -> str:

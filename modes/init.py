@@ -29,6 +29,7 @@ from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import UserError
 from gsto_jax.files import write_text
 from modes.contact_sheet import contact_sheet
+from modes.program import command
 from modes.terminal_output import log
 
 _SHEET_IMAGES = 6
@@ -54,9 +55,9 @@ def run(args: Any) -> None:
     log(f"wrote  {args.output}: edit it where it is wrong")
     if _draw_sheet(output, proposal):
         log(f"wrote  {_sheet(Path(args.output))}: look whether the labels fit the images")
-    prepare = ["--mode=prepare "] if proposal.layout.annotated else []
-    for mode in (*prepare, "--mode=audit ", ""):
-        log(f"next   python main.py {mode}{shlex.quote(f'--config={args.output}')}")
+    prepare = ["prepare"] if proposal.layout.annotated else []
+    for mode in (*prepare, "audit", "train"):
+        log(f"next   {command(mode, shlex.quote(f'--config={args.output}'))}")
 
 
 def _check_flags(args: Any) -> tuple[Path, Path]:
@@ -162,7 +163,7 @@ def _config_text(proposal: Proposal, output: Path, name: str) -> str:
     layout, classes, sizes = proposal.layout, proposal.classes, proposal.sizes
     count = sum(map(len, layout.pairs.values()))
     paragraphs = [
-        f"    python main.py --config={name}",
+        f"    {command('train', f'--config={name}')}",
         f"Written by --mode=init for {layout.root}:\n"
         f"{layout.description}; {proposal.coding.description}.",
     ]

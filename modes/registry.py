@@ -38,7 +38,7 @@ class Mode:
 
     Attributes:
       summary: one-line description.
-      example: arguments of an example command.
+      example: other arguments of an example command.
       flags: the flags that the mode reads, by name.
       config: the source of the configuration: `--config`; or "run", the run in --workdir or
         --checkpoint unless there is `--config`; or "checkpoint" or "none", never `--config`.
@@ -85,7 +85,7 @@ _DISTRIBUTED = {
 MODES = {
     "init": Mode(
         "write a config for the images and labels in --source",
-        "--mode=init --source=DIR --output=configs/mine.py",
+        "--source=DIR --output=configs/mine.py",
         {
             "source": Flag("folder of the dataset", path="local", remedy=_COPY_FIRST),
             "output": Flag(
@@ -98,7 +98,7 @@ MODES = {
     ),
     "train": Mode(
         "train, or resume the run in --workdir, then evaluate",
-        "--config=configs/camvid_w18s.py --config.data.root=data",
+        "--config=camvid_w18s --config.data.root=data",
         {
             "workdir": Flag("folder of the run; by default runs/NAME", path="any"),
             "fork_from": Flag(
@@ -114,7 +114,7 @@ MODES = {
     ),
     "sweep": Mode(
         "train several variants with several seeds each, and compare their scores",
-        "--mode=sweep --config=configs/ablation.py --rows=t1-baseline,t1-gfm",
+        "--config=ablation --rows=t1-baseline,t1-gfm",
         {
             "workdir": Flag(
                 "folder of the sweep; by default runs/sweep-NAME",
@@ -123,7 +123,7 @@ MODES = {
             ),
             "rows": Flag(
                 "the variants of --config to compare, comma-separated; each is config arguments and"
-                " options, such as optim.momentum=0.8, joined by +; as-is; or another FILE"
+                " options, such as optim.momentum=0.8, joined by +; as-is; or another config"
             ),
             "seeds": Flag("number of seeds of each row, from 0; or a list, such as 4,5,", "3"),
             "reference": Flag("the row that others are compared with; by default the first"),
@@ -134,19 +134,19 @@ MODES = {
     ),
     "eval": Mode(
         "evaluate the newest checkpoint in --workdir, or --checkpoint",
-        "--mode=eval --workdir=runs/camvid_w18s --config.eval.flip=True",
+        "--workdir=runs/camvid_w18s --config.eval.flip=True",
         {"workdir": _WORKDIR, "checkpoint": _CHECKPOINT_OF_RUN, **_DISTRIBUTED},
         config="run",
     ),
     "submit": Mode(
         "write predictions for the test split as a zip for the benchmark's server",
-        "--mode=submit --workdir=runs/cityscapes_w48",
+        "--workdir=runs/cityscapes_w48",
         {"workdir": _WORKDIR, "checkpoint": _CHECKPOINT_OF_RUN},
         config="run",
     ),
     "predict": Mode(
         "predict images, folders, videos or glob patterns with --checkpoint",
-        "--mode=predict --checkpoint=runs/quickstart photos/ video.mp4",
+        "--checkpoint=runs/quickstart photos/ video.mp4",
         {
             "checkpoint": Flag(
                 f"{_CHECKPOINT.help}; or an exported model.onnx, which needs no JAX, model.jax, or"
@@ -203,7 +203,7 @@ MODES = {
     ),
     "report": Mode(
         "write an HTML page about the run in --workdir, or about it and the run in --compare",
-        "--mode=report --workdir=runs/a --compare=runs/b",
+        "--workdir=runs/a --compare=runs/b",
         {
             "workdir": _WORKDIR,
             "output": Flag("HTML file to write; by default report.html in the run", path="any"),
@@ -214,7 +214,7 @@ MODES = {
     ),
     "export": Mode(
         "write the network of --checkpoint as programs that run without this project",
-        "--mode=export --checkpoint=runs/quickstart --output=exported",
+        "--checkpoint=runs/quickstart --output=exported",
         {
             "checkpoint": _CHECKPOINT,
             "output": Flag("folder to write to; by default export/", path="any"),
@@ -234,7 +234,7 @@ MODES = {
     ),
     "prepare": Mode(
         "convert the downloads in --source to a prepared dataset, or draw labels from JSON, once",
-        "--mode=prepare --config=configs/lip_w48.py --source=downloads",
+        "--config=lip_w48 --source=downloads",
         {
             "source": Flag(
                 "folder of the downloads; with data.annotations, data.root",
@@ -252,7 +252,7 @@ MODES = {
     ),
     "audit": Mode(
         "check all labels of the training and evaluation splits, and count their classes",
-        "--mode=audit --config=configs/camvid_w18s.py --config.data.root=data",
+        "--config=camvid_w18s --config.data.root=data",
         {
             "channel_statistics": Flag(
                 "whether to compute data.mean and data.std over all pixels of the training split",
@@ -264,7 +264,7 @@ MODES = {
     ),
     "bench_input": Mode(
         "measure the images per second that this host can load, by number of worker processes",
-        "--mode=bench_input --config=configs/cityscapes_w18s.py --output=input.json",
+        "--config=cityscapes_w18s --output=input.json",
         {
             "worker_counts": Flag(
                 "numbers of worker processes to measure, such as 1,2,4; by default"
@@ -280,7 +280,7 @@ MODES = {
     "plan": Mode(
         "compile the steps for a --topology of chips that need not be present, and print their"
         " cost, next to those of --compare",
-        "--mode=plan --config=configs/cityscapes_w18s.py --topology=v5e:2x2",
+        "--config=cityscapes_w18s --topology=v5e:2x2",
         {
             "compare": Flag(
                 "a second configuration, with the same overrides",
@@ -306,11 +306,11 @@ MODES = {
     ),
     "describe": Mode(
         "print parameters and multiply-accumulates by stage",
-        "--mode=describe --config=configs/cityscapes_w48.py",
+        "--config=cityscapes_w48",
     ),
     "tables": Mode(
         "print the counts of all networks in the paper's tables, next to the printed ones",
-        "--mode=tables",
+        "",
         uses_devices=False,
     ),
 }

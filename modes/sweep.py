@@ -274,7 +274,7 @@ def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence
             raise UserError(f"--rows: {text} sets the seed: use --seeds")
         if equals and name in options:
             row_overrides.append(f"--config.{item}")
-        elif ".py" in item:
+        elif ".py" in item or item.partition(":")[0] in loading.packaged_configs():
             file = item
         elif item != AS_IS:
             arguments.append(item)
@@ -284,7 +284,7 @@ def _parse_row(text: str, file: str, overrides: Sequence[str], classes: Sequence
     try:
         config = command_line.load_with_overrides(config_file, [*overrides, *row_overrides])
     except ConfigError as error:
-        similar = next(filter(None, map(loading.similar_file, arguments)), None)
+        similar = next(filter(None, map(loading.similar_config, arguments)), None)
         reason = f"did you mean {similar}?" if similar else error
         raise UserError(f"--rows: {text}: {reason}") from None
     task, data, values = parse_config(config)

@@ -250,7 +250,7 @@ def check_trackers(names: Sequence[str]) -> None:
         if missing := [module for module in modules if not _is_installed(module)]:
             raise UserError(
                 f"config.run.trackers: {name} needs missing packages ({', '.join(missing)}): run "
-                f"pip install '.[{extra}]' in the clone, or leave {name} out"
+                f"pip install 'gsto-jax[{extra}]', or leave {name} out"
             )
 
 

@@ -126,7 +126,7 @@ def _tiff_values(data: bytes, channels: int) -> tuple[np.ndarray, np.ndarray | N
         if _NO_CODEC in reason:
             raise ImageError(
                 f"its compression ({reason.partition(_NO_CODEC)[0].strip()}) needs another package:"
-                " pip install '.[geo]' in a clone for rasterio, or save the file uncompressed or"
+                " pip install 'gsto-jax[geo]' for rasterio, or save the file uncompressed or"
                 " with deflate"
             ) from None
         raise ImageError(f"it is truncated or an unsupported TIFF ({reason})") from None

@@ -62,7 +62,7 @@ def compile_target(topology: str) -> CompileTarget:
 
 def _tpu_target(topology: Topology) -> CompileTarget:
     if not _is_installed("libtpu"):
-        raise UserError("a plan for TPUs needs libtpu: pip install '.[tpu]' in a clone")
+        raise UserError("a plan for TPUs needs libtpu: pip install 'gsto-jax[tpu]'")
     os.environ.update(_LIBTPU_ENVIRONMENT)  # JAX has set values that log warnings by now
     schedule_dir, chip = Path(_make_schedule_dir().name), TPUS[topology.chip]
     options: dict[str, Any] = {"topology_name": topology.slice_name, "platform": "tpu"}
@@ -100,7 +100,7 @@ def _gpu_target(topology: Topology) -> CompileTarget:
     modules = ("jax_plugins.xla_cuda12", "jax_cuda12_plugin", "nvidia.cuda_nvcc")
     if not all(map(_is_installed, modules)):
         raise UserError(
-            "a plan for GPUs needs JAX's CUDA plugin and nvcc: pip install '.[cuda]' in a clone"
+            "a plan for GPUs needs JAX's CUDA plugin and nvcc: pip install 'gsto-jax[cuda]'"
         )
     options = {"topology_name": "", "platform": "cuda", "topology": "x".join(lengths)}
     mesh = _topology_mesh(

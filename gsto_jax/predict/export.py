@@ -121,7 +121,7 @@ def check_exportable(
         (
             missing,
             f"the format onnx needs missing packages ({', '.join(missing)}): run pip install "
-            "'.[onnx]' in a clone, or export jax",
+            "'gsto-jax[onnx]', or export jax",
         ),
     ):
         if is_invalid:

@@ -17,7 +17,7 @@ from gsto_jax.errors import UserError
 from gsto_jax.image_files import ImageHeader
 from gsto_jax.types import Size
 
-INSTALL = "pip install '.[geo]' in a clone"
+INSTALL = "pip install 'gsto-jax[geo]'"
 """Command that installs rasterio."""
 _TRANSFORM_TAGS = (33550, 34264)  # ModelPixelScale, ModelTransformation
 _CACHE_BYTES = 2**26  # of GDAL, whose default is a twentieth of the memory

@@ -269,7 +269,9 @@ def open_workdir(path: str | None) -> Workdir:
 
 
 def git_revision(folder: Path) -> str | None:
-    """Returns the commit of a git checkout, with "+" if files differ; None without git."""
+    """Returns the commit of a git checkout, with "+" if files differ; None for other folders."""
+    if not (folder / ".git").exists():  # the folder of an environment may lie in any checkout
+        return None
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]

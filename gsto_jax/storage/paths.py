@@ -76,7 +76,7 @@ def _prepare_client(url: str | os.PathLike[str], name: str) -> None:
     scheme = os.fspath(url).partition(":")[0]
     package = SCHEMES[scheme]
     if importlib.util.find_spec(package) is None:
-        install = "'.[gcs]' in a clone" if scheme == "gs" else package
+        install = "'gsto-jax[gcs]'" if scheme == "gs" else package
         raise UserError(
             f"{name}={os.fspath(url)} needs the package {package}: pip install {install}"
         )

@@ -174,7 +174,7 @@ def test_help_pages_fit_a_terminal_and_name_everything():
     for text in (main, *pages.values(), page_of("--help_config=")):
         assert max(map(len, text.splitlines())) <= 100
     assert all(f"\n  {mode} " in main for mode in MODES)
-    assert sum(line.startswith("  --") for line in main.splitlines()) == 10
+    assert sum(line.startswith("  --") for line in main.splitlines()) == 11
     assert main.count("  python main.py --") == 3 + 2, "three examples, and where more is"
     for mode, text in pages.items():
         assert MODES[mode].example in text and MODES[mode].summary in text.replace("\n", " ")

@@ -92,7 +92,7 @@ def test_georeferences_without_rasterio(tmp_path, monkeypatch, capsys):
     Image.fromarray(image_of((20, 30))).save(tmp_path / "in/geo.tif", tiffinfo=tags)
     monkeypatch.setattr(input_predictors, "has_rasterio", lambda: False)
     predict.run(arguments(tmp_path, save=["ids"]))
-    assert "pip install '.[geo]'" in capsys.readouterr().out
+    assert "pip install 'gsto-jax[geo]'" in capsys.readouterr().out
     assert read(tmp_path / "out/ids/geo.png").shape == (20, 30)
 
 

@@ -235,7 +235,7 @@ def test_missing_packages(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     for name, module in (("mlflow", "no_such_package"), ("wandb", "runs_of_wandb")):
         monkeypatch.setitem(trackers._PACKAGES, name, (name, (module,)))
-        message = rf"config\.run\.trackers.*{name}.*{module}.*pip install '\.\[{name}\]'"
+        message = rf"config\.run\.trackers.*{name}.*{module}.*pip install 'gsto-jax\[{name}\]'"
         with pytest.raises(UserError, match=message):
             check_trackers(("tensorboard", name))
     check_trackers(())

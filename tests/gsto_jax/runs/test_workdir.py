@@ -96,5 +96,7 @@ def test_git_revision(tmp_path):
         subprocess.run([*git, *command], check=True)
     clean = git_revision(tmp_path)
     assert len(clean) == 40
+    (tmp_path / "environment").mkdir()
+    assert git_revision(tmp_path / "environment") is None
     (tmp_path / "new").touch()
     assert git_revision(tmp_path) == clean + "+"
