@@ -193,7 +193,7 @@ MODES = {
     "explain": Mode(
         "measure how branches and gates respond to the size of objects and to boundaries, next to"
         " those of --compare",
-        "--mode=explain --checkpoint=runs/a --compare=runs/b",
+        "--checkpoint=runs/a --compare=runs/b",
         {
             "checkpoint": _CHECKPOINT,
             "compare": Flag("a second run or checkpoint, measured on the same images", path="any"),

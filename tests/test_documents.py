@@ -31,6 +31,7 @@ NOT_RUN = {
     r"^hf upload": "needs an account",
     r"^kill -USR1": "signals a run in progress; tests/gsto_jax/training has it",
     r"^python benchmarks": "measures for minutes, on data or machines that tests lack",
+    r"^gsto-jax\b": ".ci/installation.py runs the command of an installation",
     r"--coordinator=": "tests/modes/test_several_hosts.py runs several processes",
     r"--mode=plan|--plan_json": "needs a compiler for TPUs; tests/gsto_jax/plan has it",
     r"--mode=init": "writes a config; tests/modes/test_init.py has it",
@@ -63,6 +64,7 @@ def reason(command):
     return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, command)), None)
 
 
+PROGRAMS = ("python main.py", "gsto-jax")
 COMMANDS = [
     pytest.param(command, id=f"{block.page}:{block.line}-{number}")
     for block in blocks("bash")
@@ -98,11 +100,12 @@ def test_commands_are_run_or_listed():
 
 
 @pytest.mark.parametrize(
-    "command", [param for param in COMMANDS if param.values[0].startswith("python main.py")]
+    "command", [param for param in COMMANDS if param.values[0].startswith(PROGRAMS)]
 )
 def test_flags_and_options_exist(command, own_config):
     text = re.sub(r"\$(word|variant)\b", "", re.sub(r"\$seed\b", "0", command))
-    words = [word for word in shlex.split(text)[2:] if word not in ("&", "...")]
+    argv = command_line.with_mode_flag(shlex.split(text.removeprefix("python ")))
+    words = [word for word in argv[1:] if word not in ("&", "...")]
     values = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
     mode = values.get("mode", "train")
     assert mode in MODES

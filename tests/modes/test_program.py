@@ -55,6 +55,7 @@ def test_messages_name_the_command_of_the_user(monkeypatch, installed):
     assert command("tables", "") == "gsto-jax tables"
     assert "gsto-jax[train]" in install_command()
     pages = [help_pages.requested_page(["gsto-jax"])]
+    assert not any("--mode" in mode.example for mode in MODES.values())
     pages += [help_pages.mode_page(mode) for mode in MODES]
     assert all(f"\n  {mode} " in pages[0] for mode in MODES)
     assert all("usage: gsto-jax " in page and "main.py" not in page for page in pages)
