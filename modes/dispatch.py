@@ -153,7 +153,7 @@ def _join_processes(args: SimpleNamespace, lost_status: int) -> None:
         raise UserError(
             f"--mode={args.mode} runs in one process, and the chips of this host, "
             f"{place.describe(place.process_id)} of {place.num_processes}, wait for those of the "
-            f"other hosts. Set {tpu_pod.ALONE}"
+            f"other hosts. Set {tpu_pod.alone_hint()}"
         )
     if place is not None or args.distributed:
         processes.connect(place, args.join_timeout, lost_status)

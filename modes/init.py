@@ -25,9 +25,11 @@ from data_pipelines.inspection.proposal import Proposal, propose
 from data_pipelines.labels import unpack_color
 from data_pipelines.sources.audit import sample_indices
 from gsto_jax import progress
+from gsto_jax.devices import tpu_pod
 from gsto_jax.drawing.tiles import write_image
 from gsto_jax.errors import UserError
 from gsto_jax.files import write_text
+from gsto_jax.plan.chips import TPUS
 from modes.contact_sheet import contact_sheet
 from modes.program import command
 from modes.terminal_output import log
@@ -90,6 +92,8 @@ def _sheet(output: Path) -> Path:
 
 def _device_memory() -> tuple[int, bool]:
     """Returns the memory of a device in bytes, and whether it is this host's CPU."""
+    if tpu_pod.find_process() is not None:  # the chips wait for those of the other hosts
+        return min(spec.memory for spec in TPUS.values()) * 2**30, False
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)

@@ -44,7 +44,8 @@ class Mode:
         --checkpoint unless there is `--config`; or "checkpoint" or "none", never `--config`.
       needs_linux: whether the mode depends on file locks, worker processes or data formats that
         were tested on Linux only.
-      uses_devices: whether the mode uses JAX's devices.
+      uses_devices: whether the mode needs JAX's devices, which on a TPU slice start together with
+        those of the other hosts.
     """
 
     summary: str
@@ -95,6 +96,7 @@ MODES = {
             ),
         },
         config="none",
+        uses_devices=False,  # it asks for their memory where this host is the only one
     ),
     "train": Mode(
         "train, or resume the run in --workdir, then evaluate",

@@ -31,7 +31,7 @@ from gsto_jax.plan.plan_file import planned_seconds
 from gsto_jax.runs.experiment import Experiment
 from gsto_jax.runs.resume import start_or_resume
 from gsto_jax.runs.workdir import Workdir, git_revision
-from gsto_jax.storage import to_path
+from gsto_jax.storage import is_folder, to_path
 from gsto_jax.training import profiling
 from gsto_jax.training.task import Task, TrainState
 from gsto_jax.training.throughput import Workload
@@ -162,7 +162,7 @@ def _train_and_evaluate(
         status = EXITS["SIGINT"][1] if is_ctrl_c(stop.received) else config.preemption_status
     elif step < steps:
         log(f"stopped at step {step}, {reason}")
-    if (newest := experiment.workdir.checkpoints / str(step)).is_dir():
+    if is_folder(newest := experiment.workdir.checkpoints / str(step)):
         log(f"checkpoint  {newest}")
     # Processes that got different signals at once may not agree on which was the first.
     status = int(processes.broadcast(status))

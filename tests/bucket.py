@@ -68,6 +68,10 @@ class Emulator:
         """Answers 403 to every request of an object whose name starts with a prefix, or to none."""
         self._control(refuse=int(refuses), prefix=prefix)
 
+    def lose_answers(self, loses):
+        """Does what requests that create objects ask for, and answers 503 to them."""
+        self._control(lose_answers=int(loses))
+
     def truncate(self, url):
         """Cuts an object, by its gs:// URL, in half."""
         self._control(truncate=url.removeprefix(f"gs://{NAME}/"))
@@ -97,7 +101,7 @@ class Faults:
     """What the emulator does wrong, on request."""
 
     def __init__(self):
-        self.unavailable_until, self.refused_prefix = 0.0, None
+        self.unavailable_until, self.refused_prefix, self.loses_answers = 0.0, None, False
         self.requests = {}
 
     def status(self, method, name):
@@ -160,10 +164,20 @@ def _router(emulator_server, objects, faults):
                     return _answer(handler, 200, _control(faults, handler.storage, objects, query))
                 if status := faults.status(method, name):
                     return _answer(handler, status, {"error": {"message": status.phrase}})
-                if status := self._unmet_condition(method, name, query):
-                    return _answer(handler, status, {"error": {"message": "conditionNotMet"}})
-                self._add_generation(method, name, query)
-                return super().handle(method)
+                if faults.loses_answers and method == "POST":
+                    wfile, handler.wfile = handler.wfile, io.BytesIO()
+                    self._handle(method, name, query)
+                    handler.wfile, status = wfile, HTTPStatus.SERVICE_UNAVAILABLE
+                    return _answer(handler, status, {"error": {"message": status.phrase}})
+                return self._handle(method, name, query)
+
+        def _handle(self, method, name, query):
+            if status := self._unmet_condition(method, name, query):
+                return _answer(
+                    self._request_handler, status, {"error": {"message": "conditionNotMet"}}
+                )
+            self._add_generation(method, name, query)
+            return super().handle(method)
 
         def _unmet_condition(self, method, name, query):
             """Returns the status of a request whose generation differs from the expected one."""
@@ -222,6 +236,8 @@ def _control(faults, storage, objects, query):
         faults.unavailable_until = time.monotonic() + float(query["unavailable"])
     if "refuse" in query:
         faults.refused_prefix = query.get("prefix", "") if query["refuse"] == "1" else None
+    if "lose_answers" in query:
+        faults.loses_answers = query["lose_answers"] == "1"
     if "truncate" in query:
         name = query["truncate"]
         data = storage.get_file(NAME, name)

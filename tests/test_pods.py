@@ -3,6 +3,7 @@
 import re
 import shlex
 import signal
+import subprocess
 import tomllib
 
 import pytest
@@ -86,6 +87,16 @@ def test_commands_are_valid(jobset, monkeypatch, name):
     config = load_with_overrides(file, [arg for arg in args if arg.startswith("--config.")])
     assert (config.train.batch_size, config.train.recipe_batch_size) == (64, 12)
     assert config.run.checkpoint_minutes == 10
+
+
+@pytest.mark.parametrize("name", ["slurm", "startup", "setup", "run"])
+def test_shell_scripts_parse(name):
+    if (path := FOLDER / f"{name}.sh").exists():
+        script = path.read_text()
+        assert script.startswith("#!/bin/bash\n")
+    else:
+        script = yaml.safe_load((FOLDER / "skypilot.yaml").read_text())[name]
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 def test_extras_of_the_image_exist():

@@ -37,6 +37,8 @@ from gsto_jax.storage.lock import release_held
 _watch: ProcessWatch | None = None
 _call_ids = itertools.count()
 """Identifies collective calls, which all processes make in the same order."""
+_broadcast_keys: list[str] = []
+"""Keys that this process has set since the last barrier."""
 
 
 def connect(config: ProcessConfig | None = None, timeout: float = 90, lost_status: int = 1) -> None:
@@ -152,6 +154,7 @@ def broadcast(value: Any) -> Any:
     key = f"gsto/broadcast/{next(_call_ids)}"
     if is_primary():  # JAX's `broadcast_one_to_all` supports only arrays of equal shape
         key_value_store().key_value_set(key, json.dumps(value))
+        _broadcast_keys.append(key)
         return value
     return json.loads(key_value_store().blocking_key_value_get(key, NO_TIMEOUT_MS))
 
@@ -163,6 +166,8 @@ def barrier() -> None:
 
         sync = multihost.get_barrier_sync_fn()
         sync(key=f"gsto/barrier/{next(_call_ids)}", timeout_ms=NO_TIMEOUT_MS)
+        while _broadcast_keys:  # which all processes have read before the barrier
+            key_value_store().key_value_delete(_broadcast_keys.pop())
 
 
 def all_true(value: bool) -> bool:

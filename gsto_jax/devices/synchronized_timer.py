@@ -22,10 +22,12 @@ class SynchronizedTimer:
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._seconds, self._clock = seconds, clock
-        self.restart()
+        self._start, self._calls, self._next_reading = clock(), 0, 1
 
     def restart(self) -> None:
-        """Starts anew; must be called between the same two calls on all processes."""
+        """Starts anew; a collective call, which frees the messages since the last one."""
+        if self._seconds:
+            processes.barrier()
         self._start, self._calls, self._next_reading = self._clock(), 0, 1
 
     def __call__(self) -> bool:

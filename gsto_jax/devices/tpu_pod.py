@@ -19,11 +19,16 @@ PORT = "8482"
 """Port of process 0, the one that `jax.distributed` uses; JAX_COORDINATOR_PORT overrides it."""
 TRIES, PAUSE_SECONDS, TRY_SECONDS = 4, 1.0, 3.0
 """Requests to the metadata server, seconds between them, and seconds that each may take."""
-ALONE = (
-    "JAX_PLATFORMS=cpu, or TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=1,1,1 "
-    "TPU_VISIBLE_CHIPS=0 for one chip of this host"
-)
-"""Environment variables with which a process uses no other host."""
+_SLICES = "MEGASCALE_NUM_SLICES"
+
+
+def alone_hint() -> str:
+    """Returns the environment variables with which a process uses no other host, for messages."""
+    hint = (
+        "JAX_PLATFORMS=cpu, or TPU_PROCESS_BOUNDS=1,1,1 TPU_CHIPS_PER_PROCESS_BOUNDS=1,1,1 "
+        "TPU_VISIBLE_CHIPS=0 for one chip of this host"
+    )
+    return f"{hint}, for which {_SLICES} must be unset" if os.environ.get(_SLICES) else hint
 
 
 def find_process() -> ProcessConfig | None:
@@ -59,9 +64,12 @@ def _uses_tpu() -> bool:
 
 
 def _is_restricted() -> bool:
-    """Whether environment variables restrict the TPU runtime to this process."""
+    """Whether environment variables restrict the TPU runtime to this process.
+
+    GKE sets the same bounds in slices of one host, which join the other slices.
+    """
     bounds = os.environ.get("TPU_PROCESS_BOUNDS") or os.environ.get("TPU_HOST_BOUNDS")
-    return bounds == "1,1,1" and "MEGASCALE_NUM_SLICES" not in os.environ
+    return bounds == "1,1,1" and not os.environ.get(_SLICES)
 
 
 def _config(hosts: str, worker: str, metadata: dict[str, str], source: str) -> ProcessConfig | None:
@@ -76,9 +84,7 @@ def _config(hosts: str, worker: str, metadata: dict[str, str], source: str) -> P
     values = metadata | os.environ
     addresses = [host.split(":") for host in hosts.split(",")]
     names = [parts[2] if len(parts) == 3 else parts[0] for parts in addresses]
-    num_slices = _integer(
-        "MEGASCALE_NUM_SLICES", values.get("MEGASCALE_NUM_SLICES") or "1", 1, 10**6
-    )
+    num_slices = _integer(_SLICES, values.get(_SLICES) or "1", 1, 10**6)
     if len(names) * num_slices == 1:
         return None
     name = "TPU_WORKER_ID" if source == "TPU_WORKER_HOSTNAMES" else "agent-worker-number"
@@ -90,7 +96,7 @@ def _config(hosts: str, worker: str, metadata: dict[str, str], source: str) -> P
     if num_slices > 1 and "MEGASCALE_COORDINATOR_ADDRESS" not in values:
         raise UserError(
             "MEGASCALE_COORDINATOR_ADDRESS must be the host of worker 0 of slice 0, with "
-            f"MEGASCALE_NUM_SLICES={num_slices}; it is not set"
+            f"{_SLICES}={num_slices}; it is not set"
         )
     port = os.environ.get("JAX_COORDINATOR_PORT", PORT)
     slices = ", MEGASCALE_SLICE_ID" if num_slices > 1 else ""
@@ -129,5 +135,5 @@ def _read_metadata(key: str) -> str | None:
     raise UserError(
         f"the metadata server of this TPU host, {metadata_host()}, which knows the other hosts, "
         f"does not answer ({reason}). Check the host's network (curl -H Metadata-Flavor:Google "
-        f"{metadata_url(f'attributes/{key}')}); to run without the other hosts, set {ALONE}"
+        f"{metadata_url(f'attributes/{key}')}); to run without the other hosts, set {alone_hint()}"
     )

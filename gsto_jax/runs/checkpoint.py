@@ -24,7 +24,7 @@ from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import tree_shardings
 from gsto_jax.errors import TrainingError, UserError, first_line
 from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_process
-from gsto_jax.storage import is_remote, to_path
+from gsto_jax.storage import is_folder, is_remote, to_path
 from gsto_jax.storage.errors import bucket_error_message
 from gsto_jax.storage.objects import list_names, move_folder
 from gsto_jax.training.task import Task, TrainState, create_state
@@ -69,14 +69,25 @@ class Checkpoints:
       keep: number of checkpoints to keep.
       score: returns the score of a checkpoint from its metrics, to keep the best ones; None to keep
         the latest ones.
+      before_commit: called by process 0, in the background, when a checkpoint is written and about
+        to count as complete; its TrainingError leaves the checkpoint incomplete.
     """
 
     def __init__(
-        self, folder: Path, keep: int = 1, score: Callable[[Record], float] | None = None
+        self,
+        folder: Path,
+        keep: int = 1,
+        *,
+        score: Callable[[Record], float] | None = None,
+        before_commit: Callable[[], None] | None = None,
     ) -> None:
         self.folder, self._score = folder, score
         logging.getLogger("absl").addFilter(_is_not_from_orbax)  # orbax also logs what it raises
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, best_fn=score)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            best_fn=score,
+            async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),
+        )
         if processes.is_multiprocess():
             # Otherwise each process would compile slices of its own of every replicated array.
             handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
@@ -136,6 +147,8 @@ class Checkpoints:
         """Converts errors of orbax and the storage, also from the background, to TrainingError."""
         try:
             yield
+        except TrainingError:  # of `before_commit`
+            raise
         except Exception as error:
             text = str(error)
             if processes.connection_error(error):
@@ -192,12 +205,12 @@ def find_checkpoints(path: Path) -> list[Path]:
       UserError: there is none.
     """
     path = to_path(path, "the checkpoint")
-    if path.name.isdigit() and (path / "state").is_dir() and _is_complete(path):
+    if path.name.isdigit() and is_folder(path / "state") and _is_complete(path):
         return [path]
     for folder in (path / "checkpoints", path):
         if paths := _latest_first(folder):
             return paths
-    problem = "contains no checkpoint" if path.is_dir() else "does not exist"
+    problem = "contains no checkpoint" if is_folder(path) else "does not exist"
     raise UserError(
         f"{path} {problem}. Use the folder of a trained run, its best/, or a STEP in its "
         "checkpoints/"

@@ -92,7 +92,9 @@ class Experiment:
         run, task = self.task.config.run, self.task
         step = int(state.step)
         self.timer.begin_training(step)
-        with Checkpoints(self.workdir.checkpoints, run.keep_checkpoints) as checkpoints:
+        with Checkpoints(
+            self.workdir.checkpoints, run.keep_checkpoints, before_commit=self.workdir.check_held
+        ) as checkpoints:
 
             def save(state: TrainState) -> None:
                 with self.timer.measure("checkpoint"):
@@ -223,7 +225,9 @@ class Experiment:
             return metrics["score"] if metrics["options"] == options else float("-inf")
 
         metrics = {"score": score, "options": options}
-        with Checkpoints(self.workdir.best, score=comparable_score) as checkpoints:
+        with Checkpoints(
+            self.workdir.best, score=comparable_score, before_commit=self.workdir.check_held
+        ) as checkpoints:
             if checkpoints.is_best(metrics):
                 self.workdir.prepare_save()
                 checkpoints.save(state, self.record(data_state), metrics)

@@ -14,7 +14,7 @@ from gsto_jax.config import MODEL, config_changes, flatten, option_role
 from gsto_jax.errors import UserError
 from gsto_jax.runs.checkpoint import find_checkpoints, list_steps, read_record
 from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_process
-from gsto_jax.storage import to_path
+from gsto_jax.storage import is_folder, to_path
 from gsto_jax.training.parameter_groups import Frozen
 from gsto_jax.training.task import Task
 from gsto_jax.weights import AUTO, LoadResult, import_weights, transfer, upsampling_note
@@ -76,8 +76,8 @@ def load_initial_weights(
 def is_run(path: Path) -> bool:
     """Returns whether a path is a run or a checkpoint, rather than weights."""
     # Not by config.json, which folders of weights have too.
-    run = (path / "starts.jsonl").exists() or (path / "checkpoints").is_dir()
-    return run or bool(list_steps(path)) or (path.name.isdigit() and (path / "state").is_dir())
+    run = (path / "starts.jsonl").exists() or is_folder(path / "checkpoints")
+    return run or bool(list_steps(path)) or (path.name.isdigit() and is_folder(path / "state"))
 
 
 def _load_checkpoint(

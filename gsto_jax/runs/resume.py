@@ -97,7 +97,7 @@ def _fork(run: Experiment, source: Path) -> tuple[TrainState, Any]:
         )
     run.workdir.write_config(run.config)
     # A copy, since the parent run may delete its checkpoint.
-    with Checkpoints(run.workdir.checkpoints) as checkpoints:
+    with Checkpoints(run.workdir.checkpoints, before_commit=run.workdir.check_held) as checkpoints:
         checkpoints.save(parent.state, run.record(parent.record["data"]))
     run.log(f"starting from step {parent.step} of {parent.path}")
     return parent.state, parent.record["data"]

@@ -34,7 +34,7 @@ from gsto_jax.devices import processes
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.files import read_json_object, to_json, write_text
 from gsto_jax.runs.checkpoint import Record, list_steps, package_versions
-from gsto_jax.storage import to_path
+from gsto_jax.storage import is_folder, to_path
 from gsto_jax.storage.errors import bucket_error_message, is_refused
 from gsto_jax.storage.folder import check_writable, lock_folder
 from gsto_jax.storage.lock import BucketLock
@@ -104,6 +104,10 @@ class Workdir:
         """
         self._flush()
         self.check_exists()
+        self.check_held()
+
+    def check_held(self) -> None:
+        """Raises TrainingError if another start holds the folder; reads a bucket's lock."""
         if isinstance(self._lock, BucketLock):
             with self._bucket_errors():
                 self._check_lock(self._lock.check())
@@ -261,7 +265,7 @@ def open_workdir(path: str | None) -> Workdir:
         raise UserError("--workdir must be the folder of a run; got none")
     folder = to_path(path, "--workdir") / "checkpoints"
     if not list_steps(folder):
-        problem = "is empty" if folder.is_dir() else "does not exist"
+        problem = "is empty" if is_folder(folder) else "does not exist"
         raise UserError(
             f"no checkpoint: {folder} {problem}. Train the run first, or name another --workdir"
         )

@@ -1,10 +1,10 @@
 """Lock of a folder in a bucket, which one start of a run holds at a time.
 
 Locks are numbered objects .lock-000001, .lock-000002, ... that are created only if absent; the
-highest number holds the folder. Its holder rewrites it every few seconds. A start that sees it
-unchanged for a while, by its own clock, creates the next number. So a holder that was only slow
-finds a higher number than its own, and stops. A released lock stays, marked as such, so that
-numbers never return.
+highest number holds the folder. Its holder rewrites it every few seconds. A start waits for its
+release, and creates the next number if it sees it unchanged for a while, by its own clock. So a
+holder that was only slow finds a higher number than its own, and stops. A released lock stays,
+marked as such, so that numbers never return.
 """
 
 import contextlib
@@ -70,10 +70,10 @@ class BucketLock:
 
     Args:
       folder: URL of the folder.
-      log: prints a line of text: that a lock of an unknown state is watched.
+      log: prints a line of text: that another start holds the folder, and the wait for its end.
 
     Raises:
-      UserError: another start holds the folder.
+      UserError: another start holds the folder and still writes the lock after `DEAD_SECONDS`.
     """
 
     def __init__(self, folder: Path, log: Callable[[str], None] = print) -> None:
@@ -114,32 +114,38 @@ class BucketLock:
                 self._write({"released": True})
 
     def _acquire(self, log: Callable[[str], None]) -> int:
-        latest = _read_latest(self._folder)
+        patience_end = time.monotonic() + DEAD_SECONDS
         while True:
-            if not latest.is_free:
-                latest = self._watch(latest, log)
+            latest = self._await_free(patience_end, log)
             number = latest.number + 1
             if create_object(self._path(number), self._encode()):
                 self._remove_older(number)
                 return number
-            latest = _read_latest(self._folder)
-            if not latest.is_free:
-                raise self._in_use(latest)
 
-    def _watch(self, latest: _Entry, log: Callable[[str], None]) -> _Entry:
-        """Waits until a lock is dead or free. Raises UserError when its holder writes it."""
-        log(
-            f"workdir {self._folder} is locked by {latest.holder}: waiting {DEAD_SECONDS:g} s for "
-            f"a sign of life. If it has ended, delete {self._path(latest.number)} to start at once"
-        )
-        end = time.monotonic() + DEAD_SECONDS
-        while time.monotonic() < end:
+    def _await_free(self, patience_end: float, log: Callable[[str], None]) -> _Entry:
+        """Waits until the latest lock is free or dead, and returns it.
+
+        Its holder may be the previous start of the same job, which saves after SIGTERM. So a sign
+        of life is an error only after the patience has ended.
+
+        Raises:
+          UserError: the holder still writes it.
+        """
+        latest, silent_since = _read_latest(self._folder), time.monotonic()
+        if not latest.is_free:
+            log(
+                f"workdir {self._folder} is locked by {latest.holder}: waiting until it is released"
+                f" or shows no sign of life for {DEAD_SECONDS:g} s. If it has ended, delete "
+                f"{self._path(latest.number)} to start at once"
+            )
+        while not latest.is_free and time.monotonic() < silent_since + DEAD_SECONDS:
             time.sleep(min(1.0, DEAD_SECONDS / 20))
             current = _read_latest(self._folder)
-            if current.is_free:
-                return current
-            if current != latest:
+            if current == latest:
+                continue
+            if not current.is_free and time.monotonic() > patience_end:
                 raise self._in_use(current)
+            latest, silent_since = current, time.monotonic()
         return latest
 
     def _in_use(self, entry: _Entry) -> UserError:

@@ -80,6 +80,7 @@ class BucketLog:
         self._lines: list[bytes] = []  # those of the newest object
         self._written = 0  # how many of them it holds
         self._object: Path | None = None
+        self._attempted = 0  # number of an object whose creation was not confirmed
         self._last_write = time.monotonic()
         self._write_lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="log")
@@ -122,9 +123,18 @@ class BucketLog:
                 self._object, self._written = None, 0
 
     def _create_object(self, data: bytes) -> Path:
-        number = _next_number(self._path)
-        while not create_object(path := self._path / _object_name(number), data):
+        """Creates the next object, or replaces the one of a request whose answer was lost."""
+        retried = self._attempted
+        number = retried or _next_number(self._path)
+        while True:
+            self._attempted, path = number, self._path / _object_name(number)
+            if create_object(path, data):
+                break
+            if number == retried and data.startswith(read_object(path) or b"another start's"):
+                path.write_bytes(data)  # more lines than the request had
+                break
             number += 1
+        self._attempted = 0
         return path
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save
 
 from gsto_jax.errors import UserError
 from gsto_jax.files import parse_json
-from gsto_jax.storage import error_reason, local_copy, to_path
+from gsto_jax.storage import error_reason, is_folder, local_copy, to_path
 from gsto_jax.weights.torch_file import UnsupportedObject, read_torch_file, write_torch_file
 
 _INDEX = ".index.json"  # as in `model.safetensors.index.json`
@@ -100,7 +100,7 @@ def _resolve(path: Path) -> Path:
     remedy = f"pass a .pth or .safetensors file, a *{_INDEX}, or a folder with one of them"
     if not path.exists():
         raise UserError(f"weights {path}: the file does not exist: {remedy}")
-    if not path.is_dir():
+    if not is_folder(path):
         return path
     names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
     for suffixes in ((_INDEX,), (".safetensors",), (".pth", ".pt", ".ckpt", ".bin")):

@@ -11,6 +11,7 @@ from gsto_jax.runs.workdir import Workdir
 from gsto_jax.storage import lock
 from gsto_jax.storage.objects import list_names
 from gsto_jax.storage.paths import to_path
+from tests.faults.small_runs import make_small
 
 
 @pytest.fixture
@@ -112,17 +113,28 @@ def test_an_outage_of_twenty_seconds_is_waited_for(workdir, train, same, emulato
     same(workdir)
 
 
+def take_over(workdir):
+    values = {"host": "other", "process": 1, "token": "x"}
+    (workdir / f"{lock.PREFIX}000099").write_text(json.dumps(values))
+
+
 @pytest.mark.slow
-def test_a_start_that_was_taken_over_stops_before_it_saves(workdir, train, same, monkeypatch):
+@pytest.mark.parametrize("moment", ["between steps", "during a save"])
+def test_a_start_that_was_taken_over_saves_nothing(workdir, train, same, monkeypatch, moment):
     train(workdir, stop_at=2)
-
-    def take_over():
-        values = {"host": "other", "process": 1, "token": "x"}
-        (workdir / f"{lock.PREFIX}000099").write_text(json.dumps(values))
-
-    after_step(monkeypatch, 4, take_over)
+    if moment == "between steps":
+        after_step(monkeypatch, 4, lambda: take_over(workdir))
+    else:
+        prepare = Workdir.prepare_save
+        monkeypatch.setattr(
+            Workdir, "prepare_save", lambda self: (prepare(self), take_over(workdir))
+        )
+        monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 1e9)  # only the save can notice it
     with pytest.raises(TrainingError, match=rf"{workdir} was taken over by process 1 on other"):
         train(workdir)
-    assert checkpoint.list_steps(workdir / "checkpoints")[-1] < 6
+    assert checkpoint.list_steps(workdir / "checkpoints") == [2]
+    monkeypatch.undo()
+    monkeypatch.setattr(lock, "DEAD_SECONDS", 0.5)
+    make_small(monkeypatch)
     train(workdir)  # the other start is dead
     same(workdir)

@@ -14,6 +14,7 @@ import pytest
 from configs import loading
 from configs.loading import plain_values
 from data_pipelines import CAMVID, DataConfig, make_source
+from gsto_jax.devices.process_config import ProcessConfig
 from gsto_jax.errors import UserError
 from modes import init, prepare
 from tests.data_pipelines.dataset_layouts import LAYOUTS, SPLITS, write_layout
@@ -36,6 +37,12 @@ def read_labels(data):
         source = make_source(data, split)
         splits[split] = {source.name(n): source[n]["label"] for n in range(len(source))}
     return splits
+
+
+def test_a_host_of_several_asks_no_device(monkeypatch):
+    monkeypatch.setattr(init.tpu_pod, "find_process", lambda: ProcessConfig("host0:1", 2, 0))
+    monkeypatch.setattr(init.jax, "local_devices", lambda: pytest.fail("it would wait"))
+    assert init._device_memory() == (16 * 2**30, False)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

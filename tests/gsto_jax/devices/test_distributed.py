@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from orbax.checkpoint import multihost
 
 from gsto_jax import UserError
+from gsto_jax.devices import processes
 from gsto_jax.devices.process_config import ProcessConfig
 from gsto_jax.devices.processes import (
     SynchronizedStop,
@@ -52,6 +54,22 @@ def play(scenario, count, launcher=None):
             process.kill()
             process.wait()
     return [(process.returncode, *text) for process, text in zip(started, texts, strict=True)]
+
+
+def test_a_barrier_deletes_the_broadcasts_before_it(monkeypatch):
+    values = {}
+
+    class Store:
+        key_value_set, key_value_delete = values.__setitem__, values.__delitem__
+
+    monkeypatch.setattr(processes, "is_multiprocess", lambda: True)
+    monkeypatch.setattr(processes, "key_value_store", Store)
+    monkeypatch.setattr(multihost, "get_barrier_sync_fn", lambda: lambda **_: None)
+    for _ in range(2):
+        assert [processes.broadcast(n) for n in range(3)] == [0, 1, 2]
+        assert [*values.values()] == ["0", "1", "2"]
+        processes.barrier()
+        assert not values
 
 
 def errors_of(text):

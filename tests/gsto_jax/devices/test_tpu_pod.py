@@ -41,6 +41,12 @@ def test_other_machines_ask_no_server(tpu_host):
         tpu_host.delenv("TPU_SKIP_MDS_QUERY")
         tpu_host.setenv("TPU_PROCESS_BOUNDS", "1,1,1")
         assert place() is None
+        tpu_host.setenv("MEGASCALE_NUM_SLICES", "2")  # GKE sets both where slices have one host
+        assert "MEGASCALE_NUM_SLICES must be unset" in tpu_pod.alone_hint()
+        assert not tpu_pod._is_restricted()
+        tpu_host.setenv("MEGASCALE_NUM_SLICES", "")
+        assert place() is None
+        assert "MEGASCALE" not in tpu_pod.alone_hint()
         tpu_host.delenv("TPU_PROCESS_BOUNDS")
         tpu_host.delenv("JAX_FORCE_TPU_INIT")  # the platforms of the tests are the CPU alone
         assert place() is None

@@ -9,10 +9,11 @@ import pytest
 
 from gsto_jax import UserError
 from gsto_jax.devices.mesh import make_mesh
+from gsto_jax.errors import TrainingError
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import DamagedError
 from gsto_jax.training.task import TrainState
-from tests.gsto_jax.saved_states import MESH, RECORD, TASK, assert_same, save
+from tests.gsto_jax.saved_states import MESH, RECORD, TASK, assert_same, save, state_at
 from tests.gsto_jax.small_task import make_task
 
 
@@ -35,6 +36,20 @@ def test_latest_checkpoints_are_kept(tmp_path):
     written = (tmp_path / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
     save(tmp_path, 3, keep=2)
     assert (tmp_path / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == written
+
+
+def test_a_checkpoint_counts_only_after_the_check_before_its_commit(tmp_path):
+    def refuse():
+        assert checkpoint.list_steps(tmp_path) == []
+        raise TrainingError("taken over")
+
+    with (
+        pytest.raises(TrainingError, match=r"^taken over$"),
+        checkpoint.Checkpoints(tmp_path, before_commit=refuse) as checkpoints,
+    ):
+        checkpoints.save(state_at(1), RECORD)
+        checkpoints.wait()
+    assert checkpoint.list_steps(tmp_path) == []
 
 
 def test_no_checkpoint():

@@ -82,6 +82,20 @@ def test_a_held_lock_is_refused_and_a_dead_one_taken_over(folder):
     second.close()
 
 
+@pytest.mark.parametrize("ends", ["released", "killed"])
+def test_a_start_waits_for_a_holder_that_is_about_to_end(folder, ends):
+    """The previous start of a preempted job, which still writes its lock."""
+    first, messages = BucketLock(folder), []
+    end = first.close if ends == "released" else lambda: kill(first)
+    timer = threading.Timer(0.4, end)
+    timer.start()
+    second = BucketLock(folder, log=messages.append)
+    timer.join()
+    assert len(messages) == 1 and "is locked by process" in messages[0]
+    assert not second.check()
+    second.close()
+
+
 def test_a_slow_holder_stops(folder):
     """Its heartbeats resume after another start has taken the folder over."""
     first = BucketLock(folder)

@@ -80,6 +80,25 @@ def test_an_outage_loses_no_line(folder, emulator, monkeypatch):
     assert steps(folder / "a.jsonl") == [1, 2]
 
 
+def test_a_lost_answer_repeats_no_line(folder, emulator, monkeypatch):
+    """The bucket creates the object, and answers that it is unavailable, until we give up."""
+    import gcsfs.retry
+
+    monkeypatch.setattr(gcsfs.retry, "min", lambda *_: 0.01, raising=False)
+    other, writer = open_log(folder / "a.jsonl"), open_log(folder / "a.jsonl")
+    writer.append({"step": 1})
+    emulator.lose_answers(True)
+    with pytest.raises(Exception, match="Service Unavailable"):
+        writer.flush()
+    emulator.lose_answers(False)
+    assert steps(folder / "a.jsonl") == [1]
+    other.append({"step": 9})
+    other.flush()
+    writer.append({"step": 2})
+    writer.flush()
+    assert steps(folder / "a.jsonl") == [1, 2, 9]
+
+
 def test_a_log_copied_to_a_disk_goes_on(tmp_path):
     folder = tmp_path / "a.jsonl"
     folder.mkdir()
