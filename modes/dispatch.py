@@ -108,13 +108,13 @@ def _check_flags(args: SimpleNamespace) -> None:
 def check_paths(args: SimpleNamespace) -> None:
     """Raises UserError for a flag or an input of predict with a URL that it does not accept."""
     from gsto_jax.errors import UserError
-    from gsto_jax.storage import has_scheme, to_path
+    from gsto_jax.storage import has_scheme, to_path, to_run_path
 
     for name, flag in MODES[args.mode].flags.items():
         if flag.path and (text := getattr(args, name)):
             if flag.path == "local" and has_scheme(text):
                 raise UserError(f"--{name} must be a local path; got {text!r}: {flag.remedy}")
-            to_path(text, f"--{name}")
+            (to_run_path if flag.path == "run" else to_path)(text, f"--{name}")
     for text in args.inputs:
         to_path(text, "an input")
 

@@ -19,8 +19,8 @@ class Flag:
       default: its default value.
       kind: its type, as in absl's `flags.DEFINE_*`.
       minimum: lower bound of an integer.
-      path: whether it names files or folders: "any" of this machine or URLs of buckets, "local"
-        ones only.
+      path: whether it names files or folders: "any" of this machine or URLs of buckets, "run" runs
+        or checkpoints, "local" no URLs.
       remedy: what to do in place of a URL, for "local".
     """
 
@@ -28,7 +28,7 @@ class Flag:
     default: Any = None
     kind: Literal["string", "integer", "float", "bool", "list"] = "string"
     minimum: int | None = None
-    path: Literal["", "any", "local"] = ""
+    path: Literal["", "any", "run", "local"] = ""
     remedy: str = ""
 
 
@@ -57,11 +57,11 @@ class Mode:
 
 
 _COPY_FIRST = "copy it first: gcloud storage cp -r URL FOLDER"
-_CHECKPOINT = Flag("a run, its best/, or a STEP in its checkpoints/", path="any")
+_CHECKPOINT = Flag("a run, its best/, or a STEP in its checkpoints/", path="run")
 _CHECKPOINT_OF_RUN = Flag(
-    f"{_CHECKPOINT.help}; by default the newest checkpoint in --workdir", path="any"
+    f"{_CHECKPOINT.help}; by default the newest checkpoint in --workdir", path="run"
 )
-_WORKDIR = Flag("folder of the run", path="any")
+_WORKDIR = Flag("folder of the run", path="run")
 _LONG_SIDE = Flag(
     "images with a longer side are downscaled to this many pixels, and their scores upsampled"
     " again; 0: never; by default twice the long side of a training crop",
@@ -102,9 +102,9 @@ MODES = {
         "train, or resume the run in --workdir, then evaluate",
         "--config=camvid_w18s --config.data.root=data",
         {
-            "workdir": Flag("folder of the run; by default runs/NAME", path="any"),
+            "workdir": Flag("folder of the run; by default runs/NAME", path="run"),
             "fork_from": Flag(
-                "workdir or checkpoint of another run whose state this run starts from", path="any"
+                "workdir or checkpoint of another run whose state this run starts from", path="run"
             ),
             "plan_json": Flag(
                 "file that --mode=plan wrote for this step, to log the fraction of its speed",
@@ -209,7 +209,7 @@ MODES = {
         {
             "workdir": _WORKDIR,
             "output": Flag("HTML file to write; by default report.html in the run", path="any"),
-            "compare": Flag("workdir of a second run to show side by side", path="any"),
+            "compare": Flag("workdir of a second run to show side by side", path="run"),
         },
         config="checkpoint",
         uses_devices=False,

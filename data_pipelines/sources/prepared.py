@@ -24,7 +24,7 @@ from data_pipelines.sources.size_index import index_path, read_index, stored_siz
 from data_pipelines.sources.stats import LabelStats, unreadable
 from gsto_jax.errors import first_line
 from gsto_jax.image_files import Decoded, DecodeOptions
-from gsto_jax.storage import error_reason, is_remote, to_path
+from gsto_jax.storage import error_reason, has_scheme, is_remote, to_path
 
 MANIFEST = "manifest.json"
 """File of a dataset with its source, storage, counts and, for tiles, the decode options."""
@@ -106,8 +106,13 @@ def open_prepared(root: str, name: str, split: str, features: Sequence[str]) -> 
 
     Raises:
       DataError: no such dataset, split or feature, or the dataset is damaged or does not support
-        random access.
+        random access; or the root has a scheme that ArrayRecord does not read.
     """
+    if has_scheme(root) and not root.startswith("gs://"):
+        raise DataError(
+            "config.data.root must be a local path or start with gs:// with data.source='tfds', "
+            f"since ArrayRecord reads nothing else; got {root!r}"
+        )
     import tensorflow_datasets as tfds
 
     folder = _find_folder(to_path(root, "config.data.root") / name)

@@ -1,9 +1,11 @@
 """Published specifications of TPUs and GPUs that `--mode=plan` knows.
 
-TPUs: Google Cloud's pages of v4, v5e, v5p, v6e and TPU7x (docs.cloud.google.com/tpu/docs): memory,
-its bandwidth, and "Data center network (DCN) bandwidth per chip", for v5e and v6e from the network
-cards per host. JAX shows a v4 or v5p chip with its two TensorCores as one device (megacore), and a
-TPU7x chip as two devices, each with half of the chip.
+TPUs: Google Cloud's pages of v4, v5e, v5p, v6e and TPU7x, read in November 2026. The table of
+docs.cloud.google.com/tpu/docs/tpu7x has, per chip of v5p, v6e and TPU7x: memory 95, 32 and 192 GiB,
+its bandwidth 2765, 1638 and 7380 GB/s, peak 459, 918 and 2307 TFLOP/s in bfloat16, links 1200, 800
+and 1200 GB/s in both directions, data center network (DCN) 50, 100 and 100 Gbit/s. The network of
+v5e is that of its host's cards, on the page of v6e. JAX shows a v4 or v5p chip with its two
+TensorCores as one device (megacore), and a TPU7x chip as two devices, each with half of the chip.
 """
 
 from dataclasses import dataclass
@@ -92,7 +94,7 @@ TPUS = {
         type_prefix="v5p",
         type_units=2,
     ),
-    "v6e": TpuSpec(memory=32, bandwidth=1640, clock=1.75, network=12.5, type_prefix="v6e"),
+    "v6e": TpuSpec(memory=32, bandwidth=1638, clock=1.75, network=12.5, type_prefix="v6e"),
     "tpu7x": TpuSpec(
         memory=96,
         bandwidth=3690,

@@ -24,7 +24,7 @@ from gsto_jax.devices import processes
 from gsto_jax.devices.mesh import tree_shardings
 from gsto_jax.errors import TrainingError, UserError, first_line
 from gsto_jax.runs.guarded_reading import DamagedError, read_guarded, single_process
-from gsto_jax.storage import is_folder, is_remote, to_path
+from gsto_jax.storage import is_folder, is_remote, to_run_path
 from gsto_jax.storage.errors import bucket_error_message
 from gsto_jax.storage.objects import list_names, move_folder
 from gsto_jax.training.task import Task, TrainState, create_state
@@ -204,7 +204,7 @@ def find_checkpoints(path: Path) -> list[Path]:
     Raises:
       UserError: there is none.
     """
-    path = to_path(path, "the checkpoint")
+    path = to_run_path(path, "the checkpoint")
     if path.name.isdigit() and is_folder(path / "state") and _is_complete(path):
         return [path]
     for folder in (path / "checkpoints", path):

@@ -34,7 +34,7 @@ from gsto_jax.devices import processes
 from gsto_jax.errors import TrainingError, UserError
 from gsto_jax.files import read_json_object, to_json, write_text
 from gsto_jax.runs.checkpoint import Record, list_steps, package_versions
-from gsto_jax.storage import is_folder, to_path
+from gsto_jax.storage import is_folder, to_run_path
 from gsto_jax.storage.errors import bucket_error_message, is_refused
 from gsto_jax.storage.folder import check_writable, lock_folder
 from gsto_jax.storage.lock import BucketLock
@@ -60,7 +60,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | Path, lock: bool = False, read_only: bool = False) -> None:
-        self.path = to_path(path, "--workdir")
+        self.path = to_run_path(path, "--workdir")
         self._writes = not read_only and jax.process_index() == 0
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
@@ -263,7 +263,7 @@ def open_workdir(path: str | None) -> Workdir:
     """Opens the folder of a run that has checkpoints. Raises UserError if there is none."""
     if path is None:
         raise UserError("--workdir must be the folder of a run; got none")
-    folder = to_path(path, "--workdir") / "checkpoints"
+    folder = to_run_path(path, "--workdir") / "checkpoints"
     if not list_steps(folder):
         problem = "is empty" if is_folder(folder) else "does not exist"
         raise UserError(

@@ -18,6 +18,7 @@ from gsto_jax.storage.paths import (
     is_remote,
     join_path,
     to_path,
+    to_run_path,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "open_header",
     "read_file",
     "to_path",
+    "to_run_path",
     "walk_objects",
     "write_json",
 ]

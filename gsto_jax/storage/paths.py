@@ -45,6 +45,20 @@ def to_path(text: str | os.PathLike[str], name: str) -> Path:
     return cast(Path, epath.Path(text))
 
 
+def to_run_path(text: str | os.PathLike[str], name: str) -> Path:
+    """Returns the path of a run or checkpoint; see `to_path`.
+
+    Raises:
+      UserError: see `to_path`; or the URL has a scheme to which orbax writes no checkpoints.
+    """
+    if has_scheme(text) and is_location(text) and not os.fspath(text).startswith("gs://"):
+        raise UserError(
+            f"{name} must be a local path or start with gs://, since orbax stores checkpoints "
+            f"nowhere else; got {text!r}"
+        )
+    return to_path(text, name)
+
+
 def has_scheme(text: str | os.PathLike[str]) -> bool:
     """Returns whether a text is a URL of any scheme rather than a local path."""
     return _URL.match(os.fspath(text)) is not None

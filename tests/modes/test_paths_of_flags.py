@@ -43,8 +43,13 @@ def test_unknown_schemes_are_refused(mode, name, url):
 @pytest.mark.parametrize(("mode", "name"), PATH_FLAGS)
 def test_buckets_are_accepted_or_refused_with_a_remedy(mode, name):
     flag = MODES[mode].flags[name]
-    if flag.path == "any":
+    if flag.path != "local":
         check(mode, **{name: "gs://bucket/run"})
+        if flag.path == "run":
+            with pytest.raises(
+                UserError, match=rf"^--{name} must be .* orbax .*; got 's3://b/run'"
+            ):
+                check(mode, **{name: "s3://b/run"})
         return
     with pytest.raises(UserError, match=rf"^--{name} must be a local path; .*: {flag.remedy}$"):
         check(mode, **{name: "gs://bucket/run"})

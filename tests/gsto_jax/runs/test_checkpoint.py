@@ -12,6 +12,9 @@ from gsto_jax.devices.mesh import make_mesh
 from gsto_jax.errors import TrainingError
 from gsto_jax.runs import checkpoint
 from gsto_jax.runs.checkpoint import DamagedError
+from gsto_jax.runs.initialization import is_run
+from gsto_jax.runs.workdir import Workdir, open_workdir
+from gsto_jax.storage import to_path
 from gsto_jax.training.task import TrainState
 from tests.gsto_jax.saved_states import MESH, RECORD, TASK, assert_same, save, state_at
 from tests.gsto_jax.small_task import make_task
@@ -50,6 +53,23 @@ def test_a_checkpoint_counts_only_after_the_check_before_its_commit(tmp_path):
         checkpoints.save(state_at(1), RECORD)
         checkpoints.wait()
     assert checkpoint.list_steps(tmp_path) == []
+
+
+def test_a_refused_bucket_does_not_look_empty(bucket, emulator):
+    path = to_path(bucket, "a checkpoint") / "run" / "checkpoints" / "3"
+    (path / "state" / "a").write_text("an array")
+    emulator.refuse(True)
+    for find in (checkpoint.find_checkpoints, checkpoint.list_steps, is_run):
+        with pytest.raises(OSError, match="Forbidden"):
+            find(path)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "az"])
+def test_checkpoints_of_other_clouds_are_refused(scheme):
+    """Before a package of that scheme is asked for."""
+    for find in (checkpoint.find_checkpoints, open_workdir, Workdir):
+        with pytest.raises(UserError, match=rf"must be .* gs://.*orbax.*'{scheme}://bucket/run'"):
+            find(f"{scheme}://bucket/run")
 
 
 def test_no_checkpoint():
