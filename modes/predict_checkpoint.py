@@ -1,9 +1,11 @@
 """Predicts inputs with the network of a checkpoint, by JAX."""
 
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,12 @@ from gsto_jax.devices.compilation_cache import use_compilation_cache
 from gsto_jax.errors import UserError
 from gsto_jax.image_files import MAX_PIXELS, DecodeOptions, ImageHeader
 from gsto_jax.ops.sizes import downscaled_size
+from gsto_jax.predict.export import export
 from gsto_jax.predict.inputs import Input
 from gsto_jax.predict.outputs import FEATURE_OUTPUTS
 from gsto_jax.predict.pose import PosePredictor
 from gsto_jax.predict.prediction import Prediction
+from gsto_jax.predict.programs import Program, load_program
 from gsto_jax.predict.row_readers import RowReader
 from gsto_jax.predict.segmentation import Predictor
 from gsto_jax.runs.tasks import task_from_config
@@ -32,6 +36,7 @@ from modes.input_predictors import (
     first_names,
     refuse_flags,
 )
+from modes.predict_program import check_flags, inputs_of
 from modes.prediction_pipeline import InputPredictor
 from modes.terminal_output import log
 
@@ -39,6 +44,8 @@ from modes.terminal_output import log
 def checkpoint_inputs(args: Any, inputs: Sequence[Input]) -> InputPredictor:
     """Loads the checkpoint `args.checkpoint` to predict the inputs; raises UserError."""
     trained = override_config(load_trained(args.checkpoint), args)
+    if args.runtime == "onnx":
+        return inputs_of(export_program(trained, args), args, inputs)
     is_pose = trained.task.config.task == "pose"
     outputs = args.save or (PoseInputs if is_pose else LabelInputs).default_outputs
     if "gates" in outputs and not trained.task.config.model.has_gates:
@@ -50,6 +57,29 @@ def checkpoint_inputs(args: Any, inputs: Sequence[Input]) -> InputPredictor:
         predictor = TrainedLabelInputs(trained, args, inputs, outputs)
     use_compilation_cache(trained.task.config.run.compilation_cache)
     return predictor
+
+
+def export_program(trained: TrainedModel, args: Any) -> Program:
+    """Exports a network, and loads the program in ONNX Runtime.
+
+    Raises:
+      UserError: flags, a test protocol or a network that programs do not support.
+    """
+    check_flags(args, "needs --runtime=jax")
+    predictor: Any
+    if trained.task.config.task == "pose":
+        predictor = PosePredictor(trained)
+    else:
+        pad_to = vars(args).get("config.eval.pad_to")
+        predictor = Predictor.from_trained(trained, args.long_side, pad_to)
+        if not predictor.protocol.is_single_pass:
+            raise UserError(
+                f"--runtime=onnx computes one pass at scale 1; the test protocol is "
+                f"{predictor.protocol}. Use --runtime=jax, or set config.eval.scales, flip, window"
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        export(predictor, folder, ("onnx",))
+        return replace(load_program(Path(folder) / "model.onnx"), path=trained.path)
 
 
 def override_config(trained: TrainedModel, args: Any) -> TrainedModel:

@@ -25,25 +25,34 @@ from modes.prediction_pipeline import InputPredictor
 
 def program_inputs(args: Any, path: Path, inputs: Sequence[Input]) -> InputPredictor:
     """Loads an exported program to predict the inputs; raises UserError."""
-    remedy = "needs --checkpoint=RUN: an exported program predicts whole images"
-    refuse_flags(args, ("tile", "tile_overlap"), remedy)
     if args.long_side is not None:
         raise UserError(
             f"--long_side is part of {path}: pass it to --mode=export, or use --checkpoint=RUN"
         )
-    features = [name for name in args.save or () if name in FEATURE_OUTPUTS]
-    if features:
-        raise UserError(
-            f"--save={','.join(features)} needs --checkpoint=RUN: an exported program returns no "
-            "feature maps"
-        )
+    check_flags(args, "needs --checkpoint=RUN")
     program = load_program(path)
     if args.runtime not in ("auto", program.runtime):
         raise UserError(
             f"--runtime={args.runtime} does not run {path}: pass --runtime={program.runtime}, a "
             "program of the other format, or --checkpoint=RUN"
         )
-    program = override_decoding(program, args)
+    return inputs_of(override_decoding(program, args), args, inputs)
+
+
+def check_flags(args: Any, remedy: str) -> None:
+    """Raises UserError, with a remedy, for flags that exported programs do not support."""
+    reason = f"{remedy}: an exported program predicts whole images"
+    refuse_flags(args, ("tile", "tile_overlap"), reason)
+    features = [name for name in args.save or () if name in FEATURE_OUTPUTS]
+    if features:
+        raise UserError(
+            f"--save={','.join(features)} {remedy}: an exported program returns no feature maps"
+        )
+
+
+def inputs_of(program: Program, args: Any, inputs: Sequence[Input]) -> InputPredictor:
+    """Returns what predicts the inputs with a program; raises UserError for flags of others."""
+    path = program.path
     if program.task_name == "pose":
         refuse_flags(args, LABEL_FLAGS, f"is for segmentation networks; {path} is a pose network")
         poses = ExportedPosePredictor(program)

@@ -27,7 +27,7 @@ NOT_RUN = {
     ),
     r"^(JAX_PLATFORMS|TPU_PROCESS_BOUNDS)=": "needs a TPU slice",
     r"^(for|'?done)\b": "loops over commands that are listed",
-    r"^tensorboard|^tail -f|^python examples/serve": "runs until it is stopped",
+    r"^tensorboard|^tail -f|^python examples/serve|^curl": "runs until it is stopped, or asks it",
     r"^hf upload": "needs an account",
     r"^kill -USR1": "signals a run in progress; tests/gsto_jax/training has it",
     r"^python benchmarks": "measures for minutes, on data or machines that tests lack",
@@ -45,8 +45,8 @@ NOT_RUN = {
 }
 """Commands that no test runs, as regular expressions, and why."""
 LONG = (
-    r"baseline|mini|--mode=sweep|--mode=tables|--mode=export.*--output=DIR|profile_start"
-    r"|--fork_from|--config\.init_from=|--save=|kind=adamw|^python examples"
+    r"baseline|mini|--mode=sweep|--mode=tables|--mode=export.*--output=DIR|--checkpoint=DIR"
+    r"|profile_start|--fork_from|--config\.init_from=|--save=|kind=adamw|^python examples"
 )
 """Commands that run in a test marked long."""
 PYTHON_NOT_RUN = {

@@ -1,5 +1,7 @@
-"""`--mode=predict` in tiles, with unsure pixels, and with flags that do not go together."""
+"""`--mode=predict` in tiles, with unsure pixels, by runtime, and with flags that exclude each other."""
 
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -9,7 +11,9 @@ from PIL import Image
 
 from gsto_jax import UserError
 from gsto_jax.predict import row_readers
+from gsto_jax.predict.exported import ExportedPredictor
 from modes import input_predictors, predict, predict_checkpoint
+from tests.gsto_jax.exported_programs import describe, write_program
 from tests.gsto_jax.small_network import image_of, make_predictor
 
 SIZES = {"wide": (40, 150), "small": (20, 30), "square": (64, 64)}
@@ -117,3 +121,35 @@ def test_pose_networks_refuse_flags_of_labels(tmp_path, network, flag):
     args = arguments(tmp_path, **{flag: 0.5})
     with pytest.raises(UserError, match=f"--{flag} is for segmentation checkpoints"):
         predict_checkpoint.pose_inputs(network.trained, args, [], ["overlay"])
+
+
+@pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxruntime"))), reason="the extra onnx is not installed"
+)
+def test_a_run_in_onnx_runtime(tmp_path, images, monkeypatch, capsys):
+    """The network is exported first."""
+
+    def export(predictor, folder, formats):
+        assert (predictor.long_side, formats) == (70, ("onnx",))
+        write_program(Path(folder) / "model.onnx", describe())
+
+    monkeypatch.setattr(predict_checkpoint, "export", export)
+    predict.run(arguments(tmp_path, runtime="onnx", save=["ids"], long_side=70))
+    assert "checkpoint  run/7" in capsys.readouterr().out
+    write_program(tmp_path / "model.onnx", describe())
+    predictor = ExportedPredictor.load(tmp_path / "model.onnx")
+    expected = predictor(image_of(SIZES["wide"])).labels
+    np.testing.assert_array_equal(read(tmp_path / "out/ids/wide.png"), expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"tile": 64}, "--tile needs --runtime=jax"),
+        ({"save": ["branches"]}, "--save=branches needs --runtime=jax"),
+        ({"config.eval.flip": True}, "--runtime=onnx computes one pass at scale 1"),
+    ],
+)
+def test_what_onnx_runtime_lacks_is_refused(tmp_path, images, flags, message):
+    with pytest.raises(UserError, match=message):
+        predict.run(arguments(tmp_path, runtime="onnx", **flags))
